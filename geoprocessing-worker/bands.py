@@ -1,0 +1,110 @@
+"""Which bands are shown, and as what: decided from the header alone, with a sentence that says why."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from geoprocessing_worker.errors import refused
+from geoprocessing_worker.header import BandHeader, SourceHeader
+
+
+class Colour(StrEnum):
+    """How the chosen bands become colour."""
+
+    GRAY = "gray"
+    RGB = "rgb"
+    PALETTE = "palette"
+    CMYK = "cmyk"
+
+
+@dataclass(frozen=True, slots=True)
+class BandChoice:
+    """1-based `indexes` in display order, the alpha band if there is one, and why these."""
+
+    indexes: tuple[int, ...]
+    colour: Colour
+    alpha: int | None
+    reason: str
+
+
+# Descriptions under which band sets of satellites and drones name their visible bands.
+_NAMED: tuple[tuple[str, str, str], ...] = (
+    (r"\b(red|r)\b", r"\b(green|g)\b", r"\b(blue|b)\b"),
+    (r"\bB0?4\b", r"\bB0?3\b", r"\bB0?2\b"),
+    (r"\bSR_B4\b", r"\bSR_B3\b", r"\bSR_B2\b"),
+)
+
+
+def choose_bands(header: SourceHeader, asked: tuple[int, ...] | None) -> BandChoice:
+    """The bands to show.
+
+    Raises:
+        JobError: `invalid_payload` when the payload asks for bands that the file does not have.
+    """
+    alpha = next((band.index for band in header.bands if band.colorinterp == "alpha"), None)
+    if asked is not None:
+        return _asked(header, asked, alpha)
+    data = [band for band in header.bands if band.index != alpha]
+    if not data:
+        return BandChoice((1,), Colour.GRAY, None, "the only band is marked as alpha and is shown as gray")
+    if header.palette is not None:
+        return BandChoice((1,), Colour.PALETTE, alpha, "band 1 has a colour table")
+    choice = _by_colour(header, data) or _by_description(data) or _by_position(data)
+    indexes, colour, reason = choice
+    return BandChoice(indexes, colour, alpha, reason)
+
+
+_Choice = tuple[tuple[int, ...], Colour, str]
+
+
+def _asked(header: SourceHeader, asked: tuple[int, ...], alpha: int | None) -> BandChoice:
+    absent = [index for index in asked if index > len(header.bands)]
+    if absent:
+        raise refused(
+            "invalid_payload",
+            f"The job asks for band {absent[0]}, but the file has {len(header.bands)}.",
+            bands=len(header.bands),
+        )
+    if len(asked) in {2, 4}:
+        return BandChoice(asked[:-1], _plain(len(asked) - 1), asked[-1], "asked for in the payload, the last as alpha")
+    if asked == (1,) and header.palette is not None:
+        return BandChoice(asked, Colour.PALETTE, alpha, "asked for in the payload; band 1 has a colour table")
+    return BandChoice(asked, _plain(len(asked)), alpha, "asked for in the payload")
+
+
+def _plain(count: int) -> Colour:
+    return Colour.RGB if count == 3 else Colour.GRAY
+
+
+def _by_colour(header: SourceHeader, data: list[BandHeader]) -> _Choice | None:
+    words = {band.colorinterp: band.index for band in reversed(data)}
+    if {"red", "green", "blue"} <= words.keys():
+        return (words["red"], words["green"], words["blue"]), Colour.RGB, "by the file's colour interpretation"
+    if {"cyan", "magenta", "yellow", "black"} <= words.keys() and header.colour_space in {None, "CMYK"}:
+        inks = (words["cyan"], words["magenta"], words["yellow"], words["black"])
+        return inks, Colour.CMYK, "by the file's colour interpretation, inks turned into light"
+    return None
+
+
+def _by_description(data: list[BandHeader]) -> _Choice | None:
+    for patterns in _NAMED:
+        found = [_described(data, pattern) for pattern in patterns]
+        if all(found):
+            return tuple(index for index in found if index), Colour.RGB, "by the bands' descriptions"
+    return None
+
+
+def _described(data: list[BandHeader], pattern: str) -> int | None:
+    regex = re.compile(pattern, re.IGNORECASE)
+    return next((band.index for band in data if band.description and regex.search(band.description)), None)
+
+
+def _by_position(data: list[BandHeader]) -> _Choice:
+    first = data[:3]
+    if len(first) == 3 and len({band.dtype for band in first}) == 1:
+        reason = "the first three bands, since nothing in the file says which are red, green and blue"
+        return tuple(band.index for band in first), Colour.RGB, reason
+    reason = "the only band" if len(data) == 1 else "the first band, since nothing in the file says which to show"
+    return (data[0].index,), Colour.GRAY, reason

@@ -1,0 +1,126 @@
+"""One GeoTIFF to one georeferenced picture: the pipeline, from top to bottom, as the job's child process runs it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyproj
+import pyvips
+from pydantic import BaseModel, ConfigDict, JsonValue
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioError
+
+from geoprocessing_worker.crs import to_gdal
+from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.inspection import inspect_file
+from geoprocessing_worker.metadata import finite, summary
+from geoprocessing_worker.opening import gdal_environment
+from geoprocessing_worker.options import RenderOptions
+from geoprocessing_worker.package import OutputFile, write_outputs
+from geoprocessing_worker.plan import RenderPlan, choose, make_plan, nodata_of
+from geoprocessing_worker.refusals import named
+from geoprocessing_worker.render import render
+from geoprocessing_worker.sampling import Sample, take_sample
+from geoprocessing_worker.sidecars import WORLD_EXTENSIONS
+from geoprocessing_worker.verify import verify
+
+Report = Callable[[str, float, str], None]
+"""Told the stage, the percent done within it (0–100), and a sentence."""
+
+__all__ = ["ConversionRequest", "ConversionResult", "OutputFile", "Report", "convert", "explain", "preload"]
+
+
+class ConversionRequest(BaseModel):
+    """What to convert, where to, and how; `source_name` is the name that the uploader knows the file by."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: Path
+    output_folder: Path
+    stem: str
+    options: RenderOptions
+    source_name: str
+
+
+class ConversionResult(BaseModel):
+    """What was made; `timings` in seconds per stage."""
+
+    model_config = ConfigDict(frozen=True)
+
+    outputs: tuple[OutputFile, ...]
+    metadata: dict[str, JsonValue]
+    timings: dict[str, float]
+
+
+def convert(
+    request: ConversionRequest, report: Report, clock: Callable[[], float] = time.perf_counter
+) -> ConversionResult:
+    """Makes the picture and its sidecars in `request.output_folder`.
+
+    Raises:
+        JobError: a named refusal, or `self_check_failed`. Errors of GDAL and libvips come out as those.
+        OSError: the output folder cannot be written.
+    """
+    began = clock()
+    with gdal_environment():
+        try:
+            report("inspect", 0.0, "Reading the file's header")
+            header, sample, plan = _inspect(request.source, request.options)
+            inspected = clock()
+            report("render", 0.0, _sentence(header, plan))
+            picture = render(
+                request.source, header, plan, lambda part: report("render", round(part * 100, 1), "Rendering")
+            )
+        except (RasterioError, CPLE_BaseError, pyvips.Error, MemoryError) as error:
+            raise named(error) from error
+        rendered = clock()
+        report("package", 0.0, "Writing picture, sidecars and metadata")
+        block = summary(header, plan, sample, picture, request.options, request.source_name)
+        outputs = write_outputs(request.output_folder, request.stem, picture, request.options, block)
+    report("package", 80.0, "Checking what was made")
+    world = request.output_folder / f"{request.stem}.{WORLD_EXTENSIONS[request.options.output_format]}"
+    distance = verify(outputs[0].path, world if world.exists() else None, header, picture.grid)
+    report("package", 100.0, "Done")
+    timings = {"inspect": inspected - began, "render": rendered - inspected, "package": clock() - rendered}
+    return ConversionResult(
+        outputs=outputs, metadata={**block, "selfCheck": {"maxDistancePx": distance}}, timings=timings
+    )
+
+
+def explain(source: Path, options: RenderOptions) -> dict[str, Any]:
+    """The plan for a file as JSON, without rendering it.
+
+    Raises:
+        JobError: as `convert`, for all that shows before pixels are rendered.
+    """
+    with gdal_environment():
+        try:
+            _, _, plan = _inspect(source, options)
+        except (RasterioError, CPLE_BaseError, MemoryError) as error:
+            raise named(error) from error
+    explained: dict[str, Any] = finite(plan.explain())
+    return explained
+
+
+def preload() -> None:
+    """Warms what a fork server should have before it forks: imports, PROJ's database. Starts no thread.
+
+    libvips makes its threads at the first picture, so none is made here: threads do not survive a fork.
+    """
+    to_gdal(pyproj.CRS.from_epsg(4326))
+
+
+def _inspect(source: Path, options: RenderOptions) -> tuple[SourceHeader, Sample, RenderPlan]:
+    header = inspect_file(source)
+    choice = choose(header, options)
+    sample = take_sample(source, header, choice, nodata_of(header, choice, options.nodata))
+    return header, sample, make_plan(header, choice, sample, options)
+
+
+def _sentence(header: SourceHeader, plan: RenderPlan) -> str:
+    target = plan.layout.target
+    bands = "band" if len(header.bands) == 1 else "bands"
+    return f"{header.width} × {header.height}, {len(header.bands)} {bands} → {target.width} × {target.height} pixels"

@@ -1,0 +1,126 @@
+"""Coordinate reference systems: taken only as an authority's code, WKT or PROJJSON, and told in every common form."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from pyproj import CRS, Transformer
+from pyproj.enums import WktVersion
+from pyproj.exceptions import CRSError, ProjError
+from rasterio.crs import CRS as GdalCRS
+from rasterio.errors import CRSError as GdalCRSError
+
+from geoprocessing_worker.errors import refused
+
+NATIVE = "native"
+"""The word that keeps a file's own coordinate system."""
+
+_CODE = re.compile(r"(?:urn:ogc:def:crs:)?([A-Za-z]{2,10}):(?:[\d.]*:)?([A-Za-z0-9]{1,12})")
+_WKT = re.compile(r"\s*(GEOGCS|PROJCS|GEOCCS|COMPD_CS|LOCAL_CS|[A-Z]+CRS|BOUNDCRS)\s*\[", re.IGNORECASE)
+
+
+def parse_crs(text: str) -> CRS:
+    """The system that a payload or setting names.
+
+    PROJ's own parser would also take `+nadgrids=`, pipelines, file names and URLs; those never reach it.
+
+    Raises:
+        JobError: `bad_crs`.
+    """
+    text = text.strip()
+    try:
+        if code := _CODE.fullmatch(text):
+            crs = CRS.from_authority(code[1].upper(), code[2])
+        elif _WKT.match(text):
+            crs = CRS.from_wkt(text)
+        elif text.startswith("{"):
+            crs = CRS.from_json_dict(json.loads(text))
+        else:
+            raise CRSError("neither a code, nor WKT, nor PROJJSON")
+    except (CRSError, ValueError, TypeError, KeyError) as error:
+        raise _bad(text) from error
+    if not (crs.is_geographic or crs.is_projected):
+        raise _bad(text)
+    return crs
+
+
+def _bad(text: str) -> Exception:
+    shown = text if len(text) <= 80 else text[:77] + "..."
+    return refused(
+        "bad_crs",
+        f'Nobody knows the coordinate system {shown!r}. Give a code such as EPSG:4326, WKT, PROJJSON, or "native".',
+        given=shown,
+    )
+
+
+def horizontal(crs: CRS) -> CRS:
+    """The part that places a picture: of a compound system the horizontal one, of a bound system its source."""
+    if crs.is_bound and crs.source_crs is not None:
+        return horizontal(crs.source_crs)
+    if crs.is_compound and crs.sub_crs_list:
+        return horizontal(crs.sub_crs_list[0])
+    return crs.to_2d() if len(crs.axis_info) == 3 else crs
+
+
+def usable(crs: CRS | None) -> bool:
+    """Whether a picture can be placed on Earth by this system; local and engineering systems cannot."""
+    return crs is not None and (crs.is_geographic or crs.is_projected)
+
+
+def from_gdal(crs: GdalCRS | None) -> CRS | None:
+    """A file's own system, as pyproj sees it; `None` if it has none or PROJ cannot make sense of it."""
+    if not crs:
+        return None
+    # Some systems can be written in one version of WKT only.
+    for version in ("WKT2_2019", None):
+        try:
+            return CRS.from_wkt(crs.to_wkt(version=version))
+        except (CRSError, GdalCRSError, ValueError):
+            continue
+    return None
+
+
+def to_gdal(crs: CRS) -> GdalCRS:
+    """The same system for rasterio; by code where there is one, since GDAL then skips its guesses."""
+    code = epsg(crs)
+    return GdalCRS.from_epsg(code) if code else GdalCRS.from_wkt(crs.to_wkt(WktVersion.WKT2_2019))
+
+
+def reachable(source: CRS, target: CRS) -> bool:
+    """Whether points can go from one system to the other at all: not from another planet to Earth."""
+    try:
+        Transformer.from_crs(source, target, always_xy=True)
+    except ProjError:
+        return False
+    return True
+
+
+def epsg(crs: CRS) -> int | None:
+    """The EPSG code if the system is exactly that one, else `None`."""
+    authority = crs.to_authority(auth_name="EPSG", min_confidence=100)
+    return int(authority[1]) if authority and authority[1].isdigit() else None
+
+
+def same(one: CRS, other: CRS) -> bool:
+    """Whether two systems give a point the same coordinates in traditional (east, north) order."""
+    return one.equals(other, ignore_axis_order=True)
+
+
+def latitude_first(crs: CRS) -> bool:
+    """Whether the authority names latitude or northing before longitude or easting."""
+    first = crs.axis_info[0].direction.lower() if crs.axis_info else ""
+    return first in {"north", "south"} and len({axis.direction for axis in crs.axis_info[:2]}) == 2
+
+
+def describe(crs: CRS | None) -> dict[str, Any] | None:
+    """Name, EPSG code (or `None`), WKT2 and PROJJSON."""
+    if crs is None:
+        return None
+    return {
+        "name": crs.name,
+        "epsg": epsg(crs),
+        "wkt2": crs.to_wkt(WktVersion.WKT2_2019),
+        "projjson": crs.to_json_dict(),
+    }

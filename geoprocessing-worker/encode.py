@@ -1,0 +1,82 @@
+"""From a picture to bytes in PNG, JPEG or WebP. The same picture always gives the same bytes."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pyvips
+from PIL import Image
+
+from geoprocessing_worker.options import OutputFormat
+from geoprocessing_worker.raster import U8, Picture
+
+# Level 3 with the sub filter is ten times as fast as libpng's default and 6 % larger; more effort buys little on imagery.
+PNG_COMPRESSION = 3
+PNG_FILTER = "sub"
+WHITE = 255
+
+CONTENT_TYPES = {OutputFormat.PNG: "image/png", OutputFormat.JPEG: "image/jpeg", OutputFormat.WEBP: "image/webp"}
+EXTENSIONS = {OutputFormat.PNG: "png", OutputFormat.JPEG: "jpg", OutputFormat.WEBP: "webp"}
+
+
+def encode(picture: Picture, output_format: OutputFormat, quality: int) -> bytes:
+    """The whole file. JPEG has no transparency: hidden pixels become white."""
+    if output_format is OutputFormat.PNG:
+        return _palette_png(picture.pixels[:, :, 0], picture.palette) if picture.palette is not None else _png(picture)
+    image = as_vips(picture)
+    if output_format is OutputFormat.JPEG:
+        image = image.flatten(background=WHITE) if image.hasalpha() else image
+        return bytes(image.jpegsave_buffer(Q=quality, keep="none", optimize_coding=True))
+    return bytes(image.webpsave_buffer(Q=quality, keep="none", effort=2))
+
+
+def thumbnail(picture: Picture, size: int) -> bytes:
+    """A PNG whose long side is at most `size` pixels, never enlarged, shrunk from the finished picture."""
+    image = as_vips(picture)
+    # thumbnail_image multiplies colour by alpha while it shrinks, so that no dark fringe appears.
+    small = image.thumbnail_image(size, height=size, size="down")
+    return bytes(small.pngsave_buffer(compression=6, filter=PNG_FILTER, keep="none"))
+
+
+def as_vips(picture: Picture) -> Any:
+    """The picture as a libvips image of 1 to 4 bands; palettes are looked up."""
+    pixels = picture.pixels if picture.palette is None else _looked_up(picture.pixels[:, :, 0], picture.palette)
+    pixels = np.ascontiguousarray(pixels)
+    height, width, channels = pixels.shape
+    image = pyvips.Image.new_from_memory(pixels.data, width, height, channels, "uchar")
+    return image.copy(interpretation="srgb" if channels >= 3 else "b-w")
+
+
+def _looked_up(indexes: U8, palette: U8) -> U8:
+    table = palette if (palette[:, 3] != WHITE).any() else palette[:, :3]
+    colours: U8 = table[indexes]
+    return colours
+
+
+def _png(picture: Picture) -> bytes:
+    image = as_vips(picture)
+    depth = _depth(picture)
+    return bytes(image.pngsave_buffer(compression=PNG_COMPRESSION, filter=PNG_FILTER, keep="none", bitdepth=depth))
+
+
+def _depth(picture: Picture) -> int:
+    """1, 2 or 4 bits for gray that needs no more: scans and masks stay as small as they were."""
+    if picture.mode != "L":
+        return 8
+    used = np.flatnonzero(np.bincount(picture.pixels.ravel(), minlength=256))
+    return next((bits for bits, step in ((1, 255), (2, 85), (4, 17)) if not (used % step).any()), 8)
+
+
+def _palette_png(indexes: U8, palette: U8) -> bytes:
+    """Libvips would quantise anew; Pillow keeps indexes and entries as they are."""
+    image = Image.frombytes("P", (indexes.shape[1], indexes.shape[0]), indexes.tobytes())
+    image.putpalette(palette[:, :3].tobytes(), "RGB")
+    extra: dict[str, Any] = {}
+    if (palette[:, 3] != WHITE).any():
+        extra["transparency"] = palette[:, 3].tobytes()
+    bits = next(depth for depth in (1, 2, 4, 8) if len(palette) <= 1 << depth)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", bits=bits, compress_level=6, **extra)
+    return buffer.getvalue()

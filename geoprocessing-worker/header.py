@@ -1,0 +1,84 @@
+"""What a file says about itself, as values: read once at the edge, used by everything after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import CRS
+from rasterio.control import GroundControlPoint
+from rasterio.rpc import RPC
+
+
+class Georeferencing(StrEnum):
+    """How a file says where it lies."""
+
+    AFFINE = "affine"
+    GCPS = "gcps"
+    RPC = "rpc"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class BandHeader:
+    """One band: 1-based index, numpy's name of its type, GDAL's word for its colour, and what its values mean."""
+
+    index: int
+    dtype: str
+    colorinterp: str
+    description: str | None
+    nodata: float | None
+    bits: int | None
+    scale: float
+    offset: float
+    unit: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A resolution that can be read: `overview` is GDAL's 0-based overview level, `None` the full picture."""
+
+    overview: int | None
+    width: int
+    height: int
+    block_width: int
+    block_height: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceHeader:
+    """A GeoTIFF's header. Sizes in pixels; `transform` maps pixel corners (column, row) to `crs`.
+
+    `crs` is the horizontal part, in which the picture is placed; `full_crs` is what the file says, heights included.
+    """
+
+    width: int
+    height: int
+    bands: tuple[BandHeader, ...]
+    levels: tuple[Level, ...]
+    pixel_interleaved: bool
+    compression: str
+    colour_space: str | None
+    miniswhite: bool
+    alpha_premultiplied: bool
+    has_mask: bool
+    palette: NDArray | None  # type: ignore[type-arg]  # (entries, 4) uint8
+    crs: CRS | None
+    full_crs: CRS | None
+    georeferencing: Georeferencing
+    transform: Affine | None
+    gcps: tuple[GroundControlPoint, ...]
+    rpc: RPC | None
+    pixel_is_point: bool
+    pages: int
+
+    @property
+    def full(self) -> Level:
+        """The level of the full picture."""
+        return self.levels[0]
+
+    def band(self, index: int) -> BandHeader:
+        """The band with this 1-based index."""
+        return self.bands[index - 1]

@@ -1,0 +1,166 @@
+"""Reads a file's header into a value, and refuses what would cost too much before a single block is decoded."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyproj import CRS
+from rasterio.enums import ColorInterp, MaskFlags
+
+from geoprocessing_worker.crs import from_gdal, horizontal, usable
+from geoprocessing_worker.errors import refused
+from geoprocessing_worker.header import BandHeader, Georeferencing, Level, SourceHeader
+from geoprocessing_worker.opening import open_source
+
+MAX_SIDE = 1_000_000  # pixels; the widest honest mosaics stay below
+MAX_BANDS = 4096  # hyperspectral cubes have a few hundred
+MAX_BLOCK_BYTES = 768 << 20  # one block is decoded whole, whatever is asked of it
+MAX_OVERVIEWS = 32
+
+# Through these GDAL can be led to open another file or address that the uploader named.
+HOSTILE_DOMAINS = frozenset({"OVERVIEWS", "GEOLOCATION"})
+
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def inspect_file(path: Path) -> SourceHeader:
+    """The header of the GeoTIFF at `path`.
+
+    Raises:
+        JobError: `not_a_tiff`, `too_large`, `hostile_metadata`.
+        rasterio.errors.RasterioError: GDAL cannot open it (named by refusals.py).
+    """
+    _check_magic(path)
+    with open_source(path) as dataset:
+        _admit(dataset)
+        levels = [Level(None, dataset.width, dataset.height, *_block_size(dataset))]
+        overviews = len(dataset.overviews(1))
+        header = _read(dataset)
+    for number in range(min(overviews, MAX_OVERVIEWS)):
+        with open_source(path, number) as overview:
+            levels.append(Level(number, overview.width, overview.height, *_block_size(overview)))
+    return SourceHeader(**header, levels=tuple(levels))
+
+
+def _check_magic(path: Path) -> None:
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic not in TIFF_MAGIC:
+        words = "This file is empty." if not magic else "This file is not a TIFF."
+        raise refused("not_a_tiff", f"{words} Export it as GeoTIFF and upload it again.", magic=magic.hex())
+
+
+def _admit(dataset: Any) -> None:
+    """Limits that need nothing but the header."""
+    hostile = HOSTILE_DOMAINS.intersection(dataset.tag_namespaces())
+    if hostile:
+        domain = min(hostile)
+        raise refused(
+            "hostile_metadata",
+            f"The file's metadata domain {domain} points to another file, which is not followed. Save it without.",
+            domain=domain,
+        )
+    limits = (
+        ("side", max(dataset.width, dataset.height), MAX_SIDE, "pixels on a side"),
+        ("bands", dataset.count, MAX_BANDS, "bands"),
+        ("block", _block_bytes(dataset), MAX_BLOCK_BYTES, "bytes in one strip or tile"),
+    )
+    for name, found, allowed, words in limits:
+        if found > allowed:
+            raise refused(
+                "too_large",
+                f"The file has {found:,} {words}; at most {allowed:,} can be read. Save it smaller, or in tiles.",
+                limit=name,
+                found=found,
+                allowed=allowed,
+            )
+
+
+def _block_size(dataset: Any) -> tuple[int, int]:
+    rows, columns = dataset.block_shapes[0]
+    return columns, rows
+
+
+def _block_bytes(dataset: Any) -> int:
+    columns, rows = _block_size(dataset)
+    return columns * rows * np.dtype(_numpy_type(dataset.dtypes[0])).itemsize
+
+
+def _numpy_type(name: str) -> str:
+    """Numpy has no complex integers; rasterio reads GDAL's as complex64."""
+    return "complex64" if name.startswith("complex_int") else name
+
+
+def _read(dataset: Any) -> dict[str, Any]:
+    structure = dataset.tags(ns="IMAGE_STRUCTURE")
+    full_crs, transform, gcps, rpc, kind = _georeference(dataset)
+    return {
+        "width": dataset.width,
+        "height": dataset.height,
+        "bands": tuple(_band(dataset, index) for index in dataset.indexes),
+        "pixel_interleaved": structure.get("INTERLEAVE", "").upper() == "PIXEL",
+        "compression": structure.get("COMPRESSION", "NONE"),
+        "colour_space": structure.get("SOURCE_COLOR_SPACE"),
+        "miniswhite": structure.get("MINISWHITE", "").upper() == "YES",
+        "alpha_premultiplied": any(
+            dataset.tags(index, ns="IMAGE_STRUCTURE").get("ALPHA") == "PREMULTIPLIED" for index in dataset.indexes
+        ),
+        "has_mask": MaskFlags.per_dataset in dataset.mask_flag_enums[0]
+        and MaskFlags.alpha not in dataset.mask_flag_enums[0],
+        "palette": _palette(dataset),
+        "crs": horizontal(full_crs) if full_crs is not None else None,
+        "full_crs": full_crs,
+        "georeferencing": kind,
+        "transform": transform,
+        "gcps": gcps,
+        "rpc": rpc,
+        "pixel_is_point": dataset.tags().get("AREA_OR_POINT") == "Point",
+        "pages": max(1, len(dataset.subdatasets)),
+    }
+
+
+def _band(dataset: Any, index: int) -> BandHeader:
+    bits = dataset.tags(index, ns="IMAGE_STRUCTURE").get("NBITS")
+    return BandHeader(
+        index=index,
+        dtype=_numpy_type(dataset.dtypes[index - 1]),
+        colorinterp=dataset.colorinterp[index - 1].name,
+        description=dataset.descriptions[index - 1],
+        nodata=dataset.nodatavals[index - 1],
+        bits=int(bits) if bits and bits.isdigit() else None,
+        scale=dataset.scales[index - 1],
+        offset=dataset.offsets[index - 1],
+        unit=dataset.units[index - 1] or None,
+    )
+
+
+def _palette(dataset: Any) -> NDArray[np.uint8] | None:
+    """(entries, 4) RGBA of band 1's colour table."""
+    if dataset.colorinterp[0] != ColorInterp.palette:
+        return None
+    with suppress(ValueError):
+        entries: dict[int, tuple[int, ...]] = dataset.colormap(1)
+        table = np.zeros((max(entries) + 1, 4), dtype=np.uint8)
+        for value, colour in entries.items():
+            table[value] = colour
+        return table
+    return None
+
+
+def _georeference(dataset: Any) -> tuple[CRS | None, Any, tuple[Any, ...], Any, Georeferencing]:
+    """(system, transform, ground control points, RPC, which of them counts); the first that is whole wins."""
+    crs = from_gdal(dataset.crs)
+    if not dataset.transform.is_identity and dataset.transform.determinant != 0:
+        kind = Georeferencing.AFFINE if usable(crs) else Georeferencing.NONE
+        return (crs if usable(crs) else None), dataset.transform, (), None, kind
+    points, points_crs = dataset.gcps
+    system = from_gdal(points_crs)
+    if len(points) >= 3 and usable(system):
+        return system, None, tuple(points), None, Georeferencing.GCPS
+    if dataset.rpcs is not None:
+        return CRS.from_epsg(4326), None, (), dataset.rpcs, Georeferencing.RPC
+    return None, None, (), None, Georeferencing.NONE

@@ -1,0 +1,219 @@
+"""The metadata JSON: a STAC Item for catalogues, and a `geoprocessing` block that tells every choice with its numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geoprocessing_worker.crs import describe, epsg
+from geoprocessing_worker.encode import CONTENT_TYPES
+from geoprocessing_worker.geometry import MERCATOR_LIMIT, lonlat_bounds, lonlat_corners, lonlat_ring
+from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.options import RenderOptions
+from geoprocessing_worker.plan import RenderPlan
+from geoprocessing_worker.raster import Grid, Picture
+from geoprocessing_worker.sampling import Sample
+
+STAC_EXTENSIONS = (
+    "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
+    "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
+)
+BUCKETS = 32
+
+
+def summary(
+    header: SourceHeader, plan: RenderPlan, sample: Sample, picture: Picture, options: RenderOptions, source_name: str
+) -> dict[str, Any]:
+    """The `geoprocessing` block, which is also what the API keeps of a job: strict JSON, no NaN."""
+    grid = picture.grid
+    found: dict[str, Any] = finite(
+        {
+            "width": grid.width,
+            "height": grid.height,
+            "mode": picture.mode,
+            "format": options.output_format.value,
+            "crs": describe(grid.crs),
+            "transform": list(grid.transform)[:6] if grid.transform is not None else None,
+            "bounds": _native_bounds(grid),
+            "boundsLonLat": _listed(lonlat_bounds(grid)),
+            "validFraction": picture.valid_fraction,
+            "maps": map_hints(grid),
+            "source": source_facts(header, source_name),
+            "choices": plan.explain(),
+            "statistics": statistics(plan, sample, header),
+        }
+    )
+    return found
+
+
+def stac_item(
+    stem: str, picture_name: str, options: RenderOptions, block: dict[str, Any], grid: Grid
+) -> dict[str, Any]:
+    """A STAC 1.1 Item round the block; `datetime` is null, since a file's date of writing is not its date of seeing."""
+    geometry, bbox = _footprint(grid)
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": list(STAC_EXTENSIONS),
+        "id": stem,
+        "geometry": geometry,
+        **({"bbox": bbox} if bbox is not None else {}),
+        "properties": {
+            "datetime": None,
+            "proj:code": f"EPSG:{epsg(grid.crs)}" if grid.crs is not None and epsg(grid.crs) else None,
+            "proj:projjson": grid.crs.to_json_dict() if grid.crs is not None and not epsg(grid.crs) else None,
+            "proj:shape": [grid.height, grid.width],
+            "proj:transform": block["transform"],
+        },
+        "assets": {
+            "picture": {"href": picture_name, "type": CONTENT_TYPES[options.output_format], "roles": ["visual"]},
+        },
+        "links": [],
+        "geoprocessing": block,
+    }
+
+
+def source_facts(header: SourceHeader, source_name: str) -> dict[str, Any]:
+    """What the uploaded file said about itself."""
+    return {
+        "fileName": source_name,
+        "width": header.width,
+        "height": header.height,
+        "bands": [
+            {
+                "dtype": band.dtype,
+                "colorInterpretation": band.colorinterp,
+                "description": band.description,
+                "nodata": _told(band.nodata),
+                "bits": band.bits,
+                "scale": band.scale,
+                "offset": band.offset,
+                "unit": band.unit,
+            }
+            for band in header.bands[:64]
+        ],
+        "bandCount": len(header.bands),
+        "compression": header.compression,
+        "crs": describe(header.full_crs),
+        "georeferencing": header.georeferencing.value,
+        "gcpCount": len(header.gcps),
+        "transform": list(header.transform)[:6] if header.transform is not None else None,
+        "pixelIs": "point" if header.pixel_is_point else "area",
+        "overviews": len(header.levels) - 1,
+        "mask": header.has_mask,
+        "pages": header.pages,
+    }
+
+
+def statistics(plan: RenderPlan, sample: Sample, header: SourceHeader) -> dict[str, Any]:
+    """Per shown band, over the valid pixels of the sample; scaled too where the file gives scale or offset."""
+    return {
+        "from": sample.source,
+        "pixels": sample.looked_at,
+        "valid": sample.valid,
+        "bands": [
+            {"index": index, **_of_band(values, header.band(index).scale, header.band(index).offset)}
+            for index, values in zip(plan.bands.indexes, sample.values, strict=True)
+            if values.size
+        ],
+    }
+
+
+def _of_band(values: NDArray[Any], scale: float, offset: float) -> dict[str, Any]:
+    wide = values.astype(np.float64)
+    low, high = float(wide.min()), float(wide.max())
+    facts = {"minimum": low, "maximum": high, "mean": float(wide.mean()), "stddev": float(wide.std())}
+    found: dict[str, Any] = {**facts}
+    if math.isfinite(high - low):
+        counts, _ = np.histogram(wide, BUCKETS, (low, high) if high > low else (low - 0.5, low + 0.5))
+        found["histogram"] = {"count": BUCKETS, "min": low, "max": high, "buckets": counts.tolist()}
+    if (scale, offset) != (1.0, 0.0):
+        found["scaled"] = {
+            name: number * scale if name == "stddev" else number * scale + offset for name, number in facts.items()
+        }
+    return found
+
+
+def map_hints(grid: Grid) -> dict[str, Any] | None:
+    """What web maps and KML ask for, and how far off the picture is if a Mercator map draws it as a plain rectangle."""
+    bounds, corners = lonlat_bounds(grid), lonlat_corners(grid)
+    if bounds is None or corners is None or grid.crs is None:
+        return None
+    west, south, east, north = bounds
+    error = mercator_error(south, north, grid.height) if grid.crs.is_geographic else None
+    return {
+        "leaflet": {"bounds": [[south, west], [north, east]], "maxErrorPx": error},
+        "maplibre": {"coordinates": [list(corner) for corner in corners]},
+        "kml": {"LatLonBox": {"north": north, "south": south, "east": east, "west": west}}
+        if grid.crs.is_geographic
+        else {"gx:LatLonQuad": [list(corner) for corner in (corners[3], corners[2], corners[1], corners[0])]},
+        "recommendedCrs": "EPSG:3857" if error is not None and error > 1 else None,
+    }
+
+
+def mercator_error(south: float, north: float, height: int) -> float | None:
+    """The most pixels by which rows of equal latitude steps miss their place on a Mercator map; `None` at the poles."""
+    if max(abs(south), abs(north)) > MERCATOR_LIMIT or north <= south:
+        return None
+    part = np.linspace(0.0, 1.0, 65)
+    northing = np.arctanh(np.sin(np.radians(south + (north - south) * part)))
+    return float(np.abs((northing - northing[0]) / (northing[-1] - northing[0]) - part).max() * height)
+
+
+def _footprint(grid: Grid) -> tuple[dict[str, Any] | None, list[float] | None]:
+    """(GeoJSON, bbox), cut at the antimeridian as RFC 7946 asks; its bbox then has west greater than east."""
+    ring, bounds = lonlat_ring(grid), lonlat_bounds(grid)
+    if ring is None or bounds is None:
+        return None, None
+    west, south, east, north = bounds
+    if west >= -180.0 and east <= 180.0:
+        return {"type": "Polygon", "coordinates": [[list(point) for point in (*ring, ring[0])]]}, list(bounds)
+    if east - west >= 360.0:
+        return _boxes((-180.0, 180.0), south=south, north=north), [-180.0, south, 180.0, north]
+    shift = 360.0 * math.floor((west + 180.0) / 360.0)
+    west, east = west - shift, east - shift
+    if east <= 180.0:
+        return _boxes((west, east), south=south, north=north), [west, south, east, north]
+    return (
+        _boxes((west, 180.0), (-180.0, east - 360.0), south=south, north=north),
+        [west, south, east - 360.0, north],
+    )
+
+
+def _boxes(*spans: tuple[float, float], south: float, north: float) -> dict[str, Any]:
+    boxes = [[[[w, north], [w, south], [e, south], [e, north], [w, north]]] for w, e in spans]
+    if len(boxes) == 1:
+        return {"type": "Polygon", "coordinates": boxes[0]}
+    return {"type": "MultiPolygon", "coordinates": boxes}
+
+
+def _native_bounds(grid: Grid) -> list[float] | None:
+    """(left, bottom, right, top) round all four corners, so that rotated pictures are told right too."""
+    if grid.transform is None:
+        return None
+    corners = [
+        grid.transform * corner for corner in ((0, 0), (grid.width, 0), (0, grid.height), (grid.width, grid.height))
+    ]
+    xs, ys = zip(*corners, strict=True)
+    return [min(xs), min(ys), max(xs), max(ys)]
+
+
+def _listed(values: tuple[float, ...] | None) -> list[float] | None:
+    return None if values is None else list(values)
+
+
+def _told(value: float | None) -> float | str | None:
+    """JSON has no NaN and no infinity; as nodata they are facts worth telling."""
+    return value if value is None or math.isfinite(value) else str(value)
+
+
+def finite(value: Any) -> Any:
+    """The same JSON without a number that JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,50 @@
+"""The one place that opens a stranger's file: GTiff driver only, nothing beside the file, no network, a small cache."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning
+
+GDAL_OPTIONS: dict[str, Any] = {
+    # 5 % of the host is the default, and decoding the same tiles again is what a cache that is too small costs.
+    "GDAL_CACHEMAX": 96,
+    "GDAL_NUM_THREADS": 2,
+    # Sidecars are somebody else's words about the file.
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_PAM_ENABLED": "NO",
+    "GDAL_HTTP_MAX_RETRY": 0,
+    "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".none",
+    "CPL_DEBUG": "OFF",
+    "PROJ_NETWORK": "OFF",
+    "GTIFF_IGNORE_READ_ERRORS": "NO",
+    # A GCP file, or one without any reference, may hold an identity transform: say what is in the file, no more.
+    "GTIFF_POINT_GEO_IGNORE": "NO",
+}
+
+
+@contextmanager
+def gdal_environment(**overrides: Any) -> Iterator[None]:
+    """GDAL as this package wants it, for the block."""
+    with warnings.catch_warnings(), rasterio.Env(**{**GDAL_OPTIONS, **overrides}):
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+@contextmanager
+def open_source(path: Path, overview_level: int | None = None) -> Iterator[Any]:
+    """The file as a rasterio dataset; with `overview_level` (0 is the largest overview) that overview of it.
+
+    `sharing` off: two handles never share GDAL's state. `GEOREF_SOURCES=INTERNAL`: no world file, no aux file.
+
+    Raises:
+        rasterio.errors.RasterioIOError: GDAL's GTiff driver cannot open it.
+    """
+    extra = {} if overview_level is None else {"OVERVIEW_LEVEL": overview_level}
+    with rasterio.open(str(path), driver="GTiff", sharing=False, GEOREF_SOURCES="INTERNAL", **extra) as dataset:
+        yield dataset

@@ -1,0 +1,82 @@
+"""Writes everything that leaves: picture, sidecars, thumbnail, metadata. Each file appears whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from geoprocessing_worker.encode import CONTENT_TYPES, EXTENSIONS, encode, thumbnail
+from geoprocessing_worker.metadata import stac_item
+from geoprocessing_worker.options import RenderOptions
+from geoprocessing_worker.raster import Picture
+from geoprocessing_worker.sidecars import WORLD_EXTENSIONS, auxiliary_file, projection_file, world_file
+
+
+class OutputFile(BaseModel):
+    """A file that is ready to leave; `sha256` in hexadecimal."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    path: Path
+    content_type: str
+    size_bytes: int
+    sha256: str
+
+
+def write_outputs(
+    folder: Path, stem: str, picture: Picture, options: RenderOptions, block: dict[str, Any]
+) -> tuple[OutputFile, ...]:
+    """All files of one job, the picture first.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    extension = EXTENSIONS[options.output_format]
+    picture_name = f"{stem}.{extension}"
+    grid = picture.grid
+    outputs = [
+        write_whole(
+            folder,
+            picture_name,
+            encode(picture, options.output_format, options.quality),
+            CONTENT_TYPES[options.output_format],
+        )
+    ]
+    texts: list[tuple[str, str | None, str]] = []
+    if grid.transform is not None:
+        texts.append((f"{stem}.{WORLD_EXTENSIONS[options.output_format]}", world_file(grid.transform), "text/plain"))
+        texts.append((f"{picture_name}.aux.xml", auxiliary_file(grid), "application/xml"))
+    if grid.crs is not None:
+        texts.append((f"{stem}.prj", projection_file(grid.crs), "text/plain"))
+    item = stac_item(stem, picture_name, options, block, grid)
+    texts.append((f"{stem}.json", _json(item), "application/json"))
+    outputs += [write_whole(folder, name, text.encode(), kind) for name, text, kind in texts if text is not None]
+    if options.generate_thumbnails:
+        small = thumbnail(picture, options.thumbnail_size)
+        outputs.append(write_whole(folder, f"{stem}_thumb.png", small, "image/png"))
+    return tuple(outputs)
+
+
+def write_whole(folder: Path, name: str, content: bytes, content_type: str) -> OutputFile:
+    """Under a temporary name first, then renamed: nobody ever sees half a file."""
+    path = folder / name
+    unfinished = folder / f".{hashlib.sha256(name.encode()).hexdigest()[:16]}.part"
+    unfinished.write_bytes(content)
+    os.replace(unfinished, path)  # noqa: PTH105 - Path.replace has no atomicity promise in its documentation
+    return OutputFile(
+        name=name,
+        path=path,
+        content_type=content_type,
+        size_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def _json(item: dict[str, Any]) -> str:
+    return json.dumps(item, ensure_ascii=False, allow_nan=False, indent=2) + "\n"

@@ -1,0 +1,182 @@
+"""Pure array functions: validity, 8 bit, colour, and shrinking without aliasing or colour that bleeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyvips
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from rasterio.warp import reproject
+
+from geoprocessing_worker.raster import U8
+from geoprocessing_worker.stretch import Stretch
+
+Block = NDArray[Any]
+"""(bands, rows, columns) in the file's own type."""
+
+VIPS_KERNELS = {"average": "linear", "bilinear": "linear", "cubic": "cubic", "lanczos": "lanczos3"}
+
+
+def is_nodata(plane: Block, nodata: float | None) -> NDArray[np.bool_] | None:
+    """Where a plane holds its nodata value, compared in the plane's own type; `None` if it cannot hold it at all."""
+    if nodata is None or np.isnan(nodata):
+        return None  # NaN is never valid anyway, whatever the header says
+    if plane.dtype.kind in "iub":
+        limits = np.iinfo(plane.dtype)
+        if nodata != np.floor(nodata) or not limits.min <= nodata <= limits.max:
+            return None
+    elif abs(nodata) > np.finfo(plane.dtype).max:
+        # Written as a decimal, the lowest float32 comes back a little below itself.
+        nodata = float(np.copysign(np.finfo(plane.dtype).max, nodata))
+    return np.equal(plane, plane.dtype.type(nodata))
+
+
+def validity(block: Block, nodata: Sequence[float | None], mask: U8 | None) -> U8 | None:
+    """(rows, columns) opacity, or `None` if all is valid.
+
+    A pixel is hidden if all bands hold nodata (real black is data), if any band is not a finite number, or where the
+    file's own mask or alpha says so.
+    """
+    hidden: NDArray[np.bool_] | None = None
+    planes = [is_nodata(plane, value) for plane, value in zip(block, nodata, strict=True)]
+    if planes and all(plane is not None for plane in planes):
+        hidden = np.logical_and.reduce([plane for plane in planes if plane is not None])
+    if block.dtype.kind in "fc":
+        wrong = ~np.isfinite(block).all(axis=0)
+        hidden = wrong if hidden is None else hidden | wrong
+    if hidden is None or not hidden.any():
+        return mask
+    opaque: U8 = np.where(hidden, np.uint8(0), np.uint8(255) if mask is None else mask)
+    return opaque
+
+
+def decibels(block: Block) -> NDArray[np.float32]:
+    """Magnitude of complex samples in dB; no signal at all becomes NaN, which is never valid."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        magnitude: NDArray[np.float32] = np.abs(block).astype(np.float32)
+        result: NDArray[np.float32] = np.where(magnitude > 0, 20.0 * np.log10(magnitude), np.nan).astype(np.float32)
+    return result
+
+
+def to_byte(block: Block, stretch: Stretch) -> U8:
+    """Values as 8 bit: lo becomes 0, hi becomes 255, what lies outside is clipped. NaN becomes 0."""
+    if block.dtype == np.uint8 and stretch.identity:
+        return block
+    if block.dtype in (np.uint8, np.uint16):
+        table = _scale(np.arange(np.iinfo(block.dtype).max + 1, dtype=np.float64), stretch)
+        looked_up: U8 = np.take(table, block)
+        return looked_up
+    wide = np.float32 if block.dtype in (np.float32, np.int8, np.int16) else np.float64
+    return _scale(block.astype(wide), stretch)
+
+
+def _scale(values: NDArray[Any], stretch: Stretch) -> U8:
+    """Works in place: a band of float rows is the largest thing in memory."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        values -= values.dtype.type(stretch.lo)
+        values *= values.dtype.type(255.0 / (stretch.hi - stretch.lo))
+    np.nan_to_num(values, copy=False, nan=0.0, posinf=255.0, neginf=0.0)
+    np.clip(values, 0.0, 255.0, out=values)
+    np.rint(values, out=values)
+    return values.astype(np.uint8)
+
+
+def alpha_to_byte(plane: Block) -> U8:
+    """An alpha band of any type as 8 bit; whole numbers by their type's range, floats by 0 to 1."""
+    if plane.dtype == np.uint8:
+        return plane
+    top = float(np.iinfo(plane.dtype).max) if plane.dtype.kind in "iu" else 1.0
+    return _scale(plane.astype(np.float64), Stretch("range", 0.0, top, ""))
+
+
+def unpremultiply(samples: U8, alpha: U8) -> U8:
+    """Straight colour from colour that is stored multiplied by its alpha."""
+    whole = np.maximum(alpha, 1).astype(np.uint16)
+    straight: U8 = np.minimum((samples.astype(np.uint16) * 255 + whole // 2) // whole, 255).astype(np.uint8)
+    return straight
+
+
+def inks_to_light(inks: U8) -> U8:
+    """(4, …) cyan, magenta, yellow, black → (3, …) red, green, blue, without a profile."""
+    light = 255 - inks.astype(np.uint16)
+    rgb: U8 = ((light[:3] * light[3] + 127) // 255).astype(np.uint8)
+    return rgb
+
+
+def shrink(samples: U8, alpha: U8 | None, height: int, width: int, method: str) -> tuple[U8, U8 | None]:
+    """(channels, rows, columns) and its opacity at another size.
+
+    Colour is averaged weighted by opacity, so a hidden pixel never tints its neighbours.
+    """
+    if samples.shape[1:] == (height, width):
+        return samples, alpha
+    if method == "nearest":
+        rows, columns = _centres(samples.shape[1], height), _centres(samples.shape[2], width)
+        return _pick(samples, rows, columns), None if alpha is None else _pick(alpha[None], rows, columns)[0]
+    if method == "mode":
+        return _majority(samples, alpha, height, width)
+    kernel = VIPS_KERNELS[method]
+    if alpha is None:
+        return np.stack([_resize(_image(plane), height, width, kernel) for plane in samples]), None
+    opacity = _image(alpha)
+    # 16 bits keep the products of 8-bit colour and opacity whole.
+    weight = (opacity * 255).cast("ushort")
+    small_weight = _resized(weight, height, width, kernel).copy_memory()
+    planes = []
+    for plane in samples:
+        product = _resized((_image(plane) * opacity).cast("ushort"), height, width, kernel)
+        planes.append(_array((product / small_weight * 255.0).rint().cast("uchar")))
+    return np.stack(planes), _array((small_weight / 255.0).rint().cast("uchar"))
+
+
+def _centres(size: int, count: int) -> NDArray[np.intp]:
+    """The source index under the centre of each of `count` output pixels."""
+    return ((np.arange(count) + 0.5) * size / count).astype(np.intp)
+
+
+def _pick(planes: U8, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> U8:
+    picked: U8 = np.ascontiguousarray(planes[:, rows][:, :, columns])
+    return picked
+
+
+def _majority(samples: U8, alpha: U8 | None, height: int, width: int) -> tuple[U8, U8 | None]:
+    opacity = np.full(samples.shape[1:], 255, dtype=np.uint8) if alpha is None else alpha
+    source = np.concatenate([samples, opacity[None]])
+    result = np.zeros((source.shape[0], height, width), dtype=np.uint8)
+    scale = Affine.scale(samples.shape[2] / width, samples.shape[1] / height)
+    flip = Affine.scale(1, -1)  # GDAL wants a north-up frame
+    crs = "EPSG:3857"
+    reproject(
+        source,
+        result,
+        src_transform=flip,
+        dst_transform=flip * scale,
+        src_crs=crs,
+        dst_crs=crs,
+        src_alpha=len(source),
+        dst_alpha=len(source),
+        resampling=Resampling.mode,
+    )
+    return result[:-1], None if alpha is None else result[-1]
+
+
+def _image(plane: U8) -> Any:
+    plane = np.ascontiguousarray(plane)
+    return pyvips.Image.new_from_memory(plane.data, plane.shape[1], plane.shape[0], 1, "uchar")
+
+
+def _resized(image: Any, height: int, width: int, kernel: str) -> Any:
+    return image.resize(width / image.width, vscale=height / image.height, kernel=kernel)
+
+
+def _resize(image: Any, height: int, width: int, kernel: str) -> U8:
+    return _array(_resized(image, height, width, kernel))
+
+
+def _array(image: Any) -> U8:
+    plane: U8 = np.frombuffer(image.write_to_memory(), dtype=np.uint8).reshape(image.height, image.width)
+    return plane

@@ -1,0 +1,189 @@
+"""Every choice about one picture, made before the pixels are read, as one value that a person can read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from geoprocessing_worker import colormaps
+from geoprocessing_worker.bands import BandChoice, Colour, choose_bands
+from geoprocessing_worker.crs import NATIVE, parse_crs
+from geoprocessing_worker.errors import refused
+from geoprocessing_worker.geometry import Layout, lay_out
+from geoprocessing_worker.header import Level, SourceHeader
+from geoprocessing_worker.options import OutputFormat, RenderOptions
+from geoprocessing_worker.raster import Meaning
+from geoprocessing_worker.sampling import Sample
+from geoprocessing_worker.stretch import Stretch, choose_stretch, few_values
+
+# A format that cannot hold a larger picture limits maxSize.
+LONGEST_SIDE = {OutputFormat.PNG: 16384, OutputFormat.JPEG: 16384, OutputFormat.WEBP: 16383}
+
+# Work is what is limited: about a minute of decoding on one slow core.
+MAX_DECODED_BYTES = 12 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class RenderPlan:
+    """What is read, at which level, how it becomes 8 bit, how it is resampled, and where it comes to lie."""
+
+    bands: BandChoice
+    meaning: Meaning
+    nodata: tuple[float | None, ...]
+    stretch: Stretch
+    invert: bool
+    unpremultiply: bool
+    colormap: str | None
+    level: Level
+    layout: Layout
+    resampling: str
+    resampling_reason: str
+    decoded_bytes: int
+    notes: tuple[str, ...]
+
+    def explain(self) -> dict[str, Any]:
+        """The plan as JSON, with the words and numbers that `convert --explain` and the metadata show."""
+        stretch = self.stretch
+        return {
+            "bands": {
+                "indexes": list(self.bands.indexes),
+                "alpha": self.bands.alpha,
+                "shownAs": self.bands.colour.value,
+                "reason": self.bands.reason,
+            },
+            "stretch": {"kind": stretch.kind, "lo": stretch.lo, "hi": stretch.hi, "reason": stretch.reason},
+            "colormap": self.colormap,
+            "inverted": self.invert,
+            "unpremultiplied": self.unpremultiply,
+            "resampling": {"method": self.resampling, "reason": self.resampling_reason},
+            "read": {
+                "overview": self.level.overview,
+                "width": self.level.width,
+                "height": self.level.height,
+                "decodedBytes": self.decoded_bytes,
+            },
+            "geometry": {
+                "reducedTo": [self.layout.read_width, self.layout.read_height],
+                "warped": self.layout.warp,
+                "flippedRows": self.layout.flip_rows,
+                "flippedColumns": self.layout.flip_columns,
+                "reason": self.layout.reason,
+            },
+            "notes": list(self.notes),
+        }
+
+
+def nodata_of(header: SourceHeader, choice: BandChoice, asked: float | None) -> tuple[float | None, ...]:
+    """The nodata value of each shown band; the payload's counts for all."""
+    return tuple(header.band(index).nodata if asked is None else asked for index in choice.indexes)
+
+
+def make_plan(header: SourceHeader, choice: BandChoice, sample: Sample, options: RenderOptions) -> RenderPlan:
+    """All choices for one file.
+
+    Raises:
+        JobError: `bad_crs`, `too_complex`, `no_valid_pixels` is left to the rendering, which sees every pixel.
+    """
+    native = options.coordinate_system.strip().lower() == NATIVE
+    crs = None if native else parse_crs(options.coordinate_system)
+    layout = lay_out(header, crs, min(options.max_size, LONGEST_SIDE[options.output_format]))
+    meaning = _meaning(header, choice)
+    stretch = _stretch(header, choice, sample, options)
+    level = _level(header, layout)
+    resampling, why = _resampling(options, meaning, sample, choice)
+    decoded = _decoded_bytes(header, level, choice)
+    if decoded > MAX_DECODED_BYTES:
+        raise refused(
+            "too_complex",
+            f"Reading this file means decoding {decoded >> 20:,} MB; at most {MAX_DECODED_BYTES >> 20:,} MB are "
+            "allowed. Add overviews (gdaladdo), or save it smaller.",
+            decoded=decoded,
+            allowed=MAX_DECODED_BYTES,
+        )
+    single = meaning is Meaning.GRAY
+    return RenderPlan(
+        bands=choice,
+        meaning=meaning,
+        nodata=nodata_of(header, choice, options.nodata),
+        stretch=stretch,
+        invert=header.miniswhite and single,
+        unpremultiply=header.alpha_premultiplied and choice.alpha is not None and meaning is not Meaning.INDEXED,
+        colormap=options.colormap if single and options.colormap in colormaps.NAMES else None,
+        level=level,
+        layout=layout,
+        resampling=resampling,
+        resampling_reason=why,
+        decoded_bytes=decoded,
+        notes=tuple(_notes(header, options, meaning)),
+    )
+
+
+def choose(header: SourceHeader, options: RenderOptions) -> BandChoice:
+    """The bands, which the sample must know before the rest of the plan can be made."""
+    return choose_bands(header, options.bands)
+
+
+def _meaning(header: SourceHeader, choice: BandChoice) -> Meaning:
+    if choice.colour is Colour.PALETTE:
+        # A PNG's palette has 256 entries: indexes of 16 bit are looked up while they are read.
+        return Meaning.INDEXED if np.dtype(header.bands[0].dtype).itemsize == 1 else Meaning.RGB
+    return Meaning.GRAY if choice.colour is Colour.GRAY else Meaning.RGB
+
+
+def _stretch(header: SourceHeader, choice: BandChoice, sample: Sample, options: RenderOptions) -> Stretch:
+    band = header.band(choice.indexes[0])
+    if choice.colour is Colour.PALETTE:
+        return Stretch("none", 0.0, 255.0, "a colour table says what each value looks like")
+    values = np.concatenate(sample.values) if sample.values else np.empty(0, dtype=band.dtype)
+    if choice.colour is Colour.CMYK:
+        top = float(np.iinfo(values.dtype).max) if values.dtype.kind in "iu" else 1.0
+        return Stretch("range", 0.0, top, "the whole range of the inks")
+    return choose_stretch(values, band.bits, options.stretch, colour=choice.colour is Colour.RGB)
+
+
+def _level(header: SourceHeader, layout: Layout) -> Level:
+    """The smallest level that is no smaller than what is needed."""
+    enough = [
+        level for level in header.levels if level.width >= layout.read_width and level.height >= layout.read_height
+    ]
+    return min(enough, key=lambda level: level.width * level.height, default=header.full)
+
+
+def _resampling(options: RenderOptions, meaning: Meaning, sample: Sample, choice: BandChoice) -> tuple[str, str]:
+    if choice.colour is Colour.PALETTE:
+        if options.resampling == "mode":
+            return "mode", "asked for in the payload"
+        return "nearest", "entries of a colour table cannot be mixed"
+    if options.resampling is not None:
+        return options.resampling, "asked for in the payload"
+    if choice.colour is Colour.GRAY and sample.valid and few_values(sample.values[0]):
+        return "nearest", "classes cannot be mixed"
+    return "average", "measurements and imagery: nothing between the pixels is lost"
+
+
+def _decoded_bytes(header: SourceHeader, level: Level, choice: BandChoice) -> int:
+    """What all blocks of a level hold once decoded; blocks of pixel-interleaved files hold every band."""
+    across = -(-level.width // level.block_width) * level.block_width
+    down = -(-level.height // level.block_height) * level.block_height
+    shown = len(choice.indexes) + (choice.alpha is not None)
+    count = len(header.bands) if header.pixel_interleaved else shown
+    return across * down * count * np.dtype(header.bands[0].dtype).itemsize
+
+
+def _notes(header: SourceHeader, options: RenderOptions, meaning: Meaning) -> list[str]:
+    facts = (
+        (header.pages > 1, f"the file has {header.pages} pages; the first is shown"),
+        (header.has_mask, "the file's own mask hides pixels"),
+        (header.bands[0].dtype == "complex64", "complex samples are shown as magnitude in dB"),
+        (header.georeferencing.value == "rpc", "placed by its RPC at one constant height: approximate"),
+        (header.georeferencing.value == "gcps", f"placed by {len(header.gcps)} ground control points"),
+        (header.crs is None, "the file says no coordinate system, so the picture has none"),
+        (options.output_format is OutputFormat.JPEG, "JPEG has no transparency: hidden pixels are white"),
+        (
+            options.colormap is not None and meaning is not Meaning.GRAY,
+            "the colormap was not used, since the picture has colours of its own",
+        ),
+    )
+    return [text for holds, text in facts if holds]

@@ -1,0 +1,64 @@
+"""The value that travels from reading to packing: 8-bit samples, what is valid, where it lies, what the colours mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import CRS
+
+U8 = NDArray[np.uint8]
+
+
+class Meaning(StrEnum):
+    """What the samples of a picture stand for."""
+
+    GRAY = "gray"
+    RGB = "rgb"
+    INDEXED = "indexed"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A raster's place: size in pixels, and the affine from pixel corners (column, row) to `crs`; both may be unknown."""
+
+    width: int
+    height: int
+    transform: Affine | None
+    crs: CRS | None
+
+
+@dataclass(frozen=True, slots=True)
+class Raster:
+    """(channels, height, width) samples, straight (never premultiplied), and (height, width) opacity.
+
+    `alpha` is 0 where a pixel is not valid and 255 where it wholly is; `None` means valid everywhere.
+    `palette` is (entries, 4) RGBA for `Meaning.INDEXED`, else `None`.
+    """
+
+    samples: U8
+    alpha: U8 | None
+    meaning: Meaning
+    palette: U8 | None
+    grid: Grid
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What is written: (height, width, channels) with 1 gray, 2 gray+alpha, 3 RGB or 4 RGBA channels.
+
+    With `palette`, (entries, 4) RGBA, the one channel holds indexes and hidden pixels hold an entry that is transparent.
+    """
+
+    pixels: U8
+    palette: U8 | None
+    grid: Grid
+    valid_fraction: float
+
+    @property
+    def mode(self) -> str:
+        """Pillow's word for the layout: L, LA, RGB, RGBA or P."""
+        return "P" if self.palette is not None else ("L", "LA", "RGB", "RGBA")[self.pixels.shape[2] - 1]

@@ -1,0 +1,97 @@
+"""Reads what the plan asks for, in bands of full rows, each made 8 bit and reduced as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from rasterio.windows import Window
+
+from geoprocessing_worker.bands import Colour
+from geoprocessing_worker.header import Level, SourceHeader
+from geoprocessing_worker.opening import open_source
+from geoprocessing_worker.pixels import Block, inks_to_light, shrink, to_byte, unpremultiply
+from geoprocessing_worker.plan import RenderPlan
+from geoprocessing_worker.raster import U8, Grid, Meaning, Raster
+from geoprocessing_worker.sampling import read_window
+
+STRIP_BYTES = 32 << 20  # raw bytes read at a time: large enough for two decoding threads, small beside the output
+CACHE_BYTES = 64 << 20  # a row of tiles up to this size stays in GDAL's cache until the next band of rows needs it
+
+Tick = Callable[[float], None]
+"""Told the part that is done, 0–1."""
+
+
+def read_raster(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> Raster:
+    """The shown bands as 8 bit, reduced to the plan's size, in the file's own orientation and place.
+
+    Memory: the result and one band of rows. Palettes wider than 8 bit are looked up here and come out as RGB.
+    """
+    layout, level = plan.layout, plan.level
+    height, width = layout.read_height, layout.read_width
+    channels = 3 if plan.meaning is Meaning.RGB else 1
+    samples = np.zeros((channels, height, width), dtype=np.uint8)
+    alpha: U8 | None = None
+    with open_source(path, level.overview) as dataset:
+        for (first, last), (top, bottom) in _strips(level, height, _rows_at_a_time(header, plan)):
+            window = Window(0, top, level.width, bottom - top)
+            block, opacity = read_window(dataset, header, plan.bands, plan.nodata, window)
+            part, part_alpha = shrink(
+                _coloured(block, opacity, header, plan), opacity, last - first, width, plan.resampling
+            )
+            samples[:, first:last] = part
+            if part_alpha is not None and alpha is None:
+                alpha = np.full((height, width), 255, dtype=np.uint8)
+            if alpha is not None and part_alpha is not None:
+                alpha[first:last] = part_alpha
+            tick(last / height)
+    # The affine of the reduced array is worked out where it is needed: it depends on how the file is placed.
+    grid = Grid(width, height, None, header.crs)
+    return Raster(samples, alpha, plan.meaning, header.palette, grid)
+
+
+def _coloured(block: Block, opacity: U8 | None, header: SourceHeader, plan: RenderPlan) -> U8:
+    if plan.bands.colour is Colour.PALETTE and header.palette is not None:
+        return _palette_samples(block[0], header.palette, plan.meaning)
+    samples = to_byte(block, plan.stretch)
+    if plan.invert:
+        samples = np.uint8(255) - samples
+    if plan.bands.colour is Colour.CMYK:
+        samples = inks_to_light(samples)
+    if plan.unpremultiply and opacity is not None:
+        samples = unpremultiply(samples, opacity)
+    return samples
+
+
+def _palette_samples(indexes: Block, palette: U8, meaning: Meaning) -> U8:
+    if meaning is Meaning.INDEXED:
+        return indexes.view(np.uint8)[None]
+    known = np.clip(indexes, 0, len(palette) - 1)
+    return np.stack([palette[:, channel][known] for channel in range(3)])
+
+
+def _rows_at_a_time(header: SourceHeader, plan: RenderPlan) -> int:
+    """Whole rows of blocks where one fits the cache, since a row of tiles that is left half read is decoded twice."""
+    level = plan.level
+    shown = len(plan.bands.indexes) + (plan.bands.alpha is not None)
+    row_bytes = level.width * shown * np.dtype(header.bands[0].dtype).itemsize
+    rows = max(1, STRIP_BYTES // row_bytes)
+    if level.block_height * row_bytes <= CACHE_BYTES:
+        rows = max(1, rows // level.block_height) * level.block_height
+    return rows
+
+
+def _strips(level: Level, height: int, rows: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """((first, last) output rows, (top, bottom) source rows), each pair half-open, together the whole picture.
+
+    A border between two strips lies on the source row nearest to the border of an output row: at most half a source
+    pixel off, and the error does not add up.
+    """
+    first = top = 0
+    while first < height:
+        last = max(first + 1, int((top + rows) * height / level.height))
+        last = height if last >= height - 1 else last
+        bottom = level.height if last == height else round(last * level.height / height)
+        yield (first, last), (top, max(bottom, top + 1))
+        first, top = last, bottom

@@ -1,0 +1,87 @@
+"""Named refusals: which error of GDAL, libvips or the machine means what to the person who uploaded the file."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from geoprocessing_worker.errors import ErrorClass, JobError, refused
+
+
+class Symptom(NamedTuple):
+    """A pattern in a library's own words, and the refusal that it stands for."""
+
+    pattern: re.Pattern[str]
+    code: str
+    message: str
+
+
+def _symptom(pattern: str, code: str, message: str) -> Symptom:
+    return Symptom(re.compile(pattern, re.IGNORECASE), code, message)
+
+
+# The first match wins, so the narrow patterns stand above the wide ones.
+SYMPTOMS: tuple[Symptom, ...] = (
+    _symptom(
+        r"not recognized as being in a supported file format|not a TIFF|bad magic|does not exist in the file system",
+        "not_a_tiff",
+        "This file is not a TIFF. Export it as GeoTIFF and upload it again.",
+    ),
+    _symptom(
+        r"compression (scheme|method)|missing codec|codec|WEBP.*not (configured|supported)|cannot open.*compression",
+        "unsupported_compression",
+        "The file is compressed in a way that cannot be read here. Save it with DEFLATE, LZW or ZSTD.",
+    ),
+    _symptom(
+        r"not enough data|read error|end of file|unexpected EOF|beyond end of file|short read|IO error during reading",
+        "truncated",
+        "The file ends before its picture does: it was not copied or uploaded whole. Upload it again.",
+    ),
+    _symptom(
+        r"cannot handle|unsupported (data|sample)|bits ?per ?sample|sample format|photometric|no.*color.*conversion",
+        "unsupported_data_type",
+        "The file stores its pixels in a form that cannot be read here. Save it as an ordinary 8, 16 or 32 bit GeoTIFF.",
+    ),
+    _symptom(
+        r"out of memory|cannot allocate|memory allocation|too much memory",
+        "out_of_memory",
+        "There was not enough memory for this file. Try a smaller maxSize, or save it in tiles with overviews.",
+    ),
+)
+
+CORRUPT = (
+    "Part of the picture in this file is damaged and cannot be decoded. Save it again from the program that made it."
+)
+
+
+def named(error: BaseException) -> JobError:
+    """The refusal that a library's error stands for; a damaged file if nothing says otherwise.
+
+    rasterio hides GDAL's own words in the chain of causes, so the whole chain is read.
+    """
+    if isinstance(error, JobError):
+        return error
+    if isinstance(error, MemoryError):
+        return _with_class("out_of_memory", SYMPTOMS[-1].message, _words(error))
+    words = _words(error)
+    for symptom in SYMPTOMS:
+        if symptom.pattern.search(words):
+            return _with_class(symptom.code, symptom.message, words)
+    return refused("corrupt_block", CORRUPT, reason=words)
+
+
+def _with_class(code: str, message: str, words: str) -> JobError:
+    kind = ErrorClass.RESOURCE if code == "out_of_memory" else ErrorClass.INVALID_INPUT
+    return JobError(code, message, kind, {"reason": words})
+
+
+def _words(error: BaseException) -> str:
+    """All messages of a chain of errors, without the folder that the file lay in."""
+    seen: list[str] = []
+    link: BaseException | None = error
+    while link is not None and len(seen) < 8:
+        text = str(link).strip()
+        if text and text not in seen:
+            seen.append(text)
+        link = link.__cause__ or link.__context__
+    return re.sub(r"(?<![\w.])/(?:[^\s/'\":]+/)+", "", "; ".join(seen))[:600]

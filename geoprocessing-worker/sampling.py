@@ -1,0 +1,101 @@
+"""One decimated look at a file's values, before anything is decided: a small overview, or blocks spread over the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from geoprocessing_worker.bands import BandChoice
+from geoprocessing_worker.header import Level, SourceHeader
+from geoprocessing_worker.opening import open_source
+from geoprocessing_worker.pixels import alpha_to_byte, decibels, validity
+
+ENOUGH = 1_000_000  # pixels; percentiles are then good to a tenth of a percent
+SMALLEST_OVERVIEW = 256  # pixels on the long side; smaller ones are too smooth to tell the extremes
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Valid raw values per shown band (1-d each, the same pixels in all), and how many pixels were looked at."""
+
+    values: tuple[NDArray[Any], ...]
+    looked_at: int
+    source: str
+
+    @property
+    def valid(self) -> int:
+        """The number of valid pixels in the sample."""
+        return int(self.values[0].size) if self.values else 0
+
+
+def take_sample(path: Path, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...]) -> Sample:
+    """Reads at most a few million pixels, whatever the file's size."""
+    level = _level(header)
+    windows = _windows(level)
+    kept: list[NDArray[Any]] = []
+    looked_at = 0
+    with open_source(path, level.overview) as dataset:
+        for window in windows:
+            block, alpha = read_window(dataset, header, choice, nodata, window)
+            step = max(1, int(np.sqrt(block[0].size * len(windows) / (2 * ENOUGH))))
+            block, alpha = block[:, ::step, ::step], None if alpha is None else alpha[::step, ::step]
+            looked_at += block[0].size
+            kept.append(block.reshape(len(block), -1) if alpha is None else block[:, alpha > 0])
+    values = np.concatenate(kept, axis=1)
+    words = "overview" if level.overview is not None else "blocks" if len(windows) > 1 else "all pixels"
+    return Sample(tuple(values), looked_at, words)
+
+
+def read_window(
+    dataset: Any, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], window: Window
+) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+    """(bands, rows, columns) raw values of the shown bands, complex ones in dB, and the (rows, columns) opacity."""
+    indexes = [*choice.indexes, choice.alpha] if choice.alpha is not None else list(choice.indexes)
+    block = dataset.read(indexes, window=window)
+    mask: NDArray[np.uint8] | None = None
+    if choice.alpha is not None:
+        block, mask = block[:-1], alpha_to_byte(block[-1])
+    if header.has_mask:
+        internal = dataset.read_masks(1, window=window)
+        mask = internal if mask is None else np.minimum(mask, internal)
+    if block.dtype.kind != "c":
+        return block, validity(block, nodata, mask)
+    opacity = validity(block, nodata, mask)
+    power = decibels(block)
+    return power, validity(power, (None,) * len(power), opacity)
+
+
+def _level(header: SourceHeader) -> Level:
+    """The smallest overview that still tells enough, else the full picture."""
+    fit = [level for level in header.levels[1:] if max(level.width, level.height) >= SMALLEST_OVERVIEW]
+    return min(fit, key=lambda level: level.width * level.height, default=header.full)
+
+
+def _windows(level: Level) -> list[Window]:
+    """All of a small level; of a large one, whole blocks spread evenly, until there are enough pixels."""
+    if level.width * level.height <= 4 * ENOUGH:
+        return [Window(0, 0, level.width, level.height)]
+    across, down = -(-level.width // level.block_width), -(-level.height // level.block_height)
+    block = min(level.block_width, level.width) * min(level.block_height, level.height)
+    wanted = max(9, min(64, ENOUGH // block))
+    columns = min(across, max(1, round(np.sqrt(wanted * across / down))))
+    rows = min(down, max(1, -(-wanted // columns)))
+    return [
+        _block(level, int((i + 0.5) * across / columns), int((j + 0.5) * down / rows))
+        for j in range(rows)
+        for i in range(columns)
+    ]
+
+
+def _block(level: Level, across: int, down: int) -> Window:
+    left, top = across * level.block_width, down * level.block_height
+    # A strip can be the whole file: of such a one the first rows must do, or the sample costs as much as the picture.
+    rows = max(1, 4 * ENOUGH // min(level.block_width, level.width))
+    return Window(
+        left, top, min(level.block_width, level.width - left), min(level.block_height, level.height - top, rows)
+    )

@@ -1,0 +1,101 @@
+"""How values become 8 bit: chosen from a sample of valid pixels, told with its numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+CLASSES = 64
+"""An integer raster with no more different values than this is taken for classes, not for measurements."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """value ≈ lo + pixel / 255 · (hi − lo). `nearest` asks for values never to be mixed."""
+
+    kind: str
+    lo: float
+    hi: float
+    reason: str
+
+    @property
+    def identity(self) -> bool:
+        """Whether a value is its own pixel."""
+        return self.lo == 0.0 and self.hi == 255.0
+
+
+def few_values(values: NDArray[np.generic]) -> bool:
+    """Whether a sample of integers holds so few different values that they must be classes."""
+    if values.dtype.kind not in "iub" or values.size < 16:
+        return False
+    return np.unique(values).size <= CLASSES
+
+
+def choose_stretch(values: NDArray[np.generic], bits: int | None, asked: str | None, colour: bool) -> Stretch:
+    """The stretch for a sample.
+
+    Args:
+        values: the valid sample values, any shape; may be empty.
+        bits: bits per sample where the file says fewer than its type has.
+        asked: the payload's stretch, already checked (`options.STRETCHES`), or `None`.
+        colour: whether the picture is an RGB triple, which is never classes.
+    """
+    if asked is not None:
+        return _asked(values, asked)
+    if values.dtype == np.uint8:
+        return _byte(values, bits, colour)
+    if values.size == 0:
+        return Stretch("none", 0.0, 255.0, "no valid value in the sample")
+    if not colour and few_values(values):
+        return _minmax(values, f"at most {CLASSES} different whole values: classes, all kept apart")
+    return _percentile(values, 2.0, 98.0, "2nd to 98th percentile of the valid pixels in the sample")
+
+
+def _byte(values: NDArray[np.generic], bits: int | None, colour: bool) -> Stretch:
+    if bits is not None and bits < 8:
+        return Stretch("bits", 0.0, float(2**bits - 1), f"the file's {bits} bits, spread over 8")
+    if not colour and values.size and int(values.max()) < CLASSES and few_values(values):
+        return _minmax(values, f"whole values below {CLASSES}: classes, all kept apart")
+    return Stretch("none", 0.0, 255.0, "8-bit values are shown as they are")
+
+
+def _asked(values: NDArray[np.generic], asked: str) -> Stretch:
+    kind, _, rest = asked.partition(":")
+    numbers = [float(part) for part in rest.split(",")] if rest else []
+    reason = "asked for in the payload"
+    if kind == "none":
+        return Stretch("none", 0.0, 255.0, reason)
+    if kind == "range":
+        return Stretch("range", numbers[0], numbers[1], reason)
+    if values.size == 0:
+        return Stretch("none", 0.0, 255.0, "no valid value in the sample")
+    if kind == "minmax":
+        return _minmax(values, reason)
+    if kind == "percentile":
+        return _percentile(values, numbers[0], numbers[1], reason)
+    wide = values.astype(np.float64)
+    mean, spread = float(wide.mean()), float(wide.std()) * numbers[0]
+    return _apart("stddev", mean - spread, mean + spread, reason)
+
+
+def _minmax(values: NDArray[np.generic], reason: str) -> Stretch:
+    return _apart("minmax", float(values.min()), float(values.max()), reason)
+
+
+def _percentile(values: NDArray[np.generic], low: float, high: float, reason: str) -> Stretch:
+    lo, hi = (float(edge) for edge in np.percentile(values.astype(np.float64), (low, high)))
+    if lo == hi:
+        # A raster that is mostly one value (a mask, rain): the percentiles would hide all that is different.
+        lo, hi = float(values.min()), float(values.max())
+        reason += "; they are equal, so lowest to highest value instead"
+    return _apart("percentile", lo, hi, reason)
+
+
+def _apart(kind: str, lo: float, hi: float, reason: str) -> Stretch:
+    """Never a division by zero: a constant raster becomes a flat middle gray."""
+    if hi > lo:
+        return Stretch(kind, lo, hi, reason)
+    half = max(abs(lo) * 1e-6, 0.5)
+    return Stretch("constant", lo - half, lo + half, f"{reason}; all values are {lo:g}, so a flat picture")

@@ -1,0 +1,92 @@
+"""Opens what was made as a GIS would, and holds it against the source before anything leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from affine import Affine
+from pyproj import CRS
+
+from geoprocessing_worker.crs import from_gdal, same
+from geoprocessing_worker.errors import ErrorClass, JobError
+from geoprocessing_worker.geometry import ground, project
+from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.opening import gdal_environment
+from geoprocessing_worker.raster import Grid
+from geoprocessing_worker.sidecars import read_world_file
+
+DRIVERS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
+PLACES = ((0.5, 0.5), (0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))
+HALF_A_PIXEL = 0.5
+
+
+def verify(picture: Path, world: Path | None, header: SourceHeader, grid: Grid) -> float | None:
+    """The largest distance in output pixels between five places of the source and where the sidecars put them.
+
+    `None` where the source has no place on Earth.
+
+    Raises:
+        JobError: `self_check_failed`, class internal: the files contradict each other or the source.
+    """
+    transform, crs = _reopened(picture, grid)
+    if grid.transform is None:
+        return None
+    if transform is None or not _close(transform, grid.transform, grid):
+        raise _failed("the transform in the aux file is not the picture's", picture)
+    if world is not None and not _close(read_world_file(world.read_text("ascii")), grid.transform, grid):
+        raise _failed("the world file is not the picture's", picture)
+    if grid.crs is None:
+        return None
+    if crs is None or not same(crs, grid.crs):
+        raise _failed("the coordinate system read back is another one", picture)
+    distance = _distance(header, grid, transform)
+    if distance > HALF_A_PIXEL:
+        raise _failed(f"five places are up to {distance:.2f} pixels away from where the source has them", picture)
+    return distance
+
+
+def _reopened(picture: Path, grid: Grid) -> tuple[Affine | None, CRS | None]:
+    """GDAL's own reading of the picture and its sidecars, the picture decoded to its last row."""
+    with (
+        gdal_environment(GDAL_PAM_ENABLED="YES", GDAL_DISABLE_READDIR_ON_OPEN="FALSE"),
+        rasterio.open(str(picture), driver=DRIVERS[picture.suffix], sharing=False) as dataset,
+    ):
+        if (dataset.width, dataset.height) != (grid.width, grid.height):
+            raise _failed(f"its size is {dataset.width} × {dataset.height}", picture)
+        return (None if dataset.transform.is_identity else dataset.transform), from_gdal(dataset.crs)
+
+
+def _close(one: Affine, other: Affine, grid: Grid) -> bool:
+    """Whether two affines put every corner within a thousandth of a pixel."""
+    between = ~other * one
+    corners = ((0, 0), (grid.width, 0), (0, grid.height), (grid.width, grid.height))
+    return all(np.hypot(*np.subtract(between * corner, corner)) < 1e-3 for corner in corners)
+
+
+def _distance(header: SourceHeader, grid: Grid, transform: Affine) -> float:
+    """Source pixel → ground → picture pixel → ground → source pixel, by two libraries, in output pixels."""
+    if grid.crs is None or header.crs is None:
+        return 0.0
+    columns = np.array([x * header.width for x, _ in PLACES])
+    rows = np.array([y * header.height for _, y in PLACES])
+    xs, ys = project(header.crs, grid.crs, *ground(header)(columns, rows))
+    good = np.isfinite(xs) & np.isfinite(ys)
+    if not good.any():
+        return 0.0
+    if grid.crs.is_geographic:
+        west = transform.c
+        xs = (xs - west) % 360.0 + west if grid.width * transform.a <= 360.5 else xs
+    across, down = ~transform * (xs[good], ys[good])
+    outside = np.maximum.reduce([-across, across - grid.width, -down, down - grid.height, np.zeros_like(across)])
+    return float(outside.max())
+
+
+def _failed(words: str, picture: Path) -> JobError:
+    return JobError(
+        "self_check_failed",
+        f"The finished picture did not pass the check before upload: {words}. This is a fault of the worker.",
+        ErrorClass.INTERNAL,
+        {"picture": picture.name},
+    )
