@@ -25,7 +25,7 @@ NAMES = frozenset(ANCHORS) | {f"{name}_r" for name in ANCHORS}
 
 
 def table(name: str) -> NDArray[np.uint8]:
-    """The 256×3 table (red, green, blue) of a ramp; a name that ends in `_r` is the ramp reversed.
+    """The 256 x 3 table (red, green, blue) of a ramp; a name that ends in `_r` is the ramp reversed.
 
     Raises:
         KeyError: nobody knows the name.

@@ -16,11 +16,11 @@ from rasterio.errors import RasterioError
 from geoprocessing_worker.crs import to_gdal
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.inspection import inspect_file
-from geoprocessing_worker.metadata import finite, summary
+from geoprocessing_worker.metadata import Source, finite, summary
 from geoprocessing_worker.opening import gdal_environment
 from geoprocessing_worker.options import RenderOptions
 from geoprocessing_worker.package import OutputFile, write_outputs
-from geoprocessing_worker.plan import RenderPlan, choose, make_plan, nodata_of
+from geoprocessing_worker.plan import RenderPlan, draft, make_plan
 from geoprocessing_worker.refusals import named
 from geoprocessing_worker.render import render
 from geoprocessing_worker.sampling import Sample, take_sample
@@ -28,7 +28,7 @@ from geoprocessing_worker.sidecars import WORLD_EXTENSIONS
 from geoprocessing_worker.verify import verify
 
 Report = Callable[[str, float, str], None]
-"""Told the stage, the percent done within it (0–100), and a sentence."""
+"""Told the stage, the percent done within it (0 to 100), and a sentence."""
 
 __all__ = ["ConversionRequest", "ConversionResult", "OutputFile", "Report", "convert", "explain", "preload"]
 
@@ -78,7 +78,7 @@ def convert(
             raise named(error) from error
         rendered = clock()
         report("package", 0.0, "Writing picture, sidecars and metadata")
-        block = summary(header, plan, sample, picture, request.options, request.source_name)
+        block = summary(Source(request.source_name, header, sample), plan, picture, request.options)
         outputs = write_outputs(request.output_folder, request.stem, picture, request.options, block)
     report("package", 80.0, "Checking what was made")
     world = request.output_folder / f"{request.stem}.{WORLD_EXTENSIONS[request.options.output_format]}"
@@ -115,12 +115,12 @@ def preload() -> None:
 
 def _inspect(source: Path, options: RenderOptions) -> tuple[SourceHeader, Sample, RenderPlan]:
     header = inspect_file(source)
-    choice = choose(header, options)
-    sample = take_sample(source, header, choice, nodata_of(header, choice, options.nodata))
-    return header, sample, make_plan(header, choice, sample, options)
+    drafted = draft(header, options)
+    sample = take_sample(source, header, drafted.choice, drafted.nodata, drafted.level)
+    return header, sample, make_plan(header, drafted, sample, options)
 
 
 def _sentence(header: SourceHeader, plan: RenderPlan) -> str:
     target = plan.layout.target
     bands = "band" if len(header.bands) == 1 else "bands"
-    return f"{header.width} × {header.height}, {len(header.bands)} {bands} → {target.width} × {target.height} pixels"
+    return f"{header.width} x {header.height}, {len(header.bands)} {bands} → {target.width} x {target.height} pixels"

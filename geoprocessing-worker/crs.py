@@ -6,10 +6,10 @@ import json
 import re
 from typing import Any
 
+import rasterio.crs
 from pyproj import CRS, Transformer
 from pyproj.enums import WktVersion
 from pyproj.exceptions import CRSError, ProjError
-from rasterio.crs import CRS as GdalCRS
 from rasterio.errors import CRSError as GdalCRSError
 
 from geoprocessing_worker.errors import refused
@@ -38,7 +38,7 @@ def parse_crs(text: str) -> CRS:
         elif text.startswith("{"):
             crs = CRS.from_json_dict(json.loads(text))
         else:
-            raise CRSError("neither a code, nor WKT, nor PROJJSON")
+            raise _bad(text)
     except (CRSError, ValueError, TypeError, KeyError) as error:
         raise _bad(text) from error
     if not (crs.is_geographic or crs.is_projected):
@@ -69,7 +69,7 @@ def usable(crs: CRS | None) -> bool:
     return crs is not None and (crs.is_geographic or crs.is_projected)
 
 
-def from_gdal(crs: GdalCRS | None) -> CRS | None:
+def from_gdal(crs: rasterio.crs.CRS | None) -> CRS | None:
     """A file's own system, as pyproj sees it; `None` if it has none or PROJ cannot make sense of it."""
     if not crs:
         return None
@@ -82,10 +82,10 @@ def from_gdal(crs: GdalCRS | None) -> CRS | None:
     return None
 
 
-def to_gdal(crs: CRS) -> GdalCRS:
+def to_gdal(crs: CRS) -> rasterio.crs.CRS:
     """The same system for rasterio; by code where there is one, since GDAL then skips its guesses."""
     code = epsg(crs)
-    return GdalCRS.from_epsg(code) if code else GdalCRS.from_wkt(crs.to_wkt(WktVersion.WKT2_2019))
+    return rasterio.crs.CRS.from_epsg(code) if code else rasterio.crs.CRS.from_wkt(crs.to_wkt(WktVersion.WKT2_2019))
 
 
 def reachable(source: CRS, target: CRS) -> bool:

@@ -246,8 +246,9 @@ def lonlat_ring(grid: Grid) -> list[tuple[float, float]] | None:
     steps = np.linspace(0.0, 1.0, 9)[:-1]
     columns = np.concatenate([0 * steps, steps, 0 * steps + 1, 1 - steps]) * grid.width
     rows = np.concatenate([steps, 0 * steps + 1, 1 - steps, 0 * steps]) * grid.height
-    xs, ys = grid.transform * (columns, rows)
-    lons, lats = project(grid.crs, CRS.from_epsg(4326), np.asarray(xs), np.asarray(ys))
+    a, b, c, d, e, f = tuple(grid.transform)[:6]
+    xs, ys = a * columns + b * rows + c, d * columns + e * rows + f
+    lons, lats = project(grid.crs, CRS.from_epsg(4326), xs, ys)
     if not (np.isfinite(lons).all() and np.isfinite(lats).all()):
         return None
     if not grid.crs.is_geographic:

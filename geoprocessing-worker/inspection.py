@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pyproj import CRS
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 
 from geoprocessing_worker.crs import from_gdal, horizontal, usable
@@ -36,6 +37,7 @@ def inspect_file(path: Path) -> SourceHeader:
     """
     _check_magic(path)
     with open_source(path) as dataset:
+        _forget_old_errors(dataset)
         _admit(dataset)
         levels = [Level(None, dataset.width, dataset.height, *_block_size(dataset))]
         overviews = len(dataset.overviews(1))
@@ -78,6 +80,12 @@ def _admit(dataset: Any) -> None:
                 found=found,
                 allowed=allowed,
             )
+
+
+def _forget_old_errors(dataset: Any) -> None:
+    """A coordinate system that PROJ cannot read leaves its error behind, and rasterio raises it at the next call."""
+    with suppress(CPLE_BaseError):
+        _ = dataset.colorinterp
 
 
 def _block_size(dataset: Any) -> tuple[int, int]:

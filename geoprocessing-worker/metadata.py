@@ -1,8 +1,9 @@
-"""The metadata JSON: a STAC Item for catalogues, and a `geoprocessing` block that tells every choice with its numbers."""
+"""The metadata JSON: a STAC Item, and in it a `geoprocessing` block that tells every choice with its numbers."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,16 @@ STAC_EXTENSIONS = (
 BUCKETS = 32
 
 
-def summary(
-    header: SourceHeader, plan: RenderPlan, sample: Sample, picture: Picture, options: RenderOptions, source_name: str
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The file that was read: the name that its uploader knows it by, its header, and the sample taken of it."""
+
+    name: str
+    header: SourceHeader
+    sample: Sample
+
+
+def summary(source: Source, plan: RenderPlan, picture: Picture, options: RenderOptions) -> dict[str, Any]:
     """The `geoprocessing` block, which is also what the API keeps of a job: strict JSON, no NaN."""
     grid = picture.grid
     found: dict[str, Any] = finite(
@@ -41,9 +49,9 @@ def summary(
             "boundsLonLat": _listed(lonlat_bounds(grid)),
             "validFraction": picture.valid_fraction,
             "maps": map_hints(grid),
-            "source": source_facts(header, source_name),
+            "source": source_facts(source.header, source.name),
             "choices": plan.explain(),
-            "statistics": statistics(plan, sample, header),
+            "statistics": statistics(plan, source.sample, source.header),
         }
     )
     return found

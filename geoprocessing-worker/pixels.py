@@ -32,7 +32,8 @@ def is_nodata(plane: Block, nodata: float | None) -> NDArray[np.bool_] | None:
     elif abs(nodata) > np.finfo(plane.dtype).max:
         # Written as a decimal, the lowest float32 comes back a little below itself.
         nodata = float(np.copysign(np.finfo(plane.dtype).max, nodata))
-    return np.equal(plane, plane.dtype.type(nodata))
+    same: NDArray[np.bool_] = np.equal(plane, plane.dtype.type(nodata))
+    return same
 
 
 def validity(block: Block, nodata: Sequence[float | None], mask: U8 | None) -> U8 | None:
@@ -44,9 +45,9 @@ def validity(block: Block, nodata: Sequence[float | None], mask: U8 | None) -> U
     hidden: NDArray[np.bool_] | None = None
     planes = [is_nodata(plane, value) for plane, value in zip(block, nodata, strict=True)]
     if planes and all(plane is not None for plane in planes):
-        hidden = np.logical_and.reduce([plane for plane in planes if plane is not None])
+        hidden = np.all([plane for plane in planes if plane is not None], axis=0)
     if block.dtype.kind in "fc":
-        wrong = ~np.isfinite(block).all(axis=0)
+        wrong: NDArray[np.bool_] = ~np.isfinite(block).all(axis=0)
         hidden = wrong if hidden is None else hidden | wrong
     if hidden is None or not hidden.any():
         return mask

@@ -75,24 +75,28 @@ class RenderPlan:
         }
 
 
-def nodata_of(header: SourceHeader, choice: BandChoice, asked: float | None) -> tuple[float | None, ...]:
-    """The nodata value of each shown band; the payload's counts for all."""
-    return tuple(header.band(index).nodata if asked is None else asked for index in choice.indexes)
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What the header alone decides, and what the sample must know: bands, layout, and the level that is read."""
+
+    choice: BandChoice
+    layout: Layout
+    level: Level
+    nodata: tuple[float | None, ...]
+    decoded_bytes: int
 
 
-def make_plan(header: SourceHeader, choice: BandChoice, sample: Sample, options: RenderOptions) -> RenderPlan:
-    """All choices for one file.
+def draft(header: SourceHeader, options: RenderOptions) -> Draft:
+    """The choices that need no pixel.
 
     Raises:
-        JobError: `bad_crs`, `too_complex`, `no_valid_pixels` is left to the rendering, which sees every pixel.
+        JobError: `bad_crs`, `invalid_payload` (a band that is not there), `too_complex`.
     """
+    choice = choose_bands(header, options.bands)
     native = options.coordinate_system.strip().lower() == NATIVE
     crs = None if native else parse_crs(options.coordinate_system)
     layout = lay_out(header, crs, min(options.max_size, LONGEST_SIDE[options.output_format]))
-    meaning = _meaning(header, choice)
-    stretch = _stretch(header, choice, sample, options)
     level = _level(header, layout)
-    resampling, why = _resampling(options, meaning, sample, choice)
     decoded = _decoded_bytes(header, level, choice)
     if decoded > MAX_DECODED_BYTES:
         raise refused(
@@ -102,27 +106,31 @@ def make_plan(header: SourceHeader, choice: BandChoice, sample: Sample, options:
             decoded=decoded,
             allowed=MAX_DECODED_BYTES,
         )
+    nodata = tuple(header.band(index).nodata if options.nodata is None else options.nodata for index in choice.indexes)
+    return Draft(choice, layout, level, nodata, decoded)
+
+
+def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: RenderOptions) -> RenderPlan:
+    """All choices for one file. Whether any pixel is valid is left to the rendering, which sees every one."""
+    choice = drafted.choice
+    meaning = _meaning(header, choice)
+    resampling, why = _resampling(options, sample, choice)
     single = meaning is Meaning.GRAY
     return RenderPlan(
         bands=choice,
         meaning=meaning,
-        nodata=nodata_of(header, choice, options.nodata),
-        stretch=stretch,
+        nodata=drafted.nodata,
+        stretch=_stretch(header, choice, sample, options),
         invert=header.miniswhite and single,
         unpremultiply=header.alpha_premultiplied and choice.alpha is not None and meaning is not Meaning.INDEXED,
         colormap=options.colormap if single and options.colormap in colormaps.NAMES else None,
-        level=level,
-        layout=layout,
+        level=drafted.level,
+        layout=drafted.layout,
         resampling=resampling,
         resampling_reason=why,
-        decoded_bytes=decoded,
+        decoded_bytes=drafted.decoded_bytes,
         notes=tuple(_notes(header, options, meaning)),
     )
-
-
-def choose(header: SourceHeader, options: RenderOptions) -> BandChoice:
-    """The bands, which the sample must know before the rest of the plan can be made."""
-    return choose_bands(header, options.bands)
 
 
 def _meaning(header: SourceHeader, choice: BandChoice) -> Meaning:
@@ -151,7 +159,7 @@ def _level(header: SourceHeader, layout: Layout) -> Level:
     return min(enough, key=lambda level: level.width * level.height, default=header.full)
 
 
-def _resampling(options: RenderOptions, meaning: Meaning, sample: Sample, choice: BandChoice) -> tuple[str, str]:
+def _resampling(options: RenderOptions, sample: Sample, choice: BandChoice) -> tuple[str, str]:
     if choice.colour is Colour.PALETTE:
         if options.resampling == "mode":
             return "mode", "asked for in the payload"

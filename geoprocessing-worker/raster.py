@@ -1,4 +1,4 @@
-"""The value that travels from reading to packing: 8-bit samples, what is valid, where it lies, what the colours mean."""
+"""What travels from reading to packing: 8-bit samples, what is valid, where it lies, what the colours mean."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Meaning(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A raster's place: size in pixels, and the affine from pixel corners (column, row) to `crs`; both may be unknown."""
+    """A raster's size in pixels, and the affine from pixel corners (column, row) to `crs`; both may be unknown."""
 
     width: int
     height: int
@@ -50,7 +50,7 @@ class Raster:
 class Picture:
     """What is written: (height, width, channels) with 1 gray, 2 gray+alpha, 3 RGB or 4 RGBA channels.
 
-    With `palette`, (entries, 4) RGBA, the one channel holds indexes and hidden pixels hold an entry that is transparent.
+    With `palette`, (entries, 4) RGBA, the one channel holds indexes; hidden pixels hold a transparent entry.
     """
 
     pixels: U8

@@ -20,7 +20,7 @@ STRIP_BYTES = 32 << 20  # raw bytes read at a time: large enough for two decodin
 CACHE_BYTES = 64 << 20  # a row of tiles up to this size stays in GDAL's cache until the next band of rows needs it
 
 Tick = Callable[[float], None]
-"""Told the part that is done, 0–1."""
+"""Told the part that is done, 0 to 1."""
 
 
 def read_raster(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> Raster:

@@ -40,7 +40,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     _symptom(
         r"cannot handle|unsupported (data|sample)|bits ?per ?sample|sample format|photometric|no.*color.*conversion",
         "unsupported_data_type",
-        "The file stores its pixels in a form that cannot be read here. Save it as an ordinary 8, 16 or 32 bit GeoTIFF.",
+        "The file stores its pixels in a form that cannot be read here. Save it as an 8, 16 or 32 bit GeoTIFF.",
     ),
     _symptom(
         r"out of memory|cannot allocate|memory allocation|too much memory",

@@ -1,4 +1,4 @@
-"""One decimated look at a file's values, before anything is decided: a small overview, or blocks spread over the file."""
+"""One decimated look at a file's values before anything is decided: a small level, or blocks spread over it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from geoprocessing_worker.opening import open_source
 from geoprocessing_worker.pixels import alpha_to_byte, decibels, validity
 
 ENOUGH = 1_000_000  # pixels; percentiles are then good to a tenth of a percent
+WHOLE = 4_000_000  # pixels; a level up to this size is looked at whole
 SMALLEST_OVERVIEW = 256  # pixels on the long side; smaller ones are too smooth to tell the extremes
 
 
@@ -33,9 +34,11 @@ class Sample:
         return int(self.values[0].size) if self.values else 0
 
 
-def take_sample(path: Path, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...]) -> Sample:
-    """Reads at most a few million pixels, whatever the file's size."""
-    level = _level(header)
+def take_sample(
+    path: Path, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], shown: Level
+) -> Sample:
+    """Reads at most a few million pixels, whatever the file's size: of the level to be shown where that is small."""
+    level = shown if shown.width * shown.height <= WHOLE else _overview(header)
     windows = _windows(level)
     kept: list[NDArray[Any]] = []
     looked_at = 0
@@ -70,7 +73,7 @@ def read_window(
     return power, validity(power, (None,) * len(power), opacity)
 
 
-def _level(header: SourceHeader) -> Level:
+def _overview(header: SourceHeader) -> Level:
     """The smallest overview that still tells enough, else the full picture."""
     fit = [level for level in header.levels[1:] if max(level.width, level.height) >= SMALLEST_OVERVIEW]
     return min(fit, key=lambda level: level.width * level.height, default=header.full)
@@ -78,7 +81,7 @@ def _level(header: SourceHeader) -> Level:
 
 def _windows(level: Level) -> list[Window]:
     """All of a small level; of a large one, whole blocks spread evenly, until there are enough pixels."""
-    if level.width * level.height <= 4 * ENOUGH:
+    if level.width * level.height <= WHOLE:
         return [Window(0, 0, level.width, level.height)]
     across, down = -(-level.width // level.block_width), -(-level.height // level.block_height)
     block = min(level.block_width, level.width) * min(level.block_height, level.height)
@@ -95,7 +98,7 @@ def _windows(level: Level) -> list[Window]:
 def _block(level: Level, across: int, down: int) -> Window:
     left, top = across * level.block_width, down * level.block_height
     # A strip can be the whole file: of such a one the first rows must do, or the sample costs as much as the picture.
-    rows = max(1, 4 * ENOUGH // min(level.block_width, level.width))
+    rows = max(1, WHOLE // min(level.block_width, level.width))
     return Window(
         left, top, min(level.block_width, level.width - left), min(level.block_height, level.height - top, rows)
     )

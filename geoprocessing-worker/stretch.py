@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 CLASSES = 64
 """An integer raster with no more different values than this is taken for classes, not for measurements."""
 
+CLASS_SPAN = 1024
+"""Codes of land cover and the like lie closer together than this; a wider span is measurements that were simplified."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """value ≈ lo + pixel / 255 · (hi − lo). `nearest` asks for values never to be mixed."""
+    """value = lo + pixel / 255 * (hi - lo), to half a step; `reason` says how lo and hi were found."""
 
     kind: str
     lo: float
@@ -29,6 +32,8 @@ class Stretch:
 def few_values(values: NDArray[np.generic]) -> bool:
     """Whether a sample of integers holds so few different values that they must be classes."""
     if values.dtype.kind not in "iub" or values.size < 16:
+        return False
+    if int(values.max()) - int(values.min()) > CLASS_SPAN:
         return False
     return np.unique(values).size <= CLASSES
 
@@ -56,7 +61,8 @@ def choose_stretch(values: NDArray[np.generic], bits: int | None, asked: str | N
 def _byte(values: NDArray[np.generic], bits: int | None, colour: bool) -> Stretch:
     if bits is not None and bits < 8:
         return Stretch("bits", 0.0, float(2**bits - 1), f"the file's {bits} bits, spread over 8")
-    if not colour and values.size and int(values.max()) < CLASSES and few_values(values):
+    varied = values.size > 0 and values.min() != values.max()
+    if not colour and varied and int(values.max()) < CLASSES and few_values(values):
         return _minmax(values, f"whole values below {CLASSES}: classes, all kept apart")
     return Stretch("none", 0.0, 255.0, "8-bit values are shown as they are")
 

@@ -54,7 +54,7 @@ def _reopened(picture: Path, grid: Grid) -> tuple[Affine | None, CRS | None]:
         rasterio.open(str(picture), driver=DRIVERS[picture.suffix], sharing=False) as dataset,
     ):
         if (dataset.width, dataset.height) != (grid.width, grid.height):
-            raise _failed(f"its size is {dataset.width} × {dataset.height}", picture)
+            raise _failed(f"its size is {dataset.width} x {dataset.height}", picture)
         return (None if dataset.transform.is_identity else dataset.transform), from_gdal(dataset.crs)
 
 
