@@ -79,15 +79,15 @@ def _upright(header: SourceHeader, max_size: int, reason: str) -> Layout:
     transform = header.transform
     if transform is None:
         return Layout(Grid(width, height, None, None), width, height, False, False, False, reason)
-    transform = transform * Affine.scale(header.width / width, header.height / height)
+    transform = transform @ Affine.scale(header.width / width, header.height / height)
     turned = bool(transform.b or transform.d)
     flip_columns = not turned and transform.a < 0
     if flip_columns:
-        transform = transform * Affine(-1, 0, width, 0, 1, 0)
+        transform = transform @ Affine(-1, 0, width, 0, 1, 0)
     # A positive determinant means that rows run northwards (or the like of it, when turned).
     flip_rows = transform.determinant > 0
     if flip_rows:
-        transform = transform * Affine(1, 0, 0, 0, -1, height)
+        transform = transform @ Affine(1, 0, 0, 0, -1, height)
     grid = Grid(width, height, transform, header.crs)
     return Layout(grid, width, height, False, flip_rows, flip_columns, reason)
 
@@ -222,7 +222,7 @@ def reduced_control(header: SourceHeader, width: int, height: int) -> dict[str, 
     """What `rasterio.warp.reproject` must know to place the source after it was reduced to this size."""
     across, down = header.width / width, header.height / height
     if header.transform is not None:
-        return {"src_transform": header.transform * Affine.scale(across, down)}
+        return {"src_transform": header.transform @ Affine.scale(across, down)}
     if header.gcps:
         points = [type(p)(p.row / down, p.col / across, p.x, p.y, p.z) for p in header.gcps]
         return {"gcps": points}

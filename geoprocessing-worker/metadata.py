@@ -203,7 +203,7 @@ def _native_bounds(grid: Grid) -> list[float] | None:
     if grid.transform is None:
         return None
     corners = [
-        grid.transform * corner for corner in ((0, 0), (grid.width, 0), (0, grid.height), (grid.width, grid.height))
+        grid.transform @ corner for corner in ((0, 0), (grid.width, 0), (0, grid.height), (grid.width, grid.height))
     ]
     xs, ys = zip(*corners, strict=True)
     return [min(xs), min(ys), max(xs), max(ys)]

@@ -29,9 +29,9 @@ def is_nodata(plane: Block, nodata: float | None) -> NDArray[np.bool_] | None:
         limits = np.iinfo(plane.dtype)
         if nodata != np.floor(nodata) or not limits.min <= nodata <= limits.max:
             return None
-    elif abs(nodata) > np.finfo(plane.dtype).max:
+    elif abs(nodata) > (largest := float(np.finfo(plane.dtype).max)) and np.isfinite(nodata):
         # Written as a decimal, the lowest float32 comes back a little below itself.
-        nodata = float(np.copysign(np.finfo(plane.dtype).max, nodata))
+        nodata = float(np.copysign(largest, nodata))
     same: NDArray[np.bool_] = np.equal(plane, plane.dtype.type(nodata))
     return same
 
@@ -47,8 +47,8 @@ def validity(block: Block, nodata: Sequence[float | None], mask: U8 | None) -> U
     if planes and all(plane is not None for plane in planes):
         hidden = np.all([plane for plane in planes if plane is not None], axis=0)
     if block.dtype.kind in "fc":
-        wrong: NDArray[np.bool_] = ~np.isfinite(block).all(axis=0)
-        hidden = wrong if hidden is None else hidden | wrong
+        wrong: NDArray[np.bool_] = np.logical_not(np.isfinite(block).all(axis=0))
+        hidden = wrong if hidden is None else np.logical_or(hidden, wrong)
     if hidden is None or not hidden.any():
         return mask
     opaque: U8 = np.where(hidden, np.uint8(0), np.uint8(255) if mask is None else mask)
@@ -149,13 +149,14 @@ def _majority(samples: U8, alpha: U8 | None, height: int, width: int) -> tuple[U
     source = np.concatenate([samples, opacity[None]])
     result = np.zeros((source.shape[0], height, width), dtype=np.uint8)
     scale = Affine.scale(samples.shape[2] / width, samples.shape[1] / height)
-    flip = Affine.scale(1, -1)  # GDAL wants a north-up frame
+    # North-up, and away from the origin: GDAL takes the plain mirror for a file without any transform.
+    flip = Affine(1, 0, 1, 0, -1, 1)
     crs = "EPSG:3857"
     reproject(
         source,
         result,
         src_transform=flip,
-        dst_transform=flip * scale,
+        dst_transform=flip @ scale,
         src_crs=crs,
         dst_crs=crs,
         src_alpha=len(source),

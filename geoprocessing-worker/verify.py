@@ -60,9 +60,9 @@ def _reopened(picture: Path, grid: Grid) -> tuple[Affine | None, CRS | None]:
 
 def _close(one: Affine, other: Affine, grid: Grid) -> bool:
     """Whether two affines put every corner within a thousandth of a pixel."""
-    between = ~other * one
+    between = ~other @ one
     corners = ((0, 0), (grid.width, 0), (0, grid.height), (grid.width, grid.height))
-    return all(np.hypot(*np.subtract(between * corner, corner)) < 1e-3 for corner in corners)
+    return all(np.hypot(*np.subtract(between @ corner, corner)) < 1e-3 for corner in corners)
 
 
 def _distance(header: SourceHeader, grid: Grid, transform: Affine) -> float:
@@ -78,7 +78,9 @@ def _distance(header: SourceHeader, grid: Grid, transform: Affine) -> float:
     if grid.crs.is_geographic:
         west = transform.c
         xs = (xs - west) % 360.0 + west if grid.width * transform.a <= 360.5 else xs
-    across, down = ~transform * (xs[good], ys[good])
+    back = ~transform
+    across = back.a * xs[good] + back.b * ys[good] + back.c
+    down = back.d * xs[good] + back.e * ys[good] + back.f
     outside = np.maximum.reduce([-across, across - grid.width, -down, down - grid.height, np.zeros_like(across)])
     return float(outside.max())
 

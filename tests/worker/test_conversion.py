@@ -1,0 +1,298 @@
+"""The whole pipeline on rasters built by code: right colours, right holes, right places, same bytes."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from PIL import Image
+from rasterio.control import GroundControlPoint
+
+from geoprocessing_worker.conversion import ConversionResult, explain
+from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.options import OutputFormat, RenderOptions
+from tests.support.rasters import DEGREES, UTM, Tiff, picture_of, quarters, ramp, run
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0, 255), (0, 255, 0, 255), (0, 0, 255, 255), (255, 255, 255, 255)
+
+
+def corners_of(picture: Any) -> list[tuple[int, ...]]:
+    """The colours in the middle of the upper left, upper right, lower left and lower right quarter."""
+    h, w = picture.shape[:2]
+    places = ((h // 4, w // 4), (h // 4, 3 * w // 4), (3 * h // 4, w // 4), (3 * h // 4, 3 * w // 4))
+    return [tuple(int(v) for v in picture[place]) for place in places]
+
+
+def reopened(path: Path) -> tuple[Any, Any]:
+    with rasterio.open(path) as dataset:
+        return dataset.crs, dataset.transform
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:32638", "EPSG:3857"])
+@pytest.mark.parametrize("flip", [False, True], ids=["north-up", "south-up"])
+def test_known_colours_lie_where_they_belong(crs: str, flip: bool, tmp_path: Path) -> None:
+    """Red is north-west whatever the system and whichever way the rows run."""
+    transform = DEGREES if crs == "EPSG:4326" else UTM
+    data = quarters()
+    if flip:
+        transform = transform @ Affine(1, 0, 0, 0, -1, 64)
+        data = data[:, ::-1]
+    source = Tiff(data, crs=crs, transform=transform).write(tmp_path / "a.tif")
+    assert corners_of(picture_of(run(source, tmp_path / "out"))) == [RED, GREEN, BLUE, WHITE]
+
+
+def test_rotated_file_comes_out_north_up(tmp_path: Path) -> None:
+    """A file turned by 90 degrees shows its colours turned, and GDAL reports no rotation."""
+    turned = Affine.translation(400_000, 1_700_000) @ Affine.rotation(-90) @ Affine.scale(30, -30)
+    result = run(Tiff(quarters(), crs="EPSG:32638", transform=turned).write(tmp_path / "a.tif"), tmp_path / "out")
+    # Turned clockwise, what was the lower left corner is now the upper left one.
+    assert corners_of(picture_of(result)) == [BLUE, RED, WHITE, GREEN]
+    assert reopened(result.outputs[0].path)[1].is_rectilinear
+
+
+def test_ground_control_points_place_the_picture(tmp_path: Path) -> None:
+    """A file with nothing but ground control points lies where they say."""
+    points = [
+        GroundControlPoint(row=row, col=col, x=44 + col * 0.01, y=16 - row * 0.01)
+        for row in (0, 32, 64)
+        for col in (0, 32, 64)
+    ]
+    source = Tiff(quarters(), crs=None, transform=None, gcps=(points, "EPSG:4326")).write(tmp_path / "a.tif")
+    result = run(source, tmp_path / "out")
+    assert result.metadata["boundsLonLat"] == pytest.approx([44.0, 15.36, 44.64, 16.0], abs=1e-6)
+    assert corners_of(picture_of(result)) == [RED, GREEN, BLUE, WHITE]
+
+
+def test_gdal_reports_system_and_corners_from_the_aux_file(tmp_path: Path) -> None:
+    """GDAL opens PNG and .aux.xml as EPSG:4326, its outline round that of the UTM source."""
+    source = Tiff(quarters(200), crs="EPSG:32638", transform=UTM).write(tmp_path / "a.tif")
+    result = run(source, tmp_path / "out")
+    crs, transform = reopened(result.outputs[0].path)
+    assert crs.to_epsg() == 4326
+    west, south, east, north = rasterio.warp.transform_bounds("EPSG:32638", crs, 4e5, 1_694_000, 406_000, 1.7e6)
+    width, height = result.metadata["width"], result.metadata["height"]
+    assert (transform.c, transform.f) == pytest.approx((west, north), abs=transform.a)
+    assert transform @ (width, height) == pytest.approx((east, south), abs=transform.a)
+
+
+def test_world_file_alone_gives_the_same_corners(tmp_path: Path) -> None:
+    """Without .aux.xml GDAL finds the same transform in the world file."""
+    source = Tiff(quarters(200), crs="EPSG:32638", transform=UTM).write(tmp_path / "a.tif")
+    path = run(source, tmp_path / "out").outputs[0].path
+    with_aux = reopened(path)[1]
+    path.with_name(path.name + ".aux.xml").unlink()
+    assert tuple(reopened(path)[1]) == pytest.approx(tuple(with_aux), rel=1e-12)
+
+
+@pytest.mark.parametrize("way", ["nodata", "nan", "mask", "alpha"])
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:32638"])
+def test_invalid_pixels_are_hidden_and_valid_ones_shown(way: str, crs: str, tmp_path: Path) -> None:
+    """The right half is declared invalid in each of the ways a GeoTIFF has; only the left half shows."""
+    data: Any = ramp(64, 64, "float32", 1, 1000)
+    extra: dict[str, Any] = {}
+    if way == "nodata":
+        data[:, :, 32:] = -9999
+        extra = {"nodata": -9999}
+    elif way == "nan":
+        data[:, :, 32:] = np.nan
+    elif way == "mask":
+        extra = {"mask": np.where(np.arange(64) < 32, 255, 0).astype("uint8")[None].repeat(64, axis=0)}
+    else:
+        data = np.concatenate([ramp(64, 64), ramp(64, 64)])
+        data[1] = np.where(np.arange(64) < 32, 255, 0)
+        extra = {"colours": ["gray", "alpha"]}
+    transform = DEGREES if crs == "EPSG:4326" else UTM
+    picture = picture_of(
+        run(Tiff(data, crs=crs, transform=transform, **extra).write(tmp_path / "a.tif"), tmp_path / "o")
+    )
+    h, w = picture.shape[:2]
+    assert (picture[4 : h - 4, 4 : w // 2 - 4, 3] == 255).all()
+    assert (picture[:, w // 2 + 4 :, 3] == 0).all()
+
+
+def test_real_black_is_data(tmp_path: Path) -> None:
+    """Black pixels without a nodata value stay opaque and black."""
+    result = run(Tiff(np.zeros((3, 32, 32), dtype=np.uint8)).write(tmp_path / "a.tif"), tmp_path / "out")
+    assert (picture_of(result) == (0, 0, 0, 255)).all()
+
+
+def test_fourth_band_without_the_word_alpha_is_not_alpha(tmp_path: Path) -> None:
+    """Near infrared of 0 hides nothing."""
+    data = np.concatenate([quarters(), np.zeros((1, 64, 64), dtype=np.uint8)])
+    source = Tiff(data, colours=["red", "green", "blue", "undefined"], profile={"photometric": "RGB", "alpha": "NO"})
+    picture = picture_of(run(source.write(tmp_path / "a.tif"), tmp_path / "out"))
+    assert (picture[..., 3] == 255).all()
+
+
+def test_band_order_follows_colour_interpretation(tmp_path: Path) -> None:
+    """Bands stored blue, green, red come out red, green, blue."""
+    source = Tiff(quarters()[::-1], colours=["blue", "green", "red"], profile={"photometric": "MINISBLACK"})
+    assert corners_of(picture_of(run(source.write(tmp_path / "a.tif"), tmp_path / "out")))[0] == RED
+
+
+def test_palette_stays_a_palette(tmp_path: Path) -> None:
+    """Only entries of the table appear, in a palette PNG, and the nodata index is transparent, even when warped."""
+    index = np.where(np.arange(300)[None] < 150, 1, 2).astype("uint8").repeat(300, axis=0)[None]
+    index[:, :40] = 0
+    palette = {0: (9, 9, 9, 255), 1: (200, 30, 30, 255), 2: (30, 30, 200, 255)}
+    source = Tiff(index, crs="EPSG:32638", transform=UTM, nodata=0, palette=palette).write(tmp_path / "a.tif")
+    result = run(source, tmp_path / "out", max_size=100)
+    with Image.open(result.outputs[0].path) as image:
+        assert image.mode == "P"
+    colours = {tuple(int(v) for v in c) for c in np.unique(picture_of(result).reshape(-1, 4), axis=0)}
+    assert {c for c in colours if c[3]} == {(200, 30, 30, 255), (30, 30, 200, 255)}
+    assert any(c[3] == 0 for c in colours)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "int32", "float32", "float64", "int8"])
+def test_values_can_be_read_back_from_the_picture(dtype: str, tmp_path: Path) -> None:
+    """pixel and the lo and hi of the metadata give the value again, to a step and a half, in every type."""
+    low, high = (-100, 100) if dtype == "int8" else (0, 4000)
+    data = ramp(100, 100, dtype, low, high)
+    result = run(Tiff(data).write(tmp_path / "a.tif"), tmp_path / "out")
+    choices: Any = result.metadata["choices"]
+    lo, hi = choices["stretch"]["lo"], choices["stretch"]["hi"]
+    back = lo + picture_of(result)[..., 0] / 255 * (hi - lo)
+    assert np.abs(back - np.clip(data[0].astype(float), lo, hi)).max() <= (hi - lo) / 255 * 0.51
+
+
+def test_no_colour_bleeds_at_the_edge_of_a_mask(tmp_path: Path) -> None:
+    """Red beside hidden green, reduced and warped: no pixel that shows has green in it."""
+    data = np.zeros((3, 300, 300), dtype=np.uint8)
+    data[0, :, :150], data[1, :, 150:] = 255, 255
+    mask = np.where(np.arange(300) < 150, 255, 0).astype("uint8")[None].repeat(300, axis=0)
+    source = Tiff(data, crs="EPSG:32638", transform=UTM, mask=mask).write(tmp_path / "a.tif")
+    picture = picture_of(run(source, tmp_path / "out", max_size=77))
+    shown = picture[picture[..., 3] > 16]
+    assert shown[:, 0].min() > 245
+    assert shown[:, 1].max() < 10
+
+
+def test_strips_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read in bands of rows or at once, the reduced picture is the same to a few levels and in the same place."""
+    data = ramp(1000, 40, "uint8")
+    source = Tiff(data).write(tmp_path / "a.tif")
+    whole = picture_of(run(source, tmp_path / "one", max_size=333))
+    monkeypatch.setattr("geoprocessing_worker.reading.STRIP_BYTES", 40 * 64)
+    parts = picture_of(run(source, tmp_path / "two", max_size=333))
+    assert np.abs(whole.astype(int) - parts.astype(int)).max() <= 2
+
+
+def test_same_input_gives_same_bytes(tmp_path: Path) -> None:
+    """A retry makes every file again to the last byte."""
+    source = Tiff(quarters(200), crs="EPSG:32638", transform=UTM).write(tmp_path / "a.tif")
+    first, second = run(source, tmp_path / "one"), run(source, tmp_path / "two")
+    assert {f.name: f.sha256 for f in first.outputs} == {f.name: f.sha256 for f in second.outputs}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names"),
+    [
+        ("png", {"a.png", "a.pgw", "a.png.aux.xml", "a.prj", "a.json", "a_thumb.png"}),
+        ("jpeg", {"a.jpg", "a.jgw", "a.jpg.aux.xml", "a.prj", "a.json", "a_thumb.png"}),
+        ("webp", {"a.webp", "a.wpw", "a.webp.aux.xml", "a.prj", "a.json", "a_thumb.png"}),
+    ],
+)
+def test_outputs_have_their_names_and_nothing_else_is_left(wanted: str, names: set[str], tmp_path: Path) -> None:
+    """Each format brings its own sidecars; no temporary file stays; sizes are those told."""
+    source = Tiff(quarters(100)).write(tmp_path / "a.tif")
+    result = run(source, tmp_path / "out", output_format=OutputFormat(wanted))
+    assert {f.name for f in result.outputs} == names
+    assert {p.name for p in (tmp_path / "out").iterdir()} == names
+    assert all(f.path.stat().st_size == f.size_bytes for f in result.outputs)
+    corners = np.array(corners_of(picture_of(result)), dtype=int)
+    assert np.abs(corners - np.array([RED, GREEN, BLUE, WHITE])).max() < 12
+
+
+def test_jpeg_shows_white_where_nothing_is_valid(tmp_path: Path) -> None:
+    """JPEG has no transparency; hidden pixels are white and the metadata says so."""
+    data = np.full((3, 64, 64), 10, dtype=np.uint8)
+    data[:, :, 32:] = 0
+    result = run(Tiff(data, nodata=0).write(tmp_path / "a.tif"), tmp_path / "out", output_format=OutputFormat.JPEG)
+    assert picture_of(result)[5:-5, 45:-5, :3].min() > 245
+    choices: Any = result.metadata["choices"]
+    assert any("JPEG" in note for note in choices["notes"])
+
+
+def test_thumbnail_fits_and_keeps_its_transparency(tmp_path: Path) -> None:
+    """At most 64 pixels, straight colour, holes still holes."""
+    data = np.full((3, 400, 300), 200, dtype=np.uint8)
+    data[:, :, 150:] = 0
+    result = run(Tiff(data, nodata=0).write(tmp_path / "a.tif"), tmp_path / "out", thumbnail_size=64)
+    with Image.open(result.outputs[-1].path) as image:
+        assert image.size == (48, 64)
+        pixels = np.asarray(image.convert("RGBA"))
+    assert (pixels[:, 30:, 3] == 0).all()
+    assert np.abs(pixels[pixels[..., 3] > 8][:, :3].astype(int) - 200).max() <= 3
+
+
+def test_without_georeference_nothing_is_made_up(tmp_path: Path) -> None:
+    """A plain TIFF gets a picture, a thumbnail and metadata with crs null, and no sidecar that places it."""
+    result = run(Tiff(quarters(), crs=None, transform=None).write(tmp_path / "a.tif"), tmp_path / "out")
+    assert {f.name for f in result.outputs} == {"a.png", "a.json", "a_thumb.png"}
+    assert (result.metadata["crs"], result.metadata["boundsLonLat"]) == (None, None)
+
+
+def test_metadata_is_strict_json_and_small(tmp_path: Path) -> None:
+    """No NaN even when nodata is NaN; a STAC Item; the API's copy stays far under 256 kB."""
+    data = ramp(64, 64, "float32", 0, 10)
+    data[0, :5] = np.nan
+    result = run(Tiff(data, nodata=float("nan")).write(tmp_path / "a.tif"), tmp_path / "out")
+    path = next(f.path for f in result.outputs if f.name == "a.json")
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    item = json.loads(path.read_text(), parse_constant=refuse)
+    assert (item["type"], item["stac_version"]) == ("Feature", "1.1.0")
+    assert item["geoprocessing"]["source"]["bands"][0]["nodata"] == "nan"
+    assert len(json.dumps(result.metadata)) < 100_000
+
+
+def test_result_can_cross_a_process(tmp_path: Path) -> None:
+    """Request and result survive the pipe between the daemon and its child."""
+    result = run(Tiff(quarters()).write(tmp_path / "a.tif"), tmp_path / "out")
+    assert pickle.loads(pickle.dumps(result)) == result  # noqa: S301 - our own bytes
+    assert isinstance(ConversionResult.model_validate_json(result.model_dump_json()), ConversionResult)
+
+
+def test_all_nodata_is_refused_by_name(tmp_path: Path) -> None:
+    """A file without one valid pixel is refused in words, not shown as nothing."""
+    source = Tiff(np.zeros((1, 32, 32), dtype=np.uint8), nodata=0).write(tmp_path / "a.tif")
+    with pytest.raises(JobError) as caught:
+        run(source, tmp_path / "out")
+    assert caught.value.code == "no_valid_pixels"
+
+
+def test_constant_raster_is_a_flat_picture(tmp_path: Path) -> None:
+    """One value everywhere: flat, opaque, and said so."""
+    result = run(Tiff(np.full((1, 32, 32), 7.5, dtype=np.float32)).write(tmp_path / "a.tif"), tmp_path / "out")
+    choices: Any = result.metadata["choices"]
+    assert choices["stretch"]["kind"] == "constant"
+    assert len(np.unique(picture_of(result).reshape(-1, 4), axis=0)) == 1
+
+
+def test_colormap_colours_single_band_data(tmp_path: Path) -> None:
+    """The lowest value takes the ramp's first colour, the highest its last."""
+    source = Tiff(ramp(50, 50, "float32", 0, 1)).write(tmp_path / "a.tif")
+    picture = picture_of(run(source, tmp_path / "out", colormap="viridis", stretch="minmax"))
+    assert tuple(picture[0, 0]) == (0x44, 0x01, 0x54, 255)
+    assert tuple(picture[-1, -1]) == (0xFD, 0xE7, 0x25, 255)
+
+
+def test_band_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """The payload's band 9 of 3 is named."""
+    with pytest.raises(JobError, match="band 9"):
+        run(Tiff(quarters()).write(tmp_path / "a.tif"), tmp_path / "out", bands=(9,))
+
+
+def test_explain_tells_the_plan_without_rendering(tmp_path: Path) -> None:
+    """The same choices as the metadata's, and no file written."""
+    source = Tiff(ramp(50, 50, "uint16", 0, 5000)).write(tmp_path / "a.tif")
+    assert explain(source, RenderOptions()) == run(source, tmp_path / "out").metadata["choices"]

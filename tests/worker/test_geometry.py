@@ -1,0 +1,181 @@
+"""Where pictures lie: sizes, transforms, the antimeridian, the poles."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from pyproj import CRS, Transformer
+
+from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.geometry import fit, lay_out, lonlat_bounds, lonlat_ring
+from geoprocessing_worker.header import BandHeader, Georeferencing, Level, SourceHeader
+from geoprocessing_worker.raster import Grid
+
+WGS84 = CRS.from_epsg(4326)
+sides = st.integers(1, 100_000)
+
+
+def header(width: int, height: int, transform: Affine | None, epsg: int | None) -> SourceHeader:
+    crs = CRS.from_epsg(epsg) if epsg else None
+    return SourceHeader(
+        width=width,
+        height=height,
+        bands=(BandHeader(1, "uint8", "gray", None, None, None, 1.0, 0.0, None),),
+        levels=(Level(None, width, height, 256, 256),),
+        pixel_interleaved=False,
+        compression="NONE",
+        colour_space=None,
+        miniswhite=False,
+        alpha_premultiplied=False,
+        has_mask=False,
+        palette=None,
+        crs=crs,
+        full_crs=crs,
+        georeferencing=Georeferencing.AFFINE if crs else Georeferencing.NONE,
+        transform=transform,
+        gcps=(),
+        rpc=None,
+        pixel_is_point=False,
+        pages=1,
+    )
+
+
+@given(sides, sides, st.integers(1, 16384))
+def test_fit_never_enlarges_and_keeps_within(width: int, height: int, max_size: int) -> None:
+    """The long side is at most maxSize, nothing grows, nothing vanishes, the shape is kept to a pixel."""
+    w, h = fit(width, height, max_size)
+    assert 1 <= w <= min(width, max_size)
+    assert 1 <= h <= min(height, max_size)
+    if max(width, height) <= max_size:
+        assert (w, h) == (width, height)
+    else:
+        assert max(w, h) == max_size
+
+
+@given(sides, sides, st.integers(16, 4096), st.sampled_from([1, -1]), st.sampled_from([1, -1]))
+def test_same_system_keeps_the_corners_and_turns_north_up(
+    width: int, height: int, max_size: int, across: int, down: int
+) -> None:
+    """Scaled by exactly W/w and H/h, and flipped where needed: the outline is the source's, north is up."""
+    source = Affine(across * 1e-4, 0, 44.0, 0, down * 1e-4, 15.0)
+    layout = lay_out(header(width, height, source, 4326), WGS84, max_size)
+    t = layout.target.transform
+    assert t is not None
+    assert t.a > 0 > t.e
+    xs = sorted((44.0, 44.0 + across * 1e-4 * width))
+    ys = sorted((15.0, 15.0 + down * 1e-4 * height))
+    right, bottom = t @ (layout.target.width, layout.target.height)
+    assert (t.c, right, bottom, t.f) == pytest.approx((xs[0], xs[1], ys[0], ys[1]), abs=1e-9)
+
+
+@given(
+    st.integers(50, 4000),
+    st.integers(50, 4000),
+    st.floats(1, 60),
+    st.floats(-80, 80),
+    st.integers(1, 60),
+    st.floats(-170, 170),
+)
+def test_reprojected_picture_covers_every_pixel(
+    width: int, height: int, pixel: float, lat: float, zone: int, angle: float
+) -> None:
+    """Wherever in UTM and however rotated, every source pixel lies in the picture, which is not much too large."""
+    epsg = (32600 if lat >= 0 else 32700) + zone
+    lon = -183.0 + 6 * zone
+    x, y = Transformer.from_crs(4326, epsg, always_xy=True).transform(lon, lat)
+    source = Affine.translation(x, y) @ Affine.rotation(angle) @ Affine.scale(pixel, -pixel)
+    layout = lay_out(header(width, height, source, epsg), WGS84, 4096)
+    target = layout.target
+    assert target.transform is not None
+    columns, rows = np.random.default_rng(3).random((2, 200)) * [[width], [height]]
+    xs, ys = source.a * columns + source.b * rows + source.c, source.d * columns + source.e * rows + source.f
+    lons, lats = Transformer.from_crs(epsg, 4326, always_xy=True).transform(xs, ys)
+    west = target.transform.c
+    lons = (np.asarray(lons) - west + 1.0) % 360 + west - 1.0
+    back = ~target.transform
+    across, down = back.a * lons + back.c, back.e * np.asarray(lats) + back.f
+    assert across.min() > -0.5
+    assert across.max() < target.width + 0.5
+    assert down.min() > -0.5
+    assert down.max() < target.height + 0.5
+    assert max(target.width, target.height) <= 4096
+
+
+def test_antimeridian_file_is_one_piece() -> None:
+    """A UTM 60 file across 180° becomes a picture a few degrees wide whose bounds pass 180, not a strip round the world."""
+    source = Affine(100, 0, 700_000, 0, -100, 1_000_000)
+    layout = lay_out(header(2000, 2000, source, 32660), WGS84, 1024)
+    bounds = lonlat_bounds(layout.target)
+    assert bounds is not None
+    assert 178 < bounds[0] < 180 < bounds[2] < 182
+    assert 0.8 < layout.target.width / layout.target.height < 1.25
+
+
+def test_mercator_is_clamped() -> None:
+    """A world in degrees becomes the square of Web Mercator, not an endless column."""
+    layout = lay_out(header(360, 180, Affine(1, 0, -180, 0, -1, 90), 4326), CRS.from_epsg(3857), 512)
+    assert layout.target.width / layout.target.height == pytest.approx(1.0, abs=0.01)
+
+
+def test_polar_file_in_degrees_is_bounded() -> None:
+    """A polar stereographic file round the pole becomes a picture of the cap with a bounded shape."""
+    source = Affine(10_000, 0, -3_000_000, 0, -10_000, 3_000_000)
+    target = lay_out(header(600, 600, source, 3995), WGS84, 2048).target
+    bounds = lonlat_bounds(target)
+    assert bounds is not None
+    assert bounds[3] > 89
+    assert 1 < target.width / target.height < 20
+
+
+def test_dust_past_the_pole_is_taken_off() -> None:
+    """A global grid whose edge lies a hair past the pole still goes to another system."""
+    source = Affine(1.00000001, 0, -180.0000002, 0, -1.00000001, 90.0000002)
+    assert lay_out(header(360, 180, source, 4258), WGS84, 512).target.width > 1
+
+
+def test_rotated_native_keeps_six_terms() -> None:
+    """In its own system a rotated file keeps its rotation, and rows run southwards."""
+    source = Affine.translation(4e5, 1.7e6) @ Affine.rotation(30) @ Affine.scale(10, -10)
+    t = lay_out(header(100, 50, source, 32638), None, 50).target.transform
+    assert t is not None
+    assert tuple(t)[:6] == pytest.approx(tuple(source @ Affine.scale(2))[:6])
+
+
+def test_without_a_system_nothing_is_made_up() -> None:
+    """No CRS and no transform: the picture has neither."""
+    target = lay_out(header(100, 50, None, None), WGS84, 4096).target
+    assert (target.crs, target.transform, lonlat_bounds(target)) == (None, None, None)
+
+
+def test_unreachable_target_is_refused_or_kept() -> None:
+    """A file on the Moon keeps its own system, since degrees on Earth mean nothing there."""
+    moon = CRS.from_authority("IAU_2015", "30100")
+    facts = replace(header(100, 50, Affine(0.1, 0, 0, 0, -0.1, 5), 4326), crs=moon)
+    layout = lay_out(facts, WGS84, 4096)
+    assert layout.target.crs == moon
+    assert "cannot be reached" in layout.reason
+
+
+def test_system_that_holds_no_point_of_the_file_is_a_named_refusal() -> None:
+    """Asking for a system whose area is on the other side of the Earth fails by name, never with a traceback."""
+    source = Affine(0.01, 0, 170, 0, -0.01, -40)
+    try:
+        layout = lay_out(header(100, 100, source, 4326), CRS.from_proj4("+proj=ortho +lat_0=40 +lon_0=-10"), 512)
+    except JobError as error:
+        assert error.code == "bad_crs"
+    else:
+        pytest.fail(f"made {layout}")
+
+
+def test_ring_runs_counterclockwise_from_the_upper_left() -> None:
+    """Outlines follow RFC 7946."""
+    ring = lonlat_ring(Grid(10, 10, Affine(1, 0, 0, 0, -1, 10), WGS84))
+    assert ring is not None
+    assert ring[0] == pytest.approx((0, 10))
+    twice = sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(ring, ring[1:] + ring[:1], strict=True))
+    assert twice / 2 == pytest.approx(100)

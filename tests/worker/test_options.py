@@ -1,0 +1,68 @@
+"""RenderOptions: what a payload may say, and the sentence for what it may not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.options import OutputFormat, RenderOptions
+
+DEFAULTS = RenderOptions(max_size=2000, quality=70)
+
+
+def test_payload_overrides_defaults_and_leaves_the_rest() -> None:
+    """Values of the payload win, everything else stays as the settings say."""
+    options = RenderOptions.from_payload({"maxSize": 512, "outputFormat": "jpg", "bands": [3, 2, 1]}, DEFAULTS)
+    assert (options.max_size, options.output_format, options.bands) == (512, OutputFormat.JPEG, (3, 2, 1))
+    assert (options.quality, options.thumbnail_size) == (70, 256)
+
+
+def test_unknown_keys_and_nulls_are_ignored() -> None:
+    """A payload of a newer client, or with nulls, gives the defaults."""
+    assert RenderOptions.from_payload({"hologram": True, "quality": None, "max_size": 1}, DEFAULTS) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("payload", "words"),
+    [
+        ({"maxSize": 0}, ("maxSize was 0", "greater than or equal to 1")),
+        ({"maxSize": 10**9}, ("maxSize was 1000000000", "16384")),
+        ({"maxSize": "512"}, ("maxSize was '512'", "a number")),
+        ({"maxSize": True}, ("maxSize was True", "a number")),
+        ({"outputFormat": "gif"}, ("outputFormat was 'gif'", "png")),
+        ({"bands": []}, ("bands was []",)),
+        ({"bands": [0]}, ("bands was [0]",)),
+        ({"bands": [1, 2, 3, 4, 5]}, ("bands",)),
+        ({"stretch": "percentile:98,2"}, ("stretch", "lo < hi")),
+        ({"stretch": "magic"}, ("stretch", "stddev:n")),
+        ({"colormap": "nope"}, ("colormap", "viridis")),
+        ({"resampling": "gauss"}, ("resampling", "lanczos")),
+        ({"nodata": "black"}, ("nodata was 'black'",)),
+        ({"nodata": float("nan")}, ("nodata",)),
+        ({"thumbnailSize": 8}, ("thumbnailSize was 8", "16")),
+        ({"quality": 101}, ("quality was 101", "100")),
+        ({"maxSize": 0, "quality": 0}, ("maxSize", "quality")),
+    ],
+)
+def test_refusal_names_field_value_and_rule(payload: dict[str, Any], words: tuple[str, ...]) -> None:
+    """Each field out of its limits is refused by its payload name, with what was given and what is allowed."""
+    with pytest.raises(JobError) as caught:
+        RenderOptions.from_payload(payload, DEFAULTS)
+    assert caught.value.code == "invalid_payload"
+    for word in words:
+        assert word in caught.value.message
+
+
+def test_unknown_coordinate_system_is_its_own_refusal() -> None:
+    """A system that nobody knows is told before the file is downloaded."""
+    with pytest.raises(JobError) as caught:
+        RenderOptions.from_payload({"coordinateSystem": "EPSG:999999"}, DEFAULTS)
+    assert caught.value.code == "bad_crs"
+
+
+@pytest.mark.parametrize("text", ["native", "EPSG:3857", "NATIVE"])
+def test_known_coordinate_systems_pass(text: str) -> None:
+    """Codes and the word native are taken."""
+    assert RenderOptions.from_payload({"coordinateSystem": text}, DEFAULTS).coordinate_system == text
