@@ -1,0 +1,145 @@
+"""The application: what is made at the start, which endpoints there are, and what runs beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from fastapi import FastAPI
+from uuid_utils.compat import uuid7
+
+from geo_jobs_api import embedded, internal, middleware, monitoring, public, transfers
+from geo_jobs_api.auth import TokenVerifier, WorkerVerifier, worker_token_sha256
+from geo_jobs_api.config import Settings, load_settings
+from geo_jobs_api.database import migrate, open_pool
+from geo_jobs_api.errors import ConfigurationError
+from geo_jobs_api.event_hub import EventHub
+from geo_jobs_api.lease_store import LeaseStore
+from geo_jobs_api.local_storage import LocalStorage
+from geo_jobs_api.log import configure, get_logger
+from geo_jobs_api.scheduler import Rescuer
+from geo_jobs_api.services import Services
+from geo_jobs_api.storage import UrlSigner
+from geo_jobs_api.store import JobStore, UpkeepStore
+from geo_jobs_api.wakeup import WaitingRoom, Wakeup
+
+_log = get_logger(__name__)
+_RESTART_SECONDS = 1.0
+
+
+@contextlib.asynccontextmanager
+async def database(settings: Settings) -> AsyncIterator[str]:
+    """The database to use, with an up-to-date schema: the configured one, or a share in the embedded one."""
+    async with contextlib.AsyncExitStack() as stack:
+        conninfo = settings.conninfo
+        if conninfo is None:
+            server = await asyncio.to_thread(embedded.start, settings.postgres_dir)
+            stack.push_async_callback(asyncio.to_thread, server.close)
+            conninfo = server.conninfo
+        await migrate(conninfo)
+        yield conninfo
+
+
+@contextlib.asynccontextmanager
+async def services(settings: Settings) -> AsyncIterator[Services]:
+    """Everything that the endpoints work with, with the background tasks running beside it."""
+    async with contextlib.AsyncExitStack() as stack:
+        conninfo = await stack.enter_async_context(database(settings))
+        pool = await stack.enter_async_context(
+            open_pool(conninfo, size=settings.database_pool_size, timeout=settings.database_timeout_seconds)
+        )
+        if settings.storage_secret is None:
+            raise ConfigurationError("STORAGE_SECRET is not set.")
+        signer = UrlSigner(settings.storage_secret.get_secret_value().encode(), time.time)
+        storage = LocalStorage(settings.object_dir, signer)
+        try:
+            storage.prepare()
+        except OSError as error:
+            raise ConfigurationError(f"The object store cannot use {error.filename}: {error.strerror}") from error
+        jobs, upkeep, room = JobStore(pool), UpkeepStore(pool), WaitingRoom()
+        made = Services(
+            settings=settings,
+            jobs=jobs,
+            leases=LeaseStore(pool),
+            upkeep=upkeep,
+            storage=storage,
+            people=TokenVerifier(settings),
+            workers=WorkerVerifier(jobs, time.monotonic),
+            room=room,
+            hub=EventHub(jobs, settings.events_interval_seconds),
+        )
+        if settings.worker_auth_token is not None:
+            token = settings.worker_auth_token.get_secret_value()
+            await jobs.add_worker_token(uuid7(), "WORKER_AUTH_TOKEN", worker_token_sha256(token))
+        wakeup = Wakeup(room, upkeep, conninfo, backstop_seconds=settings.backstop_seconds)
+        await stack.enter_async_context(_in_background("wakeup", wakeup.run))
+        await stack.enter_async_context(_in_background("events", made.hub.run))
+        await stack.enter_async_context(_in_background("rescuer", _rescuer(settings, upkeep).run))
+        yield made
+
+
+def _rescuer(settings: Settings, upkeep: UpkeepStore) -> Rescuer:
+    return Rescuer(
+        upkeep,
+        interval_seconds=settings.rescue_interval_seconds,
+        grace_seconds=settings.effective_rescue_grace,
+        max_worker_losses=settings.max_worker_losses,
+        # The worker hears of it at its next heartbeat, then has its grace; one more heartbeat of patience.
+        cancel_overdue_seconds=settings.cancel_grace_seconds + 2 * settings.heartbeat_seconds,
+        clock=time.monotonic,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _in_background(name: str, run: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Keep a task going beside the body; one that breaks is noted and started again."""
+
+    async def keep_running() -> None:
+        while True:
+            try:
+                await run()
+            except Exception:  # whatever it was, a queue without its rescuer is worse
+                _log.exception("background_task_failed", task=name)
+            await asyncio.sleep(_RESTART_SECONDS)
+
+    task = asyncio.create_task(keep_running(), name=name)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The ASGI application for these settings; the database is opened when it starts."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with services(settings) as made:
+            app.state.services = made
+            _log.info("api_started", version=monitoring.program_version(), embedded=settings.conninfo is None)
+            yield
+            made.drain()
+        _log.info("api_stopped")
+
+    app = FastAPI(
+        title="Geo jobs",
+        version=monitoring.program_version(),
+        description="Turns uploaded GeoTIFFs into pictures that a web map and a desktop GIS can both place.",
+        lifespan=lifespan,
+        # Unset, the framework would answer errors of its own shape in the documentation.
+        responses={"4XX": {"description": "Refused", "content": {"application/problem+json": {}}}},
+    )
+    middleware.install(app)
+    for router in (public.router, internal.router, transfers.router, monitoring.router):
+        app.include_router(router)
+    return app
+
+
+def from_environment() -> FastAPI:
+    """The application as the environment says; what an ASGI server is pointed at."""
+    settings = load_settings()
+    configure(settings.log_level)
+    return create_app(settings)

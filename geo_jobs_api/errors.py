@@ -1,0 +1,97 @@
+"""Every way a request can be refused: its stable code, its HTTP status and its title (RFC 9457 problem details)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemKind:
+    """What all problems of one code have in common."""
+
+    status: int
+    title: str
+
+
+KINDS: dict[str, ProblemKind] = {
+    "token-invalid": ProblemKind(401, "The token is missing, expired or not valid"),
+    "forbidden": ProblemKind(403, "The token does not allow this"),
+    "signature-invalid": ProblemKind(403, "The signed URL was altered or is not one of ours"),
+    "signature-expired": ProblemKind(403, "The signed URL has expired"),
+    "not-found": ProblemKind(404, "There is nothing at this address"),
+    "job-not-found": ProblemKind(404, "There is no such job"),
+    "object-not-found": ProblemKind(404, "There is no such file"),
+    "method-not-allowed": ProblemKind(405, "This address does not take this method"),
+    "lease-lost": ProblemKind(409, "The lease on this job is no longer held"),
+    "job-cancelled": ProblemKind(409, "The job was cancelled"),
+    "already-finalized": ProblemKind(409, "The job has already ended under this lease"),
+    "idempotency-conflict": ProblemKind(409, "The Idempotency-Key was used with another body"),
+    "invalid-state": ProblemKind(409, "The job's state does not allow this"),
+    "too-large": ProblemKind(413, "The body or the file is too large"),
+    "validation": ProblemKind(422, "The request is not valid"),
+    "unknown-task-type": ProblemKind(422, "There is no such task type"),
+    "output-mismatch": ProblemKind(422, "The uploaded outputs are not what was told"),
+    "rate-limited": ProblemKind(429, "Too many requests"),
+    "internal": ProblemKind(500, "The server failed"),
+    "unavailable": ProblemKind(503, "The service cannot answer now"),
+}
+
+
+class ApiError(Exception):
+    """The root of everything this package raises on purpose."""
+
+
+class ConfigurationError(ApiError):
+    """The settings or the surroundings cannot be used; the message says what is wrong and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One wrong place in a request body or query: a JSON pointer and a sentence."""
+
+    pointer: str
+    message: str
+
+
+class Problem(ApiError):
+    """A refused request.
+
+    Args:
+        code: a key of `KINDS`.
+        detail: a sentence for the caller: what is wrong and what to do.
+        errors: the wrong places in the request, if it is a matter of fields.
+        headers: response headers, such as `Retry-After`.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.headers = dict(headers or {})
+
+    @property
+    def kind(self) -> ProblemKind:
+        """Status and title that belong to the code."""
+        return KINDS[self.code]
+
+    def as_json(self) -> dict[str, object]:
+        """The body of `application/problem+json`."""
+        body: dict[str, object] = {
+            "type": f"urn:geo-jobs:problem:{self.code}",
+            "title": self.kind.title,
+            "status": self.kind.status,
+            "detail": self.detail,
+            "code": self.code,
+        }
+        if self.errors:
+            body["errors"] = [{"pointer": error.pointer, "message": error.message} for error in self.errors]
+        return body

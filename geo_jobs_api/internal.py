@@ -1,0 +1,335 @@
+"""The endpoints for workers: claim, heartbeat, progress, complete, fail."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import secrets
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+import psycopg
+from fastapi import APIRouter, Depends, Header, Request, Response
+
+from geo_jobs_api.errors import Problem
+from geo_jobs_api.jobs import JobState, LeaseToken, input_key, output_key, stem_of, upload_slots
+from geo_jobs_api.lease_store import ClaimRequest, Progress
+from geo_jobs_api.log import get_logger
+from geo_jobs_api.metrics import JOBS_CLAIMED, JOBS_ENDED
+from geo_jobs_api.records import Job, Lease, LeaseOutcome, PreviousError, Renewal
+from geo_jobs_api.schemas import (
+    CancelNotice,
+    ClaimedInput,
+    ClaimedJob,
+    ClaimedJobs,
+    ClaimJobs,
+    Completed,
+    CompleteJob,
+    Failed,
+    FailJob,
+    Heartbeat,
+    LeaseView,
+    Model,
+    ReportedOutput,
+    ReportProgress,
+    UploadSlotView,
+)
+from geo_jobs_api.services import BaseUrl, Services, ServicesOf, worker_of
+from geo_jobs_api.storage import SizeRule
+from geo_jobs_api.wakeup import Ticket
+
+router = APIRouter(prefix="/api/internal/geo-jobs", tags=["workers"], dependencies=[Depends(worker_of)])
+
+_log = get_logger(__name__)
+_DRAINING = {"Retry-After": "0"}
+_OUTAGE_PAUSE_SECONDS = 1.0
+
+
+def lease_token(lease_token: Annotated[str, Header(max_length=200)]) -> LeaseToken:
+    """The lease that the worker shows; Problem `lease-lost` when it is none of ours."""
+    token = LeaseToken.parse(lease_token)
+    if token is None:
+        raise Problem("lease-lost", "The Lease-Token is not one of ours.")
+    return token
+
+
+LeaseTokenOf = Annotated[LeaseToken, Depends(lease_token)]
+
+
+@router.post("/claim", response_model=ClaimedJobs, responses={204: {"description": "Nothing to do."}})
+async def claim(body: ClaimJobs, request: Request, services: ServicesOf, base_url: BaseUrl) -> Any:
+    """Lease up to `maxJobs` jobs; wait up to `waitSeconds` for the first one."""
+    ask = ClaimRequest(
+        claim_id=body.claim_id,
+        worker_id=body.worker_id,
+        worker_name=body.worker_name,
+        task_types=tuple(dict.fromkeys(body.task_types)),
+        most=body.max_jobs,
+        lease_key=secrets.token_urlsafe(24),
+        first_lease_seconds=services.settings.first_lease_seconds,
+    )
+    if services.room.is_draining:
+        raise Problem("unavailable", "This process is stopping; ask again.", headers=_DRAINING)
+    leases = await services.leases.list_claimed(ask.claim_id)
+    if not leases:
+        # Parked requests must notice that their client has gone: a job given to nobody costs a lease's time.
+        gone = asyncio.ensure_future(_wait_for_hang_up(request))
+        try:
+            with services.room.enter(ask.claim_id, frozenset(ask.task_types)) as ticket:
+                leases = await _claim_or_wait(services, ask, ticket, gone, body.wait_seconds)
+        finally:
+            gone.cancel()
+    if not leases:
+        return Response(status_code=204)
+    errors = await services.leases.list_previous_errors([lease.job.id for lease in leases if lease.lease_seq > 1])
+    for lease in leases:
+        JOBS_CLAIMED.labels(lease.job.task_type).inc()
+        _log.info("job_claimed", job_id=str(lease.job.id), attempt=lease.attempt, worker_name=body.worker_name)
+    jobs = [_claimed_job(services, base_url, lease, errors.get(lease.job.id, [])) for lease in leases]
+    return ClaimedJobs(server_time=leases[0].server_time, jobs=jobs)
+
+
+async def _wait_for_hang_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _claim_or_wait(
+    services: Services, ask: ClaimRequest, ticket: Ticket, gone: asyncio.Future[None], wait_seconds: float
+) -> list[Lease]:
+    """Look, wait to be woken, look again: until there is something, the time is over, or nobody wants it any more."""
+    deadline = services.monotonic() + wait_seconds
+    while True:
+        ticket.look_again()
+        try:
+            leases = await services.leases.claim_jobs(ask)
+        except psycopg.OperationalError:
+            # The database restarts: those who are parked stay so, those who are not get a 503.
+            if services.monotonic() + _OUTAGE_PAUSE_SECONDS >= deadline:
+                raise
+            await asyncio.sleep(_OUTAGE_PAUSE_SECONDS)
+            leases = []
+            if not gone.done() and not services.room.is_draining:
+                continue
+        if leases and (gone.done() or ticket.superseded):
+            for lease in leases:
+                await services.leases.release_claim(lease.job.id, lease.token)
+            return []
+        remaining = deadline - services.monotonic()
+        if leases or remaining <= 0 or gone.done() or ticket.superseded:
+            return leases
+        if services.room.is_draining:
+            raise Problem("unavailable", "This process is stopping; ask again.", headers=_DRAINING)
+        await _wait(ticket, gone, remaining)
+
+
+async def _wait(ticket: Ticket, gone: asyncio.Future[None], seconds: float) -> None:
+    waiting: asyncio.Future[bool] = asyncio.ensure_future(ticket.wait(seconds))
+    either: set[asyncio.Future[Any]] = {waiting, gone}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await waiting
+
+
+def _file_name(job: Job) -> str:
+    return job.input_file_name or "upload"
+
+
+def _slots(services: Services, base_url: str, job: Job, lease_seq: int) -> list[UploadSlotView]:
+    views = []
+    for slot in upload_slots(job.input_payload.get("outputFormat")):
+        name = f"{stem_of(_file_name(job))}{slot.suffix}"
+        signed = services.storage.sign_put(
+            base_url,
+            output_key(job.id, lease_seq, name),
+            SizeRule(slot.max_bytes, exact=False),
+            services.settings.signed_url_seconds,
+        )
+        views.append(
+            UploadSlotView(
+                name=name,
+                url=signed.url,
+                method=signed.method,
+                headers=signed.headers,
+                content_type=slot.content_type,
+                max_bytes=slot.max_bytes,
+            )
+        )
+    return views
+
+
+def _claimed_job(services: Services, base_url: str, lease: Lease, errors: list[PreviousError]) -> ClaimedJob:
+    job = lease.job
+    download = services.storage.sign_get(
+        base_url, input_key(job.id, _file_name(job)), services.settings.signed_url_seconds
+    )
+    return ClaimedJob(
+        id=job.id,
+        task_type=job.task_type,
+        priority=job.priority,
+        attempt=lease.attempt,
+        max_attempts=job.max_attempts,
+        lease_token=str(lease.token),
+        lease_seconds=lease.seconds_left,
+        lease_expires_at=lease.lease_expires_at,
+        heartbeat_seconds=services.settings.heartbeat_seconds,
+        timeout_seconds=lease.timeout_seconds,
+        input_payload=job.input_payload,
+        input=ClaimedInput(
+            file_name=_file_name(job),
+            download_url=download.url,
+            size_bytes=job.input_size_bytes or 0,
+            content_type=job.input_content_type or "application/octet-stream",
+        ),
+        uploads=_slots(services, base_url, job, lease.lease_seq),
+        previous_errors=[
+            {"attempt": error.attempt, "at": error.ended_at.isoformat(), **error.error} for error in errors
+        ],
+    )
+
+
+@router.patch("/{job_id}/heartbeat", response_model=LeaseView)
+async def heartbeat(
+    job_id: UUID, token: LeaseTokenOf, services: ServicesOf, base_url: BaseUrl, body: Heartbeat | None = None
+) -> LeaseView:
+    """A sign of life. The first one makes the attempt count."""
+    del body  # `stats` is taken and not kept yet
+    return await _renew(services, base_url, job_id, token, None)
+
+
+@router.patch("/{job_id}/progress", response_model=LeaseView)
+async def progress(
+    job_id: UUID, body: ReportProgress, token: LeaseTokenOf, services: ServicesOf, base_url: BaseUrl
+) -> LeaseView:
+    """How far it is; renews the lease too. A percent lower than the last one changes nothing."""
+    return await _renew(services, base_url, job_id, token, Progress(body.percent, body.stage, body.message))
+
+
+async def _renew(
+    services: Services, base_url: str, job_id: UUID, token: LeaseToken, news: Progress | None
+) -> LeaseView:
+    settings = services.settings
+    renewal = await services.leases.renew_lease(job_id, token, lease_seconds=settings.lease_seconds, progress=news)
+    if renewal is None:
+        raise _refuse(await services.leases.find_outcome(job_id, token), token)
+    return LeaseView(
+        lease_expires_at=renewal.lease_expires_at,
+        lease_seconds=settings.lease_seconds,
+        cancel=_cancel_notice(services, renewal),
+        uploads=await _fresh_slots(services, base_url, job_id, token, renewal),
+    )
+
+
+def _cancel_notice(services: Services, renewal: Renewal) -> CancelNotice | None:
+    if renewal.cancel_requested_at is None:
+        return None
+    return CancelNotice(reason=renewal.cancel_reason, grace_seconds=services.settings.cancel_grace_seconds)
+
+
+async def _fresh_slots(
+    services: Services, base_url: str, job_id: UUID, token: LeaseToken, renewal: Renewal
+) -> list[UploadSlotView] | None:
+    """New signed URLs once half of the old ones' time is over."""
+    if renewal.held_seconds < services.settings.signed_url_seconds / 2:
+        return None
+    lease = await services.leases.find_lease(job_id, token)
+    return None if lease is None else _slots(services, base_url, lease.job, token.lease_seq)
+
+
+def _refuse(outcome: LeaseOutcome | None, token: LeaseToken) -> Problem:
+    """Why a lease that is not held any more cannot be used."""
+    if outcome is None:
+        return Problem("job-not-found", "There is no such job.")
+    if outcome.job_state == JobState.CANCELLED:
+        return Problem("job-cancelled", "The job was cancelled; stop working on it.")
+    if outcome.ended_by in {"complete", "fail"}:
+        return Problem("already-finalized", f"This lease has ended already: the job became {outcome.state}.")
+    return Problem("lease-lost", f"Lease {token.lease_seq} is not held any more; stop working on the job.")
+
+
+def _request_digest(call: str, body: Model) -> bytes:
+    text = json.dumps([call, body.model_dump(mode="json", by_alias=True)], sort_keys=True)
+    return hashlib.sha256(text.encode()).digest()
+
+
+async def _replay_or_refuse(services: Services, job_id: UUID, token: LeaseToken, digest: bytes) -> LeaseOutcome:
+    """The first answer to this very request; a Problem when there was none."""
+    outcome = await services.leases.find_outcome(job_id, token)
+    if outcome is None or outcome.request_digest is None or outcome.request_digest != digest:
+        raise _refuse(outcome, token)
+    return outcome
+
+
+@router.patch("/{job_id}/complete", response_model=Completed)
+async def complete(job_id: UUID, body: CompleteJob, token: LeaseTokenOf, services: ServicesOf) -> Completed:
+    """Publish the outputs. The same request again gets the same answer, with `replayed`."""
+    digest = _request_digest("complete", body)
+    state: JobState | None = None
+    lease = await services.leases.find_lease(job_id, token)
+    if lease is not None:
+        await _check_outputs(services, lease, body.outputs)
+        state = await services.leases.complete_job(
+            job_id,
+            token,
+            request_digest=digest,
+            outputs=[output.model_dump(by_alias=True) for output in body.outputs],
+            metadata=body.metadata,
+            timings=body.timings,
+        )
+    replayed = state is None
+    if state is None:
+        outcome = await _replay_or_refuse(services, job_id, token, digest)
+        state = JobState(outcome.state or outcome.job_state)
+    if state is not JobState.SUCCEEDED:
+        raise Problem("job-cancelled", "The job was cancelled before its results came; they are not kept.")
+    if not replayed:
+        JOBS_ENDED.labels(state.value).inc()
+        _log.info("job_completed", job_id=str(job_id), lease_seq=token.lease_seq, outputs=len(body.outputs))
+    return Completed(state=state.value, replayed=replayed)
+
+
+async def _check_outputs(services: Services, lease: Lease, outputs: list[ReportedOutput]) -> None:
+    """Each output must have one of the lease's names, and be there with the size and digest that were told."""
+    stem = stem_of(_file_name(lease.job))
+    allowed = {f"{stem}{slot.suffix}" for slot in upload_slots(lease.job.input_payload.get("outputFormat"))}
+    names = [output.name for output in outputs]
+    if len(set(names)) != len(names) or not allowed.issuperset(names):
+        raise Problem("output-mismatch", "Outputs must have names out of `uploads`, each at most once.")
+    for output in outputs:
+        found = await services.storage.stat(output_key(lease.job.id, lease.lease_seq, output.name))
+        if found is None:
+            raise Problem("output-mismatch", f"{output.name} was not uploaded.")
+        if (found.size_bytes, found.sha256) != (output.size_bytes, output.sha256):
+            raise Problem(
+                "output-mismatch",
+                f"{output.name} has {found.size_bytes} bytes with SHA-256 {found.sha256}, not {output.size_bytes} bytes"
+                f" with {output.sha256}.",
+            )
+
+
+@router.patch("/{job_id}/fail", response_model=Failed)
+async def fail(job_id: UUID, body: FailJob, token: LeaseTokenOf, services: ServicesOf) -> Failed:
+    """End the lease with a failure; the server decides what follows."""
+    digest = _request_digest("fail", body)
+    decision = await services.leases.decide_failure(job_id, token, body.error.error_class, body.retry_after_seconds)
+    if decision is not None:
+        error = body.error.model_dump(mode="json", by_alias=True)
+        ended = await services.leases.fail_job(job_id, token, request_digest=digest, decision=decision, error=error)
+        if ended is not None:
+            JOBS_ENDED.labels(ended.state).inc()
+            _log.info("job_failed", job_id=str(job_id), code=body.error.code, state=ended.state)
+            return Failed(state=ended.state, next_attempt_at=_utc(ended.next_attempt_at), replayed=False)
+    outcome = await _replay_or_refuse(services, job_id, token, digest)
+    return Failed(
+        state=outcome.state or outcome.job_state, next_attempt_at=_utc(outcome.next_attempt_at), replayed=True
+    )
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.astimezone(UTC)

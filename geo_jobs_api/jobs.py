@@ -1,0 +1,225 @@
+"""The rules of the domain, without I/O: states, what follows a failure, names of files and objects, lease tokens."""
+
+from __future__ import annotations
+
+import random
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+
+class JobState(StrEnum):
+    """Where a job stands."""
+
+    AWAITING_UPLOAD = "awaiting_upload"
+    BLOCKED = "blocked"
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+
+
+class ErrorClass(StrEnum):
+    """The kinds of failure that a worker reports (`error.class`)."""
+
+    TRANSIENT = "transient"
+    INVALID_INPUT = "invalid_input"
+    RESOURCE = "resource"
+    TIMEOUT = "timeout"
+    INTERRUPTED = "interrupted"
+    CANCELLED = "cancelled"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class FailurePolicy:
+    """What a class of failure does to its job.
+
+    Attributes:
+        next_state: `queued` means that the job may be tried again while attempts are left.
+        spends_attempt: whether the attempt counts against `max_attempts`.
+        backs_off: whether the next attempt waits.
+    """
+
+    next_state: JobState
+    spends_attempt: bool = True
+    backs_off: bool = True
+
+
+FAILURE_POLICIES: dict[ErrorClass, FailurePolicy] = {
+    ErrorClass.TRANSIENT: FailurePolicy(JobState.QUEUED),
+    ErrorClass.RESOURCE: FailurePolicy(JobState.QUEUED),
+    ErrorClass.TIMEOUT: FailurePolicy(JobState.QUEUED),
+    ErrorClass.INTERNAL: FailurePolicy(JobState.QUEUED),
+    ErrorClass.INVALID_INPUT: FailurePolicy(JobState.FAILED),
+    ErrorClass.INTERRUPTED: FailurePolicy(JobState.QUEUED, spends_attempt=False, backs_off=False),
+    ErrorClass.CANCELLED: FailurePolicy(JobState.CANCELLED),
+}
+
+# A worker may ask for a pause of a day at most; more would look like a lost job.
+MAX_RETRY_AFTER_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class FailureDecision:
+    """What the server decides after a failure.
+
+    Attributes:
+        next_state: `queued`, `failed` or `cancelled`.
+        delay_seconds: how long a queued job waits before it may be claimed.
+        spends_attempt: whether this attempt counts.
+    """
+
+    next_state: JobState
+    delay_seconds: float
+    spends_attempt: bool
+
+
+def decide_failure(
+    error_class: ErrorClass,
+    *,
+    attempt: int,
+    max_attempts: int,
+    backoff_seconds: Sequence[float],
+    retry_after_seconds: float | None = None,
+    uniform: random.Random,
+) -> FailureDecision:
+    """Decide what follows a reported failure.
+
+    Args:
+        error_class: the kind that the worker told.
+        attempt: number of the attempt that failed, 1-based.
+        max_attempts: how many attempts the job has in all.
+        backoff_seconds: ceiling of the wait after the first, second, … attempt; the last one repeats.
+        retry_after_seconds: a wait that the worker asks for; the longer of both counts.
+        uniform: source of the jitter.
+    """
+    policy = FAILURE_POLICIES[error_class]
+    if policy.next_state is not JobState.QUEUED:
+        return FailureDecision(policy.next_state, 0.0, policy.spends_attempt)
+    if policy.spends_attempt and attempt >= max_attempts:
+        return FailureDecision(JobState.FAILED, 0.0, spends_attempt=True)
+    delay = 0.0
+    if policy.backs_off and backoff_seconds:
+        # Full jitter: retries of jobs that failed together spread over the whole interval.
+        delay = uniform.uniform(0.0, backoff_seconds[min(attempt, len(backoff_seconds)) - 1])
+    delay = max(delay, min(retry_after_seconds or 0.0, MAX_RETRY_AFTER_SECONDS))
+    return FailureDecision(JobState.QUEUED, delay, policy.spends_attempt)
+
+
+# Names must leave room for `.png.aux.xml` and `_thumb.png` within the 255 bytes of a file system.
+MAX_STEM_BYTES = 180
+MAX_EXTENSION_BYTES = 16
+_SAFE_PUNCTUATION = frozenset("_-.() ")
+
+
+def _is_safe(char: str) -> bool:
+    # Marks (M) belong to letters: Arabic vowel signs and Devanagari vowels are not decoration.
+    return char in _SAFE_PUNCTUATION or unicodedata.category(char)[0] in "LMN"
+
+
+def _truncate_utf8(text: str, limit: int) -> str:
+    return text.encode()[:limit].decode(errors="ignore")
+
+
+def safe_file_name(name: str) -> str:
+    """Make a single harmless file name of whatever a client calls its file.
+
+    The name is one path component in NFC; every run of characters other than letters, digits, `_ - . ( )` and single
+    inner spaces becomes `_`; it does not begin with a dot; its stem has at most 180 bytes of UTF-8.
+    """
+    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    # A lone surrogate can come out of JSON, but not go into UTF-8.
+    text = unicodedata.normalize("NFC", last.encode(errors="replace").decode()).strip()
+    cleaned: list[str] = []
+    in_run = False
+    for index, char in enumerate(text):
+        double_space = char == " " and text[index + 1 : index + 2] == " "
+        if _is_safe(char) and not double_space and not (in_run and char == " "):
+            cleaned.append(char)
+            in_run = False
+        elif not in_run:
+            cleaned.append("_")
+            in_run = True
+    stem, dot, extension = "".join(cleaned).lstrip(". ").rpartition(".")
+    if not dot:
+        stem, extension = extension, ""
+    stem = _truncate_utf8(stem, MAX_STEM_BYTES).strip() or "upload"
+    extension = _truncate_utf8(extension, MAX_EXTENSION_BYTES).strip()
+    return f"{stem}.{extension}" if extension else stem
+
+
+def stem_of(file_name: str) -> str:
+    """The file name without its last extension: what all outputs are named after."""
+    stem, dot, _ = file_name.rpartition(".")
+    return stem if dot else file_name
+
+
+@dataclass(frozen=True, slots=True)
+class UploadSlot:
+    """A place where a worker may put one output; it may stay unused."""
+
+    suffix: str
+    content_type: str
+    max_bytes: int
+
+
+_MB = 1024 * 1024
+_IMAGE_SUFFIXES = {
+    "png": (".png", ".pgw", "image/png"),
+    "jpeg": (".jpg", ".jgw", "image/jpeg"),
+    "webp": (".webp", ".wpw", "image/webp"),
+}
+# 16384² RGBA does not compress below this in the worst case of noise; everything usual is far smaller.
+_MAX_IMAGE_BYTES = 1100 * _MB
+
+
+def upload_slots(output_format: object) -> tuple[UploadSlot, ...]:
+    """The outputs of a `geotiff_to_png` job, by its payload's `outputFormat` (anything unknown counts as png)."""
+    name = "jpeg" if output_format == "jpg" else output_format
+    known = name if isinstance(name, str) and name in _IMAGE_SUFFIXES else "png"
+    image, world, content_type = _IMAGE_SUFFIXES[known]
+    return (
+        UploadSlot(image, content_type, _MAX_IMAGE_BYTES),
+        UploadSlot(world, "text/plain", _MB),
+        UploadSlot(".prj", "text/plain", _MB),
+        UploadSlot(f"{image}.aux.xml", "application/xml", 4 * _MB),
+        UploadSlot("_thumb.png", "image/png", 16 * _MB),
+        UploadSlot(".json", "application/json", 4 * _MB),
+    )
+
+
+def input_key(job_id: UUID, file_name: str) -> str:
+    """Where the user's file is kept."""
+    return f"jobs/{job_id}/input/{file_name}"
+
+
+def output_key(job_id: UUID, lease_seq: int, name: str) -> str:
+    """Where an output is kept: under the lease that made it, so that a stale worker cannot touch another's files."""
+    return f"jobs/{job_id}/outputs/{lease_seq}/{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseToken:
+    """Proof of holding a job: the number of the lease and a part that cannot be guessed."""
+
+    lease_seq: int
+    lease_key: str
+
+    def __str__(self) -> str:
+        return f"{self.lease_seq}.{self.lease_key}"
+
+    @staticmethod
+    def parse(text: str) -> LeaseToken | None:
+        """Read what `str()` wrote; None when it is anything else."""
+        number, dot, key = text.partition(".")
+        # 18 digits fit a bigint.
+        if not dot or not key or not number.isascii() or not number.isdecimal() or len(number) > 18:
+            return None
+        return LeaseToken(int(number), key)

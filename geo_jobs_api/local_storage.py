@@ -1,0 +1,143 @@
+"""An object store in a folder. Objects appear whole: a temporary name, a digest, a rename."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from geo_jobs_api.errors import Problem
+from geo_jobs_api.storage import ObjectInfo, SignedRequest, SizeRule, UrlSigner
+
+# Large enough that a thread per piece costs nothing, small enough to keep many uploads in memory.
+_PIECE_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class StagedObject:
+    """An upload that has arrived whole but has no key yet."""
+
+    info: ObjectInfo
+    temporary: Path
+    target: Path
+
+    def publish(self) -> None:
+        """Give it its key, replacing what stood there, and make that survive a power cut."""
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        self.temporary.replace(self.target)
+        folder = os.open(self.target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _digest_file(path: Path) -> ObjectInfo | None:
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+            return ObjectInfo(file.tell(), digest.hexdigest())
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+
+
+class LocalStorage:
+    """The `Storage` that the API serves itself.
+
+    Args:
+        root: folder of the objects; made when it is not there, readable by its owner only.
+        signer: makes and checks the URLs.
+    """
+
+    def __init__(self, root: Path, signer: UrlSigner) -> None:
+        self._root = root
+        self._incoming = root / ".incoming"
+        self.signer = signer
+
+    def prepare(self) -> None:
+        """Make the folders. Raises OSError when that cannot be done."""
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._incoming.mkdir(mode=0o700, exist_ok=True)
+
+    def path_of(self, key: str) -> Path:
+        """The file behind a key; a Problem for a key that leads anywhere else."""
+        parts = key.split("/")
+        if any(part in {"", ".", ".."} or "\0" in part for part in parts) or parts[0] != "jobs":
+            raise Problem("object-not-found", "There is no such file.")
+        return self._root.joinpath(*parts)
+
+    def sign_put(self, base_url: str, key: str, rule: SizeRule, seconds: float) -> SignedRequest:
+        """Allow one object to be uploaded."""
+        return self.signer.sign(base_url, "PUT", key, rule, seconds)
+
+    def sign_get(self, base_url: str, key: str, seconds: float) -> SignedRequest:
+        """Allow one object to be downloaded."""
+        return self.signer.sign(base_url, "GET", key, None, seconds)
+
+    async def stat(self, key: str) -> ObjectInfo | None:
+        """Size and digest of the bytes that are on the disk now; None when there are none."""
+        return await asyncio.to_thread(_digest_file, self.path_of(key))
+
+    async def delete_prefix(self, prefix: str) -> None:
+        """Remove all objects below a prefix."""
+        await asyncio.to_thread(shutil.rmtree, self.path_of(prefix), ignore_errors=True)
+
+    async def check(self) -> None:
+        """Write and remove a file of a few bytes."""
+
+        def write() -> None:
+            with tempfile.TemporaryFile(dir=self._incoming) as file:
+                file.write(b"ok")
+
+        await asyncio.to_thread(write)
+
+    @asynccontextmanager
+    async def receive(self, key: str, body: AsyncIterator[bytes], rule: SizeRule) -> AsyncIterator[StagedObject]:
+        """Take an upload in, piece by piece; what is not published inside the context is removed.
+
+        Raises:
+            Problem: `too-large` as soon as there are too many bytes, `validation` when there are too few.
+        """
+        target = self.path_of(key)
+        descriptor, name = await asyncio.to_thread(tempfile.mkstemp, dir=self._incoming)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                info = await _write_body(file, body, rule)
+                await asyncio.to_thread(os.fsync, file.fileno())
+            yield StagedObject(info, temporary, target)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+
+
+async def _write_body(file: BinaryIO, body: AsyncIterator[bytes], rule: SizeRule) -> ObjectInfo:
+    digest = hashlib.sha256()
+    size = 0
+    piece = bytearray()
+
+    def write(data: bytes) -> None:
+        digest.update(data)
+        file.write(data)
+
+    async for chunk in body:
+        size += len(chunk)
+        if size > rule.size_bytes:
+            raise Problem("too-large", f"The body is larger than the {rule.size_bytes} bytes that were agreed.")
+        piece += chunk
+        if len(piece) >= _PIECE_BYTES:
+            await asyncio.to_thread(write, bytes(piece))
+            piece.clear()
+    await asyncio.to_thread(write, bytes(piece))
+    file.flush()
+    if rule.exact and size != rule.size_bytes:
+        raise Problem("validation", f"The body has {size} bytes, but {rule.size_bytes} were announced.")
+    return ObjectInfo(size, digest.hexdigest())

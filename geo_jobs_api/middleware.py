@@ -1,0 +1,165 @@
+"""Around every request: bodies are JSON and bounded, every error is a problem, every answer is logged and counted."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import psycopg
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from geo_jobs_api.errors import KINDS, FieldError, Problem
+from geo_jobs_api.log import get_logger
+from geo_jobs_api.metrics import REQUEST_SECONDS, REQUESTS
+
+_log = get_logger("geo_jobs_api.access")
+
+MAX_JSON_BYTES = 1024 * 1024
+_CODE_OF_STATUS = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 400: "validation"}
+# What a lost or refused connection raises; the pool makes new ones by itself.
+_OUTAGES = (psycopg.OperationalError, PoolTimeout, PoolClosed, TooManyRequests)
+
+
+def problem_response(problem: Problem) -> Response:
+    """The answer that a problem becomes."""
+    return Response(
+        json.dumps(problem.as_json(), ensure_ascii=False).encode(errors="replace"),
+        status_code=problem.kind.status,
+        headers=problem.headers,
+        media_type="application/problem+json",
+    )
+
+
+class JsonBodyMiddleware:
+    """Bodies of `/api` are read as JSON whatever their Content-Type says, and are at most 1 MiB.
+
+    `curl -d` sends `application/x-www-form-urlencoded` unless it is told otherwise.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith("/api/"):
+            await self._app(scope, receive, send)
+            return
+        kept = [(name, value) for name, value in scope["headers"] if name.lower() != b"content-type"]
+        length = next((value for name, value in kept if name.lower() == b"content-length"), b"0")
+        if length.isdigit() and int(length) > MAX_JSON_BYTES:
+            problem = Problem("too-large", f"A JSON body may have at most {MAX_JSON_BYTES} bytes.")
+            await problem_response(problem)(scope, receive, send)
+            return
+        scope = {**scope, "headers": [*kept, (b"content-type", b"application/json")]}
+        await self._app(scope, _bounded(receive), send)
+
+
+def _bounded(receive: Receive) -> Receive:
+    seen = 0
+
+    async def receive_bounded() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > MAX_JSON_BYTES:
+            # The framework passes this kind on from inside its reading of the body; others it hides.
+            raise HTTPException(413, f"A JSON body may have at most {MAX_JSON_BYTES} bytes.")
+        return message
+
+    return receive_bounded
+
+
+class AccessMiddleware:
+    """One log record and one count for each answer; an unexpected exception becomes a problem that tells nothing.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, app: ASGIApp, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._app = app
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = self._clock()
+        status = 0
+
+        async def send_noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noted)
+        except Exception:
+            _log.exception("request_failed", method=scope["method"], path=scope["path"])
+            if status:
+                # Half an answer is out; only breaking the connection tells the client.
+                raise
+            problem = Problem("internal", "Something went wrong here; it has been noted.")
+            await problem_response(problem)(scope, receive, send_noted)
+        finally:
+            self._note(scope, status, self._clock() - started)
+
+    @staticmethod
+    def _note(scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unknown")
+        REQUESTS.labels(scope["method"], route, str(status)).inc()
+        if not route.endswith(("/claim", "/events")):
+            REQUEST_SECONDS.labels(scope["method"], route).observe(seconds)
+        # The path alone: queries hold signatures.
+        _log.info(
+            "request", method=scope["method"], path=scope["path"], status=status, milliseconds=round(seconds * 1000, 1)
+        )
+
+
+def _on_problem(_: Request, error: Exception) -> Response:
+    if not isinstance(error, Problem):
+        raise error
+    return problem_response(error)
+
+
+def _on_http_exception(_: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    code = _CODE_OF_STATUS.get(error.status_code, "internal" if error.status_code >= 500 else "validation")
+    return problem_response(Problem(code, f"{KINDS[code].title}.", headers=error.headers))
+
+
+def _on_invalid(_: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    errors = []
+    for item in error.errors():
+        place = [str(part) for part in item["loc"]]
+        place = [] if item["type"] == "json_invalid" else place[1:] if place[:1] == ["body"] else place
+        errors.append(FieldError("".join(f"/{part}" for part in place), item["msg"]))
+    summary = "; ".join(f"{field.pointer or 'body'}: {field.message}" for field in errors[:3])
+    return problem_response(Problem("validation", summary, errors=errors))
+
+
+def _on_outage(_: Request, error: Exception) -> Response:
+    _log.error("database_unavailable", reason=type(error).__name__)
+    return problem_response(
+        Problem("unavailable", "The database cannot be reached; try again.", headers={"Retry-After": "1"})
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Put everything here around an application."""
+    app.add_middleware(JsonBodyMiddleware)
+    app.add_middleware(AccessMiddleware)
+    app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    for outage in _OUTAGES:
+        app.add_exception_handler(outage, _on_outage)

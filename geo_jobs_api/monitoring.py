@@ -1,0 +1,48 @@
+"""The endpoints for those who watch: health and metrics."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+import psycopg
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from psycopg_pool import PoolTimeout
+
+from geo_jobs_api import metrics
+from geo_jobs_api.services import ServicesOf
+
+router = APIRouter(tags=["monitoring"])
+
+
+def program_version() -> str:
+    """Version of the installed distribution."""
+    try:
+        return version("geoprocessing-worker")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@router.get("/health", summary="Is the service able to work?")
+async def health(services: ServicesOf) -> JSONResponse:
+    """200 when the database and the storage answer, else 503; the body tells which of them does not."""
+    checks = {"database": "ok", "storage": "ok"}
+    try:
+        await services.upkeep.ping()
+    except (psycopg.Error, PoolTimeout):
+        checks["database"] = "unreachable"
+    try:
+        await services.storage.check()
+    except OSError:
+        checks["storage"] = "not writable"
+    healthy = all(state == "ok" for state in checks.values())
+    status = "draining" if services.room.is_draining else "ok" if healthy else "unhealthy"
+    return JSONResponse({"status": status, **checks, "version": program_version()}, 200 if status == "ok" else 503)
+
+
+@router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
+async def read_metrics(services: ServicesOf) -> Response:
+    """Counters of this process, and the open jobs of the whole queue."""
+    body = metrics.render(await services.upkeep.count_open_jobs(), len(services.room))
+    return Response(body, media_type=CONTENT_TYPE_LATEST)

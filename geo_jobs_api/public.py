@@ -1,0 +1,247 @@
+"""The endpoints for people: create, upload, look, download, cancel, retry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from uuid_utils.compat import uuid7
+
+from geo_jobs_api.auth import Caller
+from geo_jobs_api.errors import Problem
+from geo_jobs_api.jobs import FINAL_STATES, JobState, input_key, output_key, safe_file_name
+from geo_jobs_api.records import Job
+from geo_jobs_api.schemas import (
+    CancelJob,
+    CreateJob,
+    EventPage,
+    EventView,
+    JobPage,
+    JobView,
+    OutputLink,
+    OutputLinks,
+    RequestUpload,
+    UploadTarget,
+)
+from geo_jobs_api.services import BaseUrl, CallerOf, Services, ServicesOf
+from geo_jobs_api.storage import SizeRule
+
+router = APIRouter(prefix="/api/geo-jobs", tags=["jobs"])
+
+_FINAL_STATE_NAMES = frozenset(state.value for state in FINAL_STATES)
+# Proxies close connections that are silent for 30 to 60 s.
+_SSE_SILENCE_SECONDS = 15.0
+IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255)]
+
+
+async def _find_job(services: Services, caller: Caller, job_id: UUID) -> Job:
+    job = await services.jobs.find_job(job_id, caller.owner_filter)
+    if job is None:
+        # The same words for a job of somebody else: its existence is nobody's business.
+        raise Problem("job-not-found", "There is no such job, or it is not yours.")
+    return job
+
+
+def _digest(body: CreateJob) -> bytes:
+    return hashlib.sha256(json.dumps(body.model_dump(mode="json"), sort_keys=True).encode()).digest()
+
+
+@router.post("", status_code=201, response_model=JobView, summary="Create a job")
+async def create_job(
+    body: CreateJob, response: Response, caller: CallerOf, services: ServicesOf, idempotency_key: IdempotencyKey = None
+) -> JobView:
+    """Make a job that waits for its file. The same `Idempotency-Key` with the same body gives the same job again."""
+    digest = _digest(body)
+    job = await services.jobs.create_job(
+        job_id=uuid7(),
+        owner=caller.subject,
+        task_type=body.task_type,
+        priority=body.priority,
+        input_payload=body.input_payload,
+        idempotency_key=idempotency_key,
+        request_digest=digest,
+    )
+    if job is None:
+        job = await _earlier_job(services, caller, idempotency_key, digest, body.task_type)
+        response.status_code = 200
+    response.headers["Location"] = f"/api/geo-jobs/{job.id}"
+    return JobView.of(job)
+
+
+async def _earlier_job(
+    services: Services, caller: Caller, idempotency_key: str | None, digest: bytes, task_type: str
+) -> Job:
+    job = None
+    if idempotency_key is not None:
+        job = await services.jobs.find_by_idempotency_key(caller.subject, idempotency_key)
+    if job is None:
+        raise Problem("unknown-task-type", f"There is no task type {task_type!r}.")
+    if job.request_digest != digest:
+        raise Problem("idempotency-conflict", "This Idempotency-Key was used with another body; use a fresh one.")
+    return job
+
+
+@router.get("", response_model=JobPage, summary="List jobs")
+async def list_jobs(
+    caller: CallerOf,
+    services: ServicesOf,
+    state: JobState | None = None,
+    task_type: Annotated[str | None, Query(alias="taskType", max_length=63)] = None,
+    cursor: UUID | None = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> JobPage:
+    """Your jobs, newest first; with the admin scope, everybody's."""
+    jobs = await services.jobs.list_jobs(
+        owner=caller.owner_filter,
+        state=None if state is None else state.value,
+        task_type=None if task_type is None else task_type.replace("\0", ""),
+        before=cursor,
+        most=limit + 1,
+    )
+    page = jobs[:limit]
+    return JobPage(jobs=[JobView.of(job) for job in page], next=page[-1].id if len(jobs) > limit else None)
+
+
+@router.get("/{job_id}", response_model=JobView, summary="Look at a job")
+async def get_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> JobView:
+    """Everything about one job."""
+    return JobView.of(await _find_job(services, caller, job_id))
+
+
+@router.post("/{job_id}/upload", response_model=UploadTarget, summary="Ask where to put the file")
+async def request_upload(
+    job_id: UUID, body: RequestUpload, caller: CallerOf, services: ServicesOf, base_url: BaseUrl
+) -> UploadTarget:
+    """A signed URL for one PUT of exactly `fileSize` bytes. The arrival of the file queues the job."""
+    limit = services.settings.max_file_size
+    if body.file_size > limit:
+        raise Problem("too-large", f"The file has {body.file_size} bytes; at most {limit} are taken.")
+    await _find_job(services, caller, job_id)
+    file_name = safe_file_name(body.file_name)
+    job = await services.jobs.set_upload(
+        job_id, file_name=file_name, size_bytes=body.file_size, content_type=body.file_type
+    )
+    if job is None:
+        raise Problem("invalid-state", "The job has its file already, or has ended.")
+    signed = services.storage.sign_put(
+        base_url,
+        input_key(job_id, file_name),
+        SizeRule(body.file_size, exact=True),
+        services.settings.signed_url_seconds,
+    )
+    return UploadTarget(
+        upload_url=signed.url,
+        method=signed.method,
+        headers=signed.headers,
+        expires_at=signed.expires_at,
+        file_name=file_name,
+    )
+
+
+@router.get("/{job_id}/download/output", response_model=OutputLinks, summary="Ask for the results")
+async def download_output(job_id: UUID, caller: CallerOf, services: ServicesOf, base_url: BaseUrl) -> OutputLinks:
+    """A signed URL for each result of a job that has succeeded."""
+    job = await _find_job(services, caller, job_id)
+    if job.outputs is None or job.output_lease_seq is None:
+        raise Problem("invalid-state", f"There is nothing to download: the job is {job.state}, not succeeded.")
+    links = []
+    for output in job.outputs:
+        key = output_key(job.id, job.output_lease_seq, output["name"])
+        signed = services.storage.sign_get(base_url, key, services.settings.signed_url_seconds)
+        links.append(
+            OutputLink(
+                name=output["name"],
+                url=signed.url,
+                method=signed.method,
+                size_bytes=output["sizeBytes"],
+                sha256=output["sha256"],
+                content_type=output["contentType"],
+                expires_at=signed.expires_at,
+            )
+        )
+    return OutputLinks(outputs=links)
+
+
+@router.post("/{job_id}/cancel", response_model=JobView, summary="Cancel a job")
+async def cancel_job(job_id: UUID, caller: CallerOf, services: ServicesOf, body: CancelJob | None = None) -> JobView:
+    """Cancels a waiting job at once; asks the worker of a running one to stop. Asking twice is the same as once."""
+    await _find_job(services, caller, job_id)
+    job = await services.jobs.request_cancel(job_id, None if body is None else body.reason)
+    if job is None:
+        job = await _find_job(services, caller, job_id)
+        if job.state not in {JobState.CANCELLED, JobState.RUNNING}:
+            raise Problem("invalid-state", f"The job has ended already: it is {job.state}.")
+    return JobView.of(job)
+
+
+@router.post("/{job_id}/retry", response_model=JobView, summary="Send a failed job back to the queue")
+async def retry_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> JobView:
+    """A failed job starts anew with all its attempts."""
+    job = await _find_job(services, caller, job_id)
+    retried = await services.jobs.retry_failed(job_id)
+    if retried is None:
+        raise Problem("invalid-state", f"Only a failed job can be retried; this one is {job.state}.")
+    return JobView.of(retried)
+
+
+@router.get(
+    "/{job_id}/events",
+    response_model=EventPage,
+    responses={200: {"content": {"text/event-stream": {}}}},
+    summary="Follow a job",
+)
+async def list_events(
+    job_id: UUID,
+    request: Request,
+    caller: CallerOf,
+    services: ServicesOf,
+    after: Annotated[int, Query(ge=0, lt=2**63)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Any:
+    """The moves of a job: a JSON page, or a live stream for `Accept: text/event-stream`.
+
+    The stream ends after the job's last event. `Last-Event-ID` resumes it.
+    """
+    await _find_job(services, caller, job_id)
+    if "text/event-stream" in request.headers.get("accept", ""):
+        return StreamingResponse(
+            _stream(services, job_id, _resume_place(last_event_id, after)),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+    events = await services.jobs.list_events(job_id, after=after, most=limit)
+    return EventPage(events=[EventView.of(event) for event in events], next=events[-1].id if events else after)
+
+
+def _resume_place(last_event_id: str | None, after: int) -> int:
+    if last_event_id and last_event_id.isascii() and last_event_id.isdecimal() and len(last_event_id) < 19:
+        return max(int(last_event_id), after)
+    return after
+
+
+async def _stream(services: Services, job_id: UUID, after: int) -> AsyncIterator[bytes]:
+    yield b"retry: 2000\n\n"
+    job = await services.jobs.find_job(job_id)
+    if job is not None and job.state in FINAL_STATES:
+        # Whoever comes back after the end must not wait for an event that will never be.
+        for event in await services.jobs.list_events(job_id, after=after, most=10_000):
+            yield _frame(EventView.of(event))
+        return
+    async for item in services.hub.listen(job_id, after, _SSE_SILENCE_SECONDS):
+        if item is None:
+            yield b": still here\n\n"
+            continue
+        yield _frame(EventView.of(item))
+        if item.state in _FINAL_STATE_NAMES:
+            return
+
+
+def _frame(event: EventView) -> bytes:
+    data = event.model_dump_json(by_alias=True)
+    return f"id: {event.id}\nevent: {event.type}\ndata: {data}\n\n".encode()

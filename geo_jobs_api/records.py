@@ -1,0 +1,177 @@
+"""Rows of the database as frozen values: what the store hands out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, Self
+from uuid import UUID
+
+from geo_jobs_api.jobs import JobState, LeaseToken
+
+
+class _FromRow:
+    """Builds a dataclass from a row that may have more columns than it has fields."""
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Take the columns that the record has fields for; a missing one is a KeyError."""
+        return cls(**{field.name: row[field.name] for field in fields(cls)})  # type: ignore[arg-type]  # all subclasses are dataclasses
+
+
+@dataclass(frozen=True, slots=True)
+class Job(_FromRow):
+    """A job, as `jobs` holds it. Times are aware; sizes are in bytes; `outputs`, `error` … are JSON."""
+
+    id: UUID
+    owner: str
+    task_type: str
+    state: JobState
+    priority: int
+    input_payload: dict[str, Any]
+    request_digest: bytes | None
+    created_at: datetime
+    run_at: datetime
+    input_file_name: str | None
+    input_size_bytes: int | None
+    input_content_type: str | None
+    input_sha256: str | None
+    uploaded_at: datetime | None
+    attempt: int
+    max_attempts: int
+    worker_losses: int
+    worker_name: str | None
+    started_at: datetime | None
+    percent: float
+    stage: str | None
+    message: str | None
+    cancel_requested_at: datetime | None
+    cancel_reason: str | None
+    outputs: list[dict[str, Any]] | None
+    output_lease_seq: int | None
+    metadata: dict[str, Any] | None
+    timings: dict[str, float] | None
+    error: dict[str, Any] | None
+    finished_at: datetime | None
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """As the base, with the state as its enumeration."""
+        return super(Job, cls).from_row({**row, "state": JobState(row["state"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Lease(_FromRow):
+    """What a claim, or a look at a lease that is held, gives."""
+
+    job: Job
+    lease_seq: int
+    lease_key: str
+    lease_expires_at: datetime
+    lease_confirmed: bool
+    timeout_seconds: int
+    server_time: datetime
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Split the row into the job and its lease."""
+        return super(Lease, cls).from_row({**row, "job": Job.from_row(row)})
+
+    @property
+    def token(self) -> LeaseToken:
+        """What the worker has to send back."""
+        return LeaseToken(self.lease_seq, self.lease_key)
+
+    @property
+    def attempt(self) -> int:
+        """Number of the attempt under way, 1-based: it counts from the first sign of life on."""
+        return self.job.attempt + (0 if self.lease_confirmed else 1)
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the lease runs out, by the database's clock."""
+        return max(0.0, (self.lease_expires_at - self.server_time).total_seconds())
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal(_FromRow):
+    """The answer to a sign of life. `held_seconds` counts from the claim."""
+
+    lease_expires_at: datetime
+    cancel_requested_at: datetime | None
+    cancel_reason: str | None
+    held_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseOutcome(_FromRow):
+    """How a lease ended (all None: it did not, or was never known), and where its job stands."""
+
+    job_state: str
+    job_lease_seq: int
+    ended_by: str | None
+    request_digest: bytes | None
+    state: str | None
+    next_attempt_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class FailureOutcome(_FromRow):
+    """Where a failure left the job."""
+
+    state: str
+    next_attempt_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class PreviousError(_FromRow):
+    """What went wrong in an earlier lease."""
+
+    job_id: UUID
+    attempt: int
+    error: dict[str, Any]
+    ended_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent(_FromRow):
+    """One move of a job. `id` rises within a job."""
+
+    id: int
+    job_id: UUID
+    type: str
+    state: str
+    created_at: datetime
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RescuedJob(_FromRow):
+    """A job that the rescuer took from a lost worker."""
+
+    id: UUID
+    state: str
+    attempt: int
+    task_type: str
+    worker_name: str | None
+    event_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerToken(_FromRow):
+    """A worker's token, without its secret."""
+
+    id: UUID
+    name: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenJobs(_FromRow):
+    """How many jobs of a type stand in a state."""
+
+    task_type: str
+    state: str
+    jobs: int

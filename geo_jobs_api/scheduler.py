@@ -1,0 +1,91 @@
+"""What the service does by itself: take jobs from workers that are lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import psycopg
+
+from geo_jobs_api.log import get_logger
+from geo_jobs_api.metrics import JOBS_RESCUED
+from geo_jobs_api.records import RescuedJob
+
+_log = get_logger(__name__)
+
+
+class RescueSource(Protocol):
+    """Who ends the leases that ran out."""
+
+    async def rescue_lost_jobs(
+        self, *, max_worker_losses: int, cancel_overdue_seconds: float, most: int = 100
+    ) -> list[RescuedJob]:
+        """Decide and act in one statement."""
+
+
+class Rescuer:
+    """Ends leases that ran out. Any number of processes may do this at once.
+
+    Args:
+        source: the database.
+        interval_seconds: between two rounds.
+        grace_seconds: no lease is ended so soon after a start or an outage, since a worker that lives could not be heard
+            before.
+        max_worker_losses: a job that lost this many workers has failed.
+        cancel_overdue_seconds: after so long, a worker that was asked to stop is not waited for.
+        clock: monotonic seconds.
+        sleep: waits that many seconds.
+    """
+
+    def __init__(
+        self,
+        source: RescueSource,
+        *,
+        interval_seconds: float,
+        grace_seconds: float,
+        max_worker_losses: int,
+        cancel_overdue_seconds: float,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._source = source
+        self._interval_seconds = interval_seconds
+        self._grace_seconds = grace_seconds
+        self._max_worker_losses = max_worker_losses
+        self._cancel_overdue_seconds = cancel_overdue_seconds
+        self._clock = clock
+        self._sleep = sleep
+        self._not_before = clock() + grace_seconds
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            # Jitter, so that several processes do not ask in step.
+            await self._sleep(self._interval_seconds * random.uniform(0.8, 1.2))  # noqa: S311  # no secret
+            await self.run_once()
+
+    async def run_once(self) -> int:
+        """One round; how many jobs were taken. An outage of the database starts the grace anew."""
+        try:
+            if self._clock() < self._not_before:
+                return 0
+            rescued = await self._source.rescue_lost_jobs(
+                max_worker_losses=self._max_worker_losses, cancel_overdue_seconds=self._cancel_overdue_seconds
+            )
+        except (psycopg.Error, OSError) as error:
+            self._not_before = self._clock() + self._grace_seconds
+            _log.warning("rescue_failed", reason=type(error).__name__)
+            return 0
+        for job in rescued:
+            JOBS_RESCUED.labels(job.event_type).inc()
+            _log.warning(
+                "job_rescued",
+                job_id=str(job.id),
+                kind=job.event_type,
+                state=job.state,
+                attempt=job.attempt,
+                worker_name=job.worker_name,
+            )
+        return len(rescued)

@@ -1,0 +1,100 @@
+"""Serving the application: a socket that is bound first, one or several processes, and an end that keeps nobody waiting."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Sequence
+
+import uvicorn
+from uvicorn.supervisors.multiprocess import Multiprocess, Process
+
+from geo_jobs_api.config import Settings
+from geo_jobs_api.errors import ConfigurationError
+
+_APPLICATION = "geo_jobs_api.app:from_environment"
+_BACKLOG = 2048
+
+
+class DrainingServer(uvicorn.Server):
+    """Answers parked claims and ends live streams before it waits for open requests."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As the base, after everything that waits was sent away."""
+        app = self.config.loaded_app
+        while app is not None and not hasattr(app, "state"):
+            # uvicorn wraps the application.
+            app = getattr(app, "app", None)
+        services = None if app is None else getattr(app.state, "services", None)
+        if services is not None:
+            services.drain()
+        # The base would raise the signal again after a clean end, and the exit code would tell of a death by signal.
+        self._captured_signals.clear()
+        await super().shutdown(sockets)
+
+
+class _DrainingProcess(Process):
+    @property
+    def server(self) -> uvicorn.Server:
+        if self._server is None:
+            self._server = DrainingServer(config=self.config)
+        return self._server
+
+
+class _DrainingMultiprocess(Multiprocess):
+    def init_processes(self) -> None:
+        for _ in range(self.processes_num):
+            process = _DrainingProcess(self.config, self.sockets)
+            process.start()
+            self.processes.append(process)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        ConfigurationError: the port is taken, or the address is not one of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigurationError(
+                f"Port {port} on {host} is taken by another program: stop it, or choose another with --port or API_PORT."
+            ) from error
+        raise ConfigurationError(f"Cannot listen on {host} port {port}: {error.strerror or error}.") from error
+    listener.set_inheritable(True)
+    return listener
+
+
+def configuration(settings: Settings, application: object, *, workers: int = 1) -> uvicorn.Config:
+    """How uvicorn is run, here and in the tests."""
+    return uvicorn.Config(
+        application,  # type: ignore[arg-type]  # an import string, or the application itself
+        factory=isinstance(application, str),
+        workers=workers,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        # Claims may wait 50 s on a connection that then is used again.
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+    )
+
+
+def serve(settings: Settings, listeners: Sequence[socket.socket], *, workers: int) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code."""
+    config = configuration(settings, _APPLICATION, workers=workers)
+    if workers > 1:
+        _DrainingMultiprocess(config, sockets=list(listeners)).run()
+        return 0
+    server = DrainingServer(config)
+    server.run(sockets=list(listeners))
+    return 0 if server.started else 1

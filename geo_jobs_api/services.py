@@ -1,0 +1,72 @@
+"""What the endpoints work with: one object per process, made at the start and handed to every request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader, HTTPBearer
+
+from geo_jobs_api.auth import Caller, TokenVerifier, WorkerVerifier
+from geo_jobs_api.config import Settings
+from geo_jobs_api.event_hub import EventHub
+from geo_jobs_api.lease_store import LeaseStore
+from geo_jobs_api.local_storage import LocalStorage
+from geo_jobs_api.records import WorkerToken
+from geo_jobs_api.store import JobStore, UpkeepStore
+from geo_jobs_api.wakeup import WaitingRoom
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that an endpoint may need."""
+
+    settings: Settings
+    jobs: JobStore
+    leases: LeaseStore
+    upkeep: UpkeepStore
+    storage: LocalStorage
+    people: TokenVerifier
+    workers: WorkerVerifier
+    room: WaitingRoom
+    hub: EventHub
+    monotonic: Callable[[], float] = time.monotonic
+
+    def drain(self) -> None:
+        """Answer what waits, and park nothing any more."""
+        self.room.drain()
+        self.hub.drain()
+
+
+def services_of(request: Request) -> Services:
+    """The process's services."""
+    return cast("Services", request.app.state.services)
+
+
+def base_url_of(request: Request) -> str:
+    """The base of signed URLs: as configured, or the address at which the caller reached us."""
+    configured = services_of(request).settings.api_public_url
+    return configured or str(request.base_url).rstrip("/")
+
+
+# These two only tell the documentation what to ask for; the header itself is read below.
+_bearer = HTTPBearer(auto_error=False, description="A JSON Web Token.")
+_worker_header = APIKeyHeader(name="Authorization", scheme_name="Worker", auto_error=False, description="Worker TOKEN")
+
+
+async def caller_of(request: Request, _: Annotated[object, Security(_bearer)]) -> Caller:
+    """The person who asks; a Problem when there is none."""
+    return await services_of(request).people.verify(request.headers.get("authorization"))
+
+
+async def worker_of(request: Request, _: Annotated[object, Security(_worker_header)]) -> WorkerToken:
+    """The worker who asks; a Problem when there is none."""
+    return await services_of(request).workers.verify(request.headers.get("authorization"))
+
+
+ServicesOf = Annotated[Services, Depends(services_of)]
+BaseUrl = Annotated[str, Depends(base_url_of)]
+CallerOf = Annotated[Caller, Depends(caller_of)]

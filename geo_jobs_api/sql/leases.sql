@@ -1,0 +1,239 @@
+-- Leases: claim, renew, complete, fail. Every write on a running job is guarded by lease_seq, lease_key and state.
+
+-- name: lock_limits(task_types)
+-- Hold the task types that have a limit, so that only one claim at a time counts and takes.
+-- NO KEY, since inserting jobs takes a KEY SHARE lock on the same row and must not wait.
+SELECT name, max_concurrent_runs FROM task_types
+WHERE name = ANY(:task_types) AND max_concurrent_runs IS NOT NULL
+ORDER BY name
+FOR NO KEY UPDATE;
+
+-- name: count_running(task_types)
+-- How many jobs run, to be asked in a statement of its own after lock_limits: its snapshot is then the newest.
+SELECT task_type, count(*) AS running FROM jobs
+WHERE state = 'running' AND task_type = ANY(:task_types)
+GROUP BY task_type;
+
+-- name: list_limited_task_types()
+-- The task types that have a limit on concurrent runs.
+SELECT name FROM task_types WHERE max_concurrent_runs IS NOT NULL;
+
+-- name: claim_jobs(task_types, rooms, limits_locked, most, claim_id, lease_key, first_lease_seconds, worker_id, worker_name)
+-- Lease the first waiting jobs. The ids are picked once (MATERIALIZED): a LIMIT that the planner may run twice
+-- would take too many.
+WITH picked AS MATERIALIZED (
+    SELECT candidate.id
+    FROM unnest(:task_types::text[], :rooms::integer[]) AS wanted (task_type, room)
+    JOIN task_types ON task_types.name = wanted.task_type
+        AND NOT task_types.paused
+        AND (:limits_locked OR task_types.max_concurrent_runs IS NULL)
+    CROSS JOIN LATERAL (
+        SELECT jobs.id, jobs.order_key FROM jobs
+        WHERE jobs.state = 'queued' AND jobs.task_type = wanted.task_type AND jobs.run_at <= now()
+        ORDER BY jobs.order_key, jobs.id
+        LIMIT wanted.room
+        FOR UPDATE SKIP LOCKED
+    ) AS candidate
+    ORDER BY candidate.order_key, candidate.id
+    LIMIT :most
+), claimed AS (
+    UPDATE jobs
+    SET
+        state = 'running', lease_seq = lease_seq + 1, lease_key = :lease_key, claim_id = :claim_id,
+        lease_expires_at = now() + make_interval(secs => :first_lease_seconds), lease_confirmed = false,
+        claimed_at = now(), worker_id = :worker_id, worker_name = :worker_name, started_at = NULL,
+        percent = 0, stage = NULL, message = NULL
+    FROM picked
+    WHERE jobs.id = picked.id
+    RETURNING jobs.*
+), event AS (
+    INSERT INTO job_events (job_id, type, state, data)
+    SELECT id, 'claimed', state, jsonb_build_object('workerName', worker_name, 'attempt', attempt + 1)
+    FROM claimed
+)
+SELECT claimed.*, task_types.timeout_seconds, now() AS server_time
+FROM claimed JOIN task_types ON task_types.name = claimed.task_type
+ORDER BY claimed.order_key, claimed.id;
+
+-- name: list_claimed(claim_id)
+-- The leases that an earlier request with this claim id got, as far as they are still held.
+SELECT jobs.*, task_types.timeout_seconds, now() AS server_time
+FROM jobs JOIN task_types ON task_types.name = jobs.task_type
+WHERE jobs.claim_id = :claim_id AND jobs.state = 'running' AND jobs.lease_expires_at > now()
+ORDER BY jobs.order_key, jobs.id;
+
+-- name: list_previous_errors(job_ids, most)
+-- What went wrong in the latest leases of these jobs, the newest first.
+SELECT outcome.job_id, outcome.attempt, outcome.error, outcome.ended_at
+FROM unnest(:job_ids::uuid[]) AS wanted (job_id)
+CROSS JOIN LATERAL (
+    SELECT * FROM lease_outcomes
+    WHERE lease_outcomes.job_id = wanted.job_id AND lease_outcomes.error IS NOT NULL
+    ORDER BY lease_outcomes.lease_seq DESC
+    LIMIT :most
+) AS outcome
+ORDER BY outcome.job_id, outcome.lease_seq DESC;
+
+-- name: release_claim(id, lease_seq, lease_key)!
+-- Give back a job whose claimer hung up before it could read the answer.
+WITH released AS (
+    UPDATE jobs
+    SET
+        state = 'queued', lease_key = NULL, lease_expires_at = NULL, claim_id = NULL, claimed_at = NULL,
+        worker_id = NULL
+    WHERE id = :id AND lease_seq = :lease_seq AND lease_key = :lease_key AND state = 'running'
+        AND NOT lease_confirmed
+    RETURNING id, state, task_type
+), event AS (
+    INSERT INTO job_events (job_id, type, state) SELECT id, 'claim_released', state FROM released
+)
+SELECT pg_notify('geo_jobs_queued', task_type) FROM released;
+
+-- name: get_lease(id, lease_seq, lease_key)^
+-- A running job as seen by the one who holds its lease.
+SELECT jobs.*, task_types.timeout_seconds, task_types.backoff_seconds, now() AS server_time
+FROM jobs JOIN task_types ON task_types.name = jobs.task_type
+WHERE jobs.id = :id AND jobs.lease_seq = :lease_seq AND jobs.lease_key = :lease_key AND jobs.state = 'running';
+
+-- name: get_lease_outcome(id, lease_seq, lease_key)^
+-- How this lease ended, and where its job stands.
+SELECT
+    jobs.state AS job_state, jobs.lease_seq AS job_lease_seq,
+    outcome.ended_by, outcome.request_digest, outcome.state, outcome.next_attempt_at
+FROM jobs
+LEFT JOIN lease_outcomes AS outcome
+    ON outcome.job_id = jobs.id AND outcome.lease_seq = :lease_seq AND outcome.lease_key = :lease_key
+WHERE jobs.id = :id;
+
+-- name: renew_lease(id, lease_seq, lease_key, lease_seconds, percent, stage, message)^
+-- A sign of life, with progress or (percent NULL) without. The first one makes the attempt count.
+-- Progress that is older than what is known renews the lease and changes nothing else.
+WITH held AS (
+    SELECT
+        id, lease_confirmed,
+        :percent::double precision IS NOT NULL AND :percent::double precision >= percent AS is_news,
+        :percent::double precision >= percent
+            AND (percent, stage, message)
+            IS DISTINCT FROM (:percent::double precision, :stage::text, :message::text) AS is_change
+    FROM jobs
+    WHERE id = :id AND lease_seq = :lease_seq AND lease_key = :lease_key AND state = 'running'
+    FOR UPDATE
+), renewed AS (
+    UPDATE jobs
+    SET
+        lease_expires_at = now() + make_interval(secs => :lease_seconds),
+        attempt = jobs.attempt + (NOT held.lease_confirmed)::integer,
+        started_at = CASE WHEN held.lease_confirmed THEN jobs.started_at ELSE now() END,
+        lease_confirmed = true,
+        percent = CASE WHEN held.is_news THEN :percent::double precision ELSE jobs.percent END,
+        stage = CASE WHEN held.is_news THEN :stage::text ELSE jobs.stage END,
+        message = CASE WHEN held.is_news THEN :message::text ELSE jobs.message END
+    FROM held
+    WHERE jobs.id = held.id
+    RETURNING
+        jobs.id, jobs.state, jobs.attempt, jobs.percent, jobs.stage, jobs.message, jobs.worker_name,
+        jobs.lease_expires_at, jobs.claimed_at, jobs.cancel_requested_at, jobs.cancel_reason
+), event AS (
+    INSERT INTO job_events (job_id, type, state, data)
+    SELECT job_id, type, state, data
+    FROM (
+        SELECT 1 AS place, renewed.id AS job_id, 'started' AS type, renewed.state,
+            jsonb_build_object('attempt', renewed.attempt, 'workerName', renewed.worker_name) AS data
+        FROM renewed JOIN held ON held.id = renewed.id WHERE NOT held.lease_confirmed
+        UNION ALL
+        SELECT 2, renewed.id, 'progress', renewed.state,
+            jsonb_build_object('percent', renewed.percent, 'stage', renewed.stage, 'message', renewed.message)
+        FROM renewed JOIN held ON held.id = renewed.id WHERE held.is_change
+    ) AS news
+    ORDER BY place
+)
+SELECT
+    lease_expires_at, cancel_requested_at, cancel_reason,
+    extract(epoch FROM now() - claimed_at)::double precision AS held_seconds
+FROM renewed;
+
+-- name: complete_job(id, lease_seq, lease_key, request_digest, outputs, metadata, timings)^
+-- Publish the outputs of the lease that is held. A job that was asked to stop becomes cancelled instead.
+WITH ended AS (
+    UPDATE jobs
+    SET
+        state = CASE WHEN cancel_requested_at IS NULL THEN 'succeeded' ELSE 'cancelled' END,
+        outputs = CASE WHEN cancel_requested_at IS NULL THEN :outputs::jsonb END,
+        output_lease_seq = CASE WHEN cancel_requested_at IS NULL THEN lease_seq END,
+        metadata = CASE WHEN cancel_requested_at IS NULL THEN :metadata::jsonb END,
+        timings = CASE WHEN cancel_requested_at IS NULL THEN :timings::jsonb END,
+        percent = CASE WHEN cancel_requested_at IS NULL THEN 100 ELSE percent END,
+        attempt = attempt + (NOT lease_confirmed)::integer,
+        error = NULL, finished_at = now(), started_at = coalesce(started_at, claimed_at),
+        lease_confirmed = false, lease_key = NULL, lease_expires_at = NULL, claim_id = NULL, claimed_at = NULL,
+        worker_id = NULL
+    WHERE id = :id AND lease_seq = :lease_seq AND lease_key = :lease_key AND state = 'running'
+    RETURNING id, state, attempt, lease_seq, task_type, worker_name, outputs
+), outcome AS (
+    INSERT INTO lease_outcomes (job_id, lease_seq, lease_key, attempt, worker_name, ended_by, request_digest, state)
+    SELECT id, lease_seq, :lease_key, attempt, worker_name, 'complete', :request_digest, state FROM ended
+), event AS (
+    INSERT INTO job_events (job_id, type, state, data)
+    SELECT
+        id, state, state,
+        CASE state
+            WHEN 'succeeded' THEN jsonb_build_object('attempt', attempt, 'outputs', outputs)
+            ELSE jsonb_build_object('attempt', attempt)
+        END
+    FROM ended
+)
+SELECT
+    ended.state,
+    -- A place under the limit is free again.
+    CASE WHEN task_types.max_concurrent_runs IS NOT NULL THEN pg_notify('geo_jobs_queued', ended.task_type) END
+FROM ended JOIN task_types ON task_types.name = ended.task_type;
+
+-- name: fail_job(id, lease_seq, lease_key, request_digest, next_state, delay_seconds, spends_attempt, error)^
+-- End the lease that is held with a failure. A job that was asked to stop is never queued again.
+WITH ended AS (
+    UPDATE jobs
+    SET
+        state = CASE WHEN cancel_requested_at IS NULL THEN :next_state::text ELSE 'cancelled' END,
+        finished_at = CASE WHEN cancel_requested_at IS NULL AND :next_state::text = 'queued' THEN NULL ELSE now() END,
+        run_at = CASE
+            WHEN :delay_seconds::double precision > 0 THEN now() + make_interval(secs => :delay_seconds::double precision)
+            ELSE run_at
+        END,
+        attempt = attempt
+            + CASE WHEN :spends_attempt::boolean THEN (NOT lease_confirmed)::integer ELSE -lease_confirmed::integer END,
+        error = CASE WHEN :spends_attempt::boolean THEN :error::jsonb ELSE error END,
+        lease_confirmed = false, lease_key = NULL, lease_expires_at = NULL, claim_id = NULL, claimed_at = NULL,
+        worker_id = NULL
+    WHERE id = :id AND lease_seq = :lease_seq AND lease_key = :lease_key AND state = 'running'
+    RETURNING
+        id, state, attempt, lease_seq, task_type, worker_name,
+        CASE state WHEN 'queued' THEN greatest(run_at, now()) END AS next_attempt_at
+), outcome AS (
+    INSERT INTO lease_outcomes (
+        job_id, lease_seq, lease_key, attempt, worker_name, ended_by, request_digest, state, next_attempt_at, error
+    )
+    SELECT
+        id, lease_seq, :lease_key, attempt, worker_name, 'fail', :request_digest, state, next_attempt_at, :error::jsonb
+    FROM ended
+), event AS (
+    INSERT INTO job_events (job_id, type, state, data)
+    SELECT
+        id,
+        CASE
+            WHEN state <> 'queued' THEN state
+            WHEN :spends_attempt::boolean THEN 'retry_scheduled'
+            ELSE 'interrupted'
+        END,
+        state,
+        jsonb_build_object('attempt', attempt, 'error', :error::jsonb, 'nextAttemptAt', next_attempt_at)
+    FROM ended
+)
+SELECT
+    ended.state, ended.next_attempt_at,
+    CASE
+        WHEN task_types.max_concurrent_runs IS NOT NULL OR ended.next_attempt_at <= now()
+            THEN pg_notify('geo_jobs_queued', ended.task_type)
+        -- Nobody is to be woken yet; those who wait for the next due job must look again.
+        WHEN ended.state = 'queued' THEN pg_notify('geo_jobs_queued', '')
+    END
+FROM ended JOIN task_types ON task_types.name = ended.task_type;

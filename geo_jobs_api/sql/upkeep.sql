@@ -1,0 +1,93 @@
+-- What the service does by itself: rescue lost jobs, wake those who wait, count.
+
+-- name: rescue_lost_jobs(max_worker_losses, cancel_overdue_seconds, most)
+-- End the leases that ran out, and those of workers that were asked to stop and did not. Which jobs are lost is decided
+-- on rows that are locked by this very statement: a job that ended in between is skipped, not overwritten.
+WITH lost AS MATERIALIZED (
+    SELECT
+        id, lease_key, lease_confirmed,
+        CASE
+            WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+            WHEN NOT lease_confirmed THEN 'queued'
+            WHEN worker_losses + 1 >= :max_worker_losses OR attempt >= max_attempts THEN 'failed'
+            ELSE 'queued'
+        END AS next_state,
+        jsonb_build_object(
+            'class', 'interrupted', 'code', 'worker_lost',
+            'message', 'The worker stopped answering while it worked on this file.',
+            'detail', jsonb_build_object('workerLosses', worker_losses + 1)
+        ) AS error
+    FROM jobs
+    WHERE state = 'running' AND (
+        lease_expires_at < now()
+        OR cancel_requested_at < now() - make_interval(secs => :cancel_overdue_seconds)
+    )
+    ORDER BY id
+    LIMIT :most
+    FOR UPDATE SKIP LOCKED
+), ended AS (
+    UPDATE jobs
+    SET
+        state = lost.next_state,
+        worker_losses = jobs.worker_losses + lost.lease_confirmed::integer,
+        error = CASE WHEN lost.lease_confirmed AND lost.next_state <> 'cancelled' THEN lost.error ELSE jobs.error END,
+        finished_at = CASE lost.next_state WHEN 'queued' THEN NULL ELSE now() END,
+        lease_confirmed = false, lease_key = NULL, lease_expires_at = NULL, claim_id = NULL, claimed_at = NULL,
+        worker_id = NULL
+    FROM lost
+    WHERE jobs.id = lost.id
+    RETURNING
+        jobs.id, jobs.state, jobs.attempt, jobs.lease_seq, jobs.task_type, jobs.worker_name, lost.lease_key,
+        lost.lease_confirmed, CASE WHEN lost.lease_confirmed THEN lost.error END AS error,
+        CASE jobs.state WHEN 'queued' THEN greatest(jobs.run_at, now()) END AS next_attempt_at,
+        CASE
+            WHEN jobs.state <> 'queued' THEN jobs.state
+            WHEN lost.lease_confirmed THEN 'worker_lost'
+            ELSE 'claim_lost'
+        END AS event_type
+), outcome AS (
+    INSERT INTO lease_outcomes (
+        job_id, lease_seq, lease_key, attempt, worker_name, ended_by, state, next_attempt_at, error
+    )
+    SELECT id, lease_seq, lease_key, attempt, worker_name, 'rescue', state, next_attempt_at, error FROM ended
+), event AS (
+    INSERT INTO job_events (job_id, type, state, data)
+    SELECT
+        id, event_type, state,
+        jsonb_build_object('attempt', attempt, 'workerName', worker_name, 'error', error)
+    FROM ended
+)
+SELECT
+    id, state, attempt, task_type, worker_name, event_type,
+    -- Equal notifications of one transaction are folded into one, so each job's gets a number.
+    pg_notify('geo_jobs_queued', task_type || ':' || row_number() OVER (PARTITION BY task_type))
+FROM ended;
+
+-- name: list_ready(task_types, most)
+-- For those who wait: how many jobs of each type could be claimed now, counted up to a few.
+SELECT
+    task_types.name AS task_type,
+    (
+        SELECT count(*) FROM (
+            SELECT FROM jobs
+            WHERE jobs.state = 'queued' AND jobs.task_type = task_types.name AND jobs.run_at <= now()
+            LIMIT :most
+        ) AS ready
+    ) AS ready
+FROM task_types
+WHERE task_types.name = ANY(:task_types) AND NOT task_types.paused;
+
+-- name: seconds_until_next_due()^
+-- How long until the next waiting job may be claimed; NULL when none waits for its time.
+SELECT extract(epoch FROM min(run_at) - now())::double precision AS seconds
+FROM jobs WHERE state = 'queued' AND run_at > now();
+
+-- name: count_open_jobs()
+-- Jobs that have not ended, by type and state.
+SELECT task_type, state, count(*) AS jobs FROM jobs
+WHERE state IN ('awaiting_upload', 'blocked', 'queued', 'running')
+GROUP BY task_type, state;
+
+-- name: ping()^
+-- Is the database there?
+SELECT 1 AS alive;

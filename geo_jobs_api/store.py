@@ -1,0 +1,207 @@
+"""Jobs in PostgreSQL, as their owners see them; also events and worker tokens.
+
+This module and `lease_store` are the only callers of SQL. Each method is one statement unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import Any
+from uuid import UUID
+
+import aiosql
+from psycopg.types.json import Jsonb
+
+from geo_jobs_api.database import Pool
+from geo_jobs_api.records import Job, JobEvent, OpenJobs, RescuedJob, WorkerToken
+
+
+def load_queries(name: str) -> Any:
+    """The named queries of one file in `sql/`, as coroutine functions of a connection."""
+    text = (resources.files("geo_jobs_api") / "sql" / name).read_text(encoding="utf-8")
+    return aiosql.from_str(text, "apsycopg")
+
+
+_jobs = load_queries("jobs.sql")
+_upkeep = load_queries("upkeep.sql")
+
+
+async def fetch_all(rows: AsyncIterator[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """All rows of a query."""
+    return [row async for row in rows]
+
+
+def _job_or_none(row: Mapping[str, Any] | None) -> Job | None:
+    return None if row is None else Job.from_row(row)
+
+
+class JobStore:
+    """Everything about jobs that needs no lease."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def create_job(
+        self,
+        *,
+        job_id: UUID,
+        owner: str,
+        task_type: str,
+        priority: int | None,
+        input_payload: Mapping[str, Any],
+        idempotency_key: str | None,
+        request_digest: bytes,
+    ) -> Job | None:
+        """Create a job; None when the task type is unknown or the idempotency key was used before."""
+        async with self._pool.connection() as connection:
+            row = await _jobs.insert_job(
+                connection,
+                id=job_id,
+                owner=owner,
+                task_type=task_type,
+                priority=priority,
+                input_payload=Jsonb(dict(input_payload)),
+                idempotency_key=idempotency_key,
+                request_digest=request_digest,
+            )
+        return _job_or_none(row)
+
+    async def find_by_idempotency_key(self, owner: str, idempotency_key: str) -> Job | None:
+        """The job that an earlier request with this key made."""
+        async with self._pool.connection() as connection:
+            row = await _jobs.get_job_by_idempotency_key(connection, owner=owner, idempotency_key=idempotency_key)
+        return _job_or_none(row)
+
+    async def find_job(self, job_id: UUID, owner: str | None = None) -> Job | None:
+        """One job; with an owner, only if it is that owner's."""
+        async with self._pool.connection() as connection:
+            return _job_or_none(await _jobs.get_job(connection, id=job_id, owner=owner))
+
+    async def list_jobs(
+        self, *, owner: str | None, state: str | None, task_type: str | None, before: UUID | None, most: int
+    ) -> list[Job]:
+        """Up to `most` jobs, newest first, made before the job with the id `before`."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(
+                _jobs.list_jobs(connection, owner=owner, state=state, task_type=task_type, before=before, most=most)
+            )
+        return [Job.from_row(row) for row in rows]
+
+    async def set_upload(self, job_id: UUID, *, file_name: str, size_bytes: int, content_type: str) -> Job | None:
+        """Tell which file is going to come; None when the job does not wait for one."""
+        async with self._pool.connection() as connection:
+            row = await _jobs.set_upload(
+                connection, id=job_id, file_name=file_name, size_bytes=size_bytes, content_type=content_type
+            )
+        return _job_or_none(row)
+
+    @asynccontextmanager
+    async def enqueue_uploaded(
+        self, job_id: UUID, *, file_name: str, size_bytes: int, sha256: str
+    ) -> AsyncIterator[bool]:
+        """Queue the job whose file has arrived; the body publishes the file while the job's row is locked.
+
+        Gives False when the job does not wait for this file. A body that raises leaves the job as it was. One
+        transaction, so that of two uploads at once the one that queues the job is the one whose bytes stay.
+        """
+        async with self._pool.connection() as connection, connection.transaction():
+            row = await _jobs.enqueue_uploaded(
+                connection, id=job_id, file_name=file_name, size_bytes=size_bytes, sha256=sha256
+            )
+            yield row is not None
+
+    async def request_cancel(self, job_id: UUID, reason: str | None) -> Job | None:
+        """Cancel a job, or ask its worker to stop; None when it has ended or was asked before."""
+        async with self._pool.connection() as connection:
+            return _job_or_none(await _jobs.request_cancel(connection, id=job_id, reason=reason))
+
+    async def retry_failed(self, job_id: UUID) -> Job | None:
+        """Send a failed job back to the queue; None when it has not failed."""
+        async with self._pool.connection() as connection:
+            return _job_or_none(await _jobs.retry_failed(connection, id=job_id))
+
+    async def list_events(self, job_id: UUID, *, after: int, most: int) -> list[JobEvent]:
+        """Up to `most` events of a job with an id above `after`, in order."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_jobs.list_events(connection, job_id=job_id, after=after, most=most))
+        return [JobEvent.from_row(row) for row in rows]
+
+    async def list_events_for_listeners(self, places: Mapping[UUID, int], *, most: int) -> list[JobEvent]:
+        """New events of many jobs, each after its own place, up to `most` of each."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(
+                _jobs.list_events_for_listeners(
+                    connection, job_ids=list(places.keys()), afters=list(places.values()), most=most
+                )
+            )
+        return [JobEvent.from_row(row) for row in rows]
+
+    async def find_worker_token(self, token_sha256: bytes) -> WorkerToken | None:
+        """A token that is known and not revoked, by the SHA-256 of its secret."""
+        async with self._pool.connection() as connection:
+            row = await _jobs.get_worker_token(connection, token_sha256=token_sha256)
+        return None if row is None else WorkerToken.from_row(row)
+
+    async def add_worker_token(self, token_id: UUID, name: str, token_sha256: bytes) -> bool:
+        """Register a token; False when it is known already."""
+        async with self._pool.connection() as connection:
+            added: int = await _jobs.insert_worker_token(connection, id=token_id, name=name, token_sha256=token_sha256)
+        return added == 1
+
+    async def list_worker_tokens(self) -> list[WorkerToken]:
+        """All tokens, the newest first."""
+        async with self._pool.connection() as connection:
+            return [WorkerToken.from_row(row) for row in await fetch_all(_jobs.list_worker_tokens(connection))]
+
+    async def revoke_worker_token(self, token_id: UUID) -> bool:
+        """Refuse a token from now on; False when there is no such valid token."""
+        async with self._pool.connection() as connection:
+            revoked: int = await _jobs.revoke_worker_token(connection, id=token_id)
+        return revoked == 1
+
+
+class UpkeepStore:
+    """What the service does by itself."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def rescue_lost_jobs(
+        self, *, max_worker_losses: int, cancel_overdue_seconds: float, most: int = 100
+    ) -> list[RescuedJob]:
+        """End the leases that ran out and the cancellations that were not heeded, up to `most` of them."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(
+                _upkeep.rescue_lost_jobs(
+                    connection,
+                    max_worker_losses=max_worker_losses,
+                    cancel_overdue_seconds=cancel_overdue_seconds,
+                    most=most,
+                )
+            )
+        return [RescuedJob.from_row(row) for row in rows]
+
+    async def count_ready(self, task_types: Sequence[str], most: int) -> dict[str, int]:
+        """How many jobs of each type could be claimed now, counted up to `most`."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_upkeep.list_ready(connection, task_types=list(task_types), most=most))
+        return {row["task_type"]: row["ready"] for row in rows}
+
+    async def seconds_until_next_due(self) -> float | None:
+        """How long until the next waiting job may be claimed; None when none waits for its time."""
+        async with self._pool.connection() as connection:
+            row: Mapping[str, Any] = await _upkeep.seconds_until_next_due(connection)
+        seconds: float | None = row["seconds"]
+        return seconds
+
+    async def count_open_jobs(self) -> list[OpenJobs]:
+        """Jobs that have not ended, by type and state."""
+        async with self._pool.connection() as connection:
+            return [OpenJobs.from_row(row) for row in await fetch_all(_upkeep.count_open_jobs(connection))]
+
+    async def ping(self) -> None:
+        """Ask the database for a sign of life; a psycopg error when there is none."""
+        async with self._pool.connection() as connection:
+            await _upkeep.ping(connection)

@@ -1,0 +1,103 @@
+"""The object store that the API serves itself: signed PUT and GET."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import FileResponse
+
+from geo_jobs_api.errors import Problem
+from geo_jobs_api.jobs import FINAL_STATES, JobState
+from geo_jobs_api.local_storage import StagedObject
+from geo_jobs_api.services import Services, ServicesOf
+from geo_jobs_api.storage import SignatureQuery, SizeRule
+
+router = APIRouter(prefix="/storage", tags=["files"])
+
+_INPUT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/input/(?P<name>[^/]+)$")
+_OUTPUT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/outputs/(?P<lease_seq>\d{1,18})/(?P<name>[^/]+)$")
+
+
+def signature_query(
+    expires: Annotated[int, Query(ge=0, lt=2**53)],
+    signature: Annotated[str, Query(max_length=100)],
+    size: Annotated[int | None, Query(ge=0, lt=2**53)] = None,
+    max_size: Annotated[int | None, Query(alias="maxSize", ge=0, lt=2**53)] = None,
+) -> SignatureQuery:
+    """The query of a signed URL."""
+    return SignatureQuery(expires, signature, size, max_size)
+
+
+Signature = Annotated[SignatureQuery, Depends(signature_query)]
+
+
+@router.put("/{key:path}", status_code=201, summary="Upload with a signed URL")
+async def put_object(key: str, request: Request, query: Signature, services: ServicesOf) -> Response:
+    """Take one object in. The arrival of a job's input queues the job."""
+    services.storage.signer.verify("PUT", key, query)
+    rule = query.rule
+    if rule is None:
+        raise Problem("signature-invalid", "The signed URL tells no size.")
+    _check_announced_length(request.headers.get("content-length"), rule)
+    await _check_wanted(services, key)
+    async with services.storage.receive(key, request.stream(), rule) as staged:
+        await _publish(services, key, staged)
+        return Response(status_code=201, headers={"ETag": f'"{staged.info.sha256}"'})
+
+
+def _check_announced_length(header: str | None, rule: SizeRule) -> None:
+    if header is None or not header.isdecimal():
+        return
+    announced = int(header)
+    if announced > rule.size_bytes:
+        raise Problem("too-large", f"The body has {announced} bytes; {rule.size_bytes} were agreed.")
+    if rule.exact and announced < rule.size_bytes:
+        raise Problem("validation", f"The body has {announced} bytes, but {rule.size_bytes} were announced.")
+
+
+async def _check_wanted(services: Services, key: str) -> None:
+    """Refuse early what would be refused in the end, before the body is read."""
+    if match := _INPUT_KEY.match(key):
+        job = await services.jobs.find_job(UUID(match["job"]))
+        if job is None or job.state is not JobState.AWAITING_UPLOAD or job.input_file_name != match["name"]:
+            raise Problem("invalid-state", "The job does not wait for this file.")
+    elif match := _OUTPUT_KEY.match(key):
+        job = await services.jobs.find_job(UUID(match["job"]))
+        if job is None or job.state in FINAL_STATES:
+            # What was published must never change again.
+            raise Problem("already-finalized", "The job has ended; nothing can be added to it.")
+    else:
+        raise Problem("object-not-found", "There is no such file.")
+
+
+async def _publish(services: Services, key: str, staged: StagedObject) -> None:
+    match = _INPUT_KEY.match(key)
+    if match is None:
+        await _check_wanted(services, key)
+        await asyncio.to_thread(staged.publish)
+        return
+    async with services.jobs.enqueue_uploaded(
+        UUID(match["job"]), file_name=match["name"], size_bytes=staged.info.size_bytes, sha256=staged.info.sha256
+    ) as is_wanted:
+        if not is_wanted:
+            raise Problem("invalid-state", "The job does not wait for this file.")
+        await asyncio.to_thread(staged.publish)
+
+
+@router.api_route("/{key:path}", methods=["GET", "HEAD"], summary="Download with a signed URL")
+async def get_object(key: str, query: Signature, services: ServicesOf) -> Response:
+    """Hand one object out, whole or in ranges; never to be shown or run by a browser."""
+    services.storage.signer.verify("GET", key, query)
+    path = services.storage.path_of(key)
+    if not await asyncio.to_thread(path.is_file):
+        raise Problem("object-not-found", "There is no such file.")
+    return FileResponse(
+        path,
+        media_type="application/octet-stream",
+        filename=path.name,
+        headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "private, no-transform"},
+    )

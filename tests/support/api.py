@@ -1,0 +1,101 @@
+"""The real API on a real loopback socket, in a thread of the test's process."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jwt
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from geo_jobs_api.app import create_app
+from geo_jobs_api.config import Settings
+from geo_jobs_api.server import DrainingServer, bind, configuration
+
+JWT_SECRET = "test-jwt-secret-of-more-than-32-bytes"
+STORAGE_SECRET = "test-storage-secret-of-more-than-32-bytes"
+WORKER_TOKEN = "test-worker-token"
+
+
+def make_jwt(subject: str = "ada", *, admin: bool = False, ttl_seconds: float = 3600, **claims: Any) -> str:
+    """A token that the test API accepts; further claims win over the usual ones."""
+    usual = {"sub": subject, "exp": int(time.time() + ttl_seconds)} | ({"scope": "geo-jobs:admin"} if admin else {})
+    return jwt.encode(usual | claims, JWT_SECRET, algorithm="HS256")
+
+
+def bearer(subject: str = "ada", *, admin: bool = False) -> dict[str, str]:
+    """The Authorization header of a person."""
+    return {"Authorization": f"Bearer {make_jwt(subject, admin=admin)}"}
+
+
+def worker_header(token: str = WORKER_TOKEN) -> dict[str, str]:
+    """The Authorization header of a worker."""
+    return {"Authorization": f"Worker {token}"}
+
+
+def make_settings(database_url: str, data_dir: Path, **overrides: Any) -> Settings:
+    """Settings for a test: known secrets, no grace for lost workers, quick rounds; nothing comes from files."""
+    values: dict[str, Any] = {
+        "database_url": SecretStr(database_url),
+        "data_dir": data_dir,
+        "jwt_secret": SecretStr(JWT_SECRET),
+        "storage_secret": SecretStr(STORAGE_SECRET),
+        "worker_auth_token": SecretStr(WORKER_TOKEN),
+        "rescue_grace_seconds": 0.0,
+        "rescue_interval_seconds": 0.1,
+        "events_interval_seconds": 0.05,
+        "drain_seconds": 5.0,
+    }
+    return Settings(_env_file=None, **(values | overrides))
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = 15) -> None:
+    """Return as soon as the condition holds; AssertionError with `what` when it never does."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout} s for: {what}"
+        time.sleep(0.005)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningApi:
+    """A server that answers at `base_url`."""
+
+    base_url: str
+    settings: Settings
+    app: FastAPI
+    server: DrainingServer
+
+    def stop(self) -> None:
+        """Ask it to stop, as SIGTERM does; it drains first."""
+        self.server.should_exit = True
+
+    @property
+    def parked(self) -> int:
+        """How many claims wait in it now."""
+        return len(self.app.state.services.room)
+
+
+@contextlib.contextmanager
+def run_api(settings: Settings, port: int = 0) -> Iterator[RunningApi]:
+    """Serve an application for these settings, until the context ends."""
+    listener = bind("127.0.0.1", port)
+    app = create_app(settings)
+    server = DrainingServer(configuration(settings, app))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        wait_until(lambda: server.started or not thread.is_alive(), "the API to start")
+        assert server.started, "the API did not start"
+        yield RunningApi(f"http://127.0.0.1:{listener.getsockname()[1]}", settings, app, server)
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+        listener.close()
+        assert not thread.is_alive(), "the API did not stop"

@@ -1,0 +1,59 @@
+"""Databases for tests: one embedded server for the session, one cloned database for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import psycopg
+
+from geo_jobs_api import embedded
+from geo_jobs_api.database import migrate
+
+_TEMPLATE = "geo_jobs_template"
+
+
+@dataclass(slots=True)
+class DatabaseServer:
+    """A running server with a migrated template database."""
+
+    server: embedded.EmbeddedPostgres
+    _numbers: count[int] = field(default_factory=count)
+
+    def execute(self, statement: str) -> None:
+        """Run one administrative statement."""
+        with psycopg.connect(self.server.conninfo, autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    @contextlib.contextmanager
+    def clone(self, template: str = _TEMPLATE) -> Iterator[str]:
+        """A fresh migrated database; gives its connection string and drops it afterwards."""
+        name = f"test_{next(self._numbers)}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        try:
+            yield self.server.url(name)
+        finally:
+            self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@contextlib.contextmanager
+def database_server() -> Iterator[DatabaseServer]:
+    """An embedded server in a temporary folder, with its default durability."""
+    folder = Path(tempfile.mkdtemp(prefix="geo-jobs-pg-"))
+    try:
+        server = embedded.start(folder / "postgres")
+        try:
+            made = DatabaseServer(server)
+            made.execute(f"CREATE DATABASE {_TEMPLATE}")
+            asyncio.run(migrate(server.url(_TEMPLATE)))
+            yield made
+        finally:
+            server.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
