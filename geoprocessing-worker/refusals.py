@@ -33,7 +33,8 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "The file is compressed in a way that cannot be read here. Save it with DEFLATE, LZW or ZSTD.",
     ),
     _symptom(
-        r"not enough data|cannot read TIFF header|failed to read directory|cannot read \d+ bytes at offset|read error|end of file|unexpected EOF|beyond end of file|short read|IO error during reading",
+        r"not enough data|cannot read \d+ bytes at offset|cannot read TIFF header|failed to read directory|read error|"
+        r"end of file|unexpected EOF|short read|IO error during reading",
         "truncated",
         "The file ends before its picture does: it was not copied or uploaded whole. Upload it again.",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,6 @@ REFUSED = {
     "geotrellis__SBN_inc_percap-nodata-clip.tif": "no_valid_pixels",
     "geotrellis__propval_bg_01_01.tif": "no_valid_pixels",
     "rasterio__all-nodata.tif": "no_valid_pixels",
-    "rasterio__corrupt.tif": "truncated",
     "rio-stac__dataset_geom.tif": "no_valid_pixels",
     "rio-stac__dataset_tiff_datetime.tif": "no_valid_pixels",
 }
@@ -40,9 +40,8 @@ def test_every_file_ends_in_a_picture_or_a_named_refusal(path: Path, tmp_path: P
     picture = picture_of(result)
     assert max(picture.shape[:2]) <= 512
     assert picture[..., 3].any()
-    bands = result.metadata["statistics"]
-    assert isinstance(bands, dict)
-    varied = any(band["maximum"] > band["minimum"] for band in bands["bands"])
+    metadata: Any = result.metadata
+    varied = any(band["maximum"] > band["minimum"] for band in metadata["statistics"]["bands"])
     shown = picture[picture[..., 3] > 0]
-    if varied and result.metadata["validFraction"] > 0.01:  # type: ignore[operator]  # JSON holds a number here
+    if varied and metadata["validFraction"] > 0.01:
         assert len(np.unique(shown, axis=0)) > 1, "the data varies, the picture does not"

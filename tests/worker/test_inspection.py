@@ -53,7 +53,7 @@ def test_damaged_block_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_huge_block_is_refused_before_decoding(tmp_path: Path) -> None:
-    """A sparse file with one strip of gigabytes is small on disk and still refused, naming the limit."""
+    """A sparse file with one tile of a gigabyte is small on disk and still refused, naming the limit."""
     with gdal_environment():
         import rasterio
 
@@ -67,6 +67,8 @@ def test_huge_block_is_refused_before_decoding(tmp_path: Path) -> None:
             count=1,
             dtype="uint8",
             SPARSE_OK=True,
+            TILED="YES",
+            BLOCKXSIZE=30_000,
             BLOCKYSIZE=30_000,
             COMPRESS="DEFLATE",
         ):

@@ -1,0 +1,69 @@
+"""The check before upload: what contradicts itself or its source never leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pyproj import CRS
+
+from geoprocessing_worker.errors import ErrorClass, JobError
+from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.inspection import inspect_file
+from geoprocessing_worker.opening import gdal_environment
+from geoprocessing_worker.raster import Grid
+from geoprocessing_worker.verify import verify
+from tests.support.rasters import DEGREES, Tiff, quarters, run
+
+GRID = Grid(64, 64, DEGREES, CRS.from_epsg(4326))
+
+
+def made(folder: Path) -> tuple[Path, Path, SourceHeader]:
+    source = Tiff(quarters()).write(folder / "a.tif")
+    picture = run(source, folder / "out").outputs[0].path
+    with gdal_environment():
+        return picture, picture.with_suffix(".pgw"), inspect_file(source)
+
+
+def test_good_files_pass(tmp_path: Path) -> None:
+    """What convert makes is right to a hundredth of a pixel."""
+    picture, world, header = made(tmp_path)
+    distance = verify(picture, world, header, GRID)
+    assert distance is not None
+    assert distance < 0.01
+
+
+@pytest.mark.parametrize(
+    ("suffix", "old", "new", "words"),
+    [
+        (".png.aux.xml", "16, 0", "16.02, 0", "aux file"),
+        (".png.aux.xml", "WGS 84", "WGS 72", "coordinate system"),
+        (".pgw", "44.005", "44.015", "world file"),
+    ],
+)
+def test_altered_sidecar_is_caught(suffix: str, old: str, new: str, words: str, tmp_path: Path) -> None:
+    """A sidecar that says another place than the picture's is an internal failure that names it."""
+    picture, world, header = made(tmp_path)
+    path = picture.with_name("a" + suffix)
+    text = path.read_text()
+    assert old in text
+    text = text.replace(old, new)
+    if words == "coordinate system":
+        text = (
+            text.replace("4326", "4322")
+            .replace("6326", "6322")
+            .replace("7030", "7043")
+            .replace("298.257223563", "298.26")
+        )
+        text = text.replace("WGS_1984", "WGS_1972").replace("6378137", "6378135")
+    path.write_text(text)
+    with pytest.raises(JobError, match=words) as caught:
+        verify(picture, world, header, GRID)
+    assert (caught.value.code, caught.value.error_class) == ("self_check_failed", ErrorClass.INTERNAL)
+
+
+def test_cut_picture_is_caught(tmp_path: Path) -> None:
+    """A picture of another size than planned does not pass."""
+    picture, world, header = made(tmp_path)
+    with pytest.raises(JobError, match="size"):
+        verify(picture, world, header, Grid(65, 64, DEGREES, CRS.from_epsg(4326)))
