@@ -54,6 +54,12 @@ def auxiliary_file(grid: Grid) -> str:
     return "\n".join([*lines, "</PAMDataset>", ""])
 
 
+def read_auxiliary_transform(text: str) -> Affine | None:
+    """The transform that an `.aux.xml` written by this module holds."""
+    _, found, rest = text.partition("<GeoTransform>")
+    return Affine.from_gdal(*(float(number) for number in rest.partition("<")[0].split(","))) if found else None
+
+
 def _wkt(crs: CRS) -> str:
     """WKT1 as GDAL itself writes it, so that old readers follow; WKT2 for what WKT1 cannot say."""
     try:

@@ -15,7 +15,7 @@ from geoprocessing_worker.geometry import ground, project
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.opening import gdal_environment
 from geoprocessing_worker.raster import Grid
-from geoprocessing_worker.sidecars import read_world_file
+from geoprocessing_worker.sidecars import read_auxiliary_transform, read_world_file
 
 DRIVERS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
 PLACES = ((0.5, 0.5), (0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))
@@ -33,10 +33,14 @@ def verify(picture: Path, world: Path | None, header: SourceHeader, grid: Grid) 
     transform, crs = _reopened(picture, grid)
     if grid.transform is None:
         return None
-    if transform is None or not _close(transform, grid.transform, grid):
-        raise _failed("the transform in the aux file is not the picture's", picture)
     if world is not None and not _close(read_world_file(world.read_text("ascii")), grid.transform, grid):
         raise _failed("the world file is not the picture's", picture)
+    # GDAL's PNG driver reads the transform from the world file when there is one, so the other is read here.
+    auxiliary = read_auxiliary_transform(picture.with_name(picture.name + ".aux.xml").read_text("utf-8"))
+    if auxiliary is None or not _close(auxiliary, grid.transform, grid):
+        raise _failed("the transform in the aux file is not the picture's", picture)
+    if transform is None or not _close(transform, grid.transform, grid):
+        raise _failed("the transform that GDAL reads back is not the picture's", picture)
     if grid.crs is None:
         return None
     if crs is None or not same(crs, grid.crs):

@@ -81,13 +81,14 @@ def test_gdal_reports_system_and_corners_from_the_aux_file(tmp_path: Path) -> No
     assert transform @ (width, height) == pytest.approx((east, south), abs=transform.a)
 
 
-def test_world_file_alone_gives_the_same_corners(tmp_path: Path) -> None:
-    """Without .aux.xml GDAL finds the same transform in the world file."""
+@pytest.mark.parametrize("gone", ["a.png.aux.xml", "a.pgw"])
+def test_each_sidecar_alone_gives_the_same_corners(gone: str, tmp_path: Path) -> None:
+    """With only the world file or only the .aux.xml GDAL finds the same transform."""
     source = Tiff(quarters(200), crs="EPSG:32638", transform=UTM).write(tmp_path / "a.tif")
     path = run(source, tmp_path / "out").outputs[0].path
-    with_aux = reopened(path)[1]
-    path.with_name(path.name + ".aux.xml").unlink()
-    assert tuple(reopened(path)[1]) == pytest.approx(tuple(with_aux), rel=1e-12)
+    with_both = reopened(path)[1]
+    path.with_name(gone).unlink()
+    assert tuple(reopened(path)[1]) == pytest.approx(tuple(with_both), rel=1e-12)
 
 
 @pytest.mark.parametrize("way", ["nodata", "nan", "mask", "alpha"])
