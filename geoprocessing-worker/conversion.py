@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +66,12 @@ def convert(
         OSError: the output folder cannot be written.
     """
     began = clock()
-    with gdal_environment():
-        try:
-            report("inspect", 0.0, "Reading the file's header")
-            header, sample, plan = _inspect(request.source, request.options)
-            inspected = clock()
-            report("render", 0.0, _sentence(header, plan))
-            picture = render(
-                request.source, header, plan, lambda part: report("render", round(part * 100, 1), "Rendering")
-            )
-        except (RasterioError, CPLE_BaseError, pyvips.Error, MemoryError) as error:
-            raise named(error) from error
+    with gdal_environment(), _named_errors():
+        report("inspect", 0.0, "Reading the file's header")
+        header, sample, plan = _inspect(request.source, request.options)
+        inspected = clock()
+        report("render", 0.0, _sentence(header, plan))
+        picture = render(request.source, header, plan, lambda part: report("render", round(part * 100, 1), "Rendering"))
         rendered = clock()
         report("package", 0.0, "Writing picture, sidecars and metadata")
         block = summary(Source(request.source_name, header, sample), plan, picture, request.options)
@@ -96,11 +92,8 @@ def explain(source: Path, options: RenderOptions) -> dict[str, Any]:
     Raises:
         JobError: as `convert`, for all that shows before pixels are rendered.
     """
-    with gdal_environment():
-        try:
-            _, _, plan = _inspect(source, options)
-        except (RasterioError, CPLE_BaseError, MemoryError) as error:
-            raise named(error) from error
+    with gdal_environment(), _named_errors():
+        _, _, plan = _inspect(source, options)
     explained: dict[str, Any] = finite(plan.explain())
     return explained
 
@@ -111,6 +104,15 @@ def preload() -> None:
     libvips makes its threads at the first picture, so none is made here: threads do not survive a fork.
     """
     to_gdal(pyproj.CRS.from_epsg(4326))
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    """What GDAL, libvips or the machine raise leaves the block as a `JobError`."""
+    try:
+        yield
+    except (RasterioError, CPLE_BaseError, pyvips.Error, MemoryError) as error:
+        raise named(error) from error
 
 
 def _inspect(source: Path, options: RenderOptions) -> tuple[SourceHeader, Sample, RenderPlan]:

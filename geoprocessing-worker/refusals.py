@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+import pyvips
+
 from geoprocessing_worker.errors import ErrorClass, JobError, refused
 
 
@@ -62,6 +64,11 @@ def named(error: BaseException) -> JobError:
     """
     if isinstance(error, JobError):
         return error
+    if isinstance(error, pyvips.Error) and not SYMPTOMS[-1].pattern.search(_words(error)):
+        # libvips never touches the uploaded file, so this is no fault of the file's.
+        return JobError(
+            "render_failed", "The picture could not be made.", ErrorClass.INTERNAL, {"reason": _words(error)}
+        )
     if isinstance(error, MemoryError):
         return _with_class("out_of_memory", SYMPTOMS[-1].message, _words(error))
     words = _words(error)

@@ -8,6 +8,7 @@ import numpy as np
 import rasterio
 from affine import Affine
 from pyproj import CRS
+from rasterio.errors import RasterioError
 
 from geoprocessing_worker.crs import from_gdal, same
 from geoprocessing_worker.errors import ErrorClass, JobError
@@ -30,7 +31,10 @@ def verify(picture: Path, world: Path | None, header: SourceHeader, grid: Grid) 
     Raises:
         JobError: `self_check_failed`, class internal: the files contradict each other or the source.
     """
-    transform, crs = _reopened(picture, grid)
+    try:
+        transform, crs = _reopened(picture, grid)
+    except RasterioError as error:
+        raise _failed("GDAL cannot open it", picture) from error
     if grid.transform is None:
         return None
     if world is not None and not _close(read_world_file(world.read_text("ascii")), grid.transform, grid):
@@ -52,7 +56,7 @@ def verify(picture: Path, world: Path | None, header: SourceHeader, grid: Grid) 
 
 
 def _reopened(picture: Path, grid: Grid) -> tuple[Affine | None, CRS | None]:
-    """GDAL's own reading of the picture and its sidecars, the picture decoded to its last row."""
+    """GDAL's own reading of the picture and its sidecars."""
     with (
         gdal_environment(GDAL_PAM_ENABLED="YES", GDAL_DISABLE_READDIR_ON_OPEN="FALSE"),
         rasterio.open(str(picture), driver=DRIVERS[picture.suffix], sharing=False) as dataset,

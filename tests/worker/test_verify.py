@@ -62,6 +62,15 @@ def test_altered_sidecar_is_caught(suffix: str, old: str, new: str, words: str, 
     assert (caught.value.code, caught.value.error_class) == ("self_check_failed", ErrorClass.INTERNAL)
 
 
+def test_picture_that_cannot_be_opened_is_caught(tmp_path: Path) -> None:
+    """A picture that GDAL cannot read is the worker's fault, not the uploader's."""
+    picture, world, header = made(tmp_path)
+    picture.write_bytes(b"")
+    with pytest.raises(JobError, match="cannot open") as caught:
+        verify(picture, world, header, GRID)
+    assert caught.value.error_class is ErrorClass.INTERNAL
+
+
 def test_cut_picture_is_caught(tmp_path: Path) -> None:
     """A picture of another size than planned does not pass."""
     picture, world, header = made(tmp_path)
