@@ -47,5 +47,5 @@ def test_libvips_is_never_blamed_on_the_file() -> None:
 def test_folders_are_not_told() -> None:
     """The uploader learns the file's name at most, never where it lay."""
     assert (
-        named(RasterioIOError("/var/tmp/geojob_1/map.tif: TIFFFillStrip")).detail["reason"] == "map.tif: TIFFFillStrip"
+        named(RasterioIOError("/srv/jobs/geojob_1/map.tif: TIFFFillStrip")).detail["reason"] == "map.tif: TIFFFillStrip"
     )
