@@ -19,7 +19,7 @@ from geo_jobs_api.event_hub import EventHub
 from geo_jobs_api.lease_store import LeaseStore
 from geo_jobs_api.local_storage import LocalStorage
 from geo_jobs_api.log import configure, get_logger
-from geo_jobs_api.scheduler import Rescuer
+from geo_jobs_api.scheduler import RescuePolicy, Rescuer
 from geo_jobs_api.services import Services
 from geo_jobs_api.storage import UrlSigner
 from geo_jobs_api.store import JobStore, UpkeepStore
@@ -48,7 +48,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
     async with contextlib.AsyncExitStack() as stack:
         conninfo = await stack.enter_async_context(database(settings))
         pool = await stack.enter_async_context(
-            open_pool(conninfo, size=settings.database_pool_size, timeout=settings.database_timeout_seconds)
+            open_pool(conninfo, size=settings.database_pool_size, wait_seconds=settings.database_timeout_seconds)
         )
         if settings.storage_secret is None:
             raise ConfigurationError("STORAGE_SECRET is not set.")
@@ -81,15 +81,14 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
 
 
 def _rescuer(settings: Settings, upkeep: UpkeepStore) -> Rescuer:
-    return Rescuer(
-        upkeep,
+    policy = RescuePolicy(
         interval_seconds=settings.rescue_interval_seconds,
         grace_seconds=settings.effective_rescue_grace,
         max_worker_losses=settings.max_worker_losses,
         # The worker hears of it at its next heartbeat, then has its grace; one more heartbeat of patience.
         cancel_overdue_seconds=settings.cancel_grace_seconds + 2 * settings.heartbeat_seconds,
-        clock=time.monotonic,
     )
+    return Rescuer(upkeep, policy, clock=time.monotonic)
 
 
 @contextlib.asynccontextmanager
@@ -100,7 +99,7 @@ async def _in_background(name: str, run: Callable[[], Awaitable[None]]) -> Async
         while True:
             try:
                 await run()
-            except Exception:  # whatever it was, a queue without its rescuer is worse
+            except Exception:  # noqa: BLE001  # whatever it was, a queue without its rescuer is worse
                 _log.exception("background_task_failed", task=name)
             await asyncio.sleep(_RESTART_SECONDS)
 

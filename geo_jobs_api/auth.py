@@ -16,7 +16,7 @@ from geo_jobs_api.errors import ConfigurationError, Problem
 from geo_jobs_api.records import WorkerToken
 
 ADMIN_SCOPE = "geo-jobs:admin"
-_SECRET_ALGORITHM = "HS256"
+_SECRET_ALGORITHM = "HS256"  # noqa: S105  # a name, not a secret
 # Signatures by a private key. HS256 must never stand here: a public key would then do as its secret.
 _KEY_SET_ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 _MAX_SUBJECT_CHARACTERS = 255

@@ -23,6 +23,10 @@ from geo_jobs_api.server import bind, serve
 from geo_jobs_api.store import JobStore
 
 
+def _say(text: str, *, to_error: bool = False) -> None:
+    print(text, file=sys.stderr if to_error else sys.stdout, flush=True)
+
+
 def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
     host = arguments.host or settings.api_host
     listener = bind(host, settings.api_port if arguments.port is None else arguments.port)
@@ -40,7 +44,7 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
 
 def _announce_and_serve(settings: Settings, listener: socket.socket, host: str, workers: int) -> int:
     port = listener.getsockname()[1]
-    print(f"Serving on http://{host if ':' not in host else f'[{host}]'}:{port}", file=sys.stderr, flush=True)
+    _say(f"Serving on http://{host if ':' not in host else f'[{host}]'}:{port}", to_error=True)
     return serve(settings, [listener], workers=workers)
 
 
@@ -50,7 +54,7 @@ def _migrate(settings: Settings, _: argparse.Namespace) -> int:
             pass
 
     asyncio.run(run())
-    print("The schema is up to date.")
+    _say("The schema is up to date.")
     return 0
 
 
@@ -58,7 +62,7 @@ def _with_jobs(settings: Settings, act: Callable[[JobStore], object]) -> int:
     async def run() -> int:
         async with (
             database(settings) as conninfo,
-            open_pool(conninfo, size=2, timeout=settings.database_timeout_seconds) as pool,
+            open_pool(conninfo, size=2, wait_seconds=settings.database_timeout_seconds) as pool,
         ):
             result = act(JobStore(pool))
             return await result if asyncio.iscoroutine(result) else 0
@@ -70,7 +74,7 @@ def _create_token(settings: Settings, arguments: argparse.Namespace) -> int:
     async def act(jobs: JobStore) -> int:
         token = new_worker_token()
         await jobs.add_worker_token(uuid7(), arguments.name, worker_token_sha256(token))
-        print(token)
+        _say(token)
         return 0
 
     return _with_jobs(settings, act)
@@ -80,7 +84,7 @@ def _list_tokens(settings: Settings, _: argparse.Namespace) -> int:
     async def act(jobs: JobStore) -> int:
         for token in await jobs.list_worker_tokens():
             state = "valid" if token.revoked_at is None else f"revoked {token.revoked_at:%Y-%m-%d %H:%M}"
-            print(f"{token.id}  {token.created_at:%Y-%m-%d %H:%M}  {state:24}  {token.name}")
+            _say(f"{token.id}  {token.created_at:%Y-%m-%d %H:%M}  {state:24}  {token.name}")
         return 0
 
     return _with_jobs(settings, act)
@@ -90,7 +94,7 @@ def _revoke_token(settings: Settings, arguments: argparse.Namespace) -> int:
     async def act(jobs: JobStore) -> int:
         if await jobs.revoke_worker_token(arguments.id):
             return 0
-        print(f"There is no valid token {arguments.id}.", file=sys.stderr)
+        _say(f"There is no valid token {arguments.id}.", to_error=True)
         return 1
 
     return _with_jobs(settings, act)
@@ -98,7 +102,7 @@ def _revoke_token(settings: Settings, arguments: argparse.Namespace) -> int:
 
 def _jwt(settings: Settings, arguments: argparse.Namespace) -> int:
     token = make_jwt(settings, subject=arguments.sub, admin=arguments.admin, ttl_seconds=arguments.ttl, now=time.time())
-    print(token)
+    _say(token)
     return 0
 
 
@@ -138,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configure(settings.log_level)
         code: int = parsed.run(settings, parsed)
     except ConfigurationError as error:
-        print(str(error), file=sys.stderr)
+        _say(str(error), to_error=True)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -28,7 +28,7 @@ _MIGRATION_NAME = re.compile(r"^(\d{4})_[a-z0-9_]+\.sql$")
 
 # A forgotten transaction keeps vacuum from the queue's table, and claims slow down eightfold within seconds.
 _SESSION_OPTIONS = "-c statement_timeout=15s -c idle_in_transaction_session_timeout=15s -c timezone=UTC"
-# A peer that vanished without a word is noticed after 10 + 3 × 5 seconds.
+# A peer that vanished without a word is noticed after 25 seconds.
 _KEEPALIVES = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 
 
@@ -75,13 +75,13 @@ async def connect(conninfo: str, application_name: str) -> psycopg.AsyncConnecti
 
 
 @asynccontextmanager
-async def open_pool(conninfo: str, *, size: int, timeout: float) -> AsyncIterator[Pool]:
+async def open_pool(conninfo: str, *, size: int, wait_seconds: float) -> AsyncIterator[Pool]:
     """A pool in autocommit mode with rows as dicts, closed at the end.
 
     Args:
         conninfo: libpq URL or key-value string.
         size: most connections at once.
-        timeout: seconds to wait for a free connection.
+        wait_seconds: how long to wait for a free connection.
 
     Raises:
         ConfigurationError: the server does not answer.
@@ -92,17 +92,17 @@ async def open_pool(conninfo: str, *, size: int, timeout: float) -> AsyncIterato
         kwargs=_connection_arguments("geo-jobs-api"),
         min_size=1,
         max_size=size,
-        timeout=timeout,
+        timeout=wait_seconds,
         open=False,
         name="geo-jobs-api",
     )
     await pool.open()
     try:
         try:
-            await pool.wait(timeout=timeout)
+            await pool.wait(timeout=wait_seconds)
         except psycopg.Error as error:
             raise ConfigurationError(
-                f"The database does not answer within {timeout:.0f} s: check DATABASE_URL or PGHOST and its companions."
+                f"The database does not answer within {wait_seconds:.0f} s: check DATABASE_URL, or PGHOST and the like."
             ) from error
         yield pool
     finally:
@@ -116,7 +116,7 @@ async def migrate(conninfo: str) -> list[str]:
         The names of the migrations that were applied, in order.
 
     Raises:
-        ConfigurationError: no connection, the server is older than PostgreSQL 14, or its schema is newer than this code.
+        ConfigurationError: no connection, the server is older than PostgreSQL 14, or its schema is newer than we know.
     """
     try:
         connection = await connect(conninfo, "geo-jobs-migrate")

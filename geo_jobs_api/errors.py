@@ -54,7 +54,7 @@ class FieldError:
     message: str
 
 
-class Problem(ApiError):
+class Problem(ApiError):  # noqa: N818  # RFC 9457 calls it a problem
     """A refused request.
 
     Args:

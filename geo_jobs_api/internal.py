@@ -16,7 +16,7 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.jobs import JobState, LeaseToken, input_key, output_key, stem_of, upload_slots
-from geo_jobs_api.lease_store import ClaimRequest, Progress
+from geo_jobs_api.lease_store import ClaimRequest, Progress, Results
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.metrics import JOBS_CLAIMED, JOBS_ENDED
 from geo_jobs_api.records import Job, Lease, LeaseOutcome, PreviousError, Renewal
@@ -123,11 +123,11 @@ async def _claim_or_wait(
             return leases
         if services.room.is_draining:
             raise Problem("unavailable", "This process is stopping; ask again.", headers=_DRAINING)
-        await _wait(ticket, gone, remaining)
+        await _wait(services, ticket, gone, remaining)
 
 
-async def _wait(ticket: Ticket, gone: asyncio.Future[None], seconds: float) -> None:
-    waiting: asyncio.Future[bool] = asyncio.ensure_future(ticket.wait(seconds))
+async def _wait(services: Services, ticket: Ticket, gone: asyncio.Future[None], seconds: float) -> None:
+    waiting: asyncio.Future[bool] = asyncio.ensure_future(services.room.park(ticket, seconds))
     either: set[asyncio.Future[Any]] = {waiting, gone}
     try:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -277,10 +277,8 @@ async def complete(job_id: UUID, body: CompleteJob, token: LeaseTokenOf, service
         state = await services.leases.complete_job(
             job_id,
             token,
+            Results([output.model_dump(by_alias=True) for output in body.outputs], body.metadata, body.timings),
             request_digest=digest,
-            outputs=[output.model_dump(by_alias=True) for output in body.outputs],
-            metadata=body.metadata,
-            timings=body.timings,
         )
     replayed = state is None
     if state is None:

@@ -81,34 +81,42 @@ class FailureDecision:
     spends_attempt: bool
 
 
+@dataclass(frozen=True, slots=True)
+class AttemptBudget:
+    """How much a job may still be tried.
+
+    Attributes:
+        attempt: number of the attempt under way, 1-based.
+        max_attempts: how many attempts the job has in all.
+        backoff_seconds: ceiling of the wait after the first, second, … attempt; the last one repeats.
+    """
+
+    attempt: int
+    max_attempts: int
+    backoff_seconds: Sequence[float]
+
+
 def decide_failure(
-    error_class: ErrorClass,
-    *,
-    attempt: int,
-    max_attempts: int,
-    backoff_seconds: Sequence[float],
-    retry_after_seconds: float | None = None,
-    uniform: random.Random,
+    error_class: ErrorClass, budget: AttemptBudget, retry_after_seconds: float | None, source: random.Random
 ) -> FailureDecision:
     """Decide what follows a reported failure.
 
     Args:
         error_class: the kind that the worker told.
-        attempt: number of the attempt that failed, 1-based.
-        max_attempts: how many attempts the job has in all.
-        backoff_seconds: ceiling of the wait after the first, second, … attempt; the last one repeats.
+        budget: what the job has left.
         retry_after_seconds: a wait that the worker asks for; the longer of both counts.
-        uniform: source of the jitter.
+        source: source of the jitter.
     """
     policy = FAILURE_POLICIES[error_class]
     if policy.next_state is not JobState.QUEUED:
         return FailureDecision(policy.next_state, 0.0, policy.spends_attempt)
-    if policy.spends_attempt and attempt >= max_attempts:
+    if policy.spends_attempt and budget.attempt >= budget.max_attempts:
         return FailureDecision(JobState.FAILED, 0.0, spends_attempt=True)
     delay = 0.0
-    if policy.backs_off and backoff_seconds:
+    if policy.backs_off and budget.backoff_seconds:
         # Full jitter: retries of jobs that failed together spread over the whole interval.
-        delay = uniform.uniform(0.0, backoff_seconds[min(attempt, len(backoff_seconds)) - 1])
+        place = min(budget.attempt, len(budget.backoff_seconds)) - 1
+        delay = source.uniform(0.0, budget.backoff_seconds[place])
     delay = max(delay, min(retry_after_seconds or 0.0, MAX_RETRY_AFTER_SECONDS))
     return FailureDecision(JobState.QUEUED, delay, policy.spends_attempt)
 

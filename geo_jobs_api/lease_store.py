@@ -13,7 +13,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from geo_jobs_api.database import Pool
-from geo_jobs_api.jobs import ErrorClass, FailureDecision, JobState, LeaseToken, decide_failure
+from geo_jobs_api.jobs import AttemptBudget, ErrorClass, FailureDecision, JobState, LeaseToken, decide_failure
 from geo_jobs_api.records import FailureOutcome, Lease, LeaseOutcome, PreviousError, Renewal
 from geo_jobs_api.store import fetch_all, load_queries
 
@@ -44,11 +44,20 @@ class ClaimRequest:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a worker has come: percent 0–100."""
+    """How far a worker has come: percent from 0 to 100."""
 
     percent: float
     stage: str | None
     message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a completed job leaves: outputs as JSON objects, metadata, and seconds by stage."""
+
+    outputs: Sequence[Mapping[str, Any]]
+    metadata: Mapping[str, Any]
+    timings: Mapping[str, float]
 
 
 class LeaseStore:
@@ -163,14 +172,7 @@ class LeaseStore:
         return None if row is None else Renewal.from_row(row)
 
     async def complete_job(
-        self,
-        job_id: UUID,
-        token: LeaseToken,
-        *,
-        request_digest: bytes,
-        outputs: Sequence[Mapping[str, Any]],
-        metadata: Mapping[str, Any],
-        timings: Mapping[str, float],
+        self, job_id: UUID, token: LeaseToken, results: Results, *, request_digest: bytes
     ) -> JobState | None:
         """Publish the outputs; the state that follows, or None when the lease is not held any more."""
         async with self._pool.connection() as connection:
@@ -180,9 +182,9 @@ class LeaseStore:
                 lease_seq=token.lease_seq,
                 lease_key=token.lease_key,
                 request_digest=request_digest,
-                outputs=Jsonb([dict(output) for output in outputs]),
-                metadata=Jsonb(dict(metadata)),
-                timings=Jsonb(dict(timings)),
+                outputs=Jsonb([dict(output) for output in results.outputs]),
+                metadata=Jsonb(dict(results.metadata)),
+                timings=Jsonb(dict(results.timings)),
             )
         return None if row is None else JobState(row["state"])
 
@@ -197,11 +199,9 @@ class LeaseStore:
         lease = Lease.from_row(row)
         return decide_failure(
             error_class,
-            attempt=lease.attempt,
-            max_attempts=lease.job.max_attempts,
-            backoff_seconds=row["backoff_seconds"],
-            retry_after_seconds=retry_after_seconds,
-            uniform=random.SystemRandom(),
+            AttemptBudget(lease.attempt, lease.job.max_attempts, row["backoff_seconds"]),
+            retry_after_seconds,
+            random.SystemRandom(),
         )
 
     async def fail_job(

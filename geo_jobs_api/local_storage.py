@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import os
 import shutil
@@ -115,8 +114,7 @@ class LocalStorage:
                 await asyncio.to_thread(os.fsync, file.fileno())
             yield StagedObject(info, temporary, target)
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
+            await asyncio.to_thread(temporary.unlink, missing_ok=True)
 
 
 async def _write_body(file: BinaryIO, body: AsyncIterator[bytes], rule: SizeRule) -> ObjectInfo:

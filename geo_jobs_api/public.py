@@ -19,8 +19,10 @@ from geo_jobs_api.records import Job
 from geo_jobs_api.schemas import (
     CancelJob,
     CreateJob,
+    EventFilter,
     EventPage,
     EventView,
+    JobFilter,
     JobPage,
     JobView,
     OutputLink,
@@ -30,6 +32,7 @@ from geo_jobs_api.schemas import (
 )
 from geo_jobs_api.services import BaseUrl, CallerOf, Services, ServicesOf
 from geo_jobs_api.storage import SizeRule
+from geo_jobs_api.store import NewJob
 
 router = APIRouter(prefix="/api/geo-jobs", tags=["jobs"])
 
@@ -57,8 +60,8 @@ async def create_job(
 ) -> JobView:
     """Make a job that waits for its file. The same `Idempotency-Key` with the same body gives the same job again."""
     digest = _digest(body)
-    job = await services.jobs.create_job(
-        job_id=uuid7(),
+    new = NewJob(
+        id=uuid7(),
         owner=caller.subject,
         task_type=body.task_type,
         priority=body.priority,
@@ -66,6 +69,7 @@ async def create_job(
         idempotency_key=idempotency_key,
         request_digest=digest,
     )
+    job = await services.jobs.create_job(new)
     if job is None:
         job = await _earlier_job(services, caller, idempotency_key, digest, body.task_type)
         response.status_code = 200
@@ -87,24 +91,17 @@ async def _earlier_job(
 
 
 @router.get("", response_model=JobPage, summary="List jobs")
-async def list_jobs(
-    caller: CallerOf,
-    services: ServicesOf,
-    state: JobState | None = None,
-    task_type: Annotated[str | None, Query(alias="taskType", max_length=63)] = None,
-    cursor: UUID | None = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-) -> JobPage:
+async def list_jobs(caller: CallerOf, services: ServicesOf, wanted: Annotated[JobFilter, Query()]) -> JobPage:
     """Your jobs, newest first; with the admin scope, everybody's."""
     jobs = await services.jobs.list_jobs(
         owner=caller.owner_filter,
-        state=None if state is None else state.value,
-        task_type=None if task_type is None else task_type.replace("\0", ""),
-        before=cursor,
-        most=limit + 1,
+        state=None if wanted.state is None else wanted.state.value,
+        task_type=wanted.task_type,
+        before=wanted.cursor,
+        most=wanted.limit + 1,
     )
-    page = jobs[:limit]
-    return JobPage(jobs=[JobView.of(job) for job in page], next=page[-1].id if len(jobs) > limit else None)
+    page = jobs[: wanted.limit]
+    return JobPage(jobs=[JobView.of(job) for job in page], next=page[-1].id if len(jobs) > wanted.limit else None)
 
 
 @router.get("/{job_id}", response_model=JobView, summary="Look at a job")
@@ -196,13 +193,7 @@ async def retry_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> Job
     summary="Follow a job",
 )
 async def list_events(
-    job_id: UUID,
-    request: Request,
-    caller: CallerOf,
-    services: ServicesOf,
-    after: Annotated[int, Query(ge=0, lt=2**63)] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-    last_event_id: Annotated[str | None, Header()] = None,
+    job_id: UUID, request: Request, caller: CallerOf, services: ServicesOf, wanted: Annotated[EventFilter, Query()]
 ) -> Any:
     """The moves of a job: a JSON page, or a live stream for `Accept: text/event-stream`.
 
@@ -210,13 +201,14 @@ async def list_events(
     """
     await _find_job(services, caller, job_id)
     if "text/event-stream" in request.headers.get("accept", ""):
+        place = _resume_place(request.headers.get("last-event-id"), wanted.after)
         return StreamingResponse(
-            _stream(services, job_id, _resume_place(last_event_id, after)),
+            _stream(services, job_id, place),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
-    events = await services.jobs.list_events(job_id, after=after, most=limit)
-    return EventPage(events=[EventView.of(event) for event in events], next=events[-1].id if events else after)
+    events = await services.jobs.list_events(job_id, after=wanted.after, most=wanted.limit)
+    return EventPage(events=[EventView.of(event) for event in events], next=events[-1].id if events else wanted.after)
 
 
 def _resume_place(last_event_id: str | None, after: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import psycopg
@@ -25,16 +26,29 @@ class RescueSource(Protocol):
         """Decide and act in one statement."""
 
 
+@dataclass(frozen=True, slots=True)
+class RescuePolicy:
+    """When leases are ended.
+
+    Attributes:
+        interval_seconds: between two rounds.
+        grace_seconds: no lease is ended so soon after a start or an outage, since a living worker was not heard.
+        max_worker_losses: a job that lost this many workers has failed.
+        cancel_overdue_seconds: after so long, a worker that was asked to stop is not waited for.
+    """
+
+    interval_seconds: float
+    grace_seconds: float
+    max_worker_losses: int
+    cancel_overdue_seconds: float
+
+
 class Rescuer:
     """Ends leases that ran out. Any number of processes may do this at once.
 
     Args:
         source: the database.
-        interval_seconds: between two rounds.
-        grace_seconds: no lease is ended so soon after a start or an outage, since a worker that lives could not be heard
-            before.
-        max_worker_losses: a job that lost this many workers has failed.
-        cancel_overdue_seconds: after so long, a worker that was asked to stop is not waited for.
+        policy: when, and what is lost.
         clock: monotonic seconds.
         sleep: waits that many seconds.
     """
@@ -42,28 +56,22 @@ class Rescuer:
     def __init__(
         self,
         source: RescueSource,
+        policy: RescuePolicy,
         *,
-        interval_seconds: float,
-        grace_seconds: float,
-        max_worker_losses: int,
-        cancel_overdue_seconds: float,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._source = source
-        self._interval_seconds = interval_seconds
-        self._grace_seconds = grace_seconds
-        self._max_worker_losses = max_worker_losses
-        self._cancel_overdue_seconds = cancel_overdue_seconds
+        self._policy = policy
         self._clock = clock
         self._sleep = sleep
-        self._not_before = clock() + grace_seconds
+        self._not_before = clock() + policy.grace_seconds
 
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
             # Jitter, so that several processes do not ask in step.
-            await self._sleep(self._interval_seconds * random.uniform(0.8, 1.2))  # noqa: S311  # no secret
+            await self._sleep(self._policy.interval_seconds * random.uniform(0.8, 1.2))  # noqa: S311  # no secret
             await self.run_once()
 
     async def run_once(self) -> int:
@@ -72,10 +80,11 @@ class Rescuer:
             if self._clock() < self._not_before:
                 return 0
             rescued = await self._source.rescue_lost_jobs(
-                max_worker_losses=self._max_worker_losses, cancel_overdue_seconds=self._cancel_overdue_seconds
+                max_worker_losses=self._policy.max_worker_losses,
+                cancel_overdue_seconds=self._policy.cancel_overdue_seconds,
             )
         except (psycopg.Error, OSError) as error:
-            self._not_before = self._clock() + self._grace_seconds
+            self._not_before = self._clock() + self._policy.grace_seconds
             _log.warning("rescue_failed", reason=type(error).__name__)
             return 0
         for job in rescued:

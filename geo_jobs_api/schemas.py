@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from geo_jobs_api.jobs import ErrorClass
+from geo_jobs_api.jobs import ErrorClass, JobState
 from geo_jobs_api.records import Job, JobEvent
 
 _MAX_DEPTH = 32
@@ -160,6 +160,22 @@ class JobPage(Model):
 
     jobs: list[JobView]
     next: UUID | None
+
+
+class JobFilter(Model):
+    """Which jobs to list; `cursor` is the `next` of the page before."""
+
+    state: JobState | None = None
+    task_type: Annotated[Text, Field(max_length=63)] | None = None
+    cursor: UUID | None = None
+    limit: int = Field(default=50, ge=1, le=200)
+
+
+class EventFilter(Model):
+    """Which events to list; `after` is the `next` of the page before."""
+
+    after: int = Field(default=0, ge=0, lt=2**63)
+    limit: int = Field(default=200, ge=1, le=1000)
 
 
 class EventView(Model):

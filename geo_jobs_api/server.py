@@ -1,4 +1,4 @@
-"""Serving the application: a socket that is bound first, one or several processes, and an end that keeps nobody waiting."""
+"""Serving the application: a socket bound first, one or several processes, an end that keeps nobody waiting."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise ConfigurationError(
-                f"Port {port} on {host} is taken by another program: stop it, or choose another with --port or API_PORT."
+                f"Port {port} on {host} is taken by another program: stop it, or choose --port or API_PORT."
             ) from error
         raise ConfigurationError(f"Cannot listen on {host} port {port}: {error.strerror or error}.") from error
     listener.set_inheritable(True)

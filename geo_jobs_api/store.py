@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 from uuid import UUID
@@ -37,34 +38,37 @@ def _job_or_none(row: Mapping[str, Any] | None) -> Job | None:
     return None if row is None else Job.from_row(row)
 
 
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to be made. Without a priority it gets its task type's."""
+
+    id: UUID
+    owner: str
+    task_type: str
+    priority: int | None
+    input_payload: Mapping[str, Any]
+    idempotency_key: str | None
+    request_digest: bytes
+
+
 class JobStore:
     """Everything about jobs that needs no lease."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def create_job(
-        self,
-        *,
-        job_id: UUID,
-        owner: str,
-        task_type: str,
-        priority: int | None,
-        input_payload: Mapping[str, Any],
-        idempotency_key: str | None,
-        request_digest: bytes,
-    ) -> Job | None:
+    async def create_job(self, new: NewJob) -> Job | None:
         """Create a job; None when the task type is unknown or the idempotency key was used before."""
         async with self._pool.connection() as connection:
             row = await _jobs.insert_job(
                 connection,
-                id=job_id,
-                owner=owner,
-                task_type=task_type,
-                priority=priority,
-                input_payload=Jsonb(dict(input_payload)),
-                idempotency_key=idempotency_key,
-                request_digest=request_digest,
+                id=new.id,
+                owner=new.owner,
+                task_type=new.task_type,
+                priority=new.priority,
+                input_payload=Jsonb(dict(new.input_payload)),
+                idempotency_key=new.idempotency_key,
+                request_digest=new.request_digest,
             )
         return _job_or_none(row)
 

@@ -84,10 +84,25 @@ class WaitingRoom:
     def __init__(self) -> None:
         self._tickets: dict[Ticket, None] = {}
         self._by_claim: dict[UUID, Ticket] = {}
+        self._parked = 0
         self.is_draining = False
+        # Set when it is worth while to look what there is, and for when.
+        self.look = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._tickets)
+        """How many claims wait."""
+        return self._parked
+
+    async def park(self, ticket: Ticket, seconds: float) -> bool:
+        """Wait to be woken; False when the time ran out."""
+        if self._parked == 0:
+            # Nobody has looked for a while: a job may be due in a moment.
+            self.look.set()
+        self._parked += 1
+        try:
+            return await ticket.wait(seconds)
+        finally:
+            self._parked -= 1
 
     def wanted_types(self) -> list[str]:
         """The task types that somebody waits for."""
@@ -156,7 +171,6 @@ class Wakeup:
         self._conninfo = conninfo
         self._backstop_seconds = backstop_seconds
         self._jitter = jitter
-        self._look = asyncio.Event()
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -178,7 +192,7 @@ class Wakeup:
             stack.push_async_callback(connection.close)
             await connection.execute(f"LISTEN {CHANNEL}".encode())
             # Whatever was said while nobody listened.
-            self._look.set()
+            self._room.look.set()
             while True:
                 async for notification in connection.notifies(timeout=_LISTEN_SECONDS):
                     self._heard(notification.payload)
@@ -192,7 +206,7 @@ class Wakeup:
         if task_type:
             self._room.wake(task_type)
         else:
-            self._look.set()
+            self._room.look.set()
 
     async def _poll_for_ever(self) -> None:
         while True:
@@ -204,8 +218,8 @@ class Wakeup:
                 _log.warning("backstop_poll_failed", reason=type(error).__name__)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    await self._look.wait()
-            self._look.clear()
+                    await self._room.look.wait()
+            self._room.look.clear()
 
     async def _poll(self) -> float:
         """Wake as many as there are jobs; returns seconds until the next look is worth while."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from pathlib import Path
 from uuid import uuid4
 
 import httpx
@@ -17,7 +18,7 @@ def curl(*arguments: str) -> str:
     return result.stdout
 
 
-def test_the_documented_curl_calls_carry_a_file_from_creation_to_download(api: RunningApi, tmp_path) -> None:
+def test_the_documented_curl_calls_carry_a_file_from_creation_to_download(api: RunningApi, tmp_path: Path) -> None:
     """Create, PUT, look, events and download work exactly as documented, with no Content-Type where curl sends none."""
     root, auth = f"{api.base_url}/api/geo-jobs", f"Authorization: Bearer {make_jwt()}"
     source = tmp_path / "map.tif"
@@ -31,7 +32,15 @@ def test_the_documented_curl_calls_carry_a_file_from_creation_to_download(api: R
     assert created["state"] == "awaiting_upload"
     job = f"{root}/{created['id']}"
     upload = json.loads(
-        curl("-X", "POST", f"{job}/upload", "-H", auth, "-d", '{"fileName":"map.tif","fileSize":1000,"fileType":"image/tiff"}')
+        curl(
+            "-X",
+            "POST",
+            f"{job}/upload",
+            "-H",
+            auth,
+            "-d",
+            '{"fileName":"map.tif","fileSize":1000,"fileType":"image/tiff"}',
+        )
     )
     assert curl("-X", "PUT", upload["uploadUrl"], "--data-binary", f"@{source}") == ""
     assert json.loads(curl(job, "-H", auth))["state"] == "queued"

@@ -1,0 +1,263 @@
+"""Handing out work: order, replay, limits, waiting."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests.support.api import RunningApi, wait_until
+from tests.support.clients import Person, Worker, code_of, rows
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(max_workers=24) as pool:
+        yield pool
+
+
+def park(api: RunningApi, threads: ThreadPoolExecutor, worker: Worker, **fields: Any) -> Future[list[dict[str, Any]]]:
+    """Start a waiting claim; returns once it is parked."""
+    before = api.parked
+    future = threads.submit(worker.claim_all, **({"waitSeconds": 30} | fields))
+    wait_until(lambda: api.parked == before + 1, "the claim to be parked")
+    return future
+
+
+def test_the_same_claim_id_gets_the_same_lease_again(person: Person, worker: Worker) -> None:
+    """A lost reply is repeated with the same token, and takes no second job."""
+    person.submit()
+    person.submit()
+    claim_id = str(uuid4())
+    first, again = worker.claim(claimId=claim_id), worker.claim(claimId=claim_id)
+    same = ("id", "leaseToken", "attempt", "leaseExpiresAt")
+    assert [first[key] for key in same] == [again[key] for key in same]
+    assert worker.claim()["id"] != first["id"]
+
+
+def test_a_claim_of_several_gets_all_of_them_again(person: Person, worker: Worker) -> None:
+    """`maxJobs` above one is replayed as a whole, and may be filled in part."""
+    ids = {person.submit() for _ in range(3)}
+    claim_id = str(uuid4())
+    for _ in range(2):
+        assert {job["id"] for job in worker.claim_all(claimId=claim_id, maxJobs=5)} == ids
+
+
+def test_jobs_come_in_order_of_age_and_a_point_of_priority_is_worth_a_minute(
+    api: RunningApi, person: Person, worker: Worker
+) -> None:
+    """Low priority waits longer, but never for ever."""
+    low, high, old = person.submit(priority=0), person.submit(priority=1), person.submit(priority=0)
+    rows(api.settings.conninfo or "", "UPDATE jobs SET run_at = run_at - interval '61 seconds' WHERE id = %s", old)
+    assert [worker.claim()["id"] for _ in range(3)] == [old, high, low]
+
+
+def test_a_claim_takes_no_more_than_it_asked_for(person: Person, worker: Worker) -> None:
+    """Five wait, two are asked for, two are leased."""
+    for _ in range(5):
+        person.submit()
+    assert len(worker.claim_all(maxJobs=2)) == 2
+    assert [job["state"] for job in person.http.get("/api/geo-jobs").json()["jobs"]].count("running") == 2
+
+
+def test_only_the_offered_task_types_are_handed_out(person: Person, worker: Worker) -> None:
+    """A worker never gets work that it did not offer; unknown types are no error."""
+    person.submit()
+    assert worker.claim_all(taskTypes=["something_else"]) == []
+    assert len(worker.claim_all(taskTypes=["something_else", "geotiff_to_png"])) == 1
+
+
+def test_a_paused_task_type_is_not_handed_out(api: RunningApi, person: Person, worker: Worker) -> None:
+    """Pausing needs no restart."""
+    person.submit()
+    rows(api.settings.conninfo or "", "UPDATE task_types SET paused = true")
+    assert worker.claim_all() == []
+
+
+def test_a_claim_that_finds_nothing_answers_at_once_or_after_its_wait(worker: Worker) -> None:
+    """204 with and without waiting."""
+    assert worker.claim_all(waitSeconds=0) == []
+    assert worker.claim_all(waitSeconds=0.2) == []
+
+
+def test_parked_claims_are_woken_in_the_order_they_came_one_for_each_job(
+    api: RunningApi, person: Person, threads: ThreadPoolExecutor
+) -> None:
+    """Of three that wait, one job wakes the first and leaves the others parked."""
+    waiting = [park(api, threads, Worker(api, f"w{number}")) for number in range(3)]
+    for number, future in enumerate(waiting):
+        job_id = person.submit()
+        assert [job["id"] for job in future.result(timeout=10)] == [job_id]
+        wait_until(lambda left=2 - number: api.parked == left, "the others to be parked still")  # type: ignore[misc]  # bound now
+
+
+def test_a_retry_wakes_a_parked_claim_when_its_time_comes(
+    api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
+) -> None:
+    """Nobody notifies when a moment is reached; with an hour between two looks, only the timer can be it."""
+    api = api_server(backstop_seconds=3600)
+    person, worker = Person(api), Worker(api)
+    rows(api.settings.conninfo or "", "UPDATE task_types SET backoff_seconds = '{0.4}'")
+    job_id = person.submit()
+    job = worker.claim()
+    waiting = park(api, threads, Worker(api, "w2"))
+    worker.fail(job, "transient")
+    assert [job["id"] for job in waiting.result(timeout=10)] == [job_id]
+
+
+def test_a_lost_notification_is_made_good_by_the_backstop(
+    api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
+) -> None:
+    """A job that was queued behind everybody's back is found by the next look."""
+    api = api_server(backstop_seconds=0.2)
+    person = Person(api)
+    job_id = person.create()["id"]
+    waiting = park(api, threads, Worker(api))
+    rows(
+        api.settings.conninfo or "",
+        "UPDATE jobs SET state = 'queued', uploaded_at = now(), input_file_name = 'a.tif', input_size_bytes = 1",
+    )
+    assert [job["id"] for job in waiting.result(timeout=10)] == [job_id]
+
+
+def test_a_broken_listen_connection_is_made_anew(
+    api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
+) -> None:
+    """After the database has cut the connection, notifications arrive again, with no backstop to help."""
+    api = api_server(backstop_seconds=3600)
+    url = api.settings.conninfo or ""
+    listening = (
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'geo-jobs-listen' AND datname = current_database()"
+    )
+    wait_until(lambda: bool(rows(url, listening)), "the connection to listen")
+    first = rows(url, listening)[0]["pid"]
+    rows(url, "SELECT pg_terminate_backend(%s)", first)
+    wait_until(lambda: any(row["pid"] != first for row in rows(url, listening)), "a new connection to listen")
+    waiting = park(api, threads, Worker(api))
+    job_id = Person(api).submit()
+    assert [job["id"] for job in waiting.result(timeout=10)] == [job_id]
+
+
+def test_two_processes_share_the_work_with_only_the_database_between_them(
+    api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
+) -> None:
+    """A claim parked in one process is woken by an upload to the other."""
+    first, second = api_server(backstop_seconds=3600), api_server(backstop_seconds=3600)
+    waiting = park(first, threads, Worker(first))
+    job_id = Person(second).submit()
+    assert [job["id"] for job in waiting.result(timeout=10)] == [job_id]
+
+
+def test_a_client_that_hangs_up_while_it_waits_gets_no_job(
+    api: RunningApi, person: Person, threads: ThreadPoolExecutor
+) -> None:
+    """Its place is given up, and the job goes to the next one without a lease being lost."""
+    with pytest.raises(httpx.ReadTimeout):
+        Worker(api, "impatient", timeout=0.3).claim_all(waitSeconds=30)
+    wait_until(lambda: api.parked == 0, "the place to be given up")
+    job_id = person.submit()
+    assert Worker(api).claim()["id"] == job_id
+    assert "claim_lost" not in person.event_types(job_id)
+
+
+def test_a_repeated_claim_takes_the_place_of_the_one_that_was_given_up(
+    api: RunningApi, person: Person, threads: ThreadPoolExecutor
+) -> None:
+    """Two requests with one claim id never get two jobs."""
+    claim_id = str(uuid4())
+    first = park(api, threads, Worker(api), claimId=claim_id)
+    second = threads.submit(Worker(api).claim_all, claimId=claim_id, waitSeconds=30)
+    assert first.result(timeout=10) == []
+    wait_until(lambda: api.parked == 1, "the second request to be parked")
+    ids = {person.submit(), person.submit()}
+    assert {job["id"] for job in second.result(timeout=10)} < ids
+    assert len(rows(api.settings.conninfo or "", "SELECT id FROM jobs WHERE state = 'running'")) == 1
+
+
+def test_a_stopping_process_sends_parked_claims_away_at_once(api: RunningApi, threads: ThreadPoolExecutor) -> None:
+    """503 with `Retry-After: 0`, so that workers move on to another process."""
+    worker = Worker(api)
+    before = threads.submit(worker.http.post, "/claim", json=worker.claim_request(waitSeconds=30))
+    wait_until(lambda: api.parked == 1, "the claim to be parked")
+    api.stop()
+    answer = before.result(timeout=10)
+    assert code_of(answer) == (503, "unavailable")
+    assert answer.headers["retry-after"] == "0"
+
+
+def test_a_limit_on_concurrent_runs_is_exact(api: RunningApi, threads: ThreadPoolExecutor) -> None:
+    """Sixteen workers claim at once, again and again; the database itself refuses to see a fourth running job."""
+    url = api.settings.conninfo or ""
+    person = Person(api)
+    rows(url, "UPDATE task_types SET max_concurrent_runs = 3")
+    # Counted when a transaction commits, under a lock: no sampling, no luck.
+    rows(
+        url,
+        """
+        CREATE TABLE excess (running bigint);
+        CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS $$
+        DECLARE n bigint;
+        BEGIN
+            PERFORM pg_advisory_xact_lock(1);
+            SELECT count(*) INTO n FROM jobs WHERE state = 'running';
+            IF n > 3 THEN INSERT INTO excess VALUES (n); END IF;
+            RETURN NULL;
+        END $$;
+        CREATE CONSTRAINT TRIGGER watch AFTER UPDATE ON jobs DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION watch();
+        """,
+    )
+    total = 40
+    for _ in range(total):
+        person.submit()
+    done = threading.Semaphore(0)
+    finished: list[str] = []
+
+    def work(number: int) -> None:
+        worker = Worker(api, f"w{number}")
+        while len(finished) < total:
+            for job in worker.claim_all(maxJobs=2, waitSeconds=0.3):
+                worker.fail(job, "invalid_input").raise_for_status()
+                finished.append(job["id"])
+                done.release()
+
+    for future in [threads.submit(work, number) for number in range(16)]:
+        future.result(timeout=60)
+    assert len(set(finished)) == total
+    assert rows(url, "SELECT * FROM excess") == []
+
+
+def test_a_place_that_becomes_free_under_a_limit_wakes_a_parked_claim(
+    api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
+) -> None:
+    """The end of one job is what the next one waits for."""
+    api = api_server(backstop_seconds=3600)
+    person, worker = Person(api), Worker(api)
+    rows(api.settings.conninfo or "", "UPDATE task_types SET max_concurrent_runs = 1")
+    person.submit()
+    second = person.submit()
+    job = worker.claim()
+    waiting = park(api, threads, Worker(api, "w2"))
+    worker.complete(job).raise_for_status()
+    assert [job["id"] for job in waiting.result(timeout=10)] == [second]
+
+
+def test_a_claim_tells_all_that_the_worker_needs(person: Person, worker: Worker) -> None:
+    """The fields of the protocol are there, with the names of the uploads made from the file's."""
+    person.submit({"outputFormat": "webp", "unknownKey": 1}, priority=3)
+    job = worker.claim()
+    assert job.keys() == {
+        "id", "taskType", "priority", "attempt", "maxAttempts", "leaseToken", "leaseSeconds", "leaseExpiresAt",
+        "heartbeatSeconds", "timeoutSeconds", "inputPayload", "input", "uploads", "previousErrors",
+    }  # fmt: skip
+    assert job["inputPayload"] == {"outputFormat": "webp", "unknownKey": 1}
+    assert [slot["name"] for slot in job["uploads"]] == [
+        "map.webp", "map.wpw", "map.prj", "map.webp.aux.xml", "map_thumb.png", "map.json",
+    ]  # fmt: skip
+    assert {"name", "url", "method", "headers", "contentType", "maxBytes"} == job["uploads"][0].keys()
+    assert job["input"]["sizeBytes"] == 100

@@ -1,0 +1,158 @@
+"""The rescuer, on the real database and with a clock that is handed in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from uuid_utils.compat import uuid7
+
+from geo_jobs_api.database import Pool, open_pool
+from geo_jobs_api.jobs import ErrorClass, JobState
+from geo_jobs_api.lease_store import ClaimRequest, LeaseStore, Results
+from geo_jobs_api.records import Lease, RescuedJob
+from geo_jobs_api.scheduler import RescuePolicy, Rescuer
+from geo_jobs_api.store import JobStore, NewJob, UpkeepStore
+from tests.support.clients import expire_leases, rows
+
+
+@pytest.fixture
+async def pool(postgres_url: str) -> AsyncIterator[Pool]:
+    async with open_pool(postgres_url, size=4, wait_seconds=10) as opened:
+        yield opened
+
+
+async def running_job(pool: Pool, *, confirmed: bool = True) -> Lease:
+    """A job with a lease on it."""
+    jobs, leases = JobStore(pool), LeaseStore(pool)
+    new = NewJob(uuid7(), "ada", "geotiff_to_png", None, {}, None, b"")
+    assert await jobs.create_job(new) is not None
+    await jobs.set_upload(new.id, file_name="a.tif", size_bytes=4, content_type="image/tiff")
+    async with jobs.enqueue_uploaded(new.id, file_name="a.tif", size_bytes=4, sha256="0" * 64) as is_wanted:
+        assert is_wanted
+    request = ClaimRequest(uuid4(), "w/1", "w", ("geotiff_to_png",), 1, "key", 15)
+    (lease,) = await leases.claim_jobs(request)
+    if confirmed:
+        assert await leases.renew_lease(lease.job.id, lease.token, lease_seconds=60) is not None
+    return lease
+
+
+async def state_of(pool: Pool, job_id: UUID) -> JobState:
+    job = await JobStore(pool).find_job(job_id)
+    assert job is not None
+    return job.state
+
+
+async def rescue(pool: Pool) -> list[RescuedJob]:
+    return await UpkeepStore(pool).rescue_lost_jobs(max_worker_losses=3, cancel_overdue_seconds=60)
+
+
+async def test_a_lease_that_still_runs_is_left_alone(pool: Pool) -> None:
+    """Time alone decides, and the time is the lease's."""
+    lease = await running_job(pool)
+    assert await rescue(pool) == []
+    assert await state_of(pool, lease.job.id) is JobState.RUNNING
+
+
+async def test_rescue_and_complete_at_the_same_instant_have_one_outcome(pool: Pool, postgres_url: str) -> None:
+    """Many times over: exactly one of both wins, the loser changes nothing, and one outcome is recorded."""
+    winners = set()
+    for _ in range(25):
+        lease = await running_job(pool)
+        expire_leases(postgres_url)
+        completed, rescued = await asyncio.gather(
+            LeaseStore(pool).complete_job(lease.job.id, lease.token, Results([], {}, {}), request_digest=b"d"),
+            rescue(pool),
+        )
+        assert (completed is None) == (len(rescued) == 1)
+        state = await state_of(pool, lease.job.id)
+        assert state is (JobState.SUCCEEDED if completed else JobState.QUEUED)
+        winners.add(state)
+        outcomes = rows(postgres_url, "SELECT ended_by FROM lease_outcomes WHERE job_id = %s", lease.job.id)
+        assert len(outcomes) == 1
+        rows(postgres_url, "DELETE FROM jobs")
+    assert winners <= {JobState.SUCCEEDED, JobState.QUEUED}
+
+
+async def test_a_job_that_ends_while_the_rescuer_looks_is_not_overwritten(pool: Pool, postgres_url: str) -> None:
+    """The rescuer meets a row that a complete has locked but not yet committed: it leaves that row alone."""
+    lease = await running_job(pool)
+    expire_leases(postgres_url)
+    async with await psycopg.AsyncConnection.connect(postgres_url) as other:
+        await other.execute(
+            "UPDATE jobs SET state = 'succeeded', outputs = '[]', output_lease_seq = 1, finished_at = now(),"
+            " lease_key = NULL, lease_expires_at = NULL, claim_id = NULL, claimed_at = NULL, worker_id = NULL,"
+            " lease_confirmed = false WHERE id = %s",
+            [lease.job.id],
+        )
+        # A rescuer that waited for the lock would hang here for the statement's time.
+        async with asyncio.timeout(5):
+            assert await rescue(pool) == []
+        await other.commit()
+    assert await rescue(pool) == []
+    assert await state_of(pool, lease.job.id) is JobState.SUCCEEDED
+
+
+async def test_a_heartbeat_that_comes_before_the_rescuer_saves_the_job(pool: Pool, postgres_url: str) -> None:
+    """The check is made on the row as it is now, not as it was listed."""
+    lease = await running_job(pool)
+    expire_leases(postgres_url)
+    await LeaseStore(pool).renew_lease(lease.job.id, lease.token, lease_seconds=60)
+    assert await rescue(pool) == []
+
+
+async def test_a_loss_with_no_attempts_left_is_final(pool: Pool, postgres_url: str) -> None:
+    """A job with a single attempt has failed when its worker is lost."""
+    rows(postgres_url, "UPDATE task_types SET max_attempts = 1")
+    lease = await running_job(pool)
+    expire_leases(postgres_url)
+    assert [(job.id, job.state) for job in await rescue(pool)] == [(lease.job.id, "failed")]
+
+
+async def test_giving_back_a_claim_is_refused_once_the_worker_was_heard(pool: Pool) -> None:
+    """A late hang-up must not take a job from a worker that has begun."""
+    lease = await running_job(pool, confirmed=True)
+    await LeaseStore(pool).release_claim(lease.job.id, lease.token)
+    assert await state_of(pool, lease.job.id) is JobState.RUNNING
+
+
+async def test_a_claim_given_back_is_queued_at_its_old_place(pool: Pool) -> None:
+    """The job keeps its attempts and its place; the lease that was given back is dead."""
+    lease = await running_job(pool, confirmed=False)
+    await LeaseStore(pool).release_claim(lease.job.id, lease.token)
+    job = await JobStore(pool).find_job(lease.job.id)
+    assert job is not None
+    assert (job.state, job.attempt, job.run_at) == (JobState.QUEUED, 0, lease.job.run_at)
+    decision = await LeaseStore(pool).decide_failure(lease.job.id, lease.token, ErrorClass.INTERNAL, None)
+    assert decision is None
+
+
+class Source:
+    """A database that may be away."""
+
+    def __init__(self) -> None:
+        self.is_away = False
+        self.rounds = 0
+
+    async def rescue_lost_jobs(
+        self, *, max_worker_losses: int, cancel_overdue_seconds: float, most: int = 100
+    ) -> list[RescuedJob]:
+        if self.is_away:
+            raise psycopg.OperationalError("away")
+        self.rounds += 1
+        return []
+
+
+async def test_living_workers_get_a_leases_time_to_be_heard_after_a_start_and_after_an_outage() -> None:
+    """No lease is ended before the grace is over, and an outage starts it anew."""
+    source, now = Source(), [100.0]
+    rescuer = Rescuer(source, RescuePolicy(1, 60, 3, 30), clock=lambda: now[0])
+    seen = []
+    for moment, is_away in ((159, False), (160, False), (170, True), (171, False), (229, False), (230, False)):
+        now[0], source.is_away = moment, is_away
+        await rescuer.run_once()
+        seen.append(source.rounds)
+    assert seen == [0, 1, 1, 1, 1, 2]

@@ -1,0 +1,145 @@
+"""Plain HTTP clients for tests: a person who submits files, and a worker that can do everything wrong."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import psycopg
+from psycopg.rows import DictRow, dict_row
+
+from tests.support.api import RunningApi, bearer, worker_header
+
+TIFF = b"II*\0" + bytes(96)
+
+
+def rows(database_url: str, statement: str, *parameters: object) -> list[DictRow]:
+    """Run a statement behind the API's back; its rows, if it has any."""
+    with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as connection:
+        cursor = connection.execute(statement.encode(), parameters)
+        return cursor.fetchall() if cursor.description else []
+
+
+def expire_leases(database_url: str) -> None:
+    """Let all leases run out now, as if their workers had been silent for long."""
+    rows(database_url, "UPDATE jobs SET lease_expires_at = now() - interval '1 second' WHERE state = 'running'")
+
+
+class Person:
+    """Somebody with a token."""
+
+    def __init__(self, api: RunningApi, subject: str = "ada", *, admin: bool = False) -> None:
+        self.http = api.client(headers=bearer(subject, admin=admin))
+
+    def create(self, payload: Mapping[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+        """Make a job that waits for its file."""
+        body = {"taskType": "geotiff_to_png", "inputPayload": dict(payload or {})} | fields
+        job: dict[str, Any] = self.http.post("/api/geo-jobs", json=body).raise_for_status().json()
+        return job
+
+    def upload_url(self, job_id: str, file_name: str = "map.tif", size: int = len(TIFF)) -> str:
+        """Ask where to put the file."""
+        body = {"fileName": file_name, "fileSize": size, "fileType": "image/tiff"}
+        answer = self.http.post(f"/api/geo-jobs/{job_id}/upload", json=body).raise_for_status()
+        return str(answer.json()["uploadUrl"])
+
+    def submit(self, payload: Mapping[str, Any] | None = None, data: bytes = TIFF, **fields: Any) -> str:
+        """Make a job and upload its file; the id of the queued job."""
+        job_id = str(self.create(payload, **fields)["id"])
+        httpx.put(self.upload_url(job_id, size=len(data)), content=data, timeout=30).raise_for_status()
+        return job_id
+
+    def look(self, job_id: str) -> dict[str, Any]:
+        """The job as it stands."""
+        job: dict[str, Any] = self.http.get(f"/api/geo-jobs/{job_id}").raise_for_status().json()
+        return job
+
+    def events(self, job_id: str) -> list[dict[str, Any]]:
+        """The job's event log."""
+        page = self.http.get(f"/api/geo-jobs/{job_id}/events", params={"limit": 1000}).raise_for_status().json()
+        return list(page["events"])
+
+    def event_types(self, job_id: str) -> list[str]:
+        """The names of the job's moves, in order."""
+        return [event["type"] for event in self.events(job_id)]
+
+    def cancel(self, job_id: str, reason: str | None = None) -> httpx.Response:
+        """Ask for the end of a job."""
+        return self.http.post(f"/api/geo-jobs/{job_id}/cancel", json={"reason": reason})
+
+
+class Worker:
+    """A worker, one call at a time."""
+
+    def __init__(self, api: RunningApi, name: str = "worker-1", timeout: float = 60) -> None:
+        self.name = name
+        self.http = api.client("/api/internal/geo-jobs", headers=worker_header(), timeout=timeout)
+
+    def claim_request(self, **fields: Any) -> dict[str, Any]:
+        """The body of a claim with a fresh id."""
+        usual = {"claimId": str(uuid4()), "workerId": f"{self.name}/1", "workerName": self.name}
+        return usual | {"taskTypes": ["geotiff_to_png"]} | fields
+
+    def claim_all(self, **fields: Any) -> list[dict[str, Any]]:
+        """Claim; the jobs, which may be none."""
+        answer = self.http.post("/claim", json=self.claim_request(**fields)).raise_for_status()
+        return [] if answer.status_code == 204 else list(answer.json()["jobs"])
+
+    def claim(self, **fields: Any) -> dict[str, Any]:
+        """Claim exactly one job."""
+        jobs = self.claim_all(**fields)
+        assert len(jobs) == 1, f"claimed {len(jobs)} jobs"
+        return jobs[0]
+
+    def call(self, verb: str, job: Mapping[str, Any], body: Mapping[str, Any] | None = None) -> httpx.Response:
+        """One of heartbeat, progress, complete, fail, with the lease of a claimed job."""
+        headers = {"Lease-Token": job["leaseToken"]}
+        return self.http.patch(f"/{job['id']}/{verb}", json=dict(body or {}), headers=headers)
+
+    def heartbeat(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """A sign of life that must succeed."""
+        answer: dict[str, Any] = self.call("heartbeat", job).raise_for_status().json()
+        return answer
+
+    def upload(self, job: Mapping[str, Any], content: bytes = b"\x89PNG picture") -> list[dict[str, Any]]:
+        """Upload the picture; the outputs to be told in `complete`."""
+        slot = next(slot for slot in job["uploads"] if slot["contentType"] == "image/png")
+        httpx.put(slot["url"], content=content).raise_for_status()
+        return [output_of(slot["name"], content)]
+
+    def complete(self, job: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]] | None = None) -> httpx.Response:
+        """Upload (unless outputs are given) and complete."""
+        told = self.upload(job) if outputs is None else outputs
+        return self.call(
+            "complete", job, {"outputs": list(told), "metadata": {"crs": "EPSG:4326"}, "timings": {"render": 1.5}}
+        )
+
+    def fail(self, job: Mapping[str, Any], error_class: str, code: str = "went_wrong", **fields: Any) -> httpx.Response:
+        """Report a failure."""
+        error = {"class": error_class, "code": code, "message": "It went wrong.", "detail": {"n": 1}}
+        return self.call("fail", job, {"error": error} | fields)
+
+
+def output_of(name: str, content: bytes) -> dict[str, Any]:
+    """What a worker tells about an output with this content."""
+    digest = hashlib.sha256(content).hexdigest()
+    return {"name": name, "sizeBytes": len(content), "sha256": digest, "contentType": "image/png"}
+
+
+def code_of(response: httpx.Response) -> tuple[int, str]:
+    """Status and code of a problem; AssertionError when the answer is not a well-formed one."""
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    body = response.json()
+    assert body["status"] == response.status_code
+    assert body["title"]
+    assert body["detail"]
+    return response.status_code, body["code"]
+
+
+def storage_files(api: RunningApi, job_id: str | UUID) -> list[str]:
+    """The objects of a job, as paths below its folder."""
+    folder = api.settings.object_dir / "jobs" / str(job_id)
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
