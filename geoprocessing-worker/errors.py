@@ -1,7 +1,7 @@
 """Every way a job can end badly: its class on the wire, its code, and the sentence its owner reads.
 
-`error.class` tells the server what kind of trouble it is, so that it can decide about a retry; `error.code` is stable and
-names the trouble; `message` is for the person who uploaded the file. Codes of refused files: docs/RENDERING.md.
+`error.class` tells the server what kind of trouble it is, so that it can decide about a retry; `error.code` is stable
+and names the trouble; `message` is for the person who uploaded the file.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ class JobError(WorkerError):
         detail: numbers and names for whoever looks closer; must be JSON.
     """
 
-    def __init__(
-        self, code: str, message: str, error_class: ErrorClass, detail: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, code: str, message: str, error_class: ErrorClass, detail: dict[str, Any] | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
@@ -56,3 +54,50 @@ class JobError(WorkerError):
 def refused(code: str, message: str, **detail: Any) -> JobError:
     """A file or payload that trying again will not help."""
     return JobError(code, message, ErrorClass.INVALID_INPUT, detail)
+
+
+class ApiError(WorkerError):
+    """The API did not do what it was asked.
+
+    Args:
+        code: the `code` of its problem details, or one of ours where a proxy or the network spoke instead.
+        message: what it said.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+class TokenRefused(ApiError):  # noqa: N818 - an answer of the API, named as what it says
+    """401 or 403: nothing works until somebody mends the token."""
+
+
+class LeaseLost(ApiError):  # noqa: N818
+    """404 or 409, or the lease ran out: the job is somebody else's, or over. Nothing more may be sent for it."""
+
+
+class Rejected(ApiError):  # noqa: N818
+    """413, 422 and the like: the API will never take this; the fault is this job's."""
+
+
+class Unavailable(ApiError):  # noqa: N818
+    """Busy, broken, unreachable or unreadable: the same call may go through later.
+
+    Args:
+        retry_after: seconds that the API asked to wait, if it did.
+    """
+
+    def __init__(self, code: str, message: str, retry_after: float | None = None) -> None:
+        super().__init__(code, message)
+        self.retry_after = retry_after
+
+
+class CancelRequested(WorkerError):  # noqa: N818
+    """The API's answer to a heartbeat says that somebody does not want this job any more."""
+
+    def __init__(self, reason: str, grace_seconds: float) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.grace_seconds = grace_seconds

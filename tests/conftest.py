@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.api import RunningApi, make_settings, run_api
-from tests.support.database import DatabaseServer, database_server
+from tests.support.api import RunningApi, make_settings, run_api, wait_until
+from tests.support.database import DatabaseServer, database_server, empty_queue
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +41,17 @@ def api_server(postgres_url: str, tmp_path: Path) -> Iterator[Callable[..., Runn
         yield start
 
 
+@pytest.fixture(scope="session")
+def shared_api(postgres: DatabaseServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    """One API for the session; ask for `api` to find its queue empty."""
+    with postgres.clone() as url, run_api(make_settings(url, tmp_path_factory.mktemp("shared") / "data")) as api:
+        yield api
+
+
 @pytest.fixture
-def api(api_server: Callable[..., RunningApi]) -> RunningApi:
-    """One running API with the tests' usual settings."""
-    return api_server()
+def api(shared_api: RunningApi) -> Iterator[RunningApi]:
+    """A running API with the tests' usual settings and an empty queue."""
+    empty_queue(shared_api.settings.conninfo or "")
+    with contextlib.ExitStack() as clients:
+        yield dataclasses.replace(shared_api, _clients=clients)
+    wait_until(lambda: shared_api.parked == 0, "the test's parked claims to go")

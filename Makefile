@@ -1,0 +1,40 @@
+# Development commands; each works from a bare clone.
+PYTHON := .venv/bin/python
+COMPILE = $(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra build
+
+.PHONY: help
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: environment
+environment:
+	@bash -c 'set -euo pipefail; . scripts/environment.sh; make_environment requirements-dev.txt'
+
+.PHONY: demo
+demo:  ## the whole way of one map on this machine, into demo-output/
+	./start_worker.sh --demo
+
+.PHONY: test
+test:  ## all tests
+	./run_tests.sh
+
+.PHONY: check
+check: environment  ## lint, format, types, import layers
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	PYTHONPATH=typings .venv/bin/lint-imports
+
+.PHONY: format
+format: environment  ## mend what ruff can mend
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+.PHONY: wheel
+wheel: environment  ## build the wheel into dist/
+	$(PYTHON) -m build --wheel --no-isolation
+
+.PHONY: lock
+lock: environment  ## compile requirements*.txt from pyproject.toml again
+	$(COMPILE) pyproject.toml -o requirements.txt
+	$(COMPILE) --extra dev pyproject.toml -o requirements-dev.txt

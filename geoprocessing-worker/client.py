@@ -1,0 +1,159 @@
+"""The five calls of the wire, each said once, and what each answer means."""
+
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol, TypeVar
+
+import httpx
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from geoprocessing_worker import retry
+from geoprocessing_worker.errors import ApiError, LeaseLost, Rejected, TokenRefused, Unavailable
+from geoprocessing_worker.models import (
+    ClaimAnswer,
+    ClaimRequest,
+    CompleteAnswer,
+    Completion,
+    FailAnswer,
+    Failure,
+    LeaseAnswer,
+    Progress,
+    WireModel,
+)
+from geoprocessing_worker.retry import Policy
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+JSON = {"Content-Type": "application/json"}
+JOBS = "/api/internal/geo-jobs"
+
+
+class HeldJob(Protocol):
+    """What a call on a job has to know of the lease."""
+
+    @property
+    def job_id(self) -> str:
+        """The job's id."""
+
+    @property
+    def token(self) -> SecretStr:
+        """The lease token."""
+
+    def remaining(self) -> float:
+        """Seconds for which the lease can still be trusted."""
+
+
+class JobApi:
+    """The API, as one worker talks to it.
+
+    Every method raises `TokenRefused`, `LeaseLost` or `Rejected` at once, and `Unavailable` once the call's policy has
+    run out of patience.
+
+    Args:
+        http: a client whose base URL is the API's.
+        token: the worker's.
+    """
+
+    def __init__(self, http: httpx.AsyncClient, token: SecretStr) -> None:
+        self._http = http
+        self._token = token
+
+    async def claim(self, request: ClaimRequest) -> ClaimAnswer | None:
+        """Up to `max_jobs` jobs, or None when the wait ran out. After a lost reply, the same claim id is sent again."""
+        seconds = retry.CLAIM.try_timeout + request.wait_seconds
+
+        async def once() -> ClaimAnswer | None:
+            response = await self._send("POST", f"{JOBS}/claim", request, {}, seconds)
+            return None if response.status_code == httpx.codes.NO_CONTENT else _read(response, ClaimAnswer)
+
+        return await retry.persist(retry.CLAIM, once)
+
+    async def heartbeat(self, job: HeldJob) -> LeaseAnswer:
+        """Renew the lease."""
+        return await self._on_job("heartbeat", job, None, LeaseAnswer, retry.HEARTBEAT)
+
+    async def progress(self, job: HeldJob, progress: Progress) -> LeaseAnswer:
+        """Say how far the job is; renews the lease too."""
+        return await self._on_job("progress", job, progress, LeaseAnswer, retry.HEARTBEAT)
+
+    async def complete(self, job: HeldJob, completion: Completion) -> CompleteAnswer:
+        """Hand the result in. Saying it twice does no harm."""
+        return await self._on_job("complete", job, completion, CompleteAnswer, retry.REPORT)
+
+    async def fail(self, job: HeldJob, failure: Failure, *, parting: bool = False) -> FailAnswer:
+        """Give the job back with the reason, with little patience when `parting`. Saying it twice does no harm."""
+        return await self._on_job("fail", job, failure, FailAnswer, retry.PARTING if parting else retry.REPORT)
+
+    async def _on_job(
+        self, verb: str, job: HeldJob, body: WireModel | None, answer: type[Answer], policy: Policy
+    ) -> Answer:
+        headers = {"Lease-Token": job.token.get_secret_value()}
+
+        async def once() -> Answer:
+            if job.remaining() <= 0:
+                raise LeaseLost("lease-expired", "the lease ran out, so nothing more may be sent for this job")
+            response = await self._send("PATCH", f"{JOBS}/{job.job_id}/{verb}", body, headers, policy.try_timeout)
+            return _read(response, answer)
+
+        return await retry.persist(policy, once, remaining=job.remaining)
+
+    async def _send(
+        self, method: str, path: str, body: WireModel | None, headers: dict[str, str], seconds: float
+    ) -> httpx.Response:
+        authorization = {"Authorization": f"Worker {self._token.get_secret_value()}"}
+        # Secrets are unmasked nowhere but in headers, so a body never has one.
+        content = b"{}" if body is None else body.model_dump_json(by_alias=True, exclude_none=True).encode()
+        try:
+            response = await self._http.request(
+                method, path, content=content, headers=headers | authorization | JSON, timeout=seconds
+            )
+        except httpx.HTTPError as error:
+            raise Unavailable("no-connection", f"{type(error).__name__}: {error}") from None
+        if not response.is_success:
+            raise _error(response)
+        return response
+
+
+def _read(response: httpx.Response, answer: type[Answer]) -> Answer:
+    try:
+        return answer.model_validate_json(response.content)
+    except ValidationError:
+        # A proxy or a captive portal spoke, not the API: whether the call was carried out is not known.
+        raise Unavailable("unreadable-answer", f"a {response.status_code} that is not what was asked for") from None
+
+
+def _error(response: httpx.Response) -> ApiError:
+    status = response.status_code
+    problem = _problem(response)
+    code = str(problem.get("code") or f"http-{status}")
+    message = str(problem.get("detail") or problem.get("title") or response.reason_phrase)[:2000]
+    if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        return TokenRefused(code, message)
+    # A bare 404 or 409 is a proxy's, or a wrong address: only the API's own words end a job.
+    if status in (httpx.codes.NOT_FOUND, httpx.codes.CONFLICT) and problem.get("code"):
+        return LeaseLost(code, message)
+    if status in (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE):
+        return Unavailable(code, message, _retry_after(response))
+    if httpx.codes.is_server_error(status) or status in (httpx.codes.NOT_FOUND, httpx.codes.CONFLICT):
+        return Unavailable(code, message)
+    if httpx.codes.is_client_error(status):
+        return Rejected(code, message)
+    return Unavailable(code, f"an unexpected {status}")
+
+
+def _problem(response: httpx.Response) -> dict[str, Any]:
+    try:
+        problem = response.json()
+    except ValueError:
+        return {}
+    return problem if isinstance(problem, dict) else {}
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    value = response.headers.get("Retry-After", "")
+    if value.isdecimal():
+        return float(value)
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return None

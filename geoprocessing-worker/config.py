@@ -1,0 +1,208 @@
+"""Every setting of the worker, read once: from the environment, then `.env`, then the local stack's own file.
+
+Run by path, `python3 geoprocessing-worker/config.py` prints the configuration in force, where each value came from and
+what is wrong with it.
+"""
+
+if __name__ == "__main__" and not __package__:
+    from importlib import import_module
+
+    import_module("bootstrap").exec_module("geoprocessing_worker.config")
+
+import os
+import ssl
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from dotenv import dotenv_values
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from geoprocessing_worker.errors import ConfigurationError
+
+# A local stack leaves its addresses and secrets in this file of its DATA_DIR, for the health check.
+LOCAL_STACK_FILE = "stack.env"
+
+# What a process that opens strangers' files may see of the environment: nothing secret is among it.
+HARMLESS_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
+
+LogLevel = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR"],
+    BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value),
+]
+
+
+class Settings(BaseSettings):
+    """The worker's settings; the name of a field in capitals is the name of its variable.
+
+    Durations are in seconds and sizes in bytes unless the name says otherwise.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    # The API
+    api_base_url: str = ""
+    worker_auth_token: SecretStr = SecretStr("")
+    worker_name: str = Field("geoprocessing-worker", min_length=1, max_length=100)
+    poll_interval: float = Field(5, gt=0, le=3600, description="least seconds between two claims that found nothing")
+    heartbeat_interval: float = Field(30, gt=0, le=600)
+    ca_bundle: Path | None = Field(None, description="certificates to trust instead of the system's")
+
+    # Jobs
+    concurrent_jobs: int = Field(1, ge=1, le=64)
+    max_processing_time: float = Field(3600, gt=0)
+    enable_job_timeouts: bool = True
+    max_file_size: int = Field(100 * 1024 * 1024, gt=0, description="largest GeoTIFF accepted, in bytes")
+    max_memory_mb: int = Field(4096, ge=512, description="address space of a job's process, in MiB")
+    shutdown_grace: float = Field(30, ge=0, description="seconds that running jobs get after SIGTERM")
+    temp_dir: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()) / f"geoprocessing-worker-{os.getuid()}")
+    validate_file_headers: bool = True
+    scan_for_malware: bool = False
+    disable_workers: bool = False
+
+    # Processing: what a job's inputPayload does not say
+    max_image_size: int = Field(4096, ge=1, le=16384, description="longest side of a picture, in pixels")
+    compression_quality: int = Field(85, ge=1, le=100)
+    generate_thumbnails: bool = True
+    thumbnail_size: int = Field(256, ge=16, le=1024)
+    coordinate_system: str = Field("EPSG:4326", min_length=1)
+
+    # Log
+    log_level: LogLevel = "INFO"
+    log_file: Path = Path("worker.log")
+
+    # The database: only the health check looks at it
+    database_url: SecretStr = SecretStr("")
+    pghost: str = ""
+    pgport: int = Field(5432, gt=0, lt=65536)
+    pgdatabase: str = ""
+    pguser: str = ""
+    pgpassword: SecretStr = SecretStr("")
+    pgssl: str = Field("", description="true, false or one of libpq's sslmode values")
+
+    @field_validator("api_base_url")
+    @classmethod
+    def _http_only(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value.rstrip("/")
+
+    @field_validator("scan_for_malware")
+    @classmethod
+    def _no_scanner_yet(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("this version cannot scan yet; a worker that promises it would be worse than none")
+        return value
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether there is an API to work for."""
+        return bool(self.api_base_url and self.worker_auth_token.get_secret_value())
+
+    def trust(self) -> ssl.SSLContext | bool:
+        """Whose certificates a client believes: `CA_BUNDLE`'s, else those of the library."""
+        return ssl.create_default_context(cafile=self.ca_bundle) if self.ca_bundle else True
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The settings in force and, for each, the place that it came from."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+
+
+def load(*, local_stack: bool = False) -> Configuration:
+    """Read the settings, from this process's environment and `.env` of the current folder or the checkout.
+
+    Args:
+        local_stack: where neither the environment nor `.env` names an API, use the local stack's file, as a whole.
+
+    Raises:
+        ConfigurationError: a value cannot be used; the message has one line for each.
+    """
+    files = [(".env", Path(".env")), (".env", project_root() / ".env")]
+    layers = [("environment", dict(os.environ)), *((place, _dotenv(path)) for place, path in files)]
+    if local_stack and not any(layer.get("API_BASE_URL") for _, layer in layers):
+        folder = Path(os.environ.get("DATA_DIR") or project_root() / ".local")
+        files.append(("local stack", folder / LOCAL_STACK_FILE))
+        layers.append(("local stack", _dotenv(folder / LOCAL_STACK_FILE)))
+    try:
+        # Of several files pydantic-settings lets the last win; here the nearest comes first.
+        settings = Settings(_env_file=[path for _, path in reversed(files)])
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_in_words(error))) from None
+    sources = {
+        name: next((place for place, layer in layers if layer.get(name.upper())), "default")
+        for name in Settings.model_fields
+    }
+    return Configuration(settings, sources)
+
+
+def project_root() -> Path:
+    """The checkout that this package stands in, or the current folder when it was installed elsewhere."""
+    root = Path(__file__).resolve().parent.parent
+    return root if (root / "pyproject.toml").is_file() else Path.cwd()
+
+
+def keep_harmless_environment() -> None:
+    """Take everything secret out of this process's environment, and so out of that of the processes it will start."""
+    for name in set(os.environ) - set(HARMLESS_VARIABLES):
+        del os.environ[name]
+    # A process that forks must have no other threads running, and OpenBLAS starts some when it is imported.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+
+def problems(settings: Settings) -> list[str]:
+    """What keeps a worker with these settings from working, each with what to do."""
+    found = []
+    if not settings.api_base_url:
+        found.append("API_BASE_URL is not set: give the address of the job API, for example https://maps.example.org")
+    if not settings.worker_auth_token.get_secret_value():
+        found.append("WORKER_AUTH_TOKEN is not set: make one with `python -m geo_jobs_api token create NAME`")
+    if settings.thumbnail_size > settings.max_image_size:
+        found.append("THUMBNAIL_SIZE is larger than MAX_IMAGE_SIZE: make it smaller")
+    return found
+
+
+def _dotenv(path: Path) -> dict[str, str]:
+    return {name: value for name, value in dotenv_values(path).items() if value} if path.is_file() else {}
+
+
+def _in_words(error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors():
+        name = str(item["loc"][0])
+        given = "" if Settings.model_fields[name].annotation is SecretStr else f" (it is {item['input']!r})"
+        reason = item["msg"].removeprefix("Value error, ")
+        lines.append(f"{name.upper()}: {reason[:1].lower()}{reason[1:]}{given}")
+    return lines
+
+
+def _shown(settings: Settings, name: str) -> str:
+    value = getattr(settings, name)
+    if isinstance(value, SecretStr):
+        return "********" if value.get_secret_value() else ""
+    return str(value).lower() if isinstance(value, bool) else str(value if value is not None else "")
+
+
+def main() -> int:
+    """Print the configuration in force; 1 if anything is wrong with it."""
+    try:
+        configuration = load(local_stack=True)
+    except ConfigurationError as error:
+        wrong = str(error).splitlines()
+    else:
+        for name, source in configuration.sources.items():
+            print(f"{name.upper():<24}{_shown(configuration.settings, name):<44}{source}")  # noqa: T201 - a command's output
+        wrong = problems(configuration.settings)
+    for line in wrong:
+        print(f"❌ {line}")  # noqa: T201 - a command's output
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

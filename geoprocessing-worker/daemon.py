@@ -1,0 +1,162 @@
+"""The loop that claims jobs while there is room for them, and the orderly way out of it."""
+
+import asyncio
+import random
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import structlog
+
+from geoprocessing_worker.errors import ApiError, TokenRefused
+from geoprocessing_worker.models import ClaimedJob, ClaimRequest
+from geoprocessing_worker.runner import TASK_TYPE, Ending, JobRunner, Tools
+from geoprocessing_worker.workspace import sweep
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+# How long a claim is parked at the API. Proxies commonly cut a silent connection after 60 s.
+CLAIM_WAIT = 25.0
+# Between two claims with a token that was refused: somebody has to mend it, and may do so any time.
+REFUSED_PAUSE = 30.0
+# While the API is away: doubled from the first to the last, with jitter, so that a fleet does not come back at once.
+PAUSE_FIRST, PAUSE_LAST = 1.0, 30.0
+# For reports of jobs that go back, after the grace period.
+PARTING_SECONDS = 8.0
+
+
+class Daemon:
+    """Claims jobs and runs up to `CONCURRENT_JOBS` of them at once, until it is told to stop.
+
+    Args:
+        tools: what jobs are done with.
+        jitter: a random share of 1.
+    """
+
+    def __init__(self, tools: Tools, *, jitter: Callable[[], float] = random.random) -> None:
+        self._tools = tools
+        self._settings = tools.settings
+        self._jitter = jitter
+        # Fresh for each process: a name that is used again must not keep a dead worker's jobs alive.
+        self.worker_id = str(uuid.uuid4())
+        self._stopping = asyncio.Event()
+        self._interrupt = asyncio.Event()
+        self._running: set[asyncio.Task[Ending]] = set()
+        self._token_refused = False
+
+    def stop(self) -> None:
+        """Claim no more; the second time, give the running jobs back at once."""
+        if self._stopping.is_set():
+            self._interrupt.set()
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Work until `stop`, then let running jobs end within the grace period and give back the others."""
+        structlog.contextvars.bind_contextvars(worker_id=self.worker_id)
+        removed = sweep(self._settings.temp_dir)
+        await self._tools.sandbox.warm_up()
+        log.info(
+            "worker_started",
+            message=f"Worker {self._settings.worker_name} started",
+            api=self._settings.api_base_url,
+            concurrent_jobs=self._settings.concurrent_jobs,
+            folders_removed=removed,
+        )
+        if self._settings.disable_workers:
+            log.warning("worker_disabled", message="DISABLE_WORKERS is set: this worker stays up but claims nothing")
+            await self._stopping.wait()
+        else:
+            await self._claim_until_stopped()
+        await self._let_finish()
+        log.info("worker_shutdown_complete", message="Worker stopped")
+
+    # -- claiming ---------------------------------------------------------------------------------------------------
+
+    async def _claim_until_stopped(self) -> None:
+        pause = PAUSE_FIRST
+        while not self._stopping.is_set():
+            room = self._settings.concurrent_jobs - len(self._running)
+            if room <= 0:
+                await self._until_stopped_or(asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED))
+                continue
+            try:
+                await self._claim(room)
+            except TokenRefused as error:
+                self._say_refused(error)
+                await self._pause(REFUSED_PAUSE)
+            except ApiError as error:
+                log.warning("claim_failed", message="No job could be claimed; trying again", reason=str(error))
+                await self._pause(pause)
+                pause = min(2 * pause, PAUSE_LAST)
+            else:
+                pause = PAUSE_FIRST
+
+    async def _claim(self, room: int) -> None:
+        request = ClaimRequest(
+            claim_id=str(uuid.uuid4()),
+            worker_id=self.worker_id,
+            worker_name=self._settings.worker_name,
+            task_types=(TASK_TYPE,),
+            max_jobs=room,
+            wait_seconds=CLAIM_WAIT,
+        )
+        sent = self._tools.clock()
+        answer = await self._until_stopped_or(self._tools.api.claim(request))
+        if self._token_refused:
+            self._token_refused = False
+            log.info("token_accepted", message="The worker token is accepted again")
+        if answer is not None and answer.jobs:
+            for job in answer.jobs:
+                self._take_up(job)
+            return
+        # An API that does not park claims is not asked more often than it was agreed.
+        await self._pause(self._settings.poll_interval - (self._tools.clock() - sent), spread=False)
+
+    def _take_up(self, job: ClaimedJob) -> None:
+        task = asyncio.create_task(JobRunner(job, self._tools, self._interrupt).run())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def _say_refused(self, error: TokenRefused) -> None:
+        if not self._token_refused:
+            log.error(
+                "token_refused",
+                message="The API refuses this worker's token: no jobs are claimed until WORKER_AUTH_TOKEN is mended",
+                reason=str(error),
+            )
+        self._token_refused = True
+
+    # -- waiting and stopping ---------------------------------------------------------------------------------------
+
+    async def _pause(self, seconds: float, *, spread: bool = True) -> None:
+        wait = seconds * (0.5 + self._jitter()) if spread else seconds
+        if wait > 0:
+            await self._until_stopped_or(asyncio.sleep(wait))
+
+    async def _until_stopped_or(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """The outcome of `work`, or None, with the work cancelled, when the worker is told to stop before."""
+        working = asyncio.create_task(work)
+        stopped = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait([working, stopped], return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
+        finally:
+            for task in (working, stopped):
+                task.cancel()
+            await asyncio.gather(working, stopped, return_exceptions=True)
+
+    async def _let_finish(self) -> None:
+        if not self._running:
+            return
+        log.info("worker_stopping", message="Stopping: no more claims", running_jobs=len(self._running))
+        ended = asyncio.create_task(asyncio.wait(self._running))
+        hurry = asyncio.create_task(self._interrupt.wait())
+        await asyncio.wait([ended, hurry], timeout=self._settings.shutdown_grace, return_when=asyncio.FIRST_COMPLETED)
+        self._interrupt.set()
+        hurry.cancel()
+        await asyncio.wait([ended], timeout=PARTING_SECONDS)
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running)

@@ -1,0 +1,152 @@
+"""Fetches a job's file: streamed, capped, resumed where it broke off, and there only when it is whole."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import httpx
+
+from geoprocessing_worker import retry
+from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable, refused
+from geoprocessing_worker.models import JobInput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """A file that is wholly there."""
+
+    path: Path
+    size_bytes: int
+    sha256: str
+
+
+@dataclass
+class _Partial:
+    """What has arrived so far, and the server's name for that version of the file."""
+
+    path: Path
+    size_bytes: int = 0
+    entity_tag: str = ""
+    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+
+    def restart(self) -> None:
+        self.size_bytes, self.digest = 0, hashlib.sha256()
+
+
+async def download(
+    source: JobInput,
+    destination: Path,
+    *,
+    http: httpx.AsyncClient,
+    max_bytes: int,
+    report: "Callable[[float, str], None]",
+) -> Downloaded:
+    """Fetch `source` to `destination`, which appears only when it is whole.
+
+    Args:
+        source: where from, and how large it was said to be.
+        destination: a path that does not exist yet.
+        http: a client without the API's credentials.
+        max_bytes: more than this is refused, whatever the server says of its length.
+        report: told percent and a sentence.
+
+    Raises:
+        JobError: `too_large`, `download_refused`, `download_failed`, `size_mismatch`, `disk_full`.
+    """
+    _refuse_larger(source.size_bytes, max_bytes)
+    partial = _Partial(destination.with_name(destination.name + ".part"))
+
+    async def once() -> None:
+        try:
+            await _fetch_rest(source, partial, http, max_bytes, report)
+        except httpx.HTTPError as error:
+            raise Unavailable("no-connection", type(error).__name__) from None
+
+    try:
+        await retry.persist(retry.TRANSFER, once)
+    except Unavailable as error:
+        raise JobError(
+            "download_failed",
+            "The uploaded file could not be fetched from storage; the job will be tried again.",
+            ErrorClass.TRANSIENT,
+            {"reason": str(error), "received_bytes": partial.size_bytes},
+        ) from None
+    except OSError as error:
+        raise JobError(
+            "disk_full",
+            "The worker has no room for the file at the moment; the job will be tried again.",
+            ErrorClass.TRANSIENT,
+            {"reason": error.strerror or ""},
+        ) from error
+    if partial.size_bytes != source.size_bytes:
+        raise JobError(
+            "size_mismatch",
+            "The stored file is not the one that was uploaded: its size differs.",
+            ErrorClass.TRANSIENT,
+            {"expected_bytes": source.size_bytes, "received_bytes": partial.size_bytes},
+        )
+    partial.path.rename(destination)
+    return Downloaded(destination, partial.size_bytes, partial.digest.hexdigest())
+
+
+async def _fetch_rest(
+    source: JobInput,
+    partial: _Partial,
+    http: httpx.AsyncClient,
+    max_bytes: int,
+    report: "Callable[[float, str], None]",
+) -> None:
+    headers = {"Accept-Encoding": "identity"}
+    if partial.size_bytes and partial.entity_tag:
+        headers |= {"Range": f"bytes={partial.size_bytes}-", "If-Range": partial.entity_tag}
+    async with http.stream("GET", source.download_url, headers=headers, timeout=retry.TRANSFER.try_timeout) as response:
+        _check_status(response)
+        if not _continues(response, partial):
+            partial.restart()
+        partial.entity_tag = response.headers.get("ETag", "")
+        async with await anyio.open_file(partial.path, "ab" if partial.size_bytes else "wb") as file:
+            # As they come, since what waits in a buffer is lost when the link breaks.
+            async for chunk in response.aiter_raw():
+                _refuse_larger(partial.size_bytes + len(chunk), max_bytes)
+                await file.write(chunk)
+                partial.digest.update(chunk)
+                partial.size_bytes += len(chunk)
+                share = 100 * partial.size_bytes / max(source.size_bytes, partial.size_bytes)
+                report(share, f"Downloaded {partial.size_bytes / 1e6:.1f} of {source.size_bytes / 1e6:.1f} MB")
+
+
+def _continues(response: httpx.Response, partial: _Partial) -> bool:
+    return response.status_code == httpx.codes.PARTIAL_CONTENT and response.headers.get("Content-Range", "").startswith(
+        f"bytes {partial.size_bytes}-"
+    )
+
+
+def _check_status(response: httpx.Response) -> None:
+    status = response.status_code
+    if status in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
+        return
+    if httpx.codes.is_server_error(status) or status in (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS):
+        raise Unavailable(f"http-{status}", "storage is busy")
+    # A signed URL that ran out, an object that is gone: the next attempt gets a new URL.
+    raise JobError(
+        "download_refused",
+        "Storage did not hand out the uploaded file; the job will be tried again with a new address.",
+        ErrorClass.TRANSIENT,
+        {"status": status},
+    )
+
+
+def _refuse_larger(size_bytes: int, max_bytes: int) -> None:
+    if size_bytes > max_bytes:
+        raise refused(
+            "too_large",
+            f"The file has more than {max_bytes / 1e6:.0f} MB, the most that is accepted here. "
+            "Compress it (for example as a cloud optimised GeoTIFF with JPEG or DEFLATE) or cut it into parts.",
+            limit="MAX_FILE_SIZE",
+            limit_bytes=max_bytes,
+        )

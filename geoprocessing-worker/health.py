@@ -1,0 +1,225 @@
+"""The four checks of a worker's surroundings: database, API, file system, dependencies.
+
+Nothing but the standard library is imported before it is needed, since a missing library is one of the findings.
+"""
+
+import json
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geoprocessing_worker.config import Settings
+
+# What the worker imports, by import name; a broken binary shows only when it is really imported.
+DEPENDENCIES = (
+    "anyio",
+    "httpx",
+    "numpy",
+    "PIL",
+    "psycopg",
+    "pydantic_settings",
+    "pyproj",
+    "pyvips",
+    "rasterio",
+    "rich",
+    "stamina",
+    "structlog",
+)
+TIMEOUT = 5.0
+# A download, its pictures and their copies on the way out.
+ROOM_IN_FILES = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check: a line for people."""
+
+    name: str
+    healthy: bool
+    message: str
+
+    def __str__(self) -> str:
+        return f"{'✅' if self.healthy else '❌'} {self.name}: {self.message}"
+
+
+class Unhealthy(Exception):  # noqa: N818 - a finding, in the words that the person reads
+    """What is wrong and what to do."""
+
+
+def check() -> list[Finding]:
+    """Make all four checks, with the settings of the environment and `.env`, else of the local stack."""
+    dependencies = _found("Dependencies", _dependencies)
+    try:
+        settings = _settings()
+    except Unhealthy as error:
+        skipped = [Finding(name, False, str(error)) for name in ("Database", "Api", "File_System")]
+        return [*skipped, dependencies]
+    return [
+        _found("Database", lambda: _database(settings)),
+        _found("Api", lambda: _api(settings)),
+        _found("File_System", lambda: _file_system(settings)),
+        dependencies,
+    ]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the findings; 0 when the worker can work, else 1."""
+    import argparse  # noqa: PLC0415
+
+    parser = argparse.ArgumentParser(prog="health_check.py", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    parsed = parser.parse_args(arguments)
+    findings = check()
+    bad = [finding.name for finding in findings if not finding.healthy]
+    if parsed.json:
+        checks = {f.name.lower(): {"healthy": f.healthy, "message": f.message} for f in findings}
+        _print(json.dumps({"healthy": not bad, "checks": checks}, ensure_ascii=False))
+    else:
+        for finding in findings:
+            _print(str(finding))
+        _print("")
+        if bad:
+            _print(f"💥 Overall Status: UNHEALTHY - {', '.join(bad)} must be mended before jobs can be processed")
+        else:
+            _print("🎉 Overall Status: HEALTHY - Worker is ready to process jobs")
+    return 1 if bad else 0
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
+def _found(name: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, True, look())
+    except Unhealthy as error:
+        return Finding(name, False, str(error))
+
+
+def _settings() -> "Settings":
+    try:
+        config: Any = import_module("geoprocessing_worker.config")
+    except ImportError as error:
+        raise Unhealthy(f"not checked, since {error.name} is missing") from None
+    errors: Any = import_module("geoprocessing_worker.errors")
+    try:
+        settings: Settings = config.load(local_stack=True).settings
+    except errors.ConfigurationError as error:
+        raise Unhealthy(
+            f"not checked, since the configuration is wrong: {'; '.join(str(error).splitlines())}"
+        ) from None
+    return settings
+
+
+def _dependencies() -> str:
+    missing = []
+    for name in DEPENDENCIES:
+        try:
+            import_module(name)
+        except (ImportError, OSError) as error:
+            missing.append(f"{name} ({error})")
+    if missing:
+        raise Unhealthy(
+            f"cannot be imported: {', '.join(missing)}; run: "
+            f"{sys.executable} -m pip install --require-hashes -r requirements.txt"
+        )
+    return "All dependencies available"
+
+
+def _database(settings: "Settings") -> str:
+    url = settings.database_url.get_secret_value()
+    if not (url or settings.pghost):
+        return "Not checked: PGHOST is not set, and a worker needs no database of its own"
+    try:
+        psycopg: Any = import_module("psycopg")
+    except ImportError as error:
+        raise Unhealthy(f"not checked, since {error.name or 'psycopg'} is missing") from None
+    named = {
+        "host": settings.pghost,
+        "port": settings.pgport,
+        "dbname": settings.pgdatabase,
+        "user": settings.pguser,
+        "password": settings.pgpassword.get_secret_value(),
+        "sslmode": _SSL_MODES.get(settings.pgssl.lower(), settings.pgssl),
+    }
+    try:
+        with psycopg.connect(
+            url, connect_timeout=int(TIMEOUT), **({} if url else {k: v for k, v in named.items() if v})
+        ) as connection:
+            connection.execute("SELECT 1")
+    except psycopg.Error as error:
+        said = " ".join(str(error).split())
+        raise Unhealthy(f"no connection ({said}); start PostgreSQL or mend PGHOST and its companions") from None
+    return "Database connection successful"
+
+
+_SSL_MODES = {"true": "require", "false": "disable", "": ""}
+
+
+def _api(settings: "Settings") -> str:
+    if not settings.api_base_url:
+        raise Unhealthy("API_BASE_URL is not set; set it, or start the local stack with ./start_worker.sh")
+    token = settings.worker_auth_token.get_secret_value()
+    if not token:
+        raise Unhealthy("WORKER_AUTH_TOKEN is not set; make one with `python -m geo_jobs_api token create NAME`")
+    try:
+        httpx: Any = import_module("httpx")
+    except ImportError as error:
+        raise Unhealthy(f"not checked, since {error.name} is missing") from None
+    # A claim of a kind of job that nobody makes proves the token and takes nothing.
+    claim = {
+        "claimId": str(uuid.uuid4()),
+        "workerId": str(uuid.uuid4()),
+        "workerName": "health-check",
+        "taskTypes": ["health_check"],
+        "maxJobs": 1,
+        "waitSeconds": 0,
+    }
+    try:
+        answer = httpx.post(
+            f"{settings.api_base_url}/api/internal/geo-jobs/claim",
+            json=claim,
+            headers={"Authorization": f"Worker {token}"},
+            timeout=TIMEOUT,
+            verify=settings.trust(),
+        )
+    except httpx.HTTPError as error:
+        raise Unhealthy(
+            f"{settings.api_base_url} does not answer ({error}); start the API or mend API_BASE_URL"
+        ) from None
+    if answer.status_code in (401, 403):
+        raise Unhealthy(f"the API refuses the worker token ({answer.status_code}); mend WORKER_AUTH_TOKEN")
+    if answer.status_code not in (200, 204):
+        raise Unhealthy(f"{settings.api_base_url} answered {answer.status_code}; look at the API's log")
+    return "API connection successful"
+
+
+def _file_system(settings: "Settings") -> str:
+    import shutil  # noqa: PLC0415
+    import tempfile  # noqa: PLC0415
+
+    folder = settings.temp_dir
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise Unhealthy(
+            f"{folder} cannot be written ({error.strerror}); mend its permissions or set TEMP_DIR"
+        ) from None
+    if free < ROOM_IN_FILES * settings.max_file_size:
+        raise Unhealthy(
+            f"{folder} has {free / 1e6:.0f} MB free, less than {ROOM_IN_FILES} times MAX_FILE_SIZE; "
+            "make room or set TEMP_DIR to a larger disk"
+        )
+    return "File system accessible"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,122 @@
+"""Structured records: JSON lines in a rotating `worker.log`, readable lines on the terminal, secrets in neither.
+
+Each record has a stable `event` for programs and a `message` for people. The file stays greppable: `ERROR` stands in
+the level of errors only, and `Job … completed` in exactly one record of each completed job.
+"""
+
+import logging
+import logging.handlers
+import re
+import sys
+from collections.abc import Iterable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+Event = MutableMapping[str, Any]
+
+FILE_BYTES = 10 * 1024 * 1024
+FILES_KEPT = 5
+MASK = "********"
+# The query of a URL is where its signature stands.
+_QUERY = re.compile(r"(https?://[^\s\"'?]*)\?[^\s\"']*")
+_CREDENTIAL = re.compile(r"\b(Worker|Bearer|Basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
+
+
+class Redact:
+    """Masks signed queries, credentials and the given secrets, wherever in a record they stand.
+
+    Args:
+        secrets: texts that must never be written.
+    """
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self._secrets = [secret for secret in secrets if secret]
+
+    def __call__(self, _logger: Any, _method: str, event: Event) -> Event:
+        """Mask one record."""
+        return {key: self._masked(value) for key, value in event.items()}
+
+    def _masked(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: self._masked(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._masked(item) for item in value]
+        if not isinstance(value, str):
+            return value
+        for secret in self._secrets:
+            value = value.replace(secret, MASK)
+        return _CREDENTIAL.sub(rf"\1 {MASK}", _QUERY.sub(r"\1", value))
+
+
+def configure(level: str, file: Path | None, *, secrets: Iterable[str] = ()) -> None:
+    """Send all records, the libraries' too, to the terminal and to `file`.
+
+    Args:
+        level: DEBUG, INFO, WARNING or ERROR.
+        file: the log file, or None for none. One that cannot be written is a warning, not an end.
+        secrets: texts that must never be written.
+    """
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _shape,
+        Redact(secrets),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+    # A handler in trouble (a full disk) would otherwise print the record as it was before it was masked.
+    logging.raiseExceptions = False
+    root.setLevel(level)
+    console = logging.StreamHandler(sys.stderr)
+    console.setFormatter(_formatter(shared, _line))
+    root.addHandler(console)
+    # It names every URL, with signature, at INFO.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("httpcore").setLevel(logging.WARNING)
+    if file is not None:
+        _add_file(root, file, _formatter(shared, structlog.processors.JSONRenderer(ensure_ascii=False)))
+
+
+def _add_file(root: logging.Logger, file: Path, formatter: logging.Formatter) -> None:
+    try:
+        rotating = logging.handlers.RotatingFileHandler(
+            file, maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8"
+        )
+    except OSError as error:
+        root.warning("The log file %s cannot be written (%s); set LOG_FILE", file, error.strerror)
+        return
+    rotating.setFormatter(formatter)
+    root.addHandler(rotating)
+
+
+def _formatter(shared: list[structlog.typing.Processor], render: Any) -> logging.Formatter:
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+    )
+
+
+def _shape(_logger: Any, _method: str, event: Event) -> Event:
+    event["level"] = str(event.get("level", "info")).upper()
+    said = str(event.get("event", ""))
+    event.setdefault("message", said[:1].upper() + said[1:].replace("_", " "))
+    first = ("timestamp", "level", "event", "message")
+    return {key: event[key] for key in first if key in event} | {k: v for k, v in event.items() if k not in first}
+
+
+def _line(_logger: Any, _method: str, event: Event) -> str:
+    named = {key: value for key, value in event.items() if key not in ("timestamp", "level", "event", "message")}
+    trouble = named.pop("exception", None) or named.pop("traceback", None)
+    rest = " ".join(f"{key}={value}" for key, value in named.items())
+    line = f"{event['timestamp']} {event['level']:<7} {event['message']}  {rest}".rstrip()
+    return f"{line}\n{trouble}" if trouble else line

@@ -1,0 +1,153 @@
+"""The wire, as the worker sees it: what it is sent and what it sends. Unknown fields are ignored."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic.alias_generators import to_camel
+
+from geoprocessing_worker.errors import ErrorClass, JobError
+
+
+class WireModel(BaseModel):
+    """A part of a message: snake case here, camel case in the JSON."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
+
+
+class JobInput(WireModel):
+    """The uploaded file. The URL is signed: whoever knows it can read the file."""
+
+    file_name: str
+    download_url: str = Field(repr=False)
+    size_bytes: int = Field(ge=0)
+    content_type: str = "image/tiff"
+
+
+class UploadSlot(WireModel):
+    """A place where one output may be put, once, by whoever knows the signed URL."""
+
+    name: str
+    url: str = Field(repr=False)
+    method: Literal["PUT", "POST"] = "PUT"
+    headers: dict[str, str] = Field({}, repr=False)
+    content_type: str = "application/octet-stream"
+    max_bytes: int
+
+
+class ClaimedJob(WireModel):
+    """A job and the lease on it. `lease_seconds` count from when the server answered."""
+
+    id: str = Field(pattern=r"^[0-9A-Za-z-]{1,64}$")
+    task_type: str
+    priority: float = 0
+    attempt: int
+    max_attempts: int
+    lease_token: SecretStr
+    lease_seconds: float
+    lease_expires_at: datetime
+    heartbeat_seconds: float = Field(gt=0)
+    timeout_seconds: float | None = Field(None, gt=0)
+    input_payload: dict[str, Any] = {}
+    input: JobInput
+    uploads: tuple[UploadSlot, ...] = ()
+    previous_errors: tuple[dict[str, Any], ...] = ()
+
+
+class ClaimRequest(WireModel):
+    """`claim_id` is fresh for each claim and `worker_id` for each process, so that a repeat is seen as one."""
+
+    claim_id: str
+    worker_id: str
+    worker_name: str
+    task_types: tuple[str, ...]
+    max_jobs: int
+    wait_seconds: float
+
+
+class ClaimAnswer(WireModel):
+    """The jobs that are now this worker's."""
+
+    server_time: datetime
+    jobs: tuple[ClaimedJob, ...]
+
+
+class CancelOrder(WireModel):
+    """Somebody does not want the job any more."""
+
+    reason: str = ""
+    grace_seconds: float = 0
+
+
+class LeaseAnswer(WireModel):
+    """What a heartbeat or a progress report brings back."""
+
+    lease_expires_at: datetime
+    lease_seconds: float = Field(gt=0)
+    cancel: CancelOrder | None = None
+    uploads: tuple[UploadSlot, ...] | None = None
+
+
+class Progress(WireModel):
+    """How far a job is: percent of the whole, and a sentence for people."""
+
+    percent: float = Field(ge=0, le=100)
+    stage: str
+    message: str = Field(max_length=500)
+
+
+class UploadedOutput(WireModel):
+    """A file that was put into its slot."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+    content_type: str
+
+
+class Completion(WireModel):
+    """A job done: what the API checks, publishes and shows."""
+
+    outputs: tuple[UploadedOutput, ...]
+    metadata: dict[str, Any]
+    timings: dict[str, float]
+
+
+class CompleteAnswer(WireModel):
+    """`replayed`: the API had heard it before, and the reply was lost."""
+
+    state: str
+    replayed: bool = False
+
+
+class FailureError(WireModel):
+    """What went wrong, for the server's retry decision and for the person who uploaded the file."""
+
+    error_class: ErrorClass = Field(alias="class")
+    code: str
+    message: str = Field(max_length=2000)
+    detail: dict[str, Any] = {}
+
+
+class Failure(WireModel):
+    """A job given back."""
+
+    error: FailureError
+    retry_after_seconds: float | None = None
+
+    @classmethod
+    def of(cls, error: JobError) -> "Failure":
+        """The report of an error."""
+        return cls(
+            error=FailureError(
+                error_class=error.error_class, code=error.code, message=error.message[:2000], detail=error.detail
+            )
+        )
+
+
+class FailAnswer(WireModel):
+    """What the server made of it: tried again at `next_attempt_at`, or over."""
+
+    state: str
+    next_attempt_at: datetime | None = None
+    replayed: bool = False

@@ -1,0 +1,84 @@
+"""How patient the worker is with each kind of call, as one table, and the loop that holds to it.
+
+The arithmetic: a lease lasts 60 s and is renewed every 20 s. A heartbeat that is not answered within 5 s is sent again
+a second or two later, so that at least five of them fit before the lease is gone. Losing a finished result is the worst
+outcome, so completing and failing go on for as long as the lease can still be trusted.
+"""
+
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import stamina
+import structlog
+from stamina.instrumentation import RetryDetails, set_on_retry_hooks
+
+from geoprocessing_worker.errors import Unavailable
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Seconds that one try may take, and the wait between tries: doubled each time up to a most, plus jitter."""
+
+    try_timeout: float
+    wait_initial: float
+    wait_max: float
+    patience: float = math.inf
+
+
+# The reply to a claim may be lost; within the short first lease (15 s) the same claim id brings the same jobs back.
+CLAIM = Policy(try_timeout=10, wait_initial=0.5, wait_max=4, patience=12)
+HEARTBEAT = Policy(try_timeout=5, wait_initial=0.5, wait_max=2)
+REPORT = Policy(try_timeout=15, wait_initial=0.5, wait_max=10)
+TRANSFER = Policy(try_timeout=30, wait_initial=1, wait_max=15, patience=300)
+# A worker that is leaving does not hang on: the lease runs out by itself.
+PARTING = Policy(try_timeout=3, wait_initial=0.3, wait_max=1, patience=5)
+
+WAIT_JITTER = 1.0
+# Once the API asks for a pause it is kept, but not for ever: a wrong clock in a proxy must not silence a worker.
+LONGEST_RETRY_AFTER = 60.0
+
+
+async def persist(
+    policy: Policy, call: Callable[[], Awaitable[T]], *, remaining: Callable[[], float] | None = None
+) -> T:
+    """Repeat `call` while it raises `Unavailable`, as patiently as the policy says.
+
+    Args:
+        policy: waits and patience.
+        call: makes one try.
+        remaining: seconds that it still makes sense to go on; asked before each further try, since a lease is renewed
+            while its result is being reported.
+
+    Raises:
+        Unavailable: patience or sense ran out; the last try's.
+    """
+
+    def decide(error: Exception) -> bool | float:
+        if not isinstance(error, Unavailable) or (remaining is not None and remaining() <= 0):
+            return False
+        return True if error.retry_after is None else min(error.retry_after, LONGEST_RETRY_AFTER)
+
+    attempts = stamina.retry_context(
+        on=decide,
+        attempts=None,
+        timeout=None if math.isinf(policy.patience) else policy.patience,
+        wait_initial=policy.wait_initial,
+        wait_max=policy.wait_max,
+        wait_jitter=min(WAIT_JITTER, policy.wait_initial),
+    )
+    async for attempt in attempts:
+        with attempt:
+            return await call()
+    raise AssertionError("unreachable: the last attempt raises")
+
+
+def _log_retry(details: RetryDetails) -> None:
+    log.debug("retry_scheduled", retry=details.retry_num, wait_seconds=details.wait_for, reason=str(details.caused_by))
+
+
+set_on_retry_hooks([_log_retry])

@@ -1,0 +1,258 @@
+"""Runs the part of a job that opens a stranger's file: in a process of its own, made for that job alone.
+
+A fork server that has imported rasterio and libvips makes such a process in a few milliseconds. The process may crash,
+leak, loop or be killed; the worker says what happened and goes on.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import Any, Generic, TypeVar
+
+import structlog
+from pydantic import BaseModel, ValidationError
+
+from geoprocessing_worker.errors import ErrorClass, JobError
+
+log = structlog.get_logger(__name__)
+
+Request = TypeVar("Request", bound=BaseModel)
+Result = TypeVar("Result", bound=BaseModel)
+Report = Callable[[str, float, str], None]
+# A function of the top level of a module, which the child can import by its name.
+Work = Callable[[Request, Report], Result]
+
+# What a child may say in one line; its result carries the metadata, of which the API takes 256 kB.
+LONGEST_LINE = 4 * 1024 * 1024
+PR_SET_PDEATHSIG = 1
+CPU_GRACE = 10
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one child may do."""
+
+    memory_bytes: int = 4 * 1024**3
+    cpu_seconds: int = 7200
+    file_bytes: int = 4 * 1024**3
+    open_files: int = 256
+    # Not a limit on use but on view: what a child makes is for its owner only.
+    umask: int = 0o077
+
+
+class Sandbox(Generic[Request, Result]):
+    """Runs `work` in a fresh child for each request.
+
+    Args:
+        work: what the child does.
+        result: the model that its result must fit; a child is not trusted to tell the truth about its own type.
+        preload: modules that the fork server imports once, for all.
+        limits: for each child.
+    """
+
+    def __init__(
+        self,
+        work: Work[Request, Result],
+        result: type[Result],
+        *,
+        preload: tuple[str, ...] = (),
+        limits: Limits = Limits(),
+    ) -> None:
+        self._work = work
+        self._result = result
+        self._limits = limits
+        self._context: ForkServerContext = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([__name__, *preload])
+
+    async def warm_up(self) -> None:
+        """Start the fork server, so that the first job does not wait for its imports."""
+        process = self._context.Process(target=_nothing)
+        await asyncio.to_thread(process.start)
+        await _ended(process)
+        if process.exitcode != 0:
+            raise RuntimeError(f"no process for jobs can be made: the first one ended with {process.exitcode}")
+
+    async def run(self, request: Request, report: Report) -> Result:
+        """Do the work for one request; when cancelled, the child is killed with all that it started.
+
+        Raises:
+            JobError: what the child refused, or `crashed`, `out_of_memory`, `timed_out` for how it ended.
+        """
+        reader, writer = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=_child, args=(self._work, request, self._limits, writer), daemon=True)
+        try:
+            process.start()  # milliseconds, and a start in a thread could not be undone when this is cancelled
+            writer.close()
+            said = await self._listen(reader, report)
+            await _ended(process)
+        finally:
+            writer.close()
+            reader.close()
+            kill(process)
+        return self._outcome(said, process.exitcode)
+
+    async def _listen(self, reader: Connection, report: Report) -> dict[str, Any] | None:
+        stream = asyncio.StreamReader(limit=LONGEST_LINE)
+        pipe = os.fdopen(os.dup(reader.fileno()), "rb", buffering=0)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(stream), pipe
+        )
+        said = None
+        try:
+            # JSON and not pickle: a child that a hostile file has taken over must not run code here.
+            while line := await stream.readline():
+                message = json.loads(line)
+                if "report" in message:
+                    stage, percent, text = message["report"]
+                    report(str(stage)[:40], min(max(float(percent), 0.0), 100.0), str(text)[:500])
+                else:
+                    said = message
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            log.error("child_unreadable", reason=str(error))
+            return None
+        finally:
+            transport.close()
+        return said
+
+    def _outcome(self, said: dict[str, Any] | None, exit_code: int | None) -> Result:
+        try:
+            if said is not None and "result" in said and exit_code == 0:
+                return self._result.model_validate(said["result"])
+            if said is not None and "error" in said:
+                raise _ReportedError.model_validate(said["error"]).as_job_error()
+            if said is not None and "bug" in said:
+                log.error("child_failed", traceback=str(said["bug"]))
+                raise JobError(
+                    "internal_error",
+                    "The file met a mistake in this program. The mistake is in the log; the job will be tried again.",
+                    ErrorClass.INTERNAL,
+                )
+        except ValidationError as error:
+            log.error("child_unreadable", reason=str(error))
+        raise _death(exit_code)
+
+
+class _ReportedError(BaseModel):
+    code: str
+    message: str
+    error_class: ErrorClass
+    detail: dict[str, Any]
+
+    def as_job_error(self) -> JobError:
+        return JobError(self.code, self.message, self.error_class, self.detail)
+
+
+def kill(process: ForkServerProcess) -> None:
+    """End a child and everything that it started. Does nothing to one that has ended."""
+    if process.pid is None:
+        return
+    if process.exitcode is None:
+        for ending in (os.killpg, os.kill):
+            # The child may have ended by itself, or not have come to lead its own group yet.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                ending(process.pid, signal.SIGKILL)
+    process.join(timeout=5)
+
+
+async def _ended(process: ForkServerProcess) -> None:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(process.sentinel, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(process.sentinel)
+    process.join()
+
+
+def _death(exit_code: int | None) -> JobError:
+    if exit_code == -signal.SIGXCPU:
+        return JobError(
+            "timed_out",
+            "The file took more computing time than a job may use. "
+            "Try a smaller maxSize, or add overviews to the file.",
+            ErrorClass.TIMEOUT,
+            {"limit": "cpu"},
+        )
+    if exit_code == -signal.SIGKILL:
+        # Nobody here killed it, since then nobody would have waited for it: the kernel's out-of-memory killer did.
+        return _out_of_memory({"signal": "SIGKILL"})
+    return JobError(
+        "crashed",
+        "The program that reads such files broke down over this one. It may be damaged: "
+        "opening and saving it again with a GIS often mends it.",
+        ErrorClass.INTERNAL,
+        {"signal": signal.Signals(-exit_code).name} if exit_code and exit_code < 0 else {"exit_code": exit_code},
+    )
+
+
+def _out_of_memory(detail: dict[str, Any]) -> JobError:
+    return JobError(
+        "out_of_memory",
+        "The file needs more memory than a job may use. Try a smaller maxSize, or add overviews to the file.",
+        ErrorClass.RESOURCE,
+        detail,
+    )
+
+
+def _nothing() -> None:
+    pass
+
+
+def _child(work: Work[Request, Result], request: Request, limits: Limits, writer: Connection) -> None:
+    """What runs in the child, from its first to its last breath."""
+    _shut_in(limits)
+    with os.fdopen(os.dup(writer.fileno()), "wb") as pipe:
+
+        def say(message: dict[str, Any]) -> None:
+            pipe.write(json.dumps(message).encode() + b"\n")
+            pipe.flush()
+
+        def report(stage: str, percent: float, text: str) -> None:
+            say({"report": [stage, percent, text]})
+
+        try:
+            say({"result": work(request, report).model_dump(mode="json")})
+        except JobError as error:
+            say({"error": _described(error)})
+        except MemoryError:
+            say({"error": _described(_out_of_memory({"limit_bytes": limits.memory_bytes}))})
+        except Exception:  # noqa: BLE001 - a mistake of ours; it goes to the log, which only the worker writes
+            say({"bug": traceback.format_exc()[-20_000:]})
+    # Libraries' own clean-up at exit has nothing to do here, but things to break.
+    os._exit(0)
+
+
+def _described(error: JobError) -> dict[str, Any]:
+    return {"code": error.code, "message": error.message, "error_class": error.error_class, "detail": error.detail}
+
+
+def _shut_in(limits: Limits) -> None:
+    os.setsid()
+    # Whoever stops the worker may signal its whole control group; the job's fate is the worker's decision.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.umask(limits.umask)
+    # The fork server ends when the worker does, however that came; no child outlives it.
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    for kind, most in (
+        (resource.RLIMIT_AS, limits.memory_bytes),
+        (resource.RLIMIT_CPU, limits.cpu_seconds),
+        (resource.RLIMIT_FSIZE, limits.file_bytes),
+        (resource.RLIMIT_NOFILE, limits.open_files),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        # The hard limit on time ends with a SIGKILL that says nothing; the soft one names itself.
+        later = CPU_GRACE if kind == resource.RLIMIT_CPU and hard == resource.RLIM_INFINITY else 0
+        resource.setrlimit(kind, (soft, soft + later))

@@ -1,0 +1,122 @@
+"""Puts what was made into the slots that the API opened for it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+import anyio
+import httpx
+
+from geoprocessing_worker import retry
+from geoprocessing_worker.conversion import OutputFile
+from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable
+from geoprocessing_worker.models import UploadedOutput, UploadSlot
+
+CHUNK = 256 * 1024
+# Small files hide each other's round trips; more at once would only share the same link.
+AT_ONCE = 3
+
+
+async def upload(
+    outputs: Sequence[OutputFile],
+    slot_of: Callable[[str], UploadSlot | None],
+    *,
+    http: httpx.AsyncClient,
+    report: Callable[[float, str], None],
+) -> tuple[UploadedOutput, ...]:
+    """Upload every output.
+
+    Args:
+        outputs: the files.
+        slot_of: the slot for a name, asked before each try, since signed URLs near their end are replaced.
+        http: a client without the API's credentials.
+        report: told percent and a sentence.
+
+    Returns:
+        What the API is to be told, in the order of `outputs`.
+
+    Raises:
+        JobError: `no_upload_slot`, `output_too_large`, `upload_refused`, `upload_failed`.
+    """
+    total = sum(output.size_bytes for output in outputs) or 1
+    sent = 0
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(output: OutputFile) -> UploadedOutput:
+        nonlocal sent
+        async with gate:
+            await _persist(output, slot_of, http)
+        sent += output.size_bytes
+        report(100 * sent / total, f"Uploaded {output.name}")
+        return UploadedOutput(
+            name=output.name, size_bytes=output.size_bytes, sha256=output.sha256, content_type=output.content_type
+        )
+
+    tasks = [asyncio.ensure_future(one(output)) for output in outputs]
+    try:
+        return tuple(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _persist(output: OutputFile, slot_of: Callable[[str], UploadSlot | None], http: httpx.AsyncClient) -> None:
+    async def once() -> None:
+        try:
+            await _put(output, _fitting_slot(output, slot_of(output.name)), http)
+        except httpx.HTTPError as error:
+            raise Unavailable("no-connection", type(error).__name__) from None
+
+    try:
+        await retry.persist(retry.TRANSFER, once)
+    except Unavailable as error:
+        raise JobError(
+            "upload_failed",
+            "The results could not be put into storage; the job will be tried again.",
+            ErrorClass.TRANSIENT,
+            {"reason": str(error), "output": output.name},
+        ) from None
+
+
+def _fitting_slot(output: OutputFile, slot: UploadSlot | None) -> UploadSlot:
+    if slot is None:
+        raise JobError(
+            "no_upload_slot",
+            "The job server gave no place for one of the results.",
+            ErrorClass.INTERNAL,
+            {"output": output.name},
+        )
+    if output.size_bytes > slot.max_bytes:
+        raise JobError(
+            "output_too_large",
+            f"The result {output.name} has {output.size_bytes / 1e6:.1f} MB, more than the "
+            f"{slot.max_bytes / 1e6:.1f} MB that the job server takes. Ask for a smaller maxSize.",
+            ErrorClass.INVALID_INPUT,
+            {"output": output.name, "size_bytes": output.size_bytes, "max_bytes": slot.max_bytes},
+        )
+    return slot
+
+
+async def _put(output: OutputFile, slot: UploadSlot, http: httpx.AsyncClient) -> None:
+    headers = {"Content-Type": slot.content_type, **slot.headers, "Content-Length": str(output.size_bytes)}
+    response = await http.request(
+        slot.method, slot.url, content=_chunks(output.path), headers=headers, timeout=retry.TRANSFER.try_timeout
+    )
+    status = response.status_code
+    if response.is_success:
+        return
+    if httpx.codes.is_server_error(status) or status in (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS):
+        raise Unavailable(f"http-{status}", "storage is busy")
+    raise JobError(
+        "upload_refused",
+        "Storage did not take the results; the job will be tried again with new addresses.",
+        ErrorClass.TRANSIENT,
+        {"output": output.name, "status": status},
+    )
+
+
+async def _chunks(path: Path) -> AsyncIterator[bytes]:
+    async with await anyio.open_file(path, "rb") as file:
+        while chunk := await file.read(CHUNK):
+            yield chunk

@@ -1,0 +1,106 @@
+"""One folder per job, for its owner only, gone when the job is, and gone after a crash at the next start."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from geoprocessing_worker.errors import ErrorClass, JobError
+
+log = structlog.get_logger(__name__)
+
+PREFIX = "geojob_"
+# Held for as long as the folder's job runs; the system lets go of it however the process ends.
+OWNER_LOCK = ".owner"
+# Held while a folder is made or a search goes on, so that no search sees a folder whose owner has not locked it yet.
+SEARCH_LOCK = ".geojobs.lock"
+
+
+@contextlib.contextmanager
+def job_folder(temp_dir: Path, job_id: str) -> Iterator[Path]:
+    """A new folder `geojob_<id>_…` (mode 0700), removed on leaving, whatever happened.
+
+    Raises:
+        JobError: `workspace_unavailable`, transient: the disk is full or `TEMP_DIR` cannot be written.
+    """
+    try:
+        prepare(temp_dir)
+        with _locked(temp_dir / SEARCH_LOCK):
+            folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{job_id}_", dir=temp_dir))
+            owner = _lock(folder / OWNER_LOCK, fcntl.LOCK_EX)
+    except OSError as error:
+        raise JobError(
+            "workspace_unavailable",
+            "The worker has no room to work in at the moment; the job will be tried again.",
+            ErrorClass.TRANSIENT,
+            {"reason": error.strerror or str(error)},
+        ) from error
+    try:
+        yield folder
+    finally:
+        remove(folder)
+        os.close(owner)
+
+
+def sweep(temp_dir: Path) -> int:
+    """Remove the folders of jobs whose worker is dead; those of living ones stay, also other workers'.
+
+    Returns:
+        How many were removed.
+    """
+    prepare(temp_dir)
+    removed = 0
+    with _locked(temp_dir / SEARCH_LOCK):
+        for folder in temp_dir.glob(f"{PREFIX}*"):
+            try:
+                owner = _lock(folder / OWNER_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue  # its owner lives
+            except OSError as error:
+                log.warning("workspace_not_removed", folder=folder.name, reason=str(error))
+                continue
+            remove(folder)
+            os.close(owner)
+            removed += 1
+    return removed
+
+
+def prepare(temp_dir: Path) -> None:
+    """Make sure that the folder is there; a new one is for its owner only.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    temp_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder with all that is in it, and say so when that fails."""
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        log.error("workspace_not_removed", folder=folder.name, reason=str(error))
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    descriptor = _lock(path, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(path: Path, how: int) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -1,0 +1,10 @@
+"""Whether a worker could work here: database, API and token, file system, dependencies. Exit 0 healthy, 1 not."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent / "geoprocessing-worker"))
+    from importlib import import_module
+
+    import_module("bootstrap").exec_module("geoprocessing_worker.health")

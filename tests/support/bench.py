@@ -1,0 +1,71 @@
+"""A worker's tools, set up against a scripted API in a folder of its own."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from pydantic import SecretStr
+from starlette.responses import Response
+
+from geoprocessing_worker.client import JobApi
+from geoprocessing_worker.config import Settings
+from geoprocessing_worker.conversion import ConversionResult, convert
+from geoprocessing_worker.models import ClaimedJob
+from geoprocessing_worker.options import RenderOptions
+from geoprocessing_worker.runner import Ending, JobRunner, Tools
+from geoprocessing_worker.sandbox import Sandbox
+from tests.support.rasters import Tiff
+from tests.support.scripted_api import ScriptedApi, answer
+from tests.support.wire import claimed_job, renewed
+
+SUFFIXES = (".png", ".pgw", ".prj", ".png.aux.xml", "_thumb.png", ".json")
+SUCCEEDED = {"state": "succeeded", "replayed": False}
+
+
+class Bench:
+    """A runner for one job, and the server that it talks to."""
+
+    def __init__(self, server: ScriptedApi, http: httpx.AsyncClient, folder: Path, convert_with: Any = convert) -> None:
+        self.server = server
+        self.folder = folder
+        self.interrupt = asyncio.Event()
+        self.source = Tiff(np.full((3, 60, 80), 90, "uint8")).write(folder / "made.tif").read_bytes()
+        self.api = httpx.AsyncClient(base_url=server.base_url)
+        settings = Settings(temp_dir=folder / "work", heartbeat_interval=0.05)
+        self.tools = Tools(
+            settings=settings,
+            defaults=RenderOptions(),
+            api=JobApi(self.api, SecretStr("t")),
+            storage=http,
+            sandbox=Sandbox(convert_with, ConversionResult, preload=("geoprocessing_worker.forkserver",)),
+        )
+        server.on("in", Response(self.source))
+        for suffix in SUFFIXES:
+            server.on("map" + suffix, Response(status_code=200))
+        server.on("heartbeat", answer(renewed()))
+        server.on("progress", answer(renewed()))
+        server.on("complete", answer(SUCCEEDED))
+        server.on("fail", answer({"state": "failed", "nextAttemptAt": None, "replayed": False}))
+
+    def job(self, **more: Any) -> dict[str, Any]:
+        message = claimed_job(download_url=f"{self.server.base_url}/in", **more)
+        message["input"]["sizeBytes"] = len(self.source)
+        message["uploads"] = [
+            {"name": f"map{suffix}", "url": f"{self.server.base_url}/map{suffix}", "maxBytes": 10**8}
+            for suffix in SUFFIXES
+        ]
+        return message
+
+    async def run(self, **more: Any) -> Ending:
+        return await JobRunner(ClaimedJob.model_validate(self.job(**more)), self.tools, self.interrupt).run()
+
+    def failure(self) -> dict[str, Any]:
+        (asked,) = self.server.calls("fail")
+        assert self.server.calls("complete") == []
+        error: dict[str, Any] = asked.json["error"]
+        return error
+
+    def folders(self) -> list[Path]:
+        return list((self.folder / "work").glob("geojob_*"))

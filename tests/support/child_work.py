@@ -1,0 +1,104 @@
+"""Things that a job's child process may do, well and badly; imported by name in the child."""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from geoprocessing_worker.conversion import ConversionRequest, ConversionResult
+from geoprocessing_worker.errors import refused
+
+Report = Callable[[str, float, str], None]
+
+
+class Deed(BaseModel):
+    name: str
+    path: Path = Path()
+
+
+class Told(BaseModel):
+    text: str
+
+
+def do(deed: Deed, report: Report) -> Told:
+    report("render", 50, "half way")
+    return Told(text=DEEDS[deed.name](deed))
+
+
+def _refuse(_deed: Deed) -> str:
+    raise refused("not_a_tiff", "This is no TIFF.", first_bytes="3c56")
+
+
+def _break(_deed: Deed) -> str:
+    raise KeyError("a mistake")
+
+
+def _crash(_deed: Deed) -> str:
+    ctypes.string_at(0)
+    return ""
+
+
+def _kill_itself(_deed: Deed) -> str:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return ""
+
+
+def _use_memory(_deed: Deed) -> str:
+    return str(len(bytearray(8 * 1024**3)))
+
+
+def _loop(deed: Deed) -> str:
+    grandchild = os.fork()
+    (deed.path / ("grandchild" if grandchild == 0 else "child")).write_text(str(os.getpid()))
+    while True:
+        signal.pause()
+
+
+def _burn(_deed: Deed) -> str:
+    while True:
+        pass
+
+
+def _lie(_deed: Deed) -> str:
+    # Not what a result looks like, and not the line's end: what a file that has taken over a child might send.
+    for descriptor in range(3, 64):
+        try:
+            os.write(descriptor, b'{"result": {"text": ["not text"]}}\n{"rep')
+        except OSError:
+            continue
+    os._exit(0)
+
+
+def _tell_environment(_deed: Deed) -> str:
+    return Path("/proc/self/environ").read_text() + repr(dict(os.environ))
+
+
+def _ignore_term(_deed: Deed) -> str:
+    os.kill(os.getpid(), signal.SIGTERM)
+    return "still here"
+
+
+DEEDS: dict[str, Callable[[Deed], str]] = {
+    "well": lambda _: f"{sys.platform} {os.getpid()}",
+    "refuse": _refuse,
+    "break": _break,
+    "crash": _crash,
+    "kill": _kill_itself,
+    "memory": _use_memory,
+    "loop": _loop,
+    "burn": _burn,
+    "lie": _lie,
+    "environment": _tell_environment,
+    "term": _ignore_term,
+}
+
+
+def convert_for_ever(request: ConversionRequest, report: Report) -> ConversionResult:
+    """A conversion that says it has begun and never ends."""
+    report("render", 10, "for ever")
+    while True:
+        signal.pause()

@@ -1,0 +1,19 @@
+"""Waiting for something to become true, instead of for time to pass."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Return as soon as the condition holds; TimeoutError if it does not in time."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - other processes cannot set an event here
+            await asyncio.sleep(0.01)
+
+
+async def in_thread(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
+    """The outcome of a call that blocks, while the test's own server goes on answering."""
+    return await asyncio.to_thread(call, *arguments, **named)

@@ -1,0 +1,157 @@
+"""What each answer of the API means to the worker, over a real socket."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+from pydantic import SecretStr
+from starlette.requests import Request
+from starlette.responses import Response
+
+from geoprocessing_worker.client import JobApi
+from geoprocessing_worker.errors import (
+    ErrorClass,
+    JobError,
+    LeaseLost,
+    Rejected,
+    TokenRefused,
+    Unavailable,
+    WorkerError,
+)
+from geoprocessing_worker.models import ClaimRequest, Completion, Failure, Progress
+from tests.support.scripted_api import ScriptedApi, answer, problem
+
+RENEWED = {"leaseExpiresAt": "2030-01-01T00:00:00Z", "leaseSeconds": 60, "cancel": None, "fromTheFuture": 1}
+
+
+@dataclass
+class Held:
+    seconds: float = 60
+    job_id: str = "0190"
+    token: SecretStr = field(default_factory=lambda: SecretStr("lease-secret"))
+
+    def remaining(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+async def client(server: ScriptedApi) -> AsyncIterator[JobApi]:
+    async with httpx.AsyncClient(base_url=server.base_url) as http:
+        yield JobApi(http, SecretStr("worker-secret"))
+
+
+def claim(wait_seconds: float = 0) -> ClaimRequest:
+    return ClaimRequest(
+        claim_id=str(uuid.uuid4()),
+        worker_id="w",
+        worker_name="n",
+        task_types=("geotiff_to_png",),
+        max_jobs=1,
+        wait_seconds=wait_seconds,
+    )
+
+
+async def test_a_call_on_a_job_carries_both_secrets_in_headers_and_camel_case_in_the_body(
+    server: ScriptedApi, client: JobApi
+) -> None:
+    server.on("progress", answer(RENEWED))
+    got = await client.progress(Held(), Progress(percent=5, stage="download", message="x"))
+    assert got.lease_seconds == 60
+    (asked,) = server.asked
+    assert (asked.method, asked.path) == ("PATCH", "/api/internal/geo-jobs/0190/progress")
+    assert asked.headers["authorization"] == "Worker worker-secret"
+    assert asked.headers["lease-token"] == "lease-secret"
+    assert asked.json == {"percent": 5.0, "stage": "download", "message": "x"}
+
+
+async def test_a_claim_that_found_nothing_is_none(server: ScriptedApi, client: JobApi) -> None:
+    server.on("claim", answer(status=204))
+    assert await client.claim(claim()) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        (401, "token-invalid", TokenRefused),
+        (403, "forbidden", TokenRefused),
+        (404, "job-not-found", LeaseLost),
+        (409, "lease-lost", LeaseLost),
+        (409, "job-cancelled", LeaseLost),
+        (409, "already-finalized", LeaseLost),
+        (413, "too-large", Rejected),
+        (422, "output-mismatch", Rejected),
+        (400, "bad-request", Rejected),
+    ],
+)
+async def test_an_answer_that_is_final_is_raised_at_once_with_the_servers_words(
+    server: ScriptedApi, client: JobApi, status: int, code: str, error: type[WorkerError]
+) -> None:
+    server.on("complete", problem(status, code))
+    with pytest.raises(error, match=f"{code}: in the server's words"):
+        await client.complete(Held(), Completion(outputs=(), metadata={}, timings={}))
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        problem(503, "unavailable", Retry_After="0"),
+        problem(429, "rate-limited", Retry_After="0"),
+        problem(500, "internal"),
+        answer("a captive portal's greeting"),
+        Response("<html>not here</html>", 404, media_type="text/html"),
+    ],
+    ids=["503", "429", "500", "unreadable 200", "a proxy's 404"],
+)
+async def test_a_result_is_sent_again_until_the_api_itself_has_answered(
+    server: ScriptedApi, client: JobApi, first: Response
+) -> None:
+    server.on("complete", first, answer({"state": "succeeded", "replayed": True}))
+    got = await client.complete(Held(), Completion(outputs=(), metadata={}, timings={}))
+    assert got.replayed
+    assert [asked.body for asked in server.asked[:1]] == [asked.body for asked in server.asked[1:]]
+
+
+async def test_a_lost_claim_reply_is_asked_for_again_with_the_same_claim_id(
+    server: ScriptedApi, client: JobApi
+) -> None:
+    server.on("claim", answer("garbage"), answer({"serverTime": "2030-01-01T00:00:00Z", "jobs": []}))
+    assert await client.claim(claim()) is not None
+    first, second = server.asked
+    assert first.json["claimId"] == second.json["claimId"]
+
+
+async def test_nothing_is_sent_for_a_job_whose_lease_has_run_out(server: ScriptedApi, client: JobApi) -> None:
+    server.on("fail", answer({"state": "failed"}))
+    with pytest.raises(LeaseLost, match="lease-expired"):
+        await client.fail(Held(seconds=0), Failure.of(JobError("x", "y", ErrorClass.INTERNAL)))
+    assert server.asked == []
+
+
+async def test_retries_end_with_the_lease(server: ScriptedApi, client: JobApi) -> None:
+    held = Held()
+
+    async def last_gasp(request: Request) -> Response:
+        held.seconds = 0
+        return problem(500, "internal")
+
+    server.on("complete", last_gasp)
+    with pytest.raises(Unavailable):
+        await client.complete(held, Completion(outputs=(), metadata={}, timings={}))
+    assert len(server.asked) == 1
+
+
+async def test_an_api_that_is_not_there_is_unavailable(unused_tcp_port: int) -> None:
+    held = Held()
+
+    def remaining() -> float:
+        held.seconds -= 30
+        return held.seconds
+
+    held.remaining = remaining  # type: ignore[method-assign]
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{unused_tcp_port}") as http:
+        with pytest.raises((Unavailable, LeaseLost)):
+            await asyncio.wait_for(JobApi(http, SecretStr("t")).heartbeat(held), 10)

@@ -1,0 +1,87 @@
+"""Settings: where each comes from, and what is said when one is wrong."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from geoprocessing_worker import config
+from geoprocessing_worker.errors import ConfigurationError
+
+NAMES = [name.upper() for name in config.Settings.model_fields]
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    for name in (*NAMES, "DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(config, "project_root", lambda: tmp_path)
+    return tmp_path
+
+
+def test_the_environment_wins_over_dotenv_and_dotenv_over_the_default(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bare / ".env").write_text("POLL_INTERVAL=7\nCONCURRENT_JOBS=3\n")
+    monkeypatch.setenv("POLL_INTERVAL", "9")
+    got = config.load()
+    assert (got.settings.poll_interval, got.settings.concurrent_jobs, got.settings.max_image_size) == (9, 3, 4096)
+    places = [got.sources[name] for name in ("poll_interval", "concurrent_jobs", "max_image_size")]
+    assert places == ["environment", ".env", "default"]
+
+
+def test_the_local_stack_is_used_as_a_whole_or_not_at_all(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (bare / ".local").mkdir()
+    (bare / ".local" / "stack.env").write_text("API_BASE_URL='http://127.0.0.1:1'\nWORKER_AUTH_TOKEN='stack-token'\n")
+    assert config.load(local_stack=True).settings.worker_auth_token.get_secret_value() == "stack-token"
+    assert not config.load().settings.is_configured
+    monkeypatch.setenv("API_BASE_URL", "https://production.example")
+    # The stack's token must not be sent to another API.
+    assert config.load(local_stack=True).settings.worker_auth_token.get_secret_value() == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("API_BASE_URL", "ftp://x", "API_BASE_URL: must begin with http:// or https:// (it is 'ftp://x')"),
+        ("CONCURRENT_JOBS", "0", "CONCURRENT_JOBS: input should be greater than or equal to 1 (it is '0')"),
+        ("LOG_LEVEL", "LOUD", "LOG_LEVEL: input should be 'DEBUG', 'INFO', 'WARNING' or 'ERROR' (it is 'LOUD')"),
+        ("SCAN_FOR_MALWARE", "true", "SCAN_FOR_MALWARE: this version cannot scan yet"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_wanted(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as caught:
+        config.load()
+    assert str(caught.value).startswith(said)
+
+
+def test_the_configuration_is_printed_with_secrets_masked_and_problems_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORKER_AUTH_TOKEN", "very-secret")
+    monkeypatch.setenv("PGPASSWORD", "also-secret")
+    assert config.main() == 1
+    printed = capsys.readouterr().out
+    assert "secret" not in printed
+    assert "❌ API_BASE_URL is not set" in printed
+    monkeypatch.setenv("API_BASE_URL", "https://maps.example/")
+    assert config.main() == 0
+    printed = capsys.readouterr().out
+    assert [name for name in NAMES if name not in printed] == []
+
+
+def test_what_children_inherit_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        for name in list(os.environ):
+            patched.setenv(name, os.environ[name])  # so that all of them come back
+        patched.setenv("WORKER_AUTH_TOKEN", "very-secret")
+        patched.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
+        patched.delenv("OPENBLAS_NUM_THREADS", raising=False)
+        config.keep_harmless_environment()
+        left = dict(os.environ)
+    assert "very-secret" not in left.values()
+    assert "PATH" in left

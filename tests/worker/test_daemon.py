@@ -1,0 +1,139 @@
+"""Claims while there is room, and an orderly way out. Real HTTP, real child processes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from structlog.testing import capture_logs
+
+from geoprocessing_worker import daemon as daemon_module
+from geoprocessing_worker.daemon import Daemon
+from geoprocessing_worker.runner import Tools
+from tests.support.bench import Bench
+from tests.support.child_work import convert_for_ever
+from tests.support.scripted_api import ScriptedApi, answer, problem
+from tests.support.waiting import until
+
+NOTHING = answer(status=204)
+
+
+@pytest.fixture
+async def bench(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) -> AsyncIterator[Bench]:
+    bench = Bench(server, http, tmp_path, convert_for_ever)
+    yield bench
+    await bench.api.aclose()
+    assert bench.folders() == [], "a folder was left behind"
+
+
+def daemon(bench: Bench, **settings: Any) -> Daemon:
+    changed = bench.tools.settings.model_copy(update={"poll_interval": 0.01, **settings})
+    return Daemon(Tools(**{**vars(bench.tools), "settings": changed}), jitter=lambda: 0.0)
+
+
+def claimed(bench: Bench, *ids: str) -> Any:
+    return answer({"serverTime": "2030-01-01T00:00:00Z", "jobs": [bench.job(id=one) for one in ids]})
+
+
+def rendering(bench: Bench) -> set[str]:
+    return {call.path.split("/")[-2] for call in bench.server.calls("progress") if call.json["stage"] == "render"}
+
+
+async def test_as_many_jobs_are_claimed_as_there_is_room_for_and_each_keeps_its_own_heartbeat(bench: Bench) -> None:
+    bench.server.on("claim", claimed(bench, "a", "b"), claimed(bench, "c"), NOTHING)
+    working = daemon(bench, concurrent_jobs=3)
+    running = asyncio.create_task(working.run())
+    await until(lambda: rendering(bench) == {"a", "b", "c"})
+    assert [call.json["maxJobs"] for call in bench.server.calls("claim")] == [3, 1]
+    seen = len(bench.server.asked)
+
+    def beating() -> set[str]:
+        return {asked.path.split("/")[-2] for asked in bench.server.asked[seen:] if asked.path.endswith("heartbeat")}
+
+    await until(lambda: beating() == {"a", "b", "c"})
+    working.stop()
+    working.stop()
+    await running
+
+
+async def test_every_claim_has_a_fresh_id_and_the_worker_keeps_its_own(bench: Bench) -> None:
+    bench.server.on("claim", NOTHING)
+    working = daemon(bench)
+    running = asyncio.create_task(working.run())
+    await bench.server.until_asked("claim", 3)
+    working.stop()
+    await running
+    bodies = [call.json for call in bench.server.calls("claim")]
+    assert len({body["claimId"] for body in bodies}) == len(bodies)
+    assert {body["workerId"] for body in bodies} == {working.worker_id}
+
+
+async def test_stopping_ends_claims_gives_jobs_the_grace_period_and_then_gives_them_back(bench: Bench) -> None:
+    bench.server.on("claim", claimed(bench, "a"), NOTHING)
+    working = daemon(bench, shutdown_grace=0.3)
+    running = asyncio.create_task(working.run())
+    await until(lambda: rendering(bench) == {"a"})
+    working.stop()
+    await running
+    (report,) = bench.server.calls("fail")
+    assert report.json["error"]["class"] == "interrupted"
+
+
+async def test_a_second_signal_gives_jobs_back_at_once(bench: Bench) -> None:
+    bench.server.on("claim", claimed(bench, "a"), NOTHING)
+    working = daemon(bench, shutdown_grace=3600)
+    running = asyncio.create_task(working.run())
+    await until(lambda: rendering(bench) == {"a"})
+    working.stop()
+    assert bench.server.calls("fail") == []
+    working.stop()
+    await running
+    assert len(bench.server.calls("fail")) == 1
+
+
+async def test_a_refused_token_is_said_once_loudly_and_tried_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon_module, "REFUSED_PAUSE", 0.02)
+    bench.server.on("claim", *[problem(401, "token-invalid")] * 3, NOTHING)
+    working = daemon(bench)
+    with capture_logs() as said:
+        running = asyncio.create_task(working.run())
+        await bench.server.until_asked("claim", 5)
+        working.stop()
+        await running
+    told = [(line["event"], line["log_level"]) for line in said if line["event"].startswith("token")]
+    assert told == [("token_refused", "error"), ("token_accepted", "info")]
+
+
+async def test_an_api_that_is_away_is_claimed_from_again_when_it_is_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon_module, "PAUSE_FIRST", 0.02)
+    bench.server.on("claim", *[problem(500, "internal")] * 20, claimed(bench, "a"), NOTHING)
+    working = daemon(bench)
+    running = asyncio.create_task(working.run())
+    await until(lambda: rendering(bench) == {"a"})
+    working.stop()
+    working.stop()
+    await running
+
+
+async def test_a_disabled_worker_stays_up_without_claiming(bench: Bench) -> None:
+    working = daemon(bench, disable_workers=True)
+    with capture_logs() as said:
+        running = asyncio.create_task(working.run())
+        await until(lambda: any(line["event"] == "worker_disabled" for line in said))
+        working.stop()
+        await running
+    assert bench.server.calls("claim") == []
+
+
+async def test_folders_of_a_crashed_worker_are_removed_at_the_next_start(bench: Bench) -> None:
+    (bench.folder / "work" / "geojob_dead_x").mkdir(parents=True)
+    bench.server.on("claim", NOTHING)
+    working = daemon(bench)
+    running = asyncio.create_task(working.run())
+    await bench.server.until_asked("claim", 1)
+    working.stop()
+    await running

@@ -1,0 +1,128 @@
+"""Files arrive whole, within their limit, over bad links, or not at all."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from geoprocessing_worker.download import Downloaded, download
+from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.models import JobInput
+from tests.support.scripted_api import ScriptedApi
+
+BODY = bytes(range(256)) * 4096
+
+
+async def fetch(
+    server: ScriptedApi, http: httpx.AsyncClient, folder: Path, *, size: int = len(BODY), max_bytes: int = 10**9
+) -> Downloaded:
+    source = JobInput(file_name="map.tif", download_url=f"{server.base_url}/file", size_bytes=size)
+    return await download(source, folder / "map.tif", http=http, max_bytes=max_bytes, report=lambda *_: None)
+
+
+def broken_off_after(count: int, headers: dict[str, str]) -> Any:
+    async def answer(request: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            yield BODY[:count]
+            raise ConnectionResetError
+
+        return StreamingResponse(body(), headers={"Content-Length": str(len(BODY)), **headers})
+
+    return answer
+
+
+async def rest(request: Request) -> Response:
+    start = int(request.headers["range"].removeprefix("bytes=").rstrip("-"))
+    headers = {"Content-Range": f"bytes {start}-{len(BODY) - 1}/{len(BODY)}", "ETag": '"v1"'}
+    return Response(BODY[start:], 206, headers=headers)
+
+
+async def test_a_file_appears_whole_with_its_digest(
+    server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    server.on("file", Response(BODY))
+    got = await fetch(server, http, tmp_path)
+    assert got.path.read_bytes() == BODY
+    assert got.sha256 == hashlib.sha256(BODY).hexdigest()
+    assert "authorization" not in server.asked[0].headers
+    assert [path.name for path in tmp_path.iterdir()] == ["map.tif"]
+
+
+async def test_a_download_that_broke_off_goes_on_where_it_was(
+    server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    server.on("file", broken_off_after(300_000, {"ETag": '"v1"'}), rest)
+    got = await fetch(server, http, tmp_path)
+    assert got.sha256 == hashlib.sha256(BODY).hexdigest()
+    again = server.asked[1].headers
+    assert again["if-range"] == '"v1"'
+    assert 0 < int(again["range"].removeprefix("bytes=").rstrip("-")) <= 300_000
+
+
+async def test_a_download_starts_anew_where_the_server_cannot_go_on(
+    server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    server.on("file", broken_off_after(300_000, {}), Response(BODY))
+    assert (await fetch(server, http, tmp_path)).path.read_bytes() == BODY
+
+
+async def test_a_body_longer_than_the_limit_is_refused_whatever_was_said_of_its_length(
+    server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    async def endless(request: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            while True:
+                await asyncio.sleep(0)  # lets the server see that nobody listens any more
+                yield BODY
+
+        return StreamingResponse(body())
+
+    server.on("file", endless)
+    with pytest.raises(JobError) as caught:
+        await fetch(server, http, tmp_path, size=1000, max_bytes=3_000_000)
+    assert (caught.value.code, caught.value.error_class) == ("too_large", "invalid_input")
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 3_000_000
+
+
+async def test_a_job_that_says_it_is_too_large_is_not_even_asked_for(
+    server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    with pytest.raises(JobError, match="most that is accepted"):
+        await fetch(server, http, tmp_path, max_bytes=1000)
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+async def test_an_address_that_ran_out_is_a_trouble_that_passes(
+    server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path, status: int
+) -> None:
+    server.on("file", Response(status_code=status))
+    with pytest.raises(JobError) as caught:
+        await fetch(server, http, tmp_path)
+    assert (caught.value.code, caught.value.error_class) == ("download_refused", "transient")
+
+
+async def test_storage_that_stays_broken_ends_the_patience(
+    server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    server.on("file", Response(status_code=502))
+    with pytest.raises(JobError) as caught:
+        await fetch(server, http, tmp_path)
+    assert (caught.value.code, caught.value.error_class) == ("download_failed", "transient")
+    assert len(server.asked) > 1
+
+
+async def test_a_file_of_another_size_than_was_uploaded_is_not_used(
+    server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    server.on("file", Response(BODY[:-1]))
+    with pytest.raises(JobError) as caught:
+        await fetch(server, http, tmp_path)
+    assert caught.value.code == "size_mismatch"
+    assert not (tmp_path / "map.tif").exists()

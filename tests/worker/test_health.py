@@ -1,0 +1,107 @@
+"""Each check says what is wrong and what to do. Real servers, real processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.scripted_api import ScriptedApi, answer, problem
+from tests.support.waiting import in_thread
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def check(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "DATA_DIR": str(folder), **variables}
+    ran = subprocess.run(
+        [sys.executable, ROOT / "health_check.py", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.stderr == ""
+    return ran.returncode, ran.stdout
+
+
+async def test_a_healthy_worker_prints_the_agreed_lines_to_the_letter(server: ScriptedApi, tmp_path: Path) -> None:
+    server.on("claim", answer(status=204))
+    code, printed = await in_thread(
+        check, tmp_path, API_BASE_URL=server.base_url, WORKER_AUTH_TOKEN="t" * 20, TEMP_DIR=str(tmp_path)
+    )
+    assert printed == (
+        "✅ Database: Not checked: PGHOST is not set, and a worker needs no database of its own\n"
+        "✅ Api: API connection successful\n"
+        "✅ File_System: File system accessible\n"
+        "✅ Dependencies: All dependencies available\n"
+        "\n"
+        "🎉 Overall Status: HEALTHY - Worker is ready to process jobs\n"
+    )
+    assert code == 0
+    assert server.calls("claim")[0].json["taskTypes"] == ["health_check"]
+
+
+async def test_a_refused_token_is_unhealthy_although_the_api_answers(server: ScriptedApi, tmp_path: Path) -> None:
+    server.on("claim", problem(401, "token-invalid"))
+    code, printed = await in_thread(
+        check, tmp_path, "--json", API_BASE_URL=server.base_url, WORKER_AUTH_TOKEN="wrong", TEMP_DIR=str(tmp_path)
+    )
+    assert code == 1
+    found = json.loads(printed)
+    assert not found["healthy"]
+    assert "mend WORKER_AUTH_TOKEN" in found["checks"]["api"]["message"]
+
+
+def test_everything_that_is_missing_is_named_with_a_remedy(tmp_path: Path, unused_tcp_port: int) -> None:
+    (tmp_path / "file").touch()
+    code, printed = check(
+        tmp_path,
+        API_BASE_URL=f"http://127.0.0.1:{unused_tcp_port}",
+        WORKER_AUTH_TOKEN="t",
+        PGHOST=str(tmp_path),
+        PGUSER="nobody",
+        TEMP_DIR=str(tmp_path / "file" / "below"),
+    )
+    lines = printed.splitlines()
+    assert code == 1
+    assert lines[0].startswith("❌ Database: no connection (")
+    assert lines[0].endswith("start PostgreSQL or mend PGHOST and its companions")
+    assert "does not answer" in lines[1]
+    assert lines[2].endswith("mend its permissions or set TEMP_DIR")
+    assert lines[3] == "✅ Dependencies: All dependencies available"
+    assert lines[-1].startswith("💥 Overall Status: UNHEALTHY - Database, Api, File_System")
+
+
+def test_a_missing_library_is_named_and_does_not_hide_the_other_findings(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "sitecustomize.py").write_text("import sys\nsys.modules['rasterio'] = None\n")
+    code, printed = check(tmp_path, PYTHONPATH=str(broken), TEMP_DIR=str(tmp_path))
+    assert code == 1
+    assert "❌ Dependencies: cannot be imported: rasterio (" in printed
+    assert "pip install --require-hashes -r requirements.txt" in printed
+    assert "✅ File_System: File system accessible" in printed
+
+
+def test_without_an_environment_the_script_says_what_to_run(tmp_path: Path) -> None:
+    (tmp_path / "geoprocessing-worker").mkdir()
+    for name in ("health_check.py", "geoprocessing-worker/bootstrap.py"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    bare = subprocess.run(
+        [sys.executable, "-S", "-I", tmp_path / "health_check.py"], capture_output=True, text=True, timeout=60
+    )
+    assert bare.returncode == 1
+    assert "run ./start_worker.sh --demo once" in bare.stderr
+
+
+@pytest.mark.parametrize(
+    "script", ["geoprocessing-worker/worker.py", "geoprocessing-worker/config.py", "health_check.py"]
+)
+def test_the_scripts_run_by_path_from_any_folder(script: str, tmp_path: Path) -> None:
+    ran = subprocess.run([sys.executable, ROOT / script, "--help"], cwd=tmp_path, capture_output=True, timeout=60)
+    assert b"Traceback" not in ran.stderr
+    assert ran.stdout

@@ -1,0 +1,152 @@
+"""One job from claim to report: one report, the last call, whatever happens. Real HTTP, real child processes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from geoprocessing_worker.runner import Ending, Tools
+from tests.support.bench import SUCCEEDED, SUFFIXES, Bench
+from tests.support.child_work import convert_for_ever
+from tests.support.scripted_api import ScriptedApi, answer, problem
+from tests.support.waiting import until
+from tests.support.wire import renewed
+
+
+@pytest.fixture
+async def bench(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) -> AsyncIterator[Bench]:
+    bench = Bench(server, http, tmp_path)
+    yield bench
+    await bench.api.aclose()
+    assert bench.folders() == [], "a folder was left behind"
+
+
+@pytest.fixture
+async def endless(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) -> AsyncIterator[Bench]:
+    """A bench whose conversion never ends by itself."""
+    bench = Bench(server, http, tmp_path, convert_for_ever)
+    yield bench
+    await bench.api.aclose()
+    assert bench.folders() == [], "a folder was left behind"
+
+
+async def test_a_job_is_done_from_download_to_upload_and_completed_last(bench: Bench) -> None:
+    assert await bench.run() is Ending.COMPLETED
+    words = [asked.path.rsplit("/", 1)[-1] for asked in bench.server.asked]
+    assert words[0] == "heartbeat"
+    assert words[-1] == "complete"
+    assert words.count("complete") == 1
+    completion = bench.server.calls("complete")[0].json
+    assert {output["name"] for output in completion["outputs"]} == {f"map{suffix}" for suffix in SUFFIXES}
+    assert set(completion["timings"]) == {"download", "inspect", "render", "package", "upload"}
+    assert completion["metadata"]["width"] > 0
+    for output in completion["outputs"]:
+        (put,) = bench.server.calls(output["name"])
+        assert len(put.body) == output["sizeBytes"]
+    percents = [asked.json["percent"] for asked in bench.server.calls("progress")]
+    assert percents == sorted(percents)
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ({"taskType": "read_tea_leaves"}, "unknown_task_type"),
+        ({"inputPayload": {"maxSize": 0}}, "invalid_payload"),
+        ({"inputPayload": {"maxSize": 10**9}}, "invalid_payload"),
+        ({"inputPayload": {"bands": "red"}}, "invalid_payload"),
+        ({"inputPayload": {"coordinateSystem": "EPSG:999999"}}, "bad_crs"),
+    ],
+)
+async def test_a_job_that_asks_for_the_impossible_fails_once_by_name(
+    bench: Bench, more: dict[str, Any], code: str
+) -> None:
+    assert await bench.run(**more) is Ending.FAILED
+    assert (bench.failure()["code"], bench.failure()["class"]) == (code, "invalid_input")
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [(b"<html>", "not_a_tiff"), (b"", "not_a_tiff"), (b"II*\0\x08\0\0\0", "truncated")],
+    ids=["no TIFF", "empty", "only a head"],
+)
+async def test_a_file_that_is_none_fails_the_job_once_by_name(bench: Bench, content: bytes, code: str) -> None:
+    bench.source = content
+    bench.server.on("in", Response(content))
+    assert await bench.run() is Ending.FAILED
+    assert (bench.failure()["code"], bench.failure()["class"]) == (code, "invalid_input")
+
+
+async def test_a_job_that_takes_too_long_is_killed_and_fails_as_timed_out(endless: Bench) -> None:
+    assert await endless.run(timeoutSeconds=0.5) is Ending.FAILED
+    assert (endless.failure()["code"], endless.failure()["class"]) == ("timed_out", "timeout")
+
+
+async def test_timeouts_can_be_turned_off(endless: Bench) -> None:
+    settings = endless.tools.settings.model_copy(update={"enable_job_timeouts": False})
+    endless.tools = Tools(**{**vars(endless.tools), "settings": settings})
+    running = asyncio.create_task(endless.run(timeoutSeconds=0.01))
+    await until(lambda: any(call.json["stage"] == "render" for call in endless.server.calls("progress")))
+    endless.interrupt.set()
+    assert await running is Ending.INTERRUPTED
+
+
+async def test_an_interrupted_job_goes_back_without_blame(endless: Bench) -> None:
+    running = asyncio.create_task(endless.run())
+    await until(lambda: any(call.json["stage"] == "render" for call in endless.server.calls("progress")))
+    endless.interrupt.set()
+    assert await running is Ending.INTERRUPTED
+    assert (endless.failure()["code"], endless.failure()["class"]) == ("worker_shutdown", "interrupted")
+
+
+async def test_a_cancelled_job_stops_and_says_so(endless: Bench) -> None:
+    order = answer(renewed() | {"cancel": {"reason": "wrong file", "graceSeconds": 5}})
+    endless.server.on("heartbeat", answer(renewed()), answer(renewed()), order)
+    assert await endless.run() is Ending.CANCELLED
+    assert endless.failure()["class"] == "cancelled"
+
+
+async def test_nothing_is_sent_for_a_job_that_is_somebody_elses(endless: Bench) -> None:
+    endless.server.on("heartbeat", answer(renewed()), answer(renewed()), problem(409, "lease-lost"))
+    assert await endless.run() is Ending.LEASE_LOST
+    assert endless.server.calls("fail") == []
+    assert endless.server.calls("complete") == []
+
+
+async def test_work_does_not_begin_before_the_lease_is_confirmed(bench: Bench) -> None:
+    bench.server.on("heartbeat", problem(409, "lease-lost"))
+    assert await bench.run() is Ending.LEASE_LOST
+    assert bench.server.calls("in") == []
+
+
+async def test_results_that_the_server_does_not_take_fail_the_job_with_its_words(bench: Bench) -> None:
+    bench.server.on("complete", problem(422, "output-mismatch", "map.png has another digest"))
+    assert await bench.run() is Ending.FAILED
+    (asked,) = bench.server.calls("fail")
+    assert asked.json["error"]["code"] == "output_mismatch"
+    assert "another digest" in asked.json["error"]["message"]
+
+
+async def test_a_stopping_worker_still_hands_in_what_is_finished(bench: Bench) -> None:
+    async def stop_meanwhile(request: Request) -> Response:
+        bench.interrupt.set()
+        await asyncio.sleep(0.1)
+        return answer(SUCCEEDED)
+
+    bench.server.on("complete", stop_meanwhile)
+    assert await bench.run() is Ending.COMPLETED
+    assert bench.server.calls("fail") == []
+
+
+async def test_heartbeats_go_on_while_a_result_waits_to_be_taken(bench: Bench) -> None:
+    async def slow(request: Request) -> Response:
+        seen = len(bench.server.calls("heartbeat"))
+        await bench.server.until_asked("heartbeat", seen + 1)
+        return answer(SUCCEEDED)
+
+    bench.server.on("complete", slow)
+    assert await bench.run() is Ending.COMPLETED

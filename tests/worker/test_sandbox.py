@@ -1,0 +1,87 @@
+"""A child may do what it wants: the worker goes on and names what happened. Real processes, real signals."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.sandbox import Limits, Sandbox
+from tests.support.child_work import Deed, Told, do
+from tests.support.waiting import until
+
+Box = Sandbox[Deed, Told]
+
+
+@pytest.fixture
+def box() -> Box:
+    return Sandbox(do, Told, preload=("tests.support.child_work",), limits=Limits(cpu_seconds=1))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+async def test_work_is_done_in_a_process_of_its_own_and_tells_its_progress(box: Box) -> None:
+    heard: list[tuple[str, float, str]] = []
+    told = await box.run(Deed(name="well"), lambda *words: heard.append(words))
+    assert told.text.split()[1] != str(os.getpid())
+    assert heard == [("render", 50.0, "half way")]
+
+
+async def test_each_job_gets_a_fresh_process(box: Box) -> None:
+    first, second = [(await box.run(Deed(name="well"), lambda *_: None)).text for _ in range(2)]
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("deed", "code", "error_class"),
+    [
+        ("refuse", "not_a_tiff", "invalid_input"),
+        ("break", "internal_error", "internal"),
+        ("crash", "crashed", "internal"),
+        ("kill", "out_of_memory", "resource"),
+        ("memory", "out_of_memory", "resource"),
+        ("burn", "timed_out", "timeout"),
+        ("lie", "crashed", "internal"),
+    ],
+)
+async def test_however_a_child_ends_it_has_a_name_and_the_next_job_runs(
+    box: Box, deed: str, code: str, error_class: str
+) -> None:
+    with pytest.raises(JobError) as caught:
+        await box.run(Deed(name=deed), lambda *_: None)
+    assert (caught.value.code, caught.value.error_class) == (code, error_class)
+    assert (await box.run(Deed(name="well"), lambda *_: None)).text
+
+
+async def test_a_cancelled_job_leaves_neither_its_process_nor_what_that_started(box: Box, tmp_path: Path) -> None:
+    running = asyncio.create_task(box.run(Deed(name="loop", path=tmp_path), lambda *_: None))
+    files = [tmp_path / "child", tmp_path / "grandchild"]
+    await until(lambda: all(file.exists() and file.read_text() for file in files))
+    pids = [int(file.read_text()) for file in files]
+    assert all(alive(pid) for pid in pids)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await until(lambda: not any(alive(pid) for pid in pids))
+
+
+async def test_three_children_run_at_once_and_the_worker_goes_on_meanwhile(box: Box, tmp_path: Path) -> None:
+    running = []
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        deed = Deed(name="loop", path=tmp_path / name)
+        running.append(asyncio.create_task(box.run(deed, lambda *_: None)))
+    await until(lambda: all((tmp_path / name / "child").exists() for name in "abc"))
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+
+
+async def test_a_signal_meant_for_the_worker_does_not_take_a_job_with_it(box: Box) -> None:
+    assert (await box.run(Deed(name="term"), lambda *_: None)).text == "still here"
