@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -102,6 +103,9 @@ class AccessMiddleware:
 
         try:
             await self._app(scope, receive, send_noted)
+        except ClientDisconnect:
+            # Nobody is there to be answered; nginx's number for it.
+            status = 499
         except Exception:
             _log.exception("request_failed", method=scope["method"], path=scope["path"])
             if status:

@@ -88,7 +88,8 @@ async def _publish(services: Services, key: str, staged: StagedObject) -> None:
         await asyncio.to_thread(staged.publish)
 
 
-@router.api_route("/{key:path}", methods=["GET", "HEAD"], summary="Download with a signed URL")
+@router.head("/{key:path}", include_in_schema=False)
+@router.get("/{key:path}", summary="Download with a signed URL")
 async def get_object(key: str, query: Signature, services: ServicesOf) -> Response:
     """Hand one object out, whole or in ranges; never to be shown or run by a browser."""
     services.storage.signer.verify("GET", key, query)

@@ -179,8 +179,11 @@ def test_a_repeated_claim_takes_the_place_of_the_one_that_was_given_up(
     assert len(rows(api.settings.conninfo or "", "SELECT id FROM jobs WHERE state = 'running'")) == 1
 
 
-def test_a_stopping_process_sends_parked_claims_away_at_once(api: RunningApi, threads: ThreadPoolExecutor) -> None:
+def test_a_stopping_process_sends_parked_claims_away_at_once(
+    api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
+) -> None:
     """503 with `Retry-After: 0`, so that workers move on to another process."""
+    api = api_server()
     worker = Worker(api)
     before = threads.submit(worker.http.post, "/claim", json=worker.claim_request(waitSeconds=30))
     wait_until(lambda: api.parked == 1, "the claim to be parked")
@@ -190,8 +193,11 @@ def test_a_stopping_process_sends_parked_claims_away_at_once(api: RunningApi, th
     assert answer.headers["retry-after"] == "0"
 
 
-def test_a_limit_on_concurrent_runs_is_exact(api: RunningApi, threads: ThreadPoolExecutor) -> None:
-    """Sixteen workers claim at once, again and again; the database itself refuses to see a fourth running job."""
+def test_a_limit_on_concurrent_runs_is_exact(
+    api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
+) -> None:
+    """Sixteen workers claim at once, again and again; the database itself watches for a fourth running job."""
+    api = api_server()
     url = api.settings.conninfo or ""
     person = Person(api)
     rows(url, "UPDATE task_types SET max_concurrent_runs = 3")

@@ -1,0 +1,188 @@
+"""Who is let in."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import RSAAlgorithm
+
+from geo_jobs_api.auth import WorkerVerifier, worker_token_sha256
+from geo_jobs_api.errors import Problem
+from geo_jobs_api.records import WorkerToken
+from tests.support.api import JWT_SECRET, RunningApi, make_jwt, make_settings, worker_header
+from tests.support.clients import code_of, rows
+
+
+def ask(api: RunningApi, authorization: str | None) -> httpx.Response:
+    return api.client().get("/api/geo-jobs", headers={"Authorization": authorization} if authorization else {})
+
+
+def encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def unsigned(claims: dict[str, Any]) -> str:
+    header = {"alg": "none", "typ": "JWT"}
+    return f"{encoded(json.dumps(header).encode())}.{encoded(json.dumps(claims).encode())}."
+
+
+def hmac_signed(header: dict[str, Any], claims: dict[str, Any], secret: bytes) -> str:
+    """What an attacker makes of a public key; PyJWT itself refuses to."""
+    signed = f"{encoded(json.dumps(header).encode())}.{encoded(json.dumps(claims).encode())}"
+    return f"{signed}.{encoded(hmac.new(secret, signed.encode(), hashlib.sha256).digest())}"
+
+
+def pem_of(private: rsa.RSAPrivateKey) -> bytes:
+    return private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+FUTURE = int(time.time()) + 3600
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "Bearer",
+        "Bearer nonsense",
+        "Basic YTpi",
+        f"Worker {make_jwt()}",
+        f"Bearer {make_jwt(ttl_seconds=-60)}",
+        f"Bearer {make_jwt()[:-4]}AAAA",
+        f"Bearer {jwt.encode({'sub': 'ada'}, JWT_SECRET, algorithm='HS256')}",
+        f"Bearer {jwt.encode({'exp': FUTURE}, JWT_SECRET, algorithm='HS256')}",
+        f"Bearer {make_jwt('')}",
+        f"Bearer {make_jwt('x' * 256)}",
+        f"Bearer {jwt.encode({'sub': 'ada', 'exp': FUTURE}, JWT_SECRET * 2, algorithm='HS512')}",
+        f"Bearer {jwt.encode({'sub': 'ada', 'exp': FUTURE}, 'another-secret-of-more-than-32-bytes', algorithm='HS256')}",
+        f"Bearer {unsigned({'sub': 'ada', 'exp': FUTURE})}",
+    ],
+)
+def test_a_token_that_is_missing_expired_forged_or_of_another_kind_is_refused(
+    api: RunningApi, authorization: str | None
+) -> None:
+    """401 with the scheme to use; never a word about why a signature failed."""
+    answer = ask(api, authorization)
+    assert code_of(answer) == (401, "token-invalid")
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_few_seconds_of_clock_skew_are_forgiven(api: RunningApi) -> None:
+    """Clocks differ; ten seconds do not matter."""
+    assert ask(api, f"Bearer {make_jwt(ttl_seconds=-3)}").status_code == 200
+
+
+def test_audience_and_issuer_count_when_they_are_configured(api_server: Callable[..., RunningApi]) -> None:
+    """A token for another service, or of another issuer, or of none, is refused."""
+    api = api_server(jwt_audience="maps", jwt_issuer="https://id.example")
+    good = {"aud": "maps", "iss": "https://id.example"}
+    assert ask(api, f"Bearer {make_jwt(**good)}").status_code == 200
+    for claims in ({}, good | {"aud": "mail"}, good | {"iss": "https://evil.example"}, {"aud": "maps"}):
+        assert code_of(ask(api, f"Bearer {make_jwt(**claims)}")) == (401, "token-invalid")
+
+
+def test_a_key_set_lets_its_tokens_in_and_its_public_key_is_no_secret_for_hs256(
+    api_server: Callable[..., RunningApi],
+) -> None:
+    """RS256 by a fetched key works; the same key abused as an HMAC secret does not, nor does a token with no key id."""
+    private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    public = RSAAlgorithm.to_jwk(private.public_key(), as_dict=True) | {"kid": "k1", "use": "sig", "alg": "RS256"}
+    answers: list[str] = []
+
+    class Keys(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answers.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"keys": [public]}).encode())
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base's name
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Keys) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        api = api_server(jwt_secret=None, jwks_url=f"http://127.0.0.1:{server.server_port}/keys")
+        claims = {"sub": "ada", "exp": FUTURE}
+        assert ask(api, f"Bearer {jwt.encode(claims, private, 'RS256', {'kid': 'k1'})}").status_code == 200
+        forged = hmac_signed({"alg": "HS256", "typ": "JWT", "kid": "k1"}, claims, pem_of(private))
+        assert code_of(ask(api, f"Bearer {forged}")) == (401, "token-invalid")
+        assert code_of(ask(api, f"Bearer {make_jwt()}")) == (401, "token-invalid")
+        stranger = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        assert code_of(ask(api, f"Bearer {jwt.encode(claims, stranger, 'RS256', {'kid': 'k1'})}")) == (
+            401,
+            "token-invalid",
+        )
+        server.shutdown()
+    assert answers
+
+
+def test_keys_that_cannot_be_fetched_are_an_outage_and_no_refusal(api_server: Callable[..., RunningApi]) -> None:
+    """The token may well be good: 503, try again."""
+    api = api_server(jwt_secret=None, jwks_url="http://127.0.0.1:9/keys")
+    private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    token = jwt.encode({"sub": "ada", "exp": FUTURE}, private, "RS256", {"kid": "k1"})
+    assert code_of(ask(api, f"Bearer {token}")) == (503, "unavailable")
+
+
+@pytest.mark.parametrize("authorization", ["", "Worker", "Worker wrong-token-of-a-worker", f"Bearer {make_jwt()}"])
+def test_a_worker_without_a_valid_token_is_refused_everywhere(api: RunningApi, authorization: str) -> None:
+    """All five endpoints; a person's token is not a worker's."""
+    http = api.client("/api/internal/geo-jobs", headers={"Authorization": authorization, "Lease-Token": "1.x"})
+    body = {"claimId": str(uuid4()), "workerId": "w", "workerName": "w", "taskTypes": ["geotiff_to_png"]}
+    assert code_of(http.post("/claim", json=body)) == (401, "token-invalid")
+    for verb, content in (("heartbeat", {}), ("progress", {"percent": 1})):
+        assert code_of(http.patch(f"/{uuid4()}/{verb}", json=content)) == (401, "token-invalid")
+
+
+def test_an_unknown_job_and_a_malformed_lease_token_are_told_apart(api: RunningApi) -> None:
+    """404 for a job that never was; 409 for a token that is none of ours; 422 when there is none at all."""
+    http = api.client("/api/internal/geo-jobs", headers=worker_header())
+    path = f"/{uuid4()}/heartbeat"
+    assert code_of(http.patch(path, headers={"Lease-Token": "1.abc"})) == (404, "job-not-found")
+    assert code_of(http.patch(path, headers={"Lease-Token": "nonsense"})) == (409, "lease-lost")
+    assert code_of(http.patch(path)) == (422, "validation")
+
+
+def test_tokens_are_kept_as_hashes_only(api: RunningApi) -> None:
+    """Whoever reads the table cannot act as a worker."""
+    (row,) = rows(api.settings.conninfo or "", "SELECT * FROM worker_tokens")
+    assert bytes(row["token_sha256"]) == worker_token_sha256("test-worker-token")
+    assert "test-worker-token" not in str(row)
+
+
+async def test_a_revoked_token_is_refused_after_a_few_seconds_and_the_new_one_works_meanwhile() -> None:
+    """Rotation: both are valid at once, and memory of a good one is short."""
+    now, known = [0.0], {worker_token_sha256("old"), worker_token_sha256("new")}
+
+    class Source:
+        async def find_worker_token(self, token_sha256: bytes) -> WorkerToken | None:
+            return WorkerToken(uuid4(), "w", FUTURE, None) if token_sha256 in known else None  # type: ignore[arg-type]  # a time of no interest
+
+    verifier = WorkerVerifier(Source(), lambda: now[0])
+    await verifier.verify("Worker old")
+    await verifier.verify("Worker new")
+    known.remove(worker_token_sha256("old"))
+    now[0] = 6.0
+    await verifier.verify("Worker new")
+    with pytest.raises(Problem, match="token-invalid"):
+        await verifier.verify("Worker old")
+
+
+def test_secrets_do_not_show_when_settings_are_printed(tmp_path: Any) -> None:
+    """Logs and tracebacks may hold a representation of the settings."""
+    settings = make_settings("postgresql://u:hunter2@h/d", tmp_path)
+    assert not any(secret in repr(settings) for secret in ("hunter2", JWT_SECRET, "test-worker-token"))

@@ -1,0 +1,162 @@
+"""The command line, as real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import jwt
+import pytest
+
+from tests.support.api import JWT_SECRET, STORAGE_SECRET, WORKER_TOKEN, wait_until, worker_header
+
+
+@pytest.fixture
+def environment(postgres_url: str) -> Iterator[dict[str, str]]:
+    """An environment with a database and nothing of this machine's settings."""
+    with tempfile.TemporaryDirectory(prefix="gj") as folder:
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        yield kept | {
+            "DATABASE_URL": postgres_url,
+            "DATA_DIR": folder,
+            "JWT_SECRET": JWT_SECRET,
+            "STORAGE_SECRET": STORAGE_SECRET,
+            "WORKER_AUTH_TOKEN": WORKER_TOKEN,
+        }
+
+
+def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "geo_jobs_api", *arguments]
+    return subprocess.run(
+        command, env=environment, check=False, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2]
+    )
+
+
+@contextmanager
+def serving(environment: dict[str, str], *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A serving process and its address; killed at the end if it is still there."""
+    command = [sys.executable, "-m", "geo_jobs_api", "serve", "--port", "0", *arguments]
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    ) as process:
+        try:
+            assert process.stderr is not None
+            address = next(line.split()[-1] for line in process.stderr if line.startswith("Serving on"))
+
+            def is_up() -> bool:
+                try:
+                    return httpx.get(f"{address}/health", timeout=5).status_code == 200
+                except httpx.TransportError:
+                    return False
+
+            wait_until(is_up, "the server to answer", timeout=30)
+            yield process, address
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sigterm_sends_parked_claims_away_and_ends_with_exit_code_0(environment: dict[str, str], workers: str) -> None:
+    """One process or several: 503 with `Retry-After: 0` for those who wait, then a clean end."""
+    with serving(environment, "--workers", workers) as (process, address):
+        body = {
+            "claimId": "01900000-0000-7000-8000-000000000000", "workerId": "w", "workerName": "w",
+            "taskTypes": ["geotiff_to_png"], "waitSeconds": 40,
+        }  # fmt: skip
+        with httpx.Client(timeout=40) as http:
+            request = http.build_request(
+                "POST", f"{address}/api/internal/geo-jobs/claim", json=body, headers=worker_header()
+            )
+            with socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1]))) as raw:
+                head = f"POST {request.url.raw_path.decode()} HTTP/1.1\r\n"
+                head += "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+                raw.sendall(head.encode() + b"\r\n" + request.read())
+                raw.settimeout(20)
+                parked = 'geo_jobs_http_requests_total{method="POST"'
+                wait_until(lambda: _is_parked(address), "the claim to be parked")
+                process.send_signal(signal.SIGTERM)
+                answer = raw.recv(65536).decode()
+                assert parked not in answer
+        assert answer.startswith("HTTP/1.1 503")
+        assert "retry-after: 0" in answer.lower()
+        assert process.wait(timeout=30) == 0
+
+
+def _is_parked(address: str) -> bool:
+    # With several processes any of them may answer; sooner or later it is the one with the claim.
+    return "geo_jobs_parked_claims 1.0" in httpx.get(f"{address}/metrics", timeout=10).text
+
+
+def test_a_port_that_is_taken_is_one_sentence_and_exit_code_1(environment: dict[str, str]) -> None:
+    """No traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run(environment, "serve", "--port", str(taken.getsockname()[1]))
+    assert result.returncode == 1
+    assert "is taken by another program" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_database_that_does_not_answer_is_one_sentence_and_exit_code_1(environment: dict[str, str]) -> None:
+    """The same for a wrong address of the database."""
+    result = run(environment | {"DATABASE_URL": "postgresql://x@127.0.0.1:9/x"}, "serve", "--port", "0")
+    assert result.returncode == 1
+    assert "database cannot be reached" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_jwt_prints_a_token_that_is_accepted(environment: dict[str, str]) -> None:
+    """The token alone on standard output, with the scope and the time that were asked for."""
+    result = run(environment, "jwt", "--sub", "ada", "--admin", "--ttl", "60")
+    claims = jwt.decode(result.stdout.strip(), JWT_SECRET, algorithms=["HS256"])
+    assert (claims["sub"], claims["scope"], claims["exp"] - claims["iat"]) == ("ada", "geo-jobs:admin", 60)
+
+
+def test_worker_tokens_are_made_listed_and_revoked(environment: dict[str, str]) -> None:
+    """The secret is shown once; the list shows names and states."""
+    token = run(environment, "token", "create", "night shift").stdout.strip()
+    assert token.startswith("gjw_")
+    (line,) = run(environment, "token", "list").stdout.splitlines()
+    assert line.endswith("night shift")
+    assert "valid" in line
+    assert token not in line
+    token_id = line.split()[0]
+    assert run(environment, "token", "revoke", token_id).returncode == 0
+    assert "revoked" in run(environment, "token", "list").stdout
+    again = run(environment, "token", "revoke", token_id)
+    assert (again.returncode, again.stderr) == (1, f"There is no valid token {token_id}.\n")
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["migrate"], ["token"], ["token", "create"], ["jwt"]])
+def test_every_command_explains_itself(environment: dict[str, str], command: list[str]) -> None:
+    """`--help` everywhere."""
+    result = run(environment, *command, "--help")
+    assert result.returncode == 0
+    assert "usage:" in result.stdout
+
+
+def test_without_any_setting_it_serves_from_an_embedded_database(environment: dict[str, str]) -> None:
+    """Only a folder is needed: secrets and data appear in it, and the database stops with the server."""
+    bare = {name: value for name, value in environment.items() if name in {"PATH", "HOME", "LANG", "DATA_DIR"}}
+    data = Path(bare["DATA_DIR"])
+    with serving(bare) as (process, address):
+        token = run(bare, "jwt", "--sub", "ada").stdout.strip()
+        answer = httpx.get(f"{address}/api/geo-jobs", headers={"Authorization": f"Bearer {token}"})
+        assert answer.json() == {"jobs": [], "next": None}
+        assert (data / "postgres" / "postmaster.pid").exists()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    assert not (data / "postgres" / "postmaster.pid").exists()
+    assert (data / "secrets.env").exists()

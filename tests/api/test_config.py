@@ -1,0 +1,115 @@
+"""Settings and the secrets that an installation makes for itself."""
+
+from __future__ import annotations
+
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from geo_jobs_api.config import Settings, ensure_secrets, load_settings
+from geo_jobs_api.errors import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting comes from this machine."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("geo_jobs_api.config.project_root", lambda: tmp_path)
+
+
+def test_secrets_are_made_once_private_and_whole(tmp_path: Path) -> None:
+    """0600 in a folder of 0700; several processes at once end up with the same ones."""
+    data = tmp_path / "data"
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(lambda _: ensure_secrets(data), range(8)))
+    assert all(item == made[0] for item in made)
+    assert made[0].keys() == {"JWT_SECRET", "STORAGE_SECRET", "WORKER_AUTH_TOKEN"}
+    assert stat.S_IMODE((data / "secrets.env").stat().st_mode) == 0o600
+    assert stat.S_IMODE(data.stat().st_mode) == 0o700
+
+
+def test_a_given_secret_wins_over_a_generated_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Environment first, then `.env`, then what was generated."""
+    (tmp_path / ".env").write_text("WORKER_AUTH_TOKEN=token-from-the-env-file\nSTORAGE_SECRET=" + "f" * 40 + "\n")
+    monkeypatch.setenv("STORAGE_SECRET", "e" * 40)
+    settings = load_settings()
+    assert settings.storage_secret is not None
+    assert settings.storage_secret.get_secret_value() == "e" * 40
+    assert settings.worker_auth_token is not None
+    assert settings.worker_auth_token.get_secret_value() == "token-from-the-env-file"
+    assert settings.jwt_secret is not None
+    assert settings.data_dir == tmp_path / ".local"
+    assert load_settings() == settings
+
+
+def test_no_secret_for_tokens_is_made_up_beside_a_key_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With JWKS_URL, tokens signed by a local secret are not accepted."""
+    monkeypatch.setenv("JWKS_URL", "https://id.example/keys")
+    assert load_settings().jwt_secret is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("JWT_SECRET", "short", "JWT_SECRET: .*32 bytes"),
+        ("STORAGE_SECRET", "short", "STORAGE_SECRET: .*32 bytes"),
+        ("WORKER_AUTH_TOKEN", "short", "WORKER_AUTH_TOKEN: .*16 characters"),
+        ("API_PORT", "70000", "API_PORT"),
+        ("MAX_FILE_SIZE", "0", "MAX_FILE_SIZE"),
+        ("LOG_LEVEL", "loud", "LOG_LEVEL: .*DEBUG"),
+        ("API_PUBLIC_URL", "maps.example", "API_PUBLIC_URL: .*http"),
+        ("LEASE_SECONDS", "30", "HEARTBEAT_SECONDS must be at most half"),
+    ],
+)
+def test_a_wrong_value_is_named_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    """The message tells the setting and the rule; a secret's value is not in it."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=words) as caught:
+        load_settings()
+    assert "short" not in str(caught.value)
+
+
+def test_a_secret_and_a_key_set_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One family of algorithms, or a public key could be used as a secret."""
+    monkeypatch.setenv("JWKS_URL", "https://id.example/keys")
+    monkeypatch.setenv("JWT_SECRET", "x" * 40)
+    with pytest.raises(ConfigurationError, match="not both"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, None),
+        ({"DATABASE_URL": "postgresql://u@h/d"}, "postgresql://u@h/d"),
+        (
+            {"PGHOST": "db", "PGUSER": "u", "PGPASSWORD": "p w"},
+            "host=db port=5432 dbname=postgres user=u password='p w'",
+        ),
+        ({"PGHOST": "db", "PGSSL": "true"}, "host=db port=5432 dbname=postgres sslmode=require"),
+        ({"PGHOST": "db", "PGSSL": "verify-full"}, "host=db port=5432 dbname=postgres sslmode=verify-full"),
+    ],
+)
+def test_the_database_is_the_one_that_the_environment_names_else_the_embedded_one(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str | None
+) -> None:
+    """DATABASE_URL, or PGHOST and its companions."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().conninfo == expected
+
+
+def test_a_data_folder_that_cannot_be_made_is_one_clear_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The sentence names the setting."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "file" / "data"))
+    with pytest.raises(ConfigurationError, match="DATA_DIR"):
+        load_settings()

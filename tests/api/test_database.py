@@ -1,0 +1,99 @@
+"""Schema and migrations, and the rows that the schema makes impossible."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import fields
+
+import psycopg
+import pytest
+from uuid_utils.compat import uuid7
+
+from geo_jobs_api import database, records
+from geo_jobs_api.errors import ConfigurationError
+from tests.support.clients import rows
+from tests.support.database import DatabaseServer
+
+
+def test_many_processes_may_migrate_at_once(postgres: DatabaseServer) -> None:
+    """Under a lock: each migration is applied once, by one of them; a later run has nothing to do."""
+
+    async def migrate_all(url: str) -> list[list[str]]:
+        return await asyncio.gather(*(database.migrate(url) for _ in range(6)))
+
+    with postgres.clone("template1") as url:
+        applied = asyncio.run(migrate_all(url))
+        assert sorted(applied, key=len) == [[], [], [], [], [], ["0001_jobs.sql"]]
+        assert asyncio.run(database.migrate(url)) == []
+
+
+def test_a_schema_newer_than_the_program_is_refused(postgres_url: str) -> None:
+    """An old program must not write into tables that it does not know."""
+    rows(postgres_url, "INSERT INTO schema_migrations (version, name, sha256) VALUES (9999, 'later', 'x')")
+    with pytest.raises(ConfigurationError, match="newer than this program"):
+        asyncio.run(database.migrate(postgres_url))
+
+
+def test_a_migration_that_was_changed_after_it_was_applied_is_noticed(postgres_url: str) -> None:
+    """Migrations only go forward."""
+    rows(postgres_url, "UPDATE schema_migrations SET sha256 = 'other'")
+    with pytest.raises(ConfigurationError, match="was changed after"):
+        asyncio.run(database.migrate(postgres_url))
+
+
+def test_a_database_that_is_not_there_is_one_clear_sentence() -> None:
+    """No traceback for a wrong address."""
+    with pytest.raises(ConfigurationError, match="cannot be reached"):
+        asyncio.run(database.migrate("host=127.0.0.1 port=9 user=x dbname=x connect_timeout=2"))
+
+
+def test_the_schema_has_every_column_that_the_records_read(postgres_url: str) -> None:
+    """Migrations build what the code expects."""
+    columns = {
+        row["column_name"]
+        for row in rows(postgres_url, "SELECT column_name FROM information_schema.columns WHERE table_name = 'jobs'")
+    }
+    assert {field.name for field in fields(records.Job)} <= columns
+
+
+JOB = (
+    "INSERT INTO jobs (id, owner, task_type, state, priority, input_payload, max_attempts, uploaded_at,"
+    " input_file_name, input_size_bytes) VALUES (%s, 'ada', 'geotiff_to_png', 'queued', 0, '{}', 3, now(), 'a', 1)"
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "state = 'running'",
+        "state = 'lost'",
+        "state = 'succeeded', finished_at = now()",
+        "state = 'failed', finished_at = now()",
+        "state = 'failed', error = '{}'",
+        "state = 'cancelled'",
+        "finished_at = now()",
+        "lease_key = 'k'",
+        "lease_confirmed = true",
+        "uploaded_at = NULL",
+        "outputs = '[]', output_lease_seq = 1",
+        "cancel_requested_at = now()",
+        "attempt = 4",
+        "percent = 101",
+        "percent = 'NaN'",
+        "priority = 101",
+        "input_payload = '[]'",
+        "input_sha256 = 'x'",
+        "lease_seq = -1",
+    ],
+)
+def test_impossible_rows_are_refused_by_the_database_itself(postgres_url: str, change: str) -> None:
+    """Whatever the code does wrong, such a row cannot be."""
+    rows(postgres_url, JOB, uuid7())
+    with pytest.raises(psycopg.errors.CheckViolation):
+        rows(postgres_url, f"UPDATE jobs SET {change}")
+
+
+def test_a_limit_of_zero_is_not_a_limit(postgres_url: str) -> None:
+    """Pausing is said by `paused`; a limit of nought would be a second way to say it."""
+    with pytest.raises(psycopg.errors.CheckViolation):
+        rows(postgres_url, "UPDATE task_types SET max_concurrent_runs = 0")

@@ -1,0 +1,109 @@
+"""Health, metrics, logs, and what happens when the database is away."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from geo_jobs_api import embedded
+from geo_jobs_api.log import configure
+from tests.support.api import RunningApi, wait_until
+from tests.support.clients import TIFF, Person, Worker, code_of
+
+
+def test_a_healthy_service_says_so(api: RunningApi) -> None:
+    """200 and each part by name, without a token."""
+    answer = api.client().get("/health")
+    assert answer.status_code == 200
+    assert answer.json() | {"version": ""} == {"status": "ok", "database": "ok", "storage": "ok", "version": ""}
+
+
+def test_metrics_count_requests_and_open_jobs(api: RunningApi, person: Person) -> None:
+    """Routes are counted by their template, so that ids do not make a series each."""
+    person.look(person.submit())
+    text = api.client().get("/metrics").text
+    assert 'geo_jobs_open{state="queued",task_type="geotiff_to_png"} 1.0' in text
+    assert 'route="/api/geo-jobs/{job_id}"' in text
+    assert "geo_jobs_parked_claims 0.0" in text
+
+
+def test_a_database_that_restarts_loses_no_claim_and_hides_nothing(
+    api_server: Callable[..., RunningApi], tmp_path: Path
+) -> None:
+    """While it is away: 503 and an honest health. When it is back: those who were parked get their jobs."""
+    server = embedded.start(tmp_path / "own" / "postgres", {"fsync": "off"})
+    try:
+        api = api_server(database_url=server.conninfo, database_timeout_seconds=1, backstop_seconds=0.3)
+        person = Person(api)
+        with ThreadPoolExecutor(5) as threads:
+            waiting = [threads.submit(Worker(api, f"w{n}").claim_all, waitSeconds=45) for n in range(5)]
+            wait_until(lambda: api.parked == 5, "the claims to be parked")
+            server.close()
+            health = api.client().get("/health")
+            assert (health.status_code, health.json()["database"]) == (503, "unreachable")
+            refused = person.http.get("/api/geo-jobs")
+            assert code_of(refused) == (503, "unavailable")
+            assert refused.headers["retry-after"] == "1"
+            server = embedded.start(tmp_path / "own" / "postgres", {"fsync": "off"})
+            wait_until(lambda: api.client().get("/health").status_code == 200, "the service to be healthy again")
+            ids = {person.submit() for _ in range(5)}
+            got = [job["id"] for future in waiting for job in future.result(timeout=40)]
+        assert set(got) == ids
+        assert len(got) == 5
+    finally:
+        server.close()
+
+
+def test_an_unexpected_error_tells_nothing_of_the_inside(
+    api: RunningApi, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500 as a problem; the exception's words stay in the log."""
+
+    async def broken(*_: object) -> None:
+        raise RuntimeError("secret inside")
+
+    monkeypatch.setattr(api.app.state.services.jobs, "find_job", broken)
+    answer = person.http.get("/api/geo-jobs/01900000-0000-7000-8000-000000000000")
+    assert code_of(answer) == (500, "internal")
+    assert "secret" not in answer.text
+
+
+def test_logs_are_json_lines_without_tokens_and_signatures(
+    api: RunningApi, person: Person, worker: Worker, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A whole job leaves records of each request, and neither a signature nor a token in them."""
+    root = logging.getLogger()
+    before = (root.handlers, root.level)
+    configure("INFO")
+    try:
+        person.submit()
+        job = worker.claim()
+        worker.complete(job).raise_for_status()
+        text = capfd.readouterr().err
+    finally:
+        root.handlers, root.level = before
+    records = [json.loads(line) for line in text.splitlines()]
+    requests = [record for record in records if record["event"] == "request"]
+    assert [record["status"] for record in requests] == [201, 200, 201, 200, 201, 200]
+    assert {"job_claimed", "job_completed"} <= {record["event"] for record in records}
+    for secret in ("signature", job["leaseToken"], "test-worker-token", "eyJ"):
+        assert secret not in text
+
+
+def test_a_browser_or_client_that_breaks_off_is_not_an_error(api: RunningApi, person: Person) -> None:
+    """The service answers on as if nothing had been."""
+    url = person.upload_url(person.create()["id"], size=10_000_000)
+
+    def chunks() -> object:
+        yield TIFF
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        httpx.put(url, content=chunks(), headers={"Content-Length": "10000000"})  # type: ignore[arg-type]  # a generator
+    assert api.client().get("/health").status_code == 200

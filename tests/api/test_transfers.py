@@ -1,0 +1,180 @@
+"""Signed storage: what a URL allows, and everything that it does not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from geo_jobs_api.errors import Problem
+from tests.support.api import RunningApi
+from tests.support.clients import TIFF, Person, Worker, code_of, storage_files
+
+
+def finished(api: RunningApi, content: bytes) -> str:
+    """The download URL of a job's only output."""
+    person, worker = Person(api), Worker(api)
+    job_id = person.submit()
+    job = worker.claim()
+    worker.complete(job, worker.upload(job, content)).raise_for_status()
+    return str(person.http.get(f"/api/geo-jobs/{job_id}/download/output").json()["outputs"][0]["url"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("size=100", "size=1000000"),
+        ("size=100", "maxSize=100"),
+        ("map.tif", "other.tif"),
+        ("expires=", "expires=9"),
+        ("signature=", "signature=x"),
+        ("/input/", "/outputs/"),
+    ],
+)
+def test_a_signed_upload_altered_in_anything_is_refused(person: Person, old: str, new: str) -> None:
+    """Key, size, kind of size and expiry are all bound by the signature."""
+    url = person.upload_url(person.create()["id"])
+    assert old in url
+    assert code_of(httpx.put(url.replace(old, new), content=TIFF)) == (403, "signature-invalid")
+
+
+def test_a_signature_is_for_one_method(api: RunningApi, person: Person) -> None:
+    """An upload URL does not read, and a download URL does not write."""
+    upload = person.upload_url(person.create()["id"])
+    assert code_of(httpx.get(upload)) == (403, "signature-invalid")
+    download = finished(api, b"picture")
+    assert code_of(httpx.put(f"{download}&size=1", content=b"x")) == (403, "signature-invalid")
+
+
+def test_a_signature_without_its_parts_is_refused(api: RunningApi) -> None:
+    """A bare address gives nothing away."""
+    assert code_of(httpx.get(f"{api.base_url}/storage/jobs/x")) == (422, "validation")
+
+
+def test_an_expired_signature_is_refused(api_server: Callable[..., RunningApi]) -> None:
+    """A URL that was good a moment ago is not good for ever."""
+    api = api_server(signed_url_seconds=1)
+    person = Person(api)
+    job_id = person.create()["id"]
+    url = person.upload_url(job_id)
+    signer = api.app.state.services.storage.signer
+    later = signer._clock() + 2
+    signer._clock = lambda: later
+    assert code_of(httpx.put(url, content=TIFF)) == (403, "signature-expired")
+
+
+@pytest.mark.parametrize(("size", "expected"), [(99, (422, "validation")), (101, (413, "too-large"))])
+def test_an_upload_of_another_size_than_announced_leaves_nothing_behind(
+    api: RunningApi, person: Person, size: int, expected: tuple[int, str]
+) -> None:
+    """Exactly the announced bytes, with or without a length told first; else no file and no queued job."""
+    job_id = person.create()["id"]
+    url = person.upload_url(job_id, size=100)
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(size):
+            yield b"x"
+
+    assert code_of(httpx.put(url, content=bytes(size))) == expected
+    assert code_of(httpx.put(url, content=chunks())) == expected
+    assert storage_files(api, job_id) == []
+    assert list((api.settings.object_dir / ".incoming").iterdir()) == []
+    assert person.look(job_id)["state"] == "awaiting_upload"
+
+
+def test_an_upload_that_breaks_off_leaves_nothing_behind_and_can_be_repeated(api: RunningApi, person: Person) -> None:
+    """Files appear whole or not at all."""
+    job_id = person.create()["id"]
+    url = person.upload_url(job_id, size=1000)
+
+    def chunks() -> Iterator[bytes]:
+        yield bytes(500)
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        httpx.put(url, content=chunks(), headers={"Content-Length": "1000"})
+    assert storage_files(api, job_id) == []
+    httpx.put(url, content=bytes(1000)).raise_for_status()
+    assert person.look(job_id)["state"] == "queued"
+
+
+def test_a_second_upload_of_the_same_file_does_not_replace_the_first(api: RunningApi, person: Person) -> None:
+    """What the worker may be reading already does not change under it."""
+    job_id = person.create()["id"]
+    url = person.upload_url(job_id)
+    httpx.put(url, content=TIFF).raise_for_status()
+    assert code_of(httpx.put(url, content=TIFF[::-1])) == (409, "invalid-state")
+    assert person.look(job_id)["input"]["sha256"] == hashlib.sha256(TIFF).hexdigest()
+    assert (api.settings.object_dir / "jobs" / job_id / "input" / "map.tif").read_bytes() == TIFF
+
+
+def test_an_output_larger_than_its_slot_is_refused(person: Person, worker: Worker) -> None:
+    """`maxBytes` is kept to."""
+    person.submit()
+    slot = next(slot for slot in worker.claim()["uploads"] if slot["name"] == "map.pgw")
+    assert code_of(httpx.put(slot["url"], content=bytes(slot["maxBytes"] + 1))) == (413, "too-large")
+
+
+def test_downloads_are_attachments_that_a_browser_neither_shows_nor_guesses_at(api: RunningApi) -> None:
+    """Headers, ranges and HEAD."""
+    url = finished(api, bytes(range(100)))
+    whole = httpx.get(url)
+    assert whole.content == bytes(range(100))
+    assert whole.headers["content-disposition"] == 'attachment; filename="map.png"'
+    assert whole.headers["x-content-type-options"] == "nosniff"
+    assert whole.headers["content-type"] == "application/octet-stream"
+    part = httpx.get(url, headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, bytes(range(10, 20)))
+    assert httpx.head(url).headers["content-length"] == "100"
+
+
+def test_names_in_any_script_survive_the_whole_way(api: RunningApi, person: Person, worker: Worker) -> None:
+    """An Arabic name is kept in keys, URLs and outputs."""
+    job_id = person.create()["id"]
+    httpx.put(person.upload_url(job_id, "خريطة صنعاء (1).tif"), content=TIFF).raise_for_status()
+    job = worker.claim()
+    assert job["input"]["fileName"] == "خريطة صنعاء (1).tif"
+    assert httpx.get(job["input"]["downloadUrl"]).content == TIFF
+    assert worker.complete(job).raise_for_status().json()["state"] == "succeeded"
+    assert storage_files(api, job_id)[-1] == "outputs/1/خريطة صنعاء (1).png"
+
+
+def test_signed_urls_use_the_configured_public_address(api_server: Callable[..., RunningApi]) -> None:
+    """Behind a proxy the request's own address would be of no use."""
+    person = Person(api_server(api_public_url="https://maps.example/base/"))
+    assert person.upload_url(person.create()["id"]).startswith("https://maps.example/base/storage/jobs/")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "jobs/../../etc/passwd",
+        "jobs/..",
+        "/etc/passwd",
+        "other/x",
+        "jobs//x",
+        "jobs/a/\0",
+        "",
+        "jobs/./x",
+        ".incoming/x",
+    ],
+)
+def test_even_a_signed_key_cannot_leave_the_store(api: RunningApi, key: str) -> None:
+    """The store checks for itself; it does not rely on who signed."""
+    storage = api.app.state.services.storage
+    with pytest.raises(Problem, match="object-not-found"):
+        storage.path_of(key)
+    url = storage.sign_get(api.base_url, key, 60).url.replace("..", "%2e%2e")
+    assert httpx.get(url).status_code in {403, 404}
+
+
+async def test_objects_below_a_prefix_can_be_removed(api: RunningApi, person: Person) -> None:
+    """What retention will need; a prefix without objects is no error."""
+    job_id = person.submit()
+    storage = api.app.state.services.storage
+    for _ in range(2):
+        await storage.delete_prefix(f"jobs/{job_id}")
+        assert storage_files(api, job_id) == []
+    assert await storage.stat(f"jobs/{job_id}/input/map.tif") is None
