@@ -57,7 +57,8 @@ class JsonBodyMiddleware:
             problem = Problem("too-large", f"A JSON body may have at most {MAX_JSON_BYTES} bytes.")
             await problem_response(problem)(scope, receive, send)
             return
-        scope = {**scope, "headers": [*kept, (b"content-type", b"application/json")]}
+        # In place: the route that is found is told to those outside through the same dictionary.
+        scope["headers"] = [*kept, (b"content-type", b"application/json")]
         await self._app(scope, _bounded(receive), send)
 
 

@@ -68,7 +68,7 @@ FUTURE = int(time.time()) + 3600
         f"Bearer {make_jwt('')}",
         f"Bearer {make_jwt('x' * 256)}",
         f"Bearer {jwt.encode({'sub': 'ada', 'exp': FUTURE}, JWT_SECRET * 2, algorithm='HS512')}",
-        f"Bearer {jwt.encode({'sub': 'ada', 'exp': FUTURE}, 'another-secret-of-more-than-32-bytes', algorithm='HS256')}",
+        f"Bearer {jwt.encode({'sub': 'ada', 'exp': FUTURE}, JWT_SECRET[::-1], algorithm='HS256')}",
         f"Bearer {unsigned({'sub': 'ada', 'exp': FUTURE})}",
     ],
 )
@@ -89,8 +89,9 @@ def test_a_few_seconds_of_clock_skew_are_forgiven(api: RunningApi) -> None:
 def test_audience_and_issuer_count_when_they_are_configured(api_server: Callable[..., RunningApi]) -> None:
     """A token for another service, or of another issuer, or of none, is refused."""
     api = api_server(jwt_audience="maps", jwt_issuer="https://id.example")
-    good = {"aud": "maps", "iss": "https://id.example"}
+    good: dict[str, Any] = {"aud": "maps", "iss": "https://id.example"}
     assert ask(api, f"Bearer {make_jwt(**good)}").status_code == 200
+    claims: dict[str, Any]
     for claims in ({}, good | {"aud": "mail"}, good | {"iss": "https://evil.example"}, {"aud": "maps"}):
         assert code_of(ask(api, f"Bearer {make_jwt(**claims)}")) == (401, "token-invalid")
 

@@ -11,6 +11,7 @@ from uuid import uuid4
 import httpx
 
 from tests.support.api import RunningApi, make_jwt, worker_header
+from tests.support.clients import get, put
 
 
 def curl(*arguments: str) -> str:
@@ -48,12 +49,12 @@ def test_the_documented_curl_calls_carry_a_file_from_creation_to_download(api: R
     with httpx.Client(base_url=f"{api.base_url}/api/internal/geo-jobs", headers=worker_header()) as worker:
         claim = {"claimId": str(uuid4()), "workerId": "w-1", "workerName": "w", "taskTypes": ["geotiff_to_png"]}
         claimed = worker.post("/claim", json=claim).raise_for_status().json()["jobs"][0]
-        assert httpx.get(claimed["input"]["downloadUrl"]).content == source.read_bytes()
+        assert get(claimed["input"]["downloadUrl"]).content == source.read_bytes()
         lease = {"Lease-Token": claimed["leaseToken"]}
         assert worker.patch(f"/{created['id']}/heartbeat", headers=lease).raise_for_status().json()["cancel"] is None
         slot = next(item for item in claimed["uploads"] if item["name"] == "map.png")
         picture = b"\x89PNG" + bytes(100)
-        httpx.put(slot["url"], content=picture).raise_for_status()
+        put(slot["url"], content=picture).raise_for_status()
         output = {
             "name": "map.png", "sizeBytes": len(picture), "sha256": hashlib.sha256(picture).hexdigest(),
             "contentType": "image/png",
@@ -66,4 +67,4 @@ def test_the_documented_curl_calls_carry_a_file_from_creation_to_download(api: R
         "created", "upload_requested", "queued", "claimed", "started", "succeeded",
     ]  # fmt: skip
     links = json.loads(curl(f"{job}/download/output", "-H", auth))["outputs"]
-    assert httpx.get(links[0]["url"]).content == picture
+    assert get(links[0]["url"]).content == picture

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.support.api import RunningApi, wait_until
-from tests.support.clients import Person, Worker, code_of, expire_leases, output_of, rows, storage_files
+from tests.support.clients import Person, Worker, code_of, expire_leases, get, output_of, put, rows, storage_files
 
 
 def rescued(person: Person, job_id: str, state: str = "queued") -> None:
@@ -89,7 +89,7 @@ def test_a_stale_worker_can_change_nothing_and_its_files_are_never_seen(
     assert other.complete(fresh).json() == {"state": "succeeded", "replayed": False}
     assert code_of(worker.complete(stale, stale_outputs)) == (409, "lease-lost")
     links = person.http.get(f"/api/geo-jobs/{job_id}/download/output").json()["outputs"]
-    assert [httpx.get(link["url"]).content for link in links] == [b"\x89PNG picture"]
+    assert [get(link["url"]).content for link in links] == [b"\x89PNG picture"]
     assert storage_files(api, job_id) == ["input/map.tif", "outputs/1/map.png", "outputs/2/map.png"]
 
 
@@ -231,7 +231,7 @@ def test_published_outputs_cannot_be_overwritten_by_the_still_valid_upload_url(p
     job = worker.claim()
     worker.complete(job).raise_for_status()
     slot = next(slot for slot in job["uploads"] if slot["name"] == "map.png")
-    assert code_of(httpx.put(slot["url"], content=b"other")) == (409, "already-finalized")
+    assert code_of(put(slot["url"], content=b"other")) == (409, "already-finalized")
 
 
 def test_a_running_job_is_cancelled_through_its_heartbeat(person: Person, worker: Worker) -> None:

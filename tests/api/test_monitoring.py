@@ -8,13 +8,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import pytest
 
 from geo_jobs_api import embedded
 from geo_jobs_api.log import configure
 from tests.support.api import RunningApi, wait_until
-from tests.support.clients import TIFF, Person, Worker, code_of
+from tests.support.clients import TIFF, Person, Worker, code_of, put
 
 
 def test_a_healthy_service_says_so(api: RunningApi) -> None:
@@ -105,5 +104,5 @@ def test_a_browser_or_client_that_breaks_off_is_not_an_error(api: RunningApi, pe
         raise ConnectionResetError
 
     with pytest.raises(ConnectionResetError):
-        httpx.put(url, content=chunks(), headers={"Content-Length": "10000000"})  # type: ignore[arg-type]  # a generator
+        put(url, content=chunks(), headers={"Content-Length": "10000000"})  # type: ignore[arg-type]  # a generator
     assert api.client().get("/health").status_code == 200

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
 
 from tests.support.api import RunningApi
-from tests.support.clients import TIFF, Person, code_of
+from tests.support.clients import TIFF, Person, code_of, put
 
 
 def test_a_key_used_again_with_the_same_body_gives_the_same_job_and_with_another_a_conflict(person: Person) -> None:
@@ -107,8 +106,8 @@ def test_a_later_upload_request_replaces_the_name_and_a_queued_job_takes_none(pe
     job_id = person.create()["id"]
     first = person.upload_url(job_id, "first.tif")
     second = person.upload_url(job_id, "../second.tif")
-    assert code_of(httpx.put(first, content=TIFF)) == (409, "invalid-state")
-    httpx.put(second, content=TIFF).raise_for_status()
+    assert code_of(put(first, content=TIFF)) == (409, "invalid-state")
+    put(second, content=TIFF).raise_for_status()
     assert person.look(job_id)["input"]["fileName"] == "second.tif"
     body = {"fileName": "third.tif", "fileSize": 10}
     assert code_of(person.http.post(f"/api/geo-jobs/{job_id}/upload", json=body)) == (409, "invalid-state")
@@ -145,7 +144,7 @@ def test_lists_are_filtered_paged_and_each_callers_own(api: RunningApi) -> None:
     bob.create()
     seen, cursor = [], None
     while True:
-        parameters = {"limit": 2, "state": "awaiting_upload"} | ({"cursor": cursor} if cursor else {})
+        parameters: dict[str, Any] = {"limit": 2, "state": "awaiting_upload"} | ({"cursor": cursor} if cursor else {})
         page = ada.http.get("/api/geo-jobs", params=parameters).raise_for_status().json()
         seen += [job["id"] for job in page["jobs"]]
         cursor = page["next"]
@@ -171,7 +170,7 @@ def test_a_waiting_job_is_cancelled_at_once_and_its_upload_refused(person: Perso
     for _ in range(2):
         cancelled = person.cancel(job_id, "changed my mind").json()
         assert (cancelled["state"], cancelled["cancelReason"]) == ("cancelled", "changed my mind")
-    assert code_of(httpx.put(url, content=TIFF)) == (409, "invalid-state")
+    assert code_of(put(url, content=TIFF)) == (409, "invalid-state")
     assert person.event_types(job_id)[-1] == "cancelled"
     assert code_of(person.http.post(f"/api/geo-jobs/{job_id}/retry")) == (409, "invalid-state")
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 
-import httpx
 import pytest
 
 from geo_jobs_api.errors import Problem
 from tests.support.api import RunningApi
-from tests.support.clients import TIFF, Person, Worker, code_of, storage_files
+from tests.support.clients import TIFF, Person, Worker, code_of, get, head, put, storage_files
 
 
 def finished(api: RunningApi, content: bytes) -> str:
@@ -37,20 +36,20 @@ def test_a_signed_upload_altered_in_anything_is_refused(person: Person, old: str
     """Key, size, kind of size and expiry are all bound by the signature."""
     url = person.upload_url(person.create()["id"])
     assert old in url
-    assert code_of(httpx.put(url.replace(old, new), content=TIFF)) == (403, "signature-invalid")
+    assert code_of(put(url.replace(old, new), content=TIFF)) == (403, "signature-invalid")
 
 
 def test_a_signature_is_for_one_method(api: RunningApi, person: Person) -> None:
     """An upload URL does not read, and a download URL does not write."""
     upload = person.upload_url(person.create()["id"])
-    assert code_of(httpx.get(upload)) == (403, "signature-invalid")
+    assert code_of(get(upload)) == (403, "signature-invalid")
     download = finished(api, b"picture")
-    assert code_of(httpx.put(f"{download}&size=1", content=b"x")) == (403, "signature-invalid")
+    assert code_of(put(f"{download}&size=1", content=b"x")) == (403, "signature-invalid")
 
 
 def test_a_signature_without_its_parts_is_refused(api: RunningApi) -> None:
     """A bare address gives nothing away."""
-    assert code_of(httpx.get(f"{api.base_url}/storage/jobs/x")) == (422, "validation")
+    assert code_of(get(f"{api.base_url}/storage/jobs/x")) == (422, "validation")
 
 
 def test_an_expired_signature_is_refused(api_server: Callable[..., RunningApi]) -> None:
@@ -62,7 +61,7 @@ def test_an_expired_signature_is_refused(api_server: Callable[..., RunningApi]) 
     signer = api.app.state.services.storage.signer
     later = signer._clock() + 2
     signer._clock = lambda: later
-    assert code_of(httpx.put(url, content=TIFF)) == (403, "signature-expired")
+    assert code_of(put(url, content=TIFF)) == (403, "signature-expired")
 
 
 @pytest.mark.parametrize(("size", "expected"), [(99, (422, "validation")), (101, (413, "too-large"))])
@@ -77,8 +76,8 @@ def test_an_upload_of_another_size_than_announced_leaves_nothing_behind(
         for _ in range(size):
             yield b"x"
 
-    assert code_of(httpx.put(url, content=bytes(size))) == expected
-    assert code_of(httpx.put(url, content=chunks())) == expected
+    assert code_of(put(url, content=bytes(size))) == expected
+    assert code_of(put(url, content=chunks())) == expected
     assert storage_files(api, job_id) == []
     assert list((api.settings.object_dir / ".incoming").iterdir()) == []
     assert person.look(job_id)["state"] == "awaiting_upload"
@@ -94,9 +93,9 @@ def test_an_upload_that_breaks_off_leaves_nothing_behind_and_can_be_repeated(api
         raise ConnectionResetError
 
     with pytest.raises(ConnectionResetError):
-        httpx.put(url, content=chunks(), headers={"Content-Length": "1000"})
+        put(url, content=chunks(), headers={"Content-Length": "1000"})
     assert storage_files(api, job_id) == []
-    httpx.put(url, content=bytes(1000)).raise_for_status()
+    put(url, content=bytes(1000)).raise_for_status()
     assert person.look(job_id)["state"] == "queued"
 
 
@@ -104,8 +103,8 @@ def test_a_second_upload_of_the_same_file_does_not_replace_the_first(api: Runnin
     """What the worker may be reading already does not change under it."""
     job_id = person.create()["id"]
     url = person.upload_url(job_id)
-    httpx.put(url, content=TIFF).raise_for_status()
-    assert code_of(httpx.put(url, content=TIFF[::-1])) == (409, "invalid-state")
+    put(url, content=TIFF).raise_for_status()
+    assert code_of(put(url, content=TIFF[::-1])) == (409, "invalid-state")
     assert person.look(job_id)["input"]["sha256"] == hashlib.sha256(TIFF).hexdigest()
     assert (api.settings.object_dir / "jobs" / job_id / "input" / "map.tif").read_bytes() == TIFF
 
@@ -114,29 +113,29 @@ def test_an_output_larger_than_its_slot_is_refused(person: Person, worker: Worke
     """`maxBytes` is kept to."""
     person.submit()
     slot = next(slot for slot in worker.claim()["uploads"] if slot["name"] == "map.pgw")
-    assert code_of(httpx.put(slot["url"], content=bytes(slot["maxBytes"] + 1))) == (413, "too-large")
+    assert code_of(put(slot["url"], content=bytes(slot["maxBytes"] + 1))) == (413, "too-large")
 
 
 def test_downloads_are_attachments_that_a_browser_neither_shows_nor_guesses_at(api: RunningApi) -> None:
     """Headers, ranges and HEAD."""
     url = finished(api, bytes(range(100)))
-    whole = httpx.get(url)
+    whole = get(url)
     assert whole.content == bytes(range(100))
     assert whole.headers["content-disposition"] == 'attachment; filename="map.png"'
     assert whole.headers["x-content-type-options"] == "nosniff"
     assert whole.headers["content-type"] == "application/octet-stream"
-    part = httpx.get(url, headers={"Range": "bytes=10-19"})
+    part = get(url, headers={"Range": "bytes=10-19"})
     assert (part.status_code, part.content) == (206, bytes(range(10, 20)))
-    assert httpx.head(url).headers["content-length"] == "100"
+    assert head(url).headers["content-length"] == "100"
 
 
 def test_names_in_any_script_survive_the_whole_way(api: RunningApi, person: Person, worker: Worker) -> None:
     """An Arabic name is kept in keys, URLs and outputs."""
     job_id = person.create()["id"]
-    httpx.put(person.upload_url(job_id, "خريطة صنعاء (1).tif"), content=TIFF).raise_for_status()
+    put(person.upload_url(job_id, "خريطة صنعاء (1).tif"), content=TIFF).raise_for_status()
     job = worker.claim()
     assert job["input"]["fileName"] == "خريطة صنعاء (1).tif"
-    assert httpx.get(job["input"]["downloadUrl"]).content == TIFF
+    assert get(job["input"]["downloadUrl"]).content == TIFF
     assert worker.complete(job).raise_for_status().json()["state"] == "succeeded"
     assert storage_files(api, job_id)[-1] == "outputs/1/خريطة صنعاء (1).png"
 
@@ -167,7 +166,7 @@ def test_even_a_signed_key_cannot_leave_the_store(api: RunningApi, key: str) -> 
     with pytest.raises(Problem, match="object-not-found"):
         storage.path_of(key)
     url = storage.sign_get(api.base_url, key, 60).url.replace("..", "%2e%2e")
-    assert httpx.get(url).status_code in {403, 404}
+    assert get(url).status_code in {403, 404}
 
 
 async def test_objects_below_a_prefix_can_be_removed(api: RunningApi, person: Person) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,9 +12,13 @@ import httpx
 import psycopg
 from psycopg.rows import DictRow, dict_row
 
-from tests.support.api import RunningApi, bearer, worker_header
+from tests.support.api import NO_TLS, RunningApi, bearer, worker_header
 
 TIFF = b"II*\0" + bytes(96)
+
+get = partial(httpx.get, verify=NO_TLS, timeout=30)
+head = partial(httpx.head, verify=NO_TLS, timeout=30)
+put = partial(httpx.put, verify=NO_TLS, timeout=30)
 
 
 def rows(database_url: str, statement: str, *parameters: object) -> list[DictRow]:
@@ -49,7 +54,7 @@ class Person:
     def submit(self, payload: Mapping[str, Any] | None = None, data: bytes = TIFF, **fields: Any) -> str:
         """Make a job and upload its file; the id of the queued job."""
         job_id = str(self.create(payload, **fields)["id"])
-        httpx.put(self.upload_url(job_id, size=len(data)), content=data, timeout=30).raise_for_status()
+        put(self.upload_url(job_id, size=len(data)), content=data).raise_for_status()
         return job_id
 
     def look(self, job_id: str) -> dict[str, Any]:
@@ -107,7 +112,7 @@ class Worker:
     def upload(self, job: Mapping[str, Any], content: bytes = b"\x89PNG picture") -> list[dict[str, Any]]:
         """Upload the picture; the outputs to be told in `complete`."""
         slot = next(slot for slot in job["uploads"] if slot["contentType"] == "image/png")
-        httpx.put(slot["url"], content=content).raise_for_status()
+        put(slot["url"], content=content).raise_for_status()
         return [output_of(slot["name"], content)]
 
     def complete(self, job: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]] | None = None) -> httpx.Response:
