@@ -16,6 +16,8 @@ log = structlog.get_logger(__name__)
 
 # Progress is for people: reports closer together than this are folded into the last one.
 LEAST_REPORT_GAP = 0.5
+# At this share of a lease the next heartbeat is due at the latest, so that two may be lost.
+LEASE_SHARE = 1 / 3
 # Between two tries with a token that was refused.
 REFUSED_PAUSE = 5.0
 
@@ -37,7 +39,8 @@ class Lease:
         self._clock = clock
         # The claim may have been parked for long before it was answered, so the moment it was sent says nothing; the
         # first heartbeat, which goes out at once, puts the trust on firm ground.
-        self._ends = clock() + job.lease_seconds
+        self.length = job.lease_seconds
+        self._ends = clock() + self.length
 
     def remaining(self) -> float:
         """Seconds for which the job is still ours for certain; not more than 0 when it may be somebody else's."""
@@ -45,7 +48,8 @@ class Lease:
 
     def renew(self, sent: float, answer: LeaseAnswer) -> None:
         """Trust the lease for its length from `sent` on, a time of the monotonic clock."""
-        self._ends = sent + answer.lease_seconds
+        self.length = answer.lease_seconds
+        self._ends = sent + self.length
         self.uploads |= {slot.name: slot for slot in answer.uploads or ()}
 
 
@@ -97,7 +101,9 @@ class LeaseKeeper:
         """
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), self._interval)
+                # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the news.
+                async with asyncio.timeout(min(self._interval, self._lease.length * LEASE_SHARE)):
+                    await self._news.wait()
             try:
                 await self._renew()
             except TokenRefused as error:

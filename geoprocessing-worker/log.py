@@ -21,7 +21,7 @@ FILES_KEPT = 5
 MASK = "********"
 # The query of a URL is where its signature stands.
 _QUERY = re.compile(r"(https?://[^\s\"'?]*)\?[^\s\"']*")
-_CREDENTIAL = re.compile(r"\b(Worker|Bearer|Basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
+_CREDENTIAL = re.compile(r"\b(authorization\W+\w+|bearer)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
 
 
 class Redact:

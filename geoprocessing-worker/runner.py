@@ -51,8 +51,6 @@ STAGES = {
     "package": (75.0, 85.0),
     "upload": (85.0, 99.0),
 }
-# At this share of a lease the next heartbeat is due at the latest, so that two may be lost.
-LEASE_SHARE = 1 / 3
 
 
 class Ending(StrEnum):
@@ -91,7 +89,7 @@ class JobRunner:
         self._tools = tools
         self._interrupt = interrupt
         self._lease = Lease(job, tools.clock)
-        interval = min(job.heartbeat_seconds, tools.settings.heartbeat_interval, job.lease_seconds * LEASE_SHARE)
+        interval = min(job.heartbeat_seconds, tools.settings.heartbeat_interval)
         self._keeper = LeaseKeeper(tools.api, self._lease, interval=interval, clock=tools.clock)
         self._timings: dict[str, float] = {}
         self._stage = ""

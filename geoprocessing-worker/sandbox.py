@@ -34,7 +34,7 @@ Work = Callable[[Request, Report], Result]
 
 # What a child may say in one line; its result carries the metadata, of which the API takes 256 kB.
 LONGEST_LINE = 4 * 1024 * 1024
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 CPU_GRACE = 10
 
 
@@ -77,7 +77,8 @@ class Sandbox(Generic[Request, Result]):
     async def warm_up(self) -> None:
         """Start the fork server, so that the first job does not wait for its imports."""
         process = self._context.Process(target=_nothing)
-        await asyncio.to_thread(process.start)
+        # From this thread, though it takes half a second: the fork server dies with the thread that started it.
+        process.start()
         await _ended(process)
         if process.exitcode != 0:
             raise RuntimeError(f"no process for jobs can be made: the first one ended with {process.exitcode}")
@@ -242,7 +243,7 @@ def _shut_in(limits: Limits) -> None:
     # Whoever stops the worker may signal its whole control group; the job's fate is the worker's decision.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.umask(limits.umask)
-    # The fork server ends when the worker does, however that came; no child outlives it.
+    # The fork server dies with the worker, however that came about, and no child outlives the fork server.
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     for kind, most in (
         (resource.RLIMIT_AS, limits.memory_bytes),

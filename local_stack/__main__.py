@@ -55,7 +55,8 @@ def _serve() -> int:
         print(  # noqa: T201
             f"The job API is at {stack.base_url} (try {stack.base_url}/docs), and one worker works for it.\n"
             f"A token for people: .venv/bin/python -m geo_jobs_api jwt --sub you\n"
-            f"Stop with Ctrl-C."
+            f"Stop with Ctrl-C.",
+            flush=True,
         )
         stack.wait()
     return 0

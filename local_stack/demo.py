@@ -8,7 +8,6 @@ from typing import Any
 import httpx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from local_stack import terrain
 from local_stack.stack import Stack, StackError, running
@@ -131,6 +130,11 @@ def _fetch(api: httpx.Client, job: Job, output: Path) -> list[Path]:
     return paths
 
 
+def _size(path: Path) -> str:
+    size = path.stat().st_size
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
+
+
 def _crs(crs: Job | None) -> str:
     if crs is None:
         return "none: the file does not say where it is"
@@ -153,11 +157,10 @@ def _what(name: str) -> str:
 
 
 def _show(job: Job, paths: list[Path], console: Console) -> None:
-    table = Table("File", "Size", "What it is", box=None, padding=(0, 2, 0, 0))
+    console.print(f"\n[bold]✅ Done.[/] In {paths[0].parent}/ there are now:\n")
+    width = max(len(path.name) for path in paths)
     for path in paths:
-        table.add_row(str(path), f"{path.stat().st_size / 1024:,.0f} kB", _what(path.name))
-    console.print("\n[bold]✅ Done.[/] What came back:\n")
-    console.print(table)
+        console.print(f"  {path.name:<{width}}  {_size(path):>8}  {_what(path.name)}", highlight=False)
     metadata = job["metadata"]
     console.print(f"\nSize     {metadata['width']} x {metadata['height']} pixels")
     console.print(f"CRS      {_crs(metadata['crs'])}")

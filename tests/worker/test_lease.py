@@ -68,6 +68,20 @@ async def test_many_reports_at_once_become_one_call_with_the_latest(
     assert [asked.json["percent"] for asked in server.calls("progress")] == [49]
 
 
+async def test_keeping_ends_when_it_is_cancelled_together_with_news(
+    server: ScriptedApi, http: httpx.AsyncClient
+) -> None:
+    server.on("progress", answer(renewed()))
+    kept = keeper(server, http)
+    keeping = asyncio.create_task(kept.keep())
+    await asyncio.sleep(0)  # let it begin to wait
+    kept.report(Progress(percent=1, stage="download", message=""))
+    await asyncio.sleep(0)
+    keeping.cancel()
+    done, _ = await asyncio.wait([keeping], timeout=5)
+    assert done
+
+
 async def test_a_cancel_order_in_an_answer_stops_the_work(server: ScriptedApi, http: httpx.AsyncClient) -> None:
     server.on("heartbeat", answer(renewed() | {"cancel": {"reason": "not wanted", "graceSeconds": 5}}))
     with pytest.raises(CancelRequested, match="not wanted"):

@@ -1,0 +1,36 @@
+"""Fixtures of the contract: the real worker's client and the real API, over a socket."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from geoprocessing_worker.client import JobApi
+from geoprocessing_worker.config import Settings
+from geoprocessing_worker.conversion import ConversionResult, convert
+from geoprocessing_worker.options import RenderOptions
+from geoprocessing_worker.runner import Tools
+from geoprocessing_worker.sandbox import Sandbox
+from tests.support.api import WORKER_TOKEN, RunningApi
+from tests.support.clients import Person
+
+
+@pytest.fixture
+def person(api: RunningApi) -> Person:
+    """Somebody who submits."""
+    return Person(api)
+
+
+@pytest.fixture
+async def tools(api: RunningApi, tmp_path: Path) -> AsyncIterator[Tools]:
+    """A real worker's tools, pointed at the real API."""
+    async with httpx.AsyncClient(base_url=api.base_url) as http, httpx.AsyncClient() as storage:
+        yield Tools(
+            settings=Settings(api_base_url=api.base_url, temp_dir=tmp_path / "work", poll_interval=0.1),
+            defaults=RenderOptions(),
+            api=JobApi(http, SecretStr(WORKER_TOKEN)),
+            storage=storage,
+            sandbox=Sandbox(convert, ConversionResult, preload=("geoprocessing_worker.forkserver",)),
+        )

@@ -1,0 +1,196 @@
+"""The real programs as real processes: an API and workers on a database of the test's own."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from tests.support.api import JWT_SECRET, STORAGE_SECRET, WORKER_TOKEN, bearer, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+FINAL = ("succeeded", "failed", "cancelled")
+
+Process = subprocess.Popen[bytes]
+
+
+@dataclass
+class Programs:
+    """An API process, and workers to be started beside it.
+
+    Args:
+        base_url: the API's.
+        folder: where each process has its files and logs.
+    """
+
+    base_url: str
+    folder: Path
+    api: Process
+    _stack: contextlib.ExitStack
+    workers: list[Process] = field(default_factory=list)
+
+    def worker(self, name: str = "worker", **settings: str) -> Process:
+        """Start a worker; its log is `<name>/worker.log`, its TEMP_DIR `<name>/work`."""
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        environment = clean_environment(
+            API_BASE_URL=self.base_url, WORKER_AUTH_TOKEN=WORKER_TOKEN, TEMP_DIR=str(folder / "work"), **settings
+        )
+        command = [sys.executable, str(ROOT / "geoprocessing-worker" / "worker.py")]
+        process = self._stack.enter_context(running(command, folder, environment))
+        self.workers.append(process)
+        return process
+
+    def person(self) -> httpx.Client:
+        """A client with the rights of a person."""
+        return self._stack.enter_context(httpx.Client(base_url=self.base_url, headers=bearer(), timeout=30))
+
+    def submit(self, source: Path, payload: dict[str, object] | None = None, name: str | None = None) -> str:
+        """Create a job and upload its file; its id."""
+        person = self.person()
+        body = {"taskType": "geotiff_to_png", "inputPayload": payload or {}}
+        job_id = str(person.post("/api/geo-jobs", json=body).raise_for_status().json()["id"])
+        wanted = {"fileName": name or source.name, "fileSize": source.stat().st_size, "fileType": "image/tiff"}
+        slot = person.post(f"/api/geo-jobs/{job_id}/upload", json=wanted).raise_for_status().json()
+        httpx.put(slot["uploadUrl"], content=source.read_bytes(), timeout=30).raise_for_status()
+        return job_id
+
+    def look(self, job_id: str) -> dict[str, object]:
+        """The job as it stands."""
+        job: dict[str, object] = self.person().get(f"/api/geo-jobs/{job_id}").raise_for_status().json()
+        return job
+
+    def until_over(self, job_id: str, seconds: float = 60) -> dict[str, object]:
+        """The job, once it has ended."""
+        person = self.person()
+
+        def ended() -> bool:
+            return person.get(f"/api/geo-jobs/{job_id}").raise_for_status().json()["state"] in FINAL
+
+        wait_until(ended, f"job {job_id} to end", seconds)
+        return self.look(job_id)
+
+    def event_types(self, job_id: str) -> list[str]:
+        """The names of the job's moves, in order."""
+        page = self.person().get(f"/api/geo-jobs/{job_id}/events").raise_for_status().json()
+        return [str(event["type"]) for event in page["events"]]
+
+    def stop_child_of(self, worker: Process, job_id: str) -> int:
+        """The process that does the job, once there is one, stopped in its tracks by SIGSTOP."""
+        # Before its first job a worker makes a child only to warm up.
+        wait_until(lambda: "started" in self.event_types(job_id), "the job to start", 30)
+        found: list[int] = []
+
+        def look() -> bool:
+            for pid in job_children(worker):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+                    found.append(pid)
+            return bool(found)
+
+        wait_until(look, "a child at work", 30)
+        return found[0]
+
+    def download(self, job_id: str, folder: Path) -> dict[str, Path]:
+        """Fetch all results; their paths by name."""
+        folder.mkdir(parents=True, exist_ok=True)
+        answer = self.person().get(f"/api/geo-jobs/{job_id}/download/output").raise_for_status().json()
+        for output in answer["outputs"]:
+            (folder / output["name"]).write_bytes(httpx.get(output["url"], timeout=30).raise_for_status().content)
+        return {output["name"]: folder / output["name"] for output in answer["outputs"]}
+
+
+@contextlib.contextmanager
+def programs(database_url: str, folder: Path, **settings: str) -> Iterator[Programs]:
+    """An API process that answers; everything is stopped at the end, workers first."""
+    with contextlib.ExitStack() as stack:
+        (folder / "api").mkdir()
+        port = free_port()
+        environment = clean_environment(
+            DATABASE_URL=database_url,
+            DATA_DIR=str(folder / "api" / "data"),
+            JWT_SECRET=JWT_SECRET,
+            STORAGE_SECRET=STORAGE_SECRET,
+            WORKER_AUTH_TOKEN=WORKER_TOKEN,
+            RESCUE_GRACE_SECONDS="0",
+            **settings,
+        )
+        command = [sys.executable, "-m", "geo_jobs_api", "serve", "--port", str(port)]
+        api = stack.enter_context(running(command, folder / "api", environment))
+        base_url = f"http://127.0.0.1:{port}"
+
+        def answers() -> bool:
+            assert api.poll() is None, (folder / "api" / "output.log").read_text()
+            with contextlib.suppress(httpx.HTTPError):
+                return httpx.get(f"{base_url}/health", timeout=5).is_success
+            return False
+
+        wait_until(answers, "the API to answer", 30)
+        yield Programs(base_url, folder, api, stack)
+
+
+@contextlib.contextmanager
+def running(command: list[str], folder: Path, environment: dict[str, str]) -> Iterator[Process]:
+    """A process with its output in `output.log`; whoever still runs at the end is stopped, at last by force."""
+    with (folder / "output.log").open("ab") as output:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+                try:
+                    process.wait(40)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """What a process needs of this one's environment, and what the test adds."""
+    kept = ("PATH", "HOME", "LANG", "TMPDIR", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+    return {name: os.environ[name] for name in kept if name in os.environ} | more
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def job_children(worker: Process) -> list[int]:
+    """The processes that do the jobs of a worker: the children of its fork server."""
+    servers = [pid for pid in _children(worker.pid) if b"forkserver" in _read(pid, "cmdline")]
+    return [child for server in servers for child in _children(server)]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    stat = _read(pid, "stat")
+    return bool(stat) and stat.rsplit(b")", 1)[1].split()[0] != b"Z"
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            stat = _read(int(entry.name), "stat")
+            if stat and int(stat.rsplit(b")", 1)[1].split()[1]) == parent:
+                found.append(int(entry.name))
+    return found
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
