@@ -14,7 +14,7 @@ CORPUS = ROOT.parent / "shared" / "corpus"
 PICTURES = [
     "rasterio__RGB.byte.tif",  # RGB with nodata, UTM
     "MapServer__east.tif",  # RGBA
-    "rio-stac__dataset_tiff_datetime.tif",  # float32 of 13 megapixels, compound CRS
+    "rasterio__float32.tif",  # float32
     "MapServer__grey_rot.tif",  # no CRS
     "MapServer__contour_gwm.tif",  # seven bands of float64
     "MapServer__tileSG-000-019_3-3.tif",  # interrupted projection, int16
