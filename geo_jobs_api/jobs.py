@@ -140,7 +140,7 @@ def safe_file_name(name: str) -> str:
     """Make a single harmless file name of whatever a client calls its file.
 
     The name is one path component in NFC; every run of characters other than letters, digits, `_ - . ( )` and single
-    inner spaces becomes `_`; it does not begin with a dot; its stem has at most 180 bytes of UTF-8.
+    inner spaces becomes `_`; it does not begin or end with a dot; its stem has at most 180 bytes of UTF-8.
     """
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
     # A lone surrogate can come out of JSON, but not go into UTF-8.
@@ -155,11 +155,11 @@ def safe_file_name(name: str) -> str:
         elif not in_run:
             cleaned.append("_")
             in_run = True
-    stem, dot, extension = "".join(cleaned).lstrip(". ").rpartition(".")
+    stem, dot, extension = "".join(cleaned).strip(". ").rpartition(".")
     if not dot:
         stem, extension = extension, ""
-    stem = _truncate_utf8(stem, MAX_STEM_BYTES).strip() or "upload"
-    extension = _truncate_utf8(extension, MAX_EXTENSION_BYTES).strip()
+    stem = _truncate_utf8(stem, MAX_STEM_BYTES).strip(". ") or "upload"
+    extension = _truncate_utf8(extension, MAX_EXTENSION_BYTES).strip(". ")
     return f"{stem}.{extension}" if extension else stem
 
 

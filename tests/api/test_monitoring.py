@@ -84,7 +84,15 @@ def test_logs_are_json_lines_without_tokens_and_signatures(
         person.submit()
         job = worker.claim()
         worker.complete(job).raise_for_status()
-        text = capfd.readouterr().err
+        heard: list[str] = []
+
+        def is_complete() -> bool:
+            # A request is noted after its answer was sent.
+            heard.append(capfd.readouterr().err)
+            return "".join(heard).count('"event": "request"') >= 6
+
+        wait_until(is_complete, "the records of six requests")
+        text = "".join(heard)
     finally:
         root.handlers, root.level = before
     records = [json.loads(line) for line in text.splitlines()]
