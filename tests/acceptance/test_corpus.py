@@ -38,6 +38,7 @@ REFUSALS = {
 
 
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus stands beside the project only where it is developed")
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")  # some are not, and say so
 def test_twenty_kinds_of_files_go_through_the_whole_stack(stack: Programs, tmp_path: Path) -> None:
     stack.worker(CONCURRENT_JOBS="2")
     names = [*PICTURES, *REFUSALS]
