@@ -24,6 +24,7 @@ _log = get_logger(__name__)
 # Any number that no other program on the same database uses; "geojobs" in a telephone's keys.
 _MIGRATION_LOCK = 4_365_627
 _MINIMUM_VERSION = 140_000
+_RECONNECT_SECONDS = 3.0
 _MIGRATION_NAME = re.compile(r"^(\d{4})_[a-z0-9_]+\.sql$")
 
 # A forgotten transaction keeps vacuum from the queue's table, and claims slow down eightfold within seconds.
@@ -93,6 +94,9 @@ async def open_pool(conninfo: str, *, size: int, wait_seconds: float) -> AsyncIt
         min_size=1,
         max_size=size,
         timeout=wait_seconds,
+        # The pool doubles its pause between attempts up to this; then a request starts anew from a short one. Its
+        # default of 300 s would keep a service away for minutes after its database has come back.
+        reconnect_timeout=_RECONNECT_SECONDS,
         open=False,
         name="geo-jobs-api",
     )
