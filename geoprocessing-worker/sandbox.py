@@ -213,6 +213,7 @@ def _nothing() -> None:
 def _child(work: Work[Request, Result], request: Request, limits: Limits, writer: Connection) -> None:
     """What runs in the child, from its first to its last breath."""
     _shut_in(limits)
+    _close_all_but(writer.fileno())
     with os.fdopen(os.dup(writer.fileno()), "wb") as pipe:
 
         def say(message: dict[str, Any]) -> None:
@@ -234,17 +235,28 @@ def _child(work: Work[Request, Result], request: Request, limits: Limits, writer
     os._exit(0)
 
 
+def _close_all_but(kept: int) -> None:
+    """Close what was inherited for multiprocessing's own ends: through it a child could talk to the fork server."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != kept:
+            with contextlib.suppress(OSError):  # the one that the listing itself went through
+                os.close(int(name))
+
+
 def _described(error: JobError) -> dict[str, Any]:
     return {"code": error.code, "message": error.message, "error_class": error.error_class, "detail": error.detail}
 
 
 def _shut_in(limits: Limits) -> None:
+    # The fork server dies with the worker, however that came about, and no child outlives the fork server.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    worker = multiprocessing.parent_process()
+    if worker is None or not worker.is_alive():
+        os._exit(1)  # it died before the kernel was told to watch
     os.setsid()
     # Whoever stops the worker may signal its whole control group; the job's fate is the worker's decision.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.umask(limits.umask)
-    # The fork server dies with the worker, however that came about, and no child outlives the fork server.
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     for kind, most in (
         (resource.RLIMIT_AS, limits.memory_bytes),
         (resource.RLIMIT_CPU, limits.cpu_seconds),

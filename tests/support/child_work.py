@@ -82,6 +82,12 @@ def _ignore_term(_deed: Deed) -> str:
     return "still here"
 
 
+def _list_descriptors(_deed: Deed) -> str:
+    """What the descriptors beyond the standard three lead to, but for the listing's own."""
+    leads = {os.readlink(path) for path in Path("/proc/self/fd").iterdir() if int(path.name) > 2 and path.is_symlink()}
+    return " ".join(sorted(lead for lead in leads if not lead.startswith("/proc/")))
+
+
 DEEDS: dict[str, Callable[[Deed], str]] = {
     "well": lambda _: f"{sys.platform} {os.getpid()}",
     "refuse": _refuse,
@@ -94,6 +100,7 @@ DEEDS: dict[str, Callable[[Deed], str]] = {
     "lie": _lie,
     "environment": _tell_environment,
     "term": _ignore_term,
+    "descriptors": _list_descriptors,
 }
 
 

@@ -89,8 +89,10 @@ class Programs:
         def look() -> bool:
             for pid in job_children(worker):
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGSTOP)
-                    found.append(pid)
+                    # It leads a session of its own once it has shut itself in.
+                    if os.getsid(pid) == pid:
+                        os.kill(pid, signal.SIGSTOP)
+                        found.append(pid)
             return bool(found)
 
         wait_until(look, "a child at work", 30)

@@ -59,6 +59,11 @@ async def test_however_a_child_ends_it_has_a_name_and_the_next_job_runs(
     assert (await box.run(Deed(name="well"), lambda *_: None)).text
 
 
+async def test_a_child_inherits_no_descriptor_but_its_own_pipe(box: Box) -> None:
+    told = await box.run(Deed(name="descriptors"), lambda *_: None)
+    assert [lead.partition(":")[0] for lead in told.text.split()] == ["pipe"], told.text
+
+
 async def test_a_cancelled_job_leaves_neither_its_process_nor_what_that_started(box: Box, tmp_path: Path) -> None:
     running = asyncio.create_task(box.run(Deed(name="loop", path=tmp_path), lambda *_: None))
     files = [tmp_path / "child", tmp_path / "grandchild"]
