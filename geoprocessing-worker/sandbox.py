@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -213,7 +214,7 @@ def _nothing() -> None:
 def _child(work: Work[Request, Result], request: Request, limits: Limits, writer: Connection) -> None:
     """What runs in the child, from its first to its last breath."""
     _shut_in(limits)
-    _close_all_but(writer.fileno())
+    _close_channels_but(writer.fileno())
     with os.fdopen(os.dup(writer.fileno()), "wb") as pipe:
 
         def say(message: dict[str, Any]) -> None:
@@ -235,12 +236,16 @@ def _child(work: Work[Request, Result], request: Request, limits: Limits, writer
     os._exit(0)
 
 
-def _close_all_but(kept: int) -> None:
-    """Close what was inherited for multiprocessing's own ends: through it a child could talk to the fork server."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) != kept:
-            with contextlib.suppress(OSError):  # the one that the listing itself went through
-                os.close(int(name))
+def _close_channels_but(kept: int) -> None:
+    """Close the pipes and sockets that multiprocessing passes on: through them a child could talk to the fork server.
+
+    Files stay open: PROJ goes on reading its database.
+    """
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the descriptor that the listing itself went through is gone by now
+            leads_to = str(entry.readlink())
+            if int(entry.name) not in (0, 1, 2, kept) and leads_to.startswith(("pipe:", "socket:", "anon_inode:")):
+                os.close(int(entry.name))
 
 
 def _described(error: JobError) -> dict[str, Any]:

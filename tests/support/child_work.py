@@ -83,9 +83,10 @@ def _ignore_term(_deed: Deed) -> str:
 
 
 def _list_descriptors(_deed: Deed) -> str:
-    """What the descriptors beyond the standard three lead to, but for the listing's own."""
-    leads = {os.readlink(path) for path in Path("/proc/self/fd").iterdir() if int(path.name) > 2 and path.is_symlink()}
-    return " ".join(sorted(lead for lead in leads if not lead.startswith("/proc/")))
+    """Which pipes and sockets the descriptors beyond the standard three lead to."""
+    entries = [entry for entry in Path("/proc/self/fd").iterdir() if int(entry.name) > 2 and entry.is_symlink()]
+    leads = {str(entry.readlink()) for entry in entries}
+    return " ".join(sorted(lead for lead in leads if not lead.startswith("/")))
 
 
 DEEDS: dict[str, Callable[[Deed], str]] = {

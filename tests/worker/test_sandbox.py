@@ -59,7 +59,7 @@ async def test_however_a_child_ends_it_has_a_name_and_the_next_job_runs(
     assert (await box.run(Deed(name="well"), lambda *_: None)).text
 
 
-async def test_a_child_inherits_no_descriptor_but_its_own_pipe(box: Box) -> None:
+async def test_a_child_inherits_no_pipe_or_socket_but_its_own(box: Box) -> None:
     told = await box.run(Deed(name="descriptors"), lambda *_: None)
     assert [lead.partition(":")[0] for lead in told.text.split()] == ["pipe"], told.text
 
