@@ -20,13 +20,15 @@ from geoprocessing_worker.inspection import inspect_file
 from geoprocessing_worker.metadata import Source, finite, summary
 from geoprocessing_worker.opening import gdal_environment
 from geoprocessing_worker.options import RenderOptions
-from geoprocessing_worker.package import OutputFile, write_outputs
+from geoprocessing_worker.package import OutputFile, write_companions, write_picture
 from geoprocessing_worker.plan import RenderPlan, draft, make_plan
 from geoprocessing_worker.refusals import named
 from geoprocessing_worker.render import render
 from geoprocessing_worker.sampling import Sample, take_sample
 from geoprocessing_worker.sidecars import WORLD_EXTENSIONS
 from geoprocessing_worker.verify import verify
+
+PACKAGING = ("encode", "companions", "check")
 
 Report = Callable[[str, float, str], None]
 """Told the stage, the percent done within it (0 to 100), and a sentence."""
@@ -47,13 +49,14 @@ class ConversionRequest(BaseModel):
 
 
 class ConversionResult(BaseModel):
-    """What was made; `timings` in seconds per stage."""
+    """What was made; `timings` in seconds per stage, `packaging` the parts of the last one."""
 
     model_config = ConfigDict(frozen=True)
 
     outputs: tuple[OutputFile, ...]
     metadata: dict[str, JsonValue]
     timings: dict[str, float]
+    packaging: dict[str, float]
 
 
 def convert(
@@ -65,25 +68,45 @@ def convert(
         JobError: a named refusal, or `self_check_failed`. Errors of GDAL and libvips come out as those.
         OSError: the output folder cannot be written.
     """
-    began = clock()
+    watch = _Watch(clock)
+    folder, options = request.output_folder, request.options
     with gdal_environment(), _named_errors():
         report("inspect", 0.0, "Reading the file's header")
-        header, sample, plan = _inspect(request.source, request.options)
-        inspected = clock()
+        header, sample, plan = _inspect(request.source, options)
+        watch.lap("inspect")
         report("render", 0.0, _sentence(header, plan))
         picture = render(request.source, header, plan, lambda part: report("render", round(part * 100, 1), "Rendering"))
-        rendered = clock()
+        watch.lap("render")
         report("package", 0.0, "Writing picture, sidecars and metadata")
-        block = summary(Source(request.source_name, header, sample), plan, picture, request.options)
-        outputs = write_outputs(request.output_folder, request.stem, picture, request.options, block)
+        image = write_picture(folder, request.stem, picture, options)
+        watch.lap("encode")
+        block = summary(Source(request.source_name, header, sample), plan, picture, options)
+        companions = write_companions(folder, request.stem, picture, options, block)
+        watch.lap("companions")
     report("package", 80.0, "Checking what was made")
-    world = request.output_folder / f"{request.stem}.{WORLD_EXTENSIONS[request.options.output_format]}"
-    distance = verify(outputs[0].path, world if world.exists() else None, header, picture.grid)
+    world = folder / f"{request.stem}.{WORLD_EXTENSIONS[options.output_format]}"
+    distance = verify(image.path, world if world.exists() else None, header, picture.grid)
+    watch.lap("check")
     report("package", 100.0, "Done")
-    timings = {"inspect": inspected - began, "render": rendered - inspected, "package": clock() - rendered}
     return ConversionResult(
-        outputs=outputs, metadata={**block, "selfCheck": {"maxDistancePx": distance}}, timings=timings
+        outputs=(image, *companions),
+        metadata={**block, "selfCheck": {"maxDistancePx": distance}},
+        timings={name: watch.laps[name] for name in ("inspect", "render")}
+        | {"package": sum(watch.laps[name] for name in PACKAGING)},
+        packaging={name: watch.laps[name] for name in PACKAGING},
     )
+
+
+class _Watch:
+    """Seconds since the lap before, by name."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._last = clock, clock()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = self._clock()
+        self.laps[name], self._last = now - self._last, now
 
 
 def explain(source: Path, options: RenderOptions) -> dict[str, Any]:

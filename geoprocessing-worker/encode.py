@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyvips
-from PIL import Image
 
 from geoprocessing_worker.options import OutputFormat
+from geoprocessing_worker.palette_png import palette_png
 from geoprocessing_worker.raster import U8, Picture
 
-# Level 3 with the sub filter takes a tenth of the time of libpng's default; the files are 6 % larger.
+# Level 3 with one filter takes a fifth of the time of libpng's default. Of the filters "avg" suits imagery best: files
+# are as small as those of level 6 with libpng's own choice of filters.
 PNG_COMPRESSION = 3
-PNG_FILTER = "sub"
+PNG_FILTER = "avg"
 WHITE = 255
 
 CONTENT_TYPES = {OutputFormat.PNG: "image/png", OutputFormat.JPEG: "image/jpeg", OutputFormat.WEBP: "image/webp"}
@@ -24,7 +25,8 @@ EXTENSIONS = {OutputFormat.PNG: "png", OutputFormat.JPEG: "jpg", OutputFormat.WE
 def encode(picture: Picture, output_format: OutputFormat, quality: int) -> bytes:
     """The whole file. JPEG has no transparency: hidden pixels become white."""
     if output_format is OutputFormat.PNG:
-        return _palette_png(picture.pixels[:, :, 0], picture.palette) if picture.palette is not None else _png(picture)
+        # libvips would quantise a palette anew.
+        return palette_png(picture.pixels[:, :, 0], picture.palette) if picture.palette is not None else _png(picture)
     image = as_vips(picture)
     if output_format is OutputFormat.JPEG:
         image = image.flatten(background=WHITE) if image.hasalpha() else image
@@ -34,10 +36,17 @@ def encode(picture: Picture, output_format: OutputFormat, quality: int) -> bytes
 
 def thumbnail(picture: Picture, size: int) -> bytes:
     """A PNG whose long side is at most `size` pixels, never enlarged, shrunk from the finished picture."""
-    image = as_vips(picture)
+    image = as_vips(_coarser(picture, size))
     # thumbnail_image multiplies colour by alpha while it shrinks, so that no dark fringe appears.
     small = image.thumbnail_image(size, height=size, size="down")
     return bytes(small.pngsave_buffer(compression=6, filter=PNG_FILTER, keep="none"))
+
+
+def _coarser(picture: Picture, size: int) -> Picture:
+    """A palette picture with every n-th pixel, still four times as large as the thumbnail: looking up costs."""
+    every = max(1, min(picture.pixels.shape[:2]) // (4 * size)) if picture.palette is not None else 1
+    pixels = picture.pixels[every // 2 :: every, every // 2 :: every] if every > 1 else picture.pixels
+    return replace(picture, pixels=pixels)
 
 
 def as_vips(picture: Picture) -> Any:
@@ -67,16 +76,3 @@ def _depth(picture: Picture) -> int:
         return 8
     used = np.flatnonzero(np.bincount(picture.pixels.ravel(), minlength=256))
     return next((bits for bits, step in ((1, 255), (2, 85), (4, 17)) if not (used % step).any()), 8)
-
-
-def _palette_png(indexes: U8, palette: U8) -> bytes:
-    """Libvips would quantise anew; Pillow keeps indexes and entries as they are."""
-    image = Image.frombytes("P", (indexes.shape[1], indexes.shape[0]), indexes.tobytes())
-    image.putpalette(palette[:, :3].tobytes(), "RGB")
-    extra: dict[str, Any] = {}
-    if (palette[:, 3] != WHITE).any():
-        extra["transparency"] = palette[:, 3].tobytes()
-    bits = next(depth for depth in (1, 2, 4, 8) if len(palette) <= 1 << depth)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", bits=bits, compress_level=6, **extra)
-    return buffer.getvalue()

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import attrs
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
@@ -102,14 +101,15 @@ def ground(header: SourceHeader) -> Callable[[Points, Points], tuple[Points, Poi
         )
 
     def transformed(columns: Points, rows: Points) -> tuple[Points, Points]:
-        with _transformer(header) as transformer:
+        with transformer_of(header) as transformer:
             xs, ys = transformer.xy(rows.tolist(), columns.tolist(), offset="ul")
         return np.asarray(xs, dtype=np.float64), np.asarray(ys, dtype=np.float64)
 
     return transformed
 
 
-def _transformer(header: SourceHeader) -> Any:
+def transformer_of(header: SourceHeader) -> Any:
+    """GDAL's own transformer by ground control points or RPC."""
     if header.gcps:
         return GCPTransformer(list(header.gcps))
     # GDAL's default height is 0, which can lie far from the ground that the polynomials were made for.
@@ -135,7 +135,7 @@ def is_mercator(crs: CRS) -> bool:
     return "mercator" in name and "transverse" not in name and "oblique" not in name
 
 
-def _period(crs: CRS) -> float | None:
+def period(crs: CRS) -> float | None:
     """How far apart in x two names of the same place lie."""
     if crs.is_geographic:
         return 360.0
@@ -160,8 +160,8 @@ def spread(header: SourceHeader, crs: CRS) -> tuple[Points, Points]:
     if crs.is_geographic:
         # Global grids often end a hair past the pole.
         ys = np.clip(ys, -90.0, 90.0)
-    period = _period(crs)
-    return (_in_one_piece(xs, period) if period else xs), ys
+    turn = period(crs)
+    return (_in_one_piece(xs, turn) if turn else xs), ys
 
 
 def _in_one_piece(xs: Points, period: float) -> Points:
@@ -216,27 +216,6 @@ def _pixel_size(header: SourceHeader, xs: Points, ys: Points, box: float) -> flo
 
 _UP, _DOWN = slice(None, -1), slice(1, None)
 _CELL = ((_UP, _UP), (_UP, _DOWN), (_DOWN, _DOWN), (_DOWN, _UP))
-
-
-def reduced_control(header: SourceHeader, width: int, height: int) -> dict[str, Any]:
-    """What `rasterio.warp.reproject` must know to place the source after it was reduced to this size."""
-    across, down = header.width / width, header.height / height
-    if header.transform is not None:
-        return {"src_transform": header.transform @ Affine.scale(across, down)}
-    if header.gcps:
-        points = [type(p)(p.row / down, p.col / across, p.x, p.y, p.z) for p in header.gcps]
-        return {"gcps": points}
-    rpc = header.rpc
-    if rpc is None:
-        raise ValueError("a header without georeference has nothing to warp by")
-    scaled = attrs.evolve(
-        rpc,
-        line_off=(rpc.line_off + 0.5) / down - 0.5,
-        line_scale=rpc.line_scale / down,
-        samp_off=(rpc.samp_off + 0.5) / across - 0.5,
-        samp_scale=rpc.samp_scale / across,
-    )
-    return {"rpcs": scaled, "RPC_HEIGHT": rpc.height_off}
 
 
 def lonlat_ring(grid: Grid) -> list[tuple[float, float]] | None:

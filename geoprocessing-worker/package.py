@@ -29,25 +29,27 @@ class OutputFile(BaseModel):
     sha256: str
 
 
-def write_outputs(
-    folder: Path, stem: str, picture: Picture, options: RenderOptions, block: dict[str, Any]
-) -> tuple[OutputFile, ...]:
-    """All files of one job, the picture first.
+def write_picture(folder: Path, stem: str, picture: Picture, options: RenderOptions) -> OutputFile:
+    """The picture itself.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    extension = EXTENSIONS[options.output_format]
-    picture_name = f"{stem}.{extension}"
-    grid = picture.grid
-    outputs = [
-        write_whole(
-            folder,
-            picture_name,
-            encode(picture, options.output_format, options.quality),
-            CONTENT_TYPES[options.output_format],
-        )
-    ]
+    kind = options.output_format
+    return write_whole(
+        folder, f"{stem}.{EXTENSIONS[kind]}", encode(picture, kind, options.quality), CONTENT_TYPES[kind]
+    )
+
+
+def write_companions(
+    folder: Path, stem: str, picture: Picture, options: RenderOptions, block: dict[str, Any]
+) -> tuple[OutputFile, ...]:
+    """All that stands beside the picture: sidecars that place it, metadata, thumbnail.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    grid, picture_name = picture.grid, f"{stem}.{EXTENSIONS[options.output_format]}"
     texts: list[tuple[str, str | None, str]] = []
     if grid.transform is not None:
         texts.append((f"{stem}.{WORLD_EXTENSIONS[options.output_format]}", world_file(grid.transform), "text/plain"))
@@ -56,7 +58,7 @@ def write_outputs(
         texts.append((f"{stem}.prj", projection_file(grid.crs), "text/plain"))
     item = stac_item(stem, picture_name, options, block, grid)
     texts.append((f"{stem}.json", _json(item), "application/json"))
-    outputs += [write_whole(folder, name, text.encode(), kind) for name, text, kind in texts if text is not None]
+    outputs = [write_whole(folder, name, text.encode(), kind) for name, text, kind in texts if text is not None]
     if options.generate_thumbnails:
         small = thumbnail(picture, options.thumbnail_size)
         outputs.append(write_whole(folder, f"{stem}_thumb.png", small, "image/png"))

@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyvips
-from affine import Affine
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
-from rasterio.warp import reproject
 
 from geoprocessing_worker.raster import U8
 from geoprocessing_worker.stretch import Stretch
@@ -18,7 +15,13 @@ from geoprocessing_worker.stretch import Stretch
 Block = NDArray[Any]
 """(bands, rows, columns) in the file's own type."""
 
+Samples = NDArray[Any]
+"""(channels, rows, columns) of bytes, or of 16-bit codes."""
+
 VIPS_KERNELS = {"average": "linear", "bilinear": "linear", "cubic": "cubic", "lanczos": "lanczos3"}
+FORMATS = {"uint8": "uchar", "uint16": "ushort"}
+PICKING = frozenset({"nearest", "mode"})
+"""Methods that never mix values: they only choose among them."""
 
 
 def is_nodata(plane: Block, nodata: float | None) -> NDArray[np.bool_] | None:
@@ -68,15 +71,15 @@ def to_byte(block: Block, stretch: Stretch) -> U8:
     if block.dtype == np.uint8 and stretch.identity:
         return block
     if block.dtype in (np.uint8, np.uint16):
-        table = _scale(np.arange(np.iinfo(block.dtype).max + 1, dtype=np.float64), stretch)
+        table = scale_to_byte(np.arange(np.iinfo(block.dtype).max + 1, dtype=np.float64), stretch)
         looked_up: U8 = np.take(table, block)
         return looked_up
     wide = np.float32 if block.dtype in (np.float32, np.int8, np.int16) else np.float64
-    return _scale(block.astype(wide), stretch)
+    return scale_to_byte(block.astype(wide), stretch)
 
 
-def _scale(values: NDArray[Any], stretch: Stretch) -> U8:
-    """Works in place: a band of float rows is the largest thing in memory."""
+def scale_to_byte(values: NDArray[Any], stretch: Stretch) -> U8:
+    """Floats as bytes by a stretch. Overwrites `values`: a band of float rows is the largest thing in memory."""
     with np.errstate(over="ignore", invalid="ignore"):
         values -= values.dtype.type(stretch.lo)
         values *= values.dtype.type(255.0 / (stretch.hi - stretch.lo))
@@ -91,7 +94,7 @@ def alpha_to_byte(plane: Block) -> U8:
     if plane.dtype == np.uint8:
         return plane
     top = float(np.iinfo(plane.dtype).max) if plane.dtype.kind in "iu" else 1.0
-    return _scale(plane.astype(np.float64), Stretch("range", 0.0, top, ""))
+    return scale_to_byte(plane.astype(np.float64), Stretch("range", 0.0, top, ""))
 
 
 def unpremultiply(samples: U8, alpha: U8) -> U8:
@@ -108,30 +111,28 @@ def inks_to_light(inks: U8) -> U8:
     return rgb
 
 
-def shrink(samples: U8, alpha: U8 | None, height: int, width: int, method: str) -> tuple[U8, U8 | None]:
-    """(channels, rows, columns) and its opacity at another size.
+def reduced(samples: Samples, alpha: U8 | None, height: int, width: int, method: str) -> tuple[Samples, U8 | None]:
+    """(channels, rows, columns) and its opacity at a smaller size, before anything is placed.
 
     Colour is averaged weighted by opacity, so a hidden pixel never tints its neighbours.
     """
     if samples.shape[1:] == (height, width):
         return samples, alpha
-    if method == "nearest":
+    if method in PICKING:
         rows, columns = _centres(samples.shape[1], height), _centres(samples.shape[2], width)
         return _pick(samples, rows, columns), None if alpha is None else _pick(alpha[None], rows, columns)[0]
-    if method == "mode":
-        return _majority(samples, alpha, height, width)
     kernel = VIPS_KERNELS[method]
     if alpha is None:
-        return np.stack([_resize(_image(plane), height, width, kernel) for plane in samples]), None
-    opacity = _image(alpha)
-    # 16 bits keep the products of 8-bit colour and opacity whole.
-    weight = (opacity * 255).cast("ushort")
-    small_weight = _resized(weight, height, width, kernel).copy_memory()
+        return np.stack([_array(_resized(_image(plane), height, width, kernel)) for plane in samples]), None
+    opacity = _image(alpha).cast("float")
+    weight = _resized(opacity, height, width, kernel).copy_memory()
+    top = np.iinfo(samples.dtype).max
     planes = []
     for plane in samples:
-        product = _resized((_image(plane) * opacity).cast("ushort"), height, width, kernel)
-        planes.append(_array((product / small_weight * 255.0).rint().cast("uchar")))
-    return np.stack(planes), _array((small_weight / 255.0).rint().cast("uchar"))
+        product = _resized(_image(plane) * opacity, height, width, kernel)
+        mean = (weight > 0).ifthenelse(product / weight, 0)
+        planes.append(np.clip(np.rint(_array(mean)), 0, top).astype(samples.dtype))
+    return np.stack(planes), np.clip(np.rint(_array(weight)), 0, 255).astype(np.uint8)
 
 
 def _centres(size: int, count: int) -> NDArray[np.intp]:
@@ -139,46 +140,22 @@ def _centres(size: int, count: int) -> NDArray[np.intp]:
     return ((np.arange(count) + 0.5) * size / count).astype(np.intp)
 
 
-def _pick(planes: U8, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> U8:
-    picked: U8 = np.ascontiguousarray(planes[:, rows][:, :, columns])
+def _pick(planes: Samples, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Samples:
+    picked: Samples = np.ascontiguousarray(planes[:, rows][:, :, columns])
     return picked
 
 
-def _majority(samples: U8, alpha: U8 | None, height: int, width: int) -> tuple[U8, U8 | None]:
-    opacity = np.full(samples.shape[1:], 255, dtype=np.uint8) if alpha is None else alpha
-    source = np.concatenate([samples, opacity[None]])
-    result = np.zeros((source.shape[0], height, width), dtype=np.uint8)
-    scale = Affine.scale(samples.shape[2] / width, samples.shape[1] / height)
-    # North-up, and away from the origin: GDAL takes the plain mirror for a file without any transform.
-    flip = Affine(1, 0, 1, 0, -1, 1)
-    crs = "EPSG:3857"
-    reproject(
-        source,
-        result,
-        src_transform=flip,
-        dst_transform=flip @ scale,
-        src_crs=crs,
-        dst_crs=crs,
-        src_alpha=len(source),
-        dst_alpha=len(source),
-        resampling=Resampling.mode,
-    )
-    return result[:-1], None if alpha is None else result[-1]
-
-
-def _image(plane: U8) -> Any:
+def _image(plane: Samples) -> Any:
     plane = np.ascontiguousarray(plane)
-    return pyvips.Image.new_from_memory(plane.data, plane.shape[1], plane.shape[0], 1, "uchar")
+    return pyvips.Image.new_from_memory(plane.data, plane.shape[1], plane.shape[0], 1, FORMATS[plane.dtype.name])
 
 
 def _resized(image: Any, height: int, width: int, kernel: str) -> Any:
-    return image.resize(width / image.width, vscale=height / image.height, kernel=kernel)
+    across, down = image.width / width, image.height / height
+    return image.resize(1 / across, vscale=1 / down, kernel=kernel)
 
 
-def _resize(image: Any, height: int, width: int, kernel: str) -> U8:
-    return _array(_resized(image, height, width, kernel))
-
-
-def _array(image: Any) -> U8:
-    plane: U8 = np.frombuffer(image.write_to_memory(), dtype=np.uint8).reshape(image.height, image.width)
-    return plane
+def _array(image: Any) -> NDArray[Any]:
+    types = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32, "double": np.float64}
+    plane = np.frombuffer(image.write_to_memory(), dtype=types[image.format])
+    return plane.reshape(image.height, image.width)

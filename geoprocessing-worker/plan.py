@@ -10,10 +10,12 @@ import numpy as np
 from geoprocessing_worker import colormaps
 from geoprocessing_worker.bands import BandChoice, Colour, choose_bands
 from geoprocessing_worker.crs import NATIVE, parse_crs
+from geoprocessing_worker.depth import Coding, choose_coding
 from geoprocessing_worker.errors import refused
 from geoprocessing_worker.geometry import Layout, lay_out
 from geoprocessing_worker.header import Level, SourceHeader
 from geoprocessing_worker.options import OutputFormat, RenderOptions
+from geoprocessing_worker.pixels import PICKING
 from geoprocessing_worker.raster import Meaning
 from geoprocessing_worker.sampling import Sample
 from geoprocessing_worker.stretch import Stretch, choose_stretch, few_values
@@ -23,6 +25,18 @@ LONGEST_SIDE = {OutputFormat.PNG: 16384, OutputFormat.JPEG: 16384, OutputFormat.
 
 # Work is what is limited: about a minute of decoding on one slow core.
 MAX_DECODED_BYTES = 12 << 30
+
+
+# What is read is kept at up to twice the output's scale, as far as it fits in here: averaging is then exact.
+WORK_BYTES = 160 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The size in pixels that a level is reduced to while it is read, before it is placed."""
+
+    width: int
+    height: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +51,8 @@ class RenderPlan:
     unpremultiply: bool
     colormap: str | None
     level: Level
+    work: Work
+    coding: Coding | None
     layout: Layout
     resampling: str
     resampling_reason: str
@@ -63,9 +79,10 @@ class RenderPlan:
                 "width": self.level.width,
                 "height": self.level.height,
                 "decodedBytes": self.decoded_bytes,
+                "keptAs": [self.work.width, self.work.height],
+                "bits": 8 if self.coding is None else 16,
             },
             "geometry": {
-                "reducedTo": [self.layout.read_width, self.layout.read_height],
                 "warped": self.layout.warp,
                 "flippedRows": self.layout.flip_rows,
                 "flippedColumns": self.layout.flip_columns,
@@ -116,15 +133,19 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
     meaning = _meaning(header, choice)
     resampling, why = _resampling(options, sample, choice)
     single = meaning is Meaning.GRAY
+    stretch = _stretch(header, choice, sample, options)
+    coding = _coding(header, choice, stretch, resampling)
     return RenderPlan(
         bands=choice,
         meaning=meaning,
         nodata=drafted.nodata,
-        stretch=_stretch(header, choice, sample, options),
+        stretch=stretch,
         invert=header.miniswhite and single,
         unpremultiply=header.alpha_premultiplied and choice.alpha is not None and meaning is not Meaning.INDEXED,
         colormap=options.colormap if single and options.colormap in colormaps.NAMES else None,
         level=drafted.level,
+        work=_work(drafted, resampling, (3 if meaning is Meaning.RGB else 1) * (1 if coding is None else 2)),
+        coding=coding,
         layout=drafted.layout,
         resampling=resampling,
         resampling_reason=why,
@@ -149,6 +170,30 @@ def _stretch(header: SourceHeader, choice: BandChoice, sample: Sample, options: 
         top = float(np.iinfo(values.dtype).max) if values.dtype.kind in "iu" else 1.0
         return Stretch("range", 0.0, top, "the whole range of the inks")
     return choose_stretch(values, band.bits, options.stretch, colour=choice.colour is Colour.RGB)
+
+
+def _coding(header: SourceHeader, choice: BandChoice, stretch: Stretch, resampling: str) -> Coding | None:
+    """Sixteen bits where values are stretched and mixed; bytes where they are shown as they are, or only chosen."""
+    dtype = np.dtype(header.band(choice.indexes[0]).dtype)
+    if resampling in PICKING or choice.colour not in {Colour.GRAY, Colour.RGB} or header.alpha_premultiplied:
+        return None
+    if dtype == np.uint8 and stretch.identity:
+        return None
+    return choose_coding(dtype, stretch)
+
+
+def _work(drafted: Draft, resampling: str, pixel_bytes: int) -> Work:
+    """At most twice the size that the output needs, a whole fraction of the level if that fits, never below."""
+    level, layout = drafted.level, drafted.layout
+    least_w, least_h = min(level.width, layout.read_width), min(level.height, layout.read_height)
+    if resampling in {"cubic", "lanczos"}:
+        return Work(least_w, least_h)
+    times = 1 if resampling in PICKING else max(1, min(level.width // least_w, level.height // least_h))
+    width, height = max(least_w, level.width // times), max(least_h, level.height // times)
+    room = max(WORK_BYTES, least_w * least_h * pixel_bytes) / (width * height * pixel_bytes)
+    if room >= 1:
+        return Work(width, height)
+    return Work(max(least_w, int(width * room**0.5)), max(least_h, int(height * room**0.5)))
 
 
 def _level(header: SourceHeader, layout: Layout) -> Level:

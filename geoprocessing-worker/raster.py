@@ -1,4 +1,4 @@
-"""What travels from reading to packing: 8-bit samples, what is valid, where it lies, what the colours mean."""
+"""What travels from reading to packing: samples, what is valid, where it lies, what the colours mean."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pyproj import CRS
 
 U8 = NDArray[np.uint8]
+U16 = NDArray[np.uint16]
 
 
 class Meaning(StrEnum):
@@ -33,17 +34,23 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Raster:
-    """(channels, height, width) samples, straight (never premultiplied), and (height, width) opacity.
+    """What was read: (channels, height, width) samples, straight (never premultiplied), and (height, width) opacity.
 
-    `alpha` is 0 where a pixel is not valid and 255 where it wholly is; `None` means valid everywhere.
-    `palette` is (entries, 4) RGBA for `Meaning.INDEXED`, else `None`.
+    `alpha` is 0 where a pixel is not valid and 255 where it wholly is; `None` means valid everywhere. A sample that is
+    not valid is 0. Samples of 16 bits are codes, and `table`, (65536,), is the byte that each is shown as.
     """
+
+    samples: U8 | U16
+    alpha: U8 | None
+    table: U8 | None
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """What lies on the output's grid: (height, width, channels) bytes, straight, and (height, width) opacity."""
 
     samples: U8
     alpha: U8 | None
-    meaning: Meaning
-    palette: U8 | None
-    grid: Grid
 
 
 @dataclass(frozen=True, slots=True)

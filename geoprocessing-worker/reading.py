@@ -1,4 +1,4 @@
-"""Reads what the plan asks for, in bands of full rows, each made 8 bit and reduced as it comes."""
+"""Reads what the plan asks for, in bands of full rows, each coded and reduced as it comes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rasterio.windows import Window
 from geoprocessing_worker.bands import Colour
 from geoprocessing_worker.header import Level, SourceHeader
 from geoprocessing_worker.opening import open_source
-from geoprocessing_worker.pixels import Block, inks_to_light, shrink, to_byte, unpremultiply
+from geoprocessing_worker.pixels import Block, Samples, inks_to_light, reduced, to_byte, unpremultiply
 from geoprocessing_worker.plan import RenderPlan
-from geoprocessing_worker.raster import U8, Grid, Meaning, Raster
+from geoprocessing_worker.raster import U8, Meaning, Raster
 from geoprocessing_worker.sampling import read_window
 
 STRIP_BYTES = 32 << 20  # raw bytes read at a time: large enough for two decoding threads, small beside the output
@@ -24,36 +24,50 @@ Tick = Callable[[float], None]
 
 
 def read_raster(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> Raster:
-    """The shown bands as 8 bit, reduced to the plan's size, in the file's own orientation and place.
+    """The shown bands, reduced to the plan's working size, in the file's own orientation and place.
 
     Memory: the result and one band of rows. Palettes wider than 8 bit are looked up here and come out as RGB.
     """
-    layout, level = plan.layout, plan.level
-    height, width = layout.read_height, layout.read_width
+    height, width, level = plan.work.height, plan.work.width, plan.level
     channels = 3 if plan.meaning is Meaning.RGB else 1
-    samples = np.zeros((channels, height, width), dtype=np.uint8)
+    samples = np.zeros((channels, height, width), dtype=np.uint8 if plan.coding is None else np.uint16)
     alpha: U8 | None = None
     with open_source(path, level.overview) as dataset:
         for (first, last), (top, bottom) in _strips(level, height, _rows_at_a_time(header, plan)):
             window = Window(0, top, level.width, bottom - top)
             block, opacity = read_window(dataset, header, plan.bands, plan.nodata, window)
-            part, part_alpha = shrink(
+            opacity = _with_palette(block, opacity, header, plan)
+            part, part_alpha = reduced(
                 _coloured(block, opacity, header, plan), opacity, last - first, width, plan.resampling
             )
             samples[:, first:last] = part
-            if part_alpha is not None and alpha is None:
-                alpha = np.full((height, width), 255, dtype=np.uint8)
-            if alpha is not None and part_alpha is not None:
+            if part_alpha is not None:
+                if alpha is None:
+                    alpha = np.full((height, width), 255, dtype=np.uint8)
                 alpha[first:last] = part_alpha
+                if not part_alpha.all():
+                    samples[:, first:last] *= part_alpha != 0
             tick(last / height)
-    # The affine of the reduced array is worked out where it is needed: it depends on how the file is placed.
-    grid = Grid(width, height, None, header.crs)
-    return Raster(samples, alpha, plan.meaning, header.palette, grid)
+    table = None if plan.coding is None else plan.coding.table(plan.stretch, plan.invert)
+    return Raster(samples, alpha, table)
 
 
-def _coloured(block: Block, opacity: U8 | None, header: SourceHeader, plan: RenderPlan) -> U8:
+def _with_palette(block: Block, opacity: U8 | None, header: SourceHeader, plan: RenderPlan) -> U8 | None:
+    """The opacity that a wide palette's own entries add, since what leaves is no palette any more."""
+    if plan.bands.colour is not Colour.PALETTE or plan.meaning is Meaning.INDEXED or header.palette is None:
+        return opacity
+    entries = header.palette[:, 3]
+    if (entries == 255).all():
+        return opacity
+    own: U8 = entries[np.clip(block[0], 0, len(entries) - 1)]
+    return own if opacity is None else np.minimum(own, opacity)
+
+
+def _coloured(block: Block, opacity: U8 | None, header: SourceHeader, plan: RenderPlan) -> Samples:
     if plan.bands.colour is Colour.PALETTE and header.palette is not None:
         return _palette_samples(block[0], header.palette, plan.meaning)
+    if plan.coding is not None:
+        return plan.coding.encode(block)
     samples = to_byte(block, plan.stretch)
     if plan.invert:
         samples = np.uint8(255) - samples

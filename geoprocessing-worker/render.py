@@ -10,7 +10,7 @@ from geoprocessing_worker import colormaps
 from geoprocessing_worker.errors import refused
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.plan import RenderPlan
-from geoprocessing_worker.raster import U8, Grid, Meaning, Picture, Raster
+from geoprocessing_worker.raster import U8, Grid, Meaning, Picture, Placed
 from geoprocessing_worker.reading import Tick, read_raster
 from geoprocessing_worker.warp import place
 
@@ -23,8 +23,9 @@ def render(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> Pi
         rasterio.errors.RasterioError: a block cannot be decoded (named by refusals.py).
     """
     raster = read_raster(path, header, plan, lambda part: tick(part * 0.8))
-    raster = place(raster, header, plan)
-    fraction = 1.0 if raster.alpha is None else float(np.count_nonzero(raster.alpha)) / raster.alpha.size
+    placed = place(raster, header, plan)
+    del raster  # the larger of the two
+    fraction = 1.0 if placed.alpha is None else float(np.count_nonzero(placed.alpha)) / placed.alpha.size
     if fraction == 0.0:
         raise refused(
             "no_valid_pixels",
@@ -32,51 +33,60 @@ def render(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> Pi
             "Check its nodata value, or give another one in the options.",
             nodata=[value for value in plan.nodata if value is not None and np.isfinite(value)],
         )
-    picture = _indexed(raster, fraction) if raster.meaning is Meaning.INDEXED else _coloured(raster, plan, fraction)
+    if plan.meaning is Meaning.INDEXED:
+        picture = _indexed(placed, header.palette, plan.layout.target, fraction)
+    else:
+        picture = _coloured(placed, plan, fraction)
     tick(1.0)
     return picture
 
 
-def _coloured(raster: Raster, plan: RenderPlan, fraction: float) -> Picture:
-    samples = raster.samples
+def _coloured(placed: Placed, plan: RenderPlan, fraction: float) -> Picture:
+    samples = placed.samples
     if plan.colormap is not None:
-        samples = np.moveaxis(colormaps.table(plan.colormap)[samples[0]], 2, 0)
-    return _packed(samples, raster.alpha, raster.grid, fraction)
+        samples = colormaps.table(plan.colormap)[samples[..., 0]]
+        if placed.alpha is not None:
+            samples[placed.alpha == 0] = 0
+    return _packed(samples, placed.alpha, plan.layout.target, fraction)
 
 
 def _packed(samples: U8, alpha: U8 | None, grid: Grid, fraction: float) -> Picture:
     """The smallest mode that loses nothing."""
-    planes = [np.array(plane) for plane in samples]
-    if len(planes) == 3 and np.array_equal(planes[0], planes[1]) and np.array_equal(planes[1], planes[2]):
-        planes = planes[:1]
+    if samples.shape[2] == 3 and _gray(samples):
+        samples = samples[:, :, :1]
     if alpha is not None and (alpha != 255).any():
-        hidden = alpha == 0
-        for plane in planes:
-            plane[hidden] = 0
-        planes.append(alpha)
-    return Picture(np.stack(planes, axis=2), None, grid, fraction)
+        samples = np.concatenate([samples, alpha[:, :, None]], axis=2)
+    return Picture(samples, None, grid, fraction)
 
 
-def _indexed(raster: Raster, fraction: float) -> Picture:
+def _gray(samples: U8) -> bool:
+    """Whether red, green and blue are the same everywhere; most pictures say no in their first rows."""
+    return all(
+        np.array_equal(rows[..., 0], rows[..., 1]) and np.array_equal(rows[..., 1], rows[..., 2])
+        for rows in np.array_split(samples, max(1, len(samples) // 64))
+    )
+
+
+def _indexed(placed: Placed, table: U8 | None, grid: Grid, fraction: float) -> Picture:
     """A palette picture; hidden pixels take an entry that nothing uses, and only without one does it become RGBA."""
-    indexes, alpha = raster.samples[0], raster.alpha
+    indexes, alpha = placed.samples[:, :, 0], placed.alpha
     palette = np.zeros((256, 4), dtype=np.uint8)
-    if raster.palette is not None:
-        entries = min(256, len(raster.palette))
-        palette[:entries] = raster.palette[:entries]
+    if table is not None:
+        entries = min(256, len(table))
+        palette[:entries] = table[:entries]
     hidden = None if alpha is None else alpha < 128
     if hidden is None or not hidden.any():
-        return Picture(indexes[:, :, None], _trimmed(palette, indexes), raster.grid, fraction)
+        return Picture(indexes[:, :, None], _trimmed(palette, indexes), grid, fraction)
     used = np.bincount(indexes[~hidden].ravel(), minlength=256) > 0
     free = np.flatnonzero(~used)
     if free.size == 0:
-        colours = np.moveaxis(palette[indexes], 2, 0)
-        opacity = np.where(hidden, np.uint8(0), colours[3])
-        return _packed(colours[:3], opacity, raster.grid, fraction)
+        colours = palette[indexes]
+        colours[hidden] = 0
+        return _packed(colours[:, :, :3], colours[:, :, 3], grid, fraction)
     entry = int(free[0])
     palette[entry] = 0
     filled = np.where(hidden, np.uint8(entry), indexes)
-    return Picture(filled[:, :, None], _trimmed(palette, filled), raster.grid, fraction)
+    return Picture(filled[:, :, None], _trimmed(palette, filled), grid, fraction)
 
 
 def _trimmed(palette: U8, indexes: U8) -> U8:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.warp
 from affine import Affine
 from PIL import Image
 from rasterio.control import GroundControlPoint

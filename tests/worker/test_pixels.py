@@ -11,7 +11,7 @@ from geoprocessing_worker.pixels import (
     decibels,
     inks_to_light,
     is_nodata,
-    shrink,
+    reduced,
     to_byte,
     unpremultiply,
     validity,
@@ -102,28 +102,12 @@ def test_stored_premultiplied_colour_is_made_straight() -> None:
 
 @pytest.mark.parametrize("method", ["average", "bilinear", "cubic", "lanczos"])
 def test_hidden_pixels_never_tint_their_neighbours(method: str) -> None:
-    """Green under a mask does not bleed into the red beside it, however it is shrunk."""
+    """Green under a mask does not bleed into the red beside it, however it is reduced while it is read."""
     samples = np.zeros((3, 90, 90), dtype=np.uint8)
     samples[0, :, :47], samples[1, :, 47:] = 255, 255
     alpha = np.where(np.arange(90) < 47, 255, 0).astype(np.uint8)[None].repeat(90, axis=0)
-    small, opacity = shrink(samples, alpha, 31, 31, method)
+    small, opacity = reduced(samples, alpha, 31, 31, method)
     assert opacity is not None
     shown = opacity > 8
     assert small[0][shown].min() >= 250
     assert small[1][shown].max() <= 5
-
-
-def test_average_is_the_mean_of_what_it_covers() -> None:
-    """Alternating black and white becomes middle gray, where nearest would pick one of them."""
-    stripes = np.where(np.arange(64) % 2, 255, 0).astype(np.uint8)[None, None].repeat(64, axis=1)
-    gray, _ = shrink(stripes, None, 16, 16, "average")
-    assert np.abs(gray.astype(int) - 128).max() <= 1
-    assert set(np.unique(shrink(stripes, None, 16, 16, "nearest")[0])) <= {0, 255}
-
-
-def test_majority_takes_the_class_that_covers_most() -> None:
-    """Mode keeps the commonest class of each cell, and no class that is not there."""
-    classes = np.full((1, 9, 9), 3, dtype=np.uint8)
-    classes[0, ::3, ::3] = 7
-    small, _ = shrink(classes, None, 3, 3, "mode")
-    assert small.tolist() == [[[3, 3, 3]] * 3]

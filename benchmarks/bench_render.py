@@ -1,0 +1,218 @@
+"""How long, how large and how true: our whole conversion beside the same result by GDAL's tools, on six rasters.
+
+Both run interleaved, medians are shown, each figure beside its bar; the exit code is 1 if a bar is missed. Needs
+`gdalwarp` and `gdal_translate` (Debian: gdal-bin). Inputs are made once, in the folder of `--inputs`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, it must find its own package
+
+from benchmarks.reference import psnr
+from benchmarks.render_inputs import INPUTS, LARGE, Input, made
+from geoprocessing_worker.conversion import ConversionRequest, convert
+from geoprocessing_worker.options import RenderOptions
+
+LONG_SIDE = 4096
+BARS: dict[str, tuple[Callable[[float, float], bool], float, str]] = {
+    "wall": (float.__ge__, 1.5, "GDAL's wall time ÷ ours, each input"),
+    "wall median": (float.__ge__, 4.5, "GDAL's wall time ÷ ours, median of the inputs"),
+    "cpu median": (float.__ge__, 3.0, "GDAL's CPU time ÷ ours, median of the inputs"),
+    "size": (float.__le__, 1.06, "PNG ÷ the same pixels by GDAL's driver"),
+    "size classes": (float.__le__, 1.0, "the same, palettes"),
+    "psnr": (float.__ge__, -0.5, "our PSNR less GDAL's, in dB"),
+    "memory": (float.__le__, 450.0, "peak of the child, in MB"),
+    "memory large": (float.__le__, 500.0, "the same, on the 40000² COG"),
+    "companions": (float.__le__, 0.10, "thumbnail, sidecars and metadata, part of the job"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One conversion: seconds on the wall and of all processors, the largest process in MB, the picture."""
+
+    wall: float
+    cpu: float
+    memory: float
+    picture: Path
+    metadata: dict[str, Any]
+    companions: float
+
+
+def ours(source: Path, folder: Path) -> Run:
+    """The whole `convert`, in a child of a fork server that has everything imported, as a job runs."""
+    context = multiprocessing.get_context("forkserver")
+    reader, writer = context.Pipe(duplex=False)
+    began = time.perf_counter()
+    child = context.Process(target=_child, args=(source, folder, writer))
+    child.start()
+    picture, metadata, companions, cpu, memory = reader.recv()
+    child.join()
+    return Run(time.perf_counter() - began, cpu, memory, picture, metadata, companions)
+
+
+def _child(source: Path, folder: Path, writer: Connection) -> None:
+    options = RenderOptions(max_size=LONG_SIDE)
+    request = ConversionRequest(
+        source=source, output_folder=folder, stem="ours", options=options, source_name=source.name
+    )
+    result = convert(request, lambda *_: None)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    companions = result.packaging["companions"] / sum(result.timings.values())
+    cpu, memory = usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    writer.send((result.outputs[0].path, result.metadata, companions, cpu, memory))
+
+
+def gdal(one: Input, source: Path, folder: Path, metadata: dict[str, Any]) -> Run:
+    """The same picture and thumbnail by GDAL's tools, of the same width and with the same stretch."""
+    warped, picture = folder / "warped.tif", folder / "gdal.png"
+    warped.unlink(missing_ok=True)
+    steps: list[list[str]] = []
+    if one.bands:
+        chosen = folder / "bands.vrt"
+        bands = [word for band in one.bands for word in ("-b", str(band))]
+        steps.append(["gdal_translate", "-q", "-of", "VRT", *bands, str(source), str(chosen)])
+        source = chosen
+    size = ("-ts", str(metadata["width"]), "0")
+    threads = ("-multi", "-wo", "NUM_THREADS=ALL_CPUS")
+    steps.append(
+        ["gdalwarp", "-q", "-t_srs", "EPSG:4326", *size, *one.gdalwarp, *threads, str(source), str(warped)],
+    )
+    to_png = ["gdal_translate", "-q", "-of", "PNG"]
+    steps.append([*to_png, "-co", "WORLDFILE=YES", *_scale(one, metadata), str(warped), str(picture)])
+    shrinking = "near" if one.classes else "average"
+    steps.append([*to_png, "-outsize", "256", "0", "-r", shrinking, str(picture), str(folder / "thumb.png")])
+    began = time.perf_counter()
+    used = [_timed(step) for step in steps]
+    wall = time.perf_counter() - began
+    return Run(wall, sum(cpu for cpu, _ in used), max(memory for _, memory in used), picture, {}, 0.0)
+
+
+def _scale(one: Input, metadata: dict[str, Any]) -> list[str]:
+    if not one.stretched:
+        return []
+    stretch = metadata["choices"]["stretch"]
+    count = len(one.bands) or 1
+    words = ["-ot", "Byte"]
+    for band in range(1, count + 1):
+        words += [f"-scale_{band}", str(stretch["lo"]), str(stretch["hi"]), "0", "255"]
+    # The alpha band that gdalwarp added is in the type of the data.
+    return [*words, f"-scale_{count + 1}", "0", str(65535 if one.bands else 255), "0", "255"]
+
+
+def _timed(command: list[str]) -> tuple[float, float]:
+    """(CPU seconds, peak MB) of a command."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{command[0]} ended with {process.returncode}")
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def rewritten(picture: Path, folder: Path) -> int:
+    """The bytes of the same pixels, written by GDAL's PNG driver at its default level."""
+    again = folder / "again.png"
+    _timed(["gdal_translate", "-q", "-of", "PNG", str(picture), str(again)])
+    return again.stat().st_size
+
+
+class Table:
+    """Collects figures, prints each beside its bar, and remembers whether one was missed."""
+
+    def __init__(self) -> None:
+        self.missed: list[str] = []
+
+    def judge(self, bar: str, value: float, where: str) -> str:
+        """The figure as text, marked if it misses its bar."""
+        holds, limit, _ = BARS[bar]
+        if holds(value, limit):
+            return f"{value:.2f}"
+        self.missed.append(f"{where}: {BARS[bar][2]} is {value:.3f}, the bar is {limit}")
+        return f"{value:.2f}✗"
+
+
+def measure(one: Input, inputs: Path, rounds: int, table: Table) -> tuple[float, float]:
+    """Prints one input's row; returns the ratios of wall and CPU time."""
+    source = made(one, inputs)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        first = ours(source, folder)
+        mine, theirs = [], []
+        for _ in range(rounds):
+            theirs.append(gdal(one, source, folder, first.metadata))
+            mine.append(ours(source, folder))
+        size = first.picture.stat().st_size / rewritten(first.picture, folder)
+        quality = [psnr(source, run.picture, first.metadata, one.bands) for run in (mine[0], theirs[0])]
+    wall, cpu = (_ratio(theirs, mine, what) for what in ("wall", "cpu"))
+    memory = max(run.memory for run in mine)
+    cells = (
+        one.name,
+        f"{_median(mine, 'wall'):.2f} s",
+        f"{_median(theirs, 'wall'):.2f} s",
+        table.judge("wall", wall, one.name),
+        f"{cpu:.2f}",
+        table.judge("memory", memory, one.name),
+        f"{max(run.memory for run in theirs):.0f}",
+        table.judge("size classes" if one.classes else "size", size, one.name),
+        f"{quality[0]:.1f}",
+        f"{quality[1]:.1f}",
+        table.judge("psnr", quality[0] - quality[1], one.name),
+        table.judge("companions", statistics.median(run.companions for run in mine), one.name),
+    )
+    print(" | ".join(cells), flush=True)
+    return wall, cpu
+
+
+def _median(runs: Iterable[Run], what: str) -> float:
+    return float(statistics.median(getattr(run, what) for run in runs))
+
+
+def _ratio(theirs: list[Run], mine: list[Run], what: str) -> float:
+    return _median(theirs, what) / _median(mine, what)
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--inputs", type=Path, default=Path(tempfile.gettempdir()) / "geoprocessing-bench-render")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="part of an input's name")
+    parser.add_argument("--large", action="store_true", help="also the 40000² COG, which takes minutes to make")
+    asked = parser.parse_args()
+    asked.inputs.mkdir(exist_ok=True)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["geoprocessing_worker.forkserver"])
+    table = Table()
+    heads = "input | ours | GDAL | wall | CPU | MB | GDAL MB | size | PSNR | GDAL PSNR | difference | companions"
+    print(heads)
+    ratios = [measure(one, asked.inputs, asked.rounds, table) for one in INPUTS if asked.only in one.name]
+    for place, bar in enumerate(("wall median", "cpu median")):
+        if ratios:
+            value = statistics.median(ratio[place] for ratio in ratios)
+            print(f"{BARS[bar][2]}: {table.judge(bar, value, 'all inputs')} (bar {BARS[bar][1]})")
+    if asked.large:
+        with tempfile.TemporaryDirectory() as scratch:
+            run = ours(made(LARGE, asked.inputs), Path(scratch))
+        print(f"{LARGE.name}: {run.wall:.2f} s, {table.judge('memory large', run.memory, LARGE.name)} MB")
+    for line in table.missed:
+        print(f"missed: {line}")
+    return 1 if table.missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
