@@ -56,7 +56,7 @@ class Mesh:
 def make_mesh(header: SourceHeader, layout: Layout, width: int, height: int) -> Mesh:
     """The mesh from `layout.target` to the source as it was read, `width` x `height` pixels."""
     target = layout.target
-    inverse = _inverse(header, layout, width, height)
+    inverse = source_positions(header, layout, width, height)
     nodes_across, nodes_down = -(-target.width // STEP) + 1, -(-target.height // STEP) + 1
     columns, rows = np.meshgrid(np.arange(nodes_across) * STEP + 0.5, np.arange(nodes_down) * STEP + 0.5)
     xs, ys = inverse(columns, rows)
@@ -102,7 +102,7 @@ def _coverage(xs: Points, ys: Points) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def _inverse(header: SourceHeader, layout: Layout, width: int, height: int) -> Inverse:
+def source_positions(header: SourceHeader, layout: Layout, width: int, height: int) -> Inverse:
     """From output (column, row) to the reduced source's (x, y), through the ground if the picture is reprojected."""
     shrunk_x, shrunk_y = width / header.width, height / header.height
     target = layout.target
@@ -119,7 +119,8 @@ def _inverse(header: SourceHeader, layout: Layout, width: int, height: int) -> I
         shape = columns.shape
         columns, rows = columns.ravel(), rows.ravel()
         xs, ys = project(t.a * columns + t.b * rows + t.c, t.d * columns + t.e * rows + t.f)
-        xs, ys = locate(np.asarray(xs), np.asarray(ys))
+        with np.errstate(invalid="ignore"):  # what lies nowhere is infinite, and stays nowhere
+            xs, ys = locate(np.asarray(xs), np.asarray(ys))
         return (xs * shrunk_x).reshape(shape), (ys * shrunk_y).reshape(shape)
 
     return inverse

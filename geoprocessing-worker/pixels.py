@@ -48,7 +48,7 @@ def validity(block: Block, nodata: Sequence[float | None], mask: U8 | None) -> U
     hidden: NDArray[np.bool_] | None = None
     planes = [is_nodata(plane, value) for plane, value in zip(block, nodata, strict=True)]
     if planes and all(plane is not None for plane in planes):
-        hidden = np.all([plane for plane in planes if plane is not None], axis=0)
+        hidden = np.logical_and.reduce(planes) if len(planes) > 1 else planes[0]  # type: ignore[arg-type]  # no None
     if block.dtype.kind in "fc":
         wrong: NDArray[np.bool_] = np.logical_not(np.isfinite(block).all(axis=0))
         hidden = wrong if hidden is None else np.logical_or(hidden, wrong)

@@ -53,6 +53,15 @@ class Placed:
     alpha: U8 | None
 
 
+def counts(plane: U8) -> NDArray[np.intp]:
+    """(256,) how often each byte occurs; in pieces, since numpy widens what it counts to eight times its size."""
+    total = np.zeros(256, dtype=np.intp)
+    flat = plane.reshape(-1)
+    for start in range(0, flat.size, 1 << 20):
+        total += np.bincount(flat[start : start + (1 << 20)], minlength=256)
+    return total
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """What is written: (height, width, channels) with 1 gray, 2 gray+alpha, 3 RGB or 4 RGBA channels.

@@ -10,7 +10,7 @@ from geoprocessing_worker import colormaps
 from geoprocessing_worker.errors import refused
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.plan import RenderPlan
-from geoprocessing_worker.raster import U8, Grid, Meaning, Picture, Placed
+from geoprocessing_worker.raster import U8, Grid, Meaning, Picture, Placed, counts
 from geoprocessing_worker.reading import Tick, read_raster
 from geoprocessing_worker.warp import place
 
@@ -77,8 +77,10 @@ def _indexed(placed: Placed, table: U8 | None, grid: Grid, fraction: float) -> P
     hidden = None if alpha is None else alpha < 128
     if hidden is None or not hidden.any():
         return Picture(indexes[:, :, None], _trimmed(palette, indexes), grid, fraction)
-    used = np.bincount(indexes[~hidden].ravel(), minlength=256) > 0
-    free = np.flatnonzero(~used)
+    # Hidden pixels hold 0 by now, which need not be a use of entry 0.
+    used = counts(indexes)
+    used[0] -= np.count_nonzero(hidden & (indexes == 0))
+    free = np.flatnonzero(used == 0)
     if free.size == 0:
         colours = palette[indexes]
         colours[hidden] = 0

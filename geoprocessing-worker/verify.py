@@ -12,8 +12,9 @@ from rasterio.errors import RasterioError
 
 from geoprocessing_worker.crs import from_gdal, same
 from geoprocessing_worker.errors import ErrorClass, JobError
-from geoprocessing_worker.geometry import ground, project
+from geoprocessing_worker.geometry import Layout, ground, period, project
 from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.mesh import source_positions
 from geoprocessing_worker.opening import gdal_environment
 from geoprocessing_worker.raster import Grid
 from geoprocessing_worker.sidecars import read_auxiliary_transform, read_world_file
@@ -49,7 +50,7 @@ def verify(picture: Path, world: Path | None, header: SourceHeader, grid: Grid) 
         return None
     if crs is None or not same(crs, grid.crs):
         raise _failed("the coordinate system read back is another one", picture)
-    distance = _distance(header, grid, transform)
+    distance = _distance(picture, header, grid, transform)
     if distance > HALF_A_PIXEL:
         raise _failed(f"five places are up to {distance:.2f} pixels away from where the source has them", picture)
     return distance
@@ -73,24 +74,31 @@ def _close(one: Affine, other: Affine, grid: Grid) -> bool:
     return all(np.hypot(*np.subtract(between @ corner, corner)) < 1e-3 for corner in corners)
 
 
-def _distance(header: SourceHeader, grid: Grid, transform: Affine) -> float:
-    """Source pixel → ground → picture pixel → ground → source pixel, by two libraries, in output pixels."""
+def _distance(picture: Path, header: SourceHeader, grid: Grid, transform: Affine) -> float:
+    """Picture pixel → source pixel → ground → picture pixel, in output pixels.
+
+    The way out is the renderer's, the way home is the source's own georeference and the files' transform as GDAL read
+    it back. A picture that shows another place than its files say does not come home.
+    """
     if grid.crs is None or header.crs is None:
         return 0.0
-    columns = np.array([x * header.width for x, _ in PLACES])
-    rows = np.array([y * header.height for _, y in PLACES])
-    xs, ys = project(header.crs, grid.crs, *ground(header)(columns, rows))
-    good = np.isfinite(xs) & np.isfinite(ys)
-    if not good.any():
-        return 0.0
-    if grid.crs.is_geographic:
-        west = transform.c
-        xs = (xs - west) % 360.0 + west if grid.width * transform.a <= 360.5 else xs
+    columns = np.array([x * grid.width for x, _ in PLACES])
+    rows = np.array([y * grid.height for _, y in PLACES])
+    layout = Layout(grid, header.width, header.height, True, False, False, "")
+    source_x, source_y = source_positions(header, layout, header.width, header.height)(columns, rows)
+    inside = (source_x >= 0) & (source_x <= header.width) & (source_y >= 0) & (source_y <= header.height)
+    if not inside.any():
+        raise _failed("none of five places lies in the source", picture)
+    xs, ys = project(header.crs, grid.crs, *ground(header)(source_x[inside], source_y[inside]))
     back = ~transform
-    across = back.a * xs[good] + back.b * ys[good] + back.c
-    down = back.d * xs[good] + back.e * ys[good] + back.f
-    outside = np.maximum.reduce([-across, across - grid.width, -down, down - grid.height, np.zeros_like(across)])
-    return float(outside.max())
+    off_x = back.a * xs + back.b * ys + back.c - columns[inside]
+    off_y = back.d * xs + back.e * ys + back.f - rows[inside]
+    turn = period(grid.crs)
+    if turn is not None:
+        world = abs(turn / transform.a)
+        off_x -= np.round(off_x / world) * world
+    off = np.hypot(off_x, off_y)
+    return float(off[np.isfinite(off)].max(initial=0.0))
 
 
 def _failed(words: str, picture: Path) -> JobError:

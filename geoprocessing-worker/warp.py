@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.mesh import Mesh, Positions, make_mesh
 from geoprocessing_worker.plan import RenderPlan
-from geoprocessing_worker.raster import U8, Placed, Raster
+from geoprocessing_worker.raster import U8, Placed, Raster, counts
 
 THREADS = 2
 BAND = 256  # output rows at a time and thread: 8 MB of positions at 4096 columns
@@ -114,9 +114,9 @@ def _commonest(raster: Raster, positions: Positions, mesh: Mesh) -> tuple[NDArra
             samples, alpha = _nearest(raster, positions + np.array([across, down], dtype=np.float32))
             ballots.append(samples)
             shown.append(np.full(samples.shape[:2], True) if alpha is None else alpha >= 128)
-    counts = np.stack(shown)
-    opacity = np.where(counts.sum(axis=0) * 2 >= len(shown), np.uint8(255), np.uint8(0))
-    winner = _majority(np.stack(ballots), counts[..., None])
+    visible = np.stack(shown)
+    opacity = np.where(visible.sum(axis=0) * 2 >= len(shown), np.uint8(255), np.uint8(0))
+    winner = _majority(np.stack(ballots), visible[..., None])
     return winner, None if raster.alpha is None else opacity
 
 
@@ -183,8 +183,8 @@ def _weighted(raster: Raster) -> _Weighted:
 
 
 def _all_or_nothing(alpha: U8) -> bool:
-    counts = np.bincount(alpha.ravel(), minlength=256)
-    return int(counts[0] + counts[255]) == alpha.size
+    found = counts(alpha)
+    return int(found[0] + found[255]) == alpha.size
 
 
 def _averaged(weighted: _Weighted, mesh: Mesh) -> Any:
