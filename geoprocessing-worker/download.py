@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import anyio
 import httpx
 
-from geoprocessing_worker import retry
-from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable, refused
+from geoprocessing_worker import transfer
+from geoprocessing_worker.errors import ErrorClass, JobError, refused
 from geoprocessing_worker.models import JobInput
 
 if TYPE_CHECKING:
@@ -61,21 +61,13 @@ async def download(
     _refuse_larger(source.size_bytes, max_bytes)
     partial = _Partial(destination.with_name(destination.name + ".part"))
 
-    async def once() -> None:
-        try:
-            await _fetch_rest(source, partial, http, max_bytes, report)
-        except httpx.HTTPError as error:
-            raise Unavailable("no-connection", type(error).__name__) from None
-
     try:
-        await retry.persist(retry.TRANSFER, once)
-    except Unavailable as error:
-        raise JobError(
-            "download_failed",
-            "The uploaded file could not be fetched from storage; the job will be tried again.",
-            ErrorClass.TRANSIENT,
-            {"reason": str(error), "received_bytes": partial.size_bytes},
-        ) from None
+        await transfer.patiently(
+            lambda: _fetch_rest(source, partial, http, max_bytes, report),
+            code="download_failed",
+            message="The uploaded file could not be fetched from storage; the job will be tried again.",
+            detail=lambda: {"received_bytes": partial.size_bytes},
+        )
     except OSError as error:
         raise JobError(
             "disk_full",
@@ -104,8 +96,12 @@ async def _fetch_rest(
     headers = {"Accept-Encoding": "identity"}
     if partial.size_bytes and partial.entity_tag:
         headers |= {"Range": f"bytes={partial.size_bytes}-", "If-Range": partial.entity_tag}
-    async with http.stream("GET", source.download_url, headers=headers, timeout=retry.TRANSFER.try_timeout) as response:
-        _check_status(response)
+    async with http.stream("GET", source.download_url, headers=headers, timeout=transfer.SILENCE) as response:
+        transfer.check(
+            response,
+            code="download_refused",
+            message="Storage did not hand out the uploaded file; the job will be tried again with a new address.",
+        )
         if not _continues(response, partial):
             partial.restart()
         partial.entity_tag = response.headers.get("ETag", "")
@@ -123,21 +119,6 @@ async def _fetch_rest(
 def _continues(response: httpx.Response, partial: _Partial) -> bool:
     return response.status_code == httpx.codes.PARTIAL_CONTENT and response.headers.get("Content-Range", "").startswith(
         f"bytes {partial.size_bytes}-"
-    )
-
-
-def _check_status(response: httpx.Response) -> None:
-    status = response.status_code
-    if status in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
-        return
-    if httpx.codes.is_server_error(status) or status in (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS):
-        raise Unavailable(f"http-{status}", "storage is busy")
-    # A signed URL that ran out, an object that is gone: the next attempt gets a new URL.
-    raise JobError(
-        "download_refused",
-        "Storage did not hand out the uploaded file; the job will be tried again with a new address.",
-        ErrorClass.TRANSIENT,
-        {"status": status},
     )
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import anyio
 import httpx
 
-from geoprocessing_worker import retry
+from geoprocessing_worker import transfer
 from geoprocessing_worker.conversion import OutputFile
-from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable
+from geoprocessing_worker.errors import ErrorClass, JobError
 from geoprocessing_worker.models import UploadedOutput, UploadSlot
 
 CHUNK = 256 * 1024
@@ -62,21 +62,12 @@ async def upload(
 
 
 async def _persist(output: OutputFile, slot_of: Callable[[str], UploadSlot | None], http: httpx.AsyncClient) -> None:
-    async def once() -> None:
-        try:
-            await _put(output, _fitting_slot(output, slot_of(output.name)), http)
-        except httpx.HTTPError as error:
-            raise Unavailable("no-connection", type(error).__name__) from None
-
-    try:
-        await retry.persist(retry.TRANSFER, once)
-    except Unavailable as error:
-        raise JobError(
-            "upload_failed",
-            "The results could not be put into storage; the job will be tried again.",
-            ErrorClass.TRANSIENT,
-            {"reason": str(error), "output": output.name},
-        ) from None
+    await transfer.patiently(
+        lambda: _put(output, _fitting_slot(output, slot_of(output.name)), http),
+        code="upload_failed",
+        message="The results could not be put into storage; the job will be tried again.",
+        detail=lambda: {"output": output.name},
+    )
 
 
 def _fitting_slot(output: OutputFile, slot: UploadSlot | None) -> UploadSlot:
@@ -101,18 +92,13 @@ def _fitting_slot(output: OutputFile, slot: UploadSlot | None) -> UploadSlot:
 async def _put(output: OutputFile, slot: UploadSlot, http: httpx.AsyncClient) -> None:
     headers = {"Content-Type": slot.content_type, **slot.headers, "Content-Length": str(output.size_bytes)}
     response = await http.request(
-        slot.method, slot.url, content=_chunks(output.path), headers=headers, timeout=retry.TRANSFER.try_timeout
+        slot.method, slot.url, content=_chunks(output.path), headers=headers, timeout=transfer.SILENCE
     )
-    status = response.status_code
-    if response.is_success:
-        return
-    if httpx.codes.is_server_error(status) or status in (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS):
-        raise Unavailable(f"http-{status}", "storage is busy")
-    raise JobError(
-        "upload_refused",
-        "Storage did not take the results; the job will be tried again with new addresses.",
-        ErrorClass.TRANSIENT,
-        {"output": output.name, "status": status},
+    transfer.check(
+        response,
+        code="upload_refused",
+        message="Storage did not take the results; the job will be tried again with new addresses.",
+        output=output.name,
     )
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.api import RunningApi, make_settings, run_api, wait_until
+from tests.support.api import RunningApi, make_settings, run_api
 from tests.support.database import DatabaseServer, database_server, empty_queue
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import rasterio
 
-from tests.support.api import wait_until
 from tests.support.processes import FINAL, ROOT, Programs
+from tests.support.waiting import wait_until
 
 CORPUS = ROOT.parent / "shared" / "corpus"
 

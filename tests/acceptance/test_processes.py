@@ -6,8 +6,8 @@ from pathlib import Path
 
 import rasterio
 
-from tests.support.api import wait_until
 from tests.support.processes import Process, Programs, alive, job_children, programs
+from tests.support.waiting import wait_until
 
 
 def folders(stack: Programs) -> list[Path]:

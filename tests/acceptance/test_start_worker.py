@@ -10,8 +10,8 @@ import rasterio
 from dotenv import dotenv_values
 from rasterio.warp import transform_bounds
 
-from tests.support.api import wait_until
 from tests.support.processes import ROOT, clean_environment, free_port, running
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.support.api import RunningApi, wait_until
+from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, code_of, rows
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

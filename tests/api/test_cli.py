@@ -17,8 +17,9 @@ import jwt
 import pytest
 
 from geo_jobs_api import cli
-from tests.support.api import JWT_SECRET, STORAGE_SECRET, WORKER_TOKEN, wait_until, worker_header
+from tests.support.api import JWT_SECRET, STORAGE_SECRET, WORKER_TOKEN, worker_header
 from tests.support.clients import get
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.api import RunningApi, wait_until
+from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, code_of
+from tests.support.waiting import wait_until
 
 STREAM = {"Accept": "text/event-stream"}
 

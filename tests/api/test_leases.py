@@ -8,8 +8,9 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from tests.support.api import RunningApi, wait_until
+from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, code_of, expire_leases, get, output_of, put, rows, storage_files
+from tests.support.waiting import wait_until
 
 
 def rescued(person: Person, job_id: str, state: str = "queued") -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from geo_jobs_api import embedded
 from geo_jobs_api.log import configure
-from tests.support.api import RunningApi, wait_until
+from tests.support.api import RunningApi
 from tests.support.clients import TIFF, Person, Worker, code_of, put
+from tests.support.waiting import wait_until
 
 
 def test_a_healthy_service_says_so(api: RunningApi) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from geo_jobs_api.app import create_app
 from geo_jobs_api.config import Settings
 from geo_jobs_api.server import DrainingServer, bind, configuration
+from tests.support.waiting import wait_until
 
 JWT_SECRET = "test-jwt-secret-of-more-than-32-bytes"
 STORAGE_SECRET = "test-storage-secret-of-more-than-32-bytes"
@@ -58,14 +59,6 @@ def make_settings(database_url: str, data_dir: Path, **overrides: Any) -> Settin
         "drain_seconds": 5.0,
     }
     return Settings(_env_file=None, **(values | overrides))
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = 15) -> None:
-    """Return as soon as the condition holds; AssertionError with `what` when it never does."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout} s for: {what}"
-        time.sleep(0.005)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.api import JWT_SECRET, STORAGE_SECRET, WORKER_TOKEN, bearer, wait_until
+from tests.support.api import JWT_SECRET, STORAGE_SECRET, WORKER_TOKEN, bearer
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 FINAL = ("succeeded", "failed", "cancelled")

@@ -1,6 +1,7 @@
 """Waiting for something to become true, instead of for time to pass."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,3 +18,11 @@ async def until(condition: Callable[[], object], seconds: float = 20) -> None:
 async def in_thread(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
     """The outcome of a call that blocks, while the test's own server goes on answering."""
     return await asyncio.to_thread(call, *arguments, **named)
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = 15) -> None:
+    """Return as soon as the condition holds; AssertionError with `what` when it never does."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout} s for: {what}"
+        time.sleep(0.005)

@@ -1,0 +1,56 @@
+"""What downloads and uploads have in common: patience with bad links and busy storage."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+
+from geoprocessing_worker import retry
+from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable
+
+# Seconds that storage may be silent.
+SILENCE = retry.TRANSFER.try_timeout
+
+
+async def patiently(
+    once: Callable[[], Awaitable[None]], *, code: str, message: str, detail: Callable[[], dict[str, Any]]
+) -> None:
+    """Repeat one transfer until it is through or patience ends.
+
+    Args:
+        once: makes one try.
+        code: of the error, should patience end.
+        message: likewise.
+        detail: likewise, asked for at the end.
+
+    Raises:
+        JobError: transient, with the given words.
+    """
+
+    async def once_named() -> None:
+        try:
+            await once()
+        except httpx.HTTPError as error:
+            # Its text may quote the signed URL; its type says enough.
+            raise Unavailable("no-connection", type(error).__name__) from None
+
+    try:
+        await retry.persist(retry.TRANSFER, once_named)
+    except Unavailable as error:
+        raise JobError(code, message, ErrorClass.TRANSIENT, {"reason": str(error), **detail()}) from None
+
+
+def check(response: httpx.Response, *, code: str, message: str, **detail: Any) -> None:
+    """Raise what an answer of storage means, if it is not a good one.
+
+    Raises:
+        Unavailable: storage is busy.
+        JobError: transient, with the given words: a signed URL that ran out, an object that is gone. The next attempt
+            gets new ones.
+    """
+    status = response.status_code
+    if response.is_success:
+        return
+    if httpx.codes.is_server_error(status) or status in (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS):
+        raise Unavailable(f"http-{status}", "storage is busy")
+    raise JobError(code, message, ErrorClass.TRANSIENT, {"status": status, **detail})
