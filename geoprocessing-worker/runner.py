@@ -18,7 +18,7 @@ import structlog
 
 from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.config import Settings
-from geoprocessing_worker.conversion import ConversionRequest, ConversionResult
+from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, OutputFile
 from geoprocessing_worker.download import download
 from geoprocessing_worker.errors import (
     ApiError,
@@ -143,9 +143,10 @@ class JobRunner:
             )
             result = await tools.sandbox.run(request, self._report)
             self._timings |= result.timings
+            made = [_in_folder(output, outputs) for output in result.outputs]
             uploaded = await self._timed(
                 "upload",
-                upload(result.outputs, self._lease.uploads.get, http=tools.storage, report=self._reporter("upload")),
+                upload(made, self._lease.uploads.get, http=tools.storage, report=self._reporter("upload")),
             )
         timings = {stage: round(seconds, 4) for stage, seconds in self._timings.items()}
         return Completion(outputs=uploaded, metadata=result.metadata, timings=timings)
@@ -281,6 +282,19 @@ class JobRunner:
             keeping.cancel()
             with contextlib.suppress(asyncio.CancelledError, ApiError):
                 await keeping
+
+
+def _in_folder(output: OutputFile, folder: Path) -> OutputFile:
+    """An output as the child told of it, but of the job's own folder: a child that was taken over may name any file."""
+    path = folder / output.name
+    if path.parent != folder or path.is_symlink() or not path.is_file():
+        raise JobError(
+            "crashed",
+            "The program that reads such files told of results that it did not make. The file may be hostile.",
+            ErrorClass.INTERNAL,
+            {"output": output.name},
+        )
+    return output.model_copy(update={"path": path, "size_bytes": path.stat().st_size})
 
 
 class _Interrupted(Exception):  # noqa: N818 - not an error

@@ -155,14 +155,15 @@ class _ReportedError(BaseModel):
 
 
 def kill(process: ForkServerProcess) -> None:
-    """End a child and everything that it started. Does nothing to one that has ended."""
+    """End a child and everything that it started, also when it has ended by itself."""
     if process.pid is None:
         return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
     if process.exitcode is None:
-        for ending in (os.killpg, os.kill):
-            # The child may have ended by itself, or not have come to lead its own group yet.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                ending(process.pid, signal.SIGKILL)
+        # It may not have come to lead its own group yet.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
     process.join(timeout=5)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from geoprocessing_worker.conversion import ConversionRequest, ConversionResult
+from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, OutputFile
 from geoprocessing_worker.errors import refused
 
 Report = Callable[[str, float, str], None]
@@ -103,6 +103,16 @@ DEEDS: dict[str, Callable[[Deed], str]] = {
     "term": _ignore_term,
     "descriptors": _list_descriptors,
 }
+
+
+def convert_to_lies(request: ConversionRequest, report: Report) -> ConversionResult:
+    """A conversion that tells of a file which it did not make; `nodata` says which."""
+    (request.output_folder / "link.png").symlink_to("/etc/hostname")
+    (request.output_folder.parent / "secret").write_text("of the worker")
+    name = ["../secret", "/etc/hostname", "link.png", "missing.png"][int(request.options.nodata or 0)]
+    path = request.output_folder / name
+    told = OutputFile(name=name, path=path, content_type="image/png", size_bytes=1, sha256="0" * 64)
+    return ConversionResult.model_validate({"outputs": [told], "metadata": {}, "timings": {}, "packaging": {}})
 
 
 def convert_for_ever(request: ConversionRequest, report: Report) -> ConversionResult:

@@ -10,9 +10,10 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from geoprocessing_worker.runner import Ending, Tools
+from geoprocessing_worker.models import ClaimedJob
+from geoprocessing_worker.runner import Ending, JobRunner, Tools
 from tests.support.bench import SUCCEEDED, SUFFIXES, Bench
-from tests.support.child_work import convert_for_ever
+from tests.support.child_work import convert_for_ever, convert_to_lies
 from tests.support.scripted_api import ScriptedApi, answer, problem
 from tests.support.waiting import until
 from tests.support.wire import renewed
@@ -108,6 +109,22 @@ async def test_a_cancelled_job_stops_and_says_so(endless: Bench) -> None:
     endless.server.on("heartbeat", answer(renewed()), answer(renewed()), order)
     assert await endless.run() is Ending.CANCELLED
     assert endless.failure()["class"] == "cancelled"
+
+
+@pytest.mark.parametrize("told", ["../secret", "/etc/hostname", "link.png", "missing.png"])
+async def test_a_child_cannot_make_the_worker_upload_a_file_of_its_choice(
+    server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path, told: str
+) -> None:
+    bench = Bench(server, http, tmp_path, convert_to_lies)
+    server.on(Path(told).name, Response(status_code=200))
+    message = bench.job()
+    message["inputPayload"] = {"nodata": ["../secret", "/etc/hostname", "link.png", "missing.png"].index(told)}
+    message["uploads"].append({"name": told, "url": f"{server.base_url}/{Path(told).name}", "maxBytes": 10**6})
+    runner = JobRunner(ClaimedJob.model_validate(message), bench.tools, bench.interrupt)
+    assert await runner.run() is Ending.FAILED
+    assert bench.failure()["code"] == "crashed"
+    assert server.calls(Path(told).name) == []
+    await bench.api.aclose()
 
 
 async def test_nothing_is_sent_for_a_job_that_is_somebody_elses(endless: Bench) -> None:
