@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
-from geoprocessing_worker.crs import to_gdal
+from geoprocessing_worker.crs import parse_crs, to_gdal
+from geoprocessing_worker.directory import COMPRESSION, tag_values
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.inspection import inspect_file
 from geoprocessing_worker.metadata import Source, finite, summary
@@ -70,7 +71,7 @@ def convert(
     """
     watch = _Watch(clock)
     folder, options = request.output_folder, request.options
-    with gdal_environment(), _named_errors():
+    with gdal_environment(), _named_errors(request.source):
         report("inspect", 0.0, "Reading the file's header")
         header, sample, plan = _inspect(request.source, options)
         watch.lap("inspect")
@@ -115,7 +116,7 @@ def explain(source: Path, options: RenderOptions) -> dict[str, Any]:
     Raises:
         JobError: as `convert`, for all that shows before pixels are rendered.
     """
-    with gdal_environment(), _named_errors():
+    with gdal_environment(), _named_errors(source):
         _, _, plan = _inspect(source, options)
     explained: dict[str, Any] = finite(plan.explain())
     return explained
@@ -130,16 +131,16 @@ def preload() -> None:
 
 
 @contextmanager
-def _named_errors() -> Iterator[None]:
+def _named_errors(source: Path) -> Iterator[None]:
     """What GDAL, libvips or the machine raise leaves the block as a `JobError`."""
     try:
         yield
     except (RasterioError, CPLE_BaseError, pyvips.Error, MemoryError) as error:
-        raise named(error) from error
+        raise named(error, tag_values(source, COMPRESSION)) from error
 
 
 def _inspect(source: Path, options: RenderOptions) -> tuple[SourceHeader, Sample, RenderPlan]:
-    header = inspect_file(source)
+    header = inspect_file(source, options.page, None if options.source_crs is None else parse_crs(options.source_crs))
     drafted = draft(header, options)
     sample = take_sample(source, header, drafted.choice, drafted.nodata, drafted.level)
     return header, sample, make_plan(header, drafted, sample, options)

@@ -116,6 +116,17 @@ def transformer_of(header: SourceHeader) -> Any:
     return RPCTransformer(header.rpc, RPC_HEIGHT=header.rpc.height_off if header.rpc else 0.0)
 
 
+def control_residual(header: SourceHeader) -> float:
+    """How far the ground control points lie from where the curve fitted through them has them: RMS, in pixels."""
+    columns = np.array([point.col for point in header.gcps], dtype=np.float64)
+    rows = np.array([point.row for point in header.gcps], dtype=np.float64)
+    with transformer_of(header) as transformer:
+        xs, ys = [point.x for point in header.gcps], [point.y for point in header.gcps]
+        found = transformer.rowcol(xs, ys, op=np.positive)
+    off = np.hypot(np.asarray(found[0]) - rows, np.asarray(found[1]) - columns)
+    return float(np.sqrt(np.mean(off**2)))
+
+
 def project(source: CRS, target: CRS, xs: Points, ys: Points) -> tuple[Points, Points]:
     """Points in another system, x first; what cannot be expressed there is infinite."""
     if same(source, target):

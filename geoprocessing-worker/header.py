@@ -51,6 +51,8 @@ class Level:
 class SourceHeader:
     """A GeoTIFF's header. Sizes in pixels; `transform` maps pixel corners (column, row) to `crs`.
 
+    `page` counts pictures from 1, `directory` all of the file's directories, overviews among them. `gcp_residual`: how
+    far the control points lie from the curve fitted through them, root mean square, in pixels.
     `crs` is the horizontal part, in which the picture is placed; `full_crs` is what the file says, heights included.
     """
 
@@ -73,6 +75,10 @@ class SourceHeader:
     rpc: RPC | None
     pixel_is_point: bool
     pages: int
+    page: int = 1
+    directory: int = 1
+    gcp_residual: float | None = None
+    tags: tuple[tuple[str, str], ...] = ()
 
     @property
     def full(self) -> Level:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 
 from geoprocessing_worker.crs import from_gdal, horizontal, usable
+from geoprocessing_worker.directory import ASSOCIATED_ALPHA, EXTRA_SAMPLES, tag_values
 from geoprocessing_worker.errors import refused
+from geoprocessing_worker.geometry import control_residual
 from geoprocessing_worker.header import BandHeader, Georeferencing, Level, SourceHeader
 from geoprocessing_worker.opening import open_source
 
@@ -21,6 +24,13 @@ MAX_SIDE = 1_000_000  # pixels; the widest honest mosaics stay below
 MAX_BANDS = 4096  # hyperspectral cubes have a few hundred
 MAX_BLOCK_BYTES = 768 << 20  # one block is decoded whole, whatever is asked of it
 MAX_OVERVIEWS = 32
+MAX_PAGES = 64  # looked at to find the largest; any other can be asked for by number
+LONGEST_TAG = 500  # characters
+
+TAGS = (
+    "TIFFTAG_DATETIME", "TIFFTAG_SOFTWARE", "TIFFTAG_IMAGEDESCRIPTION", "TIFFTAG_DOCUMENTNAME", "TIFFTAG_COPYRIGHT",
+    "TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION", "TIFFTAG_RESOLUTIONUNIT", "AREA_OR_POINT",
+)  # fmt: skip
 
 # Through these GDAL can be led to open another file or address that the uploader named.
 HOSTILE_DOMAINS = frozenset({"OVERVIEWS", "GEOLOCATION"})
@@ -28,24 +38,50 @@ HOSTILE_DOMAINS = frozenset({"OVERVIEWS", "GEOLOCATION"})
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def inspect_file(path: Path) -> SourceHeader:
-    """The header of the GeoTIFF at `path`.
+def inspect_file(path: Path, page: int | None = None, source_crs: CRS | None = None) -> SourceHeader:
+    """The header of the GeoTIFF at `path`: of the page asked for, else of the largest one that has a place on Earth.
+
+    `source_crs` is used where the file itself says none.
 
     Raises:
-        JobError: `not_a_tiff`, `too_large`, `hostile_metadata`.
+        JobError: `not_a_tiff`, `too_large`, `hostile_metadata`, `invalid_payload` (a page that is not there).
         rasterio.errors.RasterioError: GDAL cannot open it (named by refusals.py).
     """
     _check_magic(path)
     with open_source(path) as dataset:
         _forget_old_errors(dataset)
         _admit(dataset)
+        directories = [int(name.split(":")[1]) for name in dataset.subdatasets] or [1]
+    number = _best_page(path, directories) if page is None else page
+    pages = len(directories)
+    if number > pages:
+        raise refused("invalid_payload", f"The job asks for page {number}, but the file has {pages}.", pages=pages)
+    directory = directories[number - 1]
+    with open_source(path, directory=directory) as dataset:
+        _forget_old_errors(dataset)
+        _admit(dataset)
         levels = [Level(None, dataset.width, dataset.height, *_block_size(dataset))]
         overviews = len(dataset.overviews(1))
-        header = _read(dataset)
-    for number in range(min(overviews, MAX_OVERVIEWS)):
-        with open_source(path, number) as overview:
-            levels.append(Level(number, overview.width, overview.height, *_block_size(overview)))
-    return SourceHeader(**header, levels=tuple(levels))
+        facts = _read(dataset, source_crs)
+    premultiplied = ASSOCIATED_ALPHA in tag_values(path, EXTRA_SAMPLES, directory)
+    for level in range(min(overviews, MAX_OVERVIEWS)):
+        with open_source(path, level, directory) as overview:
+            levels.append(Level(level, overview.width, overview.height, *_block_size(overview)))
+    header = SourceHeader(
+        **facts, levels=tuple(levels), pages=pages, page=number, directory=directory, alpha_premultiplied=premultiplied
+    )
+    return replace(header, gcp_residual=control_residual(header)) if header.gcps else header
+
+
+def _best_page(path: Path, directories: list[int]) -> int:
+    """The largest page that has a place on Earth, else the largest; the first of equals."""
+    found = []
+    for number, directory in enumerate(directories[:MAX_PAGES], 1):
+        with open_source(path, directory=directory) as dataset:
+            _forget_old_errors(dataset)
+            placed = _georeference(dataset, None)[4] is not Georeferencing.NONE
+            found.append((placed, dataset.width * dataset.height, -number))
+    return -max(found)[2]
 
 
 def _check_magic(path: Path) -> None:
@@ -103,9 +139,9 @@ def _numpy_type(name: str) -> str:
     return "complex64" if name.startswith("complex_int") else name
 
 
-def _read(dataset: Any) -> dict[str, Any]:
+def _read(dataset: Any, source_crs: CRS | None) -> dict[str, Any]:
     structure = dataset.tags(ns="IMAGE_STRUCTURE")
-    full_crs, transform, gcps, rpc, kind = _georeference(dataset)
+    full_crs, transform, gcps, rpc, kind = _georeference(dataset, source_crs)
     return {
         "width": dataset.width,
         "height": dataset.height,
@@ -114,9 +150,6 @@ def _read(dataset: Any) -> dict[str, Any]:
         "compression": structure.get("COMPRESSION", "NONE"),
         "colour_space": structure.get("SOURCE_COLOR_SPACE"),
         "miniswhite": structure.get("MINISWHITE", "").upper() == "YES",
-        "alpha_premultiplied": any(
-            dataset.tags(index, ns="IMAGE_STRUCTURE").get("ALPHA") == "PREMULTIPLIED" for index in dataset.indexes
-        ),
         "has_mask": MaskFlags.per_dataset in dataset.mask_flag_enums[0]
         and MaskFlags.alpha not in dataset.mask_flag_enums[0],
         "palette": _palette(dataset),
@@ -127,7 +160,7 @@ def _read(dataset: Any) -> dict[str, Any]:
         "gcps": gcps,
         "rpc": rpc,
         "pixel_is_point": dataset.tags().get("AREA_OR_POINT") == "Point",
-        "pages": max(1, len(dataset.subdatasets)),
+        "tags": _tags(dataset),
     }
 
 
@@ -159,14 +192,22 @@ def _palette(dataset: Any) -> NDArray[np.uint8] | None:
     return None
 
 
-def _georeference(dataset: Any) -> tuple[CRS | None, Any, tuple[Any, ...], Any, Georeferencing]:
+def _tags(dataset: Any) -> tuple[tuple[str, str], ...]:
+    """What the file says of itself in words, on a list of tags that hold no more than that."""
+    tags = dataset.tags()
+    return tuple((name, tags[name][:LONGEST_TAG]) for name in TAGS if name in tags)
+
+
+def _georeference(dataset: Any, source_crs: CRS | None) -> tuple[CRS | None, Any, tuple[Any, ...], Any, Georeferencing]:
     """(system, transform, ground control points, RPC, which of them counts); the first that is whole wins."""
     crs = from_gdal(dataset.crs)
+    crs = crs if usable(crs) else source_crs
     if not dataset.transform.is_identity and dataset.transform.determinant != 0:
         kind = Georeferencing.AFFINE if usable(crs) else Georeferencing.NONE
         return (crs if usable(crs) else None), dataset.transform, (), None, kind
     points, points_crs = dataset.gcps
     system = from_gdal(points_crs)
+    system = system if usable(system) else source_crs
     if len(points) >= 3 and usable(system):
         return system, None, tuple(points), None, Georeferencing.GCPS
     if dataset.rpcs is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -60,7 +62,11 @@ def summary(source: Source, plan: RenderPlan, picture: Picture, options: RenderO
 def stac_item(
     stem: str, picture_name: str, options: RenderOptions, block: dict[str, Any], grid: Grid
 ) -> dict[str, Any]:
-    """A STAC 1.1 Item round the block; `datetime` is null, since a file's date of writing is not its date of seeing."""
+    """A STAC 1.1 Item round the block.
+
+    An Item must have a time. A file knows at most when it was written (TIFFTAG_DATETIME); where it does not even say
+    that, the interval from 1970 to 9999 stands for "unknown", since STAC allows a null only beside an interval.
+    """
     geometry, bbox = _footprint(grid)
     return {
         "type": "Feature",
@@ -70,7 +76,7 @@ def stac_item(
         "geometry": geometry,
         **({"bbox": bbox} if bbox is not None else {}),
         "properties": {
-            "datetime": None,
+            **_time(dict(block["source"]["tags"]).get("TIFFTAG_DATETIME")),
             "proj:code": f"EPSG:{epsg(grid.crs)}" if grid.crs is not None and epsg(grid.crs) else None,
             "proj:projjson": grid.crs.to_json_dict() if grid.crs is not None and not epsg(grid.crs) else None,
             "proj:shape": [grid.height, grid.width],
@@ -82,6 +88,14 @@ def stac_item(
         "links": [],
         "geoprocessing": block,
     }
+
+
+def _time(written: str | None) -> dict[str, Any]:
+    with suppress(ValueError):
+        # TIFF has no time zone; UTC is what the field is read as elsewhere.
+        moment = datetime.strptime((written or "").strip("\0 "), "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC)
+        return {"datetime": moment.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    return {"datetime": None, "start_datetime": "1970-01-01T00:00:00Z", "end_datetime": "9999-12-31T23:59:59Z"}
 
 
 def source_facts(header: SourceHeader, source_name: str) -> dict[str, Any]:
@@ -108,6 +122,9 @@ def source_facts(header: SourceHeader, source_name: str) -> dict[str, Any]:
         "crs": describe(header.full_crs),
         "georeferencing": header.georeferencing.value,
         "gcpCount": len(header.gcps),
+        "gcpResidualPx": header.gcp_residual,
+        "tags": dict(header.tags),
+        "page": header.page,
         "transform": list(header.transform)[:6] if header.transform is not None else None,
         "pixelIs": "point" if header.pixel_is_point else "area",
         "overviews": len(header.levels) - 1,

@@ -37,8 +37,10 @@ def gdal_environment(**overrides: Any) -> Iterator[None]:
 
 
 @contextmanager
-def open_source(path: Path, overview_level: int | None = None) -> Iterator[Any]:
-    """The file as a rasterio dataset; with `overview_level` (0 is the largest overview) that overview of it.
+def open_source(path: Path, overview_level: int | None = None, directory: int = 1) -> Iterator[Any]:
+    """One directory of the file (1 is the first) as a rasterio dataset; with `overview_level` that overview of it.
+
+    0 is the largest overview.
 
     `sharing` off: two handles never share GDAL's state. `GEOREF_SOURCES=INTERNAL`: no world file, no aux file.
 
@@ -46,5 +48,7 @@ def open_source(path: Path, overview_level: int | None = None) -> Iterator[Any]:
         rasterio.errors.RasterioIOError: GDAL's GTiff driver cannot open it.
     """
     extra = {} if overview_level is None else {"OVERVIEW_LEVEL": overview_level}
-    with rasterio.open(str(path), driver="GTiff", sharing=False, GEOREF_SOURCES="INTERNAL", **extra) as dataset:
+    # The first directory is opened by the file's own name, since by number GDAL leaves out overviews and mask.
+    name = str(path) if directory == 1 else f"GTIFF_DIR:{directory}:{path}"
+    with rasterio.open(name, driver="GTiff", sharing=False, GEOREF_SOURCES="INTERNAL", **extra) as dataset:
         yield dataset

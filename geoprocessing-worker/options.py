@@ -82,6 +82,8 @@ class RenderOptions(BaseModel):
     colormap: Annotated[str, Field(max_length=64), AfterValidator(_colormap)] | None = None
     resampling: Resampling | None = None
     nodata: Annotated[float, BeforeValidator(_strict_number)] | None = None
+    page: Annotated[Whole, Field(ge=1, le=65535)] | None = None
+    source_crs: Annotated[str, Field(min_length=1, max_length=8192)] | None = None
     generate_thumbnails: bool = True
     thumbnail_size: Annotated[Whole, Field(ge=16, le=1024)] = 256
     quality: Annotated[Whole, Field(ge=1, le=100)] = 85
@@ -105,6 +107,8 @@ class RenderOptions(BaseModel):
             raise refused("invalid_payload", "The job's options cannot be used: " + "; ".join(faults) + ".") from None
         if options.coordinate_system.strip().lower() != NATIVE:
             parse_crs(options.coordinate_system)
+        if options.source_crs is not None:
+            parse_crs(options.source_crs)
         return options
 
 

@@ -59,6 +59,11 @@ class RenderPlan:
     decoded_bytes: int
     notes: tuple[str, ...]
 
+    @property
+    def nodata_when_placed(self) -> bool:
+        """Whether nodata is looked for on the output: where values are only chosen, that is the same and less work."""
+        return self.meaning is Meaning.INDEXED and self.resampling == "nearest"
+
     def explain(self) -> dict[str, Any]:
         """The plan as JSON, with the words and numbers that `convert --explain` and the metadata show."""
         stretch = self.stretch
@@ -225,14 +230,24 @@ def _decoded_bytes(header: SourceHeader, level: Level, choice: BandChoice) -> in
     return across * down * count * np.dtype(header.bands[0].dtype).itemsize
 
 
+def _control(header: SourceHeader) -> str:
+    off = "" if header.gcp_residual is None else f", which it misses by {header.gcp_residual:.2f} pixels (RMS)"
+    return f"placed by a curve through {len(header.gcps)} ground control points{off}"
+
+
 def _notes(header: SourceHeader, options: RenderOptions, meaning: Meaning) -> list[str]:
     facts = (
-        (header.pages > 1, f"the file has {header.pages} pages; the first is shown"),
+        (header.pages > 1, f"the file has {header.pages} pages; page {header.page} is shown"),
         (header.has_mask, "the file's own mask hides pixels"),
         (header.bands[0].dtype == "complex64", "complex samples are shown as magnitude in dB"),
         (header.georeferencing.value == "rpc", "placed by its RPC at one constant height: approximate"),
-        (header.georeferencing.value == "gcps", f"placed by {len(header.gcps)} ground control points"),
-        (header.crs is None, "the file says no coordinate system, so the picture has none"),
+        (header.georeferencing.value == "gcps", _control(header)),
+        (
+            header.crs is None,
+            "the file says no place on Earth, so the picture has none. "  # noqa: ISC004 - one sentence of a row
+            "A world file, .prj or .aux.xml beside it did not come along: put it into the file, or give sourceCrs",
+        ),
+        (options.source_crs is not None, "sourceCrs counts only where the file says no coordinate system itself"),
         (options.output_format is OutputFormat.JPEG, "JPEG has no transparency: hidden pixels are white"),
         (
             options.colormap is not None and meaning is not Meaning.GRAY,

@@ -32,10 +32,11 @@ def read_raster(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) 
     channels = 3 if plan.meaning is Meaning.RGB else 1
     samples = np.zeros((channels, height, width), dtype=np.uint8 if plan.coding is None else np.uint16)
     alpha: U8 | None = None
-    with open_source(path, level.overview) as dataset:
+    nodata = (None,) * len(plan.nodata) if plan.nodata_when_placed else plan.nodata
+    with open_source(path, level.overview, header.directory) as dataset:
         for (first, last), (top, bottom) in _strips(level, height, _rows_at_a_time(header, plan)):
             window = Window(0, top, level.width, bottom - top)
-            block, opacity = read_window(dataset, header, plan.bands, plan.nodata, window)
+            block, opacity = read_window(dataset, header, plan.bands, nodata, window)
             opacity = _with_palette(block, opacity, header, plan)
             part, part_alpha = reduced(
                 _coloured(block, opacity, header, plan), opacity, last - first, width, plan.resampling

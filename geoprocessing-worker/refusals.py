@@ -57,10 +57,10 @@ CORRUPT = (
 )
 
 
-def named(error: BaseException) -> JobError:
+def named(error: BaseException, compression: tuple[int, ...] = ()) -> JobError:
     """The refusal that a library's error stands for; a damaged file if nothing says otherwise.
 
-    rasterio hides GDAL's own words in the chain of causes, so the whole chain is read.
+    `compression` is the file's own word for its codec, as a TIFF code. rasterio hides GDAL's own words in the chain of causes, so the whole chain is read.
     """
     if isinstance(error, JobError):
         return error
@@ -74,11 +74,26 @@ def named(error: BaseException) -> JobError:
     words = _words(error)
     for symptom in SYMPTOMS:
         if symptom.pattern.search(words):
-            return _with_class(symptom.code, symptom.message, words)
+            return _with_class(symptom.code, symptom.message, words, compression)
     return refused("corrupt_block", CORRUPT, reason=words)
 
 
-def _with_class(code: str, message: str, words: str) -> JobError:
+CODECS = {
+    4: "CCITT Group 4", 6: "old JPEG", 7: "JPEG", 34661: "JBIG", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA",
+    50000: "ZSTD", 50001: "WEBP", 50002: "JPEG XL",
+}  # fmt: skip
+
+
+def _with_class(code: str, message: str, words: str, compression: tuple[int, ...] = ()) -> JobError:
+    if code == "unsupported_compression" and compression:
+        name = CODECS.get(compression[0], "unknown")
+        return refused(
+            code,
+            f"{message} (It is {name}, code {compression[0]}.)",
+            reason=words,
+            compression=compression[0],
+            name=name,
+        )
     kind = ErrorClass.RESOURCE if code == "out_of_memory" else ErrorClass.INVALID_INPUT
     return JobError(code, message, kind, {"reason": words})
 

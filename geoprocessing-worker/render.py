@@ -9,6 +9,7 @@ import numpy as np
 from geoprocessing_worker import colormaps
 from geoprocessing_worker.errors import refused
 from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.pixels import validity
 from geoprocessing_worker.plan import RenderPlan
 from geoprocessing_worker.raster import U8, Grid, Meaning, Picture, Placed, counts
 from geoprocessing_worker.reading import Tick, read_raster
@@ -25,6 +26,9 @@ def render(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> Pi
     raster = read_raster(path, header, plan, lambda part: tick(part * 0.8))
     placed = place(raster, header, plan)
     del raster  # the larger of the two
+    if plan.nodata_when_placed:
+        shown = validity(np.moveaxis(placed.samples, 2, 0), plan.nodata, placed.alpha)
+        placed = Placed(placed.samples, shown)
     fraction = 1.0 if placed.alpha is None else float(np.count_nonzero(placed.alpha)) / placed.alpha.size
     if fraction == 0.0:
         raise refused(

@@ -42,7 +42,7 @@ def take_sample(
     windows = _windows(level)
     kept: list[NDArray[Any]] = []
     looked_at = 0
-    with open_source(path, level.overview) as dataset:
+    with open_source(path, level.overview, header.directory) as dataset:
         for window in windows:
             block, alpha = read_window(dataset, header, choice, nodata, window)
             step = max(1, int(np.sqrt(block[0].size * len(windows) / (2 * ENOUGH))))

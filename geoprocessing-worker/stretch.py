@@ -59,7 +59,7 @@ def choose_stretch(values: NDArray[np.generic], bits: int | None, asked: str | N
 
 
 def _byte(values: NDArray[np.generic], bits: int | None, colour: bool) -> Stretch:
-    if bits is not None and bits < 8:
+    if bits is not None and bits < 8 and (values.size == 0 or int(values.max()) < 2**bits):
         return Stretch("bits", 0.0, float(2**bits - 1), f"the file's {bits} bits, spread over 8")
     varied = values.size > 0 and values.min() != values.max()
     if not colour and varied and int(values.max()) < CLASSES and few_values(values):

@@ -49,3 +49,12 @@ def test_folders_are_not_told() -> None:
     assert (
         named(RasterioIOError("/srv/jobs/geojob_1/map.tif: TIFFFillStrip")).detail["reason"] == "map.tif: TIFFFillStrip"
     )
+
+
+def test_codec_is_told_by_code_and_name() -> None:
+    """A compression that cannot be read is named with its TIFF code."""
+    error = named(RasterioIOError("Cannot open TIFF file due to missing codec."), (34712,))
+    assert (error.code, error.detail["compression"], error.detail["name"]) == (
+        "unsupported_compression", 34712, "JPEG 2000",
+    )  # fmt: skip
+    assert "JPEG 2000, code 34712" in error.message

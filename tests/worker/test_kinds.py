@@ -1,0 +1,285 @@
+"""Kinds of GeoTIFF that other tools get wrong, each built by code and taken through the whole pipeline."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from PIL import Image
+from rasterio.control import GroundControlPoint
+from rasterio.rpc import RPC
+
+from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.opening import gdal_environment
+from geoprocessing_worker.palette_png import palette_png
+from tests.support.rasters import DEGREES, UTM, Tiff, picture_of, quarters, ramp, run
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0, 255), (0, 255, 0, 255), (0, 0, 255, 255), (255, 255, 255, 255)
+
+
+def middles(picture: Any) -> list[tuple[int, ...]]:
+    h, w = picture.shape[:2]
+    places = ((h // 4, w // 4), (h // 4, 3 * w // 4), (3 * h // 4, w // 4), (3 * h // 4, 3 * w // 4))
+    return [tuple(int(v) for v in picture[place]) for place in places]
+
+
+def test_rpc_places_the_picture_at_its_height_and_says_so(tmp_path: Path) -> None:
+    """A file with nothing but RPC lies where they say at their own height, marked as approximate."""
+    first, across, up = [1.0] + 19 * [0.0], [0.0, 1.0] + 18 * [0.0], [0.0, 0.0, -1.0] + 17 * [0.0]
+    rpc = RPC(
+        height_off=1200.0, height_scale=500.0, lat_off=15.5, lat_scale=0.32, line_den_coeff=first, line_num_coeff=up,
+        line_off=32.0, line_scale=32.0, long_off=44.5, long_scale=0.32, samp_den_coeff=first, samp_num_coeff=across,
+        samp_off=32.0, samp_scale=32.0, err_bias=None, err_rand=None,
+    )  # fmt: skip
+    source = Tiff(quarters(), crs=None, transform=None).write(tmp_path / "a.tif")
+    with gdal_environment(), rasterio.open(source, "r+") as dataset:
+        dataset.rpcs = rpc
+    result = run(source, tmp_path / "out")
+    assert middles(picture_of(result)) == [RED, GREEN, BLUE, WHITE]
+    assert result.metadata["boundsLonLat"] == pytest.approx([44.18, 15.18, 44.82, 15.82], abs=0.02)
+    choices: Any = result.metadata["choices"]
+    assert any("approximate" in note for note in choices["notes"])
+
+
+def test_cmyk_becomes_light(tmp_path: Path) -> None:
+    """No ink is white, cyan and magenta are blue, all black is black."""
+    inks = np.zeros((4, 30, 90), dtype=np.uint8)
+    inks[0, :, 30:60] = inks[1, :, 30:60] = inks[3, :, 60:] = 255
+    picture = picture_of(run(Tiff(inks, profile={"photometric": "CMYK"}).write(tmp_path / "a.tif"), tmp_path / "out"))
+    assert [tuple(picture[15, x, :3].tolist()) for x in (15, 45, 75)] == [(255, 255, 255), (0, 0, 255), (0, 0, 0)]
+
+
+def test_associated_alpha_is_made_straight(tmp_path: Path) -> None:
+    """Half-transparent red that is stored multiplied by its alpha comes out as full red, half transparent."""
+    data = np.zeros((4, 40, 40), dtype=np.uint8)
+    data[0], data[3] = 128, 128
+    profile = {"photometric": "RGB", "alpha": "PREMULTIPLIED"}
+    picture = picture_of(run(Tiff(data, profile=profile).write(tmp_path / "a.tif"), tmp_path / "out"))
+    assert (picture == (255, 0, 0, 128)).all()
+
+
+def test_wide_palette_goes_through_its_table(tmp_path: Path) -> None:
+    """Indexes of 16 bits become the colours of the table, entries that are transparent stay so."""
+    palette = {300: (200, 30, 30, 255), 40_000: (30, 30, 200, 255), 7: (0, 255, 0, 0)}
+    index = np.full((1, 40, 90), 300, dtype=np.uint16)
+    index[:, :, 30:60], index[:, :, 60:] = 40_000, 7
+    source = Tiff(index, palette=palette, profile={"photometric": "PALETTE"}).write(tmp_path / "a.tif")
+    picture = picture_of(run(source, tmp_path / "out"))
+    assert [tuple(picture[20, x, :3].tolist()) for x in (15, 45)] == [(200, 30, 30), (30, 30, 200)]
+
+
+def test_bilevel_scan_is_black_and_white(tmp_path: Path) -> None:
+    """A MINISWHITE scan is ink on paper, in a PNG of one bit."""
+    data = np.zeros((1, 32, 64), dtype=np.uint8)
+    data[:, :, 32:] = 1
+    source = Tiff(data, profile={"photometric": "MINISWHITE", "nbits": 1}).write(tmp_path / "a.tif")
+    result = run(source, tmp_path / "out")
+    picture = picture_of(result)
+    assert (tuple(picture[5, 5, :3]), tuple(picture[5, 50, :3])) == ((255, 255, 255), (0, 0, 0))
+    assert result.outputs[0].path.read_bytes()[24] == 1
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326", "native"])
+def test_mode_takes_the_class_that_covers_most(crs: str, tmp_path: Path) -> None:
+    """Reprojected or not: specks of another class vanish, and no class appears that is not there."""
+    classes = np.full((1, 90, 90), 3, dtype=np.uint8)
+    classes[0, ::3, ::3] = 7
+    palette = {3: (200, 0, 0, 255), 7: (0, 0, 200, 255)}
+    source = Tiff(classes, crs="EPSG:32638", transform=UTM, palette=palette).write(tmp_path / "a.tif")
+    picture = picture_of(run(source, tmp_path / "out", max_size=30, resampling="mode", coordinate_system=crs))
+    colours = {tuple(c) for c in picture[2:-2, 2:-2].reshape(-1, 4).tolist()}
+    assert colours == {(200, 0, 0, 255)}
+
+
+def test_mask_of_an_overview_hides_too(tmp_path: Path) -> None:
+    """When an overview is shown, the mask is that overview's."""
+    mask = np.where(np.arange(512) < 256, 255, 0).astype("uint8")[None].repeat(512, axis=0)
+    data = np.full((3, 512, 512), 90, dtype=np.uint8)
+    profile = {"tiled": True, "blockxsize": 128, "blockysize": 128}
+    source = Tiff(data, mask=mask, overviews=(2, 4), profile=profile).write(tmp_path / "a.tif")
+    result = run(source, tmp_path / "out", max_size=128)
+    picture = picture_of(result)
+    choices: Any = result.metadata["choices"]
+    assert choices["read"]["overview"] is not None
+    assert (picture[:, :60, 3] == 255).all()
+    assert (picture[:, 68:, 3] == 0).all()
+
+
+def test_mercator_file_across_the_dateline_is_one_piece(tmp_path: Path) -> None:
+    """A Web Mercator mosaic that runs past 180° becomes one picture with its colours in order."""
+    edge = 20_037_508.342789244
+    place = Affine(5000.0, 0, edge - 160_000, 0, -5000.0, 2_000_000)
+    result = run(Tiff(quarters(), crs="EPSG:3857", transform=place).write(tmp_path / "a.tif"), tmp_path / "out")
+    west, _, east, _ = np.array(result.metadata["boundsLonLat"], dtype=float)
+    assert 178 < west < 180 < east < 182
+    assert middles(picture_of(result)) == [RED, GREEN, BLUE, WHITE]
+
+
+def test_degrees_from_0_to_360_show_both_halves_elsewhere(tmp_path: Path) -> None:
+    """A world grid from 0° to 360° reprojected to Web Mercator has no empty half."""
+    source = Tiff(quarters(90), transform=Affine(4, 0, 0, 0, -1.8, 81)).write(tmp_path / "a.tif")
+    picture = picture_of(run(source, tmp_path / "out", coordinate_system="EPSG:3857"))
+    assert (picture[5:-5, 5:-5, 3] == 255).mean() > 0.98
+
+
+def test_polar_target_has_no_seam(tmp_path: Path) -> None:
+    """Degrees to a polar system: the ring round the pole closes, without a smear along the meridian where it is cut."""
+    data = np.full((3, 100, 720), 120, dtype=np.uint8)
+    source = Tiff(data, transform=Affine(0.5, 0, -180, 0, -0.3, 90)).write(tmp_path / "a.tif")
+    picture = picture_of(run(source, tmp_path / "out", coordinate_system="EPSG:3995"))
+    row, column = np.ogrid[: picture.shape[0], : picture.shape[1]]
+    away = np.hypot(row - picture.shape[0] / 2, column - picture.shape[1] / 2)
+    ring = (away < picture.shape[0] * 0.45) & (away > 3)
+    assert (picture[ring] == (120, 120, 120, 255)).all()
+
+
+def test_averaging_comes_before_clipping(tmp_path: Path) -> None:
+    """Spikes beyond the stretch count with what they are: their mean with the rest is what is shown."""
+    data = np.full((1, 64, 64), 100, dtype=np.uint16)
+    data[0, ::2, ::2] = 500
+    source = Tiff(data).write(tmp_path / "a.tif")
+    asked = {"stretch": "range:0,255", "resampling": "average", "coordinate_system": "native"}
+    picture = picture_of(run(source, tmp_path / "out", max_size=32, **asked))
+    assert np.abs(picture[4:-4, 4:-4, 0].astype(int) - 200).max() <= 3
+
+
+def test_reduced_stripes_are_gray(tmp_path: Path) -> None:
+    """Stripes finer than an output pixel become their mean, where picking one of them would alias."""
+    stripes = np.where(np.arange(256) % 2, 255, 0).astype(np.uint8)[None, None].repeat(256, axis=1)
+    picture = picture_of(
+        run(Tiff(stripes).write(tmp_path / "a.tif"), tmp_path / "out", max_size=64, resampling="average")
+    )
+    assert np.abs(picture[..., 0].astype(int) - 128).max() <= 2
+
+
+def test_largest_page_is_shown_and_any_can_be_asked_for(tmp_path: Path) -> None:
+    """Of several pages the largest is shown; `page` chooses another; one that is not there is refused."""
+    source = tmp_path / "a.tif"
+    pages = [Image.new("RGB", (size, size), colour) for size, colour in ((30, "red"), (60, "lime"), (20, "blue"))]
+    pages[0].save(source, save_all=True, append_images=pages[1:])
+    shown = run(source, tmp_path / "one")
+    facts: Any = shown.metadata["source"]
+    assert (facts["pages"], facts["page"], tuple(picture_of(shown)[5, 5])) == (3, 2, GREEN)
+    assert tuple(picture_of(run(source, tmp_path / "two", page=3))[5, 5]) == BLUE
+    with pytest.raises(JobError, match="page 4"):
+        run(source, tmp_path / "three", page=4)
+
+
+def test_source_crs_helps_a_file_that_says_none(tmp_path: Path) -> None:
+    """With a transform but no system the payload's sourceCrs places the picture; without it nothing does."""
+    source = Tiff(quarters(), crs=None, transform=UTM).write(tmp_path / "a.tif")
+    assert run(source, tmp_path / "one").metadata["crs"] is None
+    placed = run(source, tmp_path / "two", source_crs="EPSG:32638")
+    assert placed.metadata["boundsLonLat"] == pytest.approx([44.068, 15.357, 44.086, 15.375], abs=0.001)
+
+
+@pytest.mark.parametrize("domain", ["GEOLOCATION", "OVERVIEWS"])
+def test_metadata_that_points_elsewhere_is_refused(domain: str, tmp_path: Path) -> None:
+    """Domains through which GDAL would open another file are named and refused."""
+    source = Tiff(quarters(), profile={}).write(tmp_path / "a.tif")
+    with rasterio.open(source, "r+") as dataset:
+        dataset.update_tags(ns=domain, X_DATASET="/etc/passwd", OVERVIEW_FILE="/etc/passwd")
+    with pytest.raises(JobError) as caught:
+        run(source, tmp_path / "out")
+    assert (caught.value.code, caught.value.detail["domain"]) == ("hostile_metadata", domain)
+
+
+def test_residual_of_control_points_is_told(tmp_path: Path) -> None:
+    """One point that is two pixels off among sixteen shows in the metadata, in pixels."""
+    points = [
+        GroundControlPoint(row=row, col=col, x=44 + (col + 2 * (row == col == 16)) * 0.01, y=16 - row * 0.01)
+        for row, col in itertools.product((0, 16, 32, 64), repeat=2)
+    ]
+    source = Tiff(quarters(), crs=None, transform=None, gcps=(points, "EPSG:4326")).write(tmp_path / "a.tif")
+    facts: Any = run(source, tmp_path / "out").metadata["source"]
+    assert (facts["gcpCount"], 0.1 < facts["gcpResidualPx"] < 2) == (16, True)
+
+
+def test_item_has_a_time_or_an_interval(tmp_path: Path) -> None:
+    """STAC: the time that the file was written, or null with an interval; tags are told from a list, no others."""
+    source = Tiff(quarters()).write(tmp_path / "a.tif")
+    run(source, tmp_path / "one")
+    item = json.loads((tmp_path / "one" / "a.json").read_text())["properties"]
+    assert item["datetime"] is None
+    assert {"start_datetime", "end_datetime"} <= item.keys()
+    with rasterio.open(source, "r+") as dataset:
+        dataset.update_tags(TIFFTAG_DATETIME="2021:03:04 05:06:07", SECRET="x")
+    facts: Any = run(source, tmp_path / "two").metadata["source"]
+    item = json.loads((tmp_path / "two" / "a.json").read_text())["properties"]
+    assert item["datetime"] == "2021-03-04T05:06:07Z"
+    assert "SECRET" not in facts["tags"]
+
+
+@pytest.mark.parametrize("entries", [2, 4, 13, 200])
+def test_palette_png_holds_indexes_and_entries(entries: int, tmp_path: Path) -> None:
+    """At every depth and with rows that do not fill their last byte, Pillow reads back what was written."""
+    random = np.random.default_rng(entries)
+    indexes = random.integers(0, entries, (1201, 1003), dtype=np.uint8)
+    palette = random.integers(0, 256, (entries, 4), dtype=np.uint8)
+    path = tmp_path / "a.png"
+    path.write_bytes(palette_png(indexes, palette))
+    with Image.open(path) as image:
+        assert image.mode == "P"
+        assert (np.asarray(image.convert("RGBA")) == palette[indexes]).all()
+
+
+KINDS = [
+    (dtype, hidden, crs, layout)
+    for (dtype, hidden), crs, layout in zip(
+        itertools.product(["uint8", "uint16", "int16", "float32", "float64"], ["none", "nodata", "mask"]),
+        itertools.cycle(["EPSG:4326", "EPSG:32638", "EPSG:3857", "ESRI:54009"]),
+        itertools.cycle(["strips", "tiles", "planar", "south-up"]),
+        strict=False,
+    )
+]
+
+
+@pytest.mark.parametrize(("dtype", "hidden", "crs", "layout"), KINDS)
+@pytest.mark.parametrize("bands", [1, 3])
+def test_matrix(dtype: str, hidden: str, crs: str, layout: str, bands: int, tmp_path: Path) -> None:
+    """Every mix: the hidden half is hidden, the other half shows, brightness rises, the self-check is content."""
+    size = 96
+    row = np.linspace(10, 240, size)
+    data = np.broadcast_to(row[None, None, :], (bands, size, size)).astype(dtype).copy()
+    extra: dict[str, Any] = {}
+    if hidden == "nodata":
+        data[:, : size // 2] = 1
+        extra["nodata"] = 1
+    elif hidden == "mask":
+        extra["mask"] = (np.arange(size) >= size // 2).astype("uint8")[:, None].repeat(size, axis=1) * 255
+    place = DEGREES if crs == "EPSG:4326" else Affine(30, 0, 4e5, 0, -30, 1.7e6)
+    profile: dict[str, Any] = {"compress": "deflate"}
+    if layout == "south-up":
+        place = place @ Affine(1, 0, 0, 0, -1, size)
+        data = np.ascontiguousarray(data[:, ::-1])
+        if "mask" in extra:
+            extra["mask"] = np.ascontiguousarray(extra["mask"][::-1])
+    elif layout == "tiles":
+        profile |= {"tiled": True, "blockxsize": 32, "blockysize": 32}
+    elif layout == "planar":
+        profile |= {"interleave": "band"}
+    source = Tiff(data, crs=crs, transform=place, profile=profile, **extra).write(tmp_path / "a.tif")
+    result = run(source, tmp_path / "out", max_size=64)
+    picture = picture_of(result)
+    h, w = picture.shape[:2]
+    lower = picture[h // 2 + 3 : h - 3, 4 : w - 4]
+    assert (lower[..., 3] == 255).all()
+    assert ((picture[4 : h // 2 - 3, 4 : w - 4, 3] == 0) == (hidden != "none")).all()
+    assert (np.diff(lower[..., 0].astype(int), axis=1) >= -1).all()
+    assert int(lower[:, -1, 0].min()) - int(lower[:, 0, 0].max()) > 150
+    check: Any = result.metadata["selfCheck"]
+    assert check["maxDistancePx"] < 0.5
+
+
+def test_classes_are_never_mixed_when_warped(tmp_path: Path) -> None:
+    """Few whole values: nearest, so that no value between two classes appears."""
+    data = np.where(ramp(90, 90, "uint8") > 128, 40, 2).astype(np.uint8)
+    source = Tiff(data, crs="EPSG:32638", transform=UTM).write(tmp_path / "a.tif")
+    picture = picture_of(run(source, tmp_path / "out", max_size=50))
+    assert set(np.unique(picture[picture[..., 3] > 0][:, 0])) == {0, 255}
