@@ -36,6 +36,14 @@ async def endless(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) 
     assert bench.folders() == [], "a folder was left behind"
 
 
+@pytest.fixture
+async def lying(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) -> AsyncIterator[Bench]:
+    """A bench whose conversion tells of files that it did not make."""
+    bench = Bench(server, http, tmp_path, convert_to_lies)
+    yield bench
+    await bench.api.aclose()
+
+
 async def test_a_job_is_done_from_download_to_upload_and_completed_last(bench: Bench) -> None:
     assert await bench.run() is Ending.COMPLETED
     words = [asked.path.rsplit("/", 1)[-1] for asked in bench.server.asked]
@@ -112,19 +120,16 @@ async def test_a_cancelled_job_stops_and_says_so(endless: Bench) -> None:
 
 
 @pytest.mark.parametrize("told", ["../secret", "/etc/hostname", "link.png", "missing.png"])
-async def test_a_child_cannot_make_the_worker_upload_a_file_of_its_choice(
-    server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path, told: str
-) -> None:
-    bench = Bench(server, http, tmp_path, convert_to_lies)
+async def test_a_child_cannot_make_the_worker_upload_a_file_of_its_choice(lying: Bench, told: str) -> None:
+    server = lying.server
     server.on(Path(told).name, Response(status_code=200))
-    message = bench.job()
+    message = lying.job()
     message["inputPayload"] = {"nodata": ["../secret", "/etc/hostname", "link.png", "missing.png"].index(told)}
     message["uploads"].append({"name": told, "url": f"{server.base_url}/{Path(told).name}", "maxBytes": 10**6})
-    runner = JobRunner(ClaimedJob.model_validate(message), bench.tools, bench.interrupt)
+    runner = JobRunner(ClaimedJob.model_validate(message), lying.tools, lying.interrupt)
     assert await runner.run() is Ending.FAILED
-    assert bench.failure()["code"] == "crashed"
+    assert lying.failure()["code"] == "crashed"
     assert server.calls(Path(told).name) == []
-    await bench.api.aclose()
 
 
 async def test_nothing_is_sent_for_a_job_that_is_somebody_elses(endless: Bench) -> None:
