@@ -60,7 +60,7 @@ CORRUPT = (
 def named(error: BaseException, compression: tuple[int, ...] = ()) -> JobError:
     """The refusal that a library's error stands for; a damaged file if nothing says otherwise.
 
-    `compression` is the file's own word for its codec, as a TIFF code. rasterio hides GDAL's words in the chain of causes,
+    `compression` is the file's own TIFF code for its codec. rasterio hides GDAL's words in the chain of causes,
     so the whole chain is read.
     """
     if isinstance(error, JobError):
