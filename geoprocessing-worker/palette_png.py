@@ -16,7 +16,7 @@ from geoprocessing_worker.raster import U8
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 INDEXED = 3  # the colour type of IHDR
-LEVEL = 6  # indexes hold few values: higher levels take long and gain little
+LEVEL = 7  # indexes hold few values: beyond this, time multiplies and little is gained
 PIECE = 1 << 20  # bytes compressed by one thread at a time
 WINDOW = 1 << 15  # bytes that deflate can look back
 THREADS = 2
