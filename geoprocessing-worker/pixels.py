@@ -94,6 +94,9 @@ def alpha_to_byte(plane: Block) -> U8:
     if plane.dtype == np.uint8:
         return plane
     top = float(np.iinfo(plane.dtype).max) if plane.dtype.kind in "iu" else 1.0
+    if plane.dtype == np.uint16 and plane.max(initial=0) <= 255:
+        # 8-bit pictures that were only widened keep an alpha up to 255, which of 65535 would be nothing at all.
+        top = 255.0
     return scale_to_byte(plane.astype(np.float64), Stretch("range", 0.0, top, ""))
 
 

@@ -23,6 +23,8 @@ from geoprocessing_worker.stretch import Stretch, choose_stretch, few_values
 # A format that cannot hold a larger picture limits maxSize.
 LONGEST_SIDE = {OutputFormat.PNG: 16384, OutputFormat.JPEG: 16384, OutputFormat.WEBP: 16383}
 
+SCATTERED = 0.01  # of the pixels looked at: with fewer valid ones, a smaller picture by nearest neighbour may be empty
+
 # Work is what is limited: about a minute of decoding on one slow core.
 MAX_DECODED_BYTES = 12 << 30
 
@@ -216,6 +218,8 @@ def _resampling(options: RenderOptions, sample: Sample, choice: BandChoice) -> t
         return "nearest", "entries of a colour table cannot be mixed"
     if options.resampling is not None:
         return options.resampling, "asked for in the payload"
+    if 0 < sample.valid < sample.looked_at * SCATTERED:
+        return "average", "few scattered valid pixels, most of which picking would miss"
     if choice.colour is Colour.GRAY and sample.valid and few_values(sample.values[0]):
         return "nearest", "classes cannot be mixed"
     return "average", "measurements and imagery: nothing between the pixels is lost"

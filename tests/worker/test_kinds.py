@@ -283,3 +283,19 @@ def test_classes_are_never_mixed_when_warped(tmp_path: Path) -> None:
     source = Tiff(data, crs="EPSG:32638", transform=UTM).write(tmp_path / "a.tif")
     picture = picture_of(run(source, tmp_path / "out", max_size=50))
     assert set(np.unique(picture[picture[..., 3] > 0][:, 0])) == {0, 255}
+
+
+def test_scattered_pixels_survive_shrinking(tmp_path: Path) -> None:
+    """Five class pixels in ninety thousand still show when the picture is a tenth as wide."""
+    data = np.zeros((1, 300, 300), dtype=np.uint8)
+    data[0, [31, 77, 141, 222, 299], [5, 111, 180, 33, 7]] = [1, 2, 3, 4, 5]
+    picture = picture_of(run(Tiff(data, nodata=0).write(tmp_path / "a.tif"), tmp_path / "out", max_size=30))
+    assert np.count_nonzero(picture[..., 3]) >= 5
+
+
+def test_alpha_of_a_widened_picture_is_whole(tmp_path: Path) -> None:
+    """16-bit samples whose alpha ends at 255 are opaque, not invisible."""
+    data = np.full((4, 40, 40), 200, dtype=np.uint16)
+    data[0, :, :20], data[3] = 100, 255
+    source = Tiff(data, profile={"photometric": "RGB", "alpha": "YES"}).write(tmp_path / "a.tif")
+    assert (picture_of(run(source, tmp_path / "out"))[..., 3] == 255).all()
