@@ -129,14 +129,14 @@ def test_degrees_from_0_to_360_show_both_halves_elsewhere(tmp_path: Path) -> Non
 
 
 def test_polar_target_has_no_seam(tmp_path: Path) -> None:
-    """Degrees to a polar system: the ring round the pole closes, without a smear along the meridian where it is cut."""
+    """Degrees to a polar system: no smear of the other side of the Earth along the meridian where the file is cut."""
     data = np.full((3, 100, 720), 120, dtype=np.uint8)
+    data[1:, :, 240:480] = 0  # 60° W to 60° E, opposite the cut
     source = Tiff(data, transform=Affine(0.5, 0, -180, 0, -0.3, 90)).write(tmp_path / "a.tif")
     picture = picture_of(run(source, tmp_path / "out", coordinate_system="EPSG:3995"))
-    row, column = np.ogrid[: picture.shape[0], : picture.shape[1]]
-    away = np.hypot(row - picture.shape[0] / 2, column - picture.shape[1] / 2)
-    ring = (away < picture.shape[0] * 0.45) & (away > 3)
-    assert (picture[ring] == (120, 120, 120, 255)).all()
+    middle = picture.shape[1] // 2
+    along_the_cut = picture[10 : middle - 20, middle - 12 : middle + 12]
+    assert (along_the_cut == (120, 120, 120, 255)).all()
 
 
 def test_averaging_comes_before_clipping(tmp_path: Path) -> None:
@@ -286,11 +286,11 @@ def test_classes_are_never_mixed_when_warped(tmp_path: Path) -> None:
 
 
 def test_scattered_pixels_survive_shrinking(tmp_path: Path) -> None:
-    """Five class pixels in ninety thousand still show when the picture is a tenth as wide."""
+    """Thirty class pixels in ninety thousand still show when the picture is a tenth as wide."""
     data = np.zeros((1, 300, 300), dtype=np.uint8)
-    data[0, [31, 77, 141, 222, 299], [5, 111, 180, 33, 7]] = [1, 2, 3, 4, 5]
+    data[0, 1::10, 2] = np.arange(30) % 5 + 1
     picture = picture_of(run(Tiff(data, nodata=0).write(tmp_path / "a.tif"), tmp_path / "out", max_size=30))
-    assert np.count_nonzero(picture[..., 3]) >= 5
+    assert np.count_nonzero(picture[..., 3]) >= 30
 
 
 def test_alpha_of_a_widened_picture_is_whole(tmp_path: Path) -> None:

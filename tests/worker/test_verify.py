@@ -8,8 +8,10 @@ import pytest
 from pyproj import CRS
 
 from geoprocessing_worker.errors import ErrorClass, JobError
+from geoprocessing_worker.geometry import lay_out
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.inspection import inspect_file
+from geoprocessing_worker.mesh import source_positions
 from geoprocessing_worker.opening import gdal_environment
 from geoprocessing_worker.raster import Grid
 from geoprocessing_worker.verify import verify
@@ -76,3 +78,16 @@ def test_cut_picture_is_caught(tmp_path: Path) -> None:
     picture, world, header = made(tmp_path)
     with pytest.raises(JobError, match="size"):
         verify(picture, world, header, Grid(65, 64, DEGREES, CRS.from_epsg(4326)))
+
+
+def test_picture_of_another_place_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A renderer that takes its pixels two to the right of where the source has them does not pass."""
+    picture, world, header = made(tmp_path)
+
+    def shifted(*_: object) -> object:
+        inverse = source_positions(header, lay_out(header, GRID.crs, 64), 64, 64)
+        return lambda columns, rows: inverse(columns + 2.0, rows)
+
+    monkeypatch.setattr("geoprocessing_worker.verify.source_positions", shifted)
+    with pytest.raises(JobError, match=r"2\.00 pixels"):
+        verify(picture, world, header, GRID)
