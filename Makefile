@@ -30,6 +30,10 @@ format: environment  ## mend what ruff can mend
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
+.PHONY: bench-render
+bench-render: environment  ## rendering against GDAL's tools (needs gdal-bin)
+	$(PYTHON) benchmarks/bench_render.py --large
+
 .PHONY: wheel
 wheel: environment  ## build the wheel into dist/
 	$(PYTHON) -m build --wheel --no-isolation

@@ -19,7 +19,6 @@ DEPENDENCIES = (
     "anyio",
     "httpx",
     "numpy",
-    "PIL",
     "psycopg",
     "pydantic_settings",
     "pyproj",

@@ -15,9 +15,10 @@ import sys
 from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
+from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import Progress
 
@@ -27,10 +28,12 @@ from geoprocessing_worker.config import Settings
 from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, convert
 from geoprocessing_worker.daemon import Daemon
 from geoprocessing_worker.errors import ConfigurationError, JobError, refused
+from geoprocessing_worker.explanation import Explanation, explain_request
 from geoprocessing_worker.options import RenderOptions
 from geoprocessing_worker.runner import Tools
-from geoprocessing_worker.sandbox import Limits, Sandbox
+from geoprocessing_worker.sandbox import Limits, Sandbox, Work
 
+Made = TypeVar("Made", bound=BaseModel)
 USER_AGENT = f"geoprocessing-worker/{__version__}"
 
 
@@ -72,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="JSON",
         help="what a job's inputPayload would say, for example '{\"maxSize\": 2048}'",
     )
+    one.add_argument(
+        "--explain", action="store_true", help="print what is found and would be chosen, as JSON, and make nothing"
+    )
     one.set_defaults(command=_convert)
     return parser
 
@@ -103,7 +109,7 @@ async def _serve(settings: Settings) -> ExitCode:
                 defaults=_defaults(settings),
                 api=JobApi(api, settings.worker_auth_token),
                 storage=storage,
-                sandbox=_sandbox(settings),
+                sandbox=_sandbox(settings, convert, ConversionResult),
             )
         )
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -124,31 +130,41 @@ def _stop(daemon: Daemon, signals: "itertools.count[int]") -> None:
 def _convert(parsed: argparse.Namespace, settings: Settings) -> ExitCode:
     if not parsed.source.is_file():
         raise ConfigurationError(f"there is no file {parsed.source}")
-    parsed.output.mkdir(parents=True, exist_ok=True)
     log.configure(settings.log_level, None)
     config.keep_harmless_environment()
     try:
-        result = asyncio.run(_convert_one(parsed, settings))
+        request = _request(parsed, settings)
+        if parsed.explain:
+            explanation = asyncio.run(_with_bar(_sandbox(settings, explain_request, Explanation), request))
+            print(json.dumps(explanation.plan, indent=2, ensure_ascii=False))  # noqa: T201 - a command's output
+            return ExitCode.CLEAN
+        parsed.output.mkdir(parents=True, exist_ok=True)
+        result = asyncio.run(_with_bar(_sandbox(settings, convert, ConversionResult, umask=_umask()), request))
     except JobError as error:
-        print(f"❌ {error.code}: {error.message}", file=sys.stderr)  # noqa: T201 - a command's output
+        print(f"❌ {error.code}: {error.message}", file=sys.stderr)  # noqa: T201
         return ExitCode.JOB_FAILED
+    except OSError as error:
+        raise ConfigurationError(f"{parsed.output} cannot be written: {error.strerror}") from None
     for output in result.outputs:
         print(output.path)  # noqa: T201
     return ExitCode.CLEAN
 
 
-async def _convert_one(parsed: argparse.Namespace, settings: Settings) -> ConversionResult:
+def _request(parsed: argparse.Namespace, settings: Settings) -> ConversionRequest:
     source: Path = parsed.source.absolute()
-    request = ConversionRequest(
+    return ConversionRequest(
         source=source,
         output_folder=parsed.output.absolute(),
         stem=source.stem,
         options=RenderOptions.from_payload(_payload(parsed.payload), _defaults(settings)),
         source_name=source.name,
     )
+
+
+async def _with_bar(box: Sandbox[ConversionRequest, Made], request: ConversionRequest) -> Made:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("")
-        return await _sandbox(settings, umask=_umask()).run(
+        return await box.run(
             request, lambda stage, percent, _text: bar.update(task, description=stage, completed=percent)
         )
 
@@ -173,14 +189,16 @@ def _defaults(settings: Settings) -> RenderOptions:
     )
 
 
-def _sandbox(settings: Settings, **further: int) -> Sandbox[ConversionRequest, ConversionResult]:
+def _sandbox(
+    settings: Settings, work: Work[ConversionRequest, Made], result: type[Made], **further: int
+) -> Sandbox[ConversionRequest, Made]:
     limits = Limits(
         memory_bytes=settings.max_memory_mb * 1024**2,
         # Two threads decode and warp; beyond that the time a job may take is the limit that counts.
         cpu_seconds=max(1, round(2 * settings.max_processing_time)),
         **further,
     )
-    return Sandbox(convert, ConversionResult, preload=("geoprocessing_worker.forkserver",), limits=limits)
+    return Sandbox(work, result, preload=("geoprocessing_worker.forkserver",), limits=limits)
 
 
 def _umask() -> int:
