@@ -39,6 +39,9 @@ class Source:
 def summary(source: Source, plan: RenderPlan, picture: Picture, options: RenderOptions) -> dict[str, Any]:
     """The `geoprocessing` block, which is also what the API keeps of a job: strict JSON, no NaN."""
     grid = picture.grid
+    choices = plan.explain()
+    if picture.valid_fraction == 0:
+        choices["notes"].append("no pixel has data: the picture is wholly transparent")
     found: dict[str, Any] = finite(
         {
             "width": grid.width,
@@ -52,7 +55,7 @@ def summary(source: Source, plan: RenderPlan, picture: Picture, options: RenderO
             "validFraction": picture.valid_fraction,
             "maps": map_hints(grid),
             "source": source_facts(source.header, source.name),
-            "choices": plan.explain(),
+            "choices": choices,
             "statistics": statistics(plan, source.sample, source.header),
         }
     )

@@ -24,18 +24,19 @@ def render(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> Pi
         rasterio.errors.RasterioError: a block cannot be decoded (named by refusals.py).
     """
     raster = read_raster(path, header, plan, lambda part: tick(part * 0.8))
+    # A file that is empty by its own word is shown as what it is; one that comes out empty is a mistake to be told.
+    has_data = not plan.nodata_when_placed and (raster.alpha is None or bool(raster.alpha.any()))
     placed = place(raster, header, plan)
     del raster  # the larger of the two
     if plan.nodata_when_placed:
         shown = validity(np.moveaxis(placed.samples, 2, 0), plan.nodata, placed.alpha)
         placed = Placed(placed.samples, shown)
     fraction = 1.0 if placed.alpha is None else float(np.count_nonzero(placed.alpha)) / placed.alpha.size
-    if fraction == 0.0:
+    if fraction == 0.0 and has_data:
         raise refused(
             "no_valid_pixels",
-            "Every pixel of this file is marked as having no data, so there is nothing to show. "
-            "Check its nodata value, or give another one in the options.",
-            nodata=[value for value in plan.nodata if value is not None and np.isfinite(value)],
+            "No pixel of this file falls where the coordinate system that was asked for can show it. "
+            "Ask for another one, or for native.",
         )
     if plan.meaning is Meaning.INDEXED:
         picture = _indexed(placed, header.palette, plan.layout.target, fraction)

@@ -264,12 +264,17 @@ def test_result_can_cross_a_process(tmp_path: Path) -> None:
     assert isinstance(ConversionResult.model_validate_json(result.model_dump_json()), ConversionResult)
 
 
-def test_all_nodata_is_refused_by_name(tmp_path: Path) -> None:
-    """A file without one valid pixel is refused in words, not shown as nothing."""
-    source = Tiff(np.zeros((1, 32, 32), dtype=np.uint8), nodata=0).write(tmp_path / "a.tif")
-    with pytest.raises(JobError) as caught:
-        run(source, tmp_path / "out")
-    assert caught.value.code == "no_valid_pixels"
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+def test_all_nodata_is_a_wholly_transparent_picture_and_said_so(tmp_path: Path, dtype: str, output_format: str) -> None:
+    """A file without one valid pixel is shown as what it is: an empty tile of a mosaic is no mistake."""
+    source = Tiff(np.zeros((1, 32, 32), dtype=dtype), nodata=0).write(tmp_path / "a.tif")
+    result = run(source, tmp_path / "out", output_format=output_format)
+    assert result.metadata["validFraction"] == 0
+    choices: Any = result.metadata["choices"]
+    assert "no pixel has data" in " ".join(choices["notes"])
+    if output_format != "jpeg":
+        assert not picture_of(result)[..., 3].any()
 
 
 def test_constant_raster_is_a_flat_picture(tmp_path: Path) -> None:
