@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from geo_jobs_api import cli
+try:
+    from geo_jobs_api import cli
+except ModuleNotFoundError as missing:
+    sys.exit(
+        f"{missing.name} is not installed for {sys.executable}: run .venv/bin/python -m geo_jobs_api,"
+        " which ./start_worker.sh --demo makes when it is not there."
+    )
 
 
 def main() -> int:

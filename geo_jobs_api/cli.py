@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
+import psycopg
 from uuid_utils.compat import uuid7
 
 from geo_jobs_api import embedded
@@ -143,6 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = parsed.run(settings, parsed)
     except ConfigurationError as error:
         _say(str(error), to_error=True)
+        return 1
+    except psycopg.Error as error:
+        said = " ".join(str(error).split())
+        _say(f"The database does not do what is needed: {said}. The role must own its schema.", to_error=True)
         return 1
     except KeyboardInterrupt:
         return 130

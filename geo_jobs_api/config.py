@@ -18,7 +18,8 @@ from geo_jobs_api.errors import ConfigurationError
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 # HS256 is only as strong as its key; shorter ones can be guessed offline from one token (RFC 7518 §3.2).
 _MINIMUM_SECRET_BYTES = 32
-_SSL_MODES = {"true": "require", "1": "require", "yes": "require", "false": "disable", "0": "disable", "no": "disable"}
+_SSL_MODES = dict.fromkeys(("true", "1", "yes", "on"), "require")
+_SSL_MODES |= dict.fromkeys(("false", "0", "no", "off"), "disable")
 
 
 def project_root() -> Path:
@@ -73,6 +74,12 @@ class Settings(BaseSettings):
     events_interval_seconds: float = Field(default=0.25, gt=0)
 
     log_level: str = "INFO"
+
+    @field_validator("data_dir")
+    @classmethod
+    def _of_the_project(cls, value: Path) -> Path:
+        # The same folder whatever the working directory is, or each would get secrets of its own.
+        return project_root() / value.expanduser()
 
     @field_validator("log_level")
     @classmethod

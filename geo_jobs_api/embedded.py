@@ -16,6 +16,7 @@ import hashlib
 import os
 import pwd
 import shlex
+import shutil
 import stat
 import subprocess
 import tempfile
@@ -214,11 +215,15 @@ def _ensure_running(data: Path, user: str | None, options: Mapping[str, str]) ->
 
 
 def _initialise(data: Path, user: str | None) -> None:
-    data.mkdir(mode=0o700, exist_ok=True)
+    """Make the cluster beside its place and move it there when it is whole: a start may be interrupted any time."""
+    unfinished = data.with_name(f".{data.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(mode=0o700)
     if user is not None:
         account = pwd.getpwnam(user)
-        os.chown(data, account.pw_uid, account.pw_gid)
+        os.chown(unfinished, account.pw_uid, account.pw_gid)
     # trust: whoever can pass the folder (0700) and the socket (0700) is the owner.
     arguments = ["--auth=trust", "--encoding=UTF8", "--locale=C", f"--username={_SUPERUSER}", "--no-instructions"]
-    command = [str(_program("initdb")), *arguments, "-D", str(data)]
-    _run(command, user=user, timeout=_INIT_SECONDS, log=data / "server.log")
+    command = [str(_program("initdb")), *arguments, "-D", str(unfinished)]
+    _run(command, user=user, timeout=_INIT_SECONDS, log=unfinished / "server.log")
+    unfinished.replace(data)

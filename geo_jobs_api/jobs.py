@@ -190,8 +190,8 @@ _MAX_IMAGE_BYTES = 1100 * _MB
 
 def upload_slots(output_format: object) -> tuple[UploadSlot, ...]:
     """The outputs of a `geotiff_to_png` job, by its payload's `outputFormat` (anything unknown counts as png)."""
-    name = "jpeg" if output_format == "jpg" else output_format
-    known = name if isinstance(name, str) and name in _IMAGE_SUFFIXES else "png"
+    name = output_format.lower() if isinstance(output_format, str) else "png"
+    known = {"jpg": "jpeg"}.get(name, name if name in _IMAGE_SUFFIXES else "png")
     image, world, content_type = _IMAGE_SUFFIXES[known]
     return (
         UploadSlot(image, content_type, _MAX_IMAGE_BYTES),

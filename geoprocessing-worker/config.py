@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
@@ -78,7 +79,7 @@ class Settings(BaseSettings):
     database_url: SecretStr = SecretStr("")
     pghost: str = ""
     pgport: int = Field(5432, gt=0, lt=65536)
-    pgdatabase: str = ""
+    pgdatabase: str = "postgres"
     pguser: str = ""
     pgpassword: SecretStr = SecretStr("")
     pgssl: str = Field("", description="true, false or one of libpq's sslmode values")
@@ -89,6 +90,22 @@ class Settings(BaseSettings):
         if value and not value.startswith(("http://", "https://")):
             raise ValueError("must begin with http:// or https://")
         return value.rstrip("/")
+
+    @field_validator("api_base_url")
+    @classmethod
+    def _has_a_host_and_a_possible_port(cls, value: str) -> str:
+        if value and not urlsplit(value).hostname:
+            raise ValueError("must name a host")
+        if value:
+            _ = urlsplit(value).port  # raises where there can be no such port
+        return value
+
+    @field_validator("worker_auth_token")
+    @classmethod
+    def _fits_into_a_header(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().isascii():
+            raise ValueError("must be of ASCII characters, as tokens are")
+        return value
 
     @field_validator("scan_for_malware")
     @classmethod
@@ -104,7 +121,12 @@ class Settings(BaseSettings):
 
     def trust(self) -> ssl.SSLContext | bool:
         """Whose certificates a client believes: `CA_BUNDLE`'s, else those of the library."""
-        return ssl.create_default_context(cafile=self.ca_bundle) if self.ca_bundle else True
+        if self.ca_bundle is None:
+            return True
+        try:
+            return ssl.create_default_context(cafile=self.ca_bundle)
+        except OSError as error:
+            raise ConfigurationError(f"CA_BUNDLE: {self.ca_bundle} holds no certificates ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -127,12 +149,16 @@ def load(*, local_stack: bool = False) -> Configuration:
     files = [(".env", Path(".env")), (".env", project_root() / ".env")]
     layers = [("environment", dict(os.environ)), *((place, _dotenv(path)) for place, path in files)]
     if local_stack and not any(layer.get("API_BASE_URL") for _, layer in layers):
-        folder = Path(os.environ.get("DATA_DIR") or project_root() / ".local")
-        files.append(("local stack", folder / LOCAL_STACK_FILE))
-        layers.append(("local stack", _dotenv(folder / LOCAL_STACK_FILE)))
+        folder = next((layer["DATA_DIR"] for _, layer in layers if layer.get("DATA_DIR")), ".local")
+        files.append(("local stack", project_root() / folder / LOCAL_STACK_FILE))
+        layers.append(("local stack", _dotenv(files[-1][1])))
+    # Two names for one thing: PGHOST in a nearer place hides a DATABASE_URL in a farther one.
+    nearest = next((layer for _, layer in layers if layer.get("PGHOST") or layer.get("DATABASE_URL")), {})
     try:
         # Of several files pydantic-settings lets the last win; here the nearest comes first.
-        settings = Settings(_env_file=[path for _, path in reversed(files)])
+        settings = Settings(
+            _env_file=[path for _, path in reversed(files)], database_url=SecretStr(nearest.get("DATABASE_URL") or "")
+        )
     except ValidationError as error:
         raise ConfigurationError("\n".join(_in_words(error))) from None
     sources = {

@@ -3,13 +3,16 @@
 Nothing but the standard library is imported before it is needed, since a missing library is one of the findings.
 """
 
+import io
 import json
 import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from geoprocessing_worker.config import Settings
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 # What the worker imports, by import name; a broken binary shows only when it is really imported.
 DEPENDENCIES = (
     "anyio",
+    "dotenv",
     "httpx",
     "numpy",
     "psycopg",
@@ -28,6 +32,7 @@ DEPENDENCIES = (
     "stamina",
     "structlog",
 )
+REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
 TIMEOUT = 5.0
 # A download, its pictures and their copies on the way out.
 ROOM_IN_FILES = 3
@@ -89,6 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _print(line: str) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show the signs still gets the words
     sys.stdout.write(line + "\n")
 
 
@@ -97,13 +104,15 @@ def _found(name: str, look: Callable[[], str]) -> Finding:
         return Finding(name, True, look())
     except Unhealthy as error:
         return Finding(name, False, str(error))
+    except Exception as error:  # noqa: BLE001 - one check that breaks must not hide the others
+        return Finding(name, False, f"cannot be checked ({type(error).__name__}: {error})")
 
 
 def _settings() -> "Settings":
     try:
         config: Any = import_module("geoprocessing_worker.config")
     except ImportError as error:
-        raise Unhealthy(f"not checked, since {error.name} is missing") from None
+        raise Unhealthy(f"not checked, since {error.name or error} is missing") from None
     errors: Any = import_module("geoprocessing_worker.errors")
     try:
         settings: Settings = config.load(local_stack=True).settings
@@ -119,12 +128,12 @@ def _dependencies() -> str:
     for name in DEPENDENCIES:
         try:
             import_module(name)
-        except (ImportError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - a broken library may raise anything while it is loaded
             missing.append(f"{name} ({error})")
     if missing:
         raise Unhealthy(
             f"cannot be imported: {', '.join(missing)}; run: "
-            f"{sys.executable} -m pip install --require-hashes -r requirements.txt"
+            f"{sys.executable} -m pip install --require-hashes -r {REQUIREMENTS}"
         )
     return "All dependencies available"
 
@@ -156,7 +165,8 @@ def _database(settings: "Settings") -> str:
     return "Database connection successful"
 
 
-_SSL_MODES = {"true": "require", "false": "disable", "": ""}
+_SSL_MODES = dict.fromkeys(("true", "1", "yes", "on"), "require")
+_SSL_MODES |= dict.fromkeys(("false", "0", "no", "off"), "disable")
 
 
 def _api(settings: "Settings") -> str:
@@ -185,6 +195,8 @@ def _api(settings: "Settings") -> str:
             headers={"Authorization": f"Worker {token}"},
             timeout=TIMEOUT,
             verify=settings.trust(),
+            # A proxy has no business on loopback.
+            trust_env=urlsplit(settings.api_base_url).hostname not in ("127.0.0.1", "localhost", "::1"),
         )
     except httpx.HTTPError as error:
         raise Unhealthy(

@@ -127,7 +127,7 @@ class LeaseKeeper:
             raise LeaseLost("lease-expired", f"the API could not be reached in time: {error}") from None
         self._lease.renew(sent, answer)
         if answer.cancel is not None and not self._finishing:
-            raise CancelRequested(answer.cancel.reason, answer.cancel.grace_seconds)
+            raise CancelRequested(answer.cancel.reason or "no reason given", answer.cancel.grace_seconds)
 
     async def _ask(self) -> LeaseAnswer:
         progress, self._latest = self._latest, None

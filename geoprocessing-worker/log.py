@@ -109,7 +109,7 @@ def _formatter(shared: list[structlog.typing.Processor], render: Any) -> logging
 def _shape(_logger: Any, _method: str, event: Event) -> Event:
     event["level"] = str(event.get("level", "info")).upper()
     said = str(event.get("event", ""))
-    event.setdefault("message", said[:1].upper() + said[1:].replace("_", " "))
+    event.setdefault("message", said[:1].upper() + (said[1:].replace("_", " ") if said.isidentifier() else said[1:]))
     first = ("timestamp", "level", "event", "message")
     return {key: event[key] for key in first if key in event} | {k: v for k, v in event.items() if k not in first}
 

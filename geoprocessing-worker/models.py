@@ -75,7 +75,7 @@ class ClaimAnswer(WireModel):
 class CancelOrder(WireModel):
     """Somebody does not want the job any more."""
 
-    reason: str = ""
+    reason: str | None = None
     grace_seconds: float = 0
 
 

@@ -110,8 +110,8 @@ class JobRunner:
             return await self._cancelled(order)
         except _Interrupted:
             return await self._interrupted()
-        except JobError as error:
-            return await self._failed(error)
+        except (JobError, Rejected) as error:
+            return await self._failed(error if isinstance(error, JobError) else _rejected(error))
         except Exception:
             # The one place where a mistake of ours ends: it costs this job an attempt, not the worker its life.
             log.exception("job_crashed_the_runner")
@@ -170,11 +170,7 @@ class JobRunner:
         try:
             answer = await self._tools.api.complete(self._lease, completion)
         except Rejected as error:
-            raise JobError(
-                error.code.replace("-", "_"),
-                f"The job server did not take the results: {error.message}",
-                ErrorClass.INVALID_INPUT,
-            ) from None
+            raise _rejected(error) from None
         return answer.replayed
 
     # -- the watch over the work ------------------------------------------------------------------------------------
@@ -282,6 +278,12 @@ class JobRunner:
             keeping.cancel()
             with contextlib.suppress(asyncio.CancelledError, ApiError):
                 await keeping
+
+
+def _rejected(error: Rejected) -> JobError:
+    return JobError(
+        error.code.replace("-", "_"), f"The job server did not take it: {error.message}", ErrorClass.INVALID_INPUT
+    )
 
 
 def _in_folder(output: OutputFile, folder: Path) -> OutputFile:

@@ -32,6 +32,7 @@ from geoprocessing_worker.explanation import Explanation, explain_request
 from geoprocessing_worker.options import RenderOptions
 from geoprocessing_worker.runner import Tools
 from geoprocessing_worker.sandbox import Limits, Sandbox, Work
+from geoprocessing_worker.workspace import prepare
 
 Made = TypeVar("Made", bound=BaseModel)
 USER_AGENT = f"geoprocessing-worker/{__version__}"
@@ -91,6 +92,10 @@ def _work(_parsed: argparse.Namespace, settings: Settings) -> ExitCode:
         settings.log_file,
         secrets=[settings.worker_auth_token.get_secret_value(), settings.pgpassword.get_secret_value()],
     )
+    try:
+        prepare(settings.temp_dir)
+    except OSError as error:
+        raise ConfigurationError(f"TEMP_DIR: {settings.temp_dir} cannot be used ({error.strerror})") from None
     return asyncio.run(_serve(settings))
 
 
@@ -180,6 +185,11 @@ def _payload(text: str) -> dict[str, Any]:
 
 
 def _defaults(settings: Settings) -> RenderOptions:
+    try:
+        # As if a payload had said it, so that it is checked now and not blamed on an uploader later.
+        RenderOptions.from_payload({"coordinateSystem": settings.coordinate_system}, RenderOptions())
+    except JobError as error:
+        raise ConfigurationError(f"COORDINATE_SYSTEM: {error.message}") from None
     return RenderOptions(
         max_size=settings.max_image_size,
         quality=settings.compression_quality,

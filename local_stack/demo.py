@@ -35,7 +35,10 @@ def run(source: Path | None, output: Path) -> int:
         raise StackError(f"there is no file {source}")
     if source is None:
         console.print("Making a map: hill-shaded highland around 15.35° N 44.2° E …")
-        source = terrain.make(output / "source" / "terrain.tif")
+        try:
+            source = terrain.make(output / "source" / "terrain.tif")
+        except OSError as error:
+            raise StackError(f"{output} cannot be written: {error.strerror or error}") from error
     console.print("Starting PostgreSQL, the job API and a worker …")
     with running(quiet=True) as stack, stack.person() as api:
         console.print(f"They are up at {stack.base_url}. Sending {source} ({source.stat().st_size / 1e6:.1f} MB):")
@@ -47,6 +50,8 @@ def run(source: Path | None, output: Path) -> int:
             paths = _fetch(api, job, output)
         except httpx.HTTPError as error:
             raise StackError(f"the API broke off: {error}; see {stack.api_log}") from error
+        except OSError as error:
+            raise StackError(f"{error.filename or output}: {error.strerror}") from error
     _show(job, paths, console)
     return 0
 
@@ -59,7 +64,7 @@ def _submit(api: httpx.Client, source: Path) -> str:
     slot = _answer(api.post(f"/api/geo-jobs/{job_id}/upload", json=wanted))
     headers = {**slot["headers"], "Content-Length": str(size)}
     # Whoever has the signed address needs no other right.
-    response = httpx.put(slot["uploadUrl"], content=_chunks(source), headers=headers, timeout=60)
+    response = httpx.put(slot["uploadUrl"], content=_chunks(source), headers=headers, timeout=60, trust_env=False)
     if not response.is_success:
         _answer(response)
     return job_id
@@ -122,7 +127,7 @@ def _fetch(api: httpx.Client, job: Job, output: Path) -> list[Path]:
     paths = []
     for item in _answer(api.get(f"/api/geo-jobs/{job['id']}/download/output"))["outputs"]:
         path = output / Path(item["name"]).name
-        with httpx.stream("GET", item["url"], timeout=60) as response, path.open("wb") as file:
+        with httpx.stream("GET", item["url"], timeout=60, trust_env=False) as response, path.open("wb") as file:
             response.raise_for_status()
             for chunk in response.iter_bytes():
                 file.write(chunk)

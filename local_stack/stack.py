@@ -2,8 +2,8 @@
 
 import ctypes
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,10 +24,20 @@ USUAL_PORT = 8000
 START_PATIENCE = 60.0
 # A worker's grace period and some.
 STOP_PATIENCE = 45.0
+# For the reports of jobs that go back at once.
+PARTING_PATIENCE = 15.0
 LOOK_INTERVAL = 0.1
 PR_SET_PDEATHSIG = 1
 
 Process = subprocess.Popen[bytes]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+class PortTaken(Exception):  # noqa: N818 - an answer
+    """Somebody else serves on the port."""
 
 
 class StackError(Exception):
@@ -53,8 +63,11 @@ class Stack:
     def person(self) -> httpx.Client:
         """A client with the rights of a person called demo."""
         command = [sys.executable, "-m", "geo_jobs_api", "jwt", "--sub", "demo"]
-        token = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()  # noqa: S603
-        return httpx.Client(base_url=self.base_url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        made = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)  # noqa: S603
+        if made.returncode != 0:
+            raise StackError(f"no token for a person can be made: {made.stderr.strip()}")
+        headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
+        return httpx.Client(base_url=self.base_url, headers=headers, timeout=30, trust_env=False)
 
     def check(self) -> None:
         """Raise `StackError` if a part has ended."""
@@ -81,7 +94,7 @@ def running(*, quiet: bool) -> Iterator[Stack]:
         StackError: a part does not start.
     """
     # Whoever ends this process means the whole stack; the way out is the same as for Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminate)
     with ExitStack() as parts:
         try:
             settings = config.load_settings()
@@ -94,11 +107,12 @@ def running(*, quiet: bool) -> Iterator[Stack]:
             raise StackError(str(error)) from error
         api_log = settings.data_dir / "api.log"
         log = parts.enter_context(api_log.open("ab"))
-        port = _free_port()
-        base_url = f"http://{HOST}:{port}"
-        command = ["geo_jobs_api", "serve", "--host", HOST, "--port", str(port)]
-        api = parts.enter_context(_process(command, os.environ, log))
-        _until_healthy(base_url, api, api_log)
+        # A proxy of this machine's has no business on loopback.
+        environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        try:
+            api, base_url = _start_api(parts, USUAL_PORT, environment, log)
+        except PortTaken:
+            api, base_url = _start_api(parts, 0, environment, log)
         assert settings.worker_auth_token is not None, "load_settings makes one where there is none"  # noqa: S101
         facts = {
             "API_BASE_URL": base_url,
@@ -106,7 +120,7 @@ def running(*, quiet: bool) -> Iterator[Stack]:
             "DATABASE_URL": conninfo,
         }
         _leave_word(settings.data_dir / "stack.env", facts)
-        worker = parts.enter_context(_process(["geoprocessing_worker"], os.environ | facts, log if quiet else None))
+        worker = parts.enter_context(_process(["geoprocessing_worker"], environment | facts, log if quiet else None))
         yield Stack(base_url, api, worker, api_log)
 
 
@@ -127,38 +141,59 @@ def _process(arguments: list[str], environment: Mapping[str, str], output: IO[by
     try:
         yield process
     finally:
+        _stop(process)
+
+
+def _stop(process: Process) -> None:
+    """SIGTERM and a grace period; a second signal to us is passed on, which gives jobs back at once; then force."""
+    for patience in (STOP_PATIENCE, PARTING_PATIENCE):
         process.terminate()
         try:
-            process.wait(STOP_PATIENCE)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            process.kill()
-            process.wait()
+            process.wait(patience)
+        except KeyboardInterrupt:
+            continue
+        except subprocess.TimeoutExpired:
+            break
+        return
+    process.kill()
+    process.wait()
 
 
 def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _until_healthy(base_url: str, api: Process, api_log: Path) -> None:
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+def _start_api(parts: ExitStack, port: int, environment: Mapping[str, str], log: IO[bytes]) -> tuple[Process, str]:
+    """Start the API on a port, 0 for any.
+
+    Returns:
+        The process, and the address that it said itself: whatever else answers on the port is not asked.
+
+    Raises:
+        PortTaken: by another program, or another stack.
+        StackError: it does not start.
+    """
+    said_before = log.tell()
+    command = ["geo_jobs_api", "serve", "--host", HOST, "--port", str(port)]
+    api = parts.enter_context(_process(command, environment, log))
     deadline = time.monotonic() + START_PATIENCE
     while time.monotonic() < deadline:
-        if api.poll() is not None:
+        ended = api.poll() is not None
+        said = Path(log.name).read_bytes()[said_before:].decode(errors="replace")
+        if ended and f"Port {port} " in said:
+            raise PortTaken
+        if ended:
             break
+        serving = re.search(r"^Serving on (http://\S+)$", said, re.MULTILINE)
         with suppress(httpx.HTTPError):
-            if httpx.get(f"{base_url}/health", timeout=5).is_success:
-                return
+            if serving and httpx.get(f"{serving[1]}/health", timeout=5, trust_env=False).is_success:
+                return api, serving[1]
         time.sleep(LOOK_INTERVAL)
-    raise StackError(f"the API did not start; its last words, from {api_log}:\n{_tail(api_log)}")
-
-
-def _free_port() -> int:
-    """The usual port if it is free, else one that the system gives."""
-    for port in (USUAL_PORT, 0):
-        with socket.socket() as probe, suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((HOST, port))
-            return int(probe.getsockname()[1])
-    raise StackError("no free port on loopback")
+    raise StackError(f"the API did not start; its last words, from {log.name}:\n{_tail(Path(log.name))}")
 
 
 def _leave_word(path: Path, facts: Mapping[str, str]) -> None:

@@ -15,14 +15,20 @@ find_python() {
 
 # make_environment REQUIREMENTS - with the hashes that it pins
 make_environment() {
-  local requirements=$1 base wanted stamp=.venv/.installed
+  local requirements=$1 base stamp=.venv/.installed
   python=$PWD/.venv/bin/python
-  wanted="$requirements $(cat "$requirements" pyproject.toml | cksum)"
+  # One at a time; what an interrupted start left running holds the lock too, until it is done.
+  if command -v flock >/dev/null; then
+    exec 9>.venv.lock
+    flock 9
+  fi
   # requirements-dev.txt holds all of requirements.txt.
-  if [[ -x $python && -f $stamp ]] && grep -qxF -e "$wanted" -e "requirements-dev.txt $(cat requirements-dev.txt pyproject.toml | cksum)" "$stamp" && "$python" -c '' 2>/dev/null; then
+  if [[ -f $stamp ]] && "$python" -c '' 2>/dev/null &&
+    grep -qxF -e "$(_wanted "$requirements")" -e "$(_wanted requirements-dev.txt)" "$stamp"; then
+    exec 9>&-
     return
   fi
-  if ! "$python" -c '' 2>/dev/null; then
+  if ! "$python" -m pip --version >/dev/null 2>&1; then
     base=$(find_python)
     echo "Making .venv with $base …" >&2
     rm -rf .venv
@@ -34,5 +40,11 @@ make_environment() {
   echo "Installing what $requirements pins (a minute or so, once) …" >&2
   "$python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$requirements" >&2
   "$python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . >&2
-  echo "$wanted" >"$stamp"
+  _wanted "$requirements" >"$stamp"
+  exec 9>&-
+}
+
+# What has to be installed, and for which folder: a checkout that was moved or copied is installed anew.
+_wanted() {
+  echo "$1 $(cat "$1" pyproject.toml | cksum) $PWD"
 }

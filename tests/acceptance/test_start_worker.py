@@ -1,5 +1,6 @@
 """What a newcomer runs: the demo, the local stack, the health check beside it. Real processes from the real scripts."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -118,3 +119,69 @@ def test_a_configured_worker_that_is_not_healthy_is_not_started(environment: dic
     assert ran.returncode == 1
     assert "does not answer" in ran.stdout
     assert not Path(environment["LOG_FILE"]).exists()
+
+
+def test_two_stacks_started_at_once_do_not_get_in_each_others_way(
+    environment: dict[str, str], small_map: Path, tmp_path: Path
+) -> None:
+    with contextlib.ExitStack() as both:
+        started = []
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            own = {**environment, "DATA_DIR": str(tmp_path / name / "data"), "LOG_FILE": str(tmp_path / name / "log")}
+            command = [
+                str(ROOT / "start_worker.sh"),
+                "--demo",
+                str(small_map),
+                "--output",
+                str(tmp_path / name / "out"),
+            ]
+            started.append(both.enter_context(running(command, tmp_path / name, own)))
+        assert [process.wait(60) for process in started] == [0, 0]
+
+
+def test_paths_mean_what_they_mean_where_the_command_is_typed(
+    environment: dict[str, str], small_map: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "map.tif").write_bytes(small_map.read_bytes())
+    command = [str(ROOT / "start_worker.sh"), "--demo", "map.tif", "--output", "here"]
+    # A proxy that is not there: loopback must not go through it.
+    own = {**environment, "HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9"}
+    ran = subprocess.run(command, cwd=tmp_path, env=own, capture_output=True, text=True, timeout=90)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert (tmp_path / "here" / "map.png").exists()
+
+
+def test_half_a_configuration_is_a_mistake_and_not_a_wish_for_a_local_stack(environment: dict[str, str]) -> None:
+    ran = run({**environment, "API_BASE_URL": "https://maps.example.org"}, "./start_worker.sh")
+    assert ran.returncode == 78
+    assert "WORKER_AUTH_TOKEN is not set" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TEMP_DIR", "/proc/nowhere"),
+        ("CA_BUNDLE", "/nowhere.pem"),
+        ("WORKER_AUTH_TOKEN", "tökén-of-some-length"),
+        ("API_BASE_URL", "http://127.0.0.1:99999"),
+        ("COORDINATE_SYSTEM", "EPSG:999999"),
+    ],
+)
+def test_a_setting_that_cannot_work_ends_the_worker_with_its_name_and_exit_code_78(
+    environment: dict[str, str], name: str, value: str
+) -> None:
+    whole = {"API_BASE_URL": "http://127.0.0.1:1", "WORKER_AUTH_TOKEN": "token-of-some-length"}
+    ran = run({**environment, **whole, name: value}, sys.executable, "geoprocessing-worker/worker.py")
+    assert ran.returncode == 78, ran.stderr
+    assert f"❌ {name}" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_the_nearer_name_of_the_database_hides_the_local_stacks(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "stack.env").write_text(
+        "API_BASE_URL='http://127.0.0.1:1'\nWORKER_AUTH_TOKEN='t'\nDATABASE_URL='host=/nowhere'\n"
+    )
+    assert "/nowhere" in health(environment)[0]
+    assert "/elsewhere" in health({**environment, "PGHOST": "/elsewhere"})[0]

@@ -199,3 +199,22 @@ async def test_whatever_a_file_is_called_worker_and_api_agree_on_the_names_of_it
     assert await JobRunner(job, tools, asyncio.Event()).run() is Ending.COMPLETED
     seen = await in_thread(person.look, created["id"])
     assert len(seen["outputs"]) == 6
+
+
+async def test_a_cancel_without_a_reason_reaches_the_worker_too(tools: Tools, person: Person) -> None:
+    job_id = await in_thread(person.submit)
+    _, lease = await claimed(tools)
+    await tools.api.heartbeat(lease)
+    await in_thread(person.http.post, f"/api/geo-jobs/{job_id}/cancel")
+    answer = await tools.api.heartbeat(lease)
+    assert answer.cancel is not None
+
+
+@pytest.mark.parametrize("output_format", ["JPEG", "jpg", "Png", "WebP"])
+async def test_formats_are_understood_in_capitals_on_both_sides(
+    tools: Tools, person: Person, tmp_path: Path, output_format: str
+) -> None:
+    content = Tiff(np.full((3, 20, 30), 90, "uint8")).write(tmp_path / "made.tif").read_bytes()
+    await in_thread(person.submit, {"outputFormat": output_format}, content)
+    job, _ = await claimed(tools)
+    assert await JobRunner(job, tools, asyncio.Event()).run() is Ending.COMPLETED
