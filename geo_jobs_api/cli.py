@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import socket
 import sys
 import time
@@ -146,7 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(str(error), to_error=True)
         return 1
     except psycopg.Error as error:
-        said = " ".join(str(error).split())
+        # A connection string that cannot be read is quoted in the error, password and all.
+        said = re.sub(r"(://[^:@/\s]*:)[^@\s]*@|(password=)\S+", r"\1\2********@", " ".join(str(error).split()))
         _say(f"The database does not do what is needed: {said}. The role must own its schema.", to_error=True)
         return 1
     except KeyboardInterrupt:

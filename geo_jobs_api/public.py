@@ -231,7 +231,10 @@ async def _stream(services: Services, job_id: UUID, after: int) -> AsyncIterator
             continue
         yield _frame(EventView.of(item))
         if item.state in _FINAL_STATE_NAMES:
-            return
+            # A failed job may have been sent back to the queue since.
+            job = await services.jobs.find_job(job_id)
+            if job is None or job.state in FINAL_STATES:
+                return
 
 
 def _frame(event: EventView) -> bytes:

@@ -33,6 +33,21 @@ def _clean_text(text: object) -> object:
     return text
 
 
+def _clean_json(value: Any, depth: int = 0) -> Any:
+    """Details of a failure, as far as they can be stored: reporting it must not fail over what a file quotes."""
+    if isinstance(value, str):
+        return _clean_text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if depth > _MAX_DEPTH:
+        return None
+    if isinstance(value, dict):
+        return {_clean_text(key): _clean_json(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_clean_json(item, depth + 1) for item in value]
+    return value
+
+
 def _check_json(value: Any, depth: int = 0) -> None:
     if depth > _MAX_DEPTH:
         raise ValueError(f"must not be nested deeper than {_MAX_DEPTH} levels")
@@ -332,7 +347,7 @@ class ReportedError(Model):
     error_class: ErrorClass = Field(alias="class")
     code: Annotated[ReportedText, Field(min_length=1, max_length=100)]
     message: Annotated[ReportedText, Field(max_length=2000)] = ""
-    detail: Any = None
+    detail: Annotated[Any, BeforeValidator(_clean_json)] = None
 
 
 class FailJob(Model):

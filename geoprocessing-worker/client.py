@@ -1,5 +1,7 @@
 """The five calls of the wire, each said once, and what each answer means."""
 
+import asyncio
+import dataclasses
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeVar
@@ -61,12 +63,14 @@ class JobApi:
     async def claim(self, request: ClaimRequest) -> ClaimAnswer | None:
         """Up to `max_jobs` jobs, or None when the wait ran out. After a lost reply, the same claim id is sent again."""
         seconds = retry.CLAIM.try_timeout + request.wait_seconds
+        # Being parked is not being patient.
+        policy = dataclasses.replace(retry.CLAIM, patience=retry.CLAIM.patience + request.wait_seconds)
 
         async def once() -> ClaimAnswer | None:
             response = await self._send("POST", f"{JOBS}/claim", request, {}, seconds)
             return None if response.status_code == httpx.codes.NO_CONTENT else _read(response, ClaimAnswer)
 
-        return await retry.persist(retry.CLAIM, once)
+        return await retry.persist(policy, once)
 
     async def heartbeat(self, job: HeldJob) -> LeaseAnswer:
         """Renew the lease."""
@@ -104,10 +108,12 @@ class JobApi:
         # Secrets are unmasked nowhere but in headers, so a body never has one.
         content = b"{}" if body is None else body.model_dump_json(by_alias=True, exclude_none=True).encode()
         try:
-            response = await self._http.request(
-                method, path, content=content, headers=headers | authorization | JSON, timeout=seconds
-            )
-        except httpx.HTTPError as error:
+            # httpx counts from byte to byte, and somebody may send one now and then for ever.
+            async with asyncio.timeout(seconds):
+                response = await self._http.request(
+                    method, path, content=content, headers=headers | authorization | JSON, timeout=seconds
+                )
+        except (httpx.HTTPError, TimeoutError) as error:
             raise Unavailable("no-connection", f"{type(error).__name__}: {error}") from None
         if not response.is_success:
             raise _error(response)
@@ -144,7 +150,7 @@ def _error(response: httpx.Response) -> ApiError:
 def _problem(response: httpx.Response) -> dict[str, Any]:
     try:
         problem = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return problem if isinstance(problem, dict) else {}
 
@@ -155,5 +161,5 @@ def _retry_after(response: httpx.Response) -> float | None:
         return float(value)
     try:
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

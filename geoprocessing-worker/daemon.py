@@ -54,7 +54,7 @@ class Daemon:
     async def run(self) -> None:
         """Work until `stop`, then let running jobs end within the grace period and give back the others."""
         structlog.contextvars.bind_contextvars(worker_id=self.worker_id)
-        removed = sweep(self._settings.temp_dir)
+        removed = await asyncio.to_thread(sweep, self._settings.temp_dir)
         await self._tools.sandbox.warm_up()
         log.info(
             "worker_started",
@@ -89,6 +89,10 @@ class Daemon:
                 log.warning("claim_failed", message="No job could be claimed; trying again", reason=str(error))
                 await self._pause(pause)
                 pause = min(2 * pause, PAUSE_LAST)
+            except Exception:
+                # An answer that nobody thought of must not end the worker, with its jobs not given back.
+                log.exception("claim_broke", message="A claim broke; trying again")
+                await self._pause(PAUSE_LAST)
             else:
                 pause = PAUSE_FIRST
 
@@ -103,6 +107,8 @@ class Daemon:
         )
         sent = self._tools.clock()
         answer = await self._until_stopped_or(self._tools.api.claim(request))
+        if answer is None and self._stopping.is_set():
+            return
         if self._token_refused:
             self._token_refused = False
             log.info("token_accepted", message="The worker token is accepted again")
@@ -116,7 +122,12 @@ class Daemon:
     def _take_up(self, job: ClaimedJob) -> None:
         task = asyncio.create_task(JobRunner(job, self._tools, self._interrupt).run())
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Ending]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("job_lost", message="A job ended without a report", exc_info=task.exception())
 
     def _say_refused(self, error: TokenRefused) -> None:
         if not self._token_refused:

@@ -30,6 +30,7 @@ class _Partial:
     """What has arrived so far, and the server's name for that version of the file."""
 
     path: Path
+    pulse: transfer.Pulse = field(default_factory=transfer.Pulse)
     size_bytes: int = 0
     entity_tag: str = ""
     digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
@@ -64,6 +65,7 @@ async def download(
     try:
         await transfer.patiently(
             lambda: _fetch_rest(source, partial, http, max_bytes, report),
+            partial.pulse,
             code="download_failed",
             message="The uploaded file could not be fetched from storage; the job will be tried again.",
             detail=lambda: {"received_bytes": partial.size_bytes},
@@ -112,6 +114,7 @@ async def _fetch_rest(
                 await file.write(chunk)
                 partial.digest.update(chunk)
                 partial.size_bytes += len(chunk)
+                partial.pulse.beat()
                 share = 100 * partial.size_bytes / max(source.size_bytes, partial.size_bytes)
                 report(share, f"Downloaded {partial.size_bytes / 1e6:.1f} of {source.size_bytes / 1e6:.1f} MB")
 

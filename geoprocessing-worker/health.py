@@ -5,6 +5,7 @@ Nothing but the standard library is imported before it is needed, since a missin
 
 import io
 import json
+import re
 import sys
 import uuid
 from collections.abc import Callable
@@ -160,7 +161,8 @@ def _database(settings: "Settings") -> str:
         ) as connection:
             connection.execute("SELECT 1")
     except psycopg.Error as error:
-        said = " ".join(str(error).split())
+        # A connection string that cannot be read is quoted in the error, password and all.
+        said = re.sub(r"(://[^:@/\s]*:)[^@\s]*@|(password=)\S+", r"\1\2********@", " ".join(str(error).split()))
         raise Unhealthy(f"no connection ({said}); start PostgreSQL or mend PGHOST and its companions") from None
     return "Database connection successful"
 

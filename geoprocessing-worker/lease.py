@@ -102,14 +102,15 @@ class LeaseKeeper:
         while True:
             with contextlib.suppress(TimeoutError):
                 # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the news.
-                async with asyncio.timeout(min(self._interval, self._lease.length * LEASE_SHARE)):
+                pause = min(self._interval, self._lease.length * LEASE_SHARE, max(0.0, self._lease.remaining()))
+                async with asyncio.timeout(pause):
                     await self._news.wait()
             try:
                 await self._renew()
             except TokenRefused as error:
                 # Tokens are rotated while jobs run: the lease, not the first refusal, says when to give up.
                 log.error("token_refused", reason=str(error))
-                await asyncio.sleep(REFUSED_PAUSE)
+                await asyncio.sleep(min(REFUSED_PAUSE, max(0.0, self._lease.remaining())))
             except LeaseLost:
                 if not self._finishing:
                     raise

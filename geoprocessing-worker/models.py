@@ -8,6 +8,9 @@ from pydantic.alias_generators import to_camel
 
 from geoprocessing_worker.errors import ErrorClass, JobError
 
+# Bytes of JSON.
+LARGEST_FAILURE = 16 * 1024
+
 
 class WireModel(BaseModel):
     """A part of a message: snake case here, camel case in the JSON."""
@@ -137,12 +140,28 @@ class Failure(WireModel):
 
     @classmethod
     def of(cls, error: JobError) -> "Failure":
-        """The report of an error."""
-        return cls(
-            error=FailureError(
-                error_class=error.error_class, code=error.code, message=error.message[:2000], detail=error.detail
-            )
+        """The report of an error, cut to what the API takes: texts may quote a hostile file."""
+        told = FailureError(
+            error_class=error.error_class,
+            code=_plain(error.code)[:100],
+            message=_plain(error.message)[:2000],
+            detail=_plain_json(error.detail),
         )
+        if len(told.model_dump_json()) > LARGEST_FAILURE:
+            told = told.model_copy(update={"detail": {}})
+        return cls(error=told)
+
+
+def _plain(text: str) -> str:
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+
+
+def _plain_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_plain(str(key)): _plain_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_json(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float) else _plain(str(value))
 
 
 class FailAnswer(WireModel):

@@ -14,7 +14,7 @@ import stamina
 import structlog
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
-from geoprocessing_worker.errors import Unavailable
+from geoprocessing_worker.errors import TokenRefused, Unavailable
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -28,13 +28,16 @@ class Policy:
     wait_initial: float
     wait_max: float
     patience: float = math.inf
+    through_refusal: bool = False
 
 
 # The reply to a claim may be lost; within the short first lease (15 s) the same claim id brings the same jobs back.
 CLAIM = Policy(try_timeout=10, wait_initial=0.5, wait_max=4, patience=12)
 HEARTBEAT = Policy(try_timeout=5, wait_initial=0.5, wait_max=2)
-REPORT = Policy(try_timeout=15, wait_initial=0.5, wait_max=10)
-TRANSFER = Policy(try_timeout=30, wait_initial=1, wait_max=15, patience=300)
+# A refused token may be mended, and a refusal may be a proxy's, while a result waits.
+REPORT = Policy(try_timeout=15, wait_initial=0.5, wait_max=10, patience=600, through_refusal=True)
+# Patience is counted from the last byte that moved; see transfer.py.
+TRANSFER = Policy(try_timeout=30, wait_initial=1, wait_max=15)
 # A worker that is leaving does not hang on: the lease runs out by itself.
 PARTING = Policy(try_timeout=3, wait_initial=0.3, wait_max=1, patience=5)
 
@@ -55,13 +58,15 @@ async def persist(
             while its result is being reported.
 
     Raises:
-        Unavailable: patience or sense ran out; the last try's.
+        Unavailable, TokenRefused: patience or sense ran out; the last try's.
     """
 
     def decide(error: Exception) -> bool | float:
-        if not isinstance(error, Unavailable) or (remaining is not None and remaining() <= 0):
+        passing = isinstance(error, Unavailable) or (policy.through_refusal and isinstance(error, TokenRefused))
+        if not passing or (remaining is not None and remaining() <= 0):
             return False
-        return True if error.retry_after is None else min(error.retry_after, LONGEST_RETRY_AFTER)
+        asked = error.retry_after if isinstance(error, Unavailable) else None
+        return True if asked is None else min(asked, LONGEST_RETRY_AFTER)
 
     attempts = stamina.retry_context(
         on=decide,

@@ -221,6 +221,8 @@ class JobRunner:
         return lambda percent, text: self._report(stage, percent, text)
 
     def _report(self, stage: str, percent: float, text: str) -> None:
+        if stage not in STAGES:
+            return  # not one of ours, so the word of a child that was taken over
         if stage != self._stage:
             self._stage = stage
             log.info("stage_started", stage=stage)
@@ -263,6 +265,11 @@ class JobRunner:
         report = self._tools.api.fail(self._lease, Failure.of(error), parting=parting)
         try:
             answer = await (report if parting else self._kept(report))
+        except Rejected as refusal:
+            log.warning("report_not_taken", reason=str(refusal))
+            if error.code != "report_rejected":
+                await self._give_back(JobError("report_rejected", error.message[:200], error.error_class))
+            return
         except ApiError as refusal:
             log.warning("report_not_taken", reason=str(refusal))
             return

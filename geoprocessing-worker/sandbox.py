@@ -37,6 +37,7 @@ Work = Callable[[Request, Report], Result]
 LONGEST_LINE = 4 * 1024 * 1024
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 CPU_GRACE = 10
+WARM_UP_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class Sandbox(Generic[Request, Result]):
         process = self._context.Process(target=_nothing)
         # From this thread, though it takes half a second: the fork server dies with the thread that started it.
         process.start()
-        await _ended(process)
+        async with asyncio.timeout(WARM_UP_SECONDS):
+            await _ended(process)
         if process.exitcode != 0:
             raise RuntimeError(f"no process for jobs can be made: the first one ended with {process.exitcode}")
 
@@ -118,10 +120,10 @@ class Sandbox(Generic[Request, Result]):
                     stage, percent, text = message["report"]
                     report(str(stage)[:40], min(max(float(percent), 0.0), 100.0), str(text)[:500])
                 else:
-                    said = message
+                    said = {str(key): value for key, value in message.items()}
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             log.error("child_unreadable", reason=str(error))
-            return None
+            raise _death(None) from None
         finally:
             transport.close()
         return said

@@ -1,5 +1,6 @@
 """What downloads and uploads have in common: patience with bad links and busy storage."""
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,13 +13,39 @@ from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable
 SILENCE = retry.TRANSFER.try_timeout
 
 
+# Seconds without one byte moved, after which a transfer is given up.
+PATIENCE = 300.0
+
+
+class Pulse:
+    """When a byte last moved: a slow link that gets on is no reason to give up."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last = clock()
+
+    def beat(self) -> None:
+        """A byte moved."""
+        self._last = self._clock()
+
+    def patience_left(self) -> float:
+        """Seconds until patience ends, should nothing move."""
+        return PATIENCE - (self._clock() - self._last)
+
+
 async def patiently(
-    once: Callable[[], Awaitable[None]], *, code: str, message: str, detail: Callable[[], dict[str, Any]]
+    once: Callable[[], Awaitable[None]],
+    pulse: Pulse,
+    *,
+    code: str,
+    message: str,
+    detail: Callable[[], dict[str, Any]],
 ) -> None:
     """Repeat one transfer until it is through or patience ends.
 
     Args:
         once: makes one try.
+        pulse: of the transfer's bytes.
         code: of the error, should patience end.
         message: likewise.
         detail: likewise, asked for at the end.
@@ -35,7 +62,7 @@ async def patiently(
             raise Unavailable("no-connection", type(error).__name__) from None
 
     try:
-        await retry.persist(retry.TRANSFER, once_named)
+        await retry.persist(retry.TRANSFER, once_named, remaining=pulse.patience_left)
     except Unavailable as error:
         raise JobError(code, message, ErrorClass.TRANSIENT, {"reason": str(error), **detail()}) from None
 

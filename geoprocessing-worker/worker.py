@@ -7,6 +7,7 @@ if __name__ == "__main__" and not __package__:
 
 import argparse
 import asyncio
+import ctypes
 import itertools
 import json
 import os
@@ -35,6 +36,7 @@ from geoprocessing_worker.sandbox import Limits, Sandbox, Work
 from geoprocessing_worker.workspace import prepare
 
 Made = TypeVar("Made", bound=BaseModel)
+PR_SET_DUMPABLE = 4  # from linux/prctl.h
 USER_AGENT = f"geoprocessing-worker/{__version__}"
 
 
@@ -96,7 +98,13 @@ def _work(_parsed: argparse.Namespace, settings: Settings) -> ExitCode:
         prepare(settings.temp_dir)
     except OSError as error:
         raise ConfigurationError(f"TEMP_DIR: {settings.temp_dir} cannot be used ({error.strerror})") from None
+    _hide_memory()
     return asyncio.run(_serve(settings))
+
+
+def _hide_memory() -> None:
+    """Keep this process's memory and first environment, with its secrets, from others of the same user."""
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 async def _serve(settings: Settings) -> ExitCode:
@@ -117,8 +125,9 @@ async def _serve(settings: Settings) -> ExitCode:
                 sandbox=_sandbox(settings, convert, ConversionResult),
             )
         )
+        signals = itertools.count(1)
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, _stop, daemon, itertools.count(1))
+            asyncio.get_running_loop().add_signal_handler(number, _stop, daemon, signals)
         await daemon.run()
     return ExitCode.CLEAN
 

@@ -1,9 +1,11 @@
 """One folder per job, for its owner only, gone when the job is, and gone after a crash at the next start."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,29 +56,37 @@ def sweep(temp_dir: Path) -> int:
         How many were removed.
     """
     prepare(temp_dir)
-    removed = 0
+    # Found under the lock, removed without it: nobody who makes a folder waits for files to be deleted.
     with _locked(temp_dir / SEARCH_LOCK):
-        for folder in temp_dir.glob(f"{PREFIX}*"):
-            try:
-                owner = _lock(folder / OWNER_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue  # its owner lives
-            except OSError as error:
-                log.warning("workspace_not_removed", folder=folder.name, reason=str(error))
-                continue
-            remove(folder)
-            os.close(owner)
-            removed += 1
-    return removed
+        dead = [(folder, owner) for folder in temp_dir.glob(f"{PREFIX}*") if (owner := _take_over(folder)) is not None]
+    for folder, owner in dead:
+        remove(folder)
+        os.close(owner)
+    return len(dead)
+
+
+def _take_over(folder: Path) -> int | None:
+    """The lock of a folder whose owner is dead."""
+    try:
+        return _lock(folder / OWNER_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None  # its owner lives
+    except OSError as error:
+        log.warning("workspace_not_removed", folder=folder.name, reason=str(error))
+        return None
 
 
 def prepare(temp_dir: Path) -> None:
     """Make sure that the folder is there; a new one is for its owner only.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be made, or others could swap what is put into it.
     """
     temp_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    info = temp_dir.stat()
+    others_may_rename = info.st_uid != os.geteuid() or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if others_may_rename and not info.st_mode & stat.S_ISVTX:
+        raise PermissionError(errno.EPERM, "others own it or can write to it: use a folder of one's own", str(temp_dir))
 
 
 def remove(folder: Path) -> None:

@@ -82,6 +82,14 @@ def _ignore_term(_deed: Deed) -> str:
     return "still here"
 
 
+def _flood(_deed: Deed) -> str:
+    """One line that never ends, to the pipe that is there for reports."""
+    pipes = [entry for entry in Path("/proc/self/fd").iterdir() if int(entry.name) > 2 and entry.is_symlink()]
+    descriptor = next(int(entry.name) for entry in pipes if str(entry.readlink()).startswith("pipe:"))
+    while True:
+        os.write(descriptor, b"x" * 65536)
+
+
 def _list_descriptors(_deed: Deed) -> str:
     """Which pipes and sockets the descriptors beyond the standard three lead to."""
     entries = [entry for entry in Path("/proc/self/fd").iterdir() if int(entry.name) > 2 and entry.is_symlink()]
@@ -101,6 +109,7 @@ DEEDS: dict[str, Callable[[Deed], str]] = {
     "lie": _lie,
     "environment": _tell_environment,
     "term": _ignore_term,
+    "flood": _flood,
     "descriptors": _list_descriptors,
 }
 

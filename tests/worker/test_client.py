@@ -89,9 +89,9 @@ async def test_a_claim_that_found_nothing_is_none(server: ScriptedApi, client: J
 async def test_an_answer_that_is_final_is_raised_at_once_with_the_servers_words(
     server: ScriptedApi, client: JobApi, status: int, code: str, error: type[WorkerError]
 ) -> None:
-    server.on("complete", problem(status, code))
+    server.on("heartbeat", problem(status, code))
     with pytest.raises(error, match=f"{code}: in the server's words"):
-        await client.complete(Held(), Completion(outputs=(), metadata={}, timings={}))
+        await client.heartbeat(Held())
     assert len(server.asked) == 1
 
 
@@ -155,3 +155,32 @@ async def test_an_api_that_is_not_there_is_unavailable(unused_tcp_port: int) -> 
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{unused_tcp_port}") as http:
         with pytest.raises((Unavailable, LeaseLost)):
             await asyncio.wait_for(JobApi(http, SecretStr("t")).heartbeat(held), 10)
+
+
+async def test_a_refusal_does_not_throw_a_finished_result_away(server: ScriptedApi, client: JobApi) -> None:
+    firewall = Response("<html>blocked</html>", 403, media_type="text/html")
+    server.on("complete", firewall, problem(401, "token-invalid"), answer({"state": "succeeded"}))
+    assert (await client.complete(Held(), Completion(outputs=(), metadata={}, timings={}))).state == "succeeded"
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        Response("[" * 200_000, 500, media_type="application/json"),
+        problem(503, "unavailable", Retry_After="Mon, 01 Jan 99999999999999999999 00:00:00 GMT"),
+    ],
+    ids=["deep", "a year that is none"],
+)
+async def test_no_answer_is_so_strange_that_it_is_more_than_unavailable(
+    server: ScriptedApi, client: JobApi, strange: Response
+) -> None:
+    server.on("heartbeat", strange, answer(RENEWED))
+    assert (await client.heartbeat(Held())).lease_seconds == 60
+
+
+def test_a_failure_is_cut_to_what_the_api_takes() -> None:
+    detail = {"quote": "\ud800", "long": "x" * 10**6}
+    told = Failure.of(JobError("c" * 300, "NUL \0 and \ud800" * 500, ErrorClass.INTERNAL, detail))
+    assert len(told.model_dump_json()) < 20_000
+    assert "\0" not in told.error.message
+    assert len(told.error.code) == 100

@@ -14,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from geoprocessing_worker.download import Downloaded, download
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.models import JobInput
+from geoprocessing_worker.transfer import PATIENCE, Pulse
 from tests.support.scripted_api import ScriptedApi
 
 BODY = bytes(range(256)) * 4096
@@ -116,6 +117,13 @@ async def test_storage_that_stays_broken_ends_the_patience(
         await fetch(server, http, tmp_path)
     assert (caught.value.code, caught.value.error_class) == ("download_failed", "transient")
     assert len(server.asked) > 1
+
+
+def test_patience_is_counted_from_the_last_byte_that_moved() -> None:
+    times = iter([0.0, PATIENCE - 1, PATIENCE * 1.5 - 1])
+    pulse = Pulse(lambda: next(times))
+    pulse.beat()
+    assert pulse.patience_left() == PATIENCE / 2
 
 
 async def test_a_file_of_another_size_than_was_uploaded_is_not_used(

@@ -153,6 +153,16 @@ async def test_results_that_the_server_does_not_take_fail_the_job_with_its_words
     assert "another digest" in asked.json["error"]["message"]
 
 
+async def test_a_failure_that_the_server_does_not_take_is_told_again_in_few_words(bench: Bench) -> None:
+    bench.source = b"<html>"
+    bench.server.on("in", Response(b"<html>"))
+    bench.server.on("fail", problem(422, "validation"), answer({"state": "failed"}))
+    assert await bench.run() is Ending.FAILED
+    first, second = (call.json["error"] for call in bench.server.calls("fail"))
+    assert (first["code"], second["code"]) == ("not_a_tiff", "report_rejected")
+    assert second["class"] == "invalid_input"
+
+
 async def test_a_stopping_worker_still_hands_in_what_is_finished(bench: Bench) -> None:
     async def stop_meanwhile(request: Request) -> Response:
         bench.interrupt.set()

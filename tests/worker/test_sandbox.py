@@ -48,6 +48,7 @@ async def test_each_job_gets_a_fresh_process(box: Box) -> None:
         ("memory", "out_of_memory", "resource"),
         ("burn", "timed_out", "timeout"),
         ("lie", "crashed", "internal"),
+        ("flood", "crashed", "internal"),
     ],
 )
 async def test_however_a_child_ends_it_has_a_name_and_the_next_job_runs(

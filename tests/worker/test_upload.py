@@ -1,5 +1,6 @@
 """Results get into their slots, whole, or the job says why not."""
 
+import os
 from pathlib import Path
 
 import httpx
@@ -45,6 +46,16 @@ async def test_a_busy_storage_is_tried_again(server: ScriptedApi, http: httpx.As
     server.on("a.png", Response(status_code=503), Response(status_code=201))
     await send(server, http, [made(tmp_path, "a.png", b"p")])
     assert [asked.body for asked in server.asked] == [b"p", b"p"]
+
+
+async def test_what_is_no_file_any_more_is_not_sent(
+    server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    output = made(tmp_path, "a.png", b"p")
+    output.path.unlink()
+    os.mkfifo(output.path)
+    with pytest.raises(OSError, match="not a regular file"):
+        await send(server, http, [output])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.workspace import job_folder, sweep
+from geoprocessing_worker.workspace import job_folder, prepare, sweep
 
 
 def hold(temp_dir: Path, ready: Connection) -> None:
@@ -45,6 +45,15 @@ def test_sweeping_removes_the_folders_of_the_dead_and_leaves_those_of_the_living
     other.join()
     assert sweep(tmp_path) == 1
     assert not folder.exists()
+
+
+def test_a_folder_that_others_can_write_to_is_not_worked_in(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(PermissionError):
+        prepare(tmp_path / "open")
+    (tmp_path / "open").chmod(0o1777)
+    prepare(tmp_path / "open")
 
 
 def test_no_room_to_work_is_a_trouble_that_passes(tmp_path: Path) -> None:
