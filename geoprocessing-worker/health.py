@@ -32,6 +32,7 @@ DEPENDENCIES = (
     "rich",
     "stamina",
     "structlog",
+    "zlib_ng",
 )
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
 TIMEOUT = 5.0
