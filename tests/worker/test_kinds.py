@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rasterio.rpc import RPC
 
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.opening import gdal_environment
-from geoprocessing_worker.palette_png import palette_png
+from geoprocessing_worker.png_writer import colour_png, palette_png
 from tests.support.rasters import DEGREES, UTM, Tiff, picture_of, quarters, ramp, run
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0, 255), (0, 255, 0, 255), (0, 0, 255, 255), (255, 255, 255, 255)
@@ -227,6 +228,26 @@ def test_palette_png_holds_indexes_and_entries(entries: int, tmp_path: Path) -> 
     with Image.open(path) as image:
         assert image.mode == "P"
         assert (np.asarray(image.convert("RGBA")) == palette[indexes]).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 5000, 1), (3000, 1, 2), (1201, 1003, 4), (700, 2003, 3)])
+def test_colour_png_holds_every_byte(shape: tuple[int, int, int]) -> None:
+    """Smooth pictures and noise, which are compressed in different ways, come back from Pillow as they were."""
+    noise = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    smooth = (np.indices(shape).sum(axis=0) // 7).astype(np.uint8)
+    for pixels in (noise, smooth):
+        with Image.open(BytesIO(colour_png(pixels))) as image:
+            assert image.mode == ("L", "LA", "RGB", "RGBA")[shape[2] - 1]
+            assert (np.asarray(image).reshape(shape) == pixels).all()
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_gray_of_few_bits_holds_every_value(depth: int) -> None:
+    """Packed gray, with rows that do not fill their last byte, comes back as the same bytes."""
+    top = (1 << depth) - 1
+    pixels = np.random.default_rng(depth).integers(0, top + 1, (301, 1003, 1), dtype=np.uint8) * np.uint8(255 // top)
+    with Image.open(BytesIO(colour_png(pixels, depth))) as image:
+        assert (np.asarray(image.convert("L")) == pixels[..., 0]).all()
 
 
 KINDS = [
