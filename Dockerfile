@@ -20,14 +20,14 @@ RUN /opt/venv/bin/pip install --quiet --no-deps --no-build-isolation --editable 
 
 FROM python:${PYTHON_VERSION}-slim
 RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin worker \
- && install -d -o worker -g worker -m 0700 /work
+ && install -d -o worker -g worker -m 0700 /data
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
 COPY health_check.py /app/
 WORKDIR /app
-ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 TEMP_DIR=/work/jobs LOG_FILE=/work/worker.log DATA_DIR=/work/data
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 TEMP_DIR=/data/jobs LOG_FILE=/data/worker.log DATA_DIR=/data/api
 USER worker
-VOLUME /work
+VOLUME /data
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=15s --start-period=20s CMD ["python", "health_check.py"]
 # exec form: signals arrive at the worker itself

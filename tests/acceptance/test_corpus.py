@@ -59,4 +59,4 @@ def test_twenty_kinds_of_files_go_through_the_whole_stack(stack: Programs, tmp_p
             assert picture.dataset_mask().any() == (jobs[name]["metadata"]["validFraction"] > 0)  # type: ignore[index]
             placed = jobs[name]["metadata"]["crs"] is not None  # type: ignore[index]
             assert (picture.crs is not None) == placed
-    assert list(stack.folder.glob("*/work/geojob_*")) == []
+    assert list(stack.folder.glob("*/jobs/geojob_*")) == []

@@ -11,7 +11,7 @@ from tests.support.waiting import wait_until
 
 
 def folders(stack: Programs) -> list[Path]:
-    return list(stack.folder.glob("*/work/geojob_*"))
+    return list(stack.folder.glob("*/jobs/geojob_*"))
 
 
 def end(process: Process) -> int:

@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     return clean_environment(
-        DATA_DIR=str(tmp_path / "data"), LOG_FILE=str(tmp_path / "worker.log"), TEMP_DIR=str(tmp_path / "work")
+        DATA_DIR=str(tmp_path / "data"), LOG_FILE=str(tmp_path / "worker.log"), TEMP_DIR=str(tmp_path / "jobs")
     )
 
 

@@ -36,11 +36,11 @@ class Programs:
     workers: list[Process] = field(default_factory=list)
 
     def worker(self, name: str = "worker", **settings: str) -> Process:
-        """Start a worker; its log is `<name>/worker.log`, its TEMP_DIR `<name>/work`."""
+        """Start a worker; its log is `<name>/worker.log`, its TEMP_DIR `<name>/jobs`."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         environment = clean_environment(
-            API_BASE_URL=self.base_url, WORKER_AUTH_TOKEN=WORKER_TOKEN, TEMP_DIR=str(folder / "work"), **settings
+            API_BASE_URL=self.base_url, WORKER_AUTH_TOKEN=WORKER_TOKEN, TEMP_DIR=str(folder / "jobs"), **settings
         )
         command = [sys.executable, str(ROOT / "geoprocessing-worker" / "worker.py")]
         process = self._stack.enter_context(running(command, folder, environment))
