@@ -10,7 +10,7 @@ import pyvips
 
 from geoprocessing_worker.options import OutputFormat
 from geoprocessing_worker.png_writer import colour_png, palette_png
-from geoprocessing_worker.raster import U8, Picture, counts
+from geoprocessing_worker.raster import U8, Picture, all_or_nothing, counts
 
 WHITE = 255
 
@@ -31,15 +31,29 @@ def encode(picture: Picture, output_format: OutputFormat, quality: int) -> bytes
 
 def thumbnail(picture: Picture, size: int) -> bytes:
     """A PNG whose long side is at most `size` pixels, never enlarged, shrunk from the finished picture."""
-    image = as_vips(_coarser(picture, size))
     # thumbnail_image multiplies colour by alpha while it shrinks, so that no dark fringe appears.
-    small = image.thumbnail_image(size, height=size, size="down")
+    small = _shrunk(picture, size).thumbnail_image(size, height=size, size="down")
     return bytes(small.pngsave_buffer(compression=6, filter="avg", keep="none"))
 
 
+def _shrunk(picture: Picture, size: int) -> Any:
+    """The cheap part of the way, as an image of libvips that is still at least twice as large as the thumbnail."""
+    picture = _coarser(picture, 4 * size)
+    image = as_vips(picture)
+    times = min(picture.pixels.shape[:2]) // (2 * size)
+    if times < 2:
+        return image
+    if not image.hasalpha():
+        return image.shrink(times, times)
+    if not all_or_nothing(image[-1].numpy()):
+        return image
+    # Hidden pixels hold 0, so that with none half hidden the colour is multiplied by its opacity already.
+    return image.shrink(times, times).unpremultiply().rint().cast("uchar").copy(interpretation=image.interpretation)
+
+
 def _coarser(picture: Picture, size: int) -> Picture:
-    """A palette picture with every n-th pixel, still four times as large as the thumbnail: looking up costs."""
-    every = max(1, min(picture.pixels.shape[:2]) // (4 * size)) if picture.palette is not None else 1
+    """A palette picture with every n-th pixel, its short side no smaller than `size`: looking up costs."""
+    every = max(1, min(picture.pixels.shape[:2]) // size) if picture.palette is not None else 1
     pixels = picture.pixels[every // 2 :: every, every // 2 :: every] if every > 1 else picture.pixels
     return replace(picture, pixels=pixels)
 

@@ -52,6 +52,18 @@ class Mesh:
                 block[:, left:right] = _stacked(*self.inverse(columns, rows))
         return found
 
+    def surely_inside(self, first: int, last: int, width: int, height: int) -> slice:
+        """Columns in which all of these rows lie in the source: between nodes that do, everything does."""
+        cells = slice(first // STEP, -(-last // STEP))
+        nodes = self.nodes[cells.start : cells.stop + 1]
+        xs, ys = nodes[..., 0], nodes[..., 1]
+        inside = ((xs >= 0) & (xs < width) & (ys >= 0) & (ys < height)).all(axis=0)
+        found = np.flatnonzero(inside)
+        if found.size == 0 or self.bent[cells].any():
+            return slice(0, 0)
+        start, stop = int(found[0]), int(found[-1]) + 1
+        return slice(start, stop) if found.size == stop - start else slice(0, 0)
+
 
 def make_mesh(header: SourceHeader, layout: Layout, width: int, height: int) -> Mesh:
     """The mesh from `layout.target` to the source as it was read, `width` x `height` pixels."""

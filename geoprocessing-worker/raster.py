@@ -62,6 +62,11 @@ def counts(plane: U8) -> NDArray[np.intp]:
     return total
 
 
+def all_or_nothing(alpha: U8) -> bool:
+    """Whether no pixel is partly hidden. In a byte 255 + 1 is 0: both ends come out as 0 or 1, all else larger."""
+    return alpha.size == 0 or int((alpha + np.uint8(1)).max()) <= 1
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """What is written: (height, width, channels) with 1 gray, 2 gray+alpha, 3 RGB or 4 RGBA channels.

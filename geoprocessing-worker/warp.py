@@ -1,8 +1,7 @@
 """Brings what was read onto the output's grid: one pass, by position, whether it only shrinks, turns or reprojects.
 
-Averaging is a running mean over about as much of the source as an output pixel covers, read off at the output pixel's
-centre with bilinear interpolation. libvips does it in parallel and piece by piece, so nothing of the source's size is
-made for it.
+Averaging is reading off at the output pixel's centre with a kernel about as wide as an output pixel is in the source
+(kernels.py). libvips does it in parallel and piece by piece, so nothing of the source's size is made for it.
 """
 
 from __future__ import annotations
@@ -17,16 +16,17 @@ import pyvips
 from numpy.typing import NDArray
 
 from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.kernels import Kernel, choose_kernel
 from geoprocessing_worker.mesh import Mesh, Positions, make_mesh
 from geoprocessing_worker.plan import RenderPlan
-from geoprocessing_worker.raster import U8, Placed, Raster, counts
+from geoprocessing_worker.raster import U8, Placed, Raster, all_or_nothing
 
 THREADS = 2
 BAND = 256  # output rows at a time and thread: 8 MB of positions at 4096 columns
 MOST_VOTES = 5  # a side: of a cell that covers more pixels, so many are asked
 FORMATS = {"uint8": "uchar", "uint16": "ushort", "float32": "float"}
 
-# libvips rounds down: bytes are kept 256 times as fine until the end.
+# libvips rounds down but for splines: bytes are kept 256 times as fine until the end.
 FINER = 256
 
 Take = Callable[[Positions], tuple[NDArray[Any], U8 | None]]
@@ -47,17 +47,16 @@ def place(raster: Raster, header: SourceHeader, plan: RenderPlan) -> Placed:
     def fill(first: int) -> None:
         last = min(first + BAND, target.height)
         positions = mesh.rows(first, last)
-        inside = _inside(positions, width, height)
+        sure = mesh.surely_inside(first, last, width, height)
+        inside = _inside(positions, sure, width, height)
         found, opacity = take(positions)
         if raster.table is not None:
             found = np.take(raster.table, found)
         shown = inside.view(np.uint8) * np.uint8(255) if opacity is None else opacity * inside
         alpha[first:last] = shown
-        if shown.all():
-            samples[first:last] = found
-            return
-        for channel in range(channels):  # all channels at once take twice the time: numpy's inner loop would be 3 long
-            np.multiply(found[..., channel], shown != 0, out=samples[first:last, :, channel], casting="unsafe")
+        samples[first:last] = found
+        for columns in _but(sure) if opacity is None else (slice(None),):
+            _hide(samples[first:last, columns], shown[:, columns] != 0)
 
     with ThreadPoolExecutor(THREADS) as pool:
         for _ in pool.map(fill, range(0, target.height, BAND)):
@@ -76,10 +75,24 @@ def _turned(raster: Raster, rows: bool, columns: bool) -> Placed:
     return Placed(pixels, alpha)
 
 
-def _inside(positions: Positions, width: int, height: int) -> NDArray[np.bool_]:
-    xs, ys = positions[..., 0], positions[..., 1]
-    inside: NDArray[np.bool_] = (xs >= 0) & (xs < width) & (ys >= 0) & (ys < height)
+def _inside(positions: Positions, sure: slice, width: int, height: int) -> NDArray[np.bool_]:
+    """(rows, columns); the columns of `sure` need no look."""
+    inside = np.ones(positions.shape[:2], dtype=np.bool_)
+    for columns in _but(sure):
+        xs, ys = positions[:, columns, 0], positions[:, columns, 1]
+        inside[:, columns] = (xs >= 0) & (xs < width) & (ys >= 0) & (ys < height)
     return inside
+
+
+def _but(columns: slice) -> tuple[slice, slice]:
+    """What lies to the left and to the right."""
+    return slice(0, columns.start), slice(columns.stop, None)
+
+
+def _hide(samples: U8, shown: NDArray[np.bool_]) -> None:
+    if not shown.all():
+        for channel in range(samples.shape[2]):  # all at once take twice the time: numpy's inner loop would be 3 long
+            samples[..., channel] *= shown
 
 
 def _taker(raster: Raster, mesh: Mesh, method: str) -> Take:
@@ -87,14 +100,15 @@ def _taker(raster: Raster, mesh: Mesh, method: str) -> Take:
         return lambda positions: _nearest(raster, positions)
     if method == "mode":
         return lambda positions: _commonest(raster, positions, mesh)
-    weighted = _weighted(raster)
-    image = _averaged(weighted, mesh)
-    kernel = pyvips.Interpolate.new("bilinear" if method in {"average", "bilinear"} else "bicubic")
+    kernel = choose_kernel(method, mesh.across, mesh.down)
+    weighted = _weighted(raster, exact=kernel.rounds)
+    image = _filtered(weighted, kernel)
+    interpolate = pyvips.Interpolate.new(kernel.interpolator)
 
     def interpolated(positions: Positions) -> tuple[NDArray[Any], U8 | None]:
         # libvips counts from the centre of the first pixel, and would weigh by what it takes for an alpha band itself.
         positions -= np.float32(0.5)
-        found = image.mapim(_index(positions), interpolate=kernel, extend="copy", premultiplied=True)
+        found = image.mapim(_index(positions), interpolate=interpolate, extend="copy", premultiplied=True)
         return weighted.straight(_array(found))
 
     return interpolated
@@ -163,18 +177,19 @@ class _Weighted:
 
     def _coarse(self, found: NDArray[Any]) -> NDArray[Any]:
         if self.finer == 1:
-            return found.astype(np.uint16)
+            return found if found.dtype == np.uint8 else found.astype(np.uint16, copy=False)
         return ((found + np.uint16(self.finer // 2)) >> np.uint16(8)).astype(np.uint8)
 
 
-def _weighted(raster: Raster) -> _Weighted:
+def _weighted(raster: Raster, exact: bool) -> _Weighted:
+    """`exact`: bytes that are read off are rounded, so that opaque ones need be no finer than they are."""
     planes, alpha = raster.samples, raster.alpha
     byte = planes.dtype == np.uint8
     colours = [_image(plane) for plane in planes]
     if alpha is None:
-        return _Weighted(_joined(colours), FINER if byte else 1, 0.0, 0.0)
+        return _Weighted(_joined(colours), FINER if byte and not exact else 1, 0.0, 0.0)
     opacity = _image(alpha)
-    if _all_or_nothing(alpha):
+    if all_or_nothing(alpha):
         # Hidden samples are 0 already.
         if byte:
             return _Weighted(_joined([*colours, opacity]), FINER, 255.0, 255.0 * FINER)
@@ -186,43 +201,21 @@ def _weighted(raster: Raster) -> _Weighted:
     return _Weighted(_joined([*products, opacity.cast("float")]), 1, 1.0, 255.0)
 
 
-def _all_or_nothing(alpha: U8) -> bool:
-    found = counts(alpha)
-    return int(found[0] + found[255]) == alpha.size
-
-
-def _averaged(weighted: _Weighted, mesh: Mesh) -> Any:
-    """A running mean as wide as an output pixel; libvips works it out for the pieces that are asked for."""
+def _filtered(weighted: _Weighted, kernel: Kernel) -> Any:
+    """What the interpolator reads from; libvips works it out for the pieces that are asked for."""
     image, finer = weighted.image, weighted.finer
     kept = "float" if image.format == "float" else "ushort"
-    boxes = [
-        kernel[:, None] if turned else kernel[None]
-        for kernel, turned in ((_box(mesh.across), False), (_box(mesh.down), True))
-        if kernel.size > 1
+    filters = [
+        weights[:, None] if turned else weights[None]
+        for weights, turned in ((kernel.across, False), (kernel.down, True))
+        if weights.size > 1
     ]
-    if not boxes:
+    if not filters:
         return image if finer == 1 else (image * finer).cast(kept)
-    boxes[-1] = boxes[-1] * finer
-    for box in boxes:
-        image = image.conv(pyvips.Image.new_from_array(box), precision="float")
+    filters[-1] = filters[-1] * finer
+    for weights in filters:
+        image = image.conv(pyvips.Image.new_from_array(weights), precision="float")
     return image.cast(kept)
-
-
-def _box(width: float) -> Any:
-    """Three weights, their sum 1, that with bilinear reading come closest to a box of 1 to 2 pixels.
-
-    The box's own weights would blur twice, since reading between pixels blurs too. Fitted by least squares over all
-    places between two pixels, for pictures whose detail falls off as edges do; wider boxes keep their own weights.
-    """
-    if width <= 1.001:
-        return np.ones(1)
-    if width <= 2.05:
-        side = (width * width - 1) / 15
-        return np.array([side, 1 - 2 * side, side])
-    reach = int(np.ceil((width - 1) / 2))
-    weights = np.ones(2 * reach + 1)
-    weights[0] = weights[-1] = (width - (2 * reach - 1)) / 2
-    return weights / weights.sum()
 
 
 def _image(plane: NDArray[Any]) -> Any:
