@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +123,17 @@ def explain(source: Path, options: RenderOptions) -> dict[str, Any]:
     return explained
 
 
+LAZY = ("numpy.ma", "_strptime", "encodings.ascii")
+"""What libraries import at their first use: 50 ms that each job would spend anew."""
+
+
 def preload() -> None:
     """Warms what a fork server should have before it forks: imports, PROJ's database. Starts no thread.
 
     libvips makes its threads at the first picture, so none is made here: threads do not survive a fork.
     """
+    for name in LAZY:
+        import_module(name)
     to_gdal(pyproj.CRS.from_epsg(4326))
 
 

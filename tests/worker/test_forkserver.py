@@ -1,0 +1,38 @@
+"""What the fork server has in memory when it makes a child."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.rasters import Tiff, quarters, ramp
+
+CONVERT_ALL = """
+import sys
+from pathlib import Path
+from geoprocessing_worker.conversion import ConversionRequest, RenderOptions, convert, preload
+preload()
+before = set(sys.modules)
+folder, *sources = map(Path, sys.argv[1:])
+for source in sources:
+    for kind in ("png", "jpeg", "webp"):
+        options = RenderOptions(output_format=kind)
+        convert(
+            ConversionRequest(source=source, output_folder=folder, stem="out", options=options, source_name="a.tif"),
+            lambda *_: None,
+        )
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_a_child_imports_nothing(tmp_path: Path) -> None:
+    """All that a conversion imports is imported before the fork: each child would have to do it anew."""
+    sources = [
+        Tiff(quarters(40)).write(tmp_path / "colour.tif"),
+        Tiff(ramp(40, 40, "float32"), nodata=-1).write(tmp_path / "heights.tif"),
+    ]
+    (tmp_path / "out").mkdir()
+    command = [sys.executable, "-c", CONVERT_ALL, str(tmp_path / "out"), *map(str, sources)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.split() == []
