@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
-from pyproj import CRS, Transformer
+from pyproj import CRS
 from rasterio.transform import GCPTransformer, RPCTransformer
 
-from geoprocessing_worker.crs import reachable, same
+from geoprocessing_worker.crs import reachable, same, transformer
 from geoprocessing_worker.errors import refused
 from geoprocessing_worker.header import Georeferencing, SourceHeader
 from geoprocessing_worker.raster import Grid
@@ -132,10 +132,10 @@ def project(source: CRS, target: CRS, xs: Points, ys: Points) -> tuple[Points, P
     if same(source, target):
         return xs, ys
     if is_mercator(target):
-        xs, ys = Transformer.from_crs(source, "EPSG:4326", always_xy=True).transform(xs, ys, errcheck=False)
+        xs, ys = transformer(source, CRS.from_epsg(4326)).transform(xs, ys, errcheck=False)
         ys = np.clip(ys, -MERCATOR_LIMIT, MERCATOR_LIMIT, where=np.isfinite(ys), out=np.array(ys))
         source = CRS.from_epsg(4326)
-    out_x, out_y = Transformer.from_crs(source, target, always_xy=True).transform(xs, ys, errcheck=False)
+    out_x, out_y = transformer(source, target).transform(xs, ys, errcheck=False)
     return np.asarray(out_x), np.asarray(out_y)
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pyproj import CRS, Transformer
+from pyproj import CRS
 
-from geoprocessing_worker.crs import same
+from geoprocessing_worker.crs import same, transformer
 from geoprocessing_worker.geometry import Layout, period, transformer_of
 from geoprocessing_worker.header import SourceHeader
 
@@ -141,8 +141,8 @@ def source_positions(header: SourceHeader, layout: Layout, width: int, height: i
 def _projection(source: CRS, target: CRS) -> Inverse:
     if same(source, target):
         return lambda xs, ys: (xs, ys)
-    transformer = Transformer.from_crs(source, target, always_xy=True)
-    return lambda xs, ys: transformer.transform(xs, ys, errcheck=False)
+    way = transformer(source, target)
+    return lambda xs, ys: way.transform(xs, ys, errcheck=False)
 
 
 def _locator(header: SourceHeader) -> Inverse:
