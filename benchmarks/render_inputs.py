@@ -19,6 +19,7 @@ from rasterio.windows import Window
 CRS = "EPSG:32638"
 SEA = -9999.0  # the nodata value of the elevation model
 SENSOR_BLUR = 0.5  # pixels
+LARGEST_NOISE = 12_000  # pixels on a side; larger noise repeats, since 40,000² would be 6 GB for each of its layers
 ROWS = 1000  # rows written at a time: the largest input must not need its own size in memory
 
 
@@ -45,8 +46,10 @@ def texture(size: int, seed: int, roughness: float = 0.55) -> Any:
     weight, cells, weights = 1.0, 4, 0.0
     while cells < size * 2:
         side = min(cells, size)
-        noise = random.random((side, side), dtype=np.float32)
-        layer = pyvips.Image.new_from_array(noise).resize(size / side, kernel="cubic") * weight
+        tile = min(side, LARGEST_NOISE)
+        noise = pyvips.Image.new_from_array(random.random((tile, tile), dtype=np.float32))
+        times = -(-side // tile)
+        layer = noise.replicate(times, times).crop(0, 0, side, side).resize(size / side, kernel="cubic") * weight
         total = layer if total is None else total + layer
         weights += weight
         weight, cells = weight * roughness, cells * 4
