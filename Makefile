@@ -34,6 +34,10 @@ format: environment  ## mend what ruff can mend
 bench-render: environment  ## rendering against GDAL's tools (needs gdal-bin)
 	$(PYTHON) benchmarks/bench_render.py --large
 
+.PHONY: contact-sheet
+contact-sheet: environment  ## thumbnails of all GeoTIFFs in FOLDER=…, to be looked at, into contact-sheet/
+	$(PYTHON) scripts/contact_sheet.py $(FOLDER) -o contact-sheet
+
 .PHONY: wheel
 wheel: environment  ## build the wheel into dist/
 	$(PYTHON) -m build --wheel --no-isolation
