@@ -21,12 +21,16 @@ class Colour(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BandChoice:
-    """1-based `indexes` in display order, the alpha band if there is one, and why these."""
+    """1-based `indexes` in display order, the alpha band if there is one, and why these.
+
+    `true_colour`: the file itself says that these are red, green and blue.
+    """
 
     indexes: tuple[int, ...]
     colour: Colour
     alpha: int | None
     reason: str
+    true_colour: bool = False
 
 
 # Descriptions under which band sets of satellites and drones name their visible bands.
@@ -51,9 +55,9 @@ def choose_bands(header: SourceHeader, asked: tuple[int, ...] | None) -> BandCho
         return BandChoice((1,), Colour.GRAY, None, "the only band is marked as alpha and is shown as gray")
     if header.palette is not None:
         return BandChoice((1,), Colour.PALETTE, alpha, "band 1 has a colour table")
-    choice = _by_colour(header, data) or _by_description(data) or _by_position(data)
-    indexes, colour, reason = choice
-    return BandChoice(indexes, colour, alpha, reason)
+    told = _by_colour(header, data) or _by_description(data)
+    indexes, colour, reason = told or _by_position(data)
+    return BandChoice(indexes, colour, alpha, reason, true_colour=told is not None)
 
 
 _Choice = tuple[tuple[int, ...], Colour, str]
@@ -71,7 +75,9 @@ def _asked(header: SourceHeader, asked: tuple[int, ...], alpha: int | None) -> B
         return BandChoice(asked[:-1], _plain(len(asked) - 1), asked[-1], "asked for in the payload, the last as alpha")
     if asked == (1,) and header.palette is not None:
         return BandChoice(asked, Colour.PALETTE, alpha, "asked for in the payload; band 1 has a colour table")
-    return BandChoice(asked, _plain(len(asked)), alpha, "asked for in the payload")
+    colours = {header.band(index).colorinterp for index in asked}
+    told = colours == {"red", "green", "blue"}
+    return BandChoice(asked, _plain(len(asked)), alpha, "asked for in the payload", true_colour=told)
 
 
 def _plain(count: int) -> Colour:

@@ -14,7 +14,15 @@ from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 
 from geoprocessing_worker.crs import from_gdal, horizontal, usable
-from geoprocessing_worker.directory import ASSOCIATED_ALPHA, EXTRA_SAMPLES, tag_values
+from geoprocessing_worker.directory import (
+    ASSOCIATED_ALPHA,
+    COLOR_MAP,
+    EXTRA_SAMPLES,
+    GRAY_SCALES,
+    PHOTOMETRIC,
+    has_tag,
+    tag_values,
+)
 from geoprocessing_worker.errors import refused
 from geoprocessing_worker.geometry import control_residual
 from geoprocessing_worker.header import BandHeader, Georeferencing, Level, SourceHeader
@@ -64,6 +72,9 @@ def inspect_file(path: Path, page: int | None = None, source_crs: CRS | None = N
         overviews = len(dataset.overviews(1))
         facts = _read(dataset, source_crs)
     premultiplied = ASSOCIATED_ALPHA in tag_values(path, EXTRA_SAMPLES, directory)
+    if GRAY_SCALES.intersection(tag_values(path, PHOTOMETRIC, directory)) and not has_tag(path, COLOR_MAP, directory):
+        # GDAL makes up a colour table for scans of few bits; by it they would be names, and could not be averaged.
+        facts["palette"] = None
     for level in range(min(overviews, MAX_OVERVIEWS)):
         with open_source(path, level, directory) as overview:
             levels.append(Level(level, overview.width, overview.height, *_block_size(overview)))

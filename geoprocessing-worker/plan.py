@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from geoprocessing_worker import colormaps
 from geoprocessing_worker.bands import BandChoice, Colour, choose_bands
 from geoprocessing_worker.crs import NATIVE, parse_crs
 from geoprocessing_worker.depth import Coding, choose_coding
 from geoprocessing_worker.errors import refused
+from geoprocessing_worker.fill_value import FillValue, find_fill_values, without
 from geoprocessing_worker.geometry import Layout, lay_out
 from geoprocessing_worker.header import Level, SourceHeader
+from geoprocessing_worker.notes import Chosen, notes
 from geoprocessing_worker.options import OutputFormat, RenderOptions
 from geoprocessing_worker.pixels import PICKING
 from geoprocessing_worker.raster import Meaning
@@ -49,6 +52,7 @@ class RenderPlan:
     meaning: Meaning
     nodata: tuple[float | None, ...]
     stretch: Stretch
+    left_out: tuple[FillValue, ...]
     invert: bool
     unpremultiply: bool
     colormap: str | None
@@ -76,7 +80,13 @@ class RenderPlan:
                 "shownAs": self.bands.colour.value,
                 "reason": self.bands.reason,
             },
-            "stretch": {"kind": stretch.kind, "lo": stretch.lo, "hi": stretch.hi, "reason": stretch.reason},
+            "stretch": {
+                "kind": stretch.kind,
+                "lo": stretch.lo,
+                "hi": stretch.hi,
+                "reason": stretch.reason,
+                "leftOut": [{"value": fill.value, "share": fill.share} for fill in self.left_out],
+            },
             "colormap": self.colormap,
             "inverted": self.invert,
             "unpremultiplied": self.unpremultiply,
@@ -138,15 +148,18 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
     """All choices for one file. Whether any pixel is valid is left to the rendering, which sees every one."""
     choice = drafted.choice
     meaning = _meaning(header, choice)
-    resampling, why = _resampling(options, sample, choice)
+    values, left_out = _telling(choice, sample, options)
+    scattered = 0 < sample.valid < sample.looked_at * SCATTERED
+    resampling, why = _resampling(header, options, choice, values, scattered)
     single = meaning is Meaning.GRAY
-    stretch = _stretch(header, choice, sample, options)
+    stretch = _stretch(header, choice, values, options)
     coding = _coding(header, choice, stretch, resampling)
     return RenderPlan(
         bands=choice,
         meaning=meaning,
         nodata=drafted.nodata,
         stretch=stretch,
+        left_out=left_out,
         invert=header.miniswhite and single,
         unpremultiply=header.alpha_premultiplied and choice.alpha is not None and meaning is not Meaning.INDEXED,
         colormap=options.colormap if single and options.colormap in colormaps.NAMES else None,
@@ -157,7 +170,7 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
         resampling=resampling,
         resampling_reason=why,
         decoded_bytes=drafted.decoded_bytes,
-        notes=tuple(_notes(header, options, meaning)),
+        notes=notes(header, options, sample, Chosen(choice, stretch, left_out, resampling, scattered)),
     )
 
 
@@ -168,15 +181,26 @@ def _meaning(header: SourceHeader, choice: BandChoice) -> Meaning:
     return Meaning.GRAY if choice.colour is Colour.GRAY else Meaning.RGB
 
 
-def _stretch(header: SourceHeader, choice: BandChoice, sample: Sample, options: RenderOptions) -> Stretch:
+def _telling(choice: BandChoice, sample: Sample, options: RenderOptions) -> tuple[NDArray[Any], tuple[FillValue, ...]]:
+    """The valid values of all shown bands, without those that stand for no data; and which these are."""
+    values = np.concatenate(sample.values)
+    asked = (options.stretch or "percentile").partition(":")[0]
+    if choice.colour not in {Colour.GRAY, Colour.RGB} or asked not in {"percentile", "stddev"}:
+        return values, ()
+    if values.dtype == np.uint8 or few_values(values):
+        return values, ()
+    fills = find_fill_values(values)
+    return without(values, fills), fills
+
+
+def _stretch(header: SourceHeader, choice: BandChoice, values: NDArray[Any], options: RenderOptions) -> Stretch:
     band = header.band(choice.indexes[0])
     if choice.colour is Colour.PALETTE:
         return Stretch("none", 0.0, 255.0, "a colour table says what each value looks like")
-    values = np.concatenate(sample.values) if sample.values else np.empty(0, dtype=band.dtype)
     if choice.colour is Colour.CMYK:
         top = float(np.iinfo(values.dtype).max) if values.dtype.kind in "iu" else 1.0
         return Stretch("range", 0.0, top, "the whole range of the inks")
-    return choose_stretch(values, band.bits, options.stretch, colour=choice.colour is Colour.RGB)
+    return choose_stretch(values, band.bits, options.stretch, colour=choice.true_colour)
 
 
 def _coding(header: SourceHeader, choice: BandChoice, stretch: Stretch, resampling: str) -> Coding | None:
@@ -184,8 +208,8 @@ def _coding(header: SourceHeader, choice: BandChoice, stretch: Stretch, resampli
     dtype = np.dtype(header.band(choice.indexes[0]).dtype)
     if resampling in PICKING or choice.colour not in {Colour.GRAY, Colour.RGB} or header.alpha_premultiplied:
         return None
-    if dtype == np.uint8 and stretch.identity:
-        return None
+    if dtype == np.uint8 and (stretch.identity or stretch.kind == "bits"):
+        return None  # nothing is clipped, so that bytes can be averaged as well
     return choose_coding(dtype, stretch)
 
 
@@ -211,18 +235,28 @@ def _level(header: SourceHeader, layout: Layout) -> Level:
     return min(enough, key=lambda level: level.width * level.height, default=header.full)
 
 
-def _resampling(options: RenderOptions, sample: Sample, choice: BandChoice) -> tuple[str, str]:
-    if choice.colour is Colour.PALETTE:
-        if options.resampling == "mode":
-            return "mode", "asked for in the payload"
+def _resampling(
+    header: SourceHeader, options: RenderOptions, choice: BandChoice, values: NDArray[Any], scattered: bool
+) -> tuple[str, str]:
+    asked, palette = options.resampling, choice.colour is Colour.PALETTE
+    if asked is not None and (asked == "mode" or not palette):
+        return asked, "asked for in the payload"
+    if palette:
         return "nearest", "entries of a colour table cannot be mixed"
-    if options.resampling is not None:
-        return options.resampling, "asked for in the payload"
-    if 0 < sample.valid < sample.looked_at * SCATTERED:
+    if scattered:
         return "average", "few scattered valid pixels, most of which picking would miss"
-    if choice.colour is Colour.GRAY and sample.valid and few_values(sample.values[0]):
+    if choice.colour is Colour.GRAY and _bilevel(header, choice, values):
+        return "average", "black and white: where it is made smaller, gray keeps the thin lines"
+    if choice.colour is Colour.GRAY and values.size and few_values(values):
         return "nearest", "classes cannot be mixed"
     return "average", "measurements and imagery: nothing between the pixels is lost"
+
+
+def _bilevel(header: SourceHeader, choice: BandChoice, values: NDArray[Any]) -> bool:
+    """Whether the band is a scan rather than classes: one bit, white as 0, or nothing but black and white bytes."""
+    if header.band(choice.indexes[0]).bits == 1 or header.miniswhite:
+        return True
+    return values.dtype == np.uint8 and values.size > 0 and bool(np.isin(values, (0, 255)).all())
 
 
 def _decoded_bytes(header: SourceHeader, level: Level, choice: BandChoice) -> int:
@@ -232,30 +266,3 @@ def _decoded_bytes(header: SourceHeader, level: Level, choice: BandChoice) -> in
     shown = len(choice.indexes) + (choice.alpha is not None)
     count = len(header.bands) if header.pixel_interleaved else shown
     return across * down * count * np.dtype(header.bands[0].dtype).itemsize
-
-
-def _control(header: SourceHeader) -> str:
-    off = "" if header.gcp_residual is None else f", which it misses by {header.gcp_residual:.2f} pixels (RMS)"
-    return f"placed by a curve through {len(header.gcps)} ground control points{off}"
-
-
-def _notes(header: SourceHeader, options: RenderOptions, meaning: Meaning) -> list[str]:
-    facts = (
-        (header.pages > 1, f"the file has {header.pages} pages; page {header.page} is shown"),
-        (header.has_mask, "the file's own mask hides pixels"),
-        (header.bands[0].dtype == "complex64", "complex samples are shown as magnitude in dB"),
-        (header.georeferencing.value == "rpc", "placed by its RPC at one constant height: approximate"),
-        (header.georeferencing.value == "gcps", _control(header)),
-        (
-            header.crs is None,
-            "the file says no place on Earth, so the picture has none. "  # noqa: ISC004 - one sentence of a row
-            "A world file, .prj or .aux.xml beside it did not come along: put it into the file, or give sourceCrs",
-        ),
-        (options.source_crs is not None, "sourceCrs counts only where the file says no coordinate system itself"),
-        (options.output_format is OutputFormat.JPEG, "JPEG has no transparency: hidden pixels are white"),
-        (
-            options.colormap is not None and meaning is not Meaning.GRAY,
-            "the colormap was not used, since the picture has colours of its own",
-        ),
-    )
-    return [text for holds, text in facts if holds]

@@ -41,7 +41,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "The file ends before its picture does: it was not copied or uploaded whole. Upload it again.",
     ),
     _symptom(
-        r"cannot handle|unsupported (data|sample)|bits ?per ?sample|sample format|photometric|no.*color.*conversion",
+        r"can ?not handle|unsupported (data|sample)|bits ?per ?sample|sample format|photometric|no.*color.*conversion",
         "unsupported_data_type",
         "The file stores its pixels in a form that cannot be read here. Save it as an 8, 16 or 32 bit GeoTIFF.",
     ),

@@ -12,7 +12,7 @@ from rasterio.errors import RasterioError
 
 from geoprocessing_worker.crs import from_gdal, same
 from geoprocessing_worker.errors import ErrorClass, JobError
-from geoprocessing_worker.geometry import Layout, ground, period, project
+from geoprocessing_worker.geometry import Layout, Points, ground, period, project
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.mesh import source_positions
 from geoprocessing_worker.opening import gdal_environment
@@ -50,8 +50,8 @@ def verify(picture: Path, world: Path | None, header: SourceHeader, grid: Grid) 
         return None
     if crs is None or not same(crs, grid.crs):
         raise _failed("the coordinate system read back is another one", picture)
-    distance = _distance(picture, header, grid, transform)
-    if distance > HALF_A_PIXEL:
+    distance, leeway = _distance(picture, header, grid, transform)
+    if distance > HALF_A_PIXEL + leeway:
         raise _failed(f"five places are up to {distance:.2f} pixels away from where the source has them", picture)
     return distance
 
@@ -74,14 +74,14 @@ def _close(one: Affine, other: Affine, grid: Grid) -> bool:
     return all(np.hypot(*np.subtract(between @ corner, corner)) < 1e-3 for corner in corners)
 
 
-def _distance(picture: Path, header: SourceHeader, grid: Grid, transform: Affine) -> float:
-    """Picture pixel → source pixel → ground → picture pixel, in output pixels.
+def _distance(picture: Path, header: SourceHeader, grid: Grid, transform: Affine) -> tuple[float, float]:
+    """Picture pixel → source pixel → ground → picture pixel, in output pixels; and the file's own leeway in that.
 
     The way out is the renderer's, the way home is the source's own georeference and the files' transform as GDAL read
     it back. A picture that shows another place than its files say does not come home.
     """
     if grid.crs is None or header.crs is None:
-        return 0.0
+        return 0.0, 0.0
     columns = np.array([x * grid.width for x, _ in PLACES])
     rows = np.array([y * grid.height for _, y in PLACES])
     layout = Layout(grid, header.width, header.height, True, False, False, "")
@@ -98,6 +98,22 @@ def _distance(picture: Path, header: SourceHeader, grid: Grid, transform: Affine
         world = abs(turn / transform.a)
         off_x -= np.round(off_x / world) * world
     off = np.hypot(off_x, off_y)
+    leeway = _leeway(header, source_x[inside], source_y[inside])
+    scale = max(grid.width / header.width, grid.height / header.height)
+    return float(off[np.isfinite(off)].max(initial=0.0)), leeway * scale
+
+
+def _leeway(header: SourceHeader, columns: Points, rows: Points) -> float:
+    """How far apart the file's own ways to the ground and back lie, in source pixels.
+
+    Through ground control points GDAL fits one curve for each direction; where the points contradict each other, four
+    corners of a leaning photograph for example, the two are no inverses of one another.
+    """
+    if header.transform is not None:
+        return 0.0
+    own = Layout(Grid(1, 1, Affine.identity(), header.crs), 1, 1, True, False, False, "")
+    back_x, back_y = source_positions(header, own, header.width, header.height)(*ground(header)(columns, rows))
+    off = np.hypot(back_x - columns, back_y - rows)
     return float(off[np.isfinite(off)].max(initial=0.0))
 
 

@@ -320,3 +320,70 @@ def test_alpha_of_a_widened_picture_is_whole(tmp_path: Path) -> None:
     data[0, :, :20], data[3] = 100, 255
     source = Tiff(data, profile={"photometric": "RGB", "alpha": "YES"}).write(tmp_path / "a.tif")
     assert (picture_of(run(source, tmp_path / "out"))[..., 3] == 255).all()
+
+
+SCANS: dict[str, tuple[str, dict[str, Any], int]] = {
+    "1 bit": ("uint8", {"nbits": 1}, 1),
+    "1 bit, white is 0": ("uint8", {"nbits": 1, "photometric": "MINISWHITE"}, 1),
+    "4 bits, white is 0": ("uint8", {"nbits": 4, "photometric": "MINISWHITE"}, 15),
+    "8 bits": ("uint8", {}, 255),
+}
+
+
+@pytest.mark.parametrize("kind", SCANS)
+def test_thin_lines_of_a_scan_survive_shrinking(kind: str, tmp_path: Path) -> None:
+    """A line one pixel wide, drawn on a scan that is shown a tenth as wide, is gray all along and nowhere missing."""
+    dtype, profile, top = SCANS[kind]
+    line = np.zeros((1, 600, 600), dtype=dtype)
+    line[0, np.arange(600), np.arange(600)] = line[0, :, 303] = top
+    source = Tiff(line, profile=profile).write(tmp_path / "a.tif")
+    picture = picture_of(run(source, tmp_path / "out", max_size=60, coordinate_system="native"))[..., 0].astype(int)
+    paper = int(np.median(picture))
+    assert paper in {0, 255}
+    assert (np.abs(np.diagonal(picture) - paper) > 5).all()
+    assert (np.abs(picture[:, 30] - paper) > 5).all()
+
+
+@pytest.mark.parametrize("photometric", ["MINISBLACK", "MINISWHITE"])
+@pytest.mark.parametrize("bits", [1, 4])
+def test_scan_that_is_not_shrunk_keeps_its_bits(bits: int, photometric: str, tmp_path: Path) -> None:
+    """Value for value the same gray, in a PNG that is no deeper than the file."""
+    top = (1 << bits) - 1
+    data = np.random.default_rng(1).integers(0, top + 1, (1, 50, 70), dtype=np.uint8)
+    profile = {"nbits": bits, "photometric": photometric}
+    result = run(Tiff(data, profile=profile).write(tmp_path / "a.tif"), tmp_path / "out")
+    expected = data[0] * np.uint8(255 // top)
+    assert (picture_of(result)[..., 0] == (255 - expected if photometric == "MINISWHITE" else expected)).all()
+    assert result.outputs[0].path.read_bytes()[24] == bits
+
+
+def test_scattered_entries_of_a_palette_are_told(tmp_path: Path) -> None:
+    """Which of a few single pixels show in a smaller picture is chance: the metadata say so."""
+    index = np.zeros((1, 300, 300), dtype=np.uint8)
+    index[0, ::50, ::50] = 1
+    palette = {0: (0, 0, 0, 255), 1: (200, 0, 0, 255)}
+    result = run(Tiff(index, nodata=0, palette=palette).write(tmp_path / "a.tif"), tmp_path / "out", max_size=64)
+    choices: Any = result.metadata["choices"]
+    assert any("scattered" in note for note in choices["notes"])
+
+
+def test_dark_bytes_are_kept_if_they_are_colours_and_spread_if_they_are_data(tmp_path: Path) -> None:
+    """Three of five bands that nobody calls red, green and blue are measurements; a dark photograph stays dark."""
+    data = np.stack([ramp(40, 40, "uint8", 0, 9)[0]] * 5)
+    unnamed = run(Tiff(data, profile={"photometric": "MINISBLACK"}).write(tmp_path / "a.tif"), tmp_path / "a")
+    assert np.ptp(picture_of(unnamed)[..., 0]) == 255
+    photograph = run(Tiff(data[:3], profile={"photometric": "RGB"}).write(tmp_path / "b.tif"), tmp_path / "b")
+    assert picture_of(photograph)[..., 0].max() == 9
+    choices: Any = photograph.metadata["choices"]
+    assert any("from 0 to 9 of 255" in note for note in choices["notes"])
+
+
+def test_four_corners_that_contradict_each_other_still_place_a_picture(tmp_path: Path) -> None:
+    """GDAL's curve through the corners of a leaning photograph misses them; that is told, and no fault of ours."""
+    corners = ((0, 0, 10.0, 50.0), (0, 64, 12.0, 50.2), (64, 64, 12.2, 48.0), (64, 0, 9.6, 47.8))
+    points = [GroundControlPoint(row=row, col=col, x=x, y=y) for row, col, x, y in corners]
+    source = Tiff(quarters(), crs=None, transform=None, gcps=(points, "EPSG:4326")).write(tmp_path / "a.tif")
+    result = run(source, tmp_path / "out")
+    facts: Any = result.metadata["source"]
+    assert facts["gcpResidualPx"] > 1
+    assert middles(picture_of(result))[0] == RED

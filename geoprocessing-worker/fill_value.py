@@ -1,0 +1,75 @@
+"""Values that mean "no data" though the file does not say so: found by how far they lie from all others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ENOUGH = 1 << 18  # values; a share of half a percent is then still a thousand of them
+FEWEST = 0.005  # of the values: below that, percentiles pass over them anyway
+OTHERS = 16  # different pixels at least, that are not the fill value
+
+# Written as "no data" by common programs. Whatever is as large as ENORMOUS is one, too.
+KNOWN = frozenset({
+    -9999.0, -99999.0, -999999.0, -9999.9, -999.0, 9999.0, 99999.0, 999999.0, -32768.0, -32767.0, 32767.0, 65535.0,
+    -2147483648.0, -2147483647.0, 2147483647.0, 4294967295.0, 0.0,
+})  # fmt: skip
+ENORMOUS = 1e19  # netCDF's own default is 9.97e36, ESRI's the lowest float32; no unit of anything on Earth gets there
+
+# The gap to the nearest other value, in times the width in which nearly all other values lie.
+GAP_OF_KNOWN, GAP_OF_OTHER = 0.5, 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class FillValue:
+    """A value, and the part of the valid pixels that hold it, 0 to 1."""
+
+    value: float
+    share: float
+
+
+def find_fill_values(values: NDArray[Any]) -> tuple[FillValue, ...]:
+    """At most one below and one above all other values, each alone there. Real data is never hidden for it."""
+    sample = values[:: max(1, values.size // ENOUGH)].astype(np.float64)
+    found: list[FillValue] = []
+    rest = sample
+    for _ in range(2):
+        candidates = [
+            fill for edge in (rest.min(initial=np.inf), rest.max(initial=-np.inf)) if (fill := _fill(rest, float(edge)))
+        ]
+        if not candidates:
+            break
+        farthest = max(candidates, key=lambda fill: abs(fill.value - float(np.median(rest))))
+        share = float(np.count_nonzero(sample == farthest.value)) / sample.size
+        found.append(FillValue(farthest.value, share))
+        rest = rest[rest != farthest.value]
+    return tuple(found)
+
+
+def without(values: NDArray[Any], fills: tuple[FillValue, ...]) -> NDArray[Any]:
+    """The values that are none of these."""
+    kept = values
+    for fill in fills:
+        kept = kept[kept != kept.dtype.type(fill.value)]
+    return kept
+
+
+def _fill(values: NDArray[np.float64], edge: float) -> FillValue | None:
+    """The edge of all values as a fill value, if it lies far enough from the others."""
+    others = values[values != edge]
+    share = 1 - others.size / max(1, values.size)
+    if others.size < OTHERS or share < FEWEST:
+        return None
+    low, high = np.percentile(others, (1, 99))
+    width = float(high - low) or float(others.max() - others.min())
+    gap = float(np.abs(others - edge).min())
+    if abs(edge) >= ENORMOUS:
+        return FillValue(edge, share) if gap > width else None
+    if width == 0:
+        # One value beside another is data as a rule: a mask, rain and no rain.
+        return FillValue(edge, share) if edge in KNOWN and edge != 0 else None
+    enough = GAP_OF_KNOWN if edge in KNOWN else GAP_OF_OTHER
+    return FillValue(edge, share) if gap >= enough * width else None

@@ -1,0 +1,82 @@
+"""What a person should be told about a picture besides its choices: one sentence for each fact that holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from geoprocessing_worker.bands import BandChoice, Colour
+from geoprocessing_worker.fill_value import FillValue
+from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.options import OutputFormat, RenderOptions
+from geoprocessing_worker.sampling import Sample
+from geoprocessing_worker.stretch import Stretch
+
+LITTLE_CONTRAST = 26  # gray levels, a tenth of what a screen has
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The choices that notes speak of; `scattered`: so few pixels are valid that shrinking loses most of them."""
+
+    bands: BandChoice
+    stretch: Stretch
+    left_out: tuple[FillValue, ...]
+    resampling: str
+    scattered: bool
+
+
+def notes(header: SourceHeader, options: RenderOptions, sample: Sample, chosen: Chosen) -> tuple[str, ...]:
+    """The sentences, in the order in which they matter."""
+    facts = (
+        (header.pages > 1, f"the file has {header.pages} pages; page {header.page} is shown"),
+        (header.has_mask, "the file's own mask hides pixels"),
+        (header.bands[0].dtype == "complex64", "complex samples are shown as magnitude in dB"),
+        (header.georeferencing.value == "rpc", "placed by its RPC at one constant height: approximate"),
+        (header.georeferencing.value == "gcps", _control(header)),
+        (
+            header.crs is None,
+            "the file says no place on Earth, so the picture has none. "  # noqa: ISC004 - one sentence of a row
+            "A world file, .prj or .aux.xml beside it did not come along: put it into the file, or give sourceCrs",
+        ),
+        (options.source_crs is not None, "sourceCrs counts only where the file says no coordinate system itself"),
+        (options.output_format is OutputFormat.JPEG, "JPEG has no transparency: hidden pixels are white"),
+        (
+            options.colormap is not None and chosen.bands.colour is not Colour.GRAY,
+            "the colormap was not used, since the picture has colours of its own",
+        ),
+        (
+            chosen.scattered and chosen.resampling == "nearest",
+            "few scattered pixels are valid: where the picture is smaller than the file it shows only some of them",
+        ),
+        (_dim(sample, chosen), _contrast(sample)),
+    )
+    return (*(text for holds, text in facts if holds), *(_left_out(fill) for fill in chosen.left_out))
+
+
+def _left_out(fill: FillValue) -> str:
+    return (
+        f"{fill.share:.1%} of the pixels hold {fill.value:.17g}, far from all others: left out of the stretch, "
+        f'but not hidden. If it means no data, say so: {{"nodata": {fill.value:.17g}}}'
+    )
+
+
+def _dim(sample: Sample, chosen: Chosen) -> bool:
+    """Whether values that are shown as they are make a picture in which hardly anything can be told apart."""
+    if not chosen.stretch.identity or chosen.bands.colour is Colour.PALETTE or not sample.valid:
+        return False
+    low, high = _range(sample)
+    return 0 < high - low < LITTLE_CONTRAST
+
+
+def _contrast(sample: Sample) -> str:
+    low, high = _range(sample) if sample.valid else (0, 0)
+    return f'the values run from {low} to {high} of 255 only: {{"stretch": "percentile:2,98"}} shows more'
+
+
+def _range(sample: Sample) -> tuple[int, int]:
+    return min(int(plane.min()) for plane in sample.values), max(int(plane.max()) for plane in sample.values)
+
+
+def _control(header: SourceHeader) -> str:
+    off = "" if header.gcp_residual is None else f", which it misses by {header.gcp_residual:.2f} pixels (RMS)"
+    return f"placed by a curve through {len(header.gcps)} ground control points{off}"

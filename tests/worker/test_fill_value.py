@@ -1,0 +1,107 @@
+"""Undeclared nodata: found where it would wash the picture out, told, and never hidden."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geoprocessing_worker.fill_value import find_fill_values, without
+from tests.support.rasters import Tiff, picture_of, ramp, run
+
+HEIGHTS = np.random.default_rng(5).normal(1400, 300, 20_000)
+LOWEST = float(np.finfo(np.float32).min)
+
+
+def mixed(values: Any, *fills: float, share: float = 0.3, dtype: str = "float32") -> Any:
+    count = int(len(values) * share)
+    return np.concatenate([values, *(np.full(count, fill) for fill in fills)]).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fill"),
+    [
+        ("int16", -9999), ("int16", -32768), ("int32", -2147483648), ("uint16", 65535), ("uint16", 0),
+        ("float32", LOWEST), ("float32", -LOWEST), ("float64", 1e20), ("float32", -9999.0), ("float64", -123456.0),
+    ],
+)  # fmt: skip
+def test_value_far_from_all_others_is_found(dtype: str, fill: float) -> None:
+    """What programs write for no data is named with its share, in every type."""
+    (found,) = find_fill_values(mixed(HEIGHTS.clip(900, 2200), fill, dtype=dtype))
+    assert found.value == fill
+    assert found.share == pytest.approx(0.3 / 1.3, abs=0.01)
+
+
+def test_one_below_and_one_above_are_both_found() -> None:
+    """A mosaic of two sources can hold two."""
+    assert {fill.value for fill in find_fill_values(mixed(HEIGHTS, -9999, 1e30))} == {-9999, float(np.float32(1e30))}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        HEIGHTS,
+        np.maximum(HEIGHTS - 1400, 0),  # sea level, and heights that begin right above it
+        mixed(np.random.default_rng(2).exponential(3, 20_000), 0, share=9),  # rain, and mostly none
+        np.repeat([0.0, 1.0], 5000),
+        np.repeat([0.0, 12.5], [9950, 50]),
+        np.full(1000, -9999.0),
+        np.empty(0),
+        np.linspace(-9999, 3000, 20_000),  # -9999 is a value like any other here
+        mixed(HEIGHTS, 5000, share=0.0001),
+    ],
+    ids=["heights", "sea", "rain", "mask", "rare", "constant", "empty", "bathymetry", "one outlier"],
+)
+def test_real_values_are_left_alone(values: Any) -> None:
+    """Zero rain, sea level, masks and a constant are data."""
+    assert find_fill_values(np.asarray(values, dtype=np.float32)) == ()
+
+
+@given(st.lists(st.floats(width=32), min_size=0, max_size=60), st.integers(1, 40))
+def test_most_values_are_always_kept(values: list[float], times: int) -> None:
+    """Whatever is found, at least sixteen pixels with other values remain, and nothing found remains."""
+    array = np.array([value for value in values if np.isfinite(value)] * times, dtype=np.float32)
+    fills = find_fill_values(array)
+    rest = without(array, fills)
+    assert len(fills) <= 2
+    assert not fills or rest.size >= 16
+    assert not np.isin(rest, [fill.value for fill in fills]).any()
+
+
+@pytest.mark.parametrize(("dtype", "fill"), [("int16", -9999), ("float32", LOWEST), ("uint16", 0)])
+def test_undeclared_nodata_leaves_contrast_to_the_rest_and_is_told(dtype: str, fill: float, tmp_path: Path) -> None:
+    """The stretch is that of the real values; the others are clipped but visible, and the note says what to ask for."""
+    data = ramp(60, 100, "float64", 1000, 1500)
+    data[:, :, :40] = fill
+    result = run(Tiff(data.astype(dtype)).write(tmp_path / "a.tif"), tmp_path / "out")
+    choices: Any = result.metadata["choices"]
+    assert 1000 <= choices["stretch"]["lo"] < choices["stretch"]["hi"] <= 1500
+    assert choices["stretch"]["leftOut"] == [{"value": fill, "share": pytest.approx(0.4)}]
+    assert any(f'"nodata": {fill:.17g}' in note for note in choices["notes"])
+    picture = picture_of(result)
+    assert (picture[..., 3] == 255).all()
+    assert np.ptp(picture[:, 45:, 0]) > 250
+    assert not picture[:, :35, :3].any()
+
+
+def test_stretch_that_was_asked_for_by_its_ends_takes_all_values(tmp_path: Path) -> None:
+    """`minmax` means lowest to highest of all, whatever they look like."""
+    data = ramp(60, 100, "int16", 1000, 1500)
+    data[:, :, :40] = -9999
+    result = run(Tiff(data).write(tmp_path / "a.tif"), tmp_path / "out", stretch="minmax")
+    choices: Any = result.metadata["choices"]
+    assert (choices["stretch"]["lo"], choices["stretch"]["leftOut"]) == (-9999, [])
+
+
+def test_classes_beside_undeclared_nodata_are_still_classes(tmp_path: Path) -> None:
+    """Ten classes and -9999: not mixed, and spread over all of gray."""
+    data = (np.indices((100, 100)).sum(axis=0) // 20 + 1).astype(np.int16)[None]
+    data[:, :30] = -9999
+    result = run(Tiff(data, crs="EPSG:3857").write(tmp_path / "a.tif"), tmp_path / "out", max_size=64)
+    choices: Any = result.metadata["choices"]
+    assert choices["resampling"]["method"] == "nearest"
+    assert (choices["stretch"]["kind"], choices["stretch"]["lo"]) == ("minmax", 2)
