@@ -22,6 +22,7 @@ Points = NDArray[np.float64]
 MERCATOR_LIMIT = 85.0511287798066  # degrees; where the square of Web Mercator ends
 EARTH_GIRTH = 2 * math.pi * 6378137.0  # metres round the equator of Web Mercator
 SAMPLES = 33  # points along each side: curves between them are flatter than a pixel
+LIMB_SAMPLES = 513  # where a part lies nowhere: at the limb of the Earth a hundredth of the side is ten degrees
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +154,19 @@ def period(crs: CRS) -> float | None:
     return EARTH_GIRTH if is_mercator(crs) else None
 
 
-def _mesh(header: SourceHeader) -> tuple[Points, Points]:
-    columns, rows = np.meshgrid(
-        np.linspace(0.0, header.width, SAMPLES), np.linspace(0.0, header.height, SAMPLES), indexing="xy"
-    )
-    return columns, rows
-
-
 def spread(header: SourceHeader, crs: CRS) -> tuple[Points, Points]:
-    """(SAMPLES, SAMPLES) x and y of points all over the file, in `crs`, in one piece across the antimeridian."""
-    columns, rows = _mesh(header)
+    """(rows, columns) x and y of points all over the file, in `crs`, in one piece across the antimeridian.
+
+    NaN where a point lies nowhere.
+    """
+    xs, ys = _spread(header, crs, SAMPLES)
+    return (xs, ys) if np.isfinite(xs).all() else _spread(header, crs, LIMB_SAMPLES)
+
+
+def _spread(header: SourceHeader, crs: CRS, samples: int) -> tuple[Points, Points]:
+    columns, rows = np.meshgrid(
+        np.linspace(0.0, header.width, samples), np.linspace(0.0, header.height, samples), indexing="xy"
+    )
     xs, ys = ground(header)(columns.ravel(), rows.ravel())
     xs, ys = project(_known(header.crs), crs, xs, ys)
     good = np.isfinite(xs) & np.isfinite(ys)
@@ -180,7 +184,7 @@ def _in_one_piece(xs: Points, period: float) -> Points:
         torn = any(np.nanmax(np.abs(np.diff(xs, axis=axis)), initial=0.0) > period / 2 for axis in (0, 1))
     if not torn:
         return xs
-    middle = xs[SAMPLES // 2, SAMPLES // 2]
+    middle = xs[len(xs) // 2, len(xs) // 2]
     if not np.isfinite(middle):
         middle = float(np.nanmedian(xs))
     whole: Points = (xs - middle + period / 2) % period - period / 2 + middle

@@ -177,3 +177,25 @@ def test_ring_runs_counterclockwise_from_the_upper_left() -> None:
     assert ring[0] == pytest.approx((0, 10))
     twice = sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(ring, ring[1:] + ring[:1], strict=True))
     assert twice / 2 == pytest.approx(100)
+
+
+@pytest.mark.parametrize(("lon", "system"), [(0, "geos"), (-75, "geos"), (20, "ortho"), (140, "geos")])
+def test_picture_of_the_whole_disk_reaches_the_limb(lon: int, system: str) -> None:
+    """A weather satellite's view loses nothing at the edge of the Earth, where a pixel is degrees wide."""
+    height = "+h=35785831" if system == "geos" else ""
+    disk = CRS.from_proj4(f"+proj={system} {height} +lon_0={lon}")
+    radius = 5.5e6 if system == "geos" else 6.4e6
+    source = Affine(2 * radius / 400, 0, -radius, 0, -2 * radius / 400, radius)
+    facts = replace(header(400, 400, source, 4326), crs=disk, full_crs=disk)
+    target = lay_out(facts, WGS84, 4096).target
+    assert target.transform is not None
+    columns, rows = np.meshgrid(np.arange(400) + 0.5, np.arange(400) + 0.5)
+    lons, lats = Transformer.from_crs(disk, 4326, always_xy=True).transform(
+        source.a * columns + source.c, source.e * rows + source.f, errcheck=False
+    )
+    good = np.isfinite(lons)
+    west = target.transform.c
+    across = ((lons[good] - west + 5) % 360 - 5) / target.transform.a
+    down = (lats[good] - target.transform.f) / target.transform.e
+    assert -2 < across.min() < across.max() < target.width + 2
+    assert -2 < down.min() < down.max() < target.height + 2
