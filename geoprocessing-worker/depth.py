@@ -32,7 +32,7 @@ class Coding:
         if block.dtype == np.int16 and self == SIGNED:
             return block.view(np.uint16) ^ np.uint16(0x8000)
         wide: NDArray[Any] = block.astype(
-            np.float32 if block.dtype.itemsize <= 2 or block.dtype == np.float32 else np.float64
+            np.float64 if block.dtype.itemsize > 2 and not self._fits_float32(block.dtype) else np.float32
         )
         with np.errstate(over="ignore", invalid="ignore"):
             wide -= wide.dtype.type(self.first)
@@ -41,6 +41,10 @@ class Coding:
             wide += wide.dtype.type(0.5)
             np.nan_to_num(wide, copy=False, nan=0.0)
         return wide.astype(np.uint16)
+
+    def _fits_float32(self, dtype: Any) -> bool:
+        """Whether the codes' ends can be reckoned with in the values' own float32."""
+        return dtype == np.float32 and max(abs(self.first), abs(self.step) * CODES) < 1e37
 
     def table(self, stretch: Stretch, invert: bool) -> U8:
         """(65536,) the byte that each code is shown as."""

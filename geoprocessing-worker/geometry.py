@@ -11,6 +11,7 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS
+from rasterio.control import GroundControlPoint
 from rasterio.transform import GCPTransformer, RPCTransformer
 
 from geoprocessing_worker.crs import reachable, same, transformer
@@ -117,12 +118,16 @@ def transformer_of(header: SourceHeader) -> Any:
     return RPCTransformer(header.rpc, RPC_HEIGHT=header.rpc.height_off if header.rpc else 0.0)
 
 
-def control_residual(header: SourceHeader) -> float:
-    """How far the ground control points lie from where the curve fitted through them has them: RMS, in pixels."""
-    columns = np.array([point.col for point in header.gcps], dtype=np.float64)
-    rows = np.array([point.row for point in header.gcps], dtype=np.float64)
-    with transformer_of(header) as transformer:
-        xs, ys = [point.x for point in header.gcps], [point.y for point in header.gcps]
+def control_residual(points: tuple[GroundControlPoint, ...]) -> float:
+    """How far ground control points lie from where the curve fitted through them has them: RMS, in pixels.
+
+    Raises:
+        Exception: GDAL's, of several kinds, where no curve goes through them.
+    """
+    columns = np.array([point.col for point in points], dtype=np.float64)
+    rows = np.array([point.row for point in points], dtype=np.float64)
+    with GCPTransformer(list(points)) as transformer:
+        xs, ys = [point.x for point in points], [point.y for point in points]
         found = transformer.rowcol(xs, ys, op=np.positive)
     off = np.hypot(np.asarray(found[0]) - rows, np.asarray(found[1]) - columns)
     return float(np.sqrt(np.mean(off**2)))

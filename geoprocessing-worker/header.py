@@ -52,7 +52,8 @@ class SourceHeader:
     """A GeoTIFF's header. Sizes in pixels; `transform` maps pixel corners (column, row) to `crs`.
 
     `page` counts pictures from 1, `directory` all of the file's directories, overviews among them. `gcp_residual`: how
-    far the control points lie from the curve fitted through them, root mean square, in pixels.
+    far the control points lie from the curve fitted through them, root mean square, in pixels. `displaced`: why what
+    the file says of its place is not believed.
     `crs` is the horizontal part, in which the picture is placed; `full_crs` is what the file says, heights included.
     """
 
@@ -78,6 +79,7 @@ class SourceHeader:
     page: int = 1
     directory: int = 1
     gcp_residual: float | None = None
+    displaced: str | None = None
     tags: tuple[tuple[str, str], ...] = ()
 
     @property

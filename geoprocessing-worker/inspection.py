@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from pyproj import CRS
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 
-from geoprocessing_worker.crs import from_gdal, horizontal, usable
+from geoprocessing_worker.crs import horizontal
 from geoprocessing_worker.directory import (
     ASSOCIATED_ALPHA,
     COLOR_MAP,
@@ -24,7 +23,7 @@ from geoprocessing_worker.directory import (
     tag_values,
 )
 from geoprocessing_worker.errors import refused
-from geoprocessing_worker.geometry import control_residual
+from geoprocessing_worker.georeference import Georeference, georeference
 from geoprocessing_worker.header import BandHeader, Georeferencing, Level, SourceHeader
 from geoprocessing_worker.opening import open_source
 
@@ -78,10 +77,9 @@ def inspect_file(path: Path, page: int | None = None, source_crs: CRS | None = N
     for level in range(min(overviews, MAX_OVERVIEWS)):
         with open_source(path, level, directory) as overview:
             levels.append(Level(level, overview.width, overview.height, *_block_size(overview)))
-    header = SourceHeader(
+    return SourceHeader(
         **facts, levels=tuple(levels), pages=pages, page=number, directory=directory, alpha_premultiplied=premultiplied
     )
-    return replace(header, gcp_residual=control_residual(header)) if header.gcps else header
 
 
 def _best_page(path: Path, directories: list[int]) -> int:
@@ -90,7 +88,7 @@ def _best_page(path: Path, directories: list[int]) -> int:
     for number, directory in enumerate(directories[:MAX_PAGES], 1):
         with open_source(path, directory=directory) as dataset:
             _forget_old_errors(dataset)
-            placed = _georeference(dataset, None)[4] is not Georeferencing.NONE
+            placed = georeference(dataset, None).kind is not Georeferencing.NONE
             found.append((placed, dataset.width * dataset.height, -number))
     return -max(found)[2]
 
@@ -152,7 +150,7 @@ def _numpy_type(name: str) -> str:
 
 def _read(dataset: Any, source_crs: CRS | None) -> dict[str, Any]:
     structure = dataset.tags(ns="IMAGE_STRUCTURE")
-    full_crs, transform, gcps, rpc, kind = _georeference(dataset, source_crs)
+    place: Georeference = georeference(dataset, source_crs)
     return {
         "width": dataset.width,
         "height": dataset.height,
@@ -164,12 +162,14 @@ def _read(dataset: Any, source_crs: CRS | None) -> dict[str, Any]:
         "has_mask": MaskFlags.per_dataset in dataset.mask_flag_enums[0]
         and MaskFlags.alpha not in dataset.mask_flag_enums[0],
         "palette": _palette(dataset),
-        "crs": horizontal(full_crs) if full_crs is not None else None,
-        "full_crs": full_crs,
-        "georeferencing": kind,
-        "transform": transform,
-        "gcps": gcps,
-        "rpc": rpc,
+        "crs": horizontal(place.crs) if place.crs is not None else None,
+        "full_crs": place.crs,
+        "georeferencing": place.kind,
+        "transform": place.transform,
+        "gcps": place.gcps,
+        "gcp_residual": place.residual,
+        "rpc": place.rpc,
+        "displaced": place.doubt,
         "pixel_is_point": dataset.tags().get("AREA_OR_POINT") == "Point",
         "tags": _tags(dataset),
     }
@@ -207,20 +207,3 @@ def _tags(dataset: Any) -> tuple[tuple[str, str], ...]:
     """What the file says of itself in words, on a list of tags that hold no more than that."""
     tags = dataset.tags()
     return tuple((name, tags[name][:LONGEST_TAG]) for name in TAGS if name in tags)
-
-
-def _georeference(dataset: Any, source_crs: CRS | None) -> tuple[CRS | None, Any, tuple[Any, ...], Any, Georeferencing]:
-    """(system, transform, ground control points, RPC, which of them counts); the first that is whole wins."""
-    crs = from_gdal(dataset.crs)
-    crs = crs if usable(crs) else source_crs
-    if not dataset.transform.is_identity and dataset.transform.determinant != 0:
-        kind = Georeferencing.AFFINE if usable(crs) else Georeferencing.NONE
-        return (crs if usable(crs) else None), dataset.transform, (), None, kind
-    points, points_crs = dataset.gcps
-    system = from_gdal(points_crs)
-    system = system if usable(system) else source_crs
-    if len(points) >= 3 and usable(system):
-        return system, None, tuple(points), None, Georeferencing.GCPS
-    if dataset.rpcs is not None:
-        return CRS.from_epsg(4326), None, (), dataset.rpcs, Georeferencing.RPC
-    return None, None, (), None, Georeferencing.NONE

@@ -153,7 +153,8 @@ def statistics(plan: RenderPlan, sample: Sample, header: SourceHeader) -> dict[s
 def _of_band(values: NDArray[Any], scale: float, offset: float) -> dict[str, Any]:
     wide = values.astype(np.float64)
     low, high = float(wide.min()), float(wide.max())
-    facts = {"minimum": low, "maximum": high, "mean": float(wide.mean()), "stddev": float(wide.std())}
+    with np.errstate(over="ignore", invalid="ignore"):  # of numbers as large as doubles get there is no mean
+        facts = {"minimum": low, "maximum": high, "mean": float(wide.mean()), "stddev": float(wide.std())}
     found: dict[str, Any] = {**facts}
     if math.isfinite(high - low):
         counts, _ = np.histogram(wide, BUCKETS, (low, high) if high > low else (low - 0.5, low + 0.5))

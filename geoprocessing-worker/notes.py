@@ -33,12 +33,13 @@ def notes(header: SourceHeader, options: RenderOptions, sample: Sample, chosen: 
         (header.bands[0].dtype == "complex64", "complex samples are shown as magnitude in dB"),
         (header.georeferencing.value == "rpc", "placed by its RPC at one constant height: approximate"),
         (header.georeferencing.value == "gcps", _control(header)),
+        (header.displaced is not None, f"{header.displaced}; the picture is not placed"),
         (
-            header.crs is None,
+            header.crs is None and header.displaced is None,
             "the file says no place on Earth, so the picture has none. "  # noqa: ISC004 - one sentence of a row
             "A world file, .prj or .aux.xml beside it did not come along: put it into the file, or give sourceCrs",
         ),
-        (options.source_crs is not None, "sourceCrs counts only where the file says no coordinate system itself"),
+        (options.source_crs is not None, "sourceCrs counts only where the file says no coordinate system that can be"),
         (options.output_format is OutputFormat.JPEG, "JPEG has no transparency: hidden pixels are white"),
         (
             options.colormap is not None and chosen.bands.colour is not Colour.GRAY,

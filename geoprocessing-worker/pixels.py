@@ -93,11 +93,27 @@ def alpha_to_byte(plane: Block) -> U8:
     """An alpha band of any type as 8 bit; whole numbers by their type's range, floats by 0 to 1."""
     if plane.dtype == np.uint8:
         return plane
-    top = float(np.iinfo(plane.dtype).max) if plane.dtype.kind in "iu" else 1.0
+    return scale_to_byte(plane.astype(np.float64), Stretch("range", 0.0, alpha_top(plane), ""))
+
+
+def alpha_top(plane: Block) -> float:
+    """The value of an alpha band at which all is visible."""
     if plane.dtype == np.uint16 and plane.max(initial=0) <= 255:
         # 8-bit pictures that were only widened keep an alpha up to 255, which of 65535 would be nothing at all.
-        top = 255.0
-    return scale_to_byte(plane.astype(np.float64), Stretch("range", 0.0, top, ""))
+        return 255.0
+    return float(np.iinfo(plane.dtype).max) if plane.dtype.kind in "iu" else 1.0
+
+
+def straightened(block: Block, alpha: Block) -> Block:
+    """Straight values, in their own type, of any type that is stored multiplied by its alpha; 0 where that is 0."""
+    top = alpha_top(alpha)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        straight = block * (top / alpha.astype(np.float64))
+    whole = np.nan_to_num(straight, nan=0.0, posinf=0.0, neginf=0.0)
+    if block.dtype.kind in "iu":
+        limits = np.iinfo(block.dtype)
+        whole = np.clip(np.rint(whole), limits.min, limits.max)
+    return whole.astype(block.dtype)
 
 
 def unpremultiply(samples: U8, alpha: U8) -> U8:

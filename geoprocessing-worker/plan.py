@@ -54,7 +54,8 @@ class RenderPlan:
     stretch: Stretch
     left_out: tuple[FillValue, ...]
     invert: bool
-    unpremultiply: bool
+    premultiplied: bool
+    unpremultiply: bool  # in bytes, as the last step; wider types are made straight while they are read
     colormap: str | None
     level: Level
     work: Work
@@ -89,7 +90,7 @@ class RenderPlan:
             },
             "colormap": self.colormap,
             "inverted": self.invert,
-            "unpremultiplied": self.unpremultiply,
+            "unpremultiplied": self.premultiplied,
             "resampling": {"method": self.resampling, "reason": self.resampling_reason},
             "read": {
                 "overview": self.level.overview,
@@ -152,6 +153,8 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
     scattered = 0 < sample.valid < sample.looked_at * SCATTERED
     resampling, why = _resampling(header, options, choice, values, scattered)
     single = meaning is Meaning.GRAY
+    premultiplied = header.alpha_premultiplied and choice.alpha is not None and meaning is not Meaning.INDEXED
+    bytes_ = np.dtype(header.band(choice.indexes[0]).dtype) == np.uint8
     stretch = _stretch(header, choice, values, options)
     coding = _coding(header, choice, stretch, resampling)
     return RenderPlan(
@@ -161,7 +164,8 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
         stretch=stretch,
         left_out=left_out,
         invert=header.miniswhite and single,
-        unpremultiply=header.alpha_premultiplied and choice.alpha is not None and meaning is not Meaning.INDEXED,
+        premultiplied=premultiplied,
+        unpremultiply=premultiplied and bytes_,
         colormap=options.colormap if single and options.colormap in colormaps.NAMES else None,
         level=drafted.level,
         work=_work(drafted, resampling, (3 if meaning is Meaning.RGB else 1) * (1 if coding is None else 2)),
@@ -206,9 +210,9 @@ def _stretch(header: SourceHeader, choice: BandChoice, values: NDArray[Any], opt
 def _coding(header: SourceHeader, choice: BandChoice, stretch: Stretch, resampling: str) -> Coding | None:
     """Sixteen bits where values are stretched and mixed; bytes where they are shown as they are, or only chosen."""
     dtype = np.dtype(header.band(choice.indexes[0]).dtype)
-    if resampling in PICKING or choice.colour not in {Colour.GRAY, Colour.RGB} or header.alpha_premultiplied:
+    if resampling in PICKING or choice.colour not in {Colour.GRAY, Colour.RGB}:
         return None
-    if dtype == np.uint8 and (stretch.identity or stretch.kind == "bits"):
+    if dtype == np.uint8 and (header.alpha_premultiplied or stretch.identity or stretch.kind == "bits"):
         return None  # nothing is clipped, so that bytes can be averaged as well
     return choose_coding(dtype, stretch)
 

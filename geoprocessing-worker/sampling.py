@@ -13,7 +13,7 @@ from rasterio.windows import Window
 from geoprocessing_worker.bands import BandChoice
 from geoprocessing_worker.header import Level, SourceHeader
 from geoprocessing_worker.opening import open_source
-from geoprocessing_worker.pixels import alpha_to_byte, decibels, validity
+from geoprocessing_worker.pixels import alpha_to_byte, decibels, straightened, validity
 
 ENOUGH = 1_000_000  # pixels; percentiles are then good to a tenth of a percent
 WHOLE = 4_000_000  # pixels; a level up to this size is looked at whole
@@ -62,7 +62,11 @@ def read_window(
     block = dataset.read(indexes, window=window)
     mask: NDArray[np.uint8] | None = None
     if choice.alpha is not None:
-        block, mask = block[:-1], alpha_to_byte(block[-1])
+        alpha, block = block[-1], block[:-1]
+        mask = alpha_to_byte(alpha)
+        if header.alpha_premultiplied and block.dtype != np.uint8:
+            # Bytes are shown as they are and made straight at the end; what is stretched must be straight before.
+            block = straightened(block, alpha)
     if header.has_mask:
         internal = dataset.read_masks(1, window=window)
         mask = internal if mask is None else np.minimum(mask, internal)

@@ -1,0 +1,92 @@
+"""How a file says where it lies: the first of its ways that is whole wins, and what cannot be is told."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from affine import Affine
+from pyproj import CRS
+from rasterio._err import CPLE_BaseError
+from rasterio.control import GroundControlPoint
+from rasterio.errors import TransformError
+from rasterio.rpc import RPC
+
+from geoprocessing_worker.crs import from_gdal, horizontal, usable
+from geoprocessing_worker.geometry import control_residual
+from geoprocessing_worker.header import Georeferencing
+
+FARTHEST = 1e12  # in units of the system; the Moon is 4e8 metres away
+LATITUDE, LONGITUDE = 91.0, 721.0  # degrees: beyond these nobody has put a grid, dust and a second turn included
+
+
+@dataclass(frozen=True, slots=True)
+class Georeference:
+    """The system and one of transform, ground control points and RPC; none of them if there is none that is whole.
+
+    `residual`: how far the ground control points miss their own curve, in pixels, root mean square. `doubt`: why what
+    the file says is not believed.
+    """
+
+    crs: CRS | None = None
+    transform: Affine | None = None
+    gcps: tuple[GroundControlPoint, ...] = ()
+    rpc: RPC | None = None
+    residual: float | None = None
+    kind: Georeferencing = Georeferencing.NONE
+    doubt: str | None = None
+
+
+def georeference(dataset: Any, source_crs: CRS | None) -> Georeference:
+    """What a dataset says of its place; `source_crs` is used where it says no system."""
+    crs = from_gdal(dataset.crs)
+    crs = crs if usable(crs) else source_crs
+    if not dataset.transform.is_identity and dataset.transform.determinant != 0:
+        return _by_transform(dataset, crs if usable(crs) else None, source_crs)
+    found = _by_points(dataset, source_crs)
+    if found is not None and found.doubt is None:
+        return found
+    if dataset.rpcs is not None:
+        return Georeference(CRS.from_epsg(4326), rpc=dataset.rpcs, kind=Georeferencing.RPC)
+    return found or Georeference()
+
+
+def _by_transform(dataset: Any, crs: CRS | None, source_crs: CRS | None) -> Georeference:
+    transform = dataset.transform
+    corners = [transform @ corner for corner in ((0, 0), (dataset.width, 0), (0, dataset.height))]
+    numbers = [*transform, *(number for corner in corners for number in corner)]
+    if not all(math.isfinite(number) and abs(number) < FARTHEST for number in numbers):
+        return Georeference(doubt="the numbers by which the file says its place are no place")
+    if _beside_the_globe(crs, corners) and not _beside_the_globe(source_crs, corners):
+        crs = source_crs
+    if crs is None and usable(from_gdal(dataset.crs)):
+        x, y = corners[0]
+        doubt = f"the file says degrees, but its corner lies at {x:.10g}, {y:.10g}: its coordinate system is another"
+        return Georeference(transform=transform, doubt=doubt)
+    kind = Georeferencing.NONE if crs is None else Georeferencing.AFFINE
+    return Georeference(crs, transform, kind=kind)
+
+
+def _beside_the_globe(crs: CRS | None, corners: list[tuple[float, float]]) -> bool:
+    """Whether a system of degrees cannot be the one that the corners are given in."""
+    if crs is None or not horizontal(crs).is_geographic:
+        return False
+    return any(abs(x) > LONGITUDE or abs(y) > LATITUDE for x, y in corners)
+
+
+def _by_points(dataset: Any, source_crs: CRS | None) -> Georeference | None:
+    points, points_crs = dataset.gcps
+    system = from_gdal(points_crs)
+    system = system if usable(system) else source_crs
+    whole = [point for point in points if all(map(math.isfinite, (point.row, point.col, point.x, point.y)))]
+    if len(points) < 3 or system is None or not usable(system):
+        return None
+    doubt = "the file's ground control points lie on one line or in one place, so that no curve goes through them"
+    if len(whole) < 3:
+        return Georeference(doubt=doubt)
+    found = Georeference(system, gcps=tuple(whole), kind=Georeferencing.GCPS)
+    try:
+        return replace(found, residual=control_residual(found.gcps))
+    except (TransformError, CPLE_BaseError):
+        return Georeference(doubt=doubt)

@@ -1,0 +1,125 @@
+"""Types, tags and numbers that few files have and every one may."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.rasters import Tiff, picture_of, ramp, run
+from tests.support.raw_tiff import ASCII, NODATA, SHORT, write_raw_tiff
+
+EXTRA_SAMPLES, INK_SET = 338, 332
+GRAY = np.arange(100, 2600, dtype=np.uint16).reshape(50, 50, 1)
+
+
+@pytest.mark.parametrize("text", [b"nan", b"-inf", b"1e400", b"-9999", b"70000", b"7.5", b"9" * 100_000, b""])
+def test_nodata_that_the_type_cannot_hold_hides_nothing(text: bytes, tmp_path: Path) -> None:
+    """On whole numbers of 16 bits, with absurd lengths too."""
+    path = write_raw_tiff(tmp_path / "a.tif", GRAY, tags={NODATA: (ASCII, text + b"\0")})
+    result = run(path, tmp_path / "out")
+    assert result.metadata["validFraction"] == 1.0
+    assert np.ptp(picture_of(result)[..., 0]) == 255
+
+
+def test_lab_is_turned_into_light(tmp_path: Path) -> None:
+    """CIE L*a*b* with a quarter turn of red comes out pinkish, not as three raw numbers."""
+    lab = np.full((50, 50, 3), (180, 30, 200), dtype=np.uint8)  # L 71 %, a +30, b -56
+    found = picture_of(run(write_raw_tiff(tmp_path / "a.tif", lab, 8), tmp_path / "out"))[25, 25].astype(int)
+    assert (np.abs(found - (199, 159, 255, 255)) < 20).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_cmyk_of_any_depth_becomes_light(dtype: str, tmp_path: Path) -> None:
+    """Full cyan takes the red away."""
+    top = 1.0 if dtype == "float32" else np.iinfo(dtype).max
+    inks = np.full((50, 50, 4), (top, 0, 0, 0), dtype=dtype)
+    picture = picture_of(run(write_raw_tiff(tmp_path / "a.tif", inks, 5), tmp_path / "out"))
+    assert picture[25, 25].tolist() == [0, 255, 255, 255]
+
+
+@pytest.mark.parametrize(("dtype", "top"), [("uint8", 255), ("uint16", 65535), ("float32", 1.0)])
+def test_associated_alpha_of_any_depth_is_straightened_before_the_stretch(
+    dtype: str, top: float, tmp_path: Path
+) -> None:
+    """A gray that is the same all over, under an alpha that falls off, comes out the same all over."""
+    alpha = np.linspace(0.2, 1, 2500).reshape(50, 50)
+    straight = np.where(np.arange(50) < 25, 0.5, 1.0)[None].repeat(50, axis=0)
+    data = np.stack([straight * alpha, 0.5 * straight * alpha, 0 * alpha, alpha], axis=-1) * top
+    data = np.rint(data).astype(dtype) if np.dtype(dtype).kind == "u" else data.astype(dtype)
+    path = write_raw_tiff(tmp_path / "a.tif", data, 2, {EXTRA_SAMPLES: (SHORT, [1])})
+    picture = picture_of(run(path, tmp_path / "out", stretch="range:0,1" if dtype == "float32" else f"range:0,{top}"))
+    for half, red, green in ((picture[:, :25], 128, 64), (picture[:, 25:], 255, 128)):
+        assert np.abs(half[..., 0].astype(int) - red).max() <= 3
+        assert np.abs(half[..., 1].astype(int) - green).max() <= 3
+    assert np.abs(picture[..., 3] / 255 - alpha).max() < 0.01
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ramp(50, 50, "float32", -3e38, 3e38),
+        ramp(50, 50, "float64", -1e307, 1e307),
+        ramp(50, 50, "float64", 1e15, 1e15 + 4000),
+        ramp(50, 50, "float32", 1e-30, 4e-30),
+        ramp(50, 50, "uint32", 0, 4_294_967_295),
+        ramp(50, 50, "int32", -2_147_483_648, 2_147_483_647),
+        np.arange(2500, dtype=np.uint64).reshape(1, 50, 50) << np.uint64(51),
+        ramp(50, 50, "int8", -128, 127),
+    ],
+    ids=["float32", "float64", "far from 0", "tiny", "uint32", "int32", "uint64", "int8"],
+)  # fmt: skip
+def test_extreme_values_still_rise_from_black_to_white(data: Any, tmp_path: Path) -> None:
+    """The whole of a type's range, and ranges where its precision ends."""
+    picture = picture_of(run(Tiff(data).write(tmp_path / "a.tif"), tmp_path / "out", stretch="minmax"))
+    gray = picture[..., 0].reshape(-1).astype(int)
+    assert (gray[0], gray[-1]) == (0, 255)
+    assert (np.diff(gray) >= 0).all()
+    assert np.unique(gray).size > 200
+
+
+def test_half_floats_are_read(tmp_path: Path) -> None:
+    """Sixteen bits of float come out as any other float does, NaN hidden."""
+    data = np.linspace(0, 100, 2500, dtype=np.float16).reshape(50, 50, 1)
+    data[:10] = np.nan
+    picture = picture_of(run(write_raw_tiff(tmp_path / "a.tif", data), tmp_path / "out"))
+    assert not picture[:10, :, 3].any()
+    assert (picture[10:, :, 3] == 255).all()
+    assert np.ptp(picture[10:, :, 0]) == 255
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_more_bits_than_bytes_are_stretched_by_what_is_there(bits: int, tmp_path: Path) -> None:
+    """NBITS says what could be, the sample what is: a dark 12-bit picture is not black."""
+    source = Tiff(ramp(60, 60, "uint16", 10, 200), profile={"nbits": bits}).write(tmp_path / "a.tif")
+    result = run(source, tmp_path / "out")
+    choices: Any = result.metadata["choices"]
+    assert choices["stretch"]["hi"] < 210
+    assert np.ptp(picture_of(result)[..., 0]) == 255
+
+
+def test_stored_statistics_that_lie_change_nothing(tmp_path: Path) -> None:
+    """A file's STATISTICS may be those of another version of it: the stretch comes from the pixels."""
+    import rasterio
+
+    source = Tiff(ramp(60, 60, "float32", 0, 1)).write(tmp_path / "a.tif")
+    before: Any = run(source, tmp_path / "one").metadata["choices"]
+    with rasterio.open(source, "r+") as dataset:
+        dataset.update_tags(
+            1, STATISTICS_MINIMUM="0", STATISTICS_MAXIMUM="65535", STATISTICS_MEAN="9", STATISTICS_STDDEV="2"
+        )
+    after: Any = run(source, tmp_path / "two").metadata["choices"]
+    assert before["stretch"] == after["stretch"]
+
+
+def test_nan_scale_is_told_as_null(tmp_path: Path) -> None:
+    """Scale and offset that are no numbers do not get into the JSON, nor in the way of the picture."""
+    import rasterio
+
+    source = Tiff(ramp(60, 60, "float32", 0, 1)).write(tmp_path / "a.tif")
+    with rasterio.open(source, "r+") as dataset:
+        dataset.scales, dataset.offsets = (float("nan"),), (float("inf"),)
+    facts: Any = run(source, tmp_path / "out").metadata["source"]
+    assert (facts["bands"][0]["scale"], facts["bands"][0]["offset"]) == (None, None)
