@@ -26,6 +26,7 @@ from geoprocessing_worker.package import OutputFile, write_companions, write_pic
 from geoprocessing_worker.plan import RenderPlan, draft, make_plan
 from geoprocessing_worker.refusals import named
 from geoprocessing_worker.render import render
+from geoprocessing_worker.resemblance import resemblance
 from geoprocessing_worker.sampling import Sample, take_sample
 from geoprocessing_worker.sidecars import WORLD_EXTENSIONS
 from geoprocessing_worker.verify import verify
@@ -85,14 +86,22 @@ def convert(
         block = summary(Source(request.source_name, header, sample), plan, picture, options)
         companions = write_companions(folder, request.stem, picture, options, block)
         watch.lap("companions")
-    report("package", 80.0, "Checking what was made")
+        report("package", 80.0, "Checking what was made")
+        likeness = resemblance(request.source, header, plan, picture)
     world = folder / f"{request.stem}.{WORLD_EXTENSIONS[options.output_format]}"
     distance = verify(image.path, world if world.exists() else None, header, picture.grid)
     watch.lap("check")
     report("package", 100.0, "Done")
     return ConversionResult(
         outputs=(image, *companions),
-        metadata={**block, "selfCheck": {"maxDistancePx": distance}},
+        metadata={
+            **block,
+            "selfCheck": {
+                "maxDistancePx": distance,
+                "placesCompared": likeness.compared,
+                "placesAlike": likeness.alike,
+            },
+        },
         timings={name: watch.laps[name] for name in ("inspect", "render")}
         | {"package": sum(watch.laps[name] for name in PACKAGING)},
         packaging={name: watch.laps[name] for name in PACKAGING},

@@ -116,7 +116,17 @@ def epsg(crs: CRS) -> int | None:
 
 def same(one: CRS, other: CRS) -> bool:
     """Whether two systems give a point the same coordinates in traditional (east, north) order."""
-    return one.equals(other, ignore_axis_order=True)
+    if one.equals(other, ignore_axis_order=True):
+        return True
+    # PROJ ignores the order of latitude and longitude only, not that of northing and easting.
+    return one.is_projected and other.is_projected and _without_axes(one) == _without_axes(other) != ""
+
+
+def _without_axes(crs: CRS) -> str:
+    try:
+        return crs.to_wkt(WktVersion.WKT1_GDAL, output_axis_rule=False)
+    except CRSError:
+        return ""
 
 
 def latitude_first(crs: CRS) -> bool:

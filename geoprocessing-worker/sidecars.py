@@ -63,6 +63,7 @@ def read_auxiliary_transform(text: str) -> Affine | None:
 def _wkt(crs: CRS) -> str:
     """WKT1 as GDAL itself writes it, so that old readers follow; WKT2 for what WKT1 cannot say."""
     try:
-        return crs.to_wkt(WktVersion.WKT1_GDAL)
+        # Without its axes a northing-first system would be read as easting-first, and then be swapped.
+        return crs.to_wkt(WktVersion.WKT1_GDAL, output_axis_rule=(crs.is_projected and latitude_first(crs)) or None)
     except CRSError:
         return crs.to_wkt(WktVersion.WKT2_2019)

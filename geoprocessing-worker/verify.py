@@ -35,24 +35,24 @@ def verify(picture: Path, world: Path | None, header: SourceHeader, grid: Grid) 
     try:
         transform, crs = _reopened(picture, grid)
     except RasterioError as error:
-        raise _failed("GDAL cannot open it", picture) from error
+        raise failed("GDAL cannot open it", picture) from error
     if grid.transform is None:
         return None
     if world is not None and not _close(read_world_file(world.read_text("ascii")), grid.transform, grid):
-        raise _failed("the world file is not the picture's", picture)
+        raise failed("the world file is not the picture's", picture)
     # GDAL's PNG driver reads the transform from the world file when there is one, so the other is read here.
     auxiliary = read_auxiliary_transform(picture.with_name(picture.name + ".aux.xml").read_text("utf-8"))
     if auxiliary is None or not _close(auxiliary, grid.transform, grid):
-        raise _failed("the transform in the aux file is not the picture's", picture)
+        raise failed("the transform in the aux file is not the picture's", picture)
     if transform is None or not _close(transform, grid.transform, grid):
-        raise _failed("the transform that GDAL reads back is not the picture's", picture)
+        raise failed("the transform that GDAL reads back is not the picture's", picture)
     if grid.crs is None:
         return None
     if crs is None or not same(crs, grid.crs):
-        raise _failed("the coordinate system read back is another one", picture)
+        raise failed("the coordinate system read back is another one", picture)
     distance, leeway = _distance(picture, header, grid, transform)
     if distance > HALF_A_PIXEL + leeway:
-        raise _failed(f"five places are up to {distance:.2f} pixels away from where the source has them", picture)
+        raise failed(f"five places are up to {distance:.2f} pixels away from where the source has them", picture)
     return distance
 
 
@@ -63,7 +63,7 @@ def _reopened(picture: Path, grid: Grid) -> tuple[Affine | None, CRS | None]:
         rasterio.open(str(picture), driver=DRIVERS[picture.suffix], sharing=False) as dataset,
     ):
         if (dataset.width, dataset.height) != (grid.width, grid.height):
-            raise _failed(f"its size is {dataset.width} x {dataset.height}", picture)
+            raise failed(f"its size is {dataset.width} x {dataset.height}", picture)
         return (None if dataset.transform.is_identity else dataset.transform), from_gdal(dataset.crs)
 
 
@@ -88,7 +88,7 @@ def _distance(picture: Path, header: SourceHeader, grid: Grid, transform: Affine
     source_x, source_y = source_positions(header, layout, header.width, header.height)(columns, rows)
     inside = (source_x >= 0) & (source_x <= header.width) & (source_y >= 0) & (source_y <= header.height)
     if not inside.any():
-        raise _failed("none of five places lies in the source", picture)
+        raise failed("none of five places lies in the source", picture)
     xs, ys = project(header.crs, grid.crs, *ground(header)(source_x[inside], source_y[inside]))
     back = ~transform
     off_x = back.a * xs + back.b * ys + back.c - columns[inside]
@@ -117,7 +117,8 @@ def _leeway(header: SourceHeader, columns: Points, rows: Points) -> float:
     return float(off[np.isfinite(off)].max(initial=0.0))
 
 
-def _failed(words: str, picture: Path) -> JobError:
+def failed(words: str, picture: Path) -> JobError:
+    """The error of a picture that must not leave, for a reason that `words` give."""
     return JobError(
         "self_check_failed",
         f"The finished picture did not pass the check before upload: {words}. This is a fault of the worker.",

@@ -13,6 +13,7 @@ import rasterio
 import rasterio.warp
 from affine import Affine
 from PIL import Image
+from pyproj import CRS, Transformer
 from rasterio.control import GroundControlPoint
 
 from geoprocessing_worker.conversion import ConversionResult, explain
@@ -305,3 +306,19 @@ def test_explain_tells_the_plan_without_rendering(tmp_path: Path) -> None:
     """The same choices as the metadata's, and no file written."""
     source = Tiff(ramp(50, 50, "uint16", 0, 5000)).write(tmp_path / "a.tif")
     assert explain(source, RenderOptions()) == run(source, tmp_path / "out").metadata["choices"]
+
+
+@pytest.mark.parametrize("code", [2193, 3035, 31467, 2180, 3844, 3413, 3031, 2154, 27700, 5514, 4326, 4258])
+def test_gdal_reads_every_order_of_axes_the_right_way_round(code: int, tmp_path: Path) -> None:
+    """Northing-first, easting-first or latitude-first: a point of the picture goes to the same place on Earth."""
+    area = CRS.from_epsg(code).area_of_use
+    assert area is not None
+    lon, lat = (area.west + area.east) / 2, (area.south + area.north) / 2
+    x, y = Transformer.from_crs(4326, code, always_xy=True).transform(lon, lat)
+    step = 0.001 if CRS.from_epsg(code).is_geographic else 50
+    source = Tiff(quarters(), crs=f"EPSG:{code}", transform=Affine(step, 0, x, 0, -step, y)).write(tmp_path / "a.tif")
+    result = run(source, tmp_path / "out", coordinate_system="native")
+    crs, transform = reopened(result.outputs[0].path)
+    assert crs.to_epsg() == code
+    there = rasterio.warp.transform(crs, "EPSG:4326", [transform.c], [transform.f])
+    assert (there[0][0], there[1][0]) == pytest.approx((lon, lat), abs=1e-5)
