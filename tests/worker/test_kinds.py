@@ -387,3 +387,70 @@ def test_four_corners_that_contradict_each_other_still_place_a_picture(tmp_path:
     facts: Any = result.metadata["source"]
     assert facts["gcpResidualPx"] > 1
     assert middles(picture_of(result))[0] == RED
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (("nir", "blue", "green", "red"), [4, 3, 2]),
+        (("B02", "B03", "B04", "B08"), [3, 2, 1]),
+        (("B2 blue band", "B3", "B4", "B8"), [3, 2, 1]),
+        (("SR_B2", "SR_B3", "SR_B4", "SR_B5"), [3, 2, 1]),
+        (("coastal", "aerosol", "cirrus", "swir"), [1, 2, 3]),
+    ],
+)
+def test_bands_are_found_by_their_descriptions(names: tuple[str, ...], shown: list[int], tmp_path: Path) -> None:
+    """Satellites name their bands; where nobody does, the first three are shown, and the reason says so."""
+    data = np.stack([ramp(40, 40, "uint16", 100 * i, 900)[0] for i in range(4)])
+    profile = {"photometric": "MINISBLACK"}
+    result = run(Tiff(data, descriptions=names, profile=profile).write(tmp_path / "a.tif"), tmp_path / "out")
+    choices: Any = result.metadata["choices"]
+    assert choices["bands"]["indexes"] == shown
+    assert ("descriptions" in choices["bands"]["reason"]) == (shown != [1, 2, 3])
+
+
+def test_magnitude_of_complex_samples_is_in_decibels(tmp_path: Path) -> None:
+    """A tenfold signal is 20 dB more, whatever its phase; no signal is hidden."""
+    phase = np.exp(1j * np.linspace(0, 20, 2500).reshape(50, 50))
+    data = (phase * np.where(np.arange(50) < 25, 10, 1000))[None].astype(np.complex64)
+    data[:, :5] = 0
+    result = run(Tiff(data).write(tmp_path / "a.tif"), tmp_path / "out", stretch="range:20,60")
+    picture = picture_of(result)
+    assert not picture[:4, :, 3].any()
+    assert {tuple(c) for c in picture[8:, :22, :3].reshape(-1, 3).tolist()} == {(0, 0, 0)}
+    assert picture[8:, 28:, 0].min() >= 254
+
+
+def test_two_bands_are_gray_and_alpha_only_if_the_file_says_so(tmp_path: Path) -> None:
+    """Two measurements side by side: the first is shown, the second hides nothing."""
+    data = np.stack([ramp(40, 40)[0], np.zeros((40, 40), dtype=np.uint8)])
+    plain = run(Tiff(data, profile={"alpha": "NO"}).write(tmp_path / "a.tif"), tmp_path / "one")
+    assert (picture_of(plain)[..., 3] == 255).all()
+    hidden = run(Tiff(data, colours=["gray", "alpha"]).write(tmp_path / "a.tif"), tmp_path / "two")
+    assert not picture_of(hidden)[..., 3].any()
+
+
+def test_work_is_limited_before_anything_is_decoded(tmp_path: Path) -> None:
+    """A sparse file of 200 000² pixels is a few megabytes, and would be forty gigabytes to decode."""
+    source = tmp_path / "a.tif"
+    profile = {"SPARSE_OK": True, "TILED": "YES", "BLOCKXSIZE": 4096, "BLOCKYSIZE": 4096, "BIGTIFF": "YES"}
+    with (
+        gdal_environment(),
+        rasterio.open(source, "w", driver="GTiff", width=200_000, height=200_000, count=1, dtype="uint8", **profile),
+    ):
+        pass
+    with pytest.raises(JobError) as caught:
+        run(source, tmp_path / "out")
+    assert caught.value.code == "too_complex"
+    assert caught.value.detail["decoded"] > caught.value.detail["allowed"]
+    assert "MB" in caught.value.message
+
+
+def test_file_that_misses_the_system_asked_for_is_refused_by_name(tmp_path: Path) -> None:
+    """Valid pixels that the target cannot show are a refusal, not an empty picture."""
+    data = np.zeros((1, 60, 60), dtype=np.uint8)
+    data[:, :4] = 200  # all that is valid lies at the pole, which Web Mercator cuts off
+    source = Tiff(data, transform=Affine(1, 0, 0, 0, -1, 90), nodata=0).write(tmp_path / "a.tif")
+    with pytest.raises(JobError) as caught:
+        run(source, tmp_path / "out", coordinate_system="EPSG:3857")
+    assert caught.value.code == "no_valid_pixels"

@@ -1,0 +1,152 @@
+"""What the metadata tell: places, statistics, footprints, and what a map needs to show the picture right."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from pyproj import CRS
+
+from geoprocessing_worker.metadata import mercator_error
+from tests.support.rasters import DEGREES, UTM, Tiff, picture_of, quarters, ramp, run
+
+
+def item_of(folder: Path) -> Any:
+    return json.loads((folder / "a.json").read_text())
+
+
+def test_scaled_statistics_have_the_files_own_unit(tmp_path: Path) -> None:
+    """Raw and scaled, while the picture stays that of the raw values."""
+    source = Tiff(ramp(60, 60, "int16", 0, 1000)).write(tmp_path / "a.tif")
+    plain = run(source, tmp_path / "plain")
+    with rasterio.open(source, "r+") as dataset:
+        dataset.scales, dataset.offsets, dataset.units = (0.1,), (-20.0,), ("degC",)
+    scaled = run(source, tmp_path / "scaled")
+    band: Any = scaled.metadata["statistics"]["bands"][0]  # type: ignore[call-overload, index]
+    assert (band["minimum"], band["maximum"]) == (0, 1000)
+    assert (band["scaled"]["minimum"], band["scaled"]["maximum"]) == pytest.approx((-20, 80))
+    assert band["scaled"]["stddev"] == pytest.approx(band["stddev"] * 0.1)
+    facts: Any = scaled.metadata["source"]
+    assert facts["bands"][0]["unit"] == "degC"
+    assert (picture_of(plain) == picture_of(scaled)).all()
+
+
+def test_statistics_and_histogram_are_those_of_the_valid_pixels(tmp_path: Path) -> None:
+    """Nodata counts nowhere; the buckets add up to the valid pixels."""
+    data = ramp(50, 50, "float32", 10, 20)
+    data[0, :10] = -9999
+    result = run(Tiff(data, nodata=-9999).write(tmp_path / "a.tif"), tmp_path / "out")
+    told: Any = result.metadata["statistics"]
+    band, valid = told["bands"][0], data[data > 0].astype(float)
+    assert (told["pixels"], told["valid"]) == (2500, 2000)
+    assert (band["minimum"], band["maximum"], band["mean"]) == pytest.approx((valid.min(), valid.max(), valid.mean()))
+    assert sum(band["histogram"]["buckets"]) == 2000
+
+
+def test_pixel_is_point_is_not_shifted_twice(tmp_path: Path) -> None:
+    """GDAL puts the corner half a pixel beyond the point; the same place as without the tag, and told."""
+    source = Tiff(quarters()).write(tmp_path / "a.tif")
+    with rasterio.open(source, "r+") as dataset:
+        dataset.update_tags(AREA_OR_POINT="Point")
+        dataset.transform = DEGREES
+    with rasterio.open(source) as dataset:
+        expected = dataset.bounds
+    result = run(source, tmp_path / "out")
+    facts: Any = result.metadata["source"]
+    assert facts["pixelIs"] == "point"
+    assert result.metadata["bounds"] == pytest.approx(list(expected))
+    assert result.metadata["bounds"] == pytest.approx([44, 15.36, 44.64, 16])
+
+
+def test_compound_system_is_told_whole_and_places_by_its_first_part(tmp_path: Path) -> None:
+    """Heights above the geoid do not move the picture; they stand in the metadata of the source."""
+    flat = run(Tiff(quarters(), crs="EPSG:32638", transform=UTM).write(tmp_path / "a.tif"), tmp_path / "flat")
+    compound = CRS.from_user_input("EPSG:32638+5773").to_wkt()
+    high = run(Tiff(quarters(), crs=compound, transform=UTM).write(tmp_path / "a.tif"), tmp_path / "high")
+    assert high.metadata["boundsLonLat"] == flat.metadata["boundsLonLat"]
+    facts: Any = high.metadata["source"]
+    assert facts["crs"]["projjson"]["type"] == "CompoundCRS"
+    assert (picture_of(high) == picture_of(flat)).all()
+
+
+def test_local_system_counts_as_none(tmp_path: Path) -> None:
+    """A builder's grid has no place on Earth, but a payload may give it one."""
+    local = 'LOCAL_CS["site",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'
+    source = Tiff(quarters(), crs=local, transform=UTM).write(tmp_path / "a.tif")
+    assert run(source, tmp_path / "one").metadata["crs"] is None
+    helped: Any = run(source, tmp_path / "two", source_crs="EPSG:32638").metadata["boundsLonLat"]
+    assert helped == pytest.approx([44.068, 15.357, 44.086, 15.375], abs=0.001)
+
+
+def test_system_without_a_code_is_told_in_full(tmp_path: Path) -> None:
+    """`epsg` null, WKT2 and PROJJSON instead, in the Item too."""
+    custom = "+proj=tmerc +lon_0=44.7 +ellps=GRS80 +units=m"
+    source = Tiff(quarters(), crs=custom, transform=Affine(30, 0, 0, 0, -30, 1.7e6)).write(tmp_path / "a.tif")
+    crs: Any = run(source, tmp_path / "out", coordinate_system="native").metadata["crs"]
+    properties = item_of(tmp_path / "out")["properties"]
+    assert (crs["epsg"], properties["proj:code"]) == (None, None)
+    assert CRS.from_wkt(crs["wkt2"]).equals(CRS.from_json_dict(properties["proj:projjson"]))
+
+
+def test_footprint_is_cut_at_the_antimeridian(tmp_path: Path) -> None:
+    """Two polygons on either side of 180°, and a bbox whose west is greater than its east, as RFC 7946 says."""
+    source = Tiff(quarters(), transform=Affine(0.01, 0, 179.8, 0, -0.01, 16)).write(tmp_path / "a.tif")
+    run(source, tmp_path / "out")
+    item = item_of(tmp_path / "out")
+    assert item["geometry"]["type"] == "MultiPolygon"
+    assert item["bbox"] == pytest.approx([179.8, 15.36, -179.56, 16])
+    for polygon in item["geometry"]["coordinates"]:
+        lons = [lon for lon, _ in polygon[0]]
+        assert -180 <= min(lons) < max(lons) <= 180
+
+
+def test_footprint_of_degrees_from_0_to_360_is_the_world(tmp_path: Path) -> None:
+    """Not a strip that ends at 180°."""
+    run(Tiff(quarters(90), transform=Affine(4, 0, 0, 0, -1.8, 81)).write(tmp_path / "a.tif"), tmp_path / "out")
+    assert item_of(tmp_path / "out")["bbox"] == pytest.approx([-180, -81, 180, 81])
+
+
+@pytest.mark.parametrize(("south", "degrees"), [(44.5, 1.0), (42.5, 5.0), (0.0, 1.0), (-60.0, 10.0)])
+def test_error_on_a_mercator_map_is_what_a_map_would_show(south: float, degrees: float) -> None:
+    """The row that is farthest off, when a picture in degrees is stretched between its corners on a Mercator map."""
+
+    def northing(lat: float) -> float:
+        return math.log(math.tan(math.pi / 4 + math.radians(lat) / 2))
+
+    north, height = south + degrees, 4096
+    off = [
+        (northing(south + degrees * row / height) - northing(south)) / (northing(north) - northing(south)) * height
+        - row
+        for row in range(height)
+    ]
+    assert mercator_error(south, south + degrees, height) == pytest.approx(max(map(abs, off)), rel=0.01)
+
+
+def test_map_hints_place_the_corners(tmp_path: Path) -> None:
+    """Leaflet wants south-west and north-east, MapLibre four corners from the upper left, KML a box or a quad."""
+    source = Tiff(quarters(), crs="EPSG:32638", transform=UTM).write(tmp_path / "a.tif")
+    degrees: Any = run(source, tmp_path / "one").metadata["maps"]
+    west, south, east, north = (44.068, 15.357, 44.086, 15.375)
+    assert np.array(degrees["leaflet"]["bounds"]) == pytest.approx(np.array([[south, west], [north, east]]), abs=1e-3)
+    corners = np.array([[west, north], [east, north], [east, south], [west, south]])
+    assert np.array(degrees["maplibre"]["coordinates"]) == pytest.approx(corners, abs=1e-3)
+    assert degrees["kml"]["LatLonBox"]["north"] == pytest.approx(north, abs=1e-3)
+    metres: Any = run(source, tmp_path / "two", coordinate_system="native").metadata["maps"]
+    quad = np.array(metres["kml"]["gx:LatLonQuad"])
+    assert quad == pytest.approx(corners[[3, 2, 1, 0]], abs=1e-3)
+
+
+def test_tall_picture_in_degrees_recommends_mercator(tmp_path: Path) -> None:
+    """Where a web map would draw it visibly off, and only there."""
+    tall = Tiff(ramp(1000, 50), transform=Affine(0.01, 0, 44, 0, -0.01, 50)).write(tmp_path / "a.tif")
+    maps: Any = run(tall, tmp_path / "one").metadata["maps"]
+    assert (maps["recommendedCrs"], maps["leaflet"]["maxErrorPx"] > 1) == ("EPSG:3857", True)
+    small = Tiff(quarters(), transform=Affine(0.0001, 0, 44, 0, -0.0001, 16)).write(tmp_path / "a.tif")
+    maps = run(small, tmp_path / "two").metadata["maps"]
+    assert maps["recommendedCrs"] is None
