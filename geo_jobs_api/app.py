@@ -12,21 +12,26 @@ from uuid_utils.compat import uuid7
 
 from geo_jobs_api import embedded, internal, middleware, monitoring, public, transfers
 from geo_jobs_api.auth import TokenVerifier, WorkerVerifier, worker_token_sha256
+from geo_jobs_api.claiming import ClaimDesk
+from geo_jobs_api.coalescing import Coalescer
 from geo_jobs_api.config import Settings, load_settings
 from geo_jobs_api.database import migrate, open_pool
 from geo_jobs_api.errors import ConfigurationError
 from geo_jobs_api.event_hub import EventHub
 from geo_jobs_api.lease_store import LeaseStore
+from geo_jobs_api.listening import Wakeup
 from geo_jobs_api.local_storage import LocalStorage
 from geo_jobs_api.log import configure, get_logger
 from geo_jobs_api.scheduler import RescuePolicy, Rescuer
 from geo_jobs_api.services import Services
 from geo_jobs_api.storage import UrlSigner
 from geo_jobs_api.store import JobStore, UpkeepStore
-from geo_jobs_api.wakeup import WaitingRoom, Wakeup
+from geo_jobs_api.wakeup import WaitingRoom
 
 _log = get_logger(__name__)
 _RESTART_SECONDS = 1.0
+# More would keep the rest waiting for longer than it saves.
+_COMPLETIONS_PER_STATEMENT = 200
 
 
 @contextlib.asynccontextmanager
@@ -58,11 +63,13 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             storage.prepare()
         except OSError as error:
             raise ConfigurationError(f"The object store cannot use {error.filename}: {error.strerror}") from error
-        jobs, upkeep, room = JobStore(pool), UpkeepStore(pool), WaitingRoom()
+        jobs, leases, upkeep, room = JobStore(pool), LeaseStore(pool), UpkeepStore(pool), WaitingRoom()
         made = Services(
             settings=settings,
             jobs=jobs,
-            leases=LeaseStore(pool),
+            leases=leases,
+            desk=ClaimDesk(leases, room),
+            completions=Coalescer("completions", leases.complete_jobs, most=_COMPLETIONS_PER_STATEMENT),
             upkeep=upkeep,
             storage=storage,
             people=TokenVerifier(settings),
@@ -83,6 +90,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
 def _rescuer(settings: Settings, upkeep: UpkeepStore) -> Rescuer:
     policy = RescuePolicy(
         interval_seconds=settings.rescue_interval_seconds,
+        rest_seconds=settings.rescue_rest_seconds,
         grace_seconds=settings.effective_rescue_grace,
         max_worker_losses=settings.max_worker_losses,
         # The worker hears of it at its next heartbeat, then has its grace; one more heartbeat of patience.

@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     max_worker_losses: int = Field(default=3, ge=1)
     # A worker that lives may have been unheard while the API or the database was away: it gets a lease's time.
     rescue_grace_seconds: float | None = Field(default=None, ge=0)
-    rescue_interval_seconds: float = Field(default=1.5, gt=0)
+    rescue_interval_seconds: float = Field(default=1, gt=0)
     # Covers a lost notification; a parked claim is otherwise woken at once.
     backstop_seconds: float = Field(default=5, gt=0)
     events_interval_seconds: float = Field(default=0.25, gt=0)
@@ -146,6 +146,11 @@ class Settings(BaseSettings):
     def postgres_dir(self) -> Path:
         """Where the embedded database keeps its files."""
         return self.data_dir / "postgres"
+
+    @property
+    def rescue_rest_seconds(self) -> float:
+        """Longest time between two looks for lost workers: no lease given after a look runs out before the next."""
+        return min(self.first_lease_seconds, 10 * self.rescue_interval_seconds)
 
     @property
     def effective_rescue_grace(self) -> float:

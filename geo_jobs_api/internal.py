@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import secrets
@@ -11,15 +10,14 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-import psycopg
 from fastapi import APIRouter, Depends, Header, Request, Response
 
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.jobs import JobState, LeaseToken, input_key, output_key, stem_of, upload_slots
-from geo_jobs_api.lease_store import ClaimRequest, Progress, Results
+from geo_jobs_api.lease_store import ClaimRequest, Completion, Progress, Results
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.metrics import JOBS_CLAIMED, JOBS_ENDED
-from geo_jobs_api.records import Job, Lease, LeaseOutcome, PreviousError, Renewal
+from geo_jobs_api.records import Lease, LeasedJob, LeaseOutcome, PreviousError, Renewal
 from geo_jobs_api.schemas import (
     CancelNotice,
     ClaimedInput,
@@ -39,13 +37,10 @@ from geo_jobs_api.schemas import (
 )
 from geo_jobs_api.services import BaseUrl, Services, ServicesOf, worker_of
 from geo_jobs_api.storage import SizeRule
-from geo_jobs_api.wakeup import Ticket
 
 router = APIRouter(prefix="/api/internal/geo-jobs", tags=["workers"], dependencies=[Depends(worker_of)])
 
 _log = get_logger(__name__)
-_DRAINING = {"Retry-After": "0"}
-_OUTAGE_PAUSE_SECONDS = 1.0
 
 
 def lease_token(lease_token: Annotated[str, Header(max_length=200)]) -> LeaseToken:
@@ -71,17 +66,12 @@ async def claim(body: ClaimJobs, request: Request, services: ServicesOf, base_ur
         lease_key=secrets.token_urlsafe(24),
         first_lease_seconds=services.settings.first_lease_seconds,
     )
-    if services.room.is_draining:
-        raise Problem("unavailable", "This process is stopping; ask again.", headers=_DRAINING)
-    leases = await services.leases.list_claimed(ask.claim_id)
-    if not leases:
-        # Parked requests must notice that their client has gone: a job given to nobody costs a lease's time.
-        gone = asyncio.ensure_future(_wait_for_hang_up(request))
-        try:
-            with services.room.enter(ask.claim_id, frozenset(ask.task_types)) as ticket:
-                leases = await _claim_or_wait(services, ask, ticket, gone, body.wait_seconds)
-        finally:
-            gone.cancel()
+    # A waiting request must notice that its client has gone: a job given to nobody costs a lease's time.
+    gone = asyncio.ensure_future(_wait_for_hang_up(request))
+    try:
+        leases = await services.desk.claim(ask, body.wait_seconds, gone)
+    finally:
+        gone.cancel()
     if not leases:
         return Response(status_code=204)
     errors = await services.leases.list_previous_errors([lease.job.id for lease in leases if lease.lease_seq > 1])
@@ -97,54 +87,10 @@ async def _wait_for_hang_up(request: Request) -> None:
         pass
 
 
-async def _claim_or_wait(
-    services: Services, ask: ClaimRequest, ticket: Ticket, gone: asyncio.Future[None], wait_seconds: float
-) -> list[Lease]:
-    """Look, wait to be woken, look again: until there is something, the time is over, or nobody wants it any more."""
-    deadline = services.monotonic() + wait_seconds
-    while True:
-        ticket.look_again()
-        try:
-            leases = await services.leases.claim_jobs(ask)
-        except psycopg.OperationalError:
-            # The database restarts: those who are parked stay so, those who are not get a 503.
-            if services.monotonic() + _OUTAGE_PAUSE_SECONDS >= deadline:
-                raise
-            await asyncio.sleep(_OUTAGE_PAUSE_SECONDS)
-            leases = []
-            if not gone.done() and not services.room.is_draining:
-                continue
-        if leases and (gone.done() or ticket.superseded):
-            for lease in leases:
-                await services.leases.release_claim(lease.job.id, lease.token)
-            return []
-        remaining = deadline - services.monotonic()
-        if leases or remaining <= 0 or gone.done() or ticket.superseded:
-            return leases
-        if services.room.is_draining:
-            raise Problem("unavailable", "This process is stopping; ask again.", headers=_DRAINING)
-        await _wait(services, ticket, gone, remaining)
-
-
-async def _wait(services: Services, ticket: Ticket, gone: asyncio.Future[None], seconds: float) -> None:
-    waiting: asyncio.Future[bool] = asyncio.ensure_future(services.room.park(ticket, seconds))
-    either: set[asyncio.Future[Any]] = {waiting, gone}
-    try:
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        waiting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await waiting
-
-
-def _file_name(job: Job) -> str:
-    return job.input_file_name or "upload"
-
-
-def _slots(services: Services, base_url: str, job: Job, lease_seq: int) -> list[UploadSlotView]:
+def _slots(services: Services, base_url: str, job: LeasedJob, lease_seq: int) -> list[UploadSlotView]:
     views = []
-    for slot in upload_slots(job.input_payload.get("outputFormat")):
-        name = f"{stem_of(_file_name(job))}{slot.suffix}"
+    for slot in upload_slots(job.task_type, job.input_payload):
+        name = f"{stem_of(job.file_name)}{slot.suffix}"
         signed = services.storage.sign_put(
             base_url,
             output_key(job.id, lease_seq, name),
@@ -167,7 +113,7 @@ def _slots(services: Services, base_url: str, job: Job, lease_seq: int) -> list[
 def _claimed_job(services: Services, base_url: str, lease: Lease, errors: list[PreviousError]) -> ClaimedJob:
     job = lease.job
     download = services.storage.sign_get(
-        base_url, input_key(job.id, _file_name(job)), services.settings.signed_url_seconds
+        base_url, input_key(job.id, job.file_name), services.settings.signed_url_seconds
     )
     return ClaimedJob(
         id=job.id,
@@ -182,7 +128,7 @@ def _claimed_job(services: Services, base_url: str, lease: Lease, errors: list[P
         timeout_seconds=lease.timeout_seconds,
         input_payload=job.input_payload,
         input=ClaimedInput(
-            file_name=_file_name(job),
+            file_name=job.file_name,
             download_url=download.url,
             size_bytes=job.input_size_bytes or 0,
             content_type=job.input_content_type or "application/octet-stream",
@@ -270,16 +216,13 @@ async def _replay_or_refuse(services: Services, job_id: UUID, token: LeaseToken,
 async def complete(job_id: UUID, body: CompleteJob, token: LeaseTokenOf, services: ServicesOf) -> Completed:
     """Publish the outputs. The same request again gets the same answer, with `replayed`."""
     digest = _request_digest("complete", body)
-    state: JobState | None = None
-    lease = await services.leases.find_lease(job_id, token)
-    if lease is not None:
-        await _check_outputs(services, lease, body.outputs)
-        state = await services.leases.complete_job(
-            job_id,
-            token,
-            Results([output.model_dump(by_alias=True) for output in body.outputs], body.metadata, body.timings),
-            request_digest=digest,
-        )
+    if body.outputs:
+        lease = await services.leases.find_lease(job_id, token)
+        if lease is not None:
+            await _check_outputs(services, lease, body.outputs)
+    outputs = [output.model_dump(by_alias=True) for output in body.outputs]
+    results = Results(outputs, body.metadata, body.timings)
+    state = await services.completions.ask(Completion(job_id, token, results, digest))
     replayed = state is None
     if state is None:
         outcome = await _replay_or_refuse(services, job_id, token, digest)
@@ -294,8 +237,8 @@ async def complete(job_id: UUID, body: CompleteJob, token: LeaseTokenOf, service
 
 async def _check_outputs(services: Services, lease: Lease, outputs: list[ReportedOutput]) -> None:
     """Each output must have one of the lease's names, and be there with the size and digest that were told."""
-    stem = stem_of(_file_name(lease.job))
-    allowed = {f"{stem}{slot.suffix}" for slot in upload_slots(lease.job.input_payload.get("outputFormat"))}
+    stem = stem_of(lease.job.file_name)
+    allowed = {f"{stem}{slot.suffix}" for slot in upload_slots(lease.job.task_type, lease.job.input_payload)}
     names = [output.name for output in outputs]
     if len(set(names)) != len(names) or not allowed.issuperset(names):
         raise Problem("output-mismatch", "Outputs must have names out of `uploads`, each at most once.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
@@ -188,8 +188,15 @@ _IMAGE_SUFFIXES = {
 _MAX_IMAGE_BYTES = 1100 * _MB
 
 
-def upload_slots(output_format: object) -> tuple[UploadSlot, ...]:
-    """The outputs of a `geotiff_to_png` job, by its payload's `outputFormat` (anything unknown counts as png)."""
+def upload_slots(task_type: str, payload: Mapping[str, object]) -> tuple[UploadSlot, ...]:
+    """The outputs that a job of this type may have; none for types that leave nothing but metadata."""
+    kind = _OUTPUTS.get(task_type)
+    return () if kind is None else kind(payload)
+
+
+def _picture_slots(payload: Mapping[str, object]) -> tuple[UploadSlot, ...]:
+    """A picture and its companions, by the payload's `outputFormat` (anything unknown counts as png)."""
+    output_format = payload.get("outputFormat")
     name = output_format.lower() if isinstance(output_format, str) else "png"
     known = {"jpg": "jpeg"}.get(name, name if name in _IMAGE_SUFFIXES else "png")
     image, world, content_type = _IMAGE_SUFFIXES[known]
@@ -201,6 +208,9 @@ def upload_slots(output_format: object) -> tuple[UploadSlot, ...]:
         UploadSlot("_thumb.png", "image/png", 16 * _MB),
         UploadSlot(".json", "application/json", 4 * _MB),
     )
+
+
+_OUTPUTS: dict[str, Callable[[Mapping[str, object]], tuple[UploadSlot, ...]]] = {"geotiff_to_png": _picture_slots}
 
 
 def input_key(job_id: UUID, file_name: str) -> str:

@@ -55,9 +55,62 @@ class Progress:
 class Results:
     """What a completed job leaves: outputs as JSON objects, metadata, and seconds by stage."""
 
-    outputs: Sequence[Mapping[str, Any]]
-    metadata: Mapping[str, Any]
-    timings: Mapping[str, float]
+    outputs: list[dict[str, Any]]
+    metadata: dict[str, Any]
+    timings: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A complete as it was asked for; `request_digest` tells a repetition from another content."""
+
+    job_id: UUID
+    token: LeaseToken
+    results: Results
+    request_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What one claim got.
+
+    Attributes:
+        leases: in queue order; none if there was nothing.
+        is_replay: they were given to the same claim id before.
+        has_more: there may be more to be had for these task types.
+    """
+
+    leases: list[Lease]
+    is_replay: bool
+    has_more: bool
+
+
+def _claimed(rows: Sequence[Mapping[str, Any]], *, has_more: bool) -> Claimed:
+    return Claimed([Lease.from_row(row) for row in rows], any(not row["is_new"] for row in rows), has_more)
+
+
+async def _claim(
+    connection: AsyncConnection[DictRow],
+    requests: Sequence[ClaimRequest],
+    rooms: Mapping[str, int],
+    *,
+    limits_locked: bool,
+) -> list[Mapping[str, Any]]:
+    return await fetch_all(
+        _leases.claim_jobs(
+            connection,
+            task_types=list(rooms),
+            rooms=list(rooms.values()),
+            limits_locked=limits_locked,
+            most=sum(request.most for request in requests),
+            claim_ids=[request.claim_id for request in requests],
+            lease_keys=[request.lease_key for request in requests],
+            worker_ids=[request.worker_id for request in requests],
+            worker_names=[request.worker_name for request in requests],
+            shares=[request.most for request in requests],
+            first_lease_seconds=requests[0].first_lease_seconds,
+        )
+    )
 
 
 class LeaseStore:
@@ -65,64 +118,55 @@ class LeaseStore:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        # As far as was seen last; a claim by this knowledge takes at worst too little, never too much.
+        self._limited: frozenset[str] = frozenset()
 
-    async def list_claimed(self, claim_id: UUID) -> list[Lease]:
-        """The leases that this claim got before, as far as they are still held."""
-        async with self._pool.connection() as connection:
-            return [Lease.from_row(row) for row in await fetch_all(_leases.list_claimed(connection, claim_id=claim_id))]
+    async def claim_jobs(self, requests: Sequence[ClaimRequest]) -> list[Claimed]:
+        """Lease waiting jobs to claims for the same task types, in queue order, first come first served.
 
-    async def claim_jobs(self, request: ClaimRequest) -> list[Lease]:
-        """Lease up to `request.most` waiting jobs, in queue order.
+        A claim id whose leases are still held gets those again.
 
         One statement for task types without a limit. Types with `max_concurrent_runs` are counted and claimed while
         their rows are locked, which is what makes the limit exact.
         """
+        task_types = requests[0].task_types
+        total = sum(request.most for request in requests)
         async with self._pool.connection() as connection:
-            limited = await fetch_all(_leases.list_limited_task_types(connection))
-            if not {row["name"] for row in limited}.intersection(request.task_types):
-                rooms = dict.fromkeys(request.task_types, request.most)
-                return await self._claim(connection, request, rooms, limits_locked=False)
-            async with connection.transaction():
-                return await self._claim(
-                    connection, request, await self._lock_rooms(connection, request), limits_locked=True
-                )
+            rows: list[Mapping[str, Any]] = []
+            if not self._limited.intersection(task_types):
+                rows = await _claim(connection, requests, dict.fromkeys(task_types, total), limits_locked=False)
+                if len(rows) < total:
+                    # What is missing may be hidden behind a limit that somebody has just set.
+                    limits = await fetch_all(_leases.list_limited_task_types(connection))
+                    self._limited = frozenset(row["name"] for row in limits)
+            if not rows and self._limited.intersection(task_types):
+                async with connection.transaction():
+                    rooms = await self._lock_rooms(connection, task_types, total)
+                    rows = await _claim(connection, requests, rooms, limits_locked=True)
+        by_claim: dict[UUID, list[Mapping[str, Any]]] = {}
+        for row in rows:
+            by_claim.setdefault(row["claim_id"], []).append(row)
+        has_more = len(rows) >= total
+        return [_claimed(by_claim.get(request.claim_id, []), has_more=has_more) for request in requests]
 
-    @staticmethod
-    async def _lock_rooms(connection: AsyncConnection[DictRow], request: ClaimRequest) -> dict[str, int]:
-        task_types = list(request.task_types)
+    async def _lock_rooms(
+        self, connection: AsyncConnection[DictRow], task_types: Sequence[str], most: int
+    ) -> dict[str, int]:
         limits = {
             row["name"]: row["max_concurrent_runs"]
-            for row in await fetch_all(_leases.lock_limits(connection, task_types=task_types))
+            for row in await fetch_all(_leases.lock_limits(connection, task_types=list(task_types)))
         }
+        if not limits:
+            self._limited = frozenset()
         # A statement of its own: READ COMMITTED gives it a snapshot taken after the locks were had.
         running = {
             row["task_type"]: row["running"]
             for row in await fetch_all(_leases.count_running(connection, task_types=list(limits)))
         }
-        rooms = dict.fromkeys(task_types, request.most)
+        rooms = dict.fromkeys(task_types, most)
         for name, limit in limits.items():
-            rooms[name] = max(0, min(request.most, limit - running.get(name, 0)))
+            rooms[name] = max(0, min(most, limit - running.get(name, 0)))
         return rooms
-
-    @staticmethod
-    async def _claim(
-        connection: AsyncConnection[DictRow], request: ClaimRequest, rooms: Mapping[str, int], *, limits_locked: bool
-    ) -> list[Lease]:
-        rows = await fetch_all(
-            _leases.claim_jobs(
-                connection,
-                task_types=list(rooms),
-                rooms=list(rooms.values()),
-                limits_locked=limits_locked,
-                most=request.most,
-                claim_id=request.claim_id,
-                lease_key=request.lease_key,
-                first_lease_seconds=request.first_lease_seconds,
-                worker_id=request.worker_id,
-                worker_name=request.worker_name,
-            )
-        )
-        return [Lease.from_row(row) for row in rows]
 
     async def release_claim(self, job_id: UUID, token: LeaseToken) -> None:
         """Give back a job that its claimer never heard of; nothing happens if it was heard of."""
@@ -171,22 +215,28 @@ class LeaseStore:
             )
         return None if row is None else Renewal.from_row(row)
 
-    async def complete_job(
-        self, job_id: UUID, token: LeaseToken, results: Results, *, request_digest: bytes
-    ) -> JobState | None:
-        """Publish the outputs; the state that follows, or None when the lease is not held any more."""
+    async def complete_jobs(self, completions: Sequence[Completion]) -> list[JobState | None]:
+        """Publish the outputs of several jobs.
+
+        Returns:
+            For each the state that follows, or None when its lease is not held any more.
+        """
         async with self._pool.connection() as connection:
-            row = await _leases.complete_job(
-                connection,
-                id=job_id,
-                lease_seq=token.lease_seq,
-                lease_key=token.lease_key,
-                request_digest=request_digest,
-                outputs=Jsonb([dict(output) for output in results.outputs]),
-                metadata=Jsonb(dict(results.metadata)),
-                timings=Jsonb(dict(results.timings)),
+            rows = await fetch_all(
+                _leases.complete_jobs(
+                    connection,
+                    ids=[one.job_id for one in completions],
+                    lease_seqs=[one.token.lease_seq for one in completions],
+                    lease_keys=[one.token.lease_key for one in completions],
+                    request_digests=[one.request_digest for one in completions],
+                    outputs=[Jsonb(one.results.outputs) for one in completions],
+                    metadata=[Jsonb(one.results.metadata) for one in completions],
+                    timings=[Jsonb(one.results.timings) for one in completions],
+                )
             )
-        return None if row is None else JobState(row["state"])
+        # Places count from 1, as SQL does.
+        states = {row["place"]: JobState(row["state"]) for row in rows}
+        return [states.get(place) for place in range(1, len(completions) + 1)]
 
     async def decide_failure(
         self, job_id: UUID, token: LeaseToken, error_class: ErrorClass, retry_after_seconds: float | None

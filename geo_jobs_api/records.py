@@ -14,6 +14,8 @@ from geo_jobs_api.jobs import JobState, LeaseToken
 class _FromRow:
     """Builds a dataclass from a row that may have more columns than it has fields."""
 
+    __slots__ = ()
+
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
         """Take the columns that the record has fields for; a missing one is a KeyError."""
@@ -62,10 +64,30 @@ class Job(_FromRow):
 
 
 @dataclass(frozen=True, slots=True)
+class LeasedJob(_FromRow):
+    """What a worker has to know of a job. `attempt` counts the attempts that were begun."""
+
+    id: UUID
+    task_type: str
+    priority: int
+    input_payload: dict[str, Any]
+    input_file_name: str | None
+    input_size_bytes: int | None
+    input_content_type: str | None
+    attempt: int
+    max_attempts: int
+
+    @property
+    def file_name(self) -> str:
+        """The input's name, which the outputs' names are made from."""
+        return self.input_file_name or "upload"
+
+
+@dataclass(frozen=True, slots=True)
 class Lease(_FromRow):
     """What a claim, or a look at a lease that is held, gives."""
 
-    job: Job
+    job: LeasedJob
     lease_seq: int
     lease_key: str
     lease_expires_at: datetime
@@ -76,7 +98,7 @@ class Lease(_FromRow):
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
         """Split the row into the job and its lease."""
-        return super(Lease, cls).from_row({**row, "job": Job.from_row(row)})
+        return super(Lease, cls).from_row({**row, "job": LeasedJob.from_row(row)})
 
     @property
     def token(self) -> LeaseToken:
@@ -156,6 +178,21 @@ class RescuedJob(_FromRow):
     task_type: str
     worker_name: str | None
     event_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings(_FromRow):
+    """What there is for those who wait.
+
+    Attributes:
+        ready: how many jobs of each task type could be claimed now.
+        due_seconds: until the next waiting job may be claimed; None when none waits for its time.
+        held_claims: those of the claims asked for that hold leases already.
+    """
+
+    ready: dict[str, int]
+    due_seconds: float | None
+    held_claims: list[UUID]
 
 
 @dataclass(frozen=True, slots=True)

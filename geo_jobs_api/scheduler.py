@@ -25,19 +25,24 @@ class RescueSource(Protocol):
     ) -> list[RescuedJob]:
         """Decide and act in one statement."""
 
+    async def seconds_until_next_loss(self, cancel_overdue_seconds: float) -> float | None:
+        """How long until there may be something to end; None when nothing runs."""
+
 
 @dataclass(frozen=True, slots=True)
 class RescuePolicy:
     """When leases are ended.
 
     Attributes:
-        interval_seconds: between two rounds.
+        interval_seconds: least time between two rounds.
+        rest_seconds: longest time between two rounds. No lease that is given after a round runs out sooner.
         grace_seconds: no lease is ended so soon after a start or an outage, since a living worker was not heard.
         max_worker_losses: a job that lost this many workers has failed.
         cancel_overdue_seconds: after so long, a worker that was asked to stop is not waited for.
     """
 
     interval_seconds: float
+    rest_seconds: float
     grace_seconds: float
     max_worker_losses: int
     cancel_overdue_seconds: float
@@ -69,10 +74,21 @@ class Rescuer:
 
     async def run(self) -> None:
         """Work until cancelled."""
+        pause = self._policy.interval_seconds
         while True:
             # Jitter, so that several processes do not ask in step.
-            await self._sleep(self._policy.interval_seconds * random.uniform(0.8, 1.2))  # noqa: S311  # no secret
+            await self._sleep(pause + self._policy.interval_seconds * random.uniform(0, 0.2))  # noqa: S311  # no secret
             await self.run_once()
+            pause = await self._find_pause()
+
+    async def _find_pause(self) -> float:
+        """Until the next lease may run out: while nothing runs, the database is left alone."""
+        shortest, longest = self._policy.interval_seconds, self._policy.rest_seconds
+        try:
+            loss = await self._source.seconds_until_next_loss(self._policy.cancel_overdue_seconds)
+        except (psycopg.Error, OSError):
+            return shortest
+        return min(max(shortest, longest if loss is None else loss), max(shortest, longest))
 
     async def run_once(self) -> int:
         """One round; how many jobs were taken. An outage of the database starts the grace anew."""

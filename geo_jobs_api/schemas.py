@@ -332,7 +332,7 @@ class ReportedOutput(Model):
 class CompleteJob(Model):
     """The job is done."""
 
-    outputs: list[ReportedOutput] = Field(min_length=1, max_length=100)
+    outputs: list[ReportedOutput] = Field(default_factory=list, max_length=100)
     metadata: Metadata = Field(default_factory=dict)
     timings: dict[Annotated[Text, Field(max_length=40)], Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
         default_factory=dict, max_length=100

@@ -11,13 +11,18 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
 from geo_jobs_api.auth import Caller, TokenVerifier, WorkerVerifier
+from geo_jobs_api.claiming import ClaimDesk
+from geo_jobs_api.coalescing import Coalescer
 from geo_jobs_api.config import Settings
 from geo_jobs_api.event_hub import EventHub
-from geo_jobs_api.lease_store import LeaseStore
+from geo_jobs_api.jobs import JobState
+from geo_jobs_api.lease_store import Completion, LeaseStore
 from geo_jobs_api.local_storage import LocalStorage
 from geo_jobs_api.records import WorkerToken
 from geo_jobs_api.store import JobStore, UpkeepStore
 from geo_jobs_api.wakeup import WaitingRoom
+
+Completions = Coalescer[Completion, JobState | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,8 @@ class Services:
     settings: Settings
     jobs: JobStore
     leases: LeaseStore
+    desk: ClaimDesk
+    completions: Completions
     upkeep: UpkeepStore
     storage: LocalStorage
     people: TokenVerifier

@@ -16,7 +16,7 @@ import aiosql
 from psycopg.types.json import Jsonb
 
 from geo_jobs_api.database import Pool
-from geo_jobs_api.records import Job, JobEvent, OpenJobs, RescuedJob, WorkerToken
+from geo_jobs_api.records import Job, JobEvent, OpenJobs, RescuedJob, Surroundings, WorkerToken
 
 
 def load_queries(name: str) -> Any:
@@ -187,16 +187,18 @@ class UpkeepStore:
             )
         return [RescuedJob.from_row(row) for row in rows]
 
-    async def count_ready(self, task_types: Sequence[str], most: int) -> dict[str, int]:
-        """How many jobs of each type could be claimed now, counted up to `most`."""
+    async def look_around(self, task_types: Sequence[str], most: int, claim_ids: Sequence[UUID]) -> Surroundings:
+        """What there is for those who wait: jobs of these types, counted up to `most`, and leases of these claims."""
         async with self._pool.connection() as connection:
-            rows = await fetch_all(_upkeep.list_ready(connection, task_types=list(task_types), most=most))
-        return {row["task_type"]: row["ready"] for row in rows}
+            row = await _upkeep.look_around(
+                connection, task_types=list(task_types), most=most, claim_ids=list(claim_ids)
+            )
+        return Surroundings.from_row(row)
 
-    async def seconds_until_next_due(self) -> float | None:
-        """How long until the next waiting job may be claimed; None when none waits for its time."""
+    async def seconds_until_next_loss(self, cancel_overdue_seconds: float) -> float | None:
+        """How long until a lease runs out or a cancellation is overdue; None when nothing runs."""
         async with self._pool.connection() as connection:
-            row: Mapping[str, Any] = await _upkeep.seconds_until_next_due(connection)
+            row = await _upkeep.seconds_until_next_loss(connection, cancel_overdue_seconds=cancel_overdue_seconds)
         seconds: float | None = row["seconds"]
         return seconds
 

@@ -1,31 +1,22 @@
 """Claims that wait: parked in the order they came, and woken one for each job that can be claimed.
 
-One connection per process listens for notifications. A slow poll covers the lost ones, and the jobs whose time has
-come without anybody saying so. While nobody waits, the database is not asked at all.
+A claim for task types that are known to be empty is parked without a look of its own: a notification would have said
+so if that had changed. What only the database can tell about such claims (do they repeat one whose answer was lost?)
+is asked for all of them at once, seldom.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
 from uuid import UUID
 
-import psycopg
-
-from geo_jobs_api.database import connect
-from geo_jobs_api.log import get_logger
-
-_log = get_logger(__name__)
-
-CHANNEL = "geo_jobs_queued"
-# How long the listening connection may be silent before it is asked for a sign of life.
-_LISTEN_SECONDS = 15.0
-_PING_SECONDS = 5.0
-_RECONNECT_SECONDS = 5.0
+# Claims that were parked unseen wait for company: 500 of them then cost one statement in this time. A repeated claim
+# whose answer was lost is answered after it at the latest, well within the first lease.
+COMPANY_SECONDS = 2.5
 
 
 @dataclass(eq=False, slots=True)
@@ -48,6 +39,10 @@ class Ticket:
         self.woken_for = None
         self._event.clear()
 
+    def look_now(self) -> None:
+        """Tell the claim to look, for a reason that is its own."""
+        self._event.set()
+
     def supersede(self) -> None:
         """A later request with the same claim id has taken over."""
         self.superseded = True
@@ -68,45 +63,78 @@ class Ticket:
         return True
 
 
-class ReadySource(Protocol):
-    """Who knows what could be claimed."""
-
-    async def count_ready(self, task_types: list[str], most: int) -> dict[str, int]:
-        """Claimable jobs by type."""
-
-    async def seconds_until_next_due(self) -> float | None:
-        """Seconds until the next waiting job's time comes."""
-
-
 class WaitingRoom:
     """All claims that wait in this process. For one event loop."""
 
     def __init__(self) -> None:
         self._tickets: dict[Ticket, None] = {}
         self._by_claim: dict[UUID, Ticket] = {}
+        self._unseen: set[Ticket] = set()
         self._parked = 0
+        self._is_listening = False
+        self._empty_types: set[str] = set()
+        self._news: Counter[str] = Counter()
         self.is_draining = False
         # Set when it is worth while to look what there is, and for when.
         self.look = asyncio.Event()
+        # Set when a claim was parked unseen: worth a look, but it can wait for company.
+        self.unseen_came = asyncio.Event()
 
     def __len__(self) -> int:
         """How many claims wait."""
         return self._parked
 
-    async def park(self, ticket: Ticket, seconds: float) -> bool:
-        """Wait to be woken; False when the time ran out."""
+    async def park(self, ticket: Ticket, seconds: float, *, unseen: bool = False) -> bool:
+        """Wait to be woken; False when the time ran out. `unseen`: the database was not asked for this claim yet."""
         if self._parked == 0:
             # Nobody has looked for a while: a job may be due in a moment.
             self.look.set()
+        if unseen:
+            self._unseen.add(ticket)
+            self.unseen_came.set()
         self._parked += 1
         try:
             return await ticket.wait(seconds)
         finally:
             self._parked -= 1
+            self._unseen.discard(ticket)
+
+    def list_unseen(self) -> list[Ticket]:
+        """The claims that the database was not asked for yet."""
+        return list(self._unseen)
+
+    def note_seen(self, tickets: Iterable[Ticket]) -> None:
+        """The database was asked for these."""
+        self._unseen.difference_update(tickets)
+
+    def wake_claims(self, claim_ids: Iterable[UUID]) -> None:
+        """Have these claims look: there is something for them and for nobody else."""
+        for claim_id in claim_ids:
+            if (ticket := self._by_claim.get(claim_id)) is not None:
+                ticket.look_now()
 
     def wanted_types(self) -> list[str]:
         """The task types that somebody waits for."""
         return sorted({name for ticket in self._tickets for name in ticket.task_types})
+
+    def count_news(self, task_types: Iterable[str]) -> int:
+        """Rises with everything that is heard of these types; to be read before a look, for `note_empty`."""
+        return sum(self._news[name] for name in task_types)
+
+    def note_empty(self, task_types: Iterable[str], news_before: int) -> None:
+        """A look found less than it wanted; nothing is known any more if there was news of these types meanwhile."""
+        types = frozenset(task_types)
+        if self._is_listening and self.count_news(types) == news_before:
+            self._empty_types |= types
+
+    def is_known_empty(self, task_types: Iterable[str]) -> bool:
+        """Whether a look would be in vain: nothing was there, and nothing was heard since."""
+        return self._empty_types.issuperset(task_types)
+
+    def set_listening(self, is_listening: bool) -> None:
+        """Without somebody who listens, nothing can be known to be empty."""
+        self._is_listening = is_listening
+        self._empty_types.clear()
 
     @contextlib.contextmanager
     def enter(self, claim_id: UUID, task_types: frozenset[str]) -> Iterator[Ticket]:
@@ -132,6 +160,8 @@ class WaitingRoom:
 
     def wake(self, task_type: str, count: int = 1) -> None:
         """Wake the first `count` waiting claims that can do this type and have not been woken yet."""
+        self._news[task_type] += 1
+        self._empty_types.discard(task_type)
         for ticket in self._tickets:
             if count <= 0:
                 return
@@ -143,88 +173,4 @@ class WaitingRoom:
         """Send everybody away, now and from now on."""
         self.is_draining = True
         for ticket in list(self._tickets):
-            ticket.wake("")
-
-
-class Wakeup:
-    """Keeps the waiting room informed, from the database's notifications and by a slow poll.
-
-    Args:
-        room: who is to be woken.
-        ready: who knows what could be claimed.
-        conninfo: where to listen.
-        backstop_seconds: the longest time between two looks while somebody waits.
-        jitter: source of the jitter between reconnections.
-    """
-
-    def __init__(
-        self,
-        room: WaitingRoom,
-        ready: ReadySource,
-        conninfo: str,
-        *,
-        backstop_seconds: float,
-        jitter: Callable[[float, float], float] = random.uniform,
-    ) -> None:
-        self._room = room
-        self._ready = ready
-        self._conninfo = conninfo
-        self._backstop_seconds = backstop_seconds
-        self._jitter = jitter
-
-    async def run(self) -> None:
-        """Work until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen_for_ever())
-            tasks.create_task(self._poll_for_ever())
-
-    async def _listen_for_ever(self) -> None:
-        while True:
-            try:
-                await self._listen()
-            except (psycopg.Error, TimeoutError, OSError) as error:
-                _log.warning("listen_connection_lost", reason=type(error).__name__)
-            await asyncio.sleep(self._jitter(0.1, _RECONNECT_SECONDS))
-
-    async def _listen(self) -> None:
-        connection = await connect(self._conninfo, "geo-jobs-listen")
-        async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(connection.close)
-            await connection.execute(f"LISTEN {CHANNEL}".encode())
-            # Whatever was said while nobody listened.
-            self._room.look.set()
-            while True:
-                async for notification in connection.notifies(timeout=_LISTEN_SECONDS):
-                    self._heard(notification.payload)
-                # Silence may be a half-open connection.
-                async with asyncio.timeout(_PING_SECONDS):
-                    await connection.execute("SELECT 1")
-
-    def _heard(self, payload: str) -> None:
-        # `task type`, or `task type:number`; empty when a job waits for its time.
-        task_type = payload.partition(":")[0]
-        if task_type:
-            self._room.wake(task_type)
-        else:
-            self._room.look.set()
-
-    async def _poll_for_ever(self) -> None:
-        while True:
-            pause = self._backstop_seconds
-            try:
-                if len(self._room):
-                    pause = await self._poll()
-            except (psycopg.Error, OSError) as error:
-                _log.warning("backstop_poll_failed", reason=type(error).__name__)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._room.look.wait()
-            self._room.look.clear()
-
-    async def _poll(self) -> float:
-        """Wake as many as there are jobs; returns seconds until the next look is worth while."""
-        for task_type, count in (await self._ready.count_ready(self._room.wanted_types(), len(self._room))).items():
-            self._room.wake(task_type, count)
-        due = await self._ready.seconds_until_next_due()
-        # A little later than due, since a look that comes a millisecond early finds nothing.
-        return self._backstop_seconds if due is None else min(self._backstop_seconds, max(due, 0) + 0.005)
+            ticket.look_now()

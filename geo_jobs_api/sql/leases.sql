@@ -18,11 +18,22 @@ GROUP BY task_type;
 -- The task types that have a limit on concurrent runs.
 SELECT name FROM task_types WHERE max_concurrent_runs IS NOT NULL;
 
--- name: claim_jobs(task_types, rooms, limits_locked, most, claim_id, lease_key, first_lease_seconds, worker_id, worker_name)
--- Lease the first waiting jobs. The ids are picked once (MATERIALIZED): a LIMIT that the planner may run twice
--- would take too many.
-WITH picked AS MATERIALIZED (
-    SELECT candidate.id
+-- name: claim_jobs(task_types, rooms, limits_locked, most, claim_ids, lease_keys, worker_ids, worker_names, shares, first_lease_seconds)
+-- Lease the first waiting jobs to claims that wait at the same time: in the order of the claims, each up to its share.
+-- A claim whose leases are still held gets those again and nothing else. The ids are picked once (MATERIALIZED): a
+-- LIMIT that the planner may run twice would take too many.
+WITH held AS MATERIALIZED (
+    SELECT id, claim_id FROM jobs
+    WHERE claim_id = ANY(:claim_ids::uuid[]) AND state = 'running' AND lease_expires_at > now()
+), asked AS MATERIALIZED (
+    SELECT
+        place, claim_id, lease_key, worker_id, worker_name, share,
+        sum(share) OVER (ORDER BY place) AS up_to
+    FROM unnest(:claim_ids::uuid[], :lease_keys::text[], :worker_ids::text[], :worker_names::text[], :shares::integer[])
+        WITH ORDINALITY AS asked (claim_id, lease_key, worker_id, worker_name, share, place)
+    WHERE NOT EXISTS (SELECT FROM held WHERE held.claim_id = asked.claim_id)
+), picked AS MATERIALIZED (
+    SELECT candidate.id, row_number() OVER (ORDER BY candidate.order_key, candidate.id) AS number
     FROM unnest(:task_types::text[], :rooms::integer[]) AS wanted (task_type, room)
     JOIN task_types ON task_types.name = wanted.task_type
         AND NOT task_types.paused
@@ -39,28 +50,29 @@ WITH picked AS MATERIALIZED (
 ), claimed AS (
     UPDATE jobs
     SET
-        state = 'running', lease_seq = lease_seq + 1, lease_key = :lease_key, claim_id = :claim_id,
+        state = 'running', lease_seq = jobs.lease_seq + 1, lease_key = asked.lease_key, claim_id = asked.claim_id,
         lease_expires_at = now() + make_interval(secs => :first_lease_seconds), lease_confirmed = false,
-        claimed_at = now(), worker_id = :worker_id, worker_name = :worker_name, started_at = NULL,
+        claimed_at = now(), worker_id = asked.worker_id, worker_name = asked.worker_name, started_at = NULL,
         percent = 0, stage = NULL, message = NULL
-    FROM picked
-    WHERE jobs.id = picked.id
+    FROM picked JOIN asked ON picked.number > asked.up_to - asked.share AND picked.number <= asked.up_to
+    WHERE jobs.id = picked.id AND jobs.state = 'queued'
     RETURNING jobs.*
 ), event AS (
     INSERT INTO job_events (job_id, type, state, data)
     SELECT id, 'claimed', state, jsonb_build_object('workerName', worker_name, 'attempt', attempt + 1)
     FROM claimed
+), given AS (
+    SELECT true AS is_new, claimed.* FROM claimed
+    UNION ALL
+    SELECT false, jobs.* FROM jobs JOIN held ON held.id = jobs.id
 )
-SELECT claimed.*, task_types.timeout_seconds, now() AS server_time
-FROM claimed JOIN task_types ON task_types.name = claimed.task_type
-ORDER BY claimed.order_key, claimed.id;
-
--- name: list_claimed(claim_id)
--- The leases that an earlier request with this claim id got, as far as they are still held.
-SELECT jobs.*, task_types.timeout_seconds, now() AS server_time
-FROM jobs JOIN task_types ON task_types.name = jobs.task_type
-WHERE jobs.claim_id = :claim_id AND jobs.state = 'running' AND jobs.lease_expires_at > now()
-ORDER BY jobs.order_key, jobs.id;
+SELECT
+    given.is_new, given.claim_id, given.id, given.task_type, given.priority, given.input_payload,
+    given.input_file_name, given.input_size_bytes, given.input_content_type, given.attempt, given.max_attempts,
+    given.lease_seq, given.lease_key, given.lease_expires_at, given.lease_confirmed,
+    task_types.timeout_seconds, now() AS server_time
+FROM given JOIN task_types ON task_types.name = given.task_type
+ORDER BY given.order_key, given.id;
 
 -- name: list_previous_errors(job_ids, most)
 -- What went wrong in the latest leases of these jobs, the newest first.
@@ -152,26 +164,41 @@ SELECT
     extract(epoch FROM now() - claimed_at)::double precision AS held_seconds
 FROM renewed;
 
--- name: complete_job(id, lease_seq, lease_key, request_digest, outputs, metadata, timings)^
--- Publish the outputs of the lease that is held. A job that was asked to stop becomes cancelled instead.
-WITH ended AS (
+-- name: complete_jobs(ids, lease_seqs, lease_keys, request_digests, outputs, metadata, timings)
+-- Publish the outputs of the leases that are held, of several jobs at once. A job that was asked to stop becomes
+-- cancelled instead. Rows are locked in the order of their ids, so that two such statements cannot wait for each other.
+WITH held AS MATERIALIZED (
+    SELECT asked.*, jobs.cancel_requested_at IS NULL AS is_wanted
+    FROM unnest(
+        :ids::uuid[], :lease_seqs::bigint[], :lease_keys::text[], :request_digests::bytea[], :outputs::jsonb[],
+        :metadata::jsonb[], :timings::jsonb[]
+    ) WITH ORDINALITY AS asked (id, lease_seq, lease_key, request_digest, outputs, metadata, timings, place)
+    JOIN jobs ON jobs.id = asked.id AND jobs.lease_seq = asked.lease_seq AND jobs.lease_key = asked.lease_key
+        AND jobs.state = 'running'
+    ORDER BY jobs.id
+    FOR UPDATE OF jobs
+), ended AS (
     UPDATE jobs
     SET
-        state = CASE WHEN cancel_requested_at IS NULL THEN 'succeeded' ELSE 'cancelled' END,
-        outputs = CASE WHEN cancel_requested_at IS NULL THEN :outputs::jsonb END,
-        output_lease_seq = CASE WHEN cancel_requested_at IS NULL THEN lease_seq END,
-        metadata = CASE WHEN cancel_requested_at IS NULL THEN :metadata::jsonb END,
-        timings = CASE WHEN cancel_requested_at IS NULL THEN :timings::jsonb END,
-        percent = CASE WHEN cancel_requested_at IS NULL THEN 100 ELSE percent END,
-        attempt = attempt + (NOT lease_confirmed)::integer,
-        error = NULL, finished_at = now(), started_at = coalesce(started_at, claimed_at),
+        state = CASE WHEN held.is_wanted THEN 'succeeded' ELSE 'cancelled' END,
+        outputs = CASE WHEN held.is_wanted THEN held.outputs END,
+        output_lease_seq = CASE WHEN held.is_wanted THEN jobs.lease_seq END,
+        metadata = CASE WHEN held.is_wanted THEN held.metadata END,
+        timings = CASE WHEN held.is_wanted THEN held.timings END,
+        percent = CASE WHEN held.is_wanted THEN 100 ELSE jobs.percent END,
+        attempt = jobs.attempt + (NOT jobs.lease_confirmed)::integer,
+        error = NULL, finished_at = now(), started_at = coalesce(jobs.started_at, jobs.claimed_at),
         lease_confirmed = false, lease_key = NULL, lease_expires_at = NULL, claim_id = NULL, claimed_at = NULL,
         worker_id = NULL
-    WHERE id = :id AND lease_seq = :lease_seq AND lease_key = :lease_key AND state = 'running'
-    RETURNING id, state, attempt, lease_seq, task_type, worker_name, outputs
+    FROM held
+    WHERE jobs.id = held.id AND jobs.lease_seq = held.lease_seq AND jobs.lease_key = held.lease_key
+        AND jobs.state = 'running'
+    RETURNING
+        jobs.id, jobs.state, jobs.attempt, jobs.lease_seq, jobs.task_type, jobs.worker_name, jobs.outputs,
+        held.place, held.lease_key, held.request_digest
 ), outcome AS (
     INSERT INTO lease_outcomes (job_id, lease_seq, lease_key, attempt, worker_name, ended_by, request_digest, state)
-    SELECT id, lease_seq, :lease_key, attempt, worker_name, 'complete', :request_digest, state FROM ended
+    SELECT id, lease_seq, lease_key, attempt, worker_name, 'complete', request_digest, state FROM ended
 ), event AS (
     INSERT INTO job_events (job_id, type, state, data)
     SELECT
@@ -181,12 +208,13 @@ WITH ended AS (
             ELSE jsonb_build_object('attempt', attempt)
         END
     FROM ended
+), freed AS (
+    -- Places under a limit that are free again: one notification for each task type.
+    SELECT pg_notify('geo_jobs_queued', ended.task_type || ':' || count(*)) AS told
+    FROM ended JOIN task_types ON task_types.name = ended.task_type AND task_types.max_concurrent_runs IS NOT NULL
+    GROUP BY ended.task_type
 )
-SELECT
-    ended.state,
-    -- A place under the limit is free again.
-    CASE WHEN task_types.max_concurrent_runs IS NOT NULL THEN pg_notify('geo_jobs_queued', ended.task_type) END
-FROM ended JOIN task_types ON task_types.name = ended.task_type;
+SELECT place, state, (SELECT count(told) FROM freed) AS notifications FROM ended;
 
 -- name: fail_job(id, lease_seq, lease_key, request_digest, next_state, delay_seconds, spends_attempt, error)^
 -- End the lease that is held with a failure. A job that was asked to stop is never queued again.

@@ -59,28 +59,52 @@ WITH lost AS MATERIALIZED (
 )
 SELECT
     id, state, attempt, task_type, worker_name, event_type,
-    -- Equal notifications of one transaction are folded into one, so each job's gets a number.
-    pg_notify('geo_jobs_queued', task_type || ':' || row_number() OVER (PARTITION BY task_type))
+    -- One notification for each task type: each one costs every listener, and commits that notify wait for each other.
+    CASE row_number() OVER (PARTITION BY task_type)
+        WHEN 1 THEN pg_notify('geo_jobs_queued', task_type || ':' || count(*) OVER (PARTITION BY task_type))
+    END
 FROM ended;
 
--- name: list_ready(task_types, most)
--- For those who wait: how many jobs of each type could be claimed now, counted up to a few.
-SELECT
-    task_types.name AS task_type,
+-- name: seconds_until_next_loss(cancel_overdue_seconds)^
+-- How long until the next lease runs out, or the next worker that was asked to stop is overdue; NULL: nothing runs.
+SELECT least(
+    (SELECT extract(epoch FROM min(lease_expires_at) - now())::double precision FROM jobs WHERE state = 'running'),
     (
-        SELECT count(*) FROM (
-            SELECT FROM jobs
-            WHERE jobs.state = 'queued' AND jobs.task_type = task_types.name AND jobs.run_at <= now()
-            LIMIT :most
-        ) AS ready
-    ) AS ready
-FROM task_types
-WHERE task_types.name = ANY(:task_types) AND NOT task_types.paused;
+        SELECT extract(epoch FROM min(cancel_requested_at) - now())::double precision + :cancel_overdue_seconds
+        FROM jobs WHERE state = 'running' AND cancel_requested_at IS NOT NULL
+    )
+) AS seconds;
 
--- name: seconds_until_next_due()^
--- How long until the next waiting job may be claimed; NULL when none waits for its time.
-SELECT extract(epoch FROM min(run_at) - now())::double precision AS seconds
-FROM jobs WHERE state = 'queued' AND run_at > now();
+-- name: look_around(task_types, most, claim_ids)^
+-- All that those who wait need to know, in one statement: how many jobs of each type could be claimed now, counted up
+-- to a few and to the type's limit; how long until the next waiting job may be claimed (NULL: none waits for its time);
+-- which of these claims hold leases already.
+SELECT
+    (
+        SELECT coalesce(jsonb_object_agg(task_types.name, (
+            SELECT count(*) FROM (
+                SELECT FROM jobs
+                WHERE jobs.state = 'queued' AND jobs.task_type = task_types.name AND jobs.run_at <= now()
+                LIMIT greatest(0, least(
+                    :most::bigint,
+                    task_types.max_concurrent_runs - (
+                        SELECT count(*) FROM jobs AS running
+                        WHERE running.state = 'running' AND running.task_type = task_types.name
+                            AND task_types.max_concurrent_runs IS NOT NULL
+                    )
+                ))
+            ) AS ready
+        )), '{}')
+        FROM task_types
+        WHERE task_types.name = ANY(:task_types::text[]) AND NOT task_types.paused
+    ) AS ready,
+    (
+        SELECT extract(epoch FROM min(run_at) - now())::double precision
+        FROM jobs WHERE state = 'queued' AND run_at > now()
+    ) AS due_seconds,
+    ARRAY(
+        SELECT DISTINCT claim_id FROM jobs WHERE state = 'running' AND claim_id = ANY(:claim_ids::uuid[])
+    ) AS held_claims;
 
 -- name: count_open_jobs()
 -- Jobs that have not ended, by type and state.

@@ -111,7 +111,7 @@ def test_a_worker_may_ask_for_a_longer_wait_but_not_for_ever() -> None:
 )
 def test_upload_slots_follow_the_output_format(output_format: object, suffixes: list[str]) -> None:
     """Each format has its image, world file and sidecar names; nonsense counts as png."""
-    assert [slot.suffix for slot in upload_slots(output_format)] == suffixes
+    assert [slot.suffix for slot in upload_slots("geotiff_to_png", {"outputFormat": output_format})] == suffixes
 
 
 def test_lease_tokens_are_read_back_and_nothing_else_is() -> None:

@@ -100,7 +100,7 @@ def test_a_lease_number_without_its_secret_part_is_worth_nothing(person: Person,
     job = worker.claim()
     forged = job | {"leaseToken": job["leaseToken"].split(".")[0] + ".forged"}
     assert code_of(worker.call("heartbeat", forged)) == (409, "lease-lost")
-    assert code_of(worker.complete(forged, [])) == (422, "validation")
+    assert code_of(worker.complete(forged, [])) == (409, "lease-lost")
     assert code_of(worker.fail(forged, "internal")) == (409, "lease-lost")
     assert worker.heartbeat(job)["cancel"] is None
 

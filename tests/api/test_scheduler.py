@@ -12,7 +12,7 @@ from uuid_utils.compat import uuid7
 
 from geo_jobs_api.database import Pool, open_pool
 from geo_jobs_api.jobs import ErrorClass, JobState
-from geo_jobs_api.lease_store import ClaimRequest, LeaseStore, Results
+from geo_jobs_api.lease_store import ClaimRequest, Completion, LeaseStore, Results
 from geo_jobs_api.records import Lease, RescuedJob
 from geo_jobs_api.scheduler import RescuePolicy, Rescuer
 from geo_jobs_api.store import JobStore, NewJob, UpkeepStore
@@ -34,7 +34,8 @@ async def running_job(pool: Pool, *, confirmed: bool = True) -> Lease:
     async with jobs.enqueue_uploaded(new.id, file_name="a.tif", size_bytes=4, sha256="0" * 64) as is_wanted:
         assert is_wanted
     request = ClaimRequest(uuid4(), "w/1", "w", ("geotiff_to_png",), 1, "key", 15)
-    (lease,) = await leases.claim_jobs(request)
+    (claimed,) = await leases.claim_jobs([request])
+    (lease,) = claimed.leases
     if confirmed:
         assert await leases.renew_lease(lease.job.id, lease.token, lease_seconds=60) is not None
     return lease
@@ -63,8 +64,8 @@ async def test_rescue_and_complete_at_the_same_instant_have_one_outcome(pool: Po
     for _ in range(25):
         lease = await running_job(pool)
         expire_leases(postgres_url)
-        completed, rescued = await asyncio.gather(
-            LeaseStore(pool).complete_job(lease.job.id, lease.token, Results([], {}, {}), request_digest=b"d"),
+        (completed,), rescued = await asyncio.gather(
+            LeaseStore(pool).complete_jobs([Completion(lease.job.id, lease.token, Results([], {}, {}), b"d")]),
             rescue(pool),
         )
         assert (completed is None) == (len(rescued) == 1)
@@ -122,10 +123,12 @@ async def test_giving_back_a_claim_is_refused_once_the_worker_was_heard(pool: Po
 async def test_a_claim_given_back_is_queued_at_its_old_place(pool: Pool) -> None:
     """The job keeps its attempts and its place; the lease that was given back is dead."""
     lease = await running_job(pool, confirmed=False)
+    before = await JobStore(pool).find_job(lease.job.id)
+    assert before is not None
     await LeaseStore(pool).release_claim(lease.job.id, lease.token)
     job = await JobStore(pool).find_job(lease.job.id)
     assert job is not None
-    assert (job.state, job.attempt, job.run_at) == (JobState.QUEUED, 0, lease.job.run_at)
+    assert (job.state, job.attempt, job.run_at) == (JobState.QUEUED, 0, before.run_at)
     decision = await LeaseStore(pool).decide_failure(lease.job.id, lease.token, ErrorClass.INTERNAL, None)
     assert decision is None
 
@@ -145,11 +148,14 @@ class Source:
         self.rounds += 1
         return []
 
+    async def seconds_until_next_loss(self, cancel_overdue_seconds: float) -> float | None:
+        return None
+
 
 async def test_living_workers_get_a_leases_time_to_be_heard_after_a_start_and_after_an_outage() -> None:
     """No lease is ended before the grace is over, and an outage starts it anew."""
     source, now = Source(), [100.0]
-    rescuer = Rescuer(source, RescuePolicy(1, 60, 3, 30), clock=lambda: now[0])
+    rescuer = Rescuer(source, RescuePolicy(1, 10, 60, 3, 30), clock=lambda: now[0])
     seen = []
     for moment, is_away in ((159, False), (160, False), (170, True), (171, False), (229, False), (230, False)):
         now[0], source.is_away = moment, is_away

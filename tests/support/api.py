@@ -54,7 +54,7 @@ def make_settings(database_url: str, data_dir: Path, **overrides: Any) -> Settin
         "storage_secret": SecretStr(STORAGE_SECRET),
         "worker_auth_token": SecretStr(WORKER_TOKEN),
         "rescue_grace_seconds": 0.0,
-        "rescue_interval_seconds": 0.1,
+        "rescue_interval_seconds": 0.02,
         "events_interval_seconds": 0.05,
         "drain_seconds": 5.0,
     }

@@ -1,0 +1,146 @@
+"""What keeps the waiting room informed: one connection that listens, and one slow poll for all who wait.
+
+The poll covers lost notifications, and the jobs whose time has come without anybody saying so. While nobody waits,
+it asks nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+from uuid import UUID
+
+import psycopg
+
+from geo_jobs_api.database import connect
+from geo_jobs_api.log import get_logger
+from geo_jobs_api.records import Surroundings
+from geo_jobs_api.wakeup import COMPANY_SECONDS, WaitingRoom
+
+_log = get_logger(__name__)
+
+CHANNEL = "geo_jobs_queued"
+# How long the listening connection may be silent before it is asked for a sign of life.
+_LISTEN_SECONDS = 15.0
+_PING_SECONDS = 5.0
+_RECONNECT_SECONDS = 5.0
+
+
+class ReadySource(Protocol):
+    """Who knows what could be claimed."""
+
+    async def look_around(self, task_types: Sequence[str], most: int, claim_ids: Sequence[UUID]) -> Surroundings:
+        """What there is for those who wait."""
+
+
+class Wakeup:
+    """Keeps the waiting room informed, from the database's notifications and by a slow poll.
+
+    Args:
+        room: who is to be woken.
+        ready: who knows what could be claimed.
+        conninfo: where to listen.
+        backstop_seconds: the longest time between two looks while somebody waits.
+        jitter: source of the jitter between reconnections.
+        clock: monotonic seconds.
+    """
+
+    def __init__(  # noqa: PLR0913  # clock and jitter are handed in
+        self,
+        room: WaitingRoom,
+        ready: ReadySource,
+        conninfo: str,
+        *,
+        backstop_seconds: float,
+        jitter: Callable[[float, float], float] = random.uniform,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._room = room
+        self._ready = ready
+        self._conninfo = conninfo
+        self._backstop_seconds = backstop_seconds
+        self._jitter = jitter
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen_for_ever())
+            tasks.create_task(self._poll_for_ever())
+
+    async def _listen_for_ever(self) -> None:
+        while True:
+            try:
+                await self._listen()
+            except (psycopg.Error, TimeoutError, OSError) as error:
+                _log.warning("listen_connection_lost", reason=type(error).__name__)
+            await asyncio.sleep(self._jitter(0.1, _RECONNECT_SECONDS))
+
+    async def _listen(self) -> None:
+        connection = await connect(self._conninfo, "geo-jobs-listen")
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(connection.close)
+            await connection.execute(f"LISTEN {CHANNEL}".encode())
+            stack.callback(self._room.set_listening, False)
+            self._room.set_listening(True)
+            # Whatever was said while nobody listened.
+            self._room.look.set()
+            while True:
+                async for notification in connection.notifies(timeout=_LISTEN_SECONDS):
+                    self._heard(notification.payload)
+                # Silence may be a half-open connection.
+                async with asyncio.timeout(_PING_SECONDS):
+                    await connection.execute("SELECT 1")
+
+    def _heard(self, payload: str) -> None:
+        # `task type`, or `task type:number of jobs`; empty when a job waits for its time.
+        task_type, _, number = payload.partition(":")
+        if task_type:
+            self._room.wake(task_type, int(number) if number.isdecimal() else 1)
+        else:
+            self._room.look.set()
+
+    async def _poll_for_ever(self) -> None:
+        while True:
+            began, pause = self._clock(), self._backstop_seconds
+            try:
+                if len(self._room):
+                    pause = await self._poll()
+            except (psycopg.Error, OSError) as error:
+                _log.warning("backstop_poll_failed", reason=type(error).__name__)
+            await self._rest(began, pause)
+            self._room.look.clear()
+            self._room.unseen_came.clear()
+
+    async def _rest(self, began: float, pause: float) -> None:
+        """Until the pause is over or there is a reason to look; unseen claims wait for company."""
+        look = asyncio.ensure_future(self._room.look.wait())
+        unseen = asyncio.ensure_future(self._room.unseen_came.wait())
+        try:
+            await asyncio.wait({look, unseen}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+            if unseen.done() and not look.done():
+                left = min(pause, began + COMPANY_SECONDS - self._clock())
+                await asyncio.wait({look}, timeout=max(0.0, left))
+        finally:
+            look.cancel()
+            unseen.cancel()
+
+    async def _poll(self) -> float:
+        """Wake as many as there are jobs; returns seconds until the next look is worth while."""
+        unseen = self._room.list_unseen()
+        found = await self._ready.look_around(
+            self._room.wanted_types(), len(self._room), [ticket.claim_id for ticket in unseen]
+        )
+        self._room.note_seen(unseen)
+        self._room.wake_claims(found.held_claims)
+        for task_type, count in found.ready.items():
+            if count:
+                self._room.wake(task_type, count)
+        if found.due_seconds is None:
+            return self._backstop_seconds
+        # A little later than due, since a look that comes a millisecond early finds nothing.
+        return min(self._backstop_seconds, max(found.due_seconds, 0) + 0.005)
