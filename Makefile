@@ -38,6 +38,11 @@ bench-render: environment  ## rendering against GDAL's tools (needs gdal-bin)
 contact-sheet: environment  ## thumbnails of all GeoTIFFs in FOLDER=…, to be looked at, into contact-sheet/
 	$(PYTHON) scripts/contact_sheet.py $(FOLDER) -o contact-sheet
 
+.PHONY: bench-queue
+bench-queue: environment  ## the queue against Procrastinate, and its other bars (needs wrk)
+	$(PYTHON) -m uv pip install --quiet -r pyproject.toml --extra bench
+	$(PYTHON) benchmarks/bench_queue.py
+
 .PHONY: wheel
 wheel: environment  ## build the wheel into dist/
 	$(PYTHON) -m build --wheel --no-isolation

@@ -15,21 +15,24 @@ from geo_jobs_api.auth import TokenVerifier, WorkerVerifier, worker_token_sha256
 from geo_jobs_api.claiming import ClaimDesk
 from geo_jobs_api.coalescing import Coalescer
 from geo_jobs_api.config import Settings, load_settings
-from geo_jobs_api.database import migrate, open_pool
+from geo_jobs_api.database import Pool, migrate, open_pool
 from geo_jobs_api.errors import ConfigurationError
 from geo_jobs_api.event_hub import EventHub
+from geo_jobs_api.jobs import JobState
 from geo_jobs_api.lease_store import LeaseStore
 from geo_jobs_api.listening import Wakeup
 from geo_jobs_api.local_storage import LocalStorage
 from geo_jobs_api.log import configure, get_logger
+from geo_jobs_api.retention import Retention, RetentionPolicy
 from geo_jobs_api.scheduler import RescuePolicy, Rescuer
 from geo_jobs_api.services import Services
-from geo_jobs_api.storage import UrlSigner
+from geo_jobs_api.storage import Storage, UrlSigner
 from geo_jobs_api.store import JobStore, UpkeepStore
 from geo_jobs_api.wakeup import WaitingRoom
 
 _log = get_logger(__name__)
 _RESTART_SECONDS = 1.0
+_DAY_SECONDS = 86_400.0
 # More would keep the rest waiting for longer than it saves.
 _COMPLETIONS_PER_STATEMENT = 200
 
@@ -55,14 +58,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         pool = await stack.enter_async_context(
             open_pool(conninfo, size=settings.database_pool_size, wait_seconds=settings.database_timeout_seconds)
         )
-        if settings.storage_secret is None:
-            raise ConfigurationError("STORAGE_SECRET is not set.")
-        signer = UrlSigner(settings.storage_secret.get_secret_value().encode(), time.time)
-        storage = LocalStorage(settings.object_dir, signer)
-        try:
-            storage.prepare()
-        except OSError as error:
-            raise ConfigurationError(f"The object store cannot use {error.filename}: {error.strerror}") from error
+        storage = local_storage(settings)
         jobs, leases, upkeep, room = JobStore(pool), LeaseStore(pool), UpkeepStore(pool), WaitingRoom()
         made = Services(
             settings=settings,
@@ -84,7 +80,22 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         await stack.enter_async_context(_in_background("wakeup", wakeup.run))
         await stack.enter_async_context(_in_background("events", made.hub.run))
         await stack.enter_async_context(_in_background("rescuer", _rescuer(settings, upkeep).run))
+        await stack.enter_async_context(_in_background("retention", retention(settings, pool, storage).run))
         yield made
+
+
+def local_storage(settings: Settings) -> LocalStorage:
+    """The object store in a folder, ready to be used; ConfigurationError when it cannot be."""
+    if settings.storage_secret is None:
+        raise ConfigurationError("STORAGE_SECRET is not set.")
+    storage = LocalStorage(
+        settings.object_dir, UrlSigner(settings.storage_secret.get_secret_value().encode(), time.time)
+    )
+    try:
+        storage.prepare()
+    except OSError as error:
+        raise ConfigurationError(f"The object store cannot use {error.filename}: {error.strerror}") from error
+    return storage
 
 
 def _rescuer(settings: Settings, upkeep: UpkeepStore) -> Rescuer:
@@ -97,6 +108,21 @@ def _rescuer(settings: Settings, upkeep: UpkeepStore) -> Rescuer:
         cancel_overdue_seconds=settings.cancel_grace_seconds + 2 * settings.heartbeat_seconds,
     )
     return Rescuer(upkeep, policy, clock=time.monotonic)
+
+
+def retention(settings: Settings, pool: Pool, storage: Storage) -> Retention:
+    """What removes old jobs, by the settings."""
+    days = {
+        JobState.SUCCEEDED: settings.retain_ended_days,
+        JobState.CANCELLED: settings.retain_ended_days,
+        JobState.FAILED: settings.retain_failed_days,
+    }
+    policy = RetentionPolicy(
+        ended_seconds={state: number * _DAY_SECONDS for state, number in days.items() if number},
+        unused_seconds=settings.retain_unused_days * _DAY_SECONDS or None,
+        interval_seconds=settings.cleanup_interval_seconds,
+    )
+    return Retention(pool, storage, policy)
 
 
 @contextlib.asynccontextmanager

@@ -66,7 +66,8 @@ class ClaimDesk:
         with self._room.enter(ask.claim_id, frozenset(ask.task_types)) as ticket:
             if wait_seconds > COMPANY_SECONDS and self._room.is_known_empty(ask.task_types):
                 await self._wait(ticket, gone, wait_seconds, unseen=True)
-            while True:
+            # A wait that ran out unwoken needs no last look: 500 of them would be a burst every time.
+            while ticket.is_woken or self._monotonic() < deadline or wait_seconds == 0:
                 leases = await self._look(ask, ticket, gone, deadline)
                 remaining = deadline - self._monotonic()
                 if leases or remaining <= 0 or gone.done() or ticket.superseded:
@@ -74,6 +75,7 @@ class ClaimDesk:
                 if self._room.is_draining:
                     raise draining()
                 await self._wait(ticket, gone, remaining)
+            return []
 
     async def _look(
         self, ask: ClaimRequest, ticket: Ticket, gone: asyncio.Future[None], deadline: float

@@ -15,7 +15,7 @@ import psycopg
 from uuid_utils.compat import uuid7
 
 from geo_jobs_api import embedded
-from geo_jobs_api.app import database
+from geo_jobs_api.app import database, local_storage, retention
 from geo_jobs_api.auth import make_jwt, new_worker_token, worker_token_sha256
 from geo_jobs_api.config import Settings, load_settings
 from geo_jobs_api.database import migrate, open_pool
@@ -72,6 +72,28 @@ def _with_jobs(settings: Settings, act: Callable[[JobStore], object]) -> int:
     return asyncio.run(run())
 
 
+def _cleanup(settings: Settings, arguments: argparse.Namespace) -> int:
+    async def run() -> None:
+        async with (
+            database(settings) as conninfo,
+            open_pool(conninfo, size=2, wait_seconds=settings.database_timeout_seconds) as pool,
+        ):
+            keeper = retention(settings, pool, local_storage(settings))
+            _say((await keeper.run_once()).sentence())
+            lost = await keeper.find_lost_objects()
+            if lost and arguments.lost_objects:
+                await keeper.remove_objects(lost)
+                _say(f"Removed the objects of {len(lost)} jobs that the database does not know.")
+            elif lost:
+                _say(
+                    f"There are objects of {len(lost)} jobs that the database does not know, such as {lost[0]}."
+                    " If it is the right database, --lost-objects removes them."
+                )
+
+    asyncio.run(run())
+    return 0
+
+
 def _create_token(settings: Settings, arguments: argparse.Namespace) -> int:
     async def act(jobs: JobStore) -> int:
         token = new_worker_token()
@@ -122,6 +144,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--port", type=int, help="port to listen on, 0 for any (default: API_PORT)")
     command.add_argument("--workers", type=int, default=1, metavar="N", help="number of processes (default: 1)")
     add("migrate", "Bring the database's schema up to date.", _migrate)
+    command = add("cleanup", "Remove what has been kept for long enough, and say what it was.", _cleanup)
+    command.add_argument("--lost-objects", action="store_true", help="also objects of jobs that are not known")
     command = add("jwt", "Print a token for a person.", _jwt)
     command.add_argument("--sub", required=True, metavar="NAME", help="whose token it is")
     command.add_argument("--admin", action="store_true", help="may see everybody's jobs")

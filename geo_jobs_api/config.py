@@ -71,6 +71,12 @@ class Settings(BaseSettings):
     rescue_interval_seconds: float = Field(default=1, gt=0)
     # Covers a lost notification; a parked claim is otherwise woken at once.
     backstop_seconds: float = Field(default=5, gt=0)
+    # Ended jobs go with their events and objects after so many days; 0 keeps them for ever.
+    retain_ended_days: float = Field(default=30, ge=0)
+    retain_failed_days: float = Field(default=90, ge=0)
+    # A job whose file never came is cancelled.
+    retain_unused_days: float = Field(default=7, ge=0)
+    cleanup_interval_seconds: float = Field(default=600, gt=0)
     events_interval_seconds: float = Field(default=0.25, gt=0)
 
     log_level: str = "INFO"

@@ -43,7 +43,7 @@ router = APIRouter(prefix="/api/internal/geo-jobs", tags=["workers"], dependenci
 _log = get_logger(__name__)
 
 
-def lease_token(lease_token: Annotated[str, Header(max_length=200)]) -> LeaseToken:
+async def lease_token(lease_token: Annotated[str, Header(max_length=200)]) -> LeaseToken:
     """The lease that the worker shows; Problem `lease-lost` when it is none of ours."""
     token = LeaseToken.parse(lease_token)
     if token is None:
@@ -74,12 +74,18 @@ async def claim(body: ClaimJobs, request: Request, services: ServicesOf, base_ur
         gone.cancel()
     if not leases:
         return Response(status_code=204)
-    errors = await services.leases.list_previous_errors([lease.job.id for lease in leases if lease.lease_seq > 1])
+    again = [lease.job.id for lease in leases if lease.lease_seq > 1]
+    errors = await services.leases.list_previous_errors(again) if again else {}
     for lease in leases:
         JOBS_CLAIMED.labels(lease.job.task_type).inc()
         _log.info("job_claimed", job_id=str(lease.job.id), attempt=lease.attempt, worker_name=body.worker_name)
     jobs = [_claimed_job(services, base_url, lease, errors.get(lease.job.id, [])) for lease in leases]
-    return ClaimedJobs(server_time=leases[0].server_time, jobs=jobs)
+    return _ready(ClaimedJobs(server_time=leases[0].server_time, jobs=jobs))
+
+
+def _ready(answer: Model) -> Response:
+    """The answer as bytes: the framework would validate and copy it once more, for half of a call's time."""
+    return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
 
 
 async def _wait_for_hang_up(request: Request) -> None:
@@ -213,7 +219,7 @@ async def _replay_or_refuse(services: Services, job_id: UUID, token: LeaseToken,
 
 
 @router.patch("/{job_id}/complete", response_model=Completed)
-async def complete(job_id: UUID, body: CompleteJob, token: LeaseTokenOf, services: ServicesOf) -> Completed:
+async def complete(job_id: UUID, body: CompleteJob, token: LeaseTokenOf, services: ServicesOf) -> Any:
     """Publish the outputs. The same request again gets the same answer, with `replayed`."""
     digest = _request_digest("complete", body)
     if body.outputs:
@@ -232,7 +238,7 @@ async def complete(job_id: UUID, body: CompleteJob, token: LeaseTokenOf, service
     if not replayed:
         JOBS_ENDED.labels(state.value).inc()
         _log.info("job_completed", job_id=str(job_id), lease_seq=token.lease_seq, outputs=len(body.outputs))
-    return Completed(state=state.value, replayed=replayed)
+    return _ready(Completed(state=state.value, replayed=replayed))
 
 
 async def _check_outputs(services: Services, lease: Lease, outputs: list[ReportedOutput]) -> None:

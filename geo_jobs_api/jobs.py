@@ -213,14 +213,19 @@ def _picture_slots(payload: Mapping[str, object]) -> tuple[UploadSlot, ...]:
 _OUTPUTS: dict[str, Callable[[Mapping[str, object]], tuple[UploadSlot, ...]]] = {"geotiff_to_png": _picture_slots}
 
 
+def job_prefix(job_id: UUID) -> str:
+    """Where all objects of a job are kept."""
+    return f"jobs/{job_id}"
+
+
 def input_key(job_id: UUID, file_name: str) -> str:
     """Where the user's file is kept."""
-    return f"jobs/{job_id}/input/{file_name}"
+    return f"{job_prefix(job_id)}/input/{file_name}"
 
 
 def output_key(job_id: UUID, lease_seq: int, name: str) -> str:
     """Where an output is kept: under the lease that made it, so that a stale worker cannot touch another's files."""
-    return f"jobs/{job_id}/outputs/{lease_seq}/{name}"
+    return f"{job_prefix(job_id)}/outputs/{lease_seq}/{name}"
 
 
 @dataclass(frozen=True, slots=True)

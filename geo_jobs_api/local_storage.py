@@ -48,6 +48,14 @@ def _digest_file(path: Path) -> ObjectInfo | None:
         return None
 
 
+def _is_older(path: Path, moment: float) -> bool:
+    try:
+        return path.stat().st_mtime < moment
+    except FileNotFoundError:
+        # Somebody else removed it.
+        return False
+
+
 class LocalStorage:
     """The `Storage` that the API serves itself.
 
@@ -88,6 +96,30 @@ class LocalStorage:
     async def delete_prefix(self, prefix: str) -> None:
         """Remove all objects below a prefix."""
         await asyncio.to_thread(shutil.rmtree, self.path_of(prefix), ignore_errors=True)
+
+    async def remove_broken_uploads(self, older_than_seconds: float) -> int:
+        """Remove what a process that died in the middle of an upload left; how many files."""
+
+        def remove() -> int:
+            old = [path for path in self._incoming.iterdir() if _is_older(path, self.signer.now() - older_than_seconds)]
+            for path in old:
+                path.unlink(missing_ok=True)
+            return len(old)
+
+        return await asyncio.to_thread(remove)
+
+    async def list_jobs(self, after: str, most: int, older_than_seconds: float) -> list[str]:
+        """Names of the folders below `jobs`, sorted, those after `after`."""
+
+        def look() -> list[str]:
+            folder, before = self._root / "jobs", self.signer.now() - older_than_seconds
+            if not folder.is_dir():
+                return []
+            with os.scandir(folder) as entries:
+                names = sorted(entry.name for entry in entries if entry.name > after)
+            return [name for name in names if _is_older(folder / name, before)][:most]
+
+        return await asyncio.to_thread(look)
 
     async def check(self) -> None:
         """Write and remove a file of a few bytes."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import cache
 from typing import Any, Self
 from uuid import UUID
 
@@ -19,7 +20,12 @@ class _FromRow:
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
         """Take the columns that the record has fields for; a missing one is a KeyError."""
-        return cls(**{field.name: row[field.name] for field in fields(cls)})  # type: ignore[arg-type]  # all subclasses are dataclasses
+        return cls(*(row[name] for name in _field_names(cls)))  # type: ignore[arg-type]  # a class can be hashed
+
+
+@cache
+def _field_names(record: Hashable) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(record))  # type: ignore[arg-type]  # all subclasses are dataclasses
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import socket
 from collections.abc import Sequence
 
@@ -14,10 +15,22 @@ from geo_jobs_api.errors import ConfigurationError
 
 _APPLICATION = "geo_jobs_api.app:from_environment"
 _BACKLOG = 2048
+# The usual 700 new objects are two claims; a round for each costs more than it frees.
+_GC_THRESHOLDS = (20_000, 20, 20)
 
 
 class DrainingServer(uvicorn.Server):
     """Answers parked claims and ends live streams before it waits for open requests."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As the base, then spare the garbage collector what was made by now: it stays until the end.
+
+        Its full rounds over all modules are what made one claim in a hundred wait 20 ms.
+        """
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As the base, after everything that waits was sent away."""

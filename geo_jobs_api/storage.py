@@ -55,6 +55,12 @@ class Storage(Protocol):
     async def delete_prefix(self, prefix: str) -> None:
         """Remove all objects below a prefix; nothing happens if there are none."""
 
+    async def remove_broken_uploads(self, older_than_seconds: float) -> int:
+        """Remove what was uploaded in part and not touched for so long; how many there were."""
+
+    async def list_jobs(self, after: str, most: int, older_than_seconds: float) -> list[str]:
+        """Ids of jobs that have objects and whose objects were not touched for so long, sorted, those after `after`."""
+
     async def check(self) -> None:
         """Raise OSError when the store cannot be written."""
 
@@ -87,6 +93,10 @@ class UrlSigner:
     def __init__(self, secret: bytes, clock: Callable[[], float]) -> None:
         self._secret = secret
         self._clock = clock
+
+    def now(self) -> float:
+        """Seconds since the epoch, by the clock that signatures expire by."""
+        return self._clock()
 
     def _signature(self, method: str, key: str, rule: SizeRule | None, expires: int) -> str:
         size = "" if rule is None else f"{'size' if rule.exact else 'maxSize'}={rule.size_bytes}"

@@ -22,7 +22,7 @@ _INPUT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/input/(?P<name>[^/]+)$")
 _OUTPUT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/outputs/(?P<lease_seq>\d{1,18})/(?P<name>[^/]+)$")
 
 
-def signature_query(
+async def signature_query(
     expires: Annotated[int, Query(ge=0, lt=2**53)],
     signature: Annotated[str, Query(max_length=100)],
     size: Annotated[int | None, Query(ge=0, lt=2**53)] = None,

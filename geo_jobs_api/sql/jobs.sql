@@ -20,11 +20,12 @@ SELECT * FROM created;
 
 -- name: get_job_by_idempotency_key(owner, idempotency_key)^
 -- The job that an earlier request with this key made.
-SELECT * FROM jobs WHERE owner = :owner AND idempotency_key = :idempotency_key;
+SELECT * FROM jobs WHERE owner = :owner AND idempotency_key = :idempotency_key AND removal_started_at IS NULL;
 
 -- name: get_job(id, owner)^
 -- One job; with an owner, only if it is that owner's.
-SELECT * FROM jobs WHERE id = :id AND (:owner::text IS NULL OR owner = :owner::text);
+SELECT * FROM jobs
+WHERE id = :id AND (:owner::text IS NULL OR owner = :owner::text) AND removal_started_at IS NULL;
 
 -- name: list_jobs(owner, state, task_type, before, most)
 -- Newest first; ids are time-ordered, so the last id of a page is the cursor of the next.
@@ -33,6 +34,7 @@ WHERE (:owner::text IS NULL OR owner = :owner::text)
     AND (:state::text IS NULL OR state = :state::text)
     AND (:task_type::text IS NULL OR task_type = :task_type::text)
     AND (:before::uuid IS NULL OR id < :before::uuid)
+    AND removal_started_at IS NULL
 ORDER BY id DESC
 LIMIT :most;
 
@@ -92,7 +94,7 @@ WITH moved AS (
     SET
         state = 'queued', run_at = now(), attempt = 0, worker_losses = 0, finished_at = NULL, error = NULL,
         percent = 0, stage = NULL, message = NULL, started_at = NULL
-    WHERE id = :id AND state = 'failed'
+    WHERE id = :id AND state = 'failed' AND removal_started_at IS NULL
     RETURNING *
 ), event AS (
     INSERT INTO job_events (job_id, type, state) SELECT id, 'retried', state FROM moved

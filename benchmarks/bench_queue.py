@@ -1,0 +1,225 @@
+"""How fast the queue is over HTTP, beside Procrastinate inside one process; how soon a claim is heard; what idle costs.
+
+Interleaved medians on one embedded server with its default durability; the load comes from wrk (Debian: wrk), since a
+Python client measures itself. Each figure is shown beside its bar; the exit code is 1 if one is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, it must find its own package
+
+import psycopg
+
+from benchmarks.queue_load import (
+    TASK_TYPE,
+    TOKEN,
+    ApiProcess,
+    BareClient,
+    api_process,
+    database_server,
+    enqueue,
+    execute,
+    refill,
+)
+from benchmarks.queue_table import Row, print_table
+from geo_jobs_api.database import migrate
+from geo_jobs_api.embedded import EmbeddedPostgres
+
+HERE = Path(__file__).resolve().parent
+CONNECTIONS = 32
+PARKED = 20
+IDLE_PARKED = 500
+_PROCRASTINATE_JOBS = 3000
+_STATEMENT = re.compile(rb"duration: [0-9.]+ ms  (?:execute|statement)")
+_JOBS_A_SECOND = 8000  # more than we can do, so that the queue never runs dry
+
+
+def drain_rate(api: ApiProcess, most: int, seconds: int) -> float:
+    """Jobs claimed and completed per second over HTTP, by the database's own count."""
+    refill(api.url, _JOBS_A_SECOND * (seconds + 1))
+    seed = str(time.time_ns() % 10**6)
+    load = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "10s"]
+    command = [*load, "-s", str(HERE / "claim_complete.lua"), api.base_url, "--", TOKEN, TASK_TYPE, str(most), seed]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    if "Non-2xx" in told or "Socket errors" in told:
+        print(told, file=sys.stderr)
+    ((count, span),) = execute(
+        api.url,
+        "SELECT count(*), extract(epoch FROM max(finished_at) - min(finished_at))::float8 FROM jobs"
+        " WHERE state = 'succeeded'",
+    )
+    return float(count / span)
+
+
+def procrastinate_rate(url: str) -> float:
+    """Jobs per second of Procrastinate's worker."""
+    execute(url, "TRUNCATE procrastinate_jobs CASCADE")
+    command = [sys.executable, str(HERE / "procrastinate_drain.py"), "drain", url, str(_PROCRASTINATE_JOBS)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+@contextlib.asynccontextmanager
+async def parked_claims(api: ApiProcess, count: int) -> AsyncIterator[asyncio.Queue[tuple[float, Any]]]:
+    """Connections that claim again and again, as idle workers do; gives a queue of (moment, job)."""
+    got: asyncio.Queue[tuple[float, Any]] = asyncio.Queue()
+
+    async def work(client: BareClient) -> None:
+        while True:
+            status, answer = await client.claim(25)
+            if status == 200:
+                got.put_nowait((time.perf_counter(), answer["jobs"][0]))
+                await client.on_job("complete", answer["jobs"][0], {"outputs": []})
+
+    clients = [BareClient(api.port) for _ in range(count)]
+    tasks = [asyncio.create_task(work(client)) for client in clients]
+    await asyncio.sleep(1)
+    try:
+        yield got
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for client in clients:
+            client.close()
+
+
+async def wake_latencies(api: ApiProcess, samples: int) -> list[float]:
+    """Milliseconds from the commit of a job to the answer of the parked claim that gets it, sorted."""
+    refill(api.url, 0)
+    seen = []
+    async with parked_claims(api, PARKED) as got:
+        with psycopg.connect(api.url, autocommit=True) as connection:
+            for _ in range(samples):
+                enqueue(connection)
+                queued = time.perf_counter()
+                moment, _ = await asyncio.wait_for(got.get(), 10)
+                seen.append((moment - queued) * 1000)
+                # The claim parks again.
+                await asyncio.sleep(0.01)
+    return sorted(seen)
+
+
+async def idle_queries(server: EmbeddedPostgres, seconds: float) -> float:
+    """Statements per second while nothing happens, by the server's own log: its counters arrive late."""
+    execute(server.conninfo, "CREATE DATABASE idle")
+    await migrate(server.url("idle"))
+    execute(server.conninfo, "ALTER DATABASE idle SET log_min_duration_statement = 0")
+    with api_process(server.url("idle")) as api:
+        refill(api.url, 0)
+        async with parked_claims(api, IDLE_PARKED):
+            # The first claims looked for themselves.
+            await asyncio.sleep(5)
+            log = server.data / "server.log"
+            before = log.stat().st_size
+            await asyncio.sleep(seconds)
+            return len(_STATEMENT.findall(log.read_bytes()[before:])) / seconds
+
+
+async def restart_damage(api: ApiProcess, parked: int = 200, running: int = 20) -> float:
+    """Jobs given twice and claims that got nothing, over a restart of the API."""
+    refill(api.url, running)
+    workers = [BareClient(api.port) for _ in range(running)]
+    jobs = [(await worker.claim(5))[1]["jobs"][0] for worker in workers]
+    for worker, job in zip(workers, jobs, strict=True):
+        await worker.on_job("heartbeat", job, {})
+
+    async def patient_claim(number: int) -> str:
+        claim_id = f"00000000-0000-4000-8000-{number:012x}"
+        while True:
+            client = BareClient(api.port)
+            with contextlib.suppress(OSError):
+                status, answer = await client.claim(25, claim_id)
+                if status == 200:
+                    return str(answer["jobs"][0]["id"])
+            client.close()
+            await asyncio.sleep(0.05)
+
+    waiting = [asyncio.create_task(patient_claim(number)) for number in range(1, parked + 1)]
+    await asyncio.sleep(2)
+    await asyncio.to_thread(api.stop)
+    await asyncio.to_thread(api.start)
+    with psycopg.connect(api.url, autocommit=True) as connection:
+        for _ in range(parked):
+            await asyncio.to_thread(enqueue, connection)
+    done, late = await asyncio.wait(waiting, timeout=60)
+    for task in late:
+        task.cancel()
+    ids = [task.result() for task in done] + [str(job["id"]) for job in jobs]
+    damage = len(late) + len(ids) - len(set(ids))
+    for worker, job in zip(workers, jobs, strict=True):
+        worker.close()
+        status, _ = await worker.on_job("complete", job, {"outputs": []})
+        damage += status != 200
+        worker.close()
+    return float(damage)
+
+
+def own_rows(rounds: int, seconds: int) -> Iterator[Row]:
+    """The figures of the API alone."""
+    with database_server() as server:
+        execute(server.conninfo, "CREATE DATABASE ours")
+        execute(server.conninfo, "CREATE DATABASE theirs")
+        ours, theirs = server.url("ours"), server.url("theirs")
+        asyncio.run(migrate(ours))
+        subprocess.run([sys.executable, str(HERE / "procrastinate_drain.py"), "prepare", theirs], check=True)
+        with api_process(ours) as api:
+            yield from rates(api, theirs, rounds, seconds)
+            latencies = asyncio.run(wake_latencies(api, 100 * rounds))
+            yield Row("queued → held by a parked worker, p50", statistics.median(latencies), 4, False, "ms")
+            yield Row("the same, p99", latencies[int(len(latencies) * 0.99) - 1], 15, False, "ms")
+            yield Row("API restart: claims lost, jobs twice", asyncio.run(restart_damage(api)), 0, False, "")
+        yield Row(f"statements at idle, {IDLE_PARKED} parked", asyncio.run(idle_queries(server, 30)), 1, False, "1/s")
+
+
+def rates(api: ApiProcess, theirs: str, rounds: int, seconds: int) -> Iterator[Row]:
+    """Drain rates, each side taking turns so that the machine's moods hit both."""
+    drain_rate(api, 1, 2)
+    seen: dict[str, list[float]] = {"theirs": [], "1": [], "10": []}
+    for _ in range(rounds):
+        seen["theirs"].append(procrastinate_rate(theirs))
+        seen["1"].append(drain_rate(api, 1, seconds))
+        seen["10"].append(drain_rate(api, 10, seconds))
+    theirs_rate, one, ten = (statistics.median(seen[name]) for name in ("theirs", "1", "10"))
+    print(f"jobs/s: Procrastinate {theirs_rate:.0f}, ours {one:.0f}, ours with maxJobs 10 {ten:.0f}", flush=True)
+    yield Row(f"claim + complete, {CONNECTIONS} connections, ÷ Procrastinate", one / theirs_rate, 1.5, True, "x")
+    yield Row("the same with maxJobs 10", ten / theirs_rate, 2.5, True, "x")
+
+
+def stack_rows() -> Sequence[Row]:
+    """The figures that need real workers, where they can be measured."""
+    if find_spec("benchmarks.queue_stack") is None:
+        return ()
+    # Only now: it brings the worker with it.
+    found: Sequence[Row] = import_module("benchmarks.queue_stack").rows()
+    return found
+
+
+def main() -> int:
+    """Measure, print, judge."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=5, help="length of one round")
+    parser.add_argument("--own", action="store_true", help="only what needs no worker")
+    arguments = parser.parse_args()
+    rows = list(own_rows(arguments.rounds, arguments.seconds))
+    if not arguments.own:
+        rows += stack_rows()
+    return print_table(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

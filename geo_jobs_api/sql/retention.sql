@@ -1,0 +1,54 @@
+-- Removing what has been kept for long enough. Nothing here touches a job that has not ended.
+
+-- name: cancel_unused(unused_seconds, most)
+-- Cancel jobs whose file never came; as ended jobs they are then removed like all others.
+WITH unused AS MATERIALIZED (
+    SELECT id FROM jobs
+    WHERE state = 'awaiting_upload' AND created_at < now() - make_interval(secs => :unused_seconds)
+    ORDER BY created_at
+    LIMIT :most
+    FOR UPDATE SKIP LOCKED
+), ended AS (
+    UPDATE jobs
+    SET state = 'cancelled', cancel_requested_at = now(), cancel_reason = 'No file was uploaded.', finished_at = now()
+    FROM unused
+    WHERE jobs.id = unused.id AND jobs.state = 'awaiting_upload'
+    RETURNING jobs.id, jobs.state, jobs.cancel_reason
+), event AS (
+    INSERT INTO job_events (job_id, type, state, data)
+    SELECT id, 'cancelled', state, jsonb_build_object('reason', cancel_reason) FROM ended
+)
+SELECT id FROM ended;
+
+-- name: begin_removal(states, seconds, most)
+-- Mark ended jobs that have been kept for as long as their state asks for; with them, those that an earlier round
+-- marked and did not finish.
+WITH expired AS MATERIALIZED (
+    SELECT candidate.id
+    FROM unnest(:states::text[], :seconds::double precision[]) AS kept (state, seconds)
+    CROSS JOIN LATERAL (
+        SELECT jobs.id FROM jobs
+        WHERE jobs.state = kept.state AND jobs.finished_at < now() - make_interval(secs => kept.seconds)
+            AND jobs.finished_at IS NOT NULL AND jobs.removal_started_at IS NULL
+        ORDER BY jobs.finished_at
+        LIMIT :most
+        FOR UPDATE SKIP LOCKED
+    ) AS candidate
+    LIMIT :most
+), marked AS (
+    UPDATE jobs SET removal_started_at = now()
+    FROM expired
+    WHERE jobs.id = expired.id AND jobs.finished_at IS NOT NULL
+    RETURNING jobs.id
+), unfinished AS (
+    SELECT id FROM jobs WHERE removal_started_at IS NOT NULL ORDER BY id LIMIT :most
+)
+SELECT id FROM marked UNION SELECT id FROM unfinished;
+
+-- name: remove_jobs(ids)!
+-- Delete jobs whose objects are gone; events and outcomes go with them.
+DELETE FROM jobs WHERE id = ANY(:ids::uuid[]) AND removal_started_at IS NOT NULL;
+
+-- name: list_known(ids)
+-- Which of these jobs there are, ended or not.
+SELECT id FROM jobs WHERE id = ANY(:ids::uuid[]);

@@ -1,0 +1,187 @@
+"""What is removed, when, and what never is; on the real database and a real folder, with real ages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from geo_jobs_api.app import local_storage, retention
+from geo_jobs_api.cli import main
+from geo_jobs_api.database import open_pool
+from geo_jobs_api.retention import Retention
+from tests.support.api import RunningApi, make_settings
+from tests.support.clients import Person, Worker, code_of, rows, storage_files
+
+DAY = 86_400
+
+
+async def no_sleep(_: float) -> None:
+    """The batches follow each other at once."""
+
+
+@pytest.fixture
+async def keeper(api: RunningApi) -> AsyncIterator[Retention]:
+    """Retention on the test's API: 30 days for ended jobs, 90 for failed ones, 7 for those without a file."""
+    settings = api.settings
+    async with open_pool(settings.conninfo or "", size=2, wait_seconds=10) as pool:
+        made = retention(settings, pool, local_storage(settings))
+        made._sleep = no_sleep
+        yield made
+
+
+def age(api: RunningApi, job_id: str, days: float) -> None:
+    """Let a job have ended (and been created) that many days ago."""
+    rows(
+        api.settings.conninfo or "",
+        "UPDATE jobs SET finished_at = CASE WHEN finished_at IS NOT NULL THEN now() - %s * interval '1 day' END,"
+        " created_at = now() - %s * interval '1 day' WHERE id = %s",
+        days,
+        days,
+        job_id,
+    )
+
+
+def finished(person: Person, worker: Worker, ending: str) -> str:
+    job_id = person.submit()
+    job = worker.claim()
+    if ending == "failed":
+        worker.fail(job, "invalid_input").raise_for_status()
+    else:
+        worker.complete(job).raise_for_status()
+    return job_id
+
+
+def history(api: RunningApi, job_id: str) -> int:
+    statement = (
+        "SELECT (SELECT count(*) FROM jobs WHERE id = %s) + (SELECT count(*) FROM job_events WHERE job_id = %s)"
+        " + (SELECT count(*) FROM lease_outcomes WHERE job_id = %s) AS n"
+    )
+    return int(rows(api.settings.conninfo or "", statement, job_id, job_id, job_id)[0]["n"])
+
+
+@pytest.mark.parametrize(("ending", "kept", "over"), [("succeeded", 29, 31), ("failed", 89, 91)])
+async def test_an_ended_job_goes_with_its_events_and_objects_when_its_time_is_over(
+    api: RunningApi, person: Person, worker: Worker, keeper: Retention, ending: str, kept: float, over: float
+) -> None:
+    """A day before nothing is touched; a day after nothing is left."""
+    job_id = finished(person, worker, ending)
+    age(api, job_id, kept)
+    assert (await keeper.run_once()).jobs_removed == 0
+    assert storage_files(api, job_id) != []
+    age(api, job_id, over)
+    assert (await keeper.run_once()).jobs_removed == 1
+    assert (storage_files(api, job_id), history(api, job_id)) == ([], 0)
+
+
+async def test_nothing_of_a_job_that_has_not_ended_is_ever_removed(
+    api: RunningApi, person: Person, worker: Worker, keeper: Retention
+) -> None:
+    """However old they are: running and queued jobs keep rows, events and objects."""
+    running, queued = person.submit(), person.submit()
+    assert worker.claim()["id"] == running
+    for job_id in (running, queued):
+        age(api, job_id, 10_000)
+    before = [history(api, job_id) for job_id in (running, queued)]
+    assert (await keeper.run_once()).is_empty
+    assert [history(api, job_id) for job_id in (running, queued)] == before
+    assert all(storage_files(api, job_id) == ["input/map.tif"] for job_id in (running, queued))
+
+
+async def test_a_job_that_is_sent_back_while_it_is_old_is_not_removed(
+    api: RunningApi, person: Person, worker: Worker, keeper: Retention
+) -> None:
+    """A dead letter of last year that runs again is a live job; once its removal has begun it cannot be sent back."""
+    job_id, other = finished(person, worker, "failed"), finished(person, worker, "failed")
+    for old in (job_id, other):
+        age(api, old, 400)
+    assert person.http.post(f"/api/geo-jobs/{job_id}/retry").status_code == 200
+    rows(api.settings.conninfo or "", "UPDATE jobs SET removal_started_at = now() WHERE id = %s", other)
+    assert code_of(person.http.post(f"/api/geo-jobs/{other}/retry")) == (404, "job-not-found")
+    assert (await keeper.run_once()).jobs_removed == 1
+    assert worker.complete(worker.claim()).json()["state"] == "succeeded"
+
+
+async def test_a_removal_that_was_interrupted_is_finished_by_the_next_round(
+    api: RunningApi, person: Person, worker: Worker, keeper: Retention, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Objects first, then rows: what a crash leaves in between is still known, and not there for its owner."""
+    job_id = finished(person, worker, "succeeded")
+    age(api, job_id, 31)
+
+    async def crash(_: object) -> None:
+        raise OSError("the disk is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(keeper, "remove_objects", crash)
+        with pytest.raises(OSError, match="the disk is away"):
+            await keeper.run_once()
+    assert storage_files(api, job_id) != []
+    assert person.http.get(f"/api/geo-jobs/{job_id}").status_code == 404
+    assert (await keeper.run_once()).jobs_removed == 1
+    assert (storage_files(api, job_id), history(api, job_id)) == ([], 0)
+
+
+async def test_a_job_whose_file_never_came_is_cancelled_and_later_removed(
+    api: RunningApi, person: Person, keeper: Retention
+) -> None:
+    """After a week it says so; as an ended job it goes like the others."""
+    job_id = str(person.create()["id"])
+    age(api, job_id, 6)
+    assert (await keeper.run_once()).unused_cancelled == 0
+    age(api, job_id, 8)
+    assert (await keeper.run_once()).unused_cancelled == 1
+    assert (person.look(job_id)["state"], person.event_types(job_id)[-1]) == ("cancelled", "cancelled")
+    age(api, job_id, 31)
+    assert (await keeper.run_once()).jobs_removed == 1
+
+
+async def test_more_than_a_batch_is_removed_in_one_round(api: RunningApi, person: Person, keeper: Retention) -> None:
+    """Batches follow each other until nothing is left."""
+    rows(
+        api.settings.conninfo or "",
+        "INSERT INTO jobs (id, owner, task_type, state, priority, input_payload, max_attempts, finished_at)"
+        " SELECT gen_random_uuid(), 'ada', 'geotiff_to_png', 'cancelled', 0, '{}', 5, now() - interval '31 days'"
+        " FROM generate_series(1, 120)",
+    )
+    assert (await keeper.run_once()).jobs_removed == 120
+
+
+async def test_uploads_that_broke_off_are_swept_and_those_under_way_are_not(api: RunningApi, keeper: Retention) -> None:
+    """What a killed process left in the folder of incoming files goes after a day without a byte."""
+    incoming = api.settings.object_dir / ".incoming"
+    for name, days in (("old", 2), ("fresh", 0.5)):
+        (incoming / name).write_bytes(b"half")
+        moment = (incoming / name).stat().st_mtime - days * DAY
+        os.utime(incoming / name, (moment, moment))
+    assert (await keeper.run_once()).broken_uploads_removed == 1
+    assert [path.name for path in incoming.iterdir()] == ["fresh"]
+    (incoming / "fresh").unlink()
+
+
+def test_cleanup_reports_what_it_did_and_leaves_unknown_objects_alone_unless_told(
+    postgres_url: str,
+    tmp_path: Path,
+    api_server: Callable[..., RunningApi],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A service pointed at another database must not lose all its files over it."""
+    settings = make_settings(postgres_url, tmp_path / "data")
+    local_storage(settings)
+    lost = settings.object_dir / "jobs" / "01900000-0000-7000-8000-000000000000"
+    lost.mkdir(parents=True)
+    (lost / "file").write_bytes(b"x")
+    os.utime(lost, (1, 1))
+    monkeypatch.setattr("geo_jobs_api.cli.configure", lambda _: None)
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    assert main(["cleanup"]) == 0
+    assert "Removed 0 ended jobs" in (told := capsys.readouterr().out)
+    assert "There are objects of 1 jobs that the database does not know" in told
+    assert lost.exists()
+    assert main(["cleanup", "--lost-objects"]) == 0
+    assert "Removed the objects of 1 jobs" in capsys.readouterr().out
+    assert not lost.exists()
