@@ -76,7 +76,13 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         if settings.worker_auth_token is not None:
             token = settings.worker_auth_token.get_secret_value()
             await jobs.add_worker_token(uuid7(), "WORKER_AUTH_TOKEN", worker_token_sha256(token))
-        wakeup = Wakeup(room, upkeep, conninfo, backstop_seconds=settings.backstop_seconds)
+        wakeup = Wakeup(
+            room,
+            upkeep,
+            conninfo,
+            backstop_seconds=settings.backstop_seconds,
+            listen_check_seconds=settings.listen_check_seconds,
+        )
         await stack.enter_async_context(_in_background("wakeup", wakeup.run))
         await stack.enter_async_context(_in_background("events", made.hub.run))
         await stack.enter_async_context(_in_background("rescuer", _rescuer(settings, upkeep).run))

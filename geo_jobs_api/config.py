@@ -71,6 +71,10 @@ class Settings(BaseSettings):
     rescue_interval_seconds: float = Field(default=1, gt=0)
     # Covers a lost notification; a parked claim is otherwise woken at once.
     backstop_seconds: float = Field(default=5, gt=0)
+    # A transaction that has been open for longer is named by /health.
+    vacuum_warning_seconds: float = Field(default=60, gt=0)
+    # How long the listening connection may be silent before it is asked for a sign of life.
+    listen_check_seconds: float = Field(default=15, gt=0)
     # Ended jobs go with their events and objects after so many days; 0 keeps them for ever.
     retain_ended_days: float = Field(default=30, ge=0)
     retain_failed_days: float = Field(default=90, ge=0)

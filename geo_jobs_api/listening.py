@@ -24,8 +24,6 @@ from geo_jobs_api.wakeup import COMPANY_SECONDS, WaitingRoom
 _log = get_logger(__name__)
 
 CHANNEL = "geo_jobs_queued"
-# How long the listening connection may be silent before it is asked for a sign of life.
-_LISTEN_SECONDS = 15.0
 _PING_SECONDS = 5.0
 _RECONNECT_SECONDS = 5.0
 
@@ -45,6 +43,7 @@ class Wakeup:
         ready: who knows what could be claimed.
         conninfo: where to listen.
         backstop_seconds: the longest time between two looks while somebody waits.
+        listen_check_seconds: how long the listening connection may be silent before it is asked for a sign of life.
         jitter: source of the jitter between reconnections.
         clock: monotonic seconds.
     """
@@ -56,6 +55,7 @@ class Wakeup:
         conninfo: str,
         *,
         backstop_seconds: float,
+        listen_check_seconds: float,
         jitter: Callable[[float, float], float] = random.uniform,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -63,6 +63,7 @@ class Wakeup:
         self._ready = ready
         self._conninfo = conninfo
         self._backstop_seconds = backstop_seconds
+        self._listen_check_seconds = listen_check_seconds
         self._jitter = jitter
         self._clock = clock
 
@@ -90,7 +91,7 @@ class Wakeup:
             # Whatever was said while nobody listened.
             self._room.look.set()
             while True:
-                async for notification in connection.notifies(timeout=_LISTEN_SECONDS):
+                async for notification in connection.notifies(timeout=self._listen_check_seconds):
                     self._heard(notification.payload)
                 # Silence may be a half-open connection.
                 async with asyncio.timeout(_PING_SECONDS):

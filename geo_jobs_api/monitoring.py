@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from psycopg_pool import PoolTimeout
 
 from geo_jobs_api import metrics
+from geo_jobs_api.records import VacuumBlocker
 from geo_jobs_api.services import ServicesOf
 
 router = APIRouter(tags=["monitoring"])
@@ -26,10 +27,14 @@ def program_version() -> str:
 
 @router.get("/health", summary="Is the service able to work?")
 async def health(services: ServicesOf) -> JSONResponse:
-    """200 when the database and the storage answer, else 503; the body tells which of them does not."""
+    """200 when the database and the storage answer, else 503; the body tells which of them does not.
+
+    `warnings` names who holds back vacuum.
+    """
     checks = {"database": "ok", "storage": "ok"}
+    blockers: list[VacuumBlocker] = []
     try:
-        await services.upkeep.ping()
+        blockers = await services.upkeep.list_vacuum_blockers(services.settings.vacuum_warning_seconds)
     except (psycopg.Error, PoolTimeout):
         checks["database"] = "unreachable"
     try:
@@ -38,7 +43,16 @@ async def health(services: ServicesOf) -> JSONResponse:
         checks["storage"] = "not writable"
     healthy = all(state == "ok" for state in checks.values())
     status = "draining" if services.room.is_draining else "ok" if healthy else "unhealthy"
-    return JSONResponse({"status": status, **checks, "version": program_version()}, 200 if status == "ok" else 503)
+    body: dict[str, object] = {"status": status, **checks, "version": program_version()}
+    if blockers:
+        # It still works, but claims get slower and slower.
+        body["warnings"] = [_warning(blocker) for blocker in blockers]
+    return JSONResponse(body, 200 if status == "ok" else 503)
+
+
+def _warning(blocker: VacuumBlocker) -> str:
+    since = "" if blocker.seconds is None else f" for {blocker.seconds:.0f} s"
+    return f"The {blocker.who} has held back vacuum{since}: claims slow down. End it, or have its owner end it."
 
 
 @router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)

@@ -202,6 +202,14 @@ class Surroundings(_FromRow):
 
 
 @dataclass(frozen=True, slots=True)
+class VacuumBlocker(_FromRow):
+    """A session (prepared transaction, replication slot) that keeps dead rows alive; seconds since it began."""
+
+    who: str
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerToken(_FromRow):
     """A worker's token, without its secret."""
 

@@ -16,7 +16,7 @@ import aiosql
 from psycopg.types.json import Jsonb
 
 from geo_jobs_api.database import Pool
-from geo_jobs_api.records import Job, JobEvent, OpenJobs, RescuedJob, Surroundings, WorkerToken
+from geo_jobs_api.records import Job, JobEvent, OpenJobs, RescuedJob, Surroundings, VacuumBlocker, WorkerToken
 
 
 def load_queries(name: str) -> Any:
@@ -206,6 +206,12 @@ class UpkeepStore:
         """Jobs that have not ended, by type and state."""
         async with self._pool.connection() as connection:
             return [OpenJobs.from_row(row) for row in await fetch_all(_upkeep.count_open_jobs(connection))]
+
+    async def list_vacuum_blockers(self, older_than_seconds: float) -> list[VacuumBlocker]:
+        """Who has kept vacuum from the queue for longer than that, the longest first."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_upkeep.list_vacuum_blockers(connection, older_than_seconds=older_than_seconds))
+        return [VacuumBlocker.from_row(row) for row in rows]
 
     async def ping(self) -> None:
         """Ask the database for a sign of life; a psycopg error when there is none."""

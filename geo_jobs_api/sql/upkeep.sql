@@ -112,6 +112,24 @@ SELECT task_type, state, count(*) AS jobs FROM jobs
 WHERE state IN ('awaiting_upload', 'blocked', 'queued', 'running')
 GROUP BY task_type, state;
 
+-- name: list_vacuum_blockers(older_than_seconds)
+-- Who keeps vacuum from the queue's dead rows: claims have to step over every one of them. Sessions of others are seen
+-- by members of pg_monitor only.
+SELECT
+    'backend ' || pid || ' (' || coalesce(nullif(application_name, ''), 'no application name') || ', ' || state || ')' AS who,
+    extract(epoch FROM now() - xact_start)::double precision AS seconds
+FROM pg_stat_activity
+WHERE backend_xmin IS NOT NULL AND datname = current_database() AND pid <> pg_backend_pid()
+    AND backend_type = 'client backend' AND xact_start < now() - make_interval(secs => :older_than_seconds)
+UNION ALL
+SELECT 'prepared transaction ' || gid, extract(epoch FROM now() - prepared)::double precision
+FROM pg_prepared_xacts
+WHERE database = current_database() AND prepared < now() - make_interval(secs => :older_than_seconds)
+UNION ALL
+SELECT 'replication slot ' || slot_name, NULL FROM pg_replication_slots WHERE xmin IS NOT NULL AND NOT active
+ORDER BY seconds DESC NULLS LAST
+LIMIT 5;
+
 -- name: ping()^
 -- Is the database there?
 SELECT 1 AS alive;

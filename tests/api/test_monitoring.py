@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from geo_jobs_api import embedded
@@ -58,6 +59,25 @@ def test_a_database_that_restarts_loses_no_claim_and_hides_nothing(
         assert len(got) == 5
     finally:
         server.close()
+
+
+def test_health_names_who_holds_back_vacuum(api_server: Callable[..., RunningApi]) -> None:
+    """A forgotten transaction with an old snapshot is told by process and name; the service works on meanwhile."""
+    api = api_server(vacuum_warning_seconds=0.05)
+    url = api.settings.conninfo or ""
+    with psycopg.connect(url, application_name="forgotten-report") as forgotten:
+        forgotten.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        forgotten.execute("SELECT count(*) FROM jobs")
+        pid = forgotten.info.backend_pid
+
+        def warnings() -> list[str]:
+            answer = api.client().get("/health")
+            assert (answer.status_code, answer.json()["status"]) == (200, "ok")
+            return list(answer.json().get("warnings", []))
+
+        wait_until(lambda: bool(warnings()), "the warning")
+        assert f"backend {pid} (forgotten-report, idle in transaction) has held back vacuum" in warnings()[0]
+    assert warnings() == []
 
 
 def test_an_unexpected_error_tells_nothing_of_the_inside(

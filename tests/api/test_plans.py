@@ -1,0 +1,156 @@
+"""The plans of the hot queries, on a queue with a long history: by index, and by few pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+
+from geo_jobs_api.store import load_queries
+from tests.support.database import DatabaseServer
+
+HISTORY = 100_000
+_FILL = """
+    INSERT INTO jobs (
+        id, owner, task_type, state, priority, input_payload, max_attempts, input_file_name, input_size_bytes,
+        uploaded_at, finished_at, outputs, output_lease_seq, lease_seq, run_at
+    )
+    SELECT
+        gen_random_uuid(), 'o' || n % 50, 'geotiff_to_png', 'succeeded', 0, '{}', 5, 'a.tif', 1, now(),
+        now() - n * interval '10 seconds', '[]', 1, 1, now() - n * interval '10 seconds'
+    FROM generate_series(1, {history}) AS n;
+    INSERT INTO jobs (
+        id, owner, task_type, state, priority, input_payload, max_attempts, input_file_name, input_size_bytes,
+        uploaded_at, run_at
+    )
+    SELECT
+        gen_random_uuid(), 'o' || n % 50, 'geotiff_to_png', 'queued', 0, '{}', 5, 'a.tif', 1, now(),
+        now() - n * interval '1 second' + (n % 10 / 9) * interval '1 day'
+    FROM generate_series(1, 5000) AS n;
+    INSERT INTO jobs (
+        id, owner, task_type, state, priority, input_payload, max_attempts, input_file_name, input_size_bytes,
+        uploaded_at, lease_seq, lease_key, lease_expires_at, claim_id, claimed_at, worker_id
+    )
+    SELECT
+        gen_random_uuid(), 'o', 'geotiff_to_png', 'running', 0, '{}', 5, 'a.tif', 1, now(), 1, 'key',
+        now() + (n - 2) * interval '1 second', gen_random_uuid(), now(), 'w'
+    FROM generate_series(1, 100) AS n;
+    INSERT INTO jobs (id, owner, task_type, state, priority, input_payload, max_attempts, created_at)
+    SELECT gen_random_uuid(), 'o', 'geotiff_to_png', 'awaiting_upload', 0, '{}', 5, now() - n * interval '1 hour'
+    FROM generate_series(1, 500) AS n;
+    INSERT INTO job_events (job_id, type, state) SELECT id, 'succeeded', state FROM jobs;
+    INSERT INTO lease_outcomes (job_id, lease_seq, lease_key, attempt, ended_by, request_digest, state)
+    SELECT id, 1, 'k', 1, 'complete', '', 'succeeded' FROM jobs WHERE state = 'succeeded';
+"""
+
+
+@pytest.fixture(scope="module")
+def connection(postgres: DatabaseServer) -> Iterator[psycopg.Connection[Any]]:
+    """A queue with 100,000 ended jobs, 5,000 waiting and 100 running, after a vacuum."""
+    with postgres.clone() as url, psycopg.connect(url, autocommit=True) as opened:
+        opened.execute(_FILL.replace("{history}", str(HISTORY)).encode())
+        opened.execute("VACUUM ANALYZE")
+        yield opened
+
+
+def some_id(connection: psycopg.Connection[Any], state: str) -> Any:
+    row = connection.execute("SELECT id FROM jobs WHERE state = %s LIMIT 1", [state]).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All nodes of a plan."""
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes(child)
+
+
+LEASE = {"lease_seq": 1, "lease_key": "key"}
+PROGRESS = {"lease_seconds": 60, "percent": 5.0, "stage": "render", "message": "m"}
+# What is asked (file, query), with what, and the index that it must go by.
+QUERIES: dict[str, tuple[str, str, dict[str, Any], str]] = {
+    "claim": (
+        "leases.sql",
+        "claim_jobs",
+        {
+            "task_types": ["geotiff_to_png"], "rooms": [32], "limits_locked": False, "most": 32,
+            "claim_ids": [uuid4() for _ in range(32)], "lease_keys": ["k"] * 32, "worker_ids": ["w"] * 32,
+            "worker_names": ["w"] * 32, "shares": [1] * 32, "first_lease_seconds": 15.0,
+        },
+        "jobs_waiting",
+    ),
+    "heartbeat": ("leases.sql", "renew_lease", LEASE | PROGRESS, "jobs_pkey"),
+    "complete": (
+        "leases.sql",
+        "complete_jobs",
+        {
+            "lease_seqs": [1], "lease_keys": ["key"], "request_digests": [b"d"], "outputs": [Jsonb([])],
+            "metadata": [Jsonb({})], "timings": [Jsonb({})],
+        },
+        "jobs_pkey",
+    ),
+    "replay": ("leases.sql", "get_lease_outcome", LEASE, "lease_outcomes_pkey"),
+    "rescue": (
+        "upkeep.sql",
+        "rescue_lost_jobs",
+        {"max_worker_losses": 3, "cancel_overdue_seconds": 60.0, "most": 100},
+        "",
+    ),
+    "next loss": ("upkeep.sql", "seconds_until_next_loss", {"cancel_overdue_seconds": 60.0}, "jobs_leases"),
+    "wake": (
+        "upkeep.sql",
+        "look_around",
+        {"task_types": ["geotiff_to_png"], "most": 20, "claim_ids": [uuid4() for _ in range(20)]},
+        "jobs_due",
+    ),
+    "retention": (
+        "retention.sql",
+        "begin_removal",
+        {"states": ["succeeded", "cancelled"], "seconds": [86_400.0 * 5, 86_400.0 * 5], "most": 50},
+        "jobs_ended",
+    ),
+    "retention of the unused": (
+        "retention.sql",
+        "cancel_unused",
+        {"unused_seconds": 86_400.0 * 7, "most": 50},
+        "jobs_unused",
+    ),
+    "events": ("jobs.sql", "list_events", {"after": 0, "most": 200}, "job_events_of_job"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_hot_query_goes_by_its_index_and_reads_few_pages(connection: psycopg.Connection[Any], name: str) -> None:
+    """No plan walks through the history, whatever its length."""
+    file, query, parameters, index = QUERIES[name]
+    running = some_id(connection, "running")
+    parameters = {"id": running, "job_id": running, "ids": [running]} | parameters
+    statement = getattr(load_queries(file), query).sql
+    with connection.transaction(force_rollback=True):
+        connection.execute("SET LOCAL statement_timeout = '20s'")
+        cursor = psycopg.ClientCursor(connection)
+        row = cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}".encode(), parameters).fetchone()
+    assert row is not None
+    plan = row[0][0]["Plan"]
+    found = list(nodes(plan))
+    walked = [
+        node["Relation Name"]
+        for node in found
+        if node["Node Type"] == "Seq Scan" and node["Relation Name"] in {"jobs", "job_events", "lease_outcomes"}
+    ]
+    assert walked == []
+    assert not index or index in {node.get("Index Name") for node in found}
+    # 100,000 jobs fill more than 5,000 pages.
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 3000
+
+
+def test_the_queue_is_vacuumed_long_before_a_fifth_of_it_is_dead(connection: psycopg.Connection[Any]) -> None:
+    """The default of 20 % would leave claims to step over thousands of dead entries."""
+    row = connection.execute("SELECT reloptions FROM pg_class WHERE relname = 'jobs'").fetchone()
+    assert row is not None
+    assert {"autovacuum_vacuum_scale_factor=0.01", "fillfactor=80", "autovacuum_vacuum_cost_delay=0"} <= set(row[0])
