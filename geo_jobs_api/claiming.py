@@ -64,17 +64,19 @@ class ClaimDesk:
             raise draining()
         deadline = self._monotonic() + wait_seconds
         with self._room.enter(ask.claim_id, frozenset(ask.task_types)) as ticket:
-            if wait_seconds > COMPANY_SECONDS and self._room.is_known_empty(ask.task_types):
-                await self._wait(ticket, gone, wait_seconds, unseen=True)
-            # A wait that ran out unwoken needs no last look: 500 of them would be a burst every time.
-            while ticket.is_woken or self._monotonic() < deadline or wait_seconds == 0:
+            is_known_empty = wait_seconds > COMPANY_SECONDS and self._room.is_known_empty(ask.task_types)
+            if is_known_empty and not await self._wait(ticket, gone, wait_seconds, unseen=True):
+                return []
+            while not (gone.done() or ticket.superseded):
                 leases = await self._look(ask, ticket, gone, deadline)
                 remaining = deadline - self._monotonic()
-                if leases or remaining <= 0 or gone.done() or ticket.superseded:
+                if leases or remaining <= 0:
                     return leases
                 if self._room.is_draining:
                     raise draining()
-                await self._wait(ticket, gone, remaining)
+                # A wait that ran out unwoken needs no last look: those of a whole fleet would be a burst.
+                if not await self._wait(ticket, gone, remaining):
+                    return []
             return []
 
     async def _look(
@@ -102,7 +104,8 @@ class ClaimDesk:
                 await asyncio.sleep(_OUTAGE_PAUSE_SECONDS)
         return _NOTHING
 
-    async def _wait(self, ticket: Ticket, gone: asyncio.Future[None], seconds: float, *, unseen: bool = False) -> None:
+    async def _wait(self, ticket: Ticket, gone: asyncio.Future[None], seconds: float, *, unseen: bool = False) -> bool:
+        """Whether there is a reason to look; False when the time ran out or the client has gone."""
         waiting: asyncio.Future[bool] = asyncio.ensure_future(self._room.park(ticket, seconds, unseen=unseen))
         either: set[asyncio.Future[Any]] = {waiting, gone}
         try:
@@ -111,3 +114,4 @@ class ClaimDesk:
             waiting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await waiting
+        return ticket.is_woken and not gone.done()

@@ -94,7 +94,7 @@ class Wakeup:
                 async for notification in connection.notifies(timeout=self._listen_check_seconds):
                     self._heard(notification.payload)
                 # Silence may be a half-open connection.
-                async with asyncio.timeout(_PING_SECONDS):
+                async with asyncio.timeout(min(_PING_SECONDS, self._listen_check_seconds)):
                     await connection.execute("SELECT 1")
 
     def _heard(self, payload: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,10 +10,13 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import psycopg
 import pytest
 
 from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, code_of, rows
+from tests.support.database import DatabaseServer
+from tests.support.proxy import silent_proxy
 from tests.support.waiting import wait_until
 
 
@@ -142,6 +146,52 @@ def test_a_broken_listen_connection_is_made_anew(
     waiting = park(api, threads, Worker(api))
     job_id = Person(api).submit()
     assert [job["id"] for job in waiting.result(timeout=10)] == [job_id]
+
+
+def test_a_half_open_listen_connection_costs_a_backstop_at_most_and_is_made_anew(
+    api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor, postgres_url: str
+) -> None:
+    """The connection is there, and says nothing any more: the poll finds the next job, and later there is a new one."""
+    target = psycopg.conninfo.conninfo_to_dict(postgres_url)
+
+    def connect() -> socket.socket:
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(f"{target['host']}/.s.PGSQL.{target['port']}")
+        return server
+
+    with silent_proxy(connect) as proxy:
+        url = psycopg.conninfo.make_conninfo(postgres_url, host="127.0.0.1", port=proxy.port)
+        api = api_server(database_url=url, backstop_seconds=0.5, listen_check_seconds=1)
+        wait_until(lambda: proxy.talking(b"geo-jobs-listen") == 1, "the connection to listen")
+        # The second claim is parked without a look: it relies on being told.
+        assert Worker(api).claim_all(waitSeconds=0.1) == []
+        waiting = park(api, threads, Worker(api))
+        assert proxy.silence(b"geo-jobs-listen") == 1
+        job_id = Person(api).submit()
+        assert [job["id"] for job in waiting.result(timeout=10)] == [job_id]
+        wait_until(lambda: proxy.talking(b"geo-jobs-listen") == 1, "a new connection to listen", 30)
+        api.stop()
+
+
+def test_an_idle_fleet_costs_next_to_no_statements(
+    api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor, postgres: DatabaseServer, postgres_url: str
+) -> None:
+    """Twenty claims come again and again to an empty queue; only the poll for all of them reaches the database."""
+    name = psycopg.conninfo.conninfo_to_dict(postgres_url)["dbname"]
+    api = api_server(backstop_seconds=3600, rescue_interval_seconds=3600, first_lease_seconds=3600)
+    Worker(api).claim_all(waitSeconds=0.1)
+    wait_until(lambda: api.app.state.services.room.is_known_empty(["geotiff_to_png"]), "the queue to be known empty")
+    postgres.execute(f"ALTER DATABASE {name} SET log_min_duration_statement = 0")
+    rows(postgres_url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'geo-jobs-api'")
+    log = postgres.server.data / "server.log"
+    before = log.stat().st_size
+    waits = [threads.submit(Worker(api, f"w{n}").claim_all, waitSeconds=3) for n in range(20)]
+    assert [wait.result(timeout=20) for wait in waits] == [[]] * 20
+    told = log.read_bytes()[before:].decode()
+    statements = [line for line in told.splitlines() if "ms  execute" in line and "WITH held" in line]
+    polls = [line for line in told.splitlines() if "ms  execute" in line]
+    assert statements == []
+    assert len(polls) <= 6
 
 
 def test_two_processes_share_the_work_with_only_the_database_between_them(
