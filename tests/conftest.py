@@ -17,6 +17,7 @@ from tests.support.waiting import wait_until
 
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.register_profile("long", deadline=None)
 hypothesis.settings.load_profile("unhurried")
 
 
