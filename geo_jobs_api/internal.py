@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.jobs import JobState, LeaseToken, input_key, output_key, stem_of, upload_slots
-from geo_jobs_api.lease_store import ClaimRequest, Completion, Progress, Results
+from geo_jobs_api.lease_store import ClaimRequest, Completion, News, Results
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.metrics import JOBS_CLAIMED, JOBS_ENDED
 from geo_jobs_api.records import Lease, LeasedJob, LeaseOutcome, PreviousError, Renewal
@@ -119,7 +119,7 @@ def _slots(services: Services, base_url: str, job: LeasedJob, lease_seq: int) ->
 def _claimed_job(services: Services, base_url: str, lease: Lease, errors: list[PreviousError]) -> ClaimedJob:
     job = lease.job
     download = services.storage.sign_get(
-        base_url, input_key(job.id, job.file_name), services.settings.signed_url_seconds
+        base_url, input_key(job.id, job.input_sha256 or "", job.file_name), services.settings.signed_url_seconds
     )
     return ClaimedJob(
         id=job.id,
@@ -150,9 +150,8 @@ def _claimed_job(services: Services, base_url: str, lease: Lease, errors: list[P
 async def heartbeat(
     job_id: UUID, token: LeaseTokenOf, services: ServicesOf, base_url: BaseUrl, body: Heartbeat | None = None
 ) -> LeaseView:
-    """A sign of life. The first one makes the attempt count."""
-    del body  # `stats` is taken and not kept yet
-    return await _renew(services, base_url, job_id, token, None)
+    """A sign of life. The first one makes the attempt count; the last `stats` are shown to the job's owner."""
+    return await _renew(services, base_url, job_id, token, News(stats=None if body is None else body.stats))
 
 
 @router.patch("/{job_id}/progress", response_model=LeaseView)
@@ -160,14 +159,12 @@ async def progress(
     job_id: UUID, body: ReportProgress, token: LeaseTokenOf, services: ServicesOf, base_url: BaseUrl
 ) -> LeaseView:
     """How far it is; renews the lease too. A percent lower than the last one changes nothing."""
-    return await _renew(services, base_url, job_id, token, Progress(body.percent, body.stage, body.message))
+    return await _renew(services, base_url, job_id, token, News(body.percent, body.stage, body.message))
 
 
-async def _renew(
-    services: Services, base_url: str, job_id: UUID, token: LeaseToken, news: Progress | None
-) -> LeaseView:
+async def _renew(services: Services, base_url: str, job_id: UUID, token: LeaseToken, news: News) -> LeaseView:
     settings = services.settings
-    renewal = await services.leases.renew_lease(job_id, token, lease_seconds=settings.lease_seconds, progress=news)
+    renewal = await services.leases.renew_lease(job_id, token, lease_seconds=settings.lease_seconds, news=news)
     if renewal is None:
         raise _refuse(await services.leases.find_outcome(job_id, token), token)
     return LeaseView(

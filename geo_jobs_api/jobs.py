@@ -218,9 +218,14 @@ def job_prefix(job_id: UUID) -> str:
     return f"jobs/{job_id}"
 
 
-def input_key(job_id: UUID, file_name: str) -> str:
-    """Where the user's file is kept."""
+def upload_key(job_id: UUID, file_name: str) -> str:
+    """What the user's signed URL names. Nothing is kept there."""
     return f"{job_prefix(job_id)}/input/{file_name}"
+
+
+def input_key(job_id: UUID, sha256: str, file_name: str) -> str:
+    """Where the user's file is kept: under its digest, so that of two uploads at once neither touches the other's."""
+    return f"{job_prefix(job_id)}/input/{sha256}/{file_name}"
 
 
 def output_key(job_id: UUID, lease_seq: int, name: str) -> str:

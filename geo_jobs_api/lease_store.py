@@ -43,12 +43,16 @@ class ClaimRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a worker has come: percent from 0 to 100."""
+class News:
+    """What a sign of life tells: how far the worker has come (0 to 100; None: nothing new), and what it is up to."""
 
-    percent: float
-    stage: str | None
-    message: str | None
+    percent: float | None = None
+    stage: str | None = None
+    message: str | None = None
+    stats: dict[str, Any] | None = None
+
+
+NO_NEWS = News()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +203,7 @@ class LeaseStore:
         return None if row is None else LeaseOutcome.from_row(row)
 
     async def renew_lease(
-        self, job_id: UUID, token: LeaseToken, *, lease_seconds: float, progress: Progress | None = None
+        self, job_id: UUID, token: LeaseToken, *, lease_seconds: float, news: News = NO_NEWS
     ) -> Renewal | None:
         """Note a sign of life; None when the lease is not held any more."""
         async with self._pool.connection() as connection:
@@ -209,9 +213,10 @@ class LeaseStore:
                 lease_seq=token.lease_seq,
                 lease_key=token.lease_key,
                 lease_seconds=lease_seconds,
-                percent=None if progress is None else progress.percent,
-                stage=None if progress is None else progress.stage,
-                message=None if progress is None else progress.message,
+                percent=news.percent,
+                stage=news.stage,
+                message=news.message,
+                stats=None if news.stats is None else Jsonb(news.stats),
             )
         return None if row is None else Renewal.from_row(row)
 

@@ -26,13 +26,12 @@ class StagedObject:
 
     info: ObjectInfo
     temporary: Path
-    target: Path
 
-    def publish(self) -> None:
-        """Give it its key, replacing what stood there, and make that survive a power cut."""
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        self.temporary.replace(self.target)
-        folder = os.open(self.target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    def publish(self, target: Path) -> None:
+        """Give it its place, replacing what stood there, and make that survive a power cut."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.temporary.replace(target)
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
         finally:
@@ -131,20 +130,19 @@ class LocalStorage:
         await asyncio.to_thread(write)
 
     @asynccontextmanager
-    async def receive(self, key: str, body: AsyncIterator[bytes], rule: SizeRule) -> AsyncIterator[StagedObject]:
+    async def receive(self, body: AsyncIterator[bytes], rule: SizeRule) -> AsyncIterator[StagedObject]:
         """Take an upload in, piece by piece; what is not published inside the context is removed.
 
         Raises:
             Problem: `too-large` as soon as there are too many bytes, `validation` when there are too few.
         """
-        target = self.path_of(key)
         descriptor, name = await asyncio.to_thread(tempfile.mkstemp, dir=self._incoming)
         temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 info = await _write_body(file, body, rule)
                 await asyncio.to_thread(os.fsync, file.fileno())
-            yield StagedObject(info, temporary, target)
+            yield StagedObject(info, temporary)
         finally:
             await asyncio.to_thread(temporary.unlink, missing_ok=True)
 

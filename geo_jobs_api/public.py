@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 
 from geo_jobs_api.auth import Caller
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.jobs import FINAL_STATES, JobState, input_key, output_key, safe_file_name
+from geo_jobs_api.jobs import FINAL_STATES, JobState, output_key, safe_file_name, upload_key
 from geo_jobs_api.records import Job
 from geo_jobs_api.schemas import (
     CancelJob,
@@ -127,7 +127,7 @@ async def request_upload(
         raise Problem("invalid-state", "The job has its file already, or has ended.")
     signed = services.storage.sign_put(
         base_url,
-        input_key(job_id, file_name),
+        upload_key(job_id, file_name),
         SizeRule(body.file_size, exact=True),
         services.settings.signed_url_seconds,
     )

@@ -50,6 +50,7 @@ class Job(_FromRow):
     max_attempts: int
     worker_losses: int
     worker_name: str | None
+    worker_stats: dict[str, Any] | None
     started_at: datetime | None
     percent: float
     stage: str | None
@@ -80,6 +81,7 @@ class LeasedJob(_FromRow):
     input_file_name: str | None
     input_size_bytes: int | None
     input_content_type: str | None
+    input_sha256: str | None
     attempt: int
     max_attempts: int
 

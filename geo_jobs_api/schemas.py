@@ -147,6 +147,7 @@ class JobView(Model):
     timings: dict[str, Any] | None
     error: dict[str, Any] | None
     worker_name: str | None
+    worker_stats: dict[str, Any] | None
     created_at: datetime
     run_at: datetime
     uploaded_at: datetime | None

@@ -6,7 +6,6 @@ This module and `lease_store` are the only callers of SQL. Each method is one st
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -101,20 +100,13 @@ class JobStore:
             )
         return _job_or_none(row)
 
-    @asynccontextmanager
-    async def enqueue_uploaded(
-        self, job_id: UUID, *, file_name: str, size_bytes: int, sha256: str
-    ) -> AsyncIterator[bool]:
-        """Queue the job whose file has arrived; the body publishes the file while the job's row is locked.
-
-        Gives False when the job does not wait for this file. A body that raises leaves the job as it was. One
-        transaction, so that of two uploads at once the one that queues the job is the one whose bytes stay.
-        """
-        async with self._pool.connection() as connection, connection.transaction():
+    async def enqueue_uploaded(self, job_id: UUID, *, file_name: str, size_bytes: int, sha256: str) -> bool:
+        """Queue the job whose file is in its place; False when the job does not wait for this file."""
+        async with self._pool.connection() as connection:
             row = await _jobs.enqueue_uploaded(
                 connection, id=job_id, file_name=file_name, size_bytes=size_bytes, sha256=sha256
             )
-            yield row is not None
+        return row is not None
 
     async def request_cancel(self, job_id: UUID, reason: str | None) -> Job | None:
         """Cancel a job, or ask its worker to stop; None when it has ended or was asked before."""

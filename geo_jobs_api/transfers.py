@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.jobs import FINAL_STATES, JobState
+from geo_jobs_api.jobs import FINAL_STATES, JobState, input_key
 from geo_jobs_api.local_storage import StagedObject
 from geo_jobs_api.services import Services, ServicesOf
 from geo_jobs_api.storage import SignatureQuery, SizeRule
@@ -44,7 +44,7 @@ async def put_object(key: str, request: Request, query: Signature, services: Ser
         raise Problem("signature-invalid", "The signed URL tells no size.")
     _check_announced_length(request.headers.get("content-length"), rule)
     await _check_wanted(services, key)
-    async with services.storage.receive(key, request.stream(), rule) as staged:
+    async with services.storage.receive(request.stream(), rule) as staged:
         await _publish(services, key, staged)
         return Response(status_code=201, headers={"ETag": f'"{staged.info.sha256}"'})
 
@@ -75,17 +75,17 @@ async def _check_wanted(services: Services, key: str) -> None:
 
 
 async def _publish(services: Services, key: str, staged: StagedObject) -> None:
+    """Give the object its key, then have the job know of it: nothing of the database is held while the disk works."""
     match = _INPUT_KEY.match(key)
     if match is None:
         await _check_wanted(services, key)
-        await asyncio.to_thread(staged.publish)
+        await asyncio.to_thread(staged.publish, services.storage.path_of(key))
         return
-    async with services.jobs.enqueue_uploaded(
-        UUID(match["job"]), file_name=match["name"], size_bytes=staged.info.size_bytes, sha256=staged.info.sha256
-    ) as is_wanted:
-        if not is_wanted:
-            raise Problem("invalid-state", "The job does not wait for this file.")
-        await asyncio.to_thread(staged.publish)
+    job_id, name, info = UUID(match["job"]), match["name"], staged.info
+    await asyncio.to_thread(staged.publish, services.storage.path_of(input_key(job_id, info.sha256, name)))
+    # Of two uploads at once one queues the job; the other's file is nobody's, and goes with the job.
+    if not await services.jobs.enqueue_uploaded(job_id, file_name=name, size_bytes=info.size_bytes, sha256=info.sha256):
+        raise Problem("invalid-state", "The job does not wait for this file.")
 
 
 @router.head("/{key:path}", include_in_schema=False)

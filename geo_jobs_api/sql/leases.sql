@@ -52,7 +52,7 @@ WITH held AS MATERIALIZED (
     SET
         state = 'running', lease_seq = jobs.lease_seq + 1, lease_key = asked.lease_key, claim_id = asked.claim_id,
         lease_expires_at = now() + make_interval(secs => :first_lease_seconds), lease_confirmed = false,
-        claimed_at = now(), worker_id = asked.worker_id, worker_name = asked.worker_name, started_at = NULL,
+        claimed_at = now(), worker_id = asked.worker_id, worker_name = asked.worker_name, worker_stats = NULL, started_at = NULL,
         percent = 0, stage = NULL, message = NULL
     FROM picked JOIN asked ON picked.number > asked.up_to - asked.share AND picked.number <= asked.up_to
     WHERE jobs.id = picked.id AND jobs.state = 'queued'
@@ -68,7 +68,7 @@ WITH held AS MATERIALIZED (
 )
 SELECT
     given.is_new, given.claim_id, given.id, given.task_type, given.priority, given.input_payload,
-    given.input_file_name, given.input_size_bytes, given.input_content_type, given.attempt, given.max_attempts,
+    given.input_file_name, given.input_size_bytes, given.input_content_type, given.input_sha256, given.attempt, given.max_attempts,
     given.lease_seq, given.lease_key, given.lease_expires_at, given.lease_confirmed,
     task_types.timeout_seconds, now() AS server_time
 FROM given JOIN task_types ON task_types.name = given.task_type
@@ -117,9 +117,9 @@ LEFT JOIN lease_outcomes AS outcome
     ON outcome.job_id = jobs.id AND outcome.lease_seq = :lease_seq AND outcome.lease_key = :lease_key
 WHERE jobs.id = :id;
 
--- name: renew_lease(id, lease_seq, lease_key, lease_seconds, percent, stage, message)^
+-- name: renew_lease(id, lease_seq, lease_key, lease_seconds, percent, stage, message, stats)^
 -- A sign of life, with progress or (percent NULL) without. The first one makes the attempt count.
--- Progress that is older than what is known renews the lease and changes nothing else.
+-- Progress that is older than what is known renews the lease and changes nothing else. The last stats are kept.
 WITH held AS (
     SELECT
         id, lease_confirmed,
@@ -139,7 +139,8 @@ WITH held AS (
         lease_confirmed = true,
         percent = CASE WHEN held.is_news THEN :percent::double precision ELSE jobs.percent END,
         stage = CASE WHEN held.is_news THEN :stage::text ELSE jobs.stage END,
-        message = CASE WHEN held.is_news THEN :message::text ELSE jobs.message END
+        message = CASE WHEN held.is_news THEN :message::text ELSE jobs.message END,
+        worker_stats = coalesce(:stats::jsonb, jobs.worker_stats)
     FROM held
     WHERE jobs.id = held.id
     RETURNING

@@ -9,7 +9,18 @@ import httpx
 import pytest
 
 from tests.support.api import RunningApi
-from tests.support.clients import Person, Worker, code_of, expire_leases, get, output_of, put, rows, storage_files
+from tests.support.clients import (
+    Person,
+    Worker,
+    code_of,
+    expire_leases,
+    get,
+    input_file,
+    output_of,
+    put,
+    rows,
+    storage_files,
+)
 from tests.support.waiting import wait_until
 
 
@@ -91,7 +102,7 @@ def test_a_stale_worker_can_change_nothing_and_its_files_are_never_seen(
     assert code_of(worker.complete(stale, stale_outputs)) == (409, "lease-lost")
     links = person.http.get(f"/api/geo-jobs/{job_id}/download/output").json()["outputs"]
     assert [get(link["url"]).content for link in links] == [b"\x89PNG picture"]
-    assert storage_files(api, job_id) == ["input/map.tif", "outputs/1/map.png", "outputs/2/map.png"]
+    assert storage_files(api, job_id) == [input_file(), "outputs/1/map.png", "outputs/2/map.png"]
 
 
 def test_a_lease_number_without_its_secret_part_is_worth_nothing(person: Person, worker: Worker) -> None:
@@ -375,3 +386,15 @@ def test_outputs_outside_the_slots_are_refused(person: Person, worker: Worker) -
     told = worker.upload(job)
     assert code_of(worker.complete(job, told + told)) == (422, "output-mismatch")
     assert code_of(worker.complete(job, [output_of("../x", b"")])) == (422, "output-mismatch")
+
+
+def test_the_last_stats_of_a_worker_are_shown_to_the_jobs_owner(person: Person, worker: Worker) -> None:
+    """A heartbeat without any leaves them as they were; the next lease begins without."""
+    job_id = person.submit()
+    job = worker.claim()
+    for stats in ({"rssMb": 100}, {"rssMb": 200}, None):
+        worker.call("heartbeat", job, {"stats": stats}).raise_for_status()
+    assert person.look(job_id)["workerStats"] == {"rssMb": 200}
+    worker.fail(job, "interrupted").raise_for_status()
+    worker.claim()
+    assert person.look(job_id)["workerStats"] is None

@@ -71,7 +71,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 LEASE = {"lease_seq": 1, "lease_key": "key"}
-PROGRESS = {"lease_seconds": 60, "percent": 5.0, "stage": "render", "message": "m"}
+PROGRESS = {"lease_seconds": 60, "percent": 5.0, "stage": "render", "message": "m", "stats": None}
 # What is asked (file, query), with what, and the index that it must go by.
 QUERIES: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "claim": (

@@ -13,7 +13,7 @@ from geo_jobs_api.cli import main
 from geo_jobs_api.database import open_pool
 from geo_jobs_api.retention import Retention
 from tests.support.api import RunningApi, make_settings
-from tests.support.clients import Person, Worker, code_of, rows, storage_files
+from tests.support.clients import Person, Worker, code_of, input_file, rows, storage_files
 
 DAY = 86_400
 
@@ -87,7 +87,7 @@ async def test_nothing_of_a_job_that_has_not_ended_is_ever_removed(
     before = [history(api, job_id) for job_id in (running, queued)]
     assert (await keeper.run_once()).is_empty
     assert [history(api, job_id) for job_id in (running, queued)] == before
-    assert all(storage_files(api, job_id) == ["input/map.tif"] for job_id in (running, queued))
+    assert all(storage_files(api, job_id) == [input_file()] for job_id in (running, queued))
 
 
 async def test_a_job_that_is_sent_back_while_it_is_old_is_not_removed(

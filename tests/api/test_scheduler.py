@@ -31,8 +31,7 @@ async def running_job(pool: Pool, *, confirmed: bool = True) -> Lease:
     new = NewJob(uuid7(), "ada", "geotiff_to_png", None, {}, None, b"")
     assert await jobs.create_job(new) is not None
     await jobs.set_upload(new.id, file_name="a.tif", size_bytes=4, content_type="image/tiff")
-    async with jobs.enqueue_uploaded(new.id, file_name="a.tif", size_bytes=4, sha256="0" * 64) as is_wanted:
-        assert is_wanted
+    assert await jobs.enqueue_uploaded(new.id, file_name="a.tif", size_bytes=4, sha256="0" * 64)
     request = ClaimRequest(uuid4(), "w/1", "w", ("geotiff_to_png",), 1, "key", 15)
     (claimed,) = await leases.claim_jobs([request])
     (lease,) = claimed.leases

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from geo_jobs_api.errors import Problem
+from geo_jobs_api.local_storage import StagedObject
 from tests.support.api import RunningApi
-from tests.support.clients import TIFF, Person, Worker, code_of, get, head, put, storage_files
+from tests.support.clients import TIFF, Person, Worker, code_of, get, head, input_file, put, storage_files
 
 
 def finished(api: RunningApi, content: bytes) -> str:
@@ -106,7 +110,7 @@ def test_a_second_upload_of_the_same_file_does_not_replace_the_first(api: Runnin
     put(url, content=TIFF).raise_for_status()
     assert code_of(put(url, content=TIFF[::-1])) == (409, "invalid-state")
     assert person.look(job_id)["input"]["sha256"] == hashlib.sha256(TIFF).hexdigest()
-    assert (api.settings.object_dir / "jobs" / job_id / "input" / "map.tif").read_bytes() == TIFF
+    assert storage_files(api, job_id) == [input_file()]
 
 
 def test_an_output_larger_than_its_slot_is_refused(person: Person, worker: Worker) -> None:
@@ -170,10 +174,50 @@ def test_even_a_signed_key_cannot_leave_the_store(api: RunningApi, key: str) -> 
 
 
 async def test_objects_below_a_prefix_can_be_removed(api: RunningApi, person: Person) -> None:
-    """What retention will need; a prefix without objects is no error."""
+    """What retention needs; a prefix without objects is no error."""
     job_id = person.submit()
     storage = api.app.state.services.storage
     for _ in range(2):
         await storage.delete_prefix(f"jobs/{job_id}")
         assert storage_files(api, job_id) == []
     assert await storage.stat(f"jobs/{job_id}/input/map.tif") is None
+
+
+def test_an_upload_that_waits_for_the_disk_holds_nothing_of_the_database(
+    api_server: Callable[..., RunningApi], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a disk that stands still and a pool of two, three uploads leave the service answering."""
+    api = api_server(database_pool_size=2, database_timeout_seconds=2)
+    person, go_on, stuck = Person(api), threading.Event(), threading.Semaphore(0)
+    publish = StagedObject.publish
+
+    def slowly(staged: StagedObject, target: Path) -> None:
+        stuck.release()
+        assert go_on.wait(20)
+        publish(staged, target)
+
+    monkeypatch.setattr(StagedObject, "publish", slowly)
+    ids = [person.create()["id"] for _ in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        uploads = [threads.submit(put, person.upload_url(job_id), content=TIFF) for job_id in ids]
+        try:
+            for _ in ids:
+                assert stuck.acquire(timeout=10)
+            assert {person.look(job_id)["state"] for job_id in ids} == {"awaiting_upload"}
+        finally:
+            go_on.set()
+        assert [upload.result(timeout=20).status_code for upload in uploads] == [201] * 3
+
+
+def test_two_uploads_at_once_leave_the_bytes_of_the_one_that_queued_the_job(
+    api: RunningApi, person: Person, worker: Worker
+) -> None:
+    """Whichever wins, the worker downloads what the job's digest says."""
+    for _ in range(5):
+        job_id = person.create()["id"]
+        url = person.upload_url(job_id)
+        with ThreadPoolExecutor(2) as threads:
+            answers = list(threads.map(lambda data, url=url: put(url, content=data), (TIFF, TIFF[::-1])))
+        assert sorted(answer.status_code for answer in answers) == [201, 409]
+        content = get(worker.claim()["input"]["downloadUrl"]).content
+        assert hashlib.sha256(content).hexdigest() == person.look(job_id)["input"]["sha256"]

@@ -144,6 +144,11 @@ def code_of(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, body["code"]
 
 
+def input_file(data: bytes = TIFF, name: str = "map.tif") -> str:
+    """Where an uploaded file is kept, below its job's folder."""
+    return f"input/{hashlib.sha256(data).hexdigest()}/{name}"
+
+
 def storage_files(api: RunningApi, job_id: str | UUID) -> list[str]:
     """The objects of a job, as paths below its folder."""
     folder = api.settings.object_dir / "jobs" / str(job_id)
