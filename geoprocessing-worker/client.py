@@ -10,7 +10,7 @@ import httpx
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from geoprocessing_worker import retry
-from geoprocessing_worker.errors import ApiError, LeaseLost, Rejected, TokenRefused, Unavailable
+from geoprocessing_worker.errors import ApiError, LeaseExpired, LeaseLost, Rejected, TokenRefused, Unavailable
 from geoprocessing_worker.models import (
     ClaimAnswer,
     ClaimRequest,
@@ -72,21 +72,21 @@ class JobApi:
 
         return await retry.persist(policy, once)
 
-    async def heartbeat(self, job: HeldJob) -> LeaseAnswer:
+    async def heartbeat(self, job: HeldJob, *, policy: Policy = retry.HEARTBEAT) -> LeaseAnswer:
         """Renew the lease."""
-        return await self._on_job("heartbeat", job, None, LeaseAnswer, retry.HEARTBEAT)
+        return await self._on_job("heartbeat", job, None, LeaseAnswer, policy)
 
     async def progress(self, job: HeldJob, progress: Progress) -> LeaseAnswer:
         """Say how far the job is; renews the lease too."""
         return await self._on_job("progress", job, progress, LeaseAnswer, retry.HEARTBEAT)
 
-    async def complete(self, job: HeldJob, completion: Completion) -> CompleteAnswer:
+    async def complete(self, job: HeldJob, completion: Completion, *, policy: Policy = retry.REPORT) -> CompleteAnswer:
         """Hand the result in. Saying it twice does no harm."""
-        return await self._on_job("complete", job, completion, CompleteAnswer, retry.REPORT)
+        return await self._on_job("complete", job, completion, CompleteAnswer, policy)
 
-    async def fail(self, job: HeldJob, failure: Failure, *, parting: bool = False) -> FailAnswer:
-        """Give the job back with the reason, with little patience when `parting`. Saying it twice does no harm."""
-        return await self._on_job("fail", job, failure, FailAnswer, retry.PARTING if parting else retry.REPORT)
+    async def fail(self, job: HeldJob, failure: Failure, *, policy: Policy = retry.REPORT) -> FailAnswer:
+        """Give the job back with the reason. Saying it twice does no harm."""
+        return await self._on_job("fail", job, failure, FailAnswer, policy)
 
     async def _on_job(
         self, verb: str, job: HeldJob, body: WireModel | None, answer: type[Answer], policy: Policy
@@ -95,7 +95,7 @@ class JobApi:
 
         async def once() -> Answer:
             if job.remaining() <= 0:
-                raise LeaseLost("lease-expired", "the lease ran out, so nothing more may be sent for this job")
+                raise LeaseExpired("the lease ran out, so nothing more may be sent for this job")
             response = await self._send("PATCH", f"{JOBS}/{job.job_id}/{verb}", body, headers, policy.try_timeout)
             return _read(response, answer)
 

@@ -60,6 +60,8 @@ class Settings(BaseSettings):
     max_memory_mb: int = Field(4096, ge=512, description="address space of a job's process, in MiB")
     shutdown_grace: float = Field(30, ge=0, description="seconds that running jobs get after SIGTERM")
     temp_dir: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()) / f"geoprocessing-worker-{os.getuid()}")
+    outbox_max_age: float = Field(86400, gt=0, description="seconds that a report may wait for the API to come back")
+    outbox_max_reports: int = Field(100, ge=1, description="reports that may wait; of more, the oldest goes")
     validate_file_headers: bool = True
     scan_for_malware: bool = False
     disable_workers: bool = False

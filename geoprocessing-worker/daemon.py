@@ -23,7 +23,7 @@ REFUSED_PAUSE = 30.0
 # While the API is away: doubled from the first to the last, with jitter, so that a fleet does not come back at once.
 PAUSE_FIRST, PAUSE_LAST = 1.0, 30.0
 # For reports of jobs that go back, after the grace period.
-PARTING_SECONDS = 8.0
+PARTING_SECONDS = 10.0
 
 
 class Daemon:
@@ -56,6 +56,7 @@ class Daemon:
         structlog.contextvars.bind_contextvars(worker_id=self.worker_id)
         removed = await asyncio.to_thread(sweep, self._settings.temp_dir)
         await self._tools.sandbox.warm_up()
+        await self._tools.courier.start()
         log.info(
             "worker_started",
             message=f"Worker {self._settings.worker_name} started",
@@ -69,6 +70,7 @@ class Daemon:
         else:
             await self._claim_until_stopped()
         await self._let_finish()
+        await self._tools.courier.stop()
         log.info("worker_shutdown_complete", message="Worker stopped")
 
     # -- claiming ---------------------------------------------------------------------------------------------------

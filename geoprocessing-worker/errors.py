@@ -75,7 +75,14 @@ class TokenRefused(ApiError):  # noqa: N818 - an answer of the API, named as wha
 
 
 class LeaseLost(ApiError):  # noqa: N818
-    """404 or 409, or the lease ran out: the job is somebody else's, or over. Nothing more may be sent for it."""
+    """404 or 409: the job is somebody else's, or over. Nothing more may be sent for it."""
+
+
+class LeaseExpired(LeaseLost):
+    """The worker's own verdict: the lease was not renewed in time. Whether the job is lost, the API will say."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("lease-expired", message)
 
 
 class Rejected(ApiError):  # noqa: N818

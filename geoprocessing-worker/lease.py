@@ -3,15 +3,17 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import structlog
+from pydantic import SecretStr
 
 from geoprocessing_worker.client import JobApi
-from geoprocessing_worker.errors import CancelRequested, LeaseLost, TokenRefused, Unavailable
-from geoprocessing_worker.models import ClaimedJob, LeaseAnswer, Progress, UploadSlot
+from geoprocessing_worker.errors import ApiError, CancelRequested, LeaseExpired, LeaseLost, TokenRefused, Unavailable
+from geoprocessing_worker.models import LeaseAnswer, Progress, UploadSlot
 
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 # Progress is for people: reports closer together than this are folded into the last one.
@@ -22,17 +24,37 @@ LEASE_SHARE = 1 / 3
 REFUSED_PAUSE = 5.0
 
 
+class LeasedJob(Protocol):
+    """What a lease has to know of its job."""
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+
+    @property
+    def lease_token(self) -> SecretStr:
+        """The lease token."""
+
+    @property
+    def lease_seconds(self) -> float:
+        """For how long the lease can be trusted from now on."""
+
+    @property
+    def uploads(self) -> tuple[UploadSlot, ...]:
+        """Where results may be put."""
+
+
 class Lease:
     """A claim on a job, trusted on the monotonic clock from when the request that renewed it was *sent*.
 
     So neither a slow reply nor a wrong wall clock makes it seem longer than it is.
 
     Args:
-        job: as claimed.
+        job: as claimed, or as the outbox has it.
         clock: monotonic seconds.
     """
 
-    def __init__(self, job: ClaimedJob, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, job: LeasedJob, clock: Callable[[], float] = time.monotonic) -> None:
         self.job_id = job.id
         self.token = job.lease_token
         self.uploads: dict[str, UploadSlot] = {slot.name: slot for slot in job.uploads}
@@ -96,7 +118,8 @@ class LeaseKeeper:
         """Renew for ever.
 
         Raises:
-            LeaseLost: the API said so, or could not be reached for as long as the lease lasts.
+            LeaseLost: the API said so.
+            LeaseExpired: it could not be reached for as long as the lease lasts.
             CancelRequested: somebody does not want the job any more.
         """
         while True:
@@ -117,6 +140,17 @@ class LeaseKeeper:
                 await asyncio.Event().wait()  # until the one who hands the result in has its answer
             await asyncio.sleep(LEAST_REPORT_GAP)
 
+    async def during(self, report: Coroutine[Any, Any, T]) -> T:
+        """Send a final report while the lease is kept, and let nothing but the report's own answer end it."""
+        self.finish()
+        keeping = asyncio.create_task(self.keep())
+        try:
+            return await report
+        finally:
+            keeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ApiError):
+                await keeping
+
     async def _renew(self) -> None:
         self._news.clear()
         sent = self._clock()
@@ -125,7 +159,7 @@ class LeaseKeeper:
             async with asyncio.timeout(max(0.0, self._lease.remaining())):
                 answer = await self._ask()
         except (TimeoutError, Unavailable) as error:
-            raise LeaseLost("lease-expired", f"the API could not be reached in time: {error}") from None
+            raise LeaseExpired(f"the API could not be reached in time: {error}") from None
         self._lease.renew(sent, answer)
         if answer.cancel is not None and not self._finishing:
             raise CancelRequested(answer.cancel.reason or "no reason given", answer.cancel.grace_seconds)
@@ -135,3 +169,21 @@ class LeaseKeeper:
         if progress is None:
             return await self._api.heartbeat(self._lease)
         return await self._api.progress(self._lease, progress)
+
+
+async def watched(work: Coroutine[Any, Any, T], *watchers: Coroutine[Any, Any, NoReturn]) -> T:
+    """Do `work` until it ends, or until a watcher raises: then the work is stopped first, and waited for."""
+    working = asyncio.create_task(work)
+    watching = [asyncio.create_task(watcher) for watcher in watchers]
+    try:
+        await asyncio.wait([working, *watching], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        for watcher in watching:
+            if watcher.done():
+                watcher.result()
+        raise AssertionError("unreachable: watchers end by raising")
+    finally:
+        for task in (working, *watching):
+            task.cancel()
+        await asyncio.gather(working, *watching, return_exceptions=True)

@@ -2,7 +2,8 @@
 
 The arithmetic: a lease lasts 60 s and is renewed every 20 s. A heartbeat that is not answered within 5 s is sent again
 a second or two later, so that at least five of them fit before the lease is gone. Losing a finished result is the worst
-outcome, so completing and failing go on for as long as the lease can still be trusted.
+outcome, so completing and failing go on for as long as the lease can still be trusted, and from the outbox after that:
+an API that was away gives living workers a lease's time before it takes their jobs, which is six tries of the outbox.
 """
 
 import math
@@ -36,6 +37,10 @@ CLAIM = Policy(try_timeout=10, wait_initial=0.5, wait_max=4, patience=12)
 HEARTBEAT = Policy(try_timeout=5, wait_initial=0.5, wait_max=2)
 # A refused token may be mended, and a refusal may be a proxy's, while a result waits.
 REPORT = Policy(try_timeout=15, wait_initial=0.5, wait_max=10, patience=600, through_refusal=True)
+# A report that waits in the outbox: its age says when to give up.
+OUTBOX = Policy(try_timeout=15, wait_initial=0.5, wait_max=8, through_refusal=True)
+# For a caller that counts the tries itself; stamina takes 0 for a mistake.
+ONCE = Policy(try_timeout=15, wait_initial=0, wait_max=0, patience=1e-6)
 # Patience is counted from the last byte that moved; see transfer.py.
 TRANSFER = Policy(try_timeout=30, wait_initial=1, wait_max=15)
 # A worker that is leaving does not hang on: the lease runs out by itself.

@@ -5,13 +5,12 @@ report, sent once, last.
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import httpx
 import structlog
@@ -19,23 +18,25 @@ import structlog
 from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, OutputFile
+from geoprocessing_worker.courier import Courier, cancelled, rejected
+from geoprocessing_worker.delivery import FinalReport
 from geoprocessing_worker.download import download
 from geoprocessing_worker.errors import (
     ApiError,
     CancelRequested,
     ErrorClass,
     JobError,
+    LeaseExpired,
     LeaseLost,
     Rejected,
     TokenRefused,
     Unavailable,
     refused,
 )
-from geoprocessing_worker.lease import Lease, LeaseKeeper
-from geoprocessing_worker.models import ClaimedJob, Completion, Failure, Progress
+from geoprocessing_worker.lease import Lease, LeaseKeeper, watched
+from geoprocessing_worker.models import ClaimedJob, Completion, Progress, UploadedOutput
 from geoprocessing_worker.options import RenderOptions
 from geoprocessing_worker.sandbox import Sandbox
-from geoprocessing_worker.upload import upload
 from geoprocessing_worker.workspace import job_folder
 
 T = TypeVar("T")
@@ -61,6 +62,7 @@ class Ending(StrEnum):
     INTERRUPTED = "interrupted"
     CANCELLED = "cancelled"
     LEASE_LOST = "lease_lost"
+    KEPT = "kept"  # what there is to say of it waits in the outbox
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Tools:
     settings: Settings
     defaults: RenderOptions
     api: JobApi
+    courier: Courier
     storage: httpx.AsyncClient
     sandbox: Sandbox[ConversionRequest, ConversionResult]
     clock: Callable[[], float] = time.monotonic
@@ -93,25 +96,33 @@ class JobRunner:
         self._keeper = LeaseKeeper(tools.api, self._lease, interval=interval, clock=tools.clock)
         self._timings: dict[str, float] = {}
         self._stage = ""
+        self._begun = False
+        self._final = FinalReport(job, self._lease, self._keeper, tools.courier)
 
     async def run(self) -> Ending:
         """Do the job and report once; never raises but when it is cancelled itself."""
         structlog.contextvars.bind_contextvars(job_id=self._job.id, attempt=self._job.attempt)
-        started = self._tools.clock()
         log.info("job_claimed", message=f"Job {self._job.id} claimed", task_type=self._job.task_type)
         try:
+            return await self._to_its_end()
+        finally:
+            self._final.release()
+
+    async def _to_its_end(self) -> Ending:
+        started = self._tools.clock()
+        try:
             await self._keeper.take_up()
-            completion = await self._watched(self._limited(self._work()))
-            self._keeper.finish()
-            replayed = await self._kept(self._complete(completion))
-        except (LeaseLost, TokenRefused, Unavailable) as error:
+            self._begun = True
+            await watched(self._limited(self._work()), self._keeper.keep(), _raise_when(self._interrupt))
+            replayed = await self._final.complete()
+        except (LeaseExpired, TokenRefused, Unavailable) as error:
+            return await self._unheard(error)
+        except LeaseLost as error:
             return self._lost(error)
-        except CancelRequested as order:
-            return await self._cancelled(order)
-        except _Interrupted:
-            return await self._interrupted()
+        except (CancelRequested, _Interrupted) as order:
+            return await (self._cancelled(order) if isinstance(order, CancelRequested) else self._interrupted())
         except (JobError, Rejected) as error:
-            return await self._failed(error if isinstance(error, JobError) else _rejected(error))
+            return await self._failed(error if isinstance(error, JobError) else rejected(error))
         except Exception:
             # The one place where a mistake of ours ends: it costs this job an attempt, not the worker its life.
             log.exception("job_crashed_the_runner")
@@ -127,7 +138,8 @@ class JobRunner:
         )
         return Ending.COMPLETED
 
-    async def _work(self) -> Completion:
+    async def _work(self) -> None:
+        """Everything but the last call: the results are uploaded, and the report is written down."""
         job, tools = self._job, self._tools
         options = self._options()
         with job_folder(tools.settings.temp_dir, job.id) as folder:
@@ -144,12 +156,14 @@ class JobRunner:
             result = await tools.sandbox.run(request, self._report)
             self._timings |= result.timings
             made = [_in_folder(output, outputs) for output in result.outputs]
-            uploaded = await self._timed(
-                "upload",
-                upload(made, self._lease.uploads.get, http=tools.storage, report=self._reporter("upload")),
-            )
+            self._final.post(self._planned(made, result.metadata), outputs)
+        self._report("upload", 0, "Started: upload")
+        self._timings = await self._final.upload(self._reporter("upload"))
+
+    def _planned(self, made: list[OutputFile], metadata: dict[str, Any]) -> Completion:
+        told = tuple(UploadedOutput.model_validate(output.model_dump(exclude={"path"})) for output in made)
         timings = {stage: round(seconds, 4) for stage, seconds in self._timings.items()}
-        return Completion(outputs=uploaded, metadata=result.metadata, timings=timings)
+        return Completion(outputs=told, metadata=metadata, timings=timings)
 
     def _options(self) -> RenderOptions:
         if self._job.task_type != TASK_TYPE:
@@ -166,34 +180,7 @@ class JobRunner:
         )
         return got.path
 
-    async def _complete(self, completion: Completion) -> bool:
-        try:
-            answer = await self._tools.api.complete(self._lease, completion)
-        except Rejected as error:
-            raise _rejected(error) from None
-        return answer.replayed
-
     # -- the watch over the work ------------------------------------------------------------------------------------
-
-    async def _watched(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do `work` while the lease is kept, and stop it when the lease or the worker ends."""
-        working = asyncio.create_task(work)
-        watchers: list[asyncio.Task[Any]] = [
-            asyncio.create_task(self._keeper.keep()),
-            asyncio.create_task(_raise_when(self._interrupt)),
-        ]
-        try:
-            await asyncio.wait([working, *watchers], return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
-                return working.result()
-            for watcher in watchers:
-                if watcher.done():
-                    watcher.result()
-            raise AssertionError("unreachable: watchers end by raising")
-        finally:
-            for task in (working, *watchers):
-                task.cancel()
-            await asyncio.gather(working, *watchers, return_exceptions=True)
 
     async def _limited(self, work: Coroutine[Any, Any, T]) -> T:
         settings = self._tools.settings
@@ -233,20 +220,30 @@ class JobRunner:
     # -- the endings ------------------------------------------------------------------------------------------------
 
     def _lost(self, error: ApiError) -> Ending:
+        self._final.forget()
         event = "job_cancelled" if error.code == "job-cancelled" else "lease_lost"
         log.warning(event, message=f"Job {self._job.id} is no longer this worker's", reason=str(error))
         return Ending.CANCELLED if event == "job_cancelled" else Ending.LEASE_LOST
 
+    async def _unheard(self, error: ApiError) -> Ending:
+        log.warning("lease_lost", message=f"Job {self._job.id} can be kept no longer", reason=str(error))
+        if not self._begun:
+            return Ending.LEASE_LOST  # nothing was done yet, and the short first lease costs nothing
+        message = "The job server could not be reached while the worker worked on the file; it will be tried again."
+        await self._final.keep(JobError("lease_expired", message, ErrorClass.TRANSIENT))
+        return Ending.KEPT
+
     async def _cancelled(self, order: CancelRequested) -> Ending:
         log.info("job_cancelled", message=f"Job {self._job.id} was cancelled", reason=order.reason)
-        error = JobError("job_cancelled", "The job was cancelled.", ErrorClass.CANCELLED, {"reason": order.reason})
-        await self._give_back(error, parting=True)
+        self._final.forget()
+        await self._final.give_back(cancelled(order), parting=True)
         return Ending.CANCELLED
 
     async def _interrupted(self) -> Ending:
         log.info("job_interrupted", message=f"Job {self._job.id} goes back: the worker is stopping")
         error = JobError("worker_shutdown", "The worker was stopped; another goes on.", ErrorClass.INTERRUPTED)
-        await self._give_back(error, parting=True)
+        # Results that are ready are kept until the API has heard that they will not come.
+        await self._final.give_back(error, parting=True)
         return Ending.INTERRUPTED
 
     async def _failed(self, error: JobError) -> Ending:
@@ -257,40 +254,9 @@ class JobRunner:
             error_class=error.error_class,
             detail=error.detail,
         )
-        await self._give_back(error)
+        self._final.forget()
+        await self._final.give_back(error)
         return Ending.FAILED
-
-    async def _give_back(self, error: JobError, *, parting: bool = False) -> None:
-        self._keeper.finish()
-        report = self._tools.api.fail(self._lease, Failure.of(error), parting=parting)
-        try:
-            answer = await (report if parting else self._kept(report))
-        except Rejected as refusal:
-            log.warning("report_not_taken", reason=str(refusal))
-            if error.code != "report_rejected":
-                await self._give_back(JobError("report_rejected", error.message[:200], error.error_class))
-            return
-        except ApiError as refusal:
-            log.warning("report_not_taken", reason=str(refusal))
-            return
-        if answer.state == "queued" and answer.next_attempt_at is not None:
-            log.info("job_retry_scheduled", next_attempt_at=answer.next_attempt_at.isoformat())
-
-    async def _kept(self, report: Coroutine[Any, Any, T]) -> T:
-        """Send a final report while the lease is kept: not even a stopping worker throws a finished result away."""
-        keeping = asyncio.create_task(self._keeper.keep())
-        try:
-            return await report
-        finally:
-            keeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ApiError):
-                await keeping
-
-
-def _rejected(error: Rejected) -> JobError:
-    return JobError(
-        error.code.replace("-", "_"), f"The job server did not take it: {error.message}", ErrorClass.INVALID_INPUT
-    )
 
 
 def _in_folder(output: OutputFile, folder: Path) -> OutputFile:
@@ -310,6 +276,6 @@ class _Interrupted(Exception):  # noqa: N818 - not an error
     """The worker is leaving."""
 
 
-async def _raise_when(event: asyncio.Event) -> None:
+async def _raise_when(event: asyncio.Event) -> NoReturn:
     await event.wait()
     raise _Interrupted

@@ -27,10 +27,12 @@ from geoprocessing_worker import __version__, config, log
 from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, convert
+from geoprocessing_worker.courier import Courier
 from geoprocessing_worker.daemon import Daemon
 from geoprocessing_worker.errors import ConfigurationError, JobError, refused
 from geoprocessing_worker.explanation import Explanation, explain_request
 from geoprocessing_worker.options import RenderOptions
+from geoprocessing_worker.outbox import Outbox
 from geoprocessing_worker.runner import Tools
 from geoprocessing_worker.sandbox import Limits, Sandbox, Work
 from geoprocessing_worker.workspace import prepare
@@ -116,11 +118,13 @@ async def _serve(settings: Settings) -> ExitCode:
     ):
         # The clients have read what they need (proxies); the processes that open strangers' files need none of it.
         config.keep_harmless_environment()
+        job_api = JobApi(api, settings.worker_auth_token)
         daemon = Daemon(
             Tools(
                 settings=settings,
                 defaults=_defaults(settings),
-                api=JobApi(api, settings.worker_auth_token),
+                api=job_api,
+                courier=Courier(_outbox(settings), job_api, storage),
                 storage=storage,
                 sandbox=_sandbox(settings, convert, ConversionResult),
             )
@@ -130,6 +134,15 @@ async def _serve(settings: Settings) -> ExitCode:
             asyncio.get_running_loop().add_signal_handler(number, _stop, daemon, signals)
         await daemon.run()
     return ExitCode.CLEAN
+
+
+def _outbox(settings: Settings) -> Outbox:
+    return Outbox(
+        settings.temp_dir,
+        settings.api_base_url,
+        max_age=settings.outbox_max_age,
+        max_reports=settings.outbox_max_reports,
+    )
 
 
 def _stop(daemon: Daemon, signals: "itertools.count[int]") -> None:

@@ -32,21 +32,26 @@ def job_folder(temp_dir: Path, job_id: str) -> Iterator[Path]:
     """
     try:
         prepare(temp_dir)
-        with _locked(temp_dir / SEARCH_LOCK):
+        with searching(temp_dir):
             folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{job_id}_", dir=temp_dir))
-            owner = _lock(folder / OWNER_LOCK, fcntl.LOCK_EX)
+            owner = own(folder)
     except OSError as error:
-        raise JobError(
-            "workspace_unavailable",
-            "The worker has no room to work in at the moment; the job will be tried again.",
-            ErrorClass.TRANSIENT,
-            {"reason": error.strerror or str(error)},
-        ) from error
+        raise no_room(error) from error
     try:
         yield folder
     finally:
         remove(folder)
         os.close(owner)
+
+
+def no_room(error: OSError) -> JobError:
+    """The disk is full or `TEMP_DIR` cannot be written, as the end of a job."""
+    return JobError(
+        "workspace_unavailable",
+        "The worker has no room to work in at the moment; the job will be tried again.",
+        ErrorClass.TRANSIENT,
+        {"reason": error.strerror or str(error)},
+    )
 
 
 def sweep(temp_dir: Path) -> int:
@@ -57,16 +62,21 @@ def sweep(temp_dir: Path) -> int:
     """
     prepare(temp_dir)
     # Found under the lock, removed without it: nobody who makes a folder waits for files to be deleted.
-    with _locked(temp_dir / SEARCH_LOCK):
-        dead = [(folder, owner) for folder in temp_dir.glob(f"{PREFIX}*") if (owner := _take_over(folder)) is not None]
+    with searching(temp_dir):
+        dead = [(folder, owner) for folder in temp_dir.glob(f"{PREFIX}*") if (owner := take_over(folder)) is not None]
     for folder, owner in dead:
         remove(folder)
         os.close(owner)
     return len(dead)
 
 
-def _take_over(folder: Path) -> int | None:
-    """The lock of a folder whose owner is dead."""
+def own(folder: Path) -> int:
+    """The lock of a folder that was made just now, under `searching`; closing it lets go."""
+    return _lock(folder / OWNER_LOCK, fcntl.LOCK_EX)
+
+
+def take_over(folder: Path) -> int | None:
+    """The lock of a folder whose owner is dead; to be asked under `searching`."""
     try:
         return _lock(folder / OWNER_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -98,8 +108,9 @@ def remove(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    descriptor = _lock(path, fcntl.LOCK_EX)
+def searching(temp_dir: Path) -> Iterator[None]:
+    """Keep others below `temp_dir` from making folders or taking them over."""
+    descriptor = _lock(temp_dir / SEARCH_LOCK, fcntl.LOCK_EX)
     try:
         yield
     finally:

@@ -12,8 +12,10 @@ from starlette.responses import Response
 from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.conversion import ConversionResult, convert
+from geoprocessing_worker.courier import Courier
 from geoprocessing_worker.models import ClaimedJob
 from geoprocessing_worker.options import RenderOptions
+from geoprocessing_worker.outbox import Outbox
 from geoprocessing_worker.runner import Ending, JobRunner, Tools
 from geoprocessing_worker.sandbox import Sandbox
 from tests.support.rasters import Tiff
@@ -34,10 +36,13 @@ class Bench:
         self.source = Tiff(np.full((3, 60, 80), 90, "uint8")).write(folder / "made.tif").read_bytes()
         self.api = httpx.AsyncClient(base_url=server.base_url)
         settings = Settings(temp_dir=folder / "work", heartbeat_interval=0.05)
+        api = JobApi(self.api, SecretStr("t"))
+        self.outbox = Outbox(folder / "work", server.base_url, max_age=3600, max_reports=10)
         self.tools = Tools(
             settings=settings,
             defaults=RenderOptions(),
-            api=JobApi(self.api, SecretStr("t")),
+            api=api,
+            courier=Courier(self.outbox, api, http),
             storage=http,
             sandbox=Sandbox(convert_with, ConversionResult, preload=("geoprocessing_worker.forkserver",)),
         )
@@ -62,10 +67,14 @@ class Bench:
         return await JobRunner(ClaimedJob.model_validate(self.job(**more)), self.tools, self.interrupt).run()
 
     def failure(self) -> dict[str, Any]:
-        (asked,) = self.server.calls("fail")
         assert self.server.calls("complete") == []
+        return self.failure_after_completion()
+
+    def failure_after_completion(self) -> dict[str, Any]:
+        (asked,) = self.server.calls("fail")
         error: dict[str, Any] = asked.json["error"]
         return error
 
     def folders(self) -> list[Path]:
-        return list((self.folder / "work").glob("geojob_*"))
+        """Folders of jobs and reports that are on disk."""
+        return [*(self.folder / "work").glob("geojob_*"), *(self.folder / "work" / "outbox").glob("*")]

@@ -25,15 +25,41 @@ class Programs:
     """An API process, and workers to be started beside it.
 
     Args:
-        base_url: the API's.
+        base_url: where workers and people find the API; a test may put a proxy there.
         folder: where each process has its files and logs.
     """
 
     base_url: str
     folder: Path
-    api: Process
+    _port: int
+    _api_settings: dict[str, str]
     _stack: contextlib.ExitStack
     workers: list[Process] = field(default_factory=list)
+    _apis: list[Process] = field(default_factory=list)
+
+    @property
+    def api(self) -> Process:
+        """The API's process, the latest one."""
+        return self._apis[-1]
+
+    def start_api(self) -> None:
+        """Start the API, or start it again at the same address, and wait until it answers."""
+        command = [sys.executable, "-m", "geo_jobs_api", "serve", "--port", str(self._port)]
+        folder = self.folder / "api"
+        self._apis.append(self._stack.enter_context(running(command, folder, clean_environment(**self._api_settings))))
+
+        def answers() -> bool:
+            assert self.api.poll() is None, (folder / "output.log").read_text()
+            with contextlib.suppress(httpx.HTTPError):
+                return httpx.get(f"http://127.0.0.1:{self._port}/health", timeout=5).is_success
+            return False
+
+        wait_until(answers, "the API to answer", 30)
+
+    def kill_api(self) -> None:
+        """End the API without a word."""
+        self.api.kill()
+        self.api.wait()
 
     def worker(self, name: str = "worker", **settings: str) -> Process:
         """Start a worker; its log is `<name>/worker.log`, its TEMP_DIR `<name>/jobs`."""
@@ -111,30 +137,20 @@ class Programs:
 @contextlib.contextmanager
 def programs(database_url: str, folder: Path, **settings: str) -> Iterator[Programs]:
     """An API process that answers; everything is stopped at the end, workers first."""
+    usual = {
+        "DATABASE_URL": database_url,
+        "DATA_DIR": str(folder / "api" / "data"),
+        "JWT_SECRET": JWT_SECRET,
+        "STORAGE_SECRET": STORAGE_SECRET,
+        "WORKER_AUTH_TOKEN": WORKER_TOKEN,
+        "RESCUE_GRACE_SECONDS": "0",
+    }
+    (folder / "api").mkdir()
+    port = free_port()
     with contextlib.ExitStack() as stack:
-        (folder / "api").mkdir()
-        port = free_port()
-        environment = clean_environment(
-            DATABASE_URL=database_url,
-            DATA_DIR=str(folder / "api" / "data"),
-            JWT_SECRET=JWT_SECRET,
-            STORAGE_SECRET=STORAGE_SECRET,
-            WORKER_AUTH_TOKEN=WORKER_TOKEN,
-            RESCUE_GRACE_SECONDS="0",
-            **settings,
-        )
-        command = [sys.executable, "-m", "geo_jobs_api", "serve", "--port", str(port)]
-        api = stack.enter_context(running(command, folder / "api", environment))
-        base_url = f"http://127.0.0.1:{port}"
-
-        def answers() -> bool:
-            assert api.poll() is None, (folder / "api" / "output.log").read_text()
-            with contextlib.suppress(httpx.HTTPError):
-                return httpx.get(f"{base_url}/health", timeout=5).is_success
-            return False
-
-        wait_until(answers, "the API to answer", 30)
-        yield Programs(base_url, folder, api, stack)
+        made = Programs(f"http://127.0.0.1:{port}", folder, port, usual | settings, stack)
+        made.start_api()
+        yield made
 
 
 @contextlib.contextmanager

@@ -1,0 +1,281 @@
+"""What a worker has to say is said once the API is back, also by the next process. Real HTTP, real files."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+from structlog.testing import capture_logs
+
+from geoprocessing_worker import workspace
+from geoprocessing_worker.courier import Courier
+from geoprocessing_worker.errors import ErrorClass, JobError
+from geoprocessing_worker.models import ClaimedJob, Completion, Failure, UploadedOutput
+from geoprocessing_worker.outbox import Entry, Outbox
+from geoprocessing_worker.runner import Ending
+from tests.support.bench import SUCCEEDED, SUFFIXES, Bench
+from tests.support.child_work import convert_for_ever
+from tests.support.scripted_api import ScriptedApi, answer, problem
+from tests.support.waiting import until
+from tests.support.wire import renewed
+
+GARBAGE = Response("<html>captive portal</html>", 200)
+FAILED = answer({"state": "failed", "nextAttemptAt": None, "replayed": False})
+
+
+@pytest.fixture
+async def bench(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) -> AsyncIterator[Bench]:
+    bench = Bench(server, http, tmp_path)
+    yield bench
+    await bench.tools.courier.stop()
+    await bench.api.aclose()
+
+
+@pytest.fixture
+async def endless(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) -> AsyncIterator[Bench]:
+    """A bench whose conversion never ends by itself."""
+    bench = Bench(server, http, tmp_path, convert_for_ever)
+    yield bench
+    await bench.tools.courier.stop()
+    await bench.api.aclose()
+
+
+def away(server: ScriptedApi, *words: str) -> None:
+    for word in words:
+        server.on(word, problem(502, "bad-gateway"))
+
+
+def job(bench: Bench, **more: Any) -> ClaimedJob:
+    return ClaimedJob.model_validate(bench.job(**more))
+
+
+def failure(code: str = "trouble") -> Failure:
+    return Failure.of(JobError(code, "Some words.", ErrorClass.TRANSIENT))
+
+
+def next_process(bench: Bench, **limits: Any) -> Courier:
+    """What a worker that is started in place of a dead one has."""
+    usual = {"max_age": 3600, "max_reports": 10} | limits
+    outbox = Outbox(bench.outbox.temp_dir, bench.server.base_url, **usual)
+    return Courier(outbox, bench.tools.api, bench.tools.storage)
+
+
+def results(bench: Bench, folder: Path) -> tuple[Completion, Path]:
+    folder.mkdir(parents=True)
+    (folder / "map.png").write_bytes(b"picture")
+    told = UploadedOutput(name="map.png", size_bytes=7, sha256="0" * 64, content_type="image/png")
+    return Completion(outputs=(told,), metadata={"width": 1}, timings={}), folder
+
+
+def post_results(bench: Bench) -> Entry:
+    claimed = job(bench)
+    completion, folder = results(bench, bench.folder / "work" / "made")
+    return bench.outbox.post(claimed, completion, folder, claimed.uploads)
+
+
+async def test_a_result_that_is_uploaded_is_reported_when_the_api_is_back_word_for_word(bench: Bench) -> None:
+    bench.server.on("heartbeat", answer(renewed(seconds=1)))
+    arrived = asyncio.Event()
+
+    async def garbage(request: Request) -> Response:
+        away(bench.server, "heartbeat")
+        arrived.set()
+        return GARBAGE
+
+    bench.server.on("complete", garbage)
+    assert await bench.run() is Ending.KEPT
+    assert arrived.is_set()
+    assert len(bench.folders()) == 1
+    bench.server.on("complete", answer(SUCCEEDED))
+    await until(lambda: bench.folders() == [])
+    first, *_, last = bench.server.calls("complete")
+    assert first.body == last.body
+    assert bench.server.calls("fail") == []
+    assert len(bench.server.calls("map.png")) == 1, "what is uploaded is not uploaded again"
+
+
+async def test_results_that_are_not_uploaded_yet_are_uploaded_under_a_renewed_lease(bench: Bench) -> None:
+    bench.server.on("heartbeat", answer(renewed(seconds=1)))
+
+    enough = asyncio.Event()
+
+    async def hanging(request: Request) -> Response:
+        away(bench.server, "heartbeat", "progress", "complete")
+        await enough.wait()
+        return Response(status_code=503)
+
+    bench.server.on("map.png", hanging)
+    assert await bench.run() is Ending.KEPT
+    enough.set()
+    seen = len(bench.server.asked)
+    bench.server.on("map.png", answer(status=200))
+    bench.server.on("complete", answer(SUCCEEDED))
+    bench.server.on("heartbeat", answer(renewed()))
+    await until(lambda: bench.folders() == [])
+    later = [asked.path.rsplit("/", 1)[-1] for asked in bench.server.asked[seen:]]
+    assert later[-1] == "complete"
+    assert {f"map{suffix}" for suffix in SUFFIXES} <= set(later)
+    assert later.index("heartbeat") < min(later.index(f"map{suffix}") for suffix in SUFFIXES)
+
+
+async def test_a_job_whose_lease_runs_out_unheard_goes_back_as_soon_as_the_api_is_heard_again(endless: Bench) -> None:
+    endless.server.on("heartbeat", answer(renewed(seconds=1)), problem(502, "bad-gateway"))
+    away(endless.server, "progress", "fail")
+    assert await endless.run() is Ending.KEPT
+    endless.server.on("fail", FAILED)
+    await until(lambda: endless.folders() == [])
+    error = endless.server.calls("fail")[-1].json["error"]
+    assert (error["code"], error["class"]) == ("lease_expired", "transient")
+
+
+async def test_what_a_dead_process_had_to_say_is_said_by_the_next(bench: Bench) -> None:
+    post_results(bench).release()
+    bench.outbox.post(job(bench, id="other"), failure()).release()
+    courier = next_process(bench)
+    await courier.start()
+    await until(lambda: bench.folders() == [])
+    (put,) = bench.server.calls("map.png")
+    assert put.body == b"picture"
+    (completed,), (failed,) = bench.server.calls("complete"), bench.server.calls("fail")
+    assert failed.path.split("/")[-2] == "other"
+    assert completed.headers["lease-token"] == failed.headers["lease-token"] == "1.secret"
+    await courier.stop()
+
+
+async def test_a_report_of_a_living_process_is_left_alone(bench: Bench) -> None:
+    entry = post_results(bench)
+    courier = next_process(bench)
+    await courier.start()
+    await courier.stop()
+    assert bench.server.asked == []
+    assert entry.folder.exists()
+    entry.remove()
+
+
+async def test_a_report_for_another_api_is_left_for_its_worker(bench: Bench) -> None:
+    entry = post_results(bench)
+    entry.release()
+    other = Outbox(bench.outbox.temp_dir, "https://other.example", max_age=3600, max_reports=10)
+    assert other.take_over() == []
+    assert len(next_process(bench).outbox.take_over()) == 1
+
+
+@pytest.mark.parametrize(("status", "code"), [(404, "job-not-found"), (409, "lease-lost"), (409, "already-finalized")])
+async def test_what_the_api_refuses_for_good_is_thrown_away_with_a_word(bench: Bench, status: int, code: str) -> None:
+    post_results(bench).release()
+    bench.server.on("heartbeat", problem(status, code))
+    courier = next_process(bench)
+    with capture_logs() as said:
+        await courier.start()
+        await until(lambda: bench.folders() == [])
+        await courier.stop()
+    assert [line["reason"].split(":")[0] for line in said if line["event"] == "report_dropped"] == [code]
+    assert bench.server.calls("map.png") == []
+    assert bench.server.calls("complete") == []
+
+
+async def test_results_that_the_api_does_not_take_fail_their_job(bench: Bench) -> None:
+    post_results(bench).release()
+    bench.server.on("complete", problem(422, "output-mismatch"))
+    courier = next_process(bench)
+    await courier.start()
+    await until(lambda: bench.folders() == [])
+    assert bench.failure_after_completion()["code"] == "output_mismatch"
+    await courier.stop()
+
+
+async def test_a_job_cancelled_meanwhile_is_given_up_and_its_results_go(bench: Bench) -> None:
+    post_results(bench).release()
+    bench.server.on("heartbeat", answer(renewed() | {"cancel": {"reason": "wrong file", "graceSeconds": 5}}))
+    courier = next_process(bench)
+    await courier.start()
+    await until(lambda: bench.folders() == [])
+    assert bench.failure()["class"] == "cancelled"
+    await courier.stop()
+
+
+async def test_of_too_many_reports_the_oldest_goes(bench: Bench) -> None:
+    away(bench.server, "fail")
+    for number in range(3):
+        bench.outbox.wall_clock = lambda number=number: 1e9 + number  # type: ignore[misc]
+        bench.outbox.post(job(bench, id=f"job-{number}"), failure()).release()
+    courier = next_process(bench, max_reports=2, max_age=1e12)
+    with capture_logs() as said:
+        await courier.start()
+    assert [line["job_id"] for line in said if line["event"] == "report_dropped"] == ["job-0"]
+    assert sorted(folder.name.split("_")[0] for folder in bench.folders()) == ["job-1", "job-2"]
+    await courier.stop()
+
+
+async def test_a_report_that_waited_too_long_goes_without_a_call(bench: Bench) -> None:
+    bench.outbox.post(job(bench), failure()).release()
+    courier = next_process(bench, max_age=60)
+    courier.outbox.wall_clock = lambda: bench.outbox.wall_clock() + 61
+    await courier.start()
+    await until(lambda: bench.folders() == [])
+    assert bench.server.asked == []
+    await courier.stop()
+
+
+async def test_a_report_that_was_not_written_whole_is_no_report(bench: Bench) -> None:
+    entry = post_results(bench)
+    entry.release()
+    whole = (entry.folder / "report.json").read_bytes()
+    (entry.folder / "report.json").write_bytes(whole[: len(whole) // 2])
+    (entry.folder.parent / "begun_x" / "outputs").mkdir(parents=True)
+    assert next_process(bench).outbox.take_over() == []
+    assert bench.folders() == []
+
+
+async def test_a_report_cannot_be_made_to_send_a_file_from_elsewhere(bench: Bench) -> None:
+    entry = post_results(bench)
+    (bench.folder / "secret").write_bytes(b"of the worker")
+    shutil.rmtree(entry.folder / "outputs")
+    (entry.folder / "outputs").mkdir()
+    (entry.folder / "outputs" / "map.png").symlink_to(bench.folder / "secret")
+    entry.release()
+    courier = next_process(bench)
+    await courier.start()
+    await until(lambda: bench.folders() == [])
+    assert all(b"of the worker" not in asked.body for asked in bench.server.asked)
+    await courier.stop()
+
+
+def test_nobody_else_may_read_what_waits(bench: Bench) -> None:
+    entry = post_results(bench)
+    assert entry.folder.stat().st_mode & 0o077 == 0
+    assert (entry.folder / "report.json").stat().st_mode & 0o077 == 0
+    entry.remove()
+
+
+async def test_a_stopping_worker_keeps_what_nobody_hears(endless: Bench) -> None:
+    away(endless.server, "fail")
+    running = asyncio.create_task(endless.run())
+    await until(lambda: any(call.json["stage"] == "render" for call in endless.server.calls("progress")))
+    endless.interrupt.set()
+    assert await running is Ending.INTERRUPTED
+    await endless.tools.courier.stop()
+    assert len(endless.folders()) == 1
+    endless.server.on("fail", FAILED)
+    courier = next_process(endless)
+    await courier.start()
+    await until(lambda: endless.folders() == [])
+    assert endless.server.calls("fail")[-1].json["error"]["class"] == "interrupted"
+    await courier.stop()
+
+
+def test_a_lock_ends_with_its_process_and_not_before(bench: Bench) -> None:
+    entry = post_results(bench)
+    with workspace.searching(bench.outbox.temp_dir):
+        assert workspace.take_over(entry.folder) is None
+    entry.release()
+    with workspace.searching(bench.outbox.temp_dir):
+        owner = workspace.take_over(entry.folder)
+    assert owner is not None
+    os.close(owner)
