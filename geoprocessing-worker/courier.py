@@ -35,9 +35,13 @@ AT_ONCE = 2
 
 
 def rejected(error: Rejected) -> JobError:
-    """What the API will never take, as the end of its job."""
+    """What the API will not take, as the end of its job or of this attempt."""
+    # An upload that a proxy said yes to and nobody stored: made again, the same results will be taken.
+    passing = error.code == "output-mismatch"
     return JobError(
-        error.code.replace("-", "_"), f"The job server did not take it: {error.message}", ErrorClass.INVALID_INPUT
+        error.code.replace("-", "_"),
+        f"The job server did not take it: {error.message}",
+        ErrorClass.TRANSIENT if passing else ErrorClass.INVALID_INPUT,
     )
 
 

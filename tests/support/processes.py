@@ -65,9 +65,12 @@ class Programs:
         """Start a worker; its log is `<name>/worker.log`, its TEMP_DIR `<name>/jobs`."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        environment = clean_environment(
-            API_BASE_URL=self.base_url, WORKER_AUTH_TOKEN=WORKER_TOKEN, TEMP_DIR=str(folder / "jobs"), **settings
-        )
+        usual = {
+            "API_BASE_URL": self.base_url,
+            "WORKER_AUTH_TOKEN": WORKER_TOKEN,
+            "TEMP_DIR": str(folder / "jobs"),
+        }
+        environment = clean_environment(**(usual | settings))
         command = [sys.executable, str(ROOT / "geoprocessing-worker" / "worker.py")]
         process = self._stack.enter_context(running(command, folder, environment))
         self.workers.append(process)

@@ -145,11 +145,11 @@ async def test_work_does_not_begin_before_the_lease_is_confirmed(bench: Bench) -
     assert bench.server.calls("in") == []
 
 
-async def test_results_that_the_server_does_not_take_fail_the_job_with_its_words(bench: Bench) -> None:
+async def test_results_that_did_not_arrive_though_storage_said_so_are_made_again(bench: Bench) -> None:
     bench.server.on("complete", problem(422, "output-mismatch", "map.png has another digest"))
     assert await bench.run() is Ending.FAILED
     (asked,) = bench.server.calls("fail")
-    assert asked.json["error"]["code"] == "output_mismatch"
+    assert (asked.json["error"]["code"], asked.json["error"]["class"]) == ("output_mismatch", "transient")
     assert "another digest" in asked.json["error"]["message"]
 
 

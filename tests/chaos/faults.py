@@ -1,0 +1,200 @@
+"""What befalls processes: killed, stopped in their tracks, told to leave; the API and the database too."""
+
+import contextlib
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from geo_jobs_api import embedded
+from tests.chaos.proxy import FaultProxy
+from tests.support.processes import Process, Programs, job_children
+from tests.support.waiting import wait_until
+
+CLOCK = Path(__file__).parent / "clock"
+HOUR = 3600
+
+
+@dataclass
+class Database:
+    """A PostgreSQL that can be pulled out from under the API."""
+
+    folder: Path
+    options: dict[str, str]
+    _shares: list[embedded.EmbeddedPostgres] = field(default_factory=list)
+
+    def start(self) -> str:
+        """Start it, or start it again; its URL."""
+        self._shares.append(embedded.start(self.folder, self.options))
+        return self._shares[-1].url("postgres")
+
+    def stop_at_once(self) -> None:
+        """As when the power goes: no checkpoint, no goodbye."""
+        pid = int((self.folder / "postmaster.pid").read_text().split()[0])
+        os.kill(pid, signal.SIGQUIT)
+        wait_until(lambda: not (self.folder / "postmaster.pid").exists(), "the database to be gone", 30)
+
+    def close(self) -> None:
+        """Stop it for good."""
+        for share in self._shares:
+            share.close()
+
+
+class Fleet:
+    """Workers that are started again when they end.
+
+    Args:
+        stack: API and folders.
+        proxy: through which they reach the API.
+        size: how many.
+        settings: of each worker, as variables.
+    """
+
+    def __init__(self, stack: Programs, proxy: FaultProxy, size: int, settings: dict[str, str]) -> None:
+        self._stack = stack
+        self._proxy = proxy
+        self._settings = settings
+        self.running: list[Process] = [self._start(number) for number in range(size)]
+
+    def _start(self, number: int) -> Process:
+        # One in three has a right clock; the others are an hour off, each in another direction.
+        offset = (number % 3 - 1) * HOUR
+        settings = {
+            "API_BASE_URL": self._proxy.base_url,
+            "PYTHONPATH": str(CLOCK),
+            "CLOCK_OFFSET_SECONDS": str(offset),
+            **self._settings,
+        }
+        return self._stack.worker(f"worker-{number}", **settings)
+
+    def replace(self, number: int) -> None:
+        """Start another process in the place of one that has ended."""
+        self.running[number] = self._start(number)
+
+    def stop(self) -> list[int]:
+        """Stop all; their exit codes."""
+        for process in self.running:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+        return [process.wait(60) for process in self.running]
+
+
+class Gremlin:
+    """Does one bad thing after the other, as a seed says, until it is told to stop.
+
+    Args:
+        stack: the API.
+        fleet: the workers.
+        database: under the API.
+        seed: of what happens when.
+        pause: seconds between two faults, at most.
+    """
+
+    def __init__(self, stack: Programs, fleet: Fleet, database: Database, *, seed: int, pause: float) -> None:
+        self._stack = stack
+        self._fleet = fleet
+        self._database = database
+        self._random = random.Random(seed)
+        self._pause = pause
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self.done: Counter[str] = Counter()
+        # Each as often in a round as it stands here; a round is shuffled, so that also a short run has all.
+        self._round: list[Callable[[], None]] = [
+            *[self.kill_worker, self.stop_worker, self.kill_child, self.stop_child] * 2,
+            self.dismiss_worker,
+            self.hurry_worker,
+            self.kill_api,
+            self.restart_database,
+        ]
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """No more faults; raises what went wrong with the gremlin itself."""
+        self._stop.set()
+        self._thread.join(120)
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self._random.shuffle(self._round)
+                for fault in list(self._round):
+                    if self._stop.wait(self._random.uniform(0.2, 1) * self._pause):
+                        return
+                    fault()
+                    self.done[fault.__name__] += 1
+        except BaseException as error:  # noqa: BLE001 - handed over to whoever stops it
+            self._failure = error
+
+    def _victim(self) -> tuple[int, Process]:
+        number = self._random.randrange(len(self._fleet.running))
+        return number, self._fleet.running[number]
+
+    def kill_worker(self) -> None:
+        """SIGKILL; another takes its place."""
+        number, worker = self._victim()
+        worker.kill()
+        worker.wait()
+        self._fleet.replace(number)
+
+    def stop_worker(self) -> None:
+        """SIGSTOP, for less or for more than a lease, while its children go on."""
+        _, worker = self._victim()
+        self._freeze(worker.pid, self._random.choice([0.5, 6]))
+
+    def kill_child(self) -> None:
+        """SIGKILL for whatever a worker's child is doing."""
+        if children := job_children(self._victim()[1]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._random.choice(children), signal.SIGKILL)
+
+    def stop_child(self) -> None:
+        """SIGSTOP for a child, while its worker keeps the lease."""
+        if children := job_children(self._victim()[1]):
+            self._freeze(self._random.choice(children), 2)
+
+    def dismiss_worker(self) -> None:
+        """SIGTERM; another takes its place when it has left."""
+        number, worker = self._victim()
+        worker.terminate()
+        worker.wait(60)
+        self._fleet.replace(number)
+
+    def hurry_worker(self) -> None:
+        """SIGTERM twice: running jobs go back at once."""
+        number, worker = self._victim()
+        worker.terminate()
+        time.sleep(0.05)
+        worker.terminate()
+        worker.wait(60)
+        self._fleet.replace(number)
+
+    def kill_api(self) -> None:
+        """SIGKILL; away for a moment or for longer than a lease, then back at the same address."""
+        self._stack.kill_api()
+        self._stop.wait(self._random.choice([0, 0, 6]))
+        self._stack.start_api()
+
+    def restart_database(self) -> None:
+        """An immediate stop, and back again."""
+        self._database.stop_at_once()
+        self._database.start()
+
+    def _freeze(self, pid: int, seconds: float) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                self._stop.wait(seconds)
+            finally:
+                os.kill(pid, signal.SIGCONT)

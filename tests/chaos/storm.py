@@ -1,0 +1,195 @@
+"""Many small real jobs through real processes while everything goes wrong; then a verdict.
+
+python -m tests.chaos.storm --jobs 2000 --workers 6 --seed 7
+"""
+
+import argparse
+import io
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+from tests.chaos.faults import Database, Fleet, Gremlin
+from tests.chaos.proxy import Fault, FaultProxy, fault_proxy
+from tests.chaos.verdict import complaints, left_files
+from tests.support.api import bearer
+from tests.support.clients import rows
+from tests.support.processes import Programs, programs
+from tests.support.rasters import Tiff
+from tests.support.waiting import wait_until
+
+LEASE = {
+    "LEASE_SECONDS": "4",
+    "FIRST_LEASE_SECONDS": "3",
+    "HEARTBEAT_SECONDS": "1.3",
+    "RESCUE_INTERVAL_SECONDS": "0.3",
+    # Here as long as the outbox may wait between two tries; usually it is the lease's minute.
+    "RESCUE_GRACE_SECONDS": "10",
+    # The storm takes more workers from a job than real life does.
+    "MAX_WORKER_LOSSES": "1000",
+}
+# Told to leave before it had heard of signals, a worker has nothing to give back.
+UNHURT = (0, -signal.SIGTERM)
+WORKER = {"CONCURRENT_JOBS": "2", "SHUTDOWN_GRACE": "2", "POLL_INTERVAL": "0.2", "LOG_LEVEL": "INFO"}
+
+
+@dataclass(frozen=True)
+class Storm:
+    """How long and how bad.
+
+    Attributes:
+        jobs: how many.
+        workers: processes, two jobs each.
+        seed: of all that happens.
+        pause: seconds between two faults of processes, at most.
+        factor: how much more often requests meet faults than usually.
+        held_open: seconds until a half-open connection is seen to be dead.
+        deadline: seconds for all jobs.
+    """
+
+    jobs: int
+    workers: int
+    seed: int
+    pause: float = 3.0
+    factor: float = 1.0
+    held_open: float = 40.0
+    deadline: float = 1500.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done to the stack, and what is wrong with it."""
+
+    complaints: list[str]
+    requests: Counter[Fault]
+    processes: Counter[str]
+    events: dict[str, int]
+    seconds: float
+
+
+def run(storm: Storm, folder: Path) -> Outcome:
+    """Run one storm in a folder of its own, which another user must be able to enter."""
+    started = time.monotonic()
+    # The database as it is in service: what it has committed survives.
+    database = Database(folder / "postgres", {})
+    url = database.start()
+    try:
+        with programs(url, folder, **LEASE) as stack:
+            # All but one may run at once, so that the limit is always at work.
+            limit = max(1, 2 * storm.workers - 1)
+            rows(
+                url,
+                "UPDATE task_types SET max_concurrent_runs = %s, max_attempts = 1000, backoff_seconds = '{0.2}'",
+                limit,
+            )
+            colours = submit_all(stack, storm)
+            port = int(stack.base_url.rsplit(":", 1)[1])
+            with fault_proxy(FaultProxy(port, storm.seed, storm.factor, storm.held_open)) as proxy:
+                fleet = Fleet(stack, proxy, storm.workers, WORKER)
+                gremlin = Gremlin(stack, fleet, database, seed=storm.seed, pause=storm.pause)
+                gremlin.start()
+                wrong = []
+                try:
+                    _wait_for_the_end(url, storm)
+                except AssertionError as error:
+                    wrong.append(str(error))
+                gremlin.stop()
+                proxy.calm()
+                _wait_for_silence(folder)
+                codes = fleet.stop()
+                wrong += [f"a worker ended with {code}" for code in codes if code not in UNHURT]
+            wrong += complaints(url, stack.base_url, colours, limit)
+            wrong += [f"left behind: {path}" for path in left_files(folder)]
+            counted = rows(url, "SELECT type, count(*) AS n FROM job_events GROUP BY type ORDER BY type")
+            events = {str(row["type"]): int(row["n"]) for row in counted}
+        return Outcome(wrong, proxy.done, gremlin.done, events, time.monotonic() - started)
+    finally:
+        database.close()
+
+
+def submit_all(stack: Programs, storm: Storm) -> dict[str, tuple[int, int, int]]:
+    """Queue all jobs, each with a colour of its own; the colours by job id."""
+    source = random.Random(storm.seed)
+    colours = [(source.randrange(256), source.randrange(256), source.randrange(256)) for _ in range(storm.jobs)]
+    folder = stack.folder / "sources"
+    folder.mkdir()
+    with httpx.Client(base_url=stack.base_url, headers=bearer(), timeout=60) as person, httpx.Client() as storage:
+
+        def submit(numbered: tuple[int, tuple[int, int, int]]) -> str:
+            number, colour = numbered
+            pixels = np.broadcast_to(np.array(colour, "uint8")[:, None, None], (3, 24, 32))
+            path = Tiff(np.ascontiguousarray(pixels)).write(folder / f"{number}.tif")
+            content = path.read_bytes()
+            path.unlink()
+            body = {"taskType": "geotiff_to_png", "inputPayload": {"thumbnailSize": 16}}
+            job_id = str(person.post("/api/geo-jobs", json=body).raise_for_status().json()["id"])
+            wanted = {"fileName": "map.tif", "fileSize": len(content), "fileType": "image/tiff"}
+            slot = person.post(f"/api/geo-jobs/{job_id}/upload", json=wanted).raise_for_status().json()
+            storage.put(slot["uploadUrl"], content=io.BytesIO(content).getvalue(), timeout=60).raise_for_status()
+            return job_id
+
+        with ThreadPoolExecutor(4) as pool:
+            ids = list(pool.map(submit, enumerate(colours)))
+    return dict(zip(ids, colours, strict=True))
+
+
+def _wait_for_the_end(url: str, storm: Storm) -> None:
+    def over() -> bool:
+        time.sleep(0.3)
+        try:
+            (row,) = rows(url, "SELECT count(*) AS n FROM jobs WHERE finished_at IS NULL")
+        except Exception:  # noqa: BLE001 - the database is being restarted
+            return False
+        return bool(row["n"] == 0)
+
+    wait_until(over, "all jobs to end", storm.deadline)
+
+
+def _wait_for_silence(folder: Path) -> None:
+    try:
+        wait_until(lambda: not left_files(folder), "workers to clean up", 60)
+    except AssertionError:
+        return  # the verdict names what is left
+
+
+def main() -> int:
+    """Run a long storm; 0 when nothing was lost, done twice or left behind."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=2000)
+    parser.add_argument("--workers", type=int, default=6)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--keep", action="store_true", help="keep the folder with all logs")
+    asked = parser.parse_args()
+    storm = Storm(asked.jobs, asked.workers, asked.seed)
+    print(f"seed {storm.seed}: {storm.jobs} jobs, {storm.workers} workers", flush=True)  # noqa: T201 - a command
+    folder = Path(tempfile.mkdtemp(prefix="geo-jobs-chaos-"))
+    outcome = run(storm, folder)
+    for name, counted in (
+        ("requests", outcome.requests),
+        ("processes", outcome.processes),
+        ("events", outcome.events),
+    ):
+        print(f"{name}: " + ", ".join(f"{key} {number}" for key, number in sorted(counted.items())))  # noqa: T201
+    for line in outcome.complaints[:50]:
+        print(f"✗ {line}")  # noqa: T201
+    lost = len(outcome.complaints)
+    print(f"{'✗' if lost else '✓'} seed {storm.seed}: {lost} complaints after {outcome.seconds:.0f} s")  # noqa: T201
+    if lost or asked.keep:
+        print(f"logs: {folder}")  # noqa: T201
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 1 if lost else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""A short storm as one of the tests, and the judge's own trial: what it must see, it sees."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.storm import Storm, run
+from tests.chaos.verdict import complaints, left_files
+from tests.support.api import RunningApi
+from tests.support.clients import Person, Worker, rows
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that the database's own user can enter, which pytest's are not."""
+    folder = Path(tempfile.mkdtemp(prefix="geo-jobs-chaos-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.timeout(180)
+def test_a_short_storm_loses_nothing_does_nothing_twice_and_leaves_nothing_behind(open_folder: Path) -> None:
+    outcome = run(Storm(jobs=30, workers=2, seed=20, pause=1.2, factor=1.5, held_open=2, deadline=150), open_folder)
+    assert outcome.complaints == []
+    assert sum(outcome.processes.values()) > 0
+    assert sum(number for fault, number in outcome.requests.items() if fault != "none") > 0
+
+
+def test_the_judge_sees_what_is_lost_double_stale_or_torn(api: RunningApi, tmp_path: Path) -> None:
+    person, worker = Person(api), Worker(api)
+    done, waiting = person.submit(), person.submit()
+    url = api.settings.conninfo or ""
+    job = worker.claim()
+    worker.heartbeat(job)
+    outputs = worker.upload(job, b"no picture")
+    worker.call("complete", job, {"outputs": outputs}).raise_for_status()
+    colours = {done: (1, 2, 3), waiting: (1, 2, 3), "absent": (0, 0, 0)}
+    rows(url, "UPDATE jobs SET attempt = 2 WHERE id = %s", done)
+    rows(url, "UPDATE lease_outcomes SET lease_seq = 9")
+    rows(url, "INSERT INTO job_events (job_id, type, state) VALUES (%s, 'succeeded', 'succeeded')", done)
+    for path in (api.settings.object_dir / "jobs" / done / "outputs").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"torn")
+    (tmp_path / "worker" / "jobs" / "outbox" / "x").mkdir(parents=True)
+    said = "\n".join(complaints(url, api.base_url, colours, limit=0))
+    for words in (
+        "absent: is not there",
+        f"{waiting}: is queued",
+        "succeeded 2 times",
+        "counts 2 attempts",
+        "jobs ran at once",
+        "-1 jobs still run",
+        "not of the lease that won",
+        "is not whole",
+        "outputs",
+    ):
+        assert words in said, words
+    assert left_files(tmp_path) != []

@@ -1,0 +1,109 @@
+"""What must be true of a queue after any storm, read from the database, the objects and the workers' folders."""
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+
+from tests.support.api import bearer
+from tests.support.clients import rows
+
+# What each event does to the number of running jobs.
+RUNNING = {
+    "claimed": 1,
+    **dict.fromkeys(
+        ("succeeded", "failed", "cancelled", "retry_scheduled", "interrupted", "worker_lost", "claim_lost"), -1
+    ),
+    "claim_released": -1,
+}
+
+
+def complaints(database_url: str, api_url: str, colours: dict[str, tuple[int, int, int]], limit: int) -> list[str]:
+    """Everything that is wrong; nothing when all is well.
+
+    Args:
+        database_url: behind the API.
+        api_url: of the API itself, not of a proxy.
+        colours: of each job's picture, by job id.
+        limit: of jobs that may run at once.
+    """
+    return [*_of_the_queue(database_url, set(colours), limit), *_of_the_outputs(api_url, database_url, colours)]
+
+
+def _of_the_queue(database_url: str, ids: set[str], limit: int) -> Iterator[str]:
+    jobs = {str(row["id"]): row for row in rows(database_url, "SELECT * FROM jobs")}
+    yield from (f"{job_id}: is not there" for job_id in ids - set(jobs))
+    outcomes = rows(database_url, "SELECT * FROM lease_outcomes")
+    won = Counter(str(row["job_id"]) for row in outcomes if row["state"] in ("succeeded", "failed", "cancelled"))
+    events = rows(database_url, "SELECT id, job_id, type FROM job_events ORDER BY id")
+    ended = Counter(str(row["job_id"]) for row in events if row["type"] == "succeeded")
+    spent = Counter(str(row["job_id"]) for row in events if row["type"] in ("retry_scheduled", "worker_lost"))
+    for job_id in sorted(ids & set(jobs)):
+        job = jobs[job_id]
+        if job["state"] != "succeeded":
+            yield f"{job_id}: is {job['state']} ({job['error']})"
+            continue
+        if won[job_id] != 1 or ended[job_id] != 1:
+            yield f"{job_id}: has {won[job_id]} outcomes and succeeded {ended[job_id]} times"
+        if job["attempt"] != spent[job_id] + 1:
+            yield f"{job_id}: counts {job['attempt']} attempts, but {spent[job_id]} were spent before the last"
+    running = most = 0
+    for event in events:
+        running += RUNNING.get(event["type"], 0)
+        most = max(most, running)
+    if most > limit:
+        yield f"{most} jobs ran at once, of which {limit} may"
+    if running != 0:
+        yield f"{running} jobs still run, by the events"
+
+
+def _of_the_outputs(api_url: str, database_url: str, colours: dict[str, tuple[int, int, int]]) -> Iterator[str]:
+    winners = {
+        str(row["job_id"]): int(row["lease_seq"])
+        for row in rows(database_url, "SELECT job_id, lease_seq FROM lease_outcomes WHERE state = 'succeeded'")
+    }
+    with httpx.Client(base_url=api_url, headers=bearer(), timeout=30) as person, httpx.Client(timeout=30) as storage:
+
+        def look(job_id: str) -> list[str]:
+            answer = person.get(f"/api/geo-jobs/{job_id}/download/output")
+            if not answer.is_success:
+                return [f"{job_id}: no outputs ({answer.status_code})"]
+            found = answer.json()["outputs"]
+            return [*_of_one(storage.get, job_id, found, winners.get(job_id, 0), colours[job_id])]
+
+        with ThreadPoolExecutor(4) as pool:
+            for lines in pool.map(look, colours):
+                yield from lines
+
+
+def _of_one(
+    get: Callable[[str], httpx.Response],
+    job_id: str,
+    outputs: list[dict[str, Any]],
+    lease_seq: int,
+    colour: tuple[int, int, int],
+) -> Iterator[str]:
+    if len(outputs) != 6:
+        yield f"{job_id}: {len(outputs)} outputs"
+    for output in outputs:
+        if f"/{job_id}/outputs/{lease_seq}/" not in output["url"]:
+            yield f"{job_id}: {output['name']} is not of the lease that won ({lease_seq})"
+        content = get(output["url"]).content
+        if (len(content), hashlib.sha256(content).hexdigest()) != (output["sizeBytes"], output["sha256"]):
+            yield f"{job_id}: {output['name']} is not whole"
+        elif output["name"].endswith(".png"):
+            with Image.open(io.BytesIO(content)) as picture:
+                shown = picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2))
+            if shown != colour:
+                yield f"{job_id}: {output['name']} shows {shown}, not {colour}"
+
+
+def left_files(folder: Path) -> list[str]:
+    """What workers left behind in their TEMP_DIRs."""
+    return [str(path) for pattern in ("geojob_*", "outbox/*") for path in folder.glob(f"*/jobs/{pattern}")]
