@@ -93,14 +93,18 @@ class Gremlin:
         database: under the API.
         seed: of what happens when.
         pause: seconds between two faults, at most.
+        rounds: after so many it rests.
     """
 
-    def __init__(self, stack: Programs, fleet: Fleet, database: Database, *, seed: int, pause: float) -> None:
+    def __init__(
+        self, stack: Programs, fleet: Fleet, database: Database, *, seed: int, pause: float, rounds: int
+    ) -> None:
         self._stack = stack
         self._fleet = fleet
         self._database = database
         self._random = random.Random(seed)
         self._pause = pause
+        self._rounds = rounds
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         self.done: Counter[str] = Counter()
@@ -127,7 +131,7 @@ class Gremlin:
 
     def _run(self) -> None:
         try:
-            while not self._stop.is_set():
+            for _ in range(self._rounds):
                 self._random.shuffle(self._round)
                 for fault in list(self._round):
                     if self._stop.wait(self._random.uniform(0.2, 1) * self._pause):

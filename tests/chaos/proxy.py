@@ -95,8 +95,10 @@ class FaultProxy:
         ready.set()
         await stop.wait()
         server.close()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        connections = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in connections:
             task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
 
     def _choose(self) -> Fault:
         if self._calm.is_set():
@@ -120,9 +122,10 @@ class FaultProxy:
                         upstream = await asyncio.open_connection("127.0.0.1", self.port, limit=LIMIT)
                     await self._exchange(request, fault, upstream, (reader, writer))
             finally:
-                writer.close()
-                if upstream is not None:
-                    upstream[1].close()
+                for end in (writer, *(upstream or ())[1:]):
+                    end.close()
+                    with contextlib.suppress(OSError):
+                        await end.wait_closed()
 
     async def _exchange(
         self, request: _Message, fault: Fault, upstream: tuple[Reader, Writer], client: tuple[Reader, Writer]
@@ -198,5 +201,4 @@ def fault_proxy(proxy: FaultProxy) -> Iterator[FaultProxy]:
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join(10)
-        loop.run_until_complete(asyncio.sleep(0.05))
         loop.close()

@@ -52,6 +52,7 @@ class Storm:
         workers: processes, two jobs each.
         seed: of all that happens.
         pause: seconds between two faults of processes, at most.
+        rounds: of faults of processes, twelve in each; then the weather clears.
         factor: how much more often requests meet faults than usually.
         held_open: seconds until a half-open connection is seen to be dead.
         deadline: seconds for all jobs.
@@ -61,6 +62,7 @@ class Storm:
     workers: int
     seed: int
     pause: float = 3.0
+    rounds: int = sys.maxsize
     factor: float = 1.0
     held_open: float = 40.0
     deadline: float = 1500.0
@@ -96,7 +98,7 @@ def run(storm: Storm, folder: Path) -> Outcome:
             port = int(stack.base_url.rsplit(":", 1)[1])
             with fault_proxy(FaultProxy(port, storm.seed, storm.factor, storm.held_open)) as proxy:
                 fleet = Fleet(stack, proxy, storm.workers, WORKER)
-                gremlin = Gremlin(stack, fleet, database, seed=storm.seed, pause=storm.pause)
+                gremlin = Gremlin(stack, fleet, database, seed=storm.seed, pause=storm.pause, rounds=storm.rounds)
                 gremlin.start()
                 wrong = []
                 try:

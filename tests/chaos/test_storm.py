@@ -12,6 +12,8 @@ from tests.chaos.verdict import complaints, left_files
 from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, rows
 
+SHORT = Storm(jobs=30, workers=2, seed=20, pause=0.8, rounds=1, factor=1.5, held_open=2, deadline=150)
+
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
@@ -23,7 +25,7 @@ def open_folder() -> Iterator[Path]:
 
 @pytest.mark.timeout(180)
 def test_a_short_storm_loses_nothing_does_nothing_twice_and_leaves_nothing_behind(open_folder: Path) -> None:
-    outcome = run(Storm(jobs=30, workers=2, seed=20, pause=1.2, factor=1.5, held_open=2, deadline=150), open_folder)
+    outcome = run(SHORT, open_folder)
     assert outcome.complaints == []
     assert sum(outcome.processes.values()) > 0
     assert sum(number for fault, number in outcome.requests.items() if fault != "none") > 0
