@@ -47,6 +47,10 @@ bench-queue: environment  ## the queue against Procrastinate, and its other bars
 chaos: environment  ## 2,000 jobs while everything goes wrong; SEED=n repeats a run, JOBS=n makes it shorter
 	$(PYTHON) -m tests.chaos.storm $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
 
+.PHONY: conformance
+conformance: environment  ## hold a server to docs/PROTOCOL.md: API_BASE_URL=… WORKER_AUTH_TOKEN=… JWT=…
+	@$(PYTHON) -m tests.contract.conformance --api "$(API_BASE_URL)" --worker-token "$(WORKER_AUTH_TOKEN)" --jwt "$(JWT)"
+
 .PHONY: wheel
 wheel: environment  ## build the wheel into dist/
 	$(PYTHON) -m build --wheel --no-isolation

@@ -1,0 +1,388 @@
+"""Holds any server of the protocol to it, over plain HTTP, and reports line by line.
+
+    python -m tests.contract.conformance --api URL --worker-token TOKEN --jwt JWT
+
+The server should be idle: no other workers, no waiting jobs. Jobs are made through its public endpoints.
+"""
+
+import argparse
+import hashlib
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from geoprocessing_worker.models import ClaimedJob, LeaseAnswer
+
+TASK_TYPE = "geotiff_to_png"
+TIFF = b"II*\0" + bytes(range(100))
+JOBS = "/api/internal/geo-jobs"
+# Seconds beyond what was agreed until a lost job is claimed again.
+RESCUE_PATIENCE = 10.0
+
+
+class Violation(AssertionError):  # noqa: N818 - a verdict
+    """What the server did, against what the protocol says."""
+
+
+def demand(holds: object, words: str) -> None:
+    """Raise what is wrong, if it is."""
+    if not holds:
+        raise Violation(words)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server under examination.
+
+    Attributes:
+        public: with the rights of a person.
+        worker: with a worker token; paths begin at the host.
+        storage: without any.
+        made: ids of jobs that a check has made.
+    """
+
+    public: httpx.Client
+    worker: httpx.Client
+    storage: httpx.Client
+    made: list[str] = field(default_factory=list)
+
+    def tidy(self) -> None:
+        """End what a check has left, so that the next one finds the server idle."""
+        while self.made:
+            self.public.post(f"/api/geo-jobs/{self.made[-1]}/cancel", json={})
+            self.made.pop()
+        # Running jobs end when their worker has heard of it, or is not heard.
+        while (answer := self.public.get("/api/geo-jobs", params={"state": "running"})).is_success:
+            if not answer.json()["jobs"]:
+                break
+            time.sleep(0.2)
+
+    def submit(self) -> str:
+        """A queued job; its id."""
+        created = self.public.post("/api/geo-jobs", json={"taskType": TASK_TYPE, "inputPayload": {}})
+        job_id = str(_ok(created)["id"])
+        self.made.append(job_id)
+        body = {"fileName": "map.tif", "fileSize": len(TIFF), "fileType": "image/tiff"}
+        target = _ok(self.public.post(f"/api/geo-jobs/{job_id}/upload", json=body))
+        put = self.storage.put(target["uploadUrl"], content=TIFF)
+        demand(put.is_success, f"the upload of a file was answered with {put.status_code}")
+        return job_id
+
+    def claim_raw(self, **fields: Any) -> httpx.Response:
+        """One claim with a fresh id, unless the fields say another."""
+        usual = {"claimId": str(uuid.uuid4()), "workerId": str(uuid.uuid4()), "workerName": "conformance"}
+        body = usual | {"taskTypes": [TASK_TYPE], "maxJobs": 1, "waitSeconds": 10} | fields
+        return self.worker.post(f"{JOBS}/claim", json=body)
+
+    def claim(self, **fields: Any) -> dict[str, Any]:
+        """Exactly one job."""
+        answer = self.claim_raw(**fields)
+        demand(answer.status_code == 200, f"a claim while a job waits was answered with {answer.status_code}")
+        jobs = answer.json()["jobs"]
+        demand(len(jobs) == 1, f"a claim of one job brought {len(jobs)}")
+        job: dict[str, Any] = jobs[0]
+        return job
+
+    def taken_up(self) -> dict[str, Any]:
+        """A new job, claimed and confirmed."""
+        job_id = self.submit()
+        job = self.claim()
+        demand(job["id"] == job_id, "another job was claimed: the server is not idle")
+        _ok(self.call("heartbeat", job))
+        return job
+
+    def call(self, verb: str, job: dict[str, Any], body: object = None, **headers: str) -> httpx.Response:
+        """A call on a job with its lease."""
+        usual = {"Lease-Token": str(job["leaseToken"])} | headers
+        return self.worker.patch(f"{JOBS}/{job['id']}/{verb}", json={} if body is None else body, headers=usual)
+
+    def uploaded(self, job: dict[str, Any], content: bytes = b"picture") -> dict[str, Any]:
+        """One output, uploaded; what `complete` tells of it."""
+        slot = next(slot for slot in job["uploads"] if slot["name"].endswith("map.png"))
+        put = self.storage.request(slot["method"], slot["url"], content=content, headers=slot["headers"])
+        demand(put.is_success, f"an upload to a slot was answered with {put.status_code}")
+        digest = hashlib.sha256(content).hexdigest()
+        return {"name": slot["name"], "sizeBytes": len(content), "sha256": digest, "contentType": slot["contentType"]}
+
+    def clear(self, job: dict[str, Any]) -> None:
+        """End a job that a check has left."""
+        self.call("fail", job, failure("invalid_input"))
+
+
+def failure(error_class: str) -> dict[str, Any]:
+    """The body of a fail."""
+    return {"error": {"class": error_class, "code": "conformance", "message": "A check.", "detail": {"n": 1}}}
+
+
+def completion(*outputs: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    """The body of a complete."""
+    return {"outputs": list(outputs), "metadata": metadata, "timings": {"render": 0.5}}
+
+
+def _ok(answer: httpx.Response) -> dict[str, Any]:
+    demand(answer.status_code in (200, 201), f"{answer.request.url.path} was answered with {answer.status_code}")
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def _refused(answer: httpx.Response, status: int, *codes: str) -> None:
+    demand(answer.status_code == status, f"{answer.status_code} instead of {status}")
+    code = answer.json().get("code")
+    demand(code in codes, f"the problem's code is {code!r} and not {' or '.join(codes)}")
+    kind = answer.headers.get("Content-Type", "")
+    demand(kind.startswith("application/problem+json"), f"a problem came as {kind!r}")
+
+
+# -- the checks: the first line of each is what the report says ------------------------------------------------------
+
+
+def an_idle_claim_waits_and_is_answered_204(server: Server) -> None:
+    """A claim is parked for waitSeconds while there is nothing to do, then answered 204."""
+    begun = time.monotonic()
+    answer = server.claim_raw(waitSeconds=1)
+    demand(answer.status_code == 204, f"{answer.status_code}: the server is not idle, or does not answer 204")
+    demand(time.monotonic() - begun > 0.9, "it did not wait")
+
+
+def a_parked_claim_hears_of_a_job(server: Server) -> None:
+    """A parked claim is answered when a job is queued, long before its wait ends."""
+    with ThreadPoolExecutor(1) as pool:
+        parked = pool.submit(server.claim, waitSeconds=20)
+        time.sleep(0.5)
+        server.submit()
+        queued = time.monotonic()
+        job = parked.result()
+    demand(time.monotonic() - queued < 10, "it was heard of only after 10 s")
+    server.clear(job)
+
+
+def a_claimed_job_is_complete(server: Server) -> None:
+    """A claimed job has every field, and its file can be fetched without credentials, in parts too."""
+    server.submit()
+    job = server.claim()
+    parsed = ClaimedJob.model_validate(job)
+    got = server.storage.get(parsed.input.download_url)
+    demand(got.content == TIFF, "the download URL does not bring the file")
+    headers = {"Range": "bytes=10-", "If-Range": got.headers.get("ETag", "")}
+    part = server.storage.get(parsed.input.download_url, headers=headers)
+    demand(part.status_code == 206 and part.content == TIFF[10:], "a download cannot be resumed")
+    demand(len(job["uploads"]) == 6, f"{len(job['uploads'])} upload slots instead of six")
+    server.clear(job)
+
+
+def the_same_claim_id_brings_the_same_lease(server: Server) -> None:
+    """A claim that is sent again brings the same leases, since its first answer may be lost."""
+    server.submit()
+    claim_id = str(uuid.uuid4())
+    first, second = server.claim(claimId=claim_id), server.claim(claimId=claim_id)
+    demand(first["leaseToken"] == second["leaseToken"], "the lease is another one")
+    server.clear(first)
+
+
+def max_jobs_is_kept_and_no_job_is_given_twice(server: Server) -> None:
+    """Claims at once bring no more than maxJobs each, and no job twice."""
+    wanted = {server.submit() for _ in range(5)}
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: server.claim_raw(maxJobs=2, waitSeconds=0.3), range(4)))
+    batches = [answer.json()["jobs"] for answer in answers if answer.status_code == 200]
+    demand(all(len(batch) <= 2 for batch in batches), "more than maxJobs")
+    ids = [job["id"] for batch in batches for job in batch]
+    demand(len(ids) == len(set(ids)), "a job was given twice")
+    demand(set(ids) == wanted, "a waiting job was given to nobody")
+    for batch in batches:
+        for job in batch:
+            server.clear(job)
+
+
+def heartbeat_and_progress_renew(server: Server) -> None:
+    """Heartbeat and progress renew the lease, also with unknown fields and without a Content-Type."""
+    job = server.taken_up()
+    answer = LeaseAnswer.model_validate(_ok(server.call("heartbeat", job, {"unknown": True})))
+    demand(answer.lease_seconds > job["heartbeatSeconds"], "a lease is shorter than the time between heartbeats")
+    _ok(server.call("progress", job, {"percent": 40, "stage": "render", "message": "Rendering"}))
+    path = f"{JOBS}/{job['id']}/heartbeat"
+    _ok(server.worker.patch(path, content=b"{}", headers={"Lease-Token": job["leaseToken"], "Content-Type": ""}))
+    server.clear(job)
+
+
+def complete_is_idempotent(server: Server) -> None:
+    """A complete ends the job; the same again is replayed, another content is 409 already-finalized."""
+    job = server.taken_up()
+    body = completion(server.uploaded(job), width=1)
+    first, again = _ok(server.call("complete", job, body)), _ok(server.call("complete", job, body))
+    demand((first["state"], first["replayed"]) == ("succeeded", False), f"the first answer is {first}")
+    demand((again["state"], again["replayed"]) == ("succeeded", True), f"the second answer is {again}")
+    _refused(server.call("complete", job, body | {"metadata": {"width": 2}}), 409, "already-finalized")
+    _refused(server.call("heartbeat", job), 409, "already-finalized", "lease-lost")
+
+
+def outputs_are_checked(server: Server) -> None:
+    """A complete with an output that is missing or has another digest is 422 output-mismatch; the lease lives on."""
+    job = server.taken_up()
+    output = server.uploaded(job)
+    for lie in ({"sha256": "0" * 64}, {"sizeBytes": 1}, {"name": "map.pgw"}, {"name": "elsewhere.png"}):
+        _refused(server.call("complete", job, completion(output | lie)), 422, "output-mismatch")
+    _ok(server.call("complete", job, completion(output)))
+
+
+def fail_is_idempotent(server: Server) -> None:
+    """A fail of class transient queues the job again; the same again is replayed."""
+    job = server.taken_up()
+    first, again = (_ok(server.call("fail", job, failure("transient"))) for _ in range(2))
+    demand(first["state"] == "queued" and first["nextAttemptAt"], f"the first answer is {first}")
+    demand(again["replayed"] and again["nextAttemptAt"] == first["nextAttemptAt"], f"the second answer is {again}")
+    _end(server, job["id"])
+
+
+def invalid_input_is_final(server: Server) -> None:
+    """A fail of class invalid_input is the end of the job."""
+    answer = _ok(server.call("fail", server.taken_up(), failure("invalid_input")))
+    demand((answer["state"], answer["nextAttemptAt"]) == ("failed", None), f"the answer is {answer}")
+
+
+def interruption_costs_no_attempt(server: Server) -> None:
+    """A fail of class interrupted queues the job at once and costs no attempt."""
+    job = server.taken_up()
+    demand(_ok(server.call("fail", job, failure("interrupted")))["state"] == "queued", "it is not queued")
+    again = server.claim()
+    demand((again["id"], again["attempt"]) == (job["id"], job["attempt"]), "it cost an attempt, or was not at once")
+    server.clear(again)
+
+
+def cancelling_reaches_the_worker(server: Server) -> None:
+    """A cancelled job's worker is told by the heartbeat, and its word ends the job."""
+    job = server.taken_up()
+    _ok(server.public.post(f"/api/geo-jobs/{job['id']}/cancel", json={"reason": "a check"}))
+    order = _ok(server.call("heartbeat", job))["cancel"]
+    demand(order is not None and order["reason"] == "a check", f"the heartbeat says cancel: {order}")
+    answer = _ok(server.call("fail", job, failure("cancelled")))
+    demand(answer["state"] == "cancelled", f"the answer is {answer}")
+    _refused(server.call("heartbeat", job), 409, "job-cancelled")
+
+
+def strangers_are_refused(server: Server) -> None:
+    """A wrong worker token is 401, a lease that is not held 409 lease-lost, an unknown job 404 job-not-found."""
+    wrong = {"Authorization": "Worker wrong-token-of-some-length"}
+    body = {"claimId": str(uuid.uuid4()), "workerId": "x", "workerName": "x", "taskTypes": [TASK_TYPE]}
+    answer = server.worker.post(f"{JOBS}/claim", json=body, headers=wrong)
+    demand(answer.status_code == 401, f"{answer.status_code} for a wrong token")
+    job = server.taken_up()
+    for token in ("nonsense", str(job["leaseToken"])[:-1] + "x", ""):
+        _refused(server.call("heartbeat", job | {"leaseToken": token}), 409, "lease-lost")
+    _refused(server.call("heartbeat", job | {"id": str(uuid.uuid4())}), 404, "job-not-found")
+    server.clear(job)
+
+
+def an_unconfirmed_claim_comes_back(server: Server) -> None:
+    """A claim whose worker never says a word is over after its first, short lease, and costs no attempt."""
+    server.submit()
+    job = server.claim()
+    again = _claimed_again(server, job)
+    demand(again["attempt"] == job["attempt"], "it cost an attempt")
+    _refused(server.call("heartbeat", job), 409, "lease-lost")
+    server.clear(again)
+
+
+def a_stale_worker_changes_nothing(server: Server) -> None:
+    """After a lease's silence the job is given to another; what the first one sends or uploads then is not seen."""
+    job = server.taken_up()
+    lease = LeaseAnswer.model_validate(_ok(server.call("heartbeat", job)))
+    again = _claimed_again(server, job | {"leaseSeconds": lease.lease_seconds})
+    _ok(server.call("heartbeat", again))
+    stale = server.uploaded(job, b"stale picture")
+    _refused(server.call("complete", job, completion(stale)), 409, "lease-lost")
+    _refused(server.call("fail", job, failure("internal")), 409, "lease-lost")
+    _ok(server.call("complete", again, completion(server.uploaded(again, b"fresh picture"))))
+    outputs = _ok(server.public.get(f"/api/geo-jobs/{job['id']}/download/output"))["outputs"]
+    demand([server.storage.get(output["url"]).content for output in outputs] == [b"fresh picture"], "it was seen")
+
+
+def _claimed_again(server: Server, job: dict[str, Any]) -> dict[str, Any]:
+    deadline = time.monotonic() + float(job["leaseSeconds"]) + RESCUE_PATIENCE
+    while time.monotonic() < deadline:
+        answer = server.claim_raw(waitSeconds=2)
+        if answer.status_code == 200:
+            (again,) = answer.json()["jobs"]
+            demand(again["id"] == job["id"], "another job was claimed: the server is not idle")
+            result: dict[str, Any] = again
+            return result
+    raise Violation(f"nobody got it within its lease of {job['leaseSeconds']} s and {RESCUE_PATIENCE:g} s")
+
+
+def _end(server: Server, job_id: str) -> None:
+    answer = server.public.post(f"/api/geo-jobs/{job_id}/cancel", json={})
+    demand(answer.is_success, f"cancelling was answered with {answer.status_code}")
+
+
+Check = Callable[[Server], None]
+CHECKS: tuple[Check, ...] = (
+    an_idle_claim_waits_and_is_answered_204,
+    a_claimed_job_is_complete,
+    a_parked_claim_hears_of_a_job,
+    the_same_claim_id_brings_the_same_lease,
+    max_jobs_is_kept_and_no_job_is_given_twice,
+    heartbeat_and_progress_renew,
+    complete_is_idempotent,
+    outputs_are_checked,
+    fail_is_idempotent,
+    invalid_input_is_final,
+    interruption_costs_no_attempt,
+    cancelling_reaches_the_worker,
+    strangers_are_refused,
+    an_unconfirmed_claim_comes_back,
+    a_stale_worker_changes_nothing,
+)
+
+
+@contextmanager
+def examined(base_url: str, worker_token: str, jwt: str) -> Iterator[Server]:
+    """Clients for a server."""
+    person, worker = {"Authorization": f"Bearer {jwt}"}, {"Authorization": f"Worker {worker_token}"}
+    with (
+        httpx.Client(base_url=base_url, headers=person, timeout=60) as public,
+        httpx.Client(base_url=base_url, headers=worker, timeout=60) as internal,
+        httpx.Client(timeout=60) as storage,
+    ):
+        yield Server(public, internal, storage)
+
+
+def report(server: Server) -> int:
+    """Run all checks, one line each; how many do not hold."""
+    broken = 0
+    for check in CHECKS:
+        sentence = (check.__doc__ or "").splitlines()[0]
+        try:
+            check(server)
+        except Exception as error:  # noqa: BLE001 - whatever a strange server makes of it is its answer
+            broken += 1
+            words = str(error) if isinstance(error, Violation) else traceback.format_exception_only(error)[-1].strip()
+            print(f"✗ {sentence}\n    {words}", flush=True)  # noqa: T201 - a command's output
+            server.tidy()
+        else:
+            server.made.clear()
+            print(f"✓ {sentence}", flush=True)  # noqa: T201
+    print(f"{len(CHECKS) - broken} of {len(CHECKS)} hold")  # noqa: T201
+    return broken
+
+
+def main() -> int:
+    """Examine a server; 0 when all holds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--api", required=True, help="base URL")
+    parser.add_argument("--worker-token", required=True)
+    parser.add_argument("--jwt", required=True, help="of somebody who may make jobs")
+    asked = parser.parse_args()
+    with examined(asked.api.rstrip("/"), asked.worker_token, asked.jwt) as server:
+        return 1 if report(server) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
