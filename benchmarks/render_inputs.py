@@ -19,7 +19,7 @@ from rasterio.windows import Window
 CRS = "EPSG:32638"
 SEA = -9999.0  # the nodata value of the elevation model
 SENSOR_BLUR = 0.5  # pixels
-LARGEST_NOISE = 12_000  # pixels on a side; larger noise repeats, since 40,000² would be 6 GB for each of its layers
+LARGEST_TEXTURE = 12_000  # pixels on a side; a larger one repeats, since 40,000² would be 6 GB for each of its layers
 ROWS = 1000  # rows written at a time: the largest input must not need its own size in memory
 
 
@@ -41,15 +41,17 @@ def texture(size: int, seed: int, roughness: float = 0.55) -> Any:
 
     At last it is blurred as optics do: of the finest detail a sensor lets a third through.
     """
+    if size > LARGEST_TEXTURE:
+        times = -(-size // LARGEST_TEXTURE)
+        once = texture(LARGEST_TEXTURE, seed, roughness).copy_memory()
+        return once.replicate(times, times).crop(0, 0, size, size)
     random = np.random.default_rng(seed)
     total: Any = None
     weight, cells, weights = 1.0, 4, 0.0
     while cells < size * 2:
         side = min(cells, size)
-        tile = min(side, LARGEST_NOISE)
-        noise = pyvips.Image.new_from_array(random.random((tile, tile), dtype=np.float32))
-        times = -(-side // tile)
-        layer = noise.replicate(times, times).crop(0, 0, side, side).resize(size / side, kernel="cubic") * weight
+        noise = random.random((side, side), dtype=np.float32)
+        layer = pyvips.Image.new_from_array(noise).resize(size / side, kernel="cubic") * weight
         total = layer if total is None else total + layer
         weights += weight
         weight, cells = weight * roughness, cells * 4

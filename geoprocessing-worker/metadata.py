@@ -151,19 +151,32 @@ def statistics(plan: RenderPlan, sample: Sample, header: SourceHeader) -> dict[s
 
 
 def _of_band(values: NDArray[Any], scale: float, offset: float) -> dict[str, Any]:
-    wide = values.astype(np.float64)
-    low, high = float(wide.min()), float(wide.max())
+    levels, weights = _levels(values)
+    low, high = float(levels.min()), float(levels.max())
     with np.errstate(over="ignore", invalid="ignore"):  # of numbers as large as doubles get there is no mean
-        facts = {"minimum": low, "maximum": high, "mean": float(wide.mean()), "stddev": float(wide.std())}
+        mean = float(np.average(levels, weights=weights))
+        spread = float(np.sqrt(np.average((levels - mean) ** 2, weights=weights)))
+    facts = {"minimum": low, "maximum": high, "mean": mean, "stddev": spread}
     found: dict[str, Any] = {**facts}
     if math.isfinite(high - low):
-        counts, _ = np.histogram(wide, BUCKETS, (low, high) if high > low else (low - 0.5, low + 0.5))
-        found["histogram"] = {"count": BUCKETS, "min": low, "max": high, "buckets": counts.tolist()}
+        limits = (low, high) if high > low else (low - 0.5, low + 0.5)
+        counts, _ = np.histogram(levels, BUCKETS, limits, weights=weights)
+        found["histogram"] = {"count": BUCKETS, "min": low, "max": high, "buckets": counts.astype(int).tolist()}
     if (scale, offset) != (1.0, 0.0):
         found["scaled"] = {
             name: number * scale if name == "stddev" else number * scale + offset for name, number in facts.items()
         }
     return found
+
+
+def _levels(values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.intp] | None]:
+    """The values as floats; small whole numbers each once, with how often, which is a fifth of the work to add up."""
+    if values.dtype.kind not in "iu" or values.dtype.itemsize > 2:
+        return values.astype(np.float64), None
+    first = int(values.min())
+    counts = np.bincount(values.astype(np.intp) - first)
+    found = np.flatnonzero(counts)
+    return (found + first).astype(np.float64), counts[found]
 
 
 def map_hints(grid: Grid) -> dict[str, Any] | None:
