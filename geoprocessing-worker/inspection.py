@@ -140,7 +140,9 @@ def _block_size(dataset: Any) -> tuple[int, int]:
 
 def _block_bytes(dataset: Any) -> int:
     columns, rows = _block_size(dataset)
-    return columns * rows * np.dtype(_numpy_type(dataset.dtypes[0])).itemsize
+    interleaved = dataset.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE", "").upper() == "PIXEL"
+    bands = dataset.count if interleaved else 1
+    return columns * rows * bands * np.dtype(_numpy_type(dataset.dtypes[0])).itemsize
 
 
 def _numpy_type(name: str) -> str:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoprocessing_worker import colormaps
+from geoprocessing_worker.admission import WORK_BYTES, address_space_left, admit, cost
 from geoprocessing_worker.bands import BandChoice, Colour, choose_bands
 from geoprocessing_worker.crs import NATIVE, parse_crs
 from geoprocessing_worker.depth import Coding, choose_coding
-from geoprocessing_worker.errors import refused
 from geoprocessing_worker.fill_value import FillValue, find_fill_values, without
 from geoprocessing_worker.geometry import Layout, lay_out
 from geoprocessing_worker.header import Level, SourceHeader
@@ -27,13 +27,6 @@ from geoprocessing_worker.stretch import Stretch, choose_stretch, few_values
 LONGEST_SIDE = {OutputFormat.PNG: 16384, OutputFormat.JPEG: 16384, OutputFormat.WEBP: 16383}
 
 SCATTERED = 0.01  # of the pixels looked at: with fewer valid ones, a smaller picture by nearest neighbour may be empty
-
-# Work is what is limited: about a minute of decoding on one slow core.
-MAX_DECODED_BYTES = 12 << 30
-
-
-# What is read is kept at up to twice the output's scale, as far as it fits in here: averaging is then exact.
-WORK_BYTES = 160 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,24 +118,17 @@ def draft(header: SourceHeader, options: RenderOptions) -> Draft:
     """The choices that need no pixel.
 
     Raises:
-        JobError: `bad_crs`, `invalid_payload` (a band that is not there), `too_complex`.
+        JobError: `bad_crs`, `invalid_payload` (a band that is not there), `too_complex`, `too_large`.
     """
     choice = choose_bands(header, options.bands)
     native = options.coordinate_system.strip().lower() == NATIVE
     crs = None if native else parse_crs(options.coordinate_system)
     layout = lay_out(header, crs, min(options.max_size, LONGEST_SIDE[options.output_format]))
     level = _level(header, layout)
-    decoded = _decoded_bytes(header, level, choice)
-    if decoded > MAX_DECODED_BYTES:
-        raise refused(
-            "too_complex",
-            f"Reading this file means decoding {decoded >> 20:,} MB; at most {MAX_DECODED_BYTES >> 20:,} MB are "
-            "allowed. Add overviews (gdaladdo), or save it smaller.",
-            decoded=decoded,
-            allowed=MAX_DECODED_BYTES,
-        )
+    predicted = cost(header, level, choice, layout)
+    admit(predicted, address_space_left())
     nodata = tuple(header.band(index).nodata if options.nodata is None else options.nodata for index in choice.indexes)
-    return Draft(choice, layout, level, nodata, decoded)
+    return Draft(choice, layout, level, nodata, predicted.decoded_bytes)
 
 
 def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: RenderOptions) -> RenderPlan:
@@ -261,12 +247,3 @@ def _bilevel(header: SourceHeader, choice: BandChoice, values: NDArray[Any]) -> 
     if header.band(choice.indexes[0]).bits == 1 or header.miniswhite:
         return True
     return values.dtype == np.uint8 and values.size > 0 and bool(np.isin(values, (0, 255)).all())
-
-
-def _decoded_bytes(header: SourceHeader, level: Level, choice: BandChoice) -> int:
-    """What all blocks of a level hold once decoded; blocks of pixel-interleaved files hold every band."""
-    across = -(-level.width // level.block_width) * level.block_width
-    down = -(-level.height // level.block_height) * level.block_height
-    shown = len(choice.indexes) + (choice.alpha is not None)
-    count = len(header.bands) if header.pixel_interleaved else shown
-    return across * down * count * np.dtype(header.bands[0].dtype).itemsize
