@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 ENOUGH = 1 << 18  # values; a share of half a percent is then still a thousand of them
 FEWEST = 0.005  # of the values: below that, percentiles pass over them anyway
-OTHERS = 16  # different pixels at least, that are not the fill value
+OTHERS = 16  # pixels at least that are not the fill value
+MEASUREMENTS = 32  # different values at least; among fewer, codes of classes, a value that is no known one is another
 
 # Written as "no data" by common programs. Whatever is as large as ENORMOUS is one, too.
 KNOWN = frozenset({
@@ -71,5 +72,7 @@ def _fill(values: NDArray[np.float64], edge: float) -> FillValue | None:
     if width == 0:
         # One value beside another is data as a rule: a mask, rain and no rain.
         return FillValue(edge, share) if edge in KNOWN and edge != 0 else None
+    if (edge == 0 or edge not in KNOWN) and np.unique(others).size < MEASUREMENTS:
+        return None
     enough = GAP_OF_KNOWN if edge in KNOWN else GAP_OF_OTHER
     return FillValue(edge, share) if gap >= enough * width else None

@@ -49,12 +49,26 @@ def test_one_below_and_one_above_are_both_found() -> None:
         mixed(np.random.default_rng(2).exponential(3, 20_000), 0, share=9),  # rain, and mostly none
         np.repeat([0.0, 1.0], 5000),
         np.repeat([0.0, 12.5], [9950, 50]),
+        np.repeat([1.0, 2.0, 5.0, 90.0], [400, 500, 50, 50]),  # classes that are stored as floats
+        np.repeat([0.0, 30.0, 31.0], 500),
         np.full(1000, -9999.0),
         np.empty(0),
         np.linspace(-9999, 3000, 20_000),  # -9999 is a value like any other here
         mixed(HEIGHTS, 5000, share=0.0001),
     ],
-    ids=["heights", "sea", "rain", "mask", "rare", "constant", "empty", "bathymetry", "one outlier"],
+    ids=[
+        "heights",
+        "sea",
+        "rain",
+        "mask",
+        "rare",
+        "classes",
+        "classes from 0",
+        "constant",
+        "empty",
+        "bathymetry",
+        "one outlier",
+    ],
 )
 def test_real_values_are_left_alone(values: Any) -> None:
     """Zero rain, sea level, masks and a constant are data."""
