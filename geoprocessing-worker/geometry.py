@@ -137,6 +137,9 @@ def project(source: CRS, target: CRS, xs: Points, ys: Points) -> tuple[Points, P
     """Points in another system, x first; what cannot be expressed there is infinite."""
     if same(source, target):
         return xs, ys
+    if source.is_geographic:
+        # Global grids often end a hair past the pole, where PROJ finds nothing.
+        ys = np.clip(ys, -90.0, 90.0)
     if is_mercator(target):
         xs, ys = transformer(source, CRS.from_epsg(4326)).transform(xs, ys, errcheck=False)
         ys = np.clip(ys, -MERCATOR_LIMIT, MERCATOR_LIMIT, where=np.isfinite(ys), out=np.array(ys))
@@ -178,7 +181,6 @@ def _spread(header: SourceHeader, crs: CRS, samples: int) -> tuple[Points, Point
     xs = np.where(good, xs, np.nan).reshape(columns.shape)
     ys = np.where(good, ys, np.nan).reshape(columns.shape)
     if crs.is_geographic:
-        # Global grids often end a hair past the pole.
         ys = np.clip(ys, -90.0, 90.0)
     turn = period(crs)
     return (_in_one_piece(xs, turn) if turn else xs), ys

@@ -90,13 +90,14 @@ def _distance(picture: Path, header: SourceHeader, grid: Grid, transform: Affine
     if not inside.any():
         raise failed("none of five places lies in the source", picture)
     xs, ys = project(header.crs, grid.crs, *ground(header)(source_x[inside], source_y[inside]))
+    turn = period(grid.crs)
+    if turn is not None:
+        # The same meridian has many names; the one nearest to the picture's counts.
+        expected = transform.a * columns[inside] + transform.b * rows[inside] + transform.c
+        xs = xs - np.round((xs - expected) / turn) * turn
     back = ~transform
     off_x = back.a * xs + back.b * ys + back.c - columns[inside]
     off_y = back.d * xs + back.e * ys + back.f - rows[inside]
-    turn = period(grid.crs)
-    if turn is not None:
-        world = abs(turn / transform.a)
-        off_x -= np.round(off_x / world) * world
     off = np.hypot(off_x, off_y)
     leeway = _leeway(header, source_x[inside], source_y[inside])
     scale = max(grid.width / header.width, grid.height / header.height)

@@ -58,6 +58,18 @@ def test_rotated_file_comes_out_north_up(tmp_path: Path) -> None:
     assert reopened(result.outputs[0].path)[1].is_rectilinear
 
 
+def test_rotated_file_that_is_in_the_system_already_comes_out_north_up(tmp_path: Path) -> None:
+    """A web map draws a picture between two corners: one in degrees is turned, too, unless native was asked for."""
+    turned = Affine.translation(44, 16) @ Affine.rotation(-90) @ Affine.scale(0.01, -0.01)
+    source = Tiff(quarters(), transform=turned).write(tmp_path / "a.tif")
+    result = run(source, tmp_path / "out")
+    assert corners_of(picture_of(result)) == [BLUE, RED, WHITE, GREEN]
+    assert reopened(result.outputs[0].path)[1].is_rectilinear
+    native = run(source, tmp_path / "native", coordinate_system="native")
+    assert corners_of(picture_of(native)) == [RED, GREEN, BLUE, WHITE]
+    assert reopened(native.outputs[0].path)[1].b == pytest.approx(turned.b)
+
+
 def test_ground_control_points_place_the_picture(tmp_path: Path) -> None:
     """A file with nothing but ground control points lies where they say."""
     points = [

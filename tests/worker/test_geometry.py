@@ -132,10 +132,20 @@ def test_polar_file_in_degrees_is_bounded() -> None:
     assert 1 < target.width / target.height < 20
 
 
-def test_dust_past_the_pole_is_taken_off() -> None:
-    """A global grid whose edge lies a hair past the pole still goes to another system."""
-    source = Affine(1.00000001, 0, -180.0000002, 0, -1.00000001, 90.0000002)
-    assert lay_out(header(360, 180, source, 4258), WGS84, 512).target.width > 1
+@pytest.mark.parametrize("target", ["EPSG:4258", "ESRI:54009", "ESRI:54030", "EPSG:3857"])
+@pytest.mark.parametrize("turn", [0.0, 1e-9])
+def test_dust_past_the_pole_costs_no_row(target: str, turn: float) -> None:
+    """A global grid whose edge lies a hair past the pole reaches as far as one that ends there, and no farther."""
+    system = CRS.from_user_input(target)
+    tops = []
+    for dust in (0.0, 2e-7):
+        source = Affine(1 + dust / 180, turn, -180 - dust, turn, -1 - dust / 90, 90 + dust)
+        grid = lay_out(header(360, 180, source, 4326), system, 512).target
+        assert grid.transform is not None
+        tops.append((grid.transform.f, (grid.transform @ (grid.width, grid.height))[1]))
+    assert tops[1] == pytest.approx(tops[0], rel=1e-6)
+    if system.is_geographic:
+        assert -90 <= tops[1][1] < tops[1][0] <= 90
 
 
 def test_rotated_native_keeps_six_terms() -> None:
