@@ -32,7 +32,8 @@ def middles(picture: Any) -> list[tuple[int, ...]]:
 
 def test_rpc_places_the_picture_at_its_height_and_says_so(tmp_path: Path) -> None:
     """A file with nothing but RPC lies where they say at their own height, marked as approximate."""
-    first, across, up = [1.0] + 19 * [0.0], [0.0, 1.0] + 18 * [0.0], [0.0, 0.0, -1.0] + 17 * [0.0]
+    # A point 500 m higher lies half a picture farther along the row.
+    first, across, up = [1.0] + 19 * [0.0], [0.0, 1.0, 0.0, 1.0] + 16 * [0.0], [0.0, 0.0, -1.0] + 17 * [0.0]
     rpc = RPC(
         height_off=1200.0, height_scale=500.0, lat_off=15.5, lat_scale=0.32, line_den_coeff=first, line_num_coeff=up,
         line_off=32.0, line_scale=32.0, long_off=44.5, long_scale=0.32, samp_den_coeff=first, samp_num_coeff=across,
@@ -170,6 +171,16 @@ def test_largest_page_is_shown_and_any_can_be_asked_for(tmp_path: Path) -> None:
     assert tuple(picture_of(run(source, tmp_path / "two", page=3))[5, 5]) == BLUE
     with pytest.raises(JobError, match="page 4"):
         run(source, tmp_path / "three", page=4)
+
+
+def test_page_with_a_place_comes_before_a_larger_one(tmp_path: Path) -> None:
+    """A preview or legend beside the map, however large, is not the map."""
+    source = tmp_path / "a.tif"
+    Tiff(np.zeros((1, 90, 90), dtype=np.uint8), crs=None, transform=None).write(source)
+    Tiff(quarters(40), profile={"APPEND_SUBDATASET": "YES"}).write(source)
+    result = run(source, tmp_path / "out")
+    facts: Any = result.metadata["source"]
+    assert (facts["pages"], facts["page"], facts["width"]) == (2, 2, 40)
 
 
 def test_source_crs_helps_a_file_that_says_none(tmp_path: Path) -> None:
@@ -380,12 +391,12 @@ def test_dark_bytes_are_kept_if_they_are_colours_and_spread_if_they_are_data(tmp
 
 def test_four_corners_that_contradict_each_other_still_place_a_picture(tmp_path: Path) -> None:
     """GDAL's curve through the corners of a leaning photograph misses them; that is told, and no fault of ours."""
-    corners = ((0, 0, 10.0, 50.0), (0, 64, 12.0, 50.2), (64, 64, 12.2, 48.0), (64, 0, 9.6, 47.8))
+    corners = ((0, 0, 10.0, 50.0), (0, 640, 12.0, 50.2), (640, 640, 12.2, 48.0), (640, 0, 9.6, 47.8))
     points = [GroundControlPoint(row=row, col=col, x=x, y=y) for row, col, x, y in corners]
-    source = Tiff(quarters(), crs=None, transform=None, gcps=(points, "EPSG:4326")).write(tmp_path / "a.tif")
+    source = Tiff(quarters(640), crs=None, transform=None, gcps=(points, "EPSG:4326")).write(tmp_path / "a.tif")
     result = run(source, tmp_path / "out")
     facts: Any = result.metadata["source"]
-    assert facts["gcpResidualPx"] > 1
+    assert facts["gcpResidualPx"] > 10
     assert middles(picture_of(result))[0] == RED
 
 
