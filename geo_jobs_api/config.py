@@ -168,6 +168,20 @@ class Settings(BaseSettings):
         return self.lease_seconds if self.rescue_grace_seconds is None else self.rescue_grace_seconds
 
 
+# The metrics library itself reads this when it is imported; processes that share the folder share their counters.
+_METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def share_metrics(folder: str) -> None:
+    """Have the processes that are started from now on count together, in an empty folder."""
+    os.environ[_METRICS_DIR] = folder
+
+
+def shared_metrics_dir() -> str | None:
+    """The folder in which several processes count together; None when this one counts alone."""
+    return os.environ.get(_METRICS_DIR)
+
+
 def _make_private_dir(path: Path) -> None:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
 

@@ -51,7 +51,7 @@ def _program(name: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / _PROGRAMS / name
 
 
-def _run(command: list[str], *, user: str | None, timeout: float, log: Path | None = None) -> int:
+def _run(command: list[str], *, user: str | None, timeout: float, log: Path | None = None, doing: str = "start") -> int:
     """Run one of PostgreSQL's programs; a temporary file takes its output, since the server inherits it."""
     with tempfile.TemporaryFile("w+") as output:
         try:
@@ -76,7 +76,7 @@ def _run(command: list[str], *, user: str | None, timeout: float, log: Path | No
             told = output.read().strip().splitlines()[-3:]
             with contextlib.suppress(OSError):
                 told += log.read_text(errors="replace").strip().splitlines()[-5:]
-            raise ConfigurationError("The embedded database could not start: " + " | ".join(told))
+            raise ConfigurationError(f"The embedded database could not {doing}: " + " | ".join(told))
         return result.returncode
 
 
@@ -148,8 +148,13 @@ class EmbeddedPostgres:
                 fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return
+            if self.user is not None:
+                # Somebody may have closed the way since the start, as pytest does with its folder in /tmp at each
+                # start: pg_ctl would not find the server, and leave it running.
+                _make_passable(self.data.parent)
             command = [str(_program("pg_ctl")), "-D", str(self.data), "-w", "-t", str(_STOP_SECONDS), "-m", "fast"]
-            _run([*command, "stop"], user=self.user, timeout=_STOP_SECONDS + 10)
+            log = self.data / "server.log"
+            _run([*command, "stop"], user=self.user, timeout=_STOP_SECONDS + 10, log=log, doing="stop")
 
 
 @contextlib.contextmanager

@@ -57,6 +57,6 @@ def _warning(blocker: VacuumBlocker) -> str:
 
 @router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
 async def read_metrics(services: ServicesOf) -> Response:
-    """Counters of this process, and the open jobs of the whole queue."""
-    body = metrics.render(await services.upkeep.count_open_jobs(), len(services.room))
+    """Counters of this service's processes on this host, and the open jobs of the whole queue."""
+    body = metrics.render(await services.upkeep.count_open_jobs())
     return Response(body, media_type=CONTENT_TYPE_LATEST)

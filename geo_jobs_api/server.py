@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import gc
 import socket
+import tempfile
 from collections.abc import Sequence
 
 import uvicorn
-from uvicorn.supervisors.multiprocess import Multiprocess, Process
+from uvicorn.supervisors import multiprocess
 
-from geo_jobs_api.config import Settings
+from geo_jobs_api.config import Settings, share_metrics
 from geo_jobs_api.errors import ConfigurationError
+from geo_jobs_api.metrics import forget_process
 
 _APPLICATION = "geo_jobs_api.app:from_environment"
 _BACKLOG = 2048
@@ -46,7 +48,7 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class _DrainingProcess(Process):
+class _DrainingProcess(multiprocess.Process):
     @property
     def server(self) -> uvicorn.Server:
         if self._server is None:
@@ -54,12 +56,15 @@ class _DrainingProcess(Process):
         return self._server
 
 
-class _DrainingMultiprocess(Multiprocess):
-    def init_processes(self) -> None:
-        for _ in range(self.processes_num):
-            process = _DrainingProcess(self.config, self.sockets)
-            process.start()
-            self.processes.append(process)
+class _DrainingMultiprocess(multiprocess.Multiprocess):
+    """Keeps its processes going; what one of them measured at its death is forgotten."""
+
+    def keep_subprocess_alive(self) -> None:
+        before = {process.pid for process in self.processes}
+        super().keep_subprocess_alive()
+        for pid in before - {process.pid for process in self.processes}:
+            if pid is not None:
+                forget_process(pid)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -106,7 +111,11 @@ def serve(settings: Settings, listeners: Sequence[socket.socket], *, workers: in
     """Serve until SIGTERM or SIGINT; the exit code."""
     config = configuration(settings, _APPLICATION, workers=workers)
     if workers > 1:
-        _DrainingMultiprocess(config, sockets=list(listeners)).run()
+        # Also those that are started in the place of a dead one must drain; the base makes them by this name.
+        multiprocess.Process = _DrainingProcess  # type: ignore[misc]
+        with tempfile.TemporaryDirectory(prefix="geo-jobs-metrics-") as folder:
+            share_metrics(folder)
+            _DrainingMultiprocess(config, sockets=list(listeners)).run()
         return 0
     server = DrainingServer(config)
     server.run(sockets=list(listeners))

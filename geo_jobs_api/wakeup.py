@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from geo_jobs_api.metrics import PARKED_CLAIMS
+
 # Claims that were parked unseen wait for company: 500 of them then cost one statement in this time. A repeated claim
 # whose answer was lost is answered after it at the latest, well within the first lease.
 COMPANY_SECONDS = 2.5
@@ -93,10 +95,12 @@ class WaitingRoom:
             self._unseen.add(ticket)
             self.unseen_came.set()
         self._parked += 1
+        PARKED_CLAIMS.inc()
         try:
             return await ticket.wait(seconds)
         finally:
             self._parked -= 1
+            PARKED_CLAIMS.dec()
             self._unseen.discard(ticket)
 
     def list_unseen(self) -> list[Ticket]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -96,8 +97,38 @@ def test_sigterm_sends_parked_claims_away_and_ends_with_exit_code_0(environment:
         assert process.wait(timeout=30) == 0
 
 
+def test_metrics_of_several_processes_are_told_together_by_any_of_them(environment: dict[str, str]) -> None:
+    """Forty requests over connections of their own, to whichever process takes them, are counted as forty; also after
+    one of the processes was killed and another started in its place.
+    """
+    with serving(environment, "--workers", "2") as (process, address):
+
+        def count() -> float:
+            found = re.search(
+                r'geo_jobs_http_requests_total\{.*route="/api/geo-jobs",status="401".*\} ([0-9.]+)', metrics()
+            )
+            return 0 if found is None else float(found[1])
+
+        def metrics() -> str:
+            return get(f"{address}/metrics", timeout=10).text
+
+        def children() -> set[int]:
+            spawned = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            return {int(pid) for pid in spawned if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+        for _ in range(40):
+            get(f"{address}/api/geo-jobs", timeout=10)
+        wait_until(lambda: count() == 40, "all requests to be counted")
+        before = children()
+        os.kill(min(before), signal.SIGKILL)
+        wait_until(lambda: len(children() - before) == 1, "another process in its place", 20)
+        wait_until(lambda: count() == 40, "the counters to be there still", 20)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+
+
 def _is_parked(address: str) -> bool:
-    # With several processes any of them may answer; sooner or later it is the one with the claim.
+    # Any process answers for all.
     return "geo_jobs_parked_claims 1.0" in get(f"{address}/metrics", timeout=10).text
 
 

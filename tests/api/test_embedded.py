@@ -48,6 +48,14 @@ def test_data_survive_a_restart_and_the_last_user_stops_the_server(folder: Path)
     third.close()
 
 
+def test_a_way_that_was_closed_since_the_start_does_not_keep_the_server_running(folder: Path) -> None:
+    """Some other program may tighten a folder above the data; as root the database runs as another account."""
+    server = embedded.start(folder / "deep" / "postgres")
+    folder.chmod(0o700)
+    server.close()
+    assert not is_up(server.conninfo)
+
+
 def test_it_lives_in_long_paths_and_paths_with_spaces_and_listens_on_no_port(folder: Path) -> None:
     """Socket paths are limited to 107 bytes; data folders are not. Nobody else may enter either."""
     data = folder / "a folder with 'spaces'" / ("x" * 150) / "postgres"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,11 +35,18 @@ def test_metrics_count_requests_and_open_jobs(api: RunningApi, person: Person) -
     assert "geo_jobs_parked_claims 0.0" in text
 
 
+@pytest.fixture
+def own_folder() -> Iterator[Path]:
+    """Not pytest's: as root the database runs as another account, and every pytest that starts closes the way there."""
+    with tempfile.TemporaryDirectory(prefix="gj") as name:
+        yield Path(name)
+
+
 def test_a_database_that_restarts_loses_no_claim_and_hides_nothing(
-    api_server: Callable[..., RunningApi], tmp_path: Path
+    api_server: Callable[..., RunningApi], own_folder: Path
 ) -> None:
     """While it is away: 503 and an honest health. When it is back: those who were parked get their jobs."""
-    server = embedded.start(tmp_path / "own" / "postgres", {"fsync": "off"})
+    server = embedded.start(own_folder / "postgres", {"fsync": "off"})
     try:
         api = api_server(database_url=server.conninfo, database_timeout_seconds=1, backstop_seconds=0.3)
         person = Person(api)
@@ -51,7 +59,7 @@ def test_a_database_that_restarts_loses_no_claim_and_hides_nothing(
             refused = person.http.get("/api/geo-jobs")
             assert code_of(refused) == (503, "unavailable")
             assert refused.headers["retry-after"] == "1"
-            server = embedded.start(tmp_path / "own" / "postgres", {"fsync": "off"})
+            server = embedded.start(own_folder / "postgres", {"fsync": "off"})
             wait_until(lambda: api.client().get("/health").status_code == 200, "the service to be healthy again")
             ids = {person.submit() for _ in range(5)}
             got = [job["id"] for future in waiting for job in future.result(timeout=40)]
