@@ -81,6 +81,7 @@ class SourceHeader:
     gcp_residual: float | None = None
     displaced: str | None = None
     tags: tuple[tuple[str, str], ...] = ()
+    icc_profile: bytes | None = None
 
     @property
     def full(self) -> Level:

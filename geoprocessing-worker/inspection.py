@@ -12,6 +12,7 @@ from pyproj import CRS
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 
+from geoprocessing_worker.colour_profile import decoded
 from geoprocessing_worker.crs import horizontal
 from geoprocessing_worker.directory import (
     ASSOCIATED_ALPHA,
@@ -174,6 +175,7 @@ def _read(dataset: Any, source_crs: CRS | None) -> dict[str, Any]:
         "displaced": place.doubt,
         "pixel_is_point": dataset.tags().get("AREA_OR_POINT") == "Point",
         "tags": _tags(dataset),
+        "icc_profile": decoded(dataset.tags(ns="COLOR_PROFILE").get("SOURCE_ICC_PROFILE")),
     }
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from geoprocessing_worker import colormaps
 from geoprocessing_worker.admission import WORK_BYTES, address_space_left, admit, cost
 from geoprocessing_worker.bands import BandChoice, Colour, choose_bands
+from geoprocessing_worker.colour_profile import ColourProfile, choose_profile
 from geoprocessing_worker.crs import NATIVE, parse_crs
 from geoprocessing_worker.depth import Coding, choose_coding
 from geoprocessing_worker.fill_value import FillValue, find_fill_values, without
@@ -50,6 +51,7 @@ class RenderPlan:
     premultiplied: bool
     unpremultiply: bool  # in bytes, as the last step; wider types are made straight while they are read
     colormap: str | None
+    profile: ColourProfile | None
     level: Level
     work: Work
     coding: Coding | None
@@ -82,6 +84,7 @@ class RenderPlan:
                 "leftOut": [{"value": fill.value, "share": fill.share} for fill in self.left_out],
             },
             "colormap": self.colormap,
+            "colourProfile": None if self.profile is None else "converted to sRGB",
             "inverted": self.invert,
             "unpremultiplied": self.premultiplied,
             "resampling": {"method": self.resampling, "reason": self.resampling_reason},
@@ -153,6 +156,7 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
         premultiplied=premultiplied,
         unpremultiply=premultiplied and bytes_,
         colormap=options.colormap if single and options.colormap in colormaps.NAMES else None,
+        profile=_profile(header, choice, stretch),
         level=drafted.level,
         work=_work(drafted, resampling, (3 if meaning is Meaning.RGB else 1) * (1 if coding is None else 2)),
         coding=coding,
@@ -191,6 +195,16 @@ def _stretch(header: SourceHeader, choice: BandChoice, values: NDArray[Any], opt
         top = float(np.iinfo(values.dtype).max) if values.dtype.kind in "iu" else 1.0
         return Stretch("range", 0.0, top, "the whole range of the inks")
     return choose_stretch(values, band.bits, options.stretch, colour=choice.true_colour)
+
+
+def _profile(header: SourceHeader, choice: BandChoice, stretch: Stretch) -> ColourProfile | None:
+    """The file's own, where its numbers are colours: inks, and bytes of red, green and blue that are not stretched."""
+    if choice.colour is Colour.CMYK:
+        return choose_profile(header.icc_profile, len(choice.indexes))
+    dtype = np.dtype(header.band(choice.indexes[0]).dtype)
+    if choice.colour is not Colour.RGB or dtype != np.uint8 or not stretch.identity:
+        return None
+    return choose_profile(header.icc_profile, len(choice.indexes))
 
 
 def _coding(header: SourceHeader, choice: BandChoice, stretch: Stretch, resampling: str) -> Coding | None:

@@ -73,10 +73,10 @@ def _coloured(block: Block, opacity: U8 | None, header: SourceHeader, plan: Rend
     if plan.invert:
         samples = np.uint8(255) - samples
     if plan.bands.colour is Colour.CMYK:
-        samples = inks_to_light(samples)
+        samples = inks_to_light(samples) if plan.profile is None else samples
     if plan.unpremultiply and opacity is not None:
         samples = unpremultiply(samples, opacity)
-    return samples
+    return samples if plan.profile is None else plan.profile.to_srgb(samples)
 
 
 def _palette_samples(indexes: Block, palette: U8, meaning: Meaning) -> U8:

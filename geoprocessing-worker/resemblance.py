@@ -118,8 +118,10 @@ def _colours(values: Any, alpha: NDArray[np.uint8], header: SourceHeader, plan: 
     if plan.colormap is not None:
         return None
     samples = scale_to_byte(values.astype(np.float64), plan.stretch)
-    if plan.bands.colour is Colour.CMYK:
+    if plan.bands.colour is Colour.CMYK and plan.profile is None:
         return inks_to_light(samples)
     if plan.unpremultiply:
         samples = unpremultiply(samples, alpha)
+    if plan.profile is not None:
+        return plan.profile.to_srgb(samples)
     return np.uint8(255) - samples if plan.invert else samples

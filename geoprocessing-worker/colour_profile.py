@@ -1,0 +1,68 @@
+"""Colours by the file's own ICC profile, as sRGB: what browsers and web maps take a picture's numbers for."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+
+from geoprocessing_worker.raster import U8
+
+LARGEST = 4 << 20  # bytes; printers' profiles have one or two million
+SAME = 2  # gray levels: a profile that moves no colour further is sRGB by another name
+STEPS = {3: 17, 4: 9}  # colours tried along each axis, by channels
+
+
+@dataclass(frozen=True, slots=True)
+class ColourProfile:
+    """An ICC profile that changes colours, for samples of `channels`: 3 red, green, blue; 4 inks."""
+
+    icc: bytes
+    channels: int
+
+    def to_srgb(self, samples: U8) -> U8:
+        """(channels, …) → (3, …)."""
+        flat = np.ascontiguousarray(np.moveaxis(samples.reshape(self.channels, -1), 0, 1))
+        image = pyvips.Image.new_from_memory(flat.data, len(flat), 1, self.channels, "uchar")
+        image = image.copy(interpretation="srgb" if self.channels == 3 else "cmyk")
+        image.set_type(pyvips.GValue.blob_type, "icc-profile-data", self.icc)
+        found: Any = image.icc_transform("srgb", embedded=True, intent="relative", black_point_compensation=True)
+        colours: U8 = np.moveaxis(found.numpy().reshape(-1, 3), 1, 0).reshape(3, *samples.shape[1:])
+        return colours
+
+
+def decoded(text: str | None) -> bytes | None:
+    """The profile from GDAL's word for it, base64; `None` if there is none, or one of no honest size."""
+    if not text or len(text) > LARGEST * 4 // 3:
+        return None
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        return None
+
+
+def choose_profile(icc: bytes | None, channels: int) -> ColourProfile | None:
+    """The profile as something to be used, unless it changes nothing or is damaged or made for other colours."""
+    if icc is None:
+        return None
+    profile = ColourProfile(icc, channels)
+    colours = _palette(channels)
+    try:
+        found = profile.to_srgb(colours)
+    except pyvips.Error:
+        return None
+    if channels == 3 and np.abs(found.astype(int) - colours).max() <= SAME:
+        return None
+    return profile
+
+
+def _palette(channels: int) -> U8:
+    """(channels, n): colours evenly through the whole cube."""
+    axis: NDArray[np.float64] = np.linspace(0, 255, STEPS[channels])
+    cube = np.stack(np.meshgrid(*[axis] * channels)).reshape(channels, -1)
+    return np.rint(cube).astype(np.uint8)

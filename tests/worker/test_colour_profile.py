@@ -1,0 +1,86 @@
+"""A file whose numbers are colours by an ICC profile of its own comes out in the colours that it means."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ImageCms
+
+from geoprocessing_worker.colour_profile import choose_profile, decoded
+from tests.support.rasters import Tiff, picture_of, quarters, run
+
+
+def swapped() -> bytes:
+    """sRGB with the names of red's and blue's primaries exchanged: what says red is blue."""
+    icc = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    red, blue = icc.index(b"rXYZ", 128), icc.index(b"bXYZ", 128)
+    icc[red : red + 4], icc[blue : blue + 4] = b"bXYZ", b"rXYZ"
+    return bytes(icc)
+
+
+def inks() -> bytes:
+    """A printer whose every ink is green, and whose paper is white: a table of two steps for each ink, to Lab."""
+    paper, green = bytes((255, 128, 128)), bytes((128, 68, 190))
+    colours = b"".join(green if any(ink) else paper for ink in itertools.product((0, 1), repeat=4))
+    straight = bytes(range(256))
+    matrix = struct.pack(">9i", *(65536 if place % 4 == 0 else 0 for place in range(9)))
+    table = b"mft1" + bytes(4) + bytes((4, 3, 2, 0)) + matrix + straight * 4 + colours + straight * 3
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+    tags, content, place = [], b"", 128 + 4 + 2 * 12
+    for name, data in ((b"A2B0", table), (b"wtpt", white)):
+        tags.append(name + struct.pack(">II", place + len(content), len(data)))
+        content += data + bytes(-len(data) % 4)
+    body = struct.pack(">I", len(tags)) + b"".join(tags) + content
+    head = struct.pack(">I4sI4s4s4s", 128 + len(body), b"test", 0x02400000, b"prtr", b"CMYK", b"Lab ")
+    head += bytes(12) + b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
+    return head.ljust(128, b"\0") + body
+
+
+def with_profile(icc: bytes, data: Any, folder: Path, photometric: str = "RGB") -> Path:
+    told = {"photometric": photometric, "source_icc_profile": base64.b64encode(icc).decode()}
+    return Tiff(data, profile=told).write(folder / "a.tif")
+
+
+def test_colours_are_those_of_the_profile(tmp_path: Path) -> None:
+    """Red by the numbers is blue by the profile, and the picture shows blue; the metadata say why."""
+    result = run(with_profile(swapped(), quarters(64), tmp_path), tmp_path / "out")
+    picture = picture_of(result)
+    assert picture[16, 16, 2] > 240
+    assert picture[16, 16, 0] < 15
+    assert picture[48, 16, 0] > 240
+    choices: Any = result.metadata["choices"]
+    assert choices["colourProfile"] == "converted to sRGB"
+
+
+def test_inks_are_mixed_by_the_profile(tmp_path: Path) -> None:
+    """Inks that the profile calls green are green, on white paper."""
+    data = np.zeros((4, 40, 80), dtype=np.uint16)
+    data[1, :, 40:] = 65535  # magenta, by the numbers
+    picture = picture_of(run(with_profile(inks(), data, tmp_path, photometric="CMYK"), tmp_path / "out"))
+    assert (picture[20, 20, :3] > 245).all()
+    red, green, blue = picture[20, 60, :3].astype(int)
+    assert green > red + 50
+    assert green > blue + 50
+
+
+def test_srgb_changes_nothing(tmp_path: Path) -> None:
+    """A file that says what everybody takes its numbers for anyway stays as it is, byte for byte."""
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    with_it = run(with_profile(icc, quarters(64), tmp_path), tmp_path / "out")
+    assert choose_profile(icc, 3) is None
+    assert np.array_equal(np.unique(picture_of(with_it)), [0, 255])
+
+
+def test_damage_is_passed_over() -> None:
+    """Neither a broken profile, nor one of other colours, nor no base64 stops a picture."""
+    assert choose_profile(b"not a profile", 3) is None
+    assert choose_profile(swapped()[:300], 3) is None
+    assert choose_profile(inks(), 3) is None
+    assert choose_profile(None, 3) is None
+    assert decoded("&&&") is None
+    assert decoded(None) is None
