@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
@@ -55,7 +55,7 @@ class EventHub:
         finally:
             self._listeners.discard(listener)
 
-    async def listen(self, job_id: UUID, after: int, silence_seconds: float) -> AsyncIterator[JobEvent | None]:
+    async def listen(self, job_id: UUID, after: int, silence_seconds: float) -> AsyncGenerator[JobEvent | None]:
         """Events of one job from `after` on, for as long as the service runs; None after each silence."""
         listener = _Listener(job_id, after)
         with self._subscribed(listener):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import secrets
@@ -13,7 +14,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Header, Request, Response
 
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.jobs import JobState, LeaseToken, input_key, output_key, stem_of, upload_slots
+from geo_jobs_api.jobs import FINAL_STATES, JobState, LeaseToken, input_key, output_key, stem_of, upload_slots
 from geo_jobs_api.lease_store import ClaimRequest, Completion, News, Results
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.metrics import JOBS_CLAIMED, JOBS_ENDED
@@ -41,6 +42,8 @@ from geo_jobs_api.storage import SizeRule
 router = APIRouter(prefix="/api/internal/geo-jobs", tags=["workers"], dependencies=[Depends(worker_of)])
 
 _log = get_logger(__name__)
+# Events after which nobody works on a job any more.
+_ENDINGS = frozenset(FINAL_STATES)
 
 
 async def lease_token(lease_token: Annotated[str, Header(max_length=200)]) -> LeaseToken:
@@ -151,7 +154,25 @@ async def heartbeat(
     job_id: UUID, token: LeaseTokenOf, services: ServicesOf, base_url: BaseUrl, body: Heartbeat | None = None
 ) -> LeaseView:
     """A sign of life. The first one makes the attempt count; the last `stats` are shown to the job's owner."""
-    return await _renew(services, base_url, job_id, token, News(stats=None if body is None else body.stats))
+    news = News(stats=None if body is None else body.stats)
+    view = await _renew(services, base_url, job_id, token, news)
+    if body is None or view.cancel is not None or not await _is_cancelled_within(services, job_id, body.wait_seconds):
+        return view
+    return await _renew(services, base_url, job_id, token, news)
+
+
+async def _is_cancelled_within(services: Services, job_id: UUID, seconds: float) -> bool:
+    """Whether somebody cancels the job in this time; a process that drains does not wait for it."""
+    if seconds <= 0:
+        return False
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds), contextlib.aclosing(services.hub.listen(job_id, 0, seconds)) as events:
+            async for event in events:
+                if event is None or event.type in _ENDINGS:
+                    return False
+                if event.type == "cancel_requested":
+                    return True
+    return False
 
 
 @router.patch("/{job_id}/progress", response_model=LeaseView)

@@ -292,9 +292,10 @@ class ClaimedJobs(Model):
 
 
 class Heartbeat(Model):
-    """A sign of life; `stats` is for people who look."""
+    """A sign of life; `stats` is for people who look. The answer waits for a cancel, `waitSeconds` at most."""
 
     stats: Payload | None = None
+    wait_seconds: float = Field(default=0, ge=0, le=50)
 
 
 class ReportProgress(Model):
