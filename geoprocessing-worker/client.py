@@ -18,6 +18,7 @@ from geoprocessing_worker.models import (
     Completion,
     FailAnswer,
     Failure,
+    Heartbeat,
     LeaseAnswer,
     Progress,
     WireModel,
@@ -72,9 +73,13 @@ class JobApi:
 
         return await retry.persist(policy, once)
 
-    async def heartbeat(self, job: HeldJob, *, policy: Policy = retry.HEARTBEAT) -> LeaseAnswer:
-        """Renew the lease."""
-        return await self._on_job("heartbeat", job, None, LeaseAnswer, policy)
+    async def heartbeat(
+        self, job: HeldJob, wait_seconds: float = 0, *, policy: Policy = retry.HEARTBEAT
+    ) -> LeaseAnswer:
+        """Renew the lease; the answer may be held back for `wait_seconds`, unless the job is cancelled before."""
+        body = Heartbeat(wait_seconds=wait_seconds) if wait_seconds > 0 else None
+        policy = dataclasses.replace(policy, try_timeout=policy.try_timeout + wait_seconds)
+        return await self._on_job("heartbeat", job, body, LeaseAnswer, policy)
 
     async def progress(self, job: HeldJob, progress: Progress) -> LeaseAnswer:
         """Say how far the job is; renews the lease too."""

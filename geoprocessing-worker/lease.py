@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import structlog
@@ -18,8 +19,9 @@ log = structlog.get_logger(__name__)
 
 # Progress is for people: reports closer together than this are folded into the last one.
 LEAST_REPORT_GAP = 0.5
-# At this share of a lease the next heartbeat is due at the latest, so that two may be lost.
-LEASE_SHARE = 1 / 3
+# At this share of a lease the next heartbeat is due at the latest. It is held open for as long, and only its answer
+# shows that the lease is renewed: two may be lost, and then there is a third of the lease left for short ones.
+LEASE_SHARE = 1 / 6
 # Between two tries with a token that was refused.
 REFUSED_PAUSE = 5.0
 
@@ -71,7 +73,8 @@ class Lease:
     def renew(self, sent: float, answer: LeaseAnswer) -> None:
         """Trust the lease for its length from `sent` on, a time of the monotonic clock."""
         self.length = answer.lease_seconds
-        self._ends = sent + self.length
+        # Of two calls under way at once, the one that was sent first may be answered last.
+        self._ends = max(self._ends, sent + self.length)
         self.uploads |= {slot.name: slot for slot in answer.uploads or ()}
 
 
@@ -112,7 +115,7 @@ class LeaseKeeper:
         Raises:
             CancelRequested, LeaseLost, TokenRefused, Unavailable: the job is not to be begun.
         """
-        await self._renew()
+        await self._renew(lambda: self._api.heartbeat(self._lease))
 
     async def keep(self) -> NoReturn:
         """Renew for ever.
@@ -122,23 +125,47 @@ class LeaseKeeper:
             LeaseExpired: it could not be reached for as long as the lease lasts.
             CancelRequested: somebody does not want the job any more.
         """
+        await watched(self._beat(), self._tell())
+        raise AssertionError("unreachable: both go on for ever")
+
+    async def _beat(self) -> NoReturn:
+        """Heartbeats, each held open by the API until the next is due or the job is cancelled."""
+        # Most jobs are short: their connection is not worth parking anything on.
+        due = min(LEAST_REPORT_GAP, self._pause())
         while True:
-            with contextlib.suppress(TimeoutError):
-                # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the news.
-                pause = min(self._interval, self._lease.length * LEASE_SHARE, max(0.0, self._lease.remaining()))
-                async with asyncio.timeout(pause):
-                    await self._news.wait()
-            try:
-                await self._renew()
-            except TokenRefused as error:
-                # Tokens are rotated while jobs run: the lease, not the first refusal, says when to give up.
-                log.error("token_refused", reason=str(error))
-                await asyncio.sleep(min(REFUSED_PAUSE, max(0.0, self._lease.remaining())))
-            except LeaseLost:
-                if not self._finishing:
-                    raise
-                await asyncio.Event().wait()  # until the one who hands the result in has its answer
+            await asyncio.sleep(due)
+            pause = self._pause()
+            sent = self._clock()
+            wait = 0.0 if self._finishing else pause
+            await self._attempt(partial(self._api.heartbeat, self._lease, wait))
+            # An API that does not hold heartbeats open is not asked more often for that.
+            due = max(0.0, min(pause - (self._clock() - sent), self._pause()))
+
+    async def _tell(self) -> NoReturn:
+        """Progress, as it comes."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            progress, self._latest = self._latest, None
+            if progress is not None:
+                await self._attempt(partial(self._api.progress, self._lease, progress))
             await asyncio.sleep(LEAST_REPORT_GAP)
+
+    def _pause(self) -> float:
+        # Half of what is left, so that a lease that was nearly lost is made safe at once.
+        return min(self._interval, self._lease.length * LEASE_SHARE, max(0.0, self._lease.remaining() / 2))
+
+    async def _attempt(self, ask: Callable[[], Awaitable[LeaseAnswer]]) -> None:
+        try:
+            await self._renew(ask)
+        except TokenRefused as error:
+            # Tokens are rotated while jobs run: the lease, not the first refusal, says when to give up.
+            log.error("token_refused", reason=str(error))
+            await asyncio.sleep(min(REFUSED_PAUSE, max(0.0, self._lease.remaining())))
+        except LeaseLost:
+            if not self._finishing:
+                raise
+            await asyncio.Event().wait()  # until the one who hands the result in has its answer
 
     async def during(self, report: Coroutine[Any, Any, T]) -> T:
         """Send a final report while the lease is kept, and let nothing but the report's own answer end it."""
@@ -151,24 +178,17 @@ class LeaseKeeper:
             with contextlib.suppress(asyncio.CancelledError, ApiError):
                 await keeping
 
-    async def _renew(self) -> None:
-        self._news.clear()
+    async def _renew(self, ask: Callable[[], Awaitable[LeaseAnswer]]) -> None:
         sent = self._clock()
         try:
             # However the request hangs, nobody works on past the end of the lease.
             async with asyncio.timeout(max(0.0, self._lease.remaining())):
-                answer = await self._ask()
+                answer = await ask()
         except (TimeoutError, Unavailable) as error:
             raise LeaseExpired(f"the API could not be reached in time: {error}") from None
         self._lease.renew(sent, answer)
         if answer.cancel is not None and not self._finishing:
             raise CancelRequested(answer.cancel.reason or "no reason given", answer.cancel.grace_seconds)
-
-    async def _ask(self) -> LeaseAnswer:
-        progress, self._latest = self._latest, None
-        if progress is None:
-            return await self._api.heartbeat(self._lease)
-        return await self._api.progress(self._lease, progress)
 
 
 async def watched(work: Coroutine[Any, Any, T], *watchers: Coroutine[Any, Any, NoReturn]) -> T:

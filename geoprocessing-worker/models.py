@@ -91,6 +91,12 @@ class LeaseAnswer(WireModel):
     uploads: tuple[UploadSlot, ...] | None = None
 
 
+class Heartbeat(WireModel):
+    """A sign of life. An API that can may hold its answer back for `wait_seconds`, to tell of a cancel at once."""
+
+    wait_seconds: float
+
+
 class Progress(WireModel):
     """How far a job is: percent of the whole, and a sentence for people."""
 

@@ -144,6 +144,28 @@ async def test_a_cancel_reaches_the_worker_and_its_answer_ends_the_job(tools: To
     assert answer.state == "cancelled"
 
 
+async def test_a_heartbeat_that_is_held_open_is_answered_when_the_job_is_cancelled(
+    tools: Tools, person: Person
+) -> None:
+    job_id = await in_thread(person.submit)
+    _, lease = await claimed(tools)
+    await tools.api.heartbeat(lease)
+    held = asyncio.create_task(tools.api.heartbeat(lease, 40))
+    await in_thread(person.cancel, job_id, "wrong file")
+    async with asyncio.timeout(20):
+        answer = await held
+    assert answer.cancel is not None
+    assert answer.cancel.reason == "wrong file"
+
+
+async def test_a_heartbeat_is_held_open_no_longer_than_it_asked_for(tools: Tools, person: Person) -> None:
+    await in_thread(person.submit)
+    _, lease = await claimed(tools)
+    await tools.api.heartbeat(lease)
+    async with asyncio.timeout(20):
+        assert (await tools.api.heartbeat(lease, 0.3)).cancel is None
+
+
 async def test_a_stale_lease_can_do_nothing_and_its_files_are_never_seen(
     tools: Tools, person: Person, api: RunningApi
 ) -> None:

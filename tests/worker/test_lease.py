@@ -54,6 +54,30 @@ async def test_heartbeats_go_on_while_nothing_is_reported(server: ScriptedApi, h
     keeping.cancel()
 
 
+async def test_a_heartbeat_asks_to_be_held_open_until_the_next_is_due_but_not_while_a_report_is_sent(
+    server: ScriptedApi, http: httpx.AsyncClient
+) -> None:
+    server.on("heartbeat", answer(renewed()))
+    kept = keeper(server, http)
+    keeping = asyncio.create_task(kept.keep())
+    await server.until_asked("heartbeat", 2)
+    kept.finish()
+    seen = len(server.calls("heartbeat"))
+    await server.until_asked("heartbeat", seen + 3)
+    keeping.cancel()
+    bodies = [asked.json for asked in server.calls("heartbeat")]
+    assert bodies[0] == {"waitSeconds": 0.05}
+    assert bodies[-1] == {}
+
+
+def test_of_two_answers_that_overtake_each_other_the_later_sent_one_counts() -> None:
+    clock = Clock()
+    lease = Lease(ClaimedJob.model_validate(claimed_job()), clock)
+    lease.renew(clock.now + 5, LeaseAnswer.model_validate(renewed(seconds=60)))
+    lease.renew(clock.now, LeaseAnswer.model_validate(renewed(seconds=60)))
+    assert lease.remaining() == 65
+
+
 async def test_many_reports_at_once_become_one_call_with_the_latest(
     server: ScriptedApi, http: httpx.AsyncClient
 ) -> None:
