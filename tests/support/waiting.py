@@ -20,9 +20,9 @@ async def in_thread(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
     return await asyncio.to_thread(call, *arguments, **named)
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = 15) -> None:
-    """Return as soon as the condition holds; AssertionError with `what` when it never does."""
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = 15, *, pause: float = 0.005) -> None:
+    """Return as soon as the condition holds, looked at after each pause; else AssertionError with `what`."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout} s for: {what}"
-        time.sleep(0.005)
+        time.sleep(pause)
