@@ -27,7 +27,7 @@ from benchmarks.queue_table import Row, print_table
 from geo_jobs_api import embedded
 from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.errors import ErrorClass, JobError, LeaseLost, Unavailable
-from geoprocessing_worker.lease import Lease
+from geoprocessing_worker.lease import Lease, LeaseKeeper
 from geoprocessing_worker.models import ClaimRequest, Failure
 from tests.support.api import WORKER_TOKEN
 from tests.support.clients import rows as query
@@ -150,14 +150,17 @@ async def _restarted(made: Programs, url: str) -> int:
     async with httpx.AsyncClient(base_url=made.base_url, limits=limits) as http:
         api = JobApi(http, SecretStr(WORKER_TOKEN))
         leases = [await _hold_one(api) for _ in range(RUNNING)]
+        keeping = [asyncio.create_task(LeaseKeeper(api, lease, interval=10).keep()) for lease in leases]
         waiting = [asyncio.create_task(_hold_one(api)) for _ in range(PARKED)]
         await asyncio.sleep(2)
         await asyncio.to_thread(made.kill_api)
         await asyncio.to_thread(made.start_api)
         query(url, _MAKE_JOBS, PARKED)
         leases += await asyncio.gather(*waiting)
+        for task in keeping:
+            task.cancel()
         failure = Failure.of(JobError("measured", "The measurement is over.", ErrorClass.INVALID_INPUT))
-        states = [(await api.fail(lease, failure)).state for lease in leases]
+        states = [answer.state for answer in await asyncio.gather(*[api.fail(lease, failure) for lease in leases])]
     twice = sum(number - 1 for number in Counter(lease.job_id for lease in leases).values())
     ended = query(url, "SELECT job_id, count(*) AS n FROM lease_outcomes WHERE state = 'failed' GROUP BY job_id")
     lost = PARKED + RUNNING - len(ended)
