@@ -24,8 +24,9 @@ from geoprocessing_worker.models import ClaimedJob, LeaseAnswer
 TASK_TYPE = "geotiff_to_png"
 TIFF = b"II*\0" + bytes(range(100))
 JOBS = "/api/internal/geo-jobs"
-# Seconds beyond what was agreed until a lost job is claimed again.
-RESCUE_PATIENCE = 10.0
+# Seconds beyond its lease until a lost job is claimed again: a server that has just started, or was cut off from its
+# database, gives living workers a lease's minute first.
+RESCUE_PATIENCE = 70.0
 
 
 class Violation(AssertionError):  # noqa: N818 - a verdict
