@@ -13,7 +13,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -366,7 +366,8 @@ def report(server: Server) -> int:
             broken += 1
             words = str(error) if isinstance(error, Violation) else traceback.format_exception_only(error)[-1].strip()
             print(f"✗ {sentence}\n    {words}", flush=True)  # noqa: T201 - a command's output
-            server.tidy()
+            with suppress(httpx.HTTPError):  # a server that is gone fails the next check too
+                server.tidy()
         else:
             server.made.clear()
             print(f"✓ {sentence}", flush=True)  # noqa: T201
