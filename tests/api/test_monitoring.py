@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import uuid4
 
+import httpx
 import psycopg
 import pytest
 
 from geo_jobs_api import embedded
 from geo_jobs_api.log import configure
-from tests.support.api import RunningApi
-from tests.support.clients import TIFF, Person, Worker, code_of, put
+from tests.support.api import NO_TLS, RunningApi, worker_header
+from tests.support.clients import TIFF, Person, Worker, code_of, put, rows
 from tests.support.waiting import wait_until
 
 
@@ -42,17 +45,43 @@ def own_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def test_a_database_that_restarts_loses_no_claim_and_hides_nothing(
+_MAKE_JOBS = """
+    WITH made AS (
+        INSERT INTO jobs (
+            id, owner, task_type, state, priority, input_payload, max_attempts, input_file_name, input_size_bytes,
+            uploaded_at
+        )
+        SELECT gen_random_uuid(), 'ada', 'geotiff_to_png', 'queued', 0, '{}', 5, 'a.tif', 1, now()
+        FROM generate_series(1, %s)
+        RETURNING id
+    )
+    SELECT id::text, pg_notify('geo_jobs_queued', 'geotiff_to_png:' || count(*) OVER ()) FROM made
+"""
+
+
+async def claim_at_once(api: RunningApi, count: int) -> list[httpx.Response]:
+    """That many claims, each of which waits for up to 45 s."""
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(
+        base_url=api.base_url, verify=NO_TLS, timeout=60, limits=limits, headers=worker_header()
+    ) as client:
+        body = {"workerId": "w", "workerName": "w", "taskTypes": ["geotiff_to_png"], "waitSeconds": 45}
+        claims = ({"claimId": str(uuid4()), **body} for _ in range(count))
+        return await asyncio.gather(*(client.post("/api/internal/geo-jobs/claim", json=claim) for claim in claims))
+
+
+def test_a_database_that_restarts_loses_none_of_hundreds_of_claims_and_hides_nothing(
     api_server: Callable[..., RunningApi], own_folder: Path
 ) -> None:
     """While it is away: 503 and an honest health. When it is back: those who were parked get their jobs."""
     server = embedded.start(own_folder / "postgres", {"fsync": "off"})
+    parked = 200
     try:
         api = api_server(database_url=server.conninfo, database_timeout_seconds=1, backstop_seconds=0.3)
         person = Person(api)
-        with ThreadPoolExecutor(5) as threads:
-            waiting = [threads.submit(Worker(api, f"w{n}").claim_all, waitSeconds=45) for n in range(5)]
-            wait_until(lambda: api.parked == 5, "the claims to be parked")
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(lambda: asyncio.run(claim_at_once(api, parked)))
+            wait_until(lambda: api.parked == parked, "the claims to be parked", 20)
             server.close()
             health = api.client().get("/health")
             assert (health.status_code, health.json()["database"]) == (503, "unreachable")
@@ -61,10 +90,9 @@ def test_a_database_that_restarts_loses_no_claim_and_hides_nothing(
             assert refused.headers["retry-after"] == "1"
             server = embedded.start(own_folder / "postgres", {"fsync": "off"})
             wait_until(lambda: api.client().get("/health").status_code == 200, "the service to be healthy again")
-            ids = {person.submit() for _ in range(5)}
-            got = [job["id"] for future in waiting for job in future.result(timeout=40)]
-        assert set(got) == ids
-        assert len(got) == 5
+            ids = sorted(row["id"] for row in rows(server.conninfo, _MAKE_JOBS, parked))
+            got = [job["id"] for answer in waiting.result(timeout=50) for job in answer.json()["jobs"]]
+        assert sorted(got) == ids
     finally:
         server.close()
 
