@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -14,14 +15,17 @@ from uuid_utils.compat import uuid7
 
 from geo_jobs_api.auth import Caller
 from geo_jobs_api.errors import Problem
+from geo_jobs_api.explanation import explain
 from geo_jobs_api.jobs import FINAL_STATES, JobState, output_key, safe_file_name, upload_key
 from geo_jobs_api.records import Job
 from geo_jobs_api.schemas import (
     CancelJob,
     CreateJob,
+    EndedLeaseView,
     EventFilter,
     EventPage,
     EventView,
+    Explanation,
     JobFilter,
     JobPage,
     JobView,
@@ -39,6 +43,7 @@ router = APIRouter(prefix="/api/geo-jobs", tags=["jobs"])
 _FINAL_STATE_NAMES = frozenset(state.value for state in FINAL_STATES)
 # Proxies close connections that are silent for 30 to 60 s.
 _SSE_SILENCE_SECONDS = 15.0
+_LEASES_TOLD = 50
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255)]
 
 
@@ -174,6 +179,18 @@ async def cancel_job(job_id: UUID, caller: CallerOf, services: ServicesOf, body:
         if job.state not in {JobState.CANCELLED, JobState.RUNNING}:
             raise Problem("invalid-state", f"The job has ended already: it is {job.state}.")
     return JobView.of(job)
+
+
+@router.get("/{job_id}/explain", response_model=Explanation, summary="Ask why a job stands where it stands")
+async def explain_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> Explanation:
+    """A sentence for people, and how each lease ended; above all for dead letters (`?state=failed` lists them)."""
+    job = await _find_job(services, caller, job_id)
+    leases = await services.jobs.list_ended_leases(job_id, most=_LEASES_TOLD)
+    return Explanation(
+        state=job.state.value,
+        why=explain(job, datetime.now(UTC)),
+        leases=[EndedLeaseView.model_validate(lease) for lease in leases],
+    )
 
 
 @router.post("/{job_id}/retry", response_model=JobView, summary="Send a failed job back to the queue")

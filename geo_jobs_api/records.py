@@ -165,6 +165,19 @@ class PreviousError(_FromRow):
 
 
 @dataclass(frozen=True, slots=True)
+class EndedLease(_FromRow):
+    """How a lease ended: by the worker's `complete` or `fail`, or by a `rescue`, and where it left the job."""
+
+    attempt: int
+    worker_name: str | None
+    ended_by: str
+    state: str
+    error: dict[str, Any] | None
+    next_attempt_at: datetime | None
+    ended_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class JobEvent(_FromRow):
     """One move of a job. `id` rises within a job."""
 

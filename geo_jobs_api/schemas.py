@@ -234,6 +234,28 @@ class OutputLinks(Model):
     outputs: list[OutputLink]
 
 
+class EndedLeaseView(Model):
+    """How one lease of a job ended."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    attempt: int
+    worker_name: str | None
+    ended_by: str
+    state: str
+    error: dict[str, Any] | None
+    next_attempt_at: datetime | None
+    ended_at: datetime
+
+
+class Explanation(Model):
+    """Why a job stands where it stands; its ended leases, the newest first."""
+
+    state: str
+    why: str
+    leases: list[EndedLeaseView]
+
+
 class ClaimJobs(Model):
     """A worker asks for work. `claimId` is fresh for each claim, `workerId` for each process."""
 

@@ -15,7 +15,16 @@ import aiosql
 from psycopg.types.json import Jsonb
 
 from geo_jobs_api.database import Pool
-from geo_jobs_api.records import Job, JobEvent, OpenJobs, RescuedJob, Surroundings, VacuumBlocker, WorkerToken
+from geo_jobs_api.records import (
+    EndedLease,
+    Job,
+    JobEvent,
+    OpenJobs,
+    RescuedJob,
+    Surroundings,
+    VacuumBlocker,
+    WorkerToken,
+)
 
 
 def load_queries(name: str) -> Any:
@@ -117,6 +126,12 @@ class JobStore:
         """Send a failed job back to the queue; None when it has not failed."""
         async with self._pool.connection() as connection:
             return _job_or_none(await _jobs.retry_failed(connection, id=job_id))
+
+    async def list_ended_leases(self, job_id: UUID, *, most: int) -> list[EndedLease]:
+        """How the latest leases of a job ended, the newest first."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_jobs.list_ended_leases(connection, job_id=job_id, most=most))
+        return [EndedLease.from_row(row) for row in rows]
 
     async def list_events(self, job_id: UUID, *, after: int, most: int) -> list[JobEvent]:
         """Up to `most` events of a job with an id above `after`, in order."""

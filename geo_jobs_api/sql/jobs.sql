@@ -101,6 +101,14 @@ WITH moved AS (
 )
 SELECT moved.*, pg_notify('geo_jobs_queued', task_type) FROM moved;
 
+-- name: list_ended_leases(job_id, most)
+-- How the latest leases of a job ended, the newest first.
+SELECT lease_seq, attempt, worker_name, ended_by, state, error, next_attempt_at, ended_at
+FROM lease_outcomes
+WHERE job_id = :job_id
+ORDER BY lease_seq DESC
+LIMIT :most;
+
 -- name: list_events(job_id, after, most)
 -- A page of a job's event log, in the order of the moves.
 SELECT id, job_id, type, state, created_at, data

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from tests.support.api import RunningApi
-from tests.support.clients import TIFF, Person, code_of, put
+from tests.support.clients import TIFF, Person, Worker, code_of, put, rows
 
 
 def test_a_key_used_again_with_the_same_body_gives_the_same_job_and_with_another_a_conflict(person: Person) -> None:
@@ -210,3 +210,44 @@ def test_the_documentation_is_served_and_names_every_endpoint(person: Person) ->
     paths = person.http.get("/openapi.json").json()["paths"]
     internal = {f"/api/internal/geo-jobs/{{job_id}}/{verb}" for verb in ("heartbeat", "progress", "complete", "fail")}
     assert internal | {"/api/geo-jobs", "/api/internal/geo-jobs/claim", "/health", "/metrics"} <= paths.keys()
+
+
+def test_a_dead_letter_is_listed_explained_and_sent_back(api: RunningApi, person: Person, worker: Worker) -> None:
+    """Its owner sees why it is not tried again, and how each lease ended; afterwards it waits like any other."""
+    rows(api.settings.conninfo or "", "UPDATE task_types SET max_attempts = 2, backoff_seconds = '{0}'")
+    job_id = person.submit()
+    for _ in range(2):
+        worker.fail(worker.claim(), "transient", "storage_away").raise_for_status()
+    listed = person.http.get("/api/geo-jobs", params={"state": "failed"}).json()["jobs"]
+    assert [job["id"] for job in listed] == [job_id]
+    told = person.http.get(f"/api/geo-jobs/{job_id}/explain").json()
+    assert told["why"].startswith("It was tried 2 times, and no attempts are left. Last error: storage_away:")
+    assert [(lease["attempt"], lease["endedBy"], lease["state"]) for lease in told["leases"]] == [
+        (2, "fail", "failed"),
+        (1, "fail", "queued"),
+    ]
+    person.http.post(f"/api/geo-jobs/{job_id}/retry").raise_for_status()
+    assert "has waited for a worker" in person.http.get(f"/api/geo-jobs/{job_id}/explain").json()["why"]
+    assert code_of(Person(api, "somebody-else").http.get(f"/api/geo-jobs/{job_id}/explain")) == (404, "job-not-found")
+
+
+def test_every_state_has_its_sentence(person: Person, worker: Worker) -> None:
+    """What it waits for, who works on it, how it ended."""
+
+    def why(job_id: str) -> str:
+        return str(person.http.get(f"/api/geo-jobs/{job_id}/explain").raise_for_status().json()["why"])
+
+    job_id = str(person.create()["id"])
+    assert why(job_id) == "It waits for its file."
+    put(person.upload_url(job_id), content=TIFF).raise_for_status()
+    job = worker.claim()
+    assert why(job_id) == "worker-1 has claimed it and has not begun."
+    worker.heartbeat(job)
+    assert why(job_id) == "worker-1 works on it: 1 of 5 attempts, 0 %."
+    worker.fail(job, "transient", retryAfterSeconds=600).raise_for_status()
+    assert why(job_id).startswith("It is tried again at ")
+    person.cancel(job_id, "Wrong file.")
+    assert why(job_id) == "It was cancelled. Wrong file."
+    invalid = person.submit()
+    worker.fail(worker.claim(), "invalid_input", "not_a_tiff").raise_for_status()
+    assert why(invalid).startswith("The file cannot be used")
