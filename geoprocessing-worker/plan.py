@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoprocessing_worker import colormaps
-from geoprocessing_worker.admission import WORK_BYTES, address_space_left, admit, cost
 from geoprocessing_worker.bands import BandChoice, Colour, choose_bands
 from geoprocessing_worker.colour_profile import ColourProfile, choose_profile
+from geoprocessing_worker.cost import WORK_BYTES, address_space_left, afford, cost
 from geoprocessing_worker.crs import NATIVE, parse_crs
 from geoprocessing_worker.depth import Coding, choose_coding
 from geoprocessing_worker.fill_value import FillValue, find_fill_values, without
@@ -129,7 +129,7 @@ def draft(header: SourceHeader, options: RenderOptions) -> Draft:
     layout = lay_out(header, crs, min(options.max_size, LONGEST_SIDE[options.output_format]))
     level = _level(header, layout)
     predicted = cost(header, level, choice, layout)
-    admit(predicted, address_space_left())
+    afford(predicted, address_space_left())
     nodata = tuple(header.band(index).nodata if options.nodata is None else options.nodata for index in choice.indexes)
     return Draft(choice, layout, level, nodata, predicted.decoded_bytes)
 

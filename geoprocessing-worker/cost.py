@@ -34,7 +34,7 @@ def cost(header: SourceHeader, level: Level, choice: BandChoice, layout: Layout)
     return Cost(_decoded_bytes(header, level, choice), _memory_bytes(header, level, choice, layout))
 
 
-def admit(predicted: Cost, room: int | None) -> None:
+def afford(predicted: Cost, room: int | None) -> None:
     """Lets pass what can be afforded; `room` in bytes, `None` for no limit.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import rasterio
 
-from geoprocessing_worker.admission import MAX_DECODED_BYTES, Cost, admit
+from geoprocessing_worker.cost import MAX_DECODED_BYTES, Cost, afford
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.opening import gdal_environment
 from tests.support.rasters import run
@@ -26,8 +26,8 @@ def sparse(path: Path, side: int, tile: int, count: int, **profile: str) -> Path
 
 def test_what_can_be_afforded_passes() -> None:
     """At the limit, and without one."""
-    admit(Cost(MAX_DECODED_BYTES, 500), 500)
-    admit(Cost(1, 1 << 60), None)
+    afford(Cost(MAX_DECODED_BYTES, 500), 500)
+    afford(Cost(1, 1 << 60), None)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_what_can_be_afforded_passes() -> None:
 def test_refusal_names_limit_and_number(predicted: Cost, code: str, numbers: tuple[str, str]) -> None:
     """What it would cost, what is allowed, and what to do."""
     with pytest.raises(JobError) as caught:
-        admit(predicted, 600 << 20)
+        afford(predicted, 600 << 20)
     assert caught.value.code == code
     assert all(number in caught.value.message for number in numbers)
 
