@@ -20,6 +20,7 @@ import pytest
 from geo_jobs_api import cli
 from tests.support.api import JWT_SECRET, STORAGE_SECRET, WORKER_TOKEN, worker_header
 from tests.support.clients import get
+from tests.support.processes import children
 from tests.support.waiting import wait_until
 
 
@@ -112,16 +113,14 @@ def test_metrics_of_several_processes_are_told_together_by_any_of_them(environme
         def metrics() -> str:
             return get(f"{address}/metrics", timeout=10).text
 
-        def children() -> set[int]:
-            spawned = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            return {int(pid) for pid in spawned if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
-
         for _ in range(40):
             get(f"{address}/api/geo-jobs", timeout=10)
         wait_until(lambda: count() == 40, "all requests to be counted")
-        before = children()
+        before = set(children(process.pid, b"spawn_main"))
         os.kill(min(before), signal.SIGKILL)
-        wait_until(lambda: len(children() - before) == 1, "another process in its place", 20)
+        wait_until(
+            lambda: len(set(children(process.pid, b"spawn_main")) - before) == 1, "another process in its place", 20
+        )
         wait_until(lambda: count() == 40, "the counters to be there still", 20)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0

@@ -119,11 +119,15 @@ class FaultProxy:
                     fault = self._choose()
                     self.done[fault] += 1
                     if upstream is None or upstream[1].is_closing() or upstream[0].at_eof():
+                        if upstream is not None:
+                            upstream[1].close()
                         upstream = await asyncio.open_connection("127.0.0.1", self.port, limit=LIMIT)
                     await self._exchange(request, fault, upstream, (reader, writer))
             finally:
-                for end in (writer, *(upstream or ())[1:]):
+                ends = (writer, *(upstream or ())[1:])
+                for end in ends:
                     end.close()
+                for end in ends:
                     with contextlib.suppress(OSError):
                         await end.wait_closed()
 

@@ -191,8 +191,12 @@ def free_port() -> int:
 
 def job_children(worker: Process) -> list[int]:
     """The processes that do the jobs of a worker: the children of its fork server."""
-    servers = [pid for pid in _children(worker.pid) if b"forkserver" in _read(pid, "cmdline")]
-    return [child for server in servers for child in _children(server)]
+    return [child for server in children(worker.pid, b"forkserver") for child in children(server)]
+
+
+def children(parent: int, said: bytes = b"") -> list[int]:
+    """The processes of a process; those with these words in their command line."""
+    return [pid for pid in _children(parent) if not said or said in _read(pid, "cmdline")]
 
 
 def alive(pid: int) -> bool:
