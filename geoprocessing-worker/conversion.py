@@ -40,7 +40,10 @@ __all__ = ["ConversionRequest", "ConversionResult", "OutputFile", "Report", "con
 
 
 class ConversionRequest(BaseModel):
-    """What to convert, where to, and how; `source_name` is the name that the uploader knows the file by."""
+    """What to convert, where to, and how; `source_name` is the name that the uploader knows the file by.
+
+    `validate_headers`: look at the file's structure before GDAL does.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,6 +52,7 @@ class ConversionRequest(BaseModel):
     stem: str
     options: RenderOptions
     source_name: str
+    validate_headers: bool = True
 
 
 class ConversionResult(BaseModel):
@@ -75,7 +79,7 @@ def convert(
     folder, options = request.output_folder, request.options
     with gdal_environment(), _named_errors(request.source):
         report("inspect", 0.0, "Reading the file's header")
-        header, sample, plan = _inspect(request.source, options)
+        header, sample, plan = _inspect(request.source, options, request.validate_headers)
         watch.lap("inspect")
         report("render", 0.0, _sentence(header, plan))
         picture = render(request.source, header, plan, lambda part: report("render", round(part * 100, 1), "Rendering"))
@@ -120,14 +124,14 @@ class _Watch:
         self.laps[name], self._last = now - self._last, now
 
 
-def explain(source: Path, options: RenderOptions) -> dict[str, Any]:
+def explain(source: Path, options: RenderOptions, *, validate_headers: bool = True) -> dict[str, Any]:
     """The plan for a file as JSON, without rendering it.
 
     Raises:
         JobError: as `convert`, for all that shows before pixels are rendered.
     """
     with gdal_environment(), _named_errors(source):
-        _, _, plan = _inspect(source, options)
+        _, _, plan = _inspect(source, options, validate_headers)
     explained: dict[str, Any] = finite(plan.explain())
     return explained
 
@@ -155,8 +159,9 @@ def _named_errors(source: Path) -> Iterator[None]:
         raise named(error, tag_values(source, COMPRESSION)) from error
 
 
-def _inspect(source: Path, options: RenderOptions) -> tuple[SourceHeader, Sample, RenderPlan]:
-    header = inspect_file(source, options.page, None if options.source_crs is None else parse_crs(options.source_crs))
+def _inspect(source: Path, options: RenderOptions, validate_headers: bool) -> tuple[SourceHeader, Sample, RenderPlan]:
+    source_crs = None if options.source_crs is None else parse_crs(options.source_crs)
+    header = inspect_file(source, options.page, source_crs, validate_headers=validate_headers)
     drafted = draft(header, options)
     sample = take_sample(source, header, drafted.choice, drafted.nodata, drafted.level)
     return header, sample, make_plan(header, drafted, sample, options)

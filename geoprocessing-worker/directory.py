@@ -1,29 +1,216 @@
-"""Reads single tags of a TIFF where GDAL does not tell them: how alpha and gray are meant, which codec was used."""
+"""Walks the directories of a TIFF with nothing but arithmetic: classic and BigTIFF, either byte order, any damage.
+
+What stands in a file is a stranger's: nothing is read beyond the file's end, no walk goes on for ever, and no number
+is believed before it is compared with the size of the file.
+"""
 
 from __future__ import annotations
 
+import itertools
+import os
 import struct
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geoprocessing_worker.errors import JobError, refused
 
 COMPRESSION = 259
 PHOTOMETRIC = 262
 COLOR_MAP = 320
 EXTRA_SAMPLES = 338
+SUB_DIRECTORIES = (330, 34665, 34853, 40965)  # SubIFDs, EXIF, GPS, interoperability
 ASSOCIATED_ALPHA = 1
 GRAY_SCALES = frozenset({0, 1})  # white is 0, black is 0
-SHORT, LONG = 3, 4
-SIZES = {SHORT: ("H", 2), LONG: ("I", 4)}
-MOST_ENTRIES = 4096  # tags in a directory
-MOST_VALUES = 64
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+# TIFF's types: bytes of one value, and numpy's letter where the value is a whole number.
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+WHOLE = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
+
+MOST_DIRECTORIES = 4096  # a day of pictures, one a minute, with an overview each
+MOST_FIELDS = 4096  # in a directory; the specification names about 200
+LARGEST_FIELD = 64 << 20  # bytes; the places of 8 million tiles
+LARGEST_FIELDS = 256 << 20  # bytes, of all directories
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One tag of a directory: its type and count, and where its `size` bytes stand in the file."""
+
+    tag: int
+    kind: int
+    count: int
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the value; an unknown type has none, since nobody will read it."""
+        return SIZES.get(self.kind, 0) * self.count
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A directory, where it stands, and whether it hangs off another one rather than in the file's own chain."""
+
+    offset: int
+    fields: tuple[Field, ...]
+    nested: bool = False
+
+    def find(self, tag: int) -> Field | None:
+        """The first field with this tag."""
+        return next((field for field in self.fields if field.tag == tag), None)
+
+
+class Tiff:
+    """An open file's structure.
+
+    Args:
+        file: opened for reading, in binary.
+
+    Raises:
+        JobError: `not_a_tiff`, `truncated`, `malformed_header`.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size = os.fstat(file.fileno()).st_size
+        head = self._bytes(0, min(16, self.size))
+        if head[:4] not in MAGIC:
+            words = "This file is empty." if not head else "This file is not a TIFF."
+            raise refused("not_a_tiff", f"{words} Export it as GeoTIFF and upload it again.", magic=head[:4].hex())
+        self._order = "<" if head[:2] == b"II" else ">"
+        self._big = b"+" in head[2:4]
+        self._word, self._inline = ("Q", 8) if self._big else ("I", 4)
+        if self._big and head[4:8] != struct.pack(self._order + "HH", 8, 0):
+            raise malformed("its BigTIFF header does not say 8 bytes for each offset")
+        self._first = self._whole(8 if self._big else 4, self._word)
+
+    def directories(self) -> Iterator[Directory]:
+        """All directories, each once: first those of the chain in order, then those that hang off them.
+
+        Raises:
+            JobError: `truncated`, `malformed_header` (a chain that comes back to itself), `too_large`.
+        """
+        seen: set[int] = set()
+        nested: deque[int] = deque()
+        size = 0
+        at = self._first
+        if at == 0:
+            raise malformed("it has no directory")
+        while at or nested:
+            in_chain = bool(at)
+            place = at or nested.popleft()
+            if place in seen and in_chain:
+                raise malformed("its chain of directories comes back to itself")
+            if place in seen:
+                continue
+            seen.add(place)
+            directory, following = self._directory(place, nested=not in_chain)
+            at = following if in_chain else 0
+            nested.extend(self._hanging_off(directory))
+            size += sum(field.size for field in directory.fields)
+            for limit, found, allowed, words in (
+                ("directories", len(seen) + len(nested), MOST_DIRECTORIES, "directories"),
+                ("tags", size, LARGEST_FIELDS, "bytes of tags"),
+            ):
+                if found > allowed:
+                    raise too_large(limit, found, allowed, words)
+            yield directory
+
+    def _hanging_off(self, directory: Directory) -> Iterator[int]:
+        for field in directory.fields:
+            if field.tag in SUB_DIRECTORIES:
+                yield from self.numbers(field)[: MOST_DIRECTORIES + 1].tolist()
+
+    def _directory(self, at: int, *, nested: bool) -> tuple[Directory, int]:
+        letter, counter, size = ("Q", 8, 20) if self._big else ("H", 2, 12)
+        count = self._whole(at, letter)
+        if count > MOST_FIELDS:
+            raise too_large("fields", count, MOST_FIELDS, "tags in a directory")
+        start = at + counter
+        table = self._bytes(start, count * size)
+        fields = []
+        for number, (tag, kind, values) in enumerate(
+            struct.iter_unpack(f"{self._order}HH{self._word}{self._inline}x", table)
+        ):
+            place = start + number * size + size - self._inline
+            field = Field(tag, kind, values, place)
+            if field.size > self._inline:
+                field = Field(tag, kind, values, self._whole(place, self._word))
+                self._check_place(field)
+            fields.append(field)
+        return Directory(at, tuple(fields), nested), self._whole(start + count * size, self._word)
+
+    def _check_place(self, field: Field) -> None:
+        if field.size > LARGEST_FIELD:
+            raise too_large("tag", field.size, LARGEST_FIELD, f"bytes in tag {field.tag}")
+        if field.offset + field.size > self.size:
+            raise truncated(f"tag {field.tag} stands beyond its end", field.offset + field.size, self.size)
+
+    def numbers(self, field: Field | None) -> NDArray[np.uint64]:
+        """The whole numbers of a field; none where it is missing or holds no such numbers."""
+        if field is None or field.kind not in WHOLE:
+            return np.empty(0, dtype=np.uint64)
+        raw = self._bytes(field.offset, field.size)
+        return np.frombuffer(raw, dtype=self._order + WHOLE[field.kind]).astype(np.uint64)
+
+    def content(self, field: Field) -> bytes:
+        """A field's bytes."""
+        return self._bytes(field.offset, field.size)
+
+    def _whole(self, at: int, letter: str) -> int:
+        return int(struct.unpack(self._order + letter, self._bytes(at, struct.calcsize(self._order + letter)))[0])
+
+    def _bytes(self, at: int, count: int) -> bytes:
+        if at + count > self.size:
+            raise truncated("a directory stands beyond its end", at + count, self.size)
+        self._file.seek(at)
+        return self._file.read(count)
+
+
+def malformed(what: str, **detail: object) -> JobError:
+    """A file whose structure contradicts itself."""
+    return refused(
+        "malformed_header", f"The file's header is damaged: {what}. Save it again with a GIS and upload that.", **detail
+    )
+
+
+def truncated(what: str, needed: int, size: int) -> JobError:
+    """A file that ends before what it points to."""
+    return refused(
+        "truncated",
+        "The file ends before its picture does: it was not copied or uploaded whole. Upload it again.",
+        reason=what,
+        needed_bytes=needed,
+        size_bytes=size,
+    )
+
+
+def too_large(limit: str, found: int, allowed: int, words: str) -> JobError:
+    """More of something than is read here."""
+    return refused(
+        "too_large",
+        f"The file has {found:,} {words}; at most {allowed:,} can be read. Save it smaller, or in tiles.",
+        limit=limit,
+        found=found,
+        allowed=allowed,
+    )
 
 
 def tag_values(path: Path, tag: int, directory: int = 1) -> tuple[int, ...]:
     """The whole numbers of a tag in the directory with this 1-based number; empty if it is not there or unreadable."""
     try:
         with path.open("rb") as file:
-            return _Reader(file).values(tag, directory)
-    except (struct.error, OSError, ValueError, OverflowError):
+            tiff = Tiff(file)
+            return tuple(int(one) for one in tiff.numbers(_found(tiff, tag, directory)))
+    except (OSError, JobError):
         return ()
 
 
@@ -31,56 +218,11 @@ def has_tag(path: Path, tag: int, directory: int = 1) -> bool:
     """Whether the directory with this 1-based number holds the tag."""
     try:
         with path.open("rb") as file:
-            return _Reader(file).find(tag, directory)
-    except (struct.error, OSError, ValueError, OverflowError):
+            return _found(Tiff(file), tag, directory) is not None
+    except (OSError, JobError):
         return False
 
 
-class _Reader:
-    """Classic TIFF and BigTIFF, either byte order."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        head = file.read(4)
-        self._order = "<" if head[:2] == b"II" else ">"
-        self._big = head[2:4] in {b"+\0", b"\0+"}
-        self._word = "Q" if self._big else "I"
-        file.seek(8 if self._big else 4)
-        self._first = self._number(self._word)
-
-    def values(self, tag: int, directory: int) -> tuple[int, ...]:
-        if not self.find(tag, directory):
-            return ()
-        kind, count = self._number("H"), self._number(self._word)
-        if kind not in SIZES or count > MOST_VALUES:
-            return ()
-        letter, size = SIZES[kind]
-        if size * count > struct.calcsize(self._order + self._word):
-            self._file.seek(self._number(self._word))
-        return tuple(self._number(letter) for _ in range(count))
-
-    def find(self, tag: int, directory: int) -> bool:
-        """Whether the tag is there; the file then stands behind the tag's number."""
-        at = self._first
-        for number in range(1, directory + 1):
-            self._file.seek(at)
-            entries = min(self._number("Q" if self._big else "H"), MOST_ENTRIES)
-            start = self._file.tell()
-            if number == directory:
-                return self._search(tag, start, entries)
-            self._file.seek(start + entries * (20 if self._big else 12))
-            at = self._number(self._word)
-            if at == 0:
-                return False
-        return False
-
-    def _search(self, tag: int, start: int, entries: int) -> bool:
-        for entry in range(entries):
-            self._file.seek(start + entry * (20 if self._big else 12))
-            if self._number("H") == tag:
-                return True
-        return False
-
-    def _number(self, letter: str) -> int:
-        size = struct.calcsize(self._order + letter)
-        return int(struct.unpack(self._order + letter, self._file.read(size))[0])
+def _found(tiff: Tiff, tag: int, directory: int) -> Field | None:
+    found = next(itertools.islice(tiff.directories(), directory - 1, None), None)
+    return None if found is None else found.find(tag)

@@ -18,4 +18,4 @@ def explain_request(request: ConversionRequest, report: Report) -> Explanation:
         JobError: as the conversion would, for all that shows before pixels are rendered.
     """
     report("inspect", 0.0, "Looking at the file")
-    return Explanation(plan=explain(request.source, request.options))
+    return Explanation(plan=explain(request.source, request.options, validate_headers=request.validate_headers))

@@ -12,6 +12,7 @@ from pyproj import CRS
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 
+from geoprocessing_worker.admission import MAX_BANDS, MAX_BLOCK_BYTES, MAX_SIDE, admit, check_domain
 from geoprocessing_worker.colour_profile import decoded
 from geoprocessing_worker.crs import horizontal
 from geoprocessing_worker.directory import (
@@ -22,15 +23,13 @@ from geoprocessing_worker.directory import (
     PHOTOMETRIC,
     has_tag,
     tag_values,
+    too_large,
 )
 from geoprocessing_worker.errors import refused
 from geoprocessing_worker.georeference import Georeference, georeference
 from geoprocessing_worker.header import BandHeader, Georeferencing, Level, SourceHeader
 from geoprocessing_worker.opening import open_source
 
-MAX_SIDE = 1_000_000  # pixels; the widest honest mosaics stay below
-MAX_BANDS = 4096  # hyperspectral cubes have a few hundred
-MAX_BLOCK_BYTES = 768 << 20  # one block is decoded whole, whatever is asked of it
 MAX_OVERVIEWS = 32
 MAX_PAGES = 64  # looked at to find the largest; any other can be asked for by number
 LONGEST_TAG = 500  # characters
@@ -40,22 +39,20 @@ TAGS = (
     "TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION", "TIFFTAG_RESOLUTIONUNIT", "AREA_OR_POINT",
 )  # fmt: skip
 
-# Through these GDAL can be led to open another file or address that the uploader named.
-HOSTILE_DOMAINS = frozenset({"OVERVIEWS", "GEOLOCATION"})
 
-TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
-
-def inspect_file(path: Path, page: int | None = None, source_crs: CRS | None = None) -> SourceHeader:
+def inspect_file(
+    path: Path, page: int | None = None, source_crs: CRS | None = None, *, validate_headers: bool = True
+) -> SourceHeader:
     """The header of the GeoTIFF at `path`: of the page asked for, else of the largest one that has a place on Earth.
 
-    `source_crs` is used where the file itself says none.
+    `source_crs` is used where the file itself says none. Without `validate_headers` GDAL sees the file before its
+    structure was looked at; its metadata are looked at in any case.
 
     Raises:
-        JobError: `not_a_tiff`, `too_large`, `hostile_metadata`, `invalid_payload` (a page that is not there).
+        JobError: what `admission.admit` refuses; `invalid_payload` (a page that is not there).
         rasterio.errors.RasterioError: GDAL cannot open it (named by refusals.py).
     """
-    _check_magic(path)
+    admit(path, validate_headers=validate_headers)
     with open_source(path) as dataset:
         _forget_old_errors(dataset)
         _admit(dataset)
@@ -94,24 +91,10 @@ def _best_page(path: Path, directories: list[int]) -> int:
     return -max(found)[2]
 
 
-def _check_magic(path: Path) -> None:
-    with path.open("rb") as file:
-        magic = file.read(4)
-    if magic not in TIFF_MAGIC:
-        words = "This file is empty." if not magic else "This file is not a TIFF."
-        raise refused("not_a_tiff", f"{words} Export it as GeoTIFF and upload it again.", magic=magic.hex())
-
-
 def _admit(dataset: Any) -> None:
-    """Limits that need nothing but the header."""
-    hostile = HOSTILE_DOMAINS.intersection(dataset.tag_namespaces())
-    if hostile:
-        domain = min(hostile)
-        raise refused(
-            "hostile_metadata",
-            f"The file's metadata domain {domain} points to another file, which is not followed. Save it without.",
-            domain=domain,
-        )
+    """The gates of `admission` once more, on what GDAL made of the file."""
+    for domain in dataset.tag_namespaces():
+        check_domain(domain)
     limits = (
         ("side", max(dataset.width, dataset.height), MAX_SIDE, "pixels on a side"),
         ("bands", dataset.count, MAX_BANDS, "bands"),
@@ -119,13 +102,7 @@ def _admit(dataset: Any) -> None:
     )
     for name, found, allowed, words in limits:
         if found > allowed:
-            raise refused(
-                "too_large",
-                f"The file has {found:,} {words}; at most {allowed:,} can be read. Save it smaller, or in tiles.",
-                limit=name,
-                found=found,
-                allowed=allowed,
-            )
+            raise too_large(name, found, allowed, words)
 
 
 def _forget_old_errors(dataset: Any) -> None:

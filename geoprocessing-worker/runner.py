@@ -152,6 +152,7 @@ class JobRunner:
                 stem=Path(job.input.file_name).stem,
                 options=options,
                 source_name=job.input.file_name,
+                validate_headers=tools.settings.validate_file_headers,
             )
             result = await tools.sandbox.run(request, self._report)
             self._timings |= result.timings

@@ -185,6 +185,7 @@ def _request(parsed: argparse.Namespace, settings: Settings) -> ConversionReques
         stem=source.stem,
         options=RenderOptions.from_payload(_payload(parsed.payload), _defaults(settings)),
         source_name=source.name,
+        validate_headers=settings.validate_file_headers,
     )
 
 
