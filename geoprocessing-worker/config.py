@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     outbox_max_reports: int = Field(100, ge=1, description="reports that may wait; of more, the oldest goes")
     validate_file_headers: bool = True
     scan_for_malware: bool = False
+    require_sandbox: bool = Field(False, description="refuse to run where the kernel lacks a layer of the sandbox")
     disable_workers: bool = False
 
     # Processing: what a job's inputPayload does not say

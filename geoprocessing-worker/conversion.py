@@ -20,7 +20,7 @@ from geoprocessing_worker.directory import COMPRESSION, tag_values
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.inspection import inspect_file
 from geoprocessing_worker.metadata import Source, finite, summary
-from geoprocessing_worker.opening import gdal_environment
+from geoprocessing_worker.opening import forget_other_drivers, gdal_environment
 from geoprocessing_worker.options import RenderOptions
 from geoprocessing_worker.package import OutputFile, write_companions, write_picture
 from geoprocessing_worker.plan import RenderPlan, draft, make_plan
@@ -141,13 +141,14 @@ LAZY = ("numpy.ma", "_strptime", "encodings.ascii")
 
 
 def preload() -> None:
-    """Warms what a fork server should have before it forks: imports, PROJ's database. Starts no thread.
+    """Warms what a fork server should have before it forks: imports, PROJ's database, few drivers. Starts no thread.
 
     libvips makes its threads at the first picture, so none is made here: threads do not survive a fork.
     """
     for name in LAZY:
         import_module(name)
     to_gdal(pyproj.CRS.from_epsg(4326))
+    forget_other_drivers()
 
 
 @contextmanager

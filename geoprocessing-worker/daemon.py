@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from geoprocessing_worker import confinement
 from geoprocessing_worker.errors import ApiError, TokenRefused
 from geoprocessing_worker.models import ClaimedJob, ClaimRequest
 from geoprocessing_worker.runner import TASK_TYPE, Ending, JobRunner, Tools
@@ -63,6 +64,7 @@ class Daemon:
             api=self._settings.api_base_url,
             concurrent_jobs=self._settings.concurrent_jobs,
             folders_removed=removed,
+            sandbox=[str(layer) for layer in confinement.layers()],
         )
         if self._settings.disable_workers:
             log.warning("worker_disabled", message="DISABLE_WORKERS is set: this worker stays up but claims nothing")

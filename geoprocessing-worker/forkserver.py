@@ -6,7 +6,7 @@ Its children are then born with the libraries in memory: about 5 ms instead of t
 import ctypes
 import signal
 
-from geoprocessing_worker import conversion
+from geoprocessing_worker import confinement, conversion
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
@@ -32,3 +32,4 @@ if hasattr(libc, "mallopt"):  # not in musl
         libc.mallopt(option, value)
 
 conversion.preload()
+confinement.layers()

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 # What the worker imports, by import name; a broken binary shows only when it is really imported.
 DEPENDENCIES = (
     "anyio",
+    "clamdpy",
     "dotenv",
     "httpx",
     "numpy",
     "psycopg",
+    "py_landlock",
     "pydantic_settings",
     "pyproj",
     "pyvips",

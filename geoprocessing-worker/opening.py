@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import rasterio
+import rasterio._env
 from rasterio.errors import NotGeoreferencedWarning
 
 GDAL_OPTIONS: dict[str, Any] = {
@@ -20,12 +22,35 @@ GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_PAM_ENABLED": "NO",
     "GDAL_HTTP_MAX_RETRY": 0,
     "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".none",
+    "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",
     "CPL_DEBUG": "OFF",
     "PROJ_NETWORK": "OFF",
     "GTIFF_IGNORE_READ_ERRORS": "NO",
     # A GCP file, or one without any reference, may hold an identity transform: say what is in the file, no more.
     "GTIFF_POINT_GEO_IGNORE": "NO",
 }
+
+# What is read, and what the results are checked with.
+DRIVERS = frozenset({"GTiff", "PNG", "JPEG", "WEBP", "MEM"})
+
+
+def forget_other_drivers() -> tuple[str, ...]:
+    """Take all drivers but `DRIVERS` from GDAL, in this process for good; the names of those that are left.
+
+    GDAL_SKIP would need the names of all before the first is registered. rasterio's own module leads to the library
+    that it is linked with, wherever that lies.
+    """
+    with rasterio.Env():
+        gdal = ctypes.CDLL(rasterio._env.__file__)  # noqa: SLF001 - see above
+        gdal.GDALGetDriver.restype = ctypes.c_void_p
+        gdal.GDALGetDriverShortName.restype = ctypes.c_char_p
+        gdal.GDALGetDriverShortName.argtypes = gdal.GDALDeregisterDriver.argtypes = [ctypes.c_void_p]
+        drivers = [gdal.GDALGetDriver(number) for number in range(gdal.GDALGetDriverCount())]
+        names = {driver: gdal.GDALGetDriverShortName(driver).decode() for driver in drivers}
+        for driver, name in names.items():
+            if name not in DRIVERS:
+                gdal.GDALDeregisterDriver(driver)
+    return tuple(name for name in names.values() if name in DRIVERS)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import structlog
 
 from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.config import Settings
+from geoprocessing_worker.confinement import Reach
 from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, OutputFile
 from geoprocessing_worker.courier import Courier, cancelled, rejected
 from geoprocessing_worker.delivery import FinalReport
@@ -154,7 +155,7 @@ class JobRunner:
                 source_name=job.input.file_name,
                 validate_headers=tools.settings.validate_file_headers,
             )
-            result = await tools.sandbox.run(request, self._report)
+            result = await tools.sandbox.run(request, self._report, Reach((source,), (outputs,)))
             self._timings |= result.timings
             made = [_in_folder(output, outputs) for output in result.outputs]
             self._final.post(self._planned(made, result.metadata), outputs)

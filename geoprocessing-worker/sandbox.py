@@ -23,6 +23,8 @@ from typing import Any, Generic, TypeVar
 import structlog
 from pydantic import BaseModel, ValidationError
 
+from geoprocessing_worker import confinement
+from geoprocessing_worker.confinement import NOWHERE, Reach
 from geoprocessing_worker.errors import ErrorClass, JobError
 
 log = structlog.get_logger(__name__)
@@ -60,6 +62,7 @@ class Sandbox(Generic[Request, Result]):
         result: the model that its result must fit; a child is not trusted to tell the truth about its own type.
         preload: modules that the fork server imports once, for all.
         limits: for each child.
+        confine: put up the walls of `confinement` round each child; without, only the limits hold.
     """
 
     def __init__(
@@ -69,16 +72,22 @@ class Sandbox(Generic[Request, Result]):
         *,
         preload: tuple[str, ...] = (),
         limits: Limits = Limits(),
+        confine: bool = True,
     ) -> None:
         self._work = work
+        self._confine = confine
         self._result = result
         self._limits = limits
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__, *preload])
 
     async def warm_up(self) -> None:
-        """Start the fork server, so that the first job does not wait for its imports."""
-        process = self._context.Process(target=_nothing)
+        """Start the fork server, so that the first job does not wait for its imports, and put up all walls once.
+
+        Raises:
+            RuntimeError: no process can be made, or a wall that should stand cannot be put up.
+        """
+        process = self._context.Process(target=_nothing, args=(self._confine,))
         # From this thread, though it takes half a second: the fork server dies with the thread that started it.
         process.start()
         async with asyncio.timeout(WARM_UP_SECONDS):
@@ -86,14 +95,22 @@ class Sandbox(Generic[Request, Result]):
         if process.exitcode != 0:
             raise RuntimeError(f"no process for jobs can be made: the first one ended with {process.exitcode}")
 
-    async def run(self, request: Request, report: Report) -> Result:
+    async def run(self, request: Request, report: Report, reach: Reach = NOWHERE) -> Result:
         """Do the work for one request; when cancelled, the child is killed with all that it started.
+
+        Args:
+            request: what to do.
+            report: told the stage, the percent done within it, and a sentence.
+            reach: the paths that the child may use.
 
         Raises:
             JobError: what the child refused, or `crashed`, `out_of_memory`, `timed_out` for how it ended.
         """
         reader, writer = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_child, args=(self._work, request, self._limits, writer), daemon=True)
+        walls = reach if self._confine else None
+        process = self._context.Process(
+            target=_child, args=(self._work, request, self._limits, walls, writer), daemon=True
+        )
         try:
             process.start()  # milliseconds, and a start in a thread could not be undone when this is cancelled
             writer.close()
@@ -210,13 +227,16 @@ def _out_of_memory(detail: dict[str, Any]) -> JobError:
     )
 
 
-def _nothing() -> None:
-    pass
+def _nothing(confine: bool) -> None:
+    if confine:
+        confinement.shut_in(NOWHERE)
 
 
-def _child(work: Work[Request, Result], request: Request, limits: Limits, writer: Connection) -> None:
+def _child(
+    work: Work[Request, Result], request: Request, limits: Limits, walls: Reach | None, writer: Connection
+) -> None:
     """What runs in the child, from its first to its last breath."""
-    _shut_in(limits)
+    _limit(limits)
     _close_channels_but(writer.fileno())
     with os.fdopen(os.dup(writer.fileno()), "wb") as pipe:
 
@@ -228,6 +248,9 @@ def _child(work: Work[Request, Result], request: Request, limits: Limits, writer
             say({"report": [stage, percent, text]})
 
         try:
+            if walls is not None:
+                _close_terminal()
+                confinement.shut_in(walls)
             say({"result": work(request, report).model_dump(mode="json")})
         except JobError as error:
             say({"error": _described(error)})
@@ -251,11 +274,19 @@ def _close_channels_but(kept: int) -> None:
                 os.close(int(entry.name))
 
 
+def _close_terminal() -> None:
+    """What a hostile file could write to the worker's terminal or its journal goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
 def _described(error: JobError) -> dict[str, Any]:
     return {"code": error.code, "message": error.message, "error_class": error.error_class, "detail": error.detail}
 
 
-def _shut_in(limits: Limits) -> None:
+def _limit(limits: Limits) -> None:
     # The fork server dies with the worker, however that came about, and no child outlives the fork server.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     worker = multiprocessing.parent_process()

@@ -23,9 +23,10 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import Progress
 
-from geoprocessing_worker import __version__, config, log
+from geoprocessing_worker import __version__, config, confinement, log
 from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.config import Settings
+from geoprocessing_worker.confinement import Reach
 from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, convert
 from geoprocessing_worker.courier import Courier
 from geoprocessing_worker.daemon import Daemon
@@ -89,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _work(_parsed: argparse.Namespace, settings: Settings) -> ExitCode:
     wrong = config.problems(settings)
+    if settings.require_sandbox:
+        wrong += [f"REQUIRE_SANDBOX: this machine lacks {layer}" for layer in confinement.missing_layers()]
     if wrong:
         raise ConfigurationError("\n".join(wrong))
     log.configure(
@@ -193,7 +196,9 @@ async def _with_bar(box: Sandbox[ConversionRequest, Made], request: ConversionRe
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("")
         return await box.run(
-            request, lambda stage, percent, _text: bar.update(task, description=stage, completed=percent)
+            request,
+            lambda stage, percent, _text: bar.update(task, description=stage, completed=percent),
+            Reach((request.source,), (request.output_folder,)),
         )
 
 

@@ -29,7 +29,15 @@ SUCCEEDED = {"state": "succeeded", "replayed": False}
 class Bench:
     """A runner for one job, and the server that it talks to."""
 
-    def __init__(self, server: ScriptedApi, http: httpx.AsyncClient, folder: Path, convert_with: Any = convert) -> None:
+    def __init__(
+        self,
+        server: ScriptedApi,
+        http: httpx.AsyncClient,
+        folder: Path,
+        convert_with: Any = convert,
+        *,
+        confine: bool = True,
+    ) -> None:
         self.server = server
         self.folder = folder
         self.interrupt = asyncio.Event()
@@ -44,7 +52,9 @@ class Bench:
             api=api,
             courier=Courier(self.outbox, api, http),
             storage=http,
-            sandbox=Sandbox(convert_with, ConversionResult, preload=("geoprocessing_worker.forkserver",)),
+            sandbox=Sandbox(
+                convert_with, ConversionResult, preload=("geoprocessing_worker.forkserver",), confine=confine
+            ),
         )
         server.on("in", Response(self.source))
         for suffix in SUFFIXES:

@@ -1,0 +1,160 @@
+"""A file that has taken over its process reaches nothing: each wall is run against, and one that is missing is said."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from geoprocessing_worker import confinement, worker
+from geoprocessing_worker.config import Settings
+from geoprocessing_worker.confinement import Layer, Reach
+from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, convert
+from geoprocessing_worker.errors import ConfigurationError
+from geoprocessing_worker.options import RenderOptions
+from geoprocessing_worker.sandbox import Sandbox
+from tests.support.attacks import DONE, attack
+from tests.support.canary import Canary
+from tests.support.child_work import Deed, Told
+from tests.support.rasters import Tiff, quarters
+
+PRELOAD = ("geoprocessing_worker.forkserver", "tests.support.attacks")
+pytestmark = pytest.mark.skipif(
+    bool(confinement.missing_layers()), reason=f"not in this kernel: {confinement.missing_layers()}"
+)
+
+
+def box(*, confine: bool = True) -> Sandbox[Deed, Told]:
+    return Sandbox(attack, Told, preload=PRELOAD, confine=confine)
+
+
+def aim_of(name: str, bird: Canary, tmp_path: Path) -> Path:
+    return {
+        "write a file": tmp_path,
+        "connect by TCP": Path(bird.url.split(":")[2].split("/")[0]),
+        "send by UDP": Path("9"),
+        "connect to a Unix socket": tmp_path / "socket",
+    }.get(name, bird.path)
+
+
+REFUSED = [
+    "read a file",
+    "read its environment",
+    "read the parent's environment",
+    "write a file",
+    "delete a file",
+    "link a file",
+    "connect by TCP",
+    "send by UDP",
+    "connect to a Unix socket",
+    "fork",
+    "start a program",
+    "signal the parent",
+    "signal everybody",
+    "trace",
+    "use io_uring",
+]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_a_process_that_was_taken_over_reaches_nothing(name: str, bird: Canary, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        deed = Deed(name=name, path=aim_of(name, bird, tmp_path))
+        told = await box().run(deed, lambda *_: None, Reach(writable=(tmp_path / "job",)))
+    assert told.text == "PermissionError"
+    assert bird.touched() == []
+
+
+@pytest.mark.parametrize("name", ["read a file", "write a file", "connect by TCP", "send by UDP", "fork", "trace"])
+async def test_the_attacks_go_through_where_there_are_no_walls(name: str, bird: Canary, tmp_path: Path) -> None:
+    deed = Deed(name=name, path=aim_of(name, bird, tmp_path))
+    assert (await box(confine=False).run(deed, lambda *_: None)).text == DONE
+
+
+@pytest.mark.parametrize(
+    ("name", "walls"),
+    [
+        ("connect by TCP", {"files", "tcp"}),
+        ("connect by TCP", {"system_calls"}),
+        ("signal the parent", {"files", "signals"}),
+        ("signal the parent", {"system_calls"}),
+    ],
+)
+def test_where_two_walls_stand_before_the_same_thing_each_holds_alone(
+    name: str, walls: set[str], bird: Canary, tmp_path: Path
+) -> None:
+    deed = f"a.Deed(name={name!r}, path=Path({str(aim_of(name, bird, tmp_path))!r}))"
+    script = (
+        "from geoprocessing_worker import confinement as c; from pathlib import Path\n"
+        f"on = tuple(l for l in c.layers() if l.name in {walls!r}); c.layers = lambda: on\n"
+        f"import tests.support.attacks as a; c.shut_in(c.NOWHERE); print(a.attack({deed}, None).text)"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert ran.stdout.strip() == "PermissionError", ran.stderr
+    assert bird.touched() == []
+
+
+async def test_a_job_has_its_own_files_and_no_more(tmp_path: Path) -> None:
+    """What it may read it reads, what it may write it writes; its neighbour's folder is as shut as all else."""
+    mine, neighbours = tmp_path / "mine", tmp_path / "neighbours"
+    for folder in (mine, neighbours):
+        folder.mkdir()
+        (folder / "input").write_text("a map")
+    reach = Reach((mine / "input",), (mine,))
+    for name, path, outcome in [
+        ("read a file", mine / "input", DONE),
+        ("write a file", mine, DONE),
+        ("read a file", neighbours / "input", "PermissionError"),
+        ("write a file", neighbours, "PermissionError"),
+    ]:
+        assert (await box().run(Deed(name=name, path=path), lambda *_: None, reach)).text == outcome, (name, path)
+
+
+async def test_gdal_has_no_driver_but_those_that_are_needed(tmp_path: Path) -> None:
+    """A driver that is not there cannot be led to read something else."""
+    tif = Tiff(quarters(20)).write(tmp_path / "a.tif")
+    vrt = tmp_path / "a.vrt"
+    vrt.write_text(
+        '<VRTDataset rasterXSize="20" rasterYSize="20"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+        f"<SourceFilename>{tif}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    for name, path, outcome in (("open a GeoTIFF", tif, DONE), ("open a VRT", vrt, "RasterioIOError")):
+        told = await box().run(Deed(name=name, path=path), lambda *_: None, Reach((tmp_path,)))
+        assert told.text == outcome
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+async def test_an_honest_file_is_rendered_within_the_walls(output_format: str, tmp_path: Path) -> None:
+    """PROJ finds its grids and codes, libvips its threads and temporary files, GDAL its drivers."""
+    source = Tiff(quarters(700), crs="EPSG:32638", overviews=(2,), profile={"compress": "deflate"}).write(
+        tmp_path / "a.tif"
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    sandbox = Sandbox(convert, ConversionResult, preload=("geoprocessing_worker.forkserver",))
+    request = ConversionRequest(
+        source=source,
+        output_folder=out,
+        stem="a",
+        options=RenderOptions.model_validate({"outputFormat": output_format, "maxSize": 300}),
+        source_name="a.tif",
+    )
+    result = await sandbox.run(request, lambda *_: None, Reach((source,), (out,)))
+    assert {output.path.name for output in result.outputs} == {path.name for path in out.iterdir()}
+
+
+def test_a_worker_that_must_have_a_sandbox_refuses_to_start_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(confinement, "layers", lambda: (Layer("files", "Landlock is off"), Layer("limits", None)))
+    (tmp_path / "file").touch()  # where a worker that goes on would end
+    settings = Settings(
+        api_base_url="http://127.0.0.1:1", worker_auth_token="t", require_sandbox=True, temp_dir=tmp_path / "file"
+    )
+    with pytest.raises(ConfigurationError, match=r"REQUIRE_SANDBOX: .*files: off \(Landlock is off\)"):
+        worker._work(worker._parser().parse_args([]), settings)
