@@ -1,0 +1,75 @@
+"""What all layers against hostile files cost on a 512 x 512 job: at most 15 % of its time, or exit code 1.
+
+Jobs with and without the layers take turns, in children of one fork server, so that a busy machine hits both alike.
+"""
+
+import asyncio
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from affine import Affine
+
+from geoprocessing_worker.confinement import Reach
+from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, convert
+from geoprocessing_worker.opening import gdal_environment
+from geoprocessing_worker.options import RenderOptions
+from geoprocessing_worker.sandbox import Sandbox
+
+SIZE = 512
+ROUNDS = 60
+MOST_SHARE = 0.15
+
+
+def write_source(path: Path) -> Path:
+    """RGB with some texture, placed in UTM."""
+    rng = np.random.default_rng(1)
+    profile = {"driver": "GTiff", "width": SIZE, "height": SIZE, "count": 3, "dtype": "uint8", "compress": "deflate"}
+    place = {"crs": "EPSG:32638", "transform": Affine(30, 0, 400_000, 0, -30, 1_700_000)}
+    with gdal_environment(), rasterio.open(path, "w", **profile, **place) as dataset:
+        dataset.write(rng.integers(0, 255, (3, SIZE, SIZE), dtype=np.uint8) // 8)
+    return path
+
+
+async def seconds(box: Sandbox[ConversionRequest, ConversionResult], source: Path, *, layers: bool) -> float:
+    """One job from start to end."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        request = ConversionRequest(
+            source=source,
+            output_folder=out,
+            stem="a",
+            options=RenderOptions(),
+            source_name="a.tif",
+            validate_headers=layers,
+        )
+        started = time.perf_counter()
+        await box.run(request, lambda *_: None, Reach((source,), (out,)))
+        return time.perf_counter() - started
+
+
+async def measure() -> float:
+    """The share of a job's time that the layers take, by medians."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = write_source(Path(folder) / "a.tif")
+        boxes = {
+            layers: Sandbox(convert, ConversionResult, preload=("geoprocessing_worker.forkserver",), confine=layers)
+            for layers in (True, False)
+        }
+        taken: dict[bool, list[float]] = {True: [], False: []}
+        for _ in range(ROUNDS):
+            for layers, box in boxes.items():
+                taken[layers].append(await seconds(box, source, layers=layers))
+        medians = {layers: statistics.median(values) for layers, values in taken.items()}
+    share = medians[True] / medians[False] - 1
+    print(f"with all layers {medians[True] * 1000:.1f} ms, without {medians[False] * 1000:.1f} ms: {share:+.1%}")
+    print(f"bar: {MOST_SHARE:.0%}")
+    return share
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(measure()) > MOST_SHARE)
