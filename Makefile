@@ -50,6 +50,7 @@ chaos: environment  ## 2,000 jobs while everything goes wrong; SEED=n repeats a 
 .PHONY: conformance
 conformance: environment  ## hold a server to docs/PROTOCOL.md: API_BASE_URL=… WORKER_AUTH_TOKEN=… JWT=…
 	@$(PYTHON) -m tests.contract.conformance --api "$(API_BASE_URL)" --worker-token "$(WORKER_AUTH_TOKEN)" --jwt "$(JWT)"
+
 .PHONY: bench-layers
 bench-layers: environment  ## what the layers against hostile files cost
 	$(PYTHON) benchmarks/bench_layers.py

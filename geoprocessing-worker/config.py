@@ -14,14 +14,16 @@ import ssl
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from geoprocessing_worker.addresses import is_local_name
 from geoprocessing_worker.errors import ConfigurationError
 
 # A local stack leaves its addresses and secrets in this file of its DATA_DIR, for the health check.
@@ -34,6 +36,14 @@ LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"],
     BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value),
 ]
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip().lower() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -50,7 +60,15 @@ class Settings(BaseSettings):
     worker_name: str = Field("geoprocessing-worker", min_length=1, max_length=100)
     poll_interval: float = Field(5, gt=0, le=3600, description="least seconds between two claims that found nothing")
     heartbeat_interval: float = Field(30, gt=0, le=600)
+    allow_plain_http: bool = Field(False, description="let the token go unencrypted to an API outside one's network")
     ca_bundle: Path | None = Field(None, description="certificates to trust instead of the system's")
+
+    # Storage
+    storage_hosts: Names = Field(
+        (), description="hosts of signed URLs besides the API's own; *.example.org for all below"
+    )
+    storage_networks: Networks = Field((), description="private networks in which storage may lie under a public name")
+    allow_any_storage_host: bool = False
 
     # Jobs
     concurrent_jobs: int = Field(1, ge=1, le=64)
@@ -122,6 +140,11 @@ class Settings(BaseSettings):
         """Whether there is an API to work for."""
         return bool(self.api_base_url and self.worker_auth_token.get_secret_value())
 
+    @property
+    def api_host(self) -> str:
+        """The API's host, in lower case."""
+        return (urlsplit(self.api_base_url).hostname or "").rstrip(".")
+
     def trust(self) -> ssl.SSLContext | bool:
         """Whose certificates a client believes: `CA_BUNDLE`'s, else those of the library."""
         if self.ca_bundle is None:
@@ -190,6 +213,14 @@ def problems(settings: Settings) -> list[str]:
     found = []
     if not settings.api_base_url:
         found.append("API_BASE_URL is not set: give the address of the job API, for example https://maps.example.org")
+    if (
+        settings.api_base_url.startswith("http://")
+        and not is_local_name(settings.api_host)
+        and not settings.allow_plain_http
+    ):
+        found.append(
+            "API_BASE_URL would send the worker's token unencrypted: use https://, or set ALLOW_PLAIN_HTTP=true"
+        )
     if not settings.worker_auth_token.get_secret_value():
         found.append("WORKER_AUTH_TOKEN is not set: make one with `python -m geo_jobs_api token create NAME`")
     if settings.thumbnail_size > settings.max_image_size:
@@ -215,6 +246,8 @@ def _shown(settings: Settings, name: str) -> str:
     value = getattr(settings, name)
     if isinstance(value, SecretStr):
         return "********" if value.get_secret_value() else ""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value if value is not None else "")
 
 

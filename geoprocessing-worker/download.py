@@ -114,7 +114,7 @@ async def _fetch_rest(
                 await file.write(chunk)
                 partial.digest.update(chunk)
                 partial.size_bytes += len(chunk)
-                partial.pulse.beat()
+                partial.pulse.beat(len(chunk))
                 share = 100 * partial.size_bytes / max(source.size_bytes, partial.size_bytes)
                 report(share, f"Downloaded {partial.size_bytes / 1e6:.1f} of {source.size_bytes / 1e6:.1f} MB")
 

@@ -13,20 +13,31 @@ from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable
 SILENCE = retry.TRANSFER.try_timeout
 
 
-# Seconds without one byte moved, after which a transfer is given up.
+# Seconds without a step forward, after which a transfer is given up.
 PATIENCE = 300.0
+# Bytes that are a step. One now and then would keep a transfer going for ever; 16 kB in five minutes is 55 bytes/s.
+STEP = 16 * 1024
 
 
 class Pulse:
-    """When a byte last moved: a slow link that gets on is no reason to give up."""
+    """When a transfer last came a step forward: a slow link that gets on is no reason to give up, a trickle is."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._last = clock()
+        self._moved = 0
 
-    def beat(self) -> None:
-        """A byte moved."""
-        self._last = self._clock()
+    def beat(self, count: int) -> None:
+        """So many bytes moved.
+
+        Raises:
+            Unavailable: they are a trickle.
+        """
+        self._moved += count
+        if self._moved >= STEP:
+            self._last, self._moved = self._clock(), 0
+        elif self.patience_left() <= 0:
+            raise Unavailable("too-slow", f"less than {STEP} bytes moved in {PATIENCE:g} s")
 
     def patience_left(self) -> float:
         """Seconds until patience ends, should nothing move."""

@@ -96,22 +96,24 @@ def _fitting_slot(output: OutputFile, slot: UploadSlot | None) -> UploadSlot:
 
 async def _put(output: OutputFile, slot: UploadSlot, http: httpx.AsyncClient, pulse: transfer.Pulse) -> None:
     headers = {"Content-Type": slot.content_type, **slot.headers, "Content-Length": str(output.size_bytes)}
-    response = await http.request(
-        slot.method, slot.url, content=_chunks(output.path, pulse), headers=headers, timeout=transfer.SILENCE
-    )
-    transfer.check(
-        response,
-        code="upload_refused",
-        message="Storage did not take the results; the job will be tried again with new addresses.",
-        output=output.name,
-    )
+    content = _chunks(output.path, pulse)
+    # Its status is enough: an answer may be of any length.
+    async with http.stream(
+        slot.method, slot.url, content=content, headers=headers, timeout=transfer.SILENCE
+    ) as response:
+        transfer.check(
+            response,
+            code="upload_refused",
+            message="Storage did not take the results; the job will be tried again with new addresses.",
+            output=output.name,
+        )
 
 
 async def _chunks(path: Path, pulse: transfer.Pulse) -> AsyncIterator[bytes]:
     async with await anyio.open_file(path, "rb", opener=_open_regular) as file:
         while chunk := await file.read(CHUNK):
             yield chunk
-            pulse.beat()
+            pulse.beat(len(chunk))
 
 
 def _open_regular(path: str, flags: int) -> int:

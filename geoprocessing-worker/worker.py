@@ -32,6 +32,7 @@ from geoprocessing_worker.courier import Courier
 from geoprocessing_worker.daemon import Daemon
 from geoprocessing_worker.errors import ConfigurationError, JobError, refused
 from geoprocessing_worker.explanation import Explanation, explain_request
+from geoprocessing_worker.network import StorageGuard, bound_answer
 from geoprocessing_worker.options import RenderOptions
 from geoprocessing_worker.outbox import Outbox
 from geoprocessing_worker.runner import Tools
@@ -115,9 +116,16 @@ def _hide_memory() -> None:
 async def _serve(settings: Settings) -> ExitCode:
     trust = settings.trust()
     async with (
-        httpx.AsyncClient(base_url=settings.api_base_url, verify=trust, headers={"User-Agent": USER_AGENT}) as api,
-        # Storage may be somebody else's host: this client has no credentials to give away.
-        httpx.AsyncClient(verify=trust, headers={"User-Agent": USER_AGENT}) as storage,
+        httpx.AsyncClient(
+            base_url=settings.api_base_url,
+            verify=trust,
+            headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+            event_hooks={"response": [bound_answer]},
+        ) as api,
+        # Storage may be somebody else's host: this client has no credentials to give away, and follows no redirect.
+        httpx.AsyncClient(
+            verify=trust, headers={"User-Agent": USER_AGENT}, event_hooks={"request": [_guard(settings)]}
+        ) as storage,
     ):
         # The clients have read what they need (proxies); the processes that open strangers' files need none of it.
         config.keep_harmless_environment()
@@ -145,6 +153,14 @@ def _outbox(settings: Settings) -> Outbox:
         settings.api_base_url,
         max_age=settings.outbox_max_age,
         max_reports=settings.outbox_max_reports,
+    )
+
+
+def _guard(settings: Settings) -> StorageGuard:
+    return StorageGuard(
+        (settings.api_host, *settings.storage_hosts),
+        any_host=settings.allow_any_storage_host,
+        networks=settings.storage_networks,
     )
 
 

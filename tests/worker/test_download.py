@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from geoprocessing_worker.download import Downloaded, download
-from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.errors import JobError, Unavailable
 from geoprocessing_worker.models import JobInput
-from geoprocessing_worker.transfer import PATIENCE, Pulse
+from geoprocessing_worker.transfer import PATIENCE, STEP, Pulse
 from tests.support.scripted_api import ScriptedApi
 
 BODY = bytes(range(256)) * 4096
@@ -122,8 +122,20 @@ async def test_storage_that_stays_broken_ends_the_patience(
 def test_patience_is_counted_from_the_last_byte_that_moved() -> None:
     times = iter([0.0, PATIENCE - 1, PATIENCE * 1.5 - 1])
     pulse = Pulse(lambda: next(times))
-    pulse.beat()
+    pulse.beat(STEP)
     assert pulse.patience_left() == PATIENCE / 2
+
+
+def test_a_trickle_is_no_step_forward() -> None:
+    """A byte a second keeps a transfer going until patience ends, and no longer."""
+    now = 0.0
+    pulse = Pulse(lambda: now)
+    while now < PATIENCE - 1:
+        now += 1
+        pulse.beat(1)
+    now += 1
+    with pytest.raises(Unavailable, match="too-slow"):
+        pulse.beat(1)
 
 
 async def test_a_file_of_another_size_than_was_uploaded_is_not_used(

@@ -1,0 +1,114 @@
+"""What the worker's HTTP clients may reach and take: hooks for httpx, for one client each.
+
+A job's URLs come over the wire from the API. Whoever could put another one in its place could have the worker, which
+stands inside a network, ask things that only those inside may ask.
+"""
+
+from collections.abc import AsyncIterator, Collection
+from typing import Any
+
+import httpx
+
+from geoprocessing_worker.addresses import Network, is_local_name, is_public, parse_address
+from geoprocessing_worker.errors import ErrorClass, JobError
+
+# Bytes; a claim of 64 jobs with all their URLs has about 1 MB.
+LARGEST_ANSWER = 8 * 1024 * 1024
+
+
+class StorageGuard:
+    """Lets requests go to the API's host and the configured storage hosts only, and looks where they arrive.
+
+    The address is looked at once the connection stands and before anything is sent, so that a name which points
+    elsewhere the second time it is asked for leads nowhere. What goes through a proxy of the operator's is not looked
+    at: there the proxy decides.
+
+    Args:
+        hosts: names or addresses that are allowed, in lower case; `*.example.org` stands for all below it.
+        any_host: allow all hosts; their addresses are looked at all the same.
+        networks: private networks in which storage may lie though its name is public.
+    """
+
+    def __init__(self, hosts: Collection[str], *, any_host: bool = False, networks: Collection[Network] = ()) -> None:
+        self._hosts = frozenset(host for host in hosts if not host.startswith("*."))
+        self._endings = tuple(host[1:] for host in hosts if host.startswith("*."))
+        self._any_host = any_host
+        self._networks = tuple(networks)
+
+    async def __call__(self, request: httpx.Request) -> None:
+        """Look at one request before it is sent.
+
+        Raises:
+            JobError: `address_refused`.
+        """
+        url = request.url
+        host = url.host.lower().rstrip(".")
+        if url.scheme not in {"http", "https"}:
+            raise _refusal("It does not begin with http:// or https://.", scheme=url.scheme)
+        if url.userinfo:
+            raise _refusal("It holds a user name.", host=host)
+        if not (self._any_host or host in self._hosts or host.endswith(self._endings or ("/",))):
+            raise _refusal(f"The host {host} is none of the worker's STORAGE_HOSTS.", host=host)
+
+        connecting_to = ""
+
+        async def trace(event: str, info: dict[str, Any]) -> None:
+            nonlocal connecting_to
+            if event == "connection.connect_tcp.started":
+                connecting_to = str(info["host"])
+            elif event == "connection.connect_tcp.complete" and connecting_to.lower().rstrip(".") == host:
+                await self._check_peer(host, info["return_value"])
+
+        request.extensions = {**request.extensions, "trace": trace}
+
+    async def _check_peer(self, host: str, stream: Any) -> None:
+        peer = str(stream.get_extra_info("server_addr")[0])
+        address = parse_address(peer)
+        # A host that was allowed by name and is local by its name is meant to be where it is.
+        meant = host in self._hosts and is_local_name(host)
+        if address is not None and (meant or is_public(address) or self._in_networks(address)):
+            return
+        await stream.aclose()
+        raise _refusal(
+            f"The public name {host} leads to the private address {peer}; "
+            "STORAGE_NETWORKS tells the worker where storage may lie.",
+            host=host,
+            address=peer,
+        )
+
+    def _in_networks(self, address: Any) -> bool:
+        return any(address.version == network.version and address in network for network in self._networks)
+
+
+def _refusal(why: str, **detail: str) -> JobError:
+    return JobError(
+        "address_refused", f"The worker does not fetch from the job's address. {why}", ErrorClass.INTERNAL, detail
+    )
+
+
+async def bound_answer(response: httpx.Response) -> None:
+    """Take no more of an answer than the API has reason to send, and nothing that would grow when unpacked.
+
+    Raises:
+        httpx.DecodingError: it is packed. Its stream raises `httpx.ReadError` once it is too long.
+    """
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise httpx.DecodingError("packed, though that was not asked for", request=response.request)
+    if isinstance(response.stream, httpx.AsyncByteStream):
+        response.stream = _Bounded(response.stream, response.request)
+
+
+class _Bounded(httpx.AsyncByteStream):
+    def __init__(self, stream: httpx.AsyncByteStream, request: httpx.Request) -> None:
+        self._stream, self._request = stream, request
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in self._stream:
+            size += len(chunk)
+            if size > LARGEST_ANSWER:
+                raise httpx.ReadError(f"an answer of more than {LARGEST_ANSWER} bytes", request=self._request)
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
