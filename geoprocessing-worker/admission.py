@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from geoprocessing_worker.directory import COMPRESSION, Directory, Field, Tiff, malformed, too_large, truncated
 from geoprocessing_worker.errors import JobError, refused
@@ -21,8 +22,9 @@ MAX_BANDS = 4096  # hyperspectral cubes have a few hundred
 MAX_BLOCK_BYTES = 768 << 20  # of one band; one block is decoded whole, whatever is asked of it
 MAX_INTERLEAVED_BYTES = 1 << 30  # of all bands of a block, where they are stored pixel by pixel
 MAX_BLOCKS = 16_000_000  # a million pixels square in tiles of 256
-MAX_DECODED_BYTES = 1 << 40  # of the blocks that are there; at 1 GB/s twenty minutes
+MAX_CONTROL_POINTS = 10_000  # each becomes an object, and all of them an equation; honest files have some hundred
 
+TIE_POINTS = 33922  # six numbers each
 METADATA = 42112
 LARGEST_METADATA = 1 << 20  # bytes
 BYTES = frozenset({1, 2, 6, 7})  # TIFF's types of one byte
@@ -200,17 +202,20 @@ def check_structure(tiff: Tiff, directory: Directory) -> None:
         raise malformed("its number of bits is none that a pixel can have", bits=layout.bits)
     _check_codec(layout.compression)
     starts, lengths = (_places(tiff, directory, strip, tile) for strip, tile in ((273, 324), (279, 325)))
-    present = int(np.count_nonzero(lengths)) if lengths.size else layout.blocks
+    tie_points = directory.find(TIE_POINTS)
     for limit, found, allowed, words in (
         ("side", max(layout.width, layout.height), MAX_SIDE, "pixels on a side"),
         ("bands", layout.samples, MAX_BANDS, "bands"),
         ("block", layout.band_bytes, MAX_BLOCK_BYTES, "bytes in one strip or tile"),
         ("block", layout.block_bytes, MAX_INTERLEAVED_BYTES, "bytes in all bands of one strip or tile"),
         ("blocks", layout.blocks, MAX_BLOCKS, "strips or tiles"),
-        ("work", min(present, layout.blocks) * layout.block_bytes, MAX_DECODED_BYTES, "bytes to decode"),
+        ("control points", tie_points.count // 6 if tie_points else 0, MAX_CONTROL_POINTS, "control points"),
     ):
         if found > allowed:
             raise too_large(limit, found, allowed, words)
+    # GDAL writes none at all where no block is there.
+    if any(0 < places.size < layout.blocks for places in (starts, lengths)):
+        raise malformed("fewer strips or tiles are listed than its picture has", blocks=layout.blocks)
     _check_starts(tiff, starts, lengths)
 
 
@@ -226,15 +231,15 @@ def _check_codec(compression: int) -> None:
         )
 
 
-def _places(tiff: Tiff, directory: Directory, strip: int, tile: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+def _places(tiff: Tiff, directory: Directory, strip: int, tile: int) -> NDArray[np.uint64]:
     field: Field | None = directory.find(tile) or directory.find(strip)
     return tiff.numbers(field)
 
 
 def _check_starts(
     tiff: Tiff,
-    starts: np.ndarray[tuple[int], np.dtype[np.uint64]],
-    lengths: np.ndarray[tuple[int], np.dtype[np.uint64]],
+    starts: NDArray[np.uint64],
+    lengths: NDArray[np.uint64],
 ) -> None:
     """A block that is there begins inside the file; one whose end is missing shows when it is read, or never."""
     if starts.size == lengths.size:

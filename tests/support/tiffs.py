@@ -74,7 +74,7 @@ def gray(width: int = 16, height: int = 16, **tags: Value) -> dict[int, Value]:
         273: (LONG, [8]),
         277: (SHORT, [1]),
         278: (LONG, [height]),
-        279: (LONG, [width * height]),
+        279: (LONG, [min(width * height, 2**31)]),
     }
     return made | {int(name[1:]): value for name, value in tags.items()}
 

@@ -1,0 +1,315 @@
+"""Small files that would cost a lot are refused by name, and honest files at the edge of what there is are not."""
+
+from __future__ import annotations
+
+import lzma
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+from geoprocessing_worker.admission import admit
+from geoprocessing_worker.confinement import Reach
+from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, convert
+from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.opening import gdal_environment
+from geoprocessing_worker.options import RenderOptions
+from geoprocessing_worker.sandbox import Limits, Sandbox
+from tests.support.rasters import DEGREES, Tiff, quarters
+from tests.support.tiffs import LONG, LONG8, SHORT, UNDEFINED, RawTiff, gray
+
+MEMORY = 2 << 30
+
+
+def box() -> Sandbox[ConversionRequest, ConversionResult]:
+    limits = Limits(memory_bytes=MEMORY, cpu_seconds=60)
+    return Sandbox(convert, ConversionResult, preload=("geoprocessing_worker.forkserver",), limits=limits)
+
+
+async def render(path: Path, *, validate_headers: bool = True) -> ConversionResult:
+    """As the worker does it: in a child, with its limits and walls."""
+    out = path.parent / "out"
+    out.mkdir()
+    request = ConversionRequest(
+        source=path,
+        output_folder=out,
+        stem="a",
+        options=RenderOptions(max_size=256),
+        source_name="a.tif",
+        validate_headers=validate_headers,
+    )
+    return await box().run(request, lambda *_: None, Reach((path,), (out,)))
+
+
+def gigapixels(path: Path) -> None:
+    RawTiff([gray(1_000_001, 1_000_001, t278=(LONG, [1]))]).write(path)
+
+
+def one_listed_strip(path: Path) -> None:
+    RawTiff([gray(1_000_000, 1_000_000, t278=(LONG, [1]), t279=(LONG, [10]))], data=bytes(100)).write(path)
+
+
+def one_huge_strip(path: Path) -> None:
+    RawTiff([gray(30_000, 30_000, t279=(LONG, [10]))], data=bytes(100)).write(path)
+
+
+def one_huge_tile(path: Path) -> None:
+    tile = {"t322": (LONG, [1 << 20]), "t323": (LONG, [1 << 20]), "t324": (LONG, [8]), "t325": (LONG, [100])}
+    RawTiff([gray(16, 16, **tile)], data=bytes(100)).write(path)
+
+
+def block_of_many_bands(path: Path) -> None:
+    """4,000 bands of float64, pixel by pixel: each band of a tile has 2 MB, the tile 8 GB."""
+    tags = {"t277": (SHORT, [4000]), "t258": (SHORT, [64] * 4000), "t339": (SHORT, [3] * 4000)}
+    RawTiff([gray(512, 512, t279=(LONG, [100]), **tags)], data=bytes(100)).write(path)
+
+
+def bands(path: Path) -> None:
+    RawTiff([gray(16, 16, t277=(SHORT, [65535]), t258=(SHORT, [8] * 65535), t284=(SHORT, [2]))]).write(path)
+
+
+def million_directories(path: Path) -> None:
+    """Each has no tag, and points to the next."""
+    head = struct.pack("<2sHI", b"II", 42, 8)
+    links = b"".join(struct.pack("<HI", 0, 8 + 6 * (number + 1)) for number in range(1_000_000))
+    path.write_bytes(head + links + bytes(6))
+
+
+def looping_directories(path: Path) -> None:
+    RawTiff([gray(), gray()], data=bytes(300), chain=-1).write(path)
+
+
+def directory_within_itself(path: Path) -> None:
+    """By tag 330, which is no loop for a reader that goes down; read once, it is harmless and so is rendered."""
+    RawTiff([gray(t330=(LONG, [8]))], data=bytes(300)).write(path)
+
+
+def many_sub_directories(path: Path) -> None:
+    RawTiff([gray(t330=(LONG, list(range(8, 100_008))))], data=bytes(300)).write(path)
+
+
+def long_tag(path: Path) -> None:
+    RawTiff([gray(t50000=(UNDEFINED, [0] * 10))], counts={50000: 100_000_000}, places={50000: 300}).write(path)
+    with path.open("r+b") as file:
+        file.truncate(100_000_400)
+
+
+def long_tag_in_many_directories(path: Path) -> None:
+    tags = [gray(t50000=(UNDEFINED, [0] * 10)) for _ in range(40)]
+    RawTiff(tags, counts={50000: 10_000_000}, places={50000: 300}).write(path)
+    with path.open("r+b") as file:
+        file.truncate(10_100_000)
+
+
+def tag_beyond_the_end(path: Path) -> None:
+    RawTiff([gray(t50000=(UNDEFINED, [0] * 10))], counts={50000: 2**20}, data=bytes(300)).write(path)
+
+
+def count_that_overflows(path: Path) -> None:
+    RawTiff([gray(t50000=(LONG8, [1, 2, 3]))], counts={50000: 2**61 + 1}, data=bytes(300), big=True).write(path)
+
+
+def strip_beyond_the_end(path: Path) -> None:
+    RawTiff([gray(t273=(LONG, [2**31]))], data=bytes(300)).write(path)
+
+
+def no_pixels(path: Path) -> None:
+    RawTiff([gray(0, 16)], data=bytes(300)).write(path)
+
+
+def many_control_points(path: Path) -> None:
+    RawTiff([gray(t33922=(SHORT, [1] * 600_000))], data=bytes(300)).write(path)
+
+
+def old_codec(path: Path) -> None:
+    RawTiff([gray(t259=(SHORT, [6]))], data=bytes(300)).write(path)
+
+
+def long_metadata(path: Path) -> None:
+    RawTiff([gray(t42112=(UNDEFINED, list(b"<GDALMetadata>" + b" " * 2_000_000)))], data=bytes(300)).write(path)
+
+
+BY_HEADER: list[tuple[Callable[[Path], None], str, str | None]] = [
+    (gigapixels, "too_large", "side"),
+    (one_listed_strip, "malformed_header", None),
+    (one_huge_strip, "too_large", "block"),
+    (one_huge_tile, "too_large", "block"),
+    (block_of_many_bands, "too_large", "block"),
+    (bands, "too_large", "bands"),
+    (million_directories, "malformed_header", None),
+    (looping_directories, "malformed_header", None),
+    (many_sub_directories, "too_large", "directories"),
+    (long_tag, "too_large", "tag"),
+    (long_tag_in_many_directories, "too_large", "tags"),
+    (tag_beyond_the_end, "truncated", None),
+    (count_that_overflows, "too_large", "tag"),
+    (strip_beyond_the_end, "truncated", None),
+    (no_pixels, "malformed_header", None),
+    (many_control_points, "too_large", "control points"),
+    (old_codec, "unsupported_compression", None),
+    (long_metadata, "too_large", "metadata"),
+]
+
+
+@pytest.mark.parametrize(("make", "code", "limit"), BY_HEADER, ids=lambda value: getattr(value, "__name__", None))
+def test_a_bomb_that_its_header_gives_away_is_refused_before_gdal_sees_it(
+    make: Callable[[Path], None], code: str, limit: str | None, tmp_path: Path
+) -> None:
+    make(tmp_path / "a.tif")
+    with pytest.raises(JobError) as caught:
+        admit(tmp_path / "a.tif")
+    assert (caught.value.code, caught.value.detail.get("limit")) == (code, limit)
+
+
+def test_a_chain_of_a_million_directories_is_not_walked_to_its_end(tmp_path: Path) -> None:
+    """Pictures of no cost each: their number is what is refused."""
+    first = gray(1, 1)
+    RawTiff([first] * 4200, data=bytes(100)).write(tmp_path / "a.tif")
+    with pytest.raises(JobError) as caught:
+        admit(tmp_path / "a.tif")
+    assert (caught.value.code, caught.value.detail["limit"]) == ("too_large", "directories")
+
+
+# What only shows when it is decoded.
+
+
+def jpeg_frame(path: Path, *, claims: int | None = None) -> None:
+    """A tile of 16 x 16 that holds a JPEG of 512 x 512, or one that claims to be larger still."""
+    data = np.random.default_rng(0).integers(0, 255, (1, 512, 512), dtype=np.uint8)
+    honest = Tiff(data, profile={"compress": "jpeg", "tiled": True, "blockxsize": 512, "blockysize": 512})
+    content = honest.write(path).read_bytes()
+    begin, end = content.index(b"\xff\xd8", 300), content.rindex(b"\xff\xd9") + 2
+    begin = content.rindex(b"\xff\xd8", 0, begin + 4000)
+    frame = bytearray(content[begin:end])
+    if claims:
+        at = frame.index(b"\xff\xc0") + 5
+        frame[at : at + 4] = struct.pack(">HH", claims, claims)
+    tile = {"t322": (LONG, [16]), "t323": (LONG, [16]), "t324": (LONG, [1000]), "t325": (LONG, [len(frame)])}
+    raw = RawTiff([gray(16, 16, t259=(SHORT, [7]), **tile)])
+    path.write_bytes(raw.bytes().ljust(1000, b"\0") + bytes(frame))
+
+
+def jpeg_of_gigapixels(path: Path) -> None:
+    jpeg_frame(path, claims=65000)
+
+
+def deflate_of_much(path: Path) -> None:
+    """A strip of 256 bytes whose data unpack to 256 MB: what is too much is left where it is."""
+    packer = zlib.compressobj(9)
+    packed = b"".join([packer.compress(bytes(1 << 24)) for _ in range(16)]) + packer.flush()
+    RawTiff([gray(t259=(SHORT, [8]), t273=(LONG, [300]), t279=(LONG, [len(packed)]))]).write(path)
+    path.write_bytes(path.read_bytes().ljust(300, b"\0") + packed)
+
+
+def lerc_of_gigapixels(path: Path) -> None:
+    """A LERC blob that says it is larger than its tile."""
+    Tiff(
+        np.random.default_rng(0).random((1, 64, 64), dtype=np.float32),
+        profile={"compress": "lerc", "tiled": True, "blockxsize": 64, "blockysize": 64},
+    ).write(path)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"Lerc2 ") + 6 + 4 + 4
+    content[at : at + 8] = struct.pack("<ii", 60_000, 60_000)
+    path.write_bytes(bytes(content))
+
+
+def lzma_with_a_dictionary_of_gigabytes(path: Path) -> None:
+    """The size of the dictionary stands in the filter's flags, and memory is taken for it beforehand."""
+    small = [{"id": lzma.FILTER_LZMA2, "dict_size": 4096, "preset": 0}]
+    packed = bytearray(lzma.compress(bytes(256), format=lzma.FORMAT_XZ, filters=small, check=lzma.CHECK_NONE))
+    # Stream header 12 bytes; block header: size, flags, filter id, length of properties, properties.
+    assert packed[14:16] == b"\x21\x01"
+    packed[16] = 39  # 3 GB
+    size = (packed[12] + 1) * 4
+    packed[12 + size - 4 : 12 + size] = struct.pack("<I", zlib.crc32(bytes(packed[12 : 12 + size - 4])))
+    RawTiff([gray(t259=(SHORT, [34925]), t273=(LONG, [300]), t279=(LONG, [len(packed)]))]).write(path)
+    path.write_bytes(path.read_bytes().ljust(300, b"\0") + bytes(packed))
+
+
+NAMED = {"corrupt_block", "truncated", "out_of_memory", "unsupported_data_type", "malformed_header", "too_large"}
+
+
+@pytest.mark.parametrize(
+    "make", [jpeg_frame, jpeg_of_gigapixels, lerc_of_gigapixels, lzma_with_a_dictionary_of_gigabytes]
+)
+@pytest.mark.parametrize("validate_headers", [True, False])
+async def test_a_bomb_that_shows_only_when_decoded_ends_in_a_named_refusal(
+    make: Callable[[Path], None], validate_headers: bool, tmp_path: Path
+) -> None:
+    """Within a child's memory, and without ending it."""
+    make(tmp_path / "a.tif")
+    with pytest.raises(JobError) as caught:
+        await render(tmp_path / "a.tif", validate_headers=validate_headers)
+    assert caught.value.code in NAMED, caught.value
+
+
+async def test_what_a_block_unpacks_to_beyond_its_size_is_not_unpacked(tmp_path: Path) -> None:
+    deflate_of_much(tmp_path / "a.tif")
+    result = await render(tmp_path / "a.tif")
+    assert result.outputs
+
+
+@pytest.mark.parametrize("make", [one_huge_strip, one_huge_tile, bands, gigapixels])
+async def test_with_headers_unchecked_the_limits_of_the_process_hold(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    make(tmp_path / "a.tif")
+    with pytest.raises(JobError) as caught:
+        await render(tmp_path / "a.tif", validate_headers=False)
+    assert caught.value.error_class in {"invalid_input", "resource"}, caught.value
+
+
+# Honest files at the edge.
+
+
+def sparse(path: Path) -> None:
+    """More than a gigapixel, of which one tile is there."""
+    profile = {"tiled": True, "blockxsize": 512, "blockysize": 512, "SPARSE_OK": True}
+    with (
+        gdal_environment(),
+        rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            width=40_000,
+            height=40_000,
+            count=1,
+            dtype="uint8",
+            crs="EPSG:4326",
+            transform=Affine(1e-4, 0, 0, 0, -1e-4, 10),
+            **profile,
+        ) as dataset,
+    ):
+        dataset.write(np.full((1, 512, 512), 9, np.uint8), window=((0, 512), (0, 512)))
+
+
+def highly_compressed(path: Path) -> None:
+    """144 megapixels in one strip of 140 kB."""
+    packed = zlib.compress(bytes(12_000 * 12_000), 9)
+    tags = gray(12_000, 12_000, t259=(SHORT, [8]), t273=(LONG, [300]), t279=(LONG, [len(packed)]))
+    path.write_bytes(RawTiff([tags]).bytes().ljust(300, b"\0") + packed)
+
+
+def many_bands(path: Path) -> None:
+    Tiff(np.full((300, 32, 32), 5, np.uint16), transform=DEGREES).write(path)
+
+
+def many_pages(path: Path) -> None:
+    RawTiff([gray(t273=(LONG, [8]))] * 200, data=bytes(300), big=True, order=">").write(path)
+
+
+def overviews(path: Path) -> None:
+    Tiff(quarters(600), overviews=(2, 4, 8), mask=np.full((600, 600), 255, np.uint8)).write(path)
+
+
+@pytest.mark.parametrize(
+    "make", [sparse, highly_compressed, many_bands, many_pages, overviews, directory_within_itself]
+)
+async def test_an_honest_file_at_the_edge_is_rendered(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "a.tif")
+    assert (await render(tmp_path / "a.tif")).outputs
