@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     outbox_max_reports: int = Field(100, ge=1, description="reports that may wait; of more, the oldest goes")
     validate_file_headers: bool = True
     scan_for_malware: bool = False
+    clamd_address: str = Field(
+        "/run/clamav/clamd.ctl", description="ClamAV's daemon: the path of its socket, or host:port"
+    )
     require_sandbox: bool = Field(False, description="refuse to run where the kernel lacks a layer of the sandbox")
     disable_workers: bool = False
 
@@ -128,11 +131,12 @@ class Settings(BaseSettings):
             raise ValueError("must be of ASCII characters, as tokens are")
         return value
 
-    @field_validator("scan_for_malware")
+    @field_validator("clamd_address")
     @classmethod
-    def _no_scanner_yet(cls, value: bool) -> bool:
-        if value:
-            raise ValueError("this version cannot scan yet; a worker that promises it would be worse than none")
+    def _is_a_socket_or_a_host_and_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not value.startswith("/") and not (host and port.isdecimal() and 0 < int(port) < 65536):
+            raise ValueError("must be the path of a socket, or host:port")
         return value
 
     @property

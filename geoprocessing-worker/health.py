@@ -60,17 +60,16 @@ class Unhealthy(Exception):  # noqa: N818 - a finding, in the words that the per
 
 def check() -> list[Finding]:
     """Make all four checks, with the settings of the environment and `.env`, else of the local stack."""
-    dependencies = _found("Dependencies", _dependencies)
     try:
         settings = _settings()
     except Unhealthy as error:
         skipped = [Finding(name, False, str(error)) for name in ("Database", "Api", "File_System")]
-        return [*skipped, dependencies]
+        return [*skipped, _found("Dependencies", _dependencies)]
     return [
         _found("Database", lambda: _database(settings)),
         _found("Api", lambda: _api(settings)),
         _found("File_System", lambda: _file_system(settings)),
-        dependencies,
+        _found("Dependencies", lambda: _dependencies_of(settings)),
     ]
 
 
@@ -85,7 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
     bad = [finding.name for finding in findings if not finding.healthy]
     if parsed.json:
         checks = {f.name.lower(): {"healthy": f.healthy, "message": f.message} for f in findings}
-        _print(json.dumps({"healthy": not bad, "checks": checks}, ensure_ascii=False))
+        told = {"healthy": not bad, "checks": checks, "sandbox": sandbox_layers()}
+        _print(json.dumps(told, ensure_ascii=False))
     else:
         for finding in findings:
             _print(str(finding))
@@ -140,6 +140,30 @@ def _dependencies() -> str:
             f"{sys.executable} -m pip install --require-hashes -r {REQUIREMENTS}"
         )
     return "All dependencies available"
+
+
+def _dependencies_of(settings: "Settings") -> str:
+    """The libraries, and what the settings demand besides: a sandbox, a virus scanner."""
+    available = _dependencies()
+    missing = [layer for layer, state in sandbox_layers().items() if state != "on"]
+    if settings.require_sandbox and missing:
+        raise Unhealthy(f"this machine lacks {', '.join(missing)} of the sandbox that REQUIRE_SANDBOX demands")
+    if settings.scan_for_malware:
+        malware: Any = import_module("geoprocessing_worker.malware")
+        try:
+            malware.Scanner(settings.clamd_address).ping()
+        except OSError as error:
+            raise Unhealthy(f"{error}; start clamd, mend CLAMD_ADDRESS or unset SCAN_FOR_MALWARE") from None
+    return available
+
+
+def sandbox_layers() -> dict[str, str]:
+    """Each layer round the process that opens files: "on", or why it is not. None where the libraries are missing."""
+    try:
+        confinement: Any = import_module("geoprocessing_worker.confinement")
+    except ImportError:
+        return {}
+    return {layer.name: layer.missing or "on" for layer in confinement.layers()}
 
 
 def _database(settings: "Settings") -> str:

@@ -35,6 +35,7 @@ from geoprocessing_worker.errors import (
     refused,
 )
 from geoprocessing_worker.lease import Lease, LeaseKeeper, watched
+from geoprocessing_worker.malware import Scanner
 from geoprocessing_worker.models import ClaimedJob, Completion, Progress, UploadedOutput
 from geoprocessing_worker.options import RenderOptions
 from geoprocessing_worker.sandbox import Sandbox
@@ -77,6 +78,7 @@ class Tools:
     storage: httpx.AsyncClient
     sandbox: Sandbox[ConversionRequest, ConversionResult]
     clock: Callable[[], float] = time.monotonic
+    scanner: Scanner | None = None
 
 
 class JobRunner:
@@ -180,6 +182,8 @@ class JobRunner:
             max_bytes=self._tools.settings.max_file_size,
             report=self._reporter("download"),
         )
+        if self._tools.scanner is not None:
+            await self._tools.scanner.scan(got.path)
         return got.path
 
     # -- the watch over the work ------------------------------------------------------------------------------------

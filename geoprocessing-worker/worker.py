@@ -32,6 +32,7 @@ from geoprocessing_worker.courier import Courier
 from geoprocessing_worker.daemon import Daemon
 from geoprocessing_worker.errors import ConfigurationError, JobError, refused
 from geoprocessing_worker.explanation import Explanation, explain_request
+from geoprocessing_worker.malware import Scanner
 from geoprocessing_worker.network import StorageGuard, bound_answer
 from geoprocessing_worker.options import RenderOptions
 from geoprocessing_worker.outbox import Outbox
@@ -138,6 +139,7 @@ async def _serve(settings: Settings) -> ExitCode:
                 courier=Courier(_outbox(settings), job_api, storage),
                 storage=storage,
                 sandbox=_sandbox(settings, convert, ConversionResult),
+                scanner=Scanner(settings.clamd_address) if settings.scan_for_malware else None,
             )
         )
         signals = itertools.count(1)

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import stamina
 
@@ -21,6 +22,12 @@ def bird(tmp_path: Path) -> Iterator[Canary]:
 async def server() -> AsyncIterator[ScriptedApi]:
     async with scripted_api() as api:
         yield api
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient() as client:
+        yield client
 
 
 @pytest.fixture(autouse=True)

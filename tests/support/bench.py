@@ -1,6 +1,7 @@
 """A worker's tools, set up against a scripted API in a folder of its own."""
 
 import asyncio
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,15 @@ class Bench:
             for suffix in SUFFIXES
         ]
         return message
+
+    def with_tools(self, **changed: Any) -> Tools:
+        """The tools with some of them changed."""
+        return dataclasses.replace(self.tools, **changed)
+
+    def serve(self, content: bytes) -> None:
+        """Put another file into storage."""
+        self.source = content
+        self.server.on("in", Response(content))
 
     async def run(self, **more: Any) -> Ending:
         return await JobRunner(ClaimedJob.model_validate(self.job(**more)), self.tools, self.interrupt).run()

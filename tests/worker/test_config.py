@@ -47,7 +47,7 @@ def test_the_local_stack_is_used_as_a_whole_or_not_at_all(bare: Path, monkeypatc
         ("API_BASE_URL", "ftp://x", "API_BASE_URL: must begin with http:// or https:// (it is 'ftp://x')"),
         ("CONCURRENT_JOBS", "0", "CONCURRENT_JOBS: input should be greater than or equal to 1 (it is '0')"),
         ("LOG_LEVEL", "LOUD", "LOG_LEVEL: input should be 'DEBUG', 'INFO', 'WARNING' or 'ERROR' (it is 'LOUD')"),
-        ("SCAN_FOR_MALWARE", "true", "SCAN_FOR_MALWARE: this version cannot scan yet"),
+        ("CLAMD_ADDRESS", "x", "CLAMD_ADDRESS: must be the path of a socket, or host:port (it is 'x')"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_wanted(
