@@ -55,6 +55,14 @@ conformance: environment  ## hold a server to docs/PROTOCOL.md: API_BASE_URL=…
 bench-layers: environment  ## what the layers against hostile files cost
 	$(PYTHON) benchmarks/bench_layers.py
 
+# Not by -m: each child would then import the module once more as its main one.
+SEED ?= 1
+START ?= 0
+COUNT ?= 20000
+.PHONY: fuzz
+fuzz: environment  ## mutated TIFFs through walker and child: make fuzz [SEED=1] [COUNT=20000] [START=0]
+	$(PYTHON) -c 'import sys; from tests.support.fuzz import main; sys.exit(main())' --seed $(SEED) --start $(START) --count $(COUNT) $(FUZZ_OPTIONS)
+
 .PHONY: wheel
 wheel: environment  ## build the wheel into dist/
 	$(PYTHON) -m build --wheel --no-isolation

@@ -16,7 +16,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
 from geoprocessing_worker.crs import parse_crs, to_gdal
-from geoprocessing_worker.directory import COMPRESSION, tag_values
+from geoprocessing_worker.directory import COMPRESSION, malformed, tag_values
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.inspection import inspect_file
 from geoprocessing_worker.metadata import Source, finite, summary
@@ -158,6 +158,9 @@ def _named_errors(source: Path) -> Iterator[None]:
         yield
     except (RasterioError, CPLE_BaseError, pyvips.Error, MemoryError) as error:
         raise named(error, tag_values(source, COMPRESSION)) from error
+    except UnicodeDecodeError as error:
+        # rasterio takes all texts of GDAL's for UTF-8, also those that a damaged file left half of.
+        raise malformed("a text in it cannot be read", reason=error.reason) from error
 
 
 def _inspect(source: Path, options: RenderOptions, validate_headers: bool) -> tuple[SourceHeader, Sample, RenderPlan]:

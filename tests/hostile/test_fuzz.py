@@ -1,0 +1,22 @@
+"""Mutated TIFFs, through the walker and the real child: each ends in a picture or in a refusal with a name."""
+
+from pathlib import Path
+
+from tests.support.fuzz import Fuzzer
+
+COUNT = 500
+
+
+async def test_mutated_files_end_in_a_picture_or_a_named_refusal(tmp_path: Path) -> None:
+    """As many as fit into the time on a busy machine; `make fuzz` runs thousands."""
+    fuzzer = Fuzzer(seed=20, folder=tmp_path)
+    done = await fuzzer.run(0, COUNT)
+    assert done == COUNT
+    assert fuzzer.tally.faults == []
+    assert fuzzer.tally.outcomes["picture"] > COUNT / 10, "hardly any mutation was worth looking at"
+
+
+def test_a_mutation_can_be_made_again(tmp_path: Path) -> None:
+    one, other = Fuzzer(seed=1, folder=tmp_path), Fuzzer(seed=1, folder=tmp_path)
+    assert one.content(7) == other.content(7)
+    assert one.content(7) != one.content(8)
