@@ -20,6 +20,7 @@ from geo_jobs_api.errors import ConfigurationError
 from geo_jobs_api.event_hub import EventHub
 from geo_jobs_api.jobs import JobState
 from geo_jobs_api.lease_store import LeaseStore
+from geo_jobs_api.limits import RateLimit
 from geo_jobs_api.listening import Wakeup
 from geo_jobs_api.local_storage import LocalStorage
 from geo_jobs_api.log import configure, get_logger
@@ -71,6 +72,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             people=TokenVerifier(settings),
             workers=WorkerVerifier(jobs, time.monotonic),
             room=room,
+            requests=_request_limit(settings),
             hub=EventHub(jobs, settings.events_interval_seconds),
         )
         if settings.worker_auth_token is not None:
@@ -151,6 +153,14 @@ async def _in_background(name: str, run: Callable[[], Awaitable[None]]) -> Async
         await asyncio.wait({task})
 
 
+def _request_limit(settings: Settings) -> RateLimit | None:
+    if not settings.requests_per_minute:
+        return None
+    # A page that opens asks several things at once.
+    burst = max(1, settings.requests_per_minute // 4)
+    return RateLimit(settings.requests_per_minute / 60, burst, time.monotonic)
+
+
 def create_app(settings: Settings) -> FastAPI:
     """The ASGI application for these settings; the database is opened when it starts."""
 
@@ -168,6 +178,9 @@ def create_app(settings: Settings) -> FastAPI:
         version=monitoring.program_version(),
         description="Turns uploaded GeoTIFFs into pictures that a web map and a desktop GIS can both place.",
         lifespan=lifespan,
+        # They would load scripts from somebody else's server.
+        docs_url=None,
+        redoc_url=None,
         # Unset, the framework would answer errors of its own shape in the documentation.
         responses={"4XX": {"description": "Refused", "content": {"application/problem+json": {}}}},
     )

@@ -13,6 +13,7 @@ import jwt
 
 from geo_jobs_api.config import Settings
 from geo_jobs_api.errors import ConfigurationError, Problem
+from geo_jobs_api.limits import RateLimit
 from geo_jobs_api.records import WorkerToken
 
 ADMIN_SCOPE = "geo-jobs:admin"
@@ -23,6 +24,9 @@ _MAX_SUBJECT_CHARACTERS = 255
 # A revoked token is refused at the latest after this many seconds.
 _TOKEN_CACHE_SECONDS = 5.0
 _TOKEN_CACHE_ENTRIES = 1000
+# Tokens that were refused, for each address: guesses cost the database nothing once there were so many.
+_REFUSALS_PER_SECOND = 1.0
+_REFUSALS_AT_ONCE = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,15 +149,26 @@ class WorkerVerifier:
         self._source = source
         self._clock = clock
         self._known: dict[bytes, tuple[float, WorkerToken]] = {}
+        self._refusals = RateLimit(_REFUSALS_PER_SECOND, _REFUSALS_AT_ONCE, clock)
 
-    async def verify(self, authorization: str | None) -> WorkerToken:
-        """The token's record; Problem `token-invalid` when it is unknown or revoked."""
+    async def verify(self, authorization: str | None, address: str = "") -> WorkerToken:
+        """The token's record.
+
+        Args:
+            authorization: the header.
+            address: where the request came from; too many wrong tokens from there are not looked up any more.
+
+        Raises:
+            Problem: `token-invalid` when it is unknown or revoked, `rate-limited`.
+        """
         digest = worker_token_sha256(_credentials(authorization, "Worker"))
         until, token = self._known.get(digest, (0.0, None))
         if token is not None and self._clock() < until:
             return token
+        self._refusals.check(address)
         found = await self._source.find_worker_token(digest)
         if found is None:
+            self._refusals.take(address)
             self._known.pop(digest, None)
             raise _refuse("The worker token is unknown or was revoked.", "Worker")
         if len(self._known) >= _TOKEN_CACHE_ENTRIES:

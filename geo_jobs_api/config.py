@@ -83,6 +83,11 @@ class Settings(BaseSettings):
     cleanup_interval_seconds: float = Field(default=600, gt=0)
     events_interval_seconds: float = Field(default=0.25, gt=0)
 
+    # For each caller and, of requests, each process; 0: no limit. Counting what a caller has looks at all of its jobs.
+    requests_per_minute: int = Field(default=6000, ge=0)
+    max_open_jobs_per_caller: int = Field(default=0, ge=0)
+    max_stored_bytes_per_caller: int = Field(default=0, ge=0)
+
     log_level: str = "INFO"
 
     @field_validator("data_dir")

@@ -16,13 +16,13 @@ class ProblemKind:
 
 KINDS: dict[str, ProblemKind] = {
     "token-invalid": ProblemKind(401, "The token is missing, expired or not valid"),
-    "forbidden": ProblemKind(403, "The token does not allow this"),
     "signature-invalid": ProblemKind(403, "The signed URL was altered or is not one of ours"),
     "signature-expired": ProblemKind(403, "The signed URL has expired"),
     "not-found": ProblemKind(404, "There is nothing at this address"),
     "job-not-found": ProblemKind(404, "There is no such job"),
     "object-not-found": ProblemKind(404, "There is no such file"),
     "method-not-allowed": ProblemKind(405, "This address does not take this method"),
+    "too-slow": ProblemKind(408, "The request did not arrive in time"),
     "lease-lost": ProblemKind(409, "The lease on this job is no longer held"),
     "job-cancelled": ProblemKind(409, "The job was cancelled"),
     "already-finalized": ProblemKind(409, "The job has already ended under this lease"),
@@ -33,6 +33,7 @@ KINDS: dict[str, ProblemKind] = {
     "unknown-task-type": ProblemKind(422, "There is no such task type"),
     "output-mismatch": ProblemKind(422, "The uploaded outputs are not what was told"),
     "rate-limited": ProblemKind(429, "Too many requests"),
+    "quota-exceeded": ProblemKind(429, "You have as much as one caller may have"),
     "internal": ProblemKind(500, "The server failed"),
     "unavailable": ProblemKind(503, "The service cannot answer now"),
 }

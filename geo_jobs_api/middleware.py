@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
@@ -22,7 +23,10 @@ from geo_jobs_api.metrics import REQUEST_SECONDS, REQUESTS
 _log = get_logger("geo_jobs_api.access")
 
 MAX_JSON_BYTES = 1024 * 1024
-_CODE_OF_STATUS = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 400: "validation"}
+# Seconds that a JSON body may take to arrive: whoever sends a byte now and then would hold a connection for ever.
+BODY_SECONDS = 30.0
+_ON_EVERY_ANSWER = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+_CODE_OF_STATUS = {404: "not-found", 408: "too-slow", 405: "method-not-allowed", 413: "too-large", 400: "validation"}
 # What a lost or refused connection raises; the pool makes new ones by itself.
 _OUTAGES = (psycopg.OperationalError, PoolTimeout, PoolClosed, TooManyRequests)
 
@@ -64,11 +68,21 @@ class JsonBodyMiddleware:
 
 def _bounded(receive: Receive) -> Receive:
     seen = 0
+    is_whole = False
+    deadline: float | None = None
 
     async def receive_bounded() -> Message:
-        nonlocal seen
-        message = await receive()
+        nonlocal seen, is_whole, deadline
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + BODY_SECONDS if deadline is None else deadline
+        try:
+            # What comes after the body is the client's farewell, and that may take its time.
+            async with asyncio.timeout_at(None if is_whole else deadline):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(408, f"The body did not arrive within {BODY_SECONDS:g} s.") from None
         seen += len(message.get("body", b""))
+        is_whole = is_whole or not message.get("more_body", False)
         if seen > MAX_JSON_BYTES:
             # The framework passes this kind on from inside its reading of the body; others it hides.
             raise HTTPException(413, f"A JSON body may have at most {MAX_JSON_BYTES} bytes.")
@@ -100,6 +114,7 @@ class AccessMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), *_ON_EVERY_ANSWER]}
             await send(message)
 
         try:

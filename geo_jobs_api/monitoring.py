@@ -5,12 +5,12 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 
 import psycopg
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from psycopg_pool import PoolTimeout
 
-from geo_jobs_api import metrics
+from geo_jobs_api import docs_page, metrics
 from geo_jobs_api.records import VacuumBlocker
 from geo_jobs_api.services import ServicesOf
 
@@ -60,3 +60,9 @@ async def read_metrics(services: ServicesOf) -> Response:
     """Counters of this service's processes on this host, and the open jobs of the whole queue."""
     body = metrics.render(await services.upkeep.count_open_jobs())
     return Response(body, media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/docs", include_in_schema=False)
+async def read_docs(request: Request) -> HTMLResponse:
+    """All endpoints, for people."""
+    return HTMLResponse(docs_page.render(request.app.openapi()), headers=docs_page.HEADERS)

@@ -64,6 +64,7 @@ async def create_job(
     body: CreateJob, response: Response, caller: CallerOf, services: ServicesOf, idempotency_key: IdempotencyKey = None
 ) -> JobView:
     """Make a job that waits for its file. The same `Idempotency-Key` with the same body gives the same job again."""
+    await _check_quota(services, caller)
     digest = _digest(body)
     new = NewJob(
         id=uuid7(),
@@ -80,6 +81,27 @@ async def create_job(
         response.status_code = 200
     response.headers["Location"] = f"/api/geo-jobs/{job.id}"
     return JobView.of(job)
+
+
+async def _check_quota(services: Services, caller: Caller, more_bytes: int = 0) -> None:
+    """Refuse what goes beyond a caller's share; two requests at the same moment may both still pass."""
+    most_jobs = services.settings.max_open_jobs_per_caller
+    most_bytes = services.settings.max_stored_bytes_per_caller
+    if not (most_jobs or most_bytes):
+        return
+    has = await services.jobs.count_of_owner(caller.subject)
+    if most_jobs and not more_bytes and has.open_jobs >= most_jobs:
+        raise Problem(
+            "quota-exceeded",
+            f"You have {has.open_jobs} jobs that have not ended; at most {most_jobs} are taken.",
+            headers={"Retry-After": "60"},
+        )
+    if most_bytes and has.stored_bytes + more_bytes > most_bytes:
+        raise Problem(
+            "quota-exceeded",
+            f"Your files would have {has.stored_bytes + more_bytes} bytes; at most {most_bytes} are kept.",
+            headers={"Retry-After": "3600"},
+        )
 
 
 async def _earlier_job(
@@ -124,6 +146,7 @@ async def request_upload(
     if body.file_size > limit:
         raise Problem("too-large", f"The file has {body.file_size} bytes; at most {limit} are taken.")
     await _find_job(services, caller, job_id)
+    await _check_quota(services, caller, body.file_size)
     file_name = safe_file_name(body.file_name)
     job = await services.jobs.set_upload(
         job_id, file_name=file_name, size_bytes=body.file_size, content_type=body.file_type

@@ -29,6 +29,14 @@ def _field_names(record: Hashable) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class Holdings(_FromRow):
+    """What an owner has: jobs that have not ended, and bytes of uploaded files that are kept."""
+
+    open_jobs: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Job(_FromRow):
     """A job, as `jobs` holds it. Times are aware; sizes are in bytes; `outputs`, `error` … are JSON."""
 

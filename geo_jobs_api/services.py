@@ -17,6 +17,7 @@ from geo_jobs_api.config import Settings
 from geo_jobs_api.event_hub import EventHub
 from geo_jobs_api.jobs import JobState
 from geo_jobs_api.lease_store import Completion, LeaseStore
+from geo_jobs_api.limits import RateLimit
 from geo_jobs_api.local_storage import LocalStorage
 from geo_jobs_api.records import WorkerToken
 from geo_jobs_api.store import JobStore, UpkeepStore
@@ -40,6 +41,7 @@ class Services:
     workers: WorkerVerifier
     room: WaitingRoom
     hub: EventHub
+    requests: RateLimit | None = None
     monotonic: Callable[[], float] = time.monotonic
 
     def drain(self) -> None:
@@ -66,12 +68,18 @@ _worker_header = APIKeyHeader(name="Authorization", scheme_name="Worker", auto_e
 
 async def caller_of(request: Request, _: Annotated[object, Security(_bearer)]) -> Caller:
     """The person who asks; a Problem when there is none."""
-    return await services_of(request).people.verify(request.headers.get("authorization"))
+    services = services_of(request)
+    caller = await services.people.verify(request.headers.get("authorization"))
+    if services.requests is not None:
+        services.requests.take(caller.subject)
+    return caller
 
 
 async def worker_of(request: Request, _: Annotated[object, Security(_worker_header)]) -> WorkerToken:
     """The worker who asks; a Problem when there is none."""
-    return await services_of(request).workers.verify(request.headers.get("authorization"))
+    return await services_of(request).workers.verify(
+        request.headers.get("authorization"), request.client.host if request.client else ""
+    )
 
 
 # Coroutines, like all dependencies here: the framework would hand plain functions to a thread, 0.5 ms each.

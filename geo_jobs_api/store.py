@@ -17,6 +17,7 @@ from psycopg.types.json import Jsonb
 from geo_jobs_api.database import Pool
 from geo_jobs_api.records import (
     EndedLease,
+    Holdings,
     Job,
     JobEvent,
     OpenJobs,
@@ -90,6 +91,11 @@ class JobStore:
         """One job; with an owner, only if it is that owner's."""
         async with self._pool.connection() as connection:
             return _job_or_none(await _jobs.get_job(connection, id=job_id, owner=owner))
+
+    async def count_of_owner(self, owner: str) -> Holdings:
+        """What somebody has."""
+        async with self._pool.connection() as connection:
+            return Holdings.from_row(await _jobs.count_of_owner(connection, owner=owner))
 
     async def list_jobs(
         self, *, owner: str | None, state: str | None, task_type: str | None, before: UUID | None, most: int

@@ -100,5 +100,5 @@ async def get_object(key: str, query: Signature, services: ServicesOf) -> Respon
         path,
         media_type="application/octet-stream",
         filename=path.name,
-        headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "private, no-transform"},
+        headers={"Cache-Control": "private, no-transform"},
     )

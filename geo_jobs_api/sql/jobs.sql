@@ -27,6 +27,14 @@ SELECT * FROM jobs WHERE owner = :owner AND idempotency_key = :idempotency_key A
 SELECT * FROM jobs
 WHERE id = :id AND (:owner::text IS NULL OR owner = :owner::text) AND removal_started_at IS NULL;
 
+-- name: count_of_owner(owner)^
+-- What an owner has: jobs that have not ended, and bytes of files that are kept.
+SELECT
+    count(*) FILTER (WHERE finished_at IS NULL) AS open_jobs,
+    coalesce(sum(input_size_bytes), 0)::bigint AS stored_bytes
+FROM jobs
+WHERE owner = :owner AND removal_started_at IS NULL;
+
 -- name: list_jobs(owner, state, task_type, before, most)
 -- Newest first; ids are time-ordered, so the last id of a page is the cursor of the next.
 SELECT * FROM jobs

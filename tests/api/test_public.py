@@ -206,7 +206,7 @@ def test_addresses_that_lead_nowhere_are_problems_too(
 
 def test_the_documentation_is_served_and_names_every_endpoint(person: Person) -> None:
     """OpenAPI lists the protocol's endpoints."""
-    assert "swagger" in person.http.get("/docs").text
+    assert "/api/geo-jobs/{job_id}/download/output" in person.http.get("/docs").text
     paths = person.http.get("/openapi.json").json()["paths"]
     internal = {f"/api/internal/geo-jobs/{{job_id}}/{verb}" for verb in ("heartbeat", "progress", "complete", "fail")}
     assert internal | {"/api/geo-jobs", "/api/internal/geo-jobs/claim", "/health", "/metrics"} <= paths.keys()

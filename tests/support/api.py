@@ -57,6 +57,7 @@ def make_settings(database_url: str, data_dir: Path, **overrides: Any) -> Settin
         "rescue_interval_seconds": 0.02,
         "events_interval_seconds": 0.05,
         "drain_seconds": 5.0,
+        "requests_per_minute": 0,
     }
     return Settings(_env_file=None, **(values | overrides))
 

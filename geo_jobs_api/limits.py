@@ -1,0 +1,57 @@
+"""How often one caller may ask: a bucket of tokens for each, in this process's memory."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+
+from geo_jobs_api.errors import Problem
+
+# Callers that are remembered; who was forgotten begins with a full bucket.
+_MOST_KEYS = 10_000
+
+
+class RateLimit:
+    """Allows `burst` requests at once and `per_second` in the long run, to each key by itself.
+
+    Args:
+        per_second: how fast a bucket fills.
+        burst: how much it holds.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, per_second: float, burst: int, clock: Callable[[], float]) -> None:
+        self._per_second, self._burst, self._clock = per_second, burst, clock
+        self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
+
+    def take(self, key: Hashable) -> None:
+        """Count one request; Problem `rate-limited` when there were too many."""
+        level = self._level(key)
+        if level < 1:
+            raise self._refusal(level)
+        self._put(key, level - 1)
+
+    def check(self, key: Hashable) -> None:
+        """Problem `rate-limited` when there were too many; counts nothing."""
+        level = self._level(key)
+        if level < 1:
+            raise self._refusal(level)
+
+    def _level(self, key: Hashable) -> float:
+        level, then = self._buckets.get(key, (float(self._burst), self._clock()))
+        return min(float(self._burst), level + (self._clock() - then) * self._per_second)
+
+    def _put(self, key: Hashable, level: float) -> None:
+        self._buckets[key] = (level, self._clock())
+        self._buckets.move_to_end(key)
+        if len(self._buckets) > _MOST_KEYS:
+            self._buckets.popitem(last=False)
+
+    def _refusal(self, level: float) -> Problem:
+        seconds = max(1, math.ceil((1 - level) / self._per_second))
+        return Problem(
+            "rate-limited",
+            f"There were too many requests; come back in {seconds} s.",
+            headers={"Retry-After": str(seconds)},
+        )

@@ -1,0 +1,287 @@
+"""What a stranger, a caller and a worker gone wrong may send to the API: each is refused, and nothing falls over."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
+
+from geo_jobs_api import auth, middleware
+from geo_jobs_api.errors import Problem
+from geo_jobs_api.limits import RateLimit
+from tests.support.api import JWT_SECRET, RunningApi, bearer, make_jwt, make_settings, worker_header
+from tests.support.clients import TIFF, Person, Worker, code_of, get, put
+
+HOSTILE_TEXTS = [
+    "'; DROP TABLE jobs; --",
+    "' OR '1'='1",
+    "$$; SELECT pg_sleep(10); $$",
+    "%s %(id)s {0} :id",
+    '=HYPERLINK("http://example.org")',
+    "<script>alert(1)</script>",
+    "\u202egpj.exe",
+    "a\r\nSet-Cookie: b=c",
+    "\x1b[2J",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE_TEXTS)
+def test_text_that_means_something_elsewhere_is_text_here(api: RunningApi, text: str) -> None:
+    """In every field that takes text: it is refused, or comes back as it was; the queue lives on."""
+    person = Person(api, subject=text.strip())
+    answers = [
+        person.http.post("/api/geo-jobs", json={"taskType": text[:63]}),
+        person.http.post("/api/geo-jobs", json={"taskType": "geotiff_to_png", "inputPayload": {text: text}}),
+        person.http.get("/api/geo-jobs", params={"taskType": text[:63], "state": text}),
+        person.http.get("/api/geo-jobs", params={"cursor": text}),
+    ]
+    assert all(answer.status_code < 500 for answer in answers), [answer.text for answer in answers]
+    job = answers[1].json()
+    assert job["inputPayload"] == {text: text}
+    cancelled = person.http.post(f"/api/geo-jobs/{job['id']}/cancel", json={"reason": text}).json()
+    assert cancelled["cancelReason"] == text
+    assert person.http.get("/api/geo-jobs", params={"taskType": "geotiff_to_png"}).json()["jobs"][0]["id"] == job["id"]
+
+
+@pytest.mark.parametrize("text", HOSTILE_TEXTS)
+def test_what_a_worker_quotes_of_a_file_is_json_and_nothing_else(api: RunningApi, text: str) -> None:
+    """A console that shows it is told that it is JSON, and that guessing otherwise is not allowed."""
+    person, worker = Person(api), Worker(api)
+    job_id = person.submit()
+    job = worker.claim()
+    error = {"class": "invalid_input", "code": "not_a_tiff", "message": text, "detail": {text: text}}
+    worker.call("fail", job, {"error": error}).raise_for_status()
+    answer = person.http.get(f"/api/geo-jobs/{job_id}/events")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert person.look(job_id)["error"]["message"] == text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../../etc/passwd",
+        "..\\..\\windows\\map.tif",
+        "/etc/passwd",
+        "a\0b.tif",
+        "a\r\nX-Evil: 1.tif",
+        "\u202efit.gpj",
+        "....//....//map.tif",
+        "%2e%2e%2fmap.tif",
+        ".htaccess",
+        "a" * 1000 + ".tif",
+        '"; filename=evil.exe; x=".tif',
+    ],
+)
+def test_a_file_name_leads_nowhere_and_says_nothing_in_a_header(api: RunningApi, name: str) -> None:
+    person = Person(api)
+    job_id = person.create()["id"]
+    asked = person.http.post(f"/api/geo-jobs/{job_id}/upload", json={"fileName": name, "fileSize": len(TIFF)})
+    if asked.status_code == 422:
+        return
+    target = asked.json()
+    kept = target["fileName"]
+    assert not set(kept) & set('/\\\0\r\n"\u202e;')
+    assert not kept.startswith(".")
+    put(target["uploadUrl"], content=TIFF).raise_for_status()
+    stored = [path for path in api.settings.object_dir.rglob("*") if path.is_file()]
+    assert all(path.is_relative_to(api.settings.object_dir / "jobs") for path in stored if job_id in str(path))
+    url = Worker(api).claim()["input"]["downloadUrl"]
+    disposition = get(url).headers["content-disposition"]
+    assert disposition.startswith("attachment; filename")
+    assert disposition.count(";") == 1
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "../secrets.env",
+        "..%2f..%2fsecrets.env",
+        "jobs/../../secrets.env",
+        "%2e%2e/%2e%2e/etc/passwd",
+        "/etc/passwd",
+        "jobs%00",
+    ],
+)
+def test_a_key_that_was_not_signed_opens_nothing(api: RunningApi, key: str) -> None:
+    url = f"{api.base_url}/storage/{key}?expires=9999999999&signature=AAAA"
+    for answer in (get(url), put(url + "&size=1", content=b"x")):
+        assert answer.status_code in {403, 404, 405, 422}
+        assert b"SECRET" not in answer.content
+
+
+@pytest.mark.parametrize("depth", [100, 10_000, 400_000])
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_json_that_is_nested_without_end_is_refused(api: RunningApi, opening: str, depth: int) -> None:
+    body = '{"taskType":"geotiff_to_png","inputPayload":{"a":' + opening * min(depth, 1_000_000 // len(opening))
+    closed = body + "1" + {"[": "]", '{"a":': "}"}[opening] * (body.count(opening) - (opening == '{"a":')) + "}}"
+    for content in (body, closed):
+        answer = api.client(headers=bearer()).post("/api/geo-jobs", content=content[:1_000_000])
+        assert code_of(answer)[0] in {413, 422}, answer.text[:300]
+
+
+def test_numbers_that_are_none_and_bodies_that_are_too_long_are_refused(api: RunningApi) -> None:
+    client = api.client(headers=bearer())
+    for content in (
+        b'{"taskType":"geotiff_to_png","priority":1e999}',
+        b'{"taskType":"geotiff_to_png","inputPayload":{"a":NaN}}',
+        b'{"taskType":"geotiff_to_png","priority":' + b"9" * 10_000 + b"}",
+        b'{"taskType":"' + b"a" * (middleware.MAX_JSON_BYTES + 1) + b'"}',
+    ):
+        assert client.post("/api/geo-jobs", content=content).status_code in {413, 422}
+
+
+def test_a_body_that_trickles_in_is_not_waited_for(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 0.3)
+    host, port = api.base_url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as slow:
+        lines = ["POST /api/geo-jobs HTTP/1.1", "Host: a", f"Authorization: Bearer {make_jwt()}", "Content-Length: 100"]
+        slow.sendall(("\r\n".join(lines) + "\r\n\r\n{").encode())
+        assert b" 408 " in slow.recv(1000).split(b"\r\n")[0]
+
+
+def test_another_ones_job_cannot_be_seen_or_changed(api: RunningApi) -> None:
+    mine, other = Person(api, "ada"), Person(api, "eve")
+    job_id = mine.submit()
+    url = f"/api/geo-jobs/{job_id}"
+    for answer in (
+        other.http.get(url),
+        other.http.get(f"{url}/events"),
+        other.http.get(f"{url}/download/output"),
+        other.http.post(f"{url}/cancel"),
+        other.http.post(f"{url}/retry"),
+        other.http.post(f"{url}/upload", json={"fileName": "a.tif", "fileSize": 1}),
+    ):
+        assert code_of(answer) == (404, "job-not-found")
+    assert other.http.get("/api/geo-jobs").json()["jobs"] == []
+
+
+def test_a_person_is_no_worker_and_a_worker_no_person(api: RunningApi) -> None:
+    person, worker = bearer(), worker_header()
+    assert api.client(headers=worker).get("/api/geo-jobs").status_code == 401
+    for headers in (person, {"Authorization": f"Worker {make_jwt(admin=True)}"}):
+        claim = api.client(headers=headers).post("/api/internal/geo-jobs/claim", json={})
+        assert claim.status_code == 401
+
+
+@pytest.mark.parametrize("algorithm", ["none", "HS384", "HS512", "RS256"])
+def test_a_token_says_not_itself_how_it_is_checked(api: RunningApi, algorithm: str) -> None:
+    claims = {"sub": "ada", "exp": int(time.time()) + 100, "scope": auth.ADMIN_SCOPE}
+    if algorithm == "RS256":
+        head, payload, sign = jwt.encode(claims, JWT_SECRET, algorithm="HS256").split(".")
+        token = f"{jwt.utils.base64url_encode(json.dumps({'alg': 'RS256'}).encode()).decode()}.{payload}.{sign}"
+        assert head
+    else:
+        token = jwt.encode(claims, "" if algorithm == "none" else JWT_SECRET * 2, algorithm=algorithm)
+    answer = api.client(headers={"Authorization": f"Bearer {token}"}).get("/api/geo-jobs")
+    assert code_of(answer) == (401, "token-invalid")
+
+
+def test_guessed_worker_tokens_are_soon_not_looked_up_any_more(api_server: Callable[..., RunningApi]) -> None:
+    """429 with a pause; a token that was good a moment ago goes on to be."""
+    api = api_server()
+    client = api.client()
+    good = Worker(api)
+    good.claim_all()
+    codes = [
+        client.post("/api/internal/geo-jobs/claim", json={}, headers=worker_header(f"guess {number}"))
+        for number in range(60)
+    ]
+    assert codes[0].status_code == 401
+    assert code_of(codes[-1]) == (429, "rate-limited")
+    assert int(codes[-1].headers["retry-after"]) >= 1
+    good.claim_all()
+
+
+def test_a_caller_who_asks_too_often_is_told_when_to_come_back(api_server: Callable[..., RunningApi]) -> None:
+    api = api_server(requests_per_minute=20)
+    answers = [Person(api).http.get("/api/geo-jobs") for _ in range(10)]
+    assert code_of(answers[-1]) == (429, "rate-limited")
+    assert int(answers[-1].headers["retry-after"]) >= 1
+    assert Person(api, "eve").http.get("/api/geo-jobs").status_code == 200
+
+
+def test_a_caller_has_a_share_of_jobs_and_bytes(api_server: Callable[..., RunningApi]) -> None:
+    api = api_server(max_open_jobs_per_caller=2, max_stored_bytes_per_caller=150)
+    person = Person(api)
+    first, second = person.create(), person.create()
+    refused = person.http.post("/api/geo-jobs", json={"taskType": "geotiff_to_png"})
+    assert code_of(refused) == (429, "quota-exceeded")
+    assert refused.headers["retry-after"]
+    person.upload_url(first["id"], size=100)
+    body = {"fileName": "b.tif", "fileSize": 100}
+    assert code_of(person.http.post(f"/api/geo-jobs/{second['id']}/upload", json=body)) == (429, "quota-exceeded")
+    Person(api, "eve").create()
+
+
+def test_a_bucket_fills_again_and_forgets_who_asked_long_ago() -> None:
+    now = 0.0
+    limit = RateLimit(1.0, 2, lambda: now)
+    limit.take("a")
+    limit.take("a")
+    with pytest.raises(Problem, match="rate-limited"):
+        limit.take("a")
+    now = 1.0
+    limit.take("a")
+    for number in range(20_000):
+        limit.take(number)
+    assert len(limit._buckets) <= 10_000
+
+
+async def test_made_up_names_of_keys_do_not_have_the_key_set_fetched_each_time(tmp_path: Path) -> None:
+    """The library waits half a minute between two fetches; an older one did not."""
+    private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    public = RSAAlgorithm.to_jwk(private.public_key(), as_dict=True) | {"kid": "real", "use": "sig", "alg": "RS256"}
+    fetched = []
+
+    class Keys(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            fetched.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"keys": [public]}).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Keys) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/keys"
+        people = auth.TokenVerifier(make_settings("", tmp_path, jwt_secret=None, jwks_url=url))
+        for number in range(20):
+            token = jwt.encode({"sub": "ada", "exp": time.time() + 99}, private, "RS256", {"kid": f"made up {number}"})
+            with pytest.raises(Problem, match="token-invalid"):
+                await people.verify(f"Bearer {token}")
+        server.shutdown()
+    assert len(fetched) <= 2
+
+
+async def test_a_wrong_token_costs_the_database_nothing_once_there_were_many() -> None:
+    asked = []
+
+    class Tokens:
+        async def find_worker_token(self, token_sha256: bytes) -> None:
+            asked.append(token_sha256)
+
+    verifier = auth.WorkerVerifier(Tokens(), lambda: 0.0)
+    for number in range(100):
+        with pytest.raises(Problem):
+            await verifier.verify(f"Worker guess {number}", "203.0.113.9")
+    assert len(asked) <= 30
+
+
+def test_the_page_of_endpoints_loads_nothing(api: RunningApi) -> None:
+    page = httpx.get(f"{api.base_url}/docs")
+    assert "<script" not in page.text
+    assert "http" not in page.text.replace(api.base_url, "").lower().replace("https", "http").replace("over http", "")
+    assert page.headers["content-security-policy"].startswith("default-src 'none'")
