@@ -61,6 +61,11 @@ fuzz: environment  ## mutated TIFFs through walker and child; SEED=n, COUNT=n, S
 	$(PYTHON) -c 'import sys; from tests.support.fuzz import main; sys.exit(main())' \
 	  --seed $(or $(SEED),1) --start $(or $(START),0) --count $(or $(COUNT),20000) $(FUZZ_OPTIONS)
 
+.PHONY: audit
+audit: environment  ## known weaknesses of what is pinned (asks the registry), and sbom.json (CycloneDX)
+	.venv/bin/cyclonedx-py requirements requirements.txt --output-reproducible -o sbom.json
+	.venv/bin/pip-audit --require-hashes --disable-pip -r requirements.txt
+
 .PHONY: wheel
 wheel: environment  ## build the wheel into dist/
 	$(PYTHON) -m build --wheel --no-isolation

@@ -20,6 +20,8 @@ NATIVE = "native"
 
 _CODE = re.compile(r"(?:urn:ogc:def:crs:)?([A-Za-z]{2,10}):(?:[\d.]*:)?([A-Za-z0-9]{1,12})")
 _WKT = re.compile(r"\s*(GEOGCS|PROJCS|GEOCCS|COMPD_CS|LOCAL_CS|[A-Z]+CRS|BOUNDCRS)\s*\[", re.IGNORECASE)
+# A system may name files that shift its coordinates.
+_GRIDS = re.compile("nadgrids|geoidgrids|PROJ4_GRIDS|PARAMETERFILE", re.IGNORECASE)
 
 
 def parse_crs(text: str) -> CRS:
@@ -31,20 +33,32 @@ def parse_crs(text: str) -> CRS:
         JobError: `bad_crs`.
     """
     text = text.strip()
+    if _GRIDS.search(text):
+        raise _bad(text)
     try:
         if code := _CODE.fullmatch(text):
             crs = CRS.from_authority(code[1].upper(), code[2])
         elif _WKT.match(text):
             crs = CRS.from_wkt(text)
         elif text.startswith("{"):
-            crs = CRS.from_json_dict(json.loads(text))
+            content = json.loads(text)
+            if _names_file(content):
+                raise _bad(text)
+            crs = CRS.from_json_dict(content)
         else:
             raise _bad(text)
-    except (CRSError, ValueError, TypeError, KeyError) as error:
+    except (CRSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise _bad(text) from error
     if not (crs.is_geographic or crs.is_projected):
         raise _bad(text)
     return crs
+
+
+def _names_file(content: Any) -> bool:
+    """Whether PROJJSON has a parameter whose value is no number: then it is the name of a file."""
+    if isinstance(content, dict):
+        return isinstance(content.get("value"), str) or any(map(_names_file, content.values()))
+    return isinstance(content, list) and any(map(_names_file, content))
 
 
 def _bad(text: str) -> Exception:

@@ -1,6 +1,7 @@
 """Fetches a job's file: streamed, capped, resumed where it broke off, and there only when it is whole."""
 
 import hashlib
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,10 @@ from geoprocessing_worker.models import JobInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+# The file, and the pictures made of it.
+ROOM_IN_FILES = 2
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ async def download(
         JobError: `too_large`, `download_refused`, `download_failed`, `size_mismatch`, `disk_full`.
     """
     _refuse_larger(source.size_bytes, max_bytes)
+    _check_room(destination.parent, source.size_bytes)
     partial = _Partial(destination.with_name(destination.name + ".part"))
 
     try:
@@ -71,12 +77,7 @@ async def download(
             detail=lambda: {"received_bytes": partial.size_bytes},
         )
     except OSError as error:
-        raise JobError(
-            "disk_full",
-            "The worker has no room for the file at the moment; the job will be tried again.",
-            ErrorClass.TRANSIENT,
-            {"reason": error.strerror or ""},
-        ) from error
+        raise _no_room(reason=error.strerror or "") from error
     if partial.size_bytes != source.size_bytes:
         raise JobError(
             "size_mismatch",
@@ -86,6 +87,22 @@ async def download(
         )
     partial.path.rename(destination)
     return Downloaded(destination, partial.size_bytes, partial.digest.hexdigest())
+
+
+def _check_room(folder: Path, size_bytes: int) -> None:
+    """Say so before a download that would fail at its end, and take the room of other jobs with it."""
+    free = shutil.disk_usage(folder).free
+    if free < ROOM_IN_FILES * size_bytes:
+        raise _no_room(free_bytes=free, needed_bytes=ROOM_IN_FILES * size_bytes)
+
+
+def _no_room(**detail: object) -> JobError:
+    return JobError(
+        "disk_full",
+        "The worker has no room for the file at the moment; the job will be tried again.",
+        ErrorClass.TRANSIENT,
+        detail,
+    )
 
 
 async def _fetch_rest(

@@ -96,6 +96,7 @@ def _work(_parsed: argparse.Namespace, settings: Settings) -> ExitCode:
         wrong += [f"REQUIRE_SANDBOX: this machine lacks {layer}" for layer in confinement.missing_layers()]
     if wrong:
         raise ConfigurationError("\n".join(wrong))
+    os.umask(0o077)  # logs and reports quote files of strangers: they are for the worker's user only
     log.configure(
         settings.log_level,
         settings.log_file,

@@ -99,6 +99,16 @@ async def test_a_job_that_says_it_is_too_large_is_not_even_asked_for(
     assert server.asked == []
 
 
+async def test_a_file_for_which_there_is_no_room_is_not_even_asked_for(
+    server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    """A trouble that passes, told before the disk is full."""
+    with pytest.raises(JobError) as caught:
+        await fetch(server, http, tmp_path, size=10**18, max_bytes=10**19)
+    assert (caught.value.code, caught.value.error_class) == ("disk_full", "transient")
+    assert server.asked == []
+
+
 @pytest.mark.parametrize("status", [403, 404, 410])
 async def test_an_address_that_ran_out_is_a_trouble_that_passes(
     server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path, status: int
