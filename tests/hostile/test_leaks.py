@@ -1,0 +1,97 @@
+"""Everything that a whole run wrote is searched for what must not be in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.support.api import JWT_SECRET, STORAGE_SECRET, WORKER_TOKEN, make_jwt
+from tests.support.processes import Programs, programs
+from tests.support.rasters import Tiff, quarters
+
+PASSWORD = "a-password-of-the-database"
+# PNG's chunks that hold pixels, palette and transparency, and the worker's own words.
+CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"pHYs", b"sRGB", b"gAMA", b"cHRM"})
+
+
+@pytest.fixture
+def stack(postgres_url: str, tmp_path: Path) -> Iterator[Programs]:
+    with programs(postgres_url, tmp_path) as running:
+        yield running
+
+
+def command_lines() -> str:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            try:
+                found.append((entry / "cmdline").read_bytes().decode(errors="replace"))
+            except OSError:
+                continue
+    return "\n".join(found)
+
+
+def chunks(png: bytes) -> set[bytes]:
+    at, found = 8, set()
+    while at < len(png):
+        found.add(png[at + 4 : at + 8])
+        at += 12 + int.from_bytes(png[at : at + 4], "big")
+    return found
+
+
+def test_no_secret_is_in_anything_that_a_whole_run_wrote(stack: Programs, tmp_path: Path) -> None:
+    """A job that succeeds, one whose file is refused, and a worker whose token is wrong: logs, events, results."""
+    good = Tiff(quarters(64), profile={"photometric": "rgb"}).write(tmp_path / "good.tif")
+    bad = tmp_path / "bad.tif"
+    bad.write_bytes(good.read_bytes()[:300])
+    stack.worker(LOG_LEVEL="DEBUG", PGPASSWORD=PASSWORD)
+    stack.worker("wrong", LOG_LEVEL="DEBUG", WORKER_AUTH_TOKEN="another-token-that-is-wrong")
+    ids = [stack.submit(source) for source in (good, bad)]
+    jobs = [stack.until_over(job_id) for job_id in ids]
+    assert [job["state"] for job in jobs] == ["succeeded", "failed"]
+    results = stack.download(ids[0], tmp_path / "results")
+    person = stack.person()
+    told = [json.dumps(job) + person.get(f"/api/geo-jobs/{job['id']}/events").text for job in jobs]
+    running = command_lines()
+
+    secrets = [WORKER_TOKEN, "another-token-that-is-wrong", PASSWORD, JWT_SECRET, STORAGE_SECRET, make_jwt()[:30]]
+    logs = [path for path in tmp_path.rglob("*.log*") if path.is_file()]
+    assert {"worker.log", "output.log"} <= {path.name for path in logs}
+    written = {str(path): path.read_text(errors="replace") for path in [*logs, *results.values()]}
+    written |= {"told": "".join(told), "running": running}
+    for place, text in written.items():
+        for secret in secrets:
+            assert secret not in text, f"{secret} in {place}"
+        # Results and answers name no address; logs may, without the query that is the signature.
+        assert not re.search(r"[?&]signature=[\w-]{20}", text), f"a signed query in {place}"
+    for text in told:
+        assert str(tmp_path) not in text, "a path of the worker's"
+    png = next(path for name, path in results.items() if name == "good.png").read_bytes()
+    assert chunks(png) <= CHUNKS, chunks(png)
+    with Image.open(tmp_path / "results" / "good.png") as picture:
+        assert not picture.getexif()
+
+
+@pytest.mark.parametrize("output_format", ["jpeg", "webp", "png"])
+def test_pictures_carry_nothing_of_what_the_file_said_of_itself(output_format: str, tmp_path: Path) -> None:
+    """Of its own tags a file may hold names, places and whole documents; the metadata tell those on a list."""
+    import rasterio
+
+    from geoprocessing_worker.opening import gdal_environment
+    from tests.support.rasters import run
+
+    source = Tiff(quarters(64)).write(tmp_path / "a.tif")
+    private = {"TIFFTAG_ARTIST": "private-artist", "TIFFTAG_HOSTCOMPUTER": "private-computer", "OTHER": "private-other"}
+    with gdal_environment(), rasterio.open(source, "r+") as dataset:
+        dataset.update_tags(TIFFTAG_SOFTWARE="told-software", **private)
+    result = run(source, tmp_path / "out", output_format=output_format)
+    everything = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
+    assert b"private-" not in everything
+    assert "private-" not in json.dumps(result.metadata)
+    assert "told-software" in json.dumps(result.metadata)
