@@ -16,6 +16,8 @@ from geoprocessing_worker import syscalls
 
 # Where shared libraries and what finds them are; of the rest of /usr and /etc a child needs nothing.
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/etc/localtime")
+# How much of its address space the process has used; of the rest of /proc it sees nothing.
+OWN_SIZE = (Path("/proc/self/statm"),)
 DEVICES = (Path("/dev/null"), Path("/dev/zero"), Path("/dev/urandom"))
 READ = AccessFs.READ_FILE | AccessFs.READ_DIR
 WRITE = READ | AccessFs.WRITE_FILE | AccessFs.TRUNCATE | AccessFs.MAKE_REG | AccessFs.REMOVE_FILE
@@ -83,7 +85,14 @@ def shut_in(reach: Reach) -> None:
     if "files" in on:
         # Not strict: of an older Landlock all that it knows is asked for. TCP and signals are shut by asking nothing.
         walls = Landlock(strict=False)
-        for paths, access in ((_libraries(), READ), (reach.readable, READ), (reach.writable, WRITE), (DEVICES, WRITE)):
+        rules = (
+            (_libraries(), READ),
+            (OWN_SIZE, READ),
+            (DEVICES, WRITE),
+            (reach.readable, READ),
+            (reach.writable, WRITE),
+        )
+        for paths, access in rules:
             for path in _present(paths):
                 # The kernel takes no rights of folders for a file.
                 walls.add_path_rule(path, access=access if path.is_dir() else access & OF_FILES)
