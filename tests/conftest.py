@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import hypothesis
 import pytest
 
 from tests.support.api import RunningApi, make_settings, run_api
 from tests.support.database import DatabaseServer, database_server, empty_queue
+from tests.support.scripted_api import ScriptedApi, scripted_api
 from tests.support.waiting import wait_until
 
 # How long an example takes says more about the machine than about the code.
@@ -62,3 +64,17 @@ def api(shared_api: RunningApi) -> Iterator[RunningApi]:
     with contextlib.ExitStack() as clients:
         yield dataclasses.replace(shared_api, _clients=clients)
     wait_until(lambda: shared_api.parked == 0, "the test's parked claims to go")
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ScriptedApi]:
+    """An API whose answers the test decides."""
+    async with scripted_api() as api:
+        yield api
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    """A client of its own for one test."""
+    async with httpx.AsyncClient() as client:
+        yield client
