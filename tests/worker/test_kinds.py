@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pyvips
 import rasterio
 from affine import Affine
 from PIL import Image
@@ -465,3 +466,14 @@ def test_file_that_misses_the_system_asked_for_is_refused_by_name(tmp_path: Path
     with pytest.raises(JobError) as caught:
         run(source, tmp_path / "out", coordinate_system="EPSG:3857")
     assert caught.value.code == "no_valid_pixels"
+
+
+def test_lab_of_bytes_becomes_colour(tmp_path: Path) -> None:
+    """Red, green and blue that are stored as L*a*b* come out as red, green and blue, to what libtiff makes of them."""
+    colours = np.zeros((60, 90, 3), dtype=np.uint8)
+    colours[:, :30], colours[:, 30:60], colours[:, 60:] = (200, 30, 30), (30, 180, 40), (40, 60, 200)
+    image = pyvips.Image.new_from_array(colours).copy(interpretation="srgb")
+    image.colourspace("labq").tiffsave(str(tmp_path / "a.tif"))
+    picture = picture_of(run(tmp_path / "a.tif", tmp_path / "out"))
+    assert [int(picture[30, x, :3].argmax()) for x in (15, 45, 75)] == [0, 1, 2]
+    assert np.abs(picture[30, (15, 45, 75), :3].astype(int) - colours[30, (15, 45, 75)]).max() < 60
