@@ -9,26 +9,26 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import pyproj
 import pyvips
 from pydantic import BaseModel, ConfigDict, JsonValue
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
-from geoprocessing_worker.crs import parse_crs, to_gdal
+from geoprocessing_worker.crs import describe, from_gdal, parse_crs, same, to_gdal
 from geoprocessing_worker.directory import COMPRESSION, malformed, tag_values
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.inspection import inspect_file
-from geoprocessing_worker.metadata import Source, finite, summary
-from geoprocessing_worker.opening import forget_other_drivers, gdal_environment
+from geoprocessing_worker.metadata import Source, finite, summary, written_at
+from geoprocessing_worker.opening import forget_other_drivers, gdal_environment, small_sources_kept
 from geoprocessing_worker.options import RenderOptions
 from geoprocessing_worker.package import OutputFile, write_companions, write_picture
 from geoprocessing_worker.plan import RenderPlan, draft, make_plan
+from geoprocessing_worker.raster import Grid
 from geoprocessing_worker.refusals import named
 from geoprocessing_worker.render import render
 from geoprocessing_worker.resemblance import resemblance
 from geoprocessing_worker.sampling import Sample, take_sample
-from geoprocessing_worker.sidecars import WORLD_EXTENSIONS
+from geoprocessing_worker.sidecars import WORLD_EXTENSIONS, auxiliary_file, projection_file
 from geoprocessing_worker.verify import verify
 
 PACKAGING = ("encode", "companions", "check")
@@ -77,7 +77,7 @@ def convert(
     """
     watch = _Watch(clock)
     folder, options = request.output_folder, request.options
-    with gdal_environment(), _named_errors(request.source):
+    with gdal_environment(), small_sources_kept(), _named_errors(request.source):
         report("inspect", 0.0, "Reading the file's header")
         header, sample, plan = _inspect(request.source, options, request.validate_headers)
         watch.lap("inspect")
@@ -136,6 +136,9 @@ def explain(source: Path, options: RenderOptions, *, validate_headers: bool = Tr
     return explained
 
 
+USUAL = ("EPSG:4326", "EPSG:3857")
+"""The coordinate systems that most pictures are in."""
+
 LAZY = ("numpy.ma", "_strptime", "encodings.ascii")
 """What libraries import at their first use: 50 ms that each job would spend anew."""
 
@@ -147,7 +150,15 @@ def preload() -> None:
     """
     for name in LAZY:
         import_module(name)
-    to_gdal(pyproj.CRS.from_epsg(4326))
+    written_at("1970:01:01 00:00:00")  # compiles its expression
+    with gdal_environment():
+        for code in USUAL:
+            # What PROJ has looked up once it knows after a fork too; only for what is new it reads its database again.
+            crs = from_gdal(to_gdal(parse_crs(code)))
+            if crs is not None and same(crs, parse_crs(code)):
+                projection_file(crs)
+                auxiliary_file(Grid(1, 1, None, crs))
+                describe(crs)
     forget_other_drivers()
 
 

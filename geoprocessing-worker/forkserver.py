@@ -4,6 +4,7 @@ Its children are then born with the libraries in memory: about 5 ms instead of t
 """
 
 import ctypes
+import gc
 import signal
 
 from geoprocessing_worker import confinement, conversion
@@ -33,3 +34,8 @@ if hasattr(libc, "mallopt"):  # not in musl
 
 conversion.preload()
 confinement.layers()
+
+# What is frozen is not looked through, so that a child's collector neither reads nor copies the pages of all modules:
+# 3 ms less for each child.
+gc.collect()
+gc.freeze()

@@ -57,8 +57,8 @@ def inspect_file(
         _forget_old_errors(dataset)
         _admit(dataset)
         directories = [int(name.split(":")[1]) for name in dataset.subdatasets] or [1]
-    number = _best_page(path, directories) if page is None else page
     pages = len(directories)
+    number = page or (_best_page(path, directories) if pages > 1 else 1)
     if number > pages:
         raise refused("invalid_payload", f"The job asks for page {number}, but the file has {pages}.", pages=pages)
     directory = directories[number - 1]

@@ -79,7 +79,7 @@ def stac_item(
         "geometry": geometry,
         **({"bbox": bbox} if bbox is not None else {}),
         "properties": {
-            **_time(dict(block["source"]["tags"]).get("TIFFTAG_DATETIME")),
+            **written_at(dict(block["source"]["tags"]).get("TIFFTAG_DATETIME")),
             "proj:code": f"EPSG:{epsg(grid.crs)}" if grid.crs is not None and epsg(grid.crs) else None,
             "proj:projjson": grid.crs.to_json_dict() if grid.crs is not None and not epsg(grid.crs) else None,
             "proj:shape": [grid.height, grid.width],
@@ -93,7 +93,8 @@ def stac_item(
     }
 
 
-def _time(written: str | None) -> dict[str, Any]:
+def written_at(written: str | None) -> dict[str, Any]:
+    """STAC's properties of time, from TIFFTAG_DATETIME."""
     with suppress(ValueError):
         # TIFF has no time zone; UTC is what the field is read as elsewhere.
         moment = datetime.strptime((written or "").strip("\0 "), "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC)

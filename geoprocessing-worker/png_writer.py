@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from zlib_ng import zlib_ng
 
 from geoprocessing_worker.raster import U8
+from geoprocessing_worker.threads import in_order
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 INDEXED = 3  # the colour type of IHDR
@@ -26,7 +26,6 @@ COLOUR_LEVEL = 4
 PIECE = 1 << 20  # bytes compressed by one thread at a time
 PROBE = 1 << 16  # bytes of a piece that tell whether looking for repetitions is worth it
 WINDOW = 1 << 15  # bytes that deflate can look back
-THREADS = 2
 ZLIB_HEADER = b"\x78\x9c"
 
 Rows = Callable[[int, int], bytes]
@@ -85,10 +84,9 @@ def _file(shape: tuple[int, ...], depth: int, colour_type: int, chunks: list[byt
         _chunk(b"IDAT", ZLIB_HEADER),
     ]
     checksum = 1
-    with ThreadPoolExecutor(THREADS) as pool:
-        for content, body in pool.map(piece, range(0, height, each)):
-            checksum = zlib_ng.adler32(content, checksum)
-            parts.append(_chunk(b"IDAT", body))
+    for content, body in in_order(piece, range(0, height, each)):
+        checksum = zlib_ng.adler32(content, checksum)
+        parts.append(_chunk(b"IDAT", body))
     return b"".join([*parts, _chunk(b"IDAT", struct.pack(">I", checksum)), _chunk(b"IEND", b"")])
 
 

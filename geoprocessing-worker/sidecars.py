@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -34,6 +35,7 @@ def shortest(value: float) -> str:
     return np.format_float_positional(value + 0.0, unique=True, trim="0")
 
 
+@lru_cache(maxsize=16)
 def projection_file(crs: CRS) -> str | None:
     """ESRI's WKT1 in one line, as ArcGIS and GeoServer read it; `None` where ESRI has no words for the system."""
     try:

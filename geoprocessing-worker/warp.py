@@ -7,7 +7,6 @@ Averaging is reading off at the output pixel's centre with a kernel about as wid
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +19,8 @@ from geoprocessing_worker.kernels import Kernel, choose_kernel
 from geoprocessing_worker.mesh import Mesh, Positions, make_mesh
 from geoprocessing_worker.plan import RenderPlan
 from geoprocessing_worker.raster import U8, Placed, Raster, all_or_nothing
+from geoprocessing_worker.threads import in_order
 
-THREADS = 2
 BAND = 256  # output rows at a time and thread: 8 MB of positions at 4096 columns
 MOST_VOTES = 5  # a side: of a cell that covers more pixels, so many are asked
 FORMATS = {"uint8": "uchar", "uint16": "ushort", "float32": "float"}
@@ -58,9 +57,8 @@ def place(raster: Raster, header: SourceHeader, plan: RenderPlan) -> Placed:
         for columns in _but(sure) if opacity is None else (slice(None),):
             _hide(samples[first:last, columns], shown[:, columns] != 0)
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        for _ in pool.map(fill, range(0, target.height, BAND)):
-            pass
+    for _ in in_order(fill, range(0, target.height, BAND)):
+        pass
     return Placed(samples, None if (alpha == 255).all() else alpha)
 
 

@@ -1,0 +1,56 @@
+"""Opening a stranger's file: small ones once per job, large ones for as long as they are read."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from geoprocessing_worker import opening
+from geoprocessing_worker.opening import gdal_environment, open_source, small_sources_kept
+from tests.support.rasters import Tiff, ramp
+
+
+def test_a_small_file_is_opened_once_and_closed_at_the_end(tmp_path: Path) -> None:
+    """Within the block every look is at the same open file; after it the file is closed, and opened anew."""
+    source = Tiff(ramp(32, 32)).write(tmp_path / "small.tif")
+    with gdal_environment():
+        with small_sources_kept():
+            with open_source(source) as first:
+                pass
+            with open_source(source) as second:
+                assert second is first
+                assert not second.closed
+        assert first.closed
+        with open_source(source) as later:
+            assert later is not first
+        assert later.closed
+
+
+def test_a_kept_file_that_fails_to_read_is_closed_too(tmp_path: Path) -> None:
+    """An error in the middle of a job leaves no file open."""
+    source = Tiff(ramp(32, 32)).write(tmp_path / "small.tif")
+    opened = []
+    with pytest.raises(IndexError), gdal_environment(), small_sources_kept(), open_source(source) as dataset:
+        opened.append(dataset)
+        dataset.read(2)
+    assert opened[0].closed
+
+
+def test_overviews_are_kept_apart_from_the_full_picture(tmp_path: Path) -> None:
+    """A level is never taken for another one of the same file."""
+    source = Tiff(ramp(64, 64), overviews=(2,)).write(tmp_path / "levels.tif")
+    with gdal_environment(), small_sources_kept():
+        with open_source(source) as full, open_source(source, 0) as half:
+            assert (full.width, half.width) == (64, 32)
+        with open_source(source, 0) as again:
+            assert again.width == 32
+
+
+def test_a_large_picture_is_closed_after_each_look(tmp_path: Path) -> None:
+    """What GDAL decoded of a large file does not stay in memory for the rest of the job."""
+    data = np.zeros((1, 1, opening.SMALL + 1), dtype=np.uint8)
+    source = Tiff(data, crs=None, transform=None).write(tmp_path / "large.tif")
+    with gdal_environment(), small_sources_kept():
+        with open_source(source) as dataset:
+            pass
+        assert dataset.closed
