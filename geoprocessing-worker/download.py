@@ -16,6 +16,8 @@ from geoprocessing_worker.models import JobInput
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+PIECE = 1 << 20  # bytes written at a time: each time is a trip to a thread, which costs as much as 1 MB on the disk
+
 
 # The file, and the pictures made of it.
 ROOM_IN_FILES = 2
@@ -125,15 +127,28 @@ async def _fetch_rest(
             partial.restart()
         partial.entity_tag = response.headers.get("ETag", "")
         async with await anyio.open_file(partial.path, "ab" if partial.size_bytes else "wb") as file:
-            # As they come, since what waits in a buffer is lost when the link breaks.
-            async for chunk in response.aiter_raw():
-                _refuse_larger(partial.size_bytes + len(chunk), max_bytes)
-                await file.write(chunk)
-                partial.digest.update(chunk)
-                partial.size_bytes += len(chunk)
-                partial.pulse.beat(len(chunk))
-                share = 100 * partial.size_bytes / max(source.size_bytes, partial.size_bytes)
-                report(share, f"Downloaded {partial.size_bytes / 1e6:.1f} of {source.size_bytes / 1e6:.1f} MB")
+            arrived = bytearray()
+            try:
+                async for chunk in response.aiter_raw():
+                    received = partial.size_bytes + len(arrived) + len(chunk)
+                    _refuse_larger(received, max_bytes)
+                    arrived += chunk
+                    partial.pulse.beat(len(chunk))
+                    share = 100 * received / max(source.size_bytes, received)
+                    report(share, f"Downloaded {received / 1e6:.1f} of {source.size_bytes / 1e6:.1f} MB")
+                    if len(arrived) >= PIECE:
+                        await _keep(arrived, partial, file)
+            finally:
+                # Also when the link breaks: what has arrived is not asked for again.
+                await _keep(arrived, partial, file)
+
+
+async def _keep(arrived: bytearray, partial: _Partial, file: "anyio.AsyncFile[bytes]") -> None:
+    piece = bytes(arrived)
+    arrived.clear()
+    await file.write(piece)
+    partial.digest.update(piece)
+    partial.size_bytes += len(piece)
 
 
 def _continues(response: httpx.Response, partial: _Partial) -> bool:

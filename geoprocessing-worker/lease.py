@@ -145,11 +145,12 @@ class LeaseKeeper:
         """Progress, as it comes."""
         while True:
             await self._news.wait()
+            # Before and not after: small jobs are over by then, and need no call for what nobody could have seen.
+            await asyncio.sleep(LEAST_REPORT_GAP)
             self._news.clear()
             progress, self._latest = self._latest, None
             if progress is not None:
                 await self._attempt(partial(self._api.progress, self._lease, progress))
-            await asyncio.sleep(LEAST_REPORT_GAP)
 
     def _pause(self) -> float:
         # Half of what is left, so that a lease that was nearly lost is made safe at once.

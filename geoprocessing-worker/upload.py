@@ -96,7 +96,8 @@ def _fitting_slot(output: OutputFile, slot: UploadSlot | None) -> UploadSlot:
 
 async def _put(output: OutputFile, slot: UploadSlot, http: httpx.AsyncClient, pulse: transfer.Pulse) -> None:
     headers = {"Content-Type": slot.content_type, **slot.headers, "Content-Length": str(output.size_bytes)}
-    content = _chunks(output.path, pulse)
+    small = output.size_bytes <= CHUNK
+    content = _whole(output.path, output.size_bytes) if small else _chunks(output.path, pulse)
     # Its status is enough: an answer may be of any length.
     async with http.stream(
         slot.method, slot.url, content=content, headers=headers, timeout=transfer.SILENCE
@@ -107,6 +108,12 @@ async def _put(output: OutputFile, slot: UploadSlot, http: httpx.AsyncClient, pu
             message="Storage did not take the results; the job will be tried again with new addresses.",
             output=output.name,
         )
+
+
+def _whole(path: Path, size_bytes: int) -> bytes:
+    """A file of one chunk, which was written a moment ago: read here, since a thread would take longer."""
+    with os.fdopen(_open_regular(str(path), os.O_RDONLY), "rb") as file:
+        return file.read(size_bytes)
 
 
 async def _chunks(path: Path, pulse: transfer.Pulse) -> AsyncIterator[bytes]:

@@ -87,6 +87,7 @@ async def test_many_reports_at_once_become_one_call_with_the_latest(
     for percent in range(50):
         kept.report(Progress(percent=percent, stage="render", message=""))
     keeping = asyncio.create_task(kept.keep())
+    await server.until_asked("progress", 1)
     await server.until_asked("heartbeat", 1)
     keeping.cancel()
     assert [asked.json["percent"] for asked in server.calls("progress")] == [49]

@@ -30,9 +30,14 @@ def test_a_kept_file_that_fails_to_read_is_closed_too(tmp_path: Path) -> None:
     """An error in the middle of a job leaves no file open."""
     source = Tiff(ramp(32, 32)).write(tmp_path / "small.tif")
     opened = []
-    with pytest.raises(IndexError), gdal_environment(), small_sources_kept(), open_source(source) as dataset:
-        opened.append(dataset)
-        dataset.read(2)
+
+    def work() -> None:
+        with gdal_environment(), small_sources_kept(), open_source(source) as dataset:
+            opened.append(dataset)
+            dataset.read(2)
+
+    with pytest.raises(IndexError):
+        work()
     assert opened[0].closed
 
 
