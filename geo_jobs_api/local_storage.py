@@ -17,7 +17,7 @@ from geo_jobs_api.errors import Problem
 from geo_jobs_api.storage import ObjectInfo, SignedRequest, SizeRule, UrlSigner
 
 # Large enough that a thread per piece costs nothing, small enough to keep many uploads in memory.
-_PIECE_BYTES = 1024 * 1024
+PIECE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,52 @@ class StagedObject:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+class _Arriving:
+    """The file that an upload goes to, made with its first piece; all but `is_left` is for a thread.
+
+    Args:
+        folder: where.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._digest = hashlib.sha256()
+        self._temporary: Path | None = None
+        self._file: BinaryIO | None = None
+        self._size = 0
+
+    def write(self, piece: bytes) -> None:
+        """Add a piece."""
+        if self._file is None:
+            descriptor, name = tempfile.mkstemp(dir=self._folder)
+            self._temporary, self._file = Path(name), os.fdopen(descriptor, "wb", buffering=0)
+        self._digest.update(piece)
+        self._size += len(piece)
+        view = memoryview(piece)
+        while view:
+            view = view[self._file.write(view) :]
+
+    def finish(self, last: bytes) -> StagedObject:
+        """Add the last piece; from here on the bytes survive a power cut."""
+        self.write(last)
+        assert self._file is not None  # noqa: S101 - made by the write before
+        assert self._temporary is not None  # noqa: S101 - likewise
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return StagedObject(ObjectInfo(self._size, self._digest.hexdigest()), self._temporary)
+
+    def is_left(self) -> bool:
+        """Whether there is a file that was not published."""
+        return self._temporary is not None and self._temporary.exists()
+
+    def discard(self) -> None:
+        """Remove it."""
+        if self._file is not None:
+            self._file.close()
+        if self._temporary is not None:
+            self._temporary.unlink(missing_ok=True)
 
 
 def _digest_file(path: Path) -> ObjectInfo | None:
@@ -136,36 +182,27 @@ class LocalStorage:
         Raises:
             Problem: `too-large` as soon as there are too many bytes, `validation` when there are too few.
         """
-        descriptor, name = await asyncio.to_thread(tempfile.mkstemp, dir=self._incoming)
-        temporary = Path(name)
+        arriving = _Arriving(self._incoming)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                info = await _write_body(file, body, rule)
-                await asyncio.to_thread(os.fsync, file.fileno())
-            yield StagedObject(info, temporary)
+            last = await _receive_body(arriving, body, rule)
+            yield await asyncio.to_thread(arriving.finish, last)
         finally:
-            await asyncio.to_thread(temporary.unlink, missing_ok=True)
+            if arriving.is_left():
+                await asyncio.to_thread(arriving.discard)
 
 
-async def _write_body(file: BinaryIO, body: AsyncIterator[bytes], rule: SizeRule) -> ObjectInfo:
-    digest = hashlib.sha256()
+async def _receive_body(arriving: _Arriving, body: AsyncIterator[bytes], rule: SizeRule) -> bytes:
+    """Store the body but for its last piece, which is returned: most are whole in it, and need one trip to a thread."""
     size = 0
     piece = bytearray()
-
-    def write(data: bytes) -> None:
-        digest.update(data)
-        file.write(data)
-
     async for chunk in body:
         size += len(chunk)
         if size > rule.size_bytes:
             raise Problem("too-large", f"The body is larger than the {rule.size_bytes} bytes that were agreed.")
         piece += chunk
-        if len(piece) >= _PIECE_BYTES:
-            await asyncio.to_thread(write, bytes(piece))
+        if len(piece) >= PIECE_BYTES:
+            await asyncio.to_thread(arriving.write, bytes(piece))
             piece.clear()
-    await asyncio.to_thread(write, bytes(piece))
-    file.flush()
     if rule.exact and size != rule.size_bytes:
         raise Problem("validation", f"The body has {size} bytes, but {rule.size_bytes} were announced.")
-    return ObjectInfo(size, digest.hexdigest())
+    return bytes(piece)

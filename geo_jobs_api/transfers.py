@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse
 
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.jobs import FINAL_STATES, JobState, input_key
-from geo_jobs_api.local_storage import StagedObject
+from geo_jobs_api.local_storage import PIECE_BYTES, StagedObject
 from geo_jobs_api.services import Services, ServicesOf
 from geo_jobs_api.storage import SignatureQuery, SizeRule
 
@@ -20,6 +20,10 @@ router = APIRouter(prefix="/storage", tags=["files"])
 
 _INPUT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/input/(?P<name>[^/]+)$")
 _OUTPUT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/outputs/(?P<lease_seq>\d{1,18})/(?P<name>[^/]+)$")
+
+
+class _ObjectResponse(FileResponse):
+    chunk_size = PIECE_BYTES  # each is a trip to a thread
 
 
 async def signature_query(
@@ -42,21 +46,24 @@ async def put_object(key: str, request: Request, query: Signature, services: Ser
     rule = query.rule
     if rule is None:
         raise Problem("signature-invalid", "The signed URL tells no size.")
-    _check_announced_length(request.headers.get("content-length"), rule)
-    await _check_wanted(services, key)
+    announced = _announced_length(request.headers.get("content-length"), rule)
+    # Before it is published an output is looked up again; one that is read in a moment need not be looked up twice.
+    if announced is None or announced > PIECE_BYTES or not _OUTPUT_KEY.match(key):
+        await _check_wanted(services, key)
     async with services.storage.receive(request.stream(), rule) as staged:
         await _publish(services, key, staged)
         return Response(status_code=201, headers={"ETag": f'"{staged.info.sha256}"'})
 
 
-def _check_announced_length(header: str | None, rule: SizeRule) -> None:
+def _announced_length(header: str | None, rule: SizeRule) -> int | None:
     if header is None or not header.isdecimal():
-        return
+        return None
     announced = int(header)
     if announced > rule.size_bytes:
         raise Problem("too-large", f"The body has {announced} bytes; {rule.size_bytes} were agreed.")
     if rule.exact and announced < rule.size_bytes:
         raise Problem("validation", f"The body has {announced} bytes, but {rule.size_bytes} were announced.")
+    return announced
 
 
 async def _check_wanted(services: Services, key: str) -> None:
@@ -96,7 +103,7 @@ async def get_object(key: str, query: Signature, services: ServicesOf) -> Respon
     path = services.storage.path_of(key)
     if not await asyncio.to_thread(path.is_file):
         raise Problem("object-not-found", "There is no such file.")
-    return FileResponse(
+    return _ObjectResponse(
         path,
         media_type="application/octet-stream",
         filename=path.name,
