@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pyvips
+from affine import Affine
 from pydantic import BaseModel, ConfigDict, JsonValue
+from pyproj import CRS
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
+from rasterio.io import MemoryFile
 
-from geoprocessing_worker.crs import describe, from_gdal, parse_crs, same, to_gdal
+from geoprocessing_worker.crs import describe, from_gdal, horizontal, parse_crs, reachable, to_gdal
 from geoprocessing_worker.directory import COMPRESSION, malformed, tag_values
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.inspection import inspect_file
@@ -136,7 +139,8 @@ def explain(source: Path, options: RenderOptions, *, validate_headers: bool = Tr
     return explained
 
 
-USUAL = ("EPSG:4326", "EPSG:3857")
+GLOBE = "EPSG:4326"
+USUAL = (GLOBE, "EPSG:3857")
 """The coordinate systems that most pictures are in."""
 
 LAZY = ("numpy.ma", "_strptime", "encodings.ascii")
@@ -153,13 +157,30 @@ def preload() -> None:
     written_at("1970:01:01 00:00:00")  # compiles its expression
     with gdal_environment():
         for code in USUAL:
-            # What PROJ has looked up once it knows after a fork too; only for what is new it reads its database again.
-            crs = from_gdal(to_gdal(parse_crs(code)))
-            if crs is not None and same(crs, parse_crs(code)):
-                projection_file(crs)
-                auxiliary_file(Grid(1, 1, None, crs))
-                describe(crs)
+            for crs in (parse_crs(code), _as_read(code)):
+                _look_up(crs)
     forget_other_drivers()
+
+
+def _look_up(crs: CRS) -> None:
+    """What PROJ was asked it knows after a fork too; only for what is new it opens its database again, for 12 ms."""
+    to_gdal(crs)
+    projection_file(crs)
+    auxiliary_file(Grid(1, 1, None, crs))
+    describe(crs)
+    globe = parse_crs(GLOBE)
+    reachable(crs, globe)
+    reachable(globe, crs)
+
+
+def _as_read(code: str) -> CRS:
+    """The system as GDAL tells it of a file, which is not word for word what its code stands for."""
+    shape = {"width": 1, "height": 1, "count": 1, "dtype": "uint8"}
+    with MemoryFile() as memory:
+        with memory.open(driver="GTiff", crs=code, transform=Affine.scale(1.0, -1.0), **shape):
+            pass
+        with memory.open() as dataset:
+            return horizontal(from_gdal(dataset.crs) or parse_crs(code))
 
 
 @contextmanager

@@ -115,6 +115,8 @@ def transformer(source: CRS, target: CRS) -> Transformer:
 
 def reachable(source: CRS, target: CRS) -> bool:
     """Whether points can go from one system to the other at all: not from another planet to Earth."""
+    if same(source, target):
+        return True  # without PROJ's database, which is slow to open
     try:
         transformer(source, target)
     except ProjError:

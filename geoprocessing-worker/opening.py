@@ -36,6 +36,7 @@ GDAL_OPTIONS: dict[str, Any] = {
 DRIVERS = frozenset({"GTiff", "PNG", "JPEG", "WEBP", "MEM"})
 
 SMALL = 1 << 20  # pixels
+FEW_BYTES = 1 << 20  # of a file; GDAL's threads take 4 ms to read a megapixel, its caller 1 ms
 MOST_KEPT = 32  # of the 256 files that a child may have open
 
 
@@ -90,7 +91,9 @@ def open_source(path: Path, overview_level: int | None = None, directory: int = 
     if kept is not None and key in kept.datasets:
         yield kept.datasets[key]
         return
-    extra = {} if overview_level is None else {"OVERVIEW_LEVEL": overview_level}
+    extra: dict[str, Any] = {} if overview_level is None else {"OVERVIEW_LEVEL": overview_level}
+    if path.stat().st_size <= FEW_BYTES:
+        extra["NUM_THREADS"] = 1
     # The first directory is opened by the file's own name, since by number GDAL leaves out overviews and mask.
     name = str(path) if directory == 1 else f"GTIFF_DIR:{directory}:{path}"
     with ExitStack() as closing:
