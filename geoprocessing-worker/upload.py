@@ -16,6 +16,7 @@ from geoprocessing_worker.errors import ErrorClass, JobError
 from geoprocessing_worker.models import UploadedOutput, UploadSlot
 
 CHUNK = 256 * 1024
+SHORT_ANSWER = 64 * 1024
 # Small files hide each other's round trips; more at once would only share the same link.
 AT_ONCE = 3
 
@@ -108,6 +109,11 @@ async def _put(output: OutputFile, slot: UploadSlot, http: httpx.AsyncClient, pu
             message="Storage did not take the results; the job will be tried again with new addresses.",
             output=output.name,
         )
+        # A short answer is read to its end, since the connection is closed with one that is not.
+        length = response.headers.get("Content-Length", "")
+        if length.isdecimal() and int(length) <= SHORT_ANSWER:
+            async for _ in response.aiter_raw():  # raw, since what is packed may become a thousand times as long
+                pass
 
 
 def _whole(path: Path, size_bytes: int) -> bytes:
