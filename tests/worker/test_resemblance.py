@@ -66,12 +66,13 @@ def test_what_the_worker_makes_is_alike(kind: str, resampling: str | None, max_s
     assert (found.compared, found.alike) == (16, 16)
 
 
-@pytest.mark.parametrize("kind", SOURCES)
-@pytest.mark.parametrize("fault", FAULTS)
+# Of what is half hidden, upside down, the hidden half is right.
+WRONG = [(kind, fault) for kind in SOURCES for fault in FAULTS if (kind, fault) != ("half hidden", "upside down")]
+
+
+@pytest.mark.parametrize(("kind", "fault"), WRONG)
 def test_picture_of_something_else_is_caught(kind: str, fault: str, tmp_path: Path) -> None:
     """Mirrored, moved and empty pictures are the worker's own fault, and are called so."""
-    if (kind, fault) == ("half hidden", "upside down"):
-        pytest.skip("the hidden half of it is right")
     source = SOURCES[kind].write(tmp_path / "a.tif")
     with pytest.raises(JobError, match="something else") as caught:
         looked_at(source, FAULTS[fault])
