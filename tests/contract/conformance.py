@@ -27,6 +27,8 @@ JOBS = "/api/internal/geo-jobs"
 # Seconds beyond its lease until a lost job is claimed again: a server that has just started, or was cut off from its
 # database, gives living workers a lease's minute first.
 RESCUE_PATIENCE = 70.0
+# Seconds; twice the minute that the protocol speaks of.
+LONGEST_LEASE = 120.0
 
 
 class Violation(AssertionError):  # noqa: N818 - a verdict
@@ -60,9 +62,10 @@ class Server:
         while self.made:
             self.public.post(f"/api/geo-jobs/{self.made[-1]}/cancel", json={})
             self.made.pop()
-        # Running jobs end when their worker has heard of it, or is not heard.
+        # Running jobs end when their worker has heard of it, or is not heard for a lease and its grace.
+        end = time.monotonic() + LONGEST_LEASE
         while (answer := self.public.get("/api/geo-jobs", params={"state": "running"})).is_success:
-            if not answer.json()["jobs"]:
+            if not answer.json()["jobs"] or time.monotonic() > end:
                 break
             time.sleep(0.2)
 
