@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from geoprocessing_worker.errors import refused
 from geoprocessing_worker.header import BandHeader, SourceHeader
+from geoprocessing_worker.lab import is_lab
 
 
 class Colour(StrEnum):
@@ -17,6 +18,7 @@ class Colour(StrEnum):
     RGB = "rgb"
     PALETTE = "palette"
     CMYK = "cmyk"
+    LAB = "lab"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +87,12 @@ def _plain(count: int) -> Colour:
 
 
 def _by_colour(header: SourceHeader, data: list[BandHeader]) -> _Choice | None:
+    if is_lab(header.photometric) and len(data) >= 3:
+        return (1, 2, 3), Colour.LAB, "by the file's colour space, L*a*b* turned into light"
     words = {band.colorinterp: band.index for band in reversed(data)}
     if {"red", "green", "blue"} <= words.keys():
         return (words["red"], words["green"], words["blue"]), Colour.RGB, "by the file's colour interpretation"
-    if {"cyan", "magenta", "yellow", "black"} <= words.keys() and header.colour_space in {None, "CMYK"}:
+    if {"cyan", "magenta", "yellow", "black"} <= words.keys():
         inks = (words["cyan"], words["magenta"], words["yellow"], words["black"])
         return inks, Colour.CMYK, "by the file's colour interpretation, inks turned into light"
     return None

@@ -26,6 +26,7 @@ COLOR_MAP = 320
 EXTRA_SAMPLES = 338
 SUB_DIRECTORIES = (330, 34665, 34853, 40965)  # SubIFDs, EXIF, GPS, interoperability
 ASSOCIATED_ALPHA = 1
+SEPARATED = 5  # inks
 GRAY_SCALES = frozenset({0, 1})  # white is 0, black is 0
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

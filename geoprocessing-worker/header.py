@@ -54,6 +54,8 @@ class SourceHeader:
     `page` counts pictures from 1, `directory` all of the file's directories, overviews among them. `gcp_residual`: how
     far the control points lie from the curve fitted through them, root mean square, in pixels. `displaced`: why what
     the file says of its place is not believed.
+    `photometric` is TIFF's number for what the samples mean; `raw`: they are read as they stand in the file, where GDAL
+    would rather hand out light of its own making.
     `crs` is the horizontal part, in which the picture is placed; `full_crs` is what the file says, heights included.
     """
 
@@ -63,7 +65,6 @@ class SourceHeader:
     levels: tuple[Level, ...]
     pixel_interleaved: bool
     compression: str
-    colour_space: str | None
     miniswhite: bool
     alpha_premultiplied: bool
     has_mask: bool
@@ -82,6 +83,8 @@ class SourceHeader:
     displaced: str | None = None
     tags: tuple[tuple[str, str], ...] = ()
     icc_profile: bytes | None = None
+    photometric: int | None = None
+    raw: bool = False
 
     @property
     def full(self) -> Level:

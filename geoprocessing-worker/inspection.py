@@ -21,6 +21,7 @@ from geoprocessing_worker.directory import (
     EXTRA_SAMPLES,
     GRAY_SCALES,
     PHOTOMETRIC,
+    SEPARATED,
     has_tag,
     tag_values,
     too_large,
@@ -28,11 +29,15 @@ from geoprocessing_worker.directory import (
 from geoprocessing_worker.errors import refused
 from geoprocessing_worker.georeference import Georeference, georeference
 from geoprocessing_worker.header import BandHeader, Georeferencing, Level, SourceHeader
+from geoprocessing_worker.lab import CIE, is_known_lab, is_lab
 from geoprocessing_worker.opening import open_source
 
 MAX_OVERVIEWS = 32
 MAX_PAGES = 64  # looked at to find the largest; any other can be asked for by number
 LONGEST_TAG = 500  # characters
+
+RAW = frozenset({SEPARATED, CIE})  # what GDAL turns into light by itself, where it is stored in bytes
+LAB_BANDS = 3
 
 TAGS = (
     "TIFFTAG_DATETIME", "TIFFTAG_SOFTWARE", "TIFFTAG_IMAGEDESCRIPTION", "TIFFTAG_DOCUMENTNAME", "TIFFTAG_COPYRIGHT",
@@ -49,7 +54,7 @@ def inspect_file(
     structure was looked at; its metadata are looked at in any case.
 
     Raises:
-        JobError: what `admission.admit` refuses; `invalid_payload` (a page that is not there).
+        JobError: what `admission.admit` refuses; `invalid_payload` (a page that is not there); `unsupported_data_type`.
         rasterio.errors.RasterioError: GDAL cannot open it (named by refusals.py).
     """
     admit(path, validate_headers=validate_headers)
@@ -62,22 +67,52 @@ def inspect_file(
     if number > pages:
         raise refused("invalid_payload", f"The job asks for page {number}, but the file has {pages}.", pages=pages)
     directory = directories[number - 1]
-    with open_source(path, directory=directory) as dataset:
+    photometric = next(iter(tag_values(path, PHOTOMETRIC, directory)), None)
+    raw = photometric in RAW
+    with open_source(path, directory=directory, raw=raw) as dataset:
         _forget_old_errors(dataset)
         _admit(dataset)
         levels = [Level(None, dataset.width, dataset.height, *_block_size(dataset))]
-        overviews = len(dataset.overviews(1))
+        overviews = _overviews(dataset, raw=raw)
         facts = _read(dataset, source_crs)
+    _check_colours(photometric, facts["bands"])
     premultiplied = ASSOCIATED_ALPHA in tag_values(path, EXTRA_SAMPLES, directory)
-    if GRAY_SCALES.intersection(tag_values(path, PHOTOMETRIC, directory)) and not has_tag(path, COLOR_MAP, directory):
+    if photometric in GRAY_SCALES and not has_tag(path, COLOR_MAP, directory):
         # GDAL makes up a colour table for scans of few bits; by it they would be names, and could not be averaged.
         facts["palette"] = None
     for level in range(min(overviews, MAX_OVERVIEWS)):
-        with open_source(path, level, directory) as overview:
+        with open_source(path, level, directory, raw=raw) as overview:
             levels.append(Level(level, overview.width, overview.height, *_block_size(overview)))
     return SourceHeader(
-        **facts, levels=tuple(levels), pages=pages, page=number, directory=directory, alpha_premultiplied=premultiplied
+        **facts,
+        levels=tuple(levels),
+        pages=pages,
+        page=number,
+        directory=directory,
+        alpha_premultiplied=premultiplied,
+        photometric=photometric,
+        raw=raw,
     )
+
+
+def _overviews(dataset: Any, *, raw: bool) -> int:
+    """How many overviews can be read: where GDAL makes light of inks and the like, it fails on all of them."""
+    structure = dataset.tags(ns="IMAGE_STRUCTURE")
+    decoded = structure.get("COMPRESSION") == "YCbCr JPEG"  # the JPEG library makes light of it, overviews and all
+    made_light = "SOURCE_COLOR_SPACE" in structure and not decoded
+    return 0 if made_light or (raw and dataset.dtypes[0] == "uint8") else len(dataset.overviews(1))
+
+
+def _check_colours(photometric: int | None, bands: tuple[BandHeader, ...]) -> None:
+    """Refuse L*a*b* on a scale that is not known: three raw numbers in its place would be colours of nothing."""
+    if is_lab(photometric) and len(bands) >= LAB_BANDS and not is_known_lab(photometric, bands[0].dtype):
+        raise refused(
+            "unsupported_data_type",
+            f"The file stores its colours as L*a*b* in a form that is not read here (photometric interpretation "
+            f"{photometric}, {bands[0].dtype}). Save it as RGB.",
+            photometric=photometric,
+            dtype=bands[0].dtype,
+        )
 
 
 def _best_page(path: Path, directories: list[int]) -> int:
@@ -137,7 +172,6 @@ def _read(dataset: Any, source_crs: CRS | None) -> dict[str, Any]:
         "bands": tuple(_band(dataset, index) for index in dataset.indexes),
         "pixel_interleaved": structure.get("INTERLEAVE", "").upper() == "PIXEL",
         "compression": structure.get("COMPRESSION", "NONE"),
-        "colour_space": structure.get("SOURCE_COLOR_SPACE"),
         "miniswhite": structure.get("MINISWHITE", "").upper() == "YES",
         "has_mask": MaskFlags.per_dataset in dataset.mask_flag_enums[0]
         and MaskFlags.alpha not in dataset.mask_flag_enums[0],

@@ -63,7 +63,8 @@ def _left_out(fill: FillValue) -> str:
 
 def _dim(sample: Sample, chosen: Chosen) -> bool:
     """Whether values that are shown as they are make a picture in which hardly anything can be told apart."""
-    if not chosen.stretch.identity or chosen.bands.colour is Colour.PALETTE or not sample.valid:
+    as_they_are = chosen.stretch.identity and chosen.bands.colour in {Colour.GRAY, Colour.RGB}
+    if not as_they_are or not sample.valid:
         return False
     low, high = _range(sample)
     return 0 < high - low < LITTLE_CONTRAST

@@ -62,7 +62,7 @@ def forget_other_drivers() -> tuple[str, ...]:
 @dataclass
 class _Kept:
     closing: ExitStack
-    datasets: dict[tuple[Path, int | None, int], Any] = field(default_factory=dict)
+    datasets: dict[tuple[Path, int | None, int, bool], Any] = field(default_factory=dict)
 
 
 _kept: ContextVar[_Kept | None] = ContextVar("kept", default=None)
@@ -77,17 +77,20 @@ def gdal_environment(**overrides: Any) -> Iterator[None]:
 
 
 @contextmanager
-def open_source(path: Path, overview_level: int | None = None, directory: int = 1) -> Iterator[Any]:
+def open_source(
+    path: Path, overview_level: int | None = None, directory: int = 1, *, raw: bool = False
+) -> Iterator[Any]:
     """One directory of the file (1 is the first) as a rasterio dataset; with `overview_level` that overview of it.
 
-    0 is the largest overview.
+    0 is the largest overview. `raw`: samples as they stand in the file, where GDAL would turn inks and L*a*b* of bytes
+    into light without their profile and their alpha.
 
     `sharing` off: two handles never share GDAL's state. `GEOREF_SOURCES=INTERNAL`: no world file, no aux file.
 
     Raises:
         rasterio.errors.RasterioIOError: GDAL's GTiff driver cannot open it.
     """
-    key, kept = (path, overview_level, directory), _kept.get()
+    key, kept = (path, overview_level, directory, raw), _kept.get()
     if kept is not None and key in kept.datasets:
         yield kept.datasets[key]
         return
@@ -95,7 +98,10 @@ def open_source(path: Path, overview_level: int | None = None, directory: int = 
     if path.stat().st_size <= FEW_BYTES:
         extra["NUM_THREADS"] = 1
     # The first directory is opened by the file's own name, since by number GDAL leaves out overviews and mask.
-    name = str(path) if directory == 1 else f"GTIFF_DIR:{directory}:{path}"
+    # An absolute path begins with a slash, so that no file's name is taken for a prefix of GDAL's.
+    name = str(path.absolute()) if directory == 1 else f"GTIFF_DIR:{directory}:{path.absolute()}"
+    if raw:
+        name = f"GTIFF_RAW:{name}"
     with ExitStack() as closing:
         dataset = rasterio.open(name, driver="GTiff", sharing=False, GEOREF_SOURCES="INTERNAL", **extra)
         closing.enter_context(dataset)

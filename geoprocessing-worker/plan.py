@@ -17,6 +17,7 @@ from geoprocessing_worker.depth import Coding, choose_coding
 from geoprocessing_worker.fill_value import FillValue, find_fill_values, without
 from geoprocessing_worker.geometry import Layout, lay_out
 from geoprocessing_worker.header import Level, SourceHeader
+from geoprocessing_worker.lab import check_scale
 from geoprocessing_worker.notes import Chosen, notes
 from geoprocessing_worker.options import OutputFormat, RenderOptions
 from geoprocessing_worker.pixels import PICKING
@@ -135,7 +136,11 @@ def draft(header: SourceHeader, options: RenderOptions) -> Draft:
 
 
 def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: RenderOptions) -> RenderPlan:
-    """All choices for one file. Whether any pixel is valid is left to the rendering, which sees every one."""
+    """All choices for one file. Whether any pixel is valid is left to the rendering, which sees every one.
+
+    Raises:
+        JobError: `unsupported_data_type`: L*a*b* on a scale that nobody knows.
+    """
     choice = drafted.choice
     meaning = _meaning(header, choice)
     values, left_out = _telling(choice, sample, options)
@@ -154,7 +159,7 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
         left_out=left_out,
         invert=header.miniswhite and single,
         premultiplied=premultiplied,
-        unpremultiply=premultiplied and bytes_,
+        unpremultiply=premultiplied and bytes_ and choice.colour is not Colour.LAB,
         colormap=options.colormap if single and options.colormap in colormaps.NAMES else None,
         profile=_profile(header, choice, stretch),
         level=drafted.level,
@@ -191,6 +196,9 @@ def _stretch(header: SourceHeader, choice: BandChoice, values: NDArray[Any], opt
     band = header.band(choice.indexes[0])
     if choice.colour is Colour.PALETTE:
         return Stretch("none", 0.0, 255.0, "a colour table says what each value looks like")
+    if choice.colour is Colour.LAB:
+        check_scale(values)
+        return Stretch("none", 0.0, 255.0, "L*a*b* says what light is meant")
     if choice.colour is Colour.CMYK:
         top = float(np.iinfo(values.dtype).max) if values.dtype.kind in "iu" else 1.0
         return Stretch("range", 0.0, top, "the whole range of the inks")

@@ -10,6 +10,7 @@ from rasterio.windows import Window
 
 from geoprocessing_worker.bands import Colour
 from geoprocessing_worker.header import Level, SourceHeader
+from geoprocessing_worker.lab import lab_to_srgb
 from geoprocessing_worker.opening import open_source
 from geoprocessing_worker.pixels import Block, Samples, inks_to_light, reduced, to_byte, unpremultiply
 from geoprocessing_worker.plan import RenderPlan
@@ -33,7 +34,7 @@ def read_raster(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) 
     samples = np.zeros((channels, height, width), dtype=np.uint8 if plan.coding is None else np.uint16)
     alpha: U8 | None = None
     nodata = (None,) * len(plan.nodata) if plan.nodata_when_placed else plan.nodata
-    with open_source(path, level.overview, header.directory) as dataset:
+    with open_source(path, level.overview, header.directory, raw=header.raw) as dataset:
         for (first, last), (top, bottom) in _strips(level, height, _rows_at_a_time(header, plan)):
             window = Window(0, top, level.width, bottom - top)
             block, opacity = read_window(dataset, header, plan.bands, nodata, window)
@@ -67,16 +68,18 @@ def _with_palette(block: Block, opacity: U8 | None, header: SourceHeader, plan: 
 def _coloured(block: Block, opacity: U8 | None, header: SourceHeader, plan: RenderPlan) -> Samples:
     if plan.bands.colour is Colour.PALETTE and header.palette is not None:
         return _palette_samples(block[0], header.palette, plan.meaning)
+    if plan.bands.colour is Colour.LAB:
+        return lab_to_srgb(block)
     if plan.coding is not None:
         return plan.coding.encode(block)
     samples = to_byte(block, plan.stretch)
     if plan.invert:
         samples = np.uint8(255) - samples
-    if plan.bands.colour is Colour.CMYK:
-        samples = inks_to_light(samples) if plan.profile is None else samples
     if plan.unpremultiply and opacity is not None:
         samples = unpremultiply(samples, opacity)
-    return samples if plan.profile is None else plan.profile.to_srgb(samples)
+    if plan.profile is not None:
+        return plan.profile.to_srgb(samples)
+    return inks_to_light(samples) if plan.bands.colour is Colour.CMYK else samples
 
 
 def _palette_samples(indexes: Block, palette: U8, meaning: Meaning) -> U8:
@@ -90,7 +93,9 @@ def _rows_at_a_time(header: SourceHeader, plan: RenderPlan) -> int:
     """Whole rows of blocks where one fits the cache, since a row of tiles that is left half read is decoded twice."""
     level = plan.level
     shown = len(plan.bands.indexes) + (plan.bands.alpha is not None)
-    row_bytes = level.width * shown * np.dtype(header.bands[0].dtype).itemsize
+    # L*a*b* is reckoned with as floats.
+    least = 4 if plan.bands.colour is Colour.LAB else 1
+    row_bytes = level.width * shown * max(least, np.dtype(header.bands[0].dtype).itemsize)
     rows = max(1, STRIP_BYTES // row_bytes)
     if level.block_height * row_bytes <= CACHE_BYTES:
         rows = max(1, rows // level.block_height) * level.block_height

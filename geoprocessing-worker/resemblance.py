@@ -13,6 +13,7 @@ from rasterio.windows import Window
 
 from geoprocessing_worker.bands import Colour
 from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.lab import lab_to_srgb
 from geoprocessing_worker.mesh import source_positions
 from geoprocessing_worker.opening import open_source
 from geoprocessing_worker.pixels import Block, inks_to_light, scale_to_byte, unpremultiply
@@ -52,7 +53,7 @@ def resemblance(path: Path, header: SourceHeader, plan: RenderPlan, picture: Pic
         rasterio.errors.RasterioError: a block cannot be decoded.
     """
     verdicts: list[bool] = []
-    with open_source(path, plan.level.overview, header.directory) as dataset:
+    with open_source(path, plan.level.overview, header.directory, raw=header.raw) as dataset:
         look = _looker(dataset, header, plan)
         for column, row, window in _places(header, plan):
             verdicts.append(_alike(_pixel(picture, column, row), *look(window), header, plan))
@@ -137,11 +138,13 @@ def _colours(values: Any, alpha: NDArray[np.uint8], header: SourceHeader, plan: 
         return header.palette[np.clip(indexes, 0, len(header.palette) - 1)].T[:3]
     if plan.colormap is not None:
         return None
+    if plan.bands.colour is Colour.LAB:
+        return lab_to_srgb(values)
     samples = scale_to_byte(values.astype(np.float64), plan.stretch)
-    if plan.bands.colour is Colour.CMYK and plan.profile is None:
-        return inks_to_light(samples)
     if plan.unpremultiply:
         samples = unpremultiply(samples, alpha)
     if plan.profile is not None:
-        return plan.profile.to_srgb(samples)
+        samples = plan.profile.to_srgb(samples)
+    elif plan.bands.colour is Colour.CMYK:
+        samples = inks_to_light(samples)
     return np.uint8(255) - samples if plan.invert else samples

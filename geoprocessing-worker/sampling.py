@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from geoprocessing_worker.bands import BandChoice
+from geoprocessing_worker.bands import BandChoice, Colour
 from geoprocessing_worker.header import Level, SourceHeader
+from geoprocessing_worker.lab import to_lab
 from geoprocessing_worker.opening import open_source
 from geoprocessing_worker.pixels import alpha_to_byte, decibels, straightened, validity
 
@@ -42,7 +43,7 @@ def take_sample(
     windows = _windows(level)
     kept: list[NDArray[Any]] = []
     looked_at = 0
-    with open_source(path, level.overview, header.directory) as dataset:
+    with open_source(path, level.overview, header.directory, raw=header.raw) as dataset:
         for window in windows:
             block, alpha = read_window(dataset, header, choice, nodata, window)
             step = max(1, int(np.sqrt(block[0].size * len(windows) / (2 * ENOUGH))))
@@ -57,22 +58,27 @@ def take_sample(
 def read_window(
     dataset: Any, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], window: Window
 ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
-    """(bands, rows, columns) raw values of the shown bands, complex ones in dB, and the (rows, columns) opacity."""
+    """(bands, rows, columns) raw values of the shown bands, and the (rows, columns) opacity.
+
+    Complex samples come as dB, those of L*a*b* as L*, a* and b*.
+    """
     indexes = [*choice.indexes, choice.alpha] if choice.alpha is not None else list(choice.indexes)
     block = dataset.read(indexes, window=window)
     mask: NDArray[np.uint8] | None = None
     if choice.alpha is not None:
         alpha, block = block[-1], block[:-1]
         mask = alpha_to_byte(alpha)
-        if header.alpha_premultiplied and block.dtype != np.uint8:
+        if header.alpha_premultiplied and block.dtype != np.uint8 and choice.colour is not Colour.LAB:
             # Bytes are shown as they are and made straight at the end; what is stretched must be straight before.
             block = straightened(block, alpha)
     if header.has_mask:
         internal = dataset.read_masks(1, window=window)
         mask = internal if mask is None else np.minimum(mask, internal)
-    if block.dtype.kind != "c":
-        return block, validity(block, nodata, mask)
     opacity = validity(block, nodata, mask)
+    if choice.colour is Colour.LAB and header.photometric is not None:
+        return to_lab(block, header.photometric), opacity
+    if block.dtype.kind != "c":
+        return block, opacity
     power = decibels(block)
     return power, validity(power, (None,) * len(power), opacity)
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import ImageCms
 
 from geoprocessing_worker.colour_profile import choose_profile, decoded
 from tests.support.rasters import Tiff, picture_of, quarters, run
+from tests.support.raw_tiff import ICC_PROFILE, SHORT, UNDEFINED, Tag, write_raw_tiff
 
 
 def swapped() -> bytes:
@@ -57,15 +59,57 @@ def test_colours_are_those_of_the_profile(tmp_path: Path) -> None:
     assert choices["colourProfile"] == "converted to sRGB"
 
 
-def test_inks_are_mixed_by_the_profile(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("dtype", "full"), [("uint8", 255), ("uint16", 65535)])
+def test_inks_are_mixed_by_the_profile(dtype: str, full: int, tmp_path: Path) -> None:
     """Inks that the profile calls green are green, on white paper."""
-    data = np.zeros((4, 40, 80), dtype=np.uint16)
-    data[1, :, 40:] = 65535  # magenta, by the numbers
+    data = np.zeros((4, 40, 80), dtype=dtype)
+    data[1, :, 40:] = full  # magenta, by the numbers
     picture = picture_of(run(with_profile(inks(), data, tmp_path, photometric="CMYK"), tmp_path / "out"))
     assert (picture[20, 20, :3] > 245).all()
     red, green, blue = picture[20, 60, :3].astype(int)
     assert green > red + 50
     assert green > blue + 50
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("icc", [None, inks()], ids=["without profile", "with profile"])
+@pytest.mark.parametrize("associated", [False, True])
+def test_alpha_beside_inks_stays(dtype: str, icc: bytes | None, associated: bool, tmp_path: Path) -> None:
+    """A fifth sample that the file calls alpha hides; inks that are stored multiplied by it are made straight first."""
+    full = np.iinfo(dtype).max
+    data = np.zeros((40, 60, 5), dtype=dtype)
+    data[:, 20:, 1] = full  # magenta
+    data[:, 40:, 4], data[:, :40, 4] = full // 5 * 2, full
+    if associated:
+        data[:, 40:, 1] = full // 5 * 2
+    tags: dict[int, Tag] = {338: (SHORT, [1 if associated else 2])}
+    if icc is not None:
+        tags[ICC_PROFILE] = (UNDEFINED, icc)
+    picture = picture_of(run(write_raw_tiff(tmp_path / "a.tif", data, 5, tags), tmp_path / "out")).astype(int)
+    assert [picture[20, x, 3] for x in (10, 30, 50)] == [255, 255, 102]
+    assert (picture[20, 10, :3] > 245).all()
+    assert np.abs(picture[20, 50, :3] - picture[20, 30, :3]).max() <= 2
+    assert picture[20, 30, :3].argmax() == (1 if icc is not None else 0)
+    assert picture[20, 30, 1] < 5 or icc is not None
+
+
+@pytest.mark.parametrize(("dtype", "full"), [("uint8", 255), ("uint16", 65535)])
+def test_inks_with_overviews_and_a_mask_are_inks_too(dtype: str, full: int, tmp_path: Path) -> None:
+    """By the same profile, whether overviews are read or, of bytes, left alone: GDAL fails on them."""
+    data = np.zeros((4, 512, 512), dtype=dtype)
+    data[1, :, 256:] = full
+    mask = np.full((512, 512), 255, dtype=np.uint8)
+    mask[:256] = 0
+    told = {"photometric": "CMYK", "source_icc_profile": base64.b64encode(inks()).decode(), "tiled": True}
+    source = Tiff(data, mask=mask, overviews=(2, 4), profile=told).write(tmp_path / "a.tif")
+    result = run(source, tmp_path / "out", max_size=128)
+    choices: Any = result.metadata["choices"]
+    assert (choices["read"]["overview"] is None) == (dtype == "uint8")
+    picture = picture_of(result).astype(int)
+    assert not picture[:60, :, 3].any()
+    assert (picture[68:, :, 3] == 255).all()
+    assert (picture[96, 30, :3] > 245).all()
+    assert picture[96, 96, 1] > picture[96, 96, 0] + 50
 
 
 def test_srgb_changes_nothing(tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ def header(width: int, height: int, transform: Affine | None, epsg: int | None) 
         levels=(Level(None, width, height, 256, 256),),
         pixel_interleaved=False,
         compression="NONE",
-        colour_space=None,
         miniswhite=False,
         alpha_premultiplied=False,
         has_mask=False,

@@ -59,3 +59,16 @@ def test_a_large_picture_is_closed_after_each_look(tmp_path: Path) -> None:
         with open_source(source) as dataset:
             pass
         assert dataset.closed
+
+
+def test_a_name_that_looks_like_one_of_gdals_own_prefixes_is_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`GTIFF_DIR:2:other.tif`, given without a folder, is the file of that name and not another file's second page."""
+    Tiff(ramp(32, 32)).write(tmp_path / "other.tif")
+    named = Path("GTIFF_DIR:1:other.tif")
+    Tiff(ramp(16, 16)).write(tmp_path / "plain.tif").rename(tmp_path / named)
+    monkeypatch.chdir(tmp_path)
+    for raw in (False, True):
+        with gdal_environment(), open_source(named, raw=raw) as dataset:
+            assert dataset.width == 16
