@@ -173,8 +173,8 @@ def test_worker_tokens_are_made_listed_and_revoked(capsys: pytest.CaptureFixture
     token = capsys.readouterr().out.strip()
     assert token.startswith("gjw_")
     assert cli.main(["token", "list"]) == 0
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.endswith("night shift")
+    (_, line) = capsys.readouterr().out.splitlines()
+    assert line.rstrip().endswith("night shift")
     assert "valid" in line
     assert token not in line
     token_id = line.split()[0]

@@ -1,0 +1,56 @@
+"""What all commands stand in: how they are declared, and how they come to the database."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from geo_jobs_api.app import database
+from geo_jobs_api.config import Settings
+from geo_jobs_api.database import Pool, open_pool
+
+Run = Callable[[Settings, argparse.Namespace], int]
+Act = Callable[[Settings, Pool, argparse.Namespace], Awaitable[int]]
+
+
+class Group:
+    """Commands under one name, each with its `--help`.
+
+    Args:
+        parser: what the commands are added to.
+    """
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(self, name: str, text: str, run: Run) -> argparse.ArgumentParser:
+        """Declare a command; `text` is its sentence in the list and in its own help. Its arguments are added by you."""
+        command = self._commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        return command
+
+    def group(self, name: str, text: str) -> Group:
+        """Declare a group of commands."""
+        return Group(self._commands.add_parser(name, help=text, description=text))
+
+
+def add_json_option(command: argparse.ArgumentParser) -> None:
+    """Let the command print JSON."""
+    command.add_argument("--json", action="store_true", help="print JSON, as the API would answer, not a table")
+
+
+def stored(act: Act) -> Run:
+    """A command that works on the database, whose schema is brought up to date first; `act` gives the exit code."""
+
+    def run(settings: Settings, arguments: argparse.Namespace) -> int:
+        async def work() -> int:
+            async with (
+                database(settings) as conninfo,
+                open_pool(conninfo, size=2, wait_seconds=settings.database_timeout_seconds) as pool,
+            ):
+                return await act(settings, pool, arguments)
+
+        return asyncio.run(work())
+
+    return run

@@ -1,0 +1,101 @@
+"""What commands print: sentences, tables for people, JSON for programs. Whatever is told may quote a hostile file."""
+
+from __future__ import annotations
+
+import json
+import sys
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from geo_jobs_api.schemas import Model
+
+ViewT = TypeVar("ViewT", bound=Model)
+# Without a terminal nothing is folded, so that a line stays a line for grep.
+_WIDTH_OF_A_FILE = 1000
+
+
+def harmless(text: str) -> str:
+    """The text on one line and without what would steer a terminal or turn the direction of reading."""
+    return "".join("�" if unicodedata.category(char) in {"Cc", "Cf", "Zl", "Zp"} else char for char in text)
+
+
+def say(text: str, *, to_error: bool = False) -> None:
+    """Print a sentence."""
+    print(text, file=sys.stderr if to_error else sys.stdout, flush=True)
+
+
+def say_json(value: object) -> None:
+    """Print a value as JSON, in ASCII."""
+    say(json.dumps(value, indent=2))
+
+
+def say_view(view: Model, *, as_json: bool) -> None:
+    """Print one thing: a field on each line, or JSON with the API's names."""
+    told = view.model_dump(mode="json", by_alias=True)
+    if as_json:
+        say_json(told)
+        return
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name in type(view).model_fields:
+        table.add_row(name.replace("_", " "), _cell(getattr(view, name)))
+    _console().print(table)
+
+
+def say_views(views: Sequence[ViewT], columns: Mapping[str, Callable[[ViewT], object]], *, as_json: bool) -> None:
+    """Print several things of a kind: a table, or a JSON list with the API's names.
+
+    Args:
+        views: what the API would answer with.
+        columns: for the table: what stands above, and what is taken from each view.
+        as_json: JSON.
+    """
+    if as_json:
+        say_json([view.model_dump(mode="json", by_alias=True) for view in views])
+        return
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for title, value in columns.items():
+        are_numbers = bool(views) and all(isinstance(value(view), int | float) for view in views)
+        table.add_column(title, justify="right" if are_numbers else "left", overflow="fold")
+    for view in views:
+        table.add_row(*(_cell(value(view)) for value in columns.values()))
+    _console().print(table)
+
+
+def _console() -> Console:
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
+
+
+def _cell(value: object) -> Text:
+    # A Text is taken as it is; a string would be searched for markup.
+    return Text(harmless(_words(value)))
+
+
+def _words(value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    for kind, words in _WORDS.items():
+        if isinstance(value, kind):
+            return words(value)
+    return str(value)
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.2g}"
+
+
+# The first that fits counts: a bool is an int, too.
+_WORDS: dict[type | tuple[type, ...], Callable[[Any], str]] = {
+    bool: lambda value: "yes" if value else "no",
+    float: _number,
+    datetime: lambda value: f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
+    Model: lambda value: json.dumps(value.model_dump(mode="json", by_alias=True), ensure_ascii=False),
+    (dict, list, tuple): lambda value: json.dumps(value, ensure_ascii=False, default=str),
+}

@@ -1,0 +1,81 @@
+"""serve, migrate, cleanup, jwt: running the service."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import socket
+import time
+
+from geo_jobs_api import embedded
+from geo_jobs_api.app import local_storage, retention
+from geo_jobs_api.auth import make_jwt
+from geo_jobs_api.commands.frame import Group, stored
+from geo_jobs_api.commands.output import say
+from geo_jobs_api.config import Settings
+from geo_jobs_api.database import Pool, migrate
+from geo_jobs_api.server import bind, serve
+
+
+def add_commands(commands: Group) -> None:
+    """Declare them."""
+    command = commands.add("serve", "Serve the API until SIGTERM.", _serve)
+    command.add_argument("--host", help="address to listen on (default: API_HOST)")
+    command.add_argument("--port", type=int, help="port to listen on, 0 for any (default: API_PORT)")
+    command.add_argument("--workers", type=int, default=1, metavar="N", help="number of processes (default: 1)")
+    commands.add("migrate", "Bring the database's schema up to date.", stored(_migrate))
+    command = commands.add(
+        "cleanup", "Remove what has been kept for long enough, and say what it was.", stored(_cleanup)
+    )
+    command.add_argument("--lost-objects", action="store_true", help="also objects of jobs that are not known")
+    command = commands.add("jwt", "Print a token for a person.", _jwt)
+    command.add_argument("--sub", required=True, metavar="NAME", help="whose token it is")
+    command.add_argument("--admin", action="store_true", help="may see everybody's jobs")
+    command.add_argument("--ttl", type=float, default=3600, metavar="SECONDS", help="how long it is valid")
+
+
+def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
+    host = arguments.host or settings.api_host
+    listener = bind(host, settings.api_port if arguments.port is None else arguments.port)
+
+    # In this process, so that a database that cannot be used is told in one sentence, and so that the embedded one
+    # runs as long as any of the serving processes does.
+    share = embedded.start(settings.postgres_dir) if settings.conninfo is None else None
+    try:
+        asyncio.run(migrate(share.conninfo if share is not None else settings.conninfo or ""))
+        return _announce_and_serve(settings, listener, host, arguments.workers)
+    finally:
+        if share is not None:
+            share.close()
+
+
+def _announce_and_serve(settings: Settings, listener: socket.socket, host: str, workers: int) -> int:
+    port = listener.getsockname()[1]
+    say(f"Serving on http://{host if ':' not in host else f'[{host}]'}:{port}", to_error=True)
+    return serve(settings, [listener], workers=workers)
+
+
+async def _migrate(_settings: Settings, _pool: Pool, _arguments: argparse.Namespace) -> int:
+    say("The schema is up to date.")
+    return 0
+
+
+async def _cleanup(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    keeper = retention(settings, pool, local_storage(settings))
+    say((await keeper.run_once()).sentence())
+    lost = await keeper.find_lost_objects()
+    if lost and arguments.lost_objects:
+        await keeper.remove_objects(lost)
+        say(f"Removed the objects of {len(lost)} jobs that the database does not know.")
+    elif lost:
+        say(
+            f"There are objects of {len(lost)} jobs that the database does not know, such as {lost[0]}."
+            " If it is the right database, --lost-objects removes them."
+        )
+    return 0
+
+
+def _jwt(settings: Settings, arguments: argparse.Namespace) -> int:
+    token = make_jwt(settings, subject=arguments.sub, admin=arguments.admin, ttl_seconds=arguments.ttl, now=time.time())
+    say(token)
+    return 0

@@ -1,0 +1,70 @@
+"""token: the tokens of workers."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime
+from uuid import UUID
+
+from pydantic import ConfigDict
+from uuid_utils.compat import uuid7
+
+from geo_jobs_api.auth import new_worker_token, worker_token_sha256
+from geo_jobs_api.commands.frame import Group, add_json_option, stored
+from geo_jobs_api.commands.output import say, say_views
+from geo_jobs_api.config import Settings
+from geo_jobs_api.database import Pool
+from geo_jobs_api.schemas import Model
+from geo_jobs_api.store import JobStore
+
+
+class TokenView(Model):
+    """A worker's token, without its secret."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    name: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+def add_commands(commands: Group) -> None:
+    """Declare them."""
+    tokens = commands.group("token", "Tokens of workers.")
+    command = tokens.add("create", "Make a token and print it; only its hash is kept.", stored(_create))
+    command.add_argument("name", metavar="NAME", help="what it is for")
+    command = tokens.add("list", "List the tokens.", stored(_list))
+    add_json_option(command)
+    command = tokens.add("revoke", "Refuse a token from now on.", stored(_revoke))
+    command.add_argument("id", type=UUID, metavar="ID", help="its id, as listed")
+
+
+async def _create(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    token = new_worker_token()
+    await JobStore(pool).add_worker_token(uuid7(), arguments.name, worker_token_sha256(token))
+    say(token)
+    return 0
+
+
+def _state(token: TokenView) -> str:
+    return "valid" if token.revoked_at is None else f"revoked {token.revoked_at:%Y-%m-%d %H:%M}"
+
+
+async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    views = [TokenView.model_validate(token) for token in await JobStore(pool).list_worker_tokens()]
+    columns = {
+        "ID": lambda token: token.id,
+        "CREATED": lambda token: token.created_at,
+        "STATE": _state,
+        "NAME": lambda token: token.name,
+    }
+    say_views(views, columns, as_json=arguments.json)
+    return 0
+
+
+async def _revoke(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    if await JobStore(pool).revoke_worker_token(arguments.id):
+        return 0
+    say(f"There is no valid token {arguments.id}.", to_error=True)
+    return 1
