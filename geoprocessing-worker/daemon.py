@@ -23,12 +23,18 @@ CLAIM_WAIT = 25.0
 REFUSED_PAUSE = 30.0
 # While the API is away: doubled from the first to the last, with jitter, so that a fleet does not come back at once.
 PAUSE_FIRST, PAUSE_LAST = 1.0, 30.0
+# Leases held for each of `CONCURRENT_JOBS`: one job is computed while another's results are uploaded. Without a limit a
+# slow link would heap up results.
+HELD_PER_SLOT = 2
 # For reports of jobs that go back, after the grace period.
 PARTING_SECONDS = 10.0
 
 
 class Daemon:
     """Claims jobs and runs up to `CONCURRENT_JOBS` of them at once, until it is told to stop.
+
+    A job whose results only have to be uploaded makes room for the next, so that neither the processor nor the link
+    waits for the other.
 
     Args:
         tools: what jobs are done with.
@@ -44,6 +50,8 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._interrupt = asyncio.Event()
         self._running: set[asyncio.Task[Ending]] = set()
+        self._computing: set[object] = set()  # of the running ones, those that need a slot
+        self._room_made = asyncio.Event()
         self._token_refused = False
 
     def stop(self) -> None:
@@ -80,9 +88,10 @@ class Daemon:
     async def _claim_until_stopped(self) -> None:
         pause = PAUSE_FIRST
         while not self._stopping.is_set():
-            room = self._settings.concurrent_jobs - len(self._running)
+            room = self._room()
             if room <= 0:
-                await self._until_stopped_or(asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED))
+                self._room_made.clear()
+                await self._until_stopped_or(self._room_made.wait())
                 continue
             try:
                 await self._claim(room)
@@ -99,6 +108,10 @@ class Daemon:
                 await self._pause(PAUSE_LAST)
             else:
                 pause = PAUSE_FIRST
+
+    def _room(self) -> int:
+        slots = self._settings.concurrent_jobs
+        return min(slots - len(self._computing), HELD_PER_SLOT * slots - len(self._running))
 
     async def _claim(self, room: int) -> None:
         request = ClaimRequest(
@@ -124,12 +137,24 @@ class Daemon:
         await self._pause(self._settings.poll_interval - (self._tools.clock() - sent), spread=False)
 
     def _take_up(self, job: ClaimedJob) -> None:
-        task = asyncio.create_task(JobRunner(job, self._tools, self._interrupt).run())
-        self._running.add(task)
-        task.add_done_callback(self._ended)
+        slot = object()
 
-    def _ended(self, task: asyncio.Task[Ending]) -> None:
-        self._running.discard(task)
+        def computed() -> None:
+            self._computing.discard(slot)
+            self._room_made.set()
+
+        def ended(task: asyncio.Task[Ending]) -> None:
+            self._running.discard(task)
+            computed()
+            self._see_to_its_end(task)
+
+        self._computing.add(slot)
+        task = asyncio.create_task(JobRunner(job, self._tools, self._interrupt, computed).run())
+        self._running.add(task)
+        task.add_done_callback(ended)
+
+    @staticmethod
+    def _see_to_its_end(task: asyncio.Task[Ending]) -> None:
         if not task.cancelled() and task.exception() is not None:
             log.error("job_lost", message="A job ended without a report", exc_info=task.exception())
 

@@ -88,12 +88,16 @@ class JobRunner:
         job: as claimed.
         tools: shared with the other jobs.
         interrupt: set when the worker must give its jobs back now.
+        computed: told once all that is left of the job is to hand its results in.
     """
 
-    def __init__(self, job: ClaimedJob, tools: Tools, interrupt: asyncio.Event) -> None:
+    def __init__(
+        self, job: ClaimedJob, tools: Tools, interrupt: asyncio.Event, computed: Callable[[], None] = lambda: None
+    ) -> None:
         self._job = job
         self._tools = tools
         self._interrupt = interrupt
+        self._computed = computed
         self._lease = Lease(job, tools.clock)
         interval = min(job.heartbeat_seconds, tools.settings.heartbeat_interval)
         self._keeper = LeaseKeeper(tools.api, self._lease, interval=interval, clock=tools.clock)
@@ -161,6 +165,7 @@ class JobRunner:
             self._timings |= result.timings
             made = [_in_folder(output, outputs) for output in result.outputs]
             self._final.post(self._planned(made, result.metadata), outputs)
+        self._computed()
         self._report("upload", 0, "Started: upload")
         self._timings = await self._final.upload(self._reporter("upload"))
 

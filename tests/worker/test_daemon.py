@@ -7,6 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
 from structlog.testing import capture_logs
 
 from geoprocessing_worker import daemon as daemon_module
@@ -56,6 +58,31 @@ async def test_as_many_jobs_are_claimed_as_there_is_room_for_and_each_keeps_its_
     working.stop()
     working.stop()
     await running
+
+
+async def test_the_next_job_is_claimed_while_results_are_uploaded_and_no_more_than_one_ahead(
+    server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    bench = Bench(server, http, tmp_path)
+    link_is_up = asyncio.Event()
+
+    async def slow_storage(_: Request) -> Response:
+        await link_is_up.wait()
+        return Response()
+
+    server.on("map.png", slow_storage)
+    server.on("claim", claimed(bench, "a"), claimed(bench, "b"), claimed(bench, "c"), NOTHING)
+    working = daemon(bench, concurrent_jobs=1)
+    running = asyncio.create_task(working.run())
+    await server.until_asked("map.png", 2)
+    # Two leases are held, so nothing more is asked for however long that takes.
+    await server.until_asked("heartbeat", len(server.calls("heartbeat")) + 4)
+    assert [call.json["maxJobs"] for call in server.calls("claim")] == [1, 1]
+    link_is_up.set()
+    await server.until_asked("complete", 3)
+    working.stop()
+    await running
+    await bench.api.aclose()
 
 
 async def test_every_claim_has_a_fresh_id_and_the_worker_keeps_its_own(bench: Bench) -> None:
