@@ -7,8 +7,10 @@ import re
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import rasterio.crs
-from pyproj import CRS, Transformer
+from numpy.typing import NDArray
+from pyproj import CRS, Proj, Transformer
 from pyproj.enums import WktVersion
 from pyproj.exceptions import CRSError, ProjError
 from rasterio.errors import CRSError as GdalCRSError
@@ -122,6 +124,12 @@ def reachable(source: CRS, target: CRS) -> bool:
     except ProjError:
         return False
     return True
+
+
+def areal_scales(crs: CRS, lons: NDArray[np.float64], lats: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How many times larger than on the ground a system shows places given in degrees; infinite if nowhere."""
+    found = np.abs(np.asarray(Proj(crs).get_factors(lons, lats, errcheck=False).areal_scale))
+    return np.where(found < 1e29, found, np.inf)  # PROJ's infinity is 1e30
 
 
 def epsg(crs: CRS) -> int | None:

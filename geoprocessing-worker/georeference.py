@@ -14,7 +14,7 @@ from rasterio.errors import TransformError
 from rasterio.rpc import RPC
 
 from geoprocessing_worker.crs import from_gdal, horizontal, usable
-from geoprocessing_worker.geometry import control_residual
+from geoprocessing_worker.ground import control_residual
 from geoprocessing_worker.header import Georeferencing
 
 FARTHEST = 1e12  # in units of the system; the Moon is 4e8 metres away

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from pyproj import CRS
 
 from geoprocessing_worker.crs import same, transformer
-from geoprocessing_worker.geometry import Layout, period, transformer_of
+from geoprocessing_worker.geometry import Layout
+from geoprocessing_worker.ground import period, transformer_of
 from geoprocessing_worker.header import SourceHeader
 
 Points = NDArray[np.float64]
@@ -156,7 +157,7 @@ def _locator(header: SourceHeader) -> Inverse:
             if turn is not None:
                 # The same meridian has many names; the one that lies in the file counts.
                 round_the_world = abs(turn * back.a)
-                columns -= np.round((columns - header.width / 2) / round_the_world) * round_the_world
+                columns -= np.floor((columns - header.width / 2) / round_the_world + 0.5) * round_the_world
             return columns, rows
 
         return located

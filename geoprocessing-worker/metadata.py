@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from geoprocessing_worker.crs import describe, epsg
 from geoprocessing_worker.encode import CONTENT_TYPES
-from geoprocessing_worker.geometry import MERCATOR_LIMIT, lonlat_bounds, lonlat_corners, lonlat_ring
+from geoprocessing_worker.ground import MERCATOR_LIMIT
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.options import RenderOptions
+from geoprocessing_worker.outline import lonlat_bounds, lonlat_corners, lonlat_ring
 from geoprocessing_worker.plan import RenderPlan
 from geoprocessing_worker.raster import Grid, Picture
 from geoprocessing_worker.sampling import Sample

@@ -16,13 +16,17 @@ LITTLE_CONTRAST = 26  # gray levels, a tenth of what a screen has
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The choices that notes speak of; `scattered`: so few pixels are valid that shrinking loses most of them."""
+    """The choices that notes speak of.
+
+    `scattered`: so few pixels are valid that shrinking loses most of them. `cut`: parts of the file are left out.
+    """
 
     bands: BandChoice
     stretch: Stretch
     left_out: tuple[FillValue, ...]
     resampling: str
     scattered: bool
+    cut: bool
 
 
 def notes(header: SourceHeader, options: RenderOptions, sample: Sample, chosen: Chosen) -> tuple[str, ...]:
@@ -38,6 +42,11 @@ def notes(header: SourceHeader, options: RenderOptions, sample: Sample, chosen: 
             header.crs is None and header.displaced is None,
             "the file says no place on Earth, so the picture has none. "  # noqa: ISC004 - one sentence of a row
             "A world file, .prj or .aux.xml beside it did not come along: put it into the file, or give sourceCrs",
+        ),
+        (
+            chosen.cut,
+            "only the part of the file that the coordinate system asked for is made for is shown: "  # noqa: ISC004 - see above
+            "farther away it enlarges a hundredfold. EPSG:4326 or native show all",
         ),
         (options.source_crs is not None, "sourceCrs counts only where the file says no coordinate system that can be"),
         (options.output_format is OutputFormat.JPEG, "JPEG has no transparency: hidden pixels are white"),

@@ -151,6 +151,7 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
     bytes_ = np.dtype(header.band(choice.indexes[0]).dtype) == np.uint8
     stretch = _stretch(header, choice, values, options)
     coding = _coding(header, choice, stretch, resampling)
+    chosen = Chosen(choice, stretch, left_out, resampling, scattered, drafted.layout.cut)
     return RenderPlan(
         bands=choice,
         meaning=meaning,
@@ -169,7 +170,7 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
         resampling=resampling,
         resampling_reason=why,
         decoded_bytes=drafted.decoded_bytes,
-        notes=notes(header, options, sample, Chosen(choice, stretch, left_out, resampling, scattered)),
+        notes=notes(header, options, sample, chosen),
     )
 
 

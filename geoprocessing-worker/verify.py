@@ -12,7 +12,8 @@ from rasterio.errors import RasterioError
 
 from geoprocessing_worker.crs import from_gdal, same
 from geoprocessing_worker.errors import ErrorClass, JobError
-from geoprocessing_worker.geometry import Layout, Points, ground, period, project
+from geoprocessing_worker.geometry import Layout
+from geoprocessing_worker.ground import Points, ground, period, project
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.mesh import source_positions
 from geoprocessing_worker.opening import gdal_environment

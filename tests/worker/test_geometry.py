@@ -12,36 +12,13 @@ from hypothesis import strategies as st
 from pyproj import CRS, Transformer
 
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.geometry import fit, lay_out, lonlat_bounds, lonlat_ring
-from geoprocessing_worker.header import BandHeader, Georeferencing, Level, SourceHeader
+from geoprocessing_worker.geometry import fit, lay_out
+from geoprocessing_worker.outline import lonlat_bounds, lonlat_ring
 from geoprocessing_worker.raster import Grid
+from tests.support.headers import header_of
 
 WGS84 = CRS.from_epsg(4326)
 sides = st.integers(1, 100_000)
-
-
-def header(width: int, height: int, transform: Affine | None, epsg: int | None) -> SourceHeader:
-    crs = CRS.from_epsg(epsg) if epsg else None
-    return SourceHeader(
-        width=width,
-        height=height,
-        bands=(BandHeader(1, "uint8", "gray", None, None, None, 1.0, 0.0, None),),
-        levels=(Level(None, width, height, 256, 256),),
-        pixel_interleaved=False,
-        compression="NONE",
-        miniswhite=False,
-        alpha_premultiplied=False,
-        has_mask=False,
-        palette=None,
-        crs=crs,
-        full_crs=crs,
-        georeferencing=Georeferencing.AFFINE if crs else Georeferencing.NONE,
-        transform=transform,
-        gcps=(),
-        rpc=None,
-        pixel_is_point=False,
-        pages=1,
-    )
 
 
 @given(sides, sides, st.integers(1, 16384))
@@ -62,7 +39,7 @@ def test_same_system_keeps_the_corners_and_turns_north_up(
 ) -> None:
     """Scaled by exactly W/w and H/h, and flipped where needed: the outline is the source's, north is up."""
     source = Affine(across * 1e-4, 0, 44.0, 0, down * 1e-4, 15.0)
-    layout = lay_out(header(width, height, source, 4326), WGS84, max_size)
+    layout = lay_out(header_of(width, height, source, 4326), WGS84, max_size)
     t = layout.target.transform
     assert t is not None
     assert t.a > 0 > t.e
@@ -88,7 +65,7 @@ def test_reprojected_picture_covers_every_pixel(
     lon = -183.0 + 6 * zone
     x, y = Transformer.from_crs(4326, epsg, always_xy=True).transform(lon, lat)
     source = Affine.translation(x, y) @ Affine.rotation(angle) @ Affine.scale(pixel, -pixel)
-    layout = lay_out(header(width, height, source, epsg), WGS84, 4096)
+    layout = lay_out(header_of(width, height, source, epsg), WGS84, 4096)
     target = layout.target
     assert target.transform is not None
     columns, rows = np.random.default_rng(3).random((2, 200)) * [[width], [height]]
@@ -108,7 +85,7 @@ def test_reprojected_picture_covers_every_pixel(
 def test_antimeridian_file_is_one_piece() -> None:
     """A UTM 60 file across 180° becomes a picture a few degrees wide, not a strip round the world."""
     source = Affine(100, 0, 700_000, 0, -100, 1_000_000)
-    layout = lay_out(header(2000, 2000, source, 32660), WGS84, 1024)
+    layout = lay_out(header_of(2000, 2000, source, 32660), WGS84, 1024)
     bounds = lonlat_bounds(layout.target)
     assert bounds is not None
     assert 178 < bounds[0] < 180 < bounds[2] < 182
@@ -117,14 +94,14 @@ def test_antimeridian_file_is_one_piece() -> None:
 
 def test_mercator_is_clamped() -> None:
     """A world in degrees becomes the square of Web Mercator, not an endless column."""
-    layout = lay_out(header(360, 180, Affine(1, 0, -180, 0, -1, 90), 4326), CRS.from_epsg(3857), 512)
+    layout = lay_out(header_of(360, 180, Affine(1, 0, -180, 0, -1, 90), 4326), CRS.from_epsg(3857), 512)
     assert layout.target.width / layout.target.height == pytest.approx(1.0, abs=0.01)
 
 
 def test_polar_file_in_degrees_is_bounded() -> None:
     """A polar stereographic file round the pole becomes a picture of the cap with a bounded shape."""
     source = Affine(10_000, 0, -3_000_000, 0, -10_000, 3_000_000)
-    target = lay_out(header(600, 600, source, 3995), WGS84, 2048).target
+    target = lay_out(header_of(600, 600, source, 3995), WGS84, 2048).target
     bounds = lonlat_bounds(target)
     assert bounds is not None
     assert bounds[3] > 89
@@ -139,7 +116,7 @@ def test_dust_past_the_pole_costs_no_row(target: str, turn: float) -> None:
     tops = []
     for dust in (0.0, 2e-7):
         source = Affine(1 + dust / 180, turn, -180 - dust, turn, -1 - dust / 90, 90 + dust)
-        grid = lay_out(header(360, 180, source, 4326), system, 512).target
+        grid = lay_out(header_of(360, 180, source, 4326), system, 512).target
         assert grid.transform is not None
         tops.append((grid.transform.f, (grid.transform @ (grid.width, grid.height))[1]))
     assert tops[1] == pytest.approx(tops[0], rel=1e-6)
@@ -150,21 +127,21 @@ def test_dust_past_the_pole_costs_no_row(target: str, turn: float) -> None:
 def test_rotated_native_keeps_six_terms() -> None:
     """In its own system a rotated file keeps its rotation, and rows run southwards."""
     source = Affine.translation(4e5, 1.7e6) @ Affine.rotation(30) @ Affine.scale(10, -10)
-    t = lay_out(header(100, 50, source, 32638), None, 50).target.transform
+    t = lay_out(header_of(100, 50, source, 32638), None, 50).target.transform
     assert t is not None
     assert tuple(t)[:6] == pytest.approx(tuple(source @ Affine.scale(2))[:6])
 
 
 def test_without_a_system_nothing_is_made_up() -> None:
     """No CRS and no transform: the picture has neither."""
-    target = lay_out(header(100, 50, None, None), WGS84, 4096).target
+    target = lay_out(header_of(100, 50, None, None), WGS84, 4096).target
     assert (target.crs, target.transform, lonlat_bounds(target)) == (None, None, None)
 
 
 def test_unreachable_target_is_refused_or_kept() -> None:
     """A file on the Moon keeps its own system, since degrees on Earth mean nothing there."""
     moon = CRS.from_authority("IAU_2015", "30100")
-    facts = replace(header(100, 50, Affine(0.1, 0, 0, 0, -0.1, 5), 4326), crs=moon)
+    facts = replace(header_of(100, 50, Affine(0.1, 0, 0, 0, -0.1, 5), 4326), crs=moon)
     layout = lay_out(facts, WGS84, 4096)
     assert layout.target.crs == moon
     assert "cannot be reached" in layout.reason
@@ -175,7 +152,7 @@ def test_system_that_holds_no_point_of_the_file_is_a_named_refusal() -> None:
     source = Affine(0.01, 0, 170, 0, -0.01, -40)
     far = CRS.from_proj4("+proj=ortho +lat_0=40 +lon_0=-10")
     with pytest.raises(JobError) as caught:
-        lay_out(header(100, 100, source, 4326), far, 512)
+        lay_out(header_of(100, 100, source, 4326), far, 512)
     assert caught.value.code == "bad_crs"
 
 
@@ -195,7 +172,7 @@ def test_picture_of_the_whole_disk_reaches_the_limb(lon: int, system: str) -> No
     disk = CRS.from_proj4(f"+proj={system} {height} +lon_0={lon}")
     radius = 5.5e6 if system == "geos" else 6.4e6
     source = Affine(2 * radius / 400, 0, -radius, 0, -2 * radius / 400, radius)
-    facts = replace(header(400, 400, source, 4326), crs=disk, full_crs=disk)
+    facts = replace(header_of(400, 400, source, 4326), crs=disk, full_crs=disk)
     target = lay_out(facts, WGS84, 4096).target
     assert target.transform is not None
     columns, rows = np.meshgrid(np.arange(400) + 0.5, np.arange(400) + 0.5)

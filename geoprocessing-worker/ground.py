@@ -1,0 +1,89 @@
+"""From a file's pixels to the ground and on to any other system, by whatever the file says of its place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyproj import CRS
+from rasterio.control import GroundControlPoint
+from rasterio.transform import GCPTransformer, RPCTransformer
+
+from geoprocessing_worker.crs import same, transformer
+from geoprocessing_worker.header import SourceHeader
+
+Points = NDArray[np.float64]
+MERCATOR_LIMIT = 85.0511287798066  # degrees; where the square of Web Mercator ends
+EARTH_GIRTH = 2 * math.pi * 6378137.0  # metres round the equator of Web Mercator
+
+
+def ground(header: SourceHeader) -> Callable[[Points, Points], tuple[Points, Points]]:
+    """From (columns, rows) of pixel corners to x and y in the header's system, by whatever the file has."""
+    if header.transform is not None:
+        affine = header.transform
+        return lambda columns, rows: (
+            affine.a * columns + affine.b * rows + affine.c,
+            affine.d * columns + affine.e * rows + affine.f,
+        )
+
+    def transformed(columns: Points, rows: Points) -> tuple[Points, Points]:
+        with transformer_of(header) as transformer:
+            xs, ys = transformer.xy(rows.tolist(), columns.tolist(), offset="ul")
+        return np.asarray(xs, dtype=np.float64), np.asarray(ys, dtype=np.float64)
+
+    return transformed
+
+
+def transformer_of(header: SourceHeader) -> Any:
+    """GDAL's own transformer by ground control points or RPC."""
+    if header.gcps:
+        return GCPTransformer(list(header.gcps))
+    # GDAL's default height is 0, which can lie far from the ground that the polynomials were made for.
+    return RPCTransformer(header.rpc, RPC_HEIGHT=header.rpc.height_off if header.rpc else 0.0)
+
+
+def control_residual(points: tuple[GroundControlPoint, ...]) -> float:
+    """How far ground control points lie from where the curve fitted through them has them: RMS, in pixels.
+
+    Raises:
+        Exception: GDAL's, of several kinds, where no curve goes through them.
+    """
+    columns = np.array([point.col for point in points], dtype=np.float64)
+    rows = np.array([point.row for point in points], dtype=np.float64)
+    with GCPTransformer(list(points)) as transformer:
+        xs, ys = [point.x for point in points], [point.y for point in points]
+        found = transformer.rowcol(xs, ys, op=np.positive)
+    off = np.hypot(np.asarray(found[0]) - rows, np.asarray(found[1]) - columns)
+    return float(np.sqrt(np.mean(off**2)))
+
+
+def project(source: CRS, target: CRS, xs: Points, ys: Points) -> tuple[Points, Points]:
+    """Points in another system, x first; what cannot be expressed there is infinite."""
+    if same(source, target):
+        return xs, ys
+    if source.is_geographic:
+        # Global grids often end a hair past the pole, where PROJ finds nothing.
+        ys = np.clip(ys, -90.0, 90.0)
+    if is_mercator(target):
+        xs, ys = transformer(source, CRS.from_epsg(4326)).transform(xs, ys, errcheck=False)
+        ys = np.clip(ys, -MERCATOR_LIMIT, MERCATOR_LIMIT, where=np.isfinite(ys), out=np.array(ys))
+        source = CRS.from_epsg(4326)
+    out_x, out_y = transformer(source, target).transform(xs, ys, errcheck=False)
+    return np.asarray(out_x), np.asarray(out_y)
+
+
+def is_mercator(crs: CRS) -> bool:
+    """Whether a system is Mercator round the equator, whose y grows beyond all bounds at the poles."""
+    operation = crs.coordinate_operation
+    name = operation.method_name.lower() if operation is not None else ""
+    return "mercator" in name and "transverse" not in name and "oblique" not in name
+
+
+def period(crs: CRS) -> float | None:
+    """How far apart in x two names of the same place lie."""
+    if crs.is_geographic:
+        return 360.0
+    return EARTH_GIRTH if is_mercator(crs) else None
