@@ -74,7 +74,7 @@ def _turned(raster: Raster, rows: bool, columns: bool) -> Placed:
 
 
 def _inside(positions: Positions, sure: slice, width: int, height: int) -> NDArray[np.bool_]:
-    """(rows, columns); the columns of `sure` need no look. The far edges count, or a world has a seam where it closes."""
+    """(rows, columns); `sure` columns need no look. The far edges count, or a world has a seam where it closes."""
     inside = np.ones(positions.shape[:2], dtype=np.bool_)
     for columns in _but(sure):
         xs, ys = positions[:, columns, 0], positions[:, columns, 1]
