@@ -61,6 +61,10 @@ fuzz: environment  ## mutated TIFFs through walker and child; SEED=n, COUNT=n, S
 	$(PYTHON) -c 'import sys; from tests.support.fuzz import main; sys.exit(main())' \
 	  --seed $(or $(SEED),1) --start $(or $(START),0) --count $(or $(COUNT),20000) $(FUZZ_OPTIONS)
 
+.PHONY: schemathesis
+schemathesis: environment  ## requests made from our own OpenAPI document, all checks; SEED=n
+	$(PYTHON) -m tests.support.openapi --seed $(or $(SEED),1)
+
 .PHONY: audit
 audit: environment  ## known weaknesses of what is pinned (asks the registry), and sbom.json (CycloneDX)
 	.venv/bin/cyclonedx-py requirements requirements.txt --output-reproducible -o sbom.json

@@ -16,7 +16,7 @@ from geo_jobs_api.claiming import ClaimDesk
 from geo_jobs_api.coalescing import Coalescer
 from geo_jobs_api.config import Settings, load_settings
 from geo_jobs_api.database import Pool, migrate, open_pool
-from geo_jobs_api.errors import ConfigurationError
+from geo_jobs_api.errors import PROBLEM_SCHEMA, ConfigurationError
 from geo_jobs_api.event_hub import EventHub
 from geo_jobs_api.jobs import JobState
 from geo_jobs_api.lease_store import LeaseStore
@@ -182,7 +182,10 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         # Unset, the framework would answer errors of its own shape in the documentation.
-        responses={"4XX": {"description": "Refused", "content": {"application/problem+json": {}}}},
+        responses={
+            "4XX": {"description": "Refused", "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}}},
+            "5XX": {"description": "Not now", "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}}},
+        },
     )
     middleware.install(app)
     for router in (public.router, internal.router, transfers.router, monitoring.router):

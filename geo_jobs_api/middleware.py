@@ -14,6 +14,7 @@ from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from geo_jobs_api.errors import KINDS, FieldError, Problem
@@ -27,6 +28,7 @@ MAX_JSON_BYTES = 1024 * 1024
 BODY_SECONDS = 30.0
 _ON_EVERY_ANSWER = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 _CODE_OF_STATUS = {404: "not-found", 408: "too-slow", 405: "method-not-allowed", 413: "too-large", 400: "validation"}
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 # What a lost or refused connection raises; the pool makes new ones by itself.
 _OUTAGES = (psycopg.OperationalError, PoolTimeout, PoolClosed, TooManyRequests)
 
@@ -150,11 +152,21 @@ def _on_problem(_: Request, error: Exception) -> Response:
     return problem_response(error)
 
 
-def _on_http_exception(_: Request, error: Exception) -> Response:
+def _on_http_exception(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     code = _CODE_OF_STATUS.get(error.status_code, "internal" if error.status_code >= 500 else "validation")
-    return problem_response(Problem(code, f"{KINDS[code].title}.", headers=error.headers))
+    headers = {"Allow": ", ".join(_methods_at(request))} if code == "method-not-allowed" else error.headers
+    return problem_response(Problem(code, f"{KINDS[code].title}.", headers=headers))
+
+
+def _methods_at(request: Request) -> list[str]:
+    """The methods that some route takes at this address; the framework tells those of the first route only."""
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 def _on_invalid(_: Request, error: Exception) -> Response:

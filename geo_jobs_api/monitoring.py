@@ -25,7 +25,11 @@ def program_version() -> str:
         return "unknown"
 
 
-@router.get("/health", summary="Is the service able to work?")
+@router.get(
+    "/health",
+    responses={503: {"description": "The same body, with what is wrong.", "content": {"application/json": {}}}},
+    summary="Is the service able to work?",
+)
 async def health(services: ServicesOf) -> JSONResponse:
     """200 when the database and the storage answer, else 503; the body tells which of them does not.
 

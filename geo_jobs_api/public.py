@@ -59,7 +59,13 @@ def _digest(body: CreateJob) -> bytes:
     return hashlib.sha256(json.dumps(body.model_dump(mode="json"), sort_keys=True).encode()).digest()
 
 
-@router.post("", status_code=201, response_model=JobView, summary="Create a job")
+@router.post(
+    "",
+    status_code=201,
+    response_model=JobView,
+    responses={200: {"model": JobView, "description": "The job that this Idempotency-Key made before."}},
+    summary="Create a job",
+)
 async def create_job(
     body: CreateJob, response: Response, caller: CallerOf, services: ServicesOf, idempotency_key: IdempotencyKey = None
 ) -> JobView:

@@ -74,7 +74,16 @@ def _json_object(limit: int) -> Any:
     return AfterValidator(check)
 
 
-Text = Annotated[str, AfterValidator(_check_text)]
+def _check_number(value: object) -> object:
+    # Left to itself, pydantic takes true for 1 and "7" for 7, against what the OpenAPI document says.
+    if isinstance(value, bool | str):
+        raise ValueError("must be a number")  # noqa: TRY004  # pydantic makes a refusal of a ValueError only
+    return value
+
+
+Integer = Annotated[int, BeforeValidator(_check_number)]
+Real = Annotated[float, BeforeValidator(_check_number)]
+Text = Annotated[str, AfterValidator(_check_text), Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
 ReportedText = Annotated[str, BeforeValidator(_clean_text)]
 Payload = Annotated[dict[str, Any], _json_object(_MAX_PAYLOAD_BYTES)]
 Metadata = Annotated[dict[str, Any], _json_object(_MAX_METADATA_BYTES)]
@@ -91,7 +100,7 @@ class CreateJob(Model):
     """A job to be made."""
 
     task_type: Annotated[Text, Field(min_length=1, max_length=63)]
-    priority: int | None = Field(default=None, ge=-100, le=100)
+    priority: Integer | None = Field(default=None, ge=-100, le=100)
     input_payload: Payload = Field(default_factory=dict)
 
 
@@ -99,7 +108,7 @@ class RequestUpload(Model):
     """The file that is going to be uploaded."""
 
     file_name: Annotated[Text, Field(min_length=1, max_length=1024)]
-    file_size: int = Field(gt=0)
+    file_size: Integer = Field(gt=0)
     file_type: Annotated[Text, Field(max_length=200)] = "image/tiff"
 
 
@@ -263,8 +272,8 @@ class ClaimJobs(Model):
     worker_id: Name
     worker_name: Name
     task_types: list[Name] = Field(min_length=1, max_length=100)
-    max_jobs: int = Field(default=1, ge=1, le=100)
-    wait_seconds: float = Field(default=0, ge=0, le=50)
+    max_jobs: Integer = Field(default=1, ge=1, le=100)
+    wait_seconds: Real = Field(default=0, ge=0, le=50)
 
 
 class ClaimedInput(Model):
@@ -317,13 +326,13 @@ class Heartbeat(Model):
     """A sign of life; `stats` is for people who look. The answer waits for a cancel, `waitSeconds` at most."""
 
     stats: Payload | None = None
-    wait_seconds: float = Field(default=0, ge=0, le=50)
+    wait_seconds: Real = Field(default=0, ge=0, le=50)
 
 
 class ReportProgress(Model):
     """How far the worker has come."""
 
-    percent: float = Field(ge=0, le=100, allow_inf_nan=False)
+    percent: Real = Field(ge=0, le=100, allow_inf_nan=False)
     stage: Annotated[ReportedText, Field(max_length=40)] | None = None
     message: Annotated[ReportedText, Field(max_length=500)] | None = None
 
@@ -348,7 +357,7 @@ class ReportedOutput(Model):
     """An output that the worker says it has uploaded."""
 
     name: Annotated[Text, Field(min_length=1, max_length=255)]
-    size_bytes: int = Field(ge=0)
+    size_bytes: Integer = Field(ge=0)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     content_type: Annotated[Text, Field(max_length=200)]
 
@@ -358,7 +367,7 @@ class CompleteJob(Model):
 
     outputs: list[ReportedOutput] = Field(default_factory=list, max_length=100)
     metadata: Metadata = Field(default_factory=dict)
-    timings: dict[Annotated[Text, Field(max_length=40)], Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+    timings: dict[Annotated[Text, Field(max_length=40)], Annotated[Real, Field(ge=0, allow_inf_nan=False)]] = Field(
         default_factory=dict, max_length=100
     )
 
@@ -378,7 +387,7 @@ class FailJob(Model):
     """The job cannot go on."""
 
     error: ReportedError
-    retry_after_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    retry_after_seconds: Real | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class Completed(Model):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -18,6 +18,7 @@ from geo_jobs_api.storage import SignatureQuery, SizeRule
 
 router = APIRouter(prefix="/storage", tags=["files"])
 
+_BYTES: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _INPUT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/input/(?P<name>[^/]+)$")
 _OUTPUT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/outputs/(?P<lease_seq>\d{1,18})/(?P<name>[^/]+)$")
 
@@ -39,7 +40,14 @@ async def signature_query(
 Signature = Annotated[SignatureQuery, Depends(signature_query)]
 
 
-@router.put("/{key:path}", status_code=201, summary="Upload with a signed URL")
+@router.put(
+    "/{key:path}",
+    status_code=201,
+    # Without a body: the framework would document one.
+    response_class=Response,
+    responses={201: {"description": "It is there, whole.", "headers": {"ETag": {"schema": {"type": "string"}}}}},
+    summary="Upload with a signed URL",
+)
 async def put_object(key: str, request: Request, query: Signature, services: ServicesOf) -> Response:
     """Take one object in. The arrival of a job's input queues the job."""
     services.storage.signer.verify("PUT", key, query)
@@ -96,7 +104,15 @@ async def _publish(services: Services, key: str, staged: StagedObject) -> None:
 
 
 @router.head("/{key:path}", include_in_schema=False)
-@router.get("/{key:path}", summary="Download with a signed URL")
+@router.get(
+    "/{key:path}",
+    response_class=_ObjectResponse,
+    responses={
+        200: {"description": "The whole object.", "content": _BYTES},
+        206: {"description": "The range that was asked for.", "content": _BYTES},
+    },
+    summary="Download with a signed URL",
+)
 async def get_object(key: str, query: Signature, services: ServicesOf) -> Response:
     """Hand one object out, whole or in ranges; never to be shown or run by a browser."""
     services.storage.signer.verify("GET", key, query)

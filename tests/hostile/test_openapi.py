@@ -1,0 +1,32 @@
+"""Requests made from our own OpenAPI document, right and wrong ones: each answer is one that the document tells of."""
+
+from pathlib import Path
+
+from tests.support.api import RunningApi
+from tests.support.clients import get
+from tests.support.openapi import explore
+
+
+def test_no_request_that_the_document_leads_to_gets_an_undocumented_answer(api: RunningApi, tmp_path: Path) -> None:
+    """All checks of schemathesis: statuses, types, bodies, methods, missing headers, ignored tokens, wrong data taken.
+
+    `make schemathesis` tries fifty times as many.
+    """
+    found = explore(api, tmp_path, ["--seed", "7", "--max-examples", "1", "--phases", "coverage,fuzzing"], each=4)
+    assert found.returncode == 0, found.stdout[-8000:]
+    assert "passed" in found.stdout
+
+
+def test_a_wrong_method_is_told_all_right_ones(api: RunningApi) -> None:
+    answer = api.client().request("DELETE", "/api/geo-jobs")
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "GET, POST"
+
+
+def test_every_refusal_is_documented_as_the_problem_that_it_is(api: RunningApi) -> None:
+    """The document names all codes, so that a client can be written from it alone."""
+    document = get(f"{api.base_url}/openapi.json").json()
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            refused = operation["responses"]["4XX"]["content"]["application/problem+json"]["schema"]
+            assert "lease-lost" in refused["properties"]["code"]["enum"]
