@@ -160,8 +160,8 @@ def _of_band(values: NDArray[Any], scale: float, offset: float) -> dict[str, Any
         spread = float(np.sqrt(np.average((levels - mean) ** 2, weights=weights)))
     facts = {"minimum": low, "maximum": high, "mean": mean, "stddev": spread}
     found: dict[str, Any] = {**facts}
-    if math.isfinite(high - low):
-        limits = (low, high) if high > low else (low - 0.5, low + 0.5)
+    limits = _limits(low, high)
+    if math.isfinite(limits[1] - limits[0]):
         counts, _ = np.histogram(levels, BUCKETS, limits, weights=weights)
         found["histogram"] = {"count": BUCKETS, "min": low, "max": high, "buckets": counts.astype(int).tolist()}
     if (scale, offset) != (1.0, 0.0):
@@ -169,6 +169,15 @@ def _of_band(values: NDArray[Any], scale: float, offset: float) -> dict[str, Any
             name: number * scale if name == "stddev" else number * scale + offset for name, number in facts.items()
         }
     return found
+
+
+def _limits(low: float, high: float) -> tuple[float, float]:
+    """Where the histogram begins and ends: wider than the values where they are too close to be told apart."""
+    if math.isfinite(high - low) and np.all(np.diff(np.linspace(low, high, BUCKETS + 1)) > 0):
+        return low, high
+    with np.errstate(over="ignore"):
+        half = max(0.5, BUCKETS * float(np.spacing(max(abs(low), abs(high)))))
+    return low - half, high + half
 
 
 def _levels(values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.intp] | None]:

@@ -13,7 +13,7 @@ import rasterio
 from affine import Affine
 from pyproj import CRS
 
-from geoprocessing_worker.metadata import mercator_error
+from geoprocessing_worker.metadata import _of_band, mercator_error
 from tests.support.rasters import DEGREES, UTM, Tiff, picture_of, quarters, ramp, run
 
 
@@ -150,3 +150,13 @@ def test_tall_picture_in_degrees_recommends_mercator(tmp_path: Path) -> None:
     small = Tiff(quarters(), transform=Affine(0.0001, 0, 44, 0, -0.0001, 16)).write(tmp_path / "a.tif")
     maps = run(small, tmp_path / "two").metadata["maps"]
     assert maps["recommendedCrs"] is None
+
+
+@pytest.mark.parametrize(
+    "values", [(0.0, 5e-324), (1e20, 1e20), (-1e300, -1e300), (1.0, 1 + 2**-52), (1.7976931348623157e308, -1e308)]
+)
+def test_values_too_close_or_too_far_apart_to_be_counted_in_steps_still_have_statistics(values: tuple[float]) -> None:
+    """A histogram needs steps between its ends that a double can tell apart."""
+    found = _of_band(np.array(values), 1.0, 0.0)
+    assert (found["minimum"], found["maximum"]) == (min(values), max(values))
+    assert sum(found.get("histogram", {"buckets": [2]})["buckets"]) == 2
