@@ -66,9 +66,8 @@ schemathesis: environment  ## requests made from our own OpenAPI document, all c
 	$(PYTHON) -m tests.support.openapi --seed $(or $(SEED),1)
 
 .PHONY: audit
-audit: environment  ## known weaknesses of what is pinned (asks the registry), and sbom.json (CycloneDX)
-	.venv/bin/cyclonedx-py requirements requirements.txt --output-reproducible -o sbom.json
-	.venv/bin/pip-audit --require-hashes --disable-pip -r requirements.txt
+audit: environment  ## known weaknesses of what is pinned (asks the registry), its hashes, and sbom.json (CycloneDX)
+	$(PYTHON) scripts/audit.py
 
 .PHONY: wheel
 wheel: environment  ## build the wheel into dist/

@@ -1,0 +1,70 @@
+"""What is pinned: a bill of materials, a hash for each file, and known weaknesses. `make audit` runs it.
+
+Exit code 0 when every package was looked up and none has a known weakness, 1 on a weakness or a missing hash, 2 when
+packages could not be looked up: pip-audit calls that "no known vulnerabilities", which nobody should read as clean.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PINS = ("requirements.txt", "requirements-dev.txt")
+BILL = "sbom.json"
+PATIENCE = 600  # seconds
+_PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+(\[[^\]]*\])?)==", re.MULTILINE)
+
+
+def without_hash(requirements: str) -> list[str]:
+    """Names of the pins that pip would install unchecked, were it not told `--require-hashes`."""
+    starts = [match.start() for match in _PIN.finditer(requirements)]
+    blocks = [requirements[start:end] for start, end in zip(starts, [*starts[1:], None], strict=False)]
+    return [block.split("==")[0] for block in blocks if "--hash=sha256:" not in block]
+
+
+def verdict(report: dict[str, Any]) -> tuple[int, list[str]]:
+    """Exit code and lines for what pip-audit tells as JSON."""
+    packages = report["dependencies"]
+    skipped = [package["name"] for package in packages if "skip_reason" in package]
+    weak = [(package, found) for package in packages for found in package.get("vulns", ())]
+    lines = [
+        f"{package['name']} {package['version']}: {found['id']}, mended in {', '.join(found['fix_versions']) or 'none'}"
+        for package, found in weak
+    ]
+    lines.append(f"{len(packages) - len(skipped)} of {len(packages)} packages looked up, {len(weak)} known weaknesses")
+    if skipped:
+        lines.append(f"NOT LOOKED UP: {len(skipped)} packages, since the registry's records cannot be had from here")
+    return (1 if weak else 2 if skipped or not packages else 0), lines
+
+
+def _tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name(name)
+    return subprocess.run(  # noqa: S603 - a program of this environment
+        [program, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+
+
+def main() -> int:
+    """All three; the exit code."""
+    made = _tool("cyclonedx-py", "requirements", PINS[0], "--output-reproducible", "-o", BILL)
+    print(f"{BILL}: {'written' if made.returncode == 0 else made.stderr.strip()}")
+    bare = [name for pins in PINS for name in without_hash((ROOT / pins).read_text())]
+    print(f"hashes: {'missing for ' + ', '.join(bare) if bare else 'one or more for each file that is pinned'}")
+    audited = _tool(
+        "pip-audit", "--require-hashes", "--disable-pip", "-r", PINS[0], "-f", "json", "--progress-spinner", "off"
+    )
+    try:
+        code, lines = verdict(json.loads(audited.stdout))
+    except ValueError:
+        code, lines = 2, [f"NOT LOOKED UP: {audited.stderr.strip()[-2000:]}"]
+    print("\n".join(lines))
+    return 1 if made.returncode or bare else code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

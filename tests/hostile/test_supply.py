@@ -1,0 +1,37 @@
+"""What is installed: by hash only, and a look for known weaknesses that cannot be had is not called clean."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from scripts.audit import PINS, verdict, without_hash
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("pins", PINS)
+def test_every_pin_has_a_hash(pins: str) -> None:
+    assert without_hash((ROOT / pins).read_text()) == []
+    assert without_hash("a==1 \\\n    --hash=sha256:00\nb[c]==2\nd==3 --hash=sha256:00\n") == ["b[c]"]
+
+
+@pytest.mark.parametrize("script", ["Dockerfile", "scripts/environment.sh"])
+def test_nothing_is_installed_without_its_hash(script: str) -> None:
+    """Each pip install takes pinned files with `--require-hashes`, or the project itself without dependencies."""
+    lines = re.findall(r"pip install [^\n|&]*", (ROOT / script).read_text())
+    assert lines
+    assert [
+        line for line in lines if "--require-hashes" not in line and "--no-deps --no-build-isolation" not in line
+    ] == []
+
+
+def test_packages_that_were_not_looked_up_are_no_clean_result() -> None:
+    clean = {"name": "a", "version": "1", "vulns": []}
+    weak = {"name": "b", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["3"]}]}
+    skipped = {"name": "c", "skip_reason": "not found"}
+    assert verdict({"dependencies": [clean]})[0] == 0
+    assert verdict({"dependencies": [clean, weak, skipped]})[0] == 1
+    code, lines = verdict({"dependencies": [clean, skipped]})
+    assert (code, lines[-1][:13]) == (2, "NOT LOOKED UP")
+    assert verdict({"dependencies": []})[0] == 2
