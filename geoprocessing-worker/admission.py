@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
@@ -67,6 +68,13 @@ def admit(path: Path, *, validate_headers: bool = True) -> None:
         JobError: `not_a_tiff`, `hostile_metadata`; with `validate_headers` also `malformed_header`, `truncated`,
             `too_large`, `unsupported_compression`.
     """
+    found = path.stat()
+    _admit_once(path, validate_headers, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=4)
+def _admit_once(path: Path, validate_headers: bool, _version: tuple[int, ...]) -> None:
+    """A file that was let in is not looked at again; one that was refused is refused again."""
     with path.open("rb") as file:
         tiff = Tiff(file)
         try:

@@ -71,6 +71,7 @@ class Settings(BaseSettings):
     allow_any_storage_host: bool = False
 
     # Jobs
+    worker_task_types: Names = Field((), description="task types to work on; none: all that handlers are installed for")
     concurrent_jobs: int = Field(1, ge=1, le=64)
     max_processing_time: float = Field(3600, gt=0)
     enable_job_timeouts: bool = True

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import pyvips
 from affine import Affine
-from pydantic import BaseModel, ConfigDict, JsonValue
 from pyproj import CRS
-from rasterio._err import CPLE_BaseError
-from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
 from geoprocessing_worker.crs import describe, from_gdal, horizontal, parse_crs, reachable, to_gdal
-from geoprocessing_worker.directory import COMPRESSION, malformed, tag_values
+from geoprocessing_worker.handlers import OutputFile, Report, TaskRequest, TaskResult
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.inspection import inspect_file
 from geoprocessing_worker.metadata import Source, finite, summary, written_at
 from geoprocessing_worker.opening import forget_other_drivers, gdal_environment, small_sources_kept
 from geoprocessing_worker.options import RenderOptions
-from geoprocessing_worker.package import OutputFile, write_companions, write_picture
+from geoprocessing_worker.package import write_companions, write_picture
 from geoprocessing_worker.plan import RenderPlan, draft, make_plan
 from geoprocessing_worker.raster import Grid
-from geoprocessing_worker.refusals import named
+from geoprocessing_worker.refusals import named_errors
 from geoprocessing_worker.render import render
 from geoprocessing_worker.resemblance import resemblance
 from geoprocessing_worker.sampling import Sample, take_sample
@@ -36,36 +31,15 @@ from geoprocessing_worker.verify import verify
 
 PACKAGING = ("encode", "companions", "check")
 
-Report = Callable[[str, float, str], None]
-"""Told the stage, the percent done within it (0 to 100), and a sentence."""
-
 __all__ = ["ConversionRequest", "ConversionResult", "OutputFile", "Report", "convert", "explain", "preload"]
 
 
-class ConversionRequest(BaseModel):
-    """What to convert, where to, and how; `source_name` is the name that the uploader knows the file by.
-
-    `validate_headers`: look at the file's structure before GDAL does.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    source: Path
-    output_folder: Path
-    stem: str
-    options: RenderOptions
-    source_name: str
-    validate_headers: bool = True
+ConversionRequest = TaskRequest[RenderOptions]
 
 
-class ConversionResult(BaseModel):
-    """What was made; `timings` in seconds per stage, `packaging` the parts of the last one."""
+class ConversionResult(TaskResult):
+    """What was made; `packaging` has the parts of the last stage."""
 
-    model_config = ConfigDict(frozen=True)
-
-    outputs: tuple[OutputFile, ...]
-    metadata: dict[str, JsonValue]
-    timings: dict[str, float]
     packaging: dict[str, float]
 
 
@@ -79,13 +53,13 @@ def convert(
         OSError: the output folder cannot be written.
     """
     watch = _Watch(clock)
-    folder, options = request.output_folder, request.options
-    with gdal_environment(), small_sources_kept(), _named_errors(request.source):
+    source, folder, options = request.file, request.output_folder, request.options
+    with gdal_environment(), small_sources_kept(), named_errors(source):
         report("inspect", 0.0, "Reading the file's header")
-        header, sample, plan = _inspect(request.source, options, request.validate_headers)
+        header, sample, plan = _inspect(source, options, request.validate_headers)
         watch.lap("inspect")
         report("render", 0.0, _sentence(header, plan))
-        picture = render(request.source, header, plan, lambda part: report("render", round(part * 100, 1), "Rendering"))
+        picture = render(source, header, plan, lambda part: report("render", round(part * 100, 1), "Rendering"))
         watch.lap("render")
         report("package", 0.0, "Writing picture, sidecars and metadata")
         image = write_picture(folder, request.stem, picture, options)
@@ -94,7 +68,7 @@ def convert(
         companions = write_companions(folder, request.stem, picture, options, block)
         watch.lap("companions")
         report("package", 80.0, "Checking what was made")
-        likeness = resemblance(request.source, header, plan, picture)
+        likeness = resemblance(source, header, plan, picture)
     world = folder / f"{request.stem}.{WORLD_EXTENSIONS[options.output_format]}"
     distance = verify(image.path, world if world.exists() else None, header, picture.grid)
     watch.lap("check")
@@ -133,7 +107,7 @@ def explain(source: Path, options: RenderOptions, *, validate_headers: bool = Tr
     Raises:
         JobError: as `convert`, for all that shows before pixels are rendered.
     """
-    with gdal_environment(), _named_errors(source):
+    with gdal_environment(), named_errors(source):
         _, _, plan = _inspect(source, options, validate_headers)
     explained: dict[str, Any] = finite(plan.explain())
     return explained
@@ -181,18 +155,6 @@ def _as_read(code: str) -> CRS:
             pass
         with memory.open() as dataset:
             return horizontal(from_gdal(dataset.crs) or parse_crs(code))
-
-
-@contextmanager
-def _named_errors(source: Path) -> Iterator[None]:
-    """What GDAL, libvips or the machine raise leaves the block as a `JobError`."""
-    try:
-        yield
-    except (RasterioError, CPLE_BaseError, pyvips.Error, MemoryError) as error:
-        raise named(error, tag_values(source, COMPRESSION)) from error
-    except UnicodeDecodeError as error:
-        # rasterio takes all texts of GDAL's for UTF-8, also those that a damaged file left half of.
-        raise malformed("a text in it cannot be read", reason=error.reason) from error
 
 
 def _inspect(source: Path, options: RenderOptions, validate_headers: bool) -> tuple[SourceHeader, Sample, RenderPlan]:

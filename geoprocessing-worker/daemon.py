@@ -11,7 +11,7 @@ import structlog
 from geoprocessing_worker import confinement
 from geoprocessing_worker.errors import ApiError, TokenRefused
 from geoprocessing_worker.models import ClaimedJob, ClaimRequest
-from geoprocessing_worker.runner import TASK_TYPE, Ending, JobRunner, Tools
+from geoprocessing_worker.runner import Ending, JobRunner, Tools
 from geoprocessing_worker.workspace import sweep
 
 T = TypeVar("T")
@@ -71,9 +71,17 @@ class Daemon:
             message=f"Worker {self._settings.worker_name} started",
             api=self._settings.api_base_url,
             concurrent_jobs=self._settings.concurrent_jobs,
+            task_types=self._tools.tasks.names,
             folders_removed=removed,
             sandbox=[str(layer) for layer in confinement.layers()],
         )
+        for broken in self._tools.tasks.broken:
+            log.error(
+                "task_type_unavailable",
+                message=f"Jobs of type {broken.name} are not claimed: their handler cannot be used",
+                task_type=broken.name,
+                reason=broken.reason,
+            )
         if self._settings.disable_workers:
             log.warning("worker_disabled", message="DISABLE_WORKERS is set: this worker stays up but claims nothing")
             await self._stopping.wait()
@@ -118,7 +126,7 @@ class Daemon:
             claim_id=str(uuid.uuid4()),
             worker_id=self.worker_id,
             worker_name=self._settings.worker_name,
-            task_types=(TASK_TYPE,),
+            task_types=self._tools.tasks.names,
             max_jobs=room,
             wait_seconds=CLAIM_WAIT,
         )

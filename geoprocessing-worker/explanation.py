@@ -1,14 +1,7 @@
 """The choices for a file without making its picture, in a job's child process: what `convert --explain` prints."""
 
-from pydantic import BaseModel, JsonValue
-
-from geoprocessing_worker.conversion import ConversionRequest, Report, explain
-
-
-class Explanation(BaseModel):
-    """What was found in a file and what was chosen, each with its reason."""
-
-    plan: dict[str, JsonValue]
+from geoprocessing_worker.conversion import ConversionRequest, explain
+from geoprocessing_worker.handlers import Explanation, Report
 
 
 def explain_request(request: ConversionRequest, report: Report) -> Explanation:
@@ -18,4 +11,4 @@ def explain_request(request: ConversionRequest, report: Report) -> Explanation:
         JobError: as the conversion would, for all that shows before pixels are rendered.
     """
     report("inspect", 0.0, "Looking at the file")
-    return Explanation(plan=explain(request.source, request.options, validate_headers=request.validate_headers))
+    return Explanation(plan=explain(request.file, request.options, validate_headers=request.validate_headers))

@@ -20,8 +20,8 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer
 
 from geoprocessing_worker import workspace
-from geoprocessing_worker.conversion import OutputFile
 from geoprocessing_worker.models import ClaimedJob, Completion, Failure, UploadSlot
+from geoprocessing_worker.outputs import OutputFile
 
 log = structlog.get_logger(__name__)
 

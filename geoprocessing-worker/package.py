@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_json
 
 from geoprocessing_worker.encode import CONTENT_TYPES, EXTENSIONS, encode, thumbnail
+from geoprocessing_worker.handlers import OutputFile, write_whole
 from geoprocessing_worker.metadata import stac_item
 from geoprocessing_worker.options import RenderOptions
 from geoprocessing_worker.raster import Picture
 from geoprocessing_worker.sidecars import WORLD_EXTENSIONS, auxiliary_file, projection_file, world_file
-
-
-class OutputFile(BaseModel):
-    """A file that is ready to leave; `sha256` in hexadecimal."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    path: Path
-    content_type: str
-    size_bytes: int
-    sha256: str
 
 
 def write_picture(folder: Path, stem: str, picture: Picture, options: RenderOptions) -> OutputFile:
@@ -63,21 +49,6 @@ def write_companions(
         small = thumbnail(picture, options.thumbnail_size)
         outputs.append(write_whole(folder, f"{stem}_thumb.png", small, "image/png"))
     return tuple(outputs)
-
-
-def write_whole(folder: Path, name: str, content: bytes, content_type: str) -> OutputFile:
-    """Under a temporary name first, then renamed: nobody ever sees half a file."""
-    path = folder / name
-    unfinished = folder / f".{hashlib.sha256(name.encode()).hexdigest()[:16]}.part"
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)  # noqa: PTH105 - Path.replace has no atomicity promise in its documentation
-    return OutputFile(
-        name=name,
-        path=path,
-        content_type=content_type,
-        size_bytes=len(content),
-        sha256=hashlib.sha256(content).hexdigest(),
-    )
 
 
 def _json(item: dict[str, Any]) -> bytes:

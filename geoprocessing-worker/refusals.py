@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import pyvips
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioError
 
+from geoprocessing_worker.directory import COMPRESSION, malformed, tag_values
 from geoprocessing_worker.errors import ErrorClass, JobError, refused
 
 
@@ -55,6 +61,18 @@ SYMPTOMS: tuple[Symptom, ...] = (
 CORRUPT = (
     "Part of the picture in this file is damaged and cannot be decoded. Save it again from the program that made it."
 )
+
+
+@contextmanager
+def named_errors(source: Path) -> Iterator[None]:
+    """What GDAL, libvips or the machine raise over a file leaves the block as a `JobError`."""
+    try:
+        yield
+    except (RasterioError, CPLE_BaseError, pyvips.Error, MemoryError) as error:
+        raise named(error, tag_values(source, COMPRESSION)) from error
+    except UnicodeDecodeError as error:
+        # rasterio takes all texts of GDAL's for UTF-8, also those that a damaged file left half of.
+        raise malformed("a text in it cannot be read", reason=error.reason) from error
 
 
 def named(error: BaseException, compression: tuple[int, ...] = ()) -> JobError:

@@ -1,4 +1,4 @@
-"""One job from its claim to its report: claim → download → inspect → render → package → upload → complete.
+"""One job from its claim to its report: claim → download → the handler's own stages → upload → complete.
 
 Read `JobRunner._work` for the stages and `JobRunner.run` for the endings: one place turns whatever happened into one
 report, sent once, last.
@@ -6,7 +6,7 @@ report, sent once, last.
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +18,6 @@ import structlog
 from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.confinement import Reach
-from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, OutputFile
 from geoprocessing_worker.courier import Courier, cancelled, rejected
 from geoprocessing_worker.delivery import FinalReport
 from geoprocessing_worker.download import download
@@ -34,26 +33,17 @@ from geoprocessing_worker.errors import (
     Unavailable,
     refused,
 )
+from geoprocessing_worker.handlers import OutputFile, Payload, TaskRequest, TaskResult
 from geoprocessing_worker.lease import Lease, LeaseKeeper, watched
 from geoprocessing_worker.malware import Scanner
 from geoprocessing_worker.models import ClaimedJob, Completion, Progress, UploadedOutput
-from geoprocessing_worker.options import RenderOptions
+from geoprocessing_worker.perform import Call
 from geoprocessing_worker.sandbox import Sandbox
+from geoprocessing_worker.tasks import Task, Tasks
 from geoprocessing_worker.workspace import job_folder
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
-
-TASK_TYPE = "geotiff_to_png"
-
-# Where in the whole each stage begins and ends, in percent: about its share of the time of a 100 MB mosaic.
-STAGES = {
-    "download": (0.0, 25.0),
-    "inspect": (25.0, 30.0),
-    "render": (30.0, 75.0),
-    "package": (75.0, 85.0),
-    "upload": (85.0, 99.0),
-}
 
 
 class Ending(StrEnum):
@@ -72,11 +62,11 @@ class Tools:
     """What every job is done with."""
 
     settings: Settings
-    defaults: RenderOptions
+    tasks: Tasks
     api: JobApi
     courier: Courier
     storage: httpx.AsyncClient
-    sandbox: Sandbox[ConversionRequest, ConversionResult]
+    sandbox: Sandbox[Call, TaskResult]
     clock: Callable[[], float] = time.monotonic
     scanner: Scanner | None = None
 
@@ -103,6 +93,7 @@ class JobRunner:
         self._keeper = LeaseKeeper(tools.api, self._lease, interval=interval, clock=tools.clock)
         self._timings: dict[str, float] = {}
         self._stage = ""
+        self._spans: Mapping[str, tuple[float, float]] = {}
         self._begun = False
         self._final = FinalReport(job, self._lease, self._keeper, tools.courier)
 
@@ -148,20 +139,14 @@ class JobRunner:
     async def _work(self) -> None:
         """Everything but the last call: the results are uploaded, and the report is written down."""
         job, tools = self._job, self._tools
-        options = self._options()
+        task = self._task()
+        options = task.options(job.input_payload)
         with job_folder(tools.settings.temp_dir, job.id) as folder:
             source = await self._timed("download", self._download(folder))
             outputs = folder / "outputs"
             outputs.mkdir(mode=0o700)
-            request = ConversionRequest(
-                source=source,
-                output_folder=outputs,
-                stem=Path(job.input.file_name).stem,
-                options=options,
-                source_name=job.input.file_name,
-                validate_headers=tools.settings.validate_file_headers,
-            )
-            result = await tools.sandbox.run(request, self._report, Reach((source,), (outputs,)))
+            call = Call.of(task.handler, self._request(source, outputs, options))
+            result = await tools.sandbox.run(call, self._report, Reach((source, *task.libraries), (outputs,)))
             self._timings |= result.timings
             made = [_in_folder(output, outputs) for output in result.outputs]
             self._final.post(self._planned(made, result.metadata), outputs)
@@ -169,15 +154,27 @@ class JobRunner:
         self._report("upload", 0, "Started: upload")
         self._timings = await self._final.upload(self._reporter("upload"))
 
+    def _request(self, source: Path, outputs: Path, options: Payload) -> TaskRequest[Payload]:
+        return TaskRequest(
+            source=source,
+            output_folder=outputs,
+            stem=Path(self._job.input.file_name).stem,
+            options=options,
+            source_name=self._job.input.file_name,
+            validate_headers=self._tools.settings.validate_file_headers,
+        )
+
     def _planned(self, made: list[OutputFile], metadata: dict[str, Any]) -> Completion:
         told = tuple(UploadedOutput.model_validate(output.model_dump(exclude={"path"})) for output in made)
         timings = {stage: round(seconds, 4) for stage, seconds in self._timings.items()}
         return Completion(outputs=told, metadata=metadata, timings=timings)
 
-    def _options(self) -> RenderOptions:
-        if self._job.task_type != TASK_TYPE:
+    def _task(self) -> Task:
+        task = self._tools.tasks.usable.get(self._job.task_type)
+        if task is None:
             raise refused("unknown_task_type", f"This worker does not know the task type {self._job.task_type!r}.")
-        return RenderOptions.from_payload(self._job.input_payload, self._tools.defaults)
+        self._spans = task.spans
+        return task
 
     async def _download(self, folder: Path) -> Path:
         got = await download(
@@ -219,12 +216,12 @@ class JobRunner:
         return lambda percent, text: self._report(stage, percent, text)
 
     def _report(self, stage: str, percent: float, text: str) -> None:
-        if stage not in STAGES:
-            return  # not one of ours, so the word of a child that was taken over
+        if stage not in self._spans:
+            return  # not one of the handler's, so perhaps the word of a child that was taken over
         if stage != self._stage:
             self._stage = stage
             log.info("stage_started", stage=stage)
-        begin, end = STAGES.get(stage, (0.0, 0.0))
+        begin, end = self._spans[stage]
         whole = round(begin + (end - begin) * min(percent, 100.0) / 100, 1)
         self._keeper.report(Progress(percent=whole, stage=stage, message=text[:500]))
 

@@ -29,7 +29,7 @@ from geoprocessing_worker.errors import ErrorClass, JobError
 
 log = structlog.get_logger(__name__)
 
-Request = TypeVar("Request", bound=BaseModel)
+Request = TypeVar("Request")
 Result = TypeVar("Result", bound=BaseModel)
 Report = Callable[[str, float, str], None]
 # A function of the top level of a module, which the child can import by its name.
@@ -47,7 +47,7 @@ class Limits:
     """What one child may do."""
 
     memory_bytes: int = 4 * 1024**3
-    cpu_seconds: int = 7200
+    cpu_seconds: int | None = 7200
     file_bytes: int = 4 * 1024**3
     open_files: int = 256
     # Not a limit on use but on view: what a child makes is for its owner only.
@@ -298,7 +298,7 @@ def _limit(limits: Limits) -> None:
     os.umask(limits.umask)
     for kind, most in (
         (resource.RLIMIT_AS, limits.memory_bytes),
-        (resource.RLIMIT_CPU, limits.cpu_seconds),
+        (resource.RLIMIT_CPU, resource.RLIM_INFINITY if limits.cpu_seconds is None else limits.cpu_seconds),
         (resource.RLIMIT_FSIZE, limits.file_bytes),
         (resource.RLIMIT_NOFILE, limits.open_files),
         (resource.RLIMIT_CORE, 0),

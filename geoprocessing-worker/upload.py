@@ -11,9 +11,9 @@ import anyio
 import httpx
 
 from geoprocessing_worker import transfer
-from geoprocessing_worker.conversion import OutputFile
 from geoprocessing_worker.errors import ErrorClass, JobError
 from geoprocessing_worker.models import UploadedOutput, UploadSlot
+from geoprocessing_worker.outputs import OutputFile
 
 CHUNK = 256 * 1024
 SHORT_ANSWER = 64 * 1024

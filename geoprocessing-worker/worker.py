@@ -1,4 +1,4 @@
-"""The worker: without a command it claims jobs and runs them; `convert` converts one file by itself."""
+"""The worker: without a command it claims jobs and runs them; the commands try and tell single things."""
 
 if __name__ == "__main__" and not __package__:
     from importlib import import_module
@@ -9,38 +9,31 @@ import argparse
 import asyncio
 import ctypes
 import itertools
-import json
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from enum import IntEnum
-from pathlib import Path
-from typing import Any, TypeVar
 
 import httpx
-from pydantic import BaseModel
-from rich.console import Console
-from rich.progress import Progress
 
-from geoprocessing_worker import __version__, config, confinement, log
+from geoprocessing_worker import __version__, config, confinement, log, tasks
+from geoprocessing_worker.children import make_sandbox
 from geoprocessing_worker.client import JobApi
+from geoprocessing_worker.commands import add_commands
 from geoprocessing_worker.config import Settings
-from geoprocessing_worker.confinement import Reach
-from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, convert
 from geoprocessing_worker.courier import Courier
 from geoprocessing_worker.daemon import Daemon
-from geoprocessing_worker.errors import ConfigurationError, JobError, refused
-from geoprocessing_worker.explanation import Explanation, explain_request
+from geoprocessing_worker.errors import ConfigurationError
+from geoprocessing_worker.handlers import TaskResult
 from geoprocessing_worker.malware import Scanner
 from geoprocessing_worker.network import StorageGuard, bound_answer
-from geoprocessing_worker.options import RenderOptions
 from geoprocessing_worker.outbox import Outbox
+from geoprocessing_worker.perform import perform
 from geoprocessing_worker.runner import Tools
-from geoprocessing_worker.sandbox import Limits, Sandbox, Work
+from geoprocessing_worker.tasks import Tasks
 from geoprocessing_worker.workspace import prepare
 
-Made = TypeVar("Made", bound=BaseModel)
 PR_SET_DUMPABLE = 4  # from linux/prctl.h
 USER_AGENT = f"geoprocessing-worker/{__version__}"
 
@@ -49,7 +42,7 @@ class ExitCode(IntEnum):
     """What the worker's end means to whoever started it."""
 
     CLEAN = 0
-    JOB_FAILED = 1  # convert: the file was refused
+    JOB_FAILED = 1  # convert: the file was refused; tasks, verify: not all handlers can be used
     USAGE = 2  # argparse's own
     CONFIGURATION = 78  # EX_CONFIG of sysexits.h: starting again will not help
     FORCED = 130  # a third signal
@@ -73,20 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     parser.set_defaults(command=_work)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands (without one: work)")
-    one = commands.add_parser("convert", help="convert one file, without queue or network")
-    one.add_argument("source", type=Path, metavar="MAP.tif")
-    one.add_argument("-o", "--output", type=Path, default=Path(), metavar="FOLDER", help="where to (default: here)")
-    one.add_argument(
-        "-p",
-        "--payload",
-        default="{}",
-        metavar="JSON",
-        help="what a job's inputPayload would say, for example '{\"maxSize\": 2048}'",
-    )
-    one.add_argument(
-        "--explain", action="store_true", help="print what is found and would be chosen, as JSON, and make nothing"
-    )
-    one.set_defaults(command=_convert)
+    add_commands(commands)
     return parser
 
 
@@ -94,6 +74,11 @@ def _work(_parsed: argparse.Namespace, settings: Settings) -> ExitCode:
     wrong = config.problems(settings)
     if settings.require_sandbox:
         wrong += [f"REQUIRE_SANDBOX: this machine lacks {layer}" for layer in confinement.missing_layers()]
+    loaded = tasks.load(settings)
+    if not loaded.usable:
+        wrong += [f"WORKER_TASK_TYPES: no handler can be used ({broken.reason})" for broken in loaded.broken] or [
+            "no task types are installed: run ./start_worker.sh or `pip install -e .` once more"
+        ]
     if wrong:
         raise ConfigurationError("\n".join(wrong))
     os.umask(0o077)  # logs and reports quote files of strangers: they are for the worker's user only
@@ -107,7 +92,7 @@ def _work(_parsed: argparse.Namespace, settings: Settings) -> ExitCode:
     except OSError as error:
         raise ConfigurationError(f"TEMP_DIR: {settings.temp_dir} cannot be used ({error.strerror})") from None
     _hide_memory()
-    return asyncio.run(_serve(settings))
+    return asyncio.run(_serve(settings, loaded))
 
 
 def _hide_memory() -> None:
@@ -115,7 +100,7 @@ def _hide_memory() -> None:
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-async def _serve(settings: Settings) -> ExitCode:
+async def _serve(settings: Settings, loaded: Tasks) -> ExitCode:
     trust = settings.trust()
     async with (
         httpx.AsyncClient(
@@ -135,11 +120,11 @@ async def _serve(settings: Settings) -> ExitCode:
         daemon = Daemon(
             Tools(
                 settings=settings,
-                defaults=_defaults(settings),
+                tasks=loaded,
                 api=job_api,
                 courier=Courier(_outbox(settings), job_api, storage),
                 storage=storage,
-                sandbox=_sandbox(settings, convert, ConversionResult),
+                sandbox=make_sandbox(settings, loaded, perform, TaskResult),
                 scanner=Scanner(settings.clamd_address) if settings.scan_for_malware else None,
             )
         )
@@ -174,94 +159,6 @@ def _stop(daemon: Daemon, signals: "itertools.count[int]") -> None:
     else:
         # Children end with their parent; folders left behind are removed at the next start.
         os._exit(ExitCode.FORCED)
-
-
-def _convert(parsed: argparse.Namespace, settings: Settings) -> ExitCode:
-    if not parsed.source.is_file():
-        raise ConfigurationError(f"there is no file {parsed.source}")
-    log.configure(settings.log_level, None)
-    config.keep_harmless_environment()
-    try:
-        request = _request(parsed, settings)
-        if parsed.explain:
-            explanation = asyncio.run(_with_bar(_sandbox(settings, explain_request, Explanation), request))
-            print(json.dumps(explanation.plan, indent=2, ensure_ascii=False))  # noqa: T201 - a command's output
-            return ExitCode.CLEAN
-        parsed.output.mkdir(parents=True, exist_ok=True)
-        result = asyncio.run(_with_bar(_sandbox(settings, convert, ConversionResult, umask=_umask()), request))
-    except JobError as error:
-        print(f"❌ {error.code}: {error.message}", file=sys.stderr)  # noqa: T201
-        return ExitCode.JOB_FAILED
-    except OSError as error:
-        raise ConfigurationError(f"{parsed.output} cannot be written: {error.strerror}") from None
-    for output in result.outputs:
-        print(output.path)  # noqa: T201
-    return ExitCode.CLEAN
-
-
-def _request(parsed: argparse.Namespace, settings: Settings) -> ConversionRequest:
-    source: Path = parsed.source.absolute()
-    return ConversionRequest(
-        source=source,
-        output_folder=parsed.output.absolute(),
-        stem=source.stem,
-        options=RenderOptions.from_payload(_payload(parsed.payload), _defaults(settings)),
-        source_name=source.name,
-        validate_headers=settings.validate_file_headers,
-    )
-
-
-async def _with_bar(box: Sandbox[ConversionRequest, Made], request: ConversionRequest) -> Made:
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("")
-        return await box.run(
-            request,
-            lambda stage, percent, _text: bar.update(task, description=stage, completed=percent),
-            Reach((request.source,), (request.output_folder,)),
-        )
-
-
-def _payload(text: str) -> dict[str, Any]:
-    try:
-        payload = json.loads(text)
-    except ValueError as error:
-        raise refused("invalid_payload", f"The payload is not JSON: {error}") from None
-    if not isinstance(payload, dict):
-        raise refused("invalid_payload", "The payload must be a JSON object.")
-    return payload
-
-
-def _defaults(settings: Settings) -> RenderOptions:
-    try:
-        # As if a payload had said it, so that it is checked now and not blamed on an uploader later.
-        RenderOptions.from_payload({"coordinateSystem": settings.coordinate_system}, RenderOptions())
-    except JobError as error:
-        raise ConfigurationError(f"COORDINATE_SYSTEM: {error.message}") from None
-    return RenderOptions(
-        max_size=settings.max_image_size,
-        quality=settings.compression_quality,
-        generate_thumbnails=settings.generate_thumbnails,
-        thumbnail_size=settings.thumbnail_size,
-        coordinate_system=settings.coordinate_system,
-    )
-
-
-def _sandbox(
-    settings: Settings, work: Work[ConversionRequest, Made], result: type[Made], **further: int
-) -> Sandbox[ConversionRequest, Made]:
-    limits = Limits(
-        memory_bytes=settings.max_memory_mb * 1024**2,
-        # Two threads decode and warp; beyond that the time a job may take is the limit that counts.
-        cpu_seconds=max(1, round(2 * settings.max_processing_time)),
-        **further,
-    )
-    return Sandbox(work, result, preload=("geoprocessing_worker.forkserver",), limits=limits)
-
-
-def _umask() -> int:
-    mask = os.umask(0)  # it can only be read by setting it
-    os.umask(mask)
-    return mask
 
 
 if __name__ == "__main__":

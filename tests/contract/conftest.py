@@ -9,12 +9,13 @@ from pydantic import SecretStr
 
 from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.config import Settings
-from geoprocessing_worker.conversion import ConversionResult, convert
 from geoprocessing_worker.courier import Courier
-from geoprocessing_worker.options import RenderOptions
+from geoprocessing_worker.handlers import TaskResult
 from geoprocessing_worker.outbox import Outbox
+from geoprocessing_worker.perform import perform
 from geoprocessing_worker.runner import Tools
 from geoprocessing_worker.sandbox import Sandbox
+from geoprocessing_worker.tasks import load
 from tests.support.api import WORKER_TOKEN, RunningApi
 from tests.support.clients import Person
 
@@ -31,11 +32,12 @@ async def tools(api: RunningApi, tmp_path: Path) -> AsyncIterator[Tools]:
     async with httpx.AsyncClient(base_url=api.base_url) as http, httpx.AsyncClient() as storage:
         job_api = JobApi(http, SecretStr(WORKER_TOKEN))
         outbox = Outbox(tmp_path / "work", api.base_url, max_age=3600, max_reports=10)
+        settings = Settings(api_base_url=api.base_url, temp_dir=tmp_path / "work", poll_interval=0.1)
         yield Tools(
-            settings=Settings(api_base_url=api.base_url, temp_dir=tmp_path / "work", poll_interval=0.1),
-            defaults=RenderOptions(),
+            settings=settings,
+            tasks=load(settings),
             api=job_api,
             courier=Courier(outbox, job_api, storage),
             storage=storage,
-            sandbox=Sandbox(convert, ConversionResult, preload=("geoprocessing_worker.forkserver",)),
+            sandbox=Sandbox(perform, TaskResult, preload=("geoprocessing_worker.forkserver",)),
         )

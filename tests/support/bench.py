@@ -12,13 +12,15 @@ from starlette.responses import Response
 
 from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.config import Settings
-from geoprocessing_worker.conversion import ConversionResult, convert
 from geoprocessing_worker.courier import Courier
+from geoprocessing_worker.handlers import TaskResult
 from geoprocessing_worker.models import ClaimedJob
-from geoprocessing_worker.options import RenderOptions
 from geoprocessing_worker.outbox import Outbox
+from geoprocessing_worker.perform import perform
 from geoprocessing_worker.runner import Ending, JobRunner, Tools
 from geoprocessing_worker.sandbox import Sandbox
+from geoprocessing_worker.shipped import GEOTIFF_TO_PNG
+from geoprocessing_worker.tasks import Tasks, bind
 from tests.support.rasters import Tiff
 from tests.support.scripted_api import ScriptedApi, answer
 from tests.support.wire import claimed_job, renewed
@@ -35,7 +37,7 @@ class Bench:
         server: ScriptedApi,
         http: httpx.AsyncClient,
         folder: Path,
-        convert_with: Any = convert,
+        work: str = GEOTIFF_TO_PNG.work,
         *,
         confine: bool = True,
     ) -> None:
@@ -49,12 +51,15 @@ class Bench:
         self.outbox = Outbox(folder / "work", server.base_url, max_age=3600, max_reports=10)
         self.tools = Tools(
             settings=settings,
-            defaults=RenderOptions(),
+            tasks=Tasks({"geotiff_to_png": bind(dataclasses.replace(GEOTIFF_TO_PNG, work=work), settings)}),
             api=api,
             courier=Courier(self.outbox, api, http),
             storage=http,
             sandbox=Sandbox(
-                convert_with, ConversionResult, preload=("geoprocessing_worker.forkserver",), confine=confine
+                perform,
+                TaskResult,
+                preload=("geoprocessing_worker.forkserver", "tests.support.child_work"),
+                confine=confine,
             ),
         )
         server.on("in", Response(self.source))

@@ -114,6 +114,10 @@ DEEDS: dict[str, Callable[[Deed], str]] = {
 }
 
 
+FOR_EVER = "tests.support.child_work:convert_for_ever"
+LIES = "tests.support.child_work:convert_to_lies"
+
+
 def convert_to_lies(request: ConversionRequest, report: Report) -> ConversionResult:
     """A conversion that tells of a file which it did not make; `nodata` says which."""
     (request.output_folder / "link.png").symlink_to("/etc/hostname")

@@ -15,7 +15,7 @@ from geoprocessing_worker import daemon as daemon_module
 from geoprocessing_worker.daemon import Daemon
 from geoprocessing_worker.runner import Tools
 from tests.support.bench import Bench
-from tests.support.child_work import convert_for_ever
+from tests.support.child_work import FOR_EVER
 from tests.support.scripted_api import ScriptedApi, answer, problem
 from tests.support.waiting import until
 
@@ -24,7 +24,7 @@ NOTHING = answer(status=204)
 
 @pytest.fixture
 async def bench(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) -> AsyncIterator[Bench]:
-    bench = Bench(server, http, tmp_path, convert_for_ever)
+    bench = Bench(server, http, tmp_path, FOR_EVER)
     yield bench
     await bench.api.aclose()
     assert bench.folders() == [], "a folder was left behind"

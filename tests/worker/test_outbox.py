@@ -20,7 +20,7 @@ from geoprocessing_worker.models import ClaimedJob, Completion, Failure, Uploade
 from geoprocessing_worker.outbox import Entry, Outbox
 from geoprocessing_worker.runner import Ending
 from tests.support.bench import SUCCEEDED, SUFFIXES, Bench
-from tests.support.child_work import convert_for_ever
+from tests.support.child_work import FOR_EVER
 from tests.support.scripted_api import ScriptedApi, answer, problem
 from tests.support.waiting import until
 from tests.support.wire import renewed
@@ -40,7 +40,7 @@ async def bench(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) ->
 @pytest.fixture
 async def endless(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) -> AsyncIterator[Bench]:
     """A bench whose conversion never ends by itself."""
-    bench = Bench(server, http, tmp_path, convert_for_ever)
+    bench = Bench(server, http, tmp_path, FOR_EVER)
     yield bench
     await bench.tools.courier.stop()
     await bench.api.aclose()

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from geoprocessing_worker.models import ClaimedJob
 from geoprocessing_worker.runner import Ending, JobRunner, Tools
 from tests.support.bench import SUCCEEDED, SUFFIXES, Bench
-from tests.support.child_work import convert_for_ever, convert_to_lies
+from tests.support.child_work import FOR_EVER, LIES
 from tests.support.scripted_api import ScriptedApi, answer, problem
 from tests.support.waiting import until
 from tests.support.wire import renewed
@@ -30,7 +30,7 @@ async def bench(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) ->
 @pytest.fixture
 async def endless(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) -> AsyncIterator[Bench]:
     """A bench whose conversion never ends by itself."""
-    bench = Bench(server, http, tmp_path, convert_for_ever)
+    bench = Bench(server, http, tmp_path, FOR_EVER)
     yield bench
     await bench.api.aclose()
     assert bench.folders() == [], "a folder was left behind"
@@ -39,7 +39,7 @@ async def endless(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) 
 @pytest.fixture
 async def lying(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) -> AsyncIterator[Bench]:
     """A bench whose conversion tells of files that it did not make, and which no walls keep from making others."""
-    bench = Bench(server, http, tmp_path, convert_to_lies, confine=False)
+    bench = Bench(server, http, tmp_path, LIES, confine=False)
     yield bench
     await bench.api.aclose()
 

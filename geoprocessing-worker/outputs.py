@@ -1,0 +1,55 @@
+"""Files that leave: each appears whole or not at all, with its size and digest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+PIECE = 1 << 20  # bytes read at a time
+
+
+class OutputFile(BaseModel):
+    """A file that is ready to leave; `sha256` in hexadecimal."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    path: Path
+    content_type: str
+    size_bytes: int
+    sha256: str
+
+
+def write_whole(folder: Path, name: str, content: bytes, content_type: str) -> OutputFile:
+    """Under a temporary name first, then renamed: nobody ever sees half a file."""
+    path = folder / name
+    unfinished = unfinished_path(folder, name)
+    unfinished.write_bytes(content)
+    os.replace(unfinished, path)  # noqa: PTH105 - Path.replace has no atomicity promise in its documentation
+    return OutputFile(
+        name=name,
+        path=path,
+        content_type=content_type,
+        size_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def unfinished_path(folder: Path, name: str) -> Path:
+    """Where a file that is too large for memory is written, before `finished` gives it its name."""
+    return folder / f".{hashlib.sha256(name.encode()).hexdigest()[:16]}.part"
+
+
+def finished(folder: Path, name: str, content_type: str) -> OutputFile:
+    """What was written at `unfinished_path`, under its own name."""
+    path = folder / name
+    digest = hashlib.sha256()
+    with unfinished_path(folder, name).open("rb") as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+        size = file.tell()
+    os.replace(unfinished_path(folder, name), path)  # noqa: PTH105 - as above
+    return OutputFile(name=name, path=path, content_type=content_type, size_bytes=size, sha256=digest.hexdigest())

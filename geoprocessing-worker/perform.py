@@ -1,0 +1,68 @@
+"""What runs in a job's child process: the gates that every file passes, then the work of the job's own handler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from geoprocessing_worker.admission import admit
+from geoprocessing_worker.handlers import Opens, Report, TaskHandler, TaskRequest, TaskResult
+from geoprocessing_worker.opening import gdal_environment
+from geoprocessing_worker.refusals import named_errors
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function by its name, `package.module:function`, and what it is called with."""
+
+    work: str
+    request: TaskRequest[Any]
+    opens: Opens
+
+    @classmethod
+    def of(cls, handler: TaskHandler, request: TaskRequest[Any]) -> Call:
+        """The work of a handler on a request."""
+        return cls(handler.work, request, handler.opens)
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """A handler's self-test, by name, and the empty folder that it works in."""
+
+    function: str
+    folder: Path
+
+
+def perform(call: Call, report: Report) -> Any:
+    """Do the work, on a file that was looked at first; what comes of it is the work's own model.
+
+    Raises:
+        JobError: what `admission.admit` refuses, and what the work raises; errors of GDAL's come out as those.
+    """
+    source, work = call.request.source, function(call.work)
+    if source is None or call.opens is Opens.ANYTHING:
+        return work(call.request, report)
+    with gdal_environment(), named_errors(source):
+        admit(source, validate_headers=call.request.validate_headers)
+        return work(call.request, report)
+
+
+def self_test(test: SelfTest, _report: Report) -> TaskResult:
+    """Let a handler try itself; it raises where it cannot do its work."""
+    with gdal_environment():
+        made = function(test.function)(test.folder)
+    if not isinstance(made, TaskResult):
+        raise TypeError(f"{test.function} gives no TaskResult")
+    return made
+
+
+def function(reference: str) -> Any:
+    """What `package.module:function` names.
+
+    Raises:
+        ImportError, AttributeError: there is none.
+    """
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,52 @@
+"""The handlers that come with the worker, each as any other package would name its own."""
+
+from __future__ import annotations
+
+from geoprocessing_worker.handlers import INTERFACE, OutputSlot, TaskHandler, TaskType
+from geoprocessing_worker.options import RenderOptions
+
+MB = 1 << 20
+PICTURE = 1100 * MB  # 16384² RGBA of noise does not compress below this; everything usual is far smaller
+
+
+def _text(suffix: str, content_type: str, *formats: str, megabytes: int = 1) -> OutputSlot:
+    return OutputSlot(suffix=suffix, content_type=content_type, max_bytes=megabytes * MB, formats=formats or None)
+
+
+def _picture(output_format: str, suffix: str, world: str) -> tuple[OutputSlot, ...]:
+    return (
+        OutputSlot(suffix=suffix, content_type=f"image/{output_format}", max_bytes=PICTURE, formats=(output_format,)),
+        _text(world, "text/plain", output_format),
+        _text(f"{suffix}.aux.xml", "application/xml", output_format, megabytes=4),
+    )
+
+
+METADATA = _text(".json", "application/json", megabytes=4)
+
+GEOTIFF_TO_PNG = TaskHandler(
+    interface=INTERFACE,
+    task_type=TaskType(
+        name="geotiff_to_png",
+        outputs=(
+            *_picture("png", ".png", ".pgw"),
+            *_picture("jpeg", ".jpg", ".jgw"),
+            *_picture("webp", ".webp", ".wpw"),
+            _text(".prj", "text/plain"),
+            OutputSlot(suffix="_thumb.png", content_type="image/png", max_bytes=16 * MB),
+            METADATA,
+        ),
+    ),
+    payload=RenderOptions,
+    stages={"inspect": 5, "render": 45, "package": 10},
+    work="geoprocessing_worker.conversion:convert",
+    explain="geoprocessing_worker.explanation:explain_request",
+    self_test="geoprocessing_worker.selftests:picture",
+    needs=("numpy", "pyproj", "pyvips", "rasterio", "zlib-ng"),
+    settings={
+        "max_size": "max_image_size",
+        "quality": "compression_quality",
+        "generate_thumbnails": "generate_thumbnails",
+        "thumbnail_size": "thumbnail_size",
+        "coordinate_system": "coordinate_system",
+    },
+)

@@ -1,0 +1,170 @@
+"""The kinds of job that this worker can do: what is installed and enabled, and what cannot be used and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+from geoprocessing_worker.config import Settings
+from geoprocessing_worker.errors import ConfigurationError, JobError
+from geoprocessing_worker.handlers import GROUP, INTERFACE, Payload, TaskHandler
+
+# Where in the whole the handler's own stages lie, in percent; before them the file is fetched, after them the results
+# are uploaded. About the shares of the time of a 100 MB mosaic.
+FETCHED, MADE, UPLOADED = 25.0, 85.0, 99.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """A handler that can be used, with the operator's defaults for its payload.
+
+    Attributes:
+        handler: as its package gives it.
+        defaults: what a job's payload does not say.
+        libraries: folders that the work is imported from, besides this worker's own.
+        spans: where each stage begins and ends, in percent of the whole.
+    """
+
+    handler: TaskHandler
+    defaults: Payload
+    libraries: tuple[Path, ...]
+    spans: Mapping[str, tuple[float, float]]
+
+    @property
+    def name(self) -> str:
+        """The task type."""
+        return self.handler.task_type.name
+
+    def options(self, payload: Mapping[str, Any]) -> Payload:
+        """What a job asks for.
+
+        Raises:
+            JobError: as `Payload.from_payload`.
+        """
+        return self.handler.payload.from_payload(payload, self.defaults)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An installed handler that cannot be used."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """What this worker offers, by task type; and what it would offer if it could."""
+
+    usable: Mapping[str, Task]
+    broken: tuple[Broken, ...] = ()
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.usable.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The task types that are claimed."""
+        return tuple(self.usable)
+
+    @property
+    def preload(self) -> tuple[str, ...]:
+        """Modules that the fork server imports once."""
+        return tuple(dict.fromkeys(module for task in self for module in task.handler.preload))
+
+
+def load(settings: Settings, only: Collection[str] | None = None) -> Tasks:
+    """Import the handlers that are installed and enabled; others are not imported at all.
+
+    Args:
+        settings: their defaults and, as `WORKER_TASK_TYPES`, which are enabled.
+        only: these instead of `WORKER_TASK_TYPES`.
+
+    Raises:
+        ConfigurationError: one is enabled that is not installed, or a setting is no default for a payload.
+    """
+    installed = sorted(entry_points(group=GROUP), key=lambda point: point.name)
+    enabled = settings.worker_task_types if only is None else only
+    unknown = [name for name in enabled if name not in {point.name for point in installed}]
+    if unknown:
+        known = ", ".join(point.name for point in installed) or "none"
+        raise ConfigurationError(
+            f"WORKER_TASK_TYPES: no handler is installed for {', '.join(unknown)}; installed: {known}"
+        )
+    chosen = [point for point in installed if not enabled or point.name in enabled]
+    times = Counter(point.name for point in chosen)
+    usable: dict[str, Task] = {}
+    broken: list[Broken] = []
+    for point in chosen:
+        try:
+            handler = _checked(point, times[point.name])
+        except Exception as error:  # noqa: BLE001 - somebody else's module may raise anything while it is imported
+            broken.append(Broken(point.name, f"{type(error).__name__}: {error}"))
+        else:
+            usable[point.name] = bind(handler, settings, _libraries(point, handler))
+    return Tasks(usable, tuple(dict.fromkeys(broken)))
+
+
+def bind(handler: TaskHandler, settings: Settings, libraries: tuple[Path, ...] = ()) -> Task:
+    """A handler with the operator's defaults.
+
+    Raises:
+        ConfigurationError: a setting is no default for its payload.
+    """
+    return Task(handler, _defaults(handler, settings), libraries, _spans(handler.stages))
+
+
+def _checked(point: EntryPoint, times: int) -> TaskHandler:
+    if times > 1:
+        raise TypeError(f"{times} packages have a handler for it")
+    handler = point.load()
+    if not isinstance(handler, TaskHandler):
+        raise TypeError(f"{point.value} is no TaskHandler")
+    if handler.interface != INTERFACE:
+        raise TypeError(f"it was written for version {handler.interface} of the handlers' interface, not {INTERFACE}")
+    if handler.task_type.name != point.name:
+        raise TypeError(f"its entry point is {point.name}, its task type {handler.task_type.name}")
+    if not handler.stages or any(share <= 0 for share in handler.stages.values()):
+        raise TypeError("it names no stages with a share of the time above 0")
+    return handler
+
+
+def _defaults(handler: TaskHandler, settings: Settings) -> Payload:
+    defaults = handler.payload()
+    for name, setting in handler.settings.items():
+        alias = handler.payload.model_fields[name].alias or name
+        try:
+            # As if a payload had said it, so that it is checked now and not blamed on an uploader later.
+            defaults = handler.payload.from_payload({alias: getattr(settings, setting)}, defaults)
+        except JobError as error:
+            raise ConfigurationError(f"{setting.upper()}: {error.message}") from None
+    return defaults
+
+
+def _spans(stages: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    whole = sum(stages.values())
+    ends = [FETCHED + (MADE - FETCHED) * part / whole for part in accumulate(stages.values(), initial=0.0)]
+    own = dict(zip(stages, pairwise(ends), strict=True))
+    return {"download": (0.0, FETCHED), **own, "upload": (MADE, UPLOADED)}
+
+
+def _libraries(point: EntryPoint, handler: TaskHandler) -> tuple[Path, ...]:
+    """Where the handler's package lies, and what was installed beside it, wherever that is."""
+    packages = {reference.partition(":")[0].partition(".")[0] for reference in (point.value, handler.work)}
+    found = [Path(place) for package in packages for place in _places(package)]
+    if point.dist is not None and any(file.match("*.dist-info/*") for file in point.dist.files or ()):
+        found.append(Path(str(point.dist.locate_file(""))))
+    return tuple(dict.fromkeys(path.resolve() for path in found))
+
+
+def _places(package: str) -> list[str]:
+    spec = find_spec(package)
+    if spec is None:
+        return []
+    return list(spec.submodule_search_locations or ([spec.origin] if spec.origin else []))

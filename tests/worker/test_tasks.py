@@ -1,0 +1,156 @@
+"""Which kinds of job a worker offers: what is installed, enabled and can be used; the rest is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from geoprocessing_worker import tasks
+from geoprocessing_worker.config import Settings
+from geoprocessing_worker.errors import ConfigurationError, JobError
+from geoprocessing_worker.options import RenderOptions
+from tests.support.packages import install
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def worker(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], **({"PYTHONPATH": str(path)} if path else {})}
+    command = [sys.executable, "-m", "geoprocessing_worker", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, env=environment, cwd="/")
+
+
+def test_the_workers_own_handlers_are_found_as_any_others_are() -> None:
+    """They stand in the package's metadata, and each is named after its task type."""
+    loaded = tasks.load(Settings())
+    assert "geotiff_to_png" in loaded.names
+    assert loaded.broken == ()
+    for task in loaded:
+        assert next(iter(task.spans)) == "download"
+        assert list(task.spans)[-1] == "upload"
+        begins = [begin for begin, _ in task.spans.values()]
+        ends = [end for _, end in task.spans.values()]
+        assert begins[1:] == pytest.approx(ends[:-1])
+
+
+def test_the_operators_settings_are_the_defaults_of_a_payload() -> None:
+    task = tasks.load(Settings(max_image_size=100, compression_quality=7), only=["geotiff_to_png"]).usable[
+        "geotiff_to_png"
+    ]
+    options = task.options({"quality": 9})
+    assert isinstance(options, RenderOptions)
+    assert (options.max_size, options.quality) == (100, 9)
+
+
+def test_a_setting_that_is_no_default_for_a_payload_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"^COORDINATE_SYSTEM: Nobody knows"):
+        tasks.load(Settings(coordinate_system="EPSG:999999"))
+
+
+def test_only_what_is_enabled_is_offered_and_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(install(tmp_path, "thinker_a", lines="raise SystemExit('imported')"))
+    assert tasks.load(Settings(worker_task_types="geotiff_to_png")).names == ("geotiff_to_png",)
+
+
+def test_a_task_type_that_nothing_is_installed_for_is_refused_with_what_there_is() -> None:
+    with pytest.raises(ConfigurationError, match=r"WORKER_TASK_TYPES: .* read_tea_leaves; installed: .*geotiff_to_png"):
+        tasks.load(Settings(worker_task_types="read_tea_leaves"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"lines": "import nothing_of_this_name"}, "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ({"interface": "99"}, "it was written for version 99 of the handlers' interface"),
+        ({"entry_point": "dream"}, "its entry point is dream, its task type think"),
+        ({"task_type": "Think!", "entry_point": "think"}, "String should match pattern"),
+    ],
+    ids=["import", "interface", "name", "type"],
+)
+def test_a_handler_that_cannot_be_used_is_left_out_and_told(
+    wrong: dict[str, Any], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = f"thinker_{abs(hash(reason))}"
+    monkeypatch.syspath_prepend(install(tmp_path, package, **wrong))
+    loaded = tasks.load(Settings())
+    assert "geotiff_to_png" in loaded.names
+    assert not {"think", "dream"} & set(loaded.names)
+    (broken,) = loaded.broken
+    assert reason in broken.reason
+
+
+def test_two_packages_for_one_task_type_are_no_offer_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "thinker_one")
+    monkeypatch.syspath_prepend(install(tmp_path, "thinker_two"))
+    loaded = tasks.load(Settings())
+    assert "think" not in loaded.names
+    assert [broken.reason for broken in loaded.broken] == ["TypeError: 2 packages have a handler for it"]
+
+
+def test_a_payloads_fault_is_named_with_what_is_allowed() -> None:
+    task = tasks.load(Settings(), only=["geotiff_to_png"]).usable["geotiff_to_png"]
+    with pytest.raises(JobError, match="quality was 101: Input should be less than or equal to 100"):
+        task.options({"quality": 101})
+
+
+def test_a_task_type_is_told_as_the_api_takes_it(tmp_path: Path) -> None:
+    ended = worker("tasks", "--json", "think", path=install(tmp_path, "thinker"))
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout) == {
+        "name": "think",
+        "input": "required",
+        "outputs": [{"suffix": ".txt", "contentType": "text/plain", "maxBytes": 9, "formats": None}],
+        "timeoutSeconds": 3600,
+        "leaseSeconds": 60,
+        "maxAttempts": 5,
+        "backoffSeconds": [2.0, 10.0, 60.0, 300.0, 900.0],
+        "maxConcurrentRuns": None,
+        "rateLimit": None,
+        "paused": False,
+        "defaultPriority": 0,
+    }
+
+
+def test_verify_tries_every_handler_behind_the_walls_and_tells_what_each_needs(tmp_path: Path) -> None:
+    """One that reads what is none of its business fails there, one that makes what it does not tell of fails too."""
+    (tmp_path / "secret").touch()
+    folder = tmp_path / "installed"
+    install(folder, "thinker_well", task_type="think", needs=("numpy", "no-such-thing"))
+    install(folder, "thinker_wide", task_type="peep", self_test=f"open({str(tmp_path / 'secret')!r})")
+    install(folder, "thinker_odd", task_type="dream", suffix=".exe")
+    ended = worker("verify", "--json", "think", "peep", "dream", "geotiff_to_png", path=folder)
+    assert ended.returncode == 1
+    told = json.loads(ended.stdout)
+    assert told["geotiff_to_png"]["usable"], told
+    assert told["think"] == {
+        "usable": False,
+        "message": "made thought.txt of a file of its own",
+        "needs": {"numpy": told["think"]["needs"]["numpy"], "no-such-thing": None},
+    }
+    assert not told["peep"]["usable"]
+    assert "PermissionError" in ended.stderr
+    assert "undeclared_output" in told["dream"]["message"]
+
+
+def test_verify_ends_well_where_all_is_well() -> None:
+    ended = worker("verify", "geotiff_to_png")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("✅ geotiff_to_png: made out.png")
+    assert "needs numpy" in ended.stdout
+
+
+def test_convert_does_any_kind_of_job(tmp_path: Path) -> None:
+    """`--task` with a handler of another package; its package is read through the walls, wherever it lies."""
+    from tests.support.rasters import Tiff, quarters
+
+    source = Tiff(quarters(16)).write(tmp_path / "map.tif")
+    folder = install(tmp_path / "installed", "thinker")
+    ended = worker("convert", str(source), "--task", "think", "-o", str(tmp_path / "out"), path=folder)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "out" / "map.txt").read_text() == "a thought"
