@@ -18,6 +18,7 @@ from geoprocessing_worker.ground import control_residual
 from geoprocessing_worker.header import Georeferencing
 
 FARTHEST = 1e12  # in units of the system; the Moon is 4e8 metres away
+HALF_ROUND = 180.0  # degrees
 LATITUDE, LONGITUDE = 91.0, 721.0  # degrees: beyond these nobody has put a grid, dust and a second turn included
 
 
@@ -85,8 +86,22 @@ def _by_points(dataset: Any, source_crs: CRS | None) -> Georeference | None:
     doubt = "the file's ground control points lie on one line or in one place, so that no curve goes through them"
     if len(whole) < 3:
         return Georeference(doubt=doubt)
-    found = Georeference(system, gcps=tuple(whole), kind=Georeferencing.GCPS)
+    found = Georeference(system, gcps=_in_one_piece(whole, system), kind=Georeferencing.GCPS)
     try:
         return replace(found, residual=control_residual(found.gcps))
     except (TransformError, CPLE_BaseError):
         return Georeference(doubt=doubt)
+
+
+def _in_one_piece(points: list[GroundControlPoint], crs: CRS) -> tuple[GroundControlPoint, ...]:
+    """The points with longitudes that run on past 180 where the file lies across the date line."""
+    longitudes = [point.x for point in points]
+    if not horizontal(crs).is_geographic or max(longitudes) - min(longitudes) <= HALF_ROUND:
+        return tuple(points)
+    eastward = [longitude + 360.0 if longitude < 0.0 else longitude for longitude in longitudes]
+    if max(eastward) - min(eastward) > HALF_ROUND:
+        return tuple(points)  # so wide that it goes round the world anyway
+    return tuple(
+        GroundControlPoint(row=point.row, col=point.col, x=x, y=point.y, z=point.z)
+        for point, x in zip(points, eastward, strict=True)
+    )

@@ -148,20 +148,27 @@ def _projection(source: CRS, target: CRS) -> Inverse:
 
 def _locator(header: SourceHeader) -> Inverse:
     """From the ground, in the file's own system, to its (column, row)."""
+    turn, middle = (period(header.crs) if header.crs is not None else None), _middle(header)
+    back = None if header.transform is None else ~header.transform
+
+    def located(xs: Points, ys: Points) -> tuple[Points, Points]:
+        if turn is not None:
+            # The same meridian has many names; the one that lies in the file counts.
+            xs = xs - np.floor((xs - middle) / turn + 0.5) * turn
+        if back is None:
+            return _by_control(header, xs, ys)
+        return back.a * xs + back.b * ys + back.c, back.d * xs + back.e * ys + back.f
+
+    return located
+
+
+def _middle(header: SourceHeader) -> float:
+    """Of the file, in x of its own system."""
     if header.transform is not None:
-        back = ~header.transform
-        turn = period(header.crs) if header.crs is not None and not (back.b or back.d) else None
-
-        def located(xs: Points, ys: Points) -> tuple[Points, Points]:
-            columns, rows = back.a * xs + back.b * ys + back.c, back.d * xs + back.e * ys + back.f
-            if turn is not None:
-                # The same meridian has many names; the one that lies in the file counts.
-                round_the_world = abs(turn * back.a)
-                columns -= np.floor((columns - header.width / 2) / round_the_world + 0.5) * round_the_world
-            return columns, rows
-
-        return located
-    return lambda xs, ys: _by_control(header, xs, ys)
+        return float((header.transform @ (header.width / 2, header.height / 2))[0])
+    if header.gcps:
+        return float(np.mean([point.x for point in header.gcps]))
+    return header.rpc.long_off if header.rpc is not None else 0.0
 
 
 def _by_control(header: SourceHeader, xs: Points, ys: Points) -> tuple[Points, Points]:

@@ -22,6 +22,7 @@ from geoprocessing_worker.raster import U8, Placed, Raster, all_or_nothing
 from geoprocessing_worker.threads import in_order
 
 BAND = 256  # output rows at a time and thread: 8 MB of positions at 4096 columns
+DUST = 1e-3  # source pixels beyond an edge that count as inside: a world has a seam where it closes otherwise
 MOST_VOTES = 5  # a side: of a cell that covers more pixels, so many are asked
 FORMATS = {"uint8": "uchar", "uint16": "ushort", "float32": "float"}
 
@@ -74,11 +75,11 @@ def _turned(raster: Raster, rows: bool, columns: bool) -> Placed:
 
 
 def _inside(positions: Positions, sure: slice, width: int, height: int) -> NDArray[np.bool_]:
-    """(rows, columns); `sure` columns need no look. The far edges count, or a world has a seam where it closes."""
+    """(rows, columns); `sure` columns need no look."""
     inside = np.ones(positions.shape[:2], dtype=np.bool_)
     for columns in _but(sure):
         xs, ys = positions[:, columns, 0], positions[:, columns, 1]
-        inside[:, columns] = (xs >= 0) & (xs <= width) & (ys >= 0) & (ys <= height)
+        inside[:, columns] = (xs >= -DUST) & (xs <= width + DUST) & (ys >= -DUST) & (ys <= height + DUST)
     return inside
 
 
