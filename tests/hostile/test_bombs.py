@@ -316,3 +316,21 @@ def overviews(path: Path) -> None:
 async def test_an_honest_file_at_the_edge_is_rendered(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / "a.tif")
     assert (await render(tmp_path / "a.tif")).outputs
+
+
+async def test_what_a_decoder_leaves_unwritten_shows_nothing_of_the_memory(tmp_path: Path) -> None:
+    """A block that unpacks to more than it should is taken for whole by libtiff, its end as it was in memory."""
+    side, many = 16, 64
+    packed = zlib.compress(bytes(side * side + 1))
+    tags = {
+        "t259": (SHORT, [8]),
+        "t322": (LONG, [side]),
+        "t323": (LONG, [side]),
+        "t324": (LONG, [2000] * many),
+        "t325": (LONG, [len(packed)] * many),
+    }
+    file = RawTiff([gray(side * many, side, **tags)]).bytes().ljust(2000, b"\0") + packed
+    (tmp_path / "a.tif").write_bytes(file)
+    await render(tmp_path / "a.tif")
+    with gdal_environment(), rasterio.open(tmp_path / "out" / "a.png") as picture:
+        assert not picture.read(1).any()
