@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from fastapi import FastAPI
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api import embedded, internal, middleware, monitoring, public, transfers
+from geo_jobs_api import embedded, internal, middleware, monitoring, operators, public, transfers
 from geo_jobs_api.auth import TokenVerifier, WorkerVerifier, worker_token_sha256
 from geo_jobs_api.claiming import ClaimDesk
 from geo_jobs_api.coalescing import Coalescer
 from geo_jobs_api.config import Settings, load_settings
 from geo_jobs_api.database import Pool, migrate, open_pool
-from geo_jobs_api.errors import PROBLEM_SCHEMA, ConfigurationError
+from geo_jobs_api.errors import PROBLEM_SCHEMA, ConfigurationError, Problem
 from geo_jobs_api.event_hub import EventHub
 from geo_jobs_api.jobs import JobState
 from geo_jobs_api.lease_store import LeaseStore
@@ -29,6 +29,7 @@ from geo_jobs_api.scheduler import RescuePolicy, Rescuer
 from geo_jobs_api.services import Services
 from geo_jobs_api.storage import Storage, UrlSigner
 from geo_jobs_api.store import JobStore, UpkeepStore
+from geo_jobs_api.task_type_store import TaskTypeStore
 from geo_jobs_api.wakeup import WaitingRoom
 
 _log = get_logger(__name__)
@@ -68,6 +69,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             desk=ClaimDesk(leases, room),
             completions=Coalescer("completions", leases.complete_jobs, most=_COMPLETIONS_PER_STATEMENT),
             upkeep=upkeep,
+            task_types=TaskTypeStore(pool),
             storage=storage,
             people=TokenVerifier(settings),
             workers=WorkerVerifier(jobs, time.monotonic),
@@ -75,6 +77,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             requests=_request_limit(settings),
             hub=EventHub(jobs, settings.events_interval_seconds),
         )
+        await _apply_task_types(settings, made.task_types)
         if settings.worker_auth_token is not None:
             token = settings.worker_auth_token.get_secret_value()
             await jobs.add_worker_token(uuid7(), "WORKER_AUTH_TOKEN", worker_token_sha256(token))
@@ -90,6 +93,14 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         await stack.enter_async_context(_in_background("rescuer", _rescuer(settings, upkeep).run))
         await stack.enter_async_context(_in_background("retention", retention(settings, pool, storage).run))
         yield made
+
+
+async def _apply_task_types(settings: Settings, task_types: TaskTypeStore) -> None:
+    try:
+        await task_types.apply_environment(settings.task_types)
+    except Problem as problem:
+        places = "; ".join(f"{error.pointer}: {error.message}" for error in problem.errors)
+        raise ConfigurationError(f"TASK_TYPES cannot be used. {places or problem.detail}") from problem
 
 
 def local_storage(settings: Settings) -> LocalStorage:
@@ -114,6 +125,7 @@ def _rescuer(settings: Settings, upkeep: UpkeepStore) -> Rescuer:
         max_worker_losses=settings.max_worker_losses,
         # The worker hears of it at its next heartbeat, then has its grace; one more heartbeat of patience.
         cancel_overdue_seconds=settings.cancel_grace_seconds + 2 * settings.heartbeat_seconds,
+        timeout_grace_seconds=settings.timeout_grace_seconds if settings.enable_job_timeouts else None,
     )
     return Rescuer(upkeep, policy, clock=time.monotonic)
 
@@ -188,7 +200,7 @@ def create_app(settings: Settings) -> FastAPI:
         },
     )
     middleware.install(app)
-    for router in (public.router, internal.router, transfers.router, monitoring.router):
+    for router in (public.router, internal.router, transfers.router, monitoring.router, operators.router):
         app.include_router(router)
     return app
 

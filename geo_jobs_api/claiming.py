@@ -87,6 +87,9 @@ class ClaimDesk:
         claimed = await self._claim(ask, gone, deadline)
         if not claimed.has_more:
             self._room.note_empty(ask.task_types, news)
+        if claimed.is_held_back:
+            # Nobody will say when there is more; the poll finds out when to look.
+            self._room.look.set()
         if claimed.leases and not claimed.is_replay and (gone.done() or ticket.superseded):
             for lease in claimed.leases:
                 await self._leases.release_claim(lease.job.id, lease.token)

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 import psycopg
 
-from geo_jobs_api.commands import service, tokens
+from geo_jobs_api.commands import service, task_types, tokens
 from geo_jobs_api.commands.frame import Group
 from geo_jobs_api.commands.output import harmless, say
 from geo_jobs_api.config import load_settings
 from geo_jobs_api.errors import ConfigurationError, Problem
 from geo_jobs_api.log import configure
 
-_GROUPS = (service, tokens)
+_GROUPS = (service, task_types, tokens)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Problem as problem:
         said = "".join(f"\n  {error.pointer}: {error.message}" for error in problem.errors)
         say(harmless(problem.detail) + said, to_error=True)
+        return 1
+    except OSError as error:
+        say(f"{error.filename or 'This'} cannot be used: {error.strerror or error}.", to_error=True)
         return 1
     except psycopg.Error as error:
         # A connection string that cannot be read is quoted in the error, password and all.

@@ -66,6 +66,11 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(default=20, gt=0)
     cancel_grace_seconds: float = Field(default=10, ge=0)
     max_worker_losses: int = Field(default=3, ge=1)
+    # Task types as they are to be at first; one that somebody has changed since stays as it is.
+    task_types: list[dict[str, Any]] = Field(default_factory=list)
+    enable_job_timeouts: bool = True
+    # Workers end jobs at their timeout by themselves; after so much longer the server does.
+    timeout_grace_seconds: float = Field(default=60, ge=0)
     # A worker that lives may have been unheard while the API or the database was away: it gets a lease's time.
     rescue_grace_seconds: float | None = Field(default=None, ge=0)
     rescue_interval_seconds: float = Field(default=1, gt=0)

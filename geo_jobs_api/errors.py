@@ -17,10 +17,12 @@ class ProblemKind:
 
 KINDS: dict[str, ProblemKind] = {
     "token-invalid": ProblemKind(401, "The token is missing, expired or not valid"),
+    "not-allowed": ProblemKind(403, "The token does not allow this"),
     "signature-invalid": ProblemKind(403, "The signed URL was altered or is not one of ours"),
     "signature-expired": ProblemKind(403, "The signed URL has expired"),
     "not-found": ProblemKind(404, "There is nothing at this address"),
     "job-not-found": ProblemKind(404, "There is no such job"),
+    "task-type-not-found": ProblemKind(404, "There is no such task type"),
     "object-not-found": ProblemKind(404, "There is no such file"),
     "method-not-allowed": ProblemKind(405, "This address does not take this method"),
     "too-slow": ProblemKind(408, "The request did not arrive in time"),

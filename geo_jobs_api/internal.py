@@ -14,7 +14,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Header, Request, Response
 
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.jobs import FINAL_STATES, JobState, LeaseToken, input_key, output_key, stem_of, upload_slots
+from geo_jobs_api.jobs import FINAL_STATES, JobState, LeaseToken, input_key, output_key
 from geo_jobs_api.lease_store import ClaimRequest, Completion, News, Results
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.metrics import JOBS_CLAIMED, JOBS_ENDED
@@ -44,6 +44,8 @@ router = APIRouter(prefix="/api/internal/geo-jobs", tags=["workers"], dependenci
 _log = get_logger(__name__)
 # Events after which nobody works on a job any more.
 _ENDINGS = frozenset(FINAL_STATES)
+# Two signs of life may be lost.
+_HEARTBEATS_PER_LEASE = 3
 
 
 async def lease_token(lease_token: Annotated[str, Header(max_length=200)]) -> LeaseToken:
@@ -98,8 +100,8 @@ async def _wait_for_hang_up(request: Request) -> None:
 
 def _slots(services: Services, base_url: str, job: LeasedJob, lease_seq: int) -> list[UploadSlotView]:
     views = []
-    for slot in upload_slots(job.task_type, job.input_payload):
-        name = f"{stem_of(job.file_name)}{slot.suffix}"
+    for slot in job.upload_slots:
+        name = f"{job.stem}{slot.suffix}"
         signed = services.storage.sign_put(
             base_url,
             output_key(job.id, lease_seq, name),
@@ -121,9 +123,7 @@ def _slots(services: Services, base_url: str, job: LeasedJob, lease_seq: int) ->
 
 def _claimed_job(services: Services, base_url: str, lease: Lease, errors: list[PreviousError]) -> ClaimedJob:
     job = lease.job
-    download = services.storage.sign_get(
-        base_url, input_key(job.id, job.input_sha256 or "", job.file_name), services.settings.signed_url_seconds
-    )
+    lease_seconds = lease.type_lease_seconds or services.settings.lease_seconds
     return ClaimedJob(
         id=job.id,
         task_type=job.task_type,
@@ -133,20 +133,31 @@ def _claimed_job(services: Services, base_url: str, lease: Lease, errors: list[P
         lease_token=str(lease.token),
         lease_seconds=lease.seconds_left,
         lease_expires_at=lease.lease_expires_at,
-        heartbeat_seconds=services.settings.heartbeat_seconds,
-        timeout_seconds=lease.timeout_seconds,
+        heartbeat_seconds=min(services.settings.heartbeat_seconds, lease_seconds / _HEARTBEATS_PER_LEASE),
+        timeout_seconds=_timeout(services, lease.timeout_seconds),
         input_payload=job.input_payload,
-        input=ClaimedInput(
-            file_name=job.file_name,
-            download_url=download.url,
-            size_bytes=job.input_size_bytes or 0,
-            content_type=job.input_content_type or "application/octet-stream",
-        ),
+        input=_input(services, base_url, job),
         uploads=_slots(services, base_url, job, lease.lease_seq),
         previous_errors=[
             {"attempt": error.attempt, "at": error.ended_at.isoformat(), **error.error} for error in errors
         ],
     )
+
+
+def _input(services: Services, base_url: str, job: LeasedJob) -> ClaimedInput | None:
+    if job.input_file_name is None:
+        return None
+    key = input_key(job.id, job.input_sha256 or "", job.input_file_name)
+    return ClaimedInput(
+        file_name=job.input_file_name,
+        download_url=services.storage.sign_get(base_url, key, services.settings.signed_url_seconds).url,
+        size_bytes=job.input_size_bytes or 0,
+        content_type=job.input_content_type or "application/octet-stream",
+    )
+
+
+def _timeout(services: Services, seconds: int) -> int | None:
+    return seconds if services.settings.enable_job_timeouts else None
 
 
 @router.patch("/{job_id}/heartbeat", response_model=LeaseView)
@@ -156,7 +167,11 @@ async def heartbeat(
     """A sign of life. The first one makes the attempt count; the last `stats` are shown to the job's owner."""
     news = News(stats=None if body is None else body.stats)
     view = await _renew(services, base_url, job_id, token, news)
-    if body is None or view.cancel is not None or not await _is_cancelled_within(services, job_id, body.wait_seconds):
+    if body is None or view.cancel is not None:
+        return view
+    # A lease that was made shorter must not run out while its renewal is held open.
+    wait_seconds = min(body.wait_seconds, view.lease_seconds / _HEARTBEATS_PER_LEASE)
+    if not await _is_cancelled_within(services, job_id, wait_seconds):
         return view
     return await _renew(services, base_url, job_id, token, news)
 
@@ -190,7 +205,8 @@ async def _renew(services: Services, base_url: str, job_id: UUID, token: LeaseTo
         raise _refuse(await services.leases.find_outcome(job_id, token), token)
     return LeaseView(
         lease_expires_at=renewal.lease_expires_at,
-        lease_seconds=settings.lease_seconds,
+        lease_seconds=renewal.lease_seconds,
+        timeout_seconds=_timeout(services, renewal.timeout_seconds),
         cancel=_cancel_notice(services, renewal),
         uploads=await _fresh_slots(services, base_url, job_id, token, renewal),
     )
@@ -261,8 +277,7 @@ async def complete(job_id: UUID, body: CompleteJob, token: LeaseTokenOf, service
 
 async def _check_outputs(services: Services, lease: Lease, outputs: list[ReportedOutput]) -> None:
     """Each output must have one of the lease's names, and be there with the size and digest that were told."""
-    stem = stem_of(lease.job.file_name)
-    allowed = {f"{stem}{slot.suffix}" for slot in upload_slots(lease.job.task_type, lease.job.input_payload)}
+    allowed = {f"{lease.job.stem}{slot.suffix}" for slot in lease.job.upload_slots}
     names = [output.name for output in outputs]
     if len(set(names)) != len(names) or not allowed.issuperset(names):
         raise Problem("output-mismatch", "Outputs must have names out of `uploads`, each at most once.")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from uuid import UUID
 
 
@@ -171,46 +173,48 @@ def stem_of(file_name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class UploadSlot:
-    """A place where a worker may put one output; it may stay unused."""
+    """A place where a worker may put one output; it may stay unused.
+
+    Attributes:
+        suffix: what follows the stem in its name.
+        content_type: of the output.
+        max_bytes: how large it may be.
+        formats: the output formats that it is for, in lower case; None: all.
+    """
 
     suffix: str
     content_type: str
     max_bytes: int
+    formats: frozenset[str] | None = None
 
 
-_MB = 1024 * 1024
-_IMAGE_SUFFIXES = {
-    "png": (".png", ".pgw", "image/png"),
-    "jpeg": (".jpg", ".jgw", "image/jpeg"),
-    "webp": (".webp", ".wpw", "image/webp"),
-}
-# 16384² RGBA does not compress below this in the worst case of noise; everything usual is far smaller.
-_MAX_IMAGE_BYTES = 1100 * _MB
+_DEFAULT_FORMAT = "png"
+_OTHER_NAMES = {"jpg": "jpeg"}
 
 
-def upload_slots(task_type: str, payload: Mapping[str, object]) -> tuple[UploadSlot, ...]:
-    """The outputs that a job of this type may have; none for types that leave nothing but metadata."""
-    kind = _OUTPUTS.get(task_type)
-    return () if kind is None else kind(payload)
-
-
-def _picture_slots(payload: Mapping[str, object]) -> tuple[UploadSlot, ...]:
-    """A picture and its companions, by the payload's `outputFormat` (anything unknown counts as png)."""
-    output_format = payload.get("outputFormat")
-    name = output_format.lower() if isinstance(output_format, str) else "png"
-    known = {"jpg": "jpeg"}.get(name, name if name in _IMAGE_SUFFIXES else "png")
-    image, world, content_type = _IMAGE_SUFFIXES[known]
-    return (
-        UploadSlot(image, content_type, _MAX_IMAGE_BYTES),
-        UploadSlot(world, "text/plain", _MB),
-        UploadSlot(".prj", "text/plain", _MB),
-        UploadSlot(f"{image}.aux.xml", "application/xml", 4 * _MB),
-        UploadSlot("_thumb.png", "image/png", 16 * _MB),
-        UploadSlot(".json", "application/json", 4 * _MB),
+@lru_cache(maxsize=1000)
+def parse_outputs(text: str) -> tuple[UploadSlot, ...]:
+    """The slots of a task type, from its `outputs` as JSON text. Few texts come again and again."""
+    return tuple(
+        UploadSlot(
+            suffix=rule["suffix"],
+            content_type=rule["contentType"],
+            max_bytes=rule["maxBytes"],
+            formats=None if rule.get("formats") is None else frozenset(rule["formats"]),
+        )
+        for rule in json.loads(text)
     )
 
 
-_OUTPUTS: dict[str, Callable[[Mapping[str, object]], tuple[UploadSlot, ...]]] = {"geotiff_to_png": _picture_slots}
+def upload_slots(outputs: Iterable[UploadSlot], payload: Mapping[str, object]) -> tuple[UploadSlot, ...]:
+    """The slots that are offered for the payload's `outputFormat`; anything unknown counts as png."""
+    slots = tuple(outputs)
+    known = frozenset[str]().union(*(slot.formats for slot in slots if slot.formats is not None))
+    said = payload.get("outputFormat")
+    name = said.lower() if isinstance(said, str) else _DEFAULT_FORMAT
+    name = _OTHER_NAMES.get(name, name)
+    wanted = name if name in known else _DEFAULT_FORMAT
+    return tuple(slot for slot in slots if slot.formats is None or wanted in slot.formats)
 
 
 def job_prefix(job_id: UUID) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
@@ -19,6 +20,8 @@ from geo_jobs_api.store import fetch_all, load_queries
 
 _leases = load_queries("leases.sql")
 _PREVIOUS_ERRORS = 5
+# Counting and claiming takes a millisecond or two.
+_LOCK_WAIT_MILLISECONDS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,39 +85,28 @@ class Claimed:
         leases: in queue order; none if there was nothing.
         is_replay: they were given to the same claim id before.
         has_more: there may be more to be had for these task types.
+        is_held_back: some of them have a rate limit, or were counted by somebody else just then: time alone may bring
+            more.
     """
 
     leases: list[Lease]
     is_replay: bool
     has_more: bool
+    is_held_back: bool = False
 
 
-def _claimed(rows: Sequence[Mapping[str, Any]], *, has_more: bool) -> Claimed:
-    return Claimed([Lease.from_row(row) for row in rows], any(not row["is_new"] for row in rows), has_more)
-
-
-async def _claim(
-    connection: AsyncConnection[DictRow],
-    requests: Sequence[ClaimRequest],
-    rooms: Mapping[str, int],
-    *,
-    limits_locked: bool,
-) -> list[Mapping[str, Any]]:
-    return await fetch_all(
-        _leases.claim_jobs(
-            connection,
-            task_types=list(rooms),
-            rooms=list(rooms.values()),
-            limits_locked=limits_locked,
-            most=sum(request.most for request in requests),
-            claim_ids=[request.claim_id for request in requests],
-            lease_keys=[request.lease_key for request in requests],
-            worker_ids=[request.worker_id for request in requests],
-            worker_names=[request.worker_name for request in requests],
-            shares=[request.most for request in requests],
-            first_lease_seconds=requests[0].first_lease_seconds,
-        )
-    )
+def _parameters(requests: Sequence[ClaimRequest], *, limits_locked: bool) -> dict[str, Any]:
+    return {
+        "task_types": list(requests[0].task_types),
+        "limits_locked": limits_locked,
+        "most": sum(request.most for request in requests),
+        "claim_ids": [request.claim_id for request in requests],
+        "lease_keys": [request.lease_key for request in requests],
+        "worker_ids": [request.worker_id for request in requests],
+        "worker_names": [request.worker_name for request in requests],
+        "shares": [request.most for request in requests],
+        "first_lease_seconds": requests[0].first_lease_seconds,
+    }
 
 
 class LeaseStore:
@@ -122,55 +114,59 @@ class LeaseStore:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        # As far as was seen last; a claim by this knowledge takes at worst too little, never too much.
-        self._limited: frozenset[str] = frozenset()
+        # As far as was seen last, with whether it is a rate; a claim by this knowledge takes at worst too little.
+        self._limited: dict[str, bool] = {}
 
     async def claim_jobs(self, requests: Sequence[ClaimRequest]) -> list[Claimed]:
         """Lease waiting jobs to claims for the same task types, in queue order, first come first served.
 
         A claim id whose leases are still held gets those again.
 
-        One statement for task types without a limit. Types with `max_concurrent_runs` are counted and claimed while
-        their rows are locked, which is what makes the limit exact.
+        One statement for task types without a limit. Those with a limit on concurrent runs or on claims per period are
+        counted and claimed while their rows are locked, which is what makes the limits exact.
         """
         task_types = requests[0].task_types
         total = sum(request.most for request in requests)
+        rows: list[Mapping[str, Any]] = []
+        is_held_back = False
         async with self._pool.connection() as connection:
-            rows: list[Mapping[str, Any]] = []
-            if not self._limited.intersection(task_types):
-                rows = await _claim(connection, requests, dict.fromkeys(task_types, total), limits_locked=False)
+            if not self._limited.keys() & set(task_types):
+                rows = await fetch_all(_leases.claim_jobs(connection, **_parameters(requests, limits_locked=False)))
                 if len(rows) < total:
                     # What is missing may be hidden behind a limit that somebody has just set.
                     limits = await fetch_all(_leases.list_limited_task_types(connection))
-                    self._limited = frozenset(row["name"] for row in limits)
-            if not rows and self._limited.intersection(task_types):
-                async with connection.transaction():
-                    rooms = await self._lock_rooms(connection, task_types, total)
-                    rows = await _claim(connection, requests, rooms, limits_locked=True)
+                    self._limited = {row["name"]: row["has_rate"] for row in limits}
+            if not rows and (limited := self._limited.keys() & set(task_types)):
+                rows, is_held_back = await self._claim_limited(connection, requests)
+                is_held_back |= any(self._limited[name] for name in limited)
         by_claim: dict[UUID, list[Mapping[str, Any]]] = {}
         for row in rows:
             by_claim.setdefault(row["claim_id"], []).append(row)
         has_more = len(rows) >= total
-        return [_claimed(by_claim.get(request.claim_id, []), has_more=has_more) for request in requests]
+        return [
+            Claimed(
+                [Lease.from_row(row) for row in mine],
+                is_replay=any(not row["is_new"] for row in mine),
+                has_more=has_more,
+                is_held_back=is_held_back and not has_more,
+            )
+            for mine in (by_claim.get(request.claim_id, []) for request in requests)
+        ]
 
-    async def _lock_rooms(
-        self, connection: AsyncConnection[DictRow], task_types: Sequence[str], most: int
-    ) -> dict[str, int]:
-        limits = {
-            row["name"]: row["max_concurrent_runs"]
-            for row in await fetch_all(_leases.lock_limits(connection, task_types=list(task_types)))
-        }
-        if not limits:
-            self._limited = frozenset()
-        # A statement of its own: READ COMMITTED gives it a snapshot taken after the locks were had.
-        running = {
-            row["task_type"]: row["running"]
-            for row in await fetch_all(_leases.count_running(connection, task_types=list(limits)))
-        }
-        rooms = dict.fromkeys(task_types, most)
-        for name, limit in limits.items():
-            rooms[name] = max(0, min(most, limit - running.get(name, 0)))
-        return rooms
+    async def _claim_limited(
+        self, connection: AsyncConnection[DictRow], requests: Sequence[ClaimRequest]
+    ) -> tuple[list[Mapping[str, Any]], bool]:
+        """Lock, count, claim, commit in one trip; without what is limited, if somebody holds the lock for long."""
+        try:
+            # The claim is a statement of its own: READ COMMITTED gives it a snapshot taken after the locks were had.
+            async with connection.pipeline(), connection.transaction():
+                await connection.execute(_leases.limit_lock_wait.sql, {"milliseconds": str(_LOCK_WAIT_MILLISECONDS)})
+                await connection.execute(_leases.lock_limits.sql, {"task_types": list(requests[0].task_types)})
+                cursor = await connection.execute(_leases.claim_jobs.sql, _parameters(requests, limits_locked=True))
+            return list(await cursor.fetchall()), False
+        except psycopg.errors.LockNotAvailable:
+            # Whoever holds it has been stopped in its tracks; the other types must not wait for that.
+            return await fetch_all(_leases.claim_jobs(connection, **_parameters(requests, limits_locked=False))), True
 
     async def release_claim(self, job_id: UUID, token: LeaseToken) -> None:
         """Give back a job that its claimer never heard of; nothing happens if it was heard of."""

@@ -98,11 +98,13 @@ class Wakeup:
                     await connection.execute("SELECT 1")
 
     def _heard(self, payload: str) -> None:
-        # `task type`, or `task type:number of jobs`; empty when a job waits for its time.
+        # `task type`, or `task type:number of jobs`; empty when a job waits for its time. With the number 0 the type
+        # itself has changed, and only a look tells how many jobs there are for those who wait.
         task_type, _, number = payload.partition(":")
+        count = int(number) if number.isdecimal() else 1
         if task_type:
-            self._room.wake(task_type, int(number) if number.isdecimal() else 1)
-        else:
+            self._room.wake(task_type, count)
+        if not task_type or count == 0:
             self._room.look.set()
 
     async def _poll_for_ever(self) -> None:

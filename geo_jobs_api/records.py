@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, Self
 from uuid import UUID
 
-from geo_jobs_api.jobs import JobState, LeaseToken
+from geo_jobs_api.jobs import JobState, LeaseToken, UploadSlot, parse_outputs, stem_of, upload_slots
 
 
 class _FromRow:
@@ -92,11 +92,17 @@ class LeasedJob(_FromRow):
     input_sha256: str | None
     attempt: int
     max_attempts: int
+    output_rules: str
 
     @property
-    def file_name(self) -> str:
-        """The input's name, which the outputs' names are made from."""
-        return self.input_file_name or "upload"
+    def stem(self) -> str:
+        """What the outputs' names begin with: the input's name without extension, or else the task type."""
+        return self.task_type if self.input_file_name is None else stem_of(self.input_file_name)
+
+    @property
+    def upload_slots(self) -> tuple[UploadSlot, ...]:
+        """Where the worker may put outputs, by what the task type says now."""
+        return upload_slots(parse_outputs(self.output_rules), self.input_payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,7 @@ class Lease(_FromRow):
     lease_expires_at: datetime
     lease_confirmed: bool
     timeout_seconds: int
+    type_lease_seconds: float | None
     server_time: datetime
 
     @classmethod
@@ -137,6 +144,8 @@ class Renewal(_FromRow):
     """The answer to a sign of life. `held_seconds` counts from the claim."""
 
     lease_expires_at: datetime
+    lease_seconds: float
+    timeout_seconds: int
     cancel_requested_at: datetime | None
     cancel_reason: str | None
     held_seconds: float

@@ -21,11 +21,18 @@ class RescueSource(Protocol):
     """Who ends the leases that ran out."""
 
     async def rescue_lost_jobs(
-        self, *, max_worker_losses: int, cancel_overdue_seconds: float, most: int = 100
+        self,
+        *,
+        max_worker_losses: int,
+        cancel_overdue_seconds: float,
+        timeout_grace_seconds: float | None = None,
+        most: int = 100,
     ) -> list[RescuedJob]:
         """Decide and act in one statement."""
 
-    async def seconds_until_next_loss(self, cancel_overdue_seconds: float) -> float | None:
+    async def seconds_until_next_loss(
+        self, cancel_overdue_seconds: float, timeout_grace_seconds: float | None = None
+    ) -> float | None:
         """How long until there may be something to end; None when nothing runs."""
 
 
@@ -39,6 +46,7 @@ class RescuePolicy:
         grace_seconds: no lease is ended so soon after a start or an outage, since a living worker was not heard.
         max_worker_losses: a job that lost this many workers has failed.
         cancel_overdue_seconds: after so long, a worker that was asked to stop is not waited for.
+        timeout_grace_seconds: how long beyond its timeout a job may be held; None: timeouts are off.
     """
 
     interval_seconds: float
@@ -46,6 +54,7 @@ class RescuePolicy:
     grace_seconds: float
     max_worker_losses: int
     cancel_overdue_seconds: float
+    timeout_grace_seconds: float | None = None
 
 
 class Rescuer:
@@ -85,7 +94,9 @@ class Rescuer:
         """Until the next lease may run out: while nothing runs, the database is left alone."""
         shortest, longest = self._policy.interval_seconds, self._policy.rest_seconds
         try:
-            loss = await self._source.seconds_until_next_loss(self._policy.cancel_overdue_seconds)
+            loss = await self._source.seconds_until_next_loss(
+                self._policy.cancel_overdue_seconds, self._policy.timeout_grace_seconds
+            )
         except (psycopg.Error, OSError):
             return shortest
         return min(max(shortest, longest if loss is None else loss), max(shortest, longest))
@@ -98,6 +109,7 @@ class Rescuer:
             rescued = await self._source.rescue_lost_jobs(
                 max_worker_losses=self._policy.max_worker_losses,
                 cancel_overdue_seconds=self._policy.cancel_overdue_seconds,
+                timeout_grace_seconds=self._policy.timeout_grace_seconds,
             )
         except (psycopg.Error, OSError) as error:
             self._not_before = self._clock() + self._policy.grace_seconds

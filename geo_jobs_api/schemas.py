@@ -308,9 +308,9 @@ class ClaimedJob(Model):
     lease_seconds: float
     lease_expires_at: datetime
     heartbeat_seconds: float
-    timeout_seconds: int
+    timeout_seconds: int | None
     input_payload: dict[str, Any]
-    input: ClaimedInput
+    input: ClaimedInput | None
     uploads: list[UploadSlotView]
     previous_errors: list[dict[str, Any]]
 
@@ -349,6 +349,7 @@ class LeaseView(Model):
 
     lease_expires_at: datetime
     lease_seconds: float
+    timeout_seconds: int | None
     cancel: CancelNotice | None
     uploads: list[UploadSlotView] | None = None
 

@@ -10,10 +10,11 @@ from typing import Annotated, cast
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
-from geo_jobs_api.auth import Caller, TokenVerifier, WorkerVerifier
+from geo_jobs_api.auth import ADMIN_SCOPE, Caller, TokenVerifier, WorkerVerifier
 from geo_jobs_api.claiming import ClaimDesk
 from geo_jobs_api.coalescing import Coalescer
 from geo_jobs_api.config import Settings
+from geo_jobs_api.errors import Problem
 from geo_jobs_api.event_hub import EventHub
 from geo_jobs_api.jobs import JobState
 from geo_jobs_api.lease_store import Completion, LeaseStore
@@ -21,6 +22,7 @@ from geo_jobs_api.limits import RateLimit
 from geo_jobs_api.local_storage import LocalStorage
 from geo_jobs_api.records import WorkerToken
 from geo_jobs_api.store import JobStore, UpkeepStore
+from geo_jobs_api.task_type_store import TaskTypeStore
 from geo_jobs_api.wakeup import WaitingRoom
 
 Completions = Coalescer[Completion, JobState | None]
@@ -36,6 +38,7 @@ class Services:
     desk: ClaimDesk
     completions: Completions
     upkeep: UpkeepStore
+    task_types: TaskTypeStore
     storage: LocalStorage
     people: TokenVerifier
     workers: WorkerVerifier
@@ -80,6 +83,13 @@ async def worker_of(request: Request, _: Annotated[object, Security(_worker_head
     return await services_of(request).workers.verify(
         request.headers.get("authorization"), request.client.host if request.client else ""
     )
+
+
+async def admin_of(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
+    """The administrator who asks; Problem `not-allowed` for anybody else."""
+    if not caller.is_admin:
+        raise Problem("not-allowed", f"This is for tokens with the scope {ADMIN_SCOPE}.")
+    return caller
 
 
 # Coroutines, like all dependencies here: the framework would hand plain functions to a thread, 0.5 ms each.

@@ -186,15 +186,28 @@ class UpkeepStore:
         self._pool = pool
 
     async def rescue_lost_jobs(
-        self, *, max_worker_losses: int, cancel_overdue_seconds: float, most: int = 100
+        self,
+        *,
+        max_worker_losses: int,
+        cancel_overdue_seconds: float,
+        timeout_grace_seconds: float | None = None,
+        most: int = 100,
     ) -> list[RescuedJob]:
-        """End the leases that ran out and the cancellations that were not heeded, up to `most` of them."""
+        """End the leases that ran out, the cancellations that were not heeded and the jobs that took too long.
+
+        Args:
+            max_worker_losses: a job that lost this many workers has failed.
+            cancel_overdue_seconds: how long a worker has to heed a cancellation.
+            timeout_grace_seconds: how long beyond its type's timeout a job may be held; None: for ever.
+            most: how many at most.
+        """
         async with self._pool.connection() as connection:
             rows = await fetch_all(
                 _upkeep.rescue_lost_jobs(
                     connection,
                     max_worker_losses=max_worker_losses,
                     cancel_overdue_seconds=cancel_overdue_seconds,
+                    timeout_grace_seconds=timeout_grace_seconds,
                     most=most,
                 )
             )
@@ -208,10 +221,16 @@ class UpkeepStore:
             )
         return Surroundings.from_row(row)
 
-    async def seconds_until_next_loss(self, cancel_overdue_seconds: float) -> float | None:
-        """How long until a lease runs out or a cancellation is overdue; None when nothing runs."""
+    async def seconds_until_next_loss(
+        self, cancel_overdue_seconds: float, timeout_grace_seconds: float | None = None
+    ) -> float | None:
+        """How long until a lease runs out, or a cancellation or a job is overdue; None when nothing runs."""
         async with self._pool.connection() as connection:
-            row = await _upkeep.seconds_until_next_loss(connection, cancel_overdue_seconds=cancel_overdue_seconds)
+            row = await _upkeep.seconds_until_next_loss(
+                connection,
+                cancel_overdue_seconds=cancel_overdue_seconds,
+                timeout_grace_seconds=timeout_grace_seconds,
+            )
         seconds: float | None = row["seconds"]
         return seconds
 

@@ -64,7 +64,7 @@ SELECT * FROM changed;
 -- The file has arrived: the job may be claimed. No row: it waits for another file, or for none.
 WITH moved AS (
     UPDATE jobs
-    SET state = 'queued', run_at = now(), uploaded_at = now(), input_sha256 = :sha256
+    SET state = 'queued', run_at = now(), turn = fair_turn(owner, task_type, priority), uploaded_at = now(), input_sha256 = :sha256
     WHERE id = :id AND state = 'awaiting_upload'
         AND input_file_name = :file_name AND input_size_bytes = :size_bytes
     RETURNING id, task_type, state, input_size_bytes, input_sha256
@@ -100,8 +100,8 @@ SELECT * FROM changed;
 WITH moved AS (
     UPDATE jobs
     SET
-        state = 'queued', run_at = now(), attempt = 0, worker_losses = 0, finished_at = NULL, error = NULL,
-        percent = 0, stage = NULL, message = NULL, started_at = NULL
+        state = 'queued', run_at = now(), turn = fair_turn(owner, task_type, priority), attempt = 0, worker_losses = 0,
+        finished_at = NULL, error = NULL, percent = 0, stage = NULL, message = NULL, started_at = NULL
     WHERE id = :id AND state = 'failed' AND removal_started_at IS NULL
     RETURNING *
 ), event AS (

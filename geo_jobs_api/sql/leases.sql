@@ -1,27 +1,28 @@
 -- Leases: claim, renew, complete, fail. Every write on a running job is guarded by lease_seq, lease_key and state.
 
+-- name: limit_lock_wait(milliseconds)$
+-- Wait for locks no longer than this, until the transaction ends.
+SELECT set_config('lock_timeout', :milliseconds::text, true);
+
 -- name: lock_limits(task_types)
--- Hold the task types that have a limit, so that only one claim at a time counts and takes.
+-- Hold the task types that have a limit, so that only one claim at a time counts and takes; what is counted in the next
+-- statement of the same transaction is then the newest.
 -- NO KEY, since inserting jobs takes a KEY SHARE lock on the same row and must not wait.
-SELECT name, max_concurrent_runs FROM task_types
-WHERE name = ANY(:task_types) AND max_concurrent_runs IS NOT NULL
+SELECT name FROM task_types
+WHERE name = ANY(:task_types::text[]) AND (max_concurrent_runs IS NOT NULL OR rate_count IS NOT NULL)
 ORDER BY name
 FOR NO KEY UPDATE;
 
--- name: count_running(task_types)
--- How many jobs run, to be asked in a statement of its own after lock_limits: its snapshot is then the newest.
-SELECT task_type, count(*) AS running FROM jobs
-WHERE state = 'running' AND task_type = ANY(:task_types)
-GROUP BY task_type;
-
 -- name: list_limited_task_types()
--- The task types that have a limit on concurrent runs.
-SELECT name FROM task_types WHERE max_concurrent_runs IS NOT NULL;
+-- The task types that have a limit on concurrent runs or on claims per period.
+SELECT name, rate_count IS NOT NULL AS has_rate FROM task_types
+WHERE max_concurrent_runs IS NOT NULL OR rate_count IS NOT NULL;
 
--- name: claim_jobs(task_types, rooms, limits_locked, most, claim_ids, lease_keys, worker_ids, worker_names, shares, first_lease_seconds)
+-- name: claim_jobs(task_types, limits_locked, most, claim_ids, lease_keys, worker_ids, worker_names, shares, first_lease_seconds)
 -- Lease the first waiting jobs to claims that wait at the same time: in the order of the claims, each up to its share.
 -- A claim whose leases are still held gets those again and nothing else. The ids are picked once (MATERIALIZED): a
--- LIMIT that the planner may run twice would take too many.
+-- LIMIT that the planner may run twice would take too many. Types with a limit are claimed only while they are locked;
+-- claims are counted by the statement's own time, since the transaction's is from before the lock was had.
 WITH held AS MATERIALIZED (
     SELECT id, claim_id FROM jobs
     WHERE claim_id = ANY(:claim_ids::uuid[]) AND state = 'running' AND lease_expires_at > now()
@@ -32,17 +33,34 @@ WITH held AS MATERIALIZED (
     FROM unnest(:claim_ids::uuid[], :lease_keys::text[], :worker_ids::text[], :worker_names::text[], :shares::integer[])
         WITH ORDINALITY AS asked (claim_id, lease_key, worker_id, worker_name, share, place)
     WHERE NOT EXISTS (SELECT FROM held WHERE held.claim_id = asked.claim_id)
+), wanted AS MATERIALIZED (
+    SELECT
+        name,
+        least(
+            :most::bigint,
+            CASE WHEN max_concurrent_runs IS NOT NULL THEN max_concurrent_runs - (
+                SELECT count(*) FROM jobs WHERE jobs.state = 'running' AND jobs.task_type = task_types.name
+            ) END,
+            CASE WHEN rate_count IS NOT NULL THEN rate_count - (
+                SELECT count(*) FROM (
+                    SELECT FROM rate_claims
+                    WHERE rate_claims.task_type = task_types.name
+                        AND claimed_at > statement_timestamp() - make_interval(secs => rate_period_seconds)
+                    LIMIT rate_count
+                ) AS counted
+            ) END
+        ) AS room
+    FROM task_types
+    WHERE name = ANY(:task_types::text[]) AND NOT paused
+        AND (:limits_locked OR (max_concurrent_runs IS NULL AND rate_count IS NULL))
 ), picked AS MATERIALIZED (
     SELECT candidate.id, row_number() OVER (ORDER BY candidate.order_key, candidate.id) AS number
-    FROM unnest(:task_types::text[], :rooms::integer[]) AS wanted (task_type, room)
-    JOIN task_types ON task_types.name = wanted.task_type
-        AND NOT task_types.paused
-        AND (:limits_locked OR task_types.max_concurrent_runs IS NULL)
+    FROM wanted
     CROSS JOIN LATERAL (
         SELECT jobs.id, jobs.order_key FROM jobs
-        WHERE jobs.state = 'queued' AND jobs.task_type = wanted.task_type AND jobs.run_at <= now()
+        WHERE jobs.state = 'queued' AND jobs.task_type = wanted.name AND jobs.run_at <= now()
         ORDER BY jobs.order_key, jobs.id
-        LIMIT wanted.room
+        LIMIT greatest(0, wanted.room)
         FOR UPDATE SKIP LOCKED
     ) AS candidate
     ORDER BY candidate.order_key, candidate.id
@@ -61,6 +79,11 @@ WITH held AS MATERIALIZED (
     INSERT INTO job_events (job_id, type, state, data)
     SELECT id, 'claimed', state, jsonb_build_object('workerName', worker_name, 'attempt', attempt + 1)
     FROM claimed
+), rated AS (
+    INSERT INTO rate_claims (task_type, claimed_at)
+    SELECT claimed.task_type, statement_timestamp()
+    FROM claimed JOIN task_types ON task_types.name = claimed.task_type
+    WHERE :limits_locked AND task_types.rate_count IS NOT NULL
 ), given AS (
     SELECT true AS is_new, claimed.* FROM claimed
     UNION ALL
@@ -70,7 +93,8 @@ SELECT
     given.is_new, given.claim_id, given.id, given.task_type, given.priority, given.input_payload,
     given.input_file_name, given.input_size_bytes, given.input_content_type, given.input_sha256, given.attempt, given.max_attempts,
     given.lease_seq, given.lease_key, given.lease_expires_at, given.lease_confirmed,
-    task_types.timeout_seconds, now() AS server_time
+    task_types.timeout_seconds, task_types.lease_seconds AS type_lease_seconds, task_types.outputs::text AS output_rules,
+    now() AS server_time
 FROM given JOIN task_types ON task_types.name = given.task_type
 ORDER BY given.order_key, given.id;
 
@@ -91,8 +115,8 @@ ORDER BY outcome.job_id, outcome.lease_seq DESC;
 WITH released AS (
     UPDATE jobs
     SET
-        state = 'queued', lease_key = NULL, lease_expires_at = NULL, claim_id = NULL, claimed_at = NULL,
-        worker_id = NULL
+        state = 'queued', turn = least(turn, claimed_at), lease_key = NULL, lease_expires_at = NULL, claim_id = NULL,
+        claimed_at = NULL, worker_id = NULL
     WHERE id = :id AND lease_seq = :lease_seq AND lease_key = :lease_key AND state = 'running'
         AND NOT lease_confirmed
     RETURNING id, state, task_type
@@ -103,7 +127,9 @@ SELECT pg_notify('geo_jobs_queued', task_type) FROM released;
 
 -- name: get_lease(id, lease_seq, lease_key)^
 -- A running job as seen by the one who holds its lease.
-SELECT jobs.*, task_types.timeout_seconds, task_types.backoff_seconds, now() AS server_time
+SELECT
+    jobs.*, task_types.timeout_seconds, task_types.lease_seconds AS type_lease_seconds,
+    task_types.outputs::text AS output_rules, task_types.backoff_seconds, now() AS server_time
 FROM jobs JOIN task_types ON task_types.name = jobs.task_type
 WHERE jobs.id = :id AND jobs.lease_seq = :lease_seq AND jobs.lease_key = :lease_key AND jobs.state = 'running';
 
@@ -120,20 +146,22 @@ WHERE jobs.id = :id;
 -- name: renew_lease(id, lease_seq, lease_key, lease_seconds, percent, stage, message, stats)^
 -- A sign of life, with progress or (percent NULL) without. The first one makes the attempt count.
 -- Progress that is older than what is known renews the lease and changes nothing else. The last stats are kept.
+-- How long the lease is says the type, or else the service.
 WITH held AS (
     SELECT
-        id, lease_confirmed,
+        id, lease_confirmed, coalesce(task_types.lease_seconds, :lease_seconds::double precision) AS lease_seconds,
+        task_types.timeout_seconds,
         :percent::double precision IS NOT NULL AND :percent::double precision >= percent AS is_news,
         :percent::double precision >= percent
             AND (percent, stage, message)
             IS DISTINCT FROM (:percent::double precision, :stage::text, :message::text) AS is_change
-    FROM jobs
+    FROM jobs JOIN task_types ON task_types.name = jobs.task_type
     WHERE id = :id AND lease_seq = :lease_seq AND lease_key = :lease_key AND state = 'running'
-    FOR UPDATE
+    FOR UPDATE OF jobs
 ), renewed AS (
     UPDATE jobs
     SET
-        lease_expires_at = now() + make_interval(secs => :lease_seconds),
+        lease_expires_at = now() + make_interval(secs => held.lease_seconds),
         attempt = jobs.attempt + (NOT held.lease_confirmed)::integer,
         started_at = CASE WHEN held.lease_confirmed THEN jobs.started_at ELSE now() END,
         lease_confirmed = true,
@@ -145,7 +173,8 @@ WITH held AS (
     WHERE jobs.id = held.id
     RETURNING
         jobs.id, jobs.state, jobs.attempt, jobs.percent, jobs.stage, jobs.message, jobs.worker_name,
-        jobs.lease_expires_at, jobs.claimed_at, jobs.cancel_requested_at, jobs.cancel_reason
+        jobs.lease_expires_at, jobs.claimed_at, jobs.cancel_requested_at, jobs.cancel_reason, held.lease_seconds,
+        held.timeout_seconds
 ), event AS (
     INSERT INTO job_events (job_id, type, state, data)
     SELECT job_id, type, state, data
@@ -161,7 +190,7 @@ WITH held AS (
     ORDER BY place
 )
 SELECT
-    lease_expires_at, cancel_requested_at, cancel_reason,
+    lease_expires_at, lease_seconds, timeout_seconds, cancel_requested_at, cancel_reason,
     extract(epoch FROM now() - claimed_at)::double precision AS held_seconds
 FROM renewed;
 
@@ -228,6 +257,8 @@ WITH ended AS (
             WHEN :delay_seconds::double precision > 0 THEN now() + make_interval(secs => :delay_seconds::double precision)
             ELSE run_at
         END,
+        -- What goes back at once is where it was when it was claimed.
+        turn = CASE WHEN :delay_seconds::double precision > 0 THEN turn ELSE least(turn, claimed_at) END,
         attempt = attempt
             + CASE WHEN :spends_attempt::boolean THEN (NOT lease_confirmed)::integer ELSE -lease_confirmed::integer END,
         error = CASE WHEN :spends_attempt::boolean THEN :error::jsonb ELSE error END,

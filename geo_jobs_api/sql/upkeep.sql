@@ -1,36 +1,65 @@
 -- What the service does by itself: rescue lost jobs, wake those who wait, count.
 
--- name: rescue_lost_jobs(max_worker_losses, cancel_overdue_seconds, most)
--- End the leases that ran out, and those of workers that were asked to stop and did not. Which jobs are lost is decided
--- on rows that are locked by this very statement: a job that ended in between is skipped, not overwritten.
-WITH lost AS MATERIALIZED (
+-- name: rescue_lost_jobs(max_worker_losses, cancel_overdue_seconds, timeout_grace_seconds, most)
+-- End the leases that ran out, those of workers that were asked to stop and did not, and those that have been held for
+-- longer than the type's timeout and a grace (NULL: nobody looks), whatever signs of life there are. Which jobs are lost
+-- is decided on rows that are locked by this very statement: one that ended in between is skipped, not overwritten.
+WITH overdue AS MATERIALIZED (
     SELECT
-        id, lease_key, lease_confirmed,
+        jobs.id, jobs.lease_key, jobs.lease_confirmed, jobs.attempt, jobs.max_attempts, jobs.worker_losses,
+        task_types.timeout_seconds, task_types.backoff_seconds,
         CASE
-            WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+            WHEN jobs.cancel_requested_at IS NOT NULL THEN 'cancelled'
+            WHEN jobs.lease_expires_at < now() THEN 'lost'
+            ELSE 'timed_out'
+        END AS kind
+    FROM jobs JOIN task_types ON task_types.name = jobs.task_type
+    WHERE jobs.state = 'running' AND (
+        jobs.lease_expires_at < now()
+        OR jobs.cancel_requested_at < now() - make_interval(secs => :cancel_overdue_seconds)
+        OR jobs.claimed_at
+            < now() - make_interval(secs => task_types.timeout_seconds + :timeout_grace_seconds::double precision)
+    )
+    ORDER BY jobs.id
+    LIMIT :most
+    FOR UPDATE OF jobs SKIP LOCKED
+), lost AS MATERIALIZED (
+    SELECT
+        id, lease_key, lease_confirmed, kind,
+        CASE
+            WHEN kind = 'cancelled' THEN 'cancelled'
             WHEN NOT lease_confirmed THEN 'queued'
-            WHEN worker_losses + 1 >= :max_worker_losses OR attempt >= max_attempts THEN 'failed'
+            WHEN attempt >= max_attempts THEN 'failed'
+            WHEN kind = 'lost' AND worker_losses + 1 >= :max_worker_losses THEN 'failed'
             ELSE 'queued'
         END AS next_state,
-        jsonb_build_object(
-            'class', 'interrupted', 'code', 'worker_lost',
-            'message', 'The worker stopped answering while it worked on this file.',
-            'detail', jsonb_build_object('workerLosses', worker_losses + 1)
-        ) AS error
-    FROM jobs
-    WHERE state = 'running' AND (
-        lease_expires_at < now()
-        OR cancel_requested_at < now() - make_interval(secs => :cancel_overdue_seconds)
-    )
-    ORDER BY id
-    LIMIT :most
-    FOR UPDATE SKIP LOCKED
+        -- The jitter of other retries: anything up to what the type says for this attempt.
+        CASE WHEN kind = 'timed_out' AND lease_confirmed
+            THEN random() * coalesce(backoff_seconds[least(attempt, cardinality(backoff_seconds))], 0)
+        END AS delay_seconds,
+        CASE kind
+            WHEN 'timed_out' THEN jsonb_build_object(
+                'class', 'timeout', 'code', 'timeout',
+                'message', 'It took longer than ' || timeout_seconds || ' s, and its worker did not stop it.',
+                'detail', jsonb_build_object('timeoutSeconds', timeout_seconds)
+            )
+            ELSE jsonb_build_object(
+                'class', 'interrupted', 'code', 'worker_lost',
+                'message', 'The worker stopped answering while it worked on this file.',
+                'detail', jsonb_build_object('workerLosses', worker_losses + 1)
+            )
+        END AS error
+    FROM overdue
 ), ended AS (
     UPDATE jobs
     SET
         state = lost.next_state,
-        worker_losses = jobs.worker_losses + lost.lease_confirmed::integer,
+        worker_losses = jobs.worker_losses + (lost.lease_confirmed AND lost.kind <> 'timed_out')::integer,
         error = CASE WHEN lost.lease_confirmed AND lost.next_state <> 'cancelled' THEN lost.error ELSE jobs.error END,
+        run_at = CASE WHEN lost.delay_seconds > 0 AND lost.next_state = 'queued'
+            THEN now() + make_interval(secs => lost.delay_seconds) ELSE jobs.run_at
+        END,
+        turn = CASE WHEN lost.delay_seconds > 0 THEN jobs.turn ELSE least(jobs.turn, jobs.claimed_at) END,
         finished_at = CASE lost.next_state WHEN 'queued' THEN NULL ELSE now() END,
         lease_confirmed = false, lease_key = NULL, lease_expires_at = NULL, claim_id = NULL, claimed_at = NULL,
         worker_id = NULL
@@ -42,8 +71,9 @@ WITH lost AS MATERIALIZED (
         CASE jobs.state WHEN 'queued' THEN greatest(jobs.run_at, now()) END AS next_attempt_at,
         CASE
             WHEN jobs.state <> 'queued' THEN jobs.state
-            WHEN lost.lease_confirmed THEN 'worker_lost'
-            ELSE 'claim_lost'
+            WHEN NOT lost.lease_confirmed THEN 'claim_lost'
+            WHEN lost.kind = 'timed_out' THEN 'retry_scheduled'
+            ELSE 'worker_lost'
         END AS event_type
 ), outcome AS (
     INSERT INTO lease_outcomes (
@@ -55,6 +85,7 @@ WITH lost AS MATERIALIZED (
     SELECT
         id, event_type, state,
         jsonb_build_object('attempt', attempt, 'workerName', worker_name, 'error', error)
+        || CASE event_type WHEN 'retry_scheduled' THEN jsonb_build_object('nextAttemptAt', next_attempt_at) ELSE '{}' END
     FROM ended
 )
 SELECT
@@ -62,49 +93,90 @@ SELECT
     -- One notification for each task type: each one costs every listener, and commits that notify wait for each other.
     CASE row_number() OVER (PARTITION BY task_type)
         WHEN 1 THEN pg_notify('geo_jobs_queued', task_type || ':' || count(*) OVER (PARTITION BY task_type))
-    END
+    END,
+    -- Those who wait for the next due job must look again.
+    CASE WHEN event_type = 'retry_scheduled' THEN pg_notify('geo_jobs_queued', '') END
 FROM ended;
 
--- name: seconds_until_next_loss(cancel_overdue_seconds)^
--- How long until the next lease runs out, or the next worker that was asked to stop is overdue; NULL: nothing runs.
+-- name: seconds_until_next_loss(cancel_overdue_seconds, timeout_grace_seconds)^
+-- How long until the next lease runs out, the next worker that was asked to stop is overdue, or the next job has taken
+-- too long; NULL: nothing runs.
 SELECT least(
     (SELECT extract(epoch FROM min(lease_expires_at) - now())::double precision FROM jobs WHERE state = 'running'),
     (
         SELECT extract(epoch FROM min(cancel_requested_at) - now())::double precision + :cancel_overdue_seconds
         FROM jobs WHERE state = 'running' AND cancel_requested_at IS NOT NULL
+    ),
+    (
+        SELECT
+            min(extract(epoch FROM jobs.claimed_at - now())::double precision + task_types.timeout_seconds)
+            + :timeout_grace_seconds::double precision
+        FROM jobs JOIN task_types ON task_types.name = jobs.task_type
+        WHERE jobs.state = 'running'
     )
 ) AS seconds;
 
 -- name: look_around(task_types, most, claim_ids)^
 -- All that those who wait need to know, in one statement: how many jobs of each type could be claimed now, counted up
--- to a few and to the type's limit; how long until the next waiting job may be claimed (NULL: none waits for its time);
--- which of these claims hold leases already.
+-- to a few and to the type's limits; how long until the next waiting job may be claimed, by its own time or its type's
+-- rate (NULL: none waits for that); which of these claims hold leases already.
+WITH wanted AS MATERIALIZED (
+    SELECT
+        name,
+        greatest(0, least(
+            :most::bigint,
+            CASE WHEN max_concurrent_runs IS NOT NULL THEN max_concurrent_runs - (
+                SELECT count(*) FROM jobs WHERE jobs.state = 'running' AND jobs.task_type = task_types.name
+            ) END,
+            CASE WHEN full_until IS NULL AND rate_count IS NOT NULL THEN rate_count END,
+            CASE WHEN full_until > statement_timestamp() THEN 0 END
+        )) AS room,
+        full_until
+    FROM task_types
+    LEFT JOIN LATERAL (
+        -- When the oldest of the latest claims that fill the period has left it.
+        SELECT claimed_at + make_interval(secs => rate_period_seconds) AS full_until FROM rate_claims
+        WHERE rate_claims.task_type = task_types.name AND rate_count IS NOT NULL
+        ORDER BY claimed_at DESC
+        OFFSET rate_count - 1
+        LIMIT 1
+    ) AS latest ON true
+    WHERE name = ANY(:task_types::text[]) AND NOT paused
+)
 SELECT
     (
-        SELECT coalesce(jsonb_object_agg(task_types.name, (
+        SELECT coalesce(jsonb_object_agg(wanted.name, (
             SELECT count(*) FROM (
                 SELECT FROM jobs
-                WHERE jobs.state = 'queued' AND jobs.task_type = task_types.name AND jobs.run_at <= now()
-                LIMIT greatest(0, least(
-                    :most::bigint,
-                    task_types.max_concurrent_runs - (
-                        SELECT count(*) FROM jobs AS running
-                        WHERE running.state = 'running' AND running.task_type = task_types.name
-                            AND task_types.max_concurrent_runs IS NOT NULL
-                    )
-                ))
+                WHERE jobs.state = 'queued' AND jobs.task_type = wanted.name AND jobs.run_at <= now()
+                LIMIT wanted.room
             ) AS ready
         )), '{}')
-        FROM task_types
-        WHERE task_types.name = ANY(:task_types::text[]) AND NOT task_types.paused
+        FROM wanted
     ) AS ready,
-    (
-        SELECT extract(epoch FROM min(run_at) - now())::double precision
-        FROM jobs WHERE state = 'queued' AND run_at > now()
+    least(
+        (
+            SELECT extract(epoch FROM min(run_at) - now())::double precision
+            FROM jobs WHERE state = 'queued' AND run_at > now()
+        ),
+        (
+            SELECT extract(epoch FROM min(full_until) - statement_timestamp())::double precision
+            FROM wanted
+            WHERE full_until > statement_timestamp() AND EXISTS (
+                SELECT FROM jobs WHERE jobs.state = 'queued' AND jobs.task_type = wanted.name
+            )
+        )
     ) AS due_seconds,
     ARRAY(
         SELECT DISTINCT claim_id FROM jobs WHERE state = 'running' AND claim_id = ANY(:claim_ids::uuid[])
     ) AS held_claims;
+
+-- name: forget_rate_claims()!
+-- Claims that no rate limit counts any more.
+DELETE FROM rate_claims USING task_types
+WHERE task_types.name = rate_claims.task_type AND (
+    rate_period_seconds IS NULL OR claimed_at < statement_timestamp() - make_interval(secs => rate_period_seconds)
+);
 
 -- name: count_open_jobs()
 -- Jobs that have not ended, by type and state.

@@ -57,8 +57,8 @@ def test_jobs_come_in_order_of_age_and_a_point_of_priority_is_worth_a_minute(
     api: RunningApi, person: Person, worker: Worker
 ) -> None:
     """Low priority waits longer, but never for ever."""
-    low, high, old = person.submit(priority=0), person.submit(priority=1), person.submit(priority=0)
-    rows(api.settings.conninfo or "", "UPDATE jobs SET run_at = run_at - interval '61 seconds' WHERE id = %s", old)
+    low, high, old = (Person(api, name).submit(priority=n) for name, n in (("a", 0), ("b", 1), ("c", 0)))
+    rows(api.settings.conninfo or "", "UPDATE jobs SET turn = turn - interval '61 seconds' WHERE id = %s", old)
     assert [worker.claim()["id"] for _ in range(3)] == [old, high, low]
 
 

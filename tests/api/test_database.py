@@ -23,7 +23,14 @@ def test_many_processes_may_migrate_at_once(postgres: DatabaseServer) -> None:
 
     with postgres.clone("template1") as url:
         applied = asyncio.run(migrate_all(url))
-        assert sorted(applied, key=len) == [[], [], [], [], [], ["0001_jobs.sql", "0002_retention.sql"]]
+        assert sorted(applied, key=len) == [
+            [],
+            [],
+            [],
+            [],
+            [],
+            [migration.name for migration in database.load_migrations()],
+        ]
         assert asyncio.run(database.migrate(url)) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from geo_jobs_api.jobs import (
     LeaseToken,
     decide_failure,
     output_key,
+    parse_outputs,
     safe_file_name,
     stem_of,
     upload_slots,
@@ -111,7 +113,16 @@ def test_a_worker_may_ask_for_a_longer_wait_but_not_for_ever() -> None:
 )
 def test_upload_slots_follow_the_output_format(output_format: object, suffixes: list[str]) -> None:
     """Each format has its image, world file and sidecar names; nonsense counts as png."""
-    assert [slot.suffix for slot in upload_slots("geotiff_to_png", {"outputFormat": output_format})] == suffixes
+    rules = [
+        {"suffix": suffix, "contentType": "x/y", "maxBytes": 1, "formats": None if name is None else [name]}
+        for name, suffix in [
+            ("png", ".png"), ("jpeg", ".jpg"), ("webp", ".webp"), ("png", ".pgw"), ("jpeg", ".jgw"), ("webp", ".wpw"),
+            (None, ".prj"), ("png", ".png.aux.xml"), ("jpeg", ".jpg.aux.xml"), ("webp", ".webp.aux.xml"),
+            (None, "_thumb.png"), (None, ".json"),
+        ]
+    ]  # fmt: skip
+    slots = parse_outputs(json.dumps(rules))
+    assert [slot.suffix for slot in upload_slots(slots, {"outputFormat": output_format})] == suffixes
 
 
 def test_lease_tokens_are_read_back_and_nothing_else_is() -> None:

@@ -78,7 +78,7 @@ QUERIES: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "leases.sql",
         "claim_jobs",
         {
-            "task_types": ["geotiff_to_png"], "rooms": [32], "limits_locked": False, "most": 32,
+            "task_types": ["geotiff_to_png"], "limits_locked": False, "most": 32,
             "claim_ids": [uuid4() for _ in range(32)], "lease_keys": ["k"] * 32, "worker_ids": ["w"] * 32,
             "worker_names": ["w"] * 32, "shares": [1] * 32, "first_lease_seconds": 15.0,
         },
@@ -98,10 +98,15 @@ QUERIES: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "rescue": (
         "upkeep.sql",
         "rescue_lost_jobs",
-        {"max_worker_losses": 3, "cancel_overdue_seconds": 60.0, "most": 100},
+        {"max_worker_losses": 3, "cancel_overdue_seconds": 60.0, "timeout_grace_seconds": 60.0, "most": 100},
         "",
     ),
-    "next loss": ("upkeep.sql", "seconds_until_next_loss", {"cancel_overdue_seconds": 60.0}, "jobs_leases"),
+    "next loss": (
+        "upkeep.sql",
+        "seconds_until_next_loss",
+        {"cancel_overdue_seconds": 60.0, "timeout_grace_seconds": 60.0},
+        "jobs_leases",
+    ),
     "wake": (
         "upkeep.sql",
         "look_around",

@@ -140,14 +140,21 @@ class Source:
         self.rounds = 0
 
     async def rescue_lost_jobs(
-        self, *, max_worker_losses: int, cancel_overdue_seconds: float, most: int = 100
+        self,
+        *,
+        max_worker_losses: int,
+        cancel_overdue_seconds: float,
+        timeout_grace_seconds: float | None = None,
+        most: int = 100,
     ) -> list[RescuedJob]:
         if self.is_away:
             raise psycopg.OperationalError("away")
         self.rounds += 1
         return []
 
-    async def seconds_until_next_loss(self, cancel_overdue_seconds: float) -> float | None:
+    async def seconds_until_next_loss(
+        self, cancel_overdue_seconds: float, timeout_grace_seconds: float | None = None
+    ) -> float | None:
         return None
 
 

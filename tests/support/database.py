@@ -45,9 +45,11 @@ class DatabaseServer:
 def empty_queue(database_url: str) -> None:
     """Make a used database like a fresh one, but for the tokens of workers."""
     with psycopg.connect(database_url, autocommit=True) as connection:
+        # The first time, nobody has changed them yet.
+        connection.execute("CREATE TABLE IF NOT EXISTS shipped_task_types AS TABLE task_types")
         connection.execute("DELETE FROM jobs")
         connection.execute("DELETE FROM task_types")
-        connection.execute("INSERT INTO task_types (name) VALUES ('geotiff_to_png')")
+        connection.execute("INSERT INTO task_types TABLE shipped_task_types")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,130 @@
+"""task-types: what kinds of jobs there are, and their limits."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from geo_jobs_api.commands.frame import Group, add_json_option, stored
+from geo_jobs_api.commands.output import say, say_view, say_views
+from geo_jobs_api.config import Settings
+from geo_jobs_api.database import Pool
+from geo_jobs_api.errors import Problem
+from geo_jobs_api.task_type_store import TaskTypeStore
+from geo_jobs_api.task_types import TaskType
+
+_FIELDS = [name for name in TaskType.model_json_schema()["properties"] if name != "name"]
+
+
+def add_commands(commands: Group) -> None:
+    """Declare them."""
+    kinds = commands.group("task-types", "Kinds of jobs, and their limits.")
+    add_json_option(kinds.add("list", "List the task types.", stored(_list)))
+    command = kinds.add("show", "Show a task type.", stored(_show))
+    command.add_argument("name", metavar="NAME")
+    add_json_option(command)
+    command = kinds.add("set", f"Change fields of a task type: {', '.join(_FIELDS)}.", stored(_set))
+    command.add_argument("name", metavar="NAME")
+    command.add_argument(
+        "fields",
+        metavar="FIELD=VALUE",
+        nargs="+",
+        type=_field,
+        help="maxConcurrentRuns=4, backoffSeconds=[60,300], rateLimit=10/60 (10 in 60 s), leaseSeconds=null, …",
+    )
+    command = kinds.add("apply", "Add task types, or change the fields that are given.", stored(_apply))
+    command.add_argument(
+        "file", metavar="FILE", help="JSON, an object or a list of them; - for what `worker.py tasks --json` prints"
+    )
+    for name, text in (("pause", "Hand out no more jobs of a type."), ("resume", "Hand them out again.")):
+        command = kinds.add(name, text, stored(_pause))
+        command.add_argument("name", metavar="NAME")
+        command.set_defaults(fields=[("paused", name == "pause")])
+
+
+def _field(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or name not in _FIELDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE with one of {', '.join(_FIELDS)}")
+    count, slash, period = value.partition("/")
+    if name == "rateLimit" and slash:
+        value = json.dumps({"count": _value(count), "periodSeconds": _value(period)})
+    return name, _value(value)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _limits(kind: TaskType) -> str:
+    told = []
+    if kind.max_concurrent_runs is not None:
+        told.append(f"{kind.max_concurrent_runs} at once")
+    if kind.rate_limit is not None:
+        told.append(f"{kind.rate_limit.count} in {kind.rate_limit.period_seconds:g} s")
+    return ", ".join(told)
+
+
+async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    columns = {
+        "NAME": lambda kind: kind.name,
+        "PAUSED": lambda kind: kind.paused,
+        "LIMITS": _limits,
+        "TIMEOUT": lambda kind: kind.timeout_seconds,
+        "ATTEMPTS": lambda kind: kind.max_attempts,
+        "PRIORITY": lambda kind: kind.default_priority,
+        "INPUT": lambda kind: kind.input,
+        "OUTPUTS": lambda kind: " ".join(rule.suffix for rule in kind.outputs),
+    }
+    say_views(await TaskTypeStore(pool).list_task_types(), columns, as_json=arguments.json)
+    return 0
+
+
+async def _show(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    say_view(_found(await TaskTypeStore(pool).find_task_type(arguments.name), arguments.name), as_json=arguments.json)
+    return 0
+
+
+async def _set(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    changed = await TaskTypeStore(pool).change_task_type(arguments.name, dict(arguments.fields))
+    say_view(_found(changed, arguments.name), as_json=False)
+    return 0
+
+
+async def _pause(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    kind = _found(await TaskTypeStore(pool).change_task_type(arguments.name, dict(arguments.fields)), arguments.name)
+    say(f"{kind.name} is paused: jobs that run go on." if kind.paused else f"{kind.name} goes on.")
+    return 0
+
+
+async def _apply(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    store = TaskTypeStore(pool)
+    for given in _objects(_read(arguments.file)):
+        kind = await store.change_task_type(str(given.get("name", "")), given, may_create=True)
+        say(f"{'' if kind is None else kind.name} is set.")
+    return 0
+
+
+def _read(file: str) -> str:
+    return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+
+
+def _objects(text: str) -> list[Mapping[str, Any]]:
+    given = _value(text)
+    objects = given if isinstance(given, list) else [given]
+    if not objects or not all(isinstance(one, dict) for one in objects):
+        raise Problem("validation", "This is neither a JSON object nor a list of them.")
+    return objects
+
+
+def _found(kind: TaskType | None, name: str) -> TaskType:
+    if kind is None:
+        raise Problem("task-type-not-found", f"There is no task type {name!r}; `task-types list` lists them.")
+    return kind

@@ -1,0 +1,279 @@
+"""Task types as data: read, changed by operators, set at the first start, and heard of by those who wait."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import pytest
+
+from geo_jobs_api.errors import ConfigurationError
+from tests.support.api import RunningApi
+from tests.support.clients import Person, Worker, code_of, rows
+from tests.support.waiting import wait_until
+
+NOISE = {"name": "noise", "input": "none", "outputs": [], "timeoutSeconds": 30}
+
+
+@pytest.fixture
+def admin(api: RunningApi) -> Person:
+    return Person(api, "root", admin=True)
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(20) as pool:
+        yield pool
+
+
+def change(admin: Person, name: str = "geotiff_to_png", **fields: Any) -> dict[str, Any]:
+    """Change fields of a task type."""
+    changed: dict[str, Any] = admin.http.patch(f"/api/task-types/{name}", json=fields).raise_for_status().json()
+    return changed
+
+
+def is_state(person: Person, job_id: str, state: str) -> bool:
+    return bool(person.look(job_id)["state"] == state)
+
+
+def test_the_shipped_types_have_the_outputs_that_their_handlers_make(person: Person) -> None:
+    """Anybody may look; the list has the four types, each with its suffixes."""
+    kinds = {kind["name"]: kind for kind in person.http.get("/api/task-types").raise_for_status().json()}
+    suffixes = {name: [rule["suffix"] for rule in kind["outputs"]] for name, kind in kinds.items()}
+    assert suffixes.keys() == {"geotiff_to_png", "geotiff_to_cog", "geotiff_info", "geotiff_to_tiles"}
+    assert suffixes["geotiff_to_cog"] == [".tif", ".json"]
+    assert suffixes["geotiff_info"] == [".json"]
+    assert suffixes["geotiff_to_tiles"] == [".pmtiles", ".json"]
+    assert kinds["geotiff_to_tiles"]["backoffSeconds"] == [60, 300, 900, 1800, 3600]
+    assert kinds["geotiff_to_png"] == person.http.get("/api/task-types/geotiff_to_png").json()
+    assert code_of(person.http.get("/api/task-types/nothing")) == (404, "task-type-not-found")
+
+
+def test_only_administrators_change_types_and_only_to_what_can_be(person: Person, admin: Person) -> None:
+    """Others are told that they may not; a misspelt or impossible field is named, and nothing changes."""
+    assert code_of(person.http.patch("/api/task-types/geotiff_to_png", json={"paused": True})) == (403, "not-allowed")
+    assert code_of(person.http.put("/api/task-types/noise", json=NOISE)) == (403, "not-allowed")
+    impossible: list[dict[str, Any]] = [
+        {"maxConcurentRuns": 3}, {"maxConcurrentRuns": 0}, {"rateLimit": {"count": 1}}, {"outputs": [{}]},
+    ]  # fmt: skip
+    for wrong in impossible:
+        answer = admin.http.patch("/api/task-types/geotiff_to_png", json=wrong)
+        assert code_of(answer) == (422, "validation")
+        assert answer.json()["errors"][0]["pointer"].startswith(f"/{next(iter(wrong))}")
+    assert change(admin)["maxConcurrentRuns"] is None
+    assert code_of(admin.http.patch("/api/task-types/nothing", json={"paused": True})) == (404, "task-type-not-found")
+
+
+def test_put_makes_a_type_exactly_so_and_patch_leaves_the_rest(admin: Person) -> None:
+    """A new type comes by PUT with the defaults for what is not told."""
+    made = admin.http.put("/api/task-types/noise", json=NOISE | {"rateLimit": {"count": 2, "periodSeconds": 1.5}})
+    assert made.raise_for_status().json()["maxAttempts"] == 5
+    assert change(admin, "noise", defaultPriority=7)["rateLimit"] == {"count": 2, "periodSeconds": 1.5}
+    assert admin.http.put("/api/task-types/noise", json=NOISE).json()["rateLimit"] is None
+    assert admin.http.get("/api/task-types/noise").json() == admin.http.put("/api/task-types/noise", json=NOISE).json()
+
+
+def test_a_paused_type_is_not_handed_out_and_going_on_wakes_who_waits(
+    api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
+) -> None:
+    """The claim in the other process is parked all the while, and no poll comes to its help."""
+    here, there = api_server(backstop_seconds=3600), api_server(backstop_seconds=3600)
+    admin = Person(here, "root", admin=True)
+    change(admin, paused=True)
+    jobs = {Person(here).submit() for _ in range(2)}
+    assert Worker(there).claim_all() == []
+    waiting = [threads.submit(Worker(there, f"w{n}").claim_all, waitSeconds=30) for n in range(2)]
+    wait_until(lambda: there.parked == 2, "the claims to be parked")
+    change(admin, paused=False)
+    assert {job["id"] for wait in waiting for job in wait.result(timeout=10)} == jobs
+
+
+def test_a_raised_limit_wakes_as_many_as_it_lets_run(
+    api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
+) -> None:
+    """From one to three at once: two parked claims get a job, the third waits on."""
+    api = api_server(backstop_seconds=3600)
+    admin = Person(api, "root", admin=True)
+    change(admin, maxConcurrentRuns=1)
+    for _ in range(4):
+        Person(api).submit()
+    Worker(api).claim()
+    waiting = [threads.submit(Worker(api, f"w{n}").claim_all, waitSeconds=1.5) for n in range(3)]
+    wait_until(lambda: api.parked == 3, "the claims to be parked")
+    change(admin, maxConcurrentRuns=3)
+    assert sorted(len(wait.result(timeout=10)) for wait in waiting) == [0, 1, 1]
+
+
+def test_a_rate_limit_holds_in_every_stretch_of_its_period(
+    api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
+) -> None:
+    """Twelve workers over two processes ask for all they can get: by the database's clock never a sixth claim within
+    the period, and those who wait are woken when it has passed.
+    """
+    apis = [api_server(), api_server()]
+    admin, person = Person(apis[0], "root", admin=True), Person(apis[0])
+    change(admin, rateLimit={"count": 5, "periodSeconds": 0.7})
+    total = 22
+    for _ in range(total):
+        person.submit()
+    got: list[str] = []
+    lock = threading.Lock()
+
+    def work(number: int) -> None:
+        worker = Worker(apis[number % 2], f"w{number}")
+        while len(got) < total:
+            jobs = worker.claim_all(maxJobs=2, waitSeconds=0.5)
+            with lock:
+                got.extend(job["id"] for job in jobs)
+
+    began = time.monotonic()
+    for future in [threads.submit(work, number) for number in range(12)]:
+        future.result(timeout=60)
+    assert sorted(set(got)) == sorted(got)
+    # Four full periods lie between the first and the last; a poll every five seconds would take far longer.
+    assert time.monotonic() - began < 15
+    url = apis[0].settings.conninfo or ""
+    claims = [row["claimed_at"] for row in rows(url, "SELECT claimed_at FROM rate_claims ORDER BY claimed_at")]
+    assert len(claims) == total
+    gaps = [(later - earlier).total_seconds() for earlier, later in zip(claims, claims[5:], strict=False)]
+    assert min(gaps) >= 0.7
+
+
+def test_one_limited_type_that_is_stuck_does_not_keep_others_from_their_jobs(api: RunningApi, admin: Person) -> None:
+    """Somebody holds the limited type's lock and does not let go: a claim for both types gets the other one's job."""
+    import psycopg
+
+    admin.http.put("/api/task-types/noise", json=NOISE | {"maxConcurrentRuns": 1}).raise_for_status()
+    Worker(api).claim_all(taskTypes=["geotiff_to_png", "noise"])
+    job_id = Person(api).submit()
+    with psycopg.connect(api.settings.conninfo or "") as other:
+        other.execute("SELECT FROM task_types WHERE name = 'noise' FOR NO KEY UPDATE")
+        assert Worker(api).claim(taskTypes=["geotiff_to_png", "noise"])["id"] == job_id
+
+
+def test_a_lease_and_a_timeout_that_change_reach_a_running_job(api: RunningApi, person: Person, admin: Person) -> None:
+    """The next heartbeat of a job that runs already tells both, and keeps to the new lease."""
+    person.submit()
+    worker = Worker(api)
+    job = worker.claim()
+    assert (job["timeoutSeconds"], worker.heartbeat(job)["leaseSeconds"]) == (3600, 60)
+    change(admin, leaseSeconds=6, timeoutSeconds=40)
+    renewed = worker.heartbeat(job)
+    assert (renewed["leaseSeconds"], renewed["timeoutSeconds"]) == (6, 40)
+    url = api.settings.conninfo or ""
+    assert rows(url, "SELECT lease_expires_at < now() + interval '7 seconds' AS short FROM jobs") == [{"short": True}]
+    # A heartbeat that is held open comes back while the new lease lasts.
+    began = time.monotonic()
+    worker.call("heartbeat", job, {"waitSeconds": 30}).raise_for_status()
+    assert time.monotonic() - began < 5
+    person.submit()
+    assert worker.claim()["heartbeatSeconds"] == 2
+
+
+def test_without_timeouts_no_worker_hears_of_one(api_server: Callable[..., RunningApi]) -> None:
+    """`ENABLE_JOB_TIMEOUTS=false`: null in claims and heartbeats, and the server ends nothing either."""
+    api = api_server(enable_job_timeouts=False, timeout_grace_seconds=0)
+    Person(api).submit()
+    worker = Worker(api)
+    job = worker.claim()
+    assert (job["timeoutSeconds"], worker.heartbeat(job)["timeoutSeconds"]) == (None, None)
+    url = api.settings.conninfo or ""
+    rows(url, "UPDATE jobs SET claimed_at = claimed_at - interval '1 day'")
+    Person(api).submit()
+    expired = worker.claim()
+    rows(url, "UPDATE jobs SET lease_expires_at = now() WHERE id = %s", expired["id"])
+    wait_until(lambda: Person(api).look(expired["id"])["state"] == "queued", "a round of the rescuer")
+    assert Person(api).look(job["id"])["state"] == "running"
+
+
+def test_a_job_past_its_timeout_is_ended_though_its_worker_keeps_it_alive(
+    api_server: Callable[..., RunningApi],
+) -> None:
+    """Retried with the type's backoff while attempts are left, then dead; the worker hears that its lease is lost."""
+    api = api_server(timeout_grace_seconds=0)
+    url = api.settings.conninfo or ""
+    rows(url, "UPDATE task_types SET max_attempts = 2, backoff_seconds = '{0}'")
+    person, worker = Person(api), Worker(api)
+    job_id = person.submit()
+    for state in ("queued", "failed"):
+        job = worker.claim(waitSeconds=10)
+        worker.heartbeat(job)
+        rows(url, "UPDATE jobs SET claimed_at = claimed_at - interval '3601 seconds'")
+        wait_until(partial(is_state, person, job_id, state), f"the job to be {state}")
+        assert code_of(worker.call("heartbeat", job)) == (409, "lease-lost")
+    ended = person.look(job_id)
+    assert (ended["error"]["class"], ended["error"]["code"], ended["attempt"]) == ("timeout", "timeout", 2)
+    assert rows(url, "SELECT worker_losses FROM jobs") == [{"worker_losses": 0}]
+    assert person.event_types(job_id)[-4:] == ["retry_scheduled", "claimed", "started", "failed"]
+
+
+def test_the_environment_sets_types_until_somebody_changes_them(api_server: Callable[..., RunningApi]) -> None:
+    """`TASK_TYPES` adds and changes at each start, but leaves alone what was changed by an operator."""
+    first = api_server(task_types=[NOISE, {"name": "geotiff_to_png", "maxConcurrentRuns": 4}])
+    admin = Person(first, "root", admin=True)
+    assert admin.http.get("/api/task-types/noise").json()["input"] == "none"
+    kind = admin.http.get("/api/task-types/geotiff_to_png").json()
+    assert (kind["maxConcurrentRuns"], len(kind["outputs"])) == (4, 12)
+    change(admin, "noise", maxAttempts=2)
+    second = api_server(task_types=[NOISE | {"maxAttempts": 9}, {"name": "geotiff_to_png", "maxConcurrentRuns": 6}])
+    there = Person(second, "root", admin=True)
+    assert there.http.get("/api/task-types/noise").json()["maxAttempts"] == 2
+    assert there.http.get("/api/task-types/geotiff_to_png").json()["maxConcurrentRuns"] == 6
+
+
+async def test_types_of_the_environment_that_cannot_be_are_named(postgres_url: str, tmp_path: Any) -> None:
+    """One sentence at the start, which says which field."""
+    from geo_jobs_api.app import services
+    from tests.support.api import make_settings
+
+    settings = make_settings(postgres_url, tmp_path / "data", task_types=[{"name": "noise", "maxAttempts": 0}])
+    with pytest.raises(ConfigurationError, match=r"TASK_TYPES.*maxAttempts"):
+        async with services(settings):
+            pass
+
+
+@pytest.fixture
+def command(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The command line on the API's database."""
+    from geo_jobs_api import cli
+
+    settings = api.settings
+    monkeypatch.setattr("geo_jobs_api.cli.configure", lambda _: None)
+    monkeypatch.setattr("geo_jobs_api.cli.load_settings", lambda: settings)
+    return lambda *arguments: cli.main(arguments)
+
+
+def test_types_are_managed_by_commands(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """apply, list, show, set, pause and resume do what the calls do."""
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(NOISE)))
+    assert command("task-types", "apply", "-") == 0
+    assert command("task-types", "set", "noise", "rateLimit=10/60", "backoffSeconds=[1,5]", "maxConcurrentRuns=3") == 0
+    assert command("task-types", "pause", "noise") == 0
+    capsys.readouterr()
+    assert command("task-types", "show", "noise", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["rateLimit"] == {"count": 10, "periodSeconds": 60}
+    assert (shown["backoffSeconds"], shown["paused"], shown["input"]) == ([1, 5], True, "none")
+    assert command("task-types", "list") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("noise")]
+    assert line.split()[:3] == ["noise", "yes", "3"]
+    # What is applied again keeps the limits that it does not tell.
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps([NOISE])))
+    assert command("task-types", "apply", "-") == 0
+    assert command("task-types", "resume", "noise") == 0
+    capsys.readouterr()
+    command("task-types", "show", "noise", "--json")
+    assert json.loads(capsys.readouterr().out)["maxConcurrentRuns"] == 3
+    assert command("task-types", "set", "noise", "maxAttempts=none") == 1
+    assert "maxAttempts" in capsys.readouterr().err
+    assert command("task-types", "pause", "nothing") == 1
+    with pytest.raises(SystemExit):
+        command("task-types", "set", "noise", "maxAttemps=3")
