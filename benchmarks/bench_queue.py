@@ -9,14 +9,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import re
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -199,13 +199,10 @@ def rates(api: ApiProcess, theirs: str, rounds: int, seconds: int) -> Iterator[R
     yield Row("the same with maxJobs 10", ten / theirs_rate, 2.5, True, "x")
 
 
-def stack_rows() -> Sequence[Row]:
-    """The figures that need real workers, where they can be measured."""
-    if find_spec("benchmarks.queue_stack") is None:
-        return ()
+def stack_rows() -> Iterator[Row]:
+    """The figures that need real workers."""
     # Only now: it brings the worker with it.
-    found: Sequence[Row] = import_module("benchmarks.queue_stack").rows()
-    return found
+    yield from import_module("benchmarks.queue_stack").rows()
 
 
 def main() -> int:
@@ -215,10 +212,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=5, help="length of one round")
     parser.add_argument("--own", action="store_true", help="only what needs no worker")
     arguments = parser.parse_args()
-    rows = list(own_rows(arguments.rounds, arguments.seconds))
-    if not arguments.own:
-        rows += stack_rows()
-    return print_table(rows)
+    own = own_rows(arguments.rounds, arguments.seconds)
+    return print_table(own if arguments.own else itertools.chain(own, stack_rows()))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+WIDTH = 84  # characters of the longest name
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,28 +16,33 @@ class Row:
     Attributes:
         name: what was measured.
         value: the figure, in `unit`.
-        bar: what it has to reach, in `unit`.
+        bar: what it has to reach, in `unit`; None where it is only told.
         at_least: the bar is a floor; otherwise a ceiling.
         unit: such as `ms` or `1/s`.
     """
 
     name: str
     value: float
-    bar: float
+    bar: float | None
     at_least: bool
     unit: str
 
     @property
     def holds(self) -> bool:
         """Is the bar reached? A figure that is not a number never is."""
+        if self.bar is None:
+            return not math.isnan(self.value)
         return self.value >= self.bar if self.at_least else self.value <= self.bar
 
+    def __str__(self) -> str:
+        bar = "" if self.bar is None else f"{'≥' if self.at_least else '≤'} {self.bar:g} {self.unit}"
+        return f"{self.name:{WIDTH}}  {self.value:10.2f} {self.unit:4}  {bar}{'' if self.holds else '  ✗ missed'}"
 
-def print_table(rows: Sequence[Row]) -> int:
-    """Print all figures beside their bars; 1 if one is missed, else 0."""
-    width = max((len(row.name) for row in rows), default=0)
+
+def print_table(rows: Iterable[Row]) -> int:
+    """Print each figure beside its bar as soon as it is there; 1 if one is missed, else 0."""
+    all_hold = True
     for row in rows:
-        bar = f"{'≥' if row.at_least else '≤'} {row.bar:g} {row.unit}"
-        mark = "" if row.holds else "  ✗ missed"
-        print(f"{row.name:{width}}  {row.value:10.2f} {row.unit:4}  {bar}{mark}", flush=True)
-    return 0 if all(row.holds for row in rows) else 1
+        print(row, flush=True)
+        all_hold = all_hold and row.holds
+    return 0 if all_hold else 1
