@@ -12,6 +12,7 @@ import uvicorn
 from uvicorn.supervisors import multiprocess
 
 from geo_jobs_api.config import Settings, share_metrics
+from geo_jobs_api.connections import BoundedProtocol
 from geo_jobs_api.errors import ConfigurationError
 from geo_jobs_api.metrics import forget_process
 
@@ -96,6 +97,7 @@ def configuration(settings: Settings, application: object, *, workers: int = 1) 
         application,  # type: ignore[arg-type]  # an import string, or the application itself
         factory=isinstance(application, str),
         workers=workers,
+        http=BoundedProtocol,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -18,6 +19,9 @@ from geo_jobs_api.storage import SignatureQuery, SizeRule
 
 router = APIRouter(prefix="/storage", tags=["files"])
 
+# What an upload may take: so long, and besides as long as the slowest link that is served needs for it.
+UPLOAD_SECONDS = 60.0
+UPLOAD_BYTES_PER_SECOND = 10_000
 _BYTES: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _INPUT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/input/(?P<name>[^/]+)$")
 _OUTPUT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/outputs/(?P<lease_seq>\d{1,18})/(?P<name>[^/]+)$")
@@ -58,9 +62,29 @@ async def put_object(key: str, request: Request, query: Signature, services: Ser
     # Before it is published an output is looked up again; one that is read in a moment need not be looked up twice.
     if announced is None or announced > PIECE_BYTES or not _OUTPUT_KEY.match(key):
         await _check_wanted(services, key)
-    async with services.storage.receive(request.stream(), rule) as staged:
+    async with services.storage.receive(_within(_seconds_for(rule.size_bytes), request.stream()), rule) as staged:
         await _publish(services, key, staged)
         return Response(status_code=201, headers={"ETag": f'"{staged.info.sha256}"'})
+
+
+def _seconds_for(size_bytes: int) -> float:
+    return UPLOAD_SECONDS + size_bytes / UPLOAD_BYTES_PER_SECOND
+
+
+async def _within(seconds: float, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The body, if all of it arrives in this time; Problem `too-slow` if not."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                piece = await anext(body, None)
+        except TimeoutError:
+            raise Problem(
+                "too-slow", f"The file did not arrive within {seconds:.0f} s; a link this slow is not served."
+            ) from None
+        if piece is None:
+            return
+        yield piece
 
 
 def _announced_length(header: str | None, rule: SizeRule) -> int | None:
