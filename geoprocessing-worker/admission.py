@@ -34,7 +34,7 @@ BYTES = frozenset({1, 2, 6, 7})  # TIFF's types of one byte
 # GDAL may follow are kept out by not being here.
 HARMLESS_DOMAINS = frozenset(
     {"", "IMAGE_STRUCTURE", "COLOR_PROFILE", "IMAGERY", "RPC", "EXIF", "rio_creation_kwds", "rio_overview"}
-)
+) | {"TILING_SCHEME"}
 # What GDAL's driver makes by itself, from other tags or to list the pages.
 DERIVED_DOMAINS = frozenset({"SUBDATASETS", "DERIVED_SUBDATASETS", "xml:XMP"})
 

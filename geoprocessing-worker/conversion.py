@@ -16,7 +16,7 @@ from geoprocessing_worker.crs import describe, from_gdal, horizontal, parse_crs,
 from geoprocessing_worker.handlers import OutputFile, Report, TaskRequest, TaskResult
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.inspection import inspect_file
-from geoprocessing_worker.metadata import Source, finite, summary, written_at
+from geoprocessing_worker.metadata import Source, finite, summary
 from geoprocessing_worker.opening import forget_other_drivers, gdal_environment, small_sources_kept
 from geoprocessing_worker.options import RenderOptions
 from geoprocessing_worker.package import write_companions, write_picture
@@ -27,6 +27,7 @@ from geoprocessing_worker.render import render
 from geoprocessing_worker.resemblance import resemblance
 from geoprocessing_worker.sampling import Sample, take_sample
 from geoprocessing_worker.sidecars import WORLD_EXTENSIONS, auxiliary_file, projection_file
+from geoprocessing_worker.stac import written_at
 from geoprocessing_worker.verify import verify
 
 PACKAGING = ("encode", "companions", "check")

@@ -1,30 +1,25 @@
-"""The metadata JSON: a STAC Item, and in it a `geoprocessing` block that tells every choice with its numbers."""
+"""The `geoprocessing` block of the metadata, which tells every choice with its numbers."""
 
 from __future__ import annotations
 
 import math
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geoprocessing_worker.crs import describe, epsg
-from geoprocessing_worker.encode import CONTENT_TYPES
+from geoprocessing_worker.crs import describe
 from geoprocessing_worker.ground import MERCATOR_LIMIT
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.options import RenderOptions
-from geoprocessing_worker.outline import lonlat_bounds, lonlat_corners, lonlat_ring
+from geoprocessing_worker.outline import lonlat_bounds, lonlat_corners
 from geoprocessing_worker.plan import RenderPlan
 from geoprocessing_worker.raster import Grid, Picture
 from geoprocessing_worker.sampling import Sample
+from geoprocessing_worker.stac import native_bounds
 
-STAC_EXTENSIONS = (
-    "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
-    "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
-)
 BUCKETS = 32
 
 
@@ -51,56 +46,16 @@ def summary(source: Source, plan: RenderPlan, picture: Picture, options: RenderO
             "format": options.output_format.value,
             "crs": describe(grid.crs),
             "transform": list(grid.transform)[:6] if grid.transform is not None else None,
-            "bounds": _native_bounds(grid),
+            "bounds": native_bounds(grid),
             "boundsLonLat": _listed(lonlat_bounds(grid)),
             "validFraction": picture.valid_fraction,
             "maps": map_hints(grid),
             "source": source_facts(source.header, source.name),
             "choices": choices,
-            "statistics": statistics(plan, source.sample, source.header),
+            "statistics": band_statistics(plan.bands.indexes, source.sample, source.header),
         }
     )
     return found
-
-
-def stac_item(
-    stem: str, picture_name: str, options: RenderOptions, block: dict[str, Any], grid: Grid
-) -> dict[str, Any]:
-    """A STAC 1.1 Item round the block.
-
-    An Item must have a time. A file knows at most when it was written (TIFFTAG_DATETIME); where it does not even say
-    that, the interval from 1970 to 9999 stands for "unknown", since STAC allows a null only beside an interval.
-    """
-    geometry, bbox = _footprint(grid)
-    return {
-        "type": "Feature",
-        "stac_version": "1.1.0",
-        "stac_extensions": list(STAC_EXTENSIONS),
-        "id": stem,
-        "geometry": geometry,
-        **({"bbox": bbox} if bbox is not None else {}),
-        "properties": {
-            **written_at(dict(block["source"]["tags"]).get("TIFFTAG_DATETIME")),
-            "proj:code": f"EPSG:{epsg(grid.crs)}" if grid.crs is not None and epsg(grid.crs) else None,
-            "proj:projjson": grid.crs.to_json_dict() if grid.crs is not None and not epsg(grid.crs) else None,
-            "proj:shape": [grid.height, grid.width],
-            "proj:transform": block["transform"],
-        },
-        "assets": {
-            "picture": {"href": picture_name, "type": CONTENT_TYPES[options.output_format], "roles": ["visual"]},
-        },
-        "links": [],
-        "geoprocessing": block,
-    }
-
-
-def written_at(written: str | None) -> dict[str, Any]:
-    """STAC's properties of time, from TIFFTAG_DATETIME."""
-    with suppress(ValueError):
-        # TIFF has no time zone; UTC is what the field is read as elsewhere.
-        moment = datetime.strptime((written or "").strip("\0 "), "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC)
-        return {"datetime": moment.strftime("%Y-%m-%dT%H:%M:%SZ")}
-    return {"datetime": None, "start_datetime": "1970-01-01T00:00:00Z", "end_datetime": "9999-12-31T23:59:59Z"}
 
 
 def source_facts(header: SourceHeader, source_name: str) -> dict[str, Any]:
@@ -138,15 +93,15 @@ def source_facts(header: SourceHeader, source_name: str) -> dict[str, Any]:
     }
 
 
-def statistics(plan: RenderPlan, sample: Sample, header: SourceHeader) -> dict[str, Any]:
-    """Per shown band, over the valid pixels of the sample; scaled too where the file gives scale or offset."""
+def band_statistics(indexes: Sequence[int], sample: Sample, header: SourceHeader) -> dict[str, Any]:
+    """Per band of the sample, over the valid pixels of the sample; scaled too where the file gives scale or offset."""
     return {
         "from": sample.source,
         "pixels": sample.looked_at,
         "valid": sample.valid,
         "bands": [
             {"index": index, **_of_band(values, header.band(index).scale, header.band(index).offset)}
-            for index, values in zip(plan.bands.indexes, sample.values, strict=True)
+            for index, values in zip(indexes, sample.values, strict=True)
             if values.size
         ],
     }
@@ -214,44 +169,6 @@ def mercator_error(south: float, north: float, height: int) -> float | None:
     part = np.linspace(0.0, 1.0, 65)
     northing = np.arctanh(np.sin(np.radians(south + (north - south) * part)))
     return float(np.abs((northing - northing[0]) / (northing[-1] - northing[0]) - part).max() * height)
-
-
-def _footprint(grid: Grid) -> tuple[dict[str, Any] | None, list[float] | None]:
-    """(GeoJSON, bbox), cut at the antimeridian as RFC 7946 asks; its bbox then has west greater than east."""
-    ring, bounds = lonlat_ring(grid), lonlat_bounds(grid)
-    if ring is None or bounds is None:
-        return None, None
-    west, south, east, north = bounds
-    if west >= -180.0 and east <= 180.0:
-        return {"type": "Polygon", "coordinates": [[list(point) for point in (*ring, ring[0])]]}, list(bounds)
-    if east - west >= 360.0:
-        return _boxes((-180.0, 180.0), south=south, north=north), [-180.0, south, 180.0, north]
-    shift = 360.0 * math.floor((west + 180.0) / 360.0)
-    west, east = west - shift, east - shift
-    if east <= 180.0:
-        return _boxes((west, east), south=south, north=north), [west, south, east, north]
-    return (
-        _boxes((west, 180.0), (-180.0, east - 360.0), south=south, north=north),
-        [west, south, east - 360.0, north],
-    )
-
-
-def _boxes(*spans: tuple[float, float], south: float, north: float) -> dict[str, Any]:
-    boxes = [[[[w, north], [w, south], [e, south], [e, north], [w, north]]] for w, e in spans]
-    if len(boxes) == 1:
-        return {"type": "Polygon", "coordinates": boxes[0]}
-    return {"type": "MultiPolygon", "coordinates": boxes}
-
-
-def _native_bounds(grid: Grid) -> list[float] | None:
-    """(left, bottom, right, top) round all four corners, so that rotated pictures are told right too."""
-    if grid.transform is None:
-        return None
-    corners = [
-        grid.transform @ corner for corner in ((0, 0), (grid.width, 0), (0, grid.height), (grid.width, grid.height))
-    ]
-    xs, ys = zip(*corners, strict=True)
-    return [min(xs), min(ys), max(xs), max(ys)]
 
 
 def _listed(values: tuple[float, ...] | None) -> list[float] | None:

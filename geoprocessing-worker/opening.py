@@ -32,8 +32,8 @@ GDAL_OPTIONS: dict[str, Any] = {
     "GTIFF_POINT_GEO_IGNORE": "NO",
 }
 
-# What is read, and what the results are checked with.
-DRIVERS = frozenset({"GTiff", "PNG", "JPEG", "WEBP", "MEM"})
+# What is read, and what the results are checked with; COG only writes.
+DRIVERS = frozenset({"GTiff", "COG", "PNG", "JPEG", "WEBP", "MEM"})
 
 SMALL = 1 << 20  # pixels
 FEW_BYTES = 1 << 20  # of a file; GDAL's threads take 4 ms to read a megapixel, its caller 1 ms

@@ -145,7 +145,7 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
     meaning = _meaning(header, choice)
     values, left_out = _telling(choice, sample, options)
     scattered = 0 < sample.valid < sample.looked_at * SCATTERED
-    resampling, why = _resampling(header, options, choice, values, scattered)
+    resampling, why = choose_resampling(header, options.resampling, choice, values, scattered)
     single = meaning is Meaning.GRAY
     premultiplied = header.alpha_premultiplied and choice.alpha is not None and meaning is not Meaning.INDEXED
     bytes_ = np.dtype(header.band(choice.indexes[0]).dtype) == np.uint8
@@ -248,10 +248,11 @@ def _level(header: SourceHeader, layout: Layout) -> Level:
     return min(enough, key=lambda level: level.width * level.height, default=header.full)
 
 
-def _resampling(
-    header: SourceHeader, options: RenderOptions, choice: BandChoice, values: NDArray[Any], scattered: bool
+def choose_resampling(
+    header: SourceHeader, asked: str | None, choice: BandChoice, values: NDArray[Any], scattered: bool
 ) -> tuple[str, str]:
-    asked, palette = options.resampling, choice.colour is Colour.PALETTE
+    """The method that does the kind of data no harm, unless another one was asked for; and why."""
+    palette = choice.colour is Colour.PALETTE
     if asked is not None and (asked == "mode" or not palette):
         return asked, "asked for in the payload"
     if palette:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import rasterio
 from affine import Affine
 
-from geoprocessing_worker.conversion import ConversionRequest, convert
-from geoprocessing_worker.handlers import TaskResult
+from geoprocessing_worker.cog import make_cog
+from geoprocessing_worker.conversion import convert
+from geoprocessing_worker.handlers import Payload, TaskRequest, TaskResult
+from geoprocessing_worker.info import describe_file
 from geoprocessing_worker.options import RenderOptions
+from geoprocessing_worker.task_options import CogOptions, InfoOptions
+
+Options = TypeVar("Options", bound=Payload)
 
 SIZE = 64  # pixels a side
 NORTH_UP = Affine(30.0, 0.0, 400_000.0, 0.0, -30.0, 1_700_000.0)
@@ -18,11 +24,26 @@ NORTH_UP = Affine(30.0, 0.0, 400_000.0, 0.0, -30.0, 1_700_000.0)
 
 def picture(folder: Path) -> TaskResult:
     """A colour picture, reprojected and checked as every picture is before it leaves."""
+    return convert(_request(folder, RenderOptions()), _quiet)
+
+
+def cog(folder: Path) -> TaskResult:
+    """The same picture as a cloud optimised GeoTIFF, which is validated before it leaves."""
+    return make_cog(_request(folder, CogOptions()), _quiet)
+
+
+def info(folder: Path) -> TaskResult:
+    """What the file says of itself: its place."""
+    told = describe_file(_request(folder, InfoOptions()), _quiet)
+    crs: Any = told.metadata["crs"]
+    if crs["epsg"] != 32638:
+        raise AssertionError(f"it lies in {crs['name']}")
+    return told
+
+
+def _request(folder: Path, options: Options) -> TaskRequest[Options]:
     source = _write(folder)
-    request = ConversionRequest(
-        source=source, output_folder=folder, stem="out", options=RenderOptions(), source_name=source.name
-    )
-    return convert(request, _quiet)
+    return TaskRequest(source=source, output_folder=folder, stem="out", options=options, source_name=source.name)
 
 
 def _write(folder: Path) -> Path:

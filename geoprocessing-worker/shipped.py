@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from geoprocessing_worker.handlers import INTERFACE, OutputSlot, TaskHandler, TaskType
 from geoprocessing_worker.options import RenderOptions
+from geoprocessing_worker.task_options import CogOptions, InfoOptions
 
 MB = 1 << 20
 PICTURE = 1100 * MB  # 16384² RGBA of noise does not compress below this; everything usual is far smaller
@@ -49,4 +50,30 @@ GEOTIFF_TO_PNG = TaskHandler(
         "thumbnail_size": "thumbnail_size",
         "coordinate_system": "coordinate_system",
     },
+)
+
+GEOTIFF_TO_COG = TaskHandler(
+    interface=INTERFACE,
+    task_type=TaskType(
+        name="geotiff_to_cog",
+        outputs=(OutputSlot(suffix=".tif", content_type="image/tiff", max_bytes=PICTURE), METADATA),
+    ),
+    payload=CogOptions,
+    stages={"inspect": 5, "translate": 45, "check": 10},
+    work="geoprocessing_worker.cog:make_cog",
+    self_test="geoprocessing_worker.selftests:cog",
+    needs=("numpy", "pyproj", "rasterio", "rio-cogeo"),
+    preload=("rio_cogeo.cogeo",),
+    settings={"quality": "compression_quality"},
+)
+
+GEOTIFF_INFO = TaskHandler(
+    interface=INTERFACE,
+    task_type=TaskType(name="geotiff_info", outputs=(METADATA,)),
+    payload=InfoOptions,
+    stages={"inspect": 1},
+    work="geoprocessing_worker.info:describe_file",
+    self_test="geoprocessing_worker.selftests:info",
+    needs=("numpy", "pyproj", "rasterio", "rio-cogeo"),
+    preload=("rio_cogeo.cogeo",),
 )
