@@ -70,6 +70,10 @@ class Settings(BaseSettings):
     storage_networks: Networks = Field((), description="private networks in which storage may lie under a public name")
     allow_any_storage_host: bool = False
 
+    source_hosts: Names = Field(
+        (), description="hosts that jobs may name files of by their address; *.example.org for all below, * for any"
+    )
+
     # Jobs
     worker_task_types: Names = Field((), description="task types to work on; none: all that handlers are installed for")
     concurrent_jobs: int = Field(1, ge=1, le=64)

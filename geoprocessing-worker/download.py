@@ -23,13 +23,20 @@ PIECE = 1 << 20  # bytes written at a time: each time is a trip to a thread, whi
 ROOM_IN_FILES = 2
 
 
+# Characters of what a server calls a version of a file; a longer name is not worth keeping.
+LONGEST_VALIDATOR = 1024
+
+
 @dataclass(frozen=True)
 class Downloaded:
-    """A file that is wholly there."""
+    """A file that is wholly there; or, `unchanged`, one that its server says is the version known before."""
 
     path: Path
     size_bytes: int
     sha256: str
+    etag: str | None = None
+    last_modified: str | None = None
+    unchanged: bool = False
 
 
 @dataclass
@@ -40,6 +47,8 @@ class _Partial:
     pulse: transfer.Pulse = field(default_factory=transfer.Pulse)
     size_bytes: int = 0
     entity_tag: str = ""
+    last_modified: str = ""
+    unchanged: bool = False
     digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
     def restart(self) -> None:
@@ -57,7 +66,7 @@ async def download(
     """Fetch `source` to `destination`, which appears only when it is whole.
 
     Args:
-        source: where from, and how large it was said to be.
+        source: where from, and how large it was said to be, if that is known.
         destination: a path that does not exist yet.
         http: a client without the API's credentials.
         max_bytes: more than this is refused, whatever the server says of its length.
@@ -66,8 +75,8 @@ async def download(
     Raises:
         JobError: `too_large`, `download_refused`, `download_failed`, `size_mismatch`, `disk_full`.
     """
-    _refuse_larger(source.size_bytes, max_bytes)
-    _check_room(destination.parent, source.size_bytes)
+    _refuse_larger(source.size_bytes or 0, max_bytes)
+    _check_room(destination.parent, source.size_bytes or 0)
     partial = _Partial(destination.with_name(destination.name + ".part"))
 
     try:
@@ -75,12 +84,15 @@ async def download(
             lambda: _fetch_rest(source, partial, http, max_bytes, report),
             partial.pulse,
             code="download_failed",
-            message="The uploaded file could not be fetched from storage; the job will be tried again.",
+            message=_NOT_FETCHED[source.is_remote],
             detail=lambda: {"received_bytes": partial.size_bytes},
         )
     except OSError as error:
         raise _no_room(reason=error.strerror or "") from error
-    if partial.size_bytes != source.size_bytes:
+    etag, last_modified = _validator(partial.entity_tag), _validator(partial.last_modified)
+    if partial.unchanged:
+        return Downloaded(destination, 0, "", etag, last_modified, unchanged=True)
+    if source.size_bytes not in (None, partial.size_bytes):
         raise JobError(
             "size_mismatch",
             "The stored file is not the one that was uploaded: its size differs.",
@@ -88,7 +100,22 @@ async def download(
             {"expected_bytes": source.size_bytes, "received_bytes": partial.size_bytes},
         )
     partial.path.rename(destination)
-    return Downloaded(destination, partial.size_bytes, partial.digest.hexdigest())
+    return Downloaded(destination, partial.size_bytes, partial.digest.hexdigest(), etag, last_modified)
+
+
+# By whether the file is somebody else's.
+_NOT_FETCHED = (
+    "The uploaded file could not be fetched from storage; the job will be tried again.",
+    "The file could not be fetched from its address; the job will be tried again.",
+)
+_REFUSED = (
+    "Storage did not hand out the uploaded file; the job will be tried again with a new address.",
+    "The server at the file's address did not hand it out; the job will be tried again.",
+)
+
+
+def _validator(text: str) -> str | None:
+    return text if 0 < len(text) <= LONGEST_VALIDATOR else None
 
 
 def _check_room(folder: Path, size_bytes: int) -> None:
@@ -114,18 +141,18 @@ async def _fetch_rest(
     max_bytes: int,
     report: "Callable[[float, str], None]",
 ) -> None:
-    headers = {"Accept-Encoding": "identity"}
-    if partial.size_bytes and partial.entity_tag:
-        headers |= {"Range": f"bytes={partial.size_bytes}-", "If-Range": partial.entity_tag}
+    headers = {"Accept-Encoding": "identity"} | _conditions(source, partial)
     async with http.stream("GET", source.download_url, headers=headers, timeout=transfer.SILENCE) as response:
-        transfer.check(
-            response,
-            code="download_refused",
-            message="Storage did not hand out the uploaded file; the job will be tried again with a new address.",
-        )
+        if response.status_code == httpx.codes.NOT_MODIFIED and (source.etag or source.last_modified):
+            partial.unchanged = True
+            partial.entity_tag = response.headers.get("ETag", source.etag or "")
+            partial.last_modified = response.headers.get("Last-Modified", source.last_modified or "")
+            return
+        transfer.check(response, code="download_refused", message=_REFUSED[source.is_remote])
         if not _continues(response, partial):
             partial.restart()
         partial.entity_tag = response.headers.get("ETag", "")
+        partial.last_modified = response.headers.get("Last-Modified", "")
         async with await anyio.open_file(partial.path, "ab" if partial.size_bytes else "wb") as file:
             arrived = bytearray()
             try:
@@ -134,13 +161,27 @@ async def _fetch_rest(
                     _refuse_larger(received, max_bytes)
                     arrived += chunk
                     partial.pulse.beat(len(chunk))
-                    share = 100 * received / max(source.size_bytes, received)
-                    report(share, f"Downloaded {received / 1e6:.1f} of {source.size_bytes / 1e6:.1f} MB")
+                    report(*_progress(received, source.size_bytes))
                     if len(arrived) >= PIECE:
                         await _keep(arrived, partial, file)
             finally:
                 # Also when the link breaks: what has arrived is not asked for again.
                 await _keep(arrived, partial, file)
+
+
+def _conditions(source: JobInput, partial: _Partial) -> dict[str, str]:
+    """Headers that ask for the rest of what broke off, or for nothing if the file is the one known before."""
+    if partial.size_bytes and partial.entity_tag:
+        return {"Range": f"bytes={partial.size_bytes}-", "If-Range": partial.entity_tag}
+    asked = {"If-None-Match": source.etag, "If-Modified-Since": source.last_modified}
+    return {name: value for name, value in asked.items() if value}
+
+
+def _progress(received: int, size_bytes: int | None) -> tuple[float, str]:
+    if size_bytes is None:
+        return 0.0, f"Downloaded {received / 1e6:.1f} MB"
+    share = 100 * received / max(size_bytes, received)
+    return share, f"Downloaded {received / 1e6:.1f} of {size_bytes / 1e6:.1f} MB"
 
 
 async def _keep(arrived: bytearray, partial: _Partial, file: "anyio.AsyncFile[bytes]") -> None:

@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     bad = [finding.name for finding in findings if not finding.healthy]
     if parsed.json:
         checks = {f.name.lower(): {"healthy": f.healthy, "message": f.message} for f in findings}
-        told = {"healthy": not bad, "checks": checks, "sandbox": sandbox_layers()}
+        told = {"healthy": not bad, "claiming": not _disabled(), "checks": checks, "sandbox": sandbox_layers()}
         _print(json.dumps(told, ensure_ascii=False))
     else:
         for finding in findings:
@@ -95,7 +95,8 @@ def main(arguments: list[str] | None = None) -> int:
         if bad:
             _print(f"💥 Overall Status: UNHEALTHY - {', '.join(bad)} must be mended before jobs can be processed")
         else:
-            _print("🎉 Overall Status: HEALTHY - Worker is ready to process jobs")
+            state = "up but claims nothing (DISABLE_WORKERS)" if _disabled() else "ready to process jobs"
+            _print(f"🎉 Overall Status: HEALTHY - Worker is {state}")
     return 1 if bad else 0
 
 
@@ -112,6 +113,14 @@ def _found(name: str, look: Callable[[], str]) -> Finding:
         return Finding(name, False, str(error))
     except Exception as error:  # noqa: BLE001 - one check that breaks must not hide the others
         return Finding(name, False, f"cannot be checked ({type(error).__name__}: {error})")
+
+
+def _disabled() -> bool:
+    """Whether the worker stays up without claiming; not where the settings cannot be read."""
+    try:
+        return _settings().disable_workers
+    except Unhealthy:
+        return False
 
 
 def _settings() -> "Settings":

@@ -86,11 +86,19 @@ class LeaseKeeper:
         lease: whose.
         interval: seconds between two signs of life, at most.
         clock: monotonic seconds.
+        timeout_told: told the seconds that the job may take, or None for no limit, whenever the API says them.
     """
 
     def __init__(
-        self, api: JobApi, lease: Lease, *, interval: float, clock: Callable[[], float] = time.monotonic
+        self,
+        api: JobApi,
+        lease: Lease,
+        *,
+        interval: float,
+        clock: Callable[[], float] = time.monotonic,
+        timeout_told: Callable[[float | None], None] = lambda _seconds: None,
     ) -> None:
+        self._timeout_told = timeout_told
         self._api = api
         self._lease = lease
         self._interval = interval
@@ -188,6 +196,8 @@ class LeaseKeeper:
         except (TimeoutError, Unavailable) as error:
             raise LeaseExpired(f"the API could not be reached in time: {error}") from None
         self._lease.renew(sent, answer)
+        if answer.tells_timeout:
+            self._timeout_told(answer.timeout_seconds)
         if answer.cancel is not None and not self._finishing:
             raise CancelRequested(answer.cancel.reason or "no reason given", answer.cancel.grace_seconds)
 

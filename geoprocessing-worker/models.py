@@ -19,12 +19,24 @@ class WireModel(BaseModel):
 
 
 class JobInput(WireModel):
-    """The uploaded file. The URL is signed: whoever knows it can read the file."""
+    """The job's file. Most URLs are signed: whoever knows one can read the file.
 
+    With `kind` "url" the file is somebody else's, found where a person said: its size is not known, and `etag` and
+    `last_modified` are what its server said of the version that was worked on last, where that is enough.
+    """
+
+    kind: str = "upload"
     file_name: str
     download_url: str = Field(repr=False)
-    size_bytes: int = Field(ge=0)
-    content_type: str = "image/tiff"
+    size_bytes: int | None = Field(None, ge=0)
+    content_type: str | None = None
+    etag: str | None = None
+    last_modified: str | None = None
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the file comes from a server of nobody here."""
+        return self.kind == "url"
 
 
 class UploadSlot(WireModel):
@@ -52,7 +64,7 @@ class ClaimedJob(WireModel):
     heartbeat_seconds: float = Field(gt=0)
     timeout_seconds: float | None = Field(None, gt=0)
     input_payload: dict[str, Any] = {}
-    input: JobInput
+    input: JobInput | None = None
     uploads: tuple[UploadSlot, ...] = ()
     previous_errors: tuple[dict[str, Any], ...] = ()
 
@@ -89,6 +101,12 @@ class LeaseAnswer(WireModel):
     lease_seconds: float = Field(gt=0)
     cancel: CancelOrder | None = None
     uploads: tuple[UploadSlot, ...] | None = None
+    timeout_seconds: float | None = Field(None, gt=0)
+
+    @property
+    def tells_timeout(self) -> bool:
+        """Whether `timeout_seconds` was told at all: None means that there is none any more."""
+        return "timeout_seconds" in self.model_fields_set
 
 
 class Heartbeat(WireModel):
@@ -114,12 +132,23 @@ class UploadedOutput(WireModel):
     content_type: str
 
 
+class SourceVersion(WireModel):
+    """Which version of somebody else's file was worked on, by its server's own words and by its content."""
+
+    etag: str | None = None
+    last_modified: str | None = None
+    size_bytes: int | None = None
+    sha256: str | None = None
+    unchanged: bool = False
+
+
 class Completion(WireModel):
-    """A job done: what the API checks, publishes and shows."""
+    """A job done: what the API checks, publishes and shows. `source`: of a file that was fetched by its address."""
 
     outputs: tuple[UploadedOutput, ...]
     metadata: dict[str, Any]
     timings: dict[str, float]
+    source: SourceVersion | None = None
 
 
 class CompleteAnswer(WireModel):

@@ -4,13 +4,14 @@ A job's URLs come over the wire from the API. Whoever could put another one in i
 stands inside a network, ask things that only those inside may ask.
 """
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import httpx
 
 from geoprocessing_worker.addresses import Network, is_local_name, is_public, parse_address
-from geoprocessing_worker.errors import ErrorClass, JobError
+from geoprocessing_worker.errors import ErrorClass, JobError, refused
 
 # Bytes; a claim of 64 jobs with all their URLs has about 1 MB.
 LARGEST_ANSWER = 8 * 1024 * 1024
@@ -27,9 +28,21 @@ class StorageGuard:
         hosts: names or addresses that are allowed, in lower case; `*.example.org` stands for all below it.
         any_host: allow all hosts; their addresses are looked at all the same.
         networks: private networks in which storage may lie though its name is public.
+        setting: the name of the one that `hosts` come from, for the words of a refusal.
+        refusal: the refusal itself; without, one that blames the API.
     """
 
-    def __init__(self, hosts: Collection[str], *, any_host: bool = False, networks: Collection[Network] = ()) -> None:
+    def __init__(
+        self,
+        hosts: Collection[str],
+        *,
+        any_host: bool = False,
+        networks: Collection[Network] = (),
+        setting: str = "STORAGE_HOSTS",
+        refusal: Callable[..., JobError] | None = None,
+    ) -> None:
+        self._setting = setting
+        self._refusal = refusal or _refusal
         self._hosts = frozenset(host for host in hosts if not host.startswith("*."))
         self._endings = tuple(host[1:] for host in hosts if host.startswith("*."))
         self._any_host = any_host
@@ -44,11 +57,11 @@ class StorageGuard:
         url = request.url
         host = url.host.lower().rstrip(".")
         if url.scheme not in {"http", "https"}:
-            raise _refusal("It does not begin with http:// or https://.", scheme=url.scheme)
+            raise self._refusal("It does not begin with http:// or https://.", scheme=url.scheme)
         if url.userinfo:
-            raise _refusal("It holds a user name.", host=host)
+            raise self._refusal("It holds a user name.", host=host)
         if not (self._any_host or host in self._hosts or host.endswith(self._endings or ("/",))):
-            raise _refusal(f"The host {host} is none of the worker's STORAGE_HOSTS.", host=host)
+            raise self._refusal(f"The host {host} is none of the worker's {self._setting}.", host=host)
 
         connecting_to = ""
 
@@ -69,9 +82,9 @@ class StorageGuard:
         if address is not None and (meant or is_public(address) or self._in_networks(address)):
             return
         await stream.aclose()
-        raise _refusal(
-            f"The public name {host} leads to the private address {peer}; "
-            "STORAGE_NETWORKS tells the worker where storage may lie.",
+        raise self._refusal(
+            f"The public name {host} leads to the private address {peer}"
+            + ("; STORAGE_NETWORKS tells the worker where storage may lie." if self._refusal is _refusal else "."),
             host=host,
             address=peer,
         )
@@ -84,6 +97,16 @@ def _refusal(why: str, **detail: str) -> JobError:
     return JobError(
         "address_refused", f"The worker does not fetch from the job's address. {why}", ErrorClass.INTERNAL, detail
     )
+
+
+def forget_cookies(client: httpx.AsyncClient) -> None:
+    """Keep none: what one job's server says is no business of the next job's."""
+    client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
+
+
+def source_refusal(why: str, **detail: str) -> JobError:
+    """The refusal of an address that a person gave: trying again will not help."""
+    return refused("source_not_allowed", f"The file's address may not be fetched from here. {why}", **detail)
 
 
 async def bound_answer(response: httpx.Response) -> None:

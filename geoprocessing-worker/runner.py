@@ -19,8 +19,9 @@ from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.confinement import Reach
 from geoprocessing_worker.courier import Courier, cancelled, rejected
+from geoprocessing_worker.deadline import Deadline
 from geoprocessing_worker.delivery import FinalReport
-from geoprocessing_worker.download import download
+from geoprocessing_worker.download import Downloaded, download
 from geoprocessing_worker.errors import (
     ApiError,
     CancelRequested,
@@ -33,10 +34,10 @@ from geoprocessing_worker.errors import (
     Unavailable,
     refused,
 )
-from geoprocessing_worker.handlers import OutputFile, Payload, TaskRequest, TaskResult
+from geoprocessing_worker.handlers import InputRule, OutputFile, Payload, TaskRequest, TaskResult
 from geoprocessing_worker.lease import Lease, LeaseKeeper, watched
 from geoprocessing_worker.malware import Scanner
-from geoprocessing_worker.models import ClaimedJob, Completion, Progress, UploadedOutput
+from geoprocessing_worker.models import ClaimedJob, Completion, JobInput, Progress, SourceVersion, UploadedOutput
 from geoprocessing_worker.perform import Call
 from geoprocessing_worker.sandbox import Sandbox
 from geoprocessing_worker.tasks import Task, Tasks
@@ -66,6 +67,7 @@ class Tools:
     api: JobApi
     courier: Courier
     storage: httpx.AsyncClient
+    sources: httpx.AsyncClient
     sandbox: Sandbox[Call, TaskResult]
     clock: Callable[[], float] = time.monotonic
     scanner: Scanner | None = None
@@ -90,7 +92,10 @@ class JobRunner:
         self._computed = computed
         self._lease = Lease(job, tools.clock)
         interval = min(job.heartbeat_seconds, tools.settings.heartbeat_interval)
-        self._keeper = LeaseKeeper(tools.api, self._lease, interval=interval, clock=tools.clock)
+        self._keeper = LeaseKeeper(
+            tools.api, self._lease, interval=interval, clock=tools.clock, timeout_told=self._set_timeout
+        )
+        self._deadline = Deadline(tools.settings, job.timeout_seconds)
         self._timings: dict[str, float] = {}
         self._stage = ""
         self._spans: Mapping[str, tuple[float, float]] = {}
@@ -142,61 +147,70 @@ class JobRunner:
         task = self._task()
         options = task.options(job.input_payload)
         with job_folder(tools.settings.temp_dir, job.id) as folder:
-            source = await self._timed("download", self._download(folder))
             outputs = folder / "outputs"
             outputs.mkdir(mode=0o700)
-            call = Call.of(task.handler, self._request(source, outputs, options))
-            result = await tools.sandbox.run(call, self._report, Reach((source, *task.libraries), (outputs,)))
-            self._timings |= result.timings
-            made = [_in_folder(output, outputs) for output in result.outputs]
-            self._final.post(self._planned(made, result.metadata), outputs)
+            got = await self._timed("download", self._download(job.input, folder)) if job.input else None
+            version = _version(got) if got is not None and job.input and job.input.is_remote else None
+            if got is not None and got.unchanged:
+                self._final.post(self._planned([], {"unchanged": True}, version), outputs)
+            else:
+                source = None if got is None else got.path
+                call = Call.of(task.handler, self._request(source, outputs, options))
+                reach = Reach((*([] if source is None else [source]), *task.libraries), (outputs,))
+                result = await tools.sandbox.run(call, self._report, reach)
+                self._timings |= result.timings
+                made = [_in_folder(output, outputs) for output in result.outputs]
+                self._final.post(self._planned(made, result.metadata, version), outputs)
         self._computed()
         self._report("upload", 0, "Started: upload")
         self._timings = await self._final.upload(self._reporter("upload"))
 
-    def _request(self, source: Path, outputs: Path, options: Payload) -> TaskRequest[Payload]:
+    def _request(self, source: Path | None, outputs: Path, options: Payload) -> TaskRequest[Payload]:
+        named = self._job.input
         return TaskRequest(
             source=source,
             output_folder=outputs,
-            stem=Path(self._job.input.file_name).stem,
+            stem=self._job.task_type if named is None else Path(named.file_name).stem,
             options=options,
-            source_name=self._job.input.file_name,
+            source_name="" if named is None else named.file_name,
             validate_headers=self._tools.settings.validate_file_headers,
         )
 
-    def _planned(self, made: list[OutputFile], metadata: dict[str, Any]) -> Completion:
+    def _planned(self, made: list[OutputFile], metadata: dict[str, Any], source: SourceVersion | None) -> Completion:
         told = tuple(UploadedOutput.model_validate(output.model_dump(exclude={"path"})) for output in made)
         timings = {stage: round(seconds, 4) for stage, seconds in self._timings.items()}
-        return Completion(outputs=told, metadata=metadata, timings=timings)
+        return Completion(outputs=told, metadata=metadata, timings=timings, source=source)
 
     def _task(self) -> Task:
         task = self._tools.tasks.usable.get(self._job.task_type)
         if task is None:
             raise refused("unknown_task_type", f"This worker does not know the task type {self._job.task_type!r}.")
+        if self._job.input is None and task.handler.task_type.input is InputRule.REQUIRED:
+            raise refused("no_input", f"Jobs of type {self._job.task_type} need a file, and this one has none.")
         self._spans = task.spans
         return task
 
-    async def _download(self, folder: Path) -> Path:
+    async def _download(self, wanted: JobInput, folder: Path) -> Downloaded:
         got = await download(
-            self._job.input,
+            wanted,
             folder / "source.tif",
-            http=self._tools.storage,
+            # Neither has credentials to give away; where a person said to look, other hosts are allowed.
+            http=self._tools.sources if wanted.is_remote else self._tools.storage,
             max_bytes=self._tools.settings.max_file_size,
             report=self._reporter("download"),
         )
-        if self._tools.scanner is not None:
+        if self._tools.scanner is not None and not got.unchanged:
             await self._tools.scanner.scan(got.path)
-        return got.path
+        return got
 
     # -- the watch over the work ------------------------------------------------------------------------------------
 
     async def _limited(self, work: Coroutine[Any, Any, T]) -> T:
-        settings = self._tools.settings
-        limit = min(settings.max_processing_time, self._job.timeout_seconds or settings.max_processing_time)
         try:
-            async with asyncio.timeout(limit if settings.enable_job_timeouts else None):
+            async with self._deadline:
                 return await work
         except TimeoutError:
+            limit = self._deadline.limit or 0.0
             raise JobError(
                 "timed_out",
                 f"The job took longer than the {limit:g} seconds it may take (it was at: {self._stage}). "
@@ -204,6 +218,9 @@ class JobRunner:
                 ErrorClass.TIMEOUT,
                 {"limit_seconds": limit, "stage": self._stage},
             ) from None
+
+    def _set_timeout(self, seconds: float | None) -> None:
+        self._deadline.change(seconds)
 
     async def _timed(self, stage: str, work: Coroutine[Any, Any, T]) -> T:
         started = self._tools.clock()
@@ -278,6 +295,11 @@ def _in_folder(output: OutputFile, folder: Path) -> OutputFile:
             {"output": output.name},
         )
     return output.model_copy(update={"path": path, "size_bytes": path.stat().st_size})
+
+
+def _version(got: Downloaded) -> SourceVersion:
+    known = {} if got.unchanged else {"size_bytes": got.size_bytes, "sha256": got.sha256}
+    return SourceVersion(etag=got.etag, last_modified=got.last_modified, unchanged=got.unchanged, **known)
 
 
 class _Interrupted(Exception):  # noqa: N818 - not an error

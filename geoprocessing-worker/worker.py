@@ -11,6 +11,7 @@ import ctypes
 import itertools
 import os
 import signal
+import ssl
 import sys
 from collections.abc import Sequence
 from enum import IntEnum
@@ -27,7 +28,7 @@ from geoprocessing_worker.daemon import Daemon
 from geoprocessing_worker.errors import ConfigurationError
 from geoprocessing_worker.handlers import TaskResult
 from geoprocessing_worker.malware import Scanner
-from geoprocessing_worker.network import StorageGuard, bound_answer
+from geoprocessing_worker.network import StorageGuard, bound_answer, forget_cookies, source_refusal
 from geoprocessing_worker.outbox import Outbox
 from geoprocessing_worker.perform import perform
 from geoprocessing_worker.runner import Tools
@@ -35,6 +36,7 @@ from geoprocessing_worker.tasks import Tasks
 from geoprocessing_worker.workspace import prepare
 
 PR_SET_DUMPABLE = 4  # from linux/prctl.h
+MOST_REDIRECTS = 5
 USER_AGENT = f"geoprocessing-worker/{__version__}"
 
 
@@ -113,7 +115,9 @@ async def _serve(settings: Settings, loaded: Tasks) -> ExitCode:
         httpx.AsyncClient(
             verify=trust, headers={"User-Agent": USER_AGENT}, event_hooks={"request": [_guard(settings)]}
         ) as storage,
+        source_client(settings, trust) as sources,
     ):
+        forget_cookies(storage)
         # The clients have read what they need (proxies); the processes that open strangers' files need none of it.
         config.keep_harmless_environment()
         job_api = JobApi(api, settings.worker_auth_token)
@@ -124,6 +128,7 @@ async def _serve(settings: Settings, loaded: Tasks) -> ExitCode:
                 api=job_api,
                 courier=Courier(_outbox(settings), job_api, storage),
                 storage=storage,
+                sources=sources,
                 sandbox=make_sandbox(settings, loaded, perform, TaskResult),
                 scanner=Scanner(settings.clamd_address) if settings.scan_for_malware else None,
             )
@@ -150,6 +155,26 @@ def _guard(settings: Settings) -> StorageGuard:
         any_host=settings.allow_any_storage_host,
         networks=settings.storage_networks,
     )
+
+
+def source_client(settings: Settings, trust: ssl.SSLContext | bool) -> httpx.AsyncClient:
+    """For files that a person named by their address: without credentials, and only to `SOURCE_HOSTS`."""
+    guard = StorageGuard(
+        tuple(host for host in settings.source_hosts if host != "*"),
+        any_host="*" in settings.source_hosts,
+        setting="SOURCE_HOSTS",
+        refusal=source_refusal,
+    )
+    client = httpx.AsyncClient(
+        verify=trust,
+        headers={"User-Agent": USER_AGENT},
+        # A redirect is looked at like any other request.
+        event_hooks={"request": [guard]},
+        follow_redirects=True,
+        max_redirects=MOST_REDIRECTS,
+    )
+    forget_cookies(client)
+    return client
 
 
 def _stop(daemon: Daemon, signals: "itertools.count[int]") -> None:

@@ -173,10 +173,12 @@ def a_claimed_job_is_complete(server: Server) -> None:
     server.submit()
     job = server.claim()
     parsed = ClaimedJob.model_validate(job)
-    got = server.storage.get(parsed.input.download_url)
+    demand(parsed.input is not None and parsed.input.kind == "upload", "an uploaded file is not told as the input")
+    url = job["input"]["downloadUrl"]
+    got = server.storage.get(url)
     demand(got.content == TIFF, "the download URL does not bring the file")
     headers = {"Range": "bytes=10-", "If-Range": got.headers.get("ETag", "")}
-    part = server.storage.get(parsed.input.download_url, headers=headers)
+    part = server.storage.get(url, headers=headers)
     demand(part.status_code == 206 and part.content == TIFF[10:], "a download cannot be resumed")
     demand(len(job["uploads"]) == 6, f"{len(job['uploads'])} upload slots instead of six")
     server.clear(job)

@@ -39,5 +39,6 @@ async def tools(api: RunningApi, tmp_path: Path) -> AsyncIterator[Tools]:
             api=job_api,
             courier=Courier(outbox, job_api, storage),
             storage=storage,
+            sources=storage,
             sandbox=Sandbox(perform, TaskResult, preload=("geoprocessing_worker.forkserver",)),
         )

@@ -56,6 +56,7 @@ async def test_a_claim_says_all_that_a_worker_needs(tools: Tools, person: Person
     job, _ = await claimed(tools)
     assert (job.id, job.attempt, job.input_payload) == (job_id, 1, {"maxSize": 77})
     assert job.lease_seconds == 15
+    assert job.input is not None
     assert job.input.size_bytes == len((await tools.storage.get(job.input.download_url)).content)
     endings = {slot.name.removeprefix("map") for slot in job.uploads}
     assert endings == {".png", ".pgw", ".prj", ".png.aux.xml", "_thumb.png", ".json"}

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.courier import Courier
-from geoprocessing_worker.handlers import TaskResult
+from geoprocessing_worker.handlers import InputRule, TaskResult
 from geoprocessing_worker.models import ClaimedJob
 from geoprocessing_worker.outbox import Outbox
 from geoprocessing_worker.perform import perform
@@ -40,6 +40,7 @@ class Bench:
         work: str = GEOTIFF_TO_PNG.work,
         *,
         confine: bool = True,
+        needs_input: bool = True,
     ) -> None:
         self.server = server
         self.folder = folder
@@ -49,12 +50,17 @@ class Bench:
         settings = Settings(temp_dir=folder / "work", heartbeat_interval=0.05)
         api = JobApi(self.api, SecretStr("t"))
         self.outbox = Outbox(folder / "work", server.base_url, max_age=3600, max_reports=10)
+        rule = InputRule.REQUIRED if needs_input else InputRule.NONE
+        handler = dataclasses.replace(
+            GEOTIFF_TO_PNG, work=work, task_type=GEOTIFF_TO_PNG.task_type.model_copy(update={"input": rule})
+        )
         self.tools = Tools(
             settings=settings,
-            tasks=Tasks({"geotiff_to_png": bind(dataclasses.replace(GEOTIFF_TO_PNG, work=work), settings)}),
+            tasks=Tasks({"geotiff_to_png": bind(handler, settings)}),
             api=api,
             courier=Courier(self.outbox, api, http),
             storage=http,
+            sources=http,
             sandbox=Sandbox(
                 perform,
                 TaskResult,
@@ -71,13 +77,13 @@ class Bench:
         server.on("fail", answer({"state": "failed", "nextAttemptAt": None, "replayed": False}))
 
     def job(self, **more: Any) -> dict[str, Any]:
-        message = claimed_job(download_url=f"{self.server.base_url}/in", **more)
+        message = claimed_job(download_url=f"{self.server.base_url}/in")
         message["input"]["sizeBytes"] = len(self.source)
         message["uploads"] = [
             {"name": f"map{suffix}", "url": f"{self.server.base_url}/map{suffix}", "maxBytes": 10**8}
             for suffix in SUFFIXES
         ]
-        return message
+        return message | more
 
     def with_tools(self, **changed: Any) -> Tools:
         """The tools with some of them changed."""

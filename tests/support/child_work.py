@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, OutputFile
 from geoprocessing_worker.errors import refused
+from geoprocessing_worker.handlers import TaskResult, write_whole
 
 Report = Callable[[str, float, str], None]
 
@@ -126,6 +127,13 @@ def convert_to_lies(request: ConversionRequest, report: Report) -> ConversionRes
     path = request.output_folder / name
     told = OutputFile(name=name, path=path, content_type="image/png", size_bytes=1, sha256="0" * 64)
     return ConversionResult.model_validate({"outputs": [told], "metadata": {}, "timings": {}, "packaging": {}})
+
+
+def make_from_nothing(request: ConversionRequest, report: Report) -> TaskResult:
+    """A job without a file, which says so."""
+    assert request.source is None
+    made = write_whole(request.output_folder, f"{request.stem}.json", b"{}", "application/json")
+    return TaskResult(outputs=(made,))
 
 
 def convert_for_ever(request: ConversionRequest, report: Report) -> ConversionResult:

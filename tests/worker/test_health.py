@@ -45,6 +45,20 @@ async def test_a_healthy_worker_prints_the_agreed_lines_to_the_letter(server: Sc
     assert server.calls("claim")[0].json["taskTypes"] == ["health_check"]
 
 
+async def test_a_worker_that_is_told_to_claim_nothing_is_healthy_and_says_so(
+    server: ScriptedApi, tmp_path: Path
+) -> None:
+    server.on("claim", answer(status=204))
+    told = {"API_BASE_URL": server.base_url, "WORKER_AUTH_TOKEN": "t" * 20, "TEMP_DIR": str(tmp_path)}
+    code, printed = await in_thread(check, tmp_path, **told, DISABLE_WORKERS="true")
+    assert (code, printed.splitlines()[-1]) == (
+        0,
+        "🎉 Overall Status: HEALTHY - Worker is up but claims nothing (DISABLE_WORKERS)",
+    )
+    _, printed = await in_thread(check, tmp_path, "--json", **told, DISABLE_WORKERS="true")
+    assert json.loads(printed)["claiming"] is False
+
+
 async def test_a_refused_token_is_unhealthy_although_the_api_answers(server: ScriptedApi, tmp_path: Path) -> None:
     server.on("claim", problem(401, "token-invalid"))
     code, printed = await in_thread(

@@ -104,6 +104,35 @@ async def test_timeouts_can_be_turned_off(endless: Bench) -> None:
     assert await running is Ending.INTERRUPTED
 
 
+async def test_a_timeout_that_the_api_shortens_ends_a_job_that_runs(endless: Bench) -> None:
+    """Whoever changes a task type's timeout need not restart the jobs of that type."""
+    endless.server.on("heartbeat", answer(renewed()), answer(renewed()), answer(renewed() | {"timeoutSeconds": 0.2}))
+    assert await endless.run(timeoutSeconds=600) is Ending.FAILED
+    assert (endless.failure()["code"], endless.failure()["detail"]["limit_seconds"]) == ("timed_out", 0.2)
+
+
+@pytest.mark.parametrize("told", [None, 3600], ids=["none", "longer"])
+async def test_a_timeout_that_the_api_lifts_lets_a_job_go_on(told: int | None, endless: Bench) -> None:
+    endless.server.on("heartbeat", answer(renewed() | {"timeoutSeconds": told}))
+    running = asyncio.create_task(endless.run(timeoutSeconds=0.5))
+    await until(lambda: len(endless.server.calls("heartbeat")) > 20)
+    endless.interrupt.set()
+    assert await running is Ending.INTERRUPTED
+
+
+async def test_an_answer_that_says_nothing_of_timeouts_changes_none(endless: Bench) -> None:
+    assert await endless.run(timeoutSeconds=0.6) is Ending.FAILED
+    assert len(endless.server.calls("heartbeat")) > 2
+    assert endless.failure()["code"] == "timed_out"
+
+
+async def test_a_job_without_a_timeout_of_the_apis_still_has_the_operators(endless: Bench) -> None:
+    settings = endless.tools.settings.model_copy(update={"max_processing_time": 0.3})
+    endless.tools = endless.with_tools(settings=settings)
+    assert await endless.run(timeoutSeconds=None) is Ending.FAILED
+    assert endless.failure()["detail"]["limit_seconds"] == 0.3
+
+
 async def test_an_interrupted_job_goes_back_without_blame(endless: Bench) -> None:
     running = asyncio.create_task(endless.run())
     await until(lambda: any(call.json["stage"] == "render" for call in endless.server.calls("progress")))

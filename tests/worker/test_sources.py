@@ -1,0 +1,159 @@
+"""Jobs whose file is found by its address, and jobs that have none. Real HTTP, real child processes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from geoprocessing_worker.config import Settings
+from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.runner import Ending
+from geoprocessing_worker.worker import source_client
+from tests.support.api import NO_TLS
+from tests.support.bench import Bench
+from tests.support.scripted_api import ScriptedApi
+
+ETAG = {"ETag": '"v1"', "Last-Modified": "Sun, 22 Nov 2026 08:00:00 GMT"}
+
+
+@pytest.fixture
+async def bench(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) -> AsyncIterator[Bench]:
+    """A bench whose worker may fetch from the loopback address by a client like the worker's own."""
+    bench = Bench(server, http, tmp_path)
+    async with source_client(Settings(source_hosts=("127.0.0.1",)), NO_TLS) as sources:
+        bench.tools = bench.with_tools(sources=sources)
+        yield bench
+    await bench.api.aclose()
+    assert bench.folders() == [], "a folder was left behind"
+
+
+def named(bench: Bench, **more: Any) -> dict[str, Any]:
+    """The input of a job whose file is elsewhere."""
+    usual = {"kind": "url", "fileName": "map.tif", "downloadUrl": f"{bench.server.base_url}/in", "contentType": None}
+    return usual | {"sizeBytes": None, "etag": None, "lastModified": None} | more
+
+
+async def test_a_file_is_fetched_by_its_address_and_its_version_is_told(bench: Bench) -> None:
+    bench.server.on("in", Response(bench.source, headers=ETAG))
+    assert await bench.run(input=named(bench)) is Ending.COMPLETED
+    (completion,) = bench.server.calls("complete")
+    assert completion.json["source"] == {
+        "etag": '"v1"',
+        "lastModified": ETAG["Last-Modified"],
+        "sizeBytes": len(bench.source),
+        "sha256": hashlib.sha256(bench.source).hexdigest(),
+        "unchanged": False,
+    }
+    assert len(completion.json["outputs"]) == 6
+    (asked,) = bench.server.calls("in")
+    assert not {"authorization", "lease-token", "cookie", "if-none-match"} & set(asked.headers)
+
+
+async def test_an_uploaded_files_version_is_nobodys_business(bench: Bench) -> None:
+    assert await bench.run() is Ending.COMPLETED
+    assert "source" not in bench.server.calls("complete")[0].json
+
+
+async def test_a_source_that_has_not_changed_ends_its_job_without_work(bench: Bench) -> None:
+    async def conditional(request: Request) -> Response:
+        known = request.headers.get("if-none-match") == '"v1"'
+        return Response(status_code=304, headers=ETAG) if known else Response(bench.source, headers=ETAG)
+
+    bench.server.on("in", conditional)
+    known = {"etag": '"v1"', "lastModified": ETAG["Last-Modified"]}
+    assert await bench.run(input=named(bench, **known)) is Ending.COMPLETED
+    (completion,) = bench.server.calls("complete")
+    assert completion.json["outputs"] == []
+    assert completion.json["metadata"] == {"unchanged": True}
+    assert completion.json["source"] == {**known, "unchanged": True}
+    assert bench.server.calls("in")[0].headers["if-modified-since"] == ETAG["Last-Modified"]
+
+
+async def test_a_changed_source_is_worked_on_again(bench: Bench) -> None:
+    bench.server.on("in", Response(bench.source, headers={"ETag": '"v2"'}))
+    assert await bench.run(input=named(bench, etag='"v1"')) is Ending.COMPLETED
+    assert bench.server.calls("complete")[0].json["source"]["etag"] == '"v2"'
+
+
+async def test_not_modified_that_was_not_asked_for_is_no_answer(bench: Bench) -> None:
+    bench.server.on("in", Response(status_code=304))
+    assert await bench.run(input=named(bench)) is Ending.FAILED
+    assert (bench.failure()["code"], bench.failure()["class"]) == ("download_refused", "transient")
+
+
+async def test_a_source_that_never_ends_is_cut_off_at_the_largest_file(bench: Bench) -> None:
+    """Nobody says how long it is, so it is counted as it comes."""
+    small = bench.tools.settings.model_copy(update={"max_file_size": len(bench.source) - 1})
+    bench.tools = bench.with_tools(settings=small)
+    assert await bench.run(input=named(bench)) is Ending.FAILED
+    assert bench.failure()["code"] == "too_large"
+
+
+async def test_a_source_that_is_gone_is_tried_again_later(bench: Bench) -> None:
+    bench.server.on("in", Response(status_code=404))
+    assert await bench.run(input=named(bench)) is Ending.FAILED
+    failure = bench.failure()
+    assert (failure["code"], failure["class"], failure["detail"]["status"]) == ("download_refused", "transient", 404)
+
+
+async def test_a_job_without_a_file_fails_where_one_is_needed(bench: Bench) -> None:
+    assert await bench.run(input=None) is Ending.FAILED
+    assert (bench.failure()["code"], bench.failure()["class"]) == ("no_input", "invalid_input")
+
+
+async def test_a_job_without_a_file_is_named_after_its_task_type(
+    server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    bench = Bench(server, http, tmp_path, "tests.support.child_work:make_from_nothing", needs_input=False)
+    bench.server.on("geotiff_to_png.json", Response(status_code=200))
+    slot = {"name": "geotiff_to_png.json", "url": f"{server.base_url}/geotiff_to_png.json", "maxBytes": 100}
+    assert await bench.run(input=None, uploads=[slot]) is Ending.COMPLETED
+    assert bench.server.calls("geotiff_to_png.json")[0].body == b"{}"
+    assert bench.server.calls("in") == []
+    await bench.api.aclose()
+
+
+def client(*hosts: str) -> httpx.AsyncClient:
+    return source_client(Settings(source_hosts=hosts), NO_TLS)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "url"),
+    [
+        ((), "http://example.org/map.tif"),
+        (("maps.example.org",), "http://example.org/map.tif"),
+        (("*.example.org",), "http://example.com/map.tif"),
+        (("*",), "http://127.0.0.1:9/map.tif"),
+        (("*",), "http://localhost:9/map.tif"),
+        (("example.org",), "http://somebody@example.org/map.tif"),
+        (("example.org",), "ftp://example.org/map.tif"),
+    ],
+)
+async def test_an_address_that_is_not_allowed_is_not_asked(hosts: tuple[str, ...], url: str, bench: Bench) -> None:
+    """Without SOURCE_HOSTS nothing is; `*` stands for public hosts, and for no address inside."""
+    if "127.0.0.1" in url or "localhost" in url:
+        url = url.replace(":9", f":{bench.server.base_url.rpartition(':')[2]}")
+    async with client(*hosts) as http:
+        with pytest.raises(JobError) as caught:
+            await http.get(url)
+    assert (caught.value.code, caught.value.error_class) == ("source_not_allowed", "invalid_input")
+    assert bench.server.asked == []
+
+
+async def test_a_redirect_is_followed_to_allowed_hosts_only(bench: Bench) -> None:
+    port = bench.server.base_url.rpartition(":")[2]
+    bench.server.on("moved", Response(status_code=302, headers={"Location": "/in", "Set-Cookie": "a=b"}))
+    bench.server.on("away", Response(status_code=302, headers={"Location": f"http://localhost:{port}/in"}))
+    assert await bench.run(input=named(bench, downloadUrl=f"{bench.server.base_url}/moved")) is Ending.COMPLETED
+    (asked,) = bench.server.calls("in")
+    assert "cookie" not in asked.headers
+    assert await bench.run(input=named(bench, downloadUrl=f"{bench.server.base_url}/away")) is Ending.FAILED
+    assert bench.failure_after_completion()["code"] == "source_not_allowed"
+    assert len(bench.server.calls("in")) == 1
