@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyvips
@@ -28,12 +29,13 @@ def main() -> None:
     turned = UTM @ Affine.rotation(25)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for name, source, options in (
+        shown: tuple[tuple[str, Tiff, dict[str, Any]], ...] = (
             ("elevation", dem, {}),
             ("elevation-colormap", dem, {"colormap": "terrain", "stretch": "percentile:1,99"}),
             ("classes", _classes(), {}),
             ("turned", Tiff(heights, crs="EPSG:32638", transform=turned, nodata=-9999), {"colormap": "viridis"}),
-        ):
+        )
+        for name, source, options in shown:
             path = source.write(folder / f"{name}.tif")
             picture = run(path, folder / name, max_size=320, **options).outputs[0].path
             image = pyvips.Image.new_from_file(str(picture))

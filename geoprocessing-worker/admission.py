@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from geoprocessing_worker.directory import COMPRESSION, Directory, Field, Tiff, malformed, too_large, truncated
+from geoprocessing_worker.directory import CODECS, COMPRESSION, Directory, Field, Tiff, malformed, too_large, truncated
 from geoprocessing_worker.errors import JobError, refused
 
 MAX_SIDE = 1_000_000  # pixels; the widest honest mosaics stay below
@@ -38,12 +38,6 @@ HARMLESS_DOMAINS = frozenset(
 # What GDAL's driver makes by itself, from other tags or to list the pages.
 DERIVED_DOMAINS = frozenset({"SUBDATASETS", "DERIVED_SUBDATASETS", "xml:XMP"})
 
-CODECS = {
-    1: "none", 2: "CCITT RLE", 3: "CCITT Group 3", 4: "CCITT Group 4", 5: "LZW", 6: "old JPEG", 7: "JPEG",
-    8: "DEFLATE", 32766: "NeXT", 32771: "CCITT RLE/W", 32773: "PackBits", 32809: "ThunderScan", 32946: "DEFLATE",
-    34661: "JBIG", 34676: "SGILOG", 34677: "SGILOG24", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA",
-    50000: "ZSTD", 50001: "WEBP", 50002: "JPEG XL", 52546: "JPEG XL",
-}  # fmt: skip
 # Not read here: nobody maintains their decoders any more, and hardly anybody writes them.
 REFUSED_CODECS = frozenset({6, 32766, 32809, 34661, 34712})
 

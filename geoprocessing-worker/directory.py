@@ -29,6 +29,14 @@ ASSOCIATED_ALPHA = 1
 SEPARATED = 5  # inks
 GRAY_SCALES = frozenset({0, 1})  # white is 0, black is 0
 
+# Values of COMPRESSION, by the names that people know them by.
+CODECS = {
+    1: "none", 2: "CCITT RLE", 3: "CCITT Group 3", 4: "CCITT Group 4", 5: "LZW", 6: "old JPEG", 7: "JPEG",
+    8: "DEFLATE", 32766: "NeXT", 32771: "CCITT RLE/W", 32773: "PackBits", 32809: "ThunderScan", 32946: "DEFLATE",
+    34661: "JBIG", 34676: "SGILOG", 34677: "SGILOG24", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA",
+    50000: "ZSTD", 50001: "WEBP", 50002: "JPEG XL", 52546: "JPEG XL",
+}  # fmt: skip
+
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 # TIFF's types: bytes of one value, and numpy's letter where the value is a whole number.

@@ -12,7 +12,7 @@ import pyvips
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
-from geoprocessing_worker.directory import COMPRESSION, malformed, tag_values
+from geoprocessing_worker.directory import CODECS, COMPRESSION, malformed, tag_values
 from geoprocessing_worker.errors import ErrorClass, JobError, refused
 
 
@@ -36,7 +36,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "This file is not a TIFF. Export it as GeoTIFF and upload it again.",
     ),
     _symptom(
-        r"compression (scheme|method)|missing codec|codec|WEBP.*not (configured|supported)|cannot open.*compression",
+        r"compression (scheme|method)|\bcodec\b|WEBP.*not (configured|supported)|cannot open.*compression",
         "unsupported_compression",
         "The file is compressed in a way that cannot be read here. Save it with DEFLATE, LZW or ZSTD.",
     ),
@@ -95,12 +95,6 @@ def named(error: BaseException, compression: tuple[int, ...] = ()) -> JobError:
         if symptom.pattern.search(words):
             return _with_class(symptom.code, symptom.message, words, compression)
     return refused("corrupt_block", CORRUPT, reason=words)
-
-
-CODECS = {
-    4: "CCITT Group 4", 6: "old JPEG", 7: "JPEG", 34661: "JBIG", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA",
-    50000: "ZSTD", 50001: "WEBP", 50002: "JPEG XL",
-}  # fmt: skip
 
 
 def _with_class(code: str, message: str, words: str, compression: tuple[int, ...] = ()) -> JobError:

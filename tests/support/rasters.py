@@ -100,11 +100,16 @@ def quiet(stage: str, percent: float, message: str) -> None:
 Converter = Callable[..., ConversionResult]
 
 
-def run(source: Path, folder: Path, **options: Any) -> ConversionResult:
+def run(source: Path, folder: Path, *, validate_headers: bool = True, **options: Any) -> ConversionResult:
     """`convert` with options by their Python names; outputs are named after the source's stem."""
     folder.mkdir(exist_ok=True)
     request = ConversionRequest(
-        source=source, output_folder=folder, stem=source.stem, options=RenderOptions(**options), source_name=source.name
+        source=source,
+        output_folder=folder,
+        stem=source.stem,
+        options=RenderOptions(**options),
+        source_name=source.name,
+        validate_headers=validate_headers,
     )
     return convert(request, quiet)
 

@@ -147,7 +147,7 @@ def test_averaging_comes_before_clipping(tmp_path: Path) -> None:
     data = np.full((1, 64, 64), 100, dtype=np.uint16)
     data[0, ::2, ::2] = 500
     source = Tiff(data).write(tmp_path / "a.tif")
-    asked = {"stretch": "range:0,255", "resampling": "average", "coordinate_system": "native"}
+    asked: dict[str, Any] = {"stretch": "range:0,255", "resampling": "average", "coordinate_system": "native"}
     picture = picture_of(run(source, tmp_path / "out", max_size=32, **asked))
     assert np.abs(picture[4:-4, 4:-4, 0].astype(int) - 200).max() <= 3
 

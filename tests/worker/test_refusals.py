@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import pyvips
 from rasterio.errors import RasterioIOError
 
-from geoprocessing_worker.errors import ErrorClass, refused
+from geoprocessing_worker.errors import ErrorClass, JobError, refused
 from geoprocessing_worker.refusals import named
+from tests.support.rasters import run
+from tests.support.raw_tiff import LONG, SHORT, write_raw_tiff
 
 
 @pytest.mark.parametrize(
@@ -18,6 +24,7 @@ from geoprocessing_worker.refusals import named
         ("Cannot read 47086 bytes at offset 260000", "truncated"),
         ("Sorry, can not handle images with 3-bit samples; cannot handle", "unsupported_data_type"),
         ("ZIPDecode:Decoding error at scanline 0", "corrupt_block"),
+        ("LZWDecodeCompat:Wrong length of decoded string: data probably corrupted at scanline 0", "corrupt_block"),
     ],
 )
 def test_library_words_become_a_code(words: str, code: str) -> None:
@@ -58,3 +65,40 @@ def test_codec_is_told_by_code_and_name() -> None:
         "unsupported_compression", 34712, "JPEG 2000",
     )  # fmt: skip
     assert "JPEG 2000, code 34712" in error.message
+
+
+@pytest.mark.parametrize("validate_headers", [True, False])
+@pytest.mark.parametrize(
+    ("code", "name"), [(50002, "JPEG XL"), (34712, "JPEG 2000"), (34661, "JBIG"), (4711, "unknown")]
+)
+def test_file_with_a_codec_that_is_not_here_is_refused_by_its_name(
+    code: int, name: str, validate_headers: bool, tmp_path: Path
+) -> None:
+    """Whether our own reader of the header sees it first or GDAL, which lacks JPEG XL without our saying so."""
+    source = write_raw_tiff(tmp_path / "a.tif", np.zeros((50, 50, 1), np.uint8), tags={259: (SHORT, [code])})
+    with pytest.raises(JobError, match=f"{name}, code {code}") as caught:
+        run(source, tmp_path / "out", validate_headers=validate_headers)
+    assert caught.value.code == "unsupported_compression"
+
+
+@pytest.mark.parametrize("validate_headers", [True, False])
+@pytest.mark.parametrize(("bits", "kind"), [(96, 1), (40, 1), (8, 3), (48, 3), (128, 3)])
+def test_file_of_numbers_that_nobody_reads_is_refused_by_name(
+    bits: int, kind: int, validate_headers: bool, tmp_path: Path
+) -> None:
+    """Whole numbers (1) and floats (3) of sizes that no computer has."""
+    tags: Any = {256: (LONG, [50]), 258: (SHORT, [bits]), 339: (SHORT, [kind])}
+    source = write_raw_tiff(tmp_path / "a.tif", np.zeros((50, 50 * bits // 8, 1), np.uint8), tags=tags)
+    with pytest.raises(JobError, match="Save it as an 8, 16 or 32 bit GeoTIFF") as caught:
+        run(source, tmp_path / "out", validate_headers=validate_headers)
+    assert caught.value.code == "unsupported_data_type"
+
+
+@pytest.mark.parametrize(
+    ("bits", "kind"), [(1, 1), (3, 1), (12, 1), (17, 1), (24, 1), (64, 1), (8, 2), (16, 3), (24, 3)]
+)
+def test_file_of_numbers_of_an_odd_size_is_read(bits: int, kind: int, tmp_path: Path) -> None:
+    """Packed whole numbers, signed (2) bytes, and floats of 16 and 24 bits."""
+    tags: Any = {256: (LONG, [50]), 258: (SHORT, [bits]), 339: (SHORT, [kind])}
+    source = write_raw_tiff(tmp_path / "a.tif", np.zeros((50, -(-50 * bits // 8), 1), np.uint8), tags=tags)
+    assert run(source, tmp_path / "out").metadata["validFraction"] == 1.0
