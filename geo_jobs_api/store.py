@@ -92,6 +92,11 @@ class JobStore:
         async with self._pool.connection() as connection:
             return _job_or_none(await _jobs.get_job(connection, id=job_id, owner=owner))
 
+    async def takes_outputs(self, job_id: UUID) -> bool:
+        """Whether a job is there and has not ended: what was published must never change again."""
+        async with self._pool.connection() as connection:
+            return await _jobs.takes_outputs(connection, id=job_id) is not None
+
     async def count_of_owner(self, owner: str) -> Holdings:
         """What somebody has."""
         async with self._pool.connection() as connection:

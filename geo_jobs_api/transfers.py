@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.jobs import FINAL_STATES, JobState, input_key
+from geo_jobs_api.jobs import JobState, input_key
 from geo_jobs_api.local_storage import PIECE_BYTES, StagedObject
 from geo_jobs_api.services import Services, ServicesOf
 from geo_jobs_api.storage import SignatureQuery, SizeRule
@@ -105,9 +105,7 @@ async def _check_wanted(services: Services, key: str) -> None:
         if job is None or job.state is not JobState.AWAITING_UPLOAD or job.input_file_name != match["name"]:
             raise Problem("invalid-state", "The job does not wait for this file.")
     elif match := _OUTPUT_KEY.match(key):
-        job = await services.jobs.find_job(UUID(match["job"]))
-        if job is None or job.state in FINAL_STATES:
-            # What was published must never change again.
+        if not await services.jobs.takes_outputs(UUID(match["job"])):
             raise Problem("already-finalized", "The job has ended; nothing can be added to it.")
     else:
         raise Problem("object-not-found", "There is no such file.")

@@ -74,6 +74,12 @@ def missing_layers() -> tuple[Layer, ...]:
     return tuple(layer for layer in layers() if layer.missing is not None)
 
 
+def prepare() -> None:
+    """Find out, once for all processes that are forked from this one, what `shut_in` needs: a millisecond of each."""
+    layers()
+    _libraries()
+
+
 def shut_in(reach: Reach) -> None:
     """Put up all walls round this process, for good.
 

@@ -33,7 +33,7 @@ if hasattr(libc, "mallopt"):  # not in musl
         libc.mallopt(option, value)
 
 conversion.preload()
-confinement.layers()
+confinement.prepare()
 
 # What is frozen is not looked through, so that a child's collector neither reads nor copies the pages of all modules:
 # 3 ms less for each child.

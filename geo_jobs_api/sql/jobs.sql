@@ -27,6 +27,10 @@ SELECT * FROM jobs WHERE owner = :owner AND idempotency_key = :idempotency_key A
 SELECT * FROM jobs
 WHERE id = :id AND (:owner::text IS NULL OR owner = :owner::text) AND removal_started_at IS NULL;
 
+-- name: takes_outputs(id)^
+-- A row without columns, if the job is there and has not ended.
+SELECT FROM jobs WHERE id = :id AND finished_at IS NULL AND removal_started_at IS NULL;
+
 -- name: count_of_owner(owner)^
 -- What an owner has: jobs that have not ended, and bytes of files that are kept.
 SELECT
