@@ -22,8 +22,11 @@ NATIVE = "native"
 
 _CODE = re.compile(r"(?:urn:ogc:def:crs:)?([A-Za-z]{2,10}):(?:[\d.]*:)?([A-Za-z0-9]{1,12})")
 _WKT = re.compile(r"\s*(GEOGCS|PROJCS|GEOCCS|COMPD_CS|LOCAL_CS|[A-Z]+CRS|BOUNDCRS)\s*\[", re.IGNORECASE)
-# A system may name files that shift its coordinates.
-_GRIDS = re.compile("nadgrids|geoidgrids|PROJ4_GRIDS|PARAMETERFILE", re.IGNORECASE)
+# A system may name files that shift its coordinates; in PROJ's own language, which WKT and PROJJSON may hold within
+# (as an extension, or as the name of a method), it may do so in a dozen ways.
+_FILES = re.compile(
+    r"nadgrids|geoidgrids|PROJ4_GRIDS|PARAMETERFILE|EXTENSION\s*[\[(]|PROJ-based|\b(?:proj|init)\s*=", re.IGNORECASE
+)
 
 
 def parse_crs(text: str) -> CRS:
@@ -35,7 +38,7 @@ def parse_crs(text: str) -> CRS:
         JobError: `bad_crs`.
     """
     text = text.strip()
-    if _GRIDS.search(text):
+    if _FILES.search(text):
         raise _bad(text)
     try:
         if code := _CODE.fullmatch(text):
@@ -44,7 +47,8 @@ def parse_crs(text: str) -> CRS:
             crs = CRS.from_wkt(text)
         elif text.startswith("{"):
             content = json.loads(text)
-            if _names_file(content):
+            # Once more as it reads with its escapes undone.
+            if _names_file(content) or _FILES.search(json.dumps(content)):
                 raise _bad(text)
             crs = CRS.from_json_dict(content)
         else:
@@ -87,13 +91,14 @@ def usable(crs: CRS | None) -> bool:
 
 
 def from_gdal(crs: rasterio.crs.CRS | None) -> CRS | None:
-    """A file's own system, as pyproj sees it; `None` if it has none or PROJ cannot make sense of it."""
+    """A file's own system, as pyproj sees it; `None` if it has none, names a file, or PROJ cannot make sense of it."""
     if not crs:
         return None
     # Some systems can be written in one version of WKT only.
     for version in ("WKT2_2019", None):
         try:
-            return CRS.from_wkt(crs.to_wkt(version=version))
+            text = crs.to_wkt(version=version)
+            return None if _FILES.search(text) else CRS.from_wkt(text)
         except (CRSError, GdalCRSError, ValueError):
             continue
     return None

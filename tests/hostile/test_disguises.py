@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import rasterio.crs
+from pyproj import CRS
 
 from geoprocessing_worker.confinement import Reach
 from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, convert
+from geoprocessing_worker.crs import from_gdal, parse_crs
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.options import RenderOptions
 from geoprocessing_worker.sandbox import Sandbox
@@ -80,6 +85,19 @@ WITH_GRIDS = [
     _MERCATOR % 'EXTENSION["PROJ4","+proj=merc +nadgrids={path} +type=crs"]',
 ]
 PROJJSON = '{{"type": "BoundCRS", "transformation": {{"parameters": [{{"name": "file", "\\u0076alue": "{path}"}}]}}}}'
+# PROJ's own language, where WKT may hold it.
+PROJ_WORDS = (
+    "+proj=hgridshift +grids={path}",
+    "+proj=pipeline +step proj=xyzgridshift grids={path}",
+    "+proj=tinshift +file={path}",
+    "+proj=defmodel +model={path}",
+    "+init={path}:x",
+)
+_BY_METHOD = (
+    f'PROJCRS["a",BASE{_GEOGCRS.partition(",CS[")[0]}],CONVERSION["b",METHOD["PROJ-based operation method: %s"]],'
+    'CS[Cartesian,2],AXIS["e",east],AXIS["n",north],LENGTHUNIT["metre",1]]'
+)
+_BY_EXTENSION = f'PROJCS["a",{_GEOGCS % ""},PROJECTION["custom_proj4"],UNIT["metre",1],EXTENSION["PROJ4","%s"]]'
 SYSTEMS = [
     "{path}",
     "file://{path}",
@@ -92,6 +110,8 @@ SYSTEMS = [
     "@{path}",
     *WITH_GRIDS,
     PROJJSON,
+    *(_BY_METHOD % words for words in PROJ_WORDS),
+    *(_BY_EXTENSION % words for words in PROJ_WORDS),
 ]
 
 
@@ -113,3 +133,31 @@ async def test_a_coordinate_system_opens_nothing(system: str, field: str, bird: 
         await use(system.format(path=bird.path, url=bird.url))
     assert caught.value.code == "bad_crs"
     assert bird.touched() == []
+
+
+def test_no_spelling_of_projjson_hides_the_name_of_a_file(bird: Canary) -> None:
+    """Valid PROJJSON, which PROJ would follow: a bound system with a grid, and PROJ's own language as a method."""
+    shifted = CRS.from_user_input(f"+proj=longlat +ellps=bessel +nadgrids={bird.path} +type=crs")
+    bound = shifted.to_json_dict()["transformation"]
+    wgs84 = CRS.from_epsg(4326).to_json_dict()
+    systems: list[dict[str, Any]] = [
+        {"type": "BoundCRS", "source_crs": wgs84, "target_crs": wgs84, "transformation": bound},
+        CRS.from_epsg(32638).to_json_dict(),
+    ]
+    systems[1]["conversion"] = {"name": "a", "method": {"name": f"PROJ-based operation method: +grids={bird.path}"}}
+    for system in systems:
+        plain = json.dumps(system)
+        for text in (plain, plain.replace("PROJ-based", "PROJ-\\u0062ased").replace('"value"', '"v\\u0061lue"')):
+            CRS.from_json(text)  # PROJ understands it
+            with pytest.raises(JobError, match="Nobody knows"):
+                parse_crs(text)
+    assert bird.touched() == []
+
+
+def test_a_files_own_system_that_names_another_file_counts_as_none() -> None:
+    """Should GDAL ever read one out of a file, PROJ is not asked to go where it leads."""
+    words = "+proj=tinshift +file=/etc/hostname"
+    wkt = CRS.from_epsg(32638).to_wkt("WKT1_GDAL")
+    wkt = wkt.replace(',AUTHORITY["EPSG","32638"]]', f',EXTENSION["PROJ4","{words}"]]')
+    assert words in wkt
+    assert from_gdal(rasterio.crs.CRS.from_wkt(wkt)) is None
