@@ -25,8 +25,10 @@ from geo_jobs_api.listening import Wakeup
 from geo_jobs_api.local_storage import LocalStorage
 from geo_jobs_api.log import configure, get_logger
 from geo_jobs_api.retention import Retention, RetentionPolicy
+from geo_jobs_api.roll_call import RollCall
 from geo_jobs_api.scheduler import RescuePolicy, Rescuer
 from geo_jobs_api.services import Services
+from geo_jobs_api.steering_store import SteeringStore
 from geo_jobs_api.storage import Storage, UrlSigner
 from geo_jobs_api.store import JobStore, UpkeepStore
 from geo_jobs_api.task_type_store import TaskTypeStore
@@ -62,6 +64,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         )
         storage = local_storage(settings)
         jobs, leases, upkeep, room = JobStore(pool), LeaseStore(pool), UpkeepStore(pool), WaitingRoom()
+        steering = SteeringStore(pool, settings.lease_seconds)
         made = Services(
             settings=settings,
             jobs=jobs,
@@ -70,6 +73,9 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             completions=Coalescer("completions", leases.complete_jobs, most=_COMPLETIONS_PER_STATEMENT),
             upkeep=upkeep,
             task_types=TaskTypeStore(pool),
+            steering=steering,
+            retention=retention(settings, pool, storage),
+            roll_call=RollCall(steering, clock=time.monotonic),
             storage=storage,
             people=TokenVerifier(settings),
             workers=WorkerVerifier(jobs, time.monotonic),
@@ -91,7 +97,8 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         await stack.enter_async_context(_in_background("wakeup", wakeup.run))
         await stack.enter_async_context(_in_background("events", made.hub.run))
         await stack.enter_async_context(_in_background("rescuer", _rescuer(settings, upkeep).run))
-        await stack.enter_async_context(_in_background("retention", retention(settings, pool, storage).run))
+        await stack.enter_async_context(_in_background("retention", made.retention.run))
+        await stack.enter_async_context(_in_background("roll call", made.roll_call.run))
         yield made
 
 

@@ -1,12 +1,31 @@
-"""Why a job stands where it stands, in a sentence for its owner."""
+"""Why a job stands where it stands, in a sentence for its owner; for a waiting one, everything that it waits for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 from geo_jobs_api.jobs import ErrorClass, JobState
-from geo_jobs_api.records import Job
+from geo_jobs_api.records import Job, WaitingReasons
+from geo_jobs_api.steering_schemas import EndedLeaseView, Explanation, Reason
+from geo_jobs_api.steering_store import SteeringStore
+from geo_jobs_api.store import JobStore
+
+_LEASES_TOLD = 50
+
+
+async def explained(jobs: JobStore, steering: SteeringStore, job: Job) -> Explanation:
+    """Why the job stands where it stands."""
+    now = datetime.now(UTC)
+    leases = await jobs.list_ended_leases(job.id, most=_LEASES_TOLD)
+    found = await steering.find_waiting_reasons(job.id) if job.state is JobState.QUEUED else None
+    return Explanation(
+        state=job.state.value,
+        why=explain(job, now),
+        reasons=[] if found is None else list_reasons(job, found, now),
+        place=None if found is None else found.jobs_before + 1,
+        leases=[EndedLeaseView.model_validate(lease) for lease in leases],
+    )
 
 
 def explain(job: Job, now: datetime) -> str:
@@ -14,11 +33,44 @@ def explain(job: Job, now: datetime) -> str:
     return _SENTENCES[job.state](job, now)
 
 
+def list_reasons(job: Job, found: WaitingReasons, now: datetime) -> list[Reason]:
+    """Everything that keeps a waiting job from being claimed this moment; the last one is never its own fault."""
+    return list(_reasons(job, found, now)) if job.state is JobState.QUEUED else []
+
+
+def _reasons(job: Job, found: WaitingReasons, now: datetime) -> Iterator[Reason]:
+    kind = job.task_type
+    if found.paused:
+        yield Reason(code="paused", text=f"{kind} is paused; `task-types resume {kind}` lets it go on.")
+    if job.run_at > now:
+        code = "backoff" if job.attempt else "scheduled"
+        yield Reason(code=code, text=f"It is not to be tried before {_time(job.run_at)}.")
+    if found.max_concurrent_runs is not None and found.running >= found.max_concurrent_runs:
+        yield Reason(
+            code="limit",
+            text=f"{found.running} of {found.max_concurrent_runs} jobs that {kind} may run at once are running.",
+        )
+    if found.rate_count is not None and found.rate_full_until is not None and found.rate_full_until > now:
+        yield Reason(
+            code="rate-limit",
+            text=f"{kind} may start {found.rate_count} jobs in {found.rate_period_seconds:g} s,"
+            f" so none before {_time(found.rate_full_until)}.",
+        )
+    if not found.offering_workers:
+        yield Reason(code="no-worker", text=f"No worker that does {kind} was heard of in the last minutes; start one.")
+    if found.jobs_before:
+        yield Reason(code="queue", text=f"{found.jobs_before} jobs of {kind} come before it.")
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
 def _queued(job: Job, now: datetime) -> str:
     if job.run_at > now:
         again = " again" if job.attempt else ""
-        return f"It is tried{again} at {job.run_at:%Y-%m-%d %H:%M:%S} UTC; {_attempts(job)} are spent."
-    return f"It has waited for a worker since {job.run_at:%Y-%m-%d %H:%M:%S} UTC."
+        return f"It is tried{again} at {_time(job.run_at)}; {_attempts(job)} are spent."
+    return f"It has waited for a worker since {_time(job.run_at)}."
 
 
 def _running(job: Job, _: datetime) -> str:

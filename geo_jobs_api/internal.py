@@ -18,7 +18,7 @@ from geo_jobs_api.jobs import FINAL_STATES, JobState, LeaseToken, input_key, out
 from geo_jobs_api.lease_store import ClaimRequest, Completion, News, Results
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.metrics import JOBS_CLAIMED, JOBS_ENDED
-from geo_jobs_api.records import Lease, LeasedJob, LeaseOutcome, PreviousError, Renewal
+from geo_jobs_api.records import Lease, LeasedJob, LeaseOutcome, PreviousError, Renewal, SeenWorker
 from geo_jobs_api.schemas import (
     CancelNotice,
     ClaimedInput,
@@ -71,6 +71,7 @@ async def claim(body: ClaimJobs, request: Request, services: ServicesOf, base_ur
         lease_key=secrets.token_urlsafe(24),
         first_lease_seconds=services.settings.first_lease_seconds,
     )
+    services.roll_call.see(SeenWorker(body.worker_id, body.worker_name, body.worker_version, frozenset(ask.task_types)))
     # A waiting request must notice that its client has gone: a job given to nobody costs a lease's time.
     gone = asyncio.ensure_future(_wait_for_hang_up(request))
     try:

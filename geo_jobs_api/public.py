@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -15,17 +14,15 @@ from uuid_utils.compat import uuid7
 
 from geo_jobs_api.auth import Caller
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.explanation import explain
+from geo_jobs_api.explanation import explained
 from geo_jobs_api.jobs import FINAL_STATES, JobState, output_key, safe_file_name, upload_key
 from geo_jobs_api.records import Job
 from geo_jobs_api.schemas import (
     CancelJob,
     CreateJob,
-    EndedLeaseView,
     EventFilter,
     EventPage,
     EventView,
-    Explanation,
     JobFilter,
     JobPage,
     JobView,
@@ -35,6 +32,7 @@ from geo_jobs_api.schemas import (
     UploadTarget,
 )
 from geo_jobs_api.services import BaseUrl, CallerOf, Services, ServicesOf
+from geo_jobs_api.steering_schemas import Explanation
 from geo_jobs_api.storage import SizeRule
 from geo_jobs_api.store import NewJob
 
@@ -43,7 +41,6 @@ router = APIRouter(prefix="/api/geo-jobs", tags=["jobs"])
 _FINAL_STATE_NAMES = frozenset(state.value for state in FINAL_STATES)
 # Proxies close connections that are silent for 30 to 60 s.
 _SSE_SILENCE_SECONDS = 15.0
-_LEASES_TOLD = 50
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255)]
 
 
@@ -127,7 +124,7 @@ async def _earlier_job(
 async def list_jobs(caller: CallerOf, services: ServicesOf, wanted: Annotated[JobFilter, Query()]) -> JobPage:
     """Your jobs, newest first; with the admin scope, everybody's."""
     jobs = await services.jobs.list_jobs(
-        owner=caller.owner_filter,
+        owner=wanted.owner if caller.is_admin else caller.subject,
         state=None if wanted.state is None else wanted.state.value,
         task_type=wanted.task_type,
         before=wanted.cursor,
@@ -214,12 +211,7 @@ async def cancel_job(job_id: UUID, caller: CallerOf, services: ServicesOf, body:
 async def explain_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> Explanation:
     """A sentence for people, and how each lease ended; above all for dead letters (`?state=failed` lists them)."""
     job = await _find_job(services, caller, job_id)
-    leases = await services.jobs.list_ended_leases(job_id, most=_LEASES_TOLD)
-    return Explanation(
-        state=job.state.value,
-        why=explain(job, datetime.now(UTC)),
-        leases=[EndedLeaseView.model_validate(lease) for lease in leases],
-    )
+    return await explained(services.jobs, services.steering, job)
 
 
 @router.post("/{job_id}/retry", response_model=JobView, summary="Send a failed job back to the queue")

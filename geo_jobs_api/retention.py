@@ -10,25 +10,29 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 import psycopg
 from psycopg_pool import PoolTimeout
 
 from geo_jobs_api.database import Pool
-from geo_jobs_api.jobs import JobState, job_prefix
+from geo_jobs_api.jobs import FINAL_STATES, JobState, job_prefix
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.storage import Storage
 from geo_jobs_api.store import fetch_all, load_queries
 
 _log = get_logger(__name__)
 _retention = load_queries("retention.sql")
+_upkeep = load_queries("upkeep.sql")
+_steering = load_queries("steering.sql")
 _JOBS_PER_BATCH = 50
 _OBJECTS_PER_BATCH = 500
 # Between two batches, so that removing a year of jobs leaves the disk to those who work.
 _BATCH_PAUSE_SECONDS = 0.2
 # An upload that goes on touches its file again and again; a job's row is there before its first object.
 _ABANDONED_SECONDS = 86_400.0
+_DAY_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +106,21 @@ class Retention:
             if not report.is_empty:
                 _log.info("retention_done", said=report.sentence())
 
-    async def run_once(self) -> RetentionReport:
-        """One round, until nothing is left to be removed."""
+    async def run_once(self, ended_seconds: float | None = None) -> RetentionReport:
+        """One round, until nothing is left to be removed.
+
+        Args:
+            ended_seconds: remove all jobs that ended so long ago; None: as the policy says.
+        """
+        async with self._pool.connection() as connection:
+            await _upkeep.forget_rate_claims(connection)
+            await _steering.forget_workers(connection, seconds=_DAY_SECONDS)
+        kept = self._policy.ended_seconds
+        if ended_seconds is not None:
+            kept = dict.fromkeys(FINAL_STATES, ended_seconds)
         return RetentionReport(
             unused_cancelled=await self._repeat(self._cancel_unused),
-            jobs_removed=await self._repeat(self._remove_jobs),
+            jobs_removed=await self._repeat(partial(self._remove_jobs, kept)),
             broken_uploads_removed=await self._storage.remove_broken_uploads(_ABANDONED_SECONDS),
         )
 
@@ -126,8 +140,7 @@ class Retention:
             )
             return len(await fetch_all(rows))
 
-    async def _remove_jobs(self) -> int:
-        kept = self._policy.ended_seconds
+    async def _remove_jobs(self, kept: Mapping[JobState, float]) -> int:
         async with self._pool.connection() as connection:
             rows = await fetch_all(
                 _retention.begin_removal(

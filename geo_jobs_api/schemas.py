@@ -188,10 +188,11 @@ class JobPage(Model):
 
 
 class JobFilter(Model):
-    """Which jobs to list; `cursor` is the `next` of the page before."""
+    """Which jobs to list; `cursor` is the `next` of the page before. `owner` is for administrators."""
 
     state: JobState | None = None
     task_type: Annotated[Text, Field(max_length=63)] | None = None
+    owner: Annotated[Text, Field(max_length=255)] | None = None
     cursor: UUID | None = None
     limit: int = Field(default=50, ge=1, le=200)
 
@@ -243,34 +244,13 @@ class OutputLinks(Model):
     outputs: list[OutputLink]
 
 
-class EndedLeaseView(Model):
-    """How one lease of a job ended."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    attempt: int
-    worker_name: str | None
-    ended_by: str
-    state: str
-    error: dict[str, Any] | None
-    next_attempt_at: datetime | None
-    ended_at: datetime
-
-
-class Explanation(Model):
-    """Why a job stands where it stands; its ended leases, the newest first."""
-
-    state: str
-    why: str
-    leases: list[EndedLeaseView]
-
-
 class ClaimJobs(Model):
     """A worker asks for work. `claimId` is fresh for each claim, `workerId` for each process."""
 
     claim_id: UUID
     worker_id: Name
     worker_name: Name
+    worker_version: Annotated[Text, Field(max_length=100)] | None = None
     task_types: list[Name] = Field(min_length=1, max_length=100)
     max_jobs: Integer = Field(default=1, ge=1, le=100)
     wait_seconds: Real = Field(default=0, ge=0, le=50)

@@ -21,6 +21,9 @@ from geo_jobs_api.lease_store import Completion, LeaseStore
 from geo_jobs_api.limits import RateLimit
 from geo_jobs_api.local_storage import LocalStorage
 from geo_jobs_api.records import WorkerToken
+from geo_jobs_api.retention import Retention
+from geo_jobs_api.roll_call import RollCall
+from geo_jobs_api.steering_store import SteeringStore
 from geo_jobs_api.store import JobStore, UpkeepStore
 from geo_jobs_api.task_type_store import TaskTypeStore
 from geo_jobs_api.wakeup import WaitingRoom
@@ -39,6 +42,9 @@ class Services:
     completions: Completions
     upkeep: UpkeepStore
     task_types: TaskTypeStore
+    steering: SteeringStore
+    retention: Retention
+    roll_call: RollCall
     storage: LocalStorage
     people: TokenVerifier
     workers: WorkerVerifier

@@ -16,6 +16,8 @@ from geo_jobs_api.config import Settings
 from geo_jobs_api.database import Pool, migrate
 from geo_jobs_api.server import bind, serve
 
+_DAY_SECONDS = 86_400.0
+
 
 def add_commands(commands: Group) -> None:
     """Declare them."""
@@ -26,6 +28,13 @@ def add_commands(commands: Group) -> None:
     commands.add("migrate", "Bring the database's schema up to date.", stored(_migrate))
     command = commands.add(
         "cleanup", "Remove what has been kept for long enough, and say what it was.", stored(_cleanup)
+    )
+    command.add_argument(
+        "days",
+        metavar="DAYS",
+        type=float,
+        nargs="?",
+        help="all jobs that ended so long ago, whatever the settings say",
     )
     command.add_argument("--lost-objects", action="store_true", help="also objects of jobs that are not known")
     command = commands.add("jwt", "Print a token for a person.", _jwt)
@@ -62,7 +71,8 @@ async def _migrate(_settings: Settings, _pool: Pool, _arguments: argparse.Namesp
 
 async def _cleanup(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     keeper = retention(settings, pool, local_storage(settings))
-    say((await keeper.run_once()).sentence())
+    ended_seconds = None if arguments.days is None else max(0.0, arguments.days) * _DAY_SECONDS
+    say((await keeper.run_once(ended_seconds)).sentence())
     lost = await keeper.find_lost_objects()
     if lost and arguments.lost_objects:
         await keeper.remove_objects(lost)

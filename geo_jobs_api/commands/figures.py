@@ -1,0 +1,56 @@
+"""stats and workers: how it is going, and who does it."""
+
+from __future__ import annotations
+
+import argparse
+
+from geo_jobs_api.commands.frame import Group, add_json_option, stored
+from geo_jobs_api.commands.output import say_views
+from geo_jobs_api.config import Settings
+from geo_jobs_api.database import Pool
+from geo_jobs_api.steering_schemas import FiguresView, WorkerView
+from geo_jobs_api.steering_store import SteeringStore
+
+
+def add_commands(commands: Group) -> None:
+    """Declare them."""
+    command = commands.add(
+        "stats", "Show figures of each task type: the queue now, what became of jobs.", stored(_stats)
+    )
+    command.add_argument("--hours", type=float, default=24, metavar="N", help="how far back to look (default: 24)")
+    add_json_option(command)
+    add_json_option(commands.add("workers", "Show who works: version, jobs, last sign of life.", stored(_workers)))
+
+
+async def _stats(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    found = await SteeringStore(pool, settings.lease_seconds).list_figures(arguments.hours * 3600)
+    columns = {
+        "TYPE": lambda one: f"{one.task_type} (paused)" if one.paused else one.task_type,
+        "WAITING": lambda one: one.waiting,
+        "RUNNING": lambda one: one.running,
+        "SUCCEEDED": lambda one: one.succeeded,
+        "FAILED": lambda one: one.failed,
+        "TIMED OUT": lambda one: one.timed_out,
+        "RETRIED": lambda one: one.retried,
+        "P50 s": lambda one: one.seconds_p50,
+        "P95 s": lambda one: one.seconds_p95,
+        "JOBS/h": lambda one: one.jobs_per_hour,
+        "OLDEST WAITING s": lambda one: one.oldest_waiting_seconds,
+    }
+    say_views([FiguresView.model_validate(one) for one in found], columns, as_json=arguments.json)
+    return 0
+
+
+async def _workers(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    found = await SteeringStore(pool, settings.lease_seconds).list_workers()
+    columns = {
+        "NAME": lambda one: one.name,
+        "ID": lambda one: one.id,
+        "VERSION": lambda one: one.version,
+        "SINCE": lambda one: one.first_seen_at,
+        "LAST SEEN": lambda one: one.last_seen_at,
+        "TYPES": lambda one: " ".join(one.task_types),
+        "JOBS": lambda one: " ".join(str(job) for job in one.jobs),
+    }
+    say_views([WorkerView.model_validate(one) for one in found], columns, as_json=arguments.json)
+    return 0

@@ -1,0 +1,174 @@
+"""jobs: looking at jobs and steering them, whoever's they are."""
+
+from __future__ import annotations
+
+import argparse
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from geo_jobs_api.commands.frame import Group, add_json_option, stored
+from geo_jobs_api.commands.output import say, say_json, say_view, say_views
+from geo_jobs_api.config import Settings
+from geo_jobs_api.database import Pool
+from geo_jobs_api.errors import Problem
+from geo_jobs_api.explanation import explained
+from geo_jobs_api.jobs import ErrorClass, JobState
+from geo_jobs_api.records import Job
+from geo_jobs_api.schemas import JobView
+from geo_jobs_api.steering_schemas import RedriveFilter
+from geo_jobs_api.steering_store import SteeringStore
+from geo_jobs_api.store import JobStore
+
+
+def add_commands(commands: Group) -> None:
+    """Declare them."""
+    jobs = commands.group("jobs", "Look at jobs, and steer them.")
+    command = jobs.add("list", "List jobs, the newest first.", stored(_list))
+    command.add_argument("--state", choices=[state.value for state in JobState])
+    command.add_argument("--type", metavar="NAME", help="of this task type")
+    command.add_argument("--owner", metavar="NAME", help="of this caller")
+    command.add_argument("--limit", type=int, default=50, metavar="N", help="how many at most (default: 50)")
+    add_json_option(command)
+    for name, text, act in (
+        ("show", "Show everything about a job.", _show),
+        ("explain", "Say why a job stands where it stands, and what it waits for.", _explain),
+    ):
+        command = jobs.add(name, text, stored(act))
+        command.add_argument("id", type=UUID, metavar="ID")
+        add_json_option(command)
+    command = jobs.add("cancel", "Cancel a job, or ask its worker to stop.", stored(_cancel))
+    command.add_argument("id", type=UUID, metavar="ID")
+    command.add_argument("--reason", metavar="TEXT")
+    command = jobs.add("retry", "Send a failed job back to the queue with all its attempts.", stored(_retry))
+    command.add_argument("id", type=UUID, metavar="ID")
+    command = jobs.add("unlock", "Take a job from its worker at once; the attempt is not spent.", stored(_unlock))
+    command.add_argument("id", type=UUID, metavar="ID")
+    command = jobs.add("priority", "Change the priority of a job that has not ended.", stored(_priority))
+    command.add_argument("id", type=UUID, metavar="ID")
+    command.add_argument("priority", type=int, metavar="PRIORITY", help="-100 to 100; a point is worth a minute")
+    _add_redrive(jobs)
+
+
+def _add_redrive(jobs: Group) -> None:
+    command = jobs.add("redrive", "Send failed jobs back to the queue, the oldest failures first.", stored(_redrive))
+    command.add_argument("--type", dest="task_type", metavar="NAME", help="of this task type")
+    command.add_argument("--owner", metavar="NAME", help="of this caller")
+    command.add_argument("--class", dest="error_class", choices=[one.value for one in ErrorClass])
+    command.add_argument("--code", dest="error_code", metavar="CODE", help="that failed of this, such as worker_lost")
+    command.add_argument("--after", dest="ended_after", metavar="TIME", help="that failed since, 2030-01-31T08:00:00Z")
+    command.add_argument("--before", dest="ended_before", metavar="TIME", help="that failed before")
+    command.add_argument("--limit", type=int, metavar="N", help="how many at most (default: 1000)")
+    add_json_option(command)
+
+
+async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    found = await JobStore(pool).list_jobs(
+        owner=arguments.owner, state=arguments.state, task_type=arguments.type, before=None, most=arguments.limit
+    )
+    owners = {job.id: job.owner for job in found}
+    columns = {
+        "ID": lambda job: job.id,
+        "TYPE": lambda job: job.task_type,
+        "STATE": lambda job: job.state,
+        "OWNER": lambda job: owners[job.id],
+        "PRIORITY": lambda job: job.priority,
+        "ATTEMPT": lambda job: f"{job.attempt}/{job.max_attempts}",
+        "CREATED": lambda job: job.created_at,
+        "NOW": _now,
+    }
+    say_views([JobView.of(job) for job in found], columns, as_json=arguments.json)
+    return 0
+
+
+def _now(job: JobView) -> str:
+    if job.error is not None:
+        return f"{job.error.get('code')}: {job.error.get('message', '')}"
+    return f"{job.percent:.0f} % {job.stage or ''}" if job.state == JobState.RUNNING else ""
+
+
+async def _find(pool: Pool, job_id: UUID) -> Job:
+    job = await JobStore(pool).find_job(job_id)
+    if job is None:
+        raise Problem("job-not-found", f"There is no job {job_id}.")
+    return job
+
+
+async def _show(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    say_view(JobView.of(await _find(pool, arguments.id)), as_json=arguments.json)
+    return 0
+
+
+async def _explain(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    job = await _find(pool, arguments.id)
+    told = await explained(JobStore(pool), SteeringStore(pool, settings.lease_seconds), job)
+    if arguments.json:
+        say_json(told.model_dump(mode="json", by_alias=True))
+        return 0
+    say(f"{told.state}: {told.why}".replace("POST …/retry", f"`jobs retry {job.id}`"))
+    for reason in told.reasons:
+        say(f"- {reason.text}")
+    if told.leases:
+        columns = {
+            "ATTEMPT": lambda lease: lease.attempt,
+            "WORKER": lambda lease: lease.worker_name,
+            "ENDED": lambda lease: lease.ended_at,
+            "BY": lambda lease: lease.ended_by,
+            "THEN": lambda lease: lease.state,
+            "ERROR": lambda lease: f"{lease.error.get('code')}: {lease.error.get('message')}" if lease.error else "",
+        }
+        say_views(told.leases, columns, as_json=False)
+    return 0
+
+
+async def _cancel(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    job = await JobStore(pool).request_cancel(arguments.id, arguments.reason)
+    if job is None:
+        there = await _find(pool, arguments.id)
+        raise Problem("invalid-state", f"There is nothing to cancel: the job is {there.state}.")
+    say("It is cancelled." if job.state is JobState.CANCELLED else f"{job.worker_name} was asked to stop.")
+    return 0
+
+
+async def _retry(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    if await JobStore(pool).retry_failed(arguments.id) is None:
+        there = await _find(pool, arguments.id)
+        raise Problem("invalid-state", f"Only a failed job can be retried; this one is {there.state}.")
+    say("It is queued again, with all its attempts.")
+    return 0
+
+
+async def _unlock(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    job = await SteeringStore(pool, settings.lease_seconds).unlock_job(arguments.id)
+    if job is None:
+        there = await _find(pool, arguments.id)
+        raise Problem("invalid-state", f"Nobody works on the job: it is {there.state}.")
+    say(f"It is {job.state}; {job.worker_name} has lost it.")
+    return 0
+
+
+async def _priority(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    if not -100 <= arguments.priority <= 100:
+        raise Problem("validation", "A priority lies between -100 and 100.")
+    store = SteeringStore(pool, settings.lease_seconds)
+    if await store.change_priority(arguments.id, None, arguments.priority) is None:
+        there = await _find(pool, arguments.id)
+        raise Problem("invalid-state", f"The job has ended already: it is {there.state}.")
+    say(f"Its priority is {arguments.priority}.")
+    return 0
+
+
+async def _redrive(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    given = {name: getattr(arguments, name) for name in RedriveFilter.model_fields}
+    try:
+        wanted = RedriveFilter.model_validate({name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        places = "; ".join(f"{item['loc'][0]}: {item['msg']}" for item in error.errors())
+        raise Problem("validation", places) from error
+    jobs = await SteeringStore(pool, settings.lease_seconds).redrive_failed(arguments.owner, wanted)
+    if arguments.json:
+        say_json({"jobs": jobs})
+        return 0
+    told = ", ".join(f"{count} of {name}" for name, count in jobs.items())
+    say(f"Queued again: {told}." if told else "No failed job fits.")
+    return 0

@@ -1,0 +1,205 @@
+-- What operators ask and do: why a job waits, who works, figures; order, unlock, send back to the queue.
+
+-- name: find_waiting_reasons(id, live_seconds)^
+-- What may keep a waiting job waiting, and how many of its type come before it.
+SELECT
+    task_types.paused, task_types.max_concurrent_runs, task_types.rate_count, task_types.rate_period_seconds,
+    (
+        SELECT count(*) FROM jobs AS running WHERE running.state = 'running' AND running.task_type = jobs.task_type
+    ) AS running,
+    (
+        SELECT claimed_at + make_interval(secs => task_types.rate_period_seconds) FROM rate_claims
+        WHERE rate_claims.task_type = jobs.task_type AND task_types.rate_count IS NOT NULL
+        ORDER BY claimed_at DESC OFFSET task_types.rate_count - 1 LIMIT 1
+    ) AS rate_full_until,
+    (
+        SELECT count(*) FROM workers
+        WHERE last_seen_at > now() - make_interval(secs => :live_seconds) AND jobs.task_type = ANY(workers.task_types)
+    ) AS offering_workers,
+    (
+        SELECT count(*) FROM jobs AS other
+        WHERE other.state = 'queued' AND other.task_type = jobs.task_type AND other.run_at <= now()
+            AND (other.order_key, other.id) < (jobs.order_key, jobs.id)
+    ) AS jobs_before
+FROM jobs JOIN task_types ON task_types.name = jobs.task_type
+WHERE jobs.id = :id;
+
+-- name: change_priority(id, owner, priority)^
+-- Another priority for a job that has not ended. One that is raised passes its owner's lesser ones; one that is lowered
+-- goes behind its owner's greater ones. No row: there is none, or it has ended.
+WITH changed AS (
+    UPDATE jobs
+    SET
+        priority = :priority::integer,
+        turn = CASE
+            WHEN state <> 'queued' OR :priority::integer = priority THEN turn
+            WHEN :priority::integer > priority THEN least(turn, fair_turn(owner, task_type, :priority::integer))
+            ELSE greatest(turn, (
+                SELECT max(other.turn) FROM jobs AS other
+                WHERE other.state = 'queued' AND other.task_type = jobs.task_type AND other.owner = jobs.owner
+                    AND other.priority > :priority::integer AND other.id <> jobs.id
+            ))
+        END
+    WHERE id = :id AND finished_at IS NULL AND (:owner::text IS NULL OR owner = :owner::text)
+    RETURNING *
+), event AS (
+    INSERT INTO job_events (job_id, type, state, data)
+    SELECT id, 'priority_changed', state, jsonb_build_object('priority', priority) FROM changed
+)
+SELECT * FROM changed;
+
+-- name: unlock_job(id)^
+-- End the lease on a job now; the attempt is not spent. A job that was asked to stop is cancelled. No row: nobody has it.
+WITH held AS MATERIALIZED (
+    SELECT id, lease_key FROM jobs WHERE id = :id AND state = 'running' FOR UPDATE
+), ended AS (
+    UPDATE jobs
+    SET
+        state = CASE WHEN cancel_requested_at IS NULL THEN 'queued' ELSE 'cancelled' END,
+        finished_at = CASE WHEN cancel_requested_at IS NULL THEN NULL ELSE now() END,
+        attempt = attempt - lease_confirmed::integer,
+        turn = least(turn, claimed_at),
+        lease_confirmed = false, lease_key = NULL, lease_expires_at = NULL, claim_id = NULL, claimed_at = NULL,
+        worker_id = NULL
+    FROM held
+    WHERE jobs.id = held.id AND jobs.state = 'running'
+    RETURNING jobs.*, held.lease_key AS ended_lease_key
+), outcome AS (
+    INSERT INTO lease_outcomes (job_id, lease_seq, lease_key, attempt, worker_name, ended_by, state, next_attempt_at)
+    SELECT
+        id, lease_seq, ended_lease_key, attempt, worker_name, 'rescue', state, CASE state WHEN 'queued' THEN now() END
+    FROM ended
+), event AS (
+    INSERT INTO job_events (job_id, type, state, data)
+    SELECT id, 'unlocked', state, jsonb_build_object('attempt', attempt, 'workerName', worker_name) FROM ended
+)
+SELECT ended.*, pg_notify('geo_jobs_queued', task_type) FROM ended;
+
+-- name: redrive_failed(owner, task_type, error_class, error_code, ended_after, ended_before, most)
+-- Send failed jobs back to the queue with all their attempts, the oldest failure first, in their owners' turns.
+WITH chosen AS MATERIALIZED (
+    SELECT id FROM jobs
+    WHERE state = 'failed' AND finished_at IS NOT NULL AND removal_started_at IS NULL
+        AND (:owner::text IS NULL OR owner = :owner::text)
+        AND (:task_type::text IS NULL OR task_type = :task_type::text)
+        AND (:error_class::text IS NULL OR error ->> 'class' = :error_class::text)
+        AND (:error_code::text IS NULL OR error ->> 'code' = :error_code::text)
+        AND (:ended_after::timestamptz IS NULL OR finished_at >= :ended_after::timestamptz)
+        AND (:ended_before::timestamptz IS NULL OR finished_at < :ended_before::timestamptz)
+    ORDER BY finished_at, id
+    LIMIT :most
+    FOR UPDATE SKIP LOCKED
+), placed AS MATERIALIZED (
+    SELECT
+        jobs.id,
+        row_number() OVER (PARTITION BY owner, task_type, priority ORDER BY finished_at, jobs.id) - 1 AS place
+    FROM chosen JOIN jobs ON jobs.id = chosen.id
+), moved AS (
+    UPDATE jobs
+    SET
+        state = 'queued', run_at = now(), turn = fair_turn(owner, task_type, priority, placed.place::integer),
+        attempt = 0, worker_losses = 0, finished_at = NULL, error = NULL, percent = 0, stage = NULL, message = NULL,
+        started_at = NULL
+    FROM placed
+    WHERE jobs.id = placed.id AND jobs.state = 'failed'
+    RETURNING jobs.id, jobs.task_type, jobs.state
+), event AS (
+    INSERT INTO job_events (job_id, type, state) SELECT id, 'retried', state FROM moved
+)
+SELECT
+    task_type, count(*) AS jobs, pg_notify('geo_jobs_queued', task_type || ':' || count(*))
+FROM moved
+GROUP BY task_type
+ORDER BY task_type;
+
+-- name: note_workers(ids, names, versions, task_types)!
+-- These have asked for work just now. Each worker's task types come as one text, parted by commas.
+INSERT INTO workers (id, name, version, task_types)
+SELECT id, name, version, string_to_array(types, ',')
+FROM unnest(:ids::text[], :names::text[], :versions::text[], :task_types::text[]) AS seen (id, name, version, types)
+ORDER BY id
+ON CONFLICT (id) DO UPDATE SET
+    name = excluded.name, version = excluded.version, task_types = excluded.task_types, last_seen_at = now();
+
+-- name: forget_workers(seconds)!
+-- Workers that were not heard of for so long.
+DELETE FROM workers WHERE last_seen_at < now() - make_interval(secs => :seconds);
+
+-- name: list_workers(live_seconds, lease_seconds)
+-- Who was heard of lately, by a claim or by a sign of life for a job, and what they work on; the busy ones first.
+WITH busy AS (
+    SELECT
+        worker_id, min(worker_name) AS worker_name, array_agg(DISTINCT jobs.task_type) AS task_types,
+        array_agg(jobs.id ORDER BY claimed_at) AS jobs,
+        max(CASE
+            WHEN lease_confirmed
+            THEN lease_expires_at
+                - make_interval(secs => coalesce(task_types.lease_seconds, :lease_seconds::double precision))
+            ELSE claimed_at
+        END) AS last_seen_at,
+        min(claimed_at) AS first_seen_at
+    FROM jobs JOIN task_types ON task_types.name = jobs.task_type
+    WHERE state = 'running'
+    GROUP BY worker_id
+)
+SELECT
+    coalesce(workers.id, busy.worker_id) AS id,
+    coalesce(workers.name, busy.worker_name, '') AS name,
+    workers.version,
+    coalesce(workers.task_types, busy.task_types) AS task_types,
+    least(workers.first_seen_at, busy.first_seen_at) AS first_seen_at,
+    greatest(workers.last_seen_at, busy.last_seen_at) AS last_seen_at,
+    coalesce(busy.jobs, '{}') AS jobs
+FROM workers FULL JOIN busy ON busy.worker_id = workers.id
+WHERE greatest(workers.last_seen_at, busy.last_seen_at) > now() - make_interval(secs => :live_seconds)
+    OR busy.worker_id IS NOT NULL
+ORDER BY busy.worker_id IS NULL, name, id;
+
+-- name: list_figures(seconds)
+-- What stands in the queue now, and what became of jobs in the last so many seconds, for each task type.
+WITH open AS (
+    SELECT
+        task_type, count(*) FILTER (WHERE state = 'queued') AS waiting,
+        count(*) FILTER (WHERE state = 'running') AS running,
+        count(*) FILTER (WHERE state = 'blocked') AS blocked,
+        count(*) FILTER (WHERE state = 'awaiting_upload') AS awaiting_upload,
+        extract(epoch FROM now() - min(run_at) FILTER (WHERE state = 'queued' AND run_at <= now()))::double precision
+            AS oldest_waiting_seconds
+    FROM jobs
+    WHERE state IN ('awaiting_upload', 'blocked', 'queued', 'running')
+    GROUP BY task_type
+), done AS (
+    SELECT
+        task_type,
+        count(*) FILTER (WHERE state = 'succeeded') AS succeeded,
+        count(*) FILTER (WHERE state = 'failed') AS failed,
+        count(*) FILTER (WHERE state = 'cancelled') AS cancelled,
+        percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - started_at)::double precision)
+            FILTER (WHERE state = 'succeeded') AS seconds_p50,
+        percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - started_at)::double precision)
+            FILTER (WHERE state = 'succeeded') AS seconds_p95
+    FROM jobs
+    WHERE state IN ('succeeded', 'failed', 'cancelled') AND finished_at > now() - make_interval(secs => :seconds)
+        AND removal_started_at IS NULL
+    GROUP BY task_type
+), gone AS (
+    SELECT
+        jobs.task_type,
+        count(*) FILTER (WHERE outcome.error ->> 'class' = 'timeout') AS timed_out,
+        count(*) FILTER (WHERE outcome.state = 'queued' AND outcome.error ->> 'class' <> 'interrupted') AS retried
+    FROM lease_outcomes AS outcome JOIN jobs ON jobs.id = outcome.job_id
+    WHERE outcome.error IS NOT NULL AND outcome.ended_at > now() - make_interval(secs => :seconds)
+    GROUP BY jobs.task_type
+)
+SELECT
+    task_types.name AS task_type, task_types.paused,
+    coalesce(waiting, 0) AS waiting, coalesce(running, 0) AS running, coalesce(blocked, 0) AS blocked,
+    coalesce(awaiting_upload, 0) AS awaiting_upload, coalesce(succeeded, 0) AS succeeded, coalesce(failed, 0) AS failed,
+    coalesce(cancelled, 0) AS cancelled, coalesce(timed_out, 0) AS timed_out, coalesce(retried, 0) AS retried,
+    seconds_p50, seconds_p95, coalesce(succeeded, 0) * 3600.0::double precision / :seconds AS jobs_per_hour,
+    oldest_waiting_seconds
+FROM task_types
+LEFT JOIN open ON open.task_type = task_types.name
+LEFT JOIN done ON done.task_type = task_types.name
+LEFT JOIN gone ON gone.task_type = task_types.name
+ORDER BY task_types.name;

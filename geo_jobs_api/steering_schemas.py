@@ -1,0 +1,133 @@
+"""What operators send and see: the same in calls and commands."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AwareDatetime, ConfigDict, Field
+
+from geo_jobs_api.jobs import ErrorClass
+from geo_jobs_api.schemas import Model, Text
+
+
+class EndedLeaseView(Model):
+    """How one lease of a job ended."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    attempt: int
+    worker_name: str | None
+    ended_by: str
+    state: str
+    error: dict[str, Any] | None
+    next_attempt_at: datetime | None
+    ended_at: datetime
+
+
+class Reason(Model):
+    """One thing that a job waits for: a stable code and a sentence."""
+
+    code: str
+    text: str
+
+
+class Explanation(Model):
+    """Why a job stands where it stands; its ended leases, the newest first.
+
+    `reasons` are for a job that waits, with `place` its place among the waiting jobs of its type, from 1.
+    """
+
+    state: str
+    why: str
+    reasons: list[Reason] = Field(default_factory=list)
+    place: int | None = None
+    leases: list[EndedLeaseView]
+
+
+class ChangePriority(Model):
+    """What a job's priority is to be."""
+
+    priority: int = Field(ge=-100, le=100)
+
+
+class RedriveFilter(Model):
+    """Which failed jobs go back to the queue; what is not told does not matter. The oldest failures go first."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    task_type: Annotated[Text, Field(max_length=63)] | None = None
+    error_class: ErrorClass | None = None
+    error_code: Annotated[Text, Field(max_length=100)] | None = None
+    ended_after: AwareDatetime | None = None
+    ended_before: AwareDatetime | None = None
+    limit: int = Field(default=1000, ge=1, le=10_000)
+
+
+class Redriven(Model):
+    """How many jobs went back to the queue, by task type."""
+
+    jobs: dict[str, int]
+
+
+class Cleanup(Model):
+    """Remove all jobs that ended so many days ago, whatever the settings keep."""
+
+    days: float = Field(ge=0, le=36_500)
+
+
+class CleanedUp(Model):
+    """What was removed."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    jobs_removed: int
+    unused_cancelled: int
+    broken_uploads_removed: int
+
+
+class WorkerView(Model):
+    """A worker process. `lastSeenAt` is its last claim or sign of life, to a minute; `jobs` are those that it holds."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    name: str
+    version: str | None
+    task_types: list[str]
+    first_seen_at: datetime
+    last_seen_at: datetime
+    jobs: list[UUID]
+
+
+class FiguresView(Model):
+    """A task type in figures: what stands in the queue now, and what became of jobs in the time looked at.
+
+    Seconds are from the start to the end of jobs that succeeded (null: none did). `retried` and `timedOut` count
+    attempts, the others jobs.
+    """
+
+    model_config = ConfigDict(from_attributes=True)
+
+    task_type: str
+    paused: bool
+    waiting: int
+    running: int
+    blocked: int
+    awaiting_upload: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    timed_out: int
+    retried: int
+    seconds_p50: float | None
+    seconds_p95: float | None
+    jobs_per_hour: float
+    oldest_waiting_seconds: float | None
+
+
+class FiguresPeriod(Model):
+    """How far back to look."""
+
+    hours: float = Field(default=24, gt=0, le=24 * 366)

@@ -1,0 +1,261 @@
+"""Looking after the queue: why a job waits, in which order jobs come, who works, figures; by calls and by commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from geo_jobs_api.records import SeenWorker
+from geo_jobs_api.roll_call import RollCall
+from tests.support.api import RunningApi
+from tests.support.clients import Person, Worker, code_of, rows
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def admin(api: RunningApi) -> Person:
+    rows(api.settings.conninfo or "", "DELETE FROM workers")
+    return Person(api, "root", admin=True)
+
+
+@pytest.fixture
+def url(api: RunningApi) -> str:
+    return api.settings.conninfo or ""
+
+
+@pytest.fixture
+def command(api: RunningApi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command on the API's database; what it printed."""
+    from geo_jobs_api import cli
+
+    settings = api.settings
+    monkeypatch.setattr("geo_jobs_api.cli.configure", lambda _: None)
+    monkeypatch.setattr("geo_jobs_api.cli.load_settings", lambda: settings)
+
+    def run(*arguments: str, code: int = 0) -> str:
+        capsys.readouterr()
+        assert cli.main(arguments) == code
+        told = capsys.readouterr()
+        return told.out + told.err
+
+    return run
+
+
+def explain(person: Person, job_id: str) -> dict[str, Any]:
+    told: dict[str, Any] = person.http.get(f"/api/geo-jobs/{job_id}/explain").raise_for_status().json()
+    return told
+
+
+def reasons(person: Person, job_id: str) -> list[str]:
+    return [reason["code"] for reason in explain(person, job_id)["reasons"]]
+
+
+def configure(admin: Person, **fields: Any) -> None:
+    admin.http.patch("/api/task-types/geotiff_to_png", json=fields).raise_for_status()
+
+
+def test_whatever_keeps_a_job_waiting_is_told(
+    api: RunningApi, person: Person, worker: Worker, admin: Person, url: str, command: Callable[..., str]
+) -> None:
+    """No worker, paused, limit, rate, backoff and those before it: each alone, and with its place in the queue."""
+    first, second = person.submit(), person.submit()
+    assert reasons(person, first) == ["no-worker"]
+    assert (reasons(person, second), explain(person, second)["place"]) == (["no-worker", "queue"], 2)
+    job = worker.claim()
+    wait_until(lambda: "no-worker" not in reasons(person, second), "the worker to be noted")
+    assert (reasons(person, second), explain(person, second)["place"]) == ([], 1)
+    configure(admin, paused=True)
+    assert reasons(person, second) == ["paused"]
+    configure(admin, paused=False, maxConcurrentRuns=1)
+    assert reasons(person, second) == ["limit"]
+    assert "1 of 1 jobs" in explain(person, second)["reasons"][0]["text"]
+    configure(admin, maxConcurrentRuns=None, rateLimit={"count": 1, "periodSeconds": 600})
+    third = person.submit()
+    assert worker.claim()["id"] == second
+    assert reasons(person, third) == ["rate-limit"]
+    configure(admin, rateLimit=None)
+    worker.fail(job, "transient", retryAfterSeconds=600).raise_for_status()
+    assert reasons(person, first) == ["backoff"]
+    assert explain(person, second)["reasons"] == []
+    told = command("jobs", "explain", first)
+    assert told.startswith("queued: It is tried again at")
+    assert "- It is not to be tried before" in told
+    assert "went_wrong: It went wrong." in told
+
+
+def test_a_raised_priority_passes_ones_own_and_a_lowered_one_goes_behind_them(
+    api: RunningApi, person: Person, worker: Worker, admin: Person, command: Callable[..., str]
+) -> None:
+    """Owners change theirs, administrators everybody's; ended jobs have none any more."""
+    jobs = [person.submit() for _ in range(4)]
+    answer = person.http.post(f"/api/geo-jobs/{jobs[3]}/priority", json={"priority": 1})
+    assert answer.raise_for_status().json()["priority"] == 1
+    assert "Its priority is -1." in command("jobs", "priority", jobs[0], "-1")
+    assert [worker.claim()["id"] for _ in range(4)] == [jobs[3], jobs[1], jobs[2], jobs[0]]
+    assert "priority_changed" in person.event_types(jobs[3])
+    other = Person(api, "bob")
+    refused = other.http.post(f"/api/geo-jobs/{jobs[0]}/priority", json={"priority": 1})
+    assert code_of(refused) == (404, "job-not-found")
+    person.cancel(ended := person.submit())
+    refused = person.http.post(f"/api/geo-jobs/{ended}/priority", json={"priority": 1})
+    assert code_of(refused) == (409, "invalid-state")
+    assert "between -100 and 100" in command("jobs", "priority", jobs[0], "101", code=1)
+
+
+def test_an_unlocked_job_goes_back_to_its_place_and_its_worker_has_lost_it(
+    person: Person, worker: Worker, admin: Person, command: Callable[..., str]
+) -> None:
+    """The attempt is not spent, the job is the next one again, and what the worker reports is refused."""
+    first, second = person.submit(), person.submit()
+    job = worker.claim()
+    worker.heartbeat(job)
+    assert code_of(person.http.post(f"/api/geo-jobs/{first}/unlock")) == (403, "not-allowed")
+    admin.http.post(f"/api/geo-jobs/{first}/unlock").raise_for_status()
+    assert code_of(worker.complete(job, [])) == (409, "lease-lost")
+    assert person.look(first)["attempt"] == 0
+    again = worker.claim()
+    assert (again["id"], again["attempt"]) == (first, 1)
+    worker.heartbeat(again)
+    person.cancel(first)
+    assert "It is cancelled; worker-1 has lost it." in command("jobs", "unlock", first)
+    assert code_of(admin.http.post(f"/api/geo-jobs/{second}/unlock")) == (409, "invalid-state")
+    assert code_of(admin.http.post(f"/api/geo-jobs/{uuid4()}/unlock")) == (404, "job-not-found")
+
+
+def test_dead_letters_go_back_by_filter(
+    api: RunningApi, person: Person, worker: Worker, admin: Person, command: Callable[..., str]
+) -> None:
+    """By code, class and number; owners reach their own only, and a misspelt filter is refused, not ignored."""
+    bob = Person(api, "bob")
+    jobs = [person.submit(), person.submit(), bob.submit(), person.submit()]
+    for code in ("broken", "full", "broken", "broken"):
+        worker.fail(worker.claim(), "invalid_input", code).raise_for_status()
+    codes = {job_id: admin.look(job_id)["error"]["code"] for job_id in jobs}
+    answer = bob.http.post("/api/geo-jobs/redrive", json={"errorCode": codes[jobs[2]]})
+    assert answer.raise_for_status().json() == {"jobs": {"geotiff_to_png": 1}}
+    assert [admin.look(job_id)["state"] for job_id in jobs] == ["failed", "failed", "queued", "failed"]
+    assert "No failed job fits." in command("jobs", "redrive", "--code", "worker_lost")
+    told = command("jobs", "redrive", "--class", "invalid_input", "--limit", "2", "--json")
+    assert json.loads(told) == {"jobs": {"geotiff_to_png": 2}}
+    assert [admin.look(job_id)["state"] for job_id in jobs].count("failed") == 1
+    assert "valid datetime" in command("jobs", "redrive", "--after", "yesterday", code=1)
+    assert code_of(admin.http.post("/api/geo-jobs/redrive", json={"code": "broken"})) == (422, "validation")
+
+
+def test_idle_and_busy_workers_are_seen_with_what_they_do(
+    api: RunningApi, person: Person, admin: Person, url: str, command: Callable[..., str]
+) -> None:
+    """A worker that only waits is there by its claims, one with a job by its signs of life too; a silent one goes."""
+    job_id = person.submit()
+    busy = Worker(api, "busy")
+    busy.heartbeat(busy.claim(workerVersion="1.2.3"))
+    Worker(api, "idle").claim_all(taskTypes=["geotiff_info", "geotiff_to_png"])
+    rows(url, "INSERT INTO workers VALUES ('gone/1', 'gone', NULL, '{}', now(), now() - interval '1 hour')")
+
+    def seen() -> list[dict[str, Any]]:
+        workers: list[dict[str, Any]] = admin.http.get("/api/admin/workers").raise_for_status().json()
+        return workers
+
+    wait_until(lambda: len(seen()) == 2 and seen()[0]["version"] is not None, "both to be noted")
+    assert [(one["name"], one["version"], one["jobs"], one["taskTypes"]) for one in seen()] == [
+        ("busy", "1.2.3", [job_id], ["geotiff_to_png"]),
+        ("idle", None, [], ["geotiff_info", "geotiff_to_png"]),
+    ]
+    told = command("workers").splitlines()
+    assert [line.split()[0] for line in told] == ["NAME", "busy", "idle"]
+    assert job_id in told[1]
+
+
+def test_figures_count_what_waits_runs_and_became_of_jobs(
+    person: Person, worker: Worker, admin: Person, url: str, command: Callable[..., str]
+) -> None:
+    """Each way to end once: a success, a failure, a retry, a timeout; and what is open now."""
+    for _ in range(5):
+        person.submit()
+    succeeded, failed, retried, timed_out, _running = (worker.claim() for _ in range(5))
+    for job in (succeeded, failed, retried, timed_out):
+        worker.heartbeat(job)
+    rows(url, "UPDATE jobs SET started_at = now() - interval '8 seconds' WHERE id = %s", succeeded["id"])
+    worker.complete(succeeded, []).raise_for_status()
+    worker.fail(failed, "invalid_input").raise_for_status()
+    worker.fail(retried, "transient", retryAfterSeconds=600).raise_for_status()
+    worker.fail(timed_out, "timeout", retryAfterSeconds=600).raise_for_status()
+    oldest = person.submit()
+    rows(url, "UPDATE jobs SET run_at = now() - interval '100 seconds' WHERE id = %s", oldest)
+    answer = admin.http.get("/api/admin/stats", params={"hours": 2}).raise_for_status().json()
+    (figures,) = (one for one in answer if one["taskType"] == "geotiff_to_png")
+    assert {name: figures[name] for name in ("waiting", "running", "succeeded", "failed", "timedOut", "retried")} == {
+        "waiting": 3, "running": 1, "succeeded": 1, "failed": 1, "timedOut": 1, "retried": 2,
+    }  # fmt: skip
+    assert 8 <= figures["secondsP50"] < 60
+    assert figures["jobsPerHour"] == 0.5
+    assert figures["oldestWaitingSeconds"] >= 100
+    (line,) = (line for line in command("stats").splitlines() if line.startswith("geotiff_to_png"))
+    assert line.split()[:7] == ["geotiff_to_png", "3", "1", "1", "1", "1", "2"]
+    assert code_of(person.http.get("/api/admin/stats")) == (403, "not-allowed")
+
+
+def test_jobs_are_listed_shown_cancelled_and_retried_by_commands(
+    person: Person, worker: Worker, command: Callable[..., str]
+) -> None:
+    """What owners do by calls, operators do by commands, for anybody's jobs."""
+    waiting, failed = person.submit(priority=-3), person.submit(priority=5)
+    worker.fail(worker.claim(), "invalid_input", "no_tiff").raise_for_status()
+    (line,) = command("jobs", "list", "--state", "failed").splitlines()[1:]
+    assert line.split()[:5] == [failed, "geotiff_to_png", "failed", "ada", "5"]
+    assert "no_tiff: It went wrong." in line
+    assert [job["id"] for job in json.loads(command("jobs", "list", "--owner", "ada", "--json"))] == [failed, waiting]
+    assert command("jobs", "list", "--owner", "bob").splitlines()[1:] == []
+    assert json.loads(command("jobs", "show", failed, "--json"))["error"]["code"] == "no_tiff"
+    assert "no_tiff" in command("jobs", "show", failed)
+    assert f"`jobs retry {failed}`" in command("jobs", "explain", failed)
+    assert "queued again" in command("jobs", "retry", failed)
+    assert "Only a failed job" in command("jobs", "retry", failed, code=1)
+    assert "It is cancelled." in command("jobs", "cancel", waiting, "--reason", "enough")
+    assert "nothing to cancel" in command("jobs", "cancel", waiting, code=1)
+    assert "There is no job" in command("jobs", "show", str(uuid4()), code=1)
+
+
+def test_cleaning_up_by_days_removes_what_the_settings_would_keep(
+    person: Person, worker: Worker, admin: Person, url: str, command: Callable[..., str]
+) -> None:
+    """Jobs that ended longer ago, with their files; not those that ended since or go on."""
+    old, new = person.submit(), person.submit()
+    for _ in range(2):
+        worker.fail(worker.claim(), "invalid_input").raise_for_status()
+    rows(url, "UPDATE jobs SET finished_at = now() - interval '3 days' WHERE id = %s", old)
+    waiting = person.submit()
+    assert "Removed 0 ended jobs" in command("cleanup")
+    assert "Removed 1 ended jobs" in command("cleanup", "2")
+    assert [job["id"] for job in json.loads(command("jobs", "list", "--json"))] == [waiting, new]
+    answer = admin.http.post("/api/admin/cleanup", json={"days": 0}).raise_for_status().json()
+    assert answer["jobsRemoved"] == 1
+    assert [job["id"] for job in json.loads(command("jobs", "list", "--json"))] == [waiting]
+
+
+class Notes:
+    """Where workers would be noted."""
+
+    def __init__(self) -> None:
+        self.written: list[list[str]] = []
+
+    async def note_workers(self, workers: Any) -> None:
+        self.written.append(sorted(worker.id for worker in workers))
+
+
+async def test_a_worker_is_noted_once_a_minute_however_often_it_asks() -> None:
+    """A fleet that claims all the time costs one small statement now and then."""
+    notes, now = Notes(), [0.0]
+    roll_call = RollCall(notes, clock=lambda: now[0])
+    fleet = [SeenWorker(f"w{n}", "w", None, frozenset({"geotiff_to_png"})) for n in range(3)]
+    for moment in (0.0, 30.0, 61.0):
+        now[0] = moment
+        for worker in fleet * 5:
+            roll_call.see(worker)
+        if moment != 30.0:
+            await roll_call.note()
+    assert notes.written == [["w0", "w1", "w2"]] * 2
