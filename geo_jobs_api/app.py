@@ -15,6 +15,7 @@ from geo_jobs_api.auth import TokenVerifier, WorkerVerifier, worker_token_sha256
 from geo_jobs_api.claiming import ClaimDesk
 from geo_jobs_api.coalescing import Coalescer
 from geo_jobs_api.config import Settings, load_settings
+from geo_jobs_api.creation_store import CreationStore
 from geo_jobs_api.database import Pool, migrate, open_pool
 from geo_jobs_api.errors import PROBLEM_SCHEMA, ConfigurationError, Problem
 from geo_jobs_api.event_hub import EventHub
@@ -68,6 +69,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         made = Services(
             settings=settings,
             jobs=jobs,
+            creation=CreationStore(pool),
             leases=leases,
             desk=ClaimDesk(leases, room),
             completions=Coalescer("completions", leases.complete_jobs, most=_COMPLETIONS_PER_STATEMENT),

@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from geo_jobs_api.errors import ConfigurationError
+from geo_jobs_api.hosts import HostList, parse_hosts
 
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 # HS256 is only as strong as its key; shorter ones can be guessed offline from one token (RFC 7518 §3.2).
@@ -57,6 +58,9 @@ class Settings(BaseSettings):
     jwt_leeway_seconds: float = Field(default=10, ge=0, le=300)
     storage_secret: SecretStr | None = None
     worker_auth_token: SecretStr | None = None
+
+    # Hosts that `inputPayload.sourceUrl` may name; empty: none.
+    source_hosts: str = ""
 
     max_file_size: int = Field(default=104_857_600, gt=0)
     signed_url_seconds: float = Field(default=3600, ge=1)
@@ -123,6 +127,12 @@ class Settings(BaseSettings):
             raise ValueError("must have at least 16 characters")
         return value
 
+    @field_validator("source_hosts")
+    @classmethod
+    def _is_host_list(cls, value: str) -> str:
+        parse_hosts(value)
+        return value
+
     @field_validator("api_public_url")
     @classmethod
     def _is_base_url(cls, value: str | None) -> str | None:
@@ -139,6 +149,11 @@ class Settings(BaseSettings):
         if self.jwt_secret is not None and self.jwks_url is not None:
             raise ValueError("set JWT_SECRET or JWKS_URL, not both: each accepts another family of algorithms")
         return self
+
+    @property
+    def sources_allowed(self) -> HostList:
+        """The hosts that files are fetched from."""
+        return parse_hosts(self.source_hosts)
 
     @property
     def conninfo(self) -> str | None:

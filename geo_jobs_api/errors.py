@@ -33,6 +33,8 @@ KINDS: dict[str, ProblemKind] = {
     "invalid-state": ProblemKind(409, "The job's state does not allow this"),
     "too-large": ProblemKind(413, "The body or the file is too large"),
     "validation": ProblemKind(422, "The request is not valid"),
+    "source-not-allowed": ProblemKind(422, "Files are not fetched from this host"),
+    "parent-not-found": ProblemKind(422, "There is no such job to wait for"),
     "unknown-task-type": ProblemKind(422, "There is no such task type"),
     "output-mismatch": ProblemKind(422, "The uploaded outputs are not what was told"),
     "rate-limited": ProblemKind(429, "Too many requests"),

@@ -14,7 +14,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Header, Request, Response
 
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.jobs import FINAL_STATES, JobState, LeaseToken, input_key, output_key
+from geo_jobs_api.jobs import FINAL_STATES, InputKind, JobState, LeaseToken, output_key
 from geo_jobs_api.lease_store import ClaimRequest, Completion, News, Results
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.metrics import JOBS_CLAIMED, JOBS_ENDED
@@ -137,7 +137,7 @@ def _claimed_job(services: Services, base_url: str, lease: Lease, errors: list[P
         heartbeat_seconds=min(services.settings.heartbeat_seconds, lease_seconds / _HEARTBEATS_PER_LEASE),
         timeout_seconds=_timeout(services, lease.timeout_seconds),
         input_payload=job.input_payload,
-        input=_input(services, base_url, job),
+        input=_claimed_input(services, base_url, job),
         uploads=_slots(services, base_url, job, lease.lease_seq),
         previous_errors=[
             {"attempt": error.attempt, "at": error.ended_at.isoformat(), **error.error} for error in errors
@@ -145,20 +145,26 @@ def _claimed_job(services: Services, base_url: str, lease: Lease, errors: list[P
     )
 
 
-def _input(services: Services, base_url: str, job: LeasedJob) -> ClaimedInput | None:
-    if job.input_file_name is None:
-        return None
-    key = input_key(job.id, job.input_sha256 or "", job.input_file_name)
-    return ClaimedInput(
-        file_name=job.input_file_name,
-        download_url=services.storage.sign_get(base_url, key, services.settings.signed_url_seconds).url,
-        size_bytes=job.input_size_bytes or 0,
-        content_type=job.input_content_type or "application/octet-stream",
-    )
-
-
 def _timeout(services: Services, seconds: int) -> int | None:
     return seconds if services.settings.enable_job_timeouts else None
+
+
+def _claimed_input(services: Services, base_url: str, job: LeasedJob) -> ClaimedInput | None:
+    if job.input_kind is InputKind.NONE:
+        return None
+    condition = job.source_condition or {}
+    url = job.source_url
+    if url is None:
+        url = services.storage.sign_get(base_url, job.object_key, services.settings.signed_url_seconds).url
+    return ClaimedInput(
+        kind=job.input_kind.value,
+        file_name=job.file_name,
+        download_url=url,
+        size_bytes=job.input_size_bytes,
+        content_type=job.input_content_type or "application/octet-stream",
+        etag=condition.get("etag"),
+        last_modified=condition.get("lastModified"),
+    )
 
 
 @router.patch("/{job_id}/heartbeat", response_model=LeaseView)
@@ -241,7 +247,8 @@ def _refuse(outcome: LeaseOutcome | None, token: LeaseToken) -> Problem:
 
 
 def _request_digest(call: str, body: Model) -> bytes:
-    text = json.dumps([call, body.model_dump(mode="json", by_alias=True)], sort_keys=True)
+    # Unset fields are left out, so that a report is the same for a later version that knows more fields.
+    text = json.dumps([call, body.model_dump(mode="json", by_alias=True, exclude_unset=True)], sort_keys=True)
     return hashlib.sha256(text.encode()).digest()
 
 
@@ -262,7 +269,8 @@ async def complete(job_id: UUID, body: CompleteJob, token: LeaseTokenOf, service
         if lease is not None:
             await _check_outputs(services, lease, body.outputs)
     outputs = [output.model_dump(by_alias=True) for output in body.outputs]
-    results = Results(outputs, body.metadata, body.timings)
+    source = None if body.source is None else body.source.model_dump(by_alias=True)
+    results = Results(outputs, body.metadata, body.timings, source)
     state = await services.completions.ask(Completion(job_id, token, results, digest))
     replayed = state is None
     if state is None:

@@ -27,6 +27,15 @@ class JobState(StrEnum):
 FINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
 
+class InputKind(StrEnum):
+    """Where a job's input comes from: nowhere, its owner, a URL, another job."""
+
+    NONE = "none"
+    UPLOAD = "upload"
+    URL = "url"
+    OUTPUT = "output"
+
+
 class ErrorClass(StrEnum):
     """The kinds of failure that a worker reports (`error.class`)."""
 

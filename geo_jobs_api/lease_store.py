@@ -60,11 +60,12 @@ NO_NEWS = News()
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What a completed job leaves: outputs as JSON objects, metadata, and seconds by stage."""
+    """What a completed job leaves: outputs as JSON objects, metadata, seconds by stage, what its source was."""
 
     outputs: list[dict[str, Any]]
     metadata: dict[str, Any]
     timings: dict[str, float]
+    source: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +234,7 @@ class LeaseStore:
                     outputs=[Jsonb(one.results.outputs) for one in completions],
                     metadata=[Jsonb(one.results.metadata) for one in completions],
                     timings=[Jsonb(one.results.timings) for one in completions],
+                    sources=[None if one.results.source is None else Jsonb(one.results.source) for one in completions],
                 )
             )
         # Places count from 1, as SQL does.

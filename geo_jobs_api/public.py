@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from uuid_utils.compat import uuid7
 
 from geo_jobs_api.auth import Caller
+from geo_jobs_api.creation_schemas import CreateBatch, CreatedBatch, CreateJob
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.explanation import explained
 from geo_jobs_api.jobs import FINAL_STATES, JobState, output_key, safe_file_name, upload_key
 from geo_jobs_api.records import Job
 from geo_jobs_api.schemas import (
     CancelJob,
-    CreateJob,
     EventFilter,
     EventPage,
     EventView,
@@ -34,7 +31,7 @@ from geo_jobs_api.schemas import (
 from geo_jobs_api.services import BaseUrl, CallerOf, Services, ServicesOf
 from geo_jobs_api.steering_schemas import Explanation
 from geo_jobs_api.storage import SizeRule
-from geo_jobs_api.store import NewJob
+from geo_jobs_api.submission import check_quota, submit_jobs
 
 router = APIRouter(prefix="/api/geo-jobs", tags=["jobs"])
 
@@ -52,72 +49,34 @@ async def _find_job(services: Services, caller: Caller, job_id: UUID) -> Job:
     return job
 
 
-def _digest(body: CreateJob) -> bytes:
-    return hashlib.sha256(json.dumps(body.model_dump(mode="json"), sort_keys=True).encode()).digest()
-
-
 @router.post(
     "",
     status_code=201,
     response_model=JobView,
-    responses={200: {"model": JobView, "description": "The job that this Idempotency-Key made before."}},
+    responses={200: {"model": JobView, "description": "The job that this key made before."}},
     summary="Create a job",
 )
 async def create_job(
     body: CreateJob, response: Response, caller: CallerOf, services: ServicesOf, idempotency_key: IdempotencyKey = None
 ) -> JobView:
-    """Make a job that waits for its file. The same `Idempotency-Key` with the same body gives the same job again."""
-    await _check_quota(services, caller)
-    digest = _digest(body)
-    new = NewJob(
-        id=uuid7(),
-        owner=caller.subject,
-        task_type=body.task_type,
-        priority=body.priority,
-        input_payload=body.input_payload,
-        idempotency_key=idempotency_key,
-        request_digest=digest,
-    )
-    job = await services.jobs.create_job(new)
-    if job is None:
-        job = await _earlier_job(services, caller, idempotency_key, digest, body.task_type)
+    """Make a job. It waits for its file unless it has another input, and for the jobs that it depends on.
+
+    The same `Idempotency-Key` with the same body gives the same job again, a `dedupKey` that an open job has, that job.
+    """
+    (made,) = await submit_jobs(services, caller, [body], idempotency_key)
+    if not made.is_new:
         response.status_code = 200
-    response.headers["Location"] = f"/api/geo-jobs/{job.id}"
-    return JobView.of(job)
+    response.headers["Location"] = f"/api/geo-jobs/{made.job.id}"
+    return JobView.of(made.job)
 
 
-async def _check_quota(services: Services, caller: Caller, more_bytes: int = 0) -> None:
-    """Refuse what goes beyond a caller's share; two requests at the same moment may both still pass."""
-    most_jobs = services.settings.max_open_jobs_per_caller
-    most_bytes = services.settings.max_stored_bytes_per_caller
-    if not (most_jobs or most_bytes):
-        return
-    has = await services.jobs.count_of_owner(caller.subject)
-    if most_jobs and not more_bytes and has.open_jobs >= most_jobs:
-        raise Problem(
-            "quota-exceeded",
-            f"You have {has.open_jobs} jobs that have not ended; at most {most_jobs} are taken.",
-            headers={"Retry-After": "60"},
-        )
-    if most_bytes and has.stored_bytes + more_bytes > most_bytes:
-        raise Problem(
-            "quota-exceeded",
-            f"Your files would have {has.stored_bytes + more_bytes} bytes; at most {most_bytes} are kept.",
-            headers={"Retry-After": "3600"},
-        )
-
-
-async def _earlier_job(
-    services: Services, caller: Caller, idempotency_key: str | None, digest: bytes, task_type: str
-) -> Job:
-    job = None
-    if idempotency_key is not None:
-        job = await services.jobs.find_by_idempotency_key(caller.subject, idempotency_key)
-    if job is None:
-        raise Problem("unknown-task-type", f"There is no task type {task_type!r}.")
-    if job.request_digest != digest:
-        raise Problem("idempotency-conflict", "This Idempotency-Key was used with another body; use a fresh one.")
-    return job
+@router.post("/batch", status_code=201, response_model=CreatedBatch, summary="Create many jobs")
+async def create_batch(
+    body: CreateBatch, caller: CallerOf, services: ServicesOf, idempotency_key: IdempotencyKey = None
+) -> CreatedBatch:
+    """Make up to 1,000 jobs in one transaction: all of them, or none."""
+    made = await submit_jobs(services, caller, body.jobs, idempotency_key, is_batch=True)
+    return CreatedBatch(jobs=[JobView.of(one.job) for one in made], created=[one.is_new for one in made])
 
 
 @router.get("", response_model=JobPage, summary="List jobs")
@@ -149,7 +108,7 @@ async def request_upload(
     if body.file_size > limit:
         raise Problem("too-large", f"The file has {body.file_size} bytes; at most {limit} are taken.")
     await _find_job(services, caller, job_id)
-    await _check_quota(services, caller, body.file_size)
+    await check_quota(services, caller, more_bytes=body.file_size)
     file_name = safe_file_name(body.file_name)
     job = await services.jobs.set_upload(
         job_id, file_name=file_name, size_bytes=body.file_size, content_type=body.file_type
@@ -220,6 +179,8 @@ async def retry_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> Job
     job = await _find_job(services, caller, job_id)
     retried = await services.jobs.retry_failed(job_id)
     if retried is None:
+        if job.state is JobState.FAILED and job.dedup_key is not None:
+            raise Problem("invalid-state", f"Another job with the de-duplication key {job.dedup_key!r} is open.")
         raise Problem("invalid-state", f"Only a failed job can be retried; this one is {job.state}.")
     return JobView.of(retried)
 

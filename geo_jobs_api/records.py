@@ -9,7 +9,16 @@ from functools import cache
 from typing import Any, Self
 from uuid import UUID
 
-from geo_jobs_api.jobs import JobState, LeaseToken, UploadSlot, parse_outputs, stem_of, upload_slots
+from geo_jobs_api.jobs import (
+    InputKind,
+    JobState,
+    LeaseToken,
+    UploadSlot,
+    input_key,
+    parse_outputs,
+    stem_of,
+    upload_slots,
+)
 
 
 class _FromRow:
@@ -47,8 +56,19 @@ class Job(_FromRow):
     priority: int
     input_payload: dict[str, Any]
     request_digest: bytes | None
+    dedup_key: str | None
     created_at: datetime
     run_at: datetime
+    deliver_at: datetime | None
+    pipeline_id: UUID | None
+    pipeline_stage: str | None
+    pipeline_job: str | None
+    pending_parents: int
+    input_kind: InputKind
+    source_url: str | None
+    source_validators: dict[str, Any] | None
+    input_parent_id: UUID | None
+    input_output: str | None
     input_file_name: str | None
     input_size_bytes: int | None
     input_content_type: str | None
@@ -75,7 +95,20 @@ class Job(_FromRow):
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
         """As the base, with the state as its enumeration."""
-        return super(Job, cls).from_row({**row, "state": JobState(row["state"])})
+        return super(Job, cls).from_row(
+            {**row, "state": JobState(row["state"]), "input_kind": InputKind(row["input_kind"])}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Parent(_FromRow):
+    """A job that another waits for (`settled`: or waited for), and what its failure means."""
+
+    id: UUID
+    task_type: str
+    state: str
+    on_parent_failure: str
+    settled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +119,22 @@ class LeasedJob(_FromRow):
     task_type: str
     priority: int
     input_payload: dict[str, Any]
+    input_kind: InputKind
     input_file_name: str | None
     input_size_bytes: int | None
     input_content_type: str | None
     input_sha256: str | None
+    input_object_key: str | None
+    source_url: str | None
+    source_condition: dict[str, Any] | None
     attempt: int
     max_attempts: int
     output_rules: str
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """As the base, with the kind of input as its enumeration."""
+        return super(LeasedJob, cls).from_row({**row, "input_kind": InputKind(row["input_kind"])})
 
     @property
     def stem(self) -> str:
@@ -103,6 +145,16 @@ class LeasedJob(_FromRow):
     def upload_slots(self) -> tuple[UploadSlot, ...]:
         """Where the worker may put outputs, by what the task type says now."""
         return upload_slots(parse_outputs(self.output_rules), self.input_payload)
+
+    @property
+    def file_name(self) -> str:
+        """What the input is called."""
+        return self.input_file_name or "upload"
+
+    @property
+    def object_key(self) -> str:
+        """Where the input is kept, unless it comes from elsewhere."""
+        return self.input_object_key or input_key(self.id, self.input_sha256 or "", self.file_name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,14 +96,6 @@ class Model(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
 
 
-class CreateJob(Model):
-    """A job to be made."""
-
-    task_type: Annotated[Text, Field(min_length=1, max_length=63)]
-    priority: Integer | None = Field(default=None, ge=-100, le=100)
-    input_payload: Payload = Field(default_factory=dict)
-
-
 class RequestUpload(Model):
     """The file that is going to be uploaded."""
 
@@ -129,10 +121,11 @@ class CancelJob(Model):
 
 
 class InputView(Model):
-    """The uploaded file."""
+    """The input, as far as it is known: `kind` is `upload`, `url` or `output` (of another job)."""
 
+    kind: str
     file_name: str
-    size_bytes: int
+    size_bytes: int | None
     content_type: str | None
     sha256: str | None
 
@@ -157,8 +150,15 @@ class JobView(Model):
     error: dict[str, Any] | None
     worker_name: str | None
     worker_stats: dict[str, Any] | None
+    source_validators: dict[str, Any] | None
+    pending_parents: int
+    dedup_key: str | None
+    pipeline_id: UUID | None
+    pipeline_stage: str | None
+    pipeline_job: str | None
     created_at: datetime
     run_at: datetime
+    deliver_at: datetime | None
     uploaded_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
@@ -169,15 +169,16 @@ class JobView(Model):
     def of(cls, job: Job) -> JobView:
         """The view of a record."""
         same = {name: getattr(job, name) for name in cls.model_fields if name not in {"input", "state"}}
-        uploaded = None
-        if job.input_file_name is not None and job.input_size_bytes is not None:
-            uploaded = InputView(
+        known = None
+        if job.input_file_name is not None:
+            known = InputView(
+                kind=job.input_kind.value,
                 file_name=job.input_file_name,
                 size_bytes=job.input_size_bytes,
                 content_type=job.input_content_type,
                 sha256=job.input_sha256,
             )
-        return cls(**same, state=job.state.value, input=uploaded)
+        return cls(**same, state=job.state.value, input=known)
 
 
 class JobPage(Model):
@@ -257,12 +258,15 @@ class ClaimJobs(Model):
 
 
 class ClaimedInput(Model):
-    """The file to work on."""
+    """The file to work on. Of kind `url`, the worker fetches it from elsewhere, if it has changed."""
 
+    kind: str
     file_name: str
     download_url: str
-    size_bytes: int
+    size_bytes: int | None
     content_type: str
+    etag: str | None = None
+    last_modified: str | None = None
 
 
 class UploadSlotView(Model):
@@ -343,6 +347,16 @@ class ReportedOutput(Model):
     content_type: Annotated[Text, Field(max_length=200)]
 
 
+class ReportedSource(Model):
+    """What an input of kind `url` was; `unchanged`: it was not fetched again, and there are no outputs."""
+
+    etag: Annotated[ReportedText, Field(max_length=1024)] | None = None
+    last_modified: Annotated[ReportedText, Field(max_length=100)] | None = None
+    size_bytes: int | None = Field(default=None, ge=0, lt=2**63)
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    unchanged: bool = False
+
+
 class CompleteJob(Model):
     """The job is done."""
 
@@ -351,6 +365,7 @@ class CompleteJob(Model):
     timings: dict[Annotated[Text, Field(max_length=40)], Annotated[Real, Field(ge=0, allow_inf_nan=False)]] = Field(
         default_factory=dict, max_length=100
     )
+    source: ReportedSource | None = None
 
 
 class ReportedError(Model):

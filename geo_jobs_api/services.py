@@ -14,6 +14,7 @@ from geo_jobs_api.auth import ADMIN_SCOPE, Caller, TokenVerifier, WorkerVerifier
 from geo_jobs_api.claiming import ClaimDesk
 from geo_jobs_api.coalescing import Coalescer
 from geo_jobs_api.config import Settings
+from geo_jobs_api.creation_store import CreationStore
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.event_hub import EventHub
 from geo_jobs_api.jobs import JobState
@@ -37,6 +38,7 @@ class Services:
 
     settings: Settings
     jobs: JobStore
+    creation: CreationStore
     leases: LeaseStore
     desk: ClaimDesk
     completions: Completions

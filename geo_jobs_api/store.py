@@ -1,18 +1,18 @@
 """Jobs in PostgreSQL, as their owners see them; also events and worker tokens.
 
-This module and `lease_store` are the only callers of SQL. Each method is one statement unless it says otherwise.
+This module, the other stores and `retention` are the only callers of SQL. Each method is one statement unless it says
+otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 from uuid import UUID
 
 import aiosql
-from psycopg.types.json import Jsonb
+import psycopg
 
 from geo_jobs_api.database import Pool
 from geo_jobs_api.records import (
@@ -21,6 +21,7 @@ from geo_jobs_api.records import (
     Job,
     JobEvent,
     OpenJobs,
+    Parent,
     RescuedJob,
     Surroundings,
     VacuumBlocker,
@@ -47,45 +48,11 @@ def _job_or_none(row: Mapping[str, Any] | None) -> Job | None:
     return None if row is None else Job.from_row(row)
 
 
-@dataclass(frozen=True, slots=True)
-class NewJob:
-    """A job to be made. Without a priority it gets its task type's."""
-
-    id: UUID
-    owner: str
-    task_type: str
-    priority: int | None
-    input_payload: Mapping[str, Any]
-    idempotency_key: str | None
-    request_digest: bytes
-
-
 class JobStore:
     """Everything about jobs that needs no lease."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-
-    async def create_job(self, new: NewJob) -> Job | None:
-        """Create a job; None when the task type is unknown or the idempotency key was used before."""
-        async with self._pool.connection() as connection:
-            row = await _jobs.insert_job(
-                connection,
-                id=new.id,
-                owner=new.owner,
-                task_type=new.task_type,
-                priority=new.priority,
-                input_payload=Jsonb(dict(new.input_payload)),
-                idempotency_key=new.idempotency_key,
-                request_digest=new.request_digest,
-            )
-        return _job_or_none(row)
-
-    async def find_by_idempotency_key(self, owner: str, idempotency_key: str) -> Job | None:
-        """The job that an earlier request with this key made."""
-        async with self._pool.connection() as connection:
-            row = await _jobs.get_job_by_idempotency_key(connection, owner=owner, idempotency_key=idempotency_key)
-        return _job_or_none(row)
 
     async def find_job(self, job_id: UUID, owner: str | None = None) -> Job | None:
         """One job; with an owner, only if it is that owner's."""
@@ -134,9 +101,18 @@ class JobStore:
             return _job_or_none(await _jobs.request_cancel(connection, id=job_id, reason=reason))
 
     async def retry_failed(self, job_id: UUID) -> Job | None:
-        """Send a failed job back to the queue; None when it has not failed."""
+        """Send a failed job back to the queue; None when it has not failed, or an open job has its dedup key."""
+        try:
+            async with self._pool.connection() as connection:
+                return _job_or_none(await _jobs.retry_failed(connection, id=job_id))
+        except psycopg.errors.UniqueViolation:
+            # The other one came in this very moment.
+            return None
+
+    async def list_parents(self, job_id: UUID) -> list[Parent]:
+        """What a job waits for, or waited for."""
         async with self._pool.connection() as connection:
-            return _job_or_none(await _jobs.retry_failed(connection, id=job_id))
+            return [Parent.from_row(row) for row in await fetch_all(_jobs.list_parents(connection, id=job_id))]
 
     async def list_ended_leases(self, job_id: UUID, *, most: int) -> list[EndedLease]:
         """How the latest leases of a job ended, the newest first."""

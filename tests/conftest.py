@@ -57,6 +57,15 @@ def shared_api(postgres: DatabaseServer, tmp_path_factory: pytest.TempPathFactor
         yield api
 
 
+@pytest.fixture(scope="session")
+def shared_linked_api(postgres: DatabaseServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    """As `shared_api`, with hosts that files may be fetched from."""
+    folder = tmp_path_factory.mktemp("linked") / "data"
+    settings = {"source_hosts": "maps.example.org, *.tiles.example.org"}
+    with postgres.clone() as url, run_api(make_settings(url, folder, **settings)) as api:
+        yield api
+
+
 @pytest.fixture
 def api(shared_api: RunningApi) -> Iterator[RunningApi]:
     """A running API with the tests' usual settings and an empty queue."""

@@ -1,26 +1,93 @@
 -- Jobs as their owners see them: create, upload, read, cancel, retry; and the tokens of workers.
 
--- name: insert_job(id, owner, task_type, priority, input_payload, idempotency_key, request_digest)^
--- Create a job that waits for its upload. No row: the task type is unknown, or the key was used before.
-WITH created AS (
+-- name: insert_jobs(jobs, dependencies)
+-- Create jobs, in their order, with what they wait for. No row for one: its task type is unknown, or its idempotency
+-- key was used before, or a job with its de-duplication key is open.
+WITH wanted AS (
+    SELECT * FROM jsonb_to_recordset(:jobs::jsonb) AS wanted (
+        place integer, id uuid, owner text, task_type text, priority integer, input_payload jsonb,
+        idempotency_key text, request_digest text, dedup_key text, input_kind text, input_file_name text,
+        source_url text, source_condition jsonb, input_parent_id uuid, input_output text, pending_parents integer,
+        run_at timestamptz, deliver_at timestamptz, pipeline_id uuid, pipeline_stage text, pipeline_job text
+    )
+), created AS (
     INSERT INTO jobs (
-        id, owner, task_type, state, priority, input_payload, idempotency_key, request_digest, max_attempts
+        id, owner, task_type, state, priority, input_payload, idempotency_key, request_digest, dedup_key, max_attempts,
+        input_kind, input_file_name, source_url, source_condition, input_parent_id, input_output, pending_parents,
+        run_at, turn, deliver_at, pipeline_id, pipeline_stage, pipeline_job
     )
     SELECT
-        :id::uuid, :owner::text, name, 'awaiting_upload', coalesce(:priority::integer, default_priority),
-        :input_payload::jsonb, :idempotency_key::text, :request_digest::bytea, max_attempts
-    FROM task_types
-    WHERE name = :task_type
-    ON CONFLICT (owner, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+        wanted.id, wanted.owner, wanted.task_type,
+        CASE
+            WHEN wanted.input_kind = 'upload' THEN 'awaiting_upload'
+            WHEN wanted.pending_parents > 0 THEN 'blocked'
+            ELSE 'queued'
+        END,
+        coalesce(wanted.priority, task_types.default_priority), wanted.input_payload, wanted.idempotency_key,
+        decode(wanted.request_digest, 'hex'), wanted.dedup_key, task_types.max_attempts, wanted.input_kind,
+        wanted.input_file_name, wanted.source_url, wanted.source_condition, wanted.input_parent_id,
+        wanted.input_output, wanted.pending_parents, coalesce(wanted.run_at, now()),
+        CASE WHEN wanted.input_kind <> 'upload' AND wanted.pending_parents = 0 THEN fair_turn(
+            wanted.owner, wanted.task_type, coalesce(wanted.priority, task_types.default_priority),
+            (row_number() OVER (PARTITION BY wanted.owner, wanted.task_type ORDER BY wanted.place))::integer - 1
+        ) END,
+        wanted.deliver_at,
+        wanted.pipeline_id, wanted.pipeline_stage, wanted.pipeline_job
+    FROM wanted JOIN task_types ON task_types.name = wanted.task_type
+    ORDER BY wanted.place
+    ON CONFLICT DO NOTHING
     RETURNING *
+), dependency AS (
+    INSERT INTO job_dependencies (child_id, parent_id, on_parent_failure)
+    SELECT asked.child_id, asked.parent_id, asked.on_parent_failure
+    FROM jsonb_to_recordset(:dependencies::jsonb) AS asked (child_id uuid, parent_id uuid, on_parent_failure text)
+    JOIN created ON created.id = asked.child_id
 ), event AS (
     INSERT INTO job_events (job_id, type, state) SELECT id, 'created', state FROM created
+), told AS (
+    SELECT pg_notify('geo_jobs_queued', CASE WHEN is_due THEN task_type || ':' || count(*) ELSE '' END) AS heard
+    FROM (SELECT task_type, run_at <= now() AS is_due FROM created WHERE state = 'queued') AS queued
+    GROUP BY task_type, is_due
 )
-SELECT * FROM created;
+SELECT created.*, (SELECT count(heard) FROM told) AS notifications FROM created;
 
--- name: get_job_by_idempotency_key(owner, idempotency_key)^
--- The job that an earlier request with this key made.
-SELECT * FROM jobs WHERE owner = :owner AND idempotency_key = :idempotency_key AND removal_started_at IS NULL;
+-- name: lock_parents(ids, owner)
+-- The jobs that new ones shall wait for: none of them can end until the new ones are there.
+SELECT id, finished_at IS NOT NULL AS has_ended FROM jobs
+WHERE id = ANY(:ids::uuid[]) AND (:owner::text IS NULL OR owner = :owner::text) AND removal_started_at IS NULL
+ORDER BY id
+FOR SHARE;
+
+-- name: follow_ended_jobs(ids)^
+-- Have those that wait for these jobs, which have ended already, go on.
+SELECT follow_ended_jobs(:ids::uuid[]) AS followed;
+
+-- name: list_jobs_by_id(ids)
+-- These jobs, in no order.
+SELECT * FROM jobs WHERE id = ANY(:ids::uuid[]);
+
+-- name: list_parents(id)
+-- What a job waits for, or waited for.
+SELECT parent.id, parent.task_type, parent.state, edge.on_parent_failure, edge.settled
+FROM job_dependencies AS edge JOIN jobs AS parent ON parent.id = edge.parent_id
+WHERE edge.child_id = :id
+ORDER BY parent.id;
+
+-- name: list_task_types_by_name(names)
+-- Those of the task types that there are.
+SELECT name FROM task_types WHERE name = ANY(:names::text[]);
+
+-- name: list_deduplicated(owners, task_types, dedup_keys)
+-- The open jobs with these keys.
+SELECT jobs.* FROM unnest(:owners::text[], :task_types::text[], :dedup_keys::text[]) AS asked (owner, task_type, dedup_key)
+JOIN jobs ON jobs.owner = asked.owner AND jobs.task_type = asked.task_type AND jobs.dedup_key = asked.dedup_key
+    AND jobs.finished_at IS NULL AND jobs.dedup_key IS NOT NULL;
+
+-- name: list_jobs_by_idempotency_key(owner, idempotency_keys)
+-- The jobs that earlier requests with these keys made.
+SELECT * FROM jobs
+WHERE owner = :owner AND idempotency_key = ANY(:idempotency_keys::text[]) AND idempotency_key IS NOT NULL
+    AND removal_started_at IS NULL;
 
 -- name: get_job(id, owner)^
 -- One job; with an owner, only if it is that owner's.
@@ -65,18 +132,25 @@ WITH changed AS (
 SELECT * FROM changed;
 
 -- name: enqueue_uploaded(id, file_name, size_bytes, sha256)^
--- The file has arrived: the job may be claimed. No row: it waits for another file, or for none.
+-- The file has arrived: the job may be claimed, unless it waits for other jobs too. No row: it waits for another file, or
+-- for none.
 WITH moved AS (
     UPDATE jobs
-    SET state = 'queued', run_at = now(), turn = fair_turn(owner, task_type, priority), uploaded_at = now(), input_sha256 = :sha256
+    SET
+        state = CASE WHEN pending_parents > 0 THEN 'blocked' ELSE 'queued' END, run_at = greatest(run_at, now()),
+        turn = CASE WHEN pending_parents = 0 THEN fair_turn(owner, task_type, priority) END,
+        uploaded_at = now(), input_sha256 = :sha256
     WHERE id = :id AND state = 'awaiting_upload'
         AND input_file_name = :file_name AND input_size_bytes = :size_bytes
-    RETURNING id, task_type, state, input_size_bytes, input_sha256
+    RETURNING id, task_type, state, run_at, input_size_bytes, input_sha256
 ), event AS (
     INSERT INTO job_events (job_id, type, state, data)
-    SELECT id, 'queued', state, jsonb_build_object('sizeBytes', input_size_bytes, 'sha256', input_sha256) FROM moved
+    SELECT id, state, state, jsonb_build_object('sizeBytes', input_size_bytes, 'sha256', input_sha256) FROM moved
 )
-SELECT id, pg_notify('geo_jobs_queued', task_type) FROM moved;
+SELECT
+    id,
+    CASE WHEN state = 'queued' THEN pg_notify('geo_jobs_queued', CASE WHEN run_at <= now() THEN task_type ELSE '' END) END
+FROM moved;
 
 -- name: request_cancel(id, reason)^
 -- Cancel at once what nobody works on; ask the worker of a running job to stop. No row: ended, or asked before.
@@ -97,16 +171,22 @@ WITH changed AS (
         jsonb_build_object('reason', cancel_reason)
     FROM changed
 )
-SELECT * FROM changed;
+SELECT changed.*, CASE WHEN state = 'cancelled' THEN follow_ended_jobs(ARRAY[id]) END FROM changed;
 
 -- name: retry_failed(id)^
--- Send a failed job back to the queue with all its attempts. No row: it has not failed.
+-- Send a failed job back to the queue with all its attempts. No row: it has not failed, or an open job has its
+-- de-duplication key.
 WITH moved AS (
     UPDATE jobs
     SET
         state = 'queued', run_at = now(), turn = fair_turn(owner, task_type, priority), attempt = 0, worker_losses = 0,
         finished_at = NULL, error = NULL, percent = 0, stage = NULL, message = NULL, started_at = NULL
     WHERE id = :id AND state = 'failed' AND removal_started_at IS NULL
+        AND NOT EXISTS (
+            SELECT FROM jobs AS open
+            WHERE open.owner = jobs.owner AND open.task_type = jobs.task_type AND open.dedup_key = jobs.dedup_key
+                AND open.dedup_key IS NOT NULL AND open.finished_at IS NULL
+        )
     RETURNING *
 ), event AS (
     INSERT INTO job_events (job_id, type, state) SELECT id, 'retried', state FROM moved

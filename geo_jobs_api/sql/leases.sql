@@ -91,7 +91,8 @@ WITH held AS MATERIALIZED (
 )
 SELECT
     given.is_new, given.claim_id, given.id, given.task_type, given.priority, given.input_payload,
-    given.input_file_name, given.input_size_bytes, given.input_content_type, given.input_sha256, given.attempt, given.max_attempts,
+    given.input_kind, given.input_file_name, given.input_size_bytes, given.input_content_type, given.input_sha256,
+    given.input_object_key, given.source_url, given.source_condition, given.attempt, given.max_attempts,
     given.lease_seq, given.lease_key, given.lease_expires_at, given.lease_confirmed,
     task_types.timeout_seconds, task_types.lease_seconds AS type_lease_seconds, task_types.outputs::text AS output_rules,
     now() AS server_time
@@ -194,15 +195,15 @@ SELECT
     extract(epoch FROM now() - claimed_at)::double precision AS held_seconds
 FROM renewed;
 
--- name: complete_jobs(ids, lease_seqs, lease_keys, request_digests, outputs, metadata, timings)
+-- name: complete_jobs(ids, lease_seqs, lease_keys, request_digests, outputs, metadata, timings, sources)
 -- Publish the outputs of the leases that are held, of several jobs at once. A job that was asked to stop becomes
 -- cancelled instead. Rows are locked in the order of their ids, so that two such statements cannot wait for each other.
 WITH held AS MATERIALIZED (
     SELECT asked.*, jobs.cancel_requested_at IS NULL AS is_wanted
     FROM unnest(
         :ids::uuid[], :lease_seqs::bigint[], :lease_keys::text[], :request_digests::bytea[], :outputs::jsonb[],
-        :metadata::jsonb[], :timings::jsonb[]
-    ) WITH ORDINALITY AS asked (id, lease_seq, lease_key, request_digest, outputs, metadata, timings, place)
+        :metadata::jsonb[], :timings::jsonb[], :sources::jsonb[]
+    ) WITH ORDINALITY AS asked (id, lease_seq, lease_key, request_digest, outputs, metadata, timings, source, place)
     JOIN jobs ON jobs.id = asked.id AND jobs.lease_seq = asked.lease_seq AND jobs.lease_key = asked.lease_key
         AND jobs.state = 'running'
     ORDER BY jobs.id
@@ -215,6 +216,7 @@ WITH held AS MATERIALIZED (
         output_lease_seq = CASE WHEN held.is_wanted THEN jobs.lease_seq END,
         metadata = CASE WHEN held.is_wanted THEN held.metadata END,
         timings = CASE WHEN held.is_wanted THEN held.timings END,
+        source_validators = CASE WHEN held.is_wanted THEN held.source END,
         percent = CASE WHEN held.is_wanted THEN 100 ELSE jobs.percent END,
         attempt = jobs.attempt + (NOT jobs.lease_confirmed)::integer,
         error = NULL, finished_at = now(), started_at = coalesce(jobs.started_at, jobs.claimed_at),
@@ -244,7 +246,10 @@ WITH held AS MATERIALIZED (
     FROM ended JOIN task_types ON task_types.name = ended.task_type AND task_types.max_concurrent_runs IS NOT NULL
     GROUP BY ended.task_type
 )
-SELECT place, state, (SELECT count(told) FROM freed) AS notifications FROM ended;
+SELECT
+    place, state, (SELECT count(told) FROM freed) AS notifications,
+    (SELECT follow_ended_jobs(array_agg(id)) FROM ended) AS followed
+FROM ended;
 
 -- name: fail_job(id, lease_seq, lease_key, request_digest, next_state, delay_seconds, spends_attempt, error)^
 -- End the lease that is held with a failure. A job that was asked to stop is never queued again.
@@ -295,5 +300,6 @@ SELECT
             THEN pg_notify('geo_jobs_queued', ended.task_type)
         -- Nobody is to be woken yet; those who wait for the next due job must look again.
         WHEN ended.state = 'queued' THEN pg_notify('geo_jobs_queued', '')
-    END
+    END,
+    CASE WHEN ended.state <> 'queued' THEN follow_ended_jobs(ARRAY[ended.id]) END
 FROM ended JOIN task_types ON task_types.name = ended.task_type;

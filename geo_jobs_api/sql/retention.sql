@@ -18,7 +18,7 @@ WITH unused AS MATERIALIZED (
     INSERT INTO job_events (job_id, type, state, data)
     SELECT id, 'cancelled', state, jsonb_build_object('reason', cancel_reason) FROM ended
 )
-SELECT id FROM ended;
+SELECT id, (SELECT follow_ended_jobs(array_agg(id)) FROM ended) FROM ended;
 
 -- name: begin_removal(states, seconds, most)
 -- Mark ended jobs that have been kept for as long as their state asks for; with them, those that an earlier round
@@ -30,6 +30,11 @@ WITH expired AS MATERIALIZED (
         SELECT jobs.id FROM jobs
         WHERE jobs.state = kept.state AND jobs.finished_at < now() - make_interval(secs => kept.seconds)
             AND jobs.finished_at IS NOT NULL AND jobs.removal_started_at IS NULL
+            -- Its outputs may be the input of a job that has not ended.
+            AND NOT EXISTS (
+                SELECT FROM job_dependencies AS edge JOIN jobs AS child ON child.id = edge.child_id
+                WHERE edge.parent_id = jobs.id AND child.finished_at IS NULL
+            )
         ORDER BY jobs.finished_at
         LIMIT :most
         FOR UPDATE SKIP LOCKED
@@ -48,6 +53,15 @@ SELECT id FROM marked UNION SELECT id FROM unfinished;
 -- name: remove_jobs(ids)!
 -- Delete jobs whose objects are gone; events and outcomes go with them.
 DELETE FROM jobs WHERE id = ANY(:ids::uuid[]) AND removal_started_at IS NOT NULL;
+
+-- name: remove_empty_pipelines(most)!
+-- Delete pipelines that have no job any more.
+DELETE FROM pipelines WHERE id IN (
+    SELECT id FROM pipelines
+    WHERE NOT EXISTS (SELECT FROM jobs WHERE jobs.pipeline_id = pipelines.id)
+    ORDER BY id
+    LIMIT :most
+);
 
 -- name: list_known(ids)
 -- Which of these jobs there are, ended or not.

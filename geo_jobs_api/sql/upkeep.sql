@@ -95,7 +95,8 @@ SELECT
         WHEN 1 THEN pg_notify('geo_jobs_queued', task_type || ':' || count(*) OVER (PARTITION BY task_type))
     END,
     -- Those who wait for the next due job must look again.
-    CASE WHEN event_type = 'retry_scheduled' THEN pg_notify('geo_jobs_queued', '') END
+    CASE WHEN event_type = 'retry_scheduled' THEN pg_notify('geo_jobs_queued', '') END,
+    (SELECT follow_ended_jobs(array_agg(id) FILTER (WHERE state <> 'queued')) FROM ended)
 FROM ended;
 
 -- name: seconds_until_next_loss(cancel_overdue_seconds, timeout_grace_seconds)^

@@ -90,7 +90,7 @@ QUERIES: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "complete_jobs",
         {
             "lease_seqs": [1], "lease_keys": ["key"], "request_digests": [b"d"], "outputs": [Jsonb([])],
-            "metadata": [Jsonb({})], "timings": [Jsonb({})],
+            "metadata": [Jsonb({})], "timings": [Jsonb({})], "sources": [None],
         },
         "jobs_pkey",
     ),

@@ -10,12 +10,13 @@ import psycopg
 import pytest
 from uuid_utils.compat import uuid7
 
+from geo_jobs_api.creation_store import CreationStore, NewJob
 from geo_jobs_api.database import Pool, open_pool
 from geo_jobs_api.jobs import ErrorClass, JobState
 from geo_jobs_api.lease_store import ClaimRequest, Completion, LeaseStore, Results
 from geo_jobs_api.records import Lease, RescuedJob
 from geo_jobs_api.scheduler import RescuePolicy, Rescuer
-from geo_jobs_api.store import JobStore, NewJob, UpkeepStore
+from geo_jobs_api.store import JobStore, UpkeepStore
 from tests.support.clients import expire_leases, rows
 
 
@@ -29,7 +30,7 @@ async def running_job(pool: Pool, *, confirmed: bool = True) -> Lease:
     """A job with a lease on it."""
     jobs, leases = JobStore(pool), LeaseStore(pool)
     new = NewJob(uuid7(), "ada", "geotiff_to_png", None, {}, None, b"")
-    assert await jobs.create_job(new) is not None
+    assert await CreationStore(pool).create_jobs([new])
     await jobs.set_upload(new.id, file_name="a.tif", size_bytes=4, content_type="image/tiff")
     assert await jobs.enqueue_uploaded(new.id, file_name="a.tif", size_bytes=4, sha256="0" * 64)
     request = ClaimRequest(uuid4(), "w/1", "w", ("geotiff_to_png",), 1, "key", 15)

@@ -1,0 +1,206 @@
+"""Making jobs: one statement for all of a request, with what they wait for and whom they wake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+
+from geo_jobs_api.database import Pool
+from geo_jobs_api.jobs import InputKind
+from geo_jobs_api.records import Job
+from geo_jobs_api.store import fetch_all, load_queries
+
+_jobs = load_queries("jobs.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """A job to wait for, and what its failure means: `cancel`, `run` or `hold`."""
+
+    parent_id: UUID
+    on_parent_failure: str = "cancel"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a job's input comes from.
+
+    Attributes:
+        kind: `upload` waits for a file; `none` needs nothing.
+        url: of kind `url`.
+        file_name: what it is called, of kind `url`.
+        condition: what to ask the URL with (`etag`, `lastModified`), so that an unchanged file does not come again.
+        parent_id: the job whose output it is, of kind `output`.
+        output: a suffix or a name, of kind `output`.
+    """
+
+    kind: InputKind = InputKind.UPLOAD
+    url: str | None = None
+    file_name: str | None = None
+    condition: Mapping[str, Any] | None = None
+    parent_id: UUID | None = None
+    output: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a pipeline a job belongs."""
+
+    pipeline_id: UUID
+    stage: str
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to be made. Without a priority it gets its task type's."""
+
+    id: UUID
+    owner: str
+    task_type: str
+    priority: int | None
+    input_payload: Mapping[str, Any]
+    idempotency_key: str | None
+    request_digest: bytes
+    source: Source = field(default_factory=Source)
+    dependencies: tuple[Dependency, ...] = ()
+    dedup_key: str | None = None
+    run_at: datetime | None = None
+    deliver_at: datetime | None = None
+    place: Place | None = None
+
+    def as_row(self, number: int) -> dict[str, Any]:
+        """The columns, as JSON."""
+        return {
+            "place": number,
+            "id": str(self.id),
+            "owner": self.owner,
+            "task_type": self.task_type,
+            "priority": self.priority,
+            "input_payload": dict(self.input_payload),
+            "idempotency_key": self.idempotency_key,
+            "request_digest": self.request_digest.hex(),
+            "dedup_key": self.dedup_key,
+            "input_kind": self.source.kind.value,
+            "input_file_name": self.source.file_name,
+            "source_url": self.source.url,
+            "source_condition": self.source.condition,
+            "input_parent_id": _text(self.source.parent_id),
+            "input_output": self.source.output,
+            "pending_parents": len(self.dependencies),
+            "run_at": None if self.run_at is None else self.run_at.isoformat(),
+            "deliver_at": None if self.deliver_at is None else self.deliver_at.isoformat(),
+            "pipeline_id": None if self.place is None else str(self.place.pipeline_id),
+            "pipeline_stage": None if self.place is None else self.place.stage,
+            "pipeline_job": None if self.place is None else self.place.job,
+        }
+
+
+def _text(identity: UUID | None) -> str | None:
+    return None if identity is None else str(identity)
+
+
+class ParentNotFoundError(Exception):
+    """A job to wait for is not there, or not the caller's."""
+
+    def __init__(self, parent_id: UUID) -> None:
+        super().__init__(str(parent_id))
+        self.parent_id = parent_id
+
+
+class CreationStore:
+    """Makes jobs."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def create_jobs(self, news: Sequence[NewJob], *, parents_of: str | None = None) -> dict[UUID, Job]:
+        """Create jobs, all in one transaction.
+
+        Args:
+            news: what they shall be; a parent may be one of those before.
+            parents_of: whose the other parents must be; None: anybody's.
+
+        Returns:
+            The jobs that were made. Those are missing whose task type is unknown, whose idempotency key was used
+            before, or whose de-duplication key an open job has.
+
+        Raises:
+            ParentNotFoundError: nothing was made.
+        """
+        async with self._pool.connection() as connection:
+            if not any(new.dependencies for new in news):
+                return await insert_jobs(connection, news, parents_of=parents_of)
+            async with connection.transaction():
+                return await insert_jobs(connection, news, parents_of=parents_of)
+
+    async def find_by_idempotency_keys(self, owner: str, keys: Sequence[str]) -> dict[str, Job]:
+        """The jobs that earlier requests with these keys made."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(
+                _jobs.list_jobs_by_idempotency_key(connection, owner=owner, idempotency_keys=list(keys))
+            )
+        return {row["idempotency_key"]: Job.from_row(row) for row in rows}
+
+    async def find_deduplicated(self, news: Sequence[NewJob]) -> dict[tuple[str, str | None], Job]:
+        """The open jobs that have the task types and de-duplication keys of these."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(
+                _jobs.list_deduplicated(
+                    connection,
+                    owners=[new.owner for new in news],
+                    task_types=[new.task_type for new in news],
+                    dedup_keys=[new.dedup_key for new in news],
+                )
+            )
+        return {(row["task_type"], row["dedup_key"]): Job.from_row(row) for row in rows}
+
+    async def find_known_task_types(self, names: Sequence[str]) -> set[str]:
+        """Those of the task types that there are."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_jobs.list_task_types_by_name(connection, names=list(names)))
+        return {row["name"] for row in rows}
+
+
+async def insert_jobs(
+    connection: AsyncConnection[DictRow], news: Sequence[NewJob], *, parents_of: str | None
+) -> dict[UUID, Job]:
+    """As `CreationStore.create_jobs`, in the caller's transaction: there must be one if anything waits for a parent."""
+    own = {new.id for new in news}
+    parents = sorted({edge.parent_id for new in news for edge in new.dependencies} - own)
+    ended: list[UUID] = []
+    if parents:
+        locked = await fetch_all(_jobs.lock_parents(connection, ids=parents, owner=parents_of))
+        missing = set(parents) - {row["id"] for row in locked}
+        if missing:
+            raise ParentNotFoundError(min(missing))
+        ended = [row["id"] for row in locked if row["has_ended"]]
+    rows = await fetch_all(
+        _jobs.insert_jobs(
+            connection,
+            jobs=Jsonb([new.as_row(number) for number, new in enumerate(news)]),
+            dependencies=Jsonb(
+                [
+                    {
+                        "child_id": str(new.id),
+                        "parent_id": str(edge.parent_id),
+                        "on_parent_failure": edge.on_parent_failure,
+                    }
+                    for new in news
+                    for edge in new.dependencies
+                ]
+            ),
+        )
+    )
+    if ended:
+        # They had ended before anybody waited for them.
+        await _jobs.follow_ended_jobs(connection, ids=ended)
+        rows = await fetch_all(_jobs.list_jobs_by_id(connection, ids=[row["id"] for row in rows]))
+    return {row["id"]: Job.from_row(row) for row in rows}

@@ -1,0 +1,106 @@
+"""Which hosts may be reached: lists of names as settings give them, and which addresses are of the wide world."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from urllib.parse import unquote, urlsplit
+
+Address = IPv4Address | IPv6Address
+
+
+def parse_hosts(text: str) -> HostList:
+    """Read a comma-separated setting.
+
+    Raises:
+        ValueError: an entry is no host name, no address, not `*.name` and not `*`.
+    """
+    entries = [entry.strip().lower().rstrip(".") for entry in text.split(",") if entry.strip()]
+    for entry in entries:
+        name = entry.removeprefix("*.")
+        if entry != "*" and (not name or any(char in "*/@ ?#" for char in name)):
+            raise ValueError(f"{entry!r} is no host name; examples: maps.example.org, *.example.org, *")
+    return HostList.of(entries)
+
+
+@dataclass(frozen=True, slots=True)
+class HostList:
+    """Hosts by name or address, all below a name (`*.example.org`), or any (`*`)."""
+
+    names: frozenset[str]
+    endings: tuple[str, ...]
+    is_any: bool
+
+    @staticmethod
+    def of(entries: Iterable[str]) -> HostList:
+        """A list of entries in lower case."""
+        known = set(entries)
+        return HostList(
+            frozenset(entry for entry in known if not entry.startswith("*")),
+            tuple(sorted(entry[1:] for entry in known if entry.startswith("*."))),
+            "*" in known,
+        )
+
+    def names_host(self, host: str) -> bool:
+        """Whether the host is listed by itself or by an ending; `*` does not count."""
+        plain = host.lower().rstrip(".")
+        return plain in self.names or (bool(self.endings) and plain.endswith(self.endings))
+
+    def allows(self, host: str) -> bool:
+        """Whether the host is listed, or any is."""
+        return self.is_any or self.names_host(host)
+
+
+def parse_address(text: str) -> Address | None:
+    """The address that a text is, without an IPv6 scope; None when it is a name."""
+    try:
+        return ip_address(text.strip("[]").partition("%")[0])
+    except ValueError:
+        return None
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address is of the wide world, also by the IPv4 address that it carries within."""
+    if isinstance(address, IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if inner is not None:
+            return is_public(inner)
+    return address.is_global and not address.is_multicast
+
+
+@dataclass(frozen=True, slots=True)
+class WebAddress:
+    """A URL that can be asked over HTTP: its text, its host in lower case, and the last part of its path."""
+
+    url: str
+    host: str
+    port: int | None
+    last_part: str
+
+
+def parse_web_address(url: str, *, longest: int = 4096) -> WebAddress:
+    """Read an http or https URL.
+
+    Raises:
+        ValueError: it is none, it holds a user name, or it is too long; the message is for whoever wrote it.
+    """
+    if len(url) > longest:
+        raise ValueError(f"must have at most {longest} characters")
+    if not url.isascii() or any(char <= " " or char == "\x7f" for char in url):
+        raise ValueError("must be ASCII without spaces; anything else is percent-encoded")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError("is no URL that can be read") from error
+    if parts.scheme not in {"http", "https"}:
+        raise ValueError("must begin with http:// or https://")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not hold a user name or password")
+    if not host:
+        raise ValueError("must name a host")
+    if "\\" in url:
+        raise ValueError("must not hold a backslash, which is read in different ways")
+    last = unquote(parts.path.rsplit("/", 1)[-1], errors="replace")
+    return WebAddress(url, host.lower().rstrip("."), port, last)

@@ -1,0 +1,182 @@
+"""From what a caller asks for to jobs in the queue: sources that are allowed, shares, repetitions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from uuid_utils.compat import uuid7
+
+from geo_jobs_api.auth import Caller
+from geo_jobs_api.creation_schemas import CreateJob
+from geo_jobs_api.creation_store import Dependency, NewJob, ParentNotFoundError, Source
+from geo_jobs_api.errors import FieldError, Problem
+from geo_jobs_api.hosts import parse_web_address
+from geo_jobs_api.jobs import InputKind, safe_file_name
+from geo_jobs_api.records import Job
+from geo_jobs_api.services import Services
+
+# A job with the same key may end between the refusal of the new one and the look for the old one.
+_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A job, and whether this request made it."""
+
+    job: Job
+    is_new: bool
+
+
+async def submit_jobs(
+    services: Services,
+    caller: Caller,
+    bodies: Sequence[CreateJob],
+    idempotency_key: str | None,
+    *,
+    is_batch: bool = False,
+) -> list[Submitted]:
+    """Make jobs, all or none; those that are there already (by either key) are given instead.
+
+    Raises:
+        Problem: `validation`, `source-not-allowed`, `unknown-task-type`, `parent-not-found`, `quota-exceeded`,
+            `idempotency-conflict`.
+    """
+    await check_quota(services, caller, more_jobs=len(bodies))
+    # In a batch each job has a key of its own, made of the request's and its place.
+    news = []
+    for number, body in enumerate(bodies):
+        key = f"{idempotency_key}/{number}" if is_batch and idempotency_key is not None else idempotency_key
+        news.append(_new_job(services, caller, body, key, f"/jobs/{number}" if is_batch else ""))
+    found: dict[int, Submitted] = {}
+    for _ in range(_TRIES):
+        missing = {number: new for number, new in enumerate(news) if number not in found}
+        made = await _create(services, caller, list(missing.values()))
+        found |= {number: Submitted(made[new.id], is_new=True) for number, new in missing.items() if new.id in made}
+        missing = {number: new for number, new in missing.items() if number not in found}
+        if missing:
+            found |= await _find_earlier(services, caller, missing)
+        if len(found) == len(news):
+            return [found[number] for number in range(len(news))]
+    raise Problem(
+        "unavailable", "Jobs with these keys come and go too quickly; ask again.", headers={"Retry-After": "1"}
+    )
+
+
+async def _create(services: Services, caller: Caller, news: Sequence[NewJob]) -> Mapping[Any, Job]:
+    types = {new.task_type for new in news}
+    if len(news) > 1 and (unknown := types - await services.creation.find_known_task_types(sorted(types))):
+        # Looked up before, since a batch is made whole or not at all.
+        raise unknown_task_type(min(unknown))
+    try:
+        return await services.creation.create_jobs(news, parents_of=caller.owner_filter)
+    except ParentNotFoundError as error:
+        raise Problem(
+            "parent-not-found", f"There is no job {error.parent_id} to wait for, or it is not yours."
+        ) from error
+
+
+async def _find_earlier(services: Services, caller: Caller, missing: Mapping[int, NewJob]) -> dict[int, Submitted]:
+    keys = [new.idempotency_key for new in missing.values() if new.idempotency_key is not None]
+    by_key = await services.creation.find_by_idempotency_keys(caller.subject, keys) if keys else {}
+    deduplicated = {number: new for number, new in missing.items() if new.dedup_key is not None}
+    by_dedup = await services.creation.find_deduplicated(list(deduplicated.values())) if deduplicated else {}
+    found = {}
+    for number, new in missing.items():
+        job = by_key.get(new.idempotency_key or "")
+        if job is not None and job.request_digest != new.request_digest:
+            raise Problem("idempotency-conflict", "This Idempotency-Key was used with another body; use a fresh one.")
+        job = job or by_dedup.get((new.task_type, new.dedup_key))
+        if job is not None:
+            found[number] = Submitted(job, is_new=False)
+        elif new.dedup_key is None:
+            raise unknown_task_type(new.task_type)
+    return found
+
+
+def unknown_task_type(name: str) -> Problem:
+    """There is no such task type."""
+    return Problem("unknown-task-type", f"There is no task type {name!r}.")
+
+
+def _new_job(services: Services, caller: Caller, body: CreateJob, key: str | None, pointer: str) -> NewJob:
+    dependencies = {parent.job_id: Dependency(parent.job_id, parent.on_parent_failure) for parent in body.depends_on}
+    if body.input_from is not None:
+        dependencies.setdefault(body.input_from.job_id, Dependency(body.input_from.job_id))
+        source = Source(InputKind.OUTPUT, parent_id=body.input_from.job_id, output=body.input_from.output)
+        if "sourceUrl" in body.input_payload:
+            raise _wrong(f"{pointer}/inputFrom", "A job has one input: inputFrom, or inputPayload.sourceUrl.")
+    else:
+        source = source_of(services, body.input_payload, f"{pointer}/inputPayload/sourceUrl")
+    return NewJob(
+        id=uuid7(),
+        owner=caller.subject,
+        task_type=body.task_type,
+        priority=body.priority,
+        input_payload=body.input_payload,
+        idempotency_key=key,
+        request_digest=request_digest(body.model_dump(mode="json")),
+        source=source,
+        dependencies=tuple(dependencies.values()),
+        dedup_key=body.dedup_key,
+        run_at=body.run_at,
+        deliver_at=body.deliver_at,
+    )
+
+
+def request_digest(body: Mapping[str, Any]) -> bytes:
+    """What tells a repeated request from another one."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
+
+
+def _wrong(pointer: str, message: str) -> Problem:
+    return Problem("validation", message, errors=[FieldError(pointer, message)])
+
+
+def source_of(services: Services, payload: Mapping[str, Any], pointer: str) -> Source:
+    """The input that a payload names.
+
+    Raises:
+        Problem: `validation`, `source-not-allowed`.
+    """
+    url = payload.get("sourceUrl")
+    if url is None:
+        return Source()
+    if not isinstance(url, str):
+        raise Problem("validation", "sourceUrl must be text.", errors=[FieldError(pointer, "must be text")])
+    try:
+        address = parse_web_address(url)
+    except ValueError as error:
+        raise Problem("validation", f"sourceUrl {error}.", errors=[FieldError(pointer, str(error))]) from error
+    if not services.settings.sources_allowed.allows(address.host):
+        raise Problem(
+            "source-not-allowed",
+            f"The host {address.host} is none that files are fetched from; SOURCE_HOSTS tells the API which are.",
+            errors=[FieldError(pointer, "its host is not allowed")],
+        )
+    name = safe_file_name(address.last_part) if address.last_part.strip(". ") else "source.tif"
+    return Source(InputKind.URL, url=url, file_name=name)
+
+
+async def check_quota(services: Services, caller: Caller, *, more_jobs: int = 0, more_bytes: int = 0) -> None:
+    """Refuse what goes beyond a caller's share; two requests at the same moment may both still pass."""
+    most_jobs = services.settings.max_open_jobs_per_caller
+    most_bytes = services.settings.max_stored_bytes_per_caller
+    if not (most_jobs or most_bytes):
+        return
+    has = await services.jobs.count_of_owner(caller.subject)
+    if most_jobs and more_jobs and has.open_jobs + more_jobs > most_jobs:
+        raise Problem(
+            "quota-exceeded",
+            f"You have {has.open_jobs} jobs that have not ended; at most {most_jobs} are taken.",
+            headers={"Retry-After": "60"},
+        )
+    if most_bytes and has.stored_bytes + more_bytes > most_bytes:
+        raise Problem(
+            "quota-exceeded",
+            f"Your files would have {has.stored_bytes + more_bytes} bytes; at most {most_bytes} are kept.",
+            headers={"Retry-After": "3600"},
+        )

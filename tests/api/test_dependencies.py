@@ -1,0 +1,203 @@
+"""Jobs that wait for other jobs: in any order of ends, deep and wide, and while ends and creations race."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.support.api import RunningApi
+from tests.support.clients import TIFF, Person, Worker, code_of, expire_leases, put, rows
+from tests.support.waiting import wait_until
+
+SOURCE = {"sourceUrl": "https://maps.example.org/data/a%20map.tif?day=1"}
+
+
+@pytest.fixture(scope="session")
+def shared_api(shared_linked_api: RunningApi) -> RunningApi:
+    """The API whose settings allow sources by URL."""
+    return shared_linked_api
+
+
+def wait_for(*parents: Mapping[str, Any] | str, on: str = "cancel", **fields: Any) -> dict[str, Any]:
+    """The body of a job that waits for these."""
+    ids = [parent if isinstance(parent, str) else parent["id"] for parent in parents]
+    edges = [{"jobId": parent, "onParentFailure": on} for parent in ids]
+    return {"taskType": "geotiff_to_png", "inputPayload": SOURCE, "dependsOn": edges} | fields
+
+
+def make(person: Person, body: Mapping[str, Any]) -> dict[str, Any]:
+    job: dict[str, Any] = person.http.post("/api/geo-jobs", json=body).raise_for_status().json()
+    return job
+
+
+def state_of(person: Person, job: Mapping[str, Any] | str) -> str:
+    return str(person.look(job if isinstance(job, str) else job["id"])["state"])
+
+
+def test_a_child_is_queued_by_the_end_of_its_last_parent(person: Person, worker: Worker) -> None:
+    """One of two is not enough; a claim that is parked meanwhile is woken for the child."""
+    parents = [person.submit(), person.submit()]
+    child = make(person, wait_for(*parents))
+    assert (child["state"], child["pendingParents"]) == ("blocked", 2)
+    worker.complete(worker.claim())
+    assert state_of(person, child) == "blocked"
+    worker.complete(worker.claim())
+    claimed = worker.claim()
+    assert claimed["id"] == child["id"]
+    assert person.event_types(child["id"]) == ["created", "queued", "claimed"]
+
+
+@pytest.mark.parametrize(("policy", "state"), [("cancel", "cancelled"), ("run", "queued"), ("hold", "blocked")])
+@pytest.mark.parametrize("ending", ["fail", "cancel", "cancel a running one", "rescue"])
+def test_what_a_parents_bad_end_means_is_said_by_the_child(
+    person: Person, worker: Worker, api: RunningApi, policy: str, state: str, ending: str
+) -> None:
+    """Whatever ends it: a report, its owner, its owner while it runs, the rescuer."""
+    parent = person.submit()
+    child, other = make(person, wait_for(parent, on=policy)), make(person, {"taskType": "geotiff_to_png"})
+    if ending == "fail":
+        worker.fail(worker.claim(), "invalid_input").raise_for_status()
+    elif ending == "cancel":
+        person.cancel(parent).raise_for_status()
+    elif ending == "cancel a running one":
+        job = worker.claim()
+        person.cancel(parent).raise_for_status()
+        assert state_of(person, child) == "blocked"
+        worker.fail(job, "cancelled").raise_for_status()
+    else:
+        rows(api.settings.conninfo or "", "UPDATE jobs SET worker_losses = 2 WHERE id = %s", parent)
+        worker.heartbeat(worker.claim())
+        expire_leases(api.settings.conninfo or "")
+        wait_until(lambda: state_of(person, parent) == "failed", "the rescuer to give up on the job")
+    assert state_of(person, child) == state
+    assert state_of(person, other) == "awaiting_upload"
+    if state == "cancelled":
+        assert parent in person.look(child["id"])["cancelReason"]
+
+
+def test_a_held_child_waits_until_its_parent_has_succeeded_after_all(person: Person, worker: Worker) -> None:
+    """And a child that ran in spite of the failure is not counted down a second time."""
+    parent = person.submit()
+    held, other = make(person, wait_for(parent, on="hold")), person.submit()
+    both = make(person, wait_for(parent, other, on="run"))
+    worker.fail(worker.claim(), "invalid_input")
+    assert [state_of(person, job) for job in (held, both)] == ["blocked", "blocked"]
+    assert person.look(both["id"])["pendingParents"] == 1
+    person.http.post(f"/api/geo-jobs/{parent}/retry").raise_for_status()
+    jobs = {job["id"]: job for job in worker.claim_all(maxJobs=5)}
+    worker.complete(jobs[parent])
+    assert [state_of(person, job) for job in (held, both)] == ["queued", "blocked"]
+    worker.complete(jobs[other])
+    assert state_of(person, both) == "queued"
+
+
+def test_a_job_made_after_its_parents_end_is_as_if_it_had_been_made_before(person: Person, worker: Worker) -> None:
+    """Succeeded: queued at once; failed: by what the child says."""
+    good, bad = person.submit(), person.submit()
+    for job in worker.claim_all(maxJobs=2):
+        worker.complete(job) if job["id"] == good else worker.fail(job, "invalid_input")
+    assert make(person, wait_for(good))["state"] == "queued"
+    assert make(person, wait_for(good, bad))["state"] == "cancelled"
+    assert make(person, wait_for(good, bad, on="run"))["state"] == "queued"
+    assert make(person, wait_for(good, bad, on="hold"))["state"] == "blocked"
+
+
+def test_an_output_of_a_parent_is_the_childs_input(person: Person, worker: Worker) -> None:
+    """By suffix; the file is the parent's own object, its name the output's."""
+    parent = person.submit()
+    body = {"taskType": "geotiff_to_png", "inputFrom": {"jobId": parent, "output": ".png"}}
+    child = make(person, body)
+    assert (child["state"], child["input"]) == ("blocked", None)
+    missing = make(person, body | {"inputFrom": {"jobId": parent, "output": "_thumb.png"}})
+    worker.complete(worker.claim())
+    told = worker.claim()
+    assert (told["id"], told["input"]["kind"], told["input"]["fileName"]) == (child["id"], "output", "map.png")
+    assert worker.http.get(told["input"]["downloadUrl"]).content == b"\x89PNG picture"
+    assert told["input"]["sizeBytes"] == len(b"\x89PNG picture")
+    assert person.look(missing["id"])["cancelReason"] == f"Job {parent} has no output _thumb.png."
+
+
+def test_an_upload_and_parents_are_both_waited_for(person: Person, worker: Worker) -> None:
+    """In either order."""
+    parent = person.submit()
+    body = wait_for(parent, inputPayload={})
+    early, late = make(person, body), make(person, body)
+    put(person.upload_url(early["id"]), content=TIFF).raise_for_status()
+    assert [state_of(person, job) for job in (early, late)] == ["blocked", "awaiting_upload"]
+    worker.complete(worker.claim())
+    assert [state_of(person, job) for job in (early, late)] == ["queued", "awaiting_upload"]
+    put(person.upload_url(late["id"]), content=TIFF).raise_for_status()
+    assert state_of(person, late) == "queued"
+
+
+def test_a_failure_at_the_root_cancels_a_deep_chain(person: Person, worker: Worker) -> None:
+    """A hundred jobs, each waiting for the one before; the last says which job was its own end."""
+    root = person.submit()
+    chain = [root]
+    for _ in range(100):
+        chain.append(make(person, wait_for(chain[-1]))["id"])
+    worker.fail(worker.claim(), "invalid_input").raise_for_status()
+    states = {job["state"] for job in person.http.get("/api/geo-jobs?limit=200").json()["jobs"]}
+    assert states == {"failed", "cancelled"}
+    assert chain[-2] in person.look(chain[-1])["cancelReason"]
+
+
+def test_a_thousand_children_and_a_thousand_parents(person: Person, worker: Worker) -> None:
+    """One parent sets a thousand free; the last of a thousand sets one free."""
+    root = person.submit()
+    jobs = [wait_for(root) for _ in range(1000)]
+    parents = person.http.post("/api/geo-jobs/batch", json={"jobs": jobs}).raise_for_status().json()["jobs"]
+    last = make(person, wait_for(*parents))
+    worker.complete(worker.claim()).raise_for_status()
+    claimed = [job for _ in range(10) for job in worker.claim_all(maxJobs=100)]
+    assert len(claimed) == 1000
+    with ThreadPoolExecutor(8) as pool:
+        for answer in pool.map(lambda job: worker.complete(job, []), claimed[1:]):
+            answer.raise_for_status()
+    assert (state_of(person, last), person.look(last["id"])["pendingParents"]) == ("blocked", 1)
+    worker.complete(claimed[0], []).raise_for_status()
+    assert worker.claim()["id"] == last["id"]
+
+
+@pytest.mark.parametrize("ending", ["complete", "cancel"])
+def test_a_parent_that_ends_while_its_child_is_made_is_never_missed(
+    person: Person, worker: Worker, ending: str
+) -> None:
+    """Many times at the same instant: the child is never left waiting for what is over."""
+    for _ in range(25):
+        parent = person.submit()
+        job = worker.claim() if ending == "complete" else None
+        start = threading.Barrier(2)
+
+        def end(job: Mapping[str, Any] | None = job, parent: str = parent, start: threading.Barrier = start) -> None:
+            start.wait()
+            (person.cancel(parent) if job is None else worker.complete(job, [])).raise_for_status()
+
+        with ThreadPoolExecutor(1) as pool:
+            ended = pool.submit(end)
+            start.wait()
+            children = [make(person, wait_for(parent)) for _ in range(3)]
+            ended.result()
+        expected = "cancelled" if job is None else "queued"
+        assert {state_of(person, child) for child in children} == {expected}
+        if job is not None:
+            worker.claim_all(maxJobs=3)
+
+
+def test_a_parent_must_be_there_and_be_the_callers(person: Person, api: RunningApi) -> None:
+    """Unknown and somebody else's are told in the same words, and nothing is made."""
+    mine = person.submit()
+    other = Person(api, "bob")
+    for body in (wait_for(mine), wait_for("01900000-0000-7000-8000-000000000000")):
+        assert code_of(other.http.post("/api/geo-jobs", json=body)) == (422, "parent-not-found")
+    assert other.http.get("/api/geo-jobs").json()["jobs"] == []
+    twice = {"jobId": mine}
+    assert (
+        code_of(person.http.post("/api/geo-jobs", json=wait_for() | {"dependsOn": [twice, twice]}))[1] == "validation"
+    )
+    held = {"inputPayload": {}, "inputFrom": {"jobId": mine, "output": ".png"}}
+    assert code_of(person.http.post("/api/geo-jobs", json=wait_for(mine, on="run") | held))[1] == "validation"

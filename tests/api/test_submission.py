@@ -1,0 +1,147 @@
+"""Inputs by URL, many jobs at once, and keys against double work."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.support.api import RunningApi
+from tests.support.clients import Person, Worker, code_of, rows
+
+TYPE = {"taskType": "geotiff_to_png"}
+
+
+@pytest.fixture(scope="session")
+def shared_api(shared_linked_api: RunningApi) -> RunningApi:
+    """The API whose settings allow sources by URL."""
+    return shared_linked_api
+
+
+def linked(url: str = "https://maps.example.org/data/a%20map.tif?day=1") -> dict[str, Any]:
+    return TYPE | {"inputPayload": {"sourceUrl": url}}
+
+
+def batch(person: Person, *jobs: dict[str, Any], **headers: str) -> dict[str, Any]:
+    answer = person.http.post("/api/geo-jobs/batch", json={"jobs": list(jobs)}, headers=headers).raise_for_status()
+    told: dict[str, Any] = answer.json()
+    return told
+
+
+def test_a_job_with_a_source_is_queued_at_once_and_its_worker_is_told_the_address(
+    person: Person, worker: Worker
+) -> None:
+    """As it was given; without a name in its path the file gets one."""
+    job = person.create(**linked())
+    assert job["state"] == "queued"
+    assert job["input"] == {
+        "kind": "url", "fileName": "a map.tif", "sizeBytes": None, "contentType": None, "sha256": None
+    }  # fmt: skip
+    told = worker.claim()["input"]
+    assert told["kind"] == "url"
+    assert told["downloadUrl"] == "https://maps.example.org/data/a%20map.tif?day=1"
+    assert (told["fileName"], told["sizeBytes"], told["etag"], told["lastModified"]) == ("a map.tif", None, None, None)
+    assert person.create(**linked("https://maps.example.org/"))["input"]["fileName"] == "source.tif"
+
+
+def test_what_the_worker_tells_of_the_source_is_kept(person: Person, worker: Worker) -> None:
+    """For the next one to ask with; also when nothing has changed and there are no outputs."""
+    job_id = person.create(**linked())["id"]
+    source = {"etag": '"abc"', "lastModified": "Tue, 15 Nov 2022 12:45:26 GMT", "sizeBytes": 7, "unchanged": True}
+    answer = worker.call("complete", worker.claim(), {"outputs": [], "metadata": {"unchanged": True}, "source": source})
+    assert answer.json() == {"state": "succeeded", "replayed": False}
+    assert person.look(job_id)["sourceValidators"] == source | {"sha256": None}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://elsewhere.example.com/map.tif",
+        "https://maps.example.org.evil.example.com/map.tif",
+        "http://127.0.0.1/map.tif",
+        "http://[::1]/map.tif",
+        "http://2130706433/",
+    ],
+)
+def test_a_source_on_a_host_that_is_not_listed_is_refused(person: Person, url: str) -> None:
+    """The words say which setting allows it."""
+    answer = person.http.post("/api/geo-jobs", json=linked(url))
+    assert code_of(answer) == (422, "source-not-allowed")
+    assert "SOURCE_HOSTS" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://maps.example.org/a", "file:///etc/passwd", "https://", "https://me:x@maps.example.org/a", "map.tif",
+     "https://maps.example.org/a b", "https://maps.example.org\\@evil.example.com/", "https://[", 7],
+)  # fmt: skip
+def test_what_is_no_web_address_is_refused(person: Person, url: Any) -> None:
+    """Before any host is looked at."""
+    assert code_of(person.http.post("/api/geo-jobs", json=linked(url))) == (422, "validation")
+
+
+def test_while_a_job_with_the_key_is_open_there_is_no_second_one(person: Person, worker: Worker) -> None:
+    """Also of many requests at once; of another caller there is, and after its end."""
+    body = linked() | {"dedupKey": "daily"}
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: person.http.post("/api/geo-jobs", json=body), range(16)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 15 + [201]
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    worker.complete(worker.claim(), []).raise_for_status()
+    assert person.http.post("/api/geo-jobs", json=body).status_code == 201
+
+
+def test_the_key_is_the_callers_own_and_the_types(person: Person, api: RunningApi) -> None:
+    """Two callers may use the same words."""
+    body = linked() | {"dedupKey": "daily"}
+    assert person.http.post("/api/geo-jobs", json=body).status_code == 201
+    assert Person(api, "bob").http.post("/api/geo-jobs", json=body).status_code == 201
+
+
+def test_a_failed_job_is_not_sent_back_while_another_with_its_key_is_open(person: Person, worker: Worker) -> None:
+    """It would be the second one."""
+    body = linked() | {"dedupKey": "daily"}
+    failed = person.create(**body)["id"]
+    worker.fail(worker.claim(), "invalid_input").raise_for_status()
+    other = person.create(**body)["id"]
+    answer = person.http.post(f"/api/geo-jobs/{failed}/retry")
+    assert code_of(answer) == (409, "invalid-state")
+    assert "de-duplication key" in answer.json()["detail"]
+    person.cancel(other).raise_for_status()
+    assert person.http.post(f"/api/geo-jobs/{failed}/retry").status_code == 200
+
+
+def test_a_batch_is_made_in_order_and_whole(person: Person, worker: Worker) -> None:
+    """The answer keeps the order; what is wrong with one is said by its place, and then none is made."""
+    told = batch(person, *[linked() | {"priority": number} for number in range(5)])
+    assert [job["priority"] for job in told["jobs"]] == [0, 1, 2, 3, 4]
+    assert told["created"] == [True] * 5
+    wrong = {"jobs": [linked(), linked("https://evil.example.com/")]}
+    answer = person.http.post("/api/geo-jobs/batch", json=wrong)
+    assert code_of(answer) == (422, "source-not-allowed")
+    assert answer.json()["errors"][0]["pointer"] == "/jobs/1/inputPayload/sourceUrl"
+    unknown = {"jobs": [linked(), linked() | {"taskType": "no_such_type"}]}
+    assert code_of(person.http.post("/api/geo-jobs/batch", json=unknown)) == (422, "unknown-task-type")
+    assert len(person.http.get("/api/geo-jobs").json()["jobs"]) == 5
+
+
+def test_a_repeated_batch_gives_the_same_jobs(person: Person) -> None:
+    """By the Idempotency-Key; another body under it is a conflict; a de-duplication key works within the batch."""
+    key = {"Idempotency-Key": "batch-1"}
+    jobs = [linked(), linked() | {"dedupKey": "k"}, linked() | {"dedupKey": "k"}]
+    first, again = batch(person, *jobs, **key), batch(person, *jobs, **key)
+    assert first["created"] == [True, True, False]
+    assert [job["id"] for job in first["jobs"]] == [job["id"] for job in again["jobs"]]
+    assert first["jobs"][1]["id"] == first["jobs"][2]["id"]
+    assert again["created"] == [False] * 3
+    answer = person.http.post("/api/geo-jobs/batch", json={"jobs": [linked("https://maps.example.org/2")]}, headers=key)
+    assert code_of(answer) == (409, "idempotency-conflict")
+
+
+def test_a_job_for_later_is_not_claimed_before(person: Person, worker: Worker, api: RunningApi) -> None:
+    """Its time decides."""
+    job = person.create(**linked(), runAt="2100-01-01T00:00:00Z")
+    assert (job["state"], worker.claim_all()) == ("queued", [])
+    rows(api.settings.conninfo or "", "UPDATE jobs SET run_at = now() WHERE id = %s", job["id"])
+    assert worker.claim()["id"] == job["id"]
