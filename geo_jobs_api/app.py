@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from fastapi import FastAPI
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api import embedded, internal, middleware, monitoring, operators, public, transfers
+from geo_jobs_api import embedded, internal, middleware, monitoring, operators, pipelines, public, transfers
 from geo_jobs_api.auth import TokenVerifier, WorkerVerifier, worker_token_sha256
 from geo_jobs_api.claiming import ClaimDesk
 from geo_jobs_api.coalescing import Coalescer
@@ -25,6 +25,7 @@ from geo_jobs_api.limits import RateLimit
 from geo_jobs_api.listening import Wakeup
 from geo_jobs_api.local_storage import LocalStorage
 from geo_jobs_api.log import configure, get_logger
+from geo_jobs_api.pipeline_store import PipelineStore
 from geo_jobs_api.retention import Retention, RetentionPolicy
 from geo_jobs_api.roll_call import RollCall
 from geo_jobs_api.scheduler import RescuePolicy, Rescuer
@@ -70,6 +71,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             settings=settings,
             jobs=jobs,
             creation=CreationStore(pool),
+            pipelines=PipelineStore(pool),
             leases=leases,
             desk=ClaimDesk(leases, room),
             completions=Coalescer("completions", leases.complete_jobs, most=_COMPLETIONS_PER_STATEMENT),
@@ -209,7 +211,14 @@ def create_app(settings: Settings) -> FastAPI:
         },
     )
     middleware.install(app)
-    for router in (public.router, internal.router, transfers.router, monitoring.router, operators.router):
+    for router in (
+        public.router,
+        pipelines.router,
+        internal.router,
+        transfers.router,
+        monitoring.router,
+        operators.router,
+    ):
         app.include_router(router)
     return app
 

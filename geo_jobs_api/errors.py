@@ -23,6 +23,7 @@ KINDS: dict[str, ProblemKind] = {
     "not-found": ProblemKind(404, "There is nothing at this address"),
     "job-not-found": ProblemKind(404, "There is no such job"),
     "task-type-not-found": ProblemKind(404, "There is no such task type"),
+    "pipeline-not-found": ProblemKind(404, "There is no such pipeline"),
     "object-not-found": ProblemKind(404, "There is no such file"),
     "method-not-allowed": ProblemKind(405, "This address does not take this method"),
     "too-slow": ProblemKind(408, "The request did not arrive in time"),

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from geo_jobs_api.auth import Caller
@@ -31,14 +31,13 @@ from geo_jobs_api.schemas import (
 from geo_jobs_api.services import BaseUrl, CallerOf, Services, ServicesOf
 from geo_jobs_api.steering_schemas import Explanation
 from geo_jobs_api.storage import SizeRule
-from geo_jobs_api.submission import check_quota, submit_jobs
+from geo_jobs_api.submission import IdempotencyKey, check_quota, submit_jobs
 
 router = APIRouter(prefix="/api/geo-jobs", tags=["jobs"])
 
 _FINAL_STATE_NAMES = frozenset(state.value for state in FINAL_STATES)
 # Proxies close connections that are silent for 30 to 60 s.
 _SSE_SILENCE_SECONDS = 15.0
-IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255)]
 
 
 async def _find_job(services: Services, caller: Caller, job_id: UUID) -> Job:

@@ -101,6 +101,17 @@ class Job(_FromRow):
 
 
 @dataclass(frozen=True, slots=True)
+class Pipeline(_FromRow):
+    """A pipeline; `stages` are names with the names of their jobs: `{name, jobs}`."""
+
+    id: UUID
+    owner: str
+    name: str
+    stages: list[dict[str, Any]]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Parent(_FromRow):
     """A job that another waits for (`settled`: or waited for), and what its failure means."""
 

@@ -21,6 +21,7 @@ from geo_jobs_api.jobs import JobState
 from geo_jobs_api.lease_store import Completion, LeaseStore
 from geo_jobs_api.limits import RateLimit
 from geo_jobs_api.local_storage import LocalStorage
+from geo_jobs_api.pipeline_store import PipelineStore
 from geo_jobs_api.records import WorkerToken
 from geo_jobs_api.retention import Retention
 from geo_jobs_api.roll_call import RollCall
@@ -39,6 +40,7 @@ class Services:
     settings: Settings
     jobs: JobStore
     creation: CreationStore
+    pipelines: PipelineStore
     leases: LeaseStore
     desk: ClaimDesk
     completions: Completions

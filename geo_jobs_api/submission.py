@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Header
 from uuid_utils.compat import uuid7
 
 from geo_jobs_api.auth import Caller
@@ -21,6 +22,8 @@ from geo_jobs_api.services import Services
 
 # A job with the same key may end between the refusal of the new one and the look for the old one.
 _TRIES = 5
+# In batches and pipelines the place of each job is added to it.
+IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255)]
 
 
 @dataclass(frozen=True, slots=True)

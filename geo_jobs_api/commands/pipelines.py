@@ -1,0 +1,78 @@
+"""pipeline: named stages of jobs."""
+
+from __future__ import annotations
+
+import argparse
+from uuid import UUID
+
+from geo_jobs_api.commands.frame import Group, add_json_option, stored
+from geo_jobs_api.commands.output import say, say_json, say_views
+from geo_jobs_api.config import Settings
+from geo_jobs_api.database import Pool
+from geo_jobs_api.pipeline_schemas import PipelineJobView, PipelineView
+from geo_jobs_api.pipeline_store import PipelineStore
+
+
+def add_commands(commands: Group) -> None:
+    """Declare them."""
+    pipelines = commands.group("pipeline", "Pipelines: named stages of jobs.")
+    command = pipelines.add("list", "List the latest pipelines.", stored(_list))
+    command.add_argument("--owner", metavar="NAME", help="only this caller's")
+    command.add_argument("--limit", type=int, default=20, metavar="N", help="at most so many (default: 20)")
+    add_json_option(command)
+    command = pipelines.add("show", "Show how far a pipeline and each of its jobs is.", stored(_show))
+    command.add_argument("id", type=UUID, metavar="ID")
+    add_json_option(command)
+    command = pipelines.add("cancel", "Cancel all jobs of a pipeline that have not ended.", stored(_cancel))
+    command.add_argument("id", type=UUID, metavar="ID")
+    command.add_argument("--reason", metavar="TEXT", default="Its pipeline was cancelled by an operator.")
+
+
+async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    store = PipelineStore(pool)
+    found = await store.list_pipelines(owner=arguments.owner, before=None, most=arguments.limit)
+    jobs = await store.list_jobs([pipeline.id for pipeline in found])
+    views = [PipelineView.of(pipeline, jobs[pipeline.id]) for pipeline in found]
+    columns = {
+        "ID": lambda view: view.id,
+        "NAME": lambda view: view.name,
+        "STATE": lambda view: view.state,
+        "PERCENT": lambda view: view.percent,
+        "JOBS": lambda view: ", ".join(f"{number} {state}" for state, number in sorted(view.counts.items())),
+        "CREATED": lambda view: view.created_at,
+    }
+    say_views(views, columns, as_json=arguments.json)
+    return 0
+
+
+async def _show(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    store = PipelineStore(pool)
+    pipeline = await store.find_pipeline(arguments.id)
+    if pipeline is None:
+        say(f"There is no pipeline {arguments.id}.", to_error=True)
+        return 1
+    view = PipelineView.of(pipeline, (await store.list_jobs([pipeline.id]))[pipeline.id])
+    if arguments.json:
+        say_json(view.model_dump(mode="json", by_alias=True))
+        return 0
+    stages = {job.id: stage.name for stage in view.stages for job in stage.jobs}
+    columns = {
+        "STAGE": lambda job: stages[job.id],
+        "JOB": lambda job: job.name,
+        "STATE": lambda job: job.state,
+        "PERCENT": lambda job: job.percent,
+        "ID": lambda job: job.id,
+        "WHY": _why,
+    }
+    say_views([job for stage in view.stages for job in stage.jobs], columns, as_json=False)
+    return 0
+
+
+def _why(job: PipelineJobView) -> str | None:
+    return job.cancel_reason if job.error is None else str(job.error.get("message", ""))
+
+
+async def _cancel(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    number = await PipelineStore(pool).cancel_pipeline(arguments.id, arguments.reason)
+    say(f"Cancelled {number} jobs.")
+    return 0

@@ -1,0 +1,105 @@
+"""The endpoints for pipelines: create, look, list, cancel."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Response
+
+from geo_jobs_api.auth import Caller
+from geo_jobs_api.creation_store import NewJob
+from geo_jobs_api.errors import Problem
+from geo_jobs_api.pipeline_building import build_pipeline
+from geo_jobs_api.pipeline_schemas import CreatePipeline, PipelineFilter, PipelinePage, PipelineView
+from geo_jobs_api.pipeline_store import IncompletePipelineError, NewPipeline
+from geo_jobs_api.records import Pipeline
+from geo_jobs_api.schemas import CancelJob
+from geo_jobs_api.services import CallerOf, Services, ServicesOf
+from geo_jobs_api.submission import IdempotencyKey, check_quota, unknown_task_type
+
+router = APIRouter(prefix="/api/pipelines", tags=["pipelines"])
+
+
+@router.post("", status_code=201, response_model=PipelineView, summary="Create a pipeline")
+async def create_pipeline(
+    body: CreatePipeline,
+    response: Response,
+    caller: CallerOf,
+    services: ServicesOf,
+    idempotency_key: IdempotencyKey = None,
+) -> PipelineView:
+    """Make all jobs of a pipeline, or none. Stages follow each other; jobs of a stage may run at the same time.
+
+    A job that needs an upload gets it like any other: `POST /api/geo-jobs/{id}/upload`.
+    """
+    new, jobs = build_pipeline(services, caller.subject, body, idempotency_key)
+    await check_quota(services, caller, more_jobs=len(jobs))
+    pipeline_id = new.id
+    try:
+        await services.pipelines.create_pipeline(new, jobs)
+    except IncompletePipelineError:
+        pipeline_id = await _earlier_pipeline(services, new, jobs)
+        response.status_code = 200
+    response.headers["Location"] = f"/api/pipelines/{pipeline_id}"
+    return await _view(services, await _find(services, caller, pipeline_id))
+
+
+async def _earlier_pipeline(services: Services, new: NewPipeline, jobs: list[NewJob]) -> UUID:
+    """The pipeline that an earlier request with this key made."""
+    types = {job.task_type for job in jobs}
+    unknown = types - await services.creation.find_known_task_types(sorted(types))
+    if unknown:
+        raise unknown_task_type(min(unknown))
+    key = jobs[0].idempotency_key or ""
+    job = (await services.creation.find_by_idempotency_keys(new.owner, [key])).get(key)
+    if job is None or job.pipeline_id is None:
+        raise Problem("unavailable", "The pipeline was not made; ask again.", headers={"Retry-After": "1"})
+    if job.request_digest != jobs[0].request_digest:
+        raise Problem("idempotency-conflict", "This Idempotency-Key was used with another body; use a fresh one.")
+    return job.pipeline_id
+
+
+async def _find(services: Services, caller: Caller, pipeline_id: UUID) -> Pipeline:
+    pipeline = await services.pipelines.find_pipeline(pipeline_id, caller.owner_filter)
+    if pipeline is None:
+        raise Problem("pipeline-not-found", "There is no such pipeline, or it is not yours.")
+    return pipeline
+
+
+async def _view(services: Services, pipeline: Pipeline) -> PipelineView:
+    jobs = await services.pipelines.list_jobs([pipeline.id])
+    return PipelineView.of(pipeline, jobs[pipeline.id])
+
+
+@router.get("", response_model=PipelinePage, summary="List pipelines")
+async def list_pipelines(
+    caller: CallerOf, services: ServicesOf, wanted: Annotated[PipelineFilter, Query()]
+) -> PipelinePage:
+    """Your pipelines, newest first; with the admin scope, everybody's."""
+    found = await services.pipelines.list_pipelines(
+        owner=caller.owner_filter, before=wanted.cursor, most=wanted.limit + 1
+    )
+    page = found[: wanted.limit]
+    jobs = await services.pipelines.list_jobs([pipeline.id for pipeline in page])
+    return PipelinePage(
+        pipelines=[PipelineView.of(pipeline, jobs[pipeline.id]) for pipeline in page],
+        next=page[-1].id if len(found) > wanted.limit else None,
+    )
+
+
+@router.get("/{pipeline_id}", response_model=PipelineView, summary="Look at a pipeline")
+async def get_pipeline(pipeline_id: UUID, caller: CallerOf, services: ServicesOf) -> PipelineView:
+    """How far the whole and each job is."""
+    return await _view(services, await _find(services, caller, pipeline_id))
+
+
+@router.post("/{pipeline_id}/cancel", response_model=PipelineView, summary="Cancel a pipeline")
+async def cancel_pipeline(
+    pipeline_id: UUID, caller: CallerOf, services: ServicesOf, body: CancelJob | None = None
+) -> PipelineView:
+    """Cancels what waits at once and asks the workers of what runs to stop. What has ended stays as it is."""
+    pipeline = await _find(services, caller, pipeline_id)
+    reason = None if body is None else body.reason
+    await services.pipelines.cancel_pipeline(pipeline_id, reason or "Its pipeline was cancelled.")
+    return await _view(services, pipeline)
