@@ -43,6 +43,10 @@ bench-queue: environment  ## the queue against Procrastinate, and its other bars
 	$(PYTHON) -m uv pip install --quiet -r pyproject.toml --extra bench
 	$(PYTHON) benchmarks/bench_queue.py
 
+.PHONY: bench-schedules
+bench-schedules: environment  ## two schedulers killed at random over 2,000 played fires: each exactly once
+	$(PYTHON) benchmarks/bench_schedules.py
+
 .PHONY: chaos
 chaos: environment  ## 2,000 jobs while everything goes wrong; SEED=n repeats a run, JOBS=n makes it shorter
 	$(PYTHON) -m tests.chaos.storm $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))

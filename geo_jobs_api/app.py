@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from uuid_utils.compat import uuid7
 
 from geo_jobs_api import embedded, internal, middleware, monitoring, operators, pipelines, public, transfers
+from geo_jobs_api import schedules as schedule_routes
 from geo_jobs_api.auth import TokenVerifier, WorkerVerifier, worker_token_sha256
 from geo_jobs_api.claiming import ClaimDesk
 from geo_jobs_api.coalescing import Coalescer
@@ -19,6 +20,7 @@ from geo_jobs_api.creation_store import CreationStore
 from geo_jobs_api.database import Pool, migrate, open_pool
 from geo_jobs_api.errors import PROBLEM_SCHEMA, ConfigurationError, Problem
 from geo_jobs_api.event_hub import EventHub
+from geo_jobs_api.firing import ScheduleRunner
 from geo_jobs_api.jobs import JobState
 from geo_jobs_api.lease_store import LeaseStore
 from geo_jobs_api.limits import RateLimit
@@ -28,6 +30,7 @@ from geo_jobs_api.log import configure, get_logger
 from geo_jobs_api.pipeline_store import PipelineStore
 from geo_jobs_api.retention import Retention, RetentionPolicy
 from geo_jobs_api.roll_call import RollCall
+from geo_jobs_api.schedule_store import ScheduleStore
 from geo_jobs_api.scheduler import RescuePolicy, Rescuer
 from geo_jobs_api.services import Services
 from geo_jobs_api.steering_store import SteeringStore
@@ -67,11 +70,16 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         storage = local_storage(settings)
         jobs, leases, upkeep, room = JobStore(pool), LeaseStore(pool), UpkeepStore(pool), WaitingRoom()
         steering = SteeringStore(pool, settings.lease_seconds)
+        schedules = ScheduleStore(pool)
+        bells = {"geo_jobs_schedules": asyncio.Event()}
+        firing = ScheduleRunner(schedules, settings.sources_allowed, bells["geo_jobs_schedules"])
         made = Services(
             settings=settings,
             jobs=jobs,
             creation=CreationStore(pool),
             pipelines=PipelineStore(pool),
+            schedules=schedules,
+            firing=firing,
             leases=leases,
             desk=ClaimDesk(leases, room),
             completions=Coalescer("completions", leases.complete_jobs, most=_COMPLETIONS_PER_STATEMENT),
@@ -97,10 +105,12 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             conninfo,
             backstop_seconds=settings.backstop_seconds,
             listen_check_seconds=settings.listen_check_seconds,
+            bells=bells,
         )
         await stack.enter_async_context(_in_background("wakeup", wakeup.run))
         await stack.enter_async_context(_in_background("events", made.hub.run))
         await stack.enter_async_context(_in_background("rescuer", _rescuer(settings, upkeep).run))
+        await stack.enter_async_context(_in_background("schedules", firing.run))
         await stack.enter_async_context(_in_background("retention", made.retention.run))
         await stack.enter_async_context(_in_background("roll call", made.roll_call.run))
         yield made
@@ -214,6 +224,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (
         public.router,
         pipelines.router,
+        schedule_routes.router,
         internal.router,
         transfers.router,
         monitoring.router,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -48,6 +48,10 @@ class Source:
     parent_id: UUID | None = None
     output: str | None = None
 
+    def asked_with(self, condition: Mapping[str, Any] | None) -> Source:
+        """The same source, to be asked with this condition."""
+        return replace(self, condition=condition)
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -75,6 +79,7 @@ class NewJob:
     run_at: datetime | None = None
     deliver_at: datetime | None = None
     place: Place | None = None
+    schedule_id: UUID | None = None
 
     def as_row(self, number: int) -> dict[str, Any]:
         """The columns, as JSON."""
@@ -97,6 +102,7 @@ class NewJob:
             "pending_parents": len(self.dependencies),
             "run_at": None if self.run_at is None else self.run_at.isoformat(),
             "deliver_at": None if self.deliver_at is None else self.deliver_at.isoformat(),
+            "schedule_id": _text(self.schedule_id),
             "pipeline_id": None if self.place is None else str(self.place.pipeline_id),
             "pipeline_stage": None if self.place is None else self.place.stage,
             "pipeline_job": None if self.place is None else self.place.job,
@@ -204,3 +210,10 @@ async def insert_jobs(
         await _jobs.follow_ended_jobs(connection, ids=ended)
         rows = await fetch_all(_jobs.list_jobs_by_id(connection, ids=[row["id"] for row in rows]))
     return {row["id"]: Job.from_row(row) for row in rows}
+
+
+async def cancel_jobs(connection: AsyncConnection[DictRow], job_ids: Sequence[UUID], reason: str | None) -> int:
+    """Cancel those of the jobs that have not ended, or ask their workers to stop; how many."""
+    if not job_ids:
+        return 0
+    return len(await fetch_all(_jobs.cancel_jobs(connection, ids=list(job_ids), reason=reason)))

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -44,6 +44,7 @@ class Wakeup:
         conninfo: where to listen.
         backstop_seconds: the longest time between two looks while somebody waits.
         listen_check_seconds: how long the listening connection may be silent before it is asked for a sign of life.
+        bells: what to ring when something is said on other channels, by channel.
         jitter: source of the jitter between reconnections.
         clock: monotonic seconds.
     """
@@ -56,6 +57,7 @@ class Wakeup:
         *,
         backstop_seconds: float,
         listen_check_seconds: float,
+        bells: Mapping[str, asyncio.Event] | None = None,
         jitter: Callable[[float, float], float] = random.uniform,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -64,6 +66,7 @@ class Wakeup:
         self._conninfo = conninfo
         self._backstop_seconds = backstop_seconds
         self._listen_check_seconds = listen_check_seconds
+        self._bells = dict(bells or {})
         self._jitter = jitter
         self._clock = clock
 
@@ -85,14 +88,20 @@ class Wakeup:
         connection = await connect(self._conninfo, "geo-jobs-listen")
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(connection.close)
-            await connection.execute(f"LISTEN {CHANNEL}".encode())
+            for channel in (CHANNEL, *self._bells):
+                await connection.execute(f"LISTEN {channel}".encode())
             stack.callback(self._room.set_listening, False)
             self._room.set_listening(True)
             # Whatever was said while nobody listened.
             self._room.look.set()
+            for bell in self._bells.values():
+                bell.set()
             while True:
                 async for notification in connection.notifies(timeout=self._listen_check_seconds):
-                    self._heard(notification.payload)
+                    if notification.channel in self._bells:
+                        self._bells[notification.channel].set()
+                    else:
+                        self._heard(notification.payload)
                 # Silence may be a half-open connection.
                 async with asyncio.timeout(min(_PING_SECONDS, self._listen_check_seconds)):
                     await connection.execute("SELECT 1")

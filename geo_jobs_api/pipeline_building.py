@@ -10,10 +10,10 @@ from uuid_utils.compat import uuid7
 
 from geo_jobs_api.creation_store import Dependency, NewJob, Place, Source
 from geo_jobs_api.errors import FieldError, Problem
+from geo_jobs_api.hosts import HostList
 from geo_jobs_api.jobs import InputKind
 from geo_jobs_api.pipeline_schemas import CreatePipeline, PipelineJob
 from geo_jobs_api.pipeline_store import NewPipeline
-from geo_jobs_api.services import Services
 from geo_jobs_api.submission import request_digest, source_of
 
 # Each is a row; stages of many jobs that all wait for each other are better joined by one job in between.
@@ -21,9 +21,9 @@ MOST_DEPENDENCIES = 20_000
 
 
 def build_pipeline(
-    services: Services, owner: str, body: CreatePipeline, idempotency_key: str | None
+    allowed: HostList, owner: str, body: CreatePipeline, idempotency_key: str | None
 ) -> tuple[NewPipeline, list[NewJob]]:
-    """The pipeline and its jobs, parents before children.
+    """The pipeline and its jobs, parents before children; `allowed` are the hosts that files are fetched from.
 
     Raises:
         Problem: `validation` (a circle, too many dependencies), `source-not-allowed`.
@@ -52,7 +52,7 @@ def build_pipeline(
                 input_payload=job.input_payload,
                 idempotency_key=None if idempotency_key is None else f"{idempotency_key}/pipeline/{number}",
                 request_digest=digest,
-                source=_source(services, job, ids, pointer),
+                source=_source(allowed, job, ids, pointer),
                 dependencies=tuple(Dependency(ids[parent], policy) for parent, policy in parents[name].items()),
                 deliver_at=job.deliver_at,
                 place=Place(pipeline_id, stage, name),
@@ -97,9 +97,9 @@ def _sorted(parents: Mapping[str, Mapping[str, str]]) -> list[str]:
         raise _wrong(f"Jobs wait for each other in a circle: {circle}.") from error
 
 
-def _source(services: Services, job: PipelineJob, ids: Mapping[str, UUID], pointer: str) -> Source:
+def _source(allowed: HostList, job: PipelineJob, ids: Mapping[str, UUID], pointer: str) -> Source:
     if job.input_from is None:
-        return source_of(services, job.input_payload, f"{pointer}/inputPayload/sourceUrl")
+        return source_of(allowed, job.input_payload, f"{pointer}/inputPayload/sourceUrl")
     if "sourceUrl" in job.input_payload:
         raise _wrong(f"{job.name!r} has one input: inputFrom, or inputPayload.sourceUrl.")
     return Source(InputKind.OUTPUT, parent_id=ids[job.input_from.job], output=job.input_from.output)

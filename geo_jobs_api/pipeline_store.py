@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from geo_jobs_api.creation_store import NewJob, insert_jobs
+from geo_jobs_api.creation_store import NewJob, cancel_jobs, insert_jobs
 from geo_jobs_api.database import Pool
 from geo_jobs_api.records import Job, Pipeline
 from geo_jobs_api.store import fetch_all, load_queries
@@ -73,7 +73,8 @@ class PipelineStore:
     async def cancel_pipeline(self, pipeline_id: UUID, reason: str | None) -> int:
         """Cancel all jobs that have not ended, or ask their workers to stop; how many."""
         async with self._pool.connection() as connection:
-            return len(await fetch_all(_pipelines.cancel_pipeline(connection, id=pipeline_id, reason=reason)))
+            jobs = [row["id"] for row in await fetch_all(_pipelines.list_open_jobs(connection, id=pipeline_id))]
+            return await cancel_jobs(connection, jobs, reason)
 
 
 async def insert_pipeline(connection: AsyncConnection[DictRow], new: NewPipeline, jobs: Sequence[NewJob]) -> None:

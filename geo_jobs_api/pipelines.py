@@ -33,7 +33,7 @@ async def create_pipeline(
 
     A job that needs an upload gets it like any other: `POST /api/geo-jobs/{id}/upload`.
     """
-    new, jobs = build_pipeline(services, caller.subject, body, idempotency_key)
+    new, jobs = build_pipeline(services.settings.sources_allowed, caller.subject, body, idempotency_key)
     await check_quota(services, caller, more_jobs=len(jobs))
     pipeline_id = new.id
     try:

@@ -157,6 +157,7 @@ class Retention:
         async with self._pool.connection() as connection:
             removed: int = await _retention.remove_jobs(connection, ids=ids)
             await _retention.remove_empty_pipelines(connection, most=_JOBS_PER_BATCH)
+            await _retention.remove_old_fires(connection, most=_OBJECTS_PER_BATCH)
         return removed
 
     async def find_lost_objects(self) -> list[UUID]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated, Protocol, cast
+from uuid import UUID
 
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
@@ -25,12 +26,20 @@ from geo_jobs_api.pipeline_store import PipelineStore
 from geo_jobs_api.records import WorkerToken
 from geo_jobs_api.retention import Retention
 from geo_jobs_api.roll_call import RollCall
+from geo_jobs_api.schedule_store import Fire, ScheduleStore
 from geo_jobs_api.steering_store import SteeringStore
 from geo_jobs_api.store import JobStore, UpkeepStore
 from geo_jobs_api.task_type_store import TaskTypeStore
 from geo_jobs_api.wakeup import WaitingRoom
 
 Completions = Coalescer[Completion, JobState | None]
+
+
+class FiresByHand(Protocol):
+    """Who fires a schedule because somebody asked for it."""
+
+    async def run_now(self, schedule_id: UUID) -> Fire | None:
+        """Fire once; None when there is no such schedule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,8 @@ class Services:
     jobs: JobStore
     creation: CreationStore
     pipelines: PipelineStore
+    schedules: ScheduleStore
+    firing: FiresByHand
     leases: LeaseStore
     desk: ClaimDesk
     completions: Completions

@@ -15,7 +15,7 @@ from geo_jobs_api.auth import Caller
 from geo_jobs_api.creation_schemas import CreateJob
 from geo_jobs_api.creation_store import Dependency, NewJob, ParentNotFoundError, Source
 from geo_jobs_api.errors import FieldError, Problem
-from geo_jobs_api.hosts import parse_web_address
+from geo_jobs_api.hosts import HostList, parse_web_address
 from geo_jobs_api.jobs import InputKind, safe_file_name
 from geo_jobs_api.records import Job
 from geo_jobs_api.services import Services
@@ -113,7 +113,7 @@ def _new_job(services: Services, caller: Caller, body: CreateJob, key: str | Non
         if "sourceUrl" in body.input_payload:
             raise _wrong(f"{pointer}/inputFrom", "A job has one input: inputFrom, or inputPayload.sourceUrl.")
     else:
-        source = source_of(services, body.input_payload, f"{pointer}/inputPayload/sourceUrl")
+        source = source_of(services.settings.sources_allowed, body.input_payload, f"{pointer}/inputPayload/sourceUrl")
     return NewJob(
         id=uuid7(),
         owner=caller.subject,
@@ -139,8 +139,8 @@ def _wrong(pointer: str, message: str) -> Problem:
     return Problem("validation", message, errors=[FieldError(pointer, message)])
 
 
-def source_of(services: Services, payload: Mapping[str, Any], pointer: str) -> Source:
-    """The input that a payload names.
+def source_of(allowed: HostList, payload: Mapping[str, Any], pointer: str) -> Source:
+    """The input that a payload names; `allowed` are the hosts that files are fetched from.
 
     Raises:
         Problem: `validation`, `source-not-allowed`.
@@ -154,7 +154,7 @@ def source_of(services: Services, payload: Mapping[str, Any], pointer: str) -> S
         address = parse_web_address(url)
     except ValueError as error:
         raise Problem("validation", f"sourceUrl {error}.", errors=[FieldError(pointer, str(error))]) from error
-    if not services.settings.sources_allowed.allows(address.host):
+    if not allowed.allows(address.host):
         raise Problem(
             "source-not-allowed",
             f"The host {address.host} is none that files are fetched from; SOURCE_HOSTS tells the API which are.",

@@ -8,13 +8,14 @@ WITH wanted AS (
         place integer, id uuid, owner text, task_type text, priority integer, input_payload jsonb,
         idempotency_key text, request_digest text, dedup_key text, input_kind text, input_file_name text,
         source_url text, source_condition jsonb, input_parent_id uuid, input_output text, pending_parents integer,
-        run_at timestamptz, deliver_at timestamptz, pipeline_id uuid, pipeline_stage text, pipeline_job text
+        run_at timestamptz, deliver_at timestamptz, pipeline_id uuid, pipeline_stage text, pipeline_job text,
+        schedule_id uuid
     )
 ), created AS (
     INSERT INTO jobs (
         id, owner, task_type, state, priority, input_payload, idempotency_key, request_digest, dedup_key, max_attempts,
         input_kind, input_file_name, source_url, source_condition, input_parent_id, input_output, pending_parents,
-        run_at, turn, deliver_at, pipeline_id, pipeline_stage, pipeline_job
+        run_at, turn, deliver_at, pipeline_id, pipeline_stage, pipeline_job, schedule_id
     )
     SELECT
         wanted.id, wanted.owner, wanted.task_type,
@@ -27,12 +28,15 @@ WITH wanted AS (
         decode(wanted.request_digest, 'hex'), wanted.dedup_key, task_types.max_attempts, wanted.input_kind,
         wanted.input_file_name, wanted.source_url, wanted.source_condition, wanted.input_parent_id,
         wanted.input_output, wanted.pending_parents, coalesce(wanted.run_at, now()),
-        CASE WHEN wanted.input_kind <> 'upload' AND wanted.pending_parents = 0 THEN fair_turn(
-            wanted.owner, wanted.task_type, coalesce(wanted.priority, task_types.default_priority),
-            (row_number() OVER (PARTITION BY wanted.owner, wanted.task_type ORDER BY wanted.place))::integer - 1
-        ) END,
-        wanted.deliver_at,
-        wanted.pipeline_id, wanted.pipeline_stage, wanted.pipeline_job
+        -- One that is for later has no turn until then: it comes in the order of its time.
+        CASE WHEN wanted.input_kind <> 'upload' AND wanted.pending_parents = 0
+            AND coalesce(wanted.run_at, now()) <= now()
+            THEN fair_turn(
+                wanted.owner, wanted.task_type, coalesce(wanted.priority, task_types.default_priority),
+                (row_number() OVER (PARTITION BY wanted.owner, wanted.task_type ORDER BY wanted.place))::integer - 1
+            )
+        END,
+        wanted.deliver_at, wanted.pipeline_id, wanted.pipeline_stage, wanted.pipeline_job, wanted.schedule_id
     FROM wanted JOIN task_types ON task_types.name = wanted.task_type
     ORDER BY wanted.place
     ON CONFLICT DO NOTHING
@@ -138,7 +142,7 @@ WITH moved AS (
     UPDATE jobs
     SET
         state = CASE WHEN pending_parents > 0 THEN 'blocked' ELSE 'queued' END, run_at = greatest(run_at, now()),
-        turn = CASE WHEN pending_parents = 0 THEN fair_turn(owner, task_type, priority) END,
+        turn = CASE WHEN pending_parents = 0 AND run_at <= now() THEN fair_turn(owner, task_type, priority) END,
         uploaded_at = now(), input_sha256 = :sha256
     WHERE id = :id AND state = 'awaiting_upload'
         AND input_file_name = :file_name AND input_size_bytes = :size_bytes
@@ -172,6 +176,32 @@ WITH changed AS (
     FROM changed
 )
 SELECT changed.*, CASE WHEN state = 'cancelled' THEN follow_ended_jobs(ARRAY[id]) END FROM changed;
+
+-- name: cancel_jobs(ids, reason)
+-- As request_cancel, for several jobs. They are locked in the order of their ids, parents before children.
+WITH held AS MATERIALIZED (
+    SELECT id FROM jobs
+    WHERE id = ANY(:ids::uuid[]) AND finished_at IS NULL AND cancel_requested_at IS NULL
+    ORDER BY id
+    FOR UPDATE
+), changed AS (
+    UPDATE jobs
+    SET
+        state = CASE jobs.state WHEN 'running' THEN 'running' ELSE 'cancelled' END,
+        cancel_requested_at = now(),
+        cancel_reason = :reason,
+        finished_at = CASE jobs.state WHEN 'running' THEN NULL ELSE now() END
+    FROM held
+    WHERE jobs.id = held.id AND jobs.finished_at IS NULL AND jobs.cancel_requested_at IS NULL
+    RETURNING jobs.id, jobs.state, jobs.cancel_reason
+), event AS (
+    INSERT INTO job_events (job_id, type, state, data)
+    SELECT
+        id, CASE state WHEN 'running' THEN 'cancel_requested' ELSE 'cancelled' END, state,
+        jsonb_build_object('reason', cancel_reason)
+    FROM changed
+)
+SELECT id, (SELECT follow_ended_jobs(array_agg(id)) FROM changed WHERE state = 'cancelled') AS followed FROM changed;
 
 -- name: retry_failed(id)^
 -- Send a failed job back to the queue with all its attempts. No row: it has not failed, or an open job has its

@@ -63,6 +63,21 @@ DELETE FROM pipelines WHERE id IN (
     LIMIT :most
 );
 
+-- name: remove_old_fires(most)!
+-- Delete the oldest of what schedules have decided; the latest thousand of each stay. A schedule never goes back to a
+-- moment that it has passed.
+DELETE FROM schedule_fires WHERE (schedule_id, fire_time) IN (
+    SELECT surplus.schedule_id, surplus.fire_time FROM schedules
+    CROSS JOIN LATERAL (
+        SELECT schedule_id, fire_time FROM schedule_fires
+        WHERE schedule_fires.schedule_id = schedules.id
+        ORDER BY fire_time DESC
+        OFFSET 1000
+        LIMIT :most
+    ) AS surplus
+    LIMIT :most
+);
+
 -- name: list_known(ids)
 -- Which of these jobs there are, ended or not.
 SELECT id FROM jobs WHERE id = ANY(:ids::uuid[]);

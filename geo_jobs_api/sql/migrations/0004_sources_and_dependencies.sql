@@ -122,10 +122,12 @@ BEGIN
                         THEN format('Job %s has no output %s.', job.input_parent_id, job.input_output)
                 END AS reason,
                 job.state = 'blocked' AND job.pending_parents = asked.number AS is_ready,
-                CASE WHEN job.state = 'blocked' AND job.pending_parents = asked.number THEN fair_turn(
-                    job.owner, job.task_type, job.priority,
-                    (row_number() OVER (PARTITION BY job.owner, job.task_type ORDER BY job.id))::integer - 1
-                ) END AS turn
+                CASE WHEN job.state = 'blocked' AND job.pending_parents = asked.number AND job.run_at <= now()
+                    THEN fair_turn(
+                        job.owner, job.task_type, job.priority,
+                        (row_number() OVER (PARTITION BY job.owner, job.task_type ORDER BY job.id))::integer - 1
+                    )
+                END AS turn
             FROM unnest(children, counts, reasons) AS asked (id, number, reason)
             JOIN jobs AS job ON job.id = asked.id
             LEFT JOIN LATERAL (

@@ -1,0 +1,51 @@
+"""Two schedulers that are killed and started again at random over 2,000 played fires: each must happen exactly once.
+
+The exit code is 1 if one happened twice or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, it must find its own package
+
+from benchmarks.queue_load import database_server
+from benchmarks.queue_table import Row, print_table
+from geo_jobs_api.database import migrate
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def measure(database_url: str, fires: int, seed: int) -> list[Row]:
+    """The storm on a migrated, empty database."""
+    command = [sys.executable, "-m", "tests.support.schedule_storm", "--database", database_url]
+    storm = subprocess.run(
+        [*command, "--fires", str(fires), "--seed", str(seed)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if not storm.stdout:
+        raise RuntimeError(storm.stderr)
+    told = json.loads(storm.stdout)
+    wrong = sum(told[name] for name in ("missing", "doubled", "unexpected", "without a job"))
+    print(f"{told['fires']} fires, {told['jobs']} jobs, {told['kills']} kills (SIGKILL)")
+    return [Row("fires that did not happen exactly once", wrong, 0, at_least=False, unit="")]
+
+
+def main() -> int:
+    """Run it on an embedded server."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fires", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    with database_server() as server:
+        url = server.url("postgres")
+        asyncio.run(migrate(url))
+        return print_table(measure(url, arguments.fires, arguments.seed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""schedule: what makes jobs by itself."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+from pydantic import ValidationError
+from uuid_utils.compat import uuid7
+
+from geo_jobs_api.commands.frame import Act, Group, add_json_option, stored
+from geo_jobs_api.commands.output import say, say_view, say_views
+from geo_jobs_api.config import Settings
+from geo_jobs_api.database import Pool
+from geo_jobs_api.errors import FieldError, Problem
+from geo_jobs_api.firing import ScheduleRunner
+from geo_jobs_api.records import Schedule
+from geo_jobs_api.schedule_content import content_of
+from geo_jobs_api.schedule_schemas import FireView, PutSchedule, ScheduleView, timing_of
+from geo_jobs_api.schedule_store import ScheduleStore
+
+Change = Callable[[ScheduleStore, Schedule], Awaitable[Schedule | None]]
+
+
+def add_commands(commands: Group) -> None:
+    """Declare them."""
+    schedules = commands.group("schedule", "Schedules, which make jobs by themselves.")
+    command = schedules.add("list", "List schedules with the moments at which they fire next.", stored(_list))
+    command.add_argument("--owner", metavar="NAME", help="only this caller's")
+    add_json_option(command)
+    command = schedules.add("create", "Create a schedule from JSON as POST /api/schedules takes it.", stored(_create))
+    command.add_argument("file", metavar="FILE", help="- for standard input")
+    command.add_argument("--owner", required=True, metavar="NAME", help="whose it is, and whose its jobs are")
+    add_json_option(command)
+    for name, text, act in (
+        ("show", "Show a schedule.", _show),
+        ("fires", "Show what was decided for the latest moments.", _fires),
+        ("run", "Fire now, whatever the plan says; the plan stays as it is.", _run),
+        ("pause", "Fire no more until it is resumed.", _change(_pause)),
+        ("resume", "Go on from now.", _change(_resume)),
+        ("reset", "Forget what is due and what went wrong, and go on from now.", _change(_reset)),
+        ("remove", "Remove a schedule; what it has made stays.", _remove),
+    ):
+        command = schedules.add(name, text, stored(act))
+        command.add_argument("id", type=UUID, metavar="ID")
+        add_json_option(command)
+
+
+async def _find(store: ScheduleStore, schedule_id: UUID) -> Schedule:
+    schedule = await store.find_schedule(schedule_id)
+    if schedule is None:
+        raise Problem("schedule-not-found", f"There is no schedule {schedule_id}.")
+    return schedule
+
+
+async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    found = await ScheduleStore(pool).list_schedules(owner=arguments.owner, after=None, most=1000)
+    owners = {schedule.id: schedule.owner for schedule in found}
+    columns = {
+        "ID": lambda view: view.id,
+        "OWNER": lambda view: owners[view.id],
+        "NAME": lambda view: view.name,
+        "WHEN": _when,
+        "NEXT RUN": lambda view: "paused" if view.paused else view.next_run_at or "over",
+        "LAST RUN": lambda view: view.last_run_at,
+        "LAST ERROR": lambda view: view.last_error,
+    }
+    say_views([ScheduleView.of(schedule) for schedule in found], columns, as_json=arguments.json)
+    return 0
+
+
+def _when(view: ScheduleView) -> str:
+    if view.at is not None:
+        return f"once, {view.at:%Y-%m-%d %H:%M}"
+    rules = "; ".join(f"{' '.join(rule.times)} {' '.join(map(str, rule.days_of_week))}" for rule in view.rules or ())
+    return f"{view.cron or rules.strip()} ({view.time_zone})"
+
+
+async def _create(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    body = await asyncio.to_thread(_read, arguments.file)
+    content = content_of(settings.sources_allowed, arguments.owner, body, datetime.now(UTC))
+    made = await ScheduleStore(pool).create_schedule(uuid7(), arguments.owner, content)
+    if made is None:
+        raise Problem("invalid-state", f"{arguments.owner} has a schedule named {body.name!r} already.")
+    say_view(ScheduleView.of(made), as_json=arguments.json)
+    return 0
+
+
+def _read(file: str) -> PutSchedule:
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        return PutSchedule.model_validate(json.loads(text))
+    except ValidationError as error:
+        wrong = [FieldError("/" + "/".join(map(str, item["loc"])), item["msg"]) for item in error.errors()]
+        raise Problem("validation", "This is no schedule.", errors=wrong) from error
+    except (OSError, ValueError) as error:
+        raise Problem("validation", f"{file} cannot be read: {error}.") from error
+
+
+async def _show(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    say_view(ScheduleView.of(await _find(ScheduleStore(pool), arguments.id)), as_json=arguments.json)
+    return 0
+
+
+async def _fires(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    store = ScheduleStore(pool)
+    await _find(store, arguments.id)
+    fires = [FireView.of(fire) for fire in await store.list_fires(arguments.id, most=100)]
+    columns = {
+        "MOMENT": lambda fire: fire.fire_time,
+        "OUTCOME": lambda fire: fire.outcome,
+        "BY HAND": lambda fire: fire.by_hand,
+        "MADE": lambda fire: fire.job_id or fire.pipeline_id,
+        "ERROR": lambda fire: fire.error,
+    }
+    say_views(fires, columns, as_json=arguments.json)
+    return 0
+
+
+async def _run(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    store = ScheduleStore(pool)
+    await _find(store, arguments.id)
+    fire = await ScheduleRunner(store, settings.sources_allowed, asyncio.Event()).run_now(arguments.id)
+    if fire is None or fire.outcome != "made":
+        why = fire and fire.error
+        raise Problem("invalid-state", why or "An open job has the template's de-duplication key.")
+    say(f"Made {'job' if fire.job_id else 'pipeline'} {fire.job_id or fire.pipeline_id}.")
+    return 0
+
+
+def _change(change: Change) -> Act:
+    async def act(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+        store = ScheduleStore(pool)
+        schedule = await _find(store, arguments.id)
+        say_view(ScheduleView.of(await change(store, schedule) or schedule), as_json=arguments.json)
+        return 0
+
+    return act
+
+
+async def _pause(store: ScheduleStore, schedule: Schedule) -> Schedule | None:
+    return await store.set_paused(schedule.id, paused=True, next_run_at=None)
+
+
+async def _resume(store: ScheduleStore, schedule: Schedule) -> Schedule | None:
+    upcoming = timing_of(schedule).next_after(datetime.now(UTC))
+    return await store.set_paused(schedule.id, paused=False, next_run_at=upcoming)
+
+
+async def _reset(store: ScheduleStore, schedule: Schedule) -> Schedule | None:
+    return await store.reset_schedule(schedule.id, timing_of(schedule).next_after(datetime.now(UTC)))
+
+
+async def _remove(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    if not await ScheduleStore(pool).delete_schedule(arguments.id):
+        raise Problem("schedule-not-found", f"There is no schedule {arguments.id}.")
+    say("Removed.")
+    return 0

@@ -1,0 +1,53 @@
+"""From a schedule as it is asked for to what is stored; whatever could not fire is refused at once."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from geo_jobs_api.errors import FieldError, Problem
+from geo_jobs_api.hosts import HostList
+from geo_jobs_api.jobs import InputKind
+from geo_jobs_api.pipeline_building import build_pipeline
+from geo_jobs_api.schedule_schemas import PutSchedule, ScheduledJob, stored_template, stored_timing
+from geo_jobs_api.schedule_store import ScheduleContent
+from geo_jobs_api.submission import source_of
+
+
+def content_of(allowed: HostList, owner: str, body: PutSchedule, now: datetime) -> ScheduleContent:
+    """What is stored for a schedule that begins now.
+
+    Raises:
+        Problem: `validation`, `source-not-allowed`.
+    """
+    _check_template(allowed, owner, body)
+    upcoming = body.timing(body.start_at, body.end_at).next_after(now)
+    if upcoming is None:
+        raise _wrong("/at" if body.at is not None else "/cron", "There is no moment left at which it would fire.")
+    return ScheduleContent(
+        name=body.name,
+        timing=stored_timing(body),
+        template=stored_template(body),
+        missed_runs=body.missed_runs.value,
+        catch_up=body.catch_up,
+        overlap=body.overlap,
+        jitter_seconds=body.jitter_seconds,
+        start_at=body.start_at,
+        end_at=body.end_at,
+        skip_unchanged=body.skip_unchanged,
+        paused=body.paused,
+        next_run_at=None if body.paused else upcoming,
+    )
+
+
+def _check_template(allowed: HostList, owner: str, body: PutSchedule) -> None:
+    template = body.template
+    if isinstance(template, ScheduledJob):
+        kinds = {source_of(allowed, template.input_payload, "/template/inputPayload/sourceUrl").kind}
+    else:
+        kinds = {job.source.kind for job in build_pipeline(allowed, owner, template, None)[1]}
+    if InputKind.UPLOAD in kinds:
+        raise _wrong("/template", "Nobody would upload a file for it: the template needs inputPayload.sourceUrl.")
+
+
+def _wrong(pointer: str, message: str) -> Problem:
+    return Problem("validation", message, errors=[FieldError(pointer, message)])

@@ -1,0 +1,351 @@
+"""Schedules over HTTP and in the transaction in which they fire; time is played where it matters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from geo_jobs_api.cli import main
+from geo_jobs_api.database import Pool, open_pool
+from geo_jobs_api.firing import ScheduleRunner
+from geo_jobs_api.hosts import parse_hosts
+from geo_jobs_api.records import Schedule
+from geo_jobs_api.schedule_content import content_of
+from geo_jobs_api.schedule_schemas import PutSchedule
+from geo_jobs_api.schedule_store import ScheduleStore
+from tests.support.api import RunningApi
+from tests.support.clients import Person, Worker, code_of, rows
+
+ROOT = Path(__file__).parents[2]
+ANY = parse_hosts("*")
+MORNING = datetime(2026, 6, 1, 6, 0, tzinfo=UTC)
+TEMPLATE = {
+    "taskType": "geotiff_to_png",
+    "inputPayload": {"sourceUrl": "https://maps.example.org/a.tif"},
+    "priority": 7,
+}
+HOURLY = {"name": "hourly", "cron": "0 * * * *", "template": TEMPLATE}
+PIPELINE = {
+    "name": "p",
+    "stages": [
+        {"name": "one", "jobs": [TEMPLATE | {"name": "a"}]},
+        {
+            "name": "two",
+            "jobs": [{"taskType": "geotiff_to_png", "name": "b", "inputFrom": {"job": "a", "output": ".png"}}],
+        },
+    ],
+}
+
+
+@pytest.fixture(scope="session")
+def shared_api(shared_linked_api: RunningApi) -> RunningApi:
+    """The API whose settings allow sources by URL."""
+    return shared_linked_api
+
+
+@pytest.fixture
+async def pool(postgres_url: str) -> AsyncIterator[Pool]:
+    async with open_pool(postgres_url, size=4, wait_seconds=10) as opened:
+        yield opened
+
+
+class Game:
+    """Schedules on a database of their own, at a time that the test decides."""
+
+    def __init__(self, pool: Pool, database_url: str) -> None:
+        self.store = ScheduleStore(pool)
+        self.url = database_url
+        self.now = MORNING
+        self.runner = self.scheduler()
+
+    def scheduler(self) -> ScheduleRunner:
+        return ScheduleRunner(self.store, ANY, asyncio.Event(), clock=lambda: self.now)
+
+    async def create(self, **fields: Any) -> Schedule:
+        content = content_of(ANY, "ada", PutSchedule.model_validate(HOURLY | fields), self.now)
+        made = await self.store.create_schedule(uuid7(), "ada", content)
+        assert made is not None
+        return made
+
+    async def play(self, hours: float) -> None:
+        self.now += timedelta(hours=hours)
+        while await self.runner.run_once():
+            pass
+
+    async def outcomes(self, schedule: Schedule) -> list[tuple[int, str]]:
+        fires = await self.store.list_fires(schedule.id, most=100)
+        return [(fire.fire_time.hour, fire.outcome) for fire in reversed(fires)]
+
+    def end_jobs(self, state: str = "cancelled") -> None:
+        rows(self.url, "UPDATE jobs SET state = %s, finished_at = now() WHERE finished_at IS NULL", state)
+
+
+@pytest.fixture
+def game(pool: Pool, postgres_url: str) -> Game:
+    return Game(pool, postgres_url)
+
+
+async def test_a_fire_makes_the_job_of_the_template_at_its_moment(game: Game) -> None:
+    """Nothing before; the next moment follows from the moment and not from when it was looked at."""
+    made = await game.create(jitterSeconds=600, template=TEMPLATE | {"deliverAfterSeconds": 7200})
+    await game.play(0.5)
+    assert await game.outcomes(made) == []
+    await game.play(0.6)
+    (job,) = rows(game.url, "SELECT * FROM jobs")
+    assert (job["owner"], job["priority"], job["state"], job["source_url"]) == (
+        "ada", 7, "queued", "https://maps.example.org/a.tif"
+    )  # fmt: skip
+    assert timedelta(0) <= job["run_at"] - (MORNING + timedelta(hours=1)) < timedelta(minutes=10)
+    assert job["deliver_at"] == MORNING + timedelta(hours=3)
+    after = await game.store.find_schedule(made.id)
+    assert after is not None
+    assert (after.next_run_at, after.last_run_at) == (MORNING + timedelta(hours=2), MORNING + timedelta(hours=1))
+
+
+async def test_any_number_of_schedulers_fires_once(game: Game) -> None:
+    """Sixteen at the same instant over forty schedules: one job each."""
+    for number in range(40):
+        await game.create(name=f"s{number}")
+    game.now += timedelta(hours=1)
+    await asyncio.gather(*(game.scheduler().run_once() for _ in range(16)))
+    assert rows(game.url, "SELECT count(*), count(DISTINCT schedule_id) AS each FROM jobs") == [
+        {"count": 40, "each": 40}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "outcomes", "jobs"),
+    [
+        ({"missedRuns": "skip"}, [(11, "missed")], 0),
+        ({"missedRuns": "coalesce"}, [(11, "made")], 1),
+        ({"missedRuns": "catch_up", "catchUp": 3, "overlap": "allow"}, [(9, "made"), (10, "made"), (11, "made")], 3),
+        ({"missedRuns": "catch_up", "catchUp": 3}, [(9, "made"), (10, "overlap"), (11, "overlap")], 1),
+        (
+            {"missedRuns": "catch_up", "catchUp": 3, "overlap": "cancel_old"},
+            [(9, "overlap"), (10, "overlap"), (11, "made")],
+            1,
+        ),
+    ],
+)
+async def test_after_an_outage_missed_runs_are_what_the_schedule_says(
+    game: Game, fields: dict[str, Any], outcomes: list[tuple[int, str]], jobs: int
+) -> None:
+    """None, one for all, or the latest few; then it goes on as planned."""
+    made = await game.create(**fields)
+    await game.play(5.5)
+    assert await game.outcomes(made) == outcomes
+    assert rows(game.url, "SELECT count(*) FROM jobs")[0]["count"] == jobs
+    after = await game.store.find_schedule(made.id)
+    assert after is not None
+    assert after.next_run_at == MORNING + timedelta(hours=6)
+
+
+@pytest.mark.parametrize(
+    ("overlap", "states"),
+    [("allow", ["queued", "queued"]), ("skip", ["queued"]), ("cancel_old", ["cancelled", "queued"])],
+)
+async def test_a_run_that_is_still_open_is_what_the_schedule_says(game: Game, overlap: str, states: list[str]) -> None:
+    """Both, the first, or the last; once nothing is open the next one is made again."""
+    await game.create(overlap=overlap)
+    await game.play(1)
+    await game.play(1)
+    assert [job["state"] for job in rows(game.url, "SELECT state FROM jobs ORDER BY id")] == states
+    game.end_jobs()
+    await game.play(1)
+    assert rows(game.url, "SELECT count(*) FROM jobs WHERE state = 'queued'")[0]["count"] == 1
+
+
+async def test_more_than_a_round_is_made_up_for_in_several(game: Game) -> None:
+    """Two days of hours, twenty at a time, each once."""
+    made = await game.create(missedRuns="catch_up", catchUp=100, overlap="allow")
+    await game.play(48)
+    assert [hour for hour, _ in await game.outcomes(made)] == [(7 + number) % 24 for number in range(48)]
+
+
+async def test_a_pipeline_is_made_by_a_schedule_too(game: Game) -> None:
+    """All of its jobs count for the overlap."""
+    made = await game.create(template=PIPELINE)
+    await game.play(1)
+    await game.play(1)
+    assert await game.outcomes(made) == [(7, "made"), (8, "overlap")]
+    assert [job["state"] for job in rows(game.url, "SELECT state FROM jobs ORDER BY id")] == ["queued", "blocked"]
+
+
+async def test_what_cannot_be_made_is_told_and_keeps_nobody_back(game: Game) -> None:
+    """A task type that is gone, a template of another version, something that cannot be stored: the others fire."""
+    gone, broken, rejected = [await game.create(name=name) for name in ("gone", "broken", "rejected")]
+    change = "UPDATE schedules SET template = %s::jsonb WHERE id = %s"
+    rows(game.url, change, '{"taskType": "no_such_type", "inputPayload": {"sourceUrl": "https://e.org/a"}}', gone.id)
+    rows(game.url, change, '{"nothing": 1}', broken.id)
+    rows(game.url, "UPDATE schedules SET owner = 'forbidden' WHERE id = %s", rejected.id)
+    rows(game.url, "ALTER TABLE jobs ADD CONSTRAINT no_such_owner CHECK (owner <> 'forbidden')")
+    good = await game.create(name="good")
+    await game.play(1)
+    assert await game.outcomes(good) == [(7, "made")]
+    assert await game.outcomes(gone) == [(7, "failed")]
+    found = {schedule.name: schedule for schedule in await game.store.list_schedules(owner=None, after=None, most=9)}
+    errors = {name: schedule.last_error or "" for name, schedule in found.items()}
+    assert "no_such_type" in errors["gone"]
+    assert "not understood" in errors["broken"]
+    assert "could not be stored" in errors["rejected"]
+    assert await game.runner.run_once() == 0
+
+
+async def test_an_unchanged_source_is_asked_for_with_what_the_last_success_told(game: Game) -> None:
+    """Also after an answer that nothing has changed; not for another payload, and not when no results are left."""
+    made = await game.create(skipUnchanged=True)
+
+    async def next_condition() -> Any:
+        await game.play(1)
+        return rows(game.url, "SELECT source_condition FROM jobs ORDER BY id DESC LIMIT 1")[0]["source_condition"]
+
+    def succeed(source: dict[str, Any]) -> None:
+        rows(
+            game.url,
+            "UPDATE jobs SET state = 'succeeded', finished_at = now(), outputs = '[]', output_lease_seq = 1,"
+            " source_validators = %s::jsonb WHERE finished_at IS NULL",
+            json.dumps(source),
+        )
+
+    assert await next_condition() is None
+    succeed({"etag": '"1"', "lastModified": "Tue, 15 Nov 2022 12:45:26 GMT", "unchanged": False})
+    assert await next_condition() == {"etag": '"1"', "lastModified": "Tue, 15 Nov 2022 12:45:26 GMT"}
+    succeed({"etag": None, "lastModified": None, "unchanged": True})
+    assert (await next_condition())["etag"] == '"1"'
+    succeed({"etag": '"1"', "unchanged": True})
+    rows(game.url, "UPDATE jobs SET removal_started_at = now() WHERE NOT (source_validators ->> 'unchanged')::boolean")
+    assert await next_condition() is None
+    succeed({"etag": '"2"', "unchanged": False})
+    other = TEMPLATE | {"inputPayload": {"sourceUrl": "https://maps.example.org/a.tif", "maxSize": 10}}
+    content = content_of(
+        ANY, "ada", PutSchedule.model_validate(HOURLY | {"template": other, "skipUnchanged": True}), game.now
+    )
+    await game.store.replace_schedule(made.id, content)
+    assert await next_condition() is None
+
+
+def test_a_schedule_over_http_from_creation_to_its_end(person: Person, worker: Worker, api: RunningApi) -> None:
+    """Looked at, paused, resumed, run, changed, reset, deleted; its moments are always to be seen."""
+    url = "/api/schedules"
+    made = person.http.post(url, json=HOURLY | {"timeZone": "Europe/Berlin"})
+    assert made.status_code == 201
+    one = f"{url}/{made.json()['id']}"
+    assert made.headers["Location"] == one
+    assert len(made.json()["upcoming"]) == 5
+    assert made.json()["nextRunAt"] == made.json()["upcoming"][0]
+    assert code_of(person.http.post(url, json=HOURLY)) == (409, "invalid-state")
+
+    assert person.http.post(f"{one}/pause").json()["nextRunAt"] is None
+    assert person.http.post(f"{one}/pause").json()["paused"] is True
+    fire = person.http.post(f"{one}/run").json()
+    assert (fire["outcome"], fire["byHand"]) == ("made", True)
+    assert worker.claim()["id"] == fire["jobId"]
+    assert person.http.post(f"{one}/resume").json()["nextRunAt"] is not None
+
+    changed = person.http.put(one, json={"name": "once", "at": "2100-01-01T00:00:00Z", "template": PIPELINE}).json()
+    assert (changed["name"], changed["cron"], changed["upcoming"]) == ("once", None, ["2100-01-01T00:00:00Z"])
+    assert person.http.post(f"{one}/run").json()["pipelineId"] is not None
+    assert person.http.post(f"{one}/reset").json()["nextRunAt"] == "2100-01-01T00:00:00Z"
+    assert [fire["byHand"] for fire in person.http.get(f"{one}/fires").json()["fires"]] == [True, True]
+    assert [one["name"] for one in person.http.get(url).json()["schedules"]] == ["once"]
+
+    bob = Person(api, "bob")
+    assert code_of(bob.http.get(one)) == (404, "schedule-not-found")
+    assert code_of(bob.http.delete(one)) == (404, "schedule-not-found")
+    assert person.http.delete(one).status_code == 204
+    assert code_of(person.http.get(one)) == (404, "schedule-not-found")
+    assert person.look(fire["jobId"])["state"] == "running"
+
+
+def test_the_service_fires_by_itself_as_soon_as_a_moment_comes(person: Person, worker: Worker, api: RunningApi) -> None:
+    """A change wakes it: it had been going to sleep for much longer."""
+    soon = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
+    made = person.http.post("/api/schedules", json={"name": "soon", "at": soon, "template": TEMPLATE}).json()
+    job = worker.claim(waitSeconds=20)
+    assert job["input"]["downloadUrl"] == "https://maps.example.org/a.tif"
+    told = person.http.get(f"/api/schedules/{made['id']}").json()
+    assert (told["nextRunAt"], told["upcoming"], told["lastRunAt"]) == (None, [], made["nextRunAt"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"cron": "61 * * * *"}, "cron expression"),
+        ({"cron": "* * * *"}, "five"),
+        ({"cron": None}, "exactly one"),
+        ({"at": "2100-01-01T00:00:00Z"}, "exactly one"),
+        ({"cron": None, "at": "2001-01-01T00:00:00Z"}, "no moment left"),
+        ({"cron": None, "at": "2100-01-01T00:00:00"}, "timezone"),
+        ({"timeZone": "Europe/Nowhere"}, "no time zone"),
+        ({"timeZone": "../../etc/passwd"}, "no time zone"),
+        ({"cron": None, "rules": [{"times": ["25:00"]}]}, "no time of the day"),
+        ({"cron": None, "rules": [{"times": ["06:00"], "daysOfWeek": ["someday"]}]}, "no day of the week"),
+        ({"startAt": "2100-01-02T00:00:00Z", "endAt": "2100-01-01T00:00:00Z"}, "before startAt"),
+        ({"template": {"taskType": "geotiff_to_png"}}, "sourceUrl"),
+        ({"template": PIPELINE, "skipUnchanged": True}, "template of one job"),
+    ],
+)
+def test_a_schedule_that_could_not_fire_is_refused_with_the_reason(
+    person: Person, fields: dict[str, Any], said: str
+) -> None:
+    """Before it is stored, and clearly."""
+    answer = person.http.post("/api/schedules", json=HOURLY | fields)
+    assert code_of(answer) == (422, "validation")
+    assert said in answer.text
+
+
+def test_rules_are_kept_as_they_were_given(person: Person) -> None:
+    """Times on days, in the zone."""
+    rules = [{"times": ["06:00", "18:30"], "daysOfWeek": ["mon", 5]}]
+    made = person.http.post("/api/schedules", json={"name": "r", "rules": rules, "template": TEMPLATE})
+    assert made.json()["rules"] == rules
+    moments = [datetime.fromisoformat(moment) for moment in made.json()["upcoming"]]
+    assert {(moment.weekday(), f"{moment:%H:%M}") for moment in moments} <= {
+        (day, time) for day in (0, 4) for time in ("06:00", "18:30")
+    }
+
+
+def test_schedules_on_the_command_line(
+    api: RunningApi, person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Created from JSON, listed, run, paused, removed."""
+    monkeypatch.setattr("geo_jobs_api.cli.configure", lambda _: None)
+    monkeypatch.setenv("DATABASE_URL", api.settings.conninfo or "")
+    monkeypatch.setenv("DATA_DIR", str(api.settings.data_dir))
+    monkeypatch.setenv("SOURCE_HOSTS", "maps.example.org")
+    file = tmp_path / "schedule.json"
+    file.write_text(json.dumps(HOURLY))
+
+    def run(*arguments: str) -> str:
+        assert main(["schedule", *arguments]) == 0
+        return capsys.readouterr().out
+
+    made = json.loads(run("create", str(file), "--owner", "ada", "--json"))
+    assert "hourly" in run("list")
+    assert run("run", made["id"]).startswith("Made job ")
+    assert json.loads(run("fires", made["id"], "--json"))[0]["outcome"] == "made"
+    assert json.loads(run("pause", made["id"], "--json"))["paused"] is True
+    assert json.loads(run("resume", made["id"], "--json"))["nextRunAt"] is not None
+    assert json.loads(run("reset", made["id"], "--json"))["paused"] is False
+    run("remove", made["id"])
+    assert main(["schedule", "show", made["id"]]) == 1
+    file.write_text("{}")
+    assert main(["schedule", "create", str(file), "--owner", "ada"]) == 1
+    assert "/name" in capsys.readouterr().err
+
+
+def test_schedulers_that_are_killed_at_random_fire_each_moment_exactly_once(postgres_url: str) -> None:
+    """Two processes, killed again and again, over a night in which an hour comes twice."""
+    command = [sys.executable, "-m", "tests.support.schedule_storm", "--database", postgres_url]
+    storm = subprocess.run([*command, "--fires", "480", "--speed", "4000"], cwd=ROOT, capture_output=True, text=True)
+    assert storm.returncode == 0, storm.stdout + storm.stderr
+    assert json.loads(storm.stdout)["kills"] > 5
