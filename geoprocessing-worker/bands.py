@@ -25,7 +25,8 @@ class Colour(StrEnum):
 class BandChoice:
     """1-based `indexes` in display order, the alpha band if there is one, and why these.
 
-    `true_colour`: the file itself says that these are red, green and blue.
+    `true_colour`: the file itself says that these are red, green and blue. `alpha_top`: the value of the alpha band at
+    which all is visible, as the sample found it.
     """
 
     indexes: tuple[int, ...]
@@ -33,6 +34,7 @@ class BandChoice:
     alpha: int | None
     reason: str
     true_colour: bool = False
+    alpha_top: float = 255.0
 
 
 # Descriptions under which band sets of satellites and drones name their visible bands.

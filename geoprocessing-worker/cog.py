@@ -31,7 +31,7 @@ from geoprocessing_worker.handlers import (
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.inspection import inspect_file
 from geoprocessing_worker.opening import gdal_environment, open_source
-from geoprocessing_worker.plan import SCATTERED, choose_resampling
+from geoprocessing_worker.plan import choose_resampling, few_of
 from geoprocessing_worker.refusals import named_errors
 from geoprocessing_worker.sampling import Sample
 from geoprocessing_worker.stac import item, json_bytes
@@ -125,8 +125,8 @@ def _refuse_impossible(header: SourceHeader, options: CogOptions) -> None:
 
 
 def _overview_method(header: SourceHeader, options: CogOptions, choice: BandChoice, sample: Sample) -> tuple[str, str]:
-    scattered = 0 < sample.valid < sample.looked_at * SCATTERED
-    method, why = choose_resampling(header, options.resampling, choice, np.concatenate(sample.values), scattered)
+    values = np.concatenate(sample.values)
+    method, why = choose_resampling(header, options.resampling, choice, values, few_of(choice, sample, values))
     if any(np.dtype(band.dtype).kind == "c" for band in header.bands):
         return "nearest", "complex numbers are not averaged"
     return method, why

@@ -24,6 +24,7 @@ COMPRESSION = 259
 PHOTOMETRIC = 262
 COLOR_MAP = 320
 EXTRA_SAMPLES = 338
+GDAL_NODATA = 42113
 SUB_DIRECTORIES = (330, 34665, 34853, 40965)  # SubIFDs, EXIF, GPS, interoperability
 ASSOCIATED_ALPHA = 1
 SEPARATED = 5  # inks
@@ -221,6 +222,17 @@ def tag_values(path: Path, tag: int, directory: int = 1) -> tuple[int, ...]:
             return tuple(int(one) for one in tiff.numbers(_found(tiff, tag, directory)))
     except (OSError, JobError):
         return ()
+
+
+def tag_text(path: Path, tag: int, directory: int = 1) -> str | None:
+    """The letters of a tag in the directory with this 1-based number, up to the first NUL; `None` without the tag."""
+    try:
+        with path.open("rb") as file:
+            tiff = Tiff(file)
+            field = _found(tiff, tag, directory)
+            return None if field is None else tiff.content(field).partition(b"\0")[0].decode("latin-1")
+    except (OSError, JobError):
+        return None
 
 
 def has_tag(path: Path, tag: int, directory: int = 1) -> bool:

@@ -32,14 +32,20 @@ class FillValue:
     share: float
 
 
-def find_fill_values(values: NDArray[Any]) -> tuple[FillValue, ...]:
-    """At most one below and one above all other values, each alone there. Real data is never hidden for it."""
+def find_fill_values(values: NDArray[Any], collar: float | None = None) -> tuple[FillValue, ...]:
+    """At most one below and one above all other values, each alone there. Real data is never hidden for it.
+
+    `collar`: a value that runs all round the picture, which counts like those that programs write.
+    """
+    known = KNOWN if not collar else KNOWN | {collar}
     sample = values[:: max(1, values.size // ENOUGH)].astype(np.float64)
     found: list[FillValue] = []
     rest = sample
     for _ in range(2):
         candidates = [
-            fill for edge in (rest.min(initial=np.inf), rest.max(initial=-np.inf)) if (fill := _fill(rest, float(edge)))
+            fill
+            for edge in (rest.min(initial=np.inf), rest.max(initial=-np.inf))
+            if (fill := _fill(rest, float(edge), known))
         ]
         if not candidates:
             break
@@ -58,7 +64,7 @@ def without(values: NDArray[Any], fills: tuple[FillValue, ...]) -> NDArray[Any]:
     return kept
 
 
-def _fill(values: NDArray[np.float64], edge: float) -> FillValue | None:
+def _fill(values: NDArray[np.float64], edge: float, known: frozenset[float]) -> FillValue | None:
     """The edge of all values as a fill value, if it lies far enough from the others."""
     others = values[values != edge]
     share = 1 - others.size / max(1, values.size)
@@ -71,8 +77,8 @@ def _fill(values: NDArray[np.float64], edge: float) -> FillValue | None:
         return FillValue(edge, share) if gap > width else None
     if width == 0:
         # One value beside another is data as a rule: a mask, rain and no rain.
-        return FillValue(edge, share) if edge in KNOWN and edge != 0 else None
-    if (edge == 0 or edge not in KNOWN) and np.unique(others).size < MEASUREMENTS:
+        return FillValue(edge, share) if edge in known and edge != 0 else None
+    if (edge == 0 or edge not in known) and np.unique(others).size < MEASUREMENTS:
         return None
-    enough = GAP_OF_KNOWN if edge in KNOWN else GAP_OF_OTHER
+    enough = GAP_OF_KNOWN if edge in known else GAP_OF_OTHER
     return FillValue(edge, share) if gap >= enough * width else None

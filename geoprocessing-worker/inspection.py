@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ from geoprocessing_worker.directory import (
     ASSOCIATED_ALPHA,
     COLOR_MAP,
     EXTRA_SAMPLES,
+    GDAL_NODATA,
     GRAY_SCALES,
     PHOTOMETRIC,
     SEPARATED,
     has_tag,
+    tag_text,
     tag_values,
     too_large,
 )
@@ -38,6 +42,7 @@ LONGEST_TAG = 500  # characters
 
 RAW = frozenset({SEPARATED, CIE})  # what GDAL turns into light by itself, where it is stored in bytes
 LAB_BANDS = 3
+NUMBER = re.compile(r"\s*[-+]?(\d|\.\d|nan|inf|1\.#)", re.IGNORECASE)
 
 TAGS = (
     "TIFFTAG_DATETIME", "TIFFTAG_SOFTWARE", "TIFFTAG_IMAGEDESCRIPTION", "TIFFTAG_DOCUMENTNAME", "TIFFTAG_COPYRIGHT",
@@ -77,6 +82,8 @@ def inspect_file(
         facts = _read(dataset, source_crs)
     _check_colours(photometric, facts["bands"])
     premultiplied = ASSOCIATED_ALPHA in tag_values(path, EXTRA_SAMPLES, directory)
+    if not _says_a_number(tag_text(path, GDAL_NODATA, directory)):
+        facts["bands"] = tuple(replace(band, nodata=None) for band in facts["bands"])
     if photometric in GRAY_SCALES and not has_tag(path, COLOR_MAP, directory):
         # GDAL makes up a colour table for scans of few bits; by it they would be names, and could not be averaged.
         facts["palette"] = None
@@ -93,6 +100,11 @@ def inspect_file(
         photometric=photometric,
         raw=raw,
     )
+
+
+def _says_a_number(nodata: str | None) -> bool:
+    """Whether the file's words for no data can be a number: of "none" GDAL makes 0, and hides what is black."""
+    return nodata is None or bool(NUMBER.match(nodata))
 
 
 def _overviews(dataset: Any, *, raw: bool) -> int:

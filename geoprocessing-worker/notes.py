@@ -18,7 +18,8 @@ LITTLE_CONTRAST = 26  # gray levels, a tenth of what a screen has
 class Chosen:
     """The choices that notes speak of.
 
-    `scattered`: so few pixels are valid that shrinking loses most of them. `cut`: parts of the file are left out.
+    `scattered`: so few pixels are valid that shrinking would lose most of them. `background`: a value that hardly any
+    pixel does not hold. `cut`: parts of the file are left out.
     """
 
     bands: BandChoice
@@ -26,6 +27,7 @@ class Chosen:
     left_out: tuple[FillValue, ...]
     resampling: str
     scattered: bool
+    background: int | None
     cut: bool
 
 
@@ -55,8 +57,12 @@ def notes(header: SourceHeader, options: RenderOptions, sample: Sample, chosen: 
             "the colormap was not used, since the picture has colours of its own",
         ),
         (
-            chosen.scattered and chosen.resampling == "nearest",
-            "few scattered pixels are valid: where the picture is smaller than the file it shows only some of them",
+            chosen.scattered,
+            "few scattered pixels are valid: in a picture smaller than the file they look larger",
+        ),
+        (
+            chosen.background is not None and not chosen.scattered,
+            f"hardly a pixel is not {chosen.background}: in a picture smaller than the file these few look larger",
         ),
         (_dim(sample, chosen), _contrast(sample)),
     )

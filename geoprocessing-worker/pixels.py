@@ -89,24 +89,27 @@ def scale_to_byte(values: NDArray[Any], stretch: Stretch) -> U8:
     return values.astype(np.uint8)
 
 
-def alpha_to_byte(plane: Block) -> U8:
-    """An alpha band of any type as 8 bit; whole numbers by their type's range, floats by 0 to 1."""
+def alpha_to_byte(plane: Block, top: float) -> U8:
+    """An alpha band of any type as 8 bit; at `top` all is visible."""
     if plane.dtype == np.uint8:
         return plane
-    return scale_to_byte(plane.astype(np.float64), Stretch("range", 0.0, alpha_top(plane), ""))
+    return scale_to_byte(plane.astype(np.float64), Stretch("range", 0.0, top, ""))
 
 
-def alpha_top(plane: Block) -> float:
-    """The value of an alpha band at which all is visible."""
-    if plane.dtype == np.uint16 and plane.max(initial=0) <= 255:
-        # 8-bit pictures that were only widened keep an alpha up to 255, which of 65535 would be nothing at all.
+def alpha_top(dtype: Any, largest: float) -> float:
+    """The value at which all is visible, of an alpha band in which `largest` is the largest value seen.
+
+    Whole numbers count by their type's range, floats from 0 to 1. 8-bit pictures that were only widened to 16 bits keep
+    an alpha up to 255, which of 65535 would be nothing at all.
+    """
+    kind = np.dtype(dtype)
+    if kind == np.uint16 and 0 < largest <= 255:
         return 255.0
-    return float(np.iinfo(plane.dtype).max) if plane.dtype.kind in "iu" else 1.0
+    return float(np.iinfo(kind).max) if kind.kind in "iu" else 1.0
 
 
-def straightened(block: Block, alpha: Block) -> Block:
+def straightened(block: Block, alpha: Block, top: float) -> Block:
     """Straight values, in their own type, of any type that is stored multiplied by its alpha; 0 where that is 0."""
-    top = alpha_top(alpha)
     with np.errstate(divide="ignore", invalid="ignore"):
         straight = block * (top / alpha.astype(np.float64))
     whole = np.nan_to_num(straight, nan=0.0, posinf=0.0, neginf=0.0)
@@ -152,6 +155,38 @@ def reduced(samples: Samples, alpha: U8 | None, height: int, width: int, method:
         mean = (weight > 0).ifthenelse(product / weight, 0)
         planes.append(np.clip(np.rint(_array(mean)), 0, top).astype(samples.dtype))
     return np.stack(planes), np.clip(np.rint(_array(weight)), 0, 255).astype(np.uint8)
+
+
+def gathered(
+    samples: Samples, alpha: U8 | None, size: tuple[int, int], yielding: int | None
+) -> tuple[Samples, U8 | None]:
+    """(channels, rows, columns) and its opacity at a smaller `size` (rows, columns), where few pixels are of interest.
+
+    A pixel is wholly visible if anything under it is. It holds the mean of what is visible there, or with `yielding`,
+    for picking, the highest of these values, and the byte `yielding` only where there is no other.
+    """
+    if samples.shape[1:] == size:
+        return samples, alpha
+    starts = [np.arange(few) * many // few for few, many in zip(size, samples.shape[1:], strict=True)]
+    visible = np.ones(samples.shape[1:], dtype=np.bool_) if alpha is None else alpha > 0
+    shown = None if alpha is None else np.where(_over(np.logical_or, visible, starts), np.uint8(255), np.uint8(0))
+    if yielding is None:
+        weight = np.maximum(_over(np.add, visible.astype(np.float32), starts), 1)
+        means = [_over(np.add, np.where(visible, plane, 0).astype(np.float32), starts) / weight for plane in samples]
+        return np.rint(np.stack(means)).astype(samples.dtype), shown
+    planes = []
+    for plane in samples:
+        # Hidden, then what yields, then all others by their value.
+        rank = np.where(plane == yielding, np.uint16(1), plane.astype(np.uint16) + np.uint16(2))
+        best = _over(np.maximum, np.where(visible, rank, np.uint16(0)), starts)
+        planes.append(np.where(best == 1, max(yielding, 0), np.maximum(best, 2) - 2).astype(samples.dtype))
+    return np.stack(planes), shown
+
+
+def _over(function: np.ufunc, plane: NDArray[Any], starts: list[NDArray[np.intp]]) -> NDArray[Any]:
+    """A function over the cells that begin at these rows and columns."""
+    found: NDArray[Any] = function.reduceat(function.reduceat(plane, starts[0], axis=0), starts[1], axis=1)
+    return found
 
 
 def _centres(size: int, count: int) -> NDArray[np.intp]:

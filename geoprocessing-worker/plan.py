@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,11 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class RenderPlan:
-    """What is read, at which level, how it becomes 8 bit, how it is resampled, and where it comes to lie."""
+    """What is read, at which level, how it becomes 8 bit, how it is resampled, and where it comes to lie.
+
+    `gathers`: where the picture is made smaller, a pixel shows any of the few pixels under it that are not hidden or
+    `background`, a value that hardly any pixel does not hold.
+    """
 
     bands: BandChoice
     meaning: Meaning
@@ -60,12 +64,14 @@ class RenderPlan:
     resampling: str
     resampling_reason: str
     decoded_bytes: int
+    gathers: bool
+    background: int | None
     notes: tuple[str, ...]
 
     @property
     def nodata_when_placed(self) -> bool:
         """Whether nodata is looked for on the output: where values are only chosen, that is the same and less work."""
-        return self.meaning is Meaning.INDEXED and self.resampling == "nearest"
+        return self.meaning is Meaning.INDEXED and self.resampling == "nearest" and not self.gathers
 
     def explain(self) -> dict[str, Any]:
         """The plan as JSON, with the words and numbers that `convert --explain` and the metadata show."""
@@ -108,6 +114,14 @@ class RenderPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Few:
+    """What there is little of: valid `pixels`, so that picking would miss most; different `values`, as of classes."""
+
+    pixels: bool
+    values: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """What the header alone decides, and what the sample must know: bands, layout, and the level that is read."""
 
@@ -141,17 +155,20 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
     Raises:
         JobError: `unsupported_data_type`: L*a*b* on a scale that nobody knows.
     """
-    choice = drafted.choice
+    choice = replace(drafted.choice, alpha_top=sample.alpha_top)
     meaning = _meaning(header, choice)
     values, left_out = _telling(choice, sample, options)
     scattered = 0 < sample.valid < sample.looked_at * SCATTERED
-    resampling, why = choose_resampling(header, options.resampling, choice, values, scattered)
+    resampling, why = choose_resampling(header, options.resampling, choice, values, few_of(choice, sample, values))
+    background = _background(choice, values, resampling)
+    gathers = scattered or background is not None
+    channels = 3 if meaning is Meaning.RGB else 1
     single = meaning is Meaning.GRAY
     premultiplied = header.alpha_premultiplied and choice.alpha is not None and meaning is not Meaning.INDEXED
     bytes_ = np.dtype(header.band(choice.indexes[0]).dtype) == np.uint8
-    stretch = _stretch(header, choice, values, options)
+    stretch = _stretch(header, choice, values, options, sample.ordered)
     coding = _coding(header, choice, stretch, resampling)
-    chosen = Chosen(choice, stretch, left_out, resampling, scattered, drafted.layout.cut)
+    chosen = Chosen(choice, stretch, left_out, resampling, scattered, background, drafted.layout.cut)
     return RenderPlan(
         bands=choice,
         meaning=meaning,
@@ -164,12 +181,14 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
         colormap=options.colormap if single and options.colormap in colormaps.NAMES else None,
         profile=_profile(header, choice, stretch),
         level=drafted.level,
-        work=_work(drafted, resampling, (3 if meaning is Meaning.RGB else 1) * (1 if coding is None else 2)),
+        work=_work(drafted, "gathered" if gathers else resampling, channels * (1 if coding is None else 2)),
         coding=coding,
         layout=drafted.layout,
         resampling=resampling,
         resampling_reason=why,
         decoded_bytes=drafted.decoded_bytes,
+        gathers=gathers,
+        background=background,
         notes=notes(header, options, sample, chosen),
     )
 
@@ -187,13 +206,15 @@ def _telling(choice: BandChoice, sample: Sample, options: RenderOptions) -> tupl
     asked = (options.stretch or "percentile").partition(":")[0]
     if choice.colour not in {Colour.GRAY, Colour.RGB} or asked not in {"percentile", "stddev"}:
         return values, ()
-    if values.dtype == np.uint8 or few_values(values):
+    if values.dtype == np.uint8 or (few_values(values) and not sample.ordered):
         return values, ()
-    fills = find_fill_values(values)
+    fills = find_fill_values(values, sample.collar)
     return without(values, fills), fills
 
 
-def _stretch(header: SourceHeader, choice: BandChoice, values: NDArray[Any], options: RenderOptions) -> Stretch:
+def _stretch(
+    header: SourceHeader, choice: BandChoice, values: NDArray[Any], options: RenderOptions, ordered: bool
+) -> Stretch:
     band = header.band(choice.indexes[0])
     if choice.colour is Colour.PALETTE:
         return Stretch("none", 0.0, 255.0, "a colour table says what each value looks like")
@@ -203,7 +224,7 @@ def _stretch(header: SourceHeader, choice: BandChoice, values: NDArray[Any], opt
     if choice.colour is Colour.CMYK:
         top = float(np.iinfo(values.dtype).max) if values.dtype.kind in "iu" else 1.0
         return Stretch("range", 0.0, top, "the whole range of the inks")
-    return choose_stretch(values, band.bits, options.stretch, colour=choice.true_colour)
+    return choose_stretch(values, band.bits, options.stretch, colour=choice.true_colour, ordered=ordered)
 
 
 def _profile(header: SourceHeader, choice: BandChoice, stretch: Stretch) -> ColourProfile | None:
@@ -230,7 +251,7 @@ def _work(drafted: Draft, resampling: str, pixel_bytes: int) -> Work:
     """At most twice the size that the output needs, a whole fraction of the level if that fits, never below."""
     level, layout = drafted.level, drafted.layout
     least_w, least_h = min(level.width, layout.read_width), min(level.height, layout.read_height)
-    if resampling in {"cubic", "lanczos"}:
+    if resampling in {"cubic", "lanczos", "gathered"}:
         return Work(least_w, least_h)
     times = 1 if resampling in PICKING else max(1, min(level.width // least_w, level.height // least_h))
     width, height = max(least_w, level.width // times), max(least_h, level.height // times)
@@ -248,8 +269,14 @@ def _level(header: SourceHeader, layout: Layout) -> Level:
     return min(enough, key=lambda level: level.width * level.height, default=header.full)
 
 
+def few_of(choice: BandChoice, sample: Sample, values: NDArray[Any]) -> Few:
+    """What there is little of in a sample; `values` of it count."""
+    classes = choice.colour is Colour.GRAY and values.size > 0 and not sample.ordered and few_values(values)
+    return Few(0 < sample.valid < sample.looked_at * SCATTERED, classes)
+
+
 def choose_resampling(
-    header: SourceHeader, asked: str | None, choice: BandChoice, values: NDArray[Any], scattered: bool
+    header: SourceHeader, asked: str | None, choice: BandChoice, values: NDArray[Any], few: Few
 ) -> tuple[str, str]:
     """The method that does the kind of data no harm, unless another one was asked for; and why."""
     palette = choice.colour is Colour.PALETTE
@@ -257,13 +284,23 @@ def choose_resampling(
         return asked, "asked for in the payload"
     if palette:
         return "nearest", "entries of a colour table cannot be mixed"
-    if scattered:
+    if few.pixels:
         return "average", "few scattered valid pixels, most of which picking would miss"
     if choice.colour is Colour.GRAY and _bilevel(header, choice, values):
         return "average", "black and white: where it is made smaller, gray keeps the thin lines"
-    if choice.colour is Colour.GRAY and values.size and few_values(values):
+    if few.values:
         return "nearest", "classes cannot be mixed"
     return "average", "measurements and imagery: nothing between the pixels is lost"
+
+
+def _background(choice: BandChoice, values: NDArray[Any], resampling: str) -> int | None:
+    """The value that all but a few pixels hold, of what is picked: most of the others would be missed."""
+    single = choice.colour in {Colour.GRAY, Colour.PALETTE} and values.dtype.kind in "iu" and values.size > 0
+    if not single or resampling != "nearest":
+        return None
+    common = int(np.median(values))
+    share = float(np.count_nonzero(values == common)) / values.size
+    return common if 1 - SCATTERED <= share < 1 else None
 
 
 def _bilevel(header: SourceHeader, choice: BandChoice, values: NDArray[Any]) -> bool:

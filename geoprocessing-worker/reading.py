@@ -12,7 +12,16 @@ from geoprocessing_worker.bands import Colour
 from geoprocessing_worker.header import Level, SourceHeader
 from geoprocessing_worker.lab import lab_to_srgb
 from geoprocessing_worker.opening import open_source
-from geoprocessing_worker.pixels import Block, Samples, inks_to_light, reduced, to_byte, unpremultiply
+from geoprocessing_worker.pixels import (
+    PICKING,
+    Block,
+    Samples,
+    gathered,
+    inks_to_light,
+    reduced,
+    to_byte,
+    unpremultiply,
+)
 from geoprocessing_worker.plan import RenderPlan
 from geoprocessing_worker.raster import U8, Meaning, Raster
 from geoprocessing_worker.sampling import read_window
@@ -39,9 +48,11 @@ def read_raster(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) 
             window = Window(0, top, level.width, bottom - top)
             block, opacity = read_window(dataset, header, plan.bands, nodata, window)
             opacity = _with_palette(block, opacity, header, plan)
-            part, part_alpha = reduced(
-                _coloured(block, opacity, header, plan), opacity, last - first, width, plan.resampling
-            )
+            coloured = _coloured(block, opacity, header, plan)
+            if plan.gathers:
+                part, part_alpha = gathered(coloured, opacity, (last - first, width), _picked(plan))
+            else:
+                part, part_alpha = reduced(coloured, opacity, last - first, width, plan.resampling)
             samples[:, first:last] = part
             if part_alpha is not None:
                 if alpha is None:
@@ -52,6 +63,18 @@ def read_raster(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) 
             tick(last / height)
     table = None if plan.coding is None else plan.coding.table(plan.stretch, plan.invert)
     return Raster(samples, alpha, table)
+
+
+def _picked(plan: RenderPlan) -> int | None:
+    """The byte that yields to all others where one is picked; -1 if none does, `None` if none is picked."""
+    if plan.resampling not in PICKING:
+        return None
+    if plan.background is None:
+        return -1
+    if plan.meaning is Meaning.INDEXED:
+        return plan.background & 0xFF
+    shown = int(to_byte(np.array([plan.background], dtype=np.float64), plan.stretch)[0])
+    return 255 - shown if plan.invert else shown
 
 
 def _with_palette(block: Block, opacity: U8 | None, header: SourceHeader, plan: RenderPlan) -> U8 | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,29 @@ from geoprocessing_worker.bands import BandChoice, Colour
 from geoprocessing_worker.header import Level, SourceHeader
 from geoprocessing_worker.lab import to_lab
 from geoprocessing_worker.opening import open_source
-from geoprocessing_worker.pixels import alpha_to_byte, decibels, straightened, validity
+from geoprocessing_worker.pixels import alpha_to_byte, alpha_top, decibels, straightened, validity
+from geoprocessing_worker.stretch import is_ordered
 
 ENOUGH = 1_000_000  # pixels; percentiles are then good to a tenth of a percent
 WHOLE = 4_000_000  # pixels; a level up to this size is looked at whole
+ALL_ROUND = 0.95  # of the outermost pixels, where one value makes a collar
 SMALLEST_OVERVIEW = 256  # pixels on the long side; smaller ones are too smooth to tell the extremes
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Valid raw values per shown band (1-d each, the same pixels in all), and how many pixels were looked at."""
+    """Valid raw values per shown band (1-d each, the same pixels in all), and how many pixels were looked at.
+
+    `alpha_top`: the value of the alpha band at which all is visible. `collar`: the value that runs all round a picture
+    of one band. `ordered`: of a band of few values, neighbours hold neighbouring ones, as in a photograph.
+    """
 
     values: tuple[NDArray[Any], ...]
     looked_at: int
     source: str
+    alpha_top: float = 255.0
+    collar: float | None = None
+    ordered: bool = False
 
     @property
     def valid(self) -> int:
@@ -43,16 +52,38 @@ def take_sample(
     windows = _windows(level)
     kept: list[NDArray[Any]] = []
     looked_at = 0
+    collar, ordered = None, False
     with open_source(path, level.overview, header.directory, raw=header.raw) as dataset:
+        choice = replace(choice, alpha_top=_alpha_top(dataset, header, choice, windows))
         for window in windows:
             block, alpha = read_window(dataset, header, choice, nodata, window)
+            if len(block) == 1 and alpha is None and len(windows) == 1:
+                collar = _collar(block[0])
+            ordered = ordered or (len(block) == 1 and is_ordered(block[0]))
             step = max(1, int(np.sqrt(block[0].size * len(windows) / (2 * ENOUGH))))
             block, alpha = block[:, ::step, ::step], None if alpha is None else alpha[::step, ::step]
             looked_at += block[0].size
             kept.append(block.reshape(len(block), -1) if alpha is None else block[:, alpha > 0])
     values = np.concatenate(kept, axis=1)
     words = "overview" if level.overview is not None else "blocks" if len(windows) > 1 else "all pixels"
-    return Sample(tuple(values), looked_at, words)
+    return Sample(tuple(values), looked_at, words, choice.alpha_top, collar, ordered)
+
+
+def _alpha_top(dataset: Any, header: SourceHeader, choice: BandChoice, windows: list[Window]) -> float:
+    """One look for the whole file: of its parts some may hold nothing but small values."""
+    if choice.alpha is None:
+        return 255.0
+    dtype, largest = header.band(choice.alpha).dtype, 0.0
+    if dtype == "uint16":
+        largest = float(max(dataset.read(choice.alpha, window=window).max(initial=0) for window in windows))
+    return alpha_top(dtype, largest)
+
+
+def _collar(plane: NDArray[Any]) -> float | None:
+    """The value that nearly all of the outermost pixels hold, if there is one."""
+    outline = np.concatenate([plane[0], plane[-1], plane[:, 0], plane[:, -1]])
+    first = outline[0]
+    return float(first) if np.count_nonzero(outline == first) >= ALL_ROUND * outline.size else None
 
 
 def read_window(
@@ -67,10 +98,10 @@ def read_window(
     mask: NDArray[np.uint8] | None = None
     if choice.alpha is not None:
         alpha, block = block[-1], block[:-1]
-        mask = alpha_to_byte(alpha)
+        mask = alpha_to_byte(alpha, choice.alpha_top)
         if header.alpha_premultiplied and block.dtype != np.uint8 and choice.colour is not Colour.LAB:
             # Bytes are shown as they are and made straight at the end; what is stretched must be straight before.
-            block = straightened(block, alpha)
+            block = straightened(block, alpha, choice.alpha_top)
     if header.has_mask:
         internal = dataset.read_masks(1, window=window)
         mask = internal if mask is None else np.minimum(mask, internal)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,12 @@ CLASSES = 64
 
 CLASS_SPAN = 1024
 """Codes of land cover and the like lie closer together than this; a wider span is measurements that were simplified."""
+
+
+LOOKED_AT = (256, 1024)  # rows and columns: enough to tell how neighbours differ
+MANY_CLASSES = 16  # values; among fewer every step is to one nearby
+NEARBY = 3  # ranks
+MOSTLY = 0.6  # of all changes between neighbours
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,31 @@ def few_values(values: NDArray[np.generic]) -> bool:
     return np.unique(values).size <= CLASSES
 
 
-def choose_stretch(values: NDArray[np.generic], bits: int | None, asked: str | None, colour: bool) -> Stretch:
+def is_ordered(plane: NDArray[Any]) -> bool:
+    """Whether (rows, columns) of few values are measurements or a photograph rather than classes.
+
+    Where neighbours differ, measurements step to a value nearby, classes to any. Among few values all are near.
+    """
+    part = plane[: LOOKED_AT[0], : LOOKED_AT[1]]
+    known = _distinct(part) if part.dtype.kind in "iub" else part[:0, 0]
+    if not MANY_CLASSES < known.size <= CLASSES:
+        return False
+    steps = np.abs(np.diff(np.searchsorted(known, part).astype(np.int16), axis=1))
+    changes = np.count_nonzero(steps)
+    return bool(changes and np.count_nonzero(steps > NEARBY) < changes * (1 - MOSTLY))
+
+
+def _distinct(part: NDArray[Any]) -> NDArray[Any]:
+    if part.dtype == np.uint8:
+        return np.flatnonzero(np.bincount(part.reshape(-1), minlength=256)).astype(np.uint8)
+    if np.unique(part[::16]).size > CLASSES:
+        return part[:0, 0]
+    return np.unique(part)
+
+
+def choose_stretch(
+    values: NDArray[np.generic], bits: int | None, asked: str | None, *, colour: bool, ordered: bool = False
+) -> Stretch:
     """The stretch for a sample.
 
     Args:
@@ -46,6 +77,7 @@ def choose_stretch(values: NDArray[np.generic], bits: int | None, asked: str | N
         bits: bits per sample where the file says fewer than its type has.
         asked: the payload's stretch, already checked (`options.STRETCHES`), or `None`.
         colour: whether the picture is an RGB triple, which is never classes.
+        ordered: whether neighbours hold values nearby, so that few values are no classes.
     """
     if asked is not None:
         return _asked(values, asked)
@@ -53,7 +85,7 @@ def choose_stretch(values: NDArray[np.generic], bits: int | None, asked: str | N
         return _byte(values, bits, colour)
     if values.size == 0:
         return Stretch("none", 0.0, 255.0, "no valid value in the sample")
-    if not colour and few_values(values):
+    if not colour and not ordered and few_values(values):
         return _minmax(values, f"at most {CLASSES} different whole values: classes, all kept apart")
     return _percentile(values, 2.0, 98.0, "2nd to 98th percentile of the valid pixels in the sample")
 
@@ -63,7 +95,7 @@ def _byte(values: NDArray[np.generic], bits: int | None, colour: bool) -> Stretc
         return Stretch("bits", 0.0, float(2**bits - 1), f"the file's {bits} bits, spread over 8")
     varied = values.size > 0 and values.min() != values.max()
     if not colour and varied and int(values.max()) < CLASSES and few_values(values):
-        return _minmax(values, f"whole values below {CLASSES}: classes, all kept apart")
+        return _minmax(values, f"whole values below {CLASSES}, which would all be dark: all kept apart")
     return Stretch("none", 0.0, 255.0, "8-bit values are shown as they are")
 
 

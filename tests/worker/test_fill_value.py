@@ -102,6 +102,20 @@ def test_undeclared_nodata_leaves_contrast_to_the_rest_and_is_told(dtype: str, f
     assert not picture[:, :35, :3].any()
 
 
+@pytest.mark.parametrize("place", ["collar", "island"])
+def test_a_collar_of_any_value_is_left_out(place: str, tmp_path: Path) -> None:
+    """One that runs all round the picture is no measurement, whatever its number; as an island it may well be one."""
+    data = (np.arange(10_000).reshape(1, 100, 100) % 25 * 60 + 9000).astype(np.uint16)
+    if place == "collar":
+        data[:, :10] = data[:, -10:] = data[:, :, :10] = data[:, :, -10:] = 1
+    else:
+        data[:, 20:60, 20:60] = 1
+    result = run(Tiff(data).write(tmp_path / "a.tif"), tmp_path / "out")
+    choices: Any = result.metadata["choices"]
+    assert [fill["value"] for fill in choices["stretch"]["leftOut"]] == ([1.0] if place == "collar" else [])
+    assert (choices["stretch"]["lo"] >= 9000) == (place == "collar")
+
+
 def test_stretch_that_was_asked_for_by_its_ends_takes_all_values(tmp_path: Path) -> None:
     """`minmax` means lowest to highest of all, whatever they look like."""
     data = ramp(60, 100, "int16", 1000, 1500)

@@ -326,6 +326,79 @@ def test_scattered_pixels_survive_shrinking(tmp_path: Path) -> None:
     assert np.count_nonzero(picture[..., 3]) >= 30
 
 
+@pytest.mark.parametrize("crs", ["native", "EPSG:3857"])
+def test_scattered_entries_of_a_palette_show_in_picture_and_thumbnail(crs: str, tmp_path: Path) -> None:
+    """Single pixels of a class among hidden ones: in their own colour, wholly visible, in a tenth of the size."""
+    index = np.zeros((1, 600, 600), dtype=np.uint8)
+    index[0, 7::60, 3::60] = 5
+    palette = {0: (0, 0, 0, 255), 5: (200, 0, 0, 255)}
+    source = Tiff(index, nodata=0, palette=palette).write(tmp_path / "a.tif")
+    result = run(source, tmp_path / "out", max_size=100, thumbnail_size=50, coordinate_system=crs)
+    with Image.open(tmp_path / "out" / "a_thumb.png") as image:
+        thumbnail = np.asarray(image.convert("RGBA"))
+    for picture, least in ((picture_of(result), 85), (thumbnail, 70)):
+        shown = picture[picture[..., 3] > 0]
+        assert len(shown) >= least
+        assert {tuple(colour) for colour in shown.tolist()} == {(200, 0, 0, 255)}
+
+
+@pytest.mark.parametrize("palette", [None, {0: (0, 0, 0, 255), 9: (0, 200, 0, 255)}], ids=["gray", "palette"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16"])
+def test_thin_lines_on_one_background_stay_whole_when_they_shrink(
+    dtype: str, palette: dict[int, tuple[int, int, int, int]] | None, tmp_path: Path
+) -> None:
+    """A rasterised line, one class on another: no gap along it, and no colour but the two."""
+    if palette is not None and dtype != "uint8":
+        dtype = "uint16"
+    data = np.zeros((1, 900, 900), dtype=dtype)
+    data[0, np.arange(900), np.arange(900) // 2 + 100] = 9
+    source = Tiff(data, palette=palette).write(tmp_path / "a.tif")
+    result = run(source, tmp_path / "out", max_size=90, coordinate_system="native")
+    picture = picture_of(result)[..., :3].reshape(90, 90, 3)
+    line = picture.max(axis=2) > 100
+    assert line.any(axis=1).all()
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 2
+    choices: Any = result.metadata["choices"]
+    assert any("hardly a pixel is not 0" in note for note in choices["notes"])
+
+
+def test_few_visible_measurements_keep_their_values_when_they_shrink(tmp_path: Path) -> None:
+    """A thin line of floats on nodata is wholly visible in a tenth of the size, with the values that it has."""
+    data = np.full((1, 900, 900), -9999, dtype=np.float32)
+    data[0, 450] = np.linspace(0, 100, 900)
+    source = Tiff(data, nodata=-9999).write(tmp_path / "a.tif")
+    asked: dict[str, Any] = {"stretch": "range:0,100", "coordinate_system": "native"}
+    picture = picture_of(run(source, tmp_path / "out", max_size=90, **asked))
+    assert (picture[45, :, 3] == 255).all()
+    assert np.abs(picture[45, :, 0].astype(int) - np.linspace(1.3, 253.7, 90)).max() <= 2
+    assert np.count_nonzero(picture[..., 3]) == 90
+
+
+def test_alpha_of_16_bits_is_one_scale_for_the_whole_file(tmp_path: Path) -> None:
+    """Rows in which alpha is small are nearly hidden, even where whole strips of them are read at a time."""
+    data = np.full((2, 3000, 1200), 30_000, dtype=np.uint16)
+    data[1, :2000], data[1, 2000:] = 200, 65535
+    source = Tiff(data, colours=["gray", "alpha"]).write(tmp_path / "a.tif")
+    alpha = picture_of(run(source, tmp_path / "out", max_size=300, coordinate_system="native"))[..., 3]
+    assert alpha[:190].max() <= 1
+    assert alpha[210:].min() == 255
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16"])
+def test_few_values_that_run_into_each_other_are_no_classes(dtype: str, tmp_path: Path) -> None:
+    """Forty grays of a photograph, or whole metres of a plain, are averaged; forty classes in patches are not."""
+    rows, columns = np.indices((400, 400))
+    plain = (20 + 18 * np.sin(rows / 60) * np.cos(columns / 45)).astype(dtype)
+    noise = np.random.default_rng(1).integers(-1, 2, plain.shape).astype(dtype)
+    patches = np.random.default_rng(2).integers(0, 40, (40, 40)).astype(dtype).repeat(10, axis=0).repeat(10, axis=1)
+    methods = []
+    for number, data in enumerate((plain + noise, patches)):
+        source = Tiff(data[None]).write(tmp_path / f"{number}.tif")
+        choices: Any = run(source, tmp_path / f"out{number}", max_size=64).metadata["choices"]
+        methods.append(choices["resampling"]["method"])
+    assert methods == ["average", "nearest"]
+
+
 def test_alpha_of_a_widened_picture_is_whole(tmp_path: Path) -> None:
     """16-bit samples whose alpha ends at 255 are opaque, not invisible."""
     data = np.full((4, 40, 40), 200, dtype=np.uint16)

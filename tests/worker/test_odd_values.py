@@ -15,13 +15,30 @@ EXTRA_SAMPLES, INK_SET = 338, 332
 GRAY = np.arange(100, 2600, dtype=np.uint16).reshape(50, 50, 1)
 
 
-@pytest.mark.parametrize("text", [b"nan", b"-inf", b"1e400", b"-9999", b"70000", b"7.5", b"9" * 100_000, b""])
+@pytest.mark.parametrize("text", [b"nan", b"-inf", b"1e400", b"-9999", b"70000", b"7.5", b"9" * 100_000])
 def test_nodata_that_the_type_cannot_hold_hides_nothing(text: bytes, tmp_path: Path) -> None:
     """On whole numbers of 16 bits, with absurd lengths too."""
     path = write_raw_tiff(tmp_path / "a.tif", GRAY, tags={NODATA: (ASCII, text + b"\0")})
     result = run(path, tmp_path / "out")
     assert result.metadata["validFraction"] == 1.0
     assert np.ptp(picture_of(result)[..., 0]) == 255
+
+
+@pytest.mark.parametrize("text", [b"none", b"null", b"N/A", b"", b" ", b"no data"])
+def test_nodata_that_is_a_word_hides_nothing(text: bytes, tmp_path: Path) -> None:
+    """GDAL takes a word for 0; what is 0 is a value, and black."""
+    path = write_raw_tiff(tmp_path / "a.tif", GRAY - 100, tags={NODATA: (ASCII, text + b"\0")})
+    result = run(path, tmp_path / "out")
+    assert result.metadata["validFraction"] == 1.0
+    facts: Any = result.metadata["source"]
+    assert facts["bands"][0]["nodata"] is None
+
+
+@pytest.mark.parametrize("text", [b" 0", b"0.0", b"+0", b"-0", b".0", b"0e3", b"0 metres"])
+def test_nodata_that_begins_as_a_number_is_that_number(text: bytes, tmp_path: Path) -> None:
+    """However it is written."""
+    path = write_raw_tiff(tmp_path / "a.tif", GRAY - 100, tags={NODATA: (ASCII, text + b"\0")})
+    assert picture_of(run(path, tmp_path / "out"))[0, 0, 3] == 0
 
 
 def test_lab_is_turned_into_light(tmp_path: Path) -> None:

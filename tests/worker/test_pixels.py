@@ -56,6 +56,13 @@ def test_nodata_is_compared_in_the_bands_own_type(dtype: str, stored: Any, told:
     assert bool(same is not None and same.all()) is found
 
 
+def test_each_band_has_its_own_nodata() -> None:
+    """Hidden where every band holds its own value, not where all hold the first one's."""
+    bands = block([[1, 1, 2]], [[2, 1, 2]])
+    assert np.asarray(validity(bands, (1, 2), None)).tolist() == [[0, 255, 255]]
+    assert validity(bands, (1, None), None) is None
+
+
 def test_mask_and_nodata_count_together() -> None:
     """A pixel shows only if the mask and the nodata value both let it."""
     values = block([[1, 1, 9, 9]])
