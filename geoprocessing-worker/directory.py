@@ -10,7 +10,7 @@ import itertools
 import os
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +23,7 @@ from geoprocessing_worker.errors import JobError, refused
 COMPRESSION = 259
 PHOTOMETRIC = 262
 COLOR_MAP = 320
+IMAGE_DEPTH = 32997
 EXTRA_SAMPLES = 338
 GDAL_NODATA = 42113
 SUB_DIRECTORIES = (330, 34665, 34853, 40965)  # SubIFDs, EXIF, GPS, interoperability
@@ -42,6 +43,7 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 # TIFF's types: bytes of one value, and numpy's letter where the value is a whole number.
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+LETTERS = 2
 WHOLE = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
 
 MOST_DIRECTORIES = 4096  # a day of pictures, one a minute, with an overview each
@@ -214,36 +216,32 @@ def too_large(limit: str, found: int, allowed: int, words: str) -> JobError:
     )
 
 
-def tag_values(path: Path, tag: int, directory: int = 1) -> tuple[int, ...]:
-    """The whole numbers of a tag in the directory with this 1-based number; empty if it is not there or unreadable."""
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """Some tags of one directory: whole numbers by tag, and the letters of those that hold any, up to the first NUL."""
+
+    numbers: Mapping[int, tuple[int, ...]]
+    texts: Mapping[int, str]
+
+    def first(self, tag: int) -> int | None:
+        """The first number of a tag, `None` without it."""
+        return next(iter(self.numbers.get(tag, ())), None)
+
+
+def read_tags(path: Path, wanted: Iterable[int], directory: int = 1) -> Tags:
+    """These tags of the directory with this 1-based number; what is not there or unreadable is left out."""
+    numbers: dict[int, tuple[int, ...]] = {}
+    texts: dict[int, str] = {}
     try:
         with path.open("rb") as file:
             tiff = Tiff(file)
-            return tuple(int(one) for one in tiff.numbers(_found(tiff, tag, directory)))
+            found = next(itertools.islice(tiff.directories(), directory - 1, None), None)
+            fields = [] if found is None else [field for tag in wanted if (field := found.find(tag))]
+            for field in fields:
+                if field.kind == LETTERS:
+                    texts[field.tag] = tiff.content(field).partition(b"\0")[0].decode("latin-1")
+                else:
+                    numbers[field.tag] = tuple(tiff.numbers(field).tolist())
     except (OSError, JobError):
-        return ()
-
-
-def tag_text(path: Path, tag: int, directory: int = 1) -> str | None:
-    """The letters of a tag in the directory with this 1-based number, up to the first NUL; `None` without the tag."""
-    try:
-        with path.open("rb") as file:
-            tiff = Tiff(file)
-            field = _found(tiff, tag, directory)
-            return None if field is None else tiff.content(field).partition(b"\0")[0].decode("latin-1")
-    except (OSError, JobError):
-        return None
-
-
-def has_tag(path: Path, tag: int, directory: int = 1) -> bool:
-    """Whether the directory with this 1-based number holds the tag."""
-    try:
-        with path.open("rb") as file:
-            return _found(Tiff(file), tag, directory) is not None
-    except (OSError, JobError):
-        return False
-
-
-def _found(tiff: Tiff, tag: int, directory: int) -> Field | None:
-    found = next(itertools.islice(tiff.directories(), directory - 1, None), None)
-    return None if found is None else found.find(tag)
+        pass  # GDAL may find more in a damaged file, and says what is wrong with it
+    return Tags(numbers, texts)

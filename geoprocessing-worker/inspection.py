@@ -23,11 +23,11 @@ from geoprocessing_worker.directory import (
     EXTRA_SAMPLES,
     GDAL_NODATA,
     GRAY_SCALES,
+    IMAGE_DEPTH,
     PHOTOMETRIC,
     SEPARATED,
-    has_tag,
-    tag_text,
-    tag_values,
+    Tags,
+    read_tags,
     too_large,
 )
 from geoprocessing_worker.errors import refused
@@ -42,6 +42,7 @@ LONGEST_TAG = 500  # characters
 
 RAW = frozenset({SEPARATED, CIE})  # what GDAL turns into light by itself, where it is stored in bytes
 LAB_BANDS = 3
+TAGS_READ = (PHOTOMETRIC, EXTRA_SAMPLES, GDAL_NODATA, COLOR_MAP, IMAGE_DEPTH)
 NUMBER = re.compile(r"\s*[-+]?(\d|\.\d|nan|inf|1\.#)", re.IGNORECASE)
 
 TAGS = (
@@ -72,7 +73,8 @@ def inspect_file(
     if number > pages:
         raise refused("invalid_payload", f"The job asks for page {number}, but the file has {pages}.", pages=pages)
     directory = directories[number - 1]
-    photometric = next(iter(tag_values(path, PHOTOMETRIC, directory)), None)
+    tags = read_tags(path, TAGS_READ, directory)
+    photometric = tags.first(PHOTOMETRIC)
     raw = photometric in RAW
     with open_source(path, directory=directory, raw=raw) as dataset:
         _forget_old_errors(dataset)
@@ -80,11 +82,10 @@ def inspect_file(
         levels = [Level(None, dataset.width, dataset.height, *_block_size(dataset))]
         overviews = _overviews(dataset, raw=raw)
         facts = _read(dataset, source_crs)
-    _check_colours(photometric, facts["bands"])
-    premultiplied = ASSOCIATED_ALPHA in tag_values(path, EXTRA_SAMPLES, directory)
-    if not _says_a_number(tag_text(path, GDAL_NODATA, directory)):
+    _check_samples(tags, facts["bands"])
+    if not _says_a_number(tags.texts.get(GDAL_NODATA)):
         facts["bands"] = tuple(replace(band, nodata=None) for band in facts["bands"])
-    if photometric in GRAY_SCALES and not has_tag(path, COLOR_MAP, directory):
+    if photometric in GRAY_SCALES and COLOR_MAP not in tags.numbers:
         # GDAL makes up a colour table for scans of few bits; by it they would be names, and could not be averaged.
         facts["palette"] = None
     for level in range(min(overviews, MAX_OVERVIEWS)):
@@ -96,7 +97,7 @@ def inspect_file(
         pages=pages,
         page=number,
         directory=directory,
-        alpha_premultiplied=premultiplied,
+        alpha_premultiplied=ASSOCIATED_ALPHA in tags.numbers.get(EXTRA_SAMPLES, ()),
         photometric=photometric,
         raw=raw,
     )
@@ -115,8 +116,15 @@ def _overviews(dataset: Any, *, raw: bool) -> int:
     return 0 if made_light or (raw and dataset.dtypes[0] == "uint8") else len(dataset.overviews(1))
 
 
-def _check_colours(photometric: int | None, bands: tuple[BandHeader, ...]) -> None:
-    """Refuse L*a*b* on a scale that is not known: three raw numbers in its place would be colours of nothing."""
+def _check_samples(tags: Tags, bands: tuple[BandHeader, ...]) -> None:
+    """Refuse what GDAL would read as something else: L*a*b* on a scale that is not known, and volumes."""
+    depth, photometric = tags.first(IMAGE_DEPTH), tags.first(PHOTOMETRIC)
+    if depth is not None and depth > 1:
+        raise refused(
+            "unsupported_data_type",
+            f"The file holds a volume, {depth} pictures deep, not a picture. Save one of them, or each as a page.",
+            depth=depth,
+        )
     if is_lab(photometric) and len(bands) >= LAB_BANDS and not is_known_lab(photometric, bands[0].dtype):
         raise refused(
             "unsupported_data_type",

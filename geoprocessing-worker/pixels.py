@@ -20,6 +20,7 @@ Samples = NDArray[Any]
 
 VIPS_KERNELS = {"average": "linear", "bilinear": "linear", "cubic": "cubic", "lanczos": "lanczos3"}
 FORMATS = {"uint8": "uchar", "uint16": "ushort"}
+ENORMOUS, ABOUT = 1e30, 0.999
 PICKING = frozenset({"nearest", "mode"})
 """Methods that never mix values: they only choose among them."""
 
@@ -35,6 +36,11 @@ def is_nodata(plane: Block, nodata: float | None) -> NDArray[np.bool_] | None:
     elif abs(nodata) > (largest := float(np.finfo(plane.dtype).max)) and np.isfinite(nodata):
         # Written as a decimal, the lowest float32 comes back a little below itself.
         nodata = float(np.copysign(largest, nodata))
+    if plane.dtype.kind == "f" and ENORMOUS <= abs(nodata) < np.inf:
+        # Told as -3.4e38 or -3.40282e+38, the lowest float32 is meant; nothing that is measured gets near.
+        edge = plane.dtype.type(nodata * ABOUT)
+        far: NDArray[np.bool_] = plane <= edge if nodata < 0 else plane >= edge
+        return far
     same: NDArray[np.bool_] = np.equal(plane, plane.dtype.type(nodata))
     return same
 

@@ -12,7 +12,7 @@ import pyvips
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
-from geoprocessing_worker.directory import CODECS, COMPRESSION, malformed, tag_values
+from geoprocessing_worker.directory import CODECS, COMPRESSION, malformed, read_tags
 from geoprocessing_worker.errors import ErrorClass, JobError, refused
 
 
@@ -69,7 +69,7 @@ def named_errors(source: Path) -> Iterator[None]:
     try:
         yield
     except (RasterioError, CPLE_BaseError, pyvips.Error, MemoryError) as error:
-        raise named(error, tag_values(source, COMPRESSION)) from error
+        raise named(error, read_tags(source, [COMPRESSION]).numbers.get(COMPRESSION, ())) from error
     except UnicodeDecodeError as error:
         # rasterio takes all texts of GDAL's for UTF-8, also those that a damaged file left half of.
         raise malformed("a text in it cannot be read", reason=error.reason) from error

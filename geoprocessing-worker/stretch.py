@@ -9,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 CLASSES = 64
-"""An integer raster with no more different values than this is taken for classes, not for measurements."""
+"""A raster of no more different whole values than this is taken for classes, not for measurements."""
+
+DARK = 128
+"""Codes of classes that end below this are spread; grays of a photograph may be as dark as they are."""
 
 CLASS_SPAN = 1024
 """Codes of land cover and the like lie closer together than this; a wider span is measurements that were simplified."""
@@ -18,6 +21,7 @@ CLASS_SPAN = 1024
 LOOKED_AT = (256, 1024)  # rows and columns: enough to tell how neighbours differ
 MANY_CLASSES = 16  # values; among fewer every step is to one nearby
 NEARBY = 3  # ranks
+FIRST = 1000  # values
 MOSTLY = 0.6  # of all changes between neighbours
 
 
@@ -37,21 +41,31 @@ class Stretch:
 
 
 def few_values(values: NDArray[np.generic]) -> bool:
-    """Whether a sample of integers holds so few different values that they must be classes."""
-    if values.dtype.kind not in "iub" or values.size < 16:
+    """Whether a sample of whole numbers, of any type, holds so few different ones that they must be classes."""
+    if values.size < 16 or not _whole(values):
         return False
-    if int(values.max()) - int(values.min()) > CLASS_SPAN:
+    if float(values.max()) - float(values.min()) > CLASS_SPAN:
         return False
-    return np.unique(values).size <= CLASSES
+    # A byte less a byte overflows, a large float as a whole number does.
+    wide = values if values.dtype.kind == "f" else values.astype(np.int64)
+    codes = (wide - wide.min()).astype(np.intp)
+    return int(np.count_nonzero(np.bincount(codes))) <= CLASSES
+
+
+def _whole(values: NDArray[Any]) -> bool:
+    """Whether all are whole numbers; among floats the first few tell nearly always."""
+    if values.dtype.kind != "f":
+        return values.dtype.kind in "iub"
+    return all(bool((part == np.rint(part)).all()) for part in (values[:FIRST], values))
 
 
 def is_ordered(plane: NDArray[Any]) -> bool:
-    """Whether (rows, columns) of few values are measurements or a photograph rather than classes.
+    """Whether (rows, columns) of few whole values are measurements or a photograph rather than classes.
 
     Where neighbours differ, measurements step to a value nearby, classes to any. Among few values all are near.
     """
     part = plane[: LOOKED_AT[0], : LOOKED_AT[1]]
-    known = _distinct(part) if part.dtype.kind in "iub" else part[:0, 0]
+    known = _distinct(part) if _whole(part.reshape(-1)) else part[:0, 0]
     if not MANY_CLASSES < known.size <= CLASSES:
         return False
     steps = np.abs(np.diff(np.searchsorted(known, part).astype(np.int16), axis=1))
@@ -82,7 +96,7 @@ def choose_stretch(
     if asked is not None:
         return _asked(values, asked)
     if values.dtype == np.uint8:
-        return _byte(values, bits, colour)
+        return _byte(values, bits, colour=colour, ordered=ordered)
     if values.size == 0:
         return Stretch("none", 0.0, 255.0, "no valid value in the sample")
     if not colour and not ordered and few_values(values):
@@ -90,12 +104,13 @@ def choose_stretch(
     return _percentile(values, 2.0, 98.0, "2nd to 98th percentile of the valid pixels in the sample")
 
 
-def _byte(values: NDArray[np.generic], bits: int | None, colour: bool) -> Stretch:
+def _byte(values: NDArray[np.generic], bits: int | None, *, colour: bool, ordered: bool) -> Stretch:
     if bits is not None and bits < 8 and (values.size == 0 or int(values.max()) < 2**bits):
         return Stretch("bits", 0.0, float(2**bits - 1), f"the file's {bits} bits, spread over 8")
     varied = values.size > 0 and values.min() != values.max()
-    if not colour and varied and int(values.max()) < CLASSES and few_values(values):
-        return _minmax(values, f"whole values below {CLASSES}, which would all be dark: all kept apart")
+    dark = CLASSES if ordered else DARK
+    if not colour and varied and int(values.max()) < dark and few_values(values):
+        return _minmax(values, f"few whole values below {dark}, which would all be dark: all kept apart")
     return Stretch("none", 0.0, 255.0, "8-bit values are shown as they are")
 
 

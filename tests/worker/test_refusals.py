@@ -94,6 +94,15 @@ def test_file_of_numbers_that_nobody_reads_is_refused_by_name(
     assert caught.value.code == "unsupported_data_type"
 
 
+def test_volume_is_refused_by_name(tmp_path: Path) -> None:
+    """Of a picture that is sixteen deep GDAL would show parts in places where they are not."""
+    tags: Any = {32997: (LONG, [16])}
+    source = write_raw_tiff(tmp_path / "a.tif", np.zeros((50, 50, 1), np.uint8), tags=tags)
+    with pytest.raises(JobError, match="16 pictures deep") as caught:
+        run(source, tmp_path / "out")
+    assert caught.value.code == "unsupported_data_type"
+
+
 @pytest.mark.parametrize(
     ("bits", "kind"), [(1, 1), (3, 1), (12, 1), (17, 1), (24, 1), (64, 1), (8, 2), (16, 3), (24, 3)]
 )

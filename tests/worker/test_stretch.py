@@ -36,6 +36,9 @@ def test_classes_are_kept_apart() -> None:
     """A few whole numbers are spread from lowest to highest, none clipped away."""
     classes = np.array([11, 21, 31, 95] * 50, dtype=np.uint8)
     assert choose_stretch(classes.astype(np.int16), None, None, colour=False).kind == "minmax"
+    assert choose_stretch(classes.astype(np.float32), None, None, colour=False).kind == "minmax"
+    halves = choose_stretch(classes.astype(np.float32) / 2 + 0.25, None, None, colour=False)
+    assert halves.kind == "percentile"
     low = choose_stretch((classes // 10).astype(np.uint8), None, None, colour=False)
     assert (low.lo, low.hi) == (1.0, 9.0)
 
