@@ -17,6 +17,7 @@ from rio_cogeo.cogeo import cog_validate
 
 from geoprocessing_worker.bands import BandChoice
 from geoprocessing_worker.cog_check import check_copy, check_web_copy
+from geoprocessing_worker.directory import SEPARATED
 from geoprocessing_worker.errors import ErrorClass, JobError, refused
 from geoprocessing_worker.facts import facts, own_grid, sample_of
 from geoprocessing_worker.handlers import (
@@ -30,6 +31,7 @@ from geoprocessing_worker.handlers import (
 )
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.inspection import inspect_file
+from geoprocessing_worker.lab import is_lab
 from geoprocessing_worker.opening import gdal_environment, open_source
 from geoprocessing_worker.plan import choose_resampling, few_of
 from geoprocessing_worker.refusals import named_errors
@@ -101,6 +103,11 @@ def _refuse_impossible(header: SourceHeader, options: CogOptions) -> None:
             "unsupported_photometric",
             "Its grays count from white to black, which a cloud optimised GeoTIFF made here cannot say. "
             "Save it as MINISBLACK first.",
+        )
+    if is_lab(header.photometric) or header.photometric == SEPARATED:
+        raise refused(
+            "unsupported_photometric",
+            "Its colours are inks or L*a*b*, which a cloud optimised GeoTIFF made here cannot say. Save it as RGB.",
         )
     if header.palette is not None and header.bands[0].dtype not in {"uint8", "uint16"}:
         raise refused(

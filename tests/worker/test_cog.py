@@ -163,3 +163,12 @@ def test_a_copy_that_is_not_one_does_not_leave(tmp_path: Path) -> None:
         with pytest.raises(JobError, match=name) as caught:
             check_copy(right, made, inspect_file(right), inspect_file(made), lossy=False)
         assert caught.value.code == "self_check_failed"
+
+
+@pytest.mark.parametrize(("photometric", "bands"), [("CMYK", 4), ("CMYK", 5), ("CIELAB", 3)])
+def test_inks_and_lab_are_refused_by_name(photometric: str, bands: int, tmp_path: Path) -> None:
+    """Without a word for them in the result, they would be taken for other colours."""
+    source = Tiff(NOISE[[0] * bands, :64, :64], profile={"photometric": photometric}).write(tmp_path / "a.tif")
+    with pytest.raises(JobError, match="inks or L") as caught:
+        cog(source, tmp_path / "out")
+    assert caught.value.code == "unsupported_photometric"
