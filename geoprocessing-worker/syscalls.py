@@ -1,7 +1,7 @@
 """A filter on system calls: no sockets, no other programs or processes, nobody else's memory.
 
 Landlock leaves UDP and Unix sockets open, and lets a process fork; a fork that leaves its session outlives the kill of
-its group. The filter is forty comparisons of a number, written out here: Python's bindings of libseccomp need that
+its group. The filter is a hundred comparisons of a number, written out here: Python's bindings of libseccomp need that
 library on the system, and the best known one has had no release since 2021.
 """
 
@@ -33,6 +33,13 @@ REFUSED = {
     "execve": (59, 221), "execveat": (322, 281), "setsid": (112, 157),
     "setpgid": (109, 154), "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
     "pidfd_open": (434, 434), "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424),
+    # others' files: Landlock asks nobody who changes their rights, owner, times or attributes
+    "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "fchown": (93, 55), "fchownat": (260, 54),
+    "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
+    "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16), "setxattrat": (463, 463),
+    "removexattrat": (466, 466), "file_setattr": (469, 469), "mknodat": (259, 33),
+    # memory that outlives the process, or that no limit counts
+    "shmget": (29, 194), "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180), "memfd_create": (319, 279),
     # others' memory
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
     # doors of the kernel that nothing here has a use for
@@ -40,10 +47,17 @@ REFUSED = {
     "add_key": (248, 217), "request_key": (249, 218), "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40),
     "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "open_by_handle_at": (304, 265),
     "move_mount": (429, 429), "open_tree": (428, 428), "fsopen": (430, 430), "fsmount": (432, 432),
-    "init_module": (175, 105), "finit_module": (313, 273), "kexec_load": (246, 104),
+    "init_module": (175, 105), "finit_module": (313, 273), "kexec_load": (246, 104), "delete_module": (176, 106),
+    "kexec_file_load": (320, 294), "reboot": (169, 142), "swapon": (167, 224), "swapoff": (168, 225),
+    "settimeofday": (164, 170), "clock_settime": (227, 112), "clock_adjtime": (305, 266), "adjtimex": (159, 171),
+    "sethostname": (170, 161), "setdomainname": (171, 162), "syslog": (103, 116), "acct": (163, 89),
+    "quotactl": (179, 60), "fanotify_init": (300, 262), "personality": (135, 92),
 }  # fmt: skip
-# Of x86_64 alone; others have only clone.
-REFUSED_X86_64 = {"fork": 57, "vfork": 58}
+# Of x86_64 alone; others have only what came later.
+REFUSED_X86_64 = {
+    "fork": 57, "vfork": 58, "chmod": 90, "chown": 92, "lchown": 94, "utime": 132, "utimes": 235, "futimesat": 261,
+    "mknod": 133, "iopl": 172, "ioperm": 173,
+}  # fmt: skip
 # Allowed on the process itself (its number, or 0), by their first argument.
 ON_ITSELF: dict[str, tuple[int, int]] = {"kill": (62, 129), "tgkill": (234, 131), "prlimit64": (302, 261)}
 CLONE = (56, 220)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,13 +18,14 @@ from geoprocessing_worker.confinement import Layer, Reach
 from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, convert
 from geoprocessing_worker.errors import ConfigurationError
 from geoprocessing_worker.options import RenderOptions
-from geoprocessing_worker.sandbox import Sandbox
-from tests.support.attacks import DONE, attack
+from geoprocessing_worker.sandbox import Limits, Sandbox
+from tests.support.attacks import DONE, attack, tell_limits
 from tests.support.canary import Canary
 from tests.support.child_work import Deed, Told
 from tests.support.rasters import Tiff, quarters
 
 PRELOAD = ("geoprocessing_worker.forkserver", "tests.support.attacks")
+LIMITS = Limits(cpu_seconds=1234, open_files=200)
 pytestmark = pytest.mark.skipif(
     bool(confinement.missing_layers()), reason=f"not in this kernel: {confinement.missing_layers()}"
 )
@@ -56,6 +60,22 @@ REFUSED = [
     "signal everybody",
     "trace",
     "use io_uring",
+    "use userfaultfd",
+    "open a process",
+    "read a process's memory",
+    "share memory",
+    "make a queue",
+    "set the clock",
+    "write its own memory",
+    "run from memory",
+    "look at all processes",
+    "leave something in shared memory",
+    "change a file's rights",
+    "change a file's owner",
+    "change a file's time",
+    "change a file's attributes",
+    "connect to an abstract socket",
+    "make a FIFO",
 ]
 
 
@@ -97,6 +117,35 @@ def test_where_two_walls_stand_before_the_same_thing_each_holds_alone(
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert ran.stdout.strip() == "PermissionError", ran.stderr
     assert bird.touched() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AS", LIMITS.memory_bytes),
+        ("CPU", LIMITS.cpu_seconds),
+        ("FSIZE", LIMITS.file_bytes),
+        ("NOFILE", LIMITS.open_files),
+        ("CORE", 0),  # what crashed would leave its memory, with the file in it, where everybody finds it
+        ("umask", 0o077),
+        ("no_new_privs", 1),
+        ("signal when the parent dies", signal.SIGKILL),
+        ("leads its session", True),
+        ("standard files", [Path(os.devnull).stat().st_rdev] * 3),
+    ],
+)
+async def test_each_limit_is_set(name: str, value: object) -> None:
+    told = await Sandbox(tell_limits, Told, preload=PRELOAD, limits=LIMITS).run(Deed(name=""), lambda *_: None)
+    assert json.loads(told.text)[name] == value
+
+
+@pytest.mark.parametrize("name", ["write much", "open many files"])
+async def test_a_limit_that_is_met_is_an_error_and_not_an_end(name: str, bird: Canary, tmp_path: Path) -> None:
+    path = tmp_path if name == "write much" else bird.path
+    told = await Sandbox(attack, Told, preload=PRELOAD, limits=LIMITS, confine=False).run(
+        Deed(name=name, path=path), lambda *_: None
+    )
+    assert told.text == "OSError"
 
 
 async def test_a_job_has_its_own_files_and_no_more(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -68,6 +70,45 @@ def _open_as(driver: str) -> Callable[[Path], None]:
     return open_as
 
 
+def _write_much(path: Path) -> None:
+    with (path / "much").open("wb") as file:
+        file.truncate(1 << 40)
+
+
+def _open_many(path: Path) -> None:
+    kept = [path.open("rb") for _ in range(2000)]
+    del kept
+
+
+def _write_own_memory(_path: Path) -> None:
+    Path("/proc/self/mem").open("wb").close()
+
+
+def _run_from_memory(_path: Path) -> None:
+    os.execve(os.memfd_create("program"), ["program"], {})  # noqa: S606 - that is the attack
+
+
+X86 = os.uname().machine == "x86_64"
+PR_GET_PDEATHSIG, PR_GET_DUMPABLE, PR_GET_NO_NEW_PRIVS = 2, 3, 39  # from linux/prctl.h
+
+
+def tell_limits(deed: Deed, report: Report) -> Told:
+    """What the process may do, by the system's own word."""
+    libc = ctypes.CDLL(None)
+    told: dict[str, object] = {kind: resource.getrlimit(getattr(resource, f"RLIMIT_{kind}"))[0] for kind in LIMITED}
+    signal_of_parent = ctypes.c_int()
+    libc.prctl(PR_GET_PDEATHSIG, ctypes.byref(signal_of_parent))
+    told |= {
+        "umask": os.umask(0),
+        "no_new_privs": libc.prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0),
+        "signal when the parent dies": signal_of_parent.value,
+        "leads its session": os.getsid(0) == os.getpid(),
+        "standard files": [os.fstat(number).st_rdev for number in (0, 1, 2)],
+    }
+    return Told(text=json.dumps(told))
+
+
+LIMITED = ("AS", "CPU", "FSIZE", "NOFILE", "CORE")
 ATTACKS: dict[str, Callable[[Path], object]] = {
     "read a file": lambda path: path.read_bytes(),
     "read its environment": lambda _: Path("/proc/self/environ").read_bytes(),
@@ -86,4 +127,22 @@ ATTACKS: dict[str, Callable[[Path], object]] = {
     "open a GeoTIFF": _open_as("GTiff"),
     "trace": _call(101, 0, 0, 0, 0) if os.uname().machine == "x86_64" else _call(117, 0, 0, 0, 0),
     "use io_uring": _call(425, 8, 0),
+    "use userfaultfd": _call(323 if X86 else 282, 0),
+    "open a process": _call(434, os.getppid(), 0),
+    "read a process's memory": _call(310 if X86 else 270, os.getppid(), 0, 0, 0, 0, 0),
+    "share memory": _call(29 if X86 else 194, 0, 4096, 0o1600),
+    "make a queue": _call(68 if X86 else 186, 0, 0o1600),
+    "set the clock": _call(227 if X86 else 112, 0, 0),
+    "write its own memory": _write_own_memory,
+    "run from memory": _run_from_memory,
+    "look at all processes": lambda _: list(Path("/proc").iterdir()),
+    "leave something in shared memory": lambda _: _write(Path("/dev/shm")),  # noqa: S108 - that is the attack
+    "change a file's rights": lambda path: path.chmod(0o777),
+    "change a file's owner": lambda path: os.chown(path, os.getuid(), os.getgid()),
+    "change a file's time": os.utime,
+    "change a file's attributes": lambda path: os.setxattr(path, "user.a", b"b"),
+    "connect to an abstract socket": lambda _: _connect_unix(Path("\0abstract")),
+    "make a FIFO": lambda path: os.mkfifo(path.with_name("fifo")),
+    "write much": _write_much,
+    "open many files": _open_many,
 }
