@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from geo_jobs_api.database import Pool
 from geo_jobs_api.jobs import InputKind
 from geo_jobs_api.records import Job
-from geo_jobs_api.store import fetch_all, load_queries
+from geo_jobs_api.store import fetch_all, keep_to_share, load_queries
 
 _jobs = load_queries("jobs.sql")
 
@@ -127,25 +127,31 @@ class CreationStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def create_jobs(self, news: Sequence[NewJob], *, parents_of: str | None = None) -> dict[UUID, Job]:
+    async def create_jobs(
+        self, news: Sequence[NewJob], *, parents_of: str | None = None, most_open: int = 0
+    ) -> dict[UUID, Job]:
         """Create jobs, all in one transaction.
 
         Args:
             news: what they shall be; a parent may be one of those before.
             parents_of: whose the other parents must be; None: anybody's.
+            most_open: how many open jobs their owner may have then; 0: any number.
 
         Returns:
             The jobs that were made. Those are missing whose task type is unknown, whose idempotency key was used
             before, or whose de-duplication key an open job has.
 
         Raises:
-            ParentNotFoundError: nothing was made.
+            ParentNotFoundError, ShareExceededError: nothing was made.
         """
         async with self._pool.connection() as connection:
-            if not any(new.dependencies for new in news):
+            if not most_open and not any(new.dependencies for new in news):
                 return await insert_jobs(connection, news, parents_of=parents_of)
             async with connection.transaction():
-                return await insert_jobs(connection, news, parents_of=parents_of)
+                made = await insert_jobs(connection, news, parents_of=parents_of)
+                if most_open and made:
+                    await keep_to_share(connection, news[0].owner, most_jobs=most_open)
+                return made
 
     async def find_by_idempotency_keys(self, owner: str, keys: Sequence[str]) -> dict[str, Job]:
         """The jobs that earlier requests with these keys made."""

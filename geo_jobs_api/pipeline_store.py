@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from geo_jobs_api.creation_store import NewJob, cancel_jobs, insert_jobs
 from geo_jobs_api.database import Pool
 from geo_jobs_api.records import Job, Pipeline
-from geo_jobs_api.store import fetch_all, load_queries
+from geo_jobs_api.store import fetch_all, keep_to_share, load_queries
 
 _pipelines = load_queries("pipelines.sql")
 
@@ -40,14 +40,16 @@ class PipelineStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def create_pipeline(self, new: NewPipeline, jobs: Sequence[NewJob]) -> None:
-        """Create a pipeline with its jobs, parents before children.
+    async def create_pipeline(self, new: NewPipeline, jobs: Sequence[NewJob], *, most_open: int = 0) -> None:
+        """Create a pipeline with its jobs, parents before children; `most_open` as in `CreationStore.create_jobs`.
 
         Raises:
-            IncompletePipelineError: nothing was made.
+            IncompletePipelineError, ShareExceededError: nothing was made.
         """
         async with self._pool.connection() as connection, connection.transaction():
             await insert_pipeline(connection, new, jobs)
+            if most_open:
+                await keep_to_share(connection, new.owner, most_jobs=most_open)
 
     async def find_pipeline(self, pipeline_id: UUID, owner: str | None = None) -> Pipeline | None:
         """One pipeline; with an owner, only if it is that owner's."""

@@ -16,7 +16,8 @@ from geo_jobs_api.pipeline_store import IncompletePipelineError, NewPipeline
 from geo_jobs_api.records import Pipeline
 from geo_jobs_api.schemas import CancelJob
 from geo_jobs_api.services import CallerOf, Services, ServicesOf
-from geo_jobs_api.submission import IdempotencyKey, check_quota, unknown_task_type
+from geo_jobs_api.store import ShareExceededError
+from geo_jobs_api.submission import IdempotencyKey, share_exceeded, unknown_task_type
 
 router = APIRouter(prefix="/api/pipelines", tags=["pipelines"])
 
@@ -34,10 +35,11 @@ async def create_pipeline(
     A job that needs an upload gets it like any other: `POST /api/geo-jobs/{id}/upload`.
     """
     new, jobs = build_pipeline(services.settings.sources_allowed, caller.subject, body, idempotency_key)
-    await check_quota(services, caller, more_jobs=len(jobs))
     pipeline_id = new.id
     try:
-        await services.pipelines.create_pipeline(new, jobs)
+        await services.pipelines.create_pipeline(new, jobs, most_open=services.settings.max_open_jobs_per_caller)
+    except ShareExceededError as error:
+        raise share_exceeded(services.settings, error.has) from error
     except IncompletePipelineError:
         pipeline_id = await _earlier_pipeline(services, new, jobs)
         response.status_code = 200

@@ -31,7 +31,8 @@ from geo_jobs_api.schemas import (
 from geo_jobs_api.services import BaseUrl, CallerOf, Services, ServicesOf
 from geo_jobs_api.steering_schemas import Explanation
 from geo_jobs_api.storage import SizeRule
-from geo_jobs_api.submission import IdempotencyKey, check_quota, submit_jobs
+from geo_jobs_api.store import ShareExceededError
+from geo_jobs_api.submission import IdempotencyKey, share_exceeded, submit_jobs
 
 router = APIRouter(prefix="/api/geo-jobs", tags=["jobs"])
 
@@ -107,11 +108,17 @@ async def request_upload(
     if body.file_size > limit:
         raise Problem("too-large", f"The file has {body.file_size} bytes; at most {limit} are taken.")
     await _find_job(services, caller, job_id)
-    await check_quota(services, caller, more_bytes=body.file_size)
     file_name = safe_file_name(body.file_name)
-    job = await services.jobs.set_upload(
-        job_id, file_name=file_name, size_bytes=body.file_size, content_type=body.file_type
-    )
+    try:
+        job = await services.jobs.set_upload(
+            job_id,
+            file_name=file_name,
+            size_bytes=body.file_size,
+            content_type=body.file_type,
+            most_bytes=services.settings.max_stored_bytes_per_caller,
+        )
+    except ShareExceededError as error:
+        raise share_exceeded(services.settings, error.has) from error
     if job is None:
         raise Problem("invalid-state", "The job has its file already, or has ended.")
     signed = services.storage.sign_put(

@@ -7,12 +7,15 @@ otherwise.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from importlib import resources
 from typing import Any
 from uuid import UUID
 
 import aiosql
 import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
 
 from geo_jobs_api.database import Pool
 from geo_jobs_api.records import (
@@ -48,6 +51,34 @@ def _job_or_none(row: Mapping[str, Any] | None) -> Job | None:
     return None if row is None else Job.from_row(row)
 
 
+class ShareExceededError(Exception):
+    """A caller would have more than one caller may have; nothing was changed."""
+
+    def __init__(self, has: Holdings) -> None:
+        super().__init__(str(has))
+        self.has = has
+
+
+async def keep_to_share(
+    connection: AsyncConnection[DictRow], owner: str, *, most_jobs: int = 0, most_bytes: int = 0
+) -> None:
+    """To be asked in a transaction that has added to what an owner has; 0: no limit.
+
+    Of two that add at once the second waits for the first's end, and then counts it too.
+
+    Raises:
+        ShareExceededError: it is too much; leaving the transaction by it takes the addition back.
+    """
+    await _jobs.lock_owner(connection, owner=owner)
+    has = Holdings.from_row(await _jobs.count_of_owner(connection, owner=owner))
+    if (most_jobs and has.open_jobs > most_jobs) or (most_bytes and has.stored_bytes > most_bytes):
+        raise ShareExceededError(has)
+
+
+def _transaction_if(connection: AsyncConnection[DictRow], wanted: int) -> AbstractAsyncContextManager[object]:
+    return connection.transaction() if wanted else nullcontext()
+
+
 class JobStore:
     """Everything about jobs that needs no lease."""
 
@@ -64,11 +95,6 @@ class JobStore:
         async with self._pool.connection() as connection:
             return await _jobs.takes_outputs(connection, id=job_id) is not None
 
-    async def count_of_owner(self, owner: str) -> Holdings:
-        """What somebody has."""
-        async with self._pool.connection() as connection:
-            return Holdings.from_row(await _jobs.count_of_owner(connection, owner=owner))
-
     async def list_jobs(
         self, *, owner: str | None, state: str | None, task_type: str | None, before: UUID | None, most: int
     ) -> list[Job]:
@@ -79,12 +105,20 @@ class JobStore:
             )
         return [Job.from_row(row) for row in rows]
 
-    async def set_upload(self, job_id: UUID, *, file_name: str, size_bytes: int, content_type: str) -> Job | None:
-        """Tell which file is going to come; None when the job does not wait for one."""
-        async with self._pool.connection() as connection:
+    async def set_upload(
+        self, job_id: UUID, *, file_name: str, size_bytes: int, content_type: str, most_bytes: int = 0
+    ) -> Job | None:
+        """Tell which file is going to come; None when the job does not wait for one.
+
+        Raises:
+            ShareExceededError: the owner's files would have more than `most_bytes`, if that is not 0.
+        """
+        async with self._pool.connection() as connection, _transaction_if(connection, most_bytes):
             row = await _jobs.set_upload(
                 connection, id=job_id, file_name=file_name, size_bytes=size_bytes, content_type=content_type
             )
+            if row is not None and most_bytes:
+                await keep_to_share(connection, row["owner"], most_bytes=most_bytes)
         return _job_or_none(row)
 
     async def enqueue_uploaded(self, job_id: UUID, *, file_name: str, size_bytes: int, sha256: str) -> bool:

@@ -12,13 +12,15 @@ from fastapi import Header
 from uuid_utils.compat import uuid7
 
 from geo_jobs_api.auth import Caller
+from geo_jobs_api.config import Settings
 from geo_jobs_api.creation_schemas import CreateJob
 from geo_jobs_api.creation_store import Dependency, NewJob, ParentNotFoundError, Source
 from geo_jobs_api.errors import FieldError, Problem
 from geo_jobs_api.hosts import HostList, parse_web_address
 from geo_jobs_api.jobs import InputKind, safe_file_name
-from geo_jobs_api.records import Job
+from geo_jobs_api.records import Holdings, Job
 from geo_jobs_api.services import Services
+from geo_jobs_api.store import ShareExceededError
 
 # A job with the same key may end between the refusal of the new one and the look for the old one.
 _TRIES = 5
@@ -48,7 +50,6 @@ async def submit_jobs(
         Problem: `validation`, `source-not-allowed`, `unknown-task-type`, `parent-not-found`, `quota-exceeded`,
             `idempotency-conflict`.
     """
-    await check_quota(services, caller, more_jobs=len(bodies))
     # In a batch each job has a key of its own, made of the request's and its place.
     news = []
     for number, body in enumerate(bodies):
@@ -75,7 +76,11 @@ async def _create(services: Services, caller: Caller, news: Sequence[NewJob]) ->
         # Looked up before, since a batch is made whole or not at all.
         raise unknown_task_type(min(unknown))
     try:
-        return await services.creation.create_jobs(news, parents_of=caller.owner_filter)
+        return await services.creation.create_jobs(
+            news, parents_of=caller.owner_filter, most_open=services.settings.max_open_jobs_per_caller
+        )
+    except ShareExceededError as error:
+        raise share_exceeded(services.settings, error.has) from error
     except ParentNotFoundError as error:
         raise Problem(
             "parent-not-found", f"There is no job {error.parent_id} to wait for, or it is not yours."
@@ -164,22 +169,12 @@ def source_of(allowed: HostList, payload: Mapping[str, Any], pointer: str) -> So
     return Source(InputKind.URL, url=url, file_name=name)
 
 
-async def check_quota(services: Services, caller: Caller, *, more_jobs: int = 0, more_bytes: int = 0) -> None:
-    """Refuse what goes beyond a caller's share; two requests at the same moment may both still pass."""
-    most_jobs = services.settings.max_open_jobs_per_caller
-    most_bytes = services.settings.max_stored_bytes_per_caller
-    if not (most_jobs or most_bytes):
-        return
-    has = await services.jobs.count_of_owner(caller.subject)
-    if most_jobs and more_jobs and has.open_jobs + more_jobs > most_jobs:
-        raise Problem(
-            "quota-exceeded",
-            f"You have {has.open_jobs} jobs that have not ended; at most {most_jobs} are taken.",
-            headers={"Retry-After": "60"},
-        )
-    if most_bytes and has.stored_bytes + more_bytes > most_bytes:
-        raise Problem(
-            "quota-exceeded",
-            f"Your files would have {has.stored_bytes + more_bytes} bytes; at most {most_bytes} are kept.",
-            headers={"Retry-After": "3600"},
-        )
+def share_exceeded(settings: Settings, has: Holdings) -> Problem:
+    """What a caller is told who would have too much; `has` counts what was refused too."""
+    most = settings.max_open_jobs_per_caller
+    if most and has.open_jobs > most:
+        detail, seconds = f"You would have {has.open_jobs} jobs that have not ended; at most {most} are taken.", 60
+    else:
+        most = settings.max_stored_bytes_per_caller
+        detail, seconds = f"Your files would have {has.stored_bytes} bytes; at most {most} are kept.", 3600
+    return Problem("quota-exceeded", detail, headers={"Retry-After": str(seconds)})

@@ -110,6 +110,10 @@ SELECT
 FROM jobs
 WHERE owner = :owner AND removal_started_at IS NULL;
 
+-- name: lock_owner(owner)!
+-- Until the transaction ends nobody else makes anything that counts against this owner's share.
+SELECT pg_advisory_xact_lock(hashtextextended(:owner, 0));
+
 -- name: list_jobs(owner, state, task_type, before, most)
 -- Newest first; ids are time-ordered, so the last id of a page is the cursor of the next.
 SELECT * FROM jobs

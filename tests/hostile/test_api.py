@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -222,6 +223,24 @@ def test_a_caller_has_a_share_of_jobs_and_bytes(api_server: Callable[..., Runnin
     body = {"fileName": "b.tif", "fileSize": 100}
     assert code_of(person.http.post(f"/api/geo-jobs/{second['id']}/upload", json=body)) == (429, "quota-exceeded")
     Person(api, "eve").create()
+
+
+def test_a_share_is_exact_however_many_ask_at_once(api_server: Callable[..., RunningApi]) -> None:
+    """Jobs one by one and in batches, and bytes; what was refused has left nothing behind."""
+    api = api_server(max_open_jobs_per_caller=5, max_stored_bytes_per_caller=300)
+    person = Person(api)
+    job = {"taskType": "geotiff_to_png"}
+    pipeline = {"name": "a", "stages": [{"name": "b", "jobs": [{"name": "c"} | job]}]}
+    bodies = [("geo-jobs", job), ("geo-jobs/batch", {"jobs": [job, job]}), ("pipelines", pipeline)] * 5
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda one: person.http.post(f"/api/{one[0]}", json=one[1]), bodies))
+    assert {answer.status_code for answer in answers} == {201, 429}, [answer.text for answer in answers]
+    jobs = person.http.get("/api/geo-jobs").json()["jobs"]
+    assert 4 <= len(jobs) <= 5
+    file = {"fileName": "map.tif", "fileSize": 100}
+    with ThreadPoolExecutor(16) as pool:
+        asked = list(pool.map(lambda one: person.http.post(f"/api/geo-jobs/{one['id']}/upload", json=file), jobs))
+    assert sorted(answer.status_code for answer in asked)[:4] == [200, 200, 200, 429]
 
 
 def test_a_bucket_fills_again_and_forgets_who_asked_long_ago() -> None:
