@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.lab import lab_to_srgb
+from geoprocessing_worker.lab import lab_to_srgb, to_lab
 from tests.support.rasters import Tiff, picture_of, run
 from tests.support.raw_tiff import NODATA, SHORT, Tag, write_raw_tiff
 
@@ -51,6 +51,22 @@ def test_lab_becomes_the_light_that_it_means(photometric: int, dtype: str, tmp_p
     assert np.abs(found - list(COLOURS)).max() <= leave, found
     choices: Any = result.metadata["choices"]
     assert choices["bands"]["shownAs"] == "lab"
+
+
+@pytest.mark.parametrize(
+    ("photometric", "samples", "expected"),
+    [
+        (CIE, np.array([255, 127, 128], np.uint8), (100, 127, -128)),
+        (CIE, np.array([65535, 32767, 32768], np.uint16), (100, 127.996, -128)),
+        (ICC, np.array([255, 255, 0], np.uint8), (100, 127, -128)),
+        (ICC, np.array([65280, 65535, 0], np.uint16), (100, 127.996, -128)),
+    ],
+)
+def test_ends_of_each_scale_are_those_of_its_standard(
+    photometric: int, samples: Any, expected: tuple[float, float, float]
+) -> None:
+    """TIFF's white of 16 bits is 65535 and ICC's 65280; CIE's a* and b* are signed, ICC's have an offset."""
+    assert to_lab(samples[:, None, None], photometric).ravel().tolist() == pytest.approx(expected, abs=0.001)
 
 
 def test_alpha_beside_lab_stays(tmp_path: Path) -> None:

@@ -169,9 +169,13 @@ def test_control_points_on_both_sides_of_the_date_line_are_neighbours(
     west, _, east, _ = np.array(result.metadata["boundsLonLat"], dtype=float)
     assert 179 < west < 180 < east < 181
     picture = picture_of(result)
-    reds = np.argwhere((picture == (255, 0, 0, 255)).all(axis=2)).mean(axis=0)
-    blues = np.argwhere((picture == (0, 0, 255, 255)).all(axis=2)).mean(axis=0)
-    assert reds[0] < blues[0]
+    quarters_of = [
+        np.argwhere((picture == (*colour, 255)).all(axis=2))
+        for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255))
+    ]
+    counts = [len(places) for places in quarters_of]
+    assert min(counts) > 0.8 * max(counts) > 500, "what lies beyond the line is there too"
+    assert quarters_of[0].mean(axis=0)[0] < quarters_of[2].mean(axis=0)[0]
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -41,6 +41,14 @@ def test_a_world_is_cut_to_where_the_system_is_of_use(code: int, width: float, t
     assert 1.5e4 < target.transform.a < 1.2e5  # a degree is 111 km, towards the pole ever less
 
 
+def test_a_world_without_the_other_pole_is_cut_too() -> None:
+    """Nothing is infinite there, but at 60 degrees south everything is 225 times larger than in the north."""
+    layout = lay_out(world(height=150), CRS.from_epsg(3995), 4096)
+    assert layout.cut
+    assert layout.target.transform is not None
+    assert layout.target.transform.a * layout.target.width < 7e6
+
+
 @pytest.mark.parametrize("code", ["EPSG:3035", "EPSG:3857", "EPSG:3395", "ESRI:54009", "ESRI:54030", "EPSG:8857"])
 def test_a_world_that_a_system_can_show_is_shown_whole(code: str) -> None:
     """Bounded systems, however bent, and Mercator, which has an end of its own, lose nothing."""
