@@ -38,13 +38,18 @@ class BandHeader:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A resolution that can be read: `overview` is GDAL's 0-based overview level, `None` the full picture."""
+    """A resolution that can be read: `overview` is GDAL's 0-based overview level, `None` the full picture.
+
+    With `left` and `top` it is the part of that, `width` x `height` pixels, that begins there.
+    """
 
     overview: int | None
     width: int
     height: int
     block_width: int
     block_height: int
+    left: int = 0
+    top: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ def read_raster(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) 
     nodata = (None,) * len(plan.nodata) if plan.nodata_when_placed else plan.nodata
     with open_source(path, level.overview, header.directory, raw=header.raw) as dataset:
         for (first, last), (top, bottom) in _strips(level, height, _rows_at_a_time(header, plan)):
-            window = Window(0, top, level.width, bottom - top)
+            window = Window(level.left, level.top + top, level.width, bottom - top)
             block, opacity = read_window(dataset, header, plan.bands, nodata, window)
             opacity = _with_palette(block, opacity, header, plan)
             coloured = _coloured(block, opacity, header, plan)

@@ -23,14 +23,7 @@ def render(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> Pi
         JobError: `no_valid_pixels`.
         rasterio.errors.RasterioError: a block cannot be decoded (named by refusals.py).
     """
-    raster = read_raster(path, header, plan, lambda part: tick(part * 0.8))
-    # A file that is empty by its own word is shown as what it is; one that comes out empty is a mistake to be told.
-    has_data = not plan.nodata_when_placed and (raster.alpha is None or bool(raster.alpha.any()))
-    placed = place(raster, header, plan)
-    del raster  # the larger of the two
-    if plan.nodata_when_placed:
-        shown = validity(np.moveaxis(placed.samples, 2, 0), plan.nodata, placed.alpha)
-        placed = Placed(placed.samples, shown)
+    placed, has_data = _placed(path, header, plan, tick)
     fraction = 1.0 if placed.alpha is None else float(np.count_nonzero(placed.alpha)) / placed.alpha.size
     if fraction == 0.0 and has_data:
         raise refused(
@@ -44,6 +37,46 @@ def render(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> Pi
         picture = _coloured(placed, plan, fraction)
     tick(1.0)
     return picture
+
+
+def render_rgba(path: Path, header: SourceHeader, plan: RenderPlan) -> U8:
+    """(height, width, 4) of the plan's target, in colours whatever the samples mean; hidden pixels are zero."""
+    placed, _ = _placed(path, header, plan, lambda _part: None)
+    samples, alpha = placed.samples, placed.alpha
+    if plan.meaning is Meaning.INDEXED:
+        palette = np.zeros((256, 4), dtype=np.uint8)
+        if header.palette is not None:
+            palette[: min(256, len(header.palette))] = header.palette[:256]
+        pixels: U8 = palette[samples[..., 0]]
+        opacity = pixels[..., 3] if alpha is None else np.where(alpha < 128, np.uint8(0), pixels[..., 3])
+        samples = pixels[..., :3]
+    else:
+        if plan.colormap is not None:
+            samples = colormaps.table(plan.colormap)[samples[..., 0]]
+        opacity = np.full(samples.shape[:2], 255, dtype=np.uint8) if alpha is None else alpha
+    found = np.empty((*opacity.shape, 4), dtype=np.uint8)
+    for channel in range(3):
+        found[..., channel] = samples[..., min(channel, samples.shape[2] - 1)] * (opacity != 0)
+    found[..., 3] = opacity
+    return found
+
+
+def pack(rgba: U8, grid: Grid) -> Picture:
+    """A picture of (height, width, 4) pixels, in the smallest mode that loses nothing."""
+    return _packed(rgba[..., :3], rgba[..., 3], grid, float(np.count_nonzero(rgba[..., 3])) / rgba[..., 3].size)
+
+
+def _placed(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> tuple[Placed, bool]:
+    """What lies on the target's grid, and whether the file has a valid pixel, as far as that is known by then."""
+    raster = read_raster(path, header, plan, lambda part: tick(part * 0.8))
+    # A file that is empty by its own word is shown as what it is; one that comes out empty is a mistake to be told.
+    has_data = not plan.nodata_when_placed and (raster.alpha is None or bool(raster.alpha.any()))
+    placed = place(raster, header, plan)
+    del raster  # the larger of the two
+    if plan.nodata_when_placed:
+        shown = validity(np.moveaxis(placed.samples, 2, 0), plan.nodata, placed.alpha)
+        placed = Placed(placed.samples, shown)
+    return placed, has_data
 
 
 def _coloured(placed: Placed, plan: RenderPlan, fraction: float) -> Picture:

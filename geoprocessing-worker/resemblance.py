@@ -45,8 +45,10 @@ class Resemblance:
     alike: int
 
 
-def resemblance(path: Path, header: SourceHeader, plan: RenderPlan, picture: Picture) -> Resemblance:
-    """Compares at most sixteen places.
+def resemblance(
+    path: Path, header: SourceHeader, plan: RenderPlan, picture: Picture, *, leeway: int = ROUNDING
+) -> Resemblance:
+    """Compares at most sixteen places; `leeway`: gray levels that a picture may be off by.
 
     Raises:
         JobError: `self_check_failed`, class internal: the picture shows something else than the file.
@@ -56,7 +58,7 @@ def resemblance(path: Path, header: SourceHeader, plan: RenderPlan, picture: Pic
     with open_source(path, plan.level.overview, header.directory, raw=header.raw) as dataset:
         look = _looker(dataset, header, plan)
         for column, row, window in _places(header, plan):
-            verdicts.append(_alike(_pixel(picture, column, row), *look(window), header, plan))
+            verdicts.append(_alike(_pixel(picture, column, row), look(window), header, plan, leeway))
     found = Resemblance(len(verdicts), sum(verdicts))
     if found.compared - found.alike > max(1, found.compared * MOST_UNLIKE):
         raise failed(f"in {found.compared - found.alike} of {found.compared} places it shows something else", path)
@@ -109,10 +111,9 @@ def _pixel(picture: Picture, column: int, row: int) -> NDArray[np.int_]:
     return np.array([*colour, alpha], dtype=int)
 
 
-def _alike(
-    pixel: NDArray[np.int_], block: Block, opacity: NDArray[np.uint8] | None, header: SourceHeader, plan: RenderPlan
-) -> bool:
+def _alike(pixel: NDArray[np.int_], looked: Looked, header: SourceHeader, plan: RenderPlan, leeway: int) -> bool:
     """Whether a pixel can have come of what the source has round it."""
+    block, opacity = looked
     shown = np.full(block.shape[1:], 255, dtype=np.uint8) if opacity is None else opacity
     if not shown.any():
         return bool(pixel[3] == 0)
@@ -124,7 +125,7 @@ def _alike(
     if colours is None:
         return True
     low, high = colours.min(axis=1).astype(int), colours.max(axis=1).astype(int)
-    leave = ROUNDING + ((high - low) * OVERSHOOT if plan.resampling in {"cubic", "lanczos"} else 0)
+    leave = leeway + ((high - low) * OVERSHOOT if plan.resampling in {"cubic", "lanczos"} else 0)
     found = pixel[: len(low)]
     return bool((found >= low - leave).all() and (found <= high + leave).all())
 

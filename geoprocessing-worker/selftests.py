@@ -14,7 +14,8 @@ from geoprocessing_worker.conversion import convert
 from geoprocessing_worker.handlers import Payload, TaskRequest, TaskResult
 from geoprocessing_worker.info import describe_file
 from geoprocessing_worker.options import RenderOptions
-from geoprocessing_worker.task_options import CogOptions, InfoOptions
+from geoprocessing_worker.task_options import CogOptions, InfoOptions, TilesOptions
+from geoprocessing_worker.tiles import make_tiles
 
 Options = TypeVar("Options", bound=Payload)
 
@@ -39,6 +40,11 @@ def info(folder: Path) -> TaskResult:
     if crs["epsg"] != 32638:
         raise AssertionError(f"it lies in {crs['name']}")
     return told
+
+
+def tiles(folder: Path) -> TaskResult:
+    """The same picture as an archive of tiles, which is opened again and compared."""
+    return make_tiles(_request(folder, TilesOptions()), _quiet)
 
 
 def _request(folder: Path, options: Options) -> TaskRequest[Options]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from geoprocessing_worker.handlers import INTERFACE, OutputSlot, TaskHandler, TaskType
 from geoprocessing_worker.options import RenderOptions
-from geoprocessing_worker.task_options import CogOptions, InfoOptions
+from geoprocessing_worker.task_options import CogOptions, InfoOptions, TilesOptions
 
 MB = 1 << 20
 PICTURE = 1100 * MB  # 16384² RGBA of noise does not compress below this; everything usual is far smaller
@@ -64,6 +64,25 @@ GEOTIFF_TO_COG = TaskHandler(
     self_test="geoprocessing_worker.selftests:cog",
     needs=("numpy", "pyproj", "rasterio", "rio-cogeo"),
     preload=("rio_cogeo.cogeo",),
+    settings={"quality": "compression_quality"},
+)
+
+GEOTIFF_TO_TILES = TaskHandler(
+    interface=INTERFACE,
+    task_type=TaskType(
+        name="geotiff_to_tiles",
+        outputs=(
+            OutputSlot(suffix=".pmtiles", content_type="application/vnd.pmtiles", max_bytes=PICTURE),
+            METADATA,
+        ),
+        timeout_seconds=7200,
+        backoff_seconds=(60, 300, 900, 1800, 3600),
+    ),
+    payload=TilesOptions,
+    stages={"inspect": 2, "render": 55, "package": 3},
+    work="geoprocessing_worker.tiles:make_tiles",
+    self_test="geoprocessing_worker.selftests:tiles",
+    needs=("numpy", "pmtiles", "pyproj", "pyvips", "rasterio"),
     settings={"quality": "compression_quality"},
 )
 

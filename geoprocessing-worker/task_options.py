@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from geoprocessing_worker.crs import parse_crs
 from geoprocessing_worker.handlers import Payload, refused, strict_number
-from geoprocessing_worker.options import Resampling, Whole
+from geoprocessing_worker.options import RenderOptions, Whole
 
 
 class Compression(StrEnum):
@@ -63,18 +63,18 @@ HIGHEST_ZOOM = 24
 Zoom = Annotated[int, BeforeValidator(strict_number), Field(ge=0, le=HIGHEST_ZOOM)] | None
 
 
-class TilesOptions(Payload):
-    """Of `geotiff_to_tiles`: what the renderer takes, and between which zooms."""
+class TilesOptions(RenderOptions):
+    """Of `geotiff_to_tiles`: what the renderer takes, but for size and place, and between which zooms."""
 
     min_zoom: Zoom = None
     max_zoom: Zoom = None
-    resampling: Resampling | None = None
 
     def check(self) -> None:
-        """The zooms are in order.
+        """The zooms are in order, and the coordinate system exists.
 
         Raises:
-            JobError: `invalid_payload`.
+            JobError: `invalid_payload`, `bad_crs`.
         """
+        super().check()
         if self.min_zoom is not None and self.max_zoom is not None and self.min_zoom > self.max_zoom:
             raise refused("invalid_payload", f"minZoom {self.min_zoom} is more than maxZoom {self.max_zoom}.")
