@@ -47,6 +47,10 @@ bench-queue: environment  ## the queue against Procrastinate, and its other bars
 bench-schedules: environment  ## two schedulers killed at random over 2,000 played fires: each exactly once
 	$(PYTHON) benchmarks/bench_schedules.py
 
+.PHONY: bench-limits
+bench-limits: environment  ## exact limits, hung jobs, turns, long queues, schedules, each beside its bar
+	$(PYTHON) benchmarks/bench_limits.py
+
 .PHONY: chaos
 chaos: environment  ## 2,000 jobs while everything goes wrong; SEED=n repeats a run, JOBS=n makes it shorter
 	$(PYTHON) -m tests.chaos.storm $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))

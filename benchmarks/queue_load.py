@@ -15,7 +15,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -82,6 +82,7 @@ class ApiProcess:
     folder: Path
     port: int
     process: subprocess.Popen[bytes] | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def base_url(self) -> str:
@@ -94,6 +95,7 @@ class ApiProcess:
             "DATABASE_URL": self.url,
             "DATA_DIR": str(self.folder),
             "WORKER_AUTH_TOKEN": TOKEN,
+            **self.settings,
         }
         command = [sys.executable, "-m", "geo_jobs_api", "serve", "--port", str(self.port)]
         with (self.folder / "api.log").open("ab") as log:
@@ -117,13 +119,13 @@ class ApiProcess:
 
 
 @contextlib.contextmanager
-def api_process(url: str) -> Iterator[ApiProcess]:
-    """An API on a database, stopped at the end."""
+def api_process(url: str, **settings: str) -> Iterator[ApiProcess]:
+    """An API on a database, stopped at the end; `settings` are further variables of its environment."""
     with tempfile.TemporaryDirectory(prefix="geo-jobs-bench-api-") as folder, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        api = ApiProcess(url, Path(folder), port)
+        api = ApiProcess(url, Path(folder), port, settings=settings)
         api.start()
         try:
             yield api
@@ -158,13 +160,15 @@ class BareClient:
         content = await self._reader.readexactly(length)
         return int(head.split(" ", 2)[1]), json.loads(content) if content else None
 
-    async def claim(self, wait_seconds: float, claim_id: str | None = None) -> tuple[int, Any]:
+    async def claim(
+        self, wait_seconds: float, claim_id: str | None = None, task_type: str = TASK_TYPE
+    ) -> tuple[int, Any]:
         """One claim."""
         body = {
             "claimId": claim_id or str(uuid4()),
             "workerId": f"bench/{id(self)}",
             "workerName": "bench",
-            "taskTypes": [TASK_TYPE],
+            "taskTypes": [task_type],
             "waitSeconds": wait_seconds,
         }
         return await self.call("POST", CLAIM_PATH, body)

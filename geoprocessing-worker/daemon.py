@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from geoprocessing_worker import confinement
+from geoprocessing_worker import __version__, confinement
 from geoprocessing_worker.errors import ApiError, TokenRefused
 from geoprocessing_worker.models import ClaimedJob, ClaimRequest
 from geoprocessing_worker.runner import Ending, JobRunner, Tools
@@ -126,6 +126,7 @@ class Daemon:
             claim_id=str(uuid.uuid4()),
             worker_id=self.worker_id,
             worker_name=self._settings.worker_name,
+            worker_version=__version__,
             task_types=self._tools.tasks.names,
             max_jobs=room,
             wait_seconds=CLAIM_WAIT,

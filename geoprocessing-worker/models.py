@@ -75,6 +75,7 @@ class ClaimRequest(WireModel):
     claim_id: str
     worker_id: str
     worker_name: str
+    worker_version: str | None = None
     task_types: tuple[str, ...]
     max_jobs: int
     wait_seconds: float
