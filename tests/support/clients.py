@@ -81,11 +81,12 @@ class Worker:
 
     def __init__(self, api: RunningApi, name: str = "worker-1", timeout: float = 60) -> None:
         self.name = name
+        self.id = f"{name}/{uuid4()}"
         self.http = api.client("/api/internal/geo-jobs", headers=worker_header(), timeout=timeout)
 
     def claim_request(self, **fields: Any) -> dict[str, Any]:
         """The body of a claim with a fresh id."""
-        usual = {"claimId": str(uuid4()), "workerId": f"{self.name}/1", "workerName": self.name}
+        usual = {"claimId": str(uuid4()), "workerId": self.id, "workerName": self.name}
         return usual | {"taskTypes": ["geotiff_to_png"]} | fields
 
     def claim_all(self, **fields: Any) -> list[dict[str, Any]]:
