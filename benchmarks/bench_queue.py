@@ -205,6 +205,12 @@ def stack_rows() -> Iterator[Row]:
     yield from import_module("benchmarks.queue_stack").rows()
 
 
+def listener_rows() -> Iterator[Row]:
+    """What event streams cost."""
+    listeners = import_module("benchmarks.queue_listeners")
+    yield from listeners.rows(listeners.most_listeners())
+
+
 def main() -> int:
     """Measure, print, judge."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -213,7 +219,7 @@ def main() -> int:
     parser.add_argument("--own", action="store_true", help="only what needs no worker")
     arguments = parser.parse_args()
     own = own_rows(arguments.rounds, arguments.seconds)
-    return print_table(own if arguments.own else itertools.chain(own, stack_rows()))
+    return print_table(own if arguments.own else itertools.chain(own, stack_rows(), listener_rows()))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -90,14 +91,16 @@ class EventHub:
             await asyncio.sleep(self._interval_seconds)
 
     async def _deliver(self) -> None:
-        # Several listeners of one job share a place: the earliest.
-        places: dict[UUID, int] = {}
+        # By job, since there may be ten thousand of them.
+        listeners: defaultdict[UUID, list[_Listener]] = defaultdict(list)
         for listener in self._listeners:
-            places[listener.job_id] = min(listener.place, places.get(listener.job_id, listener.place))
-        if not places:
+            listeners[listener.job_id].append(listener)
+        if not listeners:
             return
+        # Several listeners of one job share a place: the earliest.
+        places = {job_id: min(listener.place for listener in several) for job_id, several in listeners.items()}
         for event in await self._source.list_events_for_listeners(places, most=_EVENTS_PER_JOB):
-            for listener in self._listeners:
-                if listener.job_id == event.job_id and listener.place < event.id:
+            for listener in listeners[event.job_id]:
+                if listener.place < event.id:
                     listener.place = event.id
                     listener.events.put_nowait(event)

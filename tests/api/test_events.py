@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -10,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.api import RunningApi
-from tests.support.clients import Person, Worker, code_of
+from tests.support.api import RunningApi, bearer
+from tests.support.clients import Person, Worker, code_of, rows
 from tests.support.waiting import wait_until
 
 STREAM = {"Accept": "text/event-stream"}
@@ -121,6 +122,32 @@ def test_many_listeners_are_served_by_one_question(
         thread.join(20)
     hub = api.app.state.services.hub
     wait_until(lambda: not hub._listeners, "the listeners to go")
+
+
+async def test_hundreds_of_listeners_share_the_few_connections_to_the_database(api: RunningApi, person: Person) -> None:
+    """Five hundred streams at once, all of which hear of the job's end, need no more connections than the pool has."""
+    jobs = [person.submit() for _ in range(5)]
+    port = int(api.base_url.rsplit(":", 1)[1])
+    token = bearer()["Authorization"]
+
+    async def opened(job_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = f"GET /api/geo-jobs/{job_id}/events HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n"
+        writer.write(f"{head}Authorization: {token}\r\n\r\n".encode())
+        await reader.readuntil(b"event: created")
+        return reader, writer
+
+    url = api.settings.conninfo or ""
+    backends = "SELECT pid FROM pg_stat_activity WHERE application_name ~ '^geo-jobs' AND datname = current_database()"
+    async with asyncio.timeout(60):
+        streams = await asyncio.gather(*[opened(job_id) for job_id in jobs for _ in range(100)])
+        found = await asyncio.to_thread(rows, url, backends)
+        for job_id in jobs:
+            await asyncio.to_thread(person.cancel, job_id)
+        for reader, writer in streams:
+            await reader.readuntil(b"event: cancelled")
+            writer.close()
+    assert len(found) <= api.settings.database_pool_size + 1
 
 
 def test_events_of_a_job_that_is_not_yours_are_refused_before_the_stream_begins(api: RunningApi) -> None:
