@@ -298,7 +298,8 @@ def _background(choice: BandChoice, values: NDArray[Any], resampling: str) -> in
     single = choice.colour in {Colour.GRAY, Colour.PALETTE} and values.dtype.kind in "iu" and values.size > 0
     if not single or resampling != "nearest":
         return None
-    common = int(np.median(values))
+    # The middle one is the common one, if there is one as common as that; of bytes their counts tell it sooner.
+    common = int(np.bincount(values).argmax()) if values.dtype == np.uint8 else int(np.median(values))
     share = float(np.count_nonzero(values == common)) / values.size
     return common if 1 - SCATTERED <= share < 1 else None
 

@@ -59,7 +59,7 @@ def take_sample(
             block, alpha = read_window(dataset, header, choice, nodata, window)
             if len(block) == 1 and alpha is None and len(windows) == 1:
                 collar = _collar(block[0])
-            ordered = ordered or (len(block) == 1 and is_ordered(block[0]))
+            ordered = ordered or (choice.colour is Colour.GRAY and is_ordered(block[0]))
             step = max(1, int(np.sqrt(block[0].size * len(windows) / (2 * ENOUGH))))
             block, alpha = block[:, ::step, ::step], None if alpha is None else alpha[::step, ::step]
             looked_at += block[0].size
