@@ -161,7 +161,7 @@ class LeaseStore:
         try:
             # The claim is a statement of its own: READ COMMITTED gives it a snapshot taken after the locks were had.
             async with connection.pipeline(), connection.transaction():
-                await connection.execute(_leases.limit_lock_wait.sql, {"milliseconds": str(_LOCK_WAIT_MILLISECONDS)})
+                await connection.execute(_leases.hold_locks_briefly.sql, {"milliseconds": str(_LOCK_WAIT_MILLISECONDS)})
                 await connection.execute(_leases.lock_limits.sql, {"task_types": list(requests[0].task_types)})
                 cursor = await connection.execute(_leases.claim_jobs.sql, _parameters(requests, limits_locked=True))
             return list(await cursor.fetchall()), False

@@ -1,8 +1,9 @@
 -- Leases: claim, renew, complete, fail. Every write on a running job is guarded by lease_seq, lease_key and state.
 
--- name: limit_lock_wait(milliseconds)$
--- Wait for locks no longer than this, until the transaction ends.
-SELECT set_config('lock_timeout', :milliseconds::text, true);
+-- name: hold_locks_briefly(milliseconds)$
+-- Until the transaction ends, wait for locks no longer than this; and do not hold them while the disk writes. A claim that
+-- a crash takes back was nothing yet: whatever its worker sends first is stored on disk together with it, or refused.
+SELECT set_config('lock_timeout', :milliseconds::text, true), set_config('synchronous_commit', 'off', true);
 
 -- name: lock_limits(task_types)
 -- Hold the task types that have a limit, so that only one claim at a time counts and takes; what is counted in the next

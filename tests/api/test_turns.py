@@ -1,0 +1,160 @@
+"""Callers take turns: who waits with thousands of jobs delays nobody, and nobody waits for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import Jsonb
+
+from geo_jobs_api.store import load_queries
+from tests.support.database import DatabaseServer
+
+_KIND = "geotiff_to_png"
+_claim = load_queries("leases.sql").claim_jobs.sql
+_fail = load_queries("leases.sql").fail_job.sql
+
+
+@dataclass
+class Line:
+    """The queue, with a clock that can be moved on: everything in it gets older."""
+
+    connection: psycopg.Connection[DictRow]
+
+    def queue(self, owner: str, count: int = 1, priority: int = 0) -> None:
+        """Queue so many jobs with one statement, as a batch does."""
+        self.connection.execute(
+            b"INSERT INTO jobs (id, owner, task_type, state, priority, input_payload, max_attempts, input_file_name,"
+            b" input_size_bytes, uploaded_at, turn)"
+            b" SELECT gen_random_uuid(), %s, %s, 'queued', %s, '{}', 5, 'a.tif', 1,"
+            b" now(), fair_turn(%s, %s, %s, n) FROM generate_series(0, %s - 1) AS n",
+            [owner, _KIND, priority, owner, _KIND, priority, count],
+        )
+
+    def claim(self, count: int = 1) -> list[str]:
+        """The owners of the next jobs, which are done with at once; a priority other than 0 is told."""
+        claimed = self.connection.execute(
+            _claim,
+            {
+                "task_types": [_KIND], "limits_locked": False, "most": count, "first_lease_seconds": 15.0,
+                "claim_ids": ["00000000-0000-4000-8000-000000000000"], "lease_keys": ["k"], "worker_ids": ["w"],
+                "worker_names": ["w"], "shares": [count],
+            },
+        ).fetchall()  # fmt: skip
+        ids = [row["id"] for row in claimed]
+        found = self.connection.execute(b"SELECT id, owner, priority FROM jobs WHERE id = ANY(%s)", [ids]).fetchall()
+        names = {row["id"]: f"{row['owner']}{row['priority'] or ''}" for row in found}
+        self.connection.execute(b"DELETE FROM jobs WHERE id = ANY(%s)", [ids])
+        return [names[job_id] for job_id in ids]
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        self.connection.execute(
+            b"UPDATE jobs SET run_at = run_at - make_interval(secs => %s), turn = turn - make_interval(secs => %s)",
+            [seconds, seconds],
+        )
+
+
+@pytest.fixture(scope="module")
+def connection(postgres: DatabaseServer) -> Iterator[psycopg.Connection[Any]]:
+    with postgres.clone() as url, psycopg.connect(url, autocommit=True, row_factory=dict_row) as opened:
+        yield opened
+
+
+@pytest.fixture
+def line(connection: psycopg.Connection[DictRow]) -> Line:
+    connection.execute("DELETE FROM jobs")
+    connection.execute("UPDATE task_types SET timeout_seconds = 3600")
+    return Line(connection)
+
+
+@pytest.mark.parametrize("seconds_per_job", [0.01, 60, 3000])
+def test_a_newcomer_waits_for_no_more_than_a_few_of_a_thousand(line: Line, seconds_per_job: float) -> None:
+    """However quick or slow the jobs are, and however many of them are done already."""
+    line.queue("bulk", 1000)
+    for served in (0, 1, 100):
+        assert set(line.claim(served) if served else []) <= {"bulk"}
+        line.wait(served * seconds_per_job)
+        line.queue("ada")
+        assert "ada" in line.claim(4)
+
+
+def test_two_callers_with_many_jobs_get_every_other_one(line: Line) -> None:
+    """The later one does not wait for the earlier one's jobs, nor does it pass them all."""
+    line.queue("bulk", 300)
+    assert line.claim(100) == ["bulk"] * 100
+    line.queue("late", 300)
+    got = line.claim(100)
+    assert 40 <= got.count("late") <= 60
+
+
+def test_a_caller_alone_waits_for_nothing(line: Line) -> None:
+    """A turn orders and never delays: all of them can be had at once."""
+    line.queue("bulk", 50)
+    assert len(line.claim(50)) == 50
+
+
+def test_jobs_of_one_caller_come_in_the_order_of_priority_and_age(line: Line) -> None:
+    """Those worth more take turns with what came before them; one that is worth less comes after all the others."""
+    line.queue("a", 3)
+    line.queue("a", 1, priority=-1)
+    line.queue("a", 2, priority=2)
+    line.queue("a", 1)
+    assert line.claim(7) == ["a2", "a", "a2", "a", "a", "a", "a-1"]
+
+
+def test_low_priority_waits_longer_but_never_for_ever(line: Line) -> None:
+    """An endless stream of newcomers with greater priority passes a job for a minute a point, and no longer."""
+    line.queue("patient", priority=-3)
+    passed = 0
+    for number in range(100):
+        line.queue(f"stream {number}")
+        line.wait(10)
+        if line.claim() == ["patient-3"]:
+            break
+        passed += 1
+    assert 17 <= passed <= 19
+
+
+def test_a_stream_of_newcomers_does_not_keep_a_caller_waiting_whose_turns_lie_ahead(line: Line) -> None:
+    """Somebody who used turns ahead of the clock, while alone, is not last for as long as others keep coming."""
+    line.connection.execute("UPDATE task_types SET timeout_seconds = 20")
+    line.queue("bulk", 50)
+    line.claim(40)
+    got: list[str] = []
+    for number in range(60):
+        line.queue(f"stream {number}")
+        got += line.claim()
+        if got.count("bulk") == 2:
+            break
+    assert got.count("bulk") == 2
+
+
+def test_a_job_that_is_tried_again_keeps_its_turn(line: Line) -> None:
+    """It is the next one, as it was; those that its caller queued after it come after newcomers, as they did."""
+    line.queue("bulk", 5)
+    line.claim(1)
+    claimed = line.connection.execute(
+        _claim,
+        {
+            "task_types": [_KIND], "limits_locked": False, "most": 1, "first_lease_seconds": 15.0,
+            "claim_ids": ["00000000-0000-4000-8000-000000000000"], "lease_keys": ["k"], "worker_ids": ["w"],
+            "worker_names": ["w"], "shares": [1],
+        },
+    ).fetchall()  # fmt: skip
+    (job,) = claimed
+    line.connection.execute(b"UPDATE jobs SET owner = 'again' WHERE id = %s", [job["id"]])
+    line.connection.execute(
+        _fail,
+        {
+            "id": job["id"], "lease_seq": 1, "lease_key": "k", "request_digest": b"d", "next_state": "queued",
+            "delay_seconds": 30.0, "spends_attempt": True, "error": Jsonb({"class": "transient"}),
+        },
+    )  # fmt: skip
+    line.wait(31)
+    line.queue("newcomer")
+    assert line.claim(5) == ["again", "newcomer", "bulk", "bulk", "bulk"]
