@@ -72,7 +72,7 @@ GEOTIFF_TO_TILES = TaskHandler(
     task_type=TaskType(
         name="geotiff_to_tiles",
         outputs=(
-            OutputSlot(suffix=".pmtiles", content_type="application/vnd.pmtiles", max_bytes=PICTURE),
+            OutputSlot(suffix=".pmtiles", content_type="application/vnd.pmtiles", max_bytes=4096 * MB),
             METADATA,
         ),
         timeout_seconds=7200,

@@ -52,7 +52,7 @@ from geoprocessing_worker.tile_source import TileSource
 
 WEB_MERCATOR = "EPSG:3857"
 MAX_DECODED_BYTES = 96 << 30  # about ten minutes of decoding on one slow core
-LARGEST_ARCHIVE = 1100 << 20  # bytes, as the task type tells the API
+LARGEST_ARCHIVE = 4000 << 20  # bytes of tiles; with its directories the archive stays below 4 GiB
 UNBOUNDED = 1 << 40  # pixels; tiles are never enlarged or made smaller to fit
 LOOK = 2048  # pixels; the size at which values are looked at
 WORLD = (-180.0, -85.0, 180.0, 85.0)

@@ -1,0 +1,57 @@
+"""The work itself, imported in the job's child process only. The worker has looked at the file before."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+
+from geoprocessing_worker.handlers import Report, TaskRequest, TaskResult, refused, write_whole
+from geotiff_histogram.handler import HistogramOptions
+
+
+def count_values(request: TaskRequest[HistogramOptions], report: Report) -> TaskResult:
+    """Writes `<stem>_histogram.csv`: the lower and upper end of each bucket, and how many valid pixels lie in it.
+
+    Raises:
+        JobError: `no_such_band`, `no_valid_pixels`.
+    """
+    options = request.options
+    with rasterio.open(request.file) as dataset:
+        if options.band > dataset.count:
+            raise refused("no_such_band", f"The file has {dataset.count} bands, but not band {options.band}.")
+        report("look", 0, "Looking for the lowest and the highest value")
+        ends = [(values.min(), values.max()) for values in _values(dataset, options.band) if values.size]
+        if not ends:
+            raise refused("no_valid_pixels", "No pixel of this band is valid.")
+        low, high = float(min(low for low, _ in ends)), float(max(high for _, high in ends))
+        counts = np.zeros(options.buckets, dtype=np.int64)
+        edges = np.linspace(low, high if high > low else low + 1, options.buckets + 1)
+        for number, values in enumerate(_values(dataset, options.band)):
+            counts += np.histogram(values, edges)[0]
+            report("count", 100 * number / len(ends), "Counting")
+    lines = [f"{edges[i]:g},{edges[i + 1]:g},{count}" for i, count in enumerate(counts)]
+    content = "\n".join(["from,to,pixels", *lines, ""]).encode()
+    made = write_whole(request.output_folder, f"{request.stem}_histogram.csv", content, "text/csv")
+    return TaskResult(outputs=(made,), metadata={"minimum": low, "maximum": high, "pixels": int(counts.sum())})
+
+
+def _values(dataset: Any, band: int) -> Iterator[Any]:
+    """The valid values, block by block, so that memory does not depend on the file."""
+    for _, window in dataset.block_windows(band):
+        yield dataset.read(band, window=window, masked=True).compressed()
+
+
+def self_test(folder: Path) -> TaskResult:
+    """A file whose values are known: `worker.py verify` runs this behind the same walls as a job."""
+    path = folder / "known.tif"
+    place = {"crs": "EPSG:4326", "transform": rasterio.Affine(1, 0, 0, 0, -1, 0)}
+    with rasterio.open(path, "w", driver="GTiff", width=10, height=10, count=1, dtype="uint8", **place) as dataset:
+        dataset.write(np.arange(100, dtype=np.uint8).reshape(1, 10, 10))
+    options = HistogramOptions(buckets=2)
+    request = TaskRequest(source=path, output_folder=folder, stem="known", options=options, source_name=path.name)
+    made = count_values(request, lambda _stage, _percent, _text: None)
+    if made.metadata["pixels"] != 100:
+        raise AssertionError(f"{made.metadata['pixels']} of 100 pixels were counted")
+    return made

@@ -1,0 +1,82 @@
+"""The example of a package with a kind of job of its own: installed as a person would, and used from end to end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.api import WORKER_TOKEN, RunningApi
+from tests.support.clients import Person, get
+from tests.support.processes import FINAL, ROOT, clean_environment, running
+from tests.support.rasters import Tiff
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package in a folder of its own, beside nothing."""
+    folder = tmp_path_factory.mktemp("example")
+    # Building leaves files behind, which have no business in the checkout.
+    shutil.copytree(ROOT / "examples" / "geotiff_histogram", folder / "source")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
+    target = ["--no-build-isolation", "--target", str(folder / "installed"), str(folder / "source")]
+    subprocess.run([*pip, *target], check=True, capture_output=True, timeout=120)
+    return folder / "installed"
+
+
+def told(*command: str, said: str | None = None, **environment: str) -> str:
+    ended = subprocess.run(
+        [sys.executable, "-m", *command],
+        input=said,
+        env=clean_environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        cwd="/",
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_its_self_test_passes_behind_the_walls(installed: Path) -> None:
+    said = told("geoprocessing_worker", "verify", "geotiff_histogram", PYTHONPATH=str(installed))
+    assert said.startswith("✅ geotiff_histogram: made known_histogram.csv")
+
+
+def test_a_job_of_it_is_done_by_the_real_programs(
+    installed: Path, api_server: Callable[..., RunningApi], tmp_path: Path
+) -> None:
+    """Told to the API by the worker's own words; claimed and done by a worker that found it installed."""
+    api = api_server()
+    kind = told("geoprocessing_worker", "tasks", "--json", "geotiff_histogram", PYTHONPATH=str(installed))
+    stores = {"DATABASE_URL": api.settings.conninfo or "", "DATA_DIR": str(tmp_path / "data")}
+    told("geo_jobs_api", "task-types", "apply", "-", said=kind, **stores)
+    values = np.arange(100, dtype="uint8").reshape(1, 10, 10)
+    source = Tiff(values, nodata=0).write(tmp_path / "map.tif")
+    person = Person(api)
+    job_id = person.submit({"buckets": 3, "colour": "none"}, source.read_bytes(), taskType="geotiff_histogram")
+    wrong = person.submit({"buckets": 1}, source.read_bytes(), taskType="geotiff_histogram")
+    (tmp_path / "worker").mkdir()
+    settings = {
+        "API_BASE_URL": api.base_url,
+        "WORKER_AUTH_TOKEN": WORKER_TOKEN,
+        "TEMP_DIR": str(tmp_path / "jobs"),
+        "PYTHONPATH": os.pathsep.join([str(installed), str(ROOT)]),
+    }
+    with running([sys.executable, "-m", "geoprocessing_worker"], tmp_path / "worker", clean_environment(**settings)):
+        wait_until(lambda: all(person.look(job)["state"] in FINAL for job in (job_id, wrong)), "the jobs to end", 60)
+    job = person.look(job_id)
+    assert job["state"] == "succeeded", job
+    assert job["metadata"] == {"minimum": 1, "maximum": 99, "pixels": 99}
+    answer = person.http.get(f"/api/geo-jobs/{job_id}/download/output").raise_for_status().json()
+    (output,) = answer["outputs"]
+    assert output["name"] == "map_histogram.csv"
+    assert get(output["url"]).text.splitlines()[0:2] == ["from,to,pixels", "1,33.6667,33"]
+    assert person.look(wrong)["error"]["code"] == "invalid_payload"

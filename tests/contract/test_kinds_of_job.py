@@ -1,0 +1,137 @@
+"""Worker and API mean the same by each kind of job that comes with them, and by a file that is found by its address."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from pydantic import SecretStr
+from starlette.requests import Request
+from starlette.responses import Response
+
+from geoprocessing_worker.client import JobApi
+from geoprocessing_worker.config import Settings
+from geoprocessing_worker.courier import Courier
+from geoprocessing_worker.outbox import Outbox
+from geoprocessing_worker.runner import Ending, JobRunner, Tools
+from geoprocessing_worker.worker import source_client
+from tests.contract.test_wire import request
+from tests.support.api import NO_TLS, WORKER_TOKEN, RunningApi
+from tests.support.clients import Person, get, rows
+from tests.support.rasters import UTM, Tiff
+from tests.support.scripted_api import ScriptedApi
+from tests.support.waiting import in_thread
+
+MAP = Tiff(np.full((3, 300, 400), 90, "uint8"), "EPSG:32638", UTM)
+
+
+async def work_off(tools: Tools, task_type: str) -> Ending:
+    asked = request().model_copy(update={"task_types": (task_type,)})
+    answer = await tools.api.claim(asked)
+    assert answer is not None
+    (job,) = answer.jobs
+
+    return await JobRunner(job, tools, asyncio.Event()).run()
+
+
+def test_the_api_knows_each_kind_of_job_as_its_handler_tells_it(tools: Tools, person: Person) -> None:
+    """Suffixes, content types, sizes, formats and times: what one side changes the other must too."""
+    for task in tools.tasks:
+        told = json.loads(task.handler.task_type.model_dump_json(by_alias=True))
+        known = person.http.get(f"/api/task-types/{task.name}").raise_for_status().json()
+        for kind in (told, known):
+            kind["outputs"] = sorted(kind["outputs"], key=lambda slot: str(slot["suffix"]))
+        assert {name: known[name] for name in told if name != "leaseSeconds"} == {
+            name: value for name, value in told.items() if name != "leaseSeconds"
+        }
+
+
+@pytest.mark.parametrize(
+    ("task_type", "endings"),
+    [("geotiff_to_cog", [".json", ".tif"]), ("geotiff_info", [".json"]), ("geotiff_to_tiles", [".json", ".pmtiles"])],
+)
+async def test_each_kind_of_job_is_done_from_submission_to_download(
+    task_type: str, endings: list[str], tools: Tools, person: Person, tmp_path: Path
+) -> None:
+    source = MAP.write(tmp_path / "map.tif").read_bytes()
+    job_id = await in_thread(lambda: person.submit({}, source, taskType=task_type))
+    assert await work_off(tools, task_type) is Ending.COMPLETED
+    job = await in_thread(person.look, job_id)
+    assert job["state"] == "succeeded"
+    assert job["metadata"]["crs"]["epsg"] == 32638
+    answer = await in_thread(lambda: person.http.get(f"/api/geo-jobs/{job_id}/download/output"))
+    outputs = {output["name"]: output["url"] for output in answer.raise_for_status().json()["outputs"]}
+    assert sorted(outputs) == [f"map{ending}" for ending in endings]
+    assert (await in_thread(get, outputs["map.json"])).json()["type"] == "Feature"
+
+
+@pytest.fixture
+async def linked(api_server: Callable[..., RunningApi], tmp_path: Path) -> AsyncIterator[tuple[RunningApi, Tools]]:
+    """An API and a worker that both fetch files from the loopback address."""
+    from geoprocessing_worker.handlers import TaskResult
+    from geoprocessing_worker.perform import perform
+    from geoprocessing_worker.sandbox import Sandbox
+    from geoprocessing_worker.tasks import load
+
+    api = api_server(source_hosts="127.0.0.1")
+    settings = Settings(api_base_url=api.base_url, temp_dir=tmp_path / "work", source_hosts=("127.0.0.1",))
+    async with (
+        httpx.AsyncClient(base_url=api.base_url) as http,
+        httpx.AsyncClient() as storage,
+        source_client(settings, NO_TLS) as sources,
+    ):
+        job_api = JobApi(http, SecretStr(WORKER_TOKEN))
+        outbox = Outbox(tmp_path / "work", api.base_url, max_age=3600, max_reports=10)
+        yield (
+            api,
+            Tools(
+                settings=settings,
+                tasks=load(settings),
+                api=job_api,
+                courier=Courier(outbox, job_api, storage),
+                storage=storage,
+                sources=sources,
+                sandbox=Sandbox(perform, TaskResult, preload=("geoprocessing_worker.forkserver",)),
+            ),
+        )
+
+
+async def test_a_source_is_worked_on_once_for_each_of_its_versions(
+    linked: tuple[RunningApi, Tools], server: ScriptedApi, tmp_path: Path
+) -> None:
+    """The second job of a source ends without work; once the source has changed, the third one works again."""
+    api, tools = linked
+    version, content = ['"v1"'], MAP.write(tmp_path / "map.tif").read_bytes()
+
+    async def hand_out(asked: Request) -> Response:
+        assert "authorization" not in asked.headers
+        known = asked.headers.get("if-none-match") == version[0]
+        return Response(b"" if known else content, 304 if known else 200, headers={"ETag": version[0]})
+
+    server.on("map.tif", hand_out)
+    person = Person(api)
+    body = {"taskType": "geotiff_info", "inputPayload": {"sourceUrl": f"{server.base_url}/a/map.tif"}}
+
+    async def one(**condition: str) -> dict[str, Any]:
+        made = await in_thread(lambda: person.http.post("/api/geo-jobs", json=body))
+        job_id = made.raise_for_status().json()["id"]
+        if condition:
+            # As a schedule with skipUnchanged makes its jobs, when their time has come.
+            asked = "UPDATE jobs SET source_condition = %s::jsonb WHERE id = %s"
+            await in_thread(rows, api.settings.conninfo or "", asked, json.dumps(condition), job_id)
+        assert await work_off(tools, "geotiff_info") is Ending.COMPLETED
+        return await in_thread(person.look, job_id)
+
+    first = await one()
+    assert [output["name"] for output in first["outputs"]] == ["map.json"]
+    assert first["sourceValidators"]["etag"] == '"v1"'
+    unchanged = await one(etag='"v1"')
+    assert (unchanged["outputs"], unchanged["metadata"]) == ([], {"unchanged": True})
+    version[0] = '"v2"'
+    assert (await one(etag='"v1"'))["metadata"]["width"] == 400
