@@ -52,8 +52,12 @@ class JobTemplate(Model):
 
 
 class CreateJob(JobTemplate):
-    """A job to be made. Its input is an upload, `inputPayload.sourceUrl`, or another job's output."""
+    """A job to be made. Its input is an upload, `inputPayload.sourceUrl`, or another job's output.
 
+    Where the task type can do without an input, `awaitUpload` says that there will be one.
+    """
+
+    await_upload: bool = False
     dedup_key: DedupKey | None = None
     depends_on: list[DependsOn] = Field(default_factory=list, max_length=_MOST_PARENTS)
     input_from: InputFrom | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -33,7 +33,7 @@ class Source:
     """Where a job's input comes from.
 
     Attributes:
-        kind: `upload` waits for a file; `none` needs nothing.
+        kind: `upload` waits for a file; `none` needs nothing; None: as the task type says.
         url: of kind `url`.
         file_name: what it is called, of kind `url`.
         condition: what to ask the URL with (`etag`, `lastModified`), so that an unchanged file does not come again.
@@ -41,7 +41,7 @@ class Source:
         output: a suffix or a name, of kind `output`.
     """
 
-    kind: InputKind = InputKind.UPLOAD
+    kind: InputKind | None = None
     url: str | None = None
     file_name: str | None = None
     condition: Mapping[str, Any] | None = None
@@ -93,7 +93,7 @@ class NewJob:
             "idempotency_key": self.idempotency_key,
             "request_digest": self.request_digest.hex(),
             "dedup_key": self.dedup_key,
-            "input_kind": self.source.kind.value,
+            "input_kind": None if self.source.kind is None else self.source.kind.value,
             "input_file_name": self.source.file_name,
             "source_url": self.source.url,
             "source_condition": self.source.condition,
@@ -174,11 +174,11 @@ class CreationStore:
             )
         return {(row["task_type"], row["dedup_key"]): Job.from_row(row) for row in rows}
 
-    async def find_known_task_types(self, names: Sequence[str]) -> set[str]:
-        """Those of the task types that there are."""
+    async def find_input_rules(self, names: Iterable[str]) -> dict[str, str]:
+        """Whether those of the task types that there are need an input: `required`, `optional` or `none`."""
         async with self._pool.connection() as connection:
-            rows = await fetch_all(_jobs.list_task_types_by_name(connection, names=list(names)))
-        return {row["name"] for row in rows}
+            rows = await fetch_all(_jobs.list_task_types_by_name(connection, names=list(set(names))))
+        return {row["name"]: row["input_rule"] for row in rows}
 
 
 async def insert_jobs(

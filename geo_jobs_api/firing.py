@@ -7,6 +7,7 @@ can be noted once) and they go on to their next moments. A process that is kille
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import random
 from collections.abc import Awaitable, Callable, Iterable
@@ -47,7 +48,7 @@ _log = get_logger(__name__)
 _SCHEDULES_PER_ROUND = 50
 # Of one schedule that has much to make up for.
 _FIRES_PER_ROUND = 20
-_LONGEST_REST_SECONDS = 30.0
+_LONGEST_REST_SECONDS = 60.0
 _OUTAGE_PAUSE_SECONDS = 2.0
 
 
@@ -95,20 +96,19 @@ class ScheduleRunner:
         while True:
             self._bell.clear()
             try:
-                while await self.run_once():
-                    pass
                 pause = await self._schedules.seconds_until_due(self._clock())
+                if pause is not None and pause <= 0:
+                    await self.run_once()
+                    continue
             except (psycopg.Error, OSError) as error:
                 _log.warning("schedules_not_looked_at", reason=type(error).__name__)
                 await self._sleep(_OUTAGE_PAUSE_SECONDS * random.uniform(1, 2))  # noqa: S311  # no secret
                 continue
             # A little later than due, since a look that comes a millisecond early finds nothing.
-            rest = min(_LONGEST_REST_SECONDS, max(0.0, _LONGEST_REST_SECONDS if pause is None else pause) + 0.005)
-            try:
+            rest = _LONGEST_REST_SECONDS if pause is None else min(_LONGEST_REST_SECONDS, pause + 0.005)
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(rest):
                     await self._bell.wait()
-            except TimeoutError:
-                pass
 
     async def run_once(self) -> int:
         """One round over what is due now; how many moments were decided."""

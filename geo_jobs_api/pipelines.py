@@ -17,7 +17,7 @@ from geo_jobs_api.records import Pipeline
 from geo_jobs_api.schemas import CancelJob
 from geo_jobs_api.services import CallerOf, Services, ServicesOf
 from geo_jobs_api.store import ShareExceededError
-from geo_jobs_api.submission import IdempotencyKey, share_exceeded, unknown_task_type
+from geo_jobs_api.submission import IdempotencyKey, check_task_types, share_exceeded
 
 router = APIRouter(prefix="/api/pipelines", tags=["pipelines"])
 
@@ -49,10 +49,7 @@ async def create_pipeline(
 
 async def _earlier_pipeline(services: Services, new: NewPipeline, jobs: list[NewJob]) -> UUID:
     """The pipeline that an earlier request with this key made."""
-    types = {job.task_type for job in jobs}
-    unknown = types - await services.creation.find_known_task_types(sorted(types))
-    if unknown:
-        raise unknown_task_type(min(unknown))
+    await check_task_types(services.creation, jobs)
     key = jobs[0].idempotency_key or ""
     job = (await services.creation.find_by_idempotency_keys(new.owner, [key])).get(key)
     if job is None or job.pipeline_id is None:

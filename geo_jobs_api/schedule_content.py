@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from geo_jobs_api.creation_store import CreationStore
 from geo_jobs_api.errors import FieldError, Problem
 from geo_jobs_api.hosts import HostList
-from geo_jobs_api.jobs import InputKind
 from geo_jobs_api.pipeline_building import build_pipeline
 from geo_jobs_api.schedule_schemas import PutSchedule, ScheduledJob, stored_template, stored_timing
 from geo_jobs_api.schedule_store import ScheduleContent
 from geo_jobs_api.submission import source_of
 
 
-def content_of(allowed: HostList, owner: str, body: PutSchedule, now: datetime) -> ScheduleContent:
+async def content_of(
+    creation: CreationStore, allowed: HostList, owner: str, body: PutSchedule, now: datetime
+) -> ScheduleContent:
     """What is stored for a schedule that begins now.
 
     Raises:
-        Problem: `validation`, `source-not-allowed`.
+        Problem: `validation`, `source-not-allowed`, `unknown-task-type`.
     """
-    _check_template(allowed, owner, body)
+    await _check_template(creation, allowed, owner, body)
     upcoming = body.timing(body.start_at, body.end_at).next_after(now)
     if upcoming is None:
         raise _wrong("/at" if body.at is not None else "/cron", "There is no moment left at which it would fire.")
@@ -39,14 +41,19 @@ def content_of(allowed: HostList, owner: str, body: PutSchedule, now: datetime) 
     )
 
 
-def _check_template(allowed: HostList, owner: str, body: PutSchedule) -> None:
+async def _check_template(creation: CreationStore, allowed: HostList, owner: str, body: PutSchedule) -> None:
     template = body.template
     if isinstance(template, ScheduledJob):
-        kinds = {source_of(allowed, template.input_payload, "/template/inputPayload/sourceUrl").kind}
+        source = source_of(allowed, template.input_payload, "/template/inputPayload/sourceUrl")
+        sources = [(template.task_type, source.kind)]
     else:
-        kinds = {job.source.kind for job in build_pipeline(allowed, owner, template, None)[1]}
-    if InputKind.UPLOAD in kinds:
-        raise _wrong("/template", "Nobody would upload a file for it: the template needs inputPayload.sourceUrl.")
+        sources = [(job.task_type, job.source.kind) for job in build_pipeline(allowed, owner, template, None)[1]]
+    rules = await creation.find_input_rules(task_type for task_type, _ in sources)
+    for task_type, kind in sources:
+        if task_type not in rules:
+            raise Problem("unknown-task-type", f"There is no task type {task_type!r}.")
+        if kind is None and rules[task_type] == "required":
+            raise _wrong("/template", "Nobody would upload a file for it: the template needs inputPayload.sourceUrl.")
 
 
 def _wrong(pointer: str, message: str) -> Problem:

@@ -48,7 +48,9 @@ async def create_schedule(
     body: PutSchedule, response: Response, caller: CallerOf, services: ServicesOf
 ) -> ScheduleView:
     """Make jobs (or pipelines) from a template: by cron, at one moment, or by times on days of the week."""
-    content = content_of(services.settings.sources_allowed, caller.subject, body, datetime.now(UTC))
+    content = await content_of(
+        services.creation, services.settings.sources_allowed, caller.subject, body, datetime.now(UTC)
+    )
     made = await services.schedules.create_schedule(uuid7(), caller.subject, content)
     if made is None:
         raise _name_is_used(body.name)
@@ -93,7 +95,9 @@ async def replace_schedule(
 ) -> ScheduleView:
     """Give it another content. It goes on from now; what it has made stays."""
     schedule = await _find(services, caller, schedule_id)
-    content = content_of(services.settings.sources_allowed, schedule.owner, body, datetime.now(UTC))
+    content = await content_of(
+        services.creation, services.settings.sources_allowed, schedule.owner, body, datetime.now(UTC)
+    )
     try:
         return ScheduleView.of(_there(await services.schedules.replace_schedule(schedule_id, content)))
     except psycopg.errors.UniqueViolation as error:

@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 from geo_jobs_api.auth import Caller
 from geo_jobs_api.config import Settings
 from geo_jobs_api.creation_schemas import CreateJob
-from geo_jobs_api.creation_store import Dependency, NewJob, ParentNotFoundError, Source
+from geo_jobs_api.creation_store import CreationStore, Dependency, NewJob, ParentNotFoundError, Source
 from geo_jobs_api.errors import FieldError, Problem
 from geo_jobs_api.hosts import HostList, parse_web_address
 from geo_jobs_api.jobs import InputKind, safe_file_name
@@ -71,10 +71,9 @@ async def submit_jobs(
 
 
 async def _create(services: Services, caller: Caller, news: Sequence[NewJob]) -> Mapping[Any, Job]:
-    types = {new.task_type for new in news}
-    if len(news) > 1 and (unknown := types - await services.creation.find_known_task_types(sorted(types))):
+    if len(news) > 1:
         # Looked up before, since a batch is made whole or not at all.
-        raise unknown_task_type(min(unknown))
+        await check_task_types(services.creation, news)
     try:
         return await services.creation.create_jobs(
             news, parents_of=caller.owner_filter, most_open=services.settings.max_open_jobs_per_caller
@@ -100,14 +99,24 @@ async def _find_earlier(services: Services, caller: Caller, missing: Mapping[int
         job = job or by_dedup.get((new.task_type, new.dedup_key))
         if job is not None:
             found[number] = Submitted(job, is_new=False)
-        elif new.dedup_key is None:
-            raise unknown_task_type(new.task_type)
+        else:
+            await check_task_types(services.creation, [new])
     return found
 
 
-def unknown_task_type(name: str) -> Problem:
-    """There is no such task type."""
-    return Problem("unknown-task-type", f"There is no task type {name!r}.")
+async def check_task_types(creation: CreationStore, news: Sequence[NewJob]) -> None:
+    """Refuse jobs whose task type is not known, or does not go with their input.
+
+    Raises:
+        Problem: `unknown-task-type`, `validation`.
+    """
+    rules = await creation.find_input_rules(new.task_type for new in news)
+    for new in news:
+        rule = rules.get(new.task_type)
+        if rule is None:
+            raise Problem("unknown-task-type", f"There is no task type {new.task_type!r}.")
+        if rule == "none" and new.source.kind not in {None, InputKind.NONE}:
+            raise Problem("validation", f"Jobs of the type {new.task_type!r} take no input.")
 
 
 def _new_job(services: Services, caller: Caller, body: CreateJob, key: str | None, pointer: str) -> NewJob:
@@ -119,6 +128,8 @@ def _new_job(services: Services, caller: Caller, body: CreateJob, key: str | Non
             raise _wrong(f"{pointer}/inputFrom", "A job has one input: inputFrom, or inputPayload.sourceUrl.")
     else:
         source = source_of(services.settings.sources_allowed, body.input_payload, f"{pointer}/inputPayload/sourceUrl")
+        if body.await_upload and source.kind is None:
+            source = Source(InputKind.UPLOAD)
     return NewJob(
         id=uuid7(),
         owner=caller.subject,

@@ -17,6 +17,7 @@ from uuid_utils.compat import uuid7
 from geo_jobs_api.commands.frame import Act, Group, add_json_option, stored
 from geo_jobs_api.commands.output import say, say_view, say_views
 from geo_jobs_api.config import Settings
+from geo_jobs_api.creation_store import CreationStore
 from geo_jobs_api.database import Pool
 from geo_jobs_api.errors import FieldError, Problem
 from geo_jobs_api.firing import ScheduleRunner
@@ -84,7 +85,7 @@ def _when(view: ScheduleView) -> str:
 
 async def _create(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     body = await asyncio.to_thread(_read, arguments.file)
-    content = content_of(settings.sources_allowed, arguments.owner, body, datetime.now(UTC))
+    content = await content_of(CreationStore(pool), settings.sources_allowed, arguments.owner, body, datetime.now(UTC))
     made = await ScheduleStore(pool).create_schedule(uuid7(), arguments.owner, content)
     if made is None:
         raise Problem("invalid-state", f"{arguments.owner} has a schedule named {body.name!r} already.")

@@ -1,8 +1,9 @@
 -- Jobs as their owners see them: create, upload, read, cancel, retry; and the tokens of workers.
 
 -- name: insert_jobs(jobs, dependencies)
--- Create jobs, in their order, with what they wait for. No row for one: its task type is unknown, or its idempotency
--- key was used before, or a job with its de-duplication key is open.
+-- Create jobs, in their order, with what they wait for. Where no input is said, the task type says whether an upload is
+-- waited for. No row for one: its task type is unknown or does not go with its input, or its idempotency key was used
+-- before, or a job with its de-duplication key is open.
 WITH wanted AS (
     SELECT * FROM jsonb_to_recordset(:jobs::jsonb) AS wanted (
         place integer, id uuid, owner text, task_type text, priority integer, input_payload jsonb,
@@ -20,16 +21,16 @@ WITH wanted AS (
     SELECT
         wanted.id, wanted.owner, wanted.task_type,
         CASE
-            WHEN wanted.input_kind = 'upload' THEN 'awaiting_upload'
+            WHEN decided.input_kind = 'upload' THEN 'awaiting_upload'
             WHEN wanted.pending_parents > 0 THEN 'blocked'
             ELSE 'queued'
         END,
         coalesce(wanted.priority, task_types.default_priority), wanted.input_payload, wanted.idempotency_key,
-        decode(wanted.request_digest, 'hex'), wanted.dedup_key, task_types.max_attempts, wanted.input_kind,
+        decode(wanted.request_digest, 'hex'), wanted.dedup_key, task_types.max_attempts, decided.input_kind,
         wanted.input_file_name, wanted.source_url, wanted.source_condition, wanted.input_parent_id,
         wanted.input_output, wanted.pending_parents, coalesce(wanted.run_at, now()),
         -- One that is for later has no turn until then: it comes in the order of its time.
-        CASE WHEN wanted.input_kind <> 'upload' AND wanted.pending_parents = 0
+        CASE WHEN decided.input_kind <> 'upload' AND wanted.pending_parents = 0
             AND coalesce(wanted.run_at, now()) <= now()
             THEN fair_turn(
                 wanted.owner, wanted.task_type, coalesce(wanted.priority, task_types.default_priority),
@@ -37,7 +38,15 @@ WITH wanted AS (
             )
         END,
         wanted.deliver_at, wanted.pipeline_id, wanted.pipeline_stage, wanted.pipeline_job, wanted.schedule_id
-    FROM wanted JOIN task_types ON task_types.name = wanted.task_type
+    FROM wanted
+    JOIN task_types ON task_types.name = wanted.task_type
+    CROSS JOIN LATERAL (
+        SELECT coalesce(
+            wanted.input_kind, CASE task_types.input_rule WHEN 'required' THEN 'upload' ELSE 'none' END
+        ) AS input_kind
+    ) AS decided
+    WHERE task_types.input_rule = CASE decided.input_kind WHEN 'none' THEN 'none' ELSE 'required' END
+        OR task_types.input_rule = 'optional'
     ORDER BY wanted.place
     ON CONFLICT DO NOTHING
     RETURNING *
@@ -78,8 +87,8 @@ WHERE edge.child_id = :id
 ORDER BY parent.id;
 
 -- name: list_task_types_by_name(names)
--- Those of the task types that there are.
-SELECT name FROM task_types WHERE name = ANY(:names::text[]);
+-- Those of the task types that there are, and whether they need an input.
+SELECT name, input_rule FROM task_types WHERE name = ANY(:names::text[]);
 
 -- name: list_deduplicated(owners, task_types, dedup_keys)
 -- The open jobs with these keys.

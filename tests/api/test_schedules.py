@@ -15,13 +15,14 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from geo_jobs_api.cli import main
+from geo_jobs_api.creation_store import CreationStore
 from geo_jobs_api.database import Pool, open_pool
 from geo_jobs_api.firing import ScheduleRunner
 from geo_jobs_api.hosts import parse_hosts
 from geo_jobs_api.records import Schedule
 from geo_jobs_api.schedule_content import content_of
 from geo_jobs_api.schedule_schemas import PutSchedule
-from geo_jobs_api.schedule_store import ScheduleStore
+from geo_jobs_api.schedule_store import ScheduleContent, ScheduleStore
 from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, code_of, rows
 
@@ -63,6 +64,7 @@ class Game:
 
     def __init__(self, pool: Pool, database_url: str) -> None:
         self.store = ScheduleStore(pool)
+        self.creation = CreationStore(pool)
         self.url = database_url
         self.now = MORNING
         self.runner = self.scheduler()
@@ -71,10 +73,13 @@ class Game:
         return ScheduleRunner(self.store, ANY, asyncio.Event(), clock=lambda: self.now)
 
     async def create(self, **fields: Any) -> Schedule:
-        content = content_of(ANY, "ada", PutSchedule.model_validate(HOURLY | fields), self.now)
+        content = await self.content(**fields)
         made = await self.store.create_schedule(uuid7(), "ada", content)
         assert made is not None
         return made
+
+    async def content(self, **fields: Any) -> ScheduleContent:
+        return await content_of(self.creation, ANY, "ada", PutSchedule.model_validate(HOURLY | fields), self.now)
 
     async def play(self, hours: float) -> None:
         self.now += timedelta(hours=hours)
@@ -226,9 +231,7 @@ async def test_an_unchanged_source_is_asked_for_with_what_the_last_success_told(
     assert await next_condition() is None
     succeed({"etag": '"2"', "unchanged": False})
     other = TEMPLATE | {"inputPayload": {"sourceUrl": "https://maps.example.org/a.tif", "maxSize": 10}}
-    content = content_of(
-        ANY, "ada", PutSchedule.model_validate(HOURLY | {"template": other, "skipUnchanged": True}), game.now
-    )
+    content = await game.content(template=other, skipUnchanged=True)
     await game.store.replace_schedule(made.id, content)
     assert await next_condition() is None
 

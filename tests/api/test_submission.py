@@ -145,3 +145,35 @@ def test_a_job_for_later_is_not_claimed_before(person: Person, worker: Worker, a
     assert (job["state"], worker.claim_all()) == ("queued", [])
     rows(api.settings.conninfo or "", "UPDATE jobs SET run_at = now() WHERE id = %s", job["id"])
     assert worker.claim()["id"] == job["id"]
+
+
+def test_a_task_type_says_whether_a_job_needs_an_input(person: Person, worker: Worker, api: RunningApi) -> None:
+    """One that needs none is queued at once; one that can do with or without waits only if it is told to."""
+    add = "INSERT INTO task_types (name, input_rule) VALUES (%s, %s)"
+    for name, rule in (("draw", "none"), ("either", "optional")):
+        rows(api.settings.conninfo or "", add, name, rule)
+    job = person.create(taskType="draw")
+    assert (job["state"], job["input"]) == ("queued", None)
+    assert worker.claim(taskTypes=["draw"])["input"] is None
+    assert code_of(person.http.post("/api/geo-jobs", json=linked() | {"taskType": "draw"})) == (422, "validation")
+    jobs = [linked() | {"taskType": "draw"}, linked()]
+    assert code_of(person.http.post("/api/geo-jobs/batch", json={"jobs": jobs})) == (422, "validation")
+    assert person.create(taskType="either")["state"] == "queued"
+    assert person.create(taskType="either", awaitUpload=True)["state"] == "awaiting_upload"
+    assert person.create(**linked() | {"taskType": "either"})["input"]["kind"] == "url"
+
+
+def test_jobs_of_a_batch_take_turns_like_others(person: Person, worker: Worker, api: RunningApi) -> None:
+    """A caller with a hundred in one request does not keep another's single one waiting behind them."""
+    batch(person, *[linked()] * 100)
+    (other,) = [Person(api, "bob").create(**linked())["id"]]
+    first = [job["id"] for job in worker.claim_all(maxJobs=3)]
+    assert other in first
+
+
+def test_a_job_for_later_does_not_push_its_owners_others_back(person: Person, worker: Worker, api: RunningApi) -> None:
+    """Its time is its own: what is wanted now is not ordered after next year's."""
+    person.create(**linked(), runAt="2100-01-01T00:00:00Z")
+    now = person.create(**linked())["id"]
+    other = Person(api, "bob").create(**linked())["id"]
+    assert [job["id"] for job in worker.claim_all(maxJobs=2)] == [now, other]
