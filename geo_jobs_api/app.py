@@ -12,32 +12,39 @@ from uuid_utils.compat import uuid7
 
 from geo_jobs_api import embedded, internal, middleware, monitoring, operators, pipelines, public, transfers
 from geo_jobs_api import schedules as schedule_routes
+from geo_jobs_api import webhooks as webhook_routes
 from geo_jobs_api.auth import TokenVerifier, WorkerVerifier, worker_token_sha256
 from geo_jobs_api.claiming import ClaimDesk
 from geo_jobs_api.coalescing import Coalescer
 from geo_jobs_api.config import Settings, load_settings
 from geo_jobs_api.creation_store import CreationStore
 from geo_jobs_api.database import Pool, migrate, open_pool
+from geo_jobs_api.delivering import Deliverer, output_links
 from geo_jobs_api.errors import PROBLEM_SCHEMA, ConfigurationError, Problem
 from geo_jobs_api.event_hub import EventHub
 from geo_jobs_api.firing import ScheduleRunner
+from geo_jobs_api.hosts import parse_hosts
 from geo_jobs_api.jobs import JobState
 from geo_jobs_api.lease_store import LeaseStore
 from geo_jobs_api.limits import RateLimit
 from geo_jobs_api.listening import Wakeup
 from geo_jobs_api.local_storage import LocalStorage
 from geo_jobs_api.log import configure, get_logger
+from geo_jobs_api.outgoing import Outgoing
 from geo_jobs_api.pipeline_store import PipelineStore
 from geo_jobs_api.retention import Retention, RetentionPolicy
 from geo_jobs_api.roll_call import RollCall
 from geo_jobs_api.schedule_store import ScheduleStore
 from geo_jobs_api.scheduler import RescuePolicy, Rescuer
+from geo_jobs_api.sealing import Seal
 from geo_jobs_api.services import Services
 from geo_jobs_api.steering_store import SteeringStore
 from geo_jobs_api.storage import Storage, UrlSigner
 from geo_jobs_api.store import JobStore, UpkeepStore
 from geo_jobs_api.task_type_store import TaskTypeStore
 from geo_jobs_api.wakeup import WaitingRoom
+from geo_jobs_api.webhook_content import WebhookMaker
+from geo_jobs_api.webhook_store import WebhookStore
 
 _log = get_logger(__name__)
 _RESTART_SECONDS = 1.0
@@ -70,8 +77,8 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         storage = local_storage(settings)
         jobs, leases, upkeep, room = JobStore(pool), LeaseStore(pool), UpkeepStore(pool), WaitingRoom()
         steering = SteeringStore(pool, settings.lease_seconds)
-        schedules = ScheduleStore(pool)
-        bells = {"geo_jobs_schedules": asyncio.Event()}
+        schedules, webhooks = ScheduleStore(pool), WebhookStore(pool)
+        bells = {"geo_jobs_schedules": asyncio.Event(), "geo_jobs_deliveries": asyncio.Event()}
         firing = ScheduleRunner(schedules, settings.sources_allowed, bells["geo_jobs_schedules"])
         made = Services(
             settings=settings,
@@ -80,6 +87,8 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             pipelines=PipelineStore(pool),
             schedules=schedules,
             firing=firing,
+            webhooks=webhooks,
+            webhook_maker=webhook_maker(settings),
             leases=leases,
             desk=ClaimDesk(leases, room),
             completions=Coalescer("completions", leases.complete_jobs, most=_COMPLETIONS_PER_STATEMENT),
@@ -111,6 +120,9 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         await stack.enter_async_context(_in_background("events", made.hub.run))
         await stack.enter_async_context(_in_background("rescuer", _rescuer(settings, upkeep).run))
         await stack.enter_async_context(_in_background("schedules", firing.run))
+        outgoing = await stack.enter_async_context(Outgoing(parse_hosts(settings.webhook_hosts)))
+        deliverer = _deliverer(settings, webhooks, outgoing, storage, bells["geo_jobs_deliveries"])
+        await stack.enter_async_context(_in_background("deliveries", deliverer.run))
         await stack.enter_async_context(_in_background("retention", made.retention.run))
         await stack.enter_async_context(_in_background("roll call", made.roll_call.run))
         yield made
@@ -136,6 +148,36 @@ def local_storage(settings: Settings) -> LocalStorage:
     except OSError as error:
         raise ConfigurationError(f"The object store cannot use {error.filename}: {error.strerror}") from error
     return storage
+
+
+def webhook_maker(settings: Settings) -> WebhookMaker:
+    """What checks webhooks and seals their secrets."""
+    return WebhookMaker(parse_hosts(settings.webhook_hosts), _seal(settings))
+
+
+def _seal(settings: Settings) -> Seal:
+    if settings.storage_secret is None:
+        raise ConfigurationError("STORAGE_SECRET is not set.")
+    return Seal(settings.storage_secret.get_secret_value().encode())
+
+
+def _deliverer(
+    settings: Settings, webhooks: WebhookStore, outgoing: Outgoing, storage: Storage, bell: asyncio.Event
+) -> Deliverer:
+    base_url = settings.api_public_url
+
+    def sign_get(key: str) -> str:
+        return storage.sign_get(base_url or "", key, settings.signed_url_seconds).url
+
+    return Deliverer(
+        webhooks,
+        outgoing,
+        _seal(settings),
+        # Nobody asks in this moment at whose address the API could be reached.
+        links=output_links(None if base_url is None else sign_get),
+        per_second=settings.webhook_deliveries_per_second,
+        bell=bell,
+    )
 
 
 def _rescuer(settings: Settings, upkeep: UpkeepStore) -> Rescuer:
@@ -225,6 +267,7 @@ def create_app(settings: Settings) -> FastAPI:
         public.router,
         pipelines.router,
         schedule_routes.router,
+        webhook_routes.router,
         internal.router,
         transfers.router,
         monitoring.router,

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 import psycopg
 
-from geo_jobs_api.commands import figures, jobs, pipelines, schedules, service, task_types, tokens
+from geo_jobs_api.commands import figures, jobs, pipelines, schedules, service, task_types, tokens, webhooks
 from geo_jobs_api.commands.frame import Group
 from geo_jobs_api.commands.output import harmless, say
 from geo_jobs_api.config import load_settings
 from geo_jobs_api.errors import ConfigurationError, Problem
 from geo_jobs_api.log import configure
 
-_GROUPS = (service, jobs, pipelines, schedules, task_types, figures, tokens)
+_GROUPS = (service, jobs, pipelines, schedules, webhooks, task_types, figures, tokens)
 
 
 def _parser() -> argparse.ArgumentParser:

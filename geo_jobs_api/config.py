@@ -61,6 +61,10 @@ class Settings(BaseSettings):
 
     # Hosts that `inputPayload.sourceUrl` may name; empty: none.
     source_hosts: str = ""
+    # Hosts of one's own network that webhooks may lead to, also without TLS; all others must be public.
+    webhook_hosts: str = ""
+    # To one destination, in the mean.
+    webhook_deliveries_per_second: float = Field(default=10, gt=0)
 
     max_file_size: int = Field(default=104_857_600, gt=0)
     signed_url_seconds: float = Field(default=3600, ge=1)
@@ -127,7 +131,7 @@ class Settings(BaseSettings):
             raise ValueError("must have at least 16 characters")
         return value
 
-    @field_validator("source_hosts")
+    @field_validator("source_hosts", "webhook_hosts")
     @classmethod
     def _is_host_list(cls, value: str) -> str:
         parse_hosts(value)

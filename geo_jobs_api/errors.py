@@ -25,6 +25,7 @@ KINDS: dict[str, ProblemKind] = {
     "task-type-not-found": ProblemKind(404, "There is no such task type"),
     "pipeline-not-found": ProblemKind(404, "There is no such pipeline"),
     "schedule-not-found": ProblemKind(404, "There is no such schedule"),
+    "webhook-not-found": ProblemKind(404, "There is no such webhook"),
     "object-not-found": ProblemKind(404, "There is no such file"),
     "method-not-allowed": ProblemKind(405, "This address does not take this method"),
     "too-slow": ProblemKind(408, "The request did not arrive in time"),

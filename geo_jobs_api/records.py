@@ -168,6 +168,53 @@ class LastSource(_FromRow):
 
 
 @dataclass(frozen=True, slots=True)
+class Webhook(_FromRow):
+    """A webhook, as `webhooks` holds it, without its secret."""
+
+    id: UUID
+    owner: str
+    url: str
+    events: list[str]
+    task_types: list[str] | None
+    all_owners: bool
+    paused: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery(_FromRow):
+    """Something that was or is to be told to a webhook; `attempts` says what came of each try."""
+
+    id: int
+    webhook_id: UUID
+    event: str
+    job_id: UUID | None
+    pipeline_id: UUID | None
+    state: str
+    attempt: int
+    next_attempt_at: datetime | None
+    attempts: list[dict[str, Any]]
+    created_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedDelivery(_FromRow):
+    """A delivery to be tried now, with where it goes and the sealed secret that it is signed with."""
+
+    id: int
+    webhook_id: UUID
+    destination: str
+    event: str
+    job_id: UUID | None
+    body: dict[str, Any]
+    attempt: int
+    url: str
+    secret: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Parent(_FromRow):
     """A job that another waits for (`settled`: or waited for), and what its failure means."""
 

@@ -118,11 +118,13 @@ class Retention:
         kept = self._policy.ended_seconds
         if ended_seconds is not None:
             kept = dict.fromkeys(FINAL_STATES, ended_seconds)
-        return RetentionReport(
+        report = RetentionReport(
             unused_cancelled=await self._repeat(self._cancel_unused),
             jobs_removed=await self._repeat(partial(self._remove_jobs, kept)),
             broken_uploads_removed=await self._storage.remove_broken_uploads(_ABANDONED_SECONDS),
         )
+        await self._repeat(self._remove_history)
+        return report
 
     async def _repeat(self, batch: Callable[[], Awaitable[int]]) -> int:
         total = 0
@@ -130,6 +132,14 @@ class Retention:
             total += count
             await self._sleep(_BATCH_PAUSE_SECONDS)
         return total
+
+    async def _remove_history(self) -> int:
+        """What nothing refers to any more: empty pipelines, old deliveries, what schedules decided long ago."""
+        async with self._pool.connection() as connection:
+            pipelines: int = await _retention.remove_empty_pipelines(connection, most=_OBJECTS_PER_BATCH)
+            fires: int = await _retention.remove_old_fires(connection, most=_OBJECTS_PER_BATCH)
+            deliveries: int = await _retention.remove_old_deliveries(connection, most=_OBJECTS_PER_BATCH)
+        return pipelines + fires + deliveries
 
     async def _cancel_unused(self) -> int:
         if self._policy.unused_seconds is None:
@@ -156,8 +166,6 @@ class Retention:
         await self.remove_objects(ids)
         async with self._pool.connection() as connection:
             removed: int = await _retention.remove_jobs(connection, ids=ids)
-            await _retention.remove_empty_pipelines(connection, most=_JOBS_PER_BATCH)
-            await _retention.remove_old_fires(connection, most=_OBJECTS_PER_BATCH)
         return removed
 
     async def find_lost_objects(self) -> list[UUID]:

@@ -31,6 +31,8 @@ from geo_jobs_api.steering_store import SteeringStore
 from geo_jobs_api.store import JobStore, UpkeepStore
 from geo_jobs_api.task_type_store import TaskTypeStore
 from geo_jobs_api.wakeup import WaitingRoom
+from geo_jobs_api.webhook_content import WebhookMaker
+from geo_jobs_api.webhook_store import WebhookStore
 
 Completions = Coalescer[Completion, JobState | None]
 
@@ -52,6 +54,8 @@ class Services:
     pipelines: PipelineStore
     schedules: ScheduleStore
     firing: FiresByHand
+    webhooks: WebhookStore
+    webhook_maker: WebhookMaker
     leases: LeaseStore
     desk: ClaimDesk
     completions: Completions

@@ -59,9 +59,9 @@ def shared_api(postgres: DatabaseServer, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def shared_linked_api(postgres: DatabaseServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    """As `shared_api`, with hosts that files may be fetched from."""
+    """As `shared_api`, with hosts that files may be fetched from, and webhooks that may lead to loopback."""
     folder = tmp_path_factory.mktemp("linked") / "data"
-    settings = {"source_hosts": "maps.example.org, *.tiles.example.org"}
+    settings = {"source_hosts": "maps.example.org, *.tiles.example.org", "webhook_hosts": "127.0.0.1"}
     with postgres.clone() as url, run_api(make_settings(url, folder, **settings)) as api:
         yield api
 

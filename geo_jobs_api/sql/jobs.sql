@@ -73,7 +73,7 @@ FOR SHARE;
 
 -- name: follow_ended_jobs(ids)^
 -- Have those that wait for these jobs, which have ended already, go on.
-SELECT follow_ended_jobs(:ids::uuid[]) AS followed;
+SELECT follow_ended_jobs(:ids::uuid[], true) AS followed;
 
 -- name: list_jobs_by_id(ids)
 -- These jobs, in no order.

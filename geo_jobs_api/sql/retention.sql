@@ -78,6 +78,15 @@ DELETE FROM schedule_fires WHERE (schedule_id, fire_time) IN (
     LIMIT :most
 );
 
+-- name: remove_old_deliveries(most)!
+-- Delete what was told to webhooks, or could not be, a month ago.
+DELETE FROM webhook_deliveries WHERE id IN (
+    SELECT id FROM webhook_deliveries
+    WHERE finished_at < now() - interval '30 days'
+    ORDER BY finished_at
+    LIMIT :most
+);
+
 -- name: list_known(ids)
 -- Which of these jobs there are, ended or not.
 SELECT id FROM jobs WHERE id = ANY(:ids::uuid[]);

@@ -73,7 +73,10 @@ WITH held AS MATERIALIZED (
     INSERT INTO job_events (job_id, type, state, data)
     SELECT id, 'unlocked', state, jsonb_build_object('attempt', attempt, 'workerName', worker_name) FROM ended
 )
-SELECT ended.*, pg_notify('geo_jobs_queued', task_type) FROM ended;
+SELECT
+    ended.*, pg_notify('geo_jobs_queued', task_type),
+    CASE WHEN state = 'cancelled' THEN follow_ended_jobs(ARRAY[id]) END
+FROM ended;
 
 -- name: redrive_failed(owner, task_type, error_class, error_code, ended_after, ended_before, most)
 -- Send failed jobs back to the queue with all their attempts, the oldest failure first, in their owners' turns.
@@ -86,14 +89,24 @@ WITH chosen AS MATERIALIZED (
         AND (:error_code::text IS NULL OR error ->> 'code' = :error_code::text)
         AND (:ended_after::timestamptz IS NULL OR finished_at >= :ended_after::timestamptz)
         AND (:ended_before::timestamptz IS NULL OR finished_at < :ended_before::timestamptz)
+        AND NOT EXISTS (
+            SELECT FROM jobs AS open
+            WHERE open.owner = jobs.owner AND open.task_type = jobs.task_type AND open.dedup_key = jobs.dedup_key
+                AND open.dedup_key IS NOT NULL AND open.finished_at IS NULL
+        )
     ORDER BY finished_at, id
     LIMIT :most
     FOR UPDATE SKIP LOCKED
+), single AS MATERIALIZED (
+    -- Of those that share a de-duplication key the latest.
+    SELECT DISTINCT ON (owner, task_type, coalesce(dedup_key, jobs.id::text)) jobs.id
+    FROM chosen JOIN jobs ON jobs.id = chosen.id
+    ORDER BY owner, task_type, coalesce(dedup_key, jobs.id::text), finished_at DESC
 ), placed AS MATERIALIZED (
     SELECT
         jobs.id,
         row_number() OVER (PARTITION BY owner, task_type, priority ORDER BY finished_at, jobs.id) - 1 AS place
-    FROM chosen JOIN jobs ON jobs.id = chosen.id
+    FROM single JOIN jobs ON jobs.id = single.id
 ), moved AS (
     UPDATE jobs
     SET

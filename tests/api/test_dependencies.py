@@ -52,11 +52,11 @@ def test_a_child_is_queued_by_the_end_of_its_last_parent(person: Person, worker:
 
 
 @pytest.mark.parametrize(("policy", "state"), [("cancel", "cancelled"), ("run", "queued"), ("hold", "blocked")])
-@pytest.mark.parametrize("ending", ["fail", "cancel", "cancel a running one", "rescue"])
+@pytest.mark.parametrize("ending", ["fail", "cancel", "cancel a running one", "rescue", "unlock"])
 def test_what_a_parents_bad_end_means_is_said_by_the_child(
     person: Person, worker: Worker, api: RunningApi, policy: str, state: str, ending: str
 ) -> None:
-    """Whatever ends it: a report, its owner, its owner while it runs, the rescuer."""
+    """Whatever ends it: a report, its owner, its owner while it runs, the rescuer, an operator."""
     parent = person.submit()
     child, other = make(person, wait_for(parent, on=policy)), make(person, {"taskType": "geotiff_to_png"})
     if ending == "fail":
@@ -68,6 +68,11 @@ def test_what_a_parents_bad_end_means_is_said_by_the_child(
         person.cancel(parent).raise_for_status()
         assert state_of(person, child) == "blocked"
         worker.fail(job, "cancelled").raise_for_status()
+    elif ending == "unlock":
+        worker.claim()
+        person.cancel(parent).raise_for_status()
+        admin = Person(api, "root", admin=True)
+        admin.http.post(f"/api/geo-jobs/{parent}/unlock").raise_for_status()
     else:
         rows(api.settings.conninfo or "", "UPDATE jobs SET worker_losses = 2 WHERE id = %s", parent)
         worker.heartbeat(worker.claim())

@@ -112,6 +112,20 @@ def test_a_failed_job_is_not_sent_back_while_another_with_its_key_is_open(person
     assert person.http.post(f"/api/geo-jobs/{failed}/retry").status_code == 200
 
 
+def test_a_redrive_sends_back_one_job_for_each_key_and_none_whose_key_is_in_use(
+    person: Person, worker: Worker, api: RunningApi
+) -> None:
+    """Three failures under two keys, and an open job with one of these: one comes back."""
+    for key in ("daily", "daily", "weekly"):
+        person.create(**linked() | {"dedupKey": key})
+        worker.fail(worker.claim(), "invalid_input").raise_for_status()
+    person.create(**linked() | {"dedupKey": "weekly"})
+    told = person.http.post("/api/geo-jobs/redrive", json={}).raise_for_status().json()
+    assert told["jobs"] == {"geotiff_to_png": 1}
+    told = person.http.post("/api/geo-jobs/redrive", json={}).raise_for_status().json()
+    assert told["jobs"] == {}
+
+
 def test_a_batch_is_made_in_order_and_whole(person: Person, worker: Worker) -> None:
     """The answer keeps the order; what is wrong with one is said by its place, and then none is made."""
     told = batch(person, *[linked() | {"priority": number} for number in range(5)])

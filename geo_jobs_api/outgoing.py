@@ -1,0 +1,108 @@
+"""Requests to addresses that callers have named: only where they may go, little is read, and nothing is followed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+
+from geo_jobs_api.errors import ApiError
+from geo_jobs_api.hosts import HostList, is_public, parse_address, parse_web_address
+
+_CONNECT_SECONDS = 5.0
+_READ_SECONDS = 10.0
+# The whole of it, however slowly it trickles.
+_TOTAL_SECONDS = 15.0
+_LARGEST_ANSWER = 16 * 1024
+
+
+class AddressRefusedError(ApiError):
+    """The address may not be asked; the message says why, and which setting allows it."""
+
+
+def check_target(url: str, own: HostList) -> str:
+    """Whether a URL may be sent to, as far as its text tells; its host and port.
+
+    Raises:
+        ValueError: it is no such URL; the message is for whoever wrote it.
+    """
+    address = parse_web_address(url)
+    number = parse_address(address.host)
+    is_own = own.names_host(address.host)
+    if url.startswith("http://") and not is_own:
+        raise ValueError("must begin with https://, unless WEBHOOK_HOSTS lists its host")
+    if not is_own and number is None and "." not in address.host:
+        raise ValueError("must name a public host, or one that WEBHOOK_HOSTS lists")
+    if number is not None and not is_own and not is_public(number):
+        raise ValueError("must not lead to a private address, unless WEBHOOK_HOSTS lists it")
+    return f"{address.host}:{address.port or (443 if url.startswith('https') else 80)}"
+
+
+class Outgoing:
+    """Posts to what callers have named. Open it as a context.
+
+    The address is looked at once the connection stands and before anything is sent, so that a name which points
+    elsewhere the second time it is asked for leads nowhere.
+
+    Args:
+        own: hosts that may be in one's own network.
+    """
+
+    def __init__(self, own: HostList) -> None:
+        self._own = own
+        timeout = httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS, pool=None)
+        # No proxies of the environment: there the proxy would decide where it goes.
+        self._client = httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=timeout)
+
+    async def __aenter__(self) -> Outgoing:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+
+    async def post(self, url: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
+        """Send a body; the answer's head, whatever its status.
+
+        Raises:
+            AddressRefusedError: nothing was sent.
+            httpx.HTTPError, httpx.InvalidURL, TimeoutError: there was no answer in time.
+        """
+        try:
+            destination = check_target(url, self._own)
+        except ValueError as error:
+            raise AddressRefusedError(f"The address {error}.") from error
+        request = self._client.build_request("POST", url, content=body, headers=headers)
+        request.extensions = {**request.extensions, "trace": self._guard(destination.rpartition(":")[0])}
+        async with asyncio.timeout(_TOTAL_SECONDS):
+            response = await self._client.send(request, stream=True)
+            try:
+                await _read_little(response)
+            finally:
+                await response.aclose()
+        return response
+
+    def _guard(self, host: str) -> Callable[[str, dict[str, Any]], Awaitable[None]]:
+        is_own = self._own.names_host(host)
+
+        async def trace(event: str, info: dict[str, Any]) -> None:
+            if event != "connection.connect_tcp.complete" or is_own:
+                return
+            stream = info["return_value"]
+            peer = str(stream.get_extra_info("server_addr")[0])
+            address = parse_address(peer)
+            if address is None or not is_public(address):
+                await stream.aclose()
+                raise AddressRefusedError(f"{host} leads to the private address {peer}; WEBHOOK_HOSTS tells which may.")
+
+        return trace
+
+
+async def _read_little(response: httpx.Response) -> None:
+    size = 0
+    async for chunk in response.aiter_raw():
+        size += len(chunk)
+        if size > _LARGEST_ANSWER:
+            return

@@ -1,0 +1,120 @@
+"""The endpoints for webhooks: register, look, change, delete; what was delivered, and once more."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Path, Query, Response
+from uuid_utils.compat import uuid7
+
+from geo_jobs_api.auth import Caller
+from geo_jobs_api.errors import Problem
+from geo_jobs_api.records import Delivery, Webhook
+from geo_jobs_api.services import CallerOf, Services, ServicesOf
+from geo_jobs_api.webhook_content import new_secret
+from geo_jobs_api.webhook_schemas import (
+    CreatedWebhook,
+    DeliveryFilter,
+    DeliveryPage,
+    DeliveryView,
+    PutWebhook,
+    WebhookList,
+    WebhookView,
+)
+
+router = APIRouter(prefix="/api/webhooks", tags=["webhooks"])
+
+_MOST_WEBHOOKS = 1000
+DeliveryId = Annotated[int, Path(ge=0, lt=2**63)]
+
+
+async def _find(services: Services, caller: Caller, webhook_id: UUID) -> Webhook:
+    webhook = await services.webhooks.find_webhook(webhook_id, caller.owner_filter)
+    if webhook is None:
+        raise Problem("webhook-not-found", "There is no such webhook, or it is not yours.")
+    return webhook
+
+
+@router.post("", status_code=201, response_model=CreatedWebhook, summary="Register a webhook")
+async def create_webhook(
+    body: PutWebhook, response: Response, caller: CallerOf, services: ServicesOf
+) -> CreatedWebhook:
+    """Have the ends of your jobs told. The answer holds the secret of the signatures, this once only."""
+    secret = new_secret() if body.secret is None else body.secret.get_secret_value()
+    content = services.webhook_maker.content(body, is_admin=caller.is_admin, secret=secret)
+    webhook = await services.webhooks.create_webhook(uuid7(), caller.subject, content)
+    response.headers["Location"] = f"/api/webhooks/{webhook.id}"
+    return CreatedWebhook(**dict(WebhookView.of(webhook)), secret=secret)
+
+
+@router.get("", response_model=WebhookList, summary="List webhooks")
+async def list_webhooks(caller: CallerOf, services: ServicesOf) -> WebhookList:
+    """Your webhooks; with the admin scope, everybody's."""
+    found = await services.webhooks.list_webhooks(owner=caller.owner_filter, most=_MOST_WEBHOOKS)
+    return WebhookList(webhooks=[WebhookView.of(webhook) for webhook in found])
+
+
+@router.get("/{webhook_id}", response_model=WebhookView, summary="Look at a webhook")
+async def get_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf) -> WebhookView:
+    """Without its secret."""
+    return WebhookView.of(await _find(services, caller, webhook_id))
+
+
+@router.put("/{webhook_id}", response_model=WebhookView, summary="Change a webhook")
+async def replace_webhook(webhook_id: UUID, body: PutWebhook, caller: CallerOf, services: ServicesOf) -> WebhookView:
+    """Give it another content; without a `secret` it keeps its own."""
+    webhook = await _find(services, caller, webhook_id)
+    content = services.webhook_maker.content(body, is_admin=caller.is_admin)
+    return WebhookView.of(await services.webhooks.replace_webhook(webhook_id, content) or webhook)
+
+
+@router.delete("/{webhook_id}", status_code=204, summary="Delete a webhook")
+async def delete_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
+    """With what waits for it and the log of what was delivered."""
+    await _find(services, caller, webhook_id)
+    await services.webhooks.delete_webhook(webhook_id)
+    return Response(status_code=204)
+
+
+@router.post("/{webhook_id}/test", status_code=201, response_model=DeliveryView, summary="Try a webhook")
+async def test_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf) -> DeliveryView:
+    """Deliver an event `test`."""
+    webhook = await _find(services, caller, webhook_id)
+    body = {"event": "test", "time": datetime.now(UTC).isoformat(), "webhook": {"id": str(webhook.id)}}
+    return _there(await services.webhooks.add_delivery(webhook_id, "test", body))
+
+
+def _there(delivery: Delivery | None) -> DeliveryView:
+    if delivery is None:
+        raise Problem("webhook-not-found", "There is no such webhook, or it is not yours.")
+    return DeliveryView.of(delivery)
+
+
+@router.get("/{webhook_id}/deliveries", response_model=DeliveryPage, summary="See what was delivered")
+async def list_deliveries(
+    webhook_id: UUID, caller: CallerOf, services: ServicesOf, wanted: Annotated[DeliveryFilter, Query()]
+) -> DeliveryPage:
+    """What was delivered, what is tried again and what has failed, with what came of each try."""
+    await _find(services, caller, webhook_id)
+    found = await services.webhooks.list_deliveries(
+        webhook_id, state=wanted.state, before=wanted.cursor, most=wanted.limit + 1
+    )
+    page = found[: wanted.limit]
+    return DeliveryPage(
+        deliveries=[DeliveryView.of(delivery) for delivery in page],
+        next=page[-1].id if len(found) > wanted.limit else None,
+    )
+
+
+@router.post(
+    "/{webhook_id}/deliveries/{delivery_id}/redeliver", response_model=DeliveryView, summary="Deliver once more"
+)
+async def redeliver(webhook_id: UUID, delivery_id: DeliveryId, caller: CallerOf, services: ServicesOf) -> DeliveryView:
+    """Try again from the beginning, under the same `Webhook-Id`."""
+    await _find(services, caller, webhook_id)
+    delivery = await services.webhooks.redeliver(webhook_id, delivery_id)
+    if delivery is None:
+        raise Problem("invalid-state", "There is no such delivery, or it is still being tried.")
+    return DeliveryView.of(delivery)

@@ -1,0 +1,443 @@
+"""Webhooks: what is told, to whom, signed how, tried how often, and where it may go; with a real receiver."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from geo_jobs_api.cli import main
+from geo_jobs_api.delivering import BACKOFF_SECONDS, Outcome, decide_delivery
+from geo_jobs_api.hosts import parse_hosts
+from geo_jobs_api.outgoing import AddressRefusedError, Outgoing, check_target
+from geo_jobs_api.sealing import Seal, SealError
+from tests.support.api import STORAGE_SECRET, RunningApi, make_settings, run_api
+from tests.support.clients import Person, Worker, code_of, expire_leases, get, rows
+from tests.support.database import DatabaseServer
+from tests.support.receiver import Received, Receiver, receiver
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture(scope="session")
+def shared_api(shared_linked_api: RunningApi) -> RunningApi:
+    """The API whose webhooks may lead to loopback."""
+    return shared_linked_api
+
+
+@pytest.fixture
+def hook() -> Iterator[Receiver]:
+    with receiver() as made:
+        yield made
+
+
+def register(person: Person, hook: Receiver, **fields: Any) -> dict[str, Any]:
+    answer = person.http.post("/api/webhooks", json={"url": hook.url} | fields)
+    assert answer.status_code == 201, answer.text
+    made: dict[str, Any] = answer.json()
+    return made
+
+
+def deliveries(person: Person, webhook: dict[str, Any]) -> list[dict[str, Any]]:
+    told = person.http.get(f"/api/webhooks/{webhook['id']}/deliveries").raise_for_status().json()
+    return list(told["deliveries"])
+
+
+def states(person: Person, webhook: dict[str, Any]) -> list[str]:
+    return [delivery["state"] for delivery in deliveries(person, webhook)]
+
+
+def try_now(api: RunningApi) -> None:
+    """Let all waits be over."""
+    url = api.settings.conninfo or ""
+    rows(url, "UPDATE webhook_deliveries SET next_attempt_at = now() WHERE state = 'pending'")
+    rows(url, "SELECT pg_notify('geo_jobs_deliveries', '')")
+
+
+def test_an_end_is_told_once_signed_and_with_what_a_receiver_needs(
+    person: Person, worker: Worker, hook: Receiver
+) -> None:
+    """The signature holds for the time stamp and the very bytes; the secret is shown once and kept sealed."""
+    made = register(person, hook)
+    job_id = person.submit()
+    worker.complete(worker.claim()).raise_for_status()
+    wait_until(lambda: states(person, made) == ["delivered"], "the delivery")
+    (one,) = hook.received
+    assert one.is_signed_with(made["secret"])
+    assert not Received(one.path, one.headers, one.body + b" ").is_signed_with(made["secret"])
+    assert abs(int(one.headers["webhook-timestamp"]) - time.time()) < 60
+    assert one.headers["webhook-id"] == str(deliveries(person, made)[0]["id"])
+    assert one.json["event"] == one.headers["webhook-event"] == "job.succeeded"
+    job = one.json["job"]
+    assert (job["id"], job["taskType"], job["state"]) == (job_id, "geotiff_to_png", "succeeded")
+    assert [output["name"] for output in job["outputs"]] == ["map.png"]
+    assert "outputLeaseSeq" not in job
+    told = person.http.get(f"/api/webhooks/{made['id']}")
+    assert made["secret"] not in told.text
+    assert "secret" not in told.json()
+
+
+@pytest.mark.parametrize("ending", ["job.failed", "job.cancelled", "rescue", "cascade"])
+def test_every_way_to_end_is_told(person: Person, worker: Worker, hook: Receiver, api: RunningApi, ending: str) -> None:
+    """A failure, a cancellation, a job given up by the rescuer, a child that goes with its parent."""
+    register(person, hook)
+    job_id = person.submit()
+    if ending == "cascade":
+        edges = [{"jobId": job_id}]
+        person.create(inputPayload={"sourceUrl": "https://maps.example.org/a.tif"}, dependsOn=edges)
+    if ending == "job.cancelled":
+        person.cancel(job_id)
+    elif ending == "rescue":
+        rows(api.settings.conninfo or "", "UPDATE jobs SET worker_losses = 2")
+        worker.heartbeat(worker.claim())
+        expire_leases(api.settings.conninfo or "")
+    else:
+        worker.fail(worker.claim(), "invalid_input").raise_for_status()
+    expected = {"cascade": ["job.cancelled", "job.failed"], "rescue": ["job.failed"]}.get(ending, [ending])
+    wait_until(lambda: sorted(body["event"] for body in hook.bodies()) == expected, "the deliveries")
+
+
+def test_only_what_was_asked_for_is_told_and_only_of_ones_own_jobs(
+    person: Person, worker: Worker, hook: Receiver, api: RunningApi
+) -> None:
+    """By event, by task type, not while paused; an administrator may hear of everybody's."""
+    bob, admin = Person(api, "bob"), Person(api, "root", admin=True)
+    with receiver() as others, receiver() as all_of_them:
+        register(person, hook, events=["job.failed"])
+        register(person, others, taskTypes=["geotiff_info"])
+        register(person, others, paused=True)
+        register(bob, others)
+        register(admin, all_of_them, allOwners=True)
+        refused = person.http.post("/api/webhooks", json={"url": hook.url, "allOwners": True})
+        assert code_of(refused)[0] == 403
+        person.submit()
+        worker.complete(worker.claim()).raise_for_status()
+        person.submit()
+        worker.fail(worker.claim(), "invalid_input").raise_for_status()
+        wait_until(lambda: len(all_of_them.received) == 2 and len(hook.received) == 1, "the deliveries")
+        assert hook.bodies()[0]["event"] == "job.failed"
+        assert others.received == []
+
+
+def test_an_end_is_not_told_again_when_a_later_job_waits_for_it(person: Person, worker: Worker, hook: Receiver) -> None:
+    """Of the failed parent once; of the child that is cancelled as it is made, too."""
+    made = register(person, hook)
+    parent = person.submit()
+    worker.fail(worker.claim(), "invalid_input").raise_for_status()
+    person.create(inputPayload={"sourceUrl": "https://maps.example.org/a.tif"}, dependsOn=[{"jobId": parent}])
+    wait_until(lambda: states(person, made) == ["delivered"] * 2, "the deliveries")
+    assert sorted(body["event"] for body in hook.bodies()) == ["job.cancelled", "job.failed"]
+
+
+def test_a_pipelines_end_is_told_once_when_its_last_job_has_ended(
+    person: Person, worker: Worker, hook: Receiver
+) -> None:
+    """Also when the last two end at the same instant."""
+    register(person, hook, events=["pipeline.succeeded", "pipeline.failed"])
+    source = {"taskType": "geotiff_to_png", "inputPayload": {"sourceUrl": "https://maps.example.org/a.tif"}}
+    for number in range(8):
+        jobs = [source | {"name": name} for name in "ab"]
+        body = {"name": f"p{number}", "stages": [{"name": "one", "jobs": jobs}]}
+        person.http.post("/api/pipelines", json=body).raise_for_status()
+        claimed = worker.claim_all(maxJobs=2)
+        start = threading.Barrier(2)
+
+        def end(job: dict[str, Any], start: threading.Barrier = start) -> None:
+            start.wait()
+            worker.complete(job, []).raise_for_status()
+
+        threads = [threading.Thread(target=end, args=(job,)) for job in claimed]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=20)
+    wait_until(lambda: len(hook.received) >= 8, "the deliveries")
+    told = [body["pipeline"] for body in hook.bodies()]
+    assert sorted(pipeline["name"] for pipeline in told) == [f"p{number}" for number in range(8)]
+    assert {job["state"] for pipeline in told for job in pipeline["jobs"]} == {"succeeded"}
+
+
+def test_what_is_not_taken_is_tried_again_and_the_log_tells_of_each_try(
+    person: Person, worker: Worker, hook: Receiver, api: RunningApi
+) -> None:
+    """Under the same id; redirects are not followed; in the end it may be sent once more by hand."""
+    answers = iter([(500, {}, b"oops"), (302, {"Location": hook.url}, b""), (200, {}, b"x" * 100_000)])
+    hook.answer = lambda _: next(answers, (204, {}, b""))
+    made = register(person, hook)
+    person.submit()
+    worker.complete(worker.claim(), []).raise_for_status()
+    for number in (1, 2):
+        wait_until(lambda number=number: len(deliveries(person, made)[0]["attempts"]) == number, "a try")  # type: ignore[misc]
+        try_now(api)
+    wait_until(lambda: states(person, made) == ["delivered"], "the delivery")
+    (delivery,) = deliveries(person, made)
+    assert [one["statusCode"] for one in delivery["attempts"]] == [500, 302, 200]
+    assert len({one.headers["webhook-id"] for one in hook.received}) == 1
+    assert [one.headers["webhook-attempt"] for one in hook.received] == ["1", "2", "3"]
+    again = f"/api/webhooks/{made['id']}/deliveries/{delivery['id']}/redeliver"
+    assert person.http.post(again).json()["state"] == "pending"
+    wait_until(lambda: len(hook.received) == 4, "another delivery")
+    gone = f"/api/webhooks/{made['id']}/deliveries/0/redeliver"
+    assert code_of(person.http.post(gone)) == (409, "invalid-state")
+
+
+def test_a_receiver_that_is_gone_is_not_asked_again(person: Person, hook: Receiver) -> None:
+    """410 is its own word."""
+    hook.answer = lambda _: (410, {}, b"")
+    made = register(person, hook)
+    person.http.post(f"/api/webhooks/{made['id']}/test").raise_for_status()
+    wait_until(lambda: states(person, made) == ["failed"], "the end of the tries")
+    assert len(hook.received) == 1
+
+
+def test_what_is_held_until_a_time_is_not_told_before(
+    person: Person, worker: Worker, hook: Receiver, api: RunningApi
+) -> None:
+    """The job is done; its announcement waits for `deliverAt`."""
+    made = register(person, hook)
+    source = {"sourceUrl": "https://maps.example.org/a.tif"}
+    person.create(inputPayload=source, deliverAt="2100-01-01T06:00:00Z")
+    worker.complete(worker.claim(), []).raise_for_status()
+    (delivery,) = deliveries(person, made)
+    assert (delivery["state"], delivery["nextAttemptAt"]) == ("pending", "2100-01-01T06:00:00Z")
+    person.http.post(f"/api/webhooks/{made['id']}/test").raise_for_status()
+    wait_until(lambda: len(hook.received) == 1, "the test")
+    assert hook.bodies()[0]["event"] == "test"
+    try_now(api)
+    wait_until(lambda: len(hook.received) == 2, "the announcement")
+
+
+def test_a_process_that_dies_while_it_sends_leaves_the_delivery_to_another(
+    postgres: DatabaseServer, postgres_url: str, tmp_path: Any, hook: Receiver
+) -> None:
+    """At least once: the same id comes a second time, from the process that is left."""
+    hold = threading.Event()
+    hook.answer = lambda _: (204, {}, b"") if len(hook.received) > 1 or hold.wait(20) else (500, {}, b"")
+    settings = make_settings(postgres_url, tmp_path / "data", webhook_hosts="127.0.0.1")
+    with run_api(settings) as first:
+        person = Person(first)
+        made = register(person, hook)
+        person.http.post(f"/api/webhooks/{made['id']}/test").raise_for_status()
+        wait_until(lambda: len(hook.received) == 1, "the first try")
+    hold.set()
+    rows(postgres_url, "UPDATE webhook_deliveries SET next_attempt_at = now()")
+    with run_api(settings) as second:
+        wait_until(lambda: states(Person(second), made) == ["delivered"], "the second try")
+    first_try, second_try = hook.received
+    assert first_try.headers["webhook-id"] == second_try.headers["webhook-id"]
+    assert second_try.headers["webhook-attempt"] == "2"
+
+
+def test_a_destination_that_hangs_keeps_no_other_back_and_is_never_asked_much_at_once(
+    person: Person, worker: Worker, hook: Receiver
+) -> None:
+    """Four at most wait for it; the others are told as ever."""
+    hold = threading.Event()
+    hook.answer = lambda _: (204, {}, b"") if hold.wait(30) else (500, {}, b"")
+    try:
+        slow = register(person, hook)
+        for _ in range(8):
+            person.http.post(f"/api/webhooks/{slow['id']}/test").raise_for_status()
+        wait_until(lambda: len(hook.received) == 4, "the first four")
+        with receiver() as quick:
+            made = register(person, quick)
+            person.http.post(f"/api/webhooks/{made['id']}/test").raise_for_status()
+            wait_until(lambda: states(person, made) == ["delivered"], "the delivery to the other one")
+        assert len(hook.received) == 4
+    finally:
+        hold.set()
+    wait_until(lambda: states(person, slow) == ["delivered"] * 8, "the rest")
+
+
+def test_a_destination_is_not_sent_more_than_its_rate(postgres_url: str, tmp_path: Any, hook: Receiver) -> None:
+    """One in a hundred seconds: the first is sent, the others are for later."""
+    settings = make_settings(
+        postgres_url, tmp_path / "data", webhook_hosts="127.0.0.1", webhook_deliveries_per_second=0.01
+    )
+    with run_api(settings) as api:
+        person = Person(api)
+        made = register(person, hook)
+        for _ in range(10):
+            person.http.post(f"/api/webhooks/{made['id']}/test").raise_for_status()
+        wait_until(lambda: "delivered" in states(person, made), "the first")
+        place = rows(postgres_url, "SELECT next_at > now() + interval '90 seconds' AS spared FROM webhook_destinations")
+        assert place == [{"spared": True}]
+        assert states(person, made).count("pending") == 9
+        assert len(hook.received) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://maps.example.org/hook", "https://127.0.0.1/", "https://[::1]/", "https://10.0.0.1/", "https://169.254.169.254/",
+     "https://localhost/", "https://2130706433/", "https://[::ffff:127.0.0.1]/", "ftp://maps.example.org/", "https://a:b@maps.example.org/",
+     "https://intranet/"],
+)  # fmt: skip
+def test_an_address_within_a_network_is_refused(person: Person, url: str) -> None:
+    """By what its text tells, unless WEBHOOK_HOSTS lists it."""
+    if "127.0.0.1" in url and "ffff" not in url:
+        with pytest.raises(ValueError, match="private"):
+            check_target(url, parse_hosts(""))
+        return
+    assert code_of(person.http.post("/api/webhooks", json={"url": url})) == (422, "validation")
+
+
+async def test_a_public_name_that_leads_within_the_network_gets_nothing(hook: Receiver) -> None:
+    """What counts is where the connection stands: this name, though it has a dot, is loopback."""
+    port = hook.url.rsplit(":", 1)[1].split("/")[0]
+    async with Outgoing(parse_hosts("")) as outgoing:
+        with pytest.raises(AddressRefusedError, match="private address"):
+            await outgoing.post(f"https://0x7f.1:{port}/hook", b"{}", {})
+    assert hook.received == []
+
+
+def test_backoff_grows_with_jitter_and_ends_after_a_day() -> None:
+    """Each wait lies between half of its ceiling and all of it; a receiver that asks for more gets more."""
+    source = random.Random(1)
+    no = Outcome(500, "no")
+    waits = [decide_delivery(no, attempt, source) for attempt in range(1, len(BACKOFF_SECONDS) + 1)]
+    assert all(
+        state == "pending" and ceiling / 2 <= wait <= ceiling
+        for (state, wait), ceiling in zip(waits, BACKOFF_SECONDS, strict=True)
+    )
+    assert decide_delivery(no, len(BACKOFF_SECONDS) + 1, source) == ("failed", 0.0)
+    assert decide_delivery(Outcome(429, "slow", retry_after=900), 1, source) == ("pending", 900)
+    assert sum(BACKOFF_SECONDS) > 86_400
+
+
+def test_a_secret_cannot_be_read_from_the_database(person: Person, hook: Receiver, api: RunningApi) -> None:
+    """It is sealed; with another key it cannot be opened, and the log says what to do."""
+    made = register(person, hook, secret="a secret of one's own")
+    assert made["secret"] == "a secret of one's own"
+    (row,) = rows(api.settings.conninfo or "", "SELECT secret FROM webhooks")
+    assert b"one's own" not in row["secret"]
+    assert Seal(STORAGE_SECRET.encode()).open(row["secret"]) == "a secret of one's own"
+    with pytest.raises(SealError, match="STORAGE_SECRET"):
+        Seal(b"another key of more than thirty-two bytes").open(row["secret"])
+    rows(api.settings.conninfo or "", "UPDATE webhooks SET secret = %s", Seal(b"k" * 32).close("x"))
+    person.http.post(f"/api/webhooks/{made['id']}/test").raise_for_status()
+    wait_until(lambda: bool(deliveries(person, made)[0]["attempts"]), "a try")
+    assert "new one" in deliveries(person, made)[0]["attempts"][0]["error"]
+    body = {"url": hook.url, "secret": "another secret of one's own"}
+    person.http.put(f"/api/webhooks/{made['id']}", json=body).raise_for_status()
+    try_now(api)
+    wait_until(lambda: states(person, made) == ["delivered"], "the delivery")
+    assert hook.received[0].is_signed_with("another secret of one's own")
+
+
+def test_an_end_and_its_announcement_are_written_together(
+    person: Person, worker: Worker, hook: Receiver, api: RunningApi
+) -> None:
+    """If the one cannot be written, neither is: the job has not ended, and its report may come again."""
+    register(person, hook)
+    url = api.settings.conninfo or ""
+    person.submit()
+    job = worker.claim()
+    rows(url, "ALTER TABLE webhook_deliveries ADD CONSTRAINT none CHECK (event = 'test')")
+    try:
+        assert worker.complete(job, []).status_code == 500
+        assert rows(url, "SELECT state FROM jobs") == [{"state": "running"}]
+    finally:
+        rows(url, "ALTER TABLE webhook_deliveries DROP CONSTRAINT none")
+    assert worker.complete(job, []).json() == {"state": "succeeded", "replayed": False}
+
+
+def test_links_to_results_come_along_where_the_service_knows_its_address(
+    postgres_url: str, tmp_path: Any, hook: Receiver
+) -> None:
+    """Fresh at each try, and they work."""
+    port = free_port()
+    public = f"http://127.0.0.1:{port}"
+    settings = make_settings(postgres_url, tmp_path / "data", webhook_hosts="127.0.0.1", api_public_url=public)
+    with run_api(settings, port) as api:
+        person, worker = Person(api), Worker(api)
+        register(person, hook)
+        person.submit()
+        worker.complete(worker.claim()).raise_for_status()
+        wait_until(lambda: len(hook.received) == 1, "the delivery")
+        (output,) = hook.bodies()[0]["job"]["outputs"]
+        assert get(output["url"]).content == b"\x89PNG picture"
+
+
+def test_webhooks_are_their_owners_and_on_the_command_line(
+    person: Person, hook: Receiver, api: RunningApi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Others do not see them; an operator registers, lists, sends again and removes."""
+    made = register(person, hook)
+    bob = Person(api, "bob")
+    assert code_of(bob.http.get(f"/api/webhooks/{made['id']}")) == (404, "webhook-not-found")
+    assert code_of(bob.http.post(f"/api/webhooks/{made['id']}/test")) == (404, "webhook-not-found")
+    monkeypatch.setattr("geo_jobs_api.cli.configure", lambda _: None)
+    monkeypatch.setenv("DATABASE_URL", api.settings.conninfo or "")
+    monkeypatch.setenv("DATA_DIR", str(api.settings.data_dir))
+    monkeypatch.setenv("STORAGE_SECRET", STORAGE_SECRET)
+    monkeypatch.setenv("WEBHOOK_HOSTS", "127.0.0.1")
+
+    def run(*arguments: str) -> str:
+        assert main(["webhook", *arguments]) == 0
+        return capsys.readouterr().out
+
+    assert "whsec_" in run("create", hook.url, "--owner", "ada", "--event", "job.failed")
+    assert run("list").count(hook.url) == 2
+    person.http.post(f"/api/webhooks/{made['id']}/test").raise_for_status()
+    wait_until(lambda: states(person, made) == ["delivered"], "the delivery")
+    assert "delivered" in run("deliveries", made["id"])
+    assert "1 deliveries are tried again.\n" in run("redeliver", made["id"], str(deliveries(person, made)[0]["id"]))
+    wait_until(lambda: len(hook.received) == 2, "another delivery")
+    assert person.http.delete(f"/api/webhooks/{made['id']}").status_code == 204
+    assert main(["webhook", "remove", made["id"]]) == 1
+
+
+def test_without_webhooks_an_end_writes_nothing_more(
+    person: Person, worker: Worker, api: RunningApi, postgres: DatabaseServer
+) -> None:
+    """Not one row, and not one look at pipelines."""
+    person.submit()
+    worker.complete(worker.claim(), []).raise_for_status()
+    with psycopg.connect(api.settings.conninfo or "") as connection:
+        row = connection.execute("SELECT count(*) FROM webhook_deliveries").fetchone()
+    assert row == (0,)
+
+
+def test_the_receiver_of_the_documentation_takes_what_is_sent_and_nothing_else(person: Person, api: RunningApi) -> None:
+    """It runs as it stands there: a delivery is taken once, an altered one is refused."""
+    text = (Path(__file__).parents[2] / "docs" / "WEBHOOKS.md").read_text(encoding="utf-8")
+    program = text.split("```python\n")[1].split("```")[0]
+    port = free_port()
+    environment = {**os.environ, "WEBHOOK_SECRET": "the receiver's own secret", "PORT": str(port)}
+    command = [sys.executable, "-u", "-c", program]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until(lambda: is_listening(port), "the receiver to listen")
+            body = {"url": f"http://127.0.0.1:{port}/", "secret": "the receiver's own secret"}
+            made = person.http.post("/api/webhooks", json=body).json()
+            person.http.post(f"/api/webhooks/{made['id']}/test").raise_for_status()
+            wait_until(lambda: states(person, made) == ["delivered"], "the delivery")
+            person.http.put(f"/api/webhooks/{made['id']}", json=body | {"secret": "x" * 20}).raise_for_status()
+            person.http.post(f"/api/webhooks/{made['id']}/test").raise_for_status()
+            wait_until(lambda: bool(deliveries(person, made)[0]["attempts"]), "a try")
+            assert deliveries(person, made)[0]["attempts"][0]["statusCode"] == 400
+        finally:
+            process.kill()
+        assert process.stdout is not None
+        assert process.stdout.read() == b"test\n"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def is_listening(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
