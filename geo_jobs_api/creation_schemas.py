@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, Field, model_validator
+from pydantic import Field, model_validator
 
-from geo_jobs_api.schemas import Integer, JobView, Model, Payload, Text
+from geo_jobs_api.schemas import Integer, JobView, Model, Moment, Payload, Text
 
 LARGEST_BATCH = 1000
 _MOST_PARENTS = 1000
@@ -17,16 +16,6 @@ OnParentFailure = Literal["cancel", "run", "hold"]
 TaskTypeName = Annotated[Text, Field(min_length=1, max_length=63)]
 OutputName = Annotated[Text, Field(min_length=1, max_length=255)]
 DedupKey = Annotated[Text, Field(min_length=1, max_length=255)]
-
-
-def _far_from_the_ends(moment: datetime) -> datetime:
-    # PostgreSQL and Python reach further than each other's text can be read back.
-    if not 1970 <= moment.year <= 9000:
-        raise ValueError("must lie between 1970 and 9000")
-    return moment
-
-
-Moment = Annotated[AwareDatetime, AfterValidator(_far_from_the_ends)]
 
 
 class DependsOn(Model):

@@ -12,10 +12,10 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
-from geo_jobs_api.creation_schemas import DedupKey, JobTemplate, Moment
+from geo_jobs_api.creation_schemas import DedupKey, JobTemplate
 from geo_jobs_api.pipeline_schemas import CreatePipeline
 from geo_jobs_api.records import Schedule, ScheduleFire
-from geo_jobs_api.schemas import Model, Name
+from geo_jobs_api.schemas import Integer, Model, Moment, Name
 from geo_jobs_api.timing import MissedRuns, Timing, check_cron, join_cron
 
 _UPCOMING = 5
@@ -87,7 +87,7 @@ class ScheduledJob(JobTemplate):
     """What each fire makes; its results are announced `deliverAfterSeconds` after the moment of the fire."""
 
     dedup_key: DedupKey | None = None
-    deliver_after_seconds: int | None = Field(default=None, ge=0, le=31 * 86_400)
+    deliver_after_seconds: Integer | None = Field(default=None, ge=0, le=31 * 86_400)
 
 
 Template = ScheduledJob | CreatePipeline
@@ -105,9 +105,9 @@ class PutSchedule(ScheduleTiming):
     name: Name
     template: Template
     missed_runs: MissedRuns = MissedRuns.COALESCE
-    catch_up: int = Field(default=10, ge=1, le=10_000)
+    catch_up: Integer = Field(default=10, ge=1, le=10_000)
     overlap: Overlap = "skip"
-    jitter_seconds: int = Field(default=0, ge=0, le=86_400)
+    jitter_seconds: Integer = Field(default=0, ge=0, le=86_400)
     start_at: Moment | None = None
     end_at: Moment | None = None
     skip_unchanged: bool = False

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from geo_jobs_api.jobs import ErrorClass, JobState
@@ -83,6 +83,23 @@ def _check_number(value: object) -> object:
 
 Integer = Annotated[int, BeforeValidator(_check_number)]
 Real = Annotated[float, BeforeValidator(_check_number)]
+
+
+def _far_from_the_ends(moment: datetime) -> datetime:
+    # PostgreSQL and Python reach further than each other's text can be read back.
+    if not 1970 <= moment.year <= 9000:
+        raise ValueError("must lie between 1970 and 9000")
+    return moment
+
+
+def _check_text_of_moment(value: object) -> object:
+    # Left to itself, pydantic takes 0 for 1970, against what the OpenAPI document says.
+    if isinstance(value, int | float):
+        raise ValueError("must be a time such as 2030-01-31T12:00:00Z")  # noqa: TRY004 - pydantic wants this one
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_check_text_of_moment), AfterValidator(_far_from_the_ends)]
 Text = Annotated[str, AfterValidator(_check_text), Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
 ReportedText = Annotated[str, BeforeValidator(_clean_text)]
 Payload = Annotated[dict[str, Any], _json_object(_MAX_PAYLOAD_BYTES)]

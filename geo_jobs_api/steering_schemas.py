@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AwareDatetime, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from geo_jobs_api.jobs import ErrorClass
-from geo_jobs_api.schemas import Model, Text
+from geo_jobs_api.schemas import Integer, Model, Moment, Real, Text
 
 
 class EndedLeaseView(Model):
@@ -49,7 +49,7 @@ class Explanation(Model):
 class ChangePriority(Model):
     """What a job's priority is to be."""
 
-    priority: int = Field(ge=-100, le=100)
+    priority: Integer = Field(ge=-100, le=100)
 
 
 class RedriveFilter(Model):
@@ -60,9 +60,9 @@ class RedriveFilter(Model):
     task_type: Annotated[Text, Field(max_length=63)] | None = None
     error_class: ErrorClass | None = None
     error_code: Annotated[Text, Field(max_length=100)] | None = None
-    ended_after: AwareDatetime | None = None
-    ended_before: AwareDatetime | None = None
-    limit: int = Field(default=1000, ge=1, le=10_000)
+    ended_after: Moment | None = None
+    ended_before: Moment | None = None
+    limit: Integer = Field(default=1000, ge=1, le=10_000)
 
 
 class Redriven(Model):
@@ -74,7 +74,7 @@ class Redriven(Model):
 class Cleanup(Model):
     """Remove all jobs that ended so many days ago, whatever the settings keep."""
 
-    days: float = Field(ge=0, le=36_500)
+    days: Real = Field(ge=0, le=36_500)
 
 
 class CleanedUp(Model):

@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr
 
 from geo_jobs_api.creation_schemas import TaskTypeName
 from geo_jobs_api.records import Delivery, Webhook
-from geo_jobs_api.schemas import Integer, Model, Text
+from geo_jobs_api.schemas import Model, Text
 
 Event = Literal[
     "job.succeeded", "job.failed", "job.cancelled", "pipeline.succeeded", "pipeline.failed", "pipeline.cancelled"
@@ -92,5 +92,5 @@ class DeliveryFilter(Model):
     """Which deliveries to list; `cursor` is the `next` of the page before."""
 
     state: Literal["pending", "delivered", "failed"] | None = None
-    cursor: Annotated[Integer, Field(ge=0, lt=2**63)] | None = None
-    limit: Annotated[Integer, Field(ge=1, le=200)] = 50
+    cursor: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    limit: Annotated[int, Field(ge=1, le=200)] = 50

@@ -23,8 +23,28 @@ from tests.support.clients import Person, Worker, put
 from tests.support.database import database_server
 
 # What is right by the schema may be refused over what a schema cannot say: which task types there are, how large a file
-# may be, which outputs were uploaded, that free JSON holds no NUL.
+# may be, which outputs were uploaded, that free JSON holds no NUL, that a cron expression has five fields.
+_MEANING = "^/api/geo-jobs(/.*/upload)?$|/(complete|heartbeat|fail)$|^/(storage|api/(pipelines|schedules|webhooks))"
+_MAY_BE_REFUSED = [200, 201, 204, 400, 401, 403, 404, 409, 413, 422, 429]
+# Here and not on the command line, which would win over the exceptions below.
+_CHECKS = [
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "negative_data_rejection",
+    "positive_data_acceptance",
+    "missing_required_header",
+    "unsupported_method",
+    "allow_header_conformance",
+    "use_after_free",
+    "ensure_resource_availability",
+    "ignored_auth",
+    "object_level_authorization",
+]
 CONFIGURATION = f"""
+{chr(10).join(f"checks.{name}.enabled = true" for name in _CHECKS)}
 [auth.openapi.HTTPBearer]
 bearer = "{make_jwt(admin=False)}"
 [auth.openapi.Worker]
@@ -34,8 +54,14 @@ values = ["geotiff_to_png"]
 [parameters]
 "body.taskType" = {{ dictionary = "task-types", probability = 0.9 }}
 [[operations]]
-include-path-regex = "^/api/geo-jobs(/.*/upload)?$|/(complete|heartbeat)$|^/storage/"
-checks.positive_data_acceptance.expected-statuses = [200, 201, 400, 401, 403, 404, 409, 413, 422]
+# GET there is the address of a job by that name, and is told that this is no id.
+include-path-regex = "^/api/geo-jobs/(batch|redrive)$"
+checks.unsupported_method.enabled = false
+checks.allow_header_conformance.enabled = false
+checks.positive_data_acceptance.expected-statuses = {_MAY_BE_REFUSED}
+[[operations]]
+include-path-regex = "{_MEANING}"
+checks.positive_data_acceptance.expected-statuses = {_MAY_BE_REFUSED}
 """
 
 
@@ -80,7 +106,7 @@ def explore(api: RunningApi, folder: Path, arguments: Sequence[str], each: int =
         "SCHEMATHESIS_HOOKS": openapi_hooks.__name__,
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
-    usual = ["--checks", "all", "--request-timeout", "90", "--max-response-time", "60", "--no-color"]
+    usual = ["--request-timeout", "90", "--max-response-time", "60", "--no-color"]
     return subprocess.run(
         [program, "--config-file", configuration, "run", f"{api.base_url}/openapi.json", *usual, *arguments],
         cwd=folder,
