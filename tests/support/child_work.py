@@ -136,6 +136,11 @@ def make_from_nothing(request: ConversionRequest, report: Report) -> TaskResult:
     return TaskResult(outputs=(made,))
 
 
+def make_of_anything(request: ConversionRequest, report: Report) -> TaskResult:
+    """Work that looks at nothing before it begins."""
+    return TaskResult(metadata={"begun": True})
+
+
 def convert_for_ever(request: ConversionRequest, report: Report) -> ConversionResult:
     """A conversion that says it has begun and never ends."""
     report("render", 10, "for ever")

@@ -1,0 +1,123 @@
+"""What one kind of job refuses every kind refuses: the gates stand before the work, whoever wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from geoprocessing_worker import confinement, tasks
+from geoprocessing_worker.config import Settings
+from geoprocessing_worker.confinement import Reach
+from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.handlers import Opens, TaskRequest, TaskResult
+from geoprocessing_worker.perform import Call, perform
+from geoprocessing_worker.sandbox import Limits, Sandbox
+from tests.hostile.test_bombs import (
+    gigapixels,
+    jpeg_of_gigapixels,
+    million_directories,
+    old_codec,
+    one_huge_tile,
+    strip_beyond_the_end,
+)
+from tests.hostile.test_metadata import hostile
+from tests.support.canary import Canary
+from tests.support.rasters import DEGREES, Tiff, quarters
+
+LOADED = tasks.load(Settings())
+KINDS = [name for name in LOADED.names if name != "geotiff_to_png"]
+MEMORY = 2 << 30
+pytestmark = pytest.mark.skipif(
+    bool(confinement.missing_layers()), reason=f"not in this kernel: {confinement.missing_layers()}"
+)
+
+
+async def do(path: Path, kind: str, *, validate_headers: bool = True, work: str | None = None) -> TaskResult:
+    """As the worker does it: in a child, with its limits and walls."""
+    out = path.parent / "out"
+    out.mkdir(exist_ok=True)
+    task = LOADED.usable[kind]
+    request = TaskRequest(path, out, "a", task.options({}), "a.tif", validate_headers)
+    box: Sandbox[Call, TaskResult] = Sandbox(
+        perform,
+        TaskResult,
+        preload=("geoprocessing_worker.forkserver", "tests.support.child_work"),
+        limits=Limits(memory_bytes=MEMORY, cpu_seconds=60),
+    )
+    call = Call(work or task.handler.work, request, task.handler.opens)
+    return await box.run(call, lambda *_: None, Reach((path,), (out,)))
+
+
+def page(path: Path) -> None:
+    path.write_bytes(b"<!doctype html><p>This is no map.</p>")
+
+
+BOMBS: list[tuple[Callable[[Path], None], str]] = [
+    (page, "not_a_tiff"),
+    (gigapixels, "too_large"),
+    (one_huge_tile, "too_large"),
+    (million_directories, "malformed_header"),
+    (strip_beyond_the_end, "truncated"),
+    (old_codec, "unsupported_compression"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_hostile_file_is_refused_by_every_kind_of_job(kind: str, bird: Canary, tmp_path: Path) -> None:
+    """By the same names; and nobody opens what its metadata name."""
+    for make, code in BOMBS:
+        make(tmp_path / "a.tif")
+        with pytest.raises(JobError) as caught:
+            await do(tmp_path / "a.tif", kind)
+        assert caught.value.code == code, make
+    path = hostile(tmp_path / "b.tif", "OVERVIEWS", OVERVIEW_FILE=str(bird.path))
+    for headers in (True, False):
+        with pytest.raises(JobError) as caught:
+            await do(path, kind, validate_headers=headers)
+        assert caught.value.code == "hostile_metadata"
+    assert bird.touched() == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_lie_about_the_pixels_costs_no_more_than_a_job_may_use(kind: str, tmp_path: Path) -> None:
+    """A JPEG of gigapixels in a tile of sixteen pixels: told as damaged, or as a refusal, and the worker goes on."""
+    path = tmp_path / "a.tif"
+    jpeg_of_gigapixels(path)
+    if kind == "geotiff_info":
+        assert (await do(path, kind)).metadata["damage"] == "corrupt_block"
+        return
+    with pytest.raises(JobError) as caught:
+        await do(path, kind)
+    assert caught.value.code in {"corrupt_block", "not_georeferenced"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_name_of_a_tiling_scheme_leads_nowhere(kind: str, bird: Canary, tmp_path: Path) -> None:
+    """The one domain that is let in because our own results have it: what it says is not followed."""
+    path = hostile(tmp_path / "a.tif", "TILING_SCHEME", NAME=str(bird.path), ZOOM_LEVEL="999999999")
+    assert (await do(path, kind)).outputs
+    assert bird.touched() == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_honest_file_is_worked_on_within_the_walls(kind: str, tmp_path: Path) -> None:
+    """Libraries find what they need, temporary files their place; nothing but results is left in the folder."""
+    profile = {"compress": "deflate", "tiled": True, "blockxsize": 256, "blockysize": 256}
+    path = Tiff(quarters(1024), transform=DEGREES, profile=profile).write(tmp_path / "a.tif")
+    result = await do(path, kind)
+    assert {output.name for output in result.outputs} == {found.name for found in (tmp_path / "out").iterdir()}
+
+
+async def test_work_that_does_not_look_itself_gets_no_file_that_was_not_looked_at(bird: Canary, tmp_path: Path) -> None:
+    """The gates are not the handler's: one that would open anything is not even begun."""
+    assert all(task.handler.opens is Opens.GEOTIFF for task in LOADED)
+    path = hostile(tmp_path / "a.tif", "GEOLOCATION", X_DATASET=str(bird.path))
+    with pytest.raises(JobError) as caught:
+        await do(path, "geotiff_info", work="tests.support.child_work:make_of_anything")
+    assert caught.value.code == "hostile_metadata"
+    honest = Tiff(np.zeros((1, 8, 8), "uint8")).write(tmp_path / "b.tif")
+    made = await do(honest, "geotiff_info", work="tests.support.child_work:make_of_anything")
+    assert made.metadata == {"begun": True}
