@@ -48,13 +48,26 @@ class Programs:
         folder = self.folder / "api"
         self._apis.append(self._stack.enter_context(running(command, folder, clean_environment(**self._api_settings))))
 
-        def answers() -> bool:
-            assert self.api.poll() is None, (folder / "output.log").read_text()
-            with contextlib.suppress(httpx.HTTPError):
-                return httpx.get(f"http://127.0.0.1:{self._port}/health", timeout=5).is_success
-            return False
+        said = ""
 
-        wait_until(answers, "the API to answer", 30)
+        def answers() -> bool:
+            nonlocal said
+            assert self.api.poll() is None, (folder / "output.log").read_text()
+            try:
+                answer = httpx.get(f"http://127.0.0.1:{self._port}/health", timeout=5)
+            except httpx.HTTPError as error:
+                said = type(error).__name__
+                return False
+            said = f"{answer.status_code}: {answer.text}"
+            return answer.is_success
+
+        try:
+            # Usually two seconds; on a machine with eight times as much to do as it can, half a minute.
+            wait_until(answers, "the API to answer", 90)
+        except AssertionError as error:
+            raise AssertionError(
+                f"{error}; last it said {said}; {(folder / 'output.log').read_text()[-4000:]}"
+            ) from None
 
     def kill_api(self) -> None:
         """End the API without a word."""
