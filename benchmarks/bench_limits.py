@@ -135,6 +135,18 @@ async def beside_hanging(apis: Sequence[ApiProcess], jobs: int, *, hanging: bool
     return speed, int(dead)
 
 
+# Filling a long queue: the turns that `fair_turn` would give, had the jobs come one by one.
+_FILL = """
+    INSERT INTO jobs (
+        id, owner, task_type, state, priority, input_payload, max_attempts, input_file_name, input_size_bytes,
+        uploaded_at, turn
+    )
+    SELECT
+        gen_random_uuid(), %s, name, 'queued', 0, '{}', 5, 'a.tif', 1, now(),
+        now() + n * make_interval(secs => timeout_seconds)
+    FROM task_types, generate_series(0, %s - 1) AS n
+    WHERE name = %s
+"""
 _QUEUE = """
     INSERT INTO jobs (
         id, owner, task_type, state, priority, input_payload, max_attempts, input_file_name, input_size_bytes,
@@ -155,7 +167,7 @@ async def claim_times(api: ApiProcess, waiting: int, samples: int) -> list[float
     """Milliseconds of claims that get a job while so many others wait."""
     refill(api.url, 0)
     for owner in range(50):
-        queue(api.url, f"caller {owner}", waiting // 50)
+        execute(api.url, _FILL, f"caller {owner}", waiting // 50, TASK_TYPE)
     execute(api.url, "VACUUM ANALYZE jobs")
     client = BareClient(api.port)
     seen = []
@@ -172,7 +184,7 @@ async def claim_times(api: ApiProcess, waiting: int, samples: int) -> list[float
 async def jobs_before_newcomer(api: ApiProcess, waiting: int = 10_000, served: int = 50) -> int:
     """How many jobs of a caller with thousands of them are claimed before the one of another who has just come."""
     refill(api.url, 0)
-    queue(api.url, "bulk", waiting)
+    execute(api.url, _FILL, "bulk", waiting, TASK_TYPE)
     client = BareClient(api.port)
     most = 0
     for _ in range(5):

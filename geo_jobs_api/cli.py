@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(harmless(problem.detail) + said, to_error=True)
         return 1
     except OSError as error:
-        say(f"{error.filename or 'This'} cannot be used: {error.strerror or error}.", to_error=True)
+        # Whoever read what we print may have seen enough.
+        if not isinstance(error, BrokenPipeError):
+            say(f"{error.filename or 'This'} cannot be used: {error.strerror or error}.", to_error=True)
         return 1
     except psycopg.Error as error:
         # A connection string that cannot be read is quoted in the error, password and all.

@@ -44,9 +44,10 @@ def say_view(view: Model, *, as_json: bool) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name in type(view).model_fields:
-        table.add_row(name.replace("_", " "), _cell(getattr(view, name)))
-    _console().print(table)
+    for name, as_told in zip(type(view).model_fields, told.values(), strict=True):
+        value = getattr(view, name)
+        table.add_row(name.replace("_", " "), _cell(as_told if isinstance(value, list | dict | Model) else value))
+    _say_table(table)
 
 
 def say_views(views: Sequence[ViewT], columns: Mapping[str, Callable[[ViewT], object]], *, as_json: bool) -> None:
@@ -66,11 +67,14 @@ def say_views(views: Sequence[ViewT], columns: Mapping[str, Callable[[ViewT], ob
         table.add_column(title, justify="right" if are_numbers else "left", overflow="fold")
     for view in views:
         table.add_row(*(_cell(value(view)) for value in columns.values()))
-    _console().print(table)
+    _say_table(table)
 
 
-def _console() -> Console:
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
+def _say_table(table: Table) -> None:
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
+    with console.capture() as captured:
+        console.print(table)
+    say("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def _cell(value: object) -> Text:
@@ -96,6 +100,5 @@ _WORDS: dict[type | tuple[type, ...], Callable[[Any], str]] = {
     bool: lambda value: "yes" if value else "no",
     float: _number,
     datetime: lambda value: f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
-    Model: lambda value: json.dumps(value.model_dump(mode="json", by_alias=True), ensure_ascii=False),
     (dict, list, tuple): lambda value: json.dumps(value, ensure_ascii=False, default=str),
 }
