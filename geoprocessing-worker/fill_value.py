@@ -60,7 +60,9 @@ def without(values: NDArray[Any], fills: tuple[FillValue, ...]) -> NDArray[Any]:
     """The values that are none of these."""
     kept = values
     for fill in fills:
-        kept = kept[kept != kept.dtype.type(fill.value)]
+        # Found among doubles, which 64-bit numbers were rounded to: their own largest lies a little below.
+        wide = kept.dtype.kind in "iu" and kept.dtype.itemsize > 4
+        kept = kept[kept.astype(np.float64) != fill.value] if wide else kept[kept != kept.dtype.type(fill.value)]
     return kept
 
 

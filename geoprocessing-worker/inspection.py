@@ -39,6 +39,7 @@ from geoprocessing_worker.opening import open_source
 MAX_OVERVIEWS = 32
 MAX_PAGES = 64  # looked at to find the largest; any other can be asked for by number
 LONGEST_TAG = 500  # characters
+LONGEST_NUMBER = 40  # characters; 64 bits have 20 digits
 
 RAW = frozenset({SEPARATED, CIE})  # what GDAL turns into light by itself, where it is stored in bytes
 LAB_BANDS = 3
@@ -85,6 +86,8 @@ def inspect_file(
     _check_samples(tags, facts["bands"])
     if not _says_a_number(tags.texts.get(GDAL_NODATA)):
         facts["bands"] = tuple(replace(band, nodata=None) for band in facts["bands"])
+    elif (wide := _wide_nodata(tags.texts.get(GDAL_NODATA), facts["bands"][0].dtype)) is not None:
+        facts["bands"] = tuple(replace(band, nodata=wide) for band in facts["bands"])
     if photometric in GRAY_SCALES and COLOR_MAP not in tags.numbers:
         # GDAL makes up a colour table for scans of few bits; by it they would be names, and could not be averaged.
         facts["palette"] = None
@@ -106,6 +109,19 @@ def inspect_file(
 def _says_a_number(nodata: str | None) -> bool:
     """Whether the file's words for no data can be a number: of "none" GDAL makes 0, and hides what is black."""
     return nodata is None or bool(NUMBER.match(nodata))
+
+
+def _wide_nodata(text: str | None, dtype: str) -> float | None:
+    """The nodata value of whole numbers of 64 bits, as the file's own words say it; `None` of all others.
+
+    rasterio hands it out as a double, the largest not at all, and GDAL reads no further than to the decimal point.
+    """
+    if text is None or dtype not in {"int64", "uint64"}:
+        return None
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(text[:LONGEST_NUMBER])
+    return None
 
 
 def _overviews(dataset: Any, *, raw: bool) -> int:

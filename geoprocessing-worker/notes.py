@@ -36,7 +36,7 @@ def notes(header: SourceHeader, options: RenderOptions, sample: Sample, chosen: 
     facts = (
         (header.pages > 1, f"the file has {header.pages} pages; page {header.page} is shown"),
         (header.has_mask, "the file's own mask hides pixels"),
-        (header.bands[0].dtype == "complex64", "complex samples are shown as magnitude in dB"),
+        (header.bands[0].dtype.startswith("complex"), "complex samples are shown as magnitude in dB"),
         (header.georeferencing.value == "rpc", "placed by its RPC at one constant height: approximate"),
         (header.georeferencing.value == "gcps", _control(header)),
         (header.displaced is not None, f"{header.displaced}; the picture is not placed"),

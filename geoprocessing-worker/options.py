@@ -22,6 +22,8 @@ class OutputFormat(StrEnum):
 
 
 STRETCHES = "percentile:lo,hi | minmax | stddev:n | range:lo,hi | none"
+SMALLEST, LARGEST = 1e-200, 1e300
+"""Between these a range can be reckoned with in doubles."""
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
 _STRETCH = re.compile(
     rf"percentile:{_NUMBER},{_NUMBER}|minmax|stddev:{_NUMBER}|range:{_NUMBER},{_NUMBER}|none", re.IGNORECASE
@@ -34,9 +36,11 @@ def _stretch(text: str) -> str:
         raise ValueError(f"allowed: {STRETCHES}")
     kind, _, rest = compact.partition(":")
     numbers = [float(part) for part in rest.split(",")] if rest else []
+    if kind == "range" and not all(number == 0 or SMALLEST <= abs(number) <= LARGEST for number in numbers):
+        raise ValueError(f"range needs numbers between {SMALLEST:g} and {LARGEST:g}")
     if kind == "percentile" and not 0 <= numbers[0] < numbers[1] <= 100:
         raise ValueError("percentile needs 0 <= lo < hi <= 100")
-    if kind == "range" and not numbers[0] < numbers[1]:
+    if kind == "range" and not numbers[1] - numbers[0] >= SMALLEST:
         raise ValueError("range needs lo < hi")
     if kind == "stddev" and not 0 < numbers[0] <= 100:
         raise ValueError("stddev needs a number above 0, at most 100")

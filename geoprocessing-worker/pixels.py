@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,12 +28,15 @@ PICKING = frozenset({"nearest", "mode"})
 
 def is_nodata(plane: Block, nodata: float | None) -> NDArray[np.bool_] | None:
     """Where a plane holds its nodata value, compared in the plane's own type; `None` if it cannot hold it at all."""
-    if nodata is None or np.isnan(nodata):
+    if nodata is None or math.isnan(nodata):
         return None  # NaN is never valid anyway, whatever the header says
     if plane.dtype.kind in "iub":
         limits = np.iinfo(plane.dtype)
-        if nodata != np.floor(nodata) or not limits.min <= nodata <= limits.max:
+        if nodata == float(limits.max):
+            nodata = limits.max  # which as a double is one more in 64 bits
+        if nodata % 1 != 0 or not limits.min <= nodata <= limits.max:
             return None
+        nodata = int(nodata)
     elif abs(nodata) > (largest := float(np.finfo(plane.dtype).max)) and np.isfinite(nodata):
         # Written as a decimal, the lowest float32 comes back a little below itself.
         nodata = float(np.copysign(largest, nodata))

@@ -54,7 +54,6 @@ class RenderPlan:
     left_out: tuple[FillValue, ...]
     invert: bool
     premultiplied: bool
-    unpremultiply: bool  # in bytes, as the last step; wider types are made straight while they are read
     colormap: str | None
     profile: ColourProfile | None
     level: Level
@@ -164,8 +163,8 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
     gathers = scattered or background is not None
     channels = 3 if meaning is Meaning.RGB else 1
     single = meaning is Meaning.GRAY
-    premultiplied = header.alpha_premultiplied and choice.alpha is not None and meaning is not Meaning.INDEXED
-    bytes_ = np.dtype(header.band(choice.indexes[0]).dtype) == np.uint8
+    mixed = choice.colour not in {Colour.LAB, Colour.PALETTE}
+    premultiplied = header.alpha_premultiplied and choice.alpha is not None and mixed
     stretch = _stretch(header, choice, values, options, sample.ordered)
     coding = _coding(header, choice, stretch, resampling)
     chosen = Chosen(choice, stretch, left_out, resampling, scattered, background, drafted.layout.cut)
@@ -177,7 +176,6 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
         left_out=left_out,
         invert=header.miniswhite and single,
         premultiplied=premultiplied,
-        unpremultiply=premultiplied and bytes_ and choice.colour is not Colour.LAB,
         colormap=options.colormap if single and options.colormap in colormaps.NAMES else None,
         profile=_profile(header, choice, stretch),
         level=drafted.level,
@@ -242,7 +240,7 @@ def _coding(header: SourceHeader, choice: BandChoice, stretch: Stretch, resampli
     dtype = np.dtype(header.band(choice.indexes[0]).dtype)
     if resampling in PICKING or choice.colour not in {Colour.GRAY, Colour.RGB}:
         return None
-    if dtype == np.uint8 and (header.alpha_premultiplied or stretch.identity or stretch.kind == "bits"):
+    if dtype == np.uint8 and (stretch.identity or stretch.kind == "bits"):
         return None  # nothing is clipped, so that bytes can be averaged as well
     return choose_coding(dtype, stretch)
 

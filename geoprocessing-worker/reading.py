@@ -20,7 +20,6 @@ from geoprocessing_worker.pixels import (
     inks_to_light,
     reduced,
     to_byte,
-    unpremultiply,
 )
 from geoprocessing_worker.plan import RenderPlan
 from geoprocessing_worker.raster import U8, Meaning, Raster
@@ -48,7 +47,7 @@ def read_raster(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) 
             window = Window(level.left, level.top + top, level.width, bottom - top)
             block, opacity = read_window(dataset, header, plan.bands, nodata, window)
             opacity = _with_palette(block, opacity, header, plan)
-            coloured = _coloured(block, opacity, header, plan)
+            coloured = _coloured(block, header, plan)
             if plan.gathers:
                 part, part_alpha = gathered(coloured, opacity, (last - first, width), _picked(plan))
             else:
@@ -88,7 +87,7 @@ def _with_palette(block: Block, opacity: U8 | None, header: SourceHeader, plan: 
     return own if opacity is None else np.minimum(own, opacity)
 
 
-def _coloured(block: Block, opacity: U8 | None, header: SourceHeader, plan: RenderPlan) -> Samples:
+def _coloured(block: Block, header: SourceHeader, plan: RenderPlan) -> Samples:
     if plan.bands.colour is Colour.PALETTE and header.palette is not None:
         return _palette_samples(block[0], header.palette, plan.meaning)
     if plan.bands.colour is Colour.LAB:
@@ -98,8 +97,6 @@ def _coloured(block: Block, opacity: U8 | None, header: SourceHeader, plan: Rend
     samples = to_byte(block, plan.stretch)
     if plan.invert:
         samples = np.uint8(255) - samples
-    if plan.unpremultiply and opacity is not None:
-        samples = unpremultiply(samples, opacity)
     if plan.profile is not None:
         return plan.profile.to_srgb(samples)
     return inks_to_light(samples) if plan.bands.colour is Colour.CMYK else samples

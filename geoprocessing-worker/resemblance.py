@@ -16,7 +16,7 @@ from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.lab import lab_to_srgb
 from geoprocessing_worker.mesh import source_positions
 from geoprocessing_worker.opening import open_source
-from geoprocessing_worker.pixels import Block, inks_to_light, scale_to_byte, unpremultiply
+from geoprocessing_worker.pixels import Block, inks_to_light, scale_to_byte
 from geoprocessing_worker.plan import RenderPlan
 from geoprocessing_worker.raster import Meaning, Picture
 from geoprocessing_worker.sampling import read_window
@@ -121,7 +121,7 @@ def _alike(pixel: NDArray[np.int_], looked: Looked, header: SourceHeader, plan: 
         return not shown.all()
     if opacity is not None and plan.meaning is Meaning.INDEXED and not shown.all():
         return True  # at the edge of what is hidden either may be picked
-    colours = _colours(block[:, shown > 0], shown[shown > 0], header, plan)
+    colours = _colours(block[:, shown > 0], header, plan)
     if colours is None:
         return True
     low, high = colours.min(axis=1).astype(int), colours.max(axis=1).astype(int)
@@ -130,7 +130,7 @@ def _alike(pixel: NDArray[np.int_], looked: Looked, header: SourceHeader, plan: 
     return bool((found >= low - leave).all() and (found <= high + leave).all())
 
 
-def _colours(values: Any, alpha: NDArray[np.uint8], header: SourceHeader, plan: RenderPlan) -> Any:
+def _colours(values: Any, header: SourceHeader, plan: RenderPlan) -> Any:
     """(channels, pixels) bytes as the picture shows them; `None` where there is no order between values and colours."""
     if plan.bands.colour is Colour.PALETTE:
         if header.palette is None:
@@ -142,8 +142,6 @@ def _colours(values: Any, alpha: NDArray[np.uint8], header: SourceHeader, plan: 
     if plan.bands.colour is Colour.LAB:
         return lab_to_srgb(values)
     samples = scale_to_byte(values.astype(np.float64), plan.stretch)
-    if plan.unpremultiply:
-        samples = unpremultiply(samples, alpha)
     if plan.profile is not None:
         samples = plan.profile.to_srgb(samples)
     elif plan.bands.colour is Colour.CMYK:

@@ -14,7 +14,7 @@ from geoprocessing_worker.bands import BandChoice, Colour
 from geoprocessing_worker.header import Level, SourceHeader
 from geoprocessing_worker.lab import to_lab
 from geoprocessing_worker.opening import open_source
-from geoprocessing_worker.pixels import alpha_to_byte, alpha_top, decibels, straightened, validity
+from geoprocessing_worker.pixels import alpha_to_byte, alpha_top, decibels, straightened, unpremultiply, validity
 from geoprocessing_worker.stretch import is_ordered
 
 ENOUGH = 1_000_000  # pixels; percentiles are then good to a tenth of a percent
@@ -96,16 +96,18 @@ def read_window(
     indexes = [*choice.indexes, choice.alpha] if choice.alpha is not None else list(choice.indexes)
     block = dataset.read(indexes, window=window)
     mask: NDArray[np.uint8] | None = None
+    alpha: NDArray[Any] | None = None
     if choice.alpha is not None:
         alpha, block = block[-1], block[:-1]
         mask = alpha_to_byte(alpha, choice.alpha_top)
-        if header.alpha_premultiplied and block.dtype != np.uint8 and choice.colour is not Colour.LAB:
-            # Bytes are shown as they are and made straight at the end; what is stretched must be straight before.
-            block = straightened(block, alpha, choice.alpha_top)
     if header.has_mask:
         internal = dataset.read_masks(1, window=window)
         mask = internal if mask is None else np.minimum(mask, internal)
     opacity = validity(block, nodata, mask)
+    if header.alpha_premultiplied and alpha is not None and choice.colour not in {Colour.LAB, Colour.PALETTE}:
+        # Before any stretch, but after the look for nodata, which stands in the file as it is.
+        bytes_ = block.dtype == alpha.dtype == np.uint8
+        block = unpremultiply(block, alpha) if bytes_ else straightened(block, alpha, choice.alpha_top)
     if choice.colour is Colour.LAB and header.photometric is not None:
         return to_lab(block, header.photometric), opacity
     if block.dtype.kind != "c":

@@ -18,6 +18,9 @@ CLASS_SPAN = 1024
 """Codes of land cover and the like lie closer together than this; a wider span is measurements that were simplified."""
 
 
+SMALLEST = 1e-300
+"""Values that lie no farther apart than this are one value: what is divided by less is infinite."""
+
 LOOKED_AT = (256, 1024)  # rows and columns: enough to tell how neighbours differ
 MANY_CLASSES = 16  # values; among fewer every step is to one nearby
 NEARBY = 3  # ranks
@@ -148,7 +151,7 @@ def _percentile(values: NDArray[np.generic], low: float, high: float, reason: st
 
 def _apart(kind: str, lo: float, hi: float, reason: str) -> Stretch:
     """Never a division by zero: a constant raster becomes a flat middle gray."""
-    if hi > lo:
+    if hi - lo > SMALLEST:
         return Stretch(kind, lo, hi, reason)
     half = max(abs(lo) * 1e-6, 0.5)
     return Stretch("constant", lo - half, lo + half, f"{reason}; all values are {lo:g}, so a flat picture")

@@ -140,3 +140,72 @@ def test_nan_scale_is_told_as_null(tmp_path: Path) -> None:
         dataset.scales, dataset.offsets = (float("nan"),), (float("inf"),)
     facts: Any = run(source, tmp_path / "out").metadata["source"]
     assert (facts["bands"][0]["scale"], facts["bands"][0]["offset"]) == (None, None)
+
+
+@pytest.mark.parametrize("stretch", ["range:100,200", "minmax"])
+def test_associated_alpha_of_bytes_is_straightened_before_a_stretch_that_was_asked_for(
+    stretch: str, tmp_path: Path
+) -> None:
+    """A colour that is the same all over stays so, whatever the stretch begins with."""
+    alpha = np.full((50, 50), 255)
+    alpha[:, 25:] = 128
+    data = np.stack([200 * alpha // 255, 150 * alpha // 255, 100 * alpha // 255, alpha], axis=-1).astype(np.uint8)
+    path = write_raw_tiff(tmp_path / "a.tif", data, 2, {EXTRA_SAMPLES: (SHORT, [1])})
+    picture = picture_of(run(path, tmp_path / "out", stretch=stretch)).astype(int)
+    assert np.abs(picture[..., :3] - (255, 127, 0)).max() <= 4
+
+
+def test_nodata_is_looked_for_before_associated_alpha_is_made_straight(tmp_path: Path) -> None:
+    """A colour whose straight value happens to be the nodata value is seen."""
+    data = np.full((50, 50, 4), (100, 100, 100, 128), dtype=np.uint8)
+    tags: dict[int, Any] = {EXTRA_SAMPLES: (SHORT, [1]), NODATA: (ASCII, b"199\0")}
+    picture = picture_of(run(write_raw_tiff(tmp_path / "a.tif", data, 2, tags), tmp_path / "out"))
+    assert picture[25, 25].tolist() == [199, 199, 199, 128]
+
+
+@pytest.mark.parametrize(
+    ("text", "dtype"),
+    [
+        (b"9223372036854775807", "int64"),
+        (b"-9223372036854775808", "int64"),
+        (b"-9.2233720368547758e+18", "int64"),
+        (b"18446744073709551615", "uint64"),
+        (b"9007199254740993", "uint64"),
+    ],
+)
+def test_nodata_of_64_bits_hides_what_holds_it(text: bytes, dtype: str, tmp_path: Path) -> None:
+    """The ends of the type, which are no doubles, in digits and as rasterio writes them; and nothing beside them."""
+    value = int(float(text)) if b"e" in text else int(text)
+    data = np.arange(2500, dtype=dtype).reshape(50, 50, 1) * np.array(10, dtype=dtype)
+    data[:10], data[10, 0] = value, value - 1 if value > 0 else value + 1
+    # GDAL's own reading of the text and of 64 bits is no help here.
+    result = run(write_raw_tiff(tmp_path / "a.tif", data, tags={NODATA: (ASCII, text + b"\0")}), tmp_path / "out")
+    shown = picture_of(result)[..., 3]
+    assert not shown[:10].any()
+    assert shown[10:].all()
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+def test_undeclared_end_of_64_bits_is_left_out_of_the_stretch(dtype: str, tmp_path: Path) -> None:
+    """It is larger than what a double rounds it to can be turned back into."""
+    data = np.arange(2500, dtype=dtype).reshape(50, 50, 1)
+    data[:10] = np.iinfo(dtype).max
+    choices: Any = run(write_raw_tiff(tmp_path / "a.tif", data), tmp_path / "out").metadata["choices"]
+    assert choices["stretch"]["hi"] < 2500
+    assert len(choices["stretch"]["leftOut"]) == 1
+
+
+def test_values_that_doubles_can_hardly_tell_apart_are_a_flat_picture(tmp_path: Path) -> None:
+    """What is smaller than 1e-300 cannot be divided by."""
+    data = np.arange(2500, dtype=np.float64).reshape(50, 50, 1) * 5e-324
+    result = run(write_raw_tiff(tmp_path / "a.tif", data), tmp_path / "out")
+    choices: Any = result.metadata["choices"]
+    assert choices["stretch"]["kind"] == "constant"
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_decibels_are_told_of_complex_samples_of_any_depth(dtype: str, tmp_path: Path) -> None:
+    """Of doubles too."""
+    path = Tiff(ramp(50, 50, "float64", 1, 1000).astype(dtype)).write(tmp_path / "a.tif")
+    choices: Any = run(path, tmp_path / "out").metadata["choices"]
+    assert any("dB" in note for note in choices["notes"])

@@ -37,6 +37,8 @@ def test_unknown_keys_and_nulls_are_ignored() -> None:
         ({"bands": [1, 2, 3, 4, 5]}, ("bands",)),
         ({"stretch": "percentile:98,2"}, ("stretch", "lo < hi")),
         ({"stretch": "magic"}, ("stretch", "stddev:n")),
+        ({"stretch": "range:0,1e400"}, ("stretch", "1e+300")),
+        ({"stretch": "range:1e-320,2e-320"}, ("stretch", "1e-200")),
         ({"colormap": "nope"}, ("colormap", "viridis")),
         ({"resampling": "gauss"}, ("resampling", "lanczos")),
         ({"nodata": "black"}, ("nodata was 'black'",)),
