@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from geo_jobs_api.jobs import ErrorClass, JobState
-from geo_jobs_api.records import Job, WaitingReasons
+from geo_jobs_api.records import Job, Parent, WaitingReasons
 from geo_jobs_api.steering_schemas import EndedLeaseView, Explanation, Reason
 from geo_jobs_api.steering_store import SteeringStore
 from geo_jobs_api.store import JobStore
@@ -19,10 +19,11 @@ async def explained(jobs: JobStore, steering: SteeringStore, job: Job) -> Explan
     now = datetime.now(UTC)
     leases = await jobs.list_ended_leases(job.id, most=_LEASES_TOLD)
     found = await steering.find_waiting_reasons(job.id) if job.state is JobState.QUEUED else None
+    parents = await jobs.list_parents(job.id) if job.pending_parents else []
     return Explanation(
         state=job.state.value,
         why=explain(job, now),
-        reasons=[] if found is None else list_reasons(job, found, now),
+        reasons=list_parents(parents) if found is None else list_reasons(job, found, now),
         place=None if found is None else found.jobs_before + 1,
         leases=[EndedLeaseView.model_validate(lease) for lease in leases],
     )
@@ -31,6 +32,23 @@ async def explained(jobs: JobStore, steering: SteeringStore, job: Job) -> Explan
 def explain(job: Job, now: datetime) -> str:
     """What the job waits for, or how it ended and what can be done; `now` tells a retry from a job that may start."""
     return _SENTENCES[job.state](job, now)
+
+
+def list_parents(parents: Sequence[Parent]) -> list[Reason]:
+    """The jobs that a job still waits for, and what their end would mean."""
+    return [
+        Reason(
+            code="parent",
+            text=f"It waits for job {parent.id} ({parent.task_type}), which is {parent.state}."
+            + (" Only its success counts: send it back to the queue, or cancel this one." if _is_stuck(parent) else ""),
+        )
+        for parent in parents
+        if not parent.settled
+    ]
+
+
+def _is_stuck(parent: Parent) -> bool:
+    return parent.state in {JobState.FAILED, JobState.CANCELLED}
 
 
 def list_reasons(job: Job, found: WaitingReasons, now: datetime) -> list[Reason]:

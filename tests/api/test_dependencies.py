@@ -100,6 +100,20 @@ def test_a_held_child_waits_until_its_parent_has_succeeded_after_all(person: Per
     assert state_of(person, both) == "queued"
 
 
+def test_a_waiting_child_can_say_for_whom(person: Person, worker: Worker) -> None:
+    """Each parent that has not ended well, and what helps against one that never will."""
+    good, bad, waiting = person.submit(), person.submit(), person.submit()
+    child = make(person, wait_for(good, bad, waiting, on="hold"))
+    jobs = {job["id"]: job for job in worker.claim_all(maxJobs=2)}
+    worker.complete(jobs[good], [])
+    worker.fail(jobs[bad], "invalid_input")
+    told = person.http.get(f"/api/geo-jobs/{child['id']}/explain").json()
+    assert {reason["code"] for reason in told["reasons"]} == {"parent"}
+    failed, queued = sorted((reason["text"] for reason in told["reasons"]), key=len, reverse=True)
+    assert f"job {bad} (geotiff_to_png), which is failed. Only its success counts" in failed
+    assert queued == f"It waits for job {waiting} (geotiff_to_png), which is queued."
+
+
 def test_a_job_made_after_its_parents_end_is_as_if_it_had_been_made_before(person: Person, worker: Worker) -> None:
     """Succeeded: queued at once; failed: by what the child says."""
     good, bad = person.submit(), person.submit()
