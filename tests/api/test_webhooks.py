@@ -22,6 +22,7 @@ from geo_jobs_api.delivering import BACKOFF_SECONDS, Outcome, decide_delivery
 from geo_jobs_api.hosts import parse_hosts
 from geo_jobs_api.outgoing import AddressRefusedError, Outgoing, check_target
 from geo_jobs_api.sealing import Seal, SealError
+from geo_jobs_api.store import load_queries
 from tests.support.api import STORAGE_SECRET, RunningApi, make_settings, run_api
 from tests.support.clients import Person, Worker, code_of, expire_leases, get, rows
 from tests.support.database import DatabaseServer
@@ -165,6 +166,27 @@ def test_a_pipelines_end_is_told_once_when_its_last_job_has_ended(
     told = [body["pipeline"] for body in hook.bodies()]
     assert sorted(pipeline["name"] for pipeline in told) == [f"p{number}" for number in range(8)]
     assert {job["state"] for pipeline in told for job in pipeline["jobs"]} == {"succeeded"}
+
+
+def test_of_two_last_ends_in_different_transactions_one_tells_of_the_pipeline(person: Person, api: RunningApi) -> None:
+    """The second waits for the first and then sees its end; each alone would see a pipeline that still runs."""
+    url = api.settings.conninfo or ""
+    person.http.post("/api/webhooks", json={"url": "https://maps.example.org/", "events": ["pipeline.cancelled"]})
+    source = {"taskType": "geotiff_to_png", "inputPayload": {"sourceUrl": "https://maps.example.org/a.tif"}}
+    jobs = [source | {"name": name} for name in "ab"]
+    person.http.post("/api/pipelines", json={"name": "p", "stages": [{"name": "one", "jobs": jobs}]}).raise_for_status()
+    first, second = (row["id"] for row in rows(url, "SELECT id FROM jobs ORDER BY id"))
+    cancel = load_queries("jobs.sql").cancel_jobs.sql.encode()
+    with psycopg.connect(url) as one, psycopg.connect(url) as other:
+        one.execute(cancel, {"ids": [first], "reason": "no"})
+        waiting = threading.Thread(target=other.execute, args=(cancel, {"ids": [second], "reason": "no"}))
+        waiting.start()
+        blocked = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        wait_until(lambda: bool(rows(url, blocked)) or not waiting.is_alive(), "the second to wait for the first")
+        one.commit()
+        waiting.join(timeout=20)
+        other.commit()
+    assert rows(url, "SELECT event FROM webhook_deliveries") == [{"event": "pipeline.cancelled"}]
 
 
 def test_what_is_not_taken_is_tried_again_and_the_log_tells_of_each_try(
