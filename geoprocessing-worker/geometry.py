@@ -17,6 +17,8 @@ from geoprocessing_worker.raster import Grid
 from geoprocessing_worker.usable_area import cell_areas, usable_part
 
 SAMPLES = 33  # points along each side: curves between them are flatter than a pixel
+NEAR_POLE = 85.0  # degrees
+WIDEST = 16.0  # times as wide as high, in degrees near a pole
 LIMB_SAMPLES = 513  # where a part lies nowhere: at the limb of the Earth a hundredth of the side is ten degrees
 
 
@@ -114,15 +116,38 @@ def _spread(header: SourceHeader, crs: CRS, samples: int) -> tuple[Points, Point
 
 
 def _in_one_piece(xs: Points, period: float) -> Points:
-    with np.errstate(invalid="ignore"):
-        torn = any(np.nanmax(np.abs(np.diff(xs, axis=axis)), initial=0.0) > period / 2 for axis in (0, 1))
-    if not torn:
+    if not _torn(xs, period):
         return xs
+    if np.isfinite(xs).all():
+        # Step by step, since what goes all round has two ends at the same place, which a remainder takes for one.
+        turned: Points = np.unwrap(np.unwrap(xs, axis=1, period=period), axis=0, period=period)
+        if not _torn(turned, period):
+            row, column = len(xs) // 2, xs.shape[1] // 2
+            turned -= np.round((turned[row, column] - xs[row, column]) / period) * period
+            return turned
     middle = xs[len(xs) // 2, len(xs) // 2]
     if not np.isfinite(middle):
         middle = float(np.nanmedian(xs))
     whole: Points = (xs - middle + period / 2) % period - period / 2 + middle
     return whole
+
+
+def _torn(xs: Points, period: float) -> bool:
+    with np.errstate(invalid="ignore"):
+        return any(np.nanmax(np.abs(np.diff(xs, axis=axis)), initial=0.0) > period / 2 for axis in (0, 1))
+
+
+def _pole_within(header: SourceHeader, crs: CRS, xs: Points) -> float | None:
+    """90 or -90 if the file runs all round that pole, so that in degrees it is as wide as the world; else `None`."""
+    if not crs.is_geographic or header.transform is None or not _torn(xs, 360.0):
+        return None
+    back = ~header.transform
+    for pole in (90.0, -90.0):
+        x, y = project(crs, _known(header.crs), np.zeros(1), np.full(1, pole))
+        column, row = back @ (float(x[0]), float(y[0]))
+        if 0 <= column <= header.width and 0 <= row <= header.height:
+            return pole
+    return None
 
 
 def _warped(header: SourceHeader, crs: CRS, max_size: int, reason: str) -> Layout:
@@ -136,10 +161,16 @@ def _warped(header: SourceHeader, crs: CRS, max_size: int, reason: str) -> Layou
         raise refused("bad_crs", f"The file lies outside the area where {crs.name} can be used. Choose another system.")
     left, right = float(np.nanmin(xs)), float(np.nanmax(xs))
     bottom, top = float(np.nanmin(ys)), float(np.nanmax(ys))
+    pole = _pole_within(header, crs, xs)
+    if pole is not None:
+        left, right, bottom, top = -180.0, 180.0, min(bottom, pole), max(top, pole)
     if right <= left or top <= bottom:
         raise refused("bad_crs", f"In {crs.name} the file has no area. Choose another coordinate system.")
     pixel = _pixel_size(xs, ys, pixels, (right - left) * (top - bottom))
     full_width, full_height = max(1.0, (right - left) / pixel), max(1.0, (top - bottom) / pixel)
+    if crs.is_geographic and max(abs(bottom), abs(top)) > NEAR_POLE and full_width > WIDEST * full_height:
+        # Degrees of longitude are short there: square ones would make a strip of a few rows.
+        full_width, full_height = (full_width * full_height * WIDEST) ** 0.5, (full_width * full_height / WIDEST) ** 0.5
     scale = min(1.0, max_size / max(full_width, full_height))
     width = min(max_size, max(1, round(full_width * scale)))
     height = min(max_size, max(1, round(full_height * scale)))

@@ -24,6 +24,9 @@ def lonlat_ring(grid: Grid) -> list[tuple[float, float]] | None:
         return None
     if not grid.crs.is_geographic:
         lons = np.unwrap(lons, period=360.0)
+        middle = (lons.min() + lons.max()) / 2
+        if abs(middle) > 270.0:
+            lons -= 360.0 * np.round(middle / 360.0)  # dust at the seam began it on the other side
     return [(float(lon), float(lat)) for lon, lat in zip(lons, lats, strict=True)]
 
 
@@ -33,6 +36,10 @@ def lonlat_bounds(grid: Grid) -> tuple[float, float, float, float] | None:
     if ring is None:
         return None
     lons, lats = [point[0] for point in ring], [point[1] for point in ring]
+    if abs(lons[-1] - lons[0]) > 180.0 and not (grid.crs is None or grid.crs.is_geographic):
+        # The outline goes all round, so that a pole lies within.
+        north = sum(lats) > 0
+        return (-180.0, min(lats), 180.0, 90.0) if north else (-180.0, -90.0, 180.0, max(lats))
     return min(lons), min(lats), max(lons), max(lats)
 
 

@@ -14,6 +14,7 @@ from geoprocessing_worker.crs import epsg
 from geoprocessing_worker.outline import lonlat_bounds, lonlat_ring
 from geoprocessing_worker.raster import Grid
 
+DUST = 1e-6  # degrees; a tenth of a metre
 STAC_EXTENSIONS = (
     "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
     "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
@@ -68,10 +69,11 @@ def footprint(grid: Grid) -> tuple[dict[str, Any] | None, list[float] | None]:
     if ring is None or bounds is None:
         return None, None
     west, south, east, north = bounds
-    if west >= -180.0 and east <= 180.0:
-        return {"type": "Polygon", "coordinates": [[list(point) for point in (*ring, ring[0])]]}, list(bounds)
-    if east - west >= 360.0:
+    if east - west >= 360.0 - DUST:
         return _boxes((-180.0, 180.0), south=south, north=north), [-180.0, south, 180.0, north]
+    if west >= -180.0 - DUST and east <= 180.0 + DUST:
+        points = [[min(max(lon, -180.0), 180.0), lat] for lon, lat in (*ring, ring[0])]
+        return {"type": "Polygon", "coordinates": [points]}, [max(west, -180.0), south, min(east, 180.0), north]
     shift = 360.0 * math.floor((west + 180.0) / 360.0)
     west, east = west - shift, east - shift
     if east <= 180.0:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from affine import Affine
+from numpy.typing import NDArray
 from pyproj import CRS
 from rasterio.errors import RasterioError
 
@@ -86,8 +87,13 @@ def _distance(picture: Path, header: SourceHeader, grid: Grid, transform: Affine
     columns = np.array([x * grid.width for x, _ in PLACES])
     rows = np.array([y * grid.height for _, y in PLACES])
     layout = Layout(grid, header.width, header.height, True, False, False, "")
-    source_x, source_y = source_positions(header, layout, header.width, header.height)(columns, rows)
-    inside = (source_x >= 0) & (source_x <= header.width) & (source_y >= 0) & (source_y <= header.height)
+    way_out = source_positions(header, layout, header.width, header.height)
+    source_x, source_y = way_out(columns, rows)
+    inside = _inside(header, source_x, source_y)
+    if not inside.any():
+        columns, rows = _seen(header, grid, transform)
+        source_x, source_y = way_out(columns, rows)
+        inside = _inside(header, source_x, source_y)
     if not inside.any():
         raise failed("none of five places lies in the source", picture)
     xs, ys = project(header.crs, grid.crs, *ground(header)(source_x[inside], source_y[inside]))
@@ -103,6 +109,24 @@ def _distance(picture: Path, header: SourceHeader, grid: Grid, transform: Affine
     leeway = _leeway(header, source_x[inside], source_y[inside])
     scale = max(grid.width / header.width, grid.height / header.height)
     return float(off[np.isfinite(off)].max(initial=0.0)), leeway * scale
+
+
+def _inside(header: SourceHeader, columns: Points, rows: Points) -> NDArray[np.bool_]:
+    within: NDArray[np.bool_] = (columns >= 0) & (columns <= header.width) & (rows >= 0) & (rows <= header.height)
+    return within
+
+
+def _seen(header: SourceHeader, grid: Grid, transform: Affine) -> tuple[Points, Points]:
+    """Places of the picture that the source says it shows, for one that has little in it, at its edges perhaps."""
+    if grid.crs is None or header.crs is None:
+        return np.zeros(0), np.zeros(0)
+    across, down = np.meshgrid(np.linspace(0.01, 0.99, 99) * header.width, np.linspace(0.01, 0.99, 99) * header.height)
+    xs, ys = project(header.crs, grid.crs, *ground(header)(across.ravel(), down.ravel()))
+    back = ~transform
+    columns, rows = back.a * xs + back.b * ys + back.c, back.d * xs + back.e * ys + back.f
+    with np.errstate(invalid="ignore"):
+        seen = (columns >= 0) & (columns <= grid.width) & (rows >= 0) & (rows <= grid.height)
+    return columns[seen], rows[seen]
 
 
 def _leeway(header: SourceHeader, columns: Points, rows: Points) -> float:

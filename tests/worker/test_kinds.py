@@ -18,6 +18,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
 
 from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.ground import EARTH_GIRTH
 from geoprocessing_worker.opening import gdal_environment
 from geoprocessing_worker.png_writer import colour_png, palette_png
 from tests.support.rasters import DEGREES, UTM, Tiff, picture_of, quarters, ramp, run
@@ -550,3 +551,64 @@ def test_lab_of_bytes_becomes_colour(tmp_path: Path) -> None:
     picture = picture_of(run(tmp_path / "a.tif", tmp_path / "out"))
     assert [int(picture[30, x, :3].argmax()) for x in (15, 45, 75)] == [0, 1, 2]
     assert np.abs(picture[30, (15, 45, 75), :3].astype(int) - colours[30, (15, 45, 75)]).max() < 60
+
+
+@pytest.mark.parametrize("west", [0.0, -180.0, -180.00001, 180.0])
+def test_whole_world_keeps_its_last_degrees_in_mercator(west: float, tmp_path: Path) -> None:
+    """Both ends are the same meridian, which is no reason to leave out what lies before it, or to begin beyond it."""
+    data = ramp(60, 90)
+    path = Tiff(data, transform=Affine(4.0000001, 0, west, 0, -3, 90)).write(tmp_path / "a.tif")
+    told: Any = run(path, tmp_path / "out", coordinate_system="EPSG:3857").metadata
+    left, _, right, _ = told["bounds"]
+    assert right - left == pytest.approx(EARTH_GIRTH, rel=1e-6)
+    left, _, right, _ = told["boundsLonLat"]
+    assert right - left == pytest.approx(360, abs=1e-3)
+    assert -181 < left < 181
+
+
+def test_polar_file_in_degrees_goes_all_round_to_the_pole_and_is_no_strip(tmp_path: Path) -> None:
+    """No wedge before the date line is missing, and the aspect is bounded."""
+    place = Affine(10_000, 0, -450_000, 0, -10_000, 305_000)
+    path = Tiff(ramp(60, 90), crs="EPSG:3031", transform=place).write(tmp_path / "a.tif")
+    result = run(path, tmp_path / "out")
+    told: Any = result.metadata
+    assert told["boundsLonLat"][:1] + told["boundsLonLat"][2:3] == [-180, 180]
+    assert told["boundsLonLat"][1] == -90
+    assert told["width"] <= 17 * told["height"]
+    assert picture_of(result)[-2, :, 3].all()
+
+
+def test_polar_file_beside_the_pole_is_no_strip_in_degrees(tmp_path: Path) -> None:
+    """A few kilometres from the pole are a hundred degrees wide and a tenth of one high."""
+    path = Tiff(ramp(60, 90), crs="EPSG:3995", transform=Affine(100, 0, 1000, 0, -100, 1000)).write(tmp_path / "a.tif")
+    told: Any = run(path, tmp_path / "out").metadata
+    assert told["width"] <= 17 * told["height"]
+
+
+def test_outline_round_a_pole_holds_the_pole(tmp_path: Path) -> None:
+    """Of a picture that stays in its polar system, for web maps and in the STAC Item."""
+    place = Affine(10_000, 0, -450_000, 0, -10_000, 300_000)
+    path = Tiff(ramp(60, 90), crs="EPSG:3031", transform=place).write(tmp_path / "a.tif")
+    result = run(path, tmp_path / "out", coordinate_system="native")
+    told = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert told["bbox"][:3] == [-180, -90, 180]
+    assert told["bbox"][3] == pytest.approx(-85.025, abs=0.01)
+    assert result.metadata["boundsLonLat"] == told["bbox"]
+
+
+def test_world_in_mercator_has_the_world_as_its_outline(tmp_path: Path) -> None:
+    """A few metres past the date line at either end do not make its west its east."""
+    place = Affine(445_278, 0, -20_037_508.34, 0, -667_917, 20_037_508.34)
+    run(Tiff(ramp(60, 90), crs="EPSG:3857", transform=place).write(tmp_path / "a.tif"), tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert (told["bbox"][0], told["bbox"][2]) == (-180, 180)
+    assert told["geometry"]["type"] == "Polygon"
+
+
+def test_picture_with_little_at_its_edges_passes_the_check(tmp_path: Path) -> None:
+    """Of a polar file only the corners reach into Web Mercator: all places that are usually followed are empty."""
+    place = Affine(10_000, 0, -450_000, 0, -10_000, 300_000)
+    path = Tiff(ramp(60, 90), crs="EPSG:3031", transform=place).write(tmp_path / "a.tif")
+    told: Any = run(path, tmp_path / "out", coordinate_system="EPSG:3857").metadata
+    assert 0 < told["validFraction"] < 0.02
+    assert told["selfCheck"]["maxDistancePx"] < 0.5
