@@ -39,7 +39,7 @@ class BandChoice:
 
 # Descriptions under which band sets of satellites and drones name their visible bands.
 _NAMED: tuple[tuple[str, str, str], ...] = (
-    (r"\b(red|r)\b", r"\b(green|g)\b", r"\b(blue|b)\b"),
+    (r"\b(red|r)\b(?![ -]*edge)", r"\b(green|g)\b", r"\b(blue|b)\b"),
     (r"\bB0?4\b", r"\bB0?3\b", r"\bB0?2\b"),
     (r"\bSR_B4\b", r"\bSR_B3\b", r"\bSR_B2\b"),
 )

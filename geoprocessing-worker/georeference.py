@@ -59,12 +59,13 @@ def _by_transform(dataset: Any, crs: CRS | None, source_crs: CRS | None) -> Geor
     numbers = [*transform, *(number for corner in corners for number in corner)]
     if not all(math.isfinite(number) and abs(number) < FARTHEST for number in numbers):
         return Georeference(doubt="the numbers by which the file says its place are no place")
-    if _beside_the_globe(crs, corners) and not _beside_the_globe(source_crs, corners):
-        crs = source_crs
-    if crs is None and usable(from_gdal(dataset.crs)):
-        x, y = corners[0]
-        doubt = f"the file says degrees, but its corner lies at {x:.10g}, {y:.10g}: its coordinate system is another"
-        return Georeference(transform=transform, doubt=doubt)
+    if _beside_the_globe(crs, corners):
+        crs = None if _beside_the_globe(source_crs, corners) else source_crs
+        if crs is None:
+            x, y = corners[0]
+            who = "the file" if usable(from_gdal(dataset.crs)) else "sourceCrs"
+            doubt = f"{who} says degrees, but its corner lies at {x:.10g}, {y:.10g}: its coordinate system is another"
+            return Georeference(transform=transform, doubt=doubt)
     kind = Georeferencing.NONE if crs is None else Georeferencing.AFFINE
     return Georeference(crs, transform, kind=kind)
 

@@ -12,7 +12,7 @@ from geoprocessing_worker import colormaps
 from geoprocessing_worker.bands import BandChoice, Colour, choose_bands
 from geoprocessing_worker.colour_profile import ColourProfile, choose_profile
 from geoprocessing_worker.cost import WORK_BYTES, address_space_left, afford, cost
-from geoprocessing_worker.crs import NATIVE, parse_crs
+from geoprocessing_worker.crs import NATIVE, horizontal, parse_crs
 from geoprocessing_worker.depth import Coding, choose_coding
 from geoprocessing_worker.fill_value import FillValue, find_fill_values, without
 from geoprocessing_worker.geometry import Layout, lay_out
@@ -139,7 +139,7 @@ def draft(header: SourceHeader, options: RenderOptions) -> Draft:
     """
     choice = choose_bands(header, options.bands)
     native = options.coordinate_system.strip().lower() == NATIVE
-    crs = None if native else parse_crs(options.coordinate_system)
+    crs = None if native else horizontal(parse_crs(options.coordinate_system))
     layout = lay_out(header, crs, min(options.max_size, LONGEST_SIDE[options.output_format]))
     level = _level(header, layout)
     predicted = cost(header, level, choice, layout)

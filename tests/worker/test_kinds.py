@@ -482,6 +482,7 @@ def test_four_corners_that_contradict_each_other_still_place_a_picture(tmp_path:
         (("B02", "B03", "B04", "B08"), [3, 2, 1]),
         (("B2 blue band", "B3", "B4", "B8"), [3, 2, 1]),
         (("SR_B2", "SR_B3", "SR_B4", "SR_B5"), [3, 2, 1]),
+        (("Red edge", "Red", "Green", "Blue"), [2, 3, 4]),
         (("coastal", "aerosol", "cirrus", "swir"), [1, 2, 3]),
     ],
 )
@@ -612,3 +613,20 @@ def test_picture_with_little_at_its_edges_passes_the_check(tmp_path: Path) -> No
     told: Any = run(path, tmp_path / "out", coordinate_system="EPSG:3857").metadata
     assert 0 < told["validFraction"] < 0.02
     assert told["selfCheck"]["maxDistancePx"] < 0.5
+
+
+@pytest.mark.parametrize("crs", [None, "EPSG:4326"])
+def test_source_crs_of_degrees_is_not_believed_of_metres(crs: str | None, tmp_path: Path) -> None:
+    """A latitude of millions is no place, whoever says that it is one."""
+    path = Tiff(ramp(40, 40), crs=crs, transform=UTM).write(tmp_path / "a.tif")
+    told: Any = run(path, tmp_path / "out", source_crs="EPSG:4326").metadata
+    assert told["crs"] is None
+    assert told["boundsLonLat"] is None
+    assert any("degrees" in note for note in told["choices"]["notes"])
+
+
+def test_system_with_heights_that_is_asked_for_places_by_its_horizontal_part(tmp_path: Path) -> None:
+    """A picture has no heights, and web maps know no system that does."""
+    path = Tiff(ramp(40, 40)).write(tmp_path / "a.tif")
+    told: Any = run(path, tmp_path / "out", coordinate_system="EPSG:4979").metadata
+    assert told["crs"]["epsg"] == 4326
