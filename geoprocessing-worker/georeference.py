@@ -84,6 +84,11 @@ def _by_points(dataset: Any, source_crs: CRS | None) -> Georeference | None:
     whole = [point for point in points if all(map(math.isfinite, (point.row, point.col, point.x, point.y)))]
     if len(points) < 3 or system is None or not usable(system):
         return None
+    places = [(point.x, point.y) for point in whole]
+    if _beside_the_globe(system, places):
+        if source_crs is None or _beside_the_globe(source_crs, places):
+            return Georeference(doubt="the file's ground control points are said to be degrees, but are none")
+        system = source_crs
     doubt = "the file's ground control points lie on one line or in one place, so that no curve goes through them"
     if len(whole) < 3:
         return Georeference(doubt=doubt)

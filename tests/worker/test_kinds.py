@@ -630,3 +630,17 @@ def test_system_with_heights_that_is_asked_for_places_by_its_horizontal_part(tmp
     path = Tiff(ramp(40, 40)).write(tmp_path / "a.tif")
     told: Any = run(path, tmp_path / "out", coordinate_system="EPSG:4979").metadata
     assert told["crs"]["epsg"] == 4326
+
+
+def test_control_points_in_metres_are_not_believed_to_be_degrees(tmp_path: Path) -> None:
+    """The picture comes out unplaced, and a note says why; `sourceCrs` places it."""
+    points = [
+        GroundControlPoint(row, column, 500_000 + 10 * column, 5_000_000 - 10 * row)
+        for row, column in ((0, 0), (0, 40), (40, 40), (40, 0))
+    ]
+    path = Tiff(ramp(40, 40), crs=None, transform=None, gcps=(points, "EPSG:4326")).write(tmp_path / "a.tif")
+    told: Any = run(path, tmp_path / "out").metadata
+    assert told["crs"] is None
+    assert any("degrees" in note for note in told["choices"]["notes"])
+    told = run(path, tmp_path / "helped", source_crs="EPSG:32633").metadata
+    assert told["boundsLonLat"] == pytest.approx([15.0, 45.15, 15.005, 45.1535], abs=0.001)
