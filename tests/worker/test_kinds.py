@@ -644,3 +644,30 @@ def test_control_points_in_metres_are_not_believed_to_be_degrees(tmp_path: Path)
     assert any("degrees" in note for note in told["choices"]["notes"])
     told = run(path, tmp_path / "helped", source_crs="EPSG:32633").metadata
     assert told["boundsLonLat"] == pytest.approx([15.0, 45.15, 15.005, 45.1535], abs=0.001)
+
+
+@pytest.mark.parametrize("photometric", ["MINISBLACK", "MINISWHITE"])
+def test_bands_of_the_item_give_values_back(photometric: str, tmp_path: Path) -> None:
+    """By `raster:scale` and `raster:offset`, as any STAC client reckons."""
+    data = ramp(50, 50, "float32", 100, 350)
+    path = Tiff(data, profile={"photometric": photometric}).write(tmp_path / "a.tif")
+    result = run(path, tmp_path / "out", stretch="minmax")
+    (band,) = json.loads((tmp_path / "out" / "a.json").read_text())["assets"]["picture"]["bands"]
+    found = picture_of(result)[..., 0] * band["raster:scale"] + band["raster:offset"]
+    assert (band["name"], band["data_type"]) == ("gray", "uint8")
+    assert np.abs(found - data[0]).max() < 1
+
+
+@pytest.mark.parametrize(
+    ("output_format", "names"),
+    [("png", ["palette"]), ("jpeg", ["red", "green", "blue"]), ("webp", ["red", "green", "blue", "alpha"])],
+)
+def test_bands_of_the_item_are_those_of_the_file(output_format: str, names: list[str], tmp_path: Path) -> None:
+    """A palette with a hidden index is one band, three or four, according to the format."""
+    data = np.arange(2500, dtype=np.uint8).reshape(1, 50, 50) % 5
+    colours = {i: (50 * i, 0, 9, 255) for i in range(5)}
+    path = Tiff(data, palette=colours, nodata=3).write(tmp_path / "a.tif")
+    run(path, tmp_path / "out", output_format=output_format)
+    told = json.loads((tmp_path / "out" / "a.json").read_text())["assets"]["picture"]["bands"]
+    assert [band["name"] for band in told] == names
+    assert not any("raster:scale" in band for band in told)
