@@ -11,6 +11,7 @@ import os
 import struct
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 
 from geoprocessing_worker.errors import JobError, refused
 
+SUBFILE_TYPE, WIDTH, HEIGHT = 254, 256, 257
+IS_MASK = 4  # of the subfile type's bits
 COMPRESSION = 259
 PHOTOMETRIC = 262
 COLOR_MAP = 320
@@ -245,3 +248,15 @@ def read_tags(path: Path, wanted: Iterable[int], directory: int = 1) -> Tags:
     except (OSError, JobError):
         pass  # GDAL may find more in a damaged file, and says what is wrong with it
     return Tags(numbers, texts)
+
+
+def mask_sizes(path: Path) -> frozenset[tuple[int, int]]:
+    """(width, height) of all directories that say they are masks; none of a file that cannot be walked."""
+    found = set()
+    with suppress(OSError, JobError), path.open("rb") as file:
+        tiff = Tiff(file)
+        for directory in tiff.directories():
+            kind, *size = (tiff.numbers(directory.find(tag))[:1].tolist() for tag in (SUBFILE_TYPE, WIDTH, HEIGHT))
+            if kind and kind[0] & IS_MASK and all(size):
+                found.add((int(size[0][0]), int(size[1][0])))
+    return frozenset(found)

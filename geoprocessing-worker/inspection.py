@@ -27,6 +27,7 @@ from geoprocessing_worker.directory import (
     PHOTOMETRIC,
     SEPARATED,
     Tags,
+    mask_sizes,
     read_tags,
     too_large,
 )
@@ -91,8 +92,11 @@ def inspect_file(
     if photometric in GRAY_SCALES and COLOR_MAP not in tags.numbers:
         # GDAL makes up a colour table for scans of few bits; by it they would be names, and could not be averaged.
         facts["palette"] = None
+    masks = mask_sizes(path) if facts["has_mask"] and overviews else frozenset()
     for level in range(min(overviews, MAX_OVERVIEWS)):
         with open_source(path, level, directory, raw=raw) as overview:
+            if facts["has_mask"] and (overview.width, overview.height) not in masks:
+                continue  # made before the mask was: of it GDAL says that all is valid
             levels.append(Level(level, overview.width, overview.height, *_block_size(overview)))
     return SourceHeader(
         **facts,

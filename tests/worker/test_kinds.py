@@ -671,3 +671,15 @@ def test_bands_of_the_item_are_those_of_the_file(output_format: str, names: list
     told = json.loads((tmp_path / "out" / "a.json").read_text())["assets"]["picture"]["bands"]
     assert [band["name"] for band in told] == names
     assert not any("raster:scale" in band for band in told)
+
+
+@pytest.mark.parametrize("max_size", [40, 90, 300])
+def test_overviews_older_than_the_mask_are_not_read(max_size: int, tmp_path: Path) -> None:
+    """They know of no mask, and would show what it hides."""
+    profile = {"tiled": True, "blockxsize": 64, "blockysize": 64}
+    path = Tiff(quarters(300), overviews=(2, 4), profile=profile).write(tmp_path / "a.tif")
+    with gdal_environment(GDAL_TIFF_INTERNAL_MASK="YES"), rasterio.open(path, "r+") as dataset:
+        dataset.write_mask(np.where(np.arange(300) < 150, 0, 255).astype(np.uint8)[None].repeat(300, axis=0))
+    picture = picture_of(run(path, tmp_path / "out", max_size=max_size))
+    assert not picture[:, : max_size // 2 - 1, 3].any()
+    assert picture[:, max_size // 2 + 1 :, 3].all()
