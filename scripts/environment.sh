@@ -39,6 +39,8 @@ make_environment() {
   fi
   echo "Installing what $requirements pins (a minute or so, once) …" >&2
   "$python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$requirements" >&2
+  # What building an earlier wheel left here would be found before what is installed, with its older entry points.
+  rm -rf ./*.egg-info
   "$python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . >&2
   _wanted "$requirements" >"$stamp"
   exec 9>&-

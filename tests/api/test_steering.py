@@ -156,9 +156,11 @@ def test_idle_and_busy_workers_are_seen_with_what_they_do(
     Worker(api, "idle").claim_all(taskTypes=["geotiff_info", "geotiff_to_png"])
     rows(url, "INSERT INTO workers VALUES ('gone/1', 'gone', NULL, '{}', now(), now() - interval '1 hour')")
 
+    ours = {"busy", "idle", "gone"}  # a worker of the test before may only be noted now
+
     def seen() -> list[dict[str, Any]]:
         workers: list[dict[str, Any]] = admin.http.get("/api/admin/workers").raise_for_status().json()
-        return workers
+        return [one for one in workers if one["name"] in ours]
 
     wait_until(lambda: len(seen()) == 2 and seen()[0]["version"] is not None, "both to be noted")
     assert [(one["name"], one["version"], one["jobs"], one["taskTypes"]) for one in seen()] == [
@@ -166,8 +168,10 @@ def test_idle_and_busy_workers_are_seen_with_what_they_do(
         ("idle", None, [], ["geotiff_info", "geotiff_to_png"]),
     ]
     told = command("workers").splitlines()
-    assert [line.split()[0] for line in told] == ["NAME", "busy", "idle"]
-    assert job_id in told[1]
+    assert told[0].startswith("NAME")
+    lines = [line for line in told if line.split()[0] in ours]
+    assert [line.split()[0] for line in lines] == ["busy", "idle"]
+    assert job_id in lines[0]
 
 
 def test_figures_count_what_waits_runs_and_became_of_jobs(

@@ -25,6 +25,7 @@ from tests.hostile.test_bombs import (
 )
 from tests.hostile.test_metadata import hostile
 from tests.support.canary import Canary
+from tests.support.processes import ROOT
 from tests.support.rasters import DEGREES, Tiff, quarters
 
 LOADED = tasks.load(Settings())
@@ -44,11 +45,12 @@ async def do(path: Path, kind: str, *, validate_headers: bool = True, work: str 
     box: Sandbox[Call, TaskResult] = Sandbox(
         perform,
         TaskResult,
-        preload=("geoprocessing_worker.forkserver", "tests.support.child_work"),
+        preload=("geoprocessing_worker.forkserver",),
         limits=Limits(memory_bytes=MEMORY, cpu_seconds=60),
     )
     call = Call(work or task.handler.work, request, task.handler.opens)
-    return await box.run(call, lambda *_: None, Reach((path,), (out,)))
+    readable = (path,) if work is None else (path, ROOT)
+    return await box.run(call, lambda *_: None, Reach(readable, (out,)))
 
 
 def page(path: Path) -> None:
