@@ -12,8 +12,8 @@ import psycopg
 
 from geo_jobs_api.coalescing import Coalescer
 from geo_jobs_api.errors import Problem
+from geo_jobs_api.lease_records import Lease
 from geo_jobs_api.lease_store import Claimed, ClaimRequest, LeaseStore
-from geo_jobs_api.records import Lease
 from geo_jobs_api.wakeup import COMPANY_SECONDS, Ticket, WaitingRoom
 
 _OUTAGE_PAUSE_SECONDS = 1.0

@@ -7,7 +7,8 @@ from uuid import UUID
 
 from pydantic import Field, model_validator
 
-from geo_jobs_api.schemas import Integer, JobView, Model, Moment, Payload, Text
+from geo_jobs_api.schemas import JobView
+from geo_jobs_api.wire_types import Integer, Model, Moment, Payload, Text
 
 LARGEST_BATCH = 1000
 _MOST_PARENTS = 1000

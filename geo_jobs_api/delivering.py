@@ -24,8 +24,8 @@ import psycopg
 from geo_jobs_api.jobs import output_key
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.outgoing import AddressRefusedError, Outgoing
-from geo_jobs_api.records import ClaimedDelivery
 from geo_jobs_api.sealing import Seal, SealError, sign
+from geo_jobs_api.webhook_records import ClaimedDelivery
 from geo_jobs_api.webhook_store import DeliveryLimits, WebhookStore
 
 _log = get_logger(__name__)

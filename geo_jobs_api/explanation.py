@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from geo_jobs_api.jobs import ErrorClass, JobState
-from geo_jobs_api.records import Job, Parent, WaitingReasons
+from geo_jobs_api.records import Job, Parent
+from geo_jobs_api.steering_records import WaitingReasons
 from geo_jobs_api.steering_schemas import EndedLeaseView, Explanation, Reason
 from geo_jobs_api.steering_store import SteeringStore
 from geo_jobs_api.store import JobStore

@@ -28,7 +28,7 @@ from geo_jobs_api.jobs import InputKind
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.pipeline_building import build_pipeline
 from geo_jobs_api.pipeline_store import IncompletePipelineError, NewPipeline, insert_pipeline
-from geo_jobs_api.records import LastSource, Schedule
+from geo_jobs_api.schedule_records import LastSource, Schedule
 from geo_jobs_api.schedule_schemas import ScheduledJob, parse_template, timing_of
 from geo_jobs_api.schedule_store import (
     Fire,

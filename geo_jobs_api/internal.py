@@ -15,11 +15,15 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.jobs import FINAL_STATES, InputKind, JobState, LeaseToken, output_key
+from geo_jobs_api.lease_records import Lease, LeasedJob, LeaseOutcome, PreviousError, Renewal
 from geo_jobs_api.lease_store import ClaimRequest, Completion, News, Results
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.metrics import JOBS_CLAIMED, JOBS_ENDED
-from geo_jobs_api.records import Lease, LeasedJob, LeaseOutcome, PreviousError, Renewal, SeenWorker
-from geo_jobs_api.schemas import (
+from geo_jobs_api.services import BaseUrl, Services, ServicesOf, worker_of
+from geo_jobs_api.steering_records import SeenWorker
+from geo_jobs_api.storage import SizeRule
+from geo_jobs_api.wire_types import Model
+from geo_jobs_api.worker_schemas import (
     CancelNotice,
     ClaimedInput,
     ClaimedJob,
@@ -31,13 +35,10 @@ from geo_jobs_api.schemas import (
     FailJob,
     Heartbeat,
     LeaseView,
-    Model,
     ReportedOutput,
     ReportProgress,
     UploadSlotView,
 )
-from geo_jobs_api.services import BaseUrl, Services, ServicesOf, worker_of
-from geo_jobs_api.storage import SizeRule
 
 router = APIRouter(prefix="/api/internal/geo-jobs", tags=["workers"], dependencies=[Depends(worker_of)])
 

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 
 from geo_jobs_api.database import Pool
 from geo_jobs_api.jobs import AttemptBudget, ErrorClass, FailureDecision, JobState, LeaseToken, decide_failure
-from geo_jobs_api.records import FailureOutcome, Lease, LeaseOutcome, PreviousError, Renewal
+from geo_jobs_api.lease_records import FailureOutcome, Lease, LeaseOutcome, PreviousError, Renewal
 from geo_jobs_api.store import fetch_all, load_queries
 
 _leases = load_queries("leases.sql")

@@ -10,7 +10,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from geo_jobs_api.config import shared_metrics_dir
-from geo_jobs_api.records import OpenJobs
+from geo_jobs_api.steering_records import OpenJobs
 
 REQUESTS = Counter("geo_jobs_http_requests", "Requests answered.", ["method", "route", "status"])
 REQUEST_SECONDS = Histogram("geo_jobs_http_request_seconds", "Time to answer, without claims.", ["method", "route"])

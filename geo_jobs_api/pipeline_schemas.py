@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from geo_jobs_api.creation_schemas import JobTemplate, OnParentFailure, OutputName
 from geo_jobs_api.jobs import FINAL_STATES, JobState
 from geo_jobs_api.records import Job, Pipeline
-from geo_jobs_api.schemas import Model, Moment, Name
+from geo_jobs_api.wire_types import Model, Moment, Name
 
 LARGEST_PIPELINE = 1000
 

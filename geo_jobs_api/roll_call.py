@@ -10,7 +10,7 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from geo_jobs_api.log import get_logger
-from geo_jobs_api.records import SeenWorker
+from geo_jobs_api.steering_records import SeenWorker
 
 _log = get_logger(__name__)
 _NOTED_EVERY_SECONDS = 60.0

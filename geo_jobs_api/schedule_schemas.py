@@ -14,9 +14,9 @@ from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
 from geo_jobs_api.creation_schemas import DedupKey, JobTemplate
 from geo_jobs_api.pipeline_schemas import CreatePipeline
-from geo_jobs_api.records import Schedule, ScheduleFire
-from geo_jobs_api.schemas import Integer, Model, Moment, Name
+from geo_jobs_api.schedule_records import Schedule, ScheduleFire
 from geo_jobs_api.timing import MissedRuns, Timing, check_cron, join_cron
+from geo_jobs_api.wire_types import Integer, Model, Moment, Name
 
 _UPCOMING = 5
 _TIME = re.compile(r"^([01]\d|2[0-3]):([0-5]\d)$")

@@ -14,7 +14,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from geo_jobs_api.database import Pool
-from geo_jobs_api.records import LastSource, Schedule, ScheduleFire
+from geo_jobs_api.schedule_records import LastSource, Schedule, ScheduleFire
 from geo_jobs_api.store import fetch_all, load_queries
 
 _schedules = load_queries("schedules.sql")

@@ -10,9 +10,9 @@ from typing import Protocol
 
 import psycopg
 
+from geo_jobs_api.lease_records import RescuedJob
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.metrics import JOBS_RESCUED
-from geo_jobs_api.records import RescuedJob
 
 _log = get_logger(__name__)
 

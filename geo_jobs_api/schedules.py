@@ -12,8 +12,8 @@ from uuid_utils.compat import uuid7
 
 from geo_jobs_api.auth import Caller
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.records import Schedule
 from geo_jobs_api.schedule_content import content_of
+from geo_jobs_api.schedule_records import Schedule
 from geo_jobs_api.schedule_schemas import (
     FireFilter,
     FirePage,

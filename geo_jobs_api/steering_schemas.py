@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import ConfigDict, Field
 
 from geo_jobs_api.jobs import ErrorClass
-from geo_jobs_api.schemas import Integer, Model, Moment, Real, Text
+from geo_jobs_api.wire_types import Integer, Model, Moment, Real, Text
 
 
 class EndedLeaseView(Model):

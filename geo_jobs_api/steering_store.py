@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from geo_jobs_api.database import Pool
-from geo_jobs_api.records import Figures, Job, KnownWorker, SeenWorker, WaitingReasons
+from geo_jobs_api.records import Job
+from geo_jobs_api.steering_records import Figures, KnownWorker, SeenWorker, WaitingReasons
 from geo_jobs_api.steering_schemas import RedriveFilter
 from geo_jobs_api.store import fetch_all, load_queries
 

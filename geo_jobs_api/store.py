@@ -18,18 +18,9 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
 from geo_jobs_api.database import Pool
-from geo_jobs_api.records import (
-    EndedLease,
-    Holdings,
-    Job,
-    JobEvent,
-    OpenJobs,
-    Parent,
-    RescuedJob,
-    Surroundings,
-    VacuumBlocker,
-    WorkerToken,
-)
+from geo_jobs_api.lease_records import EndedLease, RescuedJob
+from geo_jobs_api.records import Holdings, Job, JobEvent, Parent, Surroundings, VacuumBlocker, WorkerToken
+from geo_jobs_api.steering_records import OpenJobs
 
 
 def load_queries(name: str) -> Any:
@@ -132,7 +123,8 @@ class JobStore:
     async def request_cancel(self, job_id: UUID, reason: str | None) -> Job | None:
         """Cancel a job, or ask its worker to stop; None when it has ended or was asked before."""
         async with self._pool.connection() as connection:
-            return _job_or_none(await _jobs.request_cancel(connection, id=job_id, reason=reason))
+            rows = await fetch_all(_jobs.cancel_jobs(connection, ids=[job_id], reason=reason))
+        return Job.from_row(rows[0]) if rows else None
 
     async def retry_failed(self, job_id: UUID) -> Job | None:
         """Send a failed job back to the queue; None when it has not failed, or an open job has its dedup key."""

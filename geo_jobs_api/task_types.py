@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from geo_jobs_api.errors import FieldError, Problem
-from geo_jobs_api.schemas import Model, Text
+from geo_jobs_api.wire_types import Model, Text
 
 _DAY_SECONDS = 86_400
 

@@ -9,8 +9,8 @@ from uuid import UUID
 from pydantic import Field, SecretStr
 
 from geo_jobs_api.creation_schemas import TaskTypeName
-from geo_jobs_api.records import Delivery, Webhook
-from geo_jobs_api.schemas import Model, Text
+from geo_jobs_api.webhook_records import Delivery, Webhook
+from geo_jobs_api.wire_types import Model, Text
 
 Event = Literal[
     "job.succeeded", "job.failed", "job.cancelled", "pipeline.succeeded", "pipeline.failed", "pipeline.cancelled"

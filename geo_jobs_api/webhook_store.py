@@ -10,8 +10,8 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from geo_jobs_api.database import Pool
-from geo_jobs_api.records import ClaimedDelivery, Delivery, Webhook
 from geo_jobs_api.store import fetch_all, load_queries
+from geo_jobs_api.webhook_records import ClaimedDelivery, Delivery, Webhook
 
 _webhooks = load_queries("webhooks.sql")
 

@@ -11,9 +11,9 @@ from uuid_utils.compat import uuid7
 
 from geo_jobs_api.auth import Caller
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.records import Delivery, Webhook
 from geo_jobs_api.services import CallerOf, Services, ServicesOf
 from geo_jobs_api.webhook_content import new_secret
+from geo_jobs_api.webhook_records import Delivery, Webhook
 from geo_jobs_api.webhook_schemas import (
     CreatedWebhook,
     DeliveryFilter,

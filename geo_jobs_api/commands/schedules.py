@@ -21,8 +21,8 @@ from geo_jobs_api.creation_store import CreationStore
 from geo_jobs_api.database import Pool
 from geo_jobs_api.errors import FieldError, Problem
 from geo_jobs_api.firing import ScheduleRunner
-from geo_jobs_api.records import Schedule
 from geo_jobs_api.schedule_content import content_of
+from geo_jobs_api.schedule_records import Schedule
 from geo_jobs_api.schedule_schemas import FireView, PutSchedule, ScheduleView, timing_of
 from geo_jobs_api.schedule_store import ScheduleStore
 

@@ -14,8 +14,8 @@ from geo_jobs_api.commands.frame import Group, add_json_option, stored
 from geo_jobs_api.commands.output import say, say_views
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database import Pool
-from geo_jobs_api.schemas import Model
 from geo_jobs_api.store import JobStore
+from geo_jobs_api.wire_types import Model
 
 
 class TokenView(Model):

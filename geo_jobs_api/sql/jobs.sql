@@ -169,29 +169,9 @@ SELECT
     CASE WHEN state = 'queued' THEN pg_notify('geo_jobs_queued', CASE WHEN run_at <= now() THEN task_type ELSE '' END) END
 FROM moved;
 
--- name: request_cancel(id, reason)^
--- Cancel at once what nobody works on; ask the worker of a running job to stop. No row: ended, or asked before.
-WITH changed AS (
-    UPDATE jobs
-    SET
-        state = CASE state WHEN 'running' THEN 'running' ELSE 'cancelled' END,
-        cancel_requested_at = now(),
-        cancel_reason = :reason,
-        finished_at = CASE state WHEN 'running' THEN NULL ELSE now() END
-    WHERE id = :id AND cancel_requested_at IS NULL
-        AND state IN ('awaiting_upload', 'blocked', 'queued', 'running')
-    RETURNING *
-), event AS (
-    INSERT INTO job_events (job_id, type, state, data)
-    SELECT
-        id, CASE state WHEN 'running' THEN 'cancel_requested' ELSE 'cancelled' END, state,
-        jsonb_build_object('reason', cancel_reason)
-    FROM changed
-)
-SELECT changed.*, CASE WHEN state = 'cancelled' THEN follow_ended_jobs(ARRAY[id]) END FROM changed;
-
 -- name: cancel_jobs(ids, reason)
--- As request_cancel, for several jobs. They are locked in the order of their ids, parents before children.
+-- Cancel at once what nobody works on; ask the workers of running jobs to stop. Left out: what has ended or was asked
+-- before. The jobs are locked in the order of their ids, parents before children.
 WITH held AS MATERIALIZED (
     SELECT id FROM jobs
     WHERE id = ANY(:ids::uuid[]) AND finished_at IS NULL AND cancel_requested_at IS NULL
@@ -206,7 +186,7 @@ WITH held AS MATERIALIZED (
         finished_at = CASE jobs.state WHEN 'running' THEN NULL ELSE now() END
     FROM held
     WHERE jobs.id = held.id AND jobs.finished_at IS NULL AND jobs.cancel_requested_at IS NULL
-    RETURNING jobs.id, jobs.state, jobs.cancel_reason
+    RETURNING jobs.*
 ), event AS (
     INSERT INTO job_events (job_id, type, state, data)
     SELECT
@@ -214,7 +194,10 @@ WITH held AS MATERIALIZED (
         jsonb_build_object('reason', cancel_reason)
     FROM changed
 )
-SELECT id, (SELECT follow_ended_jobs(array_agg(id)) FROM changed WHERE state = 'cancelled') AS followed FROM changed;
+SELECT
+    changed.*,
+    (SELECT follow_ended_jobs(array_agg(id)) FROM changed AS ended WHERE ended.state = 'cancelled') AS followed
+FROM changed;
 
 -- name: retry_failed(id)^
 -- Send a failed job back to the queue with all its attempts. No row: it has not failed, or an open job has its

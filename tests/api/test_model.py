@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from psycopg.rows import dict_row
 
 from geo_jobs_api.database import Pool, open_pool
-from geo_jobs_api.records import RescuedJob
+from geo_jobs_api.lease_records import RescuedJob
 from geo_jobs_api.store import UpkeepStore
 from tests.support.api import RunningApi, make_settings, run_api
 from tests.support.clients import Person, Worker

@@ -13,8 +13,8 @@ from uuid_utils.compat import uuid7
 from geo_jobs_api.creation_store import CreationStore, NewJob
 from geo_jobs_api.database import Pool, open_pool
 from geo_jobs_api.jobs import ErrorClass, JobState
+from geo_jobs_api.lease_records import Lease, RescuedJob
 from geo_jobs_api.lease_store import ClaimRequest, Completion, LeaseStore, Results
-from geo_jobs_api.records import Lease, RescuedJob
 from geo_jobs_api.scheduler import RescuePolicy, Rescuer
 from geo_jobs_api.store import JobStore, UpkeepStore
 from tests.support.clients import expire_leases, rows

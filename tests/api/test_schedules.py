@@ -19,8 +19,8 @@ from geo_jobs_api.creation_store import CreationStore
 from geo_jobs_api.database import Pool, open_pool
 from geo_jobs_api.firing import ScheduleRunner
 from geo_jobs_api.hosts import parse_hosts
-from geo_jobs_api.records import Schedule
 from geo_jobs_api.schedule_content import content_of
+from geo_jobs_api.schedule_records import Schedule
 from geo_jobs_api.schedule_schemas import PutSchedule
 from geo_jobs_api.schedule_store import ScheduleContent, ScheduleStore
 from tests.support.api import RunningApi

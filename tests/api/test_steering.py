@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import pytest
 
-from geo_jobs_api.records import SeenWorker
 from geo_jobs_api.roll_call import RollCall
+from geo_jobs_api.steering_records import SeenWorker
 from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, code_of, rows
 from tests.support.waiting import wait_until

@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from geo_jobs_api import embedded
 from tests.chaos.proxy import FaultProxy
-from tests.support.processes import Process, Programs, job_children
+from tests.support.processes import Process, Programs, is_pending, job_children
 from tests.support.waiting import wait_until
 
 CLOCK = Path(__file__).parent / "clock"
@@ -179,7 +178,8 @@ class Gremlin:
         """SIGTERM twice: running jobs go back at once."""
         number, worker = self._victim()
         worker.terminate()
-        time.sleep(0.05)
+        # Two that wait together would be one.
+        wait_until(lambda: not is_pending(worker.pid, signal.SIGTERM), "the first to be taken", 60)
         worker.terminate()
         worker.wait(60)
         self._fleet.replace(number)

@@ -147,14 +147,13 @@ def submit_all(stack: Programs, storm: Storm) -> dict[str, tuple[int, int, int]]
 
 def _wait_for_the_end(url: str, storm: Storm) -> None:
     def over() -> bool:
-        time.sleep(0.3)
         try:
             (row,) = rows(url, "SELECT count(*) AS n FROM jobs WHERE finished_at IS NULL")
         except Exception:  # noqa: BLE001 - the database is being restarted
             return False
         return bool(row["n"] == 0)
 
-    wait_until(over, "all jobs to end", storm.deadline)
+    wait_until(over, "all jobs to end", storm.deadline, pause=0.3)
 
 
 def _wait_for_silence(folder: Path) -> None:

@@ -8,6 +8,7 @@ The server should be idle: no other workers, no waiting jobs. Jobs are made thro
 import argparse
 import hashlib
 import sys
+import threading
 import time
 import traceback
 import uuid
@@ -20,6 +21,7 @@ from typing import Any
 import httpx
 
 from geoprocessing_worker.models import ClaimedJob, LeaseAnswer
+from tests.support.waiting import wait_until
 
 TASK_TYPE = "geotiff_to_png"
 TIFF = b"II*\0" + bytes(range(100))
@@ -63,11 +65,12 @@ class Server:
             self.public.post(f"/api/geo-jobs/{self.made[-1]}/cancel", json={})
             self.made.pop()
         # Running jobs end when their worker has heard of it, or is not heard for a lease and its grace.
-        end = time.monotonic() + LONGEST_LEASE
-        while (answer := self.public.get("/api/geo-jobs", params={"state": "running"})).is_success:
-            if not answer.json()["jobs"] or time.monotonic() > end:
-                break
-            time.sleep(0.2)
+        with suppress(AssertionError):
+            wait_until(self._is_idle, "the jobs that run to end", LONGEST_LEASE, pause=0.2)
+
+    def _is_idle(self) -> bool:
+        answer = self.public.get("/api/geo-jobs", params={"state": "running"})
+        return not (answer.is_success and answer.json()["jobs"])
 
     def submit(self) -> str:
         """A queued job; its id."""
@@ -80,11 +83,16 @@ class Server:
         demand(put.is_success, f"the upload of a file was answered with {put.status_code}")
         return job_id
 
-    def claim_raw(self, **fields: Any) -> httpx.Response:
-        """One claim with a fresh id, unless the fields say another."""
+    def claim_raw(self, *, sent: threading.Event | None = None, **fields: Any) -> httpx.Response:
+        """One claim with a fresh id, unless the fields say another; `sent` is set once the server has it."""
+
+        def trace(step: str, _: object) -> None:
+            if sent is not None and step.endswith("send_request_body.complete"):
+                sent.set()
+
         usual = {"claimId": str(uuid.uuid4()), "workerId": str(uuid.uuid4()), "workerName": "conformance"}
         body = usual | {"taskTypes": [TASK_TYPE], "maxJobs": 1, "waitSeconds": 10} | fields
-        return self.worker.post(f"{JOBS}/claim", json=body)
+        return self.worker.post(f"{JOBS}/claim", json=body, extensions={"trace": trace})
 
     def claim(self, **fields: Any) -> dict[str, Any]:
         """Exactly one job."""
@@ -158,9 +166,10 @@ def an_idle_claim_waits_and_is_answered_204(server: Server) -> None:
 
 def a_parked_claim_hears_of_a_job(server: Server) -> None:
     """A parked claim is answered when a job is queued, long before its wait ends."""
+    sent = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        parked = pool.submit(server.claim, waitSeconds=20)
-        time.sleep(0.5)
+        parked = pool.submit(server.claim, sent=sent, waitSeconds=20)
+        demand(sent.wait(10), "the claim could not be sent within 10 s")
         server.submit()
         queued = time.monotonic()
         job = parked.result()

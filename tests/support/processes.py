@@ -169,6 +169,16 @@ def programs(database_url: str, folder: Path, **settings: str) -> Iterator[Progr
         yield made
 
 
+def is_pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a signal was sent to the process and not taken yet; one that is gone has none."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    waiting = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd:", "ShdPnd:")))
+    return any(mask >> (number - 1) & 1 for mask in waiting)
+
+
 @contextlib.contextmanager
 def running(command: list[str], folder: Path, environment: dict[str, str]) -> Iterator[Process]:
     """A process with its output in `output.log`; whoever still runs at the end is stopped, at last by force."""

@@ -122,9 +122,12 @@ BEGIN
 END
 $$;
 
--- As it was, and now whoever wants to hear of the ends is told: once all that follows from them has been done. Of jobs
--- that had ended before (`are_told`), only what follows is.
-DROP FUNCTION follow_ended_jobs(uuid[]);
+-- What the end of jobs means to others: children are queued, or cancelled with all that waits for them. To be called by
+-- the statement that ends jobs, so that both happen or neither. A function and no further part of that statement, since
+-- each statement in here sees what was committed before the ended rows were locked: a child that was made while its
+-- parent was about to end (it locks the parent's row) is seen here or has seen the end itself.
+-- Whoever wants to hear of the ends is told once all that follows from them has been done. Of jobs that had ended before
+-- (`are_told`), only what follows is.
 CREATE FUNCTION follow_ended_jobs(ended uuid[], are_told boolean DEFAULT false) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     wave uuid[] := ended;

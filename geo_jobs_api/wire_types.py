@@ -1,0 +1,110 @@
+"""What bodies are made of: values checked once, at the edge, and the model that all of them are."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+_MAX_DEPTH = 32
+_MAX_PAYLOAD_BYTES = 64 * 1024
+_MAX_METADATA_BYTES = 256 * 1024
+
+
+def _check_text(text: str) -> str:
+    # PostgreSQL's text cannot hold NUL, and UTF-8 cannot hold lone surrogates.
+    if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError("must not hold NUL or unpaired surrogates")
+    return text
+
+
+def _clean_text(text: object) -> object:
+    """Messages of workers may quote a hostile file: what cannot be stored is replaced, not refused."""
+    if isinstance(text, str):
+        return text.replace("\0", "�").encode(errors="replace").decode()
+    return text
+
+
+def _clean_json(value: Any, depth: int = 0) -> Any:
+    """Details of a failure, as far as they can be stored: reporting it must not fail over what a file quotes."""
+    if isinstance(value, str):
+        return _clean_text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if depth > _MAX_DEPTH:
+        return None
+    if isinstance(value, dict):
+        return {_clean_text(key): _clean_json(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_clean_json(item, depth + 1) for item in value]
+    return value
+
+
+def _check_json(value: Any, depth: int = 0) -> None:
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"must not be nested deeper than {_MAX_DEPTH} levels")
+    if isinstance(value, str):
+        _check_text(value)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must not hold NaN or Infinity, which are not JSON")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_text(key)
+            _check_json(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check_json(item, depth + 1)
+
+
+def _json_object(limit: int) -> Any:
+    def check(value: dict[str, Any]) -> dict[str, Any]:
+        _check_json(value)
+        if len(json.dumps(value)) > limit:
+            raise ValueError(f"must not be larger than {limit} bytes of JSON")
+        return value
+
+    return AfterValidator(check)
+
+
+def _check_number(value: object) -> object:
+    # Left to itself, pydantic takes true for 1 and "7" for 7, against what the OpenAPI document says.
+    if isinstance(value, bool | str):
+        raise ValueError("must be a number")  # noqa: TRY004  # pydantic makes a refusal of a ValueError only
+    return value
+
+
+Integer = Annotated[int, BeforeValidator(_check_number)]
+Real = Annotated[float, BeforeValidator(_check_number)]
+
+
+def _far_from_the_ends(moment: datetime) -> datetime:
+    # PostgreSQL and Python reach further than each other's text can be read back.
+    if not 1970 <= moment.year <= 9000:
+        raise ValueError("must lie between 1970 and 9000")
+    return moment
+
+
+def _check_text_of_moment(value: object) -> object:
+    # Left to itself, pydantic takes 0 for 1970, against what the OpenAPI document says.
+    if isinstance(value, int | float):
+        raise ValueError("must be a time such as 2030-01-31T12:00:00Z")  # noqa: TRY004 - pydantic wants this one
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_check_text_of_moment), AfterValidator(_far_from_the_ends)]
+Text = Annotated[str, AfterValidator(_check_text), Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
+ReportedText = Annotated[str, BeforeValidator(_clean_text)]
+ReportedJson = Annotated[Any, BeforeValidator(_clean_json)]
+Payload = Annotated[dict[str, Any], _json_object(_MAX_PAYLOAD_BYTES)]
+Metadata = Annotated[dict[str, Any], _json_object(_MAX_METADATA_BYTES)]
+Name = Annotated[Text, Field(min_length=1, max_length=200)]
+
+
+class Model(BaseModel):
+    """Camel case outside, snake case inside; unknown fields are ignored, as the protocol demands."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
