@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -91,8 +92,12 @@ class RunningApi:
 def run_api(settings: Settings, port: int = 0) -> Iterator[RunningApi]:
     """Serve an application for these settings, until the context ends."""
     if not structlog.is_configured():
-        # The default prints tracebacks with all local variables, which takes seconds.
-        structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()])
+        # The default prints tracebacks with all local variables, which takes seconds, and does so on standard output,
+        # where tests of commands read what the command alone may say.
+        structlog.configure(
+            processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()],
+            logger_factory=structlog.PrintLoggerFactory(sys.__stderr__),
+        )
     listener = bind("127.0.0.1", port)
     app = create_app(settings)
     server = DrainingServer(configuration(settings, app))
