@@ -1,9 +1,8 @@
 -- Leases: claim, renew, complete, fail. Every write on a running job is guarded by lease_seq, lease_key and state.
 
 -- name: hold_locks_briefly(milliseconds)$
--- Until the transaction ends, wait for locks no longer than this; and do not hold them while the disk writes. A claim that
--- a crash takes back was nothing yet: whatever its worker sends first is stored on disk together with it, or refused.
-SELECT set_config('lock_timeout', :milliseconds::text, true), set_config('synchronous_commit', 'off', true);
+-- Until the transaction ends, wait for locks no longer than this.
+SELECT set_config('lock_timeout', :milliseconds::text, true);
 
 -- name: lock_limits(task_types)
 -- Hold the task types that have a limit, so that only one claim at a time counts and takes; what is counted in the next
@@ -24,7 +23,11 @@ WHERE max_concurrent_runs IS NOT NULL OR rate_count IS NOT NULL;
 -- A claim whose leases are still held gets those again and nothing else. The ids are picked once (MATERIALIZED): a
 -- LIMIT that the planner may run twice would take too many. Types with a limit are claimed only while they are locked;
 -- claims are counted by the statement's own time, since the transaction's is from before the lock was had.
-WITH held AS MATERIALIZED (
+-- Nobody waits for the disk. A claim that a crash takes back was nothing yet: whatever its worker sends first is stored on
+-- disk together with it, or refused.
+WITH unhurried AS MATERIALIZED (
+    SELECT set_config('synchronous_commit', 'off', true)
+), held AS MATERIALIZED (
     SELECT id, claim_id FROM jobs
     WHERE claim_id = ANY(:claim_ids::uuid[]) AND state = 'running' AND lease_expires_at > now()
 ), asked AS MATERIALIZED (
@@ -33,6 +36,7 @@ WITH held AS MATERIALIZED (
         sum(share) OVER (ORDER BY place) AS up_to
     FROM unnest(:claim_ids::uuid[], :lease_keys::text[], :worker_ids::text[], :worker_names::text[], :shares::integer[])
         WITH ORDINALITY AS asked (claim_id, lease_key, worker_id, worker_name, share, place)
+    CROSS JOIN unhurried
     WHERE NOT EXISTS (SELECT FROM held WHERE held.claim_id = asked.claim_id)
 ), wanted AS MATERIALIZED (
     SELECT
