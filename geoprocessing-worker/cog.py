@@ -115,6 +115,12 @@ def _refuse_impossible(header: SourceHeader, options: CogOptions) -> None:
             f"A colour table for numbers of the type {header.bands[0].dtype} cannot be written. Save it as uint8.",
             dtype=header.bands[0].dtype,
         )
+    if header.mask_directory is not None:
+        raise refused(
+            "unsupported_mask",
+            f"The mask of page {header.page} cannot be copied along. Save that page as a file of its own.",
+            page=header.page,
+        )
     if options.web_optimized and header.crs is None:
         raise refused("not_georeferenced", "A file without a place on Earth cannot be aligned with web tiles.")
     bands = LOSSY_BANDS.get(options.compression)

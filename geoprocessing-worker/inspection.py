@@ -28,6 +28,7 @@ from geoprocessing_worker.directory import (
     SEPARATED,
     Tags,
     mask_sizes,
+    page_masks,
     read_tags,
     too_large,
 )
@@ -92,6 +93,12 @@ def inspect_file(
     if photometric in GRAY_SCALES and COLOR_MAP not in tags.numbers:
         # GDAL makes up a colour table for scans of few bits; by it they would be names, and could not be averaged.
         facts["palette"] = None
+    mask_directory = None
+    if pages > 1:
+        # Of the first page GDAL takes any mask in the file for its own, of the others none.
+        own = page_masks(path, directories).get(directory)
+        mask_directory = own if directory > 1 else None
+        facts["has_mask"] = own is not None
     masks = mask_sizes(path) if facts["has_mask"] and overviews else frozenset()
     for level in range(min(overviews, MAX_OVERVIEWS)):
         with open_source(path, level, directory, raw=raw) as overview:
@@ -104,6 +111,7 @@ def inspect_file(
         pages=pages,
         page=number,
         directory=directory,
+        mask_directory=mask_directory,
         alpha_premultiplied=ASSOCIATED_ALPHA in tags.numbers.get(EXTRA_SAMPLES, ()),
         photometric=photometric,
         raw=raw,

@@ -11,7 +11,6 @@ from rasterio.windows import Window
 from geoprocessing_worker.bands import Colour
 from geoprocessing_worker.header import Level, SourceHeader
 from geoprocessing_worker.lab import lab_to_srgb
-from geoprocessing_worker.opening import open_source
 from geoprocessing_worker.pixels import (
     PICKING,
     Block,
@@ -23,7 +22,7 @@ from geoprocessing_worker.pixels import (
 )
 from geoprocessing_worker.plan import RenderPlan
 from geoprocessing_worker.raster import U8, Meaning, Raster
-from geoprocessing_worker.sampling import read_window
+from geoprocessing_worker.sampling import open_level, read_window
 
 STRIP_BYTES = 32 << 20  # raw bytes read at a time: large enough for two decoding threads, small beside the output
 CACHE_BYTES = 64 << 20  # a row of tiles up to this size stays in GDAL's cache until the next band of rows needs it
@@ -42,10 +41,10 @@ def read_raster(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) 
     samples = np.zeros((channels, height, width), dtype=np.uint8 if plan.coding is None else np.uint16)
     alpha: U8 | None = None
     nodata = (None,) * len(plan.nodata) if plan.nodata_when_placed else plan.nodata
-    with open_source(path, level.overview, header.directory, raw=header.raw) as dataset:
+    with open_level(path, header, level) as source:
         for (first, last), (top, bottom) in _strips(level, height, _rows_at_a_time(header, plan)):
             window = Window(level.left, level.top + top, level.width, bottom - top)
-            block, opacity = read_window(dataset, header, plan.bands, nodata, window)
+            block, opacity = read_window(source, header, plan.bands, nodata, window)
             opacity = _with_palette(block, opacity, header, plan)
             coloured = _coloured(block, header, plan)
             if plan.gathers:

@@ -15,11 +15,10 @@ from geoprocessing_worker.bands import Colour
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.lab import lab_to_srgb
 from geoprocessing_worker.mesh import source_positions
-from geoprocessing_worker.opening import open_source
 from geoprocessing_worker.pixels import Block, inks_to_light, scale_to_byte
 from geoprocessing_worker.plan import RenderPlan
 from geoprocessing_worker.raster import Meaning, Picture
-from geoprocessing_worker.sampling import read_window
+from geoprocessing_worker.sampling import Source, open_level, read_window
 from geoprocessing_worker.verify import failed
 
 EACH_WAY = 4  # places along each side: none lies in the middle, where a mirrored picture is right
@@ -55,8 +54,8 @@ def resemblance(
         rasterio.errors.RasterioError: a block cannot be decoded.
     """
     verdicts: list[bool] = []
-    with open_source(path, plan.level.overview, header.directory, raw=header.raw) as dataset:
-        look = _looker(dataset, header, plan)
+    with open_level(path, header, plan.level) as source:
+        look = _looker(source, header, plan)
         for column, row, window in _places(header, plan):
             verdicts.append(_alike(_pixel(picture, column, row), look(window), header, plan, leeway))
     found = Resemblance(len(verdicts), sum(verdicts))
@@ -65,13 +64,13 @@ def resemblance(
     return found
 
 
-def _looker(dataset: Any, header: SourceHeader, plan: RenderPlan) -> Look:
+def _looker(source: Source, header: SourceHeader, plan: RenderPlan) -> Look:
     """Reads windows one by one; of a small level all of them at once, since each call costs 1 ms, however little."""
     level = plan.level
     if level.width * level.height > WHOLE:
-        return lambda window: read_window(dataset, header, plan.bands, plan.nodata, window)
+        return lambda window: read_window(source, header, plan.bands, plan.nodata, window)
     whole = Window(0, 0, level.width, level.height)
-    pixels, shown = read_window(dataset, header, plan.bands, plan.nodata, whole)
+    pixels, shown = read_window(source, header, plan.bands, plan.nodata, whole)
 
     def cut(window: Window) -> Looked:
         rows, columns = window.toslices()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,10 +55,10 @@ def take_sample(
     kept: list[NDArray[Any]] = []
     looked_at = 0
     collar, ordered = None, False
-    with open_source(path, level.overview, header.directory, raw=header.raw) as dataset:
-        choice = replace(choice, alpha_top=_alpha_top(dataset, header, choice, windows))
+    with open_level(path, header, level) as source:
+        choice = replace(choice, alpha_top=_alpha_top(source.dataset, header, choice, windows))
         for window in windows:
-            block, alpha = read_window(dataset, header, choice, nodata, window)
+            block, alpha = read_window(source, header, choice, nodata, window)
             if len(block) == 1 and alpha is None and len(windows) == 1:
                 collar = _collar(block[0])
             ordered = ordered or (choice.colour is Colour.GRAY and is_ordered(block[0]))
@@ -86,22 +88,45 @@ def _collar(plane: NDArray[Any]) -> float | None:
     return float(first) if np.count_nonzero(outline == first) >= ALL_ROUND * outline.size else None
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A level that is open for reading, and the page's mask where GDAL does not know of it."""
+
+    dataset: Any
+    mask: Any | None
+
+
+@contextmanager
+def open_level(path: Path, header: SourceHeader, level: Level) -> Iterator[Source]:
+    """The level of the header's page, for the block.
+
+    Raises:
+        rasterio.errors.RasterioIOError: GDAL's GTiff driver cannot open it.
+    """
+    with ExitStack() as opened:
+        dataset = opened.enter_context(open_source(path, level.overview, header.directory, raw=header.raw))
+        mask = None
+        if header.mask_directory is not None:
+            mask = opened.enter_context(open_source(path, directory=header.mask_directory))
+        yield Source(dataset, mask)
+
+
 def read_window(
-    dataset: Any, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], window: Window
+    source: Source, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], window: Window
 ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
     """(bands, rows, columns) raw values of the shown bands, and the (rows, columns) opacity.
 
     Complex samples come as dB, those of L*a*b* as L*, a* and b*.
     """
     indexes = [*choice.indexes, choice.alpha] if choice.alpha is not None else list(choice.indexes)
-    block = dataset.read(indexes, window=window)
+    block = source.dataset.read(indexes, window=window)
     mask: NDArray[np.uint8] | None = None
     alpha: NDArray[Any] | None = None
     if choice.alpha is not None:
         alpha, block = block[-1], block[:-1]
         mask = alpha_to_byte(alpha, choice.alpha_top)
     if header.has_mask:
-        internal = dataset.read_masks(1, window=window)
+        internal = _internal_mask(source, window)
         mask = internal if mask is None else np.minimum(mask, internal)
     opacity = validity(block, nodata, mask)
     if header.alpha_premultiplied and alpha is not None and choice.colour not in {Colour.LAB, Colour.PALETTE}:
@@ -114,6 +139,14 @@ def read_window(
         return block, opacity
     power = decibels(block)
     return power, validity(power, (None,) * len(power), opacity)
+
+
+def _internal_mask(source: Source, window: Window) -> NDArray[np.uint8]:
+    """(rows, columns), 0 where hidden; a mask that is read as a picture of its own has ones where GDAL says 255."""
+    if source.mask is None:
+        found: NDArray[np.uint8] = source.dataset.read_masks(1, window=window)
+        return found
+    return np.where(source.mask.read(1, window=window) == 0, np.uint8(0), np.uint8(255))
 
 
 def _overview(header: SourceHeader) -> Level:

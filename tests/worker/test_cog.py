@@ -121,6 +121,16 @@ def test_a_codec_that_cannot_hold_the_bands_is_refused_by_name(tiff: Tiff, compr
     assert caught.value.code == "invalid_payload"
 
 
+def test_a_later_pages_mask_is_not_left_behind_in_silence(tmp_path: Path) -> None:
+    """GDAL copies a page that was asked for by number without its mask."""
+    source = tmp_path / "map.tif"
+    Tiff(NOISE[:1]).write(source)
+    Tiff(NOISE[:1], mask=mask(600, 700), profile={"APPEND_SUBDATASET": "YES"}).write(source)
+    with pytest.raises(JobError, match="mask of page 2") as caught:
+        cog(source, tmp_path / "out", page=2)
+    assert caught.value.code == "unsupported_mask"
+
+
 def test_white_as_zero_is_refused_rather_than_turned_round(tmp_path: Path) -> None:
     source = Tiff(NOISE[:1], profile={"photometric": "MINISWHITE"}).write(tmp_path / "map.tif")
     with pytest.raises(JobError) as caught:

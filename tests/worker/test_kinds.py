@@ -175,6 +175,27 @@ def test_largest_page_is_shown_and_any_can_be_asked_for(tmp_path: Path) -> None:
         run(source, tmp_path / "three", page=4)
 
 
+@pytest.mark.parametrize(
+    ("masked", "late"), [((1,), False), ((2,), False), ((2, 3), False), ((1, 2, 3), False), ((1,), True)]
+)
+def test_each_page_has_its_own_mask_and_no_other(masked: tuple[int, ...], late: bool, tmp_path: Path) -> None:
+    """GDAL gives the first page any mask that it finds, and the others none: hidden pixels would show."""
+    source = tmp_path / "a.tif"
+    for page in (1, 2, 3):
+        width = 40 + (page if late else 0)
+        mask = np.where(np.arange(width) < 20, 0, 255).astype(np.uint8)[None].repeat(40, axis=0)
+        profile = {"APPEND_SUBDATASET": "YES"} if page > 1 else {}
+        data = np.full((1, 40, width), 90, dtype=np.uint8)
+        Tiff(data, mask=mask if page in masked and not late else None, profile=profile).write(source)
+    if late:
+        with gdal_environment(GDAL_TIFF_INTERNAL_MASK="YES"), rasterio.open(source, "r+") as dataset:
+            dataset.write_mask(np.where(np.arange(41) < 20, 0, 255).astype(np.uint8)[None].repeat(40, axis=0))
+    for page in (1, 2, 3):
+        picture = picture_of(run(source, tmp_path / "out", page=page, coordinate_system="native"))
+        assert bool((picture[:, :20, 3] == 0).all()) == (page in masked)
+        assert picture[:, 20:, 3].all()
+
+
 def test_page_with_a_place_comes_before_a_larger_one(tmp_path: Path) -> None:
     """A preview or legend beside the map, however large, is not the map."""
     source = tmp_path / "a.tif"
