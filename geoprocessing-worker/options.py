@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -58,6 +59,18 @@ def _format(value: Any) -> Any:
     return "jpeg" if lowered == "jpg" else lowered
 
 
+def _nodata(value: Any) -> Any:
+    """Whole numbers stay whole: beyond 2^53 a double would be another one."""
+    number = strict_number(value)
+    try:
+        double = float(number)
+    except OverflowError:
+        double = math.inf
+    if not math.isfinite(double):
+        raise ValueError("allowed: a finite number")
+    return number if abs(number) < 1 << 64 else double
+
+
 Resampling = Literal["nearest", "bilinear", "cubic", "average", "lanczos", "mode"]
 Whole = Annotated[int, BeforeValidator(strict_number)]
 BandIndex = Annotated[Whole, Field(ge=1, le=65535)]
@@ -73,7 +86,7 @@ class RenderOptions(Payload):
     stretch: Annotated[str, Field(max_length=200), AfterValidator(_stretch)] | None = None
     colormap: Annotated[str, Field(max_length=64), AfterValidator(_colormap)] | None = None
     resampling: Resampling | None = None
-    nodata: Annotated[float, BeforeValidator(strict_number)] | None = None
+    nodata: Annotated[int | float, BeforeValidator(_nodata)] | None = None
     page: Annotated[Whole, Field(ge=1, le=65535)] | None = None
     source_crs: Annotated[str, Field(min_length=1, max_length=8192)] | None = None
     generate_thumbnails: bool = True

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from geoprocessing_worker.options import RenderOptions
 from tests.support.rasters import Tiff, picture_of, ramp, run
 from tests.support.raw_tiff import ASCII, NODATA, SHORT, write_raw_tiff
 
@@ -180,6 +182,21 @@ def test_nodata_of_64_bits_hides_what_holds_it(text: bytes, dtype: str, tmp_path
     data[:10], data[10, 0] = value, value - 1 if value > 0 else value + 1
     # GDAL's own reading of the text and of 64 bits is no help here.
     result = run(write_raw_tiff(tmp_path / "a.tif", data, tags={NODATA: (ASCII, text + b"\0")}), tmp_path / "out")
+    shown = picture_of(result)[..., 3]
+    assert not shown[:10].any()
+    assert shown[10:].all()
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [((1 << 53) + 1, "int64"), (-(1 << 63), "int64"), ((1 << 63) + 1, "uint64"), (2**64 - 1, "uint64")],
+)
+def test_nodata_of_the_payload_is_exact_in_64_bits(value: int, dtype: str, tmp_path: Path) -> None:
+    """What differs from it by one stays visible, though both are the same double."""
+    data = np.arange(2500, dtype=dtype).reshape(50, 50, 1)
+    data[:10], data[10, 0] = value, value - 1 if value > 0 else value + 1
+    options = RenderOptions.from_payload(json.loads(json.dumps({"nodata": value})))
+    result = run(write_raw_tiff(tmp_path / "a.tif", data), tmp_path / "out", nodata=options.nodata)
     shown = picture_of(result)[..., 3]
     assert not shown[:10].any()
     assert shown[10:].all()
