@@ -173,7 +173,7 @@ def gathered(
     """(channels, rows, columns) and its opacity at a smaller `size` (rows, columns), where few pixels are of interest.
 
     A pixel is wholly visible if anything under it is. It holds the mean of what is visible there, or with `yielding`,
-    for picking, the highest of these values, and the byte `yielding` only where there is no other.
+    for picking, the highest of these values, and the sample `yielding` only where there is no other.
     """
     if samples.shape[1:] == size:
         return samples, alpha
@@ -187,8 +187,9 @@ def gathered(
     planes = []
     for plane in samples:
         # Hidden, then what yields, then all others by their value.
-        rank = np.where(plane == yielding, np.uint16(1), plane.astype(np.uint16) + np.uint16(2))
-        best = _over(np.maximum, np.where(visible, rank, np.uint16(0)), starts)
+        wide = np.uint16 if plane.dtype == np.uint8 else np.uint32
+        rank = np.where(plane == yielding, wide(1), plane.astype(wide) + wide(2))
+        best = _over(np.maximum, np.where(visible, rank, wide(0)), starts)
         planes.append(np.where(best == 1, max(yielding, 0), np.maximum(best, 2) - 2).astype(samples.dtype))
     return np.stack(planes), shown
 

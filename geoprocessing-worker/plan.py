@@ -155,13 +155,14 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
         JobError: `unsupported_data_type`: L*a*b* on a scale that nobody knows.
     """
     choice = replace(drafted.choice, alpha_top=sample.alpha_top)
-    meaning = _meaning(header, choice)
+    meaning = _meaning(choice)
     values, left_out = _telling(choice, sample, options)
     scattered = 0 < sample.valid < sample.looked_at * SCATTERED
     resampling, why = choose_resampling(header, options.resampling, choice, values, few_of(choice, sample, values))
     background = _background(choice, values, resampling)
     gathers = scattered or background is not None
-    channels = 3 if meaning is Meaning.RGB else 1
+    stored = np.dtype(header.bands[0].dtype).itemsize
+    pixel_bytes = stored if meaning is Meaning.INDEXED else 3 if meaning is Meaning.RGB else 1
     single = meaning is Meaning.GRAY
     mixed = choice.colour not in {Colour.LAB, Colour.PALETTE}
     premultiplied = header.alpha_premultiplied and choice.alpha is not None and mixed
@@ -179,7 +180,7 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
         colormap=options.colormap if single and options.colormap in colormaps.NAMES else None,
         profile=_profile(header, choice, stretch),
         level=drafted.level,
-        work=_work(drafted, "gathered" if gathers else resampling, channels * (1 if coding is None else 2)),
+        work=_work(drafted, "gathered" if gathers else resampling, pixel_bytes * (1 if coding is None else 2)),
         coding=coding,
         layout=drafted.layout,
         resampling=resampling,
@@ -191,10 +192,9 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
     )
 
 
-def _meaning(header: SourceHeader, choice: BandChoice) -> Meaning:
+def _meaning(choice: BandChoice) -> Meaning:
     if choice.colour is Colour.PALETTE:
-        # A PNG's palette has 256 entries: indexes of 16 bit are looked up while they are read.
-        return Meaning.INDEXED if np.dtype(header.bands[0].dtype).itemsize == 1 else Meaning.RGB
+        return Meaning.INDEXED
     return Meaning.GRAY if choice.colour is Colour.GRAY else Meaning.RGB
 
 

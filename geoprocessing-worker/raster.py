@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from affine import Affine
@@ -37,7 +38,8 @@ class Raster:
     """What was read: (channels, height, width) samples, straight (never premultiplied), and (height, width) opacity.
 
     `alpha` is 0 where a pixel is not valid and 255 where it wholly is; `None` means valid everywhere. A sample that is
-    not valid is 0. Samples of 16 bits are codes, and `table`, (65536,), is the byte that each is shown as.
+    not valid is 0. Samples of 16 bits are codes, and `table`, (65536,), is the byte that each is shown as;
+    without a table they are indexes.
     """
 
     samples: U8 | U16
@@ -47,9 +49,12 @@ class Raster:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """What lies on the output's grid: (height, width, channels) bytes, straight, and (height, width) opacity."""
+    """What lies on the output's grid: (height, width, channels) bytes, straight, and (height, width) opacity.
 
-    samples: U8
+    Indexes of a colour table may have 16 bits.
+    """
+
+    samples: NDArray[Any]
     alpha: U8 | None
 
 

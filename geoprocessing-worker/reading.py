@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rasterio.windows import Window
@@ -34,21 +35,20 @@ Tick = Callable[[float], None]
 def read_raster(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> Raster:
     """The shown bands, reduced to the plan's working size, in the file's own orientation and place.
 
-    Memory: the result and one band of rows. Palettes wider than 8 bit are looked up here and come out as RGB.
+    Memory: the result and one band of rows.
     """
     height, width, level = plan.work.height, plan.work.width, plan.level
     channels = 3 if plan.meaning is Meaning.RGB else 1
-    samples = np.zeros((channels, height, width), dtype=np.uint8 if plan.coding is None else np.uint16)
+    samples = np.zeros((channels, height, width), dtype=_kept_type(header, plan))
     alpha: U8 | None = None
     nodata = (None,) * len(plan.nodata) if plan.nodata_when_placed else plan.nodata
     with open_level(path, header, level) as source:
         for (first, last), (top, bottom) in _strips(level, height, _rows_at_a_time(header, plan)):
             window = Window(level.left, level.top + top, level.width, bottom - top)
             block, opacity = read_window(source, header, plan.bands, nodata, window)
-            opacity = _with_palette(block, opacity, header, plan)
-            coloured = _coloured(block, header, plan)
+            coloured = _coloured(block, plan)
             if plan.gathers:
-                part, part_alpha = gathered(coloured, opacity, (last - first, width), _picked(plan))
+                part, part_alpha = gathered(coloured, opacity, (last - first, width), _picked(plan, samples.dtype))
             else:
                 part, part_alpha = reduced(coloured, opacity, last - first, width, plan.resampling)
             samples[:, first:last] = part
@@ -63,32 +63,27 @@ def read_raster(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) 
     return Raster(samples, alpha, table)
 
 
-def _picked(plan: RenderPlan) -> int | None:
-    """The byte that yields to all others where one is picked; -1 if none does, `None` if none is picked."""
+def _kept_type(header: SourceHeader, plan: RenderPlan) -> np.dtype[Any]:
+    """What a sample is kept as: 16 bits for codes, and for the indexes of a colour table that are stored so."""
+    wide = plan.meaning is Meaning.INDEXED and np.dtype(header.bands[0].dtype).itemsize > 1
+    return np.dtype(np.uint16 if wide or plan.coding is not None else np.uint8)
+
+
+def _picked(plan: RenderPlan, kept: np.dtype[Any]) -> int | None:
+    """The sample that yields to all others where one is picked; -1 if none does, `None` if none is picked."""
     if plan.resampling not in PICKING:
         return None
     if plan.background is None:
         return -1
     if plan.meaning is Meaning.INDEXED:
-        return plan.background & 0xFF
+        return plan.background & int(np.iinfo(kept).max)
     shown = int(to_byte(np.array([plan.background], dtype=np.float64), plan.stretch)[0])
     return 255 - shown if plan.invert else shown
 
 
-def _with_palette(block: Block, opacity: U8 | None, header: SourceHeader, plan: RenderPlan) -> U8 | None:
-    """The opacity that a wide palette's own entries add, since what leaves is no palette any more."""
-    if plan.bands.colour is not Colour.PALETTE or plan.meaning is Meaning.INDEXED or header.palette is None:
-        return opacity
-    entries = header.palette[:, 3]
-    if (entries == 255).all():
-        return opacity
-    own: U8 = entries[np.clip(block[0], 0, len(entries) - 1)]
-    return own if opacity is None else np.minimum(own, opacity)
-
-
-def _coloured(block: Block, header: SourceHeader, plan: RenderPlan) -> Samples:
-    if plan.bands.colour is Colour.PALETTE and header.palette is not None:
-        return _palette_samples(block[0], header.palette, plan.meaning)
+def _coloured(block: Block, plan: RenderPlan) -> Samples:
+    if plan.meaning is Meaning.INDEXED:
+        return block.view(f"u{block.dtype.itemsize}")
     if plan.bands.colour is Colour.LAB:
         return lab_to_srgb(block)
     if plan.coding is not None:
@@ -99,13 +94,6 @@ def _coloured(block: Block, header: SourceHeader, plan: RenderPlan) -> Samples:
     if plan.profile is not None:
         return plan.profile.to_srgb(samples)
     return inks_to_light(samples) if plan.bands.colour is Colour.CMYK else samples
-
-
-def _palette_samples(indexes: Block, palette: U8, meaning: Meaning) -> U8:
-    if meaning is Meaning.INDEXED:
-        return indexes.view(np.uint8)[None]
-    known = np.clip(indexes, 0, len(palette) - 1)
-    return np.stack([palette[:, channel][known] for channel in range(3)])
 
 
 def _rows_at_a_time(header: SourceHeader, plan: RenderPlan) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from geoprocessing_worker import colormaps
 from geoprocessing_worker.errors import refused
@@ -14,6 +16,8 @@ from geoprocessing_worker.plan import RenderPlan
 from geoprocessing_worker.raster import U8, Grid, Meaning, Picture, Placed, counts
 from geoprocessing_worker.reading import Tick, read_raster
 from geoprocessing_worker.warp import place
+
+MOST_ENTRIES = 256  # of a PNG's palette
 
 
 def render(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> Picture:
@@ -44,10 +48,7 @@ def render_rgba(path: Path, header: SourceHeader, plan: RenderPlan) -> U8:
     placed, _ = _placed(path, header, plan, lambda _part: None)
     samples, alpha = placed.samples, placed.alpha
     if plan.meaning is Meaning.INDEXED:
-        palette = np.zeros((256, 4), dtype=np.uint8)
-        if header.palette is not None:
-            palette[: min(256, len(header.palette))] = header.palette[:256]
-        pixels: U8 = palette[samples[..., 0]]
+        pixels: U8 = _whole(header.palette, samples.dtype)[samples[..., 0]]
         opacity = pixels[..., 3] if alpha is None else np.where(alpha < 128, np.uint8(0), pixels[..., 3])
         samples = pixels[..., :3]
     else:
@@ -115,13 +116,20 @@ def _gray(samples: U8) -> bool:
 
 
 def _indexed(placed: Placed, table: U8 | None, grid: Grid, fraction: float) -> Picture:
-    """A palette picture; hidden pixels take an entry that nothing uses, and only without one does it become RGBA."""
+    """A palette picture; hidden pixels take an entry that nothing uses, and only without one does it become RGBA.
+
+    Of wide indexes those that are used are numbered anew, if a PNG's palette holds as many.
+    """
     indexes, alpha = placed.samples[:, :, 0], placed.alpha
-    palette = np.zeros((256, 4), dtype=np.uint8)
-    if table is not None:
-        entries = min(256, len(table))
-        palette[:entries] = table[:entries]
+    palette = _whole(table, indexes.dtype)
     hidden = None if alpha is None else alpha < 128
+    if len(palette) > MOST_ENTRIES:
+        used = _used(indexes, hidden)
+        if used.size > MOST_ENTRIES:
+            return _looked_up(indexes, palette, hidden, grid, fraction)
+        narrow = np.zeros(len(palette), dtype=np.uint8)
+        narrow[used] = np.arange(used.size)
+        indexes, palette = narrow[indexes], _whole(palette[used], np.dtype(np.uint8))
     if hidden is None or not hidden.any():
         return Picture(indexes[:, :, None], _trimmed(palette, indexes), grid, fraction)
     # Hidden pixels hold 0 by now, which need not be a use of entry 0.
@@ -129,13 +137,37 @@ def _indexed(placed: Placed, table: U8 | None, grid: Grid, fraction: float) -> P
     used[0] -= np.count_nonzero(hidden & (indexes == 0))
     free = np.flatnonzero(used == 0)
     if free.size == 0:
-        colours = palette[indexes]
-        colours[hidden] = 0
-        return _packed(colours[:, :, :3], colours[:, :, 3], grid, fraction)
+        return _looked_up(indexes, palette, hidden, grid, fraction)
     entry = int(free[0])
     palette[entry] = 0
     filled = np.where(hidden, np.uint8(entry), indexes)
     return Picture(filled[:, :, None], _trimmed(palette, filled), grid, fraction)
+
+
+def _whole(table: U8 | None, indexes: np.dtype[Any]) -> U8:
+    """(entries, 4) for all indexes of a type; those that the table does not have are transparent."""
+    palette = np.zeros((1 << 8 * indexes.itemsize, 4), dtype=np.uint8)
+    if table is not None:
+        entries = min(len(palette), len(table))
+        palette[:entries] = table[:entries]
+    return palette
+
+
+def _used(indexes: NDArray[Any], hidden: NDArray[np.bool_] | None) -> NDArray[np.intp]:
+    """The indexes that visible pixels hold, rising."""
+    seen = np.zeros(1 << 16, dtype=np.bool_)
+    seen[indexes if hidden is None else indexes[~hidden]] = True
+    return np.flatnonzero(seen)
+
+
+def _looked_up(
+    indexes: NDArray[Any], palette: U8, hidden: NDArray[np.bool_] | None, grid: Grid, fraction: float
+) -> Picture:
+    """More colours than a PNG's palette holds: RGB, or RGBA."""
+    colours, opacity = palette[:, :3][indexes], palette[:, 3][indexes]
+    if hidden is not None:
+        colours[hidden] = opacity[hidden] = 0
+    return _packed(colours, opacity, grid, fraction)
 
 
 def _trimmed(palette: U8, indexes: U8) -> U8:

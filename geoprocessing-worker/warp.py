@@ -34,14 +34,15 @@ Take = Callable[[Positions], tuple[NDArray[Any], U8 | None]]
 
 
 def place(raster: Raster, header: SourceHeader, plan: RenderPlan) -> Placed:
-    """The raster on the plan's target grid, in bytes. Outside of the source everything is hidden, and 0."""
+    """The raster on the plan's target grid, bytes or wide indexes. Outside of the source all is hidden, and 0."""
     channels, height, width = raster.samples.shape
     layout, target = plan.layout, plan.layout.target
     if not layout.warp and (width, height) == (target.width, target.height):
         return _turned(raster, layout.flip_rows, layout.flip_columns)
     mesh = make_mesh(header, layout, width, height)
     take = _taker(raster, mesh, plan.resampling)
-    samples = np.empty((target.height, target.width, channels), dtype=np.uint8)
+    kept = np.uint8 if raster.table is not None else raster.samples.dtype
+    samples = np.empty((target.height, target.width, channels), dtype=kept)
     alpha = np.empty((target.height, target.width), dtype=np.uint8)
 
     def fill(first: int) -> None:

@@ -68,14 +68,43 @@ def test_associated_alpha_is_made_straight(tmp_path: Path) -> None:
     assert (picture == (255, 0, 0, 128)).all()
 
 
-def test_wide_palette_goes_through_its_table(tmp_path: Path) -> None:
-    """Indexes of 16 bits become the colours of the table, entries that are transparent stay so."""
-    palette = {300: (200, 30, 30, 255), 40_000: (30, 30, 200, 255), 7: (0, 255, 0, 0)}
-    index = np.full((1, 40, 90), 300, dtype=np.uint16)
-    index[:, :, 30:60], index[:, :, 60:] = 40_000, 7
-    source = Tiff(index, palette=palette, profile={"photometric": "PALETTE"}).write(tmp_path / "a.tif")
+WIDE = {index: (index % 256, index // 256, 99, 255) for index in range(65536)}
+
+
+def test_wide_palette_of_few_entries_stays_a_palette(tmp_path: Path) -> None:
+    """Indexes of 16 bits, few of which are used, reprojected and with nodata among them."""
+    index = np.array([300, 40_000, 7], dtype=np.uint16)[np.arange(90) // 30][None, None].repeat(90, axis=1)
+    profile = {"photometric": "PALETTE"}
+    source = Tiff(index, "EPSG:32638", UTM, nodata=7, palette=WIDE, profile=profile).write(tmp_path / "a.tif")
+    result = run(source, tmp_path / "out")
+    picture = picture_of(result)
+    assert [tuple(picture[45, x].tolist()) for x in (15, 45)] == [WIDE[300], WIDE[40_000]]
+    assert picture[45, 80, 3] == 0
+    with Image.open(result.outputs[0].path) as image:
+        assert image.mode == "P"
+
+
+def test_wide_palette_of_many_entries_becomes_its_colours(tmp_path: Path) -> None:
+    """More entries than a PNG's palette has, each in its own colour."""
+    index = np.arange(1, 3601, dtype=np.uint16).reshape(1, 60, 60) * 18
+    source = Tiff(index, palette=WIDE, nodata=18, profile={"photometric": "PALETTE"}).write(tmp_path / "a.tif")
     picture = picture_of(run(source, tmp_path / "out"))
-    assert [tuple(picture[20, x, :3].tolist()) for x in (15, 45)] == [(200, 30, 30), (30, 30, 200)]
+    expected = [(0, 0, 0, 0)] + [WIDE[value] for value in index[0].flat[1:].tolist()]
+    assert [tuple(pixel) for pixel in picture.reshape(-1, 4).tolist()] == expected
+
+
+@pytest.mark.parametrize(
+    ("resampling", "used", "share"), [("mode", [1, 2, 51_203], 1 / 3), (None, [0, 3, 51_201], 0.004)]
+)
+def test_entries_of_a_wide_palette_are_never_mixed(
+    resampling: str | None, used: list[int], share: float, tmp_path: Path
+) -> None:
+    """Whether the commonest is shown or, of a few on one background, any: never red of one with green of another."""
+    random = np.random.default_rng(1)
+    index = random.choice(np.array(used, dtype=np.uint16), (1, 300, 300), p=[1 - 2 * share, share, share])
+    source = Tiff(index, palette=WIDE, profile={"photometric": "PALETTE"}).write(tmp_path / "a.tif")
+    picture = picture_of(run(source, tmp_path / "out", max_size=60, resampling=resampling, coordinate_system="native"))
+    assert {tuple(colour) for colour in picture.reshape(-1, 4).tolist()} == {WIDE[value] for value in used}
 
 
 def test_bilevel_scan_is_black_and_white(tmp_path: Path) -> None:
