@@ -141,8 +141,8 @@ class Deliverer:
 
     async def _send(self, claimed: ClaimedDelivery) -> Outcome:
         timestamp = int(self._clock())
-        body = json.dumps(self._body(claimed), separators=(",", ":")).encode()
         try:
+            body = json.dumps(self._body(claimed), separators=(",", ":")).encode()
             signature = sign(self._seal.open(claimed.secret), timestamp, body)
             headers = {
                 "Content-Type": "application/json",
@@ -160,6 +160,9 @@ class Deliverer:
             return Outcome(None, "There was no answer in time.")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return Outcome(None, f"{type(error).__name__}: {error}"[:500])
+        except Exception:  # noqa: BLE001  # whatever one webhook holds, it keeps no other back
+            _log.exception("delivery_crashed", delivery_id=claimed.id)
+            return Outcome(None, "It could not be sent, by a mistake of this program that its log tells of.")
         error_text = None if response.is_success else f"The receiver answered {response.status_code}."
         return Outcome(
             response.status_code,

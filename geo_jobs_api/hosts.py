@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from urllib.parse import unquote, urlsplit
 
+import httpx
+
 Address = IPv4Address | IPv6Address
+
+# Networks without IPv4 reach it through these (RFC 6052).
+NAT64 = IPv6Network("64:ff9b::/96")
+# All of IPv6 that hosts of the wide world have.
+GIVEN_OUT = IPv6Network("2000::/3")
 
 
 def parse_hosts(text: str) -> HostList:
@@ -64,8 +71,13 @@ def is_public(address: Address) -> bool:
     """Whether an address is of the wide world, also by the IPv4 address that it carries within."""
     if isinstance(address, IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
+        if address in NAT64:
+            inner = IPv4Address(address.packed[-4:])
         if inner is not None:
             return is_public(inner)
+        # Whatever else carries an address within, and what was never given out.
+        if address not in GIVEN_OUT:
+            return False
     return address.is_global and not address.is_multicast
 
 
@@ -100,7 +112,18 @@ def parse_web_address(url: str, *, longest: int = 4096) -> WebAddress:
         raise ValueError("must not hold a user name or password")
     if not host:
         raise ValueError("must name a host")
+    if _host_sent_to(url) != host.lower():
+        raise ValueError("must name a host that can be read in one way only")
     if "\\" in url:
         raise ValueError("must not hold a backslash, which is read in different ways")
     last = unquote(parts.path.rsplit("/", 1)[-1], errors="replace")
     return WebAddress(url, host.lower().rstrip("."), port, last)
+
+
+def _host_sent_to(url: str) -> str | None:
+    """The host by the reading of what sends requests; None when its ASCII form stands for no name."""
+    try:
+        read = httpx.URL(url)
+        return read.raw_host.decode("ascii").lower() if read.host else None
+    except (ValueError, httpx.InvalidURL):
+        return None

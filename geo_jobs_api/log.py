@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from typing import Any
 
 import structlog
+
+# Of what JSON leaves as it is, what a terminal obeys or what turns the direction of writing.
+_UNSHOWN = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def configure(level: str) -> None:
@@ -34,6 +38,7 @@ def configure(level: str) -> None:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
                 structlog.processors.JSONRenderer(ensure_ascii=False),
+                _without_controls,
             ],
         )
     )
@@ -43,6 +48,10 @@ def configure(level: str) -> None:
     # Its records repeat ours or tell connection strings.
     for noisy in ("uvicorn.access", "psycopg.pool", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _without_controls(_logger: Any, _method: str, line: Any) -> str:
+    return _UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", str(line))
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

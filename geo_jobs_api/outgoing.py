@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import httpx
 
 from geo_jobs_api.errors import ApiError
 from geo_jobs_api.hosts import HostList, is_public, parse_address, parse_web_address
+from geo_jobs_api.log import get_logger
 
+_log = get_logger(__name__)
 _CONNECT_SECONDS = 5.0
 _READ_SECONDS = 10.0
 # The whole of it, however slowly it trickles.
@@ -44,7 +46,8 @@ class Outgoing:
     """Posts to what callers have named. Open it as a context.
 
     The address is looked at once the connection stands and before anything is sent, so that a name which points
-    elsewhere the second time it is asked for leads nowhere.
+    elsewhere the second time it is asked for leads nowhere. Whoever named it is told the same of a private address
+    and of a connection that failed, or webhooks would tell strangers what there is in one's own network.
 
     Args:
         own: hosts that may be in one's own network.
@@ -55,6 +58,8 @@ class Outgoing:
         timeout = httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS, pool=None)
         # No proxies of the environment: there the proxy would decide where it goes.
         self._client = httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=timeout)
+        # What one receiver says is no business of the next one's.
+        self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
 
     async def __aenter__(self) -> Outgoing:
         await self._client.__aenter__()
@@ -74,30 +79,49 @@ class Outgoing:
             destination = check_target(url, self._own)
         except ValueError as error:
             raise AddressRefusedError(f"The address {error}.") from error
+        host = destination.rpartition(":")[0]
         request = self._client.build_request("POST", url, content=body, headers=headers)
-        request.extensions = {**request.extensions, "trace": self._guard(destination.rpartition(":")[0])}
+        gate = None if self._own.names_host(host) else _Gate(host)
+        if gate is not None:
+            request.extensions = {**request.extensions, "trace": gate}
         async with asyncio.timeout(_TOTAL_SECONDS):
-            response = await self._client.send(request, stream=True)
+            try:
+                response = await self._client.send(request, stream=True)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                if gate is None or gate.has_opened:
+                    raise
+                raise _unreachable(host) from error
             try:
                 await _read_little(response)
             finally:
                 await response.aclose()
         return response
 
-    def _guard(self, host: str) -> Callable[[str, dict[str, Any]], Awaitable[None]]:
-        is_own = self._own.names_host(host)
 
-        async def trace(event: str, info: dict[str, Any]) -> None:
-            if event != "connection.connect_tcp.complete" or is_own:
-                return
-            stream = info["return_value"]
-            peer = str(stream.get_extra_info("server_addr")[0])
-            address = parse_address(peer)
-            if address is None or not is_public(address):
-                await stream.aclose()
-                raise AddressRefusedError(f"{host} leads to the private address {peer}; WEBHOOK_HOSTS tells which may.")
+class _Gate:
+    """Lets a connection to a public address through, by httpx's trace of one request."""
 
-        return trace
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self.has_opened = False
+
+    async def __call__(self, event: str, info: dict[str, Any]) -> None:
+        if event != "connection.connect_tcp.complete":
+            return
+        stream = info["return_value"]
+        peer = str(stream.get_extra_info("server_addr")[0])
+        address = parse_address(peer)
+        if address is None or not is_public(address):
+            _log.warning("webhook_address_refused", host=self._host, address=peer)
+            await stream.aclose()
+            raise _unreachable(self._host)
+        self.has_opened = True
+
+
+def _unreachable(host: str) -> AddressRefusedError:
+    return AddressRefusedError(
+        f"{host} cannot be reached at a public address; WEBHOOK_HOSTS tells which may be in one's own network."
+    )
 
 
 async def _read_little(response: httpx.Response) -> None:

@@ -5,6 +5,10 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 
+# Networks without IPv4 reach it through these (RFC 6052).
+NAT64 = IPv6Network("64:ff9b::/96")
+# All of IPv6 that hosts of the wide world have.
+GIVEN_OUT = IPv6Network("2000::/3")
 # Endings that no public name has (RFC 6761, 6762, 8375 and ICANN's word on .internal).
 LOCAL_ENDINGS = (".localhost", ".local", ".internal", ".home.arpa")
 
@@ -31,6 +35,11 @@ def is_public(address: Address) -> bool:
     """Whether an address is of the wide world, also by the IPv4 address that it carries within."""
     if isinstance(address, IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
+        if address in NAT64:
+            inner = IPv4Address(address.packed[-4:])
         if inner is not None:
             return is_public(inner)
+        # Whatever else carries an address within, and what was never given out.
+        if address not in GIVEN_OUT:
+            return False
     return address.is_global and not address.is_multicast

@@ -115,7 +115,8 @@ _REFUSED = (
 
 
 def _validator(text: str) -> str | None:
-    return text if 0 < len(text) <= LONGEST_VALIDATOR else None
+    """The text if it can be sent back in a header as it came."""
+    return text if 0 < len(text) <= LONGEST_VALIDATOR and text.isascii() and text.isprintable() else None
 
 
 def _check_room(folder: Path, size_bytes: int) -> None:
@@ -151,7 +152,7 @@ async def _fetch_rest(
         transfer.check(response, code="download_refused", message=_REFUSED[source.is_remote])
         if not _continues(response, partial):
             partial.restart()
-        partial.entity_tag = response.headers.get("ETag", "")
+        partial.entity_tag = _validator(response.headers.get("ETag", "")) or ""
         partial.last_modified = response.headers.get("Last-Modified", "")
         async with await anyio.open_file(partial.path, "ab" if partial.size_bytes else "wb") as file:
             arrived = bytearray()
@@ -174,7 +175,7 @@ def _conditions(source: JobInput, partial: _Partial) -> dict[str, str]:
     if partial.size_bytes and partial.entity_tag:
         return {"Range": f"bytes={partial.size_bytes}-", "If-Range": partial.entity_tag}
     asked = {"If-None-Match": source.etag, "If-Modified-Since": source.last_modified}
-    return {name: value for name, value in asked.items() if value}
+    return {name: value for name, value in asked.items() if value and _validator(value)}
 
 
 def _progress(received: int, size_bytes: int | None) -> tuple[float, str]:

@@ -21,7 +21,12 @@ FILES_KEPT = 5
 MASK = "********"
 # The query of a URL is where its signature stands.
 _QUERY = re.compile(r"(https?://[^\s\"'?]*)\?[^\s\"']*")
+# What moves a cursor, ends a line or turns the direction of writing: files, addresses and hijacked processes
+# would forge records by it, or change what a terminal shows.
+_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _CREDENTIAL = re.compile(r"\b(authorization\W+\w+|bearer)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
+
+_render_json = structlog.processors.JSONRenderer(ensure_ascii=False)
 
 
 class Redact:
@@ -84,7 +89,7 @@ def configure(level: str, file: Path | None, *, secrets: Iterable[str] = ()) -> 
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("httpcore").setLevel(logging.WARNING)
     if file is not None:
-        _add_file(root, file, _formatter(shared, structlog.processors.JSONRenderer(ensure_ascii=False)))
+        _add_file(root, file, _formatter(shared, _json))
 
 
 def _add_file(root: logging.Logger, file: Path, formatter: logging.Formatter) -> None:
@@ -114,9 +119,18 @@ def _shape(_logger: Any, _method: str, event: Event) -> Event:
     return {key: event[key] for key in first if key in event} | {k: v for k, v in event.items() if k not in first}
 
 
+def _visible(text: str) -> str:
+    return _UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _json(logger: Any, method: str, event: Event) -> str:
+    return _visible(str(_render_json(logger, method, event)))
+
+
 def _line(_logger: Any, _method: str, event: Event) -> str:
     named = {key: value for key, value in event.items() if key not in ("timestamp", "level", "event", "message")}
     trouble = named.pop("exception", None) or named.pop("traceback", None)
     rest = " ".join(f"{key}={value}" for key, value in named.items())
-    line = f"{event['timestamp']} {event['level']:<7} {event['message']}  {rest}".rstrip()
-    return f"{line}\n{trouble}" if trouble else line
+    line = _visible(f"{event['timestamp']} {event['level']:<7} {event['message']}  {rest}".rstrip())
+    # Set off, since a process that was taken over may have written it.
+    return "\n".join([line, *(f"  | {_visible(one)}" for one in str(trouble).splitlines())]) if trouble else line

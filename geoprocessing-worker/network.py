@@ -43,8 +43,9 @@ class StorageGuard:
     ) -> None:
         self._setting = setting
         self._refusal = refusal or _refusal
-        self._hosts = frozenset(host for host in hosts if not host.startswith("*."))
-        self._endings = tuple(host[1:] for host in hosts if host.startswith("*."))
+        known = [_as_sent(host) for host in hosts]
+        self._hosts = frozenset(host for host in known if not host.startswith("*."))
+        self._endings = tuple(host[1:] for host in known if host.startswith("*."))
         self._any_host = any_host
         self._networks = tuple(networks)
 
@@ -55,7 +56,8 @@ class StorageGuard:
             JobError: `address_refused`.
         """
         url = request.url
-        host = url.host.lower().rstrip(".")
+        # As it goes over the wire: of a name beyond ASCII `url.host` is the reading for people.
+        host = url.raw_host.decode("ascii").lower().rstrip(".")
         if url.scheme not in {"http", "https"}:
             raise self._refusal("It does not begin with http:// or https://.", scheme=url.scheme)
         if url.userinfo:
@@ -91,6 +93,14 @@ class StorageGuard:
 
     def _in_networks(self, address: Any) -> bool:
         return any(address.version == network.version and address in network for network in self._networks)
+
+
+def _as_sent(host: str) -> str:
+    """A configured host the way it is asked for: a name beyond ASCII in its own ASCII form."""
+    if host.isascii():
+        return host
+    name = host.removeprefix("*.")
+    return host[: len(host) - len(name)] + httpx.URL(scheme="http", host=name).raw_host.decode("ascii")
 
 
 def _refusal(why: str, **detail: str) -> JobError:

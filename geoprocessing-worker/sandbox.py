@@ -37,6 +37,7 @@ Work = Callable[[Request, Report], Result]
 
 # What a child may say in one line; its result carries the metadata, of which the API takes 256 kB.
 LONGEST_LINE = 4 * 1024 * 1024
+LONGEST_TRACEBACK = 20_000  # characters
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 CPU_GRACE = 10
 WARM_UP_SECONDS = 60.0
@@ -152,7 +153,7 @@ class Sandbox(Generic[Request, Result]):
             if said is not None and "error" in said:
                 raise _ReportedError.model_validate(said["error"]).as_job_error()
             if said is not None and "bug" in said:
-                log.error("child_failed", traceback=str(said["bug"]))
+                log.error("child_failed", traceback=str(said["bug"])[-LONGEST_TRACEBACK:])
                 raise JobError(
                     "internal_error",
                     "The file met a mistake in this program. The mistake is in the log; the job will be tried again.",
@@ -257,7 +258,7 @@ def _child(
         except MemoryError:
             say({"error": _described(_out_of_memory({"limit_bytes": limits.memory_bytes}))})
         except Exception:  # noqa: BLE001 - a mistake of ours; it goes to the log, which only the worker writes
-            say({"bug": traceback.format_exc()[-20_000:]})
+            say({"bug": traceback.format_exc()[-LONGEST_TRACEBACK:]})
     # Libraries' own clean-up at exit has nothing to do here, but things to break.
     os._exit(0)
 

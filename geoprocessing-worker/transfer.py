@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from geoprocessing_worker import retry
-from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable
+from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable, refused
 
 # Seconds that storage may be silent.
 SILENCE = retry.TRANSFER.try_timeout
@@ -62,7 +62,7 @@ async def patiently(
         detail: likewise, asked for at the end.
 
     Raises:
-        JobError: transient, with the given words.
+        JobError: transient, with the given words; `address_refused` for a URL that is none.
     """
 
     async def once_named() -> None:
@@ -71,6 +71,9 @@ async def patiently(
         except httpx.HTTPError as error:
             # Its text may quote the signed URL; its type says enough.
             raise Unavailable("no-connection", type(error).__name__) from None
+        except (httpx.InvalidURL, UnicodeError):
+            # The second one of a name in letters beyond ASCII that stands for none, also in a redirect.
+            raise refused("address_refused", "The file's address is none that can be read.") from None
 
     try:
         await retry.persist(retry.TRANSFER, once_named, remaining=pulse.patience_left)

@@ -1,7 +1,9 @@
 """What the attacks share."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import stamina
@@ -20,3 +22,15 @@ def bird(tmp_path: Path) -> Iterator[Canary]:
 def no_waiting_between_retries() -> Iterator[None]:
     with stamina.set_testing(True, attempts=3, cap=True):
         yield
+
+
+@pytest.fixture
+def hostile_dns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every name of example.com leads to this machine: what whoever owns a name can do, and cannot be had here."""
+    real = socket.getaddrinfo
+
+    def resolve(host: Any, *rest: Any, **named: Any) -> Any:
+        text = host.decode() if isinstance(host, bytes) else host
+        return real("127.0.0.1" if str(text).endswith("example.com") else host, *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)

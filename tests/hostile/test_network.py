@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -29,18 +27,6 @@ from tests.support.canary import Canary
 from tests.support.scripted_api import ScriptedApi
 
 NAME = "storage.example.com"
-
-
-@pytest.fixture
-def hostile_dns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every name of example.com leads to this machine: what whoever owns a name can do, and cannot be had here."""
-    real = socket.getaddrinfo
-
-    def resolve(host: Any, *rest: Any, **named: Any) -> Any:
-        text = host.decode() if isinstance(host, bytes) else host
-        return real("127.0.0.1" if str(text).endswith("example.com") else host, *rest, **named)
-
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,194 @@
+"""Addresses, headers and records that say one thing to one reader and another to the next."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+from starlette.responses import Response
+
+from geo_jobs_api import hosts
+from geo_jobs_api import log as api_log
+from geo_jobs_api.hosts import parse_hosts
+from geo_jobs_api.outgoing import AddressRefusedError, Outgoing
+from geoprocessing_worker import addresses, log
+from geoprocessing_worker.config import Settings
+from geoprocessing_worker.download import download
+from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.models import JobInput
+from geoprocessing_worker.network import StorageGuard
+from geoprocessing_worker.worker import source_client
+from tests.support.api import NO_TLS, RunningApi
+from tests.support.canary import Canary
+from tests.support.clients import Person, code_of, rows
+from tests.support.receiver import receiver
+from tests.support.scripted_api import ScriptedApi
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture(scope="session")
+def shared_api(shared_linked_api: RunningApi) -> RunningApi:
+    """The API whose webhooks may lead to loopback."""
+    return shared_linked_api
+
+
+@pytest.mark.parametrize("is_public", [addresses.is_public, hosts.is_public])
+def test_an_address_within_an_address_is_seen(is_public: Callable[[IPv4Address | IPv6Address], bool]) -> None:
+    """Every way in which IPv6 carries IPv4, and what is of nobody; by the worker's reading and by the API's."""
+    inside = ["::ffff:10.0.0.1", "::10.0.0.1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::a00:1", "2002:a00:1::", "fec0::1"]
+    inside += ["2001:0:a00:1::1", "::ffff:0:10.0.0.1", "4000::1", "fe80::1", "fd00::1", "::1", "ff0e::1", "2001:db8::1"]
+    assert [text for text in inside if is_public(ip_address(text))] == []
+    outside = ["64:ff9b::5db8:d822", "2002:5db8:d822::1", "2606:2800:220:1::1", "93.184.216.34"]
+    assert [text for text in outside if not is_public(ip_address(text))] == []
+
+
+@pytest.mark.parametrize("name", ["xn--bcher-kva.example.com", "b\xfccher.example.com", "xn--zz.example.com"])
+@pytest.mark.usefixtures("hostile_dns")
+async def test_a_name_beyond_ascii_is_looked_at_like_any_other(name: str, bird: Canary, tmp_path: Path) -> None:
+    """Such a name is written in two ways, and the connection knows it by one of them; the last one stands for none."""
+    source = JobInput(file_name="a.tif", download_url=bird.url.replace("127.0.0.1", name))
+    guards = (StorageGuard([], any_host=True), StorageGuard(["b\xfccher.example.com", "xn--zz.example.com"]))
+    clients = [httpx.AsyncClient(event_hooks={"request": [guard]}, verify=NO_TLS) for guard in guards]
+    for http in (*clients, source_client(Settings(source_hosts=("*",)), NO_TLS)):
+        async with http:
+            with pytest.raises(JobError) as caught:
+                await download(source, tmp_path / "a.tif", http=http, max_bytes=1000, report=lambda *_: None)
+        assert caught.value.code in {"source_not_allowed", "address_refused"}
+    assert all(call == "called: b''" for call in bird.touched()), "something was sent"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://xn--zz.example.org/",
+        "https://xn--/",
+        "https://[v1.a]/",
+        "https://[::1%25eth0]/",
+        "https://maps.example.org:99999/",
+        "https://maps.example.org\r\nX-Evil: 1/",
+        "https://maps.example.org/\tb",
+        "https://b\xfccher.example.org/",
+        "https://evil.example\\@maps.example.org/",
+        "https://maps.example.org@127.0.0.1/",
+        "https://[64:ff9b::7f00:1]/",
+        "https://[::127.0.0.1]/",
+        "https:///maps.example.org/",
+        "https:maps.example.org",
+    ],
+)
+def test_an_address_that_can_be_read_in_two_ways_is_not_taken(url: str, api: RunningApi) -> None:
+    """Neither a webhook's nor a file's, and nothing of it is said in a header."""
+    person = Person(api)
+    assert code_of(person.http.post("/api/webhooks", json={"url": url})) == (422, "validation")
+    job = {"taskType": "geotiff_to_png", "inputPayload": {"sourceUrl": url}}
+    assert person.http.post("/api/geo-jobs", json=job).status_code == 422
+
+
+def test_one_webhook_that_cannot_be_sent_keeps_no_other_back(api: RunningApi) -> None:
+    """An address or a body that another version has stored: its log says that it failed, the others are delivered."""
+    person, database = Person(api), api.settings.conninfo or ""
+    with receiver() as good:
+        urls = [good.url] * 3
+        address, body, fine = [person.http.post("/api/webhooks", json={"url": url}).json()["id"] for url in urls]
+        rows(database, "UPDATE webhooks SET url = 'https://xn--zz.example.org/' WHERE id = %s", address)
+        made = """INSERT INTO webhook_deliveries (webhook_id, destination, event, body, next_attempt_at)
+            SELECT id, destination, 'test', '{"job": [1]}', now() FROM webhooks WHERE id = %s"""
+        rows(database, made, body)
+        for webhook in (address, fine):
+            person.http.post(f"/api/webhooks/{webhook}/test").raise_for_status()
+
+        def tries(webhook: str) -> list[dict[str, Any]]:
+            told = person.http.get(f"/api/webhooks/{webhook}/deliveries").json()["deliveries"]
+            return [attempt for delivery in told for attempt in delivery["attempts"]]
+
+        wait_until(lambda: all(map(tries, (address, body, fine))), "all tries")
+    assert tries(fine)[0]["statusCode"] == 204
+    assert "read in one way" in tries(address)[0]["error"]
+    assert "mistake" in tries(body)[0]["error"]
+
+
+@pytest.mark.usefixtures("hostile_dns")
+async def test_a_webhook_does_not_tell_what_there_is_within_the_network(bird: Canary) -> None:
+    """A port where somebody listens, one where nobody does, a name that is none: the same words, and no address."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nobody = closed.getsockname()[1]
+    told = set()
+    async with Outgoing(parse_hosts("")) as outgoing:
+        for port in (int(bird.url.split(":")[2].split("/")[0]), nobody):
+            with pytest.raises(AddressRefusedError) as caught:
+                await outgoing.post(f"https://inside.example.com:{port}/", b"{}", {})
+            told.add(str(caught.value))
+    assert len(told) == 1
+    assert "127.0.0.1" not in told.pop()
+
+
+@pytest.mark.parametrize("etag", ['"\xe9"', '"a\r\nX-Evil: 1"', '"' + "a" * 2000 + '"'])
+async def test_a_version_that_does_not_fit_into_a_header_is_not_sent_back(
+    etag: str, server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    """A server's, kept by the API and told to another worker: neither another header nor the end of the job."""
+    answer = Response(b"x" * 10)
+    answer.raw_headers.append((b"etag", etag.replace("\r\n", "").encode("latin-1")))
+    server.on("file", answer)
+    source = JobInput(file_name="a.tif", download_url=f"{server.base_url}/file", etag=etag, last_modified=etag)
+    got = await download(source, tmp_path / "a.tif", http=http, max_bytes=1000, report=lambda *_: None)
+    asked = server.asked[0].headers
+    assert not {"x-evil", "if-none-match", "if-modified-since"} & set(asked)
+    assert got.etag is None or "\r" in etag
+
+
+async def test_no_receiver_hears_what_another_one_wanted_remembered() -> None:
+    with receiver() as one:
+        one.answer = lambda _: (204, {"Set-Cookie": "a=b; Path=/"}, b"")
+        async with Outgoing(parse_hosts("127.0.0.1")) as outgoing:
+            for _ in range(2):
+                await outgoing.post(one.url, b"{}", {})
+    assert ["cookie" in received.headers for received in one.received] == [False, False]
+
+
+FORGED = 'map.tif"\n{"level": "ERROR", "event": "forged"}\r\x1b[2J\x9b2J\u202egnp.\u2028'
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    for handler in set(root.handlers) - set(before):
+        handler.close()
+    root.handlers = before
+    root.setLevel(level)
+    logging.raiseExceptions = True
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("logging_as_before")
+@pytest.mark.parametrize("program", ["worker", "api"])
+def test_no_text_of_a_stranger_makes_a_record_of_its_own(
+    program: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nor moves a terminal's cursor, nor turns its direction: in the file, on the terminal, in a child's traceback."""
+    if program == "worker":
+        log.configure("INFO", tmp_path / "worker.log")
+    else:
+        api_log.configure("INFO")
+    structlog.get_logger().error("job_failed", message=f"Job failed: {FORGED}", name=FORGED, traceback=f"A\n{FORGED}")
+    written = capfd.readouterr().err
+    lines = written.splitlines()
+    if program == "worker":
+        assert lines[1:] == [line for line in lines if line.startswith("  | ")]
+        (line,) = (tmp_path / "worker.log").read_text().splitlines()
+        assert json.loads(line)["name"] == FORGED
+        written += line
+    else:
+        assert json.loads(lines.pop())["name"] == FORGED
+        assert lines == []
+    assert [char for char in written.replace("\n", "") if not char.isprintable()] == []
