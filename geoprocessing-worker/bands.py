@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -37,12 +38,14 @@ class BandChoice:
     alpha_top: float = 255.0
 
 
-# Descriptions under which band sets of satellites and drones name their visible bands.
+# Descriptions under which band sets of satellites and drones name their visible bands: small letters and digits, with
+# a blank for all else. MODIS counts its bands in an order of its own; Sentinel-2 and Landsat 8 agree on these three.
 _NAMED: tuple[tuple[str, str, str], ...] = (
-    (r"\b(red|r)\b(?![ -]*edge)", r"\b(green|g)\b", r"\b(blue|b)\b"),
-    (r"\bB0?4\b", r"\bB0?3\b", r"\bB0?2\b"),
-    (r"\bSR_B4\b", r"\bSR_B3\b", r"\bSR_B2\b"),
+    (r"\b(red|r)\b(?! edge)", r"\b(green|g)\b", r"\b(blue|b)\b"),
+    (r"\bsur refl b0?1\b", r"\bsur refl b0?4\b", r"\bsur refl b0?3\b"),
+    (r"\bb0?4\b", r"\bb0?3\b", r"\bb0?2\b"),
 )
+_NEITHER_LETTER_NOR_DIGIT = re.compile(r"[\W_]+")
 
 
 def choose_bands(header: SourceHeader, asked: tuple[int, ...] | None) -> BandChoice:
@@ -101,16 +104,16 @@ def _by_colour(header: SourceHeader, data: list[BandHeader]) -> _Choice | None:
 
 
 def _by_description(data: list[BandHeader]) -> _Choice | None:
+    words = {band.index: _NEITHER_LETTER_NOR_DIGIT.sub(" ", band.description or "").lower() for band in data}
     for patterns in _NAMED:
-        found = [_described(data, pattern) for pattern in patterns]
-        if all(found):
-            return tuple(index for index in found if index), Colour.RGB, "by the bands' descriptions"
+        found = [index for pattern in patterns if (index := _described(words, pattern)) is not None]
+        if len(set(found)) == len(patterns):
+            return tuple(found), Colour.RGB, "by the bands' descriptions"
     return None
 
 
-def _described(data: list[BandHeader], pattern: str) -> int | None:
-    regex = re.compile(pattern, re.IGNORECASE)
-    return next((band.index for band in data if band.description and regex.search(band.description)), None)
+def _described(words: Mapping[int, str], pattern: str) -> int | None:
+    return next((index for index, text in words.items() if re.search(pattern, text)), None)
 
 
 def _by_position(data: list[BandHeader]) -> _Choice:

@@ -533,7 +533,15 @@ def test_four_corners_that_contradict_each_other_still_place_a_picture(tmp_path:
         (("B2 blue band", "B3", "B4", "B8"), [3, 2, 1]),
         (("SR_B2", "SR_B3", "SR_B4", "SR_B5"), [3, 2, 1]),
         (("Red edge", "Red", "Green", "Blue"), [2, 3, 4]),
+        (("Red-Edge", "RED", "GREEN", "BLUE"), [2, 3, 4]),
+        (("red_edge_1", "blue_1", "green_1", "red_1"), [4, 3, 2]),
+        (("Band_1_Blue", "Band_2_Green", "Band_3_Red", "Band_4_NIR"), [3, 2, 1]),
+        (("B08_10m", "B04_10m", "B03_10m", "B02_10m"), [2, 3, 4]),
+        (("S2_B2", "S2_B3", "S2_B4", "S2_B8"), [3, 2, 1]),
+        (("sur_refl_b01", "sur_refl_b02", "sur_refl_b03", "sur_refl_b04"), [1, 4, 3]),
         (("coastal", "aerosol", "cirrus", "swir"), [1, 2, 3]),
+        (("infrared", "evergreen", "blueish", "B12"), [1, 2, 3]),
+        (("B04 B03 B02", "B05", "B06", "B07"), [1, 2, 3]),
     ],
 )
 def test_bands_are_found_by_their_descriptions(names: tuple[str, ...], shown: list[int], tmp_path: Path) -> None:
