@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from geoprocessing_worker.bands import BandChoice, Colour
 from geoprocessing_worker.fill_value import FillValue
 from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.logluv import is_logluv
 from geoprocessing_worker.options import OutputFormat, RenderOptions
 from geoprocessing_worker.sampling import Sample
 from geoprocessing_worker.stretch import Stretch
@@ -37,6 +38,7 @@ def notes(header: SourceHeader, options: RenderOptions, sample: Sample, chosen: 
         (header.pages > 1, f"the file has {header.pages} pages; page {header.page} is shown"),
         (header.has_mask, "the file's own mask hides pixels"),
         (header.bands[0].dtype.startswith("complex"), "complex samples are shown as magnitude in dB"),
+        (is_logluv(header.photometric, chosen.bands.indexes), "LogLuv is shown as light, evenly spaced to the eye"),
         (header.georeferencing.value == "rpc", "placed by its RPC at one constant height: approximate"),
         (header.georeferencing.value == "gcps", _control(header)),
         (header.displaced is not None, f"{header.displaced}; the picture is not placed"),

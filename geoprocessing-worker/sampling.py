@@ -15,6 +15,7 @@ from rasterio.windows import Window
 from geoprocessing_worker.bands import BandChoice, Colour
 from geoprocessing_worker.header import Level, SourceHeader
 from geoprocessing_worker.lab import to_lab
+from geoprocessing_worker.logluv import is_logluv, to_light
 from geoprocessing_worker.opening import open_source
 from geoprocessing_worker.pixels import alpha_to_byte, alpha_top, decibels, straightened, unpremultiply, validity
 from geoprocessing_worker.stretch import is_ordered
@@ -116,7 +117,7 @@ def read_window(
 ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
     """(bands, rows, columns) raw values of the shown bands, and the (rows, columns) opacity.
 
-    Complex samples come as dB, those of L*a*b* as L*, a* and b*.
+    Complex samples come as dB, those of L*a*b* as L*, a* and b*, those of LogLuv as light.
     """
     indexes = [*choice.indexes, choice.alpha] if choice.alpha is not None else list(choice.indexes)
     block = source.dataset.read(indexes, window=window)
@@ -135,6 +136,8 @@ def read_window(
         block = unpremultiply(block, alpha) if bytes_ else straightened(block, alpha, choice.alpha_top)
     if choice.colour is Colour.LAB and header.photometric is not None:
         return to_lab(block, header.photometric), opacity
+    if is_logluv(header.photometric, choice.indexes):
+        return to_light(block), opacity
     if block.dtype.kind != "c":
         return block, opacity
     power = decibels(block)

@@ -212,6 +212,15 @@ def test_undeclared_end_of_64_bits_is_left_out_of_the_stretch(dtype: str, tmp_pa
     assert len(choices["stretch"]["leftOut"]) == 1
 
 
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_rows_are_shown_as_they_are_stored(orientation: int, tmp_path: Path) -> None:
+    """The tag that says how a camera was held turns nothing, as in GDAL: places are told of stored rows."""
+    data = ramp(40, 60).transpose(1, 2, 0)
+    tags: dict[int, Any] = {274: (SHORT, [orientation])}
+    picture = picture_of(run(write_raw_tiff(tmp_path / "a.tif", data, tags=tags), tmp_path / "out"))
+    assert (picture[..., 0] == data[..., 0]).all()
+
+
 def test_values_that_doubles_can_hardly_tell_apart_are_a_flat_picture(tmp_path: Path) -> None:
     """What is smaller than 1e-300 cannot be divided by."""
     data = np.arange(2500, dtype=np.float64).reshape(50, 50, 1) * 5e-324
