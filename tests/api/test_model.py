@@ -35,6 +35,10 @@ CLASSES = {
 }  # fmt: skip
 Answer = tuple[int, str]
 PICK = st.integers(0, 1000)
+# The model's clock ticks once for each moment that order depends on; a turn is longer than any run.
+TURN = 1_000_000
+# No lease may run out by the machine's clock: the machine says when one does.
+LONG = {"rescue_interval_seconds": 3600, "first_lease_seconds": 3600, "lease_seconds": 7200}
 
 
 @dataclass(eq=False)
@@ -42,7 +46,8 @@ class Job:
     """What the design says of a job."""
 
     id: str
-    place: int
+    number: int
+    turn: int
     state: str = "queued"
     attempt: int = 0
     losses: int = 0
@@ -51,10 +56,13 @@ class Job:
     is_confirmed: bool = False
     is_expired: bool = False
     is_cancel_requested: bool = False
+    claimed_at: int = 0
 
     def release(self, state: str) -> None:
         self.state = state
         self.is_confirmed = self.is_expired = False
+        if state == "queued":
+            self.turn = min(self.turn, self.claimed_at)
 
 
 @dataclass(eq=False)
@@ -107,11 +115,12 @@ class Queue(RuleBasedStateMachine):
         )
         self.jobs: list[Job] = []
         self.leases: list[Lease] = []
-        self.places = 0
+        self.now = 0
 
-    def next_place(self) -> int:
-        self.places += 1
-        return self.places
+    def next_turn(self) -> int:
+        """A turn after the last of those who wait: all are one caller's, of one priority."""
+        self.now += 1
+        return max([self.now] + [job.turn + TURN for job in self.jobs if job.state == "queued"])
 
     def job(self, pick: int) -> Job:
         return self.jobs[pick % len(self.jobs)]
@@ -122,7 +131,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule()
     def create(self) -> None:
-        self.jobs.append(Job(self.system.person.submit(), self.next_place()))
+        self.jobs.append(Job(self.system.person.submit(), len(self.jobs), self.next_turn()))
         self.compare()
 
     @rule(most=st.integers(1, 3))
@@ -143,10 +152,13 @@ class Queue(RuleBasedStateMachine):
         if again:
             assert {job["leaseToken"] for job in got} == {lease.wire["leaseToken"] for lease in again}
             return
-        wanted = sorted((job for job in self.jobs if job.state == "queued"), key=lambda job: job.place)[:most]
+        waiting = [job for job in self.jobs if job.state == "queued"]
+        # Jobs that one claim took and that came back have one turn, that claim's: among them the older is first.
+        wanted = sorted(waiting, key=lambda job: (job.turn, job.number))[:most]
+        self.now += 1
         assert [job["id"] for job in got] == [job.id for job in wanted]
         for job, wire in zip(wanted, got, strict=True):
-            job.state, job.lease_seq, job.percent = "running", job.lease_seq + 1, 0
+            job.state, job.lease_seq, job.percent, job.claimed_at = "running", job.lease_seq + 1, 0, self.now
             assert wire["attempt"] == job.attempt + 1
             self.leases.append(Lease(job, job.lease_seq, claim_id, wire))
         self.compare()
@@ -248,8 +260,8 @@ class Queue(RuleBasedStateMachine):
         assert status == (200 if job.state == "failed" else 409)
         if job.state == "failed":
             job.attempt = job.losses = 0
-            job.percent, job.place = 0, self.next_place()
-            job.release("queued")
+            job.percent, job.turn = 0, self.next_turn()
+            job.state = "queued"
         self.compare()
 
     @precondition(lambda self: any(job.state == "running" for job in self.jobs))
@@ -314,7 +326,7 @@ def system(postgres: DatabaseServer, tmp_path: Path) -> Iterator[System]:
     """An API that never rescues by itself: the machine decides when."""
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(postgres.clone())
-        api = stack.enter_context(run_api(make_settings(url, tmp_path / "data", rescue_interval_seconds=3600)))
+        api = stack.enter_context(run_api(make_settings(url, tmp_path / "data", **LONG)))
         connection: psycopg.Connection[Any] = stack.enter_context(
             psycopg.connect(url, autocommit=True, row_factory=dict_row)
         )
