@@ -79,7 +79,12 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         steering = SteeringStore(pool, settings.lease_seconds)
         schedules, webhooks = ScheduleStore(pool), WebhookStore(pool)
         bells = {"geo_jobs_schedules": asyncio.Event(), "geo_jobs_deliveries": asyncio.Event()}
-        firing = ScheduleRunner(schedules, settings.sources_allowed, bells["geo_jobs_schedules"])
+        firing = ScheduleRunner(
+            schedules,
+            settings.sources_allowed,
+            bells["geo_jobs_schedules"],
+            most_open=settings.max_open_jobs_per_caller,
+        )
         made = Services(
             settings=settings,
             jobs=jobs,

@@ -11,23 +11,20 @@ import contextlib
 import hashlib
 import random
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import psycopg
-from psycopg import AsyncConnection
-from psycopg.rows import DictRow
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api.creation_store import NewJob, cancel_jobs, insert_jobs
+from geo_jobs_api.creation_store import NewJob
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.hosts import HostList
 from geo_jobs_api.jobs import InputKind
 from geo_jobs_api.log import get_logger
+from geo_jobs_api.making import Round, carry_out
 from geo_jobs_api.pipeline_building import build_pipeline
-from geo_jobs_api.pipeline_store import IncompletePipelineError, NewPipeline, insert_pipeline
 from geo_jobs_api.schedule_records import LastSource, Schedule
 from geo_jobs_api.schedule_schemas import ScheduledJob, parse_template, timing_of
 from geo_jobs_api.schedule_store import (
@@ -52,19 +49,6 @@ _LONGEST_REST_SECONDS = 60.0
 _OUTAGE_PAUSE_SECONDS = 2.0
 
 
-@dataclass(slots=True)
-class _Round:
-    """What one transaction is going to do."""
-
-    now: datetime
-    jobs: dict[UUID, NewJob] = field(default_factory=dict)
-    pipelines: list[tuple[Fire, NewPipeline, list[NewJob]]] = field(default_factory=list)
-    fires: list[Fire] = field(default_factory=list)
-    to_cancel: list[UUID] = field(default_factory=list)
-    # Last errors by schedule.
-    errors: dict[UUID, str] = field(default_factory=dict)
-
-
 class ScheduleRunner:
     """Fires what is due, then sleeps until something is.
 
@@ -72,22 +56,25 @@ class ScheduleRunner:
         schedules: where they are kept.
         allowed: the hosts that files are fetched from.
         bell: set by whoever changes a schedule.
+        most_open: how many open jobs an owner may have, those made otherwise too; 0: any number.
         clock: stands in for the database's clock where time is played.
         sleep: waits that many seconds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # clock and sleep are handed in
         self,
         schedules: ScheduleStore,
         allowed: HostList,
         bell: asyncio.Event,
         *,
+        most_open: int = 0,
         clock: Callable[[], datetime | None] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._schedules = schedules
         self._allowed = allowed
         self._bell = bell
+        self._most_open = most_open
         self._clock = clock
         self._sleep = sleep
 
@@ -133,7 +120,7 @@ class ScheduleRunner:
             due, now = await lock_due(connection, now=self._clock(), only=only, most=most)
             if now is None:
                 return 0
-            plan = _Round(now)
+            plan = Round(now)
             open_jobs = await list_open_jobs(connection, [schedule.id for schedule in due])
             asking = [schedule.id for schedule in due if schedule.skip_unchanged]
             sources = await list_last_sources(connection, asking)
@@ -149,14 +136,14 @@ class ScheduleRunner:
                 if decision.missed is not None:
                     plan.fires.append(Fire(schedule.id, decision.missed, "missed"))
                 steps.append((schedule, decision))
-            await _carry_out(connection, plan)
+            await carry_out(connection, plan, most_open=self._most_open)
             await note_decisions(connection, plan.fires, [_step(plan, *step) for step in steps])
             _tell(plan.fires)
             return len(due)
 
     def _plan_fires(
         self,
-        plan: _Round,
+        plan: Round,
         schedule: Schedule,
         fires: Iterable[datetime],
         open_jobs: list[UUID],
@@ -178,7 +165,7 @@ class ScheduleRunner:
             is_busy = True
 
     def _plan_one(
-        self, plan: _Round, schedule: Schedule, moment: datetime, last: LastSource | None, *, by_hand: bool = False
+        self, plan: Round, schedule: Schedule, moment: datetime, last: LastSource | None, *, by_hand: bool = False
     ) -> None:
         """Add what one fire makes."""
         template = parse_template(schedule.template)
@@ -223,9 +210,9 @@ class ScheduleRunner:
             if locked is None:
                 return None
             schedule, now = locked
-            plan = _Round(now)
+            plan = Round(now)
             self._plan_one(plan, schedule, now, None, by_hand=True)
-            await _carry_out(connection, plan)
+            await carry_out(connection, plan, most_open=self._most_open)
             await note_decisions(connection, plan.fires, ())
         return plan.fires[0]
 
@@ -245,7 +232,7 @@ def _decide(schedule: Schedule, now: datetime) -> Due:
     return decide_due(timing_of(schedule), schedule.next_run_at or now, now, policy)
 
 
-def _step(plan: _Round, schedule: Schedule, decision: Due) -> Step:
+def _step(plan: Round, schedule: Schedule, decision: Due) -> Step:
     made = [fire.fire_time for fire in plan.fires if fire.schedule_id == schedule.id and fire.outcome == "made"]
     return Step(
         schedule.id,
@@ -254,34 +241,6 @@ def _step(plan: _Round, schedule: Schedule, decision: Due) -> Step:
         max(made, default=None),
         plan.errors.get(schedule.id),
     )
-
-
-async def _carry_out(connection: AsyncConnection[DictRow], plan: _Round) -> None:
-    """Make what is planned; what cannot be made turns its fire into a failed one."""
-    await cancel_jobs(connection, plan.to_cancel, "The next run of its schedule has come.")
-    made = await insert_jobs(connection, list(plan.jobs.values()), parents_of=None) if plan.jobs else {}
-    fires = []
-    for fire in plan.fires:
-        job = plan.jobs.get(fire.job_id) if fire.job_id is not None else None
-        if job is None or job.id in made:
-            fires.append(fire)
-        elif job.dedup_key is not None:
-            fires.append(Fire(fire.schedule_id, fire.fire_time, "overlap", fire.by_hand))
-        else:
-            fires.append(_failed(fire, f"There is no task type {job.task_type!r}."))
-    for fire, new, jobs in plan.pipelines:
-        try:
-            async with connection.transaction():
-                await insert_pipeline(connection, new, jobs)
-            fires.append(fire)
-        except IncompletePipelineError:
-            fires.append(_failed(fire, "One of its task types is not known."))
-    plan.fires = fires
-    plan.errors |= {fire.schedule_id: fire.error for fire in fires if fire.error is not None}
-
-
-def _failed(fire: Fire, why: str) -> Fire:
-    return Fire(fire.schedule_id, fire.fire_time, "failed", fire.by_hand, error=why)
 
 
 def _belonging(job: NewJob, schedule_id: UUID) -> NewJob:

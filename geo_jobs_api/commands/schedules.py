@@ -127,7 +127,10 @@ async def _fires(_settings: Settings, pool: Pool, arguments: argparse.Namespace)
 async def _run(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     store = ScheduleStore(pool)
     await _find(store, arguments.id)
-    fire = await ScheduleRunner(store, settings.sources_allowed, asyncio.Event()).run_now(arguments.id)
+    runner = ScheduleRunner(
+        store, settings.sources_allowed, asyncio.Event(), most_open=settings.max_open_jobs_per_caller
+    )
+    fire = await runner.run_now(arguments.id)
     if fire is None or fire.outcome != "made":
         why = fire and fire.error
         raise Problem("invalid-state", why or "An open job has the template's de-duplication key.")

@@ -69,8 +69,8 @@ class Game:
         self.now = MORNING
         self.runner = self.scheduler()
 
-    def scheduler(self) -> ScheduleRunner:
-        return ScheduleRunner(self.store, ANY, asyncio.Event(), clock=lambda: self.now)
+    def scheduler(self, most_open: int = 0) -> ScheduleRunner:
+        return ScheduleRunner(self.store, ANY, asyncio.Event(), most_open=most_open, clock=lambda: self.now)
 
     async def create(self, **fields: Any) -> Schedule:
         content = await self.content(**fields)
@@ -125,6 +125,35 @@ async def test_any_number_of_schedulers_fires_once(game: Game) -> None:
     assert rows(game.url, "SELECT count(*), count(DISTINCT schedule_id) AS each FROM jobs") == [
         {"count": 40, "each": 40}
     ]
+
+
+async def test_what_schedules_make_counts_against_their_owners_share(game: Game) -> None:
+    """Jobs and pipelines of many schedules at once, by any schedulers, and by hand: what is too much is noted."""
+    made = [await game.create(name=f"s{number}") for number in range(4)]
+    made += [await game.create(name=f"p{number}", template=PIPELINE) for number in range(2)]
+    others = await game.content(name="bob's")
+    assert await game.store.create_schedule(uuid7(), "bob", others) is not None
+    game.now += timedelta(hours=1)
+    await asyncio.gather(*(game.scheduler(most_open=3).run_once() for _ in range(4)))
+    open_jobs = {
+        row["owner"]: row["count"] for row in rows(game.url, "SELECT owner, count(*) FROM jobs GROUP BY owner")
+    }
+    assert open_jobs == {"ada": 3, "bob": 1}
+    told = [(await game.store.list_fires(one.id, most=9))[0] for one in made]
+    assert len([fire for fire in told if fire.outcome == "failed"]) >= 2
+    assert {fire.outcome for fire in told} == {"made", "failed"}
+    why = [fire.error or "" for fire in told if fire.outcome == "failed"]
+    assert all("at most 3 are taken" in words for words in why)
+    refused = next(one for one, fire in zip(made, told, strict=True) if fire.outcome == "failed")
+    after = await game.store.find_schedule(refused.id)
+    assert after is not None
+    assert after.last_error in why
+    assert after.next_run_at == MORNING + timedelta(hours=2)
+    by_hand = await game.scheduler(most_open=3).run_now(refused.id)
+    assert by_hand is not None
+    assert by_hand.outcome == "failed"
+    game.end_jobs()
+    assert (await game.scheduler(most_open=3).run_now(made[0].id) or by_hand).outcome == "made"
 
 
 @pytest.mark.parametrize(

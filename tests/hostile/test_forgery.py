@@ -65,6 +65,12 @@ async def test_a_name_beyond_ascii_is_looked_at_like_any_other(name: str, bird: 
     assert all(call == "called: b''" for call in bird.touched()), "something was sent"
 
 
+async def test_a_storage_host_beyond_ascii_can_be_named_either_way() -> None:
+    for name in ("b\xfccher.example.com", "xn--bcher-kva.example.com"):
+        for entry in (name, "*.example.com"):
+            await StorageGuard([entry])(httpx.Request("GET", "https://b\xfccher.example.com/map.tif"))
+
+
 @pytest.mark.parametrize(
     "url",
     [
