@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import ctypes
 import json
+import math
 import multiprocessing
 import os
 import resource
@@ -18,10 +19,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import structlog
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
+from pydantic_core import from_json
 
 from geoprocessing_worker import confinement
 from geoprocessing_worker.confinement import NOWHERE, Reach
@@ -51,6 +53,8 @@ class Limits:
     cpu_seconds: int | None = 7200
     file_bytes: int = 4 * 1024**3
     open_files: int = 256
+    # Reports and the result; the largest jobs have some ten thousand, and a quarter of a million take a core 2 s.
+    lines: int = 250_000
     # Not a limit on use but on view: what a child makes is for its owner only.
     umask: int = 0o077
 
@@ -129,14 +133,14 @@ class Sandbox(Generic[Request, Result]):
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(stream), pipe
         )
-        said = None
+        said, left = None, self._limits.lines
         try:
             # JSON and not pickle: a child that a hostile file has taken over must not run code here.
             while line := await stream.readline():
-                message = json.loads(line)
+                left -= 1
+                message = _read(line, left)
                 if "report" in message:
-                    stage, percent, text = message["report"]
-                    report(str(stage)[:40], min(max(float(percent), 0.0), 100.0), str(text)[:500])
+                    report(*_read_report(message["report"]))
                 else:
                     said = {str(key): value for key, value in message.items()}
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -164,10 +168,31 @@ class Sandbox(Generic[Request, Result]):
         raise _death(exit_code)
 
 
+def _read(line: bytes, left: int) -> Any:
+    if left < 0:
+        raise ValueError("it talks without end")
+    # Unlike the standard library's reader, without lone surrogates, which nothing could write any more.
+    return from_json(line)
+
+
+def _read_report(words: Any) -> tuple[str, float, str]:
+    stage, percent, text = words
+    if not math.isfinite(percent):
+        raise ValueError(f"{percent} percent")
+    return str(stage)[:40], min(max(float(percent), 0.0), 100.0), str(text)[:500]
+
+
+def _of_the_job(error_class: ErrorClass) -> ErrorClass:
+    if error_class in {ErrorClass.INTERRUPTED, ErrorClass.CANCELLED}:
+        raise ValueError("not the child's to say")
+    return error_class
+
+
 class _ReportedError(BaseModel):
     code: str
     message: str
-    error_class: ErrorClass
+    # What costs a job no attempt is the worker's to say: a file that took over its process would be tried for ever.
+    error_class: Annotated[ErrorClass, AfterValidator(_of_the_job)]
     detail: dict[str, Any]
 
     def as_job_error(self) -> JobError:

@@ -74,6 +74,31 @@ def _lie(_deed: Deed) -> str:
     os._exit(0)
 
 
+def _say(*lines: bytes) -> Callable[[Deed], str]:
+    """Something else than a report or a result, to the pipe that is there for them."""
+
+    def say(_deed: Deed) -> str:
+        for line in lines:
+            sent = 0
+            while sent < len(line):
+                sent += os.write(_pipe(), line[sent:])
+        os._exit(0)
+
+    return say
+
+
+def _pipe() -> int:
+    pipes = [entry for entry in Path("/proc/self/fd").iterdir() if int(entry.name) > 2 and entry.is_symlink()]
+    return next(int(entry.name) for entry in pipes if str(entry.readlink()).startswith("pipe:"))
+
+
+def _chatter(_deed: Deed) -> str:
+    """Reports without end, as quickly as they are read."""
+    pipe = _pipe()
+    while True:
+        os.write(pipe, b'{"report": ["render", 50, "half way"]}\n' * 1000)
+
+
 def _tell_environment(_deed: Deed) -> str:
     return Path("/proc/self/environ").read_text() + repr(dict(os.environ))
 
@@ -85,8 +110,7 @@ def _ignore_term(_deed: Deed) -> str:
 
 def _flood(_deed: Deed) -> str:
     """One line that never ends, to the pipe that is there for reports."""
-    pipes = [entry for entry in Path("/proc/self/fd").iterdir() if int(entry.name) > 2 and entry.is_symlink()]
-    descriptor = next(int(entry.name) for entry in pipes if str(entry.readlink()).startswith("pipe:"))
+    descriptor = _pipe()
     while True:
         os.write(descriptor, b"x" * 65536)
 
@@ -112,6 +136,16 @@ DEEDS: dict[str, Callable[[Deed], str]] = {
     "term": _ignore_term,
     "flood": _flood,
     "descriptors": _list_descriptors,
+    "nest": _say(b'{"result": ' + b"[" * 3_000_000 + b"\n"),
+    "say no letters": _say(b'{"result": {"text": "\xff\xfe"}}\n'),
+    "say half a letter": _say(
+        b'{"error": {"code": "a", "message": "\\ud800", "error_class": "internal", "detail": {}}}\n'
+    ),
+    "say a long number": _say(b'{"report": ["render", ' + b"9" * 100_000 + b', "a"]}\n'),
+    "say no number": _say(b'{"report": ["render", NaN, "a"]}\n'),
+    "say no object": _say(b'"report"\n'),
+    "interrupt": _say(b'{"error": {"code": "a", "message": "b", "error_class": "interrupted", "detail": {}}}\n'),
+    "chatter": _chatter,
 }
 
 
@@ -119,11 +153,16 @@ FOR_EVER = "tests.support.child_work:convert_for_ever"
 LIES = "tests.support.child_work:convert_to_lies"
 
 
+LIED_OF = ("../secret", "/etc/hostname", "link.png", "missing.png", "folder.png", "pipe.png", "..", "a\0.png")
+
+
 def convert_to_lies(request: ConversionRequest, report: Report) -> ConversionResult:
     """A conversion that tells of a file which it did not make; `nodata` says which."""
     (request.output_folder / "link.png").symlink_to("/etc/hostname")
     (request.output_folder.parent / "secret").write_text("of the worker")
-    name = ["../secret", "/etc/hostname", "link.png", "missing.png"][int(request.options.nodata or 0)]
+    (request.output_folder / "folder.png").mkdir()
+    os.mkfifo(request.output_folder / "pipe.png")
+    name = LIED_OF[int(request.options.nodata or 0)]
     path = request.output_folder / name
     told = OutputFile(name=name, path=path, content_type="image/png", size_bytes=1, sha256="0" * 64)
     return ConversionResult.model_validate({"outputs": [told], "metadata": {}, "timings": {}, "packaging": {}})

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from geoprocessing_worker.models import ClaimedJob
 from geoprocessing_worker.runner import Ending, JobRunner, Tools
 from tests.support.bench import SUCCEEDED, SUFFIXES, Bench
-from tests.support.child_work import FOR_EVER, LIES
+from tests.support.child_work import FOR_EVER, LIED_OF, LIES
 from tests.support.scripted_api import ScriptedApi, answer, problem
 from tests.support.waiting import until
 from tests.support.wire import renewed
@@ -148,12 +148,12 @@ async def test_a_cancelled_job_stops_and_says_so(endless: Bench) -> None:
     assert endless.failure()["class"] == "cancelled"
 
 
-@pytest.mark.parametrize("told", ["../secret", "/etc/hostname", "link.png", "missing.png"])
+@pytest.mark.parametrize("told", LIED_OF)
 async def test_a_child_cannot_make_the_worker_upload_a_file_of_its_choice(lying: Bench, told: str) -> None:
     server = lying.server
     server.on(Path(told).name, Response(status_code=200))
     message = lying.job()
-    message["inputPayload"] = {"nodata": ["../secret", "/etc/hostname", "link.png", "missing.png"].index(told)}
+    message["inputPayload"] = {"nodata": LIED_OF.index(told)}
     message["uploads"].append({"name": told, "url": f"{server.base_url}/{Path(told).name}", "maxBytes": 10**6})
     runner = JobRunner(ClaimedJob.model_validate(message), lying.tools, lying.interrupt)
     assert await runner.run() is Ending.FAILED

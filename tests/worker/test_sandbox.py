@@ -49,6 +49,13 @@ async def test_each_job_gets_a_fresh_process(box: Box) -> None:
         ("burn", "timed_out", "timeout"),
         ("lie", "crashed", "internal"),
         ("flood", "crashed", "internal"),
+        ("nest", "crashed", "internal"),
+        ("say no letters", "crashed", "internal"),
+        ("say half a letter", "crashed", "internal"),
+        ("say a long number", "crashed", "internal"),
+        ("say no number", "crashed", "internal"),
+        ("say no object", "crashed", "internal"),
+        ("interrupt", "crashed", "internal"),
     ],
 )
 async def test_however_a_child_ends_it_has_a_name_and_the_next_job_runs(
@@ -58,6 +65,15 @@ async def test_however_a_child_ends_it_has_a_name_and_the_next_job_runs(
         await box.run(Deed(name=deed), lambda *_: None)
     assert (caught.value.code, caught.value.error_class) == (code, error_class)
     assert (await box.run(Deed(name="well"), lambda *_: None)).text
+
+
+async def test_a_child_that_reports_without_end_is_heard_no_further_than_its_limit() -> None:
+    """It would keep the worker from its heartbeats and its other jobs for as long as its job may take."""
+    box = Sandbox(do, Told, preload=("tests.support.child_work",), limits=Limits(lines=20_000), confine=False)
+    heard: list[str] = []
+    with pytest.raises(JobError, match="broke down"):
+        await box.run(Deed(name="chatter"), lambda stage, *_: heard.append(stage))
+    assert len(heard) == 20_000
 
 
 async def test_a_child_inherits_no_pipe_or_socket_but_its_own(box: Box) -> None:
