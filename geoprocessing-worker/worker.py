@@ -108,19 +108,10 @@ def _hide_memory() -> None:
 async def _serve(settings: Settings, loaded: Tasks) -> ExitCode:
     trust = settings.trust()
     async with (
-        httpx.AsyncClient(
-            base_url=settings.api_base_url,
-            verify=trust,
-            headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
-            event_hooks={"response": [bound_answer]},
-        ) as api,
-        # Storage may be somebody else's host: this client has no credentials to give away, and follows no redirect.
-        httpx.AsyncClient(
-            verify=trust, headers={"User-Agent": USER_AGENT}, event_hooks={"request": [_guard(settings)]}
-        ) as storage,
+        api_client(settings, trust) as api,
+        storage_client(settings, trust) as storage,
         source_client(settings, trust) as sources,
     ):
-        forget_cookies(storage)
         # The clients have read what they need (proxies); the processes that open strangers' files need none of it.
         config.keep_harmless_environment()
         job_api = JobApi(api, settings.worker_auth_token)
@@ -166,6 +157,25 @@ def _guard(settings: Settings) -> StorageGuard:
         any_host=settings.allow_any_storage_host,
         networks=settings.storage_networks,
     )
+
+
+def api_client(settings: Settings, trust: ssl.SSLContext | bool) -> httpx.AsyncClient:
+    """For the five calls."""
+    return httpx.AsyncClient(
+        base_url=settings.api_base_url,
+        verify=trust,
+        headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+        event_hooks={"response": [bound_answer]},
+    )
+
+
+def storage_client(settings: Settings, trust: ssl.SSLContext | bool) -> httpx.AsyncClient:
+    """For signed URLs. Storage may be somebody else's host: no credentials to give away, and no redirects."""
+    client = httpx.AsyncClient(
+        verify=trust, headers={"User-Agent": USER_AGENT}, event_hooks={"request": [_guard(settings)]}
+    )
+    forget_cookies(client)
+    return client
 
 
 def source_client(settings: Settings, trust: ssl.SSLContext | bool) -> httpx.AsyncClient:

@@ -197,6 +197,41 @@ async def test_an_honest_file_is_rendered_within_the_walls(output_format: str, t
     assert {output.path.name for output in result.outputs} == {path.name for path in out.iterdir()}
 
 
+WITHOUT_LANDLOCK = """
+import ctypes, errno, struct
+from geoprocessing_worker import syscalls, worker
+steps = [syscalls._step(syscalls.LOAD, syscalls.NUMBER), syscalls._step(syscalls.EQUAL, 444, 0, 1),
+         syscalls._step(syscalls.RETURN, syscalls.ERRNO | errno.ENOSYS),
+         syscalls._step(syscalls.RETURN, syscalls.ALLOW)]
+code = ctypes.create_string_buffer(b"".join(steps))
+syscalls.no_new_privileges()
+program = struct.pack("@HP", len(steps), ctypes.addressof(code))
+syscalls._check(syscalls._libc().prctl(syscalls.PR_SET_SECCOMP, syscalls.SECCOMP_MODE_FILTER, program, 0, 0))
+raise SystemExit(worker.main([]))
+"""
+
+
+def test_where_the_kernel_has_no_landlock_a_worker_that_must_have_it_refuses_to_start(tmp_path: Path) -> None:
+    """A real process on a kernel that answers so; without the setting it gets further, and says which layer is off."""
+    (tmp_path / "file").touch()  # where a worker that goes on would end
+    settings = {"API_BASE_URL": "http://127.0.0.1:1", "WORKER_AUTH_TOKEN": "t", "TEMP_DIR": str(tmp_path / "file")}
+    told = {}
+    for required in ("true", "false"):
+        ran = subprocess.run(
+            [sys.executable, "-c", WITHOUT_LANDLOCK],
+            env=os.environ | settings | {"REQUIRE_SANDBOX": required},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert ran.returncode == worker.ExitCode.CONFIGURATION, ran.stderr
+        told[required] = ran.stderr
+    assert "REQUIRE_SANDBOX: this machine lacks files: off" in told["true"]
+    assert "REQUIRE_SANDBOX" not in told["false"]
+    assert "TEMP_DIR" in told["false"]
+
+
 def test_a_worker_that_must_have_a_sandbox_refuses_to_start_without(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

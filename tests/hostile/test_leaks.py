@@ -63,6 +63,7 @@ def test_no_secret_is_in_anything_that_a_whole_run_wrote(stack: Programs, tmp_pa
     secrets = [WORKER_TOKEN, "another-token-that-is-wrong", PASSWORD, JWT_SECRET, STORAGE_SECRET, make_jwt()[:30]]
     logs = [path for path in tmp_path.rglob("*.log*") if path.is_file()]
     assert {"worker.log", "output.log"} <= {path.name for path in logs}
+    assert [path for path in logs if path.name == "worker.log" and path.stat().st_mode & 0o077] == [], "others may read"
     written = {str(path): path.read_text(errors="replace") for path in [*logs, *results.values()]}
     written |= {"told": "".join(told), "running": running}
     for place, text in written.items():

@@ -74,6 +74,10 @@ def _lie(_deed: Deed) -> str:
     os._exit(0)
 
 
+# What comes after them would be taken, were they not refused.
+RESULT = b'{"result": {"text": "taken"}}\n'
+
+
 def _say(*lines: bytes) -> Callable[[Deed], str]:
     """Something else than a report or a result, to the pipe that is there for them."""
 
@@ -136,14 +140,14 @@ DEEDS: dict[str, Callable[[Deed], str]] = {
     "term": _ignore_term,
     "flood": _flood,
     "descriptors": _list_descriptors,
-    "nest": _say(b'{"result": ' + b"[" * 3_000_000 + b"\n"),
-    "say no letters": _say(b'{"result": {"text": "\xff\xfe"}}\n'),
+    "nest": _say(b'{"result": ' + b"[" * 3_000_000 + b"\n", RESULT),
+    "say no letters": _say(b'{"result": {"text": "\xff\xfe"}}\n', RESULT),
     "say half a letter": _say(
         b'{"error": {"code": "a", "message": "\\ud800", "error_class": "internal", "detail": {}}}\n'
     ),
-    "say a long number": _say(b'{"report": ["render", ' + b"9" * 100_000 + b', "a"]}\n'),
-    "say no number": _say(b'{"report": ["render", NaN, "a"]}\n'),
-    "say no object": _say(b'"report"\n'),
+    "say a long number": _say(b'{"report": ["render", ' + b"9" * 100_000 + b', "a"]}\n', RESULT),
+    "say no number": _say(b'{"report": ["render", NaN, "a"]}\n', RESULT),
+    "say no object": _say(b'"report"\n', RESULT),
     "interrupt": _say(b'{"error": {"code": "a", "message": "b", "error_class": "interrupted", "detail": {}}}\n'),
     "chatter": _chatter,
 }
