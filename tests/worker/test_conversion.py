@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from pyproj import CRS, Transformer
 from rasterio.control import GroundControlPoint
 
 from geoprocessing_worker.conversion import ConversionResult, explain
+from geoprocessing_worker.encode import thumbnail
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.options import OutputFormat, RenderOptions
+from geoprocessing_worker.raster import Grid, Picture
 from tests.support.rasters import DEGREES, UTM, Tiff, picture_of, quarters, ramp, run
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0, 255), (0, 255, 0, 255), (0, 0, 255, 255), (255, 255, 255, 255)
@@ -247,6 +250,25 @@ def test_thumbnail_fits_and_keeps_its_transparency(tmp_path: Path) -> None:
     seen = np.abs(pixels[..., :3].astype(float) - 200) * pixels[..., 3:] / 255
     assert seen.max() <= 3
     assert np.abs(pixels[:, :20, :3].astype(int) - 200).max() == 0
+
+
+@pytest.mark.parametrize("mode", ["gray", "colour", "half hidden", "palette"])
+def test_no_fringe_round_what_is_visible_in_a_thumbnail(mode: str) -> None:
+    """Along an oblique edge every pixel that shows at all, however little, has the colour of what is visible."""
+    rows, columns = np.indices((1000, 1200))
+    visible = (rows + 2 * columns > 900) & (columns - rows < 500)
+    alpha = np.where(visible, 255 if mode != "half hidden" else 100 + columns % 100, 0).astype(np.uint8)
+    colours = np.where(visible, np.uint8(200), np.uint8(0))
+    if mode == "palette":
+        pixels, palette = visible.astype(np.uint8)[..., None], np.array([(0, 0, 0, 0), (200, 200, 200, 255)], np.uint8)
+    else:
+        pixels, palette = np.stack([colours] * (1 if mode == "gray" else 3) + [alpha], axis=2), None
+    picture = Picture(pixels, palette, Grid(1200, 1000, None, None), float(visible.mean()))
+    with Image.open(BytesIO(thumbnail(picture, 100))) as image:
+        found = np.asarray(image.convert("RGBA"))
+    assert found.shape == (83, 100, 4)
+    assert np.abs(found[found[..., 3] > 0][:, :3].astype(int) - 200).max() <= 2
+    assert found[0, 0, 3] == 0
 
 
 def test_without_georeference_nothing_is_made_up(tmp_path: Path) -> None:
