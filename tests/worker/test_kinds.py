@@ -32,21 +32,33 @@ def middles(picture: Any) -> list[tuple[int, ...]]:
     return [tuple(int(v) for v in picture[place]) for place in places]
 
 
-def test_rpc_places_the_picture_at_its_height_and_says_so(tmp_path: Path) -> None:
-    """A file with nothing but RPC lies where they say at their own height, marked as approximate."""
+@pytest.mark.parametrize(
+    ("longitude", "crs"),
+    [(44.5, "EPSG:4326"), *itertools.product((179.9, -179.9), ("EPSG:4326", "EPSG:3857", "EPSG:32601"))],
+)
+def test_rpc_places_the_picture_at_its_height_and_says_so(longitude: float, crs: str, tmp_path: Path) -> None:
+    """A file with nothing but RPC lies where they say at their own height, marked as approximate.
+
+    Across the date line, named from either side, it is one piece.
+    """
     # A point 500 m higher lies half a picture farther along the row.
     first, across, up = [1.0] + 19 * [0.0], [0.0, 1.0, 0.0, 1.0] + 16 * [0.0], [0.0, 0.0, -1.0] + 17 * [0.0]
     rpc = RPC(
         height_off=1200.0, height_scale=500.0, lat_off=15.5, lat_scale=0.32, line_den_coeff=first, line_num_coeff=up,
-        line_off=32.0, line_scale=32.0, long_off=44.5, long_scale=0.32, samp_den_coeff=first, samp_num_coeff=across,
-        samp_off=32.0, samp_scale=32.0, err_bias=None, err_rand=None,
+        line_off=32.0, line_scale=32.0, long_off=longitude, long_scale=0.32, samp_den_coeff=first,
+        samp_num_coeff=across, samp_off=32.0, samp_scale=32.0, err_bias=None, err_rand=None,
     )  # fmt: skip
     source = Tiff(quarters(), crs=None, transform=None).write(tmp_path / "a.tif")
     with gdal_environment(), rasterio.open(source, "r+") as dataset:
         dataset.rpcs = rpc
-    result = run(source, tmp_path / "out")
+    result = run(source, tmp_path / "out", coordinate_system=crs)
     assert middles(picture_of(result)) == [RED, GREEN, BLUE, WHITE]
-    assert result.metadata["boundsLonLat"] == pytest.approx([44.18, 15.18, 44.82, 15.82], abs=0.02)
+    west, south, east, north = np.array(result.metadata["boundsLonLat"], dtype=float)
+    assert (west - longitude + 180) % 360 - 180 == pytest.approx(-0.32, abs=0.02)
+    assert (east - west, south, north) == pytest.approx((0.64, 15.18, 15.82), abs=0.02)
+    if abs(longitude) > 90 and crs != "EPSG:32601":
+        item = json.loads((tmp_path / "out" / "a.json").read_text())
+        assert item["geometry"]["type"] == "MultiPolygon"
     choices: Any = result.metadata["choices"]
     assert any("approximate" in note for note in choices["notes"])
 
