@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,50 @@ def test_palette_stays_a_palette(tmp_path: Path) -> None:
     colours = {tuple(int(v) for v in c) for c in np.unique(picture_of(result).reshape(-1, 4), axis=0)}
     assert {c for c in colours if c[3]} == {(200, 30, 30, 255), (30, 30, 200, 255)}
     assert any(c[3] == 0 for c in colours)
+
+
+def test_one_stretch_holds_for_red_green_and_blue(tmp_path: Path) -> None:
+    """A green twice as strong as red stays so; each band stretched by itself would make all gray."""
+    step = ramp(60, 60, "uint16", 0, 10_000)[0]
+    data = np.stack([step // 2, step, step // 4])
+    source = Tiff(data, colours=["red", "green", "blue"], profile={"photometric": "RGB"}).write(tmp_path / "a.tif")
+    found = picture_of(run(source, tmp_path / "out", stretch="minmax"))[..., :3].astype(int)
+    assert np.abs(found[..., 1] - 2 * found[..., 0]).max() <= 2
+    assert np.abs(found[..., 1] - 4 * found[..., 2]).max() <= 4
+
+
+@pytest.mark.parametrize("max_size", [90, 600])
+def test_ycbcr_is_shown_in_its_colours(max_size: int, tmp_path: Path) -> None:
+    """JPEG inside of a TIFF, read whole or from an overview."""
+    profile = {"compress": "jpeg", "photometric": "YCBCR", "tiled": True, "blockxsize": 256, "blockysize": 256}
+    source = Tiff(quarters(600), overviews=(2, 4), profile=profile).write(tmp_path / "a.tif")
+    result = run(source, tmp_path / "out", max_size=max_size)
+    picture = picture_of(result).astype(int)
+    choices: Any = result.metadata["choices"]
+    assert (choices["read"]["overview"] is not None) == (max_size == 90)
+    side = len(picture)
+    places = (side // 4, side // 4), (side // 4, 3 * side // 4), (3 * side // 4, side // 4), (3 * side // 4,) * 2
+    for place, colour in zip(places, ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)), strict=True):
+        assert np.abs(picture[place][:3] - colour).max() < 12
+
+
+GRAYS, HOLE = ramp(40, 40)[0], np.where(np.arange(1600).reshape(40, 40) < 800, 0, 255).astype(np.uint8)
+MODES = {
+    "L": Tiff(np.stack([GRAYS] * 3)),
+    "LA": Tiff(np.stack([GRAYS] * 3), mask=HOLE),
+    "RGB": Tiff(quarters(40)),
+    "RGBA": Tiff(quarters(40), mask=HOLE),
+    "P": Tiff(quarters(40)[:1] // 255, palette={0: (9, 9, 9, 255), 1: (200, 0, 0, 255)}, mask=HOLE),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_smallest_mode_that_loses_nothing_is_written(mode: str, tmp_path: Path) -> None:
+    """Red, green and blue that are the same everywhere are gray, and a mask that hides nothing is none."""
+    for number, mask in enumerate((MODES[mode].mask, np.full((40, 40), 255, dtype=np.uint8))):
+        source = replace(MODES[mode], mask=mask).write(tmp_path / f"{number}.tif")
+        with Image.open(run(source, tmp_path / "out").outputs[0].path) as image:
+            assert image.mode == (mode if number == 0 else mode.removesuffix("A"))
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "int32", "float32", "float64", "int8"])
