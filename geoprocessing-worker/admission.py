@@ -31,10 +31,12 @@ LARGEST_METADATA = 1 << 20  # bytes
 BYTES = frozenset({1, 2, 6, 7})  # TIFF's types of one byte
 
 # Domains that GDAL and rasterio write of themselves and that lead nowhere. OVERVIEWS, GEOLOCATION and whatever a later
-# GDAL may follow are kept out by not being here.
-HARMLESS_DOMAINS = frozenset(
-    {"", "IMAGE_STRUCTURE", "COLOR_PROFILE", "IMAGERY", "RPC", "EXIF", "rio_creation_kwds", "rio_overview"}
-) | {"TILING_SCHEME"}
+# GDAL may follow are kept out by not being here. TILING_SCHEME is in our own web-optimised results, which later jobs
+# take; GDAL writes it from an option of the one who calls, and never reads it.
+HARMLESS_DOMAINS = frozenset({
+    "", "IMAGE_STRUCTURE", "COLOR_PROFILE", "IMAGERY", "RPC", "EXIF", "TILING_SCHEME", "rio_creation_kwds",
+    "rio_overview",
+})  # fmt: skip
 # What GDAL's driver makes by itself, from other tags or to list the pages.
 DERIVED_DOMAINS = frozenset({"SUBDATASETS", "DERIVED_SUBDATASETS", "xml:XMP"})
 

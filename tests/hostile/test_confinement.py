@@ -22,6 +22,7 @@ from geoprocessing_worker.sandbox import Limits, Sandbox
 from tests.support.attacks import DONE, attack, tell_limits
 from tests.support.canary import Canary
 from tests.support.child_work import Deed, Told
+from tests.support.processes import ROOT
 from tests.support.rasters import Tiff, quarters
 
 PRELOAD = ("geoprocessing_worker.forkserver", "tests.support.attacks")
@@ -137,6 +138,33 @@ def test_where_two_walls_stand_before_the_same_thing_each_holds_alone(
 async def test_each_limit_is_set(name: str, value: object) -> None:
     told = await Sandbox(tell_limits, Told, preload=PRELOAD, limits=LIMITS).run(Deed(name=""), lambda *_: None)
     assert json.loads(told.text)[name] == value
+
+
+BY_OURSELVES = """
+import asyncio, ctypes, resource
+from geoprocessing_worker import confinement, worker
+from geoprocessing_worker.sandbox import Sandbox
+from tests.support.attacks import tell_limits
+from tests.support.child_work import Deed, Told
+hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+box = Sandbox(tell_limits, Told, confine=False)
+print(asyncio.run(box.run(Deed(name=""), lambda *_: None)).text)
+libc = ctypes.CDLL(None)
+confinement.layers = lambda: ()
+confinement.shut_in(confinement.NOWHERE)
+worker._hide_memory()
+print(libc.prctl(39, 0, 0, 0, 0), libc.prctl(3, 0, 0, 0, 0))
+"""
+
+
+def test_what_the_system_or_a_library_sets_as_well_is_set_by_ourselves() -> None:
+    """No core dump of a child where the system writes some, none of the worker; no new rights without Landlock."""
+    ran = subprocess.run([sys.executable, "-c", BY_OURSELVES], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    limits, told = ran.stdout.splitlines()
+    assert json.loads(limits)["CORE"] == 0
+    assert told == "1 0"  # PR_GET_NO_NEW_PRIVS, PR_GET_DUMPABLE
 
 
 @pytest.mark.parametrize("name", ["write much", "open many files"])

@@ -96,7 +96,7 @@ async def test_a_lie_about_the_pixels_costs_no_more_than_a_job_may_use(kind: str
     assert caught.value.code in {"corrupt_block", "not_georeferenced"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["geotiff_to_png", *KINDS])
 async def test_the_name_of_a_tiling_scheme_leads_nowhere(kind: str, bird: Canary, tmp_path: Path) -> None:
     """The one domain that is let in because our own results have it: what it says is not followed."""
     path = hostile(tmp_path / "a.tif", "TILING_SCHEME", NAME=str(bird.path), ZOOM_LEVEL="999999999")

@@ -11,6 +11,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from geoprocessing_worker import transfer
 from geoprocessing_worker.download import Downloaded, download
 from geoprocessing_worker.errors import JobError, Unavailable
 from geoprocessing_worker.models import JobInput
@@ -146,6 +147,39 @@ def test_a_trickle_is_no_step_forward() -> None:
     now += 1
     with pytest.raises(Unavailable, match="too-slow"):
         pulse.beat(1)
+
+
+async def test_a_server_that_drips_is_given_up_and_one_that_says_nothing_too(
+    server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a real socket: bytes now and then keep no download going beyond patience, nor does silence."""
+    monkeypatch.setattr(transfer, "PATIENCE", 0.6)
+    monkeypatch.setattr(transfer, "SILENCE", 0.2)
+    over = asyncio.Event()
+    sent = 0
+
+    async def answer(request: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            nonlocal sent
+            while request.url.path == "/drip/file" and not over.is_set():
+                sent += 1
+                yield b"x"
+                await asyncio.sleep(0.05)
+            await over.wait()
+
+        return StreamingResponse(body())
+
+    server.on("file", answer)
+    try:
+        for name in ("drip", "silent"):
+            source = JobInput(file_name="map.tif", download_url=f"{server.base_url}/{name}/file", size_bytes=10**6)
+            async with asyncio.timeout(20):
+                with pytest.raises(JobError) as caught:
+                    await download(source, tmp_path / name, http=http, max_bytes=10**9, report=lambda *_: None)
+            assert (caught.value.code, caught.value.error_class) == ("download_failed", "transient")
+    finally:
+        over.set()
+    assert sent > 2, "nothing dripped"
 
 
 async def test_a_file_of_another_size_than_was_uploaded_is_not_used(
