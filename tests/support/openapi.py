@@ -43,6 +43,9 @@ _CHECKS = [
     "ignored_auth",
     "object_level_authorization",
 ]
+# Of settings that an API to be explored must have.
+SOURCE, HOOK = "https://maps.example.org/a.tif", "http://127.0.0.1:9/"
+LINKED = {"source_hosts": "maps.example.org", "webhook_hosts": "127.0.0.1"}
 CONFIGURATION = f"""
 {chr(10).join(f"checks.{name}.enabled = true" for name in _CHECKS)}
 [auth.openapi.HTTPBearer]
@@ -87,11 +90,31 @@ def prepare(api: RunningApi, each: int) -> dict[str, list[object]]:
         put(slot["url"], content=b"picture").raise_for_status()
         uploads.append(slot["url"])
     queued = [person.submit() for _ in range(each)]
-    return {
+    return prepare_standing(person, each) | {
         "jobs": [*waiting, *cancelled, *succeeded, *failed, *leases, *queued],
         "leases": [by_id[job_id] for job_id in leases],
         "downloads": list(downloads),
         "uploads": list(uploads),
+    }
+
+
+def prepare_standing(person: Person, each: int) -> dict[str, list[object]]:
+    """Pipelines, schedules that will not fire meanwhile, webhooks with a delivery each."""
+    job = {"taskType": "geotiff_to_png", "inputPayload": {"sourceUrl": SOURCE}}
+    stages = [{"name": "one", "jobs": [job | {"name": "a"}]}]
+
+    def make(kind: str, body: dict[str, object]) -> list[object]:
+        answers = [person.http.post(f"/api/{kind}", json=body | {"name": f"n{number}"}) for number in range(each)]
+        return [answer.raise_for_status().json()["id"] for answer in answers]
+
+    webhooks = [person.http.post("/api/webhooks", json={"url": HOOK, "events": ["job.failed"]}) for _ in range(each)]
+    ids = [str(answer.raise_for_status().json()["id"]) for answer in webhooks]
+    tests = [person.http.post(f"/api/webhooks/{webhook}/test").raise_for_status().json()["id"] for webhook in ids]
+    return {
+        "pipelines": make("pipelines", {"stages": stages}),
+        "schedules": make("schedules", {"at": "2100-01-01T06:00:00Z", "template": job}),
+        "webhooks": list(ids),
+        "deliveries": list(zip(ids, tests, strict=True)),
     }
 
 
@@ -129,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     with tempfile.TemporaryDirectory() as name, database_server() as server, server.clone() as url:
         folder = Path(name)
-        settings = make_settings(url, folder / "data", lease_seconds=3600, first_lease_seconds=3600)
+        settings = make_settings(url, folder / "data", lease_seconds=3600, first_lease_seconds=3600, **LINKED)
         with run_api(settings) as api:
             options = ["--seed", str(parsed.seed), "--max-examples", str(parsed.examples)]
             found = explore(api, folder, [*options, *(["--continue-on-failure"] if parsed.goes_on else [])], each=33)

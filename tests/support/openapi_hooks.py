@@ -17,6 +17,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import schemathesis
 
 POOL = "OPENAPI_POOL"  # names the file
+# Parameters of paths, and what of the pool they name.
+OWN = {"job_id": "jobs", "pipeline_id": "pipelines", "schedule_id": "schedules", "webhook_id": "webhooks"}
 
 
 @cache
@@ -45,8 +47,11 @@ def before_call(_: schemathesis.HookContext, case: schemathesis.Case[Any], kwarg
         lease = _pick("leases", choice)
         case.path_parameters["job_id"] = lease["id"]
         case.headers["lease-token"] = lease["leaseToken"]
-    elif "job_id" in case.path_parameters:
-        case.path_parameters["job_id"] = _pick("jobs", choice)
+    elif "delivery_id" in case.path_parameters:
+        case.path_parameters["webhook_id"], case.path_parameters["delivery_id"] = _pick("deliveries", choice)
+    else:
+        for name in OWN.keys() & case.path_parameters.keys():
+            case.path_parameters[name] = _pick(OWN[name], choice)
 
 
 def _pick(kind: str, choice: int) -> Any:
