@@ -31,7 +31,7 @@ from geo_jobs_api.schemas import (
 from geo_jobs_api.services import BaseUrl, CallerOf, Services, ServicesOf
 from geo_jobs_api.steering_schemas import Explanation
 from geo_jobs_api.storage import SizeRule
-from geo_jobs_api.store import ShareExceededError
+from geo_jobs_api.store import ShareExceededError, WantedJobs
 from geo_jobs_api.submission import IdempotencyKey, share_exceeded, submit_jobs
 
 router = APIRouter(prefix="/api/geo-jobs", tags=["jobs"])
@@ -83,9 +83,8 @@ async def create_batch(
 async def list_jobs(caller: CallerOf, services: ServicesOf, wanted: Annotated[JobFilter, Query()]) -> JobPage:
     """Your jobs, newest first; with the admin scope, everybody's."""
     jobs = await services.jobs.list_jobs(
+        WantedJobs(None if wanted.state is None else wanted.state.value, wanted.task_type, wanted.error_code),
         owner=wanted.owner if caller.is_admin else caller.subject,
-        state=None if wanted.state is None else wanted.state.value,
-        task_type=wanted.task_type,
         before=wanted.cursor,
         most=wanted.limit + 1,
     )

@@ -106,10 +106,14 @@ class JobPage(Model):
 
 
 class JobFilter(Model):
-    """Which jobs to list; `cursor` is the `next` of the page before. `owner` is for administrators."""
+    """Which jobs to list; `cursor` is the `next` of the page before. `owner` is for administrators.
+
+    `errorCode`: of the error that a job failed of, or that its last attempt ended with.
+    """
 
     state: JobState | None = None
     task_type: Annotated[Text, Field(max_length=63)] | None = None
+    error_code: Annotated[Text, Field(max_length=100)] | None = None
     owner: Annotated[Text, Field(max_length=255)] | None = None
     cursor: UUID | None = None
     limit: int = Field(default=50, ge=1, le=200)

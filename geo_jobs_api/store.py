@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 from uuid import UUID
@@ -70,6 +71,15 @@ def _transaction_if(connection: AsyncConnection[DictRow], wanted: int) -> Abstra
     return connection.transaction() if wanted else nullcontext()
 
 
+@dataclass(frozen=True, slots=True)
+class WantedJobs:
+    """Which jobs to list; None: whatever it is."""
+
+    state: str | None = None
+    task_type: str | None = None
+    error_code: str | None = None
+
+
 class JobStore:
     """Everything about jobs that needs no lease."""
 
@@ -86,14 +96,10 @@ class JobStore:
         async with self._pool.connection() as connection:
             return await _jobs.takes_outputs(connection, id=job_id) is not None
 
-    async def list_jobs(
-        self, *, owner: str | None, state: str | None, task_type: str | None, before: UUID | None, most: int
-    ) -> list[Job]:
-        """Up to `most` jobs, newest first, made before the job with the id `before`."""
+    async def list_jobs(self, wanted: WantedJobs, *, owner: str | None, before: UUID | None, most: int) -> list[Job]:
+        """Up to `most` jobs, newest first, made before the job with the id `before`; with an owner, only that one's."""
         async with self._pool.connection() as connection:
-            rows = await fetch_all(
-                _jobs.list_jobs(connection, owner=owner, state=state, task_type=task_type, before=before, most=most)
-            )
+            rows = await fetch_all(_jobs.list_jobs(connection, **asdict(wanted), owner=owner, before=before, most=most))
         return [Job.from_row(row) for row in rows]
 
     async def set_upload(

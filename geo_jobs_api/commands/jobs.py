@@ -18,7 +18,7 @@ from geo_jobs_api.records import Job
 from geo_jobs_api.schemas import JobView
 from geo_jobs_api.steering_schemas import RedriveFilter
 from geo_jobs_api.steering_store import SteeringStore
-from geo_jobs_api.store import JobStore
+from geo_jobs_api.store import JobStore, WantedJobs
 
 
 def add_commands(commands: Group) -> None:
@@ -28,6 +28,7 @@ def add_commands(commands: Group) -> None:
     command.add_argument("--state", choices=[state.value for state in JobState])
     command.add_argument("--type", metavar="NAME", help="of this task type")
     command.add_argument("--owner", metavar="NAME", help="of this caller")
+    command.add_argument("--code", metavar="CODE", help="that failed of this, or are tried again after it")
     command.add_argument("--limit", type=int, default=50, metavar="N", help="how many at most (default: 50)")
     add_json_option(command)
     for name, text, act in (
@@ -64,7 +65,10 @@ def _add_redrive(jobs: Group) -> None:
 
 async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     found = await JobStore(pool).list_jobs(
-        owner=arguments.owner, state=arguments.state, task_type=arguments.type, before=None, most=arguments.limit
+        WantedJobs(arguments.state, arguments.type, arguments.code),
+        owner=arguments.owner,
+        before=None,
+        most=arguments.limit,
     )
     owners = {job.id: job.owner for job in found}
     columns = {

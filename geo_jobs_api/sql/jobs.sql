@@ -123,12 +123,13 @@ WHERE owner = :owner AND removal_started_at IS NULL;
 -- Until the transaction ends nobody else makes anything that counts against this owner's share.
 SELECT pg_advisory_xact_lock(hashtextextended(:owner, 0));
 
--- name: list_jobs(owner, state, task_type, before, most)
+-- name: list_jobs(owner, state, task_type, error_code, before, most)
 -- Newest first; ids are time-ordered, so the last id of a page is the cursor of the next.
 SELECT * FROM jobs
 WHERE (:owner::text IS NULL OR owner = :owner::text)
     AND (:state::text IS NULL OR state = :state::text)
     AND (:task_type::text IS NULL OR task_type = :task_type::text)
+    AND (:error_code::text IS NULL OR error ->> 'code' = :error_code::text)
     AND (:before::uuid IS NULL OR id < :before::uuid)
     AND removal_started_at IS NULL
 ORDER BY id DESC

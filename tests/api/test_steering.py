@@ -135,6 +135,10 @@ def test_dead_letters_go_back_by_filter(
     for code in ("broken", "full", "broken", "broken"):
         worker.fail(worker.claim(), "invalid_input", code).raise_for_status()
     codes = {job_id: admin.look(job_id)["error"]["code"] for job_id in jobs}
+    full = [job_id for job_id in jobs if codes[job_id] == "full"]
+    listed = admin.http.get("/api/geo-jobs", params={"errorCode": "full"}).raise_for_status().json()["jobs"]
+    assert [job["id"] for job in listed] == full
+    assert [job["id"] for job in json.loads(command("jobs", "list", "--code", "full", "--json"))] == full
     answer = bob.http.post("/api/geo-jobs/redrive", json={"errorCode": codes[jobs[2]]})
     assert answer.raise_for_status().json() == {"jobs": {"geotiff_to_png": 1}}
     assert [admin.look(job_id)["state"] for job_id in jobs] == ["failed", "failed", "queued", "failed"]

@@ -17,6 +17,7 @@ from tests.support.database import DatabaseServer
 _KIND = "geotiff_to_png"
 _claim = load_queries("leases.sql").claim_jobs.sql
 _fail = load_queries("leases.sql").fail_job.sql
+_redrive = load_queries("steering.sql").redrive_failed.sql
 
 
 @dataclass
@@ -158,3 +159,28 @@ def test_a_job_that_is_tried_again_keeps_its_turn(line: Line) -> None:
     line.wait(31)
     line.queue("newcomer")
     assert line.claim(5) == ["again", "newcomer", "bulk", "bulk", "bulk"]
+
+
+def test_jobs_that_are_sent_back_line_up_and_their_place_is_asked_for_once(line: Line) -> None:
+    """The oldest failure first, a turn apart, however many; a question for each job took 45 s for 10,000 of them."""
+    line.queue("bulk", 40)
+    line.queue("bulk", 10, priority=3)
+    line.queue("ada", 10)
+    line.connection.execute(
+        b"UPDATE jobs SET state = 'failed', error = '{}',"
+        b" finished_at = now() - make_interval(secs => hashtext(id::text) % 1000 + 2000)"
+    )
+    wanted = ("owner", "task_type", "error_class", "error_code", "ended_after", "ended_before")
+    with line.connection.transaction():
+        failed = line.connection.execute(b"SELECT id FROM jobs ORDER BY owner, priority, finished_at, id").fetchall()
+        line.connection.execute(b"SET LOCAL track_functions = 'all'")
+        line.connection.execute(_redrive, dict.fromkeys(wanted) | {"most": 1000})
+        (asked,) = line.connection.execute(
+            b"SELECT calls FROM pg_stat_xact_user_functions WHERE funcname = 'fair_turn'"
+        ).fetchall()
+    assert asked["calls"] <= 3 * 3
+    back = line.connection.execute(b"SELECT id FROM jobs ORDER BY owner, priority, turn").fetchall()
+    assert back == failed
+    assert line.connection.execute(b"SELECT count(DISTINCT turn) AS n FROM jobs WHERE owner = 'bulk'").fetchone() == {
+        "n": 40
+    }
