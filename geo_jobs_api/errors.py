@@ -44,6 +44,7 @@ KINDS: dict[str, ProblemKind] = {
     "quota-exceeded": ProblemKind(429, "You have as much as one caller may have"),
     "internal": ProblemKind(500, "The server failed"),
     "unavailable": ProblemKind(503, "The service cannot answer now"),
+    "storage-full": ProblemKind(507, "There is no room for files at the moment"),
 }
 
 # The body of every refusal, for the OpenAPI document.

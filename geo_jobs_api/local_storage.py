@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import shutil
@@ -14,10 +15,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from geo_jobs_api.errors import Problem
+from geo_jobs_api.log import get_logger
 from geo_jobs_api.storage import ObjectInfo, SignedRequest, SizeRule, UrlSigner
+
+_log = get_logger(__name__)
 
 # Large enough that a thread per piece costs nothing, small enough to keep many uploads in memory.
 PIECE_BYTES = 1024 * 1024
+# The disk is full, the account's share of it is used up, or no file may be as long.
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +186,18 @@ class LocalStorage:
         """Take an upload in, piece by piece; what is not published inside the context is removed.
 
         Raises:
-            Problem: `too-large` as soon as there are too many bytes, `validation` when there are too few.
+            Problem: `too-large` as soon as there are too many bytes, `validation` when there are too few,
+                `storage-full` when the disk takes no more.
         """
         arriving = _Arriving(self._incoming)
         try:
             last = await _receive_body(arriving, body, rule)
             yield await asyncio.to_thread(arriving.finish, last)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            _log.error("storage_full", needed_bytes=rule.size_bytes, reason=error.strerror)
+            raise Problem("storage-full", "There is no room for the file at the moment; try again later.") from None
         finally:
             if arriving.is_left():
                 await asyncio.to_thread(arriving.discard)

@@ -1,0 +1,118 @@
+"""What docs/OPERATIONS.md says of a day, tried on one running service."""
+
+import functools
+import http.server
+import resource
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.support.database import DatabaseServer
+from tests.support.processes import Programs, programs
+from tests.support.rasters import Tiff
+from tests.support.waiting import wait_until
+
+NO_MORE_THAN = 200_000  # bytes that a file of the API may have while its disk is "full"
+
+
+@pytest.fixture(scope="module")
+def service(postgres: DatabaseServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+    """An API that allows sources on loopback, and a worker beside it."""
+    folder = tmp_path_factory.mktemp("service")
+    with postgres.clone() as url, programs(url, folder, SOURCE_HOSTS="127.0.0.1") as running:
+        running.worker("day", SOURCE_HOSTS="127.0.0.1")
+        yield running
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def site(small_map: Path) -> Iterator[str]:
+    """The address of a map on a web server that knows when its files were changed."""
+    handler = functools.partial(_Quiet, directory=str(small_map.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/{small_map.name}"
+        server.shutdown()
+
+
+def test_a_source_that_a_schedule_names_is_not_rendered_again_while_it_is_unchanged(
+    service: Programs, site: str
+) -> None:
+    """By the real programs from end to end: what the first job was told of the file, the second one asks with."""
+    person = service.person()
+    template = {"taskType": "geotiff_to_png", "inputPayload": {"sourceUrl": site}}
+    wanted = {"name": "map", "at": "2099-01-01T06:00:00Z", "skipUnchanged": True, "template": template}
+    schedule = "/api/schedules/" + person.post("/api/schedules", json=wanted).raise_for_status().json()["id"]
+    by_hand = person.post(f"{schedule}/run").raise_for_status().json()
+    jobs = [service.until_over(by_hand["jobId"])]
+    soon = (datetime.now(UTC) + timedelta(seconds=0.5)).isoformat()
+    person.put(schedule, json=wanted | {"at": soon}).raise_for_status()
+
+    def fires() -> list[dict[str, str]]:
+        found: list[dict[str, str]] = person.get(f"{schedule}/fires").raise_for_status().json()["fires"]
+        return found
+
+    wait_until(lambda: len(fires()) == 2, "the schedule to fire", 30, pause=0.1)
+    jobs += [service.until_over(fire["jobId"]) for fire in fires() if fire["jobId"] != by_hand["jobId"]]
+    assert [job["state"] for job in jobs] == ["succeeded", "succeeded"], jobs
+    outputs = [person.get(f"/api/geo-jobs/{job['id']}/download/output").json()["outputs"] for job in jobs]
+    assert [len(each) for each in outputs] == [6, 0]
+    assert jobs[1]["metadata"] == {"unchanged": True}
+
+
+def refusals(person: httpx.Client) -> float:
+    lines = person.get("/metrics").raise_for_status().text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if 'status="507"' in line and "_total{" in line)
+
+
+def test_a_full_disk_refuses_files_by_name_and_the_worker_hands_in_its_results_once_there_is_room(
+    service: Programs, tmp_path: Path
+) -> None:
+    """The API may write no long files for a while: 507 for a person, patience in the worker, no attempt spent."""
+    pixels = np.random.default_rng(3).integers(0, 255, (3, 300, 300), "uint8")
+    large = Tiff(pixels).write(tmp_path / "large.tif")
+    squeezed = {"compress": "jpeg", "jpeg_quality": 40, "photometric": "ycbcr"}
+    small = Tiff(pixels, profile=squeezed).write(tmp_path / "small.tif")
+    assert small.stat().st_size < NO_MORE_THAN
+    person = service.person()
+    body = {"taskType": "geotiff_to_png", "inputPayload": {}}
+    waiting = str(person.post("/api/geo-jobs", json=body).raise_for_status().json()["id"])
+    wanted = {"fileName": "large.tif", "fileSize": large.stat().st_size, "fileType": "image/tiff"}
+    slot = person.post(f"/api/geo-jobs/{waiting}/upload", json=wanted).raise_for_status().json()
+    before = resource.prlimit(service.api.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(service.api.pid, resource.RLIMIT_FSIZE, (NO_MORE_THAN, before[1]))
+    try:
+        refused = httpx.put(slot["uploadUrl"], content=large.read_bytes(), timeout=30)
+        assert (refused.status_code, refused.json()["code"]) == (507, "storage-full")
+        assert service.look(waiting)["state"] == "awaiting_upload"
+        before_it = refusals(person)
+        job_id = service.submit(small)
+        wait_until(lambda: refusals(person) > before_it, "an upload of the worker to be refused", 60, pause=0.05)
+    finally:
+        resource.prlimit(service.api.pid, resource.RLIMIT_FSIZE, before)
+    done = service.until_over(job_id)
+    assert (done["state"], done["attempt"]) == ("succeeded", 1), done
+    assert list((service.folder / "api" / "data").glob("**/.incoming/*")) == []
+
+
+def test_a_disabled_worker_stays_up_claims_nothing_and_leaves_by_sigterm(service: Programs, small_map: Path) -> None:
+    """Its only service is to be there: a job goes to the other worker, and SIGTERM ends it with exit code 0."""
+    disabled = service.worker("disabled", DISABLE_WORKERS="true")
+    log = service.folder / "disabled" / "worker.log"
+    wait_until(lambda: log.exists() and "worker_disabled" in log.read_text(), "it to say so", 30)
+    assert service.until_over(service.submit(small_map))["state"] == "succeeded"
+    assert disabled.poll() is None
+    disabled.terminate()
+    assert disabled.wait(20) == 0
+    said = log.read_text()
+    assert "job_claimed" not in said
+    assert "worker_shutdown_complete" in said
