@@ -1,11 +1,12 @@
-"""Workers for the benchmark of limits: some work, some die with what they hold, some hang for ever."""
+"""Workers for the benchmark of limits, which may die with what they hold, and a watch that counts what runs."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.queue_load import TASK_TYPE, ApiProcess, BareClient, execute
@@ -24,6 +25,11 @@ WATCH = """
 """
 
 
+UNWATCH = ("DROP TRIGGER watch_running ON jobs", "DROP FUNCTION watch_running", "DROP TABLE seen_running")
+# Seconds that a dead worker's job keeps its place under a limit.
+FIRST_LEASE = 1.0
+
+
 @dataclass
 class Fleet:
     """Workers that complete what they claim at once, spread over the APIs, until they are stopped.
@@ -31,15 +37,19 @@ class Fleet:
     Args:
         apis: where they ask, in turn.
         size: how many there are.
+        at_once: how many of them may have a job, where the API does not limit that; None where it does.
     """
 
     apis: Sequence[ApiProcess]
     size: int
+    at_once: int | None = None
     completed: int = 0
+    _places: asyncio.Semaphore | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def start(self) -> None:
         """Let them begin."""
+        self._places = None if self.at_once is None else asyncio.Semaphore(self.at_once)
         self._tasks = [asyncio.create_task(self._work(number)) for number in range(self.size)]
 
     async def _work(self, number: int) -> None:
@@ -47,10 +57,11 @@ class Fleet:
         try:
             while True:
                 try:
-                    status, answer = await client.claim(20)
-                    if status == 200:
-                        status, _ = await client.on_job("complete", answer["jobs"][0], {"outputs": []})
-                        self.completed += status == 200
+                    async with self._place():
+                        status, answer = await client.claim(20)
+                        if status == 200:
+                            status, _ = await client.on_job("complete", answer["jobs"][0], {"outputs": []})
+                            self.completed += status == 200
                 except OSError:
                     # Its API was killed; another connection is made once it is back.
                     client.close()
@@ -58,9 +69,26 @@ class Fleet:
         finally:
             client.close()
 
-    def kill_one(self) -> None:
+    @contextlib.asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """One of the places for those that have a job; who dies keeps it for as long as the lease would last."""
+        if self._places is None:
+            yield
+            return
+        await self._places.acquire()
+        try:
+            yield
+        except asyncio.CancelledError:
+            asyncio.get_running_loop().call_later(FIRST_LEASE, self._places.release)
+            raise
+        except BaseException:
+            self._places.release()
+            raise
+        self._places.release()
+
+    def kill_one(self, chance: random.Random) -> None:
         """One dies wherever it stands, and another one takes its place."""
-        number = random.randrange(self.size)  # noqa: S311  # no secret
+        number = chance.randrange(self.size)
         self._tasks[number].cancel()
         self._tasks[number] = asyncio.create_task(self._work(number))
 
@@ -99,14 +127,16 @@ def rate(url: str) -> float:
     return float(count / span) if span else float("nan")
 
 
-async def hang(api: ApiProcess, task_type: str, pause: float = 0.3) -> None:
-    """A worker whose jobs never end, and whose heartbeats never stop until it hears that the lease is lost."""
-    client = BareClient(api.port)
-    try:
-        while True:
-            status, answer = await client.claim(20, task_type=task_type)
-            while status == 200:
-                status, _ = await client.on_job("heartbeat", answer["jobs"][0], {})
-                await asyncio.sleep(pause)
-    finally:
-        client.close()
+async def kill_at_random(fleet: Fleet, seed: int) -> None:
+    """Kill a worker or, one time in five, an API, which is started again; two or three times a second, for ever."""
+    chance = random.Random(seed)  # noqa: S311  # no secret
+    while True:
+        await asyncio.sleep(chance.uniform(0.2, 0.5))
+        if chance.random() < 0.8:
+            fleet.kill_one(chance)
+            continue
+        api = chance.choice(fleet.apis)
+        if api.process is not None:
+            api.process.kill()
+            await asyncio.to_thread(api.process.wait)
+            await asyncio.to_thread(api.start)

@@ -10,7 +10,9 @@ from geoprocessing_worker.handlers import INTERFACE, OutputSlot, Payload, TaskHa
 HANDLER = TaskHandler(
     interface={interface},
     task_type=TaskType(
-        name="{task_type}", outputs=(OutputSlot(suffix=".txt", content_type="text/plain", max_bytes=9),)
+        name="{task_type}",
+        input="{input_rule}",
+        outputs=(OutputSlot(suffix=".txt", content_type="text/plain", max_bytes=9),),
     ),
     payload=Payload,
     stages={{"think": 1}},
@@ -25,6 +27,7 @@ from geoprocessing_worker.handlers import TaskResult, write_whole
 
 def work(request, report):
     report("think", 50, "half way")
+    {doing}
     return TaskResult(outputs=(write_whole(request.output_folder, request.stem + ".txt", b"a thought", "text/plain"),))
 
 
@@ -43,6 +46,8 @@ def install(
     interface: str = "INTERFACE",
     lines: str = "",
     self_test: str = "",
+    doing: str = "",
+    input_rule: str = "required",
     suffix: str = ".txt",
     needs: tuple[str, ...] = (),
 ) -> Path:
@@ -51,8 +56,8 @@ def install(
     code.mkdir(parents=True)
     (code / "__init__.py").touch()
     told = {"interface": interface, "task_type": task_type, "package": package, "lines": lines, "needs": needs}
-    (code / "tasks.py").write_text(MODULE.format(**told))
-    (code / "work.py").write_text(WORK.format(self_test=self_test, suffix=suffix))
+    (code / "tasks.py").write_text(MODULE.format(input_rule=input_rule, **told))
+    (code / "work.py").write_text(WORK.format(self_test=self_test, doing=doing, suffix=suffix))
     facts = folder / f"{package}-1.dist-info"
     facts.mkdir()
     (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1\n")
