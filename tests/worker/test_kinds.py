@@ -76,8 +76,10 @@ def test_associated_alpha_is_made_straight(tmp_path: Path) -> None:
     data = np.zeros((4, 40, 40), dtype=np.uint8)
     data[0], data[3] = 128, 128
     profile = {"photometric": "RGB", "alpha": "PREMULTIPLIED"}
-    picture = picture_of(run(Tiff(data, profile=profile).write(tmp_path / "a.tif"), tmp_path / "out"))
-    assert (picture == (255, 0, 0, 128)).all()
+    result = run(Tiff(data, profile=profile).write(tmp_path / "a.tif"), tmp_path / "out")
+    assert (picture_of(result) == (255, 0, 0, 128)).all()
+    choices: Any = result.metadata["choices"]
+    assert choices["unpremultiplied"]
 
 
 WIDE = {index: (index % 256, index // 256, 99, 255) for index in range(65536)}
