@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import rasterio.shutil
+from rasterio.enums import MaskFlags
 from rio_cogeo.cogeo import cog_validate
 
 from geoprocessing_worker.bands import BandChoice
@@ -66,6 +67,7 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
         report("translate", 0.0, "Writing tiles and overviews")
         unfinished = unfinished_path(request.output_folder, f"{request.stem}.tif")
         with open_source(source, directory=header.directory) as dataset:
+            _refuse_other_mask(dataset, header)
             rasterio.shutil.copy(dataset, str(unfinished), driver="COG", **_creation_options(options, header, method))
         translated = time.perf_counter()
         report("check", 0.0, "Checking what was made")
@@ -115,12 +117,6 @@ def _refuse_impossible(header: SourceHeader, options: CogOptions) -> None:
             f"A colour table for numbers of the type {header.bands[0].dtype} cannot be written. Save it as uint8.",
             dtype=header.bands[0].dtype,
         )
-    if header.mask_directory is not None:
-        raise refused(
-            "unsupported_mask",
-            f"The mask of page {header.page} cannot be copied along. Save that page as a file of its own.",
-            page=header.page,
-        )
     if options.web_optimized and header.crs is None:
         raise refused("not_georeferenced", "A file without a place on Earth cannot be aligned with web tiles.")
     bands = LOSSY_BANDS.get(options.compression)
@@ -134,6 +130,17 @@ def _refuse_impossible(header: SourceHeader, options: CogOptions) -> None:
             "8 bits without a colour table only; deflate and zstd hold anything.",
             bands=len(header.bands),
             dtype=header.bands[0].dtype,
+        )
+
+
+def _refuse_other_mask(dataset: Any, header: SourceHeader) -> None:
+    """Of several pages GDAL copies later ones without their mask, and the first with any that it finds."""
+    copied = dataset.mask_flag_enums[0] == [MaskFlags.per_dataset]
+    if header.pages > 1 and copied != header.has_mask:
+        raise refused(
+            "unsupported_mask",
+            f"Page {header.page} cannot be copied with its own mask and no other. Save it as a file of its own.",
+            page=header.page,
         )
 
 

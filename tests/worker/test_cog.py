@@ -121,14 +121,26 @@ def test_a_codec_that_cannot_hold_the_bands_is_refused_by_name(tiff: Tiff, compr
     assert caught.value.code == "invalid_payload"
 
 
-def test_a_later_pages_mask_is_not_left_behind_in_silence(tmp_path: Path) -> None:
-    """GDAL copies a page that was asked for by number without its mask."""
+@pytest.mark.parametrize("page", [1, 2])
+def test_no_page_gets_the_mask_of_another_or_loses_its_own(page: int, tmp_path: Path) -> None:
+    """GDAL would copy the second page without its mask, and the first one with that mask."""
     source = tmp_path / "map.tif"
     Tiff(NOISE[:1]).write(source)
     Tiff(NOISE[:1], mask=mask(600, 700), profile={"APPEND_SUBDATASET": "YES"}).write(source)
-    with pytest.raises(JobError, match="mask of page 2") as caught:
-        cog(source, tmp_path / "out", page=2)
+    with pytest.raises(JobError, match=f"Page {page} .* mask") as caught:
+        cog(source, tmp_path / "out", page=page)
     assert caught.value.code == "unsupported_mask"
+
+
+def test_pages_without_masks_or_with_the_first_ones_are_copied(tmp_path: Path) -> None:
+    """What GDAL does right is not refused."""
+    source = tmp_path / "map.tif"
+    Tiff(NOISE[:1], mask=mask(600, 700)).write(source)
+    Tiff(NOISE[1:2], profile={"APPEND_SUBDATASET": "YES"}).write(source)
+    for page in (1, 2):
+        with rasterio.open(cog(source, tmp_path / "out", page=page).outputs[0].path) as made:
+            np.testing.assert_array_equal(made.read(1), NOISE[page - 1])
+            assert (made.dataset_mask() == 255).all() == (page == 2)
 
 
 def test_white_as_zero_is_refused_rather_than_turned_round(tmp_path: Path) -> None:

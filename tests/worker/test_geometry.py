@@ -82,6 +82,20 @@ def test_reprojected_picture_covers_every_pixel(
     assert max(target.width, target.height) <= 4096
 
 
+def test_edges_that_bulge_are_covered_too() -> None:
+    """Eighty degrees of a parallel are an arc in a conical system: between the corners it lies 700 km farther south."""
+    source = Affine(0.05, 0, -30, 0, -0.05, 70)
+    layout = lay_out(header_of(1600, 400, source, 4326), CRS.from_epsg(3034), 1024)
+    assert layout.target.transform is not None
+    lons, lats = np.meshgrid(np.linspace(-30, 50, 401), (50.0, 70.0))
+    xs, ys = Transformer.from_crs(4326, 3034, always_xy=True).transform(lons, lats)
+    columns, rows = ~layout.target.transform @ (np.asarray(xs), np.asarray(ys))
+    assert columns.min() > -0.5
+    assert columns.max() < layout.target.width + 0.5
+    assert rows.min() > -0.5
+    assert rows.max() < layout.target.height + 0.5
+
+
 def test_antimeridian_file_is_one_piece() -> None:
     """A UTM 60 file across 180° becomes a picture a few degrees wide, not a strip round the world."""
     source = Affine(100, 0, 700_000, 0, -100, 1_000_000)

@@ -196,13 +196,27 @@ def test_averaging_comes_before_clipping(tmp_path: Path) -> None:
     assert np.abs(picture[4:-4, 4:-4, 0].astype(int) - 200).max() <= 3
 
 
-def test_reduced_stripes_are_gray(tmp_path: Path) -> None:
-    """Stripes finer than an output pixel become their mean, where picking one of them would alias."""
+@pytest.mark.parametrize("resampling", ["average", None])
+def test_reduced_stripes_are_gray(resampling: str | None, tmp_path: Path) -> None:
+    """Stripes finer than an output pixel become their mean, where picking one would alias: of a scan in any case."""
     stripes = np.where(np.arange(256) % 2, 255, 0).astype(np.uint8)[None, None].repeat(256, axis=1)
     picture = picture_of(
-        run(Tiff(stripes).write(tmp_path / "a.tif"), tmp_path / "out", max_size=64, resampling="average")
+        run(Tiff(stripes).write(tmp_path / "a.tif"), tmp_path / "out", max_size=64, resampling=resampling)
     )
     assert np.abs(picture[..., 0].astype(int) - 128).max() <= 2
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("resampling", ["average", "bilinear", "lanczos"])
+def test_no_picture_comes_out_darker_than_its_file(resampling: str, hidden: bool, tmp_path: Path) -> None:
+    """Libraries that round down would take half a gray level of everything that is reprojected."""
+    data = np.random.default_rng(1).integers(60, 196, (3, 300, 300), dtype=np.uint8)
+    mask = np.full((300, 300), 255, dtype=np.uint8)
+    mask[:90, :90] = 0
+    source = Tiff(data, "EPSG:32638", UTM, mask=mask if hidden else None).write(tmp_path / "a.tif")
+    picture = picture_of(run(source, tmp_path / "out", max_size=170, resampling=resampling))
+    shown = picture[picture[..., 3] == 255]
+    assert shown[:, :3].mean() == pytest.approx(data[:, (mask > 0) | (not hidden)].mean(), abs=0.25)
 
 
 def test_largest_page_is_shown_and_any_can_be_asked_for(tmp_path: Path) -> None:
