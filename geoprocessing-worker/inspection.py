@@ -27,8 +27,6 @@ from geoprocessing_worker.directory import (
     PHOTOMETRIC,
     SEPARATED,
     Tags,
-    mask_sizes,
-    page_masks,
     read_tags,
     too_large,
 )
@@ -36,6 +34,7 @@ from geoprocessing_worker.errors import refused
 from geoprocessing_worker.georeference import Georeference, georeference
 from geoprocessing_worker.header import BandHeader, Georeferencing, Level, SourceHeader
 from geoprocessing_worker.lab import CIE, is_known_lab, is_lab
+from geoprocessing_worker.masks import mask_sizes, page_masks
 from geoprocessing_worker.opening import open_source
 
 MAX_OVERVIEWS = 32
