@@ -16,7 +16,8 @@ _STYLE = (
 def render(openapi: dict[str, Any]) -> str:
     """The page for an OpenAPI document."""
     title = escape(f"{openapi['info']['title']} {openapi['info']['version']}")
-    groups: dict[str, list[str]] = {}
+    # What people ask for stands first.
+    groups: dict[str, list[str]] = {"jobs": []}
     for path, operations in openapi["paths"].items():
         for method, operation in operations.items():
             tag = str((operation.get("tags") or ["other"])[0])

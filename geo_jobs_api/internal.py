@@ -291,8 +291,8 @@ async def _check_outputs(services: Services, lease: Lease, outputs: list[Reporte
     names = [output.name for output in outputs]
     if len(set(names)) != len(names) or not allowed.issuperset(names):
         raise Problem("output-mismatch", "Outputs must have names out of `uploads`, each at most once.")
-    for output in outputs:
-        found = await services.storage.stat(output_key(lease.job.id, lease.lease_seq, output.name))
+    present = await services.storage.stat([output_key(lease.job.id, lease.lease_seq, name) for name in names])
+    for output, found in zip(outputs, present, strict=True):
         if found is None:
             raise Problem("output-mismatch", f"{output.name} was not uploaded.")
         if (found.size_bytes, found.sha256) != (output.size_bytes, output.sha256):

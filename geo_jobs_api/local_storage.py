@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,9 +140,10 @@ class LocalStorage:
         """Allow one object to be downloaded."""
         return self.signer.sign(base_url, "GET", key, None, seconds)
 
-    async def stat(self, key: str) -> ObjectInfo | None:
-        """Size and digest of the bytes that are on the disk now; None when there are none."""
-        return await asyncio.to_thread(_digest_file, self.path_of(key))
+    async def stat(self, keys: Sequence[str]) -> list[ObjectInfo | None]:
+        """Size and digest of the bytes that are on the disk now, for each key; None where there are none."""
+        paths = [self.path_of(key) for key in keys]
+        return await asyncio.to_thread(lambda: [_digest_file(path) for path in paths])
 
     async def delete_prefix(self, prefix: str) -> None:
         """Remove all objects below a prefix."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -49,8 +49,8 @@ class Storage(Protocol):
     def sign_get(self, base_url: str, key: str, seconds: float) -> SignedRequest:
         """Allow one object to be downloaded."""
 
-    async def stat(self, key: str) -> ObjectInfo | None:
-        """Size and digest of an object; None when it is not there."""
+    async def stat(self, keys: Sequence[str]) -> list[ObjectInfo | None]:
+        """Size and digest of each object; None for one that is not there."""
 
     async def delete_prefix(self, prefix: str) -> None:
         """Remove all objects below a prefix; nothing happens if there are none."""

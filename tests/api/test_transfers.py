@@ -180,7 +180,7 @@ async def test_objects_below_a_prefix_can_be_removed(api: RunningApi, person: Pe
     for _ in range(2):
         await storage.delete_prefix(f"jobs/{job_id}")
         assert storage_files(api, job_id) == []
-    assert await storage.stat(f"jobs/{job_id}/input/map.tif") is None
+    assert await storage.stat([f"jobs/{job_id}/input/map.tif"]) == [None]
 
 
 def test_an_upload_that_waits_for_the_disk_holds_nothing_of_the_database(
