@@ -182,7 +182,12 @@ async def explain_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> E
 async def retry_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> JobView:
     """A failed job starts anew with all its attempts."""
     job = await _find_job(services, caller, job_id)
-    retried = await services.jobs.retry_failed(job_id)
+    # An operator who sends others' jobs back decides about their shares.
+    most_open = 0 if caller.is_admin else services.settings.max_open_jobs_per_caller
+    try:
+        retried = await services.jobs.retry_failed(job_id, most_open=most_open)
+    except ShareExceededError as error:
+        raise share_exceeded(services.settings, error.has) from error
     if retried is None:
         if job.state is JobState.FAILED and job.dedup_key is not None:
             raise Problem("invalid-state", f"Another job with the de-duplication key {job.dedup_key!r} is open.")

@@ -132,11 +132,18 @@ class JobStore:
             rows = await fetch_all(_jobs.cancel_jobs(connection, ids=[job_id], reason=reason))
         return Job.from_row(rows[0]) if rows else None
 
-    async def retry_failed(self, job_id: UUID) -> Job | None:
-        """Send a failed job back to the queue; None when it has not failed, or an open job has its dedup key."""
+    async def retry_failed(self, job_id: UUID, *, most_open: int = 0) -> Job | None:
+        """Send a failed job back to the queue; None when it has not failed, or an open job has its dedup key.
+
+        Raises:
+            ShareExceededError: its owner would have more than `most_open` open jobs, if that is not 0.
+        """
         try:
-            async with self._pool.connection() as connection:
-                return _job_or_none(await _jobs.retry_failed(connection, id=job_id))
+            async with self._pool.connection() as connection, _transaction_if(connection, most_open):
+                job = _job_or_none(await _jobs.retry_failed(connection, id=job_id))
+                if job is not None and most_open:
+                    await keep_to_share(connection, job.owner, most_jobs=most_open)
+                return job
         except psycopg.errors.UniqueViolation:
             # The other one came in this very moment.
             return None

@@ -243,6 +243,23 @@ def test_a_share_is_exact_however_many_ask_at_once(api_server: Callable[..., Run
     assert sorted(answer.status_code for answer in asked)[:4] == [200, 200, 200, 429]
 
 
+def test_what_is_sent_back_to_the_queue_counts_against_the_share_too(api_server: Callable[..., RunningApi]) -> None:
+    """Or a caller would gather failed jobs and have all of them tried again at once; an operator may do that."""
+    api = api_server(max_open_jobs_per_caller=1)
+    person, worker = Person(api), Worker(api)
+    failed = person.submit()
+    worker.fail(worker.claim(), "invalid_input").raise_for_status()
+    other = person.create()
+    assert code_of(person.http.post(f"/api/geo-jobs/{failed}/retry")) == (429, "quota-exceeded")
+    assert person.look(failed)["state"] == "failed"
+    person.cancel(other["id"]).raise_for_status()
+    assert person.http.post(f"/api/geo-jobs/{failed}/retry").json()["state"] == "queued"
+    worker.fail(worker.claim(), "invalid_input").raise_for_status()
+    person.create()
+    admin = Person(api, "root", admin=True)
+    assert admin.http.post(f"/api/geo-jobs/{failed}/retry").json()["state"] == "queued"
+
+
 def test_a_bucket_fills_again_and_forgets_who_asked_long_ago() -> None:
     now = 0.0
     limit = RateLimit(1.0, 2, lambda: now)
