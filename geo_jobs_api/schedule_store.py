@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 
 from geo_jobs_api.database import Pool
 from geo_jobs_api.schedule_records import LastSource, Schedule, ScheduleFire
-from geo_jobs_api.store import fetch_all, load_queries
+from geo_jobs_api.store import TooManyError, fetch_all, load_queries, lock_owner, transaction_if
 
 _schedules = load_queries("schedules.sql")
 
@@ -100,9 +100,21 @@ class ScheduleStore:
             row = await getattr(_schedules, query)(connection, **parameters)
         return None if row is None else Schedule.from_row(row)
 
-    async def create_schedule(self, schedule_id: UUID, owner: str, content: ScheduleContent) -> Schedule | None:
-        """Create a schedule; None when the owner has one of this name."""
-        return await self._one("insert_schedule", id=schedule_id, owner=owner, **content.columns())
+    async def create_schedule(
+        self, schedule_id: UUID, owner: str, content: ScheduleContent, *, most: int = 0
+    ) -> Schedule | None:
+        """Create a schedule; None when the owner has one of this name.
+
+        Raises:
+            TooManyError: the owner would have more than `most`, if that is not 0.
+        """
+        async with self._pool.connection() as connection, transaction_if(connection, most):
+            row = await _schedules.insert_schedule(connection, id=schedule_id, owner=owner, **content.columns())
+            if row is not None and most:
+                await lock_owner(connection, owner)
+                if (await _schedules.count_schedules(connection, owner=owner))["count"] > most:
+                    raise TooManyError
+        return None if row is None else Schedule.from_row(row)
 
     async def replace_schedule(self, schedule_id: UUID, content: ScheduleContent) -> Schedule | None:
         """Give a schedule another content; None when there is none.

@@ -25,8 +25,13 @@ from geo_jobs_api.schedule_schemas import (
     timing_of,
 )
 from geo_jobs_api.services import CallerOf, Services, ServicesOf
+from geo_jobs_api.store import TooManyError
+from geo_jobs_api.submission import too_many
 
 router = APIRouter(prefix="/api/schedules", tags=["schedules"])
+
+# One that fires each minute costs a few milliseconds of it.
+MOST_OF_A_CALLER = 1000
 
 
 async def _find(services: Services, caller: Caller, schedule_id: UUID) -> Schedule:
@@ -51,7 +56,10 @@ async def create_schedule(
     content = await content_of(
         services.creation, services.settings.sources_allowed, caller.subject, body, datetime.now(UTC)
     )
-    made = await services.schedules.create_schedule(uuid7(), caller.subject, content)
+    try:
+        made = await services.schedules.create_schedule(uuid7(), caller.subject, content, most=MOST_OF_A_CALLER)
+    except TooManyError as error:
+        raise too_many("schedules", MOST_OF_A_CALLER) from error
     if made is None:
         raise _name_is_used(body.name)
     response.headers["Location"] = f"/api/schedules/{made.id}"

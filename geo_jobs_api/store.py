@@ -51,6 +51,15 @@ class ShareExceededError(Exception):
         self.has = has
 
 
+class TooManyError(Exception):
+    """A caller would have more of something than one caller may have; nothing was changed."""
+
+
+async def lock_owner(connection: AsyncConnection[DictRow], owner: str) -> None:
+    """Until the transaction ends nobody else makes anything that counts against this owner's share."""
+    await _jobs.lock_owner(connection, owner=owner)
+
+
 async def keep_to_share(
     connection: AsyncConnection[DictRow], owner: str, *, most_jobs: int = 0, most_bytes: int = 0
 ) -> None:
@@ -61,13 +70,14 @@ async def keep_to_share(
     Raises:
         ShareExceededError: it is too much; leaving the transaction by it takes the addition back.
     """
-    await _jobs.lock_owner(connection, owner=owner)
+    await lock_owner(connection, owner)
     has = Holdings.from_row(await _jobs.count_of_owner(connection, owner=owner))
     if (most_jobs and has.open_jobs > most_jobs) or (most_bytes and has.stored_bytes > most_bytes):
         raise ShareExceededError(has)
 
 
-def _transaction_if(connection: AsyncConnection[DictRow], wanted: int) -> AbstractAsyncContextManager[object]:
+def transaction_if(connection: AsyncConnection[DictRow], wanted: int) -> AbstractAsyncContextManager[object]:
+    """A transaction, or nothing where none is wanted."""
     return connection.transaction() if wanted else nullcontext()
 
 
@@ -110,7 +120,7 @@ class JobStore:
         Raises:
             ShareExceededError: the owner's files would have more than `most_bytes`, if that is not 0.
         """
-        async with self._pool.connection() as connection, _transaction_if(connection, most_bytes):
+        async with self._pool.connection() as connection, transaction_if(connection, most_bytes):
             row = await _jobs.set_upload(
                 connection, id=job_id, file_name=file_name, size_bytes=size_bytes, content_type=content_type
             )
@@ -139,7 +149,7 @@ class JobStore:
             ShareExceededError: its owner would have more than `most_open` open jobs, if that is not 0.
         """
         try:
-            async with self._pool.connection() as connection, _transaction_if(connection, most_open):
+            async with self._pool.connection() as connection, transaction_if(connection, most_open):
                 job = _job_or_none(await _jobs.retry_failed(connection, id=job_id))
                 if job is not None and most_open:
                     await keep_to_share(connection, job.owner, most_jobs=most_open)

@@ -189,3 +189,9 @@ def share_exceeded(settings: Settings, has: Holdings) -> Problem:
         most = settings.max_stored_bytes_per_caller
         detail, seconds = f"Your files would have {has.stored_bytes} bytes; at most {most} are kept.", 3600
     return Problem("quota-exceeded", detail, headers={"Retry-After": str(seconds)})
+
+
+def too_many(what: str, most: int) -> Problem:
+    """What a caller is told who has as many as one caller may have."""
+    detail = f"You have {most} {what}, which is the most that one caller may have; delete one that is not needed."
+    return Problem("quota-exceeded", detail, headers={"Retry-After": "3600"})

@@ -10,7 +10,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from geo_jobs_api.database import Pool
-from geo_jobs_api.store import fetch_all, load_queries
+from geo_jobs_api.store import TooManyError, fetch_all, load_queries, lock_owner, transaction_if
 from geo_jobs_api.webhook_records import ClaimedDelivery, Delivery, Webhook
 
 _webhooks = load_queries("webhooks.sql")
@@ -55,10 +55,18 @@ class WebhookStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def create_webhook(self, webhook_id: UUID, owner: str, content: WebhookContent) -> Webhook:
-        """Register a webhook; it must have a secret."""
-        async with self._pool.connection() as connection:
+    async def create_webhook(self, webhook_id: UUID, owner: str, content: WebhookContent, *, most: int = 0) -> Webhook:
+        """Register a webhook; it must have a secret.
+
+        Raises:
+            TooManyError: the owner would have more than `most`, if that is not 0.
+        """
+        async with self._pool.connection() as connection, transaction_if(connection, most):
             row = await _webhooks.insert_webhook(connection, id=webhook_id, owner=owner, **content.columns())
+            if most:
+                await lock_owner(connection, owner)
+                if (await _webhooks.count_webhooks(connection, owner=owner))["count"] > most:
+                    raise TooManyError
         return Webhook.from_row(row)
 
     async def replace_webhook(self, webhook_id: UUID, content: WebhookContent) -> Webhook | None:

@@ -12,6 +12,8 @@ from uuid_utils.compat import uuid7
 from geo_jobs_api.auth import Caller
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.services import CallerOf, Services, ServicesOf
+from geo_jobs_api.store import TooManyError
+from geo_jobs_api.submission import too_many
 from geo_jobs_api.webhook_content import new_secret
 from geo_jobs_api.webhook_records import Delivery, Webhook
 from geo_jobs_api.webhook_schemas import (
@@ -27,6 +29,8 @@ from geo_jobs_api.webhook_schemas import (
 router = APIRouter(prefix="/api/webhooks", tags=["webhooks"])
 
 _MOST_WEBHOOKS = 1000
+# Each end of a job is told to all of its owner's.
+MOST_OF_A_CALLER = 100
 DeliveryId = Annotated[int, Path(ge=0, lt=2**63)]
 
 
@@ -44,7 +48,10 @@ async def create_webhook(
     """Have the ends of your jobs told. The answer holds the secret of the signatures, this once only."""
     secret = new_secret() if body.secret is None else body.secret.get_secret_value()
     content = services.webhook_maker.content(body, is_admin=caller.is_admin, secret=secret)
-    webhook = await services.webhooks.create_webhook(uuid7(), caller.subject, content)
+    try:
+        webhook = await services.webhooks.create_webhook(uuid7(), caller.subject, content, most=MOST_OF_A_CALLER)
+    except TooManyError as error:
+        raise too_many("webhooks", MOST_OF_A_CALLER) from error
     response.headers["Location"] = f"/api/webhooks/{webhook.id}"
     return CreatedWebhook(**dict(WebhookView.of(webhook)), secret=secret)
 

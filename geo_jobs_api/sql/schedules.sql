@@ -1,5 +1,9 @@
 -- Schedules: what their owners do with them, and the one transaction in which they fire.
 
+-- name: count_schedules(owner)^
+-- How many an owner has.
+SELECT count(*) FROM schedules WHERE owner = :owner;
+
 -- name: insert_schedule(id, owner, name, timing, template, missed_runs, catch_up, overlap, jitter_seconds, start_at, end_at, skip_unchanged, paused, next_run_at)^
 -- Create a schedule. No row: the owner has one of this name.
 WITH created AS (

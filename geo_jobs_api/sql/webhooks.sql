@@ -9,6 +9,10 @@ INSERT INTO webhooks (id, owner, url, destination, secret, events, task_types, a
 VALUES (:id, :owner, :url, :destination, :secret, :events, :task_types, :all_owners, :paused)
 RETURNING *;
 
+-- name: count_webhooks(owner)^
+-- How many an owner has.
+SELECT count(*) FROM webhooks WHERE owner = :owner;
+
 -- name: replace_webhook(id, url, destination, secret, events, task_types, all_owners, paused)^
 -- Give a webhook another content; without a secret it keeps its own. What waits goes where it leads now.
 WITH place AS (

@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,32 @@ def test_one_webhook_that_cannot_be_sent_keeps_no_other_back(api: RunningApi) ->
     assert tries(fine)[0]["statusCode"] == 204
     assert "read in one way" in tries(address)[0]["error"]
     assert "mistake" in tries(body)[0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "module"), [("webhooks", "geo_jobs_api.webhooks"), ("schedules", "geo_jobs_api.schedules")]
+)
+def test_a_caller_has_so_many_webhooks_and_schedules_and_no_more(
+    kind: str, module: str, api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are asked for at once: an end is told to all webhooks, and schedules make jobs by themselves."""
+    monkeypatch.setattr(f"{module}.MOST_OF_A_CALLER", 3)
+    template = {"taskType": "geotiff_to_png", "inputPayload": {"sourceUrl": "https://maps.example.org/a.tif"}}
+    bodies: dict[str, dict[str, Any]] = {
+        "webhooks": {"url": "https://maps.example.org/hook"},
+        "schedules": {"cron": "0 6 * * *", "template": template, "paused": True},
+    }
+    person = Person(api)
+
+    def ask(number: int) -> httpx.Response:
+        named = {"name": f"n{number}"} if kind == "schedules" else {}
+        return person.http.post(f"/api/{kind}", json=bodies[kind] | named)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(8)))
+    assert sorted(answer.status_code for answer in answers) == [201] * 3 + [429] * 5
+    assert {code_of(answer)[1] for answer in answers if answer.status_code == 429} == {"quota-exceeded"}
+    assert len(person.http.get(f"/api/{kind}").json()[kind]) == 3
 
 
 @pytest.mark.usefixtures("hostile_dns")
