@@ -77,7 +77,7 @@ class TokenVerifier:
         except (jwt.PyJWTError, ValueError) as error:
             raise _refuse("The token is not valid here.", "Bearer") from error
         subject = claims["sub"]
-        if not isinstance(subject, str) or not 0 < len(subject) <= _MAX_SUBJECT_CHARACTERS or "\0" in subject:
+        if not isinstance(subject, str) or not _can_be_kept(subject):
             raise _refuse("The token's subject cannot be used.", "Bearer")
         scope = claims.get("scope", "")
         return Caller(subject, is_admin=isinstance(scope, str) and ADMIN_SCOPE in scope.split())
@@ -100,6 +100,12 @@ class TokenVerifier:
             leeway=self._settings.jwt_leeway_seconds,
             options={"require": required, "verify_aud": audience is not None},
         )
+
+
+def _can_be_kept(subject: str) -> bool:
+    # JSON can say halves of letters, which UTF-8 cannot hold, and NUL, which PostgreSQL cannot.
+    is_text = "\0" not in subject and not any("\ud800" <= char <= "\udfff" for char in subject)
+    return is_text and 0 < len(subject) <= _MAX_SUBJECT_CHARACTERS
 
 
 def make_jwt(settings: Settings, *, subject: str, admin: bool, ttl_seconds: float, now: float) -> str:

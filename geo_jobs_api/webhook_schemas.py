@@ -6,11 +6,11 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
 from geo_jobs_api.creation_schemas import TaskTypeName
 from geo_jobs_api.webhook_records import Delivery, Webhook
-from geo_jobs_api.wire_types import Model, Text
+from geo_jobs_api.wire_types import Model, SecretText, Text
 
 Event = Literal[
     "job.succeeded", "job.failed", "job.cancelled", "pipeline.succeeded", "pipeline.failed", "pipeline.cancelled"
@@ -22,7 +22,7 @@ class PutWebhook(Model):
     """Where to tell of which ends. `allOwners`: of everybody's jobs, for administrators."""
 
     url: Annotated[Text, Field(min_length=1, max_length=2000)]
-    secret: Annotated[SecretStr, Field(min_length=16, max_length=200)] | None = None
+    secret: Annotated[SecretText, Field(min_length=16, max_length=200)] | None = None
     events: list[Event] = Field(default=_JOB_EVENTS, min_length=1, max_length=20)
     task_types: Annotated[list[TaskTypeName], Field(min_length=1, max_length=100)] | None = None
     all_owners: bool = False

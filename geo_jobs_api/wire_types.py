@@ -7,7 +7,7 @@ import math
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic.alias_generators import to_camel
 
 _MAX_DEPTH = 32
@@ -20,6 +20,11 @@ def _check_text(text: str) -> str:
     if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
         raise ValueError("must not hold NUL or unpaired surrogates")
     return text
+
+
+def _check_secret(secret: SecretStr) -> SecretStr:
+    _check_text(secret.get_secret_value())
+    return secret
 
 
 def _clean_text(text: object) -> object:
@@ -97,6 +102,7 @@ def _check_text_of_moment(value: object) -> object:
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_check_text_of_moment), AfterValidator(_far_from_the_ends)]
 Text = Annotated[str, AfterValidator(_check_text), Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
+SecretText = Annotated[SecretStr, AfterValidator(_check_secret)]
 ReportedText = Annotated[str, BeforeValidator(_clean_text)]
 ReportedJson = Annotated[Any, BeforeValidator(_clean_json)]
 Payload = Annotated[dict[str, Any], _json_object(_MAX_PAYLOAD_BYTES)]

@@ -54,6 +54,30 @@ def test_text_that_means_something_elsewhere_is_text_here(api: RunningApi, text:
     assert person.http.get("/api/geo-jobs", params={"taskType": "geotiff_to_png"}).json()["jobs"][0]["id"] == job["id"]
 
 
+@pytest.mark.parametrize("text", ["a\ud800b", "a\0b"])
+def test_text_that_cannot_be_stored_is_refused_wherever_it_stands(text: str, api: RunningApi) -> None:
+    """JSON says halves of letters and NULs as escapes: in any field and in a token they are no mistake of ours."""
+    person = Person(api)
+    job: dict[str, object] = {"taskType": "geotiff_to_png"}
+    bodies: list[tuple[str, dict[str, object]]] = [
+        ("geo-jobs", {"taskType": text}),
+        ("geo-jobs", job | {"inputPayload": {"a": [{text: 1}]}}),
+        ("geo-jobs", job | {"dedupKey": text}),
+        (f"geo-jobs/{person.create()['id']}/upload", {"fileName": f"{text}.tif", "fileSize": 1, "fileType": text}),
+        (f"geo-jobs/{person.create()['id']}/cancel", {"reason": text}),
+        ("schedules", {"name": text, "cron": "0 6 * * *", "template": job}),
+        ("pipelines", {"name": text, "stages": [{"name": text, "jobs": [job | {"name": text}]}]}),
+        ("webhooks", {"url": f"https://maps.example.org/{text}"}),
+        ("webhooks", {"url": "https://maps.example.org/", "secret": text * 10}),
+        ("webhooks", {"url": "https://maps.example.org/", "taskTypes": [text]}),
+    ]
+    for path, body in bodies:
+        answer = person.http.post(f"/api/{path}", content=json.dumps(body))
+        assert code_of(answer) == (422, "validation"), (path, body)
+    answer = api.client(headers={"Authorization": f"Bearer {make_jwt(text)}"}).get("/api/geo-jobs")
+    assert code_of(answer) == (401, "token-invalid")
+
+
 @pytest.mark.parametrize("text", HOSTILE_TEXTS)
 def test_what_a_worker_quotes_of_a_file_is_json_and_nothing_else(api: RunningApi, text: str) -> None:
     """A console that shows it is told that it is JSON, and that guessing otherwise is not allowed."""
