@@ -21,7 +21,6 @@ from rich.table import Table
 from geoprocessing_worker import config, log, tasks
 from geoprocessing_worker.children import make_sandbox, own_umask
 from geoprocessing_worker.config import Settings
-from geoprocessing_worker.confinement import Reach
 from geoprocessing_worker.errors import ConfigurationError, JobError, refused
 from geoprocessing_worker.handlers import Explanation, Payload, TaskRequest, TaskResult
 from geoprocessing_worker.perform import Call, SelfTest, perform, self_test
@@ -117,7 +116,7 @@ async def _with_bar(box: Sandbox[Call, Made], call: Call, task: Task) -> Made:
         return await box.run(
             call,
             lambda stage, percent, _text: bar.update(shown, description=stage, completed=percent),
-            Reach((request.file, *task.libraries), (request.output_folder,)),
+            task.reach(request.file, request.output_folder),
         )
 
 
@@ -193,7 +192,7 @@ async def _try(task: Task, box: Sandbox[SelfTest, TaskResult]) -> list[str]:
     folder = Path(tempfile.mkdtemp(prefix="verify_"))
     try:
         test = SelfTest(task.handler.self_test, folder)
-        result = await box.run(test, lambda *_: None, Reach(task.libraries, (folder,)))
+        result = await box.run(test, lambda *_: None, task.reach(None, folder))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     names = [output.name for output in result.outputs]

@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     # Jobs
     worker_task_types: Names = Field((), description="task types to work on; none: all that handlers are installed for")
     concurrent_jobs: int = Field(1, ge=1, le=64)
-    max_processing_time: float = Field(3600, gt=0)
+    max_processing_time: float = Field(7200, gt=0)
     enable_job_timeouts: bool = True
     max_file_size: int = Field(100 * 1024 * 1024, gt=0, description="largest GeoTIFF accepted, in bytes")
     max_memory_mb: int = Field(4096, ge=512, description="address space of a job's process, in MiB")

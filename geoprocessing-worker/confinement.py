@@ -28,10 +28,11 @@ OF_FILES = AccessFs.READ_FILE | AccessFs.WRITE_FILE | AccessFs.TRUNCATE
 
 @dataclass(frozen=True)
 class Reach:
-    """The paths of one job: what its process may read, and the folders that it may write into."""
+    """The paths of one job: what its process may read, where it may write, and where it may only see what there is."""
 
     readable: tuple[Path, ...] = ()
     writable: tuple[Path, ...] = ()
+    listable: tuple[Path, ...] = ()
 
 
 NOWHERE = Reach()
@@ -100,6 +101,7 @@ def shut_in(reach: Reach) -> None:
             (DEVICES, WRITE),
             (reach.readable, READ),
             (reach.writable, WRITE),
+            (reach.listable, AccessFs.READ_DIR),
         )
         for paths, access in rules:
             for path in _present(paths):

@@ -44,7 +44,7 @@ class _Partial:
     """What has arrived so far, and the server's name for that version of the file."""
 
     path: Path
-    pulse: transfer.Pulse = field(default_factory=transfer.Pulse)
+    pulse: transfer.Pulse
     size_bytes: int = 0
     entity_tag: str = ""
     last_modified: str = ""
@@ -77,7 +77,8 @@ async def download(
     """
     _refuse_larger(source.size_bytes or 0, max_bytes)
     _check_room(destination.parent, source.size_bytes or 0)
-    partial = _Partial(destination.with_name(destination.name + ".part"))
+    patience = transfer.SOURCE_PATIENCE if source.is_remote else transfer.PATIENCE
+    partial = _Partial(destination.with_name(destination.name + ".part"), transfer.Pulse(patience=patience))
 
     try:
         await transfer.patiently(

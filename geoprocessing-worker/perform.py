@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geoprocessing_worker.admission import admit
-from geoprocessing_worker.handlers import Opens, Report, TaskHandler, TaskRequest, TaskResult
+from geoprocessing_worker.handlers import Opens, Report, TaskHandler, TaskRequest, TaskResult, refused
 from geoprocessing_worker.opening import gdal_environment
 from geoprocessing_worker.refusals import named_errors
 
@@ -50,9 +50,20 @@ def perform(call: Call, report: Report) -> Any:
 
 
 def self_test(test: SelfTest, _report: Report) -> TaskResult:
-    """Let a handler try itself; it raises where it cannot do its work."""
-    with gdal_environment():
-        made = function(test.function)(test.folder)
+    """Let a handler try itself; it raises where it cannot do its work.
+
+    Raises:
+        JobError: `not_importable`.
+    """
+    try:
+        with gdal_environment():
+            made = function(test.function)(test.folder)
+    except ImportError as error:
+        raise refused(
+            "not_importable",
+            f"{error}. Within the sandbox only the worker's own libraries are readable, the handler's package, and the "
+            "distributions that it names in `needs`: install what is missing there, or name it.",
+        ) from error
     if not isinstance(made, TaskResult):
         raise TypeError(f"{test.function} gives no TaskResult")
     return made

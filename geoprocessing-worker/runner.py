@@ -17,7 +17,6 @@ import structlog
 
 from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.config import Settings
-from geoprocessing_worker.confinement import Reach
 from geoprocessing_worker.courier import Courier, cancelled, rejected
 from geoprocessing_worker.deadline import Deadline
 from geoprocessing_worker.delivery import FinalReport
@@ -156,8 +155,7 @@ class JobRunner:
             else:
                 source = None if got is None else got.path
                 call = Call.of(task.handler, self._request(source, outputs, options))
-                reach = Reach((*([] if source is None else [source]), *task.libraries), (outputs,))
-                result = await tools.sandbox.run(call, self._report, reach)
+                result = await tools.sandbox.run(call, self._report, task.reach(source, outputs))
                 self._timings |= result.timings
                 made = [_in_folder(output, outputs) for output in result.outputs]
                 self._final.post(self._planned(made, result.metadata, version), outputs)

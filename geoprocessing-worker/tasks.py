@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import sysconfig
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
 from importlib.util import find_spec
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 from geoprocessing_worker.config import Settings
+from geoprocessing_worker.confinement import Reach
 from geoprocessing_worker.errors import ConfigurationError, JobError
 from geoprocessing_worker.handlers import GROUP, INTERFACE, Payload, TaskHandler
 
@@ -28,18 +31,24 @@ class Task:
         handler: as its package gives it.
         defaults: what a job's payload does not say.
         libraries: folders that the work is imported from, besides this worker's own.
+        import_roots: folders that these are found in: Python looks through them for the package's name.
         spans: where each stage begins and ends, in percent of the whole.
     """
 
     handler: TaskHandler
     defaults: Payload
     libraries: tuple[Path, ...]
+    import_roots: tuple[Path, ...]
     spans: Mapping[str, tuple[float, float]]
 
     @property
     def name(self) -> str:
         """The task type."""
         return self.handler.task_type.name
+
+    def reach(self, source: Path | None, folder: Path) -> Reach:
+        """What a process that does such a job on a file (or none) may use, to write into a folder."""
+        return Reach((*([] if source is None else [source]), *self.libraries), (folder,), self.import_roots)
 
     def options(self, payload: Mapping[str, Any]) -> Payload:
         """What a job asks for.
@@ -107,17 +116,22 @@ def load(settings: Settings, only: Collection[str] | None = None) -> Tasks:
         except Exception as error:  # noqa: BLE001 - somebody else's module may raise anything while it is imported
             broken.append(Broken(point.name, f"{type(error).__name__}: {error}"))
         else:
-            usable[point.name] = bind(handler, settings, _libraries(point, handler))
+            usable[point.name] = bind(handler, settings, *_libraries(point, handler))
     return Tasks(usable, tuple(dict.fromkeys(broken)))
 
 
-def bind(handler: TaskHandler, settings: Settings, libraries: tuple[Path, ...] = ()) -> Task:
+def bind(
+    handler: TaskHandler,
+    settings: Settings,
+    libraries: tuple[Path, ...] = (),
+    import_roots: tuple[Path, ...] = (),
+) -> Task:
     """A handler with the operator's defaults.
 
     Raises:
         ConfigurationError: a setting is no default for its payload.
     """
-    return Task(handler, _defaults(handler, settings), libraries, _spans(handler.stages))
+    return Task(handler, _defaults(handler, settings), libraries, import_roots, _spans(handler.stages))
 
 
 def _checked(point: EntryPoint, times: int) -> TaskHandler:
@@ -154,13 +168,34 @@ def _spans(stages: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     return {"download": (0.0, FETCHED), **own, "upload": (MADE, UPLOADED)}
 
 
-def _libraries(point: EntryPoint, handler: TaskHandler) -> tuple[Path, ...]:
-    """Where the handler's package lies, and what was installed beside it, wherever that is."""
-    packages = {reference.partition(":")[0].partition(".")[0] for reference in (point.value, handler.work)}
-    found = [Path(place) for package in packages for place in _places(package)]
-    if point.dist is not None and any(file.match("*.dist-info/*") for file in point.dist.files or ()):
-        found.append(Path(str(point.dist.locate_file(""))))
-    return tuple(dict.fromkeys(path.resolve() for path in found))
+def _libraries(point: EntryPoint, handler: TaskHandler) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Where the handler's packages lie and what was installed beside them; and the folders that they are found in.
+
+    Only what lies elsewhere than this worker's own libraries: installed as editable, or into a folder by itself.
+    """
+    named = {reference.partition(":")[0].partition(".")[0] for reference in (point.value, handler.work)}
+    packages = sorted(named.union(*map(_packages, handler.needs)))
+    found = [Path(place).resolve() for package in packages for place in _places(package)]
+    elsewhere = [place for place in found if not any(place.is_relative_to(known) for known in _own_libraries())]
+    beside = []
+    if elsewhere and point.dist is not None and any(file.match("*.dist-info/*") for file in point.dist.files or ()):
+        beside.append(Path(str(point.dist.locate_file(""))).resolve())
+    roots = dict.fromkeys(place.parent for place in elsewhere)
+    return tuple(dict.fromkeys(elsewhere + beside)), tuple(roots)
+
+
+@functools.cache
+def _own_libraries() -> tuple[Path, ...]:
+    paths = sysconfig.get_paths()
+    return (Path(paths["purelib"]).resolve(), Path(paths["platlib"]).resolve(), Path(__file__).resolve().parent)
+
+
+def _packages(distribution_name: str) -> list[str]:
+    """The packages of an installed distribution, where it tells them."""
+    try:
+        return (distribution(distribution_name).read_text("top_level.txt") or "").split()
+    except PackageNotFoundError:
+        return []
 
 
 def _places(package: str) -> list[str]:

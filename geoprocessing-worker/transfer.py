@@ -9,12 +9,13 @@ import httpx
 from geoprocessing_worker import retry
 from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable, refused
 
-# Seconds that storage may be silent.
-SILENCE = retry.TRANSFER.try_timeout
-
-
+# Seconds that storage may be silent, and that a connection to it may take: one that lives answers within a few.
+SILENCE = httpx.Timeout(retry.TRANSFER.try_timeout, connect=5.0)
 # Seconds without a step forward, after which a transfer is given up.
 PATIENCE = 300.0
+# The same for somebody else's server. The job is tried again after a wait all the same, which need not take a place
+# among those that a worker does at once.
+SOURCE_PATIENCE = 45.0
 # Bytes that are a step. One now and then would keep a transfer going for ever; 16 kB in five minutes is 55 bytes/s.
 STEP = 16 * 1024
 
@@ -22,8 +23,9 @@ STEP = 16 * 1024
 class Pulse:
     """When a transfer last came a step forward: a slow link that gets on is no reason to give up, a trickle is."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, patience: float = PATIENCE) -> None:
         self._clock = clock
+        self._patience = patience
         self._last = clock()
         self._moved = 0
 
@@ -37,11 +39,11 @@ class Pulse:
         if self._moved >= STEP:
             self._last, self._moved = self._clock(), 0
         elif self.patience_left() <= 0:
-            raise Unavailable("too-slow", f"less than {STEP} bytes moved in {PATIENCE:g} s")
+            raise Unavailable("too-slow", f"less than {STEP} bytes moved in {self._patience:g} s")
 
     def patience_left(self) -> float:
         """Seconds until patience ends, should nothing move."""
-        return PATIENCE - (self._clock() - self._last)
+        return self._patience - (self._clock() - self._last)
 
 
 async def patiently(

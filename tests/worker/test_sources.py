@@ -12,12 +12,14 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
+from geoprocessing_worker import transfer
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.runner import Ending
 from geoprocessing_worker.worker import source_client
 from tests.support.api import NO_TLS
 from tests.support.bench import Bench
+from tests.support.processes import free_port
 from tests.support.scripted_api import ScriptedApi
 
 ETAG = {"ETag": '"v1"', "Last-Modified": "Sun, 22 Nov 2026 08:00:00 GMT"}
@@ -160,3 +162,24 @@ async def test_a_redirect_is_followed_to_allowed_hosts_only(bench: Bench) -> Non
     assert await bench.run(input=named(bench, downloadUrl=f"{bench.server.base_url}/away")) is Ending.FAILED
     assert bench.failure_after_completion()["code"] == "source_not_allowed"
     assert len(bench.server.calls("in")) == 1
+
+
+async def test_a_dead_host_gives_its_place_back_long_before_storage_would(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody listens at the address. The job is to be tried again later; meanwhile the worker has room for others."""
+    patience: list[float] = []
+
+    async def noted(once: Any, pulse: transfer.Pulse, **told: Any) -> None:
+        patience.append(pulse.patience_left())
+        await patiently(once, pulse, **told)
+
+    patiently = transfer.patiently
+    monkeypatch.setattr(transfer, "patiently", noted)
+    nobody = f"http://127.0.0.1:{free_port()}/map.tif"
+    assert await bench.run(input=named(bench, downloadUrl=nobody)) is Ending.FAILED
+    (failure,) = bench.server.calls("fail")
+    assert (failure.json["error"]["code"], failure.json["error"]["class"]) == ("download_failed", "transient")
+    assert max(patience) <= 60
+    assert transfer.SILENCE.connect is not None
+    assert transfer.SILENCE.connect <= 10

@@ -154,3 +154,32 @@ def test_convert_does_any_kind_of_job(tmp_path: Path) -> None:
     ended = worker("convert", str(source), "--task", "think", "-o", str(tmp_path / "out"), path=folder)
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "out" / "map.txt").read_text() == "a thought"
+
+
+def test_a_package_that_is_installed_as_editable_works_behind_the_walls(tmp_path: Path) -> None:
+    """Its code lies in somebody's checkout, as does that of what it needs; its metadata lie elsewhere."""
+    importing = "from neededpart.part import PART; assert PART"
+    installed = install(tmp_path / "installed", "thinker", self_test=importing, needs=("needed-part",))
+    checkout, other = tmp_path / "checkout", tmp_path / "other"
+    checkout.mkdir()
+    (installed / "thinker").rename(checkout / "thinker")
+    (other / "neededpart").mkdir(parents=True)
+    (other / "neededpart" / "__init__.py").touch()
+    (other / "neededpart" / "part.py").write_text("PART = 1")
+    facts = installed / "needed_part-1.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: needed-part\nVersion: 1\n")
+    (facts / "top_level.txt").write_text("neededpart\n")
+    ended = worker("verify", "think", path=Path(f"{installed}:{checkout}:{other}"))
+    assert ended.stdout.startswith("✅ think"), ended.stdout + ended.stderr
+
+
+def test_what_cannot_be_imported_behind_the_walls_is_named(tmp_path: Path) -> None:
+    """It can be imported without them, so that only `verify` finds out."""
+    checkout = tmp_path / "checkout"
+    (checkout / "hiddenpart").mkdir(parents=True)
+    (checkout / "hiddenpart" / "__init__.py").touch()
+    installed = install(tmp_path / "installed", "thinker", self_test="import hiddenpart")
+    ended = worker("verify", "think", path=Path(f"{installed}:{checkout}"))
+    assert ended.returncode == 1
+    assert "not_importable: No module named 'hiddenpart'. Within the sandbox only" in ended.stdout

@@ -194,6 +194,20 @@ def test_the_format_is_the_payloads(output_format: str, kind: str, tmp_path: Pat
     assert Image.open(io.BytesIO(found)).format == kind
 
 
+@pytest.mark.parametrize(("output_format", "tolerance"), [("jpeg", 6), ("webp", 6)])
+def test_lossy_tiles_have_the_colours_of_the_file(output_format: str, tolerance: int, tmp_path: Path) -> None:
+    """Neither channels nor rows are mistaken for each other; what JPEG cannot leave out is white."""
+    source = Tiff(quarters(600), "EPSG:3857", Affine(100, 0, 5_000_000, 0, -100, 2_000_000)).write(tmp_path / "a.tif")
+    viewer = Viewer(tiles(source, tmp_path / "out", outputFormat=output_format))
+    to_degrees = Transformer.from_crs(3857, 4326, always_xy=True)
+    for zoom in (viewer.told["minzoom"], viewer.told["maxzoom"]):
+        for across, down, wanted in ((15, 15, RED), (45, 15, GREEN), (15, 45, BLUE), (45, 45, WHITE)):
+            place = to_degrees.transform(5_000_000 + across * 1000, 2_000_000 - down * 1000)
+            found = viewer.colour(*place, zoom)
+            assert found is not None
+            assert np.abs(np.subtract(found, wanted)).max() <= tolerance, (zoom, across, down, found)
+
+
 def test_the_archive_and_its_metadata_tell_where_and_what(tmp_path: Path) -> None:
     source = Tiff(quarters(600), "EPSG:4326", Affine(0.01, 0, 44, 0, -0.01, 18)).write(tmp_path / "a.tif")
     result = tiles(source, tmp_path / "out")
