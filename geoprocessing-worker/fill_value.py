@@ -20,6 +20,8 @@ KNOWN = frozenset({
 })  # fmt: skip
 ENORMOUS = 1e19  # netCDF's own default is 9.97e36, ESRI's the lowest float32; no unit of anything on Earth gets there
 
+EXACT = 1 << 53  # whole numbers below it are doubles
+
 # The gap to the nearest other value, in times the width in which nearly all other values lie.
 GAP_OF_KNOWN, GAP_OF_OTHER = 0.5, 3.0
 
@@ -51,7 +53,7 @@ def find_fill_values(values: NDArray[Any], collar: float | None = None) -> tuple
             break
         farthest = max(candidates, key=lambda fill: abs(fill.value - float(np.median(rest))))
         share = float(np.count_nonzero(sample == farthest.value)) / sample.size
-        found.append(FillValue(farthest.value, share))
+        found.append(FillValue(_as_stored(values, farthest.value), share))
         rest = rest[rest != farthest.value]
     return tuple(found)
 
@@ -64,6 +66,13 @@ def without(values: NDArray[Any], fills: tuple[FillValue, ...]) -> NDArray[Any]:
         wide = kept.dtype.kind in "iu" and kept.dtype.itemsize > 4
         kept = kept[kept.astype(np.float64) != fill.value] if wide else kept[kept != kept.dtype.type(fill.value)]
     return kept
+
+
+def _as_stored(values: NDArray[Any], found: float) -> float:
+    """The value itself where it was found as the double that a whole number of 64 bits was rounded to."""
+    if values.dtype.kind not in "iu" or abs(found) < EXACT:
+        return found
+    return int(values[values.astype(np.float64) == found][0])
 
 
 def _fill(values: NDArray[np.float64], edge: float, known: frozenset[float]) -> FillValue | None:

@@ -72,9 +72,10 @@ def notes(header: SourceHeader, options: RenderOptions, sample: Sample, chosen: 
 
 
 def _left_out(fill: FillValue) -> str:
+    value = str(fill.value) if isinstance(fill.value, int) else f"{fill.value:.17g}"
     return (
-        f"{fill.share:.1%} of the pixels hold {fill.value:.17g}, far from all others: left out of the stretch, "
-        f'but not hidden. If it means no data, say so: {{"nodata": {fill.value:.17g}}}'
+        f"{fill.share:.1%} of the pixels hold {value}, far from all others: left out of the stretch, "
+        f'but not hidden. If it means no data, say so: {{"nodata": {value}}}'
     )
 
 

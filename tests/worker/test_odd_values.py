@@ -202,14 +202,22 @@ def test_nodata_of_the_payload_is_exact_in_64_bits(value: int, dtype: str, tmp_p
     assert shown[10:].all()
 
 
-@pytest.mark.parametrize("dtype", ["int64", "uint64"])
-def test_undeclared_end_of_64_bits_is_left_out_of_the_stretch(dtype: str, tmp_path: Path) -> None:
-    """It is larger than what a double rounds it to can be turned back into."""
+@pytest.mark.parametrize(
+    ("value", "dtype"), [((1 << 63) - 1, "int64"), ((1 << 64) - 1, "uint64"), (-(1 << 62) - 1, "int64")]
+)
+def test_undeclared_nodata_of_64_bits_is_left_out_of_the_stretch(value: int, dtype: str, tmp_path: Path) -> None:
+    """It is no double; told to the last digit, it hides its pixels when it is given back."""
     data = np.arange(2500, dtype=dtype).reshape(50, 50, 1)
-    data[:10] = np.iinfo(dtype).max
-    choices: Any = run(write_raw_tiff(tmp_path / "a.tif", data), tmp_path / "out").metadata["choices"]
+    data[:10] = value
+    source = write_raw_tiff(tmp_path / "a.tif", data)
+    choices: Any = run(source, tmp_path / "out").metadata["choices"]
     assert choices["stretch"]["hi"] < 2500
-    assert len(choices["stretch"]["leftOut"]) == 1
+    (told,) = (json.loads("{" + note.partition("{")[2]) for note in choices["notes"] if "nodata" in note)
+    assert told == {"nodata": value}
+    assert [fill["value"] for fill in choices["stretch"]["leftOut"]] == [value]
+    shown = picture_of(run(source, tmp_path / "hidden", nodata=told["nodata"]))[..., 3]
+    assert not shown[:10].any()
+    assert shown[10:].all()
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
