@@ -17,6 +17,8 @@ from tests.support.waiting import wait_until
 
 CLOCK = Path(__file__).parent / "clock"
 HOUR = 3600
+# Seconds for a process to end: many share a processor.
+PATIENCE = 180
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Database:
         """As when the power goes: no checkpoint, no goodbye."""
         pid = int((self.folder / "postmaster.pid").read_text().split()[0])
         os.kill(pid, signal.SIGQUIT)
-        wait_until(lambda: not (self.folder / "postmaster.pid").exists(), "the database to be gone", 30)
+        wait_until(lambda: not (self.folder / "postmaster.pid").exists(), "the database to be gone", PATIENCE)
 
     def close(self) -> None:
         """Stop it for good."""
@@ -80,7 +82,7 @@ class Fleet:
         for process in self.running:
             process.send_signal(signal.SIGCONT)
             process.terminate()
-        return [process.wait(60) for process in self.running]
+        return [process.wait(PATIENCE) for process in self.running]
 
 
 class Gremlin:
@@ -124,7 +126,7 @@ class Gremlin:
     def stop(self) -> None:
         """No more faults; raises what went wrong with the gremlin itself."""
         self._stop.set()
-        self._thread.join(120)
+        self._thread.join(2 * PATIENCE)
         if self._failure is not None:
             raise self._failure
 
@@ -171,7 +173,7 @@ class Gremlin:
         """SIGTERM; another takes its place when it has left."""
         number, worker = self._victim()
         worker.terminate()
-        worker.wait(60)
+        worker.wait(PATIENCE)
         self._fleet.replace(number)
 
     def hurry_worker(self) -> None:
@@ -179,9 +181,9 @@ class Gremlin:
         number, worker = self._victim()
         worker.terminate()
         # Two that wait together would be one.
-        wait_until(lambda: not is_pending(worker.pid, signal.SIGTERM), "the first to be taken", 60)
+        wait_until(lambda: not is_pending(worker.pid, signal.SIGTERM), "the first to be taken", PATIENCE)
         worker.terminate()
-        worker.wait(60)
+        worker.wait(PATIENCE)
         self._fleet.replace(number)
 
     def kill_api(self) -> None:

@@ -11,6 +11,7 @@ from tests.chaos.storm import Storm, run
 from tests.chaos.verdict import complaints, left_files
 from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, rows
+from tests.support.receiver import Received
 
 SHORT = Storm(jobs=30, workers=2, seed=20, pause=0.8, rounds=1, factor=1.5, held_open=2, deadline=150)
 
@@ -43,11 +44,19 @@ def test_the_judge_sees_what_is_lost_double_stale_or_torn(api: RunningApi, tmp_p
     rows(url, "UPDATE jobs SET attempt = 2 WHERE id = %s", done)
     rows(url, "UPDATE lease_outcomes SET lease_seq = 9")
     rows(url, "INSERT INTO job_events (job_id, type, state) VALUES (%s, 'succeeded', 'succeeded')", done)
+    rows(url, "INSERT INTO job_dependencies VALUES (%s, %s, 'cancel')", done, waiting)
+    rows(
+        url,
+        "INSERT INTO webhooks VALUES (gen_random_uuid(), 'x', 'https://example.org', 'x', '', '{job.succeeded}', NULL,"
+        " true, false)",
+    )
+    word = b'{"job": {"id": "%s"}}' % done.encode()
+    told = [Received("/", {"webhook-id": number}, word) for number in "12"]
     for path in (api.settings.object_dir / "jobs" / done / "outputs").rglob("*"):
         if path.is_file():
             path.write_bytes(b"torn")
     (tmp_path / "worker" / "jobs" / "outbox" / "x").mkdir(parents=True)
-    said = "\n".join(complaints(url, api.base_url, colours, limit=0))
+    said = "\n".join(complaints(url, api.base_url, colours, 0, told))
     for words in (
         "absent: is not there",
         f"{waiting}: is queued",
@@ -57,6 +66,9 @@ def test_the_judge_sees_what_is_lost_double_stale_or_torn(api: RunningApi, tmp_p
         "-1 jobs still run",
         "not of the lease that won",
         "is not whole",
+        f"{done}: ran before the job",
+        f"{done}: its end was told under 2 ids",
+        f"{waiting}: its end was told under 0 ids",
         "outputs",
     ):
         assert words in said, words

@@ -3,7 +3,7 @@
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.support.api import bearer
 from tests.support.clients import rows
+from tests.support.receiver import Received
 
 # What each event does to the number of running jobs.
 RUNNING = {
@@ -24,7 +25,13 @@ RUNNING = {
 }
 
 
-def complaints(database_url: str, api_url: str, colours: dict[str, tuple[int, int, int]], limit: int) -> list[str]:
+def complaints(
+    database_url: str,
+    api_url: str,
+    colours: dict[str, tuple[int, int, int]],
+    limit: int,
+    told: Sequence[Received] = (),
+) -> list[str]:
     """Everything that is wrong; nothing when all is well.
 
     Args:
@@ -32,8 +39,42 @@ def complaints(database_url: str, api_url: str, colours: dict[str, tuple[int, in
         api_url: of the API itself, not of a proxy.
         colours: of each job's picture, by job id.
         limit: of jobs that may run at once.
+        told: what came to the webhook, if there is one.
     """
-    return [*_of_the_queue(database_url, set(colours), limit), *_of_the_outputs(api_url, database_url, colours)]
+    return [
+        *_of_the_queue(database_url, set(colours), limit),
+        *_of_the_order(database_url),
+        *_of_the_webhook(database_url, set(colours), told),
+        *_of_the_outputs(api_url, database_url, colours),
+    ]
+
+
+def _of_the_order(database_url: str) -> Iterator[str]:
+    """No child may have run before its parent's end."""
+    found = rows(
+        database_url,
+        """
+        SELECT edge.child_id FROM job_dependencies AS edge
+        WHERE (SELECT min(id) FROM job_events WHERE job_id = edge.child_id AND type = 'claimed')
+            < coalesce(
+                (SELECT min(id) FROM job_events WHERE job_id = edge.parent_id AND type = 'succeeded'),
+                9223372036854775807
+            )
+        """,
+    )
+    yield from (f"{row['child_id']}: ran before the job that it waits for" for row in found)
+
+
+def _of_the_webhook(database_url: str, ids: set[str], told: Sequence[Received]) -> Iterator[str]:
+    """Each end is told at least once, and however often under one id."""
+    if not rows(database_url, "SELECT id FROM webhooks LIMIT 1"):
+        return
+    heard: dict[str, set[str]] = {}
+    for one in told:
+        heard.setdefault(one.json["job"]["id"], set()).add(one.headers["webhook-id"])
+    for job_id in sorted(ids):
+        if len(heard.get(job_id, ())) != 1:
+            yield f"{job_id}: its end was told under {len(heard.get(job_id, ()))} ids"
 
 
 def _of_the_queue(database_url: str, ids: set[str], limit: int) -> Iterator[str]:
@@ -68,7 +109,7 @@ def _of_the_outputs(api_url: str, database_url: str, colours: dict[str, tuple[in
         str(row["job_id"]): int(row["lease_seq"])
         for row in rows(database_url, "SELECT job_id, lease_seq FROM lease_outcomes WHERE state = 'succeeded'")
     }
-    with httpx.Client(base_url=api_url, headers=bearer(), timeout=30) as person, httpx.Client(timeout=30) as storage:
+    with httpx.Client(base_url=api_url, headers=bearer(), timeout=120) as person, httpx.Client(timeout=120) as storage:
 
         def look(job_id: str) -> list[str]:
             answer = person.get(f"/api/geo-jobs/{job_id}/download/output")

@@ -175,6 +175,8 @@ def is_pending(pid: int, number: signal.Signals) -> bool:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return False
+    if "\nState:\tZ" in status:
+        return False  # what killed it at its start is told as pending for ever
     waiting = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd:", "ShdPnd:")))
     return any(mask >> (number - 1) & 1 for mask in waiting)
 
