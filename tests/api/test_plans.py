@@ -159,3 +159,42 @@ def test_the_queue_is_vacuumed_long_before_a_fifth_of_it_is_dead(connection: psy
     row = connection.execute("SELECT reloptions FROM pg_class WHERE relname = 'jobs'").fetchone()
     assert row is not None
     assert {"autovacuum_vacuum_scale_factor=0.01", "fillfactor=80", "autovacuum_vacuum_cost_delay=0"} <= set(row[0])
+
+
+HEAD = """
+    SELECT id FROM jobs WHERE state = 'queued' AND task_type = 'geotiff_to_png' AND run_at <= now()
+    ORDER BY order_key, id LIMIT 1 FOR UPDATE SKIP LOCKED
+"""
+
+
+def test_an_old_snapshot_costs_claims_in_proportion_to_what_was_claimed_since_and_no_longer_than_it_lasts(
+    postgres: DatabaseServer,
+) -> None:
+    """Bounded by the claims under it, however many jobs wait; it keeps nobody waiting, and leaves nothing behind."""
+    claim = {**QUERIES["claim"][2], "most": 100, "claim_ids": [], "lease_keys": ["k"] * 100}
+    claim |= {"worker_ids": ["w"] * 100, "worker_names": ["w"] * 100, "shares": [1] * 100}
+    sql = load_queries("leases.sql").claim_jobs.sql
+    with postgres.clone() as url, psycopg.connect(url, autocommit=True) as queue, psycopg.connect(url) as forgotten:
+        queue.execute(_FILL.replace("{history}", "1").replace("5000", "20000").encode())
+        queue.execute("VACUUM ANALYZE")
+
+        def pages() -> int:
+            row = queue.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {HEAD}".encode()).fetchone()
+            assert row is not None
+            plan = row[0][0]["Plan"]
+            return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+        few = pages()
+        forgotten.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        forgotten.execute("SELECT count(*) FROM jobs")
+        for _ in range(20):
+            got = queue.execute(sql, claim | {"claim_ids": [uuid4() for _ in range(100)]}).fetchall()
+            assert len(got) == 100
+        queue.execute("VACUUM jobs")
+        under = pages()
+        forgotten.rollback()
+        queue.execute("VACUUM jobs")
+        assert few <= 10
+        # An index page holds 20 and more of the 2,000 that were claimed.
+        assert under <= few + 2000 / 20
+        assert pages() <= few
