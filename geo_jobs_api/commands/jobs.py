@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from geo_jobs_api.commands.frame import Group, add_json_option, stored
-from geo_jobs_api.commands.output import say, say_json, say_view, say_views
+from geo_jobs_api.commands.output import say, say_done, say_json, say_view, say_views
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database import Pool
 from geo_jobs_api.errors import Problem
@@ -41,13 +41,17 @@ def add_commands(commands: Group) -> None:
     command = jobs.add("cancel", "Cancel a job, or ask its worker to stop.", stored(_cancel))
     command.add_argument("id", type=UUID, metavar="ID")
     command.add_argument("--reason", metavar="TEXT")
+    add_json_option(command)
     command = jobs.add("retry", "Send a failed job back to the queue with all its attempts.", stored(_retry))
     command.add_argument("id", type=UUID, metavar="ID")
+    add_json_option(command)
     command = jobs.add("unlock", "Take a job from its worker at once; the attempt is not spent.", stored(_unlock))
     command.add_argument("id", type=UUID, metavar="ID")
+    add_json_option(command)
     command = jobs.add("priority", "Change the priority of a job that has not ended.", stored(_priority))
     command.add_argument("id", type=UUID, metavar="ID")
     command.add_argument("priority", type=int, metavar="PRIORITY", help="-100 to 100; a point is worth a minute")
+    add_json_option(command)
     _add_redrive(jobs)
 
 
@@ -130,15 +134,17 @@ async def _cancel(_settings: Settings, pool: Pool, arguments: argparse.Namespace
     if job is None:
         there = await _find(pool, arguments.id)
         raise Problem("invalid-state", f"There is nothing to cancel: the job is {there.state}.")
-    say("It is cancelled." if job.state is JobState.CANCELLED else f"{job.worker_name} was asked to stop.")
+    done = "It is cancelled." if job.state is JobState.CANCELLED else f"{job.worker_name} was asked to stop."
+    say_done(done, JobView.of(job), as_json=arguments.json)
     return 0
 
 
 async def _retry(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
-    if await JobStore(pool).retry_failed(arguments.id) is None:
+    job = await JobStore(pool).retry_failed(arguments.id)
+    if job is None:
         there = await _find(pool, arguments.id)
         raise Problem("invalid-state", f"Only a failed job can be retried; this one is {there.state}.")
-    say("It is queued again, with all its attempts.")
+    say_done("It is queued again, with all its attempts.", JobView.of(job), as_json=arguments.json)
     return 0
 
 
@@ -147,7 +153,7 @@ async def _unlock(settings: Settings, pool: Pool, arguments: argparse.Namespace)
     if job is None:
         there = await _find(pool, arguments.id)
         raise Problem("invalid-state", f"Nobody works on the job: it is {there.state}.")
-    say(f"It is {job.state}; {job.worker_name} has lost it.")
+    say_done(f"It is {job.state}; {job.worker_name} has lost it.", JobView.of(job), as_json=arguments.json)
     return 0
 
 
@@ -155,10 +161,11 @@ async def _priority(settings: Settings, pool: Pool, arguments: argparse.Namespac
     if not -100 <= arguments.priority <= 100:
         raise Problem("validation", "A priority lies between -100 and 100.")
     store = SteeringStore(pool, settings.lease_seconds)
-    if await store.change_priority(arguments.id, None, arguments.priority) is None:
+    job = await store.change_priority(arguments.id, None, arguments.priority)
+    if job is None:
         there = await _find(pool, arguments.id)
         raise Problem("invalid-state", f"The job has ended already: it is {there.state}.")
-    say(f"Its priority is {arguments.priority}.")
+    say_done(f"Its priority is {job.priority}.", JobView.of(job), as_json=arguments.json)
     return 0
 
 
@@ -170,9 +177,6 @@ async def _redrive(settings: Settings, pool: Pool, arguments: argparse.Namespace
         places = "; ".join(f"{item['loc'][0]}: {item['msg']}" for item in error.errors())
         raise Problem("validation", places) from error
     jobs = await SteeringStore(pool, settings.lease_seconds).redrive_failed(arguments.owner, wanted)
-    if arguments.json:
-        say_json({"jobs": jobs})
-        return 0
     told = ", ".join(f"{count} of {name}" for name, count in jobs.items())
-    say(f"Queued again: {told}." if told else "No failed job fits.")
+    say_done(f"Queued again: {told}." if told else "No failed job fits.", {"jobs": jobs}, as_json=arguments.json)
     return 0

@@ -35,6 +35,14 @@ def say_json(value: object) -> None:
     say(json.dumps(value, indent=2))
 
 
+def say_done(sentence: str, result: Model | Mapping[str, object], *, as_json: bool) -> None:
+    """What a command did: in a sentence, or what came of it as JSON."""
+    if as_json:
+        say_json(result.model_dump(mode="json", by_alias=True) if isinstance(result, Model) else result)
+    else:
+        say(sentence)
+
+
 def say_view(view: Model, *, as_json: bool) -> None:
     """Print one thing: a field on each line, or JSON with the API's names."""
     told = view.model_dump(mode="json", by_alias=True)

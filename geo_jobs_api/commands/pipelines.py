@@ -6,7 +6,7 @@ import argparse
 from uuid import UUID
 
 from geo_jobs_api.commands.frame import Group, add_json_option, stored
-from geo_jobs_api.commands.output import say, say_json, say_views
+from geo_jobs_api.commands.output import say, say_done, say_json, say_views
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database import Pool
 from geo_jobs_api.pipeline_schemas import PipelineJobView, PipelineView
@@ -26,6 +26,7 @@ def add_commands(commands: Group) -> None:
     command = pipelines.add("cancel", "Cancel all jobs of a pipeline that have not ended.", stored(_cancel))
     command.add_argument("id", type=UUID, metavar="ID")
     command.add_argument("--reason", metavar="TEXT", default="Its pipeline was cancelled by an operator.")
+    add_json_option(command)
 
 
 async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
@@ -74,5 +75,5 @@ def _why(job: PipelineJobView) -> str | None:
 
 async def _cancel(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     number = await PipelineStore(pool).cancel_pipeline(arguments.id, arguments.reason)
-    say(f"Cancelled {number} jobs.")
+    say_done(f"Cancelled {number} jobs.", {"jobs": number}, as_json=arguments.json)
     return 0

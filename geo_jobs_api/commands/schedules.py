@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from uuid_utils.compat import uuid7
 
 from geo_jobs_api.commands.frame import Act, Group, add_json_option, stored
-from geo_jobs_api.commands.output import say, say_view, say_views
+from geo_jobs_api.commands.output import say_done, say_view, say_views
 from geo_jobs_api.config import Settings
 from geo_jobs_api.creation_store import CreationStore
 from geo_jobs_api.database import Pool
@@ -134,7 +134,10 @@ async def _run(settings: Settings, pool: Pool, arguments: argparse.Namespace) ->
     if fire is None or fire.outcome != "made":
         why = fire and fire.error
         raise Problem("invalid-state", why or "An open job has the template's de-duplication key.")
-    say(f"Made {'job' if fire.job_id else 'pipeline'} {fire.job_id or fire.pipeline_id}.")
+    done = f"Made {'job' if fire.job_id else 'pipeline'} {fire.job_id or fire.pipeline_id}."
+    fires = await store.list_fires(arguments.id, most=500)
+    view = FireView.of(next(one for one in fires if one.fire_time == fire.fire_time))
+    say_done(done, view, as_json=arguments.json)
     return 0
 
 
@@ -164,5 +167,5 @@ async def _reset(store: ScheduleStore, schedule: Schedule) -> Schedule | None:
 async def _remove(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     if not await ScheduleStore(pool).delete_schedule(arguments.id):
         raise Problem("schedule-not-found", f"There is no schedule {arguments.id}.")
-    say("Removed.")
+    say_done("Removed.", {"removed": str(arguments.id)}, as_json=arguments.json)
     return 0

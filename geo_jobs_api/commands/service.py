@@ -6,12 +6,15 @@ import argparse
 import asyncio
 import socket
 import time
+from dataclasses import asdict
+
+from pydantic.alias_generators import to_camel
 
 from geo_jobs_api import embedded
 from geo_jobs_api.app import local_storage, retention
 from geo_jobs_api.auth import make_jwt
-from geo_jobs_api.commands.frame import Group, stored
-from geo_jobs_api.commands.output import say
+from geo_jobs_api.commands.frame import Group, add_json_option, stored
+from geo_jobs_api.commands.output import say, say_json
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database import Pool, migrate
 from geo_jobs_api.server import bind, serve
@@ -37,6 +40,7 @@ def add_commands(commands: Group) -> None:
         help="all jobs that ended so long ago, whatever the settings say",
     )
     command.add_argument("--lost-objects", action="store_true", help="also objects of jobs that are not known")
+    add_json_option(command)
     command = commands.add("jwt", "Print a token for a person.", _jwt)
     command.add_argument("--sub", required=True, metavar="NAME", help="whose token it is")
     command.add_argument("--admin", action="store_true", help="may see everybody's jobs")
@@ -72,10 +76,18 @@ async def _migrate(_settings: Settings, _pool: Pool, _arguments: argparse.Namesp
 async def _cleanup(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     keeper = retention(settings, pool, local_storage(settings))
     ended_seconds = None if arguments.days is None else max(0.0, arguments.days) * _DAY_SECONDS
-    say((await keeper.run_once(ended_seconds)).sentence())
+    done = await keeper.run_once(ended_seconds)
     lost = await keeper.find_lost_objects()
     if lost and arguments.lost_objects:
         await keeper.remove_objects(lost)
+    if arguments.json:
+        removed = {to_camel(name): number for name, number in asdict(done).items()}
+        say_json(
+            removed | {"jobsWithLostObjects": len(lost), "lostObjectsRemoved": bool(lost and arguments.lost_objects)}
+        )
+        return 0
+    say(done.sentence())
+    if lost and arguments.lost_objects:
         say(f"Removed the objects of {len(lost)} jobs that the database does not know.")
     elif lost:
         say(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from geo_jobs_api.commands.frame import Group, add_json_option, stored
-from geo_jobs_api.commands.output import say, say_view, say_views
+from geo_jobs_api.commands.output import say, say_done, say_json, say_view, say_views
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database import Pool
 from geo_jobs_api.errors import Problem
@@ -36,13 +36,16 @@ def add_commands(commands: Group) -> None:
         type=_field,
         help="maxConcurrentRuns=4, backoffSeconds=[60,300], rateLimit=10/60 (10 in 60 s), leaseSeconds=null, …",
     )
+    add_json_option(command)
     command = kinds.add("apply", "Add task types, or change the fields that are given.", stored(_apply))
     command.add_argument(
         "file", metavar="FILE", help="JSON, an object or a list of them; - for what `worker.py tasks --json` prints"
     )
+    add_json_option(command)
     for name, text in (("pause", "Hand out no more jobs of a type."), ("resume", "Hand them out again.")):
         command = kinds.add(name, text, stored(_pause))
         command.add_argument("name", metavar="NAME")
+        add_json_option(command)
         command.set_defaults(fields=[("paused", name == "pause")])
 
 
@@ -94,21 +97,28 @@ async def _show(_settings: Settings, pool: Pool, arguments: argparse.Namespace) 
 
 async def _set(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     changed = await TaskTypeStore(pool).change_task_type(arguments.name, dict(arguments.fields))
-    say_view(_found(changed, arguments.name), as_json=False)
+    say_view(_found(changed, arguments.name), as_json=arguments.json)
     return 0
 
 
 async def _pause(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     kind = _found(await TaskTypeStore(pool).change_task_type(arguments.name, dict(arguments.fields)), arguments.name)
-    say(f"{kind.name} is paused: jobs that run go on." if kind.paused else f"{kind.name} goes on.")
+    done = f"{kind.name} is paused: jobs that run go on." if kind.paused else f"{kind.name} goes on."
+    say_done(done, kind, as_json=arguments.json)
     return 0
 
 
 async def _apply(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     store = TaskTypeStore(pool)
-    for given in _objects(_read(arguments.file)):
-        kind = await store.change_task_type(str(given.get("name", "")), given, may_create=True)
-        say(f"{'' if kind is None else kind.name} is set.")
+    kinds = [
+        _found(await store.change_task_type(name, given, may_create=True), name)
+        for name, given in ((str(given.get("name", "")), given) for given in _objects(_read(arguments.file)))
+    ]
+    if arguments.json:
+        say_json([kind.model_dump(mode="json", by_alias=True) for kind in kinds])
+        return 0
+    for kind in kinds:
+        say(f"{kind.name} is set.")
     return 0
 
 

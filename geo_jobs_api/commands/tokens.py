@@ -11,7 +11,7 @@ from uuid_utils.compat import uuid7
 
 from geo_jobs_api.auth import new_worker_token, worker_token_sha256
 from geo_jobs_api.commands.frame import Group, add_json_option, stored
-from geo_jobs_api.commands.output import say, say_views
+from geo_jobs_api.commands.output import say, say_done, say_views
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database import Pool
 from geo_jobs_api.store import JobStore
@@ -34,16 +34,18 @@ def add_commands(commands: Group) -> None:
     tokens = commands.group("token", "Tokens of workers.")
     command = tokens.add("create", "Make a token and print it; only its hash is kept.", stored(_create))
     command.add_argument("name", metavar="NAME", help="what it is for")
+    add_json_option(command)
     command = tokens.add("list", "List the tokens.", stored(_list))
     add_json_option(command)
     command = tokens.add("revoke", "Refuse a token from now on.", stored(_revoke))
     command.add_argument("id", type=UUID, metavar="ID", help="its id, as listed")
+    add_json_option(command)
 
 
 async def _create(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
-    token = new_worker_token()
-    await JobStore(pool).add_worker_token(uuid7(), arguments.name, worker_token_sha256(token))
-    say(token)
+    token, token_id = new_worker_token(), uuid7()
+    await JobStore(pool).add_worker_token(token_id, arguments.name, worker_token_sha256(token))
+    say_done(token, {"id": str(token_id), "name": arguments.name, "token": token}, as_json=arguments.json)
     return 0
 
 
@@ -65,6 +67,7 @@ async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) 
 
 async def _revoke(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     if await JobStore(pool).revoke_worker_token(arguments.id):
+        say_done("It is refused from now on.", {"revoked": str(arguments.id)}, as_json=arguments.json)
         return 0
     say(f"There is no valid token {arguments.id}.", to_error=True)
     return 1

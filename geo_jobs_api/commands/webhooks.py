@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 
 from geo_jobs_api.app import webhook_maker
 from geo_jobs_api.commands.frame import Group, add_json_option, stored
-from geo_jobs_api.commands.output import say, say_view, say_views
+from geo_jobs_api.commands.output import say_done, say_view, say_views
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database import Pool
 from geo_jobs_api.errors import Problem
@@ -39,8 +39,10 @@ def add_commands(commands: Group) -> None:
     command = webhooks.add("redeliver", "Deliver once more what has ended.", stored(_redeliver))
     command.add_argument("id", type=UUID, metavar="ID", help="of the webhook")
     command.add_argument("delivery", type=int, nargs="*", metavar="DELIVERY", help="its id; none: all that failed")
+    add_json_option(command)
     command = webhooks.add("remove", "Remove a webhook with its deliveries.", stored(_remove))
     command.add_argument("id", type=UUID, metavar="ID")
+    add_json_option(command)
 
 
 async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
@@ -96,12 +98,12 @@ async def _redeliver(_settings: Settings, pool: Pool, arguments: argparse.Namesp
         failed = await store.list_deliveries(arguments.id, state="failed", before=None, most=10_000)
         wanted = [delivery.id for delivery in failed]
     done = [number for number in wanted if await store.redeliver(arguments.id, number) is not None]
-    say(f"{len(done)} deliveries are tried again.")
+    say_done(f"{len(done)} deliveries are tried again.", {"deliveries": len(done)}, as_json=arguments.json)
     return 0 if len(done) == len(wanted) else 1
 
 
 async def _remove(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     if not await WebhookStore(pool).delete_webhook(arguments.id):
         raise Problem("webhook-not-found", f"There is no webhook {arguments.id}.")
-    say("Removed.")
+    say_done("Removed.", {"removed": str(arguments.id)}, as_json=arguments.json)
     return 0

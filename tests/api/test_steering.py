@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from geo_jobs_api.cli import _parser
 from geo_jobs_api.roll_call import RollCall
 from geo_jobs_api.steering_records import SeenWorker
 from tests.support.api import RunningApi
@@ -267,3 +269,34 @@ async def test_a_worker_is_noted_once_a_minute_however_often_it_asks() -> None:
         if moment != 30.0:
             await roll_call.note()
     assert notes.written == [["w0", "w1", "w2"]] * 2
+
+
+def commands_without_json(parser: argparse.ArgumentParser, name: str = "") -> Iterator[str]:
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    for group in groups:
+        for part, below in group.choices.items():
+            yield from commands_without_json(below, f"{name} {part}".strip())
+    if not groups and not any("--json" in action.option_strings for action in parser._actions):
+        yield name
+
+
+def test_whatever_looks_or_steers_can_print_json(person: Person, worker: Worker, command: Callable[..., str]) -> None:
+    """Also what changes something: what came of it, as the API would answer."""
+    assert set(commands_without_json(_parser())) == {"serve", "migrate", "jwt"}
+    first, second = person.submit(), person.submit()
+
+    def told(*arguments: str) -> Any:
+        return json.loads(command(*arguments, "--json"))
+
+    assert told("jobs", "priority", first, "7")["priority"] == 7
+    worker.heartbeat(worker.claim())
+    assert told("jobs", "unlock", first)["state"] == "queued"
+    assert told("jobs", "cancel", second)["state"] == "cancelled"
+    worker.fail(worker.claim(), "invalid_input", "broken").raise_for_status()
+    assert told("jobs", "retry", first)["state"] == "queued"
+    assert told("task-types", "pause", "geotiff_info")["paused"] is True
+    assert told("task-types", "resume", "geotiff_info")["paused"] is False
+    assert told("task-types", "set", "geotiff_info", "maxAttempts=5")["maxAttempts"] == 5
+    made = told("token", "create", "night-shift")
+    assert told("token", "revoke", made["id"]) == {"revoked": made["id"]}
+    assert told("cleanup")["jobsRemoved"] == 0
