@@ -57,11 +57,7 @@ def _check_facts(header: SourceHeader, found: SourceHeader, made: Path, *, lossy
         wrong += [name for name in KEPT_OF_BANDS if getattr(before, name) != getattr(after, name)]
         if not _same_number(before.nodata, after.nodata):
             wrong.append("nodata")
-    # A scan that counts from white to black gets a table of these two colours.
-    told = found.palette is not None and not header.miniswhite
-    if (header.palette is None and told) or (
-        header.palette is not None and not _same_colours(header.palette, found.palette)
-    ):
+    if not _same_tables(header, found):
         wrong.append("palette")
     if (header.crs is None) != (found.crs is None) or (
         header.crs is not None and found.crs is not None and not _same_places(header, found)
@@ -99,10 +95,23 @@ def _same_number(one: float | None, other: float | None) -> bool:
     return bool(np.isclose(one, other, rtol=1e-12, equal_nan=True)) or one == other
 
 
-def _same_colours(one: NDArray[Any], other: NDArray[Any] | None) -> bool:
+def _same_tables(header: SourceHeader, found: SourceHeader) -> bool:
+    if header.palette is not None and found.palette is not None:
+        return _same_colours(header.palette, found.palette)
+    if header.palette is None and found.palette is None:
+        return True
+    # GDAL tells black and white by a table or without, as it likes.
+    return header.bands[0].bits == 1 and bool((_two_colours(header) == _two_colours(found)).all())
+
+
+def _two_colours(header: SourceHeader) -> NDArray[Any]:
+    if header.palette is not None:
+        return header.palette[:2, :3]
+    return np.array([[255] * 3, [0] * 3] if header.miniswhite else [[0] * 3, [255] * 3])
+
+
+def _same_colours(one: NDArray[Any], other: NDArray[Any]) -> bool:
     """GDAL fills a table up to its type's range with black."""
-    if other is None:
-        return False
     entries = min(len(one), len(other))
     return bool((one[:entries] == other[:entries]).all() and not one[entries:, :3].any())
 

@@ -192,7 +192,8 @@ class TaskHandler:
         self_test: from an empty folder to a `TaskResult` of what it made there from inputs of its own; raises where
             the result is not what it should be.
         opens: what the file must be.
-        needs: the distributions that the work imports, by their names.
+        needs: the distributions that the work imports, by their names. Those that are installed elsewhere than the
+            worker's own libraries, as editable ones are, can be read behind the walls only if they are named here.
         preload: modules to be imported once for all jobs, where they are slow to import and quick to fork.
         settings: for fields of the payload, the worker's setting that holds their default, by its name in lower case.
         explain: like `work`, but to an `Explanation`, for `convert --explain`.

@@ -55,6 +55,11 @@ KINDS = {
     "palette": Tiff(
         RNG.integers(0, 3, (1, 600, 700), dtype=np.uint8), palette={1: (255, 0, 0, 255), 2: (0, 9, 0, 255)}
     ),
+    "table of two colours": Tiff(
+        RNG.integers(0, 2, (1, 600, 700), dtype=np.uint8),
+        palette={0: (255, 0, 0, 255), 1: (0, 0, 255, 255)},
+        profile={"nbits": 1, "photometric": "palette"},
+    ),
     "turned": Tiff(NOISE, "EPSG:32638", UTM @ Affine.rotation(25)),
     "south up": Tiff(NOISE, "EPSG:32638", Affine(30, 0, 400_000, 0, 30, 1_600_000)),
     "control points": Tiff(NOISE, None, None, gcps=(CORNERS, "EPSG:4326")),
@@ -194,3 +199,16 @@ def test_inks_and_lab_are_refused_by_name(photometric: str, bands: int, tmp_path
     with pytest.raises(JobError, match="inks or L") as caught:
         cog(source, tmp_path / "out")
     assert caught.value.code == "unsupported_photometric"
+
+
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_black_and_white_may_be_told_by_a_table_or_without(photometric: str, tmp_path: Path) -> None:
+    """GDAL gives a scan of one bit a table of these two colours; the pixels mean what they meant."""
+    bits = Tiff(RNG.integers(0, 2, (1, 600, 700), dtype=np.uint8), profile={"nbits": 1, "photometric": photometric})
+    source = bits.write(tmp_path / "map.tif")
+    made = cog(source, tmp_path / "out").outputs[0].path
+    white = 1 if photometric == "minisblack" else 0
+    with gdal_environment(), rasterio.open(source) as before, rasterio.open(made) as after:
+        assert after.colormap(1)[white][:3] == (255, 255, 255)
+        assert after.colormap(1)[1 - white][:3] == (0, 0, 0)
+        assert (before.read() == after.read()).all()
