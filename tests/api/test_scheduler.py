@@ -125,10 +125,18 @@ async def test_a_claim_given_back_is_queued_at_its_old_place(pool: Pool) -> None
     lease = await running_job(pool, confirmed=False)
     before = await JobStore(pool).find_job(lease.job.id)
     assert before is not None
+
+    async def place() -> object:
+        async with pool.connection() as connection:
+            cursor = await connection.execute("SELECT order_key FROM jobs WHERE id = %s", [lease.job.id])
+            return await cursor.fetchone()
+
+    old_place = await place()
     await LeaseStore(pool).release_claim(lease.job.id, lease.token)
     job = await JobStore(pool).find_job(lease.job.id)
     assert job is not None
     assert (job.state, job.attempt, job.run_at) == (JobState.QUEUED, 0, before.run_at)
+    assert await place() == old_place
     decision = await LeaseStore(pool).decide_failure(lease.job.id, lease.token, ErrorClass.INTERNAL, None)
     assert decision is None
 
