@@ -8,11 +8,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from affine import Affine
 from pyproj import CRS
-from rasterio.io import MemoryFile
 
-from geoprocessing_worker.crs import describe, from_gdal, horizontal, parse_crs, reachable, to_gdal
+from geoprocessing_worker import usual_systems
+from geoprocessing_worker.crs import describe, parse_crs, reachable, to_gdal
 from geoprocessing_worker.handlers import OutputFile, Report, TaskRequest, TaskResult
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.inspection import inspect_file
@@ -114,10 +113,6 @@ def explain(source: Path, options: RenderOptions, *, validate_headers: bool = Tr
     return explained
 
 
-GLOBE = "EPSG:4326"
-USUAL = (GLOBE, "EPSG:3857")
-"""The coordinate systems that most pictures are in."""
-
 LAZY = ("numpy.ma", "_strptime", "encodings.ascii")
 """What libraries import at their first use: 50 ms that each job would spend anew."""
 
@@ -131,9 +126,8 @@ def preload() -> None:
         import_module(name)
     written_at("1970:01:01 00:00:00")  # compiles its expression
     with gdal_environment():
-        for code in USUAL:
-            for crs in (parse_crs(code), _as_read(code)):
-                _look_up(crs)
+        for crs in (*map(parse_crs, usual_systems.CODES), *usual_systems.learn()):
+            _look_up(crs)
     forget_other_drivers()
 
 
@@ -143,19 +137,9 @@ def _look_up(crs: CRS) -> None:
     projection_file(crs)
     auxiliary_file(Grid(1, 1, None, crs))
     describe(crs)
-    globe = parse_crs(GLOBE)
+    globe = parse_crs(usual_systems.GLOBE)
     reachable(crs, globe)
     reachable(globe, crs)
-
-
-def _as_read(code: str) -> CRS:
-    """The system as GDAL tells it of a file, which is not word for word what its code stands for."""
-    shape = {"width": 1, "height": 1, "count": 1, "dtype": "uint8"}
-    with MemoryFile() as memory:
-        with memory.open(driver="GTiff", crs=code, transform=Affine.scale(1.0, -1.0), **shape):
-            pass
-        with memory.open() as dataset:
-            return horizontal(from_gdal(dataset.crs) or parse_crs(code))
 
 
 def _inspect(source: Path, options: RenderOptions, validate_headers: bool) -> tuple[SourceHeader, Sample, RenderPlan]:

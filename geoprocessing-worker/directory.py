@@ -94,12 +94,12 @@ class Tiff:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.size = os.fstat(file.fileno()).st_size
+        self.size = file.seek(0, os.SEEK_END)
         head = self._bytes(0, min(16, self.size))
         if head[:4] not in MAGIC:
             words = "This file is empty." if not head else "This file is not a TIFF."
             raise refused("not_a_tiff", f"{words} Export it as GeoTIFF and upload it again.", magic=head[:4].hex())
-        self._order = "<" if head[:2] == b"II" else ">"
+        self.byte_order = self._order = "<" if head[:2] == b"II" else ">"
         self._big = b"+" in head[2:4]
         self._word, self._inline = ("Q", 8) if self._big else ("I", 4)
         if self._big and head[4:8] != struct.pack(self._order + "HH", 8, 0):
@@ -137,6 +137,14 @@ class Tiff:
                 if found > allowed:
                     raise too_large(limit, found, allowed, words)
             yield directory
+
+    def directory(self, number: int) -> Directory | None:
+        """The directory with this 1-based number, `None` if there are fewer.
+
+        Raises:
+            JobError: as `directories`.
+        """
+        return next(itertools.islice(self.directories(), number - 1, None), None)
 
     def _hanging_off(self, directory: Directory) -> Iterator[int]:
         for field in directory.fields:
@@ -237,7 +245,7 @@ def read_tags(path: Path, wanted: Iterable[int], directory: int = 1) -> Tags:
     try:
         with path.open("rb") as file:
             tiff = Tiff(file)
-            found = next(itertools.islice(tiff.directories(), directory - 1, None), None)
+            found = tiff.directory(directory)
             fields = [] if found is None else [field for tag in wanted if (field := found.find(tag))]
             for field in fields:
                 if field.kind == LETTERS:

@@ -39,12 +39,10 @@ class Georeference:
     doubt: str | None = None
 
 
-def georeference(dataset: Any, source_crs: CRS | None) -> Georeference:
-    """What a dataset says of its place; `source_crs` is used where it says no system."""
-    crs = from_gdal(dataset.crs)
-    crs = crs if usable(crs) else source_crs
+def georeference(dataset: Any, own_crs: CRS | None, source_crs: CRS | None) -> Georeference:
+    """What a dataset says of its place, in its own system; `source_crs` is used where that is none."""
     if not dataset.transform.is_identity and dataset.transform.determinant != 0:
-        return _by_transform(dataset, crs if usable(crs) else None, source_crs)
+        return _by_transform(dataset, own_crs if usable(own_crs) else None, source_crs)
     found = _by_points(dataset, source_crs)
     if found is not None and found.doubt is None:
         return found
@@ -53,7 +51,8 @@ def georeference(dataset: Any, source_crs: CRS | None) -> Georeference:
     return found or Georeference()
 
 
-def _by_transform(dataset: Any, crs: CRS | None, source_crs: CRS | None) -> Georeference:
+def _by_transform(dataset: Any, own_crs: CRS | None, source_crs: CRS | None) -> Georeference:
+    crs = own_crs or (source_crs if usable(source_crs) else None)
     transform = dataset.transform
     corners = [transform @ corner for corner in ((0, 0), (dataset.width, 0), (0, dataset.height))]
     numbers = [*transform, *(number for corner in corners for number in corner)]
@@ -63,7 +62,7 @@ def _by_transform(dataset: Any, crs: CRS | None, source_crs: CRS | None) -> Geor
         crs = None if _beside_the_globe(source_crs, corners) else source_crs
         if crs is None:
             x, y = corners[0]
-            who = "the file" if usable(from_gdal(dataset.crs)) else "sourceCrs"
+            who = "the file" if own_crs else "sourceCrs"
             doubt = f"{who} says degrees, but its corner lies at {x:.10g}, {y:.10g}: its coordinate system is another"
             return Georeference(transform=transform, doubt=doubt)
     kind = Georeferencing.NONE if crs is None else Georeferencing.AFFINE

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +16,10 @@ from pyproj import CRS
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 
-from geoprocessing_worker.admission import MAX_BANDS, MAX_BLOCK_BYTES, MAX_SIDE, admit, check_domain
+from geoprocessing_worker import usual_systems
+from geoprocessing_worker.admission import MAX_BANDS, MAX_BLOCK_BYTES, MAX_SIDE, METADATA, admit, check_domain
 from geoprocessing_worker.colour_profile import decoded
-from geoprocessing_worker.crs import horizontal
+from geoprocessing_worker.crs import from_gdal, horizontal
 from geoprocessing_worker.directory import (
     ASSOCIATED_ALPHA,
     COLOR_MAP,
@@ -44,7 +47,7 @@ LONGEST_NUMBER = 40  # characters; 64 bits have 20 digits
 
 RAW = frozenset({SEPARATED, CIE})  # what GDAL turns into light by itself, where it is stored in bytes
 LAB_BANDS = 3
-TAGS_READ = (PHOTOMETRIC, EXTRA_SAMPLES, GDAL_NODATA, COLOR_MAP, IMAGE_DEPTH)
+TAGS_READ = (METADATA, PHOTOMETRIC, EXTRA_SAMPLES, GDAL_NODATA, COLOR_MAP, IMAGE_DEPTH)
 NUMBER = re.compile(r"\s*[-+]?(\d|\.\d|nan|inf|1\.#)", re.IGNORECASE)
 
 TAGS = (
@@ -83,7 +86,10 @@ def inspect_file(
         _admit(dataset)
         levels = [Level(None, dataset.width, dataset.height, *_block_size(dataset))]
         overviews = _overviews(dataset, raw=raw)
-        facts = _read(dataset, source_crs)
+        usual = usual_systems.find(path, directory)
+        # A unit may be that of heights in the file's system; a usual one has none, and GDAL would look it up for that.
+        units = dataset.units if usual is None or "unittype" in tags.texts.get(METADATA, "") else ()
+        facts = _read(dataset, units, usual or from_gdal(dataset.crs), source_crs)
     _check_samples(tags, facts["bands"])
     if not _says_a_number(tags.texts.get(GDAL_NODATA)):
         facts["bands"] = tuple(replace(band, nodata=None) for band in facts["bands"])
@@ -168,7 +174,8 @@ def _best_page(path: Path, directories: list[int]) -> int:
     for number, directory in enumerate(directories[:MAX_PAGES], 1):
         with open_source(path, directory=directory) as dataset:
             _forget_old_errors(dataset)
-            placed = georeference(dataset, None).kind is not Georeferencing.NONE
+            own_crs = usual_systems.find(path, directory) or from_gdal(dataset.crs)
+            placed = georeference(dataset, own_crs, None).kind is not Georeferencing.NONE
             found.append((placed, dataset.width * dataset.height, -number))
     return -max(found)[2]
 
@@ -210,13 +217,13 @@ def _numpy_type(name: str) -> str:
     return "complex64" if name.startswith("complex_int") else name
 
 
-def _read(dataset: Any, source_crs: CRS | None) -> dict[str, Any]:
+def _read(dataset: Any, units: Sequence[str | None], own_crs: CRS | None, source_crs: CRS | None) -> dict[str, Any]:
     structure = dataset.tags(ns="IMAGE_STRUCTURE")
-    place: Georeference = georeference(dataset, source_crs)
+    place: Georeference = georeference(dataset, own_crs, source_crs)
     return {
         "width": dataset.width,
         "height": dataset.height,
-        "bands": tuple(_band(dataset, index) for index in dataset.indexes),
+        "bands": tuple(_band(dataset, index, unit) for index, unit in itertools.zip_longest(dataset.indexes, units)),
         "pixel_interleaved": structure.get("INTERLEAVE", "").upper() == "PIXEL",
         "compression": structure.get("COMPRESSION", "NONE"),
         "miniswhite": structure.get("MINISWHITE", "").upper() == "YES",
@@ -237,7 +244,7 @@ def _read(dataset: Any, source_crs: CRS | None) -> dict[str, Any]:
     }
 
 
-def _band(dataset: Any, index: int) -> BandHeader:
+def _band(dataset: Any, index: int, unit: str | None) -> BandHeader:
     bits = dataset.tags(index, ns="IMAGE_STRUCTURE").get("NBITS")
     return BandHeader(
         index=index,
@@ -248,7 +255,7 @@ def _band(dataset: Any, index: int) -> BandHeader:
         bits=int(bits) if bits and bits.isdigit() else None,
         scale=dataset.scales[index - 1],
         offset=dataset.offsets[index - 1],
-        unit=dataset.units[index - 1] or None,
+        unit=unit or None,
     )
 
 

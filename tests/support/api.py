@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -96,7 +95,8 @@ def run_api(settings: Settings, port: int = 0) -> Iterator[RunningApi]:
         # where tests of commands read what the command alone may say.
         structlog.configure(
             processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()],
-            logger_factory=structlog.PrintLoggerFactory(sys.__stderr__),
+            logger_factory=structlog.stdlib.LoggerFactory(),
+            wrapper_class=structlog.stdlib.BoundLogger,
         )
     listener = bind("127.0.0.1", port)
     app = create_app(settings)

@@ -57,7 +57,10 @@ def receiver() -> Iterator[Receiver]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:  # the base class calls it so
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            length = int(self.headers["Content-Length"])
+            body = self.rfile.read(length)
+            if len(body) < length:
+                return  # whoever was sending it is dead
             one = Received(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
             made.received.append(one)
             status, headers, content = made.answer(one)

@@ -1,0 +1,129 @@
+"""Systems that are known without asking GDAL: only where GDAL would say the same, and then without PROJ's database."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.shutil import copy as copy_raster
+
+from geoprocessing_worker import usual_systems
+from geoprocessing_worker.crs import from_gdal
+from geoprocessing_worker.inspection import inspect_file
+from geoprocessing_worker.opening import gdal_environment, open_source
+from tests.support.rasters import DEGREES, Tiff
+
+CORPUS = sorted((Path(__file__).parents[3] / "shared" / "corpus").glob("*.tif*"))
+PLANE = np.ones((1, 8, 8), dtype=np.uint8)
+# A process as the fork server makes it; the kernel tells (by inotify(7)) how often any database of PROJ's is opened.
+CHILD = """
+import os, sys
+from pathlib import Path
+import pyproj, rasterio
+from geoprocessing_worker import forkserver, inspection, opening
+
+IN_OPEN = 0x20
+watch = forkserver.libc.inotify_init1(os.O_NONBLOCK)
+for package in (pyproj, rasterio):
+    for database in Path(package.__file__).parent.rglob("proj.db"):
+        assert forkserver.libc.inotify_add_watch(watch, bytes(database), IN_OPEN) > 0
+if os.fork() == 0:
+    with opening.gdal_environment():
+        inspection.inspect_file(Path(sys.argv[1]))
+    os._exit(0)
+os.wait()
+try:
+    print(len(os.read(watch, 65536)) // 16)
+except BlockingIOError:
+    print(0)
+"""
+
+
+@pytest.fixture(autouse=True)
+def learned() -> Iterator[None]:
+    with gdal_environment():
+        usual_systems.learn()
+        yield
+
+
+@pytest.mark.parametrize("code", usual_systems.CODES)
+@pytest.mark.parametrize("area_or_point", ["Area", "Point"])
+def test_a_usual_system_is_known_as_gdal_tells_it(code: str, area_or_point: str, tmp_path: Path) -> None:
+    """What is known of a file's keys is to the letter what GDAL would have made of them."""
+    file, shape = tmp_path / "map.tif", {"width": 8, "height": 8, "count": 1, "dtype": "uint8"}
+    with rasterio.open(file, "w", driver="GTiff", crs=code, transform=DEGREES, **shape) as dataset:
+        dataset.update_tags(AREA_OR_POINT=area_or_point)
+    found = usual_systems.find(file)
+    with rasterio.open(file) as dataset:
+        told = from_gdal(dataset.crs)
+    assert found is not None
+    assert told is not None
+    assert found.to_wkt() == told.to_wkt()
+
+
+@pytest.mark.skipif(not CORPUS, reason="the corpus is not beside this checkout")
+def test_no_real_file_is_taken_for_one_in_another_system() -> None:
+    """Of each file of the corpus either nothing is known, or what GDAL says of it."""
+    known = {file: crs for file in CORPUS if (crs := usual_systems.find(file)) is not None}
+    assert len(known) > len(CORPUS) // 10
+    for file, crs in known.items():
+        with open_source(file) as dataset:
+            told = from_gdal(dataset.crs or dataset.gcps[1])
+        assert told is not None
+        assert crs.to_wkt() == told.to_wkt(), file.name
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326+5773", "EPSG:4269", "EPSG:32638", None])
+def test_of_any_other_system_nothing_is_known(crs: str | None, tmp_path: Path) -> None:
+    """Heights, other codes and no keys at all are left to GDAL."""
+    assert usual_systems.find(Tiff(PLANE, crs=crs).write(tmp_path / "map.tif")) is None
+
+
+def test_one_byte_more_or_less_is_left_to_gdal(tmp_path: Path) -> None:
+    """A name that another program gave a system, or another ellipsoid, is not what was seen before."""
+    file = Tiff(PLANE).write(tmp_path / "map.tif")
+    content = file.read_bytes()
+    assert usual_systems.find(file) is not None
+    for words in (b"WGS 84|", np.float64(6378137.0).tobytes()):
+        assert content.count(words) == 1
+        file.write_bytes(content.replace(words, words[:-2] + b"\x01" + words[-1:]))
+        assert usual_systems.find(file) is None
+
+
+def test_a_unit_is_read_also_where_the_system_is_known(tmp_path: Path) -> None:
+    """GDAL is asked for units where the file names any."""
+    file = Tiff(PLANE).write(tmp_path / "map.tif")
+    with gdal_environment():
+        assert inspect_file(file).bands[0].unit is None
+        with rasterio.open(file, "r+") as dataset:
+            dataset.units = ("metre",)
+        header = inspect_file(file)
+    assert header.bands[0].unit == "metre"
+    assert usual_systems.find(file) is not None
+
+
+def test_every_page_has_its_own_system(tmp_path: Path) -> None:
+    """The keys of one page say nothing of the next."""
+    file = tmp_path / "pages.tif"
+    for number, crs in enumerate(("EPSG:32638", "EPSG:4326", "EPSG:3857")):
+        page = Tiff(PLANE, crs=crs).write(tmp_path / f"{number}.tif")
+        copy_raster(page, file, driver="GTiff", **({"APPEND_SUBDATASET": True} if number else {}))
+    found = [usual_systems.find(file, directory) for directory in (1, 2, 3, 4)]
+    assert [None if crs is None else crs.to_epsg() for crs in found] == [None, 4326, 3857, None]
+
+
+def test_a_child_looks_at_a_usual_file_without_projs_database(tmp_path: Path) -> None:
+    """It takes a sixth of a small job's processor time; with a system that is not usual it is opened."""
+    opened = {}
+    for crs in ("EPSG:4326", "EPSG:32638"):
+        file = Tiff(PLANE, crs=crs).write(tmp_path / f"{crs[5:]}.tif")
+        command = [sys.executable, "-c", CHILD, str(file)]
+        ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+        opened[crs] = int(ran.stdout)
+    assert opened["EPSG:4326"] == 0
+    assert opened["EPSG:32638"] > 0
