@@ -20,7 +20,6 @@ from geoprocessing_worker.config import Settings
 from geoprocessing_worker.conversion import OutputFile
 from geoprocessing_worker.download import download
 from geoprocessing_worker.errors import JobError, Unavailable
-from geoprocessing_worker.lean_client import LeanClient
 from geoprocessing_worker.models import ClaimRequest, JobInput, UploadSlot
 from geoprocessing_worker.network import LARGEST_ANSWER, StorageGuard, bound_answer
 from geoprocessing_worker.upload import upload
@@ -32,7 +31,7 @@ NAME = "storage.example.com"
 
 @contextlib.asynccontextmanager
 async def guarded(guard: StorageGuard) -> AsyncIterator[httpx.AsyncClient]:
-    async with LeanClient(event_hooks={"request": [guard]}) as client:
+    async with httpx.AsyncClient(event_hooks={"request": [guard]}) as client:
         yield client
 
 
@@ -167,7 +166,7 @@ async def test_an_answer_of_the_api_that_would_fill_the_memory_is_not_taken(tric
         return StreamingResponse(body())
 
     server.on("claim", answer)
-    async with LeanClient(base_url=server.base_url, event_hooks={"response": [bound_answer]}) as http:
+    async with httpx.AsyncClient(base_url=server.base_url, event_hooks={"response": [bound_answer]}) as http:
         with pytest.raises(Unavailable, match=r"an answer of more than|packed"):
             await JobApi(http, SecretStr("t")).claim(CLAIM)
 
