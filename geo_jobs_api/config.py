@@ -189,7 +189,7 @@ class Settings(BaseSettings):
     @property
     def rescue_rest_seconds(self) -> float:
         """Longest time between two looks for lost workers: no lease given after a look runs out before the next."""
-        return min(self.first_lease_seconds, 10 * self.rescue_interval_seconds)
+        return min(self.first_lease_seconds, self.lease_seconds, 10 * self.rescue_interval_seconds)
 
     @property
     def effective_rescue_grace(self) -> float:

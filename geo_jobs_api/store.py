@@ -254,7 +254,7 @@ class UpkeepStore:
     async def seconds_until_next_loss(
         self, cancel_overdue_seconds: float, timeout_grace_seconds: float | None = None
     ) -> float | None:
-        """How long until a lease runs out, or a cancellation or a job is overdue; None when nothing runs."""
+        """How long until a lease may run out, or a cancellation or a job is overdue; None when nothing runs."""
         async with self._pool.connection() as connection:
             row = await _upkeep.seconds_until_next_loss(
                 connection,

@@ -101,8 +101,10 @@ FROM ended;
 
 -- name: seconds_until_next_loss(cancel_overdue_seconds, timeout_grace_seconds)^
 -- How long until the next lease runs out, the next worker that was asked to stop is overdue, or the next job has taken
--- too long; NULL: nothing runs.
+-- too long; and no longer than the shortest lease that a task type gives, since one may be given right after. NULL: nothing
+-- runs, and no type says how long its leases are.
 SELECT least(
+    (SELECT min(lease_seconds) FROM task_types),
     (SELECT extract(epoch FROM min(lease_expires_at) - now())::double precision FROM jobs WHERE state = 'running'),
     (
         SELECT extract(epoch FROM min(cancel_requested_at) - now())::double precision + :cancel_overdue_seconds

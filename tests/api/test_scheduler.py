@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import psycopg
@@ -17,6 +18,7 @@ from geo_jobs_api.lease_records import Lease, RescuedJob
 from geo_jobs_api.lease_store import ClaimRequest, Completion, LeaseStore, Results
 from geo_jobs_api.scheduler import RescuePolicy, Rescuer
 from geo_jobs_api.store import JobStore, UpkeepStore
+from tests.support.api import make_settings
 from tests.support.clients import expire_leases, rows
 
 
@@ -177,3 +179,16 @@ async def test_living_workers_get_a_leases_time_to_be_heard_after_a_start_and_af
         await rescuer.run_once()
         seen.append(source.rounds)
     assert seen == [0, 1, 1, 1, 1, 2]
+
+
+async def test_the_rescuer_rests_no_longer_than_the_shortest_lease(pool: Pool, postgres_url: str) -> None:
+    """A lease that is given right after a round may run out sooner than those that the round saw."""
+    store = UpkeepStore(pool)
+    assert await store.seconds_until_next_loss(30, 60) is None
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("UPDATE task_types SET lease_seconds = 3 WHERE name = 'geotiff_to_png'")
+    assert await store.seconds_until_next_loss(30, 60) == 3
+    settings = make_settings(
+        "postgresql://", Path(), rescue_interval_seconds=1, first_lease_seconds=15, lease_seconds=5, heartbeat_seconds=2
+    )
+    assert settings.rescue_rest_seconds == 5
