@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pyproj import CRS
-from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 
 from geoprocessing_worker import usual_systems
@@ -38,7 +37,7 @@ from geoprocessing_worker.georeference import Georeference, georeference
 from geoprocessing_worker.header import BandHeader, Georeferencing, Level, SourceHeader
 from geoprocessing_worker.lab import CIE, is_known_lab, is_lab
 from geoprocessing_worker.masks import mask_sizes, page_masks
-from geoprocessing_worker.opening import open_source
+from geoprocessing_worker.opening import forget_old_errors, open_source
 
 MAX_OVERVIEWS = 32
 MAX_PAGES = 64  # looked at to find the largest; any other can be asked for by number
@@ -70,7 +69,7 @@ def inspect_file(
     """
     admit(path, validate_headers=validate_headers)
     with open_source(path) as dataset:
-        _forget_old_errors(dataset)
+        forget_old_errors(dataset)
         _admit(dataset)
         directories = [int(name.split(":")[1]) for name in dataset.subdatasets] or [1]
     pages = len(directories)
@@ -82,14 +81,15 @@ def inspect_file(
     photometric = tags.first(PHOTOMETRIC)
     raw = photometric in RAW
     with open_source(path, directory=directory, raw=raw) as dataset:
-        _forget_old_errors(dataset)
+        forget_old_errors(dataset)
         _admit(dataset)
         levels = [Level(None, dataset.width, dataset.height, *_block_size(dataset))]
         overviews = _overviews(dataset, raw=raw)
         usual = usual_systems.find(path, directory)
+        own_crs = usual or from_gdal(dataset.crs)
         # A unit may be that of heights in the file's system; a usual one has none, and GDAL would look it up for that.
         units = dataset.units if usual is None or "unittype" in tags.texts.get(METADATA, "") else ()
-        facts = _read(dataset, units, usual or from_gdal(dataset.crs), source_crs)
+        facts = _read(dataset, units, own_crs, source_crs)
     _check_samples(tags, facts["bands"])
     if not _says_a_number(tags.texts.get(GDAL_NODATA)):
         facts["bands"] = tuple(replace(band, nodata=None) for band in facts["bands"])
@@ -173,7 +173,7 @@ def _best_page(path: Path, directories: list[int]) -> int:
     found = []
     for number, directory in enumerate(directories[:MAX_PAGES], 1):
         with open_source(path, directory=directory) as dataset:
-            _forget_old_errors(dataset)
+            forget_old_errors(dataset)
             own_crs = usual_systems.find(path, directory) or from_gdal(dataset.crs)
             placed = georeference(dataset, own_crs, None).kind is not Georeferencing.NONE
             found.append((placed, dataset.width * dataset.height, -number))
@@ -192,12 +192,6 @@ def _admit(dataset: Any) -> None:
     for name, found, allowed, words in limits:
         if found > allowed:
             raise too_large(name, found, allowed, words)
-
-
-def _forget_old_errors(dataset: Any) -> None:
-    """A coordinate system that PROJ cannot read leaves its error behind, and rasterio raises it at the next call."""
-    with suppress(CPLE_BaseError):
-        _ = dataset.colorinterp
 
 
 def _block_size(dataset: Any) -> tuple[int, int]:

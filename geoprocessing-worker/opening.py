@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import rasterio
 import rasterio._env
 import rasterio.crs
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 
@@ -61,6 +62,12 @@ def forget_other_drivers() -> tuple[str, ...]:
     return tuple(name for name in names.values() if name in DRIVERS)
 
 
+def forget_old_errors(dataset: Any) -> None:
+    """A coordinate system that PROJ cannot read leaves its error behind, and rasterio raises it at the next call."""
+    with suppress(CPLE_BaseError):
+        _ = dataset.colorinterp
+
+
 class _Source(DatasetReader):  # type: ignore[misc]  # compiled, without types
     """A dataset that reads its coordinate system when somebody asks for it: rasterio does so in opening, for 10 ms."""
 
@@ -71,8 +78,12 @@ class _Source(DatasetReader):  # type: ignore[misc]  # compiled, without types
         self._opened = True
 
     def read_crs(self) -> rasterio.crs.CRS | None:
-        """As GDAL makes it of the file's keys."""
-        return super().read_crs() if self._opened else None
+        """As GDAL makes it of the file's keys; one that PROJ cannot read leaves no error behind for the next call."""
+        if not self._opened:
+            return None
+        crs = super().read_crs()
+        forget_old_errors(self)
+        return crs
 
     @property
     def crs(self) -> rasterio.crs.CRS | None:
