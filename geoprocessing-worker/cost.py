@@ -18,7 +18,7 @@ MAX_DECODED_BYTES = 12 << 30
 
 # What is read is kept at up to twice the output's scale, as far as it fits in here: averaging is then exact.
 WORK_BYTES = 160 << 20
-READING_BYTES = 256 << 20  # a band of rows in all its forms, and GDAL's cache
+READING_BYTES = 256 << 20  # two pieces in all their forms, and GDAL's cache
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from rasterio.io import DatasetReader
 GDAL_OPTIONS: dict[str, Any] = {
     # 5 % of the host is the default, and decoding the same tiles again is what a cache that is too small costs.
     "GDAL_CACHEMAX": 96,
-    "GDAL_NUM_THREADS": 2,
+    "GDAL_NUM_THREADS": 1,
     # Sidecars are somebody else's words about the file.
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_PAM_ENABLED": "NO",
@@ -39,7 +39,6 @@ GDAL_OPTIONS: dict[str, Any] = {
 DRIVERS = frozenset({"GTiff", "COG", "PNG", "JPEG", "WEBP", "MEM"})
 
 SMALL = 1 << 20  # pixels
-FEW_BYTES = 1 << 20  # of a file; GDAL's threads take 4 ms to read a megapixel, its caller 1 ms
 MOST_KEPT = 32  # of the 256 files that a child may have open
 
 
@@ -103,19 +102,29 @@ _kept: ContextVar[_Kept | None] = ContextVar("kept", default=None)
 @contextmanager
 def gdal_environment(**overrides: Any) -> Iterator[None]:
     """GDAL as this package wants it, for the block."""
-    with warnings.catch_warnings(), rasterio.Env(**{**GDAL_OPTIONS, **overrides}):
+    with warnings.catch_warnings(), gdal_options(**overrides):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
 
 
+def gdal_options(**overrides: Any) -> rasterio.Env:
+    """As `gdal_environment`, for a thread of its own: those of Python's filters of warnings are everybody's."""
+    return rasterio.Env(**{**GDAL_OPTIONS, **overrides})
+
+
 @contextmanager
 def open_source(
-    path: Path, overview_level: int | None = None, directory: int = 1, *, raw: bool = False
+    path: Path,
+    overview_level: int | None = None,
+    directory: int = 1,
+    *,
+    raw: bool = False,
+    own: bool = False,
 ) -> Iterator[Any]:
     """One directory of the file (1 is the first) as a rasterio dataset; with `overview_level` that overview of it.
 
     0 is the largest overview. `raw`: samples as they stand in the file, where GDAL would turn inks and L*a*b* of bytes
-    into light without their profile and their alpha.
+    into light without their profile and their alpha. `own`: a handle that nobody else has, for another thread.
 
     `sharing` off: two handles never share GDAL's state. `GEOREF_SOURCES=INTERNAL`: no world file, no aux file.
 
@@ -123,12 +132,10 @@ def open_source(
         rasterio.errors.RasterioIOError: GDAL's GTiff driver cannot open it.
     """
     key, kept = (path, overview_level, directory, raw), _kept.get()
-    if kept is not None and key in kept.datasets:
+    if kept is not None and not own and key in kept.datasets:
         yield kept.datasets[key]
         return
     extra: dict[str, Any] = {} if overview_level is None else {"OVERVIEW_LEVEL": overview_level}
-    if path.stat().st_size <= FEW_BYTES:
-        extra["NUM_THREADS"] = 1
     # The first directory is opened by the file's own name, since by number GDAL leaves out overviews and mask.
     # An absolute path begins with a slash, so that no file's name is taken for a prefix of GDAL's.
     name = str(path.absolute()) if directory == 1 else f"GTIFF_DIR:{directory}:{path.absolute()}"
@@ -137,7 +144,7 @@ def open_source(
     with ExitStack() as closing:
         dataset = _Source(name, driver="GTiff", sharing=False, GEOREF_SOURCES="INTERNAL", **extra)
         closing.enter_context(dataset)
-        if kept is not None and dataset.width * dataset.height <= SMALL and len(kept.datasets) < MOST_KEPT:
+        if kept is not None and not own and dataset.width * dataset.height <= SMALL and len(kept.datasets) < MOST_KEPT:
             kept.datasets[key] = dataset
             kept.closing.push(closing.pop_all())
         yield dataset

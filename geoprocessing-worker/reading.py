@@ -1,9 +1,12 @@
-"""Reads what the plan asks for, in bands of full rows, each coded and reduced as it comes."""
+"""Reads what the plan asks for, piece by piece, each coded and reduced as it comes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Lock
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,8 @@ from rasterio.windows import Window
 from geoprocessing_worker.bands import Colour
 from geoprocessing_worker.header import Level, SourceHeader
 from geoprocessing_worker.lab import lab_to_srgb
+from geoprocessing_worker.opening import gdal_options
+from geoprocessing_worker.pieces import Piece, divided
 from geoprocessing_worker.pixels import (
     PICKING,
     Block,
@@ -23,44 +28,101 @@ from geoprocessing_worker.pixels import (
 )
 from geoprocessing_worker.plan import RenderPlan
 from geoprocessing_worker.raster import U8, Meaning, Raster
-from geoprocessing_worker.sampling import open_level, read_window
-
-STRIP_BYTES = 32 << 20  # raw bytes read at a time: large enough for two decoding threads, small beside the output
-CACHE_BYTES = 64 << 20  # a row of tiles up to this size stays in GDAL's cache until the next band of rows needs it
+from geoprocessing_worker.sampling import Source, open_level, read_window
+from geoprocessing_worker.threads import THREADS, in_order
 
 Tick = Callable[[float], None]
-"""Told the part that is done, 0 to 1."""
+"""Told the part that is done, 0 to 1, by the threads that read, one at a time."""
 
 
 def read_raster(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> Raster:
     """The shown bands, reduced to the plan's working size, in the file's own orientation and place.
 
-    Memory: the result and one band of rows.
+    Memory: the result, and for each of two readers one piece.
     """
-    height, width, level = plan.work.height, plan.work.width, plan.level
+    height, width = plan.work.height, plan.work.width
     channels = 3 if plan.meaning is Meaning.RGB else 1
     samples = np.zeros((channels, height, width), dtype=_kept_type(header, plan))
-    alpha: U8 | None = None
-    nodata = (None,) * len(plan.nodata) if plan.nodata_when_placed else plan.nodata
-    with open_level(path, header, level) as source:
-        for (first, last), (top, bottom) in _strips(level, height, _rows_at_a_time(header, plan)):
-            window = Window(level.left, level.top + top, level.width, bottom - top)
-            block, opacity = read_window(source, header, plan.bands, nodata, window)
-            coloured = _coloured(block, plan)
-            if plan.gathers:
-                part, part_alpha = gathered(coloured, opacity, (last - first, width), _picked(plan, samples.dtype))
-            else:
-                part, part_alpha = reduced(coloured, opacity, last - first, width, plan.resampling)
-            samples[:, first:last] = part
-            if part_alpha is not None:
-                if alpha is None:
-                    alpha = np.full((height, width), 255, dtype=np.uint8)
-                alpha[first:last] = part_alpha
-                if not part_alpha.all():
-                    samples[:, first:last] *= part_alpha != 0
-            tick(last / height)
+    alphas: dict[Piece, U8] = {}
+    told, done = Lock(), 0
+
+    def read(source: Source, piece: Piece) -> None:
+        nonlocal done
+        part, alpha = _part(source, piece, header, plan, samples.dtype)
+        if alpha is not None:
+            alphas[piece] = alpha
+        if alpha is None or alpha.all():
+            samples[:, *piece.place] = part
+        else:
+            np.multiply(part, alpha != 0, out=samples[:, *piece.place])
+        with told:
+            done += part[0].size
+            tick(done / samples[0].size)
+
+    _read_all(path, header, plan.level, divided(plan.level, plan.work, _pixel_bytes(header, plan)), read)
     table = None if plan.coding is None else plan.coding.table(plan.stretch, plan.invert)
-    return Raster(samples, alpha, table)
+    return Raster(samples, _whole_alpha(alphas, height, width), table)
+
+
+def _read_all(
+    path: Path,
+    header: SourceHeader,
+    level: Level,
+    runs: Sequence[Sequence[Piece]],
+    read: Callable[[Source, Piece], None],
+) -> None:
+    """Calls `read` for every piece, by two threads with a handle each.
+
+    GDAL's own threads leave overviews to one of them, and take twice the processor's time for LZW and for strips of
+    few rows.
+    """
+    free: SimpleQueue[Source] = SimpleQueue()
+    failed = Event()
+    with ExitStack() as opened:
+        for number in range(min(THREADS, len(runs))):
+            free.put(opened.enter_context(open_level(path, header, level, own=number > 0)))
+
+        def read_run(run: Sequence[Piece]) -> None:
+            source = free.get_nowait()  # there are as many as threads
+            try:
+                with gdal_options():
+                    for piece in run:
+                        if failed.is_set():
+                            return  # the other thread's error is the picture's
+                        read(source, piece)
+            except BaseException:
+                failed.set()
+                raise
+            finally:
+                free.put(source)
+
+        for _ in in_order(read_run, runs):
+            pass
+
+
+def _part(
+    source: Source, piece: Piece, header: SourceHeader, plan: RenderPlan, kept: np.dtype[Any]
+) -> tuple[Samples, U8 | None]:
+    """(channels, rows, columns), coded and reduced, and its (rows, columns) opacity."""
+    (first, last, top, bottom), (start, stop, left, right) = piece
+    window = Window(plan.level.left + left, plan.level.top + top, right - left, bottom - top)
+    nodata = (None,) * len(plan.nodata) if plan.nodata_when_placed else plan.nodata
+    block, opacity = read_window(source, header, plan.bands, nodata, window)
+    coloured = _coloured(block, plan)
+    size = last - first, stop - start
+    if plan.gathers:
+        return gathered(coloured, opacity, size, _picked(plan, kept))
+    return reduced(coloured, opacity, *size, plan.resampling)
+
+
+def _whole_alpha(parts: dict[Piece, U8], height: int, width: int) -> U8 | None:
+    """(rows, columns) of the picture; pieces without an opacity are visible."""
+    if not parts:
+        return None
+    alpha = np.full((height, width), 255, dtype=np.uint8)
+    for piece, part in parts.items():
+        alpha[piece.place] = part
+    return alpha
 
 
 def _kept_type(header: SourceHeader, plan: RenderPlan) -> np.dtype[Any]:
@@ -96,29 +158,9 @@ def _coloured(block: Block, plan: RenderPlan) -> Samples:
     return inks_to_light(samples) if plan.bands.colour is Colour.CMYK else samples
 
 
-def _rows_at_a_time(header: SourceHeader, plan: RenderPlan) -> int:
-    """Whole rows of blocks where one fits the cache, since a row of tiles that is left half read is decoded twice."""
-    level = plan.level
+def _pixel_bytes(header: SourceHeader, plan: RenderPlan) -> int:
+    """What the shown bands of one pixel of the source take."""
     shown = len(plan.bands.indexes) + (plan.bands.alpha is not None)
     # L*a*b* is reckoned with as floats.
     least = 4 if plan.bands.colour is Colour.LAB else 1
-    row_bytes = level.width * shown * max(least, np.dtype(header.bands[0].dtype).itemsize)
-    rows = max(1, STRIP_BYTES // row_bytes)
-    if level.block_height * row_bytes <= CACHE_BYTES:
-        rows = max(1, rows // level.block_height) * level.block_height
-    return rows
-
-
-def _strips(level: Level, height: int, rows: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """((first, last) output rows, (top, bottom) source rows), each pair half-open, together the whole picture.
-
-    A border between two strips lies on the source row nearest to the border of an output row: at most half a source
-    pixel off, and the error does not add up.
-    """
-    first = top = 0
-    while first < height:
-        last = max(first + 1, int((top + rows) * height / level.height))
-        last = height if last >= height - 1 else last
-        bottom = level.height if last == height else round(last * level.height / height)
-        yield (first, last), (top, max(bottom, top + 1))
-        first, top = last, bottom
+    return shown * max(least, np.dtype(header.bands[0].dtype).itemsize)

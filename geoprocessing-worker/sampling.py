@@ -98,17 +98,18 @@ class Source:
 
 
 @contextmanager
-def open_level(path: Path, header: SourceHeader, level: Level) -> Iterator[Source]:
-    """The level of the header's page, for the block.
+def open_level(path: Path, header: SourceHeader, level: Level, *, own: bool = False) -> Iterator[Source]:
+    """The level of the header's page, for the block; `own` as in `open_source`.
 
     Raises:
         rasterio.errors.RasterioIOError: GDAL's GTiff driver cannot open it.
     """
     with ExitStack() as opened:
-        dataset = opened.enter_context(open_source(path, level.overview, header.directory, raw=header.raw))
+        page = header.directory
+        dataset = opened.enter_context(open_source(path, level.overview, page, raw=header.raw, own=own))
         mask = None
         if header.mask_directory is not None:
-            mask = opened.enter_context(open_source(path, directory=header.mask_directory))
+            mask = opened.enter_context(open_source(path, directory=header.mask_directory, own=own))
         yield Source(dataset, mask)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
 from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, convert
+from geoprocessing_worker.handlers import Report
 from geoprocessing_worker.opening import gdal_environment
 from geoprocessing_worker.options import RenderOptions
 
@@ -100,7 +101,9 @@ def quiet(stage: str, percent: float, message: str) -> None:
 Converter = Callable[..., ConversionResult]
 
 
-def run(source: Path, folder: Path, *, validate_headers: bool = True, **options: Any) -> ConversionResult:
+def run(
+    source: Path, folder: Path, *, validate_headers: bool = True, report: Report = quiet, **options: Any
+) -> ConversionResult:
     """`convert` with options by their Python names; outputs are named after the source's stem."""
     folder.mkdir(exist_ok=True)
     request = ConversionRequest(
@@ -111,7 +114,7 @@ def run(source: Path, folder: Path, *, validate_headers: bool = True, **options:
         source_name=source.name,
         validate_headers=validate_headers,
     )
-    return convert(request, quiet)
+    return convert(request, report)
 
 
 def picture_of(result: ConversionResult) -> NDArray[np.uint8]:
