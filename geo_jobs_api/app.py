@@ -15,7 +15,7 @@ from geo_jobs_api import schedules as schedule_routes
 from geo_jobs_api import webhooks as webhook_routes
 from geo_jobs_api.auth import TokenVerifier, WorkerVerifier, worker_token_sha256
 from geo_jobs_api.claiming import ClaimDesk
-from geo_jobs_api.coalescing import Coalescer
+from geo_jobs_api.coalescing import STATEMENTS_IN_FLIGHT, Coalescer
 from geo_jobs_api.config import Settings, load_settings
 from geo_jobs_api.creation_store import CreationStore
 from geo_jobs_api.database import Pool, migrate, open_pool
@@ -71,11 +71,16 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
     """Everything that the endpoints work with, with the background tasks running beside it."""
     async with contextlib.AsyncExitStack() as stack:
         conninfo = await stack.enter_async_context(database(settings))
+        patience = settings.database_timeout_seconds
         pool = await stack.enter_async_context(
-            open_pool(conninfo, size=settings.database_pool_size, wait_seconds=settings.database_timeout_seconds)
+            open_pool(conninfo, size=settings.database_pool_size, wait_seconds=patience)
+        )
+        # To plan a claim takes PostgreSQL longer than to carry it out.
+        claiming = await stack.enter_async_context(
+            open_pool(conninfo, size=STATEMENTS_IN_FLIGHT, wait_seconds=patience, keep_plans=True)
         )
         storage = local_storage(settings)
-        jobs, leases, upkeep, room = JobStore(pool), LeaseStore(pool), UpkeepStore(pool), WaitingRoom()
+        jobs, leases, upkeep, room = JobStore(pool), LeaseStore(pool, claiming), UpkeepStore(pool), WaitingRoom()
         steering = SteeringStore(pool, settings.lease_seconds)
         schedules, webhooks = ScheduleStore(pool), WebhookStore(pool)
         bells = {"geo_jobs_schedules": asyncio.Event(), "geo_jobs_deliveries": asyncio.Event()}

@@ -16,7 +16,7 @@ AskT = TypeVar("AskT")
 AnswerT = TypeVar("AnswerT")
 
 # More than two only fight for the same rows; with two, one is worked out by the database while one is on its way.
-_STATEMENTS_IN_FLIGHT = 2
+STATEMENTS_IN_FLIGHT = 2
 # A deadlock's victim lost nothing; by the third time something else is wrong.
 _DEADLOCK_TRIES = 3
 
@@ -57,7 +57,7 @@ class Coalescer(Generic[AskT, AnswerT]):
         """The answer to one, or the exception that its statement ended with."""
         answer: asyncio.Future[AnswerT] = asyncio.get_running_loop().create_future()
         self._waiting.append((one, answer))
-        if len(self._workers) < _STATEMENTS_IN_FLIGHT:
+        if len(self._workers) < STATEMENTS_IN_FLIGHT:
             worker = asyncio.create_task(self._work(), name=self._name)
             self._workers.add(worker)
         return await answer

@@ -29,6 +29,8 @@ _MIGRATION_NAME = re.compile(r"^(\d{4})_[a-z0-9_]+\.sql$")
 
 # A forgotten transaction keeps vacuum from the queue's table, and claims slow down eightfold within seconds.
 _SESSION_OPTIONS = "-c statement_timeout=15s -c idle_in_transaction_session_timeout=15s -c timezone=UTC"
+# For connections whose few statements are planned once, and not each time for what they are asked.
+_PLANS_KEPT = " -c plan_cache_mode=force_generic_plan"
 # A peer that vanished without a word is noticed after 25 seconds.
 _KEEPALIVES = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 
@@ -58,13 +60,13 @@ def load_migrations() -> tuple[Migration, ...]:
     return tuple(sorted(found, key=lambda migration: migration.version))
 
 
-def _connection_arguments(application_name: str) -> dict[str, Any]:
+def _connection_arguments(application_name: str, *, keep_plans: bool = False) -> dict[str, Any]:
     return {
         "autocommit": True,
         "prepare_threshold": 0,
         "row_factory": dict_row,
         "application_name": application_name,
-        "options": _SESSION_OPTIONS,
+        "options": _SESSION_OPTIONS + (_PLANS_KEPT if keep_plans else ""),
         "connect_timeout": 10,
         **_KEEPALIVES,
     }
@@ -76,13 +78,14 @@ async def connect(conninfo: str, application_name: str) -> psycopg.AsyncConnecti
 
 
 @asynccontextmanager
-async def open_pool(conninfo: str, *, size: int, wait_seconds: float) -> AsyncIterator[Pool]:
+async def open_pool(conninfo: str, *, size: int, wait_seconds: float, keep_plans: bool = False) -> AsyncIterator[Pool]:
     """A pool in autocommit mode with rows as dicts, closed at the end.
 
     Args:
         conninfo: libpq URL or key-value string.
         size: most connections at once.
         wait_seconds: how long to wait for a free connection.
+        keep_plans: plan each statement once per connection, whatever its parameters; for statements made for that.
 
     Raises:
         ConfigurationError: the server does not answer.
@@ -90,7 +93,7 @@ async def open_pool(conninfo: str, *, size: int, wait_seconds: float) -> AsyncIt
     pool: Pool = AsyncConnectionPool(
         conninfo,
         connection_class=psycopg.AsyncConnection[DictRow],
-        kwargs=_connection_arguments("geo-jobs-api"),
+        kwargs=_connection_arguments("geo-jobs-api", keep_plans=keep_plans),
         min_size=1,
         max_size=size,
         timeout=wait_seconds,

@@ -111,17 +111,23 @@ def _parameters(requests: Sequence[ClaimRequest], *, limits_locked: bool) -> dic
 
 
 class LeaseStore:
-    """Everything that workers do with the queue."""
+    """Everything that workers do with the queue.
 
-    def __init__(self, pool: Pool) -> None:
+    Args:
+        pool: connections to the database.
+        claiming: those for claims, which keep their plans; by default the same.
+    """
+
+    def __init__(self, pool: Pool, claiming: Pool | None = None) -> None:
         self._pool = pool
+        self._claiming = claiming or pool
         # As far as was seen last, with whether it is a rate; a claim by this knowledge takes at worst too little.
         self._limited: dict[str, bool] = {}
 
     async def claim_jobs(self, requests: Sequence[ClaimRequest]) -> list[Claimed]:
         """Lease waiting jobs to claims for the same task types, in queue order, first come first served.
 
-        A claim id whose leases are still held gets those again.
+        A claim id whose leases are still held gets those again. At most 200 jobs are leased.
 
         One statement for task types without a limit. Those with a limit on concurrent runs or on claims per period are
         counted and claimed while their rows are locked, which is what makes the limits exact.
@@ -130,7 +136,7 @@ class LeaseStore:
         total = sum(request.most for request in requests)
         rows: list[Mapping[str, Any]] = []
         is_held_back = False
-        async with self._pool.connection() as connection:
+        async with self._claiming.connection() as connection:
             if not self._limited.keys() & set(task_types):
                 rows = await fetch_all(_leases.claim_jobs(connection, **_parameters(requests, limits_locked=False)))
                 if len(rows) < total:

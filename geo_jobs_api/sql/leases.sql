@@ -23,6 +23,8 @@ WHERE max_concurrent_runs IS NOT NULL OR rate_count IS NOT NULL;
 -- A claim whose leases are still held gets those again and nothing else. The ids are picked once (MATERIALIZED): a
 -- LIMIT that the planner may run twice would take too many. Types with a limit are claimed only while they are locked;
 -- claims are counted by the statement's own time, since the transaction's is from before the lock was had.
+-- The constant LIMIT, which is more than is ever asked for, tells a plan that is made once that there are few; it would
+-- read the whole queue to update one job.
 -- Nobody waits for the disk. A claim that a crash takes back was nothing yet: whatever its worker sends first is stored on
 -- disk together with it, or refused.
 WITH unhurried AS MATERIALIZED (
@@ -58,7 +60,7 @@ WITH unhurried AS MATERIALIZED (
     FROM task_types
     WHERE name = ANY(:task_types::text[]) AND NOT paused
         AND (:limits_locked OR (max_concurrent_runs IS NULL AND rate_count IS NULL))
-), picked AS MATERIALIZED (
+), candidates AS MATERIALIZED (
     SELECT candidate.id, row_number() OVER (ORDER BY candidate.order_key, candidate.id) AS number
     FROM wanted
     CROSS JOIN LATERAL (
@@ -70,6 +72,8 @@ WITH unhurried AS MATERIALIZED (
     ) AS candidate
     ORDER BY candidate.order_key, candidate.id
     LIMIT :most
+), picked AS MATERIALIZED (
+    SELECT id, number FROM candidates LIMIT 200
 ), claimed AS (
     UPDATE jobs
     SET

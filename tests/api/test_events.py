@@ -147,7 +147,8 @@ async def test_hundreds_of_listeners_share_the_few_connections_to_the_database(a
         for reader, writer in streams:
             await reader.readuntil(b"event: cancelled")
             writer.close()
-    assert len(found) <= api.settings.database_pool_size + 1
+    # Two for claims, one that listens.
+    assert len(found) <= api.settings.database_pool_size + 3
 
 
 def test_events_of_a_job_that_is_not_yours_are_refused_before_the_stream_begins(api: RunningApi) -> None:

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from geo_jobs_api.database import open_pool
 from geo_jobs_api.store import load_queries
 from tests.support.database import DatabaseServer
 
@@ -141,7 +142,11 @@ def test_a_hot_query_goes_by_its_index_and_reads_few_pages(connection: psycopg.C
         cursor = psycopg.ClientCursor(connection)
         row = cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}".encode(), parameters).fetchone()
     assert row is not None
-    plan = row[0][0]["Plan"]
+    judge(row[0][0]["Plan"], index)
+
+
+def judge(plan: dict[str, Any], index: str) -> None:
+    """By this index, through no table that grows, and by few pages."""
     found = list(nodes(plan))
     walked = [
         node["Relation Name"]
@@ -152,6 +157,35 @@ def test_a_hot_query_goes_by_its_index_and_reads_few_pages(connection: psycopg.C
     assert not index or index in {node.get("Index Name") for node in found}
     # 100,000 jobs fill more than 5,000 pages.
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 3000
+
+
+def test_the_plan_that_claims_keep_is_good_for_all_of_them(postgres: DatabaseServer) -> None:
+    """Made without knowing how many jobs are wanted of a long queue, it still goes by its index and reads few pages."""
+    file, query, parameters, index = QUERIES["claim"]
+    statement = getattr(load_queries(file), query).sql
+    for place, name in enumerate(parameters, 1):
+        statement = statement.replace(f"%({name})s", f"${place}")
+    slots = ", ".join(["%s"] * len(parameters))
+    explained = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE claim ({slots})"
+    with postgres.clone() as url, psycopg.connect(url, autocommit=True) as queue:
+        queue.execute(_FILL.replace("{history}", "1").replace("5000", "40000").encode())
+        queue.execute("VACUUM ANALYZE")
+        queue.execute("SET plan_cache_mode = force_generic_plan")
+        queue.execute(f"PREPARE claim AS {statement}".encode())
+        row = psycopg.ClientCursor(queue).execute(explained.encode(), [*parameters.values()]).fetchone()
+    assert row is not None
+    judge(row[0][0]["Plan"], index)
+
+
+async def test_connections_for_claims_keep_their_plans(postgres_url: str) -> None:
+    """Planning would take longer than claiming; all other statements are planned as PostgreSQL thinks best."""
+    for keep_plans, mode in ((True, "force_generic_plan"), (False, "auto")):
+        async with (
+            open_pool(postgres_url, size=1, wait_seconds=10, keep_plans=keep_plans) as pool,
+            pool.connection() as connection,
+        ):
+            row = await (await connection.execute("SHOW plan_cache_mode")).fetchone()
+        assert row == {"plan_cache_mode": mode}
 
 
 def test_the_queue_is_vacuumed_long_before_a_fifth_of_it_is_dead(connection: psycopg.Connection[Any]) -> None:
