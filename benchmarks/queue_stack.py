@@ -100,7 +100,7 @@ def _small_jobs_rate(**place: Any) -> float:
             found = query(url, "SELECT extract(epoch FROM finished_at)::float8 AS at FROM jobs ORDER BY finished_at")
             return [row["at"] for row in found if row["at"] is not None]
 
-        wait_until(lambda: len(ended()) == SMALL_JOBS + WARM_UP, "all small jobs", 300, pause=0.2)
+        wait_until(lambda: len(ended()) == SMALL_JOBS + WARM_UP, "all small jobs", 300, pause=1)
         moments = ended()[WARM_UP - 1 :]
         ((lost,),) = [
             tuple(row.values()) for row in query(url, "SELECT count(*) AS n FROM jobs WHERE state <> 'succeeded'")

@@ -41,7 +41,13 @@ def make_sandbox(
         umask=umask,
     )
     # The last one freezes what was imported before it.
-    return Sandbox(work, result, preload=(*tasks.preload, "geoprocessing_worker.forkserver"), limits=limits)
+    return Sandbox(
+        work,
+        result,
+        preload=(*tasks.preload, "geoprocessing_worker.forkserver"),
+        limits=limits,
+        most=settings.concurrent_jobs,
+    )
 
 
 def own_umask() -> int:

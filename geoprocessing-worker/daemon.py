@@ -23,8 +23,8 @@ CLAIM_WAIT = 25.0
 REFUSED_PAUSE = 30.0
 # While the API is away: doubled from the first to the last, with jitter, so that a fleet does not come back at once.
 PAUSE_FIRST, PAUSE_LAST = 1.0, 30.0
-# Leases held for each of `CONCURRENT_JOBS`: one job is computed while another's results are uploaded. Without a limit a
-# slow link would heap up results.
+# Leases held for each of `CONCURRENT_JOBS`: one job is computed while another is fetched or its results are uploaded.
+# Without a limit a slow link would heap up results.
 HELD_PER_SLOT = 2
 # For reports of jobs that go back, after the grace period.
 PARTING_SECONDS = 10.0
@@ -50,7 +50,7 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._interrupt = asyncio.Event()
         self._running: set[asyncio.Task[Ending]] = set()
-        self._computing: set[object] = set()  # of the running ones, those that need a slot
+        self._computing: set[object] = set()  # of the running ones, those that need a slot for longer
         self._room_made = asyncio.Event()
         self._token_refused = False
 
@@ -148,17 +148,17 @@ class Daemon:
     def _take_up(self, job: ClaimedJob) -> None:
         slot = object()
 
-        def computed() -> None:
+        def nearly_done() -> None:
             self._computing.discard(slot)
             self._room_made.set()
 
         def ended(task: asyncio.Task[Ending]) -> None:
             self._running.discard(task)
-            computed()
+            nearly_done()
             self._see_to_its_end(task)
 
         self._computing.add(slot)
-        task = asyncio.create_task(JobRunner(job, self._tools, self._interrupt, computed).run())
+        task = asyncio.create_task(JobRunner(job, self._tools, self._interrupt, nearly_done).run())
         self._running.add(task)
         task.add_done_callback(ended)
 

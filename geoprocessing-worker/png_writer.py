@@ -24,7 +24,8 @@ AVERAGE = 3  # the filter that suits imagery best: files as small as with libpng
 PALETTE_LEVEL = 6
 COLOUR_LEVEL = 4
 PIECE = 1 << 20  # bytes compressed by one thread at a time
-PROBE = 1 << 16  # bytes of a piece that tell whether looking for repetitions is worth it
+# Bytes of a piece that tell whether looking for repetitions is worth it: at most 64 kB, of little a sixteenth.
+PROBE, PROBED = 1 << 16, 16
 WINDOW = 1 << 15  # bytes that deflate can look back
 ZLIB_HEADER = b"\x78\x9c"
 
@@ -92,8 +93,9 @@ def _file(shape: tuple[int, ...], depth: int, colour_type: int, chunks: list[byt
 
 def _strategy(content: bytes) -> int:
     """Noise has no repetitions worth a search, and without one compression takes a quarter of the time."""
-    start = max(0, len(content) - PROBE) // 2
-    probe = content[start : start + PROBE]
+    size = min(PROBE, len(content) // PROBED)
+    start = (len(content) - size) // 2
+    probe = content[start : start + size]
     lengths = {}
     for strategy in (zlib_ng.Z_HUFFMAN_ONLY, zlib_ng.Z_DEFAULT_STRATEGY):
         machine = zlib_ng.compressobj(COLOUR_LEVEL, zlib_ng.DEFLATED, -15, 9, strategy)

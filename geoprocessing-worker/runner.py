@@ -79,16 +79,16 @@ class JobRunner:
         job: as claimed.
         tools: shared with the other jobs.
         interrupt: set when the worker must give its jobs back now.
-        computed: told once all that is left of the job is to hand its results in.
+        nearly_done: told when the job will soon need no process, and when it needs none: its results are handed in.
     """
 
     def __init__(
-        self, job: ClaimedJob, tools: Tools, interrupt: asyncio.Event, computed: Callable[[], None] = lambda: None
+        self, job: ClaimedJob, tools: Tools, interrupt: asyncio.Event, nearly_done: Callable[[], None] = lambda: None
     ) -> None:
         self._job = job
         self._tools = tools
         self._interrupt = interrupt
-        self._computed = computed
+        self._nearly_done = nearly_done
         self._lease = Lease(job, tools.clock)
         interval = min(job.heartbeat_seconds, tools.settings.heartbeat_interval)
         self._keeper = LeaseKeeper(
@@ -98,6 +98,7 @@ class JobRunner:
         self._timings: dict[str, float] = {}
         self._stage = ""
         self._spans: Mapping[str, tuple[float, float]] = {}
+        self._closing: str | None = None
         self._begun = False
         self._final = FinalReport(job, self._lease, self._keeper, tools.courier)
 
@@ -159,7 +160,7 @@ class JobRunner:
                 self._timings |= result.timings
                 made = [_in_folder(output, outputs) for output in result.outputs]
                 self._final.post(self._planned(made, result.metadata, version), outputs)
-        self._computed()
+        self._nearly_done()
         self._report("upload", 0, "Started: upload")
         self._timings = await self._final.upload(self._reporter("upload"))
 
@@ -185,7 +186,7 @@ class JobRunner:
             raise refused("unknown_task_type", f"This worker does not know the task type {self._job.task_type!r}.")
         if self._job.input is None and task.handler.task_type.input is InputRule.REQUIRED:
             raise refused("no_input", f"Jobs of type {self._job.task_type} need a file, and this one has none.")
-        self._spans = task.spans
+        self._spans, self._closing = task.spans, task.closing
         return task
 
     async def _download(self, wanted: JobInput, folder: Path) -> Downloaded:
@@ -236,6 +237,8 @@ class JobRunner:
         if stage != self._stage:
             self._stage = stage
             log.info("stage_started", stage=stage)
+            if stage == self._closing:
+                self._nearly_done()
         begin, end = self._spans[stage]
         whole = round(begin + (end - begin) * min(percent, 100.0) / 100, 1)
         self._keeper.report(Progress(percent=whole, stage=stage, message=text[:500]))

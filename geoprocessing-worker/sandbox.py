@@ -68,9 +68,10 @@ class Sandbox(Generic[Request, Result]):
         preload: modules that the fork server imports once, for all.
         limits: for each child.
         confine: put up the walls of `confinement` round each child; without, only the limits hold.
+        most: children at a time; who asks for more waits. 0: as many as are asked for.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each has a default
         self,
         work: Work[Request, Result],
         result: type[Result],
@@ -78,7 +79,10 @@ class Sandbox(Generic[Request, Result]):
         preload: tuple[str, ...] = (),
         limits: Limits = Limits(),
         confine: bool = True,
+        most: int = 0,
     ) -> None:
+        self.most = most
+        self._places = asyncio.Semaphore(most) if most else contextlib.nullcontext()
         self._work = work
         self._confine = confine
         self._result = result
@@ -111,6 +115,10 @@ class Sandbox(Generic[Request, Result]):
         Raises:
             JobError: what the child refused, or `crashed`, `out_of_memory`, `timed_out` for how it ended.
         """
+        async with self._places:
+            return await self._run(request, report, reach)
+
+    async def _run(self, request: Request, report: Report, reach: Reach) -> Result:
         reader, writer = self._context.Pipe(duplex=False)
         walls = reach if self._confine else None
         process = self._context.Process(

@@ -18,6 +18,8 @@ from geoprocessing_worker.confinement import Reach
 from geoprocessing_worker.errors import ConfigurationError, JobError
 from geoprocessing_worker.handlers import GROUP, INTERFACE, Payload, TaskHandler
 
+SHORT = 0.2  # of a handler's stages; ours check and pack in a sixth of theirs
+
 # Where in the whole the handler's own stages lie, in percent; before them the file is fetched, after them the results
 # are uploaded. About the shares of the time of a 100 MB mosaic.
 FETCHED, MADE, UPLOADED = 25.0, 85.0, 99.0
@@ -45,6 +47,12 @@ class Task:
     def name(self) -> str:
         """The task type."""
         return self.handler.task_type.name
+
+    @property
+    def closing(self) -> str | None:
+        """The last stage of the work, if it is so short that the next job may be fetched meanwhile."""
+        *_, (name, share) = self.handler.stages.items()
+        return name if share <= SHORT * sum(self.handler.stages.values()) else None
 
     def reach(self, source: Path | None, folder: Path) -> Reach:
         """What a process that does such a job on a file (or none) may use, to write into a folder."""

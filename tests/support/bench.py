@@ -42,6 +42,7 @@ class Bench:
         *,
         confine: bool = True,
         needs_input: bool = True,
+        most: int = 0,
     ) -> None:
         self.server = server
         self.folder = folder
@@ -68,6 +69,7 @@ class Bench:
                 TaskResult,
                 preload=("geoprocessing_worker.forkserver",),
                 confine=confine,
+                most=most,
             ),
         )
         server.on("in", Response(self.source))

@@ -154,6 +154,7 @@ DEEDS: dict[str, Callable[[Deed], str]] = {
 
 
 FOR_EVER = "tests.support.child_work:convert_for_ever"
+PACK_FOR_EVER = "tests.support.child_work:pack_for_ever"
 LIES = "tests.support.child_work:convert_to_lies"
 
 
@@ -182,6 +183,14 @@ def make_from_nothing(request: ConversionRequest, report: Report) -> TaskResult:
 def make_of_anything(request: ConversionRequest, report: Report) -> TaskResult:
     """Work that looks at nothing before it begins."""
     return TaskResult(metadata={"begun": True})
+
+
+def pack_for_ever(request: ConversionRequest, report: Report) -> ConversionResult:
+    """A conversion that is in its last stage for ever."""
+    report("package", 0, "for ever")
+    (request.output_folder / "begun").touch()
+    while True:
+        signal.pause()
 
 
 def convert_for_ever(request: ConversionRequest, report: Report) -> ConversionResult:

@@ -15,7 +15,7 @@ from geoprocessing_worker import daemon as daemon_module
 from geoprocessing_worker.daemon import Daemon
 from geoprocessing_worker.runner import Tools
 from tests.support.bench import Bench
-from tests.support.child_work import FOR_EVER
+from tests.support.child_work import FOR_EVER, PACK_FOR_EVER
 from tests.support.scripted_api import ScriptedApi, answer, problem
 from tests.support.waiting import until
 
@@ -83,6 +83,38 @@ async def test_the_next_job_is_claimed_while_results_are_uploaded_and_no_more_th
     working.stop()
     await running
     await bench.api.aclose()
+
+
+async def test_the_next_job_is_fetched_while_a_child_packs_and_gets_its_process_after_it(
+    server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    bench = Bench(server, http, tmp_path, PACK_FOR_EVER, most=1)
+    server.on("claim", claimed(bench, "a"), claimed(bench, "b"), claimed(bench, "c"), NOTHING)
+    working = daemon(bench, concurrent_jobs=1)
+    running = asyncio.create_task(working.run())
+    work = bench.folder / "work"
+    await until(lambda: len([*work.glob("geojob_*/outputs/begun")]) == 1)
+    await until(lambda: len([*work.glob("geojob_*/source.tif")]) == 2)
+    await server.until_asked("heartbeat", len(server.calls("heartbeat")) + 8)
+    assert [call.json["maxJobs"] for call in server.calls("claim")] == [1, 1]
+    assert len([*work.glob("geojob_*/outputs/begun")]) == 1
+    working.stop()
+    working.stop()
+    await running
+    await bench.api.aclose()
+
+
+async def test_a_long_stage_makes_no_room(bench: Bench) -> None:
+    """Another worker may be idle, and could begin at once what would wait here."""
+    bench.server.on("claim", claimed(bench, "a"), claimed(bench, "b"), NOTHING)
+    working = daemon(bench, concurrent_jobs=1)
+    running = asyncio.create_task(working.run())
+    await until(lambda: rendering(bench) == {"a"})
+    await bench.server.until_asked("heartbeat", len(bench.server.calls("heartbeat")) + 4)
+    assert len(bench.server.calls("claim")) == 1
+    working.stop()
+    working.stop()
+    await running
 
 
 async def test_every_claim_has_a_fresh_id_and_the_worker_keeps_its_own(bench: Bench) -> None:

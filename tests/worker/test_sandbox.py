@@ -105,5 +105,17 @@ async def test_three_children_run_at_once_and_the_worker_goes_on_meanwhile(box: 
     await asyncio.gather(*running, return_exceptions=True)
 
 
+async def test_no_more_children_run_at_once_than_there_may_be(tmp_path: Path) -> None:
+    box = Sandbox(do, Told, preload=("tests.support.child_work",), confine=False, most=1)
+    first = asyncio.create_task(box.run(Deed(name="loop", path=tmp_path), lambda *_: None))
+    await until((tmp_path / "child").exists)
+    second = asyncio.create_task(box.run(Deed(name="well"), lambda *_: None))
+    done, _ = await asyncio.wait({second}, timeout=1)  # fifty times as long as it takes
+    assert not done
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert (await second).text
+
+
 async def test_a_signal_meant_for_the_worker_does_not_take_a_job_with_it(box: Box) -> None:
     assert (await box.run(Deed(name="term"), lambda *_: None)).text == "still here"

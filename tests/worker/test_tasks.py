@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 
 from geoprocessing_worker import tasks
+from geoprocessing_worker.children import make_sandbox
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ConfigurationError, JobError
+from geoprocessing_worker.handlers import TaskResult
 from geoprocessing_worker.options import RenderOptions
+from geoprocessing_worker.perform import perform
+from geoprocessing_worker.tasks import load
 from tests.support.packages import install
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,6 +119,22 @@ def test_a_task_type_is_told_as_the_api_takes_it(tmp_path: Path) -> None:
         "paused": False,
         "defaultPriority": 0,
     }
+
+
+def test_only_a_short_last_stage_lets_the_next_job_in() -> None:
+    """Of work that has one stage, or a long last one, no part may pass for its end."""
+    assert {task.name: task.closing for task in load(Settings())} == {
+        "geotiff_to_png": "package",
+        "geotiff_to_cog": "check",
+        "geotiff_to_tiles": "package",
+        "geotiff_info": None,
+    }
+
+
+def test_there_are_as_many_children_as_the_operator_allows() -> None:
+    """One more would have more memory than there is."""
+    settings = Settings(concurrent_jobs=3)
+    assert make_sandbox(settings, load(settings), perform, TaskResult).most == 3
 
 
 def test_verify_tries_every_handler_behind_the_walls_and_tells_what_each_needs(tmp_path: Path) -> None:
