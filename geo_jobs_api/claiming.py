@@ -82,7 +82,7 @@ class ClaimDesk:
     async def _look(
         self, ask: ClaimRequest, ticket: Ticket, gone: asyncio.Future[None], deadline: float
     ) -> list[Lease]:
-        ticket.look_again()
+        woken_for = ticket.look_again()
         news = self._room.count_news(ask.task_types)
         claimed = await self._claim(ask, gone, deadline)
         if not claimed.has_more:
@@ -94,6 +94,10 @@ class ClaimDesk:
             for lease in claimed.leases:
                 await self._leases.release_claim(lease.job.id, lease.token)
             return []
+        got = {lease.job.task_type for lease in claimed.leases}
+        if got and woken_for is not None and woken_for not in got:
+            # What it was woken for is still there, and whoever comes now waits behind those who were there before.
+            self._room.wake(woken_for)
         return claimed.leases
 
     async def _claim(self, ask: ClaimRequest, gone: asyncio.Future[None], deadline: float) -> Claimed:

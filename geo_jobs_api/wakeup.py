@@ -36,10 +36,11 @@ class Ticket:
         self.woken_for = task_type
         self._event.set()
 
-    def look_again(self) -> None:
-        """To be called before each look, so that what happens during it is not missed."""
-        self.woken_for = None
+    def look_again(self) -> str | None:
+        """To be called before each look, so that what happens during it is not missed; what the claim was woken for."""
+        woken_for, self.woken_for = self.woken_for, None
         self._event.clear()
+        return woken_for
 
     def look_now(self) -> None:
         """Tell the claim to look, for a reason that is its own."""
@@ -163,15 +164,21 @@ class WaitingRoom:
                 self.wake(ticket.woken_for)
 
     def wake(self, task_type: str, count: int = 1) -> None:
-        """Wake the first `count` waiting claims that can do this type and have not been woken yet."""
+        """Wake the first `count` waiting claims that can do this type and have not been woken yet.
+
+        What all goes to those who wait is nothing for who comes later: the type stays empty for them, and they wait
+        behind the others. With 0 nothing is known of how much there is.
+        """
         self._news[task_type] += 1
-        self._empty_types.discard(task_type)
+        left = count
         for ticket in self._tickets:
-            if count <= 0:
-                return
+            if left <= 0:
+                break
             if not ticket.is_woken and task_type in ticket.task_types:
                 ticket.wake(task_type)
-                count -= 1
+                left -= 1
+        if left or not count:
+            self._empty_types.discard(task_type)
 
     def drain(self) -> None:
         """Send everybody away, now and from now on."""

@@ -130,6 +130,27 @@ def test_a_lost_notification_is_made_good_by_the_backstop(
     assert [job["id"] for job in waiting.result(timeout=10)] == [job_id]
 
 
+def test_a_claim_that_takes_another_kind_of_job_than_it_was_woken_for_passes_the_word_on(
+    api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the job that was announced would lie there until the next look, an hour later."""
+    monkeypatch.setattr("geo_jobs_api.claiming.COMPANY_SECONDS", 3600)  # each claim looks for itself before it waits
+    api = api_server(backstop_seconds=3600)
+    person, kinds = Person(api), ["geotiff_to_cog", "geotiff_to_png"]
+    silent = person.create(taskType="geotiff_to_cog")["id"]
+    versed, simple = (
+        park(api, threads, Worker(api, name), taskTypes=offered) for name, offered in (("w1", kinds), ("w2", kinds[1:]))
+    )
+    rows(
+        api.settings.conninfo or "",
+        "UPDATE jobs SET state = 'queued', uploaded_at = now(), input_file_name = 'a.tif', input_size_bytes = 1,"
+        " run_at = now() - interval '1 hour'",
+    )
+    announced = person.submit()
+    assert [job["id"] for job in versed.result(timeout=10)] == [silent]
+    assert [job["id"] for job in simple.result(timeout=10)] == [announced]
+
+
 def test_a_broken_listen_connection_is_made_anew(
     api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
 ) -> None:

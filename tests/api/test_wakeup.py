@@ -38,6 +38,21 @@ async def test_a_wake_up_that_nobody_answered_goes_to_the_next_in_line() -> None
         assert waiting.is_woken
 
 
+async def test_who_comes_later_waits_behind_those_who_were_woken() -> None:
+    """One more look for each job would be in vain; but nobody waits for what is left over, or unknown."""
+    room = WaitingRoom()
+    room.set_listening(True)
+    room.note_empty(PNG, 0)
+    with room.enter(uuid4(), PNG), room.enter(uuid4(), PNG):
+        room.wake("png", 2)
+        assert room.is_known_empty(PNG)
+        room.wake("png", 1)
+        assert not room.is_known_empty(PNG)
+    room.note_empty(PNG, room.count_news(PNG))
+    room.wake("png", 0)
+    assert not room.is_known_empty(PNG)
+
+
 async def test_what_happens_while_a_claim_looks_is_not_missed() -> None:
     """A notification between the look and the wait ends the wait at once."""
     room = WaitingRoom()
