@@ -22,7 +22,8 @@ GDAL_OPTIONS: dict[str, Any] = {
     # 5 % of the host is the default, and decoding the same tiles again is what a cache that is too small costs.
     "GDAL_CACHEMAX": 96,
     "GDAL_NUM_THREADS": 1,
-    # Sidecars are somebody else's words about the file.
+    # Sidecars are somebody else's words about the file. The first has no effect as an option of opening (rasterio 1.4).
+    "GDAL_GEOREF_SOURCES": "INTERNAL",
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_PAM_ENABLED": "NO",
     "GDAL_HTTP_MAX_RETRY": 0,
@@ -126,7 +127,7 @@ def open_source(
     0 is the largest overview. `raw`: samples as they stand in the file, where GDAL would turn inks and L*a*b* of bytes
     into light without their profile and their alpha. `own`: a handle that nobody else has, for another thread.
 
-    `sharing` off: two handles never share GDAL's state. `GEOREF_SOURCES=INTERNAL`: no world file, no aux file.
+    `sharing` off: two handles never share GDAL's state.
 
     Raises:
         rasterio.errors.RasterioIOError: GDAL's GTiff driver cannot open it.
@@ -142,7 +143,7 @@ def open_source(
     if raw:
         name = f"GTIFF_RAW:{name}"
     with ExitStack() as closing:
-        dataset = _Source(name, driver="GTiff", sharing=False, GEOREF_SOURCES="INTERNAL", **extra)
+        dataset = _Source(name, driver="GTiff", sharing=False, **extra)
         closing.enter_context(dataset)
         if kept is not None and not own and dataset.width * dataset.height <= SMALL and len(kept.datasets) < MOST_KEPT:
             kept.datasets[key] = dataset

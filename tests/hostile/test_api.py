@@ -175,6 +175,21 @@ def test_a_body_that_trickles_in_is_not_waited_for(api: RunningApi, monkeypatch:
         assert b" 408 " in slow.recv(1000).split(b"\r\n")[0]
 
 
+def test_a_body_that_says_how_long_it_will_be_is_refused_before_it_comes(api: RunningApi) -> None:
+    """Without reading any of it."""
+    host, port = api.base_url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        size = middleware.MAX_JSON_BYTES + 1
+        lines = [
+            "POST /api/geo-jobs HTTP/1.1",
+            "Host: a",
+            f"Authorization: Bearer {make_jwt()}",
+            f"Content-Length: {size}",
+        ]
+        client.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+        assert b" 413 " in client.recv(1000).split(b"\r\n")[0]
+
+
 def test_another_ones_job_cannot_be_seen_or_changed(api: RunningApi) -> None:
     mine, other = Person(api, "ada"), Person(api, "eve")
     job_id = mine.submit()

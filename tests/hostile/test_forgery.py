@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 import structlog
 from starlette.responses import Response
@@ -20,6 +21,7 @@ from geo_jobs_api import hosts
 from geo_jobs_api import log as api_log
 from geo_jobs_api.hosts import parse_hosts
 from geo_jobs_api.outgoing import AddressRefusedError, Outgoing
+from geo_jobs_api.store import load_queries
 from geoprocessing_worker import addresses, log
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.download import download
@@ -141,22 +143,36 @@ def test_a_caller_has_so_many_webhooks_and_schedules_and_no_more(
 ) -> None:
     """However many are asked for at once: an end is told to all webhooks, and schedules make jobs by themselves."""
     monkeypatch.setattr(f"{module}.MOST_OF_A_CALLER", 3)
-    template = {"taskType": "geotiff_to_png", "inputPayload": {"sourceUrl": "https://maps.example.org/a.tif"}}
-    bodies: dict[str, dict[str, Any]] = {
-        "webhooks": {"url": "https://maps.example.org/hook"},
-        "schedules": {"cron": "0 6 * * *", "template": template, "paused": True},
-    }
     person = Person(api)
-
-    def ask(number: int) -> httpx.Response:
-        named = {"name": f"n{number}"} if kind == "schedules" else {}
-        return person.http.post(f"/api/{kind}", json=bodies[kind] | named)
-
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, range(8)))
+        answers = list(pool.map(lambda number: make_one(person, kind, number), range(8)))
     assert sorted(answer.status_code for answer in answers) == [201] * 3 + [429] * 5
     assert {code_of(answer)[1] for answer in answers if answer.status_code == 429} == {"quota-exceeded"}
     assert len(person.http.get(f"/api/{kind}").json()[kind]) == 3
+
+
+def make_one(person: Person, kind: str, number: int) -> httpx.Response:
+    """Register a webhook, or a schedule."""
+    template = {"taskType": "geotiff_to_png", "inputPayload": {"sourceUrl": "https://maps.example.org/a.tif"}}
+    bodies: dict[str, dict[str, Any]] = {
+        "webhooks": {"url": "https://maps.example.org/hook"},
+        "schedules": {"name": f"n{number}", "cron": "0 6 * * *", "template": template, "paused": True},
+    }
+    return person.http.post(f"/api/{kind}", json=bodies[kind])
+
+
+@pytest.mark.parametrize("kind", ["webhooks", "schedules"])
+def test_what_counts_against_a_share_is_made_one_after_the_other(kind: str, api: RunningApi) -> None:
+    """Two that counted at once would both see room for the last one: the second waits for the first's end."""
+    person, database = Person(api, "ada"), api.settings.conninfo or ""
+    waiting = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with psycopg.connect(database) as first, ThreadPoolExecutor(1) as pool:
+        first.execute(load_queries("jobs.sql").lock_owner.sql, {"owner": "ada"})
+        second = pool.submit(make_one, person, kind, 1)
+        wait_until(lambda: bool(rows(database, waiting)), "the second to wait")
+        assert not second.done()
+        first.rollback()
+        assert second.result(timeout=20).status_code == 201
 
 
 @pytest.mark.usefixtures("hostile_dns")

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pyvips
 from PIL import ImageCms
 
-from geoprocessing_worker.colour_profile import choose_profile, decoded
+from geoprocessing_worker.colour_profile import ColourProfile, choose_profile, decoded
 from tests.support.rasters import Tiff, picture_of, quarters, run
 from tests.support.raw_tiff import ICC_PROFILE, SHORT, UNDEFINED, Tag, write_raw_tiff
 
@@ -128,3 +129,13 @@ def test_damage_is_passed_over() -> None:
     assert choose_profile(None, 3) is None
     assert decoded("&&&") is None
     assert decoded(None) is None
+
+
+def test_a_profile_that_libvips_cannot_use_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Today's takes its own colours for a damaged one's; one that says so must not cost the picture."""
+
+    def fail(*_: Any) -> Any:
+        raise pyvips.Error("no such colours")
+
+    monkeypatch.setattr(ColourProfile, "to_srgb", fail)
+    assert choose_profile(swapped(), 3) is None

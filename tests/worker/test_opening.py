@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from rasterio.errors import RasterioIOError
 
 from geoprocessing_worker import opening
 from geoprocessing_worker.opening import gdal_environment, open_source, small_sources_kept
@@ -72,3 +74,51 @@ def test_a_name_that_looks_like_one_of_gdals_own_prefixes_is_a_name(
     for raw in (False, True):
         with gdal_environment(), open_source(named, raw=raw) as dataset:
             assert dataset.width == 16
+
+
+BESIDE = {
+    "a.tfw": b"2\n0\n0\n-2\n100\n200\n",
+    "a.tif.aux.xml": b'<PAMDataset><Metadata><MDI key="KEY">beside</MDI></Metadata></PAMDataset>',
+}
+OPEN_DOORS = {
+    "GDAL_GEOREF_SOURCES": "PAM,INTERNAL,TABFILE,WORLDFILE",
+    "GDAL_PAM_ENABLED": "YES",
+    "GDAL_DISABLE_READDIR_ON_OPEN": "FALSE",
+}
+
+
+def said_beside(folder: Path, **doors: str) -> set[str]:
+    """What GDAL, opening a file as the worker does but for these options, takes from the files beside it."""
+    source = Tiff(ramp(64, 64), crs=None, transform=None).write(folder / "a.tif")
+    for name, content in BESIDE.items():
+        (folder / name).write_bytes(content)
+    overviews = Tiff(ramp(64, 64), crs=None, transform=None, overviews=(2,)).write(folder / "b.tif")
+    overviews.rename(folder / "a.tif.ovr")
+    with gdal_environment(**doors), open_source(source) as dataset:
+        found = {
+            "place": not dataset.transform.is_identity,
+            "metadata": dataset.tags().get("KEY") == "beside",
+            "overviews": bool(dataset.overviews(1)),
+        }
+    return {name for name, is_said in found.items() if is_said}
+
+
+@pytest.mark.parametrize(
+    ("wall", "kept_out"),
+    [
+        ("GDAL_GEOREF_SOURCES", "place"),
+        ("GDAL_PAM_ENABLED", "metadata"),
+        ("GDAL_DISABLE_READDIR_ON_OPEN", "overviews"),
+    ],
+)
+def test_each_wall_before_files_beside_the_input_holds_by_itself(wall: str, kept_out: str, tmp_path: Path) -> None:
+    """With the others taken down, what it stands for is not read; with all taken down everything would be."""
+    assert said_beside(tmp_path, **OPEN_DOORS) == {"place", "metadata", "overviews"}
+    assert kept_out not in said_beside(tmp_path, **OPEN_DOORS | {wall: opening.GDAL_OPTIONS[wall]})
+
+
+def test_no_driver_but_gtiff_opens_a_source(tmp_path: Path) -> None:
+    """Not even one that is there for what the worker makes; a child has forgotten all others besides."""
+    Image.new("L", (8, 8)).save(tmp_path / "a.tif", format="PNG")
+    with gdal_environment(), pytest.raises(RasterioIOError), open_source(tmp_path / "a.tif"):
+        pass
