@@ -70,7 +70,7 @@ def _shrunk(picture: Picture, size: int) -> Any:
 
     With an alpha band it is of floats, multiplied by their opacity.
     """
-    picture = _coarser(picture, 4 * size)
+    picture = _coarser(picture, 3 * size)
     image = as_vips(picture)
     times = min(picture.pixels.shape[:2]) // (2 * size)
     if not image.hasalpha():
