@@ -17,6 +17,7 @@ NONE: Weights = np.ones(1)
 
 NARROWEST_SPLINE = 1.2  # the mean of both widths; below, what is left of the box is nearer to bilinear reading
 WIDEST_FITTED = 2.05  # wider boxes are their own best weights
+WIDEST_BOX = 64.0  # an output pixel that covers more is of a file whose place is absurd; work and memory have an end
 NEGLIGIBLE = 0.03  # a filter's outer weight that changes less than 0.02 dB, for 60 % more time
 
 
@@ -35,6 +36,7 @@ class Kernel:
 
 def choose_kernel(method: str, across: float, down: float) -> Kernel:
     """The kernel for a method that mixes values, where an output pixel covers `across` by `down` source pixels."""
+    across, down = min(across, WIDEST_BOX), min(down, WIDEST_BOX)
     if method not in {"average", "bilinear"}:
         return Kernel("bicubic", _for_bilinear(across), _for_bilinear(down), rounds=False)
     if across + down < 2 * NARROWEST_SPLINE or max(across, down) > WIDEST_FITTED:

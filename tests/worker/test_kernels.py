@@ -100,3 +100,11 @@ def test_bytes_read_by_a_kernel_that_rounds_are_rounded() -> None:
     found = image.mapim(index, interpolate=interpolate).numpy()
     apart = np.abs(found - exact)
     assert apart.max() <= 0.51
+
+
+@pytest.mark.parametrize("method", ["average", "cubic"])
+def test_an_absurd_place_asks_for_a_few_pixels_and_no_more(method: str) -> None:
+    """One control point that is far off can make an output pixel cover more of the source than there is memory for."""
+    kernel = choose_kernel(method, 1e15, 0.5)
+    assert kernel.across.size < 100
+    assert kernel.across.sum() == pytest.approx(1)
