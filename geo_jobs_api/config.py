@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     timeout_grace_seconds: float = Field(default=60, ge=0)
     # A worker that lives may have been unheard while the API or the database was away: it gets a lease's time.
     rescue_grace_seconds: float | None = Field(default=None, ge=0)
-    rescue_interval_seconds: float = Field(default=1, gt=0)
+    rescue_interval_seconds: float = Field(default=0.2, gt=0)
     # Covers a lost notification; a parked claim is otherwise woken at once.
     backstop_seconds: float = Field(default=5, gt=0)
     # A transaction that has been open for longer is named by /health.
@@ -189,7 +189,7 @@ class Settings(BaseSettings):
     @property
     def rescue_rest_seconds(self) -> float:
         """Longest time between two looks for lost workers: no lease given after a look runs out before the next."""
-        return min(self.first_lease_seconds, self.lease_seconds, 10 * self.rescue_interval_seconds)
+        return min(self.first_lease_seconds, self.lease_seconds, 50 * self.rescue_interval_seconds)
 
     @property
     def effective_rescue_grace(self) -> float:

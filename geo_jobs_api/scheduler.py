@@ -92,7 +92,9 @@ class Rescuer:
 
     async def _find_pause(self) -> float:
         """Until the next lease may run out: while nothing runs, the database is left alone."""
-        shortest, longest = self._policy.interval_seconds, self._policy.rest_seconds
+        # What ran out during the grace is not asked for again and again.
+        shortest = max(self._policy.interval_seconds, self._not_before - self._clock())
+        longest = self._policy.rest_seconds
         try:
             loss = await self._source.seconds_until_next_loss(
                 self._policy.cancel_overdue_seconds, self._policy.timeout_grace_seconds

@@ -181,6 +181,22 @@ async def test_living_workers_get_a_leases_time_to_be_heard_after_a_start_and_af
     assert seen == [0, 1, 1, 1, 1, 2]
 
 
+async def test_nothing_is_asked_while_living_workers_have_time_to_be_heard() -> None:
+    """Leases that ran out meanwhile would be found again and again, and may not be ended yet."""
+    now, slept = [100.0], []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+        if len(slept) == 3:
+            raise asyncio.CancelledError
+
+    rescuer = Rescuer(Source(), RescuePolicy(1, 10, 60, 3, 30), clock=lambda: now[0], sleep=sleep)
+    with pytest.raises(asyncio.CancelledError):
+        await rescuer.run()
+    assert [round(seconds) for seconds in slept] == [1, 59, 10]
+
+
 async def test_the_rescuer_rests_no_longer_than_the_shortest_lease(pool: Pool, postgres_url: str) -> None:
     """A lease that is given right after a round may run out sooner than those that the round saw."""
     store = UpkeepStore(pool)
