@@ -109,7 +109,7 @@ def _on_two_apis(measure: Callable[[Sequence[ApiProcess]], Iterator[Row]]) -> It
 
 
 PARTS: dict[str, Callable[[int, int], Iterator[Row]]] = {
-    "exact": lambda jobs, rounds: _on_two_apis(lambda apis: exact_rows(apis, jobs, rounds)),
+    "exact": lambda jobs, rounds: _on_two_apis(lambda apis: exact_rows(apis, jobs, 2 * rounds + 1)),
     "throughput": lambda jobs, rounds: _on_two_apis(lambda apis: throughput_rows(apis, jobs // 4, 2 * rounds + 1)),
     "schedules": lambda jobs, _: iter(bench_schedules.rows(jobs)),
     "hanging": lambda jobs, rounds: hanging_rows(jobs // 4, max(1, rounds - 1)),
