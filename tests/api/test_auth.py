@@ -56,20 +56,26 @@ FUTURE = int(time.time()) + 3600
 @pytest.mark.parametrize(
     "authorization",
     [
-        None,
-        "Bearer",
-        "Bearer nonsense",
-        "Basic YTpi",
-        f"Worker {make_jwt()}",
-        f"Bearer {make_jwt(ttl_seconds=-60)}",
-        f"Bearer {make_jwt()[:-4]}AAAA",
-        f"Bearer {jwt.encode({'sub': 'ada'}, JWT_SECRET, algorithm='HS256')}",
-        f"Bearer {jwt.encode({'exp': FUTURE}, JWT_SECRET, algorithm='HS256')}",
-        f"Bearer {make_jwt('')}",
-        f"Bearer {make_jwt('x' * 256)}",
-        f"Bearer {jwt.encode({'sub': 'ada', 'exp': FUTURE}, JWT_SECRET * 2, algorithm='HS512')}",
-        f"Bearer {jwt.encode({'sub': 'ada', 'exp': FUTURE}, JWT_SECRET[::-1], algorithm='HS256')}",
-        f"Bearer {unsigned({'sub': 'ada', 'exp': FUTURE})}",
+        pytest.param(None, id="missing"),
+        pytest.param("Bearer", id="no token"),
+        pytest.param("Bearer nonsense", id="not a JWT"),
+        pytest.param("Basic YTpi", id="another scheme"),
+        pytest.param(f"Worker {make_jwt()}", id="as a worker"),
+        pytest.param(f"Bearer {make_jwt(ttl_seconds=-60)}", id="expired"),
+        pytest.param(f"Bearer {make_jwt()[:-4]}AAAA", id="forged signature"),
+        pytest.param(f"Bearer {jwt.encode({'sub': 'ada'}, JWT_SECRET, algorithm='HS256')}", id="no exp"),
+        pytest.param(f"Bearer {jwt.encode({'exp': FUTURE}, JWT_SECRET, algorithm='HS256')}", id="no sub"),
+        pytest.param(f"Bearer {make_jwt('')}", id="empty sub"),
+        pytest.param(f"Bearer {make_jwt('x' * 256)}", id="sub too long"),
+        pytest.param(
+            f"Bearer {jwt.encode({'sub': 'ada', 'exp': FUTURE}, JWT_SECRET * 2, algorithm='HS512')}",
+            id="another algorithm",
+        ),
+        pytest.param(
+            f"Bearer {jwt.encode({'sub': 'ada', 'exp': FUTURE}, JWT_SECRET[::-1], algorithm='HS256')}",
+            id="another secret",
+        ),
+        pytest.param(f"Bearer {unsigned({'sub': 'ada', 'exp': FUTURE})}", id="unsigned"),
     ],
 )
 def test_a_token_that_is_missing_expired_forged_or_of_another_kind_is_refused(
@@ -139,7 +145,10 @@ def test_keys_that_cannot_be_fetched_are_an_outage_and_no_refusal(api_server: Ca
     assert code_of(ask(api, f"Bearer {token}")) == (503, "unavailable")
 
 
-@pytest.mark.parametrize("authorization", ["", "Worker", "Worker wrong-token-of-a-worker", f"Bearer {make_jwt()}"])
+@pytest.mark.parametrize(
+    "authorization",
+    ["", "Worker", "Worker wrong-token-of-a-worker", pytest.param(f"Bearer {make_jwt()}", id="a person")],
+)
 def test_a_worker_without_a_valid_token_is_refused_everywhere(api: RunningApi, authorization: str) -> None:
     """All five endpoints; a person's token is not a worker's."""
     http = api.client("/api/internal/geo-jobs", headers={"Authorization": authorization, "Lease-Token": "1.x"})
