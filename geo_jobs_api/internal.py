@@ -19,6 +19,7 @@ from geo_jobs_api.lease_records import Lease, LeasedJob, LeaseOutcome, PreviousE
 from geo_jobs_api.lease_store import ClaimRequest, Completion, News, Results
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.metrics import JOBS_CLAIMED, JOBS_ENDED
+from geo_jobs_api.results import INLINE_BYTES, take_outputs
 from geo_jobs_api.services import BaseUrl, Services, ServicesOf, worker_of
 from geo_jobs_api.steering_records import SeenWorker
 from geo_jobs_api.storage import SizeRule
@@ -35,7 +36,6 @@ from geo_jobs_api.worker_schemas import (
     FailJob,
     Heartbeat,
     LeaseView,
-    ReportedOutput,
     ReportProgress,
     UploadSlotView,
 )
@@ -140,6 +140,7 @@ def _claimed_job(services: Services, base_url: str, lease: Lease, errors: list[P
         input_payload=job.input_payload,
         input=_claimed_input(services, base_url, job),
         uploads=_slots(services, base_url, job, lease.lease_seq),
+        inline_bytes=INLINE_BYTES,
         previous_errors=[
             {"attempt": error.attempt, "at": error.ended_at.isoformat(), **error.error} for error in errors
         ],
@@ -248,8 +249,11 @@ def _refuse(outcome: LeaseOutcome | None, token: LeaseToken) -> Problem:
 
 
 def _request_digest(call: str, body: Model) -> bytes:
-    # Unset fields are left out, so that a report is the same for a later version that knows more fields.
-    text = json.dumps([call, body.model_dump(mode="json", by_alias=True, exclude_unset=True)], sort_keys=True)
+    # Unset fields are left out, so that a report is the same for a later version that knows more fields. So is what
+    # their digests stand for: outputs are the same whichever way they came.
+    content = {"outputs": {"__all__": {"content"}}}
+    told = body.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude=content)
+    text = json.dumps([call, told], sort_keys=True)
     return hashlib.sha256(text.encode()).digest()
 
 
@@ -268,8 +272,8 @@ async def complete(job_id: UUID, body: CompleteJob, token: LeaseTokenOf, service
     if body.outputs:
         lease = await services.leases.find_lease(job_id, token)
         if lease is not None:
-            await _check_outputs(services, lease, body.outputs)
-    outputs = [output.model_dump(by_alias=True) for output in body.outputs]
+            await take_outputs(services.storage, lease, body.outputs)
+    outputs = [output.model_dump(by_alias=True, exclude={"content"}) for output in body.outputs]
     source = None if body.source is None else body.source.model_dump(by_alias=True)
     results = Results(outputs, body.metadata, body.timings, source)
     state = await services.completions.ask(Completion(job_id, token, results, digest))
@@ -283,24 +287,6 @@ async def complete(job_id: UUID, body: CompleteJob, token: LeaseTokenOf, service
         JOBS_ENDED.labels(state.value).inc()
         _log.info("job_completed", job_id=str(job_id), lease_seq=token.lease_seq, outputs=len(body.outputs))
     return _ready(Completed(state=state.value, replayed=replayed))
-
-
-async def _check_outputs(services: Services, lease: Lease, outputs: list[ReportedOutput]) -> None:
-    """Each output must have one of the lease's names, and be there with the size and digest that were told."""
-    allowed = {f"{lease.job.stem}{slot.suffix}" for slot in lease.job.upload_slots}
-    names = [output.name for output in outputs]
-    if len(set(names)) != len(names) or not allowed.issuperset(names):
-        raise Problem("output-mismatch", "Outputs must have names out of `uploads`, each at most once.")
-    present = await services.storage.stat([output_key(lease.job.id, lease.lease_seq, name) for name in names])
-    for output, found in zip(outputs, present, strict=True):
-        if found is None:
-            raise Problem("output-mismatch", f"{output.name} was not uploaded.")
-        if (found.size_bytes, found.sha256) != (output.size_bytes, output.sha256):
-            raise Problem(
-                "output-mismatch",
-                f"{output.name} has {found.size_bytes} bytes with SHA-256 {found.sha256}, not {output.size_bytes} bytes"
-                f" with {output.sha256}.",
-            )
 
 
 @router.patch("/{job_id}/fail", response_model=Failed)

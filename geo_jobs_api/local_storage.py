@@ -8,8 +8,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -35,13 +35,13 @@ class StagedObject:
 
     def publish(self, target: Path) -> None:
         """Give it its place, replacing what stood there, and make that survive a power cut."""
+        self.move(target)
+        _settle_folder(target.parent)
+
+    def move(self, target: Path) -> None:
+        """Give it its place; its folder has yet to be settled."""
         target.parent.mkdir(parents=True, exist_ok=True)
         self.temporary.replace(target)
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 class _Arriving:
@@ -88,6 +88,27 @@ class _Arriving:
             self._file.close()
         if self._temporary is not None:
             self._temporary.unlink(missing_ok=True)
+
+
+def _settle_folder(path: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _room_for(size_bytes: int) -> Iterator[None]:
+    """A disk that takes no more is a Problem `storage-full`, and said in the log."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        _log.error("storage_full", needed_bytes=size_bytes, reason=error.strerror)
+        raise Problem("storage-full", "There is no room for the file at the moment; try again later.") from None
 
 
 def _digest_file(path: Path) -> ObjectInfo | None:
@@ -139,6 +160,24 @@ class LocalStorage:
     def sign_get(self, base_url: str, key: str, seconds: float) -> SignedRequest:
         """Allow one object to be downloaded."""
         return self.signer.sign(base_url, "GET", key, None, seconds)
+
+    async def put_small(self, objects: Mapping[str, bytes]) -> None:
+        """Keep small objects by their keys: one trip to a thread, and each folder is settled once."""
+        places = {self.path_of(key): content for key, content in objects.items()}
+
+        def put() -> None:
+            for path, content in places.items():
+                arriving = _Arriving(self._incoming)
+                try:
+                    arriving.finish(content).move(path)
+                finally:
+                    if arriving.is_left():
+                        arriving.discard()
+            for folder in {path.parent for path in places}:
+                _settle_folder(folder)
+
+        with _room_for(sum(map(len, objects.values()))):
+            await asyncio.to_thread(put)
 
     async def stat(self, keys: Sequence[str]) -> list[ObjectInfo | None]:
         """Size and digest of the bytes that are on the disk now, for each key; None where there are none."""
@@ -192,13 +231,9 @@ class LocalStorage:
         """
         arriving = _Arriving(self._incoming)
         try:
-            last = await _receive_body(arriving, body, rule)
-            yield await asyncio.to_thread(arriving.finish, last)
-        except OSError as error:
-            if error.errno not in _NO_ROOM:
-                raise
-            _log.error("storage_full", needed_bytes=rule.size_bytes, reason=error.strerror)
-            raise Problem("storage-full", "There is no room for the file at the moment; try again later.") from None
+            with _room_for(rule.size_bytes):
+                last = await _receive_body(arriving, body, rule)
+                yield await asyncio.to_thread(arriving.finish, last)
         finally:
             if arriving.is_left():
                 await asyncio.to_thread(arriving.discard)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -48,6 +48,13 @@ class Storage(Protocol):
 
     def sign_get(self, base_url: str, key: str, seconds: float) -> SignedRequest:
         """Allow one object to be downloaded."""
+
+    async def put_small(self, objects: Mapping[str, bytes]) -> None:
+        """Keep small objects by their keys, each whole, replacing what stood there.
+
+        Raises:
+            Problem: `storage-full`.
+        """
 
     async def stat(self, keys: Sequence[str]) -> list[ObjectInfo | None]:
         """Size and digest of each object; None for one that is not there."""

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import ConfigDict, Field
+from pydantic import Base64Bytes, ConfigDict, Field
 
 from geo_jobs_api.jobs import ErrorClass
 from geo_jobs_api.wire_types import Integer, Metadata, Model, Name, Payload, Real, ReportedJson, ReportedText, Text
@@ -48,7 +48,7 @@ class UploadSlotView(Model):
 
 
 class ClaimedJob(Model):
-    """A job with the lease on it."""
+    """A job with the lease on it. Results of `inlineBytes` in all may come with its `complete`."""
 
     id: UUID
     task_type: str
@@ -63,6 +63,7 @@ class ClaimedJob(Model):
     input_payload: dict[str, Any]
     input: ClaimedInput | None
     uploads: list[UploadSlotView]
+    inline_bytes: int
     previous_errors: list[dict[str, Any]]
 
 
@@ -106,12 +107,13 @@ class LeaseView(Model):
 
 
 class ReportedOutput(Model):
-    """An output that the worker says it has uploaded."""
+    """An output that the worker says it has uploaded or, with `content`, hands in here."""
 
     name: Annotated[Text, Field(min_length=1, max_length=255)]
     size_bytes: Integer = Field(ge=0)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     content_type: Annotated[Text, Field(max_length=200)]
+    content: Base64Bytes | None = Field(default=None, repr=False)
 
 
 class ReportedSource(Model):

@@ -24,7 +24,7 @@ from geoprocessing_worker.errors import (
 from geoprocessing_worker.lease import Lease, LeaseKeeper, watched
 from geoprocessing_worker.models import CompleteAnswer, Completion, FailAnswer, Failure
 from geoprocessing_worker.outbox import Entry, Outbox
-from geoprocessing_worker.upload import upload
+from geoprocessing_worker.upload import fitting_slot, upload
 
 log = structlog.get_logger(__name__)
 
@@ -117,9 +117,11 @@ class Courier:
         body = entry.report.body
         assert isinstance(body, Completion)  # noqa: S101 - failures have nothing to upload
         started = self._clock()
-        outputs = await upload(entry.outputs(), lease.uploads.get, http=self._storage, report=report)
+        for output in entry.inline():
+            fitting_slot(output, lease.uploads.get(output.name))
+        await upload(entry.outputs(), lease.uploads.get, http=self._storage, report=report)
         timings = body.timings | {"upload": round(self._clock() - started, 4)}
-        entry.rewrite(body.model_copy(update={"outputs": outputs, "timings": timings}))
+        entry.rewrite(body.model_copy(update={"timings": timings}))
         return timings
 
     async def stop(self) -> None:
@@ -193,7 +195,7 @@ class Courier:
         await retry.persist(retry.OUTBOX, once, remaining=unleased.remaining)
 
     async def _report(self, entry: Entry) -> CompleteAnswer | FailAnswer:
-        body, unleased = entry.report.body, self._unleased(entry)
+        body, unleased = entry.body(), self._unleased(entry)
         if isinstance(body, Completion):
             return await self.api.complete(unleased, body, policy=retry.OUTBOX)
         return await self.api.fail(unleased, body, policy=retry.OUTBOX)

@@ -73,9 +73,13 @@ class FinalReport:
 
         Raises:
             ApiError: any.
+            JobError: `workspace_unavailable`.
         """
         assert self._entry is not None  # noqa: S101 - posted before
-        body = self._entry.report.body
+        try:
+            body = self._entry.body()
+        except OSError as error:
+            raise no_room(error) from error
         assert isinstance(body, Completion)  # noqa: S101 - by the same caller
         answer = await self._keeper.during(self._api.complete(self._lease, body))
         self.forget()

@@ -51,7 +51,10 @@ class UploadSlot(WireModel):
 
 
 class ClaimedJob(WireModel):
-    """A job and the lease on it. `lease_seconds` count from when the server answered."""
+    """A job and the lease on it. `lease_seconds` count from when the server answered.
+
+    Results of `inline_bytes` in all may be handed in with the completion instead of being uploaded.
+    """
 
     id: str = Field(pattern=r"^[0-9A-Za-z-]{1,64}$")
     task_type: str
@@ -66,6 +69,7 @@ class ClaimedJob(WireModel):
     input_payload: dict[str, Any] = {}
     input: JobInput | None = None
     uploads: tuple[UploadSlot, ...] = ()
+    inline_bytes: int = Field(0, ge=0)
     previous_errors: tuple[dict[str, Any], ...] = ()
 
 
@@ -124,13 +128,14 @@ class Progress(WireModel):
     message: str = Field(max_length=500)
 
 
-class UploadedOutput(WireModel):
-    """A file that was put into its slot."""
+class ReportedOutput(WireModel):
+    """A file that was put into its slot or, with `content` in base64, is handed in with the report."""
 
     name: str
     size_bytes: int
     sha256: str
     content_type: str
+    content: str | None = Field(None, repr=False)
 
 
 class SourceVersion(WireModel):
@@ -146,7 +151,7 @@ class SourceVersion(WireModel):
 class Completion(WireModel):
     """A job done: what the API checks, publishes and shows. `source`: of a file that was fetched by its address."""
 
-    outputs: tuple[UploadedOutput, ...]
+    outputs: tuple[ReportedOutput, ...]
     metadata: dict[str, Any]
     timings: dict[str, float]
     source: SourceVersion | None = None

@@ -36,7 +36,7 @@ from geoprocessing_worker.errors import (
 from geoprocessing_worker.handlers import InputRule, OutputFile, Payload, TaskRequest, TaskResult
 from geoprocessing_worker.lease import Lease, LeaseKeeper, watched
 from geoprocessing_worker.malware import Scanner
-from geoprocessing_worker.models import ClaimedJob, Completion, JobInput, Progress, SourceVersion, UploadedOutput
+from geoprocessing_worker.models import ClaimedJob, Completion, JobInput, Progress, ReportedOutput, SourceVersion
 from geoprocessing_worker.perform import Call
 from geoprocessing_worker.sandbox import Sandbox
 from geoprocessing_worker.tasks import Task, Tasks
@@ -176,7 +176,7 @@ class JobRunner:
         )
 
     def _planned(self, made: list[OutputFile], metadata: dict[str, Any], source: SourceVersion | None) -> Completion:
-        told = tuple(UploadedOutput.model_validate(output.model_dump(exclude={"path"})) for output in made)
+        told = tuple(ReportedOutput.model_validate(output.model_dump(exclude={"path"})) for output in made)
         timings = {stage: round(seconds, 4) for stage, seconds in self._timings.items()}
         return Completion(outputs=told, metadata=metadata, timings=timings, source=source)
 

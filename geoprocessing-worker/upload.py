@@ -1,9 +1,6 @@
 """Puts what was made into the slots that the API opened for it."""
 
 import asyncio
-import errno
-import os
-import stat
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
@@ -12,8 +9,8 @@ import httpx
 
 from geoprocessing_worker import transfer
 from geoprocessing_worker.errors import ErrorClass, JobError
-from geoprocessing_worker.models import UploadedOutput, UploadSlot
-from geoprocessing_worker.outputs import OutputFile
+from geoprocessing_worker.models import UploadSlot
+from geoprocessing_worker.outputs import OutputFile, open_regular, read_small
 
 CHUNK = 256 * 1024
 SHORT_ANSWER = 64 * 1024
@@ -27,7 +24,7 @@ async def upload(
     *,
     http: httpx.AsyncClient,
     report: Callable[[float, str], None],
-) -> tuple[UploadedOutput, ...]:
+) -> None:
     """Upload every output.
 
     Args:
@@ -36,9 +33,6 @@ async def upload(
         http: a client without the API's credentials.
         report: told percent and a sentence.
 
-    Returns:
-        What the API is to be told, in the order of `outputs`.
-
     Raises:
         JobError: `no_upload_slot`, `output_too_large`, `upload_refused`, `upload_failed`.
     """
@@ -46,19 +40,16 @@ async def upload(
     sent = 0
     gate = asyncio.Semaphore(AT_ONCE)
 
-    async def one(output: OutputFile) -> UploadedOutput:
+    async def one(output: OutputFile) -> None:
         nonlocal sent
         async with gate:
             await _persist(output, slot_of, http)
         sent += output.size_bytes
         report(100 * sent / total, f"Uploaded {output.name}")
-        return UploadedOutput(
-            name=output.name, size_bytes=output.size_bytes, sha256=output.sha256, content_type=output.content_type
-        )
 
     tasks = [asyncio.ensure_future(one(output)) for output in outputs]
     try:
-        return tuple(await asyncio.gather(*tasks))
+        await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
@@ -68,7 +59,7 @@ async def upload(
 async def _persist(output: OutputFile, slot_of: Callable[[str], UploadSlot | None], http: httpx.AsyncClient) -> None:
     pulse = transfer.Pulse()
     await transfer.patiently(
-        lambda: _put(output, _fitting_slot(output, slot_of(output.name)), http, pulse),
+        lambda: _put(output, fitting_slot(output, slot_of(output.name)), http, pulse),
         pulse,
         code="upload_failed",
         message="The results could not be put into storage; the job will be tried again.",
@@ -76,7 +67,12 @@ async def _persist(output: OutputFile, slot_of: Callable[[str], UploadSlot | Non
     )
 
 
-def _fitting_slot(output: OutputFile, slot: UploadSlot | None) -> UploadSlot:
+def fitting_slot(output: OutputFile, slot: UploadSlot | None) -> UploadSlot:
+    """The slot, if the API opened one for this output and it is large enough.
+
+    Raises:
+        JobError: `no_upload_slot`, `output_too_large`.
+    """
     if slot is None:
         raise JobError(
             "no_upload_slot",
@@ -98,7 +94,7 @@ def _fitting_slot(output: OutputFile, slot: UploadSlot | None) -> UploadSlot:
 async def _put(output: OutputFile, slot: UploadSlot, http: httpx.AsyncClient, pulse: transfer.Pulse) -> None:
     headers = {"Content-Type": slot.content_type, **slot.headers, "Content-Length": str(output.size_bytes)}
     small = output.size_bytes <= CHUNK
-    content = _whole(output.path, output.size_bytes) if small else _chunks(output.path, pulse)
+    content = read_small(output) if small else _chunks(output.path, pulse)
     # Its status is enough: an answer may be of any length.
     async with http.stream(
         slot.method, slot.url, content=content, headers=headers, timeout=transfer.SILENCE
@@ -116,23 +112,8 @@ async def _put(output: OutputFile, slot: UploadSlot, http: httpx.AsyncClient, pu
                 pass
 
 
-def _whole(path: Path, size_bytes: int) -> bytes:
-    """A file of one chunk, which was written a moment ago: read here, since a thread would take longer."""
-    with os.fdopen(_open_regular(str(path), os.O_RDONLY), "rb") as file:
-        return file.read(size_bytes)
-
-
 async def _chunks(path: Path, pulse: transfer.Pulse) -> AsyncIterator[bytes]:
-    async with await anyio.open_file(path, "rb", opener=_open_regular) as file:
+    async with await anyio.open_file(path, "rb", opener=open_regular) as file:
         while chunk := await file.read(CHUNK):
             yield chunk
             pulse.beat(len(chunk))
-
-
-def _open_regular(path: str, flags: int) -> int:
-    """Open a file that is one: what a hostile child left in its place must neither lead elsewhere nor block."""
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", path)
-    return descriptor

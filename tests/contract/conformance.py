@@ -6,6 +6,7 @@ The server should be idle: no other workers, no waiting jobs. Jobs are made thro
 """
 
 import argparse
+import base64
 import hashlib
 import sys
 import threading
@@ -123,6 +124,18 @@ class Server:
         demand(put.is_success, f"an upload to a slot was answered with {put.status_code}")
         digest = hashlib.sha256(content).hexdigest()
         return {"name": slot["name"], "sizeBytes": len(content), "sha256": digest, "contentType": slot["contentType"]}
+
+    def handed_in(self, job: dict[str, Any], suffix: str, content: bytes) -> dict[str, Any]:
+        """One output that comes with its report."""
+        slot = next(slot for slot in job["uploads"] if slot["name"] == f"map{suffix}")
+        digest, text = hashlib.sha256(content).hexdigest(), base64.b64encode(content).decode()
+        told = {"name": slot["name"], "sizeBytes": len(content), "sha256": digest, "contentType": slot["contentType"]}
+        return told | {"content": text}
+
+    def published(self, job_id: str) -> dict[str, bytes]:
+        """What a job's owner gets, by name."""
+        outputs = _ok(self.public.get(f"/api/geo-jobs/{job_id}/download/output"))["outputs"]
+        return {output["name"]: self.storage.get(output["url"]).content for output in outputs}
 
     def clear(self, job: dict[str, Any]) -> None:
         """End a job that a check has left."""
@@ -248,6 +261,22 @@ def outputs_are_checked(server: Server) -> None:
     _ok(server.call("complete", job, completion(output)))
 
 
+def small_results_come_with_the_report(server: Server) -> None:
+    """Where inlineBytes are offered, results may come with complete: they are checked and published like others."""
+    job = server.taken_up()
+    if not job.get("inlineBytes"):
+        server.clear(job)
+        return
+    picture, world = server.uploaded(job), server.handed_in(job, ".pgw", b"1")
+    lie = world | {"sha256": "0" * 64}
+    _refused(server.call("complete", job, completion(picture, lie)), 422, "output-mismatch")
+    _ok(server.call("complete", job, completion(picture, world)))
+    demand(server.published(job["id"]) == {"map.png": b"picture", "map.pgw": b"1"}, "they are not what was handed in")
+    del world["content"]
+    again = _ok(server.call("complete", job, completion(picture, world)))
+    demand(again["replayed"], "a repetition is told by more than the digests")
+
+
 def fail_is_idempotent(server: Server) -> None:
     """A fail of class transient queues the job again; the same again is replayed."""
     job = server.taken_up()
@@ -316,8 +345,7 @@ def a_stale_worker_changes_nothing(server: Server) -> None:
     _refused(server.call("complete", job, completion(stale)), 409, "lease-lost")
     _refused(server.call("fail", job, failure("internal")), 409, "lease-lost")
     _ok(server.call("complete", again, completion(server.uploaded(again, b"fresh picture"))))
-    outputs = _ok(server.public.get(f"/api/geo-jobs/{job['id']}/download/output"))["outputs"]
-    demand([server.storage.get(output["url"]).content for output in outputs] == [b"fresh picture"], "it was seen")
+    demand(server.published(job["id"]) == {"map.png": b"fresh picture"}, "it was seen")
 
 
 def _claimed_again(server: Server, job: dict[str, Any]) -> dict[str, Any]:
@@ -347,6 +375,7 @@ CHECKS: tuple[Check, ...] = (
     heartbeat_and_progress_renew,
     complete_is_idempotent,
     outputs_are_checked,
+    small_results_come_with_the_report,
     fail_is_idempotent,
     invalid_input_is_final,
     interruption_costs_no_attempt,

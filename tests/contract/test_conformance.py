@@ -60,6 +60,8 @@ def always_well(answer: httpx.Response) -> httpx.Response:
         ("/complete", never_replayed, "complete_is_idempotent"),
         ("/fail", never_replayed, "fail_is_idempotent"),
         ("/complete", always_well, "outputs_are_checked"),
+        ("/complete", always_well, "small_results_come_with_the_report"),
+        ("/complete", never_replayed, "small_results_come_with_the_report"),
         ("/complete", always_well, "a_stale_worker_changes_nothing"),
     ],
 )

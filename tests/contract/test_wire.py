@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.errors import CancelRequested, ErrorClass, JobError, LeaseLost, Rejected, TokenRefused
 from geoprocessing_worker.lease import Lease, LeaseKeeper
-from geoprocessing_worker.models import ClaimedJob, ClaimRequest, Completion, Failure, Progress, UploadedOutput
+from geoprocessing_worker.models import ClaimedJob, ClaimRequest, Completion, Failure, Progress, ReportedOutput
 from geoprocessing_worker.runner import Ending, JobRunner, Tools
 from tests.support.api import RunningApi
 from tests.support.clients import Person, expire_leases
@@ -39,12 +39,12 @@ async def claimed(tools: Tools) -> tuple[ClaimedJob, Lease]:
     return job, Lease(job)
 
 
-async def put(tools: Tools, job: ClaimedJob, ending: str, content: bytes) -> UploadedOutput:
+async def put(tools: Tools, job: ClaimedJob, ending: str, content: bytes) -> ReportedOutput:
     slot = next(slot for slot in job.uploads if slot.name.endswith(ending))
     answer = await tools.storage.request(slot.method, slot.url, content=content, headers=slot.headers)
     assert answer.is_success
     digest = hashlib.sha256(content).hexdigest()
-    return UploadedOutput(name=slot.name, size_bytes=len(content), sha256=digest, content_type=slot.content_type)
+    return ReportedOutput(name=slot.name, size_bytes=len(content), sha256=digest, content_type=slot.content_type)
 
 
 async def test_an_idle_queue_answers_none(tools: Tools) -> None:

@@ -146,7 +146,8 @@ async def test_an_endless_answer_of_storage_to_an_upload_is_not_read(server: Scr
     )
     slot = UploadSlot(name="map.png", url=f"{server.base_url}/map.png", max_bytes=100)
     async with asyncio.timeout(10), guarded(StorageGuard(["127.0.0.1"])) as http:
-        assert await upload([made], lambda _: slot, http=http, report=lambda *_: None)
+        await upload([made], lambda _: slot, http=http, report=lambda *_: None)
+    assert [asked.body for asked in server.calls("map.png")] == [b"a picture"]
 
 
 CLAIM = ClaimRequest(claim_id="a", worker_id="b", worker_name="c", task_types=("d",), max_jobs=1, wait_seconds=0)

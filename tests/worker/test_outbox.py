@@ -1,6 +1,8 @@
 """What a worker has to say is said once the API is back, also by the next process. Real HTTP, real files."""
 
 import asyncio
+import base64
+import hashlib
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -16,7 +18,7 @@ from structlog.testing import capture_logs
 from geoprocessing_worker import workspace
 from geoprocessing_worker.courier import Courier
 from geoprocessing_worker.errors import ErrorClass, JobError
-from geoprocessing_worker.models import ClaimedJob, Completion, Failure, UploadedOutput
+from geoprocessing_worker.models import ClaimedJob, Completion, Failure, ReportedOutput
 from geoprocessing_worker.outbox import Entry, Outbox
 from geoprocessing_worker.runner import Ending
 from tests.support.bench import SUCCEEDED, SUFFIXES, Bench
@@ -69,12 +71,12 @@ def next_process(bench: Bench, **limits: Any) -> Courier:
 def results(bench: Bench, folder: Path) -> tuple[Completion, Path]:
     folder.mkdir(parents=True)
     (folder / "map.png").write_bytes(b"picture")
-    told = UploadedOutput(name="map.png", size_bytes=7, sha256="0" * 64, content_type="image/png")
+    told = ReportedOutput(name="map.png", size_bytes=7, sha256="0" * 64, content_type="image/png")
     return Completion(outputs=(told,), metadata={"width": 1}, timings={}), folder
 
 
-def post_results(bench: Bench) -> Entry:
-    claimed = job(bench)
+def post_results(bench: Bench, **more: Any) -> Entry:
+    claimed = job(bench, **more)
     completion, folder = results(bench, bench.folder / "work" / "made")
     return bench.outbox.post(claimed, completion, folder, claimed.uploads)
 
@@ -98,6 +100,43 @@ async def test_a_result_that_is_uploaded_is_reported_when_the_api_is_back_word_f
     assert first.body == last.body
     assert bench.server.calls("fail") == []
     assert len(bench.server.calls("map.png")) == 1, "what is uploaded is not uploaded again"
+
+
+async def test_small_results_come_with_the_report_and_the_others_are_uploaded(bench: Bench) -> None:
+    """As many as the API takes, smallest first; each with the bytes that its digest tells."""
+    await bench.run()
+    every = {output["name"]: output for output in bench.server.calls("complete")[0].json["outputs"]}
+    sizes = sorted(output["sizeBytes"] for output in every.values())
+    bench.server.asked.clear()
+    assert await bench.run(inlineBytes=sum(sizes[:4])) is Ending.COMPLETED
+    told = bench.server.calls("complete")[0].json["outputs"]
+    assert [output["name"] for output in told] == list(every), "in the same order"
+    inline = {output["name"]: base64.b64decode(output["content"]) for output in told if "content" in output}
+    assert sorted(map(len, inline.values())) == sizes[:4]
+    for name, content in inline.items():
+        assert hashlib.sha256(content).hexdigest() == every[name]["sha256"]
+        assert bench.server.calls(name) == []
+    assert all(len(bench.server.calls(name)) == 1 for name in every.keys() - inline.keys())
+
+
+async def test_small_results_of_a_dead_process_come_with_the_report_of_the_next(bench: Bench) -> None:
+    """Nothing of them is lost between the uploads and the report."""
+    entry = post_results(bench, inlineBytes=7)
+    body = entry.report.body
+    entry.rewrite(body)  # what was to be uploaded is
+    entry.release()
+    courier = next_process(bench)
+    await courier.start()
+    await until(lambda: bench.folders() == [])
+    (report,) = bench.server.calls("complete")
+    assert base64.b64decode(report.json["outputs"][0]["content"]) == b"picture"
+    assert bench.server.calls("map.png") == []
+    await courier.stop()
+
+
+async def test_a_small_result_without_a_slot_fails_its_job_by_name(bench: Bench) -> None:
+    await bench.run(inlineBytes=10**6, uploads=[])
+    assert bench.failure()["code"] == "no_upload_slot"
 
 
 async def test_results_that_are_not_uploaded_yet_are_uploaded_under_a_renewed_lease(bench: Bench) -> None:
@@ -233,8 +272,10 @@ async def test_a_report_that_was_not_written_whole_is_no_report(bench: Bench) ->
     assert bench.folders() == []
 
 
-async def test_a_report_cannot_be_made_to_send_a_file_from_elsewhere(bench: Bench) -> None:
-    entry = post_results(bench)
+@pytest.mark.parametrize("inline_bytes", [0, 1000])
+async def test_a_report_cannot_be_made_to_send_a_file_from_elsewhere(bench: Bench, inline_bytes: int) -> None:
+    """Neither by an upload nor along with the report."""
+    entry = post_results(bench, inlineBytes=inline_bytes)
     (bench.folder / "secret").write_bytes(b"of the worker")
     shutil.rmtree(entry.folder / "outputs")
     (entry.folder / "outputs").mkdir()
@@ -244,6 +285,7 @@ async def test_a_report_cannot_be_made_to_send_a_file_from_elsewhere(bench: Benc
     await courier.start()
     await until(lambda: bench.folders() == [])
     assert all(b"of the worker" not in asked.body for asked in bench.server.asked)
+    assert bench.server.calls("complete") == []
     await courier.stop()
 
 

@@ -1,0 +1,62 @@
+"""What a worker hands in: each output is checked against what was told of it before a job may end with it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from geo_jobs_api.errors import Problem
+from geo_jobs_api.jobs import output_key
+from geo_jobs_api.lease_records import Lease
+from geo_jobs_api.storage import ObjectInfo, Storage
+from geo_jobs_api.worker_schemas import ReportedOutput
+
+# As base64, and beside the largest metadata, they stay below what a JSON body may have (1 MiB).
+INLINE_BYTES = 384 * 1024
+
+
+async def take_outputs(storage: Storage, lease: Lease, outputs: Sequence[ReportedOutput]) -> None:
+    """Store the outputs that came with their report, under the lease's keys, and look for those that were uploaded.
+
+    Args:
+        storage: where all of them are in the end.
+        lease: held by the worker that reports them.
+        outputs: as reported.
+
+    Raises:
+        Problem: `output-mismatch` when a name is none of the lease's, or an output is not there, or has another size or
+            digest than was told; `too-large` when too much came with the report; `storage-full`.
+    """
+    limits = {f"{lease.job.stem}{slot.suffix}": slot.max_bytes for slot in lease.job.upload_slots}
+    names = [output.name for output in outputs]
+    if len(set(names)) != len(names) or not limits.keys() >= set(names):
+        raise Problem("output-mismatch", "Outputs must have names out of `uploads`, each at most once.")
+    inline = {output.name: output.content for output in outputs if output.content is not None}
+    if sum(map(len, inline.values())) > INLINE_BYTES:
+        raise Problem("too-large", f"Outputs of more than {INLINE_BYTES} bytes in all came with the report.")
+    for output in outputs:
+        if (content := inline.get(output.name)) is not None:
+            _compare(output, ObjectInfo(len(content), hashlib.sha256(content).hexdigest()))
+            if len(content) > limits[output.name]:
+                raise Problem("too-large", f"{output.name} is larger than the {limits[output.name]} bytes of its slot.")
+    if inline:
+        await storage.put_small({_key(lease, name): content for name, content in inline.items()})
+    uploaded = [output for output in outputs if output.name not in inline]
+    present = await storage.stat([_key(lease, output.name) for output in uploaded]) if uploaded else []
+    for output, found in zip(uploaded, present, strict=True):
+        _compare(output, found)
+
+
+def _key(lease: Lease, name: str) -> str:
+    return output_key(lease.job.id, lease.lease_seq, name)
+
+
+def _compare(output: ReportedOutput, found: ObjectInfo | None) -> None:
+    if found is None:
+        raise Problem("output-mismatch", f"{output.name} was not uploaded.")
+    if (found.size_bytes, found.sha256) != (output.size_bytes, output.sha256):
+        raise Problem(
+            "output-mismatch",
+            f"{output.name} has {found.size_bytes} bytes with SHA-256 {found.sha256}, not {output.size_bytes} bytes"
+            f" with {output.sha256}.",
+        )

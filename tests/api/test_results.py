@@ -1,0 +1,109 @@
+"""Results that come with their report: stored, checked and fenced like uploaded ones. Over HTTP, on a real disk."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from geo_jobs_api.results import INLINE_BYTES
+from tests.support.api import RunningApi
+from tests.support.clients import Person, Worker, code_of, expire_leases, get, input_file, output_of, storage_files
+from tests.support.waiting import wait_until
+
+
+def inline(name: str, content: bytes) -> dict[str, Any]:
+    return output_of(name, content) | {"content": base64.b64encode(content).decode()}
+
+
+def served(person: Person, job_id: str) -> dict[str, bytes]:
+    links = person.http.get(f"/api/geo-jobs/{job_id}/download/output").raise_for_status().json()["outputs"]
+    return {link["name"]: get(link["url"]).content for link in links}
+
+
+def test_results_that_come_with_the_report_are_served_like_uploaded_ones(person: Person, worker: Worker) -> None:
+    """One job with both: the owner finds no difference, and is not shown the content as base64."""
+    job_id = person.submit()
+    job = worker.claim()
+    assert job["inlineBytes"] == INLINE_BYTES
+    outputs = [*worker.upload(job), inline("map.pgw", b"1\n0\n"), inline("map.json", b"{}"), inline("map.prj", b"")]
+    assert worker.complete(job, outputs).json() == {"state": "succeeded", "replayed": False}
+    assert served(person, job_id) == {
+        "map.png": b"\x89PNG picture",
+        "map.pgw": b"1\n0\n",
+        "map.json": b"{}",
+        "map.prj": b"",
+    }
+    assert "content" not in str(person.events(job_id)[-1]["data"]["outputs"]).replace("contentType", "")
+
+
+def test_the_most_that_may_come_does_come_beside_the_largest_metadata(person: Person, worker: Worker) -> None:
+    """What the claim offers is not refused by the limit on bodies."""
+    person.submit()
+    job = worker.claim()
+    body = {"outputs": [inline("map.png", bytes(INLINE_BYTES))], "metadata": {"note": "é" * 43_000}}
+    worker.call("complete", job, body).raise_for_status()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "lie", "refusal"),
+    [
+        ("map.pgw", 9, {"sha256": "0" * 64}, (422, "output-mismatch")),
+        ("map.pgw", 9, {"sizeBytes": 8}, (422, "output-mismatch")),
+        ("../../map.pgw", 9, {}, (422, "output-mismatch")),
+        ("map.pgw", 9, {"content": "no base64"}, (422, "output-mismatch")),
+        ("map.pgw", 9, {"content": "AA="}, (422, "validation")),
+        ("map.png", INLINE_BYTES + 1, {}, (413, "too-large")),
+    ],
+)
+def test_a_result_that_is_not_what_was_told_or_too_large_is_not_stored(
+    api: RunningApi, person: Person, worker: Worker, name: str, size: int, lie: dict[str, Any], refusal: tuple[int, str]
+) -> None:
+    """Nor is a good one beside it; the job runs on."""
+    job_id = person.submit()
+    job = worker.claim()
+    outputs = [inline("map.json", b"{}"), inline(name, bytes(size)) | lie]
+    assert code_of(worker.complete(job, outputs)) == refusal
+    assert storage_files(api, job_id) == [input_file()]
+    assert person.look(job_id)["state"] == "running"
+
+
+def test_a_result_that_is_larger_than_its_slot_is_refused_however_it_comes(api: RunningApi, worker: Worker) -> None:
+    """The limit is the task type's, not only that of the way."""
+    rule = {"suffix": ".csv", "contentType": "text/csv", "maxBytes": 3}
+    noise = {"name": "noise", "input": "none", "outputs": [rule], "timeoutSeconds": 30}
+    admin = Person(api, "root", admin=True)
+    admin.http.put("/api/task-types/noise", json=noise).raise_for_status()
+    job_id = admin.create(taskType="noise")["id"]
+    job = worker.claim(taskTypes=["noise"])
+    assert code_of(worker.complete(job, [inline("noise.csv", b"1234")])) == (413, "too-large")
+    assert storage_files(api, job_id) == []
+    worker.complete(job, [inline("noise.csv", b"123")]).raise_for_status()
+    assert storage_files(api, job_id) == ["outputs/1/noise.csv"]
+
+
+def test_a_stale_workers_results_are_not_even_stored(api: RunningApi, person: Person, worker: Worker) -> None:
+    """Its report is refused, and the winner's results stay what they are."""
+    job_id = person.submit()
+    stale = worker.claim()
+    worker.heartbeat(stale)
+    expire_leases(api.settings.conninfo or "")
+    wait_until(lambda: person.look(job_id)["state"] == "queued", "the job to be queued again")
+    fresh = worker.claim()
+    assert code_of(worker.complete(stale, [inline("map.png", b"stale")])) == (409, "lease-lost")
+    worker.complete(fresh, [inline("map.png", b"fresh")]).raise_for_status()
+    assert code_of(worker.complete(stale, [inline("map.png", b"stale")])) == (409, "lease-lost")
+    assert served(person, job_id) == {"map.png": b"fresh"}
+    assert storage_files(api, job_id) == [input_file(), "outputs/2/map.png"]
+
+
+def test_a_repeated_report_is_the_same_with_and_without_its_results(person: Person, worker: Worker) -> None:
+    """Their digests tell; others under the same names are a conflict and leave what is published alone."""
+    job_id = person.submit()
+    job = worker.claim()
+    worker.complete(job, [inline("map.png", b"picture")]).raise_for_status()
+    for told in (inline("map.png", b"picture"), output_of("map.png", b"picture")):
+        assert worker.complete(job, [told]).json() == {"state": "succeeded", "replayed": True}
+    assert code_of(worker.complete(job, [inline("map.png", b"another")])) == (409, "already-finalized")
+    assert served(person, job_id) == {"map.png": b"picture"}
