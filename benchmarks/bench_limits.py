@@ -9,13 +9,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import logging
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-
-import structlog
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, it must find its own package
 
@@ -124,7 +121,6 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", action="append", choices=list(PARTS), help="only this part; may be repeated")
     arguments = parser.parse_args()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     chosen = arguments.only or list(PARTS)
     return print_table(row for part in chosen for row in PARTS[part](arguments.jobs, arguments.rounds))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import shutil
 import statistics
@@ -22,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, it 
 
 import httpx
 import numpy as np
-import structlog
 from pydantic import SecretStr
 
 from benchmarks.queue_table import Row, print_table
@@ -234,5 +232,4 @@ def rows() -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     sys.exit(print_table(rows()))

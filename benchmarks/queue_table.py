@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+import structlog
 
 WIDTH = 84  # characters of the longest name
 
@@ -40,7 +43,8 @@ class Row:
 
 
 def print_table(rows: Iterable[Row]) -> int:
-    """Print each figure beside its bar as soon as it is there; 1 if one is missed, else 0."""
+    """Print each figure beside its bar as soon as it is there, of the log only warnings; 1 if one is missed."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     all_hold = True
     for row in rows:
         print(row, flush=True)
