@@ -35,7 +35,7 @@ from geo_jobs_api.pipeline_store import PipelineStore
 from geo_jobs_api.retention import Retention, RetentionPolicy
 from geo_jobs_api.roll_call import RollCall
 from geo_jobs_api.schedule_store import ScheduleStore
-from geo_jobs_api.scheduler import RescuePolicy, Rescuer
+from geo_jobs_api.scheduler import Follower, RescuePolicy, Rescuer
 from geo_jobs_api.sealing import Seal
 from geo_jobs_api.services import Services
 from geo_jobs_api.steering_store import SteeringStore
@@ -129,6 +129,10 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         await stack.enter_async_context(_in_background("wakeup", wakeup.run))
         await stack.enter_async_context(_in_background("events", made.hub.run))
         await stack.enter_async_context(_in_background("rescuer", _rescuer(settings, upkeep).run))
+        follower = Follower(
+            upkeep, interval_seconds=settings.rescue_interval_seconds, rest_seconds=settings.rescue_rest_seconds
+        )
+        await stack.enter_async_context(_in_background("follower", follower.run))
         await stack.enter_async_context(_in_background("schedules", firing.run))
         outgoing = await stack.enter_async_context(Outgoing(parse_hosts(settings.webhook_hosts)))
         deliverer = _deliverer(settings, webhooks, outgoing, storage, bells["geo_jobs_deliveries"])

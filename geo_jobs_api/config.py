@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from geo_jobs_api.errors import ConfigurationError
 from geo_jobs_api.hosts import HostList, parse_hosts
+from geo_jobs_api.jobs import MOST_INLINE_BYTES
 
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 # HS256 is only as strong as its key; shorter ones can be guessed offline from one token (RFC 7518 §3.2).
@@ -88,6 +89,8 @@ class Settings(BaseSettings):
     vacuum_warning_seconds: float = Field(default=60, gt=0)
     # How long the listening connection may be silent before it is asked for a sign of life.
     listen_check_seconds: float = Field(default=15, gt=0)
+    # Results of so many bytes in all may come with their report; 0: each is uploaded.
+    max_inline_bytes: int = Field(default=MOST_INLINE_BYTES, ge=0, le=MOST_INLINE_BYTES)
     # Ended jobs go with their events and objects after so many days; 0 keeps them for ever.
     retain_ended_days: float = Field(default=30, ge=0)
     retain_failed_days: float = Field(default=90, ge=0)

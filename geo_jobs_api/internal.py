@@ -19,7 +19,7 @@ from geo_jobs_api.lease_records import Lease, LeasedJob, LeaseOutcome, PreviousE
 from geo_jobs_api.lease_store import ClaimRequest, Completion, News, Results
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.metrics import JOBS_CLAIMED, JOBS_ENDED
-from geo_jobs_api.results import INLINE_BYTES, take_outputs
+from geo_jobs_api.results import take_outputs
 from geo_jobs_api.services import BaseUrl, Services, ServicesOf, worker_of
 from geo_jobs_api.steering_records import SeenWorker
 from geo_jobs_api.storage import SizeRule
@@ -140,7 +140,7 @@ def _claimed_job(services: Services, base_url: str, lease: Lease, errors: list[P
         input_payload=job.input_payload,
         input=_claimed_input(services, base_url, job),
         uploads=_slots(services, base_url, job, lease.lease_seq),
-        inline_bytes=INLINE_BYTES,
+        inline_bytes=services.settings.max_inline_bytes,
         previous_errors=[
             {"attempt": error.attempt, "at": error.ended_at.isoformat(), **error.error} for error in errors
         ],

@@ -6,13 +6,10 @@ import hashlib
 from collections.abc import Sequence
 
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.jobs import output_key
+from geo_jobs_api.jobs import MOST_INLINE_BYTES, output_key
 from geo_jobs_api.lease_records import Lease
 from geo_jobs_api.storage import ObjectInfo, Storage
 from geo_jobs_api.worker_schemas import ReportedOutput
-
-# As base64, and beside the largest metadata, they stay below what a JSON body may have (1 MiB).
-INLINE_BYTES = 384 * 1024
 
 
 async def take_outputs(storage: Storage, lease: Lease, outputs: Sequence[ReportedOutput]) -> None:
@@ -32,8 +29,9 @@ async def take_outputs(storage: Storage, lease: Lease, outputs: Sequence[Reporte
     if len(set(names)) != len(names) or not limits.keys() >= set(names):
         raise Problem("output-mismatch", "Outputs must have names out of `uploads`, each at most once.")
     inline = {output.name: output.content for output in outputs if output.content is not None}
-    if sum(map(len, inline.values())) > INLINE_BYTES:
-        raise Problem("too-large", f"Outputs of more than {INLINE_BYTES} bytes in all came with the report.")
+    # Whatever the claim offered: reports that wait in an outbox may be older than today's settings.
+    if sum(map(len, inline.values())) > MOST_INLINE_BYTES:
+        raise Problem("too-large", f"Outputs of more than {MOST_INLINE_BYTES} bytes in all came with the report.")
     for output in outputs:
         if (content := inline.get(output.name)) is not None:
             _compare(output, ObjectInfo(len(content), hashlib.sha256(content).hexdigest()))

@@ -1,4 +1,4 @@
-"""What the service does by itself: take jobs from workers that are lost."""
+"""What the service does by itself: take jobs from workers that are lost, have those go on that wait for ended ones."""
 
 from __future__ import annotations
 
@@ -128,3 +128,47 @@ class Rescuer:
                 worker_name=job.worker_name,
             )
         return len(rescued)
+
+
+class EndingSource(Protocol):
+    """Who knows which ends have not been followed yet."""
+
+    async def follow_endings(self) -> int:
+        """Do one statement's work; how many ends were looked at."""
+
+
+class Follower:
+    """Has those go on that wait for ended jobs, where they were too many for the statement that ended those.
+
+    Args:
+        source: the database.
+        interval_seconds: between two statements, so that others have their turn.
+        rest_seconds: between two looks when there was nothing.
+        sleep: waits that many seconds.
+    """
+
+    def __init__(
+        self,
+        source: EndingSource,
+        *,
+        interval_seconds: float,
+        rest_seconds: float,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._source = source
+        self._interval_seconds = interval_seconds
+        self._rest_seconds = rest_seconds
+        self._sleep = sleep
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        pause = self._interval_seconds
+        while True:
+            # Jitter, so that several processes do not ask in step.
+            await self._sleep(pause * random.uniform(1, 1.2))  # noqa: S311  # no secret
+            try:
+                endings = await self._source.follow_endings()
+            except (psycopg.Error, OSError) as error:
+                _log.warning("follow_failed", reason=type(error).__name__)
+                endings = 0
+            pause = self._interval_seconds if endings else self._rest_seconds

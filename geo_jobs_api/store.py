@@ -243,6 +243,13 @@ class UpkeepStore:
             )
         return [RescuedJob.from_row(row) for row in rows]
 
+    async def follow_endings(self, most: int = 100) -> int:
+        """Have those go on that wait for ended jobs and were too many for a statement; how many ends were looked at."""
+        async with self._pool.connection() as connection:
+            row = await _upkeep.follow_unfollowed(connection, most=most)
+        endings: int = row["endings"]
+        return endings
+
     async def look_around(self, task_types: Sequence[str], most: int, claim_ids: Sequence[UUID]) -> Surroundings:
         """What there is for those who wait: jobs of these types, counted up to `most`, and leases of these claims."""
         async with self._pool.connection() as connection:

@@ -99,6 +99,16 @@ SELECT
     (SELECT follow_ended_jobs(array_agg(id) FILTER (WHERE state <> 'queued')) FROM ended)
 FROM ended;
 
+-- name: follow_unfollowed(most)^
+-- Go on with the ends that have more children than one statement may do for. What is left of them is written down again.
+WITH picked AS MATERIALIZED (
+    SELECT job_id FROM unfollowed_endings LIMIT :most FOR UPDATE SKIP LOCKED
+), taken AS (
+    DELETE FROM unfollowed_endings USING picked WHERE unfollowed_endings.job_id = picked.job_id
+    RETURNING picked.job_id
+)
+SELECT count(*) AS endings, follow_ended_jobs(array_agg(job_id), true) AS followed FROM taken;
+
 -- name: seconds_until_next_loss(cancel_overdue_seconds, timeout_grace_seconds)^
 -- How long until the next lease runs out, the next worker that was asked to stop is overdue, or the next job has taken
 -- too long; and no longer than the shortest lease that a task type gives, since one may be given right after. NULL: nothing

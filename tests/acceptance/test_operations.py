@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from geo_jobs_api.results import INLINE_BYTES
+from geo_jobs_api.jobs import MOST_INLINE_BYTES
 from tests.support.database import DatabaseServer
 from tests.support.processes import Programs, programs
 from tests.support.rasters import Tiff
@@ -105,7 +105,7 @@ def test_a_full_disk_refuses_files_by_name_and_the_worker_hands_in_its_results_o
     assert (done["state"], done["attempt"]) == ("succeeded", 1), done
     outputs = service.person().get(f"/api/geo-jobs/{job_id}/download/output").raise_for_status().json()["outputs"]
     picture = max(output["sizeBytes"] for output in outputs)
-    assert (picture > INLINE_BYTES) == (side == 400), "the picture came another way than it should"
+    assert (picture > MOST_INLINE_BYTES) == (side == 400), "the picture came another way than it should"
     assert list((service.folder / "api" / "data").glob("**/.incoming/*")) == []
 
 

@@ -182,6 +182,48 @@ def test_a_thousand_children_and_a_thousand_parents(person: Person, worker: Work
     assert worker.claim()["id"] == last["id"]
 
 
+def waiting_for(api: RunningApi, parent: str, count: int, *, in_a_chain: bool) -> None:
+    """Blocked jobs behind a parent, more than anybody would make over HTTP in a test."""
+    rows(
+        api.settings.conninfo or "",
+        "WITH made AS ("
+        " INSERT INTO jobs (id, owner, task_type, state, priority, input_payload, input_kind, max_attempts, run_at,"
+        " pending_parents)"
+        " SELECT gen_random_uuid(), 'ada', 'geotiff_to_png', 'blocked', 0, '{}', 'none', 5, now(), 1"
+        " FROM generate_series(1, %s) RETURNING id"
+        "), line AS (SELECT id, lag(id) OVER (ORDER BY id) AS before FROM made)"
+        " INSERT INTO job_dependencies (parent_id, child_id, on_parent_failure)"
+        " SELECT CASE WHEN %s THEN coalesce(before, %s) ELSE %s END, id, 'cancel' FROM line",
+        count, in_a_chain, parent, parent,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("count", "in_a_chain", "ending", "state"),
+    [(6000, False, "complete", "queued"), (6000, False, "fail", "cancelled"), (700, True, "fail", "cancelled")],
+    ids=["all succeed", "all are cancelled", "a long chain"],
+)
+def test_an_end_that_means_something_to_very_many_reaches_them_all_in_pieces(
+    person: Person, worker: Worker, api: RunningApi, count: int, in_a_chain: bool, ending: str, state: str
+) -> None:
+    """The statement that ends a job does a bounded part of it; what is left is done at once by whoever looks."""
+    parent = person.submit()
+    waiting_for(api, parent, count, in_a_chain=in_a_chain)
+    job = worker.claim()
+    (worker.complete(job, []) if ending == "complete" else worker.fail(job, "invalid_input")).raise_for_status()
+
+    def reached() -> int:
+        url = api.settings.conninfo or ""
+        ended = "SELECT count(*) AS n FROM jobs WHERE state = %s AND id <> %s"
+        return int(rows(url, ended, state, parent)[0]["n"])
+
+    assert 0 < reached() < count
+    wait_until(lambda: reached() == count, "all that wait for it to have heard of it", 30)
+    assert rows(api.settings.conninfo or "", "SELECT * FROM unfollowed_endings") == []
+    events = rows(api.settings.conninfo or "", "SELECT job_id FROM job_events WHERE type = %s", state)
+    assert len(events) - len({event["job_id"] for event in events}) == 0, "each of them once"
+
+
 @pytest.mark.parametrize("ending", ["complete", "cancel"])
 def test_a_parent_that_ends_while_its_child_is_made_is_never_missed(
     person: Person, worker: Worker, ending: str

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from geo_jobs_api.results import INLINE_BYTES
+from geo_jobs_api.jobs import MOST_INLINE_BYTES
 from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, code_of, expire_leases, get, input_file, output_of, storage_files
 from tests.support.waiting import wait_until
@@ -26,7 +26,7 @@ def test_results_that_come_with_the_report_are_served_like_uploaded_ones(person:
     """One job with both: the owner finds no difference, and is not shown the content as base64."""
     job_id = person.submit()
     job = worker.claim()
-    assert job["inlineBytes"] == INLINE_BYTES
+    assert job["inlineBytes"] == MOST_INLINE_BYTES
     outputs = [*worker.upload(job), inline("map.pgw", b"1\n0\n"), inline("map.json", b"{}"), inline("map.prj", b"")]
     assert worker.complete(job, outputs).json() == {"state": "succeeded", "replayed": False}
     assert served(person, job_id) == {
@@ -42,7 +42,7 @@ def test_the_most_that_may_come_does_come_beside_the_largest_metadata(person: Pe
     """What the claim offers is not refused by the limit on bodies."""
     person.submit()
     job = worker.claim()
-    body = {"outputs": [inline("map.png", bytes(INLINE_BYTES))], "metadata": {"note": "é" * 43_000}}
+    body = {"outputs": [inline("map.png", bytes(MOST_INLINE_BYTES))], "metadata": {"note": "é" * 43_000}}
     worker.call("complete", job, body).raise_for_status()
 
 
@@ -54,7 +54,7 @@ def test_the_most_that_may_come_does_come_beside_the_largest_metadata(person: Pe
         ("../../map.pgw", 9, {}, (422, "output-mismatch")),
         ("map.pgw", 9, {"content": "no base64"}, (422, "output-mismatch")),
         ("map.pgw", 9, {"content": "AA="}, (422, "validation")),
-        ("map.png", INLINE_BYTES + 1, {}, (413, "too-large")),
+        ("map.png", MOST_INLINE_BYTES + 1, {}, (413, "too-large")),
     ],
 )
 def test_a_result_that_is_not_what_was_told_or_too_large_is_not_stored(

@@ -40,6 +40,10 @@ LEASE = {
     "RESCUE_GRACE_SECONDS": "10",
     # The storm takes more workers from a job than real life does.
     "MAX_WORKER_LOSSES": "1000",
+    # World file, projection and thumbnail come with the report; picture and metadata are uploaded.
+    "MAX_INLINE_BYTES": "1000",
+    # All is submitted by one person.
+    "REQUESTS_PER_MINUTE": "0",
     # Somebody is told of each end; a try that meets an API's death is made again after a few seconds.
     "WEBHOOK_HOSTS": "127.0.0.1",
     "WEBHOOK_DELIVERIES_PER_SECOND": "200",

@@ -1,4 +1,8 @@
--- What follows the end of jobs, as before, with the turns of children that become ready given out by the line.
+-- Jobs that have ended, and whose children have not all heard of it yet: one statement does no more than a second's work,
+-- since it shares its time with others, and what takes longer than statements may would never happen at all.
+CREATE TABLE unfollowed_endings (job_id uuid PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE);
+
+-- What follows the end of jobs, as before, but in bounded pieces, and with one question for each line of children.
 CREATE OR REPLACE FUNCTION follow_ended_jobs(ended uuid[], are_told boolean DEFAULT false) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     wave uuid[] := ended;
@@ -6,12 +10,26 @@ DECLARE
     children uuid[];
     counts integer[];
     reasons text[];
+    beyond uuid;
+    -- In children; a wave costs as much as ten of them. This takes a third of a second, and 15 s are allowed.
+    patience integer := 5000;
 BEGIN
     WHILE wave IS NOT NULL LOOP
         -- Most jobs have no children, and this look is much cheaper than what follows it.
         SELECT array_agg(DISTINCT parent_id) INTO wave
         FROM job_dependencies WHERE parent_id = ANY(wave) AND NOT settled;
         EXIT WHEN wave IS NULL;
+
+        -- The first child that has to wait for the next statement.
+        SELECT edge.child_id INTO beyond
+        FROM job_dependencies AS edge JOIN jobs AS parent ON parent.id = edge.parent_id
+        WHERE edge.parent_id = ANY(wave) AND NOT edge.settled AND parent.finished_at IS NOT NULL
+            AND (parent.state = 'succeeded' OR edge.on_parent_failure <> 'hold')
+        ORDER BY edge.child_id OFFSET greatest(patience, 0) LIMIT 1;
+        IF beyond IS NOT NULL THEN
+            INSERT INTO unfollowed_endings (job_id) SELECT unnest(wave) ON CONFLICT DO NOTHING;
+        END IF;
+        EXIT WHEN patience <= 0;
 
         WITH settled AS (
             UPDATE job_dependencies AS edge
@@ -20,6 +38,7 @@ BEGIN
             WHERE edge.parent_id = ANY(wave) AND NOT edge.settled AND parent.id = edge.parent_id
                 AND parent.finished_at IS NOT NULL
                 AND (parent.state = 'succeeded' OR edge.on_parent_failure <> 'hold')
+                AND (beyond IS NULL OR edge.child_id < beyond)
             RETURNING
                 edge.child_id,
                 CASE WHEN parent.state <> 'succeeded' AND edge.on_parent_failure = 'cancel' THEN
@@ -119,6 +138,7 @@ BEGIN
         INTO wave
         FROM moved, (SELECT count(heard) FROM told) AS notifications;
         to_tell := to_tell || wave;
+        patience := CASE WHEN beyond IS NULL THEN patience - 10 - cardinality(children) ELSE 0 END;
     END LOOP;
     IF to_tell IS NOT NULL THEN
         PERFORM announce_ended_jobs(to_tell);
