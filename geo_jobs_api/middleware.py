@@ -24,8 +24,10 @@ from geo_jobs_api.metrics import REQUEST_SECONDS, REQUESTS
 _log = get_logger("geo_jobs_api.access")
 
 MAX_JSON_BYTES = 1024 * 1024
-# Seconds that a JSON body may take to arrive: whoever sends a byte now and then would hold a connection for ever.
+# Seconds that a JSON body may take to arrive, and bytes per second beyond that, as with files: whoever sends a byte now
+# and then would hold a connection for ever.
 BODY_SECONDS = 30.0
+BODY_BYTES_PER_SECOND = 10_000
 _ON_EVERY_ANSWER = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 _CODE_OF_STATUS = {404: "not-found", 408: "too-slow", 405: "method-not-allowed", 413: "too-large", 400: "validation"}
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
@@ -65,10 +67,11 @@ class JsonBodyMiddleware:
             return
         # In place: the route that is found is told to those outside through the same dictionary.
         scope["headers"] = [*kept, (b"content-type", b"application/json")]
-        await self._app(scope, _bounded(receive), send)
+        announced = int(length) if length.isdigit() else 0
+        await self._app(scope, _bounded(receive, BODY_SECONDS + announced / BODY_BYTES_PER_SECOND), send)
 
 
-def _bounded(receive: Receive) -> Receive:
+def _bounded(receive: Receive, seconds: float) -> Receive:
     seen = 0
     is_whole = False
     deadline: float | None = None
@@ -76,13 +79,13 @@ def _bounded(receive: Receive) -> Receive:
     async def receive_bounded() -> Message:
         nonlocal seen, is_whole, deadline
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + BODY_SECONDS if deadline is None else deadline
+        deadline = loop.time() + seconds if deadline is None else deadline
         try:
             # What comes after the body is the client's farewell, and that may take its time.
             async with asyncio.timeout_at(None if is_whole else deadline):
                 message = await receive()
         except TimeoutError:
-            raise HTTPException(408, f"The body did not arrive within {BODY_SECONDS:g} s.") from None
+            raise HTTPException(408, f"The body did not arrive within {seconds:.0f} s.") from None
         seen += len(message.get("body", b""))
         is_whole = is_whole or not message.get("more_body", False)
         if seen > MAX_JSON_BYTES:

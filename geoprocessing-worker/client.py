@@ -112,6 +112,7 @@ class JobApi:
         authorization = {"Authorization": f"Worker {self._token.get_secret_value()}"}
         # Secrets are unmasked nowhere but in headers, so a body never has one.
         content = b"{}" if body is None else body.model_dump_json(by_alias=True, exclude_none=True).encode()
+        seconds += len(content) / retry.SLOWEST_LINK
         try:
             # httpx counts from byte to byte, and somebody may send one now and then for ever.
             async with asyncio.timeout(seconds):

@@ -18,12 +18,15 @@ from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 from geoprocessing_worker.errors import TokenRefused, Unavailable
 
 T = TypeVar("T")
+# Bytes per second, which a body is given beside a try's seconds: half a megabyte of small results takes almost a minute
+# over such a link, and must not be begun anew every 15 s.
+SLOWEST_LINK = 10_000
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Seconds that one try may take, and the wait between tries: doubled each time up to a most, plus jitter."""
+    """Seconds that one short try may take, and the wait between tries: doubled each time up to a most, plus jitter."""
 
     try_timeout: float
     wait_initial: float

@@ -175,6 +175,21 @@ def test_a_body_that_trickles_in_is_not_waited_for(api: RunningApi, monkeypatch:
         assert b" 408 " in slow.recv(1000).split(b"\r\n")[0]
 
 
+def test_a_long_body_has_time_to_come_over_a_bad_link(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten kilobytes a second beside what a short one has, which is over when the body comes."""
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 0)
+    host, port = api.base_url.removeprefix("http://").split(":")
+    body = b'{"taskType": "geotiff_to_png", "fromTheFuture": "' + b"a" * 50_000 + b'"}'
+    with socket.create_connection((host, int(port)), timeout=0.3) as slow:
+        lines = ["POST /api/geo-jobs HTTP/1.1", "Host: a", f"Authorization: Bearer {make_jwt()}"]
+        slow.sendall(("\r\n".join([*lines, f"Content-Length: {len(body)}"]) + "\r\n\r\n").encode())
+        with pytest.raises(TimeoutError):
+            slow.recv(1000)
+        slow.settimeout(20)
+        slow.sendall(body)
+        assert b" 201 " in slow.recv(1000).split(b"\r\n")[0]
+
+
 def test_a_body_that_says_how_long_it_will_be_is_refused_before_it_comes(api: RunningApi) -> None:
     """Without reading any of it."""
     host, port = api.base_url.removeprefix("http://").split(":")

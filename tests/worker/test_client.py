@@ -22,6 +22,7 @@ from geoprocessing_worker.errors import (
     WorkerError,
 )
 from geoprocessing_worker.models import ClaimRequest, Completion, Failure, Progress
+from geoprocessing_worker.retry import Policy
 from tests.support.scripted_api import ScriptedApi, answer, problem
 
 RENEWED = {"leaseExpiresAt": "2030-01-01T00:00:00Z", "leaseSeconds": 60, "cancel": None, "fromTheFuture": 1}
@@ -65,6 +66,22 @@ async def test_a_call_on_a_job_carries_both_secrets_in_headers_and_camel_case_in
     assert asked.headers["authorization"] == "Worker worker-secret"
     assert asked.headers["lease-token"] == "lease-secret"
     assert asked.json == {"percent": 5.0, "stage": "download", "message": "x"}
+
+
+async def test_a_long_report_is_given_the_time_that_a_bad_link_takes(server: ScriptedApi, client: JobApi) -> None:
+    """Ten kilobytes a second beside the try's own time, or one that is cut off would be cut off again for ever."""
+
+    async def slow(request: Request) -> Response:
+        await asyncio.sleep(0.3)
+        return answer({"state": "succeeded"})
+
+    server.on("complete", slow)
+    hasty = Policy(try_timeout=0.05, wait_initial=0, wait_max=0, patience=1e-6)
+    short = Completion(outputs=(), metadata={}, timings={})
+    with pytest.raises(Unavailable):
+        await client.complete(Held(), short, policy=hasty)
+    long = short.model_copy(update={"metadata": {"a": "b" * 50_000}})
+    assert (await client.complete(Held(), long, policy=hasty)).state == "succeeded"
 
 
 async def test_a_claim_that_found_nothing_is_none(server: ScriptedApi, client: JobApi) -> None:
