@@ -42,7 +42,7 @@ _LONGEST_REST_SECONDS = 60.0
 _OUTAGE_PAUSE_SECONDS = 2.0
 _TAKE_PAUSE_SECONDS = 0.005
 
-Links = Callable[[UUID, int, str], str | None]
+Links = Callable[[UUID, int, str, str], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class Deliverer:
         if lease_seq is None or claimed.job_id is None:
             return claimed.body | ({"job": job} if job else {})
         outputs = [
-            output | {"url": self._links(claimed.job_id, lease_seq, output["name"])}
+            output | {"url": self._links(claimed.job_id, lease_seq, output["sha256"], output["name"])}
             for output in job.get("outputs") or ()
         ]
         return claimed.body | {"job": job | {"outputs": outputs}}
@@ -223,7 +223,7 @@ def _retry_after(response: httpx.Response) -> float:
 def output_links(sign_get: Callable[[str], str] | None) -> Links:
     """How links to results are made; without a way to sign there are none."""
 
-    def link(job_id: UUID, lease_seq: int, name: str) -> str | None:
-        return None if sign_get is None else sign_get(output_key(job_id, lease_seq, name))
+    def link(job_id: UUID, lease_seq: int, sha256: str, name: str) -> str | None:
+        return None if sign_get is None else sign_get(output_key(job_id, lease_seq, sha256, name))
 
     return link

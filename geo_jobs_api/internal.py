@@ -14,7 +14,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Header, Request, Response
 
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.jobs import FINAL_STATES, InputKind, JobState, LeaseToken, output_key
+from geo_jobs_api.jobs import FINAL_STATES, InputKind, JobState, LeaseToken, slot_key
 from geo_jobs_api.lease_records import Lease, LeasedJob, LeaseOutcome, PreviousError, Renewal
 from geo_jobs_api.lease_store import ClaimRequest, Completion, News, Results
 from geo_jobs_api.log import get_logger
@@ -106,7 +106,7 @@ def _slots(services: Services, base_url: str, job: LeasedJob, lease_seq: int) ->
         name = f"{job.stem}{slot.suffix}"
         signed = services.storage.sign_put(
             base_url,
-            output_key(job.id, lease_seq, name),
+            slot_key(job.id, lease_seq, name),
             SizeRule(slot.max_bytes, exact=False),
             services.settings.signed_url_seconds,
         )

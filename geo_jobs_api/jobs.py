@@ -226,8 +226,8 @@ def upload_slots(outputs: Iterable[UploadSlot], payload: Mapping[str, object]) -
     return tuple(slot for slot in slots if slot.formats is None or wanted in slot.formats)
 
 
-# As base64, and beside the largest metadata, they stay below what a JSON body may have (1 MiB).
-MOST_INLINE_BYTES = 384 * 1024
+# Together with the largest metadata far below what a JSON body may have (1 MiB), and soon sent again.
+MOST_INLINE_BYTES = 64 * 1024
 
 
 def job_prefix(job_id: UUID) -> str:
@@ -245,9 +245,14 @@ def input_key(job_id: UUID, sha256: str, file_name: str) -> str:
     return f"{job_prefix(job_id)}/input/{sha256}/{file_name}"
 
 
-def output_key(job_id: UUID, lease_seq: int, name: str) -> str:
-    """Where an output is kept: under the lease that made it, so that a stale worker cannot touch another's files."""
+def slot_key(job_id: UUID, lease_seq: int, name: str) -> str:
+    """What a worker's signed URL names: under its lease, so that a stale worker cannot touch another's files."""
     return f"{job_prefix(job_id)}/outputs/{lease_seq}/{name}"
+
+
+def output_key(job_id: UUID, lease_seq: int, sha256: str, name: str) -> str:
+    """Where an output is kept: under its digest too, so that what is published stays what was told of it."""
+    return f"{job_prefix(job_id)}/outputs/{lease_seq}/{sha256}/{name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,7 @@ async def download_output(job_id: UUID, caller: CallerOf, services: ServicesOf, 
         raise Problem("invalid-state", f"There is nothing to download: the job is {job.state}, not succeeded.")
     links = []
     for output in job.outputs:
-        key = output_key(job.id, job.output_lease_seq, output["name"])
+        key = output_key(job.id, job.output_lease_seq, output["sha256"], output["name"])
         signed = services.storage.sign_get(base_url, key, services.settings.signed_url_seconds)
         links.append(
             OutputLink(

@@ -28,30 +28,29 @@ async def take_outputs(storage: Storage, lease: Lease, outputs: Sequence[Reporte
     names = [output.name for output in outputs]
     if len(set(names)) != len(names) or not limits.keys() >= set(names):
         raise Problem("output-mismatch", "Outputs must have names out of `uploads`, each at most once.")
-    inline = {output.name: output.content for output in outputs if output.content is not None}
-    # Whatever the claim offered: reports that wait in an outbox may be older than today's settings.
-    if sum(map(len, inline.values())) > MOST_INLINE_BYTES:
+    inline = [(output, output.content) for output in outputs if output.content is not None]
+    # Whatever the claim offered: a worker may have claimed before the settings were changed.
+    if sum(len(content) for _, content in inline) > MOST_INLINE_BYTES:
         raise Problem("too-large", f"Outputs of more than {MOST_INLINE_BYTES} bytes in all came with the report.")
-    for output in outputs:
-        if (content := inline.get(output.name)) is not None:
-            _compare(output, ObjectInfo(len(content), hashlib.sha256(content).hexdigest()))
-            if len(content) > limits[output.name]:
-                raise Problem("too-large", f"{output.name} is larger than the {limits[output.name]} bytes of its slot.")
+    for output, content in inline:
+        _compare(output, ObjectInfo(len(content), hashlib.sha256(content).hexdigest()))
+        if len(content) > limits[output.name]:
+            raise Problem("too-large", f"{output.name} is larger than the {limits[output.name]} bytes of its slot.")
     if inline:
-        await storage.put_small({_key(lease, name): content for name, content in inline.items()})
-    uploaded = [output for output in outputs if output.name not in inline]
-    present = await storage.stat([_key(lease, output.name) for output in uploaded]) if uploaded else []
+        await storage.put_small({_key(lease, output): content for output, content in inline})
+    uploaded = [output for output in outputs if output.content is None]
+    present = await storage.stat([_key(lease, output) for output in uploaded]) if uploaded else []
     for output, found in zip(uploaded, present, strict=True):
         _compare(output, found)
 
 
-def _key(lease: Lease, name: str) -> str:
-    return output_key(lease.job.id, lease.lease_seq, name)
+def _key(lease: Lease, output: ReportedOutput) -> str:
+    return output_key(lease.job.id, lease.lease_seq, output.sha256, output.name)
 
 
 def _compare(output: ReportedOutput, found: ObjectInfo | None) -> None:
     if found is None:
-        raise Problem("output-mismatch", f"{output.name} was not uploaded.")
+        raise Problem("output-mismatch", f"{output.name} was not uploaded with SHA-256 {output.sha256}.")
     if (found.size_bytes, found.sha256) != (output.size_bytes, output.sha256):
         raise Problem(
             "output-mismatch",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -12,8 +13,8 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.jobs import JobState, input_key
-from geo_jobs_api.local_storage import PIECE_BYTES, StagedObject
+from geo_jobs_api.jobs import JobState, input_key, output_key
+from geo_jobs_api.local_storage import PIECE_BYTES, LocalStorage, StagedObject
 from geo_jobs_api.services import Services, ServicesOf
 from geo_jobs_api.storage import SignatureQuery, SizeRule
 
@@ -24,7 +25,8 @@ UPLOAD_SECONDS = 60.0
 UPLOAD_BYTES_PER_SECOND = 10_000
 _BYTES: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _INPUT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/input/(?P<name>[^/]+)$")
-_OUTPUT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/outputs/(?P<lease_seq>\d{1,18})/(?P<name>[^/]+)$")
+_SLOT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/outputs/(?P<lease_seq>\d{1,18})/(?P<name>[^/]+)$")
+_OUTPUT_KEY = re.compile(r"^(?P<lease>jobs/[0-9a-f-]{36}/outputs/\d{1,18})/[0-9a-f]{64}/(?P<name>[^/]+)$")
 
 
 class _ObjectResponse(FileResponse):
@@ -60,7 +62,7 @@ async def put_object(key: str, request: Request, query: Signature, services: Ser
         raise Problem("signature-invalid", "The signed URL tells no size.")
     announced = _announced_length(request.headers.get("content-length"), rule)
     # Before it is published an output is looked up again; one that is read in a moment need not be looked up twice.
-    if announced is None or announced > PIECE_BYTES or not _OUTPUT_KEY.match(key):
+    if announced is None or announced > PIECE_BYTES or not _SLOT_KEY.match(key):
         await _check_wanted(services, key)
     async with services.storage.receive(_within(_seconds_for(rule.size_bytes), request.stream()), rule) as staged:
         await _publish(services, key, staged)
@@ -104,7 +106,7 @@ async def _check_wanted(services: Services, key: str) -> None:
         job = await services.jobs.find_job(UUID(match["job"]))
         if job is None or job.state is not JobState.AWAITING_UPLOAD or job.input_file_name != match["name"]:
             raise Problem("invalid-state", "The job does not wait for this file.")
-    elif match := _OUTPUT_KEY.match(key):
+    elif match := _SLOT_KEY.match(key):
         if not await services.jobs.takes_outputs(UUID(match["job"])):
             raise Problem("already-finalized", "The job has ended; nothing can be added to it.")
     else:
@@ -113,16 +115,28 @@ async def _check_wanted(services: Services, key: str) -> None:
 
 async def _publish(services: Services, key: str, staged: StagedObject) -> None:
     """Give the object its key, then have the job know of it: nothing of the database is held while the disk works."""
+    info = staged.info
+    if match := _SLOT_KEY.match(key):
+        await _check_wanted(services, key)
+        target = output_key(UUID(match["job"]), int(match["lease_seq"]), info.sha256, match["name"])
+        await asyncio.to_thread(staged.publish, services.storage.path_of(target))
+        return
     match = _INPUT_KEY.match(key)
     if match is None:
-        await _check_wanted(services, key)
-        await asyncio.to_thread(staged.publish, services.storage.path_of(key))
-        return
-    job_id, name, info = UUID(match["job"]), match["name"], staged.info
+        raise Problem("object-not-found", "There is no such file.")
+    job_id, name = UUID(match["job"]), match["name"]
     await asyncio.to_thread(staged.publish, services.storage.path_of(input_key(job_id, info.sha256, name)))
     # Of two uploads at once one queues the job; the other's file is nobody's, and goes with the job.
     if not await services.jobs.enqueue_uploaded(job_id, file_name=name, size_bytes=info.size_bytes, sha256=info.sha256):
         raise Problem("invalid-state", "The job does not wait for this file.")
+
+
+def _find_object(storage: LocalStorage, key: str) -> Path | None:
+    keys = [key]
+    if match := _OUTPUT_KEY.match(key):
+        # Where outputs lay until migration 0007; they go with their jobs.
+        keys.append(f"{match['lease']}/{match['name']}")
+    return next((path for path in map(storage.path_of, keys) if path.is_file()), None)
 
 
 @router.head("/{key:path}", include_in_schema=False)
@@ -138,8 +152,8 @@ async def _publish(services: Services, key: str, staged: StagedObject) -> None:
 async def get_object(key: str, query: Signature, services: ServicesOf) -> Response:
     """Hand one object out, whole or in ranges; never to be shown or run by a browser."""
     services.storage.signer.verify("GET", key, query)
-    path = services.storage.path_of(key)
-    if not await asyncio.to_thread(path.is_file):
+    path = await asyncio.to_thread(_find_object, services.storage, key)
+    if path is None:
         raise Problem("object-not-found", "There is no such file.")
     return _ObjectResponse(
         path,

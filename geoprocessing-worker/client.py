@@ -146,11 +146,12 @@ def _error(response: httpx.Response) -> ApiError:
         return LeaseLost(code, message)
     if status in (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE):
         return Unavailable(code, message, _retry_after(response))
-    if httpx.codes.is_server_error(status) or status in (httpx.codes.NOT_FOUND, httpx.codes.CONFLICT):
-        return Unavailable(code, message)
-    if httpx.codes.is_client_error(status):
+    # 507, of a report with results in it: they do not come in this way, however often they are sent.
+    is_refusal = httpx.codes.is_client_error(status) or status == httpx.codes.INSUFFICIENT_STORAGE
+    if is_refusal and status not in (httpx.codes.NOT_FOUND, httpx.codes.CONFLICT):
         return Rejected(code, message)
-    return Unavailable(code, f"an unexpected {status}")
+    words = message if is_refusal or httpx.codes.is_server_error(status) else f"an unexpected {status}"
+    return Unavailable(code, words)
 
 
 def _problem(response: httpx.Response) -> dict[str, Any]:

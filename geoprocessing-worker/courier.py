@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import httpx
@@ -17,6 +17,7 @@ from geoprocessing_worker.errors import (
     ErrorClass,
     JobError,
     LeaseExpired,
+    LeaseLost,
     Rejected,
     TokenRefused,
     Unavailable,
@@ -37,7 +38,7 @@ AT_ONCE = 2
 def rejected(error: Rejected) -> JobError:
     """What the API will not take, as the end of its job or of this attempt."""
     # An upload that a proxy said yes to and nobody stored: made again, the same results will be taken.
-    passing = error.code == "output-mismatch"
+    passing = error.code in {"output-mismatch", "storage-full"}
     return JobError(
         error.code.replace("-", "_"),
         f"The job server did not take it: {error.message}",
@@ -103,9 +104,13 @@ class Courier:
             task.add_done_callback(lambda _: self._tasks.pop(id(entry), None))
 
     async def upload_results(
-        self, entry: Entry, lease: Lease, report: Callable[[float, str], None]
+        self,
+        entry: Entry,
+        lease: Lease,
+        report: Callable[[float, str], None],
+        held_back: Collection[str] = (),
     ) -> dict[str, float]:
-        """Upload what an entry holds, and write down that only the completion is left to be sent.
+        """Upload what an entry holds, but for what is held back, and write down that this was done.
 
         Returns:
             Seconds per stage, as the completion will tell them.
@@ -117,11 +122,14 @@ class Courier:
         body = entry.report.body
         assert isinstance(body, Completion)  # noqa: S101 - failures have nothing to upload
         started = self._clock()
-        for output in entry.inline():
+        outputs = entry.outputs()
+        for output in outputs:
             fitting_slot(output, lease.uploads.get(output.name))
-        await upload(entry.outputs(), lease.uploads.get, http=self._storage, report=report)
-        timings = body.timings | {"upload": round(self._clock() - started, 4)}
-        entry.rewrite(body.model_copy(update={"timings": timings}))
+        wanted = [output for output in outputs if output.name not in held_back]
+        await upload(wanted, lease.uploads.get, http=self._storage, report=report)
+        # What may have been sent already is not changed.
+        timings = {"upload": round(self._clock() - started, 4)} | body.timings
+        entry.advance(body.model_copy(update={"timings": timings}), [output.name for output in wanted])
         return timings
 
     async def stop(self) -> None:
@@ -160,6 +168,11 @@ class Courier:
             except (LeaseExpired, TokenRefused, Unavailable) as error:
                 # The API went away again, in the middle of it.
                 log.debug("report_waits_on", reason=str(error))
+            except LeaseLost as error:
+                # What went along with the report was taken, perhaps, and only the answer was lost.
+                if error.code != "already-finalized" or not entry.report.to_upload:
+                    raise
+                entry.rewrite(entry.report.body)
             except CancelRequested as order:
                 entry.rewrite(Failure.of(cancelled(order)))
             except (JobError, Rejected) as error:
@@ -195,7 +208,7 @@ class Courier:
         await retry.persist(retry.OUTBOX, once, remaining=unleased.remaining)
 
     async def _report(self, entry: Entry) -> CompleteAnswer | FailAnswer:
-        body, unleased = entry.body(), self._unleased(entry)
+        body, unleased = entry.report.body, self._unleased(entry)
         if isinstance(body, Completion):
             return await self.api.complete(unleased, body, policy=retry.OUTBOX)
         return await self.api.fail(unleased, body, policy=retry.OUTBOX)

@@ -1,12 +1,12 @@
 """The end of a running job: its one report, as safe from a lost connection as from a lost process."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
 
-from geoprocessing_worker import retry
+from geoprocessing_worker import inline, retry
 from geoprocessing_worker.courier import Courier
 from geoprocessing_worker.errors import (
     JobError,
@@ -17,8 +17,9 @@ from geoprocessing_worker.errors import (
     Unavailable,
 )
 from geoprocessing_worker.lease import Lease, LeaseKeeper
-from geoprocessing_worker.models import ClaimedJob, Completion, Failure
+from geoprocessing_worker.models import ClaimedJob, CompleteAnswer, Completion, Failure
 from geoprocessing_worker.outbox import Entry
+from geoprocessing_worker.outputs import OutputFile
 from geoprocessing_worker.workspace import no_room
 
 log = structlog.get_logger(__name__)
@@ -57,33 +58,55 @@ class FinalReport:
             raise no_room(error) from error
 
     async def upload(self, report: Callable[[float, str], None]) -> dict[str, float]:
-        """Upload the results that were posted; the timings that will be reported.
+        """Upload the results that were posted, but for the small ones; the timings that will be reported.
 
         Raises:
             JobError: as `upload`, or `workspace_unavailable`.
         """
         assert self._entry is not None  # noqa: S101 - posted before
         try:
-            return await self._courier.upload_results(self._entry, self._lease, report)
+            small = inline.choose(self._entry.outputs(), self._job.inline_bytes)
+            return await self._courier.upload_results(self._entry, self._lease, report, small)
         except OSError as error:
             raise no_room(error) from error
 
     async def complete(self) -> bool:
-        """Hand the results in; whether the API had heard of them before.
+        """Hand the results in, the small ones with the report; whether the API had heard of them before.
 
         Raises:
             ApiError: any.
-            JobError: `workspace_unavailable`.
+            JobError: as `upload`.
         """
         assert self._entry is not None  # noqa: S101 - posted before
+        small = self._entry.outputs()
         try:
-            body = self._entry.body()
-        except OSError as error:
-            raise no_room(error) from error
-        assert isinstance(body, Completion)  # noqa: S101 - by the same caller
-        answer = await self._keeper.during(self._api.complete(self._lease, body))
+            answer = await self._keeper.during(self._send(small))
+        except Rejected as refusal:
+            if not small:
+                raise
+            # An API of another version, a proxy's limit, a full disk: what did not come in this way is uploaded.
+            log.info("results_not_taken_with_report", reason=str(refusal))
+            answer = await self._keeper.during(self._upload_and_send())
         self.forget()
         return answer.replayed
+
+    async def _send(self, small: Sequence[OutputFile] = ()) -> CompleteAnswer:
+        assert self._entry is not None  # noqa: S101 - posted before
+        body = self._entry.report.body
+        assert isinstance(body, Completion)  # noqa: S101 - by the same caller
+        try:
+            body = inline.attach(body, small)
+        except OSError as error:
+            raise no_room(error) from error
+        return await self._api.complete(self._lease, body)
+
+    async def _upload_and_send(self) -> CompleteAnswer:
+        assert self._entry is not None  # noqa: S101 - posted before
+        try:
+            await self._courier.upload_results(self._entry, self._lease, lambda _percent, _text: None)
+        except OSError as error:
+            raise no_room(error) from error
+        return await self._send()
 
     async def give_back(self, error: JobError, *, parting: bool = False) -> None:
         """Report a failure, with little patience when `parting`. Results that wait stay until that was heard."""

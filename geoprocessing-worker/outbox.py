@@ -4,16 +4,15 @@ A report is written before it is sent for the first time, so that a killed worke
 process that uses the same `TEMP_DIR`. One folder holds one report:
 
     outbox/<job id>_…/.owner        locked by the process that sends it; the system lets go however that process ends
-                      outputs/      results that are still to be uploaded, or go along with the report
+                      outputs/      results that are still to be uploaded
                       report.json   appears last, and whole; a folder without one is rubbish
 """
 
-import base64
 import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from geoprocessing_worker import workspace
 from geoprocessing_worker.models import ClaimedJob, Completion, Failure, UploadSlot
-from geoprocessing_worker.outputs import OutputFile, read_small
+from geoprocessing_worker.outputs import OutputFile
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +42,7 @@ class PendingReport(BaseModel):
         body: a completion or a failure. It is not changed once it was sent: only the same content is seen as a repeat.
         to_upload: whether the results beside it are still to be uploaded.
         uploads: the slots for them.
-        inline_bytes: how much of them, smallest first, stays beside it to be handed in with it.
+        uploaded: the names of those that are there already.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -56,7 +55,7 @@ class PendingReport(BaseModel):
     body: Completion | Failure
     to_upload: bool = False
     uploads: tuple[UploadSlot, ...] = Field((), repr=False)
-    inline_bytes: int = 0
+    uploaded: tuple[str, ...] = ()
 
     @field_serializer("lease_token", when_used="json")
     def _bare(self, token: SecretStr) -> str:
@@ -93,42 +92,20 @@ class Entry:
 
     def outputs(self) -> list[OutputFile]:
         """The results that are still to be uploaded."""
-        return self._outputs()[1] if self.report.to_upload else []
-
-    def inline(self) -> list[OutputFile]:
-        """The results that are handed in with the completion."""
-        return self._outputs()[0]
-
-    def _outputs(self) -> tuple[list[OutputFile], list[OutputFile]]:
-        """Those that are small enough to be handed in with the report, and the others."""
-        body, room = self.report.body, self.report.inline_bytes
-        inline: list[OutputFile] = []
-        others: list[OutputFile] = []
-        for output in sorted(body.outputs, key=lambda one: one.size_bytes) if isinstance(body, Completion) else ():
-            room -= output.size_bytes
-            (inline if room >= 0 else others).append(
-                OutputFile(
-                    name=output.name,
-                    path=self.folder / OUTPUTS / Path(output.name).name,
-                    content_type=output.content_type,
-                    size_bytes=output.size_bytes,
-                    sha256=output.sha256,
-                )
-            )
-        return inline, others
-
-    def body(self) -> Completion | Failure:
-        """The report as it is sent: with what is handed in along with it.
-
-        Raises:
-            OSError: a result cannot be read.
-        """
         body = self.report.body
-        if not isinstance(body, Completion):
-            return body
-        content = {output.name: base64.b64encode(read_small(output)).decode() for output in self.inline()}
-        told = tuple(output.model_copy(update={"content": content.get(output.name)}) for output in body.outputs)
-        return body.model_copy(update={"outputs": told})
+        if not isinstance(body, Completion) or not self.report.to_upload:
+            return []
+        return [
+            OutputFile(
+                name=output.name,
+                path=self.folder / OUTPUTS / Path(output.name).name,
+                content_type=output.content_type,
+                size_bytes=output.size_bytes,
+                sha256=output.sha256,
+            )
+            for output in body.outputs
+            if output.name not in self.report.uploaded
+        ]
 
     def rewrite(self, body: Completion | Failure) -> None:
         """Put the body that is to be sent in place of what was planned; nothing is left to be uploaded.
@@ -136,13 +113,23 @@ class Entry:
         Raises:
             OSError: the disk takes no more; what stood there before still does.
         """
-        done = self.outputs()
-        self.report = self.report.model_copy(update={"body": body, "to_upload": False, "uploads": ()})
+        self.report = self.report.model_copy(update={"body": body, "to_upload": False, "uploads": (), "uploaded": ()})
         _write(self.folder, self.report)
-        if not self.inline() and (self.folder / OUTPUTS).exists():
+        if (self.folder / OUTPUTS).exists():
             workspace.remove(self.folder / OUTPUTS)
-        for output in done:
-            output.path.unlink(missing_ok=True)
+
+    def advance(self, body: Completion, uploaded: Iterable[str]) -> None:
+        """Put the body that is to be sent in place of what was planned; these results have been uploaded.
+
+        Raises:
+            OSError: as `rewrite`.
+        """
+        there = (*self.report.uploaded, *uploaded)
+        if len(there) == len(body.outputs):
+            self.rewrite(body)
+            return
+        self.report = self.report.model_copy(update={"body": body, "uploaded": there})
+        _write(self.folder, self.report)
 
     def settle(self) -> None:
         """Make the entry survive a power cut."""
@@ -205,7 +192,6 @@ class Outbox:
             body=body,
             to_upload=outputs is not None,
             uploads=uploads,
-            inline_bytes=job.inline_bytes,
         )
         place = self.temp_dir / FOLDER
         workspace.prepare(place)

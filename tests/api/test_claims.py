@@ -203,7 +203,11 @@ def test_an_idle_fleet_costs_next_to_no_statements(
     Worker(api).claim_all(waitSeconds=0.1)
     wait_until(lambda: api.app.state.services.room.is_known_empty(["geotiff_to_png"]), "the queue to be known empty")
     postgres.execute(f"ALTER DATABASE {name} SET log_min_duration_statement = 0")
-    rows(postgres_url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'geo-jobs-api'")
+    rows(
+        postgres_url,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name = 'geo-jobs-api' AND datname = current_database()",
+    )
     log = postgres.server.data / "server.log"
     before = log.stat().st_size
     waits = [threads.submit(Worker(api, f"w{n}").claim_all, waitSeconds=3) for n in range(20)]
@@ -331,7 +335,8 @@ def test_a_claim_tells_all_that_the_worker_needs(person: Person, worker: Worker)
     job = worker.claim()
     assert job.keys() == {
         "id", "taskType", "priority", "attempt", "maxAttempts", "leaseToken", "leaseSeconds", "leaseExpiresAt",
-        "heartbeatSeconds", "timeoutSeconds", "inputPayload", "input", "uploads", "previousErrors",
+        "heartbeatSeconds", "timeoutSeconds", "inputPayload", "input", "uploads", "inlineBytes",
+        "previousErrors",
     }  # fmt: skip
     assert job["inputPayload"] == {"outputFormat": "webp", "unknownKey": 1}
     assert [slot["name"] for slot in job["uploads"]] == [

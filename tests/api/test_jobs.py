@@ -133,7 +133,8 @@ def test_lease_tokens_are_read_back_and_nothing_else_is() -> None:
         assert LeaseToken.parse(text) is None
 
 
-def test_output_keys_hold_the_lease_number() -> None:
-    """Two leases of one job can never write the same object."""
+def test_output_keys_hold_the_lease_number_and_the_digest() -> None:
+    """Two leases of one job can never write the same object, nor one of them two contents to the same place."""
     job = UUID(int=7)
-    assert output_key(job, 1, "a.png") != output_key(job, 2, "a.png")
+    assert output_key(job, 1, "d" * 64, "a.png") != output_key(job, 2, "d" * 64, "a.png")
+    assert output_key(job, 1, "d" * 64, "a.png") != output_key(job, 1, "e" * 64, "a.png")

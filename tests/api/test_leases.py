@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -16,6 +18,7 @@ from tests.support.clients import (
     expire_leases,
     get,
     input_file,
+    output_file,
     output_of,
     put,
     rows,
@@ -102,7 +105,8 @@ def test_a_stale_worker_can_change_nothing_and_its_files_are_never_seen(
     assert code_of(worker.complete(stale, stale_outputs)) == (409, "lease-lost")
     links = person.http.get(f"/api/geo-jobs/{job_id}/download/output").json()["outputs"]
     assert [get(link["url"]).content for link in links] == [b"\x89PNG picture"]
-    assert storage_files(api, job_id) == [input_file(), "outputs/1/map.png", "outputs/2/map.png"]
+    kept = [output_file(b"stale picture"), output_file(b"\x89PNG picture", lease_seq=2)]
+    assert storage_files(api, job_id) == [input_file(), *kept]
 
 
 def test_a_lease_number_without_its_secret_part_is_worth_nothing(person: Person, worker: Worker) -> None:
@@ -221,7 +225,7 @@ def test_a_heartbeat_just_after_expiry_still_holds_the_lease(
         ({"name": "other.png"}, "names"),
         ({"name": "map_thumb.png"}, "was not uploaded"),
         ({"sizeBytes": 3}, "bytes"),
-        ({"sha256": "0" * 64}, "SHA-256"),
+        ({"sha256": "0" * 64}, "was not uploaded with SHA-256 000"),
     ],
 )
 def test_a_complete_that_tells_other_files_than_were_uploaded_is_refused(
@@ -235,6 +239,36 @@ def test_a_complete_that_tells_other_files_than_were_uploaded_is_refused(
     assert code_of(answer) == (422, "output-mismatch")
     assert words in answer.json()["detail"]
     assert person.look(job_id)["state"] == "running"
+
+
+def test_of_two_completes_at_once_the_winners_pictures_are_served(
+    api: RunningApi, person: Person, worker: Worker
+) -> None:
+    """Under one lease, with other content: whoever loses changes nothing of what the winner told."""
+    for number in range(20):
+        job_id = person.submit()
+        job = worker.claim()
+        pictures = [b"%d of the one" % number, b"%d of the other" % number]
+        told = [[output_of("map.png", pictures[0])], worker.upload(job, pictures[1])]
+        told[0][0]["content"] = base64.b64encode(pictures[0]).decode()
+        twin = Worker(api)
+        with ThreadPoolExecutor(2) as pool:
+            answers = list(pool.map(lambda who, outputs: who.complete(job, outputs), (worker, twin), told))  # noqa: B023
+        assert sorted(answer.status_code for answer in answers) == [200, 409]
+        (link,) = person.http.get(f"/api/geo-jobs/{job_id}/download/output").json()["outputs"]
+        assert get(link["url"]).content == pictures[0 if answers[0].is_success else 1]
+
+
+def test_outputs_of_before_they_lay_under_their_digests_are_still_served(
+    api: RunningApi, person: Person, worker: Worker
+) -> None:
+    """An upgrade leaves what was published where it was."""
+    job_id = person.submit()
+    worker.complete(worker.claim()).raise_for_status()
+    folder = api.settings.object_dir / "jobs" / job_id
+    (folder / output_file(b"\x89PNG picture")).rename(folder / "outputs/1/map.png")
+    (link,) = person.http.get(f"/api/geo-jobs/{job_id}/download/output").json()["outputs"]
+    assert get(link["url"]).content == b"\x89PNG picture"
 
 
 def test_published_outputs_cannot_be_overwritten_by_the_still_valid_upload_url(person: Person, worker: Worker) -> None:

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import base64
+import os
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from geo_jobs_api.jobs import MOST_INLINE_BYTES
+from geo_jobs_api.local_storage import LocalStorage
+from geo_jobs_api.storage import UrlSigner
 from tests.support.api import RunningApi
-from tests.support.clients import Person, Worker, code_of, expire_leases, get, input_file, output_of, storage_files
+from tests.support.clients import (
+    Person,
+    Worker,
+    code_of,
+    expire_leases,
+    get,
+    input_file,
+    output_file,
+    output_of,
+    storage_files,
+)
 from tests.support.waiting import wait_until
 
 
@@ -69,6 +84,37 @@ def test_a_result_that_is_not_what_was_told_or_too_large_is_not_stored(
     assert person.look(job_id)["state"] == "running"
 
 
+def test_what_is_told_as_uploaded_has_to_be_there_beside_what_came_with_the_report(
+    person: Person, worker: Worker
+) -> None:
+    """One that came says nothing of the others."""
+    person.submit()
+    job = worker.claim()
+    outputs = [inline("map.pgw", b"1"), output_of("map.png", b"never uploaded")]
+    assert code_of(worker.complete(job, outputs)) == (422, "output-mismatch")
+
+
+async def test_small_objects_appear_whole_and_survive_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is on the disk before it has its name, and then its name is."""
+    storage = LocalStorage(tmp_path, UrlSigner(bytes(32), time.time))
+    storage.prepare()
+    synced: list[str] = []
+
+    def note(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append(str(path.relative_to(tmp_path)))
+        assert list(tmp_path.glob("jobs/a/*")) == [] or path.is_dir(), "it had its name before it was on the disk"
+
+    monkeypatch.setattr(os, "fsync", note)
+    await storage.put_small({"jobs/a/x": b"1"})
+    assert (tmp_path / "jobs/a/x").read_bytes() == b"1"
+    assert [place.split("/")[0] for place in synced] == [".incoming", "jobs"]
+    assert synced[1] == "jobs/a"
+    assert list((tmp_path / ".incoming").iterdir()) == []
+
+
 def test_a_result_that_is_larger_than_its_slot_is_refused_however_it_comes(api: RunningApi, worker: Worker) -> None:
     """The limit is the task type's, not only that of the way."""
     rule = {"suffix": ".csv", "contentType": "text/csv", "maxBytes": 3}
@@ -80,7 +126,7 @@ def test_a_result_that_is_larger_than_its_slot_is_refused_however_it_comes(api: 
     assert code_of(worker.complete(job, [inline("noise.csv", b"1234")])) == (413, "too-large")
     assert storage_files(api, job_id) == []
     worker.complete(job, [inline("noise.csv", b"123")]).raise_for_status()
-    assert storage_files(api, job_id) == ["outputs/1/noise.csv"]
+    assert storage_files(api, job_id) == [output_file(b"123", "noise.csv")]
 
 
 def test_a_stale_workers_results_are_not_even_stored(api: RunningApi, person: Person, worker: Worker) -> None:
@@ -95,7 +141,7 @@ def test_a_stale_workers_results_are_not_even_stored(api: RunningApi, person: Pe
     worker.complete(fresh, [inline("map.png", b"fresh")]).raise_for_status()
     assert code_of(worker.complete(stale, [inline("map.png", b"stale")])) == (409, "lease-lost")
     assert served(person, job_id) == {"map.png": b"fresh"}
-    assert storage_files(api, job_id) == [input_file(), "outputs/2/map.png"]
+    assert storage_files(api, job_id) == [input_file(), output_file(b"fresh", lease_seq=2)]
 
 
 def test_a_repeated_report_is_the_same_with_and_without_its_results(person: Person, worker: Worker) -> None:

@@ -13,7 +13,7 @@ import pytest
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.local_storage import StagedObject
 from tests.support.api import RunningApi
-from tests.support.clients import TIFF, Person, Worker, code_of, get, head, input_file, put, storage_files
+from tests.support.clients import TIFF, Person, Worker, code_of, get, head, input_file, output_file, put, storage_files
 
 
 def finished(api: RunningApi, content: bytes) -> str:
@@ -141,7 +141,7 @@ def test_names_in_any_script_survive_the_whole_way(api: RunningApi, person: Pers
     assert job["input"]["fileName"] == "خريطة صنعاء (1).tif"
     assert get(job["input"]["downloadUrl"]).content == TIFF
     assert worker.complete(job).raise_for_status().json()["state"] == "succeeded"
-    assert storage_files(api, job_id)[-1] == "outputs/1/خريطة صنعاء (1).png"
+    assert storage_files(api, job_id)[-1] == output_file(b"\x89PNG picture", "خريطة صنعاء (1).png")
 
 
 def test_signed_urls_use_the_configured_public_address(api_server: Callable[..., RunningApi]) -> None:

@@ -150,6 +150,11 @@ def input_file(data: bytes = TIFF, name: str = "map.tif") -> str:
     return f"input/{hashlib.sha256(data).hexdigest()}/{name}"
 
 
+def output_file(data: bytes, name: str = "map.png", lease_seq: int = 1) -> str:
+    """Where an output is kept, below its job's folder."""
+    return f"outputs/{lease_seq}/{hashlib.sha256(data).hexdigest()}/{name}"
+
+
 def storage_files(api: RunningApi, job_id: str | UUID) -> list[str]:
     """The objects of a job, as paths below its folder."""
     folder = api.settings.object_dir / "jobs" / str(job_id)

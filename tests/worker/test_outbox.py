@@ -15,11 +15,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from structlog.testing import capture_logs
 
-from geoprocessing_worker import workspace
+from geoprocessing_worker import inline, workspace
 from geoprocessing_worker.courier import Courier
 from geoprocessing_worker.errors import ErrorClass, JobError
 from geoprocessing_worker.models import ClaimedJob, Completion, Failure, ReportedOutput
 from geoprocessing_worker.outbox import Entry, Outbox
+from geoprocessing_worker.outputs import OutputFile
 from geoprocessing_worker.runner import Ending
 from tests.support.bench import SUCCEEDED, SUFFIXES, Bench
 from tests.support.child_work import FOR_EVER
@@ -75,8 +76,8 @@ def results(bench: Bench, folder: Path) -> tuple[Completion, Path]:
     return Completion(outputs=(told,), metadata={"width": 1}, timings={}), folder
 
 
-def post_results(bench: Bench, **more: Any) -> Entry:
-    claimed = job(bench, **more)
+def post_results(bench: Bench) -> Entry:
+    claimed = job(bench)
     completion, folder = results(bench, bench.folder / "work" / "made")
     return bench.outbox.post(claimed, completion, folder, claimed.uploads)
 
@@ -119,24 +120,106 @@ async def test_small_results_come_with_the_report_and_the_others_are_uploaded(be
     assert all(len(bench.server.calls(name)) == 1 for name in every.keys() - inline.keys())
 
 
-async def test_small_results_of_a_dead_process_come_with_the_report_of_the_next(bench: Bench) -> None:
-    """Nothing of them is lost between the uploads and the report."""
-    entry = post_results(bench, inlineBytes=7)
-    body = entry.report.body
-    entry.rewrite(body)  # what was to be uploaded is
-    entry.release()
-    courier = next_process(bench)
-    await courier.start()
+@pytest.mark.parametrize(("status", "code"), [(413, "too-large"), (422, "output-mismatch"), (507, "storage-full")])
+async def test_small_results_that_are_not_taken_with_the_report_are_uploaded(
+    bench: Bench, status: int, code: str
+) -> None:
+    """By an API of another version, behind a proxy with a limit of its own, with a full disk: nothing is lost by it."""
+    bench.server.on("complete", problem(status, code), answer(SUCCEEDED))
+    assert await bench.run(inlineBytes=10**9) is Ending.COMPLETED
+    first, second = bench.server.calls("complete")
+    assert {"content" in output for output in first.json["outputs"]} == {True}
+    assert {"content" in output for output in second.json["outputs"]} == {False}
+    assert all(len(bench.server.calls(f"map{suffix}")) == 1 for suffix in SUFFIXES)
+    told = [{key: value for key, value in one.items() if key != "content"} for one in first.json["outputs"]]
+    assert second.json == first.json | {"outputs": told}, "the same report"
+
+
+async def test_small_results_that_wait_are_uploaded(bench: Bench) -> None:
+    """A report that has to wait for the API is said as others are, and the answer may have been lost all the same."""
+    bench.server.on("heartbeat", answer(renewed(seconds=1)))
+
+    async def garbage(request: Request) -> Response:
+        away(bench.server, "heartbeat")
+        return GARBAGE
+
+    bench.server.on("complete", garbage)
+    assert await bench.run(inlineBytes=10**9) is Ending.KEPT
+    assert bench.server.calls("map.png") == []
+    bench.server.on("complete", answer(SUCCEEDED))
+    bench.server.on("heartbeat", answer(renewed()))
     await until(lambda: bench.folders() == [])
-    (report,) = bench.server.calls("complete")
-    assert base64.b64decode(report.json["outputs"][0]["content"]) == b"picture"
+    assert all(len(bench.server.calls(f"map{suffix}")) == 1 for suffix in SUFFIXES)
+    assert "content" not in bench.server.calls("complete")[-1].json["outputs"][0]
+
+
+async def test_small_results_whose_report_was_taken_unheard_are_not_uploaded(bench: Bench) -> None:
+    """The job has ended by them: the report is said once more, and its first answer comes."""
+    post_results(bench).release()
+    bench.server.on("heartbeat", problem(409, "already-finalized"))
+    bench.server.on("complete", answer(SUCCEEDED | {"replayed": True}))
+    courier = next_process(bench)
+    with capture_logs() as said:
+        await courier.start()
+        await until(lambda: bench.folders() == [])
+    assert "report_delivered" in [line["event"] for line in said]
     assert bench.server.calls("map.png") == []
     await courier.stop()
 
 
-async def test_a_small_result_without_a_slot_fails_its_job_by_name(bench: Bench) -> None:
-    await bench.run(inlineBytes=10**6, uploads=[])
-    assert bench.failure()["code"] == "no_upload_slot"
+@pytest.mark.parametrize("offer", [{}, {"inlineBytes": 0}])
+async def test_not_even_an_empty_result_comes_with_the_report_where_that_is_not_offered(
+    bench: Bench, offer: dict[str, int]
+) -> None:
+    """An API that knows no such thing would not find it."""
+    outputs = [
+        OutputFile(name="a", path=bench.folder, content_type="text/plain", size_bytes=0, sha256="0" * 64),
+        OutputFile(name="b", path=bench.folder, content_type="text/plain", size_bytes=9, sha256="0" * 64),
+    ]
+    assert inline.choose(outputs, job(bench, **offer).inline_bytes) == frozenset()
+    assert inline.choose(outputs, 8) == {"a"}
+
+
+def test_no_more_comes_with_the_report_than_can_soon_be_sent_again(bench: Bench) -> None:
+    """Whatever the API offers."""
+    large = OutputFile(name="a", path=bench.folder, content_type="text/plain", size_bytes=65_537, sha256="0" * 64)
+    assert inline.choose([large], 2**60) == frozenset()
+    assert inline.choose([large.model_copy(update={"size_bytes": 65_536})], 2**60) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [({"uploads": []}, "no_upload_slot"), ({"maxBytes": 3}, "output_too_large")],
+)
+async def test_a_small_result_without_a_fitting_slot_fails_its_job_by_name(
+    bench: Bench, change: dict[str, Any], code: str
+) -> None:
+    slots = change.get("uploads", [slot | change for slot in bench.job()["uploads"]])
+    await bench.run(inlineBytes=10**6, uploads=slots)
+    assert bench.failure()["code"] == code
+
+
+def test_what_has_been_uploaded_is_not_uploaded_again_by_the_next_process(bench: Bench) -> None:
+    """Of two results one is there."""
+    folder = bench.folder / "work" / "made"
+    folder.mkdir(parents=True)
+    told = []
+    for name in ("map.png", "map.json"):
+        (folder / name).write_bytes(b"picture")
+        told.append(ReportedOutput(name=name, size_bytes=7, sha256="0" * 64, content_type="image/png"))
+    claimed = job(bench)
+    entry = bench.outbox.post(
+        claimed, Completion(outputs=tuple(told), metadata={}, timings={}), folder, claimed.uploads
+    )
+    assert isinstance(entry.report.body, Completion)
+    entry.advance(entry.report.body, ["map.png"])
+    entry.release()
+    (again,) = next_process(bench).outbox.take_over()
+    assert [output.name for output in again.outputs()] == ["map.json"]
+    again.advance(entry.report.body, ["map.json"])
+    assert not again.report.to_upload
+    assert not (again.folder / "outputs").exists()
+    again.release()
 
 
 async def test_results_that_are_not_uploaded_yet_are_uploaded_under_a_renewed_lease(bench: Bench) -> None:
@@ -209,6 +292,7 @@ async def test_a_report_for_another_api_is_left_for_its_worker(bench: Bench) -> 
 async def test_what_the_api_refuses_for_good_is_thrown_away_with_a_word(bench: Bench, status: int, code: str) -> None:
     post_results(bench).release()
     bench.server.on("heartbeat", problem(status, code))
+    bench.server.on("complete", problem(status, code))
     courier = next_process(bench)
     with capture_logs() as said:
         await courier.start()
@@ -216,7 +300,8 @@ async def test_what_the_api_refuses_for_good_is_thrown_away_with_a_word(bench: B
         await courier.stop()
     assert [line["reason"].split(":")[0] for line in said if line["event"] == "report_dropped"] == [code]
     assert bench.server.calls("map.png") == []
-    assert bench.server.calls("complete") == []
+    # A job that has ended under this lease may have ended by this report.
+    assert len(bench.server.calls("complete")) == (code == "already-finalized")
 
 
 async def test_results_that_the_api_does_not_take_fail_their_job(bench: Bench) -> None:
@@ -272,10 +357,8 @@ async def test_a_report_that_was_not_written_whole_is_no_report(bench: Bench) ->
     assert bench.folders() == []
 
 
-@pytest.mark.parametrize("inline_bytes", [0, 1000])
-async def test_a_report_cannot_be_made_to_send_a_file_from_elsewhere(bench: Bench, inline_bytes: int) -> None:
-    """Neither by an upload nor along with the report."""
-    entry = post_results(bench, inlineBytes=inline_bytes)
+async def test_a_report_cannot_be_made_to_send_a_file_from_elsewhere(bench: Bench) -> None:
+    entry = post_results(bench)
     (bench.folder / "secret").write_bytes(b"of the worker")
     shutil.rmtree(entry.folder / "outputs")
     (entry.folder / "outputs").mkdir()

@@ -88,7 +88,9 @@ BEGIN
                 SELECT
                     output ->> 'name' AS name, (output ->> 'sizeBytes')::bigint AS size_bytes,
                     output ->> 'contentType' AS content_type, output ->> 'sha256' AS sha256,
-                    format('jobs/%s/outputs/%s/%s', source.id, source.output_lease_seq, output ->> 'name') AS object_key
+                    format(
+                        'jobs/%s/outputs/%s/%s/%s', source.id, source.output_lease_seq, output ->> 'sha256', output ->> 'name'
+                    ) AS object_key
                 FROM jobs AS source, jsonb_array_elements(source.outputs) AS output
                 WHERE source.id = job.input_parent_id AND source.removal_started_at IS NULL
                     AND output ->> 'name' IN (
