@@ -7,7 +7,7 @@ from geoprocessing_worker.models import Completion
 from geoprocessing_worker.outputs import OutputFile, read_small
 
 # Bytes, whatever the API offers: they are read at once, sent in one piece, and sent again when that breaks off.
-MOST = 64 * 1024
+MOST = 256 * 1024
 
 
 def choose(outputs: Sequence[OutputFile], offered: int) -> frozenset[str]:

@@ -182,9 +182,9 @@ async def test_not_even_an_empty_result_comes_with_the_report_where_that_is_not_
 
 def test_no_more_comes_with_the_report_than_can_soon_be_sent_again(bench: Bench) -> None:
     """Whatever the API offers."""
-    large = OutputFile(name="a", path=bench.folder, content_type="text/plain", size_bytes=65_537, sha256="0" * 64)
+    large = OutputFile(name="a", path=bench.folder, content_type="text/plain", size_bytes=262_145, sha256="0" * 64)
     assert inline.choose([large], 2**60) == frozenset()
-    assert inline.choose([large.model_copy(update={"size_bytes": 65_536})], 2**60) == {"a"}
+    assert inline.choose([large.model_copy(update={"size_bytes": 262_144})], 2**60) == {"a"}
 
 
 @pytest.mark.parametrize(
