@@ -30,12 +30,18 @@ METADATA = 42112
 LARGEST_METADATA = 1 << 20  # bytes
 BYTES = frozenset({1, 2, 6, 7})  # TIFF's types of one byte
 
-# Domains that GDAL and rasterio write of themselves and that lead nowhere. OVERVIEWS, GEOLOCATION and whatever a later
-# GDAL may follow are kept out by not being here. TILING_SCHEME is in our own web-optimised results, which later jobs
-# take; GDAL writes it from an option of the one who calls, and never reads it.
+# Domains that programs write of themselves and that lead nowhere. OVERVIEWS, GEOLOCATION and whatever a later GDAL may
+# follow are kept out by not being here. TILING_SCHEME is in our own web-optimised results, which later jobs take; GDAL
+# writes it from an option of the one who calls, and never reads it.
 HARMLESS_DOMAINS = frozenset({
     "", "IMAGE_STRUCTURE", "COLOR_PROFILE", "IMAGERY", "RPC", "EXIF", "TILING_SCHEME", "rio_creation_kwds",
     "rio_overview",
+    # ArcGIS, in each file that it writes.
+    "Esri", "ESRI", "xml:ESRI",
+    # What GDAL copies of sources in other formats (COPY_SRC_MDD): none of it is looked at again in a GeoTIFF.
+    "IMD", "QUALITY", "ENVI", "ERS", "TRE", "xml:TRE", "NITF_METADATA", "NITF_DES", "xml:DES", "CGM", "TEXT", "IPTC",
+    "json:ISIS3", "json:VICAR", "xml:ISIS3", "xml:PDS4", "xml:SENTINEL2", "xml:dimap",
+    "xml:gml.root-instance", "xml:BAG",
 })  # fmt: skip
 # What GDAL's driver makes by itself, from other tags or to list the pages.
 DERIVED_DOMAINS = frozenset({"SUBDATASETS", "DERIVED_SUBDATASETS", "xml:XMP"})
@@ -45,11 +51,11 @@ REFUSED_CODECS = frozenset({6, 32766, 32809, 34661, 34712})
 
 # Nothing but this is taken, so that no other reader of XML can see more in a text than was seen here. GDAL for one
 # takes an element <domain> for the attribute of that name.
-_OPENING = re.compile(r"\s*+(?:<\?xml[^<>?]*+\?>)?\s*+<GDALMetadata>", re.ASCII)
-_ITEM = re.compile(
-    r"""\s*+<Item((?:\s++\w++\s*+=\s*+(?:"[^"<>]*+"|'[^'<>]*+'))*+)\s*+(?:/>|>[^<]*+</Item>)""", re.ASCII
-)
-_CLOSING = re.compile(r"\s*+</GDALMetadata>\s*+", re.ASCII)
+_ATTRIBUTES = r"""(?:\s++[\w:.-]++\s*+=\s*+(?:"[^"<>]*+"|'[^'<>]*+'))*+\s*+"""
+_OPENING = re.compile(rf"\s*+(?:<\?xml[^<>?]*+\?>)?\s*+<GDALMetadata{_ATTRIBUTES}>", re.ASCII)
+_EMPTY = re.compile(rf"\s*+(?:<\?xml[^<>?]*+\?>)?\s*+<GDALMetadata{_ATTRIBUTES}/>\s*+", re.ASCII)
+_ITEM = re.compile(rf"\s*+<Item({_ATTRIBUTES})(?:/>|>[^<]*+</Item>)", re.ASCII)
+_CLOSING = re.compile(r"\s*+</GDALMetadata\s*+>\s*+", re.ASCII)
 _DOMAIN = re.compile(r"""\bdomain\s*=\s*["']([^"']*)["']""", re.IGNORECASE | re.ASCII)
 
 
@@ -120,7 +126,7 @@ def check_domain(domain: str) -> None:
 
 
 def _domains(text: str) -> set[str]:
-    if not text.strip():
+    if not text.strip() or _EMPTY.fullmatch(text):
         return set()
     found = set()
     begin = _OPENING.match(text)

@@ -96,6 +96,8 @@ EVASIONS = {
     "no end": '<GDALMetadata><Item name="OVERVIEW_FILE" domain="OVERVIEWS">{path}',
     "nested": '<x><GDALMetadata><Item name="OVERVIEW_FILE" domain="OVERVIEWS">{path}</Item></GDALMetadata></x>',
     "lower case": '<GDALMetadata><Item name="OVERVIEW_FILE" domain="overviews">{path}</Item></GDALMetadata>',
+    "root's": '<GDALMetadata a="b"><Item x-y="z" name="OVERVIEW_FILE" domain="OVERVIEWS">{path}</Item></GDALMetadata>',
+    "none": '<GDALMetadata/><GDALMetadata><Item name="OVERVIEW_FILE" domain="OVERVIEWS">{path}</Item></GDALMetadata>',
     "spaces": '<GDALMetadata><Item name="OVERVIEW_FILE"\n domain =\t"OVERVIEWS" >{path}</Item></GDALMetadata>',
 }
 
@@ -165,9 +167,15 @@ def test_the_gate_itself_takes_no_time_over_long_metadata(size: int, tmp_path: P
         '<GDALMetadata>\n  <Item name="a" sample="0" role="description">b &lt; c</Item>\n</GDALMetadata>\n',
         '<GDALMetadata><Item name="NBITS" domain="IMAGE_STRUCTURE">7</Item><Item name="x"/></GDALMetadata>',
         '<?xml version="1.0"?><GDALMetadata></GDALMetadata>',
+        '<GDALMetadata xmlns="http://www.gdal.org" ><Item name="a" long-name="b">c</Item></GDALMetadata >',
+        "<GDALMetadata/>",
+        '<?xml version="1.0"?>\n<GDALMetadata />\n',
+        '<GDALMetadata><Item name="PyramidResamplingType" domain="Esri">NEAREST</Item></GDALMetadata>',
+        '<GDALMetadata><Item name="CLOUDCOVER" domain="IMD">0</Item></GDALMetadata>',
         "",
     ],
 )
-def test_metadata_as_gdal_writes_them_pass(words: str, tmp_path: Path) -> None:
+def test_metadata_as_programs_write_them_pass(words: str, tmp_path: Path) -> None:
+    """GDAL's own, ArcGIS' and those that are copied of other formats; written in one piece or by hand."""
     admit(write_with_metadata(tmp_path / "a.tif", text(words)))
     admit(write_with_metadata(tmp_path / "b.tif", (BYTE, list(words.encode()) or [0])))
