@@ -36,7 +36,7 @@ from geoprocessing_worker.errors import refused
 from geoprocessing_worker.georeference import Georeference, georeference
 from geoprocessing_worker.header import BandHeader, Georeferencing, Level, SourceHeader
 from geoprocessing_worker.lab import CIE, is_known_lab, is_lab
-from geoprocessing_worker.masks import mask_sizes, page_masks
+from geoprocessing_worker.masks import mask_sizes, page_masks, whole_pages
 from geoprocessing_worker.opening import forget_old_errors, open_source
 
 MAX_OVERVIEWS = 32
@@ -71,7 +71,7 @@ def inspect_file(
     with open_source(path) as dataset:
         forget_old_errors(dataset)
         _admit(dataset)
-        directories = [int(name.split(":")[1]) for name in dataset.subdatasets] or [1]
+        directories = [int(name.split(":")[1]) for name in dataset.subdatasets] or whole_pages(path)
     pages = len(directories)
     number = page or (_best_page(path, directories) if pages > 1 else 1)
     if number > pages:
@@ -99,7 +99,7 @@ def inspect_file(
         # GDAL makes up a colour table for scans of few bits; by it they would be names, and could not be averaged.
         facts["palette"] = None
     mask_directory = None
-    if pages > 1:
+    if directories != [1]:
         # Of the first page GDAL takes any mask in the file for its own, of the others none.
         own = page_masks(path, directories).get(directory)
         mask_directory = own if directory > 1 else None

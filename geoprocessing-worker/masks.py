@@ -32,6 +32,18 @@ def _pages(path: Path) -> Iterator[_Page]:
                 yield _Page(number, int(kind[0]) if kind else 0, whole, not directory.nested)
 
 
+def whole_pages(path: Path) -> list[int]:
+    """Which directories are pictures of their own where GDAL lists none, by their 1-based numbers.
+
+    The first; where that says that it is a smaller version, those of the chain that do not, as far as there are any.
+    """
+    pages = _pages(path)
+    first = next(pages, None)
+    if first is None or not first.kind & IS_REDUCED:
+        return [1]
+    return [page.number for page in pages if page.chained and not page.kind & (IS_MASK | IS_REDUCED)] or [1]
+
+
 def mask_sizes(path: Path) -> frozenset[tuple[int, int]]:
     """(width, height) of all directories that say they are masks; none of a file that cannot be walked."""
     return frozenset(page.size for page in _pages(path) if page.kind & IS_MASK)

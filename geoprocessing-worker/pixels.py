@@ -22,6 +22,9 @@ Samples = NDArray[Any]
 VIPS_KERNELS = {"average": "linear", "bilinear": "linear", "cubic": "cubic", "lanczos": "lanczos3"}
 FORMATS = {"uint8": "uchar", "uint16": "ushort"}
 ENORMOUS, ABOUT = 1e30, 0.999
+U8_TOP = 255.0
+OTHER_TOPS = frozenset({1.0, 1023.0, 4095.0, 10_000.0, 16_383.0, 32_767.0, 65_535.0})
+"""What an alpha band of whole numbers may end at instead of its type's largest."""
 PICKING = frozenset({"nearest", "mode"})
 """Methods that never mix values: they only choose among them."""
 
@@ -101,7 +104,7 @@ def scale_to_byte(values: NDArray[Any], stretch: Stretch) -> U8:
 
 def alpha_to_byte(plane: Block, top: float) -> U8:
     """An alpha band of any type as 8 bit; at `top` all is visible."""
-    if plane.dtype == np.uint8:
+    if plane.dtype == np.uint8 and top == U8_TOP:
         return plane
     return scale_to_byte(plane.astype(np.float64), Stretch("range", 0.0, top, ""))
 
@@ -109,13 +112,16 @@ def alpha_to_byte(plane: Block, top: float) -> U8:
 def alpha_top(dtype: Any, largest: float) -> float:
     """The value at which all is visible, of an alpha band in which `largest` is the largest value seen.
 
-    Whole numbers count by their type's range, floats from 0 to 1. 8-bit pictures that were only widened to 16 bits keep
-    an alpha up to 255, which of 65535 would be nothing at all.
+    Whole numbers count by their type's range, floats from 0 to 1. A mask of 0 and 1, and the ends of scales of fewer
+    bits, are what programs write as well; 8-bit pictures that were only widened keep an alpha up to 255. By the whole
+    range all of these would be all but invisible.
     """
     kind = np.dtype(dtype)
-    if kind == np.uint16 and 0 < largest <= 255:
-        return 255.0
-    return float(np.iinfo(kind).max) if kind.kind in "iu" else 1.0
+    if kind.kind not in "iu":
+        return 1.0
+    if largest in OTHER_TOPS:
+        return largest
+    return U8_TOP if 0 < largest <= U8_TOP else float(np.iinfo(kind).max)
 
 
 def straightened(block: Block, alpha: Block, top: float) -> Block:

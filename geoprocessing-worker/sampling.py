@@ -77,7 +77,7 @@ def _alpha_top(dataset: Any, header: SourceHeader, choice: BandChoice, windows: 
     if choice.alpha is None:
         return 255.0
     dtype, largest = header.band(choice.alpha).dtype, 0.0
-    if dtype == "uint16":
+    if np.dtype(dtype).kind in "iu":
         largest = float(max(dataset.read(choice.alpha, window=window).max(initial=0) for window in windows))
     return alpha_top(dtype, largest)
 

@@ -22,6 +22,7 @@ from geoprocessing_worker.ground import EARTH_GIRTH
 from geoprocessing_worker.opening import gdal_environment
 from geoprocessing_worker.png_writer import colour_png, palette_png
 from tests.support.rasters import DEGREES, UTM, Tiff, picture_of, quarters, ramp, run
+from tests.support.tiffs import DOUBLE, LONG, SHORT, RawTiff, Value, gray
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0, 255), (0, 255, 0, 255), (0, 0, 255, 255), (255, 255, 255, 255)
 
@@ -476,6 +477,55 @@ def test_few_values_that_run_into_each_other_are_no_classes(dtype: str, tmp_path
         choices: Any = run(source, tmp_path / f"out{number}", max_size=64).metadata["choices"]
         methods.append(choices["resampling"]["method"])
     assert methods == ["average", "nearest"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "top"),
+    [
+        ("uint8", 1),
+        ("uint8", 255),
+        ("uint16", 1),
+        ("uint16", 4095),
+        ("uint16", 10_000),
+        ("uint16", 32_767),
+        ("int32", 1),
+    ],
+)
+def test_alpha_may_end_where_programs_let_it_end(dtype: str, top: int, tmp_path: Path) -> None:
+    """A mask of 0 and 1 hides and shows as one of 0 and 255 does."""
+    data = np.full((2, 40, 40), 200, dtype=dtype)
+    data[0, :, :20], data[1], data[1, :10] = 100, top, 0
+    source = Tiff(data, colours=["gray", "alpha"]).write(tmp_path / "a.tif")
+    alpha = picture_of(run(source, tmp_path / "out"))[..., 3]
+    assert (alpha[10:] == 255).all()
+    assert (alpha[:10] == 0).all()
+
+
+def test_alpha_that_is_small_in_bytes_is_small(tmp_path: Path) -> None:
+    """What is nearly transparent everywhere is not made visible."""
+    data = np.full((2, 40, 40), 3, dtype="uint8")
+    source = Tiff(data, colours=["gray", "alpha"]).write(tmp_path / "a.tif")
+    assert (picture_of(run(source, tmp_path / "out"))[..., 3] == 3).all()
+
+
+def test_a_thumbnail_before_the_map_is_not_the_map(tmp_path: Path) -> None:
+    """GDAL lists no pages where the first says that it is a smaller version of another."""
+    place: dict[str, Value] = {
+        "t33550": (DOUBLE, [0.1, 0.1, 0]),
+        "t33922": (DOUBLE, [0, 0, 0, 44, 16, 0]),
+        "t34735": (SHORT, [1, 1, 0, 2, 1024, 0, 1, 2, 2048, 0, 1, 4326]),
+    }
+    pages = [gray(t254=(LONG, [1])), gray(32, 16, t254=(LONG, [0]), **place)]
+    pixels = len(RawTiff(pages).bytes())
+    for tags in pages:
+        tags[273] = (LONG, [pixels])
+    picture = np.indices((16, 32)).sum(axis=0).astype(np.uint8)
+    source = RawTiff(pages, data=picture.tobytes()).write(tmp_path / "a.tif")
+    result = run(source, tmp_path / "out")
+    facts: Any = result.metadata["source"]
+    assert (facts["pages"], facts["width"], facts["height"]) == (1, 32, 16)
+    told: Any = result.metadata["crs"]
+    assert told["epsg"] == 4326
 
 
 def test_alpha_of_a_widened_picture_is_whole(tmp_path: Path) -> None:
