@@ -1,8 +1,10 @@
 """The end of a running job: its one report, as safe from a lost connection as from a lost process."""
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import structlog
 
@@ -16,7 +18,7 @@ from geoprocessing_worker.errors import (
     TokenRefused,
     Unavailable,
 )
-from geoprocessing_worker.lease import Lease, LeaseKeeper
+from geoprocessing_worker.lease import Lease, LeaseKeeper, watched
 from geoprocessing_worker.models import ClaimedJob, CompleteAnswer, Completion, Failure
 from geoprocessing_worker.outbox import Entry
 from geoprocessing_worker.outputs import OutputFile
@@ -86,7 +88,7 @@ class FinalReport:
                 raise
             # An API of another version, a proxy's limit, a full disk: what did not come in this way is uploaded.
             log.info("results_not_taken_with_report", reason=str(refusal))
-            answer = await self._keeper.during(self._upload_and_send())
+            answer = await self._keeper.during(watched(self._upload_and_send(), self._expiry()))
         self.forget()
         return answer.replayed
 
@@ -107,6 +109,11 @@ class FinalReport:
         except OSError as error:
             raise no_room(error) from error
         return await self._send()
+
+    async def _expiry(self) -> NoReturn:
+        while (seconds := self._lease.remaining()) > 0:  # noqa: ASYNC110 - it may be renewed meanwhile
+            await asyncio.sleep(seconds)
+        raise LeaseExpired("the lease ran out while results were uploaded")
 
     async def give_back(self, error: JobError, *, parting: bool = False) -> None:
         """Report a failure, with little patience when `parting`. Results that wait stay until that was heard."""

@@ -135,6 +135,28 @@ async def test_small_results_that_are_not_taken_with_the_report_are_uploaded(
     assert second.json == first.json | {"outputs": told}, "the same report"
 
 
+async def test_small_results_that_are_neither_taken_nor_uploaded_wait_like_others(bench: Bench) -> None:
+    """Refused with the report, then an outage for longer than the lease: nothing is thrown away."""
+    for sign in ("heartbeat", "progress"):
+        bench.server.on(sign, answer(renewed(seconds=1)))
+    enough = asyncio.Event()
+
+    async def hanging(request: Request) -> Response:
+        away(bench.server, "heartbeat", "complete")
+        await enough.wait()
+        return Response(status_code=503)
+
+    bench.server.on("map.png", hanging)
+    bench.server.on("complete", problem(413, "too-large"))
+    assert await bench.run(inlineBytes=10**9, leaseSeconds=1) is Ending.KEPT
+    enough.set()
+    bench.server.on("map.png", answer(status=200))
+    bench.server.on("complete", answer(SUCCEEDED))
+    bench.server.on("heartbeat", answer(renewed()))
+    await until(lambda: bench.folders() == [])
+    assert bench.server.calls("fail") == []
+
+
 async def test_small_results_that_wait_are_uploaded(bench: Bench) -> None:
     """A report that has to wait for the API is said as others are, and the answer may have been lost all the same."""
     bench.server.on("heartbeat", answer(renewed(seconds=1)))
