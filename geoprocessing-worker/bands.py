@@ -39,9 +39,14 @@ class BandChoice:
 
 
 # Descriptions under which band sets of satellites and drones name their visible bands: small letters and digits, with
-# a blank for all else. MODIS counts its bands in an order of its own; Sentinel-2 and Landsat 8 agree on these three.
+# a blank for all else. Red edge, infra red, coastal blue and SuperDove's green I (at 531 nm) are bands of their own.
+# MODIS counts its bands in an order of its own; Sentinel-2 and Landsat 8 agree on these three.
 _NAMED: tuple[tuple[str, str, str], ...] = (
-    (r"\b(red|r)\b(?! edge)", r"\b(green|g)\b", r"\b(blue|b)\b"),
+    (
+        r"(?<!infra )(?<!far )\b(red|r)\b(?! edge)",
+        r"\b(green|g)\b(?! i\b)",
+        r"(?<!coastal )(?<!ultra )(?<!deep )\b(blue|b)\b",
+    ),
     (r"\bsur refl b0?1\b", r"\bsur refl b0?4\b", r"\bsur refl b0?3\b"),
     (r"\bb0?4\b", r"\bb0?3\b", r"\bb0?2\b"),
 )
@@ -104,7 +109,7 @@ def _by_colour(header: SourceHeader, data: list[BandHeader]) -> _Choice | None:
 
 
 def _by_description(data: list[BandHeader]) -> _Choice | None:
-    words = {band.index: _NEITHER_LETTER_NOR_DIGIT.sub(" ", band.description or "").lower() for band in data}
+    words = {band.index: _NEITHER_LETTER_NOR_DIGIT.sub(" ", band.description or "").strip().lower() for band in data}
     for patterns in _NAMED:
         found = [index for pattern in patterns if (index := _described(words, pattern)) is not None]
         if len(set(found)) == len(patterns):
@@ -113,7 +118,12 @@ def _by_description(data: list[BandHeader]) -> _Choice | None:
 
 
 def _described(words: Mapping[int, str], pattern: str) -> int | None:
-    return next((index for index, text in words.items() if re.search(pattern, text)), None)
+    """The first band that is called nothing else, else the first that is called that among other words."""
+    for matches in (re.fullmatch, re.search):
+        for index, text in words.items():
+            if matches(pattern, text):
+                return index
+    return None
 
 
 def _by_position(data: list[BandHeader]) -> _Choice:

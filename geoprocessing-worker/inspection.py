@@ -244,7 +244,8 @@ def _band(dataset: Any, index: int, unit: str | None) -> BandHeader:
         index=index,
         dtype=_numpy_type(dataset.dtypes[index - 1]),
         colorinterp=dataset.colorinterp[index - 1].name,
-        description=dataset.descriptions[index - 1],
+        # ArcGIS writes no descriptions, but an item of metadata for each band.
+        description=dataset.descriptions[index - 1] or dataset.tags(index).get("BandName"),
         nodata=dataset.nodatavals[index - 1],
         bits=int(bits) if bits and bits.isdigit() else None,
         scale=dataset.scales[index - 1],

@@ -612,6 +612,13 @@ def test_four_corners_that_contradict_each_other_still_place_a_picture(tmp_path:
         (("SR_B2", "SR_B3", "SR_B4", "SR_B5"), [3, 2, 1]),
         (("Red edge", "Red", "Green", "Blue"), [2, 3, 4]),
         (("Red-Edge", "RED", "GREEN", "BLUE"), [2, 3, 4]),
+        (("Band 1 Near Infra-Red", "Band 2 Red", "Band 3 Green", "Band 4 Blue"), [2, 3, 4]),
+        (("far_red_1", "red_1", "green_1", "blue_1"), [2, 3, 4]),
+        (("1 coastal_blue", "2 blue", "3 green", "4 red"), [4, 3, 2]),
+        (("Band 1: Ultra Blue", "Band 2: Blue", "Band 3: Green", "Band 4: Red"), [4, 3, 2]),
+        (("deep_blue_1", "blue_1", "green_1", "red_1"), [4, 3, 2]),
+        (("Band 1 Green I", "Band 2 Green", "Band 3 Red", "Band 4 Blue"), [3, 2, 4]),
+        (("blue over red", "(Red)", "green", "blue"), [2, 3, 4]),
         (("red_edge_1", "blue_1", "green_1", "red_1"), [4, 3, 2]),
         (("Band_1_Blue", "Band_2_Green", "Band_3_Red", "Band_4_NIR"), [3, 2, 1]),
         (("B08_10m", "B04_10m", "B03_10m", "B02_10m"), [2, 3, 4]),
@@ -630,6 +637,18 @@ def test_bands_are_found_by_their_descriptions(names: tuple[str, ...], shown: li
     choices: Any = result.metadata["choices"]
     assert choices["bands"]["indexes"] == shown
     assert ("descriptions" in choices["bands"]["reason"]) == (shown != [1, 2, 3])
+
+
+def test_bands_of_arcgis_are_found_by_their_names(tmp_path: Path) -> None:
+    """It writes no descriptions, but an item of metadata for each band; a description that is there counts before."""
+    path = Tiff(np.stack([ramp(40, 40, "uint16", 100 * i, 900)[0] for i in range(4)])).write(tmp_path / "a.tif")
+    with rasterio.open(path, "r+") as dataset:
+        for index, name in enumerate(("Blue", "Green", "Red", "Red"), 1):
+            dataset.update_tags(index, BandName=name)
+        dataset.set_band_description(3, "near infrared")
+    told: Any = run(path, tmp_path / "out").metadata
+    assert told["choices"]["bands"]["indexes"] == [4, 2, 1]
+    assert [band["description"] for band in told["source"]["bands"]] == ["Blue", "Green", "near infrared", "Red"]
 
 
 def test_magnitude_of_complex_samples_is_in_decibels(tmp_path: Path) -> None:
