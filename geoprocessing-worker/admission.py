@@ -15,7 +15,18 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from geoprocessing_worker.directory import CODECS, COMPRESSION, Directory, Field, Tiff, malformed, too_large, truncated
+from geoprocessing_worker.directory import (
+    BITS_PER_SAMPLE,
+    COMPRESSION,
+    TWELVE_BIT_JPEG,
+    Directory,
+    Field,
+    Tiff,
+    codec_name,
+    malformed,
+    too_large,
+    truncated,
+)
 from geoprocessing_worker.errors import JobError, refused
 
 MAX_SIDE = 1_000_000  # pixels; the widest honest mosaics stay below
@@ -168,7 +179,7 @@ class _Layout:
             return int(values[0]) if values.size else default
 
         width, height = number(256, 0), number(257, 0)
-        bits = tiff.numbers(directory.find(258))
+        bits = tiff.numbers(directory.find(BITS_PER_SAMPLE))
         tiled = directory.find(322) is not None
         return cls(
             width=width,
@@ -210,7 +221,7 @@ def check_structure(tiff: Tiff, directory: Directory) -> None:
         raise malformed("a picture in it has no size", width=layout.width, height=layout.height)
     if layout.bits not in range(1, 129):
         raise malformed("its number of bits is none that a pixel can have", bits=layout.bits)
-    _check_codec(layout.compression)
+    _check_codec(layout.compression, layout.bits)
     starts, lengths = (_places(tiff, directory, strip, tile) for strip, tile in ((273, 324), (279, 325)))
     tie_points = directory.find(TIE_POINTS)
     for limit, found, allowed, words in (
@@ -229,9 +240,9 @@ def check_structure(tiff: Tiff, directory: Directory) -> None:
     _check_starts(tiff, starts, lengths)
 
 
-def _check_codec(compression: int) -> None:
-    name = CODECS.get(compression, "unknown")
-    if name == "unknown" or compression in REFUSED_CODECS:
+def _check_codec(compression: int, bits: int) -> None:
+    name = codec_name(compression, bits)
+    if name in {"unknown", TWELVE_BIT_JPEG} or compression in REFUSED_CODECS:
         raise refused(
             "unsupported_compression",
             "The file is compressed in a way that cannot be read here. Save it with DEFLATE, LZW or ZSTD. "

@@ -22,6 +22,7 @@ from geoprocessing_worker.errors import JobError, refused
 
 SUBFILE_TYPE, WIDTH, HEIGHT = 254, 256, 257
 IS_REDUCED, IS_MASK = 1, 4  # of the subfile type's bits
+BITS_PER_SAMPLE = 258
 COMPRESSION = 259
 PHOTOMETRIC = 262
 COLOR_MAP = 320
@@ -40,6 +41,7 @@ CODECS = {
     34661: "JBIG", 34676: "SGILOG", 34677: "SGILOG24", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA",
     50000: "ZSTD", 50001: "WEBP", 50002: "JPEG XL", 52546: "JPEG XL",
 }  # fmt: skip
+TWELVE_BIT_JPEG = "12-bit JPEG"  # has no code of its own, but needs a JPEG library of its own
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -195,6 +197,11 @@ class Tiff:
             raise truncated("a directory stands beyond its end", at + count, self.size)
         self._file.seek(at)
         return self._file.read(count)
+
+
+def codec_name(compression: int, bits: int | None) -> str:
+    """What people call a way of compressing samples of so many bits."""
+    return TWELVE_BIT_JPEG if (compression, bits) == (7, 12) else CODECS.get(compression, "unknown")
 
 
 def malformed(what: str, **detail: object) -> JobError:

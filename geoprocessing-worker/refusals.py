@@ -12,7 +12,7 @@ import pyvips
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
-from geoprocessing_worker.directory import CODECS, COMPRESSION, malformed, read_tags
+from geoprocessing_worker.directory import BITS_PER_SAMPLE, COMPRESSION, codec_name, malformed, read_tags
 from geoprocessing_worker.errors import ErrorClass, JobError, refused
 
 
@@ -36,7 +36,8 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "This file is not a TIFF. Export it as GeoTIFF and upload it again.",
     ),
     _symptom(
-        r"compression (scheme|method)|\bcodec\b|WEBP.*not (configured|supported)|cannot open.*compression",
+        r"compression (scheme|method)|\bcodec\b|WEBP.*not (configured|supported)|cannot open.*compression|"
+        r"unsupported JPEG data precision",
         "unsupported_compression",
         "The file is compressed in a way that cannot be read here. Save it with DEFLATE, LZW or ZSTD.",
     ),
@@ -69,17 +70,18 @@ def named_errors(source: Path) -> Iterator[None]:
     try:
         yield
     except (RasterioError, CPLE_BaseError, pyvips.Error, MemoryError) as error:
-        raise named(error, read_tags(source, [COMPRESSION]).numbers.get(COMPRESSION, ())) from error
+        tags = read_tags(source, [COMPRESSION, BITS_PER_SAMPLE])
+        raise named(error, tags.first(COMPRESSION), tags.first(BITS_PER_SAMPLE)) from error
     except UnicodeDecodeError as error:
         # rasterio takes all texts of GDAL's for UTF-8, also those that a damaged file left half of.
         raise malformed("a text in it cannot be read", reason=error.reason) from error
 
 
-def named(error: BaseException, compression: tuple[int, ...] = ()) -> JobError:
+def named(error: BaseException, compression: int | None = None, bits: int | None = None) -> JobError:
     """The refusal that a library's error stands for; a damaged file if nothing says otherwise.
 
-    `compression` is the file's own TIFF code for its codec. rasterio hides GDAL's words in the chain of causes,
-    so the whole chain is read.
+    `compression` is the file's own TIFF code for its codec, `bits` those of a sample. rasterio hides GDAL's words in
+    the chain of causes, so the whole chain is read.
     """
     if isinstance(error, JobError):
         return error
@@ -93,18 +95,20 @@ def named(error: BaseException, compression: tuple[int, ...] = ()) -> JobError:
     words = _words(error)
     for symptom in SYMPTOMS:
         if symptom.pattern.search(words):
-            return _with_class(symptom.code, symptom.message, words, compression)
+            return _with_class(symptom.code, symptom.message, words, compression, bits)
     return refused("corrupt_block", CORRUPT, reason=words)
 
 
-def _with_class(code: str, message: str, words: str, compression: tuple[int, ...] = ()) -> JobError:
-    if code == "unsupported_compression" and compression:
-        name = CODECS.get(compression[0], "unknown")
+def _with_class(
+    code: str, message: str, words: str, compression: int | None = None, bits: int | None = None
+) -> JobError:
+    if code == "unsupported_compression" and compression is not None:
+        name = codec_name(compression, bits)
         return refused(
             code,
-            f"{message} (It is {name}, code {compression[0]}.)",
+            f"{message} (It is {name}, code {compression}.)",
             reason=words,
-            compression=compression[0],
+            compression=compression,
             name=name,
         )
     kind = ErrorClass.RESOURCE if code == "out_of_memory" else ErrorClass.INVALID_INPUT

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import pyvips
+from PIL import Image
 from rasterio.errors import RasterioIOError
 
 from geoprocessing_worker.errors import ErrorClass, JobError, refused
 from geoprocessing_worker.refusals import named
 from tests.support.rasters import run
 from tests.support.raw_tiff import LONG, SHORT, write_raw_tiff
+from tests.support.tiffs import RawTiff, gray
 
 
 @pytest.mark.parametrize(
@@ -60,7 +63,7 @@ def test_folders_are_not_told() -> None:
 
 def test_codec_is_told_by_code_and_name() -> None:
     """A compression that cannot be read is named with its TIFF code."""
-    error = named(RasterioIOError("Cannot open TIFF file due to missing codec."), (34712,))
+    error = named(RasterioIOError("Cannot open TIFF file due to missing codec."), 34712)
     assert (error.code, error.detail["compression"], error.detail["name"]) == (
         "unsupported_compression", 34712, "JPEG 2000",
     )  # fmt: skip
@@ -79,6 +82,23 @@ def test_file_with_a_codec_that_is_not_here_is_refused_by_its_name(
     with pytest.raises(JobError, match=f"{name}, code {code}") as caught:
         run(source, tmp_path / "out", validate_headers=validate_headers)
     assert caught.value.code == "unsupported_compression"
+
+
+@pytest.mark.parametrize("validate_headers", [True, False])
+def test_jpeg_of_12_bits_is_refused_by_its_name(validate_headers: bool, tmp_path: Path) -> None:
+    """It is not damaged, and saving it again as it is would not help; GDAL says so only where no header is read."""
+    with BytesIO() as made:
+        Image.new("L", (48, 48)).save(made, "JPEG")
+        stream = bytearray(made.getvalue())
+    frame = stream.index(b"\xff\xc0")
+    stream[frame + 1], stream[frame + 4] = 0xC1, 12  # an extended frame, which may have 12 bits
+    tags = gray(48, 48, t258=(SHORT, [12]), t259=(SHORT, [7]), t279=(LONG, [len(stream)]))
+    start = len(RawTiff([tags]).bytes())
+    source = RawTiff([tags | {273: (LONG, [start])}], data=bytes(stream)).write(tmp_path / "a.tif")
+    with pytest.raises(JobError, match="12-bit JPEG, code 7") as caught:
+        run(source, tmp_path / "out", validate_headers=validate_headers)
+    assert caught.value.code == "unsupported_compression"
+    assert ("reason" in caught.value.detail) == (not validate_headers)
 
 
 @pytest.mark.parametrize("validate_headers", [True, False])
