@@ -27,7 +27,7 @@ class Georeference:
     """The system and one of transform, ground control points and RPC; none of them if there is none that is whole.
 
     `residual`: how far the ground control points miss their own curve, in pixels, root mean square. `doubt`: why what
-    the file says is not believed.
+    the file says is not believed. `crs_given`: the system is the job's.
     """
 
     crs: CRS | None = None
@@ -37,6 +37,7 @@ class Georeference:
     residual: float | None = None
     kind: Georeferencing = Georeferencing.NONE
     doubt: str | None = None
+    crs_given: bool = False
 
 
 def georeference(dataset: Any, own_crs: CRS | None, source_crs: CRS | None) -> Georeference:
@@ -52,21 +53,21 @@ def georeference(dataset: Any, own_crs: CRS | None, source_crs: CRS | None) -> G
 
 
 def _by_transform(dataset: Any, own_crs: CRS | None, source_crs: CRS | None) -> Georeference:
-    crs = own_crs or (source_crs if usable(source_crs) else None)
+    crs, given = own_crs or (source_crs if usable(source_crs) else None), own_crs is None
     transform = dataset.transform
     corners = [transform @ corner for corner in ((0, 0), (dataset.width, 0), (0, dataset.height))]
     numbers = [*transform, *(number for corner in corners for number in corner)]
     if not all(math.isfinite(number) and abs(number) < FARTHEST for number in numbers):
         return Georeference(doubt="the numbers by which the file says its place are no place")
     if _beside_the_globe(crs, corners):
-        crs = None if _beside_the_globe(source_crs, corners) else source_crs
+        crs, given = None if _beside_the_globe(source_crs, corners) else source_crs, True
         if crs is None:
             x, y = corners[0]
             who = "the file" if own_crs else "sourceCrs"
             doubt = f"{who} says degrees, but its corner lies at {x:.10g}, {y:.10g}: its coordinate system is another"
             return Georeference(transform=transform, doubt=doubt)
     kind = Georeferencing.NONE if crs is None else Georeferencing.AFFINE
-    return Georeference(crs, transform, kind=kind)
+    return Georeference(crs, transform, kind=kind, crs_given=given and crs is not None)
 
 
 def _beside_the_globe(crs: CRS | None, corners: list[tuple[float, float]]) -> bool:
@@ -79,7 +80,8 @@ def _beside_the_globe(crs: CRS | None, corners: list[tuple[float, float]]) -> bo
 def _by_points(dataset: Any, source_crs: CRS | None) -> Georeference | None:
     points, points_crs = dataset.gcps
     system = from_gdal(points_crs)
-    system = system if usable(system) else source_crs
+    given = not usable(system)
+    system = source_crs if given else system
     whole = [point for point in points if all(map(math.isfinite, (point.row, point.col, point.x, point.y)))]
     if len(points) < 3 or system is None or not usable(system):
         return None
@@ -87,11 +89,11 @@ def _by_points(dataset: Any, source_crs: CRS | None) -> Georeference | None:
     if _beside_the_globe(system, places):
         if source_crs is None or _beside_the_globe(source_crs, places):
             return Georeference(doubt="the file's ground control points are said to be degrees, but are none")
-        system = source_crs
+        system, given = source_crs, True
     doubt = "the file's ground control points lie on one line or in one place, so that no curve goes through them"
     if len(whole) < 3:
         return Georeference(doubt=doubt)
-    found = Georeference(system, gcps=_in_one_piece(whole, system), kind=Georeferencing.GCPS)
+    found = Georeference(system, gcps=_in_one_piece(whole, system), kind=Georeferencing.GCPS, crs_given=given)
     try:
         return replace(found, residual=control_residual(found.gcps))
     except (TransformError, CPLE_BaseError):

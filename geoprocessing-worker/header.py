@@ -62,7 +62,8 @@ class SourceHeader:
     `mask_directory` is that of the page's mask, where GDAL, asked for the page by number, does not find it.
     `photometric` is TIFF's number for what the samples mean; `raw`: they are read as they stand in the file, where GDAL
     would rather hand out light of its own making.
-    `crs` is the horizontal part, in which the picture is placed; `full_crs` is what the file says, heights included.
+    `crs` is the horizontal part, in which the picture is placed; `full_crs` is what the file says, heights included;
+    `crs_given`: the job says it, since the file says none that can be.
     """
 
     width: int
@@ -88,6 +89,7 @@ class SourceHeader:
     mask_directory: int | None = None
     gcp_residual: float | None = None
     displaced: str | None = None
+    crs_given: bool = False
     tags: tuple[tuple[str, str], ...] = ()
     icc_profile: bytes | None = None
     photometric: int | None = None

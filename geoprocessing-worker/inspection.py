@@ -232,6 +232,7 @@ def _read(dataset: Any, units: Sequence[str | None], own_crs: CRS | None, source
         "gcp_residual": place.residual,
         "rpc": place.rpc,
         "displaced": place.doubt,
+        "crs_given": place.crs_given,
         "pixel_is_point": dataset.tags().get("AREA_OR_POINT") == "Point",
         "tags": _tags(dataset),
         "icc_profile": decoded(dataset.tags(ns="COLOR_PROFILE").get("SOURCE_ICC_PROFILE")),

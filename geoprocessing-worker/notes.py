@@ -52,7 +52,7 @@ def notes(header: SourceHeader, options: RenderOptions, sample: Sample, chosen: 
             "only the part of the file that the coordinate system asked for is made for is shown: "  # noqa: ISC004 - see above
             "farther away it enlarges a hundredfold. EPSG:4326 or native show all",
         ),
-        (options.source_crs is not None, "sourceCrs counts only where the file says no coordinate system that can be"),
+        (options.source_crs is not None, _source_crs(header)),
         (options.output_format is OutputFormat.JPEG, "JPEG has no transparency: hidden pixels are white"),
         (
             options.colormap is not None and chosen.bands.colour is not Colour.GRAY,
@@ -95,6 +95,14 @@ def _contrast(sample: Sample) -> str:
 
 def _range(sample: Sample) -> tuple[int, int]:
     return min(int(plane.min()) for plane in sample.values), max(int(plane.max()) for plane in sample.values)
+
+
+def _source_crs(header: SourceHeader) -> str:
+    if header.crs_given:
+        return "placed by sourceCrs, since the file says no coordinate system that can be"
+    if header.crs is None:
+        return "sourceCrs was not used: it cannot place this file"
+    return "sourceCrs was not used: it counts only where the file says no coordinate system that can be"
 
 
 def _control(header: SourceHeader) -> str:

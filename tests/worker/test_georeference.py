@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from geoprocessing_worker.inspection import inspect_file
+from geoprocessing_worker.opening import gdal_environment
 from tests.support.rasters import picture_of, run
 from tests.support.raw_tiff import (
     DOUBLE,
@@ -72,6 +74,42 @@ def test_metres_called_degrees_are_named_with_their_numbers_and_source_crs_helps
     assert any("400000, 1700000" in note for note in choices["notes"])
     bounds: Any = run(path, tmp_path / "two", source_crs="EPSG:32638").metadata["boundsLonLat"]
     assert bounds == pytest.approx([44.068, 15.362, 44.082, 15.376], abs=0.002)
+
+
+CORNERS = points((0, 0, 400_000, 1_700_000), (50, 0, 401_500, 1_700_000), (0, 50, 400_000, 1_698_500))
+TRANSFORM = {tag: value for tag, value in scaled(30, 30, 400_000, 1_700_000).items() if tag != GEO_KEYS}
+USED, NOT_NEEDED, NO_HELP = "placed by sourceCrs", "it counts only where", "it cannot place this file"
+
+
+@pytest.mark.parametrize(
+    ("tags", "source_crs", "told"),
+    [
+        (TRANSFORM, "EPSG:32638", USED),
+        (scaled(30, 30, 400_000, 1_700_000), "EPSG:32638", USED),
+        ({tag: value for tag, value in CORNERS.items() if tag != GEO_KEYS}, "EPSG:32638", USED),
+        (CORNERS, "EPSG:32638", USED),
+        (scaled(0.01, 0.01), "EPSG:32638", NOT_NEEDED),
+        (scaled(0.01, 0.01), "EPSG:4326", NOT_NEEDED),
+        (points((0, 0, 44, 16), (50, 0, 45, 16), (0, 50, 44, 15)), "EPSG:32638", NOT_NEEDED),
+        ({}, "EPSG:32638", NO_HELP),
+        (TRANSFORM, "EPSG:4326", NO_HELP),
+    ],
+)
+def test_note_says_whether_source_crs_was_used(tags: Any, source_crs: str, told: str, tmp_path: Path) -> None:
+    """It helps a file without a system and one whose system cannot be; others have their own, or no place at all."""
+    path = write_raw_tiff(tmp_path / "a.tif", GRAY, tags=tags)
+    metadata: Any = run(path, tmp_path / "out", source_crs=source_crs).metadata
+    notes = " ".join(metadata["choices"]["notes"])
+    assert [words for words in (USED, NOT_NEEDED, NO_HELP) if words in notes] == [told]
+    assert (metadata["crs"] is None) == (told == NO_HELP)
+
+
+def test_no_system_at_all_is_not_one_that_was_given(tmp_path: Path) -> None:
+    """Where neither the file nor the job says one, the header has none and does not call it the job's."""
+    path = write_raw_tiff(tmp_path / "a.tif", GRAY, tags=TRANSFORM)
+    with gdal_environment():
+        header = inspect_file(path)
+    assert (header.crs, header.crs_given) == (None, False)
 
 
 def test_one_broken_control_point_of_five_is_passed_over(tmp_path: Path) -> None:
