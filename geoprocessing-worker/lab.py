@@ -44,13 +44,15 @@ def is_known_lab(photometric: int | None, dtype: str) -> bool:
     return photometric is not None and (photometric, dtype) in _SCALES
 
 
-def check_scale(values: NDArray[Any]) -> None:
+def check_scale(values: NDArray[Any], dtype: str) -> None:
     """Refuse floats of which none is as large as L* gets: nothing in a TIFF says what else they would be parts of.
+
+    `dtype` is the file's own: whole numbers have the scale of their type, however dark they are.
 
     Raises:
         JobError: `unsupported_data_type`.
     """
-    if values.size and float(values.max()) < LARGEST_OF_PARTS:
+    if dtype.startswith("float") and values.size and float(values.max()) < LARGEST_OF_PARTS:
         raise refused(
             "unsupported_data_type",
             "The file says that its numbers are L*a*b*, but none is larger than "

@@ -217,7 +217,7 @@ def _stretch(
     if choice.colour is Colour.PALETTE:
         return Stretch("none", 0.0, 255.0, "a colour table says what each value looks like")
     if choice.colour is Colour.LAB:
-        check_scale(values)
+        check_scale(values, band.dtype)
         return Stretch("none", 0.0, 255.0, "L*a*b* says what light is meant")
     if choice.colour is Colour.CMYK:
         top = float(np.iinfo(values.dtype).max) if values.dtype.kind in "iu" else 1.0

@@ -123,6 +123,13 @@ def test_floats_from_0_to_1_are_refused_by_name(tmp_path: Path) -> None:
     assert caught.value.code == "unsupported_data_type"
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_black_of_whole_numbers_is_black(dtype: str, tmp_path: Path) -> None:
+    """Their scale is that of their type, so that nothing but zeros is a dark picture and no riddle."""
+    source = write_raw_tiff(tmp_path / "a.tif", np.zeros((50, 60, 3), dtype), CIE)
+    assert np.unique(picture_of(run(source, tmp_path / "out")).reshape(-1, 4), axis=0).tolist() == [[0, 0, 0, 255]]
+
+
 def test_colours_beyond_srgb_become_near_ones() -> None:
     """No wrap: a green that no screen has stays green, and what is no number is black."""
     lab = np.array([[87.0, -128.0, 120.0], [np.nan, np.nan, np.nan]], dtype=np.float32).T
