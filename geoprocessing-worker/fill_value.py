@@ -87,8 +87,9 @@ def _fill(values: NDArray[np.float64], edge: float, known: frozenset[float]) -> 
     if abs(edge) >= ENORMOUS:
         return FillValue(edge, share) if gap > width else None
     if width == 0:
-        # One value beside another is data as a rule: a mask, rain and no rain.
-        return FillValue(edge, share) if edge in known and edge != 0 else None
+        # One value beside another is data as a rule: rain and no rain, 0 and the white of a mask.
+        mask = edge > 0 and not others.any()
+        return FillValue(edge, share) if edge in known and edge != 0 and not mask else None
     if (edge == 0 or edge not in known) and np.unique(others).size < MEASUREMENTS:
         return None
     enough = GAP_OF_KNOWN if edge in known else GAP_OF_OTHER

@@ -48,6 +48,7 @@ def test_one_below_and_one_above_are_both_found() -> None:
         np.maximum(HEIGHTS - 1400, 0),  # sea level, and heights that begin right above it
         mixed(np.random.default_rng(2).exponential(3, 20_000), 0, share=9),  # rain, and mostly none
         np.repeat([0.0, 1.0], 5000),
+        np.repeat([0.0, 65535.0], 5000),
         np.repeat([0.0, 12.5], [9950, 50]),
         np.repeat([1.0, 2.0, 5.0, 90.0], [400, 500, 50, 50]),  # classes that are stored as floats
         np.repeat([0.0, 30.0, 31.0], 500),
@@ -61,6 +62,7 @@ def test_one_below_and_one_above_are_both_found() -> None:
         "sea",
         "rain",
         "mask",
+        "mask of 16 bits",
         "rare",
         "classes",
         "classes from 0",
@@ -133,3 +135,14 @@ def test_classes_beside_undeclared_nodata_are_still_classes(tmp_path: Path) -> N
     choices: Any = result.metadata["choices"]
     assert choices["resampling"]["method"] == "nearest"
     assert (choices["stretch"]["kind"], choices["stretch"]["lo"]) == ("minmax", 2)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "int32", "uint32"])
+def test_mask_whose_white_is_the_largest_of_its_type_is_black_and_white(dtype: str, tmp_path: Path) -> None:
+    """Beside nothing but 0 the largest number is no fill value, though programs write it for no data as well."""
+    data = np.zeros((1, 60, 60), dtype=dtype)
+    data[:, :, 20:] = np.iinfo(dtype).max
+    result = run(Tiff(data).write(tmp_path / "a.tif"), tmp_path / "out")
+    choices: Any = result.metadata["choices"]
+    assert choices["stretch"]["leftOut"] == []
+    assert np.array_equal(np.unique(picture_of(result)[..., 0]), [0, 255])
