@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geoprocessing_worker.pixels import Block, scale_to_byte
+from geoprocessing_worker.pixels import Block, fits_float32, scale_to_byte
 from geoprocessing_worker.raster import U8
 from geoprocessing_worker.stretch import Stretch
 
@@ -43,8 +43,8 @@ class Coding:
         return wide.astype(np.uint16)
 
     def _fits_float32(self, dtype: Any) -> bool:
-        """Whether the codes' ends can be reckoned with in the values' own float32."""
-        return dtype == np.float32 and max(abs(self.first), abs(self.step) * CODES) < 1e37
+        """Whether the codes can be reckoned with in the values' own float32."""
+        return dtype == np.float32 and fits_float32(self.first, self.first + self.step * CODES)
 
     def table(self, stretch: Stretch, invert: bool) -> U8:
         """(65536,) the byte that each code is shown as."""

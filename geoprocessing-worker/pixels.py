@@ -22,6 +22,7 @@ Samples = NDArray[Any]
 VIPS_KERNELS = {"average": "linear", "bilinear": "linear", "cubic": "cubic", "lanczos": "lanczos3"}
 FORMATS = {"uint8": "uchar", "uint16": "ushort"}
 ENORMOUS, ABOUT = 1e30, 0.999
+LARGE, SMALL = 1e37, 1e-30  # float32 ends at 3.4e38, and one divided by a 65,536th of a span must be below that
 U8_TOP = 255.0
 OTHER_TOPS = frozenset({1.0, 1023.0, 4095.0, 10_000.0, 16_383.0, 32_767.0, 65_535.0})
 """What an alpha band of whole numbers may end at instead of its type's largest."""
@@ -87,8 +88,13 @@ def to_byte(block: Block, stretch: Stretch) -> U8:
         table = scale_to_byte(np.arange(np.iinfo(block.dtype).max + 1, dtype=np.float64), stretch)
         looked_up: U8 = np.take(table, block)
         return looked_up
-    wide = np.float32 if block.dtype in (np.float32, np.int8, np.int16) else np.float64
-    return scale_to_byte(block.astype(wide), stretch)
+    small = block.dtype in (np.float32, np.int8, np.int16) and fits_float32(stretch.lo, stretch.hi)
+    return scale_to_byte(block.astype(np.float32 if small else np.float64), stretch)
+
+
+def fits_float32(first: float, last: float) -> bool:
+    """Whether the numbers between these, and what their span is divided by, are neither too large nor too small."""
+    return max(abs(first), abs(last)) < LARGE and last - first > SMALL
 
 
 def scale_to_byte(values: NDArray[Any], stretch: Stretch) -> U8:

@@ -83,16 +83,22 @@ def test_associated_alpha_of_any_depth_is_straightened_before_the_stretch(
         ramp(50, 50, "float64", -1e307, 1e307),
         ramp(50, 50, "float64", 1e15, 1e15 + 4000),
         ramp(50, 50, "float32", 1e-30, 4e-30),
+        ramp(50, 50, "float32", -1e-37, 1e-37),
+        np.arange(2500, dtype=np.int32).view(np.float32).reshape(1, 50, 50),
         ramp(50, 50, "uint32", 0, 4_294_967_295),
         ramp(50, 50, "int32", -2_147_483_648, 2_147_483_647),
         np.arange(2500, dtype=np.uint64).reshape(1, 50, 50) << np.uint64(51),
         ramp(50, 50, "int8", -128, 127),
     ],
-    ids=["float32", "float64", "far from 0", "tiny", "uint32", "int32", "uint64", "int8"],
+    ids=[
+        "float32", "float64", "far from 0", "tiny", "tinier", "subnormal", "uint32", "int32", "uint64", "int8",
+    ],
 )  # fmt: skip
-def test_extreme_values_still_rise_from_black_to_white(data: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("resampling", ["average", "nearest"])
+def test_extreme_values_still_rise_from_black_to_white(data: Any, resampling: str, tmp_path: Path) -> None:
     """The whole of a type's range, and ranges where its precision ends."""
-    picture = picture_of(run(Tiff(data).write(tmp_path / "a.tif"), tmp_path / "out", stretch="minmax"))
+    asked: Any = {"stretch": "minmax", "resampling": resampling}
+    picture = picture_of(run(Tiff(data).write(tmp_path / "a.tif"), tmp_path / "out", **asked))
     gray = picture[..., 0].reshape(-1).astype(int)
     assert (gray[0], gray[-1]) == (0, 255)
     assert (np.diff(gray) >= 0).all()
