@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geoprocessing_worker.pixels import Block, fits_float32, scale_to_byte
+from geoprocessing_worker.pixels import LARGE, Block, fits_float32, scale_to_byte
 from geoprocessing_worker.raster import U8
 from geoprocessing_worker.stretch import Stretch
 
@@ -65,4 +65,7 @@ def choose_coding(dtype: Any, stretch: Stretch) -> Coding:
         return PLAIN
     if span >= WHOLE_SPAN and kind == np.int16:
         return SIGNED
-    return Coding(stretch.lo - ROOM * span, (1 + 2 * ROOM) * span / (CODES - 1))
+    first = stretch.lo - ROOM * span
+    if kind == np.float32 and abs(first) < LARGE:
+        first = float(np.float32(first))  # so that what is subtracted from values far from 0 is exactly this
+    return Coding(first, (1 + 2 * ROOM) * span / (CODES - 1))

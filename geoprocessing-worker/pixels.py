@@ -23,6 +23,7 @@ VIPS_KERNELS = {"average": "linear", "bilinear": "linear", "cubic": "cubic", "la
 FORMATS = {"uint8": "uchar", "uint16": "ushort"}
 ENORMOUS, ABOUT = 1e30, 0.999
 LARGE, SMALL = 1e37, 1e-30  # float32 ends at 3.4e38, and one divided by a 65,536th of a span must be below that
+NEAR = 1e4  # times the span from 0, where lo rounded to float32 is off by less than a fifth of a gray level
 U8_TOP = 255.0
 OTHER_TOPS = frozenset({1.0, 1023.0, 4095.0, 10_000.0, 16_383.0, 32_767.0, 65_535.0})
 """What an alpha band of whole numbers may end at instead of its type's largest."""
@@ -88,7 +89,8 @@ def to_byte(block: Block, stretch: Stretch) -> U8:
         table = scale_to_byte(np.arange(np.iinfo(block.dtype).max + 1, dtype=np.float64), stretch)
         looked_up: U8 = np.take(table, block)
         return looked_up
-    small = block.dtype in (np.float32, np.int8, np.int16) and fits_float32(stretch.lo, stretch.hi)
+    near = abs(stretch.lo) < NEAR * (stretch.hi - stretch.lo)
+    small = near and block.dtype in (np.float32, np.int8, np.int16) and fits_float32(stretch.lo, stretch.hi)
     return scale_to_byte(block.astype(np.float32 if small else np.float64), stretch)
 
 

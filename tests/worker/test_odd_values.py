@@ -105,6 +105,16 @@ def test_extreme_values_still_rise_from_black_to_white(data: Any, resampling: st
     assert np.unique(gray).size > 200
 
 
+@pytest.mark.parametrize("resampling", ["average", "nearest"])
+@pytest.mark.parametrize("lo", [1_000_000.02, -1_000_000.02, 20_000_000.3])
+def test_floats_far_from_zero_are_exact_to_half_a_gray_level(lo: float, resampling: str, tmp_path: Path) -> None:
+    """A million and a bit is told apart as well as the bit alone, also where the stretch begins between two floats."""
+    data = ramp(50, 50, "float32", lo, lo + 8)
+    asked: Any = {"stretch": f"range:{lo},{lo + 8}", "resampling": resampling}
+    gray = picture_of(run(Tiff(data).write(tmp_path / "a.tif"), tmp_path / "out", **asked))[..., 0]
+    assert np.abs(gray - np.clip((data[0].astype(np.float64) - lo) / 8 * 255, 0, 255)).max() < 0.52
+
+
 def test_half_floats_are_read(tmp_path: Path) -> None:
     """Sixteen bits of float come out as any other float does, NaN hidden."""
     data = np.linspace(0, 100, 2500, dtype=np.float16).reshape(50, 50, 1)
