@@ -23,7 +23,7 @@ from geoprocessing_worker.options import OutputFormat, RenderOptions
 from geoprocessing_worker.pixels import PICKING
 from geoprocessing_worker.raster import Meaning
 from geoprocessing_worker.sampling import Sample
-from geoprocessing_worker.stretch import Stretch, choose_stretch, few_values
+from geoprocessing_worker.stretch import Stretch, choose_stretch, few_near_values, few_values
 
 # A format that cannot hold a larger picture limits maxSize.
 LONGEST_SIDE = {OutputFormat.PNG: 16384, OutputFormat.JPEG: 16384, OutputFormat.WEBP: 16383}
@@ -204,7 +204,7 @@ def _telling(choice: BandChoice, sample: Sample, options: RenderOptions) -> tupl
     asked = (options.stretch or "percentile").partition(":")[0]
     if choice.colour not in {Colour.GRAY, Colour.RGB} or asked not in {"percentile", "stddev"}:
         return values, ()
-    if values.dtype == np.uint8 or (few_values(values) and not sample.ordered):
+    if values.dtype == np.uint8 or (few_near_values(values) and not sample.ordered):
         return values, ()
     fills = find_fill_values(values, sample.collar)
     return without(values, fills), fills
@@ -303,7 +303,11 @@ def _background(choice: BandChoice, values: NDArray[Any], resampling: str) -> in
 
 
 def _bilevel(header: SourceHeader, choice: BandChoice, values: NDArray[Any]) -> bool:
-    """Whether the band is a scan rather than classes: one bit, white as 0, or nothing but black and white bytes."""
+    """Whether the band is a scan rather than classes: one bit, white as 0, or nothing but black and white."""
     if header.band(choice.indexes[0]).bits == 1 or header.miniswhite:
         return True
-    return values.dtype == np.uint8 and values.size > 0 and bool(np.isin(values, (0, 255)).all())
+    if values.dtype.kind not in "iu" or values.size == 0:
+        return False
+    white = np.iinfo(values.dtype).max
+    # White is the largest number. Of types wider than bytes 0 alone is not said to be black.
+    return (values.dtype == np.uint8 or values.max() == white) and bool(((values == 0) | (values == white)).all())

@@ -15,8 +15,9 @@ DARK = 128
 """Codes of classes that end below this are spread; grays of a photograph may be as dark as they are."""
 
 CLASS_SPAN = 1024
-"""Codes of land cover and the like lie closer together than this; a wider span is measurements that were simplified."""
-
+"""Codes of land cover and the like lie closer together than this; those of a wider span must be repeated:"""
+REPEATED = 8  # pixels hold the middle one by its number; of measurements hardly a pixel holds what another does
+COUNTED = 1 << 18  # values of a sample in which that is looked for
 
 SMALLEST = 1e-300
 """Values that lie no farther apart than this are one value: what is divided by less is infinite."""
@@ -45,6 +46,11 @@ class Stretch:
 
 def few_values(values: NDArray[np.generic]) -> bool:
     """Whether a sample of whole numbers, of any type, holds so few different ones that they must be classes."""
+    return few_near_values(values) or _few_far_values(values)
+
+
+def few_near_values(values: NDArray[np.generic]) -> bool:
+    """Whether they are classes whose codes lie so near to each other that lowest to highest shows them all."""
     if values.size < 16 or not _whole(values):
         return False
     if float(values.max()) - float(values.min()) > CLASS_SPAN:
@@ -53,6 +59,13 @@ def few_values(values: NDArray[np.generic]) -> bool:
     wide = values if values.dtype.kind == "f" else values.astype(np.int64)
     codes = (wide - wide.min()).astype(np.intp)
     return int(np.count_nonzero(np.bincount(codes))) <= CLASSES
+
+
+def _few_far_values(values: NDArray[Any]) -> bool:
+    if values.size < 16 or np.unique(values[:: max(1, values.size // FIRST)]).size > CLASSES or not _whole(values):
+        return False
+    codes, counts = np.unique(values[:: max(1, values.size // COUNTED)], return_counts=True)
+    return codes.size <= CLASSES and float(np.median(counts)) >= REPEATED
 
 
 def _whole(values: NDArray[Any]) -> bool:
@@ -102,8 +115,12 @@ def choose_stretch(
         return _byte(values, bits, colour=colour, ordered=ordered)
     if values.size == 0:
         return Stretch("none", 0.0, 255.0, "no valid value in the sample")
-    if not colour and not ordered and few_values(values):
+    if not colour and not ordered and few_near_values(values):
         return _minmax(values, f"at most {CLASSES} different whole values: classes, all kept apart")
+    if not colour and not ordered and few_values(values):
+        return _percentile(
+            values, 0.5, 99.5, f"at most {CLASSES} different whole values far apart: classes, the usual ones kept apart"
+        )
     return _percentile(values, 2.0, 98.0, "2nd to 98th percentile of the valid pixels in the sample")
 
 

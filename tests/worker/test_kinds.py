@@ -398,6 +398,25 @@ def test_classes_are_never_mixed_when_warped(tmp_path: Path) -> None:
     assert set(np.unique(picture[picture[..., 3] > 0][:, 0])) == {0, 255}
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "int32", "float32"])
+def test_flags_that_lie_far_apart_are_never_mixed(dtype: str, tmp_path: Path) -> None:
+    """Codes of bits, shrunk to a third: only grays of codes that the file holds."""
+    codes = np.array([21762, 21824, 21952, 22280, 23888, 30048, 54596, 55052], dtype=dtype)
+    data = codes[np.random.default_rng(1).integers(0, 8, (40, 40))].repeat(10, axis=0).repeat(10, axis=1)
+    result = run(Tiff(data[None]).write(tmp_path / "a.tif"), tmp_path / "out", max_size=133)
+    grays = np.rint((codes.astype(float) - 21762) / (55052 - 21762) * 255)
+    assert set(np.unique(picture_of(result)[..., 0])) == set(grays)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int32"])
+def test_thin_lines_of_a_mask_of_wide_numbers_survive_shrinking(dtype: str, tmp_path: Path) -> None:
+    """0 and the largest number are black and white as in a scan of bytes, averaged and not picked as classes."""
+    data = np.zeros((1, 600, 600), dtype=dtype)
+    data[0, :, 300:] = data[0, :, 103] = np.iinfo(dtype).max
+    picture = picture_of(run(Tiff(data).write(tmp_path / "a.tif"), tmp_path / "out", max_size=60))
+    assert (picture[:, 10, 0] > 5).all()
+
+
 def test_scattered_pixels_survive_shrinking(tmp_path: Path) -> None:
     """Thirty class pixels in ninety thousand still show when the picture is a tenth as wide."""
     data = np.zeros((1, 300, 300), dtype=np.uint8)

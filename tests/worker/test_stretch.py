@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geoprocessing_worker.stretch import choose_stretch
+from geoprocessing_worker.stretch import choose_stretch, few_values
 
 NOISE = np.random.default_rng(1).normal(1000, 100, 50_000)
 
@@ -41,6 +41,41 @@ def test_classes_are_kept_apart() -> None:
     assert halves.kind == "percentile"
     low = choose_stretch((classes // 10).astype(np.uint8), None, None, colour=False)
     assert (low.lo, low.hi) == (1.0, 9.0)
+
+
+FLAGS = np.array([21762, 21824, 21952, 22280, 23888, 30048, 54596, 55052])
+"""Bit flags, as of a satellite's quality band."""
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "uint64", "float32"])
+def test_classes_whose_codes_lie_far_apart_are_classes(dtype: str) -> None:
+    """By their number and not by their span, and each as often as the others they are all kept apart."""
+    values = np.random.default_rng(3).permutation(FLAGS.repeat(50)).astype(dtype)
+    assert few_values(values)
+    stretch = choose_stretch(values, None, None, colour=False)
+    assert (stretch.lo, stretch.hi) == (21762, 55052)
+
+
+def test_a_rare_code_far_away_does_not_hide_the_usual_ones() -> None:
+    """What a pixel in a thousand holds is clipped, where the others would all be black for it."""
+    values = np.append(np.arange(1, 18).repeat(1000), np.full(17, 9000)).astype(np.int32)
+    assert few_values(values)
+    assert choose_stretch(values, None, None, colour=False).hi == 17
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.arange(200, 2600, 40),
+        np.append(np.zeros(20_000), np.arange(200, 2600, 40)),
+        np.arange(200, 2600, 24).repeat(50),
+        (FLAGS + 0.5).repeat(50),
+    ],
+    ids=["few pixels", "an island in the sea", "more than 64", "not whole"],
+)
+def test_measurements_of_a_wide_span_are_not_taken_for_classes(values: Any) -> None:
+    """However few there are: hardly two of their pixels hold the same."""
+    assert not few_values(values)
 
 
 def test_mostly_one_value_still_shows_the_rest() -> None:
