@@ -20,6 +20,10 @@ KNOWN = frozenset({
 })  # fmt: skip
 ENORMOUS = 1e19  # netCDF's own default is 9.97e36, ESRI's the lowest float32; no unit of anything on Earth gets there
 
+SMALL_CODES = 64  # codes of classes in bytes end below it; a picture of so few grays would have brighter ones
+EVEN = 0.99  # of the pixels: where one code or 255 holds more, the others are few things on a background, or mistakes
+TOLD_APART = 16  # gray levels between one code and the next, at which bytes are clear as they are
+
 EXACT = 1 << 53  # whole numbers below it are doubles
 
 # The gap to the nearest other value, in times the width in which nearly all other values lie.
@@ -56,6 +60,21 @@ def find_fill_values(values: NDArray[Any], collar: float | None = None) -> tuple
         found.append(FillValue(_as_stored(values, farthest.value), share))
         rest = rest[rest != farthest.value]
     return tuple(found)
+
+
+def find_byte_fill(values: NDArray[np.uint8]) -> tuple[FillValue, ...]:
+    """255 beside classes with small codes, and nothing in between. With one other value it is the white of a mask."""
+    below = values < 255
+    # Most pictures end here: counting takes twenty times as long.
+    if below.all() or not (below & (values > values.min())).any() or (below & (values >= SMALL_CODES)).any():
+        return ()
+    counts = np.bincount(values, minlength=256)[:255]
+    codes, others = np.flatnonzero(counts), int(counts.sum())
+    clear = codes[-1] - codes[0] >= TOLD_APART * (codes.size - 1)
+    background = others < (1 - EVEN) * values.size
+    if others < OTHERS or clear or background or counts.max() > EVEN * others:
+        return ()
+    return (FillValue(255, 1 - others / values.size),)
 
 
 def without(values: NDArray[Any], fills: tuple[FillValue, ...]) -> NDArray[Any]:

@@ -14,7 +14,7 @@ from geoprocessing_worker.colour_profile import ColourProfile, choose_profile
 from geoprocessing_worker.cost import WORK_BYTES, address_space_left, afford, cost
 from geoprocessing_worker.crs import NATIVE, horizontal, parse_crs
 from geoprocessing_worker.depth import Coding, choose_coding
-from geoprocessing_worker.fill_value import FillValue, find_fill_values, without
+from geoprocessing_worker.fill_value import FillValue, find_byte_fill, find_fill_values, without
 from geoprocessing_worker.geometry import Layout, lay_out
 from geoprocessing_worker.header import Level, SourceHeader
 from geoprocessing_worker.lab import check_scale
@@ -204,9 +204,12 @@ def _telling(choice: BandChoice, sample: Sample, options: RenderOptions) -> tupl
     asked = (options.stretch or "percentile").partition(":")[0]
     if choice.colour not in {Colour.GRAY, Colour.RGB} or asked not in {"percentile", "stddev"}:
         return values, ()
-    if values.dtype == np.uint8 or (few_near_values(values) and not sample.ordered):
+    if values.dtype == np.uint8:
+        fills = find_byte_fill(values) if choice.colour is Colour.GRAY and not sample.ordered else ()
+    elif few_near_values(values) and not sample.ordered:
         return values, ()
-    fills = find_fill_values(values, sample.collar)
+    else:
+        fills = find_fill_values(values, sample.collar)
     return without(values, fills), fills
 
 

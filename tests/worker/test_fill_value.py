@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geoprocessing_worker.fill_value import find_fill_values, without
+from geoprocessing_worker.fill_value import find_byte_fill, find_fill_values, without
 from tests.support.rasters import Tiff, picture_of, ramp, run
 
 HEIGHTS = np.random.default_rng(5).normal(1400, 300, 20_000)
@@ -146,3 +146,56 @@ def test_mask_whose_white_is_the_largest_of_its_type_is_black_and_white(dtype: s
     choices: Any = result.metadata["choices"]
     assert choices["stretch"]["leftOut"] == []
     assert np.array_equal(np.unique(picture_of(result)[..., 0]), [0, 255])
+
+
+@pytest.mark.parametrize("codes", [range(1, 18), range(9), range(1, 45), (0, 1), range(0, 64, 9)])
+def test_255_beside_small_classes_of_bytes_is_left_out(codes: Any, tmp_path: Path) -> None:
+    """Land cover as it is commonly exported: spread over all of gray instead of nearly black, and told."""
+    blocks = np.random.default_rng(1).choice(np.array(codes, dtype=np.uint8), (20, 20))
+    data = blocks.repeat(5, axis=0).repeat(5, axis=1)
+    data[:, :20] = 255
+    result = run(Tiff(data[None]).write(tmp_path / "a.tif"), tmp_path / "out", coordinate_system="native")
+    choices: Any = result.metadata["choices"]
+    assert choices["stretch"]["leftOut"] == [{"value": 255, "share": pytest.approx(0.2)}]
+    assert choices["resampling"]["method"] == "nearest"
+    assert any('{"nodata": 255}' in note for note in choices["notes"])
+    gray = picture_of(result)[..., 0]
+    assert (gray[:, :20] == 255).all()
+    assert (gray[:, 20:].min(), gray[:, 20:].max(), np.unique(gray[:, 20:]).size) == (0, 255, len(codes))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.repeat([0, 255], 500),
+        np.repeat([0, 127, 255], 500),
+        np.repeat([0, 50, 255], 500),
+        np.repeat([0, 1, 255], [50_000, 20, 50_000]),
+        np.repeat([1, 2, 255], [200, 200, 99_600]),
+        np.repeat([1, 2, 3], 500),
+        np.append(np.arange(1, 18).repeat(99), [200, 255, 255]),
+        np.arange(256).repeat(9),
+    ],
+    ids=[
+        "mask",
+        "trimap",
+        "three grays",
+        "mask with mistakes",
+        "lines on white",
+        "no 255",
+        "bright codes",
+        "photograph",
+    ],
+)
+def test_255_of_other_bytes_is_a_value(values: Any) -> None:
+    """Masks stay black and white, and what is clear as it is stays as it is."""
+    assert find_byte_fill(values.astype(np.uint8)) == ()
+
+
+def test_255_of_a_dark_photograph_is_a_value(tmp_path: Path) -> None:
+    """Grays that run into each other are no classes, however dark, and white letters on them are white."""
+    rows, columns = np.indices((200, 200))
+    data = (20 + 18 * np.sin(rows / 60) * np.cos(columns / 45)).astype(np.uint8)
+    data[90:100, 50:150] = 255
+    choices: Any = run(Tiff(data[None]).write(tmp_path / "a.tif"), tmp_path / "out").metadata["choices"]
+    assert (choices["stretch"]["kind"], choices["stretch"]["leftOut"]) == ("none", [])
