@@ -144,28 +144,19 @@ class Follower:
         source: the database.
         interval_seconds: between two statements, so that others have their turn.
         rest_seconds: between two looks when there was nothing.
-        sleep: waits that many seconds.
     """
 
-    def __init__(
-        self,
-        source: EndingSource,
-        *,
-        interval_seconds: float,
-        rest_seconds: float,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
+    def __init__(self, source: EndingSource, *, interval_seconds: float, rest_seconds: float) -> None:
         self._source = source
         self._interval_seconds = interval_seconds
         self._rest_seconds = rest_seconds
-        self._sleep = sleep
 
     async def run(self) -> None:
         """Work until cancelled."""
         pause = self._interval_seconds
         while True:
             # Jitter, so that several processes do not ask in step.
-            await self._sleep(pause * random.uniform(1, 1.2))  # noqa: S311  # no secret
+            await asyncio.sleep(pause * random.uniform(1, 1.2))  # noqa: S311  # no secret
             try:
                 endings = await self._source.follow_endings()
             except (psycopg.Error, OSError) as error:
