@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoprocessing_worker.crs import describe
-from geoprocessing_worker.ground import MERCATOR_LIMIT
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.options import RenderOptions
-from geoprocessing_worker.outline import lonlat_bounds, lonlat_corners
+from geoprocessing_worker.outline import lonlat_bounds
 from geoprocessing_worker.plan import RenderPlan
-from geoprocessing_worker.raster import Grid, Picture
+from geoprocessing_worker.raster import Picture
 from geoprocessing_worker.sampling import Sample
 from geoprocessing_worker.stac import native_bounds
+from geoprocessing_worker.web_maps import placements
 
 BUCKETS = 32
 
@@ -35,6 +35,7 @@ class Source:
 def summary(source: Source, plan: RenderPlan, picture: Picture, options: RenderOptions) -> dict[str, Any]:
     """The `geoprocessing` block, which is also what the API keeps of a job: strict JSON, no NaN."""
     grid = picture.grid
+    placed = placements(grid)
     choices = plan.explain()
     if picture.valid_fraction == 0:
         choices["notes"].append("no pixel has data: the picture is wholly transparent")
@@ -49,7 +50,7 @@ def summary(source: Source, plan: RenderPlan, picture: Picture, options: RenderO
             "bounds": native_bounds(grid),
             "boundsLonLat": _listed(lonlat_bounds(grid)),
             "validFraction": picture.valid_fraction,
-            "maps": map_hints(grid),
+            "maps": None if placed is None else placed.told(),
             "source": source_facts(source.header, source.name),
             "choices": choices,
             "statistics": band_statistics(plan.bands.indexes, source.sample, source.header),
@@ -143,32 +144,6 @@ def _levels(values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.intp]
     counts = np.bincount(values.astype(np.intp) - first)
     found = np.flatnonzero(counts)
     return (found + first).astype(np.float64), counts[found]
-
-
-def map_hints(grid: Grid) -> dict[str, Any] | None:
-    """What web maps and KML ask for, and how far off the picture is if a Mercator map draws it as a plain rectangle."""
-    bounds, corners = lonlat_bounds(grid), lonlat_corners(grid)
-    if bounds is None or corners is None or grid.crs is None:
-        return None
-    west, south, east, north = bounds
-    error = mercator_error(south, north, grid.height) if grid.crs.is_geographic else None
-    return {
-        "leaflet": {"bounds": [[south, west], [north, east]], "maxErrorPx": error},
-        "maplibre": {"coordinates": [list(corner) for corner in corners]},
-        "kml": {"LatLonBox": {"north": north, "south": south, "east": east, "west": west}}
-        if grid.crs.is_geographic
-        else {"gx:LatLonQuad": [list(corner) for corner in (corners[3], corners[2], corners[1], corners[0])]},
-        "recommendedCrs": "EPSG:3857" if error is not None and error > 1 else None,
-    }
-
-
-def mercator_error(south: float, north: float, height: int) -> float | None:
-    """The most pixels by which rows of equal latitude steps miss their place on a Mercator map; `None` at the poles."""
-    if max(abs(south), abs(north)) > MERCATOR_LIMIT or north <= south:
-        return None
-    part = np.linspace(0.0, 1.0, 65)
-    northing = np.arctanh(np.sin(np.radians(south + (north - south) * part)))
-    return float(np.abs((northing - northing[0]) / (northing[-1] - northing[0]) - part).max() * height)
 
 
 def _listed(values: tuple[float, ...] | None) -> list[float] | None:

@@ -20,7 +20,8 @@ class Chosen:
     """The choices that notes speak of.
 
     `scattered`: so few pixels are valid that shrinking would lose most of them. `background`: a value that hardly any
-    pixel does not hold. `cut`: parts of the file are left out.
+    pixel does not hold. `cut`: parts of the file are left out. `off_web_maps`: a sentence for a picture that a web map
+    would show off its place.
     """
 
     bands: BandChoice
@@ -30,6 +31,7 @@ class Chosen:
     scattered: bool
     background: int | None
     cut: bool
+    off_web_maps: str | None
 
 
 def notes(header: SourceHeader, options: RenderOptions, sample: Sample, chosen: Chosen) -> tuple[str, ...]:
@@ -52,6 +54,7 @@ def notes(header: SourceHeader, options: RenderOptions, sample: Sample, chosen: 
             "only the part of the file that the coordinate system asked for is made for is shown: "  # noqa: ISC004 - see above
             "farther away it enlarges a hundredfold. EPSG:4326 or native show all",
         ),
+        (chosen.off_web_maps is not None, chosen.off_web_maps or ""),
         (options.source_crs is not None, _source_crs(header)),
         (options.output_format is OutputFormat.JPEG, "JPEG has no transparency: hidden pixels are white"),
         (

@@ -24,6 +24,7 @@ from geoprocessing_worker.pixels import PICKING
 from geoprocessing_worker.raster import Meaning
 from geoprocessing_worker.sampling import Sample
 from geoprocessing_worker.stretch import Stretch, choose_stretch, few_near_values, few_values
+from geoprocessing_worker.web_maps import placements
 
 # A format that cannot hold a larger picture limits maxSize.
 LONGEST_SIDE = {OutputFormat.PNG: 16384, OutputFormat.JPEG: 16384, OutputFormat.WEBP: 16383}
@@ -168,7 +169,9 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
     premultiplied = header.alpha_premultiplied and choice.alpha is not None and mixed
     stretch = _stretch(header, choice, values, options, sample.ordered)
     coding = _coding(header, choice, stretch, resampling)
-    chosen = Chosen(choice, stretch, left_out, resampling, scattered, background, drafted.layout.cut)
+    placed = placements(drafted.layout.target)
+    off = None if placed is None else placed.note
+    chosen = Chosen(choice, stretch, left_out, resampling, scattered, background, drafted.layout.cut, off)
     return RenderPlan(
         bands=choice,
         meaning=meaning,

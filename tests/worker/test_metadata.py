@@ -1,9 +1,8 @@
-"""What the metadata tell: places, statistics, footprints, and what a map needs to show the picture right."""
+"""Metadata of a picture: places, statistics and footprints."""
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import rasterio
 from affine import Affine
 from pyproj import CRS
 
-from geoprocessing_worker.metadata import _of_band, mercator_error
+from geoprocessing_worker.metadata import _of_band
 from tests.support.rasters import DEGREES, UTM, Tiff, picture_of, quarters, ramp, run
 
 
@@ -110,46 +109,6 @@ def test_footprint_of_degrees_from_0_to_360_is_the_world(tmp_path: Path) -> None
     """Not a strip that ends at 180°."""
     run(Tiff(quarters(90), transform=Affine(4, 0, 0, 0, -1.8, 81)).write(tmp_path / "a.tif"), tmp_path / "out")
     assert item_of(tmp_path / "out")["bbox"] == pytest.approx([-180, -81, 180, 81])
-
-
-@pytest.mark.parametrize(("south", "degrees"), [(44.5, 1.0), (42.5, 5.0), (0.0, 1.0), (-60.0, 10.0)])
-def test_error_on_a_mercator_map_is_what_a_map_would_show(south: float, degrees: float) -> None:
-    """The row that is farthest off, when a picture in degrees is stretched between its corners on a Mercator map."""
-
-    def northing(lat: float) -> float:
-        return math.log(math.tan(math.pi / 4 + math.radians(lat) / 2))
-
-    north, height = south + degrees, 4096
-    off = [
-        (northing(south + degrees * row / height) - northing(south)) / (northing(north) - northing(south)) * height
-        - row
-        for row in range(height)
-    ]
-    assert mercator_error(south, south + degrees, height) == pytest.approx(max(map(abs, off)), rel=0.01)
-
-
-def test_map_hints_place_the_corners(tmp_path: Path) -> None:
-    """Leaflet wants south-west and north-east, MapLibre four corners from the upper left, KML a box or a quad."""
-    source = Tiff(quarters(), crs="EPSG:32638", transform=UTM).write(tmp_path / "a.tif")
-    degrees: Any = run(source, tmp_path / "one").metadata["maps"]
-    west, south, east, north = (44.068, 15.357, 44.086, 15.375)
-    assert np.array(degrees["leaflet"]["bounds"]) == pytest.approx(np.array([[south, west], [north, east]]), abs=1e-3)
-    corners = np.array([[west, north], [east, north], [east, south], [west, south]])
-    assert np.array(degrees["maplibre"]["coordinates"]) == pytest.approx(corners, abs=1e-3)
-    assert degrees["kml"]["LatLonBox"]["north"] == pytest.approx(north, abs=1e-3)
-    metres: Any = run(source, tmp_path / "two", coordinate_system="native").metadata["maps"]
-    quad = np.array(metres["kml"]["gx:LatLonQuad"])
-    assert quad == pytest.approx(corners[[3, 2, 1, 0]], abs=1e-3)
-
-
-def test_tall_picture_in_degrees_recommends_mercator(tmp_path: Path) -> None:
-    """Where a web map would draw it visibly off, and only there."""
-    tall = Tiff(ramp(1000, 50), transform=Affine(0.01, 0, 44, 0, -0.01, 50)).write(tmp_path / "a.tif")
-    maps: Any = run(tall, tmp_path / "one").metadata["maps"]
-    assert (maps["recommendedCrs"], maps["leaflet"]["maxErrorPx"] > 1) == ("EPSG:3857", True)
-    small = Tiff(quarters(), transform=Affine(0.0001, 0, 44, 0, -0.0001, 16)).write(tmp_path / "a.tif")
-    maps = run(small, tmp_path / "two").metadata["maps"]
-    assert maps["recommendedCrs"] is None
 
 
 @pytest.mark.parametrize(
