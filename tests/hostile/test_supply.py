@@ -1,5 +1,6 @@
 """What is installed: by hash only, and a look for known weaknesses that cannot be had is not called clean."""
 
+import json
 import re
 from pathlib import Path
 
@@ -24,6 +25,17 @@ def test_nothing_is_installed_without_its_hash(script: str) -> None:
     assert [
         line for line in lines if "--require-hashes" not in line and "--no-deps --no-build-isolation" not in line
     ] == []
+
+
+def test_npm_packages_are_pinned_by_hash_and_name_no_registry() -> None:
+    """Each locked package has an integrity hash. The lock works with any registry, and no package runs a script."""
+    folder = ROOT / "tests" / "maps"
+    locked = json.loads((folder / "package-lock.json").read_text())["packages"]
+    packages = {name: facts for name, facts in locked.items() if name}
+    assert len(packages) > 3
+    assert [name for name, facts in packages.items() if not facts.get("integrity", "").startswith("sha512-")] == []
+    assert [name for name, facts in packages.items() if "resolved" in facts] == []
+    assert "ignore-scripts=true" in (folder / ".npmrc").read_text()
 
 
 def test_packages_that_were_not_looked_up_are_no_clean_result() -> None:
