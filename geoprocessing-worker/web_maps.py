@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -76,8 +77,12 @@ class Placements:
         }
 
 
+@lru_cache(maxsize=4)
 def placements(grid: Grid) -> Placements | None:
-    """How maps would show a picture on this grid; `None` where it has no place on Earth."""
+    """Return how maps would show a picture on this grid, or `None` where it has no place on Earth.
+
+    Cached, since the plan and the metadata of a job both ask.
+    """
     mesh = lonlat_mesh(grid)
     if mesh is None or grid.crs is None:
         return None
