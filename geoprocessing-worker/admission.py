@@ -70,8 +70,8 @@ _CLOSING = re.compile(r"\s*+</GDALMetadata\s*+>\s*+", re.ASCII)
 _DOMAIN = re.compile(r"""\bdomain\s*=\s*["']([^"']*)["']""", re.IGNORECASE | re.ASCII)
 
 
-def admit(path: Path, *, validate_headers: bool = True) -> None:
-    """Look at every directory of the file.
+def admit(path: Path, *, validate_headers: bool = True) -> tuple[str, ...]:
+    """Look at every directory of the file. Return a remark for each oddity that does no harm.
 
     Args:
         path: the file.
@@ -82,11 +82,11 @@ def admit(path: Path, *, validate_headers: bool = True) -> None:
             `too_large`, `unsupported_compression`.
     """
     found = path.stat()
-    _admit_once(path, validate_headers, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+    return _admit_once(path, validate_headers, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
 
 
 @lru_cache(maxsize=4)
-def _admit_once(path: Path, validate_headers: bool, _version: tuple[int, ...]) -> None:
+def _admit_once(path: Path, validate_headers: bool, _version: tuple[int, ...]) -> tuple[str, ...]:
     """A file that was let in is not looked at again; one that was refused is refused again."""
     with path.open("rb") as file:
         tiff = Tiff(file)
@@ -99,6 +99,7 @@ def _admit_once(path: Path, validate_headers: bool, _version: tuple[int, ...]) -
             # GDAL may find its way through a damaged chain; what it finds there is looked at once it is open.
             if validate_headers or error.code == "hostile_metadata":
                 raise
+        return () if tiff.remark is None else (tiff.remark,)
 
 
 def check_metadata(tiff: Tiff, directory: Directory) -> None:

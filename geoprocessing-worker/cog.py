@@ -8,6 +8,7 @@ ground control points.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
             rasterio.shutil.copy(dataset, str(unfinished), driver="COG", **_creation_options(options, header, method))
         translated = time.perf_counter()
         report("check", 0.0, "Checking what was made")
-        made_header = _check(source, unfinished, header, options)
+        made_header = replace(_check(source, unfinished, header, options), remarks=header.remarks)
     made = finished(request.output_folder, f"{request.stem}.tif", "image/tiff")
     block = _told(request, made_header, choice, sample)
     block["cog"] = {

@@ -49,6 +49,7 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 LETTERS = 2
 WHOLE = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
+INTEGERS = frozenset({*WHOLE, 6, 8, 9, 17})  # also signed
 
 MOST_DIRECTORIES = 4096  # a day of pictures, one a minute, with an overview each
 MOST_FIELDS = 4096  # in a directory; the specification names about 200
@@ -107,12 +108,17 @@ class Tiff:
         if self._big and head[4:8] != struct.pack(self._order + "HH", 8, 0):
             raise malformed("its BigTIFF header does not say 8 bytes for each offset")
         self._first = self._whole(8 if self._big else 4, self._word)
+        self.remark: str | None = None
+        """Set by `directories` where the chain goes on to a place that holds no directory."""
 
     def directories(self) -> Iterator[Directory]:
         """All directories, each once: first those of the chain in order, then those that hang off them.
 
+        As in libtiff, the chain ends at a pointer to no directory. Nothing behind it is yielded, since GDAL does not
+        read it either: tests/hostile/test_pointers.py compares both. Nested directories that are none are skipped.
+
         Raises:
-            JobError: `truncated`, `malformed_header` (a chain that comes back to itself), `too_large`.
+            JobError: `truncated`, `malformed_header`, `too_large`.
         """
         seen: set[int] = set()
         nested: deque[int] = deque()
@@ -123,9 +129,10 @@ class Tiff:
         while at or nested:
             in_chain = bool(at)
             place = at or nested.popleft()
-            if place in seen and in_chain:
-                raise malformed("its chain of directories comes back to itself")
-            if place in seen:
+            if seen and (place in seen or not self._readable(place, picture=in_chain)):
+                if in_chain:
+                    self.remark = _points_nowhere(len(seen), place, back=place in seen)
+                at = 0
                 continue
             seen.add(place)
             directory, following = self._directory(place, nested=not in_chain)
@@ -153,24 +160,50 @@ class Tiff:
             if field.tag in SUB_DIRECTORIES:
                 yield from self.numbers(field)[: MOST_DIRECTORIES + 1].tolist()
 
+    def _readable(self, at: int, *, picture: bool) -> bool:
+        """Whether libtiff would read a directory here; with `picture` it needs a size, too."""
+        counter, size = (8, 20) if self._big else (2, 12)
+        if at + counter > self.size:
+            return False
+        count = self._whole(at, "Q" if self._big else "H")
+        if count not in range(1, MOST_FIELDS + 1) or at + counter + count * size > self.size:
+            return False
+        if not picture:
+            return True
+        sides: dict[int, Field] = {}
+        for field in self._fields(at + counter, count):
+            sides.setdefault(field.tag, field)  # of several libtiff takes the first
+        return all(tag in sides and self._is_side(sides[tag]) for tag in (WIDTH, HEIGHT))
+
+    def _is_side(self, field: Field) -> bool:
+        return field.kind in INTEGERS and field.count == 1 and any(self._bytes(field.offset, field.size))
+
+    def _fields(self, start: int, count: int) -> Iterator[Field]:
+        """The fields of a table; values that do not fit into it stand at an offset, which may lie anywhere."""
+        size = 20 if self._big else 12
+        table = self._bytes(start, count * size)
+        for number, (tag, kind, values, value) in enumerate(
+            struct.iter_unpack(f"{self._order}HH{self._word}{self._inline}s", table)
+        ):
+            field = Field(tag, kind, values, start + number * size + size - self._inline)
+            if field.size > self._inline:
+                field = Field(tag, kind, values, struct.unpack(self._order + self._word, value)[0])
+            yield field
+
     def _directory(self, at: int, *, nested: bool) -> tuple[Directory, int]:
         letter, counter, size = ("Q", 8, 20) if self._big else ("H", 2, 12)
         count = self._whole(at, letter)
         if count > MOST_FIELDS:
             raise too_large("fields", count, MOST_FIELDS, "tags in a directory")
-        start = at + counter
-        table = self._bytes(start, count * size)
-        fields = []
-        for number, (tag, kind, values) in enumerate(
-            struct.iter_unpack(f"{self._order}HH{self._word}{self._inline}x", table)
-        ):
-            place = start + number * size + size - self._inline
-            field = Field(tag, kind, values, place)
-            if field.size > self._inline:
-                field = Field(tag, kind, values, self._whole(place, self._word))
-                self._check_place(field)
-            fields.append(field)
-        return Directory(at, tuple(fields), nested), self._whole(start + count * size, self._word)
+        end = at + counter + count * size
+        fields = tuple(self._fields(at + counter, count))
+        if nested:
+            fields = tuple(field for field in fields if field.offset + field.size <= self.size)
+        for field in fields:
+            self._check_place(field)
+        # A file that ends here has no more directories, to libtiff as well.
+        following = self._whole(end, self._word) if end + self._inline <= self.size else 0
+        return Directory(at, fields, nested), following
 
     def _check_place(self, field: Field) -> None:
         if field.size > LARGEST_FIELD:
@@ -202,6 +235,11 @@ class Tiff:
 def codec_name(compression: int, bits: int | None) -> str:
     """What people call a way of compressing samples of so many bits."""
     return TWELVE_BIT_JPEG if (compression, bits) == (7, 12) else CODECS.get(compression, "unknown")
+
+
+def _points_nowhere(before: int, at: int, *, back: bool) -> str:
+    where = "back to an earlier one" if back else f"to byte {at:,}, where there is none"
+    return f"after {before} of its directories the file points {where}: ignored, as GDAL does"
 
 
 def malformed(what: str, **detail: object) -> JobError:

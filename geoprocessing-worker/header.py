@@ -64,6 +64,7 @@ class SourceHeader:
     would rather hand out light of its own making.
     `crs` is the horizontal part, in which the picture is placed; `full_crs` is what the file says, heights included;
     `crs_given`: the job says it, since the file says none that can be.
+    `remarks`: sentences on what is odd in the file, for its owner.
     """
 
     width: int
@@ -94,6 +95,7 @@ class SourceHeader:
     icc_profile: bytes | None = None
     photometric: int | None = None
     raw: bool = False
+    remarks: tuple[str, ...] = ()
 
     @property
     def full(self) -> Level:

@@ -67,7 +67,7 @@ def inspect_file(
         JobError: what `admission.admit` refuses; `invalid_payload` (a page that is not there); `unsupported_data_type`.
         rasterio.errors.RasterioError: GDAL cannot open it (named by refusals.py).
     """
-    admit(path, validate_headers=validate_headers)
+    remarks = admit(path, validate_headers=validate_headers)
     with open_source(path) as dataset:
         forget_old_errors(dataset)
         _admit(dataset)
@@ -120,6 +120,7 @@ def inspect_file(
         alpha_premultiplied=ASSOCIATED_ALPHA in tags.numbers.get(EXTRA_SAMPLES, ()),
         photometric=photometric,
         raw=raw,
+        remarks=remarks,
     )
 
 

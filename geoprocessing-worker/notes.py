@@ -71,7 +71,11 @@ def notes(header: SourceHeader, options: RenderOptions, sample: Sample, chosen: 
         ),
         (_dim(sample, chosen), _contrast(sample)),
     )
-    return (*(text for holds, text in facts if holds), *(_left_out(fill) for fill in chosen.left_out))
+    return (
+        *(text for holds, text in facts if holds),
+        *(_left_out(fill) for fill in chosen.left_out),
+        *header.remarks,
+    )
 
 
 def _left_out(fill: FillValue) -> str:

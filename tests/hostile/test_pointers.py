@@ -1,0 +1,191 @@
+"""Pointers to directories that are none: ignored with a note, and nothing can be hidden behind them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from geoprocessing_worker.admission import admit
+from geoprocessing_worker.directory import MOST_FIELDS
+from geoprocessing_worker.directory import Tiff as Walker
+from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.opening import gdal_environment, open_source
+from geoprocessing_worker.shipped import GEOTIFF_INFO, GEOTIFF_TO_COG, GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
+from tests.support.rasters import run
+from tests.support.task_runs import perform_on
+from tests.support.tiffs import ASCII, BYTE, DOUBLE, LONG, LONG8, SHORT, UNDEFINED, RawTiff, Value, gray, text
+
+CASES = Path(__file__).parents[3] / "shared" / "cases"
+HANDLERS = [GEOTIFF_TO_PNG, GEOTIFF_TO_COG, GEOTIFF_TO_TILES, GEOTIFF_INFO]
+PLACED: dict[int, Value] = {
+    33550: (DOUBLE, [1.0, 1.0, 0.0]),
+    33922: (DOUBLE, [0.0, 0.0, 0.0, 44.0, 15.0, 0.0]),
+    34735: (SHORT, [1, 1, 0, 3, 1024, 0, 1, 2, 1025, 0, 1, 1, 2048, 0, 1, 4326]),
+}
+PIXELS = 40_000  # where they stand, behind everything else
+
+EVIL = '<GDALMetadata><Item name="OVERVIEW_FILE" domain="OVERVIEWS">/etc/hostname</Item></GDALMetadata>'
+
+
+def file_with(*later: dict[int, Value], big: bool = False, **options: Any) -> bytes:
+    """A picture of 16 by 16, and these directories behind it."""
+    first = gray(t273=(LONG, [PIXELS])) | PLACED
+    return RawTiff([first, *later], big=big, **options).bytes().ljust(PIXELS, b"\x01") + bytes(range(256))
+
+
+def without(tag: int) -> dict[int, Value]:
+    return {key: value for key, value in gray().items() if key != tag}
+
+
+POINTERS = {
+    "beyond the end": 10**6,
+    "at the end": PIXELS + 256,
+    "last byte": PIXELS + 255,
+    "in the pixels": PIXELS + 100,
+    "at an odd byte": PIXELS - 999,
+    "in the file's first bytes": 2,
+    "as far as it goes": 2**32 - 1,
+    "back to the first": -1,
+}
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("pointer", POINTERS)
+def test_a_pointer_to_no_directory_is_ignored_with_a_note(pointer: str, order: str, big: bool, tmp_path: Path) -> None:
+    source = tmp_path / "a.tif"
+    source.write_bytes(file_with(order=order, big=big, chain=POINTERS[pointer]))
+    for validate_headers in (True, False):
+        metadata: Any = run(source, tmp_path / "out", validate_headers=validate_headers).metadata
+        assert metadata["validFraction"] == 1.0
+        assert metadata["source"]["pages"] == 1
+        assert ["ignored" in note for note in metadata["choices"]["notes"]] == [True]
+
+
+@pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.task_type.name)
+@pytest.mark.parametrize("pointer", ["beyond the end", "in the pixels", "back to the first"])
+def test_every_kind_of_job_ignores_it_and_says_so(pointer: str, handler: Any, tmp_path: Path) -> None:
+    source = tmp_path / "a.tif"
+    source.write_bytes(file_with(chain=POINTERS[pointer]))
+    metadata: Any = perform_on(handler, source, tmp_path / "out").metadata
+    assert ["ignored" in note for note in metadata["source"]["notes"]] == [True]
+
+
+@pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.task_type.name)
+@pytest.mark.parametrize("name", ["next-ifd-beyond-the-end.tif", "next-ifd-in-the-pixels.tif"])
+def test_files_with_bad_pointers_are_done(name: str, handler: Any, tmp_path: Path) -> None:
+    if not (CASES / name).exists():
+        pytest.skip("the cases are not beside this checkout")
+    metadata: Any = perform_on(handler, CASES / name, tmp_path / "out").metadata
+    assert ["ignored" in note for note in metadata["source"]["notes"]] == [True]
+
+
+def test_a_file_that_ends_before_the_next_pointer_has_no_next_directory(tmp_path: Path) -> None:
+    """libtiff takes a pointer that is cut off for the end of the chain, also when part of it is there."""
+    whole = RawTiff([gray() | {273: (LONG, [8])}]).bytes()
+    for cut in (1, 2, 4):
+        (tmp_path / "a.tif").write_bytes(whole[:-cut])
+        with gdal_environment(), open_source(tmp_path / "a.tif") as dataset:
+            assert dataset.width == 16
+        with (tmp_path / "a.tif").open("rb") as file:
+            assert len(list(Walker(file).directories())) == 1
+
+
+@pytest.mark.parametrize("tag", [330, 34665, 34853, 40965])
+@pytest.mark.parametrize("place", [10**6, PIXELS + 250, 3, 8], ids=str)
+def test_pointers_to_nested_directories_that_are_none_are_skipped(place: int, tag: int, tmp_path: Path) -> None:
+    """SubIFDs, EXIF, GPS and the like: beyond the end, in the pixels, in the header, and the directory itself."""
+    source = tmp_path / "a.tif"
+    first = gray(t273=(LONG, [PIXELS])) | {tag: (LONG, [place])}
+    source.write_bytes(RawTiff([first]).bytes().ljust(PIXELS, b"\x01") + bytes(range(256)))
+    assert run(source, tmp_path / "out").metadata["validFraction"] == 1.0
+
+
+# Directories at which libtiff stops, and one at which it does not.
+ENDS: dict[str, dict[int, Value]] = {
+    "more fields than libtiff reads": gray()
+    | dict.fromkeys(range(10_000, 10_000 + MOST_FIELDS - 8), (SHORT, [1])),  # 4097
+    "no size": without(256) | {257: (ASCII, [0])},
+    "no width": without(256),
+    "no height": without(257),
+    "width of letters": gray(t256=(ASCII, [20])),
+    "height of doubles": gray(t257=(DOUBLE, [20.0])),
+    "width of bytes without a type": gray(t256=(UNDEFINED, [20])),
+    "two widths": gray(t256=(SHORT, [16, 16])),
+    "a width of 0": gray(t256=(LONG, [0])),
+}
+GOES_ON: dict[str, dict[int, Value]] = {
+    "plain": gray(),
+    "as many fields as libtiff reads": gray() | dict.fromkeys(range(10_000, 10_000 + MOST_FIELDS - 9), (SHORT, [1])),
+    "width of bytes": gray(t256=(BYTE, [16])),
+    "width of 64 bits": gray(t256=(LONG8, [16])),
+}
+
+
+def seen_by_gdal(path: Path) -> int:
+    """The number of the file's pictures in which GDAL finds anything: pages, or directories asked for by number."""
+    found = 0
+    with gdal_environment():
+        with open_source(path) as dataset:
+            found = max(1, len(dataset.subdatasets) + len(dataset.overviews(1)))
+        for number in (2, 3):
+            try:
+                with open_source(path, directory=number):
+                    found = max(found, number)
+            except Exception:  # noqa: BLE001, S112 - any failure means that it is not there
+                continue
+    return found
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("kind", [*ENDS, *GOES_ON, "no fields"])
+def test_nothing_is_hidden_behind_a_directory_that_is_none(kind: str, big: bool, tmp_path: Path) -> None:
+    """Where our walk ends, GDAL's ends too; where GDAL goes on, hostile metadata behind it are found."""
+    path = tmp_path / "a.tif"
+    evil = gray(20, 20, t42112=text(EVIL))
+    path.write_bytes(file_with((ENDS | GOES_ON).get(kind, {}), evil, big=big))
+    if kind in GOES_ON:
+        assert seen_by_gdal(path) == 3
+        with pytest.raises(JobError) as caught:
+            admit(path)
+        assert caught.value.code == "hostile_metadata"
+        return
+    assert seen_by_gdal(path) == 1
+    assert len(admit(path)) == 1
+
+
+@pytest.mark.parametrize("kind", [6, 8, 9, 17])
+def test_a_width_of_signed_numbers_does_not_end_the_walk(kind: int, tmp_path: Path) -> None:
+    """libtiff takes them; if our walk ended there, what stands behind would go to GDAL unseen."""
+    path = tmp_path / "a.tif"
+    content = file_with(gray(), gray(20, 20, t42112=text(EVIL)))
+    second = content.index(b"\x00\x01\x04\x00\x01\x00\x00\x00\x10", 200)  # its width: tag 256, type 4, one of 16
+    path.write_bytes(content[: second + 2] + bytes([kind]) + content[second + 3 :])
+    with pytest.raises(JobError):
+        admit(path)
+    if kind in {6, 8, 9}:  # 8 bytes do not fit where these 4 stand
+        assert seen_by_gdal(path) == 3
+
+
+def test_a_directory_cut_off_at_the_end_is_none_to_gdal_either(tmp_path: Path) -> None:
+    """Hostile metadata in a directory whose table is whole are found, however little follows; else GDAL sees none."""
+    room = file_with() + EVIL.encode() + b"\0"
+    start = RawTiff([gray()], chain=len(room)).bytes()
+    table = RawTiff([gray(20, 20, t42112=text(EVIL))], places={42112: room.index(EVIL.encode())}).bytes()[8:]
+    table = table[: 2 + 12 * (len(gray()) + 1) + 4]
+    head = replace(RawTiff([gray(t273=(LONG, [PIXELS])) | PLACED]), chain=len(room)).bytes()
+    assert len(start) < len(head)
+    path = tmp_path / "a.tif"
+    for cut in (0, 1, 4, 5, 12, 13, 20):
+        path.write_bytes(head + room[len(head) :] + table[: len(table) - cut])
+        if cut <= 4:
+            assert seen_by_gdal(path) == 2
+            with pytest.raises(JobError) as caught:
+                admit(path)
+            assert caught.value.code == "hostile_metadata"
+        else:
+            assert seen_by_gdal(path) == 1
+            assert len(admit(path)) == 1
