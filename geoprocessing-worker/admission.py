@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from geoprocessing_worker.directory import (
     BITS_PER_SAMPLE,
     COMPRESSION,
+    METADATA,
     TWELVE_BIT_JPEG,
     Directory,
     Field,
@@ -37,7 +38,6 @@ MAX_BLOCKS = 16_000_000  # a million pixels square in tiles of 256
 MAX_CONTROL_POINTS = 10_000  # each becomes an object, and all of them an equation; honest files have some hundred
 
 TIE_POINTS = 33922  # six numbers each
-METADATA = 42112
 LARGEST_METADATA = 1 << 20  # bytes
 BYTES = frozenset({1, 2, 6, 7})  # TIFF's types of one byte
 

@@ -40,6 +40,7 @@ from geoprocessing_worker.refusals import named_errors
 from geoprocessing_worker.sampling import Sample
 from geoprocessing_worker.stac import item, json_bytes
 from geoprocessing_worker.task_options import LOSSY, CogOptions, Compression
+from geoprocessing_worker.texts import mended
 
 # Decoded once for the picture and once more for its overviews: about five minutes of one slow core.
 MAX_DECODED_BYTES = 48 << 30
@@ -67,7 +68,11 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
         inspected = time.perf_counter()
         report("translate", 0.0, "Writing tiles and overviews")
         unfinished = unfinished_path(request.output_folder, f"{request.stem}.tif")
-        with open_source(source, directory=header.directory) as dataset:
+        copy = unfinished_path(request.output_folder, "mended.tif")
+        with (
+            mended(source, header.directory, copy) as readable,
+            open_source(readable, directory=header.directory) as dataset,
+        ):
             _refuse_other_mask(dataset, header)
             rasterio.shutil.copy(dataset, str(unfinished), driver="COG", **_creation_options(options, header, method))
         translated = time.perf_counter()

@@ -28,7 +28,7 @@ PHOTOMETRIC = 262
 COLOR_MAP = 320
 IMAGE_DEPTH = 32997
 EXTRA_SAMPLES = 338
-GDAL_NODATA = 42113
+METADATA, GDAL_NODATA = 42112, 42113
 SUB_DIRECTORIES = (330, 34665, 34853, 40965)  # SubIFDs, EXIF, GPS, interoperability
 ASSOCIATED_ALPHA = 1
 SEPARATED = 5  # inks
@@ -55,6 +55,42 @@ MOST_DIRECTORIES = 4096  # a day of pictures, one a minute, with an overview eac
 MOST_FIELDS = 4096  # in a directory; the specification names about 200
 LARGEST_FIELD = 64 << 20  # bytes; the places of 8 million tiles
 LARGEST_FIELDS = 256 << 20  # bytes, of all directories
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """Byte order, as struct writes it, and whether the file is a BigTIFF; the sizes are in bytes."""
+
+    order: str
+    big: bool
+
+    @property
+    def word_size(self) -> int:
+        """Of an offset, and of the room for a value in an entry."""
+        return 8 if self.big else 4
+
+    @property
+    def counter_size(self) -> int:
+        """Of the number of entries, in front of them."""
+        return 8 if self.big else 2
+
+    @property
+    def entry_size(self) -> int:
+        """Of one tag with its type, count and value."""
+        return 20 if self.big else 12
+
+    @property
+    def start(self) -> int:
+        """The first byte after the file's header."""
+        return 16 if self.big else 8
+
+    def word(self, number: int) -> bytes:
+        """An offset or a count."""
+        return struct.pack(self.order + ("Q" if self.big else "I"), number)
+
+    def counter(self, number: int) -> bytes:
+        """A number of entries."""
+        return struct.pack(self.order + ("Q" if self.big else "H"), number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +138,9 @@ class Tiff:
         if head[:4] not in MAGIC:
             words = "This file is empty." if not head else "This file is not a TIFF."
             raise refused("not_a_tiff", f"{words} Export it as GeoTIFF and upload it again.", magic=head[:4].hex())
-        self.byte_order = self._order = "<" if head[:2] == b"II" else ">"
+        self._order = "<" if head[:2] == b"II" else ">"
         self._big = b"+" in head[2:4]
+        self.format = Format(self._order, self._big)
         self._word, self._inline = ("Q", 8) if self._big else ("I", 4)
         if self._big and head[4:8] != struct.pack(self._order + "HH", 8, 0):
             raise malformed("its BigTIFF header does not say 8 bytes for each offset")
@@ -135,8 +172,8 @@ class Tiff:
                 at = 0
                 continue
             seen.add(place)
-            directory, following = self._directory(place, nested=not in_chain)
-            at = following if in_chain else 0
+            directory = self._directory(place, nested=not in_chain)
+            at = self.following(directory) if in_chain else 0
             nested.extend(self._hanging_off(directory))
             size += sum(field.size for field in directory.fields)
             for limit, found, allowed, words in (
@@ -155,6 +192,17 @@ class Tiff:
         """
         return next(itertools.islice(self.directories(), number - 1, None), None)
 
+    def following(self, directory: Directory) -> int:
+        """Where the directory after this one of the chain stands; 0, as in libtiff, where the file ends before that."""
+        at = self.following_at(directory)
+        return self._whole(at, self._word) if at + self._inline <= self.size else 0
+
+    def following_at(self, directory: Directory | None) -> int:
+        """Where the file points to the directory after this one of the chain; after none, to the first."""
+        if directory is None:
+            return self._inline
+        return directory.offset + self.format.counter_size + len(directory.fields) * self.format.entry_size
+
     def _hanging_off(self, directory: Directory) -> Iterator[int]:
         for field in directory.fields:
             if field.tag in SUB_DIRECTORIES:
@@ -162,7 +210,7 @@ class Tiff:
 
     def _readable(self, at: int, *, picture: bool) -> bool:
         """Whether libtiff would read a directory here; with `picture` it needs a size, too."""
-        counter, size = (8, 20) if self._big else (2, 12)
+        counter, size = self.format.counter_size, self.format.entry_size
         if at + counter > self.size:
             return False
         count = self._whole(at, "Q" if self._big else "H")
@@ -180,7 +228,7 @@ class Tiff:
 
     def _fields(self, start: int, count: int) -> Iterator[Field]:
         """The fields of a table; values that do not fit into it stand at an offset, which may lie anywhere."""
-        size = 20 if self._big else 12
+        size = self.format.entry_size
         table = self._bytes(start, count * size)
         for number, (tag, kind, values, value) in enumerate(
             struct.iter_unpack(f"{self._order}HH{self._word}{self._inline}s", table)
@@ -190,20 +238,16 @@ class Tiff:
                 field = Field(tag, kind, values, struct.unpack(self._order + self._word, value)[0])
             yield field
 
-    def _directory(self, at: int, *, nested: bool) -> tuple[Directory, int]:
-        letter, counter, size = ("Q", 8, 20) if self._big else ("H", 2, 12)
-        count = self._whole(at, letter)
+    def _directory(self, at: int, *, nested: bool) -> Directory:
+        count = self._whole(at, "Q" if self._big else "H")
         if count > MOST_FIELDS:
             raise too_large("fields", count, MOST_FIELDS, "tags in a directory")
-        end = at + counter + count * size
-        fields = tuple(self._fields(at + counter, count))
+        fields = tuple(self._fields(at + self.format.counter_size, count))
         if nested:
             fields = tuple(field for field in fields if field.offset + field.size <= self.size)
         for field in fields:
             self._check_place(field)
-        # A file that ends here has no more directories, to libtiff as well.
-        following = self._whole(end, self._word) if end + self._inline <= self.size else 0
-        return Directory(at, fields, nested), following
+        return Directory(at, fields, nested)
 
     def _check_place(self, field: Field) -> None:
         if field.size > LARGEST_FIELD:
@@ -219,8 +263,8 @@ class Tiff:
         return np.frombuffer(raw, dtype=self._order + WHOLE[field.kind]).astype(np.uint64)
 
     def content(self, field: Field) -> bytes:
-        """A field's bytes."""
-        return self._bytes(field.offset, field.size)
+        """A field's bytes; of an unknown type those in the table."""
+        return self._bytes(field.offset, field.size or self._inline)
 
     def _whole(self, at: int, letter: str) -> int:
         return int(struct.unpack(self._order + letter, self._bytes(at, struct.calcsize(self._order + letter)))[0])

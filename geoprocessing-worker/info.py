@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from typing import Any
 
 from rasterio.errors import RasterioError
 from rio_cogeo.cogeo import cog_validate
@@ -37,10 +39,20 @@ def describe_file(request: TaskRequest[InfoOptions], report: Report) -> TaskResu
             sampled, damage = None, named(error).code
         grid = own_grid(header)
         block = facts(request.source_name, header, grid, sampled)
-        valid, errors, warnings = cog_validate(str(source), quiet=True)
+        layout = _layout(source)
     block["damage"] = damage
-    block["cloudOptimized"] = {"valid": valid, "errors": errors, "warnings": warnings}
+    block["cloudOptimized"] = layout
     asset = {"href": request.source_name, "type": "image/tiff", "roles": ["data"]}
     told = json_bytes(item(request.stem, grid, block, {"source": asset}))
     made = write_whole(request.output_folder, f"{request.stem}.json", told, "application/json")
     return TaskResult(outputs=(made,), metadata=block, timings={"inspect": time.perf_counter() - started})
+
+
+def _layout(source: Path) -> dict[str, Any]:
+    """The verdict of rio-cogeo on the layout."""
+    try:
+        valid, errors, warnings = cog_validate(str(source), quiet=True)
+    except UnicodeDecodeError:
+        # rasterio reads the coordinate system as UTF-8 while it opens the file.
+        valid, errors, warnings = False, ["the name of its coordinate system is not UTF-8"], []
+    return {"valid": valid, "errors": errors, "warnings": warnings}

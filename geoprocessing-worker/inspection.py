@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -16,7 +15,7 @@ from pyproj import CRS
 from rasterio.enums import ColorInterp, MaskFlags
 
 from geoprocessing_worker import usual_systems
-from geoprocessing_worker.admission import MAX_BANDS, MAX_BLOCK_BYTES, MAX_SIDE, METADATA, admit, check_domain
+from geoprocessing_worker.admission import MAX_BANDS, MAX_BLOCK_BYTES, MAX_SIDE, admit, check_domain
 from geoprocessing_worker.colour_profile import decoded
 from geoprocessing_worker.crs import from_gdal, horizontal
 from geoprocessing_worker.directory import (
@@ -26,6 +25,7 @@ from geoprocessing_worker.directory import (
     GDAL_NODATA,
     GRAY_SCALES,
     IMAGE_DEPTH,
+    METADATA,
     PHOTOMETRIC,
     SEPARATED,
     Tags,
@@ -36,8 +36,10 @@ from geoprocessing_worker.errors import refused
 from geoprocessing_worker.georeference import Georeference, georeference
 from geoprocessing_worker.header import BandHeader, Georeferencing, Level, SourceHeader
 from geoprocessing_worker.lab import CIE, is_known_lab, is_lab
+from geoprocessing_worker.letters import clean
 from geoprocessing_worker.masks import mask_sizes, page_masks, whole_pages
 from geoprocessing_worker.opening import forget_old_errors, open_source
+from geoprocessing_worker.texts import readable, says_a_number
 
 MAX_OVERVIEWS = 32
 MAX_PAGES = 64  # looked at to find the largest; any other can be asked for by number
@@ -47,7 +49,6 @@ LONGEST_NUMBER = 40  # characters; 64 bits have 20 digits
 RAW = frozenset({SEPARATED, CIE})  # what GDAL turns into light by itself, where it is stored in bytes
 LAB_BANDS = 3
 TAGS_READ = (METADATA, PHOTOMETRIC, EXTRA_SAMPLES, GDAL_NODATA, COLOR_MAP, IMAGE_DEPTH)
-NUMBER = re.compile(r"\s*[-+]?(\d|\.\d|nan|inf|1\.#)", re.IGNORECASE)
 
 TAGS = (
     "TIFFTAG_DATETIME", "TIFFTAG_SOFTWARE", "TIFFTAG_IMAGEDESCRIPTION", "TIFFTAG_DOCUMENTNAME", "TIFFTAG_COPYRIGHT",
@@ -80,18 +81,21 @@ def inspect_file(
     tags = read_tags(path, TAGS_READ, directory)
     photometric = tags.first(PHOTOMETRIC)
     raw = photometric in RAW
-    with open_source(path, directory=directory, raw=raw) as dataset:
+    with (
+        open_source(path, directory=directory, raw=raw) as dataset,
+        readable(dataset, path, directory) as (words, remark),
+    ):
         forget_old_errors(dataset)
         _admit(dataset)
         levels = [Level(None, dataset.width, dataset.height, *_block_size(dataset))]
         overviews = _overviews(dataset, raw=raw)
         usual = usual_systems.find(path, directory)
-        own_crs = usual or from_gdal(dataset.crs)
+        own_crs = usual or from_gdal(words.crs)
         # A unit may be that of heights in the file's system; a usual one has none, and GDAL would look it up for that.
-        units = dataset.units if usual is None or "unittype" in tags.texts.get(METADATA, "") else ()
-        facts = _read(dataset, units, own_crs, source_crs)
+        units = words.units if usual is None or "unittype" in tags.texts.get(METADATA, "") else ()
+        facts = _read(dataset, words, units, own_crs, source_crs)
     _check_samples(tags, facts["bands"])
-    if not _says_a_number(tags.texts.get(GDAL_NODATA)):
+    if not says_a_number(tags.texts.get(GDAL_NODATA)):
         facts["bands"] = tuple(replace(band, nodata=None) for band in facts["bands"])
     elif (wide := _wide_nodata(tags.texts.get(GDAL_NODATA), facts["bands"][0].dtype)) is not None:
         facts["bands"] = tuple(replace(band, nodata=wide) for band in facts["bands"])
@@ -120,13 +124,8 @@ def inspect_file(
         alpha_premultiplied=ASSOCIATED_ALPHA in tags.numbers.get(EXTRA_SAMPLES, ()),
         photometric=photometric,
         raw=raw,
-        remarks=remarks,
+        remarks=remarks if remark is None else (*remarks, remark),
     )
-
-
-def _says_a_number(nodata: str | None) -> bool:
-    """Whether the file's words for no data can be a number: of "none" GDAL makes 0, and hides what is black."""
-    return nodata is None or bool(NUMBER.match(nodata))
 
 
 def _wide_nodata(text: str | None, dtype: str) -> float | None:
@@ -173,10 +172,13 @@ def _best_page(path: Path, directories: list[int]) -> int:
     """The largest page that has a place on Earth, else the largest; the first of equals."""
     found = []
     for number, directory in enumerate(directories[:MAX_PAGES], 1):
-        with open_source(path, directory=directory) as dataset:
+        with (
+            open_source(path, directory=directory) as dataset,
+            readable(dataset, path, directory) as (words, _),
+        ):
             forget_old_errors(dataset)
-            own_crs = usual_systems.find(path, directory) or from_gdal(dataset.crs)
-            placed = georeference(dataset, own_crs, None).kind is not Georeferencing.NONE
+            own_crs = usual_systems.find(path, directory) or from_gdal(words.crs)
+            placed = georeference(words, own_crs, None).kind is not Georeferencing.NONE
             found.append((placed, dataset.width * dataset.height, -number))
     return -max(found)[2]
 
@@ -212,13 +214,18 @@ def _numpy_type(name: str) -> str:
     return "complex64" if name.startswith("complex_int") else name
 
 
-def _read(dataset: Any, units: Sequence[str | None], own_crs: CRS | None, source_crs: CRS | None) -> dict[str, Any]:
+def _read(
+    dataset: Any, words: Any, units: Sequence[str | None], own_crs: CRS | None, source_crs: CRS | None
+) -> dict[str, Any]:
+    """The header's facts; `words` is asked for texts and the place."""
     structure = dataset.tags(ns="IMAGE_STRUCTURE")
-    place: Georeference = georeference(dataset, own_crs, source_crs)
+    place: Georeference = georeference(words, own_crs, source_crs)
     return {
         "width": dataset.width,
         "height": dataset.height,
-        "bands": tuple(_band(dataset, index, unit) for index, unit in itertools.zip_longest(dataset.indexes, units)),
+        "bands": tuple(
+            _band(dataset, words, index, unit) for index, unit in itertools.zip_longest(dataset.indexes, units)
+        ),
         "pixel_interleaved": structure.get("INTERLEAVE", "").upper() == "PIXEL",
         "compression": structure.get("COMPRESSION", "NONE"),
         "miniswhite": structure.get("MINISWHITE", "").upper() == "YES",
@@ -234,26 +241,30 @@ def _read(dataset: Any, units: Sequence[str | None], own_crs: CRS | None, source
         "rpc": place.rpc,
         "displaced": place.doubt,
         "crs_given": place.crs_given,
-        "pixel_is_point": dataset.tags().get("AREA_OR_POINT") == "Point",
-        "tags": _tags(dataset),
+        "pixel_is_point": words.tags().get("AREA_OR_POINT") == "Point",
+        "tags": _tags(words),
         "icc_profile": decoded(dataset.tags(ns="COLOR_PROFILE").get("SOURCE_ICC_PROFILE")),
     }
 
 
-def _band(dataset: Any, index: int, unit: str | None) -> BandHeader:
+def _band(dataset: Any, words: Any, index: int, unit: str | None) -> BandHeader:
     bits = dataset.tags(index, ns="IMAGE_STRUCTURE").get("NBITS")
     return BandHeader(
         index=index,
         dtype=_numpy_type(dataset.dtypes[index - 1]),
         colorinterp=dataset.colorinterp[index - 1].name,
         # ArcGIS writes no descriptions, but an item of metadata for each band.
-        description=dataset.descriptions[index - 1] or dataset.tags(index).get("BandName"),
+        description=_cleaned(words.descriptions[index - 1] or words.tags(index).get("BandName")),
         nodata=dataset.nodatavals[index - 1],
         bits=int(bits) if bits and bits.isdigit() else None,
         scale=dataset.scales[index - 1],
         offset=dataset.offsets[index - 1],
-        unit=unit or None,
+        unit=_cleaned(unit) or None,
     )
+
+
+def _cleaned(text: str | None) -> str | None:
+    return None if text is None else clean(text)
 
 
 def _palette(dataset: Any) -> NDArray[np.uint8] | None:
@@ -272,4 +283,4 @@ def _palette(dataset: Any) -> NDArray[np.uint8] | None:
 def _tags(dataset: Any) -> tuple[tuple[str, str], ...]:
     """What the file says of itself in words, on a list of tags that hold no more than that."""
     tags = dataset.tags()
-    return tuple((name, tags[name][:LONGEST_TAG]) for name in TAGS if name in tags)
+    return tuple((name, clean(tags[name][:LONGEST_TAG])) for name in TAGS if name in tags)

@@ -16,7 +16,7 @@ import rasterio._env
 import rasterio.crs
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning
-from rasterio.io import DatasetReader
+from rasterio.io import DatasetReader, MemoryFile
 
 GDAL_OPTIONS: dict[str, Any] = {
     # 5 % of the host is the default, and decoding the same tiles again is what a cache that is too small costs.
@@ -148,6 +148,13 @@ def open_source(
         if kept is not None and not own and dataset.width * dataset.height <= SMALL and len(kept.datasets) < MOST_KEPT:
             kept.datasets[key] = dataset
             kept.closing.push(closing.pop_all())
+        yield dataset
+
+
+@contextmanager
+def open_bytes(content: bytes) -> Iterator[Any]:
+    """A TIFF in memory, opened as `open_source` opens files."""
+    with MemoryFile(content) as memory, _Source(memory.name, driver="GTiff", sharing=False) as dataset:
         yield dataset
 
 

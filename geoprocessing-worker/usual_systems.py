@@ -54,4 +54,4 @@ def _words(file: BinaryIO, directory: int) -> tuple[Any, ...]:
     tiff = Tiff(file)
     found = tiff.directory(directory)
     fields = [None if found is None else found.find(tag) for tag in GEO_KEYS]
-    return tiff.byte_order, *(field and (field.kind, tiff.content(field)) for field in fields)
+    return tiff.format.order, *(field and (field.kind, tiff.content(field)) for field in fields)

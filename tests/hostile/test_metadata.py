@@ -67,7 +67,7 @@ def test_gdal_is_asked_once_more_what_domains_it_found(
     validate_headers: bool, bird: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Should the first gate be blind, the second stands before overviews and pixels."""
-    monkeypatch.setattr(inspection, "admit", lambda *_, **__: None)
+    monkeypatch.setattr(inspection, "admit", lambda *_, **__: ())
     path = hostile(tmp_path / "a.tif", "OVERVIEWS", OVERVIEW_FILE=str(bird.path))
     with pytest.raises(JobError) as caught:
         inspection.inspect_file(path, validate_headers=validate_headers)
@@ -77,7 +77,7 @@ def test_gdal_is_asked_once_more_what_domains_it_found(
 
 def test_the_attack_is_real_where_nobody_guards(bird: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With both gates off GDAL opens what the file names: the tests above do not pass by themselves."""
-    monkeypatch.setattr(inspection, "admit", lambda *_, **__: None)
+    monkeypatch.setattr(inspection, "admit", lambda *_, **__: ())
     monkeypatch.setattr(inspection, "check_domain", lambda _: None)
     path = hostile(tmp_path / "a.tif", "OVERVIEWS", OVERVIEW_FILE=str(bird.path))
     run(path, tmp_path / "out", max_size=64)

@@ -1,0 +1,56 @@
+"""Decodes the texts of a file, in any encoding, to what JSON and a console can hold."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+# All but tab, line feed and carriage return.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_HIGH = re.compile(rb"[\x80-\xff]+")
+LONGEST_RUN = 2  # accented letters in a row; a longer run is another script, or a code of two bytes for a letter
+
+ARABIC = "Windows-1256"
+LATIN = "Windows-1252"
+UTF_8 = "UTF-8 with errors"
+UNKNOWN = "an unknown encoding"
+
+_ARABIC_WORD = re.compile(r"[\u0621-\u063a\u0640-\u064a\u067e\u0686\u0698\u06a9\u06af]{2,}")
+_ARABIC_TEXT = re.compile(r"[\x00-\x7f\u0600-\u06ff\u200c-\u200f\xa0\xab\xb0\xb7\xbb\u2013\u2014\u2018-\u201d]*")
+
+
+class Decoded(NamedTuple):
+    """A text, and the name of its encoding unless that is UTF-8."""
+
+    text: str
+    encoding: str | None
+
+
+def decode(raw: bytes) -> Decoded:
+    """A text of an unknown encoding.
+
+    UTF-8 wins where it fits. Otherwise Arabic words are Windows-1256, and single accented letters among ASCII are
+    Windows-1252, which includes Latin-1. In all other texts each foreign byte becomes U+FFFD: a guess between, for
+    example, Cyrillic, Greek and Japanese is too often wrong in texts of a few letters.
+    """
+    try:
+        return Decoded(raw.decode(), None)
+    except UnicodeDecodeError:
+        patched = raw.decode(errors="replace")
+    damaged = patched.count(REPLACEMENT)
+    if sum(not letter.isascii() for letter in patched) > 2 * damaged:
+        return Decoded(patched, UTF_8)  # cut in the middle of a letter, as fields of a fixed length are
+    arabic = raw.decode("cp1256")
+    if _ARABIC_TEXT.fullmatch(arabic) and _ARABIC_WORD.search(arabic):
+        return Decoded(arabic, ARABIC)
+    latin = raw.decode("cp1252", errors="replace")
+    if REPLACEMENT not in latin and max(map(len, _HIGH.findall(raw))) <= LONGEST_RUN:
+        return Decoded(latin, LATIN)
+    return Decoded(raw.decode("ascii", errors="replace"), UNKNOWN)
+
+
+def clean(text: str) -> str:
+    """The text with U+FFFD for each control character but white space."""
+    return _CONTROL.sub(REPLACEMENT, text)
