@@ -15,20 +15,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from geoprocessing_worker.directory import (
-    BITS_PER_SAMPLE,
-    COMPRESSION,
-    METADATA,
-    TWELVE_BIT_JPEG,
-    Directory,
-    Field,
-    Tiff,
-    codec_name,
-    malformed,
-    too_large,
-    truncated,
-)
-from geoprocessing_worker.errors import JobError, refused
+from geoprocessing_worker.compression import Codec, codec_of, unsupported
+from geoprocessing_worker.directory import BITS_PER_SAMPLE, METADATA, Directory, Field, Tiff
+from geoprocessing_worker.errors import JobError, malformed, refused, too_large, truncated
 
 MAX_SIDE = 1_000_000  # pixels; the widest honest mosaics stay below
 MAX_BANDS = 4096  # hyperspectral cubes have a few hundred
@@ -56,9 +45,6 @@ HARMLESS_DOMAINS = frozenset({
 })  # fmt: skip
 # What GDAL's driver makes by itself, from other tags or to list the pages.
 DERIVED_DOMAINS = frozenset({"SUBDATASETS", "DERIVED_SUBDATASETS", "xml:XMP"})
-
-# Not read here: nobody maintains their decoders any more, and hardly anybody writes them.
-REFUSED_CODECS = frozenset({6, 32766, 32809, 34661, 34712})
 
 # Nothing but this is taken, so that no other reader of XML can see more in a text than was seen here. GDAL for one
 # takes an element <domain> for the attribute of that name.
@@ -171,7 +157,6 @@ class _Layout:
     separate: bool
     block_width: int
     block_height: int
-    compression: int
 
     @classmethod
     def read(cls, tiff: Tiff, directory: Directory) -> Self:
@@ -190,7 +175,6 @@ class _Layout:
             separate=number(284, 1) == 2,
             block_width=number(322, 0) if tiled else width,
             block_height=number(323, 0) if tiled else min(number(278, height), height),
-            compression=number(COMPRESSION, 1),
         )
 
     @property
@@ -222,7 +206,7 @@ def check_structure(tiff: Tiff, directory: Directory) -> None:
         raise malformed("a picture in it has no size", width=layout.width, height=layout.height)
     if layout.bits not in range(1, 129):
         raise malformed("its number of bits is none that a pixel can have", bits=layout.bits)
-    _check_codec(layout.compression, layout.bits)
+    _check_codec(codec_of(tiff, directory))
     starts, lengths = (_places(tiff, directory, strip, tile) for strip, tile in ((273, 324), (279, 325)))
     tie_points = directory.find(TIE_POINTS)
     for limit, found, allowed, words in (
@@ -241,16 +225,9 @@ def check_structure(tiff: Tiff, directory: Directory) -> None:
     _check_starts(tiff, starts, lengths)
 
 
-def _check_codec(compression: int, bits: int) -> None:
-    name = codec_name(compression, bits)
-    if name in {"unknown", TWELVE_BIT_JPEG} or compression in REFUSED_CODECS:
-        raise refused(
-            "unsupported_compression",
-            "The file is compressed in a way that cannot be read here. Save it with DEFLATE, LZW or ZSTD. "
-            f"(It is {name}, code {compression}.)",
-            compression=compression,
-            name=name,
-        )
+def _check_codec(codec: Codec) -> None:
+    if not codec.read:
+        raise unsupported(codec)
 
 
 def _places(tiff: Tiff, directory: Directory, strip: int, tile: int) -> NDArray[np.uint64]:

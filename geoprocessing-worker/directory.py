@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from geoprocessing_worker.errors import JobError, refused
+from geoprocessing_worker.errors import JobError, malformed, refused, too_large, truncated
 
 SUBFILE_TYPE, WIDTH, HEIGHT = 254, 256, 257
 IS_REDUCED, IS_MASK = 1, 4  # of the subfile type's bits
@@ -29,27 +29,19 @@ COLOR_MAP = 320
 IMAGE_DEPTH = 32997
 EXTRA_SAMPLES = 338
 METADATA, GDAL_NODATA = 42112, 42113
+PLACES = ((324, 325), (273, 279))  # offsets and lengths of tiles, of strips
 SUB_DIRECTORIES = (330, 34665, 34853, 40965)  # SubIFDs, EXIF, GPS, interoperability
 ASSOCIATED_ALPHA = 1
 SEPARATED = 5  # inks
 GRAY_SCALES = frozenset({0, 1})  # white is 0, black is 0
-
-# Values of COMPRESSION, by the names that people know them by.
-CODECS = {
-    1: "none", 2: "CCITT RLE", 3: "CCITT Group 3", 4: "CCITT Group 4", 5: "LZW", 6: "old JPEG", 7: "JPEG",
-    8: "DEFLATE", 32766: "NeXT", 32771: "CCITT RLE/W", 32773: "PackBits", 32809: "ThunderScan", 32946: "DEFLATE",
-    34661: "JBIG", 34676: "SGILOG", 34677: "SGILOG24", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA",
-    50000: "ZSTD", 50001: "WEBP", 50002: "JPEG XL", 52546: "JPEG XL",
-}  # fmt: skip
-TWELVE_BIT_JPEG = "12-bit JPEG"  # has no code of its own, but needs a JPEG library of its own
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 # TIFF's types: bytes of one value, and numpy's letter where the value is a whole number.
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 LETTERS = 2
-WHOLE = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
-INTEGERS = frozenset({*WHOLE, 6, 8, 9, 17})  # also signed
+# Signed ones are taken as unsigned: libtiff takes those that are not negative, and none is here that may be.
+WHOLE = {1: "u1", 3: "u2", 4: "u4", 6: "u1", 8: "u2", 9: "u4", 13: "u4", 16: "u8", 17: "u8", 18: "u8"}
 
 MOST_DIRECTORIES = 4096  # a day of pictures, one a minute, with an overview each
 MOST_FIELDS = 4096  # in a directory; the specification names about 200
@@ -224,7 +216,7 @@ class Tiff:
         return all(tag in sides and self._is_side(sides[tag]) for tag in (WIDTH, HEIGHT))
 
     def _is_side(self, field: Field) -> bool:
-        return field.kind in INTEGERS and field.count == 1 and any(self._bytes(field.offset, field.size))
+        return field.kind in WHOLE and field.count == 1 and any(self._bytes(field.offset, field.size))
 
     def _fields(self, start: int, count: int) -> Iterator[Field]:
         """The fields of a table; values that do not fit into it stand at an offset, which may lie anywhere."""
@@ -266,6 +258,11 @@ class Tiff:
         """A field's bytes; of an unknown type those in the table."""
         return self._bytes(field.offset, field.size or self._inline)
 
+    def part(self, at: int, count: int) -> bytes:
+        """So many bytes from there, or as many as the file has."""
+        self._file.seek(min(at, self.size))
+        return self._file.read(count)
+
     def _whole(self, at: int, letter: str) -> int:
         return int(struct.unpack(self._order + letter, self._bytes(at, struct.calcsize(self._order + letter)))[0])
 
@@ -276,43 +273,9 @@ class Tiff:
         return self._file.read(count)
 
 
-def codec_name(compression: int, bits: int | None) -> str:
-    """What people call a way of compressing samples of so many bits."""
-    return TWELVE_BIT_JPEG if (compression, bits) == (7, 12) else CODECS.get(compression, "unknown")
-
-
 def _points_nowhere(before: int, at: int, *, back: bool) -> str:
     where = "back to an earlier one" if back else f"to byte {at:,}, where there is none"
     return f"after {before} of its directories the file points {where}: ignored, as GDAL does"
-
-
-def malformed(what: str, **detail: object) -> JobError:
-    """A file whose structure contradicts itself."""
-    return refused(
-        "malformed_header", f"The file's header is damaged: {what}. Save it again with a GIS and upload that.", **detail
-    )
-
-
-def truncated(what: str, needed: int, size: int) -> JobError:
-    """A file that ends before what it points to."""
-    return refused(
-        "truncated",
-        "The file ends before its picture does: it was not copied or uploaded whole. Upload it again.",
-        reason=what,
-        needed_bytes=needed,
-        size_bytes=size,
-    )
-
-
-def too_large(limit: str, found: int, allowed: int, words: str) -> JobError:
-    """More of something than is read here."""
-    return refused(
-        "too_large",
-        f"The file has {found:,} {words}; at most {allowed:,} can be read. Save it smaller, or in tiles.",
-        limit=limit,
-        found=found,
-        allowed=allowed,
-    )
 
 
 @dataclass(frozen=True, slots=True)

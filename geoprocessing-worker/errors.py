@@ -56,6 +56,35 @@ def refused(code: str, message: str, **detail: Any) -> JobError:
     return JobError(code, message, ErrorClass.INVALID_INPUT, detail)
 
 
+def malformed(what: str, **detail: object) -> JobError:
+    """A file whose structure contradicts itself."""
+    return refused(
+        "malformed_header", f"The file's header is damaged: {what}. Save it again with a GIS and upload that.", **detail
+    )
+
+
+def truncated(what: str, needed: int, size: int) -> JobError:
+    """A file that ends before what it points to."""
+    return refused(
+        "truncated",
+        "The file ends before its picture does: it was not copied or uploaded whole. Upload it again.",
+        reason=what,
+        needed_bytes=needed,
+        size_bytes=size,
+    )
+
+
+def too_large(limit: str, found: int, allowed: int, words: str) -> JobError:
+    """More of something than is read here."""
+    return refused(
+        "too_large",
+        f"The file has {found:,} {words}; at most {allowed:,} can be read. Save it smaller, or in tiles.",
+        limit=limit,
+        found=found,
+        allowed=allowed,
+    )
+
+
 class ApiError(WorkerError):
     """The API did not do what it was asked.
 

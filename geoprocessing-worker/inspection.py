@@ -30,9 +30,8 @@ from geoprocessing_worker.directory import (
     SEPARATED,
     Tags,
     read_tags,
-    too_large,
 )
-from geoprocessing_worker.errors import refused
+from geoprocessing_worker.errors import refused, too_large
 from geoprocessing_worker.georeference import Georeference, georeference
 from geoprocessing_worker.header import BandHeader, Georeferencing, Level, SourceHeader
 from geoprocessing_worker.lab import CIE, is_known_lab, is_lab

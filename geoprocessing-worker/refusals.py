@@ -12,8 +12,8 @@ import pyvips
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
-from geoprocessing_worker.directory import BITS_PER_SAMPLE, COMPRESSION, codec_name, malformed, read_tags
-from geoprocessing_worker.errors import ErrorClass, JobError, refused
+from geoprocessing_worker.compression import Codec, codec_in, unsupported
+from geoprocessing_worker.errors import ErrorClass, JobError, malformed, refused
 
 
 class Symptom(NamedTuple):
@@ -37,7 +37,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     _symptom(
         r"compression (scheme|method)|\bcodec\b|WEBP.*not (configured|supported)|cannot open.*compression|"
-        r"unsupported JPEG data precision",
+        r"unsupported (JPEG (data precision|process)|marker type)",
         "unsupported_compression",
         "The file is compressed in a way that cannot be read here. Save it with DEFLATE, LZW or ZSTD.",
     ),
@@ -48,7 +48,8 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "The file ends before its picture does: it was not copied or uploaded whole. Upload it again.",
     ),
     _symptom(
-        r"can ?not handle|unsupported (data|sample)|bits ?per ?sample|sample format|photometric|no.*color.*conversion",
+        r"can ?not handle|unsupported (data|sample)|bits ?(per ?|/)sample|sample format|photometric|"
+        r"no.*color.*conversion",
         "unsupported_data_type",
         "The file stores its pixels in a form that cannot be read here. Save it as an 8, 16 or 32 bit GeoTIFF.",
     ),
@@ -70,18 +71,17 @@ def named_errors(source: Path) -> Iterator[None]:
     try:
         yield
     except (RasterioError, CPLE_BaseError, pyvips.Error, MemoryError) as error:
-        tags = read_tags(source, [COMPRESSION, BITS_PER_SAMPLE])
-        raise named(error, tags.first(COMPRESSION), tags.first(BITS_PER_SAMPLE)) from error
+        raise named(error, codec_in(source)) from error
     except UnicodeDecodeError as error:
         # rasterio takes all texts of GDAL's for UTF-8, also those that a damaged file left half of.
         raise malformed("a text in it cannot be read", reason=error.reason) from error
 
 
-def named(error: BaseException, compression: int | None = None, bits: int | None = None) -> JobError:
+def named(error: BaseException, codec: Codec | None = None) -> JobError:
     """The refusal that a library's error stands for; a damaged file if nothing says otherwise.
 
-    `compression` is the file's own TIFF code for its codec, `bits` those of a sample. rasterio hides GDAL's words in
-    the chain of causes, so the whole chain is read.
+    `codec` is the file's: where it is none that is read here, no words of a library mean anything else. rasterio
+    hides GDAL's words in the chain of causes, so the whole chain is read.
     """
     if isinstance(error, JobError):
         return error
@@ -93,24 +93,17 @@ def named(error: BaseException, compression: int | None = None, bits: int | None
     if isinstance(error, MemoryError):
         return _with_class("out_of_memory", SYMPTOMS[-1].message, _words(error))
     words = _words(error)
+    if codec is not None and not codec.read:
+        return unsupported(codec, reason=words)
     for symptom in SYMPTOMS:
         if symptom.pattern.search(words):
-            return _with_class(symptom.code, symptom.message, words, compression, bits)
+            return _with_class(symptom.code, symptom.message, words, codec)
     return refused("corrupt_block", CORRUPT, reason=words)
 
 
-def _with_class(
-    code: str, message: str, words: str, compression: int | None = None, bits: int | None = None
-) -> JobError:
-    if code == "unsupported_compression" and compression is not None:
-        name = codec_name(compression, bits)
-        return refused(
-            code,
-            f"{message} (It is {name}, code {compression}.)",
-            reason=words,
-            compression=compression,
-            name=name,
-        )
+def _with_class(code: str, message: str, words: str, codec: Codec | None = None) -> JobError:
+    if code == "unsupported_compression" and codec is not None:
+        return unsupported(codec, reason=words)
     kind = ErrorClass.RESOURCE if code == "out_of_memory" else ErrorClass.INVALID_INPUT
     return JobError(code, message, kind, {"reason": words})
 

@@ -12,6 +12,7 @@ import pyvips
 from PIL import Image
 from rasterio.errors import RasterioIOError
 
+from geoprocessing_worker.compression import Codec
 from geoprocessing_worker.errors import ErrorClass, JobError, refused
 from geoprocessing_worker.refusals import named
 from tests.support.rasters import run
@@ -63,7 +64,7 @@ def test_folders_are_not_told() -> None:
 
 def test_codec_is_told_by_code_and_name() -> None:
     """A compression that cannot be read is named with its TIFF code."""
-    error = named(RasterioIOError("Cannot open TIFF file due to missing codec."), 34712)
+    error = named(RasterioIOError("Cannot open TIFF file due to missing codec."), Codec(34712, "JPEG 2000", read=False))
     assert (error.code, error.detail["compression"], error.detail["name"]) == (
         "unsupported_compression", 34712, "JPEG 2000",
     )  # fmt: skip
