@@ -18,7 +18,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from geoprocessing_worker.errors import JobError, malformed, refused, too_large, truncated
+from geoprocessing_worker.errors import JobError, malformed, too_large, truncated
+from geoprocessing_worker.file_kinds import not_a_tiff
 
 SUBFILE_TYPE, WIDTH, HEIGHT = 254, 256, 257
 IS_REDUCED, IS_MASK = 1, 4  # of the subfile type's bits
@@ -128,8 +129,7 @@ class Tiff:
         self.size = file.seek(0, os.SEEK_END)
         head = self._bytes(0, min(16, self.size))
         if head[:4] not in MAGIC:
-            words = "This file is empty." if not head else "This file is not a TIFF."
-            raise refused("not_a_tiff", f"{words} Export it as GeoTIFF and upload it again.", magic=head[:4].hex())
+            raise not_a_tiff(file)
         self._order = "<" if head[:2] == b"II" else ">"
         self._big = b"+" in head[2:4]
         self.format = Format(self._order, self._big)
