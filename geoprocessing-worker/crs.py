@@ -71,7 +71,7 @@ def _bad(text: str) -> Exception:
     shown = text if len(text) <= 80 else text[:77] + "..."
     return refused(
         "bad_crs",
-        f'Nobody knows the coordinate system {shown!r}. Give a code such as EPSG:4326, WKT, PROJJSON, or "native".',
+        f"Nobody knows the coordinate system {shown!r}. Give a code such as EPSG:4326, WKT or PROJJSON.",
         given=shown,
     )
 

@@ -74,11 +74,27 @@ def truncated(what: str, needed: int, size: int) -> JobError:
     )
 
 
+# What gets a file below a limit, by the name of the limit.
+WITHOUT_UNKNOWN_TAGS = "Save it again with gdal_translate, which leaves out tags that it does not know."
+CURES = {
+    "side": "Save it smaller, or in parts.",
+    "bands": "Save it with fewer bands.",
+    "block": "Save it in tiles of 512 by 512 pixels, band by band (INTERLEAVE=BAND).",
+    "blocks": "Save it in larger tiles, or in parts.",
+    "control points": "Save it with fewer of them, or warp it by them with gdalwarp.",
+    "directories": "Save the page that you need as a file of its own.",
+    "fields": WITHOUT_UNKNOWN_TAGS,
+    "tag": WITHOUT_UNKNOWN_TAGS,
+    "tags": WITHOUT_UNKNOWN_TAGS,
+    "metadata": "Save it without them.",
+}
+
+
 def too_large(limit: str, found: int, allowed: int, words: str) -> JobError:
-    """More of something than is read here."""
+    """More of something than is read here, with the cure for that limit."""
     return refused(
         "too_large",
-        f"The file has {found:,} {words}; at most {allowed:,} can be read. Save it smaller, or in tiles.",
+        f"The file has {found:,} {words}; at most {allowed:,} can be read. {CURES[limit]}",
         limit=limit,
         found=found,
         allowed=allowed,

@@ -64,6 +64,7 @@ class SourceHeader:
     would rather hand out light of its own making.
     `crs` is the horizontal part, in which the picture is placed; `full_crs` is what the file says, heights included;
     `crs_given`: the job says it, since the file says none that can be.
+    `crs_would_place`: a coordinate system is all that the file lacks for a place on Earth.
     `remarks`: sentences on what is odd in the file, for its owner.
     """
 
@@ -91,6 +92,7 @@ class SourceHeader:
     gcp_residual: float | None = None
     displaced: str | None = None
     crs_given: bool = False
+    crs_would_place: bool = False
     tags: tuple[tuple[str, str], ...] = ()
     icc_profile: bytes | None = None
     photometric: int | None = None

@@ -47,6 +47,7 @@ LONGEST_NUMBER = 40  # characters; 64 bits have 20 digits
 
 RAW = frozenset({SEPARATED, CIE})  # what GDAL turns into light by itself, where it is stored in bytes
 LAB_BANDS = 3
+METERS = 3857  # EPSG's code of a system in meters
 TAGS_READ = (METADATA, PHOTOMETRIC, EXTRA_SAMPLES, GDAL_NODATA, COLOR_MAP, IMAGE_DEPTH)
 
 TAGS = (
@@ -240,10 +241,18 @@ def _read(
         "rpc": place.rpc,
         "displaced": place.doubt,
         "crs_given": place.crs_given,
+        "crs_would_place": _crs_would_place(words, own_crs, place),
         "pixel_is_point": words.tags().get("AREA_OR_POINT") == "Point",
         "tags": _tags(words),
         "icc_profile": decoded(dataset.tags(ns="COLOR_PROFILE").get("SOURCE_ICC_PROFILE")),
     }
+
+
+def _crs_would_place(words: Any, own_crs: CRS | None, place: Georeference) -> bool:
+    """Whether a file without a place gets one by a system of meters, in which any number can be a coordinate."""
+    if place.kind is not Georeferencing.NONE:
+        return False
+    return georeference(words, own_crs, CRS.from_epsg(METERS)).kind is not Georeferencing.NONE
 
 
 def _band(dataset: Any, words: Any, index: int, unit: str | None) -> BandHeader:

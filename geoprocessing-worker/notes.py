@@ -44,11 +44,7 @@ def notes(header: SourceHeader, options: RenderOptions, sample: Sample, chosen: 
         (header.georeferencing.value == "rpc", "placed by its RPC at one constant height: approximate"),
         (header.georeferencing.value == "gcps", _control(header)),
         (header.displaced is not None, f"{header.displaced}; the picture is not placed"),
-        (
-            header.crs is None and header.displaced is None,
-            "the file says no place on Earth, so the picture has none. "  # noqa: ISC004 - one sentence of a row
-            "A world file, .prj or .aux.xml beside it did not come along: put it into the file, or give sourceCrs",
-        ),
+        (header.crs is None and header.displaced is None, no_place(header)),
         (
             chosen.cut,
             "only the part of the file that the coordinate system asked for is made for is shown: "  # noqa: ISC004 - see above
@@ -75,6 +71,19 @@ def notes(header: SourceHeader, options: RenderOptions, sample: Sample, chosen: 
         *(text for holds, text in facts if holds),
         *(_left_out(fill) for fill in chosen.left_out),
         *header.remarks,
+    )
+
+
+def no_place(header: SourceHeader) -> str:
+    """A sentence on a file without a place on Earth, with the advice that can help."""
+    if header.crs_would_place:
+        return (
+            "the file has coordinates but no coordinate system, so the picture has no place on Earth: give sourceCrs. "
+            "A .prj or .aux.xml beside the file is not uploaded with it"
+        )
+    return (
+        "the file has no place on Earth, so the picture has none: put the place into the file, with QGIS or "
+        "gdal_translate. A world file or .aux.xml beside the file is not uploaded with it"
     )
 
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from geoprocessing_worker import colormaps
 from geoprocessing_worker.crs import NATIVE, parse_crs
-from geoprocessing_worker.handlers import Payload, strict_number
+from geoprocessing_worker.handlers import JobError, Payload, refused, strict_number
 
 
 class OutputFormat(StrEnum):
@@ -71,6 +71,14 @@ def _nodata(value: Any) -> Any:
     return number if abs(number) < 1 << 64 else double
 
 
+def _check_target(text: str) -> None:
+    """Refuse an unknown system for the picture. Of the two systems in a payload only this one may be `native`."""
+    try:
+        parse_crs(text)
+    except JobError as error:
+        raise refused(error.code, f'{error.message} "native" keeps the file\'s own system.', **error.detail) from None
+
+
 Resampling = Literal["nearest", "bilinear", "cubic", "average", "lanczos", "mode"]
 Whole = Annotated[int, BeforeValidator(strict_number)]
 BandIndex = Annotated[Whole, Field(ge=1, le=65535)]
@@ -100,6 +108,6 @@ class RenderOptions(Payload):
             JobError: `bad_crs`.
         """
         if self.coordinate_system.strip().lower() != NATIVE:
-            parse_crs(self.coordinate_system)
+            _check_target(self.coordinate_system)
         if self.source_crs is not None:
             parse_crs(self.source_crs)

@@ -123,7 +123,7 @@ def choose_zooms(box: Coverage, pixel: float, first: int | None, last: int | Non
         raise refused(
             "too_many_tiles",
             f"Zooms {lowest} to {highest} are up to {found:,} tiles; at most {MAX_TILES:,} are made here. "
-            f"Ask for a maxZoom of at most {possible}, or cut the file into parts.",
+            f"{_fewer(box, lowest, possible)}, or cut the file into parts.",
             tiles=found,
             allowed=MAX_TILES,
             possible=possible,
@@ -135,6 +135,13 @@ def choose_zooms(box: Coverage, pixel: float, first: int | None, last: int | Non
     elif highest > native:
         note = f"zooms above {native} show no more than the file has"
     return Zooms(lowest, possible, count, note)
+
+
+def _fewer(box: Coverage, lowest: int, possible: int) -> str:
+    if possible >= lowest:
+        return f"Ask for a maxZoom of at most {possible}"
+    # The lowest zoom by itself has too many.
+    return f"Ask for a minZoom and a maxZoom of at most {_possible(box, 0, lowest)}"
 
 
 def _possible(box: Coverage, lowest: int, highest: int) -> int:

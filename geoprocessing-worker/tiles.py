@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 from affine import Affine
+from pyproj import CRS
 
 from geoprocessing_worker.archive import Spool, archive_header
 from geoprocessing_worker.bands import choose_bands
 from geoprocessing_worker.crs import parse_crs, same
 from geoprocessing_worker.encode import encode
-from geoprocessing_worker.errors import refused
+from geoprocessing_worker.errors import JobError, refused
 from geoprocessing_worker.facts import facts, own_grid
 from geoprocessing_worker.geometry import Layout, lay_out
 from geoprocessing_worker.handlers import (
@@ -112,11 +113,8 @@ def _plan(request: TaskRequest[TilesOptions]) -> Job:
     own = None if options.source_crs is None else parse_crs(options.source_crs)
     header = inspect_file(source, options.page, own, validate_headers=request.validate_headers)
     if header.crs is None or header.georeferencing is Georeferencing.NONE:
-        raise _nowhere("It says no place on Earth")
-    whole = lay_out(header, crs, UNBOUNDED)
-    target = whole.target
-    if target.crs is None or target.transform is None or not same(target.crs, crs):
-        raise _nowhere("Its coordinate system cannot be brought into Web Mercator")
+        raise _nowhere(_why_nowhere(header))
+    target = _in_web_mercator(header, crs)
     box = _box(target)
     pixel = _pixel(target)
     zooms = choose_zooms(box, pixel, options.min_zoom, options.max_zoom)
@@ -131,7 +129,27 @@ def _plan(request: TaskRequest[TilesOptions]) -> Job:
     return job
 
 
-def _nowhere(why: str) -> Exception:
+def _in_web_mercator(header: SourceHeader, crs: CRS) -> Grid:
+    unreachable = "No part of it can be brought into Web Mercator"
+    try:
+        target = lay_out(header, crs, UNBOUNDED).target
+    except JobError as error:
+        # Its advice is another system, and tiles have only this one.
+        raise _nowhere(unreachable) if error.code == "bad_crs" else error from None
+    if target.crs is None or target.transform is None or not same(target.crs, crs):
+        raise _nowhere(unreachable)
+    return target
+
+
+def _why_nowhere(header: SourceHeader) -> str:
+    if header.displaced is not None:
+        return header.displaced[:1].upper() + header.displaced[1:]
+    if header.crs_would_place:
+        return "It has coordinates but no coordinate system: give sourceCrs"
+    return "It has no place on Earth: put the place into the file, with QGIS or gdal_translate"
+
+
+def _nowhere(why: str) -> JobError:
     return refused("not_georeferenced", f"The file cannot become tiles of a web map. {why}.")
 
 
