@@ -77,6 +77,10 @@ schemathesis: environment  ## requests made from our own OpenAPI document, all c
 audit: environment  ## known weaknesses of what is pinned (asks the registry), its hashes, and sbom.json (CycloneDX)
 	$(PYTHON) scripts/audit.py
 
+.PHONY: schemas
+schemas: environment  ## write down for the API what the payloads of the worker's own task types may hold
+	$(PYTHON) scripts/payload_schemas.py
+
 .PHONY: wheel
 wheel: environment  ## build the wheel into dist/
 	$(PYTHON) -m build --wheel --no-isolation

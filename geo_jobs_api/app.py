@@ -270,6 +270,8 @@ def create_app(settings: Settings) -> FastAPI:
         # They would load scripts from somebody else's server.
         docs_url=None,
         redoc_url=None,
+        # Its own route adds the payloads of the task types.
+        openapi_url=None,
         # Unset, the framework would answer errors of its own shape in the documentation.
         responses={
             "4XX": {"description": "Refused", "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}}},

@@ -174,11 +174,16 @@ class CreationStore:
             )
         return {(row["task_type"], row["dedup_key"]): Job.from_row(row) for row in rows}
 
-    async def find_input_rules(self, names: Iterable[str]) -> dict[str, str]:
-        """Whether those of the task types that there are need an input: `required`, `optional` or `none`."""
+    async def find_task_types(self, names: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+        """`input_rule`, `payload_schema` (as text) and `input_types` of those of the task types that there are."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(_jobs.list_task_types_by_name(connection, names=list(set(names))))
-        return {row["name"]: row["input_rule"] for row in rows}
+        return {row["name"]: row for row in rows}
+
+    async def list_task_type_names(self) -> list[str]:
+        """The names of all task types."""
+        async with self._pool.connection() as connection:
+            return [row["name"] for row in await fetch_all(_jobs.list_task_type_names(connection))]
 
 
 async def insert_jobs(

@@ -62,7 +62,12 @@ PROBLEM_SCHEMA: dict[str, Any] = {
             "items": {
                 "type": "object",
                 "required": ["pointer", "message"],
-                "properties": {"pointer": {"type": "string"}, "message": {"type": "string"}},
+                "properties": {
+                    "pointer": {"type": "string"},
+                    "message": {"type": "string"},
+                    "nearest": {"type": "string"},
+                    "allowed": {"type": "array"},
+                },
             },
         },
     },
@@ -79,10 +84,32 @@ class ConfigurationError(ApiError):
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One wrong place in a request body or query: a JSON pointer and a sentence."""
+    """One wrong place in a request body or query: a JSON pointer and a sentence.
+
+    `nearest`: the known name that is most like the one given. `allowed`: all names or values that are allowed.
+    """
 
     pointer: str
     message: str
+    nearest: str | None = None
+    allowed: tuple[Any, ...] = ()
+
+    def as_json(self) -> dict[str, object]:
+        """An item of `errors`."""
+        item: dict[str, object] = {"pointer": self.pointer, "message": self.message}
+        if self.nearest is not None:
+            item["nearest"] = self.nearest
+        return item | ({"allowed": list(self.allowed)} if self.allowed else {})
+
+
+def pointer_part(part: str | int) -> str:
+    """One step of a JSON pointer (RFC 6901)."""
+    return "/" + str(part).replace("~", "~0").replace("/", "~1")
+
+
+def summary(errors: Sequence[FieldError]) -> str:
+    """The first wrong places in one sentence."""
+    return "; ".join(f"{error.pointer or 'body'}: {error.message}" for error in errors[:3])
 
 
 class Problem(ApiError):  # noqa: N818  # RFC 9457 calls it a problem
@@ -124,5 +151,5 @@ class Problem(ApiError):  # noqa: N818  # RFC 9457 calls it a problem
             "code": self.code,
         }
         if self.errors:
-            body["errors"] = [{"pointer": error.pointer, "message": error.message} for error in self.errors]
+            body["errors"] = [error.as_json() for error in self.errors]
         return body

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from geo_jobs_api.errors import KINDS, FieldError, Problem
+from geo_jobs_api.errors import KINDS, FieldError, Problem, summary
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.metrics import REQUEST_SECONDS, REQUESTS
 
@@ -180,8 +180,7 @@ def _on_invalid(_: Request, error: Exception) -> Response:
         place = [str(part) for part in item["loc"]]
         place = [] if item["type"] == "json_invalid" else place[1:] if place[:1] == ["body"] else place
         errors.append(FieldError("".join(f"/{part}" for part in place), item["msg"]))
-    summary = "; ".join(f"{field.pointer or 'body'}: {field.message}" for field in errors[:3])
-    return problem_response(Problem("validation", summary, errors=errors))
+    return problem_response(Problem("validation", summary(errors), errors=errors))
 
 
 def _on_outage(_: Request, error: Exception) -> Response:

@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Res
 from prometheus_client import CONTENT_TYPE_LATEST
 from psycopg_pool import PoolTimeout
 
-from geo_jobs_api import docs_page, metrics
+from geo_jobs_api import docs_page, metrics, openapi
 from geo_jobs_api.records import VacuumBlocker
 from geo_jobs_api.services import ServicesOf
 
@@ -70,3 +70,10 @@ async def read_metrics(services: ServicesOf) -> Response:
 async def read_docs(request: Request) -> HTMLResponse:
     """All endpoints, for people."""
     return HTMLResponse(docs_page.render(request.app.openapi()), headers=docs_page.HEADERS)
+
+
+@router.get("/openapi.json", include_in_schema=False)
+async def read_openapi(request: Request, services: ServicesOf) -> JSONResponse:
+    """All endpoints, for programs, with the payloads of the task types that there are."""
+    kinds = await services.task_types.list_task_types()
+    return JSONResponse(openapi.with_payloads(request.app.openapi(), kinds))

@@ -12,6 +12,7 @@ from geo_jobs_api.creation_store import Dependency, NewJob, Place, Source
 from geo_jobs_api.errors import FieldError, Problem
 from geo_jobs_api.hosts import HostList
 from geo_jobs_api.jobs import InputKind
+from geo_jobs_api.payload_checks import AskedJob
 from geo_jobs_api.pipeline_schemas import CreatePipeline, PipelineJob
 from geo_jobs_api.pipeline_store import NewPipeline
 from geo_jobs_api.submission import request_digest, source_of
@@ -60,6 +61,15 @@ def build_pipeline(
         )
     stages = [{"name": stage.name, "jobs": [job.name for job in stage.jobs]} for stage in body.stages]
     return NewPipeline(pipeline_id, owner, body.name, stages), news
+
+
+def asked_jobs(body: CreatePipeline, pointer: str = "") -> list[AskedJob]:
+    """The jobs of a pipeline, each with its place in the request."""
+    return [
+        AskedJob(f"{pointer}/stages/{number}/jobs/{place}", job.task_type, job.input_payload)
+        for number, stage in enumerate(body.stages)
+        for place, job in enumerate(stage.jobs)
+    ]
 
 
 def _parents_of_jobs(body: CreatePipeline) -> dict[str, dict[str, str]]:

@@ -14,6 +14,7 @@ from geo_jobs_api.creation_schemas import CreateBatch, CreatedBatch, CreateJob
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.explanation import explained
 from geo_jobs_api.jobs import FINAL_STATES, JobState, output_key, safe_file_name, upload_key
+from geo_jobs_api.payload_checks import check_file_type, find_rules
 from geo_jobs_api.records import Job
 from geo_jobs_api.schemas import (
     CancelJob,
@@ -106,7 +107,10 @@ async def request_upload(
     limit = services.settings.max_file_size
     if body.file_size > limit:
         raise Problem("too-large", f"The file has {body.file_size} bytes; at most {limit} are taken.")
-    await _find_job(services, caller, job_id)
+    wanted = await _find_job(services, caller, job_id)
+    rules = await find_rules(services.creation, [wanted.task_type])
+    if wanted.task_type in rules:
+        check_file_type(rules[wanted.task_type], body.file_type)
     file_name = safe_file_name(body.file_name)
     try:
         job = await services.jobs.set_upload(

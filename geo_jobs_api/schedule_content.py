@@ -7,7 +7,8 @@ from datetime import datetime
 from geo_jobs_api.creation_store import CreationStore
 from geo_jobs_api.errors import FieldError, Problem
 from geo_jobs_api.hosts import HostList
-from geo_jobs_api.pipeline_building import build_pipeline
+from geo_jobs_api.payload_checks import AskedJob, check_payloads
+from geo_jobs_api.pipeline_building import asked_jobs, build_pipeline
 from geo_jobs_api.schedule_schemas import PutSchedule, ScheduledJob, stored_template, stored_timing
 from geo_jobs_api.schedule_store import ScheduleContent
 from geo_jobs_api.submission import source_of
@@ -46,14 +47,13 @@ async def _check_template(creation: CreationStore, allowed: HostList, owner: str
     if isinstance(template, ScheduledJob):
         source = source_of(allowed, template.input_payload, "/template/inputPayload/sourceUrl")
         sources = [(template.task_type, source.kind)]
+        asked = [AskedJob("/template", template.task_type, template.input_payload)]
     else:
         sources = [(job.task_type, job.source.kind) for job in build_pipeline(allowed, owner, template, None)[1]]
-    rules = await creation.find_input_rules(task_type for task_type, _ in sources)
-    for task_type, kind in sources:
-        if task_type not in rules:
-            raise Problem("unknown-task-type", f"There is no task type {task_type!r}.")
-        if kind is None and rules[task_type] == "required":
-            raise _wrong("/template", "Nobody would upload a file for it: the template needs inputPayload.sourceUrl.")
+        asked = asked_jobs(template, "/template")
+    rules = await check_payloads(creation, asked)
+    if any(kind is None and rules[task_type].input == "required" for task_type, kind in sources):
+        raise _wrong("/template", "Nobody would upload a file for it: the template needs inputPayload.sourceUrl.")
 
 
 def _wrong(pointer: str, message: str) -> Problem:

@@ -18,6 +18,7 @@ from geo_jobs_api.creation_store import CreationStore, Dependency, NewJob, Paren
 from geo_jobs_api.errors import FieldError, Problem
 from geo_jobs_api.hosts import HostList, parse_web_address
 from geo_jobs_api.jobs import InputKind, safe_file_name
+from geo_jobs_api.payload_checks import AskedJob, check_payloads, find_rules, unknown_task_type
 from geo_jobs_api.records import Holdings, Job
 from geo_jobs_api.services import Services
 from geo_jobs_api.store import ShareExceededError
@@ -55,6 +56,11 @@ async def submit_jobs(
     for number, body in enumerate(bodies):
         key = f"{idempotency_key}/{number}" if is_batch and idempotency_key is not None else idempotency_key
         news.append(_new_job(services, caller, body, key, f"/jobs/{number}" if is_batch else ""))
+    places = (f"/jobs/{number}" if is_batch else "" for number in range(len(bodies)))
+    await check_payloads(
+        services.creation,
+        [AskedJob(place, body.task_type, body.input_payload) for place, body in zip(places, bodies, strict=True)],
+    )
     found: dict[int, Submitted] = {}
     for _ in range(_TRIES):
         missing = {number: new for number, new in enumerate(news) if number not in found}
@@ -110,12 +116,11 @@ async def check_task_types(creation: CreationStore, news: Sequence[NewJob]) -> N
     Raises:
         Problem: `unknown-task-type`, `validation`.
     """
-    rules = await creation.find_input_rules(new.task_type for new in news)
+    rules = await find_rules(creation, (new.task_type for new in news))
     for new in news:
-        rule = rules.get(new.task_type)
-        if rule is None:
-            raise Problem("unknown-task-type", f"There is no task type {new.task_type!r}.")
-        if rule == "none" and new.source.kind not in {None, InputKind.NONE}:
+        if new.task_type not in rules:
+            raise await unknown_task_type(creation, new.task_type, "/taskType")
+        if rules[new.task_type].input == "none" and new.source.kind not in {None, InputKind.NONE}:
             raise Problem("validation", f"Jobs of the type {new.task_type!r} take no input.")
 
 

@@ -18,7 +18,9 @@ _task_types = load_queries("task_types.sql")
 
 async def _put(connection: AsyncConnection[DictRow], task_type: TaskType, *, by_operator: bool) -> None:
     row = task_type.as_row()
-    await _task_types.put_task_type(connection, **row | {"outputs": Jsonb(row["outputs"])}, by_operator=by_operator)
+    schema = row["payload_schema"]
+    values = {"outputs": Jsonb(row["outputs"]), "payload_schema": None if schema is None else Jsonb(schema)}
+    await _task_types.put_task_type(connection, **row | values, by_operator=by_operator)
 
 
 class TaskTypeStore:

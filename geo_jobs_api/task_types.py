@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from functools import cache
+from importlib import resources
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 
-from geo_jobs_api.errors import FieldError, Problem
-from geo_jobs_api.wire_types import Model, Text
+from geo_jobs_api.errors import FieldError, Problem, pointer_part
+from geo_jobs_api.near_misses import unknown
+from geo_jobs_api.payload_schemas import check_schema
+from geo_jobs_api.wire_types import Model, Payload, Text
 
 _DAY_SECONDS = 86_400
+
+
+_APART = frozenset({"input", "outputs", "rate_limit", "payload_schema", "input_types"})
+
+
+def _checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    check_schema(schema)
+    return schema
+
+
+PayloadSchema = Annotated[Payload, AfterValidator(_checked_schema)]
+MediaType = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+*-]{1,100}/[A-Za-z0-9.+*-]{1,100}$")]
+
+
+@cache
+def shipped() -> Mapping[str, Mapping[str, Any]]:
+    """`payloadSchema` and `inputTypes` of the task types that come with the workers, unless an operator sets others."""
+    text = resources.files("geo_jobs_api").joinpath("shipped_types.json").read_text(encoding="utf-8")
+    types: dict[str, dict[str, Any]] = json.loads(text)
+    return types
 
 
 class OutputRule(Model):
@@ -37,7 +62,9 @@ class TaskType(Model):
     """What a kind of job needs and leaves, how long, how often and how many at once it may run.
 
     `leaseSeconds` null: the service's own. `maxConcurrentRuns` and `rateLimit` null: as many as there are workers.
-    `backoffSeconds`: the longest wait after the first, second, … attempt; the last one repeats.
+    `backoffSeconds`: the longest wait after the first, second, … attempt; the last one repeats. `payloadSchema`: JSON
+    Schema of `inputPayload`; null: the shipped one, else any payload. `inputTypes`: media types of uploads; null: the
+    shipped ones, else any.
     """
 
     # A misspelt limit must not go unnoticed.
@@ -56,30 +83,42 @@ class TaskType(Model):
     rate_limit: ClaimRate | None = None
     paused: bool = False
     default_priority: int = Field(default=0, ge=-100, le=100)
+    payload_schema: PayloadSchema | None = None
+    input_types: list[MediaType] | None = Field(default=None, max_length=100)
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> TaskType:
         """Read a row of `task_types`."""
-        same = {name: row[name] for name in cls.model_fields if name not in {"input", "outputs", "rate_limit"}}
+        same = {name: row[name] for name in cls.model_fields if name not in _APART}
         rate = None
         if row["rate_count"] is not None:
             rate = ClaimRate(count=row["rate_count"], period_seconds=row["rate_period_seconds"])
         outputs = [OutputRule.model_validate(rule) for rule in row["outputs"]]
-        return cls(**same, input=row["input_rule"], outputs=outputs, rate_limit=rate)
+        own = shipped().get(row["name"], {})
+        return cls(
+            **same,
+            input=row["input_rule"],
+            outputs=outputs,
+            rate_limit=rate,
+            payload_schema=own.get("payloadSchema") if row["payload_schema"] is None else row["payload_schema"],
+            input_types=own.get("inputTypes") if row["input_types"] is None else row["input_types"],
+        )
 
     def as_row(self) -> dict[str, Any]:
-        """The columns of `task_types`, with the outputs as JSON values."""
-        same = {
-            name: getattr(self, name)
-            for name in type(self).model_fields
-            if name not in {"input", "outputs", "rate_limit"}
-        }
+        """The columns of `task_types`, with the outputs as JSON values.
+
+        What is as shipped is left empty, so that it follows the program's next version.
+        """
+        same = {name: getattr(self, name) for name in type(self).model_fields if name not in _APART}
         rate = self.rate_limit
+        own = shipped().get(self.name, {})
         return same | {
             "input_rule": self.input,
             "outputs": [rule.model_dump(by_alias=True) for rule in self.outputs],
             "rate_count": None if rate is None else rate.count,
             "rate_period_seconds": None if rate is None else rate.period_seconds,
+            "payload_schema": None if self.payload_schema == own.get("payloadSchema") else self.payload_schema,
+            "input_types": None if self.input_types == own.get("inputTypes") else self.input_types,
         }
 
     def changed(self, given: Mapping[str, Any]) -> TaskType:
@@ -90,12 +129,24 @@ class TaskType(Model):
 def parse_task_type(given: Mapping[str, Any]) -> TaskType:
     """Read one from JSON; Problem `validation`, which names the wrong places, if it is none."""
     try:
-        return TaskType.model_validate(dict(given))
+        return _as_shipped(TaskType.model_validate(dict(given)))
     except ValidationError as error:
-        raise Problem(
-            "validation",
-            "This cannot be a task type.",
-            errors=[
-                FieldError("/" + "/".join(str(part) for part in item["loc"]), item["msg"]) for item in error.errors()
-            ],
-        ) from error
+        errors = [
+            FieldError("".join(map(pointer_part, item["loc"])), _message(item["type"], item["loc"], item["msg"]))
+            for item in error.errors()
+        ]
+        raise Problem("validation", "This cannot be a task type.", errors=errors) from error
+
+
+def _as_shipped(task_type: TaskType) -> TaskType:
+    own = shipped().get(task_type.name, {})
+    known = {"payload_schema": own.get("payloadSchema"), "input_types": own.get("inputTypes")}
+    return task_type.model_copy(
+        update={name: value for name, value in known.items() if getattr(task_type, name) is None}
+    )
+
+
+def _message(kind: str, place: tuple[int | str, ...], message: str) -> str:
+    if kind == "extra_forbidden" and len(place) == 1:
+        return unknown("field", str(place[0]), [field.alias or name for name, field in TaskType.model_fields.items()])
+    return message

@@ -137,7 +137,7 @@ def _tasks(parsed: argparse.Namespace, settings: Settings) -> int:
     loaded = tasks.load(settings, only=[parsed.name] if parsed.name else None)
     _tell_broken(loaded)
     if parsed.json:
-        told = [task.handler.task_type.model_dump(mode="json", by_alias=True) for task in loaded]
+        told = [task.handler.announced.model_dump(mode="json", by_alias=True) for task in loaded]
         print(json.dumps(told[0] if parsed.name and told else told, indent=2))  # noqa: T201 - a command's output
     else:
         Console().print(_table(loaded))

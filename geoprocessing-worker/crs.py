@@ -22,6 +22,11 @@ NATIVE = "native"
 
 _CODE = re.compile(r"(?:urn:ogc:def:crs:)?([A-Za-z]{2,10}):(?:[\d.]*:)?([A-Za-z0-9]{1,12})")
 _WKT = re.compile(r"\s*(GEOGCS|PROJCS|GEOCCS|COMPD_CS|LOCAL_CS|[A-Z]+CRS|BOUNDCRS)\s*\[", re.IGNORECASE)
+
+# For schemas: how each form begins. They let pass what the two above do, and a little more.
+CODE_PATTERN = r"(?:urn:ogc:def:crs:)?[A-Za-z]{2,10}:(?:[\d.]*:)?[A-Za-z0-9]{1,12}\s*$"
+WKT_PATTERN = r"[A-Za-z_]+\s*\["
+PROJJSON_PATTERN = r"\{"
 # A system may name files that shift its coordinates; in PROJ's own language, which WKT and PROJJSON may hold within
 # (as an extension, or as the name of a method), it may do so in a dozen ways.
 _FILES = re.compile(

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Generic, Self, TypeVar
 
@@ -22,6 +23,7 @@ from pydantic.alias_generators import to_camel
 from geoprocessing_worker.errors import ErrorClass, JobError, refused
 from geoprocessing_worker.outputs import OutputFile, finished, unfinished_path, write_whole
 from geoprocessing_worker.payload import Payload, strict_number
+from geoprocessing_worker.payload_schema import payload_schema
 
 __all__ = [
     "INTERFACE",
@@ -78,6 +80,23 @@ class Opens(StrEnum):
     ANYTHING = "anything"
 
 
+GEOTIFF_TYPES = (
+    "image/tiff",
+    "image/tif",
+    "image/x-tiff",
+    "image/x-tif",
+    "image/geotiff",
+    "image/x-geotiff",
+    "application/tiff",
+    "application/x-tiff",
+    "application/geotiff",
+    "application/x-geotiff",
+    "application/octet-stream",
+    "binary/octet-stream",
+)
+"""Media types that programs give GeoTIFF files; the first is the registered one."""
+
+
 class _Told(BaseModel):
     model_config = ConfigDict(
         frozen=True, alias_generator=to_camel, populate_by_name=True, extra="forbid", allow_inf_nan=False
@@ -107,6 +126,10 @@ class TaskType(_Told):
     """A kind of job as the API keeps it; its JSON is what `worker.py tasks --json` prints and the API takes.
 
     Everything but name, input and outputs can be changed in the API later; here stand the values to begin with.
+
+    `payload_schema`: JSON Schema of `inputPayload`; `{}` lets any payload pass, `None` is made from the handler's
+    options. `input_types`: media types that an upload may have; `None` for any, or for those of GeoTIFF where the
+    handler opens nothing else.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")
@@ -120,6 +143,8 @@ class TaskType(_Told):
     rate_limit: RateLimit | None = None
     paused: bool = False
     default_priority: int = Field(0, ge=-100, le=100)
+    payload_schema: dict[str, JsonValue] | None = None
+    input_types: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
     def _suffixes_differ(self) -> Self:
@@ -210,3 +235,15 @@ class TaskHandler:
     preload: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     explain: str | None = None
+
+    @cached_property
+    def announced(self) -> TaskType:
+        """The task type with the schema of its payload and the types of its files, for the API."""
+        told = self.task_type
+        takes_file = told.input is not InputRule.NONE
+        changes: dict[str, object] = {}
+        if told.payload_schema is None:
+            changes["payload_schema"] = payload_schema(self.payload, takes_file=takes_file)
+        if told.input_types is None and takes_file and self.opens is Opens.GEOTIFF:
+            changes["input_types"] = GEOTIFF_TYPES
+        return told.model_copy(update=changes)

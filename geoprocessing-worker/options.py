@@ -7,11 +7,12 @@ import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from geoprocessing_worker import colormaps
-from geoprocessing_worker.crs import NATIVE, parse_crs
+from geoprocessing_worker.crs import CODE_PATTERN, NATIVE, PROJJSON_PATTERN, WKT_PATTERN, parse_crs
 from geoprocessing_worker.handlers import JobError, Payload, refused, strict_number
+from geoprocessing_worker.payload_schema import CRS_FORMAT, IGNORE_CASE
 
 
 class OutputFormat(StrEnum):
@@ -28,6 +29,18 @@ SMALLEST, LARGEST = 1e-200, 1e300
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
 _STRETCH = re.compile(
     rf"percentile:{_NUMBER},{_NUMBER}|minmax|stddev:{_NUMBER}|range:{_NUMBER},{_NUMBER}|none", re.IGNORECASE
+)
+# Numbers are looked at by the worker; spaces count nowhere.
+_STRETCH_SCHEMA = WithJsonSchema(
+    {
+        "type": "string",
+        "maxLength": 200,
+        "pattern": (
+            r"^\s*(?:[Pp]ercentile|PERCENTILE|[Rr]ange|RANGE)\s*:\s*[-+.\deE]+\s*,\s*[-+.\deE]+\s*$"
+            r"|^\s*(?:[Ss]td[Dd]ev|STDDEV)\s*:\s*[-+.\deE]+\s*$|^\s*(?:[Mm]in[Mm]ax|MINMAX|[Nn]one|NONE)\s*$"
+        ),
+        "description": STRETCHES,
+    }
 )
 
 
@@ -79,6 +92,31 @@ def _check_target(text: str) -> None:
         raise refused(error.code, f'{error.message} "native" keeps the file\'s own system.', **error.detail) from None
 
 
+LONGEST_CRS = 8192
+
+
+def named(*names: str) -> WithJsonSchema:
+    """The schema of a text that is one of these names, in any case."""
+    return WithJsonSchema({"type": "string", "enum": list(names), IGNORE_CASE: True})
+
+
+def crs_schema(*, or_native: bool) -> WithJsonSchema:
+    """The schema of a coordinate system, by the rules of `crs.parse_crs`."""
+    forms = [CODE_PATTERN, WKT_PATTERN, PROJJSON_PATTERN, *(["[Nn][Aa][Tt][Ii][Vv][Ee]\\s*$"] if or_native else [])]
+    return WithJsonSchema(
+        {
+            "type": "string",
+            "format": CRS_FORMAT,
+            "minLength": 1,
+            "maxLength": LONGEST_CRS,
+            "pattern": rf"^\s*(?:{'|'.join(forms)})",
+            "description": "an authority's code such as EPSG:4326, WKT"
+            + (", PROJJSON or native" if or_native else " or PROJJSON"),
+        }
+    )
+
+
+SourceCrs = Annotated[str, Field(min_length=1, max_length=LONGEST_CRS), crs_schema(or_native=False)]
 Resampling = Literal["nearest", "bilinear", "cubic", "average", "lanczos", "mode"]
 Whole = Annotated[int, BeforeValidator(strict_number)]
 BandIndex = Annotated[Whole, Field(ge=1, le=65535)]
@@ -88,15 +126,21 @@ class RenderOptions(Payload):
     """What to make of a file. Frozen; sizes in pixels; `None` leaves the choice to the plan."""
 
     max_size: Annotated[Whole, Field(ge=1, le=16384)] = 4096
-    output_format: Annotated[OutputFormat, BeforeValidator(_format)] = OutputFormat.PNG
-    coordinate_system: Annotated[str, Field(min_length=1, max_length=8192)] = "EPSG:4326"
+    output_format: Annotated[OutputFormat, BeforeValidator(_format), named("png", "jpeg", "jpg", "webp")] = (
+        OutputFormat.PNG
+    )
+    coordinate_system: Annotated[str, Field(min_length=1, max_length=LONGEST_CRS), crs_schema(or_native=True)] = (
+        "EPSG:4326"
+    )
     bands: Annotated[tuple[BandIndex, ...], Field(min_length=1, max_length=4)] | None = None
-    stretch: Annotated[str, Field(max_length=200), AfterValidator(_stretch)] | None = None
-    colormap: Annotated[str, Field(max_length=64), AfterValidator(_colormap)] | None = None
+    stretch: Annotated[str, Field(max_length=200), AfterValidator(_stretch), _STRETCH_SCHEMA] | None = None
+    colormap: (
+        Annotated[str, Field(max_length=64), AfterValidator(_colormap), named(*sorted(colormaps.NAMES))] | None
+    ) = None
     resampling: Resampling | None = None
-    nodata: Annotated[int | float, BeforeValidator(_nodata)] | None = None
+    nodata: Annotated[int | float, BeforeValidator(_nodata), WithJsonSchema({"type": "number"})] | None = None
     page: Annotated[Whole, Field(ge=1, le=65535)] | None = None
-    source_crs: Annotated[str, Field(min_length=1, max_length=8192)] | None = None
+    source_crs: SourceCrs | None = None
     generate_thumbnails: bool = True
     thumbnail_size: Annotated[Whole, Field(ge=16, le=1024)] = 256
     quality: Annotated[Whole, Field(ge=1, le=100)] = 85

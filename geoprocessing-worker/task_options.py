@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from geoprocessing_worker.crs import parse_crs
 from geoprocessing_worker.handlers import Payload, refused, strict_number
-from geoprocessing_worker.options import RenderOptions, Whole
+from geoprocessing_worker.options import RenderOptions, SourceCrs, Whole, named
 
 
 class Compression(StrEnum):
@@ -25,7 +25,6 @@ class Compression(StrEnum):
 LOSSY = frozenset({Compression.JPEG, Compression.WEBP})
 
 Page = Annotated[Whole, Field(ge=1, le=65535)] | None
-SourceCrs = Annotated[str, Field(min_length=1, max_length=8192)] | None
 
 
 def _lower(value: object) -> object:
@@ -36,7 +35,7 @@ class InfoOptions(Payload):
     """Of `geotiff_info`: which page to look at, and the coordinate system of a file that does not say one."""
 
     page: Page = None
-    source_crs: SourceCrs = None
+    source_crs: SourceCrs | None = None
 
     def check(self) -> None:
         """The coordinate system exists.
@@ -51,7 +50,7 @@ class InfoOptions(Payload):
 class CogOptions(Payload):
     """Of `geotiff_to_cog`; `None` leaves the choice to what the file holds. Sizes in pixels."""
 
-    compression: Annotated[Compression, BeforeValidator(_lower)] = Compression.DEFLATE
+    compression: Annotated[Compression, BeforeValidator(_lower), named(*Compression)] = Compression.DEFLATE
     quality: Annotated[Whole, Field(ge=1, le=100)] = 85
     resampling: Literal["nearest", "bilinear", "cubic", "average", "lanczos", "mode"] | None = None
     block_size: Literal[256, 512, 1024] = 512

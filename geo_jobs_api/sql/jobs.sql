@@ -87,8 +87,13 @@ WHERE edge.child_id = :id
 ORDER BY parent.id;
 
 -- name: list_task_types_by_name(names)
--- Those of the task types that there are, and whether they need an input.
-SELECT name, input_rule FROM task_types WHERE name = ANY(:names::text[]);
+-- Those of the task types that there are, and what new jobs of theirs must keep to.
+SELECT name, input_rule, payload_schema::text AS payload_schema, input_types FROM task_types
+WHERE name = ANY(:names::text[]);
+
+-- name: list_task_type_names()
+-- The names of all task types.
+SELECT name FROM task_types;
 
 -- name: list_deduplicated(owners, task_types, dedup_keys)
 -- The open jobs with these keys.

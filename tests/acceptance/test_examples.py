@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.api import WORKER_TOKEN, RunningApi
+from tests.support.api import WORKER_TOKEN, RunningApi, bearer
 from tests.support.clients import Person, get
 from tests.support.processes import FINAL, ROOT, clean_environment, running
 from tests.support.rasters import Tiff
@@ -61,7 +61,13 @@ def test_a_job_of_it_is_done_by_the_real_programs(
     values = np.arange(100, dtype="uint8").reshape(1, 10, 10)
     source = Tiff(values, nodata=0).write(tmp_path / "map.tif")
     person = Person(api)
-    job_id = person.submit({"buckets": 3, "colour": "none"}, source.read_bytes(), taskType="geotiff_histogram")
+    for payload, place in (({"bucket": 3}, "bucket"), ({"buckets": 1}, "buckets")):
+        answer = person.http.post("/api/geo-jobs", json={"taskType": "geotiff_histogram", "inputPayload": payload})
+        assert answer.json()["errors"][0]["pointer"] == f"/inputPayload/{place}"
+    job_id = person.submit({"buckets": 3}, source.read_bytes(), taskType="geotiff_histogram")
+    # As a server that has no schema of it would.
+    person.http.headers["Authorization"] = bearer("root", admin=True)["Authorization"]
+    person.http.patch("/api/task-types/geotiff_histogram", json={"payloadSchema": {}}).raise_for_status()
     wrong = person.submit({"buckets": 1}, source.read_bytes(), taskType="geotiff_histogram")
     (tmp_path / "worker").mkdir()
     settings = {

@@ -331,14 +331,14 @@ def test_a_place_that_becomes_free_under_a_limit_wakes_a_parked_claim(
 
 def test_a_claim_tells_all_that_the_worker_needs(person: Person, worker: Worker) -> None:
     """The fields of the protocol are there, with the names of the uploads made from the file's."""
-    person.submit({"outputFormat": "webp", "unknownKey": 1}, priority=3)
+    person.submit({"outputFormat": "webp", "maxSize": 9}, priority=3)
     job = worker.claim()
     assert job.keys() == {
         "id", "taskType", "priority", "attempt", "maxAttempts", "leaseToken", "leaseSeconds", "leaseExpiresAt",
         "heartbeatSeconds", "timeoutSeconds", "inputPayload", "input", "uploads", "inlineBytes",
         "previousErrors",
     }  # fmt: skip
-    assert job["inputPayload"] == {"outputFormat": "webp", "unknownKey": 1}
+    assert job["inputPayload"] == {"outputFormat": "webp", "maxSize": 9}
     assert [slot["name"] for slot in job["uploads"]] == [
         "map.webp", "map.wpw", "map.prj", "map.webp.aux.xml", "map_thumb.png", "map.json",
     ]  # fmt: skip

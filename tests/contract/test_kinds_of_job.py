@@ -43,7 +43,7 @@ async def work_off(tools: Tools, task_type: str) -> Ending:
 def test_the_api_knows_each_kind_of_job_as_its_handler_tells_it(tools: Tools, person: Person) -> None:
     """Suffixes, content types, sizes, formats and times: what one side changes the other must too."""
     for task in tools.tasks:
-        told = json.loads(task.handler.task_type.model_dump_json(by_alias=True))
+        told = json.loads(task.handler.announced.model_dump_json(by_alias=True))
         known = person.http.get(f"/api/task-types/{task.name}").raise_for_status().json()
         for kind in (told, known):
             kind["outputs"] = sorted(kind["outputs"], key=lambda slot: str(slot["suffix"]))

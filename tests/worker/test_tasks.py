@@ -15,7 +15,7 @@ from geoprocessing_worker import tasks
 from geoprocessing_worker.children import make_sandbox
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ConfigurationError, JobError
-from geoprocessing_worker.handlers import TaskResult
+from geoprocessing_worker.handlers import GEOTIFF_TYPES, TaskResult
 from geoprocessing_worker.options import RenderOptions
 from geoprocessing_worker.perform import perform
 from geoprocessing_worker.tasks import load
@@ -118,6 +118,17 @@ def test_a_task_type_is_told_as_the_api_takes_it(tmp_path: Path) -> None:
         "rateLimit": None,
         "paused": False,
         "defaultPriority": 0,
+        "payloadSchema": {
+            "type": "object",
+            "properties": {
+                "sourceUrl": {
+                    "type": ["string", "null"],
+                    "description": "address of the file, instead of an upload",
+                }
+            },
+            "additionalProperties": False,
+        },
+        "inputTypes": list(GEOTIFF_TYPES),
     }
 
 

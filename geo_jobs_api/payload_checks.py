@@ -1,0 +1,98 @@
+"""New jobs held against their task types: is there such a type, and does it take this payload and this file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from geo_jobs_api.creation_store import CreationStore
+from geo_jobs_api.errors import FieldError, Problem, summary
+from geo_jobs_api.near_misses import nearest, unknown
+from geo_jobs_api.payload_schemas import find_errors
+from geo_jobs_api.task_types import shipped
+
+
+@dataclass(frozen=True, slots=True)
+class AskedJob:
+    """A job as a request asks for it; `pointer` is its place there."""
+
+    pointer: str
+    task_type: str
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRules:
+    """What the jobs of a type must keep to; `payload_schema` is JSON text."""
+
+    input: str
+    payload_schema: str | None
+    input_types: Sequence[str] | None
+
+
+async def find_rules(creation: CreationStore, names: Iterable[str]) -> dict[str, TaskRules]:
+    """Return the rules of those of the task types that there are."""
+    rows = await creation.find_task_types(names)
+    return {
+        name: TaskRules(
+            row["input_rule"],
+            row["payload_schema"] or _shipped_schema(name),
+            row["input_types"] or shipped().get(name, {}).get("inputTypes"),
+        )
+        for name, row in rows.items()
+    }
+
+
+@cache
+def _shipped_schema(name: str) -> str | None:
+    schema = shipped().get(name, {}).get("payloadSchema")
+    return None if schema is None else json.dumps(schema)
+
+
+async def check_payloads(creation: CreationStore, asked: Sequence[AskedJob]) -> Mapping[str, TaskRules]:
+    """Return the rules of all types, after each payload was held against its type's schema.
+
+    Raises:
+        Problem: `unknown-task-type`, `validation`.
+    """
+    rules = await find_rules(creation, (job.task_type for job in asked))
+    errors: list[FieldError] = []
+    for job in asked:
+        if job.task_type not in rules:
+            raise await unknown_task_type(creation, job.task_type, f"{job.pointer}/taskType")
+        schema = rules[job.task_type].payload_schema
+        if schema is not None:
+            errors += find_errors(schema, job.payload, f"{job.pointer}/inputPayload")
+    if errors:
+        raise Problem("validation", summary(errors), errors=errors[:100])
+    return rules
+
+
+async def unknown_task_type(creation: CreationStore, name: str, pointer: str) -> Problem:
+    """The refusal of a type that there is not, with the nearest one that there is."""
+    known = sorted(await creation.list_task_type_names())
+    message = unknown("task type", name, known)
+    error = FieldError(pointer, message, nearest=nearest(name, known), allowed=tuple(known))
+    return Problem("unknown-task-type", message, errors=[error])
+
+
+def check_file_type(rules: TaskRules, file_type: str) -> None:
+    """Let a media type pass that the task type takes; parameters and case do not count, nor does an empty one.
+
+    Raises:
+        Problem: `validation`.
+    """
+    plain = file_type.partition(";")[0].strip().lower()
+    if rules.input_types is None or not plain or plain in {known.lower() for known in rules.input_types}:
+        return
+    message = (
+        f"Files of the type {plain!r} are not taken. Allowed: {', '.join(rules.input_types)}."
+        " If the file is one of these, give its type in fileType."
+    )
+    error = FieldError(
+        "/fileType", message, nearest=nearest(plain, rules.input_types), allowed=tuple(rules.input_types)
+    )
+    raise Problem("validation", f"/fileType: {message}", errors=[error])

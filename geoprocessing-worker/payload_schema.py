@@ -1,0 +1,78 @@
+"""The JSON Schema of a kind of job's `inputPayload`, from the declaration of its options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+from geoprocessing_worker.payload import Payload
+
+IGNORE_CASE = "x-ignore-case"
+"""A keyword beside `enum`: the value counts in lower case."""
+
+CRS_FORMAT = "crs"
+"""The `format` of a coordinate system. The API looks authority codes up in its list."""
+
+
+def payload_schema(payload: type[Payload], *, takes_file: bool) -> dict[str, Any]:
+    """Return the schema of the payloads that `payload` reads.
+
+    Defaults are left out, since each worker's settings change them. A null counts as not given, for every key.
+
+    Args:
+        payload: the options.
+        takes_file: whether `sourceUrl` may name the job's file. The API reads that key itself.
+    """
+    schema = payload.model_json_schema(by_alias=True, schema_generator=_Plain)
+    properties = {name: _or_null(each) for name, each in schema.get("properties", {}).items()}
+    if takes_file:
+        properties["sourceUrl"] = {
+            "type": ["string", "null"],
+            "description": "address of the file, instead of an upload",
+        }
+    made: dict[str, Any] = {"type": "object", "properties": dict(sorted(properties.items()))}
+    if payload.model_config.get("extra") != "allow":
+        made["additionalProperties"] = False
+    return made | ({"$defs": schema["$defs"]} if "$defs" in schema else {})
+
+
+# pydantic leaves limits under its own names where a validator stands between them and the type.
+_LIMITS = {
+    "ge": "minimum",
+    "le": "maximum",
+    "gt": "exclusiveMinimum",
+    "lt": "exclusiveMaximum",
+    "multiple_of": "multipleOf",
+}
+
+
+class _Plain(GenerateJsonSchema):
+    """Without titles, which repeat the names, and without defaults. `null` is added to each key once, at the end."""
+
+    def generate_inner(self, schema: Any) -> JsonSchemaValue:
+        return {_LIMITS.get(name, name): value for name, value in super().generate_inner(schema).items()}
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - the base class's signature
+        return False
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    kind = schema.get("type")
+    if "$ref" in schema or "anyOf" in schema or "oneOf" in schema or "allOf" in schema:
+        return {"anyOf": [schema, {"type": "null"}]}
+    changed = dict(schema)
+    if isinstance(kind, str):
+        changed["type"] = [kind, "null"]
+    if "enum" in schema:
+        changed["enum"] = [*schema["enum"], None]
+    if "const" in schema:
+        changed["enum"] = [changed.pop("const"), None]
+    return changed

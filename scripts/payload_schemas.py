@@ -1,0 +1,70 @@
+"""Write down for the API what the worker's own kinds of job take: `make schemas`.
+
+`geo_jobs_api/shipped_types.json` has the schema of each payload and the types of files, and
+`geo_jobs_api/crs_codes.json` the codes of coordinate systems that PROJ's database has. A test compares both.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyproj
+from pyproj.database import get_codes
+from pyproj.enums import PJType
+
+from geoprocessing_worker import shipped
+
+FOLDER = Path(__file__).resolve().parent.parent / "geo_jobs_api"
+AUTHORITIES = ("EPSG", "ESRI", "IGNF", "OGC")
+# `crs.parse_crs` takes no others.
+_KINDS = (
+    PJType.GEOGRAPHIC_2D_CRS,
+    PJType.GEOGRAPHIC_3D_CRS,
+    PJType.PROJECTED_CRS,
+    PJType.COMPOUND_CRS,
+)
+_LONGEST = 12
+
+
+def shipped_types() -> dict[str, Any]:
+    """Return for each of the worker's own task types what the API adds to the row of its table."""
+    handlers = (shipped.GEOTIFF_INFO, shipped.GEOTIFF_TO_COG, shipped.GEOTIFF_TO_PNG, shipped.GEOTIFF_TO_TILES)
+    wanted = {"payload_schema", "input_types"}
+    return {
+        handler.task_type.name: handler.announced.model_dump(mode="json", by_alias=True, include=wanted)
+        for handler in handlers
+    }
+
+
+def crs_codes() -> dict[str, Any]:
+    """Return the codes of each authority: numbers, pairs of the first and last of a row of numbers, and names."""
+    return {"proj": pyproj.proj_version_str, "codes": {authority: _codes(authority) for authority in AUTHORITIES}}
+
+
+def _codes(authority: str) -> list[int | str | list[int]]:
+    found = {code for kind in _KINDS for code in get_codes(authority, kind, allow_deprecated=True)}
+    usable = {code for code in found if code.isalnum() and len(code) <= _LONGEST}
+    rows: list[list[int]] = []
+    for number in sorted(int(code) for code in usable if code.isdecimal()):
+        if rows and number == rows[-1][1] + 1:
+            rows[-1][1] = number
+        else:
+            rows.append([number, number])
+    numbers: list[int | str | list[int]] = [first if first == last else [first, last] for first, last in rows]
+    return numbers + sorted(code for code in usable if not code.isdecimal())
+
+
+def files() -> dict[Path, str]:
+    """Return what each file is to hold."""
+    return {
+        FOLDER / "shipped_types.json": json.dumps(shipped_types(), indent=1) + "\n",
+        FOLDER / "crs_codes.json": json.dumps(crs_codes(), separators=(",", ":")) + "\n",
+    }
+
+
+if __name__ == "__main__":
+    for path, text in files().items():
+        path.write_text(text, encoding="utf-8")
+        print(path)
