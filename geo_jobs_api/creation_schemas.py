@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import Field, model_validator
 
 from geo_jobs_api.schemas import JobView
-from geo_jobs_api.wire_types import Integer, Model, Moment, Payload, Text
+from geo_jobs_api.wire_types import Asked, Integer, Model, Moment, Payload, Text
 
 LARGEST_BATCH = 1000
 _MOST_PARENTS = 1000
@@ -19,21 +19,21 @@ OutputName = Annotated[Text, Field(min_length=1, max_length=255)]
 DedupKey = Annotated[Text, Field(min_length=1, max_length=255)]
 
 
-class DependsOn(Model):
+class DependsOn(Asked):
     """A job that this one waits for, and what its failure (or cancellation) means for this one."""
 
     job_id: UUID
     on_parent_failure: OnParentFailure = "cancel"
 
 
-class InputFrom(Model):
+class InputFrom(Asked):
     """An output of another job as the input: by its suffix (`.tif`) or its whole name."""
 
     job_id: UUID
     output: OutputName
 
 
-class JobTemplate(Model):
+class JobTemplate(Asked):
     """What all ways of making a job have in common."""
 
     task_type: TaskTypeName
@@ -66,7 +66,7 @@ class CreateJob(JobTemplate):
         return self
 
 
-class CreateBatch(Model):
+class CreateBatch(Asked):
     """Jobs to be made together: all of them, or none."""
 
     jobs: list[CreateJob] = Field(min_length=1, max_length=LARGEST_BATCH)

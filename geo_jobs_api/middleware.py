@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import psycopg
 from fastapi import FastAPI, Request
@@ -17,9 +17,10 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from geo_jobs_api.errors import KINDS, FieldError, Problem, summary
+from geo_jobs_api.errors import KINDS, Problem, summary
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.metrics import REQUEST_SECONDS, REQUESTS
+from geo_jobs_api.wire_types import field_errors
 
 _log = get_logger("geo_jobs_api.access")
 
@@ -175,12 +176,12 @@ def _methods_at(request: Request) -> list[str]:
 def _on_invalid(_: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
-    errors = []
-    for item in error.errors():
-        place = [str(part) for part in item["loc"]]
-        place = [] if item["type"] == "json_invalid" else place[1:] if place[:1] == ["body"] else place
-        errors.append(FieldError("".join(f"/{part}" for part in place), item["msg"]))
+    errors = field_errors({**item, "loc": _place(item["loc"])} for item in error.errors())
     return problem_response(Problem("validation", summary(errors), errors=errors))
+
+
+def _place(location: Sequence[str | int]) -> Sequence[str | int]:
+    return location[1:] if location[:1] == ("body",) else location
 
 
 def _on_outage(_: Request, error: Exception) -> Response:

@@ -13,19 +13,19 @@ from pydantic import Field, model_validator
 from geo_jobs_api.creation_schemas import JobTemplate, OnParentFailure, OutputName
 from geo_jobs_api.jobs import FINAL_STATES, JobState
 from geo_jobs_api.records import Job, Pipeline
-from geo_jobs_api.wire_types import Model, Moment, Name
+from geo_jobs_api.wire_types import Asked, Model, Moment, Name
 
 LARGEST_PIPELINE = 1000
 
 
-class DependsOnName(Model):
+class DependsOnName(Asked):
     """A job of the same pipeline that is waited for."""
 
     job: Name
     on_parent_failure: OnParentFailure = "cancel"
 
 
-class InputFromName(Model):
+class InputFromName(Asked):
     """An output of another job of the pipeline as the input: by its suffix or its whole name."""
 
     job: Name
@@ -42,14 +42,14 @@ class PipelineJob(JobTemplate):
     deliver_at: Moment | None = None
 
 
-class PipelineStage(Model):
+class PipelineStage(Asked):
     """Jobs that may run at the same time."""
 
     name: Name
     jobs: list[PipelineJob] = Field(min_length=1, max_length=LARGEST_PIPELINE)
 
 
-class CreatePipeline(Model):
+class CreatePipeline(Asked):
     """Stages in sequence."""
 
     name: Name

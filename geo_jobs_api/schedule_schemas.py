@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter, model_validator
 
 from geo_jobs_api.creation_schemas import DedupKey, JobTemplate
 from geo_jobs_api.pipeline_schemas import CreatePipeline
 from geo_jobs_api.schedule_records import Schedule, ScheduleFire
 from geo_jobs_api.timing import MissedRuns, Timing, check_cron, join_cron
-from geo_jobs_api.wire_types import Integer, Model, Moment, Name
+from geo_jobs_api.wire_types import Asked, Integer, Model, Moment, Name, alternative
 
 _UPCOMING = 5
 _TIME = re.compile(r"^([01]\d|2[0-3]):([0-5]\d)$")
@@ -51,7 +51,7 @@ def _check_day(day: str | int) -> str | int:
     return day
 
 
-class Rule(Model):
+class Rule(Asked):
     """Times of the day on some days of the week; without days, on all."""
 
     times: list[Annotated[str, AfterValidator(_check_time)]] = Field(min_length=1, max_length=48)
@@ -63,7 +63,7 @@ class Rule(Model):
         return [join_cron(int(time[:2]), int(time[3:]), days) for time in self.times]
 
 
-class ScheduleTiming(Model):
+class ScheduleTiming(Asked):
     """One of `cron`, `at` and `rules`; `timeZone` is where cron and rules are meant."""
 
     cron: Annotated[str, Field(max_length=200), AfterValidator(check_cron)] | None = None
@@ -90,11 +90,20 @@ class ScheduledJob(JobTemplate):
     deliver_after_seconds: Integer | None = Field(default=None, ge=0, le=31 * 86_400)
 
 
-Template = ScheduledJob | CreatePipeline
-_template_adapter: TypeAdapter[Template] = TypeAdapter(Template)
+def _kind_of_template(value: Any) -> str:
+    is_pipeline = isinstance(value, CreatePipeline) or (isinstance(value, dict) and "stages" in value)
+    return alternative("pipeline" if is_pipeline else "job")
 
 
-def parse_template(value: dict[str, Any]) -> Template:
+# Told apart before they are read, or each fault would be told twice.
+Template = Annotated[
+    Annotated[ScheduledJob, Tag(alternative("job"))] | Annotated[CreatePipeline, Tag(alternative("pipeline"))],
+    Discriminator(_kind_of_template),
+]
+_template_adapter: TypeAdapter[ScheduledJob | CreatePipeline] = TypeAdapter(Template)
+
+
+def parse_template(value: dict[str, Any]) -> ScheduledJob | CreatePipeline:
     """The template as it was stored."""
     return _template_adapter.validate_python(value)
 

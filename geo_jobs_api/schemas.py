@@ -10,10 +10,10 @@ from pydantic import Field
 
 from geo_jobs_api.jobs import JobState
 from geo_jobs_api.records import Job, JobEvent
-from geo_jobs_api.wire_types import Integer, Model, Text
+from geo_jobs_api.wire_types import Asked, Integer, Model, Text
 
 
-class RequestUpload(Model):
+class RequestUpload(Asked):
     """The file that is going to be uploaded."""
 
     file_name: Annotated[Text, Field(min_length=1, max_length=1024)]
@@ -31,7 +31,7 @@ class UploadTarget(Model):
     file_name: str
 
 
-class CancelJob(Model):
+class CancelJob(Asked):
     """Why a job is cancelled."""
 
     reason: Annotated[Text, Field(max_length=500)] | None = None

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import ConfigDict, Field
 
 from geo_jobs_api.jobs import ErrorClass
-from geo_jobs_api.wire_types import Integer, Model, Moment, Real, Text
+from geo_jobs_api.wire_types import Asked, Integer, Model, Moment, Real, Text
 
 
 class EndedLeaseView(Model):
@@ -46,16 +46,14 @@ class Explanation(Model):
     leases: list[EndedLeaseView]
 
 
-class ChangePriority(Model):
+class ChangePriority(Asked):
     """What a job's priority is to be."""
 
     priority: Integer = Field(ge=-100, le=100)
 
 
-class RedriveFilter(Model):
+class RedriveFilter(Asked):
     """Which failed jobs go back to the queue; what is not told does not matter. The oldest failures go first."""
-
-    model_config = ConfigDict(extra="forbid")
 
     task_type: Annotated[Text, Field(max_length=63)] | None = None
     error_class: ErrorClass | None = None
@@ -71,7 +69,7 @@ class Redriven(Model):
     jobs: dict[str, int]
 
 
-class Cleanup(Model):
+class Cleanup(Asked):
     """Remove all jobs that ended so many days ago, whatever the settings keep."""
 
     days: Real = Field(ge=0, le=36_500)

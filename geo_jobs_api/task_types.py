@@ -8,12 +8,11 @@ from functools import cache
 from importlib import resources
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
-from geo_jobs_api.errors import FieldError, Problem, pointer_part
-from geo_jobs_api.near_misses import unknown
+from geo_jobs_api.errors import Problem
 from geo_jobs_api.payload_schemas import check_schema
-from geo_jobs_api.wire_types import Model, Payload, Text
+from geo_jobs_api.wire_types import Asked, Payload, Text, field_errors
 
 _DAY_SECONDS = 86_400
 
@@ -38,10 +37,8 @@ def shipped() -> Mapping[str, Mapping[str, Any]]:
     return types
 
 
-class OutputRule(Model):
+class OutputRule(Asked):
     """Something that a job may leave: its file's suffix after the stem, and for which output formats (null: all)."""
-
-    model_config = ConfigDict(extra="forbid")
 
     suffix: str = Field(pattern=r"^[._-][A-Za-z0-9._-]{0,39}$")
     content_type: Annotated[Text, Field(min_length=1, max_length=200)]
@@ -49,16 +46,14 @@ class OutputRule(Model):
     formats: list[Annotated[str, Field(pattern="^[a-z0-9]{1,20}$")]] | None = None
 
 
-class ClaimRate(Model):
+class ClaimRate(Asked):
     """At most `count` claims in any stretch of `periodSeconds`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     count: int = Field(ge=1, le=100_000)
     period_seconds: float = Field(gt=0, le=31 * _DAY_SECONDS)
 
 
-class TaskType(Model):
+class TaskType(Asked):
     """What a kind of job needs and leaves, how long, how often and how many at once it may run.
 
     `leaseSeconds` null: the service's own. `maxConcurrentRuns` and `rateLimit` null: as many as there are workers.
@@ -66,9 +61,6 @@ class TaskType(Model):
     Schema of `inputPayload`; null: the shipped one, else any payload. `inputTypes`: media types of uploads; null: the
     shipped ones, else any.
     """
-
-    # A misspelt limit must not go unnoticed.
-    model_config = ConfigDict(extra="forbid")
 
     name: str = Field(pattern="^[a-z][a-z0-9_]{0,62}$")
     input: Literal["required", "optional", "none"] = "required"
@@ -131,11 +123,7 @@ def parse_task_type(given: Mapping[str, Any]) -> TaskType:
     try:
         return _as_shipped(TaskType.model_validate(dict(given)))
     except ValidationError as error:
-        errors = [
-            FieldError("".join(map(pointer_part, item["loc"])), _message(item["type"], item["loc"], item["msg"]))
-            for item in error.errors()
-        ]
-        raise Problem("validation", "This cannot be a task type.", errors=errors) from error
+        raise Problem("validation", "This cannot be a task type.", errors=field_errors(error.errors())) from error
 
 
 def _as_shipped(task_type: TaskType) -> TaskType:
@@ -144,9 +132,3 @@ def _as_shipped(task_type: TaskType) -> TaskType:
     return task_type.model_copy(
         update={name: value for name, value in known.items() if getattr(task_type, name) is None}
     )
-
-
-def _message(kind: str, place: tuple[int | str, ...], message: str) -> str:
-    if kind == "extra_forbidden" and len(place) == 1:
-        return unknown("field", str(place[0]), [field.alias or name for name, field in TaskType.model_fields.items()])
-    return message

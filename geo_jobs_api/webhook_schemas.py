@@ -10,7 +10,7 @@ from pydantic import Field
 
 from geo_jobs_api.creation_schemas import TaskTypeName
 from geo_jobs_api.webhook_records import Delivery, Webhook
-from geo_jobs_api.wire_types import Model, SecretText, Text
+from geo_jobs_api.wire_types import Asked, Model, SecretText, Text
 
 Event = Literal[
     "job.succeeded", "job.failed", "job.cancelled", "pipeline.succeeded", "pipeline.failed", "pipeline.cancelled"
@@ -18,7 +18,7 @@ Event = Literal[
 _JOB_EVENTS: list[Event] = ["job.succeeded", "job.failed", "job.cancelled"]
 
 
-class PutWebhook(Model):
+class PutWebhook(Asked):
     """Where to tell of which ends. `allOwners`: of everybody's jobs, for administrators."""
 
     url: Annotated[Text, Field(min_length=1, max_length=2000)]

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from geo_jobs_api.errors import FieldError, pointer_part
+from geo_jobs_api.near_misses import nearest, unknown
 
 _MAX_DEPTH = 32
 _MAX_PAYLOAD_BYTES = 64 * 1024
 _MAX_METADATA_BYTES = 256 * 1024
+_MOST_STRANGE_KEYS = 20
 
 
 def _check_text(text: str) -> str:
@@ -114,3 +130,50 @@ class Model(BaseModel):
     """Camel case outside, snake case inside; unknown fields are ignored, as the protocol demands."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
+
+
+class Asked(Model):
+    """What a person asks for: unknown keys are refused, each with the nearest known one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        strange = [key for key in value if isinstance(key, str) and key not in known and key not in cls.model_fields]
+        if strange:
+            raise ValidationError.from_exception_data(
+                cls.__name__, [_unknown_key(key, value[key], known) for key in strange[:_MOST_STRANGE_KEYS]]
+            )
+        return value
+
+
+def _unknown_key(key: str, value: object, known: list[str]) -> InitErrorDetails:
+    told = {"message": unknown("key", key, known), "nearest": nearest(key, known), "allowed": tuple(known)}
+    return InitErrorDetails(type=PydanticCustomError("unknown_key", "{message}", told), loc=(key,), input=value)
+
+
+def alternative(name: str) -> str:
+    """The tag of one of several models that a body may be; it is no step of a JSON pointer."""
+    return f"({name})"
+
+
+def field_errors(items: Iterable[Mapping[str, Any]]) -> list[FieldError]:
+    """The wrong places that pydantic found."""
+    return [_field_error(item) for item in items]
+
+
+def _field_error(item: Mapping[str, Any]) -> FieldError:
+    context = item.get("ctx") or {}
+    if item["type"] == "json_invalid":
+        return FieldError("", f"The body is not JSON: {context.get('error', item['msg'])}")
+    place = [
+        part for part in item["loc"] if not (isinstance(part, str) and part.startswith("(") and part.endswith(")"))
+    ]
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] != "unknown_key":
+        return FieldError("".join(map(pointer_part, place)), message)
+    return FieldError("".join(map(pointer_part, place)), message, context["nearest"], context["allowed"])

@@ -19,12 +19,13 @@ from geo_jobs_api.commands.output import say_done, say_view, say_views
 from geo_jobs_api.config import Settings
 from geo_jobs_api.creation_store import CreationStore
 from geo_jobs_api.database import Pool
-from geo_jobs_api.errors import FieldError, Problem
+from geo_jobs_api.errors import Problem
 from geo_jobs_api.firing import ScheduleRunner
 from geo_jobs_api.schedule_content import content_of
 from geo_jobs_api.schedule_records import Schedule
 from geo_jobs_api.schedule_schemas import FireView, PutSchedule, ScheduleView, timing_of
 from geo_jobs_api.schedule_store import ScheduleStore
+from geo_jobs_api.wire_types import field_errors
 
 Change = Callable[[ScheduleStore, Schedule], Awaitable[Schedule | None]]
 
@@ -98,8 +99,7 @@ def _read(file: str) -> PutSchedule:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
         return PutSchedule.model_validate(json.loads(text))
     except ValidationError as error:
-        wrong = [FieldError("/" + "/".join(map(str, item["loc"])), item["msg"]) for item in error.errors()]
-        raise Problem("validation", "This is no schedule.", errors=wrong) from error
+        raise Problem("validation", "This is no schedule.", errors=field_errors(error.errors())) from error
     except (OSError, ValueError) as error:
         raise Problem("validation", f"{file} cannot be read: {error}.") from error
 

@@ -1,0 +1,87 @@
+"""Mistakes in a request's own keys are found at once, each with its place and the nearest known key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.api import RunningApi
+from tests.support.clients import Person, Worker, code_of
+
+JOB: dict[str, Any] = {"taskType": "geotiff_info"}
+STAGES: list[dict[str, Any]] = [{"name": "s", "jobs": [JOB | {"name": "j"}]}]
+ID = "01890000-0000-7000-8000-000000000000"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "pointer", "meant"),
+    [
+        ("/geo-jobs", JOB | {"prioritty": 5}, "/prioritty", "priority"),
+        ("/geo-jobs", {"taskTypes": "geotiff_info"}, "/taskTypes", "taskType"),
+        ("/geo-jobs", JOB | {"payload": {}}, "/payload", "inputPayload"),
+        ("/geo-jobs", JOB | {"dependOn": []}, "/dependOn", "dependsOn"),
+        ("/geo-jobs", JOB | {"dependsOn": [{"job": ID}]}, "/dependsOn/0/job", "jobId"),
+        ("/geo-jobs", JOB | {"inputFrom": {"jobId": ID, "outputs": ".tif"}}, "/inputFrom/outputs", "output"),
+        ("/geo-jobs/batch", {"job": [JOB]}, "/job", "jobs"),
+        ("/geo-jobs/batch", {"jobs": [JOB, JOB | {"runat": None}]}, "/jobs/1/runat", "runAt"),
+        ("/geo-jobs/ID/upload", {"filename": "a.tif", "fileSize": 1}, "/filename", "fileName"),
+        ("/geo-jobs/ID/cancel", {"reasons": "x"}, "/reasons", "reason"),
+        ("/geo-jobs/ID/priority", {"prio": 1}, "/prio", "priority"),
+        ("/geo-jobs/redrive", {"errorcode": "x"}, "/errorcode", "errorCode"),
+        ("/pipelines", {"name": "p", "stage": STAGES}, "/stage", "stages"),
+        ("/pipelines", {"name": "p", "stages": [{"name": "s", "job": []}]}, "/stages/0/job", "jobs"),
+        (
+            "/pipelines",
+            {"name": "p", "stages": [{"name": "s", "jobs": [JOB | {"name": "j", "dedupkey": 1}]}]},
+            "/stages/0/jobs/0/dedupkey",
+            None,
+        ),
+        ("/schedules", {"name": "n", "crom": "0 6 * * *", "template": JOB}, "/crom", "cron"),
+        ("/schedules", {"name": "n", "cron": "0 6 * * *", "timezone": "UTC", "template": JOB}, "/timezone", "timeZone"),
+        (
+            "/schedules",
+            {"name": "n", "cron": "0 6 * * *", "template": JOB | {"priorty": 1}},
+            "/template/priorty",
+            "priority",
+        ),
+        (
+            "/schedules",
+            {"name": "n", "cron": "0 6 * * *", "template": {"name": "p", "stages": STAGES, "desc": ""}},
+            "/template/desc",
+            None,
+        ),
+        ("/schedules", {"name": "n", "rules": [{"time": ["06:00"]}], "template": JOB}, "/rules/0/time", "times"),
+        ("/webhooks", {"url": "https://example.org/", "event": ["job.failed"]}, "/event", "events"),
+    ],
+)
+def test_an_unknown_key_of_any_request_is_refused_with_the_nearest_known_one(
+    path: str, body: dict[str, Any], pointer: str, meant: str | None, person: Person
+) -> None:
+    """Wherever it stands: in jobs, batches, uploads, pipelines, schedules, their templates, webhooks."""
+    path = path.replace("ID", str(person.create()["id"]))
+    answer = person.http.post(f"/api{path}", json=body)
+    assert code_of(answer) == (422, "validation"), answer.text
+    (error,) = answer.json()["errors"]
+    assert (error["pointer"], error.get("nearest")) == (pointer, meant)
+    assert (f"Did you mean {meant!r}?" if meant else "Known: ") in error["message"]
+    assert error["message"] in answer.json()["detail"]
+
+
+def test_a_task_types_unknown_field_is_refused_with_the_nearest_known_one(api: RunningApi) -> None:
+    answer = Person(api, "root", admin=True).http.patch("/api/task-types/geotiff_info", json={"maxConcurentRuns": 1})
+    assert answer.json()["errors"][0]["nearest"] == "maxConcurrentRuns"
+
+
+def test_a_body_that_is_not_json_is_told_why(person: Person) -> None:
+    answer = person.http.post("/api/geo-jobs", content=b"{'taskType': 1}")
+    assert code_of(answer) == (422, "validation")
+    assert "The body is not JSON: " in answer.json()["detail"]
+
+
+def test_workers_may_send_what_the_api_does_not_know(person: Person, worker: Worker) -> None:
+    """A worker of a later version goes on working: the protocol demands it."""
+    person.submit()
+    job = worker.claim(somethingNew=1)
+    assert worker.call("heartbeat", job, {"somethingNew": 1}).is_success
+    assert worker.call("progress", job, {"percent": 5, "somethingNew": 1}).is_success
