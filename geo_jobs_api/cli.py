@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 
 import psycopg
+from pydantic import ValidationError
 
 from geo_jobs_api.commands import figures, jobs, pipelines, schedules, service, task_types, tokens, webhooks
 from geo_jobs_api.commands.frame import Group
 from geo_jobs_api.commands.output import harmless, say
 from geo_jobs_api.config import load_settings
+from geo_jobs_api.database import describe
 from geo_jobs_api.errors import ConfigurationError, Problem
 from geo_jobs_api.log import configure
+from geo_jobs_api.wire_types import field_errors
 
 _GROUPS = (service, jobs, pipelines, schedules, webhooks, task_types, figures, tokens)
 
@@ -33,23 +35,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_settings()
         configure(settings.log_level)
         code: int = parsed.run(settings, parsed)
-    except ConfigurationError as error:
-        say(str(error), to_error=True)
-        return 1
-    except Problem as problem:
-        said = "".join(f"\n  {error.pointer}: {error.message}" for error in problem.errors)
-        say(harmless(problem.detail) + said, to_error=True)
-        return 1
-    except OSError as error:
-        # Whoever read what we print may have seen enough.
-        if not isinstance(error, BrokenPipeError):
-            say(f"{error.filename or 'This'} cannot be used: {error.strerror or error}.", to_error=True)
-        return 1
-    except psycopg.Error as error:
-        # A connection string that cannot be read is quoted in the error, password and all.
-        said = re.sub(r"(://[^:@/\s]*:)[^@\s]*@|(password=)\S+", r"\1\2********@", " ".join(str(error).split()))
-        say(f"The database does not do what is needed: {said}. The role must own its schema.", to_error=True)
-        return 1
+    except BrokenPipeError:
+        return 1  # the reader of the output has seen enough
     except KeyboardInterrupt:
         return 130
+    except (ConfigurationError, Problem, ValidationError, OSError, psycopg.Error) as error:
+        say(_in_words(error), to_error=True)
+        return 1
     return code
+
+
+def _in_words(error: Exception) -> str:
+    """What went wrong, for the person at the terminal."""
+    if isinstance(error, Problem):
+        return harmless(error.detail) + "".join(f"\n  {item.pointer}: {item.message}" for item in error.errors)
+    if isinstance(error, ValidationError):
+        wrong = field_errors(error.errors())
+        return harmless("; ".join(f"{item.pointer.lstrip('/') or 'This'}: {item.message}" for item in wrong))
+    if isinstance(error, psycopg.Error):
+        return describe(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or 'This'} cannot be used: {error.strerror or error}."
+    return str(error)

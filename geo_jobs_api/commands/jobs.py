@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from uuid import UUID
 
-from pydantic import ValidationError
-
 from geo_jobs_api.commands.frame import Group, add_json_option, stored
 from geo_jobs_api.commands.output import say, say_done, say_json, say_view, say_views
 from geo_jobs_api.config import Settings
@@ -171,11 +169,7 @@ async def _priority(settings: Settings, pool: Pool, arguments: argparse.Namespac
 
 async def _redrive(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     given = {name: getattr(arguments, name) for name in RedriveFilter.model_fields}
-    try:
-        wanted = RedriveFilter.model_validate({name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        places = "; ".join(f"{item['loc'][0]}: {item['msg']}" for item in error.errors())
-        raise Problem("validation", places) from error
+    wanted = RedriveFilter.model_validate({name: value for name, value in given.items() if value is not None})
     jobs = await SteeringStore(pool, settings.lease_seconds).redrive_failed(arguments.owner, wanted)
     told = ", ".join(f"{count} of {name}" for name, count in jobs.items())
     say_done(f"Queued again: {told}." if told else "No failed job fits.", {"jobs": jobs}, as_json=arguments.json)

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import httpx
 import jwt
+import psycopg
 import pytest
 
 from geo_jobs_api import cli
 from tests.support.api import JWT_SECRET, STORAGE_SECRET, WORKER_TOKEN, worker_header
-from tests.support.clients import get
+from tests.support.clients import get, rows
 from tests.support.processes import children
 from tests.support.waiting import wait_until
 
@@ -216,3 +217,48 @@ def test_without_any_setting_it_serves_from_an_embedded_database(environment: di
         assert process.wait(timeout=30) == 0
     assert not (data / "postgres" / "postmaster.pid").exists()
     assert (data / "secrets.env").exists()
+
+
+@pytest.mark.parametrize(
+    ("breaks", "user", "words", "cure"),
+    [
+        ("CREATE ROLE stranger LOGIN", "stranger", "permission denied", "The role must own its schema."),
+        ("ALTER DATABASE {name} SET default_transaction_read_only = on", None, "read-only", "Connect to the primary"),
+        ("ALTER TABLE jobs RENAME COLUMN owner TO whose", None, 'column "owner" does not exist', None),
+        ("ALTER DATABASE {name} CONNECTION LIMIT 0", None, "too many connections", None),
+    ],
+)
+def test_a_database_error_comes_with_advice_only_of_its_own_kind(
+    environment: dict[str, str], postgres_url: str, breaks: str, user: str | None, words: str, cure: str | None
+) -> None:
+    """That the role must own its schema is said where it must, and only there."""
+    name = psycopg.conninfo.conninfo_to_dict(postgres_url)["dbname"]
+    run(environment, "migrate")
+    rows(postgres_url, breaks.format(name=f'"{name}"'))
+    try:
+        url = psycopg.conninfo.make_conninfo(postgres_url, **({"user": user} if user else {}))
+        if user is None and "LIMIT" in breaks:
+            rows(postgres_url, "CREATE ROLE guest LOGIN")
+            url = psycopg.conninfo.make_conninfo(postgres_url, user="guest")
+        ended = run(environment | {"DATABASE_URL": url}, "jobs", "list")
+    finally:
+        rows(postgres_url.replace(str(name), "postgres"), "DROP ROLE IF EXISTS stranger, guest")
+    assert ended.returncode == 1
+    assert words in ended.stderr
+    assert ("own its schema" in ended.stderr) is (cure is not None and "own its schema" in cure)
+    assert cure is None or cure in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_address_that_cannot_be_read_is_named_without_its_password(environment: dict[str, str]) -> None:
+    ended = run(environment | {"DATABASE_URL": "postgresql://me:geheim@127.0.0.1:port/x?wrong=1"}, "jobs", "list")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("DATABASE_URL, or PGHOST and the like, cannot be read")
+    assert "geheim" not in ended.stderr
+    assert "schema" not in ended.stderr
+
+
+def test_a_wrong_argument_is_named_without_a_traceback(environment: dict[str, str]) -> None:
+    ended = run(environment, "webhook", "create", "https://example.org/", "--owner", "me", "--event", "job.done")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("events/0: Input should be 'job.succeeded'")
