@@ -79,7 +79,7 @@ def _convert(parsed: argparse.Namespace, settings: Settings) -> int:
         box = make_sandbox(settings, loaded, perform, TaskResult, umask=own_umask())
         result = asyncio.run(_with_bar(box, Call.of(task.handler, request), task))
     except JobError as error:
-        print(f"❌ {error.code}: {error.message}", file=sys.stderr)  # noqa: T201
+        print(f"❌ {error.code}: {tasks.advised(error, task.handler).message}", file=sys.stderr)  # noqa: T201
         return FAILED
     except OSError as error:
         raise ConfigurationError(f"{parsed.output} cannot be written: {error.strerror}") from None

@@ -52,7 +52,7 @@ def afford(predicted: Cost, room: int | None) -> None:
         raise refused(
             "too_large",
             f"This picture needs {predicted.memory_bytes >> 20:,} MB of memory at least; {room >> 20:,} MB are free. "
-            "Ask for a smaller maxSize, or save the file in smaller tiles.",
+            "Save the file in smaller tiles.",
             limit="memory",
             found=predicted.memory_bytes,
             allowed=room,

@@ -106,12 +106,12 @@ async def download(
 
 # By whether the file is somebody else's.
 _NOT_FETCHED = (
-    "The uploaded file could not be fetched from storage; the job will be tried again.",
-    "The file could not be fetched from its address; the job will be tried again.",
+    "The uploaded file could not be fetched from storage.",
+    "The file could not be fetched from its address.",
 )
 _REFUSED = (
-    "Storage did not hand out the uploaded file; the job will be tried again with a new address.",
-    "The server at the file's address did not hand it out; the job will be tried again.",
+    "Storage did not hand out the uploaded file.",
+    "The server at the file's address did not hand it out.",
 )
 
 
@@ -130,7 +130,7 @@ def _check_room(folder: Path, size_bytes: int) -> None:
 def _no_room(**detail: object) -> JobError:
     return JobError(
         "disk_full",
-        "The worker has no room for the file at the moment; the job will be tried again.",
+        "The worker has no room for the file at the moment.",
         ErrorClass.TRANSIENT,
         detail,
     )

@@ -222,6 +222,8 @@ class TaskHandler:
         preload: modules to be imported once for all jobs, where they are slow to import and quick to fork.
         settings: for fields of the payload, the worker's setting that holds their default, by its name in lower case.
         explain: like `work`, but to an `Explanation`, for `convert --explain`.
+        lighter: how the same work takes less time, memory and room, as a sentence for the person who asked. It stands
+            at the end of the errors that this cures; without it they name no cure.
     """
 
     interface: int
@@ -235,6 +237,7 @@ class TaskHandler:
     preload: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     explain: str | None = None
+    lighter: str | None = None
 
     @cached_property
     def announced(self) -> TaskType:

@@ -56,7 +56,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     _symptom(
         r"out of memory|cannot allocate|memory allocation|too much memory",
         "out_of_memory",
-        "There was not enough memory for this file. Try a smaller maxSize, or save it in tiles with overviews.",
+        "There was not enough memory for this file.",
     ),
 )
 

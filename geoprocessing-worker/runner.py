@@ -33,13 +33,13 @@ from geoprocessing_worker.errors import (
     Unavailable,
     refused,
 )
-from geoprocessing_worker.handlers import InputRule, OutputFile, Payload, TaskRequest, TaskResult
+from geoprocessing_worker.handlers import InputRule, OutputFile, Payload, TaskHandler, TaskRequest, TaskResult
 from geoprocessing_worker.lease import Lease, LeaseKeeper, watched
 from geoprocessing_worker.malware import Scanner
 from geoprocessing_worker.models import ClaimedJob, Completion, JobInput, Progress, ReportedOutput, SourceVersion
 from geoprocessing_worker.perform import Call
 from geoprocessing_worker.sandbox import Sandbox
-from geoprocessing_worker.tasks import Task, Tasks
+from geoprocessing_worker.tasks import Task, Tasks, advised
 from geoprocessing_worker.workspace import job_folder
 
 T = TypeVar("T")
@@ -99,6 +99,7 @@ class JobRunner:
         self._stage = ""
         self._spans: Mapping[str, tuple[float, float]] = {}
         self._closing: str | None = None
+        self._handler: TaskHandler | None = None
         self._begun = False
         self._final = FinalReport(job, self._lease, self._keeper, tools.courier)
 
@@ -125,11 +126,11 @@ class JobRunner:
         except (CancelRequested, _Interrupted) as order:
             return await (self._cancelled(order) if isinstance(order, CancelRequested) else self._interrupted())
         except (JobError, Rejected) as error:
-            return await self._failed(error if isinstance(error, JobError) else rejected(error))
+            return await self._failed(advised(error, self._handler) if isinstance(error, JobError) else rejected(error))
         except Exception:
             # The one place where a mistake of ours ends: it costs this job an attempt, not the worker its life.
             log.exception("job_crashed_the_runner")
-            message = "The job met a mistake in this program. The mistake is in the log; the job will be tried again."
+            message = "The job met a mistake in this program. The mistake is in the worker's log."
             return await self._failed(JobError("internal_error", message, ErrorClass.INTERNAL))
         seconds = round(self._tools.clock() - started, 3)
         log.info(
@@ -186,7 +187,7 @@ class JobRunner:
             raise refused("unknown_task_type", f"This worker does not know the task type {self._job.task_type!r}.")
         if self._job.input is None and task.handler.task_type.input is InputRule.REQUIRED:
             raise refused("no_input", f"Jobs of type {self._job.task_type} need a file, and this one has none.")
-        self._spans, self._closing = task.spans, task.closing
+        self._spans, self._closing, self._handler = task.spans, task.closing, task.handler
         return task
 
     async def _download(self, wanted: JobInput, folder: Path) -> Downloaded:
@@ -212,8 +213,7 @@ class JobRunner:
             limit = self._deadline.limit or 0.0
             raise JobError(
                 "timed_out",
-                f"The job took longer than the {limit:g} seconds it may take (it was at: {self._stage}). "
-                "Try a smaller maxSize, or add overviews to the file.",
+                f"The job took longer than the {limit:g} seconds it may take (it was at: {self._stage}).",
                 ErrorClass.TIMEOUT,
                 {"limit_seconds": limit, "stage": self._stage},
             ) from None
@@ -255,7 +255,7 @@ class JobRunner:
         log.warning("lease_lost", message=f"Job {self._job.id} can be kept no longer", reason=str(error))
         if not self._begun:
             return Ending.LEASE_LOST  # nothing was done yet, and the short first lease costs nothing
-        message = "The job server could not be reached while the worker worked on the file; it will be tried again."
+        message = "The job server could not be reached while the worker worked on the file."
         await self._final.keep(JobError("lease_expired", message, ErrorClass.TRANSIENT))
         return Ending.KEPT
 

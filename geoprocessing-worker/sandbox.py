@@ -168,7 +168,7 @@ class Sandbox(Generic[Request, Result]):
                 log.error("child_failed", traceback=str(said["bug"])[-LONGEST_TRACEBACK:])
                 raise JobError(
                     "internal_error",
-                    "The file met a mistake in this program. The mistake is in the log; the job will be tried again.",
+                    "The file met a mistake in this program. The mistake is in the worker's log.",
                     ErrorClass.INTERNAL,
                 )
         except ValidationError as error:
@@ -235,8 +235,7 @@ def _death(exit_code: int | None) -> JobError:
     if exit_code == -signal.SIGXCPU:
         return JobError(
             "timed_out",
-            "The file took more computing time than a job may use. "
-            "Try a smaller maxSize, or add overviews to the file.",
+            "The file took more computing time than a job may use.",
             ErrorClass.TIMEOUT,
             {"limit": "cpu"},
         )
@@ -255,7 +254,7 @@ def _death(exit_code: int | None) -> JobError:
 def _out_of_memory(detail: dict[str, Any]) -> JobError:
     return JobError(
         "out_of_memory",
-        "The file needs more memory than a job may use. Try a smaller maxSize, or add overviews to the file.",
+        "The file needs more memory than a job may use.",
         ErrorClass.RESOURCE,
         detail,
     )

@@ -42,6 +42,7 @@ GEOTIFF_TO_PNG = TaskHandler(
     work="geoprocessing_worker.conversion:convert",
     explain="geoprocessing_worker.explanation:explain_request",
     self_test="geoprocessing_worker.selftests:picture",
+    lighter="Try a smaller maxSize, or add overviews to the file.",
     needs=("numpy", "pyproj", "pyvips", "rasterio", "zlib-ng"),
     settings={
         "max_size": "max_image_size",
@@ -82,6 +83,7 @@ GEOTIFF_TO_TILES = TaskHandler(
     stages={"inspect": 2, "render": 55, "package": 3},
     work="geoprocessing_worker.tiles:make_tiles",
     self_test="geoprocessing_worker.selftests:tiles",
+    lighter="Try a smaller maxZoom.",
     needs=("numpy", "pmtiles", "pyproj", "pyvips", "rasterio"),
     settings={"quality": "compression_quality"},
 )

@@ -7,6 +7,7 @@ import sysconfig
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
 from importlib.util import find_spec
 from itertools import accumulate, pairwise
@@ -111,9 +112,10 @@ def load(settings: Settings, only: Collection[str] | None = None) -> Tasks:
     unknown = [name for name in enabled if name not in {point.name for point in installed}]
     if unknown:
         known = ", ".join(point.name for point in installed) or "none"
-        raise ConfigurationError(
-            f"WORKER_TASK_TYPES: no handler is installed for {', '.join(unknown)}; installed: {known}"
-        )
+        where = "WORKER_TASK_TYPES: " if only is None else ""
+        near = get_close_matches(unknown[0], [point.name for point in installed], n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ConfigurationError(f"{where}no handler is installed for {', '.join(unknown)}; {hint}installed: {known}")
     chosen = [point for point in installed if not enabled or point.name in enabled]
     times = Counter(point.name for point in chosen)
     usable: dict[str, Task] = {}
@@ -140,6 +142,17 @@ def bind(
         ConfigurationError: a setting is no default for its payload.
     """
     return Task(handler, _defaults(handler, settings), libraries, import_roots, _spans(handler.stages))
+
+
+_TOO_MUCH = frozenset({"timed_out", "out_of_memory", "output_too_large"})
+
+
+def advised(error: JobError, handler: TaskHandler | None) -> JobError:
+    """The error with the handler's advice, where the job took too much of something."""
+    too_much = error.code in _TOO_MUCH or (error.code == "too_large" and error.detail.get("limit") == "memory")
+    if handler is None or handler.lighter is None or not too_much:
+        return error
+    return JobError(error.code, f"{error.message} {handler.lighter}", error.error_class, error.detail)
 
 
 def _checked(point: EntryPoint, times: int) -> TaskHandler:

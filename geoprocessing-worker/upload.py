@@ -62,7 +62,7 @@ async def _persist(output: OutputFile, slot_of: Callable[[str], UploadSlot | Non
         lambda: _put(output, fitting_slot(output, slot_of(output.name)), http, pulse),
         pulse,
         code="upload_failed",
-        message="The results could not be put into storage; the job will be tried again.",
+        message="The results could not be put into storage.",
         detail=lambda: {"output": output.name},
     )
 
@@ -84,7 +84,7 @@ def fitting_slot(output: OutputFile, slot: UploadSlot | None) -> UploadSlot:
         raise JobError(
             "output_too_large",
             f"The result {output.name} has {output.size_bytes / 1e6:.1f} MB, more than the "
-            f"{slot.max_bytes / 1e6:.1f} MB that the job server takes. Ask for a smaller maxSize.",
+            f"{slot.max_bytes / 1e6:.1f} MB that the job server takes.",
             ErrorClass.INVALID_INPUT,
             {"output": output.name, "size_bytes": output.size_bytes, "max_bytes": slot.max_bytes},
         )
@@ -102,7 +102,7 @@ async def _put(output: OutputFile, slot: UploadSlot, http: httpx.AsyncClient, pu
         transfer.check(
             response,
             code="upload_refused",
-            message="Storage did not take the results; the job will be tried again with new addresses.",
+            message="Storage did not take the results.",
             output=output.name,
         )
         # A short answer is read to its end, since the connection is closed with one that is not.

@@ -48,7 +48,7 @@ def no_room(error: OSError) -> JobError:
     """The disk is full or `TEMP_DIR` cannot be written, as the end of a job."""
     return JobError(
         "workspace_unavailable",
-        "The worker has no room to work in at the moment; the job will be tried again.",
+        "The worker has no room to work in at the moment.",
         ErrorClass.TRANSIENT,
         {"reason": error.strerror or str(error)},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from geoprocessing_worker.config import Settings
 from geoprocessing_worker.courier import Courier
 from geoprocessing_worker.outbox import Outbox
 from geoprocessing_worker.runner import Ending, JobRunner, Tools
+from geoprocessing_worker.shipped import GEOTIFF_INFO
+from geoprocessing_worker.tasks import Tasks, bind
 from geoprocessing_worker.worker import source_client
 from tests.contract.test_wire import request
 from tests.support.api import NO_TLS, WORKER_TOKEN, RunningApi
@@ -135,3 +138,30 @@ async def test_a_source_is_worked_on_once_for_each_of_its_versions(
     assert (unchanged["outputs"], unchanged["metadata"]) == ([], {"unchanged": True})
     version[0] = '"v2"'
     assert (await one(etag='"v1"'))["metadata"]["width"] == 400
+
+
+@pytest.mark.parametrize(
+    ("most", "state", "why"), [(1, "failed", "no attempts are left"), (3, "queued", "It is tried again at ")]
+)
+async def test_only_the_server_says_whether_a_job_is_tried_again(
+    most: int, state: str, why: str, tools: Tools, person: Person, api: RunningApi, tmp_path: Path
+) -> None:
+    """After its last attempt a job has failed for good, and nothing in it promises another one."""
+    admin = Person(api, "root", admin=True)
+    changed = await in_thread(
+        lambda: admin.http.patch("/api/task-types/geotiff_info", json={"maxAttempts": most, "backoffSeconds": [600]})
+    )
+    changed.raise_for_status()
+    source = MAP.write(tmp_path / "map.tif").read_bytes()
+    job_id = await in_thread(lambda: person.submit({}, source, taskType="geotiff_info"))
+    broken = dataclasses.replace(GEOTIFF_INFO, work="geoprocessing_worker.info:no_such_function")
+    tasks = Tasks({"geotiff_info": bind(broken, tools.settings)})
+    assert await work_off(dataclasses.replace(tools, tasks=tasks), "geotiff_info") is Ending.FAILED
+    job = await in_thread(person.look, job_id)
+    assert job["state"] == state
+    explained = (await in_thread(lambda: person.http.get(f"/api/geo-jobs/{job_id}/explain"))).json()
+    assert why in explained["why"]
+    error = explained["leases"][0]["error"]
+    assert error["code"] == "internal_error"
+    assert "again" not in error["message"]
+    assert "again" not in json.dumps(job["error"])

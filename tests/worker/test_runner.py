@@ -1,6 +1,7 @@
 """One job from claim to report: one report, the last call, whatever happens. Real HTTP, real child processes."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from starlette.responses import Response
 
 from geoprocessing_worker.models import ClaimedJob
 from geoprocessing_worker.runner import Ending, JobRunner, Tools
+from geoprocessing_worker.tasks import Tasks, bind
 from tests.support.bench import SUCCEEDED, SUFFIXES, Bench
 from tests.support.child_work import FOR_EVER, LIED_OF, LIES
+from tests.support.processes import ROOT
 from tests.support.scripted_api import ScriptedApi, answer, problem
 from tests.support.waiting import until
 from tests.support.wire import renewed
@@ -93,6 +96,16 @@ async def test_a_file_that_is_none_fails_the_job_once_by_name(bench: Bench, cont
 async def test_a_job_that_takes_too_long_is_killed_and_fails_as_timed_out(endless: Bench) -> None:
     assert await endless.run(timeoutSeconds=0.5) is Ending.FAILED
     assert (endless.failure()["code"], endless.failure()["class"]) == ("timed_out", "timeout")
+    assert endless.failure()["message"].endswith("Try a smaller maxSize, or add overviews to the file.")
+
+
+async def test_a_timeout_of_a_packages_own_kind_of_job_advises_nothing_of_ours(endless: Bench) -> None:
+    """A plug-in without `maxSize` is not advised to make it smaller."""
+    ours = endless.tools.tasks.usable["geotiff_to_png"].handler
+    own = bind(dataclasses.replace(ours, lighter=None), endless.tools.settings, (ROOT,))
+    endless.tools = endless.with_tools(tasks=Tasks({"geotiff_to_png": own}))
+    assert await endless.run(timeoutSeconds=0.5) is Ending.FAILED
+    assert endless.failure()["message"].endswith("(it was at: render).")
 
 
 async def test_timeouts_can_be_turned_off(endless: Bench) -> None:

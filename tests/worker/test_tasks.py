@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import pytest
 
 from geoprocessing_worker import tasks
 from geoprocessing_worker.children import make_sandbox
 from geoprocessing_worker.config import Settings
-from geoprocessing_worker.errors import ConfigurationError, JobError
+from geoprocessing_worker.errors import ConfigurationError, ErrorClass, JobError
 from geoprocessing_worker.handlers import GEOTIFF_TYPES, TaskResult
 from geoprocessing_worker.options import RenderOptions
 from geoprocessing_worker.perform import perform
@@ -95,6 +97,66 @@ def test_two_packages_for_one_task_type_are_no_offer_at_all(tmp_path: Path, monk
     loaded = tasks.load(Settings())
     assert "think" not in loaded.names
     assert [broken.reason for broken in loaded.broken] == ["TypeError: 2 packages have a handler for it"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("convert", "map.tif", "--task", "geotiff_to_pgn"), ("tasks", "geotiff_to_pgn"), ("verify", "geotiff_to_pgn")],
+)
+def test_a_task_type_that_a_command_names_is_not_blamed_on_a_setting(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Only the setting is blamed on the setting; the nearest installed one is named."""
+    (tmp_path / "map.tif").touch()
+    ended = worker(*(str(tmp_path / one) if one == "map.tif" else one for one in arguments))
+    assert ended.returncode != 0
+    assert "no handler is installed for geotiff_to_pgn; did you mean geotiff_to_png?" in ended.stderr
+    assert "WORKER_TASK_TYPES" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "advice"),
+    [
+        ("geotiff_to_png", "timed_out", "Try a smaller maxSize, or add overviews to the file."),
+        ("geotiff_to_png", "out_of_memory", "Try a smaller maxSize, or add overviews to the file."),
+        ("geotiff_to_tiles", "output_too_large", "Try a smaller maxZoom."),
+        ("geotiff_to_cog", "timed_out", None),
+        ("geotiff_info", "out_of_memory", None),
+        ("geotiff_to_png", "not_a_tiff", None),
+    ],
+)
+def test_an_error_advises_only_options_that_its_kind_of_job_has(name: str, code: str, advice: str | None) -> None:
+    """`maxSize` helps pictures alone; what is no matter of size gets no advice."""
+    handler = load(Settings()).usable[name].handler
+    error = JobError(code, "It ended.", ErrorClass.TIMEOUT, {"limit_seconds": 1})
+    told = tasks.advised(error, handler)
+    assert told.message == ("It ended." if advice is None else f"It ended. {advice}")
+    assert (told.code, told.detail) == (error.code, error.detail)
+
+
+def test_no_handler_advises_an_option_that_its_payload_does_not_have() -> None:
+    for task in load(Settings()):
+        options = {field.alias for field in task.handler.payload.model_fields.values()}
+        named = set(re.findall(r"\b[a-z]+[A-Z]\w*", task.handler.lighter or ""))
+        assert named <= options
+
+
+def test_no_message_of_a_worker_promises_another_try() -> None:
+    """Whether a job is tried again is for the server to decide: the last attempt of a job has the same messages."""
+    for path in (ROOT / "geoprocessing-worker").glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        documents = {id(vars(node.body[0])["value"]) for node in ast.walk(tree) if _has_docstring(node)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents:
+                assert not re.search(r"(will|is going to) be (tried|started|done) again|will retry", node.value), path
+
+
+def _has_docstring(node: ast.AST) -> TypeGuard[ast.Module | ast.ClassDef | ast.FunctionDef]:
+    return (
+        isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and bool(node.body)
+        and isinstance(node.body[0], ast.Expr)
+    )
 
 
 def test_a_payloads_fault_is_named_with_what_is_allowed() -> None:
