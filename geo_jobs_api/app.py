@@ -38,6 +38,7 @@ from geo_jobs_api.schedule_store import ScheduleStore
 from geo_jobs_api.scheduler import Follower, RescuePolicy, Rescuer
 from geo_jobs_api.sealing import Seal
 from geo_jobs_api.services import Services
+from geo_jobs_api.settings_store import record_settings
 from geo_jobs_api.steering_store import SteeringStore
 from geo_jobs_api.storage import Storage, UrlSigner
 from geo_jobs_api.store import JobStore, UpkeepStore
@@ -114,6 +115,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             requests=_request_limit(settings),
             hub=EventHub(jobs, settings.events_interval_seconds),
         )
+        await record_settings(pool, settings)
         await _apply_task_types(settings, made.task_types)
         if settings.worker_auth_token is not None:
             token = settings.worker_auth_token.get_secret_value()

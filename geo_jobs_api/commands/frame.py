@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from geo_jobs_api.app import database
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database import Pool, open_pool
+from geo_jobs_api.settings_store import settings_in_force
 
 Run = Callable[[Settings, argparse.Namespace], int]
 Act = Callable[[Settings, Pool, argparse.Namespace], Awaitable[int]]
@@ -41,7 +42,10 @@ def add_json_option(command: argparse.ArgumentParser) -> None:
 
 
 def stored(act: Act) -> Run:
-    """A command that works on the database, whose schema is brought up to date first; `act` gives the exit code."""
+    """A command that works on the database, whose schema is brought up to date first; `act` gives the exit code.
+
+    It goes by the settings of the API where those decide what is allowed.
+    """
 
     def run(settings: Settings, arguments: argparse.Namespace) -> int:
         async def work() -> int:
@@ -49,7 +53,7 @@ def stored(act: Act) -> Run:
                 database(settings) as conninfo,
                 open_pool(conninfo, size=2, wait_seconds=settings.database_timeout_seconds) as pool,
             ):
-                return await act(settings, pool, arguments)
+                return await act(await settings_in_force(pool, settings), pool, arguments)
 
         return asyncio.run(work())
 

@@ -218,3 +218,12 @@ LIMIT 5;
 -- name: ping()^
 -- Is the database there?
 SELECT 1 AS alive;
+
+-- name: record_settings(settings)!
+-- Write down the settings that the API runs with.
+INSERT INTO service_settings (settings) VALUES (:settings)
+ON CONFLICT (is_only) DO UPDATE SET settings = excluded.settings, recorded_at = now();
+
+-- name: get_recorded_settings()^
+-- The settings that the API runs or last ran with.
+SELECT settings FROM service_settings;
