@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import psycopg
 from pydantic import ValidationError
 
-from geo_jobs_api.commands import figures, jobs, pipelines, schedules, service, task_types, tokens, webhooks
+from geo_jobs_api.commands import figures, jobs, pipelines, schedules, service, settings, task_types, tokens, webhooks
 from geo_jobs_api.commands.frame import Group
 from geo_jobs_api.commands.output import harmless, say
 from geo_jobs_api.config import load_settings
@@ -17,11 +17,12 @@ from geo_jobs_api.errors import ConfigurationError, Problem
 from geo_jobs_api.log import configure
 from geo_jobs_api.wire_types import field_errors
 
-_GROUPS = (service, jobs, pipelines, schedules, webhooks, task_types, figures, tokens)
+_GROUPS = (service, settings, jobs, pipelines, schedules, webhooks, task_types, figures, tokens)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m geo_jobs_api", description="The job API.")
+    parser.set_defaults(needs_settings=True)
     commands = Group(parser)
     for group in _GROUPS:
         group.add_commands(commands)
@@ -32,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     parsed = _parser().parse_args(arguments)
     try:
-        settings = load_settings()
-        configure(settings.log_level)
-        code: int = parsed.run(settings, parsed)
+        in_force = load_settings() if parsed.needs_settings else None
+        configure("INFO" if in_force is None else in_force.log_level)
+        code: int = parsed.run(in_force, parsed)
     except BrokenPipeError:
         return 1  # the reader of the output has seen enough
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from typing import Any
 from dotenv import dotenv_values
 from psycopg.conninfo import make_conninfo
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from geo_jobs_api.errors import ConfigurationError
 from geo_jobs_api.hosts import HostList, parse_hosts
@@ -21,6 +21,7 @@ _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 # HS256 is only as strong as its key; shorter ones can be guessed offline from one token (RFC 7518 §3.2).
 _MINIMUM_SECRET_BYTES = 32
 _SSL_MODES = dict.fromkeys(("true", "1", "yes", "on"), "require")
+_LIBPQ_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _SSL_MODES |= dict.fromkeys(("false", "0", "no", "off"), "disable")
 
 
@@ -34,77 +35,120 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True)
 
-    database_url: SecretStr | None = None
-    pghost: str | None = None
-    pgport: int = 5432
-    pgdatabase: str = "postgres"
-    pguser: str | None = None
-    pgpassword: SecretStr | None = None
-    pgssl: str | None = None
-    database_pool_size: int = Field(default=8, ge=2, le=100)
-    database_timeout_seconds: float = Field(default=10, gt=0)
+    database_url: SecretStr | None = Field(None, description="the database as a URL, instead of PGHOST and the like")
+    pghost: str | None = Field(
+        None,
+        description="host of the database; without it and DATABASE_URL, the API runs an embedded one below DATA_DIR",
+    )
+    pgport: int = Field(5432, gt=0, lt=65536, description="port of the database")
+    pgdatabase: str = Field("postgres", description="name of the database")
+    pguser: str | None = Field(None, description="role at the database, which must own its schema")
+    pgpassword: SecretStr | None = Field(None, description="password of the role")
+    pgssl: str | None = Field(None, description="`true`, `false`, or one of libpq's `sslmode` values")
+    database_pool_size: int = Field(
+        8, ge=2, le=100, description="most connections of a process, without those of claims"
+    )
+    database_timeout_seconds: float = Field(10, gt=0, description="seconds to wait for a free connection")
 
-    data_dir: Path = Field(default_factory=lambda: project_root() / ".local")
+    data_dir: Path = Field(
+        default_factory=lambda: project_root() / ".local",
+        description="files, secrets that were made at the first start, and the embedded database",
+        json_schema_extra={"shown": ".local"},
+    )
 
-    api_host: str = "127.0.0.1"
-    api_port: int = Field(default=8000, ge=0, le=65535)
-    api_public_url: str | None = None
+    api_host: str = Field("127.0.0.1", description="address to listen on")
+    api_port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0: any that is free")
+    api_public_url: str | None = Field(
+        None, description="base of signed URLs; without it, the address at which a caller reached the API"
+    )
     # Shorter than the 30 s that container platforms wait before they kill.
-    drain_seconds: float = Field(default=20, gt=0)
+    drain_seconds: float = Field(20, gt=0, description="seconds that running requests get after SIGTERM")
 
-    jwt_secret: SecretStr | None = None
-    jwks_url: str | None = None
-    jwt_audience: str | None = None
-    jwt_issuer: str | None = None
-    jwt_leeway_seconds: float = Field(default=10, ge=0, le=300)
-    storage_secret: SecretStr | None = None
-    worker_auth_token: SecretStr | None = None
+    jwt_secret: SecretStr | None = Field(
+        None, description="signs people's tokens (HS256), at least 32 bytes; made at the first start"
+    )
+    jwks_url: str | None = Field(None, description="keys of an identity provider, instead of JWT_SECRET")
+    jwt_audience: str | None = Field(None, description="`aud` that tokens must have")
+    jwt_issuer: str | None = Field(None, description="`iss` that tokens must have")
+    jwt_leeway_seconds: float = Field(10, ge=0, le=300, description="how far clocks may be apart")
+    storage_secret: SecretStr | None = Field(
+        None, description="signs URLs and seals secrets of webhooks, at least 32 bytes; made at the first start"
+    )
+    worker_auth_token: SecretStr | None = Field(
+        None, description="a worker's token; `python -m geo_jobs_api token create NAME` makes further ones"
+    )
 
-    # Hosts that `inputPayload.sourceUrl` may name; empty: none.
-    source_hosts: str = ""
-    # Hosts of one's own network that webhooks may lead to, also without TLS; all others must be public.
-    webhook_hosts: str = ""
-    # To one destination, in the mean.
-    webhook_deliveries_per_second: float = Field(default=10, gt=0)
+    source_hosts: str = Field(
+        "",
+        description="hosts that `inputPayload.sourceUrl` may name, comma separated; `*.example.org` for all below, "
+        "`*` for any",
+        examples=["data.example.org,*.example.com"],
+    )
+    webhook_hosts: str = Field(
+        "",
+        description="hosts in one's own network that webhooks may lead to, also without TLS; others must be public",
+    )
+    webhook_deliveries_per_second: float = Field(
+        10, gt=0, description="most deliveries to one destination, in the mean"
+    )
 
-    max_file_size: int = Field(default=104_857_600, gt=0)
-    signed_url_seconds: float = Field(default=3600, ge=1)
+    max_file_size: int = Field(104_857_600, gt=0, description="largest file, in bytes")
+    signed_url_seconds: float = Field(3600, ge=1, description="how long a signed URL holds")
 
-    lease_seconds: float = Field(default=60, gt=0)
-    first_lease_seconds: float = Field(default=15, gt=0)
-    heartbeat_seconds: float = Field(default=20, gt=0)
-    cancel_grace_seconds: float = Field(default=10, ge=0)
-    max_worker_losses: int = Field(default=3, ge=1)
-    # Task types as they are to be at first; one that somebody has changed since stays as it is.
-    task_types: list[dict[str, Any]] = Field(default_factory=list)
-    enable_job_timeouts: bool = True
-    # Workers end jobs at their timeout by themselves; after so much longer the server does.
-    timeout_grace_seconds: float = Field(default=60, ge=0)
-    # A worker that lives may have been unheard while the API or the database was away: it gets a lease's time.
-    rescue_grace_seconds: float | None = Field(default=None, ge=0)
-    rescue_interval_seconds: float = Field(default=0.2, gt=0)
-    # Covers a lost notification; a parked claim is otherwise woken at once.
-    backstop_seconds: float = Field(default=5, gt=0)
-    # A transaction that has been open for longer is named by /health.
-    vacuum_warning_seconds: float = Field(default=60, gt=0)
-    # How long the listening connection may be silent before it is asked for a sign of life.
-    listen_check_seconds: float = Field(default=15, gt=0)
-    # Results of so many bytes in all may come with their report; 0: each is uploaded.
-    max_inline_bytes: int = Field(default=MOST_INLINE_BYTES, ge=0, le=MOST_INLINE_BYTES)
-    # Ended jobs go with their events and objects after so many days; 0 keeps them for ever.
-    retain_ended_days: float = Field(default=30, ge=0)
-    retain_failed_days: float = Field(default=90, ge=0)
-    # A job whose file never came is cancelled.
-    retain_unused_days: float = Field(default=7, ge=0)
-    cleanup_interval_seconds: float = Field(default=600, gt=0)
-    events_interval_seconds: float = Field(default=0.25, gt=0)
+    lease_seconds: float = Field(60, gt=0, description="how long a job is a worker's after its last sign of life")
+    first_lease_seconds: float = Field(15, gt=0, description="the same until its first sign of life")
+    heartbeat_seconds: float = Field(20, gt=0, description="most seconds between a worker's signs of life")
+    cancel_grace_seconds: float = Field(10, ge=0, description="seconds that a worker gets to stop a cancelled job")
+    max_worker_losses: int = Field(3, ge=1, description="after so many lost workers a job is failed as `worker_lost`")
+    task_types: list[dict[str, Any]] = Field(
+        default_factory=list,
+        description="task types as they are to be at first, a JSON list as `task-types list --json` prints it; one "
+        "that an operator has changed stays as it is",
+        examples=['[{"name": "geotiff_to_tiles", "maxConcurrentRuns": 2}]'],
+        json_schema_extra={"shown": ""},
+    )
+    enable_job_timeouts: bool = Field(True, description="whether jobs have timeouts")
+    timeout_grace_seconds: float = Field(
+        60, ge=0, description="how much longer than its timeout a job may run, if its worker does not end it"
+    )
+    # A worker that lives may have been unheard while the API or the database was away.
+    rescue_grace_seconds: float | None = Field(
+        None, ge=0, description="seconds after a start or an outage before leases count as lost; unset: LEASE_SECONDS"
+    )
+    rescue_interval_seconds: float = Field(0.2, gt=0, description="least seconds between two looks for lost workers")
+    backstop_seconds: float = Field(5, gt=0, description="covers a lost notification: parked claims look again")
+    vacuum_warning_seconds: float = Field(60, gt=0, description="age of a transaction from which `/health` names it")
+    listen_check_seconds: float = Field(
+        15, gt=0, description="silence after which the listening connection is asked for a sign of life"
+    )
+    max_inline_bytes: int = Field(
+        MOST_INLINE_BYTES,
+        ge=0,
+        le=MOST_INLINE_BYTES,
+        description="results of so many bytes in all come with a job's `complete`; 0: each is uploaded",
+    )
+    retain_ended_days: float = Field(
+        30,
+        ge=0,
+        description="days after which jobs go that succeeded or were cancelled, with events and files; 0: never",
+    )
+    retain_failed_days: float = Field(90, ge=0, description="the same for jobs that failed")
+    retain_unused_days: float = Field(
+        7, ge=0, description="days after which a job whose file never came is cancelled; 0: never"
+    )
+    cleanup_interval_seconds: float = Field(600, gt=0, description="seconds between two rounds of that")
+    events_interval_seconds: float = Field(0.25, gt=0, description="seconds between two looks for new events")
 
-    # For each caller and, of requests, each process; 0: no limit. Counting what a caller has looks at all of its jobs.
-    requests_per_minute: int = Field(default=6000, ge=0)
-    max_open_jobs_per_caller: int = Field(default=0, ge=0)
-    max_stored_bytes_per_caller: int = Field(default=0, ge=0)
+    # Counting what a caller has looks at all of its jobs.
+    requests_per_minute: int = Field(
+        6000, ge=0, description="requests of one caller, in each process; more are answered 429; 0: no limit"
+    )
+    max_open_jobs_per_caller: int = Field(
+        0, ge=0, description="jobs of one caller that have not ended, also those of schedules; 0: no limit"
+    )
+    max_stored_bytes_per_caller: int = Field(0, ge=0, description="bytes of one caller's files; 0: no limit")
 
-    log_level: str = "INFO"
+    log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
 
     @field_validator("data_dir")
     @classmethod
@@ -132,6 +176,13 @@ class Settings(BaseSettings):
     def _not_trivial(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < 16:
             raise ValueError("must have at least 16 characters")
+        return value
+
+    @field_validator("pgssl")
+    @classmethod
+    def _is_ssl_mode(cls, value: str | None) -> str | None:
+        if value is not None and value.lower() not in {*_SSL_MODES, *_LIBPQ_MODES}:
+            raise ValueError(f"must be true, false, {', '.join(_LIBPQ_MODES[:-1])} or {_LIBPQ_MODES[-1]}")
         return value
 
     @field_validator("source_hosts", "webhook_hosts")
@@ -175,7 +226,7 @@ class Settings(BaseSettings):
             "dbname": self.pgdatabase,
             "user": self.pguser,
             "password": None if self.pgpassword is None else self.pgpassword.get_secret_value(),
-            "sslmode": None if self.pgssl is None else _SSL_MODES.get(self.pgssl.lower(), self.pgssl),
+            "sslmode": None if self.pgssl is None else _SSL_MODES.get(self.pgssl.lower(), self.pgssl.lower()),
         }
         return make_conninfo("", **{name: value for name, value in parts.items() if value is not None})
 
@@ -245,12 +296,21 @@ def ensure_secrets(data_dir: Path) -> dict[str, str]:
     return known
 
 
-def _complain(error: ValidationError) -> ConfigurationError:
+def complaints(error: ValidationError | SettingsError) -> list[str]:
+    """What is wrong with the settings, one sentence for each."""
+    if isinstance(error, SettingsError):
+        return [f"TASK_TYPES: must be a JSON list ({error.__cause__})"]
     lines = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"]).upper()
-        lines.append(f"{name}: {item['msg']}" if name else item["msg"])
-    return ConfigurationError("The settings cannot be used. " + "; ".join(lines))
+        message = item["msg"].removeprefix("Value error, ")
+        lines.append(f"{name}: {message}" if name else message)
+    return lines
+
+
+def env_files() -> tuple[Path, Path]:
+    """The files that settings come from; the last one wins."""
+    return (project_root() / ".env", Path(".env"))
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -262,9 +322,8 @@ def load_settings(**overrides: Any) -> Settings:
     Raises:
         ConfigurationError: a value is wrong, or DATA_DIR cannot be written.
     """
-    env_files = (project_root() / ".env", Path(".env"))
     try:
-        settings = Settings(_env_file=env_files, **overrides)
+        settings = Settings(_env_file=env_files(), **overrides)
         generated = ensure_secrets(settings.data_dir)
         missing = {
             name.lower(): generated[name]
@@ -273,6 +332,6 @@ def load_settings(**overrides: Any) -> Settings:
         }
         if settings.jwks_url is not None:
             missing.pop("jwt_secret", None)
-        return Settings(_env_file=env_files, **(missing | overrides))
-    except ValidationError as error:
-        raise _complain(error) from error
+        return Settings(_env_file=env_files(), **(missing | overrides))
+    except (ValidationError, SettingsError) as error:
+        raise ConfigurationError("The settings cannot be used. " + "; ".join(complaints(error))) from error

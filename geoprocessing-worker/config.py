@@ -1,7 +1,7 @@
 """Every setting of the worker, read once: from the environment, then `.env`, then the local stack's own file.
 
 Run by path, `python3 geoprocessing-worker/config.py` prints the configuration in force, where each value came from and
-what is wrong with it.
+what is wrong with it, the API's settings on this host, and names that are probably misspelt.
 """
 
 if __name__ == "__main__" and not __package__:
@@ -25,12 +25,18 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from geoprocessing_worker.addresses import is_local_name
 from geoprocessing_worker.errors import ConfigurationError
+from geoprocessing_worker.neighbors import ApiSettings, api_settings, unknown_names
 
 # A local stack leaves its addresses and secrets in this file of its DATA_DIR, for the health check.
 LOCAL_STACK_FILE = "stack.env"
 
 # What a process that opens strangers' files may see of the environment: nothing secret is among it.
 HARMLESS_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
+
+SSL_MODES = (
+    *("true", "1", "yes", "on", "false", "0", "no", "off"),
+    *("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+)
 
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"],
@@ -55,63 +61,98 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     # The API
-    api_base_url: str = ""
-    worker_auth_token: SecretStr = SecretStr("")
-    worker_name: str = Field("geoprocessing-worker", min_length=1, max_length=100)
-    poll_interval: float = Field(5, gt=0, le=3600, description="least seconds between two claims that found nothing")
-    heartbeat_interval: float = Field(30, gt=0, le=600)
+    api_base_url: str = Field("", description="address of the job API", examples=["https://maps.example.org"])
+    worker_auth_token: SecretStr = Field(
+        SecretStr(""), description="the worker's token; `python -m geo_jobs_api token create NAME` makes one"
+    )
+    worker_name: str = Field("geoprocessing-worker", min_length=1, max_length=100, description="shown in events")
+    poll_interval: float = Field(
+        5, gt=0, le=3600, description="least seconds between two claims that found nothing, where the API parks none"
+    )
+    heartbeat_interval: float = Field(
+        30, gt=0, le=600, description="most seconds between signs of life; the server may ask for less"
+    )
     allow_plain_http: bool = Field(False, description="let the token go unencrypted to an API outside one's network")
-    ca_bundle: Path | None = Field(None, description="certificates to trust instead of the system's")
+    ca_bundle: Path | None = Field(
+        None, description="certificates to trust instead of the system's", examples=["/etc/ssl/own.pem"]
+    )
 
     # Storage
     storage_hosts: Names = Field(
-        (), description="hosts of signed URLs besides the API's own; *.example.org for all below"
+        (),
+        description="hosts of signed URLs besides the API's own, comma separated; `*.example.org` for all below",
+        examples=["storage.example.org,*.s3.example.org"],
     )
-    storage_networks: Networks = Field((), description="private networks in which storage may lie under a public name")
-    allow_any_storage_host: bool = False
+    storage_networks: Networks = Field(
+        (),
+        description="private networks in which storage may lie under a public name",
+        examples=["10.0.0.0/8"],
+    )
+    allow_any_storage_host: bool = Field(False, description="signed URLs may lead anywhere but to private addresses")
 
     source_hosts: Names = Field(
-        (), description="hosts that jobs may name files of by their address; *.example.org for all below, * for any"
+        (),
+        description="hosts that `inputPayload.sourceUrl` may name, comma separated; `*.example.org` for all below, "
+        "`*` for any; redirects are followed only among them",
+        examples=["data.example.org,*.example.com"],
     )
 
     # Jobs
-    worker_task_types: Names = Field((), description="task types to work on; none: all that handlers are installed for")
-    concurrent_jobs: int = Field(1, ge=1, le=64)
-    max_processing_time: float = Field(7200, gt=0)
-    enable_job_timeouts: bool = True
-    max_file_size: int = Field(100 * 1024 * 1024, gt=0, description="largest GeoTIFF accepted, in bytes")
+    worker_task_types: Names = Field(
+        (),
+        description="task types to claim, comma separated; none: all that handlers are installed for",
+        examples=["geotiff_to_png"],
+    )
+    concurrent_jobs: int = Field(1, ge=1, le=64, description="jobs computed at once, each in a process of its own")
+    max_processing_time: float = Field(7200, gt=0, description="seconds per job, or less where its task type says less")
+    enable_job_timeouts: bool = Field(True, description="whether jobs have timeouts")
+    max_file_size: int = Field(100 * 1024 * 1024, gt=0, description="largest file, in bytes")
     max_memory_mb: int = Field(4096, ge=512, description="address space of a job's process, in MiB")
     shutdown_grace: float = Field(30, ge=0, description="seconds that running jobs get after SIGTERM")
-    temp_dir: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()) / f"geoprocessing-worker-{os.getuid()}")
+    temp_dir: Path = Field(
+        default_factory=lambda: Path(tempfile.gettempdir()) / f"geoprocessing-worker-{os.getuid()}",
+        description="job folders, mode 0700, always removed; reports that wait for the API, in `outbox`",
+        json_schema_extra={"shown": "/tmp/geoprocessing-worker-UID"},  # noqa: S108 - only shown
+    )
     outbox_max_age: float = Field(86400, gt=0, description="seconds that a report may wait for the API to come back")
     outbox_max_reports: int = Field(100, ge=1, description="reports that may wait; of more, the oldest goes")
-    validate_file_headers: bool = True
-    scan_for_malware: bool = False
+    validate_file_headers: bool = Field(
+        True, description="look at a file's structure before GDAL does; its metadata are looked at in any case"
+    )
+    scan_for_malware: bool = Field(
+        False, description="have ClamAV's daemon look at each file first; without its word none is processed"
+    )
     clamd_address: str = Field(
         "/run/clamav/clamd.ctl", description="ClamAV's daemon: the path of its socket, or host:port"
     )
     require_sandbox: bool = Field(False, description="refuse to run where the kernel lacks a layer of the sandbox")
-    disable_workers: bool = False
+    disable_workers: bool = Field(False, description="stay up and healthy without claiming")
 
     # Processing: what a job's inputPayload does not say
-    max_image_size: int = Field(4096, ge=1, le=16384, description="longest side of a picture, in pixels")
-    compression_quality: int = Field(85, ge=1, le=100)
-    generate_thumbnails: bool = True
-    thumbnail_size: int = Field(256, ge=16, le=1024)
-    coordinate_system: str = Field("EPSG:4326", min_length=1)
+    max_image_size: int = Field(4096, ge=1, le=16384, description="longest side of a picture, in pixels (`maxSize`)")
+    compression_quality: int = Field(85, ge=1, le=100, description="quality of JPEG and WebP (`quality`)")
+    generate_thumbnails: bool = Field(True, description="whether pictures get a thumbnail (`generateThumbnails`)")
+    thumbnail_size: int = Field(
+        256, ge=16, le=1024, description="longest side of a thumbnail, in pixels (`thumbnailSize`)"
+    )
+    coordinate_system: str = Field(
+        "EPSG:4326",
+        min_length=1,
+        description="system of pictures: a code, WKT, PROJJSON or `native` (`coordinateSystem`)",
+    )
 
     # Log
-    log_level: LogLevel = "INFO"
-    log_file: Path = Path("worker.log")
+    log_level: LogLevel = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
+    log_file: Path = Field(Path("worker.log"), description="the log: JSON lines, rotated at 10 MB, five kept")
 
     # The database: only the health check looks at it
-    database_url: SecretStr = SecretStr("")
-    pghost: str = ""
-    pgport: int = Field(5432, gt=0, lt=65536)
-    pgdatabase: str = "postgres"
-    pguser: str = ""
-    pgpassword: SecretStr = SecretStr("")
-    pgssl: str = Field("", description="true, false or one of libpq's sslmode values")
+    database_url: SecretStr = Field(SecretStr(""), description="the database as a URL, instead of PGHOST and the like")
+    pghost: str = Field("", description="host of the database; the worker's health check looks at it")
+    pgport: int = Field(5432, gt=0, lt=65536, description="port of the database")
+    pgdatabase: str = Field("postgres", description="name of the database")
+    pguser: str = Field("", description="role at the database")
+    pgpassword: SecretStr = Field(SecretStr(""), description="password of the role")
+    pgssl: str = Field("", description="`true`, `false`, or one of libpq's `sslmode` values")
 
     @field_validator("api_base_url")
     @classmethod
@@ -134,6 +175,13 @@ class Settings(BaseSettings):
     def _fits_into_a_header(cls, value: SecretStr) -> SecretStr:
         if not value.get_secret_value().isascii():
             raise ValueError("must be of ASCII characters, as tokens are")
+        return value
+
+    @field_validator("pgssl")
+    @classmethod
+    def _is_ssl_mode(cls, value: str) -> str:
+        if value.lower() not in ("", *SSL_MODES):
+            raise ValueError(f"must be {', '.join(SSL_MODES[:-1])} or {SSL_MODES[-1]}")
         return value
 
     @field_validator("clamd_address")
@@ -261,7 +309,7 @@ def _shown(settings: Settings, name: str) -> str:
 
 
 def main() -> int:
-    """Print the configuration in force; 1 if anything is wrong with it."""
+    """Print the settings in force, the worker's and those of an API here; 1 if the worker cannot work with its own."""
     try:
         configuration = load(local_stack=True)
     except ConfigurationError as error:
@@ -270,9 +318,31 @@ def main() -> int:
         for name, source in configuration.sources.items():
             print(f"{name.upper():<24}{_shown(configuration.settings, name):<44}{source}")  # noqa: T201 - a command's output
         wrong = problems(configuration.settings)
-    for line in wrong:
-        print(f"❌ {line}")  # noqa: T201 - a command's output
+    api = api_settings()
+    _print_api(api, wrong)
+    known = [*Settings.model_fields, *(name for name, _, _ in api.rows)] if api else Settings.model_fields
+    for line in unknown_names(_layers(), known):
+        print(f"⚠️  {line}")  # noqa: T201
     return 1 if wrong else 0
+
+
+def _print_api(api: ApiSettings | None, wrong: list[str]) -> None:
+    """Print the API's settings, then what is wrong with the worker's, then what is wrong only to the API."""
+    if api is not None and not api.problems:
+        print("\nThe API, if it runs here:")  # noqa: T201
+        for name, value, source in api.rows:
+            print(f"{name:<32}{value:<44}{source}")  # noqa: T201
+    for line in wrong:
+        print(f"❌ {line}")  # noqa: T201
+    told = {line.partition(":")[0] for line in wrong}
+    for line in () if api is None else api.problems:
+        if line.partition(":")[0] not in told:
+            print(f"⚠️  The API would not start here: {line}")  # noqa: T201
+
+
+def _layers() -> list[tuple[str, Mapping[str, str]]]:
+    files = {path.resolve() for path in (Path(".env"), project_root() / ".env")}
+    return [("environment", dict(os.environ)), *((".env", _dotenv(path)) for path in sorted(files))]
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ def _database(settings: "Settings") -> str:
         "dbname": settings.pgdatabase,
         "user": settings.pguser,
         "password": settings.pgpassword.get_secret_value(),
-        "sslmode": _SSL_MODES.get(settings.pgssl.lower(), settings.pgssl),
+        "sslmode": _SSL_MODES.get(settings.pgssl.lower(), settings.pgssl.lower()),
     }
     try:
         with psycopg.connect(

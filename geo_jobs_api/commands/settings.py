@@ -1,0 +1,85 @@
+"""config: the settings in force, where each comes from, and what is wrong with them. Nothing is made or changed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from dotenv import dotenv_values
+from pydantic import SecretStr, ValidationError
+from pydantic_settings import SettingsError
+
+from geo_jobs_api.commands.frame import Group, add_json_option
+from geo_jobs_api.commands.output import say, say_json
+from geo_jobs_api.config import Settings, complaints, env_files
+from geo_jobs_api.errors import Problem
+from geo_jobs_api.task_types import parse_task_type
+
+
+def add_commands(commands: Group) -> None:
+    """Declare them."""
+    command = commands.add("config", "Print the settings in force, and what is wrong with them.", _config)
+    add_json_option(command)
+    # Settings that are wrong are what it is for.
+    command.set_defaults(needs_settings=False)
+
+
+def _config(_: Settings | None, arguments: argparse.Namespace) -> int:
+    rows, wrong = report()
+    if arguments.json:
+        say_json({"settings": rows, "problems": wrong})
+        return 1 if wrong else 0
+    for row in rows:
+        say(f"{row['name']:<32}{row['value']:<44}{row['source']}")
+    for line in wrong:
+        say(f"❌ {line}")
+    return 1 if wrong else 0
+
+
+def report() -> tuple[list[dict[str, str]], list[str]]:
+    """Return name, value and source of each setting, secrets masked, and what is wrong."""
+    layers = [("environment", dict(os.environ))]
+    # The nearest comes first here.
+    layers += [(".env", _dotenv(path)) for path in reversed(env_files())]
+    upper = [(place, {name.upper() for name, value in layer.items() if value}) for place, layer in layers]
+    sources = {
+        name: next((place for place, names in upper if name.upper() in names), "default")
+        for name in Settings.model_fields
+    }
+    try:
+        settings = Settings(_env_file=env_files())
+    except (ValidationError, SettingsError) as error:
+        # Which names there are is known all the same.
+        return [{"name": name.upper(), "value": "", "source": place} for name, place in sources.items()], complaints(
+            error
+        )
+    rows = [
+        {"name": name.upper(), "value": _shown(getattr(settings, name)), "source": place}
+        for name, place in sources.items()
+    ]
+    return rows, _wrong_task_types(settings)
+
+
+def _dotenv(path: Any) -> dict[str, str]:
+    return {name: value for name, value in dotenv_values(path).items() if value} if path.is_file() else {}
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return "********"
+    if value is None or value == []:
+        return ""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _wrong_task_types(settings: Settings) -> list[str]:
+    wrong = []
+    for given in settings.task_types:
+        try:
+            parse_task_type(given)
+        except Problem as problem:
+            wrong += [f"TASK_TYPES: {given.get('name')}: {error.pointer} {error.message}" for error in problem.errors]
+    return wrong

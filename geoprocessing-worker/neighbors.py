@@ -1,0 +1,94 @@
+"""Settings beside the worker's own: those of the API on the same host, and names that are probably misspelt."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.util import find_spec
+
+# By name and not imported: the two programs share the wire and nothing else.
+_API = "geo_jobs_api"
+_SECONDS = 30
+
+# In the environment, names that begin with these are taken for ours. In `.env`, those that begin as any setting does.
+_OWN = tuple(
+    f"{word}_"
+    for word in (
+        "API", "CLAMD", "GEO", "GEOPROCESSING", "HEARTBEAT", "JWKS", "JWT", "LEASE", "OUTBOX", "RESCUE", "RETAIN",
+        "SOURCE", "STORAGE", "WEBHOOK", "WORKER",
+    )
+)  # fmt: skip
+# Read by libpq itself, and so in force.
+_LIBPQ = re.compile(
+    r"PG(HOSTADDR|PASSFILE|REQUIREAUTH|CHANNELBINDING|SERVICE|SERVICEFILE|OPTIONS|APPNAME|REQUIRESSL|REQUIREPEER|KRBSRVNAME|"
+    r"GSS\w+|CONNECT_TIMEOUT|CLIENTENCODING|TARGETSESSIONATTRS|LOADBALANCEHOSTS|DATESTYLE|TZ|GEQO|SYSCONFDIR|LOCALEDIR|DATA|"
+    r"SSL(MODE|COMPRESSION|CERT|CERTMODE|KEY|ROOTCERT|CRL|CRLDIR|SNI|NEGOTIATION|MINPROTOCOLVERSION|MAXPROTOCOLVERSION))"
+)
+# Kubernetes and Docker add these for each service.
+_OF_SERVICES = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?)")
+_OF_OTHERS = frozenset({"TMPDIR", "VENV_DIR", "INVOKED_FROM", "PROMETHEUS_MULTIPROC_DIR"})
+
+
+@dataclass(frozen=True)
+class ApiSettings:
+    """The API's settings in force: name, value and source of each, and what is wrong with them."""
+
+    rows: tuple[tuple[str, str, str], ...]
+    problems: tuple[str, ...]
+
+
+def api_settings() -> ApiSettings | None:
+    """Ask the API's own command; None where the API is not installed or does not answer."""
+    if find_spec(_API) is None:
+        return None
+    try:
+        ended = subprocess.run(  # noqa: S603 - this interpreter
+            [sys.executable, "-m", _API, "config", "--json"],
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+        told = json.loads(ended.stdout)
+        rows = tuple((str(row["name"]), str(row["value"]), str(row["source"])) for row in told["settings"])
+        return ApiSettings(rows, tuple(map(str, told["problems"])))
+    except (OSError, subprocess.SubprocessError, ValueError, LookupError, TypeError):
+        return None
+
+
+def unknown_names(layers: Iterable[tuple[str, Mapping[str, str]]], known: Iterable[str]) -> list[str]:
+    """Return a sentence for each name that looks like a setting and is none.
+
+    Args:
+        layers: places with the names and values that they have; one is called `environment`, the others are files.
+        known: the names of all settings.
+    """
+    names = sorted({name.upper() for name in known})
+    return [
+        line
+        for place, layer in layers
+        for name in sorted(layer)
+        if (line := _complaint(name, place, names, from_file=place != "environment")) is not None
+    ]
+
+
+def _complaint(name: str, place: str, known: list[str], *, from_file: bool) -> str | None:
+    upper = name.upper()
+    if upper in known or upper in _OF_OTHERS or _LIBPQ.fullmatch(upper) or _OF_SERVICES.fullmatch(upper):
+        return None
+    is_near = bool(get_close_matches(upper, known, n=1, cutoff=0.87))
+    if not is_near and not upper.startswith(_prefixes(known, from_file=from_file)):
+        return None
+    near = get_close_matches(upper, known, n=1, cutoff=0.7)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"{name} ({place}) is no setting.{hint}"
+
+
+def _prefixes(known: list[str], *, from_file: bool) -> tuple[str, ...]:
+    of_settings = {f"{name.partition('_')[0]}_" for name in known if "_" in name} if from_file else set()
+    return (*_OWN, *of_settings, "PG")
