@@ -81,6 +81,10 @@ audit: environment  ## known weaknesses of what is pinned (asks the registry), i
 schemas: environment  ## write down for the API what the payloads of the worker's own task types may hold
 	$(PYTHON) scripts/payload_schemas.py
 
+.PHONY: settings
+settings: environment  ## write docs/SETTINGS.md and .env.example from the settings of both programs
+	$(PYTHON) scripts/settings_tables.py
+
 .PHONY: wheel
 wheel: environment  ## build the wheel into dist/
 	$(PYTHON) -m build --wheel --no-isolation
