@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _in_words(error: Exception) -> str:
     """What went wrong, for the person at the terminal."""
     if isinstance(error, Problem):
-        return harmless(error.detail) + "".join(f"\n  {item.pointer}: {item.message}" for item in error.errors)
+        return harmless(error.detail) + "".join(
+            f"\n  {harmless(f'{item.pointer}: {item.message}')}" for item in error.errors
+        )
     if isinstance(error, ValidationError):
         wrong = field_errors(error.errors())
         return harmless("; ".join(f"{item.pointer.lstrip('/') or 'This'}: {item.message}" for item in wrong))

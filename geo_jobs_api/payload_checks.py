@@ -88,10 +88,8 @@ def check_file_type(rules: TaskRules, file_type: str) -> None:
     plain = file_type.partition(";")[0].strip().lower()
     if rules.input_types is None or not plain or plain in {known.lower() for known in rules.input_types}:
         return
-    message = (
-        f"Files of the type {plain!r} are not taken. Allowed: {', '.join(rules.input_types)}."
-        " If the file is one of these, give its type in fileType."
-    )
+    more = f" and {len(rules.input_types) - 1} more" if len(rules.input_types) > 1 else ""
+    message = f"Files of the type {plain!r} are not taken. Allowed: {rules.input_types[0]}{more}."
     error = FieldError(
         "/fileType", message, nearest=nearest(plain, rules.input_types), allowed=tuple(rules.input_types)
     )

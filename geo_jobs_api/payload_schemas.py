@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -21,6 +23,10 @@ _LONGEST_SHOWN = 80
 # Expressions run in linear time, and compiled ones stay small.
 _PATTERNS = jsonschema_rs.RegexOptions(size_limit=1 << 20, dfa_size_limit=1 << 20)
 _IGNORE_CASE = "x-ignore-case"
+_AT_LEAST = "x-at-least"
+_ASCENDING = "x-ascending"
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_NICKNAMES = {"wgs84": "EPSG:4326", "crs84": "OGC:CRS84", "webmercator": "EPSG:3857", "pseudomercator": "EPSG:3857"}
 _REFERENCES = frozenset({"$dynamicRef", "$recursiveRef", "$id", "$anchor", "$dynamicAnchor"})
 _OF_TEXT = (jsonschema_rs.ValidationErrorKind.Format, jsonschema_rs.ValidationErrorKind.Pattern)
 _TYPES = {
@@ -65,7 +71,7 @@ def find_errors(schema: str, payload: Mapping[str, Any], pointer: str) -> list[F
         if len(found) >= _MOST_ERRORS:
             break
     # A text may break two rules of one kind.
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found)) or list(_out_of_order(compiled.rules, payload, pointer))
 
 
 class _Compiled:
@@ -164,6 +170,20 @@ def _in_words(schema: Mapping[str, Any], error: jsonschema_rs.ValidationError, p
         yield FieldError(place, f"{_short(error.message)}.")
 
 
+def _out_of_order(schema: Mapping[str, Any], payload: Mapping[str, Any], pointer: str) -> Iterable[FieldError]:
+    """What a schema of the standard cannot say: which of two numbers must be less than the other."""
+    properties = _properties(schema)
+    for name, value in payload.items():
+        limit = _rules_of(properties, name).get(_AT_LEAST)
+        least = payload.get(limit) if isinstance(limit, str) else None
+        if isinstance(value, int | float) and isinstance(least, int | float) and value < least:
+            yield FieldError(pointer + pointer_part(name), f"{name} {value} is less than {limit} {least}.")
+        if isinstance(value, str) and _rules_of(properties, name).get(_ASCENDING) is True:
+            numbers = [float(number) for number in _NUMBER.findall(value)]
+            if any(second <= first for first, second in itertools.pairwise(numbers)):
+                yield FieldError(pointer + pointer_part(name), f"{_shown(value)} has numbers that do not ascend.")
+
+
 def _parent(schema: Mapping[str, Any], path: Sequence[str | int]) -> Mapping[str, Any]:
     """The schema that a keyword stands in; empty where it cannot be followed, as through a reference."""
     here: Any = schema
@@ -190,9 +210,19 @@ def _wrong_type(types: Sequence[str], value: Any, rules: Mapping[str, Any]) -> s
 
 
 def _unknown_crs(value: Any, rules: Mapping[str, Any]) -> str:
-    hint = f" Did you mean 'EPSG:{value}'?" if str(value).isdecimal() and is_possible_crs(f"EPSG:{value}") else ""
+    meant = _meant_crs(str(value))
+    hint = "" if meant is None else f" Did you mean {meant!r}?"
     allowed = rules.get("description", "an authority's code such as EPSG:4326, WKT or PROJJSON")
     return f"Unknown coordinate system {_shown(value)}.{hint} Give {allowed}."
+
+
+def _meant_crs(text: str) -> str | None:
+    plain = re.sub(r"[\W_]", "", text.lower())
+    code = re.fullmatch(r"(?:epsg|epgs|espg|esri)?(\d{4,6})", plain)
+    authority = "ESRI" if plain.startswith("esri") else "EPSG"
+    if code is not None and is_possible_crs(f"{authority}:{code[1]}"):
+        return f"{authority}:{code[1]}"
+    return _NICKNAMES.get(plain)
 
 
 def _shown(value: Any) -> str:

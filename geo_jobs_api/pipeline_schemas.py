@@ -144,7 +144,7 @@ class PipelinePage(Model):
     next: UUID | None
 
 
-class PipelineFilter(Model):
+class PipelineFilter(Asked):
     """Which pipelines to list; `cursor` is the `next` of the page before."""
 
     cursor: UUID | None = None

@@ -154,7 +154,7 @@ class FirePage(Model):
     fires: list[FireView]
 
 
-class FireFilter(Model):
+class FireFilter(Asked):
     """How many of the latest decisions to list."""
 
     limit: int = Field(default=50, ge=1, le=500)
@@ -205,7 +205,7 @@ class SchedulePage(Model):
     next: UUID | None
 
 
-class ScheduleFilter(Model):
+class ScheduleFilter(Asked):
     """Which schedules to list; `cursor` is the `next` of the page before."""
 
     cursor: UUID | None = None

@@ -105,7 +105,7 @@ class JobPage(Model):
     next: UUID | None
 
 
-class JobFilter(Model):
+class JobFilter(Asked):
     """Which jobs to list; `cursor` is the `next` of the page before. `owner` is for administrators.
 
     `errorCode`: of the error that a job failed of, or that its last attempt ended with.
@@ -119,7 +119,7 @@ class JobFilter(Model):
     limit: int = Field(default=50, ge=1, le=200)
 
 
-class EventFilter(Model):
+class EventFilter(Asked):
     """Which events to list; `after` is the `next` of the page before."""
 
     after: int = Field(default=0, ge=0, lt=2**63)

@@ -125,7 +125,7 @@ class FiguresView(Model):
     oldest_waiting_seconds: float | None
 
 
-class FiguresPeriod(Model):
+class FiguresPeriod(Asked):
     """How far back to look."""
 
     hours: float = Field(default=24, gt=0, le=24 * 366)

@@ -88,7 +88,7 @@ class DeliveryPage(Model):
     next: int | None
 
 
-class DeliveryFilter(Model):
+class DeliveryFilter(Asked):
     """Which deliveries to list; `cursor` is the `next` of the page before."""
 
     state: Literal["pending", "delivered", "failed"] | None = None

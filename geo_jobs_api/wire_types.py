@@ -156,6 +156,19 @@ def _unknown_key(key: str, value: object, known: list[str]) -> InitErrorDetails:
     return InitErrorDetails(type=PydanticCustomError("unknown_key", "{message}", told), loc=(key,), input=value)
 
 
+# Python's words for what a body is made of mean little to people who write JSON.
+_PLAIN = {
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type", "dataclass_type"), "must be a JSON object"),
+    **dict.fromkeys(("list_type", "tuple_type"), "must be a JSON list"),
+    **dict.fromkeys(
+        ("datetime_parsing", "datetime_from_date_parsing", "timezone_aware"),
+        "must be a time with its zone, such as 2030-01-31T12:00:00Z",
+    ),
+    "missing": "is missing",
+    "string_type": "must be text",
+}
+
+
 def alternative(name: str) -> str:
     """The tag of one of several models that a body may be; it is no step of a JSON pointer."""
     return f"({name})"
@@ -173,7 +186,7 @@ def _field_error(item: Mapping[str, Any]) -> FieldError:
     place = [
         part for part in item["loc"] if not (isinstance(part, str) and part.startswith("(") and part.endswith(")"))
     ]
-    message = str(item["msg"]).removeprefix("Value error, ")
+    message = _PLAIN.get(item["type"]) or str(item["msg"]).removeprefix("Value error, ")
     if item["type"] != "unknown_key":
         return FieldError("".join(map(pointer_part, place)), message)
     return FieldError("".join(map(pointer_part, place)), message, context["nearest"], context["allowed"])

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from geoprocessing_worker import colormaps
 from geoprocessing_worker.crs import CODE_PATTERN, NATIVE, PROJJSON_PATTERN, WKT_PATTERN, parse_crs
 from geoprocessing_worker.handlers import JobError, Payload, refused, strict_number
-from geoprocessing_worker.payload_schema import CRS_FORMAT, IGNORE_CASE
+from geoprocessing_worker.payload_schema import ASCENDING, CRS_FORMAT, IGNORE_CASE
 
 
 class OutputFormat(StrEnum):
@@ -40,6 +40,7 @@ _STRETCH_SCHEMA = WithJsonSchema(
             r"|^\s*(?:[Ss]td[Dd]ev|STDDEV)\s*:\s*[-+.\deE]+\s*$|^\s*(?:[Mm]in[Mm]ax|MINMAX|[Nn]one|NONE)\s*$"
         ),
         "description": STRETCHES,
+        ASCENDING: True,
     }
 )
 

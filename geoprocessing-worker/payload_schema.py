@@ -12,6 +12,12 @@ from geoprocessing_worker.payload import Payload
 IGNORE_CASE = "x-ignore-case"
 """A keyword beside `enum`: the value counts in lower case."""
 
+AT_LEAST = "x-at-least"
+"""A keyword with the name of another key: the number is not less than that one."""
+
+ASCENDING = "x-ascending"
+"""A keyword: each number in the text is more than the one before."""
+
 CRS_FORMAT = "crs"
 """The `format` of a coordinate system. The API looks authority codes up in its list."""
 

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 from geoprocessing_worker.crs import parse_crs
 from geoprocessing_worker.handlers import Payload, refused, strict_number
 from geoprocessing_worker.options import RenderOptions, SourceCrs, Whole, named
+from geoprocessing_worker.payload_schema import AT_LEAST
 
 
 class Compression(StrEnum):
@@ -66,7 +67,7 @@ class TilesOptions(RenderOptions):
     """Of `geotiff_to_tiles`: what the renderer takes, but for size and place, and between which zooms."""
 
     min_zoom: Zoom = None
-    max_zoom: Zoom = None
+    max_zoom: Annotated[Zoom, Field(json_schema_extra={AT_LEAST: "minZoom"})] = None
 
     def check(self) -> None:
         """The zooms are in order, and the coordinate system exists.

@@ -68,6 +68,41 @@ def test_an_unknown_key_of_any_request_is_refused_with_the_nearest_known_one(
     assert error["message"] in answer.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("address", "given", "meant"),
+    [
+        ("/geo-jobs?status=failed", "status", "state"),
+        ("/geo-jobs?task_typ=geotiff_info", "task_typ", "taskType"),
+        ("/pipelines?limits=3", "limits", "limit"),
+        ("/schedules?curser=x", "curser", "cursor"),
+    ],
+)
+def test_an_unknown_key_of_a_query_is_refused_too(address: str, given: str, meant: str, person: Person) -> None:
+    """A filter that was ignored would show everything."""
+    answer = person.http.get(f"/api{address}")
+    assert code_of(answer) == (422, "validation"), answer.text
+    assert answer.json()["errors"][0]["pointer"] == f"/query/{given}"
+    assert answer.json()["errors"][0]["nearest"] == meant
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ([JOB], "body: must be a JSON object"),
+        (JOB | {"inputPayload": "maxSize=100"}, "/inputPayload: must be a JSON object"),
+        (JOB | {"dependsOn": ID}, "/dependsOn: must be a JSON list"),
+        (JOB | {"runAt": "tomorrow"}, "/runAt: must be a time with its zone, such as 2030-01-31T12:00:00Z"),
+        (JOB | {"priority": "high"}, "/priority: must be a number"),
+        ({}, "/taskType: is missing"),
+        ({"taskType": 3}, "/taskType: must be text"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_told_in_the_words_of_json(body: Any, words: str, person: Person) -> None:
+    answer = person.http.post("/api/geo-jobs", json=body)
+    assert code_of(answer) == (422, "validation"), answer.text
+    assert answer.json()["detail"] == words
+
+
 def test_a_task_types_unknown_field_is_refused_with_the_nearest_known_one(api: RunningApi) -> None:
     answer = Person(api, "root", admin=True).http.patch("/api/task-types/geotiff_info", json={"maxConcurentRuns": 1})
     assert answer.json()["errors"][0]["nearest"] == "maxConcurrentRuns"

@@ -76,6 +76,7 @@ def test_a_key_that_is_like_none_is_refused_with_all_known_ones(person: Person) 
         ("bands", [], "[] has less than 1 item."),
         ("bands", [0], "0 is less than the minimum of 1."),
         ("stretch", "percentil:2,98", "Allowed: percentile:lo,hi | minmax | stddev:n | range:lo,hi | none."),
+        ("stretch", "percentile:98,2", "numbers that do not ascend"),
         ("nodata", "none", "It must be a number."),
         ("coordinateSystem", "EPSG:99999", 'Unknown coordinate system "EPSG:99999". Give an authority\'s code such as'),
         ("coordinateSystem", "EPGS:4326", "Unknown coordinate system"),
@@ -83,6 +84,9 @@ def test_a_key_that_is_like_none_is_refused_with_all_known_ones(person: Person) 
         ("coordinateSystem", "+proj=utm +zone=38", "Unknown coordinate system"),
         ("coordinateSystem", "EPSG:5773", "Unknown coordinate system"),
         ("coordinateSystem", "3857", "Did you mean 'EPSG:3857'?"),
+        ("coordinateSystem", "EPSG: 3857", "Did you mean 'EPSG:3857'?"),
+        ("coordinateSystem", "epsg3857", "Did you mean 'EPSG:3857'?"),
+        ("coordinateSystem", "WGS 84", "Did you mean 'EPSG:4326'?"),
         ("coordinateSystem", 3857, "Did you mean 'EPSG:3857'?"),
         ("sourceCrs", "native", "WKT or PROJJSON."),
     ],
@@ -237,6 +241,14 @@ def test_a_file_of_another_type_is_refused_before_its_upload(file_type: str, is_
         assert code_of(answer) == (422, "validation")
         assert answer.json()["errors"][0]["pointer"] == "/fileType"
         assert "image/tiff" in answer.json()["errors"][0]["allowed"]
+
+
+def test_zooms_that_are_the_wrong_way_round_are_refused(person: Person) -> None:
+    """Two keys that are right by themselves."""
+    error = refusal(person, {"minZoom": 5, "maxZoom": 3}, "geotiff_to_tiles")
+    assert (error["pointer"], error["message"]) == ("/inputPayload/maxZoom", "maxZoom 3 is less than minZoom 5.")
+    person.create({"minZoom": 3, "maxZoom": 3}, taskType="geotiff_to_tiles")
+    person.create({"minZoom": None, "maxZoom": 3}, taskType="geotiff_to_tiles")
 
 
 def test_a_type_without_input_types_takes_any_file(person: Person, admin: Person) -> None:

@@ -316,7 +316,7 @@ def test_the_service_fires_by_itself_as_soon_as_a_moment_comes(person: Person, w
         ({"cron": None}, "exactly one"),
         ({"at": "2100-01-01T00:00:00Z"}, "exactly one"),
         ({"cron": None, "at": "2001-01-01T00:00:00Z"}, "no moment left"),
-        ({"cron": None, "at": "2100-01-01T00:00:00"}, "timezone"),
+        ({"cron": None, "at": "2100-01-01T00:00:00"}, "must be a time with its zone"),
         ({"timeZone": "Europe/Nowhere"}, "no time zone"),
         ({"timeZone": "../../etc/passwd"}, "no time zone"),
         ({"cron": None, "rules": [{"times": ["25:00"]}]}, "no time of the day"),

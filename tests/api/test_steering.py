@@ -148,7 +148,7 @@ def test_dead_letters_go_back_by_filter(
     told = command("jobs", "redrive", "--class", "invalid_input", "--limit", "2", "--json")
     assert json.loads(told) == {"jobs": {"geotiff_to_png": 2}}
     assert [admin.look(job_id)["state"] for job_id in jobs].count("failed") == 1
-    assert "valid datetime" in command("jobs", "redrive", "--after", "yesterday", code=1)
+    assert "must be a time with its zone" in command("jobs", "redrive", "--after", "yesterday", code=1)
     assert code_of(admin.http.post("/api/geo-jobs/redrive", json={"code": "broken"})) == (422, "validation")
 
 

@@ -56,6 +56,10 @@ VALUES: dict[str, list[Any]] = {
     "sourceCrs": ["EPSG:32638", "native", "+proj=longlat", "ogc:CRS84"],
     "bands": [[1], [1, 2, 3], [1, 2, 3, 4], [], [1, 2, 3, 4, 5], [0], ["1"], 1],
     "stretch": [
+        "percentile:98,2",
+        "range:5,5",
+        "range:-3,-2",
+        "range:1e3,-.5",
         "minmax",
         "NONE",
         "percentile:2,98",
