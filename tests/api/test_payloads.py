@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import Any
 
@@ -208,6 +209,19 @@ def test_a_schema_that_costs_too_much_or_leads_elsewhere_is_refused(schema: dict
     """Payloads are strangers' text: no backtracking, no endless reference, no request to anywhere."""
     with pytest.raises(ValueError, match=words):
         check_schema(schema)
+
+
+def test_no_schema_makes_the_api_ask_anybody_for_anything() -> None:
+    """Not by a reference, which is refused, nor by the name of its dialect, which is not looked up (SSRF)."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.5)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/schema"
+        check_schema({"$schema": address, "type": "object"})
+        for schema in ({"$ref": address}, {"properties": {"$ref": {"$ref": address}}}):
+            with pytest.raises(ValueError, match="must refer only to places within"):
+                check_schema(schema)
+        with pytest.raises(TimeoutError):
+            listener.accept()
 
 
 def test_a_wrong_schema_is_refused_by_the_api_with_its_place(admin: Person) -> None:
