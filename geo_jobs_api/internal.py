@@ -307,5 +307,13 @@ async def fail(job_id: UUID, body: FailJob, token: LeaseTokenOf, services: Servi
     )
 
 
+@router.api_route("/claim", methods=["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "PUT"], include_in_schema=False)
+async def refuse_other_claims() -> None:
+    """Answer 405 to a good token and 401 to a bad one, so that a plain GET checks a worker token."""
+    raise Problem(
+        "method-not-allowed", "The worker token is valid. Jobs are claimed by POST.", headers={"Allow": "POST"}
+    )
+
+
 def _utc(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.astimezone(UTC)

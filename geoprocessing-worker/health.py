@@ -219,34 +219,48 @@ def _api(settings: "Settings") -> str:
         httpx: Any = import_module("httpx")
     except ImportError as error:
         raise Unhealthy(f"not checked, since {error.name} is missing") from None
-    # A claim of a kind of job that nobody makes proves the token and takes nothing.
-    claim = {
-        "claimId": str(uuid.uuid4()),
-        "workerId": str(uuid.uuid4()),
-        "workerName": "health-check",
-        "taskTypes": ["health_check"],
-        "maxJobs": 1,
-        "waitSeconds": 0,
-    }
     try:
-        answer = httpx.post(
-            f"{settings.api_base_url}/api/internal/geo-jobs/claim",
-            json=claim,
+        with httpx.Client(
+            base_url=f"{settings.api_base_url}/api/internal/geo-jobs",
             headers={"Authorization": f"Worker {token}"},
             timeout=TIMEOUT,
             verify=settings.trust(),
             # A proxy has no business on loopback.
             trust_env=urlsplit(settings.api_base_url).hostname not in ("127.0.0.1", "localhost", "::1"),
-        )
+        ) as client:
+            status = _token_status(client)
     except httpx.HTTPError as error:
         raise Unhealthy(
             f"{settings.api_base_url} does not answer ({error}); start the API or mend API_BASE_URL"
         ) from None
-    if answer.status_code in (401, 403):
-        raise Unhealthy(f"the API refuses the worker token ({answer.status_code}); mend WORKER_AUTH_TOKEN")
-    if answer.status_code not in (200, 204):
-        raise Unhealthy(f"{settings.api_base_url} answered {answer.status_code}; look at the API's log")
+    if status in (401, 403):
+        raise Unhealthy(f"the API refuses the worker token ({status}); mend WORKER_AUTH_TOKEN")
+    if status == 404:
+        raise Unhealthy(f"{settings.api_base_url} has no worker endpoints (404); mend API_BASE_URL")
+    if status >= 300 and status not in (405, 409):
+        raise Unhealthy(f"{settings.api_base_url} answered {status}; look at the API's log")
     return "API connection successful"
+
+
+def _token_status(client: Any) -> int:
+    """Return the status of a call that proves the token and cannot take a job; 409 or 405 means accepted.
+
+    A heartbeat on a job that does not exist works on every server of the protocol. A server that answers it in another
+    way is asked by GET at the address of the claim, where only POST brings jobs.
+    """
+    answer = client.patch(f"/{uuid.uuid4()}/heartbeat", json={}, headers={"Lease-Token": "health-check"})
+    if answer.status_code == 404 and _problem_code(answer) == "job-not-found":
+        return 409
+    is_final = answer.is_success or answer.status_code in (401, 403, 409) or answer.status_code >= 500
+    return int(answer.status_code if is_final else client.get("/claim").status_code)
+
+
+def _problem_code(answer: Any) -> object:
+    try:
+        said = answer.json()
+    except ValueError:
+        return None
+    return said.get("code") if isinstance(said, dict) else None
 
 
 def _file_system(settings: "Settings") -> str:

@@ -158,6 +158,20 @@ def test_a_worker_without_a_valid_token_is_refused_everywhere(api: RunningApi, a
         assert code_of(http.patch(f"/{uuid4()}/{verb}", json=content)) == (401, "token-invalid")
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS"])
+def test_a_get_of_the_claim_tells_a_good_token_from_a_bad_one(api: RunningApi, method: str) -> None:
+    """405 with `Allow: POST` for a good token, 401 for a bad one or none; no job is taken either way."""
+    http = api.client("/api/internal/geo-jobs")
+    good = http.request(method, "/claim", headers=worker_header())
+    assert (good.status_code, good.headers["Allow"]) == (405, "POST")
+    if method != "HEAD":
+        assert good.json()["code"] == "method-not-allowed"
+        assert good.json()["detail"].startswith("The worker token is valid.")
+    for bad in ({}, {"Authorization": "Worker wrong-token-of-a-worker"}, {"Authorization": f"Bearer {make_jwt()}"}):
+        refused = http.request(method, "/claim", headers=bad)
+        assert (refused.status_code, refused.headers["WWW-Authenticate"]) == (401, "Worker")
+
+
 def test_an_unknown_job_and_a_malformed_lease_token_are_told_apart(api: RunningApi) -> None:
     """404 for a job that never was; 409 for a token that is none of ours; 422 when there is none at all."""
     http = api.client("/api/internal/geo-jobs", headers=worker_header())

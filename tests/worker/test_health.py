@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from starlette.responses import Response
 
 from tests.support.scripted_api import ScriptedApi, answer, problem
 from tests.support.waiting import in_thread
@@ -29,7 +30,7 @@ def check(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
 
 
 async def test_a_healthy_worker_prints_the_agreed_lines_to_the_letter(server: ScriptedApi, tmp_path: Path) -> None:
-    server.on("claim", answer(status=204))
+    server.on("heartbeat", problem(404, "job-not-found"))
     code, printed = await in_thread(
         check, tmp_path, API_BASE_URL=server.base_url, WORKER_AUTH_TOKEN="t" * 20, TEMP_DIR=str(tmp_path)
     )
@@ -42,13 +43,39 @@ async def test_a_healthy_worker_prints_the_agreed_lines_to_the_letter(server: Sc
         "🎉 Overall Status: HEALTHY - Worker is ready to process jobs\n"
     )
     assert code == 0
-    assert server.calls("claim")[0].json["taskTypes"] == ["health_check"]
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "claim", "said"),
+    [
+        (problem(404, "job-not-found"), problem(500, "unused"), "API connection successful"),
+        (problem(409, "lease-lost"), problem(500, "unused"), "API connection successful"),
+        (answer({}), problem(500, "unused"), "API connection successful"),
+        (problem(401, "token-invalid"), answer(status=405), "the API refuses the worker token (401)"),
+        (problem(503, "unavailable"), answer(status=405), "answered 503"),
+        (answer("no such page", 404), answer("only POST", 405), "API connection successful"),
+        (answer("no such page", 404), problem(401, "token-invalid"), "the API refuses the worker token (401)"),
+        (answer("no such page", 404), answer("no such page", 404), "has no worker endpoints (404)"),
+        (answer(["not a UUID"], 422), answer(status=405), "API connection successful"),
+        (answer("moved", 302), answer("moved", 302), "answered 302"),
+    ],
+)
+async def test_the_token_is_proven_without_a_claim(
+    server: ScriptedApi, tmp_path: Path, heartbeat: Response, claim: Response, said: str
+) -> None:
+    """No server can lose a job to the health check: it never POSTs to the claim, whatever the server answers."""
+    server.on("heartbeat", heartbeat)
+    server.on("claim", claim)
+    told = {"API_BASE_URL": server.base_url, "WORKER_AUTH_TOKEN": "t" * 20, "TEMP_DIR": str(tmp_path)}
+    _, printed = await in_thread(check, tmp_path, **told)
+    assert said in printed.splitlines()[1]
+    assert {asked.method for asked in server.asked} <= {"GET", "PATCH"}
 
 
 async def test_a_worker_that_is_told_to_claim_nothing_is_healthy_and_says_so(
     server: ScriptedApi, tmp_path: Path
 ) -> None:
-    server.on("claim", answer(status=204))
+    server.on("heartbeat", problem(409, "lease-lost"))
     told = {"API_BASE_URL": server.base_url, "WORKER_AUTH_TOKEN": "t" * 20, "TEMP_DIR": str(tmp_path)}
     code, printed = await in_thread(check, tmp_path, **told, DISABLE_WORKERS="true")
     assert (code, printed.splitlines()[-1]) == (
@@ -60,7 +87,7 @@ async def test_a_worker_that_is_told_to_claim_nothing_is_healthy_and_says_so(
 
 
 async def test_a_refused_token_is_unhealthy_although_the_api_answers(server: ScriptedApi, tmp_path: Path) -> None:
-    server.on("claim", problem(401, "token-invalid"))
+    server.on("heartbeat", problem(401, "token-invalid"))
     code, printed = await in_thread(
         check, tmp_path, "--json", API_BASE_URL=server.base_url, WORKER_AUTH_TOKEN="wrong", TEMP_DIR=str(tmp_path)
     )
