@@ -51,6 +51,17 @@ def cancelled(order: CancelRequested) -> JobError:
     return JobError("job_cancelled", "The job was cancelled.", ErrorClass.CANCELLED, {"reason": order.reason})
 
 
+def log_if_final(job_id: str, failure: Failure, answer: FailAnswer) -> None:
+    """Log a failure that the API does not retry as an error: `grep ERROR worker.log` finds the jobs that failed."""
+    if answer.state == "failed":
+        log.error(
+            "job_failed_for_good",
+            message=f"Job {job_id} failed for good: {failure.error.message}",
+            code=failure.error.code,
+            error_class=failure.error.error_class,
+        )
+
+
 @dataclass(frozen=True)
 class _Unleased:
     """A job whose lease nobody here trusts any more: the API decides whether the call still counts."""
@@ -211,7 +222,9 @@ class Courier:
         body, unleased = entry.report.body, self._unleased(entry)
         if isinstance(body, Completion):
             return await self.api.complete(unleased, body, policy=retry.OUTBOX)
-        return await self.api.fail(unleased, body, policy=retry.OUTBOX)
+        answer = await self.api.fail(unleased, body, policy=retry.OUTBOX)
+        log_if_final(entry.report.id, body, answer)
+        return answer
 
     def _unleased(self, entry: Entry) -> _Unleased:
         report = entry.report

@@ -9,7 +9,7 @@ from typing import NoReturn
 import structlog
 
 from geoprocessing_worker import inline, retry
-from geoprocessing_worker.courier import Courier
+from geoprocessing_worker.courier import Courier, log_if_final
 from geoprocessing_worker.errors import (
     JobError,
     LeaseExpired,
@@ -139,6 +139,7 @@ class FinalReport:
                 )
             return
         self.forget()
+        log_if_final(self._job.id, failure, answer)
         if answer.state == "queued" and answer.next_attempt_at is not None:
             log.info("job_retry_scheduled", next_attempt_at=answer.next_attempt_at.isoformat())
 

@@ -3,6 +3,7 @@
 import functools
 import http.server
 import resource
+import subprocess
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -102,6 +103,26 @@ def test_a_full_disk_refuses_files_by_name_and_the_worker_hands_in_its_results_o
     done = service.until_over(job_id)
     assert (done["state"], done["attempt"]) == ("succeeded", 1), done
     assert list((service.folder / "api" / "data").glob("**/.incoming/*")) == []
+
+
+def test_grep_error_finds_the_job_that_failed_for_good_and_no_other(
+    service: Programs, small_map: Path, tmp_path: Path
+) -> None:
+    """The two lines of the README, on the log of a worker that did one good and one bad job."""
+    log = service.folder / "day" / "worker.log"
+    (tmp_path / "page.tif").write_text("<html>")
+    good, bad = service.submit(small_map), service.submit(tmp_path / "page.tif")
+    assert [service.until_over(job)["state"] for job in (good, bad)] == ["succeeded", "failed"]
+    wait_until(lambda: bad in grep("ERROR", log), "the failure to be logged", 10)
+    errors = [line for line in grep("ERROR", log).splitlines() if good in line or bad in line]
+    assert len(errors) == 1
+    assert f"Job {bad} failed for good" in errors[0]
+    completed = [line for line in grep("Job.*completed", log).splitlines() if good in line or bad in line]
+    assert len(completed) == 1
+
+
+def grep(pattern: str, file: Path) -> str:
+    return subprocess.run(["grep", pattern, file], capture_output=True, text=True, timeout=10).stdout
 
 
 def test_a_disabled_worker_stays_up_claims_nothing_and_leaves_by_sigterm(service: Programs, small_map: Path) -> None:

@@ -282,8 +282,11 @@ async def test_what_a_dead_process_had_to_say_is_said_by_the_next(bench: Bench) 
     post_results(bench).release()
     bench.outbox.post(job(bench, id="other"), failure()).release()
     courier = next_process(bench)
-    await courier.start()
-    await until(lambda: bench.folders() == [])
+    with capture_logs() as records:
+        await courier.start()
+        await until(lambda: bench.folders() == [])
+    errors = [record for record in records if record["log_level"] == "error"]
+    assert [(record["event"], record["code"]) for record in errors] == [("job_failed_for_good", "trouble")]
     (put,) = bench.server.calls("map.png")
     assert put.body == b"picture"
     (completed,), (failed,) = bench.server.calls("complete"), bench.server.calls("fail")

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
+from structlog.testing import capture_logs
 
 from geoprocessing_worker.models import ClaimedJob
 from geoprocessing_worker.runner import Ending, JobRunner, Tools
@@ -91,6 +92,18 @@ async def test_a_file_that_is_none_fails_the_job_once_by_name(bench: Bench, cont
     bench.server.on("in", Response(content))
     assert await bench.run() is Ending.FAILED
     assert (bench.failure()["code"], bench.failure()["class"]) == (code, "invalid_input")
+
+
+@pytest.mark.parametrize(("state", "errors"), [("failed", 1), ("queued", 0), ("cancelled", 0)])
+async def test_only_a_failure_that_is_not_retried_is_logged_as_an_error(bench: Bench, state: str, errors: int) -> None:
+    """The API decides whether a failure is final, and the log's ERROR lines follow its answer."""
+    bench.server.on("fail", answer({"state": state, "nextAttemptAt": None, "replayed": False}))
+    bench.serve(b"<html>")
+    with capture_logs() as records:
+        assert await bench.run() is Ending.FAILED
+    final = [record for record in records if record["log_level"] == "error"]
+    assert [record["event"] for record in final] == ["job_failed_for_good"] * errors
+    assert all(record["code"] == "not_a_tiff" and "failed for good" in record["message"] for record in final)
 
 
 async def test_a_job_that_takes_too_long_is_killed_and_fails_as_timed_out(endless: Bench) -> None:
