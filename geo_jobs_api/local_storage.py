@@ -221,6 +221,10 @@ class LocalStorage:
 
         await asyncio.to_thread(write)
 
+    async def free_bytes(self) -> int | None:
+        """Return the room that the disk has for this account."""
+        return (await asyncio.to_thread(shutil.disk_usage, self._root)).free
+
     @asynccontextmanager
     async def receive(self, body: AsyncIterator[bytes], rule: SizeRule) -> AsyncIterator[StagedObject]:
         """Take an upload in, piece by piece; what is not published inside the context is removed.

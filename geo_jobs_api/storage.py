@@ -71,6 +71,9 @@ class Storage(Protocol):
     async def check(self) -> None:
         """Raise OSError when the store cannot be written."""
 
+    async def free_bytes(self) -> int | None:
+        """Return the room for further objects, in bytes; None where it has no bound."""
+
 
 @dataclass(frozen=True, slots=True)
 class SignatureQuery:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -95,6 +96,18 @@ def test_a_database_that_restarts_loses_none_of_hundreds_of_claims_and_hides_not
         assert sorted(got) == ids
     finally:
         server.close()
+
+
+def test_health_warns_of_a_nearly_full_disk_before_uploads_are_refused(
+    api_server: Callable[..., RunningApi], tmp_path: Path
+) -> None:
+    """Less room than ten of the largest uploads is a warning beside a status of 200; with more there is none."""
+    free = shutil.disk_usage(tmp_path).free
+    tight = api_server(max_file_size=free // 5).client().get("/health")
+    assert (tight.status_code, tight.json()["status"], tight.json()["storage"]) == (200, "ok", "ok")
+    (warning,) = tight.json()["warnings"]
+    assert "less than 10 times MAX_FILE_SIZE" in warning
+    assert "warnings" not in api_server(max_file_size=free // 20).client().get("/health").json()
 
 
 def test_health_names_who_holds_back_vacuum(api_server: Callable[..., RunningApi]) -> None:
