@@ -31,4 +31,4 @@ VOLUME /data
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=15s --start-period=20s CMD ["python", "health_check.py"]
 # exec form: signals arrive at the worker itself
-CMD ["python", "-m", "geoprocessing_worker"]
+CMD ["python", "geoprocessing-worker/worker.py"]

@@ -5,6 +5,7 @@ Only the standard library is used here: nothing else may be installed yet.
 
 import importlib.util
 import os
+import runpy
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -14,14 +15,21 @@ ROOT = FOLDER.parent
 
 
 def exec_module(module: str) -> NoReturn:
-    """Go on as `python -m module`, in this interpreter if it has what is needed, else in the project's environment."""
-    python = ROOT / ".venv" / "bin" / "python"
+    """Run `module` in this process if its package is installed, else run the script in the project's environment.
+
+    The process stays the same, so signals arrive, and its command line keeps the script's name for `ps`.
+    """
     if _has(module):
-        python = Path(sys.executable)
-    elif not os.access(python, os.X_OK):
-        sys.exit(f"{ROOT} has no environment to run in yet: run ./start_worker.sh --demo once, which makes it.")
-    # The same process goes on, so that signals sent to it arrive.
-    os.execv(python, [str(python), "-m", module, *sys.argv[1:]])  # noqa: S606 - no shell is wanted
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        sys.exit()
+    environment = ROOT / (os.environ.get("VENV_DIR") or ".venv")
+    python = environment / "bin" / "python"
+    if Path(sys.prefix) == environment or not os.access(python, os.X_OK):
+        sys.exit(
+            f"{environment} cannot be run by this user: run ./start_worker.sh --demo once, which makes one, "
+            "or set VENV_DIR to the folder of one."
+        )
+    os.execv(python, [str(python), *sys.argv])  # noqa: S606 - no shell is wanted
 
 
 def _has(module: str) -> bool:

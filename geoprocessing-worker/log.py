@@ -4,8 +4,10 @@ Each record has a stable `event` for programs and a `message` for people. The fi
 the level of errors only, and `Job … completed` in exactly one record of each completed job.
 """
 
+import fcntl
 import logging
 import logging.handlers
+import os
 import re
 import sys
 from collections.abc import Iterable, MutableMapping
@@ -92,11 +94,38 @@ def configure(level: str, file: Path | None, *, secrets: Iterable[str] = ()) -> 
         _add_file(root, file, _formatter(shared, _json))
 
 
+class _SharedFile(logging.handlers.RotatingFileHandler):
+    """A rotating log file that several workers may append to: one of them rotates, the others follow."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append one record, to the new file if another process has rotated the old one away."""
+        if self.stream is not None and not self._is_current():
+            self.stream.close()
+            self.stream = None  # opened again by the library, which handles errors
+        super().emit(record)
+
+    def doRollover(self) -> None:  # noqa: N802 - logging's name
+        """Rotate, unless another process did so a moment ago."""
+        folder = os.open(Path(self.baseFilename).parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            if self._is_current():
+                super().doRollover()
+        finally:
+            os.close(folder)
+
+    def _is_current(self) -> bool:
+        if self.stream is None:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self.stream.fileno()), Path(self.baseFilename).stat())
+        except OSError:
+            return False
+
+
 def _add_file(root: logging.Logger, file: Path, formatter: logging.Formatter) -> None:
     try:
-        rotating = logging.handlers.RotatingFileHandler(
-            file, maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8"
-        )
+        rotating = _SharedFile(file, maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8")
     except OSError as error:
         root.warning("The log file %s cannot be written (%s); set LOG_FILE", file, error.strerror)
         return

@@ -5,16 +5,18 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from geoprocessing_worker import config, health
 from geoprocessing_worker.errors import ConfigurationError
 from local_stack import demo
-from local_stack.stack import StackError, Terminated, running
+from local_stack.stack import WORKER_SCRIPT, StackError, Terminated, running
 
 DESCRIPTION = """\
 Starts a worker for the API that API_BASE_URL and WORKER_AUTH_TOKEN name (in the environment or in .env), after a health
 check. Where they are not set, starts everything on this machine instead: an embedded PostgreSQL, the job API and one
 worker, on loopback only."""
+MOST_WORKERS = 64
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "without a file, a map is made",
     )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the demo (default: demo-output)")
+    parser.add_argument(
+        "--workers", type=_count, default=1, metavar="N", help="worker processes of the local stack (default: 1)"
+    )
     parsed = parser.parse_args(arguments)
     try:
         return _run(parsed)
@@ -47,12 +52,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(parsed: argparse.Namespace) -> int:
     if parsed.demo is not None:
         source = _from_callers_folder(Path(parsed.demo)) if parsed.demo else None
-        return demo.run(source, _from_callers_folder(parsed.output) if parsed.output else Path("demo-output"))
+        output = _from_callers_folder(parsed.output) if parsed.output else _default_output()
+        return demo.run(source, output, workers=parsed.workers)
     settings = config.load().settings
     if settings.api_base_url or settings.worker_auth_token.get_secret_value():
+        if parsed.workers != 1:
+            raise ConfigurationError("--workers is for the local stack: set CONCURRENT_JOBS, or start more workers")
         # Half a configuration is a mistake: the worker says which half is missing.
-        return _worker_alone() if settings.is_configured else _worker()
-    return _serve()
+        return 1 if settings.is_configured and health.main([]) != 0 else _become_worker()
+    return _serve(parsed.workers)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {MOST_WORKERS}")
+    return number
+
+
+def _default_output() -> Path:
+    """`demo-output` in the checkout, or in the caller's folder where the checkout cannot be written."""
+    here = Path("demo-output")
+    return here if os.access(here if here.exists() else Path(), os.W_OK) else _from_callers_folder(here)
 
 
 def _from_callers_folder(path: Path) -> Path:
@@ -60,26 +81,29 @@ def _from_callers_folder(path: Path) -> Path:
     return Path(os.path.relpath(Path(os.environ.get("INVOKED_FROM", "")) / path))
 
 
-def _worker_alone() -> int:
-    return 1 if health.main([]) != 0 else _worker()
+def _become_worker() -> NoReturn:
+    """Go on as the worker in the same process, run by path, so that `ps` shows worker.py."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, str(WORKER_SCRIPT)])  # noqa: S606 - no shell is wanted
 
 
-def _worker() -> int:
-    from geoprocessing_worker import worker  # noqa: PLC0415 - takes half a second, which a demo need not wait for
-
-    return worker.main([])
-
-
-def _serve() -> int:
-    with running(quiet=False) as stack:
+def _serve(workers: int) -> int:
+    with running(quiet=False, workers=workers) as stack:
+        working = "one worker works" if workers == 1 else f"{workers} workers work"
         print(  # noqa: T201
-            f"The job API is at {stack.base_url} (try {stack.base_url}/docs), and one worker works for it.\n"
-            f"A token for people: .venv/bin/python -m geo_jobs_api jwt --sub you\n"
+            f"The job API is at {stack.base_url} (try {stack.base_url}/docs), and {working} for it.\n"
+            f"Its log is {stack.api_log}; the log of the workers is {stack.worker_log}.\n"
+            f"A token for people: {_python()} -m geo_jobs_api jwt --sub you\n"
             f"Stop with Ctrl-C.",
             flush=True,
         )
         stack.wait()
     return 0
+
+
+def _python() -> str:
+    """The environment's interpreter as a person types it."""
+    return os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable
 
 
 if __name__ == "__main__":

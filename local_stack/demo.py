@@ -21,7 +21,7 @@ CHUNK = 256 * 1024
 Job = dict[str, Any]
 
 
-def run(source: Path | None, output: Path) -> int:
+def run(source: Path | None, output: Path, *, workers: int = 1) -> int:
     """Send `source` (or a map that is made) through a local stack and leave the results in `output`.
 
     Returns:
@@ -40,7 +40,7 @@ def run(source: Path | None, output: Path) -> int:
         except OSError as error:
             raise StackError(f"{output} cannot be written: {error.strerror or error}") from error
     console.print("Starting PostgreSQL, the job API and a worker …")
-    with running(quiet=True) as stack, stack.person() as api:
+    with running(quiet=True, workers=workers) as stack, stack.person() as api:
         console.print(f"They are up at {stack.base_url}. Sending {source} ({source.stat().st_size / 1e6:.1f} MB):")
         try:
             job = _watch(api, stack, _submit(api, source), console)
@@ -95,7 +95,7 @@ def _watch(api: httpx.Client, stack: Stack, job_id: str, console: Console) -> Jo
                     progress.update(bar, completed=100, stage="done")
                 return job
             time.sleep(LOOK_INTERVAL)
-    raise StackError(f"the job was not over after {PATIENCE:g} s; see worker.log")
+    raise StackError(f"the job was not over after {PATIENCE:g} s; see {stack.worker_log}")
 
 
 def _advance(progress: Progress, bar: TaskID, event: Job) -> None:

@@ -1,4 +1,4 @@
-"""Starts and stops the three on this machine: an embedded PostgreSQL, the job API, a worker. All on loopback."""
+"""Starts and stops an embedded PostgreSQL, the job API and workers on this machine, all on loopback."""
 
 import ctypes
 import os
@@ -17,9 +17,12 @@ import httpx
 from dotenv import set_key
 
 from geo_jobs_api import config, embedded, errors
+from geoprocessing_worker import config as worker_config
+from geoprocessing_worker import errors as worker_errors
 
+# Run by path, so that `ps` shows it.
+WORKER_SCRIPT = Path(worker_config.__file__).with_name("worker.py")
 HOST = "127.0.0.1"
-USUAL_PORT = 8000
 # Seconds. A first start makes a database cluster, which takes one or two.
 START_PATIENCE = 60.0
 # A worker's grace period and some.
@@ -51,14 +54,16 @@ class Stack:
     Args:
         base_url: the API's.
         api: its process.
-        worker: the worker's process.
-        api_log: where the API's lines are.
+        workers: the workers' processes.
+        api_log: the API's log file.
+        worker_log: the workers' log file.
     """
 
     base_url: str
     api: Process
-    worker: Process
+    workers: tuple[Process, ...]
     api_log: Path
+    worker_log: Path
 
     def person(self) -> httpx.Client:
         """A client with the rights of a person called demo."""
@@ -73,8 +78,8 @@ class Stack:
         """Raise `StackError` if a part has ended."""
         if self.api.poll() is not None:
             raise StackError(f"the API has ended; its last words, from {self.api_log}:\n{_tail(self.api_log)}")
-        if self.worker.poll() is not None:
-            raise StackError("the worker has ended; worker.log tells why")
+        if any(worker.poll() is not None for worker in self.workers):
+            raise StackError(f"a worker has ended; the reason is in {self.worker_log}")
 
     def wait(self) -> None:
         """Stay until a signal comes or a part ends."""
@@ -84,11 +89,12 @@ class Stack:
 
 
 @contextmanager
-def running(*, quiet: bool) -> Iterator[Stack]:
-    """Start the stack, and stop it in good order on leaving: the worker first, which has to hand its jobs back.
+def running(*, quiet: bool, workers: int = 1) -> Iterator[Stack]:
+    """Start the stack, and stop it in good order on leaving: the workers first, which have to hand their jobs back.
 
     Args:
-        quiet: keep the worker's lines off the terminal; they are in `worker.log` all the same.
+        quiet: keep the workers' lines off the terminal; they are in the log file all the same.
+        workers: the number of worker processes.
 
     Raises:
         StackError: a part does not start.
@@ -98,21 +104,20 @@ def running(*, quiet: bool) -> Iterator[Stack]:
     with ExitStack() as parts:
         try:
             settings = config.load_settings()
+            configuration = worker_config.load()
             conninfo = settings.conninfo
             if conninfo is None:
                 database = embedded.start(settings.postgres_dir)
                 parts.callback(database.close)
                 conninfo = database.conninfo
-        except errors.ConfigurationError as error:
+        except (errors.ConfigurationError, worker_errors.ConfigurationError) as error:
             raise StackError(str(error)) from error
         api_log = settings.data_dir / "api.log"
         log = parts.enter_context(api_log.open("ab"))
+        output = log if quiet else None
         # A proxy of this machine's has no business on loopback.
         environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-        try:
-            api, base_url = _start_api(parts, USUAL_PORT, environment, log)
-        except PortTaken:
-            api, base_url = _start_api(parts, 0, environment, log)
+        api, base_url = _start_api(parts, settings, environment, log)
         assert settings.worker_auth_token is not None, "load_settings makes one where there is none"  # noqa: S101
         facts = {
             "API_BASE_URL": base_url,
@@ -120,13 +125,30 @@ def running(*, quiet: bool) -> Iterator[Stack]:
             "DATABASE_URL": conninfo,
         }
         _leave_word(settings.data_dir / "stack.env", facts)
-        worker = parts.enter_context(_process(["geoprocessing_worker"], environment | facts, log if quiet else None))
-        yield Stack(base_url, api, worker, api_log)
+        worker_log = _worker_log(configuration, settings.data_dir)
+        environment |= facts | {"LOG_FILE": str(worker_log)}
+        names = _names(configuration.settings.worker_name, workers)
+        working = tuple(
+            parts.enter_context(_process([str(WORKER_SCRIPT)], environment | {"WORKER_NAME": name}, output))
+            for name in names
+        )
+        yield Stack(base_url, api, working, api_log, worker_log)
+
+
+def _names(name: str, number: int) -> list[str]:
+    return [name] if number == 1 else [f"{name}-{one}" for one in range(1, number + 1)]
+
+
+def _worker_log(configuration: worker_config.Configuration, data_dir: Path) -> Path:
+    """The log file of the settings, or one in `data_dir` where that is the default and cannot be written."""
+    path = configuration.settings.log_file
+    is_writable = os.access(path if path.exists() else path.parent, os.W_OK)
+    return path if is_writable or configuration.sources["log_file"] != "default" else data_dir / path.name
 
 
 @contextmanager
 def _process(arguments: list[str], environment: Mapping[str, str], output: IO[bytes] | None) -> Iterator[Process]:
-    command = [sys.executable, "-m", *arguments]
+    command = [sys.executable, *arguments]
     process = subprocess.Popen(  # noqa: S603 - our own programs
         command,
         env=environment,
@@ -167,7 +189,19 @@ def _terminate(*_: object) -> None:
     raise Terminated
 
 
-def _start_api(parts: ExitStack, port: int, environment: Mapping[str, str], log: IO[bytes]) -> tuple[Process, str]:
+def _start_api(
+    parts: ExitStack, settings: config.Settings, environment: Mapping[str, str], log: IO[bytes]
+) -> tuple[Process, str]:
+    """Start the API on API_PORT. Only where that is the default, a port that is taken is replaced by any other."""
+    try:
+        return _start_api_on(parts, settings.api_port, environment, log)
+    except PortTaken:
+        if "api_port" in settings.model_fields_set:
+            raise StackError(f"port {settings.api_port} is taken; set API_PORT to another, or to 0 for any") from None
+        return _start_api_on(parts, 0, environment, log)
+
+
+def _start_api_on(parts: ExitStack, port: int, environment: Mapping[str, str], log: IO[bytes]) -> tuple[Process, str]:
     """Start the API on a port, 0 for any.
 
     Returns:
@@ -178,7 +212,7 @@ def _start_api(parts: ExitStack, port: int, environment: Mapping[str, str], log:
         StackError: it does not start.
     """
     said_before = log.tell()
-    command = ["geo_jobs_api", "serve", "--host", HOST, "--port", str(port)]
+    command = ["-m", "geo_jobs_api", "serve", "--host", HOST, "--port", str(port)]
     api = parts.enter_context(_process(command, environment, log))
     deadline = time.monotonic() + START_PATIENCE
     while time.monotonic() < deadline:

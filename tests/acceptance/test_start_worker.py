@@ -1,6 +1,7 @@
 """What a newcomer runs: the demo, the local stack, the health check beside it. Real processes from the real scripts."""
 
 import contextlib
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import rasterio
 from dotenv import dotenv_values
 from rasterio.warp import transform_bounds
 
-from tests.support.processes import ROOT, clean_environment, free_port, running
+from tests.support.api import WORKER_TOKEN
+from tests.support.processes import ROOT, Process, Programs, children, clean_environment, free_port, running
 from tests.support.waiting import wait_until
 
 
@@ -91,13 +93,7 @@ HEALTHY = [
 def test_the_health_check_follows_the_local_stack_up_and_down(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "stack").mkdir()
     with running([str(ROOT / "start_worker.sh")], tmp_path / "stack", environment) as stack:
-        output = tmp_path / "stack" / "output.log"
-
-        def announced() -> bool:
-            assert stack.poll() is None, output.read_text()
-            return "The job API is at http://127.0.0.1:" in output.read_text()
-
-        wait_until(announced, "the stack to say where it is", 60)
+        announced(tmp_path / "stack", stack)
         assert health(environment) == HEALTHY
         wrong = health({**environment, **_stack_facts(tmp_path), "WORKER_AUTH_TOKEN": "wrong-token-of-some-length"})
         assert wrong[1].startswith("❌ Api: the API refuses the worker token (401)")
@@ -108,6 +104,65 @@ def test_the_health_check_follows_the_local_stack_up_and_down(environment: dict[
     assert stopped[0].startswith("❌ Database: no connection")
     assert "does not answer" in stopped[1]
     assert stopped[-1].startswith("💥 Overall Status: UNHEALTHY - Database, Api")
+
+
+def announced(folder: Path, process: Process) -> str:
+    """The address that a local stack prints once it is up."""
+    output = folder / "output.log"
+    found: list[str] = []
+
+    def look() -> bool:
+        assert process.poll() is None, output.read_text()
+        found.extend(re.findall(r"The job API is at (http://127\.0\.0\.1:\d+)", output.read_text()))
+        return bool(found)
+
+    wait_until(look, "the stack to say where it is", 60)
+    return found[0]
+
+
+def command_line(pid: int) -> str:
+    return subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, timeout=10).stdout
+
+
+def test_the_local_stack_honors_api_port_and_the_number_of_workers(environment: dict[str, str], tmp_path: Path) -> None:
+    """API_PORT is the port, --workers 2 makes two processes that `ps` shows as worker.py, and they share one log."""
+    port = free_port()
+    command = [str(ROOT / "start_worker.sh"), "--workers", "2"]
+    with running(command, tmp_path, environment | {"API_PORT": str(port)}) as stack:
+        assert announced(tmp_path, stack) == f"http://127.0.0.1:{port}"
+        workers = [pid for pid in children(stack.pid) if "geoprocessing-worker/worker.py" in command_line(pid)]
+        assert len(workers) == 2
+        log = Path(environment["LOG_FILE"])
+        wait_until(lambda: log.exists() and log.read_text().count("worker_started") == 2, "both workers to start", 30)
+        assert {f"Worker geoprocessing-worker-{one} started" in log.read_text() for one in (1, 2)} == {True}
+        taken = run(environment | {"API_PORT": str(port), "DATA_DIR": str(tmp_path / "other")}, "./start_worker.sh")
+        assert (taken.returncode, taken.stderr) == (
+            1,
+            f"❌ port {port} is taken; set API_PORT to another, or to 0 for any\n",
+        )
+
+
+def test_a_configured_worker_is_shown_by_ps_as_worker_py(environment: dict[str, str], stack: Programs) -> None:
+    """Both ways to start one: the script, and the file by its path. The process stays the one that was started."""
+    configured = environment | {"API_BASE_URL": stack.base_url, "WORKER_AUTH_TOKEN": WORKER_TOKEN}
+    folder = stack.folder / "configured"
+    folder.mkdir()
+    with running([str(ROOT / "start_worker.sh")], folder, configured) as worker:
+        log = Path(environment["LOG_FILE"])
+        wait_until(lambda: log.exists() and "worker_started" in log.read_text(), "the worker to start", 60)
+        assert "geoprocessing-worker/worker.py" in command_line(worker.pid)
+        assert HEALTHY[-1] in (folder / "output.log").read_text()
+    by_path = stack.worker()
+    by_path_log = stack.folder / "worker" / "worker.log"
+    wait_until(lambda: by_path_log.exists() and "worker_started" in by_path_log.read_text(), "it to start", 60)
+    assert "geoprocessing-worker/worker.py" in command_line(by_path.pid)
+
+
+def test_more_workers_of_a_configured_api_are_not_started_by_one_script(environment: dict[str, str]) -> None:
+    away = {**environment, "API_BASE_URL": "http://127.0.0.1:9", "WORKER_AUTH_TOKEN": "some-token"}
+    ran = run(away, "./start_worker.sh", "--workers", "2")
+    assert ran.returncode == 78
+    assert "--workers is for the local stack" in ran.stderr
 
 
 def _stack_facts(tmp_path: Path) -> dict[str, str]:

@@ -1,7 +1,10 @@
 """worker.log: greppable, structured, and without secrets."""
 
+import contextlib
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,3 +96,49 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_worker(
     structlog.get_logger().info("worker_started", message="Worker started")
     assert "cannot be written" in (said := capsys.readouterr().err)
     assert "Worker started" in said
+
+
+WRITER = """
+import sys
+from pathlib import Path
+import structlog
+from geoprocessing_worker import log
+log.FILE_BYTES, log.FILES_KEPT = 20_000, 100
+log.configure("INFO", Path(sys.argv[1]))
+print(flush=True)
+sys.stdin.readline()
+for number in range(1000):
+    structlog.get_logger().info("written", writer=sys.argv[2], number=number)
+"""
+
+
+def test_several_processes_share_one_rotating_log_and_lose_no_record(tmp_path: Path) -> None:
+    """Three writers rotate one file many times: each record is in exactly one file, whole, and no file grows on."""
+    path = tmp_path / "worker.log"
+    command = [sys.executable, "-c", WRITER, str(path)]
+    pipe = subprocess.PIPE
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(subprocess.Popen([*command, name], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL))
+            for name in "abc"
+        ]
+        assert [writer.stdout.readline() for writer in writers if writer.stdout] == [b"\n"] * 3
+        for writer in writers:  # all at once
+            assert writer.stdin
+            writer.stdin.close()
+        assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    files = list(tmp_path.glob("worker.log*"))
+    written = [(record["writer"], record["number"]) for file in files for record in records(file)]
+    assert sorted(written) == [(name, number) for name in "abc" for number in range(1000)]
+    sizes = [file.stat().st_size for file in files]
+    assert max(sizes) < 21_000
+    assert len(files) <= sum(sizes) / 18_000 + 1
+
+
+def test_a_log_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
+    """As logrotate does it: later records go to a new file at the same path."""
+    path = configured(tmp_path)
+    structlog.get_logger().info("first")
+    path.rename(tmp_path / "worker.log.old")
+    structlog.get_logger().info("second")
+    assert [record["event"] for record in records(path)] == ["second"]
