@@ -1,5 +1,5 @@
 # Development commands; each works from a bare clone.
-PYTHON := .venv/bin/python
+PYTHON := $(or $(VENV_DIR),.venv)/bin/python
 COMPILE = $(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra build
 
 .PHONY: help
@@ -23,7 +23,7 @@ check: environment  ## lint, format, types, import layers
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	PYTHONPATH=typings .venv/bin/lint-imports
+	PYTHONPATH=typings $(dir $(PYTHON))lint-imports
 
 .PHONY: format
 format: environment  ## mend what ruff can mend

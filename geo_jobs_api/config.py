@@ -30,6 +30,15 @@ def project_root() -> Path:
     return _PACKAGE_PARENT if (_PACKAGE_PARENT / "pyproject.toml").is_file() else Path.cwd()
 
 
+def default_data_dir() -> Path:
+    """`.local` of the checkout or, where this user cannot write it, a folder of the user's own (XDG_STATE_HOME)."""
+    own = project_root() / ".local"
+    if os.access(own if own.exists() else own.parent, os.W_OK):
+        return own
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111 - keeps an unknown ~
+    return Path(state) / "geoprocessing-worker"
+
+
 class Settings(BaseSettings):
     """All settings of the API. Sizes are in bytes, times in seconds."""
 
@@ -51,7 +60,7 @@ class Settings(BaseSettings):
     database_timeout_seconds: float = Field(10, gt=0, description="seconds to wait for a free connection")
 
     data_dir: Path = Field(
-        default_factory=lambda: project_root() / ".local",
+        default_factory=default_data_dir,
         description="files, secrets that were made at the first start, and the embedded database",
         json_schema_extra={"shown": ".local"},
     )
@@ -292,7 +301,10 @@ def ensure_secrets(data_dir: Path) -> dict[str, str]:
                     file.writelines(f"{name}={value}\n" for name, value in known.items())
                 temporary.replace(path)
     except OSError as error:
-        raise ConfigurationError(f"DATA_DIR {data_dir} cannot be used: {error.strerror}: {error.filename}") from error
+        reason = f"{error.strerror}: {error.filename}"
+        raise ConfigurationError(
+            f"DATA_DIR {data_dir} cannot be used: {reason}. Set DATA_DIR to a folder of your own."
+        ) from error
     return known
 
 
@@ -313,6 +325,21 @@ def env_files() -> tuple[Path, Path]:
     return (project_root() / ".env", Path(".env"))
 
 
+def _readable(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """The files that are there and can be read. A service may get its settings from the environment alone.
+
+    Raises:
+        ConfigurationError: a file cannot be read, and the environment names no database in its place.
+    """
+    unreadable = [path for path in paths if os.access(path, os.F_OK) and not os.access(path, os.R_OK)]
+    if unreadable and not (os.environ.get("DATABASE_URL") or os.environ.get("PGHOST")):
+        raise ConfigurationError(
+            f"{unreadable[0].absolute()} cannot be read by this user. Let its group read it (chgrp GROUP, chmod 640), "
+            "or give the settings in the environment."
+        )
+    return tuple(path for path in paths if os.access(path, os.R_OK) and path.is_file())
+
+
 def load_settings(**overrides: Any) -> Settings:
     """The settings in force, complete with secrets.
 
@@ -322,6 +349,11 @@ def load_settings(**overrides: Any) -> Settings:
     Raises:
         ConfigurationError: a value is wrong, or DATA_DIR cannot be written.
     """
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="files, secrets that were made at the first start, and the embedded database",
+        json_schema_extra={"shown": ".local"},
+    )
     try:
         settings = Settings(_env_file=env_files(), **overrides)
         generated = ensure_secrets(settings.data_dir)

@@ -229,12 +229,15 @@ def load(*, local_stack: bool = False) -> Configuration:
     Raises:
         ConfigurationError: a value cannot be used; the message has one line for each.
     """
-    files = [(".env", Path(".env")), (".env", project_root() / ".env")]
+    files = [(".env", path) for path in _readable(Path(".env"), project_root() / ".env")]
     layers = [("environment", dict(os.environ)), *((place, _dotenv(path)) for place, path in files)]
     if local_stack and not any(layer.get("API_BASE_URL") for _, layer in layers):
-        folder = next((layer["DATA_DIR"] for _, layer in layers if layer.get("DATA_DIR")), ".local")
-        files.append(("local stack", project_root() / folder / LOCAL_STACK_FILE))
-        layers.append(("local stack", _dotenv(files[-1][1])))
+        folder = next((layer["DATA_DIR"] for _, layer in layers if layer.get("DATA_DIR")), None)
+        folders = _local_stack_folders() if folder is None else (project_root() / folder,)
+        files += [
+            ("local stack", place / LOCAL_STACK_FILE) for place in folders if _can_read(place / LOCAL_STACK_FILE)
+        ][:1]
+        layers += [(place, _dotenv(path)) for place, path in files if place == "local stack"]
     # Two names for one thing: PGHOST in a nearer place hides a DATABASE_URL in a farther one.
     nearest = next((layer for _, layer in layers if layer.get("PGHOST") or layer.get("DATABASE_URL")), {})
     try:
@@ -286,7 +289,32 @@ def problems(settings: Settings) -> list[str]:
 
 
 def _dotenv(path: Path) -> dict[str, str]:
-    return {name: value for name, value in dotenv_values(path).items() if value} if path.is_file() else {}
+    return {name: value for name, value in dotenv_values(path).items() if value}
+
+
+def _can_read(path: Path) -> bool:
+    return os.access(path, os.R_OK) and path.is_file()
+
+
+def _readable(*paths: Path) -> list[Path]:
+    """The files that are there and can be read. A service may get its settings from the environment alone.
+
+    Raises:
+        ConfigurationError: a file cannot be read, and the environment names no API in its place.
+    """
+    unreadable = [path for path in paths if os.access(path, os.F_OK) and not os.access(path, os.R_OK)]
+    if unreadable and not os.environ.get("API_BASE_URL"):
+        raise ConfigurationError(
+            f"{unreadable[0].absolute()} cannot be read by this user: let its group read it (chgrp GROUP, chmod 640), "
+            "or give the settings in the environment"
+        )
+    return [path for path in paths if _can_read(path)]
+
+
+def _local_stack_folders() -> tuple[Path, ...]:
+    """The default places of the local stack's state: the checkout, and the user's own where that cannot be written."""
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111 - keeps an unknown ~
+    return project_root() / ".local", Path(state) / "geoprocessing-worker"
 
 
 def _in_words(error: ValidationError) -> list[str]:

@@ -38,7 +38,9 @@ def run(source: Path | None, output: Path, *, workers: int = 1) -> int:
         try:
             source = terrain.make(output / "source" / "terrain.tif")
         except OSError as error:
-            raise StackError(f"{output} cannot be written: {error.strerror or error}") from error
+            raise StackError(
+                f"{output} cannot be written ({error.strerror or error}); name another folder with --output"
+            ) from error
     console.print("Starting PostgreSQL, the job API and a worker …")
     with running(quiet=True, workers=workers) as stack, stack.person() as api:
         console.print(f"They are up at {stack.base_url}. Sending {source} ({source.stat().st_size / 1e6:.1f} MB):")
