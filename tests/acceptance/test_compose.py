@@ -1,0 +1,124 @@
+"""docker-compose.yml: each setting of `.env` reaches both programs, except for addresses and folders of the host."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from geo_jobs_api.config import Settings as ApiSettings
+from geoprocessing_worker.config import Settings as WorkerSettings
+from tests.support.processes import ROOT
+
+SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+KNOWN = {name.upper() for name in (*ApiSettings.model_fields, *WorkerSettings.model_fields)}
+DATABASE = {"DATABASE_URL", "PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGSSL"}
+# The settings that a container does not take from .env as they are.
+OVERRIDDEN = {
+    "api": {"API_HOST", "API_PORT", "DATA_DIR", "WORKER_AUTH_TOKEN", *DATABASE},
+    "worker": {
+        "API_BASE_URL",
+        "WORKER_AUTH_TOKEN",
+        "TEMP_DIR",
+        "LOG_FILE",
+        "DATABASE_URL",
+        "PGHOST",
+        "PGPASSWORD",
+        "JWT_SECRET",
+        "STORAGE_SECRET",
+    },
+}
+DOTENV = {
+    "WORKER_AUTH_TOKEN": "worker-token-of-some-length",
+    "PGPASSWORD": "database-password",
+    "JWKS_URL": "https://login.example.org/keys",
+    "DATABASE_URL": "postgresql://host.example.org/elsewhere",
+    "API_BASE_URL": "https://maps.example.org",
+    "API_HOST": "127.0.0.1",
+    "API_PORT": "9000",
+    "DATA_DIR": "/srv/geo-jobs",
+    "TEMP_DIR": "/srv/jobs",
+    "PGSSL": "true",
+    "MAX_IMAGE_SIZE": "777",
+    "SOURCE_HOSTS": "data.example.org",
+    "REQUESTS_PER_MINUTE": "7",
+    "RETAIN_ENDED_DAYS": "3",
+}
+
+
+def environment_of(service: str) -> dict[str, str]:
+    """The variables of a container as compose makes them: env_file, then `environment`, interpolated from .env."""
+
+    def interpolated(found: re.Match[str]) -> str:
+        return DOTENV.get(found["name"]) or found["default"] or ""
+
+    own = {
+        name: re.sub(r"\$\{(?P<name>\w+)(?::[-?](?P<default>[^}]*))?\}", interpolated, str(value))
+        for name, value in SERVICES[service]["environment"].items()
+    }
+    assert SERVICES[service]["env_file"] == ".env"
+    return DOTENV | own
+
+
+@pytest.mark.parametrize("service", ["api", "worker"])
+def test_every_setting_reaches_the_container_but_for_a_known_few(service: str) -> None:
+    """All of `.env` is passed, and only what means nothing in a container, or is no business of it, is replaced."""
+    assert set(SERVICES[service]["environment"]) == OVERRIDDEN[service]
+    assert OVERRIDDEN[service] <= KNOWN
+
+
+def shown(service: str, code: str, folder: Path) -> dict[str, str]:
+    """What a program in the container's environment makes of its settings."""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **environment_of(service)}
+    if service == "api":
+        environment["DATA_DIR"] = str(folder / "data")  # /data of the image is not here
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 0, ran.stderr
+    return dict(line.split("=", 1) for line in ran.stdout.splitlines())
+
+
+def test_the_api_takes_its_settings_and_the_database_of_the_composition(tmp_path: Path) -> None:
+    code = (
+        "from geo_jobs_api.config import load_settings as load; s = load()\n"
+        "for n in ('requests_per_minute', 'retain_ended_days', 'source_hosts', 'api_host', 'api_port', 'jwks_url'):\n"
+        "    print(n, getattr(s, n), sep='=')\n"
+        "print('conninfo', s.conninfo, sep='=')"
+    )
+    told = shown("api", code, tmp_path)
+    assert told == {
+        "requests_per_minute": "7",
+        "retain_ended_days": "3.0",
+        "source_hosts": "data.example.org",
+        "api_host": "0.0.0.0",  # noqa: S104 - within the container
+        "api_port": "8000",
+        "jwks_url": "https://login.example.org/keys",
+        "conninfo": "host=postgres port=5432 dbname=geo_jobs user=geo_jobs password=database-password",
+    }
+    assert SERVICES["api"]["environment"]["DATA_DIR"] == "/data/api"
+    assert SERVICES["api"]["ports"] == ["127.0.0.1:${API_PORT:-8000}:8000"]
+
+
+def test_the_worker_takes_its_settings_but_no_secret_of_the_api(tmp_path: Path) -> None:
+    code = (
+        "from geoprocessing_worker import config; s = config.load().settings\n"
+        "for n in ('max_image_size', 'source_hosts', 'api_base_url', 'temp_dir', 'pghost'):\n"
+        "    print(n, getattr(s, n), sep='=')\n"
+        "print('problems', config.problems(s), sep='=')"
+    )
+    told = shown("worker", code, tmp_path)
+    assert told == {
+        "max_image_size": "777",
+        "source_hosts": "('data.example.org',)",
+        "api_base_url": "http://api:8000",
+        "temp_dir": "/data/jobs",
+        "pghost": "",
+        "problems": "[]",
+    }
+    for secret in ("JWT_SECRET", "STORAGE_SECRET", "PGPASSWORD", "DATABASE_URL"):
+        assert environment_of("worker")[secret] == ""
