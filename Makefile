@@ -56,8 +56,11 @@ chaos: environment  ## 2,000 jobs while everything goes wrong; SEED=n repeats a 
 	$(PYTHON) -m tests.chaos.storm $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
 
 .PHONY: conformance
-conformance: environment  ## hold a server to docs/PROTOCOL.md: API_BASE_URL=… WORKER_AUTH_TOKEN=… JWT=…
-	@$(PYTHON) -m tests.contract.conformance --api "$(API_BASE_URL)" --worker-token "$(WORKER_AUTH_TOKEN)" --jwt "$(JWT)"
+conformance: export KIT_MAKE_JOB = $(value MAKE_JOB)
+conformance: export KIT_CANCEL_JOB = $(value CANCEL_JOB)
+conformance: environment  ## hold a server to docs/PROTOCOL.md: API_BASE_URL=… WORKER_AUTH_TOKEN=… MAKE_JOB='…' or JWT=…
+	@$(PYTHON) -m tests.contract.conformance --api "$(API_BASE_URL)" --worker-token "$(WORKER_AUTH_TOKEN)" \
+	  --jwt "$(JWT)" --make-job "$$KIT_MAKE_JOB" --cancel-job "$$KIT_CANCEL_JOB"
 
 .PHONY: bench-layers
 bench-layers: environment  ## what the layers against hostile files cost

@@ -1,20 +1,37 @@
 """The examination that any server may take: the one that ships here passes, and one that breaks the rules does not."""
 
 import dataclasses
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
 
-from tests.contract.conformance import CHECKS, Check, Server, examined, report
+from tests.contract.conformance import (
+    CHECKS,
+    FINAL,
+    Check,
+    Server,
+    Violation,
+    cancelling_reaches_the_worker,
+    examined,
+    public_endpoints,
+    report,
+)
+from tests.contract.making import MakingFailed, commands
 from tests.support.api import WORKER_TOKEN, RunningApi, make_jwt
+from tests.support.five_endpoints import TOKEN, FiveEndpoints, five_endpoints
+from tests.support.processes import ROOT
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
 def server(api_server: Callable[..., RunningApi]) -> Iterator[Server]:
     """The API that ships here, with leases short enough to wait for."""
     api = api_server(lease_seconds=1.5, first_lease_seconds=1, heartbeat_seconds=0.7)
-    with examined(api.base_url, WORKER_TOKEN, make_jwt()) as server:
+    with public_endpoints(api.base_url, make_jwt()) as maker, examined(api.base_url, WORKER_TOKEN, maker) as server:
         yield server
 
 
@@ -23,6 +40,93 @@ def test_the_api_that_ships_here_passes(server: Server, capsys: pytest.CaptureFi
     said = capsys.readouterr().out
     assert "✗" not in said
     assert f"{len(CHECKS)} of {len(CHECKS)} hold" in said
+
+
+MAKE_JOB = 'curl -s --data-binary @"$CONFORMANCE_FILE" "{url}/queue?type=$CONFORMANCE_TASK_TYPE&name=map.tif"'
+CANCEL_JOB = 'curl -s -X POST "{url}/cancel?id=$CONFORMANCE_JOB_ID"'
+
+
+def kit(app: FiveEndpoints, *more: str) -> list[str]:
+    """The command line for a server that has only the five endpoints."""
+    make_job = MAKE_JOB.format(url=app.base_url)
+    command = [sys.executable, "-m", "tests.contract.conformance", "--api", app.base_url]
+    return [*command, "--worker-token", TOKEN, "--make-job", make_job, *more]
+
+
+def unfinished(app: FiveEndpoints) -> list[str]:
+    return [job.state for job in app.jobs.values() if job.state not in FINAL]
+
+
+def test_a_server_that_has_only_the_five_endpoints_passes() -> None:
+    """Jobs come by --make-job. Checks that need more are named, and each job that was made has ended."""
+    with five_endpoints() as app:
+        ran = subprocess.run(kit(app), cwd=ROOT, capture_output=True, text=True, timeout=110)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert "cancelling_reaches_the_worker is not tested to its end: cancelling needs --cancel-job" in ran.stdout
+        assert "a_stale_worker_changes_nothing is not tested to its end" in ran.stdout
+        assert f"{len(CHECKS) - 2} of {len(CHECKS)} hold, 2 not tested to the end" in ran.stdout
+        assert len(app.jobs) > 15
+        assert unfinished(app) == []
+
+
+def test_cancelling_is_tested_where_a_command_cancels() -> None:
+    with five_endpoints() as app, commands(MAKE_JOB.format(url=app.base_url), CANCEL_JOB.format(url=app.base_url)) as m:
+        with examined(app.base_url, TOKEN, m) as server:
+            cancelling_reaches_the_worker(server)
+        app.fault = "hides_cancelling"
+        with examined(app.base_url, TOKEN, m) as server, pytest.raises(Violation):
+            cancelling_reaches_the_worker(server)
+        assert unfinished(app) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "check"),
+    [
+        ("forgets_claims", "the_same_claim_id_brings_the_same_lease"),
+        ("gives_twice", "max_jobs_is_kept_and_no_job_is_given_twice"),
+        ("gives_too_many", "max_jobs_is_kept_and_no_job_is_given_twice"),
+        ("ignores_types", "a_claim_brings_only_its_task_types"),
+        ("no_fence", "strangers_are_refused"),
+        ("one_lease_token", "an_unconfirmed_claim_comes_back"),
+        ("believes_anyone", "strangers_are_refused"),
+        ("plain_errors", "strangers_are_refused"),
+        ("unconfirmed_costs", "an_unconfirmed_claim_comes_back"),
+        ("replays_anything", "complete_is_idempotent"),
+        ("denies_replays", "fail_is_idempotent"),
+        ("believes_digests", "outputs_are_checked"),
+        ("retries_everything", "invalid_input_is_final"),
+        ("interruption_costs", "interruption_costs_no_attempt"),
+        ("answers_empty_lists", "an_idle_claim_waits_and_is_answered_204"),
+        ("no_ranges", "a_claimed_job_is_complete"),
+    ],
+)
+def test_a_server_of_five_endpoints_that_breaks_a_rule_is_found_out(fault: str, check: str) -> None:
+    """One rule broken at a time, each found by the check of that rule; the jobs end all the same."""
+    named: dict[str, Check] = {one.__name__: one for one in CHECKS}
+    with five_endpoints(fault) as app, commands(MAKE_JOB.format(url=app.base_url)) as maker:
+        with examined(app.base_url, TOKEN, maker) as server:
+            with pytest.raises(Violation):
+                named[check](server)
+            app.fault = ""  # else some could never end a job
+        assert unfinished(app) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_kit_leaves_no_job_behind(number: signal.Signals) -> None:
+    """Ctrl-C in the middle of a check: its jobs are ended before the kit does."""
+    with five_endpoints() as app, subprocess.Popen(kit(app), cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
+        wait_until(lambda: bool(unfinished(app)), "a check to be under way", 60, pause=0.01)
+        running.send_signal(number)
+        assert running.wait(60) == 130
+        assert app.jobs
+        assert unfinished(app) == []
+
+
+def test_a_command_that_makes_no_job_is_told_with_its_words() -> None:
+    with commands("echo out of order >&2; exit 3") as failing, pytest.raises(MakingFailed, match="out of order"):
+        failing.make()
+    with commands("true") as silent, pytest.raises(MakingFailed, match="printed no id"):
+        silent.make()
 
 
 class Forgetful(httpx.HTTPTransport):
