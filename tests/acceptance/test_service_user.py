@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ import pytest
 
 from tests.acceptance.test_start_worker import HEALTHY, announced
 from tests.support.api import WORKER_TOKEN
-from tests.support.processes import ROOT, Process, Programs, clean_environment
+from tests.support.checkout import copy_project, make_environment, public_python
+from tests.support.processes import Process, Programs, clean_environment
 from tests.support.waiting import wait_until
 
 NOBODY = 65534
@@ -61,28 +61,6 @@ class Checkout:
         return str(self.folder / name)
 
 
-def public_python() -> str:
-    """An interpreter of this version that every user can run: a developer's own may lie in a private home."""
-    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for folder in ("/usr/bin", "/usr/local/bin", "/opt/venv/bin"):
-        path = Path(folder, name)
-        if path.exists() and not path.resolve().is_relative_to("/root"):
-            return str(path)
-    pytest.skip(f"no {name} that another user can run")
-
-
-def make_environment(folder: Path, checkout: Path) -> None:
-    """An environment as scripts/environment.sh leaves it, with the libraries of this one instead of installed ones."""
-    subprocess.run([public_python(), "-m", "venv", "--without-pip", folder], check=True, timeout=60)
-    here = next((ROOT / ".venv" / "lib").glob("python3*/site-packages"), None) or Path(sys.prefix)
-    there = next((folder / "lib").glob("python3*/site-packages"))
-    for finder in here.glob("__editable__*"):
-        (there / finder.name).write_text(finder.read_text().replace(str(ROOT), str(checkout)))
-    (there / "libraries.pth").write_text(f"{here}\n")
-    wanted = 'PATH=/usr/bin:/bin; . scripts/environment.sh; _wanted requirements.txt >"$1/.installed"'
-    subprocess.run(["bash", "-c", wanted, "-", folder], cwd=checkout, check=True, timeout=60)
-
-
 @pytest.fixture
 def checkout() -> Iterator[Checkout]:
     """Beside each other in a folder that others can enter; pytest's own are private."""
@@ -91,11 +69,7 @@ def checkout() -> Iterator[Checkout]:
     try:
         folder.chmod(0o755)
         made.home.mkdir()
-        names = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True)
-        for name in filter(None, names.stdout.decode().split("\0")):
-            if (ROOT / name).is_file():
-                (made.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, made.folder / name)
+        copy_project(made.folder)
         make_environment(made.folder / ".venv", made.folder)
         if IS_ROOT:
             os.chown(made.home, NOBODY, NOBODY)
