@@ -6,6 +6,8 @@ import base64
 import hashlib
 import hmac
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +27,8 @@ from geo_jobs_api.errors import Problem
 from geo_jobs_api.records import WorkerToken
 from tests.support.api import JWT_SECRET, RunningApi, make_jwt, make_settings, worker_header
 from tests.support.clients import code_of, rows
+from tests.support.markdown import blocks
+from tests.support.processes import ROOT, clean_environment
 
 
 def ask(api: RunningApi, authorization: str | None) -> httpx.Response:
@@ -90,6 +94,61 @@ def test_a_token_that_is_missing_expired_forged_or_of_another_kind_is_refused(
 def test_a_few_seconds_of_clock_skew_are_forgiven(api: RunningApi) -> None:
     """Clocks differ; ten seconds do not matter."""
     assert ask(api, f"Bearer {make_jwt(ttl_seconds=-3)}").status_code == 200
+
+
+def test_a_token_made_by_the_documents_own_words_is_let_in(api: RunningApi) -> None:
+    """The block of docs/OPERATIONS.md, run as it stands with the API's secret: an administrator called ada."""
+    text = (ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
+    (made,) = [block.text for block in blocks(text, "python") if "jwt.encode" in block.text]
+    ran = subprocess.run(
+        [sys.executable, "-c", made],
+        env=clean_environment(JWT_SECRET=JWT_SECRET),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    answer = api.client().get("/api/admin/workers", headers={"Authorization": f"Bearer {ran.stdout.strip()}"})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("claims", "status"),
+    [
+        ({}, 200),
+        ({"nbf": 0, "iat": 0, "aud": "another", "iss": "another"}, 200),
+        ({"sub": "x" * 255}, 200),
+        ({"exp": int(time.time()) - 500}, 401),
+        ({"nbf": FUTURE}, 401),
+        ({"iat": FUTURE}, 401),
+        ({"sub": 7}, 401),
+        ({"sub": None}, 401),
+    ],
+)
+def test_the_claims_of_a_token_count_as_documented(api: RunningApi, claims: dict[str, Any], status: int) -> None:
+    """The rows of the table in docs/OPERATIONS.md that need no setting."""
+    told = {"sub": "ada", "exp": FUTURE} | claims
+    if isinstance(told["sub"], str):
+        token = jwt.encode(told, JWT_SECRET, algorithm="HS256")
+    else:  # PyJWT itself makes none
+        token = hmac_signed({"alg": "HS256", "typ": "JWT"}, told, JWT_SECRET.encode())
+    assert ask(api, f"Bearer {token}").status_code == status
+
+
+@pytest.mark.parametrize(
+    ("scope", "status"),
+    [
+        ("geo-jobs:admin", 200),
+        ("openid geo-jobs:admin email", 200),
+        ("openid", 403),
+        (["geo-jobs:admin"], 403),
+        (None, 403),
+    ],
+)
+def test_the_scope_is_words_with_spaces_between_them(api: RunningApi, scope: object, status: int) -> None:
+    token = jwt.encode({"sub": "ada", "exp": FUTURE, "scope": scope}, JWT_SECRET, algorithm="HS256")
+    answer = api.client().get("/api/admin/workers", headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == status
 
 
 def test_audience_and_issuer_count_when_they_are_configured(api_server: Callable[..., RunningApi]) -> None:
