@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 ENOUGH = 1 << 18  # values; a share of half a percent is then still a thousand of them
 FEWEST = 0.005  # of the values: below that, percentiles pass over them anyway
 OTHERS = 16  # pixels at least that are not the fill value
-MEASUREMENTS = 32  # different values at least; among fewer, codes of classes, a value that is no known one is another
+
+# Different other values at least. One value beside another is data, such as rain and no rain. Codes of classes are
+# fewer than the values of a measurement, and one of them may run round the picture.
+OTHERS_OF_KNOWN, OTHERS_OF_COLLAR, OTHERS_OF_ANY = 2, 16, 32
+
 
 # Written as "no data" by common programs. Whatever is as large as ENORMOUS is one, too.
 KNOWN = frozenset({
@@ -41,9 +45,8 @@ class FillValue:
 def find_fill_values(values: NDArray[Any], collar: float | None = None) -> tuple[FillValue, ...]:
     """At most one below and one above all other values, each alone there. Real data is never hidden for it.
 
-    `collar`: a value that runs all round the picture, which counts like those that programs write.
+    `collar`: a value that runs all round the picture. The gap that it needs is as small as that of a known value.
     """
-    known = KNOWN if not collar else KNOWN | {collar}
     sample = values[:: max(1, values.size // ENOUGH)].astype(np.float64)
     found: list[FillValue] = []
     rest = sample
@@ -51,7 +54,7 @@ def find_fill_values(values: NDArray[Any], collar: float | None = None) -> tuple
         candidates = [
             fill
             for edge in (rest.min(initial=np.inf), rest.max(initial=-np.inf))
-            if (fill := _fill(rest, float(edge), known))
+            if (fill := _fill(rest, float(edge), collar))
         ]
         if not candidates:
             break
@@ -94,8 +97,8 @@ def _as_stored(values: NDArray[Any], found: float) -> float:
     return int(values[values.astype(np.float64) == found][0])
 
 
-def _fill(values: NDArray[np.float64], edge: float, known: frozenset[float]) -> FillValue | None:
-    """The edge of all values as a fill value, if it lies far enough from the others."""
+def _fill(values: NDArray[np.float64], edge: float, collar: float | None) -> FillValue | None:
+    """The edge of all values as a fill value, if it lies far enough from enough others."""
     others = values[values != edge]
     share = 1 - others.size / max(1, values.size)
     if others.size < OTHERS or share < FEWEST:
@@ -105,11 +108,9 @@ def _fill(values: NDArray[np.float64], edge: float, known: frozenset[float]) -> 
     gap = float(np.abs(others - edge).min())
     if abs(edge) >= ENORMOUS:
         return FillValue(edge, share) if gap > width else None
-    if width == 0:
-        # One value beside another is data as a rule: rain and no rain, 0 and the white of a mask.
-        mask = edge > 0 and not others.any()
-        return FillValue(edge, share) if edge in known and edge != 0 and not mask else None
-    if (edge == 0 or edge not in known) and np.unique(others).size < MEASUREMENTS:
+    written = edge in KNOWN and edge != 0
+    needed = OTHERS_OF_KNOWN if written else OTHERS_OF_COLLAR if edge and edge == collar else OTHERS_OF_ANY
+    if np.unique(others).size < needed:
         return None
-    enough = GAP_OF_KNOWN if edge in known else GAP_OF_OTHER
+    enough = GAP_OF_KNOWN if edge in KNOWN or edge == collar else GAP_OF_OTHER
     return FillValue(edge, share) if gap >= enough * width else None

@@ -199,3 +199,33 @@ def test_255_of_a_dark_photograph_is_a_value(tmp_path: Path) -> None:
     data[90:100, 50:150] = 255
     choices: Any = run(Tiff(data[None]).write(tmp_path / "a.tif"), tmp_path / "out").metadata["choices"]
     assert (choices["stretch"]["kind"], choices["stretch"]["leftOut"]) == ("none", [])
+
+
+@pytest.mark.parametrize(
+    "inside", [(7000.25,), (1000.5, 7000.5), (5000,), (4000, 9000, 30_000), tuple(range(2000, 30_000, 2000))]
+)
+@pytest.mark.parametrize("collar", [1, 40_000])
+def test_collar_beside_few_other_values_is_a_value(inside: tuple[float, ...], collar: float, tmp_path: Path) -> None:
+    """Codes of classes of which one runs round the picture are all shown, and apart from each other."""
+    blocks = np.random.default_rng(3).choice(inside, (12, 12)).repeat(5, axis=0).repeat(5, axis=1)
+    data = np.pad(blocks, 10, constant_values=collar)[None].astype(np.float32)
+    result = run(Tiff(data).write(tmp_path / "a.tif"), tmp_path / "out", coordinate_system="native")
+    choices: Any = result.metadata["choices"]
+    assert choices["stretch"]["leftOut"] == []
+    assert np.unique(picture_of(result)[..., 0]).size == 1 + len(inside)
+
+
+@pytest.mark.parametrize(
+    ("values", "left_out"),
+    [
+        (np.repeat([-9999.0, 1.5], 500), False),
+        (np.repeat([-9999.0, 1.5, 2.5], 500), True),
+        (np.repeat([65535.0, 4000.0], 500), False),
+        (np.repeat([0.0, 4000.0], 500), False),
+    ],
+    ids=["known and one", "known and two", "largest and one", "zero and one"],
+)
+def test_one_value_beside_another_is_data(values: Any, left_out: bool) -> None:
+    """A value that programs write for no data needs two other values before it is left out."""
+    assert bool(find_fill_values(values.astype(np.float32))) == left_out
+    assert bool(find_fill_values(values.astype(np.float32), collar=float(values[0]))) == left_out
