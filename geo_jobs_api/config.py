@@ -349,11 +349,6 @@ def load_settings(**overrides: Any) -> Settings:
     Raises:
         ConfigurationError: a value is wrong, or DATA_DIR cannot be written.
     """
-    data_dir: Path = Field(
-        default_factory=default_data_dir,
-        description="files, secrets that were made at the first start, and the embedded database",
-        json_schema_extra={"shown": ".local"},
-    )
     try:
         settings = Settings(_env_file=env_files(), **overrides)
         generated = ensure_secrets(settings.data_dir)

@@ -140,12 +140,13 @@ def _refuse_impossible(header: SourceHeader, options: CogOptions) -> None:
 
 
 def _refuse_other_mask(dataset: Any, header: SourceHeader) -> None:
-    """Of several pages GDAL copies later ones without their mask, and the first with any that it finds."""
+    """GDAL copies later pages without their mask, the first with any that it finds, and masks of bytes or bits only."""
     copied = dataset.mask_flag_enums[0] == [MaskFlags.per_dataset]
-    if header.pages > 1 and copied != header.has_mask:
+    if copied != header.has_mask:
         raise refused(
             "unsupported_mask",
-            f"Page {header.page} cannot be copied with its own mask and no other. Save it as a file of its own.",
+            f"Page {header.page} cannot be copied with its own mask and no other. "
+            "Save it as a file of its own, with a mask of one sample in bytes.",
             page=header.page,
         )
 

@@ -59,7 +59,8 @@ class SourceHeader:
     `page` counts pictures from 1, `directory` all of the file's directories, overviews among them. `gcp_residual`: how
     far the control points lie from the curve fitted through them, root mean square, in pixels. `displaced`: why what
     the file says of its place is not believed.
-    `mask_directory` is that of the page's mask, where GDAL, asked for the page by number, does not find it.
+    `mask_directory` is that of the page's mask, where GDAL does not find it or hands it out band by band.
+    `mask_overviews_unlike` is the share of wrong pixels in the worst of the mask's overviews, which are not used.
     `photometric` is TIFF's number for what the samples mean; `raw`: they are read as they stand in the file, where GDAL
     would rather hand out light of its own making.
     `crs` is the horizontal part, in which the picture is placed; `full_crs` is what the file says, heights included;
@@ -89,6 +90,7 @@ class SourceHeader:
     page: int = 1
     directory: int = 1
     mask_directory: int | None = None
+    mask_overviews_unlike: float = 0.0
     gcp_residual: float | None = None
     displaced: str | None = None
     crs_given: bool = False

@@ -36,11 +36,11 @@ from geoprocessing_worker.georeference import Georeference, georeference
 from geoprocessing_worker.header import BandHeader, Georeferencing, Level, SourceHeader
 from geoprocessing_worker.lab import CIE, is_known_lab, is_lab
 from geoprocessing_worker.letters import clean
-from geoprocessing_worker.masks import mask_sizes, page_masks, whole_pages
+from geoprocessing_worker.levels import Levels, block_size, usable_levels
+from geoprocessing_worker.masks import page_masks, whole_pages
 from geoprocessing_worker.opening import forget_old_errors, open_source
 from geoprocessing_worker.texts import readable, says_a_number
 
-MAX_OVERVIEWS = 32
 MAX_PAGES = 64  # looked at to find the largest; any other can be asked for by number
 LONGEST_TAG = 500  # characters
 LONGEST_NUMBER = 40  # characters; 64 bits have 20 digits
@@ -87,7 +87,7 @@ def inspect_file(
     ):
         forget_old_errors(dataset)
         _admit(dataset)
-        levels = [Level(None, dataset.width, dataset.height, *_block_size(dataset))]
+        full = Level(None, dataset.width, dataset.height, *block_size(dataset))
         overviews = _overviews(dataset, raw=raw)
         usual = usual_systems.find(path, directory)
         own_crs = usual or from_gdal(words.crs)
@@ -102,21 +102,21 @@ def inspect_file(
     if photometric in GRAY_SCALES and COLOR_MAP not in tags.numbers:
         # GDAL makes up a colour table for scans of few bits; by it they would be names, and could not be averaged.
         facts["palette"] = None
+    masked = facts["has_mask"]
     mask_directory = None
-    if directories != [1]:
-        # Of the first page GDAL takes any mask in the file for its own, of the others none.
+    if directories != [1] or not masked:
+        # Of the first page GDAL takes any mask of bytes or bits in the file, of others none. Masks of other types, and
+        # those with a sample for each band, it ignores or hands out band by band.
         own = page_masks(path, directories).get(directory)
-        mask_directory = own if directory > 1 else None
+        mask_directory = own if directory > 1 or not masked else None
         facts["has_mask"] = own is not None
-    masks = mask_sizes(path) if facts["has_mask"] and overviews else frozenset()
-    for level in range(min(overviews, MAX_OVERVIEWS)):
-        with open_source(path, level, directory, raw=raw) as overview:
-            if facts["has_mask"] and (overview.width, overview.height) not in masks:
-                continue  # made before the mask was: of it GDAL says that all is valid
-            levels.append(Level(level, overview.width, overview.height, *_block_size(overview)))
+    levels = Levels((full,))
+    if directory == 1 and mask_directory is None:  # of other directories GDAL has no overviews
+        levels = usable_levels(path, full, overviews, raw=raw, masked=facts["has_mask"])
     return SourceHeader(
         **facts,
-        levels=tuple(levels),
+        levels=levels.usable,
+        mask_overviews_unlike=levels.unlike,
         pages=pages,
         page=number,
         directory=directory,
@@ -197,13 +197,8 @@ def _admit(dataset: Any) -> None:
             raise too_large(name, found, allowed, words)
 
 
-def _block_size(dataset: Any) -> tuple[int, int]:
-    rows, columns = dataset.block_shapes[0]
-    return columns, rows
-
-
 def _block_bytes(dataset: Any) -> int:
-    columns, rows = _block_size(dataset)
+    columns, rows = block_size(dataset)
     interleaved = dataset.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE", "").upper() == "PIXEL"
     bands = dataset.count if interleaved else 1
     return columns * rows * bands * np.dtype(_numpy_type(dataset.dtypes[0])).itemsize

@@ -39,6 +39,10 @@ def notes(header: SourceHeader, options: RenderOptions, sample: Sample, chosen: 
     facts = (
         (header.pages > 1, f"the file has {header.pages} pages; page {header.page} is shown"),
         (header.has_mask, "the file's own mask hides pixels"),
+        (
+            header.mask_overviews_unlike > 0,
+            f"the mask's overviews contradict it ({header.mask_overviews_unlike:.2%} of pixels) and are not used",
+        ),
         (header.bands[0].dtype.startswith("complex"), "complex samples are shown as magnitude in dB"),
         (is_logluv(header.photometric, chosen.bands.indexes), "LogLuv is shown as light, evenly spaced to the eye"),
         (header.georeferencing.value == "rpc", "placed by its RPC at one constant height: approximate"),

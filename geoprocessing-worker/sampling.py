@@ -128,7 +128,7 @@ def read_window(
         alpha, block = block[-1], block[:-1]
         mask = alpha_to_byte(alpha, choice.alpha_top)
     if header.has_mask:
-        internal = _internal_mask(source, window)
+        internal = _internal_mask(source, choice, window)
         mask = internal if mask is None else np.minimum(mask, internal)
     opacity = validity(block, nodata, mask)
     if header.alpha_premultiplied and alpha is not None and choice.colour not in {Colour.LAB, Colour.PALETTE}:
@@ -145,12 +145,18 @@ def read_window(
     return power, validity(power, (None,) * len(power), opacity)
 
 
-def _internal_mask(source: Source, window: Window) -> NDArray[np.uint8]:
-    """(rows, columns), 0 where hidden; a mask that is read as a picture of its own has ones where GDAL says 255."""
+def _internal_mask(source: Source, choice: BandChoice, window: Window) -> NDArray[np.uint8]:
+    """(rows, columns), 0 where hidden, else 255: each value of a mask but 0 is visible.
+
+    A mask with a sample for each band hides a pixel where it hides all shown bands.
+    """
     if source.mask is None:
-        found: NDArray[np.uint8] = source.dataset.read_masks(1, window=window)
-        return found
-    return np.where(source.mask.read(1, window=window) == 0, np.uint8(0), np.uint8(255))
+        visible = source.dataset.read_masks(1, window=window) != 0
+    else:
+        count = source.mask.count
+        indexes = [index for index in choice.indexes if index <= count] if count > 1 else [1]
+        visible = (source.mask.read(indexes or [1], window=window) != 0).any(axis=0)
+    return np.where(visible, np.uint8(255), np.uint8(0))
 
 
 def _overview(header: SourceHeader) -> Level:
