@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from geoprocessing_worker.band_names import are_measurements, is_not_alpha, words_of
 from geoprocessing_worker.errors import refused
 from geoprocessing_worker.header import BandHeader, SourceHeader
 from geoprocessing_worker.lab import is_lab
@@ -26,8 +27,9 @@ class Colour(StrEnum):
 class BandChoice:
     """1-based `indexes` in display order, the alpha band if there is one, and why these.
 
-    `true_colour`: the file itself says that these are red, green and blue. `alpha_top`: the value of the alpha band at
-    which all is visible, as the sample found it.
+    `true_colour`: the file itself says that these are red, green and blue. `by_position`: nothing in the file says what
+    they are. The sample finds `alpha_top`, the value at which a pixel is
+    fully visible.
     """
 
     indexes: tuple[int, ...]
@@ -35,12 +37,14 @@ class BandChoice:
     alpha: int | None
     reason: str
     true_colour: bool = False
+    by_position: bool = False
     alpha_top: float = 255.0
+    notes: tuple[str, ...] = ()
 
 
-# Descriptions under which band sets of satellites and drones name their visible bands: small letters and digits, with
-# a blank for all else. Red edge, infra red, coastal blue and SuperDove's green I (at 531 nm) are bands of their own.
-# MODIS counts its bands in an order of its own; Sentinel-2 and Landsat 8 agree on these three.
+# Descriptions under which band sets of satellites and drones name their visible bands, as `words_of` returns them.
+# Red edge, infra red, coastal blue and SuperDove's green I (at 531 nm) are bands of their own. MODIS counts its bands
+# in an order of its own; Sentinel-2 and Landsat 8 agree on B4, B3 and B2.
 _NAMED: tuple[tuple[str, str, str], ...] = (
     (
         r"(?<!infra )(?<!far )\b(red|r)\b(?! edge)",
@@ -49,8 +53,27 @@ _NAMED: tuple[tuple[str, str, str], ...] = (
     ),
     (r"\bsur refl b0?1\b", r"\bsur refl b0?4\b", r"\bsur refl b0?3\b"),
     (r"\bb0?4\b", r"\bb0?3\b", r"\bb0?2\b"),
+    (r"\brot\b", r"\b(grun|gruen)\b", r"\bblau\b"),
+    (r"(?<!infra )\brouge\b", r"\bvert\b", r"\bbleu\b"),
+    (r"\brojo\b", r"\bverde\b", r"\bazul\b"),
+    (r"\bvermelho\b", r"\bverde\b", r"\bazul\b"),
+    (r"\brosso\b", r"\bverde\b", r"\bblu\b"),
+    (r"\brood\b", r"\bgroen\b", r"\bblauw\b"),
+    (r"\brod\b", r"\bgron\b", r"\bbla\b"),
+    (r"\bczerwony\b", r"\bzielony\b", r"\bniebieski\b"),
+    (r"\bpunainen\b", r"\bvihrea\b", r"\bsininen\b"),
+    (r"\bcervena\b", r"\bzelena\b", r"\bmodra\b"),
+    (r"\bkirmizi\b", r"\byesil\b", r"\bmavi\b"),
+    (r"\bкрасныи\b", r"\bзеленыи\b", r"\bсинии\b"),  # noqa: RUF001 - Russian
+    (r"[红赤]", r"[绿緑]", r"[蓝青]"),
+    (r"\bاحمر\b", r"\bاخضر\b", r"\bازرق\b"),  # noqa: RUF001 - Arabic
 )
-_NEITHER_LETTER_NOR_DIGIT = re.compile(r"[\W_]+")
+_COLORS = 3
+
+
+def called_alpha(header: SourceHeader) -> list[BandHeader]:
+    """The bands that the file calls alpha, but for those whose description says otherwise."""
+    return [band for band in header.bands if band.colorinterp == "alpha" and not is_not_alpha(band.description)]
 
 
 def choose_bands(header: SourceHeader, asked: tuple[int, ...] | None) -> BandChoice:
@@ -59,7 +82,8 @@ def choose_bands(header: SourceHeader, asked: tuple[int, ...] | None) -> BandCho
     Raises:
         JobError: `invalid_payload` when the payload asks for bands that the file does not have.
     """
-    alpha = next((band.index for band in header.bands if band.colorinterp == "alpha"), None)
+    called = called_alpha(header)
+    alpha = called[-1].index if called else None
     if asked is not None:
         return _asked(header, asked, alpha)
     data = [band for band in header.bands if band.index != alpha]
@@ -67,9 +91,44 @@ def choose_bands(header: SourceHeader, asked: tuple[int, ...] | None) -> BandCho
         return BandChoice((1,), Colour.GRAY, None, "the only band is marked as alpha and is shown as gray")
     if header.palette is not None:
         return BandChoice((1,), Colour.PALETTE, alpha, "band 1 has a colour table")
-    told = _by_colour(header, data) or _by_description(data)
-    indexes, colour, reason = told or _by_position(data)
-    return BandChoice(indexes, colour, alpha, reason, true_colour=told is not None)
+    return replace(_chosen(header, data), alpha=alpha, notes=_misnamed(header))
+
+
+def _chosen(header: SourceHeader, data: list[BandHeader]) -> BandChoice:
+    declared = _by_colour(header, data)
+    told = declared or _by_description(data)
+    first = [header.band(index) for index in told[0]] if told else data[:_COLORS]
+    may_be_gray = told is None or (told is declared and told[1] is Colour.RGB)
+    if len(first) == _COLORS and may_be_gray and (unlike := _unlike(first, declared=declared is not None)):
+        return BandChoice((data[0].index,), Colour.GRAY, None, f"the first band alone, since {unlike}")
+    if told:
+        return BandChoice(*told[:2], None, told[2], true_colour=True)
+    return _by_position(data)
+
+
+def _unlike(bands: list[BandHeader], *, declared: bool) -> str | None:
+    """Why three bands cannot be the colors of one picture; `None` if they can."""
+    names = [band.description for band in bands]
+    if are_measurements(names, declared=declared):
+        return f"the bands' names are no colors: {', '.join(name or 'no name' for name in names)}"
+    units = [band.unit for band in bands if band.unit]
+    if not declared and len(set(units)) > 1:
+        return f"the bands' units differ: {', '.join(units)}"
+    return None
+
+
+def first_alone(choice: BandChoice, why: str) -> BandChoice:
+    """The first band in gray, instead of three."""
+    reason = f"the first band alone, since {why}"
+    return replace(choice, indexes=choice.indexes[:1], colour=Colour.GRAY, reason=reason, by_position=False)
+
+
+def _misnamed(header: SourceHeader) -> tuple[str, ...]:
+    return tuple(
+        f"band {band.index} is called alpha, but named {band.description}: it hides nothing"
+        for band in header.bands
+        if band.colorinterp == "alpha" and is_not_alpha(band.description)
+    )
 
 
 _Choice = tuple[tuple[int, ...], Colour, str]
@@ -84,12 +143,15 @@ def _asked(header: SourceHeader, asked: tuple[int, ...], alpha: int | None) -> B
             bands=len(header.bands),
         )
     if len(asked) in {2, 4}:
-        return BandChoice(asked[:-1], _plain(len(asked) - 1), asked[-1], "asked for in the payload, the last as alpha")
+        reason = "asked for in the payload, the last as alpha"
+        return BandChoice(asked[:-1], _plain(len(asked) - 1), asked[-1], reason)
     if asked == (1,) and header.palette is not None:
         return BandChoice(asked, Colour.PALETTE, alpha, "asked for in the payload; band 1 has a colour table")
     colours = {header.band(index).colorinterp for index in asked}
     told = colours == {"red", "green", "blue"}
-    return BandChoice(asked, _plain(len(asked)), alpha, "asked for in the payload", true_colour=told)
+    unlike = _unlike([header.band(index) for index in asked], declared=told) if len(asked) == _COLORS else None
+    notes = () if unlike is None else (f"one stretch for three bands, though {unlike}",)
+    return BandChoice(asked, _plain(len(asked)), alpha, "asked for in the payload", true_colour=told, notes=notes)
 
 
 def _plain(count: int) -> Colour:
@@ -109,7 +171,7 @@ def _by_colour(header: SourceHeader, data: list[BandHeader]) -> _Choice | None:
 
 
 def _by_description(data: list[BandHeader]) -> _Choice | None:
-    words = {band.index: _NEITHER_LETTER_NOR_DIGIT.sub(" ", band.description or "").strip().lower() for band in data}
+    words = {band.index: words_of(band.description) for band in data}
     for patterns in _NAMED:
         found = [index for pattern in patterns if (index := _described(words, pattern)) is not None]
         if len(set(found)) == len(patterns):
@@ -126,10 +188,10 @@ def _described(words: Mapping[int, str], pattern: str) -> int | None:
     return None
 
 
-def _by_position(data: list[BandHeader]) -> _Choice:
-    first = data[:3]
-    if len(first) == 3 and len({band.dtype for band in first}) == 1:
+def _by_position(data: list[BandHeader]) -> BandChoice:
+    first = data[:_COLORS]
+    if len(first) == _COLORS and len({band.dtype for band in first}) == 1:
         reason = "the first three bands, since nothing in the file says which are red, green and blue"
-        return tuple(band.index for band in first), Colour.RGB, reason
+        return BandChoice(tuple(band.index for band in first), Colour.RGB, None, reason, by_position=True)
     reason = "the only band" if len(data) == 1 else "the first band, since nothing in the file says which to show"
-    return (data[0].index,), Colour.GRAY, reason
+    return BandChoice((data[0].index,), Colour.GRAY, None, reason)

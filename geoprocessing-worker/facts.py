@@ -34,7 +34,8 @@ def sample_of(path: Path, header: SourceHeader) -> tuple[BandChoice, Sample]:
     choice = choose_bands(header, None)
     nodata = tuple(header.band(index).nodata for index in choice.indexes)
     smallest = min(header.levels, key=lambda level: level.width * level.height)
-    return choice, take_sample(path, header, choice, nodata, smallest)
+    sample = take_sample(path, header, choice, nodata, smallest)
+    return sample.choice, sample
 
 
 def facts(name: str, header: SourceHeader, grid: Grid, sampled: tuple[BandChoice, Sample] | None) -> dict[str, Any]:

@@ -72,6 +72,7 @@ def notes(header: SourceHeader, options: RenderOptions, sample: Sample, chosen: 
         (_dim(sample, chosen), _contrast(sample)),
     )
     return (
+        *chosen.bands.notes,
         *(text for holds, text in facts if holds),
         *(_left_out(fill) for fill in chosen.left_out),
         *header.remarks,

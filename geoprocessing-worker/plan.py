@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -155,7 +155,7 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
     Raises:
         JobError: `unsupported_data_type`: L*a*b* on a scale that nobody knows.
     """
-    choice = replace(drafted.choice, alpha_top=sample.alpha_top)
+    choice = sample.choice
     meaning = _meaning(choice)
     values, left_out = _telling(choice, sample, options)
     scattered = 0 < sample.valid < sample.looked_at * SCATTERED
@@ -175,7 +175,7 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
     return RenderPlan(
         bands=choice,
         meaning=meaning,
-        nodata=drafted.nodata,
+        nodata=drafted.nodata[: len(choice.indexes)],
         stretch=stretch,
         left_out=left_out,
         invert=header.miniswhite and single,

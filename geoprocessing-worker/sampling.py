@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from geoprocessing_worker.bands import BandChoice, Colour
+from geoprocessing_worker.band_ranges import unlike_ranges
+from geoprocessing_worker.bands import BandChoice, Colour, first_alone
 from geoprocessing_worker.header import Level, SourceHeader
 from geoprocessing_worker.lab import to_lab
 from geoprocessing_worker.logluv import is_logluv, to_light
@@ -30,14 +31,15 @@ SMALLEST_OVERVIEW = 256  # pixels on the long side; smaller ones are too smooth 
 class Sample:
     """Valid raw values per shown band (1-d each, the same pixels in all), and how many pixels were looked at.
 
-    `alpha_top`: the value of the alpha band at which all is visible. `collar`: the value that runs all round a picture
-    of one band. `ordered`: of a band of few values, neighbours hold neighbouring ones, as in a photograph.
+    `choice`: the bands to show, with the choices that depend on values: the alpha band, and whether three bands are the
+    colors of one picture. `collar`: the value that runs all round a picture of one band. `ordered`: of a band of few
+    values, neighbours hold neighbouring ones, as in a photograph.
     """
 
     values: tuple[NDArray[Any], ...]
     looked_at: int
     source: str
-    alpha_top: float = 255.0
+    choice: BandChoice
     collar: float | None = None
     ordered: bool = False
 
@@ -68,8 +70,10 @@ def take_sample(
             looked_at += block[0].size
             kept.append(block.reshape(len(block), -1) if alpha is None else block[:, alpha > 0])
     values = np.concatenate(kept, axis=1)
+    if choice.by_position and (unlike := unlike_ranges(values, [header.band(index) for index in choice.indexes])):
+        return take_sample(path, header, first_alone(choice, unlike), nodata[:1], shown)
     words = "overview" if level.overview is not None else "blocks" if len(windows) > 1 else "all pixels"
-    return Sample(tuple(values), looked_at, words, choice.alpha_top, collar, ordered)
+    return Sample(tuple(values), looked_at, words, choice, collar, ordered)
 
 
 def _alpha_top(dataset: Any, header: SourceHeader, choice: BandChoice, windows: list[Window]) -> float:

@@ -172,7 +172,7 @@ def _choices(source: Path, header: SourceHeader, options: TilesOptions, layout: 
     enough = [level for level in header.levels if level.width >= layout.read_width]
     level = min(enough, key=lambda level: level.width, default=header.full)
     sample = take_sample(source, header, choice, nodata, level)
-    return make_plan(header, Draft(choice, layout, level, nodata, 0), sample, options), (choice, sample)
+    return make_plan(header, Draft(choice, layout, level, nodata, 0), sample, options), (sample.choice, sample)
 
 
 def _afford(job: Job) -> None:
