@@ -28,8 +28,8 @@ class BandChoice:
     """1-based `indexes` in display order, the alpha band if there is one, and why these.
 
     `true_colour`: the file itself says that these are red, green and blue. `by_position`: nothing in the file says what
-    they are. The sample finds `alpha_top`, the value at which a pixel is
-    fully visible.
+    they are. `alpha_asked`: the job names the alpha band. The sample finds `alpha_top`, the value at which a pixel is
+    fully visible, and `premultiplied`, whether colors are stored multiplied by alpha.
     """
 
     indexes: tuple[int, ...]
@@ -38,7 +38,9 @@ class BandChoice:
     reason: str
     true_colour: bool = False
     by_position: bool = False
+    alpha_asked: bool = False
     alpha_top: float = 255.0
+    premultiplied: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -72,8 +74,9 @@ _COLORS = 3
 
 
 def called_alpha(header: SourceHeader) -> list[BandHeader]:
-    """The bands that the file calls alpha, but for those whose description says otherwise."""
-    return [band for band in header.bands if band.colorinterp == "alpha" and not is_not_alpha(band.description)]
+    """The bands that the file calls alpha, but for complex ones and those whose description says otherwise."""
+    called = [band for band in header.bands if band.colorinterp == "alpha" and not band.dtype.startswith("complex")]
+    return [band for band in called if not is_not_alpha(band.description)]
 
 
 def choose_bands(header: SourceHeader, asked: tuple[int, ...] | None) -> BandChoice:
@@ -144,7 +147,8 @@ def _asked(header: SourceHeader, asked: tuple[int, ...], alpha: int | None) -> B
         )
     if len(asked) in {2, 4}:
         reason = "asked for in the payload, the last as alpha"
-        return BandChoice(asked[:-1], _plain(len(asked) - 1), asked[-1], reason)
+        return BandChoice(asked[:-1], _plain(len(asked) - 1), asked[-1], reason, alpha_asked=True)
+    alpha = None if alpha in asked else alpha
     if asked == (1,) and header.palette is not None:
         return BandChoice(asked, Colour.PALETTE, alpha, "asked for in the payload; band 1 has a colour table")
     colours = {header.band(index).colorinterp for index in asked}

@@ -25,8 +25,6 @@ ENORMOUS, ABOUT = 1e30, 0.999
 LARGE, SMALL = 1e37, 1e-30  # float32 ends at 3.4e38, and one divided by a 65,536th of a span must be below that
 NEAR = 1e4  # times the span from 0, where lo rounded to float32 is off by less than a fifth of a gray level
 U8_TOP = 255.0
-OTHER_TOPS = frozenset({1.0, 1023.0, 4095.0, 10_000.0, 16_383.0, 32_767.0, 65_535.0})
-"""What an alpha band of whole numbers may end at instead of its type's largest."""
 PICKING = frozenset({"nearest", "mode"})
 """Methods that never mix values: they only choose among them."""
 
@@ -115,21 +113,6 @@ def alpha_to_byte(plane: Block, top: float) -> U8:
     if plane.dtype == np.uint8 and top == U8_TOP:
         return plane
     return scale_to_byte(plane.astype(np.float64), Stretch("range", 0.0, top, ""))
-
-
-def alpha_top(dtype: Any, largest: float) -> float:
-    """The value at which all is visible, of an alpha band in which `largest` is the largest value seen.
-
-    Whole numbers count by their type's range, floats from 0 to 1. A mask of 0 and 1, and the ends of scales of fewer
-    bits, are what programs write as well; 8-bit pictures that were only widened keep an alpha up to 255. By the whole
-    range all of these would be all but invisible.
-    """
-    kind = np.dtype(dtype)
-    if kind.kind not in "iu":
-        return 1.0
-    if largest in OTHER_TOPS:
-        return largest
-    return U8_TOP if 0 < largest <= U8_TOP else float(np.iinfo(kind).max)
 
 
 def straightened(block: Block, alpha: Block, top: float) -> Block:

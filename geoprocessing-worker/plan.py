@@ -54,7 +54,6 @@ class RenderPlan:
     stretch: Stretch
     left_out: tuple[FillValue, ...]
     invert: bool
-    premultiplied: bool
     colormap: str | None
     profile: ColourProfile | None
     level: Level
@@ -80,6 +79,7 @@ class RenderPlan:
             "bands": {
                 "indexes": list(self.bands.indexes),
                 "alpha": self.bands.alpha,
+                "alphaTop": None if self.bands.alpha is None else self.bands.alpha_top,
                 "shownAs": self.bands.colour.value,
                 "reason": self.bands.reason,
             },
@@ -93,7 +93,7 @@ class RenderPlan:
             "colormap": self.colormap,
             "colourProfile": None if self.profile is None else "converted to sRGB",
             "inverted": self.invert,
-            "unpremultiplied": self.premultiplied,
+            "unpremultiplied": self.bands.premultiplied,
             "resampling": {"method": self.resampling, "reason": self.resampling_reason},
             "read": {
                 "overview": self.level.overview,
@@ -165,8 +165,6 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
     stored = np.dtype(header.bands[0].dtype).itemsize
     pixel_bytes = stored if meaning is Meaning.INDEXED else 3 if meaning is Meaning.RGB else 1
     single = meaning is Meaning.GRAY
-    mixed = choice.colour not in {Colour.LAB, Colour.PALETTE}
-    premultiplied = header.alpha_premultiplied and choice.alpha is not None and mixed
     stretch = _stretch(header, choice, values, options, sample.ordered)
     coding = _coding(header, choice, stretch, resampling)
     placed = placements(drafted.layout.target)
@@ -179,7 +177,6 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Ren
         stretch=stretch,
         left_out=left_out,
         invert=header.miniswhite and single,
-        premultiplied=premultiplied,
         colormap=options.colormap if single and options.colormap in colormaps.NAMES else None,
         profile=_profile(header, choice, stretch),
         level=drafted.level,

@@ -12,18 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from geoprocessing_worker.alpha import AlphaBlock, AlphaReading, Declared, Role, gather, read_alpha
 from geoprocessing_worker.band_ranges import unlike_ranges
-from geoprocessing_worker.bands import BandChoice, Colour, first_alone
+from geoprocessing_worker.bands import BandChoice, Colour, called_alpha, first_alone
 from geoprocessing_worker.header import Level, SourceHeader
 from geoprocessing_worker.lab import to_lab
 from geoprocessing_worker.logluv import is_logluv, to_light
 from geoprocessing_worker.opening import open_source
-from geoprocessing_worker.pixels import alpha_to_byte, alpha_top, decibels, straightened, unpremultiply, validity
+from geoprocessing_worker.pixels import U8_TOP, alpha_to_byte, decibels, straightened, unpremultiply, validity
 from geoprocessing_worker.stretch import is_ordered
 
 ENOUGH = 1_000_000  # pixels; percentiles are then good to a tenth of a percent
 WHOLE = 4_000_000  # pixels; a level up to this size is looked at whole
 ALL_ROUND = 0.95  # of the outermost pixels, where one value makes a collar
+LOSSY = ("JPEG", "WEBP", "JXL", "LERC")  # in GDAL's names of codecs
 SMALLEST_OVERVIEW = 256  # pixels on the long side; smaller ones are too smooth to tell the extremes
 
 
@@ -59,7 +61,7 @@ def take_sample(
     looked_at = 0
     collar, ordered = None, False
     with open_level(path, header, level) as source:
-        choice = replace(choice, alpha_top=_alpha_top(source.dataset, header, choice, windows))
+        choice = _with_alpha(source, header, choice, nodata, windows)
         for window in windows:
             block, alpha = read_window(source, header, choice, nodata, window)
             if len(block) == 1 and alpha is None and len(windows) == 1:
@@ -76,14 +78,44 @@ def take_sample(
     return Sample(tuple(values), looked_at, words, choice, collar, ordered)
 
 
-def _alpha_top(dataset: Any, header: SourceHeader, choice: BandChoice, windows: list[Window]) -> float:
-    """One look for the whole file: of its parts some may hold nothing but small values."""
+def _with_alpha(
+    source: Source, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], windows: list[Window]
+) -> BandChoice:
+    """The choice with its alpha band as its values show it: the last band called alpha that holds opacity."""
     if choice.alpha is None:
-        return 255.0
-    dtype, largest = header.band(choice.alpha).dtype, 0.0
-    if np.dtype(dtype).kind in "iu":
-        largest = float(max(dataset.read(choice.alpha, window=window).max(initial=0) for window in windows))
-    return alpha_top(dtype, largest)
+        return choice
+    called = [choice.alpha] if choice.alpha_asked else [band.index for band in reversed(called_alpha(header))]
+    notes = choice.notes
+    for index in called:
+        reading = _read_alpha(source, header, replace(choice, alpha=index), nodata, windows)
+        notes += (reading.note,) if reading.note else ()
+        if reading.role is not Role.NONE:
+            return replace(choice, alpha=index, alpha_top=reading.top, premultiplied=reading.premultiplied, notes=notes)
+    return replace(choice, alpha=None, notes=notes)
+
+
+def _read_alpha(
+    source: Source, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], windows: list[Window]
+) -> AlphaReading:
+    """One look for the whole file: of its parts some may hold nothing but small values."""
+    assert choice.alpha is not None  # noqa: S101 - looked at by the caller
+    blocks: list[AlphaBlock] = []
+    for window in windows:
+        block = source.dataset.read([*choice.indexes, choice.alpha], window=window)
+        mask = _internal_mask(source, choice, window) if header.has_mask else None
+        shown = validity(block[:-1], nodata, mask)
+        counts = np.isfinite(block[-1])
+        blocks.append((block[-1], block[:-1], counts if shown is None else counts & (shown > 0)))
+    called = header.band(choice.alpha).colorinterp == "alpha"
+    mixed = choice.colour not in {Colour.LAB, Colour.PALETTE}
+    told = Declared(
+        name=f"band {choice.alpha}",
+        bits=header.band(choice.alpha).bits,
+        premultiplied=header.alpha_premultiplied and called and mixed,
+        lossy=any(word in header.compression for word in LOSSY),
+        trusted=choice.alpha_asked,
+    )
+    return read_alpha(gather(blocks), told)
 
 
 def _collar(plane: NDArray[Any]) -> float | None:
@@ -135,9 +167,9 @@ def read_window(
         internal = _internal_mask(source, choice, window)
         mask = internal if mask is None else np.minimum(mask, internal)
     opacity = validity(block, nodata, mask)
-    if header.alpha_premultiplied and alpha is not None and choice.colour not in {Colour.LAB, Colour.PALETTE}:
+    if choice.premultiplied and alpha is not None:
         # Before any stretch, but after the look for nodata, which stands in the file as it is.
-        bytes_ = block.dtype == alpha.dtype == np.uint8
+        bytes_ = block.dtype == alpha.dtype == np.uint8 and choice.alpha_top == U8_TOP
         block = unpremultiply(block, alpha) if bytes_ else straightened(block, alpha, choice.alpha_top)
     if choice.colour is Colour.LAB and header.photometric is not None:
         return to_lab(block, header.photometric), opacity

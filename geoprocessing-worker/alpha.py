@@ -1,0 +1,220 @@
+"""How an alpha band is read: its top value, whether it holds opacity, and whether colors are multiplied by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+U8_TOP = 255.0
+TOPS = (*(float(2**bits - 1) for bits in range(9, 17)), 1_000.0, 10_000.0)
+"""Values above 255 that an alpha band of a wider type ends at, beside the largest of its type."""
+
+NEAR = 0.98  # of the top: lossy codecs and resampling leave alpha a little below it
+FAINT = 1 / 16  # of a wide type's range: an alpha that ends below it has a top of its own
+MANY = 32  # different values: soft edges of few levels and uniform alphas hold fewer
+MOSTLY, SOME = 0.5, 0.1  # of the pixels near the top
+FEW_ZEROS = 0.02  # of the pixels: water and shadow in infrared
+LIKE = 0.3  # correlation of differences of neighbors: 0 for gradients and noise, higher for bands of one photograph
+ROUGH = 0.02  # of alpha's variance lies between neighbors: 0 for soft edges and gradients, 1 for noise
+FEWEST_PARTIAL = 16  # pixels
+ROUNDING, LOSS = 0.02, 0.1  # of the top, by which colors may exceed alpha
+STRAY = 0.001  # of the pixels may exceed it by more
+COUNTED = 1 << 16  # values in which different ones are counted
+LOOKED_AT = 1 << 18  # pixels
+
+
+class Role(StrEnum):
+    """The meaning of an alpha band's values."""
+
+    OPACITY = "opacity"
+    PRESENCE = "visible where it is not 0"
+    NONE = "no opacity"
+
+
+@dataclass(frozen=True, slots=True)
+class AlphaReading:
+    """`top`: the value at which a pixel is fully visible. `premultiplied`: colors are stored multiplied by alpha.
+
+    `note` explains a reading that differs from the file's own declaration.
+    """
+
+    role: Role
+    top: float
+    premultiplied: bool = False
+    note: str | None = None
+
+
+AlphaBlock = tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]
+"""(rows, columns) alpha, (bands, rows, columns) colors, (rows, columns) of pixels that count."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlphaSample:
+    """Pixels of an alpha band that neither nodata nor a mask hides: `alpha` is (pixels,), `colors` (bands, pixels)."""
+
+    alpha: NDArray[Any]
+    colors: NDArray[Any]
+    blocks: tuple[AlphaBlock, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """The file's and the job's words about an alpha band.
+
+    `name` is for notes. `bits` is set where it has fewer bits than its type. `premultiplied`: colors are multiplied by
+    it. `lossy`: the codec changes values a little. `trusted`: the job names this band as alpha.
+    """
+
+    name: str
+    bits: int | None = None
+    premultiplied: bool = False
+    lossy: bool = False
+    trusted: bool = False
+
+
+def gather(blocks: list[AlphaBlock]) -> AlphaSample:
+    """A sample of blocks, thinned by rows to some 300,000 pixels."""
+    step = max(1, sum(alpha.size for alpha, _, _ in blocks) // LOOKED_AT)
+    thinned = tuple((alpha[::step], colors[:, ::step], shown[::step]) for alpha, colors, shown in blocks)
+    alpha = np.concatenate([alpha[shown] for alpha, _, shown in thinned])
+    colors = np.concatenate([colors[:, shown] for _, colors, shown in thinned], axis=1)
+    return AlphaSample(alpha, colors, thinned)
+
+
+def _details(blocks: tuple[AlphaBlock, ...]) -> tuple[bool, bool]:
+    """Whether alpha has the details of a color band, and whether it has any, by its differences between neighbors.
+
+    Only neighbors in a row count of which neither has an alpha of 0.
+    """
+    bands = len(blocks[0][1])
+    products, squares, own, spread = np.zeros(bands), np.zeros(bands), 0.0, 0.0
+    for alpha, colors, shown in blocks:
+        both = shown & (alpha != 0)
+        pairs = both[:, 1:] & both[:, :-1]
+        if not pairs.any():
+            continue
+        steps = _steps(alpha, pairs)
+        own += float(steps @ steps)
+        spread += 2 * steps.size * float(np.var(alpha[both].astype(np.float64)))
+        for band, plane in enumerate(colors):
+            others = _steps(plane, pairs)
+            products[band] += float(steps @ others)
+            squares[band] += float(others @ others)
+    scale = np.sqrt(squares * own)
+    likeness = np.abs(np.divide(products, scale, out=np.zeros_like(scale), where=scale > 0)).max(initial=0.0)
+    return bool(likeness >= LIKE), spread > 0 and own / spread >= ROUGH
+
+
+def _steps(plane: NDArray[Any], pairs: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Differences of neighbors without their mean, so that even gradients have none."""
+    steps: NDArray[np.float64] = np.diff(plane.astype(np.float64), axis=1)[pairs]
+    steps -= steps.mean()
+    return steps
+
+
+def alpha_top(dtype: Any, largest: float, bits: int | None = None) -> float:
+    """The value at which a pixel is fully visible, of an alpha band whose largest value is `largest`.
+
+    Whole numbers end at the largest of their bits, floats at 1. Programs also write masks of 0 and 1, widen 8 bits
+    without scaling, and use scales such as 0 to 10000.
+    """
+    kind = np.dtype(dtype)
+    if kind.kind not in "iu":
+        return 1.0 if largest * NEAR <= 1 else _known_top(largest) or largest
+    limit = float(np.iinfo(kind).max)
+    if bits is not None and bits < 8 * kind.itemsize and largest < 2**bits:
+        limit = min(limit, float(2**bits - 1))
+    if largest == 1:
+        return 1.0
+    if kind.itemsize == 1 or largest <= 0:
+        return limit
+    if limit < np.iinfo(kind).max:  # as many bits as declared
+        return limit if largest > U8_TOP else min(U8_TOP, limit)
+    return _known_top(largest) or (largest if largest < limit * FAINT else limit)
+
+
+def _known_top(largest: float) -> float | None:
+    if largest <= U8_TOP:
+        return U8_TOP
+    return next((top for top in sorted(TOPS) if top * NEAR <= largest <= top), None)
+
+
+def read_alpha(sample: AlphaSample, told: Declared) -> AlphaReading:
+    """The reading of an alpha band by its values and those of the colors beside it."""
+    alpha = sample.alpha
+    if alpha.size == 0 or alpha.dtype.kind == "c":
+        return AlphaReading(Role.OPACITY, alpha_top(alpha.dtype, 0, told.bits), told.premultiplied)
+    top = alpha_top(alpha.dtype, float(alpha.max()), told.bits)
+    excess = _excess(sample, top, told) if told.premultiplied else 0.0
+    straight = excess > STRAY
+    multiplied = told.premultiplied and not straight
+    if not told.trusted and (found := _no_opacity(sample, told.name, top, multiplied=multiplied)):
+        return found
+    if not straight:
+        return AlphaReading(Role.OPACITY, top, multiplied)
+    weak = not told.trusted and float(np.mean(alpha[alpha > 0] >= top * NEAR)) < STRAY
+    words = (
+        f"{told.name} is called premultiplied alpha, but colors exceed it in {excess:.1%} of its partly visible "
+        "pixels: colors are shown as stored"
+    )
+    if not weak:
+        return AlphaReading(Role.OPACITY, top, note=words)
+    words += f", and since no value gets near {top:g}, each but 0 is fully visible"
+    return AlphaReading(Role.PRESENCE, _least(alpha.dtype), note=words)
+
+
+def _least(dtype: Any) -> float:
+    """The smallest value above 0: as a top it makes all others fully visible."""
+    return 1.0 if np.dtype(dtype).kind in "iu" else float(np.finfo(np.float32).tiny)
+
+
+def _excess(sample: AlphaSample, top: float, told: Declared) -> float:
+    """The share of partly visible pixels whose colors are higher than premultiplied colors can be."""
+    alpha = sample.alpha.astype(np.float64) / top
+    colors = sample.colors.max(axis=0, initial=0).astype(np.float64)
+    highest = max(top, alpha_top(sample.colors.dtype, float(colors.max(initial=0)), told.bits))
+    partial = (alpha > 0) & (alpha < NEAR)
+    if np.count_nonzero(partial) < FEWEST_PARTIAL:
+        partial = alpha < NEAR
+    if not partial.any():
+        return 0.0
+    exceeding = colors / highest > alpha + (LOSS if told.lossy else ROUNDING)
+    return float(np.mean(exceeding[partial]))
+
+
+def _no_opacity(sample: AlphaSample, band: str, top: float, *, multiplied: bool) -> AlphaReading | None:
+    """The reading of a band that is called alpha, but holds values of its own, as infrared does.
+
+    `multiplied`: no color exceeds it, so that it may well be opacity.
+    """
+    alpha, colors = sample.alpha, sample.colors
+    different = np.unique(alpha[:: max(1, alpha.size // COUNTED)]).size
+    if different <= MANY:
+        return None
+    empty = (alpha == 0) & (colors == 0).all(axis=0)
+    rest = alpha[~empty]
+    zeros, full = float(np.mean(rest <= 0)), float(np.mean(rest >= top * NEAR))
+    if full >= MOSTLY or zeros > FEW_ZEROS or (multiplied and (zeros > 0 or empty.any())):
+        return None
+    if _uniform(colors[:, ~empty]):
+        return None  # a uniform color under an alpha that varies is an overlay, such as a shaded relief
+    alike, textured = _details(sample.blocks)
+    never_zero = zeros == 0 and full < SOME and (textured or not (multiplied or empty.any()))
+    if not never_zero and not (alike and textured):
+        return None
+    numbers = (
+        f"{rest.min():g} to {rest.max():g}, at least {different} different values, {zeros:.1%} of them 0, "
+        f"{full:.1%} near {top:g}"
+    )
+    if empty.any():
+        note = f"{band} is called alpha, but holds no opacity ({numbers}): it hides only pixels where all bands are 0"
+        return AlphaReading(Role.PRESENCE, _least(alpha.dtype), False, note)
+    return AlphaReading(Role.NONE, top, False, f"{band} is called alpha, but holds no opacity ({numbers}): ignored")
+
+
+def _uniform(colors: NDArray[Any]) -> bool:
+    return bool((colors == colors[:, :1]).all())
