@@ -320,9 +320,13 @@ def complaints(error: ValidationError | SettingsError) -> list[str]:
     return lines
 
 
-def env_files() -> tuple[Path, Path]:
-    """The files that settings come from; the last one wins."""
-    return (project_root() / ".env", Path(".env"))
+def env_files() -> tuple[Path, ...]:
+    """Return the readable files that settings come from. The last one wins.
+
+    Raises:
+        ConfigurationError: as `_readable`.
+    """
+    return _readable((project_root() / ".env", Path(".env")))
 
 
 def _readable(paths: tuple[Path, ...]) -> tuple[Path, ...]:
