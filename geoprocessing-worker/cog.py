@@ -55,7 +55,7 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
 
     Raises:
         JobError: as `inspect_file`; `too_complex`, `invalid_payload` (a codec that cannot hold such bands),
-            `unsupported_photometric`, `not_georeferenced`, `self_check_failed`.
+            `unsupported_photometric`, `unsupported_crs`, `not_georeferenced`, `self_check_failed`.
     """
     source, options = request.file, request.options
     started = time.perf_counter()
@@ -117,6 +117,9 @@ def _refuse_impossible(header: SourceHeader, options: CogOptions) -> None:
             "unsupported_photometric",
             "Its colours are inks or L*a*b*, which a cloud optimised GeoTIFF made here cannot say. Save it as RGB.",
         )
+    if options.web_optimized and header.gcp_spline:
+        words = "ground control points need a thin-plate spline"
+        raise refused("unsupported_crs", f"Its {words}, which GDAL cannot align with web tiles. Omit webOptimized.")
     if header.palette is not None and header.bands[0].dtype not in {"uint8", "uint16"}:
         raise refused(
             "unsupported_data_type",

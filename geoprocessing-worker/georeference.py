@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from affine import Affine
 from pyproj import CRS
-from rasterio._err import CPLE_BaseError
 from rasterio.control import GroundControlPoint
-from rasterio.errors import TransformError
 from rasterio.rpc import RPC
 
+from geoprocessing_worker.control import Control, fit_control
 from geoprocessing_worker.crs import from_gdal, horizontal, usable
-from geoprocessing_worker.ground import control_residual
 from geoprocessing_worker.header import Georeferencing
 
 FARTHEST = 1e12  # in units of the system; the Moon is 4e8 metres away
@@ -26,15 +24,13 @@ LATITUDE, LONGITUDE = 91.0, 721.0  # degrees: beyond these nobody has put a grid
 class Georeference:
     """The system and one of transform, ground control points and RPC; none of them if there is none that is whole.
 
-    `residual`: how far the ground control points miss their own curve, in pixels, root mean square. `doubt`: why what
-    the file says is not believed. `crs_given`: the system is the job's.
+    `doubt`: why what the file says is not believed. `crs_given`: the system is the job's.
     """
 
     crs: CRS | None = None
     transform: Affine | None = None
-    gcps: tuple[GroundControlPoint, ...] = ()
+    control: Control | None = None
     rpc: RPC | None = None
-    residual: float | None = None
     kind: Georeferencing = Georeferencing.NONE
     doubt: str | None = None
     crs_given: bool = False
@@ -91,13 +87,10 @@ def _by_points(dataset: Any, source_crs: CRS | None) -> Georeference | None:
             return Georeference(doubt="the file's ground control points are said to be degrees, but are none")
         system, given = source_crs, True
     doubt = "the file's ground control points lie on one line or in one place, so that no curve goes through them"
-    if len(whole) < 3:
+    control = fit_control(_in_one_piece(whole, system)) if len(whole) >= 3 else None
+    if control is None:
         return Georeference(doubt=doubt)
-    found = Georeference(system, gcps=_in_one_piece(whole, system), kind=Georeferencing.GCPS, crs_given=given)
-    try:
-        return replace(found, residual=control_residual(found.gcps))
-    except (TransformError, CPLE_BaseError):
-        return Georeference(doubt=doubt)
+    return Georeference(system, control=control, kind=Georeferencing.GCPS, crs_given=given)
 
 
 def _in_one_piece(points: list[GroundControlPoint], crs: CRS) -> tuple[GroundControlPoint, ...]:

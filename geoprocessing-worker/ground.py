@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pyproj import CRS
-from rasterio.control import GroundControlPoint
 from rasterio.transform import GCPTransformer, RPCTransformer
 
 from geoprocessing_worker.crs import same, transformer
@@ -29,35 +28,21 @@ def ground(header: SourceHeader) -> Callable[[Points, Points], tuple[Points, Poi
             affine.d * columns + affine.e * rows + affine.f,
         )
 
+    to_ground = transformer_of(header)
+
     def transformed(columns: Points, rows: Points) -> tuple[Points, Points]:
-        with transformer_of(header) as transformer:
-            xs, ys = transformer.xy(rows.tolist(), columns.tolist(), offset="ul")
+        xs, ys = to_ground.xy(rows.tolist(), columns.tolist(), offset="ul")
         return np.asarray(xs, dtype=np.float64), np.asarray(ys, dtype=np.float64)
 
     return transformed
 
 
 def transformer_of(header: SourceHeader) -> Any:
-    """GDAL's own transformer by ground control points or RPC."""
+    """Return GDAL's transformer by ground control points or RPC. It is freed with its last reference."""
     if header.gcps:
-        return GCPTransformer(list(header.gcps))
+        return GCPTransformer(list(header.gcps), tps=header.gcp_spline)
     # GDAL's default height is 0, which can lie far from the ground that the polynomials were made for.
     return RPCTransformer(header.rpc, RPC_HEIGHT=header.rpc.height_off if header.rpc else 0.0)
-
-
-def control_residual(points: tuple[GroundControlPoint, ...]) -> float:
-    """How far ground control points lie from where the curve fitted through them has them: RMS, in pixels.
-
-    Raises:
-        Exception: GDAL's, of several kinds, where no curve goes through them.
-    """
-    columns = np.array([point.col for point in points], dtype=np.float64)
-    rows = np.array([point.row for point in points], dtype=np.float64)
-    with GCPTransformer(list(points)) as transformer:
-        xs, ys = [point.x for point in points], [point.y for point in points]
-        found = transformer.rowcol(xs, ys, op=np.positive)
-    off = np.hypot(np.asarray(found[0]) - rows, np.asarray(found[1]) - columns)
-    return float(np.sqrt(np.mean(off**2)))
 
 
 def project(source: CRS, target: CRS, xs: Points, ys: Points) -> tuple[Points, Points]:

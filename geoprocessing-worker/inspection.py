@@ -17,6 +17,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from geoprocessing_worker import usual_systems
 from geoprocessing_worker.admission import MAX_BANDS, MAX_BLOCK_BYTES, MAX_SIDE, admit, check_domain
 from geoprocessing_worker.colour_profile import decoded
+from geoprocessing_worker.control import Control
 from geoprocessing_worker.crs import from_gdal, horizontal
 from geoprocessing_worker.directory import (
     ASSOCIATED_ALPHA,
@@ -215,6 +216,7 @@ def _read(
     """The header's facts; `words` is asked for texts and the place."""
     structure = dataset.tags(ns="IMAGE_STRUCTURE")
     place: Georeference = georeference(words, own_crs, source_crs)
+    control = place.control or Control((), None)
     return {
         "width": dataset.width,
         "height": dataset.height,
@@ -231,8 +233,10 @@ def _read(
         "full_crs": place.crs,
         "georeferencing": place.kind,
         "transform": place.transform,
-        "gcps": place.gcps,
-        "gcp_residual": place.residual,
+        "gcps": control.points,
+        "gcp_residual": control.residual,
+        "gcp_spline": control.spline,
+        "gcp_polynomial_residual": control.polynomial_residual,
         "rpc": place.rpc,
         "displaced": place.doubt,
         "crs_given": place.crs_given,

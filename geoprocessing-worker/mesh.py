@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,13 +151,15 @@ def _locator(header: SourceHeader) -> Inverse:
     """From the ground, in the file's own system, to its (column, row)."""
     turn, middle = (period(header.crs) if header.crs is not None else None), _middle(header)
     back = None if header.transform is None else ~header.transform
+    # Made once: a spline through hundreds of points takes milliseconds to solve.
+    control = transformer_of(header) if header.transform is None else None
 
     def located(xs: Points, ys: Points) -> tuple[Points, Points]:
         if turn is not None:
             # The same meridian has many names; the one that lies in the file counts.
             xs = xs - np.floor((xs - middle) / turn + 0.5) * turn
         if back is None:
-            return _by_control(header, xs, ys)
+            return _by_control(control, xs, ys)
         return back.a * xs + back.b * ys + back.c, back.d * xs + back.e * ys + back.f
 
     return located
@@ -171,12 +174,11 @@ def _middle(header: SourceHeader) -> float:
     return header.rpc.long_off if header.rpc is not None else 0.0
 
 
-def _by_control(header: SourceHeader, xs: Points, ys: Points) -> tuple[Points, Points]:
+def _by_control(control: Any, xs: Points, ys: Points) -> tuple[Points, Points]:
     good = np.isfinite(xs) & np.isfinite(ys)
     columns, rows = np.full(xs.shape, np.nan), np.full(xs.shape, np.nan)
-    with transformer_of(header) as transformer:
-        if good.any():
-            # `op` keeps fractions: rasterio rounds down by default.
-            found = transformer.rowcol(xs[good].tolist(), ys[good].tolist(), op=np.positive)
-            rows[good], columns[good] = (np.asarray(part, dtype=np.float64) for part in found)
+    if good.any():
+        # `op` keeps fractions: rasterio rounds down by default.
+        found = control.rowcol(xs[good].tolist(), ys[good].tolist(), op=np.positive)
+        rows[good], columns[good] = (np.asarray(part, dtype=np.float64) for part in found)
     return columns, rows

@@ -84,6 +84,8 @@ def source_facts(header: SourceHeader, source_name: str) -> dict[str, Any]:
         "georeferencing": header.georeferencing.value,
         "gcpCount": len(header.gcps),
         "gcpResidualPx": header.gcp_residual,
+        "gcpMethod": _gcp_method(header),
+        "gcpPolynomialResidualPx": header.gcp_polynomial_residual,
         "tags": dict(header.tags),
         "page": header.page,
         "transform": list(header.transform)[:6] if header.transform is not None else None,
@@ -93,6 +95,12 @@ def source_facts(header: SourceHeader, source_name: str) -> dict[str, Any]:
         "pages": header.pages,
         "notes": list(header.remarks),
     }
+
+
+def _gcp_method(header: SourceHeader) -> str | None:
+    if not header.gcps:
+        return None
+    return "thin_plate_spline" if header.gcp_spline else "polynomial"
 
 
 def band_statistics(indexes: Sequence[int], sample: Sample, header: SourceHeader) -> dict[str, Any]:

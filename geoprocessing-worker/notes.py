@@ -127,5 +127,10 @@ def _source_crs(header: SourceHeader) -> str:
 
 
 def _control(header: SourceHeader) -> str:
+    points = f"{len(header.gcps)} ground control points"
+    if header.gcp_spline:
+        polynomial = header.gcp_polynomial_residual
+        reason = "cannot be solved" if polynomial is None else f"misses them by {polynomial:.2f} pixels (RMS)"
+        return f"placed by a thin-plate spline that meets its {points}, since a polynomial {reason}"
     off = "" if header.gcp_residual is None else f", which it misses by {header.gcp_residual:.2f} pixels (RMS)"
-    return f"placed by a curve through {len(header.gcps)} ground control points{off}"
+    return f"placed by a curve through {points}{off}"

@@ -212,3 +212,14 @@ def test_black_and_white_may_be_told_by_a_table_or_without(photometric: str, tmp
         assert after.colormap(1)[white][:3] == (255, 255, 255)
         assert after.colormap(1)[1 - white][:3] == (0, 0, 0)
         assert (before.read() == after.read()).all()
+
+
+def test_control_points_that_gdal_cannot_align_with_web_tiles_are_refused(tmp_path: Path) -> None:
+    """By name, where GDAL would place the copy by its polynomial; a plain copy is made."""
+    corners = ((0, 0, 15.0, 50.0), (0, 64, 15.4, 50.0), (64, 64, 15.3, 49.6), (64, 0, 15.1, 49.6))
+    points = [GroundControlPoint(row=row, col=column, x=x, y=y) for row, column, x, y in corners]
+    source = Tiff(quarters(), crs=None, transform=None, gcps=(points, "EPSG:4326")).write(tmp_path / "a.tif")
+    with pytest.raises(JobError) as caught:
+        cog(source, tmp_path / "web", webOptimized=True)
+    assert caught.value.code == "unsupported_crs"
+    assert cog(source, tmp_path / "plain").outputs

@@ -1,0 +1,112 @@
+"""Ground control points: which of them a curve has to meet, and which it may average."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rasterio.control import GroundControlPoint
+
+from geoprocessing_worker.control import fit_control
+from tests.support.rasters import Tiff, picture_of, quarters, run
+
+Place = Callable[[float, float], tuple[float, float]]
+CORNERS = [(0.0, 0.0), (0.0, 1000.0), (1000.0, 0.0), (1000.0, 1000.0)]
+SPLINE, POLYNOMIAL = True, False
+
+
+def straight(row: float, column: float) -> tuple[float, float]:
+    return 500_000 + 10 * column + row, 5_000_000 - 10 * row + 2 * column
+
+
+def keystone(row: float, column: float) -> tuple[float, float]:
+    return 500_000 + 10 * column + 0.002 * row * column, 5_000_000 - 10 * row
+
+
+def wavy(row: float, column: float) -> tuple[float, float]:
+    return 500_000 + 10 * column + 30 * np.sin(row / 150), 5_000_000 - 10 * row + 30 * np.sin(column / 200)
+
+
+def measured(row: float, column: float) -> tuple[float, float]:
+    """Two pixels off in any direction, the same way each time."""
+    errors = np.random.default_rng(int(row * 1009 + column)).normal(0, 20, 2)
+    x, y = straight(row, column)
+    return x + errors[0], y + errors[1]
+
+
+def lattice(rows: Iterable[float], columns: Iterable[float]) -> list[tuple[float, float]]:
+    columns = list(columns)
+    return [(row, column) for row in rows for column in columns]
+
+
+def points(place: Place, pixels: Iterable[tuple[float, float]]) -> tuple[GroundControlPoint, ...]:
+    return tuple(
+        GroundControlPoint(row=row, col=column, x=place(row, column)[0], y=place(row, column)[1])
+        for row, column in pixels
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "pixels", "spline"),
+    [
+        (straight, CORNERS[:3], POLYNOMIAL),
+        (straight, CORNERS, POLYNOMIAL),
+        (keystone, CORNERS, SPLINE),
+        (keystone, CORNERS * 2, SPLINE),
+        (keystone, [*CORNERS, (500.0, 500.0)], SPLINE),
+        (straight, lattice((0, 1000), (0, 500, 1000)), SPLINE),
+        (wavy, lattice(range(0, 1001, 111), (0, 1000)), SPLINE),
+        (wavy, lattice(range(0, 1001, 111), range(0, 1001, 50)), SPLINE),
+        (measured, lattice(range(0, 1001, 200), range(0, 1001, 200)), POLYNOMIAL),
+        (measured, [(row * 397.0 % 1000, row * 631.0 % 1000) for row in range(12)], POLYNOMIAL),
+        (measured, lattice(range(0, 1001, 32), range(0, 1001, 32)), POLYNOMIAL),
+    ],
+    ids=[
+        "three", "a parallelogram", "a trapezoid", "a trapezoid twice", "five of a trapezoid", "two columns of three",
+        "both edges of a strip", "a sensor model", "36 measured", "12 measured", "a thousand measured",
+    ],
+)  # fmt: skip
+def test_points_are_met_or_averaged(place: Place, pixels: list[tuple[float, float]], spline: bool) -> None:
+    """Corners and the lattice of a sensor model are met. Errors of measurement are averaged, as they were."""
+    control = fit_control(points(place, pixels))
+    assert control is not None
+    assert control.spline is spline
+    if place is not measured:
+        assert control.residual == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "pixels", [CORNERS[:2], [(0.0, 0.0)] * 5, [(row, row) for row in range(6)]], ids=["two", "one place", "a line"]
+)
+def test_points_without_an_area_have_no_curve(pixels: list[tuple[float, float]]) -> None:
+    """A spline would bend round a line all the same."""
+    assert fit_control(points(straight, pixels)) is None
+
+
+def test_a_pixel_with_two_places_has_no_spline() -> None:
+    """The curve averages a contradiction, and its residual shows it."""
+    control = fit_control((*points(straight, CORNERS), GroundControlPoint(row=0, col=0, x=499_000, y=5_000_000)))
+    assert control is not None
+    assert not control.spline
+    assert (control.residual or 0) > 10
+
+
+@pytest.mark.parametrize("target", ["EPSG:4326", "EPSG:32633"])
+def test_the_corners_of_a_trapezoid_come_to_lie_where_the_file_has_them(target: str, tmp_path: Path) -> None:
+    """The picture's box is that of the corners, and a note names the spline. An affine is 45 pixels off."""
+    corners = [(0, 0, 15.0, 50.0), (0, 400, 15.4, 50.0), (400, 400, 15.3, 49.6), (400, 0, 15.1, 49.6)]
+    control = [GroundControlPoint(row=row, col=column, x=x, y=y) for row, column, x, y in corners]
+    source = Tiff(quarters(400), crs=None, transform=None, gcps=(control, "EPSG:4326")).write(tmp_path / "a.tif")
+    result = run(source, tmp_path / "out", coordinate_system=target)
+    metadata: Any = result.metadata
+    assert metadata["boundsLonLat"] == pytest.approx([15.0, 49.6, 15.4, 50.0], abs=0.006)
+    assert any("thin-plate spline that meets its 4" in note for note in metadata["choices"]["notes"])
+    if target == "EPSG:4326":
+        picture = picture_of(result)
+        height, width = picture.shape[:2]
+        # The lower side runs from a quarter to three quarters of the width; beside it there is nothing.
+        shown = np.flatnonzero(picture[height - 3, :, 3]) / width
+        assert (shown.min(), shown.max()) == pytest.approx((0.25, 0.75), abs=0.02)
