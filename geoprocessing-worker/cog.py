@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import rasterio.shutil
+from pyproj import CRS
 from rasterio.enums import MaskFlags
 from rio_cogeo.cogeo import cog_validate
 
 from geoprocessing_worker.bands import BandChoice
 from geoprocessing_worker.cog_check import check_copy, check_web_copy
+from geoprocessing_worker.crs import per_degree
 from geoprocessing_worker.directory import SEPARATED
 from geoprocessing_worker.errors import ErrorClass, JobError, refused
 from geoprocessing_worker.facts import facts, own_grid, sample_of
@@ -117,8 +119,8 @@ def _refuse_impossible(header: SourceHeader, options: CogOptions) -> None:
             "unsupported_photometric",
             "Its colours are inks or L*a*b*, which a cloud optimised GeoTIFF made here cannot say. Save it as RGB.",
         )
-    if options.web_optimized and header.gcp_spline:
-        words = "ground control points need a thin-plate spline"
+    if options.web_optimized and (header.gcp_spline or (header.crs is not None and not _in_degrees(header.crs))):
+        words = "ground control points need a thin-plate spline" if header.gcp_spline else "degrees have another unit"
         raise refused("unsupported_crs", f"Its {words}, which GDAL cannot align with web tiles. Omit webOptimized.")
     if header.palette is not None and header.bands[0].dtype not in {"uint8", "uint16"}:
         raise refused(
@@ -140,6 +142,10 @@ def _refuse_impossible(header: SourceHeader, options: CogOptions) -> None:
             bands=len(header.bands),
             dtype=header.bands[0].dtype,
         )
+
+
+def _in_degrees(crs: CRS) -> bool:
+    return not crs.is_geographic or per_degree(crs) == 1.0
 
 
 def _refuse_other_mask(dataset: Any, header: SourceHeader) -> None:

@@ -1,9 +1,11 @@
-"""Coordinate reference systems: taken only as an authority's code, WKT or PROJJSON, and told in every common form."""
+"""Coordinate reference systems: parsed from text that names no file, reduced to their horizontal part, described."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -11,83 +13,117 @@ import numpy as np
 import rasterio.crs
 from numpy.typing import NDArray
 from pyproj import CRS, Proj, Transformer
+from pyproj.crs.crs import BoundCRS
 from pyproj.enums import WktVersion
 from pyproj.exceptions import CRSError, ProjError
 from rasterio.errors import CRSError as GdalCRSError
 
+from geoprocessing_worker.crs_text import json_names_file, names_file
 from geoprocessing_worker.errors import refused
+
+Numbers = NDArray[np.float64]
 
 NATIVE = "native"
 """The word that keeps a file's own coordinate system."""
 
 _CODE = re.compile(r"(?:urn:ogc:def:crs:)?([A-Za-z]{2,10}):(?:[\d.]*:)?([A-Za-z0-9]{1,12})")
 _WKT = re.compile(r"\s*(GEOGCS|PROJCS|GEOCCS|COMPD_CS|LOCAL_CS|[A-Z]+CRS|BOUNDCRS)\s*\[", re.IGNORECASE)
+_PROJ = re.compile(r"\+proj=\S.*", re.DOTALL)
+_IGNORED = re.compile(r"\+?\b(?:type=\w+|nadgrids=@null)")  # the type is ours; the grid of no shift does nothing
+_WGS84 = "World Geodetic System 1984"
 
-# For schemas: how each form begins. They let pass what the two above do, and a little more.
+# For schemas: how each form begins. They let pass what the expressions above do, and a little more.
 CODE_PATTERN = r"(?:urn:ogc:def:crs:)?[A-Za-z]{2,10}:(?:[\d.]*:)?[A-Za-z0-9]{1,12}\s*$"
 WKT_PATTERN = r"[A-Za-z_]+\s*\["
 PROJJSON_PATTERN = r"\{"
-# A system may name files that shift its coordinates; in PROJ's own language, which WKT and PROJJSON may hold within
-# (as an extension, or as the name of a method), it may do so in a dozen ways.
-_FILES = re.compile(
-    r"nadgrids|geoidgrids|PROJ4_GRIDS|PARAMETERFILE|EXTENSION\s*[\[(]|PROJ-based|\b(?:proj|init)\s*=", re.IGNORECASE
-)
+PROJ_PATTERN = r"\+proj="
 
 
 def parse_crs(text: str) -> CRS:
-    """The system that a payload or setting names.
+    """Return the system that a payload or setting names: by code, as WKT, as PROJJSON, or as a PROJ string.
 
-    PROJ's own parser would also take `+nadgrids=`, pipelines, file names and URLs; those never reach it.
+    Pipelines, `+init=`, file names and URLs never reach PROJ.
 
     Raises:
         JobError: `bad_crs`.
     """
     text = text.strip()
-    if _FILES.search(text):
+    if names_file(text):
         raise _bad(text)
     try:
         if code := _CODE.fullmatch(text):
             crs = CRS.from_authority(code[1].upper(), code[2])
         elif _WKT.match(text):
             crs = CRS.from_wkt(text)
+        elif _PROJ.fullmatch(text):
+            crs = CRS.from_user_input(f"{_IGNORED.sub('', text)} +type=crs")
         elif text.startswith("{"):
             content = json.loads(text)
-            # Once more as it reads with its escapes undone.
-            if _names_file(content) or _FILES.search(json.dumps(content)):
+            if json_names_file(content):
                 raise _bad(text)
             crs = CRS.from_json_dict(content)
         else:
             raise _bad(text)
     except (CRSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise _bad(text) from error
-    if not (crs.is_geographic or crs.is_projected):
+    if not usable(crs):
         raise _bad(text)
     return crs
-
-
-def _names_file(content: Any) -> bool:
-    """Whether PROJJSON has a parameter whose value is no number: then it is the name of a file."""
-    if isinstance(content, dict):
-        return isinstance(content.get("value"), str) or any(map(_names_file, content.values()))
-    return isinstance(content, list) and any(map(_names_file, content))
 
 
 def _bad(text: str) -> Exception:
     shown = text if len(text) <= 80 else text[:77] + "..."
     return refused(
         "bad_crs",
-        f"Nobody knows the coordinate system {shown!r}. Give a code such as EPSG:4326, WKT or PROJJSON.",
+        f"Unknown coordinate system {shown!r}. "
+        "Give a code such as EPSG:4326, WKT, PROJJSON or a PROJ string without grids.",
         given=shown,
     )
 
 
 def horizontal(crs: CRS) -> CRS:
-    """The part that places a picture: of a compound system the horizontal one, of a bound system its source."""
-    if crs.is_bound and crs.source_crs is not None:
-        return horizontal(crs.source_crs)
+    """Return the part that places a picture: two axes, and the datum shift if the system has one of its own."""
+    if crs.is_bound and crs.source_crs is not None and crs.target_crs is not None:
+        source = horizontal(crs.source_crs)
+        if source.is_bound or _no_shift(crs, source):
+            return source
+        return crs if source.equals(crs.source_crs) else BoundCRS(source, crs.target_crs, crs.coordinate_operation)
     if crs.is_compound and crs.sub_crs_list:
         return horizontal(crs.sub_crs_list[0])
-    return crs.to_2d() if len(crs.axis_info) == 3 else crs
+    return _followed(crs.to_2d() if len(crs.axis_info) == 3 else crs)
+
+
+def _followed(crs: CRS) -> CRS:
+    """Return the system of the PROJ string that a system carries, since PROJ follows it and not the words around it.
+
+    The two differ: GDAL reads ESRI's geostationary projection as swept by y, and keeps `+sweep=x` in the string.
+    """
+    before, found, string = (crs.remarks or "").partition("PROJ CRS string: ")
+    if before or not found:
+        return crs
+    try:
+        followed = CRS.from_user_input(f"{_IGNORED.sub('', string)} +type=crs")
+    except CRSError:
+        return crs
+    return CRS.from_json_dict({**followed.to_json_dict(), "name": crs.name})
+
+
+def _no_shift(crs: CRS, source: CRS) -> bool:
+    """Whether a shift of nothing from WGS 84 to itself hides the code of the system that it belongs to."""
+    operation, datum = crs.coordinate_operation, source.geodetic_crs.datum if source.geodetic_crs else None
+    same_datum = datum is not None and datum.name.startswith(_WGS84)
+    return same_datum and operation is not None and not any(float(parameter.value) for parameter in operation.params)
+
+
+def unshifted(crs: CRS) -> CRS:
+    """Return a horizontal system without its own datum shift, for questions about its axes and projection."""
+    return crs.source_crs if crs.is_bound and crs.source_crs is not None else crs
+
+
+def per_degree(crs: CRS) -> float:
+    """Return how many units of a geographic system make one degree: 1, or 3600 for arc-seconds."""
+    units = math.radians(1.0) / horizontal(crs).axis_info[0].unit_conversion_factor
+    return 1.0 if math.isclose(units, 1.0, rel_tol=1e-9) else units
 
 
 def usable(crs: CRS | None) -> bool:
@@ -96,17 +132,40 @@ def usable(crs: CRS | None) -> bool:
 
 
 def from_gdal(crs: rasterio.crs.CRS | None) -> CRS | None:
-    """A file's own system, as pyproj sees it; `None` if it has none, names a file, or PROJ cannot make sense of it."""
+    """Return GDAL's system for pyproj. `None` if there is none, it names a file, or PROJ cannot parse it."""
     if not crs:
         return None
     # Some systems can be written in one version of WKT only.
     for version in ("WKT2_2019", None):
         try:
             text = crs.to_wkt(version=version)
-            return None if _FILES.search(text) else CRS.from_wkt(text)
+            return None if names_file(text) else _by_its_code(_followed(CRS.from_wkt(text)))
         except (CRSError, GdalCRSError, ValueError):
             continue
     return None
+
+
+def _by_its_code(crs: CRS) -> CRS:
+    """Return the system of the code that GDAL gives, if it differs in no more than the name of its datum.
+
+    GDAL's database can be newer than pyproj's, and gives Finland's EPSG:3067 a datum of its own, for one.
+    """
+    code = crs.to_epsg(min_confidence=20)
+    if code is None or epsg(crs) is not None or crs.to_json_dict().get("id") != {"authority": "EPSG", "code": code}:
+        return crs
+    other = CRS.from_epsg(code)
+    alike = (
+        crs.type_name == other.type_name
+        and crs.ellipsoid == other.ellipsoid
+        and crs.prime_meridian == other.prime_meridian
+        and crs.coordinate_operation == other.coordinate_operation
+        and _axes(crs) == _axes(other)
+    )
+    return other if alike else crs
+
+
+def _axes(crs: CRS) -> list[tuple[str, float]]:
+    return [(axis.direction, round(axis.unit_conversion_factor, 12)) for axis in crs.axis_info]
 
 
 def to_gdal(crs: CRS) -> rasterio.crs.CRS:
@@ -115,14 +174,37 @@ def to_gdal(crs: CRS) -> rasterio.crs.CRS:
     return rasterio.crs.CRS.from_epsg(code) if code else rasterio.crs.CRS.from_wkt(crs.to_wkt(WktVersion.WKT2_2019))
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A transformation between two systems, in traditional (east, north) order and in the systems' own units."""
+
+    transformer: Transformer
+    into_degrees: float | None
+    from_degrees: float | None
+
+    def transform(self, xs: Numbers, ys: Numbers, *, errcheck: bool = True) -> tuple[Numbers, Numbers]:
+        """Return the points in the target system; what it cannot express is infinite."""
+        if self.into_degrees is not None:
+            xs, ys = xs * self.into_degrees, ys * self.into_degrees
+        xs, ys = self.transformer.transform(xs, ys, errcheck=errcheck)
+        return (xs, ys) if self.from_degrees is None else (xs * self.from_degrees, ys * self.from_degrees)
+
+
 @lru_cache(maxsize=64)
-def transformer(source: CRS, target: CRS) -> Transformer:
-    """From one system to the other, in traditional (east, north) order; kept, since PROJ takes 2 ms to find the way.
+def transformer(source: CRS, target: CRS) -> Way:
+    """Return the way from one system to the other; kept, since PROJ takes 2 ms to find it.
 
     Raises:
         ProjError: there is no way.
     """
-    return Transformer.from_crs(source, target, always_xy=True)
+    way = Transformer.from_crs(source, target, always_xy=True)
+    # pyproj takes and returns degrees for systems in radians.
+    into = math.degrees(1.0) if _in_radians(source) else None
+    return Way(way, into, math.radians(1.0) if _in_radians(target) else None)
+
+
+def _in_radians(crs: CRS) -> bool:
+    return crs.is_geographic and crs.axis_info[0].unit_conversion_factor == 1.0
 
 
 def reachable(source: CRS, target: CRS) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from affine import Affine
 from pyproj import CRS
 
-from geoprocessing_worker.crs import reachable, same
+from geoprocessing_worker.crs import per_degree, reachable, same
 from geoprocessing_worker.errors import refused
 from geoprocessing_worker.ground import Points, ground, period, project
 from geoprocessing_worker.header import Georeferencing, SourceHeader
@@ -110,7 +110,8 @@ def _spread(header: SourceHeader, crs: CRS, samples: int) -> tuple[Points, Point
     xs = np.where(good, xs, np.nan).reshape(columns.shape)
     ys = np.where(good, ys, np.nan).reshape(columns.shape)
     if crs.is_geographic:
-        ys = np.clip(ys, -90.0, 90.0)
+        pole = 90.0 * per_degree(crs)
+        ys = np.clip(ys, -pole, pole)
     turn = period(crs)
     return (_in_one_piece(xs, turn) if turn else xs), ys
 
@@ -138,11 +139,11 @@ def _torn(xs: Points, period: float) -> bool:
 
 
 def _pole_within(header: SourceHeader, crs: CRS, xs: Points) -> float | None:
-    """90 or -90 if the file runs all round that pole, so that in degrees it is as wide as the world; else `None`."""
-    if not crs.is_geographic or header.transform is None or not _torn(xs, 360.0):
+    """The latitude of the pole that the file runs all round, so that it is as wide as the world; else `None`."""
+    if not crs.is_geographic or header.transform is None or not _torn(xs, 360.0 * per_degree(crs)):
         return None
     back = ~header.transform
-    for pole in (90.0, -90.0):
+    for pole in (90.0 * per_degree(crs), -90.0 * per_degree(crs)):
         x, y = project(crs, _known(header.crs), np.zeros(1), np.full(1, pole))
         column, row = back @ (float(x[0]), float(y[0]))
         if 0 <= column <= header.width and 0 <= row <= header.height:
@@ -163,12 +164,14 @@ def _warped(header: SourceHeader, crs: CRS, max_size: int, reason: str) -> Layou
     bottom, top = float(np.nanmin(ys)), float(np.nanmax(ys))
     pole = _pole_within(header, crs, xs)
     if pole is not None:
-        left, right, bottom, top = -180.0, 180.0, min(bottom, pole), max(top, pole)
+        half = 180.0 * per_degree(crs)
+        left, right, bottom, top = -half, half, min(bottom, pole), max(top, pole)
     if right <= left or top <= bottom:
         raise refused("bad_crs", f"In {crs.name} the file has no area. Choose another coordinate system.")
     pixel = _pixel_size(xs, ys, pixels, (right - left) * (top - bottom))
     full_width, full_height = max(1.0, (right - left) / pixel), max(1.0, (top - bottom) / pixel)
-    if crs.is_geographic and max(abs(bottom), abs(top)) > NEAR_POLE and full_width > WIDEST * full_height:
+    near_pole = crs.is_geographic and max(abs(bottom), abs(top)) > NEAR_POLE * per_degree(crs)
+    if near_pole and full_width > WIDEST * full_height:
         # Degrees of longitude are short there: square ones would make a strip of a few rows.
         full_width, full_height = (full_width * full_height * WIDEST) ** 0.5, (full_width * full_height / WIDEST) ** 0.5
     scale = min(1.0, max_size / max(full_width, full_height))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from pyproj import CRS
 from rasterio.transform import GCPTransformer, RPCTransformer
 
-from geoprocessing_worker.crs import same, transformer
+from geoprocessing_worker.crs import per_degree, same, transformer, unshifted
 from geoprocessing_worker.header import SourceHeader
 
 Points = NDArray[np.float64]
@@ -51,7 +52,8 @@ def project(source: CRS, target: CRS, xs: Points, ys: Points) -> tuple[Points, P
         return xs, ys
     if source.is_geographic:
         # Global grids often end a hair past the pole, where PROJ finds nothing.
-        ys = np.clip(ys, -90.0, 90.0)
+        pole = 90.0 * per_degree(source)
+        ys = np.clip(ys, -pole, pole)
     if is_mercator(target):
         xs, ys = transformer(source, CRS.from_epsg(4326)).transform(xs, ys, errcheck=False)
         ys = np.clip(ys, -MERCATOR_LIMIT, MERCATOR_LIMIT, where=np.isfinite(ys), out=np.array(ys))
@@ -62,13 +64,24 @@ def project(source: CRS, target: CRS, xs: Points, ys: Points) -> tuple[Points, P
 
 def is_mercator(crs: CRS) -> bool:
     """Whether a system is Mercator round the equator, whose y grows beyond all bounds at the poles."""
-    operation = crs.coordinate_operation
+    operation = unshifted(crs).coordinate_operation
     name = operation.method_name.lower() if operation is not None else ""
     return "mercator" in name and "transverse" not in name and "oblique" not in name
 
 
 def period(crs: CRS) -> float | None:
-    """How far apart in x two names of the same place lie."""
+    """Return the distance in x between two names of the same place, in units of the system; `None` if there is none."""
     if crs.is_geographic:
-        return 360.0
-    return EARTH_GIRTH if is_mercator(crs) else None
+        return 360.0 * per_degree(crs)
+    return _mercator_girth(crs) if is_mercator(crs) else None
+
+
+@lru_cache(maxsize=16)
+def _mercator_girth(crs: CRS) -> float:
+    """The equator in units of a Mercator system, whose ellipsoid, scale and unit may differ from Web Mercator's."""
+    base = unshifted(crs)
+    if base.geodetic_crs is None:
+        return EARTH_GIRTH
+    tenth = 36.0 * per_degree(base.geodetic_crs)
+    xs, _ = transformer(base.geodetic_crs, base).transform(np.array([0.0, tenth, 2 * tenth]), np.zeros(3))
+    return float(np.diff(xs).max()) * 10  # a step across the seam is negative

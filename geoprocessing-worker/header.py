@@ -58,8 +58,8 @@ class SourceHeader:
 
     `page` counts pictures from 1, `directory` all of the file's directories, overviews among them. `gcp_residual`: how
     far the control points lie from the curve fitted through them, root mean square, in pixels. `gcp_spline`: the curve
-    is a thin-plate spline, since the polynomial misses them by `gcp_polynomial_residual`. `displaced`: why what the
-    file says of its place is not believed.
+    is a thin-plate spline, since the polynomial misses them by `gcp_polynomial_residual`. `displaced`: the reason why
+    the file's own words about its place are not used. `caveat`: the reason why its place can be off.
     `mask_directory` is that of the page's mask, where GDAL does not find it or hands it out band by band.
     `mask_overviews_unlike` is the share of wrong pixels in the worst of the mask's overviews, which are not used.
     `photometric` is TIFF's number for what the samples mean; `raw`: they are read as they stand in the file, where GDAL
@@ -96,6 +96,7 @@ class SourceHeader:
     gcp_spline: bool = False
     gcp_polynomial_residual: float | None = None
     displaced: str | None = None
+    caveat: str | None = None
     crs_given: bool = False
     crs_would_place: bool = False
     tags: tuple[tuple[str, str], ...] = ()

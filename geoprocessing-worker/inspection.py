@@ -18,7 +18,7 @@ from geoprocessing_worker import usual_systems
 from geoprocessing_worker.admission import MAX_BANDS, MAX_BLOCK_BYTES, MAX_SIDE, admit, check_domain
 from geoprocessing_worker.colour_profile import decoded
 from geoprocessing_worker.control import Control
-from geoprocessing_worker.crs import from_gdal, horizontal
+from geoprocessing_worker.crs import horizontal
 from geoprocessing_worker.directory import (
     ASSOCIATED_ALPHA,
     COLOR_MAP,
@@ -33,6 +33,7 @@ from geoprocessing_worker.directory import (
     read_tags,
 )
 from geoprocessing_worker.errors import refused, too_large
+from geoprocessing_worker.geo_keys import read_geo_keys
 from geoprocessing_worker.georeference import Georeference, georeference
 from geoprocessing_worker.header import BandHeader, Georeferencing, Level, SourceHeader
 from geoprocessing_worker.lab import CIE, is_known_lab, is_lab
@@ -40,6 +41,7 @@ from geoprocessing_worker.letters import clean
 from geoprocessing_worker.levels import Levels, block_size, usable_levels
 from geoprocessing_worker.masks import page_masks, whole_pages
 from geoprocessing_worker.opening import forget_old_errors, open_source
+from geoprocessing_worker.own_system import OwnSystem, own_system
 from geoprocessing_worker.texts import readable, says_a_number
 
 MAX_PAGES = 64  # looked at to find the largest; any other can be asked for by number
@@ -91,10 +93,10 @@ def inspect_file(
         full = Level(None, dataset.width, dataset.height, *block_size(dataset))
         overviews = _overviews(dataset, raw=raw)
         usual = usual_systems.find(path, directory)
-        own_crs = usual or from_gdal(words.crs)
+        system = _own_system(words, path, directory, usual)
         # A unit may be that of heights in the file's system; a usual one has none, and GDAL would look it up for that.
         units = words.units if usual is None or "unittype" in tags.texts.get(METADATA, "") else ()
-        facts = _read(dataset, words, units, own_crs, source_crs)
+        facts = _read(dataset, words, units, system, source_crs)
     _check_samples(tags, facts["bands"])
     if not says_a_number(tags.texts.get(GDAL_NODATA)):
         facts["bands"] = tuple(replace(band, nodata=None) for band in facts["bands"])
@@ -178,10 +180,17 @@ def _best_page(path: Path, directories: list[int]) -> int:
             readable(dataset, path, directory) as (words, _),
         ):
             forget_old_errors(dataset)
-            own_crs = usual_systems.find(path, directory) or from_gdal(words.crs)
-            placed = georeference(words, own_crs, None).kind is not Georeferencing.NONE
+            system = _own_system(words, path, directory, usual_systems.find(path, directory))
+            placed = georeference(words, system, None).kind is not Georeferencing.NONE
             found.append((placed, dataset.width * dataset.height, -number))
     return -max(found)[2]
+
+
+def _own_system(words: Any, path: Path, directory: int, usual: CRS | None) -> OwnSystem:
+    if usual is not None:
+        return OwnSystem(usual)
+    # GDAL gives the system of a file with tie points to the points alone.
+    return own_system(words.crs or words.gcps[1], read_geo_keys(path, directory))
 
 
 def _admit(dataset: Any) -> None:
@@ -211,11 +220,11 @@ def _numpy_type(name: str) -> str:
 
 
 def _read(
-    dataset: Any, words: Any, units: Sequence[str | None], own_crs: CRS | None, source_crs: CRS | None
+    dataset: Any, words: Any, units: Sequence[str | None], own: OwnSystem, source_crs: CRS | None
 ) -> dict[str, Any]:
     """The header's facts; `words` is asked for texts and the place."""
     structure = dataset.tags(ns="IMAGE_STRUCTURE")
-    place: Georeference = georeference(words, own_crs, source_crs)
+    place: Georeference = georeference(words, own, source_crs)
     control = place.control or Control((), None)
     return {
         "width": dataset.width,
@@ -239,19 +248,20 @@ def _read(
         "gcp_polynomial_residual": control.polynomial_residual,
         "rpc": place.rpc,
         "displaced": place.doubt,
+        "caveat": place.caveat,
         "crs_given": place.crs_given,
-        "crs_would_place": _crs_would_place(words, own_crs, place),
+        "crs_would_place": _crs_would_place(words, own, place),
         "pixel_is_point": words.tags().get("AREA_OR_POINT") == "Point",
         "tags": _tags(words),
         "icc_profile": decoded(dataset.tags(ns="COLOR_PROFILE").get("SOURCE_ICC_PROFILE")),
     }
 
 
-def _crs_would_place(words: Any, own_crs: CRS | None, place: Georeference) -> bool:
+def _crs_would_place(words: Any, own: OwnSystem, place: Georeference) -> bool:
     """Whether a file without a place gets one by a system of meters, in which any number can be a coordinate."""
     if place.kind is not Georeferencing.NONE:
         return False
-    return georeference(words, own_crs, CRS.from_epsg(METERS)).kind is not Georeferencing.NONE
+    return georeference(words, own, CRS.from_epsg(METERS)).kind is not Georeferencing.NONE
 
 
 def _band(dataset: Any, words: Any, index: int, unit: str | None) -> BandHeader:

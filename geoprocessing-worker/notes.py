@@ -48,6 +48,7 @@ def notes(header: SourceHeader, options: RenderOptions, sample: Sample, chosen: 
         (header.georeferencing.value == "rpc", "placed by its RPC at one constant height: approximate"),
         (header.georeferencing.value == "gcps", _control(header)),
         (header.displaced is not None, f"{header.displaced}; the picture is not placed"),
+        (header.caveat is not None, header.caveat or ""),
         (header.crs is None and header.displaced is None, no_place(header)),
         (
             chosen.cut,
@@ -120,7 +121,7 @@ def _range(sample: Sample) -> tuple[int, int]:
 
 def _source_crs(header: SourceHeader) -> str:
     if header.crs_given:
-        return "placed by sourceCrs, since the file says no coordinate system that can be"
+        return "placed by sourceCrs, since the file has no coordinate system that can be trusted"
     if header.crs is None:
         return "sourceCrs was not used: it cannot place this file"
     return "sourceCrs was not used: it counts only where the file says no coordinate system that can be"

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from geoprocessing_worker import colormaps
-from geoprocessing_worker.crs import CODE_PATTERN, NATIVE, PROJJSON_PATTERN, WKT_PATTERN, parse_crs
+from geoprocessing_worker.crs import CODE_PATTERN, NATIVE, PROJ_PATTERN, PROJJSON_PATTERN, WKT_PATTERN, parse_crs
 from geoprocessing_worker.handlers import JobError, Payload, refused, strict_number
 from geoprocessing_worker.payload_schema import ASCENDING, CRS_FORMAT, IGNORE_CASE
 
@@ -103,7 +103,9 @@ def named(*names: str) -> WithJsonSchema:
 
 def crs_schema(*, or_native: bool) -> WithJsonSchema:
     """The schema of a coordinate system, by the rules of `crs.parse_crs`."""
-    forms = [CODE_PATTERN, WKT_PATTERN, PROJJSON_PATTERN, *(["[Nn][Aa][Tt][Ii][Vv][Ee]\\s*$"] if or_native else [])]
+    forms = [CODE_PATTERN, WKT_PATTERN, PROJJSON_PATTERN, PROJ_PATTERN]
+    if or_native:
+        forms.append("[Nn][Aa][Tt][Ii][Vv][Ee]\\s*$")
     return WithJsonSchema(
         {
             "type": "string",
@@ -111,8 +113,8 @@ def crs_schema(*, or_native: bool) -> WithJsonSchema:
             "minLength": 1,
             "maxLength": LONGEST_CRS,
             "pattern": rf"^\s*(?:{'|'.join(forms)})",
-            "description": "an authority's code such as EPSG:4326, WKT"
-            + (", PROJJSON or native" if or_native else " or PROJJSON"),
+            "description": "an authority's code such as EPSG:4326, WKT, PROJJSON"
+            + (", a PROJ string or native" if or_native else " or a PROJ string"),
         }
     )
 

@@ -11,10 +11,11 @@ from pyproj import CRS
 from pyproj.enums import WktVersion
 from pyproj.exceptions import CRSError
 
-from geoprocessing_worker.crs import latitude_first
+from geoprocessing_worker.crs import latitude_first, unshifted
 from geoprocessing_worker.options import OutputFormat
 from geoprocessing_worker.raster import Grid
 
+SWEEP_X = "Geostationary Satellite (Sweep X)"
 WORLD_EXTENSIONS = {OutputFormat.PNG: "pgw", OutputFormat.JPEG: "jgw", OutputFormat.WEBP: "wpw"}
 
 
@@ -37,7 +38,13 @@ def shortest(value: float) -> str:
 
 @lru_cache(maxsize=16)
 def projection_file(crs: CRS) -> str | None:
-    """ESRI's WKT1 in one line, as ArcGIS and GeoServer read it; `None` where ESRI has no words for the system."""
+    """Return ESRI's WKT1 in one line, as ArcGIS and GeoServer read it; `None` if it cannot express the projection.
+
+    It cannot express a datum shift either, which only the `.aux.xml` has.
+    """
+    operation = unshifted(crs).coordinate_operation
+    if operation is not None and operation.method_name == SWEEP_X:
+        return None  # PROJ drops the sweep without an error, and readers would sweep by y
     try:
         return crs.to_wkt(WktVersion.WKT1_ESRI, pretty=False)
     except CRSError:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyproj import CRS
 
-from geoprocessing_worker.crs import areal_scales
+from geoprocessing_worker.crs import areal_scales, unshifted
 from geoprocessing_worker.errors import refused
 from geoprocessing_worker.ground import Points, ground, is_mercator, period, project
 from geoprocessing_worker.header import SourceHeader
@@ -41,10 +41,11 @@ def usable_part(header: SourceHeader, crs: CRS, xs: Points, ys: Points) -> tuple
     blown_up = _blown_up(header, crs, xs.shape)
     if not blown_up.any():
         return None
-    if crs.area_of_use is None:
+    area = unshifted(crs).area_of_use
+    if area is None:
         kept = np.where(blown_up, np.nan, xs), np.where(blown_up, np.nan, ys)
         return *kept, header.width * header.height / cell_areas(xs, ys).size
-    west, south, east, north = bounds = crs.area_of_use.bounds
+    west, south, east, north = bounds = area.bounds
     found = _in_area_of_use(header, crs, bounds)
     if not np.isfinite(found[0]).sum() >= 3:
         raise refused(

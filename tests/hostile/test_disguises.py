@@ -19,6 +19,7 @@ from geoprocessing_worker.options import RenderOptions
 from geoprocessing_worker.sandbox import Sandbox
 from tests.support.canary import Canary
 from tests.support.rasters import Tiff, picture_of, ramp, run
+from tests.support.raw_tiff import geo_tags, placed, write_raw_tiff
 from tests.support.tiffs import RawTiff, gray
 
 DISGUISES = {
@@ -97,6 +98,9 @@ _BY_METHOD = (
     f'PROJCRS["a",BASE{_GEOGCRS.partition(",CS[")[0]}],CONVERSION["b",METHOD["PROJ-based operation method: %s"]],'
     'CS[Cartesian,2],AXIS["e",east],AXIS["n",north],LENGTHUNIT["metre",1]]'
 )
+# A method of this name is a PROJ operation with its parameters.
+_BY_NAME = _BY_METHOD.replace("PROJ-based operation method: ", "PROJ ")
+OPERATIONS = ("hgridshift grids={path}", "ob_tran o_proj=hgridshift grids={path}", "tinshift file={path}")
 _BY_EXTENSION = f'PROJCS["a",{_GEOGCS % ""},PROJECTION["custom_proj4"],UNIT["metre",1],EXTENSION["PROJ4","%s"]]'
 SYSTEMS = [
     "{path}",
@@ -110,9 +114,21 @@ SYSTEMS = [
     "@{path}",
     *WITH_GRIDS,
     PROJJSON,
+    "+proj=ob_tran +o_proj=hgridshift +grids={path}",
+    "+proj=utm +zone=33 +nadgrids=@null,{path}",
+    "+proj=utm +zone=33 +ellps=bessel +geoidgrids={path}",
     *(_BY_METHOD % words for words in PROJ_WORDS),
+    *(_BY_NAME % words for words in OPERATIONS),
     *(_BY_EXTENSION % words for words in PROJ_WORDS),
 ]
+
+
+async def convert_in_a_child(source: Path, options: RenderOptions, out: Path) -> ConversionResult:
+    """Convert behind the walls that every job has."""
+    out.mkdir()
+    request = ConversionRequest(source=source, output_folder=out, stem="a", options=options, source_name="a.tif")
+    box = Sandbox(convert, ConversionResult, preload=("geoprocessing_worker.forkserver",))
+    return await box.run(request, lambda *_: None, Reach((source,), (out,)))
 
 
 @pytest.mark.parametrize("field", ["coordinateSystem", "sourceCrs"])
@@ -120,14 +136,10 @@ SYSTEMS = [
 async def test_a_coordinate_system_opens_nothing(system: str, field: str, bird: Canary, tmp_path: Path) -> None:
     """Refused before PROJ sees it; should that fail, the child's walls stand behind."""
     source = Tiff(ramp(20, 20), crs=None if field == "sourceCrs" else "EPSG:4326").write(tmp_path / "a.tif")
-    out = tmp_path / "out"
-    out.mkdir()
 
     async def use(named: str) -> None:
         options = RenderOptions.from_payload({field: named}, RenderOptions())
-        request = ConversionRequest(source=source, output_folder=out, stem="a", options=options, source_name="a.tif")
-        box = Sandbox(convert, ConversionResult, preload=("geoprocessing_worker.forkserver",))
-        await box.run(request, lambda *_: None, Reach((source,), (out,)))
+        await convert_in_a_child(source, options, tmp_path / "out")
 
     with pytest.raises(JobError) as caught:
         await use(system.format(path=bird.path, url=bird.url))
@@ -149,8 +161,19 @@ def test_no_spelling_of_projjson_hides_the_name_of_a_file(bird: Canary) -> None:
         plain = json.dumps(system)
         for text in (plain, plain.replace("PROJ-based", "PROJ-\\u0062ased").replace('"value"', '"v\\u0061lue"')):
             CRS.from_json(text)  # PROJ understands it
-            with pytest.raises(JobError, match="Nobody knows"):
+            with pytest.raises(JobError, match="Unknown coordinate system"):
                 parse_crs(text)
+    assert bird.touched() == []
+
+
+@pytest.mark.parametrize("proj", ["+proj=tmerc +lon_0=9 +ellps=bessel +nadgrids=%s", "+proj=tinshift +file=%s"])
+async def test_a_file_that_names_another_in_its_system_opens_nothing(proj: str, bird: Canary, tmp_path: Path) -> None:
+    """A grid costs its shift, an operation the place. GDAL would open the latter's file; the child's walls hold."""
+    words = _BY_EXTENSION.replace("custom_proj4", "Transverse_Mercator") % (proj % bird.path)
+    keys = geo_tags({1024: 32767, 1025: 1, 3072: 32767, 3073: f"ESRI PE String = {words}"})
+    source = write_raw_tiff(tmp_path / "a.tif", np.zeros((20, 20, 1), np.uint8), tags=keys | placed(9000, 5e6, 10))
+    result = await convert_in_a_child(source, RenderOptions(), tmp_path / "out")
+    assert (result.metadata["crs"] is None) == ("tinshift" in proj)
     assert bird.touched() == []
 
 

@@ -13,6 +13,7 @@ BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, DOUBLE = 1, 2, 3, 4, 5, 7, 12
 LETTERS = {BYTE: "B", SHORT: "H", LONG: "I", UNDEFINED: "B", DOUBLE: "d"}
 
 PIXEL_SCALE, TIE_POINT, TRANSFORMATION, GEO_KEYS = 33550, 33922, 34264, 34735
+GEO_DOUBLES, GEO_LETTERS = 34736, 34737
 NODATA, ICC_PROFILE, METADATA = 42113, 34675, 42112
 
 WGS84_KEYS = (1, 1, 0, 3, 1024, 0, 1, 2, 1025, 0, 1, 1, 2048, 0, 1, 4326)
@@ -20,6 +21,33 @@ WGS84_KEYS = (1, 1, 0, 3, 1024, 0, 1, 2, 1025, 0, 1, 1, 2048, 0, 1, 4326)
 
 Tag = tuple[int, Sequence[float] | bytes]
 """A type and its values; bytes stand for themselves."""
+
+
+def geo_tags(keys: Mapping[int, int | float | Sequence[float] | str]) -> dict[int, Tag]:
+    """The tags of GeoTIFF keys: whole numbers as codes, floats and rows of them as doubles, words as letters."""
+    directory, letters = [1, 1, 0, len(keys)], ""
+    doubles: list[float] = []
+    for key, value in sorted(keys.items()):
+        if isinstance(value, int):
+            directory += [key, 0, 1, value]
+        elif isinstance(value, str):
+            directory += [key, GEO_LETTERS, len(value) + 1, len(letters)]
+            letters += f"{value}|"
+        else:
+            numbers = [value] if isinstance(value, float) else list(value)
+            directory += [key, GEO_DOUBLES, len(numbers), len(doubles)]
+            doubles += numbers
+    tags: dict[int, Tag] = {GEO_KEYS: (SHORT, directory)}
+    if doubles:
+        tags[GEO_DOUBLES] = (DOUBLE, doubles)
+    if letters:
+        tags[GEO_LETTERS] = (ASCII, letters.encode() + b"\0")
+    return tags
+
+
+def placed(x: float, y: float, pixel: float) -> dict[int, Tag]:
+    """The tags of a north-up place: the upper left corner, and the side of a pixel."""
+    return {PIXEL_SCALE: (DOUBLE, [pixel, pixel, 0]), TIE_POINT: (DOUBLE, [0, 0, 0, x, y, 0])}
 
 
 def write_raw_tiff(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pyproj import CRS
 
-from geoprocessing_worker.crs import describe, epsg, horizontal, latitude_first, parse_crs
+from geoprocessing_worker.crs import describe, epsg, horizontal, latitude_first, parse_crs, per_degree
 from geoprocessing_worker.errors import JobError
 
 
@@ -45,10 +45,52 @@ def test_wkt_and_projjson_are_taken() -> None:
     ],
 )
 def test_everything_else_is_refused(text: str) -> None:
-    """PROJ strings, paths, URLs, names and nonsense never reach PROJ's own guessing."""
+    """PROJ strings with files, paths, URLs, names and nonsense never reach PROJ's own guessing."""
     with pytest.raises(JobError) as caught:
         parse_crs(text)
     assert caught.value.code == "bad_crs"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "+proj=utm +zone=38",
+        "+proj=utm +zone=38 +datum=WGS84 +units=us-ft +no_defs +type=crs",
+        "+proj=longlat +ellps=bessel +towgs84=1,2,3",
+        "+proj=geos +sweep=x +lon_0=-75 +h=35786023 +ellps=GRS80",
+        "+proj=merc +a=6378137 +b=6378137 +units=m +nadgrids=@null +wktext +no_defs",
+        "+proj=ob_tran +o_proj=longlat +o_lon_p=0 +o_lat_p=40 +lon_0=10 +ellps=sphere",
+        CRS.from_epsg(3857).to_wkt("WKT1_GDAL"),
+        CRS.from_user_input("+proj=geos +sweep=x +h=35786023 +ellps=GRS80 +type=crs").to_wkt("WKT1_GDAL"),
+        CRS.from_epsg(32638).to_wkt().replace("WGS 84 / UTM zone 38N", "made with proj=utm"),
+    ],
+)
+def test_proj_strings_without_files_are_taken(text: str) -> None:
+    """By themselves, as the extension by which WKT1 tells Web Mercator and sweeps, and as words of a name."""
+    assert horizontal(parse_crs(text)).is_geographic == ("longlat" in text)
+
+
+def test_extension_of_web_mercator_does_not_hide_its_code() -> None:
+    """GDAL's WKT1 of it names the grid of no shift."""
+    assert epsg(horizontal(parse_crs(CRS.from_epsg(3857).to_wkt("WKT1_GDAL")))) == 3857
+
+
+def test_datum_shift_stays_with_the_horizontal_part() -> None:
+    """Of a compound system and of one with heights; a shift of nothing from WGS 84 to itself hides no code."""
+    shifted = "+proj=longlat +ellps=bessel +towgs84=598.1,73.7,418.2,0.202,0.045,-2.455,6.7"
+    for text in (f"{shifted} +type=crs", f"{shifted} +vunits=m +type=crs"):
+        found = horizontal(CRS.from_user_input(text))
+        assert (found.is_bound, len(found.axis_info), horizontal(found)) == (True, 2, found)
+    wkt = CRS.from_epsg(4326).to_wkt("WKT1_GDAL").replace(',AUTHORITY["EPSG","6326"]', ",TOWGS84[0,0,0,0,0,0,0]")
+    assert epsg(horizontal(parse_crs(wkt))) == 4326
+
+
+def test_units_per_degree() -> None:
+    """Of degrees exactly one, so that nothing is scaled; of arc-seconds 3600, of grads ten ninths."""
+    wkt = CRS.from_epsg(4326).to_wkt()
+    seconds = wkt.replace('ANGLEUNIT["degree",0.0174532925199433]', 'ANGLEUNIT["arc-second",4.84813681109536E-06]')
+    found = [per_degree(CRS.from_user_input(system)) for system in ("EPSG:4326", seconds, "EPSG:4807")]
+    assert found == [1.0, pytest.approx(3600), pytest.approx(10 / 9)]
 
 
 def test_compound_system_places_by_its_horizontal_part() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from pyproj import CRS, Transformer
 
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.geometry import fit, lay_out
+from geoprocessing_worker.ground import period
 from geoprocessing_worker.outline import lonlat_bounds, lonlat_ring
 from geoprocessing_worker.raster import Grid
 from tests.support.headers import header_of
@@ -199,3 +201,19 @@ def test_picture_of_the_whole_disk_reaches_the_limb(lon: int, system: str) -> No
     down = (lats[good] - target.transform.f) / target.transform.e
     assert -2 < across.min() < across.max() < target.width + 2
     assert -2 < down.min() < down.max() < target.height + 2
+
+
+@pytest.mark.parametrize(
+    ("system", "girth"),
+    [
+        ("EPSG:3857", 2 * math.pi * 6378137),
+        ("+proj=merc +k=0.5 +lon_0=150 +ellps=WGS84 +units=ft +type=crs", math.pi * 6378137 / 0.3048),
+        ("+proj=merc +ellps=bessel +towgs84=1,2,3 +type=crs", 2 * math.pi * 6377397.155),
+        ("EPSG:4326", 360.0),
+        ("EPSG:4807", 400.0),
+        ("EPSG:32638", None),
+    ],
+)
+def test_places_have_other_names_a_girth_away(system: str, girth: float | None) -> None:
+    """In the units of the system, whatever its ellipsoid, scale, unit and central meridian."""
+    assert period(CRS.from_user_input(system)) == (girth if girth is None else pytest.approx(girth))

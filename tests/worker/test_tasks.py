@@ -55,7 +55,7 @@ def test_the_operators_settings_are_the_defaults_of_a_payload() -> None:
 
 
 def test_a_setting_that_is_no_default_for_a_payload_is_named() -> None:
-    with pytest.raises(ConfigurationError, match=r"^COORDINATE_SYSTEM: Nobody knows"):
+    with pytest.raises(ConfigurationError, match=r"^COORDINATE_SYSTEM: Unknown coordinate system"):
         tasks.load(Settings(coordinate_system="EPSG:999999"))
 
 
