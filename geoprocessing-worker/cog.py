@@ -46,6 +46,7 @@ from geoprocessing_worker.texts import mended
 
 # Decoded once for the picture and once more for its overviews: about five minutes of one slow core.
 MAX_DECODED_BYTES = 48 << 30
+MOST_BENT = 1.0  # pixels
 TIFF = "image/tiff; application=geotiff; profile=cloud-optimized"
 
 # Bands that each lossy codec takes, an alpha band among them.
@@ -119,7 +120,7 @@ def _refuse_impossible(header: SourceHeader, options: CogOptions) -> None:
             "unsupported_photometric",
             "Its colours are inks or L*a*b*, which a cloud optimised GeoTIFF made here cannot say. Save it as RGB.",
         )
-    if options.web_optimized and (header.gcp_spline or (header.crs is not None and not _in_degrees(header.crs))):
+    if options.web_optimized and (_is_bent(header) or (header.crs is not None and not _in_degrees(header.crs))):
         words = "ground control points need a thin-plate spline" if header.gcp_spline else "degrees have another unit"
         raise refused("unsupported_crs", f"Its {words}, which GDAL cannot align with web tiles. Omit webOptimized.")
     if header.palette is not None and header.bands[0].dtype not in {"uint8", "uint16"}:
@@ -142,6 +143,12 @@ def _refuse_impossible(header: SourceHeader, options: CogOptions) -> None:
             bands=len(header.bands),
             dtype=header.bands[0].dtype,
         )
+
+
+def _is_bent(header: SourceHeader) -> bool:
+    """Whether the polynomial by which GDAL places a file misses its control points."""
+    polynomial = header.gcp_polynomial_residual
+    return header.gcp_spline and (polynomial is None or polynomial > MOST_BENT)
 
 
 def _in_degrees(crs: CRS) -> bool:

@@ -13,7 +13,7 @@ from pyproj.crs import Datum  # type: ignore[attr-defined]  # public in its docu
 from pyproj.exceptions import CRSError
 from rasterio.errors import CRSError as GdalCRSError
 
-from geoprocessing_worker.crs import epsg, from_gdal, horizontal, unshifted, usable
+from geoprocessing_worker.crs import epsg, from_gdal, horizontal, reachable, unshifted, usable
 from geoprocessing_worker.crs_text import grid_names, has_text_value, without_grid_names
 from geoprocessing_worker.geo_keys import angular_unit, meridian, unknown_code
 
@@ -113,6 +113,8 @@ def _datum_caveat(crs: CRS, keys: Mapping[int, float]) -> str | None:
     datum = plain.geodetic_crs.datum
     if datum is None or _is_known(datum.name, (plain, plain.geodetic_crs, datum)):
         return None
+    if not reachable(plain, CRS.from_epsg(4326)):
+        return None  # another planet
     code = unknown_code(keys) if plain.is_geographic else None
     modern = plain.ellipsoid is not None and abs(plain.ellipsoid.semi_minor_metre - WGS84_SEMI_MINOR) < 1.0
     return (

@@ -271,6 +271,7 @@ MODERN = "places can be off by some meters"
         ("+proj=utm +zone=33 +ellps=WGS84", MODERN),
         ("+proj=utm +zone=33 +datum=WGS84", None),
         ("EPSG:23033", None),
+        ("+proj=eqc +R=1562090", None),
         ("EPSG:3067", None),
         ("EPSG:6151", None),
         ("ESRI:54009", None),
