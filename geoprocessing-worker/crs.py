@@ -150,10 +150,13 @@ def _by_its_code(crs: CRS) -> CRS:
 
     GDAL's database can be newer than pyproj's, and gives Finland's EPSG:3067 a datum of its own, for one.
     """
-    code = crs.to_epsg(min_confidence=20)
-    if code is None or epsg(crs) is not None or crs.to_json_dict().get("id") != {"authority": "EPSG", "code": code}:
+    name = crs.to_json_dict().get("id", {})
+    if name.get("authority") != "EPSG" or epsg(crs) is not None:
         return crs
-    other = CRS.from_epsg(code)
+    try:
+        other = CRS.from_epsg(name["code"])
+    except CRSError:
+        return crs
     alike = (
         crs.type_name == other.type_name
         and crs.ellipsoid == other.ellipsoid

@@ -13,7 +13,7 @@ from pyproj.crs import Datum  # type: ignore[attr-defined]  # public in its docu
 from pyproj.exceptions import CRSError
 from rasterio.errors import CRSError as GdalCRSError
 
-from geoprocessing_worker.crs import epsg, from_gdal, horizontal, reachable, unshifted, usable
+from geoprocessing_worker.crs import from_gdal, horizontal, reachable, unshifted, usable
 from geoprocessing_worker.crs_text import grid_names, has_text_value, without_grid_names
 from geoprocessing_worker.geo_keys import angular_unit, meridian, unknown_code
 
@@ -108,7 +108,7 @@ def _unused(name: str, reason: str) -> OwnSystem:
 def _datum_caveat(crs: CRS, keys: Mapping[int, float]) -> str | None:
     """Return the caveat of a system whose datum has no known relation to WGS 84."""
     plain = horizontal(crs)
-    if plain.is_bound or plain.geodetic_crs is None or epsg(plain) is not None:
+    if plain.is_bound or plain.geodetic_crs is None:
         return None
     datum = plain.geodetic_crs.datum
     if datum is None or _is_known(datum.name, (plain, plain.geodetic_crs, datum)):

@@ -295,6 +295,23 @@ def test_source_crs_settles_an_unknown_datum(given: str, used: bool, tmp_path: P
     assert ("placed by sourceCrs" in notes_of(result), crs["epsg"] == 23033) == (used, used)
 
 
+def test_source_crs_in_meters_is_not_meant_for_degrees(tmp_path: Path) -> None:
+    """The file's numbers could be meters a stone's throw from the system's origin, and are not."""
+    place = rasterio.Affine(0.01, 0, 15, 0, -0.01, 50)
+    source = Tiff(ramp(20, 20), crs="+proj=longlat +ellps=intl", transform=place).write(tmp_path / "a.tif")
+    result = run(source, tmp_path / "out", source_crs="EPSG:23033")
+    assert upper_left(result) == pytest.approx((15, 50), abs=METER)
+
+
+def test_a_datum_with_a_code_is_known() -> None:
+    """An authority that lists it can be newer than the database here."""
+    datum = 'DATUM["Datum of 2030",ELLIPSOID["GRS 1980",6378137,298.257222101],ID["EPSG",1999]]'
+    axes = 'CS[ellipsoidal,2],AXIS["lat",north],AXIS["lon",east],ANGLEUNIT["degree",0.0174532925199433]'
+    for text, known in ((datum, True), (datum.replace(',ID["EPSG",1999]', ""), False)):
+        found = own_system(rasterio.crs.CRS.from_wkt(f'GEOGCRS["a",{text},{axes}]'), {})
+        assert (found.caveat is None) == known
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
