@@ -29,7 +29,7 @@ def read_geo_keys(path: Path, directory: int = 1) -> dict[int, float]:
             fields = [None if found is None else found.find(tag) for tag in (KEYS, DOUBLES)]
             numbers = tiff.numbers(fields[0]).tolist()
             doubles = b"" if fields[1] is None else tiff.content(fields[1])
-            order = tiff.byte_order
+            order = tiff.format.order
     except (OSError, JobError):
         return {}
     keys: dict[int, float] = {}

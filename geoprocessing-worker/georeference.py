@@ -109,7 +109,7 @@ def _by_points(dataset: Any, own: OwnSystem, source_crs: CRS | None) -> Georefer
         return Georeference(doubt=ON_A_LINE)
     found = _system(own, source_crs, [(point.x, point.y) for point in whole])
     if found.crs is None:
-        missing = "the file has ground control points, but no coordinate system for them: give sourceCrs"
+        missing = "the file has ground control points, but no coordinate system for them"
         return Georeference(doubt=found.doubt or missing)
     control = fit_control(_in_one_piece(whole, found.crs))
     if control is None:

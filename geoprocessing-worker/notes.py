@@ -47,9 +47,8 @@ def notes(header: SourceHeader, options: RenderOptions, sample: Sample, chosen: 
         (is_logluv(header.photometric, chosen.bands.indexes), "LogLuv is shown as light, evenly spaced to the eye"),
         (header.georeferencing.value == "rpc", "placed by its RPC at one constant height: approximate"),
         (header.georeferencing.value == "gcps", _control(header)),
-        (header.displaced is not None, f"{header.displaced}; the picture is not placed"),
         (header.caveat is not None, header.caveat or ""),
-        (header.crs is None and header.displaced is None, no_place(header)),
+        (header.crs is None or header.displaced is not None, no_place(header)),
         (
             chosen.cut,
             "only the part of the file that the coordinate system asked for is made for is shown: "  # noqa: ISC004 - see above
@@ -82,6 +81,8 @@ def notes(header: SourceHeader, options: RenderOptions, sample: Sample, chosen: 
 
 def no_place(header: SourceHeader) -> str:
     """A sentence on a file without a place on Earth, with the advice that can help."""
+    if header.displaced is not None:
+        return f"{header.displaced}; the picture is not placed{': give sourceCrs' if header.crs_would_place else ''}"
     if header.crs_would_place:
         return (
             "the file has coordinates but no coordinate system, so the picture has no place on Earth: give sourceCrs. "

@@ -143,7 +143,8 @@ def _in_web_mercator(header: SourceHeader, crs: CRS) -> Grid:
 
 def _why_nowhere(header: SourceHeader) -> str:
     if header.displaced is not None:
-        return header.displaced[:1].upper() + header.displaced[1:]
+        advice = ": give sourceCrs" if header.crs_would_place else ""
+        return f"{header.displaced[:1].upper()}{header.displaced[1:]}{advice}"
     if header.crs_would_place:
         return "It has coordinates but no coordinate system: give sourceCrs"
     return "It has no place on Earth: put the place into the file, with QGIS or gdal_translate"
