@@ -1,6 +1,7 @@
 """Fetches a job's file: streamed, capped, resumed where it broke off, and there only when it is whole."""
 
 import hashlib
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ import anyio
 import httpx
 
 from geoprocessing_worker import transfer
-from geoprocessing_worker.errors import ErrorClass, JobError, refused
+from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable, refused
 from geoprocessing_worker.models import JobInput
 
 if TYPE_CHECKING:
@@ -113,6 +114,52 @@ _REFUSED = (
     "Storage did not hand out the uploaded file.",
     "The server at the file's address did not hand it out.",
 )
+# Error codes of S3, GCS, Azure and the API's own storage for an object that does not exist.
+_GONE = re.compile(rb"NoSuchKey|NoSuchBucket|BlobNotFound|ContainerNotFound|object-not-found")
+_LONGEST_ERROR = 4096  # bytes of an answer that are searched for such a code
+
+
+async def _check(response: httpx.Response, *, is_remote: bool) -> None:
+    """Raise what an answer means, if it is not a good one.
+
+    A source that refuses its file does so at each attempt. A signed URL of our storage may only have expired, and a
+    bare 404 may be a proxy's, so these are final only where storage itself reports that the object does not exist.
+
+    Raises:
+        Unavailable: the server is busy.
+        JobError: `download_refused`, `invalid_input` or transient.
+    """
+    if response.is_client_error and not transfer.is_busy(response):
+        if is_remote and "Retry-After" in response.headers:
+            raise Unavailable(f"http-{response.status_code}", "the source asks to wait")
+        if is_remote:
+            raise _refused_by(response)
+        if response.status_code in (httpx.codes.NOT_FOUND, httpx.codes.GONE) and await _is_gone(response):
+            raise refused(
+                "download_refused",
+                f"The job's file is gone from storage (status {response.status_code}). Upload it again in a new job.",
+                status=response.status_code,
+            )
+    transfer.check(response, code="download_refused", message=_REFUSED[is_remote])
+
+
+def _refused_by(response: httpx.Response) -> JobError:
+    status = f"{response.status_code} {response.reason_phrase}".strip()
+    return refused(
+        "download_refused",
+        f"{response.url.host} answered {status} for the file's address. "
+        "Check that sourceUrl names a file that anyone may download.",
+        status=response.status_code,
+    )
+
+
+async def _is_gone(response: httpx.Response) -> bool:
+    said = response.headers.get("x-ms-error-code", "").encode()
+    async for chunk in response.aiter_raw():
+        said += chunk
+        if len(said) >= _LONGEST_ERROR:
+            break
+    return _GONE.search(said[:_LONGEST_ERROR]) is not None
 
 
 def _validator(text: str) -> str | None:
@@ -150,7 +197,10 @@ async def _fetch_rest(
             partial.entity_tag = response.headers.get("ETag", source.etag or "")
             partial.last_modified = response.headers.get("Last-Modified", source.last_modified or "")
             return
-        transfer.check(response, code="download_refused", message=_REFUSED[source.is_remote])
+        if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and partial.size_bytes:
+            partial.restart()  # the file has become shorter
+            raise Unavailable("range-refused", "the file changed while it was fetched")
+        await _check(response, is_remote=source.is_remote)
         if not _continues(response, partial):
             partial.restart()
         partial.entity_tag = _validator(response.headers.get("ETag", "")) or ""

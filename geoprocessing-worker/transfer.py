@@ -83,17 +83,24 @@ async def patiently(
         raise JobError(code, message, ErrorClass.TRANSIENT, {"reason": str(error), **detail()}) from None
 
 
+# Client errors that pass by themselves: timeouts, locks and rate limits.
+PASSING = frozenset({408, 409, 421, 423, 425, 429})
+
+
+def is_busy(response: httpx.Response) -> bool:
+    """Whether the same request may succeed soon."""
+    return httpx.codes.is_server_error(response.status_code) or response.status_code in PASSING
+
+
 def check(response: httpx.Response, *, code: str, message: str, **detail: Any) -> None:
     """Raise what an answer of storage means, if it is not a good one.
 
     Raises:
         Unavailable: storage is busy.
-        JobError: transient, with the given words: a signed URL that ran out, an object that is gone. The next attempt
-            gets new ones.
+        JobError: transient, with the given words: a signed URL that ran out. The next attempt gets new ones.
     """
-    status = response.status_code
     if response.is_success:
         return
-    if httpx.codes.is_server_error(status) or status in (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS):
-        raise Unavailable(f"http-{status}", "storage is busy")
-    raise JobError(code, message, ErrorClass.TRANSIENT, {"status": status, **detail})
+    if is_busy(response):
+        raise Unavailable(f"http-{response.status_code}", "storage is busy")
+    raise JobError(code, message, ErrorClass.TRANSIENT, {"status": response.status_code, **detail})

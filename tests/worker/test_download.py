@@ -120,6 +120,25 @@ async def test_an_address_that_ran_out_is_a_trouble_that_passes(
     assert (caught.value.code, caught.value.error_class) == ("download_refused", "transient")
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Response(b"<Error><Code>NoSuchKey</Code></Error>", 404),
+        Response(b'{"status": 404, "code": "object-not-found"}', 404),
+        Response(b"", 404, headers={"x-ms-error-code": "BlobNotFound"}),
+    ],
+    ids=["S3", "local", "Azure"],
+)
+async def test_an_object_that_storage_itself_reports_as_gone_is_final(
+    server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path, answer: Response
+) -> None:
+    """A bare 404 may be a proxy's; the error codes of storage are not."""
+    server.on("file", answer)
+    with pytest.raises(JobError, match="status 404") as caught:
+        await fetch(server, http, tmp_path)
+    assert (caught.value.code, caught.value.error_class) == ("download_refused", "invalid_input")
+
+
 async def test_storage_that_stays_broken_ends_the_patience(
     server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:

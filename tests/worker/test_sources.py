@@ -98,14 +98,38 @@ async def test_a_source_that_never_ends_is_cut_off_at_the_largest_file(bench: Be
     assert bench.failure()["code"] == "too_large"
 
 
-async def test_a_source_that_is_gone_is_tried_again_later(bench: Bench) -> None:
-    """What its address holds as a signature is in no report, for these are shown to more people than the address."""
-    bench.server.on("in", Response(status_code=404))
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410, 451])
+async def test_a_source_that_refuses_its_file_ends_the_job_for_good(bench: Bench, status: int) -> None:
+    """The status and the host are in the message; what the address holds as a signature is in no report."""
+    bench.server.on("in", Response(status_code=status))
     signed = f"{bench.server.base_url}/in?X-Amz-Signature=secret-of-the-source"
     assert await bench.run(input=named(bench, downloadUrl=signed)) is Ending.FAILED
     assert b"secret-of-the-source" not in b"".join(asked.body for asked in bench.server.asked)
     failure = bench.failure()
-    assert (failure["code"], failure["class"], failure["detail"]["status"]) == ("download_refused", "transient", 404)
+    assert (failure["code"], failure["class"], failure["detail"]["status"]) == (
+        "download_refused",
+        "invalid_input",
+        status,
+    )
+    assert failure["message"].startswith(f"127.0.0.1 answered {status} ")
+    assert len(bench.server.calls("in")) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"), [(500, {}), (503, {}), (408, {}), (425, {}), (429, {}), (403, {"Retry-After": "0"})]
+)
+async def test_a_source_that_is_only_busy_is_asked_again(bench: Bench, status: int, headers: dict[str, str]) -> None:
+    """Server errors, rate limits, and any refusal with Retry-After."""
+    bench.server.on("in", Response(status_code=status, headers=headers), Response(bench.source))
+    assert await bench.run(input=named(bench)) is Ending.COMPLETED
+    assert len(bench.server.calls("in")) == 2
+
+
+async def test_a_refusal_after_a_redirect_is_final_too(bench: Bench) -> None:
+    bench.server.on("moved", Response(status_code=302, headers={"Location": "/gone"}))
+    bench.server.on("gone", Response(status_code=410))
+    assert await bench.run(input=named(bench, downloadUrl=f"{bench.server.base_url}/moved")) is Ending.FAILED
+    assert (bench.failure()["class"], bench.failure()["detail"]["status"]) == ("invalid_input", 410)
 
 
 async def test_a_job_without_a_file_fails_where_one_is_needed(bench: Bench) -> None:
