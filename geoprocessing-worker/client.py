@@ -10,6 +10,7 @@ import httpx
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from geoprocessing_worker import retry
+from geoprocessing_worker.contact import Contact
 from geoprocessing_worker.errors import ApiError, LeaseExpired, LeaseLost, Rejected, TokenRefused, Unavailable
 from geoprocessing_worker.models import (
     ClaimAnswer,
@@ -60,6 +61,7 @@ class JobApi:
     def __init__(self, http: httpx.AsyncClient, token: SecretStr) -> None:
         self._http = http
         self._token = token
+        self.contact = Contact(http.base_url)
 
     async def claim(self, request: ClaimRequest) -> ClaimAnswer | None:
         """Up to `max_jobs` jobs, or None when the wait ran out. After a lost reply, the same claim id is sent again."""
@@ -120,10 +122,15 @@ class JobApi:
                     method, path, content=content, headers=headers | authorization | JSON, timeout=seconds
                 )
         except (httpx.HTTPError, TimeoutError) as error:
-            raise Unavailable("no-connection", f"{type(error).__name__}: {error}") from None
-        if not response.is_success:
-            raise _error(response)
-        return response
+            reason = f"{type(error).__name__}: {error}"
+            self.contact.note_failure(reason)
+            raise Unavailable("no-connection", reason) from None
+        if response.is_success:
+            self.contact.note_answer(response, None)
+            return response
+        problem = _problem(response)
+        self.contact.note_answer(response, problem.get("code"))
+        raise _error(response, problem)
 
 
 def _read(response: httpx.Response, answer: type[Answer]) -> Answer:
@@ -134,9 +141,8 @@ def _read(response: httpx.Response, answer: type[Answer]) -> Answer:
         raise Unavailable("unreadable-answer", f"a {response.status_code} that is not what was asked for") from None
 
 
-def _error(response: httpx.Response) -> ApiError:
+def _error(response: httpx.Response, problem: dict[str, Any]) -> ApiError:
     status = response.status_code
-    problem = _problem(response)
     code = str(problem.get("code") or f"http-{status}")
     message = str(problem.get("detail") or problem.get("title") or response.reason_phrase)[:2000]
     if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):

@@ -83,7 +83,9 @@ async def scripted_api() -> AsyncIterator[ScriptedApi]:
     api = ScriptedApi(f"http://127.0.0.1:{listener.getsockname()[1]}")
     methods = ["GET", "PUT", "POST", "PATCH"]
     app = Starlette(routes=[Route("/{path:path}", api.handle, methods=methods)])
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1))
+    # Without a Date of its own, so that a test can decide what time it is there.
+    config = uvicorn.Config(app, log_level="error", lifespan="off", date_header=False, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve([listener]))
     try:
         yield api

@@ -1,0 +1,106 @@
+"""The worker's word about its connection to the API. Real sockets."""
+
+import socket
+import time
+from collections.abc import AsyncIterator, MutableMapping
+from email.utils import formatdate
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+from starlette.responses import Response
+from structlog.testing import capture_logs
+
+from geoprocessing_worker.client import JobApi
+from geoprocessing_worker.errors import ApiError, Unavailable
+from geoprocessing_worker.retry import Policy
+from tests.support.processes import free_port
+from tests.support.scripted_api import ScriptedApi, answer, problem
+from tests.worker.test_client import Held
+
+RENEWED = {"leaseExpiresAt": "2030-01-01T00:00:00Z", "leaseSeconds": 60, "cancel": None}
+
+
+@pytest.fixture
+async def client(server: ScriptedApi) -> AsyncIterator[JobApi]:
+    async with httpx.AsyncClient(base_url=server.base_url) as http:
+        yield JobApi(http, SecretStr("worker-secret"))
+
+
+def events(said: list[MutableMapping[str, Any]]) -> list[str]:
+    return [line["event"] for line in said if line["log_level"] != "debug"]
+
+
+async def test_the_first_refused_connection_is_logged_at_once_and_the_return_once(
+    server: ScriptedApi,
+) -> None:
+    """Eight refused tries are one WARNING; the next answer is one INFO with the length of the outage."""
+    server.on("heartbeat", answer(RENEWED))
+    port = free_port()
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+        api = JobApi(http, SecretStr("t"))
+        with capture_logs() as said:
+            with pytest.raises(Unavailable):
+                await api.heartbeat(Held())
+            assert events(said) == ["api_unreachable"]
+            http.base_url = httpx.URL(server.base_url)
+            await api.heartbeat(Held())
+            await api.heartbeat(Held())
+    away, back = (line for line in said if line["log_level"] != "debug")
+    assert (away["log_level"], back["log_level"]) == ("warning", "info")
+    assert f"127.0.0.1:{port}" in away["message"]
+    assert "start it or correct API_BASE_URL" in away["message"]
+    assert "ConnectError" in away["reason"]
+    assert (back["event"], back["seconds"] >= 0) == ("api_reachable", True)
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_a_gateway_in_front_of_a_missing_api_counts_as_unreachable(
+    server: ScriptedApi, client: JobApi, status: int
+) -> None:
+    """A 503 of the API itself has a code, and is an answer."""
+    server.on("heartbeat", Response(b"<h1>Bad gateway</h1>", status), answer(RENEWED))
+    with capture_logs() as said:
+        await client.heartbeat(Held())
+    assert events(said) == ["api_unreachable", "api_reachable"]
+    server.on("heartbeat", problem(status, "unavailable"), answer(RENEWED))
+    with capture_logs() as said:
+        await client.heartbeat(Held())
+    assert events(said) == []
+
+
+async def test_a_server_that_accepts_and_says_nothing_is_unreachable_too() -> None:
+    """The connection stands, so only the time limit of the call ends it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        async with httpx.AsyncClient(base_url=url) as http:
+            with capture_logs() as said, pytest.raises(Unavailable):
+                await JobApi(http, SecretStr("t")).heartbeat(
+                    Held(), policy=Policy(try_timeout=0.1, wait_initial=0.01, wait_max=0.01)
+                )
+    assert events(said) == ["api_unreachable"]
+
+
+async def test_a_refusal_of_the_api_is_an_answer(server: ScriptedApi, client: JobApi) -> None:
+    """401, 404 and 409 end calls, and the API is there."""
+    with capture_logs() as said:
+        for status, code in ((401, "token-invalid"), (404, "job-not-found"), (409, "lease-lost")):
+            server.on("heartbeat", problem(status, code))
+            with pytest.raises(ApiError):
+                await client.heartbeat(Held())
+    assert events(said) == []
+
+
+async def test_the_api_s_clock_and_extensions_are_read_from_any_answer(server: ScriptedApi, client: JobApi) -> None:
+    assert (client.contact.clock_offset, client.contact.extensions) == (None, frozenset())
+    ahead = {"Date": formatdate(time.time() + 3600, usegmt=True), "Worker-Extensions": "trouble, Other"}
+    server.on("heartbeat", Response(b"{}", 401, headers=ahead))
+    with pytest.raises(ApiError):
+        await client.heartbeat(Held())
+    assert client.contact.clock_offset == pytest.approx(3600, abs=5)
+    assert client.contact.extensions == {"trouble", "other"}
+    server.on("heartbeat", Response(b"{}", 401, headers={"Date": "yesterday"}))
+    with pytest.raises(ApiError):
+        await client.heartbeat(Held())
+    assert client.contact.clock_offset == pytest.approx(3600, abs=5)
