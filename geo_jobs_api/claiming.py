@@ -13,8 +13,9 @@ import psycopg
 from geo_jobs_api.coalescing import Coalescer
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.lease_records import Lease
-from geo_jobs_api.lease_store import Claimed, ClaimRequest, LeaseStore
-from geo_jobs_api.wakeup import COMPANY_SECONDS, Ticket, WaitingRoom
+from geo_jobs_api.lease_requests import Claimed, ClaimRequest
+from geo_jobs_api.lease_store import LeaseStore
+from geo_jobs_api.wakeup import COMPANY_SECONDS, Asker, Ticket, WaitingRoom
 
 _OUTAGE_PAUSE_SECONDS = 1.0
 _NOTHING = Claimed([], is_replay=False, has_more=True)
@@ -45,7 +46,7 @@ class ClaimDesk:
             leases.claim_jobs,
             most=_JOBS_PER_STATEMENT,
             weight=lambda request: request.most,
-            kind=lambda request: request.task_types,
+            kind=lambda request: request.kind,
         )
 
     async def claim(self, ask: ClaimRequest, wait_seconds: float, gone: asyncio.Future[None]) -> list[Lease]:
@@ -63,7 +64,8 @@ class ClaimDesk:
         if self._room.is_draining:
             raise draining()
         deadline = self._monotonic() + wait_seconds
-        with self._room.enter(ask.claim_id, frozenset(ask.task_types)) as ticket:
+        asker = Asker(ask.worker_id, ask.capabilities.admission)
+        with self._room.enter(ask.claim_id, frozenset(ask.task_types), asker) as ticket:
             is_known_empty = wait_seconds > COMPANY_SECONDS and self._room.is_known_empty(ask.task_types)
             if is_known_empty and not await self._wait(ticket, gone, wait_seconds, unseen=True):
                 return []
@@ -85,7 +87,9 @@ class ClaimDesk:
         woken_for = ticket.look_again()
         news = self._room.count_news(ask.task_types)
         claimed = await self._claim(ask, gone, deadline)
-        if not claimed.has_more:
+        if claimed.is_withheld:
+            self._room.note_vain(ticket, claimed.avoided_seconds)
+        elif not claimed.has_more:
             self._room.note_empty(ask.task_types, news)
         if claimed.is_held_back:
             # Nobody will say when there is more; the poll finds out when to look.
@@ -95,6 +99,8 @@ class ClaimDesk:
                 await self._leases.release_claim(lease.job.id, lease.token)
             return []
         got = {lease.job.task_type for lease in claimed.leases}
+        if not got and claimed.is_withheld and woken_for is not None:
+            self._room.pass_on(ticket, woken_for, is_unfit=claimed.avoided_seconds is None)
         if got and woken_for is not None and woken_for not in got:
             # What it was woken for is still there, and whoever comes now waits behind those who were there before.
             self._room.wake(woken_for)

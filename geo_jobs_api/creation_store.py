@@ -13,6 +13,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from geo_jobs_api.database import Pool
+from geo_jobs_api.hosts import parse_web_address
 from geo_jobs_api.jobs import InputKind
 from geo_jobs_api.records import Job
 from geo_jobs_api.store import fetch_all, keep_to_share, load_queries
@@ -47,6 +48,11 @@ class Source:
     condition: Mapping[str, Any] | None = None
     parent_id: UUID | None = None
     output: str | None = None
+
+    @property
+    def host(self) -> str | None:
+        """The URL's host, of kind `url`."""
+        return None if self.url is None else parse_web_address(self.url).host
 
     def asked_with(self, condition: Mapping[str, Any] | None) -> Source:
         """The same source, to be asked with this condition."""
@@ -96,6 +102,7 @@ class NewJob:
             "input_kind": None if self.source.kind is None else self.source.kind.value,
             "input_file_name": self.source.file_name,
             "source_url": self.source.url,
+            "source_host": self.source.host,
             "source_condition": self.source.condition,
             "input_parent_id": _text(self.source.parent_id),
             "input_output": self.source.output,

@@ -5,26 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
+from geo_jobs_api.capabilities import Need
 from geo_jobs_api.jobs import ErrorClass, JobState
 from geo_jobs_api.records import Job, Parent
-from geo_jobs_api.steering_records import WaitingReasons
+from geo_jobs_api.steering_records import PossibleWorker, WaitingReasons
 from geo_jobs_api.steering_schemas import EndedLeaseView, Explanation, Reason
 from geo_jobs_api.steering_store import SteeringStore
 from geo_jobs_api.store import JobStore
+from geo_jobs_api.worker_reasons import list_worker_reasons
 
 _LEASES_TOLD = 50
 
 
-async def explained(jobs: JobStore, steering: SteeringStore, job: Job) -> Explanation:
-    """Why the job stands where it stands."""
+async def explained(jobs: JobStore, steering: SteeringStore, job: Job, viewer: str | None) -> Explanation:
+    """Why the job stands where it stands, for its owner `viewer`, or for an operator (None)."""
     now = datetime.now(UTC)
     leases = await jobs.list_ended_leases(job.id, most=_LEASES_TOLD)
     found = await steering.find_waiting_reasons(job.id) if job.state is JobState.QUEUED else None
+    workers = await steering.list_possible_workers(job.task_type) if found is not None else []
     parents = await jobs.list_parents(job.id) if job.pending_parents else []
     return Explanation(
         state=job.state.value,
         why=explain(job, now),
-        reasons=list_parents(parents) if found is None else list_reasons(job, found, now),
+        reasons=list_parents(parents) if found is None else list_reasons(job, found, workers, now, viewer),
         place=None if found is None else found.jobs_before + 1,
         leases=[EndedLeaseView.model_validate(lease) for lease in leases],
     )
@@ -52,9 +55,17 @@ def _is_stuck(parent: Parent) -> bool:
     return parent.state in {JobState.FAILED, JobState.CANCELLED}
 
 
-def list_reasons(job: Job, found: WaitingReasons, now: datetime) -> list[Reason]:
+def list_reasons(
+    job: Job, found: WaitingReasons, workers: Sequence[PossibleWorker], now: datetime, viewer: str | None
+) -> list[Reason]:
     """Everything that keeps a waiting job from being claimed this moment; the last one is never its own fault."""
-    return list(_reasons(job, found, now)) if job.state is JobState.QUEUED else []
+    if job.state is not JobState.QUEUED:
+        return []
+    need = Need(job.input_size_bytes, found.source_host, found.memory_mb)
+    reasons = [*_reasons(job, found, now), *list_worker_reasons(job.task_type, need, workers, viewer)]
+    if found.jobs_before:
+        reasons.append(Reason(code="queue", text=f"{found.jobs_before} jobs of {job.task_type} come before it."))
+    return reasons
 
 
 def _reasons(job: Job, found: WaitingReasons, now: datetime) -> Iterator[Reason]:
@@ -75,10 +86,6 @@ def _reasons(job: Job, found: WaitingReasons, now: datetime) -> Iterator[Reason]
             text=f"{kind} may start {found.rate_count} jobs in {found.rate_period_seconds:g} s,"
             f" so none before {_time(found.rate_full_until)}.",
         )
-    if not found.offering_workers:
-        yield Reason(code="no-worker", text=f"No worker that does {kind} was heard of in the last minutes; start one.")
-    if found.jobs_before:
-        yield Reason(code="queue", text=f"{found.jobs_before} jobs of {kind} come before it.")
 
 
 def _time(moment: datetime) -> str:

@@ -16,12 +16,11 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.jobs import FINAL_STATES, InputKind, JobState, LeaseToken, slot_key
 from geo_jobs_api.lease_records import Lease, LeasedJob, LeaseOutcome, PreviousError, Renewal
-from geo_jobs_api.lease_store import ClaimRequest, Completion, News, Results
+from geo_jobs_api.lease_requests import ClaimRequest, Completion, News, Results
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.metrics import JOBS_CLAIMED, JOBS_ENDED
 from geo_jobs_api.results import take_outputs
 from geo_jobs_api.services import BaseUrl, Services, ServicesOf, worker_of
-from geo_jobs_api.steering_records import SeenWorker
 from geo_jobs_api.storage import SizeRule
 from geo_jobs_api.wire_types import Model
 from geo_jobs_api.worker_schemas import (
@@ -71,8 +70,11 @@ async def claim(body: ClaimJobs, request: Request, services: ServicesOf, base_ur
         most=body.max_jobs,
         lease_key=secrets.token_urlsafe(24),
         first_lease_seconds=services.settings.first_lease_seconds,
+        capabilities=body.declared,
     )
-    services.roll_call.see(SeenWorker(body.worker_id, body.worker_name, body.worker_version, frozenset(ask.task_types)))
+    services.roll_call.see(body.as_seen())
+    if not body.max_jobs:
+        return Response(status_code=204)
     # A waiting request must notice that its client has gone: a job given to nobody costs a lease's time.
     gone = asyncio.ensure_future(_wait_for_hang_up(request))
     try:
@@ -293,7 +295,9 @@ async def complete(job_id: UUID, body: CompleteJob, token: LeaseTokenOf, service
 async def fail(job_id: UUID, body: FailJob, token: LeaseTokenOf, services: ServicesOf) -> Failed:
     """End the lease with a failure; the server decides what follows."""
     digest = _request_digest("fail", body)
-    decision = await services.leases.decide_failure(job_id, token, body.error.error_class, body.retry_after_seconds)
+    decision = await services.leases.decide_failure(
+        job_id, token, body.error.error_class, body.error.code, body.retry_after_seconds
+    )
     if decision is not None:
         error = body.error.model_dump(mode="json", by_alias=True)
         ended = await services.leases.fail_job(job_id, token, request_digest=digest, decision=decision, error=error)

@@ -73,6 +73,11 @@ FAILURE_POLICIES: dict[ErrorClass, FailurePolicy] = {
     ErrorClass.CANCELLED: FailurePolicy(JobState.CANCELLED),
 }
 
+# The code of an interruption by trouble of the worker's host: full disk, no memory, no scanner. So many cost a job no
+# attempt; beyond, the job itself may be what troubles its workers.
+WORKER_TROUBLE = "worker_trouble"
+MOST_FREE_TROUBLES = 10
+
 # A worker may ask for a pause of a day at most; more would look like a lost job.
 MAX_RETRY_AFTER_SECONDS = 86_400.0
 

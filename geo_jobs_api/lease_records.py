@@ -93,6 +93,26 @@ class Lease(FromRow):
 
 
 @dataclass(frozen=True, slots=True)
+class Leftovers(FromRow):
+    """What a claim that found less than it wanted has left, and why.
+
+    Attributes:
+        limited: the task types with a limit, and whether it is a rate.
+        is_unfit: there are ready jobs that such workers do not take.
+        avoided_workers: those of the asking workers that have just failed a ready job.
+        avoided_seconds: until the first of these jobs may go to any worker.
+    """
+
+    limited: dict[str, bool]
+    is_unfit: bool
+    avoided_workers: list[str]
+    avoided_seconds: float | None
+
+
+NOTHING_LEFT = Leftovers({}, False, [], None)
+
+
+@dataclass(frozen=True, slots=True)
 class Renewal(FromRow):
     """The answer to a sign of life. `held_seconds` counts from the claim."""
 

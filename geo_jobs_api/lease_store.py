@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -14,96 +14,55 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from geo_jobs_api.database import Pool
-from geo_jobs_api.jobs import AttemptBudget, ErrorClass, FailureDecision, JobState, LeaseToken, decide_failure
-from geo_jobs_api.lease_records import FailureOutcome, Lease, LeaseOutcome, PreviousError, Renewal
+from geo_jobs_api.jobs import (
+    MOST_FREE_TROUBLES,
+    WORKER_TROUBLE,
+    AttemptBudget,
+    ErrorClass,
+    FailureDecision,
+    JobState,
+    LeaseToken,
+    decide_failure,
+)
+from geo_jobs_api.lease_records import (
+    NOTHING_LEFT,
+    FailureOutcome,
+    Lease,
+    LeaseOutcome,
+    Leftovers,
+    PreviousError,
+    Renewal,
+)
+from geo_jobs_api.lease_requests import NO_NEWS, Claimed, ClaimRequest, Completion, News
 from geo_jobs_api.store import fetch_all, load_queries
 
 _leases = load_queries("leases.sql")
 _PREVIOUS_ERRORS = 5
 # Counting and claiming takes a millisecond or two.
 _LOCK_WAIT_MILLISECONDS = 200
+# A job that a worker has failed is kept from it for this long, if another has asked for such jobs lately. Workers are
+# noted once a minute and ask every half minute.
+_AVOID_SECONDS = 10.0
+_ASKING_SECONDS = 100.0
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimRequest:
-    """Who wants how much of what.
-
-    Attributes:
-        claim_id: fresh for each claim; the same one gets the same leases again.
-        task_types: what the worker can do.
-        most: how many jobs at most.
-        lease_key: the unguessable part of the leases that this claim gets.
-        first_lease_seconds: how long the leases last without a sign of life.
-    """
-
-    claim_id: UUID
-    worker_id: str
-    worker_name: str
-    task_types: tuple[str, ...]
-    most: int
-    lease_key: str
-    first_lease_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """What a sign of life tells: how far the worker has come (0 to 100; None: nothing new), and what it is up to."""
-
-    percent: float | None = None
-    stage: str | None = None
-    message: str | None = None
-    stats: dict[str, Any] | None = None
-
-
-NO_NEWS = News()
-
-
-@dataclass(frozen=True, slots=True)
-class Results:
-    """What a completed job leaves: outputs as JSON objects, metadata, seconds by stage, what its source was."""
-
-    outputs: list[dict[str, Any]]
-    metadata: dict[str, Any]
-    timings: dict[str, float]
-    source: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A complete as it was asked for; `request_digest` tells a repetition from another content."""
-
-    job_id: UUID
-    token: LeaseToken
-    results: Results
-    request_digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """What one claim got.
-
-    Attributes:
-        leases: in queue order; none if there was nothing.
-        is_replay: they were given to the same claim id before.
-        has_more: there may be more to be had for these task types.
-        is_held_back: some of them have a rate limit, or were counted by somebody else just then: time alone may bring
-            more.
-    """
-
-    leases: list[Lease]
-    is_replay: bool
-    has_more: bool
-    is_held_back: bool = False
+def _admission(requests: Sequence[ClaimRequest]) -> dict[str, Any]:
+    takes = requests[0].capabilities
+    return {
+        "task_types": list(requests[0].task_types),
+        "worker_ids": [request.worker_id for request in requests],
+        "max_file_size": takes.max_file_size,
+        "source_hosts": takes.host_patterns,
+        "memory_mb": takes.memory_mb,
+    }
 
 
 def _parameters(requests: Sequence[ClaimRequest], *, limits_locked: bool) -> dict[str, Any]:
-    return {
-        "task_types": list(requests[0].task_types),
+    return _admission(requests) | {
         "limits_locked": limits_locked,
         "most": sum(request.most for request in requests),
         "claim_ids": [request.claim_id for request in requests],
         "lease_keys": [request.lease_key for request in requests],
-        "worker_ids": [request.worker_id for request in requests],
         "worker_names": [request.worker_name for request in requests],
         "shares": [request.most for request in requests],
         "first_lease_seconds": requests[0].first_lease_seconds,
@@ -125,40 +84,68 @@ class LeaseStore:
         self._limited: dict[str, bool] = {}
 
     async def claim_jobs(self, requests: Sequence[ClaimRequest]) -> list[Claimed]:
-        """Lease waiting jobs to claims for the same task types, in queue order, first come first served.
+        """Lease waiting jobs to claims of one kind, in queue order, first come first served.
 
         A claim id whose leases are still held gets those again. At most 200 jobs are leased.
-
-        One statement for task types without a limit. Those with a limit on concurrent runs or on claims per period are
-        counted and claimed while their rows are locked, which is what makes the limits exact.
         """
-        task_types = requests[0].task_types
-        total = sum(request.most for request in requests)
-        rows: list[Mapping[str, Any]] = []
-        is_held_back = False
         async with self._claiming.connection() as connection:
-            if not self._limited.keys() & set(task_types):
-                rows = await fetch_all(_leases.claim_jobs(connection, **_parameters(requests, limits_locked=False)))
-                if len(rows) < total:
-                    # What is missing may be hidden behind a limit that somebody has just set.
-                    limits = await fetch_all(_leases.list_limited_task_types(connection))
-                    self._limited = {row["name"]: row["has_rate"] for row in limits}
-            if not rows and (limited := self._limited.keys() & set(task_types)):
-                rows, is_held_back = await self._claim_limited(connection, requests)
-                is_held_back |= any(self._limited[name] for name in limited)
+            rows, is_held_back, left = await self._take(connection, requests)
+            avoided = left.avoided_workers
+            served = {row["claim_id"] for row in rows}
+            spared = [one for one in requests if one.claim_id not in served and one.worker_id not in avoided]
+            if avoided and spared and len(spared) < len(requests):
+                # What one of them has just failed was kept from all that shared the statement.
+                more, held_back_too, left_again = await self._take(connection, spared)
+                rows, is_held_back = [*rows, *more], is_held_back or held_back_too
+                left = replace(left, is_unfit=left_again.is_unfit)
         by_claim: dict[UUID, list[Mapping[str, Any]]] = {}
         for row in rows:
             by_claim.setdefault(row["claim_id"], []).append(row)
-        has_more = len(rows) >= total
+        has_more = len(rows) >= sum(request.most for request in requests)
         return [
             Claimed(
                 [Lease.from_row(row) for row in mine],
                 is_replay=any(not row["is_new"] for row in mine),
                 has_more=has_more,
                 is_held_back=is_held_back and not has_more,
+                is_unfit=left.is_unfit,
+                avoided_seconds=left.avoided_seconds if request.worker_id in avoided else None,
             )
-            for mine in (by_claim.get(request.claim_id, []) for request in requests)
+            for request, mine in ((request, by_claim.get(request.claim_id, [])) for request in requests)
         ]
+
+    async def _take(
+        self, connection: AsyncConnection[DictRow], requests: Sequence[ClaimRequest]
+    ) -> tuple[list[Mapping[str, Any]], bool, Leftovers]:
+        """The leased jobs, whether time alone may bring more, and what was left for others.
+
+        One statement for task types without a limit. Those with a limit on concurrent runs or on claims per period are
+        counted and claimed while their rows are locked, which is what makes the limits exact.
+        """
+        task_types = set(requests[0].task_types)
+        total = sum(request.most for request in requests)
+        rows: list[Mapping[str, Any]] = []
+        is_held_back = False
+        left: Leftovers | None = None
+        if not self._limited.keys() & task_types:
+            rows = await fetch_all(_leases.claim_jobs(connection, **_parameters(requests, limits_locked=False)))
+            if len(rows) < total:
+                # What is missing may be hidden behind a limit that somebody has just set.
+                left = await self._look_at_leftovers(connection, requests)
+        if not rows and (limited := self._limited.keys() & task_types):
+            rows, is_held_back = await self._claim_limited(connection, requests)
+            is_held_back |= any(self._limited[name] for name in limited)
+            left = None
+        if left is None and len(rows) < total:
+            left = await self._look_at_leftovers(connection, requests)
+        return rows, is_held_back, left or NOTHING_LEFT
+
+    async def _look_at_leftovers(
+        self, connection: AsyncConnection[DictRow], requests: Sequence[ClaimRequest]
+    ) -> Leftovers:
+        left = Leftovers.from_row(await _leases.look_at_leftovers(connection, **_admission(requests)))
+        self._limited = left.limited
+        return left
 
     async def _claim_limited(
         self, connection: AsyncConnection[DictRow], requests: Sequence[ClaimRequest]
@@ -248,11 +235,16 @@ class LeaseStore:
         return [states.get(place) for place in range(1, len(completions) + 1)]
 
     async def decide_failure(
-        self, job_id: UUID, token: LeaseToken, error_class: ErrorClass, retry_after_seconds: float | None
+        self, job_id: UUID, token: LeaseToken, error_class: ErrorClass, code: str, retry_after_seconds: float | None
     ) -> FailureDecision | None:
-        """What a failure of this class would lead to; None when the lease is not held any more."""
+        """What a failure would lead to; None when the lease is not held any more."""
         async with self._pool.connection() as connection:
             row = await _leases.get_lease(connection, id=job_id, lease_seq=token.lease_seq, lease_key=token.lease_key)
+            if error_class is ErrorClass.INTERRUPTED and code == WORKER_TROUBLE:
+                before = await _leases.count_failures(connection, id=job_id, code=code)
+                if before["failures"] >= MOST_FREE_TROUBLES:
+                    # What troubles so many workers may be the job itself.
+                    error_class = ErrorClass.TRANSIENT
         if row is None:
             return None
         lease = Lease.from_row(row)
@@ -284,5 +276,7 @@ class LeaseStore:
                 delay_seconds=decision.delay_seconds,
                 spends_attempt=decision.spends_attempt,
                 error=Jsonb(dict(error)),
+                avoid_seconds=_AVOID_SECONDS,
+                asking_seconds=_ASKING_SECONDS,
             )
         return None if row is None else FailureOutcome.from_row(row)

@@ -151,7 +151,7 @@ class Wakeup:
         self._room.wake_claims(found.held_claims)
         for task_type, count in found.ready.items():
             if count:
-                self._room.wake(task_type, count)
+                self._room.wake(task_type, count, is_news=False)
         if found.due_seconds is None:
             return self._backstop_seconds
         # A little later than due, since a look that comes a millisecond early finds nothing.

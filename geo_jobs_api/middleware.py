@@ -30,6 +30,9 @@ MAX_JSON_BYTES = 1024 * 1024
 BODY_SECONDS = 30.0
 BODY_BYTES_PER_SECOND = 10_000
 _ON_EVERY_ANSWER = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+# Announced to workers on any answer there, whatever its method and status.
+_CLAIM_PATH = "/api/internal/geo-jobs/claim"
+_EXTENSIONS = (b"worker-extensions", b"capabilities, trouble")
 _CODE_OF_STATUS = {404: "not-found", 408: "too-slow", 405: "method-not-allowed", 413: "too-large", 400: "validation"}
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 # What a lost or refused connection raises; the pool makes new ones by itself.
@@ -120,7 +123,8 @@ class AccessMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), *_ON_EVERY_ANSWER]}
+                headers = [*message.get("headers", ()), *_ON_EVERY_ANSWER]
+                message = {**message, "headers": [*headers, _EXTENSIONS] if scope["path"] == _CLAIM_PATH else headers}
             await send(message)
 
         try:

@@ -179,7 +179,7 @@ async def cancel_job(job_id: UUID, caller: CallerOf, services: ServicesOf, body:
 async def explain_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> Explanation:
     """A sentence for people, and how each lease ended; above all for dead letters (`?state=failed` lists them)."""
     job = await _find_job(services, caller, job_id)
-    return await explained(services.jobs, services.steering, job)
+    return await explained(services.jobs, services.steering, job, caller.owner_filter)
 
 
 @router.post("/{job_id}/retry", response_model=JobView, summary="Send a failed job back to the queue")

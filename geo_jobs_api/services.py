@@ -19,7 +19,8 @@ from geo_jobs_api.creation_store import CreationStore
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.event_hub import EventHub
 from geo_jobs_api.jobs import JobState
-from geo_jobs_api.lease_store import Completion, LeaseStore
+from geo_jobs_api.lease_requests import Completion
+from geo_jobs_api.lease_store import LeaseStore
 from geo_jobs_api.limits import RateLimit
 from geo_jobs_api.local_storage import LocalStorage
 from geo_jobs_api.pipeline_store import PipelineStore

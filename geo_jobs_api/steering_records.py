@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from geo_jobs_api.records import FromRow
@@ -11,7 +12,7 @@ from geo_jobs_api.records import FromRow
 
 @dataclass(frozen=True, slots=True)
 class WaitingReasons(FromRow):
-    """What may keep a waiting job waiting: its type's limits, those who do such jobs, jobs that come before it."""
+    """What may keep a waiting job waiting: its type's limits and needs, jobs that come before it."""
 
     paused: bool
     max_concurrent_runs: int | None
@@ -19,28 +20,45 @@ class WaitingReasons(FromRow):
     rate_period_seconds: float | None
     running: int
     rate_full_until: datetime | None
-    offering_workers: int
+    memory_mb: int | None
+    source_host: str | None
     jobs_before: int
 
 
 @dataclass(frozen=True, slots=True)
+class PossibleWorker(FromRow):
+    """A worker that may take a job: what it does, takes and holds (`{id, owner, taskType, since}`), and its trouble."""
+
+    name: str
+    does_type: bool
+    task_types: list[str]
+    capabilities: dict[str, Any] | None
+    trouble: list[dict[str, Any]] | None
+    jobs: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class SeenWorker:
-    """A worker process that has asked for work."""
+    """A worker process that has asked for work. What it takes and its trouble are JSON; None: nothing declared."""
 
     id: str
     name: str
     version: str | None
     task_types: frozenset[str]
+    capabilities: str | None = None
+    trouble: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class KnownWorker(FromRow):
-    """A worker process, when it was heard of, and the jobs that it holds."""
+    """A worker process, what it takes, its trouble, when it was heard of, and the jobs that it holds."""
 
     id: str
     name: str
     version: str | None
     task_types: list[str]
+    capabilities: dict[str, Any] | None
+    trouble: list[dict[str, Any]] | None
     first_seen_at: datetime
     last_seen_at: datetime
     jobs: list[UUID]

@@ -86,7 +86,10 @@ class CleanedUp(Model):
 
 
 class WorkerView(Model):
-    """A worker process. `lastSeenAt` is its last claim or sign of life, to a minute; `jobs` are those that it holds."""
+    """A worker process. `lastSeenAt` is its last claim or sign of life, to a minute; `jobs` are those that it holds.
+
+    `capabilities` are what it takes (null: it declared nothing). While there is `trouble`, it claims nothing.
+    """
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -94,6 +97,8 @@ class WorkerView(Model):
     name: str
     version: str | None
     task_types: list[str]
+    capabilities: dict[str, Any] | None
+    trouble: list[dict[str, Any]] | None
     first_seen_at: datetime
     last_seen_at: datetime
     jobs: list[UUID]

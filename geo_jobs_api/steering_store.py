@@ -7,13 +7,15 @@ from uuid import UUID
 
 from geo_jobs_api.database import Pool
 from geo_jobs_api.records import Job
-from geo_jobs_api.steering_records import Figures, KnownWorker, SeenWorker, WaitingReasons
+from geo_jobs_api.steering_records import Figures, KnownWorker, PossibleWorker, SeenWorker, WaitingReasons
 from geo_jobs_api.steering_schemas import RedriveFilter
 from geo_jobs_api.store import fetch_all, load_queries
 
 _steering = load_queries("steering.sql")
 # Workers are parked for up to 50 s at a time and noted once a minute.
 LIVE_SECONDS = 180.0
+# Workers that an explanation looks at.
+_MOST_WORKERS = 1000
 
 
 class SteeringStore:
@@ -31,8 +33,16 @@ class SteeringStore:
     async def find_waiting_reasons(self, job_id: UUID) -> WaitingReasons | None:
         """What may keep a waiting job waiting."""
         async with self._pool.connection() as connection:
-            row = await _steering.find_waiting_reasons(connection, id=job_id, live_seconds=LIVE_SECONDS)
+            row = await _steering.find_waiting_reasons(connection, id=job_id)
         return None if row is None else WaitingReasons.from_row(row)
+
+    async def list_possible_workers(self, task_type: str) -> list[PossibleWorker]:
+        """Workers that were heard of lately or hold a job, those that do this type first."""
+        async with self._pool.connection() as connection:
+            rows = _steering.list_possible_workers(
+                connection, task_type=task_type, live_seconds=LIVE_SECONDS, most=_MOST_WORKERS
+            )
+            return [PossibleWorker.from_row(row) for row in await fetch_all(rows)]
 
     async def change_priority(self, job_id: UUID, owner: str | None, priority: int) -> Job | None:
         """Set a job's priority; None when there is no such job (of that owner), or it has ended."""
@@ -73,6 +83,8 @@ class SteeringStore:
                 versions=[worker.version for worker in workers],
                 # Arrays of arrays would have to be of one length.
                 task_types=[",".join(sorted(worker.task_types)) for worker in workers],
+                capabilities=[worker.capabilities for worker in workers],
+                troubles=[worker.trouble for worker in workers],
             )
 
     async def list_workers(self) -> list[KnownWorker]:

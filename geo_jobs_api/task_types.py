@@ -57,9 +57,9 @@ class TaskType(Asked):
     """What a kind of job needs and leaves, how long, how often and how many at once it may run.
 
     `leaseSeconds` null: the service's own. `maxConcurrentRuns` and `rateLimit` null: as many as there are workers.
-    `backoffSeconds`: the longest wait after the first, second, … attempt; the last one repeats. `payloadSchema`: JSON
-    Schema of `inputPayload`; null: the shipped one, else any payload. `inputTypes`: media types of uploads; null: the
-    shipped ones, else any.
+    `backoffSeconds`: the longest wait after the first, second, … attempt; the last one repeats. `memoryMb`: memory of a
+    worker's job process, in MiB, that a job needs (null: any). `payloadSchema`: JSON Schema of `inputPayload`; null: the
+    shipped one, else any payload. `inputTypes`: media types of uploads; null: the shipped ones, else any.
     """
 
     name: str = Field(pattern="^[a-z][a-z0-9_]{0,62}$")
@@ -75,6 +75,7 @@ class TaskType(Asked):
     rate_limit: ClaimRate | None = None
     paused: bool = False
     default_priority: int = Field(default=0, ge=-100, le=100)
+    memory_mb: int | None = Field(default=None, ge=1, le=10_000_000)
     payload_schema: PayloadSchema | None = None
     input_types: list[MediaType] | None = Field(default=None, max_length=100)
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -19,14 +21,31 @@ from geo_jobs_api.metrics import PARKED_CLAIMS
 # Claims that were parked unseen wait for company: 500 of them then cost one statement in this time. A repeated claim
 # whose answer was lost is answered after it at the latest, well within the first lease.
 COMPANY_SECONDS = 2.5
+# A claim that found only jobs for other workers looks again after this time, or when it hears of a new job.
+VAIN_SECONDS = 5.0
+# The database's clock and ours agree no better than this about when a job may go to the worker that failed it.
+_EARLY_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """The worker behind a claim, and what decides which jobs it takes."""
+
+    worker_id: str = ""
+    admission: tuple[object, ...] = ()
+
+
+ANYBODY = Asker()
 
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """The place of one waiting claim."""
+    """The place of one waiting claim. Until `vain_until`, a poll need not wake it: what there is, is not for it."""
 
     task_types: frozenset[str]
     claim_id: UUID
+    asker: Asker = ANYBODY
+    vain_until: float = 0.0
     _event: asyncio.Event = field(default_factory=asyncio.Event)
     woken_for: str | None = None
     superseded: bool = False
@@ -67,9 +86,14 @@ class Ticket:
 
 
 class WaitingRoom:
-    """All claims that wait in this process. For one event loop."""
+    """All claims that wait in this process. For one event loop.
 
-    def __init__(self) -> None:
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._tickets: dict[Ticket, None] = {}
         self._by_claim: dict[UUID, Ticket] = {}
         self._unseen: set[Ticket] = set()
@@ -141,8 +165,29 @@ class WaitingRoom:
         self._is_listening = is_listening
         self._empty_types.clear()
 
+    def note_vain(self, ticket: Ticket, seconds: float | None) -> None:
+        """A look found jobs, but for other workers. For `seconds` at most, polls need not wake this claim for them."""
+        wait = VAIN_SECONDS if seconds is None else min(VAIN_SECONDS, seconds - _EARLY_SECONDS)
+        ticket.vain_until = self._clock() + wait
+
+    def pass_on(self, ticket: Ticket, task_type: str, *, is_unfit: bool) -> None:
+        """Wake another claim for the job that a woken one does not take.
+
+        Only claims behind it are asked, so that two cannot wake each other forever. The next one must belong to another
+        worker and, if the job is unfit for such workers, to one that takes other jobs.
+        """
+        behind = itertools.dropwhile(lambda other: other is not ticket, self._tickets)
+        for other in itertools.islice(behind, 1, None):
+            if other.is_woken or task_type not in other.task_types or other.asker.worker_id == ticket.asker.worker_id:
+                continue
+            if not is_unfit or other.asker.admission != ticket.asker.admission:
+                other.wake(task_type)
+                return
+        # The job waits for a worker that has yet to come.
+        self._empty_types.discard(task_type)
+
     @contextlib.contextmanager
-    def enter(self, claim_id: UUID, task_types: frozenset[str]) -> Iterator[Ticket]:
+    def enter(self, claim_id: UUID, task_types: frozenset[str], asker: Asker = ANYBODY) -> Iterator[Ticket]:
         """Take a place before the first look, so that no notification falls in between.
 
         A second request with the same claim id takes the place of the first: its client has given that one up.
@@ -151,7 +196,7 @@ class WaitingRoom:
         earlier = self._by_claim.get(claim_id)
         if earlier is not None:
             earlier.supersede()
-        ticket = Ticket(task_types, claim_id)
+        ticket = Ticket(task_types, claim_id, asker)
         self._tickets[ticket] = None
         self._by_claim[claim_id] = ticket
         try:
@@ -163,18 +208,20 @@ class WaitingRoom:
             if ticket.woken_for is not None:
                 self.wake(ticket.woken_for)
 
-    def wake(self, task_type: str, count: int = 1) -> None:
+    def wake(self, task_type: str, count: int = 1, *, is_news: bool = True) -> None:
         """Wake the first `count` waiting claims that can do this type and have not been woken yet.
 
         What all goes to those who wait is nothing for who comes later: the type stays empty for them, and they wait
-        behind the others. With 0 nothing is known of how much there is.
+        behind the others. With 0 nothing is known of how much there is. Without news, claims that have just looked at
+        the same jobs in vain are left alone.
         """
         self._news[task_type] += 1
-        left = count
+        left, now = count, self._clock()
         for ticket in self._tickets:
             if left <= 0:
                 break
-            if not ticket.is_woken and task_type in ticket.task_types:
+            is_vain = not is_news and ticket.vain_until > now
+            if not ticket.is_woken and not is_vain and task_type in ticket.task_types:
                 ticket.wake(task_type)
                 left -= 1
         if left or not count:

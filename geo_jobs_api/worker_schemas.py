@@ -2,26 +2,73 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import Base64Bytes, ConfigDict, Field
 
+from geo_jobs_api.capabilities import UNDECLARED, Capabilities
 from geo_jobs_api.jobs import ErrorClass
+from geo_jobs_api.steering_records import SeenWorker
 from geo_jobs_api.wire_types import Integer, Metadata, Model, Name, Payload, Real, ReportedJson, ReportedText, Text
 
 
+class DeclaredCapabilities(Model):
+    """What a worker takes. A missing field: all."""
+
+    max_file_size: Integer | None = Field(default=None, ge=1, lt=2**63)
+    source_hosts: list[Annotated[Text, Field(min_length=1, max_length=255)]] | None = Field(
+        default=None, max_length=1000
+    )
+    memory_mb: Integer | None = Field(default=None, ge=1, lt=2**31)
+    concurrent_jobs: Integer | None = Field(default=None, ge=1, le=10_000)
+
+
+class Trouble(Model):
+    """Trouble of the worker's host, for which it claims nothing: a stable code, and a sentence with the cure."""
+
+    code: Annotated[ReportedText, Field(min_length=1, max_length=40)]
+    message: Annotated[ReportedText, Field(max_length=500)] = ""
+
+
 class ClaimJobs(Model):
-    """A worker asks for work. `claimId` is fresh for each claim, `workerId` for each process."""
+    """A worker asks for work. `claimId` is fresh for each claim, `workerId` for each process.
+
+    With `maxJobs` 0 it asks for none and only reports its `trouble`.
+    """
 
     claim_id: UUID
     worker_id: Name
     worker_name: Name
     worker_version: Annotated[Text, Field(max_length=100)] | None = None
     task_types: list[Name] = Field(min_length=1, max_length=100)
-    max_jobs: Integer = Field(default=1, ge=1, le=100)
+    max_jobs: Integer = Field(default=1, ge=0, le=100)
     wait_seconds: Real = Field(default=0, ge=0, le=50)
+    capabilities: DeclaredCapabilities | None = None
+    trouble: list[Trouble] = Field(default_factory=list, max_length=20)
+
+    @property
+    def declared(self) -> Capabilities:
+        """What the worker takes."""
+        said = self.capabilities
+        if said is None:
+            return UNDECLARED
+        hosts = None if said.source_hosts is None else tuple(sorted({host.lower() for host in said.source_hosts}))
+        return Capabilities(said.max_file_size, hosts, said.memory_mb, said.concurrent_jobs)
+
+    def as_seen(self) -> SeenWorker:
+        """The worker, as the roll call notes it."""
+        trouble = [one.model_dump(by_alias=True) for one in self.trouble]
+        return SeenWorker(
+            self.worker_id,
+            self.worker_name,
+            self.worker_version,
+            frozenset(self.task_types),
+            json.dumps(self.declared.as_json()) if self.capabilities else None,
+            json.dumps(trouble) if trouble else None,
+        )
 
 
 class ClaimedInput(Model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from geo_jobs_api.commands.frame import Group, add_json_option, stored
 from geo_jobs_api.commands.output import say_views
@@ -50,7 +51,20 @@ async def _workers(settings: Settings, pool: Pool, arguments: argparse.Namespace
         "SINCE": lambda one: one.first_seen_at,
         "LAST SEEN": lambda one: one.last_seen_at,
         "TYPES": lambda one: " ".join(one.task_types),
+        "TAKES": lambda one: _takes(one.capabilities or {}),
+        "TROUBLE": lambda one: " ".join(trouble["message"] for trouble in one.trouble or ()),
         "JOBS": lambda one: " ".join(str(job) for job in one.jobs),
     }
     say_views([WorkerView.model_validate(one) for one in found], columns, as_json=arguments.json)
     return 0
+
+
+def _takes(capabilities: dict[str, Any]) -> str:
+    told = []
+    if "maxFileSize" in capabilities:
+        told.append(f"≤ {capabilities['maxFileSize'] / 1e6:.0f} MB")
+    if "memoryMb" in capabilities:
+        told.append(f"{capabilities['memoryMb']} MiB")
+    if "sourceHosts" in capabilities:
+        told.append(f"from {' '.join(capabilities['sourceHosts']) or 'no hosts'}")
+    return ", ".join(told)

@@ -107,7 +107,7 @@ async def _show(_settings: Settings, pool: Pool, arguments: argparse.Namespace) 
 
 async def _explain(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     job = await _find(pool, arguments.id)
-    told = await explained(JobStore(pool), SteeringStore(pool, settings.lease_seconds), job)
+    told = await explained(JobStore(pool), SteeringStore(pool, settings.lease_seconds), job, None)
     if arguments.json:
         say_json(told.model_dump(mode="json", by_alias=True))
         return 0

@@ -8,14 +8,15 @@ WITH wanted AS (
     SELECT * FROM jsonb_to_recordset(:jobs::jsonb) AS wanted (
         place integer, id uuid, owner text, task_type text, priority integer, input_payload jsonb,
         idempotency_key text, request_digest text, dedup_key text, input_kind text, input_file_name text,
-        source_url text, source_condition jsonb, input_parent_id uuid, input_output text, pending_parents integer,
+        source_url text, source_host text, source_condition jsonb, input_parent_id uuid, input_output text, pending_parents integer,
         run_at timestamptz, deliver_at timestamptz, pipeline_id uuid, pipeline_stage text, pipeline_job text,
         schedule_id uuid
     )
 ), created AS (
     INSERT INTO jobs (
         id, owner, task_type, state, priority, input_payload, idempotency_key, request_digest, dedup_key, max_attempts,
-        input_kind, input_file_name, source_url, source_condition, input_parent_id, input_output, pending_parents,
+        input_kind, input_file_name, source_url, source_host, source_condition, input_parent_id, input_output,
+        pending_parents,
         run_at, turn, deliver_at, pipeline_id, pipeline_stage, pipeline_job, schedule_id
     )
     SELECT
@@ -27,7 +28,7 @@ WITH wanted AS (
         END,
         coalesce(wanted.priority, task_types.default_priority), wanted.input_payload, wanted.idempotency_key,
         decode(wanted.request_digest, 'hex'), wanted.dedup_key, task_types.max_attempts, decided.input_kind,
-        wanted.input_file_name, wanted.source_url, wanted.source_condition, wanted.input_parent_id,
+        wanted.input_file_name, wanted.source_url, wanted.source_host, wanted.source_condition, wanted.input_parent_id,
         wanted.input_output, wanted.pending_parents, coalesce(wanted.run_at, now()),
         -- One that is for later has no turn until then: it comes in the order of its time.
         CASE WHEN decided.input_kind <> 'upload' AND wanted.pending_parents = 0

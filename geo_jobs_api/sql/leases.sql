@@ -13,16 +13,47 @@ WHERE name = ANY(:task_types::text[]) AND (max_concurrent_runs IS NOT NULL OR ra
 ORDER BY name
 FOR NO KEY UPDATE;
 
--- name: list_limited_task_types()
--- The task types that have a limit on concurrent runs or on claims per period.
-SELECT name, rate_count IS NOT NULL AS has_rate FROM task_types
-WHERE max_concurrent_runs IS NOT NULL OR rate_count IS NOT NULL;
+-- name: look_at_leftovers(task_types, worker_ids, max_file_size, source_hosts, memory_mb)^
+-- After a claim that found less than it wanted: the task types with a limit (name → whether it is a rate), and why ready
+-- jobs were not for these workers. Only the first hundred jobs of each type are looked at.
+WITH ready AS MATERIALIZED (
+    SELECT
+        (:max_file_size::bigint IS NULL OR coalesce(job.input_size_bytes, 0) <= :max_file_size::bigint)
+            AND (
+                :source_hosts::text[] IS NULL OR job.source_host IS NULL
+                OR job.source_host LIKE ANY(:source_hosts::text[])
+            )
+            AND (:memory_mb::integer IS NULL OR coalesce(task_types.memory_mb, 0) <= :memory_mb::integer) AS is_fit,
+        CASE WHEN job.avoided_until > now() AND job.avoided_worker = ANY(:worker_ids::text[])
+            THEN job.avoided_worker
+        END AS avoided_worker,
+        job.avoided_until
+    FROM task_types CROSS JOIN LATERAL (
+        SELECT * FROM jobs
+        WHERE jobs.state = 'queued' AND jobs.task_type = task_types.name AND jobs.run_at <= now()
+        ORDER BY jobs.order_key, jobs.id
+        LIMIT 100
+    ) AS job
+    WHERE task_types.name = ANY(:task_types::text[]) AND NOT task_types.paused
+)
+SELECT
+    (
+        SELECT coalesce(jsonb_object_agg(name, rate_count IS NOT NULL), '{}') FROM task_types
+        WHERE max_concurrent_runs IS NOT NULL OR rate_count IS NOT NULL
+    ) AS limited,
+    coalesce(bool_or(NOT is_fit), false) AS is_unfit,
+    coalesce(array_agg(DISTINCT avoided_worker) FILTER (WHERE is_fit AND avoided_worker IS NOT NULL), '{}') AS avoided_workers,
+    extract(
+        epoch FROM min(avoided_until) FILTER (WHERE is_fit AND avoided_worker IS NOT NULL) - now()
+    )::double precision AS avoided_seconds
+FROM ready;
 
--- name: claim_jobs(task_types, limits_locked, most, claim_ids, lease_keys, worker_ids, worker_names, shares, first_lease_seconds)
+-- name: claim_jobs(task_types, limits_locked, most, claim_ids, lease_keys, worker_ids, worker_names, shares, first_lease_seconds, max_file_size, source_hosts, memory_mb)
 -- Lease the first waiting jobs to claims that wait at the same time: in the order of the claims, each up to its share.
 -- A claim whose leases are still held gets those again and nothing else. The ids are picked once (MATERIALIZED): a
 -- LIMIT that the planner may run twice would take too many. Types with a limit are claimed only while they are locked;
 -- claims are counted by the statement's own time, since the transaction's is from before the lock was had.
+-- Only jobs that these workers take (NULL: all), and none that one of them has just failed while others ask.
 -- The constant LIMIT, which is more than is ever asked for, tells a plan that is made once that there are few; it would
 -- read the whole queue to update one job.
 -- Nobody waits for the disk. A claim that a crash takes back was nothing yet: whatever its worker sends first is stored on
@@ -60,12 +91,25 @@ WITH unhurried AS MATERIALIZED (
     FROM task_types
     WHERE name = ANY(:task_types::text[]) AND NOT paused
         AND (:limits_locked OR (max_concurrent_runs IS NULL AND rate_count IS NULL))
+        AND (:memory_mb::integer IS NULL OR memory_mb IS NULL OR memory_mb <= :memory_mb::integer)
 ), candidates AS MATERIALIZED (
     SELECT candidate.id, row_number() OVER (ORDER BY candidate.order_key, candidate.id) AS number
     FROM wanted
     CROSS JOIN LATERAL (
         SELECT jobs.id, jobs.order_key FROM jobs
         WHERE jobs.state = 'queued' AND jobs.task_type = wanted.name AND jobs.run_at <= now()
+            AND (
+                jobs.avoided_until IS NULL OR jobs.avoided_until <= now()
+                OR jobs.avoided_worker <> ALL(:worker_ids::text[])
+            )
+            AND (
+                :max_file_size::bigint IS NULL OR jobs.input_size_bytes IS NULL
+                OR jobs.input_size_bytes <= :max_file_size::bigint
+            )
+            AND (
+                :source_hosts::text[] IS NULL OR jobs.source_host IS NULL
+                OR jobs.source_host LIKE ANY(:source_hosts::text[])
+            )
         ORDER BY jobs.order_key, jobs.id
         LIMIT greatest(0, wanted.room)
         FOR UPDATE SKIP LOCKED
@@ -260,9 +304,21 @@ SELECT
     (SELECT follow_ended_jobs(array_agg(id)) FROM ended) AS followed
 FROM ended;
 
--- name: fail_job(id, lease_seq, lease_key, request_digest, next_state, delay_seconds, spends_attempt, error)^
--- End the lease that is held with a failure. A job that was asked to stop is never queued again.
-WITH ended AS (
+-- name: count_failures(id, code)^
+-- How many leases of a job ended with this error.
+SELECT count(*) AS failures FROM lease_outcomes WHERE job_id = :id AND error ->> 'code' = :code::text;
+
+-- name: fail_job(id, lease_seq, lease_key, request_digest, next_state, delay_seconds, spends_attempt, error, avoid_seconds, asking_seconds)^
+-- End the lease that is held with a failure. A job that was asked to stop is never queued again. For `avoid_seconds`
+-- after it is ready, the job is kept from its worker if another one has asked for such jobs within `asking_seconds`.
+WITH other AS MATERIALIZED (
+    SELECT jobs.id FROM jobs
+    WHERE jobs.id = :id AND :next_state::text = 'queued' AND EXISTS (
+        SELECT FROM workers
+        WHERE workers.id <> jobs.worker_id AND jobs.task_type = ANY(workers.task_types) AND workers.trouble IS NULL
+            AND workers.last_seen_at > now() - make_interval(secs => :asking_seconds)
+    )
+), ended AS (
     UPDATE jobs
     SET
         state = CASE WHEN cancel_requested_at IS NULL THEN :next_state::text ELSE 'cancelled' END,
@@ -276,6 +332,10 @@ WITH ended AS (
         attempt = attempt
             + CASE WHEN :spends_attempt::boolean THEN (NOT lease_confirmed)::integer ELSE -lease_confirmed::integer END,
         error = CASE WHEN :spends_attempt::boolean THEN :error::jsonb ELSE error END,
+        avoided_worker = CASE WHEN EXISTS (SELECT FROM other) THEN worker_id END,
+        avoided_until = CASE WHEN EXISTS (SELECT FROM other)
+            THEN now() + make_interval(secs => :delay_seconds::double precision + :avoid_seconds::double precision)
+        END,
         lease_confirmed = false, lease_key = NULL, lease_expires_at = NULL, claim_id = NULL, claimed_at = NULL,
         worker_id = NULL
     WHERE id = :id AND lease_seq = :lease_seq AND lease_key = :lease_key AND state = 'running'

@@ -1,6 +1,6 @@
 -- What operators ask and do: why a job waits, who works, figures; order, unlock, send back to the queue.
 
--- name: find_waiting_reasons(id, live_seconds)^
+-- name: find_waiting_reasons(id)^
 -- What may keep a waiting job waiting, and how many of its type come before it.
 SELECT
     task_types.paused, task_types.max_concurrent_runs, task_types.rate_count, task_types.rate_period_seconds,
@@ -12,10 +12,7 @@ SELECT
         WHERE rate_claims.task_type = jobs.task_type AND task_types.rate_count IS NOT NULL
         ORDER BY claimed_at DESC OFFSET task_types.rate_count - 1 LIMIT 1
     ) AS rate_full_until,
-    (
-        SELECT count(*) FROM workers
-        WHERE last_seen_at > now() - make_interval(secs => :live_seconds) AND jobs.task_type = ANY(workers.task_types)
-    ) AS offering_workers,
+    task_types.memory_mb, jobs.source_host,
     (
         SELECT count(*) FROM jobs AS other
         WHERE other.state = 'queued' AND other.task_type = jobs.task_type AND other.run_at <= now()
@@ -23,6 +20,32 @@ SELECT
     ) AS jobs_before
 FROM jobs JOIN task_types ON task_types.name = jobs.task_type
 WHERE jobs.id = :id;
+
+-- name: list_possible_workers(task_type, live_seconds, most)
+-- Workers that were heard of lately or hold a job: whether they do this type, what they take, their trouble, and what
+-- they hold as [{id, owner, taskType, since}]. Those that do the type come first.
+WITH busy AS (
+    SELECT
+        worker_id, min(worker_name) AS worker_name, bool_or(task_type = :task_type) AS does_type,
+        array_agg(DISTINCT task_type) AS task_types,
+        jsonb_agg(
+            jsonb_build_object(
+                'id', id, 'owner', owner, 'taskType', task_type, 'since', coalesce(started_at, claimed_at)
+            ) ORDER BY claimed_at
+        ) AS jobs
+    FROM jobs
+    WHERE state = 'running'
+    GROUP BY worker_id
+)
+SELECT
+    coalesce(workers.name, busy.worker_name, '') AS name,
+    coalesce(:task_type = ANY(workers.task_types), false) OR coalesce(busy.does_type, false) AS does_type,
+    coalesce(workers.task_types, busy.task_types) AS task_types, workers.capabilities, workers.trouble,
+    coalesce(busy.jobs, '[]') AS jobs
+FROM workers FULL JOIN busy ON busy.worker_id = workers.id
+WHERE workers.last_seen_at > now() - make_interval(secs => :live_seconds) OR busy.worker_id IS NOT NULL
+ORDER BY does_type DESC, name
+LIMIT :most;
 
 -- name: change_priority(id, owner, priority)^
 -- Another priority for a job that has not ended. One that is raised passes its owner's lesser ones; one that is lowered
@@ -133,14 +156,17 @@ FROM moved
 GROUP BY task_type
 ORDER BY task_type;
 
--- name: note_workers(ids, names, versions, task_types)!
+-- name: note_workers(ids, names, versions, task_types, capabilities, troubles)!
 -- These have asked for work just now. Each worker's task types come as one text, parted by commas.
-INSERT INTO workers (id, name, version, task_types)
-SELECT id, name, version, string_to_array(types, ',')
-FROM unnest(:ids::text[], :names::text[], :versions::text[], :task_types::text[]) AS seen (id, name, version, types)
+INSERT INTO workers (id, name, version, task_types, capabilities, trouble)
+SELECT id, name, version, string_to_array(types, ','), capabilities::jsonb, trouble::jsonb
+FROM unnest(
+    :ids::text[], :names::text[], :versions::text[], :task_types::text[], :capabilities::text[], :troubles::text[]
+) AS seen (id, name, version, types, capabilities, trouble)
 ORDER BY id
 ON CONFLICT (id) DO UPDATE SET
-    name = excluded.name, version = excluded.version, task_types = excluded.task_types, last_seen_at = now();
+    name = excluded.name, version = excluded.version, task_types = excluded.task_types,
+    capabilities = excluded.capabilities, trouble = excluded.trouble, last_seen_at = now();
 
 -- name: forget_workers(seconds)!
 -- Workers that were not heard of for so long.
@@ -167,7 +193,7 @@ SELECT
     coalesce(workers.id, busy.worker_id) AS id,
     coalesce(workers.name, busy.worker_name, '') AS name,
     workers.version,
-    coalesce(workers.task_types, busy.task_types) AS task_types,
+    coalesce(workers.task_types, busy.task_types) AS task_types, workers.capabilities, workers.trouble,
     least(workers.first_seen_at, busy.first_seen_at) AS first_seen_at,
     greatest(workers.last_seen_at, busy.last_seen_at) AS last_seen_at,
     coalesce(busy.jobs, '{}') AS jobs

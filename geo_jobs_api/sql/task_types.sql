@@ -4,7 +4,7 @@
 -- All of them, by name.
 SELECT
     name, input_rule, outputs, timeout_seconds, lease_seconds, max_attempts, backoff_seconds, max_concurrent_runs,
-    rate_count, rate_period_seconds, paused, default_priority, payload_schema, input_types
+    rate_count, rate_period_seconds, paused, default_priority, memory_mb, payload_schema, input_types
 FROM task_types
 ORDER BY name;
 
@@ -13,21 +13,21 @@ ORDER BY name;
 -- NO KEY, since inserting jobs takes a KEY SHARE lock on the same row and must not wait.
 SELECT
     name, input_rule, outputs, timeout_seconds, lease_seconds, max_attempts, backoff_seconds, max_concurrent_runs,
-    rate_count, rate_period_seconds, paused, default_priority, payload_schema, input_types, changed_at
+    rate_count, rate_period_seconds, paused, default_priority, memory_mb, payload_schema, input_types, changed_at
 FROM task_types
 WHERE name = :name
 FOR NO KEY UPDATE;
 
--- name: put_task_type(name, input_rule, outputs, timeout_seconds, lease_seconds, max_attempts, backoff_seconds, max_concurrent_runs, rate_count, rate_period_seconds, paused, default_priority, payload_schema, input_types, by_operator)^
+-- name: put_task_type(name, input_rule, outputs, timeout_seconds, lease_seconds, max_attempts, backoff_seconds, max_concurrent_runs, rate_count, rate_period_seconds, paused, default_priority, memory_mb, payload_schema, input_types, by_operator)^
 -- Make it so. What waits, waits for something else now, so everybody looks again (0: how many is not known).
 -- What comes from the environment leaves alone what somebody has changed.
 INSERT INTO task_types (
     name, input_rule, outputs, timeout_seconds, lease_seconds, max_attempts, backoff_seconds, max_concurrent_runs,
-    rate_count, rate_period_seconds, paused, default_priority, payload_schema, input_types, changed_at
+    rate_count, rate_period_seconds, paused, default_priority, memory_mb, payload_schema, input_types, changed_at
 )
 VALUES (
     :name, :input_rule, :outputs, :timeout_seconds, :lease_seconds, :max_attempts, :backoff_seconds,
-    :max_concurrent_runs, :rate_count, :rate_period_seconds, :paused, :default_priority,
+    :max_concurrent_runs, :rate_count, :rate_period_seconds, :paused, :default_priority, :memory_mb,
     :payload_schema, :input_types,
     CASE WHEN :by_operator THEN now() END
 )
@@ -36,7 +36,7 @@ ON CONFLICT (name) DO UPDATE SET
     lease_seconds = excluded.lease_seconds, max_attempts = excluded.max_attempts,
     backoff_seconds = excluded.backoff_seconds, max_concurrent_runs = excluded.max_concurrent_runs,
     rate_count = excluded.rate_count, rate_period_seconds = excluded.rate_period_seconds, paused = excluded.paused,
-    default_priority = excluded.default_priority, payload_schema = excluded.payload_schema,
-    input_types = excluded.input_types, changed_at = excluded.changed_at
+    default_priority = excluded.default_priority, memory_mb = excluded.memory_mb,
+    payload_schema = excluded.payload_schema, input_types = excluded.input_types, changed_at = excluded.changed_at
 WHERE :by_operator OR task_types.changed_at IS NULL
 RETURNING name, pg_notify('geo_jobs_queued', name || ':0');

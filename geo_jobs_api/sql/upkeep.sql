@@ -131,8 +131,8 @@ SELECT least(
 
 -- name: look_around(task_types, most, claim_ids)^
 -- All that those who wait need to know, in one statement: how many jobs of each type could be claimed now, counted up
--- to a few and to the type's limits; how long until the next waiting job may be claimed, by its own time or its type's
--- rate (NULL: none waits for that); which of these claims hold leases already.
+-- to a few and to the type's limits; how long until the next waiting job may be claimed, by its own time, by its type's
+-- rate, or by the worker that failed it last (NULL: none waits for that); which of these claims hold leases already.
 WITH wanted AS MATERIALIZED (
     SELECT
         name,
@@ -171,6 +171,10 @@ SELECT
         (
             SELECT extract(epoch FROM min(run_at) - now())::double precision
             FROM jobs WHERE state = 'queued' AND run_at > now()
+        ),
+        (
+            SELECT extract(epoch FROM min(avoided_until) - now())::double precision
+            FROM jobs WHERE state = 'queued' AND avoided_until > now()
         ),
         (
             SELECT extract(epoch FROM min(full_until) - statement_timestamp())::double precision

@@ -82,6 +82,7 @@ QUERIES: dict[str, tuple[str, str, dict[str, Any], str]] = {
             "task_types": ["geotiff_to_png"], "limits_locked": False, "most": 32,
             "claim_ids": [uuid4() for _ in range(32)], "lease_keys": ["k"] * 32, "worker_ids": ["w"] * 32,
             "worker_names": ["w"] * 32, "shares": [1] * 32, "first_lease_seconds": 15.0,
+            "max_file_size": 100_000_000, "source_hosts": ["%.example.org"], "memory_mb": 4096,
         },
         "jobs_waiting",
     ),

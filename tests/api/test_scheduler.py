@@ -15,7 +15,8 @@ from geo_jobs_api.creation_store import CreationStore, NewJob
 from geo_jobs_api.database import Pool, open_pool
 from geo_jobs_api.jobs import ErrorClass, JobState
 from geo_jobs_api.lease_records import Lease, RescuedJob
-from geo_jobs_api.lease_store import ClaimRequest, Completion, LeaseStore, Results
+from geo_jobs_api.lease_requests import ClaimRequest, Completion, Results
+from geo_jobs_api.lease_store import LeaseStore
 from geo_jobs_api.scheduler import RescuePolicy, Rescuer
 from geo_jobs_api.store import JobStore, UpkeepStore
 from tests.support.api import make_settings
@@ -139,7 +140,7 @@ async def test_a_claim_given_back_is_queued_at_its_old_place(pool: Pool) -> None
     assert job is not None
     assert (job.state, job.attempt, job.run_at) == (JobState.QUEUED, 0, before.run_at)
     assert await place() == old_place
-    decision = await LeaseStore(pool).decide_failure(lease.job.id, lease.token, ErrorClass.INTERNAL, None)
+    decision = await LeaseStore(pool).decide_failure(lease.job.id, lease.token, ErrorClass.INTERNAL, "c", None)
     assert decision is None
 
 

@@ -69,24 +69,119 @@ def test_whatever_keeps_a_job_waiting_is_told(
     assert (reasons(person, second), explain(person, second)["place"]) == (["no-worker", "queue"], 2)
     job = worker.claim()
     wait_until(lambda: "no-worker" not in reasons(person, second), "the worker to be noted")
-    assert (reasons(person, second), explain(person, second)["place"]) == ([], 1)
+    assert (reasons(person, second), explain(person, second)["place"]) == (["busy"], 1)
     configure(admin, paused=True)
-    assert reasons(person, second) == ["paused"]
+    assert reasons(person, second) == ["paused", "busy"]
     configure(admin, paused=False, maxConcurrentRuns=1)
-    assert reasons(person, second) == ["limit"]
+    assert reasons(person, second) == ["limit", "busy"]
     assert "1 of 1 jobs" in explain(person, second)["reasons"][0]["text"]
     configure(admin, maxConcurrentRuns=None, rateLimit={"count": 1, "periodSeconds": 600})
     third = person.submit()
     assert worker.claim()["id"] == second
-    assert reasons(person, third) == ["rate-limit"]
+    assert reasons(person, third) == ["rate-limit", "busy"]
     configure(admin, rateLimit=None)
     worker.fail(job, "transient", retryAfterSeconds=600).raise_for_status()
-    assert reasons(person, first) == ["backoff"]
+    assert reasons(person, first) == ["backoff", "busy"]
     assert explain(person, second)["reasons"] == []
     told = command("jobs", "explain", first)
     assert told.startswith("queued: It is tried again at")
     assert "- It is not to be tried before" in told
     assert "went_wrong: It went wrong." in told
+
+
+def note(url: str, name: str, capabilities: dict[str, Any] | None = None, trouble: Any = None, **more: Any) -> None:
+    """A worker that was heard of just now."""
+    types = more.get("types", ["geotiff_to_png"])
+    rows(
+        url,
+        "INSERT INTO workers (id, name, task_types, capabilities, trouble) VALUES (%s, %s, %s, %s, %s)",
+        more.get("id", name),
+        name,
+        types,
+        None if capabilities is None else json.dumps(capabilities),
+        None if trouble is None else json.dumps(trouble),
+    )
+
+
+def texts(person: Person, job_id: str, code: str) -> list[str]:
+    return [reason["text"] for reason in explain(person, job_id)["reasons"] if reason["code"] == code]
+
+
+def test_all_workers_are_busy_and_each_owner_is_told_with_what_of_its_own(
+    api: RunningApi, person: Person, worker: Worker, admin: Person, url: str, command: Callable[..., str]
+) -> None:
+    """Ids of other callers' jobs are for operators only; their type and their start are for all."""
+    bob = Person(api, "bob")
+    other = Worker(api, "worker-2")
+    mine, foreign = person.submit(), bob.submit()
+    for one, job_id in ((worker, mine), (other, foreign)):
+        note(url, one.name, {"concurrentJobs": 1}, id=one.id)
+        job = one.claim()
+        assert job["id"] == job_id
+        one.heartbeat(job)
+    waiting = person.submit()
+    (told,) = texts(person, waiting, "busy")
+    assert told.startswith(
+        f"All 2 workers that can take geotiff_to_png are busy: worker-1 with job {mine} (geotiff_to_png"
+    )
+    assert "worker-2 with 1 geotiff_to_png of other callers (since 2" in told
+    assert foreign not in json.dumps(explain(person, waiting))
+    (told,) = texts(admin, waiting, "busy")
+    assert mine in told
+    assert foreign in told
+    assert foreign in command("jobs", "explain", waiting)
+    rows(url, "UPDATE workers SET capabilities = %s WHERE id = %s", json.dumps({"concurrentJobs": 2}), other.id)
+    assert reasons(person, waiting) == []
+
+
+def test_a_busy_worker_that_has_not_asked_for_long_is_still_a_worker(
+    person: Person, worker: Worker, admin: Person, url: str
+) -> None:
+    """A job of an hour does not make it `no-worker`."""
+    person.submit()
+    worker.claim()
+    waiting = person.submit()
+    rows(url, "DELETE FROM workers")
+    assert reasons(person, waiting) == ["busy"]
+    (told,) = texts(person, waiting, "busy")
+    assert told.startswith("The worker that can take geotiff_to_png is busy: worker-1 with job ")
+
+
+def test_each_worker_that_lacks_something_for_a_job_is_named_with_what(
+    api: RunningApi, person: Person, admin: Person, url: str
+) -> None:
+    """Size, memory, task types; with trouble its codes, and for operators its sentence. A free one ends the list."""
+    job_id = person.submit()
+    note(url, "tiler", types=["geotiff_to_tiles", "geotiff_info"])
+    (told,) = texts(person, job_id, "no-worker")
+    assert told.endswith("start one. Worker tiler does only geotiff_to_tiles, geotiff_info.")
+    rows(url, "UPDATE jobs SET input_size_bytes = 240000000")
+    rows(url, "UPDATE task_types SET memory_mb = 8192")
+    note(url, "small", {"maxFileSize": 100_000_000})
+    note(url, "lean", {"maxFileSize": 10**9, "memoryMb": 4096})
+    note(url, "sick", {"memoryMb": 8192}, [{"code": "disk", "message": "Make room in /srv/tmp."}])
+    assert texts(person, job_id, "unfit") == [
+        "Worker lean has 4096 MiB of memory for a job; this type needs 8192.",
+        "Worker small takes files up to 100 MB; this one has 240 MB.",
+    ]
+    assert texts(person, job_id, "worker-trouble") == [
+        "Worker sick claims nothing because of trouble on its host (disk)."
+    ]
+    assert texts(admin, job_id, "worker-trouble")[0].endswith("(disk). Make room in /srv/tmp.")
+    assert reasons(person, job_id) == ["unfit", "unfit", "worker-trouble"]
+    assert person.look(job_id)["state"] == "queued"
+    note(url, "large", {"maxFileSize": 10**9, "memoryMb": 8192})
+    assert reasons(person, job_id) == []
+
+
+def test_a_host_that_no_worker_fetches_from_is_named(shared_linked_api: RunningApi) -> None:
+    api = shared_linked_api
+    url = api.settings.conninfo or ""
+    rows(url, "DELETE FROM workers")
+    person = Person(api)
+    job_id = person.create({"sourceUrl": "https://maps.example.org/a.tif"})["id"]
+    note(url, "inner", {"sourceHosts": []})
+    assert texts(person, job_id, "unfit") == ["Worker inner does not fetch from maps.example.org (its SOURCE_HOSTS)."]
 
 
 def test_a_raised_priority_passes_ones_own_and_a_lowered_one_goes_behind_them(

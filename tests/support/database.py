@@ -51,6 +51,7 @@ def empty_queue(database_url: str) -> None:
         connection.execute("DELETE FROM pipelines")
         connection.execute("DELETE FROM schedules")
         connection.execute("DELETE FROM webhooks")
+        connection.execute("DELETE FROM workers")
         connection.execute("DELETE FROM task_types")
         connection.execute("INSERT INTO task_types TABLE shipped_task_types")
 

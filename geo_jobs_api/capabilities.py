@@ -1,0 +1,89 @@
+"""What a worker takes, by its own declaration, and what it lacks for a job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from geo_jobs_api.hosts import HostList
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a job asks of its worker; None: nothing, or not known."""
+
+    size_bytes: int | None
+    source_host: str | None
+    memory_mb: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a worker takes; None: it takes all.
+
+    Attributes:
+        max_file_size: the largest input in bytes.
+        source_hosts: hosts that it fetches files from: names, `*.example.org`, `*`; in lower case.
+        memory_mb: memory of a job's process, in MiB.
+        concurrent_jobs: jobs that it computes at once.
+    """
+
+    max_file_size: int | None = None
+    source_hosts: tuple[str, ...] | None = None
+    memory_mb: int | None = None
+    concurrent_jobs: int | None = None
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any] | None) -> Self:
+        """Read what `as_json` wrote."""
+        said = said or {}
+        hosts = said.get("sourceHosts")
+        return cls(
+            said.get("maxFileSize"), None if hosts is None else tuple(hosts), said.get("memoryMb"),
+            said.get("concurrentJobs"),
+        )  # fmt: skip
+
+    def as_json(self) -> dict[str, Any]:
+        """The declaration as a JSON object, without what was not declared."""
+        told = {
+            "maxFileSize": self.max_file_size,
+            "sourceHosts": None if self.source_hosts is None else list(self.source_hosts),
+            "memoryMb": self.memory_mb,
+            "concurrentJobs": self.concurrent_jobs,
+        }
+        return {name: value for name, value in told.items() if value is not None}
+
+    @property
+    def admission(self) -> tuple[object, ...]:
+        """What decides about jobs: claims share a statement only where this is the same."""
+        return (self.max_file_size, self.source_hosts, self.memory_mb)
+
+    @property
+    def host_patterns(self) -> list[str] | None:
+        """`source_hosts` as patterns of LIKE."""
+        return None if self.source_hosts is None else [_pattern(host) for host in self.source_hosts]
+
+    def list_lacking(self, need: Need) -> Iterator[str]:
+        """Why the worker does not get a job with this need: `takes …; this job has …`."""
+        if self.max_file_size is not None and need.size_bytes is not None and need.size_bytes > self.max_file_size:
+            yield f"takes files up to {_megabytes(self.max_file_size)}; this one has {_megabytes(need.size_bytes)}"
+        hosts = self.source_hosts
+        if hosts is not None and need.source_host is not None and not HostList.of(hosts).allows(need.source_host):
+            yield f"does not fetch from {need.source_host} (its SOURCE_HOSTS)"
+        if self.memory_mb is not None and need.memory_mb is not None and need.memory_mb > self.memory_mb:
+            yield f"has {self.memory_mb} MiB of memory for a job; this type needs {need.memory_mb}"
+
+
+UNDECLARED = Capabilities()
+
+
+def _pattern(host: str) -> str:
+    escaped = host.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    if escaped == "*":
+        return "%"
+    return f"%{escaped[1:]}" if escaped.startswith("*.") else escaped
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB".replace(".0 MB", " MB") if size >= 100_000 else f"{size} bytes"

@@ -1,0 +1,267 @@
+"""Workers get only jobs that they take, and not at once those that they have just failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from geo_jobs_api.capabilities import Capabilities, Need
+from geo_jobs_api.database import open_pool
+from geo_jobs_api.lease_requests import ClaimRequest
+from geo_jobs_api.lease_store import LeaseStore
+from tests.support.api import RunningApi
+from tests.support.clients import TIFF, Person, Worker, rows
+from tests.support.database import DatabaseServer
+from tests.support.waiting import wait_until
+
+SIZE = len(TIFF)
+SOURCE = {"sourceUrl": "https://maps.example.org/a.tif"}
+# What a worker declares, and whether it takes an uploaded file of SIZE bytes, of a type that needs 2000 MiB, and a
+# source at maps.example.org.
+TAKES: list[tuple[dict[str, Any], bool, bool]] = [
+    ({}, True, True),
+    ({"maxFileSize": SIZE}, True, True),
+    ({"maxFileSize": SIZE - 1}, False, True),
+    ({"memoryMb": 2000}, True, True),
+    ({"memoryMb": 1999}, False, False),
+    ({"sourceHosts": ["maps.example.org"]}, True, True),
+    ({"sourceHosts": ["other.example.org", "MAPS.example.org"]}, True, True),
+    ({"sourceHosts": ["*.example.org"]}, True, True),
+    ({"sourceHosts": ["*"]}, True, True),
+    ({"sourceHosts": []}, True, False),
+    ({"sourceHosts": ["example.org"]}, True, False),
+    ({"sourceHosts": ["*.maps.example.org"]}, True, False),
+    ({"sourceHosts": ["m_ps.example.org", "%", "%.example.org", "\\"]}, True, False),
+    ({"maxFileSize": SIZE, "memoryMb": 4096, "sourceHosts": [], "concurrentJobs": 4, "future": 1}, True, False),
+]
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        yield pool
+
+
+@pytest.fixture(autouse=True)
+def noted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geo_jobs_api.roll_call._COMPANY_SECONDS", 0.01)
+
+
+def park(api: RunningApi, threads: ThreadPoolExecutor, worker: Worker, **fields: Any) -> Future[list[dict[str, Any]]]:
+    before = api.parked
+    future = threads.submit(worker.claim_all, **({"waitSeconds": 30} | fields))
+    wait_until(lambda: api.parked == before + 1, "the claim to be parked")
+    return future
+
+
+def noted(api: RunningApi, *workers: Worker) -> None:
+    """Have these workers ask once, and wait until the database knows them."""
+    for worker in workers:
+        assert worker.claim_all() == []
+    ids = [worker.id for worker in workers]
+    wait_until(
+        lambda: len(rows(api.settings.conninfo or "", "SELECT id FROM workers WHERE id = ANY(%s)", ids)) == len(ids),
+        "the workers to be noted",
+    )
+
+
+@pytest.fixture
+def linked(api_server: Callable[..., RunningApi]) -> RunningApi:
+    """An API whose jobs may name files anywhere."""
+    return api_server(source_hosts="*", backstop_seconds=3600)
+
+
+@pytest.mark.parametrize(("declared", "takes_upload", "takes_source"), TAKES)
+def test_a_worker_gets_the_jobs_that_it_declares_to_take_and_no_others(
+    shared_linked_api: RunningApi, declared: dict[str, Any], takes_upload: bool, takes_source: bool
+) -> None:
+    """By size, memory and host; a field that is missing takes all. The rest stays queued for other workers."""
+    api = shared_linked_api
+    url = api.settings.conninfo or ""
+    rows(url, "DELETE FROM jobs")
+    person = Person(api)
+    rows(url, "UPDATE task_types SET memory_mb = 2000 WHERE name = 'geotiff_to_png'")
+    try:
+        uploaded, fetched = person.submit(), person.create(SOURCE)["id"]
+        expected = {uploaded: takes_upload, fetched: takes_source}
+        got = {job["id"] for job in Worker(api).claim_all(maxJobs=5, capabilities=declared)}
+        assert got == {job_id for job_id, takes in expected.items() if takes}
+        left = {job["id"] for job in Worker(api, "w2").claim_all(maxJobs=5)}
+        assert got | left == set(expected)
+        need = (Need(SIZE, None, 2000), Need(None, "maps.example.org", 2000))
+        said = Capabilities.from_json(
+            {"sourceHosts": [host.lower() for host in declared.pop("sourceHosts", ["*"])], **declared}
+        )
+        # What explains a refusal agrees with what refuses.
+        assert [not list(said.list_lacking(one)) for one in need] == [takes_upload, takes_source]
+    finally:
+        rows(url, "UPDATE task_types SET memory_mb = NULL")
+        rows(url, "DELETE FROM jobs")
+
+
+def test_a_job_wakes_the_worker_that_takes_it_past_those_that_do_not(
+    linked: RunningApi, threads: ThreadPoolExecutor
+) -> None:
+    """Three narrow workers wait in front; with an hour between two polls, only the word that they pass on can be it."""
+    noted(linked, *(workers := [Worker(linked, f"w{number}") for number in range(4)]))
+    narrow = [park(linked, threads, worker, capabilities={"maxFileSize": 5}) for worker in workers[:3]]
+    wide = park(linked, threads, workers[3], capabilities={"maxFileSize": SIZE})
+    job_id = Person(linked).submit()
+    assert [job["id"] for job in wide.result(timeout=10)] == [job_id]
+    assert not any(claim.done() for claim in narrow)
+    linked.stop()
+
+
+def test_a_worker_that_comes_later_finds_the_job_that_nobody_took(
+    linked: RunningApi, threads: ThreadPoolExecutor
+) -> None:
+    """The type is not taken to be empty because those who wait do not take its job."""
+    narrow = Worker(linked, "narrow")
+    assert narrow.claim_all(waitSeconds=0.1, capabilities={"maxFileSize": 5}) == []
+    waiting = park(linked, threads, narrow, capabilities={"maxFileSize": 5})
+    job_id = Person(linked).submit()
+    wait_until(lambda: linked.parked == 1, "the narrow worker to wait again")
+    assert [job["id"] for job in Worker(linked, "wide").claim_all(waitSeconds=20)] == [job_id]
+    assert not waiting.done()
+    linked.stop()
+
+
+def test_a_lone_worker_beside_a_job_that_it_does_not_take_costs_few_statements(
+    api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor, postgres: DatabaseServer, postgres_url: str
+) -> None:
+    """No circle of polls and looks: within three seconds of waiting a handful."""
+    name = psycopg.conninfo.conninfo_to_dict(postgres_url)["dbname"]
+    postgres.execute(f"ALTER DATABASE {name} SET log_min_duration_statement = 0")
+    api = api_server(backstop_seconds=1, rescue_interval_seconds=3600, first_lease_seconds=3600)
+    Person(api).submit()
+    log = postgres.server.data / "server.log"
+    before = log.stat().st_size
+    assert Worker(api).claim_all(waitSeconds=3, capabilities={"maxFileSize": 5}) == []
+    told = log.read_bytes()[before:].decode()
+    statements = [line for line in told.splitlines() if "ms  execute" in line]
+    assert len(statements) <= 15
+
+
+def test_a_failed_job_goes_to_another_worker_that_asks(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that failed it gets it after a while, so that nothing depends on the other."""
+    monkeypatch.setattr("geo_jobs_api.lease_store._AVOID_SECONDS", 1.5)
+    rows(api.settings.conninfo or "", "UPDATE task_types SET backoff_seconds = '{}'")
+    first, second = Worker(api, "w1"), Worker(api, "w2")
+    noted(api, first, second)
+    job_ids = [Person(api).submit(), Person(api).submit()]
+    for job in first.claim_all(maxJobs=2):
+        first.fail(job, "transient").raise_for_status()
+    assert first.claim_all(maxJobs=2) == []
+    assert second.claim()["id"] in job_ids
+    assert {job["id"] for job in first.claim_all(waitSeconds=10)} < set(job_ids)
+
+
+@pytest.mark.parametrize("error_class", ["transient", "interrupted", "resource", "internal", "timeout"])
+def test_a_lone_worker_gets_its_job_back_at_once(api: RunningApi, error_class: str) -> None:
+    """Also when others were heard of that do other types, have trouble, or were last heard of long ago."""
+    url = api.settings.conninfo or ""
+    rows(url, "UPDATE task_types SET backoff_seconds = '{}'")
+    worker = Worker(api)
+    noted(api, worker)
+    rows(
+        url,
+        """INSERT INTO workers (id, name, task_types, trouble, last_seen_at) VALUES
+        ('cog', 'cog', '{geotiff_to_cog}', NULL, now()), ('sick', 'sick', '{geotiff_to_png}', '[]', now()),
+        ('old', 'old', '{geotiff_to_png}', NULL, now() - interval '5 minutes')""",
+    )
+    job_id = Person(api).submit()
+    worker.fail(worker.claim(), error_class).raise_for_status()
+    assert worker.claim()["id"] == job_id
+
+
+def test_a_job_that_was_given_back_wakes_another_worker_than_its_own(
+    api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
+) -> None:
+    """The one that gave it back waits in front of the other."""
+    api = api_server(backstop_seconds=3600)
+    first, second = Worker(api, "w1"), Worker(api, "w2")
+    noted(api, first, second)
+    job_id = Person(api).submit()
+    job = first.claim()
+    again = park(api, threads, first)
+    other = park(api, threads, second)
+    first.fail(job, "interrupted").raise_for_status()
+    assert [one["id"] for one in other.result(timeout=10)] == [job_id]
+    assert not again.done()
+    api.stop()
+
+
+async def test_claims_that_share_a_statement_each_get_what_they_may(postgres_url: str) -> None:
+    """One of three has failed the only job: another one of the same batch gets it."""
+    rows(
+        postgres_url,
+        """INSERT INTO jobs (
+            id, owner, task_type, state, priority, input_payload, max_attempts, input_file_name, input_size_bytes,
+            uploaded_at, avoided_worker, avoided_until
+        )
+        SELECT gen_random_uuid(), 'o', 'geotiff_to_png', 'queued', 0, '{}', 5, 'a.tif', 1, now(), 'w1',
+            now() + interval '1 minute'""",
+    )
+    asks = [ClaimRequest(uuid4(), f"w{n}", "w", ("geotiff_to_png",), 1, "key", 15.0) for n in (1, 2, 3)]
+    async with open_pool(postgres_url, size=1, wait_seconds=10) as pool:
+        first, second, third = await LeaseStore(pool).claim_jobs(asks)
+    assert (len(first.leases), len(second.leases), len(third.leases)) == (0, 1, 0)
+    assert first.avoided_seconds == pytest.approx(60, abs=5)
+    assert (second.avoided_seconds, third.avoided_seconds) == (None, None)
+
+
+def test_trouble_is_reported_without_claiming_and_shows_among_the_workers(api: RunningApi) -> None:
+    """A claim of no jobs takes none; the next claim for jobs ends the trouble."""
+    admin, worker = Person(api, "root", admin=True), Worker(api)
+    job_id = Person(api).submit()
+    trouble = [{"code": "disk", "message": "Make room in /tmp."}]
+
+    def seen() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = admin.http.get("/api/admin/workers").raise_for_status().json()
+        return found
+
+    said = {"maxJobs": 0, "waitSeconds": 30, "trouble": trouble, "capabilities": {"maxFileSize": 7}}
+    answer = worker.http.post("/claim", json=worker.claim_request(**said), timeout=5)
+    assert answer.status_code == 204
+    wait_until(lambda: bool(seen()), "the worker to be noted")
+    assert [(one["trouble"], one["capabilities"], one["jobs"]) for one in seen()] == [(trouble, {"maxFileSize": 7}, [])]
+    assert worker.claim()["id"] == job_id
+    wait_until(lambda: seen()[0]["trouble"] is None, "the trouble to be over")
+
+
+def test_what_the_server_takes_beyond_the_five_calls_is_announced_on_every_answer_at_the_claim(
+    api: RunningApi,
+) -> None:
+    """Of any method and status, so that a worker can learn it without claiming; other addresses say nothing."""
+    worker = Worker(api)
+    answers = [
+        worker.http.post("/claim", json=worker.claim_request()),
+        worker.http.post("/claim", json={}),
+        worker.http.post("/claim", json={}, headers={"Authorization": "Worker wrong"}),
+        worker.http.get("/claim"),
+    ]
+    assert [answer.status_code for answer in answers] == [204, 422, 401, 405]
+    assert {answer.headers["Worker-Extensions"] for answer in answers} == {"capabilities, trouble"}
+    assert "Worker-Extensions" not in worker.http.get("/elsewhere").headers
+
+
+def test_trouble_of_workers_costs_a_job_no_attempt_but_not_for_ever(
+    api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that itself fills the disks of its workers would otherwise go round without end. Stopping stays free."""
+    monkeypatch.setattr("geo_jobs_api.lease_store.MOST_FREE_TROUBLES", 2)
+    rows(api.settings.conninfo or "", "UPDATE task_types SET backoff_seconds = '{}'")
+    person, worker = Person(api), Worker(api)
+    job_id = person.submit()
+    attempts = []
+    for code in ("worker_trouble", "worker_shutdown", "worker_trouble", "worker_trouble", "worker_shutdown"):
+        job = worker.claim()
+        worker.heartbeat(job)
+        worker.fail(job, "interrupted", code).raise_for_status()
+        attempts.append(person.look(job_id)["attempt"])
+    assert attempts == [0, 0, 0, 1, 1]
