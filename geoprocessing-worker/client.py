@@ -1,6 +1,7 @@
 """The five calls of the wire, each said once, and what each answer means."""
 
 import asyncio
+import contextlib
 import dataclasses
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -30,6 +31,7 @@ Answer = TypeVar("Answer", bound=BaseModel)
 
 JSON = {"Content-Type": "application/json"}
 JOBS = "/api/internal/geo-jobs"
+CLAIM = f"{JOBS}/claim"
 
 
 class HeldJob(Protocol):
@@ -70,10 +72,23 @@ class JobApi:
         policy = dataclasses.replace(retry.CLAIM, patience=retry.CLAIM.patience + request.wait_seconds)
 
         async def once() -> ClaimAnswer | None:
-            response = await self._send("POST", f"{JOBS}/claim", request, {}, seconds)
+            response = await self._send("POST", CLAIM, request, {}, seconds)
             return None if response.status_code == httpx.codes.NO_CONTENT else _read(response, ClaimAnswer)
 
         return await retry.persist(policy, once)
+
+    async def report_trouble(self, request: ClaimRequest) -> None:
+        """Send a claim of no jobs with this worker's trouble, if the API announces that it takes such claims.
+
+        Raises:
+            ApiError: any. Nothing depends on the report.
+        """
+        if "trouble" not in (self.contact.extensions or ()):
+            # Any answer at this address announces them and has the time, and a GET claims nothing from any server.
+            with contextlib.suppress(Rejected, LeaseLost):
+                await self._send("GET", CLAIM, None, {}, retry.CLAIM.try_timeout)
+        if "trouble" in (self.contact.extensions or ()):
+            await self._send("POST", CLAIM, request, {}, retry.CLAIM.try_timeout)
 
     async def heartbeat(
         self, job: HeldJob, wait_seconds: float = 0, *, policy: Policy = retry.HEARTBEAT
@@ -113,23 +128,33 @@ class JobApi:
     ) -> httpx.Response:
         authorization = {"Authorization": f"Worker {self._token.get_secret_value()}"}
         # Secrets are unmasked nowhere but in headers, so a body never has one.
-        content = b"{}" if body is None else body.model_dump_json(by_alias=True, exclude_none=True).encode()
+        content = (
+            b""
+            if method == "GET"
+            else b"{}"
+            if body is None
+            else body.model_dump_json(by_alias=True, exclude_none=True).encode()
+        )
         seconds += len(content) / retry.SLOWEST_LINK
         try:
             # httpx counts from byte to byte, and somebody may send one now and then for ever.
             async with asyncio.timeout(seconds):
                 response = await self._http.request(
-                    method, path, content=content, headers=headers | authorization | JSON, timeout=seconds
+                    method,
+                    path,
+                    content=content,
+                    headers=headers | authorization | JSON,
+                    timeout=seconds,
                 )
         except (httpx.HTTPError, TimeoutError) as error:
             reason = f"{type(error).__name__}: {error}"
             self.contact.note_failure(reason)
             raise Unavailable("no-connection", reason) from None
         if response.is_success:
-            self.contact.note_answer(response, None)
+            self.contact.note_answer(response, None, at_claim=path == CLAIM)
             return response
         problem = _problem(response)
-        self.contact.note_answer(response, problem.get("code"))
+        self.contact.note_answer(response, problem.get("code"), at_claim=path == CLAIM)
         raise _error(response, problem)
 
 

@@ -108,6 +108,7 @@ class Settings(BaseSettings):
     enable_job_timeouts: bool = Field(True, description="whether jobs have timeouts")
     max_file_size: int = Field(100 * 1024 * 1024, gt=0, description="largest file, in bytes")
     max_memory_mb: int = Field(4096, ge=512, description="address space of a job's process, in MiB")
+    min_free_memory_mb: int = Field(256, ge=0, description="memory that must be free before a claim, in MiB")
     shutdown_grace: float = Field(30, ge=0, description="seconds that running jobs get after SIGTERM")
     temp_dir: Path = Field(
         default_factory=lambda: Path(tempfile.gettempdir()) / f"geoprocessing-worker-{os.getuid()}",

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 
 import httpx
 import structlog
+
+from geoprocessing_worker import host
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +36,8 @@ class Contact:
         self._clock = clock
         self._wall = wall
         self._away_since: float | None = None
-        self.extensions: frozenset[str] = frozenset()
+        # None: the API has not answered at the claim's address yet.
+        self.extensions: frozenset[str] | None = None
         # Seconds by which the API's clock is ahead of this host's; None: no answer had a Date yet.
         self.clock_offset: float | None = None
 
@@ -53,15 +54,22 @@ class Contact:
             reason=reason,
         )
 
-    def note_answer(self, response: httpx.Response, problem_code: object) -> None:
-        """Note an answer. One of a gateway without the API's own `code` counts as none."""
+    def note_answer(self, response: httpx.Response, problem_code: object, *, at_claim: bool = False) -> None:
+        """Note an answer. One of a gateway without the API's own `code` counts as none.
+
+        Args:
+            response: the answer.
+            problem_code: the `code` of its problem details, if any.
+            at_claim: it came from the claim's address, where extensions are announced.
+        """
         if response.status_code in GATEWAY_ERRORS and not problem_code:
             self.note_failure(f"HTTP {response.status_code} of a gateway")
             return
-        self._note_clock(response.headers.get("Date", ""))
-        if EXTENSIONS in response.headers:
-            names = response.headers[EXTENSIONS].split(",")
-            self.extensions = frozenset(name.strip().lower() for name in names)
+        offset = host.clock_offset(response.headers.get("Date", ""), self._wall())
+        self.clock_offset = self.clock_offset if offset is None else offset
+        if at_claim:
+            names = response.headers.get(EXTENSIONS, "").split(",")
+            self.extensions = frozenset(name.strip().lower() for name in names if name.strip())
         if self._away_since is not None:
             seconds = round(self._clock() - self._away_since, 1)
             self._away_since = None
@@ -70,11 +78,3 @@ class Contact:
                 message=f"The API at {self._place} answers again after {seconds} s",
                 seconds=seconds,
             )
-
-    def _note_clock(self, date: str) -> None:
-        try:
-            said = parsedate_to_datetime(date)
-        except (TypeError, ValueError, OverflowError):
-            return
-        said = said if said.tzinfo else said.replace(tzinfo=UTC)
-        self.clock_offset = said.timestamp() - self._wall()

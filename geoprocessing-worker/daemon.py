@@ -1,6 +1,7 @@
 """The loop that claims jobs while there is room for them, and the orderly way out of it."""
 
 import asyncio
+import contextlib
 import random
 import uuid
 from collections.abc import Callable, Coroutine
@@ -8,9 +9,12 @@ from typing import Any, TypeVar
 
 import structlog
 
-from geoprocessing_worker import __version__, confinement
+from geoprocessing_worker import __version__, confinement, host
+from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ApiError, TokenRefused
-from geoprocessing_worker.models import ClaimedJob, ClaimRequest
+from geoprocessing_worker.host import Trouble
+from geoprocessing_worker.models import Capabilities, ClaimedJob, ClaimRequest, ReportedTrouble
+from geoprocessing_worker.network import as_sent
 from geoprocessing_worker.runner import Ending, JobRunner, Tools
 from geoprocessing_worker.workspace import sweep
 
@@ -28,6 +32,19 @@ PAUSE_FIRST, PAUSE_LAST = 1.0, 30.0
 HELD_PER_SLOT = 2
 # For reports of jobs that go back, after the grace period.
 PARTING_SECONDS = 10.0
+# A longer list of hosts is not declared; the claim would be refused.
+MOST_HOSTS = 1000
+
+
+def capabilities(settings: Settings) -> Capabilities:
+    """What this worker takes, for its claims."""
+    hosts = tuple(sorted({as_sent(host) for host in settings.source_hosts}))
+    return Capabilities(
+        max_file_size=settings.max_file_size,
+        source_hosts=hosts if len(hosts) <= MOST_HOSTS else None,
+        memory_mb=settings.max_memory_mb,
+        concurrent_jobs=settings.concurrent_jobs,
+    )
 
 
 class Daemon:
@@ -53,6 +70,10 @@ class Daemon:
         self._computing: set[object] = set()  # of the running ones, those that need a slot for longer
         self._room_made = asyncio.Event()
         self._token_refused = False
+        self._trouble: tuple[Trouble, ...] = ()
+        self._trouble_pause = PAUSE_FIRST
+        self._setbacks = 0  # jobs given back since the last one that was completed
+        self._paused_for = 0
 
     def stop(self) -> None:
         """Claim no more; the second time, give the running jobs back at once."""
@@ -63,8 +84,9 @@ class Daemon:
     async def run(self) -> None:
         """Work until `stop`, then let running jobs end within the grace period and give back the others."""
         structlog.contextvars.bind_contextvars(worker_id=self.worker_id)
-        removed = await asyncio.to_thread(sweep, self._settings.temp_dir)
-        await self._tools.sandbox.warm_up()
+        removed = await asyncio.to_thread(self._sweep)
+        with contextlib.suppress(RuntimeError, TimeoutError):  # trouble of this kind is looked for before each claim
+            await self._tools.sandbox.warm_up()
         await self._tools.courier.start()
         log.info(
             "worker_started",
@@ -97,12 +119,13 @@ class Daemon:
         pause = PAUSE_FIRST
         while not self._stopping.is_set():
             room = self._room()
-            if room <= 0:
+            if min(room, self._room_on_disk() if self._running else room) <= 0:
                 self._room_made.clear()
                 await self._until_stopped_or(self._room_made.wait())
                 continue
             try:
-                await self._claim(room)
+                if await self._is_ready():
+                    await self._claim(max(1, min(room, self._room_on_disk())))
             except TokenRefused as error:
                 self._say_refused(error)
                 await self._pause(REFUSED_PAUSE)
@@ -121,16 +144,55 @@ class Daemon:
         slots = self._settings.concurrent_jobs
         return min(slots - len(self._computing), HELD_PER_SLOT * slots - len(self._running))
 
-    async def _claim(self, room: int) -> None:
-        request = ClaimRequest(
+    def _room_on_disk(self) -> int:
+        # The jobs that are held may not have fetched their files yet.
+        return host.count_jobs_with_room(self._settings) - len(self._running)
+
+    async def _is_ready(self) -> bool:
+        """Whether this host can do a job now. Trouble is logged, reported, and waited for."""
+        if self._setbacks > self._paused_for:
+            await self._pause(min(PAUSE_FIRST * 2 ** (min(self._setbacks, 10) - 1), PAUSE_LAST))
+        self._paused_for = self._setbacks
+        found = await self._until_stopped_or(self._tools.look())
+        if not found:
+            if self._trouble and found is not None:
+                log.info("trouble_over", message="The trouble is over: jobs are claimed again")
+                self._trouble, self._trouble_pause = (), PAUSE_FIRST
+            return found is not None
+        if [one.code for one in found] != [one.code for one in self._trouble]:
+            sentences = " ".join(f"{one.message}." for one in found)
+            codes = [one.code for one in found]
+            log.error("trouble", message=f"No jobs are claimed, since this host has trouble: {sentences}", codes=codes)
+        self._trouble = found
+        await self._report_trouble(found)
+        await self._pause(self._trouble_pause)
+        self._trouble_pause = min(2 * self._trouble_pause, PAUSE_LAST)
+        return False
+
+    async def _report_trouble(self, found: tuple[Trouble, ...]) -> None:
+        told = tuple(ReportedTrouble(code=one.code, message=one.message[:500]) for one in found)
+        request = self._request(0).model_copy(update={"wait_seconds": 0, "trouble": told})
+        try:
+            await self._until_stopped_or(self._tools.api.report_trouble(request))
+        except TokenRefused as error:
+            self._say_refused(error)
+        except ApiError as error:
+            log.debug("trouble_not_reported", reason=str(error))
+
+    def _request(self, max_jobs: int) -> ClaimRequest:
+        return ClaimRequest(
             claim_id=str(uuid.uuid4()),
             worker_id=self.worker_id,
             worker_name=self._settings.worker_name,
             worker_version=__version__,
             task_types=self._tools.tasks.names,
-            max_jobs=room,
+            max_jobs=max_jobs,
             wait_seconds=CLAIM_WAIT,
+            capabilities=capabilities(self._settings),
         )
+
+    async def _claim(self, room: int) -> None:
+        request = self._request(room)
         sent = self._tools.clock()
         answer = await self._until_stopped_or(self._tools.api.claim(request))
         if answer is None and self._stopping.is_set():
@@ -162,10 +224,16 @@ class Daemon:
         self._running.add(task)
         task.add_done_callback(ended)
 
-    @staticmethod
-    def _see_to_its_end(task: asyncio.Task[Ending]) -> None:
-        if not task.cancelled() and task.exception() is not None:
+    def _see_to_its_end(self, task: asyncio.Task[Ending]) -> None:
+        if task.cancelled():
+            return
+        if task.exception() is not None:
             log.error("job_lost", message="A job ended without a report", exc_info=task.exception())
+        elif task.result() is Ending.GIVEN_BACK:
+            # The trouble may be one that no look shows, such as a quota.
+            self._setbacks += 1
+        elif task.result() is Ending.COMPLETED:
+            self._setbacks = 0
 
     def _say_refused(self, error: TokenRefused) -> None:
         if not self._token_refused:
@@ -175,6 +243,13 @@ class Daemon:
                 reason=str(error),
             )
         self._token_refused = True
+
+    def _sweep(self) -> int:
+        try:
+            return sweep(self._settings.temp_dir)
+        except OSError as error:
+            log.warning("workspace_not_swept", reason=str(error))
+            return 0
 
     # -- waiting and stopping ---------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import anyio
 import httpx
 
 from geoprocessing_worker import transfer
-from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable, refused
+from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable, refused, worker_trouble
 from geoprocessing_worker.models import JobInput
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ async def download(
         report: told percent and a sentence.
 
     Raises:
-        JobError: `too_large`, `download_refused`, `download_failed`, `size_mismatch`, `disk_full`.
+        JobError: `too_large`, `download_refused`, `download_failed`, `size_mismatch`, `worker_trouble`.
     """
     _refuse_larger(source.size_bytes or 0, max_bytes)
     _check_room(destination.parent, source.size_bytes or 0)
@@ -90,7 +90,8 @@ async def download(
             detail=lambda: {"received_bytes": partial.size_bytes},
         )
     except OSError as error:
-        raise _no_room(reason=error.strerror or "") from error
+        # A download is within the room that was looked for before the claim, so the job is not the cause.
+        raise worker_trouble("disk", reason=error.strerror or "") from error
     etag, last_modified = _validator(partial.entity_tag), _validator(partial.last_modified)
     if partial.unchanged:
         return Downloaded(destination, 0, "", etag, last_modified, unchanged=True)
@@ -171,16 +172,7 @@ def _check_room(folder: Path, size_bytes: int) -> None:
     """Say so before a download that would fail at its end, and take the room of other jobs with it."""
     free = shutil.disk_usage(folder).free
     if free < ROOM_IN_FILES * size_bytes:
-        raise _no_room(free_bytes=free, needed_bytes=ROOM_IN_FILES * size_bytes)
-
-
-def _no_room(**detail: object) -> JobError:
-    return JobError(
-        "disk_full",
-        "The worker has no room for the file at the moment.",
-        ErrorClass.TRANSIENT,
-        detail,
-    )
+        raise worker_trouble("disk", free_bytes=free, needed_bytes=ROOM_IN_FILES * size_bytes)
 
 
 async def _fetch_rest(

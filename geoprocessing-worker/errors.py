@@ -101,6 +101,15 @@ def too_large(limit: str, found: int, allowed: int, words: str) -> JobError:
     )
 
 
+WORKER_TROUBLE = "worker_trouble"
+
+
+def worker_trouble(code: str, **detail: Any) -> JobError:
+    """Trouble of the worker's host (`disk`, `memory` …): the job goes back without losing an attempt."""
+    message = f"The worker has trouble of its own ({code}); another one goes on with the job."
+    return JobError(WORKER_TROUBLE, message, ErrorClass.INTERRUPTED, {"trouble": code, **detail})
+
+
 class ApiError(WorkerError):
     """The API did not do what it was asked.
 

@@ -5,8 +5,10 @@ Nothing but the standard library is imported before it is needed, since a missin
 
 import io
 import json
+import os
 import re
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from geoprocessing_worker import host
 
 if TYPE_CHECKING:
     from geoprocessing_worker.config import Settings
@@ -40,8 +44,6 @@ DEPENDENCIES = (
 )
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
 TIMEOUT = 5.0
-# A download, its pictures and their copies on the way out.
-ROOM_IN_FILES = 3
 
 
 @dataclass(frozen=True)
@@ -61,17 +63,22 @@ class Unhealthy(Exception):  # noqa: N818 - a finding, in the words that the per
 
 
 def check() -> list[Finding]:
-    """Make all four checks, with the settings of the environment and `.env`, else of the local stack."""
+    """Make all four checks, with the settings of the environment and `.env`, else of the local stack.
+
+    Other trouble for which the worker would claim nothing follows them.
+    """
     try:
         settings = _settings()
     except Unhealthy as error:
         skipped = [Finding(name, False, str(error)) for name in ("Database", "Api", "File_System")]
         return [*skipped, _found("Dependencies", _dependencies)]
+    clocks: list[float] = []
     return [
         _found("Database", lambda: _database(settings)),
-        _found("Api", lambda: _api(settings)),
+        _found("Api", lambda: _api(settings, clocks.append)),
         _found("File_System", lambda: _file_system(settings)),
         _found("Dependencies", lambda: _dependencies_of(settings)),
+        *_claiming(settings, clocks[0] if clocks else None),
     ]
 
 
@@ -209,7 +216,7 @@ _SSL_MODES = dict.fromkeys(("true", "1", "yes", "on"), "require")
 _SSL_MODES |= dict.fromkeys(("false", "0", "no", "off"), "disable")
 
 
-def _api(settings: "Settings") -> str:
+def _api(settings: "Settings", tell_clock: Callable[[float], None]) -> str:
     if not settings.api_base_url:
         raise Unhealthy("API_BASE_URL is not set; set it, or start the local stack with ./start_worker.sh")
     token = settings.worker_auth_token.get_secret_value()
@@ -219,10 +226,16 @@ def _api(settings: "Settings") -> str:
         httpx: Any = import_module("httpx")
     except ImportError as error:
         raise Unhealthy(f"not checked, since {error.name} is missing") from None
+
+    def read_clock(answer: Any) -> None:
+        if (offset := host.clock_offset(answer.headers.get("Date", ""), time.time())) is not None:
+            tell_clock(offset)
+
     try:
         with httpx.Client(
             base_url=f"{settings.api_base_url}/api/internal/geo-jobs",
             headers={"Authorization": f"Worker {token}"},
+            event_hooks={"response": [read_clock]},
             timeout=TIMEOUT,
             verify=settings.trust(),
             # A proxy has no business on loopback.
@@ -264,26 +277,37 @@ def _problem_code(answer: Any) -> object:
 
 
 def _file_system(settings: "Settings") -> str:
-    import shutil  # noqa: PLC0415
-    import tempfile  # noqa: PLC0415
-
-    folder = settings.temp_dir
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"\0" * 4096)
-            file.flush()
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise Unhealthy(
-            f"{folder} cannot be written ({error.strerror}); mend its permissions or set TEMP_DIR"
-        ) from None
-    if free < ROOM_IN_FILES * settings.max_file_size:
-        raise Unhealthy(
-            f"{folder} has {free / 1e6:.0f} MB free, less than {ROOM_IN_FILES} times MAX_FILE_SIZE; "
-            "make room or set TEMP_DIR to a larger disk"
-        )
+    trouble = host.disk(settings)
+    if trouble is not None:
+        raise Unhealthy(trouble.message)
     return "File system accessible"
+
+
+def _claiming(settings: "Settings", clock_offset: float | None) -> list[Finding]:
+    """The other reasons for which the worker would claim nothing; an empty list when there are none."""
+    found = [host.memory(settings), host.clock(clock_offset), _sandbox()]
+    return [Finding(one.code.capitalize(), False, one.message) for one in found if one is not None]
+
+
+def _sandbox() -> host.Trouble | None:
+    """Try the walls in a child of this process, which opens nothing."""
+    try:
+        confinement: Any = import_module("geoprocessing_worker.confinement")
+    except ImportError:
+        return None  # told among the dependencies
+    sys.stdout.flush()
+    try:
+        child = os.fork()
+    except OSError as error:
+        return host.no_process(error.strerror or str(error))
+    if child == 0:
+        try:
+            confinement.shut_in(confinement.NOWHERE)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    status = os.waitpid(child, 0)[1]
+    return host.no_process(f"the first one ended with {status}") if status else None
 
 
 if __name__ == "__main__":

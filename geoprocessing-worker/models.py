@@ -73,8 +73,27 @@ class ClaimedJob(WireModel):
     previous_errors: tuple[dict[str, Any], ...] = ()
 
 
+class Capabilities(WireModel):
+    """What this worker takes: bytes of a file, hosts of sources (None: not told), MiB of memory, jobs at once."""
+
+    max_file_size: int
+    source_hosts: tuple[str, ...] | None
+    memory_mb: int
+    concurrent_jobs: int
+
+
+class ReportedTrouble(WireModel):
+    """Trouble of this worker's host."""
+
+    code: str
+    message: str
+
+
 class ClaimRequest(WireModel):
-    """`claim_id` is fresh for each claim and `worker_id` for each process, so that a repeat is seen as one."""
+    """`claim_id` is fresh for each claim and `worker_id` for each process, so that a repeat is seen as one.
+
+    With `trouble`, `max_jobs` is 0: nothing is claimed.
+    """
 
     claim_id: str
     worker_id: str
@@ -83,6 +102,8 @@ class ClaimRequest(WireModel):
     task_types: tuple[str, ...]
     max_jobs: int
     wait_seconds: float
+    capabilities: Capabilities | None = None
+    trouble: tuple[ReportedTrouble, ...] | None = None
 
 
 class ClaimAnswer(WireModel):

@@ -43,7 +43,7 @@ class StorageGuard:
     ) -> None:
         self._setting = setting
         self._refusal = refusal or _refusal
-        known = [_as_sent(host) for host in hosts]
+        known = [as_sent(host) for host in hosts]
         self._hosts = frozenset(host for host in known if not host.startswith("*."))
         self._endings = tuple(host[1:] for host in known if host.startswith("*."))
         self._any_host = any_host
@@ -95,7 +95,7 @@ class StorageGuard:
         return any(address.version == network.version and address in network for network in self._networks)
 
 
-def _as_sent(host: str) -> str:
+def as_sent(host: str) -> str:
     """A configured host the way it is asked for: a name beyond ASCII in its own ASCII form."""
     if host.isascii():
         return host

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 import httpx
 import structlog
 
+from geoprocessing_worker import host, readiness
 from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.courier import Courier, cancelled, rejected
@@ -22,6 +23,7 @@ from geoprocessing_worker.deadline import Deadline
 from geoprocessing_worker.delivery import FinalReport
 from geoprocessing_worker.download import Downloaded, download
 from geoprocessing_worker.errors import (
+    WORKER_TROUBLE,
     ApiError,
     CancelRequested,
     ErrorClass,
@@ -32,8 +34,10 @@ from geoprocessing_worker.errors import (
     TokenRefused,
     Unavailable,
     refused,
+    worker_trouble,
 )
 from geoprocessing_worker.handlers import InputRule, OutputFile, Payload, TaskHandler, TaskRequest, TaskResult
+from geoprocessing_worker.host import Trouble
 from geoprocessing_worker.lease import Lease, LeaseKeeper, watched
 from geoprocessing_worker.malware import Scanner
 from geoprocessing_worker.models import ClaimedJob, Completion, JobInput, Progress, ReportedOutput, SourceVersion
@@ -53,6 +57,7 @@ class Ending(StrEnum):
     FAILED = "failed"
     INTERRUPTED = "interrupted"
     CANCELLED = "cancelled"
+    GIVEN_BACK = "given_back"  # the worker's host has trouble
     LEASE_LOST = "lease_lost"
     KEPT = "kept"  # what there is to say of it waits in the outbox
 
@@ -70,6 +75,10 @@ class Tools:
     sandbox: Sandbox[Call, TaskResult]
     clock: Callable[[], float] = time.monotonic
     scanner: Scanner | None = None
+
+    async def look(self, *, thorough: bool = False) -> tuple[Trouble, ...]:
+        """The trouble of this host that keeps jobs from being done."""
+        return await readiness.look(self.settings, self.sandbox, self.api.contact, self.scanner, thorough=thorough)
 
 
 class JobRunner:
@@ -126,7 +135,7 @@ class JobRunner:
         except (CancelRequested, _Interrupted) as order:
             return await (self._cancelled(order) if isinstance(order, CancelRequested) else self._interrupted())
         except (JobError, Rejected) as error:
-            return await self._failed(advised(error, self._handler) if isinstance(error, JobError) else rejected(error))
+            return await self._ended_badly(error)
         except Exception:
             # The one place where a mistake of ours ends: it costs this job an attempt, not the worker its life.
             log.exception("job_crashed_the_runner")
@@ -145,6 +154,8 @@ class JobRunner:
     async def _work(self) -> None:
         """Everything but the last call: the results are uploaded, and the report is written down."""
         job, tools = self._job, self._tools
+        if host.clock(tools.api.contact.clock_offset) is not None:
+            raise worker_trouble("clock")  # only the answer to the first claim shows it
         task = self._task()
         options = task.options(job.input_payload)
         with job_folder(tools.settings.temp_dir, job.id) as folder:
@@ -271,6 +282,27 @@ class JobRunner:
         # Results that are ready are kept until the API has heard that they will not come.
         await self._final.give_back(error, parting=True)
         return Ending.INTERRUPTED
+
+    async def _ended_badly(self, error: JobError | Rejected) -> Ending:
+        """A job that failed while this host has trouble goes back, whatever it seems to have failed of.
+
+        Its folder, its results and its processes are gone by now. Trouble that is still there is not the job's doing.
+        """
+        if isinstance(error, Rejected):
+            return await self._failed(rejected(error))
+        self._final.forget()
+        if error.code != WORKER_TROUBLE:
+            found = await self._tools.look(thorough=True)
+            if not found:
+                return await self._failed(advised(error, self._handler))
+            error = worker_trouble(", ".join(trouble.code for trouble in found), instead_of=error.code)
+        log.warning(
+            "job_given_back",
+            message=f"Job {self._job.id} goes back: {error.message}",
+            detail=error.detail,
+        )
+        await self._final.give_back(error)
+        return Ending.GIVEN_BACK
 
     async def _failed(self, error: JobError) -> Ending:
         log.warning(

@@ -13,9 +13,11 @@ import multiprocessing
 import os
 import resource
 import signal
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -27,7 +29,7 @@ from pydantic_core import from_json
 
 from geoprocessing_worker import confinement
 from geoprocessing_worker.confinement import NOWHERE, Reach
-from geoprocessing_worker.errors import ErrorClass, JobError
+from geoprocessing_worker.errors import ErrorClass, JobError, worker_trouble
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +45,8 @@ LONGEST_TRACEBACK = 20_000  # characters
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 CPU_GRACE = 10
 WARM_UP_SECONDS = 60.0
+# What a start raises: no process for the fork server, or a fork server that died because it could not fork.
+NOT_STARTED = (OSError, EOFError)
 
 
 @dataclass(frozen=True)
@@ -89,20 +93,30 @@ class Sandbox(Generic[Request, Result]):
         self._limits = limits
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__, *preload])
+        self._proved_at = -math.inf
+
+    def is_proved(self, seconds: float) -> bool:
+        """Whether a child came up and ended by itself within the last `seconds`, and the fork server lives."""
+        return time.monotonic() - self._proved_at < seconds and _fork_server() is not None
 
     async def warm_up(self) -> None:
         """Start the fork server, so that the first job does not wait for its imports, and put up all walls once.
 
         Raises:
             RuntimeError: no process can be made, or a wall that should stand cannot be put up.
+            TimeoutError: the process does not end.
         """
         process = self._context.Process(target=_nothing, args=(self._confine,))
-        # From this thread, though it takes half a second: the fork server dies with the thread that started it.
-        process.start()
-        async with asyncio.timeout(WARM_UP_SECONDS):
-            await _ended(process)
+        try:
+            # From this thread, though it takes half a second: the fork server dies with the thread that started it.
+            process.start()
+            async with asyncio.timeout(WARM_UP_SECONDS):
+                await _ended(process)
+        except NOT_STARTED as error:
+            raise RuntimeError(f"{type(error).__name__}: {error}") from None
         if process.exitcode != 0:
-            raise RuntimeError(f"no process for jobs can be made: the first one ended with {process.exitcode}")
+            raise RuntimeError(f"the first one ended with {process.exitcode}")
+        self._proved_at = time.monotonic()
 
     async def run(self, request: Request, report: Report, reach: Reach = NOWHERE) -> Result:
         """Do the work for one request; when cancelled, the child is killed with all that it started.
@@ -113,7 +127,8 @@ class Sandbox(Generic[Request, Result]):
             reach: the paths that the child may use.
 
         Raises:
-            JobError: what the child refused, or `crashed`, `out_of_memory`, `timed_out` for how it ended.
+            JobError: what the child refused, or `crashed`, `out_of_memory`, `timed_out` for how it ended;
+                `worker_trouble` when there could be no child.
         """
         async with self._places:
             return await self._run(request, report, reach)
@@ -125,7 +140,8 @@ class Sandbox(Generic[Request, Result]):
             target=_child, args=(self._work, request, self._limits, walls, writer), daemon=True
         )
         try:
-            process.start()  # milliseconds, and a start in a thread could not be undone when this is cancelled
+            self._start(process)
+            server = _fork_server()
             writer.close()
             said = await self._listen(reader, report)
             await _ended(process)
@@ -133,7 +149,18 @@ class Sandbox(Generic[Request, Result]):
             writer.close()
             reader.close()
             kill(process)
+        if said is None and (server is None or _fork_server() != server):
+            raise worker_trouble("sandbox", reason="the fork server died")
+        if said is not None:
+            self._proved_at = time.monotonic()
         return self._outcome(said, process.exitcode)
+
+    @staticmethod
+    def _start(process: ForkServerProcess) -> None:
+        try:
+            process.start()  # milliseconds, and a start in a thread could not be undone when this is cancelled
+        except NOT_STARTED as error:
+            raise worker_trouble("sandbox", reason=f"{type(error).__name__}: {error}") from error
 
     async def _listen(self, reader: Connection, report: Report) -> dict[str, Any] | None:
         stream = asyncio.StreamReader(limit=LONGEST_LINE)
@@ -174,6 +201,19 @@ class Sandbox(Generic[Request, Result]):
         except ValidationError as error:
             log.error("child_unreadable", reason=str(error))
         raise _death(exit_code)
+
+
+def _fork_server() -> int | None:
+    """The process id of the fork server; None when it is dead or was never started."""
+    # The library tells it to nobody, and starts a new one only with the next child.
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # noqa: SLF001
+    if pid is None:
+        return None
+    try:
+        dead = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return None
+    return None if dead else int(pid)
 
 
 def _read(line: bytes, left: int) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from geoprocessing_worker.errors import ErrorClass, JobError
+from geoprocessing_worker.errors import ErrorClass, JobError, worker_trouble
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +28,7 @@ def job_folder(temp_dir: Path, job_id: str) -> Iterator[Path]:
     """A new folder `geojob_<id>_…` (mode 0700), removed on leaving, whatever happened.
 
     Raises:
-        JobError: `workspace_unavailable`, transient: the disk is full or `TEMP_DIR` cannot be written.
+        JobError: `worker_trouble`: the disk is full or `TEMP_DIR` cannot be written.
     """
     try:
         prepare(temp_dir)
@@ -36,7 +36,8 @@ def job_folder(temp_dir: Path, job_id: str) -> Iterator[Path]:
             folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{job_id}_", dir=temp_dir))
             owner = own(folder)
     except OSError as error:
-        raise no_room(error) from error
+        # Nothing of the job is on the disk yet, so it is not the cause.
+        raise worker_trouble("disk", reason=error.strerror or str(error)) from error
     try:
         yield folder
     finally:

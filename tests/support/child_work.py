@@ -6,12 +6,13 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
 from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, OutputFile
 from geoprocessing_worker.errors import refused
-from geoprocessing_worker.handlers import TaskResult, write_whole
+from geoprocessing_worker.handlers import TaskRequest, TaskResult, write_whole
 
 Report = Callable[[str, float, str], None]
 
@@ -198,3 +199,19 @@ def convert_for_ever(request: ConversionRequest, report: Report) -> ConversionRe
     report("render", 10, "for ever")
     while True:
         signal.pause()
+
+
+def refuse_at_work(_request: object, _report: Report) -> TaskResult:
+    """Refuse the file."""
+    raise refused("corrupt_block", "The file is damaged.")
+
+
+def break_at_work(_request: object, _report: Report) -> TaskResult:
+    """Meet a mistake of the program."""
+    raise KeyError("a mistake")
+
+
+def fill_and_break(request: TaskRequest[Any], _report: Report) -> TaskResult:
+    """Leave a file that stands for a full disk, and fail."""
+    (request.output_folder / "filling").write_bytes(b"x")
+    raise KeyError("no space left")

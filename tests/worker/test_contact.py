@@ -17,7 +17,7 @@ from geoprocessing_worker.errors import ApiError, Unavailable
 from geoprocessing_worker.retry import Policy
 from tests.support.processes import free_port
 from tests.support.scripted_api import ScriptedApi, answer, problem
-from tests.worker.test_client import Held
+from tests.worker.test_client import Held, claim
 
 RENEWED = {"leaseExpiresAt": "2030-01-01T00:00:00Z", "leaseSeconds": 60, "cancel": None}
 
@@ -92,15 +92,26 @@ async def test_a_refusal_of_the_api_is_an_answer(server: ScriptedApi, client: Jo
     assert events(said) == []
 
 
-async def test_the_api_s_clock_and_extensions_are_read_from_any_answer(server: ScriptedApi, client: JobApi) -> None:
-    assert (client.contact.clock_offset, client.contact.extensions) == (None, frozenset())
-    ahead = {"Date": formatdate(time.time() + 3600, usegmt=True), "Worker-Extensions": "trouble, Other"}
-    server.on("heartbeat", Response(b"{}", 401, headers=ahead))
+async def test_the_api_s_clock_is_read_from_any_answer(server: ScriptedApi, client: JobApi) -> None:
+    """A Date that cannot be read changes nothing."""
+    assert client.contact.clock_offset is None
+    for date in (formatdate(time.time() + 3600, usegmt=True), "yesterday"):
+        server.on("heartbeat", Response(b"{}", 401, headers={"Date": date}))
+        with pytest.raises(ApiError):
+            await client.heartbeat(Held())
+        assert client.contact.clock_offset == pytest.approx(3600, abs=5)
+
+
+async def test_extensions_are_those_of_the_last_answer_at_the_claim_s_address(
+    server: ScriptedApi, client: JobApi
+) -> None:
+    """Other addresses announce none; a server of an earlier release takes them back."""
+    server.on("heartbeat", Response(b"{}", 401, headers={"Worker-Extensions": "other"}))
     with pytest.raises(ApiError):
         await client.heartbeat(Held())
-    assert client.contact.clock_offset == pytest.approx(3600, abs=5)
+    assert client.contact.extensions is None
+    server.on("claim", Response(status_code=204, headers={"Worker-Extensions": "trouble, Other"}), answer(status=204))
+    await client.claim(claim())
     assert client.contact.extensions == {"trouble", "other"}
-    server.on("heartbeat", Response(b"{}", 401, headers={"Date": "yesterday"}))
-    with pytest.raises(ApiError):
-        await client.heartbeat(Held())
-    assert client.contact.clock_offset == pytest.approx(3600, abs=5)
+    await client.claim(claim())
+    assert client.contact.extensions == frozenset()

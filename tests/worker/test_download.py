@@ -106,7 +106,7 @@ async def test_a_file_for_which_there_is_no_room_is_not_even_asked_for(
     """A trouble that passes, told before the disk is full."""
     with pytest.raises(JobError) as caught:
         await fetch(server, http, tmp_path, size=10**18, max_bytes=10**19)
-    assert (caught.value.code, caught.value.error_class) == ("disk_full", "transient")
+    assert (caught.value.code, caught.value.error_class) == ("worker_trouble", "interrupted")
     assert server.asked == []
 
 

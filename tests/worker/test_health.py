@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,20 @@ async def test_a_worker_that_is_told_to_claim_nothing_is_healthy_and_says_so(
     )
     _, printed = await in_thread(check, tmp_path, "--json", **told, DISABLE_WORKERS="true")
     assert json.loads(printed)["claiming"] is False
+
+
+async def test_other_trouble_that_stops_claims_is_a_finding_of_its_own(server: ScriptedApi, tmp_path: Path) -> None:
+    """Memory and clock have a line only when something is wrong with them; the worker's own looks are the same."""
+    later = formatdate(time.time() + 3 * 86_400, usegmt=True)
+    server.on("claim", Response(status_code=204, headers={"Date": later}))
+    told = {"API_BASE_URL": server.base_url, "WORKER_AUTH_TOKEN": "t" * 20, "TEMP_DIR": str(tmp_path)}
+    code, printed = await in_thread(check, tmp_path, **told, MIN_FREE_MEMORY_MB=str(10**8))
+    lines = printed.splitlines()
+    assert code == 1
+    assert lines[4].startswith("❌ Memory: ")
+    assert "less than MIN_FREE_MEMORY_MB (100000000); give this host or container more memory" in lines[4]
+    assert lines[5].startswith("❌ Clock: this host's clock is 3.0 days behind the API's; set it (NTP)")
+    assert lines[-1].startswith("💥 Overall Status: UNHEALTHY - Memory, Clock")
 
 
 async def test_a_refused_token_is_unhealthy_although_the_api_answers(server: ScriptedApi, tmp_path: Path) -> None:

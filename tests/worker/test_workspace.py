@@ -60,4 +60,4 @@ def test_no_room_to_work_is_a_trouble_that_passes(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(JobError) as caught, job_folder(tmp_path / "file", "j1"):
         pass
-    assert (caught.value.code, caught.value.error_class) == ("workspace_unavailable", "transient")
+    assert (caught.value.code, caught.value.error_class) == ("worker_trouble", "interrupted")
