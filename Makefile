@@ -51,6 +51,10 @@ bench-schedules: environment  ## two schedulers killed at random over 2,000 play
 bench-limits: environment  ## exact limits, hung jobs, turns, long queues, schedules, each beside its bar
 	$(PYTHON) benchmarks/bench_limits.py
 
+.PHONY: bench-black-hole
+bench-black-hole: environment  ## one sick worker of four, by each kind of local trouble: attempts that it spends, pace of the others
+	$(PYTHON) benchmarks/bench_black_hole.py
+
 .PHONY: chaos
 chaos: environment  ## 2,000 jobs while everything goes wrong; SEED=n repeats a run, JOBS=n makes it shorter
 	$(PYTHON) -m tests.chaos.storm $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))

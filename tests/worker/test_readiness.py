@@ -8,10 +8,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from email.utils import formatdate
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 from starlette.responses import Response
 from structlog.testing import capture_logs
 
@@ -188,24 +190,34 @@ async def test_a_clock_that_is_days_off_gives_the_first_job_back_and_stops_claim
 async def test_trouble_that_no_look_shows_makes_the_worker_wait_for_longer_each_time(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A quota, say: each job goes back, and the next claim waits."""
-    monkeypatch.setattr(daemon_module, "PAUSE_FIRST", 0.2)
+    """A quota, say: each job goes back, and each time the next claim waits twice as long."""
+    monkeypatch.setattr(daemon_module, "PAUSE_FIRST", 0.5)
     monkeypatch.setattr(daemon_module, "PAUSE_LAST", 10)
-    jobs = [answer({"serverTime": "2030-01-01T00:00:00Z", "jobs": [bench.job(id=name)]}) for name in "abc"]
-    bench.server.on("claim", *jobs, NOTHING)
+    moments: dict[str, list[float]] = {"claim": [], "fail": []}
+
+    async def hand_out(_: Request) -> Response:
+        moments["claim"].append(time.monotonic())
+        return answer({"serverTime": "2030-01-01T00:00:00Z", "jobs": [bench.job(id=f"j{len(moments['claim'])}")]})
+
+    async def take_back(_: Request) -> Response:
+        moments["fail"].append(time.monotonic())
+        return answer({"state": "queued", "nextAttemptAt": None, "replayed": False})
 
     def no_room(*_: Any, **__: Any) -> str:
         raise OSError(122, "Disk quota exceeded")
 
-    monkeypatch.setattr("geoprocessing_worker.workspace.tempfile.mkdtemp", no_room)
+    bench.server.on("claim", hand_out)
+    bench.server.on("fail", take_back)
+    monkeypatch.setattr("geoprocessing_worker.workspace.tempfile", SimpleNamespace(mkdtemp=no_room))
     working = daemon(bench.tools)
-    begun = time.monotonic()
     running = asyncio.create_task(working.run())
     await bench.server.until_asked("fail", 3)
-    # 0.1 s after the first and 0.2 s after the second; the claim after the third waits for 0.4 s.
-    assert time.monotonic() - begun >= 0.3
     working.stop()
     await running
+    pauses = [claim - fail for fail, claim in zip(moments["fail"], moments["claim"][1:], strict=False)]
+    # Half of 0.5 s and of 1 s, since there is no jitter.
+    assert pauses[0] >= 0.24
+    assert pauses[1] >= 0.49
     reports = [call.json["error"] for call in bench.server.calls("fail")]
     assert [(one["class"], one["code"]) for one in reports] == [("interrupted", "worker_trouble")] * 3
 
