@@ -106,10 +106,3 @@ def test_three_jobs_run_at_once_in_one_worker(stack: Programs, large_map: Path) 
     assert {stack.look(job_id)["state"] for job_id in ids} == {"running"}
     assert end(worker) == 0
     assert [stack.look(job_id)["attempt"] for job_id in ids] == [0, 0, 0]
-
-
-def test_a_file_larger_than_this_worker_takes_fails_by_name(stack: Programs, large_map: Path) -> None:
-    stack.worker(MAX_FILE_SIZE="1000000")
-    job = stack.until_over(stack.submit(large_map))
-    assert job["error"]["code"] == "too_large"  # type: ignore[index]
-    assert folders(stack) == []
