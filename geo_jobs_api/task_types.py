@@ -58,8 +58,8 @@ class TaskType(Asked):
 
     `leaseSeconds` null: the service's own. `maxConcurrentRuns` and `rateLimit` null: as many as there are workers.
     `backoffSeconds`: the longest wait after the first, second, … attempt; the last one repeats. `memoryMb`: memory of a
-    worker's job process, in MiB, that a job needs (null: any). `payloadSchema`: JSON Schema of `inputPayload`; null: the
-    shipped one, else any payload. `inputTypes`: media types of uploads; null: the shipped ones, else any.
+    worker's job process, in MiB, that a job needs (null: any). `payloadSchema`: JSON Schema of `inputPayload`; null:
+    the shipped one, else any payload. `inputTypes`: media types of uploads; null: the shipped ones, else any.
     """
 
     name: str = Field(pattern="^[a-z][a-z0-9_]{0,62}$")
