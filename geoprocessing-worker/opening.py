@@ -39,12 +39,19 @@ GDAL_OPTIONS: dict[str, Any] = {
 # What is read, and what the results are checked with; COG only writes.
 DRIVERS = frozenset({"GTiff", "COG", "PNG", "JPEG", "WEBP", "MEM"})
 
+# GDAL's COG driver turns an alpha band into a JPEG's mask through a VRT in memory. Its `GDALTranslate` looks the driver
+# up by name only. A driver of that name without functions is enough for that, and opens nothing. It also keeps the real
+# one out: GDAL registers VRT again wherever it makes such a dataset and the name is free.
+PLACEHOLDER = {b"DMD_LONGNAME": b"Placeholder", b"DCAP_RASTER": b"YES", b"DCAP_CREATECOPY": b"YES"}
+
 SMALL = 1 << 20  # pixels
 MOST_KEPT = 32  # of the 256 files that a child may have open
 
 
 def forget_other_drivers() -> tuple[str, ...]:
     """Take all drivers but `DRIVERS` from GDAL, in this process for good; the names of those that are left.
+
+    An empty driver takes the place of VRT (see `PLACEHOLDER`).
 
     GDAL_SKIP would need the names of all before the first is registered. rasterio's own module leads to the library
     that it is linked with, wherever that lies.
@@ -59,11 +66,28 @@ def forget_other_drivers() -> tuple[str, ...]:
         for driver, name in names.items():
             if name not in DRIVERS:
                 gdal.GDALDeregisterDriver(driver)
+        _register_placeholder(gdal, b"VRT")
     return tuple(name for name in names.values() if name in DRIVERS)
 
 
+def _register_placeholder(gdal: ctypes.CDLL, name: bytes) -> None:
+    """Register a driver that has a name and capabilities, but can neither open nor create anything."""
+    gdal.GDALCreateDriver.restype = ctypes.c_void_p
+    gdal.GDALSetDescription.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+    gdal.GDALSetMetadataItem.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p]
+    gdal.GDALRegisterDriver.argtypes = [ctypes.c_void_p]
+    driver = gdal.GDALCreateDriver()
+    gdal.GDALSetDescription(driver, name)
+    for key, value in PLACEHOLDER.items():
+        gdal.GDALSetMetadataItem(driver, key, value, None)
+    gdal.GDALRegisterDriver(driver)
+
+
 def forget_old_errors(dataset: Any) -> None:
-    """A coordinate system that PROJ cannot read leaves its error behind, and rasterio raises it at the next call."""
+    """Drop an error that opening has survived: rasterio would raise it at the next call.
+
+    Coordinate systems that PROJ cannot read leave one, and tags of types that libtiff does not know.
+    """
     with suppress(CPLE_BaseError):
         _ = dataset.colorinterp
 
@@ -145,6 +169,7 @@ def open_source(
     with ExitStack() as closing:
         dataset = _Source(name, driver="GTiff", sharing=False, **extra)
         closing.enter_context(dataset)
+        forget_old_errors(dataset)
         if kept is not None and not own and dataset.width * dataset.height <= SMALL and len(kept.datasets) < MOST_KEPT:
             kept.datasets[key] = dataset
             kept.closing.push(closing.pop_all())

@@ -28,6 +28,39 @@ def _symptom(pattern: str, code: str, message: str) -> Symptom:
     return Symptom(re.compile(pattern, re.IGNORECASE), code, message)
 
 
+CORRUPT = (
+    "Part of the picture in this file is damaged and cannot be decoded. Save it again from the program that made it."
+)
+UNKNOWN = "A library failed in a way that this worker does not know. This is a fault of the worker, not of the file."
+
+OUT_OF_MEMORY = _symptom(
+    r"out of memory|cannot allocate|memory allocation|too much memory",
+    "out_of_memory",
+    "There was not enough memory for this file.",
+)
+
+# A message of libtiff 4.7 begins with the function that found the damage: a decoder, or the reader of directories.
+DECODERS = (
+    r"IReadBlock failed|TIFFRead(Encoded|Raw)(Strip|Tile)|TIFFFill(Strip|Tile)|"
+    # Deflate, fax, JPEG, LERC, LogLuv, LZMA, LZW, PackBits, predictors, WebP, ZSTD.
+    r"ZIPDecode|inflat|libdeflate|incorrect (header|data) check|invalid (block|code|distance|stored|literal)|"
+    r"Fax(3|4)|bad code word|premature EO|"
+    r"JPEG(Lib|PreDecode|Decode|SetupDecode|FixupTags)|libjpeg|JPEG (strip|compressed|data|marker)|"
+    r"lerc_|LERC\w*Decode|LogLuv|SGILog|LZMA\w*Decode|LZWDecode|LZWPreDecode|PackBitsDecode|Predictor\w*Decode|"
+    r"horAcc|fpAcc|WebP\w*Decode|WebPGetInfo|WebP data|ZSTD\w*Decode|ZSTD_decompress|\bcorrupt"
+)
+DIRECTORIES = (
+    r"MissingRequired:|EstimateStripByteCounts:|ChopUpSingleUncompressedStrip:|TIFF directory|"
+    r"TIFF(Fetch|ReadDir|ReadCustomDir|Advance|ClientOpen|VSetField|VStrip|VTile|NumberOf|Scanline|Strip|Tile|Raster|"
+    r"SetDirectory|SetSubDirectory|CheckRead|Start|Default)\w*:"
+)
+
+# Of encoders and of files that are written: never the uploaded file's fault.
+WRITING = re.compile(
+    r"\w*Encode\w*:|when compressing|TIFF(Append|Write|Flush|Rewrite)\w*:|tiffWriteProc|Write error", re.IGNORECASE
+)
+NO_ROOM = re.compile(r"no space left on device", re.IGNORECASE)
+
 # The first match wins, so the narrow patterns stand above the wide ones.
 SYMPTOMS: tuple[Symptom, ...] = (
     _symptom(
@@ -53,15 +86,18 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "unsupported_data_type",
         "The file stores its pixels in a form that cannot be read here. Save it as an 8, 16 or 32 bit GeoTIFF.",
     ),
+    OUT_OF_MEMORY,
     _symptom(
-        r"out of memory|cannot allocate|memory allocation|too much memory",
-        "out_of_memory",
-        "There was not enough memory for this file.",
+        r"failed to transform|outside of tile matrix|cannot find coordinate operations",
+        "not_georeferenced",
+        "No way leads from the coordinate system of this file to the one that was asked for.",
     ),
-)
-
-CORRUPT = (
-    "Part of the picture in this file is damaged and cannot be decoded. Save it again from the program that made it."
+    _symptom(DECODERS, "corrupt_block", CORRUPT),
+    _symptom(
+        DIRECTORIES,
+        "malformed_header",
+        "The file's header is damaged: a library cannot read it. Save it again with a GIS and upload that.",
+    ),
 )
 
 
@@ -77,28 +113,35 @@ def named_errors(source: Path) -> Iterator[None]:
         raise malformed("a text in it cannot be read", reason=error.reason) from error
 
 
+def corrupt(reason: str) -> JobError:
+    """A file whose picture is damaged."""
+    return refused("corrupt_block", CORRUPT, reason=reason)
+
+
 def named(error: BaseException, codec: Codec | None = None) -> JobError:
-    """The refusal that a library's error stands for; a damaged file if nothing says otherwise.
+    """The refusal that a library's error stands for; `internal_error` if nothing says that the file is at fault.
 
     `codec` is the file's: where it is none that is read here, no words of a library mean anything else. rasterio
     hides GDAL's words in the chain of causes, so the whole chain is read.
     """
     if isinstance(error, JobError):
         return error
-    if isinstance(error, pyvips.Error) and not SYMPTOMS[-1].pattern.search(_words(error)):
+    if isinstance(error, pyvips.Error) and not OUT_OF_MEMORY.pattern.search(_words(error)):
         # libvips never touches the uploaded file, so this is no fault of the file's.
         return JobError(
             "render_failed", "The picture could not be made.", ErrorClass.INTERNAL, {"reason": _words(error)}
         )
     if isinstance(error, MemoryError):
-        return _with_class("out_of_memory", SYMPTOMS[-1].message, _words(error))
+        return _with_class("out_of_memory", OUT_OF_MEMORY.message, _words(error))
     words = _words(error)
     if codec is not None and not codec.read:
         return unsupported(codec, reason=words)
-    for symptom in SYMPTOMS:
+    if NO_ROOM.search(words):
+        return JobError("disk_full", "The worker has no room for the result.", ErrorClass.TRANSIENT, {"reason": words})
+    for symptom in SYMPTOMS if WRITING.search(words) is None else ():
         if symptom.pattern.search(words):
             return _with_class(symptom.code, symptom.message, words, codec)
-    return refused("corrupt_block", CORRUPT, reason=words)
+    return JobError("internal_error", UNKNOWN, ErrorClass.INTERNAL, {"reason": words})
 
 
 def _with_class(code: str, message: str, words: str, codec: Codec | None = None) -> JobError:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from geoprocessing_worker import confinement, worker
@@ -203,6 +204,20 @@ async def test_gdal_has_no_driver_but_those_that_are_needed(tmp_path: Path) -> N
     for name, path, outcome in (("open a GeoTIFF", tif, DONE), ("open a VRT", vrt, "RasterioIOError")):
         told = await box().run(Deed(name=name, path=path), lambda *_: None, Reach((tmp_path,)))
         assert told.text == outcome
+
+
+async def test_what_the_cog_writer_needs_of_vrt_opens_none(tmp_path: Path) -> None:
+    """GDAL's COG driver makes VRT datasets in memory; no VRT is opened after that, by whatever name it is given."""
+    data = np.concatenate([quarters(20), np.full((1, 20, 20), 255, np.uint8)])
+    source = Tiff(data, colours=("red", "green", "blue", "alpha")).write(tmp_path / "a.tif")
+    (tmp_path / "a.vrt").write_text(
+        '<VRTDataset rasterXSize="20" rasterYSize="20"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+        f"<SourceFilename>{source}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    deed = Deed(name="open a VRT after using some", path=tmp_path)
+    told = await box().run(deed, lambda *_: None, Reach((tmp_path,), (tmp_path,)))
+    assert told.text == "PermissionError"
+    assert (tmp_path / "made.tif").exists()
 
 
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])

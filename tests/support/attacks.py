@@ -10,9 +10,11 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import rasterio
+import rasterio.shutil
 
 from tests.support.child_work import Deed, Report, Told
 
@@ -39,6 +41,20 @@ def _connect(kind: int) -> Callable[[Path], None]:
 def _connect_unix(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as made:
         made.connect(str(path))
+
+
+def _open_a_vrt_by_any_name(folder: Path) -> None:
+    """After GDAL has made VRT datasets of its own, for a JPEG of `a.tif` with alpha and for a reprojection."""
+    source, vrt = folder / "a.tif", folder / "a.vrt"
+    for scheme in ("CUSTOM", "GoogleMapsCompatible"):
+        options = {"COMPRESS": "JPEG", "TILING_SCHEME": scheme}
+        rasterio.shutil.copy(source, folder / "made.tif", driver="COG", **options)
+    names = [str(vrt), vrt.read_text("utf-8"), f"vrt://{source}", f"vrt://{source}?bands=1"]
+    for name in names:
+        for driver in (None, "VRT"):
+            with suppress(rasterio.errors.RasterioError), rasterio.open(name, driver=driver):
+                return
+    raise PermissionError("none opened")
 
 
 def _fork(_path: Path) -> None:
@@ -123,6 +139,7 @@ ATTACKS: dict[str, Callable[[Path], object]] = {
     "start a program": lambda _: subprocess.run(["/bin/true"], check=True),
     "signal the parent": lambda _: os.kill(os.getppid(), 0),
     "signal everybody": lambda _: os.kill(-1, signal.SIGCONT),
+    "open a VRT after using some": _open_a_vrt_by_any_name,
     "open a VRT": _open_as("VRT"),
     "open a GeoTIFF": _open_as("GTiff"),
     "trace": _call(101, 0, 0, 0, 0) if os.uname().machine == "x86_64" else _call(117, 0, 0, 0, 0),

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import pyvips
+import rasterio
 from PIL import Image
 from rasterio.errors import RasterioIOError
 
 from geoprocessing_worker.compression import Codec
 from geoprocessing_worker.errors import ErrorClass, JobError, refused
 from geoprocessing_worker.refusals import named
-from tests.support.rasters import run
+from tests.support.rasters import Tiff, run
 from tests.support.raw_tiff import LONG, SHORT, write_raw_tiff
 from tests.support.tiffs import RawTiff, gray
 
@@ -37,6 +38,66 @@ def test_library_words_become_a_code(words: str, code: str) -> None:
     outer.__cause__ = RasterioIOError(words)
     error = named(outer)
     assert (error.code, error.error_class) == (code, ErrorClass.INVALID_INPUT)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Output driver 'VRT' not recognised.",
+        "something that no library has ever said",
+        "WebPSetupEncode:WEBP driver doesn't support 5 bands. Must be 3 (RGB) or 4 (RGBA) bands.",
+        "JPEGLib:Too many color components: 5, max 4; Error when compressing strip/tile 0",
+        "TIFFAppendToStrip:Write error at scanline 0",
+    ],
+)
+def test_what_is_not_known_to_be_damage_is_a_fault_of_the_worker(words: str) -> None:
+    """An unknown error, and any error in writing, is internal; the words of the library are in the details."""
+    error = named(RasterioIOError(words))
+    assert (error.code, error.error_class, error.detail) == ("internal_error", ErrorClass.INTERNAL, {"reason": words})
+
+
+def test_a_full_disk_is_none_of_the_file() -> None:
+    """It is the worker's, and the job can be done later."""
+    error = named(RasterioIOError("_tiffWriteProc: No space left on device"))
+    assert (error.code, error.error_class) == ("disk_full", ErrorClass.TRANSIENT)
+
+
+CODECS = [
+    ("deflate", "uint8", 1), ("lzw", "uint8", 1), ("packbits", "uint8", 1), ("zstd", "uint8", 1), ("lzma", "uint8", 1),
+    ("jpeg", "uint8", 1), ("jpeg", "uint8", 3), ("webp", "uint8", 3), ("ccittfax3", "uint8", 1),
+    ("ccittfax4", "uint8", 1), ("ccittrle", "uint8", 1), ("lerc", "float32", 1), ("lerc_zstd", "float32", 1),
+    ("lerc_deflate", "float32", 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ["zeros", "ones", "noise", "cut"])
+@pytest.mark.parametrize(("codec", "dtype", "bands"), CODECS)
+def test_damage_of_every_codec_is_called_damage(
+    codec: str, dtype: str, bands: int, change: str, tmp_path: Path
+) -> None:
+    """Blocks whose content was overwritten: a picture where the decoder makes one of it, else a refusal for good."""
+    rng = np.random.default_rng(7)
+    data = rng.integers(0, 200, (bands, 64, 64)).astype(dtype)
+    profile: dict[str, Any] = {"compress": codec, "interleave": "pixel"}
+    if codec.startswith("ccitt"):
+        data, profile = np.minimum(data, 1), profile | {"nbits": 1}
+    source = Tiff(data, profile=profile).write(tmp_path / "a.tif")
+    with rasterio.open(source) as dataset:
+        start, size = (int(dataset.get_tag_item(f"BLOCK_{name}_0_0", "TIFF", bidx=1)) for name in ("OFFSET", "SIZE"))
+    content = bytearray(source.read_bytes())
+    middle = slice(start + size // 4, start + size)
+    length = middle.stop - middle.start
+    content[middle] = {
+        "zeros": bytes(length),
+        "ones": b"\xff" * length,
+        "noise": rng.bytes(length),
+        "cut": content[start : start + length],
+    }[change]
+    source.write_bytes(content)
+    try:
+        assert run(source, tmp_path / "out").outputs
+    except JobError as error:
+        assert error.error_class == ErrorClass.INVALID_INPUT, (error.code, error.detail)  # noqa: PT017
 
 
 def test_no_memory_is_a_matter_of_resources() -> None:
