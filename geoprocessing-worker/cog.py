@@ -16,14 +16,16 @@ import numpy as np
 import rasterio.shutil
 from pyproj import CRS
 from rasterio.enums import MaskFlags
-from rio_cogeo.cogeo import cog_validate
 
 from geoprocessing_worker.bands import BandChoice
-from geoprocessing_worker.cog_check import check_copy, check_web_copy
-from geoprocessing_worker.crs import per_degree
+from geoprocessing_worker.cog_check import check_copy, check_web_copy, different_place
+from geoprocessing_worker.cog_crs import cannot_hold, name_of, placed_source
+from geoprocessing_worker.cog_layout import BLOCK, WEB, TileLayout, creation_options, faults_of_layout
+from geoprocessing_worker.crs import parse_crs, per_degree, same
 from geoprocessing_worker.directory import SEPARATED
 from geoprocessing_worker.errors import ErrorClass, JobError, refused
 from geoprocessing_worker.facts import facts, own_grid, sample_of
+from geoprocessing_worker.geometry import lay_out
 from geoprocessing_worker.handlers import (
     OutputFile,
     Report,
@@ -33,10 +35,10 @@ from geoprocessing_worker.handlers import (
     unfinished_path,
     write_whole,
 )
-from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.header import Georeferencing, SourceHeader
 from geoprocessing_worker.inspection import inspect_file
 from geoprocessing_worker.lab import is_lab
-from geoprocessing_worker.opening import gdal_environment, open_source
+from geoprocessing_worker.opening import gdal_environment, gdal_options, open_source
 from geoprocessing_worker.plan import choose_resampling, few_of
 from geoprocessing_worker.refusals import named_errors
 from geoprocessing_worker.sampling import Sample
@@ -72,15 +74,29 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
         report("translate", 0.0, "Writing tiles and overviews")
         unfinished = unfinished_path(request.output_folder, f"{request.stem}.tif")
         copy = unfinished_path(request.output_folder, "mended.tif")
+        tiles = WEB if options.web_optimized else TileLayout.of(header.width, header.height, options.block_size)
+        wanted = creation_options(options, header, tiles, method)
         with (
             mended(source, header.directory, copy) as readable,
             open_source(readable, directory=header.directory) as dataset,
         ):
             _refuse_other_mask(dataset, header)
-            rasterio.shutil.copy(dataset, str(unfinished), driver="COG", **_creation_options(options, header, method))
+            _write(dataset, unfinished, tiles, wanted)
+        made_header, place_note = inspect_file(unfinished), None
+        if not options.web_optimized and different_place(header, made_header):
+            with (
+                mended(source, header.directory, copy) as readable,
+                placed_source(readable, header, request.output_folder) as dataset,
+            ):
+                _write(dataset, unfinished, tiles, wanted)
+            made_header = inspect_file(unfinished)
+            if different_place(header, made_header):
+                raise cannot_hold(header)
+            place_note = f"GeoTIFF keys cannot hold {name_of(header)} as the file has it: its horizontal part is kept"
         translated = time.perf_counter()
         report("check", 0.0, "Checking what was made")
-        made_header = replace(_check(source, unfinished, header, options), remarks=header.remarks)
+        _check(source, unfinished, (header, made_header), options, tiles)
+    made_header = replace(made_header, remarks=header.remarks)
     made = finished(request.output_folder, f"{request.stem}.tif", "image/tiff")
     block = _told(request, made_header, choice, sample)
     block["cog"] = {
@@ -88,6 +104,7 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
         "overviewResampling": {"method": method, "reason": why},
         "webOptimized": options.web_optimized,
         "sizeBytes": made.size_bytes,
+        "notes": [note for note in (place_note, _alpha_note(header, options)) if note],
     }
     companion = _companion(request, made, made_header, block)
     timings = {"inspect": inspected - started, "translate": translated - inspected}
@@ -129,17 +146,18 @@ def _refuse_impossible(header: SourceHeader, options: CogOptions) -> None:
             f"A colour table for numbers of the type {header.bands[0].dtype} cannot be written. Save it as uint8.",
             dtype=header.bands[0].dtype,
         )
-    if options.web_optimized and header.crs is None:
-        raise refused("not_georeferenced", "A file without a place on Earth cannot be aligned with web tiles.")
+    if options.web_optimized:
+        _refuse_placeless(header)
     bands = LOSSY_BANDS.get(options.compression)
     if bands is None:
         return
     bytes_only = all(band.dtype == "uint8" and band.bits in {None, 8} for band in header.bands)
-    if not bytes_only or len(header.bands) not in bands or header.palette is not None:
+    if not bytes_only or len(header.bands) not in bands or header.palette is not None or _one_too_many(header, options):
         raise refused(
             "invalid_payload",
             f"compression was {options.compression.value!r}: allowed for {' or '.join(map(str, bands))} bands of "
-            "8 bits without a colour table only; deflate and zstd hold anything.",
+            "8 bits without a colour table only, an alpha band that webOptimized adds among them. "
+            "deflate and zstd hold anything.",
             bands=len(header.bands),
             dtype=header.bands[0].dtype,
         )
@@ -153,6 +171,23 @@ def _is_bent(header: SourceHeader) -> bool:
 
 def _in_degrees(crs: CRS) -> bool:
     return not crs.is_geographic or per_degree(crs) == 1.0
+
+
+def _refuse_placeless(header: SourceHeader) -> None:
+    """Refuse what cannot be reprojected to Web Mercator."""
+    words = "A file without a place on Earth cannot be aligned with web tiles."
+    if header.crs is None or header.georeferencing is Georeferencing.NONE:
+        raise refused("not_georeferenced", words)
+    crs = parse_crs("EPSG:3857")
+    target = lay_out(header, crs, BLOCK).target
+    if target.crs is None or not same(target.crs, crs):
+        raise refused("not_georeferenced", f"{words} No way leads from {header.crs.name[:80]} to Web Mercator.")
+
+
+def _one_too_many(header: SourceHeader, options: CogOptions) -> bool:
+    """Whether GDAL adds an alpha band for places beside the source, and there is no room for it."""
+    opaque = header.bands[0].nodata is None and all(band.colorinterp != "alpha" for band in header.bands)
+    return options.web_optimized and opaque and len(header.bands) == max(LOSSY_BANDS[options.compression])
 
 
 def _refuse_other_mask(dataset: Any, header: SourceHeader) -> None:
@@ -175,35 +210,22 @@ def _overview_method(header: SourceHeader, options: CogOptions, choice: BandChoi
     return method, why
 
 
-def _creation_options(options: CogOptions, header: SourceHeader, method: str) -> dict[str, str]:
-    chosen = {
-        "COMPRESS": options.compression.value.upper(),
-        "BLOCKSIZE": str(options.block_size),
-        # Where none are needed, GDAL 3.10 would copy those of the source, in their order.
-        "OVERVIEWS": "NONE" if max(header.width, header.height) <= options.block_size else "IGNORE_EXISTING",
-        "OVERVIEW_RESAMPLING": method.upper(),
-        "WARP_RESAMPLING": "NEAREST" if method in {"nearest", "mode"} else "BILINEAR",
-        "NUM_THREADS": "2",
-        "BIGTIFF": "IF_SAFER",
-        "STATISTICS": "NO",
-    }
-    if options.compression in LOSSY:
-        chosen |= {"QUALITY": str(options.quality), "OVERVIEW_QUALITY": str(options.quality)}
-    elif all(band.bits in {None, 8, 16, 32, 64} and np.dtype(band.dtype).kind != "c" for band in header.bands):
-        chosen["PREDICTOR"] = "YES"  # libtiff has none for other numbers of bits, nor for complex ones
-    if options.web_optimized:
-        chosen |= {"BLOCKSIZE": "256", "OVERVIEWS": "IGNORE_EXISTING"}  # the scheme's own tiles
-        chosen["TILING_SCHEME"] = "GoogleMapsCompatible"
-    return chosen
+def _alpha_note(header: SourceHeader, options: CogOptions) -> str | None:
+    if options.compression is not Compression.JPEG or all(band.colorinterp != "alpha" for band in header.bands):
+        return None
+    return "the alpha band became a mask, in which all that is not wholly transparent is visible"
 
 
-def _check(source: Path, made: Path, header: SourceHeader, options: CogOptions) -> SourceHeader:
-    """What was written is laid out as it must be, and holds what the file holds; its header."""
-    _, errors, warnings = cog_validate(str(made), strict=True, quiet=True)
-    with open_source(made) as dataset:
-        # To rio-cogeo a tile as wide as the picture is no tile.
-        narrow = dataset.profile.get("tiled") and dataset.width <= dataset.block_shapes[0][1]
-    wrong = [fault for fault in (*errors, *warnings) if not (narrow and "is not tiled" in fault)]
+def _write(dataset: Any, path: Path, tiles: TileLayout, wanted: dict[str, str]) -> None:
+    with gdal_options(GDAL_TIFF_INTERNAL_MASK="YES", GDAL_TIFF_OVR_BLOCKSIZE=tiles.overview_block):
+        rasterio.shutil.copy(dataset, str(path), driver="COG", **wanted)
+
+
+def _check(
+    source: Path, made: Path, headers: tuple[SourceHeader, SourceHeader], options: CogOptions, tiles: TileLayout
+) -> None:
+    """What was written is laid out as it must be, and holds what the file holds."""
+    wrong = faults_of_layout(made, tiles)
     if wrong:
         raise JobError(
             "self_check_failed",
@@ -211,12 +233,9 @@ def _check(source: Path, made: Path, header: SourceHeader, options: CogOptions) 
             ErrorClass.INTERNAL,
             {"errors": wrong[:5]},
         )
-    made_header = inspect_file(made)
-    if options.web_optimized:
-        check_web_copy(source, made, header, made_header)
-    else:
-        check_copy(source, made, header, made_header, lossy=options.compression in LOSSY)
-    return made_header
+    quality = options.quality if options.compression in LOSSY else None
+    check = check_web_copy if options.web_optimized else check_copy
+    check(source, made, *headers, quality=quality)
 
 
 def _told(request: TaskRequest[CogOptions], header: SourceHeader, choice: BandChoice, sample: Sample) -> dict[str, Any]:

@@ -57,7 +57,8 @@ DIRECTORIES = (
 
 # Of encoders and of files that are written: never the uploaded file's fault.
 WRITING = re.compile(
-    r"\w*Encode\w*:|when compressing|TIFF(Append|Write|Flush|Rewrite)\w*:|tiffWriteProc|Write error", re.IGNORECASE
+    r"\w*(Setup|Pre|Post)Encode\w*:|when compressing|TIFF(Append|Write|Flush|Rewrite)\w*:|tiffWriteProc|Write error",
+    re.IGNORECASE,
 )
 NO_ROOM = re.compile(r"no space left on device", re.IGNORECASE)
 
@@ -88,7 +89,8 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     OUT_OF_MEMORY,
     _symptom(
-        r"failed to transform|outside of tile matrix|cannot find coordinate operations",
+        r"failed to transform|outside of tile matrix|cannot find coordinate operations|"
+        r"unable to compute a transformation",
         "not_georeferenced",
         "No way leads from the coordinate system of this file to the one that was asked for.",
     ),

@@ -54,7 +54,7 @@ class CogOptions(Payload):
     compression: Annotated[Compression, BeforeValidator(_lower), named(*Compression)] = Compression.DEFLATE
     quality: Annotated[Whole, Field(ge=1, le=100)] = 85
     resampling: Literal["nearest", "bilinear", "cubic", "average", "lanczos", "mode"] | None = None
-    block_size: Literal[256, 512, 1024] = 512
+    block_size: Literal[256, 512, 1024] | None = None
     web_optimized: bool = False
     page: Page = None
 

@@ -189,7 +189,7 @@ def test_a_copy_that_is_not_one_does_not_leave(tmp_path: Path) -> None:
     }.items():
         made = wrong.write(tmp_path / "wrong.tif")
         with pytest.raises(JobError, match=name) as caught:
-            check_copy(right, made, inspect_file(right), inspect_file(made), lossy=False)
+            check_copy(right, made, inspect_file(right), inspect_file(made), quality=None)
         assert caught.value.code == "self_check_failed"
 
 
