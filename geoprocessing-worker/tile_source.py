@@ -26,6 +26,9 @@ NODES = 33  # looked at along each side of a square: its outline in the file is 
 MARGIN = 4.0  # output pixels round it that averaging and interpolation reach to
 
 
+THINNEST = 1.3  # output pixels, the error of the scale between two systems included
+
+
 class Part(NamedTuple):
     """Columns and rows of the full picture, half-open."""
 
@@ -113,6 +116,24 @@ class TileSource:
         left, top = grid.transform.c, grid.transform.f
         inside = ((xs - left) % EARTH_GIRTH < size) & (ys <= top) & (ys > top - size)
         return columns[inside], rows[inside]
+
+
+def widened(header: SourceHeader, pixel: float, shown: float) -> SourceHeader:
+    """A header whose picture is at least one output pixel wide and high, round its own middle.
+
+    A pixel takes the value at its center, so a narrower picture can lie between two centers. One of this width covers
+    the center of the pixel that holds its middle.
+
+    Args:
+        header: of the file.
+        pixel: the side of one of the file's pixels, in metres of Web Mercator.
+        shown: the side of an output pixel, likewise.
+    """
+    across, down = (max(1.0, THINNEST * shown / (pixel * side)) for side in (header.width, header.height))
+    if header.transform is None or across == down == 1.0:
+        return header
+    middle = Affine.translation(header.width / 2, header.height / 2)
+    return replace(header, transform=header.transform @ middle @ Affine.scale(across, down) @ ~middle)
 
 
 def _outline(header: SourceHeader, plan: RenderPlan) -> tuple[Points, Points, Points, Points]:

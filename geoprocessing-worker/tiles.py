@@ -24,6 +24,7 @@ from geoprocessing_worker.encode import encode
 from geoprocessing_worker.errors import JobError, refused
 from geoprocessing_worker.facts import facts, own_grid
 from geoprocessing_worker.geometry import Layout, lay_out
+from geoprocessing_worker.ground import EARTH_GIRTH
 from geoprocessing_worker.handlers import (
     OutputFile,
     Report,
@@ -49,7 +50,7 @@ from geoprocessing_worker.task_options import TilesOptions
 from geoprocessing_worker.threads import in_order
 from geoprocessing_worker.tile_check import check_archive
 from geoprocessing_worker.tile_grid import HALF, SIDE, Coverage, Tile, Zooms, choose_zooms
-from geoprocessing_worker.tile_source import TileSource
+from geoprocessing_worker.tile_source import TileSource, widened
 
 WEB_MERCATOR = "EPSG:3857"
 MAX_DECODED_BYTES = 96 << 30  # about ten minutes of decoding on one slow core
@@ -119,7 +120,7 @@ def _plan(request: TaskRequest[TilesOptions]) -> Job:
     pixel = _pixel(target)
     zooms = choose_zooms(box, pixel, options.min_zoom, options.max_zoom)
     plan, sampled = _choices(source, header, options, lay_out(header, crs, LOOK))
-    tiles = TileSource(source, header, plan, pixel)
+    tiles = TileSource(source, widened(header, pixel, EARTH_GIRTH / SIDE / 2**zooms.last), plan, pixel)
     block = facts(request.source_name, header, own_grid(header), sampled)
     block["choices"] = plan.explain()
     if zooms.note:

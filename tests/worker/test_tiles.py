@@ -277,3 +277,41 @@ def test_tiles_of_something_else_do_not_leave(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(JobError) as caught:
         tiles(source, tmp_path / "out")
     assert caught.value.code == "self_check_failed"
+
+
+EDGE = EARTH_GIRTH / 2**12  # of a tile at zoom 12, in metres
+TINY: dict[str, tuple[tuple[int, int], str, Affine, dict[str, Any]]] = {
+    "a pixel of 60 m": ((1, 1), "EPSG:32638", Affine(60, 0, 400_017, 0, -60, 1_700_031), {}),
+    "a pixel of a hundredth of a degree": ((1, 1), "EPSG:4326", Affine(0.01, 0, 44.003, 0, -0.01, 16.007), {}),
+    "a pixel on the corner of a tile": ((1, 1), "EPSG:3857", Affine(30, 0, 30 * EDGE - 9, 0, -30, 40 * EDGE + 7), {}),
+    "a pixel of 3 cm at zoom 5": ((1, 1), "EPSG:32638", Affine(0.03, 0, 400_017, 0, -0.03, 1_700_031), {"maxZoom": 5}),
+    "a pixel at zoom 0": ((1, 1), "EPSG:32638", Affine(60, 0, 400_017, 0, -60, 1_700_031), {"maxZoom": 0}),
+    "a column at zoom 4": ((40, 1), "EPSG:32638", Affine(10, 0, 400_017, 0, -10, 1_700_031), {"maxZoom": 4}),
+    "a long row": ((1, 900), "EPSG:32638", Affine(10, 0, 400_017, 0, -10, 1_700_031), {"maxZoom": 10}),
+    "a turned pixel": ((1, 1), "EPSG:32638", Affine.translation(400_017, 1_700_031) @ Affine.rotation(30)
+                       @ Affine.scale(60, -60), {}),
+    "classes": ((2, 2), "EPSG:32638", Affine(10, 0, 400_017, 0, -10, 1_700_031),
+                {"maxZoom": 8, "resampling": "nearest"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_a_picture_smaller_than_a_pixel_is_one(kind: str, tmp_path: Path) -> None:
+    """The pixel of the highest zoom that holds the picture's middle has the picture's colour."""
+    (rows, columns), crs, transform, payload = TINY[kind]
+    source = Tiff(np.full((3, rows, columns), 200, np.uint8), crs, transform).write(tmp_path / "a.tif")
+    result = tiles(source, tmp_path / "out", **payload)
+    viewer = Viewer(result)
+    to_degrees = Transformer.from_crs(crs, 4326, always_xy=True)
+    middle = to_degrees.transform(*(transform @ (columns / 2, rows / 2)))
+    assert viewer.colour(*middle, viewer.told["maxzoom"]) == [200, 200, 200, 255]
+    whole = viewer.whole(viewer.told["maxzoom"])
+    assert np.count_nonzero(whole[..., 3]) <= 4 * max(1, columns / 10)
+
+
+def test_a_picture_of_a_few_pixels_keeps_its_size(tmp_path: Path) -> None:
+    """Only what is narrower than a pixel is widened."""
+    resolution = EDGE / 256
+    source = Tiff(np.full((1, 3, 2), 200, np.uint8), "EPSG:3857", Affine(resolution, 0, 30 * EDGE, 0, -resolution, 0))
+    viewer = Viewer(tiles(source.write(tmp_path / "a.tif"), tmp_path / "out"))
+    assert np.count_nonzero(viewer.whole(12)[..., 3]) == 6
