@@ -74,6 +74,8 @@ def creation_options(options: CogOptions, header: SourceHeader, tiles: TileLayou
         # them out only through a VRT dataset.
         "STATISTICS": "AUTO",
     }
+    if header.full.stored is not None:
+        chosen["SPARSE_OK"] = "YES"
     if options.compression in LOSSY:
         chosen |= {"QUALITY": str(options.quality), "OVERVIEW_QUALITY": str(options.quality)}
     elif all(band.bits in {None, 8, 16, 32, 64} and np.dtype(band.dtype).kind != "c" for band in header.bands):

@@ -68,10 +68,15 @@ def address_space_left() -> int | None:
     return max(0, limit - pages * resource.getpagesize())
 
 
+def stored_pixels(level: Level) -> int:
+    """The pixels in all blocks of a level that are stored; the others are not decoded."""
+    across, down = -(-level.width // level.block_width), -(-level.height // level.block_height)
+    blocks = across * down if level.stored is None else level.stored.count()
+    return blocks * level.block_width * level.block_height
+
+
 def _decoded_bytes(header: SourceHeader, level: Level, choice: BandChoice) -> int:
-    across = -(-level.width // level.block_width) * level.block_width
-    down = -(-level.height // level.block_height) * level.block_height
-    return across * down * _bands_in_block(header, choice) * _sample_bytes(header)
+    return stored_pixels(level) * _bands_in_block(header, choice) * _sample_bytes(header)
 
 
 def _memory_bytes(header: SourceHeader, level: Level, choice: BandChoice, layout: Layout) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Self
 
+import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS
@@ -37,10 +40,50 @@ class BandHeader:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredBlocks:
+    """Which blocks of a level are stored; reading any other one costs nothing.
+
+    `sums`, (rows + 1, columns + 1), has the number of stored blocks above and left of each corner between blocks.
+    """
+
+    block_width: int
+    block_height: int
+    sums: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, present: NDArray[np.bool_], block_width: int, block_height: int) -> Self:
+        """From (rows, columns) of blocks."""
+        sums = np.zeros((present.shape[0] + 1, present.shape[1] + 1), dtype=np.int32)
+        np.cumsum(np.cumsum(present, axis=0, dtype=np.int32), axis=1, out=sums[1:, 1:])
+        return cls(block_width, block_height, sums)
+
+    def count(self) -> int:
+        """The number of stored blocks."""
+        return int(self.sums[-1, -1])
+
+    def count_in(self, left: float, top: float, right: float, bottom: float) -> int:
+        """The number of stored blocks that pixels from `left`, `top` up to `right`, `bottom` lie in."""
+        rows, columns = self.sums.shape[0] - 1, self.sums.shape[1] - 1
+        first_row, first = max(0, int(top // self.block_height)), max(0, int(left // self.block_width))
+        last_row = min(rows, math.ceil(bottom / self.block_height))
+        last = min(columns, math.ceil(right / self.block_width))
+        if last <= first or last_row <= first_row:
+            return 0
+        sums = self.sums
+        return int(sums[last_row, last] - sums[first_row, last] - sums[last_row, first] + sums[first_row, first])
+
+    def places(self) -> NDArray[np.intp]:
+        """(blocks, 2): row and column of each stored block."""
+        present = np.diff(np.diff(self.sums, axis=0), axis=1)
+        return np.argwhere(present > 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Level:
     """A resolution that can be read: `overview` is GDAL's 0-based overview level, `None` the full picture.
 
-    With `left` and `top` it is the part of that, `width` x `height` pixels, that begins there.
+    With `left` and `top` it is the part of that, `width` x `height` pixels, that begins there. `stored` counts from the
+    whole level's corner; without it all blocks are stored.
     """
 
     overview: int | None
@@ -50,6 +93,7 @@ class Level:
     block_height: int
     left: int = 0
     top: int = 0
+    stored: StoredBlocks | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from geoprocessing_worker.levels import Levels, block_size, usable_levels
 from geoprocessing_worker.masks import page_masks, whole_pages
 from geoprocessing_worker.opening import forget_old_errors, open_source
 from geoprocessing_worker.own_system import OwnSystem, own_system
+from geoprocessing_worker.sparse import with_stored_blocks
 from geoprocessing_worker.texts import readable, says_a_number
 
 MAX_PAGES = 64  # looked at to find the largest; any other can be asked for by number
@@ -118,7 +119,7 @@ def inspect_file(
         levels = usable_levels(path, full, overviews, raw=raw, masked=facts["has_mask"])
     return SourceHeader(
         **facts,
-        levels=levels.usable,
+        levels=levels.usable if facts["has_mask"] else with_stored_blocks(path, levels.usable, directory),
         mask_overviews_unlike=levels.unlike,
         pages=pages,
         page=number,

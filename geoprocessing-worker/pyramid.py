@@ -7,15 +7,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from geoprocessing_worker.raster import U8
-from geoprocessing_worker.tile_grid import SIDE, Coverage, Tile, Zooms
+from geoprocessing_worker.tile_grid import DEEP, SIDE, Coverage, Tile, Zooms
 
 Square = Callable[[Tile], U8 | None]
 """The pixels under a tile, (height, width, 4) with 2**depth tiles a side; None where there is nothing."""
 Emit = Callable[[list[tuple[Tile, U8]]], None]
 """Told the tiles that came out, each (256, 256, 4) and not empty."""
-
-
-DEEP = 3  # zooms below a square's own: 2048 pixels a side, 16 MB
 
 
 def depth(zooms: Zooms) -> int:

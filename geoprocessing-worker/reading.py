@@ -107,12 +107,24 @@ def _part(
     (first, last, top, bottom), (start, stop, left, right) = piece
     window = Window(plan.level.left + left, plan.level.top + top, right - left, bottom - top)
     nodata = (None,) * len(plan.nodata) if plan.nodata_when_placed else plan.nodata
+    size = last - first, stop - start
+    stored = plan.level.stored
+    if stored is not None and not stored.count_in(*_edges(window)):
+        window = Window(window.col_off, window.row_off, 1, 1)  # all pixels of missing blocks are the same
+        block, opacity = read_window(source, header, plan.bands, nodata, window)
+        part = np.broadcast_to(_coloured(block, plan), (len(block), *size))
+        return part, None if opacity is None else np.broadcast_to(opacity, size)
     block, opacity = read_window(source, header, plan.bands, nodata, window)
     coloured = _coloured(block, plan)
-    size = last - first, stop - start
     if plan.gathers:
         return gathered(coloured, opacity, size, _picked(plan, kept))
     return reduced(coloured, opacity, *size, plan.resampling)
+
+
+def _edges(window: Window) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom."""
+    left, top = int(window.col_off), int(window.row_off)
+    return left, top, left + int(window.width), top + int(window.height)
 
 
 def _whole_alpha(parts: dict[Piece, U8], height: int, width: int) -> U8 | None:

@@ -24,6 +24,7 @@ from geoprocessing_worker.stretch import is_ordered
 
 ENOUGH = 1_000_000  # pixels; percentiles are then good to a tenth of a percent
 WHOLE = 4_000_000  # pixels; a level up to this size is looked at whole
+MOST_BLOCKS = 64
 ALL_ROUND = 0.95  # of the outermost pixels, where one value makes a collar
 LOSSY = ("JPEG", "WEBP", "JXL", "LERC")  # in GDAL's names of codecs
 SMALLEST_OVERVIEW = 256  # pixels on the long side; smaller ones are too smooth to tell the extremes
@@ -202,12 +203,18 @@ def _overview(header: SourceHeader) -> Level:
 
 
 def _windows(level: Level) -> list[Window]:
-    """All of a small level; of a large one, whole blocks spread evenly, until there are enough pixels."""
+    """All of a small level; of a large one, whole blocks spread evenly, until there are enough pixels.
+
+    Of a sparse level, blocks that are stored.
+    """
     if level.width * level.height <= WHOLE:
         return [Window(0, 0, level.width, level.height)]
     across, down = -(-level.width // level.block_width), -(-level.height // level.block_height)
+    if level.stored is not None and (places := level.stored.places()).size:
+        some = places[np.unique(np.linspace(0, len(places) - 1, MOST_BLOCKS).astype(int))]
+        return [_block(level, int(column), int(row)) for row, column in some]
     block = min(level.block_width, level.width) * min(level.block_height, level.height)
-    wanted = max(9, min(64, ENOUGH // block))
+    wanted = max(9, min(MOST_BLOCKS, ENOUGH // block))
     columns = min(across, max(1, round(np.sqrt(wanted * across / down))))
     rows = min(down, max(1, -(-wanted // columns)))
     return [

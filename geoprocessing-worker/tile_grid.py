@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from affine import Affine
@@ -19,6 +19,7 @@ SIDE = 256  # pixels
 HALF = EARTH_GIRTH / 2
 # About half an hour of one core; at 15 kB each 3 GB before the archive's own limit.
 MAX_TILES = 200_000
+DEEP = 3  # zooms of tiles that are made of a square of 2048 pixels, 16 MB
 DUST = 1e-6  # of a tile: what lies in the next one by no more than this is rounding
 
 
@@ -91,6 +92,44 @@ def _tiles(begin: float, end: float, zoom: int) -> tuple[int, int]:
     return first, max(first + 1, math.ceil(end / size - DUST))
 
 
+@dataclass(frozen=True)
+class SparseCoverage(Coverage):
+    """A box of which parts are empty; below the zoom of a square of `DEEP` zooms nothing is looked at.
+
+    `empty`: whether there is nothing to show in a tile, nor in any below it.
+    """
+
+    empty: Callable[[Tile], bool]
+    _kept: dict[int, dict[Tile, None]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, box: Coverage, empty: Callable[[Tile], bool]) -> SparseCoverage:
+        """The same box without its empty tiles."""
+        return cls(box.left, box.bottom, box.right, box.top, empty)
+
+    def count(self, zoom: int) -> int:
+        """How many tiles it touches at a zoom, at most."""
+        above = max(0, zoom - DEEP)
+        return min(super().count(zoom), len(self._tiles(above)) << 2 * (zoom - above))
+
+    def touches(self, tile: Tile) -> bool:
+        """Whether a tile may show something."""
+        return super().touches(tile) and tile in self._tiles(tile.zoom)
+
+    def tiles(self, zoom: int) -> Iterator[Tile]:
+        """All tiles at a zoom that may show something."""
+        yield from self._tiles(zoom)
+
+    def _tiles(self, zoom: int) -> dict[Tile, None]:
+        if zoom not in self._kept:
+            candidates = super().tiles(0)
+            if zoom > 0:
+                below = (child for tile in self._tiles(zoom - 1) for child in tile.children())
+                candidates = (tile for tile in below if Coverage.touches(self, tile))
+            self._kept[zoom] = dict.fromkeys(tile for tile in candidates if not self.empty(tile))
+        return self._kept[zoom]
+
+
 class Zooms(NamedTuple):
     """From which zoom to which, how many tiles that is at most, and why not more."""
 
@@ -119,7 +158,7 @@ def choose_zooms(box: Coverage, pixel: float, first: int | None, last: int | Non
     lowest = min(lowest, highest)
     possible = _possible(box, lowest, highest)
     if (possible < highest and last is not None) or possible < lowest:
-        found = sum(box.count(zoom) for zoom in range(lowest, highest + 1))
+        found = sum(Coverage.count(box, zoom) for zoom in range(lowest, highest + 1))
         raise refused(
             "too_many_tiles",
             f"Zooms {lowest} to {highest} are up to {found:,} tiles; at most {MAX_TILES:,} are made here. "

@@ -12,6 +12,7 @@ import numpy as np
 from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
+from rasterio.windows import Window
 
 from geoprocessing_worker.geometry import Layout, spread
 from geoprocessing_worker.ground import EARTH_GIRTH, Points
@@ -21,6 +22,7 @@ from geoprocessing_worker.pixels import PICKING
 from geoprocessing_worker.plan import RenderPlan, Work
 from geoprocessing_worker.raster import U8, Grid
 from geoprocessing_worker.render import render_rgba
+from geoprocessing_worker.sampling import open_level, read_window
 
 NODES = 33  # looked at along each side of a square: its outline in the file is smooth in between
 MARGIN = 4.0  # output pixels round it that averaging and interpolation reach to
@@ -52,11 +54,12 @@ class TileSource:
         assert plan.layout.target.crs is not None  # noqa: S101 - tiles have a place
         self.path, self.header, self._plan, self._pixel = path, header, plan, pixel
         self._outline = _outline(header, plan)
+        self.sparse = self._hides_missing()
 
     def rgba(self, grid: Grid) -> U8 | None:
         """(height, width, 4) of a square in Web Mercator; None where the file has nothing."""
         part = self._part(grid)
-        if part is None:
+        if part is None or self._missing(part):
             return None
         shrink = self._shrink(grid)
         level = level_for(self.header, shrink)
@@ -78,8 +81,32 @@ class TileSource:
             return 0
         level = level_for(self.header, self._shrink(grid))
         across, down = level.width / self.header.width, level.height / self.header.height
+        if level.stored is not None:
+            edges = part.left * across, part.top * down, part.right * across, part.bottom * down
+            return level.stored.count_in(*edges) * level.block_width * level.block_height
         width = _blocks(part.left * across, part.right * across, level.block_width)
         return width * _blocks(part.top * down, part.bottom * down, level.block_height)
+
+    def empty(self, grid: Grid) -> bool:
+        """Whether the file has nothing to show under a square, without a look at its pixels."""
+        part = self._part(grid)
+        return part is None or self._missing(part)
+
+    def _missing(self, part: Part) -> bool:
+        """Whether all blocks of a part are missing, and hidden for that."""
+        stored = self.header.full.stored
+        return self.sparse and stored is not None and not stored.count_in(*part)
+
+    def _hides_missing(self) -> bool:
+        """Whether the pixels of missing blocks are hidden: by nodata or alpha. Without either they are black."""
+        stored = self.header.full.stored
+        if stored is None:
+            return False
+        missing = np.argwhere(np.diff(np.diff(stored.sums, axis=0), axis=1) == 0)[0]
+        window = Window(int(missing[1]) * stored.block_width, int(missing[0]) * stored.block_height, 1, 1)
+        with open_level(self.path, self.header, self.header.full) as source:
+            _, opacity = read_window(source, self.header, self._plan.bands, self._plan.nodata, window)
+        return opacity is not None and not opacity.any()
 
     def _shrink(self, grid: Grid) -> float:
         """How many of the file's pixels one of the square's covers along each side."""

@@ -49,7 +49,7 @@ from geoprocessing_worker.stac import item, json_bytes
 from geoprocessing_worker.task_options import TilesOptions
 from geoprocessing_worker.threads import in_order
 from geoprocessing_worker.tile_check import check_archive
-from geoprocessing_worker.tile_grid import HALF, SIDE, Coverage, Tile, Zooms, choose_zooms
+from geoprocessing_worker.tile_grid import HALF, SIDE, Coverage, SparseCoverage, Tile, Zooms, choose_zooms
 from geoprocessing_worker.tile_source import TileSource, widened
 
 WEB_MERCATOR = "EPSG:3857"
@@ -118,8 +118,11 @@ def _plan(request: TaskRequest[TilesOptions]) -> Job:
     target = _in_web_mercator(header, crs)
     box = _box(target)
     pixel = _pixel(target)
-    zooms = choose_zooms(box, pixel, options.min_zoom, options.max_zoom)
     plan, sampled = _choices(source, header, options, lay_out(header, crs, LOOK))
+    tiles = TileSource(source, header, plan, pixel)
+    if tiles.sparse:
+        box = SparseCoverage.of(box, lambda tile: tiles.empty(tile.grid(crs)))
+    zooms = choose_zooms(box, pixel, options.min_zoom, options.max_zoom)
     tiles = TileSource(source, widened(header, pixel, EARTH_GIRTH / SIDE / 2**zooms.last), plan, pixel)
     block = facts(request.source_name, header, own_grid(header), sampled)
     block["choices"] = plan.explain()
