@@ -135,7 +135,10 @@ def named(error: BaseException, codec: Codec | None = None) -> JobError:
         )
     if isinstance(error, MemoryError):
         return _with_class("out_of_memory", OUT_OF_MEMORY.message, _words(error))
-    words = _words(error)
+    return _by_words(_words(error), codec)
+
+
+def _by_words(words: str, codec: Codec | None) -> JobError:
     if codec is not None and not codec.read:
         return unsupported(codec, reason=words)
     if NO_ROOM.search(words):
