@@ -55,4 +55,6 @@ def _layout(source: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         # rasterio reads the coordinate system as UTF-8 while it opens the file.
         valid, errors, warnings = False, ["the name of its coordinate system is not UTF-8"], []
+    except ZeroDivisionError:  # rio-cogeo 7.0.4 divides by the decimation, which rounds to 0
+        valid, errors, warnings = False, ["an overview is larger than the picture"], []
     return {"valid": valid, "errors": errors, "warnings": warnings}

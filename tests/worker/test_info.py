@@ -14,6 +14,7 @@ from geoprocessing_worker.handlers import TaskRequest
 from geoprocessing_worker.info import describe_file
 from geoprocessing_worker.task_options import InfoOptions
 from tests.support.rasters import UTM, Tiff, quarters, quiet
+from tests.support.tiffs import LONG, RawTiff, gray
 from tests.worker.test_cog import CORNERS
 
 
@@ -79,3 +80,12 @@ def test_what_no_task_may_open_this_one_does_not_open_either(tmp_path: Path) -> 
     with pytest.raises(JobError) as caught:
         info(source, tmp_path / "out")
     assert caught.value.code == "truncated"
+
+
+def test_an_overview_larger_than_its_picture_is_a_fault_of_the_layout(tmp_path: Path) -> None:
+    """rio-cogeo divides by zero there."""
+    larger = gray(64, 64, t254=(LONG, [1]), t273=(LONG, [8]))
+    source = RawTiff([gray(16, 16), larger], data=bytes(5000)).write(tmp_path / "a.tif")
+    told = info(source, tmp_path / "out")["geoprocessing"]["cloudOptimized"]
+    assert told["valid"] is False
+    assert "larger than the picture" in told["errors"][0]
