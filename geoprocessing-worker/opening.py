@@ -19,8 +19,8 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader, MemoryFile
 
 GDAL_OPTIONS: dict[str, Any] = {
-    # 5 % of the host is the default, and decoding the same tiles again is what a cache that is too small costs.
-    "GDAL_CACHEMAX": 96,
+    # Bytes, as rasterio takes it. 5 % of the host is the default; with a smaller cache blocks are decoded again.
+    "GDAL_CACHEMAX": 96 << 20,
     "GDAL_NUM_THREADS": 1,
     # Sidecars are somebody else's words about the file. The first has no effect as an option of opening (rasterio 1.4).
     "GDAL_GEOREF_SOURCES": "INTERNAL",

@@ -17,6 +17,7 @@ from geoprocessing_worker.perform import Call, perform
 from geoprocessing_worker.sandbox import Limits, Sandbox
 from tests.hostile.test_bombs import (
     gigapixels,
+    highly_compressed,
     jpeg_of_gigapixels,
     million_directories,
     old_codec,
@@ -94,6 +95,12 @@ async def test_a_lie_about_the_pixels_costs_no_more_than_a_job_may_use(kind: str
     with pytest.raises(JobError) as caught:
         await do(path, kind)
     assert caught.value.code in {"corrupt_block", "not_georeferenced"}
+
+
+async def test_a_large_strip_is_not_decoded_for_each_row_of_tiles(tmp_path: Path) -> None:
+    """144 megapixels in one strip of 140 kB: a copy takes seconds of the processor's time, not minutes."""
+    highly_compressed(tmp_path / "a.tif")
+    assert (await do(tmp_path / "a.tif", "geotiff_to_cog")).outputs
 
 
 @pytest.mark.parametrize("kind", ["geotiff_to_png", *KINDS])

@@ -1,9 +1,11 @@
 """Opening a stranger's file: small ones once per job, large ones for as long as they are read."""
 
+import ctypes
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio._env
 from PIL import Image
 from rasterio.errors import RasterioIOError
 
@@ -115,6 +117,14 @@ def test_each_wall_before_files_beside_the_input_holds_by_itself(wall: str, kept
     """With the others taken down, what it stands for is not read; with all taken down everything would be."""
     assert said_beside(tmp_path, **OPEN_DOORS) == {"place", "metadata", "overviews"}
     assert kept_out not in said_beside(tmp_path, **OPEN_DOORS | {wall: opening.GDAL_OPTIONS[wall]})
+
+
+def test_the_cache_of_gdal_has_the_size_that_is_meant() -> None:
+    """96 MB: rasterio takes the number for bytes, although GDAL's own setting would mean megabytes."""
+    gdal = ctypes.CDLL(rasterio._env.__file__)
+    gdal.GDALGetCacheMax64.restype = ctypes.c_int64
+    with gdal_environment():
+        assert gdal.GDALGetCacheMax64() == 96 << 20
 
 
 def test_no_driver_but_gtiff_opens_a_source(tmp_path: Path) -> None:
