@@ -64,7 +64,9 @@ def list_reasons(
     need = Need(job.input_size_bytes, found.source_host, found.memory_mb)
     reasons = [*_reasons(job, found, now), *list_worker_reasons(job.task_type, need, workers, viewer)]
     if found.jobs_before:
-        reasons.append(Reason(code="queue", text=f"{found.jobs_before} jobs of {job.task_type} come before it."))
+        noun, verb = ("job", "comes") if found.jobs_before == 1 else ("jobs", "come")
+        text = f"{found.jobs_before} {noun} of {job.task_type} {verb} before it."
+        reasons.append(Reason(code="queue", text=text))
     return reasons
 
 
@@ -85,6 +87,13 @@ def _reasons(job: Job, found: WaitingReasons, now: datetime) -> Iterator[Reason]
             code="rate-limit",
             text=f"{kind} may start {found.rate_count} jobs in {found.rate_period_seconds:g} s,"
             f" so none before {_time(found.rate_full_until)}.",
+        )
+
+    if found.avoided_until is not None:
+        worker = f"Worker {found.avoided_worker}" if found.avoided_worker else "A worker"
+        yield Reason(
+            code="avoided",
+            text=f"{worker} has just failed it, so other workers come first until {_time(found.avoided_until)}.",
         )
 
 

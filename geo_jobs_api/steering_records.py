@@ -22,6 +22,8 @@ class WaitingReasons(FromRow):
     rate_full_until: datetime | None
     memory_mb: int | None
     source_host: str | None
+    avoided_until: datetime | None
+    avoided_worker: str | None
     jobs_before: int
 
 

@@ -305,8 +305,11 @@ SELECT
 FROM ended;
 
 -- name: count_failures(id, code)^
--- How many leases of a job ended with this error.
-SELECT count(*) AS failures FROM lease_outcomes WHERE job_id = :id AND error ->> 'code' = :code::text;
+-- Count the leases of a job that ended with this error since it was last sent back to the queue by hand.
+SELECT count(*) AS failures FROM lease_outcomes
+WHERE job_id = :id AND error ->> 'code' = :code::text AND ended_at > coalesce(
+    (SELECT max(created_at) FROM job_events WHERE job_id = :id AND type = 'retried'), '-infinity'
+);
 
 -- name: fail_job(id, lease_seq, lease_key, request_digest, next_state, delay_seconds, spends_attempt, error, avoid_seconds, asking_seconds)^
 -- End the lease that is held with a failure. A job that was asked to stop is never queued again. For `avoid_seconds`

@@ -13,6 +13,8 @@ SELECT
         ORDER BY claimed_at DESC OFFSET task_types.rate_count - 1 LIMIT 1
     ) AS rate_full_until,
     task_types.memory_mb, jobs.source_host,
+    CASE WHEN jobs.avoided_until > now() THEN jobs.avoided_until END AS avoided_until,
+    (SELECT name FROM workers WHERE workers.id = jobs.avoided_worker) AS avoided_worker,
     (
         SELECT count(*) FROM jobs AS other
         WHERE other.state = 'queued' AND other.task_type = jobs.task_type AND other.run_at <= now()

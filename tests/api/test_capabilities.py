@@ -265,3 +265,36 @@ def test_trouble_of_workers_costs_a_job_no_attempt_but_not_for_ever(
         worker.fail(job, "interrupted", code).raise_for_status()
         attempts.append(person.look(job_id)["attempt"])
     assert attempts == [0, 0, 0, 1, 1]
+
+
+def test_a_job_that_an_operator_sent_back_has_its_free_troubles_again(
+    api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Troubles before the last `retry` do not count, since the operator may have mended their cause."""
+    monkeypatch.setattr("geo_jobs_api.lease_store.MOST_FREE_TROUBLES", 1)
+    rows(api.settings.conninfo or "", "UPDATE task_types SET backoff_seconds = '{}'")
+    person, worker = Person(api), Worker(api)
+    job_id = person.submit()
+
+    def report(error_class: str, code: str) -> None:
+        job = worker.claim()
+        worker.heartbeat(job)
+        worker.fail(job, error_class, code).raise_for_status()
+
+    report("interrupted", "worker_trouble")
+    report("invalid_input", "not_a_tiff")
+    person.http.post(f"/api/geo-jobs/{job_id}/retry").raise_for_status()
+    report("interrupted", "worker_trouble")
+    assert person.look(job_id)["attempt"] == 0
+
+
+def test_explain_names_the_worker_that_is_kept_from_a_job(api: RunningApi) -> None:
+    """A free worker that has just failed the job is no riddle: until when others come first is told."""
+    rows(api.settings.conninfo or "", "UPDATE task_types SET backoff_seconds = '{}'")
+    person, failing, other = Person(api), Worker(api, "w1"), Worker(api, "w2")
+    noted(api, failing, other)
+    job_id = person.submit()
+    failing.fail(failing.claim(), "transient", "disk_full").raise_for_status()
+    reasons = person.http.get(f"/api/geo-jobs/{job_id}/explain").json()["reasons"]
+    (avoided,) = [reason["text"] for reason in reasons if reason["code"] == "avoided"]
+    assert "has just failed it, so other workers come first until" in avoided
