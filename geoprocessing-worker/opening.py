@@ -92,6 +92,15 @@ def forget_old_errors(dataset: Any) -> None:
         _ = dataset.colorinterp
 
 
+def _find_overviews(dataset: Any) -> None:
+    """Have GDAL walk the chain of directories, which it otherwise does at the first question about overviews or masks.
+
+    A chain that ends at a pointer to no directory leaves an error, which rasterio would raise at a later call.
+    """
+    with suppress(CPLE_BaseError):
+        dataset.overviews(1)
+
+
 class _Source(DatasetReader):  # type: ignore[misc]  # compiled, without types
     """A dataset that reads its coordinate system when somebody asks for it: rasterio does so in opening, for 10 ms."""
 
@@ -169,6 +178,7 @@ def open_source(
     with ExitStack() as closing:
         dataset = _Source(name, driver="GTiff", sharing=False, **extra)
         closing.enter_context(dataset)
+        _find_overviews(dataset)
         forget_old_errors(dataset)
         if kept is not None and not own and dataset.width * dataset.height <= SMALL and len(kept.datasets) < MOST_KEPT:
             kept.datasets[key] = dataset

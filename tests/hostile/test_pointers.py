@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyproj import CRS
 
+from geoprocessing_worker import usual_systems
 from geoprocessing_worker.admission import admit
 from geoprocessing_worker.directory import MOST_FIELDS
 from geoprocessing_worker.directory import Tiff as Walker
@@ -72,6 +74,33 @@ def test_every_kind_of_job_ignores_it_and_says_so(pointer: str, handler: Any, tm
     source.write_bytes(file_with(chain=POINTERS[pointer]))
     metadata: Any = perform_on(handler, source, tmp_path / "out").metadata
     assert ["ignored" in note for note in metadata["source"]["notes"]] == [True]
+
+
+@pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.task_type.name)
+@pytest.mark.parametrize("pointer", ["beyond the end", "in the pixels", "back to the first"])
+def test_a_bad_pointer_after_overviews_is_ignored_too(
+    pointer: str, handler: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GDAL reports it while it looks for overviews. With a usual system nothing later clears that error."""
+    half, quarter = (gray(side, side, t254=(LONG, [1]), t273=(LONG, [PIXELS])) for side in (8, 4))
+    source = tmp_path / "a.tif"
+    source.write_bytes(file_with(half, quarter, chain=POINTERS[pointer]))
+    with source.open("rb") as file:
+        monkeypatch.setitem(usual_systems._known, usual_systems._words(file, 1), CRS("EPSG:4326"))
+    metadata: Any = perform_on(handler, source, tmp_path / "out").metadata
+    assert ["ignored" in note for note in metadata["source"]["notes"]] == [True]
+    assert metadata["source"]["overviews"] == (0 if handler is GEOTIFF_TO_COG else 2)
+
+
+@pytest.mark.parametrize("pointer", ["beyond the end", "in the pixels", "back to the first"])
+def test_an_open_file_holds_no_error_of_its_chain(pointer: str, tmp_path: Path) -> None:
+    """rasterio raises an old error at the next call, whichever that is."""
+    source = tmp_path / "a.tif"
+    half = gray(8, 8, t254=(LONG, [1]), t273=(LONG, [PIXELS]))
+    source.write_bytes(file_with(half, chain=POINTERS[pointer]))
+    with gdal_environment(), open_source(source) as dataset:
+        assert dataset.overviews(1) == [2]
+        assert dataset.colorinterp[0].name == "gray"
 
 
 @pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.task_type.name)
