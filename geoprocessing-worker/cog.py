@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import rasterio.shutil
 from pyproj import CRS
-from rasterio.enums import MaskFlags
 
 from geoprocessing_worker.bands import BandChoice
 from geoprocessing_worker.cog_check import check_copy, check_web_copy, different_place
 from geoprocessing_worker.cog_crs import cannot_hold, name_of, placed_source
 from geoprocessing_worker.cog_layout import BLOCK, WEB, TileLayout, creation_options, faults_of_layout
+from geoprocessing_worker.cog_masks import refuse_lost_mask, refuse_other_mask
 from geoprocessing_worker.cost import stored_pixels
 from geoprocessing_worker.crs import parse_crs, per_degree, same
 from geoprocessing_worker.directory import SEPARATED
@@ -62,7 +62,7 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
 
     Raises:
         JobError: as `inspect_file`; `too_complex`, `invalid_payload` (a codec that cannot hold such bands),
-            `unsupported_photometric`, `unsupported_crs`, `not_georeferenced`, `self_check_failed`.
+            `unsupported_photometric`, `unsupported_mask`, `unsupported_crs`, `not_georeferenced`, `self_check_failed`.
     """
     source, options = request.file, request.options
     started = time.perf_counter()
@@ -82,7 +82,8 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
             mended(source, header.directory, copy) as readable,
             open_source(readable, directory=header.directory) as dataset,
         ):
-            _refuse_other_mask(dataset, header)
+            refuse_other_mask(dataset, header)
+            refuse_lost_mask(dataset, header, options)
             _write(dataset, unfinished, tiles, wanted)
         made_header, place_note = inspect_file(unfinished), None
         if not options.web_optimized and different_place(header, made_header):
@@ -192,18 +193,6 @@ def _one_too_many(header: SourceHeader, options: CogOptions) -> bool:
     """Whether GDAL adds an alpha band for places beside the source, and there is no room for it."""
     opaque = header.bands[0].nodata is None and all(band.colorinterp != "alpha" for band in header.bands)
     return options.web_optimized and opaque and len(header.bands) == max(LOSSY_BANDS[options.compression])
-
-
-def _refuse_other_mask(dataset: Any, header: SourceHeader) -> None:
-    """GDAL copies later pages without their mask, the first with any that it finds, and masks of bytes or bits only."""
-    copied = dataset.mask_flag_enums[0] == [MaskFlags.per_dataset]
-    if copied != header.has_mask:
-        raise refused(
-            "unsupported_mask",
-            f"Page {header.page} cannot be copied with its own mask and no other. "
-            "Save it as a file of its own, with a mask of one sample in bytes.",
-            page=header.page,
-        )
 
 
 def _overview_method(header: SourceHeader, options: CogOptions, choice: BandChoice, sample: Sample) -> tuple[str, str]:

@@ -159,8 +159,16 @@ def _same_colours(one: NDArray[Any], other: NDArray[Any]) -> bool:
     return bool((one[:entries] == other[:entries]).all() and not one[entries:, :3].any())
 
 
-def _hidden(dataset: Any, header: SourceHeader, window: Window) -> NDArray[np.bool_]:
-    """(rows, columns) true where a mask or an alpha band hides all.
+def all_nodata(block: NDArray[Any], nodata: tuple[float | None, ...]) -> NDArray[np.bool_]:
+    """True where each band of a block has its nodata value."""
+    found: NDArray[np.bool_] = np.ones(block.shape[1:], dtype=np.bool_)
+    for band, value in zip(block, nodata, strict=True):
+        found &= np.isnan(band) if value is not None and np.isnan(value) else band == value
+    return found
+
+
+def _hidden(dataset: Any, header: SourceHeader, window: Window, *, by_nodata: bool = False) -> NDArray[np.bool_]:
+    """(rows, columns) true where a mask or an alpha band hides all, or nodata if `by_nodata`.
 
     GDAL counts alpha bands only as the second or the fourth.
     """
@@ -170,6 +178,8 @@ def _hidden(dataset: Any, header: SourceHeader, window: Window) -> NDArray[np.bo
             hidden |= dataset.read(band.index, window=window) == 0
     if header.has_mask:
         hidden |= dataset.read_masks(1, window=window) == 0
+    if by_nodata and dataset.nodata is not None:
+        hidden |= all_nodata(dataset.read(window=window), dataset.nodatavals)
     return hidden
 
 
@@ -210,6 +220,7 @@ def check_web_copy(source: Path, made: Path, header: SourceHeader, found: Source
     if found.crs is None or found.transform is None or header.crs is None:
         raise failed("it has no place on Earth", made)
     leeway = 0.0 if quality is None else MOST_OFF + MOST_OFF_OF_PIXELS / quality
+    by_nodata = header.has_mask and not found.has_mask  # GDAL's warp prefers nodata to a mask
     verdicts: dict[bool, list[bool]] = {True: [], False: []}  # by whether the source hides the place
     with open_source(source, directory=header.directory) as before, open_source(made) as after:
         # Alpha is compared as visibility: in a copy it may have become a mask.
@@ -217,11 +228,11 @@ def check_web_copy(source: Path, made: Path, header: SourceHeader, found: Source
         indexes = list(range(1, min(colors, after.count) + 1))
         for (column, row), (x, y) in _places(header, found):
             near, pixel = Window(x - 2, y - 2, 5, 5), Window(column, row, 1, 1)
-            hidden = _hidden(before, header, near)
+            hidden = _hidden(before, header, near, by_nodata=by_nodata)
             if hidden.any() and not hidden.all():
                 continue
             values = before.read(indexes, window=near)
-            good = bool(hidden.all() == _hidden(after, found, pixel).all())
+            good = bool(hidden.all() == _hidden(after, found, pixel, by_nodata=by_nodata).all())
             if good and not hidden.all():
                 good = _between(after.read(indexes, window=pixel).ravel(), values, leeway)
             verdicts[bool(hidden.all())].append(good)
