@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +14,6 @@ import jwt
 
 from geo_jobs_api.config import Settings
 from geo_jobs_api.errors import ConfigurationError, Problem
-from geo_jobs_api.limits import RateLimit
 from geo_jobs_api.records import WorkerToken
 
 ADMIN_SCOPE = "geo-jobs:admin"
@@ -21,12 +21,10 @@ _SECRET_ALGORITHM = "HS256"  # noqa: S105  # a name, not a secret
 # Signatures by a private key. HS256 must never stand here: a public key would then do as its secret.
 _KEY_SET_ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 _MAX_SUBJECT_CHARACTERS = 255
-# A revoked token is refused at the latest after this many seconds.
-_TOKEN_CACHE_SECONDS = 5.0
-_TOKEN_CACHE_ENTRIES = 1000
-# Tokens that were refused, for each address: guesses cost the database nothing once there were so many.
-_REFUSALS_PER_SECOND = 1.0
-_REFUSALS_AT_ONCE = 30
+# Upper bound for the time that a revoked token stays valid.
+_TOKEN_RELOAD_SECONDS = 5.0
+# Unknown tokens trigger a reload. This pause bounds the queries that guesses can cause.
+_TOKEN_RELOAD_PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,47 +135,61 @@ def worker_token_sha256(token: str) -> bytes:
 
 
 class TokenSource(Protocol):
-    """Where known worker tokens are looked up."""
+    """Source of the valid worker tokens."""
 
-    async def find_worker_token(self, token_sha256: bytes) -> WorkerToken | None:
-        """A token that is known and not revoked."""
+    async def list_valid_tokens(self) -> dict[bytes, WorkerToken]:
+        """Return every token that is not revoked, by its SHA-256."""
 
 
 class WorkerVerifier:
-    """Checks the tokens of workers; remembers good ones for a few seconds.
+    """Check worker tokens against a copy of all valid hashes in memory.
+
+    A valid token needs no database query and passes no rate limit, so guesses from the same address cannot delay it.
+    An unknown token waits for the next reload, which all unknown tokens of this process share: at most one query a
+    second, however many guesses arrive.
 
     Args:
-        source: where tokens are looked up.
+        source: where the hashes come from.
         clock: monotonic seconds.
+        sleep: pause until the next reload.
     """
 
-    def __init__(self, source: TokenSource, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        source: TokenSource,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._source = source
         self._clock = clock
-        self._known: dict[bytes, tuple[float, WorkerToken]] = {}
-        self._refusals = RateLimit(_REFUSALS_PER_SECOND, _REFUSALS_AT_ONCE, clock)
+        self._sleep = sleep
+        self._valid: dict[bytes, WorkerToken] = {}
+        self._loaded_at = -math.inf
+        self._loading = asyncio.Lock()
 
-    async def verify(self, authorization: str | None, address: str = "") -> WorkerToken:
-        """The token's record.
-
-        Args:
-            authorization: the header.
-            address: where the request came from; too many wrong tokens from there are not looked up any more.
+    async def verify(self, authorization: str | None) -> WorkerToken:
+        """Return the record of the token in an Authorization header.
 
         Raises:
-            Problem: `token-invalid` when it is unknown or revoked, `rate-limited`.
+            Problem: `token-invalid` when it is missing, unknown or revoked.
         """
         digest = worker_token_sha256(_credentials(authorization, "Worker"))
-        until, token = self._known.get(digest, (0.0, None))
-        if token is not None and self._clock() < until:
-            return token
-        self._refusals.check(address)
-        found = await self._source.find_worker_token(digest)
+        asked_at = self._clock()
+        if asked_at - self._loaded_at >= _TOKEN_RELOAD_SECONDS:
+            await self._load(asked_at - _TOKEN_RELOAD_SECONDS)
+        if digest not in self._valid:
+            await self._load(asked_at)
+        found = self._valid.get(digest)
         if found is None:
-            self._refusals.take(address)
-            self._known.pop(digest, None)
             raise _refuse("The worker token is unknown or was revoked.", "Worker")
-        if len(self._known) >= _TOKEN_CACHE_ENTRIES:
-            self._known.clear()
-        self._known[digest] = (self._clock() + _TOKEN_CACHE_SECONDS, found)
         return found
+
+    async def _load(self, since: float) -> None:
+        """Reload unless a reload began after `since`; successive reloads start at least a second apart."""
+        async with self._loading:
+            if self._loaded_at > since:
+                return
+            await self._sleep(max(0.0, self._loaded_at + _TOKEN_RELOAD_PAUSE_SECONDS - self._clock()))
+            began = self._clock()
+            self._valid = await self._source.list_valid_tokens()
+            self._loaded_at = began

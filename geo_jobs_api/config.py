@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import os
 import secrets
 from pathlib import Path
@@ -69,6 +70,11 @@ class Settings(BaseSettings):
     api_port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0: any that is free")
     api_public_url: str | None = Field(
         None, description="base of signed URLs; without it, the address at which a caller reached the API"
+    )
+    trusted_proxies: str = Field(
+        "",
+        description="addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` count, comma separated",
+        examples=["10.0.0.5,10.1.0.0/24"],
     )
     # Shorter than the 30 s that container platforms wait before they kill.
     drain_seconds: float = Field(20, gt=0, description="seconds that running requests get after SIGTERM")
@@ -198,6 +204,16 @@ class Settings(BaseSettings):
     @classmethod
     def _is_host_list(cls, value: str) -> str:
         parse_hosts(value)
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _is_list_of_networks(cls, value: str) -> str:
+        for proxy in filter(None, (part.strip() for part in value.split(","))):
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError:
+                raise ValueError(f"{proxy!r} is no address or network, such as 10.0.0.5 or 10.0.0.0/24") from None
         return value
 
     @field_validator("api_public_url")

@@ -101,6 +101,8 @@ def configuration(settings: Settings, application: object, *, workers: int = 1) 
         log_config=None,
         access_log=False,
         server_header=False,
+        # uvicorn's default trusts loopback, where any local user may connect from.
+        forwarded_allow_ips=settings.trusted_proxies,
         lifespan="on",
         ws="none",
         # Claims may wait 50 s on a connection that then is used again.

@@ -106,9 +106,7 @@ async def caller_of(request: Request, _: Annotated[object, Security(_bearer)]) -
 
 async def worker_of(request: Request, _: Annotated[object, Security(_worker_header)]) -> WorkerToken:
     """The worker who asks; a Problem when there is none."""
-    return await services_of(request).workers.verify(
-        request.headers.get("authorization"), request.client.host if request.client else ""
-    )
+    return await services_of(request).workers.verify(request.headers.get("authorization"))
 
 
 async def admin_of(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:

@@ -185,11 +185,11 @@ class JobStore:
             )
         return [JobEvent.from_row(row) for row in rows]
 
-    async def find_worker_token(self, token_sha256: bytes) -> WorkerToken | None:
-        """A token that is known and not revoked, by the SHA-256 of its secret."""
+    async def list_valid_tokens(self) -> dict[bytes, WorkerToken]:
+        """Return every worker token that is not revoked, by the SHA-256 of its secret."""
         async with self._pool.connection() as connection:
-            row = await _jobs.get_worker_token(connection, token_sha256=token_sha256)
-        return None if row is None else WorkerToken.from_row(row)
+            rows = await fetch_all(_jobs.list_valid_worker_tokens(connection))
+        return {bytes(row["token_sha256"]): WorkerToken.from_row(row) for row in rows}
 
     async def add_worker_token(self, token_id: UUID, name: str, token_sha256: bytes) -> bool:
         """Register a token; False when it is known already."""

@@ -254,10 +254,9 @@ CROSS JOIN LATERAL (
 ) AS event
 ORDER BY event.id;
 
--- name: get_worker_token(token_sha256)^
--- A token that is known and not revoked.
-SELECT id, name, created_at, revoked_at FROM worker_tokens
-WHERE token_sha256 = :token_sha256 AND revoked_at IS NULL;
+-- name: list_valid_worker_tokens()
+-- Return all tokens that are not revoked, with their hashes.
+SELECT id, name, created_at, revoked_at, token_sha256 FROM worker_tokens WHERE revoked_at IS NULL;
 
 -- name: insert_worker_token(id, name, token_sha256)!
 -- Register a token by its hash; one that is known already stays as it is, revoked or not.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 from uuid import uuid4
@@ -247,22 +249,64 @@ def test_tokens_are_kept_as_hashes_only(api: RunningApi) -> None:
     assert "test-worker-token" not in str(row)
 
 
+class Tokens:
+    """A source of worker tokens that counts its queries, and the clock beside it."""
+
+    def __init__(self, *secrets: str) -> None:
+        self.now = 0.0
+        self.queries = 0
+        self.valid = {worker_token_sha256(secret) for secret in secrets}
+
+    async def list_valid_tokens(self) -> dict[bytes, WorkerToken]:
+        """As the store has it."""
+        self.queries += 1
+        return {digest: WorkerToken(uuid4(), "w", datetime.now(UTC), None) for digest in self.valid}
+
+    async def sleep(self, seconds: float) -> None:
+        """Let time pass at once."""
+        self.now += seconds
+
+    def verifier(self) -> WorkerVerifier:
+        """The verifier that reads from here."""
+        return WorkerVerifier(self, lambda: self.now, self.sleep)
+
+
 async def test_a_revoked_token_is_refused_after_a_few_seconds_and_the_new_one_works_meanwhile() -> None:
-    """Rotation: both are valid at once, and memory of a good one is short."""
-    now, known = [0.0], {worker_token_sha256("old"), worker_token_sha256("new")}
-
-    class Source:
-        async def find_worker_token(self, token_sha256: bytes) -> WorkerToken | None:
-            return WorkerToken(uuid4(), "w", FUTURE, None) if token_sha256 in known else None  # type: ignore[arg-type]  # a time of no interest
-
-    verifier = WorkerVerifier(Source(), lambda: now[0])
+    """Rotation: both are valid at once, and a revoked token is refused within five seconds."""
+    tokens = Tokens("old", "new")
+    verifier = tokens.verifier()
     await verifier.verify("Worker old")
     await verifier.verify("Worker new")
-    known.remove(worker_token_sha256("old"))
-    now[0] = 6.0
+    tokens.valid.remove(worker_token_sha256("old"))
+    tokens.now = 5.0
     await verifier.verify("Worker new")
     with pytest.raises(Problem, match="token-invalid"):
         await verifier.verify("Worker old")
+
+
+async def test_a_new_token_is_valid_at_its_first_request() -> None:
+    """A token made after the last reload triggers another, within a second."""
+    tokens = Tokens("old")
+    verifier = tokens.verifier()
+    await verifier.verify("Worker old")
+    tokens.valid.add(worker_token_sha256("new"))
+    await verifier.verify("Worker new")
+    assert tokens.now <= 1.0
+
+
+async def test_guesses_share_one_query_a_second_and_a_valid_token_needs_none() -> None:
+    """A hundred guesses at once wait for the same reload; a valid token is accepted without any."""
+    tokens = Tokens("good")
+    verifier = tokens.verifier()
+    await verifier.verify("Worker good")
+    for _ in range(3):
+        guesses = [verifier.verify(f"Worker guess {number}") for number in range(100)]
+        refusals = await asyncio.gather(*guesses, return_exceptions=True)
+        assert all(isinstance(refusal, Problem) for refusal in refusals)
+    assert tokens.queries <= 1 + tokens.now
+    before = tokens.queries
+    await verifier.verify("Worker good")
+    assert tokens.queries == before
 
 
 def test_secrets_do_not_show_when_settings_are_printed(tmp_path: Any) -> None:
