@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import anyio
+import anyio.to_thread
+
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.storage import ObjectInfo, SignedRequest, SizeRule, UrlSigner
@@ -139,6 +142,7 @@ class LocalStorage:
     def __init__(self, root: Path, signer: UrlSigner) -> None:
         self._root = root
         self._incoming = root / ".incoming"
+        self._receiving: dict[str, anyio.CancelScope] = {}
         self.signer = signer
 
     def prepare(self) -> None:
@@ -225,22 +229,45 @@ class LocalStorage:
         """Return the room that the disk has for this account."""
         return (await asyncio.to_thread(shutil.disk_usage, self._root)).free
 
+    async def delete(self, key: str) -> None:
+        """Remove one object; nothing happens if there is none."""
+        await asyncio.to_thread(self.path_of(key).unlink, missing_ok=True)
+
     @asynccontextmanager
-    async def receive(self, body: AsyncIterator[bytes], rule: SizeRule) -> AsyncIterator[StagedObject]:
-        """Take an upload in, piece by piece; what is not published inside the context is removed.
+    async def receive(self, key: str, body: AsyncIterator[bytes], rule: SizeRule) -> AsyncIterator[StagedObject]:
+        """Store an upload in a temporary file, which is removed unless it is published inside the context.
+
+        A later upload to the same key ends an earlier one that is still arriving. So a client whose link broke can try
+        again at once, and many uploads to one URL take the room of one in each process.
 
         Raises:
             Problem: `too-large` as soon as there are too many bytes, `validation` when there are too few,
-                `storage-full` when the disk takes no more.
+                `storage-full` when the disk takes no more, `invalid-state` when a later upload took over.
         """
         arriving = _Arriving(self._incoming)
         try:
             with _room_for(rule.size_bytes):
-                last = await _receive_body(arriving, body, rule)
+                with self._latest(key) as scope:
+                    last = await _receive_body(arriving, body, rule)
+                if scope.cancelled_caught:
+                    raise Problem("invalid-state", "A later upload of the same file took over.")
                 yield await asyncio.to_thread(arriving.finish, last)
         finally:
             if arriving.is_left():
                 await asyncio.to_thread(arriving.discard)
+
+    @contextmanager
+    def _latest(self, key: str) -> Iterator[anyio.CancelScope]:
+        """Cancel the block that another upload to this key is in, and let the next one cancel this block."""
+        if key in self._receiving:
+            self._receiving[key].cancel()
+        with anyio.CancelScope() as scope:
+            self._receiving[key] = scope
+            try:
+                yield scope
+            finally:
+                if self._receiving.get(key) is scope:
+                    del self._receiving[key]
 
 
 async def _receive_body(arriving: _Arriving, body: AsyncIterator[bytes], rule: SizeRule) -> bytes:
@@ -253,7 +280,8 @@ async def _receive_body(arriving: _Arriving, body: AsyncIterator[bytes], rule: S
             raise Problem("too-large", f"The body is larger than the {rule.size_bytes} bytes that were agreed.")
         piece += chunk
         if len(piece) >= PIECE_BYTES:
-            await asyncio.to_thread(arriving.write, bytes(piece))
+            # Unlike asyncio's, this waits for the thread when cancelled, so the file is not closed under it.
+            await anyio.to_thread.run_sync(arriving.write, bytes(piece))
             piece.clear()
     if rule.exact and size != rule.size_bytes:
         raise Problem("validation", f"The body has {size} bytes, but {rule.size_bytes} were announced.")

@@ -63,8 +63,9 @@ async def put_object(key: str, request: Request, query: Signature, services: Ser
     announced = _announced_length(request.headers.get("content-length"), rule)
     # Before it is published an output is looked up again; one that is read in a moment need not be looked up twice.
     if announced is None or announced > PIECE_BYTES or not _SLOT_KEY.match(key):
-        await _check_wanted(services, key)
-    async with services.storage.receive(_within(_seconds_for(rule.size_bytes), request.stream()), rule) as staged:
+        await _check_wanted(services, key, rule.size_bytes)
+    body = _within(_seconds_for(rule.size_bytes), request.stream())
+    async with services.storage.receive(key, body, rule) as staged:
         await _publish(services, key, staged)
         return Response(status_code=201, headers={"ETag": f'"{staged.info.sha256}"'})
 
@@ -100,12 +101,14 @@ def _announced_length(header: str | None, rule: SizeRule) -> int | None:
     return announced
 
 
-async def _check_wanted(services: Services, key: str) -> None:
-    """Refuse early what would be refused in the end, before the body is read."""
+async def _check_wanted(services: Services, key: str, size_bytes: int) -> None:
+    """Refuse an upload that the job would not take in the end, before the body is read."""
     if match := _INPUT_KEY.match(key):
         job = await services.jobs.find_job(UUID(match["job"]))
-        if job is None or job.state is not JobState.AWAITING_UPLOAD or job.input_file_name != match["name"]:
+        if job is None or job.state is not JobState.AWAITING_UPLOAD:
             raise Problem("invalid-state", "The job does not wait for this file.")
+        if (job.input_file_name, job.input_size_bytes) != (match["name"], size_bytes):
+            raise Problem("invalid-state", "A later request for an upload announced another file. Use its URL.")
     elif match := _SLOT_KEY.match(key):
         if not await services.jobs.takes_outputs(UUID(match["job"])):
             raise Problem("already-finalized", "The job has ended; nothing can be added to it.")
@@ -117,7 +120,7 @@ async def _publish(services: Services, key: str, staged: StagedObject) -> None:
     """Give the object its key, then have the job know of it: nothing of the database is held while the disk works."""
     info = staged.info
     if match := _SLOT_KEY.match(key):
-        await _check_wanted(services, key)
+        await _check_wanted(services, key, info.size_bytes)
         target = output_key(UUID(match["job"]), int(match["lease_seq"]), info.sha256, match["name"])
         await asyncio.to_thread(staged.publish, services.storage.path_of(target))
         return
@@ -125,9 +128,13 @@ async def _publish(services: Services, key: str, staged: StagedObject) -> None:
     if match is None:
         raise Problem("object-not-found", "There is no such file.")
     job_id, name = UUID(match["job"]), match["name"]
-    await asyncio.to_thread(staged.publish, services.storage.path_of(input_key(job_id, info.sha256, name)))
-    # Of two uploads at once one queues the job; the other's file is nobody's, and goes with the job.
+    kept = input_key(job_id, info.sha256, name)
+    await asyncio.to_thread(staged.publish, services.storage.path_of(kept))
     if not await services.jobs.enqueue_uploaded(job_id, file_name=name, size_bytes=info.size_bytes, sha256=info.sha256):
+        # Of two uploads at once one queues the job. The other's file counts for nobody, unless both are the same.
+        job = await services.jobs.find_job(job_id)
+        if job is None or job.input_sha256 != info.sha256:
+            await services.storage.delete(kept)
         raise Problem("invalid-state", "The job does not wait for this file.")
 
 

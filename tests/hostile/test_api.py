@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -21,7 +22,8 @@ from geo_jobs_api import auth, middleware
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.limits import RateLimit
 from tests.support.api import JWT_SECRET, RunningApi, bearer, make_jwt, make_settings, worker_header
-from tests.support.clients import TIFF, Person, Worker, code_of, get, put
+from tests.support.clients import TIFF, Person, Worker, code_of, get, put, storage_files
+from tests.support.waiting import wait_until
 
 HOSTILE_TEXTS = [
     "'; DROP TABLE jobs; --",
@@ -289,6 +291,60 @@ def test_a_caller_has_a_share_of_jobs_and_bytes(api_server: Callable[..., Runnin
     body = {"fileName": "b.tif", "fileSize": 100}
     assert code_of(person.http.post(f"/api/geo-jobs/{second['id']}/upload", json=body)) == (429, "quota-exceeded")
     Person(api, "eve").create()
+
+
+def test_an_upload_url_does_not_outlive_a_smaller_announcement(api_server: Callable[..., RunningApi]) -> None:
+    """Announcing 1 byte after 2,000,000 voids the first URL: 409 before its body is read."""
+    api = api_server(max_stored_bytes_per_caller=3_000_000)
+    person = Person(api)
+    job_id = person.create()["id"]
+    large = httpx.URL(person.upload_url(job_id, size=2_000_000))
+    person.upload_url(job_id, size=1)
+    with socket.create_connection((large.host, large.port or 80), timeout=10) as connection:
+        lines = [f"PUT {large.raw_path.decode()} HTTP/1.1", f"Host: {large.host}", "Content-Length: 2000000", "", ""]
+        connection.sendall("\r\n".join(lines).encode())
+        assert connection.recv(12) == b"HTTP/1.1 409"
+    assert storage_files(api, job_id) == []
+
+
+def test_many_uploads_to_one_url_leave_one_file(api_server: Callable[..., RunningApi]) -> None:
+    """Of 20 different bodies at once one queues the job; no other stays in the store."""
+    api = api_server()
+    person = Person(api)
+    job_id = person.create()["id"]
+    url = person.upload_url(job_id, size=100)
+    with ThreadPoolExecutor(20) as threads:
+        answers = list(threads.map(lambda number: put(url, content=bytes([number]) * 100), range(20)))
+    assert sorted(answer.status_code for answer in answers) == [201] + [409] * 19
+    assert len(storage_files(api, job_id)) == 1
+    assert list((api.settings.object_dir / ".incoming").iterdir()) == []
+
+
+def test_a_later_upload_ends_an_earlier_one_that_is_still_arriving(api_server: Callable[..., RunningApi]) -> None:
+    """A client whose link broke uploads again at once; the broken upload leaves no file."""
+    api = api_server()
+    person = Person(api)
+    job_id = person.create()["id"]
+    size = 3 << 20
+    url = person.upload_url(job_id, size=size)
+    halfway, link_is_back = threading.Event(), threading.Event()
+
+    def broken_body() -> Iterator[bytes]:
+        yield bytes(size - 1)
+        halfway.set()
+        assert link_is_back.wait(20)
+        yield bytes(1)
+
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(put, url, content=broken_body(), headers={"Content-Length": str(size)})
+        assert halfway.wait(10)
+        wait_until(lambda: any((api.settings.object_dir / ".incoming").iterdir()), "the first upload's file")
+        assert put(url, content=bytes(size)).status_code == 201
+        wait_until(lambda: not any((api.settings.object_dir / ".incoming").iterdir()), "its removal")
+        link_is_back.set()
+        with contextlib.suppress(httpx.TransportError):
+            assert code_of(first.result(timeout=20)) == (409, "invalid-state")
+    assert len(storage_files(api, job_id)) == 1
 
 
 def test_a_share_is_exact_however_many_ask_at_once(api_server: Callable[..., RunningApi]) -> None:
