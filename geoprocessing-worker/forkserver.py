@@ -7,7 +7,7 @@ import ctypes
 import gc
 import signal
 
-from geoprocessing_worker import confinement, conversion
+from geoprocessing_worker import confinement, conversion, sandbox
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
@@ -34,6 +34,7 @@ if hasattr(libc, "mallopt"):  # not in musl
 
 conversion.preload()
 confinement.prepare()
+sandbox.most_tasks()
 
 # What is frozen is not looked through, so that a child's collector neither reads nor copies the pages of all modules:
 # 3 ms less for each child.

@@ -7,6 +7,7 @@ leak, loop or be killed; the worker says what happened and goes on.
 import asyncio
 import contextlib
 import ctypes
+import functools
 import json
 import math
 import multiprocessing
@@ -47,6 +48,8 @@ CPU_GRACE = 10
 WARM_UP_SECONDS = 60.0
 # What a start raises: no process for the fork server, or a fork server that died because it could not fork.
 NOT_STARTED = (OSError, EOFError)
+# Threads that the children of a user may have beside what already runs. A job has five, and a kernel 32,768 in all.
+SPARE_TASKS = 2048
 
 
 @dataclass(frozen=True)
@@ -359,6 +362,23 @@ def _described(error: JobError) -> dict[str, Any]:
     return {"code": error.code, "message": error.message, "error_class": error.error_class, "detail": error.detail}
 
 
+@functools.cache
+def most_tasks() -> int:
+    """Return the limit on threads and processes of this user: all that run now, and `SPARE_TASKS`.
+
+    The kernel counts them by user and not by process. It holds nobody to it who is root.
+    """
+    return SPARE_TASKS + sum(_threads_of(status, os.getuid()) for status in Path("/proc").glob("[0-9]*/status"))
+
+
+def _threads_of(status: Path, user: int) -> int:
+    try:
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    except OSError:  # it has ended since
+        return 0
+    return int(fields["Threads"]) if int(fields["Uid"].split()[0]) == user else 0
+
+
 def _limit(limits: Limits) -> None:
     # The fork server dies with the worker, however that came about, and no child outlives the fork server.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -374,6 +394,7 @@ def _limit(limits: Limits) -> None:
         (resource.RLIMIT_CPU, resource.RLIM_INFINITY if limits.cpu_seconds is None else limits.cpu_seconds),
         (resource.RLIMIT_FSIZE, limits.file_bytes),
         (resource.RLIMIT_NOFILE, limits.open_files),
+        (resource.RLIMIT_NPROC, most_tasks()),
         (resource.RLIMIT_CORE, 0),
     ):
         hard = resource.getrlimit(kind)[1]

@@ -1,8 +1,8 @@
-"""A filter on system calls: no sockets, no other programs or processes, nobody else's memory.
+"""A seccomp filter with an allow-list: files that are open or allowed by Landlock, memory, threads, time, nothing else.
 
-Landlock leaves UDP and Unix sockets open, and lets a process fork; a fork that leaves its session outlives the kill of
-its group. The filter is a hundred comparisons of a number, written out here: Python's bindings of libseccomp need that
-library on the system, and the best known one has had no release since 2021.
+Landlock leaves UDP and Unix sockets open, and a fork that leaves its session outlives the kill of its group. The filter
+is a hundred comparisons of a number, written out here: Python's bindings of libseccomp need that library on the system,
+and the best known one has had no release since 2021.
 """
 
 import ctypes
@@ -19,49 +19,80 @@ ALLOW, ERRNO = 0x7FFF0000, 0x00050000
 
 # Of BPF: load a word of what the kernel tells of the call; compare; return.
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-NUMBER, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16  # places in struct seccomp_data; the low half of the argument
-CLONE_THREAD = 0x00010000
+NUMBER, ARCHITECTURE, ARGUMENTS = (
+    0,
+    4,
+    16,
+)  # offsets in struct seccomp_data; an argument has 8 bytes, the low half first
 X32 = 0x40000000  # from here on x86_64 numbers the calls of another convention
 
-# Refused outright. The numbers are the kernel's, for x86_64 and aarch64.
-REFUSED = {
-    # the network, by all its doors
-    "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "bind": (49, 200), "listen": (50, 201),
-    "accept": (43, 202), "accept4": (288, 242), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426),
-    "io_uring_register": (427, 427),
-    # other programs and processes
-    "execve": (59, 221), "execveat": (322, 281), "setsid": (112, 157),
-    "setpgid": (109, 154), "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
-    "pidfd_open": (434, 434), "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424),
-    # others' files: Landlock asks nobody who changes their rights, owner, times or attributes
-    "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "fchown": (93, 55), "fchownat": (260, 54),
-    "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
-    "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16), "setxattrat": (463, 463),
-    "removexattrat": (466, 466), "file_setattr": (469, 469), "mknodat": (259, 33),
-    # memory that outlives the process, or that no limit counts
-    "shmget": (29, 194), "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180), "memfd_create": (319, 279),
-    # others' memory
-    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
-    # doors of the kernel that nothing here has a use for
-    "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282), "keyctl": (250, 219),
-    "add_key": (248, 217), "request_key": (249, 218), "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40),
-    "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "open_by_handle_at": (304, 265),
-    "move_mount": (429, 429), "open_tree": (428, 428), "fsopen": (430, 430), "fsmount": (432, 432),
-    "init_module": (175, 105), "finit_module": (313, 273), "kexec_load": (246, 104), "delete_module": (176, 106),
-    "kexec_file_load": (320, 294), "reboot": (169, 142), "swapon": (167, 224), "swapoff": (168, 225),
-    "settimeofday": (164, 170), "clock_settime": (227, 112), "clock_adjtime": (305, 266), "adjtimex": (159, 171),
-    "sethostname": (170, 161), "setdomainname": (171, 162), "syslog": (103, 116), "acct": (163, 89),
-    "quotactl": (179, 60), "fanotify_init": (300, 262), "personality": (135, 92),
+# Allowed whatever their arguments are. The numbers are the kernel's, for x86_64 and aarch64.
+ALLOWED = {
+    # reading and writing, by far the most frequent
+    "read": (0, 63), "write": (1, 64), "pread64": (17, 67), "pwrite64": (18, 68), "lseek": (8, 62), "fstat": (5, 80),
+    "futex": (202, 98), "close": (3, 57), "openat": (257, 56),
+    # files
+    "readv": (19, 65), "writev": (20, 66), "preadv": (295, 69), "pwritev": (296, 70), "preadv2": (327, 286),
+    "pwritev2": (328, 287), "newfstatat": (262, 79), "statx": (332, 291), "statfs": (137, 43), "fstatfs": (138, 44),
+    "faccessat": (269, 48), "faccessat2": (439, 439), "readlinkat": (267, 78), "getdents64": (217, 61),
+    "getcwd": (79, 17), "unlinkat": (263, 35), "renameat": (264, 38), "renameat2": (316, 276), "mkdirat": (258, 34),
+    "truncate": (76, 45), "ftruncate": (77, 46), "fallocate": (285, 47), "fsync": (74, 82), "fdatasync": (75, 83),
+    "fadvise64": (221, 223), "readahead": (187, 213), "sendfile": (40, 71), "copy_file_range": (326, 285),
+    "dup": (32, 23), "dup3": (292, 24), "umask": (95, 166), "flock": (73, 32), "close_range": (436, 436),
+    "pipe2": (293, 59),
+    # waiting
+    "ppoll": (271, 73), "pselect6": (270, 72), "eventfd2": (290, 19), "clock_nanosleep": (230, 115),
+    "nanosleep": (35, 101), "restart_syscall": (219, 128),
+    # memory
+    "mmap": (9, 222), "munmap": (11, 215), "mremap": (25, 216), "mprotect": (10, 226), "madvise": (28, 233),
+    "brk": (12, 214), "msync": (26, 227), "mincore": (27, 232), "membarrier": (324, 283),
+    # threads
+    "set_robust_list": (273, 99), "rseq": (334, 293), "set_tid_address": (218, 96), "sched_yield": (24, 124),
+    "sched_getaffinity": (204, 123), "sched_getattr": (315, 275), "sched_getparam": (143, 121),
+    "sched_getscheduler": (145, 120), "sched_get_priority_max": (146, 125), "sched_get_priority_min": (147, 126),
+    "getcpu": (309, 168), "gettid": (186, 178), "exit": (60, 93), "exit_group": (231, 94),
+    # signals
+    "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "rt_sigpending": (127, 136),
+    "rt_sigsuspend": (130, 133), "rt_sigtimedwait": (128, 137), "sigaltstack": (131, 132),
+    # the process, its host and the time
+    "getpid": (39, 172), "getppid": (110, 173), "getuid": (102, 174), "geteuid": (107, 175), "getgid": (104, 176),
+    "getegid": (108, 177), "getresuid": (118, 148), "getresgid": (120, 150), "getgroups": (115, 158),
+    "getpgid": (121, 155), "getsid": (124, 156), "capget": (125, 90), "uname": (63, 160), "sysinfo": (99, 179),
+    "getrusage": (98, 165), "getrandom": (318, 278), "clock_gettime": (228, 113), "clock_getres": (229, 114),
+    "gettimeofday": (96, 169), "times": (100, 153),
 }  # fmt: skip
-# Of x86_64 alone; others have only what came later.
-REFUSED_X86_64 = {
-    "fork": 57, "vfork": 58, "chmod": 90, "chown": 92, "lchown": 94, "utime": 132, "utimes": 235, "futimesat": 261,
-    "mknod": 133, "iopl": 172, "ioperm": 173,
+# The older forms of some of these, which aarch64 never had.
+ALLOWED_X86_64 = {
+    "open": 2, "stat": 4, "lstat": 6, "access": 21, "readlink": 89, "unlink": 87, "rename": 82, "mkdir": 83,
+    "rmdir": 84, "dup2": 33, "pipe": 22, "poll": 7, "select": 23, "pause": 34, "time": 201, "getpgrp": 111,
+    "getrlimit": 97,
 }  # fmt: skip
+# C libraries try newer calls first and fall back when the kernel lacks them, which only ENOSYS says.
+FIRST_OF_NEWER_CALLS = 449  # futex_waitv, Linux 5.16
+
+CLONE, CLONE3, PRLIMIT64 = (56, 220), (435, 435), (302, 261)
+CLONE_THREAD = 0x00010000
+CLONE_NEW_NAMESPACES = 0x7E020000
 # Allowed on the process itself (its number, or 0), by their first argument.
-ON_ITSELF: dict[str, tuple[int, int]] = {"kill": (62, 129), "tgkill": (234, 131), "prlimit64": (302, 261)}
-CLONE = (56, 220)
-CLONE3 = (435, 435)
+ON_ITSELF: dict[str, tuple[int, int]] = {"kill": (62, 129), "tgkill": (234, 131)}
+
+
+class Choice(NamedTuple):
+    """A call that is allowed with some values of one argument, a number of 32 bits."""
+
+    numbers: tuple[int, int]
+    argument: int
+    values: tuple[int, ...]
+
+
+CHOICES = {
+    # Descriptors, flags, locks and pipe sizes. F_SETOWN and F_SETSIG would send signals to any process of the user.
+    "fcntl": Choice((72, 25), 1, (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032)),
+    # TCGETS, FIONREAD, FIONCLEX, FIOCLEX. FIOSETOWN and SIOCSPGRP do as F_SETOWN.
+    "ioctl": Choice((16, 29), 1, (0x5401, 0x541B, 0x5450, 0x5451)),
+    # The names of threads, and reading what is set. PR_SET_PDEATHSIG would let the process outlive the worker.
+    "prctl": Choice((157, 167), 0, (2, 3, 15, 16, 39)),
+}
 
 
 class Processor(NamedTuple):
@@ -106,34 +137,65 @@ def restrict() -> None:
 
 
 def _program(processor: Processor, itself: int) -> Iterator[bytes]:
-    refuse = _step(RETURN, ERRNO | errno.EPERM)
+    refuse, allow = _step(RETURN, ERRNO | errno.EPERM), _step(RETURN, ALLOW)
+    unknown = _step(RETURN, ERRNO | errno.ENOSYS)
+    column = processor.column
     yield _step(LOAD, ARCHITECTURE)
     yield _step(EQUAL, processor.audit, 1, 0)
     yield refuse
     yield _step(LOAD, NUMBER)
+    allowed = [numbers[column] for numbers in ALLOWED.values()]
     if processor == PROCESSORS["x86_64"]:
         yield _step(AT_LEAST, X32, 0, 1)
         yield refuse
-    refused = [numbers[processor.column] for numbers in REFUSED.values()]
-    for number in refused + (list(REFUSED_X86_64.values()) if processor == PROCESSORS["x86_64"] else []):
+        allowed += ALLOWED_X86_64.values()
+    for number in allowed:
         yield _step(EQUAL, number, 0, 1)
-        yield refuse
-    # It takes its arguments by address, where no filter can look; libc falls back on clone when it is not there.
-    yield _step(EQUAL, CLONE3[processor.column], 0, 1)
-    yield _step(RETURN, ERRNO | errno.ENOSYS)
-    yield _step(EQUAL, CLONE[processor.column], 0, 4)
-    yield _step(LOAD, FIRST_ARGUMENT)
+        yield allow
+    # clone3 takes its arguments by address, where no filter can look; libc falls back on clone.
+    for operation, number in ((EQUAL, CLONE3[column]), (AT_LEAST, FIRST_OF_NEWER_CALLS)):
+        yield _step(operation, number, 0, 1)
+        yield unknown
+    yield _step(EQUAL, CLONE[column], 0, 5)
+    yield _argument(0)
+    yield _step(ANY_BIT, CLONE_NEW_NAMESPACES, 1, 0)
     yield _step(ANY_BIT, CLONE_THREAD, 1, 0)
     yield refuse
-    yield _step(RETURN, ALLOW)
+    yield allow
     for numbers in ON_ITSELF.values():
-        yield _step(EQUAL, numbers[processor.column], 0, 5)
-        yield _step(LOAD, FIRST_ARGUMENT)
-        yield _step(EQUAL, itself, 2, 0)
-        yield _step(EQUAL, 0, 1, 0)
+        yield from _on_itself(numbers[column], itself, allow, refuse)
+    for choice in CHOICES.values():
+        yield _step(EQUAL, choice.numbers[column], 0, 2 * len(choice.values) + 2)
+        yield _argument(choice.argument)
+        for value in choice.values:
+            yield _step(EQUAL, value, 0, 1)
+            yield allow
         yield refuse
-        yield _step(RETURN, ALLOW)
-    yield _step(RETURN, ALLOW)
+    # Its own limits may be read: the address of new ones is 0, in both halves.
+    yield _step(EQUAL, PRLIMIT64[column], 0, 8)
+    yield _argument(2)
+    yield _step(EQUAL, 0, 0, 6)
+    yield _argument(2, half=1)
+    yield _step(EQUAL, 0, 0, 4)
+    yield _argument(0)
+    yield _step(EQUAL, itself, 1, 0)
+    yield _step(EQUAL, 0, 0, 1)
+    yield allow
+    yield refuse
+
+
+def _on_itself(number: int, itself: int, allow: bytes, refuse: bytes) -> Iterator[bytes]:
+    """Allow a call on this process, by the first argument; every other call goes on behind it."""
+    yield _step(EQUAL, number, 0, 5)
+    yield _argument(0)
+    yield _step(EQUAL, itself, 1, 0)
+    yield _step(EQUAL, 0, 0, 1)
+    yield allow
+    yield refuse
+
+
+def _argument(index: int, half: int = 0) -> bytes:
+    return _step(LOAD, ARGUMENTS + 8 * index + 4 * half)
 
 
 def _step(operation: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:

@@ -78,6 +78,20 @@ REFUSED = [
     "change a file's attributes",
     "connect to an abstract socket",
     "make a FIFO",
+    "signal by a pipe's owner",
+    "own a pipe by ioctl",
+    "clear its death signal",
+    "set a limit",
+    "renice the parent",
+    "renice all of the user",
+    "idle the parent",
+    "pin the parent",
+    "idle the parent's disk",
+    "take all asynchronous I/O",
+    "watch a folder",
+    "start watching",
+    "make a namespace in a thread",
+    "use an unknown call",
 ]
 
 
@@ -105,6 +119,8 @@ async def test_the_attacks_go_through_where_there_are_no_walls(name: str, bird: 
         ("connect by TCP", {"system_calls"}),
         ("signal the parent", {"files", "signals"}),
         ("signal the parent", {"system_calls"}),
+        ("signal by a pipe's owner", {"system_calls"}),
+        ("own a pipe by ioctl", {"system_calls"}),
     ],
 )
 def test_where_two_walls_stand_before_the_same_thing_each_holds_alone(
@@ -168,7 +184,7 @@ def test_what_the_system_or_a_library_sets_as_well_is_set_by_ourselves() -> None
     assert told == "1 0"  # PR_GET_NO_NEW_PRIVS, PR_GET_DUMPABLE
 
 
-@pytest.mark.parametrize("name", ["write much", "open many files"])
+@pytest.mark.parametrize("name", ["write much", "open many files", "make threads"])
 async def test_a_limit_that_is_met_is_an_error_and_not_an_end(name: str, bird: Canary, tmp_path: Path) -> None:
     path = tmp_path if name == "write much" else bird.path
     told = await Sandbox(attack, Told, preload=PRELOAD, limits=LIMITS, confine=False).run(

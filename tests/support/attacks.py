@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
 import resource
 import signal
 import socket
+import struct
 import subprocess
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +19,7 @@ from pathlib import Path
 import rasterio
 import rasterio.shutil
 
+from geoprocessing_worker.sandbox import most_tasks
 from tests.support.child_work import Deed, Report, Told
 
 DONE = "done"
@@ -124,6 +128,41 @@ def tell_limits(deed: Deed, report: Report) -> Told:
     return Told(text=json.dumps(told))
 
 
+F_SETOWN, F_SETSIG, F_SETOWN_EX = 8, 10, 15
+FIOSETOWN, SIOCSPGRP = 0x8901, 0x8902
+PR_SET_PDEATHSIG = 1
+
+
+def _signal_by_a_pipe(_path: Path) -> None:
+    """Have the kernel send SIGKILL's harmless cousin to the worker when a pipe becomes readable."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(reader, F_SETOWN, os.getppid())
+    fcntl.fcntl(reader, F_SETSIG, signal.SIGCONT)
+    fcntl.fcntl(reader, fcntl.F_SETFL, os.O_ASYNC)
+    os.write(writer, b"x")
+
+
+def _clear_death_signal(_path: Path) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0) != 0:
+        raise PermissionError(ctypes.get_errno(), "refused")
+
+
+def _make_threads(_path: Path) -> None:
+    """Start more threads than a user's children may have, as a user whom the kernel holds to limits."""
+    if os.getuid() == 0:
+        os.setuid(65534)
+    threading.stack_size(1 << 16)
+    enough = threading.Event()
+    made = [threading.Thread(target=enough.wait, daemon=True) for _ in range(most_tasks() + 100)]
+    try:
+        for thread in made:
+            thread.start()
+    except RuntimeError:
+        raise OSError("no more threads") from None
+    finally:
+        enough.set()
+
+
 LIMITED = ("AS", "CPU", "FSIZE", "NOFILE", "CORE")
 ATTACKS: dict[str, Callable[[Path], object]] = {
     "read a file": lambda path: path.read_bytes(),
@@ -160,6 +199,21 @@ ATTACKS: dict[str, Callable[[Path], object]] = {
     "change a file's attributes": lambda path: os.setxattr(path, "user.a", b"b"),
     "connect to an abstract socket": lambda _: _connect_unix(Path("\0abstract")),
     "make a FIFO": lambda path: os.mkfifo(path.with_name("fifo")),
+    "signal by a pipe's owner": _signal_by_a_pipe,
+    "own a pipe by ioctl": lambda _: fcntl.ioctl(os.pipe()[0], FIOSETOWN, struct.pack("i", os.getppid())),
+    "clear its death signal": _clear_death_signal,
+    "set a limit": _call(302 if X86 else 261, 0, resource.RLIMIT_NOFILE, 1, 0),
+    "renice the parent": lambda _: os.setpriority(os.PRIO_PROCESS, os.getppid(), 19),
+    "renice all of the user": lambda _: os.setpriority(os.PRIO_USER, os.getuid(), 19),
+    "idle the parent": lambda _: os.sched_setscheduler(os.getppid(), os.SCHED_IDLE, os.sched_param(0)),
+    "pin the parent": lambda _: os.sched_setaffinity(os.getppid(), {0}),
+    "idle the parent's disk": _call(251 if X86 else 30, 1, os.getppid(), 3 << 13),
+    "take all asynchronous I/O": _call(206 if X86 else 0, 65_000, 0),
+    "watch a folder": _call(254 if X86 else 27, 0, 0, 0),
+    "start watching": _call(294 if X86 else 26, 0),
+    "make a namespace in a thread": _call(56 if X86 else 220, 0x40000000 | 0x00010000, 0, 0, 0, 0),
+    "use an unknown call": _call(440, 0),
+    "make threads": _make_threads,
     "write much": _write_much,
     "open many files": _open_many,
 }
