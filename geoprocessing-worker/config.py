@@ -52,6 +52,16 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split)]
 
 
+def _state_dir() -> Path:
+    """Return the default TEMP_DIR: systemd's STATE_DIRECTORY, else the user's state folder, else one below /tmp."""
+    if given := os.environ.get("STATE_DIRECTORY"):
+        return Path(given.split(":")[0])
+    home = Path(os.environ.get("HOME") or "/nonexistent")
+    if os.access(home, os.W_OK):
+        return Path(os.environ.get("XDG_STATE_HOME") or home / ".local" / "state") / "geoprocessing-worker"
+    return Path(tempfile.gettempdir()) / f"geoprocessing-worker-{os.getuid()}"
+
+
 class Settings(BaseSettings):
     """The worker's settings; the name of a field in capitals is the name of its variable.
 
@@ -111,9 +121,10 @@ class Settings(BaseSettings):
     min_free_memory_mb: int = Field(256, ge=0, description="memory that must be free before a claim, in MiB")
     shutdown_grace: float = Field(30, ge=0, description="seconds that running jobs get after SIGTERM")
     temp_dir: Path = Field(
-        default_factory=lambda: Path(tempfile.gettempdir()) / f"geoprocessing-worker-{os.getuid()}",
-        description="job folders, mode 0700, always removed; reports that wait for the API, in `outbox`",
-        json_schema_extra={"shown": "/tmp/geoprocessing-worker-UID"},  # noqa: S108 - only shown
+        default_factory=_state_dir,
+        description="job folders, mode 0700, always removed; reports that wait for the API, in `outbox`; by default below "
+        "`STATE_DIRECTORY` or the user's state folder",
+        json_schema_extra={"shown": "~/.local/state/geoprocessing-worker"},
     )
     outbox_max_age: float = Field(86400, gt=0, description="seconds that a report may wait for the API to come back")
     outbox_max_reports: int = Field(100, ge=1, description="reports that may wait; of more, the oldest goes")

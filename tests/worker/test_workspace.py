@@ -47,13 +47,50 @@ def test_sweeping_removes_the_folders_of_the_dead_and_leaves_those_of_the_living
     assert not folder.exists()
 
 
+def folder(path: Path, mode: int, owner: int = 0) -> Path:
+    path.mkdir()
+    os.chown(path, owner or os.geteuid(), -1)
+    path.chmod(mode)
+    return path
+
+
 def test_a_folder_that_others_can_write_to_is_not_worked_in(tmp_path: Path) -> None:
-    (tmp_path / "open").mkdir()
-    (tmp_path / "open").chmod(0o777)
-    with pytest.raises(PermissionError):
-        prepare(tmp_path / "open")
-    (tmp_path / "open").chmod(0o1777)
-    prepare(tmp_path / "open")
+    """Neither itself nor a folder above it, unless it is sticky: there only owners may rename."""
+    with pytest.raises(PermissionError, match="another user"):
+        prepare(folder(tmp_path / "open", 0o777))
+    with pytest.raises(PermissionError, match="another user could replace"):
+        prepare(tmp_path / "open" / "mine")
+    prepare(folder(tmp_path / "sticky", 0o1777))
+    prepare(tmp_path / "sticky" / "mine")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give folders away")
+def test_a_folder_of_another_user_is_not_worked_in_even_if_it_is_sticky(tmp_path: Path) -> None:
+    """Its owner could rename the folders of jobs. The same holds for a folder or link above it in a sticky one."""
+    common = folder(tmp_path / "common", 0o1777)
+    with pytest.raises(PermissionError, match="another user owns it"):
+        prepare(folder(tmp_path / "sticky", 0o1777, owner=65534))
+    with pytest.raises(PermissionError, match="another user could replace"):
+        prepare(folder(common / "private", 0o700, owner=65534) / "jobs")
+    mine = folder(tmp_path / "mine", 0o700)
+    (common / "link").symlink_to(mine)
+    os.chown(common / "link", 65534, -1, follow_symlinks=False)
+    with pytest.raises(PermissionError, match="another user could replace"):
+        prepare(common / "link")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give folders away")
+def test_nothing_that_another_user_put_into_a_common_folder_is_used(tmp_path: Path) -> None:
+    """Neither a folder or link with the name of a job's, nor a lock, which its owner could hold for ever."""
+    common = folder(tmp_path / "common", 0o1777)
+    folder(common / "geojob_theirs", 0o777, owner=65534)
+    mine = folder(tmp_path / "mine", 0o700)
+    (common / "geojob_link").symlink_to(mine)
+    assert sweep(common) == 0
+    assert list(mine.iterdir()) == list((common / "geojob_theirs").iterdir()) == []
+    os.chown(common / ".geojobs.lock", 65534, -1)
+    with pytest.raises(PermissionError, match="another user owns"):
+        sweep(common)
 
 
 def test_no_room_to_work_is_a_trouble_that_passes(tmp_path: Path) -> None:
