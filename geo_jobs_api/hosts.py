@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import unquote, urlsplit
 
 import httpx
@@ -15,6 +15,16 @@ Address = IPv4Address | IPv6Address
 NAT64 = IPv6Network("64:ff9b::/96")
 # All of IPv6 that hosts of the wide world have.
 GIVEN_OUT = IPv6Network("2000::/3")
+# Not reachable from the Internet (IANA's special-purpose registries). Python's own list changes with its patch
+# releases. The last of IPv4 is the host agent of Azure.
+NOT_PUBLIC: tuple[IPv4Network | IPv6Network, ...] = (
+    *map(IPv4Network, (
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
+        "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
+        "224.0.0.0/4", "240.0.0.0/4", "168.63.129.16/32",
+    )),
+    *map(IPv6Network, ("2001::/23", "2001:db8::/32", "3fff::/20")),
+)  # fmt: skip
 
 
 def parse_hosts(text: str) -> HostList:
@@ -78,7 +88,7 @@ def is_public(address: Address) -> bool:
         # Whatever else carries an address within, and what was never given out.
         if address not in GIVEN_OUT:
             return False
-    return address.is_global and not address.is_multicast
+    return not any(address in network for network in NOT_PUBLIC)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ def test_an_address_within_an_address_is_seen(is_public: Callable[[IPv4Address |
     """Every way in which IPv6 carries IPv4, and what is of nobody; by the worker's reading and by the API's."""
     inside = ["::ffff:10.0.0.1", "::10.0.0.1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::a00:1", "2002:a00:1::", "fec0::1"]
     inside += ["2001:0:a00:1::1", "::ffff:0:10.0.0.1", "4000::1", "fe80::1", "fd00::1", "::1", "ff0e::1", "2001:db8::1"]
+    inside += ["192.0.0.192", "168.63.129.16", "3fff::1", "192.88.99.1", "2001:2::1", "240.0.0.1", "198.18.0.1"]
     assert [text for text in inside if is_public(ip_address(text))] == []
     outside = ["64:ff9b::5db8:d822", "2002:5db8:d822::1", "2606:2800:220:1::1", "93.184.216.34"]
     assert [text for text in outside if not is_public(ip_address(text))] == []
