@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import multiprocess
 
 from geo_jobs_api.config import Settings, share_metrics
@@ -119,8 +120,10 @@ def serve(settings: Settings, listeners: Sequence[socket.socket], *, workers: in
         multiprocess.Process = _DrainingProcess  # type: ignore[misc]
         with tempfile.TemporaryDirectory(prefix="geo-jobs-metrics-") as folder:
             share_metrics(folder)
-            _DrainingMultiprocess(config, sockets=list(listeners)).run()
-        return 0
+            supervisor = _DrainingMultiprocess(config, sockets=list(listeners))
+            supervisor.run()
+        failed = any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes)
+        return STARTUP_FAILURE if failed else 0
     server = DrainingServer(config)
     server.run(sockets=list(listeners))
     return 0 if server.started else 1

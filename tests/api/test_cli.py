@@ -158,6 +158,15 @@ def test_a_database_that_does_not_answer_is_one_sentence_and_exit_code_1(environ
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_server_that_cannot_start_ends_with_an_error(environment: dict[str, str], processes: str) -> None:
+    """A supervisor must not take it for success, with several processes either."""
+    (Path(environment["DATA_DIR"]) / "objects").touch()
+    result = run(environment, "serve", "--port", "0", "--workers", processes)
+    assert result.returncode == 3
+    assert "The object store cannot use" in result.stderr
+
+
 @pytest.fixture
 def here(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The same environment for commands that run in this process, which saves starting one."""
