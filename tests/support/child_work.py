@@ -1,6 +1,7 @@
 """Things that a job's child process may do, well and badly; imported by name in the child."""
 
 import ctypes
+import json
 import os
 import signal
 import sys
@@ -104,6 +105,14 @@ def _chatter(_deed: Deed) -> str:
         os.write(pipe, b'{"report": ["render", 50, "half way"]}\n' * 1000)
 
 
+def _long_reports(_deed: Deed) -> str:
+    """Reports whose sentences have 64 kB, as quickly as they are read."""
+    pipe = _pipe()
+    line = json.dumps({"report": ["render", 50, "x" * 65_536]}).encode() + b"\n"
+    while True:
+        os.write(pipe, line)
+
+
 def _tell_environment(_deed: Deed) -> str:
     return Path("/proc/self/environ").read_text() + repr(dict(os.environ))
 
@@ -151,6 +160,7 @@ DEEDS: dict[str, Callable[[Deed], str]] = {
     "say no object": _say(b'"report"\n', RESULT),
     "interrupt": _say(b'{"error": {"code": "a", "message": "b", "error_class": "interrupted", "detail": {}}}\n'),
     "chatter": _chatter,
+    "long reports": _long_reports,
 }
 
 

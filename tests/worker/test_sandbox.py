@@ -76,6 +76,15 @@ async def test_a_child_that_reports_without_end_is_heard_no_further_than_its_lim
     assert len(heard) == 20_000
 
 
+async def test_of_a_child_one_long_line_is_read_as_its_result_must_be() -> None:
+    """To parse 4 MB of brackets took the event loop a second, a quarter of a million times."""
+    box = Sandbox(do, Told, preload=("tests.support.child_work",), confine=False)
+    heard: list[str] = []
+    with pytest.raises(JobError, match="broke down"):
+        await box.run(Deed(name="long reports"), lambda stage, *_: heard.append(stage))
+    assert len(heard) == 1
+
+
 async def test_a_child_inherits_no_pipe_or_socket_but_its_own(box: Box) -> None:
     told = await box.run(Deed(name="descriptors"), lambda *_: None)
     assert [lead.partition(":")[0] for lead in told.text.split()] == ["pipe"], told.text
