@@ -43,6 +43,7 @@ from geo_jobs_api.steering_store import SteeringStore
 from geo_jobs_api.storage import Storage, UrlSigner
 from geo_jobs_api.store import JobStore, UpkeepStore
 from geo_jobs_api.task_type_store import TaskTypeStore
+from geo_jobs_api.vitals import VitalSigns
 from geo_jobs_api.wakeup import WaitingRoom
 from geo_jobs_api.webhook_content import WebhookMaker
 from geo_jobs_api.webhook_store import WebhookStore
@@ -63,7 +64,7 @@ async def database(settings: Settings) -> AsyncIterator[str]:
             server = await asyncio.to_thread(embedded.start, settings.postgres_dir)
             stack.push_async_callback(asyncio.to_thread, server.close)
             conninfo = server.conninfo
-        await migrate(conninfo)
+        await migrate(conninfo, settings.database_pooling)
         yield conninfo
 
 
@@ -72,13 +73,13 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
     """Everything that the endpoints work with, with the background tasks running beside it."""
     async with contextlib.AsyncExitStack() as stack:
         conninfo = await stack.enter_async_context(database(settings))
-        patience = settings.database_timeout_seconds
+        patience, pooling = settings.database_timeout_seconds, settings.database_pooling
         pool = await stack.enter_async_context(
-            open_pool(conninfo, size=settings.database_pool_size, wait_seconds=patience)
+            open_pool(conninfo, size=settings.database_pool_size, wait_seconds=patience, pooling=pooling)
         )
         # To plan a claim takes PostgreSQL longer than to carry it out.
         claiming = await stack.enter_async_context(
-            open_pool(conninfo, size=STATEMENTS_IN_FLIGHT, wait_seconds=patience, keep_plans=True)
+            open_pool(conninfo, size=STATEMENTS_IN_FLIGHT, wait_seconds=patience, keep_plans=True, pooling=pooling)
         )
         storage = local_storage(settings)
         jobs, leases, upkeep, room = JobStore(pool), LeaseStore(pool, claiming), UpkeepStore(pool), WaitingRoom()
@@ -114,6 +115,12 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             room=room,
             requests=_request_limit(settings),
             hub=EventHub(jobs, settings.events_interval_seconds),
+            vitals=VitalSigns(
+                upkeep,
+                storage,
+                vacuum_warning_seconds=settings.vacuum_warning_seconds,
+                max_file_size=settings.max_file_size,
+            ),
         )
         await record_settings(pool, settings)
         await _apply_task_types(settings, made.task_types)
@@ -123,7 +130,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         wakeup = Wakeup(
             room,
             upkeep,
-            conninfo,
+            settings.listen_conninfo or conninfo,
             backstop_seconds=settings.backstop_seconds,
             listen_check_seconds=settings.listen_check_seconds,
             bells=bells,

@@ -7,7 +7,7 @@ import ipaddress
 import os
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dotenv import dotenv_values
 from psycopg.conninfo import make_conninfo
@@ -55,6 +55,15 @@ class Settings(BaseSettings):
     pguser: str | None = Field(None, description="role at the database, which must own its schema")
     pgpassword: SecretStr | None = Field(None, description="password of the role")
     pgssl: str | None = Field(None, description="`true`, `false`, or one of libpq's `sslmode` values")
+    database_pooling: Literal["session", "transaction"] = Field(
+        "session",
+        description="`transaction` behind a pooler that assigns sessions to transactions (PgBouncer's `pool_mode`), "
+        "which needs DATABASE_LISTEN_URL",
+    )
+    database_listen_url: SecretStr | None = Field(
+        None,
+        description="a direct address of the same database to LISTEN at, which transaction pooling cannot carry",
+    )
     database_pool_size: int = Field(
         8, ge=2, le=100, description="most connections of a process, without those of claims"
     )
@@ -73,7 +82,8 @@ class Settings(BaseSettings):
     )
     trusted_proxies: str = Field(
         "",
-        description="addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` count, comma separated",
+        description="addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` count, "
+        "comma separated",
         examples=["10.0.0.5,10.1.0.0/24"],
     )
     # Shorter than the 30 s that container platforms wait before they kill.
@@ -132,7 +142,11 @@ class Settings(BaseSettings):
     )
     rescue_interval_seconds: float = Field(0.2, gt=0, description="least seconds between two looks for lost workers")
     backstop_seconds: float = Field(5, gt=0, description="covers a lost notification: parked claims look again")
-    vacuum_warning_seconds: float = Field(60, gt=0, description="age of a transaction from which `/health` names it")
+    vacuum_warning_seconds: float = Field(
+        60,
+        gt=0,
+        description="age from which `/health` counts a transaction that holds back vacuum, and the log names it",
+    )
     listen_check_seconds: float = Field(
         15, gt=0, description="silence after which the listening connection is asked for a sign of life"
     )
@@ -231,7 +245,17 @@ class Settings(BaseSettings):
             raise ValueError("HEARTBEAT_SECONDS must be at most half of LEASE_SECONDS, or one lost call loses a job")
         if self.jwt_secret is not None and self.jwks_url is not None:
             raise ValueError("set JWT_SECRET or JWKS_URL, not both: each accepts another family of algorithms")
+        if self.database_pooling == "transaction" and (self.conninfo is None or self.listen_conninfo is None):
+            raise ValueError(
+                "DATABASE_POOLING=transaction needs DATABASE_URL or PGHOST, and in DATABASE_LISTEN_URL a direct address"
+                " of the same database"
+            )
         return self
+
+    @property
+    def listen_conninfo(self) -> str | None:
+        """Where to LISTEN, if that is another address than `conninfo`."""
+        return None if self.database_listen_url is None else self.database_listen_url.get_secret_value()
 
     @property
     def sources_allowed(self) -> HostList:

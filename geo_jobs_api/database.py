@@ -1,23 +1,23 @@
-"""The way to PostgreSQL: the pool, the migrations, the connection that listens."""
+"""The pool of connections to PostgreSQL, and the migrations."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
-from typing import Any
 
 import psycopg
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import DictRow
 from psycopg_pool import AsyncConnectionPool
 
 from geo_jobs_api.errors import ConfigurationError
 from geo_jobs_api.log import get_logger
-
-Pool = AsyncConnectionPool[psycopg.AsyncConnection[DictRow]]
+from geo_jobs_api.sessions import Connection, Pooling, ReadOnlyError, connect_checked, connection_arguments, set_session
 
 _log = get_logger(__name__)
 
@@ -26,13 +26,37 @@ _MIGRATION_LOCK = 4_365_627
 _MINIMUM_VERSION = 140_000
 _RECONNECT_SECONDS = 3.0
 _MIGRATION_NAME = re.compile(r"^(\d{4})_[a-z0-9_]+\.sql$")
+# Between two drains of a pool whose server turned read-only: each one makes every connection anew.
+_DRAIN_PAUSE_SECONDS = 1.0
 
-# A forgotten transaction keeps vacuum from the queue's table, and claims slow down eightfold within seconds.
-_SESSION_OPTIONS = "-c statement_timeout=15s -c idle_in_transaction_session_timeout=15s -c timezone=UTC"
-# For connections whose few statements are planned once, and not each time for what they are asked.
-_PLANS_KEPT = " -c plan_cache_mode=force_generic_plan"
-# A peer that vanished without a word is noticed after 25 seconds.
-_KEEPALIVES = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+
+class Pool(AsyncConnectionPool[Connection]):
+    """A pool that leaves a read-only server: after a failover its next connections reach the new primary."""
+
+    _drained = float("-inf")
+
+    @asynccontextmanager
+    async def connection(self, timeout: float | None = None) -> AsyncIterator[Connection]:  # noqa: ASYNC109  # the base's
+        """Lend a connection.
+
+        Raises:
+            ReadOnlyError: the block's statement needs a server that takes writes.
+        """
+        try:
+            async with super().connection(timeout) as connection:
+                try:
+                    yield connection
+                except (psycopg.errors.ReadOnlySqlTransaction, ReadOnlyError):
+                    await self._leave_server()
+                    raise
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            raise ReadOnlyError(str(error)) from error
+
+    async def _leave_server(self) -> None:
+        # Drained connections are closed, those in use on their return.
+        if time.monotonic() - self._drained >= _DRAIN_PAUSE_SECONDS:
+            self._drained = time.monotonic()
+            await self.drain()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +84,10 @@ def load_migrations() -> tuple[Migration, ...]:
     return tuple(sorted(found, key=lambda migration: migration.version))
 
 
-def _connection_arguments(application_name: str, *, keep_plans: bool = False) -> dict[str, Any]:
-    return {
-        "autocommit": True,
-        "prepare_threshold": 0,
-        "row_factory": dict_row,
-        "application_name": application_name,
-        "options": _SESSION_OPTIONS + (_PLANS_KEPT if keep_plans else ""),
-        "connect_timeout": 10,
-        **_KEEPALIVES,
-    }
-
-
-async def connect(conninfo: str, application_name: str) -> psycopg.AsyncConnection[DictRow]:
-    """One connection outside the pool, in autocommit mode."""
-    return await psycopg.AsyncConnection.connect(conninfo, **_connection_arguments(application_name))
-
-
 @asynccontextmanager
-async def open_pool(conninfo: str, *, size: int, wait_seconds: float, keep_plans: bool = False) -> AsyncIterator[Pool]:
+async def open_pool(
+    conninfo: str, *, size: int, wait_seconds: float, keep_plans: bool = False, pooling: Pooling = "session"
+) -> AsyncIterator[Pool]:
     """A pool in autocommit mode with rows as dicts, closed at the end.
 
     Args:
@@ -86,14 +95,17 @@ async def open_pool(conninfo: str, *, size: int, wait_seconds: float, keep_plans
         size: most connections at once.
         wait_seconds: how long to wait for a free connection.
         keep_plans: plan each statement once per connection, whatever its parameters; for statements made for that.
+            Without effect in transaction pooling.
+        pooling: whether a connection keeps its server session.
 
     Raises:
         ConfigurationError: the server does not answer.
     """
-    pool: Pool = AsyncConnectionPool(
+    pool = Pool(
         conninfo,
-        connection_class=psycopg.AsyncConnection[DictRow],
-        kwargs=_connection_arguments("geo-jobs-api", keep_plans=keep_plans),
+        connection_class=Connection,
+        kwargs=connection_arguments("geo-jobs-api", pooling),
+        configure=partial(set_session, pooling=pooling, keep_plans=keep_plans),
         min_size=1,
         max_size=size,
         timeout=wait_seconds,
@@ -116,19 +128,22 @@ async def open_pool(conninfo: str, *, size: int, wait_seconds: float, keep_plans
         await pool.close(timeout=5)
 
 
-async def migrate(conninfo: str) -> list[str]:
-    """Bring the schema up to date; safe to run from many processes at once.
+async def migrate(conninfo: str, pooling: Pooling = "session") -> list[str]:
+    """Bring the schema up to date; safe to run from many processes at once. Checks `pooling` first.
 
     Returns:
         The names of the migrations that were applied, in order.
 
     Raises:
-        ConfigurationError: no connection, the server is older than PostgreSQL 14, or its schema is newer than we know.
+        ConfigurationError: no connection, a server older than PostgreSQL 14, a schema newer than ours, or a
+            `pooling` that does not match the server.
     """
     try:
-        connection = await connect(conninfo, "geo-jobs-migrate")
+        connection = await connect_checked(conninfo, "geo-jobs-migrate", pooling)
     except psycopg.OperationalError as error:
         raise ConfigurationError(f"The database cannot be reached: {error}") from error
+    # A migration may take as long as the table is large.
+    connection.silence_seconds = None
     async with connection:
         if connection.info.server_version < _MINIMUM_VERSION:
             raise ConfigurationError(

@@ -22,7 +22,7 @@ import httpx
 import psycopg
 
 from geo_jobs_api.jobs import output_key
-from geo_jobs_api.log import get_logger
+from geo_jobs_api.log import OutageLog, get_logger
 from geo_jobs_api.outgoing import AddressRefusedError, Outgoing
 from geo_jobs_api.sealing import Seal, SealError, sign
 from geo_jobs_api.webhook_records import ClaimedDelivery
@@ -87,6 +87,7 @@ class Deliverer:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._store = store
+        self._outage = OutageLog(_log, "deliveries_not_looked_at")
         self._outgoing = outgoing
         self._seal = seal
         self._links = links
@@ -114,6 +115,7 @@ class Deliverer:
             return _LONGEST_REST_SECONDS
         try:
             due = await self._store.seconds_until_due(busy)
+            self._outage.worked()
             if due is not None and due <= 0:
                 for claimed in await self._store.claim_deliveries(self._limits, busy):
                     self._busy[claimed.destination] += 1
@@ -121,7 +123,7 @@ class Deliverer:
                 # Not at once: another process may be taking the very same.
                 return _TAKE_PAUSE_SECONDS
         except (psycopg.Error, OSError) as error:
-            _log.warning("deliveries_not_looked_at", reason=type(error).__name__)
+            self._outage.failed(error)
             return _OUTAGE_PAUSE_SECONDS
         # A little later than due, since a look that comes a millisecond early finds nothing.
         return _LONGEST_REST_SECONDS if due is None else min(_LONGEST_REST_SECONDS, max(due, 0.0) + _TAKE_PAUSE_SECONDS)

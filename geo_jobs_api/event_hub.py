@@ -12,7 +12,7 @@ from uuid import UUID
 
 import psycopg
 
-from geo_jobs_api.log import get_logger
+from geo_jobs_api.log import OutageLog, get_logger
 from geo_jobs_api.records import JobEvent
 
 _log = get_logger(__name__)
@@ -38,6 +38,7 @@ class EventHub:
 
     def __init__(self, source: EventSource, interval_seconds: float) -> None:
         self._source = source
+        self._outage = OutageLog(_log, "event_poll_failed")
         self._interval_seconds = interval_seconds
         self._listeners: set[_Listener] = set()
         self._arrival = asyncio.Event()
@@ -86,8 +87,9 @@ class EventHub:
                 await self._arrival.wait()
             try:
                 await self._deliver()
+                self._outage.worked()
             except (psycopg.Error, OSError) as error:
-                _log.warning("event_poll_failed", reason=type(error).__name__)
+                self._outage.failed(error)
             await asyncio.sleep(self._interval_seconds)
 
     async def _deliver(self) -> None:

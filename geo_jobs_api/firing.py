@@ -22,7 +22,7 @@ from geo_jobs_api.creation_store import NewJob
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.hosts import HostList
 from geo_jobs_api.jobs import InputKind
-from geo_jobs_api.log import get_logger
+from geo_jobs_api.log import OutageLog, get_logger
 from geo_jobs_api.making import Round, carry_out
 from geo_jobs_api.pipeline_building import build_pipeline
 from geo_jobs_api.schedule_records import LastSource, Schedule
@@ -72,6 +72,7 @@ class ScheduleRunner:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._schedules = schedules
+        self._outage = OutageLog(_log, "schedules_not_looked_at")
         self._allowed = allowed
         self._bell = bell
         self._most_open = most_open
@@ -84,11 +85,12 @@ class ScheduleRunner:
             self._bell.clear()
             try:
                 pause = await self._schedules.seconds_until_due(self._clock())
+                self._outage.worked()
                 if pause is not None and pause <= 0:
                     await self.run_once()
                     continue
             except (psycopg.Error, OSError) as error:
-                _log.warning("schedules_not_looked_at", reason=type(error).__name__)
+                self._outage.failed(error)
                 await self._sleep(_OUTAGE_PAUSE_SECONDS * random.uniform(1, 2))  # noqa: S311  # no secret
                 continue
             # A little later than due, since a look that comes a millisecond early finds nothing.

@@ -16,9 +16,9 @@ from uuid import UUID
 
 import psycopg
 
-from geo_jobs_api.database import connect
-from geo_jobs_api.log import get_logger
+from geo_jobs_api.log import OutageLog, get_logger
 from geo_jobs_api.records import Surroundings
+from geo_jobs_api.sessions import check_writable, connect
 from geo_jobs_api.wakeup import COMPANY_SECONDS, WaitingRoom
 
 _log = get_logger(__name__)
@@ -67,6 +67,8 @@ class Wakeup:
         self._backstop_seconds = backstop_seconds
         self._listen_check_seconds = listen_check_seconds
         self._bells = dict(bells or {})
+        self._listen_outage = OutageLog(_log, "listen_connection_lost")
+        self._poll_outage = OutageLog(_log, "backstop_poll_failed")
         self._jitter = jitter
         self._clock = clock
 
@@ -81,7 +83,7 @@ class Wakeup:
             try:
                 await self._listen()
             except (psycopg.Error, TimeoutError, OSError) as error:
-                _log.warning("listen_connection_lost", reason=type(error).__name__)
+                self._listen_outage.failed(error)
             await asyncio.sleep(self._jitter(0.1, _RECONNECT_SECONDS))
 
     async def _listen(self) -> None:
@@ -90,8 +92,10 @@ class Wakeup:
             stack.push_async_callback(connection.close)
             for channel in (CHANNEL, *self._bells):
                 await connection.execute(f"LISTEN {channel}".encode())
+            await check_writable(connection)
             stack.callback(self._room.set_listening, False)
             self._room.set_listening(True)
+            self._listen_outage.worked()
             # Whatever was said while nobody listened.
             self._room.look.set()
             for bell in self._bells.values():
@@ -102,9 +106,9 @@ class Wakeup:
                         self._bells[notification.channel].set()
                     else:
                         self._heard(notification.payload)
-                # Silence may be a half-open connection.
+                # Silence may be a half-open connection, or a former primary that nobody writes to any more.
                 async with asyncio.timeout(min(_PING_SECONDS, self._listen_check_seconds)):
-                    await connection.execute("SELECT 1")
+                    await check_writable(connection)
 
     def _heard(self, payload: str) -> None:
         # `task type`, or `task type:number of jobs`; empty when a job waits for its time. With the number 0 the type
@@ -122,8 +126,9 @@ class Wakeup:
             try:
                 if len(self._room):
                     pause = await self._poll()
+                    self._poll_outage.worked()
             except (psycopg.Error, OSError) as error:
-                _log.warning("backstop_poll_failed", reason=type(error).__name__)
+                self._poll_outage.failed(error)
             await self._rest(began, pause)
             self._room.look.clear()
             self._room.unseen_came.clear()

@@ -45,13 +45,39 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    # Its records repeat ours or tell connection strings.
-    for noisy in ("uvicorn.access", "psycopg.pool", "httpx"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Their records repeat ours or contain connection strings. The pool warns at each attempt to reconnect.
+    for noisy, least in (("uvicorn.access", logging.WARNING), ("httpx", logging.WARNING), ("psycopg", logging.ERROR)):
+        logging.getLogger(noisy).setLevel(least)
 
 
 def _without_controls(_logger: Any, _method: str, line: Any) -> str:
     return _UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", str(line))
+
+
+class OutageLog:
+    """Logs an outage at its first failure and at its end, however often a loop tries in between.
+
+    Args:
+        logger: where to.
+        event: the record's name at the first failure. The end is `outage_over`.
+    """
+
+    def __init__(self, logger: structlog.stdlib.BoundLogger, event: str) -> None:
+        self._logger = logger
+        self._event = event
+        self._failures = 0
+
+    def failed(self, error: BaseException) -> None:
+        """Count a failure."""
+        if not self._failures:
+            self._logger.warning(self._event, reason=type(error).__name__)
+        self._failures += 1
+
+    def worked(self) -> None:
+        """Count a success."""
+        if self._failures:
+            self._logger.info("outage_over", of=self._event, failures=self._failures)
+            self._failures = 0
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

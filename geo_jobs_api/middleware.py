@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from geo_jobs_api.errors import KINDS, Problem, summary
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.metrics import REQUEST_SECONDS, REQUESTS
+from geo_jobs_api.sessions import ReadOnlyError
 from geo_jobs_api.wire_types import field_errors
 
 _log = get_logger("geo_jobs_api.access")
@@ -35,8 +36,15 @@ _CLAIM_PATH = "/api/internal/geo-jobs/claim"
 _EXTENSIONS = (b"worker-extensions", b"capabilities, trouble")
 _CODE_OF_STATUS = {404: "not-found", 408: "too-slow", 405: "method-not-allowed", 413: "too-large", 400: "validation"}
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
-# What a lost or refused connection raises; the pool makes new ones by itself.
-_OUTAGES = (psycopg.OperationalError, PoolTimeout, PoolClosed, TooManyRequests)
+# Errors of a lost, refused or stalled connection. The pool makes new ones by itself.
+_OUTAGES = (
+    psycopg.OperationalError,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.TransactionTimeout,
+    PoolTimeout,
+    PoolClosed,
+    TooManyRequests,
+)
 
 
 def problem_response(problem: Problem) -> Response:
@@ -190,9 +198,9 @@ def _place(location: Sequence[str | int]) -> Sequence[str | int]:
 
 def _on_outage(_: Request, error: Exception) -> Response:
     _log.error("database_unavailable", reason=type(error).__name__)
-    return problem_response(
-        Problem("unavailable", "The database cannot be reached; try again.", headers={"Retry-After": "1"})
-    )
+    trouble = "takes no writes now" if isinstance(error, ReadOnlyError) else "cannot be reached"
+    detail = f"The database {trouble}. Try again."
+    return problem_response(Problem("unavailable", detail, headers={"Retry-After": "1"}))
 
 
 def install(app: FastAPI) -> None:

@@ -18,7 +18,7 @@ from psycopg_pool import PoolTimeout
 
 from geo_jobs_api.database import Pool
 from geo_jobs_api.jobs import FINAL_STATES, JobState, job_prefix
-from geo_jobs_api.log import get_logger
+from geo_jobs_api.log import OutageLog, get_logger
 from geo_jobs_api.storage import Storage
 from geo_jobs_api.store import fetch_all, load_queries
 
@@ -89,6 +89,7 @@ class Retention:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._pool = pool
+        self._outage = OutageLog(_log, "retention_failed")
         self._storage = storage
         self._policy = policy
         self._sleep = sleep
@@ -101,8 +102,9 @@ class Retention:
             try:
                 report = await self.run_once()
             except (psycopg.Error, PoolTimeout, OSError) as error:
-                _log.warning("retention_failed", reason=type(error).__name__)
+                self._outage.failed(error)
                 continue
+            self._outage.worked()
             if not report.is_empty:
                 _log.info("retention_done", said=report.sentence())
 

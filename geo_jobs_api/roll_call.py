@@ -9,7 +9,7 @@ from typing import Protocol
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from geo_jobs_api.log import get_logger
+from geo_jobs_api.log import OutageLog, get_logger
 from geo_jobs_api.steering_records import SeenWorker
 
 _log = get_logger(__name__)
@@ -42,6 +42,7 @@ class RollCall:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._notes = notes
+        self._outage = OutageLog(_log, "roll_call_failed")
         self._clock = clock
         self._sleep = sleep
         self._noted: dict[str, tuple[SeenWorker, float]] = {}
@@ -69,8 +70,9 @@ class RollCall:
         try:
             await self._notes.note_workers(list(new.values()))
         except (psycopg.Error, PoolTimeout, OSError) as error:
-            _log.warning("roll_call_failed", reason=type(error).__name__)
+            self._outage.failed(error)
             return
+        self._outage.worked()
         now = self._clock()
         self._noted = {name: seen for name, seen in self._noted.items() if seen[1] + _NOTED_EVERY_SECONDS > now}
         self._noted |= {name: (worker, now) for name, worker in new.items()}

@@ -11,7 +11,7 @@ from typing import Protocol
 import psycopg
 
 from geo_jobs_api.lease_records import RescuedJob
-from geo_jobs_api.log import get_logger
+from geo_jobs_api.log import OutageLog, get_logger
 from geo_jobs_api.metrics import JOBS_RESCUED
 
 _log = get_logger(__name__)
@@ -79,6 +79,7 @@ class Rescuer:
         self._policy = policy
         self._clock = clock
         self._sleep = sleep
+        self._outage = OutageLog(_log, "rescue_failed")
         self._not_before = clock() + policy.grace_seconds
 
     async def run(self) -> None:
@@ -115,8 +116,9 @@ class Rescuer:
             )
         except (psycopg.Error, OSError) as error:
             self._not_before = self._clock() + self._policy.grace_seconds
-            _log.warning("rescue_failed", reason=type(error).__name__)
+            self._outage.failed(error)
             return 0
+        self._outage.worked()
         for job in rescued:
             JOBS_RESCUED.labels(job.event_type).inc()
             _log.warning(
@@ -148,6 +150,7 @@ class Follower:
 
     def __init__(self, source: EndingSource, *, interval_seconds: float, rest_seconds: float) -> None:
         self._source = source
+        self._outage = OutageLog(_log, "follow_failed")
         self._interval_seconds = interval_seconds
         self._rest_seconds = rest_seconds
 
@@ -159,7 +162,8 @@ class Follower:
             await asyncio.sleep(pause * random.uniform(1, 1.2))  # noqa: S311  # no secret
             try:
                 endings = await self._source.follow_endings()
+                self._outage.worked()
             except (psycopg.Error, OSError) as error:
-                _log.warning("follow_failed", reason=type(error).__name__)
+                self._outage.failed(error)
                 endings = 0
             pause = self._interval_seconds if endings else self._rest_seconds

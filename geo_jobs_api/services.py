@@ -31,6 +31,7 @@ from geo_jobs_api.schedule_store import Fire, ScheduleStore
 from geo_jobs_api.steering_store import SteeringStore
 from geo_jobs_api.store import JobStore, UpkeepStore
 from geo_jobs_api.task_type_store import TaskTypeStore
+from geo_jobs_api.vitals import VitalSigns
 from geo_jobs_api.wakeup import WaitingRoom
 from geo_jobs_api.webhook_content import WebhookMaker
 from geo_jobs_api.webhook_store import WebhookStore
@@ -70,6 +71,7 @@ class Services:
     workers: WorkerVerifier
     room: WaitingRoom
     hub: EventHub
+    vitals: VitalSigns
     requests: RateLimit | None = None
     monotonic: Callable[[], float] = time.monotonic
 

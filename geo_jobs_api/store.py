@@ -21,6 +21,7 @@ from psycopg.rows import DictRow
 from geo_jobs_api.database import Pool
 from geo_jobs_api.lease_records import EndedLease, RescuedJob
 from geo_jobs_api.records import Holdings, Job, JobEvent, Parent, Surroundings, VacuumBlocker, WorkerToken
+from geo_jobs_api.sessions import check_writable
 from geo_jobs_api.steering_records import OpenJobs
 
 
@@ -282,7 +283,7 @@ class UpkeepStore:
             rows = await fetch_all(_upkeep.list_vacuum_blockers(connection, older_than_seconds=older_than_seconds))
         return [VacuumBlocker.from_row(row) for row in rows]
 
-    async def ping(self) -> None:
-        """Ask the database for a sign of life; a psycopg error when there is none."""
+    async def check_writable(self) -> None:
+        """Raise ReadOnlyError when the database takes no writes, another psycopg error when it does not answer."""
         async with self._pool.connection() as connection:
-            await _upkeep.ping(connection)
+            await check_writable(connection)

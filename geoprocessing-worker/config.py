@@ -122,8 +122,8 @@ class Settings(BaseSettings):
     shutdown_grace: float = Field(30, ge=0, description="seconds that running jobs get after SIGTERM")
     temp_dir: Path = Field(
         default_factory=_state_dir,
-        description="job folders, mode 0700, always removed; reports that wait for the API, in `outbox`; by default below "
-        "`STATE_DIRECTORY` or the user's state folder",
+        description="job folders, mode 0700, always removed; reports that wait for the API, in `outbox`; "
+        "by default below `STATE_DIRECTORY` or the user's state folder",
         json_schema_extra={"shown": "~/.local/state/geoprocessing-worker"},
     )
     outbox_max_age: float = Field(86400, gt=0, description="seconds that a report may wait for the API to come back")

@@ -51,7 +51,12 @@ def stored(act: Act) -> Run:
         async def work() -> int:
             async with (
                 database(settings) as conninfo,
-                open_pool(conninfo, size=2, wait_seconds=settings.database_timeout_seconds) as pool,
+                open_pool(
+                    conninfo,
+                    size=2,
+                    wait_seconds=settings.database_timeout_seconds,
+                    pooling=settings.database_pooling,
+                ) as pool,
             ):
                 return await act(await settings_in_force(pool, settings), pool, arguments)
 

@@ -55,7 +55,8 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
     # runs as long as any of the serving processes does.
     share = embedded.start(settings.postgres_dir) if settings.conninfo is None else None
     try:
-        asyncio.run(migrate(share.conninfo if share is not None else settings.conninfo or ""))
+        conninfo = share.conninfo if share is not None else settings.conninfo or ""
+        asyncio.run(migrate(conninfo, settings.database_pooling))
         return _announce_and_serve(settings, listener, host, arguments.workers)
     finally:
         if share is not None:

@@ -217,11 +217,7 @@ WHERE database = current_database() AND prepared < now() - make_interval(secs =>
 UNION ALL
 SELECT 'replication slot ' || slot_name, NULL FROM pg_replication_slots WHERE xmin IS NOT NULL AND NOT active
 ORDER BY seconds DESC NULLS LAST
-LIMIT 5;
-
--- name: ping()^
--- Is the database there?
-SELECT 1 AS alive;
+LIMIT 20;
 
 -- name: record_settings(settings)!
 -- Write down the settings that the API runs with.

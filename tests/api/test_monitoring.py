@@ -110,8 +110,10 @@ def test_health_warns_of_a_nearly_full_disk_before_uploads_are_refused(
     assert "warnings" not in api_server(max_file_size=free // 20).client().get("/health").json()
 
 
-def test_health_names_who_holds_back_vacuum(api_server: Callable[..., RunningApi]) -> None:
-    """A forgotten transaction with an old snapshot is told by process and name; the service works on meanwhile."""
+def test_health_counts_and_the_log_names_who_holds_back_vacuum(
+    api_server: Callable[..., RunningApi], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Strangers learn from `/health` that there is one, the operator from the log its process and program, once."""
     api = api_server(vacuum_warning_seconds=0.05)
     url = api.settings.conninfo or ""
     with psycopg.connect(url, application_name="forgotten-report") as forgotten:
@@ -125,7 +127,12 @@ def test_health_names_who_holds_back_vacuum(api_server: Callable[..., RunningApi
             return list(answer.json().get("warnings", []))
 
         wait_until(lambda: bool(warnings()), "the warning")
-        assert f"backend {pid} (forgotten-report, idle in transaction) has held back vacuum" in warnings()[0]
+        assert warnings()[0].startswith("Vacuum is held back by 1, the longest for 0 s")
+        assert str(pid) not in warnings()[0]
+        assert "forgotten-report" not in warnings()[0]
+        logged = [str(record.msg) for record in caplog.records if "vacuum_held_back" in str(record.msg)]
+        assert len(logged) == 1
+        assert f"backend {pid} (forgotten-report, idle in transaction)" in logged[0]
     assert warnings() == []
 
 

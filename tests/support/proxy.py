@@ -26,10 +26,12 @@ class SilentProxy:
     Args:
         port: where it listens, on 127.0.0.1.
         links: all connections that were made, in order.
+        swallows: silence new connections from the start.
     """
 
     port: int
     links: list[Link] = field(default_factory=list)
+    swallows: bool = False
 
     def silence(self, word: bytes) -> int:
         """Silence the connections whose opening holds a word; how many there were."""
@@ -55,7 +57,7 @@ def silent_proxy(connect: Callable[[], socket.socket]) -> Iterator[SilentProxy]:
                     client, _ = listener.accept()
                 except OSError:
                     return
-                link = Link(client, connect())
+                link = Link(client, connect(), is_silent=proxy.swallows)
                 stack.callback(client.close)
                 stack.callback(link.server.close)
                 proxy.links.append(link)

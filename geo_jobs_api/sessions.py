@@ -1,0 +1,181 @@
+"""Connections to PostgreSQL: their settings, directly or through a pooler, and an end to every wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import psycopg
+from psycopg.rows import DictRow, dict_row
+
+from geo_jobs_api.errors import ConfigurationError
+
+# Whether a connection keeps its server session: "session", or only for a transaction: "transaction" (PgBouncer).
+Pooling = Literal["session", "transaction"]
+
+# An idle transaction keeps vacuum from the queue's table, and claims slow down eightfold within seconds.
+_SESSION = {"statement_timeout": "15s", "idle_in_transaction_session_timeout": "15s", "timezone": "UTC"}
+# For connections with few statements: plan each once instead of once per set of parameters.
+_PLANS_KEPT = {"plan_cache_mode": "force_generic_plan"}
+# A vanished peer is noticed after 25 seconds, on idle connections and on those that wait for an acknowledgment.
+_KEEPALIVES = {
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
+# Longer than statement_timeout, so that a server that still answers gives its own error first.
+_SILENCE_SECONDS = 20.0
+_PROBES = 3
+
+
+class ReadOnlyError(psycopg.OperationalError):
+    """The server takes no writes: a standby, or a primary that was made read-only. An outage like any other."""
+
+
+class Connection(psycopg.AsyncConnection[DictRow]):
+    """A connection that waits for the server for a bounded time.
+
+    `statement_timeout` runs on the server. Where a proxy or a network swallows bytes, only the client can give up.
+    """
+
+    silence_seconds: float | None = _SILENCE_SECONDS
+
+    async def wait(self, *args: Any, **options: Any) -> Any:
+        """Wait as the base does. OperationalError when the server has sent nothing for too long."""
+        patience = None if self.silence_seconds is None else self.silence_seconds + (options.get("timeout") or 0.0)
+        limit = asyncio.timeout(patience)
+        try:
+            async with limit:
+                return await super().wait(*args, **options)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            # The base has tried to cancel the statement, and has closed the connection when that failed.
+            raise psycopg.OperationalError(f"The database sent no answer within {patience:.0f} s.") from error
+
+
+def connection_arguments(application_name: str, pooling: Pooling) -> dict[str, Any]:
+    """Return the keyword arguments of a connection in autocommit mode with rows as dicts."""
+    return {
+        "autocommit": True,
+        # A prepared statement belongs to one server session.
+        "prepare_threshold": 0 if pooling == "session" else None,
+        "row_factory": dict_row,
+        "application_name": application_name,
+        "connect_timeout": 10,
+        **_KEEPALIVES,
+    }
+
+
+async def connect(conninfo: str, application_name: str, pooling: Pooling = "session") -> Connection:
+    """Open one connection outside the pool."""
+    connection = await _connect_unset(conninfo, application_name, pooling)
+    try:
+        await set_session(connection, pooling)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+async def _connect_unset(conninfo: str, application_name: str, pooling: Pooling) -> Connection:
+    return await Connection.connect(conninfo, **connection_arguments(application_name, pooling))
+
+
+async def set_session(
+    connection: psycopg.AsyncConnection[DictRow], pooling: Pooling, *, keep_plans: bool = False
+) -> None:
+    """Set timeouts and time zone. In transaction pooling the role sets them, see `check_pooling`.
+
+    The startup parameter `options` would save this trip, but PgBouncer refuses it or drops it.
+    """
+    if pooling == "session":
+        await _apply(connection, _SESSION | (_PLANS_KEPT if keep_plans else {}))
+
+
+async def _apply(connection: psycopg.AsyncConnection[DictRow], settings: Mapping[str, str]) -> None:
+    calls = ", ".join("set_config(%s, %s, false)" for _ in settings)
+    parameters = [part for setting in settings.items() for part in setting]
+    await connection.execute(f"SELECT {calls}".encode(), parameters, prepare=False)
+
+
+async def check_writable(connection: psycopg.AsyncConnection[DictRow]) -> None:
+    """Raise ReadOnlyError when the server takes no writes."""
+    cursor = await connection.execute(
+        "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean AS is_read_only"
+    )
+    row = await cursor.fetchone()
+    if row is None or row["is_read_only"]:
+        raise ReadOnlyError("The server is read-only.")
+
+
+async def connect_checked(conninfo: str, application_name: str, pooling: Pooling) -> Connection:
+    """Open a connection after checking that `pooling` matches the server.
+
+    Raises:
+        ConfigurationError: the server pools by transaction although `pooling` is "session", or the role lacks its
+            settings.
+    """
+    connection = await _connect_unset(conninfo, application_name, pooling)
+    try:
+        if pooling == "transaction":
+            await _check_role(connection)
+        else:
+            # Before any setting of ours could reach another client's transactions.
+            await _check_session_kept(connection, conninfo)
+        await set_session(connection, pooling)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+async def _check_session_kept(connection: Connection, conninfo: str) -> None:
+    if await _shares_sessions(connection, conninfo):
+        raise ConfigurationError(
+            "The database is behind a pooler that assigns a session to each transaction."
+            " Set DATABASE_POOLING=transaction and DATABASE_LISTEN_URL."
+        )
+
+
+async def _shares_sessions(connection: Connection, conninfo: str) -> bool:
+    """Return whether transactions of two open connections run in one server session."""
+    pid = await _backend_pid(connection)
+    if pid == connection.info.backend_pid:
+        # PgBouncer makes up the number in the startup message. This one is the server's own.
+        return False
+    mine, others = {pid}, set()
+    try:
+        async with await _connect_unset(conninfo, "geo-jobs-probe", "transaction") as other:
+            for _ in range(_PROBES):
+                others.add(await _backend_pid(other))
+                mine.add(await _backend_pid(connection))
+    except psycopg.OperationalError:
+        # A session pool without a free session.
+        return False
+    return len(mine) > 1 or not mine.isdisjoint(others)
+
+
+async def _backend_pid(connection: Connection) -> int:
+    cursor = await connection.execute("SELECT pg_backend_pid() AS pid", prepare=False)
+    row = await cursor.fetchone()
+    return 0 if row is None else int(row["pid"])
+
+
+async def _check_role(connection: Connection) -> None:
+    cursor = await connection.execute(
+        "SELECT quote_ident(current_user) AS role, current_setting('timezone') AS zone,"
+        " current_setting('statement_timeout') AS statement,"
+        " current_setting('idle_in_transaction_session_timeout') AS idle"
+    )
+    row = await cursor.fetchone()
+    if row is None or row["zone"] not in {"UTC", "Etc/UTC"} or "0" in {row["statement"], row["idle"]}:
+        role = "ROLE" if row is None else row["role"]
+        commands = "; ".join(f"ALTER ROLE {role} SET {name} = '{value}'" for name, value in _SESSION.items())
+        raise ConfigurationError(
+            f"With DATABASE_POOLING=transaction the role needs the settings of a session. Run: {commands}."
+            " Then let the pooler reconnect (PgBouncer: RECONNECT)."
+        )
