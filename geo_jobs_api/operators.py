@@ -11,10 +11,13 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query
 
+from geo_jobs_api.auth import ADMIN_SCOPE
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.schemas import JobView
 from geo_jobs_api.services import CallerOf, ServicesOf, admin_of, caller_of
 from geo_jobs_api.steering_schemas import (
+    CancelFilter,
+    CancelledJobs,
     ChangePriority,
     CleanedUp,
     Cleanup,
@@ -86,6 +89,14 @@ async def change_priority(job_id: UUID, body: ChangePriority, caller: CallerOf, 
 async def redrive(body: RedriveFilter, caller: CallerOf, services: ServicesOf) -> Redriven:
     """Your failed jobs that the filter lets through, the oldest failures first; for administrators everybody's."""
     return Redriven(jobs=await services.steering.redrive_failed(caller.owner_filter, body))
+
+
+@router.post("/geo-jobs/cancel", response_model=CancelledJobs, summary="Cancel many jobs", tags=["jobs"])
+async def cancel_jobs(body: CancelFilter, caller: CallerOf, services: ServicesOf) -> CancelledJobs:
+    """Your open jobs that match the filter; for administrators everybody's, or those of one `owner`."""
+    if not caller.is_admin and body.owner not in {None, caller.subject}:
+        raise Problem("not-allowed", f"Jobs of other owners are for tokens with the scope {ADMIN_SCOPE}.")
+    return await services.steering.cancel_matching(body.owner if caller.is_admin else caller.subject, body)
 
 
 @router.post(

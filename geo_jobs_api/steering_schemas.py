@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 from uuid import UUID
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from geo_jobs_api.jobs import ErrorClass
 from geo_jobs_api.wire_types import Asked, Integer, Model, Moment, Real, Text
@@ -67,6 +67,44 @@ class Redriven(Model):
     """How many jobs went back to the queue, by task type."""
 
     jobs: dict[str, int]
+
+
+OpenState = Literal["awaiting_upload", "blocked", "queued", "running"]
+
+
+class CancelFilter(Asked):
+    """Which open jobs to cancel, the oldest first. At least one field besides `reason` and `limit` is needed."""
+
+    state: OpenState | None = None
+    task_type: Annotated[Text, Field(max_length=63)] | None = None
+    owner: Annotated[Text, Field(max_length=200)] | None = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
+    reason: Annotated[Text, Field(max_length=500)] | None = None
+    limit: Integer = Field(default=10_000, ge=1, le=10_000)
+
+    @model_validator(mode="after")
+    def _names_some(self) -> CancelFilter:
+        if all(getattr(self, name) is None for name in type(self).model_fields.keys() - {"reason", "limit"}):
+            raise ValueError("name a state, taskType, owner, createdAfter or createdBefore; nothing was cancelled")
+        return self
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The states that jobs are looked for in."""
+        return get_args(OpenState) if self.state is None else (self.state,)
+
+
+class CancelledJobs(Model):
+    """How many jobs were cancelled, and how many workers were asked to stop, by task type.
+
+    With `more` the limit was reached: repeat the call for the rest. Jobs that are cancelled because they waited for one
+    of these are not counted.
+    """
+
+    cancelled: dict[str, int]
+    stopping: dict[str, int]
+    more: bool
 
 
 class Cleanup(Asked):

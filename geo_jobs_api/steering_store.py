@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import UUID
+
+import psycopg
 
 from geo_jobs_api.database import Pool
 from geo_jobs_api.records import Job
 from geo_jobs_api.steering_records import Figures, KnownWorker, PossibleWorker, SeenWorker, WaitingReasons
-from geo_jobs_api.steering_schemas import RedriveFilter
+from geo_jobs_api.steering_schemas import CancelFilter, CancelledJobs, RedriveFilter
 from geo_jobs_api.store import fetch_all, load_queries
 
 _steering = load_queries("steering.sql")
@@ -16,6 +20,9 @@ _steering = load_queries("steering.sql")
 LIVE_SECONDS = 180.0
 # Workers that an explanation looks at.
 _MOST_WORKERS = 1000
+# A tenth of a second's work, so that others have their turn in between.
+_CANCELLED_PER_BATCH = 1000
+_DEADLOCK_TRIES = 3
 
 
 class SteeringStore:
@@ -72,6 +79,45 @@ class SteeringStore:
                 )
             )
         return {row["task_type"]: row["jobs"] for row in rows}
+
+    async def cancel_matching(self, owner: str | None, wanted: CancelFilter) -> CancelledJobs:
+        """Cancel open jobs (of one owner, or all) in batches, each a transaction of its own."""
+        cancelled: Counter[str] = Counter()
+        stopping: Counter[str] = Counter()
+        after: UUID | None = None
+        while (left := wanted.limit - cancelled.total() - stopping.total()) > 0:
+            row = await self._cancel_batch(owner, wanted, after, min(left, _CANCELLED_PER_BATCH))
+            after = row["last_id"]
+            if after is None:
+                break
+            cancelled.update(row["cancelled"])
+            stopping.update(row["stopping"])
+        return CancelledJobs(cancelled=dict(cancelled), stopping=dict(stopping), more=left <= 0)
+
+    async def _cancel_batch(
+        self, owner: str | None, wanted: CancelFilter, after: UUID | None, most: int
+    ) -> Mapping[str, Any]:
+        tries = _DEADLOCK_TRIES
+        while True:
+            tries -= 1
+            try:
+                async with self._pool.connection() as connection:
+                    row: Mapping[str, Any] = await _steering.cancel_matching(
+                        connection,
+                        owner=owner,
+                        states=list(wanted.states),
+                        task_type=wanted.task_type,
+                        created_after=wanted.created_after,
+                        created_before=wanted.created_before,
+                        reason=wanted.reason,
+                        after_id=after,
+                        most=most,
+                    )
+                    return row
+            except psycopg.errors.DeadlockDetected:
+                # With the end of a job whose children are in the batch. Nothing of the batch was changed.
+                if not tries:
+                    raise
 
     async def note_workers(self, workers: Sequence[SeenWorker]) -> None:
         """Note who has asked for work."""

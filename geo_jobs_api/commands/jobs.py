@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any, get_args
 from uuid import UUID
 
 from geo_jobs_api.commands.frame import Group, add_json_option, stored
@@ -14,9 +15,10 @@ from geo_jobs_api.explanation import explained
 from geo_jobs_api.jobs import ErrorClass, JobState
 from geo_jobs_api.records import Job
 from geo_jobs_api.schemas import JobView
-from geo_jobs_api.steering_schemas import RedriveFilter
+from geo_jobs_api.steering_schemas import CancelFilter, OpenState, RedriveFilter
 from geo_jobs_api.steering_store import SteeringStore
 from geo_jobs_api.store import JobStore, WantedJobs
+from geo_jobs_api.wire_types import Model
 
 
 def add_commands(commands: Group) -> None:
@@ -36,10 +38,7 @@ def add_commands(commands: Group) -> None:
         command = jobs.add(name, text, stored(act))
         command.add_argument("id", type=UUID, metavar="ID")
         add_json_option(command)
-    command = jobs.add("cancel", "Cancel a job, or ask its worker to stop.", stored(_cancel))
-    command.add_argument("id", type=UUID, metavar="ID")
-    command.add_argument("--reason", metavar="TEXT")
-    add_json_option(command)
+    _add_cancel(jobs)
     command = jobs.add("retry", "Send a failed job back to the queue with all its attempts.", stored(_retry))
     command.add_argument("id", type=UUID, metavar="ID")
     add_json_option(command)
@@ -51,6 +50,20 @@ def add_commands(commands: Group) -> None:
     command.add_argument("priority", type=int, metavar="PRIORITY", help="-100 to 100; a point is worth a minute")
     add_json_option(command)
     _add_redrive(jobs)
+
+
+def _add_cancel(jobs: Group) -> None:
+    text = "Cancel a job, or all that match, the oldest first. Workers of running jobs are asked to stop."
+    command = jobs.add("cancel", text, stored(_cancel))
+    command.add_argument("id", type=UUID, metavar="ID", nargs="?", help="this job only")
+    command.add_argument("--state", choices=get_args(OpenState))
+    command.add_argument("--type", dest="task_type", metavar="NAME", help="of this task type")
+    command.add_argument("--owner", metavar="NAME", help="of this caller")
+    command.add_argument("--after", dest="created_after", metavar="TIME", help="created since, 2030-01-31T08:00:00Z")
+    command.add_argument("--before", dest="created_before", metavar="TIME", help="created before")
+    command.add_argument("--limit", type=int, metavar="N", help="how many at most (default: 10000)")
+    command.add_argument("--reason", metavar="TEXT")
+    add_json_option(command)
 
 
 def _add_redrive(jobs: Group) -> None:
@@ -127,13 +140,28 @@ async def _explain(settings: Settings, pool: Pool, arguments: argparse.Namespace
     return 0
 
 
-async def _cancel(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+async def _cancel(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+    if arguments.id is None:
+        return await _cancel_matching(SteeringStore(pool, settings.lease_seconds), arguments)
+    if given := _given(arguments, CancelFilter).keys() - {"reason"}:
+        raise Problem("validation", f"Name a job or a filter, not both: {', '.join(sorted(given))}.")
     job = await JobStore(pool).request_cancel(arguments.id, arguments.reason)
     if job is None:
         there = await _find(pool, arguments.id)
         raise Problem("invalid-state", f"There is nothing to cancel: the job is {there.state}.")
     done = "It is cancelled." if job.state is JobState.CANCELLED else f"{job.worker_name} was asked to stop."
     say_done(done, JobView.of(job), as_json=arguments.json)
+    return 0
+
+
+async def _cancel_matching(store: SteeringStore, arguments: argparse.Namespace) -> int:
+    wanted = CancelFilter.model_validate(_given(arguments, CancelFilter))
+    done = await store.cancel_matching(wanted.owner, wanted)
+    parts = [f"{count} of {name} cancelled" for name, count in done.cancelled.items()]
+    parts += [f"workers of {count} of {name} asked to stop" for name, count in done.stopping.items()]
+    told = f"{', '.join(parts)}." if parts else "No open job matches."
+    told += " There may be more: run it again." if done.more else ""
+    say_done(told, done, as_json=arguments.json)
     return 0
 
 
@@ -167,9 +195,13 @@ async def _priority(settings: Settings, pool: Pool, arguments: argparse.Namespac
     return 0
 
 
+def _given(arguments: argparse.Namespace, model: type[Model]) -> dict[str, Any]:
+    values = {name: getattr(arguments, name) for name in model.model_fields}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 async def _redrive(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
-    given = {name: getattr(arguments, name) for name in RedriveFilter.model_fields}
-    wanted = RedriveFilter.model_validate({name: value for name, value in given.items() if value is not None})
+    wanted = RedriveFilter.model_validate(_given(arguments, RedriveFilter))
     jobs = await SteeringStore(pool, settings.lease_seconds).redrive_failed(arguments.owner, wanted)
     told = ", ".join(f"{count} of {name}" for name, count in jobs.items())
     say_done(f"Queued again: {told}." if told else "No failed job fits.", {"jobs": jobs}, as_json=arguments.json)

@@ -58,7 +58,7 @@ values = ["geotiff_to_png"]
 "body.taskType" = {{ dictionary = "task-types", probability = 0.9 }}
 [[operations]]
 # GET there is the address of a job by that name, and is told that this is no id.
-include-path-regex = "^/api/geo-jobs/(batch|redrive)$"
+include-path-regex = "^/api/geo-jobs/(batch|redrive|cancel)$"
 checks.unsupported_method.enabled = false
 checks.allow_header_conformance.enabled = false
 checks.positive_data_acceptance.expected-statuses = {_MAY_BE_REFUSED}
