@@ -18,6 +18,7 @@ import anyio
 import anyio.to_thread
 
 from geo_jobs_api.errors import Problem
+from geo_jobs_api.incoming import Incoming, is_older
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.storage import ObjectInfo, SignedRequest, SizeRule, UrlSigner
 
@@ -123,14 +124,6 @@ def _digest_file(path: Path) -> ObjectInfo | None:
         return None
 
 
-def _is_older(path: Path, moment: float) -> bool:
-    try:
-        return path.stat().st_mtime < moment
-    except FileNotFoundError:
-        # Somebody else removed it.
-        return False
-
-
 class LocalStorage:
     """The `Storage` that the API serves itself.
 
@@ -141,14 +134,14 @@ class LocalStorage:
 
     def __init__(self, root: Path, signer: UrlSigner) -> None:
         self._root = root
-        self._incoming = root / ".incoming"
+        self._incoming = Incoming(root / ".incoming")
         self._receiving: dict[str, anyio.CancelScope] = {}
         self.signer = signer
 
     def prepare(self) -> None:
         """Make the folders. Raises OSError when that cannot be done."""
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._incoming.mkdir(mode=0o700, exist_ok=True)
+        self._incoming.prepare()
 
     def path_of(self, key: str) -> Path:
         """The file behind a key; a Problem for a key that leads anywhere else."""
@@ -171,7 +164,7 @@ class LocalStorage:
 
         def put() -> None:
             for path, content in places.items():
-                arriving = _Arriving(self._incoming)
+                arriving = _Arriving(self._incoming.folder)
                 try:
                     arriving.finish(content).move(path)
                 finally:
@@ -193,15 +186,12 @@ class LocalStorage:
         await asyncio.to_thread(shutil.rmtree, self.path_of(prefix), ignore_errors=True)
 
     async def remove_broken_uploads(self, older_than_seconds: float) -> int:
-        """Remove what a process that died in the middle of an upload left; how many files."""
+        """Remove uploads that dead processes left unfinished. Return the number of files.
 
-        def remove() -> int:
-            old = [path for path in self._incoming.iterdir() if _is_older(path, self.signer.now() - older_than_seconds)]
-            for path in old:
-                path.unlink(missing_ok=True)
-            return len(old)
-
-        return await asyncio.to_thread(remove)
+        Args:
+            older_than_seconds: age at which files of unknown processes are removed.
+        """
+        return await asyncio.to_thread(self._incoming.remove_left, self.signer.now() - older_than_seconds)
 
     async def list_jobs(self, after: str, most: int, older_than_seconds: float) -> list[str]:
         """Names of the folders below `jobs`, sorted, those after `after`."""
@@ -212,7 +202,7 @@ class LocalStorage:
                 return []
             with os.scandir(folder) as entries:
                 names = sorted(entry.name for entry in entries if entry.name > after)
-            return [name for name in names if _is_older(folder / name, before)][:most]
+            return [name for name in names if is_older(folder / name, before)][:most]
 
         return await asyncio.to_thread(look)
 
@@ -220,7 +210,7 @@ class LocalStorage:
         """Write and remove a file of a few bytes."""
 
         def write() -> None:
-            with tempfile.TemporaryFile(dir=self._incoming) as file:
+            with tempfile.TemporaryFile(dir=self._incoming.folder) as file:
                 file.write(b"ok")
 
         await asyncio.to_thread(write)
@@ -244,7 +234,7 @@ class LocalStorage:
             Problem: `too-large` as soon as there are too many bytes, `validation` when there are too few,
                 `storage-full` when the disk takes no more, `invalid-state` when a later upload took over.
         """
-        arriving = _Arriving(self._incoming)
+        arriving = _Arriving(self._incoming.folder)
         try:
             with _room_for(rule.size_bytes):
                 with self._latest(key) as scope:

@@ -7,6 +7,7 @@ knows of. Small batches, so that nobody waits for a lock.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -96,6 +97,9 @@ class Retention:
 
     async def run(self) -> None:
         """Work until cancelled."""
+        # A process that was killed has often been started again by now.
+        with contextlib.suppress(OSError):
+            await self._storage.remove_broken_uploads(_ABANDONED_SECONDS)
         while True:
             # Several processes that start together do not begin together.
             await self._sleep(self._policy.interval_seconds * random.uniform(0.5, 1.5))  # noqa: S311  # no secret

@@ -3,6 +3,7 @@
 import functools
 import http.server
 import resource
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.support.clients import unfinished_uploads
 from tests.support.database import DatabaseServer
 from tests.support.processes import Programs, programs
 from tests.support.rasters import Tiff
@@ -43,6 +45,25 @@ def site(small_map: Path) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/{small_map.name}"
         server.shutdown()
+
+
+def test_an_upload_that_a_killed_api_left_goes_when_the_api_is_back(service: Programs) -> None:
+    """Within seconds and not after a day: the new process sees that the old one is dead."""
+    person = service.person()
+    body = {"taskType": "geotiff_to_png", "inputPayload": {}}
+    job_id = str(person.post("/api/geo-jobs", json=body).raise_for_status().json()["id"])
+    wanted = {"fileName": "large.tif", "fileSize": 9_000_000, "fileType": "image/tiff"}
+    url = person.post(f"/api/geo-jobs/{job_id}/upload", json=wanted).raise_for_status().json()["uploadUrl"]
+    place = httpx.URL(url)
+    objects = service.folder / "api" / "data" / "objects"
+    with socket.create_connection((place.host, place.port or 80), 10) as half:
+        head = b"PUT %b HTTP/1.1\r\nHost: %b\r\nContent-Length: 9000000\r\n\r\n" % (place.raw_path, place.netloc)
+        half.sendall(head + bytes(3_000_000))
+        wait_until(lambda: len(unfinished_uploads(objects)) == 1, "half an upload", 30)
+        service.kill_api()
+    assert len(unfinished_uploads(objects)) == 1
+    service.start_api()
+    wait_until(lambda: unfinished_uploads(objects) == [], "the rest of the dead process to go", 30)
 
 
 def test_a_source_that_a_schedule_names_is_not_rendered_again_while_it_is_unchanged(
@@ -102,7 +123,7 @@ def test_a_full_disk_refuses_files_by_name_and_the_worker_hands_in_its_results_o
         resource.prlimit(service.api.pid, resource.RLIMIT_FSIZE, before)
     done = service.until_over(job_id)
     assert (done["state"], done["attempt"]) == ("succeeded", 1), done
-    assert list((service.folder / "api" / "data").glob("**/.incoming/*")) == []
+    assert unfinished_uploads(service.folder / "api" / "data" / "objects") == []
 
 
 def test_grep_error_finds_the_job_that_failed_for_good_and_no_other(

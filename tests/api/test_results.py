@@ -24,6 +24,7 @@ from tests.support.clients import (
     output_file,
     output_of,
     storage_files,
+    unfinished_uploads,
 )
 from tests.support.waiting import wait_until
 
@@ -112,7 +113,7 @@ async def test_small_objects_appear_whole_and_survive_a_power_cut(
     assert (tmp_path / "jobs/a/x").read_bytes() == b"1"
     assert [place.split("/")[0] for place in synced] == [".incoming", "jobs"]
     assert synced[1] == "jobs/a"
-    assert list((tmp_path / ".incoming").iterdir()) == []
+    assert unfinished_uploads(tmp_path) == []
 
 
 def test_a_result_that_is_larger_than_its_slot_is_refused_however_it_comes(api: RunningApi, worker: Worker) -> None:

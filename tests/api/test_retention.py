@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,9 +18,10 @@ import pytest
 from geo_jobs_api.app import local_storage, retention
 from geo_jobs_api.cli import main
 from geo_jobs_api.database import open_pool
+from geo_jobs_api.incoming import Incoming
 from geo_jobs_api.retention import Retention
 from tests.support.api import RunningApi, make_settings
-from tests.support.clients import Person, Worker, code_of, input_file, rows, storage_files
+from tests.support.clients import Person, Worker, code_of, input_file, rows, storage_files, unfinished_uploads
 
 DAY = 86_400
 
@@ -150,15 +158,79 @@ async def test_more_than_a_batch_is_removed_in_one_round(api: RunningApi, person
 
 
 async def test_uploads_that_broke_off_are_swept_and_those_under_way_are_not(api: RunningApi, keeper: Retention) -> None:
-    """What a killed process left in the folder of incoming files goes after a day without a byte."""
+    """Files in the folder itself, as earlier releases left them, go after a day without a byte."""
     incoming = api.settings.object_dir / ".incoming"
     for name, days in (("old", 2), ("fresh", 0.5)):
         (incoming / name).write_bytes(b"half")
         moment = (incoming / name).stat().st_mtime - days * DAY
         os.utime(incoming / name, (moment, moment))
     assert (await keeper.run_once()).broken_uploads_removed == 1
-    assert [path.name for path in incoming.iterdir()] == ["fresh"]
+    assert unfinished_uploads(api.settings.object_dir) == ["fresh"]
     (incoming / "fresh").unlink()
+
+
+_UPLOADING = """
+import sys, time
+from pathlib import Path
+from geo_jobs_api.incoming import Incoming
+incoming = Incoming(Path(sys.argv[1]))
+incoming.prepare()
+(incoming.folder / "half").write_bytes(b"half")
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@contextlib.contextmanager
+def uploading(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in the middle of an upload."""
+    with subprocess.Popen([sys.executable, "-c", _UPLOADING, str(folder)], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_uploads_of_dead_processes_go_at_once_and_those_of_living_ones_stay(tmp_path: Path) -> None:
+    """Of two processes one is killed. The other is stopped in its tracks, and its old files stay."""
+    folder = tmp_path / ".incoming"
+    cleaner = Incoming(folder)
+    cleaner.prepare()
+    (cleaner.folder / "own").write_bytes(b"half")
+    with uploading(folder) as living, uploading(folder) as dead:
+        living.send_signal(signal.SIGSTOP)
+        assert cleaner.remove_left(time.time() + 60) == 0
+        dead.kill()
+        dead.wait()
+        assert cleaner.remove_left(time.time() - DAY) == 1
+        assert sorted(unfinished_uploads(tmp_path)) == ["half", "own"]
+    assert cleaner.remove_left(time.time() - DAY) == 1
+    assert unfinished_uploads(tmp_path) == ["own"]
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_processes_that_start_while_others_clean_up_lose_nothing(tmp_path: Path) -> None:
+    """A place that a cleaner takes in the moment of its making is made anew, and never shared."""
+    over = threading.Event()
+    cleaner = Incoming(tmp_path)
+    cleaner.prepare()
+
+    def clean() -> None:
+        while not over.is_set():
+            cleaner.remove_left(0)
+
+    with ThreadPoolExecutor(4) as threads:
+        cleaning = [threads.submit(clean) for _ in range(2)]
+        made = [Incoming(tmp_path) for _ in range(200)]
+        for incoming in made:
+            incoming.prepare()
+            (incoming.folder / "half").write_bytes(b"half")
+        over.set()
+        for task in cleaning:
+            task.result(timeout=20)
+    assert all((incoming.folder / "half").exists() for incoming in made)
 
 
 def test_cleanup_reports_what_it_did_and_leaves_unknown_objects_alone_unless_told(

@@ -13,7 +13,19 @@ import pytest
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.local_storage import StagedObject
 from tests.support.api import RunningApi
-from tests.support.clients import TIFF, Person, Worker, code_of, get, head, input_file, output_file, put, storage_files
+from tests.support.clients import (
+    TIFF,
+    Person,
+    Worker,
+    code_of,
+    get,
+    head,
+    input_file,
+    output_file,
+    put,
+    storage_files,
+    unfinished_uploads,
+)
 
 
 def finished(api: RunningApi, content: bytes) -> str:
@@ -83,7 +95,7 @@ def test_an_upload_of_another_size_than_announced_leaves_nothing_behind(
     assert code_of(put(url, content=bytes(size))) == expected
     assert code_of(put(url, content=chunks())) == expected
     assert storage_files(api, job_id) == []
-    assert list((api.settings.object_dir / ".incoming").iterdir()) == []
+    assert unfinished_uploads(api.settings.object_dir) == []
     assert person.look(job_id)["state"] == "awaiting_upload"
 
 

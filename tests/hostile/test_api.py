@@ -22,7 +22,7 @@ from geo_jobs_api import auth, middleware
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.limits import RateLimit
 from tests.support.api import JWT_SECRET, RunningApi, bearer, make_jwt, make_settings, worker_header
-from tests.support.clients import TIFF, Person, Worker, code_of, get, put, storage_files
+from tests.support.clients import TIFF, Person, Worker, code_of, get, put, storage_files, unfinished_uploads
 from tests.support.waiting import wait_until
 
 HOSTILE_TEXTS = [
@@ -317,7 +317,7 @@ def test_many_uploads_to_one_url_leave_one_file(api_server: Callable[..., Runnin
         answers = list(threads.map(lambda number: put(url, content=bytes([number]) * 100), range(20)))
     assert sorted(answer.status_code for answer in answers) == [201] + [409] * 19
     assert len(storage_files(api, job_id)) == 1
-    assert list((api.settings.object_dir / ".incoming").iterdir()) == []
+    assert unfinished_uploads(api.settings.object_dir) == []
 
 
 def test_a_later_upload_ends_an_earlier_one_that_is_still_arriving(api_server: Callable[..., RunningApi]) -> None:
@@ -338,9 +338,9 @@ def test_a_later_upload_ends_an_earlier_one_that_is_still_arriving(api_server: C
     with ThreadPoolExecutor(1) as threads:
         first = threads.submit(put, url, content=broken_body(), headers={"Content-Length": str(size)})
         assert halfway.wait(10)
-        wait_until(lambda: any((api.settings.object_dir / ".incoming").iterdir()), "the first upload's file")
+        wait_until(lambda: bool(unfinished_uploads(api.settings.object_dir)), "the first upload's file")
         assert put(url, content=bytes(size)).status_code == 201
-        wait_until(lambda: not any((api.settings.object_dir / ".incoming").iterdir()), "its removal")
+        wait_until(lambda: not bool(unfinished_uploads(api.settings.object_dir)), "its removal")
         link_is_back.set()
         with contextlib.suppress(httpx.TransportError):
             assert code_of(first.result(timeout=20)) == (409, "invalid-state")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -133,6 +134,12 @@ def output_of(name: str, content: bytes) -> dict[str, Any]:
     """What a worker tells about an output with this content."""
     digest = hashlib.sha256(content).hexdigest()
     return {"name": name, "sizeBytes": len(content), "sha256": digest, "contentType": "image/png"}
+
+
+def unfinished_uploads(objects: Path) -> list[str]:
+    """Names of the files in an object store's folder for uploads that have not arrived whole."""
+    files = (path for path in (objects / ".incoming").rglob("*") if path.is_file())
+    return [path.name for path in files if path.suffix != ".lock"]
 
 
 def code_of(response: httpx.Response) -> tuple[int, str]:

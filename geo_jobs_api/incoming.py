@@ -1,0 +1,99 @@
+"""The folder of unfinished uploads: what a dead process left in it goes at once, what a living one writes stays."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import weakref
+from pathlib import Path
+from uuid import uuid4
+
+_LOCK_SUFFIX = ".lock"
+
+
+class Incoming:
+    """One subfolder for each process, beside a file that the process holds a lock on.
+
+    The kernel releases the lock at the end of the process, however it ends. Several processes may share the folder.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._own = root
+
+    @property
+    def folder(self) -> Path:
+        """Where this process puts its uploads."""
+        return self._own
+
+    def prepare(self) -> None:
+        """Make the folders. Raises OSError when that cannot be done."""
+        self._root.mkdir(mode=0o700, exist_ok=True)
+        while self._own == self._root:
+            self._take_place()
+
+    def _take_place(self) -> None:
+        own = self._root / uuid4().hex
+        path = own.with_suffix(_LOCK_SUFFIX)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        weakref.finalize(self, os.close, lock)
+        # Where files cannot be locked, no cleaner gets a lock either.
+        with contextlib.suppress(OSError):
+            if not _is_locked(lock) or not _is_same(lock, path):
+                # A cleaner came between the two steps.
+                return
+        own.mkdir(mode=0o700)
+        self._own = own
+
+    def remove_left(self, before: float) -> int:
+        """Remove uploads of dead processes, and other files last changed before a time. Return the number of files."""
+        dead = sum(self._remove_if_dead(lock) for lock in self._root.glob(f"*{_LOCK_SUFFIX}"))
+        # Earlier releases wrote into the folder itself.
+        old = [path for path in self._root.iterdir() if path.is_file() and path.suffix != _LOCK_SUFFIX]
+        old = [path for path in old if is_older(path, before)]
+        for path in old:
+            path.unlink(missing_ok=True)
+        return dead + len(old)
+
+    def _remove_if_dead(self, path: Path) -> int:
+        try:
+            with path.open("r+") as lock:
+                if not _is_locked(lock.fileno()):
+                    return 0
+                folder = path.with_suffix("")
+                files = len(list(folder.iterdir())) if folder.is_dir() else 0
+                shutil.rmtree(folder, ignore_errors=True)
+                path.unlink(missing_ok=True)
+                return files
+        except OSError:
+            # Another cleaner was faster, or files cannot be locked here.
+            return 0
+
+
+def _is_locked(file: int) -> bool:
+    """Lock a descriptor. Return False when another process holds it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_same(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def is_older(path: Path, moment: float) -> bool:
+    """Return whether a file or folder was last changed before a moment. One that is gone was not."""
+    try:
+        return path.stat().st_mtime < moment
+    except FileNotFoundError:
+        return False
