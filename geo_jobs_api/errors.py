@@ -16,6 +16,7 @@ class ProblemKind:
 
 
 KINDS: dict[str, ProblemKind] = {
+    "bad-request": ProblemKind(400, "The request is not well-formed HTTP"),
     "token-invalid": ProblemKind(401, "The token is missing, expired or not valid"),
     "not-allowed": ProblemKind(403, "The token does not allow this"),
     "signature-invalid": ProblemKind(403, "The signed URL was altered or is not one of ours"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import psycopg
@@ -30,6 +32,8 @@ MAX_JSON_BYTES = 1024 * 1024
 # and then would hold a connection for ever.
 BODY_SECONDS = 30.0
 BODY_BYTES_PER_SECOND = 10_000
+_SINGLE_HEADERS = frozenset({b"host", b"authorization", b"lease-token", b"idempotency-key"})
+_HOST = re.compile(rb"(?:\[[0-9A-Za-z:.%]+\]|[0-9A-Za-z._~-]*)(?::[0-9]{0,5})?")
 _ON_EVERY_ANSWER = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 # Announced to workers on any answer there, whatever its method and status.
 _CLAIM_PATH = "/api/internal/geo-jobs/claim"
@@ -108,6 +112,21 @@ def _bounded(receive: Receive, seconds: float) -> Receive:
     return receive_bounded
 
 
+def _fault_of_head(scope: Scope) -> str | None:
+    """Return why a request's head is ambiguous, or None.
+
+    Of two headers a proxy in front may read the other one than we do (RFC 9112 §3.2 for Host).
+    """
+    counts = Counter(name for name, _ in scope["headers"] if name in _SINGLE_HEADERS)
+    for name, count in counts.items():
+        if count > 1:
+            return f"There is more than one {name.decode().title()} header."
+    if not counts[b"host"]:
+        return None if scope.get("http_version") == "1.0" else "The Host header is missing."
+    host = next(value for name, value in scope["headers"] if name == b"host")
+    return None if _HOST.fullmatch(host) else "The Host header is not a host name or address with an optional port."
+
+
 class AccessMiddleware:
     """One log record and one count for each answer; an unexpected exception becomes a problem that tells nothing.
 
@@ -126,6 +145,7 @@ class AccessMiddleware:
             return
         started = self._clock()
         status = 0
+        fault = _fault_of_head(scope)
 
         async def send_noted(message: Message) -> None:
             nonlocal status
@@ -136,7 +156,11 @@ class AccessMiddleware:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_noted)
+            if fault is None:
+                await self._app(scope, receive, send_noted)
+            else:
+                problem = Problem("bad-request", fault, headers={"Connection": "close"})
+                await problem_response(problem)(scope, receive, send_noted)
         except ClientDisconnect:
             # Nobody is there to be answered; nginx's number for it.
             status = 499

@@ -429,3 +429,47 @@ def test_the_page_of_endpoints_loads_nothing(api: RunningApi) -> None:
     assert "<script" not in page.text
     assert "http" not in page.text.replace(api.base_url, "").lower().replace("https", "http").replace("over http", "")
     assert page.headers["content-security-policy"].startswith("default-src 'none'")
+
+
+def raw_status(api: RunningApi, head: str) -> tuple[int, str]:
+    """Status and body of the answer to a request in one's own words."""
+    host, port = api.base_url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        client.sendall(f"{head}\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    return int(answer.split(b" ", 2)[1]), answer.decode()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        "Host: a.example\r\nHost: b.example",
+        "Host: a.example\r\nhost: a.example",
+        "X: y",
+        "Host: a.example/path?x=",
+        "Host: user@a.example",
+        "Host: a b",
+        "Host: a.example, b.example",
+        f"Host: a\r\nAuthorization: Bearer {make_jwt()}\r\nAuthorization: Bearer {make_jwt('bob')}",
+        "Host: a\r\nIdempotency-Key: a\r\nIdempotency-Key: b",
+    ],
+)
+def test_a_head_that_two_servers_may_read_differently_is_refused(api: RunningApi, headers: str) -> None:
+    """A second Host or Authorization, no Host at all, or one that is no host: 400, as a problem."""
+    for place in ("/health", "/api/geo-jobs"):
+        status, answer = raw_status(api, f"GET {place} HTTP/1.1\r\n{headers}")
+        assert (status, '"bad-request"' in answer) == (400, True)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "GET /health HTTP/1.0",
+        "GET /health HTTP/1.1\r\nHost:",
+        "GET /health HTTP/1.1\r\nHost: a_b.example:8000",
+        "GET /health HTTP/1.1\r\nHost: [fe80::1%25eth0]:80",
+    ],
+)
+def test_an_honest_head_is_taken(api: RunningApi, head: str) -> None:
+    """Old health checks have no Host, container networks have underscores in it, and IPv6 addresses have brackets."""
+    assert raw_status(api, head)[0] == 200
