@@ -142,7 +142,7 @@ ORDER BY id DESC
 LIMIT :most;
 
 -- name: set_upload(id, file_name, size_bytes, content_type)^
--- Tell which file is going to be uploaded; a later request replaces an earlier one.
+-- Set which file is going to be uploaded. A later request replaces an earlier one. The first 20 of a job are events.
 WITH changed AS (
     UPDATE jobs
     SET input_file_name = :file_name, input_size_bytes = :size_bytes, input_content_type = :content_type
@@ -152,6 +152,9 @@ WITH changed AS (
     INSERT INTO job_events (job_id, type, state, data)
     SELECT id, 'upload_requested', state, jsonb_build_object('fileName', input_file_name, 'sizeBytes', input_size_bytes)
     FROM changed
+    WHERE (
+        SELECT count(*) FROM job_events WHERE job_events.job_id = changed.id AND job_events.type = 'upload_requested'
+    ) < 20
 )
 SELECT * FROM changed;
 

@@ -51,7 +51,7 @@ LIMIT :most;
 
 -- name: change_priority(id, owner, priority)^
 -- Another priority for a job that has not ended. One that is raised passes its owner's lesser ones; one that is lowered
--- goes behind its owner's greater ones. No row: there is none, or it has ended.
+-- goes behind its owner's greater ones. No row: there is none, or it has ended. The first 100 changes of a job are events.
 WITH changed AS (
     UPDATE jobs
     SET
@@ -69,7 +69,11 @@ WITH changed AS (
     RETURNING *
 ), event AS (
     INSERT INTO job_events (job_id, type, state, data)
-    SELECT id, 'priority_changed', state, jsonb_build_object('priority', priority) FROM changed
+    SELECT id, 'priority_changed', state, jsonb_build_object('priority', priority)
+    FROM changed
+    WHERE (
+        SELECT count(*) FROM job_events WHERE job_events.job_id = changed.id AND job_events.type = 'priority_changed'
+    ) < 100
 )
 SELECT * FROM changed;
 

@@ -473,3 +473,16 @@ def test_a_head_that_two_servers_may_read_differently_is_refused(api: RunningApi
 def test_an_honest_head_is_taken(api: RunningApi, head: str) -> None:
     """Old health checks have no Host, container networks have underscores in it, and IPv6 addresses have brackets."""
     assert raw_status(api, head)[0] == 200
+
+
+def test_a_job_keeps_a_bounded_number_of_events_however_often_its_owner_asks(api: RunningApi) -> None:
+    """Asking for an upload and changing the priority stay possible, and stop leaving rows."""
+    person = Person(api)
+    job_id = str(person.create()["id"])
+    for number in range(150):
+        person.upload_url(job_id, f"map-{number}.tif")
+        person.http.post(f"/api/geo-jobs/{job_id}/priority", json={"priority": number % 2}).raise_for_status()
+    types = person.event_types(job_id)
+    assert (types.count("upload_requested"), types.count("priority_changed")) == (20, 100)
+    put(person.upload_url(job_id), content=TIFF).raise_for_status()
+    assert person.look(job_id)["state"] == "queued"
