@@ -227,6 +227,7 @@ def retention(settings: Settings, pool: Pool, storage: Storage) -> Retention:
         ended_seconds={state: number * _DAY_SECONDS for state, number in days.items() if number},
         unused_seconds=settings.retain_unused_days * _DAY_SECONDS or None,
         interval_seconds=settings.cleanup_interval_seconds,
+        renewal_seconds=settings.webhook_renewal_days * _DAY_SECONDS or None,
     )
     return Retention(pool, storage, policy)
 

@@ -116,6 +116,12 @@ class Settings(BaseSettings):
     webhook_deliveries_per_second: float = Field(
         10, gt=0, description="most deliveries to one destination, in the mean"
     )
+    webhook_renewal_days: float = Field(
+        90,
+        ge=0,
+        description="days after which a webhook with `allOwners` pauses unless an administrator stores it again; "
+        "0: never",
+    )
 
     max_file_size: int = Field(104_857_600, gt=0, description="largest file, in bytes")
     signed_url_seconds: float = Field(3600, ge=1, description="how long a signed URL holds")

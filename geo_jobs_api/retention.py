@@ -44,11 +44,13 @@ class RetentionPolicy:
         ended_seconds: jobs by the state in which they ended; a state that is missing is kept for ever.
         unused_seconds: jobs whose file never came; None: for ever.
         interval_seconds: between two rounds.
+        renewal_seconds: age at which webhooks of all owners pause; None: never.
     """
 
     ended_seconds: Mapping[JobState, float]
     unused_seconds: float | None
     interval_seconds: float
+    renewal_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ class Retention:
             broken_uploads_removed=await self._storage.remove_broken_uploads(_ABANDONED_SECONDS),
         )
         await self._repeat(self._remove_history)
+        await self._lapse_webhooks()
         return report
 
     async def _repeat(self, batch: Callable[[], Awaitable[int]]) -> int:
@@ -146,6 +149,14 @@ class Retention:
             fires: int = await _retention.remove_old_fires(connection, most=_OBJECTS_PER_BATCH)
             deliveries: int = await _retention.remove_old_deliveries(connection, most=_OBJECTS_PER_BATCH)
         return pipelines + fires + deliveries
+
+    async def _lapse_webhooks(self) -> None:
+        if self._policy.renewal_seconds is None:
+            return
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_retention.lapse_webhooks(connection, seconds=self._policy.renewal_seconds))
+        for row in rows:
+            _log.warning("webhook_lapsed", webhook_id=str(row["id"]), owner=row["owner"])
 
     async def _cancel_unused(self) -> int:
         if self._policy.unused_seconds is None:

@@ -14,6 +14,9 @@ from geo_jobs_api.store import TooManyError, fetch_all, load_queries, lock_owner
 from geo_jobs_api.webhook_records import ClaimedDelivery, Delivery, Webhook
 
 _webhooks = load_queries("webhooks.sql")
+# Each test is a row for a month.
+MOST_TESTS_WAITING = 10
+MOST_TESTS_AN_HOUR = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +72,10 @@ class WebhookStore:
                     raise TooManyError
         return Webhook.from_row(row)
 
-    async def replace_webhook(self, webhook_id: UUID, content: WebhookContent) -> Webhook | None:
-        """Give a webhook another content; None when there is none."""
+    async def replace_webhook(self, webhook: Webhook, content: WebhookContent) -> Webhook | None:
+        """Give a webhook another content; None when it has been deleted."""
         async with self._pool.connection() as connection:
-            row = await _webhooks.replace_webhook(connection, id=webhook_id, **content.columns())
+            row = await _webhooks.replace_webhook(connection, id=webhook.id, owner=webhook.owner, **content.columns())
         return None if row is None else Webhook.from_row(row)
 
     async def find_webhook(self, webhook_id: UUID, owner: str | None = None) -> Webhook | None:
@@ -103,11 +106,20 @@ class WebhookStore:
             )
         return [Delivery.from_row(row) for row in rows]
 
-    async def add_delivery(self, webhook_id: UUID, event: str, body: Mapping[str, Any]) -> Delivery | None:
-        """Something to be delivered that is the end of nothing; None when there is no such webhook."""
-        async with self._pool.connection() as connection:
+    async def add_test(self, webhook_id: UUID, body: Mapping[str, Any]) -> Delivery | None:
+        """Note a test to be delivered. None when there is no such webhook.
+
+        Raises:
+            TooManyError: `MOST_TESTS_WAITING` wait, or there were `MOST_TESTS_AN_HOUR` in the last hour.
+        """
+        async with self._pool.connection() as connection, connection.transaction():
+            # The count needs a snapshot from after the lock.
+            await _webhooks.lock_webhook(connection, id=webhook_id)
+            tests = await _webhooks.count_tests(connection, webhook_id=webhook_id)
+            if tests["waiting"] >= MOST_TESTS_WAITING or tests["lately"] >= MOST_TESTS_AN_HOUR:
+                raise TooManyError
             row = await _webhooks.insert_delivery(
-                connection, webhook_id=webhook_id, event=event, body=Jsonb(dict(body))
+                connection, webhook_id=webhook_id, event="test", body=Jsonb(dict(body))
             )
         return None if row is None else Delivery.from_row(row)
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query, Response
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api.auth import Caller
+from geo_jobs_api.auth import ADMIN_SCOPE, Caller
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.services import CallerOf, Services, ServicesOf
 from geo_jobs_api.store import TooManyError
@@ -25,6 +25,7 @@ from geo_jobs_api.webhook_schemas import (
     WebhookList,
     WebhookView,
 )
+from geo_jobs_api.webhook_store import MOST_TESTS_AN_HOUR, MOST_TESTS_WAITING
 
 router = APIRouter(prefix="/api/webhooks", tags=["webhooks"])
 
@@ -38,6 +39,16 @@ async def _find(services: Services, caller: Caller, webhook_id: UUID) -> Webhook
     webhook = await services.webhooks.find_webhook(webhook_id, caller.owner_filter)
     if webhook is None:
         raise Problem("webhook-not-found", "There is no such webhook, or it is not yours.")
+    return webhook
+
+
+async def _find_heard(services: Services, caller: Caller, webhook_id: UUID) -> Webhook:
+    """Find a webhook whose deliveries the caller may see: those of all owners are for administrators."""
+    webhook = await _find(services, caller, webhook_id)
+    if webhook.all_owners and not caller.is_admin:
+        raise Problem(
+            "not-allowed", f"This webhook is for all owners, so it is for tokens with the scope {ADMIN_SCOPE}."
+        )
     return webhook
 
 
@@ -71,10 +82,13 @@ async def get_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf) 
 
 @router.put("/{webhook_id}", response_model=WebhookView, summary="Change a webhook")
 async def replace_webhook(webhook_id: UUID, body: PutWebhook, caller: CallerOf, services: ServicesOf) -> WebhookView:
-    """Give it another content; without a `secret` it keeps its own."""
+    """Give it another content; without a `secret` it keeps its own.
+
+    One with `allOwners` pauses when no administrator has stored it for `WEBHOOK_RENEWAL_DAYS`.
+    """
     webhook = await _find(services, caller, webhook_id)
     content = services.webhook_maker.content(body, is_admin=caller.is_admin)
-    return WebhookView.of(await services.webhooks.replace_webhook(webhook_id, content) or webhook)
+    return WebhookView.of(await services.webhooks.replace_webhook(webhook, content) or webhook)
 
 
 @router.delete("/{webhook_id}", status_code=204, summary="Delete a webhook")
@@ -87,10 +101,17 @@ async def delete_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesO
 
 @router.post("/{webhook_id}/test", status_code=201, response_model=DeliveryView, summary="Try a webhook")
 async def test_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf) -> DeliveryView:
-    """Deliver an event `test`."""
-    webhook = await _find(services, caller, webhook_id)
+    """Deliver an event `test`. A webhook takes 60 an hour, and 10 may wait to be delivered."""
+    webhook = await _find_heard(services, caller, webhook_id)
     body = {"event": "test", "time": datetime.now(UTC).isoformat(), "webhook": {"id": str(webhook.id)}}
-    return _there(await services.webhooks.add_delivery(webhook_id, "test", body))
+    try:
+        return _there(await services.webhooks.add_test(webhook_id, body))
+    except TooManyError as error:
+        raise Problem(
+            "quota-exceeded",
+            f"A webhook takes {MOST_TESTS_AN_HOUR} tests an hour, and {MOST_TESTS_WAITING} may wait. Try again later.",
+            headers={"Retry-After": "60"},
+        ) from error
 
 
 def _there(delivery: Delivery | None) -> DeliveryView:
@@ -104,7 +125,7 @@ async def list_deliveries(
     webhook_id: UUID, caller: CallerOf, services: ServicesOf, wanted: Annotated[DeliveryFilter, Query()]
 ) -> DeliveryPage:
     """What was delivered, what is tried again and what has failed, with what came of each try."""
-    await _find(services, caller, webhook_id)
+    await _find_heard(services, caller, webhook_id)
     found = await services.webhooks.list_deliveries(
         webhook_id, state=wanted.state, before=wanted.cursor, most=wanted.limit + 1
     )
@@ -120,7 +141,7 @@ async def list_deliveries(
 )
 async def redeliver(webhook_id: UUID, delivery_id: DeliveryId, caller: CallerOf, services: ServicesOf) -> DeliveryView:
     """Try again from the beginning, under the same `Webhook-Id`."""
-    await _find(services, caller, webhook_id)
+    await _find_heard(services, caller, webhook_id)
     delivery = await services.webhooks.redeliver(webhook_id, delivery_id)
     if delivery is None:
         raise Problem("invalid-state", "There is no such delivery, or it is still being tried.")

@@ -87,6 +87,18 @@ DELETE FROM webhook_deliveries WHERE id IN (
     LIMIT :most
 );
 
+-- name: lapse_webhooks(seconds)
+-- Pause webhooks of all owners that no administrator has stored for so long, and drop what waits for them.
+WITH lapsed AS (
+    UPDATE webhooks SET paused = true
+    WHERE all_owners AND NOT paused AND updated_at < now() - make_interval(secs => :seconds)
+    RETURNING id, owner
+), dropped AS (
+    DELETE FROM webhook_deliveries USING lapsed
+    WHERE webhook_deliveries.webhook_id = lapsed.id AND webhook_deliveries.state = 'pending'
+)
+SELECT id, owner FROM lapsed;
+
 -- name: list_known(ids)
 -- Which of these jobs there are, ended or not.
 SELECT id FROM jobs WHERE id = ANY(:ids::uuid[]);

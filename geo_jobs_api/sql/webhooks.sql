@@ -13,13 +13,19 @@ RETURNING *;
 -- How many an owner has.
 SELECT count(*) FROM webhooks WHERE owner = :owner;
 
--- name: replace_webhook(id, url, destination, secret, events, task_types, all_owners, paused)^
--- Give a webhook another content; without a secret it keeps its own. What waits goes where it leads now.
+-- name: replace_webhook(id, owner, url, destination, secret, events, task_types, all_owners, paused)^
+-- Give a webhook another content; without a secret it keeps its own. What waits goes where it leads now. A webhook that is
+-- no longer for all owners loses the deliveries about jobs of others.
 WITH place AS (
     INSERT INTO webhook_destinations (destination) VALUES (:destination) ON CONFLICT DO NOTHING
 ), moved AS (
     UPDATE webhook_deliveries SET destination = :destination
     WHERE webhook_id = :id AND state = 'pending' AND destination <> :destination
+        AND (:all_owners OR coalesce(body #>> '{job,owner}', body #>> '{pipeline,owner}', :owner) = :owner)
+), forgotten AS (
+    DELETE FROM webhook_deliveries
+    WHERE webhook_id = :id AND NOT :all_owners
+        AND coalesce(body #>> '{job,owner}', body #>> '{pipeline,owner}', :owner) <> :owner
 )
 UPDATE webhooks
 SET
@@ -47,6 +53,23 @@ WHERE webhook_id = :webhook_id AND (:state::text IS NULL OR state = :state::text
     AND (:before::bigint IS NULL OR id < :before::bigint)
 ORDER BY id DESC
 LIMIT :most;
+
+-- name: lock_webhook(id)^
+-- Until the transaction ends nobody else counts the tests of this webhook. Ends of jobs are noted meanwhile.
+SELECT id FROM webhooks WHERE id = :id FOR NO KEY UPDATE;
+
+-- name: count_tests(webhook_id)^
+-- Tests among the latest deliveries of a webhook: those that wait, and all of the last hour.
+SELECT
+    count(*) FILTER (WHERE state = 'pending') AS waiting,
+    count(*) FILTER (WHERE created_at > now() - interval '1 hour') AS lately
+FROM (
+    SELECT event, state, created_at FROM webhook_deliveries
+    WHERE webhook_id = :webhook_id
+    ORDER BY id DESC
+    LIMIT 5000
+) AS latest
+WHERE event = 'test';
 
 -- name: insert_delivery(webhook_id, event, body)^
 -- Something to be delivered that is the end of nothing: a test.
@@ -114,7 +137,8 @@ SET
     state = :state,
     next_attempt_at = CASE :state::text WHEN 'pending' THEN now() + make_interval(secs => :delay_seconds) END,
     finished_at = CASE :state::text WHEN 'pending' THEN NULL ELSE now() END,
-    attempts = attempts || :outcome::jsonb
+    -- A delivery may be sent again and again by hand: the latest 50 tries are kept.
+    attempts = CASE WHEN jsonb_array_length(attempts) >= 50 THEN attempts - 0 ELSE attempts END || :outcome::jsonb
 WHERE id = :id AND attempt = :attempt AND state = 'pending';
 
 -- name: seconds_until_due(busy)^

@@ -17,7 +17,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from geo_jobs_api.app import local_storage, retention
 from geo_jobs_api.cli import main
+from geo_jobs_api.database import open_pool
 from geo_jobs_api.delivering import BACKOFF_SECONDS, Outcome, decide_delivery
 from geo_jobs_api.hosts import parse_hosts
 from geo_jobs_api.outgoing import AddressRefusedError, Outgoing, check_target
@@ -428,6 +430,61 @@ def test_without_webhooks_an_end_writes_nothing_more(
     with psycopg.connect(api.settings.conninfo or "") as connection:
         row = connection.execute("SELECT count(*) FROM webhook_deliveries").fetchone()
     assert row == (0,)
+
+
+def test_a_delivery_keeps_its_latest_fifty_tries(api: RunningApi, person: Person, hook: Receiver) -> None:
+    """It may be sent again by hand without end, and its row stays small."""
+    made = register(person, hook)
+    person.http.post(f"/api/webhooks/{made['id']}/test").raise_for_status()
+    wait_until(lambda: states(person, made) == ["delivered"], "the delivery")
+    tries = "(SELECT jsonb_agg(jsonb_build_object('at', n)) FROM generate_series(1, 50) AS n)"
+    rows(api.settings.conninfo or "", f"UPDATE webhook_deliveries SET attempts = {tries}")  # noqa: S608  # our own words
+    (delivery,) = deliveries(person, made)
+    person.http.post(f"/api/webhooks/{made['id']}/deliveries/{delivery['id']}/redeliver").raise_for_status()
+    wait_until(lambda: states(person, made) == ["delivered"], "the delivery once more")
+    kept = deliveries(person, made)[0]["attempts"]
+    assert (len(kept), kept[0]["at"], kept[-1]["statusCode"]) == (50, 2, 204)
+
+
+async def test_a_webhook_of_all_owners_pauses_unless_an_administrator_renews_it(
+    api: RunningApi, person: Person, hook: Receiver, tmp_path: Path
+) -> None:
+    """After 90 days without a PUT nothing more is told, and what waits is dropped. Others' webhooks stay."""
+    url = api.settings.conninfo or ""
+    admin = Person(api, "root", admin=True)
+    hook.answer = lambda _: (500, {}, b"")
+    old, renewed = (register(admin, hook, allOwners=True) for _ in range(2))
+    own = register(person, hook)
+    person.cancel(person.submit())
+    rows(url, "UPDATE webhooks SET updated_at = now() - interval '91 days'")
+    admin.http.put(f"/api/webhooks/{renewed['id']}", json={"url": hook.url, "allOwners": True}).raise_for_status()
+    async with open_pool(url, size=2, wait_seconds=10) as pool:
+        settings = make_settings(url, tmp_path / "data")
+        await retention(settings, pool, local_storage(settings)).run_once()
+    paused = {made["id"]: made["paused"] for made in admin.http.get("/api/webhooks").json()["webhooks"]}
+    assert paused == {old["id"]: True, renewed["id"]: False, own["id"]: False}
+    assert [len(deliveries(admin, made)) for made in (old, renewed, own)] == [0, 1, 1]
+    person.cancel(person.submit())
+    assert [len(deliveries(admin, made)) for made in (old, renewed, own)] == [0, 2, 2]
+
+
+def test_a_former_administrator_hears_nothing_of_others(api: RunningApi, person: Person, hook: Receiver) -> None:
+    """Without the scope its webhook of all owners can be seen, deleted or made its own, which forgets others' ends."""
+    admin, former = Person(api, "root", admin=True), Person(api, "root")
+    made = register(admin, hook, allOwners=True)
+    place = f"/api/webhooks/{made['id']}"
+    person.cancel(person.submit())
+    former.cancel(former.submit())
+    wait_until(lambda: states(admin, made) == ["delivered"] * 2, "the deliveries")
+    numbers = [delivery["id"] for delivery in deliveries(admin, made)]
+    assert former.http.get(place).status_code == 200
+    calls = [former.http.get(f"{place}/deliveries"), former.http.post(f"{place}/test")]
+    calls += [former.http.post(f"{place}/deliveries/{number}/redeliver") for number in numbers]
+    assert {code_of(answer) for answer in calls} == {(403, "not-allowed")}
+    assert code_of(former.http.put(place, json={"url": hook.url, "allOwners": True})) == (403, "not-allowed")
+    former.http.put(place, json={"url": hook.url}).raise_for_status()
+    assert [delivery["id"] for delivery in deliveries(former, made)] == numbers[:1]
+    assert former.http.delete(place).status_code == 204
 
 
 def test_the_receiver_of_the_documentation_takes_what_is_sent_and_nothing_else(person: Person, api: RunningApi) -> None:

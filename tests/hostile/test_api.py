@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import jwt
+import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
@@ -22,7 +23,7 @@ from geo_jobs_api import auth, middleware
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.limits import RateLimit
 from tests.support.api import JWT_SECRET, RunningApi, bearer, make_jwt, make_settings, worker_header
-from tests.support.clients import TIFF, Person, Worker, code_of, get, put, storage_files, unfinished_uploads
+from tests.support.clients import TIFF, Person, Worker, code_of, get, put, rows, storage_files, unfinished_uploads
 from tests.support.waiting import wait_until
 
 HOSTILE_TEXTS = [
@@ -486,3 +487,40 @@ def test_a_job_keeps_a_bounded_number_of_events_however_often_its_owner_asks(api
     assert (types.count("upload_requested"), types.count("priority_changed")) == (20, 100)
     put(person.upload_url(job_id), content=TIFF).raise_for_status()
     assert person.look(job_id)["state"] == "queued"
+
+
+def test_a_webhook_takes_a_bounded_number_of_tests(api_server: Callable[..., RunningApi], postgres_url: str) -> None:
+    """Ten wait at most, also when all ask at once, and sixty come in an hour. Then it is 429, and ends are told on."""
+    api = api_server(webhook_hosts="127.0.0.1", webhook_deliveries_per_second=0.001, database_pool_size=20)
+    person = Person(api)
+    made = person.http.post("/api/webhooks", json={"url": "http://127.0.0.1:9/"}).raise_for_status().json()
+
+    def test(_: int) -> httpx.Response:
+        return Person(api).http.post(f"/api/webhooks/{made['id']}/test")
+
+    assert [test(number).status_code for number in range(7)] == [201] * 7
+    with psycopg.connect(postgres_url) as blocker, ThreadPoolExecutor(8) as threads:
+        # Everybody may count, and nobody can insert.
+        blocker.execute("LOCK TABLE webhook_deliveries IN SHARE MODE")
+        asking = [threads.submit(test, number) for number in range(8)]
+        blocked = "SELECT pid FROM pg_locks WHERE NOT granted"
+        wait_until(lambda: len(rows(postgres_url, blocked)) >= 8, "all to be at it")
+        blocker.rollback()
+        answers = [task.result(timeout=30) for task in asking]
+    assert sorted(answer.status_code for answer in answers) == [201] * 3 + [429] * 5
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert (code_of(refused), refused.headers["retry-after"]) == ((429, "quota-exceeded"), "60")
+    delivered = (
+        "UPDATE webhook_deliveries SET state = 'delivered', next_attempt_at = NULL, finished_at = now()"
+        " WHERE state = 'pending'"
+    )
+    for _ in range(5):
+        rows(postgres_url, delivered)
+        assert [test(number).status_code for number in range(11)] == [201] * 10 + [429]
+    rows(postgres_url, delivered)
+    assert code_of(test(0)) == (429, "quota-exceeded")
+    person.cancel(person.submit()).raise_for_status()
+    (end,) = rows(postgres_url, "SELECT event FROM webhook_deliveries WHERE event <> 'test'")
+    assert end == {"event": "job.cancelled"}
+    rows(postgres_url, "UPDATE webhook_deliveries SET created_at = now() - interval '61 minutes'")
+    assert test(0).status_code == 201
