@@ -17,7 +17,15 @@ from psycopg_pool import AsyncConnectionPool
 
 from geo_jobs_api.errors import ConfigurationError
 from geo_jobs_api.log import get_logger
-from geo_jobs_api.sessions import Connection, Pooling, ReadOnlyError, connect_checked, connection_arguments, set_session
+from geo_jobs_api.sessions import (
+    Connection,
+    Pooling,
+    ReadOnlyError,
+    check_writable,
+    connect_checked,
+    connection_arguments,
+    set_session,
+)
 
 _log = get_logger(__name__)
 
@@ -135,8 +143,8 @@ async def migrate(conninfo: str, pooling: Pooling = "session") -> list[str]:
         The names of the migrations that were applied, in order.
 
     Raises:
-        ConfigurationError: no connection, a server older than PostgreSQL 14, a schema newer than ours, or a
-            `pooling` that does not match the server.
+        ConfigurationError: no connection, a server that is read-only or older than PostgreSQL 14, a schema newer than
+            ours, or a `pooling` that does not match the server.
     """
     try:
         connection = await connect_checked(conninfo, "geo-jobs-migrate", pooling)
@@ -149,6 +157,10 @@ async def migrate(conninfo: str, pooling: Pooling = "session") -> list[str]:
             raise ConfigurationError(
                 f"PostgreSQL {connection.info.server_version // 10_000} is too old; version 14 or newer is needed."
             )
+        try:
+            await check_writable(connection)
+        except ReadOnlyError as error:
+            raise ConfigurationError("The database is read-only: connect to the primary, or wait for it.") from error
         async with connection.transaction():
             await connection.execute("SET LOCAL statement_timeout = 0")
             await connection.execute("SELECT pg_advisory_xact_lock(%s)", [_MIGRATION_LOCK])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import tempfile
@@ -17,6 +18,7 @@ import pytest
 
 from geo_jobs_api import embedded, sessions
 from geo_jobs_api.database import migrate
+from geo_jobs_api.errors import ConfigurationError
 from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, code_of, rows
 from tests.support.database import DatabaseServer
@@ -83,6 +85,35 @@ def test_a_read_only_database_is_an_outage_and_the_service_recovers_by_itself(
     # Once for the sessions that were ended, possibly, and once for the rest.
     assert rescuer_said() in ([False, True], [False, True] * 2)
     assert not [record for record in caplog.records if record.exc_info or "request_failed" in str(record.msg)]
+
+
+def test_a_service_is_not_started_on_a_read_only_database(postgres: DatabaseServer, postgres_url: str) -> None:
+    """One clear sentence, so that a supervisor tries again."""
+    with read_only(postgres, postgres_url), pytest.raises(ConfigurationError, match="read-only"):
+        asyncio.run(migrate(postgres_url))
+
+
+@pytest.mark.parametrize(
+    "code", ["53100", "53200", "53300", "57P01", "57P02", "57P03", "58030", "25P03", "25006", "08006", "40001"]
+)
+def test_trouble_of_the_database_itself_is_an_outage(
+    api: RunningApi, caplog: pytest.LogCaptureFixture, code: str
+) -> None:
+    """A full disk, no memory, a shutdown and their like, as PostgreSQL reports them: 503, one line, no traceback."""
+    url = api.settings.conninfo or ""
+    rows(url, f"CREATE FUNCTION trouble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {RAISE} '{code}'; END $$")
+    try:
+        rows(url, "CREATE TRIGGER trouble BEFORE INSERT ON jobs EXECUTE FUNCTION trouble()")
+        refused = Person(api).http.post("/api/geo-jobs", json={"taskType": "geotiff_to_png", "inputPayload": {}})
+    finally:
+        rows(url, "DROP FUNCTION trouble CASCADE")
+    assert (code_of(refused), refused.headers["retry-after"]) == ((503, "unavailable"), "1")
+    logged = [record for record in caplog.records if "database_unavailable" in str(record.msg)]
+    assert len(logged) == 1
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+RAISE = "RAISE EXCEPTION 'trouble' USING ERRCODE ="
 
 
 @pytest.fixture
