@@ -81,8 +81,8 @@ async def test_of_a_child_one_long_line_is_read_as_its_result_must_be() -> None:
     box = Sandbox(do, Told, preload=("tests.support.child_work",), confine=False)
     heard: list[str] = []
     with pytest.raises(JobError, match="broke down"):
-        await box.run(Deed(name="long reports"), lambda stage, *_: heard.append(stage))
-    assert len(heard) == 1
+        await box.run(Deed(name="long reports"), lambda _stage, _percent, text: heard.append(text))
+    assert heard == ["half way", "x" * 500]
 
 
 async def test_a_child_inherits_no_pipe_or_socket_but_its_own(box: Box) -> None:
