@@ -321,7 +321,10 @@ def shared_metrics_dir() -> str | None:
 
 
 def _make_private_dir(path: Path) -> None:
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Those above it too: with a umask of 002 the group could write them, and a worker refuses a TEMP_DIR below such.
+    for folder in (*reversed(path.parents), path):
+        if folder == path or not folder.exists():
+            folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def ensure_secrets(data_dir: Path) -> dict[str, str]:

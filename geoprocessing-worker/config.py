@@ -52,13 +52,20 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split)]
 
 
+def _user_state() -> Path:
+    """Return the user's folder for state, which the local stack uses too."""
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111 - keeps an unknown ~
+    return Path(state) / "geoprocessing-worker"
+
+
 def _state_dir() -> Path:
     """Return the default TEMP_DIR: systemd's STATE_DIRECTORY, else the user's state folder, else one below /tmp."""
     if given := os.environ.get("STATE_DIRECTORY"):
         return Path(given.split(":")[0])
-    home = Path(os.environ.get("HOME") or "/nonexistent")
-    if os.access(home, os.W_OK):
-        return Path(os.environ.get("XDG_STATE_HOME") or home / ".local" / "state") / "geoprocessing-worker"
+    own = _user_state()
+    nearest = next(path for path in (own, *own.parents) if os.access(path, os.F_OK))
+    if own.is_absolute() and os.access(nearest, os.W_OK):
+        return own
     return Path(tempfile.gettempdir()) / f"geoprocessing-worker-{os.getuid()}"
 
 
@@ -325,8 +332,7 @@ def _readable(*paths: Path) -> list[Path]:
 
 def _local_stack_folders() -> tuple[Path, ...]:
     """The default places of the local stack's state: the checkout, and the user's own where that cannot be written."""
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111 - keeps an unknown ~
-    return project_root() / ".local", Path(state) / "geoprocessing-worker"
+    return project_root() / ".local", _user_state()
 
 
 def _in_words(error: ValidationError) -> list[str]:

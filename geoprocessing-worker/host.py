@@ -14,6 +14,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geoprocessing_worker.own_folder import prepare
+
 if TYPE_CHECKING:
     from geoprocessing_worker.config import Settings
 
@@ -37,10 +39,10 @@ class Trouble:
 
 
 def disk(settings: Settings) -> Trouble | None:
-    """`TEMP_DIR` cannot be written, or has no room for one job with the largest file."""
+    """`TEMP_DIR` cannot be written or could be replaced by others, or lacks room for one job with the largest file."""
     folder = settings.temp_dir
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        prepare(folder)
         # Quotas and read-only file systems show only in a write.
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"\0" * PROBE_BYTES)
@@ -48,7 +50,7 @@ def disk(settings: Settings) -> Trouble | None:
         found = os.statvfs(folder)
     except OSError as error:
         cure = "mend its permissions or set TEMP_DIR"
-        return Trouble("disk", f"{folder} cannot be written ({error.strerror}); {cure}")
+        return Trouble("disk", f"{folder} cannot be used ({error.strerror}); {cure}")
     cure = "make room or set TEMP_DIR to a larger disk"
     if _jobs_with_room(settings, found) < 1:
         free = found.f_bavail * found.f_frsize / 1e6

@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer
 
-from geoprocessing_worker import workspace
+from geoprocessing_worker import own_folder, workspace
 from geoprocessing_worker.models import ClaimedJob, Completion, Failure, UploadSlot
 from geoprocessing_worker.outputs import OutputFile
 
@@ -194,7 +194,7 @@ class Outbox:
             uploads=uploads,
         )
         place = self.temp_dir / FOLDER
-        workspace.prepare(place)
+        own_folder.prepare(place)
         with workspace.searching(self.temp_dir):
             folder = Path(tempfile.mkdtemp(prefix=f"{job.id}_", dir=place))
             owner = workspace.own(folder)

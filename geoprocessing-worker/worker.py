@@ -31,10 +31,10 @@ from geoprocessing_worker.handlers import TaskResult
 from geoprocessing_worker.malware import Scanner
 from geoprocessing_worker.network import StorageGuard, bound_answer, forget_cookies, source_refusal
 from geoprocessing_worker.outbox import Outbox
+from geoprocessing_worker.own_folder import prepare
 from geoprocessing_worker.perform import perform
 from geoprocessing_worker.runner import Tools
 from geoprocessing_worker.tasks import Tasks
-from geoprocessing_worker.workspace import prepare
 
 PR_SET_DUMPABLE = 4  # from linux/prctl.h
 MOST_REDIRECTS = 5

@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from geoprocessing_worker.errors import ErrorClass, JobError, worker_trouble
+from geoprocessing_worker.own_folder import is_trusted, prepare
 
 log = structlog.get_logger(__name__)
 
@@ -21,7 +22,6 @@ PREFIX = "geojob_"
 OWNER_LOCK = ".owner"
 # Held while a folder is made or a search goes on, so that no search sees a folder whose owner has not locked it yet.
 SEARCH_LOCK = ".geojobs.lock"
-WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 @contextlib.contextmanager
@@ -89,43 +89,9 @@ def take_over(folder: Path) -> int | None:
         return None
 
 
-def prepare(temp_dir: Path) -> None:
-    """Make sure that the folder exists and that no other user can swap it or its entries. A new one has mode 0700.
-
-    Raises:
-        OSError: it cannot be made, or another user could replace something on the way to it.
-    """
-    temp_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for path in {temp_dir.absolute(), temp_dir.resolve()}:
-        for entry in (path, *path.parents[:-1]):
-            _refuse_swappable(entry)
-    info = temp_dir.stat()
-    if not _is_trusted(info) or (info.st_mode & WRITABLE_BY_OTHERS and not info.st_mode & stat.S_ISVTX):
-        raise PermissionError(errno.EPERM, "another user owns it or can write to it: use a folder of one's own")
-
-
-def _refuse_swappable(path: Path) -> None:
-    """Raise PermissionError where another user could put something else in the place of `path`."""
-    folder = path.parent.lstat()
-    if not folder.st_mode & WRITABLE_BY_OTHERS:
-        return
-    if folder.st_mode & stat.S_ISVTX:
-        # In a sticky folder the owner of an entry may rename it, and the owner of the folder any entry.
-        if _is_trusted(folder) and _is_trusted(path.lstat()):
-            return
-    # A mounted volume, such as an emptyDir of Kubernetes, is for whom the administrator gave it to.
-    elif folder.st_uid == 0 and path.parent.is_mount():
-        return
-    raise PermissionError(errno.EPERM, f"another user could replace {path}: use a folder that only its owner can write")
-
-
 def _is_own_folder(path: Path) -> bool:
     info = path.lstat()
     return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid()
-
-
-def _is_trusted(info: os.stat_result) -> bool:
-    return info.st_uid in {0, os.geteuid()}
 
 
 def remove(folder: Path) -> None:
@@ -149,7 +115,7 @@ def searching(temp_dir: Path) -> Iterator[None]:
 def _lock(path: Path, how: int) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        if not _is_trusted(os.fstat(descriptor)):
+        if not is_trusted(os.fstat(descriptor)):
             raise PermissionError(errno.EPERM, f"another user owns {path}: remove it or set TEMP_DIR")
         fcntl.flock(descriptor, how)
     except OSError:

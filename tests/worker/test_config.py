@@ -31,6 +31,21 @@ def test_the_environment_wins_over_dotenv_and_dotenv_over_the_default(
     assert places == ["environment", ".env", "default"]
 
 
+def test_job_folders_lie_in_the_folder_for_state_of_the_service_or_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """STATE_DIRECTORY wins, then XDG_STATE_HOME, whatever HOME is, then the home folder."""
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    assert config.load().settings.temp_dir == tmp_path / ".local" / "state" / "geoprocessing-worker"
+    monkeypatch.setenv("HOME", "/nonexistent")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
+    assert config.load().settings.temp_dir == tmp_path / "xdg" / "geoprocessing-worker"
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/worker:/var/lib/other")
+    assert config.load().settings.temp_dir == Path("/var/lib/worker")
+
+
 def test_the_local_stack_is_used_as_a_whole_or_not_at_all(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (bare / ".local").mkdir()
     (bare / ".local" / "stack.env").write_text("API_BASE_URL='http://127.0.0.1:1'\nWORKER_AUTH_TOKEN='stack-token'\n")

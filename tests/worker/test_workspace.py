@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from geo_jobs_api.config import ensure_secrets
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.workspace import job_folder, prepare, sweep
+from geoprocessing_worker.own_folder import prepare
+from geoprocessing_worker.workspace import job_folder, sweep
 
 
 def hold(temp_dir: Path, ready: Connection) -> None:
@@ -62,6 +64,18 @@ def test_a_folder_that_others_can_write_to_is_not_worked_in(tmp_path: Path) -> N
         prepare(tmp_path / "open" / "mine")
     prepare(folder(tmp_path / "sticky", 0o1777))
     prepare(tmp_path / "sticky" / "mine")
+
+
+def test_folders_above_a_new_one_are_private_whatever_the_umask(tmp_path: Path) -> None:
+    """Else a first start with a umask of 002 would leave a folder that every later start refuses."""
+    before = os.umask(0o002)
+    try:
+        ensure_secrets(tmp_path / "stack" / "state" / "data")
+        prepare(tmp_path / "stack" / "state" / "jobs")
+        prepare(tmp_path / "home" / "state" / "jobs")
+    finally:
+        os.umask(before)
+    prepare(tmp_path / "home" / "state" / "jobs")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give folders away")
