@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import rasterio.shutil
 from pyproj import CRS
+from rasterio.errors import CRSError
 
 from geoprocessing_worker.bands import BandChoice
 from geoprocessing_worker.cog_check import check_copy, check_web_copy, different_place
@@ -218,7 +219,14 @@ def _check(
     source: Path, made: Path, headers: tuple[SourceHeader, SourceHeader], options: CogOptions, tiles: TileLayout
 ) -> None:
     """What was written is laid out as it must be, and holds what the file holds."""
-    wrong = faults_of_layout(made, tiles)
+    try:
+        wrong = faults_of_layout(made, tiles)
+    except CRSError as error:  # rasterio opens no file with such a system, so the copy would be useless
+        raise refused(
+            "unsupported_crs",
+            "PROJ cannot parse the coordinate system that the file declares. Give the file another one, with QGIS or "
+            "gdal_edit.py -a_srs.",
+        ) from error
     if wrong:
         raise JobError(
             "self_check_failed",

@@ -53,7 +53,9 @@ def georeference(dataset: Any, own: OwnSystem, source_crs: CRS | None) -> Georef
 
 
 def _without_a_transform(own: OwnSystem) -> str | None:
-    return None if own == OwnSystem() else "the file has a coordinate system, but no transform, tie points or RPC"
+    if own == OwnSystem():
+        return None
+    return own.unused or "the file has a coordinate system, but no transform, tie points or RPC"
 
 
 def _by_transform(dataset: Any, own: OwnSystem, source_crs: CRS | None) -> Georeference:

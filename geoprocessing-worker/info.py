@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rasterio.errors import RasterioError
+from rasterio.errors import CRSError, RasterioError
 from rio_cogeo.cogeo import cog_validate
 
 from geoprocessing_worker.crs import parse_crs
@@ -53,8 +53,10 @@ def _layout(source: Path) -> dict[str, Any]:
     try:
         valid, errors, warnings = cog_validate(str(source), quiet=True)
     except UnicodeDecodeError:
-        # rasterio reads the coordinate system as UTF-8 while it opens the file.
+        # rasterio reads the coordinate system, as UTF-8, while it opens the file.
         valid, errors, warnings = False, ["the name of its coordinate system is not UTF-8"], []
+    except CRSError:
+        valid, errors, warnings = False, ["PROJ cannot parse its coordinate system"], []
     except ZeroDivisionError:  # rio-cogeo 7.0.4 divides by the decimation, which rounds to 0
         valid, errors, warnings = False, ["an overview is larger than the picture"], []
     return {"valid": valid, "errors": errors, "warnings": warnings}

@@ -41,7 +41,7 @@ from geoprocessing_worker.letters import clean
 from geoprocessing_worker.levels import Levels, block_size, usable_levels
 from geoprocessing_worker.masks import page_masks, whole_pages
 from geoprocessing_worker.opening import forget_old_errors, open_source
-from geoprocessing_worker.own_system import OwnSystem, own_system
+from geoprocessing_worker.own_system import OwnSystem, own_system, unreadable_system
 from geoprocessing_worker.sparse import with_stored_blocks
 from geoprocessing_worker.texts import readable, says_a_number
 
@@ -191,7 +191,8 @@ def _own_system(words: Any, path: Path, directory: int, usual: CRS | None) -> Ow
     if usual is not None:
         return OwnSystem(usual)
     # GDAL gives the system of a file with tie points to the points alone.
-    return own_system(words.crs or words.gcps[1], read_geo_keys(path, directory))
+    crs, keys = words.crs or words.gcps[1], read_geo_keys(path, directory)
+    return unreadable_system(keys) if crs is None and words.crs_unreadable else own_system(crs, keys)
 
 
 def _admit(dataset: Any) -> None:

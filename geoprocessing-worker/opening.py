@@ -15,7 +15,8 @@ import rasterio
 import rasterio._env
 import rasterio.crs
 from rasterio._err import CPLE_BaseError
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.control import GroundControlPoint
+from rasterio.errors import CRSError, NotGeoreferencedWarning
 from rasterio.io import DatasetReader, MemoryFile
 
 GDAL_OPTIONS: dict[str, Any] = {
@@ -105,18 +106,38 @@ class _Source(DatasetReader):  # type: ignore[misc]  # compiled, without types
     """A dataset that reads its coordinate system when somebody asks for it: rasterio does so in opening, for 10 ms."""
 
     _opened = False
+    crs_unreadable = False
+    """Whether the file has a coordinate system that PROJ cannot parse. Set when it is read."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._opened = True
 
     def read_crs(self) -> rasterio.crs.CRS | None:
-        """As GDAL makes it of the file's keys; one that PROJ cannot read leaves no error behind for the next call."""
+        """Return GDAL's reading of the file's keys, or `None` if PROJ cannot parse it.
+
+        An unreadable system leaves no error behind for the next call.
+        """
         if not self._opened:
             return None
-        crs = super().read_crs()
+        crs = None
+        try:
+            crs = super().read_crs()
+        except CRSError:
+            self.crs_unreadable = True
         forget_old_errors(self)
         return crs
+
+    @property
+    def gcps(self) -> tuple[list[GroundControlPoint], rasterio.crs.CRS | None]:
+        """Return the ground control points and their system. rasterio has none of them if PROJ cannot parse it."""
+        try:
+            points, crs = super().get_gcps()
+        except CRSError:
+            self.crs_unreadable = True
+            forget_old_errors(self)
+            return [], None
+        return points, crs
 
     @property
     def crs(self) -> rasterio.crs.CRS | None:

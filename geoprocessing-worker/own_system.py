@@ -18,6 +18,7 @@ from geoprocessing_worker.crs_text import grid_names, has_text_value, without_gr
 from geoprocessing_worker.geo_keys import angular_unit, meridian, unknown_code
 
 WGS84_SEMI_MINOR = 6356752.3  # meters; that of GRS 1980 differs by 0.1 mm
+MOST_SHIFT = 1e5  # meters, arc-seconds or parts per million; surveys differ by some 1,000 meters
 LONGEST_NAME = 60  # characters
 ESRI_STRING = "ESRI PE String = "
 NAMELESS = ("unknown", "unnamed", "undefined", "not specified", "not_specified", "user-defined", "user defined")
@@ -52,11 +53,26 @@ def own_system(crs: rasterio.crs.CRS | None, keys: Mapping[int, float]) -> OwnSy
         # GDAL parses the string only if the file's type of model is user-defined as well.
         return _without_grids(found.name.removeprefix(ESRI_STRING))
     if usable(found):
-        return OwnSystem(found, caveat=_datum_caveat(found, keys))
+        absurd = _unused(found.name, "the numbers of its datum shift are absurd")
+        return absurd if _shift_is_absurd(found) else OwnSystem(found, caveat=_datum_caveat(found, keys))
     code = unknown_code(keys)
     if code is not None and "Engineering" in found.type_name:
         return _unused(f"EPSG:{code}", "its code is unknown")
     return _unused(found.name, f"it is no geographic and no projected system ({found.type_name.removesuffix(' CRS')})")
+
+
+def unreadable_system(keys: Mapping[int, float]) -> OwnSystem:
+    """Return the answer for a system that rasterio cannot read, such as one whose datum shift is NaN."""
+    code = unknown_code(keys)
+    return _unused(f"EPSG:{code}" if code else "user-defined", "PROJ cannot parse it")
+
+
+def _shift_is_absurd(crs: CRS) -> bool:
+    """Whether the system's own datum shift moves, turns or scales the Earth more than any survey does."""
+    bound = horizontal(crs)
+    operation = bound.coordinate_operation if bound.is_bound else None
+    values = [] if operation is None else [parameter.value for parameter in operation.params]
+    return any(isinstance(value, float | int) and not abs(value) <= MOST_SHIFT for value in values)
 
 
 def _in_own_unit(crs: CRS | None, keys: Mapping[int, float]) -> CRS | None:

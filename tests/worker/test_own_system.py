@@ -15,9 +15,13 @@ from pyproj import CRS, Transformer
 
 from geoprocessing_worker.conversion import ConversionResult
 from geoprocessing_worker.crs import from_gdal
+from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.own_system import own_system
 from tests.support.rasters import Tiff, ramp, run
-from tests.support.raw_tiff import Tag, geo_tags, placed, write_raw_tiff
+from tests.support.raw_tiff import DOUBLE, Tag, geo_tags, placed, write_raw_tiff
+from tests.worker.test_cog import cog
+from tests.worker.test_info import info
+from tests.worker.test_tiles import tiles
 
 GRAY = np.arange(2500, dtype=np.uint16).reshape(50, 50, 1)
 BESSEL, WGS84_DATUM, USER = 7004, 6326, 32767
@@ -326,6 +330,34 @@ def test_a_system_that_cannot_be_used_is_named(keys: dict[int, Any], words: str,
     assert result.metadata["crs"] is None
     assert words in notes_of(result)
     assert "says no place" not in notes_of(result)
+
+
+@pytest.mark.parametrize("placing", ["transform", "tie points"])
+@pytest.mark.parametrize(
+    "shift", [(math.nan, 105.0, 414.0), (-math.inf, 0.0, 0.0), (1e9, 0.0, 0.0), (0.0,) * 6 + (1e30,)]
+)
+def test_a_datum_shift_that_is_none_leaves_the_picture_unplaced(
+    shift: tuple[float, ...], placing: str, tmp_path: Path
+) -> None:
+    """NaN, infinite and absurd numbers make the system unusable. A note names it, and each kind of job ends well."""
+    keys: dict[int, Any] = {1024: 2, 1025: 1, 2048: USER, 2050: USER, 2054: 9102, 2056: BESSEL, 2062: shift}
+    corners = (0, 0, 0, 10, 50, 0, 50, 0, 0, 10.05, 50, 0, 50, 50, 0, 10.05, 49.95, 0)
+    place: dict[int, Tag] = {33922: (DOUBLE, corners)} if placing == "tie points" else placed(10, 50, 0.001)
+    path = write_raw_tiff(tmp_path / "a.tif", GRAY, tags=geo_tags(keys) | place)
+    assert info(path, tmp_path / "info")["geoprocessing"]["crs"] is None
+    with pytest.raises(JobError) as no_tiles:
+        tiles(path, tmp_path / "tiles")
+    assert no_tiles.value.code == "not_georeferenced"
+    if math.isfinite(sum(shift)) or placing == "tie points":
+        assert cog(path, tmp_path / "cog").metadata["crs"] is None
+    else:
+        with pytest.raises(JobError) as no_copy:
+            cog(path, tmp_path / "cog")
+        assert no_copy.value.code == "unsupported_crs"
+    result = run(path, tmp_path / "out")
+    assert (result.metadata["crs"], result.metadata["validFraction"]) == (None, 1.0)
+    assert "the file's coordinate system '" in notes_of(result)
+    assert "cannot be used, since" in notes_of(result)
 
 
 def test_a_system_without_a_place_is_not_called_missing(tmp_path: Path) -> None:
