@@ -17,10 +17,12 @@ def refuse_other_mask(dataset: Any, header: SourceHeader) -> None:
     """GDAL copies later pages without their mask, the first with any that it finds, and masks of bytes or bits only."""
     copied = dataset.mask_flag_enums[0] == [MaskFlags.per_dataset]
     if copied != header.has_mask:
+        has = (
+            "has a mask that GDAL cannot copy" if header.has_mask else "has no mask, but GDAL would copy another page's"
+        )
         raise refused(
             "unsupported_mask",
-            f"Page {header.page} cannot be copied with its own mask and no other. "
-            "Save it as a file of its own, with a mask of one sample in bytes.",
+            f"Page {header.page} {has}. Save the page as a file of its own, with one 8-bit mask if it needs a mask.",
             page=header.page,
         )
 
