@@ -14,16 +14,15 @@ from typing import Any
 
 import numpy as np
 import rasterio.shutil
-from pyproj import CRS
 from rasterio.errors import CRSError
 
 from geoprocessing_worker.bands import BandChoice
 from geoprocessing_worker.cog_check import check_copy, check_web_copy, different_place
-from geoprocessing_worker.cog_crs import cannot_hold, name_of, placed_source
+from geoprocessing_worker.cog_crs import cannot_hold, in_degrees, is_bent, note_of, placed_source
 from geoprocessing_worker.cog_layout import BLOCK, WEB, TileLayout, creation_options, faults_of_layout
 from geoprocessing_worker.cog_masks import refuse_lost_mask, refuse_other_mask
 from geoprocessing_worker.cost import stored_pixels
-from geoprocessing_worker.crs import parse_crs, per_degree, same
+from geoprocessing_worker.crs import parse_crs, same
 from geoprocessing_worker.directory import SEPARATED
 from geoprocessing_worker.errors import ErrorClass, JobError, refused
 from geoprocessing_worker.facts import facts, own_grid, sample_of
@@ -50,7 +49,6 @@ from geoprocessing_worker.texts import mended
 
 # Decoded once for the picture and once more for its overviews: about five minutes of one slow core.
 MAX_DECODED_BYTES = 48 << 30
-MOST_BENT = 1.0  # pixels
 CHEAPER = 8  # times faster than decoding GDAL passes over missing blocks: 60 gigapixels in 270 s
 TIFF = "image/tiff; application=geotiff; profile=cloud-optimized"
 
@@ -96,7 +94,7 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
             made_header = inspect_file(unfinished)
             if different_place(header, made_header):
                 raise cannot_hold(header)
-            place_note = f"GeoTIFF keys cannot hold {name_of(header)} as the file has it: its horizontal part is kept"
+            place_note = note_of(header)
         translated = time.perf_counter()
         report("check", 0.0, "Checking what was made")
         _check(source, unfinished, (header, made_header), options, tiles)
@@ -143,7 +141,7 @@ def _refuse_impossible(header: SourceHeader, options: CogOptions) -> None:
             "unsupported_photometric",
             "Its colours are inks or L*a*b*, which a cloud optimised GeoTIFF made here cannot say. Save it as RGB.",
         )
-    if options.web_optimized and (_is_bent(header) or (header.crs is not None and not _in_degrees(header.crs))):
+    if options.web_optimized and (is_bent(header) or (header.crs is not None and not in_degrees(header.crs))):
         words = "ground control points need a thin-plate spline" if header.gcp_spline else "degrees have another unit"
         raise refused("unsupported_crs", f"Its {words}, which GDAL cannot align with web tiles. Omit webOptimized.")
     if header.palette is not None and header.bands[0].dtype not in {"uint8", "uint16"}:
@@ -167,16 +165,6 @@ def _refuse_impossible(header: SourceHeader, options: CogOptions) -> None:
             bands=len(header.bands),
             dtype=header.bands[0].dtype,
         )
-
-
-def _is_bent(header: SourceHeader) -> bool:
-    """Whether the polynomial by which GDAL places a file misses its control points."""
-    polynomial = header.gcp_polynomial_residual
-    return header.gcp_spline and (polynomial is None or polynomial > MOST_BENT)
-
-
-def _in_degrees(crs: CRS) -> bool:
-    return not crs.is_geographic or per_degree(crs) == 1.0
 
 
 def _refuse_placeless(header: SourceHeader) -> None:

@@ -12,15 +12,20 @@ from typing import Any
 
 import rasterio
 import rasterio.shutil
+from pyproj import CRS
 from rasterio.errors import CRSError, RasterioError
 
-from geoprocessing_worker.crs import to_gdal
+from geoprocessing_worker.crs import per_degree, to_gdal, unshifted
 from geoprocessing_worker.errors import JobError, refused
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.opening import open_source
 
 TEMPORARY = {"driver": "GTiff", "TILED": "YES", "COMPRESS": "ZSTD", "ZSTD_LEVEL": "1", "SPARSE_OK": "YES",
              "BIGTIFF": "IF_SAFER"}  # fmt: skip
+
+MOST_BENT = 1.0  # pixels
+FLAT = 2  # axes
+UNNAMED = {"unknown", "unnamed", ""}
 
 
 @contextmanager
@@ -56,16 +61,43 @@ def _place(path: Path, header: SourceHeader) -> None:
 
 
 def name_of(header: SourceHeader) -> str:
-    """What the system of a file is called."""
+    """The name of the file's system, or of its kind and datum where it has no name."""
     crs = header.full_crs or header.crs
-    return "its coordinate system" if crs is None else crs.name[:80]
+    if crs is None:
+        return "its coordinate system"
+    crs = unshifted(crs)
+    if crs.name.lower() not in UNNAMED:
+        return crs.name[:80]
+    datum = "" if crs.datum is None or crs.datum.name.lower() in UNNAMED else f" on {crs.datum.name[:60]}"
+    kind = "geographic" if crs.is_geographic else "projected" if crs.is_projected else "local"
+    return f"an unnamed {kind} system{datum}"
+
+
+def note_of(header: SourceHeader) -> str:
+    """The note about a system that the copy has in other words."""
+    crs = header.full_crs or header.crs
+    upright = crs is not None and (crs.is_compound or len(crs.axis_info) > FLAT)
+    kept = "its horizontal part is kept" if upright else "the copy has an equivalent system"
+    return f"GeoTIFF keys cannot hold {name_of(header)} as the file has it: {kept}"
+
+
+def in_degrees(crs: CRS) -> bool:
+    """Whether GDAL can align a system with web tiles: projected, or geographic in degrees."""
+    return not crs.is_geographic or per_degree(crs) == 1.0
+
+
+def is_bent(header: SourceHeader) -> bool:
+    """Whether the polynomial by which GDAL places a file misses its control points."""
+    polynomial = header.gcp_polynomial_residual
+    return header.gcp_spline and (polynomial is None or polynomial > MOST_BENT)
 
 
 def cannot_hold(header: SourceHeader) -> JobError:
     """A refusal that names the system."""
+    helps = header.crs is not None and in_degrees(header.crs) and not is_bent(header)
+    cure = "Reproject the file, or ask for webOptimized." if helps else "Reproject the file."
     return refused(
         "unsupported_crs",
-        f"GeoTIFF keys cannot hold the file's coordinate system ({name_of(header)}). Reproject the file, "
-        "or ask for webOptimized.",
+        f"GeoTIFF keys cannot hold the file's coordinate system ({name_of(header)}). {cure}",
         crs=name_of(header),
     )
