@@ -97,9 +97,11 @@ def _find_overviews(dataset: Any) -> None:
     """Have GDAL walk the chain of directories, which it otherwise does at the first question about overviews or masks.
 
     A chain that ends at a pointer to no directory leaves an error, which rasterio would raise at a later call.
+    With metadata of this domain GDAL would open the file that they name, before `inspection` refuses the domain.
     """
     with suppress(CPLE_BaseError):
-        dataset.overviews(1)
+        if "OVERVIEWS" not in dataset.tag_namespaces():
+            dataset.overviews(1)
 
 
 class _Source(DatasetReader):  # type: ignore[misc]  # compiled, without types

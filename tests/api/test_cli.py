@@ -232,7 +232,7 @@ def test_without_any_setting_it_serves_from_an_embedded_database(environment: di
     ("breaks", "user", "words", "cure"),
     [
         ("CREATE ROLE stranger LOGIN", "stranger", "permission denied", "The role must own its schema."),
-        ("ALTER DATABASE {name} SET default_transaction_read_only = on", None, "read-only", "Connect to the primary"),
+        ("ALTER DATABASE {name} SET default_transaction_read_only = on", None, "read-only", "connect to the primary"),
         ("ALTER TABLE jobs RENAME COLUMN owner TO whose", None, 'column "owner" does not exist', None),
         ("ALTER DATABASE {name} CONNECTION LIMIT 0", None, "too many connections", None),
     ],

@@ -82,14 +82,14 @@ def test_a_key_that_is_like_none_is_refused_with_all_known_ones(person: Person) 
         ("coordinateSystem", "EPSG:99999", 'Unknown coordinate system "EPSG:99999". Give an authority\'s code such as'),
         ("coordinateSystem", "EPGS:4326", "Unknown coordinate system"),
         ("coordinateSystem", "WGS84", "Unknown coordinate system"),
-        ("coordinateSystem", "+proj=utm +zone=38", "Unknown coordinate system"),
+        ("coordinateSystem", "+init=epsg:4326", "Unknown coordinate system"),
         ("coordinateSystem", "EPSG:5773", "Unknown coordinate system"),
         ("coordinateSystem", "3857", "Did you mean 'EPSG:3857'?"),
         ("coordinateSystem", "EPSG: 3857", "Did you mean 'EPSG:3857'?"),
         ("coordinateSystem", "epsg3857", "Did you mean 'EPSG:3857'?"),
         ("coordinateSystem", "WGS 84", "Did you mean 'EPSG:4326'?"),
         ("coordinateSystem", 3857, "Did you mean 'EPSG:3857'?"),
-        ("sourceCrs", "native", "WKT or PROJJSON."),
+        ("sourceCrs", "native", "WKT, PROJJSON or a PROJ string."),
     ],
 )
 def test_a_value_that_no_worker_takes_is_refused_with_what_is_allowed(

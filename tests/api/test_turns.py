@@ -45,7 +45,8 @@ class Line:
             {
                 "task_types": [_KIND], "limits_locked": False, "most": count, "first_lease_seconds": 15.0,
                 "claim_ids": ["00000000-0000-4000-8000-000000000000"], "lease_keys": ["k"], "worker_ids": ["w"],
-                "worker_names": ["w"], "shares": [count],
+                "worker_names": ["w"], "shares": [count], "max_file_size": None, "memory_mb": None,
+                "source_hosts": None,
             },
         ).fetchall()  # fmt: skip
         ids = [row["id"] for row in claimed]
@@ -154,7 +155,7 @@ def test_a_job_that_is_tried_again_keeps_its_turn(line: Line) -> None:
         {
             "task_types": [_KIND], "limits_locked": False, "most": 1, "first_lease_seconds": 15.0,
             "claim_ids": ["00000000-0000-4000-8000-000000000000"], "lease_keys": ["k"], "worker_ids": ["w"],
-            "worker_names": ["w"], "shares": [1],
+            "worker_names": ["w"], "shares": [1], "max_file_size": None, "memory_mb": None, "source_hosts": None,
         },
     ).fetchall()  # fmt: skip
     (job,) = claimed
@@ -164,6 +165,7 @@ def test_a_job_that_is_tried_again_keeps_its_turn(line: Line) -> None:
         {
             "id": job["id"], "lease_seq": 1, "lease_key": "k", "request_digest": b"d", "next_state": "queued",
             "delay_seconds": 30.0, "spends_attempt": True, "error": Jsonb({"class": "transient"}),
+            "avoid_seconds": 0.0, "asking_seconds": 0.0,
         },
     )  # fmt: skip
     line.wait(31)

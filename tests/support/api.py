@@ -90,7 +90,8 @@ class RunningApi:
 @contextlib.contextmanager
 def run_api(settings: Settings, port: int = 0) -> Iterator[RunningApi]:
     """Serve an application for these settings, until the context ends."""
-    if not structlog.is_configured():
+    # Also after `capture_logs`, which leaves a configuration that prints.
+    if not isinstance(structlog.get_config()["logger_factory"], structlog.stdlib.LoggerFactory):
         # The default prints tracebacks with all local variables, which takes seconds, and does so on standard output,
         # where tests of commands read what the command alone may say.
         structlog.configure(

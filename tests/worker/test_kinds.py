@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -693,14 +694,18 @@ def test_two_bands_are_gray_and_alpha_only_if_the_file_says_so(tmp_path: Path) -
 
 
 def test_work_is_limited_before_anything_is_decoded(tmp_path: Path) -> None:
-    """A sparse file of 200 000² pixels is a few megabytes, and would be forty gigabytes to decode."""
+    """Tiles of 200 000² pixels that share one block of 16 kB: forty gigabytes to decode, unlike a sparse file."""
+    packed = zlib.compress(bytes(4096 * 4096), 9)
+    tiles = 49 * 49
+    places = {
+        "t322": (LONG, [4096]),
+        "t323": (LONG, [4096]),
+        "t324": (LONG, [30_000] * tiles),
+        "t325": (LONG, [len(packed)] * tiles),
+    }
+    file = RawTiff([gray(200_000, 200_000, t259=(SHORT, [8]), **places)]).bytes().ljust(30_000, b"\0") + packed
     source = tmp_path / "a.tif"
-    profile = {"SPARSE_OK": True, "TILED": "YES", "BLOCKXSIZE": 4096, "BLOCKYSIZE": 4096, "BIGTIFF": "YES"}
-    with (
-        gdal_environment(),
-        rasterio.open(source, "w", driver="GTiff", width=200_000, height=200_000, count=1, dtype="uint8", **profile),
-    ):
-        pass
+    source.write_bytes(file)
     with pytest.raises(JobError) as caught:
         run(source, tmp_path / "out")
     assert caught.value.code == "too_complex"
