@@ -57,11 +57,22 @@ def _codes(authority: str) -> list[int | str | list[int]]:
 
 
 def files() -> dict[Path, str]:
-    """Return what each file is to hold."""
+    """Return the content of each file.
+
+    The codes are those of the newest PROJ that any supported Python installs, so the API refuses none that a worker
+    knows. An older PROJ leaves a newer list alone.
+    """
+    codes = FOLDER / "crs_codes.json"
+    listed = codes.read_text(encoding="utf-8")
+    is_newer = _version(json.loads(listed)["proj"]) > _version(pyproj.proj_version_str)
     return {
         FOLDER / "shipped_types.json": json.dumps(shipped_types(), indent=1) + "\n",
-        FOLDER / "crs_codes.json": json.dumps(crs_codes(), separators=(",", ":")) + "\n",
+        codes: listed if is_newer else json.dumps(crs_codes(), separators=(",", ":")) + "\n",
     }
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pyproj
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,10 +33,13 @@ def test_the_apis_files_are_those_that_the_script_makes() -> None:
 
 
 def test_the_api_knows_a_code_exactly_if_the_worker_does() -> None:
-    """All codes of the authorities in the list, and some that there are not."""
+    """All codes of the authorities in the list, and some that do not exist. A worker with an older PROJ knows fewer."""
     codes = [f"{name}:{code}" for name in payload_schemas.AUTHORITIES for code in get_codes(name, PJType.CRS, True)]
     schema = json.dumps({"properties": {"c": HANDLERS["geotiff_info"].announced.payload_schema}})
     crs = json.dumps({"properties": {"c": json.loads(schema)["properties"]["c"]["properties"]["sourceCrs"]}})
+    is_same_proj = (
+        json.loads((payload_schemas.FOLDER / "crs_codes.json").read_text())["proj"] == pyproj.proj_version_str
+    )
     wrong = []
     for code in [*codes, "EPSG:99999", "EPSG:1", "ESRI:4", "OGC:CRS99", "EPGS:4326", "IGNF:LAMB9"]:
         try:
@@ -43,7 +47,8 @@ def test_the_api_knows_a_code_exactly_if_the_worker_does() -> None:
             known = True
         except JobError:
             known = False
-        if known != (find_errors(crs, {"c": code}, "") == []):
+        listed = find_errors(crs, {"c": code}, "") == []
+        if known != listed and (known or is_same_proj):
             wrong.append((code, known))
     assert wrong == []
     assert not is_possible_crs("EPSG:99999")
