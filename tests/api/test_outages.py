@@ -185,7 +185,8 @@ def test_health_answers_within_two_seconds_while_the_network_swallows_everything
     api = api_server(database_url=through(proxy, postgres_url))
     assert health(api)[0] == 200
     proxy.swallows = True
-    proxy.silence(b"geo-jobs")
+    # Every one: a connection that the pool has just begun has not said its name yet.
+    proxy.silence(b"")
     with ThreadPoolExecutor(20) as threads:
         found = list(threads.map(lambda _: health(api), range(20)))
     found += [health(api) for _ in range(2)]
