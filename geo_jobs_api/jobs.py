@@ -56,17 +56,22 @@ class FailurePolicy:
         next_state: `queued` means that the job may be tried again while attempts are left.
         spends_attempt: whether the attempt counts against `max_attempts`.
         backs_off: whether the next attempt waits.
+        most: the number of attempts that may end this way; `None` for all of the job's.
     """
 
     next_state: JobState
     spends_attempt: bool = True
     backs_off: bool = True
+    most: int | None = None
 
+
+# A file that takes too long once takes too long again. The second try is for a worker that was slow.
+MOST_TIMEOUTS = 2
 
 FAILURE_POLICIES: dict[ErrorClass, FailurePolicy] = {
     ErrorClass.TRANSIENT: FailurePolicy(JobState.QUEUED),
     ErrorClass.RESOURCE: FailurePolicy(JobState.QUEUED),
-    ErrorClass.TIMEOUT: FailurePolicy(JobState.QUEUED),
+    ErrorClass.TIMEOUT: FailurePolicy(JobState.QUEUED, most=MOST_TIMEOUTS),
     ErrorClass.INTERNAL: FailurePolicy(JobState.QUEUED),
     ErrorClass.INVALID_INPUT: FailurePolicy(JobState.FAILED),
     ErrorClass.INTERRUPTED: FailurePolicy(JobState.QUEUED, spends_attempt=False, backs_off=False),
@@ -105,11 +110,13 @@ class AttemptBudget:
         attempt: number of the attempt under way, 1-based.
         max_attempts: how many attempts the job has in all.
         backoff_seconds: ceiling of the wait after the first, second, … attempt; the last one repeats.
+        ended_alike: attempts before this one that ended with the same class of error.
     """
 
     attempt: int
     max_attempts: int
     backoff_seconds: Sequence[float]
+    ended_alike: int = 0
 
 
 def decide_failure(
@@ -126,7 +133,8 @@ def decide_failure(
     policy = FAILURE_POLICIES[error_class]
     if policy.next_state is not JobState.QUEUED:
         return FailureDecision(policy.next_state, 0.0, policy.spends_attempt)
-    if policy.spends_attempt and budget.attempt >= budget.max_attempts:
+    spent = policy.most is not None and budget.ended_alike + 1 >= policy.most
+    if policy.spends_attempt and (spent or budget.attempt >= budget.max_attempts):
         return FailureDecision(JobState.FAILED, 0.0, spends_attempt=True)
     delay = 0.0
     if policy.backs_off and budget.backoff_seconds:

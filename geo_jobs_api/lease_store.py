@@ -15,6 +15,7 @@ from psycopg.types.json import Jsonb
 
 from geo_jobs_api.database import Pool
 from geo_jobs_api.jobs import (
+    FAILURE_POLICIES,
     MOST_FREE_TROUBLES,
     WORKER_TROUBLE,
     AttemptBudget,
@@ -240,8 +241,12 @@ class LeaseStore:
         """What a failure would lead to; None when the lease is not held any more."""
         async with self._pool.connection() as connection:
             row = await _leases.get_lease(connection, id=job_id, lease_seq=token.lease_seq, lease_key=token.lease_key)
+            ended_alike = 0
+            if FAILURE_POLICIES[error_class].most is not None:
+                alike = await _leases.count_failures(connection, id=job_id, key="class", value=error_class.value)
+                ended_alike = alike["failures"]
             if error_class is ErrorClass.INTERRUPTED and code == WORKER_TROUBLE:
-                before = await _leases.count_failures(connection, id=job_id, code=code)
+                before = await _leases.count_failures(connection, id=job_id, key="code", value=code)
                 if before["failures"] >= MOST_FREE_TROUBLES:
                     # What troubles so many workers may be the job itself.
                     error_class = ErrorClass.TRANSIENT
@@ -250,7 +255,7 @@ class LeaseStore:
         lease = Lease.from_row(row)
         return decide_failure(
             error_class,
-            AttemptBudget(lease.attempt, lease.job.max_attempts, row["backoff_seconds"]),
+            AttemptBudget(lease.attempt, lease.job.max_attempts, row["backoff_seconds"], ended_alike),
             retry_after_seconds,
             random.SystemRandom(),
         )

@@ -19,6 +19,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
 from geo_jobs_api.database import Pool
+from geo_jobs_api.jobs import MOST_TIMEOUTS
 from geo_jobs_api.lease_records import EndedLease, RescuedJob
 from geo_jobs_api.records import Holdings, Job, JobEvent, Parent, Surroundings, VacuumBlocker, WorkerToken
 from geo_jobs_api.sessions import check_writable
@@ -237,6 +238,7 @@ class UpkeepStore:
                 _upkeep.rescue_lost_jobs(
                     connection,
                     max_worker_losses=max_worker_losses,
+                    most_timeouts=MOST_TIMEOUTS,
                     cancel_overdue_seconds=cancel_overdue_seconds,
                     timeout_grace_seconds=timeout_grace_seconds,
                     most=most,

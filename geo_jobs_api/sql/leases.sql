@@ -304,10 +304,11 @@ SELECT
     (SELECT follow_ended_jobs(array_agg(id)) FROM ended) AS followed
 FROM ended;
 
--- name: count_failures(id, code)^
--- Count the leases of a job that ended with this error since it was last sent back to the queue by hand.
+-- name: count_failures(id, key, value)^
+-- Count the leases of a job that ended with an error of this `class` or `code` (the key) since it was last sent back to
+-- the queue by hand.
 SELECT count(*) AS failures FROM lease_outcomes
-WHERE job_id = :id AND error ->> 'code' = :code::text AND ended_at > coalesce(
+WHERE job_id = :id AND error ->> :key::text = :value::text AND ended_at > coalesce(
     (SELECT max(created_at) FROM job_events WHERE job_id = :id AND type = 'retried'), '-infinity'
 );
 

@@ -1,6 +1,6 @@
 -- What the service does by itself: rescue lost jobs, wake those who wait, count.
 
--- name: rescue_lost_jobs(max_worker_losses, cancel_overdue_seconds, timeout_grace_seconds, most)
+-- name: rescue_lost_jobs(max_worker_losses, most_timeouts, cancel_overdue_seconds, timeout_grace_seconds, most)
 -- End the leases that ran out, those of workers that were asked to stop and did not, and those that have been held for
 -- longer than the type's timeout and a grace (NULL: nobody looks), whatever signs of life there are. Which jobs are lost
 -- is decided on rows that are locked by this very statement: one that ended in between is skipped, not overwritten.
@@ -31,6 +31,12 @@ WITH overdue AS MATERIALIZED (
             WHEN NOT lease_confirmed THEN 'queued'
             WHEN attempt >= max_attempts THEN 'failed'
             WHEN kind = 'lost' AND worker_losses + 1 >= :max_worker_losses THEN 'failed'
+            WHEN kind = 'timed_out' AND :most_timeouts <= 1 + (
+                SELECT count(*) FROM lease_outcomes AS before
+                WHERE before.job_id = overdue.id AND before.error ->> 'class' = 'timeout' AND before.ended_at > coalesce(
+                    (SELECT max(created_at) FROM job_events WHERE job_id = overdue.id AND type = 'retried'), '-infinity'
+                )
+            ) THEN 'failed'
             ELSE 'queued'
         END AS next_state,
         -- The jitter of other retries: anything up to what the type says for this attempt.

@@ -67,6 +67,7 @@ def test_any_name_becomes_a_usable_one_that_stays_as_it_is(name: str) -> None:
         (ErrorClass.TRANSIENT, 1, JobState.QUEUED, True),
         (ErrorClass.TRANSIENT, 5, JobState.FAILED, True),
         (ErrorClass.RESOURCE, 4, JobState.QUEUED, True),
+        (ErrorClass.TIMEOUT, 1, JobState.QUEUED, True),
         (ErrorClass.TIMEOUT, 5, JobState.FAILED, True),
         (ErrorClass.INTERNAL, 1, JobState.QUEUED, True),
         (ErrorClass.INVALID_INPUT, 1, JobState.FAILED, True),

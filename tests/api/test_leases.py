@@ -176,6 +176,21 @@ def test_a_transient_failure_waits_and_then_runs_again_until_attempts_are_spent(
     assert person.look(job_id)["error"]["code"] == "went_wrong"
 
 
+def test_a_job_that_times_out_twice_has_failed_whatever_attempts_are_left(
+    api: RunningApi, person: Person, worker: Worker
+) -> None:
+    """Other failures in between change nothing; a retry by hand gives both timeouts again."""
+    rows(api.settings.conninfo or "", "UPDATE task_types SET max_attempts = 9, backoff_seconds = '{0}'")
+    job_id = person.submit()
+    for _ in range(2):
+        states = [
+            worker.fail(worker.claim(waitSeconds=10), error_class).json()["state"]
+            for error_class in ("timeout", "internal", "timeout")
+        ]
+        assert states == ["queued", "queued", "failed"]
+        assert person.http.post(f"/api/geo-jobs/{job_id}/retry").json()["state"] == "queued"
+
+
 def test_retry_after_holds_the_job_back(person: Person, worker: Worker) -> None:
     """A job that is to wait an hour is not handed out before."""
     person.submit()
