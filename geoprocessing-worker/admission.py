@@ -16,7 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoprocessing_worker.compression import Codec, codec_of, unsupported
-from geoprocessing_worker.directory import BITS_PER_SAMPLE, METADATA, Directory, Field, Tiff
+from geoprocessing_worker.directory import (
+    BITS_PER_SAMPLE,
+    HEIGHT,
+    IS_MASK,
+    IS_REDUCED,
+    METADATA,
+    SUBFILE_TYPE,
+    WIDTH,
+    Directory,
+    Field,
+    Tiff,
+)
 from geoprocessing_worker.errors import JobError, malformed, refused, too_large, truncated
 
 MAX_SIDE = 1_000_000  # pixels; the widest honest mosaics stay below
@@ -79,13 +90,19 @@ def _admit_once(path: Path, validate_headers: bool, _version: tuple[int, ...]) -
         try:
             for directory in tiff.directories():
                 check_metadata(tiff, directory)
-                if validate_headers and not directory.nested:
+                if validate_headers and (not directory.nested or _is_version(tiff, directory)):
                     check_structure(tiff, directory)
         except JobError as error:
             # GDAL may find its way through a damaged chain; what it finds there is looked at once it is open.
             if validate_headers or error.code == "hostile_metadata":
                 raise
         return () if tiff.remark is None else (tiff.remark,)
+
+
+def _is_version(tiff: Tiff, directory: Directory) -> bool:
+    """Whether GDAL opens a SubIFD: it has a size, and it is an overview or a mask. GDAL ignores all others."""
+    kind, width, height = (tiff.numbers(directory.find(tag)) for tag in (SUBFILE_TYPE, WIDTH, HEIGHT))
+    return bool(kind.size and int(kind[0]) & (IS_REDUCED | IS_MASK) and width.any() and height.any())
 
 
 def check_metadata(tiff: Tiff, directory: Directory) -> None:

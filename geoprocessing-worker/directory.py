@@ -46,7 +46,9 @@ LETTERS = 2
 WHOLE = {1: "u1", 3: "u2", 4: "u4", 6: "u1", 8: "u2", 9: "u4", 13: "u4", 16: "u8", 17: "u8", 18: "u8"}
 
 MOST_DIRECTORIES = 4096  # a day of pictures, one a minute, with an overview each
-MOST_FIELDS = 4096  # in a directory; the specification names about 200
+LIBTIFF_FIELDS = 4096  # in a directory; libtiff takes more for no directory
+MOST_FIELDS = 1024  # in a directory; the specification names about 200. libtiff sorts anew for each unknown one
+MOST_FIELDS_IN_ALL = 128 * 1024  # of all directories; honest ones have 20 each
 LARGEST_FIELD = 64 << 20  # bytes; the places of 8 million tiles
 LARGEST_FIELDS = 256 << 20  # bytes, of all directories
 
@@ -152,7 +154,7 @@ class Tiff:
         """
         seen: set[int] = set()
         nested: deque[int] = deque()
-        size = 0
+        size = count = 0
         at = self._first
         if at == 0:
             raise malformed("it has no directory")
@@ -165,6 +167,12 @@ class Tiff:
                 at = 0
                 continue
             seen.add(place)
+            entries = self._counted(place)
+            count += entries
+            if count > MOST_FIELDS_IN_ALL:
+                raise too_large("fields", count, MOST_FIELDS_IN_ALL, "tags")
+            if entries > MOST_FIELDS and not in_chain and not self._readable(place, picture=True):
+                continue  # a pointer to something else: GDAL opens nested pictures only
             directory = self._directory(place, nested=not in_chain)
             at = self.following(directory) if in_chain else 0
             nested.extend(self._hanging_off(directory))
@@ -206,8 +214,8 @@ class Tiff:
         counter, size = self.format.counter_size, self.format.entry_size
         if at + counter > self.size:
             return False
-        count = self._whole(at, "Q" if self._big else "H")
-        if count not in range(1, MOST_FIELDS + 1) or at + counter + count * size > self.size:
+        count = self._counted(at)
+        if count not in range(1, LIBTIFF_FIELDS + 1) or at + counter + count * size > self.size:
             return False
         if not picture:
             return True
@@ -215,6 +223,10 @@ class Tiff:
         for field in self._fields(at + counter, count):
             sides.setdefault(field.tag, field)  # of several libtiff takes the first
         return all(tag in sides and self._is_side(sides[tag]) for tag in (WIDTH, HEIGHT))
+
+    def _counted(self, at: int) -> int:
+        """The number of entries of the directory here."""
+        return self._whole(at, "Q" if self._big else "H")
 
     def _is_side(self, field: Field) -> bool:
         return field.kind in WHOLE and field.count == 1 and any(self._bytes(field.offset, field.size))
@@ -232,7 +244,7 @@ class Tiff:
             yield field
 
     def _directory(self, at: int, *, nested: bool) -> Directory:
-        count = self._whole(at, "Q" if self._big else "H")
+        count = self._counted(at)
         if count > MOST_FIELDS:
             raise too_large("fields", count, MOST_FIELDS, "tags in a directory")
         fields = tuple(self._fields(at + self.format.counter_size, count))

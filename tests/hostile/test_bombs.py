@@ -106,6 +106,25 @@ def tag_beyond_the_end(path: Path) -> None:
     RawTiff([gray(t50000=(UNDEFINED, [0] * 10))], counts={50000: 2**20}, data=bytes(300)).write(path)
 
 
+def many_tags(path: Path) -> None:
+    """A picture of no cost; libtiff would sort its table of tags 1,100 times."""
+    RawTiff([gray() | dict.fromkeys(range(40_000, 41_100), (SHORT, [1]))], data=bytes(300)).write(path)
+
+
+def many_tags_in_many_directories(path: Path) -> None:
+    """150,000 in all."""
+    tags = gray() | dict.fromkeys(range(40_000, 41_000), (SHORT, [1]))
+    RawTiff([tags] * 150, data=bytes(300)).write(path)
+
+
+def nested_directories_that_share_their_bytes(path: Path) -> None:
+    """1,000 of 1,000 tags each, in 24 kB."""
+    many, start = 1000, 1000 + 4 * 1000
+    head = RawTiff([gray(t330=(LONG, [0] * 10))], counts={330: many}, places={330: 1000}).bytes().ljust(1000, b"\0")
+    places = struct.pack(f"<{many}I", *range(start, start + 12 * many, 12))
+    path.write_bytes(head + places + struct.pack("<HHII", many, LONG, 1, 1) * (2 * many + 2) + bytes(100))
+
+
 def count_that_overflows(path: Path) -> None:
     RawTiff([gray(t50000=(LONG8, [1, 2, 3]))], counts={50000: 2**61 + 1}, data=bytes(300), big=True).write(path)
 
@@ -141,6 +160,9 @@ BY_HEADER: list[tuple[Callable[[Path], None], str, str | None]] = [
     (many_sub_directories, "too_large", "directories"),
     (long_tag, "too_large", "tag"),
     (long_tag_in_many_directories, "too_large", "tags"),
+    (many_tags, "too_large", "fields"),
+    (many_tags_in_many_directories, "too_large", "fields"),
+    (nested_directories_that_share_their_bytes, "too_large", "fields"),
     (tag_beyond_the_end, "truncated", None),
     (count_that_overflows, "too_large", "tag"),
     (strip_beyond_the_end, "truncated", None),

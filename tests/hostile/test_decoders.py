@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from PIL import ImageCms
 from geoprocessing_worker.admission import admit
 from geoprocessing_worker.directory import Tiff as Walker
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.opening import gdal_environment
+from geoprocessing_worker.opening import gdal_environment, open_source
 from tests.hostile.test_bombs import NAMED, render
 from tests.support.tiffs import DOUBLE, LONG, SHORT, UNDEFINED, RawTiff, Value, gray
 
@@ -139,3 +139,41 @@ def test_what_there_is_too_much_of_is_refused_before_it_is_read(
     with pytest.raises(JobError) as caught:
         admit(tmp_path / "a.tif")
     assert (caught.value.code, caught.value.detail["limit"]) == ("too_large", limit)
+
+
+def with_nested(path: Path, kind: int, codec: int = 1, tags: Mapping[int, Value] | None = None) -> Path:
+    """A picture with one SubIFD of this subfile type and codec."""
+    start = 700
+    own = gray(8, 8, t254=(LONG, [kind]), t259=(SHORT, [codec])) | dict(tags or {})
+    nested = RawTiff([own]).bytes()[8:]
+    head = RawTiff([gray(t330=(LONG, [start]))]).bytes().ljust(start, b"\0")
+    path.write_bytes(head + nested + bytes(600))
+    return path
+
+
+@pytest.mark.parametrize("kind", [1, 4, 5])
+def test_a_codec_that_is_not_read_here_is_refused_in_an_overview_or_mask_that_hangs_off_a_picture(
+    kind: int, tmp_path: Path
+) -> None:
+    """GDAL opens SubIFDs of these kinds, so it would run the decoder of ThunderScan."""
+    with pytest.raises(JobError) as caught:
+        admit(with_nested(tmp_path / "a.tif", kind, 32809))
+    assert caught.value.code == "unsupported_compression"
+
+
+@pytest.mark.parametrize("kind", [0, 2])
+async def test_a_nested_picture_that_gdal_ignores_does_not_keep_a_file_out(kind: int, tmp_path: Path) -> None:
+    """A raw picture within a DNG, say, may have any codec."""
+    path = with_nested(tmp_path / "a.tif", kind, 32809)
+    with gdal_environment(), open_source(path) as dataset:
+        assert dataset.overviews(1) == []
+    assert (await render(path)).outputs
+
+
+@pytest.mark.parametrize(("tags", "limit"), [({256: (LONG, [2_000_000])}, "side"), ({277: (SHORT, [65_535])}, "bands")])
+def test_the_limits_hold_for_an_overview_that_hangs_off_a_picture(
+    tags: dict[int, Value], limit: str, tmp_path: Path
+) -> None:
+    with pytest.raises(JobError) as caught:
+        admit(with_nested(tmp_path / "a.tif", 1, tags=tags))
+    assert caught.value.detail["limit"] == limit
