@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from geoprocessing_worker.compression import Codec, codec_of, unsupported
 from geoprocessing_worker.directory import (
     BITS_PER_SAMPLE,
+    GDAL_NODATA,
     HEIGHT,
     IS_MASK,
     IS_REDUCED,
+    LETTERS,
     METADATA,
     SUBFILE_TYPE,
     WIDTH,
@@ -39,6 +41,8 @@ MAX_CONTROL_POINTS = 10_000  # each becomes an object, and all of them an equati
 
 TIE_POINTS = 33922  # six numbers each
 LARGEST_METADATA = 1 << 20  # bytes
+LARGEST_TEXT = 16 << 20  # bytes; microscopes describe their pictures in megabytes of XML
+LARGEST_NODATA = 4096  # bytes; one number
 BYTES = frozenset({1, 2, 6, 7})  # TIFF's types of one byte
 
 # Domains that programs write of themselves and that lead nowhere. OVERVIEWS, GEOLOCATION and whatever a later GDAL may
@@ -164,7 +168,7 @@ def _unreadable(**detail: int) -> JobError:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
+class BlockLayout:
     """A directory's picture as libtiff would take it. Sizes in pixels."""
 
     width: int
@@ -218,12 +222,13 @@ def check_structure(tiff: Tiff, directory: Directory) -> None:
     Raises:
         JobError: `malformed_header`, `too_large`, `unsupported_compression`, `truncated`.
     """
-    layout = _Layout.read(tiff, directory)
+    layout = BlockLayout.read(tiff, directory)
     if not (layout.width and layout.height and layout.block_width and layout.block_height and layout.samples):
         raise malformed("a picture in it has no size", width=layout.width, height=layout.height)
     if layout.bits not in range(1, 129):
         raise malformed("its number of bits is none that a pixel can have", bits=layout.bits)
     _check_codec(codec_of(tiff, directory))
+    _check_texts(directory)
     starts, lengths = (_places(tiff, directory, strip, tile) for strip, tile in ((273, 324), (279, 325)))
     tie_points = directory.find(TIE_POINTS)
     for limit, found, allowed, words in (
@@ -240,6 +245,13 @@ def check_structure(tiff: Tiff, directory: Directory) -> None:
     if any(0 < places.size < layout.blocks for places in (starts, lengths)):
         raise malformed("fewer strips or tiles are listed than its picture has", blocks=layout.blocks)
     _check_starts(tiff, starts, lengths)
+
+
+def _check_texts(directory: Directory) -> None:
+    for field in directory.fields:
+        most = LARGEST_NODATA if field.tag == GDAL_NODATA else LARGEST_TEXT
+        if field.kind == LETTERS and field.size > most:
+            raise too_large("text", field.size, most, f"bytes of text in tag {field.tag}")
 
 
 def _check_codec(codec: Codec) -> None:

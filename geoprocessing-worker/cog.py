@@ -21,10 +21,10 @@ from geoprocessing_worker.cog_check import check_copy, check_web_copy, different
 from geoprocessing_worker.cog_crs import cannot_hold, in_degrees, is_bent, note_of, placed_source
 from geoprocessing_worker.cog_layout import BLOCK, WEB, TileLayout, creation_options, faults_of_layout
 from geoprocessing_worker.cog_masks import refuse_lost_mask, refuse_other_mask
-from geoprocessing_worker.cost import stored_pixels
+from geoprocessing_worker.cost import allowance, stored_pixels
 from geoprocessing_worker.crs import parse_crs, same
 from geoprocessing_worker.directory import SEPARATED
-from geoprocessing_worker.errors import ErrorClass, JobError, refused
+from geoprocessing_worker.errors import ErrorClass, JobError, refused, too_large
 from geoprocessing_worker.facts import facts, own_grid, sample_of
 from geoprocessing_worker.geometry import lay_out
 from geoprocessing_worker.handlers import (
@@ -39,7 +39,7 @@ from geoprocessing_worker.handlers import (
 from geoprocessing_worker.header import Georeferencing, SourceHeader
 from geoprocessing_worker.inspection import inspect_file
 from geoprocessing_worker.lab import is_lab
-from geoprocessing_worker.opening import gdal_environment, gdal_options, open_source
+from geoprocessing_worker.opening import GDAL_OPTIONS, gdal_environment, gdal_options, open_source
 from geoprocessing_worker.plan import choose_resampling, few_of
 from geoprocessing_worker.refusals import named_errors
 from geoprocessing_worker.sampling import Sample
@@ -49,6 +49,12 @@ from geoprocessing_worker.texts import mended
 
 # Decoded once for the picture and once more for its overviews: about five minutes of one slow core.
 MAX_DECODED_BYTES = 48 << 30
+# The same with all that is decoded again. A file that is small for its pixels may cost a minute (`cost.allowance`).
+LEAST_WORK_BYTES = 4 << 30
+MAX_WORK_BYTES = 96 << 30
+MANY_BANDS = 128  # beyond, GDAL takes longer for each
+LARGEST_CACHE = 384 << 20  # bytes of source blocks that GDAL may keep, so that each is decoded once
+LARGEST_TILE = 128 << 20  # bytes of all bands of one tile; GDAL holds three of them
 CHEAPER = 8  # times faster than decoding GDAL passes over missing blocks: 60 gigapixels in 270 s
 TIFF = "image/tiff; application=geotiff; profile=cloud-optimized"
 
@@ -75,7 +81,13 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
         report("translate", 0.0, "Writing tiles and overviews")
         unfinished = unfinished_path(request.output_folder, f"{request.stem}.tif")
         copy = unfinished_path(request.output_folder, "mended.tif")
-        tiles = WEB if options.web_optimized else TileLayout.of(header.width, header.height, options.block_size)
+        pixel_bytes = _sample_bytes(header) * len(header.bands)
+        tiles = (
+            WEB
+            if options.web_optimized
+            else TileLayout.of(header.width, header.height, options.block_size, pixel_bytes)
+        )
+        _afford(source, header, options, tiles)
         wanted = creation_options(options, header, tiles, method)
         with (
             mended(source, header.directory, copy) as readable,
@@ -83,14 +95,14 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
         ):
             refuse_other_mask(dataset, header)
             refuse_lost_mask(dataset, header, options)
-            _write(dataset, unfinished, tiles, wanted)
+            _write(dataset, unfinished, tiles, wanted, _kept_bytes(header))
         made_header, place_note = inspect_file(unfinished), None
         if not options.web_optimized and different_place(header, made_header):
             with (
                 mended(source, header.directory, copy) as readable,
                 placed_source(readable, header, request.output_folder) as dataset,
             ):
-                _write(dataset, unfinished, tiles, wanted)
+                _write(dataset, unfinished, tiles, wanted, 0)
             made_header = inspect_file(unfinished)
             if different_place(header, made_header):
                 raise cannot_hold(header)
@@ -117,19 +129,58 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
     )
 
 
+def _sample_bytes(header: SourceHeader) -> int:
+    return np.dtype(header.bands[0].dtype).itemsize
+
+
+def _row_of_blocks(header: SourceHeader) -> int:
+    """Bytes of the source's blocks, of all bands, under one row of tiles."""
+    full = header.full
+    across = -(-header.width // full.block_width) * full.block_width
+    return across * full.block_height * _sample_bytes(header) * len(header.bands)
+
+
+def _kept_bytes(header: SourceHeader) -> int:
+    """Bytes of decoded blocks worth keeping: a row of them; 0 where that is too much, or decoding them twice is not."""
+    row = _row_of_blocks(header)
+    return row if row <= LARGEST_CACHE else 0
+
+
+def _times_decoded(header: SourceHeader, tiles: TileLayout) -> float:
+    """How often a block is decoded: for each row of tiles where GDAL cannot keep a row of blocks.
+
+    Laying bands out anew counts as decoding them again: measured, 4,096 bands take twenty times as long for a byte.
+    """
+    rows = 1 if _kept_bytes(header) else -(-min(header.full.block_height, header.height) // tiles.block)
+    return rows * max(1.0, len(header.bands) / MANY_BANDS)
+
+
+def _afford(source: Path, header: SourceHeader, options: CogOptions, tiles: TileLayout) -> None:
+    """Refuse what would take too long or too much memory, before anything is decoded.
+
+    Raises:
+        JobError: `too_complex`, `too_large`.
+    """
+    size, pixels = _sample_bytes(header) * len(header.bands), header.width * header.height
+    if (tile := tiles.block**2 * size) > LARGEST_TILE:
+        raise too_large("bands", tile, LARGEST_TILE, f"bytes in a tile of {tiles.block} x {tiles.block} pixels")
+    sparse = header.full.stored is not None and not options.web_optimized
+    decoded = stored_pixels(header.full) * size + pixels * size // CHEAPER if sparse else pixels * size
+    times = _times_decoded(header, tiles)
+    work = int(decoded * times) + pixels * header.has_mask
+    most = MAX_DECODED_BYTES if sparse else allowance(source, LEAST_WORK_BYTES, MAX_WORK_BYTES)
+    for found, allowed in ((decoded, MAX_DECODED_BYTES), (work, most)):
+        if found > allowed:
+            raise refused(
+                "too_complex",
+                f"Rewriting this file means decoding {found >> 20:,} MB; at most {allowed >> 20:,} MB are allowed for "
+                f"it. {'Cut it into parts' if times == 1 else 'Save it in tiles of 256 by 256 pixels'}.",
+                decoded=found,
+                allowed=allowed,
+            )
+
+
 def _refuse_impossible(header: SourceHeader, options: CogOptions) -> None:
-    size = np.dtype(header.bands[0].dtype).itemsize * len(header.bands)
-    decoded = header.width * header.height * size
-    if header.full.stored is not None and not options.web_optimized:
-        decoded = stored_pixels(header.full) * size + decoded // CHEAPER
-    if decoded > MAX_DECODED_BYTES:
-        raise refused(
-            "too_complex",
-            f"The file has {decoded >> 20:,} MB of pixels; at most {MAX_DECODED_BYTES >> 20:,} MB are rewritten here. "
-            "Cut it into parts.",
-            decoded=decoded,
-            allowed=MAX_DECODED_BYTES,
-        )
     if header.miniswhite and header.palette is None and header.bands[0].bits != 1:
         raise refused(
             "unsupported_photometric",
@@ -198,8 +249,13 @@ def _alpha_note(header: SourceHeader, options: CogOptions) -> str | None:
     return "the alpha band became a mask, in which all that is not wholly transparent is visible"
 
 
-def _write(dataset: Any, path: Path, tiles: TileLayout, wanted: dict[str, str]) -> None:
-    with gdal_options(GDAL_TIFF_INTERNAL_MASK="YES", GDAL_TIFF_OVR_BLOCKSIZE=tiles.overview_block):
+def _write(dataset: Any, path: Path, tiles: TileLayout, wanted: dict[str, str], kept: int) -> None:
+    """Write the copy. `kept` are bytes that GDAL's cache has beside its usual ones."""
+    with gdal_options(
+        GDAL_TIFF_INTERNAL_MASK="YES",
+        GDAL_TIFF_OVR_BLOCKSIZE=tiles.overview_block,
+        GDAL_CACHEMAX=GDAL_OPTIONS["GDAL_CACHEMAX"] + kept,
+    ):
         rasterio.shutil.copy(dataset, str(path), driver="COG", **wanted)
 
 

@@ -13,6 +13,8 @@ from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.task_options import LOSSY, CogOptions
 
 BLOCK = 512  # pixels; GDAL's default
+SMALLEST_BLOCK = 128  # pixels; rio-cogeo and GDAL take less, but readers ask for each tile by itself
+LARGE_TILE = 64 << 20  # bytes of all bands
 OVERVIEW_BLOCKS = (256, 512, 1024, 128, 2048)  # pixels, by preference; GDAL takes powers of two
 SMALL = 512  # pixels a side; rio-cogeo wants neither tiles nor overviews up to this size
 UNTILED = "not tiled"  # rio-cogeo's words
@@ -32,9 +34,18 @@ class TileLayout:
     overviews: int
 
     @classmethod
-    def of(cls, width: int, height: int, asked: int | None) -> TileLayout:
-        """The layout of a picture; `asked` is the tile size that the job asks for."""
+    def of(cls, width: int, height: int, asked: int | None, pixel_bytes: int = 1) -> TileLayout:
+        """The layout of a picture.
+
+        Args:
+            width: in pixels.
+            height: in pixels.
+            asked: the tile size that the job asks for.
+            pixel_bytes: of all bands; tiles of many bands are made smaller, since GDAL holds several in memory.
+        """
         block = asked or (BLOCK if width != BLOCK or height <= SMALL else BLOCK // 2)
+        while asked is None and block > SMALLEST_BLOCK and block * block * pixel_bytes > LARGE_TILE:
+            block //= 2
         if width == 1:
             return cls(block, block, 0)  # rio-cogeo refuses overviews that are as wide as the picture
         levels = _levels(width, height, block)

@@ -16,6 +16,10 @@ from geoprocessing_worker.header import Level, SourceHeader
 # Work is what is limited: about a minute of decoding on one slow core.
 MAX_DECODED_BYTES = 12 << 30
 
+# How many bytes of pixels a byte of the file may stand for, beyond what any file may have. Honest files stay far below:
+# their blocks do not share bytes, and deflate reaches 1,030 only where nothing changes.
+EXPANSION = 256
+
 # What is read is kept at up to twice the output's scale, as far as it fits in here: averaging is then exact.
 WORK_BYTES = 160 << 20
 READING_BYTES = 256 << 20  # two pieces in all their forms, and GDAL's cache
@@ -27,6 +31,11 @@ class Cost:
 
     decoded_bytes: int
     memory_bytes: int
+
+
+def allowance(path: Path, least: int, most: int) -> int:
+    """The work that a file may cause, in the unit of both bounds: `least` of any file, more of larger ones."""
+    return min(most, least + EXPANSION * path.stat().st_size)
 
 
 def cost(header: SourceHeader, level: Level, choice: BandChoice, layout: Layout) -> Cost:

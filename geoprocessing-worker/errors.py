@@ -87,6 +87,7 @@ CURES = {
     "tag": WITHOUT_UNKNOWN_TAGS,
     "tags": WITHOUT_UNKNOWN_TAGS,
     "metadata": "Save it without them.",
+    "text": "Save it with a shorter one, or without.",
 }
 
 

@@ -82,6 +82,7 @@ class StoredBlocks:
 class Level:
     """A resolution that can be read: `overview` is GDAL's 0-based overview level, `None` the full picture.
 
+    `sequential`: all rows are one compressed strip, so reading a row means decoding all rows above it.
     With `left` and `top` it is the part of that, `width` x `height` pixels, that begins there. `stored` counts from the
     whole level's corner; without it all blocks are stored.
     """
@@ -94,6 +95,7 @@ class Level:
     left: int = 0
     top: int = 0
     stored: StoredBlocks | None = field(default=None, compare=False, repr=False)
+    sequential: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ from geoprocessing_worker.levels import Levels, block_size, usable_levels
 from geoprocessing_worker.masks import page_masks, whole_pages
 from geoprocessing_worker.opening import forget_old_errors, open_source
 from geoprocessing_worker.own_system import OwnSystem, own_system, unreadable_system
-from geoprocessing_worker.sparse import with_stored_blocks
+from geoprocessing_worker.sparse import with_single_strips, with_stored_blocks
 from geoprocessing_worker.texts import readable, says_a_number
 
 MAX_PAGES = 64  # looked at to find the largest; any other can be asked for by number
@@ -117,9 +117,10 @@ def inspect_file(
     levels = Levels((full,))
     if directory == 1 and mask_directory is None:  # of other directories GDAL has no overviews
         levels = usable_levels(path, full, overviews, raw=raw, masked=facts["has_mask"])
+    usable = with_single_strips(path, levels.usable, directory)
     return SourceHeader(
         **facts,
-        levels=levels.usable if facts["has_mask"] else with_stored_blocks(path, levels.usable, directory),
+        levels=usable if facts["has_mask"] else with_stored_blocks(path, usable, directory),
         mask_overviews_unlike=levels.unlike,
         pages=pages,
         page=number,
@@ -231,9 +232,7 @@ def _read(
     return {
         "width": dataset.width,
         "height": dataset.height,
-        "bands": tuple(
-            _band(dataset, words, index, unit) for index, unit in itertools.zip_longest(dataset.indexes, units)
-        ),
+        "bands": _bands(dataset, words, units),
         "pixel_interleaved": structure.get("INTERLEAVE", "").upper() == "PIXEL",
         "compression": structure.get("COMPRESSION", "NONE"),
         "miniswhite": structure.get("MINISWHITE", "").upper() == "YES",
@@ -266,20 +265,28 @@ def _crs_would_place(words: Any, own: OwnSystem, place: Georeference) -> bool:
     return georeference(words, own, CRS.from_epsg(METERS)).kind is not Georeferencing.NONE
 
 
-def _band(dataset: Any, words: Any, index: int, unit: str | None) -> BandHeader:
-    bits = dataset.tags(index, ns="IMAGE_STRUCTURE").get("NBITS")
-    return BandHeader(
-        index=index,
-        dtype=_numpy_type(dataset.dtypes[index - 1]),
-        colorinterp=dataset.colorinterp[index - 1].name,
-        # ArcGIS writes no descriptions, but an item of metadata for each band.
-        description=_cleaned(words.descriptions[index - 1] or words.tags(index).get("BandName")),
-        nodata=dataset.nodatavals[index - 1],
-        bits=int(bits) if bits and bits.isdigit() else None,
-        scale=dataset.scales[index - 1],
-        offset=dataset.offsets[index - 1],
-        unit=_cleaned(unit) or None,
-    )
+def _bands(dataset: Any, words: Any, units: Sequence[str | None]) -> tuple[BandHeader, ...]:
+    # rasterio asks all bands for each of these, so asking band by band takes 6 s for 4,096 of them.
+    dtypes, roles, nodata = dataset.dtypes, dataset.colorinterp, dataset.nodatavals
+    scales, offsets, descriptions = dataset.scales, dataset.offsets, words.descriptions
+    found = []
+    for place, (index, unit) in enumerate(itertools.zip_longest(dataset.indexes, units)):
+        bits = dataset.tags(index, ns="IMAGE_STRUCTURE").get("NBITS")
+        found.append(
+            BandHeader(
+                index=index,
+                dtype=_numpy_type(dtypes[place]),
+                colorinterp=roles[place].name,
+                # ArcGIS writes no descriptions, but an item of metadata for each band.
+                description=_cleaned(descriptions[place] or words.tags(index).get("BandName")),
+                nodata=nodata[place],
+                bits=int(bits) if bits and bits.isdigit() else None,
+                scale=scales[place],
+                offset=offsets[place],
+                unit=_cleaned(unit) or None,
+            )
+        )
+    return tuple(found)
 
 
 def _cleaned(text: str | None) -> str | None:

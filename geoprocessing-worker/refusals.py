@@ -50,7 +50,8 @@ DECODERS = (
     r"horAcc|fpAcc|WebP\w*Decode|WebPGetInfo|WebP data|ZSTD\w*Decode|ZSTD_decompress|\bcorrupt"
 )
 DIRECTORIES = (
-    r"MissingRequired:|EstimateStripByteCounts:|ChopUpSingleUncompressedStrip:|TIFF directory|"
+    r"MissingRequired:|Requested directory \d+ not found|EstimateStripByteCounts:|ChopUpSingleUncompressedStrip:|"
+    r"TIFF directory|"
     r"TIFF(Fetch|ReadDir|ReadCustomDir|Advance|ClientOpen|VSetField|VStrip|VTile|NumberOf|Scanline|Strip|Tile|Raster|"
     r"SetDirectory|SetSubDirectory|CheckRead|Start|Default)\w*:"
 )

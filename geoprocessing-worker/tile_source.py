@@ -55,12 +55,23 @@ class TileSource:
         self.path, self.header, self._plan, self._pixel = path, header, plan, pixel
         self._outline = _outline(header, plan)
         self.sparse = self._hides_missing()
+        self._blank: U8 | None = None
 
     def rgba(self, grid: Grid) -> U8 | None:
         """(height, width, 4) of a square in Web Mercator; None where the file has nothing."""
         part = self._part(grid)
         if part is None or self._missing(part):
             return None
+        if not self._blank_throughout(grid, part):
+            return self._rendered(grid, part)
+        if self._blank is None:
+            made = self._rendered(grid, part)
+            if not (made == made[:1, :1]).all():
+                return made
+            self._blank = made
+        return self._blank
+
+    def _rendered(self, grid: Grid, part: Part) -> U8:
         shrink = self._shrink(grid)
         level = level_for(self.header, shrink)
         crop, header = cropped(self.header, level, part, self._times(level, shrink))
@@ -75,12 +86,14 @@ class TileSource:
         return replace(self._plan, level=level_for(self.header, self._shrink(grid)), layout=_layout(grid))
 
     def decoded_pixels(self, grid: Grid) -> int:
-        """How many of the file's pixels are decoded for a square: whole blocks."""
+        """How many of the file's pixels are decoded for a square: whole blocks, or a single strip from its top."""
         part = self._part(grid)
         if part is None:
             return 0
         level = level_for(self.header, self._shrink(grid))
         across, down = level.width / self.header.width, level.height / self.header.height
+        if level.sequential:
+            return level.width * math.ceil(part.bottom * down)
         if level.stored is not None:
             edges = part.left * across, part.top * down, part.right * across, part.bottom * down
             return level.stored.count_in(*edges) * level.block_width * level.block_height
@@ -96,6 +109,22 @@ class TileSource:
         """Whether all blocks of a part are missing, and hidden for that."""
         stored = self.header.full.stored
         return self.sparse and stored is not None and not stored.count_in(*part)
+
+    def _blank_throughout(self, grid: Grid, part: Part) -> bool:
+        """Whether a square lies within the picture and under it is no stored block: all such squares look alike."""
+        stored = self.header.full.stored
+        if stored is None or stored.count_in(*part):
+            return False
+        xs, ys = self._positions(grid)
+        reach = MARGIN * self._shrink(grid) + 2
+        within = (xs > reach) & (xs < self.header.width - reach) & (ys > reach) & (ys < self.header.height - reach)
+        return bool(within.all())  # comparisons with NaN are false
+
+    def _positions(self, grid: Grid) -> tuple[Points, Points]:
+        """Columns and rows of the file at the nodes of a square."""
+        inverse = source_positions(self.header, _layout(grid), self.header.width, self.header.height)
+        steps = np.linspace(0, grid.width, NODES)
+        return inverse(*np.meshgrid(steps, steps))
 
     def _hides_missing(self) -> bool:
         """Whether the pixels of missing blocks are hidden: by nodata or alpha. Without either they are black."""
@@ -122,9 +151,7 @@ class TileSource:
     def _part(self, grid: Grid) -> Part | None:
         """What of the file lies under a square."""
         header = self.header
-        inverse = source_positions(header, _layout(grid), header.width, header.height)
-        steps = np.linspace(0, grid.width, NODES)
-        xs, ys = inverse(*np.meshgrid(steps, steps))
+        xs, ys = self._positions(grid)
         own_x, own_y = self._within(grid)
         good = np.isfinite(xs) & np.isfinite(ys)
         xs, ys = np.concatenate([xs[good], own_x]), np.concatenate([ys[good], own_y])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pyproj import CRS
 
 from geoprocessing_worker.archive import Spool, archive_header
 from geoprocessing_worker.bands import choose_bands
+from geoprocessing_worker.cost import allowance
 from geoprocessing_worker.crs import parse_crs, same
 from geoprocessing_worker.encode import encode
 from geoprocessing_worker.errors import JobError, refused
@@ -37,6 +39,7 @@ from geoprocessing_worker.handlers import (
 from geoprocessing_worker.header import Georeferencing, SourceHeader
 from geoprocessing_worker.inspection import inspect_file
 from geoprocessing_worker.opening import gdal_environment
+from geoprocessing_worker.options import OutputFormat
 from geoprocessing_worker.outline import lonlat_bounds
 from geoprocessing_worker.pixels import PICKING
 from geoprocessing_worker.plan import Draft, RenderPlan, make_plan
@@ -54,6 +57,11 @@ from geoprocessing_worker.tile_source import TileSource, widened
 
 WEB_MERCATOR = "EPSG:3857"
 MAX_DECODED_BYTES = 96 << 30  # about ten minutes of decoding on one slow core
+# A minute of one core each; a file may cost more, up to the limits, if it is large (`cost.allowance`).
+LEAST_DECODED_BYTES = 12 << 30
+LEAST_RENDERED = 400_000_000  # pixels
+MAX_RENDERED = 1 << 40  # pixels; the number of tiles is bounded sooner
+CHEAPER = 8  # times faster than rendering is copying a square of missing blocks
 LARGEST_ARCHIVE = 4000 << 20  # bytes of tiles; with its directories the archive stays below 4 GiB
 UNBOUNDED = 1 << 40  # pixels; tiles are never enlarged or made smaller to fit
 LOOK = 2048  # pixels; the size at which values are looked at
@@ -181,7 +189,7 @@ def _choices(source: Path, header: SourceHeader, options: TilesOptions, layout: 
 
 
 def _afford(job: Job) -> None:
-    """Refuse what would take too long to decode: strips, say, of which each square reads whole rows.
+    """Refuse what would take too long to decode or to render: strips, say, of which each square reads whole rows.
 
     Raises:
         JobError: `too_complex`.
@@ -189,15 +197,26 @@ def _afford(job: Job) -> None:
     header = job.header
     bands = len(header.bands) if header.pixel_interleaved else len(job.plan.bands.indexes)
     size = bands * np.dtype(header.bands[0].dtype).itemsize
-    decoded = 0
+    decoded = rendered = 0
+    most_decoded = allowance(job.source.path, LEAST_DECODED_BYTES, MAX_DECODED_BYTES)
+    most_rendered = allowance(job.source.path, LEAST_RENDERED, MAX_RENDERED)
     for grid in _squares(job):
-        decoded += job.source.decoded_pixels(grid) * size
-        if decoded > MAX_DECODED_BYTES:
+        pixels = job.source.decoded_pixels(grid)
+        decoded += pixels * size
+        rendered += grid.width * grid.height // (1 if pixels else CHEAPER)
+        if decoded > most_decoded:
             raise refused(
                 "too_complex",
-                f"These tiles mean decoding more than {MAX_DECODED_BYTES >> 30} GB of pixels. Save the file in tiles "
+                f"These tiles mean decoding more than {most_decoded >> 30} GB of pixels. Save the file in tiles "
                 "(as a cloud optimised GeoTIFF), or ask for a lower maxZoom.",
-                allowed=MAX_DECODED_BYTES,
+                allowed=most_decoded,
+            )
+        if rendered > most_rendered:
+            raise refused(
+                "too_complex",
+                f"These tiles mean rendering more than {most_rendered // 10**6:,} megapixels, too many for a file of "
+                "this size in bytes. Ask for a lower maxZoom.",
+                allowed=most_rendered,
             )
 
 
@@ -230,7 +249,16 @@ def _render(job: Job, options: TilesOptions, spool: Spool, report: Report) -> No
 
 
 def _encoded(pixels: U8, options: TilesOptions) -> bytes:
+    if (pixels == pixels[:1, :1]).all():
+        return _encoded_plain(tuple(pixels[0, 0].tolist()), options.output_format, options.quality)
     return encode(pack(pixels, Grid(SIDE, SIDE, None, None)), options.output_format, options.quality)
+
+
+@lru_cache(maxsize=64)
+def _encoded_plain(color: tuple[int, ...], output_format: OutputFormat, quality: int) -> bytes:
+    """A tile of one color."""
+    pixels = np.full((SIDE, SIDE, len(color)), color, dtype=np.uint8)
+    return encode(pack(pixels, Grid(SIDE, SIDE, None, None)), output_format, quality)
 
 
 def _refuse_empty(spool: Spool) -> None:

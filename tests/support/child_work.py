@@ -3,17 +3,19 @@
 import ctypes
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
 from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, OutputFile
 from geoprocessing_worker.errors import refused
 from geoprocessing_worker.handlers import TaskRequest, TaskResult, write_whole
+from geoprocessing_worker.perform import Call, perform
 
 Report = Callable[[str, float, str], None]
 
@@ -225,3 +227,25 @@ def fill_and_break(request: TaskRequest[Any], _report: Report) -> TaskResult:
     """Leave a file that stands for a full disk, and fail."""
     (request.output_folder / "filling").write_bytes(b"x")
     raise KeyError("no space left")
+
+
+class Spent(NamedTuple):
+    """The processor time of a child, and the most memory that it held."""
+
+    cpu_seconds: float
+    memory_bytes: int
+
+
+def perform_and_measure(call: Call, report: Report) -> Any:
+    """The work of a job. Its cost is in the output folder afterwards."""
+    try:
+        return perform(call, report)
+    finally:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        spent = Spent(used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+        (call.request.output_folder / "spent.json").write_text(json.dumps(spent))
+
+
+def spent_in(folder: Path) -> Spent:
+    """The cost of the job with this output folder."""
+    return Spent(*json.loads((folder / "spent.json").read_text()))

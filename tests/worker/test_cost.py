@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rasterio
 
-from geoprocessing_worker.cost import MAX_DECODED_BYTES, Cost, afford
+from geoprocessing_worker import cog
+from geoprocessing_worker.cog_layout import TileLayout
+from geoprocessing_worker.cost import EXPANSION, MAX_DECODED_BYTES, Cost, afford, allowance
 from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.header import Level
+from geoprocessing_worker.inspection import inspect_file
 from geoprocessing_worker.opening import gdal_environment
+from geoprocessing_worker.shipped import GEOTIFF_TO_TILES
+from geoprocessing_worker.task_options import CogOptions
+from tests.support.crafted import CRAFTED
 from tests.support.rasters import run
+from tests.support.task_runs import perform_on
 
 
 def sparse(path: Path, side: int, tile: int, count: int, **profile: str) -> Path:
@@ -79,3 +89,75 @@ def test_picture_that_outgrows_the_jobs_memory_is_refused_and_a_smaller_one_is_m
     command = [sys.executable, "-c", PROGRAM, str(source), str(tmp_path / "out")]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split("\n")[:2] == ["1000", "too_large memory"]
+
+
+@pytest.mark.parametrize(("size", "expected"), [(0, 10), (100, 10 + 100 * EXPANSION), (1 << 30, 1 << 20)])
+def test_a_larger_file_may_cost_more_up_to_a_limit(size: int, expected: int, tmp_path: Path) -> None:
+    """Any file may cost the least."""
+    with (tmp_path / "a.tif").open("wb") as file:
+        file.truncate(size)
+    assert allowance(tmp_path / "a.tif", 10, 1 << 20) == expected
+
+
+def test_a_single_strip_counts_as_decoded_from_its_top(tmp_path: Path) -> None:
+    """GDAL gives it as rows, but decodes all rows above the one that is read. Other strips are read by themselves."""
+    for name, rows, sequential in (("whole", 9000, True), ("rows", 16, False)):
+        path = tmp_path / f"{name}.tif"
+        size = {"width": 9000, "height": 9000, "count": 1, "dtype": "uint8", "compress": "deflate"}
+        with gdal_environment(), rasterio.open(path, "w", driver="GTiff", blockysize=rows, **size) as dataset:
+            dataset.write(np.zeros((1, 9000, 9000), np.uint8))
+        with gdal_environment():
+            full = inspect_file(path).full
+        assert full.sequential is sequential
+        assert full.block_height < 9000
+
+
+def test_a_small_file_of_one_huge_strip_is_no_source_of_tiles_but_of_a_cog(tmp_path: Path) -> None:
+    """Each square of tiles would decode the strip from its top; GDAL writes the copy from top to bottom."""
+    CRAFTED["one strip of 676 MB"](tmp_path / "a.tif")
+    with pytest.raises(JobError) as caught:
+        perform_on(GEOTIFF_TO_TILES, tmp_path / "a.tif", tmp_path / "tiles")
+    assert caught.value.code == "too_complex"
+
+
+def cog_work(block: int, bands: int, size: int, tmp_path: Path) -> str | None:
+    """The code with which a file of `size` bytes and 20,000 pixels a side is refused."""
+    source = sparse(tmp_path / "a.tif", 64, 16, 1)
+    with gdal_environment():
+        header = inspect_file(source)
+    level = Level(None, 20_000, 20_000, block, block)
+    header = replace(
+        header, width=20_000, height=20_000, levels=(level,), bands=header.bands * bands, pixel_interleaved=True
+    )
+    with source.open("r+b") as file:
+        file.truncate(size)
+    try:
+        cog._afford(source, header, CogOptions(), TileLayout.of(20_000, 20_000, None, bands))
+    except JobError as error:
+        return error.code
+    return None
+
+
+@pytest.mark.parametrize(
+    ("block", "bands", "size", "code"),
+    [
+        (512, 1, 100_000, None),
+        (512, 3, 100_000, None),
+        (512, 12, 100_000, "too_complex"),
+        (512, 12, 100_000_000, None),
+        (16_384, 1, 100_000, "too_complex"),
+        (16_384, 1, 100_000_000, None),
+        (512, 20_000, 1 << 40, "too_large"),
+    ],
+)
+def test_predicted_work_decides_about_a_cog(
+    block: int, bands: int, size: int, code: str | None, tmp_path: Path
+) -> None:
+    """Blocks that GDAL cannot keep count for each row of tiles, and a large file may cost more than a small one."""
+    assert cog_work(block, bands, size, tmp_path) == code
+
+
+def test_tiles_of_many_bands_are_smaller() -> None:
+    """GDAL holds several in memory. A size that the job asks for is kept."""
+    assert [TileLayout.of(4000, 4000, None, size).block for size in (4, 256, 257, 4096)] == [512, 512, 256, 128]
+    assert TileLayout.of(4000, 4000, 512, 4096).block == 512
