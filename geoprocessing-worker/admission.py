@@ -181,6 +181,8 @@ class BlockLayout:
 
     @classmethod
     def read(cls, tiff: Tiff, directory: Directory) -> Self:
+        """The layout that a directory declares."""
+
         def number(tag: int, default: int) -> int:
             values = tiff.numbers(directory.find(tag))
             return int(values[0]) if values.size else default
@@ -211,6 +213,7 @@ class BlockLayout:
 
     @property
     def blocks(self) -> int:
+        """The number of strips or tiles, of all bands."""
         across = -(-self.width // self.block_width)
         down = -(-self.height // self.block_height)
         return across * down * (self.samples if self.separate else 1)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from geoprocessing_worker.admission import admit
+from geoprocessing_worker.damage import damage
+from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.handlers import Opens, Report, TaskHandler, TaskRequest, TaskResult, refused
 from geoprocessing_worker.opening import gdal_environment
 from geoprocessing_worker.refusals import named_errors
@@ -46,7 +48,12 @@ def perform(call: Call, report: Report) -> Any:
         return work(call.request, report)
     with gdal_environment(), named_errors(source):
         admit(source, validate_headers=call.request.validate_headers)
-        return work(call.request, report)
+        try:
+            return work(call.request, report)
+        except JobError as error:
+            if error.code == "self_check_failed" and (found := damage(source)) is not None:
+                raise found from error  # the file is at fault, so that trying again does not help
+            raise
 
 
 def self_test(test: SelfTest, _report: Report) -> TaskResult:
