@@ -37,7 +37,7 @@ from geo_jobs_api.roll_call import RollCall
 from geo_jobs_api.schedule_store import ScheduleStore
 from geo_jobs_api.scheduler import Follower, RescuePolicy, Rescuer
 from geo_jobs_api.sealing import Seal
-from geo_jobs_api.services import Services
+from geo_jobs_api.services import Services, authorize
 from geo_jobs_api.settings_store import record_settings
 from geo_jobs_api.steering_store import SteeringStore
 from geo_jobs_api.storage import Storage, UrlSigner
@@ -288,7 +288,7 @@ def create_app(settings: Settings) -> FastAPI:
             "5XX": {"description": "Not now", "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}}},
         },
     )
-    middleware.install(app)
+    middleware.install(app, authorize)
     # Routes are tried in this order, and each job makes ten calls on the first two: 0.05 ms less for each.
     for router in (
         transfers.router,

@@ -97,18 +97,42 @@ _bearer = HTTPBearer(auto_error=False, description="A JSON Web Token.")
 _worker_header = APIKeyHeader(name="Authorization", scheme_name="Worker", auto_error=False, description="Worker TOKEN")
 
 
+async def authorize(request: Request) -> None:
+    """Check the token of a request below `/api`; a Problem when it has no valid one."""
+    if request.scope["path"].startswith("/api/internal/"):
+        await _worker(request)
+    else:
+        await _caller(request)
+
+
+async def _caller(request: Request) -> Caller:
+    # Once for each request: before its body is read, or by the endpoint if it has none.
+    known = cast("Caller | None", request.scope.get("geo_jobs.caller"))
+    if known is None:
+        services = services_of(request)
+        known = await services.people.verify(request.headers.get("authorization"))
+        if services.requests is not None:
+            services.requests.take(known.subject)
+        request.scope["geo_jobs.caller"] = known
+    return known
+
+
+async def _worker(request: Request) -> WorkerToken:
+    known = cast("WorkerToken | None", request.scope.get("geo_jobs.worker"))
+    if known is None:
+        known = await services_of(request).workers.verify(request.headers.get("authorization"))
+        request.scope["geo_jobs.worker"] = known
+    return known
+
+
 async def caller_of(request: Request, _: Annotated[object, Security(_bearer)]) -> Caller:
-    """The person who asks; a Problem when there is none."""
-    services = services_of(request)
-    caller = await services.people.verify(request.headers.get("authorization"))
-    if services.requests is not None:
-        services.requests.take(caller.subject)
-    return caller
+    """Return the person who sent the request; a Problem when there is none."""
+    return await _caller(request)
 
 
 async def worker_of(request: Request, _: Annotated[object, Security(_worker_header)]) -> WorkerToken:
-    """The worker who asks; a Problem when there is none."""
-    return await services_of(request).workers.verify(request.headers.get("authorization"))
+    """Return the worker that sent the request; a Problem when there is none."""
+    return await _worker(request)
 
 
 async def admin_of(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import jwt
@@ -22,7 +23,7 @@ from jwt.algorithms import RSAAlgorithm
 from geo_jobs_api import auth, middleware
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.limits import RateLimit
-from tests.support.api import JWT_SECRET, RunningApi, bearer, make_jwt, make_settings, worker_header
+from tests.support.api import JWT_SECRET, WORKER_TOKEN, RunningApi, bearer, make_jwt, make_settings, worker_header
 from tests.support.clients import TIFF, Person, Worker, code_of, get, put, rows, storage_files, unfinished_uploads
 from tests.support.waiting import wait_until
 
@@ -207,6 +208,38 @@ def test_a_body_that_says_how_long_it_will_be_is_refused_before_it_comes(api: Ru
         ]
         client.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
         assert b" 413 " in client.recv(1000).split(b"\r\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "token"),
+    [
+        ("POST", "/api/geo-jobs", "Bearer nonsense"),
+        ("POST", "/api/geo-jobs/batch", ""),
+        ("PUT", "/api/task-types/geotiff_to_png", "Worker " + WORKER_TOKEN),
+        ("POST", "/api/internal/geo-jobs/claim", "Worker guessed"),
+        ("PATCH", f"/api/internal/geo-jobs/{UUID(int=7)}/complete", f"Bearer {make_jwt()}"),
+    ],
+    ids=["no JWT", "none", "worker", "guessed", "person"],
+)
+@pytest.mark.parametrize("framing", ["Content-Length: 100000", "Transfer-Encoding: chunked"])
+def test_a_stranger_is_refused_before_the_body_has_come(
+    api: RunningApi, method: str, path: str, token: str, framing: str
+) -> None:
+    """The token is checked after the head, so half a body of a stranger is answered 401 and not collected."""
+    host, port = api.base_url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as stranger:
+        lines = [f"{method} {path} HTTP/1.1", "Host: a", framing, *([f"Authorization: {token}"] if token else [])]
+        half = b"{" + b" " * 50_000 if "Length" in framing else b"5\r\n{    \r\n"
+        stranger.sendall(("\r\n".join(lines) + "\r\n\r\n").encode() + half)
+        assert b" 401 " in stranger.recv(1000).split(b"\r\n")[0]
+
+
+def test_a_request_is_counted_once_whether_or_not_it_has_a_body(api_server: Callable[..., RunningApi]) -> None:
+    """The token is looked at before the body and by the endpoint, the rate limit of the caller once."""
+    client = api_server(requests_per_minute=16).client(headers=bearer())
+    answers = [client.post("/api/geo-jobs", json={"taskType": "geotiff_to_png"}) for _ in range(6)]
+    assert [answer.status_code for answer in answers] == [201] * 4 + [429] * 2
+    assert code_of(answers[-1]) == (429, "rate-limited")
 
 
 def test_another_ones_job_cannot_be_seen_or_changed(api: RunningApi) -> None:
