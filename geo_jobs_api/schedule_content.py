@@ -23,8 +23,8 @@ async def content_of(
         Problem: `validation`, `source-not-allowed`, `unknown-task-type`.
     """
     await _check_template(creation, allowed, owner, body)
-    upcoming = body.timing(body.start_at, body.end_at).next_after(now)
-    if upcoming is None:
+    upcoming = body.timing(body.start_at, body.end_at).upcoming(now)
+    if not upcoming:
         raise _wrong("/at" if body.at is not None else "/cron", "There is no moment left at which it would fire.")
     return ScheduleContent(
         name=body.name,
@@ -38,7 +38,7 @@ async def content_of(
         end_at=body.end_at,
         skip_unchanged=body.skip_unchanged,
         paused=body.paused,
-        next_run_at=None if body.paused else upcoming,
+        upcoming=() if body.paused else upcoming,
     )
 
 

@@ -13,7 +13,10 @@ from geo_jobs_api.records import FromRow
 
 @dataclass(frozen=True, slots=True)
 class Schedule(FromRow):
-    """A schedule, as `schedules` holds it; `timing` and `template` are JSON."""
+    """A schedule, as `schedules` holds it; `timing` and `template` are JSON.
+
+    `upcoming` begins with `next_run_at`, unless a program of before migration 0011 wrote the row.
+    """
 
     id: UUID
     owner: str
@@ -29,6 +32,7 @@ class Schedule(FromRow):
     skip_unchanged: bool
     paused: bool
     next_run_at: datetime | None
+    upcoming: list[datetime]
     last_run_at: datetime | None
     last_error: str | None
     created_at: datetime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
@@ -124,24 +125,22 @@ async def delete_schedule(schedule_id: UUID, caller: CallerOf, services: Service
 async def pause_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> ScheduleView:
     """Nothing fires until it is resumed. Pausing twice is the same as once."""
     schedule = await _find(services, caller, schedule_id)
-    return ScheduleView.of(await services.schedules.set_paused(schedule_id, paused=True, next_run_at=None) or schedule)
+    return ScheduleView.of(await services.schedules.pause_schedule(schedule_id) or schedule)
 
 
 @router.post("/{schedule_id}/resume", response_model=ScheduleView, summary="Resume a schedule")
 async def resume_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> ScheduleView:
     """It goes on from now; what would have fired in between does not."""
     schedule = await _find(services, caller, schedule_id)
-    upcoming = timing_of(schedule).next_after(datetime.now(UTC))
-    return ScheduleView.of(
-        await services.schedules.set_paused(schedule_id, paused=False, next_run_at=upcoming) or schedule
-    )
+    upcoming = await asyncio.to_thread(timing_of(schedule).upcoming, datetime.now(UTC))
+    return ScheduleView.of(await services.schedules.resume_schedule(schedule_id, upcoming) or schedule)
 
 
 @router.post("/{schedule_id}/reset", response_model=ScheduleView, summary="Reset a schedule")
 async def reset_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> ScheduleView:
     """Forget what is due and what went wrong, and go on from now, paused or not."""
     schedule = await _find(services, caller, schedule_id)
-    upcoming = timing_of(schedule).next_after(datetime.now(UTC))
+    upcoming = await asyncio.to_thread(timing_of(schedule).upcoming, datetime.now(UTC))
     return ScheduleView.of(_there(await services.schedules.reset_schedule(schedule_id, upcoming)))
 
 

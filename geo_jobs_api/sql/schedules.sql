@@ -4,51 +4,54 @@
 -- How many an owner has.
 SELECT count(*) FROM schedules WHERE owner = :owner;
 
--- name: insert_schedule(id, owner, name, timing, template, missed_runs, catch_up, overlap, jitter_seconds, start_at, end_at, skip_unchanged, paused, next_run_at)^
+-- name: insert_schedule(id, owner, name, timing, template, missed_runs, catch_up, overlap, jitter_seconds, start_at, end_at, skip_unchanged, paused, next_run_at, upcoming)^
 -- Create a schedule. No row: the owner has one of this name.
 WITH created AS (
     INSERT INTO schedules (
         id, owner, name, timing, template, missed_runs, catch_up, overlap, jitter_seconds, start_at, end_at,
-        skip_unchanged, paused, next_run_at
+        skip_unchanged, paused, next_run_at, upcoming
     )
     VALUES (
         :id, :owner, :name, :timing, :template, :missed_runs, :catch_up, :overlap, :jitter_seconds, :start_at, :end_at,
-        :skip_unchanged, :paused, :next_run_at
+        :skip_unchanged, :paused, :next_run_at, :upcoming::timestamptz[]
     )
     ON CONFLICT ON CONSTRAINT schedule_names DO NOTHING
     RETURNING *
 )
 SELECT created.*, pg_notify('geo_jobs_schedules', '') FROM created;
 
--- name: replace_schedule(id, name, timing, template, missed_runs, catch_up, overlap, jitter_seconds, start_at, end_at, skip_unchanged, paused, next_run_at)^
+-- name: replace_schedule(id, name, timing, template, missed_runs, catch_up, overlap, jitter_seconds, start_at, end_at, skip_unchanged, paused, next_run_at, upcoming)^
 -- Give a schedule another content; what it has made stays.
 WITH changed AS (
     UPDATE schedules
     SET
         name = :name, timing = :timing, template = :template, missed_runs = :missed_runs, catch_up = :catch_up,
         overlap = :overlap, jitter_seconds = :jitter_seconds, start_at = :start_at, end_at = :end_at,
-        skip_unchanged = :skip_unchanged, paused = :paused, next_run_at = :next_run_at, last_error = NULL,
+        skip_unchanged = :skip_unchanged, paused = :paused, next_run_at = :next_run_at,
+        upcoming = :upcoming::timestamptz[], last_error = NULL,
         updated_at = now()
     WHERE id = :id
     RETURNING *
 )
 SELECT changed.*, pg_notify('geo_jobs_schedules', '') FROM changed;
 
--- name: set_paused(id, paused, next_run_at)^
+-- name: set_paused(id, paused, next_run_at, upcoming)^
 -- Stop or go on. No row: it is so already.
 WITH changed AS (
     UPDATE schedules
-    SET paused = :paused, next_run_at = :next_run_at, updated_at = now()
+    SET paused = :paused, next_run_at = :next_run_at, upcoming = :upcoming::timestamptz[], updated_at = now()
     WHERE id = :id AND paused <> :paused
     RETURNING *
 )
 SELECT changed.*, pg_notify('geo_jobs_schedules', '') FROM changed;
 
--- name: reset_schedule(id, next_run_at)^
+-- name: reset_schedule(id, next_run_at, upcoming)^
 -- Forget what is due and what went wrong, and go on from now.
 WITH changed AS (
     UPDATE schedules
-    SET paused = false, next_run_at = :next_run_at, last_error = NULL, updated_at = now()
+    SET
+        paused = false, next_run_at = :next_run_at, upcoming = :upcoming::timestamptz[], last_error = NULL,
+        updated_at = now()
     WHERE id = :id
     RETURNING *
 )
@@ -130,9 +133,9 @@ FROM jsonb_to_recordset(:fires::jsonb) AS decided (
 -- Go on to the next moments, each from the one that was found.
 UPDATE schedules
 SET
-    next_run_at = step.next_run_at, last_run_at = coalesce(step.last_run_at, schedules.last_run_at),
+    next_run_at = step.next_run_at, upcoming = step.upcoming, last_run_at = coalesce(step.last_run_at, schedules.last_run_at),
     last_error = step.last_error
 FROM jsonb_to_recordset(:steps::jsonb) AS step (
-    id uuid, expected timestamptz, next_run_at timestamptz, last_run_at timestamptz, last_error text
+    id uuid, expected timestamptz, next_run_at timestamptz, upcoming timestamptz[], last_run_at timestamptz, last_error text
 )
 WHERE schedules.id = step.id AND schedules.next_run_at = step.expected;
