@@ -37,7 +37,7 @@ from geo_jobs_api.schedule_store import (
     lock_schedule,
     note_decisions,
 )
-from geo_jobs_api.submission import request_digest, source_of
+from geo_jobs_api.submission import source_of
 from geo_jobs_api.timing import CatchUp, Due, MissedRuns, decide_due
 
 _log = get_logger(__name__)
@@ -210,7 +210,7 @@ class ScheduleRunner:
             priority=template.priority,
             input_payload=template.input_payload,
             idempotency_key=None,
-            request_digest=request_digest(schedule.template),
+            request_digest=hashlib.sha256(schedule.template.encode()).digest(),
             source=source,
             dedup_key=template.dedup_key,
             run_at=None if by_hand else moment + jitter(schedule, moment),

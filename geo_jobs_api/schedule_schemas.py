@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -103,9 +105,9 @@ Template = Annotated[
 _template_adapter: TypeAdapter[ScheduledJob | CreatePipeline] = TypeAdapter(Template)
 
 
-def parse_template(value: dict[str, Any]) -> ScheduledJob | CreatePipeline:
+def parse_template(text: str) -> ScheduledJob | CreatePipeline:
     """The template as it was stored."""
-    return _template_adapter.validate_python(value)
+    return _template_adapter.validate_python(json.loads(text))
 
 
 class PutSchedule(ScheduleTiming):
@@ -199,9 +201,16 @@ class ScheduleView(Model):
         if upcoming[:1] != [schedule.next_run_at]:
             # Stored by the release before.
             upcoming = [] if schedule.next_run_at is None else [schedule.next_run_at]
-        own = {"cron", "at", "rules", "time_zone", "upcoming"}
+        own = {"cron", "at", "rules", "time_zone", "upcoming", "template"}
         same = {name: getattr(schedule, name) for name in cls.model_fields.keys() - own}
-        return cls(**same, cron=when.cron, at=when.at, rules=when.rules, time_zone=when.time_zone, upcoming=upcoming)
+        timing = {"cron": when.cron, "at": when.at, "rules": when.rules, "time_zone": when.time_zone}
+        return cls(**same, **timing, template=json.loads(schedule.template), upcoming=upcoming)
+
+
+def schedule_json(schedule: Schedule) -> bytes:
+    """Return the view as JSON, without decoding the template."""
+    text = ScheduleView.of(replace(schedule, template="{}")).model_dump_json(by_alias=True, exclude={"template"})
+    return f'{text[:-1]},"template":{schedule.template}}}'.encode()
 
 
 class SchedulePage(Model):

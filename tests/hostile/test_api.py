@@ -524,7 +524,7 @@ def test_a_job_keeps_a_bounded_number_of_events_however_often_its_owner_asks(api
 
 def test_a_webhook_takes_a_bounded_number_of_tests(api_server: Callable[..., RunningApi], postgres_url: str) -> None:
     """Ten wait at most, also when all ask at once, and sixty come in an hour. Then it is 429, and ends are told on."""
-    api = api_server(webhook_hosts="127.0.0.1", webhook_deliveries_per_second=0.001, database_pool_size=20)
+    api = api_server(webhook_hosts="127.0.0.1", webhook_deliveries_per_second=0.001, database_pool_size=40)
     person = Person(api)
     made = person.http.post("/api/webhooks", json={"url": "http://127.0.0.1:9/"}).raise_for_status().json()
 
@@ -557,3 +557,48 @@ def test_a_webhook_takes_a_bounded_number_of_tests(api_server: Callable[..., Run
     assert end == {"event": "job.cancelled"}
     rows(postgres_url, "UPDATE webhook_deliveries SET created_at = now() - interval '61 minutes'")
     assert test(0).status_code == 201
+
+
+def test_one_callers_slow_requests_leave_connections_to_others(
+    api_server: Callable[..., RunningApi], postgres_url: str
+) -> None:
+    """A caller holds two of eight connections. Its further requests are 429 after their wait, others are served."""
+    api = api_server(database_pool_size=8, database_timeout_seconds=2)
+    ada, eve = Person(api, "ada"), Person(api, "eve")
+    job_id = ada.create()["id"]
+    with psycopg.connect(postgres_url) as blocker, ThreadPoolExecutor(12) as threads:
+        blocker.execute("SELECT FROM jobs WHERE id = %s FOR UPDATE", [job_id])
+        priority = {"priority": 1}
+        url = f"/api/geo-jobs/{job_id}/priority"
+        asked = [threads.submit(ada.http.post, url, json=priority) for _ in range(12)]
+        waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        wait_until(lambda: len(rows(postgres_url, waiting)) == 2, "the caller to hold its share")
+        began = time.monotonic()
+        for _ in range(5):
+            assert eve.create()["state"] == "awaiting_upload"
+        assert time.monotonic() - began < 2
+        wait_until(lambda: sum(one.done() for one in asked) == 10, "the others to be refused")
+        refused = [one.result() for one in asked if one.done()]
+        blocker.rollback()
+        served = [one.result(timeout=20) for one in asked]
+    assert {code_of(one) for one in refused} == {(429, "rate-limited")}
+    assert all(one.headers["Retry-After"] for one in refused)
+    assert sum(one.status_code == 200 for one in served) == 2
+    assert ada.look(job_id)["priority"] == 1
+
+
+def test_strangers_cannot_have_the_queue_counted_at_will(
+    api_server: Callable[..., RunningApi], postgres_url: str
+) -> None:
+    """`/metrics` needs no token, so its count of open jobs is shared for METRICS_SECONDS, by parallel calls too."""
+    api = api_server(metrics_seconds=60)
+    person = Person(api)
+    person.create()
+    with ThreadPoolExecutor(8) as threads:
+        texts = [one.text for one in threads.map(get, [f"{api.base_url}/metrics"] * 16)]
+    person.create()
+    texts.append(get(f"{api.base_url}/metrics").text)
+    figure = 'geo_jobs_open{state="awaiting_upload",task_type="geotiff_to_png"} 1.0'
+    assert all(figure in text for text in texts)
+    fresh = api_server(metrics_seconds=0)
+    assert figure.replace(" 1.0", " 2.0") in get(f"{fresh.base_url}/metrics").text
