@@ -109,14 +109,14 @@ def test_a_limit_of_zero_is_not_a_limit(postgres_url: str) -> None:
 
 
 def test_missing_indexes_are_built_while_jobs_are_written(postgres_url: str) -> None:
-    """A start builds them beside open transactions that write, and anew where a build was broken off."""
+    """A start builds them beside open transactions, keeps no writer waiting, and mends a build that was broken off."""
     names = list(database.load_indexes())
     with (
         psycopg.connect(postgres_url, autocommit=True) as connection,
         psycopg.connect(postgres_url, autocommit=True) as writer,
     ):
         connection.execute(f"DROP INDEX {', '.join(names)}".encode())
-        statement = database.load_indexes()[names[0]].replace("(owner", "((1 / length(owner)), owner", 1)
+        statement = database.load_indexes()[names[1]].replace("(owner", "((1 / length(owner)), owner", 1)
         add_job = (
             "INSERT INTO jobs (id, owner, task_type, state, priority, input_payload, max_attempts)"
             " VALUES (gen_random_uuid(), %s, 'geotiff_to_png', 'awaiting_upload', 0, '{}', 5)"
