@@ -51,6 +51,10 @@ bench-schedules: environment  ## two schedulers killed at random over 2,000 play
 bench-limits: environment  ## exact limits, hung jobs, turns, long queues, schedules, each beside its bar
 	$(PYTHON) benchmarks/bench_limits.py
 
+.PHONY: bench-storm
+bench-storm: environment  ## one caller with 300,000 jobs at its rate limit: p99 of another caller, beside five times the quiet one
+	$(PYTHON) benchmarks/bench_storm.py
+
 .PHONY: bench-black-hole
 bench-black-hole: environment  ## one sick worker of four, by each kind of local trouble: attempts that it spends, pace of the others
 	$(PYTHON) benchmarks/bench_black_hole.py

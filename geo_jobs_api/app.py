@@ -18,7 +18,7 @@ from geo_jobs_api.claiming import ClaimDesk
 from geo_jobs_api.coalescing import STATEMENTS_IN_FLIGHT, Coalescer
 from geo_jobs_api.config import Settings, load_settings
 from geo_jobs_api.creation_store import CreationStore
-from geo_jobs_api.database import Pool, migrate, open_pool
+from geo_jobs_api.database import Pool, build_indexes, migrate, open_pool
 from geo_jobs_api.delivering import Deliverer, output_links
 from geo_jobs_api.errors import PROBLEM_SCHEMA, ConfigurationError, Problem
 from geo_jobs_api.event_hub import EventHub
@@ -37,7 +37,7 @@ from geo_jobs_api.roll_call import RollCall
 from geo_jobs_api.schedule_store import ScheduleStore
 from geo_jobs_api.scheduler import Follower, RescuePolicy, Rescuer
 from geo_jobs_api.sealing import Seal
-from geo_jobs_api.services import Services
+from geo_jobs_api.services import Recent, Services, authorize
 from geo_jobs_api.settings_store import record_settings
 from geo_jobs_api.steering_store import SteeringStore
 from geo_jobs_api.storage import Storage, UrlSigner
@@ -65,6 +65,7 @@ async def database(settings: Settings) -> AsyncIterator[str]:
             stack.push_async_callback(asyncio.to_thread, server.close)
             conninfo = server.conninfo
         await migrate(conninfo, settings.database_pooling)
+        await build_indexes(settings.listen_conninfo or conninfo)
         yield conninfo
 
 
@@ -77,6 +78,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         pool = await stack.enter_async_context(
             open_pool(conninfo, size=settings.database_pool_size, wait_seconds=patience, pooling=pooling)
         )
+        pool.share()
         # To plan a claim takes PostgreSQL longer than to carry it out.
         claiming = await stack.enter_async_context(
             open_pool(conninfo, size=STATEMENTS_IN_FLIGHT, wait_seconds=patience, keep_plans=True, pooling=pooling)
@@ -114,6 +116,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             workers=WorkerVerifier(jobs, time.monotonic),
             room=room,
             requests=_request_limit(settings),
+            open_jobs=Recent(upkeep.count_open_jobs, settings.metrics_seconds, time.monotonic),
             hub=EventHub(jobs, settings.events_interval_seconds),
             vitals=VitalSigns(
                 upkeep,
@@ -288,7 +291,7 @@ def create_app(settings: Settings) -> FastAPI:
             "5XX": {"description": "Not now", "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}}},
         },
     )
-    middleware.install(app)
+    middleware.install(app, authorize)
     # Routes are tried in this order, and each job makes ten calls on the first two: 0.05 ms less for each.
     for router in (
         transfers.router,

@@ -183,6 +183,10 @@ class Settings(BaseSettings):
     )
     max_stored_bytes_per_caller: int = Field(0, ge=0, description="bytes of one caller's files; 0: no limit")
 
+    metrics_seconds: float = Field(
+        5, ge=0, description="how old the open jobs in `/metrics` may be; counting them looks at each"
+    )
+
     log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
 
     @field_validator("data_dir")

@@ -49,7 +49,7 @@ class CreateJob(JobTemplate):
 
     await_upload: bool = False
     dedup_key: DedupKey | None = None
-    depends_on: list[DependsOn] = Field(default_factory=list, max_length=_MOST_PARENTS)
+    depends_on: list[DependsOn] = Field(default_factory=list, max_length=_MOST_PARENTS, fail_fast=True)
     input_from: InputFrom | None = None
     run_at: Moment | None = None
     deliver_at: Moment | None = None

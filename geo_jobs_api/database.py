@@ -6,7 +6,7 @@ import hashlib
 import re
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -16,6 +16,7 @@ from psycopg.rows import DictRow
 from psycopg_pool import AsyncConnectionPool
 
 from geo_jobs_api.errors import ConfigurationError
+from geo_jobs_api.limits import CALLER, Shares
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.sessions import (
     Connection,
@@ -34,14 +35,24 @@ _MIGRATION_LOCK = 4_365_627
 _MINIMUM_VERSION = 140_000
 _RECONNECT_SECONDS = 3.0
 _MIGRATION_NAME = re.compile(r"^(\d{4})_[a-z0-9_]+\.sql$")
+_INDEX_NAME = re.compile(r"^CREATE INDEX CONCURRENTLY IF NOT EXISTS (\w+)", re.MULTILINE)
+_INDEX_PATIENCE_MS = 30_000
 # Between two drains of a pool whose server turned read-only: each one makes every connection anew.
 _DRAIN_PAUSE_SECONDS = 1.0
 
 
 class Pool(AsyncConnectionPool[Connection]):
-    """A pool that leaves a read-only server: after a failover its next connections reach the new primary."""
+    """A pool of which each caller gets a share.
+
+    It leaves a read-only server: after a failover its next connections reach the new primary.
+    """
 
     _drained = float("-inf")
+    _shares: Shares | None = None
+
+    def share(self) -> None:
+        """From now on lend a quarter of the connections to one caller at most."""
+        self._shares = Shares(max(1, self.max_size // 4))
 
     @asynccontextmanager
     async def connection(self, timeout: float | None = None) -> AsyncIterator[Connection]:  # noqa: ASYNC109  # the base's
@@ -49,9 +60,12 @@ class Pool(AsyncConnectionPool[Connection]):
 
         Raises:
             ReadOnlyError: the block's statement needs a server that takes writes.
+            Problem: `rate-limited` when the caller's other requests hold its share.
         """
+        caller = CALLER.get()
+        share = nullcontext() if caller is None or self._shares is None else self._shares.hold(caller, self.timeout)
         try:
-            async with super().connection(timeout) as connection:
+            async with share, super().connection(timeout) as connection:
                 try:
                     yield connection
                 except (psycopg.errors.ReadOnlySqlTransaction, ReadOnlyError):
@@ -165,6 +179,57 @@ async def migrate(conninfo: str, pooling: Pooling = "session") -> list[str]:
             await connection.execute("SET LOCAL statement_timeout = 0")
             await connection.execute("SELECT pg_advisory_xact_lock(%s)", [_MIGRATION_LOCK])
             return await _apply_missing(connection)
+
+
+async def build_indexes(conninfo: str) -> list[str]:
+    """Build the indexes of `sql/indexes.sql` that are missing, without keeping writes waiting.
+
+    Any number of processes may do this at once. An index that cannot be built now is left to the next start, since
+    nothing but speed depends on it.
+
+    Args:
+        conninfo: a direct address, since a pooler may end long statements.
+
+    Returns:
+        The names of those that were built.
+    """
+    built = []
+    connection = await connect_checked(conninfo, "geo-jobs-migrate", "session")
+    connection.silence_seconds = None
+    async with connection:
+        # For transactions of others that began before, such as a dump.
+        await connection.execute("SET statement_timeout = 0")
+        await connection.execute(f"SET lock_timeout = {_INDEX_PATIENCE_MS}".encode())
+        for name, statement in load_indexes().items():
+            row = await (await connection.execute(_FIND_INDEX, [name])).fetchone()
+            if row is not None and (row["is_valid"] or row["is_in_work"]):
+                continue
+            try:
+                if row is not None:
+                    # Left by a build that was broken off.
+                    await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}".encode())
+                await connection.execute(statement.encode(), prepare=False)
+            except psycopg.Error as error:
+                _log.warning("index_not_built", name=name, reason=type(error).__name__)
+            else:
+                built.append(name)
+                _log.info("index_built", name=name)
+    return built
+
+
+def load_indexes() -> dict[str, str]:
+    """The statements of `sql/indexes.sql`, by the names of their indexes."""
+    text = (resources.files("geo_jobs_api") / "sql" / "indexes.sql").read_text(encoding="utf-8")
+    statements = [statement for statement in text.split(";\n") if statement.strip()]
+    return {_INDEX_NAME.findall(statement)[0]: statement for statement in statements}
+
+
+_FIND_INDEX = """
+    SELECT
+        indisvalid AS is_valid,
+        EXISTS (SELECT FROM pg_stat_progress_create_index WHERE index_relid = indexrelid) AS is_in_work
+    FROM pg_index WHERE indexrelid = to_regclass(%s)
+"""
 
 
 async def _apply_missing(connection: psycopg.AsyncConnection[DictRow]) -> list[str]:

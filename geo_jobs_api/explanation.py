@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from geo_jobs_api.capabilities import Need
 from geo_jobs_api.jobs import ErrorClass, JobState
 from geo_jobs_api.records import Job, Parent
-from geo_jobs_api.steering_records import PossibleWorker, WaitingReasons
+from geo_jobs_api.steering_records import MOST_COUNTED, PossibleWorker, WaitingReasons
 from geo_jobs_api.steering_schemas import EndedLeaseView, Explanation, Reason
 from geo_jobs_api.steering_store import SteeringStore
 from geo_jobs_api.store import JobStore
@@ -28,7 +28,7 @@ async def explained(jobs: JobStore, steering: SteeringStore, job: Job, viewer: s
         state=job.state.value,
         why=explain(job, now),
         reasons=list_parents(parents) if found is None else list_reasons(job, found, workers, now, viewer),
-        place=None if found is None else found.jobs_before + 1,
+        place=None if found is None or found.jobs_before == MOST_COUNTED else found.jobs_before + 1,
         leases=[EndedLeaseView.model_validate(lease) for lease in leases],
     )
 
@@ -65,7 +65,8 @@ def list_reasons(
     reasons = [*_reasons(job, found, now), *list_worker_reasons(job.task_type, need, workers, viewer)]
     if found.jobs_before:
         noun, verb = ("job", "comes") if found.jobs_before == 1 else ("jobs", "come")
-        text = f"{found.jobs_before} {noun} of {job.task_type} {verb} before it."
+        number = f"{found.jobs_before} or more" if found.jobs_before == MOST_COUNTED else found.jobs_before
+        text = f"{number} {noun} of {job.task_type} {verb} before it."
         reasons.append(Reason(code="queue", text=text))
     return reasons
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -37,7 +37,7 @@ from geo_jobs_api.schedule_store import (
     lock_schedule,
     note_decisions,
 )
-from geo_jobs_api.submission import request_digest, source_of
+from geo_jobs_api.submission import source_of
 from geo_jobs_api.timing import CatchUp, Due, MissedRuns, decide_due
 
 _log = get_logger(__name__)
@@ -122,26 +122,39 @@ class ScheduleRunner:
             due, now = await lock_due(connection, now=self._clock(), only=only, most=most)
             if now is None:
                 return 0
-            plan = Round(now)
             open_jobs = await list_open_jobs(connection, [schedule.id for schedule in due])
             asking = [schedule.id for schedule in due if schedule.skip_unchanged]
             sources = await list_last_sources(connection, asking)
-            steps = []
-            for schedule in due:
-                try:
-                    decision = _decide(schedule, now)
-                    self._plan_fires(plan, schedule, decision.fires, open_jobs.get(schedule.id, []), sources)
-                except ValueError as error:
-                    # Stored by another version, or in a time zone that is no more: it must not keep the others back.
-                    _log.exception("schedule_not_understood", schedule_id=str(schedule.id))
-                    decision, plan.errors[schedule.id] = Due((), None, None), f"It is not understood: {error}"
-                if decision.missed is not None:
-                    plan.fires.append(Fire(schedule.id, decision.missed, "missed"))
-                steps.append((schedule, decision))
+            # Templates and moments of 50 schedules may take a second, in which requests are served.
+            plan, steps = await asyncio.to_thread(self._plan_round, due, now, open_jobs, sources)
             await carry_out(connection, plan, most_open=self._most_open)
             await note_decisions(connection, plan.fires, [_step(plan, *step) for step in steps])
             _tell(plan.fires)
             return len(due)
+
+    def _plan_round(
+        self,
+        due: Sequence[Schedule],
+        now: datetime,
+        open_jobs: Mapping[UUID, list[UUID]],
+        sources: dict[UUID, LastSource],
+    ) -> tuple[Round, list[tuple[Schedule, Sequence[datetime]]]]:
+        """Return what to make, and for each schedule its moments to come."""
+        plan = Round(now)
+        steps: list[tuple[Schedule, Sequence[datetime]]] = []
+        for schedule in due:
+            try:
+                decision, upcoming = _decide(schedule, now)
+                self._plan_fires(plan, schedule, decision.fires, open_jobs.get(schedule.id, []), sources)
+            except ValueError as error:
+                # Stored by another version, or in a time zone that is no more: it must not keep the others back.
+                _log.exception("schedule_not_understood", schedule_id=str(schedule.id))
+                decision, upcoming = Due((), None, None), ()
+                plan.errors[schedule.id] = f"It is not understood: {error}"
+            if decision.missed is not None:
+                plan.fires.append(Fire(schedule.id, decision.missed, "missed"))
+            steps.append((schedule, upcoming))
+        return plan, steps
 
     def _plan_fires(
         self,
@@ -197,7 +210,7 @@ class ScheduleRunner:
             priority=template.priority,
             input_payload=template.input_payload,
             idempotency_key=None,
-            request_digest=request_digest(schedule.template),
+            request_digest=hashlib.sha256(schedule.template.encode()).digest(),
             source=source,
             dedup_key=template.dedup_key,
             run_at=None if by_hand else moment + jitter(schedule, moment),
@@ -213,7 +226,7 @@ class ScheduleRunner:
                 return None
             schedule, now = locked
             plan = Round(now)
-            self._plan_one(plan, schedule, now, None, by_hand=True)
+            await asyncio.to_thread(self._plan_one, plan, schedule, now, None, by_hand=True)
             await carry_out(connection, plan, most_open=self._most_open)
             await note_decisions(connection, plan.fires, ())
         return plan.fires[0]
@@ -224,22 +237,28 @@ class ScheduleRunner:
             due, now = await lock_due(connection, now=self._clock(), only=schedule.id, most=1)
             if now is None or due[0].next_run_at is None:
                 return 0
-            step = Step(schedule.id, due[0].next_run_at, timing_of(due[0]).next_after(now), last_error=why)
+            upcoming = await asyncio.to_thread(timing_of(due[0]).upcoming, now)
+            step = Step(schedule.id, due[0].next_run_at, upcoming, last_error=why)
             await note_decisions(connection, (), [step])
         return 1
 
 
-def _decide(schedule: Schedule, now: datetime) -> Due:
+def _decide(schedule: Schedule, now: datetime) -> tuple[Due, Sequence[datetime]]:
+    """Return what is due, and the moments to come."""
     policy = CatchUp(MissedRuns(schedule.missed_runs), schedule.catch_up, _FIRES_PER_ROUND)
-    return decide_due(timing_of(schedule), schedule.next_run_at or now, now, policy)
+    timing = timing_of(schedule)
+    due = decide_due(timing, schedule.next_run_at or now, now, policy)
+    if due.next_run_at is None:
+        return due, ()
+    return due, (due.next_run_at, *timing.upcoming(due.next_run_at)[:-1])
 
 
-def _step(plan: Round, schedule: Schedule, decision: Due) -> Step:
+def _step(plan: Round, schedule: Schedule, upcoming: Sequence[datetime]) -> Step:
     made = [fire.fire_time for fire in plan.fires if fire.schedule_id == schedule.id and fire.outcome == "made"]
     return Step(
         schedule.id,
         schedule.next_run_at or plan.now,
-        decision.next_run_at,
+        upcoming,
         max(made, default=None),
         plan.errors.get(schedule.id),
     )

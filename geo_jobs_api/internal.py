@@ -19,7 +19,9 @@ from geo_jobs_api.lease_records import Lease, LeasedJob, LeaseOutcome, PreviousE
 from geo_jobs_api.lease_requests import ClaimRequest, Completion, News, Results
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.metrics import JOBS_CLAIMED, JOBS_ENDED
+from geo_jobs_api.paging import answer
 from geo_jobs_api.results import take_outputs
+from geo_jobs_api.routes import Route
 from geo_jobs_api.services import BaseUrl, Services, ServicesOf, worker_of
 from geo_jobs_api.storage import SizeRule
 from geo_jobs_api.wire_types import Model
@@ -39,7 +41,9 @@ from geo_jobs_api.worker_schemas import (
     UploadSlotView,
 )
 
-router = APIRouter(prefix="/api/internal/geo-jobs", tags=["workers"], dependencies=[Depends(worker_of)])
+router = APIRouter(
+    prefix="/api/internal/geo-jobs", tags=["workers"], dependencies=[Depends(worker_of)], route_class=Route
+)
 
 _log = get_logger(__name__)
 # Events after which nobody works on a job any more.
@@ -88,8 +92,12 @@ async def claim(body: ClaimJobs, request: Request, services: ServicesOf, base_ur
     for lease in leases:
         JOBS_CLAIMED.labels(lease.job.task_type).inc()
         _log.info("job_claimed", job_id=str(lease.job.id), attempt=lease.attempt, worker_name=body.worker_name)
-    jobs = [_claimed_job(services, base_url, lease, errors.get(lease.job.id, [])) for lease in leases]
-    return _ready(ClaimedJobs(server_time=leases[0].server_time, jobs=jobs))
+
+    def make() -> ClaimedJobs:
+        jobs = [_claimed_job(services, base_url, lease, errors.get(lease.job.id, [])) for lease in leases]
+        return ClaimedJobs(server_time=leases[0].server_time, jobs=jobs)
+
+    return _ready(make()) if len(leases) == 1 else await answer(make)
 
 
 def _ready(answer: Model) -> Response:

@@ -1,15 +1,56 @@
-"""How often one caller may ask: a bucket of tokens for each, in this process's memory."""
+"""How often one caller may ask, and how much at once, counted in this process's memory."""
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable, Hashable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 
 from geo_jobs_api.errors import Problem
 
 # Callers that are remembered; who was forgotten begins with a full bucket.
 _MOST_KEYS = 10_000
+
+
+# Whose request this is, for its share of the connections. None: the service's own, or a worker's.
+CALLER: ContextVar[str | None] = ContextVar("caller", default=None)
+
+
+class Shares:
+    """Lets each key hold a few of something at once, so that others find the rest.
+
+    Args:
+        each: how many.
+    """
+
+    def __init__(self, each: int) -> None:
+        self._each = each
+        self._places: dict[Hashable, asyncio.Semaphore] = {}
+        self._users: Counter[Hashable] = Counter()
+
+    @asynccontextmanager
+    async def hold(self, key: Hashable, seconds: float) -> AsyncIterator[None]:
+        """Hold one for the block; Problem `rate-limited` when the key has held all of its own for so long."""
+        place = self._places.setdefault(key, asyncio.Semaphore(self._each))
+        self._users[key] += 1
+        try:
+            try:
+                async with asyncio.timeout(seconds):
+                    await place.acquire()
+            except TimeoutError:
+                detail = "Your other requests hold your share of the connections to the database. Send fewer at once."
+                raise Problem("rate-limited", detail, headers={"Retry-After": "1"}) from None
+            try:
+                yield
+            finally:
+                place.release()
+        finally:
+            self._users[key] -= 1
+            if not self._users[key]:
+                del self._users[key], self._places[key]
 
 
 class RateLimit:

@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import psycopg
 from fastapi import FastAPI, Request
@@ -61,14 +61,27 @@ def problem_response(problem: Problem) -> Response:
     )
 
 
+class _RefusedBeforeBodyError(HTTPException):
+    """Carries an error through the framework's reading of the body, which passes on this kind only."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(500)
+        self.reason = reason
+
+
 class JsonBodyMiddleware:
     """Bodies of `/api` are read as JSON whatever their Content-Type says, and are at most 1 MiB.
 
-    `curl -d` sends `application/x-www-form-urlencoded` unless it is told otherwise.
+    `curl -d` sends `application/x-www-form-urlencoded` unless it is told otherwise. The token is checked before the
+    first byte of a body is read, so a stranger's body takes no memory.
+
+    Args:
+        authorize: raises when the sender of a request may not use the API at all.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, authorize: Callable[[Request], Awaitable[object]]) -> None:
         self._app = app
+        self._authorize = authorize
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection, as ASGI says."""
@@ -84,7 +97,23 @@ class JsonBodyMiddleware:
         # In place: the route that is found is told to those outside through the same dictionary.
         scope["headers"] = [*kept, (b"content-type", b"application/json")]
         announced = int(length) if length.isdigit() else 0
-        await self._app(scope, _bounded(receive, BODY_SECONDS + announced / BODY_BYTES_PER_SECOND), send)
+        bounded = _bounded(receive, BODY_SECONDS + announced / BODY_BYTES_PER_SECOND)
+        await self._app(scope, self._authorized(scope, bounded), send)
+
+    def _authorized(self, scope: Scope, receive: Receive) -> Receive:
+        is_authorized = False
+
+        async def receive_authorized() -> Message:
+            nonlocal is_authorized
+            if not is_authorized:
+                try:
+                    await self._authorize(Request(scope))
+                except Exception as error:
+                    raise _RefusedBeforeBodyError(error) from error
+                is_authorized = True
+            return await receive()
+
+        return receive_authorized
 
 
 def _bounded(receive: Receive, seconds: float) -> Receive:
@@ -195,9 +224,19 @@ def _on_problem(_: Request, error: Exception) -> Response:
 def _on_http_exception(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
+    if isinstance(error, _RefusedBeforeBodyError):
+        return _on_refusal_before_body(request, error.reason)
     code = _CODE_OF_STATUS.get(error.status_code, "internal" if error.status_code >= 500 else "validation")
     headers = {"Allow": ", ".join(_methods_at(request))} if code == "method-not-allowed" else error.headers
     return problem_response(Problem(code, f"{KINDS[code].title}.", headers=headers))
+
+
+def _on_refusal_before_body(request: Request, reason: Exception) -> Response:
+    if isinstance(reason, Problem):
+        return problem_response(reason)
+    if isinstance(reason, _OUTAGES):
+        return _on_outage(request, reason)
+    raise reason
 
 
 def _methods_at(request: Request) -> list[str]:
@@ -227,9 +266,9 @@ def _on_outage(_: Request, error: Exception) -> Response:
     return problem_response(Problem("unavailable", detail, headers={"Retry-After": "1"}))
 
 
-def install(app: FastAPI) -> None:
-    """Put everything here around an application."""
-    app.add_middleware(JsonBodyMiddleware)
+def install(app: FastAPI, authorize: Callable[[Request], Awaitable[object]]) -> None:
+    """Put everything here around an application; `authorize` as in `JsonBodyMiddleware`."""
+    app.add_middleware(JsonBodyMiddleware, authorize=authorize)
     app.add_middleware(AccessMiddleware)
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(HTTPException, _on_http_exception)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import APIRouter, Request
@@ -49,18 +50,19 @@ async def health(services: ServicesOf) -> JSONResponse:
 @router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
 async def read_metrics(services: ServicesOf) -> Response:
     """Counters of this service's processes on this host, and the open jobs of the whole queue."""
-    body = metrics.render(await services.upkeep.count_open_jobs())
+    body = metrics.render(await services.open_jobs.read())
     return Response(body, media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/docs", include_in_schema=False)
 async def read_docs(request: Request) -> HTMLResponse:
     """All endpoints, for people."""
-    return HTMLResponse(docs_page.render(request.app.openapi()), headers=docs_page.HEADERS)
+    page = await asyncio.to_thread(lambda: docs_page.render(request.app.openapi()))
+    return HTMLResponse(page, headers=docs_page.HEADERS)
 
 
 @router.get("/openapi.json", include_in_schema=False)
 async def read_openapi(request: Request, services: ServicesOf) -> JSONResponse:
     """All endpoints, for programs, with the payloads of the task types that there are."""
     kinds = await services.task_types.list_task_types()
-    return JSONResponse(openapi.with_payloads(request.app.openapi(), kinds))
+    return await asyncio.to_thread(lambda: JSONResponse(openapi.with_payloads(request.app.openapi(), kinds)))

@@ -9,10 +9,13 @@ from enum import Enum
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import RootModel
 
 from geo_jobs_api.auth import ADMIN_SCOPE
 from geo_jobs_api.errors import Problem
+from geo_jobs_api.paging import answer
+from geo_jobs_api.routes import Route
 from geo_jobs_api.schemas import JobView
 from geo_jobs_api.services import CallerOf, ServicesOf, admin_of, caller_of
 from geo_jobs_api.steering_schemas import (
@@ -29,16 +32,19 @@ from geo_jobs_api.steering_schemas import (
 )
 from geo_jobs_api.task_types import TaskType, parse_task_type
 
-router = APIRouter(prefix="/api", dependencies=[Depends(caller_of)])
+router = APIRouter(prefix="/api", dependencies=[Depends(caller_of)], route_class=Route)
 _ADMIN = [Depends(admin_of)]
 _TYPES: list[str | Enum] = ["task types"]
 _DAY_SECONDS = 86_400.0
+TaskTypes = RootModel[list[TaskType]]
+Workers = RootModel[list[WorkerView]]
 
 
 @router.get("/task-types", response_model=list[TaskType], summary="List the task types", tags=_TYPES)
-async def list_task_types(services: ServicesOf) -> list[TaskType]:
+async def list_task_types(services: ServicesOf) -> Response:
     """What kinds of jobs there are, and their limits."""
-    return await services.task_types.list_task_types()
+    found = await services.task_types.list_task_types()
+    return await answer(lambda: TaskTypes(found))
 
 
 @router.get("/task-types/{name}", response_model=TaskType, summary="Look at a task type", tags=_TYPES)
@@ -120,9 +126,10 @@ async def unlock(job_id: UUID, services: ServicesOf) -> JobView:
 @router.get(
     "/admin/workers", response_model=list[WorkerView], summary="See who works", tags=["operations"], dependencies=_ADMIN
 )
-async def list_workers(services: ServicesOf) -> list[WorkerView]:
+async def list_workers(services: ServicesOf) -> Response:
     """Workers that were heard of in the last minutes, or hold a job; the busy ones first."""
-    return [WorkerView.model_validate(worker) for worker in await services.steering.list_workers()]
+    found = await services.steering.list_workers()
+    return await answer(lambda: Workers([WorkerView.model_validate(worker) for worker in found]))
 
 
 @router.get(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 
 from geo_jobs_api.creation_schemas import JobTemplate, OnParentFailure, OutputName
 from geo_jobs_api.jobs import FINAL_STATES, JobState
-from geo_jobs_api.records import Job, Pipeline
+from geo_jobs_api.records import Pipeline, PipelineSummary
+from geo_jobs_api.records import PipelineJob as PipelineJobRecord
 from geo_jobs_api.wire_types import Asked, Model, Moment, Name
 
 LARGEST_PIPELINE = 1000
@@ -37,7 +38,7 @@ class PipelineJob(JobTemplate):
 
     name: Name
     input_from: InputFromName | None = None
-    depends_on: list[DependsOnName] | None = Field(default=None, max_length=LARGEST_PIPELINE)
+    depends_on: list[DependsOnName] | None = Field(default=None, max_length=LARGEST_PIPELINE, fail_fast=True)
     on_parent_failure: OnParentFailure = "cancel"
     deliver_at: Moment | None = None
 
@@ -96,7 +97,7 @@ class PipelineStageView(Model):
     jobs: list[PipelineJobView]
 
 
-class PipelineView(Model):
+class PipelineSummaryView(Model):
     """How far the whole is.
 
     `state` is `running` until every job has ended; then `failed` if any has failed, else `cancelled` if any was
@@ -110,10 +111,21 @@ class PipelineView(Model):
     counts: dict[str, int]
     created_at: datetime
     finished_at: datetime | None
+
+    @classmethod
+    def of_summary(cls, pipeline: PipelineSummary) -> PipelineSummaryView:
+        """The view of a pipeline without its jobs."""
+        values = {name: getattr(pipeline, name) for name in PipelineSummaryView.model_fields if name != "state"}
+        return PipelineSummaryView(**values, state=_state(pipeline.counts))
+
+
+class PipelineView(PipelineSummaryView):
+    """How far the whole and each of its jobs is."""
+
     stages: list[PipelineStageView]
 
     @classmethod
-    def of(cls, pipeline: Pipeline, jobs: Sequence[Job]) -> PipelineView:
+    def of(cls, pipeline: Pipeline, jobs: Sequence[PipelineJobRecord]) -> PipelineView:
         """The view of a pipeline with all its jobs."""
         by_name = {job.pipeline_job: job for job in jobs}
         stages = []
@@ -121,16 +133,19 @@ class PipelineView(Model):
             own = [by_name[name] for name in stage["jobs"] if name in by_name]
             stages.append(
                 PipelineStageView(
-                    name=stage["name"], state=_state(own), percent=_percent(own), jobs=[_view(job) for job in own]
+                    name=stage["name"],
+                    state=_state(job.state for job in own),
+                    percent=_percent(own),
+                    jobs=[_view(job) for job in own],
                 )
             )
         ends = [job.finished_at for job in jobs if job.finished_at is not None]
         return cls(
             id=pipeline.id,
             name=pipeline.name,
-            state=_state(jobs),
+            state=_state(job.state for job in jobs),
             percent=_percent(jobs),
-            counts=dict(Counter(job.state.value for job in jobs)),
+            counts=dict(Counter(job.state for job in jobs)),
             created_at=pipeline.created_at,
             finished_at=max(ends) if ends and len(ends) == len(jobs) else None,
             stages=stages,
@@ -138,9 +153,9 @@ class PipelineView(Model):
 
 
 class PipelinePage(Model):
-    """Pipelines, newest first; `next` is the cursor of the following page."""
+    """Pipelines without their jobs, newest first; `next` is the cursor of the following page."""
 
-    pipelines: list[PipelineView]
+    pipelines: list[PipelineSummaryView]
     next: UUID | None
 
 
@@ -151,21 +166,19 @@ class PipelineFilter(Asked):
     limit: Annotated[int, Field(ge=1, le=50)] = 20
 
 
-def _view(job: Job) -> PipelineJobView:
-    names = PipelineJobView.model_fields.keys() - {"name", "state"}
-    return PipelineJobView(
-        name=job.pipeline_job or "", state=job.state.value, **{name: getattr(job, name) for name in names}
-    )
+def _view(job: PipelineJobRecord) -> PipelineJobView:
+    names = PipelineJobView.model_fields.keys() - {"name"}
+    return PipelineJobView(name=job.pipeline_job, **{name: getattr(job, name) for name in names})
 
 
-def _state(jobs: Sequence[Job]) -> str:
-    states = {job.state for job in jobs}
+def _state(states_of_jobs: Iterable[str]) -> str:
+    states = set(states_of_jobs)
     if states - FINAL_STATES:
         return "running"
     worst = (state for state in (JobState.FAILED, JobState.CANCELLED) if state in states)
     return next(worst, JobState.SUCCEEDED).value
 
 
-def _percent(jobs: Sequence[Job]) -> float:
+def _percent(jobs: Sequence[PipelineJobRecord]) -> float:
     done = sum(100.0 if job.finished_at is not None else job.percent for job in jobs)
     return done / len(jobs) if jobs else 100.0

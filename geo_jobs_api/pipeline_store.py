@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 
 from geo_jobs_api.creation_store import NewJob, cancel_jobs, insert_jobs
 from geo_jobs_api.database import Pool
-from geo_jobs_api.records import Job, Pipeline
+from geo_jobs_api.records import Pipeline, PipelineJob, PipelineSummary
 from geo_jobs_api.store import fetch_all, keep_to_share, load_queries
 
 _pipelines = load_queries("pipelines.sql")
@@ -57,20 +57,17 @@ class PipelineStore:
             row = await _pipelines.get_pipeline(connection, id=pipeline_id, owner=owner)
         return None if row is None else Pipeline.from_row(row)
 
-    async def list_pipelines(self, *, owner: str | None, before: UUID | None, most: int) -> list[Pipeline]:
+    async def list_pipelines(self, *, owner: str | None, before: UUID | None, most: int) -> list[PipelineSummary]:
         """Up to `most` pipelines, newest first, made before the one with the id `before`."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(_pipelines.list_pipelines(connection, owner=owner, before=before, most=most))
-        return [Pipeline.from_row(row) for row in rows]
+        return [PipelineSummary.from_row(row) for row in rows]
 
-    async def list_jobs(self, pipeline_ids: Sequence[UUID]) -> dict[UUID, list[Job]]:
-        """The jobs of each of these pipelines, parents before children."""
+    async def list_jobs(self, pipeline_id: UUID) -> list[PipelineJob]:
+        """The jobs of a pipeline, parents before children."""
         async with self._pool.connection() as connection:
-            rows = await fetch_all(_pipelines.list_jobs_of_pipelines(connection, ids=list(pipeline_ids)))
-        jobs: dict[UUID, list[Job]] = {pipeline_id: [] for pipeline_id in pipeline_ids}
-        for row in rows:
-            jobs[row["pipeline_id"]].append(Job.from_row(row))
-        return jobs
+            rows = await fetch_all(_pipelines.list_jobs_of_pipeline(connection, id=pipeline_id))
+        return [PipelineJob.from_row(row) for row in rows]
 
     async def cancel_pipeline(self, pipeline_id: UUID, reason: str | None) -> int:
         """Cancel all jobs that have not ended, or ask their workers to stop; how many."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from typing import Annotated
 from uuid import UUID
 
@@ -10,43 +12,49 @@ from fastapi import APIRouter, Query, Response
 from geo_jobs_api.auth import Caller
 from geo_jobs_api.creation_store import NewJob
 from geo_jobs_api.errors import Problem
+from geo_jobs_api.paging import answer, read_page
 from geo_jobs_api.payload_checks import check_payloads
 from geo_jobs_api.pipeline_building import asked_jobs, build_pipeline
-from geo_jobs_api.pipeline_schemas import CreatePipeline, PipelineFilter, PipelinePage, PipelineView
+from geo_jobs_api.pipeline_schemas import (
+    CreatePipeline,
+    PipelineFilter,
+    PipelinePage,
+    PipelineSummaryView,
+    PipelineView,
+)
 from geo_jobs_api.pipeline_store import IncompletePipelineError, NewPipeline
-from geo_jobs_api.records import Pipeline
+from geo_jobs_api.records import Pipeline, PipelineSummary
+from geo_jobs_api.routes import Route
 from geo_jobs_api.schemas import CancelJob
 from geo_jobs_api.services import CallerOf, Services, ServicesOf
 from geo_jobs_api.store import ShareExceededError
 from geo_jobs_api.submission import IdempotencyKey, check_task_types, share_exceeded
 
-router = APIRouter(prefix="/api/pipelines", tags=["pipelines"])
+router = APIRouter(prefix="/api/pipelines", tags=["pipelines"], route_class=Route)
 
 
 @router.post("", status_code=201, response_model=PipelineView, summary="Create a pipeline")
 async def create_pipeline(
-    body: CreatePipeline,
-    response: Response,
-    caller: CallerOf,
-    services: ServicesOf,
-    idempotency_key: IdempotencyKey = None,
-) -> PipelineView:
+    body: CreatePipeline, caller: CallerOf, services: ServicesOf, idempotency_key: IdempotencyKey = None
+) -> Response:
     """Make all jobs of a pipeline, or none. Stages follow each other; jobs of a stage may run at the same time.
 
     A job that needs an upload gets it like any other: `POST /api/geo-jobs/{id}/upload`.
     """
-    new, jobs = build_pipeline(services.settings.sources_allowed, caller.subject, body, idempotency_key)
+    new, jobs = await asyncio.to_thread(
+        build_pipeline, services.settings.sources_allowed, caller.subject, body, idempotency_key
+    )
     await check_payloads(services.creation, asked_jobs(body))
-    pipeline_id = new.id
+    pipeline_id, status = new.id, 201
     try:
         await services.pipelines.create_pipeline(new, jobs, most_open=services.settings.max_open_jobs_per_caller)
     except ShareExceededError as error:
         raise share_exceeded(services.settings, error.has) from error
     except IncompletePipelineError:
         pipeline_id = await _earlier_pipeline(services, new, jobs)
-        response.status_code = 200
-    response.headers["Location"] = f"/api/pipelines/{pipeline_id}"
-    return await _view(services, await _find(services, caller, pipeline_id))
+        status = 200
+    headers = {"Location": f"/api/pipelines/{pipeline_id}"}
+    return await _view(services, await _find(services, caller, pipeline_id), status, headers)
 
 
 async def _earlier_pipeline(services: Services, new: NewPipeline, jobs: list[NewJob]) -> UUID:
@@ -68,29 +76,27 @@ async def _find(services: Services, caller: Caller, pipeline_id: UUID) -> Pipeli
     return pipeline
 
 
-async def _view(services: Services, pipeline: Pipeline) -> PipelineView:
-    jobs = await services.pipelines.list_jobs([pipeline.id])
-    return PipelineView.of(pipeline, jobs[pipeline.id])
+async def _view(
+    services: Services, pipeline: Pipeline, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    jobs = await services.pipelines.list_jobs(pipeline.id)
+    return await answer(lambda: PipelineView.of(pipeline, jobs), status, headers)
 
 
 @router.get("", response_model=PipelinePage, summary="List pipelines")
 async def list_pipelines(
     caller: CallerOf, services: ServicesOf, wanted: Annotated[PipelineFilter, Query()]
-) -> PipelinePage:
-    """Your pipelines, newest first; with the admin scope, everybody's."""
-    found = await services.pipelines.list_pipelines(
-        owner=caller.owner_filter, before=wanted.cursor, most=wanted.limit + 1
-    )
-    page = found[: wanted.limit]
-    jobs = await services.pipelines.list_jobs([pipeline.id for pipeline in page])
-    return PipelinePage(
-        pipelines=[PipelineView.of(pipeline, jobs[pipeline.id]) for pipeline in page],
-        next=page[-1].id if len(found) > wanted.limit else None,
-    )
+) -> Response:
+    """Your pipelines without their jobs, newest first; with the admin scope, everybody's."""
+
+    async def fetch(before: UUID | None, most: int) -> list[PipelineSummary]:
+        return await services.pipelines.list_pipelines(owner=caller.owner_filter, before=before, most=most)
+
+    return await read_page("pipelines", fetch, PipelineSummaryView.of_summary, after=wanted.cursor, most=wanted.limit)
 
 
 @router.get("/{pipeline_id}", response_model=PipelineView, summary="Look at a pipeline")
-async def get_pipeline(pipeline_id: UUID, caller: CallerOf, services: ServicesOf) -> PipelineView:
+async def get_pipeline(pipeline_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
     """How far the whole and each job is."""
     return await _view(services, await _find(services, caller, pipeline_id))
 
@@ -98,7 +104,7 @@ async def get_pipeline(pipeline_id: UUID, caller: CallerOf, services: ServicesOf
 @router.post("/{pipeline_id}/cancel", response_model=PipelineView, summary="Cancel a pipeline")
 async def cancel_pipeline(
     pipeline_id: UUID, caller: CallerOf, services: ServicesOf, body: CancelJob | None = None
-) -> PipelineView:
+) -> Response:
     """Cancels what waits at once and asks the workers of what runs to stop. What has ended stays as it is."""
     pipeline = await _find(services, caller, pipeline_id)
     reason = None if body is None else body.reason

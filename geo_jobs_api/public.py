@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID
@@ -14,8 +15,10 @@ from geo_jobs_api.creation_schemas import CreateBatch, CreatedBatch, CreateJob
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.explanation import explained
 from geo_jobs_api.jobs import FINAL_STATES, JobState, output_key, safe_file_name, upload_key
+from geo_jobs_api.paging import answer, read_page
 from geo_jobs_api.payload_checks import check_file_type, find_rules
-from geo_jobs_api.records import Job
+from geo_jobs_api.records import Job, JobEvent
+from geo_jobs_api.routes import Route
 from geo_jobs_api.schemas import (
     CancelJob,
     EventFilter,
@@ -35,11 +38,12 @@ from geo_jobs_api.storage import SizeRule
 from geo_jobs_api.store import ShareExceededError, WantedJobs
 from geo_jobs_api.submission import IdempotencyKey, share_exceeded, submit_jobs
 
-router = APIRouter(prefix="/api/geo-jobs", tags=["jobs"])
+router = APIRouter(prefix="/api/geo-jobs", tags=["jobs"], route_class=Route)
 
 _FINAL_STATE_NAMES = frozenset(state.value for state in FINAL_STATES)
 # Proxies close connections that are silent for 30 to 60 s.
 _SSE_SILENCE_SECONDS = 15.0
+_EVENTS_PER_PIECE = 20
 
 
 async def _find_job(services: Services, caller: Caller, job_id: UUID) -> Job:
@@ -74,23 +78,24 @@ async def create_job(
 @router.post("/batch", status_code=201, response_model=CreatedBatch, summary="Create many jobs")
 async def create_batch(
     body: CreateBatch, caller: CallerOf, services: ServicesOf, idempotency_key: IdempotencyKey = None
-) -> CreatedBatch:
+) -> Response:
     """Make up to 1,000 jobs in one transaction: all of them, or none."""
     made = await submit_jobs(services, caller, body.jobs, idempotency_key, is_batch=True)
-    return CreatedBatch(jobs=[JobView.of(one.job) for one in made], created=[one.is_new for one in made])
+    return await answer(
+        lambda: CreatedBatch(jobs=[JobView.of(one.job) for one in made], created=[one.is_new for one in made]), 201
+    )
 
 
 @router.get("", response_model=JobPage, summary="List jobs")
-async def list_jobs(caller: CallerOf, services: ServicesOf, wanted: Annotated[JobFilter, Query()]) -> JobPage:
-    """Your jobs, newest first; with the admin scope, everybody's."""
-    jobs = await services.jobs.list_jobs(
-        WantedJobs(None if wanted.state is None else wanted.state.value, wanted.task_type, wanted.error_code),
-        owner=wanted.owner if caller.is_admin else caller.subject,
-        before=wanted.cursor,
-        most=wanted.limit + 1,
-    )
-    page = jobs[: wanted.limit]
-    return JobPage(jobs=[JobView.of(job) for job in page], next=page[-1].id if len(jobs) > wanted.limit else None)
+async def list_jobs(caller: CallerOf, services: ServicesOf, wanted: Annotated[JobFilter, Query()]) -> Response:
+    """Your jobs, newest first; with the admin scope, everybody's. A page has up to 1 MiB, so it may be short."""
+    jobs = WantedJobs(None if wanted.state is None else wanted.state.value, wanted.task_type, wanted.error_code)
+    owner = wanted.owner if caller.is_admin else caller.subject
+
+    async def fetch(before: UUID | None, most: int) -> list[Job]:
+        return await services.jobs.list_jobs(jobs, owner=owner, before=before, most=most)
+
+    return await read_page("jobs", fetch, JobView.of, after=wanted.cursor, most=wanted.limit)
 
 
 @router.get("/{job_id}", response_model=JobView, summary="Look at a job")
@@ -220,8 +225,11 @@ async def list_events(
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
-    events = await services.jobs.list_events(job_id, after=wanted.after, most=wanted.limit)
-    return EventPage(events=[EventView.of(event) for event in events], next=events[-1].id if events else wanted.after)
+
+    async def fetch(after: int, most: int) -> list[JobEvent]:
+        return await services.jobs.list_events(job_id, after=after, most=most)
+
+    return await read_page("events", fetch, EventView.of, after=wanted.after, most=wanted.limit, cursor_at_end=True)
 
 
 def _resume_place(last_event_id: str | None, after: int) -> int:
@@ -235,8 +243,11 @@ async def _stream(services: Services, job_id: UUID, after: int) -> AsyncIterator
     job = await services.jobs.find_job(job_id)
     if job is not None and job.state in FINAL_STATES:
         # Whoever comes back after the end must not wait for an event that will never be.
-        for event in await services.jobs.list_events(job_id, after=after, most=10_000):
-            yield _frame(EventView.of(event))
+        while events := await services.jobs.list_events(job_id, after=after, most=_EVENTS_PER_PIECE):
+            after = events[-1].id
+            yield b"".join([_frame(EventView.of(event)) for event in events])
+            # Sending waits for nothing while the client keeps up.
+            await asyncio.sleep(0)
         return
     async for item in services.hub.listen(job_id, after, _SSE_SILENCE_SECONDS):
         if item is None:

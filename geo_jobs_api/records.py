@@ -106,6 +106,34 @@ class Pipeline(FromRow):
 
 
 @dataclass(frozen=True, slots=True)
+class PipelineSummary(FromRow):
+    """How far a pipeline is; `counts` are jobs by state, `finished_at` is None until all have ended."""
+
+    id: UUID
+    name: str
+    created_at: datetime
+    counts: dict[str, int]
+    percent: float
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineJob(FromRow):
+    """How far one job of a pipeline is; its `error` comes without the details."""
+
+    id: UUID
+    pipeline_job: str
+    task_type: str
+    state: str
+    percent: float
+    stage: str | None
+    error: dict[str, Any] | None
+    cancel_reason: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Parent(FromRow):
     """A job that another waits for (`settled`: or waited for), and what its failure means."""
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 
 from geo_jobs_api.creation_store import CreationStore
 from geo_jobs_api.errors import FieldError, Problem
 from geo_jobs_api.hosts import HostList
+from geo_jobs_api.jobs import InputKind
 from geo_jobs_api.payload_checks import AskedJob, check_payloads
 from geo_jobs_api.pipeline_building import asked_jobs, build_pipeline
+from geo_jobs_api.pipeline_schemas import CreatePipeline
 from geo_jobs_api.schedule_schemas import PutSchedule, ScheduledJob, stored_template, stored_timing
 from geo_jobs_api.schedule_store import ScheduleContent
 from geo_jobs_api.submission import source_of
@@ -23,8 +26,13 @@ async def content_of(
         Problem: `validation`, `source-not-allowed`, `unknown-task-type`.
     """
     await _check_template(creation, allowed, owner, body)
-    upcoming = body.timing(body.start_at, body.end_at).next_after(now)
-    if upcoming is None:
+    # Templates may have a mebibyte.
+    return await asyncio.to_thread(_content, body, now)
+
+
+def _content(body: PutSchedule, now: datetime) -> ScheduleContent:
+    upcoming = body.timing(body.start_at, body.end_at).upcoming(now)
+    if not upcoming:
         raise _wrong("/at" if body.at is not None else "/cron", "There is no moment left at which it would fire.")
     return ScheduleContent(
         name=body.name,
@@ -38,22 +46,26 @@ async def content_of(
         end_at=body.end_at,
         skip_unchanged=body.skip_unchanged,
         paused=body.paused,
-        next_run_at=None if body.paused else upcoming,
+        upcoming=() if body.paused else upcoming,
     )
 
 
 async def _check_template(creation: CreationStore, allowed: HostList, owner: str, body: PutSchedule) -> None:
-    template = body.template
-    if isinstance(template, ScheduledJob):
-        source = source_of(allowed, template.input_payload, "/template/inputPayload/sourceUrl")
-        sources = [(template.task_type, source.kind)]
-        asked = [AskedJob("/template", template.task_type, template.input_payload)]
-    else:
-        sources = [(job.task_type, job.source.kind) for job in build_pipeline(allowed, owner, template, None)[1]]
-        asked = asked_jobs(template, "/template")
+    asked, sources = await asyncio.to_thread(_jobs_of_template, allowed, owner, body.template)
     rules = await check_payloads(creation, asked)
     if any(kind is None and rules[task_type].input == "required" for task_type, kind in sources):
         raise _wrong("/template", "Nobody would upload a file for it: the template needs inputPayload.sourceUrl.")
+
+
+def _jobs_of_template(
+    allowed: HostList, owner: str, template: ScheduledJob | CreatePipeline
+) -> tuple[list[AskedJob], list[tuple[str, InputKind | None]]]:
+    """Return the jobs that a template makes, and each job's task type with its kind of input."""
+    if isinstance(template, ScheduledJob):
+        source = source_of(allowed, template.input_payload, "/template/inputPayload/sourceUrl")
+        return [AskedJob("/template", template.task_type, template.input_payload)], [(template.task_type, source.kind)]
+    jobs = build_pipeline(allowed, owner, template, None)[1]
+    return asked_jobs(template, "/template"), [(job.task_type, job.source.kind) for job in jobs]
 
 
 def _wrong(pointer: str, message: str) -> Problem:

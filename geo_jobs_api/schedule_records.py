@@ -13,13 +13,16 @@ from geo_jobs_api.records import FromRow
 
 @dataclass(frozen=True, slots=True)
 class Schedule(FromRow):
-    """A schedule, as `schedules` holds it; `timing` and `template` are JSON."""
+    """A schedule, as `schedules` holds it; `timing` is JSON, `template` its text.
+
+    `upcoming` begins with `next_run_at`, unless a program of the release before wrote the row.
+    """
 
     id: UUID
     owner: str
     name: str
     timing: dict[str, Any]
-    template: dict[str, Any]
+    template: str
     missed_runs: str
     catch_up: int
     overlap: str
@@ -29,6 +32,7 @@ class Schedule(FromRow):
     skip_unchanged: bool
     paused: bool
     next_run_at: datetime | None
+    upcoming: list[datetime]
     last_run_at: datetime | None
     last_error: str | None
     created_at: datetime

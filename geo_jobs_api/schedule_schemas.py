@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
+import json
 import re
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -18,7 +19,8 @@ from geo_jobs_api.schedule_records import Schedule, ScheduleFire
 from geo_jobs_api.timing import MissedRuns, Timing, check_cron, join_cron
 from geo_jobs_api.wire_types import Asked, Integer, Model, Moment, Name, alternative
 
-_UPCOMING = 5
+# Rule times of a schedule, which are moments a day. Each costs the scheduler 20 µs at each fire.
+_MOST_RULE_TIMES = 48
 _TIME = re.compile(r"^([01]\d|2[0-3]):([0-5]\d)$")
 _DAYS = {"sun": 0, "mon": 1, "tue": 2, "wed": 3, "thu": 4, "fri": 5, "sat": 6}
 
@@ -103,9 +105,9 @@ Template = Annotated[
 _template_adapter: TypeAdapter[ScheduledJob | CreatePipeline] = TypeAdapter(Template)
 
 
-def parse_template(value: dict[str, Any]) -> ScheduledJob | CreatePipeline:
+def parse_template(text: str) -> ScheduledJob | CreatePipeline:
     """The template as it was stored."""
-    return _template_adapter.validate_python(value)
+    return _template_adapter.validate_python(json.loads(text))
 
 
 class PutSchedule(ScheduleTiming):
@@ -126,6 +128,12 @@ class PutSchedule(ScheduleTiming):
     def _fits_together(self) -> PutSchedule:
         if self.start_at is not None and self.end_at is not None and self.end_at < self.start_at:
             raise ValueError("endAt lies before startAt")
+        times = sum(len(rule.times) for rule in self.rules or ())
+        if times > _MOST_RULE_TIMES:
+            raise ValueError(
+                f"rules have {times} times, and at most {_MOST_RULE_TIMES} are taken. "
+                "Use cron for regular times, such as */10 * * * *, or several schedules"
+            )
         if self.skip_unchanged and not isinstance(self.template, ScheduledJob):
             raise ValueError("skipUnchanged is for a template of one job")
         return self
@@ -189,13 +197,20 @@ class ScheduleView(Model):
     def of(cls, schedule: Schedule) -> ScheduleView:
         """The view of a record."""
         when = ScheduleTiming.model_validate(schedule.timing)
-        upcoming: list[datetime] = []
-        if schedule.next_run_at is not None:
-            ticks = timing_of(schedule).ticks(schedule.next_run_at)
-            upcoming = [schedule.next_run_at, *itertools.islice(ticks, _UPCOMING - 1)]
-        own = {"cron", "at", "rules", "time_zone", "upcoming"}
+        upcoming = schedule.upcoming
+        if upcoming[:1] != [schedule.next_run_at]:
+            # Stored by the release before.
+            upcoming = [] if schedule.next_run_at is None else [schedule.next_run_at]
+        own = {"cron", "at", "rules", "time_zone", "upcoming", "template"}
         same = {name: getattr(schedule, name) for name in cls.model_fields.keys() - own}
-        return cls(**same, cron=when.cron, at=when.at, rules=when.rules, time_zone=when.time_zone, upcoming=upcoming)
+        timing = {"cron": when.cron, "at": when.at, "rules": when.rules, "time_zone": when.time_zone}
+        return cls(**same, **timing, template=json.loads(schedule.template), upcoming=upcoming)
+
+
+def schedule_json(schedule: Schedule) -> bytes:
+    """Return the view as JSON, without decoding the template."""
+    text = ScheduleView.of(replace(schedule, template="{}")).model_dump_json(by_alias=True, exclude={"template"})
+    return f'{text[:-1]},"template":{schedule.template}}}'.encode()
 
 
 class SchedulePage(Model):

@@ -35,12 +35,18 @@ class ScheduleContent:
     end_at: datetime | None
     skip_unchanged: bool
     paused: bool
-    next_run_at: datetime | None
+    upcoming: Sequence[datetime]
 
     def columns(self) -> dict[str, Any]:
         """The parameters of a statement."""
         plain = {name: getattr(self, name) for name in self.__slots__}
-        return plain | {"timing": Jsonb(dict(self.timing)), "template": Jsonb(dict(self.template))}
+        json = {"timing": Jsonb(dict(self.timing)), "template": Jsonb(dict(self.template))}
+        return plain | json | _moments(self.upcoming)
+
+
+def _moments(upcoming: Sequence[datetime]) -> dict[str, Any]:
+    """The columns of the next moments."""
+    return {"next_run_at": next(iter(upcoming), None), "upcoming": list(upcoming)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +76,25 @@ class Fire:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """From the moment that was found to the next one."""
+    """From the moment that was found to the next ones."""
 
     id: UUID
     expected: datetime
-    next_run_at: datetime | None
+    upcoming: Sequence[datetime]
     last_run_at: datetime | None = None
     last_error: str | None = None
 
     def as_row(self) -> dict[str, Any]:
         """The columns, as JSON."""
-        moments = {name: getattr(self, name) for name in ("expected", "next_run_at", "last_run_at")}
-        texts = {name: moment and moment.isoformat() for name, moment in moments.items()}
-        return {"id": str(self.id), "last_error": self.last_error} | texts
+        upcoming = [moment.isoformat() for moment in self.upcoming]
+        return {
+            "id": str(self.id),
+            "expected": self.expected.isoformat(),
+            "next_run_at": next(iter(upcoming), None),
+            "upcoming": upcoming,
+            "last_run_at": self.last_run_at and self.last_run_at.isoformat(),
+            "last_error": self.last_error,
+        }
 
 
 class ScheduleStore:
@@ -124,13 +136,17 @@ class ScheduleStore:
         """
         return await self._one("replace_schedule", id=schedule_id, **content.columns())
 
-    async def set_paused(self, schedule_id: UUID, *, paused: bool, next_run_at: datetime | None) -> Schedule | None:
-        """Stop or go on; None when it is so already."""
-        return await self._one("set_paused", id=schedule_id, paused=paused, next_run_at=next_run_at)
+    async def pause_schedule(self, schedule_id: UUID) -> Schedule | None:
+        """Pause; None when it is paused already."""
+        return await self._one("set_paused", id=schedule_id, paused=True, **_moments(()))
 
-    async def reset_schedule(self, schedule_id: UUID, next_run_at: datetime | None) -> Schedule | None:
+    async def resume_schedule(self, schedule_id: UUID, upcoming: Sequence[datetime]) -> Schedule | None:
+        """Resume; None when it is not paused."""
+        return await self._one("set_paused", id=schedule_id, paused=False, **_moments(upcoming))
+
+    async def reset_schedule(self, schedule_id: UUID, upcoming: Sequence[datetime]) -> Schedule | None:
         """Forget what is due and what went wrong; None when there is no such schedule."""
-        return await self._one("reset_schedule", id=schedule_id, next_run_at=next_run_at)
+        return await self._one("reset_schedule", id=schedule_id, **_moments(upcoming))
 
     async def find_schedule(self, schedule_id: UUID, owner: str | None = None) -> Schedule | None:
         """One schedule; with an owner, only if it is that owner's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
@@ -12,6 +13,8 @@ from uuid_utils.compat import uuid7
 
 from geo_jobs_api.auth import Caller
 from geo_jobs_api.errors import Problem
+from geo_jobs_api.paging import answer, read_page
+from geo_jobs_api.routes import Route
 from geo_jobs_api.schedule_content import content_of
 from geo_jobs_api.schedule_records import Schedule
 from geo_jobs_api.schedule_schemas import (
@@ -22,13 +25,14 @@ from geo_jobs_api.schedule_schemas import (
     ScheduleFilter,
     SchedulePage,
     ScheduleView,
+    schedule_json,
     timing_of,
 )
 from geo_jobs_api.services import CallerOf, Services, ServicesOf
 from geo_jobs_api.store import TooManyError
 from geo_jobs_api.submission import too_many
 
-router = APIRouter(prefix="/api/schedules", tags=["schedules"])
+router = APIRouter(prefix="/api/schedules", tags=["schedules"], route_class=Route)
 
 # One that fires each minute costs a few milliseconds of it.
 MOST_OF_A_CALLER = 1000
@@ -44,14 +48,17 @@ def _there(schedule: Schedule | None) -> Schedule:
     return schedule
 
 
+async def _view(schedule: Schedule) -> Response:
+    # Templates may have a mebibyte.
+    return await answer(lambda: schedule_json(schedule))
+
+
 def _name_is_used(name: str) -> Problem:
     return Problem("invalid-state", f"You have a schedule named {name!r} already.")
 
 
 @router.post("", status_code=201, response_model=ScheduleView, summary="Create a schedule")
-async def create_schedule(
-    body: PutSchedule, response: Response, caller: CallerOf, services: ServicesOf
-) -> ScheduleView:
+async def create_schedule(body: PutSchedule, caller: CallerOf, services: ServicesOf) -> Response:
     """Make jobs (or pipelines) from a template: by cron, at one moment, or by times on days of the week."""
     content = await content_of(
         services.creation, services.settings.sources_allowed, caller.subject, body, datetime.now(UTC)
@@ -62,29 +69,25 @@ async def create_schedule(
         raise too_many("schedules", MOST_OF_A_CALLER) from error
     if made is None:
         raise _name_is_used(body.name)
-    response.headers["Location"] = f"/api/schedules/{made.id}"
-    return ScheduleView.of(made)
+    return await answer(lambda: schedule_json(made), 201, {"Location": f"/api/schedules/{made.id}"})
 
 
 @router.get("", response_model=SchedulePage, summary="List schedules")
 async def list_schedules(
     caller: CallerOf, services: ServicesOf, wanted: Annotated[ScheduleFilter, Query()]
-) -> SchedulePage:
-    """Your schedules; with the admin scope, everybody's."""
-    found = await services.schedules.list_schedules(
-        owner=caller.owner_filter, after=wanted.cursor, most=wanted.limit + 1
-    )
-    page = found[: wanted.limit]
-    return SchedulePage(
-        schedules=[ScheduleView.of(schedule) for schedule in page],
-        next=page[-1].id if len(found) > wanted.limit else None,
-    )
+) -> Response:
+    """Your schedules; with the admin scope, everybody's. A page has up to 1 MiB, so it may be short."""
+
+    async def fetch(after: UUID | None, most: int) -> list[Schedule]:
+        return await services.schedules.list_schedules(owner=caller.owner_filter, after=after, most=most)
+
+    return await read_page("schedules", fetch, schedule_json, after=wanted.cursor, most=wanted.limit)
 
 
 @router.get("/{schedule_id}", response_model=ScheduleView, summary="Look at a schedule")
-async def get_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> ScheduleView:
+async def get_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
     """With the moments at which it is going to fire next."""
-    return ScheduleView.of(await _find(services, caller, schedule_id))
+    return await _view(await _find(services, caller, schedule_id))
 
 
 @router.get("/{schedule_id}/fires", response_model=FirePage, summary="See what a schedule has done")
@@ -98,16 +101,14 @@ async def list_fires(
 
 
 @router.put("/{schedule_id}", response_model=ScheduleView, summary="Change a schedule")
-async def replace_schedule(
-    schedule_id: UUID, body: PutSchedule, caller: CallerOf, services: ServicesOf
-) -> ScheduleView:
+async def replace_schedule(schedule_id: UUID, body: PutSchedule, caller: CallerOf, services: ServicesOf) -> Response:
     """Give it another content. It goes on from now; what it has made stays."""
     schedule = await _find(services, caller, schedule_id)
     content = await content_of(
         services.creation, services.settings.sources_allowed, schedule.owner, body, datetime.now(UTC)
     )
     try:
-        return ScheduleView.of(_there(await services.schedules.replace_schedule(schedule_id, content)))
+        return await _view(_there(await services.schedules.replace_schedule(schedule_id, content)))
     except psycopg.errors.UniqueViolation as error:
         raise _name_is_used(body.name) from error
 
@@ -121,28 +122,26 @@ async def delete_schedule(schedule_id: UUID, caller: CallerOf, services: Service
 
 
 @router.post("/{schedule_id}/pause", response_model=ScheduleView, summary="Pause a schedule")
-async def pause_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> ScheduleView:
+async def pause_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
     """Nothing fires until it is resumed. Pausing twice is the same as once."""
     schedule = await _find(services, caller, schedule_id)
-    return ScheduleView.of(await services.schedules.set_paused(schedule_id, paused=True, next_run_at=None) or schedule)
+    return await _view(await services.schedules.pause_schedule(schedule_id) or schedule)
 
 
 @router.post("/{schedule_id}/resume", response_model=ScheduleView, summary="Resume a schedule")
-async def resume_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> ScheduleView:
+async def resume_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
     """It goes on from now; what would have fired in between does not."""
     schedule = await _find(services, caller, schedule_id)
-    upcoming = timing_of(schedule).next_after(datetime.now(UTC))
-    return ScheduleView.of(
-        await services.schedules.set_paused(schedule_id, paused=False, next_run_at=upcoming) or schedule
-    )
+    upcoming = await asyncio.to_thread(timing_of(schedule).upcoming, datetime.now(UTC))
+    return await _view(await services.schedules.resume_schedule(schedule_id, upcoming) or schedule)
 
 
 @router.post("/{schedule_id}/reset", response_model=ScheduleView, summary="Reset a schedule")
-async def reset_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> ScheduleView:
+async def reset_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
     """Forget what is due and what went wrong, and go on from now, paused or not."""
     schedule = await _find(services, caller, schedule_id)
-    upcoming = timing_of(schedule).next_after(datetime.now(UTC))
-    return ScheduleView.of(_there(await services.schedules.reset_schedule(schedule_id, upcoming)))
+    upcoming = await asyncio.to_thread(timing_of(schedule).upcoming, datetime.now(UTC))
+    return await _view(_there(await services.schedules.reset_schedule(schedule_id, upcoming)))
 
 
 @router.post("/{schedule_id}/run", status_code=201, response_model=FireView, summary="Fire now")

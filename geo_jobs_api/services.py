@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Protocol, cast
+from typing import Annotated, Generic, Protocol, TypeVar, cast
 from uuid import UUID
 
 from fastapi import Depends, Request, Security
@@ -21,13 +22,14 @@ from geo_jobs_api.event_hub import EventHub
 from geo_jobs_api.jobs import JobState
 from geo_jobs_api.lease_requests import Completion
 from geo_jobs_api.lease_store import LeaseStore
-from geo_jobs_api.limits import RateLimit
+from geo_jobs_api.limits import CALLER, RateLimit
 from geo_jobs_api.local_storage import LocalStorage
 from geo_jobs_api.pipeline_store import PipelineStore
 from geo_jobs_api.records import WorkerToken
 from geo_jobs_api.retention import Retention
 from geo_jobs_api.roll_call import RollCall
 from geo_jobs_api.schedule_store import Fire, ScheduleStore
+from geo_jobs_api.steering_records import OpenJobs
 from geo_jobs_api.steering_store import SteeringStore
 from geo_jobs_api.store import JobStore, UpkeepStore
 from geo_jobs_api.task_type_store import TaskTypeStore
@@ -36,6 +38,7 @@ from geo_jobs_api.wakeup import WaitingRoom
 from geo_jobs_api.webhook_content import WebhookMaker
 from geo_jobs_api.webhook_store import WebhookStore
 
+T = TypeVar("T")
 Completions = Coalescer[Completion, JobState | None]
 
 
@@ -44,6 +47,30 @@ class FiresByHand(Protocol):
 
     async def run_now(self, schedule_id: UUID) -> Fire | None:
         """Fire once; None when there is no such schedule."""
+
+
+class Recent(Generic[T]):
+    """A figure that is asked for at most every few seconds, however many want it.
+
+    Args:
+        ask: for the figure.
+        seconds: how old it may be.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, ask: Callable[[], Awaitable[T]], seconds: float, clock: Callable[[], float]) -> None:
+        self._ask, self._seconds, self._clock = ask, seconds, clock
+        self._latest: tuple[float, T] | None = None
+        self._asking = asyncio.Lock()
+
+    async def read(self) -> T:
+        """Return the figure, asked for by this call or by an earlier one."""
+        wanted_at = self._clock()
+        async with self._asking:
+            if self._latest is None or wanted_at - self._latest[0] >= self._seconds:
+                asked_at = self._clock()
+                self._latest = asked_at, await self._ask()
+            return self._latest[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +97,7 @@ class Services:
     people: TokenVerifier
     workers: WorkerVerifier
     room: WaitingRoom
+    open_jobs: Recent[list[OpenJobs]]
     hub: EventHub
     vitals: VitalSigns
     requests: RateLimit | None = None
@@ -97,18 +125,43 @@ _bearer = HTTPBearer(auto_error=False, description="A JSON Web Token.")
 _worker_header = APIKeyHeader(name="Authorization", scheme_name="Worker", auto_error=False, description="Worker TOKEN")
 
 
+async def authorize(request: Request) -> None:
+    """Check the token of a request below `/api`; a Problem when it has no valid one."""
+    if request.scope["path"].startswith("/api/internal/"):
+        await _worker(request)
+    else:
+        await _caller(request)
+
+
+async def _caller(request: Request) -> Caller:
+    # Once for each request: before its body is read, or by the endpoint if it has none.
+    known = cast("Caller | None", request.scope.get("geo_jobs.caller"))
+    if known is None:
+        services = services_of(request)
+        known = await services.people.verify(request.headers.get("authorization"))
+        if services.requests is not None:
+            services.requests.take(known.subject)
+        request.scope["geo_jobs.caller"] = known
+    CALLER.set(known.subject)
+    return known
+
+
+async def _worker(request: Request) -> WorkerToken:
+    known = cast("WorkerToken | None", request.scope.get("geo_jobs.worker"))
+    if known is None:
+        known = await services_of(request).workers.verify(request.headers.get("authorization"))
+        request.scope["geo_jobs.worker"] = known
+    return known
+
+
 async def caller_of(request: Request, _: Annotated[object, Security(_bearer)]) -> Caller:
-    """The person who asks; a Problem when there is none."""
-    services = services_of(request)
-    caller = await services.people.verify(request.headers.get("authorization"))
-    if services.requests is not None:
-        services.requests.take(caller.subject)
-    return caller
+    """Return the person who sent the request; a Problem when there is none."""
+    return await _caller(request)
 
 
 async def worker_of(request: Request, _: Annotated[object, Security(_worker_header)]) -> WorkerToken:
-    """The worker who asks; a Problem when there is none."""
-    return await services_of(request).workers.verify(request.headers.get("authorization"))
+    """Return the worker that sent the request; a Problem when there is none."""
+    return await _worker(request)
 
 
 async def admin_of(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:

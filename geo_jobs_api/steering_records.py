@@ -9,6 +9,9 @@ from uuid import UUID
 
 from geo_jobs_api.records import FromRow
 
+# Jobs before a waiting one are counted up to this.
+MOST_COUNTED = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class WaitingReasons(FromRow):

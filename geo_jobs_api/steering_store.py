@@ -11,7 +11,7 @@ import psycopg
 
 from geo_jobs_api.database import Pool
 from geo_jobs_api.records import Job
-from geo_jobs_api.steering_records import Figures, KnownWorker, PossibleWorker, SeenWorker, WaitingReasons
+from geo_jobs_api.steering_records import MOST_COUNTED, Figures, KnownWorker, PossibleWorker, SeenWorker, WaitingReasons
 from geo_jobs_api.steering_schemas import CancelFilter, CancelledJobs, RedriveFilter
 from geo_jobs_api.store import fetch_all, load_queries
 
@@ -40,7 +40,7 @@ class SteeringStore:
     async def find_waiting_reasons(self, job_id: UUID) -> WaitingReasons | None:
         """What may keep a waiting job waiting."""
         async with self._pool.connection() as connection:
-            row = await _steering.find_waiting_reasons(connection, id=job_id)
+            row = await _steering.find_waiting_reasons(connection, id=job_id, most=MOST_COUNTED)
         return None if row is None else WaitingReasons.from_row(row)
 
     async def list_possible_workers(self, task_type: str) -> list[PossibleWorker]:

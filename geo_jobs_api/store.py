@@ -6,6 +6,8 @@ otherwise.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -15,6 +17,7 @@ from uuid import UUID
 
 import aiosql
 import psycopg
+from aiosql.adapters.apyformat import AsyncPyFormatAdapter
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
@@ -26,19 +29,37 @@ from geo_jobs_api.sessions import check_writable
 from geo_jobs_api.steering_records import OpenJobs
 
 
+class _RowByRow(AsyncPyFormatAdapter):
+    """The library's adapter, which decodes one row at a time and not all at once."""
+
+    async def select(self, conn, _name, sql, parameters, _record=None) -> AsyncIterator[Mapping[str, Any]]:  # type: ignore[no-untyped-def,override]  # the library's
+        async with await conn.execute(sql, parameters) as cursor:
+            async for row in cursor:
+                yield row
+
+
 def load_queries(name: str) -> Any:
     """The named queries of one file in `sql/`, as coroutine functions of a connection."""
     text = (resources.files("geo_jobs_api") / "sql" / name).read_text(encoding="utf-8")
-    return aiosql.from_str(text, "apsycopg")
+    return aiosql.from_str(text, _RowByRow)
 
 
+# Longest turn of the event loop for the rows of one query.
+_DECODING_SECONDS = 0.005
 _jobs = load_queries("jobs.sql")
 _upkeep = load_queries("upkeep.sql")
 
 
 async def fetch_all(rows: AsyncIterator[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """All rows of a query."""
-    return [row async for row in rows]
+    """Return all rows of a query, with pauses for others: each row is decoded here, and may hold a mebibyte of JSON."""
+    found: list[Mapping[str, Any]] = []
+    began = time.perf_counter()
+    async for row in rows:
+        found.append(row)
+        if time.perf_counter() - began > _DECODING_SECONDS:
+            await asyncio.sleep(0)
+            began = time.perf_counter()
+    return found
 
 
 def _job_or_none(row: Mapping[str, Any] | None) -> Job | None:
@@ -73,7 +94,10 @@ async def keep_to_share(
         ShareExceededError: it is too much; leaving the transaction by it takes the addition back.
     """
     await lock_owner(connection, owner)
-    has = Holdings.from_row(await _jobs.count_of_owner(connection, owner=owner))
+    # Each looks at many rows, so neither is asked in vain.
+    open_jobs = (await _jobs.count_open_of_owner(connection, owner=owner))["open_jobs"] if most_jobs else 0
+    stored_bytes = (await _jobs.sum_stored_of_owner(connection, owner=owner))["stored_bytes"] if most_bytes else 0
+    has = Holdings(open_jobs, stored_bytes)
     if (most_jobs and has.open_jobs > most_jobs) or (most_bytes and has.stored_bytes > most_bytes):
         raise ShareExceededError(has)
 

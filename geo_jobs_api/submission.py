@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -51,11 +52,19 @@ async def submit_jobs(
         Problem: `validation`, `source-not-allowed`, `unknown-task-type`, `parent-not-found`, `quota-exceeded`,
             `idempotency-conflict`.
     """
+
     # In a batch each job has a key of its own, made of the request's and its place.
-    news = []
-    for number, body in enumerate(bodies):
-        key = f"{idempotency_key}/{number}" if is_batch and idempotency_key is not None else idempotency_key
-        news.append(_new_job(services, caller, body, key, f"/jobs/{number}" if is_batch else ""))
+    def make() -> list[NewJob]:
+        keys = [
+            f"{idempotency_key}/{number}" if is_batch and idempotency_key is not None else idempotency_key
+            for number in range(len(bodies))
+        ]
+        return [
+            _new_job(services, caller, body, keys[number], f"/jobs/{number}" if is_batch else "")
+            for number, body in enumerate(bodies)
+        ]
+
+    news = await asyncio.to_thread(make) if is_batch else make()
     places = (f"/jobs/{number}" if is_batch else "" for number in range(len(bodies)))
     await check_payloads(
         services.creation,

@@ -22,6 +22,8 @@ GRACE = timedelta(seconds=60)
 # The first guess of how far back the latest fires lie.
 _FIRST_SPAN = timedelta(hours=1)
 _TICK = timedelta(microseconds=1)
+# Moments of a schedule that are stored and shown.
+_MOST_UPCOMING = 5
 
 
 class MissedRuns(StrEnum):
@@ -72,6 +74,10 @@ class Timing:
     def next_after(self, moment: datetime) -> datetime | None:
         """The first moment to fire later than `moment`; None when there is none."""
         return next(self.ticks(moment), None)
+
+    def upcoming(self, moment: datetime) -> tuple[datetime, ...]:
+        """The first few moments to fire later than `moment`."""
+        return tuple(itertools.islice(self.ticks(moment), _MOST_UPCOMING))
 
     def latest(self, first: datetime, now: datetime, most: int) -> list[datetime]:
         """The latest moments to fire, at most so many, from `first` to `now`, both included."""

@@ -11,6 +11,8 @@ from uuid_utils.compat import uuid7
 
 from geo_jobs_api.auth import ADMIN_SCOPE, Caller
 from geo_jobs_api.errors import Problem
+from geo_jobs_api.paging import answer, read_page
+from geo_jobs_api.routes import Route
 from geo_jobs_api.services import CallerOf, Services, ServicesOf
 from geo_jobs_api.store import TooManyError
 from geo_jobs_api.submission import too_many
@@ -27,7 +29,7 @@ from geo_jobs_api.webhook_schemas import (
 )
 from geo_jobs_api.webhook_store import MOST_TESTS_AN_HOUR, MOST_TESTS_WAITING
 
-router = APIRouter(prefix="/api/webhooks", tags=["webhooks"])
+router = APIRouter(prefix="/api/webhooks", tags=["webhooks"], route_class=Route)
 
 _MOST_WEBHOOKS = 1000
 # Each end of a job is told to all of its owner's.
@@ -68,10 +70,10 @@ async def create_webhook(
 
 
 @router.get("", response_model=WebhookList, summary="List webhooks")
-async def list_webhooks(caller: CallerOf, services: ServicesOf) -> WebhookList:
+async def list_webhooks(caller: CallerOf, services: ServicesOf) -> Response:
     """Your webhooks; with the admin scope, everybody's."""
     found = await services.webhooks.list_webhooks(owner=caller.owner_filter, most=_MOST_WEBHOOKS)
-    return WebhookList(webhooks=[WebhookView.of(webhook) for webhook in found])
+    return await answer(lambda: WebhookList(webhooks=[WebhookView.of(webhook) for webhook in found]))
 
 
 @router.get("/{webhook_id}", response_model=WebhookView, summary="Look at a webhook")
@@ -123,17 +125,14 @@ def _there(delivery: Delivery | None) -> DeliveryView:
 @router.get("/{webhook_id}/deliveries", response_model=DeliveryPage, summary="See what was delivered")
 async def list_deliveries(
     webhook_id: UUID, caller: CallerOf, services: ServicesOf, wanted: Annotated[DeliveryFilter, Query()]
-) -> DeliveryPage:
+) -> Response:
     """What was delivered, what is tried again and what has failed, with what came of each try."""
     await _find_heard(services, caller, webhook_id)
-    found = await services.webhooks.list_deliveries(
-        webhook_id, state=wanted.state, before=wanted.cursor, most=wanted.limit + 1
-    )
-    page = found[: wanted.limit]
-    return DeliveryPage(
-        deliveries=[DeliveryView.of(delivery) for delivery in page],
-        next=page[-1].id if len(found) > wanted.limit else None,
-    )
+
+    async def fetch(before: int | None, most: int) -> list[Delivery]:
+        return await services.webhooks.list_deliveries(webhook_id, state=wanted.state, before=before, most=most)
+
+    return await read_page("deliveries", fetch, DeliveryView.of, after=wanted.cursor, most=wanted.limit)
 
 
 @router.post(

@@ -28,6 +28,7 @@ from geo_jobs_api.near_misses import nearest, unknown
 _MAX_DEPTH = 32
 _MAX_PAYLOAD_BYTES = 64 * 1024
 _MAX_METADATA_BYTES = 256 * 1024
+_MAX_DETAIL_BYTES = 16 * 1024
 _MOST_STRANGE_KEYS = 20
 
 
@@ -63,6 +64,13 @@ def _clean_json(value: Any, depth: int = 0) -> Any:
     if isinstance(value, list):
         return [_clean_json(item, depth + 1) for item in value]
     return value
+
+
+def _clean_detail(value: Any) -> Any:
+    cleaned = _clean_json(value)
+    size = len(json.dumps(cleaned))
+    # Claims, events and lists repeat it. A report must not fail over it.
+    return cleaned if size <= _MAX_DETAIL_BYTES else {"omitted": f"{size} bytes of details"}
 
 
 def _check_json(value: Any, depth: int = 0) -> None:
@@ -120,7 +128,7 @@ Moment = Annotated[AwareDatetime, BeforeValidator(_check_text_of_moment), AfterV
 Text = Annotated[str, AfterValidator(_check_text), Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
 SecretText = Annotated[SecretStr, AfterValidator(_check_secret)]
 ReportedText = Annotated[str, BeforeValidator(_clean_text)]
-ReportedJson = Annotated[Any, BeforeValidator(_clean_json)]
+ReportedDetail = Annotated[Any, BeforeValidator(_clean_detail)]
 Payload = Annotated[dict[str, Any], _json_object(_MAX_PAYLOAD_BYTES)]
 Metadata = Annotated[dict[str, Any], _json_object(_MAX_METADATA_BYTES)]
 Name = Annotated[Text, Field(min_length=1, max_length=200)]

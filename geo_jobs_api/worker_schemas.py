@@ -12,7 +12,7 @@ from pydantic import Base64Bytes, ConfigDict, Field
 from geo_jobs_api.capabilities import UNDECLARED, Capabilities
 from geo_jobs_api.jobs import ErrorClass
 from geo_jobs_api.steering_records import SeenWorker
-from geo_jobs_api.wire_types import Integer, Metadata, Model, Name, Payload, Real, ReportedJson, ReportedText, Text
+from geo_jobs_api.wire_types import Integer, Metadata, Model, Name, Payload, Real, ReportedDetail, ReportedText, Text
 
 
 class DeclaredCapabilities(Model):
@@ -192,7 +192,7 @@ class ReportedError(Model):
     error_class: ErrorClass = Field(alias="class")
     code: Annotated[ReportedText, Field(min_length=1, max_length=100)]
     message: Annotated[ReportedText, Field(max_length=2000)] = ""
-    detail: ReportedJson = None
+    detail: ReportedDetail = None
 
 
 class FailJob(Model):

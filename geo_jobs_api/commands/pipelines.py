@@ -9,7 +9,7 @@ from geo_jobs_api.commands.frame import Group, add_json_option, stored
 from geo_jobs_api.commands.output import say, say_done, say_json, say_views
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database import Pool
-from geo_jobs_api.pipeline_schemas import PipelineJobView, PipelineView
+from geo_jobs_api.pipeline_schemas import PipelineJobView, PipelineSummaryView, PipelineView
 from geo_jobs_api.pipeline_store import PipelineStore
 
 
@@ -32,8 +32,7 @@ def add_commands(commands: Group) -> None:
 async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     store = PipelineStore(pool)
     found = await store.list_pipelines(owner=arguments.owner, before=None, most=arguments.limit)
-    jobs = await store.list_jobs([pipeline.id for pipeline in found])
-    views = [PipelineView.of(pipeline, jobs[pipeline.id]) for pipeline in found]
+    views = [PipelineSummaryView.of_summary(pipeline) for pipeline in found]
     columns = {
         "ID": lambda view: view.id,
         "NAME": lambda view: view.name,
@@ -52,7 +51,7 @@ async def _show(_settings: Settings, pool: Pool, arguments: argparse.Namespace) 
     if pipeline is None:
         say(f"There is no pipeline {arguments.id}.", to_error=True)
         return 1
-    view = PipelineView.of(pipeline, (await store.list_jobs([pipeline.id]))[pipeline.id])
+    view = PipelineView.of(pipeline, await store.list_jobs(pipeline.id))
     if arguments.json:
         say_json(view.model_dump(mode="json", by_alias=True))
         return 0

@@ -152,16 +152,15 @@ def _change(change: Change) -> Act:
 
 
 async def _pause(store: ScheduleStore, schedule: Schedule) -> Schedule | None:
-    return await store.set_paused(schedule.id, paused=True, next_run_at=None)
+    return await store.pause_schedule(schedule.id)
 
 
 async def _resume(store: ScheduleStore, schedule: Schedule) -> Schedule | None:
-    upcoming = timing_of(schedule).next_after(datetime.now(UTC))
-    return await store.set_paused(schedule.id, paused=False, next_run_at=upcoming)
+    return await store.resume_schedule(schedule.id, timing_of(schedule).upcoming(datetime.now(UTC)))
 
 
 async def _reset(store: ScheduleStore, schedule: Schedule) -> Schedule | None:
-    return await store.reset_schedule(schedule.id, timing_of(schedule).next_after(datetime.now(UTC)))
+    return await store.reset_schedule(schedule.id, timing_of(schedule).upcoming(datetime.now(UTC)))
 
 
 async def _remove(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:

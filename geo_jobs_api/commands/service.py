@@ -16,7 +16,7 @@ from geo_jobs_api.auth import make_jwt
 from geo_jobs_api.commands.frame import Group, add_json_option, stored
 from geo_jobs_api.commands.output import say, say_json
 from geo_jobs_api.config import Settings
-from geo_jobs_api.database import Pool, migrate
+from geo_jobs_api.database import Pool, build_indexes, migrate
 from geo_jobs_api.server import bind, serve
 
 _DAY_SECONDS = 86_400.0
@@ -57,6 +57,7 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
     try:
         conninfo = share.conninfo if share is not None else settings.conninfo or ""
         asyncio.run(migrate(conninfo, settings.database_pooling))
+        asyncio.run(build_indexes(settings.listen_conninfo or conninfo))
         return _announce_and_serve(settings, listener, host, arguments.workers)
     finally:
         if share is not None:

@@ -117,12 +117,14 @@ WHERE id = :id AND (:owner::text IS NULL OR owner = :owner::text) AND removal_st
 -- A row without columns, if the job is there and has not ended.
 SELECT FROM jobs WHERE id = :id AND finished_at IS NULL AND removal_started_at IS NULL;
 
--- name: count_of_owner(owner)^
--- What an owner has: jobs that have not ended, and bytes of files that are kept.
-SELECT
-    count(*) FILTER (WHERE finished_at IS NULL) AS open_jobs,
-    coalesce(sum(input_size_bytes), 0)::bigint AS stored_bytes
-FROM jobs
+-- name: count_open_of_owner(owner)^
+-- How many jobs of an owner have not ended. Those that have are not looked at.
+SELECT count(*) AS open_jobs FROM jobs
+WHERE owner = :owner AND state IN ('awaiting_upload', 'blocked', 'queued', 'running');
+
+-- name: sum_stored_of_owner(owner)^
+-- How many bytes of an owner's files are kept.
+SELECT coalesce(sum(input_size_bytes), 0)::bigint AS stored_bytes FROM jobs
 WHERE owner = :owner AND removal_started_at IS NULL;
 
 -- name: lock_owner(owner)!

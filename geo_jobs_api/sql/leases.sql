@@ -153,8 +153,8 @@ FROM given JOIN task_types ON task_types.name = given.task_type
 ORDER BY given.order_key, given.id;
 
 -- name: list_previous_errors(job_ids, most)
--- What went wrong in the latest leases of these jobs, the newest first.
-SELECT outcome.job_id, outcome.attempt, outcome.error, outcome.ended_at
+-- Errors of the latest leases of these jobs, the newest first. Their details are left to those who look at the job.
+SELECT outcome.job_id, outcome.attempt, outcome.error - 'detail' AS error, outcome.ended_at
 FROM unnest(:job_ids::uuid[]) AS wanted (job_id)
 CROSS JOIN LATERAL (
     SELECT * FROM lease_outcomes

@@ -1,7 +1,7 @@
 -- What operators ask and do: why a job waits, who works, figures; order, unlock, send back to the queue.
 
--- name: find_waiting_reasons(id)^
--- What may keep a waiting job waiting, and how many of its type come before it.
+-- name: find_waiting_reasons(id, most)^
+-- What may keep a waiting job waiting, and how many of its type come before it, counted up to `most`.
 SELECT
     task_types.paused, task_types.max_concurrent_runs, task_types.rate_count, task_types.rate_period_seconds,
     (
@@ -16,9 +16,13 @@ SELECT
     CASE WHEN jobs.avoided_until > now() THEN jobs.avoided_until END AS avoided_until,
     (SELECT name FROM workers WHERE workers.id = jobs.avoided_worker) AS avoided_worker,
     (
-        SELECT count(*) FROM jobs AS other
-        WHERE other.state = 'queued' AND other.task_type = jobs.task_type AND other.run_at <= now()
-            AND (other.order_key, other.id) < (jobs.order_key, jobs.id)
+        -- More are not counted: 100,000 took 80 ms.
+        SELECT count(*) FROM (
+            SELECT FROM jobs AS other
+            WHERE other.state = 'queued' AND other.task_type = jobs.task_type AND other.run_at <= now()
+                AND (other.order_key, other.id) < (jobs.order_key, jobs.id)
+            LIMIT :most
+        ) AS before
     ) AS jobs_before
 FROM jobs JOIN task_types ON task_types.name = jobs.task_type
 WHERE jobs.id = :id;

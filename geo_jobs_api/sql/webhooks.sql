@@ -48,7 +48,8 @@ DELETE FROM webhooks WHERE id = :id;
 
 -- name: list_deliveries(webhook_id, state, before, most)
 -- The latest first; the last id of a page is the cursor of the next.
-SELECT * FROM webhook_deliveries
+SELECT id, webhook_id, event, job_id, pipeline_id, state, attempt, next_attempt_at, attempts, created_at, finished_at
+FROM webhook_deliveries
 WHERE webhook_id = :webhook_id AND (:state::text IS NULL OR state = :state::text)
     AND (:before::bigint IS NULL OR id < :before::bigint)
 ORDER BY id DESC

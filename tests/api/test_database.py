@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import fields
 
 import psycopg
@@ -13,6 +14,7 @@ from geo_jobs_api import database, records
 from geo_jobs_api.errors import ConfigurationError
 from tests.support.clients import rows
 from tests.support.database import DatabaseServer
+from tests.support.waiting import wait_until
 
 
 def test_many_processes_may_migrate_at_once(postgres: DatabaseServer) -> None:
@@ -104,3 +106,38 @@ def test_a_limit_of_zero_is_not_a_limit(postgres_url: str) -> None:
     """Pausing is said by `paused`; a limit of nought would be a second way to say it."""
     with pytest.raises(psycopg.errors.CheckViolation):
         rows(postgres_url, "UPDATE task_types SET max_concurrent_runs = 0")
+
+
+def test_missing_indexes_are_built_while_jobs_are_written(postgres_url: str) -> None:
+    """A start builds them beside open transactions, keeps no writer waiting, and mends a build that was broken off."""
+    names = list(database.load_indexes())
+    with (
+        psycopg.connect(postgres_url, autocommit=True) as connection,
+        psycopg.connect(postgres_url, autocommit=True) as writer,
+    ):
+        connection.execute(f"DROP INDEX {', '.join(names)}".encode())
+        statement = database.load_indexes()[names[1]].replace("(owner", "((1 / length(owner)), owner", 1)
+        add_job = (
+            "INSERT INTO jobs (id, owner, task_type, state, priority, input_payload, max_attempts)"
+            " VALUES (gen_random_uuid(), %s, 'geotiff_to_png', 'awaiting_upload', 0, '{}', 5)"
+        )
+        connection.execute(add_job, [""])
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            connection.execute(statement.encode())
+        built: list[str] = []
+        building = threading.Thread(target=lambda: built.extend(asyncio.run(database.build_indexes(postgres_url))))
+        with writer.transaction():
+            writer.execute(add_job, ["ada"])
+            building.start()
+            waiting = "SELECT FROM pg_stat_activity WHERE query ~ 'INDEX CONCURRENTLY' AND wait_event_type = 'Lock'"
+            wait_until(lambda: connection.execute(waiting).rowcount == 1, "the build to wait for the writer")
+            # Another writer does not wait for the build.
+            connection.execute("SET statement_timeout = '5s'")
+            connection.execute(add_job, ["eve"])
+        building.join(timeout=30)
+        assert built == names
+        assert asyncio.run(database.build_indexes(postgres_url)) == []
+        valid = connection.execute(
+            "SELECT bool_and(indisvalid), count(*) FROM pg_index WHERE indexrelid::regclass::text = ANY(%s)", [names]
+        )
+        assert valid.fetchone() == (True, len(names))

@@ -178,6 +178,70 @@ def test_the_plan_that_claims_keep_is_good_for_all_of_them(postgres: DatabaseSer
     judge(row[0][0]["Plan"], index)
 
 
+_OF_ONE_OWNER = """
+    INSERT INTO jobs (
+        id, owner, task_type, state, priority, input_payload, max_attempts, input_file_name, input_size_bytes,
+        uploaded_at, finished_at, outputs, output_lease_seq, lease_seq, error
+    )
+    SELECT
+        gen_random_uuid(), 'ada', 'geotiff_to_png', CASE WHEN fails THEN 'failed' ELSE 'succeeded' END, 0, '{}', 5,
+        'a.tif', 1, now(), now(), CASE WHEN NOT fails THEN '[]'::jsonb END, CASE WHEN NOT fails THEN 1 END, 1,
+        CASE WHEN fails THEN '{"class": "internal", "code": "usual"}'::jsonb END
+    FROM generate_series(1, 100000) AS n, LATERAL (SELECT n % 2 = 0 AS fails) AS how;
+    INSERT INTO jobs (id, owner, task_type, state, priority, input_payload, max_attempts)
+    SELECT gen_random_uuid(), 'ada', 'geotiff_info', 'awaiting_upload', 0, '{}', 5 FROM generate_series(1, 20) AS n;
+"""
+_ALL: dict[str, Any] = {"state": None, "task_type": None, "error_code": None, "before": None, "most": 51}
+# What an owner with 100,000 ended jobs asks: the query, with what, and the most pages that it may read.
+OF_ONE_OWNER: dict[str, tuple[str, dict[str, Any], int]] = {
+    "all": ("list_jobs", _ALL, 100),
+    "an error that no job has": ("list_jobs", _ALL | {"error_code": "none"}, 20),
+    "an error that half of them have": ("list_jobs", _ALL | {"error_code": "usual"}, 200),
+    "a state that few have": ("list_jobs", _ALL | {"state": "awaiting_upload"}, 100),
+    "a state that none has": ("list_jobs", _ALL | {"state": "cancelled"}, 20),
+    "a type that few have": ("list_jobs", _ALL | {"task_type": "geotiff_info"}, 100),
+    "a type that none has": ("list_jobs", _ALL | {"task_type": "geotiff_to_cog"}, 20),
+    "how many are open, at each creation": ("count_open_of_owner", {}, 100),
+}
+
+
+@pytest.fixture(scope="module")
+def long_history(postgres: DatabaseServer) -> Iterator[psycopg.Connection[Any]]:
+    with postgres.clone() as url, psycopg.connect(url, autocommit=True) as opened:
+        opened.execute(_OF_ONE_OWNER.encode())
+        opened.execute("VACUUM ANALYZE")
+        yield opened
+
+
+@pytest.mark.parametrize("name", OF_ONE_OWNER)
+def test_no_question_of_an_owner_walks_through_its_history(long_history: psycopg.Connection[Any], name: str) -> None:
+    """Whatever the filter, a page costs as much as its rows, and a creation as much as the jobs that are open."""
+    query, parameters, most_pages = OF_ONE_OWNER[name]
+    statement = getattr(load_queries("jobs.sql"), query).sql
+    explained = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}".encode()
+    row = psycopg.ClientCursor(long_history).execute(explained, {"owner": "ada"} | parameters).fetchone()
+    assert row is not None
+    plan = row[0][0]["Plan"]
+    assert not [node for node in nodes(plan) if node["Node Type"] == "Seq Scan"]
+    assert sum(node.get("Rows Removed by Filter", 0) for node in nodes(plan)) <= 100
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] <= most_pages
+
+
+def test_the_place_in_a_long_queue_is_counted_up_to_a_bound(postgres: DatabaseServer) -> None:
+    """Behind 40,000 jobs, an explanation looks at 10,000."""
+    statement = load_queries("steering.sql").find_waiting_reasons.sql
+    with postgres.clone() as url, psycopg.connect(url, autocommit=True) as queue:
+        queue.execute(_FILL.replace("{history}", "1").replace("5000", "40000").encode())
+        queue.execute("VACUUM ANALYZE")
+        last = queue.execute("SELECT id FROM jobs WHERE state = 'queued' ORDER BY order_key DESC LIMIT 1").fetchone()
+        assert last is not None
+        cursor = psycopg.ClientCursor(queue)
+        explained = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}".encode()
+        row = cursor.execute(explained, {"id": last[0], "most": 10_000}).fetchone()
+    assert row is not None
+    assert max(node["Actual Rows"] for node in nodes(row[0][0]["Plan"])) <= 10_000
+
+
 async def test_connections_for_claims_keep_their_plans(postgres_url: str) -> None:
     """Planning would take longer than claiming; all other statements are planned as PostgreSQL thinks best."""
     for keep_plans, mode in ((True, "force_generic_plan"), (False, "auto")):

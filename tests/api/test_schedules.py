@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from geo_jobs_api.schedule_schemas import PutSchedule
 from geo_jobs_api.schedule_store import ScheduleContent, ScheduleStore
 from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, code_of, rows
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 ANY = parse_hosts("*")
@@ -321,6 +323,7 @@ def test_the_service_fires_by_itself_as_soon_as_a_moment_comes(person: Person, w
         ({"timeZone": "../../etc/passwd"}, "no time zone"),
         ({"cron": None, "rules": [{"times": ["25:00"]}]}, "no time of the day"),
         ({"cron": None, "rules": [{"times": ["06:00"], "daysOfWeek": ["someday"]}]}, "no day of the week"),
+        ({"cron": None, "rules": [{"times": ["06:00"] * 25}, {"times": ["07:00"] * 24}]}, "Use cron"),
         ({"startAt": "2100-01-02T00:00:00Z", "endAt": "2100-01-01T00:00:00Z"}, "before startAt"),
         ({"template": {"taskType": "geotiff_to_png"}}, "sourceUrl"),
         ({"template": PIPELINE, "skipUnchanged": True}, "template of one job"),
@@ -344,6 +347,25 @@ def test_rules_are_kept_as_they_were_given(person: Person) -> None:
     assert {(moment.weekday(), f"{moment:%H:%M}") for moment in moments} <= {
         (day, time) for day in (0, 4) for time in ("06:00", "18:30")
     }
+
+
+def test_moments_to_come_are_stored_and_follow_each_fire(person: Person, api: RunningApi) -> None:
+    """Lists show the five stored moments, which each fire replaces; 960 rules of an older release go on to fire."""
+    made = person.http.post("/api/schedules", json=HOURLY | {"rules": [{"times": ["06:00"] * 48}], "cron": None}).json()
+    assert [len(one["upcoming"]) for one in person.http.get("/api/schedules").json()["schedules"]] == [5]
+    times = [f"{hour:02}:{minute:02}" for hour in range(24) for minute in (0, 30)]
+    timing = json.dumps({"rules": [{"times": times}] * 20, "timeZone": "UTC"})
+    url = api.settings.conninfo or ""
+    rows(url, "UPDATE schedules SET timing = %s, next_run_at = now() + interval '1 second'", timing)
+    stale = person.http.get(f"/api/schedules/{made['id']}").json()
+    assert stale["upcoming"] == [stale["nextRunAt"]]
+    rows(url, "UPDATE schedules SET next_run_at = date_trunc('hour', now()); NOTIFY geo_jobs_schedules")
+    one = f"/api/schedules/{made['id']}"
+    wait_until(lambda: person.http.get(one).json()["lastRunAt"] is not None, "the schedule to fire")
+    listed = person.http.get("/api/schedules").json()["schedules"][0]
+    moments = [datetime.fromisoformat(moment) for moment in listed["upcoming"]]
+    assert listed["upcoming"][0] == listed["nextRunAt"]
+    assert [(b - a).total_seconds() for a, b in pairwise(moments)] == [1800.0] * 4
 
 
 def test_schedules_on_the_command_line(

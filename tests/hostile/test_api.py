@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import jwt
@@ -22,7 +23,7 @@ from jwt.algorithms import RSAAlgorithm
 from geo_jobs_api import auth, middleware
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.limits import RateLimit
-from tests.support.api import JWT_SECRET, RunningApi, bearer, make_jwt, make_settings, worker_header
+from tests.support.api import JWT_SECRET, WORKER_TOKEN, RunningApi, bearer, make_jwt, make_settings, worker_header
 from tests.support.clients import TIFF, Person, Worker, code_of, get, put, rows, storage_files, unfinished_uploads
 from tests.support.waiting import wait_until
 
@@ -207,6 +208,38 @@ def test_a_body_that_says_how_long_it_will_be_is_refused_before_it_comes(api: Ru
         ]
         client.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
         assert b" 413 " in client.recv(1000).split(b"\r\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "token"),
+    [
+        ("POST", "/api/geo-jobs", "Bearer nonsense"),
+        ("POST", "/api/geo-jobs/batch", ""),
+        ("PUT", "/api/task-types/geotiff_to_png", "Worker " + WORKER_TOKEN),
+        ("POST", "/api/internal/geo-jobs/claim", "Worker guessed"),
+        ("PATCH", f"/api/internal/geo-jobs/{UUID(int=7)}/complete", f"Bearer {make_jwt()}"),
+    ],
+    ids=["no JWT", "none", "worker", "guessed", "person"],
+)
+@pytest.mark.parametrize("framing", ["Content-Length: 100000", "Transfer-Encoding: chunked"])
+def test_a_stranger_is_refused_before_the_body_has_come(
+    api: RunningApi, method: str, path: str, token: str, framing: str
+) -> None:
+    """The token is checked after the head, so half a body of a stranger is answered 401 and not collected."""
+    host, port = api.base_url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as stranger:
+        lines = [f"{method} {path} HTTP/1.1", "Host: a", framing, *([f"Authorization: {token}"] if token else [])]
+        half = b"{" + b" " * 50_000 if "Length" in framing else b"5\r\n{    \r\n"
+        stranger.sendall(("\r\n".join(lines) + "\r\n\r\n").encode() + half)
+        assert b" 401 " in stranger.recv(1000).split(b"\r\n")[0]
+
+
+def test_a_request_is_counted_once_whether_or_not_it_has_a_body(api_server: Callable[..., RunningApi]) -> None:
+    """The token is looked at before the body and by the endpoint, the rate limit of the caller once."""
+    client = api_server(requests_per_minute=16).client(headers=bearer())
+    answers = [client.post("/api/geo-jobs", json={"taskType": "geotiff_to_png"}) for _ in range(6)]
+    assert [answer.status_code for answer in answers] == [201] * 4 + [429] * 2
+    assert code_of(answers[-1]) == (429, "rate-limited")
 
 
 def test_another_ones_job_cannot_be_seen_or_changed(api: RunningApi) -> None:
@@ -491,7 +524,7 @@ def test_a_job_keeps_a_bounded_number_of_events_however_often_its_owner_asks(api
 
 def test_a_webhook_takes_a_bounded_number_of_tests(api_server: Callable[..., RunningApi], postgres_url: str) -> None:
     """Ten wait at most, also when all ask at once, and sixty come in an hour. Then it is 429, and ends are told on."""
-    api = api_server(webhook_hosts="127.0.0.1", webhook_deliveries_per_second=0.001, database_pool_size=20)
+    api = api_server(webhook_hosts="127.0.0.1", webhook_deliveries_per_second=0.001, database_pool_size=40)
     person = Person(api)
     made = person.http.post("/api/webhooks", json={"url": "http://127.0.0.1:9/"}).raise_for_status().json()
 
@@ -524,3 +557,48 @@ def test_a_webhook_takes_a_bounded_number_of_tests(api_server: Callable[..., Run
     assert end == {"event": "job.cancelled"}
     rows(postgres_url, "UPDATE webhook_deliveries SET created_at = now() - interval '61 minutes'")
     assert test(0).status_code == 201
+
+
+def test_one_callers_slow_requests_leave_connections_to_others(
+    api_server: Callable[..., RunningApi], postgres_url: str
+) -> None:
+    """A caller holds two of eight connections. Its further requests are 429 after their wait, others are served."""
+    api = api_server(database_pool_size=8, database_timeout_seconds=2)
+    ada, eve = Person(api, "ada"), Person(api, "eve")
+    job_id = ada.create()["id"]
+    with psycopg.connect(postgres_url) as blocker, ThreadPoolExecutor(12) as threads:
+        blocker.execute("SELECT FROM jobs WHERE id = %s FOR UPDATE", [job_id])
+        priority = {"priority": 1}
+        url = f"/api/geo-jobs/{job_id}/priority"
+        asked = [threads.submit(ada.http.post, url, json=priority) for _ in range(12)]
+        waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        wait_until(lambda: len(rows(postgres_url, waiting)) == 2, "the caller to hold its share")
+        began = time.monotonic()
+        for _ in range(5):
+            assert eve.create()["state"] == "awaiting_upload"
+        assert time.monotonic() - began < 2
+        wait_until(lambda: sum(one.done() for one in asked) == 10, "the others to be refused")
+        refused = [one.result() for one in asked if one.done()]
+        blocker.rollback()
+        served = [one.result(timeout=20) for one in asked]
+    assert {code_of(one) for one in refused} == {(429, "rate-limited")}
+    assert all(one.headers["Retry-After"] for one in refused)
+    assert sum(one.status_code == 200 for one in served) == 2
+    assert ada.look(job_id)["priority"] == 1
+
+
+def test_strangers_cannot_have_the_queue_counted_at_will(
+    api_server: Callable[..., RunningApi], postgres_url: str
+) -> None:
+    """`/metrics` needs no token, so its count of open jobs is shared for METRICS_SECONDS, by parallel calls too."""
+    api = api_server(metrics_seconds=60)
+    person = Person(api)
+    person.create()
+    with ThreadPoolExecutor(8) as threads:
+        texts = [one.text for one in threads.map(get, [f"{api.base_url}/metrics"] * 16)]
+    person.create()
+    texts.append(get(f"{api.base_url}/metrics").text)
+    figure = 'geo_jobs_open{state="awaiting_upload",task_type="geotiff_to_png"} 1.0'
+    assert all(figure in text for text in texts)
+    fresh = api_server(metrics_seconds=0)
+    assert figure.replace(" 1.0", " 2.0") in get(f"{fresh.base_url}/metrics").text

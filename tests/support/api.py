@@ -58,6 +58,7 @@ def make_settings(database_url: str, data_dir: Path, **overrides: Any) -> Settin
         "events_interval_seconds": 0.05,
         "drain_seconds": 5.0,
         "requests_per_minute": 0,
+        "metrics_seconds": 0.0,
     }
     return Settings(_env_file=None, **(values | overrides))
 

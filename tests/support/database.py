@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 
 from geo_jobs_api import embedded
-from geo_jobs_api.database import migrate
+from geo_jobs_api.database import build_indexes, migrate
 
 _TEMPLATE = "geo_jobs_template"
 
@@ -66,6 +66,7 @@ def database_server() -> Iterator[DatabaseServer]:
             made = DatabaseServer(server)
             made.execute(f"CREATE DATABASE {_TEMPLATE}")
             asyncio.run(migrate(server.url(_TEMPLATE)))
+            asyncio.run(build_indexes(server.url(_TEMPLATE)))
             yield made
         finally:
             server.close()

@@ -67,7 +67,7 @@ async def _create(database: str) -> list[UUID]:
                 end_at=None,
                 skip_unchanged=False,
                 paused=False,
-                next_run_at=_BEGIN + timedelta(minutes=1),
+                upcoming=[_BEGIN + timedelta(minutes=1)],
             )
             await ScheduleStore(pool).create_schedule(schedule_id, "ada", content)
     return ids

@@ -1,0 +1,82 @@
+"""Large answers: written outside the event loop, and lists in pages that are bounded by bytes as well as by count."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+from uuid import UUID
+
+from fastapi import Response
+from pydantic import BaseModel
+
+# A page ends before the item that would exceed this. Its first item may be larger.
+MOST_PAGE_BYTES = 1024 * 1024
+# Rows of a page's first query. Their size decides how many rows the next query reads.
+_FIRST_ROWS = 2
+
+
+class _Listed(Protocol):
+    @property
+    def id(self) -> Any:
+        """The cursor of the page that follows this record."""
+
+
+Record = TypeVar("Record", bound=_Listed)
+# Returns up to so many records behind an id (None: from the beginning), in the order of the list.
+Fetch = Callable[[Any, int], Awaitable[Sequence[Record]]]
+
+
+async def answer(
+    make: Callable[[], BaseModel | bytes], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return a large answer, which a thread makes and writes."""
+    text = await asyncio.to_thread(lambda: _write(make()))
+    return Response(text, status, headers, media_type="application/json")
+
+
+def _write(view: BaseModel | bytes) -> bytes:
+    return view if isinstance(view, bytes) else view.model_dump_json(by_alias=True).encode()
+
+
+async def read_page(  # noqa: PLR0913  # the parts of a list
+    name: str,
+    fetch: Fetch[Record],
+    view: Callable[[Record], BaseModel | bytes],
+    *,
+    after: UUID | int | None,
+    most: int,
+    cursor_at_end: bool = False,
+) -> Response:
+    """Return `{name: items, next}` with up to `most` items behind `after`, of about 1 MiB in all.
+
+    Args:
+        name: of the list in the answer.
+        fetch: the query.
+        view: makes the item of a record.
+        after: the cursor of the page.
+        most: items at most. A page has at least one, if there is one.
+        cursor_at_end: whether the last page has a cursor too, for a list that grows at its end.
+    """
+    items: list[bytes] = []
+    size, rows = 0, _FIRST_ROWS
+    while True:
+        # One item more than wanted shows whether there is another page.
+        asked = min(rows, most + 1 - len(items))
+        found = await fetch(after, asked)
+        texts = await asyncio.to_thread(lambda records: [_write(view(record)) for record in records], found)
+        for record, text in zip(found, texts, strict=True):
+            if items and (len(items) == most or size + len(text) > MOST_PAGE_BYTES):
+                return _page(name, items, after)
+            items.append(text)
+            size, after = size + len(text), record.id
+        if len(found) < asked:
+            return _page(name, items, after if cursor_at_end else None)
+        # As many as fit by the mean so far, and at least one, which may be small.
+        rows = 1 + max(0, MOST_PAGE_BYTES - size) * len(items) // size
+
+
+def _page(name: str, items: Sequence[bytes], cursor: UUID | int | None) -> Response:
+    following = "null" if cursor is None else str(cursor) if isinstance(cursor, int) else f'"{cursor}"'
+    text = b'{"%s":[%s],"next":%s}' % (name.encode(), b",".join(items), following.encode())
+    return Response(text, media_type="application/json")
