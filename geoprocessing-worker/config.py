@@ -10,6 +10,7 @@ if __name__ == "__main__" and not __package__:
     import_module("bootstrap").exec_module("geoprocessing_worker.config")
 
 import os
+import re
 import ssl
 import tempfile
 from collections.abc import Mapping
@@ -20,12 +21,12 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from geoprocessing_worker.addresses import is_local_name
+from geoprocessing_worker.addresses import is_local_name, parse_address
 from geoprocessing_worker.errors import ConfigurationError
-from geoprocessing_worker.neighbors import ApiSettings, api_settings, unknown_names
+from geoprocessing_worker.neighbors import ApiSettings, api_settings, start_problems, unknown_names
 
 # A local stack leaves its addresses and secrets in this file of its DATA_DIR, for the health check.
 LOCAL_STACK_FILE = "stack.env"
@@ -38,10 +39,28 @@ SSL_MODES = (
     *("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
 )
 
+# Letters beyond ASCII are sent in their ASCII form.
+_HOST_NAME = re.compile(r"[^\W_](?:[\w-]*\w)?(?:\.\w(?:[\w-]*\w)?)*\.?")
+
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"],
     BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value),
 ]
+
+
+def _host(text: str) -> str:
+    """Return an entry of a list of hosts.
+
+    Raises:
+        ValueError: it is no host name, no address, not `*` and not `*.name`.
+    """
+    name = text.removeprefix("*.")
+    if text != "*" and parse_address(name) is None and not _HOST_NAME.fullmatch(name):
+        raise ValueError(
+            f"{text!r} is no host name: give names without scheme, port and path, separated by commas, "
+            "for example maps.example.org,*.example.org"
+        )
+    return text
 
 
 def _split(value: object) -> object:
@@ -49,6 +68,7 @@ def _split(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, BeforeValidator(_split)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split)]
 
 
@@ -75,7 +95,7 @@ class Settings(BaseSettings):
     Durations are in seconds and sizes in bytes unless the name says otherwise.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, allow_inf_nan=False)
 
     # The API
     api_base_url: str = Field("", description="address of the job API", examples=["https://maps.example.org"])
@@ -95,7 +115,7 @@ class Settings(BaseSettings):
     )
 
     # Storage
-    storage_hosts: Names = Field(
+    storage_hosts: Hosts = Field(
         (),
         description="hosts of signed URLs besides the API's own, comma separated; `*.example.org` for all below",
         examples=["storage.example.org,*.s3.example.org"],
@@ -107,7 +127,7 @@ class Settings(BaseSettings):
     )
     allow_any_storage_host: bool = Field(False, description="signed URLs may lead anywhere but to private addresses")
 
-    source_hosts: Names = Field(
+    source_hosts: Hosts = Field(
         (),
         description="hosts that `inputPayload.sourceUrl` may name, comma separated; `*.example.org` for all below, "
         "`*` for any; redirects are followed only among them",
@@ -187,6 +207,23 @@ class Settings(BaseSettings):
             raise ValueError("must name a host")
         if value:
             _ = urlsplit(value).port  # raises where there can be no such port
+        return value
+
+    @field_validator("api_base_url")
+    @classmethod
+    def _is_an_origin(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.username is not None or parts.path or parts.query or parts.fragment or re.search(r"[\s\\]", value):
+            origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+            raise ValueError(f"must be scheme, host and port alone; the worker adds /api/… itself: use {origin}")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_of_postgresql(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if url and not url.startswith(("postgresql://", "postgres://")) and ("://" in url or "=" not in url):
+            raise ValueError("must be a PostgreSQL URL such as postgresql://USER@HOST:5432/DATABASE")
         return value
 
     @field_validator("worker_auth_token")
@@ -304,7 +341,27 @@ def problems(settings: Settings) -> list[str]:
         found.append("WORKER_AUTH_TOKEN is not set: make one with `python -m geo_jobs_api token create NAME`")
     if settings.thumbnail_size > settings.max_image_size:
         found.append("THUMBNAIL_SIZE is larger than MAX_IMAGE_SIZE: make it smaller")
+    return found + _wrong_paths(settings)
+
+
+def _wrong_paths(settings: Settings) -> list[str]:
+    """Return the paths that name something of another kind."""
+    found = []
+    try:
+        settings.trust()
+    except ConfigurationError as error:
+        found.append(str(error))
+    if settings.log_file.is_dir() or not settings.log_file.absolute().parent.is_dir():
+        found.append(f"LOG_FILE: {settings.log_file} must be a file in a folder that exists: create the folder")
+    if _is_file_above(settings.temp_dir):
+        found.append(f"TEMP_DIR: {settings.temp_dir} is a file or lies below one: name a folder")
     return found
+
+
+def _is_file_above(path: Path) -> bool:
+    whole = path.absolute()
+    nearest = next(place for place in (whole, *whole.parents) if os.access(place, os.F_OK))
+    return not nearest.is_dir()
 
 
 def _dotenv(path: Path) -> dict[str, str]:
@@ -364,6 +421,7 @@ def main() -> int:
         for name, source in configuration.sources.items():
             print(f"{name.upper():<24}{_shown(configuration.settings, name):<44}{source}")  # noqa: T201 - a command's output
         wrong = problems(configuration.settings)
+        wrong += [line for line in start_problems() if line not in wrong]
     api = api_settings()
     _print_api(api, wrong)
     known = [*Settings.model_fields, *(name for name, _, _ in api.rows)] if api else Settings.model_fields

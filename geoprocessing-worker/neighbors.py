@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
+from pathlib import Path
 
 # By name and not imported: the two programs share the wire and nothing else.
 _API = "geo_jobs_api"
@@ -59,6 +60,19 @@ def api_settings() -> ApiSettings | None:
         return ApiSettings(rows, tuple(map(str, told["problems"])))
     except (OSError, subprocess.SubprocessError, ValueError, LookupError, TypeError):
         return None
+
+
+def start_problems() -> list[str]:
+    """Return the faults of settings that only handlers can find: unknown task types, defaults that no payload takes.
+
+    They are loaded in a process of its own, since they import the raster libraries.
+    """
+    command = [sys.executable, str(Path(__file__).with_name("worker.py")), "tasks", "--json"]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.removeprefix("❌ ") for line in ended.stderr.splitlines() if line.startswith("❌ ")]
 
 
 def unknown_names(layers: Iterable[tuple[str, Mapping[str, str]]], known: Iterable[str]) -> list[str]:

@@ -122,7 +122,9 @@ def announced(folder: Path, process: Process) -> str:
 
 def command_line(pid: int) -> str:
     # Twice w: where COLUMNS is set, ps cuts a long path off.
-    return subprocess.run(["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, timeout=10).stdout
+    return subprocess.run(
+        ["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, timeout=10
+    ).stdout
 
 
 def test_the_local_stack_honors_api_port_and_the_number_of_workers(environment: dict[str, str], tmp_path: Path) -> None:
