@@ -65,10 +65,32 @@ async def check_payloads(creation: CreationStore, asked: Sequence[AskedJob]) -> 
             raise await unknown_task_type(creation, job.task_type, f"{job.pointer}/taskType")
         schema = rules[job.task_type].payload_schema
         if schema is not None:
-            errors += find_errors(schema, job.payload, f"{job.pointer}/inputPayload")
+            found = find_errors(schema, job.payload, f"{job.pointer}/inputPayload")
+            errors += [_of_other_type(job.task_type, f"{job.pointer}/inputPayload/", error) for error in found]
     if errors:
         raise Problem("validation", summary(errors), errors=errors[:100])
     return rules
+
+
+def _of_other_type(task_type: str, place: str, error: FieldError) -> FieldError:
+    """The error, with the right task types where it refuses a key of another shipped type."""
+    key = error.pointer.removeprefix(place)
+    others = _shipped_keys().get(key, ())
+    if not error.message.startswith("Unknown key ") or not others:
+        return error
+    known = ", ".join(map(str, error.allowed))
+    message = f"{key!r} is not for {task_type}. It is for {', '.join(others)}. Known here: {known}."
+    return FieldError(error.pointer, message, allowed=error.allowed)
+
+
+@cache
+def _shipped_keys() -> Mapping[str, tuple[str, ...]]:
+    """Return the payload keys of all shipped task types, each with the types that take it."""
+    keys: dict[str, tuple[str, ...]] = {}
+    for name, rules in sorted(shipped().items()):
+        for key in rules.get("payloadSchema", {}).get("properties", {}):
+            keys[key] = (*keys.get(key, ()), name)
+    return keys
 
 
 async def unknown_task_type(creation: CreationStore, name: str, pointer: str) -> Problem:
