@@ -387,6 +387,9 @@ def ensure_secrets(data_dir: Path) -> dict[str, str]:
     return known
 
 
+BOOLEAN_WORDS = "must be true or false (1, yes, on and 0, no, off count as well)"
+
+
 def complaints(error: ValidationError | SettingsError) -> list[str]:
     """What is wrong with the settings, one sentence for each."""
     if isinstance(error, SettingsError):
@@ -394,7 +397,7 @@ def complaints(error: ValidationError | SettingsError) -> list[str]:
     lines = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"]).upper()
-        message = item["msg"].removeprefix("Value error, ")
+        message = BOOLEAN_WORDS if item["type"] == "bool_parsing" else item["msg"].removeprefix("Value error, ")
         lines.append(f"{name}: {message}" if name else message)
     return lines
 

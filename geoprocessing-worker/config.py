@@ -34,6 +34,8 @@ LOCAL_STACK_FILE = "stack.env"
 # What a process that opens strangers' files may see of the environment: nothing secret is among it.
 HARMLESS_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 
+BOOLEAN_WORDS = "must be true or false (1, yes, on and 0, no, off count as well)"
+
 SSL_MODES = (
     *("true", "1", "yes", "on", "false", "0", "no", "off"),
     *("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
@@ -397,7 +399,7 @@ def _in_words(error: ValidationError) -> list[str]:
     for item in error.errors():
         name = str(item["loc"][0])
         given = "" if Settings.model_fields[name].annotation is SecretStr else f" (it is {item['input']!r})"
-        reason = item["msg"].removeprefix("Value error, ")
+        reason = BOOLEAN_WORDS if item["type"] == "bool_parsing" else item["msg"].removeprefix("Value error, ")
         lines.append(f"{name.upper()}: {reason[:1].lower()}{reason[1:]}{given}")
     return lines
 

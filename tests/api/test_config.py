@@ -71,6 +71,7 @@ def test_no_secret_for_tokens_is_made_up_beside_a_key_set(monkeypatch: pytest.Mo
         ("SOURCE_HOSTS", "a.b; c.d", "SOURCE_HOSTS: 'a.b; c.d' is no host name"),
         ("WEBHOOK_HOSTS", "https://a.b", "WEBHOOK_HOSTS: .* is no host name"),
         ("API_HOST", "http://a.b:1", "API_HOST: must be an address or host name"),
+        ("ENABLE_JOB_TIMEOUTS", "bananas", "ENABLE_JOB_TIMEOUTS: must be true or false .1, yes"),
         ("DRAIN_SECONDS", "inf", "DRAIN_SECONDS: .*finite"),
         ("LEASE_SECONDS", "30", "HEARTBEAT_SECONDS must be at most half"),
     ],
