@@ -10,6 +10,7 @@ from typing import Any
 
 from geo_jobs_api.creation_store import CreationStore
 from geo_jobs_api.errors import FieldError, Problem, summary
+from geo_jobs_api.jobs import parse_outputs, upload_slots
 from geo_jobs_api.near_misses import nearest, unknown
 from geo_jobs_api.payload_schemas import find_errors
 from geo_jobs_api.task_types import shipped
@@ -20,6 +21,16 @@ class AskedJob:
     """A job as a request asks for it; `pointer` is its place there."""
 
     pointer: str
+    task_type: str
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AskedOutput:
+    """An output of a parent as a request asks for it; `pointer` is its place there."""
+
+    pointer: str
+    output: str
     task_type: str
     payload: Mapping[str, Any]
 
@@ -70,6 +81,30 @@ async def check_payloads(creation: CreationStore, asked: Sequence[AskedJob]) -> 
     if errors:
         raise Problem("validation", summary(errors), errors=errors[:100])
     return rules
+
+
+async def check_outputs(creation: CreationStore, asked: Sequence[AskedOutput]) -> None:
+    """Let outputs pass that their parents can make: by a suffix of the parent's task type, or a name that ends so.
+
+    Raises:
+        Problem: `validation`.
+    """
+    if not asked:
+        return
+    rows = await creation.find_task_types(one.task_type for one in asked)
+    errors = []
+    for one in asked:
+        if one.task_type not in rows:
+            continue
+        slots = upload_slots(parse_outputs(rows[one.task_type]["output_rules"]), one.payload)
+        suffixes = tuple(slot.suffix for slot in slots)
+        if not one.output.endswith(suffixes):
+            message = unknown("output", one.output, suffixes, list_all=False)
+            made = f"{one.task_type} makes {', '.join(suffixes)}." if suffixes else f"{one.task_type} makes no files."
+            near = nearest(one.output, suffixes)
+            errors.append(FieldError(one.pointer, f"{message} {made}", nearest=near, allowed=suffixes))
+    if errors:
+        raise Problem("validation", summary(errors), errors=errors[:100])
 
 
 def _of_other_type(task_type: str, place: str, error: FieldError) -> FieldError:

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Query, Response
 from geo_jobs_api.auth import Caller
 from geo_jobs_api.creation_store import NewJob
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.payload_checks import check_payloads
-from geo_jobs_api.pipeline_building import asked_jobs, build_pipeline
+from geo_jobs_api.payload_checks import check_outputs, check_payloads
+from geo_jobs_api.pipeline_building import asked_jobs, asked_outputs, build_pipeline
 from geo_jobs_api.pipeline_schemas import CreatePipeline, PipelineFilter, PipelinePage, PipelineView
 from geo_jobs_api.pipeline_store import IncompletePipelineError, NewPipeline
 from geo_jobs_api.records import Pipeline
@@ -37,6 +37,7 @@ async def create_pipeline(
     """
     new, jobs = build_pipeline(services.settings.sources_allowed, caller.subject, body, idempotency_key)
     await check_payloads(services.creation, asked_jobs(body))
+    await check_outputs(services.creation, asked_outputs(body))
     pipeline_id = new.id
     try:
         await services.pipelines.create_pipeline(new, jobs, most_open=services.settings.max_open_jobs_per_caller)

@@ -7,8 +7,8 @@ from datetime import datetime
 from geo_jobs_api.creation_store import CreationStore
 from geo_jobs_api.errors import FieldError, Problem
 from geo_jobs_api.hosts import HostList
-from geo_jobs_api.payload_checks import AskedJob, check_payloads
-from geo_jobs_api.pipeline_building import asked_jobs, build_pipeline
+from geo_jobs_api.payload_checks import AskedJob, check_outputs, check_payloads
+from geo_jobs_api.pipeline_building import asked_jobs, asked_outputs, build_pipeline
 from geo_jobs_api.schedule_schemas import PutSchedule, ScheduledJob, stored_template, stored_timing
 from geo_jobs_api.schedule_store import ScheduleContent
 from geo_jobs_api.submission import source_of
@@ -52,6 +52,8 @@ async def _check_template(creation: CreationStore, allowed: HostList, owner: str
         sources = [(job.task_type, job.source.kind) for job in build_pipeline(allowed, owner, template, None)[1]]
         asked = asked_jobs(template, "/template")
     rules = await check_payloads(creation, asked)
+    if not isinstance(template, ScheduledJob):
+        await check_outputs(creation, asked_outputs(template, "/template"))
     if any(kind is None and rules[task_type].input == "required" for task_type, kind in sources):
         raise _wrong("/template", "Nobody would upload a file for it: the template needs inputPayload.sourceUrl.")
 

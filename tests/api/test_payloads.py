@@ -329,3 +329,37 @@ def test_the_openapi_document_has_the_payload_of_each_type_that_there_is(person:
     assert schemas["Payload_own"]["properties"]["a"] == {"$ref": "#/components/schemas/Payload_own/$defs/x"}
     for body in ("CreateJob", "PipelineJob", "ScheduledJob"):
         assert {"$ref": "#/components/schemas/Payload_own"} in schemas[body]["properties"]["inputPayload"]["anyOf"]
+
+
+@pytest.mark.parametrize(
+    ("task_type", "payload", "output", "words"),
+    [
+        ("geotiff_to_cog", {}, ".tiff", "Did you mean '.tif'? geotiff_to_cog makes .tif, .json."),
+        ("geotiff_info", {}, ".tif", "geotiff_info makes .json."),
+        ("geotiff_to_png", {"outputFormat": "webp"}, ".png", "geotiff_to_png makes .webp, "),
+    ],
+)
+def test_an_output_that_the_parent_never_makes_is_refused_at_creation(
+    task_type: str, payload: dict[str, Any], output: str, words: str, person: Person
+) -> None:
+    """In single jobs, pipelines and schedules, with the outputs that exist; by suffix or by name."""
+    parent = person.create(payload, taskType=task_type)
+    for given in (output, f"map{output}"):
+        one = {"taskType": "geotiff_info", "inputFrom": {"jobId": parent["id"], "output": given}}
+        answer = person.http.post("/api/geo-jobs", json=one)
+        assert code_of(answer) == (422, "validation"), answer.text
+        assert answer.json()["errors"][0]["pointer"] == "/inputFrom/output"
+    first = {"name": "a", "taskType": task_type, "inputPayload": payload}
+    second = {"name": "b", "taskType": "geotiff_info", "inputFrom": {"job": "a", "output": output}}
+    pipeline = {"name": "p", "stages": [{"name": "s", "jobs": [first]}, {"name": "t", "jobs": [second]}]}
+    answer = person.http.post("/api/pipelines", json=pipeline)
+    assert code_of(answer) == (422, "validation"), answer.text
+    (error,) = answer.json()["errors"]
+    assert error["pointer"] == "/stages/1/jobs/0/inputFrom/output"
+    assert words in error["message"]
+    schedule = {"name": "n", "cron": "0 6 * * *", "template": pipeline}
+    answer = person.http.post("/api/schedules", json=schedule)
+    assert answer.json()["errors"][0]["pointer"] == "/template/stages/1/jobs/0/inputFrom/output"
+    for given in (".json", "map.json"):
+        one = {"taskType": "geotiff_info", "inputFrom": {"jobId": parent["id"], "output": given}}
+        assert person.http.post("/api/geo-jobs", json=one).is_success
