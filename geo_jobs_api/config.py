@@ -9,13 +9,14 @@ import secrets
 from pathlib import Path
 from typing import Any, Literal
 
+import psycopg
 from dotenv import dotenv_values
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from geo_jobs_api.errors import ConfigurationError
-from geo_jobs_api.hosts import HostList, parse_hosts
+from geo_jobs_api.hosts import HostList, is_host_name, parse_address, parse_hosts, parse_web_address
 from geo_jobs_api.jobs import MOST_INLINE_BYTES
 
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
@@ -43,7 +44,9 @@ def default_data_dir() -> Path:
 class Settings(BaseSettings):
     """All settings of the API. Sizes are in bytes, times in seconds."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     database_url: SecretStr | None = Field(None, description="the database as a URL, instead of PGHOST and the like")
     pghost: str | None = Field(
@@ -245,9 +248,36 @@ class Settings(BaseSettings):
     def _is_base_url(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        if not value.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://")
+        parse_web_address(value)
+        if "?" in value or "#" in value:
+            raise ValueError("must have no query and no fragment, such as https://maps.example.org")
         return value.rstrip("/")
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _is_web_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_web_address(value)
+        return value
+
+    @field_validator("api_host")
+    @classmethod
+    def _is_host(cls, value: str) -> str:
+        if parse_address(value) is None and not is_host_name(value):
+            raise ValueError("must be an address or host name without scheme and port, such as 127.0.0.1 or 0.0.0.0")
+        return value
+
+    @field_validator("database_url", "database_listen_url")
+    @classmethod
+    def _is_of_postgresql(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        try:
+            conninfo_to_dict(value.get_secret_value())
+        except psycopg.ProgrammingError:
+            # libpq's own words repeat the URL, and so the password.
+            raise ValueError("must be a PostgreSQL URL such as postgresql://USER@HOST:5432/DATABASE") from None
+        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Settings:
@@ -361,6 +391,9 @@ def ensure_secrets(data_dir: Path) -> dict[str, str]:
     return known
 
 
+BOOLEAN_WORDS = "must be true or false (1, yes, on and 0, no, off count as well)"
+
+
 def complaints(error: ValidationError | SettingsError) -> list[str]:
     """What is wrong with the settings, one sentence for each."""
     if isinstance(error, SettingsError):
@@ -368,7 +401,7 @@ def complaints(error: ValidationError | SettingsError) -> list[str]:
     lines = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"]).upper()
-        message = item["msg"].removeprefix("Value error, ")
+        message = BOOLEAN_WORDS if item["type"] == "bool_parsing" else item["msg"].removeprefix("Value error, ")
         lines.append(f"{name}: {message}" if name else message)
     return lines
 

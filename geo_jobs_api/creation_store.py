@@ -168,6 +168,12 @@ class CreationStore:
             )
         return {row["idempotency_key"]: Job.from_row(row) for row in rows}
 
+    async def find_jobs(self, ids: Sequence[UUID], owner: str | None) -> list[Job]:
+        """Those of the jobs that there are; with an owner, only that owner's."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_jobs.list_jobs_by_id(connection, ids=list(ids)))
+        return [Job.from_row(row) for row in rows if owner is None or row["owner"] == owner]
+
     async def find_deduplicated(self, news: Sequence[NewJob]) -> dict[tuple[str, str | None], Job]:
         """The open jobs that have the task types and de-duplication keys of these."""
         async with self._pool.connection() as connection:
@@ -182,7 +188,7 @@ class CreationStore:
         return {(row["task_type"], row["dedup_key"]): Job.from_row(row) for row in rows}
 
     async def find_task_types(self, names: Iterable[str]) -> dict[str, Mapping[str, Any]]:
-        """`input_rule`, `payload_schema` (as text) and `input_types` of those of the task types that there are."""
+        """The rules of those of the task types that there are; `payload_schema` and `output_rules` are JSON text."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(_jobs.list_task_types_by_name(connection, names=list(set(names))))
         return {row["name"]: row for row in rows}

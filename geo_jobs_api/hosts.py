@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -26,6 +27,8 @@ NOT_PUBLIC: tuple[IPv4Network | IPv6Network, ...] = (
     *map(IPv6Network, ("2001::/23", "2001:db8::/32", "3fff::/20")),
 )  # fmt: skip
 
+_HOST_NAME = re.compile(r"[^\W_](?:[\w-]*\w)?(?:\.\w(?:[\w-]*\w)?)*\.?")
+
 
 def parse_hosts(text: str) -> HostList:
     """Read a comma-separated setting.
@@ -36,9 +39,17 @@ def parse_hosts(text: str) -> HostList:
     entries = [entry.strip().lower().rstrip(".") for entry in text.split(",") if entry.strip()]
     for entry in entries:
         name = entry.removeprefix("*.")
-        if entry != "*" and (not name or any(char in "*/@ ?#" for char in name)):
-            raise ValueError(f"{entry!r} is no host name; examples: maps.example.org, *.example.org, *")
+        if entry != "*" and parse_address(name) is None and not is_host_name(name):
+            raise ValueError(
+                f"{entry!r} is no host name: give names without scheme, port and path, separated by commas, "
+                "for example maps.example.org,*.example.org"
+            )
     return HostList.of(entries)
+
+
+def is_host_name(text: str) -> bool:
+    """Whether the text can be the name of a host. Letters beyond ASCII count, since they have an ASCII form."""
+    return _HOST_NAME.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from geo_jobs_api.creation_store import CreationStore
 from geo_jobs_api.errors import FieldError, Problem, summary
+from geo_jobs_api.jobs import parse_outputs, upload_slots
 from geo_jobs_api.near_misses import nearest, unknown
 from geo_jobs_api.payload_schemas import find_errors
 from geo_jobs_api.task_types import shipped
@@ -21,6 +22,16 @@ class AskedJob:
     """A job as a request asks for it; `pointer` is its place there."""
 
     pointer: str
+    task_type: str
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AskedOutput:
+    """An output of a parent as a request asks for it; `pointer` is its place there."""
+
+    pointer: str
+    output: str
     task_type: str
     payload: Mapping[str, Any]
 
@@ -75,8 +86,54 @@ def _errors_of(asked: Sequence[AskedJob], rules: Mapping[str, TaskRules]) -> lis
     for job in asked:
         schema = rules[job.task_type].payload_schema
         if schema is not None:
-            errors += find_errors(schema, job.payload, f"{job.pointer}/inputPayload")
+            found = find_errors(schema, job.payload, f"{job.pointer}/inputPayload")
+            errors += [_of_other_type(job.task_type, f"{job.pointer}/inputPayload/", error) for error in found]
     return errors
+
+
+async def check_outputs(creation: CreationStore, asked: Sequence[AskedOutput]) -> None:
+    """Let outputs pass that their parents can make: by a suffix of the parent's task type, or a name that ends so.
+
+    Raises:
+        Problem: `validation`.
+    """
+    if not asked:
+        return
+    rows = await creation.find_task_types(one.task_type for one in asked)
+    errors = []
+    for one in asked:
+        if one.task_type not in rows:
+            continue
+        slots = upload_slots(parse_outputs(rows[one.task_type]["output_rules"]), one.payload)
+        suffixes = tuple(slot.suffix for slot in slots)
+        if not one.output.endswith(suffixes):
+            message = unknown("output", one.output, suffixes, list_all=False)
+            made = f"{one.task_type} makes {', '.join(suffixes)}." if suffixes else f"{one.task_type} makes no files."
+            near = nearest(one.output, suffixes)
+            errors.append(FieldError(one.pointer, f"{message} {made}", nearest=near, allowed=suffixes))
+    if errors:
+        raise Problem("validation", summary(errors), errors=errors[:100])
+
+
+def _of_other_type(task_type: str, place: str, error: FieldError) -> FieldError:
+    """The error, with the right task types where it refuses a key of another shipped type."""
+    key = error.pointer.removeprefix(place)
+    others = _shipped_keys().get(key, ())
+    if not error.message.startswith("Unknown key ") or not others:
+        return error
+    known = ", ".join(map(str, error.allowed))
+    message = f"{key!r} is not for {task_type}. It is for {', '.join(others)}. Known here: {known}."
+    return FieldError(error.pointer, message, allowed=error.allowed)
+
+
+@cache
+def _shipped_keys() -> Mapping[str, tuple[str, ...]]:
+    """Return the payload keys of all shipped task types, each with the types that take it."""
+    keys: dict[str, tuple[str, ...]] = {}
+    for name, rules in sorted(shipped().items()):
+        for key in rules.get("payloadSchema", {}).get("properties", {}):
+            keys[key] = (*keys.get(key, ()), name)
+    return keys
 
 
 async def unknown_task_type(creation: CreationStore, name: str, pointer: str) -> Problem:

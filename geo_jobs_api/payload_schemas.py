@@ -66,12 +66,23 @@ def find_errors(schema: str, payload: Mapping[str, Any], pointer: str) -> list[F
     """
     compiled = _compiled(schema)
     found: list[FieldError] = []
-    for error in compiled.validator.iter_errors(_folded(compiled.rules, payload)):
+    typed: set[str] = set()
+    for error in _types_first(compiled.validator.iter_errors(_folded(compiled.rules, payload))):
+        place = "".join(map(pointer_part, error.instance_path))
+        if isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Type):
+            typed.add(place)
+        elif place in typed:
+            continue  # a value of the wrong type breaks other rules as well
         found += _in_words(compiled.rules, error, pointer)
         if len(found) >= _MOST_ERRORS:
             break
     # A text may break two rules of one kind.
     return list(dict.fromkeys(found)) or list(_out_of_order(compiled.rules, payload, pointer))
+
+
+def _types_first(errors: Iterable[jsonschema_rs.ValidationError]) -> list[jsonschema_rs.ValidationError]:
+    first = itertools.islice(errors, 10 * _MOST_ERRORS)
+    return sorted(first, key=lambda error: not isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Type))
 
 
 class _Compiled:
@@ -204,6 +215,8 @@ def _not_allowed(value: Any, allowed: Sequence[Any]) -> tuple[str, str | None]:
 
 def _wrong_type(types: Sequence[str], value: Any, rules: Mapping[str, Any]) -> str:
     wanted = " or ".join(_TYPES.get(name, name) for name in types if name != "null")
+    choices = [option for option in rules.get("enum", ()) if option is not None]
+    wanted += f", one of {', '.join(map(str, choices))}" if choices else ""
     number = isinstance(value, int) and not isinstance(value, bool)
     hint = f" Did you mean 'EPSG:{value}'?" if number and rules.get("format") == "crs" else ""
     return f"{_shown(value)} is not allowed. It must be {wanted}.{hint}"

@@ -12,7 +12,7 @@ from geo_jobs_api.creation_store import Dependency, NewJob, Place, Source
 from geo_jobs_api.errors import FieldError, Problem
 from geo_jobs_api.hosts import HostList
 from geo_jobs_api.jobs import InputKind
-from geo_jobs_api.payload_checks import AskedJob
+from geo_jobs_api.payload_checks import AskedJob, AskedOutput
 from geo_jobs_api.pipeline_schemas import CreatePipeline, PipelineJob
 from geo_jobs_api.pipeline_store import NewPipeline
 from geo_jobs_api.submission import request_digest, source_of
@@ -69,6 +69,22 @@ def asked_jobs(body: CreatePipeline, pointer: str = "") -> list[AskedJob]:
         AskedJob(f"{pointer}/stages/{number}/jobs/{place}", job.task_type, job.input_payload)
         for number, stage in enumerate(body.stages)
         for place, job in enumerate(stage.jobs)
+    ]
+
+
+def asked_outputs(body: CreatePipeline, pointer: str = "") -> list[AskedOutput]:
+    """The outputs of a pipeline's jobs that are inputs of others, each with its place in the request."""
+    jobs = {job.name: job for stage in body.stages for job in stage.jobs}
+    return [
+        AskedOutput(
+            f"{pointer}/stages/{number}/jobs/{place}/inputFrom/output",
+            job.input_from.output,
+            jobs[job.input_from.job].task_type,
+            jobs[job.input_from.job].input_payload,
+        )
+        for number, stage in enumerate(body.stages)
+        for place, job in enumerate(stage.jobs)
+        if job.input_from is not None
     ]
 
 

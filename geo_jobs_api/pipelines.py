@@ -13,8 +13,8 @@ from geo_jobs_api.auth import Caller
 from geo_jobs_api.creation_store import NewJob
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.paging import answer, read_page
-from geo_jobs_api.payload_checks import check_payloads
-from geo_jobs_api.pipeline_building import asked_jobs, build_pipeline
+from geo_jobs_api.payload_checks import check_outputs, check_payloads
+from geo_jobs_api.pipeline_building import asked_jobs, asked_outputs, build_pipeline
 from geo_jobs_api.pipeline_schemas import (
     CreatePipeline,
     PipelineFilter,
@@ -45,6 +45,7 @@ async def create_pipeline(
         build_pipeline, services.settings.sources_allowed, caller.subject, body, idempotency_key
     )
     await check_payloads(services.creation, asked_jobs(body))
+    await check_outputs(services.creation, asked_outputs(body))
     pipeline_id, status = new.id, 201
     try:
         await services.pipelines.create_pipeline(new, jobs, most_open=services.settings.max_open_jobs_per_caller)

@@ -9,8 +9,8 @@ from geo_jobs_api.creation_store import CreationStore
 from geo_jobs_api.errors import FieldError, Problem
 from geo_jobs_api.hosts import HostList
 from geo_jobs_api.jobs import InputKind
-from geo_jobs_api.payload_checks import AskedJob, check_payloads
-from geo_jobs_api.pipeline_building import asked_jobs, build_pipeline
+from geo_jobs_api.payload_checks import AskedJob, check_outputs, check_payloads
+from geo_jobs_api.pipeline_building import asked_jobs, asked_outputs, build_pipeline
 from geo_jobs_api.pipeline_schemas import CreatePipeline
 from geo_jobs_api.schedule_schemas import PutSchedule, ScheduledJob, stored_template, stored_timing
 from geo_jobs_api.schedule_store import ScheduleContent
@@ -53,6 +53,8 @@ def _content(body: PutSchedule, now: datetime) -> ScheduleContent:
 async def _check_template(creation: CreationStore, allowed: HostList, owner: str, body: PutSchedule) -> None:
     asked, sources = await asyncio.to_thread(_jobs_of_template, allowed, owner, body.template)
     rules = await check_payloads(creation, asked)
+    if not isinstance(body.template, ScheduledJob):
+        await check_outputs(creation, asked_outputs(body.template, "/template"))
     if any(kind is None and rules[task_type].input == "required" for task_type, kind in sources):
         raise _wrong("/template", "Nobody would upload a file for it: the template needs inputPayload.sourceUrl.")
 

@@ -235,7 +235,7 @@ def timing_of(schedule: Schedule) -> Timing:
 
 def stored_timing(body: PutSchedule) -> dict[str, Any]:
     """The timing as it is stored."""
-    when = ScheduleTiming.model_validate(body.model_dump(include=set(ScheduleTiming.model_fields)))
+    when = ScheduleTiming.model_validate(body.model_dump(by_alias=True, include=set(ScheduleTiming.model_fields)))
     return when.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 

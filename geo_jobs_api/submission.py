@@ -18,8 +18,15 @@ from geo_jobs_api.creation_schemas import CreateJob
 from geo_jobs_api.creation_store import CreationStore, Dependency, NewJob, ParentNotFoundError, Source
 from geo_jobs_api.errors import FieldError, Problem
 from geo_jobs_api.hosts import HostList, parse_web_address
-from geo_jobs_api.jobs import InputKind, safe_file_name
-from geo_jobs_api.payload_checks import AskedJob, check_payloads, find_rules, unknown_task_type
+from geo_jobs_api.jobs import FINAL_STATES, InputKind, safe_file_name
+from geo_jobs_api.payload_checks import (
+    AskedJob,
+    AskedOutput,
+    check_outputs,
+    check_payloads,
+    find_rules,
+    unknown_task_type,
+)
 from geo_jobs_api.records import Holdings, Job
 from geo_jobs_api.services import Services
 from geo_jobs_api.store import ShareExceededError
@@ -70,6 +77,7 @@ async def submit_jobs(
         services.creation,
         [AskedJob(place, body.task_type, body.input_payload) for place, body in zip(places, bodies, strict=True)],
     )
+    await _check_outputs(services, caller, bodies, is_batch=is_batch)
     found: dict[int, Submitted] = {}
     for _ in range(_TRIES):
         missing = {number: new for number, new in enumerate(news) if number not in found}
@@ -83,6 +91,26 @@ async def submit_jobs(
     raise Problem(
         "unavailable", "Jobs with these keys come and go too quickly; ask again.", headers={"Retry-After": "1"}
     )
+
+
+async def _check_outputs(services: Services, caller: Caller, bodies: Sequence[CreateJob], *, is_batch: bool) -> None:
+    """Hold each `inputFrom` against its parent, if that is the caller's. What has ended was made under older rules."""
+    wanted = {number: body.input_from for number, body in enumerate(bodies) if body.input_from is not None}
+    if not wanted:
+        return
+    parents = await services.creation.find_jobs([each.job_id for each in wanted.values()], caller.owner_filter)
+    by_id = {parent.id: parent for parent in parents if parent.state not in FINAL_STATES}
+    asked = [
+        AskedOutput(
+            f"{f'/jobs/{number}' if is_batch else ''}/inputFrom/output",
+            each.output,
+            by_id[each.job_id].task_type,
+            by_id[each.job_id].input_payload,
+        )
+        for number, each in wanted.items()
+        if each.job_id in by_id
+    ]
+    await check_outputs(services.creation, asked)
 
 
 async def _create(services: Services, caller: Caller, news: Sequence[NewJob]) -> Mapping[Any, Job]:

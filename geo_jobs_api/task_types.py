@@ -85,17 +85,17 @@ class TaskType(Asked):
         same = {name: row[name] for name in cls.model_fields if name not in _APART}
         rate = None
         if row["rate_count"] is not None:
-            rate = ClaimRate(count=row["rate_count"], period_seconds=row["rate_period_seconds"])
+            rate = ClaimRate.from_fields({"count": row["rate_count"], "period_seconds": row["rate_period_seconds"]})
         outputs = [OutputRule.model_validate(rule) for rule in row["outputs"]]
         own = shipped().get(row["name"], {})
-        return cls(
-            **same,
-            input=row["input_rule"],
-            outputs=outputs,
-            rate_limit=rate,
-            payload_schema=own.get("payloadSchema") if row["payload_schema"] is None else row["payload_schema"],
-            input_types=own.get("inputTypes") if row["input_types"] is None else row["input_types"],
-        )
+        made = {
+            "input": row["input_rule"],
+            "outputs": outputs,
+            "rate_limit": rate,
+            "payload_schema": own.get("payloadSchema") if row["payload_schema"] is None else row["payload_schema"],
+            "input_types": own.get("inputTypes") if row["input_types"] is None else row["input_types"],
+        }
+        return cls.from_fields(same | made)
 
     def as_row(self) -> dict[str, Any]:
         """The columns of `task_types`, with the outputs as JSON values.

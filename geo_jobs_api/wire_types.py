@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -141,9 +141,14 @@ class Model(BaseModel):
 
 
 class Asked(Model):
-    """What a person asks for: unknown keys are refused, each with the nearest known one."""
+    """What a person asks for. Unknown keys are refused, each with the nearest known one; snake case is unknown too."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @classmethod
+    def from_fields(cls, values: Mapping[str, Any]) -> Self:
+        """Return a model of values by their names in Python."""
+        return cls.model_validate({cls.model_fields[name].alias or name: value for name, value in values.items()})
 
     @model_validator(mode="before")
     @classmethod
@@ -151,7 +156,7 @@ class Asked(Model):
         if not isinstance(value, dict):
             return value
         known = [field.alias or name for name, field in cls.model_fields.items()]
-        strange = [key for key in value if isinstance(key, str) and key not in known and key not in cls.model_fields]
+        strange = [key for key in value if isinstance(key, str) and key not in known]
         if strange:
             raise ValidationError.from_exception_data(
                 cls.__name__, [_unknown_key(key, value[key], known) for key in strange[:_MOST_STRANGE_KEYS]]
@@ -172,6 +177,7 @@ _PLAIN = {
         ("datetime_parsing", "datetime_from_date_parsing", "timezone_aware"),
         "must be a time with its zone, such as 2030-01-31T12:00:00Z",
     ),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
     "missing": "is missing",
     "string_type": "must be text",
 }

@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -103,7 +104,7 @@ def _request(parsed: argparse.Namespace, settings: Settings, task: Task) -> Task
         source=source,
         output_folder=parsed.output.absolute(),
         stem=source.stem,
-        options=task.options(_payload(parsed.payload)),
+        options=_options(parsed.payload, task),
         source_name=source.name,
         validate_headers=settings.validate_file_headers,
     )
@@ -118,6 +119,26 @@ async def _with_bar(box: Sandbox[Call, Made], call: Call, task: Task) -> Made:
             lambda stage, percent, _text: bar.update(shown, description=stage, completed=percent),
             task.reach(request.file, request.output_folder),
         )
+
+
+def _options(text: str, task: Task) -> Payload:
+    """Return the options of a payload. Unknown keys are refused here, as the API does when a job is made."""
+    payload = _payload(text)
+    schema = task.handler.announced.payload_schema or {}
+    properties = schema.get("properties")
+    known = sorted(properties) if isinstance(properties, dict) else []
+    if schema.get("additionalProperties") is False:
+        for key in payload:
+            if key not in known:
+                plain = {_plain(name): name for name in known}
+                near = get_close_matches(_plain(key), plain, n=1, cutoff=0.65)
+                hint = f"Did you mean {plain[near[0]]!r}?" if near else f"Known: {', '.join(known)}."
+                raise refused("invalid_payload", f"Unknown key {key!r} for {task.name}. {hint}")
+    return task.options(payload)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "").replace(" ", "")
 
 
 def _payload(text: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ if __name__ == "__main__" and not __package__:
     import_module("bootstrap").exec_module("geoprocessing_worker.config")
 
 import os
+import re
 import ssl
 import tempfile
 from collections.abc import Mapping
@@ -20,12 +21,12 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from geoprocessing_worker.addresses import is_local_name
+from geoprocessing_worker.addresses import is_local_name, parse_address
 from geoprocessing_worker.errors import ConfigurationError
-from geoprocessing_worker.neighbors import ApiSettings, api_settings, unknown_names
+from geoprocessing_worker.neighbors import ApiSettings, api_settings, start_problems, unknown_names
 
 # A local stack leaves its addresses and secrets in this file of its DATA_DIR, for the health check.
 LOCAL_STACK_FILE = "stack.env"
@@ -33,10 +34,15 @@ LOCAL_STACK_FILE = "stack.env"
 # What a process that opens strangers' files may see of the environment: nothing secret is among it.
 HARMLESS_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 
+BOOLEAN_WORDS = "must be true or false (1, yes, on and 0, no, off count as well)"
+
 SSL_MODES = (
     *("true", "1", "yes", "on", "false", "0", "no", "off"),
     *("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
 )
+
+# Letters beyond ASCII are sent in their ASCII form.
+_HOST_NAME = re.compile(r"[^\W_](?:[\w-]*\w)?(?:\.\w(?:[\w-]*\w)?)*\.?")
 
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"],
@@ -44,11 +50,27 @@ LogLevel = Annotated[
 ]
 
 
+def _host(text: str) -> str:
+    """Return an entry of a list of hosts.
+
+    Raises:
+        ValueError: it is no host name, no address, not `*` and not `*.name`.
+    """
+    name = text.removeprefix("*.")
+    if text != "*" and parse_address(name) is None and not _HOST_NAME.fullmatch(name):
+        raise ValueError(
+            f"{text!r} is no host name: give names without scheme, port and path, separated by commas, "
+            "for example maps.example.org,*.example.org"
+        )
+    return text
+
+
 def _split(value: object) -> object:
     return tuple(part.strip().lower() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, BeforeValidator(_split)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split)]
 
 
@@ -75,7 +97,7 @@ class Settings(BaseSettings):
     Durations are in seconds and sizes in bytes unless the name says otherwise.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, allow_inf_nan=False)
 
     # The API
     api_base_url: str = Field("", description="address of the job API", examples=["https://maps.example.org"])
@@ -95,7 +117,7 @@ class Settings(BaseSettings):
     )
 
     # Storage
-    storage_hosts: Names = Field(
+    storage_hosts: Hosts = Field(
         (),
         description="hosts of signed URLs besides the API's own, comma separated; `*.example.org` for all below",
         examples=["storage.example.org,*.s3.example.org"],
@@ -107,7 +129,7 @@ class Settings(BaseSettings):
     )
     allow_any_storage_host: bool = Field(False, description="signed URLs may lead anywhere but to private addresses")
 
-    source_hosts: Names = Field(
+    source_hosts: Hosts = Field(
         (),
         description="hosts that `inputPayload.sourceUrl` may name, comma separated; `*.example.org` for all below, "
         "`*` for any; redirects are followed only among them",
@@ -187,6 +209,23 @@ class Settings(BaseSettings):
             raise ValueError("must name a host")
         if value:
             _ = urlsplit(value).port  # raises where there can be no such port
+        return value
+
+    @field_validator("api_base_url")
+    @classmethod
+    def _is_an_origin(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.username is not None or parts.path or parts.query or parts.fragment or re.search(r"[\s\\]", value):
+            origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+            raise ValueError(f"must be scheme, host and port alone; the worker adds /api/… itself: use {origin}")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_of_postgresql(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if url and not url.startswith(("postgresql://", "postgres://")) and ("://" in url or "=" not in url):
+            raise ValueError("must be a PostgreSQL URL such as postgresql://USER@HOST:5432/DATABASE")
         return value
 
     @field_validator("worker_auth_token")
@@ -304,7 +343,27 @@ def problems(settings: Settings) -> list[str]:
         found.append("WORKER_AUTH_TOKEN is not set: make one with `python -m geo_jobs_api token create NAME`")
     if settings.thumbnail_size > settings.max_image_size:
         found.append("THUMBNAIL_SIZE is larger than MAX_IMAGE_SIZE: make it smaller")
+    return found + _wrong_paths(settings)
+
+
+def _wrong_paths(settings: Settings) -> list[str]:
+    """Return the paths that name something of another kind."""
+    found = []
+    try:
+        settings.trust()
+    except ConfigurationError as error:
+        found.append(str(error))
+    if settings.log_file.is_dir() or not settings.log_file.absolute().parent.is_dir():
+        found.append(f"LOG_FILE: {settings.log_file} must be a file in a folder that exists: create the folder")
+    if _is_file_above(settings.temp_dir):
+        found.append(f"TEMP_DIR: {settings.temp_dir} is a file or lies below one: name a folder")
     return found
+
+
+def _is_file_above(path: Path) -> bool:
+    whole = path.absolute()
+    nearest = next(place for place in (whole, *whole.parents) if os.access(place, os.F_OK))
+    return not nearest.is_dir()
 
 
 def _dotenv(path: Path) -> dict[str, str]:
@@ -340,7 +399,7 @@ def _in_words(error: ValidationError) -> list[str]:
     for item in error.errors():
         name = str(item["loc"][0])
         given = "" if Settings.model_fields[name].annotation is SecretStr else f" (it is {item['input']!r})"
-        reason = item["msg"].removeprefix("Value error, ")
+        reason = BOOLEAN_WORDS if item["type"] == "bool_parsing" else item["msg"].removeprefix("Value error, ")
         lines.append(f"{name.upper()}: {reason[:1].lower()}{reason[1:]}{given}")
     return lines
 
@@ -364,6 +423,7 @@ def main() -> int:
         for name, source in configuration.sources.items():
             print(f"{name.upper():<24}{_shown(configuration.settings, name):<44}{source}")  # noqa: T201 - a command's output
         wrong = problems(configuration.settings)
+        wrong += [line for line in start_problems() if line not in wrong]
     api = api_settings()
     _print_api(api, wrong)
     known = [*Settings.model_fields, *(name for name, _, _ in api.rows)] if api else Settings.model_fields

@@ -10,10 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
+from pathlib import Path
 
 # By name and not imported: the two programs share the wire and nothing else.
 _API = "geo_jobs_api"
 _SECONDS = 30
+# Letters of a shortened word: MAX for MAXIMUM.
+_SHORTEST_STEM = 3
 
 # In the environment, names that begin with these are taken for ours. In `.env`, those that begin as any setting does.
 _OWN = tuple(
@@ -31,6 +34,19 @@ _LIBPQ = re.compile(
 )
 # Kubernetes and Docker add these for each service.
 _OF_SERVICES = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?)")
+# The API's settings by name, for a host where the API is not installed or does not answer.
+_OF_API = frozenset(
+    """
+    API_HOST API_PORT API_PUBLIC_URL BACKSTOP_SECONDS CANCEL_GRACE_SECONDS CLEANUP_INTERVAL_SECONDS
+    DATABASE_LISTEN_URL DATABASE_POOLING DATABASE_POOL_SIZE DATABASE_TIMEOUT_SECONDS DATA_DIR DRAIN_SECONDS
+    EVENTS_INTERVAL_SECONDS FIRST_LEASE_SECONDS HEARTBEAT_SECONDS JWKS_URL JWT_AUDIENCE JWT_ISSUER
+    JWT_LEEWAY_SECONDS JWT_SECRET LEASE_SECONDS LISTEN_CHECK_SECONDS MAX_INLINE_BYTES MAX_OPEN_JOBS_PER_CALLER
+    MAX_STORED_BYTES_PER_CALLER MAX_WORKER_LOSSES REQUESTS_PER_MINUTE RESCUE_GRACE_SECONDS RESCUE_INTERVAL_SECONDS
+    RETAIN_ENDED_DAYS RETAIN_FAILED_DAYS RETAIN_UNUSED_DAYS SIGNED_URL_SECONDS STORAGE_SECRET TASK_TYPES
+    TIMEOUT_GRACE_SECONDS TRUSTED_PROXIES VACUUM_WARNING_SECONDS WEBHOOK_DELIVERIES_PER_SECOND WEBHOOK_HOSTS
+    WEBHOOK_RENEWAL_DAYS
+    """.split()  # noqa: SIM905 - one name a word is shorter
+)
 _OF_OTHERS = frozenset({"TMPDIR", "VENV_DIR", "INVOKED_FROM", "PROMETHEUS_MULTIPROC_DIR"})
 
 
@@ -61,6 +77,19 @@ def api_settings() -> ApiSettings | None:
         return None
 
 
+def start_problems() -> list[str]:
+    """Return the faults of settings that only handlers can find: unknown task types, defaults that no payload takes.
+
+    They are loaded in a process of its own, since they import the raster libraries.
+    """
+    command = [sys.executable, str(Path(__file__).with_name("worker.py")), "tasks", "--json"]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.removeprefix("❌ ") for line in ended.stderr.splitlines() if line.startswith("❌ ")]
+
+
 def unknown_names(layers: Iterable[tuple[str, Mapping[str, str]]], known: Iterable[str]) -> list[str]:
     """Return a sentence for each name that looks like a setting and is none.
 
@@ -68,7 +97,7 @@ def unknown_names(layers: Iterable[tuple[str, Mapping[str, str]]], known: Iterab
         layers: places with the names and values that they have; one is called `environment`, the others are files.
         known: the names of all settings.
     """
-    names = sorted({name.upper() for name in known})
+    names = sorted({name.upper() for name in known} | _OF_API)
     return [
         line
         for place, layer in layers
@@ -81,12 +110,25 @@ def _complaint(name: str, place: str, known: list[str], *, from_file: bool) -> s
     upper = name.upper()
     if upper in known or upper in _OF_OTHERS or _LIBPQ.fullmatch(upper) or _OF_SERVICES.fullmatch(upper):
         return None
-    is_near = bool(get_close_matches(upper, known, n=1, cutoff=0.87))
+    same = [setting for setting in known if _has_same_words(upper, setting)]
+    is_near = bool(same or get_close_matches(upper, known, n=1, cutoff=0.87))
     if not is_near and not upper.startswith(_prefixes(known, from_file=from_file)):
         return None
-    near = get_close_matches(upper, known, n=1, cutoff=0.7)
+    near = same or get_close_matches(upper, known, n=1, cutoff=0.7)
     hint = f" Did you mean {near[0]}?" if near else ""
     return f"{name} ({place}) is no setting.{hint}"
+
+
+def _has_same_words(name: str, setting: str) -> bool:
+    """Whether the two have the same words in any order, some of them shortened, and at least one as it is."""
+    words, wanted = sorted(name.split("_")), sorted(setting.split("_"))
+    if len(words) != len(wanted) or len(words) < 2 or not set(words) & set(wanted):
+        return False
+    return all(
+        one == other
+        or (min(len(one), len(other)) >= _SHORTEST_STEM and (one.startswith(other) or other.startswith(one)))
+        for one, other in zip(words, wanted, strict=True)
+    )
 
 
 def _prefixes(known: list[str], *, from_file: bool) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from geoprocessing_worker.bands import BandChoice, Colour
 from geoprocessing_worker.fill_value import FillValue
 from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.logluv import is_logluv
-from geoprocessing_worker.options import OutputFormat, RenderOptions
+from geoprocessing_worker.options import OutputFormat, PixelOptions
 from geoprocessing_worker.sampling import Sample
 from geoprocessing_worker.stretch import Stretch
 
@@ -34,7 +34,7 @@ class Chosen:
     off_web_maps: str | None
 
 
-def notes(header: SourceHeader, options: RenderOptions, sample: Sample, chosen: Chosen) -> tuple[str, ...]:
+def notes(header: SourceHeader, options: PixelOptions, sample: Sample, chosen: Chosen) -> tuple[str, ...]:
     """The sentences, in the order in which they matter."""
     facts = (
         (header.pages > 1, f"the file has {header.pages} pages; page {header.page} is shown"),

@@ -23,21 +23,26 @@ class OutputFormat(StrEnum):
     WEBP = "webp"
 
 
-STRETCHES = "percentile:lo,hi | minmax | stddev:n | range:lo,hi | none"
+STRETCHES = "percentile:lo,hi (0 to 100) | minmax | stddev:n (above 0 to 100) | range:lo,hi | none"
 SMALLEST, LARGEST = 1e-200, 1e300
 """Between these a range can be reckoned with in doubles."""
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
 _STRETCH = re.compile(
     rf"percentile:{_NUMBER},{_NUMBER}|minmax|stddev:{_NUMBER}|range:{_NUMBER},{_NUMBER}|none", re.IGNORECASE
 )
-# Numbers are looked at by the worker; spaces count nowhere.
+# Spaces count nowhere. The worker judges numbers with exponents and those of a range.
+_SCIENTIFIC = r"\+?[.\d]+[eE][-+]?\d+"
+_PERCENT = rf"(?:[-+]?0+(?:\.0*)?|\+?0*(?:100(?:\.0*)?|[1-9]\d?(?:\.\d*)?|\.\d+)|{_SCIENTIFIC})"
+_DEVIATIONS = rf"(?:\+?0*(?:100(?:\.0*)?|[1-9]\d?(?:\.\d*)?|\.\d*[1-9]\d*)|{_SCIENTIFIC})"
 _STRETCH_SCHEMA = WithJsonSchema(
     {
         "type": "string",
         "maxLength": 200,
         "pattern": (
-            r"^\s*(?:[Pp]ercentile|PERCENTILE|[Rr]ange|RANGE)\s*:\s*[-+.\deE]+\s*,\s*[-+.\deE]+\s*$"
-            r"|^\s*(?:[Ss]td[Dd]ev|STDDEV)\s*:\s*[-+.\deE]+\s*$|^\s*(?:[Mm]in[Mm]ax|MINMAX|[Nn]one|NONE)\s*$"
+            rf"^\s*(?:[Pp]ercentile|PERCENTILE)\s*:\s*{_PERCENT}\s*,\s*{_PERCENT}\s*$"
+            r"|^\s*(?:[Rr]ange|RANGE)\s*:\s*[-+.\deE]+\s*,\s*[-+.\deE]+\s*$"
+            rf"|^\s*(?:[Ss]td[Dd]ev|STDDEV)\s*:\s*{_DEVIATIONS}\s*$"
+            r"|^\s*(?:[Mm]in[Mm]ax|MINMAX|[Nn]one|NONE)\s*$"
         ),
         "description": STRETCHES,
         ASCENDING: True,
@@ -114,7 +119,7 @@ def crs_schema(*, or_native: bool) -> WithJsonSchema:
             "maxLength": LONGEST_CRS,
             "pattern": rf"^\s*(?:{'|'.join(forms)})",
             "description": "an authority's code such as EPSG:4326, WKT, PROJJSON"
-            + (", a PROJ string or native" if or_native else " or a PROJ string"),
+            + (", a PROJ string without grids or native" if or_native else " or a PROJ string without grids"),
         }
     )
 
@@ -125,15 +130,11 @@ Whole = Annotated[int, BeforeValidator(strict_number)]
 BandIndex = Annotated[Whole, Field(ge=1, le=65535)]
 
 
-class RenderOptions(Payload):
-    """What to make of a file. Frozen; sizes in pixels; `None` leaves the choice to the plan."""
+class PixelOptions(Payload):
+    """How a file's values become colors. Frozen; `None` leaves the choice to the plan."""
 
-    max_size: Annotated[Whole, Field(ge=1, le=16384)] = 4096
     output_format: Annotated[OutputFormat, BeforeValidator(_format), named("png", "jpeg", "jpg", "webp")] = (
         OutputFormat.PNG
-    )
-    coordinate_system: Annotated[str, Field(min_length=1, max_length=LONGEST_CRS), crs_schema(or_native=True)] = (
-        "EPSG:4326"
     )
     bands: Annotated[tuple[BandIndex, ...], Field(min_length=1, max_length=4)] | None = None
     stretch: Annotated[str, Field(max_length=200), AfterValidator(_stretch), _STRETCH_SCHEMA] | None = None
@@ -144,9 +145,27 @@ class RenderOptions(Payload):
     nodata: Annotated[int | float, BeforeValidator(_nodata), WithJsonSchema({"type": "number"})] | None = None
     page: Annotated[Whole, Field(ge=1, le=65535)] | None = None
     source_crs: SourceCrs | None = None
+    quality: Annotated[Whole, Field(ge=1, le=100)] = 85
+
+    def check(self) -> None:
+        """The file's coordinate system exists.
+
+        Raises:
+            JobError: `bad_crs`.
+        """
+        if self.source_crs is not None:
+            parse_crs(self.source_crs)
+
+
+class RenderOptions(PixelOptions):
+    """What to make of a file as one picture. Sizes are in pixels."""
+
+    max_size: Annotated[Whole, Field(ge=1, le=16384)] = 4096
+    coordinate_system: Annotated[str, Field(min_length=1, max_length=LONGEST_CRS), crs_schema(or_native=True)] = (
+        "EPSG:4326"
+    )
     generate_thumbnails: bool = True
     thumbnail_size: Annotated[Whole, Field(ge=16, le=1024)] = 256
-    quality: Annotated[Whole, Field(ge=1, le=100)] = 85
 
     def check(self) -> None:
         """Both coordinate systems exist.
@@ -156,5 +175,4 @@ class RenderOptions(Payload):
         """
         if self.coordinate_system.strip().lower() != NATIVE:
             _check_target(self.coordinate_system)
-        if self.source_crs is not None:
-            parse_crs(self.source_crs)
+        super().check()

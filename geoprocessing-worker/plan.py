@@ -19,7 +19,7 @@ from geoprocessing_worker.geometry import Layout, lay_out
 from geoprocessing_worker.header import Level, SourceHeader
 from geoprocessing_worker.lab import check_scale
 from geoprocessing_worker.notes import Chosen, notes
-from geoprocessing_worker.options import OutputFormat, RenderOptions
+from geoprocessing_worker.options import OutputFormat, PixelOptions, RenderOptions
 from geoprocessing_worker.pixels import PICKING
 from geoprocessing_worker.raster import Meaning
 from geoprocessing_worker.sampling import Sample
@@ -149,7 +149,7 @@ def draft(header: SourceHeader, options: RenderOptions) -> Draft:
     return Draft(choice, layout, level, nodata, predicted.decoded_bytes)
 
 
-def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: RenderOptions) -> RenderPlan:
+def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: PixelOptions) -> RenderPlan:
     """All choices for one file. Whether any pixel is valid is left to the rendering, which sees every one.
 
     Raises:
@@ -198,7 +198,7 @@ def _meaning(choice: BandChoice) -> Meaning:
     return Meaning.GRAY if choice.colour is Colour.GRAY else Meaning.RGB
 
 
-def _telling(choice: BandChoice, sample: Sample, options: RenderOptions) -> tuple[NDArray[Any], tuple[FillValue, ...]]:
+def _telling(choice: BandChoice, sample: Sample, options: PixelOptions) -> tuple[NDArray[Any], tuple[FillValue, ...]]:
     """The valid values of all shown bands, without those that stand for no data; and which these are."""
     values = np.concatenate(sample.values)
     asked = (options.stretch or "percentile").partition(":")[0]
@@ -214,7 +214,7 @@ def _telling(choice: BandChoice, sample: Sample, options: RenderOptions) -> tupl
 
 
 def _stretch(
-    header: SourceHeader, choice: BandChoice, values: NDArray[Any], options: RenderOptions, ordered: bool
+    header: SourceHeader, choice: BandChoice, values: NDArray[Any], options: PixelOptions, ordered: bool
 ) -> Stretch:
     band = header.band(choice.indexes[0])
     if choice.colour is Colour.PALETTE:

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from geoprocessing_worker.crs import parse_crs
 from geoprocessing_worker.handlers import Payload, refused, strict_number
-from geoprocessing_worker.options import RenderOptions, SourceCrs, Whole, named
+from geoprocessing_worker.options import PixelOptions, SourceCrs, Whole, named
 from geoprocessing_worker.payload_schema import AT_LEAST
 
 
@@ -63,8 +63,8 @@ HIGHEST_ZOOM = 24
 Zoom = Annotated[int, BeforeValidator(strict_number), Field(ge=0, le=HIGHEST_ZOOM)] | None
 
 
-class TilesOptions(RenderOptions):
-    """Of `geotiff_to_tiles`: what the renderer takes, but for size and place, and between which zooms."""
+class TilesOptions(PixelOptions):
+    """Of `geotiff_to_tiles`: how values become colors, and between which zooms."""
 
     min_zoom: Zoom = None
     max_zoom: Annotated[Zoom, Field(json_schema_extra={AT_LEAST: "minZoom"})] = None

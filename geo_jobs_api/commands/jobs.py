@@ -155,7 +155,7 @@ async def _cancel(settings: Settings, pool: Pool, arguments: argparse.Namespace)
 
 
 async def _cancel_matching(store: SteeringStore, arguments: argparse.Namespace) -> int:
-    wanted = CancelFilter.model_validate(_given(arguments, CancelFilter))
+    wanted = CancelFilter.from_fields(_given(arguments, CancelFilter))
     done = await store.cancel_matching(wanted.owner, wanted)
     parts = [f"{count} of {name} cancelled" for name, count in done.cancelled.items()]
     parts += [f"workers of {count} of {name} asked to stop" for name, count in done.stopping.items()]
@@ -201,7 +201,7 @@ def _given(arguments: argparse.Namespace, model: type[Model]) -> dict[str, Any]:
 
 
 async def _redrive(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
-    wanted = RedriveFilter.model_validate(_given(arguments, RedriveFilter))
+    wanted = RedriveFilter.from_fields(_given(arguments, RedriveFilter))
     jobs = await SteeringStore(pool, settings.lease_seconds).redrive_failed(arguments.owner, wanted)
     told = ", ".join(f"{count} of {name}" for name, count in jobs.items())
     say_done(f"Queued again: {told}." if told else "No failed job fits.", {"jobs": jobs}, as_json=arguments.json)

@@ -61,7 +61,7 @@ async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) 
 
 async def _create(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     given = {"url": arguments.url, "all_owners": arguments.all_owners}
-    body = PutWebhook.model_validate(given | ({"events": arguments.event} if arguments.event else {}))
+    body = PutWebhook.from_fields(given | ({"events": arguments.event} if arguments.event else {}))
     secret = new_secret()
     content = webhook_maker(settings).content(body, is_admin=True, secret=secret)
     webhook = await WebhookStore(pool).create_webhook(uuid7(), arguments.owner, content)

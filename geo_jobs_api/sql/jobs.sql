@@ -89,7 +89,7 @@ ORDER BY parent.id;
 
 -- name: list_task_types_by_name(names)
 -- Those of the task types that there are, and what new jobs of theirs must keep to.
-SELECT name, input_rule, payload_schema::text AS payload_schema, input_types FROM task_types
+SELECT name, input_rule, payload_schema::text AS payload_schema, input_types, outputs::text AS output_rules FROM task_types
 WHERE name = ANY(:names::text[]);
 
 -- name: list_task_type_names()

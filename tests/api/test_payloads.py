@@ -76,8 +76,23 @@ def test_a_key_that_is_like_none_is_refused_with_all_known_ones(person: Person) 
         ("bands", "1,2,3", "It must be a list."),
         ("bands", [], "[] has less than 1 item."),
         ("bands", [0], "0 is less than the minimum of 1."),
-        ("stretch", "percentil:2,98", "Allowed: percentile:lo,hi | minmax | stddev:n | range:lo,hi | none."),
+        (
+            "stretch",
+            "percentil:2,98",
+            "Allowed: percentile:lo,hi (0 to 100) | minmax | stddev:n (above 0 to 100) | range:lo,hi",
+        ),
         ("stretch", "percentile:98,2", "numbers that do not ascend"),
+        ("stretch", "percentile:2,101", "Allowed: percentile:lo,hi (0 to 100)"),
+        ("stretch", "percentile:-1,50", "Allowed: percentile:lo,hi (0 to 100)"),
+        ("stretch", "percentile:50,50", "numbers that do not ascend"),
+        ("stretch", "stddev:0", "stddev:n (above 0 to 100)"),
+        ("stretch", "stddev:0.00", "stddev:n (above 0 to 100)"),
+        ("stretch", "stddev:-1", "stddev:n (above 0 to 100)"),
+        ("stretch", "stddev:100.5", "stddev:n (above 0 to 100)"),
+        ("sourceCrs", "+proj=longlat +nadgrids=us.gsb", "a PROJ string without grids."),
+        ("coordinateSystem", "+proj=utm +zone=3 +geoidgrids=x.gtx", "a PROJ string without grids or native."),
+        ("coordinateSystem", "+proj=pipeline +step +proj=utm", "a PROJ string without grids or native."),
+        ("coordinateSystem", "+proj=longlat +init=epsg:4326", "a PROJ string without grids or native."),
         ("nodata", "none", "It must be a number."),
         ("coordinateSystem", "EPSG:99999", 'Unknown coordinate system "EPSG:99999". Give an authority\'s code such as'),
         ("coordinateSystem", "EPGS:4326", "Unknown coordinate system"),
@@ -89,7 +104,7 @@ def test_a_key_that_is_like_none_is_refused_with_all_known_ones(person: Person) 
         ("coordinateSystem", "epsg3857", "Did you mean 'EPSG:3857'?"),
         ("coordinateSystem", "WGS 84", "Did you mean 'EPSG:4326'?"),
         ("coordinateSystem", 3857, "Did you mean 'EPSG:3857'?"),
-        ("sourceCrs", "native", "WKT, PROJJSON or a PROJ string."),
+        ("sourceCrs", "native", "WKT, PROJJSON or a PROJ string without grids."),
     ],
 )
 def test_a_value_that_no_worker_takes_is_refused_with_what_is_allowed(
@@ -102,8 +117,40 @@ def test_a_value_that_no_worker_takes_is_refused_with_what_is_allowed(
 
 
 @pytest.mark.parametrize(
+    ("task_type", "key", "others"),
+    [
+        ("geotiff_to_tiles", "maxSize", "geotiff_to_png"),
+        ("geotiff_to_tiles", "coordinateSystem", "geotiff_to_png"),
+        ("geotiff_to_tiles", "thumbnailSize", "geotiff_to_png"),
+        ("geotiff_to_tiles", "generateThumbnails", "geotiff_to_png"),
+        ("geotiff_to_cog", "sourceCrs", "geotiff_info, geotiff_to_png, geotiff_to_tiles"),
+        ("geotiff_to_cog", "outputFormat", "geotiff_to_png, geotiff_to_tiles"),
+        ("geotiff_info", "maxZoom", "geotiff_to_tiles"),
+        ("geotiff_to_png", "blockSize", "geotiff_to_cog"),
+    ],
+)
+def test_a_key_of_another_task_type_is_refused_with_that_type(
+    task_type: str, key: str, others: str, person: Person
+) -> None:
+    """A key without effect is no key, and a similar one of the right type would mislead."""
+    error = refusal(person, {key: 1}, task_type)
+    assert error["message"].startswith(f"{key!r} is not for {task_type}. It is for {others}. Known here: ")
+    assert "nearest" not in error
+
+
+def test_a_number_as_text_is_one_error_about_its_type(person: Person) -> None:
+    error = refusal(person, {"blockSize": "512"}, "geotiff_to_cog")
+    assert error["message"] == '"512" is not allowed. It must be a whole number, one of 256, 512, 1024.'
+
+
+@pytest.mark.parametrize(
     "payload",
     [
+        {"stretch": "percentile:0,100", "sourceCrs": "+proj=merc +a=6378137 +nadgrids=@null +wktext"},
+        {"stretch": "stddev:0.5"},
+        {"stretch": "percentile:.5,99.50"},
+        {"stretch": "stddev:100"},
+        {"stretch": "percentile:2e0,9.8e1"},
         {"maxSize": 2048.0, "outputFormat": "JPG", "quality": 1, "page": 1, "bands": [3, 2, 1]},
         {"colormap": "Viridis_R", "nodata": -9999.5, "generateThumbnails": False, "resampling": "mode"},
         {"nodata": 18446744073709551615, "stretch": "Percentile: 2, 98"},
@@ -282,3 +329,37 @@ def test_the_openapi_document_has_the_payload_of_each_type_that_there_is(person:
     assert schemas["Payload_own"]["properties"]["a"] == {"$ref": "#/components/schemas/Payload_own/$defs/x"}
     for body in ("CreateJob", "PipelineJob", "ScheduledJob"):
         assert {"$ref": "#/components/schemas/Payload_own"} in schemas[body]["properties"]["inputPayload"]["anyOf"]
+
+
+@pytest.mark.parametrize(
+    ("task_type", "payload", "output", "words"),
+    [
+        ("geotiff_to_cog", {}, ".tiff", "Did you mean '.tif'? geotiff_to_cog makes .tif, .json."),
+        ("geotiff_info", {}, ".tif", "geotiff_info makes .json."),
+        ("geotiff_to_png", {"outputFormat": "webp"}, ".png", "geotiff_to_png makes .webp, "),
+    ],
+)
+def test_an_output_that_the_parent_never_makes_is_refused_at_creation(
+    task_type: str, payload: dict[str, Any], output: str, words: str, person: Person
+) -> None:
+    """In single jobs, pipelines and schedules, with the outputs that exist; by suffix or by name."""
+    parent = person.create(payload, taskType=task_type)
+    for given in (output, f"map{output}"):
+        one = {"taskType": "geotiff_info", "inputFrom": {"jobId": parent["id"], "output": given}}
+        answer = person.http.post("/api/geo-jobs", json=one)
+        assert code_of(answer) == (422, "validation"), answer.text
+        assert answer.json()["errors"][0]["pointer"] == "/inputFrom/output"
+    first = {"name": "a", "taskType": task_type, "inputPayload": payload}
+    second = {"name": "b", "taskType": "geotiff_info", "inputFrom": {"job": "a", "output": output}}
+    pipeline = {"name": "p", "stages": [{"name": "s", "jobs": [first]}, {"name": "t", "jobs": [second]}]}
+    answer = person.http.post("/api/pipelines", json=pipeline)
+    assert code_of(answer) == (422, "validation"), answer.text
+    (error,) = answer.json()["errors"]
+    assert error["pointer"] == "/stages/1/jobs/0/inputFrom/output"
+    assert words in error["message"]
+    schedule = {"name": "n", "cron": "0 6 * * *", "template": pipeline}
+    answer = person.http.post("/api/schedules", json=schedule)
+    assert answer.json()["errors"][0]["pointer"] == "/template/stages/1/jobs/0/inputFrom/output"
+    for given in (".json", "map.json"):
+        one = {"taskType": "geotiff_info", "inputFrom": {"jobId": parent["id"], "output": given}}
+        assert person.http.post("/api/geo-jobs", json=one).is_success

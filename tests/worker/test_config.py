@@ -62,6 +62,20 @@ def test_the_local_stack_is_used_as_a_whole_or_not_at_all(bare: Path, monkeypatc
         ("API_BASE_URL", "ftp://x", "API_BASE_URL: must begin with http:// or https:// (it is 'ftp://x')"),
         ("CONCURRENT_JOBS", "0", "CONCURRENT_JOBS: input should be greater than or equal to 1 (it is '0')"),
         ("LOG_LEVEL", "LOUD", "LOG_LEVEL: input should be 'DEBUG', 'INFO', 'WARNING' or 'ERROR' (it is 'LOUD')"),
+        ("API_BASE_URL", "https://x.org/api", "API_BASE_URL: must be scheme, host and port alone"),
+        ("API_BASE_URL", "https://x.org?a=1", "API_BASE_URL: must be scheme, host and port alone"),
+        ("API_BASE_URL", "https://u:p@x.org:8/#a", "API_BASE_URL: must be scheme, host and port alone"),
+        ("STORAGE_HOSTS", "a.b; c.d", "STORAGE_HOSTS: 'a.b; c.d' is no host name: give names without scheme"),
+        ("STORAGE_HOSTS", "https://a.b", "STORAGE_HOSTS: 'https://a.b' is no host name"),
+        ("STORAGE_HOSTS", "a.b:9000", "STORAGE_HOSTS: 'a.b:9000' is no host name"),
+        ("SOURCE_HOSTS", "a.b,*.", "SOURCE_HOSTS: '*.' is no host name"),
+        ("SOURCE_HOSTS", "a.b c.d", "SOURCE_HOSTS: 'a.b c.d' is no host name"),
+        ("STORAGE_NETWORKS", "10.0.0.1/8", "STORAGE_NETWORKS: "),
+        ("DATABASE_URL", "mysql://x", "DATABASE_URL: must be a PostgreSQL URL such as postgresql://"),
+        ("DATABASE_URL", "db.example.org", "DATABASE_URL: must be a PostgreSQL URL"),
+        ("SHUTDOWN_GRACE", "inf", "SHUTDOWN_GRACE: input should be a finite number"),
+        ("MAX_PROCESSING_TIME", "nan", "MAX_PROCESSING_TIME: input should be a finite number"),
+        ("SCAN_FOR_MALWARE", "bananas", "SCAN_FOR_MALWARE: must be true or false (1, yes, on and 0, no, off count"),
         ("CLAMD_ADDRESS", "x", "CLAMD_ADDRESS: must be the path of a socket, or host:port (it is 'x')"),
     ],
 )
@@ -72,6 +86,35 @@ def test_a_wrong_value_is_named_with_what_is_wanted(
     with pytest.raises(ConfigurationError) as caught:
         config.load()
     assert str(caught.value).startswith(said)
+
+
+def test_hosts_are_names_addresses_and_endings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every form that the documents show is taken."""
+    monkeypatch.setenv("SOURCE_HOSTS", "*, *.Example.org, 10.0.0.5, ::1, bücher.example, minio, a-b.c1.org.")
+    assert config.load().settings.source_hosts[:3] == ("*", "*.example.org", "10.0.0.5")
+    monkeypatch.setenv("DATABASE_URL", "host=db dbname=x")
+    assert config.load().settings.database_url.get_secret_value() == "host=db dbname=x"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("COORDINATE_SYSTEM", "EPSG:99999", "❌ COORDINATE_SYSTEM: Unknown coordinate system 'EPSG:99999'"),
+        ("WORKER_TASK_TYPES", "typo", "❌ WORKER_TASK_TYPES: no handler is installed for typo; installed: "),
+        ("CA_BUNDLE", "none.pem", "❌ CA_BUNDLE: none.pem holds no certificates"),
+        ("LOG_FILE", "nowhere/worker.log", "❌ LOG_FILE: nowhere/worker.log must be a file in a folder that exists"),
+        ("TEMP_DIR", "/dev/null/jobs", "❌ TEMP_DIR: /dev/null/jobs is a file or lies below one"),
+    ],
+)
+def test_config_reports_what_the_worker_would_refuse_at_its_start(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also what only handlers or the file system can judge."""
+    monkeypatch.setenv("API_BASE_URL", "https://maps.example")
+    monkeypatch.setenv("WORKER_AUTH_TOKEN", "a-token")
+    monkeypatch.setenv(name, value)
+    assert config.main() == 1
+    assert said in capsys.readouterr().out
 
 
 def test_the_configuration_is_printed_with_secrets_masked_and_problems_named(

@@ -36,6 +36,21 @@ def config(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
         ("LOGLEVEL", "LOG_LEVEL"),
         ("PGUSERNAME", "PGUSER"),
         ("PGSSLL", "PGSSL"),
+        ("MAXIMUM_FILE_SIZE", "MAX_FILE_SIZE"),
+        ("FILE_SIZE_MAX", "MAX_FILE_SIZE"),
+        ("TEMP_DIRECTORY", "TEMP_DIR"),
+        ("TEMPORARY_DIR", "TEMP_DIR"),
+        ("CONC_JOBS", "CONCURRENT_JOBS"),
+        ("DISABLED_WORKERS", "DISABLE_WORKERS"),
+        ("THUMB_SIZE", "THUMBNAIL_SIZE"),
+        ("COORD_SYSTEM", "COORDINATE_SYSTEM"),
+        ("COMPRESS_QUALITY", "COMPRESSION_QUALITY"),
+        ("VALIDATE_FILE_HEADER", "VALIDATE_FILE_HEADERS"),
+        ("PROCESSING_TIME_MAX", "MAX_PROCESSING_TIME"),
+        ("POLLING_INTERVAL", "POLL_INTERVAL"),
+        ("API_URL_BASE", "API_BASE_URL"),
+        ("MEMORY_MB_MAX", "MAX_MEMORY_MB"),
+        ("CLEAN_INTERVAL_SECONDS", "CLEANUP_INTERVAL_SECONDS"),
         ("RETAIN_DAYS", "RETAIN_ENDED_DAYS"),
         ("WORKER_COLOR", None),
         ("GEO_THING", None),
@@ -68,6 +83,12 @@ def test_in_the_env_file_every_name_that_begins_as_a_setting_does_is_told() -> N
 
 def test_no_setting_of_either_program_is_called_unknown() -> None:
     assert unknown_names([(".env", {name.upper(): "x" for name in KNOWN})], KNOWN) == []
+
+
+def test_the_apis_settings_are_known_where_the_api_is_not_installed() -> None:
+    """API_HOST and API_PORT are no misspelt PGHOST and PGPORT."""
+    environment = {name.upper(): "x" for name in ApiSettings.model_fields}
+    assert unknown_names([("environment", environment), (".env", environment)], Settings.model_fields) == []
 
 
 def test_the_command_prints_the_settings_of_both_programs_and_what_is_misspelt(tmp_path: Path) -> None:

@@ -100,6 +100,28 @@ def test_two_packages_for_one_task_type_are_no_offer_at_all(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize(
+    ("task_type", "payload", "words"),
+    [
+        ("geotiff_to_png", '{"maxsize": 100}', "Unknown key 'maxsize' for geotiff_to_png. Did you mean 'maxSize'?"),
+        ("geotiff_to_png", '{"max_size": 100}', "Did you mean 'maxSize'?"),
+        ("geotiff_to_tiles", '{"thumbnailSize": 100}', "Unknown key 'thumbnailSize' for geotiff_to_tiles."),
+        ("geotiff_info", '{"zzz": null}', "Unknown key 'zzz' for geotiff_info. Known: page, sourceCrs, sourceUrl."),
+    ],
+)
+def test_convert_refuses_an_unknown_key_of_the_payload(
+    task_type: str, payload: str, words: str, tmp_path: Path
+) -> None:
+    """As the API does when a job is made, with the nearest known key."""
+    source = tmp_path / "map.tif"
+    source.write_bytes(b"II*\0")
+    ended = worker("convert", str(source), "--task", task_type, "--payload", payload, "-o", str(tmp_path / "out"))
+    assert ended.returncode == 1
+    assert "invalid_payload: " in ended.stderr
+    assert words in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     "arguments",
     [("convert", "map.tif", "--task", "geotiff_to_pgn"), ("tasks", "geotiff_to_pgn"), ("verify", "geotiff_to_pgn")],
 )
