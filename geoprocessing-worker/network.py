@@ -4,7 +4,10 @@ A job's URLs come over the wire from the API. Whoever could put another one in i
 stands inside a network, ask things that only those inside may ask.
 """
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import suppress
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
@@ -15,6 +18,7 @@ from geoprocessing_worker.errors import ErrorClass, JobError, refused
 
 # Bytes; a claim of 64 jobs with all their URLs has about 1 MB.
 LARGEST_ANSWER = 8 * 1024 * 1024
+_RESOLVE_SECONDS = 10
 
 
 class StorageGuard:
@@ -23,6 +27,9 @@ class StorageGuard:
     The address is looked at once the connection stands and before anything is sent, so that a name which points
     elsewhere the second time it is asked for leads nowhere. What goes through a proxy of the operator's is not looked
     at: there the proxy decides.
+
+    With a refusal of its own, a guard also resolves the name before it connects. Open and closed ports of a private
+    address then get the same answer, so that sourceUrl cannot scan ports.
 
     Args:
         hosts: names or addresses that are allowed, in lower case; `*.example.org` stands for all below it.
@@ -43,6 +50,7 @@ class StorageGuard:
     ) -> None:
         self._setting = setting
         self._refusal = refusal or _refusal
+        self._hides_ports = refusal is not None
         known = [as_sent(host) for host in hosts]
         self._hosts = frozenset(host for host in known if not host.startswith("*."))
         self._endings = tuple(host[1:] for host in known if host.startswith("*."))
@@ -71,25 +79,41 @@ class StorageGuard:
             nonlocal connecting_to
             if event == "connection.connect_tcp.started":
                 connecting_to = str(info["host"])
+                if self._hides_ports and connecting_to.lower().rstrip(".") == host:
+                    await self._check_name(host, info["port"])
             elif event == "connection.connect_tcp.complete" and connecting_to.lower().rstrip(".") == host:
-                await self._check_peer(host, info["return_value"])
+                await self._check_peer(request, host, info["return_value"])
 
         request.extensions = {**request.extensions, "trace": trace}
 
-    async def _check_peer(self, host: str, stream: Any) -> None:
+    async def _check_name(self, host: str, port: int) -> None:
+        found: list[Any] = []
+        with suppress(OSError):  # connecting fails with a better message
+            resolve = asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = await asyncio.wait_for(resolve, _RESOLVE_SECONDS)
+        if not all(self._is_allowed(host, str(peer[0])) for *_, peer in found):
+            raise self._refusal(f"The host {host} has a private address.", host=host)
+
+    async def _check_peer(self, request: httpx.Request, host: str, stream: Any) -> None:
         peer = str(stream.get_extra_info("server_addr")[0])
-        address = parse_address(peer)
-        # A host that was allowed by name and is local by its name is meant to be where it is.
-        meant = host in self._hosts and is_local_name(host)
-        if address is not None and (meant or is_public(address) or self._in_networks(address)):
+        if self._is_allowed(host, peer):
             return
         await stream.aclose()
+        if self._hides_ports:
+            # DNS rebinding: the name resolved to a public address a moment ago. A closed port fails in the same way.
+            raise httpx.ConnectError("connection refused by the guard", request=request)
         raise self._refusal(
-            f"The public name {host} leads to the private address {peer}"
-            + ("; STORAGE_NETWORKS tells the worker where storage may lie." if self._refusal is _refusal else "."),
+            f"The public name {host} leads to the private address {peer}. "
+            "If storage belongs there, add its network to STORAGE_NETWORKS.",
             host=host,
             address=peer,
         )
+
+    def _is_allowed(self, host: str, peer: str) -> bool:
+        address = parse_address(peer)
+        # A local name in the list of allowed hosts may have a private address.
+        is_meant = host in self._hosts and is_local_name(host)
+        return address is not None and (is_meant or is_public(address) or self._in_networks(address))
 
     def _in_networks(self, address: Any) -> bool:
         return any(address.version == network.version and address in network for network in self._networks)

@@ -22,7 +22,7 @@ from geo_jobs_api import log as api_log
 from geo_jobs_api.hosts import parse_hosts
 from geo_jobs_api.outgoing import AddressRefusedError, Outgoing
 from geo_jobs_api.store import load_queries
-from geoprocessing_worker import addresses, log
+from geoprocessing_worker import addresses, log, transfer
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.download import download
 from geoprocessing_worker.errors import JobError
@@ -73,10 +73,46 @@ async def test_the_address_is_looked_at_by_the_workers_own_clients(bird: Canary)
     """Not only by those that tests make; by a name that the system reads as an address."""
     port = bird.url.split(":")[2].split("/")[0]
     anywhere = Settings(source_hosts=("*",), allow_any_storage_host=True)
-    for make in (source_client, storage_client):
+    for make, words in ((source_client, "private address"), (storage_client, r"private address 127\.0\.0\.1")):
         async with make(anywhere, NO_TLS) as http:
-            with pytest.raises(JobError, match=r"private address 127\.0\.0\.1"):
+            with pytest.raises(JobError, match=words):
                 await http.get(f"http://127.1:{port}/map.tif")
+    assert all(call == "called: b''" for call in bird.touched()), "something was sent"
+
+
+async def fetch_failure(url: str, folder: Path) -> dict[str, Any]:
+    """The failure of a job whose sourceUrl is this one, where every public host is allowed."""
+    source = JobInput(file_name="a.tif", download_url=url, is_remote=True)
+    async with source_client(Settings(source_hosts=("*",)), NO_TLS) as http:
+        with pytest.raises(JobError) as caught:
+            await download(source, folder / "a.tif", http=http, max_bytes=1000, report=lambda *_: None)
+    return {"code": caught.value.code, "message": caught.value.message, "detail": dict(caught.value.detail)}
+
+
+@pytest.mark.parametrize("rebinds", [False, True])
+@pytest.mark.usefixtures("hostile_dns")
+async def test_open_and_closed_private_ports_look_alike(
+    rebinds: bool, bird: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sourceUrl cannot scan ports, also if its name had a public address a moment before. No address is shown."""
+    monkeypatch.setattr(transfer, "SOURCE_PATIENCE", 0.1)
+    if rebinds:
+        private, lookups = socket.getaddrinfo, list[str]()
+
+        def resolve(host: Any, *rest: Any, **named: Any) -> Any:
+            text = host.decode() if isinstance(host, bytes) else str(host)
+            if not text.endswith("example.com"):
+                return private(host, *rest, **named)
+            lookups.append(text)
+            return private("93.184.216.34" if len(lookups) % 2 else host, *rest, **named)
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        closed = free.getsockname()[1]
+    opened = await fetch_failure(bird.url.replace("127.0.0.1", "maps.example.com"), tmp_path)
+    assert opened == await fetch_failure(f"http://maps.example.com:{closed}/a.tif", tmp_path)
+    assert opened["code"] == ("download_failed" if rebinds else "source_not_allowed")
+    assert "127.0.0.1" not in str(opened)
     assert all(call == "called: b''" for call in bird.touched()), "something was sent"
 
 
