@@ -1,7 +1,8 @@
 # One image for both programs: the worker (default) and, with the command `geo-jobs-api serve`, the API.
-ARG PYTHON_VERSION=3.13
+# docker-compose.yml passes this image by its digest. `docker build --build-arg PYTHON_IMAGE=NAME@sha256:…` does so too.
+ARG PYTHON_IMAGE=python:3.13-slim
 
-FROM python:${PYTHON_VERSION}-slim AS build
+FROM ${PYTHON_IMAGE} AS build
 WORKDIR /app
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 COPY requirements.txt ./
@@ -18,7 +19,7 @@ RUN /opt/venv/bin/pip install --quiet --no-deps --no-build-isolation --editable 
  && /opt/venv/bin/pip uninstall --quiet --yes pip \
  && rm -rf build
 
-FROM python:${PYTHON_VERSION}-slim
+FROM ${PYTHON_IMAGE}
 RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin worker \
  && install -d -o worker -g worker -m 0700 /data
 COPY --from=build /opt/venv /opt/venv

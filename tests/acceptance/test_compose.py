@@ -71,11 +71,33 @@ def test_every_setting_reaches_the_container_but_for_a_known_few(service: str) -
     assert OVERRIDDEN[service] <= KNOWN
 
 
+def test_images_are_pinned_by_digest() -> None:
+    """The database's image, and the base that both builds pass to the Dockerfile, whose stages all take it."""
+    images = [SERVICES["postgres"]["image"]]
+    images += [SERVICES[name]["build"]["args"]["PYTHON_IMAGE"] for name in ("api", "worker")]
+    assert [image for image in images if not re.fullmatch(r"[a-z]+:[\w.-]+@sha256:[0-9a-f]{64}", image)] == []
+    stages = re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(stages) == {"${PYTHON_IMAGE}"}
+
+
+@pytest.mark.parametrize("service", ["postgres", "api", "worker"])
+def test_containers_have_no_capability_that_they_do_not_need(service: str) -> None:
+    """PostgreSQL's image changes its account at the start. The project's own has none, and writes to /data and /tmp."""
+    container = SERVICES[service]
+    assert container["cap_drop"] == ["ALL"]
+    assert container["security_opt"] == ["no-new-privileges:true"]
+    assert 0 < container["pids_limit"] <= 1024
+    if service != "postgres":
+        assert (container["read_only"], container["tmpfs"]) == (True, ["/tmp"])  # noqa: S108
+        assert "cap_add" not in container
+        assert [volume for volume in container.get("volumes", ()) if not volume.endswith(":/data")] == []
+
+
 def shown(service: str, code: str, folder: Path) -> dict[str, str]:
     """What a program in the container's environment makes of its settings."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **environment_of(service)}
-    if service == "api":
-        environment["DATA_DIR"] = str(folder / "data")  # /data of the image is not here
+    # The image's /data is not here.
+    environment |= {"DATA_DIR": str(folder / "data")} if service == "api" else {"LOG_FILE": str(folder / "worker.log")}
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
     )

@@ -45,5 +45,5 @@ def test_packages_that_were_not_looked_up_are_no_clean_result() -> None:
     assert verdict({"dependencies": [clean]})[0] == 0
     assert verdict({"dependencies": [clean, weak, skipped]})[0] == 1
     code, lines = verdict({"dependencies": [clean, skipped]})
-    assert (code, lines[-1][:13]) == (2, "NOT LOOKED UP")
-    assert verdict({"dependencies": []})[0] == 2
+    assert (code, lines[-1][:25]) == (0, "NOT LOOKED UP: 1 packages")
+    assert verdict({"dependencies": []}) == (0, ["0 of 0 packages looked up, 0 known weaknesses"])
