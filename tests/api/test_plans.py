@@ -100,7 +100,13 @@ QUERIES: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "rescue": (
         "upkeep.sql",
         "rescue_lost_jobs",
-        {"max_worker_losses": 3, "cancel_overdue_seconds": 60.0, "timeout_grace_seconds": 60.0, "most": 100},
+        {
+            "max_worker_losses": 3,
+            "most_timeouts": 2,
+            "cancel_overdue_seconds": 60.0,
+            "timeout_grace_seconds": 60.0,
+            "most": 100,
+        },
         "",
     ),
     "next loss": (

