@@ -224,6 +224,20 @@ def test_an_end_that_means_something_to_very_many_reaches_them_all_in_pieces(
     assert len(events) - len({event["job_id"] for event in events}) == 0, "each of them once"
 
 
+@pytest.mark.parametrize(("count", "in_a_chain"), [(6000, False), (700, True)], ids=["all at once", "a long chain"])
+def test_old_statistics_do_not_slow_the_end_of_a_parent_with_thousands_of_children(
+    person: Person, worker: Worker, api: RunningApi, count: int, in_a_chain: bool
+) -> None:
+    """A burst of jobs into tables that were analyzed nearly empty: its end is not given up after 15 s."""
+    url = api.settings.conninfo or ""
+    parent = person.submit()
+    waiting_for(api, parent, 6000, in_a_chain=False)
+    rows(url, "DELETE FROM jobs WHERE id <> %s", parent)
+    rows(url, "ANALYZE jobs, job_dependencies")
+    waiting_for(api, parent, count, in_a_chain=in_a_chain)
+    worker.fail(worker.claim(), "invalid_input").raise_for_status()
+
+
 @pytest.mark.parametrize("ending", ["complete", "cancel"])
 def test_a_parent_that_ends_while_its_child_is_made_is_never_missed(
     person: Person, worker: Worker, ending: str
