@@ -34,7 +34,7 @@ from geo_jobs_api.lease_records import (
     PreviousError,
     Renewal,
 )
-from geo_jobs_api.lease_requests import NO_NEWS, Claimed, ClaimRequest, Completion, News
+from geo_jobs_api.lease_requests import NO_NEWS, Claimed, ClaimRequest, Completion, News, Results
 from geo_jobs_api.store import fetch_all, load_queries
 
 _leases = load_queries("leases.sql")
@@ -225,10 +225,9 @@ class LeaseStore:
                     lease_seqs=[one.token.lease_seq for one in completions],
                     lease_keys=[one.token.lease_key for one in completions],
                     request_digests=[one.request_digest for one in completions],
-                    outputs=[Jsonb(one.results.outputs) for one in completions],
-                    metadata=[Jsonb(one.results.metadata) for one in completions],
-                    timings=[Jsonb(one.results.timings) for one in completions],
-                    sources=[None if one.results.source is None else Jsonb(one.results.source) for one in completions],
+                    results=Jsonb(
+                        [{name: getattr(one.results, name) for name in Results.__slots__} for one in completions]
+                    ),
                 )
             )
         # Places count from 1, as SQL does.

@@ -23,18 +23,23 @@ _BACKLOG = 2048
 _GC_THRESHOLDS = (20_000, 20, 20)
 
 
+def spare_collector() -> None:
+    """Exempt all present objects from garbage collection, since they stay until the end, and collect less often.
+
+    Full rounds over all modules made one claim in a hundred wait 20 ms.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+
+
 class DrainingServer(uvicorn.Server):
     """Answers parked claims and ends live streams before it waits for open requests."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As the base, then spare the garbage collector what was made by now: it stays until the end.
-
-        Its full rounds over all modules are what made one claim in a hundred wait 20 ms.
-        """
+        """As the base, then `spare_collector`."""
         await super().startup(sockets)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*_GC_THRESHOLDS)
+        spare_collector()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As the base, after everything that waits was sent away."""

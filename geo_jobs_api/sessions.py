@@ -8,8 +8,13 @@ from typing import Any, Literal
 
 import psycopg
 from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import set_json_dumps
+from pydantic_core import to_json
 
 from geo_jobs_api.errors import ConfigurationError
+
+# Encoding takes place in the event loop. For 250 kB of metadata the standard library takes 17 ms, this one 1.3 ms.
+set_json_dumps(to_json)
 
 # Whether a connection keeps its server session: "session", or only for a transaction: "transaction" (PgBouncer).
 Pooling = Literal["session", "transaction"]

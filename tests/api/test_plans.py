@@ -91,8 +91,8 @@ QUERIES: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "leases.sql",
         "complete_jobs",
         {
-            "lease_seqs": [1], "lease_keys": ["key"], "request_digests": [b"d"], "outputs": [Jsonb([])],
-            "metadata": [Jsonb({})], "timings": [Jsonb({})], "sources": [None],
+            "lease_seqs": [1], "lease_keys": ["key"], "request_digests": [b"d"],
+            "results": Jsonb([{"outputs": [], "metadata": {}, "timings": {}, "source": None}]),
         },
         "jobs_pkey",
     ),
