@@ -13,7 +13,7 @@ from geo_jobs_api.records import FromRow
 
 @dataclass(frozen=True, slots=True)
 class Schedule(FromRow):
-    """A schedule, as `schedules` holds it; `timing` is JSON, `template` its text.
+    """A schedule, as `schedules` holds it; `timing` is JSON, `template` JSON text.
 
     `upcoming` begins with `next_run_at`, unless a program of the release before wrote the row.
     """

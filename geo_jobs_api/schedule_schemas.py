@@ -239,6 +239,6 @@ def stored_timing(body: PutSchedule) -> dict[str, Any]:
     return when.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def stored_template(body: PutSchedule) -> dict[str, Any]:
+def stored_template(body: PutSchedule) -> str:
     """The template as it is stored."""
-    return body.template.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return body.template.model_dump_json(by_alias=True, exclude_unset=True)

@@ -26,7 +26,7 @@ class ScheduleContent:
 
     name: str
     timing: Mapping[str, Any]
-    template: Mapping[str, Any]
+    template: str
     missed_runs: str
     catch_up: int
     overlap: str
@@ -40,8 +40,7 @@ class ScheduleContent:
     def columns(self) -> dict[str, Any]:
         """The parameters of a statement."""
         plain = {name: getattr(self, name) for name in self.__slots__}
-        json = {"timing": Jsonb(dict(self.timing)), "template": Jsonb(dict(self.template))}
-        return plain | json | _moments(self.upcoming)
+        return plain | {"timing": Jsonb(dict(self.timing))} | _moments(self.upcoming)
 
 
 def _moments(upcoming: Sequence[datetime]) -> dict[str, Any]:

@@ -1,5 +1,4 @@
--- Schedules: what their owners do with them, and the one transaction in which they fire. Templates are read as text: one
--- of a mebibyte takes 30 ms to decode, which lists have no need of.
+-- Schedules: what their owners do with them, and the one transaction in which they fire.
 
 -- name: count_schedules(owner)^
 -- How many an owner has.
@@ -19,11 +18,7 @@ WITH created AS (
     ON CONFLICT ON CONSTRAINT schedule_names DO NOTHING
     RETURNING *
 )
-SELECT
-    id, owner, name, timing, template::text AS template, missed_runs, catch_up, overlap, jitter_seconds, start_at, end_at,
-    skip_unchanged, paused, next_run_at, upcoming, last_run_at, last_error, created_at, updated_at,
-    pg_notify('geo_jobs_schedules', '')
-FROM created;
+SELECT created.*, pg_notify('geo_jobs_schedules', '') FROM created;
 
 -- name: replace_schedule(id, name, timing, template, missed_runs, catch_up, overlap, jitter_seconds, start_at, end_at, skip_unchanged, paused, next_run_at, upcoming)^
 -- Give a schedule another content; what it has made stays.
@@ -38,11 +33,7 @@ WITH changed AS (
     WHERE id = :id
     RETURNING *
 )
-SELECT
-    id, owner, name, timing, template::text AS template, missed_runs, catch_up, overlap, jitter_seconds, start_at, end_at,
-    skip_unchanged, paused, next_run_at, upcoming, last_run_at, last_error, created_at, updated_at,
-    pg_notify('geo_jobs_schedules', '')
-FROM changed;
+SELECT changed.*, pg_notify('geo_jobs_schedules', '') FROM changed;
 
 -- name: set_paused(id, paused, next_run_at, upcoming)^
 -- Stop or go on. No row: it is so already.
@@ -52,11 +43,7 @@ WITH changed AS (
     WHERE id = :id AND paused <> :paused
     RETURNING *
 )
-SELECT
-    id, owner, name, timing, template::text AS template, missed_runs, catch_up, overlap, jitter_seconds, start_at, end_at,
-    skip_unchanged, paused, next_run_at, upcoming, last_run_at, last_error, created_at, updated_at,
-    pg_notify('geo_jobs_schedules', '')
-FROM changed;
+SELECT changed.*, pg_notify('geo_jobs_schedules', '') FROM changed;
 
 -- name: reset_schedule(id, next_run_at, upcoming)^
 -- Forget what is due and what went wrong, and go on from now.
@@ -68,25 +55,15 @@ WITH changed AS (
     WHERE id = :id
     RETURNING *
 )
-SELECT
-    id, owner, name, timing, template::text AS template, missed_runs, catch_up, overlap, jitter_seconds, start_at, end_at,
-    skip_unchanged, paused, next_run_at, upcoming, last_run_at, last_error, created_at, updated_at,
-    pg_notify('geo_jobs_schedules', '')
-FROM changed;
+SELECT changed.*, pg_notify('geo_jobs_schedules', '') FROM changed;
 
 -- name: get_schedule(id, owner)^
 -- One schedule; with an owner, only if it is that owner's.
-SELECT
-    id, owner, name, timing, template::text AS template, missed_runs, catch_up, overlap, jitter_seconds, start_at, end_at,
-    skip_unchanged, paused, next_run_at, upcoming, last_run_at, last_error, created_at, updated_at
-FROM schedules WHERE id = :id AND (:owner::text IS NULL OR owner = :owner::text);
+SELECT * FROM schedules WHERE id = :id AND (:owner::text IS NULL OR owner = :owner::text);
 
 -- name: list_schedules(owner, after, most)
 -- By their ids, which are time-ordered; the last id of a page is the cursor of the next.
-SELECT
-    id, owner, name, timing, template::text AS template, missed_runs, catch_up, overlap, jitter_seconds, start_at, end_at,
-    skip_unchanged, paused, next_run_at, upcoming, last_run_at, last_error, created_at, updated_at
-FROM schedules
+SELECT * FROM schedules
 WHERE (:owner::text IS NULL OR owner = :owner::text) AND (:after::uuid IS NULL OR id > :after::uuid)
 ORDER BY id
 LIMIT :most;
@@ -105,11 +82,7 @@ LIMIT :most;
 -- name: lock_due(now, only, most)
 -- Hold the schedules whose moment has come; those that another process holds are its own business. `now` stands in for
 -- the database's clock where time is played.
-SELECT
-    id, owner, name, timing, template::text AS template, missed_runs, catch_up, overlap, jitter_seconds, start_at, end_at,
-    skip_unchanged, paused, next_run_at, upcoming, last_run_at, last_error, created_at, updated_at,
-    coalesce(:now::timestamptz, now()) AS server_time
-FROM schedules
+SELECT schedules.*, coalesce(:now::timestamptz, now()) AS server_time FROM schedules
 WHERE next_run_at <= coalesce(:now::timestamptz, now()) AND next_run_at IS NOT NULL
     AND (:only::uuid IS NULL OR id = :only::uuid)
 ORDER BY next_run_at, id
@@ -118,11 +91,7 @@ FOR UPDATE SKIP LOCKED;
 
 -- name: lock_schedule(id)^
 -- Hold one schedule, due or not.
-SELECT
-    id, owner, name, timing, template::text AS template, missed_runs, catch_up, overlap, jitter_seconds, start_at, end_at,
-    skip_unchanged, paused, next_run_at, upcoming, last_run_at, last_error, created_at, updated_at,
-    now() AS server_time
-FROM schedules WHERE id = :id FOR UPDATE;
+SELECT schedules.*, now() AS server_time FROM schedules WHERE id = :id FOR UPDATE;
 
 -- name: seconds_until_due(now)^
 -- How long until the next moment comes; NULL: none will.
