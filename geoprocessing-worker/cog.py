@@ -110,7 +110,7 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
         translated = time.perf_counter()
         report("check", 0.0, "Checking what was made")
         _check(source, unfinished, (header, made_header), options, tiles)
-    made_header = replace(made_header, remarks=header.remarks)
+    made_header = replace(made_header, displaced=header.displaced, caveat=header.caveat, remarks=header.remarks)
     made = finished(request.output_folder, f"{request.stem}.tif", "image/tiff")
     block = _told(request, made_header, choice, sample)
     block["cog"] = {
@@ -118,7 +118,7 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
         "overviewResampling": {"method": method, "reason": why},
         "webOptimized": options.web_optimized,
         "sizeBytes": made.size_bytes,
-        "notes": [note for note in (place_note, _alpha_note(header, options)) if note],
+        "notes": [note for note in (place_note, _alpha_note(header, options), *header.notes) if note],
     }
     companion = _companion(request, made, made_header, block)
     timings = {"inspect": inspected - started, "translate": translated - inspected}

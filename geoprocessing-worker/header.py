@@ -152,6 +152,11 @@ class SourceHeader:
     remarks: tuple[str, ...] = ()
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the file's owner: doubts about its place, then `remarks`."""
+        return *(words for words in (self.displaced, self.caveat) if words), *self.remarks
+
+    @property
     def full(self) -> Level:
         """The level of the full picture."""
         return self.levels[0]

@@ -93,7 +93,7 @@ def source_facts(header: SourceHeader, source_name: str) -> dict[str, Any]:
         "overviews": len(header.levels) - 1,
         "mask": header.has_mask,
         "pages": header.pages,
-        "notes": list(header.remarks),
+        "notes": list(header.notes),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,17 @@ from pyproj import CRS, Transformer
 from geoprocessing_worker.conversion import ConversionResult
 from geoprocessing_worker.crs import from_gdal
 from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.handlers import TaskHandler
 from geoprocessing_worker.own_system import own_system
+from geoprocessing_worker.shipped import GEOTIFF_INFO, GEOTIFF_TO_COG, GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
 from tests.support.rasters import Tiff, ramp, run
 from tests.support.raw_tiff import DOUBLE, Tag, geo_tags, placed, write_raw_tiff
+from tests.support.task_runs import perform_on
 from tests.worker.test_cog import cog
 from tests.worker.test_info import info
 from tests.worker.test_tiles import tiles
 
+HANDLERS = [GEOTIFF_TO_PNG, GEOTIFF_TO_COG, GEOTIFF_TO_TILES, GEOTIFF_INFO]
 GRAY = np.arange(2500, dtype=np.uint16).reshape(50, 50, 1)
 BESSEL, WGS84_DATUM, USER = 7004, 6326, 32767
 DEGREE = math.radians(1.0)
@@ -287,6 +292,31 @@ def test_an_unknown_datum_gets_a_note(crs: str, words: str | None, tmp_path: Pat
     source = Tiff(ramp(20, 20), crs=crs, transform=rasterio.Affine(10, 0, 5e5, 0, -10, 6.7e6)).write(tmp_path / "a.tif")
     notes = notes_of(run(source, tmp_path / "out", coordinate_system="native"))
     assert ("datum" in notes, words or "") == (words is not None, words if words and words in notes else "")
+
+
+@pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.task_type.name)
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({1024: 2, 2048: USER, 2050: USER, 2056: BESSEL, 2054: 9102}, "the datum of the file's coordinate system"),
+        ({1024: 1, 3072: 29999}, "'EPSG:29999' cannot be used, since its code is unknown"),
+    ],
+)
+def test_every_kind_of_job_has_the_doubts_about_a_place(
+    handler: TaskHandler, keys: dict[int, Any], words: str, tmp_path: Path
+) -> None:
+    """A place that can be off, and one that is not used, are in `source.notes`, of a COG in `cog.notes` too."""
+    path = write(tmp_path / "a.tif", keys, 9, 52, 1e-4)
+    if handler is GEOTIFF_TO_TILES and 3072 in keys:
+        with pytest.raises(JobError, match="EPSG:29999"):
+            perform_on(handler, path, tmp_path / "out")
+        return
+    metadata: Any = perform_on(handler, path, tmp_path / "out").metadata
+    told = [metadata["source"]["notes"], *([metadata["cog"]["notes"]] if "cog" in metadata else [])]
+    assert [sum(words in note for note in notes) for notes in told] == [1] * len(told)
+    assert len(told) == 1 + (handler is GEOTIFF_TO_COG)
+    companion = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert companion["geoprocessing"]["source"]["notes"] == told[0]
 
 
 @pytest.mark.parametrize(("given", "used"), [("EPSG:23033", True), ("EPSG:4326", False)])
