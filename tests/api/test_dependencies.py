@@ -236,6 +236,8 @@ def test_old_statistics_do_not_slow_the_end_of_a_parent_with_thousands_of_childr
     rows(url, "ANALYZE jobs, job_dependencies")
     waiting_for(api, parent, count, in_a_chain=in_a_chain)
     worker.fail(worker.claim(), "invalid_input").raise_for_status()
+    left = "SELECT id FROM jobs WHERE finished_at IS NULL"
+    wait_until(lambda: rows(url, left) == [], "all of them to be cancelled", 30)
 
 
 @pytest.mark.parametrize("ending", ["complete", "cancel"])
