@@ -42,6 +42,7 @@ from geo_jobs_api.settings_store import record_settings
 from geo_jobs_api.steering_store import SteeringStore
 from geo_jobs_api.storage import Storage, UrlSigner
 from geo_jobs_api.store import JobStore, UpkeepStore
+from geo_jobs_api.submission import JobSubmission
 from geo_jobs_api.task_type_store import TaskTypeStore
 from geo_jobs_api.vitals import VitalSigns
 from geo_jobs_api.wakeup import WaitingRoom
@@ -86,7 +87,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         storage = local_storage(settings)
         jobs, leases, upkeep, room = JobStore(pool), LeaseStore(pool, claiming), UpkeepStore(pool), WaitingRoom()
         steering = SteeringStore(pool, settings.lease_seconds)
-        schedules, webhooks = ScheduleStore(pool), WebhookStore(pool)
+        creation, schedules, webhooks = CreationStore(pool), ScheduleStore(pool), WebhookStore(pool)
         bells = {"geo_jobs_schedules": asyncio.Event(), "geo_jobs_deliveries": asyncio.Event()}
         firing = ScheduleRunner(
             schedules,
@@ -97,7 +98,8 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         made = Services(
             settings=settings,
             jobs=jobs,
-            creation=CreationStore(pool),
+            creation=creation,
+            submission=JobSubmission(creation, settings),
             pipelines=PipelineStore(pool),
             schedules=schedules,
             firing=firing,

@@ -7,14 +7,13 @@ import hashlib
 import math
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jwt
 
 from geo_jobs_api.config import Settings
 from geo_jobs_api.errors import ConfigurationError, Problem
-from geo_jobs_api.records import WorkerToken
+from geo_jobs_api.records import Caller, WorkerToken
 
 ADMIN_SCOPE = "geo-jobs:admin"
 _SECRET_ALGORITHM = "HS256"  # noqa: S105  # a name, not a secret
@@ -25,19 +24,6 @@ _MAX_SUBJECT_CHARACTERS = 255
 _TOKEN_RELOAD_SECONDS = 5.0
 # Unknown tokens trigger a reload. This pause bounds the queries that guesses can cause.
 _TOKEN_RELOAD_PAUSE_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """A person, or a program that acts for one."""
-
-    subject: str
-    is_admin: bool
-
-    @property
-    def owner_filter(self) -> str | None:
-        """Whose jobs may be seen; None for all."""
-        return None if self.is_admin else self.subject
 
 
 def _refuse(detail: str, scheme: str) -> Problem:

@@ -17,11 +17,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from geo_jobs_api.errors import ConfigurationError
 from geo_jobs_api.hosts import HostList, is_host_name, parse_address, parse_hosts, parse_web_address
-from geo_jobs_api.jobs import MOST_INLINE_BYTES
 
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 # HS256 is only as strong as its key; shorter ones can be guessed offline from one token (RFC 7518 §3.2).
 _MINIMUM_SECRET_BYTES = 32
+# As base64, and beside the largest metadata, results in a report stay below what a JSON body may have (1 MiB).
+MOST_INLINE_BYTES = 256 * 1024
 _SSL_MODES = dict.fromkeys(("true", "1", "yes", "on"), "require")
 _LIBPQ_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _SSL_MODES |= dict.fromkeys(("false", "0", "no", "off"), "disable")

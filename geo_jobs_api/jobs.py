@@ -239,10 +239,6 @@ def upload_slots(outputs: Iterable[UploadSlot], payload: Mapping[str, object]) -
     return tuple(slot for slot in slots if slot.formats is None or wanted in slot.formats)
 
 
-# As base64, and beside the largest metadata, they stay below what a JSON body may have (1 MiB).
-MOST_INLINE_BYTES = 256 * 1024
-
-
 def job_prefix(job_id: UUID) -> str:
     """Where all objects of a job are kept."""
     return f"jobs/{job_id}"

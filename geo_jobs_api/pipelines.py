@@ -9,7 +9,6 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
 
-from geo_jobs_api.auth import Caller
 from geo_jobs_api.creation_store import NewJob
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.paging import answer, read_page
@@ -23,7 +22,7 @@ from geo_jobs_api.pipeline_schemas import (
     PipelineView,
 )
 from geo_jobs_api.pipeline_store import IncompletePipelineError, NewPipeline
-from geo_jobs_api.records import Pipeline, PipelineSummary
+from geo_jobs_api.records import Caller, Pipeline, PipelineSummary
 from geo_jobs_api.routes import Route
 from geo_jobs_api.schemas import CancelJob
 from geo_jobs_api.services import CallerOf, Services, ServicesOf

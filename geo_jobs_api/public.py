@@ -10,14 +10,13 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from geo_jobs_api.auth import Caller
 from geo_jobs_api.creation_schemas import CreateBatch, CreatedBatch, CreateJob
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.explanation import explained
 from geo_jobs_api.jobs import FINAL_STATES, JobState, output_key, safe_file_name, upload_key
 from geo_jobs_api.paging import answer, read_page
 from geo_jobs_api.payload_checks import check_file_type, find_rules
-from geo_jobs_api.records import Job, JobEvent
+from geo_jobs_api.records import Caller, Job, JobEvent
 from geo_jobs_api.routes import Route
 from geo_jobs_api.schemas import (
     CancelJob,
@@ -36,7 +35,7 @@ from geo_jobs_api.services import BaseUrl, CallerOf, Services, ServicesOf
 from geo_jobs_api.steering_schemas import Explanation
 from geo_jobs_api.storage import SizeRule
 from geo_jobs_api.store import ShareExceededError, WantedJobs
-from geo_jobs_api.submission import IdempotencyKey, share_exceeded, submit_jobs
+from geo_jobs_api.submission import IdempotencyKey, share_exceeded
 
 router = APIRouter(prefix="/api/geo-jobs", tags=["jobs"], route_class=Route)
 
@@ -68,7 +67,7 @@ async def create_job(
 
     The same `Idempotency-Key` with the same body gives the same job again, a `dedupKey` that an open job has, that job.
     """
-    (made,) = await submit_jobs(services, caller, [body], idempotency_key)
+    (made,) = await services.submission.submit(caller, [body], idempotency_key)
     if not made.is_new:
         response.status_code = 200
     response.headers["Location"] = f"/api/geo-jobs/{made.job.id}"
@@ -80,7 +79,7 @@ async def create_batch(
     body: CreateBatch, caller: CallerOf, services: ServicesOf, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Make up to 1,000 jobs in one transaction: all of them, or none."""
-    made = await submit_jobs(services, caller, body.jobs, idempotency_key, is_batch=True)
+    made = await services.submission.submit(caller, body.jobs, idempotency_key, is_batch=True)
     return await answer(
         lambda: CreatedBatch(jobs=[JobView.of(one.job) for one in made], created=[one.is_new for one in made]), 201
     )

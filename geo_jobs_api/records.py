@@ -180,6 +180,19 @@ class VacuumBlocker(FromRow):
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """A person, or a program that acts for one."""
+
+    subject: str
+    is_admin: bool
+
+    @property
+    def owner_filter(self) -> str | None:
+        """Whose jobs may be seen; None for all."""
+        return None if self.is_admin else self.subject
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerToken(FromRow):
     """A worker's token, without its secret."""
 

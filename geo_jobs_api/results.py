@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from geo_jobs_api.config import MOST_INLINE_BYTES
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.jobs import MOST_INLINE_BYTES, output_key
+from geo_jobs_api.jobs import output_key
 from geo_jobs_api.lease_records import Lease
 from geo_jobs_api.storage import ObjectInfo, Storage
 from geo_jobs_api.worker_schemas import ReportedOutput

@@ -11,9 +11,9 @@ import psycopg
 from fastapi import APIRouter, Query, Response
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api.auth import Caller
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.paging import answer, read_page
+from geo_jobs_api.records import Caller
 from geo_jobs_api.routes import Route
 from geo_jobs_api.schedule_content import content_of
 from geo_jobs_api.schedule_records import Schedule

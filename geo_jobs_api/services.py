@@ -12,7 +12,7 @@ from uuid import UUID
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
-from geo_jobs_api.auth import ADMIN_SCOPE, Caller, TokenVerifier, WorkerVerifier
+from geo_jobs_api.auth import ADMIN_SCOPE, TokenVerifier, WorkerVerifier
 from geo_jobs_api.claiming import ClaimDesk
 from geo_jobs_api.coalescing import Coalescer
 from geo_jobs_api.config import Settings
@@ -25,13 +25,14 @@ from geo_jobs_api.lease_store import LeaseStore
 from geo_jobs_api.limits import CALLER, RateLimit
 from geo_jobs_api.local_storage import LocalStorage
 from geo_jobs_api.pipeline_store import PipelineStore
-from geo_jobs_api.records import WorkerToken
+from geo_jobs_api.records import Caller, WorkerToken
 from geo_jobs_api.retention import Retention
 from geo_jobs_api.roll_call import RollCall
 from geo_jobs_api.schedule_store import Fire, ScheduleStore
 from geo_jobs_api.steering_records import OpenJobs
 from geo_jobs_api.steering_store import SteeringStore
 from geo_jobs_api.store import JobStore, UpkeepStore
+from geo_jobs_api.submission import JobSubmission
 from geo_jobs_api.task_type_store import TaskTypeStore
 from geo_jobs_api.vitals import VitalSigns
 from geo_jobs_api.wakeup import WaitingRoom
@@ -80,6 +81,7 @@ class Services:
     settings: Settings
     jobs: JobStore
     creation: CreationStore
+    submission: JobSubmission
     pipelines: PipelineStore
     schedules: ScheduleStore
     firing: FiresByHand

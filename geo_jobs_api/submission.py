@@ -12,7 +12,6 @@ from typing import Annotated, Any
 from fastapi import Header
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api.auth import Caller
 from geo_jobs_api.config import Settings
 from geo_jobs_api.creation_schemas import CreateJob
 from geo_jobs_api.creation_store import CreationStore, Dependency, NewJob, ParentNotFoundError, Source
@@ -27,8 +26,7 @@ from geo_jobs_api.payload_checks import (
     find_rules,
     unknown_task_type,
 )
-from geo_jobs_api.records import Holdings, Job
-from geo_jobs_api.services import Services
+from geo_jobs_api.records import Caller, Holdings, Job
 from geo_jobs_api.store import ShareExceededError
 
 # A job with the same key may end between the refusal of the new one and the look for the old one.
@@ -45,106 +43,145 @@ class Submitted:
     is_new: bool
 
 
-async def submit_jobs(
-    services: Services,
-    caller: Caller,
-    bodies: Sequence[CreateJob],
-    idempotency_key: str | None,
-    *,
-    is_batch: bool = False,
-) -> list[Submitted]:
-    """Make jobs, all or none; those that are there already (by either key) are given instead.
+class JobSubmission:
+    """Makes jobs of requests, each within its caller's share.
 
-    Raises:
-        Problem: `validation`, `source-not-allowed`, `unknown-task-type`, `parent-not-found`, `quota-exceeded`,
-            `idempotency-conflict`.
+    Args:
+        creation: the store.
+        settings: allowed sources and shares.
     """
 
-    # In a batch each job has a key of its own, made of the request's and its place.
-    def make() -> list[NewJob]:
-        keys = [
-            f"{idempotency_key}/{number}" if is_batch and idempotency_key is not None else idempotency_key
-            for number in range(len(bodies))
-        ]
-        return [
-            _new_job(services, caller, body, keys[number], f"/jobs/{number}" if is_batch else "")
-            for number, body in enumerate(bodies)
-        ]
+    def __init__(self, creation: CreationStore, settings: Settings) -> None:
+        self._creation = creation
+        self._settings = settings
 
-    news = await asyncio.to_thread(make) if is_batch else make()
-    places = (f"/jobs/{number}" if is_batch else "" for number in range(len(bodies)))
-    await check_payloads(
-        services.creation,
-        [AskedJob(place, body.task_type, body.input_payload) for place, body in zip(places, bodies, strict=True)],
-    )
-    await _check_outputs(services, caller, bodies, is_batch=is_batch)
-    found: dict[int, Submitted] = {}
-    for _ in range(_TRIES):
-        missing = {number: new for number, new in enumerate(news) if number not in found}
-        made = await _create(services, caller, list(missing.values()))
-        found |= {number: Submitted(made[new.id], is_new=True) for number, new in missing.items() if new.id in made}
-        missing = {number: new for number, new in missing.items() if number not in found}
-        if missing:
-            found |= await _find_earlier(services, caller, missing)
-        if len(found) == len(news):
-            return [found[number] for number in range(len(news))]
-    raise Problem(
-        "unavailable", "Jobs with these keys come and go too quickly; ask again.", headers={"Retry-After": "1"}
-    )
+    async def submit(
+        self,
+        caller: Caller,
+        bodies: Sequence[CreateJob],
+        idempotency_key: str | None,
+        *,
+        is_batch: bool = False,
+    ) -> list[Submitted]:
+        """Make jobs, all or none; those that are there already (by either key) are given instead.
 
+        Raises:
+            Problem: `validation`, `source-not-allowed`, `unknown-task-type`, `parent-not-found`, `quota-exceeded`,
+                `idempotency-conflict`.
+        """
 
-async def _check_outputs(services: Services, caller: Caller, bodies: Sequence[CreateJob], *, is_batch: bool) -> None:
-    """Hold each `inputFrom` against its parent, if that is the caller's. What has ended was made under older rules."""
-    wanted = {number: body.input_from for number, body in enumerate(bodies) if body.input_from is not None}
-    if not wanted:
-        return
-    parents = await services.creation.find_jobs([each.job_id for each in wanted.values()], caller.owner_filter)
-    by_id = {parent.id: parent for parent in parents if parent.state not in FINAL_STATES}
-    asked = [
-        AskedOutput(
-            f"{f'/jobs/{number}' if is_batch else ''}/inputFrom/output",
-            each.output,
-            by_id[each.job_id].task_type,
-            by_id[each.job_id].input_payload,
+        # In a batch each job has a key of its own, made of the request's and its place.
+        def make() -> list[NewJob]:
+            keys = [
+                f"{idempotency_key}/{number}" if is_batch and idempotency_key is not None else idempotency_key
+                for number in range(len(bodies))
+            ]
+            return [
+                self._new_job(caller, body, keys[number], f"/jobs/{number}" if is_batch else "")
+                for number, body in enumerate(bodies)
+            ]
+
+        news = await asyncio.to_thread(make) if is_batch else make()
+        places = (f"/jobs/{number}" if is_batch else "" for number in range(len(bodies)))
+        await check_payloads(
+            self._creation,
+            [AskedJob(place, body.task_type, body.input_payload) for place, body in zip(places, bodies, strict=True)],
         )
-        for number, each in wanted.items()
-        if each.job_id in by_id
-    ]
-    await check_outputs(services.creation, asked)
-
-
-async def _create(services: Services, caller: Caller, news: Sequence[NewJob]) -> Mapping[Any, Job]:
-    if len(news) > 1:
-        # Looked up before, since a batch is made whole or not at all.
-        await check_task_types(services.creation, news)
-    try:
-        return await services.creation.create_jobs(
-            news, parents_of=caller.owner_filter, most_open=services.settings.max_open_jobs_per_caller
-        )
-    except ShareExceededError as error:
-        raise share_exceeded(services.settings, error.has) from error
-    except ParentNotFoundError as error:
+        await self._check_outputs(caller, bodies, is_batch=is_batch)
+        found: dict[int, Submitted] = {}
+        for _ in range(_TRIES):
+            missing = {number: new for number, new in enumerate(news) if number not in found}
+            made = await self._create(caller, list(missing.values()))
+            found |= {number: Submitted(made[new.id], is_new=True) for number, new in missing.items() if new.id in made}
+            missing = {number: new for number, new in missing.items() if number not in found}
+            if missing:
+                found |= await self._find_earlier(caller, missing)
+            if len(found) == len(news):
+                return [found[number] for number in range(len(news))]
         raise Problem(
-            "parent-not-found", f"There is no job {error.parent_id} to wait for, or it is not yours."
-        ) from error
+            "unavailable", "Jobs with these keys come and go too quickly; ask again.", headers={"Retry-After": "1"}
+        )
 
+    async def _check_outputs(self, caller: Caller, bodies: Sequence[CreateJob], *, is_batch: bool) -> None:
+        """Check each `inputFrom` against its parent, if the caller owns it. Ended parents follow older rules."""
+        wanted = {number: body.input_from for number, body in enumerate(bodies) if body.input_from is not None}
+        if not wanted:
+            return
+        parents = await self._creation.find_jobs([each.job_id for each in wanted.values()], caller.owner_filter)
+        by_id = {parent.id: parent for parent in parents if parent.state not in FINAL_STATES}
+        asked = [
+            AskedOutput(
+                f"{f'/jobs/{number}' if is_batch else ''}/inputFrom/output",
+                each.output,
+                by_id[each.job_id].task_type,
+                by_id[each.job_id].input_payload,
+            )
+            for number, each in wanted.items()
+            if each.job_id in by_id
+        ]
+        await check_outputs(self._creation, asked)
 
-async def _find_earlier(services: Services, caller: Caller, missing: Mapping[int, NewJob]) -> dict[int, Submitted]:
-    keys = [new.idempotency_key for new in missing.values() if new.idempotency_key is not None]
-    by_key = await services.creation.find_by_idempotency_keys(caller.subject, keys) if keys else {}
-    deduplicated = {number: new for number, new in missing.items() if new.dedup_key is not None}
-    by_dedup = await services.creation.find_deduplicated(list(deduplicated.values())) if deduplicated else {}
-    found = {}
-    for number, new in missing.items():
-        job = by_key.get(new.idempotency_key or "")
-        if job is not None and job.request_digest != new.request_digest:
-            raise Problem("idempotency-conflict", "This Idempotency-Key was used with another body; use a fresh one.")
-        job = job or by_dedup.get((new.task_type, new.dedup_key))
-        if job is not None:
-            found[number] = Submitted(job, is_new=False)
+    async def _create(self, caller: Caller, news: Sequence[NewJob]) -> Mapping[Any, Job]:
+        if len(news) > 1:
+            # Looked up before, since a batch is made whole or not at all.
+            await check_task_types(self._creation, news)
+        try:
+            return await self._creation.create_jobs(
+                news, parents_of=caller.owner_filter, most_open=self._settings.max_open_jobs_per_caller
+            )
+        except ShareExceededError as error:
+            raise share_exceeded(self._settings, error.has) from error
+        except ParentNotFoundError as error:
+            raise Problem(
+                "parent-not-found", f"There is no job {error.parent_id} to wait for, or it is not yours."
+            ) from error
+
+    async def _find_earlier(self, caller: Caller, missing: Mapping[int, NewJob]) -> dict[int, Submitted]:
+        keys = [new.idempotency_key for new in missing.values() if new.idempotency_key is not None]
+        by_key = await self._creation.find_by_idempotency_keys(caller.subject, keys) if keys else {}
+        deduplicated = {number: new for number, new in missing.items() if new.dedup_key is not None}
+        by_dedup = await self._creation.find_deduplicated(list(deduplicated.values())) if deduplicated else {}
+        found = {}
+        for number, new in missing.items():
+            job = by_key.get(new.idempotency_key or "")
+            if job is not None and job.request_digest != new.request_digest:
+                raise Problem(
+                    "idempotency-conflict", "This Idempotency-Key was used with another body; use a fresh one."
+                )
+            job = job or by_dedup.get((new.task_type, new.dedup_key))
+            if job is not None:
+                found[number] = Submitted(job, is_new=False)
+            else:
+                await check_task_types(self._creation, [new])
+        return found
+
+    def _new_job(self, caller: Caller, body: CreateJob, key: str | None, pointer: str) -> NewJob:
+        dependencies = {
+            parent.job_id: Dependency(parent.job_id, parent.on_parent_failure) for parent in body.depends_on
+        }
+        if body.input_from is not None:
+            dependencies.setdefault(body.input_from.job_id, Dependency(body.input_from.job_id))
+            source = Source(InputKind.OUTPUT, parent_id=body.input_from.job_id, output=body.input_from.output)
+            if "sourceUrl" in body.input_payload:
+                raise _wrong(f"{pointer}/inputFrom", "A job has one input: inputFrom, or inputPayload.sourceUrl.")
         else:
-            await check_task_types(services.creation, [new])
-    return found
+            source = source_of(self._settings.sources_allowed, body.input_payload, f"{pointer}/inputPayload/sourceUrl")
+            if body.await_upload and source.kind is None:
+                source = Source(InputKind.UPLOAD)
+        return NewJob(
+            id=uuid7(),
+            owner=caller.subject,
+            task_type=body.task_type,
+            priority=body.priority,
+            input_payload=body.input_payload,
+            idempotency_key=key,
+            request_digest=request_digest(body.model_dump(mode="json")),
+            source=source,
+            dependencies=tuple(dependencies.values()),
+            dedup_key=body.dedup_key,
+            run_at=body.run_at,
+            deliver_at=body.deliver_at,
+        )
 
 
 async def check_task_types(creation: CreationStore, news: Sequence[NewJob]) -> None:
@@ -159,33 +196,6 @@ async def check_task_types(creation: CreationStore, news: Sequence[NewJob]) -> N
             raise await unknown_task_type(creation, new.task_type, "/taskType")
         if rules[new.task_type].input == "none" and new.source.kind not in {None, InputKind.NONE}:
             raise Problem("validation", f"Jobs of the type {new.task_type!r} take no input.")
-
-
-def _new_job(services: Services, caller: Caller, body: CreateJob, key: str | None, pointer: str) -> NewJob:
-    dependencies = {parent.job_id: Dependency(parent.job_id, parent.on_parent_failure) for parent in body.depends_on}
-    if body.input_from is not None:
-        dependencies.setdefault(body.input_from.job_id, Dependency(body.input_from.job_id))
-        source = Source(InputKind.OUTPUT, parent_id=body.input_from.job_id, output=body.input_from.output)
-        if "sourceUrl" in body.input_payload:
-            raise _wrong(f"{pointer}/inputFrom", "A job has one input: inputFrom, or inputPayload.sourceUrl.")
-    else:
-        source = source_of(services.settings.sources_allowed, body.input_payload, f"{pointer}/inputPayload/sourceUrl")
-        if body.await_upload and source.kind is None:
-            source = Source(InputKind.UPLOAD)
-    return NewJob(
-        id=uuid7(),
-        owner=caller.subject,
-        task_type=body.task_type,
-        priority=body.priority,
-        input_payload=body.input_payload,
-        idempotency_key=key,
-        request_digest=request_digest(body.model_dump(mode="json")),
-        source=source,
-        dependencies=tuple(dependencies.values()),
-        dedup_key=body.dedup_key,
-        run_at=body.run_at,
-        deliver_at=body.deliver_at,
-    )
 
 
 def request_digest(body: Mapping[str, Any]) -> bytes:

@@ -9,9 +9,10 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query, Response
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api.auth import ADMIN_SCOPE, Caller
+from geo_jobs_api.auth import ADMIN_SCOPE
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.paging import answer, read_page
+from geo_jobs_api.records import Caller
 from geo_jobs_api.routes import Route
 from geo_jobs_api.services import CallerOf, Services, ServicesOf
 from geo_jobs_api.store import TooManyError
