@@ -22,7 +22,7 @@ from uuid import uuid4
 
 import psycopg
 
-from geo_jobs_api import embedded
+from geo_jobs_api.database import embedded
 
 TOKEN = "benchmark-worker-token"  # noqa: S105  # of a database that is thrown away
 TASK_TYPE = "noop"

@@ -24,7 +24,7 @@ import numpy as np
 from pydantic import SecretStr
 
 from benchmarks.queue_table import Row, print_table
-from geo_jobs_api import embedded
+from geo_jobs_api.database import embedded
 from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.errors import ErrorClass, JobError, LeaseLost, Unavailable
 from geoprocessing_worker.lease import Lease, LeaseKeeper

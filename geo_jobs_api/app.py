@@ -10,44 +10,47 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from fastapi import FastAPI
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api import embedded, internal, middleware, monitoring, operators, pipelines, public, transfers
-from geo_jobs_api import schedules as schedule_routes
-from geo_jobs_api import webhooks as webhook_routes
-from geo_jobs_api.auth import TokenVerifier, WorkerVerifier, worker_token_sha256
-from geo_jobs_api.claiming import ClaimDesk
-from geo_jobs_api.coalescing import STATEMENTS_IN_FLIGHT, Coalescer
+from geo_jobs_api.claims.batching import STATEMENTS_IN_FLIGHT, Coalescer
+from geo_jobs_api.claims.claiming import ClaimDesk
+from geo_jobs_api.claims.event_hub import EventHub
+from geo_jobs_api.claims.listener import Wakeup
+from geo_jobs_api.claims.waiting_room import WaitingRoom
+from geo_jobs_api.claims.worker_registry import RollCall
 from geo_jobs_api.config import Settings, load_settings
-from geo_jobs_api.creation_store import CreationStore
-from geo_jobs_api.database import Pool, build_indexes, migrate, open_pool
-from geo_jobs_api.delivering import Deliverer, output_links
+from geo_jobs_api.database import embedded
+from geo_jobs_api.database.database import Pool, build_indexes, migrate, open_pool
+from geo_jobs_api.endpoints import files, monitoring, operators, pipelines, workers
+from geo_jobs_api.endpoints import jobs as public
+from geo_jobs_api.endpoints import schedules as schedule_routes
+from geo_jobs_api.endpoints import webhooks as webhook_routes
 from geo_jobs_api.errors import PROBLEM_SCHEMA, ConfigurationError, Problem
-from geo_jobs_api.event_hub import EventHub
-from geo_jobs_api.firing import ScheduleRunner
 from geo_jobs_api.hosts import parse_hosts
-from geo_jobs_api.jobs import JobState
-from geo_jobs_api.lease_store import LeaseStore
+from geo_jobs_api.http import middleware
+from geo_jobs_api.http.auth import TokenVerifier, WorkerVerifier, worker_token_sha256
+from geo_jobs_api.http.services import Recent, Services, authorize
+from geo_jobs_api.http.vitals import VitalSigns
+from geo_jobs_api.jobs.creation_store import CreationStore
+from geo_jobs_api.jobs.submission import JobSubmission
 from geo_jobs_api.limits import RateLimit
-from geo_jobs_api.listening import Wakeup
-from geo_jobs_api.local_storage import LocalStorage
 from geo_jobs_api.log import configure, get_logger
-from geo_jobs_api.outgoing import Outgoing
-from geo_jobs_api.pipeline_store import PipelineStore
-from geo_jobs_api.retention import Retention, RetentionPolicy
-from geo_jobs_api.roll_call import RollCall
-from geo_jobs_api.schedule_store import ScheduleStore
-from geo_jobs_api.scheduler import Follower, RescuePolicy, Rescuer
-from geo_jobs_api.sealing import Seal
-from geo_jobs_api.services import Recent, Services, authorize
-from geo_jobs_api.settings_store import record_settings
-from geo_jobs_api.steering_store import SteeringStore
-from geo_jobs_api.storage import Storage, UrlSigner
-from geo_jobs_api.store import JobStore, UpkeepStore
-from geo_jobs_api.submission import JobSubmission
-from geo_jobs_api.task_type_store import TaskTypeStore
-from geo_jobs_api.vitals import VitalSigns
-from geo_jobs_api.wakeup import WaitingRoom
-from geo_jobs_api.webhook_content import WebhookMaker
-from geo_jobs_api.webhook_store import WebhookStore
+from geo_jobs_api.maintenance.rescuer import Follower, RescuePolicy, Rescuer
+from geo_jobs_api.maintenance.retention import Retention, RetentionPolicy
+from geo_jobs_api.pipelines.store import PipelineStore
+from geo_jobs_api.queue.job_store import JobStore, UpkeepStore
+from geo_jobs_api.queue.lease_store import LeaseStore
+from geo_jobs_api.queue.operator_store import SteeringStore
+from geo_jobs_api.queue.rules import JobState
+from geo_jobs_api.queue.settings_store import record_settings
+from geo_jobs_api.schedules.scheduler import ScheduleRunner
+from geo_jobs_api.schedules.store import ScheduleStore
+from geo_jobs_api.storage.local_storage import LocalStorage
+from geo_jobs_api.storage.storage import Storage, UrlSigner
+from geo_jobs_api.task_types.store import TaskTypeStore
+from geo_jobs_api.webhooks.content import WebhookMaker
+from geo_jobs_api.webhooks.deliver import Deliverer, output_links
+from geo_jobs_api.webhooks.http_post import Outgoing
+from geo_jobs_api.webhooks.secrets import Seal
+from geo_jobs_api.webhooks.store import WebhookStore
 
 _log = get_logger(__name__)
 _RESTART_SECONDS = 1.0
@@ -296,8 +299,8 @@ def create_app(settings: Settings) -> FastAPI:
     middleware.install(app, authorize)
     # Routes are tried in this order, and each job makes ten calls on the first two: 0.05 ms less for each.
     for router in (
-        transfers.router,
-        internal.router,
+        files.router,
+        workers.router,
         public.router,
         pipelines.router,
         schedule_routes.router,

@@ -16,7 +16,8 @@ from typing import IO
 import httpx
 from dotenv import set_key
 
-from geo_jobs_api import config, embedded, errors
+from geo_jobs_api import config, errors
+from geo_jobs_api.database import embedded
 from geoprocessing_worker import config as worker_config
 from geoprocessing_worker import errors as worker_errors
 

@@ -1,7 +1,7 @@
 """Write down for the API what the worker's own kinds of job take: `make schemas`.
 
-`geo_jobs_api/shipped_types.json` has the schema of each payload and the types of files, and
-`geo_jobs_api/crs_codes.json` the codes of coordinate systems that PROJ's database has. A test compares both.
+`geo_jobs_api/task_types/builtin_types.json` has the schema of each payload and the types of files, and
+`geo_jobs_api/task_types/crs_codes.json` the codes of coordinate systems that PROJ's database has. A test compares both.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pyproj.enums import PJType
 
 from geoprocessing_worker import shipped
 
-FOLDER = Path(__file__).resolve().parent.parent / "geo_jobs_api"
+FOLDER = Path(__file__).resolve().parent.parent / "geo_jobs_api" / "task_types"
 AUTHORITIES = ("EPSG", "ESRI", "IGNF", "OGC")
 # `crs.parse_crs` takes no others.
 _KINDS = (
@@ -28,7 +28,7 @@ _KINDS = (
 _LONGEST = 12
 
 
-def shipped_types() -> dict[str, Any]:
+def builtin_types() -> dict[str, Any]:
     """Return for each of the worker's own task types what the API adds to the row of its table."""
     handlers = (shipped.GEOTIFF_INFO, shipped.GEOTIFF_TO_COG, shipped.GEOTIFF_TO_PNG, shipped.GEOTIFF_TO_TILES)
     wanted = {"payload_schema", "input_types"}
@@ -66,7 +66,7 @@ def files() -> dict[Path, str]:
     listed = codes.read_text(encoding="utf-8")
     is_newer = _version(json.loads(listed)["proj"]) > _version(pyproj.proj_version_str)
     return {
-        FOLDER / "shipped_types.json": json.dumps(shipped_types(), indent=1) + "\n",
+        FOLDER / "builtin_types.json": json.dumps(builtin_types(), indent=1) + "\n",
         codes: listed if is_newer else json.dumps(crs_codes(), separators=(",", ":")) + "\n",
     }
 

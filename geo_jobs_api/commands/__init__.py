@@ -1,1 +1,1 @@
-"""The commands of `python -m geo_jobs_api`, a module for each group; `cli` puts them together."""
+"""The commands of `python -m geo_jobs_api`, a module for each group."""

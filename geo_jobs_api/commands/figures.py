@@ -8,9 +8,9 @@ from typing import Any
 from geo_jobs_api.commands.frame import Group, add_json_option, stored
 from geo_jobs_api.commands.output import say_views
 from geo_jobs_api.config import Settings
-from geo_jobs_api.database import Pool
-from geo_jobs_api.steering_schemas import FiguresView, WorkerView
-from geo_jobs_api.steering_store import SteeringStore
+from geo_jobs_api.database.database import Pool
+from geo_jobs_api.queue.operator_schemas import FiguresView, WorkerView
+from geo_jobs_api.queue.operator_store import SteeringStore
 
 
 def add_commands(commands: Group) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 
 from geo_jobs_api.app import database
 from geo_jobs_api.config import Settings
-from geo_jobs_api.database import Pool, open_pool
-from geo_jobs_api.settings_store import settings_in_force
+from geo_jobs_api.database.database import Pool, open_pool
+from geo_jobs_api.queue.settings_store import settings_in_force
 
 Run = Callable[[Settings, argparse.Namespace], int]
 Act = Callable[[Settings, Pool, argparse.Namespace], Awaitable[int]]

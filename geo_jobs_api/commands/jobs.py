@@ -9,16 +9,16 @@ from uuid import UUID
 from geo_jobs_api.commands.frame import Group, add_json_option, stored
 from geo_jobs_api.commands.output import say, say_done, say_json, say_view, say_views
 from geo_jobs_api.config import Settings
-from geo_jobs_api.database import Pool
+from geo_jobs_api.database.database import Pool
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.explanation import explained
-from geo_jobs_api.jobs import ErrorClass, JobState
-from geo_jobs_api.records import Job
-from geo_jobs_api.schemas import JobView
-from geo_jobs_api.steering_schemas import CancelFilter, OpenState, RedriveFilter
-from geo_jobs_api.steering_store import SteeringStore
-from geo_jobs_api.store import JobStore, WantedJobs
-from geo_jobs_api.wire_types import Model
+from geo_jobs_api.fields import Model
+from geo_jobs_api.jobs.explanation import explained
+from geo_jobs_api.jobs.schemas import JobView
+from geo_jobs_api.queue.job_store import JobStore, WantedJobs
+from geo_jobs_api.queue.operator_schemas import CancelFilter, OpenState, RedriveFilter
+from geo_jobs_api.queue.operator_store import SteeringStore
+from geo_jobs_api.queue.records import Job
+from geo_jobs_api.queue.rules import ErrorClass, JobState
 
 
 def add_commands(commands: Group) -> None:

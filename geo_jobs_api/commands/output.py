@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from geo_jobs_api.wire_types import Model
+from geo_jobs_api.fields import Model
 
 ViewT = TypeVar("ViewT", bound=Model)
 # Without a terminal nothing is folded, so that a line stays a line for grep.

@@ -17,15 +17,15 @@ from uuid_utils.compat import uuid7
 from geo_jobs_api.commands.frame import Act, Group, add_json_option, stored
 from geo_jobs_api.commands.output import say_done, say_view, say_views
 from geo_jobs_api.config import Settings
-from geo_jobs_api.creation_store import CreationStore
-from geo_jobs_api.database import Pool
+from geo_jobs_api.database.database import Pool
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.firing import ScheduleRunner
-from geo_jobs_api.schedule_content import content_of
-from geo_jobs_api.schedule_records import Schedule
-from geo_jobs_api.schedule_schemas import FireView, PutSchedule, ScheduleView, timing_of
-from geo_jobs_api.schedule_store import ScheduleStore
-from geo_jobs_api.wire_types import field_errors
+from geo_jobs_api.fields import field_errors
+from geo_jobs_api.jobs.creation_store import CreationStore
+from geo_jobs_api.schedules.content import content_of
+from geo_jobs_api.schedules.records import Schedule
+from geo_jobs_api.schedules.scheduler import ScheduleRunner
+from geo_jobs_api.schedules.schemas import FireView, PutSchedule, ScheduleView, timing_of
+from geo_jobs_api.schedules.store import ScheduleStore
 
 Change = Callable[[ScheduleStore, Schedule], Awaitable[Schedule | None]]
 

@@ -10,14 +10,14 @@ from dataclasses import asdict
 
 from pydantic.alias_generators import to_camel
 
-from geo_jobs_api import embedded
 from geo_jobs_api.app import local_storage, retention
-from geo_jobs_api.auth import make_jwt
 from geo_jobs_api.commands.frame import Group, add_json_option, stored
 from geo_jobs_api.commands.output import say, say_json
 from geo_jobs_api.config import Settings
-from geo_jobs_api.database import Pool, build_indexes, migrate
-from geo_jobs_api.server import bind, serve
+from geo_jobs_api.database import embedded
+from geo_jobs_api.database.database import Pool, build_indexes, migrate
+from geo_jobs_api.http.auth import make_jwt
+from geo_jobs_api.http.server import bind, serve
 
 _DAY_SECONDS = 86_400.0
 

@@ -14,7 +14,7 @@ from geo_jobs_api.commands.frame import Group, add_json_option
 from geo_jobs_api.commands.output import say, say_json
 from geo_jobs_api.config import Settings, complaints, env_files
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.task_types import parse_task_type
+from geo_jobs_api.task_types.schemas import parse_task_type
 
 
 def add_commands(commands: Group) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 from geo_jobs_api.commands.frame import Group, add_json_option, stored
 from geo_jobs_api.commands.output import say, say_done, say_json, say_view, say_views
 from geo_jobs_api.config import Settings
-from geo_jobs_api.database import Pool
+from geo_jobs_api.database.database import Pool
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.task_type_store import TaskTypeStore
-from geo_jobs_api.task_types import TaskType
+from geo_jobs_api.task_types.schemas import TaskType
+from geo_jobs_api.task_types.store import TaskTypeStore
 
 _FIELDS = [name for name in TaskType.model_json_schema()["properties"] if name != "name"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from geo_jobs_api import embedded
+from geo_jobs_api.database import embedded
 from tests.support.processes import Programs, programs
 from tests.support.waiting import wait_until
 

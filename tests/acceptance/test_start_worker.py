@@ -60,7 +60,7 @@ def test_the_demo_takes_a_file_of_ones_own_and_its_data_survives_a_restart(
     with rasterio.open(tmp_path / "out" / "small.png") as picture:
         assert picture.crs.to_epsg() == 4326
     log = (tmp_path / "data" / "api.log").read_text()
-    migrations = list((ROOT / "geo_jobs_api" / "sql" / "migrations").glob("*.sql"))
+    migrations = list((ROOT / "geo_jobs_api" / "database" / "sql" / "migrations").glob("*.sql"))
     assert log.count("migration_applied") == len(migrations)
 
 

@@ -24,9 +24,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import RSAAlgorithm
 
-from geo_jobs_api.auth import WorkerVerifier, worker_token_sha256
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.records import WorkerToken
+from geo_jobs_api.http.auth import WorkerVerifier, worker_token_sha256
+from geo_jobs_api.queue.records import WorkerToken
 from tests.support.api import JWT_SECRET, RunningApi, make_jwt, make_settings, worker_header
 from tests.support.clients import code_of, rows
 from tests.support.markdown import blocks

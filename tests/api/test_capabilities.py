@@ -10,10 +10,10 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from geo_jobs_api.capabilities import Capabilities, Need
-from geo_jobs_api.database import open_pool
-from geo_jobs_api.lease_requests import ClaimRequest
-from geo_jobs_api.lease_store import LeaseStore
+from geo_jobs_api.database.database import open_pool
+from geo_jobs_api.queue.capabilities import Capabilities, Need
+from geo_jobs_api.queue.lease_requests import ClaimRequest
+from geo_jobs_api.queue.lease_store import LeaseStore
 from tests.support.api import RunningApi
 from tests.support.clients import TIFF, Person, Worker, rows
 from tests.support.database import DatabaseServer
@@ -49,7 +49,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture(autouse=True)
 def noted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geo_jobs_api.roll_call._COMPANY_SECONDS", 0.01)
+    monkeypatch.setattr("geo_jobs_api.claims.worker_registry._COMPANY_SECONDS", 0.01)
 
 
 def park(api: RunningApi, threads: ThreadPoolExecutor, worker: Worker, **fields: Any) -> Future[list[dict[str, Any]]]:
@@ -149,7 +149,7 @@ def test_a_lone_worker_beside_a_job_that_it_does_not_take_costs_few_statements(
 
 def test_a_failed_job_goes_to_another_worker_that_asks(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that failed it gets it after a while, so that nothing depends on the other."""
-    monkeypatch.setattr("geo_jobs_api.lease_store._AVOID_SECONDS", 1.5)
+    monkeypatch.setattr("geo_jobs_api.queue.lease_store._AVOID_SECONDS", 1.5)
     rows(api.settings.conninfo or "", "UPDATE task_types SET backoff_seconds = '{}'")
     first, second = Worker(api, "w1"), Worker(api, "w2")
     noted(api, first, second)
@@ -254,7 +254,7 @@ def test_trouble_of_workers_costs_a_job_no_attempt_but_not_for_ever(
     api: RunningApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job that itself fills the disks of its workers would otherwise go round without end. Stopping stays free."""
-    monkeypatch.setattr("geo_jobs_api.lease_store.MOST_FREE_TROUBLES", 2)
+    monkeypatch.setattr("geo_jobs_api.queue.lease_store.MOST_FREE_TROUBLES", 2)
     rows(api.settings.conninfo or "", "UPDATE task_types SET backoff_seconds = '{}'")
     person, worker = Person(api), Worker(api)
     job_id = person.submit()
@@ -271,7 +271,7 @@ def test_a_job_that_an_operator_sent_back_has_its_free_troubles_again(
     api: RunningApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Troubles before the last `retry` do not count, since the operator may have mended their cause."""
-    monkeypatch.setattr("geo_jobs_api.lease_store.MOST_FREE_TROUBLES", 1)
+    monkeypatch.setattr("geo_jobs_api.queue.lease_store.MOST_FREE_TROUBLES", 1)
     rows(api.settings.conninfo or "", "UPDATE task_types SET backoff_seconds = '{}'")
     person, worker = Person(api), Worker(api)
     job_id = person.submit()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import psycopg
 import pytest
 
-from geo_jobs_api.coalescing import Coalescer
+from geo_jobs_api.claims.batching import Coalescer
 
 
 class Database:

@@ -10,8 +10,9 @@ import psycopg
 import pytest
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api import database, records
+from geo_jobs_api.database import database
 from geo_jobs_api.errors import ConfigurationError
+from geo_jobs_api.queue import records
 from tests.support.clients import rows
 from tests.support.database import DatabaseServer
 from tests.support.waiting import wait_until

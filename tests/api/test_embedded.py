@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from geo_jobs_api import embedded
+from geo_jobs_api.database import embedded
 from geo_jobs_api.errors import ConfigurationError
 from tests.support.clients import rows
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geo_jobs_api.jobs import (
+from geo_jobs_api.queue.rules import (
     AttemptBudget,
     ErrorClass,
     JobState,

@@ -16,7 +16,7 @@ import httpx
 import psycopg
 import pytest
 
-from geo_jobs_api import embedded
+from geo_jobs_api.database import embedded
 from geo_jobs_api.log import configure
 from tests.support.api import NO_TLS, RunningApi, worker_header
 from tests.support.clients import TIFF, Person, Worker, code_of, put, rows

@@ -16,8 +16,8 @@ import httpx
 import psycopg
 import pytest
 
-from geo_jobs_api import embedded, sessions
-from geo_jobs_api.database import migrate
+from geo_jobs_api.database import embedded, sessions
+from geo_jobs_api.database.database import migrate
 from geo_jobs_api.errors import ConfigurationError
 from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, code_of, rows
@@ -226,7 +226,7 @@ def test_health_answers_within_two_seconds_while_the_storage_hangs(
         threads += 1
         over.wait(30)
 
-    monkeypatch.setattr("geo_jobs_api.local_storage.tempfile.TemporaryFile", hang)
+    monkeypatch.setattr("geo_jobs_api.storage.local_storage.tempfile.TemporaryFile", hang)
     try:
         for _ in range(2):
             status, body, seconds = health(api)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from geo_jobs_api.commands.output import say_view, say_views
-from geo_jobs_api.wire_types import Model
+from geo_jobs_api.fields import Model
 
 HOSTILE = "[red]map[/red]\x1b[2J\u202etif\nnext"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from geo_jobs_api.payload_schemas import check_schema, find_errors
+from geo_jobs_api.task_types.payload_schemas import check_schema, find_errors
 from tests.support.api import RunningApi
 from tests.support.clients import Person, code_of, rows
 

@@ -12,9 +12,9 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from geo_jobs_api.config import Settings
-from geo_jobs_api.database import migrate, open_pool
+from geo_jobs_api.database.database import migrate, open_pool
+from geo_jobs_api.database.sessions import Pooling
 from geo_jobs_api.errors import ConfigurationError
-from geo_jobs_api.sessions import Pooling
 from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, rows
 from tests.support.database import DatabaseServer

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from geo_jobs_api.config import MOST_INLINE_BYTES
-from geo_jobs_api.local_storage import LocalStorage
-from geo_jobs_api.storage import UrlSigner
+from geo_jobs_api.storage.local_storage import LocalStorage
+from geo_jobs_api.storage.storage import UrlSigner
 from tests.support.api import RunningApi
 from tests.support.clients import (
     Person,

@@ -17,9 +17,9 @@ import pytest
 
 from geo_jobs_api.app import local_storage, retention
 from geo_jobs_api.cli import main
-from geo_jobs_api.database import open_pool
-from geo_jobs_api.incoming import Incoming
-from geo_jobs_api.retention import Retention
+from geo_jobs_api.database.database import open_pool
+from geo_jobs_api.maintenance.retention import Retention
+from geo_jobs_api.storage.incoming import Incoming
 from tests.support.api import RunningApi, make_settings
 from tests.support.clients import Person, Worker, code_of, input_file, rows, storage_files, unfinished_uploads
 
@@ -172,7 +172,7 @@ async def test_uploads_that_broke_off_are_swept_and_those_under_way_are_not(api:
 _UPLOADING = """
 import sys, time
 from pathlib import Path
-from geo_jobs_api.incoming import Incoming
+from geo_jobs_api.storage.incoming import Incoming
 incoming = Incoming(Path(sys.argv[1]))
 incoming.prepare()
 (incoming.folder / "half").write_bytes(b"half")

@@ -11,14 +11,14 @@ import psycopg
 import pytest
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api.creation_store import CreationStore, NewJob
-from geo_jobs_api.database import Pool, open_pool
-from geo_jobs_api.jobs import ErrorClass, JobState
-from geo_jobs_api.lease_records import Lease, RescuedJob
-from geo_jobs_api.lease_requests import ClaimRequest, Completion, Results
-from geo_jobs_api.lease_store import LeaseStore
-from geo_jobs_api.scheduler import RescuePolicy, Rescuer
-from geo_jobs_api.store import JobStore, UpkeepStore
+from geo_jobs_api.database.database import Pool, open_pool
+from geo_jobs_api.jobs.creation_store import CreationStore, NewJob
+from geo_jobs_api.maintenance.rescuer import RescuePolicy, Rescuer
+from geo_jobs_api.queue.job_store import JobStore, UpkeepStore
+from geo_jobs_api.queue.lease_records import Lease, RescuedJob
+from geo_jobs_api.queue.lease_requests import ClaimRequest, Completion, Results
+from geo_jobs_api.queue.lease_store import LeaseStore
+from geo_jobs_api.queue.rules import ErrorClass, JobState
 from tests.support.api import make_settings
 from tests.support.clients import expire_leases, rows
 

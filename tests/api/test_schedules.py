@@ -16,14 +16,14 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from geo_jobs_api.cli import main
-from geo_jobs_api.creation_store import CreationStore
-from geo_jobs_api.database import Pool, open_pool
-from geo_jobs_api.firing import ScheduleRunner
+from geo_jobs_api.database.database import Pool, open_pool
 from geo_jobs_api.hosts import parse_hosts
-from geo_jobs_api.schedule_content import content_of
-from geo_jobs_api.schedule_records import Schedule
-from geo_jobs_api.schedule_schemas import PutSchedule
-from geo_jobs_api.schedule_store import ScheduleContent, ScheduleStore
+from geo_jobs_api.jobs.creation_store import CreationStore
+from geo_jobs_api.schedules.content import content_of
+from geo_jobs_api.schedules.records import Schedule
+from geo_jobs_api.schedules.scheduler import ScheduleRunner
+from geo_jobs_api.schedules.schemas import PutSchedule
+from geo_jobs_api.schedules.store import ScheduleContent, ScheduleStore
 from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, code_of, rows
 from tests.support.waiting import wait_until

@@ -11,9 +11,9 @@ from uuid import uuid4
 
 import pytest
 
+from geo_jobs_api.claims.worker_registry import RollCall
 from geo_jobs_api.cli import _parser
-from geo_jobs_api.roll_call import RollCall
-from geo_jobs_api.steering_records import SeenWorker
+from geo_jobs_api.queue.operator_records import SeenWorker
 from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, code_of, rows
 from tests.support.waiting import wait_until

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geo_jobs_api.timing import CatchUp, Due, MissedRuns, Timing, check_cron, decide_due, join_cron
+from geo_jobs_api.schedules.cron import CatchUp, Due, MissedRuns, Timing, check_cron, decide_due, join_cron
 
 BERLIN, NEW_YORK, LORD_HOWE = ZoneInfo("Europe/Berlin"), ZoneInfo("America/New_York"), ZoneInfo("Australia/Lord_Howe")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.local_storage import StagedObject
+from geo_jobs_api.storage.local_storage import StagedObject
 from tests.support.api import RunningApi
 from tests.support.clients import (
     TIFF,

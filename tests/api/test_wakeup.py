@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from uuid import UUID, uuid4
 
-from geo_jobs_api.wakeup import WaitingRoom
+from geo_jobs_api.claims.waiting_room import WaitingRoom
 
 PNG, COG = frozenset({"png"}), frozenset({"cog"})
 

@@ -19,12 +19,12 @@ import pytest
 
 from geo_jobs_api.app import local_storage, retention
 from geo_jobs_api.cli import main
-from geo_jobs_api.database import open_pool
-from geo_jobs_api.delivering import BACKOFF_SECONDS, Outcome, decide_delivery
+from geo_jobs_api.database.database import open_pool
 from geo_jobs_api.hosts import parse_hosts
-from geo_jobs_api.outgoing import AddressRefusedError, Outgoing, check_target
-from geo_jobs_api.sealing import Seal, SealError
-from geo_jobs_api.store import load_queries
+from geo_jobs_api.queue.job_store import load_queries
+from geo_jobs_api.webhooks.deliver import BACKOFF_SECONDS, Outcome, decide_delivery
+from geo_jobs_api.webhooks.http_post import AddressRefusedError, Outgoing, check_target
+from geo_jobs_api.webhooks.secrets import Seal, SealError
 from tests.support.api import STORAGE_SECRET, RunningApi, make_settings, run_api
 from tests.support.clients import Person, Worker, code_of, expire_leases, get, rows
 from tests.support.database import DatabaseServer

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from geo_jobs_api import embedded
+from geo_jobs_api.database import embedded
 from tests.chaos.proxy import FaultProxy
 from tests.support.processes import Process, Programs, is_pending, job_children
 from tests.support.waiting import wait_until

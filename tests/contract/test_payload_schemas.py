@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pyproj.database import get_codes
 from pyproj.enums import PJType
 
-from geo_jobs_api.crs_codes import is_possible_crs
-from geo_jobs_api.payload_schemas import check_schema, find_errors
+from geo_jobs_api.task_types.crs_codes import is_possible_crs
+from geo_jobs_api.task_types.payload_schemas import check_schema, find_errors
 from geoprocessing_worker import shipped
 from geoprocessing_worker.crs import parse_crs
 from geoprocessing_worker.errors import JobError

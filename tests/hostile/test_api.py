@@ -20,8 +20,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
-from geo_jobs_api import auth, middleware
 from geo_jobs_api.errors import Problem
+from geo_jobs_api.http import auth, middleware
 from geo_jobs_api.limits import RateLimit
 from tests.support.api import JWT_SECRET, WORKER_TOKEN, RunningApi, bearer, make_jwt, make_settings, worker_header
 from tests.support.clients import TIFF, Person, Worker, code_of, get, put, rows, storage_files, unfinished_uploads

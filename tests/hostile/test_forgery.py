@@ -20,8 +20,8 @@ from starlette.responses import Response
 from geo_jobs_api import hosts
 from geo_jobs_api import log as api_log
 from geo_jobs_api.hosts import parse_hosts
-from geo_jobs_api.outgoing import AddressRefusedError, Outgoing
-from geo_jobs_api.store import load_queries
+from geo_jobs_api.queue.job_store import load_queries
+from geo_jobs_api.webhooks.http_post import AddressRefusedError, Outgoing
 from geoprocessing_worker import addresses, log, transfer
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.download import download
@@ -173,7 +173,8 @@ def test_one_webhook_that_cannot_be_sent_keeps_no_other_back(api: RunningApi) ->
 
 
 @pytest.mark.parametrize(
-    ("kind", "module"), [("webhooks", "geo_jobs_api.webhooks"), ("schedules", "geo_jobs_api.schedules")]
+    ("kind", "module"),
+    [("webhooks", "geo_jobs_api.endpoints.webhooks"), ("schedules", "geo_jobs_api.endpoints.schedules")],
 )
 def test_a_caller_has_so_many_webhooks_and_schedules_and_no_more(
     kind: str, module: str, api: RunningApi, monkeypatch: pytest.MonkeyPatch

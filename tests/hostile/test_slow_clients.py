@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from geo_jobs_api import connections, transfers
+from geo_jobs_api.endpoints import files
+from geo_jobs_api.http import connections
 from tests.support.api import RunningApi, make_jwt
 from tests.support.clients import Person, Worker, get
 from tests.support.waiting import wait_until
@@ -118,7 +119,7 @@ def test_an_upload_that_trickles_in_is_not_waited_for(
     api_server: Callable[..., RunningApi], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often a byte comes; and nothing of it stays."""
-    monkeypatch.setattr(transfers, "UPLOAD_SECONDS", 0.3)
+    monkeypatch.setattr(files, "UPLOAD_SECONDS", 0.3)
     api = api_server()
     person = Person(api)
     url = person.upload_url(person.create()["id"], size=200)

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from geo_jobs_api.app import create_app
 from geo_jobs_api.config import Settings
-from geo_jobs_api.paging import MOST_PAGE_BYTES
+from geo_jobs_api.http.paging import MOST_PAGE_BYTES
 from tests.support.api import RunningApi, bearer, make_settings, run_api, worker_header
 from tests.support.clients import TIFF, output_of
 from tests.support.database import DatabaseServer

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from geo_jobs_api.hosts import parse_hosts
-from geo_jobs_api.outgoing import Outgoing
+from geo_jobs_api.webhooks.http_post import Outgoing
 from geoprocessing_worker import health
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ConfigurationError

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from geo_jobs_api.app import create_app
 from geo_jobs_api.config import Settings
-from geo_jobs_api.server import DrainingServer, bind, configuration
+from geo_jobs_api.http.server import DrainingServer, bind, configuration
 from tests.support.waiting import wait_until
 
 JWT_SECRET = "test-jwt-secret-of-more-than-32-bytes"

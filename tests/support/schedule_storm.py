@@ -20,11 +20,11 @@ import psycopg
 import structlog
 from psycopg.rows import dict_row
 
-from geo_jobs_api.database import open_pool
-from geo_jobs_api.firing import ScheduleRunner
+from geo_jobs_api.database.database import open_pool
 from geo_jobs_api.hosts import parse_hosts
-from geo_jobs_api.schedule_schemas import PutSchedule, stored_template, stored_timing
-from geo_jobs_api.schedule_store import ScheduleContent, ScheduleStore
+from geo_jobs_api.schedules.scheduler import ScheduleRunner
+from geo_jobs_api.schedules.schemas import PutSchedule, stored_template, stored_timing
+from geo_jobs_api.schedules.store import ScheduleContent, ScheduleStore
 
 # A night in which an hour comes twice lies in the middle of it.
 _BEGIN = datetime(2026, 10, 24, 22, 0, tzinfo=UTC)

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import psycopg
 
-from geo_jobs_api.server import spare_collector
+from geo_jobs_api.http.server import spare_collector
 from tests.support.api import RunningApi
 
 # A payload and metadata of as many small values as their limits allow: they cost the most per byte.

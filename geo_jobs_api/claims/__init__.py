@@ -1,0 +1,1 @@
+"""Parked claims and event streams: the requests that wait, and what wakes them."""

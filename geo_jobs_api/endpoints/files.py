@@ -1,0 +1,170 @@
+"""The object store that the API serves itself: signed PUT and GET."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import FileResponse
+
+from geo_jobs_api.errors import Problem
+from geo_jobs_api.http.services import Services, ServicesOf
+from geo_jobs_api.queue.rules import JobState, input_key, output_key
+from geo_jobs_api.storage.local_storage import PIECE_BYTES, LocalStorage, StagedObject
+from geo_jobs_api.storage.storage import SignatureQuery, SizeRule
+
+router = APIRouter(prefix="/storage", tags=["files"])
+
+# What an upload may take: so long, and besides as long as the slowest link that is served needs for it.
+UPLOAD_SECONDS = 60.0
+UPLOAD_BYTES_PER_SECOND = 10_000
+_BYTES: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_INPUT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/input/(?P<name>[^/]+)$")
+_SLOT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/outputs/(?P<lease_seq>\d{1,18})/(?P<name>[^/]+)$")
+_OUTPUT_KEY = re.compile(r"^(?P<lease>jobs/[0-9a-f-]{36}/outputs/\d{1,18})/[0-9a-f]{64}/(?P<name>[^/]+)$")
+
+
+class _ObjectResponse(FileResponse):
+    chunk_size = PIECE_BYTES  # each is a trip to a thread
+
+
+async def signature_query(
+    expires: Annotated[int, Query(ge=0, lt=2**53)],
+    signature: Annotated[str, Query(max_length=100)],
+    size: Annotated[int | None, Query(ge=0, lt=2**53)] = None,
+    max_size: Annotated[int | None, Query(alias="maxSize", ge=0, lt=2**53)] = None,
+) -> SignatureQuery:
+    """The query of a signed URL."""
+    return SignatureQuery(expires, signature, size, max_size)
+
+
+Signature = Annotated[SignatureQuery, Depends(signature_query)]
+
+
+@router.put(
+    "/{key:path}",
+    status_code=201,
+    # Without a body: the framework would document one.
+    response_class=Response,
+    responses={201: {"description": "It is there, whole.", "headers": {"ETag": {"schema": {"type": "string"}}}}},
+    summary="Upload with a signed URL",
+)
+async def put_object(key: str, request: Request, query: Signature, services: ServicesOf) -> Response:
+    """Take one object in. The arrival of a job's input queues the job."""
+    services.storage.signer.verify("PUT", key, query)
+    rule = query.rule
+    if rule is None:
+        raise Problem("signature-invalid", "The signed URL tells no size.")
+    announced = _announced_length(request.headers.get("content-length"), rule)
+    # Before it is published an output is looked up again; one that is read in a moment need not be looked up twice.
+    if announced is None or announced > PIECE_BYTES or not _SLOT_KEY.match(key):
+        await _check_wanted(services, key, rule.size_bytes)
+    body = _within(_seconds_for(rule.size_bytes), request.stream())
+    async with services.storage.receive(key, body, rule) as staged:
+        await _publish(services, key, staged)
+        return Response(status_code=201, headers={"ETag": f'"{staged.info.sha256}"'})
+
+
+def _seconds_for(size_bytes: int) -> float:
+    return UPLOAD_SECONDS + size_bytes / UPLOAD_BYTES_PER_SECOND
+
+
+async def _within(seconds: float, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The body, if all of it arrives in this time; Problem `too-slow` if not."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                piece = await anext(body, None)
+        except TimeoutError:
+            raise Problem(
+                "too-slow", f"The file did not arrive within {seconds:.0f} s; a link this slow is not served."
+            ) from None
+        if piece is None:
+            return
+        yield piece
+
+
+def _announced_length(header: str | None, rule: SizeRule) -> int | None:
+    if header is None or not header.isdecimal():
+        return None
+    announced = int(header)
+    if announced > rule.size_bytes:
+        raise Problem("too-large", f"The body has {announced} bytes; {rule.size_bytes} were agreed.")
+    if rule.exact and announced < rule.size_bytes:
+        raise Problem("validation", f"The body has {announced} bytes, but {rule.size_bytes} were announced.")
+    return announced
+
+
+async def _check_wanted(services: Services, key: str, size_bytes: int) -> None:
+    """Refuse an upload that the job would not take in the end, before the body is read."""
+    if match := _INPUT_KEY.match(key):
+        job = await services.jobs.find_job(UUID(match["job"]))
+        if job is None or job.state is not JobState.AWAITING_UPLOAD:
+            raise Problem("invalid-state", "The job does not wait for this file.")
+        if (job.input_file_name, job.input_size_bytes) != (match["name"], size_bytes):
+            raise Problem("invalid-state", "A later request for an upload announced another file. Use its URL.")
+    elif match := _SLOT_KEY.match(key):
+        if not await services.jobs.takes_outputs(UUID(match["job"])):
+            raise Problem("already-finalized", "The job has ended; nothing can be added to it.")
+    else:
+        raise Problem("object-not-found", "There is no such file.")
+
+
+async def _publish(services: Services, key: str, staged: StagedObject) -> None:
+    """Give the object its key, then have the job know of it: nothing of the database is held while the disk works."""
+    info = staged.info
+    if match := _SLOT_KEY.match(key):
+        await _check_wanted(services, key, info.size_bytes)
+        target = output_key(UUID(match["job"]), int(match["lease_seq"]), info.sha256, match["name"])
+        await asyncio.to_thread(staged.publish, services.storage.path_of(target))
+        return
+    match = _INPUT_KEY.match(key)
+    if match is None:
+        raise Problem("object-not-found", "There is no such file.")
+    job_id, name = UUID(match["job"]), match["name"]
+    kept = input_key(job_id, info.sha256, name)
+    await asyncio.to_thread(staged.publish, services.storage.path_of(kept))
+    if not await services.jobs.enqueue_uploaded(job_id, file_name=name, size_bytes=info.size_bytes, sha256=info.sha256):
+        # Of two uploads at once one queues the job. The other's file counts for nobody, unless both are the same.
+        job = await services.jobs.find_job(job_id)
+        if job is None or job.input_sha256 != info.sha256:
+            await services.storage.delete(kept)
+        raise Problem("invalid-state", "The job does not wait for this file.")
+
+
+def _find_object(storage: LocalStorage, key: str) -> Path | None:
+    keys = [key]
+    if match := _OUTPUT_KEY.match(key):
+        # Where outputs lay until migration 0007; they go with their jobs.
+        keys.append(f"{match['lease']}/{match['name']}")
+    return next((path for path in map(storage.path_of, keys) if path.is_file()), None)
+
+
+@router.head("/{key:path}", include_in_schema=False)
+@router.get(
+    "/{key:path}",
+    response_class=_ObjectResponse,
+    responses={
+        200: {"description": "The whole object.", "content": _BYTES},
+        206: {"description": "The range that was asked for.", "content": _BYTES},
+    },
+    summary="Download with a signed URL",
+)
+async def get_object(key: str, query: Signature, services: ServicesOf) -> Response:
+    """Hand one object out, whole or in ranges; never to be shown or run by a browser."""
+    services.storage.signer.verify("GET", key, query)
+    path = await asyncio.to_thread(_find_object, services.storage, key)
+    if path is None:
+        raise Problem("object-not-found", "There is no such file.")
+    return _ObjectResponse(
+        path,
+        media_type="application/octet-stream",
+        filename=path.name,
+        headers={"Cache-Control": "private, no-transform"},
+    )

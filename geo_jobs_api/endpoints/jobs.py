@@ -1,0 +1,265 @@
+"""The endpoints for people: create, upload, look, download, cancel, retry."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from geo_jobs_api.errors import Problem
+from geo_jobs_api.http.paging import answer, read_page
+from geo_jobs_api.http.routes import Route
+from geo_jobs_api.http.services import BaseUrl, CallerOf, Services, ServicesOf
+from geo_jobs_api.jobs.creation_schemas import CreateBatch, CreatedBatch, CreateJob
+from geo_jobs_api.jobs.explanation import explained
+from geo_jobs_api.jobs.payload_checks import check_file_type, find_rules
+from geo_jobs_api.jobs.schemas import (
+    CancelJob,
+    EventFilter,
+    EventPage,
+    EventView,
+    JobFilter,
+    JobPage,
+    JobView,
+    OutputLink,
+    OutputLinks,
+    RequestUpload,
+    UploadTarget,
+)
+from geo_jobs_api.jobs.submission import IdempotencyKey, share_exceeded
+from geo_jobs_api.queue.job_store import ShareExceededError, WantedJobs
+from geo_jobs_api.queue.operator_schemas import Explanation
+from geo_jobs_api.queue.records import Caller, Job, JobEvent
+from geo_jobs_api.queue.rules import FINAL_STATES, JobState, output_key, safe_file_name, upload_key
+from geo_jobs_api.storage.storage import SizeRule
+
+router = APIRouter(prefix="/api/geo-jobs", tags=["jobs"], route_class=Route)
+
+_FINAL_STATE_NAMES = frozenset(state.value for state in FINAL_STATES)
+# Proxies close connections that are silent for 30 to 60 s.
+_SSE_SILENCE_SECONDS = 15.0
+_EVENTS_PER_PIECE = 20
+
+
+async def _find_job(services: Services, caller: Caller, job_id: UUID) -> Job:
+    job = await services.jobs.find_job(job_id, caller.owner_filter)
+    if job is None:
+        # The same words for a job of somebody else: its existence is nobody's business.
+        raise Problem("job-not-found", "There is no such job, or it is not yours.")
+    return job
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=JobView,
+    responses={200: {"model": JobView, "description": "The job that this key made before."}},
+    summary="Create a job",
+)
+async def create_job(
+    body: CreateJob, response: Response, caller: CallerOf, services: ServicesOf, idempotency_key: IdempotencyKey = None
+) -> JobView:
+    """Make a job. It waits for its file unless it has another input, and for the jobs that it depends on.
+
+    The same `Idempotency-Key` with the same body gives the same job again, a `dedupKey` that an open job has, that job.
+    """
+    (made,) = await services.submission.submit(caller, [body], idempotency_key)
+    if not made.is_new:
+        response.status_code = 200
+    response.headers["Location"] = f"/api/geo-jobs/{made.job.id}"
+    return JobView.of(made.job)
+
+
+@router.post("/batch", status_code=201, response_model=CreatedBatch, summary="Create many jobs")
+async def create_batch(
+    body: CreateBatch, caller: CallerOf, services: ServicesOf, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Make up to 1,000 jobs in one transaction: all of them, or none."""
+    made = await services.submission.submit(caller, body.jobs, idempotency_key, is_batch=True)
+    return await answer(
+        lambda: CreatedBatch(jobs=[JobView.of(one.job) for one in made], created=[one.is_new for one in made]), 201
+    )
+
+
+@router.get("", response_model=JobPage, summary="List jobs")
+async def list_jobs(caller: CallerOf, services: ServicesOf, wanted: Annotated[JobFilter, Query()]) -> Response:
+    """Your jobs, newest first; with the admin scope, everybody's. A page has up to 1 MiB, so it may be short."""
+    jobs = WantedJobs(None if wanted.state is None else wanted.state.value, wanted.task_type, wanted.error_code)
+    owner = wanted.owner if caller.is_admin else caller.subject
+
+    async def fetch(before: UUID | None, most: int) -> list[Job]:
+        return await services.jobs.list_jobs(jobs, owner=owner, before=before, most=most)
+
+    return await read_page("jobs", fetch, JobView.of, after=wanted.cursor, most=wanted.limit)
+
+
+@router.get("/{job_id}", response_model=JobView, summary="Look at a job")
+async def get_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> JobView:
+    """Everything about one job."""
+    return JobView.of(await _find_job(services, caller, job_id))
+
+
+@router.post("/{job_id}/upload", response_model=UploadTarget, summary="Ask where to put the file")
+async def request_upload(
+    job_id: UUID, body: RequestUpload, caller: CallerOf, services: ServicesOf, base_url: BaseUrl
+) -> UploadTarget:
+    """A signed URL for one PUT of exactly `fileSize` bytes. The arrival of the file queues the job."""
+    limit = services.settings.max_file_size
+    if body.file_size > limit:
+        raise Problem("too-large", f"The file has {body.file_size} bytes; at most {limit} are taken.")
+    wanted = await _find_job(services, caller, job_id)
+    rules = await find_rules(services.creation, [wanted.task_type])
+    if wanted.task_type in rules:
+        check_file_type(rules[wanted.task_type], body.file_type)
+    file_name = safe_file_name(body.file_name)
+    try:
+        job = await services.jobs.set_upload(
+            job_id,
+            file_name=file_name,
+            size_bytes=body.file_size,
+            content_type=body.file_type,
+            most_bytes=services.settings.max_stored_bytes_per_caller,
+        )
+    except ShareExceededError as error:
+        raise share_exceeded(services.settings, error.has) from error
+    if job is None:
+        raise Problem("invalid-state", "The job has its file already, or has ended.")
+    signed = services.storage.sign_put(
+        base_url,
+        upload_key(job_id, file_name),
+        SizeRule(body.file_size, exact=True),
+        services.settings.signed_url_seconds,
+    )
+    return UploadTarget(
+        upload_url=signed.url,
+        method=signed.method,
+        headers=signed.headers,
+        expires_at=signed.expires_at,
+        file_name=file_name,
+    )
+
+
+@router.get("/{job_id}/download/output", response_model=OutputLinks, summary="Ask for the results")
+async def download_output(job_id: UUID, caller: CallerOf, services: ServicesOf, base_url: BaseUrl) -> OutputLinks:
+    """A signed URL for each result of a job that has succeeded."""
+    job = await _find_job(services, caller, job_id)
+    if job.outputs is None or job.output_lease_seq is None:
+        raise Problem("invalid-state", f"There is nothing to download: the job is {job.state}, not succeeded.")
+    links = []
+    for output in job.outputs:
+        key = output_key(job.id, job.output_lease_seq, output["sha256"], output["name"])
+        signed = services.storage.sign_get(base_url, key, services.settings.signed_url_seconds)
+        links.append(
+            OutputLink(
+                name=output["name"],
+                url=signed.url,
+                method=signed.method,
+                size_bytes=output["sizeBytes"],
+                sha256=output["sha256"],
+                content_type=output["contentType"],
+                expires_at=signed.expires_at,
+            )
+        )
+    return OutputLinks(outputs=links)
+
+
+@router.post("/{job_id}/cancel", response_model=JobView, summary="Cancel a job")
+async def cancel_job(job_id: UUID, caller: CallerOf, services: ServicesOf, body: CancelJob | None = None) -> JobView:
+    """Cancels a waiting job at once; asks the worker of a running one to stop. Asking twice is the same as once."""
+    await _find_job(services, caller, job_id)
+    job = await services.jobs.request_cancel(job_id, None if body is None else body.reason)
+    if job is None:
+        job = await _find_job(services, caller, job_id)
+        if job.state not in {JobState.CANCELLED, JobState.RUNNING}:
+            raise Problem("invalid-state", f"The job has ended already: it is {job.state}.")
+    return JobView.of(job)
+
+
+@router.get("/{job_id}/explain", response_model=Explanation, summary="Ask why a job stands where it stands")
+async def explain_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> Explanation:
+    """A sentence for people, and how each lease ended; above all for dead letters (`?state=failed` lists them)."""
+    job = await _find_job(services, caller, job_id)
+    return await explained(services.jobs, services.steering, job, caller.owner_filter)
+
+
+@router.post("/{job_id}/retry", response_model=JobView, summary="Send a failed job back to the queue")
+async def retry_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> JobView:
+    """A failed job starts anew with all its attempts."""
+    job = await _find_job(services, caller, job_id)
+    # An operator who sends others' jobs back decides about their shares.
+    most_open = 0 if caller.is_admin else services.settings.max_open_jobs_per_caller
+    try:
+        retried = await services.jobs.retry_failed(job_id, most_open=most_open)
+    except ShareExceededError as error:
+        raise share_exceeded(services.settings, error.has) from error
+    if retried is None:
+        if job.state is JobState.FAILED and job.dedup_key is not None:
+            raise Problem("invalid-state", f"Another job with the de-duplication key {job.dedup_key!r} is open.")
+        raise Problem("invalid-state", f"Only a failed job can be retried; this one is {job.state}.")
+    return JobView.of(retried)
+
+
+@router.get(
+    "/{job_id}/events",
+    response_model=EventPage,
+    responses={200: {"content": {"text/event-stream": {}}}},
+    summary="Follow a job",
+)
+async def list_events(
+    job_id: UUID, request: Request, caller: CallerOf, services: ServicesOf, wanted: Annotated[EventFilter, Query()]
+) -> Any:
+    """The moves of a job: a JSON page, or a live stream for `Accept: text/event-stream`.
+
+    The stream ends after the job's last event. `Last-Event-ID` resumes it.
+    """
+    await _find_job(services, caller, job_id)
+    if "text/event-stream" in request.headers.get("accept", ""):
+        place = _resume_place(request.headers.get("last-event-id"), wanted.after)
+        return StreamingResponse(
+            _stream(services, job_id, place),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+
+    async def fetch(after: int, most: int) -> list[JobEvent]:
+        return await services.jobs.list_events(job_id, after=after, most=most)
+
+    return await read_page("events", fetch, EventView.of, after=wanted.after, most=wanted.limit, cursor_at_end=True)
+
+
+def _resume_place(last_event_id: str | None, after: int) -> int:
+    if last_event_id and last_event_id.isascii() and last_event_id.isdecimal() and len(last_event_id) < 19:
+        return max(int(last_event_id), after)
+    return after
+
+
+async def _stream(services: Services, job_id: UUID, after: int) -> AsyncIterator[bytes]:
+    yield b"retry: 2000\n\n"
+    job = await services.jobs.find_job(job_id)
+    if job is not None and job.state in FINAL_STATES:
+        # Whoever comes back after the end must not wait for an event that will never be.
+        while events := await services.jobs.list_events(job_id, after=after, most=_EVENTS_PER_PIECE):
+            after = events[-1].id
+            yield b"".join([_frame(EventView.of(event)) for event in events])
+            # Sending waits for nothing while the client keeps up.
+            await asyncio.sleep(0)
+        return
+    async for item in services.hub.listen(job_id, after, _SSE_SILENCE_SECONDS):
+        if item is None:
+            yield b": still here\n\n"
+            continue
+        yield _frame(EventView.of(item))
+        if item.state in _FINAL_STATE_NAMES:
+            # A failed job may have been sent back to the queue since.
+            job = await services.jobs.find_job(job_id)
+            if job is None or job.state in FINAL_STATES:
+                return
+
+
+def _frame(event: EventView) -> bytes:
+    data = event.model_dump_json(by_alias=True)
+    return f"id: {event.id}\nevent: {event.type}\ndata: {data}\n\n".encode()

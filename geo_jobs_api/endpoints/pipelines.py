@@ -1,0 +1,112 @@
+"""The endpoints for pipelines: create, look, list, cancel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Response
+
+from geo_jobs_api.errors import Problem
+from geo_jobs_api.http.paging import answer, read_page
+from geo_jobs_api.http.routes import Route
+from geo_jobs_api.http.services import CallerOf, Services, ServicesOf
+from geo_jobs_api.jobs.creation_store import NewJob
+from geo_jobs_api.jobs.payload_checks import check_outputs, check_payloads
+from geo_jobs_api.jobs.schemas import CancelJob
+from geo_jobs_api.jobs.submission import IdempotencyKey, check_task_types, share_exceeded
+from geo_jobs_api.pipelines.build import asked_jobs, asked_outputs, build_pipeline
+from geo_jobs_api.pipelines.schemas import (
+    CreatePipeline,
+    PipelineFilter,
+    PipelinePage,
+    PipelineSummaryView,
+    PipelineView,
+)
+from geo_jobs_api.pipelines.store import IncompletePipelineError, NewPipeline
+from geo_jobs_api.queue.job_store import ShareExceededError
+from geo_jobs_api.queue.records import Caller, Pipeline, PipelineSummary
+
+router = APIRouter(prefix="/api/pipelines", tags=["pipelines"], route_class=Route)
+
+
+@router.post("", status_code=201, response_model=PipelineView, summary="Create a pipeline")
+async def create_pipeline(
+    body: CreatePipeline, caller: CallerOf, services: ServicesOf, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Make all jobs of a pipeline, or none. Stages follow each other; jobs of a stage may run at the same time.
+
+    A job that needs an upload gets it like any other: `POST /api/geo-jobs/{id}/upload`.
+    """
+    new, jobs = await asyncio.to_thread(
+        build_pipeline, services.settings.sources_allowed, caller.subject, body, idempotency_key
+    )
+    await check_payloads(services.creation, asked_jobs(body))
+    await check_outputs(services.creation, asked_outputs(body))
+    pipeline_id, status = new.id, 201
+    try:
+        await services.pipelines.create_pipeline(new, jobs, most_open=services.settings.max_open_jobs_per_caller)
+    except ShareExceededError as error:
+        raise share_exceeded(services.settings, error.has) from error
+    except IncompletePipelineError:
+        pipeline_id = await _earlier_pipeline(services, new, jobs)
+        status = 200
+    headers = {"Location": f"/api/pipelines/{pipeline_id}"}
+    return await _view(services, await _find(services, caller, pipeline_id), status, headers)
+
+
+async def _earlier_pipeline(services: Services, new: NewPipeline, jobs: list[NewJob]) -> UUID:
+    """The pipeline that an earlier request with this key made."""
+    await check_task_types(services.creation, jobs)
+    key = jobs[0].idempotency_key or ""
+    job = (await services.creation.find_by_idempotency_keys(new.owner, [key])).get(key)
+    if job is None or job.pipeline_id is None:
+        raise Problem("unavailable", "The pipeline was not made; ask again.", headers={"Retry-After": "1"})
+    if job.request_digest != jobs[0].request_digest:
+        raise Problem("idempotency-conflict", "This Idempotency-Key was used with another body; use a fresh one.")
+    return job.pipeline_id
+
+
+async def _find(services: Services, caller: Caller, pipeline_id: UUID) -> Pipeline:
+    pipeline = await services.pipelines.find_pipeline(pipeline_id, caller.owner_filter)
+    if pipeline is None:
+        raise Problem("pipeline-not-found", "There is no such pipeline, or it is not yours.")
+    return pipeline
+
+
+async def _view(
+    services: Services, pipeline: Pipeline, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    jobs = await services.pipelines.list_jobs(pipeline.id)
+    return await answer(lambda: PipelineView.of(pipeline, jobs), status, headers)
+
+
+@router.get("", response_model=PipelinePage, summary="List pipelines")
+async def list_pipelines(
+    caller: CallerOf, services: ServicesOf, wanted: Annotated[PipelineFilter, Query()]
+) -> Response:
+    """Your pipelines without their jobs, newest first; with the admin scope, everybody's."""
+
+    async def fetch(before: UUID | None, most: int) -> list[PipelineSummary]:
+        return await services.pipelines.list_pipelines(owner=caller.owner_filter, before=before, most=most)
+
+    return await read_page("pipelines", fetch, PipelineSummaryView.of_summary, after=wanted.cursor, most=wanted.limit)
+
+
+@router.get("/{pipeline_id}", response_model=PipelineView, summary="Look at a pipeline")
+async def get_pipeline(pipeline_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
+    """How far the whole and each job is."""
+    return await _view(services, await _find(services, caller, pipeline_id))
+
+
+@router.post("/{pipeline_id}/cancel", response_model=PipelineView, summary="Cancel a pipeline")
+async def cancel_pipeline(
+    pipeline_id: UUID, caller: CallerOf, services: ServicesOf, body: CancelJob | None = None
+) -> Response:
+    """Cancels what waits at once and asks the workers of what runs to stop. What has ended stays as it is."""
+    pipeline = await _find(services, caller, pipeline_id)
+    reason = None if body is None else body.reason
+    await services.pipelines.cancel_pipeline(pipeline_id, reason or "Its pipeline was cancelled.")
+    return await _view(services, pipeline)

@@ -1,0 +1,157 @@
+"""The endpoints for schedules: create, look, change, pause, resume, run now, reset, delete."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Annotated
+from uuid import UUID
+
+import psycopg
+from fastapi import APIRouter, Query, Response
+from uuid_utils.compat import uuid7
+
+from geo_jobs_api.errors import Problem
+from geo_jobs_api.http.paging import answer, read_page
+from geo_jobs_api.http.routes import Route
+from geo_jobs_api.http.services import CallerOf, Services, ServicesOf
+from geo_jobs_api.jobs.submission import too_many
+from geo_jobs_api.queue.job_store import TooManyError
+from geo_jobs_api.queue.records import Caller
+from geo_jobs_api.schedules.content import content_of
+from geo_jobs_api.schedules.records import Schedule
+from geo_jobs_api.schedules.schemas import (
+    FireFilter,
+    FirePage,
+    FireView,
+    PutSchedule,
+    ScheduleFilter,
+    SchedulePage,
+    ScheduleView,
+    schedule_json,
+    timing_of,
+)
+
+router = APIRouter(prefix="/api/schedules", tags=["schedules"], route_class=Route)
+
+# One that fires each minute costs a few milliseconds of it.
+MOST_OF_A_CALLER = 1000
+
+
+async def _find(services: Services, caller: Caller, schedule_id: UUID) -> Schedule:
+    return _there(await services.schedules.find_schedule(schedule_id, caller.owner_filter))
+
+
+def _there(schedule: Schedule | None) -> Schedule:
+    if schedule is None:
+        raise Problem("schedule-not-found", "There is no such schedule, or it is not yours.")
+    return schedule
+
+
+async def _view(schedule: Schedule) -> Response:
+    # Templates may have a mebibyte.
+    return await answer(lambda: schedule_json(schedule))
+
+
+def _name_is_used(name: str) -> Problem:
+    return Problem("invalid-state", f"You have a schedule named {name!r} already.")
+
+
+@router.post("", status_code=201, response_model=ScheduleView, summary="Create a schedule")
+async def create_schedule(body: PutSchedule, caller: CallerOf, services: ServicesOf) -> Response:
+    """Make jobs (or pipelines) from a template: by cron, at one moment, or by times on days of the week."""
+    content = await content_of(
+        services.creation, services.settings.sources_allowed, caller.subject, body, datetime.now(UTC)
+    )
+    try:
+        made = await services.schedules.create_schedule(uuid7(), caller.subject, content, most=MOST_OF_A_CALLER)
+    except TooManyError as error:
+        raise too_many("schedules", MOST_OF_A_CALLER) from error
+    if made is None:
+        raise _name_is_used(body.name)
+    return await answer(lambda: schedule_json(made), 201, {"Location": f"/api/schedules/{made.id}"})
+
+
+@router.get("", response_model=SchedulePage, summary="List schedules")
+async def list_schedules(
+    caller: CallerOf, services: ServicesOf, wanted: Annotated[ScheduleFilter, Query()]
+) -> Response:
+    """Your schedules; with the admin scope, everybody's. A page has up to 1 MiB, so it may be short."""
+
+    async def fetch(after: UUID | None, most: int) -> list[Schedule]:
+        return await services.schedules.list_schedules(owner=caller.owner_filter, after=after, most=most)
+
+    return await read_page("schedules", fetch, schedule_json, after=wanted.cursor, most=wanted.limit)
+
+
+@router.get("/{schedule_id}", response_model=ScheduleView, summary="Look at a schedule")
+async def get_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
+    """With the moments at which it is going to fire next."""
+    return await _view(await _find(services, caller, schedule_id))
+
+
+@router.get("/{schedule_id}/fires", response_model=FirePage, summary="See what a schedule has done")
+async def list_fires(
+    schedule_id: UUID, caller: CallerOf, services: ServicesOf, wanted: Annotated[FireFilter, Query()]
+) -> FirePage:
+    """What was decided for each moment, the latest first."""
+    await _find(services, caller, schedule_id)
+    fires = await services.schedules.list_fires(schedule_id, most=wanted.limit)
+    return FirePage(fires=[FireView.of(fire) for fire in fires])
+
+
+@router.put("/{schedule_id}", response_model=ScheduleView, summary="Change a schedule")
+async def replace_schedule(schedule_id: UUID, body: PutSchedule, caller: CallerOf, services: ServicesOf) -> Response:
+    """Give it another content. It goes on from now; what it has made stays."""
+    schedule = await _find(services, caller, schedule_id)
+    content = await content_of(
+        services.creation, services.settings.sources_allowed, schedule.owner, body, datetime.now(UTC)
+    )
+    try:
+        return await _view(_there(await services.schedules.replace_schedule(schedule_id, content)))
+    except psycopg.errors.UniqueViolation as error:
+        raise _name_is_used(body.name) from error
+
+
+@router.delete("/{schedule_id}", status_code=204, summary="Delete a schedule")
+async def delete_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
+    """What it has made stays."""
+    await _find(services, caller, schedule_id)
+    await services.schedules.delete_schedule(schedule_id)
+    return Response(status_code=204)
+
+
+@router.post("/{schedule_id}/pause", response_model=ScheduleView, summary="Pause a schedule")
+async def pause_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
+    """Nothing fires until it is resumed. Pausing twice is the same as once."""
+    schedule = await _find(services, caller, schedule_id)
+    return await _view(await services.schedules.pause_schedule(schedule_id) or schedule)
+
+
+@router.post("/{schedule_id}/resume", response_model=ScheduleView, summary="Resume a schedule")
+async def resume_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
+    """It goes on from now; what would have fired in between does not."""
+    schedule = await _find(services, caller, schedule_id)
+    upcoming = await asyncio.to_thread(timing_of(schedule).upcoming, datetime.now(UTC))
+    return await _view(await services.schedules.resume_schedule(schedule_id, upcoming) or schedule)
+
+
+@router.post("/{schedule_id}/reset", response_model=ScheduleView, summary="Reset a schedule")
+async def reset_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
+    """Forget what is due and what went wrong, and go on from now, paused or not."""
+    schedule = await _find(services, caller, schedule_id)
+    upcoming = await asyncio.to_thread(timing_of(schedule).upcoming, datetime.now(UTC))
+    return await _view(_there(await services.schedules.reset_schedule(schedule_id, upcoming)))
+
+
+@router.post("/{schedule_id}/run", status_code=201, response_model=FireView, summary="Fire now")
+async def run_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> FireView:
+    """Make what the template says, at once and whatever else is open; the plan stays as it is."""
+    await _find(services, caller, schedule_id)
+    fire = await services.firing.run_now(schedule_id)
+    if fire is None:
+        raise Problem("schedule-not-found", "There is no such schedule, or it is not yours.")
+    if fire.outcome != "made":
+        raise Problem("invalid-state", fire.error or "An open job has the template's de-duplication key.")
+    fires = await services.schedules.list_fires(schedule_id, most=500)
+    return FireView.of(next(one for one in fires if one.fire_time == fire.fire_time))

@@ -1,0 +1,331 @@
+"""The endpoints for workers: claim, heartbeat, progress, complete, fail."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import secrets
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+
+from geo_jobs_api.errors import Problem
+from geo_jobs_api.fields import Model
+from geo_jobs_api.http.paging import answer
+from geo_jobs_api.http.routes import Route
+from geo_jobs_api.http.services import BaseUrl, Services, ServicesOf, worker_of
+from geo_jobs_api.log import get_logger
+from geo_jobs_api.queue.lease_records import Lease, LeasedJob, LeaseOutcome, PreviousError, Renewal
+from geo_jobs_api.queue.lease_requests import ClaimRequest, Completion, News, Results
+from geo_jobs_api.queue.metrics import JOBS_CLAIMED, JOBS_ENDED
+from geo_jobs_api.queue.results import take_outputs
+from geo_jobs_api.queue.rules import FINAL_STATES, InputKind, JobState, LeaseToken, slot_key
+from geo_jobs_api.queue.worker_schemas import (
+    CancelNotice,
+    ClaimedInput,
+    ClaimedJob,
+    ClaimedJobs,
+    ClaimJobs,
+    Completed,
+    CompleteJob,
+    Failed,
+    FailJob,
+    Heartbeat,
+    LeaseView,
+    ReportProgress,
+    UploadSlotView,
+)
+from geo_jobs_api.storage.storage import SizeRule
+
+router = APIRouter(
+    prefix="/api/internal/geo-jobs", tags=["workers"], dependencies=[Depends(worker_of)], route_class=Route
+)
+
+_log = get_logger(__name__)
+# Events after which nobody works on a job any more.
+_ENDINGS = frozenset(FINAL_STATES)
+# Two signs of life may be lost.
+_HEARTBEATS_PER_LEASE = 3
+
+
+async def lease_token(lease_token: Annotated[str, Header(max_length=200)]) -> LeaseToken:
+    """The lease that the worker shows; Problem `lease-lost` when it is none of ours."""
+    token = LeaseToken.parse(lease_token)
+    if token is None:
+        raise Problem("lease-lost", "The Lease-Token is not one of ours.")
+    return token
+
+
+LeaseTokenOf = Annotated[LeaseToken, Depends(lease_token)]
+
+
+@router.post("/claim", response_model=ClaimedJobs, responses={204: {"description": "Nothing to do."}})
+async def claim(body: ClaimJobs, request: Request, services: ServicesOf, base_url: BaseUrl) -> Any:
+    """Lease up to `maxJobs` jobs; wait up to `waitSeconds` for the first one."""
+    ask = ClaimRequest(
+        claim_id=body.claim_id,
+        worker_id=body.worker_id,
+        worker_name=body.worker_name,
+        task_types=tuple(dict.fromkeys(body.task_types)),
+        most=body.max_jobs,
+        lease_key=secrets.token_urlsafe(24),
+        first_lease_seconds=services.settings.first_lease_seconds,
+        capabilities=body.declared,
+    )
+    services.roll_call.see(body.as_seen())
+    if not body.max_jobs:
+        return Response(status_code=204)
+    # A waiting request must notice that its client has gone: a job given to nobody costs a lease's time.
+    gone = asyncio.ensure_future(_wait_for_hang_up(request))
+    try:
+        leases = await services.desk.claim(ask, body.wait_seconds, gone)
+    finally:
+        gone.cancel()
+    if not leases:
+        return Response(status_code=204)
+    again = [lease.job.id for lease in leases if lease.lease_seq > 1]
+    errors = await services.leases.list_previous_errors(again) if again else {}
+    for lease in leases:
+        JOBS_CLAIMED.labels(lease.job.task_type).inc()
+        _log.info("job_claimed", job_id=str(lease.job.id), attempt=lease.attempt, worker_name=body.worker_name)
+
+    def make() -> ClaimedJobs:
+        jobs = [_claimed_job(services, base_url, lease, errors.get(lease.job.id, [])) for lease in leases]
+        return ClaimedJobs(server_time=leases[0].server_time, jobs=jobs)
+
+    return _ready(make()) if len(leases) == 1 else await answer(make)
+
+
+def _ready(answer: Model) -> Response:
+    """The answer as bytes: the framework would validate and copy it once more, for half of a call's time."""
+    return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
+
+
+async def _wait_for_hang_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _slots(services: Services, base_url: str, job: LeasedJob, lease_seq: int) -> list[UploadSlotView]:
+    views = []
+    for slot in job.upload_slots:
+        name = f"{job.stem}{slot.suffix}"
+        signed = services.storage.sign_put(
+            base_url,
+            slot_key(job.id, lease_seq, name),
+            SizeRule(slot.max_bytes, exact=False),
+            services.settings.signed_url_seconds,
+        )
+        views.append(
+            UploadSlotView(
+                name=name,
+                url=signed.url,
+                method=signed.method,
+                headers=signed.headers,
+                content_type=slot.content_type,
+                max_bytes=slot.max_bytes,
+            )
+        )
+    return views
+
+
+def _claimed_job(services: Services, base_url: str, lease: Lease, errors: list[PreviousError]) -> ClaimedJob:
+    job = lease.job
+    lease_seconds = lease.type_lease_seconds or services.settings.lease_seconds
+    return ClaimedJob(
+        id=job.id,
+        task_type=job.task_type,
+        priority=job.priority,
+        attempt=lease.attempt,
+        max_attempts=job.max_attempts,
+        lease_token=str(lease.token),
+        lease_seconds=lease.seconds_left,
+        lease_expires_at=lease.lease_expires_at,
+        heartbeat_seconds=min(services.settings.heartbeat_seconds, lease_seconds / _HEARTBEATS_PER_LEASE),
+        timeout_seconds=_timeout(services, lease.timeout_seconds),
+        input_payload=job.input_payload,
+        input=_claimed_input(services, base_url, job),
+        uploads=_slots(services, base_url, job, lease.lease_seq),
+        inline_bytes=services.settings.max_inline_bytes,
+        previous_errors=[
+            {"attempt": error.attempt, "at": error.ended_at.isoformat(), **error.error} for error in errors
+        ],
+    )
+
+
+def _timeout(services: Services, seconds: int) -> int | None:
+    return seconds if services.settings.enable_job_timeouts else None
+
+
+def _claimed_input(services: Services, base_url: str, job: LeasedJob) -> ClaimedInput | None:
+    if job.input_kind is InputKind.NONE:
+        return None
+    condition = job.source_condition or {}
+    url = job.source_url
+    if url is None:
+        url = services.storage.sign_get(base_url, job.object_key, services.settings.signed_url_seconds).url
+    return ClaimedInput(
+        kind=job.input_kind.value,
+        file_name=job.file_name,
+        download_url=url,
+        size_bytes=job.input_size_bytes,
+        content_type=job.input_content_type or "application/octet-stream",
+        etag=condition.get("etag"),
+        last_modified=condition.get("lastModified"),
+    )
+
+
+@router.patch("/{job_id}/heartbeat", response_model=LeaseView)
+async def heartbeat(
+    job_id: UUID, token: LeaseTokenOf, services: ServicesOf, base_url: BaseUrl, body: Heartbeat | None = None
+) -> LeaseView:
+    """A sign of life. The first one makes the attempt count; the last `stats` are shown to the job's owner."""
+    news = News(stats=None if body is None else body.stats)
+    view = await _renew(services, base_url, job_id, token, news)
+    if body is None or view.cancel is not None:
+        return view
+    # A lease that was made shorter must not run out while its renewal is held open.
+    wait_seconds = min(body.wait_seconds, view.lease_seconds / _HEARTBEATS_PER_LEASE)
+    if not await _is_cancelled_within(services, job_id, wait_seconds):
+        return view
+    return await _renew(services, base_url, job_id, token, news)
+
+
+async def _is_cancelled_within(services: Services, job_id: UUID, seconds: float) -> bool:
+    """Whether somebody cancels the job in this time; a process that drains does not wait for it."""
+    if seconds <= 0:
+        return False
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds), contextlib.aclosing(services.hub.listen(job_id, 0, seconds)) as events:
+            async for event in events:
+                if event is None or event.type in _ENDINGS:
+                    return False
+                if event.type == "cancel_requested":
+                    return True
+    return False
+
+
+@router.patch("/{job_id}/progress", response_model=LeaseView)
+async def progress(
+    job_id: UUID, body: ReportProgress, token: LeaseTokenOf, services: ServicesOf, base_url: BaseUrl
+) -> LeaseView:
+    """How far it is; renews the lease too. A percent lower than the last one changes nothing."""
+    return await _renew(services, base_url, job_id, token, News(body.percent, body.stage, body.message))
+
+
+async def _renew(services: Services, base_url: str, job_id: UUID, token: LeaseToken, news: News) -> LeaseView:
+    settings = services.settings
+    renewal = await services.leases.renew_lease(job_id, token, lease_seconds=settings.lease_seconds, news=news)
+    if renewal is None:
+        raise _refuse(await services.leases.find_outcome(job_id, token), token)
+    return LeaseView(
+        lease_expires_at=renewal.lease_expires_at,
+        lease_seconds=renewal.lease_seconds,
+        timeout_seconds=_timeout(services, renewal.timeout_seconds),
+        cancel=_cancel_notice(services, renewal),
+        uploads=await _fresh_slots(services, base_url, job_id, token, renewal),
+    )
+
+
+def _cancel_notice(services: Services, renewal: Renewal) -> CancelNotice | None:
+    if renewal.cancel_requested_at is None:
+        return None
+    return CancelNotice(reason=renewal.cancel_reason, grace_seconds=services.settings.cancel_grace_seconds)
+
+
+async def _fresh_slots(
+    services: Services, base_url: str, job_id: UUID, token: LeaseToken, renewal: Renewal
+) -> list[UploadSlotView] | None:
+    """New signed URLs once half of the old ones' time is over."""
+    if renewal.held_seconds < services.settings.signed_url_seconds / 2:
+        return None
+    lease = await services.leases.find_lease(job_id, token)
+    return None if lease is None else _slots(services, base_url, lease.job, token.lease_seq)
+
+
+def _refuse(outcome: LeaseOutcome | None, token: LeaseToken) -> Problem:
+    """Why a lease that is not held any more cannot be used."""
+    if outcome is None:
+        return Problem("job-not-found", "There is no such job.")
+    if outcome.job_state == JobState.CANCELLED:
+        return Problem("job-cancelled", "The job was cancelled; stop working on it.")
+    if outcome.ended_by in {"complete", "fail"}:
+        return Problem("already-finalized", f"This lease has ended already: the job became {outcome.state}.")
+    return Problem("lease-lost", f"Lease {token.lease_seq} is not held any more; stop working on the job.")
+
+
+def _request_digest(call: str, body: Model) -> bytes:
+    # Unset fields are left out, so that a report is the same for a later version that knows more fields. So is what
+    # their digests stand for: outputs are the same whichever way they came.
+    content = {"outputs": {"__all__": {"content"}}}
+    told = body.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude=content)
+    text = json.dumps([call, told], sort_keys=True)
+    return hashlib.sha256(text.encode()).digest()
+
+
+async def _replay_or_refuse(services: Services, job_id: UUID, token: LeaseToken, digest: bytes) -> LeaseOutcome:
+    """The first answer to this very request; a Problem when there was none."""
+    outcome = await services.leases.find_outcome(job_id, token)
+    if outcome is None or outcome.request_digest is None or outcome.request_digest != digest:
+        raise _refuse(outcome, token)
+    return outcome
+
+
+@router.patch("/{job_id}/complete", response_model=Completed)
+async def complete(job_id: UUID, body: CompleteJob, token: LeaseTokenOf, services: ServicesOf) -> Any:
+    """Publish the outputs. The same request again gets the same answer, with `replayed`."""
+    digest = _request_digest("complete", body)
+    if body.outputs:
+        lease = await services.leases.find_lease(job_id, token)
+        if lease is not None:
+            await take_outputs(services.storage, lease, body.outputs)
+    outputs = [output.model_dump(by_alias=True, exclude={"content"}) for output in body.outputs]
+    source = None if body.source is None else body.source.model_dump(by_alias=True)
+    results = Results(outputs, body.metadata, body.timings, source)
+    state = await services.completions.ask(Completion(job_id, token, results, digest))
+    replayed = state is None
+    if state is None:
+        outcome = await _replay_or_refuse(services, job_id, token, digest)
+        state = JobState(outcome.state or outcome.job_state)
+    if state is not JobState.SUCCEEDED:
+        raise Problem("job-cancelled", "The job was cancelled before its results came; they are not kept.")
+    if not replayed:
+        JOBS_ENDED.labels(state.value).inc()
+        _log.info("job_completed", job_id=str(job_id), lease_seq=token.lease_seq, outputs=len(body.outputs))
+    return _ready(Completed(state=state.value, replayed=replayed))
+
+
+@router.patch("/{job_id}/fail", response_model=Failed)
+async def fail(job_id: UUID, body: FailJob, token: LeaseTokenOf, services: ServicesOf) -> Failed:
+    """End the lease with a failure; the server decides what follows."""
+    digest = _request_digest("fail", body)
+    decision = await services.leases.decide_failure(
+        job_id, token, body.error.error_class, body.error.code, body.retry_after_seconds
+    )
+    if decision is not None:
+        error = body.error.model_dump(mode="json", by_alias=True)
+        ended = await services.leases.fail_job(job_id, token, request_digest=digest, decision=decision, error=error)
+        if ended is not None:
+            JOBS_ENDED.labels(ended.state).inc()
+            _log.info("job_failed", job_id=str(job_id), code=body.error.code, state=ended.state)
+            return Failed(state=ended.state, next_attempt_at=_utc(ended.next_attempt_at), replayed=False)
+    outcome = await _replay_or_refuse(services, job_id, token, digest)
+    return Failed(
+        state=outcome.state or outcome.job_state, next_attempt_at=_utc(outcome.next_attempt_at), replayed=True
+    )
+
+
+@router.api_route("/claim", methods=["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "PUT"], include_in_schema=False)
+async def refuse_other_claims() -> None:
+    """Answer 405 to a good token and 401 to a bad one, so that a plain GET checks a worker token."""
+    raise Problem(
+        "method-not-allowed", "The worker token is valid. Jobs are claimed by POST.", headers={"Allow": "POST"}
+    )
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.astimezone(UTC)

@@ -1,0 +1,1 @@
+"""What every request passes: authentication, limits, middleware, the server itself, the documentation page."""

@@ -1,0 +1,277 @@
+"""Around every request: bodies are JSON and bounded, every error is a problem, every answer is logged and counted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+
+import psycopg
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from geo_jobs_api.database.sessions import ReadOnlyError
+from geo_jobs_api.errors import KINDS, Problem, summary
+from geo_jobs_api.fields import field_errors
+from geo_jobs_api.log import get_logger
+from geo_jobs_api.queue.metrics import REQUEST_SECONDS, REQUESTS
+
+_log = get_logger("geo_jobs_api.access")
+
+MAX_JSON_BYTES = 1024 * 1024
+# Seconds that a JSON body may take to arrive, and bytes per second beyond that, as with files: whoever sends a byte now
+# and then would hold a connection for ever.
+BODY_SECONDS = 30.0
+BODY_BYTES_PER_SECOND = 10_000
+_SINGLE_HEADERS = frozenset({b"host", b"authorization", b"lease-token", b"idempotency-key"})
+_HOST = re.compile(rb"(?:\[[0-9A-Za-z:.%]+\]|[0-9A-Za-z._~-]*)(?::[0-9]{0,5})?")
+_ON_EVERY_ANSWER = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+# Announced to workers on any answer there, whatever its method and status.
+_CLAIM_PATH = "/api/internal/geo-jobs/claim"
+_EXTENSIONS = (b"worker-extensions", b"capabilities, trouble")
+_CODE_OF_STATUS = {404: "not-found", 408: "too-slow", 405: "method-not-allowed", 413: "too-large", 400: "validation"}
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+# Errors of a lost, refused or stalled connection. The pool makes new ones by itself.
+_OUTAGES = (
+    psycopg.OperationalError,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.TransactionTimeout,
+    PoolTimeout,
+    PoolClosed,
+    TooManyRequests,
+)
+
+
+def problem_response(problem: Problem) -> Response:
+    """The answer that a problem becomes."""
+    return Response(
+        json.dumps(problem.as_json(), ensure_ascii=False).encode(errors="replace"),
+        status_code=problem.kind.status,
+        headers=problem.headers,
+        media_type="application/problem+json",
+    )
+
+
+class _RefusedBeforeBodyError(HTTPException):
+    """Carries an error through the framework's reading of the body, which passes on this kind only."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(500)
+        self.reason = reason
+
+
+class JsonBodyMiddleware:
+    """Bodies of `/api` are read as JSON whatever their Content-Type says, and are at most 1 MiB.
+
+    `curl -d` sends `application/x-www-form-urlencoded` unless it is told otherwise. The token is checked before the
+    first byte of a body is read, so a stranger's body takes no memory.
+
+    Args:
+        authorize: raises when the sender of a request may not use the API at all.
+    """
+
+    def __init__(self, app: ASGIApp, authorize: Callable[[Request], Awaitable[object]]) -> None:
+        self._app = app
+        self._authorize = authorize
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection, as ASGI says."""
+        if scope["type"] != "http" or not scope["path"].startswith("/api/"):
+            await self._app(scope, receive, send)
+            return
+        kept = [(name, value) for name, value in scope["headers"] if name.lower() != b"content-type"]
+        length = next((value for name, value in kept if name.lower() == b"content-length"), b"0")
+        if length.isdigit() and int(length) > MAX_JSON_BYTES:
+            problem = Problem("too-large", f"A JSON body may have at most {MAX_JSON_BYTES} bytes.")
+            await problem_response(problem)(scope, receive, send)
+            return
+        # In place: the route that is found is told to those outside through the same dictionary.
+        scope["headers"] = [*kept, (b"content-type", b"application/json")]
+        announced = int(length) if length.isdigit() else 0
+        bounded = _bounded(receive, BODY_SECONDS + announced / BODY_BYTES_PER_SECOND)
+        await self._app(scope, self._authorized(scope, bounded), send)
+
+    def _authorized(self, scope: Scope, receive: Receive) -> Receive:
+        is_authorized = False
+
+        async def receive_authorized() -> Message:
+            nonlocal is_authorized
+            if not is_authorized:
+                try:
+                    await self._authorize(Request(scope))
+                except Exception as error:
+                    raise _RefusedBeforeBodyError(error) from error
+                is_authorized = True
+            return await receive()
+
+        return receive_authorized
+
+
+def _bounded(receive: Receive, seconds: float) -> Receive:
+    seen = 0
+    is_whole = False
+    deadline: float | None = None
+
+    async def receive_bounded() -> Message:
+        nonlocal seen, is_whole, deadline
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds if deadline is None else deadline
+        try:
+            # What comes after the body is the client's farewell, and that may take its time.
+            async with asyncio.timeout_at(None if is_whole else deadline):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(408, f"The body did not arrive within {seconds:.0f} s.") from None
+        seen += len(message.get("body", b""))
+        is_whole = is_whole or not message.get("more_body", False)
+        if seen > MAX_JSON_BYTES:
+            # The framework passes this kind on from inside its reading of the body; others it hides.
+            raise HTTPException(413, f"A JSON body may have at most {MAX_JSON_BYTES} bytes.")
+        return message
+
+    return receive_bounded
+
+
+def _fault_of_head(scope: Scope) -> str | None:
+    """Return why a request's head is ambiguous, or None.
+
+    Of two headers a proxy in front may read the other one than we do (RFC 9112 §3.2 for Host).
+    """
+    counts = Counter(name for name, _ in scope["headers"] if name in _SINGLE_HEADERS)
+    for name, count in counts.items():
+        if count > 1:
+            return f"There is more than one {name.decode().title()} header."
+    if not counts[b"host"]:
+        return None if scope.get("http_version") == "1.0" else "The Host header is missing."
+    host = next(value for name, value in scope["headers"] if name == b"host")
+    return None if _HOST.fullmatch(host) else "The Host header is not a host name or address with an optional port."
+
+
+class AccessMiddleware:
+    """One log record and one count for each answer; an unexpected exception becomes a problem that tells nothing.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, app: ASGIApp, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._app = app
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection, as ASGI says."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = self._clock()
+        status = 0
+        fault = _fault_of_head(scope)
+
+        async def send_noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = [*message.get("headers", ()), *_ON_EVERY_ANSWER]
+                message = {**message, "headers": [*headers, _EXTENSIONS] if scope["path"] == _CLAIM_PATH else headers}
+            await send(message)
+
+        try:
+            if fault is None:
+                await self._app(scope, receive, send_noted)
+            else:
+                problem = Problem("bad-request", fault, headers={"Connection": "close"})
+                await problem_response(problem)(scope, receive, send_noted)
+        except ClientDisconnect:
+            # Nobody is there to be answered; nginx's number for it.
+            status = 499
+        except Exception:
+            _log.exception("request_failed", method=scope["method"], path=scope["path"])
+            if status:
+                # Half an answer is out; only breaking the connection tells the client.
+                raise
+            problem = Problem("internal", "Something went wrong here; it has been noted.")
+            await problem_response(problem)(scope, receive, send_noted)
+        finally:
+            self._note(scope, status, self._clock() - started)
+
+    @staticmethod
+    def _note(scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unknown")
+        REQUESTS.labels(scope["method"], route, str(status)).inc()
+        if not route.endswith(("/claim", "/events")):
+            REQUEST_SECONDS.labels(scope["method"], route).observe(seconds)
+        # The path alone: queries hold signatures.
+        _log.info(
+            "request", method=scope["method"], path=scope["path"], status=status, milliseconds=round(seconds * 1000, 1)
+        )
+
+
+def _on_problem(_: Request, error: Exception) -> Response:
+    if not isinstance(error, Problem):
+        raise error
+    return problem_response(error)
+
+
+def _on_http_exception(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    if isinstance(error, _RefusedBeforeBodyError):
+        return _on_refusal_before_body(request, error.reason)
+    code = _CODE_OF_STATUS.get(error.status_code, "internal" if error.status_code >= 500 else "validation")
+    headers = {"Allow": ", ".join(_methods_at(request))} if code == "method-not-allowed" else error.headers
+    return problem_response(Problem(code, f"{KINDS[code].title}.", headers=headers))
+
+
+def _on_refusal_before_body(request: Request, reason: Exception) -> Response:
+    if isinstance(reason, Problem):
+        return problem_response(reason)
+    if isinstance(reason, _OUTAGES):
+        return _on_outage(request, reason)
+    raise reason
+
+
+def _methods_at(request: Request) -> list[str]:
+    """The methods that some route takes at this address; the framework tells those of the first route only."""
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
+
+
+def _on_invalid(_: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    errors = field_errors({**item, "loc": _place(item["loc"])} for item in error.errors())
+    return problem_response(Problem("validation", summary(errors), errors=errors))
+
+
+def _place(location: Sequence[str | int]) -> Sequence[str | int]:
+    return location[1:] if location[:1] == ("body",) else location
+
+
+def _on_outage(_: Request, error: Exception) -> Response:
+    _log.error("database_unavailable", reason=type(error).__name__)
+    trouble = "takes no writes now" if isinstance(error, ReadOnlyError) else "cannot be reached"
+    detail = f"The database {trouble}. Try again."
+    return problem_response(Problem("unavailable", detail, headers={"Retry-After": "1"}))
+
+
+def install(app: FastAPI, authorize: Callable[[Request], Awaitable[object]]) -> None:
+    """Put everything here around an application; `authorize` as in `JsonBodyMiddleware`."""
+    app.add_middleware(JsonBodyMiddleware, authorize=authorize)
+    app.add_middleware(AccessMiddleware)
+    app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    for outage in _OUTAGES:
+        app.add_exception_handler(outage, _on_outage)

@@ -1,0 +1,57 @@
+"""The OpenAPI document with the payloads of the task types."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from geo_jobs_api.task_types.schemas import TaskType
+
+# Bodies that have a `taskType` and the `inputPayload` that goes with it.
+_BODIES = ("CreateJob", "PipelineJob", "ScheduledJob")
+_SCHEMAS = "#/components/schemas/"
+
+
+def with_payloads(document: dict[str, Any], kinds: Sequence[TaskType]) -> dict[str, Any]:
+    """Return the document with the schema `Payload_NAME` for each task type that has one.
+
+    Args:
+        document: left as it is.
+        kinds: all task types.
+    """
+    changed = copy.deepcopy(document)
+    schemas: dict[str, Any] = changed["components"]["schemas"]
+    allowed: list[dict[str, Any]] = []
+    for kind in kinds:
+        if kind.payload_schema is None:
+            allowed = [{"type": "object"}]
+            break
+        allowed.append({"$ref": f"{_SCHEMAS}{_name(kind)}"})
+    for kind in kinds:
+        if kind.payload_schema is not None:
+            schemas[_name(kind)] = {"title": kind.name} | _moved(kind.payload_schema, _name(kind))
+    for body in _BODIES:
+        properties = schemas[body]["properties"]
+        properties["inputPayload"] = {
+            "anyOf": allowed,
+            "description": "As the task type wants it: " + ", ".join(_name(kind) for kind in kinds) + ".",
+        }
+        properties["taskType"] = properties["taskType"] | {"examples": [kind.name for kind in kinds]}
+    return changed
+
+
+def _name(kind: TaskType) -> str:
+    return f"Payload_{kind.name}"
+
+
+def _moved(schema: Any, name: str) -> Any:
+    """The schema with references that hold where it now stands."""
+    if isinstance(schema, list):
+        return [_moved(item, name) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: f"{_SCHEMAS}{name}{value[1:]}" if key == "$ref" and isinstance(value, str) else _moved(value, name)
+        for key, value in schema.items()
+    }

@@ -1,0 +1,187 @@
+"""What the endpoints work with: one object per process, made at the start and handed to every request."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Generic, Protocol, TypeVar, cast
+from uuid import UUID
+
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader, HTTPBearer
+
+from geo_jobs_api.claims.batching import Coalescer
+from geo_jobs_api.claims.claiming import ClaimDesk
+from geo_jobs_api.claims.event_hub import EventHub
+from geo_jobs_api.claims.waiting_room import WaitingRoom
+from geo_jobs_api.claims.worker_registry import RollCall
+from geo_jobs_api.config import Settings
+from geo_jobs_api.errors import Problem
+from geo_jobs_api.http.auth import ADMIN_SCOPE, TokenVerifier, WorkerVerifier
+from geo_jobs_api.http.vitals import VitalSigns
+from geo_jobs_api.jobs.creation_store import CreationStore
+from geo_jobs_api.jobs.submission import JobSubmission
+from geo_jobs_api.limits import CALLER, RateLimit
+from geo_jobs_api.maintenance.retention import Retention
+from geo_jobs_api.pipelines.store import PipelineStore
+from geo_jobs_api.queue.job_store import JobStore, UpkeepStore
+from geo_jobs_api.queue.lease_requests import Completion
+from geo_jobs_api.queue.lease_store import LeaseStore
+from geo_jobs_api.queue.operator_records import OpenJobs
+from geo_jobs_api.queue.operator_store import SteeringStore
+from geo_jobs_api.queue.records import Caller, WorkerToken
+from geo_jobs_api.queue.rules import JobState
+from geo_jobs_api.schedules.store import Fire, ScheduleStore
+from geo_jobs_api.storage.local_storage import LocalStorage
+from geo_jobs_api.task_types.store import TaskTypeStore
+from geo_jobs_api.webhooks.content import WebhookMaker
+from geo_jobs_api.webhooks.store import WebhookStore
+
+T = TypeVar("T")
+Completions = Coalescer[Completion, JobState | None]
+
+
+class FiresByHand(Protocol):
+    """Who fires a schedule because somebody asked for it."""
+
+    async def run_now(self, schedule_id: UUID) -> Fire | None:
+        """Fire once; None when there is no such schedule."""
+
+
+class Recent(Generic[T]):
+    """A figure that is asked for at most every few seconds, however many want it.
+
+    Args:
+        ask: for the figure.
+        seconds: how old it may be.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, ask: Callable[[], Awaitable[T]], seconds: float, clock: Callable[[], float]) -> None:
+        self._ask, self._seconds, self._clock = ask, seconds, clock
+        self._latest: tuple[float, T] | None = None
+        self._asking = asyncio.Lock()
+
+    async def read(self) -> T:
+        """Return the figure, asked for by this call or by an earlier one."""
+        wanted_at = self._clock()
+        async with self._asking:
+            if self._latest is None or wanted_at - self._latest[0] >= self._seconds:
+                asked_at = self._clock()
+                self._latest = asked_at, await self._ask()
+            return self._latest[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that an endpoint may need."""
+
+    settings: Settings
+    jobs: JobStore
+    creation: CreationStore
+    submission: JobSubmission
+    pipelines: PipelineStore
+    schedules: ScheduleStore
+    firing: FiresByHand
+    webhooks: WebhookStore
+    webhook_maker: WebhookMaker
+    leases: LeaseStore
+    desk: ClaimDesk
+    completions: Completions
+    upkeep: UpkeepStore
+    task_types: TaskTypeStore
+    steering: SteeringStore
+    retention: Retention
+    roll_call: RollCall
+    storage: LocalStorage
+    people: TokenVerifier
+    workers: WorkerVerifier
+    room: WaitingRoom
+    open_jobs: Recent[list[OpenJobs]]
+    hub: EventHub
+    vitals: VitalSigns
+    requests: RateLimit | None = None
+    monotonic: Callable[[], float] = time.monotonic
+
+    def drain(self) -> None:
+        """Answer what waits, and park nothing any more."""
+        self.room.drain()
+        self.hub.drain()
+
+
+def services_of(request: Request) -> Services:
+    """The process's services."""
+    return cast("Services", request.app.state.services)
+
+
+def base_url_of(request: Request) -> str:
+    """The base of signed URLs: as configured, or the address at which the caller reached us."""
+    configured = services_of(request).settings.api_public_url
+    return configured or str(request.base_url).rstrip("/")
+
+
+# These two only tell the documentation what to ask for; the header itself is read below.
+_bearer = HTTPBearer(auto_error=False, description="A JSON Web Token.")
+_worker_header = APIKeyHeader(name="Authorization", scheme_name="Worker", auto_error=False, description="Worker TOKEN")
+
+
+async def authorize(request: Request) -> None:
+    """Check the token of a request below `/api`; a Problem when it has no valid one."""
+    if request.scope["path"].startswith("/api/internal/"):
+        await _worker(request)
+    else:
+        await _caller(request)
+
+
+async def _caller(request: Request) -> Caller:
+    # Once for each request: before its body is read, or by the endpoint if it has none.
+    known = cast("Caller | None", request.scope.get("geo_jobs.caller"))
+    if known is None:
+        services = services_of(request)
+        known = await services.people.verify(request.headers.get("authorization"))
+        if services.requests is not None:
+            services.requests.take(known.subject)
+        request.scope["geo_jobs.caller"] = known
+    CALLER.set(known.subject)
+    return known
+
+
+async def _worker(request: Request) -> WorkerToken:
+    known = cast("WorkerToken | None", request.scope.get("geo_jobs.worker"))
+    if known is None:
+        known = await services_of(request).workers.verify(request.headers.get("authorization"))
+        request.scope["geo_jobs.worker"] = known
+    return known
+
+
+async def caller_of(request: Request, _: Annotated[object, Security(_bearer)]) -> Caller:
+    """Return the person who sent the request; a Problem when there is none."""
+    return await _caller(request)
+
+
+async def worker_of(request: Request, _: Annotated[object, Security(_worker_header)]) -> WorkerToken:
+    """Return the worker that sent the request; a Problem when there is none."""
+    return await _worker(request)
+
+
+async def admin_of(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
+    """The administrator who asks; Problem `not-allowed` for anybody else."""
+    if not caller.is_admin:
+        raise Problem("not-allowed", f"This is for tokens with the scope {ADMIN_SCOPE}.")
+    return caller
+
+
+# Coroutines, like all dependencies here: the framework would hand plain functions to a thread, 0.5 ms each.
+async def _services(request: Request) -> Services:
+    return services_of(request)
+
+
+async def _base_url(request: Request) -> str:
+    return base_url_of(request)
+
+
+ServicesOf = Annotated[Services, Depends(_services)]
+BaseUrl = Annotated[str, Depends(_base_url)]
+CallerOf = Annotated[Caller, Depends(caller_of)]

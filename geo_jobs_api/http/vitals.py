@@ -1,0 +1,148 @@
+"""The state of database and storage, for `/health`: found within two seconds whatever the network does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import psycopg
+
+from geo_jobs_api.database.sessions import ReadOnlyError
+from geo_jobs_api.log import get_logger
+from geo_jobs_api.queue.job_store import UpkeepStore
+from geo_jobs_api.queue.records import VacuumBlocker
+from geo_jobs_api.storage.storage import Storage
+
+_log = get_logger(__name__)
+PATIENCE_SECONDS = 2.0
+_LATE = f"no answer within {PATIENCE_SECONDS:.0f} s"
+# Room for so many of the largest uploads, with their results, leaves an operator time to act.
+_FILES_OF_ROOM = 10
+
+T = TypeVar("T")
+
+
+class Look(Generic[T]):
+    """A look that callers share while it is under way, so that any number of them cost one. For one event loop.
+
+    Args:
+        look: what to do. At most one runs at a time, also when it hangs.
+        is_cancelled: cancel a look that takes too long. A thread cannot be cancelled, and would be one more each time.
+    """
+
+    def __init__(self, look: Callable[[], Awaitable[T]], *, is_cancelled: bool) -> None:
+        self._look = look
+        self._is_cancelled = is_cancelled
+        self._task: asyncio.Task[T] | None = None
+
+    async def result(self, seconds: float) -> T:
+        """Return the result, or raise the look's error, or TimeoutError after `seconds`."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+            self._task.add_done_callback(_retrieve)
+        task = self._task
+        await asyncio.wait({task}, timeout=seconds)
+        if not task.done() or task.cancelled():
+            if self._is_cancelled:
+                task.cancel()
+            raise TimeoutError
+        return task.result()
+
+    async def _run(self) -> T:
+        return await self._look()
+
+
+def _retrieve(task: asyncio.Task[T]) -> None:
+    # An error that came too late for every caller is no news.
+    if not task.cancelled():
+        task.exception()
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """Database and storage: `ok`, or the trouble; `warnings` are sentences."""
+
+    database: str
+    storage: str
+    warnings: Sequence[str] = ()
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether both are well."""
+        return self.database == self.storage == "ok"
+
+
+class VitalSigns:
+    """Looks at database and storage.
+
+    Args:
+        upkeep: the database.
+        storage: the object store.
+        vacuum_warning_seconds: age from which on a transaction that holds back vacuum is a warning.
+        max_file_size: the largest upload, in bytes.
+    """
+
+    def __init__(
+        self, upkeep: UpkeepStore, storage: Storage, *, vacuum_warning_seconds: float, max_file_size: int
+    ) -> None:
+        self._upkeep = upkeep
+        self._store = storage
+        self._vacuum_warning_seconds = vacuum_warning_seconds
+        self._max_file_size = max_file_size
+        self._named: set[str] = set()
+        self._database = Look(self._look_at_database, is_cancelled=True)
+        self._storage = Look(self._look_at_storage, is_cancelled=False)
+
+    async def read(self) -> Vitals:
+        """Look at both at once."""
+        (database, blockers), (storage, free) = await asyncio.gather(self._read_database(), self._read_storage())
+        return Vitals(database, storage, [*self._vacuum_warnings(blockers), *self._room_warnings(free)])
+
+    async def _look_at_database(self) -> list[VacuumBlocker]:
+        await self._upkeep.check_writable()
+        return await self._upkeep.list_vacuum_blockers(self._vacuum_warning_seconds)
+
+    async def _read_database(self) -> tuple[str, list[VacuumBlocker]]:
+        try:
+            return "ok", await self._database.result(PATIENCE_SECONDS)
+        except TimeoutError:
+            return _LATE, []
+        except ReadOnlyError:
+            return "read-only", []
+        except psycopg.Error:
+            return "unreachable", []
+
+    async def _look_at_storage(self) -> int | None:
+        await self._store.check()
+        return await self._store.free_bytes()
+
+    async def _read_storage(self) -> tuple[str, int | None]:
+        try:
+            return "ok", await self._storage.result(PATIENCE_SECONDS)
+        except TimeoutError:
+            return _LATE, None
+        except OSError:
+            return "not writable", None
+
+    def _room_warnings(self, free_bytes: int | None) -> list[str]:
+        if free_bytes is None or free_bytes >= _FILES_OF_ROOM * self._max_file_size:
+            return []
+        trouble = f"The storage has {free_bytes / 1e6:.0f} MB free, less than {_FILES_OF_ROOM} times MAX_FILE_SIZE"
+        cure = "Make room with `python -m geo_jobs_api cleanup DAYS`, or move DATA_DIR to a larger disk."
+        return [f"{trouble}: uploads will soon be refused (507). {cure}"]
+
+    def _vacuum_warnings(self, blockers: Sequence[VacuumBlocker]) -> list[str]:
+        """Count them for strangers. Names of sessions and programs go to the log."""
+        names = {blocker.who for blocker in blockers}
+        if names - self._named:
+            _log.warning("vacuum_held_back", by=sorted(names))
+        self._named = names
+        if not blockers:
+            return []
+        longest = max((blocker.seconds for blocker in blockers if blocker.seconds is not None), default=None)
+        since = "" if longest is None else f", the longest for {longest:.0f} s"
+        return [
+            f"Vacuum is held back by {len(blockers)}{since}: claims slow down. The log names them (vacuum_held_back)."
+        ]

@@ -1,0 +1,1 @@
+"""Jobs as their owners create and see them."""

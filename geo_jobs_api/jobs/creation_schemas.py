@@ -1,0 +1,79 @@
+"""Bodies of the requests that make jobs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import Field, model_validator
+
+from geo_jobs_api.fields import Asked, Integer, Model, Moment, Payload, Text
+from geo_jobs_api.jobs.schemas import JobView
+
+LARGEST_BATCH = 1000
+_MOST_PARENTS = 1000
+
+OnParentFailure = Literal["cancel", "run", "hold"]
+TaskTypeName = Annotated[Text, Field(min_length=1, max_length=63)]
+OutputName = Annotated[Text, Field(min_length=1, max_length=255)]
+DedupKey = Annotated[Text, Field(min_length=1, max_length=255)]
+
+
+class DependsOn(Asked):
+    """A job that this one waits for, and what its failure (or cancellation) means for this one."""
+
+    job_id: UUID
+    on_parent_failure: OnParentFailure = "cancel"
+
+
+class InputFrom(Asked):
+    """An output of another job as the input: by its suffix (`.tif`) or its whole name."""
+
+    job_id: UUID
+    output: OutputName
+
+
+class JobTemplate(Asked):
+    """What all ways of making a job have in common."""
+
+    task_type: TaskTypeName
+    priority: Integer | None = Field(default=None, ge=-100, le=100)
+    input_payload: Payload = Field(default_factory=dict)
+
+
+class CreateJob(JobTemplate):
+    """A job to be made. Its input is an upload, `inputPayload.sourceUrl`, or another job's output.
+
+    Where the task type can do without an input, `awaitUpload` says that there will be one.
+    """
+
+    await_upload: bool = False
+    dedup_key: DedupKey | None = None
+    depends_on: list[DependsOn] = Field(default_factory=list, max_length=_MOST_PARENTS, fail_fast=True)
+    input_from: InputFrom | None = None
+    run_at: Moment | None = None
+    deliver_at: Moment | None = None
+
+    @model_validator(mode="after")
+    def _parents_fit(self) -> CreateJob:
+        parents = [parent.job_id for parent in self.depends_on]
+        if len(set(parents)) != len(parents):
+            raise ValueError("dependsOn names a job twice")
+        if self.input_from is not None:
+            for parent in self.depends_on:
+                if parent.job_id == self.input_from.job_id and parent.on_parent_failure == "run":
+                    raise ValueError("a job whose input is an output of another cannot run after that one's failure")
+        return self
+
+
+class CreateBatch(Asked):
+    """Jobs to be made together: all of them, or none."""
+
+    jobs: list[CreateJob] = Field(min_length=1, max_length=LARGEST_BATCH)
+
+
+class CreatedBatch(Model):
+    """The jobs, in the order of the request; `created` is false for those that were there already."""
+
+    jobs: list[JobView]
+    created: list[bool]

@@ -1,0 +1,241 @@
+"""Making jobs: one statement for all of a request, with what they wait for and whom they wake."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+
+from geo_jobs_api.database.database import Pool
+from geo_jobs_api.hosts import parse_web_address
+from geo_jobs_api.queue.job_store import fetch_all, keep_to_share, load_queries
+from geo_jobs_api.queue.records import Job
+from geo_jobs_api.queue.rules import InputKind
+
+# Jobs whose parameters take less time than a thread.
+_FEW = 10
+_jobs = load_queries("jobs.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """A job to wait for, and what its failure means: `cancel`, `run` or `hold`."""
+
+    parent_id: UUID
+    on_parent_failure: str = "cancel"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a job's input comes from.
+
+    Attributes:
+        kind: `upload` waits for a file; `none` needs nothing; None: as the task type says.
+        url: of kind `url`.
+        file_name: what it is called, of kind `url`.
+        condition: what to ask the URL with (`etag`, `lastModified`), so that an unchanged file does not come again.
+        parent_id: the job whose output it is, of kind `output`.
+        output: a suffix or a name, of kind `output`.
+    """
+
+    kind: InputKind | None = None
+    url: str | None = None
+    file_name: str | None = None
+    condition: Mapping[str, Any] | None = None
+    parent_id: UUID | None = None
+    output: str | None = None
+
+    @property
+    def host(self) -> str | None:
+        """The URL's host, of kind `url`."""
+        return None if self.url is None else parse_web_address(self.url).host
+
+    def asked_with(self, condition: Mapping[str, Any] | None) -> Source:
+        """The same source, to be asked with this condition."""
+        return replace(self, condition=condition)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a pipeline a job belongs."""
+
+    pipeline_id: UUID
+    stage: str
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to be made. Without a priority it gets its task type's."""
+
+    id: UUID
+    owner: str
+    task_type: str
+    priority: int | None
+    input_payload: Mapping[str, Any]
+    idempotency_key: str | None
+    request_digest: bytes
+    source: Source = field(default_factory=Source)
+    dependencies: tuple[Dependency, ...] = ()
+    dedup_key: str | None = None
+    run_at: datetime | None = None
+    deliver_at: datetime | None = None
+    place: Place | None = None
+    schedule_id: UUID | None = None
+
+    def as_row(self, number: int) -> dict[str, Any]:
+        """The columns, as JSON."""
+        return {
+            "place": number,
+            "id": str(self.id),
+            "owner": self.owner,
+            "task_type": self.task_type,
+            "priority": self.priority,
+            "input_payload": dict(self.input_payload),
+            "idempotency_key": self.idempotency_key,
+            "request_digest": self.request_digest.hex(),
+            "dedup_key": self.dedup_key,
+            "input_kind": None if self.source.kind is None else self.source.kind.value,
+            "input_file_name": self.source.file_name,
+            "source_url": self.source.url,
+            "source_host": self.source.host,
+            "source_condition": self.source.condition,
+            "input_parent_id": _text(self.source.parent_id),
+            "input_output": self.source.output,
+            "pending_parents": len(self.dependencies),
+            "run_at": None if self.run_at is None else self.run_at.isoformat(),
+            "deliver_at": None if self.deliver_at is None else self.deliver_at.isoformat(),
+            "schedule_id": _text(self.schedule_id),
+            "pipeline_id": None if self.place is None else str(self.place.pipeline_id),
+            "pipeline_stage": None if self.place is None else self.place.stage,
+            "pipeline_job": None if self.place is None else self.place.job,
+        }
+
+
+def _text(identity: UUID | None) -> str | None:
+    return None if identity is None else str(identity)
+
+
+class ParentNotFoundError(Exception):
+    """A job to wait for is not there, or not the caller's."""
+
+    def __init__(self, parent_id: UUID) -> None:
+        super().__init__(str(parent_id))
+        self.parent_id = parent_id
+
+
+class CreationStore:
+    """Makes jobs."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def create_jobs(
+        self, news: Sequence[NewJob], *, parents_of: str | None = None, most_open: int = 0
+    ) -> dict[UUID, Job]:
+        """Create jobs, all in one transaction.
+
+        Args:
+            news: what they shall be; a parent may be one of those before.
+            parents_of: whose the other parents must be; None: anybody's.
+            most_open: how many open jobs their owner may have then; 0: any number.
+
+        Returns:
+            The jobs that were made. Those are missing whose task type is unknown, whose idempotency key was used
+            before, or whose de-duplication key an open job has.
+
+        Raises:
+            ParentNotFoundError, ShareExceededError: nothing was made.
+        """
+        async with self._pool.connection() as connection:
+            if not most_open and not any(new.dependencies for new in news):
+                return await insert_jobs(connection, news, parents_of=parents_of)
+            async with connection.transaction():
+                made = await insert_jobs(connection, news, parents_of=parents_of)
+                if most_open and made:
+                    await keep_to_share(connection, news[0].owner, most_jobs=most_open)
+                return made
+
+    async def find_by_idempotency_keys(self, owner: str, keys: Sequence[str]) -> dict[str, Job]:
+        """The jobs that earlier requests with these keys made."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(
+                _jobs.list_jobs_by_idempotency_key(connection, owner=owner, idempotency_keys=list(keys))
+            )
+        return {row["idempotency_key"]: Job.from_row(row) for row in rows}
+
+    async def find_jobs(self, ids: Sequence[UUID], owner: str | None) -> list[Job]:
+        """Those of the jobs that there are; with an owner, only that owner's."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_jobs.list_jobs_by_id(connection, ids=list(ids)))
+        return [Job.from_row(row) for row in rows if owner is None or row["owner"] == owner]
+
+    async def find_deduplicated(self, news: Sequence[NewJob]) -> dict[tuple[str, str | None], Job]:
+        """The open jobs that have the task types and de-duplication keys of these."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(
+                _jobs.list_deduplicated(
+                    connection,
+                    owners=[new.owner for new in news],
+                    task_types=[new.task_type for new in news],
+                    dedup_keys=[new.dedup_key for new in news],
+                )
+            )
+        return {(row["task_type"], row["dedup_key"]): Job.from_row(row) for row in rows}
+
+    async def find_task_types(self, names: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+        """The rules of those of the task types that there are; `payload_schema` and `output_rules` are JSON text."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_jobs.list_task_types_by_name(connection, names=list(set(names))))
+        return {row["name"]: row for row in rows}
+
+    async def list_task_type_names(self) -> list[str]:
+        """The names of all task types."""
+        async with self._pool.connection() as connection:
+            return [row["name"] for row in await fetch_all(_jobs.list_task_type_names(connection))]
+
+
+def _inserted(news: Sequence[NewJob]) -> dict[str, Jsonb]:
+    """Return the parameters of `insert_jobs`. For 1,000 jobs they take 15 ms."""
+    edges = [
+        {"child_id": str(new.id), "parent_id": str(edge.parent_id), "on_parent_failure": edge.on_parent_failure}
+        for new in news
+        for edge in new.dependencies
+    ]
+    return {"jobs": Jsonb([new.as_row(number) for number, new in enumerate(news)]), "dependencies": Jsonb(edges)}
+
+
+async def insert_jobs(
+    connection: AsyncConnection[DictRow], news: Sequence[NewJob], *, parents_of: str | None
+) -> dict[UUID, Job]:
+    """As `CreationStore.create_jobs`, in the caller's transaction: there must be one if anything waits for a parent."""
+    own = {new.id for new in news}
+    parents = sorted({edge.parent_id for new in news for edge in new.dependencies} - own)
+    ended: list[UUID] = []
+    if parents:
+        locked = await fetch_all(_jobs.lock_parents(connection, ids=parents, owner=parents_of))
+        missing = set(parents) - {row["id"] for row in locked}
+        if missing:
+            raise ParentNotFoundError(min(missing))
+        ended = [row["id"] for row in locked if row["has_ended"]]
+    values = _inserted(news) if len(news) <= _FEW else await asyncio.to_thread(_inserted, news)
+    rows = await fetch_all(_jobs.insert_jobs(connection, **values))
+    if ended:
+        # They had ended before anybody waited for them.
+        await _jobs.follow_ended_jobs(connection, ids=ended)
+        rows = await fetch_all(_jobs.list_jobs_by_id(connection, ids=[row["id"] for row in rows]))
+    return {row["id"]: Job.from_row(row) for row in rows}
+
+
+async def cancel_jobs(connection: AsyncConnection[DictRow], job_ids: Sequence[UUID], reason: str | None) -> int:
+    """Cancel those of the jobs that have not ended, or ask their workers to stop; how many."""
+    if not job_ids:
+        return 0
+    return len(await fetch_all(_jobs.cancel_jobs(connection, ids=list(job_ids), reason=reason)))

@@ -1,0 +1,147 @@
+"""Why a job stands where it stands, in a sentence for its owner; for a waiting one, everything that it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+
+from geo_jobs_api.jobs.worker_reasons import list_worker_reasons
+from geo_jobs_api.queue.capabilities import Need
+from geo_jobs_api.queue.job_store import JobStore
+from geo_jobs_api.queue.operator_records import MOST_COUNTED, PossibleWorker, WaitingReasons
+from geo_jobs_api.queue.operator_schemas import EndedLeaseView, Explanation, Reason
+from geo_jobs_api.queue.operator_store import SteeringStore
+from geo_jobs_api.queue.records import Job, Parent
+from geo_jobs_api.queue.rules import ErrorClass, JobState
+
+_LEASES_TOLD = 50
+
+
+async def explained(jobs: JobStore, steering: SteeringStore, job: Job, viewer: str | None) -> Explanation:
+    """Why the job stands where it stands, for its owner `viewer`, or for an operator (None)."""
+    now = datetime.now(UTC)
+    leases = await jobs.list_ended_leases(job.id, most=_LEASES_TOLD)
+    found = await steering.find_waiting_reasons(job.id) if job.state is JobState.QUEUED else None
+    workers = await steering.list_possible_workers(job.task_type) if found is not None else []
+    parents = await jobs.list_parents(job.id) if job.pending_parents else []
+    return Explanation(
+        state=job.state.value,
+        why=explain(job, now),
+        reasons=list_parents(parents) if found is None else list_reasons(job, found, workers, now, viewer),
+        place=None if found is None or found.jobs_before == MOST_COUNTED else found.jobs_before + 1,
+        leases=[EndedLeaseView.model_validate(lease) for lease in leases],
+    )
+
+
+def explain(job: Job, now: datetime) -> str:
+    """What the job waits for, or how it ended and what can be done; `now` tells a retry from a job that may start."""
+    return _SENTENCES[job.state](job, now)
+
+
+def list_parents(parents: Sequence[Parent]) -> list[Reason]:
+    """The jobs that a job still waits for, and what their end would mean."""
+    return [
+        Reason(
+            code="parent",
+            text=f"It waits for job {parent.id} ({parent.task_type}), which is {parent.state}."
+            + (" Only its success counts: send it back to the queue, or cancel this one." if _is_stuck(parent) else ""),
+        )
+        for parent in parents
+        if not parent.settled
+    ]
+
+
+def _is_stuck(parent: Parent) -> bool:
+    return parent.state in {JobState.FAILED, JobState.CANCELLED}
+
+
+def list_reasons(
+    job: Job, found: WaitingReasons, workers: Sequence[PossibleWorker], now: datetime, viewer: str | None
+) -> list[Reason]:
+    """Everything that keeps a waiting job from being claimed this moment; the last one is never its own fault."""
+    if job.state is not JobState.QUEUED:
+        return []
+    need = Need(job.input_size_bytes, found.source_host, found.memory_mb)
+    reasons = [*_reasons(job, found, now), *list_worker_reasons(job.task_type, need, workers, viewer)]
+    if found.jobs_before:
+        noun, verb = ("job", "comes") if found.jobs_before == 1 else ("jobs", "come")
+        number = f"{found.jobs_before} or more" if found.jobs_before == MOST_COUNTED else found.jobs_before
+        text = f"{number} {noun} of {job.task_type} {verb} before it."
+        reasons.append(Reason(code="queue", text=text))
+    return reasons
+
+
+def _reasons(job: Job, found: WaitingReasons, now: datetime) -> Iterator[Reason]:
+    kind = job.task_type
+    if found.paused:
+        yield Reason(code="paused", text=f"{kind} is paused; `task-types resume {kind}` lets it go on.")
+    if job.run_at > now:
+        code = "backoff" if job.attempt else "scheduled"
+        yield Reason(code=code, text=f"It is not to be tried before {_time(job.run_at)}.")
+    if found.max_concurrent_runs is not None and found.running >= found.max_concurrent_runs:
+        yield Reason(
+            code="limit",
+            text=f"{found.running} of {found.max_concurrent_runs} jobs that {kind} may run at once are running.",
+        )
+    if found.rate_count is not None and found.rate_full_until is not None and found.rate_full_until > now:
+        yield Reason(
+            code="rate-limit",
+            text=f"{kind} may start {found.rate_count} jobs in {found.rate_period_seconds:g} s,"
+            f" so none before {_time(found.rate_full_until)}.",
+        )
+
+    if found.avoided_until is not None:
+        worker = f"Worker {found.avoided_worker}" if found.avoided_worker else "A worker"
+        yield Reason(
+            code="avoided",
+            text=f"{worker} has just failed it, so other workers come first until {_time(found.avoided_until)}.",
+        )
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _queued(job: Job, now: datetime) -> str:
+    if job.run_at > now:
+        again = " again" if job.attempt else ""
+        return f"It is tried{again} at {_time(job.run_at)}; {_attempts(job)} are spent."
+    return f"It has waited for a worker since {_time(job.run_at)}."
+
+
+def _running(job: Job, _: datetime) -> str:
+    stopping = " It was asked to stop." if job.cancel_requested_at is not None else ""
+    if job.started_at is None:
+        return f"{job.worker_name} has claimed it and has not begun.{stopping}"
+    return f"{job.worker_name} works on it: {_attempts(job)}, {job.percent:.0f} %.{stopping}"
+
+
+def _failed(job: Job, _: datetime) -> str:
+    error = job.error or {}
+    if error.get("code") == "worker_lost":
+        why = f"{job.worker_losses} workers were lost while they worked on it, so it is kept from the others."
+    elif error.get("class") == ErrorClass.INVALID_INPUT:
+        why = "The file cannot be used, and another attempt would not change that."
+    else:
+        why = f"It was tried {job.attempt} times, and no attempts are left."
+    said = f" Last error: {error.get('code')}: {error.get('message', '')}".rstrip()
+    return f"{why}{said} POST …/retry sends it back to the queue with all its attempts."
+
+
+def _cancelled(job: Job, _: datetime) -> str:
+    return f"It was cancelled. {job.cancel_reason or ''}".rstrip()
+
+
+def _attempts(job: Job) -> str:
+    return f"{job.attempt} of {job.max_attempts} attempts"
+
+
+_SENTENCES: dict[JobState, Callable[[Job, datetime], str]] = {
+    JobState.AWAITING_UPLOAD: lambda _job, _now: "It waits for its file.",
+    JobState.BLOCKED: lambda _job, _now: "It waits for other jobs.",
+    JobState.QUEUED: _queued,
+    JobState.RUNNING: _running,
+    JobState.SUCCEEDED: lambda job, _now: f"{job.worker_name} finished it; {_attempts(job)} were spent.",
+    JobState.FAILED: _failed,
+    JobState.CANCELLED: _cancelled,
+}

@@ -1,0 +1,161 @@
+"""New jobs held against their task types: is there such a type, and does it take this payload and this file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from geo_jobs_api.errors import FieldError, Problem, summary
+from geo_jobs_api.jobs.creation_store import CreationStore
+from geo_jobs_api.near_misses import nearest, unknown
+from geo_jobs_api.queue.rules import parse_outputs, upload_slots
+from geo_jobs_api.task_types.payload_schemas import find_errors
+from geo_jobs_api.task_types.schemas import shipped
+
+
+@dataclass(frozen=True, slots=True)
+class AskedJob:
+    """A job as a request asks for it; `pointer` is its place there."""
+
+    pointer: str
+    task_type: str
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AskedOutput:
+    """An output of a parent as a request asks for it; `pointer` is its place there."""
+
+    pointer: str
+    output: str
+    task_type: str
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRules:
+    """What the jobs of a type must keep to; `payload_schema` is JSON text."""
+
+    input: str
+    payload_schema: str | None
+    input_types: Sequence[str] | None
+
+
+async def find_rules(creation: CreationStore, names: Iterable[str]) -> dict[str, TaskRules]:
+    """Return the rules of those of the task types that there are."""
+    rows = await creation.find_task_types(names)
+    return {
+        name: TaskRules(
+            row["input_rule"],
+            row["payload_schema"] or _shipped_schema(name),
+            row["input_types"] or shipped().get(name, {}).get("inputTypes"),
+        )
+        for name, row in rows.items()
+    }
+
+
+@cache
+def _shipped_schema(name: str) -> str | None:
+    schema = shipped().get(name, {}).get("payloadSchema")
+    return None if schema is None else json.dumps(schema)
+
+
+async def check_payloads(creation: CreationStore, asked: Sequence[AskedJob]) -> Mapping[str, TaskRules]:
+    """Return the rules of all types, after each payload was held against its type's schema.
+
+    Raises:
+        Problem: `unknown-task-type`, `validation`.
+    """
+    rules = await find_rules(creation, (job.task_type for job in asked))
+    for job in asked:
+        if job.task_type not in rules:
+            raise await unknown_task_type(creation, job.task_type, f"{job.pointer}/taskType")
+    # A thread for many: a thousand payloads take the event loop too long, and a thread takes one payload too long.
+    errors = _errors_of(asked, rules) if len(asked) == 1 else await asyncio.to_thread(_errors_of, asked, rules)
+    if errors:
+        raise Problem("validation", summary(errors), errors=errors[:100])
+    return rules
+
+
+def _errors_of(asked: Sequence[AskedJob], rules: Mapping[str, TaskRules]) -> list[FieldError]:
+    errors: list[FieldError] = []
+    for job in asked:
+        schema = rules[job.task_type].payload_schema
+        if schema is not None:
+            found = find_errors(schema, job.payload, f"{job.pointer}/inputPayload")
+            errors += [_of_other_type(job.task_type, f"{job.pointer}/inputPayload/", error) for error in found]
+    return errors
+
+
+async def check_outputs(creation: CreationStore, asked: Sequence[AskedOutput]) -> None:
+    """Let outputs pass that their parents can make: by a suffix of the parent's task type, or a name that ends so.
+
+    Raises:
+        Problem: `validation`.
+    """
+    if not asked:
+        return
+    rows = await creation.find_task_types(one.task_type for one in asked)
+    errors = []
+    for one in asked:
+        if one.task_type not in rows:
+            continue
+        slots = upload_slots(parse_outputs(rows[one.task_type]["output_rules"]), one.payload)
+        suffixes = tuple(slot.suffix for slot in slots)
+        if not one.output.endswith(suffixes):
+            message = unknown("output", one.output, suffixes, list_all=False)
+            made = f"{one.task_type} makes {', '.join(suffixes)}." if suffixes else f"{one.task_type} makes no files."
+            near = nearest(one.output, suffixes)
+            errors.append(FieldError(one.pointer, f"{message} {made}", nearest=near, allowed=suffixes))
+    if errors:
+        raise Problem("validation", summary(errors), errors=errors[:100])
+
+
+def _of_other_type(task_type: str, place: str, error: FieldError) -> FieldError:
+    """The error, with the right task types where it refuses a key of another shipped type."""
+    key = error.pointer.removeprefix(place)
+    others = _shipped_keys().get(key, ())
+    if not error.message.startswith("Unknown key ") or not others:
+        return error
+    known = ", ".join(map(str, error.allowed))
+    message = f"{key!r} is not for {task_type}. It is for {', '.join(others)}. Known here: {known}."
+    return FieldError(error.pointer, message, allowed=error.allowed)
+
+
+@cache
+def _shipped_keys() -> Mapping[str, tuple[str, ...]]:
+    """Return the payload keys of all shipped task types, each with the types that take it."""
+    keys: dict[str, tuple[str, ...]] = {}
+    for name, rules in sorted(shipped().items()):
+        for key in rules.get("payloadSchema", {}).get("properties", {}):
+            keys[key] = (*keys.get(key, ()), name)
+    return keys
+
+
+async def unknown_task_type(creation: CreationStore, name: str, pointer: str) -> Problem:
+    """The refusal of a type that there is not, with the nearest one that there is."""
+    known = sorted(await creation.list_task_type_names())
+    message = unknown("task type", name, known)
+    error = FieldError(pointer, message, nearest=nearest(name, known), allowed=tuple(known))
+    return Problem("unknown-task-type", message, errors=[error])
+
+
+def check_file_type(rules: TaskRules, file_type: str) -> None:
+    """Let a media type pass that the task type takes; parameters and case do not count, nor does an empty one.
+
+    Raises:
+        Problem: `validation`.
+    """
+    plain = file_type.partition(";")[0].strip().lower()
+    if rules.input_types is None or not plain or plain in {known.lower() for known in rules.input_types}:
+        return
+    more = f" and {len(rules.input_types) - 1} more" if len(rules.input_types) > 1 else ""
+    message = f"Files of the type {plain!r} are not taken. Allowed: {rules.input_types[0]}{more}."
+    error = FieldError(
+        "/fileType", message, nearest=nearest(plain, rules.input_types), allowed=tuple(rules.input_types)
+    )
+    raise Problem("validation", f"/fileType: {message}", errors=[error])

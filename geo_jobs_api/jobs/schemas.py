@@ -1,0 +1,166 @@
+"""Bodies of the calls of people, and of the answers to them: camelCase on the wire, parsed once into frozen models."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import Field
+
+from geo_jobs_api.fields import Asked, Integer, Model, Text
+from geo_jobs_api.queue.records import Job, JobEvent
+from geo_jobs_api.queue.rules import JobState
+
+
+class RequestUpload(Asked):
+    """The file that is going to be uploaded."""
+
+    file_name: Annotated[Text, Field(min_length=1, max_length=1024)]
+    file_size: Integer = Field(gt=0)
+    file_type: Annotated[Text, Field(max_length=200)] = "image/tiff"
+
+
+class UploadTarget(Model):
+    """Where to put the file: one PUT with exactly the announced number of bytes."""
+
+    upload_url: str
+    method: str
+    headers: dict[str, str]
+    expires_at: datetime
+    file_name: str
+
+
+class CancelJob(Asked):
+    """Why a job is cancelled."""
+
+    reason: Annotated[Text, Field(max_length=500)] | None = None
+
+
+class InputView(Model):
+    """The input, as far as it is known: `kind` is `upload`, `url` or `output` (of another job)."""
+
+    kind: str
+    file_name: str
+    size_bytes: int | None
+    content_type: str | None
+    sha256: str | None
+
+
+class JobView(Model):
+    """A job as its owner sees it."""
+
+    id: UUID
+    task_type: str
+    state: str
+    priority: int
+    input_payload: dict[str, Any]
+    input: InputView | None
+    attempt: int
+    max_attempts: int
+    percent: float
+    stage: str | None
+    message: str | None
+    outputs: list[dict[str, Any]] | None
+    metadata: dict[str, Any] | None
+    timings: dict[str, Any] | None
+    error: dict[str, Any] | None
+    worker_name: str | None
+    worker_stats: dict[str, Any] | None
+    source_validators: dict[str, Any] | None
+    pending_parents: int
+    dedup_key: str | None
+    pipeline_id: UUID | None
+    pipeline_stage: str | None
+    pipeline_job: str | None
+    created_at: datetime
+    run_at: datetime
+    deliver_at: datetime | None
+    uploaded_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    cancel_requested_at: datetime | None
+    cancel_reason: str | None
+
+    @classmethod
+    def of(cls, job: Job) -> JobView:
+        """The view of a record."""
+        same = {name: getattr(job, name) for name in cls.model_fields if name not in {"input", "state"}}
+        known = None
+        if job.input_file_name is not None:
+            known = InputView(
+                kind=job.input_kind.value,
+                file_name=job.input_file_name,
+                size_bytes=job.input_size_bytes,
+                content_type=job.input_content_type,
+                sha256=job.input_sha256,
+            )
+        return cls(**same, state=job.state.value, input=known)
+
+
+class JobPage(Model):
+    """Jobs, newest first; `next` is the cursor of the following page."""
+
+    jobs: list[JobView]
+    next: UUID | None
+
+
+class JobFilter(Asked):
+    """Which jobs to list; `cursor` is the `next` of the page before. `owner` is for administrators.
+
+    `errorCode`: of the error that a job failed of, or that its last attempt ended with.
+    """
+
+    state: JobState | None = None
+    task_type: Annotated[Text, Field(max_length=63)] | None = None
+    error_code: Annotated[Text, Field(max_length=100)] | None = None
+    owner: Annotated[Text, Field(max_length=255)] | None = None
+    cursor: UUID | None = None
+    limit: int = Field(default=50, ge=1, le=200)
+
+
+class EventFilter(Asked):
+    """Which events to list; `after` is the `next` of the page before."""
+
+    after: int = Field(default=0, ge=0, lt=2**63)
+    limit: int = Field(default=200, ge=1, le=1000)
+
+
+class EventView(Model):
+    """One move of a job."""
+
+    id: int
+    type: str
+    state: str
+    time: datetime
+    data: dict[str, Any]
+
+    @classmethod
+    def of(cls, event: JobEvent) -> EventView:
+        """The view of a record."""
+        return cls(id=event.id, type=event.type, state=event.state, time=event.created_at, data=event.data)
+
+
+class EventPage(Model):
+    """Events in order; `next` goes into `after` of the following page."""
+
+    events: list[EventView]
+    next: int
+
+
+class OutputLink(Model):
+    """A result to be downloaded."""
+
+    name: str
+    url: str
+    method: str
+    size_bytes: int
+    sha256: str
+    content_type: str
+    expires_at: datetime
+
+
+class OutputLinks(Model):
+    """All results of a job."""
+
+    outputs: list[OutputLink]

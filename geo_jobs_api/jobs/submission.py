@@ -1,0 +1,249 @@
+"""From what a caller asks for to jobs in the queue: sources that are allowed, shares, repetitions."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Header
+from uuid_utils.compat import uuid7
+
+from geo_jobs_api.config import Settings
+from geo_jobs_api.errors import FieldError, Problem
+from geo_jobs_api.hosts import HostList, parse_web_address
+from geo_jobs_api.jobs.creation_schemas import CreateJob
+from geo_jobs_api.jobs.creation_store import CreationStore, Dependency, NewJob, ParentNotFoundError, Source
+from geo_jobs_api.jobs.payload_checks import (
+    AskedJob,
+    AskedOutput,
+    check_outputs,
+    check_payloads,
+    find_rules,
+    unknown_task_type,
+)
+from geo_jobs_api.queue.job_store import ShareExceededError
+from geo_jobs_api.queue.records import Caller, Holdings, Job
+from geo_jobs_api.queue.rules import FINAL_STATES, InputKind, safe_file_name
+
+# A job with the same key may end between the refusal of the new one and the look for the old one.
+_TRIES = 5
+# In batches and pipelines the place of each job is added to it.
+IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255)]
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A job, and whether this request made it."""
+
+    job: Job
+    is_new: bool
+
+
+class JobSubmission:
+    """Makes jobs of requests, each within its caller's share.
+
+    Args:
+        creation: the store.
+        settings: allowed sources and shares.
+    """
+
+    def __init__(self, creation: CreationStore, settings: Settings) -> None:
+        self._creation = creation
+        self._settings = settings
+
+    async def submit(
+        self,
+        caller: Caller,
+        bodies: Sequence[CreateJob],
+        idempotency_key: str | None,
+        *,
+        is_batch: bool = False,
+    ) -> list[Submitted]:
+        """Make jobs, all or none; those that are there already (by either key) are given instead.
+
+        Raises:
+            Problem: `validation`, `source-not-allowed`, `unknown-task-type`, `parent-not-found`, `quota-exceeded`,
+                `idempotency-conflict`.
+        """
+
+        # In a batch each job has a key of its own, made of the request's and its place.
+        def make() -> list[NewJob]:
+            keys = [
+                f"{idempotency_key}/{number}" if is_batch and idempotency_key is not None else idempotency_key
+                for number in range(len(bodies))
+            ]
+            return [
+                self._new_job(caller, body, keys[number], f"/jobs/{number}" if is_batch else "")
+                for number, body in enumerate(bodies)
+            ]
+
+        news = await asyncio.to_thread(make) if is_batch else make()
+        places = (f"/jobs/{number}" if is_batch else "" for number in range(len(bodies)))
+        await check_payloads(
+            self._creation,
+            [AskedJob(place, body.task_type, body.input_payload) for place, body in zip(places, bodies, strict=True)],
+        )
+        await self._check_outputs(caller, bodies, is_batch=is_batch)
+        found: dict[int, Submitted] = {}
+        for _ in range(_TRIES):
+            missing = {number: new for number, new in enumerate(news) if number not in found}
+            made = await self._create(caller, list(missing.values()))
+            found |= {number: Submitted(made[new.id], is_new=True) for number, new in missing.items() if new.id in made}
+            missing = {number: new for number, new in missing.items() if number not in found}
+            if missing:
+                found |= await self._find_earlier(caller, missing)
+            if len(found) == len(news):
+                return [found[number] for number in range(len(news))]
+        raise Problem(
+            "unavailable", "Jobs with these keys come and go too quickly; ask again.", headers={"Retry-After": "1"}
+        )
+
+    async def _check_outputs(self, caller: Caller, bodies: Sequence[CreateJob], *, is_batch: bool) -> None:
+        """Check each `inputFrom` against its parent, if the caller owns it. Ended parents follow older rules."""
+        wanted = {number: body.input_from for number, body in enumerate(bodies) if body.input_from is not None}
+        if not wanted:
+            return
+        parents = await self._creation.find_jobs([each.job_id for each in wanted.values()], caller.owner_filter)
+        by_id = {parent.id: parent for parent in parents if parent.state not in FINAL_STATES}
+        asked = [
+            AskedOutput(
+                f"{f'/jobs/{number}' if is_batch else ''}/inputFrom/output",
+                each.output,
+                by_id[each.job_id].task_type,
+                by_id[each.job_id].input_payload,
+            )
+            for number, each in wanted.items()
+            if each.job_id in by_id
+        ]
+        await check_outputs(self._creation, asked)
+
+    async def _create(self, caller: Caller, news: Sequence[NewJob]) -> Mapping[Any, Job]:
+        if len(news) > 1:
+            # Looked up before, since a batch is made whole or not at all.
+            await check_task_types(self._creation, news)
+        try:
+            return await self._creation.create_jobs(
+                news, parents_of=caller.owner_filter, most_open=self._settings.max_open_jobs_per_caller
+            )
+        except ShareExceededError as error:
+            raise share_exceeded(self._settings, error.has) from error
+        except ParentNotFoundError as error:
+            raise Problem(
+                "parent-not-found", f"There is no job {error.parent_id} to wait for, or it is not yours."
+            ) from error
+
+    async def _find_earlier(self, caller: Caller, missing: Mapping[int, NewJob]) -> dict[int, Submitted]:
+        keys = [new.idempotency_key for new in missing.values() if new.idempotency_key is not None]
+        by_key = await self._creation.find_by_idempotency_keys(caller.subject, keys) if keys else {}
+        deduplicated = {number: new for number, new in missing.items() if new.dedup_key is not None}
+        by_dedup = await self._creation.find_deduplicated(list(deduplicated.values())) if deduplicated else {}
+        found = {}
+        for number, new in missing.items():
+            job = by_key.get(new.idempotency_key or "")
+            if job is not None and job.request_digest != new.request_digest:
+                raise Problem(
+                    "idempotency-conflict", "This Idempotency-Key was used with another body; use a fresh one."
+                )
+            job = job or by_dedup.get((new.task_type, new.dedup_key))
+            if job is not None:
+                found[number] = Submitted(job, is_new=False)
+            else:
+                await check_task_types(self._creation, [new])
+        return found
+
+    def _new_job(self, caller: Caller, body: CreateJob, key: str | None, pointer: str) -> NewJob:
+        dependencies = {
+            parent.job_id: Dependency(parent.job_id, parent.on_parent_failure) for parent in body.depends_on
+        }
+        if body.input_from is not None:
+            dependencies.setdefault(body.input_from.job_id, Dependency(body.input_from.job_id))
+            source = Source(InputKind.OUTPUT, parent_id=body.input_from.job_id, output=body.input_from.output)
+            if "sourceUrl" in body.input_payload:
+                raise _wrong(f"{pointer}/inputFrom", "A job has one input: inputFrom, or inputPayload.sourceUrl.")
+        else:
+            source = source_of(self._settings.sources_allowed, body.input_payload, f"{pointer}/inputPayload/sourceUrl")
+            if body.await_upload and source.kind is None:
+                source = Source(InputKind.UPLOAD)
+        return NewJob(
+            id=uuid7(),
+            owner=caller.subject,
+            task_type=body.task_type,
+            priority=body.priority,
+            input_payload=body.input_payload,
+            idempotency_key=key,
+            request_digest=request_digest(body.model_dump(mode="json")),
+            source=source,
+            dependencies=tuple(dependencies.values()),
+            dedup_key=body.dedup_key,
+            run_at=body.run_at,
+            deliver_at=body.deliver_at,
+        )
+
+
+async def check_task_types(creation: CreationStore, news: Sequence[NewJob]) -> None:
+    """Refuse jobs whose task type is not known, or does not go with their input.
+
+    Raises:
+        Problem: `unknown-task-type`, `validation`.
+    """
+    rules = await find_rules(creation, (new.task_type for new in news))
+    for new in news:
+        if new.task_type not in rules:
+            raise await unknown_task_type(creation, new.task_type, "/taskType")
+        if rules[new.task_type].input == "none" and new.source.kind not in {None, InputKind.NONE}:
+            raise Problem("validation", f"Jobs of the type {new.task_type!r} take no input.")
+
+
+def request_digest(body: Mapping[str, Any]) -> bytes:
+    """What tells a repeated request from another one."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
+
+
+def _wrong(pointer: str, message: str) -> Problem:
+    return Problem("validation", message, errors=[FieldError(pointer, message)])
+
+
+def source_of(allowed: HostList, payload: Mapping[str, Any], pointer: str) -> Source:
+    """The input that a payload names; `allowed` are the hosts that files are fetched from.
+
+    Raises:
+        Problem: `validation`, `source-not-allowed`.
+    """
+    url = payload.get("sourceUrl")
+    if url is None:
+        return Source()
+    if not isinstance(url, str):
+        raise Problem("validation", "sourceUrl must be text.", errors=[FieldError(pointer, "must be text")])
+    try:
+        address = parse_web_address(url)
+    except ValueError as error:
+        raise Problem("validation", f"sourceUrl {error}.", errors=[FieldError(pointer, str(error))]) from error
+    if not allowed.allows(address.host):
+        raise Problem(
+            "source-not-allowed",
+            f"The host {address.host} is none that files are fetched from; SOURCE_HOSTS tells the API which are.",
+            errors=[FieldError(pointer, "its host is not allowed")],
+        )
+    name = safe_file_name(address.last_part) if address.last_part.strip(". ") else "source.tif"
+    return Source(InputKind.URL, url=url, file_name=name)
+
+
+def share_exceeded(settings: Settings, has: Holdings) -> Problem:
+    """What a caller is told who would have too much; `has` counts what was refused too."""
+    most = settings.max_open_jobs_per_caller
+    if most and has.open_jobs > most:
+        detail, seconds = f"You would have {has.open_jobs} jobs that have not ended; at most {most} are taken.", 60
+    else:
+        most = settings.max_stored_bytes_per_caller
+        detail, seconds = f"Your files would have {has.stored_bytes} bytes; at most {most} are kept.", 3600
+    return Problem("quota-exceeded", detail, headers={"Retry-After": str(seconds)})
+
+
+def too_many(what: str, most: int) -> Problem:
+    """What a caller is told who has as many as one caller may have."""
+    detail = f"You have {most} {what}, which is the most that one caller may have; delete one that is not needed."
+    return Problem("quota-exceeded", detail, headers={"Retry-After": "3600"})

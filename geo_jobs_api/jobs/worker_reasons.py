@@ -1,0 +1,96 @@
+"""Why no worker takes a waiting job now: none does its type, or all lack something, have trouble, or are busy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from geo_jobs_api.queue.capabilities import Capabilities, Need
+from geo_jobs_api.queue.operator_records import PossibleWorker
+from geo_jobs_api.queue.operator_schemas import Reason
+
+# Workers and jobs that are named; of more, only the number is given.
+_MOST_NAMED = 10
+
+
+def list_worker_reasons(
+    task_type: str, need: Need, workers: Sequence[PossibleWorker], viewer: str | None
+) -> list[Reason]:
+    """The reasons; none when a worker that can take the job is free.
+
+    Args:
+        task_type: the job's.
+        need: what the job asks of a worker.
+        workers: those that were heard of lately or hold a job.
+        viewer: who asks. Jobs of other callers are told by type alone; an operator (None) sees all.
+    """
+    offering = [worker for worker in workers if worker.does_type]
+    if not offering:
+        return [Reason(code="no-worker", text=_no_worker(task_type, workers))]
+    unfit = [worker for worker in offering if _lacking(worker, need)]
+    troubled = [worker for worker in offering if worker.trouble and worker not in unfit]
+    able = [worker for worker in offering if worker not in unfit and worker not in troubled]
+    if any(not _is_busy(worker) for worker in able):
+        return []
+    return [
+        *_shortened("unfit", (f"Worker {worker.name} {_lacking(worker, need)[0]}." for worker in unfit)),
+        *_shortened("worker-trouble", (_trouble(worker, viewer) for worker in troubled)),
+        *([Reason(code="busy", text=_busy(task_type, able, viewer))] if able else []),
+    ]
+
+
+def _shortened(code: str, texts: Iterator[str]) -> Iterator[Reason]:
+    told = list(texts)
+    for text in told[:_MOST_NAMED]:
+        yield Reason(code=code, text=text)
+    if len(told) > _MOST_NAMED:
+        yield Reason(code=code, text=f"The same holds for {len(told) - _MOST_NAMED} more workers.")
+
+
+def _no_worker(task_type: str, workers: Sequence[PossibleWorker]) -> str:
+    said = f"No worker that does {task_type} was heard of in the last minutes; start one."
+    others = [f"{worker.name} does only {', '.join(worker.task_types)}" for worker in workers[:_MOST_NAMED]]
+    return f"{said} Worker {'; worker '.join(others)}." if others else said
+
+
+def _lacking(worker: PossibleWorker, need: Need) -> list[str]:
+    return list(Capabilities.from_json(worker.capabilities).list_lacking(need))
+
+
+def _is_busy(worker: PossibleWorker) -> bool:
+    # A worker that did not declare how many jobs it computes at once is taken to be busy with one.
+    return len(worker.jobs) >= (Capabilities.from_json(worker.capabilities).concurrent_jobs or 1)
+
+
+def _trouble(worker: PossibleWorker, viewer: str | None) -> str:
+    troubles = worker.trouble or []
+    codes = ", ".join(str(trouble.get("code")) for trouble in troubles)
+    # The sentences name paths and addresses of the worker's host.
+    details = "" if viewer is not None else " " + " ".join(str(trouble.get("message")) for trouble in troubles)
+    return f"Worker {worker.name} claims nothing because of trouble on its host ({codes}).{details}".rstrip()
+
+
+def _busy(task_type: str, able: Sequence[PossibleWorker], viewer: str | None) -> str:
+    told = [f"{worker.name} with {_jobs(worker.jobs, viewer)}" for worker in able[:_MOST_NAMED]]
+    if len(able) > _MOST_NAMED:
+        told.append(f"{len(able) - _MOST_NAMED} more")
+    first = "The worker" if len(able) == 1 else f"All {len(able)} workers"
+    return f"{first} that can take {task_type} {'is' if len(able) == 1 else 'are'} busy: {'; '.join(told)}."
+
+
+def _jobs(jobs: Sequence[dict[str, Any]], viewer: str | None) -> str:
+    named = [job for job in jobs if viewer is None or job["owner"] == viewer]
+    others = [job for job in jobs if job not in named]
+    told = [f"job {job['id']} ({job['taskType']}, since {_time(job['since'])})" for job in named[:_MOST_NAMED]]
+    if len(named) > _MOST_NAMED:
+        told.append(f"{len(named) - _MOST_NAMED} more")
+    for kind in sorted({job["taskType"] for job in others}):
+        same = [job for job in others if job["taskType"] == kind]
+        since = _time(min(job["since"] for job in same))
+        told.append(f"{len(same)} {kind} of other callers (since {since})")
+    return ", ".join(told)
+
+
+def _time(text: str) -> str:
+    return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,214 @@
+"""What is kept, and for how long: ended jobs with their events and objects, uploads that broke off.
+
+Objects go first, then rows: a crash in between leaves a row that the next round finishes, never an object that nobody
+knows of. Small batches, so that nobody waits for a lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from uuid import UUID
+
+import psycopg
+from psycopg_pool import PoolTimeout
+
+from geo_jobs_api.database.database import Pool
+from geo_jobs_api.log import OutageLog, get_logger
+from geo_jobs_api.queue.job_store import fetch_all, load_queries
+from geo_jobs_api.queue.rules import FINAL_STATES, JobState, job_prefix
+from geo_jobs_api.storage.storage import Storage
+
+_log = get_logger(__name__)
+_retention = load_queries("retention.sql")
+_upkeep = load_queries("upkeep.sql")
+_steering = load_queries("steering.sql")
+_JOBS_PER_BATCH = 50
+_OBJECTS_PER_BATCH = 500
+# Between two batches, so that removing a year of jobs leaves the disk to those who work.
+_BATCH_PAUSE_SECONDS = 0.2
+# An upload that goes on touches its file again and again; a job's row is there before its first object.
+_ABANDONED_SECONDS = 86_400.0
+_DAY_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionPolicy:
+    """How long things are kept, in seconds.
+
+    Attributes:
+        ended_seconds: jobs by the state in which they ended; a state that is missing is kept for ever.
+        unused_seconds: jobs whose file never came; None: for ever.
+        interval_seconds: between two rounds.
+        renewal_seconds: age at which webhooks of all owners pause; None: never.
+    """
+
+    ended_seconds: Mapping[JobState, float]
+    unused_seconds: float | None
+    interval_seconds: float
+    renewal_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionReport:
+    """What one round removed."""
+
+    unused_cancelled: int
+    jobs_removed: int
+    broken_uploads_removed: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing was removed."""
+        return not (self.unused_cancelled or self.jobs_removed or self.broken_uploads_removed)
+
+    def sentence(self) -> str:
+        """For people."""
+        return (
+            f"Removed {self.jobs_removed} ended jobs with their events and objects, and {self.broken_uploads_removed}"
+            f" uploads that had broken off; cancelled {self.unused_cancelled} jobs whose file never came."
+        )
+
+
+class Retention:
+    """Removes what has been kept for long enough. Any number of processes may do this at once.
+
+    Args:
+        pool: the way to the database.
+        storage: where the objects are.
+        policy: what is kept for how long.
+        sleep: waits that many seconds.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        storage: Storage,
+        policy: RetentionPolicy,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._pool = pool
+        self._outage = OutageLog(_log, "retention_failed")
+        self._storage = storage
+        self._policy = policy
+        self._sleep = sleep
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        # A process that was killed has often been started again by now.
+        with contextlib.suppress(OSError):
+            await self._storage.remove_broken_uploads(_ABANDONED_SECONDS)
+        while True:
+            # Several processes that start together do not begin together.
+            await self._sleep(self._policy.interval_seconds * random.uniform(0.5, 1.5))  # noqa: S311  # no secret
+            try:
+                report = await self.run_once()
+            except (psycopg.Error, PoolTimeout, OSError) as error:
+                self._outage.failed(error)
+                continue
+            self._outage.worked()
+            if not report.is_empty:
+                _log.info("retention_done", said=report.sentence())
+
+    async def run_once(self, ended_seconds: float | None = None) -> RetentionReport:
+        """One round, until nothing is left to be removed.
+
+        Args:
+            ended_seconds: remove all jobs that ended so long ago; None: as the policy says.
+        """
+        async with self._pool.connection() as connection:
+            await _upkeep.forget_rate_claims(connection)
+            await _steering.forget_workers(connection, seconds=_DAY_SECONDS)
+        kept = self._policy.ended_seconds
+        if ended_seconds is not None:
+            kept = dict.fromkeys(FINAL_STATES, ended_seconds)
+        report = RetentionReport(
+            unused_cancelled=await self._repeat(self._cancel_unused),
+            jobs_removed=await self._repeat(partial(self._remove_jobs, kept)),
+            broken_uploads_removed=await self._storage.remove_broken_uploads(_ABANDONED_SECONDS),
+        )
+        await self._repeat(self._remove_history)
+        await self._lapse_webhooks()
+        return report
+
+    async def _repeat(self, batch: Callable[[], Awaitable[int]]) -> int:
+        total = 0
+        while (count := await batch()) > 0:
+            total += count
+            await self._sleep(_BATCH_PAUSE_SECONDS)
+        return total
+
+    async def _remove_history(self) -> int:
+        """What nothing refers to any more: empty pipelines, old deliveries, what schedules decided long ago."""
+        async with self._pool.connection() as connection:
+            pipelines: int = await _retention.remove_empty_pipelines(connection, most=_OBJECTS_PER_BATCH)
+            fires: int = await _retention.remove_old_fires(connection, most=_OBJECTS_PER_BATCH)
+            deliveries: int = await _retention.remove_old_deliveries(connection, most=_OBJECTS_PER_BATCH)
+        return pipelines + fires + deliveries
+
+    async def _lapse_webhooks(self) -> None:
+        if self._policy.renewal_seconds is None:
+            return
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_retention.lapse_webhooks(connection, seconds=self._policy.renewal_seconds))
+        for row in rows:
+            _log.warning("webhook_lapsed", webhook_id=str(row["id"]), owner=row["owner"])
+
+    async def _cancel_unused(self) -> int:
+        if self._policy.unused_seconds is None:
+            return 0
+        async with self._pool.connection() as connection:
+            rows = _retention.cancel_unused(
+                connection, unused_seconds=self._policy.unused_seconds, most=_JOBS_PER_BATCH
+            )
+            return len(await fetch_all(rows))
+
+    async def _remove_jobs(self, kept: Mapping[JobState, float]) -> int:
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(
+                _retention.begin_removal(
+                    connection,
+                    states=[state.value for state in kept],
+                    seconds=list(kept.values()),
+                    most=_JOBS_PER_BATCH,
+                )
+            )
+        ids = [row["id"] for row in rows]
+        if not ids:
+            return 0
+        await self.remove_objects(ids)
+        async with self._pool.connection() as connection:
+            removed: int = await _retention.remove_jobs(connection, ids=ids)
+        return removed
+
+    async def find_lost_objects(self) -> list[UUID]:
+        """Jobs that have objects and are not known: an upload may be published while its job is being removed.
+
+        Never removed unasked: a service that was pointed at another database knows none of its objects.
+        """
+        lost: list[UUID] = []
+        after = ""
+        while names := await self._storage.list_jobs(after, _OBJECTS_PER_BATCH, _ABANDONED_SECONDS):
+            after = names[-1]
+            ids = [job_id for name in names if (job_id := _as_id(name)) is not None]
+            async with self._pool.connection() as connection:
+                rows = await fetch_all(_retention.list_known(connection, ids=ids))
+            known = {row["id"] for row in rows}
+            lost += [job_id for job_id in ids if job_id not in known]
+        return lost
+
+    async def remove_objects(self, job_ids: Iterable[UUID]) -> None:
+        """Remove all objects of these jobs."""
+        for job_id in job_ids:
+            await self._storage.delete_prefix(job_prefix(job_id))
+
+
+def _as_id(name: str) -> UUID | None:
+    try:
+        return UUID(name)
+    except ValueError:
+        return None

@@ -1,0 +1,1 @@
+"""Named stages of jobs that wait for each other."""

@@ -1,0 +1,135 @@
+"""From a pipeline as it is asked for to its jobs: who waits for whom, in an order in which they can be made."""
+
+from __future__ import annotations
+
+import graphlib
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from geo_jobs_api.errors import FieldError, Problem
+from geo_jobs_api.hosts import HostList
+from geo_jobs_api.jobs.creation_store import Dependency, NewJob, Place, Source
+from geo_jobs_api.jobs.payload_checks import AskedJob, AskedOutput
+from geo_jobs_api.jobs.submission import request_digest, source_of
+from geo_jobs_api.pipelines.schemas import CreatePipeline, PipelineJob
+from geo_jobs_api.pipelines.store import NewPipeline
+from geo_jobs_api.queue.rules import InputKind
+
+# Each is a row; stages of many jobs that all wait for each other are better joined by one job in between.
+MOST_DEPENDENCIES = 20_000
+
+
+def build_pipeline(
+    allowed: HostList, owner: str, body: CreatePipeline, idempotency_key: str | None
+) -> tuple[NewPipeline, list[NewJob]]:
+    """The pipeline and its jobs, parents before children; `allowed` are the hosts that files are fetched from.
+
+    Raises:
+        Problem: `validation` (a circle, too many dependencies), `source-not-allowed`.
+    """
+    parents = _parents_of_jobs(body)
+    if sum(map(len, parents.values())) > MOST_DEPENDENCIES:
+        raise Problem("validation", f"The jobs wait for each other more than {MOST_DEPENDENCIES} times.")
+    order = _sorted(parents)
+    pipeline_id = uuid7()
+    ids = {name: uuid7() for name in order}
+    jobs = {
+        job.name: (stage.name, job, f"/stages/{number}/jobs/{place}")
+        for number, stage in enumerate(body.stages)
+        for place, job in enumerate(stage.jobs)
+    }
+    digest = request_digest(body.model_dump(mode="json"))
+    news = []
+    for number, name in enumerate(order):
+        stage, job, pointer = jobs[name]
+        news.append(
+            NewJob(
+                id=ids[name],
+                owner=owner,
+                task_type=job.task_type,
+                priority=job.priority,
+                input_payload=job.input_payload,
+                idempotency_key=None if idempotency_key is None else f"{idempotency_key}/pipeline/{number}",
+                request_digest=digest,
+                source=_source(allowed, job, ids, pointer),
+                dependencies=tuple(Dependency(ids[parent], policy) for parent, policy in parents[name].items()),
+                deliver_at=job.deliver_at,
+                place=Place(pipeline_id, stage, name),
+            )
+        )
+    stages = [{"name": stage.name, "jobs": [job.name for job in stage.jobs]} for stage in body.stages]
+    return NewPipeline(pipeline_id, owner, body.name, stages), news
+
+
+def asked_jobs(body: CreatePipeline, pointer: str = "") -> list[AskedJob]:
+    """The jobs of a pipeline, each with its place in the request."""
+    return [
+        AskedJob(f"{pointer}/stages/{number}/jobs/{place}", job.task_type, job.input_payload)
+        for number, stage in enumerate(body.stages)
+        for place, job in enumerate(stage.jobs)
+    ]
+
+
+def asked_outputs(body: CreatePipeline, pointer: str = "") -> list[AskedOutput]:
+    """The outputs of a pipeline's jobs that are inputs of others, each with its place in the request."""
+    jobs = {job.name: job for stage in body.stages for job in stage.jobs}
+    return [
+        AskedOutput(
+            f"{pointer}/stages/{number}/jobs/{place}/inputFrom/output",
+            job.input_from.output,
+            jobs[job.input_from.job].task_type,
+            jobs[job.input_from.job].input_payload,
+        )
+        for number, stage in enumerate(body.stages)
+        for place, job in enumerate(stage.jobs)
+        if job.input_from is not None
+    ]
+
+
+def _parents_of_jobs(body: CreatePipeline) -> dict[str, dict[str, str]]:
+    """For each job those that it waits for, and what their failure means."""
+    parents: dict[str, dict[str, str]] = {}
+    before: Sequence[PipelineJob] = ()
+    for stage in body.stages:
+        for job in stage.jobs:
+            parents[job.name] = _parents(job, before)
+        before = stage.jobs
+    return parents
+
+
+def _parents(job: PipelineJob, before: Sequence[PipelineJob]) -> dict[str, str]:
+    source = None if job.input_from is None else job.input_from.job
+    if job.depends_on is not None:
+        parents: dict[str, str] = {edge.job: edge.on_parent_failure for edge in job.depends_on}
+    else:
+        # A job with an input of its own is a branch: the stage before is waited for, but only that input counts.
+        policy = job.on_parent_failure if source is None else "run"
+        parents = {other.name: policy for other in before}
+        parents.pop(source or "", None)
+    if source is not None:
+        parents.setdefault(source, job.on_parent_failure)
+        if parents[source] == "run":
+            raise _wrong(f"{job.name!r} cannot run without its input, which comes from {source!r}.")
+    return parents
+
+
+def _sorted(parents: Mapping[str, Mapping[str, str]]) -> list[str]:
+    try:
+        return list(graphlib.TopologicalSorter(parents).static_order())
+    except graphlib.CycleError as error:
+        circle = " waits for ".join(repr(name) for name in reversed(error.args[1]))
+        raise _wrong(f"Jobs wait for each other in a circle: {circle}.") from error
+
+
+def _source(allowed: HostList, job: PipelineJob, ids: Mapping[str, UUID], pointer: str) -> Source:
+    if job.input_from is None:
+        return source_of(allowed, job.input_payload, f"{pointer}/inputPayload/sourceUrl")
+    if "sourceUrl" in job.input_payload:
+        raise _wrong(f"{job.name!r} has one input: inputFrom, or inputPayload.sourceUrl.")
+    return Source(InputKind.OUTPUT, parent_id=ids[job.input_from.job], output=job.input_from.output)
+
+
+def _wrong(message: str) -> Problem:
+    return Problem("validation", message, errors=[FieldError("/stages", message)])

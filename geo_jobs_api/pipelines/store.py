@@ -1,0 +1,90 @@
+"""Pipelines in PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+
+from geo_jobs_api.database.database import Pool
+from geo_jobs_api.jobs.creation_store import NewJob, cancel_jobs, insert_jobs
+from geo_jobs_api.queue.job_store import fetch_all, keep_to_share, load_queries
+from geo_jobs_api.queue.records import Pipeline, PipelineJob, PipelineSummary
+
+_pipelines = load_queries("pipelines.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class NewPipeline:
+    """A pipeline to be made; `stages` are names with the names of their jobs."""
+
+    id: UUID
+    owner: str
+    name: str
+    stages: Sequence[Mapping[str, Any]]
+
+
+class IncompletePipelineError(Exception):
+    """Some of the jobs were not made: a task type is unknown, or an idempotency key was used before."""
+
+
+class PipelineStore:
+    """Everything about pipelines."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def create_pipeline(self, new: NewPipeline, jobs: Sequence[NewJob], *, most_open: int = 0) -> None:
+        """Create a pipeline with its jobs, parents before children; `most_open` as in `CreationStore.create_jobs`.
+
+        Raises:
+            IncompletePipelineError, ShareExceededError: nothing was made.
+        """
+        async with self._pool.connection() as connection, connection.transaction():
+            await insert_pipeline(connection, new, jobs)
+            if most_open:
+                await keep_to_share(connection, new.owner, most_jobs=most_open)
+
+    async def find_pipeline(self, pipeline_id: UUID, owner: str | None = None) -> Pipeline | None:
+        """One pipeline; with an owner, only if it is that owner's."""
+        async with self._pool.connection() as connection:
+            row = await _pipelines.get_pipeline(connection, id=pipeline_id, owner=owner)
+        return None if row is None else Pipeline.from_row(row)
+
+    async def list_pipelines(self, *, owner: str | None, before: UUID | None, most: int) -> list[PipelineSummary]:
+        """Up to `most` pipelines, newest first, made before the one with the id `before`."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_pipelines.list_pipelines(connection, owner=owner, before=before, most=most))
+        return [PipelineSummary.from_row(row) for row in rows]
+
+    async def list_jobs(self, pipeline_id: UUID) -> list[PipelineJob]:
+        """The jobs of a pipeline, parents before children."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_pipelines.list_jobs_of_pipeline(connection, id=pipeline_id))
+        return [PipelineJob.from_row(row) for row in rows]
+
+    async def cancel_pipeline(self, pipeline_id: UUID, reason: str | None) -> int:
+        """Cancel all jobs that have not ended, or ask their workers to stop; how many."""
+        async with self._pool.connection() as connection:
+            jobs = [row["id"] for row in await fetch_all(_pipelines.list_open_jobs(connection, id=pipeline_id))]
+            return await cancel_jobs(connection, jobs, reason)
+
+
+async def insert_pipeline(connection: AsyncConnection[DictRow], new: NewPipeline, jobs: Sequence[NewJob]) -> None:
+    """As `PipelineStore.create_pipeline`, in the caller's transaction."""
+    await _pipelines.insert_pipeline(
+        connection, id=new.id, owner=new.owner, name=new.name, stages=Jsonb(list(new.stages))
+    )
+    try:
+        made = await insert_jobs(connection, jobs, parents_of=new.owner)
+    except psycopg.errors.ForeignKeyViolation as error:
+        # Some job waits for one that was not made.
+        raise IncompletePipelineError from error
+    if len(made) < len(jobs):
+        raise IncompletePipelineError

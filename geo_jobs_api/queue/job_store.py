@@ -1,0 +1,315 @@
+"""Jobs in PostgreSQL, as their owners see them; also events and worker tokens.
+
+This module, the other stores and `retention` are the only callers of SQL. Each method is one statement unless it says
+otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from importlib import resources
+from typing import Any
+from uuid import UUID
+
+import aiosql
+import psycopg
+from aiosql.adapters.apyformat import AsyncPyFormatAdapter
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
+
+from geo_jobs_api.database.database import Pool
+from geo_jobs_api.database.sessions import check_writable
+from geo_jobs_api.queue.lease_records import EndedLease, RescuedJob
+from geo_jobs_api.queue.operator_records import OpenJobs
+from geo_jobs_api.queue.records import Holdings, Job, JobEvent, Parent, Surroundings, VacuumBlocker, WorkerToken
+from geo_jobs_api.queue.rules import MOST_TIMEOUTS
+
+
+class _RowByRow(AsyncPyFormatAdapter):
+    """The library's adapter, which decodes one row at a time and not all at once."""
+
+    async def select(self, conn, _name, sql, parameters, _record=None) -> AsyncIterator[Mapping[str, Any]]:  # type: ignore[no-untyped-def,override]  # the library's
+        async with await conn.execute(sql, parameters) as cursor:
+            async for row in cursor:
+                yield row
+
+
+def load_queries(name: str) -> Any:
+    """The named queries of one file in `sql/`, as coroutine functions of a connection."""
+    text = (resources.files("geo_jobs_api.database") / "sql" / name).read_text(encoding="utf-8")
+    return aiosql.from_str(text, _RowByRow)
+
+
+# Longest turn of the event loop for the rows of one query.
+_DECODING_SECONDS = 0.005
+_jobs = load_queries("jobs.sql")
+_upkeep = load_queries("upkeep.sql")
+
+
+async def fetch_all(rows: AsyncIterator[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return all rows of a query, with pauses for others: each row is decoded here, and may hold a mebibyte of JSON."""
+    found: list[Mapping[str, Any]] = []
+    began = time.perf_counter()
+    async for row in rows:
+        found.append(row)
+        if time.perf_counter() - began > _DECODING_SECONDS:
+            await asyncio.sleep(0)
+            began = time.perf_counter()
+    return found
+
+
+def _job_or_none(row: Mapping[str, Any] | None) -> Job | None:
+    return None if row is None else Job.from_row(row)
+
+
+class ShareExceededError(Exception):
+    """A caller would have more than one caller may have; nothing was changed."""
+
+    def __init__(self, has: Holdings) -> None:
+        super().__init__(str(has))
+        self.has = has
+
+
+class TooManyError(Exception):
+    """A caller would have more of something than one caller may have; nothing was changed."""
+
+
+async def lock_owner(connection: AsyncConnection[DictRow], owner: str) -> None:
+    """Until the transaction ends nobody else makes anything that counts against this owner's share."""
+    await _jobs.lock_owner(connection, owner=owner)
+
+
+async def keep_to_share(
+    connection: AsyncConnection[DictRow], owner: str, *, most_jobs: int = 0, most_bytes: int = 0
+) -> None:
+    """To be asked in a transaction that has added to what an owner has; 0: no limit.
+
+    Of two that add at once the second waits for the first's end, and then counts it too.
+
+    Raises:
+        ShareExceededError: it is too much; leaving the transaction by it takes the addition back.
+    """
+    await lock_owner(connection, owner)
+    # Each looks at many rows, so neither is asked in vain.
+    open_jobs = (await _jobs.count_open_of_owner(connection, owner=owner))["open_jobs"] if most_jobs else 0
+    stored_bytes = (await _jobs.sum_stored_of_owner(connection, owner=owner))["stored_bytes"] if most_bytes else 0
+    has = Holdings(open_jobs, stored_bytes)
+    if (most_jobs and has.open_jobs > most_jobs) or (most_bytes and has.stored_bytes > most_bytes):
+        raise ShareExceededError(has)
+
+
+def transaction_if(connection: AsyncConnection[DictRow], wanted: int) -> AbstractAsyncContextManager[object]:
+    """A transaction, or nothing where none is wanted."""
+    return connection.transaction() if wanted else nullcontext()
+
+
+@dataclass(frozen=True, slots=True)
+class WantedJobs:
+    """Which jobs to list; None: whatever it is."""
+
+    state: str | None = None
+    task_type: str | None = None
+    error_code: str | None = None
+
+
+class JobStore:
+    """Everything about jobs that needs no lease."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def find_job(self, job_id: UUID, owner: str | None = None) -> Job | None:
+        """One job; with an owner, only if it is that owner's."""
+        async with self._pool.connection() as connection:
+            return _job_or_none(await _jobs.get_job(connection, id=job_id, owner=owner))
+
+    async def takes_outputs(self, job_id: UUID) -> bool:
+        """Whether a job is there and has not ended: what was published must never change again."""
+        async with self._pool.connection() as connection:
+            return await _jobs.takes_outputs(connection, id=job_id) is not None
+
+    async def list_jobs(self, wanted: WantedJobs, *, owner: str | None, before: UUID | None, most: int) -> list[Job]:
+        """Up to `most` jobs, newest first, made before the job with the id `before`; with an owner, only that one's."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_jobs.list_jobs(connection, **asdict(wanted), owner=owner, before=before, most=most))
+        return [Job.from_row(row) for row in rows]
+
+    async def set_upload(
+        self, job_id: UUID, *, file_name: str, size_bytes: int, content_type: str, most_bytes: int = 0
+    ) -> Job | None:
+        """Tell which file is going to come; None when the job does not wait for one.
+
+        Raises:
+            ShareExceededError: the owner's files would have more than `most_bytes`, if that is not 0.
+        """
+        async with self._pool.connection() as connection, transaction_if(connection, most_bytes):
+            row = await _jobs.set_upload(
+                connection, id=job_id, file_name=file_name, size_bytes=size_bytes, content_type=content_type
+            )
+            if row is not None and most_bytes:
+                await keep_to_share(connection, row["owner"], most_bytes=most_bytes)
+        return _job_or_none(row)
+
+    async def enqueue_uploaded(self, job_id: UUID, *, file_name: str, size_bytes: int, sha256: str) -> bool:
+        """Queue the job whose file is in its place; False when the job does not wait for this file."""
+        async with self._pool.connection() as connection:
+            row = await _jobs.enqueue_uploaded(
+                connection, id=job_id, file_name=file_name, size_bytes=size_bytes, sha256=sha256
+            )
+        return row is not None
+
+    async def request_cancel(self, job_id: UUID, reason: str | None) -> Job | None:
+        """Cancel a job, or ask its worker to stop; None when it has ended or was asked before."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_jobs.cancel_jobs(connection, ids=[job_id], reason=reason))
+        return Job.from_row(rows[0]) if rows else None
+
+    async def retry_failed(self, job_id: UUID, *, most_open: int = 0) -> Job | None:
+        """Send a failed job back to the queue; None when it has not failed, or an open job has its dedup key.
+
+        Raises:
+            ShareExceededError: its owner would have more than `most_open` open jobs, if that is not 0.
+        """
+        try:
+            async with self._pool.connection() as connection, transaction_if(connection, most_open):
+                job = _job_or_none(await _jobs.retry_failed(connection, id=job_id))
+                if job is not None and most_open:
+                    await keep_to_share(connection, job.owner, most_jobs=most_open)
+                return job
+        except psycopg.errors.UniqueViolation:
+            # The other one came in this very moment.
+            return None
+
+    async def list_parents(self, job_id: UUID) -> list[Parent]:
+        """What a job waits for, or waited for."""
+        async with self._pool.connection() as connection:
+            return [Parent.from_row(row) for row in await fetch_all(_jobs.list_parents(connection, id=job_id))]
+
+    async def list_ended_leases(self, job_id: UUID, *, most: int) -> list[EndedLease]:
+        """How the latest leases of a job ended, the newest first."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_jobs.list_ended_leases(connection, job_id=job_id, most=most))
+        return [EndedLease.from_row(row) for row in rows]
+
+    async def list_events(self, job_id: UUID, *, after: int, most: int) -> list[JobEvent]:
+        """Up to `most` events of a job with an id above `after`, in order."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_jobs.list_events(connection, job_id=job_id, after=after, most=most))
+        return [JobEvent.from_row(row) for row in rows]
+
+    async def list_events_for_listeners(self, places: Mapping[UUID, int], *, most: int) -> list[JobEvent]:
+        """New events of many jobs, each after its own place, up to `most` of each."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(
+                _jobs.list_events_for_listeners(
+                    connection, job_ids=list(places.keys()), afters=list(places.values()), most=most
+                )
+            )
+        return [JobEvent.from_row(row) for row in rows]
+
+    async def list_valid_tokens(self) -> dict[bytes, WorkerToken]:
+        """Return every worker token that is not revoked, by the SHA-256 of its secret."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_jobs.list_valid_worker_tokens(connection))
+        return {bytes(row["token_sha256"]): WorkerToken.from_row(row) for row in rows}
+
+    async def add_worker_token(self, token_id: UUID, name: str, token_sha256: bytes) -> bool:
+        """Register a token; False when it is known already."""
+        async with self._pool.connection() as connection:
+            added: int = await _jobs.insert_worker_token(connection, id=token_id, name=name, token_sha256=token_sha256)
+        return added == 1
+
+    async def list_worker_tokens(self) -> list[WorkerToken]:
+        """All tokens, the newest first."""
+        async with self._pool.connection() as connection:
+            return [WorkerToken.from_row(row) for row in await fetch_all(_jobs.list_worker_tokens(connection))]
+
+    async def revoke_worker_token(self, token_id: UUID) -> bool:
+        """Refuse a token from now on; False when there is no such valid token."""
+        async with self._pool.connection() as connection:
+            revoked: int = await _jobs.revoke_worker_token(connection, id=token_id)
+        return revoked == 1
+
+
+class UpkeepStore:
+    """What the service does by itself."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def rescue_lost_jobs(
+        self,
+        *,
+        max_worker_losses: int,
+        cancel_overdue_seconds: float,
+        timeout_grace_seconds: float | None = None,
+        most: int = 100,
+    ) -> list[RescuedJob]:
+        """End the leases that ran out, the cancellations that were not heeded and the jobs that took too long.
+
+        Args:
+            max_worker_losses: a job that lost this many workers has failed.
+            cancel_overdue_seconds: how long a worker has to heed a cancellation.
+            timeout_grace_seconds: how long beyond its type's timeout a job may be held; None: for ever.
+            most: how many at most.
+        """
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(
+                _upkeep.rescue_lost_jobs(
+                    connection,
+                    max_worker_losses=max_worker_losses,
+                    most_timeouts=MOST_TIMEOUTS,
+                    cancel_overdue_seconds=cancel_overdue_seconds,
+                    timeout_grace_seconds=timeout_grace_seconds,
+                    most=most,
+                )
+            )
+        return [RescuedJob.from_row(row) for row in rows]
+
+    async def follow_endings(self, most: int = 100) -> int:
+        """Have those go on that wait for ended jobs and were too many for a statement; how many ends were looked at."""
+        async with self._pool.connection() as connection:
+            row = await _upkeep.follow_unfollowed(connection, most=most)
+        endings: int = row["endings"]
+        return endings
+
+    async def look_around(self, task_types: Sequence[str], most: int, claim_ids: Sequence[UUID]) -> Surroundings:
+        """What there is for those who wait: jobs of these types, counted up to `most`, and leases of these claims."""
+        async with self._pool.connection() as connection:
+            row = await _upkeep.look_around(
+                connection, task_types=list(task_types), most=most, claim_ids=list(claim_ids)
+            )
+        return Surroundings.from_row(row)
+
+    async def seconds_until_next_loss(
+        self, cancel_overdue_seconds: float, timeout_grace_seconds: float | None = None
+    ) -> float | None:
+        """How long until a lease may run out, or a cancellation or a job is overdue; None when nothing runs."""
+        async with self._pool.connection() as connection:
+            row = await _upkeep.seconds_until_next_loss(
+                connection,
+                cancel_overdue_seconds=cancel_overdue_seconds,
+                timeout_grace_seconds=timeout_grace_seconds,
+            )
+        seconds: float | None = row["seconds"]
+        return seconds
+
+    async def count_open_jobs(self) -> list[OpenJobs]:
+        """Jobs that have not ended, by type and state."""
+        async with self._pool.connection() as connection:
+            return [OpenJobs.from_row(row) for row in await fetch_all(_upkeep.count_open_jobs(connection))]
+
+    async def list_vacuum_blockers(self, older_than_seconds: float) -> list[VacuumBlocker]:
+        """Who has kept vacuum from the queue for longer than that, the longest first."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_upkeep.list_vacuum_blockers(connection, older_than_seconds=older_than_seconds))
+        return [VacuumBlocker.from_row(row) for row in rows]
+
+    async def check_writable(self) -> None:
+        """Raise ReadOnlyError when the database takes no writes, another psycopg error when it does not answer."""
+        async with self._pool.connection() as connection:
+            await check_writable(connection)

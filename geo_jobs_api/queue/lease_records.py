@@ -1,0 +1,179 @@
+"""What a lease is and how it ends, as rows tell it: frozen, each made of one row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+from uuid import UUID
+
+from geo_jobs_api.queue.records import FromRow
+from geo_jobs_api.queue.rules import InputKind, LeaseToken, UploadSlot, input_key, parse_outputs, stem_of, upload_slots
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedJob(FromRow):
+    """What a worker has to know of a job. `attempt` counts the attempts that were begun."""
+
+    id: UUID
+    task_type: str
+    priority: int
+    input_payload: dict[str, Any]
+    input_kind: InputKind
+    input_file_name: str | None
+    input_size_bytes: int | None
+    input_content_type: str | None
+    input_sha256: str | None
+    input_object_key: str | None
+    source_url: str | None
+    source_condition: dict[str, Any] | None
+    attempt: int
+    max_attempts: int
+    output_rules: str
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """As the base, with the kind of input as its enumeration."""
+        return super(LeasedJob, cls).from_row({**row, "input_kind": InputKind(row["input_kind"])})
+
+    @property
+    def stem(self) -> str:
+        """What the outputs' names begin with: the input's name without extension, or else the task type."""
+        return self.task_type if self.input_file_name is None else stem_of(self.input_file_name)
+
+    @property
+    def upload_slots(self) -> tuple[UploadSlot, ...]:
+        """Where the worker may put outputs, by what the task type says now."""
+        return upload_slots(parse_outputs(self.output_rules), self.input_payload)
+
+    @property
+    def file_name(self) -> str:
+        """What the input is called."""
+        return self.input_file_name or "upload"
+
+    @property
+    def object_key(self) -> str:
+        """Where the input is kept, unless it comes from elsewhere."""
+        return self.input_object_key or input_key(self.id, self.input_sha256 or "", self.file_name)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease(FromRow):
+    """What a claim, or a look at a lease that is held, gives."""
+
+    job: LeasedJob
+    lease_seq: int
+    lease_key: str
+    lease_expires_at: datetime
+    lease_confirmed: bool
+    timeout_seconds: int
+    type_lease_seconds: float | None
+    server_time: datetime
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Split the row into the job and its lease."""
+        return super(Lease, cls).from_row({**row, "job": LeasedJob.from_row(row)})
+
+    @property
+    def token(self) -> LeaseToken:
+        """What the worker has to send back."""
+        return LeaseToken(self.lease_seq, self.lease_key)
+
+    @property
+    def attempt(self) -> int:
+        """Number of the attempt under way, 1-based: it counts from the first sign of life on."""
+        return self.job.attempt + (0 if self.lease_confirmed else 1)
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the lease runs out, by the database's clock."""
+        return max(0.0, (self.lease_expires_at - self.server_time).total_seconds())
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers(FromRow):
+    """What a claim that found less than it wanted has left, and why.
+
+    Attributes:
+        limited: the task types with a limit, and whether it is a rate.
+        is_unfit: there are ready jobs that such workers do not take.
+        avoided_workers: those of the asking workers that have just failed a ready job.
+        avoided_seconds: until the first of these jobs may go to any worker.
+    """
+
+    limited: dict[str, bool]
+    is_unfit: bool
+    avoided_workers: list[str]
+    avoided_seconds: float | None
+
+
+NOTHING_LEFT = Leftovers({}, False, [], None)
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal(FromRow):
+    """The answer to a sign of life. `held_seconds` counts from the claim."""
+
+    lease_expires_at: datetime
+    lease_seconds: float
+    timeout_seconds: int
+    cancel_requested_at: datetime | None
+    cancel_reason: str | None
+    held_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseOutcome(FromRow):
+    """How a lease ended (all None: it did not, or was never known), and where its job stands."""
+
+    job_state: str
+    job_lease_seq: int
+    ended_by: str | None
+    request_digest: bytes | None
+    state: str | None
+    next_attempt_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class FailureOutcome(FromRow):
+    """Where a failure left the job."""
+
+    state: str
+    next_attempt_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class PreviousError(FromRow):
+    """What went wrong in an earlier lease."""
+
+    job_id: UUID
+    attempt: int
+    error: dict[str, Any]
+    ended_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class EndedLease(FromRow):
+    """How a lease ended: by the worker's `complete` or `fail`, or by a `rescue`, and where it left the job."""
+
+    attempt: int
+    worker_name: str | None
+    ended_by: str
+    state: str
+    error: dict[str, Any] | None
+    next_attempt_at: datetime | None
+    ended_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RescuedJob(FromRow):
+    """A job that the rescuer took from a lost worker."""
+
+    id: UUID
+    state: str
+    attempt: int
+    task_type: str
+    worker_name: str | None
+    event_type: str

@@ -1,0 +1,286 @@
+"""Leases in PostgreSQL: claim, renew, complete, fail. Every write is guarded by the lease that the caller shows."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+
+from geo_jobs_api.database.database import Pool
+from geo_jobs_api.queue.job_store import fetch_all, load_queries
+from geo_jobs_api.queue.lease_records import (
+    NOTHING_LEFT,
+    FailureOutcome,
+    Lease,
+    LeaseOutcome,
+    Leftovers,
+    PreviousError,
+    Renewal,
+)
+from geo_jobs_api.queue.lease_requests import NO_NEWS, Claimed, ClaimRequest, Completion, News, Results
+from geo_jobs_api.queue.rules import (
+    FAILURE_POLICIES,
+    MOST_FREE_TROUBLES,
+    WORKER_TROUBLE,
+    AttemptBudget,
+    ErrorClass,
+    FailureDecision,
+    JobState,
+    LeaseToken,
+    decide_failure,
+)
+
+_leases = load_queries("leases.sql")
+_PREVIOUS_ERRORS = 5
+# Counting and claiming takes a millisecond or two.
+_LOCK_WAIT_MILLISECONDS = 200
+# A job that a worker has failed is kept from it for this long, if another has asked for such jobs lately. Workers are
+# noted once a minute and ask every half minute.
+_AVOID_SECONDS = 10.0
+_ASKING_SECONDS = 100.0
+
+
+def _admission(requests: Sequence[ClaimRequest]) -> dict[str, Any]:
+    takes = requests[0].capabilities
+    return {
+        "task_types": list(requests[0].task_types),
+        "worker_ids": [request.worker_id for request in requests],
+        "max_file_size": takes.max_file_size,
+        "source_hosts": takes.host_patterns,
+        "memory_mb": takes.memory_mb,
+    }
+
+
+def _parameters(requests: Sequence[ClaimRequest], *, limits_locked: bool) -> dict[str, Any]:
+    return _admission(requests) | {
+        "limits_locked": limits_locked,
+        "most": sum(request.most for request in requests),
+        "claim_ids": [request.claim_id for request in requests],
+        "lease_keys": [request.lease_key for request in requests],
+        "worker_names": [request.worker_name for request in requests],
+        "shares": [request.most for request in requests],
+        "first_lease_seconds": requests[0].first_lease_seconds,
+    }
+
+
+class LeaseStore:
+    """Everything that workers do with the queue.
+
+    Args:
+        pool: connections to the database.
+        claiming: those for claims, which keep their plans; by default the same.
+    """
+
+    def __init__(self, pool: Pool, claiming: Pool | None = None) -> None:
+        self._pool = pool
+        self._claiming = claiming or pool
+        # As far as was seen last, with whether it is a rate; a claim by this knowledge takes at worst too little.
+        self._limited: dict[str, bool] = {}
+
+    async def claim_jobs(self, requests: Sequence[ClaimRequest]) -> list[Claimed]:
+        """Lease waiting jobs to claims of one kind, in queue order, first come first served.
+
+        A claim id whose leases are still held gets those again. At most 200 jobs are leased.
+        """
+        async with self._claiming.connection() as connection:
+            rows, is_held_back, left = await self._take(connection, requests)
+            avoided = left.avoided_workers
+            served = {row["claim_id"] for row in rows}
+            spared = [one for one in requests if one.claim_id not in served and one.worker_id not in avoided]
+            if avoided and spared and len(spared) < len(requests):
+                # What one of them has just failed was kept from all that shared the statement.
+                more, held_back_too, left_again = await self._take(connection, spared)
+                rows, is_held_back = [*rows, *more], is_held_back or held_back_too
+                left = replace(left, is_unfit=left_again.is_unfit)
+        by_claim: dict[UUID, list[Mapping[str, Any]]] = {}
+        for row in rows:
+            by_claim.setdefault(row["claim_id"], []).append(row)
+        has_more = len(rows) >= sum(request.most for request in requests)
+        return [
+            Claimed(
+                [Lease.from_row(row) for row in mine],
+                is_replay=any(not row["is_new"] for row in mine),
+                has_more=has_more,
+                is_held_back=is_held_back and not has_more,
+                is_unfit=left.is_unfit,
+                avoided_seconds=left.avoided_seconds if request.worker_id in avoided else None,
+            )
+            for request, mine in ((request, by_claim.get(request.claim_id, [])) for request in requests)
+        ]
+
+    async def _take(
+        self, connection: AsyncConnection[DictRow], requests: Sequence[ClaimRequest]
+    ) -> tuple[list[Mapping[str, Any]], bool, Leftovers]:
+        """The leased jobs, whether time alone may bring more, and what was left for others.
+
+        One statement for task types without a limit. Those with a limit on concurrent runs or on claims per period are
+        counted and claimed while their rows are locked, which is what makes the limits exact.
+        """
+        task_types = set(requests[0].task_types)
+        total = sum(request.most for request in requests)
+        rows: list[Mapping[str, Any]] = []
+        is_held_back = False
+        left: Leftovers | None = None
+        if not self._limited.keys() & task_types:
+            rows = await fetch_all(_leases.claim_jobs(connection, **_parameters(requests, limits_locked=False)))
+            if len(rows) < total:
+                # What is missing may be hidden behind a limit that somebody has just set.
+                left = await self._look_at_leftovers(connection, requests)
+        if not rows and (limited := self._limited.keys() & task_types):
+            rows, is_held_back = await self._claim_limited(connection, requests)
+            is_held_back |= any(self._limited[name] for name in limited)
+            left = None
+        if left is None and len(rows) < total:
+            left = await self._look_at_leftovers(connection, requests)
+        return rows, is_held_back, left or NOTHING_LEFT
+
+    async def _look_at_leftovers(
+        self, connection: AsyncConnection[DictRow], requests: Sequence[ClaimRequest]
+    ) -> Leftovers:
+        left = Leftovers.from_row(await _leases.look_at_leftovers(connection, **_admission(requests)))
+        self._limited = left.limited
+        return left
+
+    async def _claim_limited(
+        self, connection: AsyncConnection[DictRow], requests: Sequence[ClaimRequest]
+    ) -> tuple[list[Mapping[str, Any]], bool]:
+        """Lock, count, claim, commit in one trip; without what is limited, if somebody holds the lock for long."""
+        try:
+            # The claim is a statement of its own: READ COMMITTED gives it a snapshot taken after the locks were had.
+            async with connection.pipeline(), connection.transaction():
+                await connection.execute(_leases.hold_locks_briefly.sql, {"milliseconds": str(_LOCK_WAIT_MILLISECONDS)})
+                await connection.execute(_leases.lock_limits.sql, {"task_types": list(requests[0].task_types)})
+                cursor = await connection.execute(_leases.claim_jobs.sql, _parameters(requests, limits_locked=True))
+            return list(await cursor.fetchall()), False
+        except psycopg.errors.LockNotAvailable:
+            # Whoever holds it has been stopped in its tracks; the other types must not wait for that.
+            return await fetch_all(_leases.claim_jobs(connection, **_parameters(requests, limits_locked=False))), True
+
+    async def release_claim(self, job_id: UUID, token: LeaseToken) -> None:
+        """Give back a job that its claimer never heard of; nothing happens if it was heard of."""
+        async with self._pool.connection() as connection:
+            await _leases.release_claim(connection, id=job_id, lease_seq=token.lease_seq, lease_key=token.lease_key)
+
+    async def list_previous_errors(self, job_ids: Sequence[UUID]) -> dict[UUID, list[PreviousError]]:
+        """The latest errors of each job, the newest first."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(
+                _leases.list_previous_errors(connection, job_ids=list(job_ids), most=_PREVIOUS_ERRORS)
+            )
+        errors: dict[UUID, list[PreviousError]] = {}
+        for row in rows:
+            errors.setdefault(row["job_id"], []).append(PreviousError.from_row(row))
+        return errors
+
+    async def find_lease(self, job_id: UUID, token: LeaseToken) -> Lease | None:
+        """The job under this lease; None when it is not held any more."""
+        async with self._pool.connection() as connection:
+            row = await _leases.get_lease(connection, id=job_id, lease_seq=token.lease_seq, lease_key=token.lease_key)
+        return None if row is None else Lease.from_row(row)
+
+    async def find_outcome(self, job_id: UUID, token: LeaseToken) -> LeaseOutcome | None:
+        """How this lease ended; None when there is no such job."""
+        async with self._pool.connection() as connection:
+            row = await _leases.get_lease_outcome(
+                connection, id=job_id, lease_seq=token.lease_seq, lease_key=token.lease_key
+            )
+        return None if row is None else LeaseOutcome.from_row(row)
+
+    async def renew_lease(
+        self, job_id: UUID, token: LeaseToken, *, lease_seconds: float, news: News = NO_NEWS
+    ) -> Renewal | None:
+        """Note a sign of life; None when the lease is not held any more."""
+        async with self._pool.connection() as connection:
+            row = await _leases.renew_lease(
+                connection,
+                id=job_id,
+                lease_seq=token.lease_seq,
+                lease_key=token.lease_key,
+                lease_seconds=lease_seconds,
+                percent=news.percent,
+                stage=news.stage,
+                message=news.message,
+                stats=None if news.stats is None else Jsonb(news.stats),
+            )
+        return None if row is None else Renewal.from_row(row)
+
+    async def complete_jobs(self, completions: Sequence[Completion]) -> list[JobState | None]:
+        """Publish the outputs of several jobs.
+
+        Returns:
+            For each the state that follows, or None when its lease is not held any more.
+        """
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(
+                _leases.complete_jobs(
+                    connection,
+                    ids=[one.job_id for one in completions],
+                    lease_seqs=[one.token.lease_seq for one in completions],
+                    lease_keys=[one.token.lease_key for one in completions],
+                    request_digests=[one.request_digest for one in completions],
+                    results=Jsonb(
+                        [{name: getattr(one.results, name) for name in Results.__slots__} for one in completions]
+                    ),
+                )
+            )
+        # Places count from 1, as SQL does.
+        states = {row["place"]: JobState(row["state"]) for row in rows}
+        return [states.get(place) for place in range(1, len(completions) + 1)]
+
+    async def decide_failure(
+        self, job_id: UUID, token: LeaseToken, error_class: ErrorClass, code: str, retry_after_seconds: float | None
+    ) -> FailureDecision | None:
+        """What a failure would lead to; None when the lease is not held any more."""
+        async with self._pool.connection() as connection:
+            row = await _leases.get_lease(connection, id=job_id, lease_seq=token.lease_seq, lease_key=token.lease_key)
+            ended_alike = 0
+            if FAILURE_POLICIES[error_class].most is not None:
+                alike = await _leases.count_failures(connection, id=job_id, key="class", value=error_class.value)
+                ended_alike = alike["failures"]
+            if error_class is ErrorClass.INTERRUPTED and code == WORKER_TROUBLE:
+                before = await _leases.count_failures(connection, id=job_id, key="code", value=code)
+                if before["failures"] >= MOST_FREE_TROUBLES:
+                    # What troubles so many workers may be the job itself.
+                    error_class = ErrorClass.TRANSIENT
+        if row is None:
+            return None
+        lease = Lease.from_row(row)
+        return decide_failure(
+            error_class,
+            AttemptBudget(lease.attempt, lease.job.max_attempts, row["backoff_seconds"], ended_alike),
+            retry_after_seconds,
+            random.SystemRandom(),
+        )
+
+    async def fail_job(
+        self,
+        job_id: UUID,
+        token: LeaseToken,
+        *,
+        request_digest: bytes,
+        decision: FailureDecision,
+        error: Mapping[str, Any],
+    ) -> FailureOutcome | None:
+        """End the lease with a failure; None when it is not held any more."""
+        async with self._pool.connection() as connection:
+            row = await _leases.fail_job(
+                connection,
+                id=job_id,
+                lease_seq=token.lease_seq,
+                lease_key=token.lease_key,
+                request_digest=request_digest,
+                next_state=decision.next_state.value,
+                delay_seconds=decision.delay_seconds,
+                spends_attempt=decision.spends_attempt,
+                error=Jsonb(dict(error)),
+                avoid_seconds=_AVOID_SECONDS,
+                asking_seconds=_ASKING_SECONDS,
+            )
+        return None if row is None else FailureOutcome.from_row(row)

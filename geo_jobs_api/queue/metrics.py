@@ -1,0 +1,50 @@
+"""What Prometheus reads: counters of all processes of this service, and gauges that are counted when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from geo_jobs_api.config import shared_metrics_dir
+from geo_jobs_api.queue.operator_records import OpenJobs
+
+REQUESTS = Counter("geo_jobs_http_requests", "Requests answered.", ["method", "route", "status"])
+REQUEST_SECONDS = Histogram("geo_jobs_http_request_seconds", "Time to answer, without claims.", ["method", "route"])
+JOBS_CLAIMED = Counter("geo_jobs_claimed", "Leases handed out.", ["task_type"])
+JOBS_ENDED = Counter("geo_jobs_ended", "Leases ended by their workers.", ["state"])
+JOBS_RESCUED = Counter("geo_jobs_rescued", "Leases that ran out.", ["kind"])
+PARKED_CLAIMS = Gauge("geo_jobs_parked_claims", "Claims that wait for a job.", multiprocess_mode="livesum")
+
+
+class _OpenJobs(Collector):
+    """Counted in the database just now, for all processes on all hosts."""
+
+    def __init__(self, counts: Sequence[OpenJobs]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily("geo_jobs_open", "Jobs that have not ended.", labels=["task_type", "state"])
+        for count in self._counts:
+            family.add_metric([count.task_type, count.state], count.jobs)
+        yield family
+
+
+def render(open_jobs: Sequence[OpenJobs]) -> bytes:
+    """The text that Prometheus scrapes. With several processes, any of them answers for all."""
+    counted = CollectorRegistry()
+    counted.register(_OpenJobs(open_jobs))
+    folder = shared_metrics_dir()
+    if folder is None:
+        return generate_latest(REGISTRY) + generate_latest(counted)
+    MultiProcessCollector(counted, path=folder)  # type: ignore[no-untyped-call]  # the library's
+    return generate_latest(counted)
+
+
+def forget_process(pid: int) -> None:
+    """What a process that has died was measuring at that moment is not there any more; its counters are."""
+    if (folder := shared_metrics_dir()) is not None:
+        mark_process_dead(pid, path=folder)  # type: ignore[no-untyped-call]  # the library's

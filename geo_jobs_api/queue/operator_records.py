@@ -1,0 +1,99 @@
+"""What operators are told: why jobs wait, who works, figures; frozen, each made of one row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from geo_jobs_api.queue.records import FromRow
+
+# Jobs before a waiting one are counted up to this.
+MOST_COUNTED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingReasons(FromRow):
+    """What may keep a waiting job waiting: its type's limits and needs, jobs that come before it."""
+
+    paused: bool
+    max_concurrent_runs: int | None
+    rate_count: int | None
+    rate_period_seconds: float | None
+    running: int
+    rate_full_until: datetime | None
+    memory_mb: int | None
+    source_host: str | None
+    avoided_until: datetime | None
+    avoided_worker: str | None
+    jobs_before: int
+
+
+@dataclass(frozen=True, slots=True)
+class PossibleWorker(FromRow):
+    """A worker that may take a job: what it does, takes and holds (`{id, owner, taskType, since}`), and its trouble."""
+
+    name: str
+    does_type: bool
+    task_types: list[str]
+    capabilities: dict[str, Any] | None
+    trouble: list[dict[str, Any]] | None
+    jobs: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class SeenWorker:
+    """A worker process that has asked for work. What it takes and its trouble are JSON; None: nothing declared."""
+
+    id: str
+    name: str
+    version: str | None
+    task_types: frozenset[str]
+    capabilities: str | None = None
+    trouble: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownWorker(FromRow):
+    """A worker process, what it takes, its trouble, when it was heard of, and the jobs that it holds."""
+
+    id: str
+    name: str
+    version: str | None
+    task_types: list[str]
+    capabilities: dict[str, Any] | None
+    trouble: list[dict[str, Any]] | None
+    first_seen_at: datetime
+    last_seen_at: datetime
+    jobs: list[UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class Figures(FromRow):
+    """A task type in figures; see `FiguresView`."""
+
+    task_type: str
+    paused: bool
+    waiting: int
+    running: int
+    blocked: int
+    awaiting_upload: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    timed_out: int
+    retried: int
+    seconds_p50: float | None
+    seconds_p95: float | None
+    jobs_per_hour: float
+    oldest_waiting_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenJobs(FromRow):
+    """How many jobs of a type stand in a state."""
+
+    task_type: str
+    state: str
+    jobs: int

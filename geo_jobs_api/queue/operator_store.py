@@ -1,0 +1,154 @@
+"""What operators ask and do, in PostgreSQL."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from geo_jobs_api.database.database import Pool
+from geo_jobs_api.queue.job_store import fetch_all, load_queries
+from geo_jobs_api.queue.operator_records import (
+    MOST_COUNTED,
+    Figures,
+    KnownWorker,
+    PossibleWorker,
+    SeenWorker,
+    WaitingReasons,
+)
+from geo_jobs_api.queue.operator_schemas import CancelFilter, CancelledJobs, RedriveFilter
+from geo_jobs_api.queue.records import Job
+
+_steering = load_queries("steering.sql")
+# Workers are parked for up to 50 s at a time and noted once a minute.
+LIVE_SECONDS = 180.0
+# Workers that an explanation looks at.
+_MOST_WORKERS = 1000
+# A tenth of a second's work, so that others have their turn in between.
+_CANCELLED_PER_BATCH = 1000
+_DEADLOCK_TRIES = 3
+
+
+class SteeringStore:
+    """Looking after the queue.
+
+    Args:
+        pool: the way to the database.
+        lease_seconds: how long leases are where the task type does not say.
+    """
+
+    def __init__(self, pool: Pool, lease_seconds: float) -> None:
+        self._pool = pool
+        self._lease_seconds = lease_seconds
+
+    async def find_waiting_reasons(self, job_id: UUID) -> WaitingReasons | None:
+        """What may keep a waiting job waiting."""
+        async with self._pool.connection() as connection:
+            row = await _steering.find_waiting_reasons(connection, id=job_id, most=MOST_COUNTED)
+        return None if row is None else WaitingReasons.from_row(row)
+
+    async def list_possible_workers(self, task_type: str) -> list[PossibleWorker]:
+        """Workers that were heard of lately or hold a job, those that do this type first."""
+        async with self._pool.connection() as connection:
+            rows = _steering.list_possible_workers(
+                connection, task_type=task_type, live_seconds=LIVE_SECONDS, most=_MOST_WORKERS
+            )
+            return [PossibleWorker.from_row(row) for row in await fetch_all(rows)]
+
+    async def change_priority(self, job_id: UUID, owner: str | None, priority: int) -> Job | None:
+        """Set a job's priority; None when there is no such job (of that owner), or it has ended."""
+        async with self._pool.connection() as connection:
+            row = await _steering.change_priority(connection, id=job_id, owner=owner, priority=priority)
+        return None if row is None else Job.from_row(row)
+
+    async def unlock_job(self, job_id: UUID) -> Job | None:
+        """Take a job from whoever holds it, without spending the attempt; None when nobody does."""
+        async with self._pool.connection() as connection:
+            row = await _steering.unlock_job(connection, id=job_id)
+        return None if row is None else Job.from_row(row)
+
+    async def redrive_failed(self, owner: str | None, wanted: RedriveFilter) -> dict[str, int]:
+        """Send failed jobs (of one owner, or all) back to the queue; how many of each task type."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(
+                _steering.redrive_failed(
+                    connection,
+                    owner=owner,
+                    task_type=wanted.task_type,
+                    error_class=wanted.error_class,
+                    error_code=wanted.error_code,
+                    ended_after=wanted.ended_after,
+                    ended_before=wanted.ended_before,
+                    most=wanted.limit,
+                )
+            )
+        return {row["task_type"]: row["jobs"] for row in rows}
+
+    async def cancel_matching(self, owner: str | None, wanted: CancelFilter) -> CancelledJobs:
+        """Cancel open jobs (of one owner, or all) in batches, each a transaction of its own."""
+        cancelled: Counter[str] = Counter()
+        stopping: Counter[str] = Counter()
+        after: UUID | None = None
+        while (left := wanted.limit - cancelled.total() - stopping.total()) > 0:
+            row = await self._cancel_batch(owner, wanted, after, min(left, _CANCELLED_PER_BATCH))
+            after = row["last_id"]
+            if after is None:
+                break
+            cancelled.update(row["cancelled"])
+            stopping.update(row["stopping"])
+        return CancelledJobs(cancelled=dict(cancelled), stopping=dict(stopping), more=left <= 0)
+
+    async def _cancel_batch(
+        self, owner: str | None, wanted: CancelFilter, after: UUID | None, most: int
+    ) -> Mapping[str, Any]:
+        tries = _DEADLOCK_TRIES
+        while True:
+            tries -= 1
+            try:
+                async with self._pool.connection() as connection:
+                    row: Mapping[str, Any] = await _steering.cancel_matching(
+                        connection,
+                        owner=owner,
+                        states=list(wanted.states),
+                        task_type=wanted.task_type,
+                        created_after=wanted.created_after,
+                        created_before=wanted.created_before,
+                        reason=wanted.reason,
+                        after_id=after,
+                        most=most,
+                    )
+                    return row
+            except psycopg.errors.DeadlockDetected:
+                # With the end of a job whose children are in the batch. Nothing of the batch was changed.
+                if not tries:
+                    raise
+
+    async def note_workers(self, workers: Sequence[SeenWorker]) -> None:
+        """Note who has asked for work."""
+        async with self._pool.connection() as connection:
+            await _steering.note_workers(
+                connection,
+                ids=[worker.id for worker in workers],
+                names=[worker.name for worker in workers],
+                versions=[worker.version for worker in workers],
+                # Arrays of arrays would have to be of one length.
+                task_types=[",".join(sorted(worker.task_types)) for worker in workers],
+                capabilities=[worker.capabilities for worker in workers],
+                troubles=[worker.trouble for worker in workers],
+            )
+
+    async def list_workers(self) -> list[KnownWorker]:
+        """Who was heard of in the last minutes or holds a job, the busy ones first."""
+        async with self._pool.connection() as connection:
+            rows = _steering.list_workers(connection, live_seconds=LIVE_SECONDS, lease_seconds=self._lease_seconds)
+            return [KnownWorker.from_row(row) for row in await fetch_all(rows)]
+
+    async def list_figures(self, seconds: float) -> list[Figures]:
+        """All task types in figures, looking back so many seconds."""
+        async with self._pool.connection() as connection:
+            return [
+                Figures.from_row(row) for row in await fetch_all(_steering.list_figures(connection, seconds=seconds))
+            ]

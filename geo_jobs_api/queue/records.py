@@ -1,0 +1,202 @@
+"""Rows of the database as frozen values: what the store hands out."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from functools import cache
+from typing import Any, Self
+from uuid import UUID
+
+from geo_jobs_api.queue.rules import (
+    InputKind,
+    JobState,
+)
+
+
+class FromRow:
+    """Builds a dataclass from a row that may have more columns than it has fields."""
+
+    __slots__ = ()
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Take the columns that the record has fields for; a missing one is a KeyError."""
+        return cls(*(row[name] for name in _field_names(cls)))  # type: ignore[arg-type]  # a class can be hashed
+
+
+@cache
+def _field_names(record: Hashable) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(record))  # type: ignore[arg-type]  # all subclasses are dataclasses
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings(FromRow):
+    """What an owner has: jobs that have not ended, and bytes of uploaded files that are kept."""
+
+    open_jobs: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job(FromRow):
+    """A job, as `jobs` holds it. Times are aware; sizes are in bytes; `outputs`, `error` … are JSON."""
+
+    id: UUID
+    owner: str
+    task_type: str
+    state: JobState
+    priority: int
+    input_payload: dict[str, Any]
+    request_digest: bytes | None
+    dedup_key: str | None
+    created_at: datetime
+    run_at: datetime
+    deliver_at: datetime | None
+    pipeline_id: UUID | None
+    pipeline_stage: str | None
+    pipeline_job: str | None
+    pending_parents: int
+    input_kind: InputKind
+    source_url: str | None
+    source_validators: dict[str, Any] | None
+    input_parent_id: UUID | None
+    input_output: str | None
+    input_file_name: str | None
+    input_size_bytes: int | None
+    input_content_type: str | None
+    input_sha256: str | None
+    uploaded_at: datetime | None
+    attempt: int
+    max_attempts: int
+    worker_losses: int
+    worker_name: str | None
+    worker_stats: dict[str, Any] | None
+    started_at: datetime | None
+    percent: float
+    stage: str | None
+    message: str | None
+    cancel_requested_at: datetime | None
+    cancel_reason: str | None
+    outputs: list[dict[str, Any]] | None
+    output_lease_seq: int | None
+    metadata: dict[str, Any] | None
+    timings: dict[str, float] | None
+    error: dict[str, Any] | None
+    finished_at: datetime | None
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """As the base, with the state as its enumeration."""
+        return super(Job, cls).from_row(
+            {**row, "state": JobState(row["state"]), "input_kind": InputKind(row["input_kind"])}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline(FromRow):
+    """A pipeline; `stages` are names with the names of their jobs: `{name, jobs}`."""
+
+    id: UUID
+    owner: str
+    name: str
+    stages: list[dict[str, Any]]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSummary(FromRow):
+    """How far a pipeline is; `counts` are jobs by state, `finished_at` is None until all have ended."""
+
+    id: UUID
+    name: str
+    created_at: datetime
+    counts: dict[str, int]
+    percent: float
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineJob(FromRow):
+    """How far one job of a pipeline is; its `error` comes without the details."""
+
+    id: UUID
+    pipeline_job: str
+    task_type: str
+    state: str
+    percent: float
+    stage: str | None
+    error: dict[str, Any] | None
+    cancel_reason: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Parent(FromRow):
+    """A job that another waits for (`settled`: or waited for), and what its failure means."""
+
+    id: UUID
+    task_type: str
+    state: str
+    on_parent_failure: str
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent(FromRow):
+    """One move of a job. `id` rises within a job."""
+
+    id: int
+    job_id: UUID
+    type: str
+    state: str
+    created_at: datetime
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings(FromRow):
+    """What there is for those who wait.
+
+    Attributes:
+        ready: how many jobs of each task type could be claimed now.
+        due_seconds: until the next waiting job may be claimed; None when none waits for its time.
+        held_claims: those of the claims asked for that hold leases already.
+    """
+
+    ready: dict[str, int]
+    due_seconds: float | None
+    held_claims: list[UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class VacuumBlocker(FromRow):
+    """A session (prepared transaction, replication slot) that keeps dead rows alive; seconds since it began."""
+
+    who: str
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A person, or a program that acts for one."""
+
+    subject: str
+    is_admin: bool
+
+    @property
+    def owner_filter(self) -> str | None:
+        """Whose jobs may be seen; None for all."""
+        return None if self.is_admin else self.subject
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerToken(FromRow):
+    """A worker's token, without its secret."""
+
+    id: UUID
+    name: str
+    created_at: datetime
+    revoked_at: datetime | None

@@ -1,0 +1,217 @@
+"""Bodies of the calls of workers, and of the answers to them."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import Base64Bytes, ConfigDict, Field
+
+from geo_jobs_api.fields import Integer, Metadata, Model, Name, Payload, Real, ReportedDetail, ReportedText, Text
+from geo_jobs_api.queue.capabilities import UNDECLARED, Capabilities
+from geo_jobs_api.queue.operator_records import SeenWorker
+from geo_jobs_api.queue.rules import ErrorClass
+
+
+class DeclaredCapabilities(Model):
+    """What a worker takes. A missing field: all."""
+
+    max_file_size: Integer | None = Field(default=None, ge=1, lt=2**63)
+    source_hosts: list[Annotated[Text, Field(min_length=1, max_length=255)]] | None = Field(
+        default=None, max_length=1000
+    )
+    memory_mb: Integer | None = Field(default=None, ge=1, lt=2**31)
+    concurrent_jobs: Integer | None = Field(default=None, ge=1, le=10_000)
+
+
+class Trouble(Model):
+    """Trouble of the worker's host, for which it claims nothing: a stable code, and a sentence with the cure."""
+
+    code: Annotated[ReportedText, Field(min_length=1, max_length=40)]
+    message: Annotated[ReportedText, Field(max_length=500)] = ""
+
+
+class ClaimJobs(Model):
+    """A worker asks for work. `claimId` is fresh for each claim, `workerId` for each process.
+
+    With `maxJobs` 0 it asks for none and only reports its `trouble`.
+    """
+
+    claim_id: UUID
+    worker_id: Name
+    worker_name: Name
+    worker_version: Annotated[Text, Field(max_length=100)] | None = None
+    task_types: list[Name] = Field(min_length=1, max_length=100)
+    max_jobs: Integer = Field(default=1, ge=0, le=100)
+    wait_seconds: Real = Field(default=0, ge=0, le=50)
+    capabilities: DeclaredCapabilities | None = None
+    trouble: list[Trouble] = Field(default_factory=list, max_length=20)
+
+    @property
+    def declared(self) -> Capabilities:
+        """What the worker takes."""
+        said = self.capabilities
+        if said is None:
+            return UNDECLARED
+        hosts = None if said.source_hosts is None else tuple(sorted({host.lower() for host in said.source_hosts}))
+        return Capabilities(said.max_file_size, hosts, said.memory_mb, said.concurrent_jobs)
+
+    def as_seen(self) -> SeenWorker:
+        """The worker, as the roll call notes it."""
+        trouble = [one.model_dump(by_alias=True) for one in self.trouble]
+        return SeenWorker(
+            self.worker_id,
+            self.worker_name,
+            self.worker_version,
+            frozenset(self.task_types),
+            json.dumps(self.declared.as_json()) if self.capabilities else None,
+            json.dumps(trouble) if trouble else None,
+        )
+
+
+class ClaimedInput(Model):
+    """The file to work on. Of kind `url`, the worker fetches it from elsewhere, if it has changed."""
+
+    kind: str
+    file_name: str
+    download_url: str
+    size_bytes: int | None
+    content_type: str
+    etag: str | None = None
+    last_modified: str | None = None
+
+
+class UploadSlotView(Model):
+    """A place for one output."""
+
+    name: str
+    url: str
+    method: str
+    headers: dict[str, str]
+    content_type: str
+    max_bytes: int
+
+
+class ClaimedJob(Model):
+    """A job with the lease on it. Results of `inlineBytes` in all may come with its `complete`."""
+
+    id: UUID
+    task_type: str
+    priority: int
+    attempt: int
+    max_attempts: int
+    lease_token: str
+    lease_seconds: float
+    lease_expires_at: datetime
+    heartbeat_seconds: float
+    timeout_seconds: int | None
+    input_payload: dict[str, Any]
+    input: ClaimedInput | None
+    uploads: list[UploadSlotView]
+    inline_bytes: int
+    previous_errors: list[dict[str, Any]]
+
+
+class ClaimedJobs(Model):
+    """What a claim got."""
+
+    server_time: datetime
+    jobs: list[ClaimedJob]
+
+
+class Heartbeat(Model):
+    """A sign of life; `stats` is for people who look. The answer waits for a cancel, `waitSeconds` at most."""
+
+    stats: Payload | None = None
+    wait_seconds: Real = Field(default=0, ge=0, le=50)
+
+
+class ReportProgress(Model):
+    """How far the worker has come."""
+
+    percent: Real = Field(ge=0, le=100, allow_inf_nan=False)
+    stage: Annotated[ReportedText, Field(max_length=40)] | None = None
+    message: Annotated[ReportedText, Field(max_length=500)] | None = None
+
+
+class CancelNotice(Model):
+    """The worker is to stop within `graceSeconds`."""
+
+    reason: str | None
+    grace_seconds: float
+
+
+class LeaseView(Model):
+    """The answer to a sign of life."""
+
+    lease_expires_at: datetime
+    lease_seconds: float
+    timeout_seconds: int | None
+    cancel: CancelNotice | None
+    uploads: list[UploadSlotView] | None = None
+
+
+class ReportedOutput(Model):
+    """An output that the worker says it has uploaded or, with `content`, hands in here."""
+
+    name: Annotated[Text, Field(min_length=1, max_length=255)]
+    size_bytes: Integer = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    content_type: Annotated[Text, Field(max_length=200)]
+    content: Base64Bytes | None = Field(default=None, repr=False)
+
+
+class ReportedSource(Model):
+    """What an input of kind `url` was; `unchanged`: it was not fetched again, and there are no outputs."""
+
+    etag: Annotated[ReportedText, Field(max_length=1024)] | None = None
+    last_modified: Annotated[ReportedText, Field(max_length=100)] | None = None
+    size_bytes: int | None = Field(default=None, ge=0, lt=2**63)
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    unchanged: bool = False
+
+
+class CompleteJob(Model):
+    """The job is done."""
+
+    outputs: list[ReportedOutput] = Field(default_factory=list, max_length=100)
+    metadata: Metadata = Field(default_factory=dict)
+    timings: dict[Annotated[Text, Field(max_length=40)], Annotated[Real, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict, max_length=100
+    )
+    source: ReportedSource | None = None
+
+
+class ReportedError(Model):
+    """What went wrong. The server decides by `class` what follows."""
+
+    model_config = ConfigDict(**(Model.model_config | {"alias_generator": None}))
+
+    error_class: ErrorClass = Field(alias="class")
+    code: Annotated[ReportedText, Field(min_length=1, max_length=100)]
+    message: Annotated[ReportedText, Field(max_length=2000)] = ""
+    detail: ReportedDetail = None
+
+
+class FailJob(Model):
+    """The job cannot go on."""
+
+    error: ReportedError
+    retry_after_seconds: Real | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+
+class Completed(Model):
+    """The answer to a complete."""
+
+    state: str
+    replayed: bool
+
+
+class Failed(Model):
+    """The answer to a fail."""
+
+    state: str
+    next_attempt_at: datetime | None
+    replayed: bool

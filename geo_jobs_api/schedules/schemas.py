@@ -1,0 +1,244 @@
+"""Bodies of schedules: when they fire, what each fire makes, and what was decided."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from datetime import datetime
+from functools import cache
+from typing import Annotated, Any, Literal
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter, model_validator
+
+from geo_jobs_api.fields import Asked, Integer, Model, Moment, Name, alternative
+from geo_jobs_api.jobs.creation_schemas import DedupKey, JobTemplate
+from geo_jobs_api.pipelines.schemas import CreatePipeline
+from geo_jobs_api.schedules.cron import MissedRuns, Timing, check_cron, join_cron
+from geo_jobs_api.schedules.records import Schedule, ScheduleFire
+
+# Rule times of a schedule, which are moments a day. Each costs the scheduler 20 µs at each fire.
+_MOST_RULE_TIMES = 48
+_TIME = re.compile(r"^([01]\d|2[0-3]):([0-5]\d)$")
+_DAYS = {"sun": 0, "mon": 1, "tue": 2, "wed": 3, "thu": 4, "fri": 5, "sat": 6}
+
+Overlap = Literal["allow", "skip", "cancel_old"]
+
+
+@cache
+def _zone(name: str) -> ZoneInfo:
+    return ZoneInfo(name)
+
+
+def _check_zone(name: str) -> str:
+    try:
+        _zone(name)
+    except (ValueError, OSError, LookupError) as error:
+        raise ValueError(f"{name!r} is no time zone, such as Europe/Berlin or UTC") from error
+    return name
+
+
+def _check_time(text: str) -> str:
+    if not _TIME.match(text):
+        raise ValueError(f"{text!r} is no time of the day, such as 06:30")
+    return text
+
+
+def _check_day(day: str | int) -> str | int:
+    known = day in range(8) if isinstance(day, int) else day.lower()[:3] in _DAYS and len(day) < 10
+    if not known:
+        raise ValueError(f"{day!r} is no day of the week: mon, tue, …, or 0 (sun) to 7 (sun)")
+    return day
+
+
+class Rule(Asked):
+    """Times of the day on some days of the week; without days, on all."""
+
+    times: list[Annotated[str, AfterValidator(_check_time)]] = Field(min_length=1, max_length=48)
+    days_of_week: list[Annotated[str | int, AfterValidator(_check_day)]] = Field(default_factory=list, max_length=8)
+
+    def crons(self) -> list[str]:
+        """The same as cron expressions."""
+        days = [day % 7 if isinstance(day, int) else _DAYS[day.lower()[:3]] for day in self.days_of_week]
+        return [join_cron(int(time[:2]), int(time[3:]), days) for time in self.times]
+
+
+class ScheduleTiming(Asked):
+    """One of `cron`, `at` and `rules`; `timeZone` is where cron and rules are meant."""
+
+    cron: Annotated[str, Field(max_length=200), AfterValidator(check_cron)] | None = None
+    at: Moment | None = None
+    rules: Annotated[list[Rule], Field(min_length=1, max_length=20)] | None = None
+    time_zone: Annotated[str, Field(max_length=64), AfterValidator(_check_zone)] = "UTC"
+
+    @model_validator(mode="after")
+    def _is_one(self) -> ScheduleTiming:
+        if [self.cron, self.at, self.rules].count(None) != 2:
+            raise ValueError("say when by exactly one of cron, at and rules")
+        return self
+
+    def timing(self, start_at: datetime | None, end_at: datetime | None) -> Timing:
+        """What can be asked for moments."""
+        crons = [self.cron] if self.cron is not None else [cron for rule in self.rules or () for cron in rule.crons()]
+        return Timing(tuple(dict.fromkeys(crons)), _zone(self.time_zone), self.at, start_at, end_at)
+
+
+class ScheduledJob(JobTemplate):
+    """What each fire makes; its results are announced `deliverAfterSeconds` after the moment of the fire."""
+
+    dedup_key: DedupKey | None = None
+    deliver_after_seconds: Integer | None = Field(default=None, ge=0, le=31 * 86_400)
+
+
+def _kind_of_template(value: Any) -> str:
+    is_pipeline = isinstance(value, CreatePipeline) or (isinstance(value, dict) and "stages" in value)
+    return alternative("pipeline" if is_pipeline else "job")
+
+
+# Told apart before they are read, or each fault would be told twice.
+Template = Annotated[
+    Annotated[ScheduledJob, Tag(alternative("job"))] | Annotated[CreatePipeline, Tag(alternative("pipeline"))],
+    Discriminator(_kind_of_template),
+]
+_template_adapter: TypeAdapter[ScheduledJob | CreatePipeline] = TypeAdapter(Template)
+
+
+def parse_template(text: str) -> ScheduledJob | CreatePipeline:
+    """The template as it was stored."""
+    return _template_adapter.validate_python(json.loads(text))
+
+
+class PutSchedule(ScheduleTiming):
+    """A schedule. `catchUp` is how many missed fires `missedRuns: catch_up` makes up for."""
+
+    name: Name
+    template: Template
+    missed_runs: MissedRuns = MissedRuns.COALESCE
+    catch_up: Integer = Field(default=10, ge=1, le=10_000)
+    overlap: Overlap = "skip"
+    jitter_seconds: Integer = Field(default=0, ge=0, le=86_400)
+    start_at: Moment | None = None
+    end_at: Moment | None = None
+    skip_unchanged: bool = False
+    paused: bool = False
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> PutSchedule:
+        if self.start_at is not None and self.end_at is not None and self.end_at < self.start_at:
+            raise ValueError("endAt lies before startAt")
+        times = sum(len(rule.times) for rule in self.rules or ())
+        if times > _MOST_RULE_TIMES:
+            raise ValueError(
+                f"rules have {times} times, and at most {_MOST_RULE_TIMES} are taken. "
+                "Use cron for regular times, such as */10 * * * *, or several schedules"
+            )
+        if self.skip_unchanged and not isinstance(self.template, ScheduledJob):
+            raise ValueError("skipUnchanged is for a template of one job")
+        return self
+
+
+class FireView(Model):
+    """What was decided for one moment: `made`, or `overlap`, `missed`, `failed` (with the reason)."""
+
+    fire_time: datetime
+    outcome: str
+    by_hand: bool
+    job_id: UUID | None
+    pipeline_id: UUID | None
+    error: str | None
+    decided_at: datetime
+
+    @classmethod
+    def of(cls, fire: ScheduleFire) -> FireView:
+        """The view of a record."""
+        return cls(**{name: getattr(fire, name) for name in cls.model_fields})
+
+
+class FirePage(Model):
+    """What was decided, the latest first."""
+
+    fires: list[FireView]
+
+
+class FireFilter(Asked):
+    """How many of the latest decisions to list."""
+
+    limit: int = Field(default=50, ge=1, le=500)
+
+
+class ScheduleView(Model):
+    """A schedule; `nextRunAt` is null while it is paused and when it is over, `upcoming` begins with it."""
+
+    id: UUID
+    name: str
+    cron: str | None
+    at: datetime | None
+    rules: list[Rule] | None
+    time_zone: str
+    template: dict[str, Any]
+    missed_runs: str
+    catch_up: int
+    overlap: str
+    jitter_seconds: int
+    start_at: datetime | None
+    end_at: datetime | None
+    skip_unchanged: bool
+    paused: bool
+    next_run_at: datetime | None
+    upcoming: list[datetime]
+    last_run_at: datetime | None
+    last_error: str | None
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, schedule: Schedule) -> ScheduleView:
+        """The view of a record."""
+        when = ScheduleTiming.model_validate(schedule.timing)
+        upcoming = schedule.upcoming
+        if upcoming[:1] != [schedule.next_run_at]:
+            # Stored by the release before.
+            upcoming = [] if schedule.next_run_at is None else [schedule.next_run_at]
+        own = {"cron", "at", "rules", "time_zone", "upcoming", "template"}
+        same = {name: getattr(schedule, name) for name in cls.model_fields.keys() - own}
+        timing = {"cron": when.cron, "at": when.at, "rules": when.rules, "time_zone": when.time_zone}
+        return cls(**same, **timing, template=json.loads(schedule.template), upcoming=upcoming)
+
+
+def schedule_json(schedule: Schedule) -> bytes:
+    """Return the view as JSON, without decoding the template."""
+    text = ScheduleView.of(replace(schedule, template="{}")).model_dump_json(by_alias=True, exclude={"template"})
+    return f'{text[:-1]},"template":{schedule.template}}}'.encode()
+
+
+class SchedulePage(Model):
+    """Schedules in the order they were made; `next` is the cursor of the following page."""
+
+    schedules: list[ScheduleView]
+    next: UUID | None
+
+
+class ScheduleFilter(Asked):
+    """Which schedules to list; `cursor` is the `next` of the page before."""
+
+    cursor: UUID | None = None
+    limit: int = Field(default=50, ge=1, le=200)
+
+
+def timing_of(schedule: Schedule) -> Timing:
+    """When a schedule fires."""
+    when = ScheduleTiming.model_validate(schedule.timing)
+    return when.timing(schedule.start_at, schedule.end_at)
+
+
+def stored_timing(body: PutSchedule) -> dict[str, Any]:
+    """The timing as it is stored."""
+    when = ScheduleTiming.model_validate(body.model_dump(by_alias=True, include=set(ScheduleTiming.model_fields)))
+    return when.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def stored_template(body: PutSchedule) -> str:
+    """The template as it is stored."""
+    return body.template.model_dump_json(by_alias=True, exclude_unset=True)

@@ -1,0 +1,212 @@
+"""Schedules in PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+
+from geo_jobs_api.database.database import Pool
+from geo_jobs_api.queue.job_store import TooManyError, fetch_all, load_queries, lock_owner, transaction_if
+from geo_jobs_api.schedules.records import LastSource, Schedule, ScheduleFire
+
+_schedules = load_queries("schedules.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleContent:
+    """What a schedule's owner decides; the columns of the same names."""
+
+    name: str
+    timing: Mapping[str, Any]
+    template: str
+    missed_runs: str
+    catch_up: int
+    overlap: str
+    jitter_seconds: int
+    start_at: datetime | None
+    end_at: datetime | None
+    skip_unchanged: bool
+    paused: bool
+    upcoming: Sequence[datetime]
+
+    def columns(self) -> dict[str, Any]:
+        """The parameters of a statement."""
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        return plain | {"timing": Jsonb(dict(self.timing))} | _moments(self.upcoming)
+
+
+def _moments(upcoming: Sequence[datetime]) -> dict[str, Any]:
+    """The columns of the next moments."""
+    return {"next_run_at": next(iter(upcoming), None), "upcoming": list(upcoming)}
+
+
+@dataclass(frozen=True, slots=True)
+class Fire:
+    """What was decided for a moment; `made` comes with what was made."""
+
+    schedule_id: UUID
+    fire_time: datetime
+    outcome: str
+    by_hand: bool = False
+    job_id: UUID | None = None
+    pipeline_id: UUID | None = None
+    error: str | None = None
+
+    def as_row(self) -> dict[str, Any]:
+        """The columns, as JSON."""
+        return {
+            "schedule_id": str(self.schedule_id),
+            "fire_time": self.fire_time.isoformat(),
+            "outcome": self.outcome,
+            "by_hand": self.by_hand,
+            "job_id": self.job_id and str(self.job_id),
+            "pipeline_id": self.pipeline_id and str(self.pipeline_id),
+            "error": self.error,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """From the moment that was found to the next ones."""
+
+    id: UUID
+    expected: datetime
+    upcoming: Sequence[datetime]
+    last_run_at: datetime | None = None
+    last_error: str | None = None
+
+    def as_row(self) -> dict[str, Any]:
+        """The columns, as JSON."""
+        upcoming = [moment.isoformat() for moment in self.upcoming]
+        return {
+            "id": str(self.id),
+            "expected": self.expected.isoformat(),
+            "next_run_at": next(iter(upcoming), None),
+            "upcoming": upcoming,
+            "last_run_at": self.last_run_at and self.last_run_at.isoformat(),
+            "last_error": self.last_error,
+        }
+
+
+class ScheduleStore:
+    """What owners do with schedules, and what there is to wait for."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def connection(self) -> AbstractAsyncContextManager[AsyncConnection[DictRow]]:
+        """A connection for the transaction in which schedules fire."""
+        return self._pool.connection()
+
+    async def _one(self, query: str, **parameters: Any) -> Schedule | None:
+        async with self._pool.connection() as connection:
+            row = await getattr(_schedules, query)(connection, **parameters)
+        return None if row is None else Schedule.from_row(row)
+
+    async def create_schedule(
+        self, schedule_id: UUID, owner: str, content: ScheduleContent, *, most: int = 0
+    ) -> Schedule | None:
+        """Create a schedule; None when the owner has one of this name.
+
+        Raises:
+            TooManyError: the owner would have more than `most`, if that is not 0.
+        """
+        async with self._pool.connection() as connection, transaction_if(connection, most):
+            row = await _schedules.insert_schedule(connection, id=schedule_id, owner=owner, **content.columns())
+            if row is not None and most:
+                await lock_owner(connection, owner)
+                if (await _schedules.count_schedules(connection, owner=owner))["count"] > most:
+                    raise TooManyError
+        return None if row is None else Schedule.from_row(row)
+
+    async def replace_schedule(self, schedule_id: UUID, content: ScheduleContent) -> Schedule | None:
+        """Give a schedule another content; None when there is none.
+
+        Raises:
+            psycopg.errors.UniqueViolation: the owner has another one of this name.
+        """
+        return await self._one("replace_schedule", id=schedule_id, **content.columns())
+
+    async def pause_schedule(self, schedule_id: UUID) -> Schedule | None:
+        """Pause; None when it is paused already."""
+        return await self._one("set_paused", id=schedule_id, paused=True, **_moments(()))
+
+    async def resume_schedule(self, schedule_id: UUID, upcoming: Sequence[datetime]) -> Schedule | None:
+        """Resume; None when it is not paused."""
+        return await self._one("set_paused", id=schedule_id, paused=False, **_moments(upcoming))
+
+    async def reset_schedule(self, schedule_id: UUID, upcoming: Sequence[datetime]) -> Schedule | None:
+        """Forget what is due and what went wrong; None when there is no such schedule."""
+        return await self._one("reset_schedule", id=schedule_id, **_moments(upcoming))
+
+    async def find_schedule(self, schedule_id: UUID, owner: str | None = None) -> Schedule | None:
+        """One schedule; with an owner, only if it is that owner's."""
+        return await self._one("get_schedule", id=schedule_id, owner=owner)
+
+    async def list_schedules(self, *, owner: str | None, after: UUID | None, most: int) -> list[Schedule]:
+        """Up to `most` schedules in the order they were made, after the one with the id `after`."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_schedules.list_schedules(connection, owner=owner, after=after, most=most))
+        return [Schedule.from_row(row) for row in rows]
+
+    async def delete_schedule(self, schedule_id: UUID) -> bool:
+        """Delete a schedule; what it has made stays. False when there is none."""
+        async with self._pool.connection() as connection:
+            deleted: int = await _schedules.delete_schedule(connection, id=schedule_id)
+        return deleted == 1
+
+    async def list_fires(self, schedule_id: UUID, *, most: int) -> list[ScheduleFire]:
+        """What was decided for the latest moments, the newest first."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_schedules.list_fires(connection, schedule_id=schedule_id, most=most))
+        return [ScheduleFire.from_row(row) for row in rows]
+
+    async def seconds_until_due(self, now: datetime | None = None) -> float | None:
+        """How long until the next moment comes; None when none will."""
+        async with self._pool.connection() as connection:
+            seconds: float | None = (await _schedules.seconds_until_due(connection, now=now))["seconds"]
+        return seconds
+
+
+async def lock_due(
+    connection: AsyncConnection[DictRow], *, now: datetime | None, only: UUID | None, most: int
+) -> tuple[list[Schedule], datetime | None]:
+    """Hold up to `most` schedules whose moment has come, for this transaction; with the time of the decision."""
+    rows = await fetch_all(_schedules.lock_due(connection, now=now, only=only, most=most))
+    return [Schedule.from_row(row) for row in rows], rows[0]["server_time"] if rows else None
+
+
+async def lock_schedule(connection: AsyncConnection[DictRow], schedule_id: UUID) -> tuple[Schedule, datetime] | None:
+    """Hold one schedule for this transaction, with the database's time; None when there is none."""
+    row = await _schedules.lock_schedule(connection, id=schedule_id)
+    return None if row is None else (Schedule.from_row(row), row["server_time"])
+
+
+async def list_open_jobs(connection: AsyncConnection[DictRow], ids: Sequence[UUID]) -> dict[UUID, list[UUID]]:
+    """What earlier fires of these schedules have made and has not ended."""
+    found: dict[UUID, list[UUID]] = {}
+    for row in await fetch_all(_schedules.list_open_jobs(connection, ids=list(ids))):
+        found.setdefault(row["schedule_id"], []).append(row["id"])
+    return found
+
+
+async def list_last_sources(connection: AsyncConnection[DictRow], ids: Sequence[UUID]) -> dict[UUID, LastSource]:
+    """What the latest success of each of these schedules told of its source."""
+    rows = await fetch_all(_schedules.list_last_sources(connection, ids=list(ids))) if ids else []
+    return {row["schedule_id"]: LastSource.from_row(row) for row in rows}
+
+
+async def note_decisions(connection: AsyncConnection[DictRow], fires: Sequence[Fire], steps: Sequence[Step]) -> None:
+    """Write down what was decided and go on; `psycopg.errors.UniqueViolation` when it was decided before."""
+    if fires:
+        await _schedules.insert_fires(connection, fires=Jsonb([fire.as_row() for fire in fires]))
+    if steps:
+        await _schedules.advance_schedules(connection, steps=Jsonb([step.as_row() for step in steps]))

@@ -1,0 +1,1 @@
+"""Stored objects: uploads and results."""

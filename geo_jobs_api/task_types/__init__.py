@@ -1,0 +1,1 @@
+"""Task types, and the JSON Schemas of their payloads."""

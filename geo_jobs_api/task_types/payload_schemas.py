@@ -1,0 +1,246 @@
+"""JSON Schemas of task types' payloads: which ones are taken, and what is wrong with a payload, in words."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import jsonschema_rs
+
+from geo_jobs_api import near_misses
+from geo_jobs_api.errors import FieldError, pointer_part
+from geo_jobs_api.task_types.crs_codes import is_possible_crs
+
+# Validation follows each reference anew, so nested references multiply.
+_MOST_SUBSCHEMAS = 5000
+_LARGEST_BYTES = 64 * 1024
+_MOST_ERRORS = 20
+_LONGEST_SHOWN = 80
+# Expressions run in linear time, and compiled ones stay small.
+_PATTERNS = jsonschema_rs.RegexOptions(size_limit=1 << 20, dfa_size_limit=1 << 20)
+_IGNORE_CASE = "x-ignore-case"
+_AT_LEAST = "x-at-least"
+_ASCENDING = "x-ascending"
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_NICKNAMES = {"wgs84": "EPSG:4326", "crs84": "OGC:CRS84", "webmercator": "EPSG:3857", "pseudomercator": "EPSG:3857"}
+_REFERENCES = frozenset({"$dynamicRef", "$recursiveRef", "$id", "$anchor", "$dynamicAnchor"})
+_OF_TEXT = (jsonschema_rs.ValidationErrorKind.Format, jsonschema_rs.ValidationErrorKind.Pattern)
+_TYPES = {
+    "array": "a list",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "number": "a number",
+    "object": "an object",
+    "string": "text",
+}
+
+
+def check_schema(schema: Mapping[str, Any]) -> None:
+    """Let a schema pass that payloads can be held against in little time.
+
+    Raises:
+        ValueError: it is no JSON Schema, too large, or refers to itself or to somewhere else.
+    """
+    text = json.dumps(schema)
+    if len(text) > _LARGEST_BYTES:
+        raise ValueError(f"must not be larger than {_LARGEST_BYTES} bytes of JSON")
+    _count(schema, schema, ())
+    try:
+        _Compiled(text)
+    except jsonschema_rs.ValidationError as error:
+        place = "".join(f"/{part}" for part in error.instance_path)
+        raise ValueError(f"is no JSON Schema (draft 2020-12): {place} {_short(error.message)}") from error
+
+
+def find_errors(schema: str, payload: Mapping[str, Any], pointer: str) -> list[FieldError]:
+    """Return what is wrong with a payload, each with its place.
+
+    Args:
+        schema: as JSON text, checked before.
+        payload: nested at most 32 levels deep.
+        pointer: where the payload stands in the request.
+    """
+    compiled = _compiled(schema)
+    found: list[FieldError] = []
+    typed: set[str] = set()
+    for error in _types_first(compiled.validator.iter_errors(_folded(compiled.rules, payload))):
+        place = "".join(map(pointer_part, error.instance_path))
+        if isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Type):
+            typed.add(place)
+        elif place in typed:
+            continue  # a value of the wrong type breaks other rules as well
+        found += _in_words(compiled.rules, error, pointer)
+        if len(found) >= _MOST_ERRORS:
+            break
+    # A text may break two rules of one kind.
+    return list(dict.fromkeys(found)) or list(_out_of_order(compiled.rules, payload, pointer))
+
+
+def _types_first(errors: Iterable[jsonschema_rs.ValidationError]) -> list[jsonschema_rs.ValidationError]:
+    first = itertools.islice(errors, 10 * _MOST_ERRORS)
+    return sorted(first, key=lambda error: not isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Type))
+
+
+class _Compiled:
+    def __init__(self, schema: str) -> None:
+        self.rules: dict[str, Any] = json.loads(schema)
+        self.validator = jsonschema_rs.Draft202012Validator(
+            self.rules,
+            formats={"crs": is_possible_crs},
+            validate_formats=True,
+            offline=True,
+            pattern_options=_PATTERNS,
+        )
+
+
+@lru_cache(maxsize=256)
+def _compiled(schema: str) -> _Compiled:
+    return _Compiled(schema)
+
+
+def _count(schema: Any, root: Mapping[str, Any], open_references: tuple[str, ...], seen: int = 0) -> int:
+    """Count the schemas within one, with each reference followed; ValueError when there are too many."""
+    seen += 1
+    if seen > _MOST_SUBSCHEMAS:
+        raise ValueError(f"has more than {_MOST_SUBSCHEMAS} schemas within, counting each reference anew")
+    if isinstance(schema, list):
+        for item in schema:
+            seen = _count(item, root, open_references, seen)
+    elif isinstance(schema, dict):
+        for name, item in schema.items():
+            if name in _REFERENCES and isinstance(item, str):
+                raise ValueError(f"must not have {name}")
+            if name == "$ref" and isinstance(item, str):
+                seen = _follow(item, root, open_references, seen)
+            elif name != "$defs" or schema is not root:
+                seen = _count(item, root, open_references, seen)
+    return seen
+
+
+def _follow(reference: str, root: Mapping[str, Any], open_references: tuple[str, ...], seen: int) -> int:
+    if reference in open_references:
+        raise ValueError(f"must not refer to itself ({reference})")
+    if not reference.startswith("#/") or "%" in reference:
+        raise ValueError(f"must refer only to places within, such as #/$defs/name, not to {_short(reference)}")
+    target: Any = root
+    for part in reference[2:].split("/"):
+        key = part.replace("~1", "/").replace("~0", "~")
+        target = target.get(key) if isinstance(target, dict) else None
+    if not isinstance(target, dict | bool):
+        raise ValueError(f"refers to {_short(reference)}, where there is no schema")  # noqa: TRY004 - pydantic's
+    return _count(target, root, (*open_references, reference), seen)
+
+
+def _folded(schema: Mapping[str, Any], payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The payload in lower case where the schema has names that count in any case."""
+    properties = _properties(schema)
+    return {
+        name: value.lower() if isinstance(value, str) and _rules_of(properties, name).get(_IGNORE_CASE) else value
+        for name, value in payload.items()
+    }
+
+
+def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    properties = schema.get("properties")
+    return properties if isinstance(properties, dict) else {}
+
+
+def _rules_of(properties: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    rules = properties.get(name)
+    return rules if isinstance(rules, dict) else {}
+
+
+def _in_words(schema: Mapping[str, Any], error: jsonschema_rs.ValidationError, pointer: str) -> Iterable[FieldError]:
+    place = pointer + "".join(map(pointer_part, error.instance_path))
+    kind, value = error.kind, error.instance
+    rules = _parent(schema, error.schema_path)
+    if isinstance(kind, jsonschema_rs.ValidationErrorKind.AdditionalProperties):
+        known = sorted(_properties(rules))
+        for name in kind.unexpected:
+            yield FieldError(
+                place + pointer_part(name),
+                near_misses.unknown("key", name, known),
+                nearest=near_misses.nearest(name, known),
+                allowed=tuple(known),
+            )
+    elif isinstance(kind, jsonschema_rs.ValidationErrorKind.Enum):
+        allowed = tuple(option for option in kind.options if isinstance(option, str | int | float))
+        message, near = _not_allowed(value, allowed)
+        yield FieldError(place, message, nearest=near, allowed=allowed)
+    elif isinstance(kind, jsonschema_rs.ValidationErrorKind.Type):
+        yield FieldError(place, _wrong_type(kind.types, value, rules))
+    elif isinstance(kind, _OF_TEXT) and rules.get("format") == "crs":
+        yield FieldError(place, _unknown_crs(value, rules))
+    elif isinstance(kind, jsonschema_rs.ValidationErrorKind.Pattern) and "description" in rules:
+        yield FieldError(place, f"{_shown(value)} is not allowed. Allowed: {rules['description']}.")
+    else:
+        yield FieldError(place, f"{_short(error.message)}.")
+
+
+def _out_of_order(schema: Mapping[str, Any], payload: Mapping[str, Any], pointer: str) -> Iterable[FieldError]:
+    """What a schema of the standard cannot say: which of two numbers must be less than the other."""
+    properties = _properties(schema)
+    for name, value in payload.items():
+        limit = _rules_of(properties, name).get(_AT_LEAST)
+        least = payload.get(limit) if isinstance(limit, str) else None
+        if isinstance(value, int | float) and isinstance(least, int | float) and value < least:
+            yield FieldError(pointer + pointer_part(name), f"{name} {value} is less than {limit} {least}.")
+        if isinstance(value, str) and _rules_of(properties, name).get(_ASCENDING) is True:
+            numbers = [float(number) for number in _NUMBER.findall(value)]
+            if any(second <= first for first, second in itertools.pairwise(numbers)):
+                yield FieldError(pointer + pointer_part(name), f"{_shown(value)} has numbers that do not ascend.")
+
+
+def _parent(schema: Mapping[str, Any], path: Sequence[str | int]) -> Mapping[str, Any]:
+    """The schema that a keyword stands in; empty where it cannot be followed, as through a reference."""
+    here: Any = schema
+    for part in path[:-1]:
+        try:
+            here = here[part]
+        except (KeyError, IndexError, TypeError):
+            return {}
+    return here if isinstance(here, dict) else {}
+
+
+def _not_allowed(value: Any, allowed: Sequence[Any]) -> tuple[str, str | None]:
+    names = [str(option) for option in allowed]
+    near = near_misses.nearest(value, names) if isinstance(value, str) else None
+    hint = "" if near is None else f"Did you mean {near!r}? "
+    return f"{_shown(value)} is not allowed. {hint}Allowed: {', '.join(names)}.", near
+
+
+def _wrong_type(types: Sequence[str], value: Any, rules: Mapping[str, Any]) -> str:
+    wanted = " or ".join(_TYPES.get(name, name) for name in types if name != "null")
+    choices = [option for option in rules.get("enum", ()) if option is not None]
+    wanted += f", one of {', '.join(map(str, choices))}" if choices else ""
+    number = isinstance(value, int) and not isinstance(value, bool)
+    hint = f" Did you mean 'EPSG:{value}'?" if number and rules.get("format") == "crs" else ""
+    return f"{_shown(value)} is not allowed. It must be {wanted}.{hint}"
+
+
+def _unknown_crs(value: Any, rules: Mapping[str, Any]) -> str:
+    meant = _meant_crs(str(value))
+    hint = "" if meant is None else f" Did you mean {meant!r}?"
+    allowed = rules.get("description", "an authority's code such as EPSG:4326, WKT or PROJJSON")
+    return f"Unknown coordinate system {_shown(value)}.{hint} Give {allowed}."
+
+
+def _meant_crs(text: str) -> str | None:
+    plain = re.sub(r"[\W_]", "", text.lower())
+    code = re.fullmatch(r"(?:epsg|epgs|espg|esri)?(\d{4,6})", plain)
+    authority = "ESRI" if plain.startswith("esri") else "EPSG"
+    if code is not None and is_possible_crs(f"{authority}:{code[1]}"):
+        return f"{authority}:{code[1]}"
+    return _NICKNAMES.get(plain)
+
+
+def _shown(value: Any) -> str:
+    return _short(json.dumps(value, ensure_ascii=False))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"

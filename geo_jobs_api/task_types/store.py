@@ -1,0 +1,82 @@
+"""Task types in PostgreSQL. A change is heard of by everybody who waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+
+from geo_jobs_api.database.database import Pool
+from geo_jobs_api.queue.job_store import fetch_all, load_queries
+from geo_jobs_api.task_types.schemas import TaskType, parse_task_type
+
+_task_types = load_queries("task_types.sql")
+
+
+async def _put(connection: AsyncConnection[DictRow], task_type: TaskType, *, by_operator: bool) -> None:
+    row = task_type.as_row()
+    schema = row["payload_schema"]
+    values = {"outputs": Jsonb(row["outputs"]), "payload_schema": None if schema is None else Jsonb(schema)}
+    await _task_types.put_task_type(connection, **row | values, by_operator=by_operator)
+
+
+class TaskTypeStore:
+    """What kinds of jobs there are."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def list_task_types(self) -> list[TaskType]:
+        """All of them, by name."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_task_types.list_task_types(connection))
+        # Schemas of payloads are checked, which takes 6 ms for a large one.
+        return await asyncio.to_thread(lambda: [TaskType.from_row(row) for row in rows])
+
+    async def find_task_type(self, name: str) -> TaskType | None:
+        """One of them."""
+        return next((one for one in await self.list_task_types() if one.name == name), None)
+
+    async def put_task_type(self, task_type: TaskType) -> None:
+        """Make it exactly so, new or not."""
+        async with self._pool.connection() as connection:
+            await _put(connection, task_type, by_operator=True)
+
+    async def change_task_type(
+        self, name: str, given: Mapping[str, Any], *, may_create: bool = False
+    ) -> TaskType | None:
+        """Change some fields, given by their JSON names, and leave the others.
+
+        Returns:
+            What it is now; None when there is no such type and none is to be made.
+
+        Raises:
+            Problem: `validation`.
+        """
+        async with self._pool.connection() as connection, connection.transaction():
+            row = await _task_types.lock_task_type(connection, name=name)
+            if row is None and not may_create:
+                return None
+            changed = parse_task_type({**given, "name": name}) if row is None else TaskType.from_row(row).changed(given)
+            await _put(connection, changed, by_operator=True)
+        return changed
+
+    async def apply_environment(self, given: Sequence[Mapping[str, Any]]) -> None:
+        """Make types as the environment wants them, but for those that somebody has changed since.
+
+        Raises:
+            Problem: `validation`.
+        """
+        for one in given:
+            async with self._pool.connection() as connection, connection.transaction():
+                row = await _task_types.lock_task_type(connection, name=one.get("name"))
+                if row is not None and row["changed_at"] is not None:
+                    continue
+                now = None if row is None else TaskType.from_row(row)
+                wanted = parse_task_type(one) if now is None else now.changed(one)
+                if wanted != now:
+                    await _put(connection, wanted, by_operator=False)

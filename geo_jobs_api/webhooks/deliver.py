@@ -1,0 +1,231 @@
+"""What sends deliveries to webhooks: signed, paced for each destination, tried again for a day.
+
+At least once: a process that dies between sending and noting it leaves the delivery to be sent again, under the same
+`Webhook-Id`. Any number of processes may do this at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import httpx
+import psycopg
+
+from geo_jobs_api.log import OutageLog, get_logger
+from geo_jobs_api.queue.rules import output_key
+from geo_jobs_api.webhooks.http_post import AddressRefusedError, Outgoing
+from geo_jobs_api.webhooks.records import ClaimedDelivery
+from geo_jobs_api.webhooks.secrets import Seal, SealError, sign
+from geo_jobs_api.webhooks.store import DeliveryLimits, WebhookStore
+
+_log = get_logger(__name__)
+# Ceilings of the wait after the first, second, … try: 25 hours in all, then it has failed.
+BACKOFF_SECONDS = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 7200.0, 14_400.0, 28_800.0, 36_000.0)
+_LONGEST_RETRY_AFTER_SECONDS = 3600.0
+# More at once to one destination would look like an attack.
+_AT_ONCE = 4
+_AT_ONCE_IN_ALL = 100
+_DESTINATIONS = 20
+# Longer than a try can take.
+_LEASE_SECONDS = 60.0
+_LONGEST_REST_SECONDS = 60.0
+_OUTAGE_PAUSE_SECONDS = 2.0
+_TAKE_PAUSE_SECONDS = 0.005
+
+Links = Callable[[UUID, int, str, str], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a try: the answer's status, or why there is none."""
+
+    status: int | None
+    error: str | None
+    retry_after: float = 0.0
+    is_final: bool = False
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the receiver has taken it."""
+        return self.status is not None and 200 <= self.status < 300
+
+
+class Deliverer:
+    """Sends what is due, then sleeps until something is.
+
+    Args:
+        store: where deliveries are kept.
+        outgoing: how requests leave.
+        seal: opens the secrets.
+        links: a signed URL for an output of a job (its id, lease and the output's name), or None.
+        per_second: deliveries to one destination, in the mean.
+        bell: set when there may be something to send.
+        clock: seconds of the epoch, for signatures.
+        sleep: waits that many seconds.
+    """
+
+    def __init__(  # noqa: PLR0913  # clock and sleep are handed in
+        self,
+        store: WebhookStore,
+        outgoing: Outgoing,
+        seal: Seal,
+        *,
+        links: Links,
+        per_second: float,
+        bell: asyncio.Event,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._store = store
+        self._outage = OutageLog(_log, "deliveries_not_looked_at")
+        self._outgoing = outgoing
+        self._seal = seal
+        self._links = links
+        self._limits = DeliveryLimits(_DESTINATIONS, _LEASE_SECONDS, per_second)
+        self._bell = bell
+        self._clock = clock
+        self._sleep = sleep
+        self._busy: Counter[str] = Counter()
+
+    async def run(self) -> None:
+        """Work until cancelled; what is being sent then is given up, and sent again when its lease is over."""
+        async with asyncio.TaskGroup() as sending:
+            while True:
+                self._bell.clear()
+                pause = await self._take(sending)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._bell.wait()
+
+    async def _take(self, sending: asyncio.TaskGroup) -> float:
+        """Begin to send what is due; seconds until more may be."""
+        # A slow destination keeps its place and nobody else's.
+        busy = [destination for destination, number in self._busy.items() if number >= _AT_ONCE]
+        if self._busy.total() >= _AT_ONCE_IN_ALL:
+            return _LONGEST_REST_SECONDS
+        try:
+            due = await self._store.seconds_until_due(busy)
+            self._outage.worked()
+            if due is not None and due <= 0:
+                for claimed in await self._store.claim_deliveries(self._limits, busy):
+                    self._busy[claimed.destination] += 1
+                    sending.create_task(self._deliver(claimed))
+                # Not at once: another process may be taking the very same.
+                return _TAKE_PAUSE_SECONDS
+        except (psycopg.Error, OSError) as error:
+            self._outage.failed(error)
+            return _OUTAGE_PAUSE_SECONDS
+        # A little later than due, since a look that comes a millisecond early finds nothing.
+        return _LONGEST_REST_SECONDS if due is None else min(_LONGEST_REST_SECONDS, max(due, 0.0) + _TAKE_PAUSE_SECONDS)
+
+    async def _deliver(self, claimed: ClaimedDelivery) -> None:
+        try:
+            began = time.monotonic()
+            outcome = await self._send(claimed)
+            await self._settle(claimed, outcome, time.monotonic() - began)
+        except (psycopg.Error, OSError) as error:
+            # It is sent again when its lease is over.
+            _log.warning("delivery_not_noted", delivery_id=claimed.id, reason=type(error).__name__)
+        finally:
+            self._busy[claimed.destination] -= 1
+            self._busy += Counter()
+            self._bell.set()
+
+    async def _send(self, claimed: ClaimedDelivery) -> Outcome:
+        timestamp = int(self._clock())
+        try:
+            body = json.dumps(self._body(claimed), separators=(",", ":")).encode()
+            signature = sign(self._seal.open(claimed.secret), timestamp, body)
+            headers = {
+                "Content-Type": "application/json",
+                "User-Agent": "geo-jobs",
+                "Webhook-Id": str(claimed.id),
+                "Webhook-Event": claimed.event,
+                "Webhook-Attempt": str(claimed.attempt),
+                "Webhook-Timestamp": str(timestamp),
+                "Webhook-Signature": f"v1={signature}",
+            }
+            response = await self._outgoing.post(claimed.url, body, headers)
+        except (SealError, AddressRefusedError) as error:
+            return Outcome(None, str(error))
+        except TimeoutError:
+            return Outcome(None, "There was no answer in time.")
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return Outcome(None, f"{type(error).__name__}: {error}"[:500])
+        except Exception:  # noqa: BLE001  # whatever one webhook holds, it keeps no other back
+            _log.exception("delivery_crashed", delivery_id=claimed.id)
+            return Outcome(None, "It could not be sent, by a mistake of this program that its log tells of.")
+        error_text = None if response.is_success else f"The receiver answered {response.status_code}."
+        return Outcome(
+            response.status_code,
+            error_text,
+            retry_after=_retry_after(response),
+            # Gone, by the receiver's own word.
+            is_final=response.status_code == 410,
+        )
+
+    def _body(self, claimed: ClaimedDelivery) -> dict[str, Any]:
+        """The body with links to the results, which are fresh at each try."""
+        job = dict(claimed.body.get("job") or {})
+        lease_seq = job.pop("outputLeaseSeq", None)
+        if lease_seq is None or claimed.job_id is None:
+            return claimed.body | ({"job": job} if job else {})
+        outputs = [
+            output | {"url": self._links(claimed.job_id, lease_seq, output["sha256"], output["name"])}
+            for output in job.get("outputs") or ()
+        ]
+        return claimed.body | {"job": job | {"outputs": outputs}}
+
+    async def _settle(self, claimed: ClaimedDelivery, outcome: Outcome, seconds: float) -> None:
+        told = {
+            "at": datetime.now(UTC).isoformat(),
+            "seconds": round(seconds, 3),
+            "statusCode": outcome.status,
+            "error": outcome.error,
+        }
+        state, delay = decide_delivery(outcome, claimed.attempt, random.SystemRandom())
+        await self._store.settle_delivery(claimed, state, delay, told)
+        _log.info(
+            "webhook_delivery",
+            delivery_id=claimed.id,
+            webhook_id=str(claimed.webhook_id),
+            state=state,
+            attempt=claimed.attempt,
+            status=outcome.status,
+            error=outcome.error,
+        )
+
+
+def decide_delivery(outcome: Outcome, attempt: int, source: random.Random) -> tuple[str, float]:
+    """The state that follows a try, and for `pending` the seconds to wait; `source` is that of the jitter."""
+    if outcome.is_delivered:
+        return "delivered", 0.0
+    if outcome.is_final or attempt > len(BACKOFF_SECONDS):
+        return "failed", 0.0
+    ceiling = BACKOFF_SECONDS[attempt - 1]
+    return "pending", max(source.uniform(ceiling / 2, ceiling), outcome.retry_after)
+
+
+def _retry_after(response: httpx.Response) -> float:
+    text = response.headers.get("Retry-After", "")
+    seconds = float(text) if text.isascii() and text.isdecimal() else 0.0
+    return min(seconds, _LONGEST_RETRY_AFTER_SECONDS)
+
+
+def output_links(sign_get: Callable[[str], str] | None) -> Links:
+    """How links to results are made; without a way to sign there are none."""
+
+    def link(job_id: UUID, lease_seq: int, sha256: str, name: str) -> str | None:
+        return None if sign_get is None else sign_get(output_key(job_id, lease_seq, sha256, name))
+
+    return link
