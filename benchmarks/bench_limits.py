@@ -22,7 +22,7 @@ from benchmarks.limits_load import FIRST_LEASE, UNWATCH, WATCH, Fleet, kill_at_r
 from benchmarks.limits_queue import queue_rows
 from benchmarks.queue_load import TASK_TYPE, ApiProcess, api_process, database_server, execute, refill
 from benchmarks.queue_table import Row, print_table
-from geo_jobs_api.database.database import migrate
+from geo_jobs_api.database.migrate import migrate
 
 LIMIT = 3
 WORKERS = 8

@@ -36,8 +36,8 @@ from benchmarks.queue_load import (
     refill,
 )
 from benchmarks.queue_table import Row, print_table
-from geo_jobs_api.database.database import migrate
 from geo_jobs_api.database.embedded import EmbeddedPostgres
+from geo_jobs_api.database.migrate import migrate
 
 HERE = Path(__file__).resolve().parent
 CONNECTIONS = 32

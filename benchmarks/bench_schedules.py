@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, it 
 
 from benchmarks.queue_load import database_server
 from benchmarks.queue_table import Row, print_table
-from geo_jobs_api.database.database import migrate
+from geo_jobs_api.database.migrate import migrate
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -19,7 +19,7 @@ import psycopg
 
 from benchmarks.queue_load import ApiProcess, api_process, database_server, execute, refill
 from benchmarks.queue_table import Row, print_table
-from geo_jobs_api.database.database import migrate
+from geo_jobs_api.database.migrate import migrate
 
 LISTENERS = 10_000
 EVENTS = 100

@@ -18,7 +18,8 @@ from geo_jobs_api.claims.waiting_room import WaitingRoom
 from geo_jobs_api.claims.worker_registry import RollCall
 from geo_jobs_api.config import Settings, load_settings
 from geo_jobs_api.database import embedded
-from geo_jobs_api.database.database import Pool, build_indexes, migrate, open_pool
+from geo_jobs_api.database.migrate import build_indexes, migrate
+from geo_jobs_api.database.pool import Pool, open_pool
 from geo_jobs_api.endpoints import files, monitoring, operators, pipelines, workers
 from geo_jobs_api.endpoints import jobs as public
 from geo_jobs_api.endpoints import schedules as schedule_routes
@@ -33,7 +34,8 @@ from geo_jobs_api.jobs.creation_store import CreationStore
 from geo_jobs_api.jobs.submission import JobSubmission
 from geo_jobs_api.limits import RateLimit
 from geo_jobs_api.log import configure, get_logger
-from geo_jobs_api.maintenance.rescuer import Follower, RescuePolicy, Rescuer
+from geo_jobs_api.maintenance.dependents import Follower
+from geo_jobs_api.maintenance.rescuer import RescuePolicy, Rescuer
 from geo_jobs_api.maintenance.retention import Retention, RetentionPolicy
 from geo_jobs_api.pipelines.store import PipelineStore
 from geo_jobs_api.queue.job_store import JobStore, UpkeepStore

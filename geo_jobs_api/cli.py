@@ -12,7 +12,7 @@ from geo_jobs_api.commands import figures, jobs, pipelines, schedules, service, 
 from geo_jobs_api.commands.frame import Group
 from geo_jobs_api.commands.output import harmless, say
 from geo_jobs_api.config import load_settings
-from geo_jobs_api.database.database import describe
+from geo_jobs_api.database.sessions import describe
 from geo_jobs_api.errors import ConfigurationError, Problem
 from geo_jobs_api.fields import field_errors
 from geo_jobs_api.log import configure

@@ -8,7 +8,7 @@ from typing import Any
 from geo_jobs_api.commands.frame import Group, add_json_option, stored
 from geo_jobs_api.commands.output import say_views
 from geo_jobs_api.config import Settings
-from geo_jobs_api.database.database import Pool
+from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.queue.operator_schemas import FiguresView, WorkerView
 from geo_jobs_api.queue.operator_store import SteeringStore
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from geo_jobs_api.app import database
 from geo_jobs_api.config import Settings
-from geo_jobs_api.database.database import Pool, open_pool
+from geo_jobs_api.database.pool import Pool, open_pool
 from geo_jobs_api.queue.settings_store import settings_in_force
 
 Run = Callable[[Settings, argparse.Namespace], int]

@@ -9,7 +9,7 @@ from uuid import UUID
 from geo_jobs_api.commands.frame import Group, add_json_option, stored
 from geo_jobs_api.commands.output import say, say_done, say_json, say_view, say_views
 from geo_jobs_api.config import Settings
-from geo_jobs_api.database.database import Pool
+from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.fields import Model
 from geo_jobs_api.jobs.explanation import explained

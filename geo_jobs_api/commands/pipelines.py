@@ -8,7 +8,7 @@ from uuid import UUID
 from geo_jobs_api.commands.frame import Group, add_json_option, stored
 from geo_jobs_api.commands.output import say, say_done, say_json, say_views
 from geo_jobs_api.config import Settings
-from geo_jobs_api.database.database import Pool
+from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.pipelines.schemas import PipelineJobView, PipelineSummaryView, PipelineView
 from geo_jobs_api.pipelines.store import PipelineStore
 

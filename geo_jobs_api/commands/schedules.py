@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 from geo_jobs_api.commands.frame import Act, Group, add_json_option, stored
 from geo_jobs_api.commands.output import say_done, say_view, say_views
 from geo_jobs_api.config import Settings
-from geo_jobs_api.database.database import Pool
+from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.fields import field_errors
 from geo_jobs_api.jobs.creation_store import CreationStore

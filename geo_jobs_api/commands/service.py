@@ -15,7 +15,8 @@ from geo_jobs_api.commands.frame import Group, add_json_option, stored
 from geo_jobs_api.commands.output import say, say_json
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database import embedded
-from geo_jobs_api.database.database import Pool, build_indexes, migrate
+from geo_jobs_api.database.migrate import build_indexes, migrate
+from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.http.auth import make_jwt
 from geo_jobs_api.http.server import bind, serve
 

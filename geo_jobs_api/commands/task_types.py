@@ -12,7 +12,7 @@ from typing import Any
 from geo_jobs_api.commands.frame import Group, add_json_option, stored
 from geo_jobs_api.commands.output import say, say_done, say_json, say_view, say_views
 from geo_jobs_api.config import Settings
-from geo_jobs_api.database.database import Pool
+from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.task_types.schemas import TaskType
 from geo_jobs_api.task_types.store import TaskTypeStore

@@ -12,7 +12,7 @@ from uuid_utils.compat import uuid7
 from geo_jobs_api.commands.frame import Group, add_json_option, stored
 from geo_jobs_api.commands.output import say, say_done, say_views
 from geo_jobs_api.config import Settings
-from geo_jobs_api.database.database import Pool
+from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.fields import Model
 from geo_jobs_api.http.auth import new_worker_token, worker_token_sha256
 from geo_jobs_api.queue.job_store import JobStore

@@ -12,7 +12,7 @@ from geo_jobs_api.app import webhook_maker
 from geo_jobs_api.commands.frame import Group, add_json_option, stored
 from geo_jobs_api.commands.output import say_done, say_view, say_views
 from geo_jobs_api.config import Settings
-from geo_jobs_api.database.database import Pool
+from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.webhooks.content import new_secret
 from geo_jobs_api.webhooks.schemas import CreatedWebhook, DeliveryView, PutWebhook, WebhookView

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -184,3 +185,24 @@ async def _check_role(connection: Connection) -> None:
             f"With DATABASE_POOLING=transaction the role needs the settings of a session. Run: {commands}."
             " Then let the pooler reconnect (PgBouncer: RECONNECT)."
         )
+
+
+_CURES: tuple[tuple[type[psycopg.Error], str], ...] = (
+    (psycopg.errors.InsufficientPrivilege, "The role must own its schema."),
+    (psycopg.errors.ReadOnlySqlTransaction, "Connect to the primary: standbys take no changes."),
+    (psycopg.errors.QueryCanceled, "Try again when the database has less to do."),
+    (psycopg.errors.DiskFull, "Make room on the database's disk."),
+    (psycopg.errors.TooManyConnections, "End other connections, or raise max_connections."),
+)
+
+
+def describe(error: psycopg.Error) -> str:
+    """A database error in words, with advice only where the kind of error has some, and without passwords."""
+    # A connection string that cannot be read is quoted in the error, password and all.
+    said = re.sub(r"(://[^:@/\s]*:)[^@\s]*@|(password=)\S+", r"\1\2********@", " ".join(str(error).split())).rstrip(".")
+    if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
+        return f"The database cannot be reached: {said}. Check DATABASE_URL, or PGHOST and the like."
+    if error.sqlstate is None and isinstance(error, psycopg.ProgrammingError):
+        return f"DATABASE_URL, or PGHOST and the like, cannot be read: {said}."
+    cure = next((f" {cure}" for kind, cure in _CURES if isinstance(error, kind)), "")
+    return f"The database refuses this: {said}.{cure}"

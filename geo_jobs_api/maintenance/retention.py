@@ -17,9 +17,9 @@ from uuid import UUID
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from geo_jobs_api.database.database import Pool
+from geo_jobs_api.database.pool import Pool
+from geo_jobs_api.database.queries import fetch_all, load_queries
 from geo_jobs_api.log import OutageLog, get_logger
-from geo_jobs_api.queue.job_store import fetch_all, load_queries
 from geo_jobs_api.queue.rules import FINAL_STATES, JobState, job_prefix
 from geo_jobs_api.storage.storage import Storage
 

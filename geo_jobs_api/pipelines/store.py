@@ -12,9 +12,10 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from geo_jobs_api.database.database import Pool
+from geo_jobs_api.database.pool import Pool
+from geo_jobs_api.database.queries import fetch_all, load_queries
 from geo_jobs_api.jobs.creation_store import NewJob, cancel_jobs, insert_jobs
-from geo_jobs_api.queue.job_store import fetch_all, keep_to_share, load_queries
+from geo_jobs_api.queue.job_store import keep_to_share
 from geo_jobs_api.queue.records import Pipeline, PipelineJob, PipelineSummary
 
 _pipelines = load_queries("pipelines.sql")

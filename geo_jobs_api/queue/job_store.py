@@ -6,60 +6,25 @@ otherwise.
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from typing import Any
 from uuid import UUID
 
-import aiosql
 import psycopg
-from aiosql.adapters.apyformat import AsyncPyFormatAdapter
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
-from geo_jobs_api.database.database import Pool
+from geo_jobs_api.database.pool import Pool
+from geo_jobs_api.database.queries import fetch_all, load_queries, transaction_if
 from geo_jobs_api.database.sessions import check_writable
 from geo_jobs_api.queue.lease_records import EndedLease, RescuedJob
 from geo_jobs_api.queue.operator_records import OpenJobs
 from geo_jobs_api.queue.records import Holdings, Job, JobEvent, Parent, Surroundings, VacuumBlocker, WorkerToken
 from geo_jobs_api.queue.rules import MOST_TIMEOUTS
 
-
-class _RowByRow(AsyncPyFormatAdapter):
-    """The library's adapter, which decodes one row at a time and not all at once."""
-
-    async def select(self, conn, _name, sql, parameters, _record=None) -> AsyncIterator[Mapping[str, Any]]:  # type: ignore[no-untyped-def,override]  # the library's
-        async with await conn.execute(sql, parameters) as cursor:
-            async for row in cursor:
-                yield row
-
-
-def load_queries(name: str) -> Any:
-    """The named queries of one file in `sql/`, as coroutine functions of a connection."""
-    text = (resources.files("geo_jobs_api.database") / "sql" / name).read_text(encoding="utf-8")
-    return aiosql.from_str(text, _RowByRow)
-
-
-# Longest turn of the event loop for the rows of one query.
-_DECODING_SECONDS = 0.005
 _jobs = load_queries("jobs.sql")
 _upkeep = load_queries("upkeep.sql")
-
-
-async def fetch_all(rows: AsyncIterator[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return all rows of a query, with pauses for others: each row is decoded here, and may hold a mebibyte of JSON."""
-    found: list[Mapping[str, Any]] = []
-    began = time.perf_counter()
-    async for row in rows:
-        found.append(row)
-        if time.perf_counter() - began > _DECODING_SECONDS:
-            await asyncio.sleep(0)
-            began = time.perf_counter()
-    return found
 
 
 def _job_or_none(row: Mapping[str, Any] | None) -> Job | None:
@@ -100,11 +65,6 @@ async def keep_to_share(
     has = Holdings(open_jobs, stored_bytes)
     if (most_jobs and has.open_jobs > most_jobs) or (most_bytes and has.stored_bytes > most_bytes):
         raise ShareExceededError(has)
-
-
-def transaction_if(connection: AsyncConnection[DictRow], wanted: int) -> AbstractAsyncContextManager[object]:
-    """A transaction, or nothing where none is wanted."""
-    return connection.transaction() if wanted else nullcontext()
 
 
 @dataclass(frozen=True, slots=True)

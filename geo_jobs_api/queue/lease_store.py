@@ -13,8 +13,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from geo_jobs_api.database.database import Pool
-from geo_jobs_api.queue.job_store import fetch_all, load_queries
+from geo_jobs_api.database.pool import Pool
+from geo_jobs_api.database.queries import fetch_all, load_queries
 from geo_jobs_api.queue.lease_records import (
     NOTHING_LEFT,
     FailureOutcome,

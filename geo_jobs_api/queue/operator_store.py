@@ -9,8 +9,8 @@ from uuid import UUID
 
 import psycopg
 
-from geo_jobs_api.database.database import Pool
-from geo_jobs_api.queue.job_store import fetch_all, load_queries
+from geo_jobs_api.database.pool import Pool
+from geo_jobs_api.database.queries import fetch_all, load_queries
 from geo_jobs_api.queue.operator_records import (
     MOST_COUNTED,
     Figures,

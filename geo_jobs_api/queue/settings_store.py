@@ -5,8 +5,8 @@ from __future__ import annotations
 from psycopg.types.json import Jsonb
 
 from geo_jobs_api.config import Settings
-from geo_jobs_api.database.database import Pool
-from geo_jobs_api.queue.job_store import load_queries
+from geo_jobs_api.database.pool import Pool
+from geo_jobs_api.database.queries import load_queries
 
 _upkeep = load_queries("upkeep.sql")
 

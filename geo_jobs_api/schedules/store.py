@@ -13,8 +13,9 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from geo_jobs_api.database.database import Pool
-from geo_jobs_api.queue.job_store import TooManyError, fetch_all, load_queries, lock_owner, transaction_if
+from geo_jobs_api.database.pool import Pool
+from geo_jobs_api.database.queries import fetch_all, load_queries, transaction_if
+from geo_jobs_api.queue.job_store import TooManyError, lock_owner
 from geo_jobs_api.schedules.records import LastSource, Schedule, ScheduleFire
 
 _schedules = load_queries("schedules.sql")

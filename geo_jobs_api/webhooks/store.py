@@ -9,8 +9,9 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from geo_jobs_api.database.database import Pool
-from geo_jobs_api.queue.job_store import TooManyError, fetch_all, load_queries, lock_owner, transaction_if
+from geo_jobs_api.database.pool import Pool
+from geo_jobs_api.database.queries import fetch_all, load_queries, transaction_if
+from geo_jobs_api.queue.job_store import TooManyError, lock_owner
 from geo_jobs_api.webhooks.records import ClaimedDelivery, Delivery, Webhook
 
 _webhooks = load_queries("webhooks.sql")

@@ -10,7 +10,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from geo_jobs_api.database.database import open_pool
+from geo_jobs_api.database.pool import open_pool
 from geo_jobs_api.queue.capabilities import Capabilities, Need
 from geo_jobs_api.queue.lease_requests import ClaimRequest
 from geo_jobs_api.queue.lease_store import LeaseStore

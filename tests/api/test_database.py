@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api.database import database
+from geo_jobs_api.database import migrate as migrations
 from geo_jobs_api.errors import ConfigurationError
 from geo_jobs_api.queue import records
 from tests.support.clients import rows
@@ -22,7 +22,7 @@ def test_many_processes_may_migrate_at_once(postgres: DatabaseServer) -> None:
     """Under a lock: each migration is applied once, by one of them; a later run has nothing to do."""
 
     async def migrate_all(url: str) -> list[list[str]]:
-        return await asyncio.gather(*(database.migrate(url) for _ in range(6)))
+        return await asyncio.gather(*(migrations.migrate(url) for _ in range(6)))
 
     with postgres.clone("template1") as url:
         applied = asyncio.run(migrate_all(url))
@@ -32,29 +32,29 @@ def test_many_processes_may_migrate_at_once(postgres: DatabaseServer) -> None:
             [],
             [],
             [],
-            [migration.name for migration in database.load_migrations()],
+            [migration.name for migration in migrations.load_migrations()],
         ]
-        assert asyncio.run(database.migrate(url)) == []
+        assert asyncio.run(migrations.migrate(url)) == []
 
 
 def test_a_schema_newer_than_the_program_is_refused(postgres_url: str) -> None:
     """An old program must not write into tables that it does not know."""
     rows(postgres_url, "INSERT INTO schema_migrations (version, name, sha256) VALUES (9999, 'later', 'x')")
     with pytest.raises(ConfigurationError, match="newer than this program"):
-        asyncio.run(database.migrate(postgres_url))
+        asyncio.run(migrations.migrate(postgres_url))
 
 
 def test_a_migration_that_was_changed_after_it_was_applied_is_noticed(postgres_url: str) -> None:
     """Migrations only go forward."""
     rows(postgres_url, "UPDATE schema_migrations SET sha256 = 'other'")
     with pytest.raises(ConfigurationError, match="was changed after"):
-        asyncio.run(database.migrate(postgres_url))
+        asyncio.run(migrations.migrate(postgres_url))
 
 
 def test_a_database_that_is_not_there_is_one_clear_sentence() -> None:
     """No traceback for a wrong address."""
     with pytest.raises(ConfigurationError, match="cannot be reached"):
-        asyncio.run(database.migrate("host=127.0.0.1 port=9 user=x dbname=x connect_timeout=2"))
+        asyncio.run(migrations.migrate("host=127.0.0.1 port=9 user=x dbname=x connect_timeout=2"))
 
 
 def test_the_schema_has_every_column_that_the_records_read(postgres_url: str) -> None:
@@ -111,13 +111,13 @@ def test_a_limit_of_zero_is_not_a_limit(postgres_url: str) -> None:
 
 def test_missing_indexes_are_built_while_jobs_are_written(postgres_url: str) -> None:
     """A start builds them beside open transactions, keeps no writer waiting, and mends a build that was broken off."""
-    names = list(database.load_indexes())
+    names = list(migrations.load_indexes())
     with (
         psycopg.connect(postgres_url, autocommit=True) as connection,
         psycopg.connect(postgres_url, autocommit=True) as writer,
     ):
         connection.execute(f"DROP INDEX {', '.join(names)}".encode())
-        statement = database.load_indexes()[names[1]].replace("(owner", "((1 / length(owner)), owner", 1)
+        statement = migrations.load_indexes()[names[1]].replace("(owner", "((1 / length(owner)), owner", 1)
         add_job = (
             "INSERT INTO jobs (id, owner, task_type, state, priority, input_payload, max_attempts)"
             " VALUES (gen_random_uuid(), %s, 'geotiff_to_png', 'awaiting_upload', 0, '{}', 5)"
@@ -126,7 +126,7 @@ def test_missing_indexes_are_built_while_jobs_are_written(postgres_url: str) -> 
         with pytest.raises(psycopg.errors.DivisionByZero):
             connection.execute(statement.encode())
         built: list[str] = []
-        building = threading.Thread(target=lambda: built.extend(asyncio.run(database.build_indexes(postgres_url))))
+        building = threading.Thread(target=lambda: built.extend(asyncio.run(migrations.build_indexes(postgres_url))))
         with writer.transaction():
             writer.execute(add_job, ["ada"])
             building.start()
@@ -137,7 +137,7 @@ def test_missing_indexes_are_built_while_jobs_are_written(postgres_url: str) -> 
             connection.execute(add_job, ["eve"])
         building.join(timeout=30)
         assert built == names
-        assert asyncio.run(database.build_indexes(postgres_url)) == []
+        assert asyncio.run(migrations.build_indexes(postgres_url)) == []
         valid = connection.execute(
             "SELECT bool_and(indisvalid), count(*) FROM pg_index WHERE indexrelid::regclass::text = ANY(%s)", [names]
         )

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from psycopg.rows import dict_row
 
-from geo_jobs_api.database.database import Pool, open_pool
+from geo_jobs_api.database.pool import Pool, open_pool
 from geo_jobs_api.queue.job_store import UpkeepStore
 from geo_jobs_api.queue.lease_records import RescuedJob
 from tests.support.api import RunningApi, make_settings, run_api

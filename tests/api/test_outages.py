@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from geo_jobs_api.database import embedded, sessions
-from geo_jobs_api.database.database import migrate
+from geo_jobs_api.database.migrate import migrate
 from geo_jobs_api.errors import ConfigurationError
 from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, code_of, rows

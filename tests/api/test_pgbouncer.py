@@ -12,7 +12,8 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from geo_jobs_api.config import Settings
-from geo_jobs_api.database.database import migrate, open_pool
+from geo_jobs_api.database.migrate import migrate
+from geo_jobs_api.database.pool import open_pool
 from geo_jobs_api.database.sessions import Pooling
 from geo_jobs_api.errors import ConfigurationError
 from tests.support.api import RunningApi

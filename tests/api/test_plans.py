@@ -10,8 +10,8 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from geo_jobs_api.database.database import open_pool
-from geo_jobs_api.queue.job_store import load_queries
+from geo_jobs_api.database.pool import open_pool
+from geo_jobs_api.database.queries import load_queries
 from tests.support.database import DatabaseServer
 
 HISTORY = 100_000

@@ -17,7 +17,7 @@ import pytest
 
 from geo_jobs_api.app import local_storage, retention
 from geo_jobs_api.cli import main
-from geo_jobs_api.database.database import open_pool
+from geo_jobs_api.database.pool import open_pool
 from geo_jobs_api.maintenance.retention import Retention
 from geo_jobs_api.storage.incoming import Incoming
 from tests.support.api import RunningApi, make_settings

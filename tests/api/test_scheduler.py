@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api.database.database import Pool, open_pool
+from geo_jobs_api.database.pool import Pool, open_pool
 from geo_jobs_api.jobs.creation_store import CreationStore, NewJob
 from geo_jobs_api.maintenance.rescuer import RescuePolicy, Rescuer
 from geo_jobs_api.queue.job_store import JobStore, UpkeepStore

@@ -16,7 +16,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from geo_jobs_api.cli import main
-from geo_jobs_api.database.database import Pool, open_pool
+from geo_jobs_api.database.pool import Pool, open_pool
 from geo_jobs_api.hosts import parse_hosts
 from geo_jobs_api.jobs.creation_store import CreationStore
 from geo_jobs_api.schedules.content import content_of

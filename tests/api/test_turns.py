@@ -13,7 +13,7 @@ import pytest
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
-from geo_jobs_api.queue.job_store import load_queries
+from geo_jobs_api.database.queries import load_queries
 from tests.support.database import DatabaseServer
 
 _KIND = "geotiff_to_png"

@@ -19,9 +19,9 @@ import pytest
 
 from geo_jobs_api.app import local_storage, retention
 from geo_jobs_api.cli import main
-from geo_jobs_api.database.database import open_pool
+from geo_jobs_api.database.pool import open_pool
+from geo_jobs_api.database.queries import load_queries
 from geo_jobs_api.hosts import parse_hosts
-from geo_jobs_api.queue.job_store import load_queries
 from geo_jobs_api.webhooks.deliver import BACKOFF_SECONDS, Outcome, decide_delivery
 from geo_jobs_api.webhooks.http_post import AddressRefusedError, Outgoing, check_target
 from geo_jobs_api.webhooks.secrets import Seal, SealError

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -32,11 +33,10 @@ for name in names:
 """
 
 
-def run(command: list[str | Path], folder: Path) -> str:
+def run(command: Sequence[object], folder: Path) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    ended = subprocess.run(
-        command, cwd=folder, env=environment, check=False, capture_output=True, text=True, timeout=100
-    )
+    words = [str(part) for part in command]
+    ended = subprocess.run(words, cwd=folder, env=environment, check=False, capture_output=True, text=True, timeout=100)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
 

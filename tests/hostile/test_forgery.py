@@ -19,8 +19,8 @@ from starlette.responses import Response
 
 from geo_jobs_api import hosts
 from geo_jobs_api import log as api_log
+from geo_jobs_api.database.queries import load_queries
 from geo_jobs_api.hosts import parse_hosts
-from geo_jobs_api.queue.job_store import load_queries
 from geo_jobs_api.webhooks.http_post import AddressRefusedError, Outgoing
 from geoprocessing_worker import addresses, log, transfer
 from geoprocessing_worker.config import Settings

@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 
 from geo_jobs_api.database import embedded
-from geo_jobs_api.database.database import build_indexes, migrate
+from geo_jobs_api.database.migrate import build_indexes, migrate
 
 _TEMPLATE = "geo_jobs_template"
 

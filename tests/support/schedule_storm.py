@@ -20,7 +20,7 @@ import psycopg
 import structlog
 from psycopg.rows import dict_row
 
-from geo_jobs_api.database.database import open_pool
+from geo_jobs_api.database.pool import open_pool
 from geo_jobs_api.hosts import parse_hosts
 from geo_jobs_api.schedules.scheduler import ScheduleRunner
 from geo_jobs_api.schedules.schemas import PutSchedule, stored_template, stored_timing

@@ -1,0 +1,109 @@
+"""The pool of connections to PostgreSQL."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from functools import partial
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool
+
+from geo_jobs_api.database.sessions import (
+    Connection,
+    Pooling,
+    ReadOnlyError,
+    connection_arguments,
+    set_session,
+)
+from geo_jobs_api.errors import ConfigurationError
+from geo_jobs_api.limits import CALLER, Shares
+
+_RECONNECT_SECONDS = 3.0
+# Between two drains of a pool whose server turned read-only: each one makes every connection anew.
+_DRAIN_PAUSE_SECONDS = 1.0
+
+
+class Pool(AsyncConnectionPool[Connection]):
+    """A pool of which each caller gets a share.
+
+    It leaves a read-only server: after a failover its next connections reach the new primary.
+    """
+
+    _drained = float("-inf")
+    _shares: Shares | None = None
+
+    def share(self) -> None:
+        """From now on lend a quarter of the connections to one caller at most."""
+        self._shares = Shares(max(1, self.max_size // 4))
+
+    @asynccontextmanager
+    async def connection(self, timeout: float | None = None) -> AsyncIterator[Connection]:  # noqa: ASYNC109  # the base's
+        """Lend a connection.
+
+        Raises:
+            ReadOnlyError: the block's statement needs a server that takes writes.
+            Problem: `rate-limited` when the caller's other requests hold its share.
+        """
+        caller = CALLER.get()
+        share = nullcontext() if caller is None or self._shares is None else self._shares.hold(caller, self.timeout)
+        try:
+            async with share, super().connection(timeout) as connection:
+                try:
+                    yield connection
+                except (psycopg.errors.ReadOnlySqlTransaction, ReadOnlyError):
+                    await self._leave_server()
+                    raise
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            raise ReadOnlyError(str(error)) from error
+
+    async def _leave_server(self) -> None:
+        # Drained connections are closed, those in use on their return.
+        if time.monotonic() - self._drained >= _DRAIN_PAUSE_SECONDS:
+            self._drained = time.monotonic()
+            await self.drain()
+
+
+@asynccontextmanager
+async def open_pool(
+    conninfo: str, *, size: int, wait_seconds: float, keep_plans: bool = False, pooling: Pooling = "session"
+) -> AsyncIterator[Pool]:
+    """A pool in autocommit mode with rows as dicts, closed at the end.
+
+    Args:
+        conninfo: libpq URL or key-value string.
+        size: most connections at once.
+        wait_seconds: how long to wait for a free connection.
+        keep_plans: plan each statement once per connection, whatever its parameters; for statements made for that.
+            Without effect in transaction pooling.
+        pooling: whether a connection keeps its server session.
+
+    Raises:
+        ConfigurationError: the server does not answer.
+    """
+    pool = Pool(
+        conninfo,
+        connection_class=Connection,
+        kwargs=connection_arguments("geo-jobs-api", pooling),
+        configure=partial(set_session, pooling=pooling, keep_plans=keep_plans),
+        min_size=1,
+        max_size=size,
+        timeout=wait_seconds,
+        # The pool doubles its pause between attempts up to this; then a request starts anew from a short one. Its
+        # default of 300 s would keep a service away for minutes after its database has come back.
+        reconnect_timeout=_RECONNECT_SECONDS,
+        open=False,
+        name="geo-jobs-api",
+    )
+    await pool.open()
+    try:
+        try:
+            await pool.wait(timeout=wait_seconds)
+        except psycopg.Error as error:
+            raise ConfigurationError(
+                f"The database does not answer within {wait_seconds:.0f} s: check DATABASE_URL, or PGHOST and the like."
+            ) from error
+        yield pool
+    finally:
+        await pool.close(timeout=5)

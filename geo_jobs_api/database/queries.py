@@ -1,0 +1,50 @@
+"""Named statements from `sql/`, and how their rows are read."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from importlib import resources
+from typing import Any
+
+import aiosql
+from aiosql.adapters.apyformat import AsyncPyFormatAdapter
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
+
+# Longest turn of the event loop for the rows of one query.
+_DECODING_SECONDS = 0.005
+
+
+class _RowByRow(AsyncPyFormatAdapter):
+    """The library's adapter, which decodes one row at a time and not all at once."""
+
+    async def select(self, conn, _name, sql, parameters, _record=None) -> AsyncIterator[Mapping[str, Any]]:  # type: ignore[no-untyped-def,override]  # the library's
+        async with await conn.execute(sql, parameters) as cursor:
+            async for row in cursor:
+                yield row
+
+
+def load_queries(name: str) -> Any:
+    """The named queries of one file in `sql/`, as coroutine functions of a connection."""
+    text = (resources.files("geo_jobs_api.database") / "sql" / name).read_text(encoding="utf-8")
+    return aiosql.from_str(text, _RowByRow)
+
+
+async def fetch_all(rows: AsyncIterator[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return all rows of a query, with pauses for others: each row is decoded here, and may hold a mebibyte of JSON."""
+    found: list[Mapping[str, Any]] = []
+    began = time.perf_counter()
+    async for row in rows:
+        found.append(row)
+        if time.perf_counter() - began > _DECODING_SECONDS:
+            await asyncio.sleep(0)
+            began = time.perf_counter()
+    return found
+
+
+def transaction_if(connection: AsyncConnection[DictRow], wanted: int) -> AbstractAsyncContextManager[object]:
+    """A transaction, or nothing where none is wanted."""
+    return connection.transaction() if wanted else nullcontext()
