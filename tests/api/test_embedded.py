@@ -78,7 +78,7 @@ def test_it_lives_in_long_paths_and_paths_with_spaces_and_listens_on_no_port(fol
 def test_a_killed_process_does_not_keep_the_server_alive(folder: Path) -> None:
     """The kernel gives up the share of whoever dies; the next user takes over the running server and stops it."""
     program = (
-        "import os, sys; from pathlib import Path; from geo_jobs_api import embedded;"
+        "import os, sys; from pathlib import Path; from geo_jobs_api.database import embedded;"
         " embedded.start(Path(sys.argv[1])); os.kill(os.getpid(), 9)"
     )
     result = subprocess.run([sys.executable, "-c", program, str(folder / "postgres")], check=False, timeout=60)
@@ -94,7 +94,7 @@ def test_it_runs_for_an_ordinary_user_too(folder: Path) -> None:
     folder.chmod(0o777)
     # The interpreter may stand where others cannot read, so the process becomes somebody else after its imports.
     program = (
-        "import os, sys, encodings.idna; from pathlib import Path; from geo_jobs_api import embedded;"
+        "import os, sys, encodings.idna; from pathlib import Path; from geo_jobs_api.database import embedded;"
         " embedded._program('initdb'); os.setgroups([]); os.setgid(65534); os.setuid(65534);"
         " s = embedded.start(Path(sys.argv[1])); print(s.user); s.close()"
     )
