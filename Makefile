@@ -1,6 +1,7 @@
 # Development commands; each works from a bare clone.
 PYTHON := $(or $(VENV_DIR),.venv)/bin/python
-COMPILE = $(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra build
+# uv has its own list of certificates, which lacks a private CA.
+COMPILE = UV_NATIVE_TLS=true $(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra build
 
 .PHONY: help
 help:  ## this list
@@ -40,7 +41,7 @@ contact-sheet: environment  ## thumbnails of all GeoTIFFs in FOLDER=…, to be l
 
 .PHONY: bench-queue
 bench-queue: environment  ## the queue against Procrastinate, and its other bars (needs wrk)
-	$(PYTHON) -m uv pip install --quiet -r pyproject.toml --extra bench
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.txt
 	$(PYTHON) benchmarks/bench_queue.py
 
 .PHONY: bench-schedules
@@ -102,5 +103,8 @@ wheel: environment  ## build the wheel into dist/
 
 .PHONY: lock
 lock: environment  ## compile requirements*.txt from pyproject.toml again
-	$(COMPILE) pyproject.toml -o requirements.txt
+	$(COMPILE) --extra local pyproject.toml -o requirements.txt
+	$(COMPILE) --extra worker --constraint requirements.txt pyproject.toml -o requirements-worker.txt
+	$(COMPILE) --extra api --constraint requirements.txt pyproject.toml -o requirements-api.txt
 	$(COMPILE) --extra dev pyproject.toml -o requirements-dev.txt
+	$(COMPILE) --extra bench --constraint requirements-dev.txt pyproject.toml -o requirements-bench.txt

@@ -8,8 +8,8 @@ try:
     from geo_jobs_api import cli
 except ModuleNotFoundError as missing:
     sys.exit(
-        f"{missing.name} is not installed for {sys.executable}: run .venv/bin/python -m geo_jobs_api,"
-        " which ./start_worker.sh --demo makes when it is not there."
+        f"{missing.name} is not installed for {sys.executable}. Install geoprocessing-worker[api], or run "
+        "./start_worker.sh --demo in a checkout, which makes an environment in .venv."
     )
 
 

@@ -1,10 +1,17 @@
 """`python -m geoprocessing_worker`."""
 
+import sys
+
 
 def main() -> int:
     """Run the command line; imported late, since the fork server's children import this module too."""
-    from geoprocessing_worker.worker import main as run  # noqa: PLC0415
-
+    try:
+        from geoprocessing_worker.worker import main as run  # noqa: PLC0415
+    except ModuleNotFoundError as missing:
+        sys.exit(
+            f"{missing.name} is not installed for {sys.executable}. Install geoprocessing-worker[worker], or run "
+            "./start_worker.sh --demo in a checkout, which makes an environment in .venv."
+        )
     return run()
 
 

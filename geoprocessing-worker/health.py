@@ -30,7 +30,6 @@ DEPENDENCIES = (
     "httpx",
     "numpy",
     "pmtiles",
-    "psycopg",
     "py_landlock",
     "pydantic_settings",
     "pyproj",
@@ -42,7 +41,7 @@ DEPENDENCIES = (
     "structlog",
     "zlib_ng",
 )
-REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
+REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements-worker.txt"
 TIMEOUT = 5.0
 
 
@@ -191,7 +190,10 @@ def _database(settings: "Settings") -> str:
     try:
         psycopg: Any = import_module("psycopg")
     except ImportError as error:
-        raise Unhealthy(f"not checked, since {error.name or 'psycopg'} is missing") from None
+        raise Unhealthy(
+            f"not checked, since {error.name or 'psycopg'} is missing; unset PGHOST and DATABASE_URL, since a worker "
+            "needs no database, or install geoprocessing-worker[api]"
+        ) from None
     named = {
         "host": settings.pghost,
         "port": settings.pgport,

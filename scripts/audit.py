@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PINS = ("requirements.txt", "requirements-dev.txt")
+PINS = tuple(f"requirements{kind}.txt" for kind in ("", "-api", "-bench", "-dev", "-worker"))
 BILL = "sbom.json"
 PATIENCE = 600  # seconds
 _CURE = "The registry has no records of weaknesses. Run `make audit` with access to pypi.org."

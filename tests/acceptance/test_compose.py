@@ -76,8 +76,18 @@ def test_images_are_pinned_by_digest() -> None:
     images = [SERVICES["postgres"]["image"]]
     images += [SERVICES[name]["build"]["args"]["PYTHON_IMAGE"] for name in ("api", "worker")]
     assert [image for image in images if not re.fullmatch(r"[a-z]+:[\w.-]+@sha256:[0-9a-f]{64}", image)] == []
-    stages = re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(stages) == {"${PYTHON_IMAGE}"}
+    stages = re.findall(r"^FROM (\S+) AS (\S+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {base for base, _ in stages} - {name for _, name in stages} == {"${PYTHON_IMAGE}"}
+
+
+def test_each_program_has_an_image_of_its_own() -> None:
+    """Either target installs the pins of its own program, and the worker's is what a plain `docker build` makes."""
+    stages = (ROOT / "Dockerfile").read_text(encoding="utf-8").split("\nFROM ")[1:]
+    pins = {stage.split()[2]: re.findall(r"-r (requirements\S+)", stage) for stage in stages}
+    for name in ("api", "worker"):
+        assert SERVICES[name]["build"]["target"] == name
+        assert pins[f"{name}-environment"] == [f"requirements-{name}.txt"]
+    assert stages[-1].split()[2] == "worker"
 
 
 @pytest.mark.parametrize("service", ["postgres", "api", "worker"])

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 from collections.abc import Sequence
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.support.checkout import copy_project
 from tests.support.processes import ROOT
@@ -31,6 +38,10 @@ for name in names:
         importlib.import_module(name)
     print(name)
 """
+
+
+# Imported where they are installed, and done without elsewhere.
+OPTIONAL = {"geoprocessing_worker": {"psycopg"}, "geo_jobs_api": {"geoprocessing_worker"}}
 
 
 def run(command: Sequence[object], folder: Path) -> str:
@@ -73,7 +84,68 @@ def test_the_wheel_brings_both_programs(installed: Path, program: str) -> None:
     assert run([installed / program, "--help"], installed).startswith("usage: ")
 
 
+@pytest.mark.parametrize(("program", "extra"), [("geoprocessing-worker", "worker"), ("geo-jobs-api", "api")])
+def test_a_program_without_its_libraries_names_the_extra_that_has_them(
+    installed: Path, program: str, extra: str, tmp_path: Path
+) -> None:
+    """A plain `pip install geoprocessing-worker` brings what both programs share, and neither's own."""
+    bare = tmp_path / "bare"
+    shutil.copytree(installed.parent, bare, symlinks=True)
+    (pth,) = bare.rglob("dependencies.pth")
+    pth.unlink()
+    module = program.replace("-", "_")
+    ended = subprocess.run(
+        [bare / "bin" / "python", "-m", module], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
+    assert f"Install geoprocessing-worker[{extra}]" in ended.stderr
+
+
 def test_no_module_or_folder_of_the_worker_hides_one_of_the_standard_library() -> None:
     """Run by its path, `worker.py` has its own folder before the standard library in `sys.path`."""
     names = {entry.stem for entry in (ROOT / "geoprocessing-worker").iterdir()}
     assert not names & sys.stdlib_module_names
+
+
+def imported_by(folder: Path) -> set[str]:
+    """Top-level names of all imports, also of those within functions and by name."""
+    found = set()
+    for file in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Import(names=names):
+                    found |= {alias.name for alias in names}
+                case ast.ImportFrom(module=str(module)):
+                    found.add(module)
+                case ast.Call(func=ast.Name(id="import_module"), args=[ast.Constant(value=str(module)), *_]):
+                    found.add(module)
+    return {name.split(".")[0] for name in found}
+
+
+def declared(extra: str) -> set[str]:
+    """Normalized names of the requirements of every installation and of an extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"][extra]]
+    return {canonicalize_name(Requirement(line).name) for line in lines}
+
+
+def pinned(extra: str) -> set[str]:
+    """Normalized names of the packages that an extra installs."""
+    text = (ROOT / f"requirements-{extra}.txt").read_text(encoding="utf-8")
+    return {canonicalize_name(name) for name in re.findall(r"^([\w.-]+)", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize(("package", "extra"), [("geoprocessing_worker", "worker"), ("geo_jobs_api", "api")])
+def test_each_program_imports_only_what_its_extra_installs(package: str, extra: str) -> None:
+    """A worker's host needs no API and no PostgreSQL, and the API's no raster library."""
+    ours = {*PACKAGES, "config", "worker", "bootstrap"}
+    named = imported_by(ROOT / PACKAGES[package]) - sys.stdlib_module_names - ours - OPTIONAL[package]
+    providers = packages_distributions()
+    wanted = {name: {canonicalize_name(each) for each in providers[name]} for name in named}
+    assert {name for name, distributions in wanted.items() if not distributions & pinned(extra)} == set()
+
+
+@pytest.mark.parametrize("extra", ["worker", "api"])
+def test_the_pins_of_one_program_bring_nothing_of_the_other(extra: str) -> None:
+    (other,) = {"worker", "api"} - {extra}
+    assert not pinned(extra) & (declared(other) - declared(extra))
