@@ -7,4 +7,4 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent / "geoprocessing-worker"))
     from importlib import import_module
 
-    import_module("bootstrap").exec_module("geoprocessing_worker.health")
+    import_module("bootstrap").exec_module("geoprocessing_worker.cli.health")

@@ -14,11 +14,11 @@ import numpy as np
 import rasterio
 from affine import Affine
 
-from geoprocessing_worker.confinement import Reach
-from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, convert
-from geoprocessing_worker.opening import gdal_environment
-from geoprocessing_worker.options import RenderOptions
-from geoprocessing_worker.sandbox import Sandbox
+from geoprocessing_worker.render.options import RenderOptions
+from geoprocessing_worker.sandbox.landlock import Reach
+from geoprocessing_worker.sandbox.process import Sandbox
+from geoprocessing_worker.source.gdal import gdal_environment
+from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, convert
 
 SIZE = 512
 ROUNDS = 60
@@ -57,7 +57,7 @@ async def measure() -> float:
     with tempfile.TemporaryDirectory() as folder:
         source = write_source(Path(folder) / "a.tif")
         boxes = {
-            layers: Sandbox(convert, ConversionResult, preload=("geoprocessing_worker.forkserver",), confine=layers)
+            layers: Sandbox(convert, ConversionResult, preload=("geoprocessing_worker.tasks.preload",), confine=layers)
             for layers in (True, False)
         }
         taken: dict[bool, list[float]] = {True: [], False: []}

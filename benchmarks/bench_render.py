@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, it 
 
 from benchmarks.reference import psnr
 from benchmarks.render_inputs import INPUTS, LARGE, Input, made
-from geoprocessing_worker.conversion import ConversionRequest, convert
-from geoprocessing_worker.options import RenderOptions
+from geoprocessing_worker.render.options import RenderOptions
+from geoprocessing_worker.tasks.png import ConversionRequest, convert
 
 LONG_SIDE = 4096
 BARS: dict[str, tuple[Callable[[float, float], bool], float, str]] = {
@@ -196,7 +196,7 @@ def main() -> int:
     parser.add_argument("--large", action="store_true", help="also the 40000² COG, which takes minutes to make")
     asked = parser.parse_args()
     asked.inputs.mkdir(exist_ok=True)
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["geoprocessing_worker.forkserver"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["geoprocessing_worker.tasks.preload"])
     table = Table()
     heads = "input | ours | GDAL | wall | CPU | MB | GDAL MB | size | PSNR | GDAL PSNR | difference | companions"
     print(heads)

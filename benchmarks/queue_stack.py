@@ -25,10 +25,10 @@ from pydantic import SecretStr
 
 from benchmarks.queue_table import Row, print_table
 from geo_jobs_api.database import embedded
-from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.errors import ErrorClass, JobError, LeaseLost, Unavailable
-from geoprocessing_worker.lease import Lease, LeaseKeeper
-from geoprocessing_worker.models import ClaimRequest, Failure
+from geoprocessing_worker.jobs.lease import Lease, LeaseKeeper
+from geoprocessing_worker.wire.client import JobApi
+from geoprocessing_worker.wire.messages import ClaimRequest, Failure
 from tests.support.api import WORKER_TOKEN
 from tests.support.clients import rows as query
 from tests.support.processes import Programs, programs

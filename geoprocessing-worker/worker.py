@@ -19,22 +19,24 @@ from enum import IntEnum
 
 import httpx
 
-from geoprocessing_worker import __version__, config, confinement, log, tasks
-from geoprocessing_worker.children import make_sandbox
-from geoprocessing_worker.client import JobApi
-from geoprocessing_worker.commands import add_commands
+from geoprocessing_worker import __version__, config, log
+from geoprocessing_worker.cli.commands import add_commands
 from geoprocessing_worker.config import Settings
-from geoprocessing_worker.courier import Courier
-from geoprocessing_worker.daemon import Daemon
 from geoprocessing_worker.errors import ConfigurationError
 from geoprocessing_worker.handlers import TaskResult
-from geoprocessing_worker.malware import Scanner
-from geoprocessing_worker.network import StorageGuard, bound_answer, forget_cookies, source_refusal
-from geoprocessing_worker.outbox import Outbox
+from geoprocessing_worker.jobs.daemon import Daemon
+from geoprocessing_worker.jobs.outbox import Outbox
+from geoprocessing_worker.jobs.report_sender import Courier
+from geoprocessing_worker.jobs.runner import Tools
 from geoprocessing_worker.own_folder import prepare
-from geoprocessing_worker.perform import perform
-from geoprocessing_worker.runner import Tools
-from geoprocessing_worker.tasks import Tasks
+from geoprocessing_worker.plugins import registry
+from geoprocessing_worker.plugins.child import perform
+from geoprocessing_worker.plugins.processes import make_sandbox
+from geoprocessing_worker.plugins.registry import Tasks
+from geoprocessing_worker.sandbox import landlock
+from geoprocessing_worker.wire.client import JobApi
+from geoprocessing_worker.wire.url_guard import StorageGuard, bound_answer, forget_cookies, source_refusal
+from geoprocessing_worker.wire.virus_scan import Scanner
 
 PR_SET_DUMPABLE = 4  # from linux/prctl.h
 MOST_REDIRECTS = 5
@@ -78,8 +80,8 @@ def _parser() -> argparse.ArgumentParser:
 def _work(_parsed: argparse.Namespace, settings: Settings) -> ExitCode:
     wrong = config.problems(settings)
     if settings.require_sandbox:
-        wrong += [f"REQUIRE_SANDBOX: this machine lacks {layer}" for layer in confinement.missing_layers()]
-    loaded = tasks.load(settings)
+        wrong += [f"REQUIRE_SANDBOX: this machine lacks {layer}" for layer in landlock.missing_layers()]
+    loaded = registry.load(settings)
     if not loaded.usable:
         wrong += [f"WORKER_TASK_TYPES: no handler can be used ({broken.reason})" for broken in loaded.broken] or [
             "no task types are installed: run ./start_worker.sh or `pip install -e .` once more"

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from geoprocessing_worker import config, health
+from geoprocessing_worker import config
+from geoprocessing_worker.cli import health
 from geoprocessing_worker.errors import ConfigurationError
 from local_stack import demo
 from local_stack.stack import WORKER_SCRIPT, StackError, Terminated, running

@@ -22,9 +22,9 @@ from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, it must find its own package
 
-from geoprocessing_worker.conversion import ConversionRequest, convert
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.options import RenderOptions
+from geoprocessing_worker.render.options import RenderOptions
+from geoprocessing_worker.tasks.png import ConversionRequest, convert
 
 ACROSS, DOWN = 6, 4
 CELL, WORDS = 230, 40  # pixels: the side of a thumbnail, and the height of the lines below it

@@ -14,7 +14,7 @@ import pyproj
 from pyproj.database import get_codes
 from pyproj.enums import PJType
 
-from geoprocessing_worker import shipped
+from geoprocessing_worker.tasks import builtin
 
 FOLDER = Path(__file__).resolve().parent.parent / "geo_jobs_api" / "task_types"
 AUTHORITIES = ("EPSG", "ESRI", "IGNF", "OGC")
@@ -30,7 +30,7 @@ _LONGEST = 12
 
 def builtin_types() -> dict[str, Any]:
     """Return for each of the worker's own task types what the API adds to the row of its table."""
-    handlers = (shipped.GEOTIFF_INFO, shipped.GEOTIFF_TO_COG, shipped.GEOTIFF_TO_PNG, shipped.GEOTIFF_TO_TILES)
+    handlers = (builtin.GEOTIFF_INFO, builtin.GEOTIFF_TO_COG, builtin.GEOTIFF_TO_PNG, builtin.GEOTIFF_TO_TILES)
     wanted = {"payload_schema", "input_types"}
     return {
         handler.task_type.name: handler.announced.model_dump(mode="json", by_alias=True, include=wanted)

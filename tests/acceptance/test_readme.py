@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from geoprocessing_worker.colormaps import NAMES
+from geoprocessing_worker.color.colormaps import NAMES
 from tests.support.processes import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

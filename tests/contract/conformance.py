@@ -24,7 +24,7 @@ from typing import Any
 
 import httpx
 
-from geoprocessing_worker.models import ClaimedJob, LeaseAnswer
+from geoprocessing_worker.wire.messages import ClaimedJob, LeaseAnswer
 from tests.contract.making import (
     TASK_TYPE,
     TIFF,

@@ -7,15 +7,15 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.config import Settings
-from geoprocessing_worker.courier import Courier
 from geoprocessing_worker.handlers import TaskResult
-from geoprocessing_worker.outbox import Outbox
-from geoprocessing_worker.perform import perform
-from geoprocessing_worker.runner import Tools
-from geoprocessing_worker.sandbox import Sandbox
-from geoprocessing_worker.tasks import load
+from geoprocessing_worker.jobs.outbox import Outbox
+from geoprocessing_worker.jobs.report_sender import Courier
+from geoprocessing_worker.jobs.runner import Tools
+from geoprocessing_worker.plugins.child import perform
+from geoprocessing_worker.plugins.registry import load
+from geoprocessing_worker.sandbox.process import Sandbox
+from geoprocessing_worker.wire.client import JobApi
 from tests.support.api import WORKER_TOKEN, RunningApi
 from tests.support.clients import Person
 
@@ -40,5 +40,5 @@ async def tools(api: RunningApi, tmp_path: Path) -> AsyncIterator[Tools]:
             courier=Courier(outbox, job_api, storage),
             storage=storage,
             sources=storage,
-            sandbox=Sandbox(perform, TaskResult, preload=("geoprocessing_worker.forkserver",)),
+            sandbox=Sandbox(perform, TaskResult, preload=("geoprocessing_worker.tasks.preload",)),
         )

@@ -16,13 +16,13 @@ from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.responses import Response
 
-from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.config import Settings
-from geoprocessing_worker.courier import Courier
-from geoprocessing_worker.outbox import Outbox
-from geoprocessing_worker.runner import Ending, JobRunner, Tools
-from geoprocessing_worker.shipped import GEOTIFF_INFO
-from geoprocessing_worker.tasks import Tasks, bind
+from geoprocessing_worker.jobs.outbox import Outbox
+from geoprocessing_worker.jobs.report_sender import Courier
+from geoprocessing_worker.jobs.runner import Ending, JobRunner, Tools
+from geoprocessing_worker.plugins.registry import Tasks, bind
+from geoprocessing_worker.tasks.builtin import GEOTIFF_INFO
+from geoprocessing_worker.wire.client import JobApi
 from geoprocessing_worker.worker import source_client
 from tests.contract.test_wire import request
 from tests.support.api import NO_TLS, WORKER_TOKEN, RunningApi
@@ -78,9 +78,9 @@ async def test_each_kind_of_job_is_done_from_submission_to_download(
 async def linked(api_server: Callable[..., RunningApi], tmp_path: Path) -> AsyncIterator[tuple[RunningApi, Tools]]:
     """An API and a worker that both fetch files from the loopback address."""
     from geoprocessing_worker.handlers import TaskResult
-    from geoprocessing_worker.perform import perform
-    from geoprocessing_worker.sandbox import Sandbox
-    from geoprocessing_worker.tasks import load
+    from geoprocessing_worker.plugins.child import perform
+    from geoprocessing_worker.plugins.registry import load
+    from geoprocessing_worker.sandbox.process import Sandbox
 
     api = api_server(source_hosts="127.0.0.1")
     settings = Settings(api_base_url=api.base_url, temp_dir=tmp_path / "work", source_hosts=("127.0.0.1",))
@@ -100,7 +100,7 @@ async def linked(api_server: Callable[..., RunningApi], tmp_path: Path) -> Async
                 courier=Courier(outbox, job_api, storage),
                 storage=storage,
                 sources=sources,
-                sandbox=Sandbox(perform, TaskResult, preload=("geoprocessing_worker.forkserver",)),
+                sandbox=Sandbox(perform, TaskResult, preload=("geoprocessing_worker.tasks.preload",)),
             ),
         )
 
@@ -154,7 +154,7 @@ async def test_only_the_server_says_whether_a_job_is_tried_again(
     changed.raise_for_status()
     source = MAP.write(tmp_path / "map.tif").read_bytes()
     job_id = await in_thread(lambda: person.submit({}, source, taskType="geotiff_info"))
-    broken = dataclasses.replace(GEOTIFF_INFO, work="geoprocessing_worker.info:no_such_function")
+    broken = dataclasses.replace(GEOTIFF_INFO, work="geoprocessing_worker.tasks.info:no_such_function")
     tasks = Tasks({"geotiff_info": bind(broken, tools.settings)})
     assert await work_off(dataclasses.replace(tools, tasks=tasks), "geotiff_info") is Ending.FAILED
     job = await in_thread(person.look, job_id)

@@ -14,15 +14,15 @@ from pyproj.enums import PJType
 
 from geo_jobs_api.task_types.crs_codes import is_possible_crs
 from geo_jobs_api.task_types.payload_schemas import check_schema, find_errors
-from geoprocessing_worker import shipped
-from geoprocessing_worker.crs import parse_crs
 from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.geo.crs import parse_crs
 from geoprocessing_worker.handlers import INTERFACE, Payload, TaskHandler, TaskType
+from geoprocessing_worker.tasks import builtin
 from scripts import payload_schemas
 
 HANDLERS = {
     handler.task_type.name: handler
-    for handler in (shipped.GEOTIFF_INFO, shipped.GEOTIFF_TO_COG, shipped.GEOTIFF_TO_PNG, shipped.GEOTIFF_TO_TILES)
+    for handler in (builtin.GEOTIFF_INFO, builtin.GEOTIFF_TO_COG, builtin.GEOTIFF_TO_PNG, builtin.GEOTIFF_TO_TILES)
 }
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.errors import CancelRequested, ErrorClass, JobError, LeaseLost, Rejected, TokenRefused
-from geoprocessing_worker.lease import Lease, LeaseKeeper
-from geoprocessing_worker.models import ClaimedJob, ClaimRequest, Completion, Failure, Progress, ReportedOutput
-from geoprocessing_worker.runner import Ending, JobRunner, Tools
+from geoprocessing_worker.jobs.lease import Lease, LeaseKeeper
+from geoprocessing_worker.jobs.runner import Ending, JobRunner, Tools
+from geoprocessing_worker.wire.client import JobApi
+from geoprocessing_worker.wire.messages import ClaimedJob, ClaimRequest, Completion, Failure, Progress, ReportedOutput
 from tests.support.api import RunningApi
 from tests.support.clients import Person, expire_leases
 from tests.support.rasters import Tiff

@@ -13,13 +13,13 @@ import pytest
 import rasterio
 from affine import Affine
 
-from geoprocessing_worker.admission import admit
-from geoprocessing_worker.confinement import Reach
-from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, convert
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.opening import gdal_environment
-from geoprocessing_worker.options import RenderOptions
-from geoprocessing_worker.sandbox import Limits, Sandbox
+from geoprocessing_worker.render.options import RenderOptions
+from geoprocessing_worker.sandbox.landlock import Reach
+from geoprocessing_worker.sandbox.process import Limits, Sandbox
+from geoprocessing_worker.source.gdal import gdal_environment
+from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, convert
+from geoprocessing_worker.tiff.gate import admit
 from tests.support.rasters import DEGREES, Tiff, quarters
 from tests.support.tiffs import LONG, LONG8, SHORT, UNDEFINED, RawTiff, gray
 
@@ -28,7 +28,7 @@ MEMORY = 2 << 30
 
 def box() -> Sandbox[ConversionRequest, ConversionResult]:
     limits = Limits(memory_bytes=MEMORY, cpu_seconds=60)
-    return Sandbox(convert, ConversionResult, preload=("geoprocessing_worker.forkserver",), limits=limits)
+    return Sandbox(convert, ConversionResult, preload=("geoprocessing_worker.tasks.preload",), limits=limits)
 
 
 async def render(path: Path, *, validate_headers: bool = True) -> ConversionResult:

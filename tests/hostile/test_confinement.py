@@ -13,23 +13,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geoprocessing_worker import confinement, worker
+from geoprocessing_worker import worker
 from geoprocessing_worker.config import Settings
-from geoprocessing_worker.confinement import Layer, Reach
-from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, convert
 from geoprocessing_worker.errors import ConfigurationError
-from geoprocessing_worker.options import RenderOptions
-from geoprocessing_worker.sandbox import Limits, Sandbox
+from geoprocessing_worker.render.options import RenderOptions
+from geoprocessing_worker.sandbox import landlock
+from geoprocessing_worker.sandbox.landlock import Layer, Reach
+from geoprocessing_worker.sandbox.process import Limits, Sandbox
+from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, convert
 from tests.support.attacks import DONE, attack, tell_limits
 from tests.support.canary import Canary
 from tests.support.child_work import Deed, Told
 from tests.support.processes import ROOT
 from tests.support.rasters import Tiff, quarters
 
-PRELOAD = ("geoprocessing_worker.forkserver", "tests.support.attacks")
+PRELOAD = ("geoprocessing_worker.tasks.preload", "tests.support.attacks")
 LIMITS = Limits(cpu_seconds=1234, open_files=200)
 pytestmark = pytest.mark.skipif(
-    bool(confinement.missing_layers()), reason=f"not in this kernel: {confinement.missing_layers()}"
+    bool(landlock.missing_layers()), reason=f"not in this kernel: {landlock.missing_layers()}"
 )
 
 
@@ -128,7 +129,7 @@ def test_where_two_walls_stand_before_the_same_thing_each_holds_alone(
 ) -> None:
     deed = f"a.Deed(name={name!r}, path=Path({str(aim_of(name, bird, tmp_path))!r}))"
     script = (
-        "from geoprocessing_worker import confinement as c; from pathlib import Path\n"
+        "from geoprocessing_worker.sandbox import landlock as c; from pathlib import Path\n"
         f"on = tuple(l for l in c.layers() if l.name in {walls!r}); c.layers = lambda: on\n"
         f"import tests.support.attacks as a; c.shut_in(c.NOWHERE); print(a.attack({deed}, None).text)"
     )
@@ -160,7 +161,7 @@ async def test_each_limit_is_set(name: str, value: object) -> None:
 BY_OURSELVES = """
 import asyncio, ctypes, resource
 from geoprocessing_worker import confinement, worker
-from geoprocessing_worker.sandbox import Sandbox
+from geoprocessing_worker.sandbox.process import Sandbox
 from tests.support.attacks import tell_limits
 from tests.support.child_work import Deed, Told
 hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
@@ -244,7 +245,7 @@ async def test_an_honest_file_is_rendered_within_the_walls(output_format: str, t
     )
     out = tmp_path / "out"
     out.mkdir()
-    sandbox = Sandbox(convert, ConversionResult, preload=("geoprocessing_worker.forkserver",))
+    sandbox = Sandbox(convert, ConversionResult, preload=("geoprocessing_worker.tasks.preload",))
     request = ConversionRequest(
         source=source,
         output_folder=out,
@@ -294,7 +295,7 @@ def test_where_the_kernel_has_no_landlock_a_worker_that_must_have_it_refuses_to_
 def test_a_worker_that_must_have_a_sandbox_refuses_to_start_without(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(confinement, "layers", lambda: (Layer("files", "Landlock is off"), Layer("limits", None)))
+    monkeypatch.setattr(landlock, "layers", lambda: (Layer("files", "Landlock is off"), Layer("limits", None)))
     (tmp_path / "file").touch()  # where a worker that goes on would end
     settings = Settings(
         api_base_url="http://127.0.0.1:1", worker_auth_token="t", require_sandbox=True, temp_dir=tmp_path / "file"

@@ -9,9 +9,9 @@ import pytest
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ErrorClass, JobError
 from geoprocessing_worker.handlers import TaskRequest, TaskResult
-from geoprocessing_worker.perform import Call
-from geoprocessing_worker.sandbox import Limits, Sandbox
-from geoprocessing_worker.tasks import load
+from geoprocessing_worker.plugins.child import Call
+from geoprocessing_worker.plugins.registry import load
+from geoprocessing_worker.sandbox.process import Limits, Sandbox
 from tests.support.child_work import Spent, perform_and_measure, spent_in
 from tests.support.crafted import CRAFTED
 
@@ -25,7 +25,7 @@ MOST = Spent(cpu_seconds=30.0, memory_bytes=1 << 30)
 def box() -> Sandbox[Call, TaskResult]:
     """As the worker's own, with a limit of half a minute."""
     limits = Limits(cpu_seconds=round(MOST.cpu_seconds))
-    preload = (*TASKS.preload, "geoprocessing_worker.forkserver")
+    preload = (*TASKS.preload, "geoprocessing_worker.tasks.preload")
     return Sandbox(perform_and_measure, TaskResult, preload=preload, limits=limits)
 
 

@@ -12,10 +12,10 @@ import pytest
 import rasterio
 from PIL import ImageCms
 
-from geoprocessing_worker.admission import admit
-from geoprocessing_worker.directory import Tiff as Walker
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.opening import gdal_environment, open_source
+from geoprocessing_worker.source.gdal import gdal_environment, open_source
+from geoprocessing_worker.tiff.directory import Tiff as Walker
+from geoprocessing_worker.tiff.gate import admit
 from tests.hostile.test_bombs import NAMED, render
 from tests.support.tiffs import DOUBLE, LONG, SHORT, UNDEFINED, RawTiff, Value, gray
 

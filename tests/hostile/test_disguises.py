@@ -11,12 +11,12 @@ import pytest
 import rasterio.crs
 from pyproj import CRS
 
-from geoprocessing_worker.confinement import Reach
-from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, convert
-from geoprocessing_worker.crs import from_gdal, parse_crs
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.options import RenderOptions
-from geoprocessing_worker.sandbox import Sandbox
+from geoprocessing_worker.geo.crs import from_gdal, parse_crs
+from geoprocessing_worker.render.options import RenderOptions
+from geoprocessing_worker.sandbox.landlock import Reach
+from geoprocessing_worker.sandbox.process import Sandbox
+from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, convert
 from tests.support.canary import Canary
 from tests.support.rasters import Tiff, picture_of, ramp, run
 from tests.support.raw_tiff import geo_tags, placed, write_raw_tiff
@@ -127,7 +127,7 @@ async def convert_in_a_child(source: Path, options: RenderOptions, out: Path) ->
     """Convert behind the walls that every job has."""
     out.mkdir()
     request = ConversionRequest(source=source, output_folder=out, stem="a", options=options, source_name="a.tif")
-    box = Sandbox(convert, ConversionResult, preload=("geoprocessing_worker.forkserver",))
+    box = Sandbox(convert, ConversionResult, preload=("geoprocessing_worker.tasks.preload",))
     return await box.run(request, lambda *_: None, Reach((source,), (out,)))
 
 

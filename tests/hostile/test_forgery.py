@@ -22,12 +22,13 @@ from geo_jobs_api import log as api_log
 from geo_jobs_api.database.queries import load_queries
 from geo_jobs_api.hosts import parse_hosts
 from geo_jobs_api.webhooks.http_post import AddressRefusedError, Outgoing
-from geoprocessing_worker import addresses, log, transfer
+from geoprocessing_worker import addresses, log
 from geoprocessing_worker.config import Settings
-from geoprocessing_worker.download import download
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.models import JobInput
-from geoprocessing_worker.network import StorageGuard
+from geoprocessing_worker.wire import transfer
+from geoprocessing_worker.wire.download import download
+from geoprocessing_worker.wire.messages import JobInput
+from geoprocessing_worker.wire.url_guard import StorageGuard
 from geoprocessing_worker.worker import source_client, storage_client
 from tests.support.api import NO_TLS, RunningApi
 from tests.support.canary import Canary

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geoprocessing_worker import confinement, tasks
 from geoprocessing_worker.config import Settings
-from geoprocessing_worker.confinement import Reach
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.handlers import Opens, TaskRequest, TaskResult
-from geoprocessing_worker.perform import Call, perform
-from geoprocessing_worker.sandbox import Limits, Sandbox
+from geoprocessing_worker.plugins import registry
+from geoprocessing_worker.plugins.child import Call, perform
+from geoprocessing_worker.sandbox import landlock
+from geoprocessing_worker.sandbox.landlock import Reach
+from geoprocessing_worker.sandbox.process import Limits, Sandbox
 from tests.hostile.test_bombs import (
     gigapixels,
     highly_compressed,
@@ -29,11 +30,11 @@ from tests.support.canary import Canary
 from tests.support.processes import ROOT
 from tests.support.rasters import DEGREES, Tiff, quarters
 
-LOADED = tasks.load(Settings())
+LOADED = registry.load(Settings())
 KINDS = [name for name in LOADED.names if name != "geotiff_to_png"]
 MEMORY = 2 << 30
 pytestmark = pytest.mark.skipif(
-    bool(confinement.missing_layers()), reason=f"not in this kernel: {confinement.missing_layers()}"
+    bool(landlock.missing_layers()), reason=f"not in this kernel: {landlock.missing_layers()}"
 )
 
 
@@ -46,7 +47,7 @@ async def do(path: Path, kind: str, *, validate_headers: bool = True, work: str 
     box: Sandbox[Call, TaskResult] = Sandbox(
         perform,
         TaskResult,
-        preload=("geoprocessing_worker.forkserver",),
+        preload=("geoprocessing_worker.tasks.preload",),
         limits=Limits(memory_bytes=MEMORY, cpu_seconds=60),
     )
     call = Call(work or task.handler.work, request, task.handler.opens)

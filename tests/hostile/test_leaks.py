@@ -84,7 +84,7 @@ def test_pictures_carry_nothing_of_what_the_file_said_of_itself(output_format: s
     """Of its own tags a file may hold names, places and whole documents; the metadata tell those on a list."""
     import rasterio
 
-    from geoprocessing_worker.opening import gdal_environment
+    from geoprocessing_worker.source.gdal import gdal_environment
     from tests.support.rasters import run
 
     source = Tiff(quarters(64)).write(tmp_path / "a.tif")

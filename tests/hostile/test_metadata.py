@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import rasterio
 
-from geoprocessing_worker import inspection
-from geoprocessing_worker.admission import admit
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.opening import gdal_environment
+from geoprocessing_worker.source import inspection
+from geoprocessing_worker.source.gdal import gdal_environment
+from geoprocessing_worker.tiff.gate import admit
 from tests.support.canary import Canary
 from tests.support.rasters import DEGREES, run
 from tests.support.tiffs import ASCII, BYTE, LONG, SHORT, RawTiff, Value, gray, text

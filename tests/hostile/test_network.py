@@ -15,14 +15,14 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from geoprocessing_worker import config, worker
-from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.config import Settings
-from geoprocessing_worker.conversion import OutputFile
-from geoprocessing_worker.download import download
 from geoprocessing_worker.errors import JobError, Unavailable
-from geoprocessing_worker.models import ClaimRequest, JobInput, UploadSlot
-from geoprocessing_worker.network import LARGEST_ANSWER, StorageGuard, bound_answer
-from geoprocessing_worker.upload import upload
+from geoprocessing_worker.tasks.png import OutputFile
+from geoprocessing_worker.wire.client import JobApi
+from geoprocessing_worker.wire.download import download
+from geoprocessing_worker.wire.messages import ClaimRequest, JobInput, UploadSlot
+from geoprocessing_worker.wire.upload import upload
+from geoprocessing_worker.wire.url_guard import LARGEST_ANSWER, StorageGuard, bound_answer
 from tests.support.canary import Canary
 from tests.support.scripted_api import ScriptedApi
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from pyproj import CRS
 
-from geoprocessing_worker import usual_systems
-from geoprocessing_worker.admission import admit
-from geoprocessing_worker.directory import LIBTIFF_FIELDS, MOST_FIELDS
-from geoprocessing_worker.directory import Tiff as Walker
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.opening import gdal_environment, open_source
-from geoprocessing_worker.shipped import GEOTIFF_INFO, GEOTIFF_TO_COG, GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
+from geoprocessing_worker.source import known_crs
+from geoprocessing_worker.source.gdal import gdal_environment, open_source
+from geoprocessing_worker.tasks.builtin import GEOTIFF_INFO, GEOTIFF_TO_COG, GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
+from geoprocessing_worker.tiff.directory import LIBTIFF_FIELDS, MOST_FIELDS
+from geoprocessing_worker.tiff.directory import Tiff as Walker
+from geoprocessing_worker.tiff.gate import admit
 from tests.support.rasters import run
 from tests.support.task_runs import perform_on
 from tests.support.tiffs import ASCII, BYTE, DOUBLE, LONG, LONG8, SHORT, UNDEFINED, RawTiff, Value, gray, text
@@ -86,7 +86,7 @@ def test_a_bad_pointer_after_overviews_is_ignored_too(
     source = tmp_path / "a.tif"
     source.write_bytes(file_with(half, quarter, chain=POINTERS[pointer]))
     with source.open("rb") as file:
-        monkeypatch.setitem(usual_systems._known, usual_systems._words(file, 1), CRS("EPSG:4326"))
+        monkeypatch.setitem(known_crs._known, known_crs._words(file, 1), CRS("EPSG:4326"))
     metadata: Any = perform_on(handler, source, tmp_path / "out").metadata
     assert ["ignored" in note for note in metadata["source"]["notes"]] == [True]
     assert metadata["source"]["overviews"] == (0 if handler is GEOTIFF_TO_COG else 2)

@@ -12,7 +12,7 @@ import pytest
 
 from geo_jobs_api.hosts import parse_hosts
 from geo_jobs_api.webhooks.http_post import Outgoing
-from geoprocessing_worker import health
+from geoprocessing_worker.cli import health
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ConfigurationError
 from geoprocessing_worker.worker import api_client, source_client, storage_client

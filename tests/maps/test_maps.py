@@ -22,8 +22,8 @@ from starlette.applications import Starlette
 from starlette.staticfiles import StaticFiles
 
 from geoprocessing_worker.handlers import TaskRequest
-from geoprocessing_worker.task_options import TilesOptions
-from geoprocessing_worker.tiles import make_tiles
+from geoprocessing_worker.render.task_options import TilesOptions
+from geoprocessing_worker.tasks.tiles.job import make_tiles
 from tests.support.browser import MISSING, Look, Seen, install, open_pages
 from tests.support.processes import ROOT, clean_environment
 from tests.support.rasters import Tiff, quiet, run

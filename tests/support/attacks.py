@@ -19,7 +19,7 @@ from pathlib import Path
 import rasterio
 import rasterio.shutil
 
-from geoprocessing_worker.sandbox import most_tasks
+from geoprocessing_worker.sandbox.process import most_tasks
 from tests.support.child_work import Deed, Report, Told
 
 DONE = "done"

@@ -10,17 +10,17 @@ import numpy as np
 from pydantic import SecretStr
 from starlette.responses import Response
 
-from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.config import Settings
-from geoprocessing_worker.courier import Courier
 from geoprocessing_worker.handlers import InputRule, TaskResult
-from geoprocessing_worker.models import ClaimedJob
-from geoprocessing_worker.outbox import Outbox
-from geoprocessing_worker.perform import perform
-from geoprocessing_worker.runner import Ending, JobRunner, Tools
-from geoprocessing_worker.sandbox import Sandbox
-from geoprocessing_worker.shipped import GEOTIFF_TO_PNG
-from geoprocessing_worker.tasks import Tasks, bind
+from geoprocessing_worker.jobs.outbox import Outbox
+from geoprocessing_worker.jobs.report_sender import Courier
+from geoprocessing_worker.jobs.runner import Ending, JobRunner, Tools
+from geoprocessing_worker.plugins.child import perform
+from geoprocessing_worker.plugins.registry import Tasks, bind
+from geoprocessing_worker.sandbox.process import Sandbox
+from geoprocessing_worker.tasks.builtin import GEOTIFF_TO_PNG
+from geoprocessing_worker.wire.client import JobApi
+from geoprocessing_worker.wire.messages import ClaimedJob
 from tests.support.processes import ROOT
 from tests.support.rasters import Tiff
 from tests.support.scripted_api import ScriptedApi, answer
@@ -67,7 +67,7 @@ class Bench:
             sandbox=Sandbox(
                 perform,
                 TaskResult,
-                preload=("geoprocessing_worker.forkserver",),
+                preload=("geoprocessing_worker.tasks.preload",),
                 confine=confine,
                 most=most,
             ),

@@ -13,7 +13,7 @@ import numpy as np
 import rasterio
 from affine import Affine
 
-from geoprocessing_worker.opening import gdal_environment
+from geoprocessing_worker.source.gdal import gdal_environment
 from tests.support.tiffs import ASCII, BYTE, DOUBLE, LONG, SHORT, UNDEFINED, RawTiff, Value, gray
 
 Tags = dict[int, Value]

@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 import structlog
 
-from geoprocessing_worker.admission import admit
-from geoprocessing_worker.confinement import Reach
-from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, Report, convert
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.options import RenderOptions
-from geoprocessing_worker.sandbox import Limits, Sandbox
+from geoprocessing_worker.render.options import RenderOptions
+from geoprocessing_worker.sandbox.landlock import Reach
+from geoprocessing_worker.sandbox.process import Limits, Sandbox
+from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, Report, convert
+from geoprocessing_worker.tiff.gate import admit
 from tests.support.rasters import Tiff, quarters, ramp
 from tests.support.tiffs import LONG, RawTiff, gray
 
@@ -155,7 +155,7 @@ class Fuzzer:
         self._box = Sandbox(
             convert_and_tell,
             ConversionResult,
-            preload=("geoprocessing_worker.forkserver", "tests.support.fuzz"),
+            preload=("geoprocessing_worker.tasks.preload", "tests.support.fuzz"),
             limits=Limits(memory_bytes=MEMORY, cpu_seconds=CPU_SECONDS),
         )
 

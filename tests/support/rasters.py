@@ -13,10 +13,10 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
-from geoprocessing_worker.conversion import ConversionRequest, ConversionResult, convert
 from geoprocessing_worker.handlers import Report
-from geoprocessing_worker.opening import gdal_environment
-from geoprocessing_worker.options import RenderOptions
+from geoprocessing_worker.render.options import RenderOptions
+from geoprocessing_worker.source.gdal import gdal_environment
+from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, convert
 
 UTM = Affine(30.0, 0.0, 400_000.0, 0.0, -30.0, 1_700_000.0)
 """North-up, 30 m, near 15° N 44° E in EPSG:32638."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from geoprocessing_worker.handlers import TaskHandler, TaskRequest, TaskResult
-from geoprocessing_worker.perform import Call, perform
+from geoprocessing_worker.plugins.child import Call, perform
 from tests.support.rasters import quiet
 
 

@@ -14,13 +14,13 @@ import rasterio.shutil
 from affine import Affine
 from rasterio.control import GroundControlPoint
 
-from geoprocessing_worker.admission import admit
 from geoprocessing_worker.errors import CURES, JobError
-from geoprocessing_worker.opening import gdal_environment
-from geoprocessing_worker.options import RenderOptions
-from geoprocessing_worker.shipped import GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
-from geoprocessing_worker.task_options import TilesOptions
-from geoprocessing_worker.tile_grid import HALF, Coverage, choose_zooms
+from geoprocessing_worker.render.options import RenderOptions
+from geoprocessing_worker.render.task_options import TilesOptions
+from geoprocessing_worker.source.gdal import gdal_environment
+from geoprocessing_worker.tasks.builtin import GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
+from geoprocessing_worker.tasks.tiles.grid import HALF, Coverage, choose_zooms
+from geoprocessing_worker.tiff.gate import admit
 from tests.support.rasters import DEGREES, UTM, Tiff, picture_of, ramp, run
 from tests.support.raw_tiff import ASCII, DOUBLE, SHORT, write_raw_tiff
 from tests.support.task_runs import perform_on

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from geoprocessing_worker.alpha import alpha_top
+from geoprocessing_worker.color.alpha import alpha_top
 from geoprocessing_worker.handlers import TaskResult
 from tests.support.rasters import Tiff, picture_of, run
 from tests.support.raw_tiff import SHORT, write_raw_tiff

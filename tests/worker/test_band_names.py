@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from geoprocessing_worker.band_names import Kind, kind_of
+from geoprocessing_worker.color.band_names import Kind, kind_of
 from tests.support.rasters import Tiff, picture_of, ramp, run
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"

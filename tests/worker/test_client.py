@@ -11,7 +11,6 @@ from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.responses import Response
 
-from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.errors import (
     ErrorClass,
     JobError,
@@ -21,8 +20,9 @@ from geoprocessing_worker.errors import (
     Unavailable,
     WorkerError,
 )
-from geoprocessing_worker.models import ClaimRequest, Completion, Failure, Progress
-from geoprocessing_worker.retry import Policy
+from geoprocessing_worker.wire.client import JobApi
+from geoprocessing_worker.wire.messages import ClaimRequest, Completion, Failure, Progress
+from geoprocessing_worker.wire.retry import Policy
 from tests.support.scripted_api import ScriptedApi, answer, problem
 
 RENEWED = {"leaseExpiresAt": "2030-01-01T00:00:00Z", "leaseSeconds": 60, "cancel": None, "fromTheFuture": 1}

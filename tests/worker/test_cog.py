@@ -13,13 +13,13 @@ from affine import Affine
 from rasterio.control import GroundControlPoint
 from rio_cogeo.cogeo import cog_validate
 
-from geoprocessing_worker.cog import make_cog
-from geoprocessing_worker.cog_check import check_copy
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.handlers import TaskRequest, TaskResult
-from geoprocessing_worker.inspection import inspect_file
-from geoprocessing_worker.opening import gdal_environment
-from geoprocessing_worker.task_options import CogOptions
+from geoprocessing_worker.render.task_options import CogOptions
+from geoprocessing_worker.source.gdal import gdal_environment
+from geoprocessing_worker.source.inspection import inspect_file
+from geoprocessing_worker.tasks.cog.check import check_copy
+from geoprocessing_worker.tasks.cog.job import make_cog
 from tests.support.rasters import UTM, Tiff, quarters, quiet
 from tests.support.raw_tiff import geo_tags, placed, write_raw_tiff
 

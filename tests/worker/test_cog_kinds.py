@@ -17,16 +17,16 @@ from rasterio.warp import transform as transformed
 from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 
-from geoprocessing_worker.cog import make_cog
-from geoprocessing_worker.cog_check import check_copy, check_web_copy, refuse_unsteady
-from geoprocessing_worker.cog_layout import TileLayout, faults_of_layout
-from geoprocessing_worker.confinement import Reach
 from geoprocessing_worker.errors import ErrorClass, JobError
 from geoprocessing_worker.handlers import TaskRequest, TaskResult
-from geoprocessing_worker.inspection import inspect_file
-from geoprocessing_worker.opening import gdal_environment
-from geoprocessing_worker.sandbox import Sandbox
-from geoprocessing_worker.task_options import CogOptions
+from geoprocessing_worker.render.task_options import CogOptions
+from geoprocessing_worker.sandbox.landlock import Reach
+from geoprocessing_worker.sandbox.process import Sandbox
+from geoprocessing_worker.source.gdal import gdal_environment
+from geoprocessing_worker.source.inspection import inspect_file
+from geoprocessing_worker.tasks.cog.check import check_copy, check_web_copy, refuse_unsteady
+from geoprocessing_worker.tasks.cog.job import make_cog
+from geoprocessing_worker.tasks.cog.layout import TileLayout, faults_of_layout
 from tests.support.rasters import UTM, Tiff
 from tests.support.raw_tiff import ASCII, DOUBLE, GEO_KEYS, PIXEL_SCALE, SHORT, TIE_POINT, write_raw_tiff
 
@@ -46,7 +46,7 @@ async def cog(source: Path, **payload: Any) -> TaskResult:
     folder = source.parent / "out"
     folder.mkdir(exist_ok=True)
     request = TaskRequest(source, folder, source.stem, CogOptions.from_payload(payload), source.name)
-    box = Sandbox(make_cog, TaskResult, preload=("geoprocessing_worker.forkserver",))
+    box = Sandbox(make_cog, TaskResult, preload=("geoprocessing_worker.tasks.preload",))
     return await box.run(request, lambda *_: None, Reach((source,), (folder,)))
 
 

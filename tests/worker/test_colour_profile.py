@@ -13,7 +13,7 @@ import pytest
 import pyvips
 from PIL import ImageCms
 
-from geoprocessing_worker.colour_profile import ColourProfile, choose_profile, decoded
+from geoprocessing_worker.color.profile import ColourProfile, choose_profile, decoded
 from tests.support.rasters import Tiff, picture_of, quarters, run
 from tests.support.raw_tiff import ICC_PROFILE, SHORT, UNDEFINED, Tag, write_raw_tiff
 

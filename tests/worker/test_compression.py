@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from rasterio.errors import RasterioIOError
 
-from geoprocessing_worker.admission import admit
-from geoprocessing_worker.compression import FRAMES, NAMES, OTHER_FRAMES, READ, codec_in
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.opening import gdal_environment, open_source
-from geoprocessing_worker.shipped import GEOTIFF_INFO, GEOTIFF_TO_COG, GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
+from geoprocessing_worker.source.gdal import gdal_environment, open_source
+from geoprocessing_worker.tasks.builtin import GEOTIFF_INFO, GEOTIFF_TO_COG, GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
+from geoprocessing_worker.tiff.compression import FRAMES, NAMES, OTHER_FRAMES, READ, codec_in
+from geoprocessing_worker.tiff.gate import admit
 from tests.support.rasters import Tiff, ramp, run
 from tests.support.raw_tiff import SHORT, write_raw_tiff
 from tests.support.task_runs import perform_on

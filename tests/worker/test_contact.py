@@ -12,9 +12,9 @@ from pydantic import SecretStr
 from starlette.responses import Response
 from structlog.testing import capture_logs
 
-from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.errors import ApiError, Unavailable
-from geoprocessing_worker.retry import Policy
+from geoprocessing_worker.wire.client import JobApi
+from geoprocessing_worker.wire.retry import Policy
 from tests.support.processes import free_port
 from tests.support.scripted_api import ScriptedApi, answer, problem
 from tests.worker.test_client import Held, claim

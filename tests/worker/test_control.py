@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rasterio.control import GroundControlPoint
 
-from geoprocessing_worker.control import fit_control
+from geoprocessing_worker.geo.control_points import fit_control
 from tests.support.rasters import Tiff, picture_of, quarters, run
 
 Place = Callable[[float, float], tuple[float, float]]

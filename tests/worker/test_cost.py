@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import rasterio
 
-from geoprocessing_worker import cog
-from geoprocessing_worker.cog_layout import TileLayout
-from geoprocessing_worker.cost import EXPANSION, MAX_DECODED_BYTES, Cost, afford, allowance
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.header import Level
-from geoprocessing_worker.inspection import inspect_file
-from geoprocessing_worker.opening import gdal_environment
-from geoprocessing_worker.shipped import GEOTIFF_TO_TILES
-from geoprocessing_worker.task_options import CogOptions
+from geoprocessing_worker.render.cost import EXPANSION, MAX_DECODED_BYTES, Cost, afford, allowance
+from geoprocessing_worker.render.task_options import CogOptions
+from geoprocessing_worker.source.gdal import gdal_environment
+from geoprocessing_worker.source.inspection import inspect_file
+from geoprocessing_worker.tasks.builtin import GEOTIFF_TO_TILES
+from geoprocessing_worker.tasks.cog import job
+from geoprocessing_worker.tasks.cog.layout import TileLayout
 from tests.support.crafted import CRAFTED
 from tests.support.rasters import run
 from tests.support.task_runs import perform_on
@@ -132,7 +132,7 @@ def cog_work(block: int, bands: int, size: int, tmp_path: Path) -> str | None:
     with source.open("r+b") as file:
         file.truncate(size)
     try:
-        cog._afford(source, header, CogOptions(), TileLayout.of(20_000, 20_000, None, bands))
+        job._afford(source, header, CogOptions(), TileLayout.of(20_000, 20_000, None, bands))
     except JobError as error:
         return error.code
     return None

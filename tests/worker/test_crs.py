@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pyproj import CRS
 
-from geoprocessing_worker.crs import describe, epsg, horizontal, latitude_first, parse_crs, per_degree
 from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.geo.crs import describe, epsg, horizontal, latitude_first, parse_crs, per_degree
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from structlog.testing import capture_logs
 
-from geoprocessing_worker import daemon as daemon_module
-from geoprocessing_worker.daemon import Daemon
-from geoprocessing_worker.runner import Tools
+from geoprocessing_worker.jobs import daemon as daemon_module
+from geoprocessing_worker.jobs.daemon import Daemon
+from geoprocessing_worker.jobs.runner import Tools
 from tests.support.bench import Bench
 from tests.support.child_work import FOR_EVER, PACK_FOR_EVER
 from tests.support.scripted_api import ScriptedApi, answer, problem

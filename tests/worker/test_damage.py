@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geoprocessing_worker.damage import damage
 from geoprocessing_worker.errors import ErrorClass, JobError
 from geoprocessing_worker.handlers import Payload, Report, TaskHandler, TaskRequest, TaskResult
-from geoprocessing_worker.shipped import GEOTIFF_TO_COG
-from geoprocessing_worker.verify import failed
+from geoprocessing_worker.output.verify import failed
+from geoprocessing_worker.source.damage import damage
+from geoprocessing_worker.tasks.builtin import GEOTIFF_TO_COG
 from tests.support.rasters import Tiff, quarters
 from tests.support.task_runs import perform_on
 from tests.support.tiffs import LONG, SHORT, RawTiff, gray

@@ -11,11 +11,11 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from geoprocessing_worker import transfer
-from geoprocessing_worker.download import Downloaded, download
 from geoprocessing_worker.errors import JobError, Unavailable
-from geoprocessing_worker.models import JobInput
-from geoprocessing_worker.transfer import PATIENCE, STEP, Pulse
+from geoprocessing_worker.wire import transfer
+from geoprocessing_worker.wire.download import Downloaded, download
+from geoprocessing_worker.wire.messages import JobInput
+from geoprocessing_worker.wire.transfer import PATIENCE, STEP, Pulse
 from tests.support.scripted_api import ScriptedApi
 
 BODY = bytes(range(256)) * 4096

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from geoprocessing_worker.encode import thumbnail
+from geoprocessing_worker.output.encode import thumbnail
 from geoprocessing_worker.raster import Grid, Picture
 
 

@@ -27,8 +27,8 @@ from PIL import Image
 from rasterio.io import MemoryFile
 
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.file_kinds import HEADS, MAGICS, TEXTS, ZIPS, kind_of
-from geoprocessing_worker.shipped import GEOTIFF_INFO, GEOTIFF_TO_COG, GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
+from geoprocessing_worker.tasks.builtin import GEOTIFF_INFO, GEOTIFF_TO_COG, GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
+from geoprocessing_worker.tiff.file_kinds import HEADS, MAGICS, TEXTS, ZIPS, kind_of
 from tests.support.rasters import DEGREES, Tiff, ramp, run
 from tests.support.task_runs import perform_on
 from tests.support.tiffs import RawTiff, gray

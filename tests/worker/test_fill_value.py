@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geoprocessing_worker.fill_value import find_byte_fill, find_fill_values, without
+from geoprocessing_worker.color.fill_value import find_byte_fill, find_fill_values, without
 from tests.support.rasters import Tiff, picture_of, ramp, run
 
 HEIGHTS = np.random.default_rng(5).normal(1400, 300, 20_000)

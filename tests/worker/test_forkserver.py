@@ -11,7 +11,7 @@ from tests.support.rasters import Tiff, quarters, ramp
 CONVERT_ALL = """
 import sys
 from pathlib import Path
-from geoprocessing_worker.conversion import ConversionRequest, RenderOptions, convert, preload
+from geoprocessing_worker.tasks.png import ConversionRequest, RenderOptions, convert, preload
 preload()
 before = set(sys.modules)
 folder, *sources = map(Path, sys.argv[1:])
@@ -41,8 +41,8 @@ def test_a_child_imports_nothing(tmp_path: Path) -> None:
 ASK_AGAIN = """
 import sys
 from pathlib import Path
-from geoprocessing_worker.conversion import ConversionRequest, RenderOptions, convert, preload
-from geoprocessing_worker.sidecars import projection_file
+from geoprocessing_worker.tasks.png import ConversionRequest, RenderOptions, convert, preload
+from geoprocessing_worker.output.sidecars import projection_file
 preload()
 before = projection_file.cache_info().misses
 source, folder = map(Path, sys.argv[1:])

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pyproj import CRS, Transformer
 
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.geometry import fit, lay_out
-from geoprocessing_worker.ground import period
-from geoprocessing_worker.outline import lonlat_bounds, lonlat_ring
+from geoprocessing_worker.geo.layout import fit, lay_out
+from geoprocessing_worker.geo.outline import lonlat_bounds, lonlat_ring
+from geoprocessing_worker.geo.pixel_to_crs import period
 from geoprocessing_worker.raster import Grid
 from tests.support.headers import header_of
 

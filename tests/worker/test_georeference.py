@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geoprocessing_worker.inspection import inspect_file
-from geoprocessing_worker.opening import gdal_environment
+from geoprocessing_worker.source.gdal import gdal_environment
+from geoprocessing_worker.source.inspection import inspect_file
 from tests.support.rasters import picture_of, run
 from tests.support.raw_tiff import (
     DOUBLE,

@@ -11,8 +11,8 @@ import pytest
 
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.handlers import TaskRequest
-from geoprocessing_worker.info import describe_file
-from geoprocessing_worker.task_options import InfoOptions
+from geoprocessing_worker.render.task_options import InfoOptions
+from geoprocessing_worker.tasks.info import describe_file
 from tests.support.rasters import UTM, Tiff, quarters, quiet
 from tests.support.tiffs import LONG, RawTiff, gray
 from tests.worker.test_cog import CORNERS

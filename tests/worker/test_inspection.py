@@ -9,8 +9,8 @@ import pytest
 
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.header import Georeferencing
-from geoprocessing_worker.inspection import inspect_file
-from geoprocessing_worker.opening import gdal_environment
+from geoprocessing_worker.source.gdal import gdal_environment
+from geoprocessing_worker.source.inspection import inspect_file
 from tests.support.rasters import Tiff, quarters, ramp, run
 
 

@@ -7,7 +7,7 @@ import pytest
 import pyvips
 from numpy.typing import NDArray
 
-from geoprocessing_worker.kernels import Kernel, choose_kernel
+from geoprocessing_worker.render.kernels import Kernel, choose_kernel
 
 SIZE = 400
 

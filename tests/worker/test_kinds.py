@@ -19,9 +19,9 @@ from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
 
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.ground import EARTH_GIRTH
-from geoprocessing_worker.opening import gdal_environment
-from geoprocessing_worker.png_writer import colour_png, palette_png
+from geoprocessing_worker.geo.pixel_to_crs import EARTH_GIRTH
+from geoprocessing_worker.output.png_writer import colour_png, palette_png
+from geoprocessing_worker.source.gdal import gdal_environment
 from tests.support.rasters import DEGREES, UTM, Tiff, picture_of, quarters, ramp, run
 from tests.support.tiffs import DOUBLE, LONG, SHORT, RawTiff, Value, gray
 

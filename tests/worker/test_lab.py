@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from geoprocessing_worker.color.lab import lab_to_srgb, to_lab
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.lab import lab_to_srgb, to_lab
 from tests.support.rasters import Tiff, picture_of, run
 from tests.support.raw_tiff import NODATA, SHORT, Tag, write_raw_tiff
 

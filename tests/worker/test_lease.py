@@ -9,10 +9,10 @@ from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.responses import Response
 
-from geoprocessing_worker.client import JobApi
 from geoprocessing_worker.errors import CancelRequested, LeaseLost
-from geoprocessing_worker.lease import Lease, LeaseKeeper
-from geoprocessing_worker.models import ClaimedJob, LeaseAnswer, Progress
+from geoprocessing_worker.jobs.lease import Lease, LeaseKeeper
+from geoprocessing_worker.wire.client import JobApi
+from geoprocessing_worker.wire.messages import ClaimedJob, LeaseAnswer, Progress
 from tests.support.scripted_api import ScriptedApi, answer, problem
 from tests.support.wire import claimed_job, renewed
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geoprocessing_worker.letters import ARABIC, LATIN, UNKNOWN, UTF_8, clean, decode
+from geoprocessing_worker.tiff.letters import ARABIC, LATIN, UNKNOWN, UTF_8, clean, decode
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geoprocessing_worker.logluv import LOGLUV
+from geoprocessing_worker.color.logluv import LOGLUV
 from tests.support.rasters import picture_of, run
 from tests.support.raw_tiff import write_raw_tiff
 

@@ -11,8 +11,8 @@ import rasterio
 from numpy.typing import NDArray
 
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.inspection import inspect_file
-from geoprocessing_worker.opening import gdal_environment
+from geoprocessing_worker.source.gdal import gdal_environment
+from geoprocessing_worker.source.inspection import inspect_file
 from tests.support.rasters import Tiff, picture_of, run
 from tests.support.tiffs import DOUBLE, LONG, SHORT, RawTiff, Value, gray
 
@@ -207,9 +207,9 @@ def test_overviews_of_an_odd_size_are_used(tmp_path: Path) -> None:
 
 def test_cog_of_a_mask_that_gdal_does_not_copy_is_refused(tmp_path: Path) -> None:
     """A copy without the mask would show what the file hides."""
-    from geoprocessing_worker.cog import make_cog
     from geoprocessing_worker.handlers import TaskRequest
-    from geoprocessing_worker.task_options import CogOptions
+    from geoprocessing_worker.render.task_options import CogOptions
+    from geoprocessing_worker.tasks.cog.job import make_cog
     from tests.support.rasters import quiet
 
     source = with_mask(tmp_path / "a.tif", 3, mask_of(256, "uint16"))

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geoprocessing_worker.mesh import STEP, Mesh, Points
+from geoprocessing_worker.geo.approx_transform import STEP, Mesh, Points
 
 ROWS, COLUMNS, SIZE = 64, 48, 100
 

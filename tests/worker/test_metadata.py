@@ -12,7 +12,7 @@ import rasterio
 from affine import Affine
 from pyproj import CRS
 
-from geoprocessing_worker.metadata import _of_band
+from geoprocessing_worker.output.metadata import _of_band
 from tests.support.rasters import DEGREES, UTM, Tiff, picture_of, quarters, ramp, run
 
 

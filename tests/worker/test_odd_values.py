@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geoprocessing_worker.options import RenderOptions
+from geoprocessing_worker.render.options import RenderOptions
 from tests.support.rasters import Tiff, picture_of, ramp, run
 from tests.support.raw_tiff import ASCII, NODATA, SHORT, write_raw_tiff
 

@@ -9,8 +9,8 @@ import rasterio._env
 from PIL import Image
 from rasterio.errors import RasterioIOError
 
-from geoprocessing_worker import opening
-from geoprocessing_worker.opening import gdal_environment, open_source, small_sources_kept
+from geoprocessing_worker.source import gdal as opening
+from geoprocessing_worker.source.gdal import gdal_environment, open_source, small_sources_kept
 from tests.support.rasters import Tiff, ramp
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.options import OutputFormat, RenderOptions
+from geoprocessing_worker.render.options import OutputFormat, RenderOptions
 
 DEFAULTS = RenderOptions(max_size=2000, quality=70)
 

@@ -15,13 +15,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from structlog.testing import capture_logs
 
-from geoprocessing_worker import inline, workspace
-from geoprocessing_worker.courier import Courier
 from geoprocessing_worker.errors import ErrorClass, JobError
-from geoprocessing_worker.models import ClaimedJob, Completion, Failure, ReportedOutput
-from geoprocessing_worker.outbox import Entry, Outbox
+from geoprocessing_worker.jobs import workspace
+from geoprocessing_worker.jobs.outbox import Entry, Outbox
+from geoprocessing_worker.jobs.report_sender import Courier
+from geoprocessing_worker.jobs.runner import Ending
 from geoprocessing_worker.outputs import OutputFile
-from geoprocessing_worker.runner import Ending
+from geoprocessing_worker.wire import inline
+from geoprocessing_worker.wire.messages import ClaimedJob, Completion, Failure, ReportedOutput
 from tests.support.bench import SUCCEEDED, SUFFIXES, Bench
 from tests.support.child_work import FOR_EVER
 from tests.support.scripted_api import ScriptedApi, answer, problem

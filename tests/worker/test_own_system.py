@@ -14,12 +14,12 @@ import rasterio.crs
 import rasterio.warp
 from pyproj import CRS, Transformer
 
-from geoprocessing_worker.conversion import ConversionResult
-from geoprocessing_worker.crs import from_gdal
 from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.geo.crs import from_gdal
 from geoprocessing_worker.handlers import TaskHandler
-from geoprocessing_worker.own_system import own_system
-from geoprocessing_worker.shipped import GEOTIFF_INFO, GEOTIFF_TO_COG, GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
+from geoprocessing_worker.source.own_system import own_system
+from geoprocessing_worker.tasks.builtin import GEOTIFF_INFO, GEOTIFF_TO_COG, GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
+from geoprocessing_worker.tasks.png import ConversionResult
 from tests.support.rasters import Tiff, ramp, run
 from tests.support.raw_tiff import DOUBLE, Tag, geo_tags, placed, write_raw_tiff
 from tests.support.task_runs import perform_on

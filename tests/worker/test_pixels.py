@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geoprocessing_worker.pixels import (
+from geoprocessing_worker.color.arrays import (
     decibels,
     inks_to_light,
     is_nodata,
@@ -16,7 +16,7 @@ from geoprocessing_worker.pixels import (
     unpremultiply,
     validity,
 )
-from geoprocessing_worker.stretch import Stretch
+from geoprocessing_worker.color.stretch import Stretch
 
 NAN = float("nan")
 

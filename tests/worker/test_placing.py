@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 from rasterio.control import GroundControlPoint
 
-from geoprocessing_worker.opening import gdal_environment
+from geoprocessing_worker.source.gdal import gdal_environment
 from tests.support.rasters import Tiff, picture_of, quarters, run
 
 # A system, and a place in it round which files are laid; metres or degrees per pixel.

@@ -17,12 +17,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from structlog.testing import capture_logs
 
-from geoprocessing_worker import daemon as daemon_module
 from geoprocessing_worker import host
 from geoprocessing_worker.config import Settings
-from geoprocessing_worker.daemon import Daemon
-from geoprocessing_worker.malware import Scanner
-from geoprocessing_worker.runner import Ending, Tools
+from geoprocessing_worker.jobs import daemon as daemon_module
+from geoprocessing_worker.jobs.daemon import Daemon
+from geoprocessing_worker.jobs.runner import Ending, Tools
+from geoprocessing_worker.wire.virus_scan import Scanner
 from tests.support.bench import Bench
 from tests.support.scripted_api import ScriptedApi, answer, problem
 from tests.support.waiting import until
@@ -208,7 +208,7 @@ async def test_trouble_that_no_look_shows_makes_the_worker_wait_for_longer_each_
 
     bench.server.on("claim", hand_out)
     bench.server.on("fail", take_back)
-    monkeypatch.setattr("geoprocessing_worker.workspace.tempfile", SimpleNamespace(mkdtemp=no_room))
+    monkeypatch.setattr("geoprocessing_worker.jobs.workspace.tempfile", SimpleNamespace(mkdtemp=no_room))
     working = daemon(bench.tools)
     running = asyncio.create_task(working.run())
     await bench.server.until_asked("fail", 3)

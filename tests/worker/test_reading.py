@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geoprocessing_worker import pieces
 from geoprocessing_worker.errors import JobError, refused
 from geoprocessing_worker.header import Level
-from geoprocessing_worker.pieces import divided
-from geoprocessing_worker.plan import Work
-from geoprocessing_worker.sampling import Source, read_window
+from geoprocessing_worker.render import chunks
+from geoprocessing_worker.render.chunks import divided
+from geoprocessing_worker.render.plan import Work
+from geoprocessing_worker.source.sampling import Source, read_window
 from tests.support.rasters import Tiff, picture_of, ramp, run
 
 TILES = {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate"}
@@ -26,8 +26,8 @@ TILES = {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of at most two tiles of 16 pixels a side and three bytes each, so that a small file has many."""
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 16 * 16 * 3)
-    monkeypatch.setattr(pieces, "MOST_BYTES", 2 * 16 * 16 * 3)
+    monkeypatch.setattr(chunks, "PIECE_BYTES", 16 * 16 * 3)
+    monkeypatch.setattr(chunks, "MOST_BYTES", 2 * 16 * 16 * 3)
 
 
 def noise(height: int, width: int) -> Any:
@@ -60,7 +60,7 @@ def test_every_pixel_is_in_one_piece(
         # An output pixel more where the picture is made smaller: borders lie on output pixels.
         rows, columns = bottom - top - height / work.height, right - left - width / work.width
         one_column = columns <= level.block_width and rows <= 1
-        assert one_column or max(0, rows) * max(0, columns) * pixel_bytes <= pieces.MOST_BYTES
+        assert one_column or max(0, rows) * max(0, columns) * pixel_bytes <= chunks.MOST_BYTES
     assert (shown == 1).all()
     assert (source == 1).all()
 
@@ -126,7 +126,7 @@ def test_two_threads_never_read_from_one_handle(tmp_path: Path, monkeypatch: pyt
         finally:
             busy.pop(thread)
 
-    monkeypatch.setattr("geoprocessing_worker.reading.read_window", watched)
+    monkeypatch.setattr("geoprocessing_worker.render.reading.read_window", watched)
     run(source, tmp_path / "out")
     assert (len(met), clashes) == (2, [])
 
@@ -157,8 +157,8 @@ def test_after_an_error_the_rest_is_not_read(tmp_path: Path, monkeypatch: pytest
         failed.wait(2)
         return read_window(*arguments)
 
-    monkeypatch.setattr("geoprocessing_worker.reading.Event", lambda: failed)
-    monkeypatch.setattr("geoprocessing_worker.reading.read_window", watched)
+    monkeypatch.setattr("geoprocessing_worker.render.reading.Event", lambda: failed)
+    monkeypatch.setattr("geoprocessing_worker.render.reading.read_window", watched)
     with pytest.raises(JobError):
         run(source, tmp_path / "out")
     assert len(read) == 2

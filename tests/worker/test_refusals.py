@@ -13,9 +13,9 @@ import rasterio
 from PIL import Image
 from rasterio.errors import RasterioIOError
 
-from geoprocessing_worker.compression import Codec
 from geoprocessing_worker.errors import ErrorClass, JobError, refused
-from geoprocessing_worker.refusals import named
+from geoprocessing_worker.source.gdal_errors import named
+from geoprocessing_worker.tiff.compression import Codec
 from tests.support.rasters import Tiff, run
 from tests.support.raw_tiff import LONG, SHORT, write_raw_tiff
 from tests.support.tiffs import RawTiff, gray

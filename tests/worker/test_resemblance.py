@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from geoprocessing_worker.errors import ErrorClass, JobError
-from geoprocessing_worker.inspection import inspect_file
-from geoprocessing_worker.opening import gdal_environment
-from geoprocessing_worker.options import RenderOptions
-from geoprocessing_worker.plan import draft, make_plan
+from geoprocessing_worker.output.pixel_check import resemblance
 from geoprocessing_worker.raster import Picture
-from geoprocessing_worker.render import render
-from geoprocessing_worker.resemblance import resemblance
-from geoprocessing_worker.sampling import take_sample
+from geoprocessing_worker.render.options import RenderOptions
+from geoprocessing_worker.render.picture import render
+from geoprocessing_worker.render.plan import draft, make_plan
+from geoprocessing_worker.source.gdal import gdal_environment
+from geoprocessing_worker.source.inspection import inspect_file
+from geoprocessing_worker.source.sampling import take_sample
 from tests.support.rasters import UTM, Tiff, run
 
 SIZE = 400

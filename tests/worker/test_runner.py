@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from structlog.testing import capture_logs
 
-from geoprocessing_worker.models import ClaimedJob
-from geoprocessing_worker.runner import Ending, JobRunner, Tools
-from geoprocessing_worker.tasks import Tasks, bind
+from geoprocessing_worker.jobs.runner import Ending, JobRunner, Tools
+from geoprocessing_worker.plugins.registry import Tasks, bind
+from geoprocessing_worker.wire.messages import ClaimedJob
 from tests.support.bench import SUCCEEDED, SUFFIXES, Bench
 from tests.support.child_work import FOR_EVER, LIED_OF, LIES
 from tests.support.processes import ROOT

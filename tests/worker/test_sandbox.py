@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.sandbox import Limits, Sandbox
+from geoprocessing_worker.sandbox.process import Limits, Sandbox
 from tests.support.child_work import Deed, Told, do
 from tests.support.waiting import until
 

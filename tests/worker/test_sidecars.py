@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import CRS
 
+from geoprocessing_worker.output.sidecars import auxiliary_file, projection_file, read_world_file, shortest, world_file
 from geoprocessing_worker.raster import Grid
-from geoprocessing_worker.sidecars import auxiliary_file, projection_file, read_world_file, shortest, world_file
 
 
 def test_world_file_names_the_centre_of_the_first_pixel() -> None:

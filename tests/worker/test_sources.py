@@ -12,10 +12,10 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from geoprocessing_worker import transfer
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.runner import Ending
+from geoprocessing_worker.jobs.runner import Ending
+from geoprocessing_worker.wire import transfer
 from geoprocessing_worker.worker import source_client
 from tests.support.api import NO_TLS
 from tests.support.bench import Bench

@@ -13,14 +13,14 @@ from affine import Affine
 from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 
-from geoprocessing_worker.cog import make_cog
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.handlers import TaskRequest, TaskResult
 from geoprocessing_worker.header import StoredBlocks
-from geoprocessing_worker.inspection import inspect_file
-from geoprocessing_worker.opening import gdal_environment
-from geoprocessing_worker.task_options import CogOptions, TilesOptions
-from geoprocessing_worker.tiles import make_tiles
+from geoprocessing_worker.render.task_options import CogOptions, TilesOptions
+from geoprocessing_worker.source.gdal import gdal_environment
+from geoprocessing_worker.source.inspection import inspect_file
+from geoprocessing_worker.tasks.cog.job import make_cog
+from geoprocessing_worker.tasks.tiles.job import make_tiles
 from tests.support.rasters import picture_of, quiet, run
 
 PLACE = Affine(1, 0, 400_000, 0, -1, 1_700_000)

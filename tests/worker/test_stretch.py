@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geoprocessing_worker.stretch import choose_stretch, few_values
+from geoprocessing_worker.color.stretch import choose_stretch, few_values
 
 NOISE = np.random.default_rng(1).normal(1000, 100, 50_000)
 

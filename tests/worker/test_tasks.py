@@ -13,14 +13,14 @@ from typing import Any, TypeGuard
 
 import pytest
 
-from geoprocessing_worker import tasks
-from geoprocessing_worker.children import make_sandbox
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ConfigurationError, ErrorClass, JobError
 from geoprocessing_worker.handlers import GEOTIFF_TYPES, TaskResult
-from geoprocessing_worker.options import RenderOptions
-from geoprocessing_worker.perform import perform
-from geoprocessing_worker.tasks import load
+from geoprocessing_worker.plugins import registry
+from geoprocessing_worker.plugins.child import perform
+from geoprocessing_worker.plugins.processes import make_sandbox
+from geoprocessing_worker.plugins.registry import load
+from geoprocessing_worker.render.options import RenderOptions
 from tests.support.packages import install
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +34,7 @@ def worker(*arguments: str, path: Path | None = None) -> subprocess.CompletedPro
 
 def test_the_workers_own_handlers_are_found_as_any_others_are() -> None:
     """They stand in the package's metadata, and each is named after its task type."""
-    loaded = tasks.load(Settings())
+    loaded = registry.load(Settings())
     assert "geotiff_to_png" in loaded.names
     assert loaded.broken == ()
     for task in loaded:
@@ -46,7 +46,7 @@ def test_the_workers_own_handlers_are_found_as_any_others_are() -> None:
 
 
 def test_the_operators_settings_are_the_defaults_of_a_payload() -> None:
-    task = tasks.load(Settings(max_image_size=100, compression_quality=7), only=["geotiff_to_png"]).usable[
+    task = registry.load(Settings(max_image_size=100, compression_quality=7), only=["geotiff_to_png"]).usable[
         "geotiff_to_png"
     ]
     options = task.options({"quality": 9})
@@ -56,17 +56,17 @@ def test_the_operators_settings_are_the_defaults_of_a_payload() -> None:
 
 def test_a_setting_that_is_no_default_for_a_payload_is_named() -> None:
     with pytest.raises(ConfigurationError, match=r"^COORDINATE_SYSTEM: Unknown coordinate system"):
-        tasks.load(Settings(coordinate_system="EPSG:999999"))
+        registry.load(Settings(coordinate_system="EPSG:999999"))
 
 
 def test_only_what_is_enabled_is_offered_and_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(install(tmp_path, "thinker_a", lines="raise SystemExit('imported')"))
-    assert tasks.load(Settings(worker_task_types="geotiff_to_png")).names == ("geotiff_to_png",)
+    assert registry.load(Settings(worker_task_types="geotiff_to_png")).names == ("geotiff_to_png",)
 
 
 def test_a_task_type_that_nothing_is_installed_for_is_refused_with_what_there_is() -> None:
     with pytest.raises(ConfigurationError, match=r"WORKER_TASK_TYPES: .* read_tea_leaves; installed: .*geotiff_to_png"):
-        tasks.load(Settings(worker_task_types="read_tea_leaves"))
+        registry.load(Settings(worker_task_types="read_tea_leaves"))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_handler_that_cannot_be_used_is_left_out_and_told(
 ) -> None:
     package = f"thinker_{abs(hash(reason))}"
     monkeypatch.syspath_prepend(install(tmp_path, package, **wrong))
-    loaded = tasks.load(Settings())
+    loaded = registry.load(Settings())
     assert "geotiff_to_png" in loaded.names
     assert not {"think", "dream"} & set(loaded.names)
     (broken,) = loaded.broken
@@ -94,7 +94,7 @@ def test_a_handler_that_cannot_be_used_is_left_out_and_told(
 def test_two_packages_for_one_task_type_are_no_offer_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "thinker_one")
     monkeypatch.syspath_prepend(install(tmp_path, "thinker_two"))
-    loaded = tasks.load(Settings())
+    loaded = registry.load(Settings())
     assert "think" not in loaded.names
     assert [broken.reason for broken in loaded.broken] == ["TypeError: 2 packages have a handler for it"]
 
@@ -151,7 +151,7 @@ def test_an_error_advises_only_options_that_its_kind_of_job_has(name: str, code:
     """`maxSize` helps pictures alone; what is no matter of size gets no advice."""
     handler = load(Settings()).usable[name].handler
     error = JobError(code, "It ended.", ErrorClass.TIMEOUT, {"limit_seconds": 1})
-    told = tasks.advised(error, handler)
+    told = registry.advised(error, handler)
     assert told.message == ("It ended." if advice is None else f"It ended. {advice}")
     assert (told.code, told.detail) == (error.code, error.detail)
 
@@ -182,7 +182,7 @@ def _has_docstring(node: ast.AST) -> TypeGuard[ast.Module | ast.ClassDef | ast.F
 
 
 def test_a_payloads_fault_is_named_with_what_is_allowed() -> None:
-    task = tasks.load(Settings(), only=["geotiff_to_png"]).usable["geotiff_to_png"]
+    task = registry.load(Settings(), only=["geotiff_to_png"]).usable["geotiff_to_png"]
     with pytest.raises(JobError, match="quality was 101: Input should be less than or equal to 100"):
         task.options({"quality": 101})
 

@@ -12,15 +12,15 @@ import pytest
 import rasterio
 from PIL import Image
 
-from geoprocessing_worker import texts
-from geoprocessing_worker.confinement import Reach
-from geoprocessing_worker.directory import SUB_DIRECTORIES, Tiff
 from geoprocessing_worker.handlers import TaskRequest, TaskResult
-from geoprocessing_worker.inspection import inspect_file
-from geoprocessing_worker.opening import gdal_environment
-from geoprocessing_worker.perform import Call, perform
-from geoprocessing_worker.sandbox import Sandbox
-from geoprocessing_worker.shipped import GEOTIFF_INFO, GEOTIFF_TO_COG, GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
+from geoprocessing_worker.plugins.child import Call, perform
+from geoprocessing_worker.sandbox.landlock import Reach
+from geoprocessing_worker.sandbox.process import Sandbox
+from geoprocessing_worker.source import texts
+from geoprocessing_worker.source.gdal import gdal_environment
+from geoprocessing_worker.source.inspection import inspect_file
+from geoprocessing_worker.tasks.builtin import GEOTIFF_INFO, GEOTIFF_TO_COG, GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
+from geoprocessing_worker.tiff.directory import SUB_DIRECTORIES, Tiff
 from tests.support.raw_tiff import ASCII, BYTE, DOUBLE, SHORT, Tag, write_raw_tiff
 from tests.support.task_runs import perform_on
 from tests.support.tiffs import LONG, RawTiff, Value, gray
@@ -143,7 +143,7 @@ async def test_it_works_behind_the_walls_of_the_sandbox(handler: Any, tmp_path: 
     source, out = source_with("description", LATIN, tmp_path), tmp_path / "out"
     out.mkdir()
     request = TaskRequest(source=source, output_folder=out, stem="a", options=handler.payload(), source_name="a.tif")
-    box: Sandbox[Call, TaskResult] = Sandbox(perform, TaskResult, preload=("geoprocessing_worker.forkserver",))
+    box: Sandbox[Call, TaskResult] = Sandbox(perform, TaskResult, preload=("geoprocessing_worker.tasks.preload",))
     made = await box.run(Call.of(handler, request), lambda *_: None, Reach((source,), (out,)))
     assert described(made.metadata["source"]) == SHOWN[LATIN]  # type: ignore[arg-type]
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from geoprocessing_worker.threads import in_order
+from geoprocessing_worker.render.threads import in_order
 
 
 def test_what_is_made_comes_in_the_order_of_the_pieces() -> None:

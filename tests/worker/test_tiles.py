@@ -17,13 +17,13 @@ from PIL import Image
 from pyproj import Transformer
 from rasterio.control import GroundControlPoint
 
-from geoprocessing_worker.archive import Archive
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.ground import EARTH_GIRTH
+from geoprocessing_worker.geo.pixel_to_crs import EARTH_GIRTH
 from geoprocessing_worker.handlers import TaskRequest, TaskResult
-from geoprocessing_worker.task_options import TilesOptions
-from geoprocessing_worker.tile_grid import Coverage, Tile, choose_zooms
-from geoprocessing_worker.tiles import make_tiles
+from geoprocessing_worker.render.task_options import TilesOptions
+from geoprocessing_worker.tasks.tiles.archive import Archive
+from geoprocessing_worker.tasks.tiles.grid import Coverage, Tile, choose_zooms
+from geoprocessing_worker.tasks.tiles.job import make_tiles
 from tests.support.rasters import UTM, Tiff, quarters, quiet
 
 RED, GREEN, BLUE, WHITE = [255, 0, 0, 255], [0, 255, 0, 255], [0, 0, 255, 255], [255, 255, 255, 255]
@@ -261,7 +261,7 @@ def test_what_cannot_become_tiles_is_refused_by_name(
 
 def test_tiles_of_something_else_do_not_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A renderer that reads the wrong part of the file is found out by the check of the archive."""
-    from geoprocessing_worker import tile_source
+    from geoprocessing_worker.tasks.tiles import source as tile_source
 
     right = tile_source.cropped
 

@@ -7,10 +7,10 @@ import httpx
 import pytest
 from starlette.responses import Response
 
-from geoprocessing_worker.conversion import OutputFile
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.models import UploadSlot
-from geoprocessing_worker.upload import upload
+from geoprocessing_worker.tasks.png import OutputFile
+from geoprocessing_worker.wire.messages import UploadSlot
+from geoprocessing_worker.wire.upload import upload
 from tests.support.scripted_api import ScriptedApi
 
 

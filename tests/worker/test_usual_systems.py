@@ -12,10 +12,10 @@ import pytest
 import rasterio
 from rasterio.shutil import copy as copy_raster
 
-from geoprocessing_worker import usual_systems
-from geoprocessing_worker.crs import from_gdal
-from geoprocessing_worker.inspection import inspect_file
-from geoprocessing_worker.opening import gdal_environment, open_source
+from geoprocessing_worker.geo.crs import from_gdal
+from geoprocessing_worker.source import known_crs
+from geoprocessing_worker.source.gdal import gdal_environment, open_source
+from geoprocessing_worker.source.inspection import inspect_file
 from tests.support.rasters import DEGREES, Tiff
 
 CORPUS = sorted((Path(__file__).parents[3] / "shared" / "corpus").glob("*.tif*"))
@@ -47,18 +47,18 @@ except BlockingIOError:
 @pytest.fixture(autouse=True)
 def learned() -> Iterator[None]:
     with gdal_environment():
-        usual_systems.learn()
+        known_crs.learn()
         yield
 
 
-@pytest.mark.parametrize("code", usual_systems.CODES)
+@pytest.mark.parametrize("code", known_crs.CODES)
 @pytest.mark.parametrize("area_or_point", ["Area", "Point"])
 def test_a_usual_system_is_known_as_gdal_tells_it(code: str, area_or_point: str, tmp_path: Path) -> None:
     """What is known of a file's keys is to the letter what GDAL would have made of them."""
     file, shape = tmp_path / "map.tif", {"width": 8, "height": 8, "count": 1, "dtype": "uint8"}
     with rasterio.open(file, "w", driver="GTiff", crs=code, transform=DEGREES, **shape) as dataset:
         dataset.update_tags(AREA_OR_POINT=area_or_point)
-    found = usual_systems.find(file)
+    found = known_crs.find(file)
     with rasterio.open(file) as dataset:
         told = from_gdal(dataset.crs)
     assert found is not None
@@ -69,7 +69,7 @@ def test_a_usual_system_is_known_as_gdal_tells_it(code: str, area_or_point: str,
 @pytest.mark.skipif(not CORPUS, reason="the corpus is not beside this checkout")
 def test_no_real_file_is_taken_for_one_in_another_system() -> None:
     """Of each file of the corpus either nothing is known, or what GDAL says of it."""
-    known = {file: crs for file in CORPUS if (crs := usual_systems.find(file)) is not None}
+    known = {file: crs for file in CORPUS if (crs := known_crs.find(file)) is not None}
     assert len(known) > len(CORPUS) // 10
     for file, crs in known.items():
         with open_source(file) as dataset:
@@ -81,18 +81,18 @@ def test_no_real_file_is_taken_for_one_in_another_system() -> None:
 @pytest.mark.parametrize("crs", ["EPSG:4326+5773", "EPSG:4269", "EPSG:32638", None])
 def test_of_any_other_system_nothing_is_known(crs: str | None, tmp_path: Path) -> None:
     """Heights, other codes and no keys at all are left to GDAL."""
-    assert usual_systems.find(Tiff(PLANE, crs=crs).write(tmp_path / "map.tif")) is None
+    assert known_crs.find(Tiff(PLANE, crs=crs).write(tmp_path / "map.tif")) is None
 
 
 def test_one_byte_more_or_less_is_left_to_gdal(tmp_path: Path) -> None:
     """A name that another program gave a system, or another ellipsoid, is not what was seen before."""
     file = Tiff(PLANE).write(tmp_path / "map.tif")
     content = file.read_bytes()
-    assert usual_systems.find(file) is not None
+    assert known_crs.find(file) is not None
     for words in (b"WGS 84|", np.float64(6378137.0).tobytes()):
         assert content.count(words) == 1
         file.write_bytes(content.replace(words, words[:-2] + b"\x01" + words[-1:]))
-        assert usual_systems.find(file) is None
+        assert known_crs.find(file) is None
 
 
 def test_a_unit_is_read_also_where_the_system_is_known(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_unit_is_read_also_where_the_system_is_known(tmp_path: Path) -> None:
             dataset.units = ("metre",)
         header = inspect_file(file)
     assert header.bands[0].unit == "metre"
-    assert usual_systems.find(file) is not None
+    assert known_crs.find(file) is not None
 
 
 def test_every_page_has_its_own_system(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_every_page_has_its_own_system(tmp_path: Path) -> None:
     for number, crs in enumerate(("EPSG:32638", "EPSG:4326", "EPSG:3857")):
         page = Tiff(PLANE, crs=crs).write(tmp_path / f"{number}.tif")
         copy_raster(page, file, driver="GTiff", **({"APPEND_SUBDATASET": True} if number else {}))
-    found = [usual_systems.find(file, directory) for directory in (1, 2, 3, 4)]
+    found = [known_crs.find(file, directory) for directory in (1, 2, 3, 4)]
     assert [None if crs is None else crs.to_epsg() for crs in found] == [None, 4326, 3857, None]
 
 

@@ -8,13 +8,13 @@ import pytest
 from pyproj import CRS
 
 from geoprocessing_worker.errors import ErrorClass, JobError
-from geoprocessing_worker.geometry import lay_out
+from geoprocessing_worker.geo.approx_transform import source_positions
+from geoprocessing_worker.geo.layout import lay_out
 from geoprocessing_worker.header import SourceHeader
-from geoprocessing_worker.inspection import inspect_file
-from geoprocessing_worker.mesh import source_positions
-from geoprocessing_worker.opening import gdal_environment
+from geoprocessing_worker.output.verify import verify
 from geoprocessing_worker.raster import Grid
-from geoprocessing_worker.verify import verify
+from geoprocessing_worker.source.gdal import gdal_environment
+from geoprocessing_worker.source.inspection import inspect_file
 from tests.support.rasters import DEGREES, Tiff, quarters, run
 
 GRID = Grid(64, 64, DEGREES, CRS.from_epsg(4326))
@@ -88,6 +88,6 @@ def test_picture_of_another_place_is_caught(tmp_path: Path, monkeypatch: pytest.
         inverse = source_positions(header, lay_out(header, GRID.crs, 64), 64, 64)
         return lambda columns, rows: inverse(columns + 2.0, rows)
 
-    monkeypatch.setattr("geoprocessing_worker.verify.source_positions", shifted)
+    monkeypatch.setattr("geoprocessing_worker.output.verify.source_positions", shifted)
     with pytest.raises(JobError, match=r"2\.00 pixels"):
         verify(picture, world, header, GRID)

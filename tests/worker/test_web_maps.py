@@ -13,10 +13,10 @@ from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 
-from geoprocessing_worker.conversion import explain
-from geoprocessing_worker.options import RenderOptions
+from geoprocessing_worker.geo.web_maps import largest_error, placements
 from geoprocessing_worker.raster import Grid
-from geoprocessing_worker.web_maps import largest_error, placements
+from geoprocessing_worker.render.options import RenderOptions
+from geoprocessing_worker.tasks.png import explain
 from tests.support.rasters import UTM, Tiff, quarters, ramp, run
 
 GEOSTATIONARY = "+proj=geos +h=35785831 +lon_0=0 +sweep=y"

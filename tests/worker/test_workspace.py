@@ -11,8 +11,8 @@ import pytest
 
 from geo_jobs_api.config import ensure_secrets
 from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.jobs.workspace import job_folder, sweep
 from geoprocessing_worker.own_folder import prepare
-from geoprocessing_worker.workspace import job_folder, sweep
 
 
 def hold(temp_dir: Path, ready: Connection) -> None:

@@ -1,0 +1,201 @@
+"""Which bands are shown, and as what: decided from the header alone, with a sentence that says why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from geoprocessing_worker.color.band_names import are_measurements, is_not_alpha, words_of
+from geoprocessing_worker.color.lab import is_lab
+from geoprocessing_worker.errors import refused
+from geoprocessing_worker.header import BandHeader, SourceHeader
+
+
+class Colour(StrEnum):
+    """How the chosen bands become colour."""
+
+    GRAY = "gray"
+    RGB = "rgb"
+    PALETTE = "palette"
+    CMYK = "cmyk"
+    LAB = "lab"
+
+
+@dataclass(frozen=True, slots=True)
+class BandChoice:
+    """1-based `indexes` in display order, the alpha band if there is one, and why these.
+
+    `true_colour`: the file itself says that these are red, green and blue. `by_position`: nothing in the file says what
+    they are. `alpha_asked`: the job names the alpha band. The sample finds `alpha_top`, the value at which a pixel is
+    fully visible, and `premultiplied`, whether colors are stored multiplied by alpha.
+    """
+
+    indexes: tuple[int, ...]
+    colour: Colour
+    alpha: int | None
+    reason: str
+    true_colour: bool = False
+    by_position: bool = False
+    alpha_asked: bool = False
+    alpha_top: float = 255.0
+    premultiplied: bool = False
+    notes: tuple[str, ...] = ()
+
+
+# Descriptions under which band sets of satellites and drones name their visible bands, as `words_of` returns them.
+# Red edge, infra red, coastal blue and SuperDove's green I (at 531 nm) are bands of their own. MODIS counts its bands
+# in an order of its own; Sentinel-2 and Landsat 8 agree on B4, B3 and B2.
+_NAMED: tuple[tuple[str, str, str], ...] = (
+    (
+        r"(?<!infra )(?<!far )\b(red|r)\b(?! edge)",
+        r"\b(green|g)\b(?! i\b)",
+        r"(?<!coastal )(?<!ultra )(?<!deep )\b(blue|b)\b",
+    ),
+    (r"\bsur refl b0?1\b", r"\bsur refl b0?4\b", r"\bsur refl b0?3\b"),
+    (r"\bb0?4\b", r"\bb0?3\b", r"\bb0?2\b"),
+    (r"\brot\b", r"\b(grun|gruen)\b", r"\bblau\b"),
+    (r"(?<!infra )\brouge\b", r"\bvert\b", r"\bbleu\b"),
+    (r"\brojo\b", r"\bverde\b", r"\bazul\b"),
+    (r"\bvermelho\b", r"\bverde\b", r"\bazul\b"),
+    (r"\brosso\b", r"\bverde\b", r"\bblu\b"),
+    (r"\brood\b", r"\bgroen\b", r"\bblauw\b"),
+    (r"\brod\b", r"\bgron\b", r"\bbla\b"),
+    (r"\bczerwony\b", r"\bzielony\b", r"\bniebieski\b"),
+    (r"\bpunainen\b", r"\bvihrea\b", r"\bsininen\b"),
+    (r"\bcervena\b", r"\bzelena\b", r"\bmodra\b"),
+    (r"\bkirmizi\b", r"\byesil\b", r"\bmavi\b"),
+    (r"\bкрасныи\b", r"\bзеленыи\b", r"\bсинии\b"),  # noqa: RUF001 - Russian
+    (r"[红赤]", r"[绿緑]", r"[蓝青]"),
+    (r"\bاحمر\b", r"\bاخضر\b", r"\bازرق\b"),  # noqa: RUF001 - Arabic
+)
+_COLORS = 3
+
+
+def called_alpha(header: SourceHeader) -> list[BandHeader]:
+    """The bands that the file calls alpha, but for complex ones and those whose description says otherwise."""
+    called = [band for band in header.bands if band.colorinterp == "alpha" and not band.dtype.startswith("complex")]
+    return [band for band in called if not is_not_alpha(band.description)]
+
+
+def choose_bands(header: SourceHeader, asked: tuple[int, ...] | None) -> BandChoice:
+    """The bands to show.
+
+    Raises:
+        JobError: `invalid_payload` when the payload asks for bands that the file does not have.
+    """
+    called = called_alpha(header)
+    alpha = called[-1].index if called else None
+    if asked is not None:
+        return _asked(header, asked, alpha)
+    data = [band for band in header.bands if band.index != alpha]
+    if not data:
+        return BandChoice((1,), Colour.GRAY, None, "the only band is marked as alpha and is shown as gray")
+    if header.palette is not None:
+        return BandChoice((1,), Colour.PALETTE, alpha, "band 1 has a colour table")
+    return replace(_chosen(header, data), alpha=alpha, notes=_misnamed(header))
+
+
+def _chosen(header: SourceHeader, data: list[BandHeader]) -> BandChoice:
+    declared = _by_colour(header, data)
+    told = declared or _by_description(data)
+    first = [header.band(index) for index in told[0]] if told else data[:_COLORS]
+    may_be_gray = told is None or (told is declared and told[1] is Colour.RGB)
+    if len(first) == _COLORS and may_be_gray and (unlike := _unlike(first, declared=declared is not None)):
+        return BandChoice((data[0].index,), Colour.GRAY, None, f"the first band alone, since {unlike}")
+    if told:
+        return BandChoice(*told[:2], None, told[2], true_colour=True)
+    return _by_position(data)
+
+
+def _unlike(bands: list[BandHeader], *, declared: bool) -> str | None:
+    """Why three bands cannot be the colors of one picture; `None` if they can."""
+    names = [band.description for band in bands]
+    if are_measurements(names, declared=declared):
+        return f"the bands' names are no colors: {', '.join(name or 'no name' for name in names)}"
+    units = [band.unit for band in bands if band.unit]
+    if not declared and len(set(units)) > 1:
+        return f"the bands' units differ: {', '.join(units)}"
+    return None
+
+
+def first_alone(choice: BandChoice, why: str) -> BandChoice:
+    """The first band in gray, instead of three."""
+    reason = f"the first band alone, since {why}"
+    return replace(choice, indexes=choice.indexes[:1], colour=Colour.GRAY, reason=reason, by_position=False)
+
+
+def _misnamed(header: SourceHeader) -> tuple[str, ...]:
+    return tuple(
+        f"band {band.index} is called alpha, but named {band.description}: it hides nothing"
+        for band in header.bands
+        if band.colorinterp == "alpha" and is_not_alpha(band.description)
+    )
+
+
+_Choice = tuple[tuple[int, ...], Colour, str]
+
+
+def _asked(header: SourceHeader, asked: tuple[int, ...], alpha: int | None) -> BandChoice:
+    absent = [index for index in asked if index > len(header.bands)]
+    if absent:
+        raise refused(
+            "invalid_payload",
+            f"The job asks for band {absent[0]}, but the file has {len(header.bands)}.",
+            bands=len(header.bands),
+        )
+    if len(asked) in {2, 4}:
+        reason = "asked for in the payload, the last as alpha"
+        return BandChoice(asked[:-1], _plain(len(asked) - 1), asked[-1], reason, alpha_asked=True)
+    alpha = None if alpha in asked else alpha
+    if asked == (1,) and header.palette is not None:
+        return BandChoice(asked, Colour.PALETTE, alpha, "asked for in the payload; band 1 has a colour table")
+    colours = {header.band(index).colorinterp for index in asked}
+    told = colours == {"red", "green", "blue"}
+    unlike = _unlike([header.band(index) for index in asked], declared=told) if len(asked) == _COLORS else None
+    notes = () if unlike is None else (f"one stretch for three bands, though {unlike}",)
+    return BandChoice(asked, _plain(len(asked)), alpha, "asked for in the payload", true_colour=told, notes=notes)
+
+
+def _plain(count: int) -> Colour:
+    return Colour.RGB if count == 3 else Colour.GRAY
+
+
+def _by_colour(header: SourceHeader, data: list[BandHeader]) -> _Choice | None:
+    if is_lab(header.photometric) and len(data) >= 3:
+        return (1, 2, 3), Colour.LAB, "by the file's colour space, L*a*b* turned into light"
+    words = {band.colorinterp: band.index for band in reversed(data)}
+    if {"red", "green", "blue"} <= words.keys():
+        return (words["red"], words["green"], words["blue"]), Colour.RGB, "by the file's colour interpretation"
+    if {"cyan", "magenta", "yellow", "black"} <= words.keys():
+        inks = (words["cyan"], words["magenta"], words["yellow"], words["black"])
+        return inks, Colour.CMYK, "by the file's colour interpretation, inks turned into light"
+    return None
+
+
+def _by_description(data: list[BandHeader]) -> _Choice | None:
+    words = {band.index: words_of(band.description) for band in data}
+    for patterns in _NAMED:
+        found = [index for pattern in patterns if (index := _described(words, pattern)) is not None]
+        if len(set(found)) == len(patterns):
+            return tuple(found), Colour.RGB, "by the bands' descriptions"
+    return None
+
+
+def _described(words: Mapping[int, str], pattern: str) -> int | None:
+    """The first band that is called nothing else, else the first that is called that among other words."""
+    for matches in (re.fullmatch, re.search):
+        for index, text in words.items():
+            if matches(pattern, text):
+                return index
+    return None
+
+
+def _by_position(data: list[BandHeader]) -> BandChoice:
+    first = data[:_COLORS]
+    if len(first) == _COLORS and len({band.dtype for band in first}) == 1:
+        reason = "the first three bands, since nothing in the file says which are red, green and blue"
+        return BandChoice(tuple(band.index for band in first), Colour.RGB, None, reason, by_position=True)
+    reason = "the only band" if len(data) == 1 else "the first band, since nothing in the file says which to show"
+    return BandChoice((data[0].index,), Colour.GRAY, None, reason)

@@ -1,0 +1,266 @@
+"""Coordinate reference systems: parsed from text that names no file, reduced to their horizontal part, described."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import rasterio.crs
+from numpy.typing import NDArray
+from pyproj import CRS, Proj, Transformer
+from pyproj.crs.crs import BoundCRS
+from pyproj.enums import WktVersion
+from pyproj.exceptions import CRSError, ProjError
+from rasterio.errors import CRSError as GdalCRSError
+
+from geoprocessing_worker.errors import refused
+from geoprocessing_worker.geo.crs_text import json_names_file, names_file
+
+Numbers = NDArray[np.float64]
+
+NATIVE = "native"
+"""The word that keeps a file's own coordinate system."""
+
+_CODE = re.compile(r"(?:urn:ogc:def:crs:)?([A-Za-z]{2,10}):(?:[\d.]*:)?([A-Za-z0-9]{1,12})")
+_WKT = re.compile(r"\s*(GEOGCS|PROJCS|GEOCCS|COMPD_CS|LOCAL_CS|[A-Z]+CRS|BOUNDCRS)\s*\[", re.IGNORECASE)
+_PROJ = re.compile(r"\+proj=\S.*", re.DOTALL)
+_IGNORED = re.compile(r"\+?\b(?:type=\w+|nadgrids=@null)")  # the type is ours; the grid of no shift does nothing
+_WGS84 = "World Geodetic System 1984"
+
+# For schemas: how each form begins. They let pass what the expressions above do, and a little more.
+CODE_PATTERN = r"(?:urn:ogc:def:crs:)?[A-Za-z]{2,10}:(?:[\d.]*:)?[A-Za-z0-9]{1,12}\s*$"
+WKT_PATTERN = r"[A-Za-z_]+\s*\["
+PROJJSON_PATTERN = r"\{"
+PROJ_PATTERN = r"\+proj="
+
+
+def parse_crs(text: str) -> CRS:
+    """Return the system that a payload or setting names: by code, as WKT, as PROJJSON, or as a PROJ string.
+
+    Pipelines, `+init=`, file names and URLs never reach PROJ.
+
+    Raises:
+        JobError: `bad_crs`.
+    """
+    text = text.strip()
+    if names_file(text):
+        raise _bad(text)
+    try:
+        if code := _CODE.fullmatch(text):
+            crs = CRS.from_authority(code[1].upper(), code[2])
+        elif _WKT.match(text):
+            crs = CRS.from_wkt(text)
+        elif _PROJ.fullmatch(text):
+            crs = CRS.from_user_input(f"{_IGNORED.sub('', text)} +type=crs")
+        elif text.startswith("{"):
+            content = json.loads(text)
+            if json_names_file(content):
+                raise _bad(text)
+            crs = CRS.from_json_dict(content)
+        else:
+            raise _bad(text)
+    except (CRSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise _bad(text) from error
+    if not usable(crs):
+        raise _bad(text)
+    return crs
+
+
+def _bad(text: str) -> Exception:
+    shown = text if len(text) <= 80 else text[:77] + "..."
+    return refused(
+        "bad_crs",
+        f"Unknown coordinate system {shown!r}. "
+        "Give a code such as EPSG:4326, WKT, PROJJSON or a PROJ string without grids.",
+        given=shown,
+    )
+
+
+def horizontal(crs: CRS) -> CRS:
+    """Return the part that places a picture: two axes, and the datum shift if the system has one of its own."""
+    if crs.is_bound and crs.source_crs is not None and crs.target_crs is not None:
+        source = horizontal(crs.source_crs)
+        if source.is_bound or _no_shift(crs, source):
+            return source
+        return crs if source.equals(crs.source_crs) else BoundCRS(source, crs.target_crs, crs.coordinate_operation)
+    if crs.is_compound and crs.sub_crs_list:
+        return horizontal(crs.sub_crs_list[0])
+    return _followed(crs.to_2d() if len(crs.axis_info) == 3 else crs)
+
+
+def _followed(crs: CRS) -> CRS:
+    """Return the system of the PROJ string that a system carries, since PROJ follows it and not the words around it.
+
+    The two differ: GDAL reads ESRI's geostationary projection as swept by y, and keeps `+sweep=x` in the string.
+    """
+    before, found, string = (crs.remarks or "").partition("PROJ CRS string: ")
+    if before or not found:
+        return crs
+    try:
+        followed = CRS.from_user_input(f"{_IGNORED.sub('', string)} +type=crs")
+    except CRSError:
+        return crs
+    return CRS.from_json_dict({**followed.to_json_dict(), "name": crs.name})
+
+
+def _no_shift(crs: CRS, source: CRS) -> bool:
+    """Whether a shift of nothing from WGS 84 to itself hides the code of the system that it belongs to."""
+    operation, datum = crs.coordinate_operation, source.geodetic_crs.datum if source.geodetic_crs else None
+    same_datum = datum is not None and datum.name.startswith(_WGS84)
+    return same_datum and operation is not None and not any(float(parameter.value) for parameter in operation.params)
+
+
+def unshifted(crs: CRS) -> CRS:
+    """Return a horizontal system without its own datum shift, for questions about its axes and projection."""
+    return crs.source_crs if crs.is_bound and crs.source_crs is not None else crs
+
+
+def per_degree(crs: CRS) -> float:
+    """Return how many units of a geographic system make one degree: 1, or 3600 for arc-seconds."""
+    units = math.radians(1.0) / horizontal(crs).axis_info[0].unit_conversion_factor
+    return 1.0 if math.isclose(units, 1.0, rel_tol=1e-9) else units
+
+
+def usable(crs: CRS | None) -> bool:
+    """Whether a picture can be placed on Earth by this system; local and engineering systems cannot."""
+    return crs is not None and (crs.is_geographic or crs.is_projected)
+
+
+def from_gdal(crs: rasterio.crs.CRS | None) -> CRS | None:
+    """Return GDAL's system for pyproj. `None` if there is none, it names a file, or PROJ cannot parse it."""
+    if not crs:
+        return None
+    # Some systems can be written in one version of WKT only.
+    for version in ("WKT2_2019", None):
+        try:
+            text = crs.to_wkt(version=version)
+            return None if names_file(text) else _by_its_code(_followed(CRS.from_wkt(text)))
+        except (CRSError, GdalCRSError, ValueError):
+            continue
+    return None
+
+
+def _by_its_code(crs: CRS) -> CRS:
+    """Return the system of the code that GDAL gives, if it differs in no more than the name of its datum.
+
+    GDAL's database can be newer than pyproj's, and gives Finland's EPSG:3067 a datum of its own, for one.
+    """
+    name = crs.to_json_dict().get("id", {})
+    if name.get("authority") != "EPSG" or epsg(crs) is not None:
+        return crs
+    try:
+        other = CRS.from_epsg(name["code"])
+    except CRSError:
+        return crs
+    alike = (
+        crs.type_name == other.type_name
+        and crs.ellipsoid == other.ellipsoid
+        and crs.prime_meridian == other.prime_meridian
+        and crs.coordinate_operation == other.coordinate_operation
+        and _axes(crs) == _axes(other)
+    )
+    return other if alike else crs
+
+
+def _axes(crs: CRS) -> list[tuple[str, float]]:
+    return [(axis.direction, round(axis.unit_conversion_factor, 12)) for axis in crs.axis_info]
+
+
+def to_gdal(crs: CRS) -> rasterio.crs.CRS:
+    """The same system for rasterio; by code where there is one, since GDAL then skips its guesses."""
+    code = epsg(crs)
+    return rasterio.crs.CRS.from_epsg(code) if code else rasterio.crs.CRS.from_wkt(crs.to_wkt(WktVersion.WKT2_2019))
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A transformation between two systems, in traditional (east, north) order and in the systems' own units."""
+
+    transformer: Transformer
+    into_degrees: float | None
+    from_degrees: float | None
+
+    def transform(self, xs: Numbers, ys: Numbers, *, errcheck: bool = True) -> tuple[Numbers, Numbers]:
+        """Return the points in the target system; what it cannot express is infinite."""
+        if self.into_degrees is not None:
+            xs, ys = xs * self.into_degrees, ys * self.into_degrees
+        xs, ys = self.transformer.transform(xs, ys, errcheck=errcheck)
+        return (xs, ys) if self.from_degrees is None else (xs * self.from_degrees, ys * self.from_degrees)
+
+
+@lru_cache(maxsize=64)
+def transformer(source: CRS, target: CRS) -> Way:
+    """Return the way from one system to the other; kept, since PROJ takes 2 ms to find it.
+
+    Raises:
+        ProjError: there is no way.
+    """
+    way = Transformer.from_crs(source, target, always_xy=True)
+    # pyproj takes and returns degrees for systems in radians.
+    into = math.degrees(1.0) if _in_radians(source) else None
+    return Way(way, into, math.radians(1.0) if _in_radians(target) else None)
+
+
+def _in_radians(crs: CRS) -> bool:
+    return crs.is_geographic and crs.axis_info[0].unit_conversion_factor == 1.0
+
+
+def reachable(source: CRS, target: CRS) -> bool:
+    """Whether points can go from one system to the other at all: not from another planet to Earth."""
+    if same(source, target):
+        return True  # without PROJ's database, which is slow to open
+    try:
+        transformer(source, target)
+    except ProjError:
+        return False
+    return True
+
+
+def areal_scales(crs: CRS, lons: NDArray[np.float64], lats: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How many times larger than on the ground a system shows places given in degrees; infinite if nowhere."""
+    found = np.abs(np.asarray(Proj(crs).get_factors(lons, lats, errcheck=False).areal_scale))
+    return np.where(found < 1e29, found, np.inf)  # PROJ's infinity is 1e30
+
+
+def epsg(crs: CRS) -> int | None:
+    """The EPSG code if the system is exactly that one, else `None`."""
+    authority = crs.to_authority(auth_name="EPSG", min_confidence=100)
+    return int(authority[1]) if authority and authority[1].isdigit() else None
+
+
+def same(one: CRS, other: CRS) -> bool:
+    """Whether two systems give a point the same coordinates in traditional (east, north) order."""
+    if one.equals(other, ignore_axis_order=True):
+        return True
+    # PROJ ignores the order of latitude and longitude only, not that of northing and easting.
+    return one.is_projected and other.is_projected and _without_axes(one) == _without_axes(other) != ""
+
+
+def _without_axes(crs: CRS) -> str:
+    try:
+        return crs.to_wkt(WktVersion.WKT1_GDAL, output_axis_rule=False)
+    except CRSError:
+        return ""
+
+
+def latitude_first(crs: CRS) -> bool:
+    """Whether the authority names latitude or northing before longitude or easting."""
+    first = crs.axis_info[0].direction.lower() if crs.axis_info else ""
+    return first in {"north", "south"} and len({axis.direction for axis in crs.axis_info[:2]}) == 2
+
+
+def describe(crs: CRS | None) -> dict[str, Any] | None:
+    """Name, EPSG code (or `None`), WKT2 and PROJJSON."""
+    if crs is None:
+        return None
+    return {
+        "name": crs.name,
+        "epsg": epsg(crs),
+        "wkt2": crs.to_wkt(WktVersion.WKT2_2019),
+        "projjson": crs.to_json_dict(),
+    }

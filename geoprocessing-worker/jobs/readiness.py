@@ -1,0 +1,63 @@
+"""Whether this worker can do jobs now. What it finds wrong with its host stops claims and costs no job an attempt."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from geoprocessing_worker import host
+from geoprocessing_worker.config import Settings
+from geoprocessing_worker.host import Trouble
+from geoprocessing_worker.sandbox.process import Sandbox
+from geoprocessing_worker.wire.contact import Contact
+from geoprocessing_worker.wire.virus_scan import Scanner
+
+# A child that came up within these seconds proves the sandbox.
+PROVED_FOR = 20.0
+
+HOST_CHECKS: tuple[Callable[[Settings], Trouble | None], ...] = (host.disk, host.memory)
+
+
+async def look(
+    settings: Settings,
+    sandbox: Sandbox[Any, Any],
+    contact: Contact,
+    scanner: Scanner | None,
+    *,
+    thorough: bool = False,
+) -> tuple[Trouble, ...]:
+    """Look for local trouble.
+
+    Args:
+        settings: the worker's.
+        sandbox: where jobs run.
+        contact: what the API's answers show.
+        scanner: clamd, if files are scanned.
+        thorough: try the sandbox also if a child came up just before.
+    """
+    found = await asyncio.to_thread(_look_at_host, settings, scanner)
+    found += [
+        trouble
+        for trouble in (await _sandbox(sandbox, 0.0 if thorough else PROVED_FOR), host.clock(contact.clock_offset))
+        if trouble is not None
+    ]
+    return tuple(found)
+
+
+def _look_at_host(settings: Settings, scanner: Scanner | None) -> list[Trouble]:
+    found = [trouble for check in HOST_CHECKS if (trouble := check(settings)) is not None]
+    if scanner is not None:
+        try:
+            scanner.ping()
+        except OSError as error:
+            found.append(Trouble("scanner", f"{error}; start clamd, mend CLAMD_ADDRESS or unset SCAN_FOR_MALWARE"))
+    return found
+
+
+async def _sandbox(sandbox: Sandbox[Any, Any], proved_for: float) -> Trouble | None:
+    if sandbox.is_proved(proved_for):
+        return None
+    try:
+        await sandbox.warm_up()
+    except (RuntimeError, TimeoutError) as error:
+        return host.no_process(str(error) or "it did not end")
+    return None

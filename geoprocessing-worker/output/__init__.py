@@ -1,0 +1,1 @@
+"""From a picture to files, and the check of those files."""

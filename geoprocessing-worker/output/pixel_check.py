@@ -1,0 +1,148 @@
+"""Holds a few pixels of the finished picture against the source: what is in the right place must also be the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from geoprocessing_worker.color.arrays import Block, inks_to_light, scale_to_byte
+from geoprocessing_worker.color.bands import Colour
+from geoprocessing_worker.color.lab import lab_to_srgb
+from geoprocessing_worker.geo.approx_transform import source_positions
+from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.output.verify import failed
+from geoprocessing_worker.raster import Meaning, Picture
+from geoprocessing_worker.render.plan import RenderPlan
+from geoprocessing_worker.source.sampling import Source, open_level, read_window
+
+EACH_WAY = 4  # places along each side: none lies in the middle, where a mirrored picture is right
+REACH = 2.0  # output pixels round a place from which its colour may come, by averaging and interpolation
+MARGIN = 3  # source pixels more, for what interpolates between pixels where nothing is made smaller
+WIDEST = 512  # pixels a side; what is made that much smaller is not looked up
+DECODED = 64 << 20  # bytes; files with blocks so large that a look would cost as much as the picture are left alone
+ROUNDING = 4  # gray levels
+OVERSHOOT = 0.3  # of the range round a place, by which cubic and lanczos may leave it
+WHOLE = 1 << 19  # pixels; a level up to this size is read in one piece
+MOST_UNLIKE = 0.25  # of the places: a picture of something else differs in nearly all that are not flat
+
+Looked = tuple[Block, NDArray[np.uint8] | None]
+"""(bands, rows, columns) raw values of the shown bands, and the (rows, columns) opacity."""
+Look = Callable[[Window], Looked]
+
+
+@dataclass(frozen=True, slots=True)
+class Resemblance:
+    """In how many places pixels were compared, and in how many of these they are what the source has there."""
+
+    compared: int
+    alike: int
+
+
+def resemblance(
+    path: Path, header: SourceHeader, plan: RenderPlan, picture: Picture, *, leeway: int = ROUNDING
+) -> Resemblance:
+    """Compares at most sixteen places; `leeway`: gray levels that a picture may be off by.
+
+    Raises:
+        JobError: `self_check_failed`, class internal: the picture shows something else than the file.
+        rasterio.errors.RasterioError: a block cannot be decoded.
+    """
+    verdicts: list[bool] = []
+    with open_level(path, header, plan.level) as source:
+        look = _looker(source, header, plan)
+        for column, row, window in _places(header, plan):
+            verdicts.append(_alike(_pixel(picture, column, row), look(window), header, plan, leeway))
+    found = Resemblance(len(verdicts), sum(verdicts))
+    if found.compared - found.alike > max(1, found.compared * MOST_UNLIKE):
+        raise failed(f"in {found.compared - found.alike} of {found.compared} places it shows something else", path)
+    return found
+
+
+def _looker(source: Source, header: SourceHeader, plan: RenderPlan) -> Look:
+    """Reads windows one by one; of a small level all of them at once, since each call costs 1 ms, however little."""
+    level = plan.level
+    if level.width * level.height > WHOLE:
+        return lambda window: read_window(source, header, plan.bands, plan.nodata, window)
+    whole = Window(0, 0, level.width, level.height)
+    pixels, shown = read_window(source, header, plan.bands, plan.nodata, whole)
+
+    def cut(window: Window) -> Looked:
+        rows, columns = window.toslices()
+        return pixels[:, rows, columns], None if shown is None else shown[rows, columns]
+
+    return cut
+
+
+def _places(header: SourceHeader, plan: RenderPlan) -> Iterator[tuple[int, int, Window]]:
+    """(column, row) of the picture and the window of the level round it; only what lies wholly inside of the file."""
+    level, target = plan.level, plan.layout.target
+    block_bytes = level.block_width * level.block_height * len(header.bands)
+    if block_bytes * np.dtype(header.bands[0].dtype).itemsize * EACH_WAY**2 > DECODED:
+        return
+    inverse = source_positions(header, plan.layout, level.width, level.height)
+    parts = (np.arange(EACH_WAY) + 0.5) / EACH_WAY
+    reach = np.array([-REACH, 0.0, REACH])
+    for column in (parts * target.width).astype(int):
+        for row in (parts * target.height).astype(int):
+            xs, ys = inverse(*np.meshgrid(column + 0.5 + reach, row + 0.5 + reach))
+            if not (np.isfinite(xs).all() and np.isfinite(ys).all()):
+                continue
+            left, top = int(xs.min()) - MARGIN, int(ys.min()) - MARGIN
+            right, bottom = int(xs.max()) + MARGIN + 1, int(ys.max()) + MARGIN + 1
+            inside = left >= 0 and top >= 0 and right <= level.width and bottom <= level.height
+            if inside and right - left <= WIDEST and bottom - top <= WIDEST:
+                yield int(column), int(row), Window(left, top, right - left, bottom - top)
+
+
+def _pixel(picture: Picture, column: int, row: int) -> NDArray[np.int_]:
+    """(4,) red, green, blue, alpha."""
+    found = picture.pixels[row, column]
+    if picture.palette is not None:
+        return np.array(picture.palette[found[0]], dtype=int)
+    colour = found[:3] if len(found) >= 3 else np.repeat(found[:1], 3)
+    alpha = found[-1] if len(found) in {2, 4} else 255
+    return np.array([*colour, alpha], dtype=int)
+
+
+def _alike(pixel: NDArray[np.int_], looked: Looked, header: SourceHeader, plan: RenderPlan, leeway: int) -> bool:
+    """Whether a pixel can have come of what the source has round it."""
+    block, opacity = looked
+    shown = np.full(block.shape[1:], 255, dtype=np.uint8) if opacity is None else opacity
+    if not shown.any():
+        return bool(pixel[3] == 0)
+    if pixel[3] == 0:
+        return not shown.all()
+    if opacity is not None and plan.meaning is Meaning.INDEXED and not shown.all():
+        return True  # at the edge of what is hidden either may be picked
+    colours = _colours(block[:, shown > 0], header, plan)
+    if colours is None:
+        return True
+    low, high = colours.min(axis=1).astype(int), colours.max(axis=1).astype(int)
+    leave = leeway + ((high - low) * OVERSHOOT if plan.resampling in {"cubic", "lanczos"} else 0)
+    found = pixel[: len(low)]
+    return bool((found >= low - leave).all() and (found <= high + leave).all())
+
+
+def _colours(values: Any, header: SourceHeader, plan: RenderPlan) -> Any:
+    """(channels, pixels) bytes as the picture shows them; `None` where there is no order between values and colours."""
+    if plan.bands.colour is Colour.PALETTE:
+        if header.palette is None:
+            return None
+        indexes = values[0].view(np.uint8) if values.dtype.itemsize == 1 else values[0]
+        return header.palette[np.clip(indexes, 0, len(header.palette) - 1)].T[:3]
+    if plan.colormap is not None:
+        return None
+    if plan.bands.colour is Colour.LAB:
+        return lab_to_srgb(values)
+    samples = scale_to_byte(values.astype(np.float64), plan.stretch)
+    if plan.profile is not None:
+        samples = plan.profile.to_srgb(samples)
+    elif plan.bands.colour is Colour.CMYK:
+        samples = inks_to_light(samples)
+    return np.uint8(255) - samples if plan.invert else samples

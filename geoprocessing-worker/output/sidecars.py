@@ -1,0 +1,78 @@
+"""The small files beside a picture that tell a GIS where it lies."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from xml.sax.saxutils import escape
+
+import numpy as np
+from affine import Affine
+from pyproj import CRS
+from pyproj.enums import WktVersion
+from pyproj.exceptions import CRSError
+
+from geoprocessing_worker.geo.crs import latitude_first, unshifted
+from geoprocessing_worker.raster import Grid
+from geoprocessing_worker.render.options import OutputFormat
+
+SWEEP_X = "Geostationary Satellite (Sweep X)"
+WORLD_EXTENSIONS = {OutputFormat.PNG: "pgw", OutputFormat.JPEG: "jgw", OutputFormat.WEBP: "wpw"}
+
+
+def world_file(transform: Affine) -> str:
+    """Six lines: a, d, b, e, then x and y of the centre of the upper left pixel."""
+    x, y = transform @ (0.5, 0.5)
+    return "".join(f"{shortest(value)}\n" for value in (transform.a, transform.d, transform.b, transform.e, x, y))
+
+
+def read_world_file(text: str) -> Affine:
+    """The affine of pixel corners that a world file's six lines stand for."""
+    a, d, b, e, x, y = (float(line) for line in text.split())
+    return Affine(a, b, x - a / 2 - b / 2, d, e, y - d / 2 - e / 2)
+
+
+def shortest(value: float) -> str:
+    """The fewest digits that read back to the same double, never with an exponent, which some readers refuse."""
+    return np.format_float_positional(value + 0.0, unique=True, trim="0")
+
+
+@lru_cache(maxsize=16)
+def projection_file(crs: CRS) -> str | None:
+    """Return ESRI's WKT1 in one line, as ArcGIS and GeoServer read it; `None` if it cannot express the projection.
+
+    It cannot express a datum shift either, which only the `.aux.xml` has.
+    """
+    operation = unshifted(crs).coordinate_operation
+    if operation is not None and operation.method_name == SWEEP_X:
+        return None  # PROJ drops the sweep without an error, and readers would sweep by y
+    try:
+        return crs.to_wkt(WktVersion.WKT1_ESRI, pretty=False)
+    except CRSError:
+        return None
+
+
+def auxiliary_file(grid: Grid) -> str:
+    """GDAL's `.aux.xml`: from this GDAL and QGIS know the system, and the exact transform."""
+    lines = ["<PAMDataset>"]
+    if grid.crs is not None:
+        mapping = "2,1" if latitude_first(grid.crs) else "1,2"
+        lines.append(f'  <SRS dataAxisToSRSAxisMapping="{mapping}">{escape(_wkt(grid.crs))}</SRS>')
+    if grid.transform is not None:
+        numbers = ", ".join(f"{value:.17g}" for value in grid.transform.to_gdal())
+        lines.append(f"  <GeoTransform>{numbers}</GeoTransform>")
+    return "\n".join([*lines, "</PAMDataset>", ""])
+
+
+def read_auxiliary_transform(text: str) -> Affine | None:
+    """The transform that an `.aux.xml` written by this module holds."""
+    _, found, rest = text.partition("<GeoTransform>")
+    return Affine.from_gdal(*(float(number) for number in rest.partition("<")[0].split(","))) if found else None
+
+
+def _wkt(crs: CRS) -> str:
+    """WKT1 as GDAL itself writes it, so that old readers follow; WKT2 for what WKT1 cannot say."""
+    try:
+        # Without its axes a northing-first system would be read as easting-first, and then be swapped.
+        return crs.to_wkt(WktVersion.WKT1_GDAL, output_axis_rule=(crs.is_projected and latitude_first(crs)) or None)
+    except CRSError:
+        return crs.to_wkt(WktVersion.WKT2_2019)

@@ -1,0 +1,1 @@
+"""Which task types are installed, and the process that runs one."""

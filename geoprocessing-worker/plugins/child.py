@@ -1,0 +1,86 @@
+"""What runs in a job's child process: the gates that every file passes, then the work of the job's own handler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.handlers import Opens, Report, TaskHandler, TaskRequest, TaskResult, refused
+from geoprocessing_worker.source.damage import damage
+from geoprocessing_worker.source.gdal import gdal_environment
+from geoprocessing_worker.source.gdal_errors import named_errors
+from geoprocessing_worker.tiff.gate import admit
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function by its name, `package.module:function`, and what it is called with."""
+
+    work: str
+    request: TaskRequest[Any]
+    opens: Opens
+
+    @classmethod
+    def of(cls, handler: TaskHandler, request: TaskRequest[Any]) -> Call:
+        """The work of a handler on a request."""
+        return cls(handler.work, request, handler.opens)
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """A handler's self-test, by name, and the empty folder that it works in."""
+
+    function: str
+    folder: Path
+
+
+def perform(call: Call, report: Report) -> Any:
+    """Do the work, on a file that was looked at first; what comes of it is the work's own model.
+
+    Raises:
+        JobError: what `admission.admit` refuses, and what the work raises; errors of GDAL's come out as those.
+    """
+    source, work = call.request.source, function(call.work)
+    if source is None or call.opens is Opens.ANYTHING:
+        return work(call.request, report)
+    with gdal_environment(), named_errors(source):
+        admit(source, validate_headers=call.request.validate_headers)
+        try:
+            return work(call.request, report)
+        except JobError as error:
+            if error.code == "self_check_failed" and (found := damage(source)) is not None:
+                raise found from error  # the file is at fault, so that trying again does not help
+            raise
+
+
+def self_test(test: SelfTest, _report: Report) -> TaskResult:
+    """Let a handler try itself; it raises where it cannot do its work.
+
+    Raises:
+        JobError: `not_importable`.
+    """
+    try:
+        with gdal_environment():
+            made = function(test.function)(test.folder)
+    except ImportError as error:
+        raise refused(
+            "not_importable",
+            f"{error}. Within the sandbox only the worker's own libraries are readable, the handler's package, and the "
+            "distributions that it names in `needs`: install what is missing there, or name it.",
+        ) from error
+    if not isinstance(made, TaskResult):
+        raise TypeError(f"{test.function} gives no TaskResult")
+    return made
+
+
+def function(reference: str) -> Any:
+    """What `package.module:function` names.
+
+    Raises:
+        ImportError, AttributeError: there is none.
+    """
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,57 @@
+"""The processes that jobs are done in, as the settings want them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from geoprocessing_worker.config import Settings
+from geoprocessing_worker.handlers import Report
+from geoprocessing_worker.plugins.registry import Tasks
+from geoprocessing_worker.sandbox.process import Limits, Sandbox
+
+Asked = TypeVar("Asked")
+Made = TypeVar("Made", bound=BaseModel)
+
+
+def make_sandbox(
+    settings: Settings,
+    tasks: Tasks,
+    work: Callable[[Asked, Report], Made],
+    result: type[Made],
+    *,
+    umask: int = Limits.umask,
+) -> Sandbox[Asked, Made]:
+    """A sandbox for the work of any of the tasks' handlers.
+
+    Args:
+        settings: their limits.
+        tasks: what they want to have in memory.
+        work: what a child does.
+        result: what it must give.
+        umask: for whom the files are that it makes.
+    """
+    limits = Limits(
+        memory_bytes=settings.max_memory_mb * 1024**2,
+        # Two threads decode and warp; beyond that the time a job may take is the limit that counts.
+        cpu_seconds=max(1, round(2 * settings.max_processing_time)) if settings.enable_job_timeouts else None,
+        umask=umask,
+    )
+    # The last one freezes what was imported before it.
+    return Sandbox(
+        work,
+        result,
+        preload=(*tasks.preload, "geoprocessing_worker.tasks.preload"),
+        limits=limits,
+        most=settings.concurrent_jobs,
+    )
+
+
+def own_umask() -> int:
+    """The process's own, for files that a person asked for."""
+    mask = os.umask(0)  # it can only be read by setting it
+    os.umask(mask)
+    return mask

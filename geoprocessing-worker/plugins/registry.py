@@ -1,0 +1,226 @@
+"""The kinds of job that this worker can do: what is installed and enabled, and what cannot be used and why."""
+
+from __future__ import annotations
+
+import functools
+import sysconfig
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
+from importlib.util import find_spec
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+from geoprocessing_worker.config import Settings
+from geoprocessing_worker.errors import ConfigurationError, JobError
+from geoprocessing_worker.handlers import GROUP, INTERFACE, Payload, TaskHandler
+from geoprocessing_worker.sandbox.landlock import Reach
+
+SHORT = 0.2  # of a handler's stages; ours check and pack in a sixth of theirs
+
+# Where in the whole the handler's own stages lie, in percent; before them the file is fetched, after them the results
+# are uploaded. About the shares of the time of a 100 MB mosaic.
+FETCHED, MADE, UPLOADED = 25.0, 85.0, 99.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """A handler that can be used, with the operator's defaults for its payload.
+
+    Attributes:
+        handler: as its package gives it.
+        defaults: what a job's payload does not say.
+        libraries: folders that the work is imported from, besides this worker's own.
+        import_roots: folders that these are found in: Python looks through them for the package's name.
+        spans: where each stage begins and ends, in percent of the whole.
+    """
+
+    handler: TaskHandler
+    defaults: Payload
+    libraries: tuple[Path, ...]
+    import_roots: tuple[Path, ...]
+    spans: Mapping[str, tuple[float, float]]
+
+    @property
+    def name(self) -> str:
+        """The task type."""
+        return self.handler.task_type.name
+
+    @property
+    def closing(self) -> str | None:
+        """The last stage of the work, if it is so short that the next job may be fetched meanwhile."""
+        *_, (name, share) = self.handler.stages.items()
+        return name if share <= SHORT * sum(self.handler.stages.values()) else None
+
+    def reach(self, source: Path | None, folder: Path) -> Reach:
+        """What a process that does such a job on a file (or none) may use, to write into a folder."""
+        return Reach((*([] if source is None else [source]), *self.libraries), (folder,), self.import_roots)
+
+    def options(self, payload: Mapping[str, Any]) -> Payload:
+        """What a job asks for.
+
+        Raises:
+            JobError: as `Payload.from_payload`.
+        """
+        return self.handler.payload.from_payload(payload, self.defaults)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An installed handler that cannot be used."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """What this worker offers, by task type; and what it would offer if it could."""
+
+    usable: Mapping[str, Task]
+    broken: tuple[Broken, ...] = ()
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.usable.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The task types that are claimed."""
+        return tuple(self.usable)
+
+    @property
+    def preload(self) -> tuple[str, ...]:
+        """Modules that the fork server imports once."""
+        return tuple(dict.fromkeys(module for task in self for module in task.handler.preload))
+
+
+def load(settings: Settings, only: Collection[str] | None = None) -> Tasks:
+    """Import the handlers that are installed and enabled; others are not imported at all.
+
+    Args:
+        settings: their defaults and, as `WORKER_TASK_TYPES`, which are enabled.
+        only: these instead of `WORKER_TASK_TYPES`.
+
+    Raises:
+        ConfigurationError: one is enabled that is not installed, or a setting is no default for a payload.
+    """
+    installed = sorted(entry_points(group=GROUP), key=lambda point: point.name)
+    enabled = settings.worker_task_types if only is None else only
+    unknown = [name for name in enabled if name not in {point.name for point in installed}]
+    if unknown:
+        known = ", ".join(point.name for point in installed) or "none"
+        where = "WORKER_TASK_TYPES: " if only is None else ""
+        near = get_close_matches(unknown[0], [point.name for point in installed], n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ConfigurationError(f"{where}no handler is installed for {', '.join(unknown)}; {hint}installed: {known}")
+    chosen = [point for point in installed if not enabled or point.name in enabled]
+    times = Counter(point.name for point in chosen)
+    usable: dict[str, Task] = {}
+    broken: list[Broken] = []
+    for point in chosen:
+        try:
+            handler = _checked(point, times[point.name])
+        except Exception as error:  # noqa: BLE001 - somebody else's module may raise anything while it is imported
+            broken.append(Broken(point.name, f"{type(error).__name__}: {error}"))
+        else:
+            usable[point.name] = bind(handler, settings, *_libraries(point, handler))
+    return Tasks(usable, tuple(dict.fromkeys(broken)))
+
+
+def bind(
+    handler: TaskHandler,
+    settings: Settings,
+    libraries: tuple[Path, ...] = (),
+    import_roots: tuple[Path, ...] = (),
+) -> Task:
+    """A handler with the operator's defaults.
+
+    Raises:
+        ConfigurationError: a setting is no default for its payload.
+    """
+    return Task(handler, _defaults(handler, settings), libraries, import_roots, _spans(handler.stages))
+
+
+_TOO_MUCH = frozenset({"timed_out", "out_of_memory", "output_too_large"})
+
+
+def advised(error: JobError, handler: TaskHandler | None) -> JobError:
+    """The error with the handler's advice, where the job took too much of something."""
+    too_much = error.code in _TOO_MUCH or (error.code == "too_large" and error.detail.get("limit") == "memory")
+    if handler is None or handler.lighter is None or not too_much:
+        return error
+    return JobError(error.code, f"{error.message} {handler.lighter}", error.error_class, error.detail)
+
+
+def _checked(point: EntryPoint, times: int) -> TaskHandler:
+    if times > 1:
+        raise TypeError(f"{times} packages have a handler for it")
+    handler = point.load()
+    if not isinstance(handler, TaskHandler):
+        raise TypeError(f"{point.value} is no TaskHandler")
+    if handler.interface != INTERFACE:
+        raise TypeError(f"it was written for version {handler.interface} of the handlers' interface, not {INTERFACE}")
+    if handler.task_type.name != point.name:
+        raise TypeError(f"its entry point is {point.name}, its task type {handler.task_type.name}")
+    if not handler.stages or any(share <= 0 for share in handler.stages.values()):
+        raise TypeError("it names no stages with a share of the time above 0")
+    return handler
+
+
+def _defaults(handler: TaskHandler, settings: Settings) -> Payload:
+    defaults = handler.payload()
+    for name, setting in handler.settings.items():
+        alias = handler.payload.model_fields[name].alias or name
+        try:
+            # As if a payload had said it, so that it is checked now and not blamed on an uploader later.
+            defaults = handler.payload.from_payload({alias: getattr(settings, setting)}, defaults)
+        except JobError as error:
+            raise ConfigurationError(f"{setting.upper()}: {error.message}") from None
+    return defaults
+
+
+def _spans(stages: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    whole = sum(stages.values())
+    ends = [FETCHED + (MADE - FETCHED) * part / whole for part in accumulate(stages.values(), initial=0.0)]
+    own = dict(zip(stages, pairwise(ends), strict=True))
+    return {"download": (0.0, FETCHED), **own, "upload": (MADE, UPLOADED)}
+
+
+def _libraries(point: EntryPoint, handler: TaskHandler) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Where the handler's packages lie and what was installed beside them; and the folders that they are found in.
+
+    Only what lies elsewhere than this worker's own libraries: installed as editable, or into a folder by itself.
+    """
+    named = {reference.partition(":")[0].partition(".")[0] for reference in (point.value, handler.work)}
+    packages = sorted(named.union(*map(_packages, handler.needs)))
+    found = [Path(place).resolve() for package in packages for place in _places(package)]
+    elsewhere = [place for place in found if not any(place.is_relative_to(known) for known in _own_libraries())]
+    beside = []
+    if elsewhere and point.dist is not None and any(file.match("*.dist-info/*") for file in point.dist.files or ()):
+        beside.append(Path(str(point.dist.locate_file(""))).resolve())
+    roots = dict.fromkeys(place.parent for place in elsewhere)
+    return tuple(dict.fromkeys(elsewhere + beside)), tuple(roots)
+
+
+@functools.cache
+def _own_libraries() -> tuple[Path, ...]:
+    paths = sysconfig.get_paths()
+    return (Path(paths["purelib"]).resolve(), Path(paths["platlib"]).resolve(), Path(__file__).resolve().parents[1])
+
+
+def _packages(distribution_name: str) -> list[str]:
+    """The packages of an installed distribution, where it tells them."""
+    try:
+        return (distribution(distribution_name).read_text("top_level.txt") or "").split()
+    except PackageNotFoundError:
+        return []
+
+
+def _places(package: str) -> list[str]:
+    spec = find_spec(package)
+    if spec is None:
+        return []
+    return list(spec.submodule_search_locations or ([spec.origin] if spec.origin else []))

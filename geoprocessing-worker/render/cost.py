@@ -1,0 +1,107 @@
+"""What a picture will cost, worked out from the header alone: too much is refused before a block is decoded."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from geoprocessing_worker.color.bands import BandChoice, Colour
+from geoprocessing_worker.errors import refused
+from geoprocessing_worker.geo.layout import Layout
+from geoprocessing_worker.header import Level, SourceHeader
+
+# Work is what is limited: about a minute of decoding on one slow core.
+MAX_DECODED_BYTES = 12 << 30
+
+# How many bytes of pixels a byte of the file may stand for, beyond what any file may have. Honest files stay far below:
+# their blocks do not share bytes, and deflate reaches 1,030 only where nothing changes.
+EXPANSION = 256
+
+# What is read is kept at up to twice the output's scale, as far as it fits in here: averaging is then exact.
+WORK_BYTES = 160 << 20
+READING_BYTES = 256 << 20  # two pieces in all their forms, and GDAL's cache
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Bytes that all blocks hold once decoded, and that the process will need at a time: the least, not the worst."""
+
+    decoded_bytes: int
+    memory_bytes: int
+
+
+def allowance(path: Path, least: int, most: int) -> int:
+    """The work that a file may cause, in the unit of both bounds: `least` of any file, more of larger ones."""
+    return min(most, least + EXPANSION * path.stat().st_size)
+
+
+def cost(header: SourceHeader, level: Level, choice: BandChoice, layout: Layout) -> Cost:
+    """The cost of reading a level and placing it."""
+    return Cost(_decoded_bytes(header, level, choice), _memory_bytes(header, level, choice, layout))
+
+
+def afford(predicted: Cost, room: int | None) -> None:
+    """Lets pass what can be afforded; `room` in bytes, `None` for no limit.
+
+    Raises:
+        JobError: `too_complex`, `too_large`, each with its limit and its number.
+    """
+    if predicted.decoded_bytes > MAX_DECODED_BYTES:
+        raise refused(
+            "too_complex",
+            f"Reading this file means decoding {predicted.decoded_bytes >> 20:,} MB; at most "
+            f"{MAX_DECODED_BYTES >> 20:,} MB are allowed. Add overviews (gdaladdo), or save it smaller.",
+            decoded=predicted.decoded_bytes,
+            allowed=MAX_DECODED_BYTES,
+        )
+    if room is not None and predicted.memory_bytes > room:
+        raise refused(
+            "too_large",
+            f"This picture needs {predicted.memory_bytes >> 20:,} MB of memory at least; {room >> 20:,} MB are free. "
+            "Save the file in smaller tiles.",
+            limit="memory",
+            found=predicted.memory_bytes,
+            allowed=room,
+        )
+
+
+def address_space_left() -> int | None:
+    """Bytes that this process may still ask for; `None` where nothing limits it."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    return max(0, limit - pages * resource.getpagesize())
+
+
+def stored_pixels(level: Level) -> int:
+    """The pixels in all blocks of a level that are stored; the others are not decoded."""
+    across, down = -(-level.width // level.block_width), -(-level.height // level.block_height)
+    blocks = across * down if level.stored is None else level.stored.count()
+    return blocks * level.block_width * level.block_height
+
+
+def _decoded_bytes(header: SourceHeader, level: Level, choice: BandChoice) -> int:
+    return stored_pixels(level) * _bands_in_block(header, choice) * _sample_bytes(header)
+
+
+def _memory_bytes(header: SourceHeader, level: Level, choice: BandChoice, layout: Layout) -> int:
+    """What is read and what is placed lie there together; then what is placed and what is packed."""
+    channels = 1 if choice.colour is Colour.GRAY else 3
+    coded = channels * (1 if _sample_bytes(header) == 1 else 2)
+    read = min(level.width, layout.read_width) * min(level.height, layout.read_height) * coded
+    placed = layout.target.width * layout.target.height * (channels + 1)
+    block = level.block_width * level.block_height * _bands_in_block(header, choice) * _sample_bytes(header)
+    return max(read, placed) + placed + 2 * block + READING_BYTES  # GDAL decodes a block, then copies it into its cache
+
+
+def _bands_in_block(header: SourceHeader, choice: BandChoice) -> int:
+    """Blocks of pixel-interleaved files hold every band; of others, only those that are shown are read."""
+    return len(header.bands) if header.pixel_interleaved else len(choice.indexes) + (choice.alpha is not None)
+
+
+def _sample_bytes(header: SourceHeader) -> int:
+    return np.dtype(header.bands[0].dtype).itemsize

@@ -1,0 +1,316 @@
+"""Every choice about one picture, made before the pixels are read, as one value that a person can read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geoprocessing_worker.color import colormaps
+from geoprocessing_worker.color.arrays import PICKING
+from geoprocessing_worker.color.bands import BandChoice, Colour, choose_bands
+from geoprocessing_worker.color.fill_value import FillValue, find_byte_fill, find_fill_values, without
+from geoprocessing_worker.color.lab import check_scale
+from geoprocessing_worker.color.profile import ColourProfile, choose_profile
+from geoprocessing_worker.color.quantize import Coding, choose_coding
+from geoprocessing_worker.color.stretch import Stretch, choose_stretch, few_near_values, few_values
+from geoprocessing_worker.geo.crs import NATIVE, horizontal, parse_crs
+from geoprocessing_worker.geo.layout import Layout, lay_out
+from geoprocessing_worker.geo.web_maps import placements
+from geoprocessing_worker.header import Level, SourceHeader
+from geoprocessing_worker.raster import Meaning
+from geoprocessing_worker.render.cost import WORK_BYTES, address_space_left, afford, cost
+from geoprocessing_worker.render.notes import Chosen, notes
+from geoprocessing_worker.render.options import OutputFormat, PixelOptions, RenderOptions
+from geoprocessing_worker.source.sampling import Sample
+
+# A format that cannot hold a larger picture limits maxSize.
+LONGEST_SIDE = {OutputFormat.PNG: 16384, OutputFormat.JPEG: 16384, OutputFormat.WEBP: 16383}
+
+SCATTERED = 0.01  # of the pixels looked at: with fewer valid ones, a smaller picture by nearest neighbour may be empty
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The size in pixels that a level is reduced to while it is read, before it is placed."""
+
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class RenderPlan:
+    """What is read, at which level, how it becomes 8 bit, how it is resampled, and where it comes to lie.
+
+    `gathers`: where the picture is made smaller, a pixel shows any of the few pixels under it that are not hidden or
+    `background`, a value that hardly any pixel does not hold.
+    """
+
+    bands: BandChoice
+    meaning: Meaning
+    nodata: tuple[float | None, ...]
+    stretch: Stretch
+    left_out: tuple[FillValue, ...]
+    invert: bool
+    colormap: str | None
+    profile: ColourProfile | None
+    level: Level
+    work: Work
+    coding: Coding | None
+    layout: Layout
+    resampling: str
+    resampling_reason: str
+    decoded_bytes: int
+    gathers: bool
+    background: int | None
+    notes: tuple[str, ...]
+
+    @property
+    def nodata_when_placed(self) -> bool:
+        """Whether nodata is looked for on the output: where values are only chosen, that is the same and less work."""
+        return self.meaning is Meaning.INDEXED and self.resampling == "nearest" and not self.gathers
+
+    def explain(self) -> dict[str, Any]:
+        """The plan as JSON, with the words and numbers that `convert --explain` and the metadata show."""
+        stretch = self.stretch
+        return {
+            "bands": {
+                "indexes": list(self.bands.indexes),
+                "alpha": self.bands.alpha,
+                "alphaTop": None if self.bands.alpha is None else self.bands.alpha_top,
+                "shownAs": self.bands.colour.value,
+                "reason": self.bands.reason,
+            },
+            "stretch": {
+                "kind": stretch.kind,
+                "lo": stretch.lo,
+                "hi": stretch.hi,
+                "reason": stretch.reason,
+                "leftOut": [{"value": fill.value, "share": fill.share} for fill in self.left_out],
+            },
+            "colormap": self.colormap,
+            "colourProfile": None if self.profile is None else "converted to sRGB",
+            "inverted": self.invert,
+            "unpremultiplied": self.bands.premultiplied,
+            "resampling": {"method": self.resampling, "reason": self.resampling_reason},
+            "read": {
+                "overview": self.level.overview,
+                "width": self.level.width,
+                "height": self.level.height,
+                "decodedBytes": self.decoded_bytes,
+                "keptAs": [self.work.width, self.work.height],
+                "bits": 8 if self.coding is None else 16,
+            },
+            "geometry": {
+                "warped": self.layout.warp,
+                "flippedRows": self.layout.flip_rows,
+                "flippedColumns": self.layout.flip_columns,
+                "reason": self.layout.reason,
+            },
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Few:
+    """What there is little of: valid `pixels`, so that picking would miss most; different `values`, as of classes."""
+
+    pixels: bool
+    values: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What the header alone decides, and what the sample must know: bands, layout, and the level that is read."""
+
+    choice: BandChoice
+    layout: Layout
+    level: Level
+    nodata: tuple[float | None, ...]
+    decoded_bytes: int
+
+
+def draft(header: SourceHeader, options: RenderOptions) -> Draft:
+    """The choices that need no pixel.
+
+    Raises:
+        JobError: `bad_crs`, `invalid_payload` (a band that is not there), `too_complex`, `too_large`.
+    """
+    choice = choose_bands(header, options.bands)
+    native = options.coordinate_system.strip().lower() == NATIVE
+    crs = None if native else horizontal(parse_crs(options.coordinate_system))
+    layout = lay_out(header, crs, min(options.max_size, LONGEST_SIDE[options.output_format]))
+    level = _level(header, layout)
+    predicted = cost(header, level, choice, layout)
+    afford(predicted, address_space_left())
+    nodata = tuple(header.band(index).nodata if options.nodata is None else options.nodata for index in choice.indexes)
+    return Draft(choice, layout, level, nodata, predicted.decoded_bytes)
+
+
+def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: PixelOptions) -> RenderPlan:
+    """All choices for one file. Whether any pixel is valid is left to the rendering, which sees every one.
+
+    Raises:
+        JobError: `unsupported_data_type`: L*a*b* on a scale that nobody knows.
+    """
+    choice = sample.choice
+    meaning = _meaning(choice)
+    values, left_out = _telling(choice, sample, options)
+    scattered = 0 < sample.valid < sample.looked_at * SCATTERED
+    resampling, why = choose_resampling(header, options.resampling, choice, values, few_of(choice, sample, values))
+    background = _background(choice, values, resampling)
+    gathers = scattered or background is not None
+    stored = np.dtype(header.bands[0].dtype).itemsize
+    pixel_bytes = stored if meaning is Meaning.INDEXED else 3 if meaning is Meaning.RGB else 1
+    single = meaning is Meaning.GRAY
+    stretch = _stretch(header, choice, values, options, sample.ordered)
+    coding = _coding(header, choice, stretch, resampling)
+    placed = placements(drafted.layout.target)
+    off = None if placed is None else placed.note
+    chosen = Chosen(choice, stretch, left_out, resampling, scattered, background, drafted.layout.cut, off)
+    return RenderPlan(
+        bands=choice,
+        meaning=meaning,
+        nodata=drafted.nodata[: len(choice.indexes)],
+        stretch=stretch,
+        left_out=left_out,
+        invert=header.miniswhite and single,
+        colormap=options.colormap if single and options.colormap in colormaps.NAMES else None,
+        profile=_profile(header, choice, stretch),
+        level=drafted.level,
+        work=_work(drafted, "gathered" if gathers else resampling, pixel_bytes * (1 if coding is None else 2)),
+        coding=coding,
+        layout=drafted.layout,
+        resampling=resampling,
+        resampling_reason=why,
+        decoded_bytes=drafted.decoded_bytes,
+        gathers=gathers,
+        background=background,
+        notes=notes(header, options, sample, chosen),
+    )
+
+
+def _meaning(choice: BandChoice) -> Meaning:
+    if choice.colour is Colour.PALETTE:
+        return Meaning.INDEXED
+    return Meaning.GRAY if choice.colour is Colour.GRAY else Meaning.RGB
+
+
+def _telling(choice: BandChoice, sample: Sample, options: PixelOptions) -> tuple[NDArray[Any], tuple[FillValue, ...]]:
+    """The valid values of all shown bands, without those that stand for no data; and which these are."""
+    values = np.concatenate(sample.values)
+    asked = (options.stretch or "percentile").partition(":")[0]
+    if choice.colour not in {Colour.GRAY, Colour.RGB} or asked not in {"percentile", "stddev"}:
+        return values, ()
+    if values.dtype == np.uint8:
+        fills = find_byte_fill(values) if choice.colour is Colour.GRAY and not sample.ordered else ()
+    elif few_near_values(values) and not sample.ordered:
+        return values, ()
+    else:
+        fills = find_fill_values(values, sample.collar)
+    return without(values, fills), fills
+
+
+def _stretch(
+    header: SourceHeader, choice: BandChoice, values: NDArray[Any], options: PixelOptions, ordered: bool
+) -> Stretch:
+    band = header.band(choice.indexes[0])
+    if choice.colour is Colour.PALETTE:
+        return Stretch("none", 0.0, 255.0, "a colour table says what each value looks like")
+    if choice.colour is Colour.LAB:
+        check_scale(values, band.dtype)
+        return Stretch("none", 0.0, 255.0, "L*a*b* says what light is meant")
+    if choice.colour is Colour.CMYK:
+        top = float(np.iinfo(values.dtype).max) if values.dtype.kind in "iu" else 1.0
+        return Stretch("range", 0.0, top, "the whole range of the inks")
+    return choose_stretch(values, band.bits, options.stretch, colour=choice.true_colour, ordered=ordered)
+
+
+def _profile(header: SourceHeader, choice: BandChoice, stretch: Stretch) -> ColourProfile | None:
+    """The file's own, where its numbers are colours: inks, and bytes of red, green and blue that are not stretched."""
+    if choice.colour is Colour.CMYK:
+        return choose_profile(header.icc_profile, len(choice.indexes))
+    dtype = np.dtype(header.band(choice.indexes[0]).dtype)
+    if choice.colour is not Colour.RGB or dtype != np.uint8 or not stretch.identity:
+        return None
+    return choose_profile(header.icc_profile, len(choice.indexes))
+
+
+def _coding(header: SourceHeader, choice: BandChoice, stretch: Stretch, resampling: str) -> Coding | None:
+    """Sixteen bits where values are stretched and mixed; bytes where they are shown as they are, or only chosen."""
+    dtype = np.dtype(header.band(choice.indexes[0]).dtype)
+    if resampling in PICKING or choice.colour not in {Colour.GRAY, Colour.RGB}:
+        return None
+    if dtype == np.uint8 and (stretch.identity or stretch.kind == "bits"):
+        return None  # nothing is clipped, so that bytes can be averaged as well
+    return choose_coding(dtype, stretch)
+
+
+def _work(drafted: Draft, resampling: str, pixel_bytes: int) -> Work:
+    """At most twice the size that the output needs, a whole fraction of the level if that fits, never below."""
+    level, layout = drafted.level, drafted.layout
+    least_w, least_h = min(level.width, layout.read_width), min(level.height, layout.read_height)
+    if resampling in {"cubic", "lanczos", "gathered"}:
+        return Work(least_w, least_h)
+    times = 1 if resampling in PICKING else max(1, min(level.width // least_w, level.height // least_h))
+    width, height = max(least_w, level.width // times), max(least_h, level.height // times)
+    room = max(WORK_BYTES, least_w * least_h * pixel_bytes) / (width * height * pixel_bytes)
+    if room >= 1:
+        return Work(width, height)
+    return Work(max(least_w, int(width * room**0.5)), max(least_h, int(height * room**0.5)))
+
+
+def _level(header: SourceHeader, layout: Layout) -> Level:
+    """The smallest level that is no smaller than what is needed."""
+    enough = [
+        level for level in header.levels if level.width >= layout.read_width and level.height >= layout.read_height
+    ]
+    return min(enough, key=lambda level: level.width * level.height, default=header.full)
+
+
+def few_of(choice: BandChoice, sample: Sample, values: NDArray[Any]) -> Few:
+    """What there is little of in a sample; `values` of it count."""
+    classes = choice.colour is Colour.GRAY and values.size > 0 and not sample.ordered and few_values(values)
+    return Few(0 < sample.valid < sample.looked_at * SCATTERED, classes)
+
+
+def choose_resampling(
+    header: SourceHeader, asked: str | None, choice: BandChoice, values: NDArray[Any], few: Few
+) -> tuple[str, str]:
+    """The method that does the kind of data no harm, unless another one was asked for; and why."""
+    palette = choice.colour is Colour.PALETTE
+    if asked is not None and (asked == "mode" or not palette):
+        return asked, "asked for in the payload"
+    if palette:
+        return "nearest", "entries of a colour table cannot be mixed"
+    if few.pixels:
+        return "average", "few scattered valid pixels, most of which picking would miss"
+    if choice.colour is Colour.GRAY and _bilevel(header, choice, values):
+        return "average", "black and white: where it is made smaller, gray keeps the thin lines"
+    if few.values:
+        return "nearest", "classes cannot be mixed"
+    return "average", "measurements and imagery: nothing between the pixels is lost"
+
+
+def _background(choice: BandChoice, values: NDArray[Any], resampling: str) -> int | None:
+    """The value that all but a few pixels hold, of what is picked: most of the others would be missed."""
+    single = choice.colour in {Colour.GRAY, Colour.PALETTE} and values.dtype.kind in "iu" and values.size > 0
+    if not single or resampling != "nearest":
+        return None
+    # The middle one is the common one, if there is one as common as that; of bytes their counts tell it sooner.
+    common = int(np.bincount(values).argmax()) if values.dtype == np.uint8 else int(np.median(values))
+    share = float(np.count_nonzero(values == common)) / values.size
+    return common if 1 - SCATTERED <= share < 1 else None
+
+
+def _bilevel(header: SourceHeader, choice: BandChoice, values: NDArray[Any]) -> bool:
+    """Whether the band is a scan rather than classes: one bit, white as 0, or nothing but black and white."""
+    if header.band(choice.indexes[0]).bits == 1 or header.miniswhite:
+        return True
+    if values.dtype.kind not in "iu" or values.size == 0:
+        return False
+    white = np.iinfo(values.dtype).max
+    # White is the largest number. Of types wider than bytes 0 alone is not said to be black.
+    return (values.dtype == np.uint8 or values.max() == white) and bool(((values == 0) | (values == white)).all())

@@ -1,0 +1,178 @@
+"""Reads what the plan asks for, piece by piece, each coded and reduced as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Lock
+from typing import Any
+
+import numpy as np
+from rasterio.windows import Window
+
+from geoprocessing_worker.color.arrays import (
+    PICKING,
+    Block,
+    Samples,
+    gathered,
+    inks_to_light,
+    reduced,
+    to_byte,
+)
+from geoprocessing_worker.color.bands import Colour
+from geoprocessing_worker.color.lab import lab_to_srgb
+from geoprocessing_worker.header import Level, SourceHeader
+from geoprocessing_worker.raster import U8, Meaning, Raster
+from geoprocessing_worker.render.chunks import Piece, divided
+from geoprocessing_worker.render.plan import RenderPlan
+from geoprocessing_worker.render.threads import THREADS, in_order
+from geoprocessing_worker.source.gdal import gdal_options
+from geoprocessing_worker.source.sampling import Source, open_level, read_window
+
+Tick = Callable[[float], None]
+"""Told the part that is done, 0 to 1, by the threads that read, one at a time."""
+
+
+def read_raster(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> Raster:
+    """The shown bands, reduced to the plan's working size, in the file's own orientation and place.
+
+    Memory: the result, and for each of two readers one piece.
+    """
+    height, width = plan.work.height, plan.work.width
+    channels = 3 if plan.meaning is Meaning.RGB else 1
+    samples = np.zeros((channels, height, width), dtype=_kept_type(header, plan))
+    alphas: dict[Piece, U8] = {}
+    told, done = Lock(), 0
+
+    def read(source: Source, piece: Piece) -> None:
+        nonlocal done
+        part, alpha = _part(source, piece, header, plan, samples.dtype)
+        if alpha is not None:
+            alphas[piece] = alpha
+        if alpha is None or alpha.all():
+            samples[:, *piece.place] = part
+        else:
+            np.multiply(part, alpha != 0, out=samples[:, *piece.place])
+        with told:
+            done += part[0].size
+            tick(done / samples[0].size)
+
+    _read_all(path, header, plan.level, divided(plan.level, plan.work, _pixel_bytes(header, plan)), read)
+    table = None if plan.coding is None else plan.coding.table(plan.stretch, plan.invert)
+    return Raster(samples, _whole_alpha(alphas, height, width), table)
+
+
+def _read_all(
+    path: Path,
+    header: SourceHeader,
+    level: Level,
+    runs: Sequence[Sequence[Piece]],
+    read: Callable[[Source, Piece], None],
+) -> None:
+    """Calls `read` for every piece, by two threads with a handle each.
+
+    GDAL's own threads leave overviews to one of them, and take twice the processor's time for LZW and for strips of
+    few rows.
+    """
+    free: SimpleQueue[Source] = SimpleQueue()
+    failed = Event()
+    with ExitStack() as opened:
+        for number in range(min(THREADS, len(runs))):
+            free.put(opened.enter_context(open_level(path, header, level, own=number > 0)))
+
+        def read_run(run: Sequence[Piece]) -> None:
+            source = free.get_nowait()  # there are as many as threads
+            try:
+                with gdal_options():
+                    for piece in run:
+                        if failed.is_set():
+                            return  # the other thread's error is the picture's
+                        read(source, piece)
+            except BaseException:
+                failed.set()
+                raise
+            finally:
+                free.put(source)
+
+        for _ in in_order(read_run, runs):
+            pass
+
+
+def _part(
+    source: Source, piece: Piece, header: SourceHeader, plan: RenderPlan, kept: np.dtype[Any]
+) -> tuple[Samples, U8 | None]:
+    """(channels, rows, columns), coded and reduced, and its (rows, columns) opacity."""
+    (first, last, top, bottom), (start, stop, left, right) = piece
+    window = Window(plan.level.left + left, plan.level.top + top, right - left, bottom - top)
+    nodata = (None,) * len(plan.nodata) if plan.nodata_when_placed else plan.nodata
+    size = last - first, stop - start
+    stored = plan.level.stored
+    if stored is not None and not stored.count_in(*_edges(window)):
+        window = Window(window.col_off, window.row_off, 1, 1)  # all pixels of missing blocks are the same
+        block, opacity = read_window(source, header, plan.bands, nodata, window)
+        part = np.broadcast_to(_coloured(block, plan), (len(block), *size))
+        return part, None if opacity is None else np.broadcast_to(opacity, size)
+    block, opacity = read_window(source, header, plan.bands, nodata, window)
+    coloured = _coloured(block, plan)
+    if plan.gathers:
+        return gathered(coloured, opacity, size, _picked(plan, kept))
+    return reduced(coloured, opacity, *size, plan.resampling)
+
+
+def _edges(window: Window) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom."""
+    left, top = int(window.col_off), int(window.row_off)
+    return left, top, left + int(window.width), top + int(window.height)
+
+
+def _whole_alpha(parts: dict[Piece, U8], height: int, width: int) -> U8 | None:
+    """(rows, columns) of the picture; pieces without an opacity are visible."""
+    if not parts:
+        return None
+    alpha = np.full((height, width), 255, dtype=np.uint8)
+    for piece, part in parts.items():
+        alpha[piece.place] = part
+    return alpha
+
+
+def _kept_type(header: SourceHeader, plan: RenderPlan) -> np.dtype[Any]:
+    """What a sample is kept as: 16 bits for codes, and for the indexes of a colour table that are stored so."""
+    wide = plan.meaning is Meaning.INDEXED and np.dtype(header.bands[0].dtype).itemsize > 1
+    return np.dtype(np.uint16 if wide or plan.coding is not None else np.uint8)
+
+
+def _picked(plan: RenderPlan, kept: np.dtype[Any]) -> int | None:
+    """The sample that yields to all others where one is picked; -1 if none does, `None` if none is picked."""
+    if plan.resampling not in PICKING:
+        return None
+    if plan.background is None:
+        return -1
+    if plan.meaning is Meaning.INDEXED:
+        return plan.background & int(np.iinfo(kept).max)
+    shown = int(to_byte(np.array([plan.background], dtype=np.float64), plan.stretch)[0])
+    return 255 - shown if plan.invert else shown
+
+
+def _coloured(block: Block, plan: RenderPlan) -> Samples:
+    if plan.meaning is Meaning.INDEXED:
+        return block.view(f"u{block.dtype.itemsize}")
+    if plan.bands.colour is Colour.LAB:
+        return lab_to_srgb(block)
+    if plan.coding is not None:
+        return plan.coding.encode(block)
+    samples = to_byte(block, plan.stretch)
+    if plan.invert:
+        samples = np.uint8(255) - samples
+    if plan.profile is not None:
+        return plan.profile.to_srgb(samples)
+    return inks_to_light(samples) if plan.bands.colour is Colour.CMYK else samples
+
+
+def _pixel_bytes(header: SourceHeader, plan: RenderPlan) -> int:
+    """What the shown bands of one pixel of the source take."""
+    shown = len(plan.bands.indexes) + (plan.bands.alpha is not None)
+    # L*a*b* is reckoned with as floats.
+    least = 4 if plan.bands.colour is Colour.LAB else 1
+    return shown * max(least, np.dtype(header.bands[0].dtype).itemsize)

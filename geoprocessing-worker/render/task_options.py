@@ -1,0 +1,80 @@
+"""What jobs of the further kinds may ask for."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from geoprocessing_worker.geo.crs import parse_crs
+from geoprocessing_worker.handlers import Payload, refused, strict_number
+from geoprocessing_worker.payload_schema import AT_LEAST
+from geoprocessing_worker.render.options import PixelOptions, SourceCrs, Whole, named
+
+
+class Compression(StrEnum):
+    """How a cloud optimised GeoTIFF is compressed."""
+
+    DEFLATE = "deflate"
+    ZSTD = "zstd"
+    LZW = "lzw"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+
+LOSSY = frozenset({Compression.JPEG, Compression.WEBP})
+
+Page = Annotated[Whole, Field(ge=1, le=65535)] | None
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+class InfoOptions(Payload):
+    """Of `geotiff_info`: which page to look at, and the coordinate system of a file that does not say one."""
+
+    page: Page = None
+    source_crs: SourceCrs | None = None
+
+    def check(self) -> None:
+        """The coordinate system exists.
+
+        Raises:
+            JobError: `bad_crs`.
+        """
+        if self.source_crs is not None:
+            parse_crs(self.source_crs)
+
+
+class CogOptions(Payload):
+    """Of `geotiff_to_cog`; `None` leaves the choice to what the file holds. Sizes in pixels."""
+
+    compression: Annotated[Compression, BeforeValidator(_lower), named(*Compression)] = Compression.DEFLATE
+    quality: Annotated[Whole, Field(ge=1, le=100)] = 85
+    resampling: Literal["nearest", "bilinear", "cubic", "average", "lanczos", "mode"] | None = None
+    block_size: Literal[256, 512, 1024] | None = None
+    web_optimized: bool = False
+    page: Page = None
+
+
+HIGHEST_ZOOM = 24
+Zoom = Annotated[int, BeforeValidator(strict_number), Field(ge=0, le=HIGHEST_ZOOM)] | None
+
+
+class TilesOptions(PixelOptions):
+    """Of `geotiff_to_tiles`: how values become colors, and between which zooms."""
+
+    min_zoom: Zoom = None
+    max_zoom: Annotated[Zoom, Field(json_schema_extra={AT_LEAST: "minZoom"})] = None
+
+    def check(self) -> None:
+        """The zooms are in order, and the coordinate system exists.
+
+        Raises:
+            JobError: `invalid_payload`, `bad_crs`.
+        """
+        super().check()
+        if self.min_zoom is not None and self.max_zoom is not None and self.min_zoom > self.max_zoom:
+            raise refused("invalid_payload", f"minZoom {self.min_zoom} is more than maxZoom {self.max_zoom}.")

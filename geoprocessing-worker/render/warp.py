@@ -1,0 +1,239 @@
+"""Brings what was read onto the output's grid: one pass, by position, whether it only shrinks, turns or reprojects.
+
+Averaging is reading off at the output pixel's centre with a kernel about as wide as an output pixel is in the source
+(kernels.py). libvips does it in parallel and piece by piece, so nothing of the source's size is made for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+
+from geoprocessing_worker.geo.approx_transform import Mesh, Positions, make_mesh
+from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.raster import U8, Placed, Raster, all_or_nothing
+from geoprocessing_worker.render.kernels import Kernel, choose_kernel
+from geoprocessing_worker.render.plan import RenderPlan
+from geoprocessing_worker.render.threads import in_order
+
+BAND = 256  # output rows at a time and thread: 8 MB of positions at 4096 columns
+DUST = 1e-3  # source pixels beyond an edge that count as inside: a world has a seam where it closes otherwise
+MOST_VOTES = 5  # a side: of a cell that covers more pixels, so many are asked
+FORMATS = {"uint8": "uchar", "uint16": "ushort", "float32": "float"}
+
+# libvips rounds down but for splines: bytes are kept 256 times as fine until the end.
+FINER = 256
+
+Take = Callable[[Positions], tuple[NDArray[Any], U8 | None]]
+"""From (rows, columns, 2) positions, which it may overwrite, to samples with channels last, and their opacity."""
+
+
+def place(raster: Raster, header: SourceHeader, plan: RenderPlan) -> Placed:
+    """The raster on the plan's target grid, bytes or wide indexes. Outside of the source all is hidden, and 0."""
+    channels, height, width = raster.samples.shape
+    layout, target = plan.layout, plan.layout.target
+    if not layout.warp and (width, height) == (target.width, target.height):
+        return _turned(raster, layout.flip_rows, layout.flip_columns)
+    mesh = make_mesh(header, layout, width, height)
+    take = _taker(raster, mesh, plan.resampling)
+    kept = np.uint8 if raster.table is not None else raster.samples.dtype
+    samples = np.empty((target.height, target.width, channels), dtype=kept)
+    alpha = np.empty((target.height, target.width), dtype=np.uint8)
+
+    def fill(first: int) -> None:
+        last = min(first + BAND, target.height)
+        positions = mesh.rows(first, last)
+        sure = mesh.surely_inside(first, last, width, height)
+        inside = _inside(positions, sure, width, height)
+        found, opacity = take(positions)
+        if raster.table is not None:
+            found = np.take(raster.table, found)
+        shown = inside.view(np.uint8) * np.uint8(255) if opacity is None else opacity * inside
+        alpha[first:last] = shown
+        samples[first:last] = found
+        for columns in _but(sure) if opacity is None else (slice(None),):
+            _hide(samples[first:last, columns], shown[:, columns] != 0)
+
+    for _ in in_order(fill, range(0, target.height, BAND)):
+        pass
+    return Placed(samples, None if (alpha == 255).all() else alpha)
+
+
+def _turned(raster: Raster, rows: bool, columns: bool) -> Placed:
+    turn = (slice(None, None, -1 if rows else None), slice(None, None, -1 if columns else None))
+    samples = raster.samples if raster.table is None else np.take(raster.table, raster.samples)
+    pixels: U8 = np.stack([plane[turn] for plane in samples], axis=2)
+    if raster.alpha is None:
+        return Placed(pixels, None)
+    alpha = np.ascontiguousarray(raster.alpha[turn])
+    pixels *= (alpha != 0)[..., None]
+    return Placed(pixels, alpha)
+
+
+def _inside(positions: Positions, sure: slice, width: int, height: int) -> NDArray[np.bool_]:
+    """(rows, columns); `sure` columns need no look."""
+    inside = np.ones(positions.shape[:2], dtype=np.bool_)
+    for columns in _but(sure):
+        xs, ys = positions[:, columns, 0], positions[:, columns, 1]
+        inside[:, columns] = (xs >= -DUST) & (xs <= width + DUST) & (ys >= -DUST) & (ys <= height + DUST)
+    return inside
+
+
+def _but(columns: slice) -> tuple[slice, slice]:
+    """What lies to the left and to the right."""
+    return slice(0, columns.start), slice(columns.stop, None)
+
+
+def _hide(samples: U8, shown: NDArray[np.bool_]) -> None:
+    if not shown.all():
+        for channel in range(samples.shape[2]):  # all at once take twice the time: numpy's inner loop would be 3 long
+            samples[..., channel] *= shown
+
+
+def _taker(raster: Raster, mesh: Mesh, method: str) -> Take:
+    if method == "nearest":
+        return lambda positions: _nearest(raster, positions)
+    if method == "mode":
+        return lambda positions: _commonest(raster, positions, mesh)
+    kernel = choose_kernel(method, mesh.across, mesh.down)
+    weighted = _weighted(raster, exact=kernel.rounds)
+    image = _filtered(weighted, kernel)
+    interpolate = pyvips.Interpolate.new(kernel.interpolator)
+
+    def interpolated(positions: Positions) -> tuple[NDArray[Any], U8 | None]:
+        # libvips counts from the centre of the first pixel, and would weigh by what it takes for an alpha band itself.
+        positions -= np.float32(0.5)
+        found = image.mapim(_index(positions), interpolate=interpolate, extend="copy", premultiplied=True)
+        return weighted.straight(_array(found))
+
+    return interpolated
+
+
+def _nearest(raster: Raster, positions: Positions) -> tuple[NDArray[Any], U8 | None]:
+    planes = [*raster.samples] if raster.alpha is None else [*raster.samples, raster.alpha]
+    image = _joined([_image(plane) for plane in planes])
+    kernel = pyvips.Interpolate.new("nearest")  # rounds down: the pixel that the corner-based position lies in
+    found = _array(image.mapim(_index(positions), interpolate=kernel, extend="copy", premultiplied=True))
+    return (found, None) if raster.alpha is None else (found[..., :-1], found[..., -1])
+
+
+def _commonest(raster: Raster, positions: Positions, mesh: Mesh) -> tuple[NDArray[Any], U8 | None]:
+    """What most of the pixels under each output pixel hold; hidden ones vote for hiding."""
+    votes = int(min(MOST_VOTES, max(2, np.ceil(max(mesh.across, mesh.down)))))
+    steps = (np.arange(votes, dtype=np.float32) + 0.5) / votes - 0.5
+    ballots, shown = [], []
+    for down in steps * np.float32(mesh.down):
+        for across in steps * np.float32(mesh.across):
+            samples, alpha = _nearest(raster, positions + np.array([across, down], dtype=np.float32))
+            ballots.append(samples)
+            shown.append(np.full(samples.shape[:2], True) if alpha is None else alpha >= 128)
+    visible = np.stack(shown)
+    opacity = np.where(visible.sum(axis=0) * 2 >= len(shown), np.uint8(255), np.uint8(0))
+    winner = _majority(np.stack(ballots), visible[..., None])
+    return winner, None if raster.alpha is None else opacity
+
+
+def _majority(ballots: U8, counted: NDArray[np.bool_]) -> U8:
+    """(votes, …) → (…): the commonest of the ballots that count, the first of them on a draw."""
+    best, most = ballots[0], np.zeros(ballots.shape[1:], dtype=np.int16)
+    for ballot, valid in zip(ballots, counted, strict=True):
+        votes = ((ballots == ballot) & counted).sum(axis=0, dtype=np.int16) * valid
+        better = votes > most
+        best, most = np.where(better, ballot, best), np.maximum(votes, most)
+    found: U8 = best
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Weighted:
+    """Colour times opacity as a libvips image, the opacity its last band: what is hidden then weighs nothing.
+
+    `finer`: how many times larger the numbers must be made. After that, colour = `gain` * band / opacity, and `top` is
+    the opacity's value where all is visible, 0 if there is no opacity.
+    """
+
+    image: Any
+    finer: int
+    gain: float
+    top: float
+
+    def straight(self, found: NDArray[Any]) -> tuple[NDArray[Any], U8 | None]:
+        if not self.top:
+            return self._coarse(found), None
+        weight = found[..., -1]
+        opacity: U8 = np.rint(weight * np.float32(255 / self.top)).astype(np.uint8)
+        colour = self._coarse(found[..., :-1])
+        # Where all is visible and nothing was multiplied, the colour stands there already.
+        partly = (opacity > 0) & ((weight < self.top - self.finer) | (self.gain * self.finer != self.top))
+        if partly.any():
+            exact = found[..., :-1][partly].astype(np.float32) * np.float32(self.gain) / weight[partly][:, None]
+            colour[partly] = np.minimum(exact, 255 if self.gain == 255 else 65535) + np.float32(0.5)
+        return colour, opacity
+
+    def _coarse(self, found: NDArray[Any]) -> NDArray[Any]:
+        if self.finer == 1:
+            return found if found.dtype == np.uint8 else found.astype(np.uint16, copy=False)
+        return ((found + np.uint16(self.finer // 2)) >> np.uint16(8)).astype(np.uint8)
+
+
+def _weighted(raster: Raster, exact: bool) -> _Weighted:
+    """`exact`: bytes that are read off are rounded, so that opaque ones need be no finer than they are."""
+    planes, alpha = raster.samples, raster.alpha
+    byte = planes.dtype == np.uint8
+    colours = [_image(plane) for plane in planes]
+    if alpha is None:
+        return _Weighted(_joined(colours), FINER if byte and not exact else 1, 0.0, 0.0)
+    opacity = _image(alpha)
+    if all_or_nothing(alpha):
+        # Hidden samples are 0 already.
+        if byte:
+            return _Weighted(_joined([*colours, opacity]), FINER, 255.0, 255.0 * FINER)
+        return _Weighted(_joined([*colours, (opacity * 257).cast("ushort")]), 1, 65535.0, 65535.0)
+    if byte:
+        products = [(colour * opacity).cast("ushort") for colour in colours]
+        return _Weighted(_joined([*products, (opacity * 255).cast("ushort")]), 1, 255.0, 65025.0)
+    products = [(colour.cast("float") * opacity).cast("float") for colour in colours]
+    return _Weighted(_joined([*products, opacity.cast("float")]), 1, 1.0, 255.0)
+
+
+def _filtered(weighted: _Weighted, kernel: Kernel) -> Any:
+    """What the interpolator reads from; libvips works it out for the pieces that are asked for."""
+    image, finer = weighted.image, weighted.finer
+    kept = "float" if image.format == "float" else "ushort"
+    filters = [
+        weights[:, None] if turned else weights[None]
+        for weights, turned in ((kernel.across, False), (kernel.down, True))
+        if weights.size > 1
+    ]
+    if not filters:
+        return image if finer == 1 else (image * finer).cast(kept)
+    filters[-1] = filters[-1] * finer
+    for weights in filters:
+        image = image.conv(pyvips.Image.new_from_array(weights), precision="float")
+    return image.cast(kept)
+
+
+def _image(plane: NDArray[Any]) -> Any:
+    plane = np.asarray(plane, order="C")
+    return pyvips.Image.new_from_memory(plane.data, plane.shape[1], plane.shape[0], 1, FORMATS[plane.dtype.name])
+
+
+def _joined(images: list[Any]) -> Any:
+    return images[0].bandjoin(images[1:]) if len(images) > 1 else images[0]
+
+
+def _index(positions: Positions) -> Any:
+    rows, columns = positions.shape[:2]
+    return pyvips.Image.new_from_memory(np.ascontiguousarray(positions).data, columns, rows, 2, "float")
+
+
+def _array(image: Any) -> NDArray[Any]:
+    """(rows, columns, bands)."""
+    types = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}
+    found = np.frombuffer(image.write_to_memory(), dtype=types[image.format])
+    return found.reshape(image.height, image.width, image.bands)

@@ -1,0 +1,1 @@
+"""The child process and its restrictions. Knows nothing about rasters."""

@@ -1,0 +1,1 @@
+"""From an untrusted file to its header and a sample of its values."""

@@ -1,0 +1,169 @@
+"""Named refusals: which error of GDAL, libvips or the machine means what to the person who uploaded the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pyvips
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioError
+
+from geoprocessing_worker.errors import ErrorClass, JobError, malformed, refused
+from geoprocessing_worker.tiff.compression import Codec, codec_in, unsupported
+
+
+class Symptom(NamedTuple):
+    """A pattern in a library's own words, and the refusal that it stands for."""
+
+    pattern: re.Pattern[str]
+    code: str
+    message: str
+
+
+def _symptom(pattern: str, code: str, message: str) -> Symptom:
+    return Symptom(re.compile(pattern, re.IGNORECASE), code, message)
+
+
+CORRUPT = (
+    "Part of the picture in this file is damaged and cannot be decoded. Save it again from the program that made it."
+)
+UNKNOWN = "A library failed in a way that this worker does not know. This is a fault of the worker, not of the file."
+
+OUT_OF_MEMORY = _symptom(
+    r"out of memory|cannot allocate|memory allocation|too much memory",
+    "out_of_memory",
+    "There was not enough memory for this file.",
+)
+
+# A message of libtiff 4.7 begins with the function that found the damage: a decoder, or the reader of directories.
+DECODERS = (
+    r"IReadBlock failed|TIFFRead(Encoded|Raw)(Strip|Tile)|TIFFFill(Strip|Tile)|"
+    # Deflate, fax, JPEG, LERC, LogLuv, LZMA, LZW, PackBits, predictors, WebP, ZSTD.
+    r"ZIPDecode|inflat|libdeflate|incorrect (header|data) check|invalid (block|code|distance|stored|literal)|"
+    r"Fax(3|4)|bad code word|premature EO|"
+    r"JPEG(Lib|PreDecode|Decode|SetupDecode|FixupTags)|libjpeg|JPEG (strip|compressed|data|marker)|"
+    r"lerc_|LERC\w*Decode|LogLuv|SGILog|LZMA\w*Decode|LZWDecode|LZWPreDecode|PackBitsDecode|Predictor\w*Decode|"
+    r"horAcc|fpAcc|WebP\w*Decode|WebPGetInfo|WebP data|ZSTD\w*Decode|ZSTD_decompress|\bcorrupt"
+)
+DIRECTORIES = (
+    r"MissingRequired:|Requested directory \d+ not found|EstimateStripByteCounts:|ChopUpSingleUncompressedStrip:|"
+    r"TIFF directory|"
+    r"TIFF(Fetch|ReadDir|ReadCustomDir|Advance|ClientOpen|VSetField|VStrip|VTile|NumberOf|Scanline|Strip|Tile|Raster|"
+    r"SetDirectory|SetSubDirectory|CheckRead|Start|Default)\w*:"
+)
+
+# Of encoders and of files that are written: never the uploaded file's fault.
+WRITING = re.compile(
+    r"\w*(Setup|Pre|Post)Encode\w*:|when compressing|TIFF(Append|Write|Flush|Rewrite)\w*:|tiffWriteProc|Write error",
+    re.IGNORECASE,
+)
+NO_ROOM = re.compile(r"no space left on device", re.IGNORECASE)
+
+# The first match wins, so the narrow patterns stand above the wide ones.
+SYMPTOMS: tuple[Symptom, ...] = (
+    _symptom(
+        r"not recognized as being in a supported file format|not a TIFF|bad magic|does not exist in the file system",
+        "not_a_tiff",
+        "This file is not a TIFF. Export it as GeoTIFF and upload it again.",
+    ),
+    _symptom(
+        r"compression (scheme|method)|\bcodec\b|WEBP.*not (configured|supported)|cannot open.*compression|"
+        r"unsupported (JPEG (data precision|process)|marker type)",
+        "unsupported_compression",
+        "The file is compressed in a way that cannot be read here. Save it with DEFLATE, LZW or ZSTD.",
+    ),
+    _symptom(
+        r"not enough data|cannot read \d+ bytes at offset|cannot read TIFF header|failed to read directory|read error|"
+        r"end of file|unexpected EOF|short read|IO error during reading",
+        "truncated",
+        "The file ends before its picture does: it was not copied or uploaded whole. Upload it again.",
+    ),
+    _symptom(
+        r"can ?not handle|unsupported (data|sample)|bits ?(per ?|/)sample|sample format|photometric|"
+        r"no.*color.*conversion",
+        "unsupported_data_type",
+        "The file stores its pixels in a form that cannot be read here. Save it as an 8, 16 or 32 bit GeoTIFF.",
+    ),
+    OUT_OF_MEMORY,
+    _symptom(
+        r"failed to transform|outside of tile matrix|cannot find coordinate operations|"
+        r"unable to compute a transformation",
+        "not_georeferenced",
+        "No way leads from the coordinate system of this file to the one that was asked for.",
+    ),
+    _symptom(DECODERS, "corrupt_block", CORRUPT),
+    _symptom(
+        DIRECTORIES,
+        "malformed_header",
+        "The file's header is damaged: a library cannot read it. Save it again with a GIS and upload that.",
+    ),
+)
+
+
+@contextmanager
+def named_errors(source: Path) -> Iterator[None]:
+    """What GDAL, libvips or the machine raise over a file leaves the block as a `JobError`."""
+    try:
+        yield
+    except (RasterioError, CPLE_BaseError, pyvips.Error, MemoryError) as error:
+        raise named(error, codec_in(source)) from error
+    except UnicodeDecodeError as error:
+        # rasterio takes all texts of GDAL's for UTF-8, also those that a damaged file left half of.
+        raise malformed("a text in it cannot be read", reason=error.reason) from error
+
+
+def corrupt(reason: str) -> JobError:
+    """A file whose picture is damaged."""
+    return refused("corrupt_block", CORRUPT, reason=reason)
+
+
+def named(error: BaseException, codec: Codec | None = None) -> JobError:
+    """The refusal that a library's error stands for; `internal_error` if nothing says that the file is at fault.
+
+    `codec` is the file's: where it is none that is read here, no words of a library mean anything else. rasterio
+    hides GDAL's words in the chain of causes, so the whole chain is read.
+    """
+    if isinstance(error, JobError):
+        return error
+    if isinstance(error, pyvips.Error) and not OUT_OF_MEMORY.pattern.search(_words(error)):
+        # libvips never touches the uploaded file, so this is no fault of the file's.
+        return JobError(
+            "render_failed", "The picture could not be made.", ErrorClass.INTERNAL, {"reason": _words(error)}
+        )
+    if isinstance(error, MemoryError):
+        return _with_class("out_of_memory", OUT_OF_MEMORY.message, _words(error))
+    return _by_words(_words(error), codec)
+
+
+def _by_words(words: str, codec: Codec | None) -> JobError:
+    if codec is not None and not codec.read:
+        return unsupported(codec, reason=words)
+    if NO_ROOM.search(words):
+        return JobError("disk_full", "The worker has no room for the result.", ErrorClass.TRANSIENT, {"reason": words})
+    for symptom in SYMPTOMS if WRITING.search(words) is None else ():
+        if symptom.pattern.search(words):
+            return _with_class(symptom.code, symptom.message, words, codec)
+    return JobError("internal_error", UNKNOWN, ErrorClass.INTERNAL, {"reason": words})
+
+
+def _with_class(code: str, message: str, words: str, codec: Codec | None = None) -> JobError:
+    if code == "unsupported_compression" and codec is not None:
+        return unsupported(codec, reason=words)
+    kind = ErrorClass.RESOURCE if code == "out_of_memory" else ErrorClass.INVALID_INPUT
+    return JobError(code, message, kind, {"reason": words})
+
+
+def _words(error: BaseException) -> str:
+    """All messages of a chain of errors, without the folder that the file lay in."""
+    seen: list[str] = []
+    link: BaseException | None = error
+    while link is not None and len(seen) < 8:
+        text = str(link).strip()
+        if text and text not in seen:
+            seen.append(text)
+        link = link.__cause__ or link.__context__
+    return re.sub(r"(?<![\w.])/(?:[^\s/'\":]+/)+", "", "; ".join(seen))[:600]

@@ -1,0 +1,168 @@
+"""The coordinate system that a file declares: whether it places a picture, and how far it can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import rasterio.crs
+from pyproj import CRS
+from pyproj.crs import Datum  # type: ignore[attr-defined]  # public in its documents
+from pyproj.exceptions import CRSError
+from rasterio.errors import CRSError as GdalCRSError
+
+from geoprocessing_worker.geo.crs import from_gdal, horizontal, reachable, unshifted, usable
+from geoprocessing_worker.geo.crs_text import grid_names, has_text_value, without_grid_names
+from geoprocessing_worker.tiff.geo_keys import angular_unit, meridian, unknown_code
+
+WGS84_SEMI_MINOR = 6356752.3  # meters; that of GRS 1980 differs by 0.1 mm
+MOST_SHIFT = 1e5  # meters, arc-seconds or parts per million; surveys differ by some 1,000 meters
+LONGEST_NAME = 60  # characters
+ESRI_STRING = "ESRI PE String = "
+NAMELESS = ("unknown", "unnamed", "undefined", "not specified", "not_specified", "user-defined", "user defined")
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSystem:
+    """A file's system.
+
+    `crs`: `None` if the file declares none or it cannot place a picture. `unused`: the reason, if the file declares
+    one that is not used. `caveat`: the reason why places can be off although it is used.
+    """
+
+    crs: CRS | None = None
+    unused: str | None = None
+    caveat: str | None = None
+
+
+def own_system(crs: rasterio.crs.CRS | None, keys: Mapping[int, float]) -> OwnSystem:
+    """Return the system that GDAL reads in a file, without the grids that it names.
+
+    Args:
+        crs: GDAL's reading.
+        keys: the file's GeoTIFF keys.
+    """
+    if not crs:
+        return OwnSystem()
+    found = _in_own_unit(from_gdal(crs), keys)
+    if found is None:
+        return _without_grids(_wkt(crs))
+    if found.name.startswith(ESRI_STRING):
+        # GDAL parses the string only if the file's type of model is user-defined as well.
+        return _without_grids(found.name.removeprefix(ESRI_STRING))
+    if usable(found):
+        absurd = _unused(found.name, "the numbers of its datum shift are absurd")
+        return absurd if _shift_is_absurd(found) else OwnSystem(found, caveat=_datum_caveat(found, keys))
+    code = unknown_code(keys)
+    if code is not None and "Engineering" in found.type_name:
+        return _unused(f"EPSG:{code}", "its code is unknown")
+    return _unused(found.name, f"it is no geographic and no projected system ({found.type_name.removesuffix(' CRS')})")
+
+
+def unreadable_system(keys: Mapping[int, float]) -> OwnSystem:
+    """Return the answer for a system that rasterio cannot read, such as one whose datum shift is NaN."""
+    code = unknown_code(keys)
+    return _unused(f"EPSG:{code}" if code else "user-defined", "PROJ cannot parse it")
+
+
+def _shift_is_absurd(crs: CRS) -> bool:
+    """Whether the system's own datum shift moves, turns or scales the Earth more than any survey does."""
+    bound = horizontal(crs)
+    operation = bound.coordinate_operation if bound.is_bound else None
+    values = [] if operation is None else [parameter.value for parameter in operation.params]
+    return any(isinstance(value, float | int) and not abs(value) <= MOST_SHIFT for value in values)
+
+
+def _in_own_unit(crs: CRS | None, keys: Mapping[int, float]) -> CRS | None:
+    """Return a geographic system in the file's own angular unit.
+
+    For a user-defined unit GDAL puts the degree, and converts a prime meridian in any other unit twice (GDAL 3.10).
+    """
+    if crs is None or not crs.is_geographic or crs.axis_info[0].unit_name == "degree":
+        return crs
+    whole, size = crs.to_json_dict(), angular_unit(keys)
+    own = whole
+    while "source_crs" in own or "components" in own:
+        own = own["source_crs"] if "source_crs" in own else own["components"][0]
+    if size is not None:
+        for axis in own["coordinate_system"]["axis"]:
+            axis["unit"] = {"type": "AngularUnit", "name": "unknown", "conversion_factor": size}
+    longitude = meridian(keys, size or crs.axis_info[0].unit_conversion_factor)
+    if longitude is not None and crs.prime_meridian is not None and "datum" in own:
+        own["datum"]["prime_meridian"] = {"name": crs.prime_meridian.name, "longitude": longitude}
+    return CRS.from_json_dict(whole)
+
+
+def _without_grids(text: str) -> OwnSystem:
+    grids, rest = grid_names(text), without_grid_names(text)
+    if rest is None:
+        return _unused(_name_in(text), "it holds PROJ operations that could open files")
+    try:
+        parsed = CRS.from_wkt(rest)
+    except CRSError:
+        return _unused(_name_in(text), "PROJ cannot parse it")
+    horizontal_part = parsed.sub_crs_list[0] if parsed.is_compound else parsed
+    bound_to_grid = horizontal_part.is_bound and has_text_value(horizontal_part.to_json_dict())
+    found = horizontal(unshifted(horizontal_part) if bound_to_grid else horizontal_part)
+    if not usable(found):
+        return _unused(found.name, "it is no geographic and no projected system")
+    if grids and (bound_to_grid or "nadgrids" in rest):
+        return OwnSystem(
+            found,
+            caveat=f"the file's datum shift needs the grid {_shown(grids[0])}, which is not available here: "
+            "places can be off by some hundred meters",
+        )
+    return OwnSystem(found, caveat=_datum_caveat(found, {}))
+
+
+def _unused(name: str, reason: str) -> OwnSystem:
+    return OwnSystem(unused=f"the file's coordinate system {_shown(name)} cannot be used, since {reason}")
+
+
+def _datum_caveat(crs: CRS, keys: Mapping[int, float]) -> str | None:
+    """Return the caveat of a system whose datum has no known relation to WGS 84."""
+    plain = horizontal(crs)
+    if plain.is_bound or plain.geodetic_crs is None:
+        return None
+    datum = plain.geodetic_crs.datum
+    if datum is None or _is_known(datum.name, (plain, plain.geodetic_crs, datum)):
+        return None
+    if not reachable(plain, CRS.from_epsg(4326)):
+        return None  # another planet
+    code = unknown_code(keys) if plain.is_geographic else None
+    modern = plain.ellipsoid is not None and abs(plain.ellipsoid.semi_minor_metre - WGS84_SEMI_MINOR) < 1.0
+    return (
+        f"the datum of the file's coordinate system is unknown ({f'EPSG:{code}' if code else _shown(datum.name)}) "
+        "and is taken for WGS 84: "
+        f"places can be off by some {'meters' if modern else 'hundred meters'}. If you know the system, give sourceCrs"
+    )
+
+
+def _is_known(name: str, described: Iterable[Any]) -> bool:
+    """Whether an authority lists a datum of this name, or gives a code to one of the objects that have it."""
+    if name.lower().startswith(NAMELESS):
+        return False
+    if any("id" in one.to_json_dict() for one in described):
+        return True
+    try:
+        Datum.from_name(name)
+    except CRSError:
+        return False
+    return True
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "...")
+
+
+def _wkt(crs: rasterio.crs.CRS) -> str:
+    for version in ("WKT2_2019", None):
+        with suppress(GdalCRSError):
+            return str(crs.to_wkt(version=version))
+    return ""
+
+
+def _name_in(text: str) -> str:
+    return text.partition('"')[2].partition('"')[0]

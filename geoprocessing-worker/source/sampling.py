@@ -1,0 +1,233 @@
+"""One decimated look at a file's values before anything is decided: a small level, or blocks spread over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from geoprocessing_worker.color.alpha import AlphaBlock, AlphaReading, Declared, Role, gather, read_alpha
+from geoprocessing_worker.color.arrays import U8_TOP, alpha_to_byte, decibels, straightened, unpremultiply, validity
+from geoprocessing_worker.color.band_ranges import unlike_ranges
+from geoprocessing_worker.color.bands import BandChoice, Colour, called_alpha, first_alone
+from geoprocessing_worker.color.lab import to_lab
+from geoprocessing_worker.color.logluv import is_logluv, to_light
+from geoprocessing_worker.color.stretch import is_ordered
+from geoprocessing_worker.header import Level, SourceHeader
+from geoprocessing_worker.source.gdal import open_source
+
+ENOUGH = 1_000_000  # pixels; percentiles are then good to a tenth of a percent
+WHOLE = 4_000_000  # pixels; a level up to this size is looked at whole
+MOST_BLOCKS = 64
+ALL_ROUND = 0.95  # of the outermost pixels, where one value makes a collar
+LOSSY = ("JPEG", "WEBP", "JXL", "LERC")  # in GDAL's names of codecs
+SMALLEST_OVERVIEW = 256  # pixels on the long side; smaller ones are too smooth to tell the extremes
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Valid raw values per shown band (1-d each, the same pixels in all), and how many pixels were looked at.
+
+    `choice`: the bands to show, with the choices that depend on values: the alpha band, and whether three bands are the
+    colors of one picture. `collar`: the value that runs all round a picture of one band. `ordered`: of a band of few
+    values, neighbours hold neighbouring ones, as in a photograph.
+    """
+
+    values: tuple[NDArray[Any], ...]
+    looked_at: int
+    source: str
+    choice: BandChoice
+    collar: float | None = None
+    ordered: bool = False
+
+    @property
+    def valid(self) -> int:
+        """The number of valid pixels in the sample."""
+        return int(self.values[0].size) if self.values else 0
+
+
+def take_sample(
+    path: Path, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], shown: Level
+) -> Sample:
+    """Reads at most a few million pixels, whatever the file's size: of the level to be shown where that is small."""
+    level = shown if shown.width * shown.height <= WHOLE else _overview(header)
+    windows = _windows(level)
+    kept: list[NDArray[Any]] = []
+    looked_at = 0
+    collar, ordered = None, False
+    with open_level(path, header, level) as source:
+        choice = _with_alpha(source, header, choice, nodata, windows)
+        for window in windows:
+            block, alpha = read_window(source, header, choice, nodata, window)
+            if len(block) == 1 and alpha is None and len(windows) == 1:
+                collar = _collar(block[0])
+            ordered = ordered or (choice.colour is Colour.GRAY and is_ordered(block[0]))
+            step = max(1, int(np.sqrt(block[0].size * len(windows) / (2 * ENOUGH))))
+            block, alpha = block[:, ::step, ::step], None if alpha is None else alpha[::step, ::step]
+            looked_at += block[0].size
+            kept.append(block.reshape(len(block), -1) if alpha is None else block[:, alpha > 0])
+    values = np.concatenate(kept, axis=1)
+    if choice.by_position and (unlike := unlike_ranges(values, [header.band(index) for index in choice.indexes])):
+        return take_sample(path, header, first_alone(choice, unlike), nodata[:1], shown)
+    words = "overview" if level.overview is not None else "blocks" if len(windows) > 1 else "all pixels"
+    return Sample(tuple(values), looked_at, words, choice, collar, ordered)
+
+
+def _with_alpha(
+    source: Source, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], windows: list[Window]
+) -> BandChoice:
+    """The choice with its alpha band as its values show it: the last band called alpha that holds opacity."""
+    if choice.alpha is None:
+        return choice
+    called = [choice.alpha] if choice.alpha_asked else [band.index for band in reversed(called_alpha(header))]
+    notes = choice.notes
+    for index in called:
+        reading = _read_alpha(source, header, replace(choice, alpha=index), nodata, windows)
+        notes += (reading.note,) if reading.note else ()
+        if reading.role is not Role.NONE:
+            return replace(choice, alpha=index, alpha_top=reading.top, premultiplied=reading.premultiplied, notes=notes)
+    return replace(choice, alpha=None, notes=notes)
+
+
+def _read_alpha(
+    source: Source, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], windows: list[Window]
+) -> AlphaReading:
+    """One look for the whole file: of its parts some may hold nothing but small values."""
+    assert choice.alpha is not None  # noqa: S101 - looked at by the caller
+    blocks: list[AlphaBlock] = []
+    for window in windows:
+        block = source.dataset.read([*choice.indexes, choice.alpha], window=window)
+        mask = _internal_mask(source, choice, window) if header.has_mask else None
+        shown = validity(block[:-1], nodata, mask)
+        counts = np.isfinite(block[-1])
+        blocks.append((block[-1], block[:-1], counts if shown is None else counts & (shown > 0)))
+    called = header.band(choice.alpha).colorinterp == "alpha"
+    mixed = choice.colour not in {Colour.LAB, Colour.PALETTE}
+    told = Declared(
+        name=f"band {choice.alpha}",
+        bits=header.band(choice.alpha).bits,
+        premultiplied=header.alpha_premultiplied and called and mixed,
+        lossy=any(word in header.compression for word in LOSSY),
+        trusted=choice.alpha_asked,
+    )
+    return read_alpha(gather(blocks), told)
+
+
+def _collar(plane: NDArray[Any]) -> float | None:
+    """The value that nearly all of the outermost pixels hold, if there is one."""
+    outline = np.concatenate([plane[0], plane[-1], plane[:, 0], plane[:, -1]])
+    first = outline[0]
+    return float(first) if np.count_nonzero(outline == first) >= ALL_ROUND * outline.size else None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A level that is open for reading, and the page's mask where GDAL does not know of it."""
+
+    dataset: Any
+    mask: Any | None
+
+
+@contextmanager
+def open_level(path: Path, header: SourceHeader, level: Level, *, own: bool = False) -> Iterator[Source]:
+    """The level of the header's page, for the block; `own` as in `open_source`.
+
+    Raises:
+        rasterio.errors.RasterioIOError: GDAL's GTiff driver cannot open it.
+    """
+    with ExitStack() as opened:
+        page = header.directory
+        dataset = opened.enter_context(open_source(path, level.overview, page, raw=header.raw, own=own))
+        mask = None
+        if header.mask_directory is not None:
+            mask = opened.enter_context(open_source(path, directory=header.mask_directory, own=own))
+        yield Source(dataset, mask)
+
+
+def read_window(
+    source: Source, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], window: Window
+) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+    """(bands, rows, columns) raw values of the shown bands, and the (rows, columns) opacity.
+
+    Complex samples come as dB, those of L*a*b* as L*, a* and b*, those of LogLuv as light.
+    """
+    indexes = [*choice.indexes, choice.alpha] if choice.alpha is not None else list(choice.indexes)
+    block = source.dataset.read(indexes, window=window)
+    mask: NDArray[np.uint8] | None = None
+    alpha: NDArray[Any] | None = None
+    if choice.alpha is not None:
+        alpha, block = block[-1], block[:-1]
+        mask = alpha_to_byte(alpha, choice.alpha_top)
+    if header.has_mask:
+        internal = _internal_mask(source, choice, window)
+        mask = internal if mask is None else np.minimum(mask, internal)
+    opacity = validity(block, nodata, mask)
+    if choice.premultiplied and alpha is not None:
+        # Before any stretch, but after the look for nodata, which stands in the file as it is.
+        bytes_ = block.dtype == alpha.dtype == np.uint8 and choice.alpha_top == U8_TOP
+        block = unpremultiply(block, alpha) if bytes_ else straightened(block, alpha, choice.alpha_top)
+    if choice.colour is Colour.LAB and header.photometric is not None:
+        return to_lab(block, header.photometric), opacity
+    if is_logluv(header.photometric, choice.indexes):
+        return to_light(block), opacity
+    if block.dtype.kind != "c":
+        return block, opacity
+    power = decibels(block)
+    return power, validity(power, (None,) * len(power), opacity)
+
+
+def _internal_mask(source: Source, choice: BandChoice, window: Window) -> NDArray[np.uint8]:
+    """(rows, columns), 0 where hidden, else 255: each value of a mask but 0 is visible.
+
+    A mask with a sample for each band hides a pixel where it hides all shown bands.
+    """
+    if source.mask is None:
+        visible = source.dataset.read_masks(1, window=window) != 0
+    else:
+        count = source.mask.count
+        indexes = [index for index in choice.indexes if index <= count] if count > 1 else [1]
+        visible = (source.mask.read(indexes or [1], window=window) != 0).any(axis=0)
+    return np.where(visible, np.uint8(255), np.uint8(0))
+
+
+def _overview(header: SourceHeader) -> Level:
+    """The smallest overview that still tells enough, else the full picture."""
+    fit = [level for level in header.levels[1:] if max(level.width, level.height) >= SMALLEST_OVERVIEW]
+    return min(fit, key=lambda level: level.width * level.height, default=header.full)
+
+
+def _windows(level: Level) -> list[Window]:
+    """All of a small level; of a large one, whole blocks spread evenly, until there are enough pixels.
+
+    Of a sparse level, blocks that are stored.
+    """
+    if level.width * level.height <= WHOLE:
+        return [Window(0, 0, level.width, level.height)]
+    across, down = -(-level.width // level.block_width), -(-level.height // level.block_height)
+    if level.stored is not None and (places := level.stored.places()).size:
+        some = places[np.unique(np.linspace(0, len(places) - 1, MOST_BLOCKS).astype(int))]
+        return [_block(level, int(column), int(row)) for row, column in some]
+    block = min(level.block_width, level.width) * min(level.block_height, level.height)
+    wanted = max(9, min(MOST_BLOCKS, ENOUGH // block))
+    columns = min(across, max(1, round(np.sqrt(wanted * across / down))))
+    rows = min(down, max(1, -(-wanted // columns)))
+    return [
+        _block(level, int((i + 0.5) * across / columns), int((j + 0.5) * down / rows))
+        for j in range(rows)
+        for i in range(columns)
+    ]
+
+
+def _block(level: Level, across: int, down: int) -> Window:
+    left, top = across * level.block_width, down * level.block_height
+    # A strip can be the whole file: of such a one the first rows must do, or the sample costs as much as the picture.
+    rows = max(1, WHOLE // min(level.block_width, level.width))
+    return Window(
+        left, top, min(level.block_width, level.width - left), min(level.block_height, level.height - top, rows)
+    )

@@ -1,0 +1,1 @@
+"""The built-in task types, as the child process runs them."""

@@ -1,0 +1,103 @@
+"""Places that GDAL does not copy from GeoTIFF to GeoTIFF: finds them out, and makes a source that has its place.
+
+GeoTIFF keys cannot hold some systems that GDAL reads from them, for example projected ones with ellipsoidal heights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import rasterio
+import rasterio.shutil
+from pyproj import CRS
+from rasterio.errors import CRSError, RasterioError
+
+from geoprocessing_worker.errors import JobError, refused
+from geoprocessing_worker.geo.crs import per_degree, to_gdal, unshifted
+from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.source.gdal import open_source
+
+TEMPORARY = {"driver": "GTiff", "TILED": "YES", "COMPRESS": "ZSTD", "ZSTD_LEVEL": "1", "SPARSE_OK": "YES",
+             "BIGTIFF": "IF_SAFER"}  # fmt: skip
+
+MOST_BENT = 1.0  # pixels
+FLAT = 2  # axes
+UNNAMED = {"unknown", "unnamed", ""}
+
+
+@contextmanager
+def placed_source(source: Path, header: SourceHeader, folder: Path) -> Iterator[Any]:
+    """A copy of the source in `folder`, placed by the header: by the horizontal part of its system.
+
+    Raises:
+        JobError: `unsupported_crs`: GeoTIFF keys cannot hold that either.
+    """
+    path = folder / ".placed.tif"
+    try:
+        with open_source(source, directory=header.directory) as dataset:
+            rasterio.shutil.copy(dataset, str(path), **TEMPORARY)
+        try:
+            _place(path, header)
+        except (RasterioError, CRSError) as error:
+            raise cannot_hold(header) from error
+        with open_source(path) as copy:
+            yield copy
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _place(path: Path, header: SourceHeader) -> None:
+    with rasterio.open(path, "r+", driver="GTiff") as copy:
+        crs = None if header.crs is None else to_gdal(header.crs)
+        if header.gcps:
+            copy.gcps = (list(header.gcps), crs)
+            return
+        copy.crs = crs
+        if header.transform is not None:
+            copy.transform = header.transform
+
+
+def name_of(header: SourceHeader) -> str:
+    """The name of the file's system, or of its kind and datum where it has no name."""
+    crs = header.full_crs or header.crs
+    if crs is None:
+        return "its coordinate system"
+    crs = unshifted(crs)
+    if crs.name.lower() not in UNNAMED:
+        return crs.name[:80]
+    datum = "" if crs.datum is None or crs.datum.name.lower() in UNNAMED else f" on {crs.datum.name[:60]}"
+    kind = "geographic" if crs.is_geographic else "projected" if crs.is_projected else "local"
+    return f"an unnamed {kind} system{datum}"
+
+
+def note_of(header: SourceHeader) -> str:
+    """The note about a system that the copy has in other words."""
+    crs = header.full_crs or header.crs
+    upright = crs is not None and (crs.is_compound or len(crs.axis_info) > FLAT)
+    kept = "its horizontal part is kept" if upright else "the copy has an equivalent system"
+    return f"GeoTIFF keys cannot hold {name_of(header)} as the file has it: {kept}"
+
+
+def in_degrees(crs: CRS) -> bool:
+    """Whether GDAL can align a system with web tiles: projected, or geographic in degrees."""
+    return not crs.is_geographic or per_degree(crs) == 1.0
+
+
+def is_bent(header: SourceHeader) -> bool:
+    """Whether the polynomial by which GDAL places a file misses its control points."""
+    polynomial = header.gcp_polynomial_residual
+    return header.gcp_spline and (polynomial is None or polynomial > MOST_BENT)
+
+
+def cannot_hold(header: SourceHeader) -> JobError:
+    """A refusal that names the system."""
+    helps = header.crs is not None and in_degrees(header.crs) and not is_bent(header)
+    cure = "Reproject the file, or ask for webOptimized." if helps else "Reproject the file."
+    return refused(
+        "unsupported_crs",
+        f"GeoTIFF keys cannot hold the file's coordinate system ({name_of(header)}). {cure}",
+        crs=name_of(header),
+    )

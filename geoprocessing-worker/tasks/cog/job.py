@@ -1,0 +1,295 @@
+"""The work of `geotiff_to_cog`: the same pixels in the same place, laid out so that a part is read without the rest.
+
+GDAL's COG driver writes it and rio-cogeo holds it against the layout's rules. rio-cogeo's own translation would go
+through a warped view, which zeroes what a mask hides, and puts an affine transform and an alpha band in the place of
+ground control points.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio.shutil
+from rasterio.errors import CRSError
+
+from geoprocessing_worker.color.bands import BandChoice
+from geoprocessing_worker.color.lab import is_lab
+from geoprocessing_worker.errors import ErrorClass, JobError, refused, too_large
+from geoprocessing_worker.geo.crs import parse_crs, same
+from geoprocessing_worker.geo.layout import lay_out
+from geoprocessing_worker.handlers import (
+    OutputFile,
+    Report,
+    TaskRequest,
+    TaskResult,
+    finished,
+    unfinished_path,
+    write_whole,
+)
+from geoprocessing_worker.header import Georeferencing, SourceHeader
+from geoprocessing_worker.output.describe import facts, own_grid, sample_of
+from geoprocessing_worker.output.stac import item, json_bytes
+from geoprocessing_worker.render.cost import allowance, stored_pixels
+from geoprocessing_worker.render.plan import choose_resampling, few_of
+from geoprocessing_worker.render.task_options import LOSSY, CogOptions, Compression
+from geoprocessing_worker.source.gdal import GDAL_OPTIONS, gdal_environment, gdal_options, open_source
+from geoprocessing_worker.source.gdal_errors import named_errors
+from geoprocessing_worker.source.inspection import inspect_file
+from geoprocessing_worker.source.sampling import Sample
+from geoprocessing_worker.source.texts import mended
+from geoprocessing_worker.tasks.cog.check import check_copy, check_web_copy, different_place
+from geoprocessing_worker.tasks.cog.crs import cannot_hold, in_degrees, is_bent, note_of, placed_source
+from geoprocessing_worker.tasks.cog.layout import BLOCK, WEB, TileLayout, creation_options, faults_of_layout
+from geoprocessing_worker.tasks.cog.masks import refuse_lost_mask, refuse_other_mask
+from geoprocessing_worker.tiff.directory import SEPARATED
+
+# Decoded once for the picture and once more for its overviews: about five minutes of one slow core.
+MAX_DECODED_BYTES = 48 << 30
+# The same with all that is decoded again. A file that is small for its pixels may cost a minute (`cost.allowance`).
+LEAST_WORK_BYTES = 4 << 30
+MAX_WORK_BYTES = 96 << 30
+MANY_BANDS = 128  # beyond, GDAL takes longer for each
+LARGEST_CACHE = 384 << 20  # bytes of source blocks that GDAL may keep, so that each is decoded once
+LARGEST_TILE = 128 << 20  # bytes of all bands of one tile; GDAL holds three of them
+CHEAPER = 8  # times faster than decoding GDAL passes over missing blocks: 60 gigapixels in 270 s
+TIFF = "image/tiff; application=geotiff; profile=cloud-optimized"
+
+# Bands that each lossy codec takes, an alpha band among them.
+LOSSY_BANDS = {Compression.JPEG: (1, 3, 4), Compression.WEBP: (3, 4)}
+
+
+def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
+    """Writes `<stem>.tif` and `<stem>.json`.
+
+    Raises:
+        JobError: as `inspect_file`; `too_complex`, `invalid_payload` (a codec that cannot hold such bands),
+            `unsupported_photometric`, `unsupported_mask`, `unsupported_crs`, `not_georeferenced`, `self_check_failed`.
+    """
+    source, options = request.file, request.options
+    started = time.perf_counter()
+    with gdal_environment(GDAL_TIFF_INTERNAL_MASK="YES"), named_errors(source):
+        report("inspect", 0.0, "Reading the file's header")
+        header = inspect_file(source, options.page, validate_headers=request.validate_headers)
+        _refuse_impossible(header, options)
+        choice, sample = sample_of(source, header)
+        method, why = _overview_method(header, options, choice, sample)
+        inspected = time.perf_counter()
+        report("translate", 0.0, "Writing tiles and overviews")
+        unfinished = unfinished_path(request.output_folder, f"{request.stem}.tif")
+        copy = unfinished_path(request.output_folder, "mended.tif")
+        pixel_bytes = _sample_bytes(header) * len(header.bands)
+        tiles = (
+            WEB
+            if options.web_optimized
+            else TileLayout.of(header.width, header.height, options.block_size, pixel_bytes)
+        )
+        _afford(source, header, options, tiles)
+        wanted = creation_options(options, header, tiles, method)
+        with (
+            mended(source, header.directory, copy) as readable,
+            open_source(readable, directory=header.directory) as dataset,
+        ):
+            refuse_other_mask(dataset, header)
+            refuse_lost_mask(dataset, header, options)
+            _write(dataset, unfinished, tiles, wanted, _kept_bytes(header))
+        made_header, place_note = inspect_file(unfinished), None
+        if not options.web_optimized and different_place(header, made_header):
+            with (
+                mended(source, header.directory, copy) as readable,
+                placed_source(readable, header, request.output_folder) as dataset,
+            ):
+                _write(dataset, unfinished, tiles, wanted, 0)
+            made_header = inspect_file(unfinished)
+            if different_place(header, made_header):
+                raise cannot_hold(header)
+            place_note = note_of(header)
+        translated = time.perf_counter()
+        report("check", 0.0, "Checking what was made")
+        _check(source, unfinished, (header, made_header), options, tiles)
+    made_header = replace(made_header, displaced=header.displaced, caveat=header.caveat, remarks=header.remarks)
+    made = finished(request.output_folder, f"{request.stem}.tif", "image/tiff")
+    block = _told(request, made_header, choice, sample)
+    block["cog"] = {
+        "compression": options.compression.value,
+        "overviewResampling": {"method": method, "reason": why},
+        "webOptimized": options.web_optimized,
+        "sizeBytes": made.size_bytes,
+        "notes": [note for note in (place_note, _alpha_note(header, options), *header.notes) if note],
+    }
+    companion = _companion(request, made, made_header, block)
+    timings = {"inspect": inspected - started, "translate": translated - inspected}
+    return TaskResult(
+        outputs=(made, companion),
+        metadata=block,
+        timings=timings | {"check": time.perf_counter() - translated},
+    )
+
+
+def _sample_bytes(header: SourceHeader) -> int:
+    return np.dtype(header.bands[0].dtype).itemsize
+
+
+def _row_of_blocks(header: SourceHeader) -> int:
+    """Bytes of the source's blocks, of all bands, under one row of tiles."""
+    full = header.full
+    across = -(-header.width // full.block_width) * full.block_width
+    return across * full.block_height * _sample_bytes(header) * len(header.bands)
+
+
+def _kept_bytes(header: SourceHeader) -> int:
+    """Bytes of decoded blocks worth keeping: a row of them; 0 where that is too much, or decoding them twice is not."""
+    row = _row_of_blocks(header)
+    return row if row <= LARGEST_CACHE else 0
+
+
+def _times_decoded(header: SourceHeader, tiles: TileLayout) -> float:
+    """How often a block is decoded: for each row of tiles where GDAL cannot keep a row of blocks.
+
+    Laying bands out anew counts as decoding them again: measured, 4,096 bands take twenty times as long for a byte.
+    """
+    rows = 1 if _kept_bytes(header) else -(-min(header.full.block_height, header.height) // tiles.block)
+    return rows * max(1.0, len(header.bands) / MANY_BANDS)
+
+
+def _afford(source: Path, header: SourceHeader, options: CogOptions, tiles: TileLayout) -> None:
+    """Refuse what would take too long or too much memory, before anything is decoded.
+
+    Raises:
+        JobError: `too_complex`, `too_large`.
+    """
+    size, pixels = _sample_bytes(header) * len(header.bands), header.width * header.height
+    if (tile := tiles.block**2 * size) > LARGEST_TILE:
+        raise too_large("bands", tile, LARGEST_TILE, f"bytes in a tile of {tiles.block} x {tiles.block} pixels")
+    sparse = header.full.stored is not None and not options.web_optimized
+    decoded = stored_pixels(header.full) * size + pixels * size // CHEAPER if sparse else pixels * size
+    times = _times_decoded(header, tiles)
+    work = int(decoded * times) + pixels * header.has_mask
+    most = MAX_DECODED_BYTES if sparse else allowance(source, LEAST_WORK_BYTES, MAX_WORK_BYTES)
+    for found, allowed in ((decoded, MAX_DECODED_BYTES), (work, most)):
+        if found > allowed:
+            raise refused(
+                "too_complex",
+                f"Rewriting this file means decoding {found >> 20:,} MB; at most {allowed >> 20:,} MB are allowed for "
+                f"it. {'Cut it into parts' if times == 1 else 'Save it in tiles of 256 by 256 pixels'}.",
+                decoded=found,
+                allowed=allowed,
+            )
+
+
+def _refuse_impossible(header: SourceHeader, options: CogOptions) -> None:
+    if header.miniswhite and header.palette is None and header.bands[0].bits != 1:
+        raise refused(
+            "unsupported_photometric",
+            "Its grays count from white to black, which a cloud optimised GeoTIFF made here cannot say. "
+            "Save it as MINISBLACK first.",
+        )
+    if is_lab(header.photometric) or header.photometric == SEPARATED:
+        raise refused(
+            "unsupported_photometric",
+            "Its colours are inks or L*a*b*, which a cloud optimised GeoTIFF made here cannot say. Save it as RGB.",
+        )
+    if options.web_optimized and (is_bent(header) or (header.crs is not None and not in_degrees(header.crs))):
+        words = "ground control points need a thin-plate spline" if header.gcp_spline else "degrees have another unit"
+        raise refused("unsupported_crs", f"Its {words}, which GDAL cannot align with web tiles. Omit webOptimized.")
+    if header.palette is not None and header.bands[0].dtype not in {"uint8", "uint16"}:
+        raise refused(
+            "unsupported_data_type",
+            f"A colour table for numbers of the type {header.bands[0].dtype} cannot be written. Save it as uint8.",
+            dtype=header.bands[0].dtype,
+        )
+    if options.web_optimized:
+        _refuse_placeless(header)
+    bands = LOSSY_BANDS.get(options.compression)
+    if bands is None:
+        return
+    bytes_only = all(band.dtype == "uint8" and band.bits in {None, 8} for band in header.bands)
+    if not bytes_only or len(header.bands) not in bands or header.palette is not None or _one_too_many(header, options):
+        raise refused(
+            "invalid_payload",
+            f"compression was {options.compression.value!r}: allowed for {' or '.join(map(str, bands))} bands of "
+            "8 bits without a colour table only, an alpha band that webOptimized adds among them. "
+            "deflate and zstd hold anything.",
+            bands=len(header.bands),
+            dtype=header.bands[0].dtype,
+        )
+
+
+def _refuse_placeless(header: SourceHeader) -> None:
+    """Refuse what cannot be reprojected to Web Mercator."""
+    words = "A file without a place on Earth cannot be aligned with web tiles."
+    if header.crs is None or header.georeferencing is Georeferencing.NONE:
+        raise refused("not_georeferenced", words)
+    crs = parse_crs("EPSG:3857")
+    target = lay_out(header, crs, BLOCK).target
+    if target.crs is None or not same(target.crs, crs):
+        raise refused("not_georeferenced", f"{words} No way leads from {header.crs.name[:80]} to Web Mercator.")
+
+
+def _one_too_many(header: SourceHeader, options: CogOptions) -> bool:
+    """Whether GDAL adds an alpha band for places beside the source, and there is no room for it."""
+    opaque = header.bands[0].nodata is None and all(band.colorinterp != "alpha" for band in header.bands)
+    return options.web_optimized and opaque and len(header.bands) == max(LOSSY_BANDS[options.compression])
+
+
+def _overview_method(header: SourceHeader, options: CogOptions, choice: BandChoice, sample: Sample) -> tuple[str, str]:
+    values = np.concatenate(sample.values)
+    method, why = choose_resampling(header, options.resampling, choice, values, few_of(choice, sample, values))
+    if any(np.dtype(band.dtype).kind == "c" for band in header.bands):
+        return "nearest", "complex numbers are not averaged"
+    return method, why
+
+
+def _alpha_note(header: SourceHeader, options: CogOptions) -> str | None:
+    if options.compression is not Compression.JPEG or all(band.colorinterp != "alpha" for band in header.bands):
+        return None
+    return "the alpha band became a mask, in which all that is not wholly transparent is visible"
+
+
+def _write(dataset: Any, path: Path, tiles: TileLayout, wanted: dict[str, str], kept: int) -> None:
+    """Write the copy. `kept` are bytes that GDAL's cache has beside its usual ones."""
+    with gdal_options(
+        GDAL_TIFF_INTERNAL_MASK="YES",
+        GDAL_TIFF_OVR_BLOCKSIZE=tiles.overview_block,
+        GDAL_CACHEMAX=GDAL_OPTIONS["GDAL_CACHEMAX"] + kept,
+    ):
+        rasterio.shutil.copy(dataset, str(path), driver="COG", **wanted)
+
+
+def _check(
+    source: Path, made: Path, headers: tuple[SourceHeader, SourceHeader], options: CogOptions, tiles: TileLayout
+) -> None:
+    """What was written is laid out as it must be, and holds what the file holds."""
+    try:
+        wrong = faults_of_layout(made, tiles)
+    except CRSError as error:  # rasterio opens no file with such a system, so the copy would be useless
+        raise refused(
+            "unsupported_crs",
+            "PROJ cannot parse the coordinate system that the file declares. Give the file another one, with QGIS or "
+            "gdal_edit.py -a_srs.",
+        ) from error
+    if wrong:
+        raise JobError(
+            "self_check_failed",
+            "The finished file is not laid out as a cloud optimised GeoTIFF must be. This is a fault of the worker.",
+            ErrorClass.INTERNAL,
+            {"errors": wrong[:5]},
+        )
+    quality = options.quality if options.compression in LOSSY else None
+    check = check_web_copy if options.web_optimized else check_copy
+    check(source, made, *headers, quality=quality)
+
+
+def _told(request: TaskRequest[CogOptions], header: SourceHeader, choice: BandChoice, sample: Sample) -> dict[str, Any]:
+    return facts(request.source_name, header, own_grid(header), (choice, sample))
+
+
+def _companion(
+    request: TaskRequest[CogOptions], made: OutputFile, header: SourceHeader, block: dict[str, Any]
+) -> OutputFile:
+    asset = {"href": made.name, "type": TIFF, "roles": ["data"]}
+    told = json_bytes(item(request.stem, own_grid(header), block, {"data": asset}))
+    return write_whole(request.output_folder, f"{request.stem}.json", told, "application/json")

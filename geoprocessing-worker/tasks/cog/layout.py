@@ -1,0 +1,111 @@
+"""Tile sizes, overviews and further creation options of a cloud optimised GeoTIFF, and the verdict on its layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rio_cogeo.cogeo import cog_validate
+
+from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.render.task_options import LOSSY, CogOptions
+from geoprocessing_worker.tiff.directory import TILE_WIDTH, Tiff
+
+BLOCK = 512  # pixels; GDAL's default
+SMALLEST_BLOCK = 128  # pixels; rio-cogeo and GDAL take less, but readers ask for each tile by itself
+LARGE_TILE = 64 << 20  # bytes of all bands
+OVERVIEW_BLOCKS = (256, 512, 1024, 128, 2048)  # pixels, by preference; GDAL takes powers of two
+SMALL = 512  # pixels a side; rio-cogeo wants neither tiles nor overviews up to this size
+UNTILED = "not tiled"  # rio-cogeo's words
+NO_OVERVIEWS = "recommended to include internal overviews"  # rio-cogeo's words
+
+
+@dataclass(frozen=True, slots=True)
+class TileLayout:
+    """The sides of tiles in pixels, of the picture and of its overviews, and the number of overviews.
+
+    rio-cogeo takes a level exactly one tile wide for strips, since it does not look at the TileWidth tag. Where another
+    tile size avoids that, it is chosen, so that `rio cogeo validate` passes the file too.
+    """
+
+    block: int
+    overview_block: int
+    overviews: int
+
+    @classmethod
+    def of(cls, width: int, height: int, asked: int | None, pixel_bytes: int = 1) -> TileLayout:
+        """The layout of a picture.
+
+        Args:
+            width: in pixels.
+            height: in pixels.
+            asked: the tile size that the job asks for.
+            pixel_bytes: of all bands; tiles of many bands are made smaller, since GDAL holds several in memory.
+        """
+        block = asked or (BLOCK if width != BLOCK or height <= SMALL else BLOCK // 2)
+        while asked is None and block > SMALLEST_BLOCK and block * block * pixel_bytes > LARGE_TILE:
+            block //= 2
+        if width == 1:
+            return cls(block, block, 0)  # rio-cogeo refuses overviews that are as wide as the picture
+        levels = _levels(width, height, block)
+        doubtful = {across for across, down in levels if max(across, down) > SMALL}
+        fitting = [size for size in (block, *OVERVIEW_BLOCKS) if size not in doubtful]
+        return cls(block, fitting[0] if fitting else block, len(levels))
+
+
+WEB = TileLayout(256, 256, 1)
+"""The tiles of the GoogleMapsCompatible scheme; GDAL decides how many overviews there are."""
+
+
+def _levels(width: int, height: int, block: int) -> list[tuple[int, int]]:
+    """The sizes of the overviews: halved, rounded down, until one fits into a tile."""
+    found: list[tuple[int, int]] = []
+    largest = max(width, height)
+    while largest > block or (largest > SMALL and not found):
+        width, height = max(1, width // 2), max(1, height // 2)
+        largest = max(width, height)
+        found.append((width, height))
+    return found
+
+
+def creation_options(options: CogOptions, header: SourceHeader, tiles: TileLayout, method: str) -> dict[str, str]:
+    """The options of GDAL's COG driver."""
+    chosen = {
+        "COMPRESS": options.compression.value.upper(),
+        "BLOCKSIZE": str(tiles.block),
+        # Where none are needed, GDAL 3.10 would copy those of the source, in their order.
+        "OVERVIEWS": "IGNORE_EXISTING" if tiles.overviews else "NONE",
+        "OVERVIEW_COUNT": str(tiles.overviews),
+        "OVERVIEW_RESAMPLING": method.upper(),
+        "WARP_RESAMPLING": "NEAREST" if method in {"nearest", "mode"} else "BILINEAR",
+        "NUM_THREADS": "2",
+        "BIGTIFF": "IF_SAFER",
+        # Those of the source. GDAL makes them anew where alpha becomes a mask or the copy is reprojected, and takes
+        # them out only through a VRT dataset.
+        "STATISTICS": "AUTO",
+    }
+    if header.full.stored is not None:
+        chosen["SPARSE_OK"] = "YES"
+    if options.compression in LOSSY:
+        chosen |= {"QUALITY": str(options.quality), "OVERVIEW_QUALITY": str(options.quality)}
+    elif all(band.bits in {None, 8, 16, 32, 64} and np.dtype(band.dtype).kind != "c" for band in header.bands):
+        chosen["PREDICTOR"] = "YES"  # libtiff has none for other numbers of bits, nor for complex ones
+    if options.web_optimized:
+        del chosen["OVERVIEW_COUNT"]
+        chosen["TILING_SCHEME"] = "GoogleMapsCompatible"
+    return chosen
+
+
+def faults_of_layout(path: Path, tiles: TileLayout) -> list[str]:
+    """The faults that rio-cogeo finds, without those that are none; a level is tiled if it has the TileWidth tag."""
+    _, errors, warnings = cog_validate(str(path), strict=True, quiet=True)
+    harmless = [UNTILED] if _tiled(path) else []
+    if not tiles.overviews:
+        harmless.append(NO_OVERVIEWS)
+    return [fault for fault in (*errors, *warnings) if not any(words in fault for words in harmless)]
+
+
+def _tiled(path: Path) -> bool:
+    with path.open("rb") as file:
+        return all(directory.find(TILE_WIDTH) is not None for directory in Tiff(file).directories())

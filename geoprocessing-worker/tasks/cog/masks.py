@@ -1,0 +1,71 @@
+"""Masks that GDAL does not copy along into a cloud optimized GeoTIFF."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from rasterio.enums import MaskFlags
+
+from geoprocessing_worker.errors import refused
+from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.render.task_options import CogOptions, Compression
+from geoprocessing_worker.tasks.cog.check import all_nodata
+
+
+def refuse_other_mask(dataset: Any, header: SourceHeader) -> None:
+    """GDAL copies later pages without their mask, the first with any that it finds, and masks of bytes or bits only."""
+    copied = dataset.mask_flag_enums[0] == [MaskFlags.per_dataset]
+    if copied != header.has_mask:
+        has = (
+            "has a mask that GDAL cannot copy" if header.has_mask else "has no mask, but GDAL would copy another page's"
+        )
+        raise refused(
+            "unsupported_mask",
+            f"Page {header.page} {has}. Save the page as a file of its own, with one 8-bit mask if it needs a mask.",
+            page=header.page,
+        )
+
+
+def refuse_lost_mask(dataset: Any, header: SourceHeader, options: CogOptions) -> None:
+    """Refuse a mask that GDAL would drop, unless nodata or alpha hide the same pixels.
+
+    GDAL's warp reads nodata or a last band of alpha instead of the mask. For JPEG, a last band of alpha replaces it.
+
+    Raises:
+        JobError: `unsupported_mask`.
+    """
+    if not header.has_mask:
+        return
+    web = options.web_optimized
+    nodata = dataset.nodatavals if web else (None,) * dataset.count
+    by_nodata = any(value is not None for value in nodata)
+    by_alpha = header.bands[-1].colorinterp == "alpha" and (web or options.compression is Compression.JPEG)
+    if not (by_nodata or by_alpha) or not _hides_more(dataset, nodata if by_nodata else None, by_alpha=by_alpha):
+        return
+    others = " and ".join(word for word, there in (("nodata", by_nodata), ("an alpha band", by_alpha)) if there)
+    cure = "Omit webOptimized" if web else "Use compression deflate or zstd"
+    if web and options.compression is Compression.JPEG and by_alpha:
+        cure += " and use compression deflate or zstd"
+    raise refused(
+        "unsupported_mask",
+        f"The file has a mask and {others}, and the mask hides other pixels. The copy would lose it. {cure}.",
+        page=header.page,
+    )
+
+
+def _hides_more(dataset: Any, nodata: tuple[float | None, ...] | None, *, by_alpha: bool) -> bool:
+    """Whether the mask hides any pixel that neither nodata in all bands nor an alpha of 0 hides."""
+    for _, window in dataset.block_windows(1):
+        hidden = dataset.read_masks(1, window=window) == 0
+        if not hidden.any():
+            continue
+        block = dataset.read(window=window)[:, hidden]
+        shown = np.ones(block.shape[1], dtype=np.bool_)
+        if nodata is not None:
+            shown &= ~all_nodata(block, nodata)
+        if by_alpha:
+            shown &= block[-1] != 0
+        if shown.any():
+            return True
+    return False

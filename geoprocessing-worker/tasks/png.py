@@ -1,0 +1,156 @@
+"""One GeoTIFF to one georeferenced picture: the pipeline, from top to bottom, as the job's child process runs it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pyproj import CRS
+
+from geoprocessing_worker.geo.crs import describe, parse_crs, reachable, to_gdal
+from geoprocessing_worker.handlers import OutputFile, Report, TaskRequest, TaskResult
+from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.output.metadata import Source, finite, summary
+from geoprocessing_worker.output.package import write_companions, write_picture
+from geoprocessing_worker.output.pixel_check import resemblance
+from geoprocessing_worker.output.sidecars import WORLD_EXTENSIONS, auxiliary_file, projection_file
+from geoprocessing_worker.output.stac import written_at
+from geoprocessing_worker.output.verify import verify
+from geoprocessing_worker.raster import Grid
+from geoprocessing_worker.render.options import RenderOptions
+from geoprocessing_worker.render.picture import render
+from geoprocessing_worker.render.plan import RenderPlan, draft, make_plan
+from geoprocessing_worker.source import known_crs
+from geoprocessing_worker.source.gdal import forget_other_drivers, gdal_environment, small_sources_kept
+from geoprocessing_worker.source.gdal_errors import named_errors
+from geoprocessing_worker.source.inspection import inspect_file
+from geoprocessing_worker.source.sampling import Sample, take_sample
+
+PACKAGING = ("encode", "companions", "check")
+
+__all__ = ["ConversionRequest", "ConversionResult", "OutputFile", "Report", "convert", "explain", "preload"]
+
+
+ConversionRequest = TaskRequest[RenderOptions]
+
+
+class ConversionResult(TaskResult):
+    """What was made; `packaging` has the parts of the last stage."""
+
+    packaging: dict[str, float]
+
+
+def convert(
+    request: ConversionRequest, report: Report, clock: Callable[[], float] = time.perf_counter
+) -> ConversionResult:
+    """Makes the picture and its sidecars in `request.output_folder`.
+
+    Raises:
+        JobError: a named refusal, or `self_check_failed`. Errors of GDAL and libvips come out as those.
+        OSError: the output folder cannot be written.
+    """
+    watch = _Watch(clock)
+    source, folder, options = request.file, request.output_folder, request.options
+    with gdal_environment(), small_sources_kept(), named_errors(source):
+        report("inspect", 0.0, "Reading the file's header")
+        header, sample, plan = _inspect(source, options, request.validate_headers)
+        watch.lap("inspect")
+        report("render", 0.0, _sentence(header, plan))
+        picture = render(source, header, plan, lambda part: report("render", round(part * 100, 1), "Rendering"))
+        watch.lap("render")
+        report("package", 0.0, "Writing picture, sidecars and metadata")
+        image = write_picture(folder, request.stem, picture, options)
+        watch.lap("encode")
+        block = summary(Source(request.source_name, header, sample), plan, picture, options)
+        companions = write_companions(folder, request.stem, picture, options, block)
+        watch.lap("companions")
+        report("package", 80.0, "Checking what was made")
+        likeness = resemblance(source, header, plan, picture)
+    world = folder / f"{request.stem}.{WORLD_EXTENSIONS[options.output_format]}"
+    distance = verify(image.path, world if world.exists() else None, header, picture.grid)
+    watch.lap("check")
+    report("package", 100.0, "Done")
+    return ConversionResult(
+        outputs=(image, *companions),
+        metadata={
+            **block,
+            "selfCheck": {
+                "maxDistancePx": distance,
+                "placesCompared": likeness.compared,
+                "placesAlike": likeness.alike,
+            },
+        },
+        timings={name: watch.laps[name] for name in ("inspect", "render")}
+        | {"package": sum(watch.laps[name] for name in PACKAGING)},
+        packaging={name: watch.laps[name] for name in PACKAGING},
+    )
+
+
+class _Watch:
+    """Seconds since the lap before, by name."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._last = clock, clock()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = self._clock()
+        self.laps[name], self._last = now - self._last, now
+
+
+def explain(source: Path, options: RenderOptions, *, validate_headers: bool = True) -> dict[str, Any]:
+    """The plan for a file as JSON, without rendering it.
+
+    Raises:
+        JobError: as `convert`, for all that shows before pixels are rendered.
+    """
+    with gdal_environment(), named_errors(source):
+        _, _, plan = _inspect(source, options, validate_headers)
+    explained: dict[str, Any] = finite(plan.explain())
+    return explained
+
+
+LAZY = ("numpy.ma", "_strptime", "encodings.ascii")
+"""What libraries import at their first use: 50 ms that each job would spend anew."""
+
+
+def preload() -> None:
+    """Warms what a fork server should have before it forks: imports, PROJ's database, few drivers. Starts no thread.
+
+    libvips makes its threads at the first picture, so none is made here: threads do not survive a fork.
+    """
+    for name in LAZY:
+        import_module(name)
+    written_at("1970:01:01 00:00:00")  # compiles its expression
+    with gdal_environment():
+        for crs in (*map(parse_crs, known_crs.CODES), *known_crs.learn()):
+            _look_up(crs)
+    forget_other_drivers()
+
+
+def _look_up(crs: CRS) -> None:
+    """What PROJ was asked it knows after a fork too; only for what is new it opens its database again, for 12 ms."""
+    to_gdal(crs)
+    projection_file(crs)
+    auxiliary_file(Grid(1, 1, None, crs))
+    describe(crs)
+    globe = parse_crs(known_crs.GLOBE)
+    reachable(crs, globe)
+    reachable(globe, crs)
+
+
+def _inspect(source: Path, options: RenderOptions, validate_headers: bool) -> tuple[SourceHeader, Sample, RenderPlan]:
+    source_crs = None if options.source_crs is None else parse_crs(options.source_crs)
+    header = inspect_file(source, options.page, source_crs, validate_headers=validate_headers)
+    drafted = draft(header, options)
+    sample = take_sample(source, header, drafted.choice, drafted.nodata, drafted.level)
+    return header, sample, make_plan(header, drafted, sample, options)
+
+
+def _sentence(header: SourceHeader, plan: RenderPlan) -> str:
+    target = plan.layout.target
+    bands = "band" if len(header.bands) == 1 else "bands"
+    return f"{header.width} x {header.height}, {len(header.bands)} {bands} → {target.width} x {target.height} pixels"

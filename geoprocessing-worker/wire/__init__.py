@@ -1,0 +1,1 @@
+"""Everything that leaves the host: the API, downloads, uploads, the virus scanner."""

@@ -1,0 +1,203 @@
+"""The five calls of the wire, each said once, and what each answer means."""
+
+import asyncio
+import contextlib
+import dataclasses
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol, TypeVar
+
+import httpx
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from geoprocessing_worker.errors import ApiError, LeaseExpired, LeaseLost, Rejected, TokenRefused, Unavailable
+from geoprocessing_worker.wire import retry
+from geoprocessing_worker.wire.contact import Contact
+from geoprocessing_worker.wire.messages import (
+    ClaimAnswer,
+    ClaimRequest,
+    CompleteAnswer,
+    Completion,
+    FailAnswer,
+    Failure,
+    Heartbeat,
+    LeaseAnswer,
+    Progress,
+    WireModel,
+)
+from geoprocessing_worker.wire.retry import Policy
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+JSON = {"Content-Type": "application/json"}
+JOBS = "/api/internal/geo-jobs"
+CLAIM = f"{JOBS}/claim"
+
+
+class HeldJob(Protocol):
+    """What a call on a job has to know of the lease."""
+
+    @property
+    def job_id(self) -> str:
+        """The job's id."""
+
+    @property
+    def token(self) -> SecretStr:
+        """The lease token."""
+
+    def remaining(self) -> float:
+        """Seconds for which the lease can still be trusted."""
+
+
+class JobApi:
+    """The API, as one worker talks to it.
+
+    Every method raises `TokenRefused`, `LeaseLost` or `Rejected` at once, and `Unavailable` once the call's policy has
+    run out of patience.
+
+    Args:
+        http: a client whose base URL is the API's.
+        token: the worker's.
+    """
+
+    def __init__(self, http: httpx.AsyncClient, token: SecretStr) -> None:
+        self._http = http
+        self._token = token
+        self.contact = Contact(http.base_url)
+
+    async def claim(self, request: ClaimRequest) -> ClaimAnswer | None:
+        """Up to `max_jobs` jobs, or None when the wait ran out. After a lost reply, the same claim id is sent again."""
+        seconds = retry.CLAIM.try_timeout + request.wait_seconds
+        # Being parked is not being patient.
+        policy = dataclasses.replace(retry.CLAIM, patience=retry.CLAIM.patience + request.wait_seconds)
+
+        async def once() -> ClaimAnswer | None:
+            response = await self._send("POST", CLAIM, request, {}, seconds)
+            return None if response.status_code == httpx.codes.NO_CONTENT else _read(response, ClaimAnswer)
+
+        return await retry.persist(policy, once)
+
+    async def report_trouble(self, request: ClaimRequest) -> None:
+        """Send a claim of no jobs with this worker's trouble, if the API announces that it takes such claims.
+
+        Raises:
+            ApiError: any. Nothing depends on the report.
+        """
+        if "trouble" not in (self.contact.extensions or ()):
+            # Any answer at this address announces them and has the time, and a GET claims nothing from any server.
+            with contextlib.suppress(Rejected, LeaseLost):
+                await self._send("GET", CLAIM, None, {}, retry.CLAIM.try_timeout)
+        if "trouble" in (self.contact.extensions or ()):
+            await self._send("POST", CLAIM, request, {}, retry.CLAIM.try_timeout)
+
+    async def heartbeat(
+        self, job: HeldJob, wait_seconds: float = 0, *, policy: Policy = retry.HEARTBEAT
+    ) -> LeaseAnswer:
+        """Renew the lease; the answer may be held back for `wait_seconds`, unless the job is cancelled before."""
+        body = Heartbeat(wait_seconds=wait_seconds) if wait_seconds > 0 else None
+        policy = dataclasses.replace(policy, try_timeout=policy.try_timeout + wait_seconds)
+        return await self._on_job("heartbeat", job, body, LeaseAnswer, policy)
+
+    async def progress(self, job: HeldJob, progress: Progress) -> LeaseAnswer:
+        """Say how far the job is; renews the lease too."""
+        return await self._on_job("progress", job, progress, LeaseAnswer, retry.HEARTBEAT)
+
+    async def complete(self, job: HeldJob, completion: Completion, *, policy: Policy = retry.REPORT) -> CompleteAnswer:
+        """Hand the result in. Saying it twice does no harm."""
+        return await self._on_job("complete", job, completion, CompleteAnswer, policy)
+
+    async def fail(self, job: HeldJob, failure: Failure, *, policy: Policy = retry.REPORT) -> FailAnswer:
+        """Give the job back with the reason. Saying it twice does no harm."""
+        return await self._on_job("fail", job, failure, FailAnswer, policy)
+
+    async def _on_job(
+        self, verb: str, job: HeldJob, body: WireModel | None, answer: type[Answer], policy: Policy
+    ) -> Answer:
+        headers = {"Lease-Token": job.token.get_secret_value()}
+
+        async def once() -> Answer:
+            if job.remaining() <= 0:
+                raise LeaseExpired("the lease ran out, so nothing more may be sent for this job")
+            response = await self._send("PATCH", f"{JOBS}/{job.job_id}/{verb}", body, headers, policy.try_timeout)
+            return _read(response, answer)
+
+        return await retry.persist(policy, once, remaining=job.remaining)
+
+    async def _send(
+        self, method: str, path: str, body: WireModel | None, headers: dict[str, str], seconds: float
+    ) -> httpx.Response:
+        authorization = {"Authorization": f"Worker {self._token.get_secret_value()}"}
+        # Secrets are unmasked nowhere but in headers, so a body never has one.
+        content = (
+            b""
+            if method == "GET"
+            else b"{}"
+            if body is None
+            else body.model_dump_json(by_alias=True, exclude_none=True).encode()
+        )
+        seconds += len(content) / retry.SLOWEST_LINK
+        try:
+            # httpx counts from byte to byte, and somebody may send one now and then for ever.
+            async with asyncio.timeout(seconds):
+                response = await self._http.request(
+                    method,
+                    path,
+                    content=content,
+                    headers=headers | authorization | JSON,
+                    timeout=seconds,
+                )
+        except (httpx.HTTPError, TimeoutError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            self.contact.note_failure(reason)
+            raise Unavailable("no-connection", reason) from None
+        if response.is_success:
+            self.contact.note_answer(response, None, at_claim=path == CLAIM)
+            return response
+        problem = _problem(response)
+        self.contact.note_answer(response, problem.get("code"), at_claim=path == CLAIM)
+        raise _error(response, problem)
+
+
+def _read(response: httpx.Response, answer: type[Answer]) -> Answer:
+    try:
+        return answer.model_validate_json(response.content)
+    except ValidationError:
+        # A proxy or a captive portal spoke, not the API: whether the call was carried out is not known.
+        raise Unavailable("unreadable-answer", f"a {response.status_code} that is not what was asked for") from None
+
+
+def _error(response: httpx.Response, problem: dict[str, Any]) -> ApiError:
+    status = response.status_code
+    code = str(problem.get("code") or f"http-{status}")
+    message = str(problem.get("detail") or problem.get("title") or response.reason_phrase)[:2000]
+    if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        return TokenRefused(code, message)
+    # A bare 404 or 409 is a proxy's, or a wrong address: only the API's own words end a job.
+    if status in (httpx.codes.NOT_FOUND, httpx.codes.CONFLICT) and problem.get("code"):
+        return LeaseLost(code, message)
+    if status in (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE):
+        return Unavailable(code, message, _retry_after(response))
+    # 507, of a report with results in it: they do not come in this way, however often they are sent.
+    is_refusal = httpx.codes.is_client_error(status) or status == httpx.codes.INSUFFICIENT_STORAGE
+    if is_refusal and status not in (httpx.codes.NOT_FOUND, httpx.codes.CONFLICT):
+        return Rejected(code, message)
+    words = message if is_refusal or httpx.codes.is_server_error(status) else f"an unexpected {status}"
+    return Unavailable(code, words)
+
+
+def _problem(response: httpx.Response) -> dict[str, Any]:
+    try:
+        problem = response.json()
+    except (ValueError, RecursionError):
+        return {}
+    return problem if isinstance(problem, dict) else {}
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    value = response.headers.get("Retry-After", "")
+    if value.isdecimal():
+        return float(value)
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError, OverflowError):
+        return None

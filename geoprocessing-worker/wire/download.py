@@ -1,0 +1,253 @@
+"""Fetches a job's file: streamed, capped, resumed where it broke off, and there only when it is whole."""
+
+import hashlib
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import httpx
+
+from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable, refused, worker_trouble
+from geoprocessing_worker.wire import transfer
+from geoprocessing_worker.wire.messages import JobInput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PIECE = 1 << 20  # bytes written at a time: each time is a trip to a thread, which costs as much as 1 MB on the disk
+
+
+# The file, and the pictures made of it.
+ROOM_IN_FILES = 2
+
+
+# Characters of what a server calls a version of a file; a longer name is not worth keeping.
+LONGEST_VALIDATOR = 1024
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """A file that is wholly there; or, `unchanged`, one that its server says is the version known before."""
+
+    path: Path
+    size_bytes: int
+    sha256: str
+    etag: str | None = None
+    last_modified: str | None = None
+    unchanged: bool = False
+
+
+@dataclass
+class _Partial:
+    """What has arrived so far, and the server's name for that version of the file."""
+
+    path: Path
+    pulse: transfer.Pulse
+    size_bytes: int = 0
+    entity_tag: str = ""
+    last_modified: str = ""
+    unchanged: bool = False
+    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+
+    def restart(self) -> None:
+        self.size_bytes, self.digest = 0, hashlib.sha256()
+
+
+async def download(
+    source: JobInput,
+    destination: Path,
+    *,
+    http: httpx.AsyncClient,
+    max_bytes: int,
+    report: "Callable[[float, str], None]",
+) -> Downloaded:
+    """Fetch `source` to `destination`, which appears only when it is whole.
+
+    Args:
+        source: where from, and how large it was said to be, if that is known.
+        destination: a path that does not exist yet.
+        http: a client without the API's credentials.
+        max_bytes: more than this is refused, whatever the server says of its length.
+        report: told percent and a sentence.
+
+    Raises:
+        JobError: `too_large`, `download_refused`, `download_failed`, `size_mismatch`, `worker_trouble`.
+    """
+    _refuse_larger(source.size_bytes or 0, max_bytes)
+    _check_room(destination.parent, source.size_bytes or 0)
+    patience = transfer.SOURCE_PATIENCE if source.is_remote else transfer.PATIENCE
+    partial = _Partial(destination.with_name(destination.name + ".part"), transfer.Pulse(patience=patience))
+
+    try:
+        await transfer.patiently(
+            lambda: _fetch_rest(source, partial, http, max_bytes, report),
+            partial.pulse,
+            code="download_failed",
+            message=_NOT_FETCHED[source.is_remote],
+            detail=lambda: {"received_bytes": partial.size_bytes},
+        )
+    except OSError as error:
+        # A download is within the room that was looked for before the claim, so the job is not the cause.
+        raise worker_trouble("disk", reason=error.strerror or "") from error
+    etag, last_modified = _validator(partial.entity_tag), _validator(partial.last_modified)
+    if partial.unchanged:
+        return Downloaded(destination, 0, "", etag, last_modified, unchanged=True)
+    if source.size_bytes not in (None, partial.size_bytes):
+        raise JobError(
+            "size_mismatch",
+            "The stored file is not the one that was uploaded: its size differs.",
+            ErrorClass.TRANSIENT,
+            {"expected_bytes": source.size_bytes, "received_bytes": partial.size_bytes},
+        )
+    partial.path.rename(destination)
+    return Downloaded(destination, partial.size_bytes, partial.digest.hexdigest(), etag, last_modified)
+
+
+# By whether the file is somebody else's.
+_NOT_FETCHED = (
+    "The uploaded file could not be fetched from storage.",
+    "The file could not be fetched from its address.",
+)
+_REFUSED = (
+    "Storage did not hand out the uploaded file.",
+    "The server at the file's address did not hand it out.",
+)
+# Error codes of S3, GCS, Azure and the API's own storage for an object that does not exist.
+_GONE = re.compile(rb"NoSuchKey|NoSuchBucket|BlobNotFound|ContainerNotFound|object-not-found")
+_LONGEST_ERROR = 4096  # bytes of an answer that are searched for such a code
+
+
+async def _check(response: httpx.Response, *, is_remote: bool) -> None:
+    """Raise what an answer means, if it is not a good one.
+
+    A source that refuses its file does so at each attempt. A signed URL of our storage may only have expired, and a
+    bare 404 may be a proxy's, so these are final only where storage itself reports that the object does not exist.
+
+    Raises:
+        Unavailable: the server is busy.
+        JobError: `download_refused`, `invalid_input` or transient.
+    """
+    if response.is_client_error and not transfer.is_busy(response):
+        if is_remote and "Retry-After" in response.headers:
+            raise Unavailable(f"http-{response.status_code}", "the source asks to wait")
+        if is_remote:
+            raise _refused_by(response)
+        if response.status_code in (httpx.codes.NOT_FOUND, httpx.codes.GONE) and await _is_gone(response):
+            raise refused(
+                "download_refused",
+                f"The job's file is gone from storage (status {response.status_code}). Upload it again in a new job.",
+                status=response.status_code,
+            )
+    transfer.check(response, code="download_refused", message=_REFUSED[is_remote])
+
+
+def _refused_by(response: httpx.Response) -> JobError:
+    status = f"{response.status_code} {response.reason_phrase}".strip()
+    return refused(
+        "download_refused",
+        f"{response.url.host} answered {status} for the file's address. "
+        "Check that sourceUrl names a file that anyone may download.",
+        status=response.status_code,
+    )
+
+
+async def _is_gone(response: httpx.Response) -> bool:
+    said = response.headers.get("x-ms-error-code", "").encode()
+    async for chunk in response.aiter_raw():
+        said += chunk
+        if len(said) >= _LONGEST_ERROR:
+            break
+    return _GONE.search(said[:_LONGEST_ERROR]) is not None
+
+
+def _validator(text: str) -> str | None:
+    """The text if it can be sent back in a header as it came."""
+    return text if 0 < len(text) <= LONGEST_VALIDATOR and text.isascii() and text.isprintable() else None
+
+
+def _check_room(folder: Path, size_bytes: int) -> None:
+    """Say so before a download that would fail at its end, and take the room of other jobs with it."""
+    free = shutil.disk_usage(folder).free
+    if free < ROOM_IN_FILES * size_bytes:
+        raise worker_trouble("disk", free_bytes=free, needed_bytes=ROOM_IN_FILES * size_bytes)
+
+
+async def _fetch_rest(
+    source: JobInput,
+    partial: _Partial,
+    http: httpx.AsyncClient,
+    max_bytes: int,
+    report: "Callable[[float, str], None]",
+) -> None:
+    headers = {"Accept-Encoding": "identity"} | _conditions(source, partial)
+    async with http.stream("GET", source.download_url, headers=headers, timeout=transfer.SILENCE) as response:
+        if response.status_code == httpx.codes.NOT_MODIFIED and (source.etag or source.last_modified):
+            partial.unchanged = True
+            partial.entity_tag = response.headers.get("ETag", source.etag or "")
+            partial.last_modified = response.headers.get("Last-Modified", source.last_modified or "")
+            return
+        if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and partial.size_bytes:
+            partial.restart()  # the file has become shorter
+            raise Unavailable("range-refused", "the file changed while it was fetched")
+        await _check(response, is_remote=source.is_remote)
+        if not _continues(response, partial):
+            partial.restart()
+        partial.entity_tag = _validator(response.headers.get("ETag", "")) or ""
+        partial.last_modified = response.headers.get("Last-Modified", "")
+        async with await anyio.open_file(partial.path, "ab" if partial.size_bytes else "wb") as file:
+            arrived = bytearray()
+            try:
+                async for chunk in response.aiter_raw():
+                    received = partial.size_bytes + len(arrived) + len(chunk)
+                    _refuse_larger(received, max_bytes)
+                    arrived += chunk
+                    partial.pulse.beat(len(chunk))
+                    report(*_progress(received, source.size_bytes))
+                    if len(arrived) >= PIECE:
+                        await _keep(arrived, partial, file)
+            finally:
+                # Also when the link breaks: what has arrived is not asked for again.
+                await _keep(arrived, partial, file)
+
+
+def _conditions(source: JobInput, partial: _Partial) -> dict[str, str]:
+    """Headers that ask for the rest of what broke off, or for nothing if the file is the one known before."""
+    if partial.size_bytes and partial.entity_tag:
+        return {"Range": f"bytes={partial.size_bytes}-", "If-Range": partial.entity_tag}
+    asked = {"If-None-Match": source.etag, "If-Modified-Since": source.last_modified}
+    return {name: value for name, value in asked.items() if value and _validator(value)}
+
+
+def _progress(received: int, size_bytes: int | None) -> tuple[float, str]:
+    if size_bytes is None:
+        return 0.0, f"Downloaded {received / 1e6:.1f} MB"
+    share = 100 * received / max(size_bytes, received)
+    return share, f"Downloaded {received / 1e6:.1f} of {size_bytes / 1e6:.1f} MB"
+
+
+async def _keep(arrived: bytearray, partial: _Partial, file: "anyio.AsyncFile[bytes]") -> None:
+    piece = bytes(arrived)
+    arrived.clear()
+    await file.write(piece)
+    partial.digest.update(piece)
+    partial.size_bytes += len(piece)
+
+
+def _continues(response: httpx.Response, partial: _Partial) -> bool:
+    return response.status_code == httpx.codes.PARTIAL_CONTENT and response.headers.get("Content-Range", "").startswith(
+        f"bytes {partial.size_bytes}-"
+    )
+
+
+def _refuse_larger(size_bytes: int, max_bytes: int) -> None:
+    if size_bytes > max_bytes:
+        raise refused(
+            "too_large",
+            f"The file has more than {max_bytes / 1e6:.0f} MB, the most that is accepted here. "
+            "Compress it (for example as a cloud optimised GeoTIFF with JPEG or DEFLATE) or cut it into parts.",
+            limit="MAX_FILE_SIZE",
+            limit_bytes=max_bytes,
+        )
