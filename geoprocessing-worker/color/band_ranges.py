@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoprocessing_worker.color.fill_value import find_fill_values, without
-from geoprocessing_worker.header import BandHeader
+from geoprocessing_worker.raster import BandHeader
 
 SMALL = 0.03  # of the common range: eight gray levels for a whole band
 FEWEST = 256  # values

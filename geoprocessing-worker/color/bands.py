@@ -10,7 +10,7 @@ from enum import StrEnum
 from geoprocessing_worker.color.band_names import are_measurements, is_not_alpha, words_of
 from geoprocessing_worker.color.lab import is_lab
 from geoprocessing_worker.errors import refused
-from geoprocessing_worker.header import BandHeader, SourceHeader
+from geoprocessing_worker.raster import BandHeader, SourceHeader
 
 
 class Colour(StrEnum):

@@ -13,7 +13,7 @@ from pyproj import CRS
 from geoprocessing_worker.geo.crs import same, transformer
 from geoprocessing_worker.geo.layout import Layout
 from geoprocessing_worker.geo.pixel_to_crs import period, transformer_of
-from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.raster import SourceHeader
 
 Points = NDArray[np.float64]
 Positions = NDArray[np.float32]

@@ -9,7 +9,7 @@ from pyproj import CRS
 from geoprocessing_worker.errors import refused
 from geoprocessing_worker.geo.crs import areal_scales, unshifted
 from geoprocessing_worker.geo.pixel_to_crs import Points, ground, is_mercator, period, project
-from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.raster import SourceHeader
 
 EARTH_RADIUS = 6.4e6  # metres; no file that stays narrower in the system can hold much that is blown up
 BLOWN_UP = 132.0  # times the area of what is shown smallest: as much as Web Mercator does where it ends

@@ -13,8 +13,7 @@ from geoprocessing_worker.errors import refused
 from geoprocessing_worker.geo.area_of_use import cell_areas, usable_part
 from geoprocessing_worker.geo.crs import per_degree, reachable, same
 from geoprocessing_worker.geo.pixel_to_crs import Points, ground, period, project
-from geoprocessing_worker.header import Georeferencing, SourceHeader
-from geoprocessing_worker.raster import Grid
+from geoprocessing_worker.raster import Georeferencing, Grid, SourceHeader
 
 SAMPLES = 33  # points along each side: curves between them are flatter than a pixel
 NEAR_POLE = 85.0  # degrees

@@ -13,7 +13,7 @@ from pyproj import CRS
 from rasterio.transform import GCPTransformer, RPCTransformer
 
 from geoprocessing_worker.geo.crs import per_degree, same, transformer, unshifted
-from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.raster import SourceHeader
 
 Points = NDArray[np.float64]
 MERCATOR_LIMIT = 85.0511287798066  # degrees; where the square of Web Mercator ends

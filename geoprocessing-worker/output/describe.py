@@ -10,10 +10,9 @@ from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.geo.crs import describe, parse_crs
 from geoprocessing_worker.geo.layout import lay_out
 from geoprocessing_worker.geo.outline import lonlat_bounds
-from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.output.metadata import band_statistics, finite, source_facts
 from geoprocessing_worker.output.stac import native_bounds
-from geoprocessing_worker.raster import Grid
+from geoprocessing_worker.raster import Grid, SourceHeader
 from geoprocessing_worker.source.sampling import Sample, take_sample
 
 OUTLINE = 1024  # pixels; the size of the grid by which files without an affine transform are outlined

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from geoprocessing_worker.geo.crs import describe
 from geoprocessing_worker.geo.outline import lonlat_bounds
 from geoprocessing_worker.geo.web_maps import placements
-from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.output.stac import native_bounds
-from geoprocessing_worker.raster import Picture
+from geoprocessing_worker.raster import Picture, SourceHeader
 from geoprocessing_worker.render.options import RenderOptions
 from geoprocessing_worker.render.plan import RenderPlan
 from geoprocessing_worker.source.sampling import Sample

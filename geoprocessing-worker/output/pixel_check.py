@@ -15,9 +15,8 @@ from geoprocessing_worker.color.arrays import Block, inks_to_light, scale_to_byt
 from geoprocessing_worker.color.bands import Colour
 from geoprocessing_worker.color.lab import lab_to_srgb
 from geoprocessing_worker.geo.approx_transform import source_positions
-from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.output.verify import failed
-from geoprocessing_worker.raster import Meaning, Picture
+from geoprocessing_worker.raster import Meaning, Picture, SourceHeader
 from geoprocessing_worker.render.plan import RenderPlan
 from geoprocessing_worker.source.sampling import Source, open_level, read_window
 

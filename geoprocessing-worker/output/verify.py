@@ -16,9 +16,8 @@ from geoprocessing_worker.geo.approx_transform import source_positions
 from geoprocessing_worker.geo.crs import from_gdal, same
 from geoprocessing_worker.geo.layout import Layout
 from geoprocessing_worker.geo.pixel_to_crs import Points, ground, period, project
-from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.output.sidecars import read_auxiliary_transform, read_world_file
-from geoprocessing_worker.raster import Grid
+from geoprocessing_worker.raster import Grid, SourceHeader
 from geoprocessing_worker.source.gdal import gdal_environment
 
 DRIVERS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}

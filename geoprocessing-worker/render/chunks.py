@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
-from geoprocessing_worker.header import Level
+from geoprocessing_worker.raster import Level
 from geoprocessing_worker.render.plan import Work
 
 PIECE_BYTES = 8 << 20  # raw bytes: the steps after reading then find them in the processor's cache

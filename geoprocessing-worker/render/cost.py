@@ -11,7 +11,7 @@ import numpy as np
 from geoprocessing_worker.color.bands import BandChoice, Colour
 from geoprocessing_worker.errors import refused
 from geoprocessing_worker.geo.layout import Layout
-from geoprocessing_worker.header import Level, SourceHeader
+from geoprocessing_worker.raster import Level, SourceHeader
 
 # Work is what is limited: about a minute of decoding on one slow core.
 MAX_DECODED_BYTES = 12 << 30

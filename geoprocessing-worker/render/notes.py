@@ -8,7 +8,7 @@ from geoprocessing_worker.color.bands import BandChoice, Colour
 from geoprocessing_worker.color.fill_value import FillValue
 from geoprocessing_worker.color.logluv import is_logluv
 from geoprocessing_worker.color.stretch import Stretch
-from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.raster import SourceHeader
 from geoprocessing_worker.render.options import OutputFormat, PixelOptions
 from geoprocessing_worker.source.sampling import Sample
 

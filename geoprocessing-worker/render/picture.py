@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from geoprocessing_worker.color import colormaps
 from geoprocessing_worker.color.arrays import validity
 from geoprocessing_worker.errors import refused
-from geoprocessing_worker.header import SourceHeader
-from geoprocessing_worker.raster import U8, Grid, Meaning, Picture, Placed, counts
+from geoprocessing_worker.raster import U8, Grid, Meaning, Picture, Placed, SourceHeader, counts
 from geoprocessing_worker.render.plan import RenderPlan
 from geoprocessing_worker.render.reading import Tick, read_raster
 from geoprocessing_worker.render.warp import place

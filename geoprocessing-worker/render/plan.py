@@ -19,8 +19,7 @@ from geoprocessing_worker.color.stretch import Stretch, choose_stretch, few_near
 from geoprocessing_worker.geo.crs import NATIVE, horizontal, parse_crs
 from geoprocessing_worker.geo.layout import Layout, lay_out
 from geoprocessing_worker.geo.web_maps import placements
-from geoprocessing_worker.header import Level, SourceHeader
-from geoprocessing_worker.raster import Meaning
+from geoprocessing_worker.raster import Level, Meaning, SourceHeader
 from geoprocessing_worker.render.cost import WORK_BYTES, address_space_left, afford, cost
 from geoprocessing_worker.render.notes import Chosen, notes
 from geoprocessing_worker.render.options import OutputFormat, PixelOptions, RenderOptions

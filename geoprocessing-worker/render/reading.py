@@ -23,8 +23,7 @@ from geoprocessing_worker.color.arrays import (
 )
 from geoprocessing_worker.color.bands import Colour
 from geoprocessing_worker.color.lab import lab_to_srgb
-from geoprocessing_worker.header import Level, SourceHeader
-from geoprocessing_worker.raster import U8, Meaning, Raster
+from geoprocessing_worker.raster import U8, Level, Meaning, Raster, SourceHeader
 from geoprocessing_worker.render.chunks import Piece, divided
 from geoprocessing_worker.render.plan import RenderPlan
 from geoprocessing_worker.render.threads import THREADS, in_order

@@ -15,8 +15,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from geoprocessing_worker.geo.approx_transform import Mesh, Positions, make_mesh
-from geoprocessing_worker.header import SourceHeader
-from geoprocessing_worker.raster import U8, Placed, Raster, all_or_nothing
+from geoprocessing_worker.raster import U8, Placed, Raster, SourceHeader, all_or_nothing
 from geoprocessing_worker.render.kernels import Kernel, choose_kernel
 from geoprocessing_worker.render.plan import RenderPlan
 from geoprocessing_worker.render.threads import in_order

@@ -13,7 +13,7 @@ from rasterio.rpc import RPC
 
 from geoprocessing_worker.geo.control_points import Control, fit_control
 from geoprocessing_worker.geo.crs import horizontal, per_degree, usable
-from geoprocessing_worker.header import Georeferencing
+from geoprocessing_worker.raster import Georeferencing
 from geoprocessing_worker.source.own_system import OwnSystem
 
 FARTHEST = 1e12  # in units of the system; the Moon is 4e8 metres away

@@ -19,7 +19,7 @@ from geoprocessing_worker.color.profile import decoded
 from geoprocessing_worker.errors import refused, too_large
 from geoprocessing_worker.geo.control_points import Control
 from geoprocessing_worker.geo.crs import horizontal
-from geoprocessing_worker.header import BandHeader, Georeferencing, Level, SourceHeader
+from geoprocessing_worker.raster import BandHeader, Georeferencing, Level, SourceHeader
 from geoprocessing_worker.source import known_crs
 from geoprocessing_worker.source.gdal import forget_old_errors, open_source
 from geoprocessing_worker.source.georeference import Georeference, georeference

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from geoprocessing_worker.header import Level
+from geoprocessing_worker.raster import Level
 from geoprocessing_worker.source.gdal import open_source
 from geoprocessing_worker.source.mask_overviews import contradicting
 from geoprocessing_worker.tiff.masks import mask_sizes

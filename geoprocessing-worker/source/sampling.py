@@ -19,7 +19,7 @@ from geoprocessing_worker.color.bands import BandChoice, Colour, called_alpha, f
 from geoprocessing_worker.color.lab import to_lab
 from geoprocessing_worker.color.logluv import is_logluv, to_light
 from geoprocessing_worker.color.stretch import is_ordered
-from geoprocessing_worker.header import Level, SourceHeader
+from geoprocessing_worker.raster import Level, SourceHeader
 from geoprocessing_worker.source.gdal import open_source
 
 ENOUGH = 1_000_000  # pixels; percentiles are then good to a tenth of a percent

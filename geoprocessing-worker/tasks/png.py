@@ -12,14 +12,13 @@ from pyproj import CRS
 
 from geoprocessing_worker.geo.crs import describe, parse_crs, reachable, to_gdal
 from geoprocessing_worker.handlers import OutputFile, Report, TaskRequest, TaskResult
-from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.output.metadata import Source, finite, summary
 from geoprocessing_worker.output.package import write_companions, write_picture
 from geoprocessing_worker.output.pixel_check import resemblance
 from geoprocessing_worker.output.sidecars import WORLD_EXTENSIONS, auxiliary_file, projection_file
 from geoprocessing_worker.output.stac import written_at
 from geoprocessing_worker.output.verify import verify
-from geoprocessing_worker.raster import Grid
+from geoprocessing_worker.raster import Grid, SourceHeader
 from geoprocessing_worker.render.options import RenderOptions
 from geoprocessing_worker.render.picture import render
 from geoprocessing_worker.render.plan import RenderPlan, draft, make_plan

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.header import Level, StoredBlocks
+from geoprocessing_worker.raster import Level, StoredBlocks
 from geoprocessing_worker.tiff.directory import (
     COMPRESSION,
     HEIGHT,

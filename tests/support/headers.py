@@ -5,7 +5,7 @@ from __future__ import annotations
 from affine import Affine
 from pyproj import CRS
 
-from geoprocessing_worker.header import BandHeader, Georeferencing, Level, SourceHeader
+from geoprocessing_worker.raster import BandHeader, Georeferencing, Level, SourceHeader
 
 
 def header_of(width: int, height: int, transform: Affine | None, epsg: int | None) -> SourceHeader:

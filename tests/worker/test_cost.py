@@ -12,7 +12,7 @@ import pytest
 import rasterio
 
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.header import Level
+from geoprocessing_worker.raster import Level
 from geoprocessing_worker.render.cost import EXPANSION, MAX_DECODED_BYTES, Cost, afford, allowance
 from geoprocessing_worker.render.task_options import CogOptions
 from geoprocessing_worker.source.gdal import gdal_environment

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.header import Georeferencing
+from geoprocessing_worker.raster import Georeferencing
 from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.source.inspection import inspect_file
 from tests.support.rasters import Tiff, quarters, ramp, run

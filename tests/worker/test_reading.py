@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geoprocessing_worker.errors import JobError, refused
-from geoprocessing_worker.header import Level
+from geoprocessing_worker.raster import Level
 from geoprocessing_worker.render import chunks
 from geoprocessing_worker.render.chunks import divided
 from geoprocessing_worker.render.plan import Work

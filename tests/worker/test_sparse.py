@@ -15,7 +15,7 @@ from rio_cogeo.cogeo import cog_validate
 
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.handlers import TaskRequest, TaskResult
-from geoprocessing_worker.header import StoredBlocks
+from geoprocessing_worker.raster import StoredBlocks
 from geoprocessing_worker.render.task_options import CogOptions, TilesOptions
 from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.source.inspection import inspect_file

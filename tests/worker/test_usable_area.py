@@ -13,7 +13,7 @@ from pyproj import CRS
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.geo.layout import lay_out
 from geoprocessing_worker.geo.outline import lonlat_bounds
-from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.raster import SourceHeader
 from tests.support.headers import header_of
 from tests.support.rasters import Tiff, picture_of, run
 

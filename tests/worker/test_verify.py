@@ -10,9 +10,8 @@ from pyproj import CRS
 from geoprocessing_worker.errors import ErrorClass, JobError
 from geoprocessing_worker.geo.approx_transform import source_positions
 from geoprocessing_worker.geo.layout import lay_out
-from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.output.verify import verify
-from geoprocessing_worker.raster import Grid
+from geoprocessing_worker.raster import Grid, SourceHeader
 from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.source.inspection import inspect_file
 from tests.support.rasters import DEGREES, Tiff, quarters, run

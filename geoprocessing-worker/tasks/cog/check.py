@@ -15,9 +15,8 @@ from geoprocessing_worker.geo.approx_transform import source_positions
 from geoprocessing_worker.geo.crs import reachable, same
 from geoprocessing_worker.geo.layout import Layout
 from geoprocessing_worker.geo.pixel_to_crs import ground, project
-from geoprocessing_worker.header import SourceHeader
 from geoprocessing_worker.output.verify import failed
-from geoprocessing_worker.raster import Grid
+from geoprocessing_worker.raster import Grid, SourceHeader
 from geoprocessing_worker.source.gdal import open_source
 from geoprocessing_worker.source.gdal_errors import corrupt
 

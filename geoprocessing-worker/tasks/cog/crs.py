@@ -17,7 +17,7 @@ from rasterio.errors import CRSError, RasterioError
 
 from geoprocessing_worker.errors import JobError, refused
 from geoprocessing_worker.geo.crs import per_degree, to_gdal, unshifted
-from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.raster import SourceHeader
 from geoprocessing_worker.source.gdal import open_source
 
 TEMPORARY = {"driver": "GTiff", "TILED": "YES", "COMPRESS": "ZSTD", "ZSTD_LEVEL": "1", "SPARSE_OK": "YES",

@@ -30,9 +30,9 @@ from geoprocessing_worker.handlers import (
     unfinished_path,
     write_whole,
 )
-from geoprocessing_worker.header import Georeferencing, SourceHeader
 from geoprocessing_worker.output.describe import facts, own_grid, sample_of
 from geoprocessing_worker.output.stac import item, json_bytes
+from geoprocessing_worker.raster import Georeferencing, SourceHeader
 from geoprocessing_worker.render.cost import allowance, stored_pixels
 from geoprocessing_worker.render.plan import choose_resampling, few_of
 from geoprocessing_worker.render.task_options import LOSSY, CogOptions, Compression

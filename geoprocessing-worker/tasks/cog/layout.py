@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from rio_cogeo.cogeo import cog_validate
 
-from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.raster import SourceHeader
 from geoprocessing_worker.render.task_options import LOSSY, CogOptions
 from geoprocessing_worker.tiff.directory import TILE_WIDTH, Tiff
 

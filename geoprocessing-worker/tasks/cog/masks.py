@@ -8,7 +8,7 @@ import numpy as np
 from rasterio.enums import MaskFlags
 
 from geoprocessing_worker.errors import refused
-from geoprocessing_worker.header import SourceHeader
+from geoprocessing_worker.raster import SourceHeader
 from geoprocessing_worker.render.task_options import CogOptions, Compression
 from geoprocessing_worker.tasks.cog.check import all_nodata
 

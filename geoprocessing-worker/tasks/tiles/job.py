@@ -34,11 +34,10 @@ from geoprocessing_worker.handlers import (
     unfinished_path,
     write_whole,
 )
-from geoprocessing_worker.header import Georeferencing, SourceHeader
 from geoprocessing_worker.output.describe import facts, own_grid
 from geoprocessing_worker.output.encode import encode
 from geoprocessing_worker.output.stac import item, json_bytes
-from geoprocessing_worker.raster import U8, Grid
+from geoprocessing_worker.raster import U8, Georeferencing, Grid, SourceHeader
 from geoprocessing_worker.render.cost import allowance
 from geoprocessing_worker.render.options import OutputFormat
 from geoprocessing_worker.render.picture import pack

@@ -18,8 +18,7 @@ from geoprocessing_worker.color.arrays import PICKING
 from geoprocessing_worker.geo.approx_transform import source_positions
 from geoprocessing_worker.geo.layout import Layout, spread
 from geoprocessing_worker.geo.pixel_to_crs import EARTH_GIRTH, Points
-from geoprocessing_worker.header import Level, SourceHeader
-from geoprocessing_worker.raster import U8, Grid
+from geoprocessing_worker.raster import U8, Grid, Level, SourceHeader
 from geoprocessing_worker.render.picture import render_rgba
 from geoprocessing_worker.render.plan import RenderPlan, Work
 from geoprocessing_worker.source.sampling import open_level, read_window
