@@ -7,7 +7,6 @@ if __name__ == "__main__" and not __package__:
 
 import argparse
 import asyncio
-import ctypes
 import gc
 import itertools
 import os
@@ -33,12 +32,11 @@ from geoprocessing_worker.plugins import registry
 from geoprocessing_worker.plugins.child import perform
 from geoprocessing_worker.plugins.processes import make_sandbox
 from geoprocessing_worker.plugins.registry import Tasks
-from geoprocessing_worker.sandbox import landlock
+from geoprocessing_worker.sandbox import landlock, libc
 from geoprocessing_worker.wire.client import JobApi
 from geoprocessing_worker.wire.url_guard import StorageGuard, bound_answer, forget_cookies, source_refusal
 from geoprocessing_worker.wire.virus_scan import Scanner
 
-PR_SET_DUMPABLE = 4  # from linux/prctl.h
 MOST_REDIRECTS = 5
 # The usual 700 new objects are one call of the API.
 GC_THRESHOLDS = (20_000, 20, 20)
@@ -98,15 +96,10 @@ def _work(_parsed: argparse.Namespace, settings: Settings) -> ExitCode:
         prepare(settings.temp_dir)
     except OSError as error:
         raise ConfigurationError(f"TEMP_DIR: {settings.temp_dir} cannot be used ({error.strerror})") from None
-    _hide_memory()
+    libc.hide_memory()
     # Not uvloop, which the API runs on: 0.23 closes the descriptor of each pipe twice, and in between a thread may have
     # been given its number. A download then went nowhere, about once in 4,000 jobs.
     return asyncio.run(_serve(settings, loaded))
-
-
-def _hide_memory() -> None:
-    """Keep this process's memory and first environment, with its secrets, from others of the same user."""
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 async def _serve(settings: Settings, loaded: Tasks) -> ExitCode:

@@ -4,7 +4,6 @@ Each layer is used where the kernel has it. Which ones are on is said at the sta
 `REQUIRE_SANDBOX` makes a worker refuse to run without one.
 """
 
-import ctypes
 import functools
 import os
 import sysconfig
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from py_landlock import AccessFs, Landlock, LandlockError, get_abi_version
 
-from geoprocessing_worker.sandbox import seccomp
+from geoprocessing_worker.sandbox import libc, seccomp
 
 # Where shared libraries and what finds them are; of the rest of /usr and /etc a child needs nothing.
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/etc/localtime")
@@ -89,7 +88,7 @@ def shut_in(reach: Reach) -> None:
     """
     on = {layer.name for layer in layers() if layer.missing is None}
     hand_out_zeros()
-    seccomp.no_new_privileges()
+    libc.forbid_new_privileges()
     if reach.writable:
         os.environ["TMPDIR"] = str(reach.writable[0])
     if "files" in on:
@@ -118,9 +117,7 @@ def hand_out_zeros() -> None:
     libtiff takes libdeflate's "more than fits" for success, and libdeflate then leaves up to 257 bytes as they were: a
     picture of small blocks would show what this process had in memory before. Only glibc knows how.
     """
-    setter = getattr(ctypes.CDLL(None), "mallopt", None)
-    if setter is not None:
-        setter(M_PERTURB, 0xFF)  # it fills with the complement
+    libc.set_malloc_option(M_PERTURB, 0xFF)  # it fills with the complement
 
 
 @functools.cache

@@ -6,7 +6,6 @@ leak, loop or be killed; the worker says what happened and goes on.
 
 import asyncio
 import contextlib
-import ctypes
 import functools
 import json
 import math
@@ -29,7 +28,7 @@ from pydantic import AfterValidator, BaseModel, ValidationError
 from pydantic_core import from_json
 
 from geoprocessing_worker.errors import ErrorClass, JobError, worker_trouble
-from geoprocessing_worker.sandbox import landlock
+from geoprocessing_worker.sandbox import landlock, libc
 from geoprocessing_worker.sandbox.landlock import NOWHERE, Reach
 
 log = structlog.get_logger(__name__)
@@ -45,7 +44,6 @@ Work = Callable[[Request, Report], Result]
 LONGEST_LINE = 1024 * 1024
 LONGEST_REPORT = 16 * 1024
 LONGEST_TRACEBACK = 20_000  # characters
-PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 CPU_GRACE = 10
 WARM_UP_SECONDS = 60.0
 # What a start raises: no process for the fork server, or a fork server that died because it could not fork.
@@ -380,7 +378,7 @@ def _threads_of(status: Path, user: int) -> int:
 
 def _limit(limits: Limits) -> None:
     # The fork server dies with the worker, however that came about, and no child outlives the fork server.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc.die_with_parent()
     worker = multiprocessing.parent_process()
     if worker is None or not worker.is_alive():
         os._exit(1)  # it died before the kernel was told to watch

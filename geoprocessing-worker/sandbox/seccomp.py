@@ -5,7 +5,6 @@ is a hundred comparisons of a number, written out here: Python's bindings of lib
 and the best known one has had no release since 2021.
 """
 
-import ctypes
 import errno
 import os
 import platform
@@ -13,17 +12,14 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 38, 22  # from linux/prctl.h
-SECCOMP_MODE_FILTER = 2
+from geoprocessing_worker.sandbox import libc
+
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000
 
 # Of BPF: load a word of what the kernel tells of the call; compare; return.
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-NUMBER, ARCHITECTURE, ARGUMENTS = (
-    0,
-    4,
-    16,
-)  # offsets in struct seccomp_data; an argument has 8 bytes, the low half first
+# Offsets in struct seccomp_data; an argument has 8 bytes, the low half first.
+NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16
 X32 = 0x40000000  # from here on x86_64 numbers the calls of another convention
 
 # Allowed whatever their arguments are. The numbers are the kernel's, for x86_64 and aarch64.
@@ -109,31 +105,16 @@ def unavailable() -> str | None:
     """Why there can be no filter here; None when there can."""
     if platform.machine() not in PROCESSORS:
         return f"not known for {platform.machine()}"
-    # Asked with no program the kernel answers EFAULT where it could take one.
-    ctypes.set_errno(0)
-    _libc().prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, None, 0, 0)
-    return None if ctypes.get_errno() == errno.EFAULT else "not in this kernel"
-
-
-def no_new_privileges() -> None:
-    """No program started from here on gains rights, by set-user-id or otherwise. Cannot be taken back.
-
-    Raises:
-        OSError: the kernel refused.
-    """
-    _check(_libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    return None if libc.takes_filters() else "not in this kernel"
 
 
 def restrict() -> None:
-    """Put the filter on this thread and all that it will start. Cannot be taken back; needs `no_new_privileges`.
+    """Filter the calls of this thread and of all that it starts. Irrevocable; needs `libc.forbid_new_privileges`.
 
     Raises:
         OSError: the kernel refused.
     """
-    program = b"".join(_program(PROCESSORS[platform.machine()], os.getpid()))
-    code = ctypes.create_string_buffer(program)
-    described = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
-    _check(_libc().prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, described, 0, 0))
+    libc.apply_filter(b"".join(_program(PROCESSORS[platform.machine()], os.getpid())))
 
 
 def _program(processor: Processor, itself: int) -> Iterator[bytes]:
@@ -200,13 +181,3 @@ def _argument(index: int, half: int = 0) -> bytes:
 
 def _step(operation: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
     return struct.pack("=HBBI", operation, if_true, if_false, value)
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def _check(result: int) -> None:
-    if result != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))

@@ -160,7 +160,7 @@ async def test_each_limit_is_set(name: str, value: object) -> None:
 
 BY_OURSELVES = """
 import asyncio, ctypes, resource
-from geoprocessing_worker import confinement, worker
+from geoprocessing_worker.sandbox import landlock, libc
 from geoprocessing_worker.sandbox.process import Sandbox
 from tests.support.attacks import tell_limits
 from tests.support.child_work import Deed, Told
@@ -168,11 +168,11 @@ hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
 resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
 box = Sandbox(tell_limits, Told, confine=False)
 print(asyncio.run(box.run(Deed(name=""), lambda *_: None)).text)
-libc = ctypes.CDLL(None)
-confinement.layers = lambda: ()
-confinement.shut_in(confinement.NOWHERE)
-worker._hide_memory()
-print(libc.prctl(39, 0, 0, 0, 0), libc.prctl(3, 0, 0, 0, 0))
+landlock.layers = lambda: ()
+landlock.shut_in(landlock.NOWHERE)
+libc.hide_memory()
+prctl = ctypes.CDLL(None).prctl
+print(prctl(39, 0, 0, 0, 0), prctl(3, 0, 0, 0, 0))
 """
 
 
@@ -258,15 +258,14 @@ async def test_an_honest_file_is_rendered_within_the_walls(output_format: str, t
 
 
 WITHOUT_LANDLOCK = """
-import ctypes, errno, struct
-from geoprocessing_worker import syscalls, worker
+import errno
+from geoprocessing_worker import worker
+from geoprocessing_worker.sandbox import libc, seccomp as syscalls
 steps = [syscalls._step(syscalls.LOAD, syscalls.NUMBER), syscalls._step(syscalls.EQUAL, 444, 0, 1),
          syscalls._step(syscalls.RETURN, syscalls.ERRNO | errno.ENOSYS),
          syscalls._step(syscalls.RETURN, syscalls.ALLOW)]
-code = ctypes.create_string_buffer(b"".join(steps))
-syscalls.no_new_privileges()
-program = struct.pack("@HP", len(steps), ctypes.addressof(code))
-syscalls._check(syscalls._libc().prctl(syscalls.PR_SET_SECCOMP, syscalls.SECCOMP_MODE_FILTER, program, 0, 0))
+libc.forbid_new_privileges()
+libc.apply_filter(b"".join(steps))
 raise SystemExit(worker.main([]))
 """
 

@@ -25,15 +25,18 @@ CHILD = """
 import os, sys
 from pathlib import Path
 import pyproj, rasterio
-from geoprocessing_worker import forkserver, inspection, opening
+import ctypes
+from geoprocessing_worker.source import gdal, inspection
+from geoprocessing_worker.tasks import preload
 
 IN_OPEN = 0x20
-watch = forkserver.libc.inotify_init1(os.O_NONBLOCK)
+libc = ctypes.CDLL(None)
+watch = libc.inotify_init1(os.O_NONBLOCK)
 for package in (pyproj, rasterio):
     for database in Path(package.__file__).parent.rglob("proj.db"):
-        assert forkserver.libc.inotify_add_watch(watch, bytes(database), IN_OPEN) > 0
+        assert libc.inotify_add_watch(watch, bytes(database), IN_OPEN) > 0
 if os.fork() == 0:
-    with opening.gdal_environment():
+    with gdal.gdal_environment():
         inspection.inspect_file(Path(sys.argv[1]))
     os._exit(0)
 os.wait()
