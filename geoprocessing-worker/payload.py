@@ -26,7 +26,7 @@ class Payload(BaseModel):
         """The defaults, overridden by the job's `inputPayload`; unknown keys and nulls are ignored.
 
         Raises:
-            JobError: `invalid_payload`, naming each field, what was given and what is allowed; what `check` raises.
+            JobError: `invalid_payload`, naming each field, what was given and what is allowed.
         """
         asked = {
             name: payload[field.alias]
@@ -35,15 +35,15 @@ class Payload(BaseModel):
         }
         known = {} if defaults is None else defaults.model_dump()
         try:
-            options = cls.model_validate({**known, **asked})
+            return cls.model_validate({**known, **asked})
         except ValidationError as error:
             faults = [_fault(item, payload) for item in error.errors(include_url=False)]
             raise refused("invalid_payload", "The job's options cannot be used: " + "; ".join(faults) + ".") from None
-        options.check()
-        return options
 
     def check(self) -> None:
-        """What a field's type alone cannot tell; called once for each job, before its file is fetched.
+        """Check the rules that the types of fields do not express. Runs in the job's child process, before the work.
+
+        The process with the token validates types of fields: parsers such as PROJ belong here.
 
         Raises:
             JobError: the options cannot be used, in words for the person who gave them.

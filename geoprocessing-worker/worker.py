@@ -19,6 +19,7 @@ from enum import IntEnum
 import httpx
 
 from geoprocessing_worker import __version__, config, log
+from geoprocessing_worker.calls import PERFORM
 from geoprocessing_worker.cli.commands import add_commands
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ConfigurationError
@@ -29,8 +30,7 @@ from geoprocessing_worker.jobs.report_sender import Courier
 from geoprocessing_worker.jobs.runner import Tools
 from geoprocessing_worker.own_folder import prepare
 from geoprocessing_worker.plugins import registry
-from geoprocessing_worker.plugins.child import perform
-from geoprocessing_worker.plugins.processes import make_sandbox
+from geoprocessing_worker.plugins.processes import check_defaults, make_sandbox
 from geoprocessing_worker.plugins.registry import Tasks
 from geoprocessing_worker.sandbox import landlock, libc
 from geoprocessing_worker.wire.client import JobApi
@@ -111,6 +111,7 @@ async def _serve(settings: Settings, loaded: Tasks) -> ExitCode:
     ):
         # The clients have read what they need (proxies); the processes that open strangers' files need none of it.
         config.keep_harmless_environment()
+        await check_defaults(settings, loaded)
         job_api = JobApi(api, settings.worker_auth_token)
         daemon = Daemon(
             Tools(
@@ -120,7 +121,7 @@ async def _serve(settings: Settings, loaded: Tasks) -> ExitCode:
                 courier=Courier(_outbox(settings), job_api, storage),
                 storage=storage,
                 sources=sources,
-                sandbox=make_sandbox(settings, loaded, perform, TaskResult),
+                sandbox=make_sandbox(settings, loaded, PERFORM, TaskResult),
                 scanner=Scanner(settings.clamd_address) if settings.scan_for_malware else None,
             )
         )

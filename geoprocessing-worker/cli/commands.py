@@ -20,11 +20,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from geoprocessing_worker import config, log
+from geoprocessing_worker.calls import PERFORM, SELF_TEST, Call, SelfTest
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ConfigurationError, JobError, refused
 from geoprocessing_worker.handlers import Explanation, Payload, TaskRequest, TaskResult
 from geoprocessing_worker.plugins import registry
-from geoprocessing_worker.plugins.child import Call, SelfTest, perform, self_test
 from geoprocessing_worker.plugins.processes import make_sandbox, own_umask
 from geoprocessing_worker.plugins.registry import Task, Tasks
 from geoprocessing_worker.sandbox.process import Sandbox
@@ -78,7 +78,7 @@ def _convert(parsed: argparse.Namespace, settings: Settings) -> int:
         if parsed.explain:
             return _explain(request, settings, loaded, task)
         parsed.output.mkdir(parents=True, exist_ok=True)
-        box = make_sandbox(settings, loaded, perform, TaskResult, umask=own_umask())
+        box: Sandbox[Call, TaskResult] = make_sandbox(settings, loaded, PERFORM, TaskResult, umask=own_umask())
         result = asyncio.run(_with_bar(box, Call.of(task.handler, request), task))
     except JobError as error:
         print(f"❌ {error.code}: {registry.advised(error, task.handler).message}", file=sys.stderr)  # noqa: T201
@@ -94,7 +94,8 @@ def _explain(request: TaskRequest[Payload], settings: Settings, loaded: Tasks, t
     if task.handler.explain is None:
         raise ConfigurationError(f"{task.name} has nothing to explain: leave --explain out")
     call = Call(task.handler.explain, request, task.handler.opens)
-    told = asyncio.run(_with_bar(make_sandbox(settings, loaded, perform, Explanation), call, task))
+    box: Sandbox[Call, Explanation] = make_sandbox(settings, loaded, PERFORM, Explanation)
+    told = asyncio.run(_with_bar(box, call, task))
     print(json.dumps(told.plan, indent=2, ensure_ascii=False))  # noqa: T201 - a command's output
     return DONE
 
@@ -195,7 +196,7 @@ def _verify(parsed: argparse.Namespace, settings: Settings) -> int:
 
 
 async def _try_all(loaded: Tasks, settings: Settings) -> dict[str, dict[str, Any]]:
-    box: Sandbox[SelfTest, TaskResult] = make_sandbox(settings, loaded, self_test, TaskResult)
+    box: Sandbox[SelfTest, TaskResult] = make_sandbox(settings, loaded, SELF_TEST, TaskResult)
     found = {}
     for task in loaded:
         needs = {need: _installed(need) for need in task.handler.needs}

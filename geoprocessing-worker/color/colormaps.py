@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 # Anchors stand at equal distances from the lowest to the highest value.
 ANCHORS: dict[str, str] = {
     "gray": "000000 ffffff",
@@ -22,18 +19,3 @@ ANCHORS: dict[str, str] = {
 }
 
 NAMES = frozenset(ANCHORS) | {f"{name}_r" for name in ANCHORS}
-
-
-def table(name: str) -> NDArray[np.uint8]:
-    """The 256 x 3 table (red, green, blue) of a ramp; a name that ends in `_r` is the ramp reversed.
-
-    Raises:
-        KeyError: nobody knows the name.
-    """
-    key = name.lower()
-    anchors = ANCHORS[key.removesuffix("_r")].split()
-    colours = np.array([[int(anchor[i : i + 2], 16) for i in (0, 2, 4)] for anchor in anchors], dtype=np.float64)
-    at = np.linspace(0.0, len(anchors) - 1.0, 256)
-    ramp = np.stack([np.interp(at, np.arange(len(anchors)), colours[:, c]) for c in range(3)], axis=1)
-    result: NDArray[np.uint8] = np.rint(ramp).astype(np.uint8)
-    return result[::-1] if key.endswith("_r") else result

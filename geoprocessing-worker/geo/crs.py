@@ -23,20 +23,11 @@ from geoprocessing_worker.geo.crs_text import json_names_file, names_file
 
 Numbers = NDArray[np.float64]
 
-NATIVE = "native"
-"""The word that keeps a file's own coordinate system."""
-
 _CODE = re.compile(r"(?:urn:ogc:def:crs:)?([A-Za-z]{2,10}):(?:[\d.]*:)?([A-Za-z0-9]{1,12})")
 _WKT = re.compile(r"\s*(GEOGCS|PROJCS|GEOCCS|COMPD_CS|LOCAL_CS|[A-Z]+CRS|BOUNDCRS)\s*\[", re.IGNORECASE)
 _PROJ = re.compile(r"\+proj=\S.*", re.DOTALL)
 _IGNORED = re.compile(r"\+?\b(?:type=\w+|nadgrids=@null)")  # the type is ours; the grid of no shift does nothing
 _WGS84 = "World Geodetic System 1984"
-
-# For schemas: how each form begins. They let pass what the expressions above do, and a little more.
-CODE_PATTERN = r"(?:urn:ogc:def:crs:)?[A-Za-z]{2,10}:(?:[\d.]*:)?[A-Za-z0-9]{1,12}\s*$"
-WKT_PATTERN = r"[A-Za-z_]+\s*\["
-PROJJSON_PATTERN = r"\{"
-PROJ_PATTERN = r"\+proj="
 
 
 def parse_crs(text: str) -> CRS:

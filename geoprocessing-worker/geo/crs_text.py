@@ -1,4 +1,6 @@
-"""Checks the text of a coordinate system before PROJ parses it: no part of it may name a file.
+"""The text of a coordinate system: the forms that are taken, and a check before PROJ parses it.
+
+No part of it may name a file.
 
 PROJ follows names of grids, and WKT and PROJJSON can embed PROJ strings: as an extension, a remark, or a method name.
 """
@@ -8,6 +10,15 @@ from __future__ import annotations
 import json
 import re
 from typing import Any
+
+NATIVE = "native"
+"""The word that keeps a file's own coordinate system."""
+
+# For schemas: the beginning of each form. They accept everything that `crs.parse_crs` does, and a little more.
+CODE_PATTERN = r"(?:urn:ogc:def:crs:)?[A-Za-z]{2,10}:(?:[\d.]*:)?[A-Za-z0-9]{1,12}\s*$"
+WKT_PATTERN = r"[A-Za-z_]+\s*\["
+PROJJSON_PATTERN = r"\{"
+PROJ_PATTERN = r"\+proj="
 
 _NAMES = (
     "adams_hemi adams_ws1 adams_ws2 aea aeqd airy aitoff alsk apian august bacon bertin1953 bipc boggs bonne "

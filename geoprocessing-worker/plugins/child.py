@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
+from geoprocessing_worker.calls import Call, Checked, SelfTest, function
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.handlers import Opens, Report, TaskHandler, TaskRequest, TaskResult, refused
+from geoprocessing_worker.handlers import Opens, Payload, Report, TaskResult, refused
 from geoprocessing_worker.source.damage import damage
 from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.source.gdal_errors import named_errors
 from geoprocessing_worker.tiff.gate import admit
 
 
-@dataclass(frozen=True)
-class Call:
-    """A function by its name, `package.module:function`, and what it is called with."""
-
-    work: str
-    request: TaskRequest[Any]
-    opens: Opens
-
-    @classmethod
-    def of(cls, handler: TaskHandler, request: TaskRequest[Any]) -> Call:
-        """The work of a handler on a request."""
-        return cls(handler.work, request, handler.opens)
-
-
-@dataclass(frozen=True)
-class SelfTest:
-    """A handler's self-test, by name, and the empty folder that it works in."""
-
-    function: str
-    folder: Path
-
-
 def perform(call: Call, report: Report) -> Any:
     """Do the work, on a file that was looked at first; what comes of it is the work's own model.
 
     Raises:
-        JobError: what `admission.admit` refuses, and what the work raises; errors of GDAL's come out as those.
+        JobError: what the options' `check` and `admission.admit` refuse, and what the work raises; errors of GDAL's
+            come out as those.
     """
+    call.request.options.check()
     source, work = call.request.source, function(call.work)
     if source is None or call.opens is Opens.ANYTHING:
         return work(call.request, report)
@@ -54,6 +32,16 @@ def perform(call: Call, report: Report) -> Any:
             if error.code == "self_check_failed" and (found := damage(source)) is not None:
                 raise found from error  # the file is at fault, so that trying again does not help
             raise
+
+
+def check(options: Payload, _report: Report) -> Checked:
+    """Check options that no job has: the operator's defaults.
+
+    Raises:
+        JobError: as `Payload.check`.
+    """
+    options.check()
+    return Checked()
 
 
 def self_test(test: SelfTest, _report: Report) -> TaskResult:
@@ -74,13 +62,3 @@ def self_test(test: SelfTest, _report: Report) -> TaskResult:
     if not isinstance(made, TaskResult):
         raise TypeError(f"{test.function} gives no TaskResult")
     return made
-
-
-def function(reference: str) -> Any:
-    """What `package.module:function` names.
-
-    Raises:
-        ImportError, AttributeError: there is none.
-    """
-    module, _, name = reference.partition(":")
-    return getattr(import_module(module), name)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import TypeVar
 
 from pydantic import BaseModel
 
+from geoprocessing_worker.calls import CHECK, Checked
 from geoprocessing_worker.config import Settings
-from geoprocessing_worker.handlers import Report
+from geoprocessing_worker.errors import WORKER_TROUBLE, ConfigurationError, JobError
+from geoprocessing_worker.handlers import Payload
 from geoprocessing_worker.plugins.registry import Tasks
-from geoprocessing_worker.sandbox.process import Limits, Sandbox
+from geoprocessing_worker.sandbox.landlock import Reach
+from geoprocessing_worker.sandbox.process import Limits, Sandbox, Work
 
 Asked = TypeVar("Asked")
 Made = TypeVar("Made", bound=BaseModel)
@@ -20,7 +22,7 @@ Made = TypeVar("Made", bound=BaseModel)
 def make_sandbox(
     settings: Settings,
     tasks: Tasks,
-    work: Callable[[Asked, Report], Made],
+    work: Work[Asked, Made],
     result: type[Made],
     *,
     umask: int = Limits.umask,
@@ -48,6 +50,32 @@ def make_sandbox(
         limits=limits,
         most=settings.concurrent_jobs,
     )
+
+
+async def check_defaults(settings: Settings, tasks: Tasks) -> None:
+    """Check the settings that are defaults of payloads, in child processes: PROJ parses some of them.
+
+    Settings that equal a payload's own default are not checked, so most workers start without such a process.
+
+    Raises:
+        ConfigurationError: a setting is no default for a payload.
+    """
+    box: Sandbox[Payload, Checked] = make_sandbox(settings, tasks, CHECK, Checked)
+    for task in tasks:
+        plain = task.handler.payload()
+        for name, setting in task.handler.settings.items():
+            value = getattr(task.defaults, name)
+            if value == getattr(plain, name):
+                continue
+            try:
+                await box.run(
+                    plain.model_copy(update={name: value}),
+                    lambda *_: None,
+                    Reach(task.libraries, (), task.import_roots),
+                )
+            except JobError as error:
+                if error.code != WORKER_TROUBLE:  # the host's trouble keeps the worker from claims, not from its start
+                    raise ConfigurationError(f"{setting.upper()}: {error.message}") from None
 
 
 def own_umask() -> int:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from geoprocessing_worker.color import colormaps
-from geoprocessing_worker.geo.crs import CODE_PATTERN, NATIVE, PROJ_PATTERN, PROJJSON_PATTERN, WKT_PATTERN, parse_crs
+from geoprocessing_worker.geo.crs_text import CODE_PATTERN, NATIVE, PROJ_PATTERN, PROJJSON_PATTERN, WKT_PATTERN
 from geoprocessing_worker.handlers import JobError, Payload, refused, strict_number
 from geoprocessing_worker.payload_schema import ASCENDING, CRS_FORMAT, IGNORE_CASE
 
@@ -90,10 +90,22 @@ def _nodata(value: Any) -> Any:
     return number if abs(number) < 1 << 64 else double
 
 
+def check_system(text: str | None) -> None:
+    """Refuse an unknown coordinate system. Only the child process imports PROJ.
+
+    Raises:
+        JobError: `bad_crs`.
+    """
+    if text is not None:
+        from geoprocessing_worker.geo.crs import parse_crs  # noqa: PLC0415 - see above
+
+        parse_crs(text)
+
+
 def _check_target(text: str) -> None:
     """Refuse an unknown system for the picture. Of the two systems in a payload only this one may be `native`."""
     try:
-        parse_crs(text)
+        check_system(text)
     except JobError as error:
         raise refused(error.code, f'{error.message} "native" keeps the file\'s own system.', **error.detail) from None
 
@@ -153,8 +165,7 @@ class PixelOptions(Payload):
         Raises:
             JobError: `bad_crs`.
         """
-        if self.source_crs is not None:
-            parse_crs(self.source_crs)
+        check_system(self.source_crs)
 
 
 class RenderOptions(PixelOptions):

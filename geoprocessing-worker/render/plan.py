@@ -16,7 +16,8 @@ from geoprocessing_worker.color.lab import check_scale
 from geoprocessing_worker.color.profile import ColourProfile, choose_profile
 from geoprocessing_worker.color.quantize import Coding, choose_coding
 from geoprocessing_worker.color.stretch import Stretch, choose_stretch, few_near_values, few_values
-from geoprocessing_worker.geo.crs import NATIVE, horizontal, parse_crs
+from geoprocessing_worker.geo.crs import horizontal, parse_crs
+from geoprocessing_worker.geo.crs_text import NATIVE
 from geoprocessing_worker.geo.layout import Layout, lay_out
 from geoprocessing_worker.geo.web_maps import placements
 from geoprocessing_worker.raster import Level, Meaning, SourceHeader

@@ -7,10 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from geoprocessing_worker.geo.crs import parse_crs
 from geoprocessing_worker.handlers import Payload, refused, strict_number
 from geoprocessing_worker.payload_schema import AT_LEAST
-from geoprocessing_worker.render.options import PixelOptions, SourceCrs, Whole, named
+from geoprocessing_worker.render.options import PixelOptions, SourceCrs, Whole, check_system, named
 
 
 class Compression(StrEnum):
@@ -44,8 +43,7 @@ class InfoOptions(Payload):
         Raises:
             JobError: `bad_crs`.
         """
-        if self.source_crs is not None:
-            parse_crs(self.source_crs)
+        check_system(self.source_crs)
 
 
 class CogOptions(Payload):

@@ -27,6 +27,7 @@ import structlog
 from pydantic import AfterValidator, BaseModel, ValidationError
 from pydantic_core import from_json
 
+from geoprocessing_worker.calls import function
 from geoprocessing_worker.errors import ErrorClass, JobError, worker_trouble
 from geoprocessing_worker.sandbox import landlock, libc
 from geoprocessing_worker.sandbox.landlock import NOWHERE, Reach
@@ -36,8 +37,8 @@ log = structlog.get_logger(__name__)
 Request = TypeVar("Request")
 Result = TypeVar("Result", bound=BaseModel)
 Report = Callable[[str, float, str], None]
-# A function of the top level of a module, which the child can import by its name.
-Work = Callable[[Request, Report], Result]
+# A function of the top level of a module, or its name `package.module:function`. Only the child imports a named one.
+Work = Callable[[Request, Report], Result] | str
 
 # Bytes of a child's result, which carries the metadata, of which the API takes 256 kB. To parse as many brackets takes
 # the event loop a fifth of a second, so that only one line may be as long.
@@ -324,7 +325,8 @@ def _child(
             if walls is not None:
                 _close_terminal()
                 landlock.shut_in(walls)
-            say({"result": work(request, report).model_dump(mode="json")})
+            do = function(work) if isinstance(work, str) else work
+            say({"result": do(request, report).model_dump(mode="json")})
         except JobError as error:
             say({"error": _described(error)})
         except MemoryError:

@@ -100,7 +100,7 @@ def test_the_schema_and_the_worker_judge_each_value_alike(name: str) -> None:
         assert field.alias in VALUES, "a new option needs values here"
         for value in [None, *VALUES[field.alias]]:
             try:
-                handler.payload.from_payload({field.alias: value})
+                handler.payload.from_payload({field.alias: value}).check()
                 taken = True
             except JobError:
                 taken = False
@@ -117,7 +117,7 @@ def test_what_the_api_lets_pass_no_worker_refuses(payload: dict[str, Any]) -> No
     """Any mixture of values; keys that a type does not have are refused."""
     handler = HANDLERS["geotiff_to_png"]
     if find_errors(json.dumps(handler.announced.payload_schema), payload, "") == []:
-        handler.payload.from_payload(payload)
+        handler.payload.from_payload(payload).check()
 
 
 class _Own(Payload):

@@ -139,6 +139,7 @@ async def test_a_coordinate_system_opens_nothing(system: str, field: str, bird: 
 
     async def use(named: str) -> None:
         options = RenderOptions.from_payload({field: named}, RenderOptions())
+        options.check()
         await convert_in_a_child(source, options, tmp_path / "out")
 
     with pytest.raises(JobError) as caught:

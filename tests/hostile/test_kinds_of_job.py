@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from geoprocessing_worker.calls import Call
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.handlers import Opens, TaskRequest, TaskResult
 from geoprocessing_worker.plugins import registry
-from geoprocessing_worker.plugins.child import Call, perform
+from geoprocessing_worker.plugins.child import perform
 from geoprocessing_worker.sandbox import landlock
 from geoprocessing_worker.sandbox.landlock import Reach
 from geoprocessing_worker.sandbox.process import Limits, Sandbox

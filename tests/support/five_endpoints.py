@@ -29,6 +29,7 @@ class Job:
     type: str
     name: str
     content: bytes
+    payload: dict[str, Any]
     state: str = "queued"
     attempts: int = 0
     fence: int = 0
@@ -63,9 +64,9 @@ class FiveEndpoints:
         self.base_url = ""
         self.change = threading.Condition()
 
-    def queue(self, task_type: str, name: str, content: bytes) -> str:
+    def queue(self, task_type: str, name: str, content: bytes, payload: dict[str, Any] | None = None) -> str:
         with self.change:
-            job = Job(str(uuid.uuid4()), task_type, name, content)
+            job = Job(str(uuid.uuid4()), task_type, name, content, payload or {})
             self.jobs[job.id] = job
             self.change.notify_all()
             return job.id
@@ -137,7 +138,7 @@ class FiveEndpoints:
             "leaseExpiresAt": "2030-01-01T00:00:00Z",
             "heartbeatSeconds": HEARTBEAT,
             "timeoutSeconds": None,
-            "inputPayload": {},
+            "inputPayload": job.payload,
             "input": {
                 "kind": "upload",
                 "fileName": job.name,

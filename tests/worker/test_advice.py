@@ -148,10 +148,10 @@ def test_native_is_proposed_for_the_picture_alone() -> None:
     for field, proposed in (("coordinateSystem", True), ("sourceCrs", False)):
         for given in ("EPSG:99999", "nonsense", *([] if proposed else ["native"])):
             with pytest.raises(JobError) as caught:
-                RenderOptions.from_payload({field: given}, RenderOptions())
+                RenderOptions.from_payload({field: given}, RenderOptions()).check()
             assert caught.value.code == "bad_crs"
             assert (caught.value.message.count("native") > (given == "native")) == proposed
-    assert RenderOptions.from_payload({"coordinateSystem": "native"}, RenderOptions()).coordinate_system == "native"
+    RenderOptions.from_payload({"coordinateSystem": "native"}, RenderOptions()).check()
 
 
 def test_tiles_never_propose_another_system(tmp_path: Path) -> None:
@@ -175,6 +175,7 @@ def test_the_zooms_that_a_refusal_proposes_are_taken(first: int | None, last: in
     assert ("minZoom" in caught.value.message) == (first is not None)
     payload = {"maxZoom": proposed} | ({} if first is None else {"minZoom": proposed})
     taken = TilesOptions.from_payload(payload, TilesOptions())
+    taken.check()
     assert choose_zooms(world, 1000.0, taken.min_zoom, taken.max_zoom).last == proposed
 
 

@@ -60,13 +60,16 @@ def test_refusal_names_field_value_and_rule(payload: dict[str, Any], words: tupl
 
 
 def test_unknown_coordinate_system_is_its_own_refusal() -> None:
-    """A system that nobody knows is told before the file is downloaded."""
+    """Only the check, in the child process, looks at the system."""
+    options = RenderOptions.from_payload({"coordinateSystem": "EPSG:999999"}, DEFAULTS)
     with pytest.raises(JobError) as caught:
-        RenderOptions.from_payload({"coordinateSystem": "EPSG:999999"}, DEFAULTS)
+        options.check()
     assert caught.value.code == "bad_crs"
 
 
 @pytest.mark.parametrize("text", ["native", "EPSG:3857", "NATIVE"])
 def test_known_coordinate_systems_pass(text: str) -> None:
     """Codes and the word native are taken."""
-    assert RenderOptions.from_payload({"coordinateSystem": text}, DEFAULTS).coordinate_system == text
+    options = RenderOptions.from_payload({"coordinateSystem": text}, DEFAULTS)
+    options.check()
+    assert options.coordinate_system == text

@@ -13,12 +13,12 @@ from typing import Any, TypeGuard
 
 import pytest
 
+from geoprocessing_worker.calls import PERFORM
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ConfigurationError, ErrorClass, JobError
 from geoprocessing_worker.handlers import GEOTIFF_TYPES, TaskResult
 from geoprocessing_worker.plugins import registry
-from geoprocessing_worker.plugins.child import perform
-from geoprocessing_worker.plugins.processes import make_sandbox
+from geoprocessing_worker.plugins.processes import check_defaults, make_sandbox
 from geoprocessing_worker.plugins.registry import load
 from geoprocessing_worker.render.options import RenderOptions
 from tests.support.packages import install
@@ -54,9 +54,13 @@ def test_the_operators_settings_are_the_defaults_of_a_payload() -> None:
     assert (options.max_size, options.quality) == (100, 9)
 
 
-def test_a_setting_that_is_no_default_for_a_payload_is_named() -> None:
+async def test_a_setting_that_is_no_default_for_a_payload_is_named() -> None:
+    """Checked at the start, so that no uploader is blamed later, and in a child, since PROJ parses it."""
+    settings = Settings(coordinate_system="EPSG:999999")
     with pytest.raises(ConfigurationError, match=r"^COORDINATE_SYSTEM: Unknown coordinate system"):
-        registry.load(Settings(coordinate_system="EPSG:999999"))
+        await check_defaults(settings, registry.load(settings))
+    usual = Settings(coordinate_system="EPSG:3857", max_image_size=100)
+    await check_defaults(usual, registry.load(usual))
 
 
 def test_only_what_is_enabled_is_offered_and_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +233,7 @@ def test_only_a_short_last_stage_lets_the_next_job_in() -> None:
 def test_there_are_as_many_children_as_the_operator_allows() -> None:
     """One more would have more memory than there is."""
     settings = Settings(concurrent_jobs=3)
-    assert make_sandbox(settings, load(settings), perform, TaskResult).most == 3
+    assert make_sandbox(settings, load(settings), PERFORM, TaskResult).most == 3
 
 
 def test_verify_tries_every_handler_behind_the_walls_and_tells_what_each_needs(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import pytest
 import rasterio
 from PIL import Image
 
+from geoprocessing_worker.calls import Call
 from geoprocessing_worker.handlers import TaskRequest, TaskResult
-from geoprocessing_worker.plugins.child import Call, perform
+from geoprocessing_worker.plugins.child import perform
 from geoprocessing_worker.sandbox.landlock import Reach
 from geoprocessing_worker.sandbox.process import Sandbox
 from geoprocessing_worker.source import texts

@@ -1,0 +1,57 @@
+"""Requests to a job's child process. Its functions are named by string, so that only the child imports them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from geoprocessing_worker.handlers import Opens, Payload, TaskHandler, TaskRequest
+
+PERFORM = "geoprocessing_worker.plugins.child:perform"
+"""From a `Call` to the result of its work."""
+
+SELF_TEST = "geoprocessing_worker.plugins.child:self_test"
+"""From a `SelfTest` to its `TaskResult`."""
+
+CHECK = "geoprocessing_worker.plugins.child:check"
+"""From a `Payload` to `Checked`."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function, as `package.module:function`, and its argument."""
+
+    work: str
+    request: TaskRequest[Any]
+    opens: Opens
+
+    @classmethod
+    def of(cls, handler: TaskHandler, request: TaskRequest[Payload]) -> Call:
+        """The work of a handler on a request."""
+        return cls(handler.work, request, handler.opens)
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """A handler's self-test, as `package.module:function`, and the empty folder that it works in."""
+
+    function: str
+    folder: Path
+
+
+class Checked(BaseModel):
+    """Options that passed their check."""
+
+
+def function(reference: str) -> Any:
+    """Import the function that `package.module:function` names.
+
+    Raises:
+        ImportError, AttributeError: there is none.
+    """
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)
