@@ -18,7 +18,7 @@ from pyproj.enums import WktVersion
 from pyproj.exceptions import CRSError, ProjError
 from rasterio.errors import CRSError as GdalCRSError
 
-from geoprocessing_worker.errors import refused
+from geoprocessing_worker.errors import JobError, refused
 from geoprocessing_worker.geo.crs_text import json_names_file, names_file
 
 Numbers = NDArray[np.float64]
@@ -42,27 +42,47 @@ def parse_crs(text: str) -> CRS:
     if names_file(text):
         raise _bad(text)
     try:
-        if code := _CODE.fullmatch(text):
-            crs = CRS.from_authority(code[1].upper(), code[2])
-        elif _WKT.match(text):
-            crs = CRS.from_wkt(text)
-        elif _PROJ.fullmatch(text):
-            crs = CRS.from_user_input(f"{_IGNORED.sub('', text)} +type=crs")
-        elif text.startswith("{"):
-            content = json.loads(text)
-            if json_names_file(content):
-                raise _bad(text)
-            crs = CRS.from_json_dict(content)
-        else:
-            raise _bad(text)
-    except (CRSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        crs = _parsed(text)
+        if usable(crs):
+            if not _CODE.fullmatch(text):  # those of PROJ's own database are sound
+                _exercise(crs)
+            return crs
+    except (JobError, MemoryError):
+        raise
+    except Exception as error:  # pyproj raises CRSError, JSONDecodeError, KeyError and more
         raise _bad(text) from error
-    if not usable(crs):
+    raise _bad(text)
+
+
+def _parsed(text: str) -> CRS:
+    if code := _CODE.fullmatch(text):
+        return CRS.from_authority(code[1].upper(), code[2])
+    if _WKT.match(text):
+        return CRS.from_wkt(text)
+    if _PROJ.fullmatch(text):
+        return CRS.from_user_input(f"{_IGNORED.sub('', text)} +type=crs")
+    if not text.startswith("{"):
         raise _bad(text)
-    return crs
+    content = json.loads(text)
+    if json_names_file(content):
+        raise _bad(text)
+    return CRS.from_json_dict(content)
 
 
-def _bad(text: str) -> Exception:
+def _exercise(crs: CRS) -> None:
+    """Ask a system for everything that jobs read from it.
+
+    pyproj parses some systems and raises later: without a part, with a unit of 0, with text that is no JSON again.
+    """
+    flat = horizontal(crs)
+    for one in (crs, flat):
+        describe(one)
+        latitude_first(one)
+    if unshifted(flat).is_geographic:
+        per_degree(flat)
+
+
+def _bad(text: str) -> JobError:
     shown = text if len(text) <= 80 else text[:77] + "..."
     return refused(
         "bad_crs",

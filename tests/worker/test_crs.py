@@ -7,6 +7,7 @@ from pyproj import CRS
 
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.geo.crs import describe, epsg, horizontal, latitude_first, parse_crs, per_degree
+from tests.support.broken_systems import BROKEN_SYSTEMS
 
 
 @pytest.mark.parametrize(
@@ -112,3 +113,11 @@ def test_system_without_code_says_so() -> None:
     assert told["epsg"] is None
     assert told["wkt2"].startswith("PROJCRS")
     assert told["projjson"]["type"] == "ProjectedCRS"
+
+
+@pytest.mark.parametrize("trait", BROKEN_SYSTEMS)
+def test_a_system_that_pyproj_parses_and_then_raises_on_is_refused(trait: str) -> None:
+    """pyproj raises CRSError, JSONDecodeError or ZeroDivisionError, which counted as mistakes of the program."""
+    with pytest.raises(JobError) as caught:
+        parse_crs(BROKEN_SYSTEMS[trait])
+    assert caught.value.code == "bad_crs"

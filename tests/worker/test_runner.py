@@ -16,6 +16,7 @@ from geoprocessing_worker.jobs.runner import Ending, JobRunner, Tools
 from geoprocessing_worker.plugins.registry import Tasks, bind
 from geoprocessing_worker.wire.messages import ClaimedJob
 from tests.support.bench import SUCCEEDED, SUFFIXES, Bench
+from tests.support.broken_systems import BROKEN_SYSTEMS
 from tests.support.child_work import FOR_EVER, LIED_OF, LIES
 from tests.support.processes import ROOT
 from tests.support.scripted_api import ScriptedApi, answer, problem
@@ -73,6 +74,7 @@ async def test_a_job_is_done_from_download_to_upload_and_completed_last(bench: B
         ({"inputPayload": {"maxSize": 10**9}}, "invalid_payload"),
         ({"inputPayload": {"bands": "red"}}, "invalid_payload"),
         ({"inputPayload": {"coordinateSystem": "EPSG:999999"}}, "bad_crs"),
+        ({"inputPayload": {"sourceCrs": BROKEN_SYSTEMS["without a vertical part"]}}, "bad_crs"),
     ],
 )
 async def test_a_job_that_asks_for_the_impossible_fails_once_by_name(
