@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from geoprocessing_worker.color.bands import BandChoice, Colour
-from geoprocessing_worker.errors import refused
+from geoprocessing_worker.errors import JobError, refused
 from geoprocessing_worker.geo.layout import Layout
 from geoprocessing_worker.raster import Level, SourceHeader
+from geoprocessing_worker.tiff.directory import PLACES, Directory, Tiff
+from geoprocessing_worker.tiff.gate import BlockLayout
 
 # Work is what is limited: about a minute of decoding on one slow core.
 MAX_DECODED_BYTES = 12 << 30
 
-# How many bytes of pixels a byte of the file may stand for, beyond what any file may have. Honest files stay far below:
+# Bytes of pixels that a stored byte of a block may stand for, beyond the least of any file. Honest files stay below:
 # their blocks do not share bytes, and deflate reaches 1,030 only where nothing changes.
 EXPANSION = 256
 
@@ -33,9 +35,49 @@ class Cost:
     memory_bytes: int
 
 
-def allowance(path: Path, least: int, most: int) -> int:
-    """The work that a file may cause, in the unit of both bounds: `least` of any file, more of larger ones."""
-    return min(most, least + EXPANSION * path.stat().st_size)
+def allowance(stored: int, least: int, most: int) -> int:
+    """Return the work that a file may cause, in the unit of both bounds.
+
+    Args:
+        stored: of its page, as `stored_bytes`.
+        least: the work that any file may cause.
+        most: the work that no file may exceed.
+    """
+    return min(most, least + EXPANSION * stored)
+
+
+def stored_bytes(path: Path, directory: int) -> int:
+    """Return the distinct bytes of the file that the blocks of a page occupy. 0 if they cannot be told.
+
+    A block counts with at most its decoded size. So tables, other pages, shared blocks and blocks padded with
+    unused bytes earn no work.
+
+    Args:
+        path: the file.
+        directory: 1-based number of the page's directory.
+    """
+    try:
+        with path.open("rb") as file:
+            tiff = Tiff(file)
+            page = tiff.directory(directory)
+            return 0 if page is None else _covered(tiff, page)
+    except (OSError, JobError):
+        return 0  # a damaged chain; GDAL may find more of it
+
+
+def _covered(tiff: Tiff, page: Directory) -> int:
+    places, lengths = next((pair for pair in PLACES if page.find(pair[0])), PLACES[0])
+    starts, sizes = tiff.numbers(page.find(places)), tiff.numbers(page.find(lengths))
+    decoded = BlockLayout.read(tiff, page).block_bytes
+    if sizes.size != starts.size:  # a file without compression needs no lengths
+        sizes = np.full(starts.size, decoded, dtype=np.uint64)
+    starts = np.minimum(starts, np.uint64(tiff.size))
+    order = np.argsort(starts)
+    starts = starts[order]
+    ends = np.minimum(starts + np.minimum(sizes, np.uint64(decoded))[order], np.uint64(tiff.size))
+    reached = np.maximum.accumulate(ends)
+    starts[1:] = np.maximum(starts[1:], reached[:-1])
+    return int((ends - np.minimum(starts, ends)).sum())
 
 
 def cost(header: SourceHeader, level: Level, choice: BandChoice, layout: Layout) -> Cost:

@@ -74,6 +74,13 @@ def same_tiles(path: Path, side: int, tile: int = 256, kinds: Sequence[int] = ()
     write(path, [picture({}), *(picture({254: (LONG, [kind])}) for kind in kinds)], data, start)
 
 
+def padded(path: Path, make: Maker, size: int) -> None:
+    """A file with so many bytes behind it that nothing refers to."""
+    make(path)
+    with path.open("ab") as file:
+        file.write(bytes(size))
+
+
 def same_strips(path: Path, width: int, height: int) -> None:
     """Strips of one row that are all the same bytes of the file."""
     data, start = packed(width), 2000 + 8 * height
@@ -144,6 +151,10 @@ CRAFTED: dict[str, Maker] = {
     "one strip, PackBits": partial(one_strip, side=4000, codec="packbits"),
     "one strip of complex numbers": partial(one_strip, side=2000, dtype="complex128"),
     "25,000 pixels a side": partial(same_tiles, side=25_000),
+    "25,000 pixels a side in 5 MB of places": partial(same_tiles, side=25_000, tile=32),
+    "25,000 pixels a side before 10 MB of nothing": partial(
+        padded, make=partial(same_tiles, side=25_000), size=10_000_000
+    ),
     "tiles of 268 MB": partial(same_tiles, side=17_000, tile=16_384),
     "tiles of 16 pixels": partial(same_tiles, side=3000, tile=16),
     "tiles of 300 bands": partial(same_tiles, side=256, bands=300),

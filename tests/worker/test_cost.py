@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +14,17 @@ import rasterio
 
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.raster import Level
-from geoprocessing_worker.render.cost import EXPANSION, MAX_DECODED_BYTES, Cost, afford, allowance
+from geoprocessing_worker.render.cost import EXPANSION, MAX_DECODED_BYTES, Cost, afford, allowance, stored_bytes
 from geoprocessing_worker.render.task_options import CogOptions
 from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.source.inspection import inspect_file
 from geoprocessing_worker.tasks.builtin import GEOTIFF_TO_TILES
 from geoprocessing_worker.tasks.cog import job
 from geoprocessing_worker.tasks.cog.layout import TileLayout
-from tests.support.crafted import CRAFTED
+from tests.support.crafted import CRAFTED, Tags
 from tests.support.rasters import run
 from tests.support.task_runs import perform_on
+from tests.support.tiffs import LONG, RawTiff, gray
 
 
 def sparse(path: Path, side: int, tile: int, count: int, **profile: str) -> Path:
@@ -91,12 +93,53 @@ def test_picture_that_outgrows_the_jobs_memory_is_refused_and_a_smaller_one_is_m
     assert done.stdout.split("\n")[:2] == ["1000", "too_large memory"]
 
 
-@pytest.mark.parametrize(("size", "expected"), [(0, 10), (100, 10 + 100 * EXPANSION), (1 << 30, 1 << 20)])
-def test_a_larger_file_may_cost_more_up_to_a_limit(size: int, expected: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stored", "expected"), [(0, 10), (100, 10 + 100 * EXPANSION), (1 << 30, 1 << 20)])
+def test_a_larger_file_may_cost_more_up_to_a_limit(stored: int, expected: int) -> None:
     """Any file may cost the least."""
-    with (tmp_path / "a.tif").open("wb") as file:
-        file.truncate(size)
-    assert allowance(tmp_path / "a.tif", 10, 1 << 20) == expected
+    assert allowance(stored, 10, 1 << 20) == expected
+
+
+def blocks(path: Path, starts: list[int], lengths: list[int], pages: int = 1) -> Path:
+    """A file of 4,000 bytes with pages of 16 strips of a row of 16 bytes."""
+    own: Tags = {278: (LONG, [1]), 273: (LONG, starts), 279: (LONG, lengths)}
+    RawTiff([gray(16, 16) | own, *[gray(16, 16)] * (pages - 1)], data=bytes(4000)).write(path)
+    with path.open("r+b") as file:
+        file.truncate(4000)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("starts", "lengths", "stored"),
+    [
+        (range(2000, 2256, 16), [16] * 16, 256),
+        (range(2000, 2256, 16), [9] * 16, 144),
+        ([2000] * 16, [16] * 16, 16),
+        (range(2000, 2016), [16] * 16, 31),
+        (range(2000, 3600, 100), [100] * 16, 256),
+        ([2000, *[3990] * 15], [16] * 16, 26),
+        ([0] * 16, [0] * 16, 0),
+    ],
+    ids=["distinct", "compressed", "shared", "overlapping", "padded", "beyond the end", "missing"],
+)
+def test_only_distinct_bytes_of_blocks_earn_work(
+    starts: Sequence[int], lengths: list[int], stored: int, tmp_path: Path
+) -> None:
+    """Neither shared bytes nor those that a block does not need count."""
+    assert stored_bytes(blocks(tmp_path / "a.tif", list(starts), lengths), 1) == stored
+
+
+def test_bytes_of_other_pages_and_behind_the_file_earn_no_work(tmp_path: Path) -> None:
+    source = blocks(tmp_path / "a.tif", [2000] * 16, [16] * 16, pages=3)
+    with source.open("ab") as file:
+        file.write(bytes(1_000_000))
+    assert stored_bytes(source, 1) == 16
+    assert stored_bytes(source, 9) == 0
+
+
+def test_a_file_without_compression_needs_no_lengths_of_blocks(tmp_path: Path) -> None:
+    tags = {tag: value for tag, value in gray(16, 16).items() if tag != 279}
+    RawTiff([tags], data=bytes(400)).write(tmp_path / "a.tif")
+    assert stored_bytes(tmp_path / "a.tif", 1) == 256
 
 
 def test_a_single_strip_counts_as_decoded_from_its_top(tmp_path: Path) -> None:
@@ -120,8 +163,8 @@ def test_a_small_file_of_one_huge_strip_is_no_source_of_tiles_but_of_a_cog(tmp_p
     assert caught.value.code == "too_complex"
 
 
-def cog_work(block: int, bands: int, size: int, tmp_path: Path) -> str | None:
-    """The code with which a file of `size` bytes and 20,000 pixels a side is refused."""
+def cog_work(block: int, bands: int, tmp_path: Path) -> str | None:
+    """The code with which a file of 20,000 pixels a side is refused."""
     source = sparse(tmp_path / "a.tif", 64, 16, 1)
     with gdal_environment():
         header = inspect_file(source)
@@ -129,8 +172,6 @@ def cog_work(block: int, bands: int, size: int, tmp_path: Path) -> str | None:
     header = replace(
         header, width=20_000, height=20_000, levels=(level,), bands=header.bands * bands, pixel_interleaved=True
     )
-    with source.open("r+b") as file:
-        file.truncate(size)
     try:
         job._afford(source, header, CogOptions(), TileLayout.of(20_000, 20_000, None, bands))
     except JobError as error:
@@ -151,10 +192,11 @@ def cog_work(block: int, bands: int, size: int, tmp_path: Path) -> str | None:
     ],
 )
 def test_predicted_work_decides_about_a_cog(
-    block: int, bands: int, size: int, code: str | None, tmp_path: Path
+    block: int, bands: int, size: int, code: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Blocks that GDAL cannot keep count for each row of tiles, and a large file may cost more than a small one."""
-    assert cog_work(block, bands, size, tmp_path) == code
+    monkeypatch.setattr(job, "stored_bytes", lambda *_: size)
+    assert cog_work(block, bands, tmp_path) == code
 
 
 def test_tiles_of_many_bands_are_smaller() -> None:

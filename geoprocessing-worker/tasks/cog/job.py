@@ -33,7 +33,7 @@ from geoprocessing_worker.handlers import (
 from geoprocessing_worker.output.describe import facts, own_grid, sample_of
 from geoprocessing_worker.output.stac import item, json_bytes
 from geoprocessing_worker.raster import Georeferencing, SourceHeader
-from geoprocessing_worker.render.cost import allowance, stored_pixels
+from geoprocessing_worker.render.cost import allowance, stored_bytes, stored_pixels
 from geoprocessing_worker.render.plan import choose_resampling, few_of
 from geoprocessing_worker.render.task_options import LOSSY, CogOptions, Compression
 from geoprocessing_worker.source.gdal import GDAL_OPTIONS, gdal_environment, gdal_options, open_source
@@ -168,7 +168,8 @@ def _afford(source: Path, header: SourceHeader, options: CogOptions, tiles: Tile
     decoded = stored_pixels(header.full) * size + pixels * size // CHEAPER if sparse else pixels * size
     times = _times_decoded(header, tiles)
     work = int(decoded * times) + pixels * header.has_mask
-    most = MAX_DECODED_BYTES if sparse else allowance(source, LEAST_WORK_BYTES, MAX_WORK_BYTES)
+    stored = stored_bytes(source, header.directory)
+    most = MAX_DECODED_BYTES if sparse else allowance(stored, LEAST_WORK_BYTES, MAX_WORK_BYTES)
     for found, allowed in ((decoded, MAX_DECODED_BYTES), (work, most)):
         if found > allowed:
             raise refused(

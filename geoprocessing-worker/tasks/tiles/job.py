@@ -38,7 +38,7 @@ from geoprocessing_worker.output.describe import facts, own_grid
 from geoprocessing_worker.output.encode import encode
 from geoprocessing_worker.output.stac import item, json_bytes
 from geoprocessing_worker.raster import U8, Georeferencing, Grid, SourceHeader
-from geoprocessing_worker.render.cost import allowance
+from geoprocessing_worker.render.cost import allowance, stored_bytes
 from geoprocessing_worker.render.options import OutputFormat
 from geoprocessing_worker.render.picture import pack
 from geoprocessing_worker.render.plan import Draft, RenderPlan, make_plan
@@ -197,8 +197,9 @@ def _afford(job: Job) -> None:
     bands = len(header.bands) if header.pixel_interleaved else len(job.plan.bands.indexes)
     size = bands * np.dtype(header.bands[0].dtype).itemsize
     decoded = rendered = 0
-    most_decoded = allowance(job.source.path, LEAST_DECODED_BYTES, MAX_DECODED_BYTES)
-    most_rendered = allowance(job.source.path, LEAST_RENDERED, MAX_RENDERED)
+    stored = stored_bytes(job.source.path, header.directory)
+    most_decoded = allowance(stored, LEAST_DECODED_BYTES, MAX_DECODED_BYTES)
+    most_rendered = allowance(stored, LEAST_RENDERED, MAX_RENDERED)
     for grid in _squares(job):
         pixels = job.source.decoded_pixels(grid)
         decoded += pixels * size
