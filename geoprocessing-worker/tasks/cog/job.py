@@ -16,6 +16,7 @@ import numpy as np
 import rasterio.shutil
 from rasterio.errors import CRSError
 
+from geoprocessing_worker.cog_metadata import refuse_large_metadata
 from geoprocessing_worker.color.bands import BandChoice
 from geoprocessing_worker.color.lab import is_lab
 from geoprocessing_worker.errors import ErrorClass, JobError, refused, too_large
@@ -95,6 +96,7 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
         ):
             refuse_other_mask(dataset, header)
             refuse_lost_mask(dataset, header, options)
+            refuse_large_metadata(dataset, web_optimized=options.web_optimized)
             _write(dataset, unfinished, tiles, wanted, _kept_bytes(header))
         made_header, place_note = inspect_file(unfinished), None
         if not options.web_optimized and different_place(header, made_header):
