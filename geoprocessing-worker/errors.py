@@ -76,13 +76,16 @@ def truncated(what: str, needed: int, size: int) -> JobError:
 
 # What gets a file below a limit, by the name of the limit.
 WITHOUT_UNKNOWN_TAGS = "Save it again with gdal_translate, which leaves out tags that it does not know."
+ONE_PAGE = "Save the page that you need as a file of its own."
 CURES = {
     "side": "Save it smaller, or in parts.",
     "bands": "Save it with fewer bands.",
     "block": "Save it in tiles of 512 by 512 pixels, band by band (INTERLEAVE=BAND).",
     "blocks": "Save it in larger tiles, or in parts.",
     "control points": "Save it with fewer of them, or warp it by them with gdalwarp.",
-    "directories": "Save the page that you need as a file of its own.",
+    "directories": ONE_PAGE,
+    "masks": ONE_PAGE,
+    "overviews": ONE_PAGE,
     "fields": WITHOUT_UNKNOWN_TAGS,
     "tag": WITHOUT_UNKNOWN_TAGS,
     "tags": WITHOUT_UNKNOWN_TAGS,

@@ -6,12 +6,12 @@ is believed before it is compared with the size of the file.
 
 from __future__ import annotations
 
-import itertools
 import os
 import struct
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -191,7 +191,18 @@ class Tiff:
         Raises:
             JobError: as `directories`.
         """
-        return next(itertools.islice(self.directories(), number - 1, None), None)
+        name = getattr(self._file, "name", None)
+        if name is None:  # a file in memory
+            places, error = _places(self)
+        else:
+            found = os.fstat(self._file.fileno())
+            places, error = _places_in(Path(name), (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+        if number > len(places):
+            if error is not None:
+                raise error
+            return None
+        at, nested = places[number - 1]
+        return self._directory(at, nested=nested)
 
     def following(self, directory: Directory) -> int:
         """Where the directory after this one of the chain stands; 0, as in libtiff, where the file ends before that."""
@@ -284,6 +295,26 @@ class Tiff:
             raise truncated("a directory stands beyond its end", at + count, self.size)
         self._file.seek(at)
         return self._file.read(count)
+
+
+Places = tuple[list[tuple[int, bool]], JobError | None]
+"""The offset of each directory, whether it is nested, and the error that ended the walk."""
+
+
+def _places(tiff: Tiff) -> Places:
+    places: list[tuple[int, bool]] = []
+    try:
+        places.extend((directory.offset, directory.nested) for directory in tiff.directories())
+    except JobError as error:
+        return places, error
+    return places, None
+
+
+@lru_cache(maxsize=4)
+def _places_in(path: Path, _version: tuple[int, ...]) -> Places:
+    """Kept, since each page of a file with thousands is asked for by its number several times."""
+    with path.open("rb") as file:
+        return _places(Tiff(file))
 
 
 def _points_nowhere(before: int, at: int, *, back: bool) -> str:

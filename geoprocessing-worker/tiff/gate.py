@@ -7,6 +7,7 @@ stands. `check_structure` keeps out what would cost too much or cannot be; `VALI
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -37,6 +38,9 @@ MAX_BANDS = 4096  # hyperspectral cubes have a few hundred
 MAX_BLOCK_BYTES = 768 << 20  # of one band; one block is decoded whole, whatever is asked of it
 MAX_INTERLEAVED_BYTES = 1 << 30  # of all bands of a block, where they are stored pixel by pixel
 MAX_BLOCKS = 16_000_000  # a million pixels square in tiles of 256
+# GDAL's time to open a file grows with the square of the masks, from 0.6 s for these to 10 s for 4,000. With overviews
+# it grows evenly, but many are opened: a day of pictures, one a minute, has 1,440.
+MOST_OF_KIND = {"masks": 1024, "overviews": 2048}
 MAX_CONTROL_POINTS = 10_000  # each becomes an object, and all of them an equation; honest files have some hundred
 
 TIE_POINTS = 33922  # six numbers each
@@ -90,10 +94,14 @@ def admit(path: Path, *, validate_headers: bool = True) -> tuple[str, ...]:
 def _admit_once(path: Path, validate_headers: bool, _version: tuple[int, ...]) -> tuple[str, ...]:
     """A file that was let in is not looked at again; one that was refused is refused again."""
     with path.open("rb") as file:
-        tiff = Tiff(file)
+        tiff, found = Tiff(file), Counter[str]()
         try:
             for directory in tiff.directories():
                 check_metadata(tiff, directory)
+                if validate_headers and (kind := _kind(tiff, directory)):
+                    found[kind] += 1
+                    if found[kind] > MOST_OF_KIND[kind]:
+                        raise too_large(kind, found[kind], MOST_OF_KIND[kind], kind)
                 if validate_headers and (not directory.nested or _is_version(tiff, directory)):
                     check_structure(tiff, directory)
         except JobError as error:
@@ -101,6 +109,13 @@ def _admit_once(path: Path, validate_headers: bool, _version: tuple[int, ...]) -
             if validate_headers or error.code == "hostile_metadata":
                 raise
         return () if tiff.remark is None else (tiff.remark,)
+
+
+def _kind(tiff: Tiff, directory: Directory) -> str | None:
+    """The kind of a directory that belongs to another one's picture: a key of `MOST_OF_KIND`."""
+    found = tiff.numbers(directory.find(SUBFILE_TYPE))
+    bits = int(found[0]) if found.size else 0
+    return "masks" if bits & IS_MASK else "overviews" if bits & IS_REDUCED else None
 
 
 def _is_version(tiff: Tiff, directory: Directory) -> bool:
