@@ -26,13 +26,13 @@ X32 = 0x40000000  # from here on x86_64 numbers the calls of another convention
 ALLOWED = {
     # reading and writing, by far the most frequent
     "read": (0, 63), "write": (1, 64), "pread64": (17, 67), "pwrite64": (18, 68), "lseek": (8, 62), "fstat": (5, 80),
-    "futex": (202, 98), "close": (3, 57), "openat": (257, 56),
+    "futex": (202, 98), "close": (3, 57),
     # files
     "readv": (19, 65), "writev": (20, 66), "preadv": (295, 69), "pwritev": (296, 70), "preadv2": (327, 286),
     "pwritev2": (328, 287), "newfstatat": (262, 79), "statx": (332, 291), "statfs": (137, 43), "fstatfs": (138, 44),
     "faccessat": (269, 48), "faccessat2": (439, 439), "readlinkat": (267, 78), "getdents64": (217, 61),
     "getcwd": (79, 17), "unlinkat": (263, 35), "renameat": (264, 38), "renameat2": (316, 276), "mkdirat": (258, 34),
-    "truncate": (76, 45), "ftruncate": (77, 46), "fallocate": (285, 47), "fsync": (74, 82), "fdatasync": (75, 83),
+    "ftruncate": (77, 46), "fallocate": (285, 47), "fsync": (74, 82), "fdatasync": (75, 83),
     "fadvise64": (221, 223), "readahead": (187, 213), "sendfile": (40, 71), "copy_file_range": (326, 285),
     "dup": (32, 23), "dup3": (292, 24), "umask": (95, 166), "flock": (73, 32), "close_range": (436, 436),
     "pipe2": (293, 59),
@@ -59,12 +59,17 @@ ALLOWED = {
 }  # fmt: skip
 # The older forms of some of these, which aarch64 never had.
 ALLOWED_X86_64 = {
-    "open": 2, "stat": 4, "lstat": 6, "access": 21, "readlink": 89, "unlink": 87, "rename": 82, "mkdir": 83,
+    "stat": 4, "lstat": 6, "access": 21, "readlink": 89, "unlink": 87, "rename": 82, "mkdir": 83,
     "rmdir": 84, "dup2": 33, "pipe": 22, "poll": 7, "select": 23, "pause": 34, "time": 201, "getpgrp": 111,
     "getrlimit": 97,
 }  # fmt: skip
 # C libraries try newer calls first and fall back when the kernel lacks them, which only ENOSYS says.
 FIRST_OF_NEWER_CALLS = 449  # futex_waitv, Linux 5.16
+
+# By their flags: a file that is opened for reading must not be emptied, which Landlock stops only from Linux 6.2. With
+# both access modes at once Landlock asks for no right at all.
+OPENAT, OPEN_X86_64 = (257, 56), 2
+WRITE_ONLY, READ_AND_WRITE, TRUNCATE = 0x1, 0x2, 0x200  # of both processors
 
 CLONE, CLONE3, PRLIMIT64 = (56, 220), (435, 435), (302, 261)
 CLONE_THREAD = 0x00010000
@@ -133,6 +138,9 @@ def _program(processor: Processor, itself: int) -> Iterator[bytes]:
     for number in allowed:
         yield _step(EQUAL, number, 0, 1)
         yield allow
+    yield from _opening(OPENAT[column], 2, allow, refuse)
+    if processor == PROCESSORS["x86_64"]:
+        yield from _opening(OPEN_X86_64, 1, allow, refuse)
     # clone3 takes its arguments by address, where no filter can look; libc falls back on clone.
     for operation, number in ((EQUAL, CLONE3[column]), (AT_LEAST, FIRST_OF_NEWER_CALLS)):
         yield _step(operation, number, 0, 1)
@@ -161,6 +169,18 @@ def _program(processor: Processor, itself: int) -> Iterator[bytes]:
     yield _argument(0)
     yield _step(EQUAL, itself, 1, 0)
     yield _step(EQUAL, 0, 0, 1)
+    yield allow
+    yield refuse
+
+
+def _opening(number: int, flags: int, allow: bytes, refuse: bytes) -> Iterator[bytes]:
+    """Allow a call that opens a file, unless it empties one for reading. `flags` is the number of its argument."""
+    yield _step(EQUAL, number, 0, 7)
+    yield _argument(flags)
+    yield _step(ANY_BIT, WRITE_ONLY, 0, 1)
+    yield _step(ANY_BIT, READ_AND_WRITE, 3, 2)
+    yield _step(ANY_BIT, READ_AND_WRITE, 1, 0)
+    yield _step(ANY_BIT, TRUNCATE, 1, 0)
     yield allow
     yield refuse
 
