@@ -19,7 +19,6 @@ from enum import IntEnum
 import httpx
 
 from geoprocessing_worker import __version__, config, log
-from geoprocessing_worker.calls import PERFORM
 from geoprocessing_worker.cli.commands import add_commands
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ConfigurationError
@@ -30,6 +29,7 @@ from geoprocessing_worker.jobs.report_sender import Courier
 from geoprocessing_worker.jobs.runner import Tools
 from geoprocessing_worker.own_folder import prepare
 from geoprocessing_worker.plugins import registry
+from geoprocessing_worker.plugins.calls import PERFORM
 from geoprocessing_worker.plugins.processes import check_defaults, make_sandbox
 from geoprocessing_worker.plugins.registry import Tasks
 from geoprocessing_worker.sandbox import landlock, libc

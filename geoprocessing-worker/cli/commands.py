@@ -20,11 +20,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from geoprocessing_worker import config, log
-from geoprocessing_worker.calls import PERFORM, SELF_TEST, Call, SelfTest
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ConfigurationError, JobError, refused
 from geoprocessing_worker.handlers import Explanation, Payload, TaskRequest, TaskResult
 from geoprocessing_worker.plugins import registry
+from geoprocessing_worker.plugins.calls import PERFORM, SELF_TEST, Call, SelfTest
 from geoprocessing_worker.plugins.processes import make_sandbox, own_umask
 from geoprocessing_worker.plugins.registry import Task, Tasks
 from geoprocessing_worker.sandbox.process import Sandbox

@@ -16,7 +16,6 @@ import httpx
 import structlog
 
 from geoprocessing_worker import host
-from geoprocessing_worker.calls import Call
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import (
     WORKER_TROUBLE,
@@ -40,6 +39,7 @@ from geoprocessing_worker.jobs.lease import Lease, LeaseKeeper, watched
 from geoprocessing_worker.jobs.report import FinalReport
 from geoprocessing_worker.jobs.report_sender import Courier, cancelled, rejected
 from geoprocessing_worker.jobs.workspace import job_folder
+from geoprocessing_worker.plugins.calls import Call
 from geoprocessing_worker.plugins.registry import Task, Tasks, advised
 from geoprocessing_worker.sandbox.process import Sandbox
 from geoprocessing_worker.wire.client import JobApi

@@ -7,10 +7,10 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from geoprocessing_worker.calls import CHECK, Checked
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import WORKER_TROUBLE, ConfigurationError, JobError
 from geoprocessing_worker.handlers import Payload
+from geoprocessing_worker.plugins.calls import CHECK, Checked
 from geoprocessing_worker.plugins.registry import Tasks
 from geoprocessing_worker.sandbox.landlock import Reach
 from geoprocessing_worker.sandbox.process import Limits, Sandbox, Work

@@ -11,6 +11,7 @@ import json
 import math
 import multiprocessing
 import os
+import pkgutil
 import resource
 import signal
 import time
@@ -27,7 +28,6 @@ import structlog
 from pydantic import AfterValidator, BaseModel, ValidationError
 from pydantic_core import from_json
 
-from geoprocessing_worker.calls import function
 from geoprocessing_worker.errors import ErrorClass, JobError, worker_trouble
 from geoprocessing_worker.sandbox import landlock, libc
 from geoprocessing_worker.sandbox.landlock import NOWHERE, Reach
@@ -325,7 +325,7 @@ def _child(
             if walls is not None:
                 _close_terminal()
                 landlock.shut_in(walls)
-            do = function(work) if isinstance(work, str) else work
+            do = pkgutil.resolve_name(work) if isinstance(work, str) else work
             say({"result": do(request, report).model_dump(mode="json")})
         except JobError as error:
             say({"error": _described(error)})

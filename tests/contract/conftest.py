@@ -12,9 +12,9 @@ from geoprocessing_worker.handlers import TaskResult
 from geoprocessing_worker.jobs.outbox import Outbox
 from geoprocessing_worker.jobs.report_sender import Courier
 from geoprocessing_worker.jobs.runner import Tools
-from geoprocessing_worker.plugins.child import perform
 from geoprocessing_worker.plugins.registry import load
 from geoprocessing_worker.sandbox.process import Sandbox
+from geoprocessing_worker.tasks.child import perform
 from geoprocessing_worker.wire.client import JobApi
 from tests.support.api import WORKER_TOKEN, RunningApi
 from tests.support.clients import Person

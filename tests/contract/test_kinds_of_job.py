@@ -78,9 +78,9 @@ async def test_each_kind_of_job_is_done_from_submission_to_download(
 async def linked(api_server: Callable[..., RunningApi], tmp_path: Path) -> AsyncIterator[tuple[RunningApi, Tools]]:
     """An API and a worker that both fetch files from the loopback address."""
     from geoprocessing_worker.handlers import TaskResult
-    from geoprocessing_worker.plugins.child import perform
     from geoprocessing_worker.plugins.registry import load
     from geoprocessing_worker.sandbox.process import Sandbox
+    from geoprocessing_worker.tasks.child import perform
 
     api = api_server(source_hosts="127.0.0.1")
     settings = Settings(api_base_url=api.base_url, temp_dir=tmp_path / "work", source_hosts=("127.0.0.1",))

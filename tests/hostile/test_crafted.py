@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from geoprocessing_worker.calls import Call
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ErrorClass, JobError
 from geoprocessing_worker.handlers import TaskRequest, TaskResult
+from geoprocessing_worker.plugins.calls import Call
 from geoprocessing_worker.plugins.registry import load
 from geoprocessing_worker.sandbox.process import Limits, Sandbox
 from tests.support.child_work import Spent, perform_and_measure, spent_in

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geoprocessing_worker.calls import Call
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.handlers import Opens, TaskRequest, TaskResult
 from geoprocessing_worker.plugins import registry
-from geoprocessing_worker.plugins.child import perform
+from geoprocessing_worker.plugins.calls import Call
 from geoprocessing_worker.sandbox import landlock
 from geoprocessing_worker.sandbox.landlock import Reach
 from geoprocessing_worker.sandbox.process import Limits, Sandbox
+from geoprocessing_worker.tasks.child import perform
 from tests.hostile.test_bombs import (
     gigapixels,
     highly_compressed,

@@ -15,10 +15,10 @@ from geoprocessing_worker.handlers import InputRule, TaskResult
 from geoprocessing_worker.jobs.outbox import Outbox
 from geoprocessing_worker.jobs.report_sender import Courier
 from geoprocessing_worker.jobs.runner import Ending, JobRunner, Tools
-from geoprocessing_worker.plugins.child import perform
 from geoprocessing_worker.plugins.registry import Tasks, bind
 from geoprocessing_worker.sandbox.process import Sandbox
 from geoprocessing_worker.tasks.builtin import GEOTIFF_TO_PNG
+from geoprocessing_worker.tasks.child import perform
 from geoprocessing_worker.wire.client import JobApi
 from geoprocessing_worker.wire.messages import ClaimedJob
 from tests.support.processes import ROOT

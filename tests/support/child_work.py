@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from geoprocessing_worker.calls import Call
 from geoprocessing_worker.errors import refused
 from geoprocessing_worker.handlers import TaskRequest, TaskResult, write_whole
-from geoprocessing_worker.plugins.child import perform
+from geoprocessing_worker.plugins.calls import Call
+from geoprocessing_worker.tasks.child import perform
 from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, OutputFile
 
 Report = Callable[[str, float, str], None]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from geoprocessing_worker.calls import Call
 from geoprocessing_worker.handlers import TaskHandler, TaskRequest, TaskResult
-from geoprocessing_worker.plugins.child import perform
+from geoprocessing_worker.plugins.calls import Call
+from geoprocessing_worker.tasks.child import perform
 from tests.support.rasters import quiet
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import rasterio
 
-from geoprocessing_worker.cog_metadata import metadata_bytes
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.source.gdal import gdal_environment, open_source
 from geoprocessing_worker.tasks.builtin import GEOTIFF_TO_COG
 from geoprocessing_worker.tasks.cog import job
+from geoprocessing_worker.tasks.cog.metadata import metadata_bytes
 from geoprocessing_worker.tiff.directory import METADATA, Tiff
 from geoprocessing_worker.tiff.gate import LARGEST_METADATA
 from tests.support.crafted import metadata

@@ -13,11 +13,11 @@ from typing import Any, TypeGuard
 
 import pytest
 
-from geoprocessing_worker.calls import PERFORM
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ConfigurationError, ErrorClass, JobError
 from geoprocessing_worker.handlers import GEOTIFF_TYPES, TaskResult
 from geoprocessing_worker.plugins import registry
+from geoprocessing_worker.plugins.calls import PERFORM
 from geoprocessing_worker.plugins.processes import check_defaults, make_sandbox
 from geoprocessing_worker.plugins.registry import load
 from geoprocessing_worker.render.options import RenderOptions

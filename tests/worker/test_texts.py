@@ -12,15 +12,15 @@ import pytest
 import rasterio
 from PIL import Image
 
-from geoprocessing_worker.calls import Call
 from geoprocessing_worker.handlers import TaskRequest, TaskResult
-from geoprocessing_worker.plugins.child import perform
+from geoprocessing_worker.plugins.calls import Call
 from geoprocessing_worker.sandbox.landlock import Reach
 from geoprocessing_worker.sandbox.process import Sandbox
 from geoprocessing_worker.source import texts
 from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.source.inspection import inspect_file
 from geoprocessing_worker.tasks.builtin import GEOTIFF_INFO, GEOTIFF_TO_COG, GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
+from geoprocessing_worker.tasks.child import perform
 from geoprocessing_worker.tiff.directory import SUB_DIRECTORIES, Tiff
 from tests.support.raw_tiff import ASCII, BYTE, DOUBLE, SHORT, Tag, write_raw_tiff
 from tests.support.task_runs import perform_on

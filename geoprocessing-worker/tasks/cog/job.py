@@ -16,7 +16,6 @@ import numpy as np
 import rasterio.shutil
 from rasterio.errors import CRSError
 
-from geoprocessing_worker.cog_metadata import refuse_large_metadata
 from geoprocessing_worker.color.bands import BandChoice
 from geoprocessing_worker.color.lab import is_lab
 from geoprocessing_worker.errors import ErrorClass, JobError, refused, too_large
@@ -46,6 +45,7 @@ from geoprocessing_worker.tasks.cog.check import check_copy, check_web_copy, dif
 from geoprocessing_worker.tasks.cog.crs import cannot_hold, in_degrees, is_bent, note_of, placed_source
 from geoprocessing_worker.tasks.cog.layout import BLOCK, WEB, TileLayout, creation_options, faults_of_layout
 from geoprocessing_worker.tasks.cog.masks import refuse_lost_mask, refuse_other_mask
+from geoprocessing_worker.tasks.cog.metadata import refuse_large_metadata
 from geoprocessing_worker.tiff.directory import SEPARATED
 
 # Decoded once for the picture and once more for its overviews: about five minutes of one slow core.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,13 @@ from pydantic import BaseModel
 
 from geoprocessing_worker.handlers import Opens, Payload, TaskHandler, TaskRequest
 
-PERFORM = "geoprocessing_worker.plugins.child:perform"
+PERFORM = "geoprocessing_worker.tasks.child:perform"
 """From a `Call` to the result of its work."""
 
-SELF_TEST = "geoprocessing_worker.plugins.child:self_test"
+SELF_TEST = "geoprocessing_worker.tasks.child:self_test"
 """From a `SelfTest` to its `TaskResult`."""
 
-CHECK = "geoprocessing_worker.plugins.child:check"
+CHECK = "geoprocessing_worker.tasks.child:check"
 """From a `Payload` to `Checked`."""
 
 
@@ -45,13 +44,3 @@ class SelfTest:
 
 class Checked(BaseModel):
     """Options that passed their check."""
-
-
-def function(reference: str) -> Any:
-    """Import the function that `package.module:function` names.
-
-    Raises:
-        ImportError, AttributeError: there is none.
-    """
-    module, _, name = reference.partition(":")
-    return getattr(import_module(module), name)

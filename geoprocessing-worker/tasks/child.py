@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pkgutil import resolve_name
 from typing import Any
 
-from geoprocessing_worker.calls import Call, Checked, SelfTest, function
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.handlers import Opens, Payload, Report, TaskResult, refused
+from geoprocessing_worker.plugins.calls import Call, Checked, SelfTest
 from geoprocessing_worker.source.damage import damage
 from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.source.gdal_errors import named_errors
@@ -21,7 +22,7 @@ def perform(call: Call, report: Report) -> Any:
             come out as those.
     """
     call.request.options.check()
-    source, work = call.request.source, function(call.work)
+    source, work = call.request.source, resolve_name(call.work)
     if source is None or call.opens is Opens.ANYTHING:
         return work(call.request, report)
     with gdal_environment(), named_errors(source):
@@ -52,7 +53,7 @@ def self_test(test: SelfTest, _report: Report) -> TaskResult:
     """
     try:
         with gdal_environment():
-            made = function(test.function)(test.folder)
+            made = resolve_name(test.function)(test.folder)
     except ImportError as error:
         raise refused(
             "not_importable",
