@@ -20,9 +20,12 @@ MOSTLY, SOME = 0.5, 0.1  # of the pixels near the top
 FEW_ZEROS = 0.02  # of the pixels: water and shadow in infrared
 LIKE = 0.3  # correlation of differences of neighbors: 0 for gradients and noise, higher for bands of one photograph
 ROUGH = 0.02  # of alpha's variance lies between neighbors: 0 for soft edges and gradients, 1 for noise
+STEPS = ((2, 8), (8, 32))  # pixels from an edge: soft edges rise between both, infrared beside a collar does not
+RISING = 0.6  # of the farther value
 FEWEST_PARTIAL = 16  # pixels
 ROUNDING, LOSS = 0.02, 0.1  # of the top, by which colors may exceed alpha
-STRAY = 0.001  # of the pixels may exceed it by more
+BLACK = 0.1  # of the top: lossy codecs leave a black collar and its edge above 0
+STRAY = 0.001  # of the pixels may be exceptions
 COUNTED = 1 << 16  # values in which different ones are counted
 LOOKED_AT = 1 << 18  # pixels
 
@@ -32,6 +35,7 @@ class Role(StrEnum):
 
     OPACITY = "opacity"
     PRESENCE = "visible where it is not 0"
+    COLLAR = "no opacity, but hidden where it and all colors are 0"
     NONE = "no opacity"
 
 
@@ -152,7 +156,7 @@ def read_alpha(sample: AlphaSample, told: Declared) -> AlphaReading:
     excess = _excess(sample, top, told) if told.premultiplied else 0.0
     straight = excess > STRAY
     multiplied = told.premultiplied and not straight
-    if not told.trusted and (found := _no_opacity(sample, told.name, top, multiplied=multiplied)):
+    if not told.trusted and (found := _no_opacity(sample, told, top, multiplied=multiplied)):
         return found
     if not straight:
         return AlphaReading(Role.OPACITY, top, multiplied)
@@ -186,8 +190,13 @@ def _excess(sample: AlphaSample, top: float, told: Declared) -> float:
     return float(np.mean(exceeding[partial]))
 
 
-def _no_opacity(sample: AlphaSample, band: str, top: float, *, multiplied: bool) -> AlphaReading | None:
+def _no_opacity(sample: AlphaSample, told: Declared, top: float, *, multiplied: bool) -> AlphaReading | None:
     """The reading of a band that is called alpha, but holds values of its own, as infrared does.
+
+    It holds many values, less than half of them near the top, and is 0 only where all colors are black. Opacity with
+    soft edges may do the same, but rises gradually from its zeros. A few zeros elsewhere are shadow and water, if the
+    band has the details of the colors. A band without zeros needs those or texture, if a
+    tenth of its values is near the top.
 
     `multiplied`: no color exceeds it, so that it may well be opacity.
     """
@@ -195,25 +204,68 @@ def _no_opacity(sample: AlphaSample, band: str, top: float, *, multiplied: bool)
     different = np.unique(alpha[:: max(1, alpha.size // COUNTED)]).size
     if different <= MANY:
         return None
-    empty = (alpha == 0) & (colors == 0).all(axis=0)
+    black = _blackness(top, colors, lossy=told.lossy)
+    empty = _is_black(alpha, colors, black)
     rest = alpha[~empty]
-    zeros, full = float(np.mean(rest <= 0)), float(np.mean(rest >= top * NEAR))
+    zeros, full = (float(np.mean(found)) if rest.size else 1.0 for found in (rest <= 0, rest >= top * NEAR))
     if full >= MOSTLY or zeros > FEW_ZEROS or (multiplied and (zeros > 0 or empty.any())):
         return None
     if _uniform(colors[:, ~empty]):
         return None  # a uniform color under an alpha that varies is an overlay, such as a shaded relief
     alike, textured = _details(sample.blocks)
-    never_zero = zeros == 0 and full < SOME and (textured or not (multiplied or empty.any()))
-    if not never_zero and not (alike and textured):
+    if zeros > STRAY:
+        own_values = alike and textured
+    elif empty.any():
+        own_values = (alike or full < SOME) if textured else not _rises(sample.blocks, black)
+    else:
+        own_values = textured or ((alike or full < SOME) and not multiplied)
+    if not own_values:
         return None
     numbers = (
         f"{rest.min():g} to {rest.max():g}, at least {different} different values, {zeros:.1%} of them 0, "
         f"{full:.1%} near {top:g}"
     )
     if empty.any():
-        note = f"{band} is called alpha, but holds no opacity ({numbers}): it hides only pixels where all bands are 0"
-        return AlphaReading(Role.PRESENCE, _least(alpha.dtype), False, note)
-    return AlphaReading(Role.NONE, top, False, f"{band} is called alpha, but holds no opacity ({numbers}): ignored")
+        note = (
+            f"{told.name} is called alpha, but holds no opacity ({numbers}): it hides only pixels where all bands are 0"
+        )
+        return AlphaReading(Role.COLLAR, top, False, note)
+    return AlphaReading(
+        Role.NONE, top, False, f"{told.name} is called alpha, but holds no opacity ({numbers}): ignored"
+    )
+
+
+def _blackness(top: float, colors: NDArray[Any], *, lossy: bool) -> tuple[float, float]:
+    """The largest values of alpha and of colors that count as black."""
+    if not lossy:
+        return 0.0, 0.0
+    return BLACK * top, BLACK * alpha_top(colors.dtype, float(colors.max(initial=0)))
+
+
+def _is_black(alpha: NDArray[Any], colors: NDArray[Any], black: tuple[float, float]) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = (alpha <= black[0]) & (colors <= black[1]).all(axis=0)
+    return found
+
+
+def _rises(blocks: tuple[AlphaBlock, ...], black: tuple[float, float]) -> bool:
+    """Whether alpha rises gradually from black pixels to those beside them, by medians over all rows and columns."""
+    found: dict[tuple[int, int], list[NDArray[Any]]] = {pair: [] for pair in STEPS}
+    for alpha, colors, shown in blocks:
+        dark = shown & _is_black(alpha, colors, black)
+        lit = shown & ~dark
+        for turns in range(4):
+            plane, before, after = (np.rot90(each, turns) for each in (alpha, dark, lit))
+            rows, columns = np.nonzero(before[:, :-1] & after[:, 1:])
+            for pair in STEPS:
+                there = columns + pair[1] < plane.shape[1]
+                row, near, far = rows[there], columns[there] + pair[0], columns[there] + pair[1]
+                both = after[row, near] & after[row, far]
+                found[pair].append(np.stack([plane[row, near][both], plane[row, far][both]]))
+    for parts in found.values():
+        values = np.concatenate(parts, axis=1).astype(np.float64)
+        if values.size and np.median(values[0]) < RISING * np.median(values[1]):
+            return True
+    return False
 
 
 def _uniform(colors: NDArray[Any]) -> bool:

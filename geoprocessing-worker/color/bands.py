@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from geoprocessing_worker.color.alpha import Role
 from geoprocessing_worker.color.band_names import are_measurements, is_not_alpha, words_of
 from geoprocessing_worker.color.lab import is_lab
 from geoprocessing_worker.errors import refused
@@ -28,8 +29,9 @@ class BandChoice:
     """1-based `indexes` in display order, the alpha band if there is one, and why these.
 
     `true_colour`: the file itself says that these are red, green and blue. `by_position`: nothing in the file says what
-    they are. `alpha_asked`: the job names the alpha band. The sample finds `alpha_top`, the value at which a pixel is
-    fully visible, and `premultiplied`, whether colors are stored multiplied by alpha.
+    they are. `alpha_asked`: the job names the alpha band. The sample finds `alpha_role`, and `alpha_top`, the value at
+    which a pixel is fully visible. `premultiplied`: colors are stored multiplied by alpha. `not_opacity`: bands that
+    the file calls alpha, but that hold data.
     """
 
     indexes: tuple[int, ...]
@@ -39,8 +41,10 @@ class BandChoice:
     true_colour: bool = False
     by_position: bool = False
     alpha_asked: bool = False
+    alpha_role: Role = Role.OPACITY
     alpha_top: float = 255.0
     premultiplied: bool = False
+    not_opacity: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -94,7 +98,11 @@ def choose_bands(header: SourceHeader, asked: tuple[int, ...] | None) -> BandCho
         return BandChoice((1,), Colour.GRAY, None, "the only band is marked as alpha and is shown as gray")
     if header.palette is not None:
         return BandChoice((1,), Colour.PALETTE, alpha, "band 1 has a colour table")
-    return replace(_chosen(header, data), alpha=alpha, notes=_misnamed(header))
+    misnamed = _misnamed(header)
+    notes = tuple(
+        f"band {band.index} is called alpha, but named {band.description}: it hides nothing" for band in misnamed
+    )
+    return replace(_chosen(header, data), alpha=alpha, not_opacity=tuple(band.index for band in misnamed), notes=notes)
 
 
 def _chosen(header: SourceHeader, data: list[BandHeader]) -> BandChoice:
@@ -126,12 +134,8 @@ def first_alone(choice: BandChoice, why: str) -> BandChoice:
     return replace(choice, indexes=choice.indexes[:1], colour=Colour.GRAY, reason=reason, by_position=False)
 
 
-def _misnamed(header: SourceHeader) -> tuple[str, ...]:
-    return tuple(
-        f"band {band.index} is called alpha, but named {band.description}: it hides nothing"
-        for band in header.bands
-        if band.colorinterp == "alpha" and is_not_alpha(band.description)
-    )
+def _misnamed(header: SourceHeader) -> list[BandHeader]:
+    return [band for band in header.bands if band.colorinterp == "alpha" and is_not_alpha(band.description)]
 
 
 _Choice = tuple[tuple[int, ...], Colour, str]

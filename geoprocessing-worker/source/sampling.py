@@ -86,13 +86,23 @@ def _with_alpha(
     if choice.alpha is None:
         return choice
     called = [choice.alpha] if choice.alpha_asked else [band.index for band in reversed(called_alpha(header))]
-    notes = choice.notes
+    notes, not_opacity = choice.notes, choice.not_opacity
     for index in called:
         reading = _read_alpha(source, header, replace(choice, alpha=index), nodata, windows)
         notes += (reading.note,) if reading.note else ()
+        if reading.role in {Role.NONE, Role.COLLAR}:
+            not_opacity += (index,)
         if reading.role is not Role.NONE:
-            return replace(choice, alpha=index, alpha_top=reading.top, premultiplied=reading.premultiplied, notes=notes)
-    return replace(choice, alpha=None, notes=notes)
+            return replace(
+                choice,
+                alpha=index,
+                alpha_role=reading.role,
+                alpha_top=reading.top,
+                premultiplied=reading.premultiplied,
+                not_opacity=not_opacity,
+                notes=notes,
+            )
+    return replace(choice, alpha=None, not_opacity=not_opacity, notes=notes)
 
 
 def _read_alpha(
@@ -163,7 +173,7 @@ def read_window(
     alpha: NDArray[Any] | None = None
     if choice.alpha is not None:
         alpha, block = block[-1], block[:-1]
-        mask = alpha_to_byte(alpha, choice.alpha_top)
+        mask = _opacity(alpha, block, choice)
     if header.has_mask:
         internal = _internal_mask(source, choice, window)
         mask = internal if mask is None else np.minimum(mask, internal)
@@ -180,6 +190,13 @@ def read_window(
         return block, opacity
     power = decibels(block)
     return power, validity(power, (None,) * len(power), opacity)
+
+
+def _opacity(alpha: NDArray[Any], block: NDArray[Any], choice: BandChoice) -> NDArray[np.uint8]:
+    """(rows, columns) opacity by the alpha band, or by all bands where that holds none."""
+    if choice.alpha_role is not Role.COLLAR:
+        return alpha_to_byte(alpha, choice.alpha_top)
+    return np.where((alpha != 0) | (block != 0).any(axis=0), np.uint8(255), np.uint8(0))
 
 
 def _internal_mask(source: Source, choice: BandChoice, window: Window) -> NDArray[np.uint8]:

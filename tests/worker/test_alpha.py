@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,115 @@ def test_infrared_beside_a_black_collar_hides_only_the_collar(
     assert (picture[:, :50, 3] == 0).all()
     assert (picture[:, 50:, 3] == 255).all()
     assert any("hides only pixels where all bands are 0" in note for note in choices["notes"])
+
+
+ROWS, COLUMNS = np.indices((SIZE, SIZE))
+
+
+def smooth(seed: int, size: float = 25) -> Plane:
+    """(SIZE, SIZE), 0 to 1: hills about `size` pixels wide, without texture."""
+    steps = np.fft.fftfreq(SIZE)
+    kernel = np.exp(-2 * (np.pi * size / 2) ** 2 * (steps[:, None] ** 2 + steps**2))
+    spectrum = np.fft.fft2(np.random.default_rng(seed).normal(size=(SIZE, SIZE))) * kernel
+    hills = np.real(np.fft.ifft2(spectrum))
+    return np.asarray((hills - hills.min()) / np.ptp(hills), dtype=np.float64)
+
+
+def turned(degrees: float, half: float) -> Plane:
+    """Pixels to the border of a turned square; negative outside of it."""
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    across, down = COLUMNS - SIZE / 2, ROWS - SIZE / 2
+    beyond = np.maximum(np.abs(across * cos + down * sin), np.abs(down * cos - across * sin))
+    return np.asarray(half - beyond, dtype=np.float64)
+
+
+BORDERS: dict[str, Plane] = {
+    "strip": np.asarray(COLUMNS - 39.5, dtype=np.float64),
+    "turned": turned(17, 60),
+    "coast": (smooth(31, 40) - 0.45) * 100,
+    "frame": np.minimum(np.minimum(COLUMNS, SIZE - 1 - COLUMNS), np.minimum(ROWS, SIZE - 1 - ROWS)) - 9.5,
+}
+"""How far each pixel lies within the picture."""
+
+SMOOTH = {
+    "wide": 0.05 + 0.9 * smooth(21),
+    "dark": 0.02 + 0.25 * smooth(22),
+    "bright": 0.4 + 0.6 * smooth(23),
+    "often at its top": np.clip(0.2 + 1.1 * smooth(24), 0, 1),
+    "nearly uniform": 0.3 + 0.4 * smooth(25, 90),
+}
+PICTURES: dict[str, Callable[[], list[Plane]]] = {
+    "texture": photograph,
+    "smooth": lambda: [0.1 + 0.7 * smooth(seed) for seed in (26, 27, 28)],
+}
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize(("colors", "dtype", "top"), [("texture", "uint8", 255), ("smooth", "uint16", 3000)])
+def test_smooth_infrared_beside_a_black_collar_hides_only_the_collar(
+    name: str, colors: str, border: str, dtype: str, top: float, tmp_path: Path
+) -> None:
+    """A band that starts at its usual values beside its zeros has no soft edge, however smooth it is."""
+    inside = BORDERS[border] > 0
+    path = written(
+        tmp_path / "a.tif", [plane * inside for plane in PICTURES[colors]()], SMOOTH[name] * inside, dtype, top
+    )
+    picture, choices, _ = shown(path, tmp_path / "out", coordinate_system="native")
+    assert ((picture[..., 3] == 255) == inside).all()
+    assert any("hides only pixels where all bands are 0" in note for note in choices["notes"])
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("name", ["wide", "bright"])
+def test_lossy_codecs_do_not_make_a_soft_edge(name: str, border: str, tmp_path: Path) -> None:
+    """JPEG leaves a collar and its edge a little above 0: all of the picture is visible all the same."""
+    inside = BORDERS[border] > 0
+    data = np.rint(np.stack([*photograph(), SMOOTH[name]]) * inside * 255).astype(np.uint8)
+    profile = {"photometric": "RGB", "alpha": "YES", "compress": "jpeg", "interleave": "pixel", "tiled": True}
+    source = Tiff(data, profile=profile).write(tmp_path / "a.tif")
+    picture, choices, _ = shown(source, tmp_path / "out", coordinate_system="native")
+    assert (picture[..., 3] == 255)[BORDERS[border] > 2].all()
+    assert any("band 4 is called alpha, but holds no opacity" in note for note in choices["notes"])
+
+
+def test_dark_water_beside_a_collar_stays_visible(tmp_path: Path) -> None:
+    """Zeros of infrared are hidden only where the colors are 0 too."""
+    planes = [plane.copy() for plane in (*photograph(), INFRARED["like the colors"])]
+    planes[3][100:115, 100:115] = 0
+    for plane in planes:
+        plane[:, :50] = 0
+    picture, choices, _ = shown(
+        written(tmp_path / "a.tif", planes[:3], planes[3]), tmp_path / "out", coordinate_system="native"
+    )
+    assert ((picture[..., 3] == 255) == (np.arange(SIZE) >= 50)).all()
+    assert any("hides only pixels where all bands are 0" in note for note in choices["notes"])
+
+
+def test_infrared_that_is_often_at_its_top_hides_nothing(tmp_path: Path) -> None:
+    """A quarter of the pixels near the top, beside the details of a photograph, is bright vegetation."""
+    infrared = np.clip(0.2 + 1.15 * scene(), 0.05, 1)
+    assert 0.15 < np.mean(infrared >= 0.98) < 0.4
+    picture, choices, _ = shown(written(tmp_path / "a.tif", photograph(), infrared), tmp_path / "out")
+    assert (picture[2:-2, 2:-2, 3] == 255).all()
+    assert choices["bands"]["alpha"] is None
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("colors", PICTURES)
+@pytest.mark.parametrize("width", [3, 30, 90])
+@pytest.mark.parametrize("under", ["black", "white", "as beside", "multiplied", "called multiplied"])
+def test_soft_edges_of_mosaics_stay_opacity(under: str, width: float, colors: str, border: str, tmp_path: Path) -> None:
+    """Alpha that rises gradually from its zeros hides, whatever lies under them, and however wide its edge is."""
+    alpha = np.rint(np.clip(BORDERS[border] / width, 0, 1) * 255) / 255
+    factor = alpha if "multiplied" in under else alpha > 0
+    planes = PICTURES[colors]()
+    if under != "as beside":
+        planes = [np.where(alpha > 0, plane * factor, float(under == "white")) for plane in planes]
+    path = written(tmp_path / "a.tif", planes, alpha, extra=(1 if under.startswith("called") else 2,))
+    picture, choices, _ = shown(path, tmp_path / "out", coordinate_system="native")
+    assert np.abs(picture[..., 3] / 255 - alpha).max() < 0.01
+    assert choices["bands"]["alpha"] == 4
 
 
 def test_infrared_beside_declared_nodata_hides_nothing_else(tmp_path: Path) -> None:
@@ -254,6 +364,17 @@ def test_weak_associated_alpha_below_the_colors_shows_all_but_zeros(dtype: str, 
     truth = np.stack(photograph(), axis=-1) * 255
     assert np.abs(picture[..., :3] - truth)[40:].max() <= 2
     assert any("colors exceed it" in note for note in choices["notes"])
+
+
+def test_smooth_multiplied_alpha_without_zeros_stays_opacity(tmp_path: Path) -> None:
+    """Colors that nowhere exceed it are divided by it, though it is never 0 and never at its top."""
+    alpha = np.rint((0.2 + 0.7 * smooth(29)) * 255) / 255
+    planes = [plane * alpha for plane in photograph()]
+    picture, choices, _ = shown(
+        written(tmp_path / "a.tif", planes, alpha, extra=(1,)), tmp_path / "out", coordinate_system="native"
+    )
+    assert np.abs(picture[..., 3] / 255 - alpha).max() < 0.01
+    assert choices["unpremultiplied"]
 
 
 def test_mask_of_zeros_and_ones_does_not_divide_colors(tmp_path: Path) -> None:
