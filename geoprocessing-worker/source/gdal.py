@@ -210,6 +210,18 @@ def open_source(
 
 
 @contextmanager
+def open_without_mask(path: Path, directory: int) -> Iterator[Any]:
+    """One directory of the file as a rasterio dataset, without overviews and mask, even if it is the first.
+
+    Raises:
+        rasterio.errors.RasterioIOError: GDAL's GTiff driver cannot open it.
+    """
+    with _Source(f"GTIFF_DIR:{directory}:{path.absolute()}", driver="GTiff", sharing=False) as dataset:
+        forget_old_errors(dataset)
+        yield dataset
+
+
+@contextmanager
 def open_bytes(content: bytes) -> Iterator[Any]:
     """A TIFF in memory, opened as `open_source` opens files."""
     with MemoryFile(content) as memory, _Source(memory.name, driver="GTiff", sharing=False) as dataset:

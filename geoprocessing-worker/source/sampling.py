@@ -113,7 +113,7 @@ def _read_alpha(
     blocks: list[AlphaBlock] = []
     for window in windows:
         block = source.dataset.read([*choice.indexes, choice.alpha], window=window)
-        mask = _internal_mask(source, choice, window) if header.has_mask else None
+        mask = internal_mask(source, choice.indexes, window) if header.has_mask else None
         shown = validity(block[:-1], nodata, mask)
         counts = np.isfinite(block[-1])
         blocks.append((block[-1], block[:-1], counts if shown is None else counts & (shown > 0)))
@@ -175,7 +175,7 @@ def read_window(
         alpha, block = block[-1], block[:-1]
         mask = _opacity(alpha, block, choice)
     if header.has_mask:
-        internal = _internal_mask(source, choice, window)
+        internal = internal_mask(source, choice.indexes, window)
         mask = internal if mask is None else np.minimum(mask, internal)
     opacity = validity(block, nodata, mask)
     if choice.premultiplied and alpha is not None:
@@ -199,16 +199,16 @@ def _opacity(alpha: NDArray[Any], block: NDArray[Any], choice: BandChoice) -> ND
     return np.where((alpha != 0) | (block != 0).any(axis=0), np.uint8(255), np.uint8(0))
 
 
-def _internal_mask(source: Source, choice: BandChoice, window: Window) -> NDArray[np.uint8]:
+def internal_mask(source: Source, bands: tuple[int, ...], window: Window) -> NDArray[np.uint8]:
     """(rows, columns), 0 where hidden, else 255: each value of a mask but 0 is visible.
 
-    A mask with a sample for each band hides a pixel where it hides all shown bands.
+    A mask with a sample for each band hides a pixel where it hides all of these `bands`.
     """
     if source.mask is None:
         visible = source.dataset.read_masks(1, window=window) != 0
     else:
         count = source.mask.count
-        indexes = [index for index in choice.indexes if index <= count] if count > 1 else [1]
+        indexes = [index for index in bands if index <= count] if count > 1 else [1]
         visible = (source.mask.read(indexes or [1], window=window) != 0).any(axis=0)
     return np.where(visible, np.uint8(255), np.uint8(0))
 

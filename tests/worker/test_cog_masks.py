@@ -1,4 +1,4 @@
-"""Masks beside nodata or alpha, and alpha bands without opacity, in `geotiff_to_cog`."""
+"""Masks of any depth, and masks beside nodata or alpha, in `geotiff_to_cog`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from rasterio.enums import MaskFlags
 
 from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.handlers import TaskResult
+from geoprocessing_worker.source.inspection import inspect_file
+from geoprocessing_worker.tasks.cog.check import check_copy
 from tests.support.rasters import Tiff
 from tests.worker.test_cog import cog
+from tests.worker.test_masks import HOLE, mask_of, with_mask
 
 SIZE = 300
 COLORS = np.random.default_rng(3).integers(100, 120, (3, SIZE, SIZE), dtype=np.uint8)
 RGBA = ("red", "green", "blue", "alpha")
+EACH = "the mask has a sample for each band: in the copy it has one, which hides where all hide"
+
+
+def notes(result: TaskResult) -> list[str]:
+    told: Any = result.metadata["cog"]
+    return list(told["notes"])
 
 
 def masked(*, mask_hides: slice, other_hides: slice, alpha: bool) -> Tiff:
@@ -73,3 +84,52 @@ def test_a_mask_beside_alpha_or_nodata_is_copied_in_place(alpha: bool, tmp_path:
     with rasterio.open(source) as before, rasterio.open(made) as after:
         np.testing.assert_array_equal(after.read(), before.read())
         np.testing.assert_array_equal(after.read_masks(1), before.read_masks(1))
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(1, "uint8"), (1, "uint16"), (256, "uint16"), (1 << 24, "uint32"), (0.25, "float32")]
+)
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("compression", ["deflate", "jpeg"])
+def test_masks_of_any_depth_become_one_of_bits(
+    compression: str, value: float, dtype: str, bands: int, each: bool, tmp_path: Path
+) -> None:
+    """Each value but 0 stays visible, though GDAL copies masks of bytes and bits alone, and none for single bands."""
+    source = with_mask(tmp_path / "a.tif", bands, mask_of(value, dtype, bands if each else 1))
+    result = cog(source, tmp_path / "out", compression=compression)
+    with rasterio.open(result.outputs[0].path) as made:
+        assert made.mask_flag_enums[0] == [MaskFlags.per_dataset]
+        np.testing.assert_array_equal(made.dataset_mask() == 255, np.broadcast_to(~HOLE, made.shape))
+        assert (made.read()[:, :, ~HOLE] == 100).all()
+    assert notes(result) == [EACH] * (each and bands > 1)
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_mask_of_16_bits_hides_in_a_web_optimized_copy(tmp_path: Path) -> None:
+    """As in the source: the same share of the picture, and none of the visible color is lost."""
+    source = with_mask(tmp_path / "a.tif", 3, mask_of(256, "uint16"))
+    with rasterio.open(cog(source, tmp_path / "out", webOptimized=True).outputs[0].path) as made:
+        visible = made.dataset_mask() == 255
+        shares = visible.any(axis=0).sum() / visible.any(axis=1).sum()
+        assert shares == pytest.approx((~HOLE).mean() * np.cos(np.deg2rad(15.84)), abs=0.05)
+        assert (made.read([1, 2, 3])[:, visible] == 100).all()
+
+
+def test_a_mask_with_a_sample_for_each_band_hides_where_all_of_them_hide(tmp_path: Path) -> None:
+    """A copy has one mask: it shows what any band shows, and a note says so."""
+    mask = mask_of(1, "uint8", 3)
+    mask[:16, 20:, 0] = 0
+    mask[16:, 20:] = 0
+    result = cog(with_mask(tmp_path / "a.tif", 3, mask), tmp_path / "out")
+    with rasterio.open(result.outputs[0].path) as made:
+        np.testing.assert_array_equal(made.dataset_mask() == 255, mask.any(axis=2))
+    assert notes(result) == [EACH]
+
+
+def test_a_copy_whose_mask_is_another_is_found_out(tmp_path: Path) -> None:
+    """The check compares what is hidden, for lossless codecs too."""
+    source = masked(mask_hides=np.s_[:150], other_hides=np.s_[:0], alpha=False).write(tmp_path / "a.tif")
+    other = masked(mask_hides=np.s_[:160], other_hides=np.s_[:0], alpha=False).write(tmp_path / "b.tif")
+    with pytest.raises(JobError, match="pixels differ"):
+        check_copy(source, other, inspect_file(source), inspect_file(other), quality=None)

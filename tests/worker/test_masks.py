@@ -10,7 +10,6 @@ import pytest
 import rasterio
 from numpy.typing import NDArray
 
-from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.source.inspection import inspect_file
 from tests.support.rasters import Tiff, picture_of, run
@@ -203,20 +202,6 @@ def test_overviews_of_an_odd_size_are_used(tmp_path: Path) -> None:
     path = masked(tmp_path / "a.tif", (rows // 50 + columns // 70) % 3 > 0)
     with gdal_environment():
         assert len(inspect_file(path).levels) == 4
-
-
-def test_cog_of_a_mask_that_gdal_does_not_copy_is_refused(tmp_path: Path) -> None:
-    """A copy without the mask would show what the file hides."""
-    from geoprocessing_worker.handlers import TaskRequest
-    from geoprocessing_worker.render.task_options import CogOptions
-    from geoprocessing_worker.tasks.cog.job import make_cog
-    from tests.support.rasters import quiet
-
-    source = with_mask(tmp_path / "a.tif", 3, mask_of(256, "uint16"))
-    (tmp_path / "out").mkdir()
-    with pytest.raises(JobError, match="mask") as caught:
-        make_cog(TaskRequest(source, tmp_path / "out", "a", CogOptions(), "a.tif"), quiet)
-    assert caught.value.code == "unsupported_mask"
 
 
 @pytest.mark.skipif(not CASES.exists(), reason="the cases are not beside this checkout")

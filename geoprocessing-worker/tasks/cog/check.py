@@ -19,6 +19,7 @@ from geoprocessing_worker.output.verify import failed
 from geoprocessing_worker.raster import Grid, SourceHeader
 from geoprocessing_worker.source.gdal import open_source
 from geoprocessing_worker.source.gdal_errors import corrupt
+from geoprocessing_worker.source.sampling import Source, internal_mask, open_level
 
 EACH_WAY = 4  # places along each side
 LOOKED_FOR = 16  # places along each side of a reprojected copy, of which some lie beside the source
@@ -42,18 +43,17 @@ def check_copy(source: Path, made: Path, header: SourceHeader, found: SourceHead
         JobError: `corrupt_block` if the source reads differently each time; else `self_check_failed`, class internal.
     """
     _check_facts(header, found, made, lossy=quality is not None)
-    with open_source(source, directory=header.directory) as before, open_source(made) as after:
-        count = min(before.count, after.count)
+    with open_level(source, header, header.full) as before, open_level(made, found, found.full) as after:
+        count = min(before.dataset.count, after.dataset.count)
         indexes = list(range(1, count + 1))
         for window in _windows(header):
-            one, other = before.read(indexes, window=window), after.read(indexes, window=window)
+            one, other = before.dataset.read(indexes, window=window), after.dataset.read(indexes, window=window)
+            hidden = _hidden(before, header, window)
+            good = np.array_equal(hidden, _hidden(after, found, window))
             if quality is not None:
-                hidden = _hidden(before, header, window)
-                good = np.array_equal(hidden, _hidden(after, found, window)) and _alike_where_visible(
-                    one, other, hidden, quality
-                )
+                good = good and _alike_where_visible(one, other, hidden, quality)
             else:
-                good = bool(np.array_equal(one, other, equal_nan=one.dtype.kind in "fc"))
+                good = good and np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")
             if not good:
                 refuse_unsteady(source, header, indexes, window, one)
                 raise failed(f"its pixels differ round column {window.col_off}, row {window.row_off}", made)
@@ -166,17 +166,18 @@ def all_nodata(block: NDArray[Any], nodata: tuple[float | None, ...]) -> NDArray
     return found
 
 
-def _hidden(dataset: Any, header: SourceHeader, window: Window, *, by_nodata: bool = False) -> NDArray[np.bool_]:
+def _hidden(source: Source, header: SourceHeader, window: Window, *, by_nodata: bool = False) -> NDArray[np.bool_]:
     """(rows, columns) true where a mask or an alpha band hides all, or nodata if `by_nodata`.
 
     GDAL counts alpha bands only as the second or the fourth.
     """
+    dataset = source.dataset
     hidden = np.zeros((int(window.height), int(window.width)), dtype=np.bool_)
     for band in header.bands:
         if band.colorinterp == "alpha":
             hidden |= dataset.read(band.index, window=window) == 0
     if header.has_mask:
-        hidden |= dataset.read_masks(1, window=window) == 0
+        hidden |= internal_mask(source, tuple(band.index for band in header.bands), window) == 0
     if by_nodata and dataset.nodata is not None:
         hidden |= all_nodata(dataset.read(window=window), dataset.nodatavals)
     return hidden
@@ -221,19 +222,19 @@ def check_web_copy(source: Path, made: Path, header: SourceHeader, found: Source
     leeway = 0.0 if quality is None else MOST_OFF + MOST_OFF_OF_PIXELS / quality
     by_nodata = header.has_mask and not found.has_mask  # GDAL's warp prefers nodata to a mask
     verdicts: dict[bool, list[bool]] = {True: [], False: []}  # by whether the source hides the place
-    with open_source(source, directory=header.directory) as before, open_source(made) as after:
+    with open_level(source, header, header.full) as before, open_level(made, found, found.full) as after:
         # Alpha is compared as visibility: in a copy it may have become a mask.
         colors = sum(band.colorinterp != "alpha" for band in header.bands)
-        indexes = list(range(1, min(colors, after.count) + 1))
+        indexes = list(range(1, min(colors, after.dataset.count) + 1))
         for (column, row), (x, y) in _places(header, found):
             near, pixel = Window(x - 2, y - 2, 5, 5), Window(column, row, 1, 1)
             hidden = _hidden(before, header, near, by_nodata=by_nodata)
             if hidden.any() and not hidden.all():
                 continue
-            values = before.read(indexes, window=near)
+            values = before.dataset.read(indexes, window=near)
             good = bool(hidden.all() == _hidden(after, found, pixel, by_nodata=by_nodata).all())
             if good and not hidden.all():
-                good = _between(after.read(indexes, window=pixel).ravel(), values, leeway)
+                good = _between(after.dataset.read(indexes, window=pixel).ravel(), values, leeway)
             verdicts[bool(hidden.all())].append(good)
             if not good:
                 refuse_unsteady(source, header, indexes, near, values)

@@ -8,6 +8,8 @@ ground control points.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,8 +46,9 @@ from geoprocessing_worker.source.texts import mended
 from geoprocessing_worker.tasks.cog.check import check_copy, check_web_copy, different_place
 from geoprocessing_worker.tasks.cog.crs import cannot_hold, in_degrees, is_bent, note_of, placed_source
 from geoprocessing_worker.tasks.cog.layout import BLOCK, WEB, TileLayout, creation_options, faults_of_layout
-from geoprocessing_worker.tasks.cog.masks import refuse_lost_mask, refuse_other_mask
+from geoprocessing_worker.tasks.cog.masks import refuse_lost_mask
 from geoprocessing_worker.tasks.cog.metadata import refuse_large_metadata
+from geoprocessing_worker.tasks.cog.source import needs_stand_in, notes_of, stand_in
 from geoprocessing_worker.tiff.directory import SEPARATED
 
 # Decoded once for the picture and once more for its overviews: about five minutes of one slow core.
@@ -81,28 +84,26 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
         inspected = time.perf_counter()
         report("translate", 0.0, "Writing tiles and overviews")
         unfinished = unfinished_path(request.output_folder, f"{request.stem}.tif")
-        copy = unfinished_path(request.output_folder, "mended.tif")
         pixel_bytes = _sample_bytes(header) * len(header.bands)
         tiles = (
             WEB
             if options.web_optimized
             else TileLayout.of(header.width, header.height, options.block_size, pixel_bytes)
         )
-        _afford(source, header, options, tiles)
+        _afford(source, header, options, tiles, twice=needs_stand_in(source, header))
         wanted = creation_options(options, header, tiles, method)
         with (
-            mended(source, header.directory, copy) as readable,
-            open_source(readable, directory=header.directory) as dataset,
+            _readable(source, header, request.output_folder) as (readable, page),
+            open_source(readable, directory=page.directory) as dataset,
         ):
-            refuse_other_mask(dataset, header)
             refuse_lost_mask(dataset, header, options)
             refuse_large_metadata(dataset, web_optimized=options.web_optimized)
             _write(dataset, unfinished, tiles, wanted, _kept_bytes(header))
         made_header, place_note = inspect_file(unfinished), None
         if not options.web_optimized and different_place(header, made_header):
             with (
-                mended(source, header.directory, copy) as readable,
-                placed_source(readable, header, request.output_folder) as dataset,
+                _readable(source, header, request.output_folder) as (readable, page),
+                placed_source(readable, page, request.output_folder) as dataset,
             ):
                 _write(dataset, unfinished, tiles, wanted, 0)
             made_header = inspect_file(unfinished)
@@ -112,6 +113,7 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
         translated = time.perf_counter()
         report("check", 0.0, "Checking what was made")
         _check(source, unfinished, (header, made_header), options, tiles)
+        notes = [*([place_note] if place_note else []), *notes_of(source, header, made_header), *header.notes]
     made_header = replace(made_header, displaced=header.displaced, caveat=header.caveat, remarks=header.remarks)
     made = finished(request.output_folder, f"{request.stem}.tif", "image/tiff")
     block = _told(request, made_header, choice, sample)
@@ -120,7 +122,7 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
         "overviewResampling": {"method": method, "reason": why},
         "webOptimized": options.web_optimized,
         "sizeBytes": made.size_bytes,
-        "notes": [note for note in (place_note, _alpha_note(header, options), *header.notes) if note],
+        "notes": notes,
     }
     companion = _companion(request, made, made_header, block)
     timings = {"inspect": inspected - started, "translate": translated - inspected}
@@ -157,8 +159,10 @@ def _times_decoded(header: SourceHeader, tiles: TileLayout) -> float:
     return rows * max(1.0, len(header.bands) / MANY_BANDS)
 
 
-def _afford(source: Path, header: SourceHeader, options: CogOptions, tiles: TileLayout) -> None:
+def _afford(source: Path, header: SourceHeader, options: CogOptions, tiles: TileLayout, *, twice: bool = False) -> None:
     """Refuse what would take too long or too much memory, before anything is decoded.
+
+    `twice`: the file is copied once more, before GDAL makes the result.
 
     Raises:
         JobError: `too_complex`, `too_large`.
@@ -169,7 +173,7 @@ def _afford(source: Path, header: SourceHeader, options: CogOptions, tiles: Tile
     sparse = header.full.stored is not None and not options.web_optimized
     decoded = stored_pixels(header.full) * size + pixels * size // CHEAPER if sparse else pixels * size
     times = _times_decoded(header, tiles)
-    work = int(decoded * times) + pixels * header.has_mask
+    work = int(decoded * times) + decoded * twice + pixels * header.has_mask
     stored = stored_bytes(source, header.directory)
     most = MAX_DECODED_BYTES if sparse else allowance(stored, LEAST_WORK_BYTES, MAX_WORK_BYTES)
     for found, allowed in ((decoded, MAX_DECODED_BYTES), (work, most)):
@@ -246,10 +250,16 @@ def _overview_method(header: SourceHeader, options: CogOptions, choice: BandChoi
     return method, why
 
 
-def _alpha_note(header: SourceHeader, options: CogOptions) -> str | None:
-    if options.compression is not Compression.JPEG or all(band.colorinterp != "alpha" for band in header.bands):
-        return None
-    return "the alpha band became a mask, in which all that is not wholly transparent is visible"
+@contextmanager
+def _readable(source: Path, header: SourceHeader, folder: Path) -> Iterator[tuple[Path, SourceHeader]]:
+    """The file that GDAL copies, and the header with the page's directory in it; either is the source's own or not."""
+    copy = unfinished_path(folder, "mended.tif")
+    with (
+        mended(source, header.directory, copy) as readable,
+        gdal_options(GDAL_CACHEMAX=GDAL_OPTIONS["GDAL_CACHEMAX"] + _kept_bytes(header)),
+        stand_in(readable, header, folder) as (path, directory),
+    ):
+        yield path, replace(header, directory=directory)
 
 
 def _write(dataset: Any, path: Path, tiles: TileLayout, wanted: dict[str, str], kept: int) -> None:

@@ -1,30 +1,15 @@
-"""Masks that GDAL does not copy along into a cloud optimized GeoTIFF."""
+"""Masks that GDAL would drop in a cloud optimized GeoTIFF."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from rasterio.enums import MaskFlags
 
 from geoprocessing_worker.errors import refused
 from geoprocessing_worker.raster import SourceHeader
 from geoprocessing_worker.render.task_options import CogOptions, Compression
 from geoprocessing_worker.tasks.cog.check import all_nodata
-
-
-def refuse_other_mask(dataset: Any, header: SourceHeader) -> None:
-    """GDAL copies later pages without their mask, the first with any that it finds, and masks of bytes or bits only."""
-    copied = dataset.mask_flag_enums[0] == [MaskFlags.per_dataset]
-    if copied != header.has_mask:
-        has = (
-            "has a mask that GDAL cannot copy" if header.has_mask else "has no mask, but GDAL would copy another page's"
-        )
-        raise refused(
-            "unsupported_mask",
-            f"Page {header.page} {has}. Save the page as a file of its own, with one 8-bit mask if it needs a mask.",
-            page=header.page,
-        )
 
 
 def refuse_lost_mask(dataset: Any, header: SourceHeader, options: CogOptions) -> None:

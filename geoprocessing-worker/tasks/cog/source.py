@@ -1,0 +1,72 @@
+"""A stand-in for a page of which GDAL's COG driver would copy less than its header has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import rasterio
+import rasterio.shutil
+from rasterio.enums import MaskFlags
+from rasterio.windows import Window
+
+from geoprocessing_worker.raster import SourceHeader
+from geoprocessing_worker.source.gdal import gdal_options, open_source, open_without_mask
+from geoprocessing_worker.source.sampling import Source, internal_mask, open_level
+from geoprocessing_worker.tasks.cog.crs import TEMPORARY
+
+PIECE = 1 << 24  # pixels of a mask that are read at once
+
+
+def needs_stand_in(path: Path, header: SourceHeader) -> bool:
+    """Whether GDAL would lose the page's mask or take another page's."""
+    with open_source(path, directory=header.directory) as dataset:
+        copied = dataset.mask_flag_enums[0] == [MaskFlags.per_dataset]
+    return header.mask_directory is not None or copied != header.has_mask
+
+
+@contextmanager
+def stand_in(path: Path, header: SourceHeader, folder: Path) -> Iterator[tuple[Path, int]]:
+    """The file and the page's directory, or for the block a copy in `folder` that GDAL reads as the header says.
+
+    In the copy the page has its own mask with one bit, or none.
+    """
+    if not needs_stand_in(path, header):
+        yield path, header.directory
+        return
+    made = folder / ".readable.tif"
+    try:
+        with open_without_mask(path, header.directory) as page:
+            rasterio.shutil.copy(page, str(made), **TEMPORARY)
+        with (
+            gdal_options(GDAL_TIFF_INTERNAL_MASK="YES"),
+            open_level(path, header, header.full) as source,
+            rasterio.open(made, "r+", driver="GTiff") as copy,
+        ):
+            if header.has_mask:
+                _copy_mask(source, header, copy)
+        yield made, 1
+    finally:
+        made.unlink(missing_ok=True)
+
+
+def _copy_mask(source: Source, header: SourceHeader, copy: Any) -> None:
+    every = tuple(band.index for band in header.bands)
+    rows = max(1, PIECE // header.width)
+    for top in range(0, header.height, rows):
+        window = Window(0, top, header.width, min(rows, header.height - top))
+        copy.write_mask(internal_mask(source, every, window), window=window)
+
+
+def notes_of(path: Path, header: SourceHeader, made: SourceHeader) -> list[str]:
+    """Notes on an alpha band and on a mask that are something else in the copy."""
+    notes = []
+    if len(made.bands) < len(header.bands):
+        notes.append("the alpha band became a mask, in which all that is not wholly transparent is visible")
+    if header.mask_directory is not None:
+        with open_source(path, directory=header.mask_directory) as mask:
+            if mask.count > 1:
+                notes.append("the mask has a sample for each band: in the copy it has one, which hides where all hide")
+    return notes
