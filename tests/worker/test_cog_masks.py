@@ -1,7 +1,8 @@
-"""Masks of any depth, and masks beside nodata or alpha, in `geotiff_to_cog`."""
+"""Masks of any depth, masks beside nodata or alpha, and alpha bands without opacity, in `geotiff_to_cog`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.handlers import TaskResult
 from geoprocessing_worker.source.inspection import inspect_file
 from geoprocessing_worker.tasks.cog.check import check_copy
-from tests.support.rasters import Tiff
+from tests.support.rasters import UTM, Tiff
+from tests.worker.test_alpha import INFRARED, photograph
+from tests.worker.test_alpha import SIZE as SIDE
 from tests.worker.test_cog import cog
 from tests.worker.test_masks import HOLE, mask_of, with_mask
 
@@ -22,6 +25,7 @@ SIZE = 300
 COLORS = np.random.default_rng(3).integers(100, 120, (3, SIZE, SIZE), dtype=np.uint8)
 RGBA = ("red", "green", "blue", "alpha")
 EACH = "the mask has a sample for each band: in the copy it has one, which hides where all hide"
+DATA = "band 4 is called alpha, but holds no opacity: in the copy it is a band of data and hides nothing"
 
 
 def notes(result: TaskResult) -> list[str]:
@@ -133,3 +137,91 @@ def test_a_copy_whose_mask_is_another_is_found_out(tmp_path: Path) -> None:
     other = masked(mask_hides=np.s_[:160], other_hides=np.s_[:0], alpha=False).write(tmp_path / "b.tif")
     with pytest.raises(JobError, match="pixels differ"):
         check_copy(source, other, inspect_file(source), inspect_file(other), quality=None)
+
+
+def near_infrared(
+    path: Path, hides: str = "nothing", *, alpha: str = "YES", names: Sequence[str] = (), mask: Any = None
+) -> Path:
+    """Red, green, blue and infrared that is called alpha, with zeros in the infrared or in all where `hides` says."""
+    data = np.rint(np.stack([*photograph(), INFRARED["like the colors"]]) * 255).astype(np.uint8)
+    if hides != "nothing":
+        data[3 if hides == "water" else 0 :, 40:55, 40:55] = 0
+    profile = {"photometric": "RGB", "alpha": alpha}
+    return Tiff(data, "EPSG:32638", UTM, descriptions=names, mask=mask, profile=profile).write(path)
+
+
+@pytest.mark.parametrize("alpha", ["YES", "PREMULTIPLIED"])
+@pytest.mark.parametrize("hides", ["nothing", "water", "collar"])
+@pytest.mark.parametrize("compression", ["deflate", "jpeg"])
+def test_infrared_that_is_called_alpha_is_copied_as_a_band_of_data(
+    compression: str, hides: str, alpha: str, tmp_path: Path
+) -> None:
+    """No mask is made of it, it hides nothing, and the only note says that."""
+    source = near_infrared(tmp_path / "a.tif", hides, alpha=alpha)
+    result = cog(source, tmp_path / "out", compression=compression)
+    with rasterio.open(source) as before, rasterio.open(result.outputs[0].path) as made:
+        assert [color.name for color in made.colorinterp] == ["red", "green", "blue", "undefined"]
+        assert made.mask_flag_enums[0] == [MaskFlags.all_valid]
+        off = np.abs(made.read().astype(int) - before.read())
+        assert off.max() == 0 if compression == "deflate" else off.mean(axis=(1, 2)).max() < 8
+        assert made.crs == before.crs
+    assert notes(result) == [DATA]
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_band_named_infrared_is_copied_as_data(tmp_path: Path) -> None:
+    """Its name decides as in a picture."""
+    source = near_infrared(tmp_path / "a.tif", names=("red", "green", "blue", "nir"))
+    result = cog(source, tmp_path / "out", compression="jpeg")
+    with rasterio.open(result.outputs[0].path) as made:
+        assert (made.count, made.descriptions[3], made.mask_flag_enums[0]) == (4, "nir", [MaskFlags.all_valid])
+    assert notes(result) == [DATA]
+
+
+def test_infrared_beside_a_mask_keeps_the_mask_in_a_jpeg(tmp_path: Path) -> None:
+    """A band of data does not replace the mask, so that nothing is refused or lost."""
+    hidden = np.arange(SIDE) < 32
+    mask = np.where(hidden, 0, 255).astype(np.uint8)[:, None].repeat(SIDE, axis=1)
+    source = near_infrared(tmp_path / "a.tif", mask=mask)
+    with rasterio.open(cog(source, tmp_path / "out", compression="jpeg").outputs[0].path) as made:
+        assert made.count == 4
+        assert ((made.dataset_mask() == 0).all(axis=1) == hidden).all()
+
+
+def test_infrared_does_not_weigh_colors_in_a_web_optimized_copy(tmp_path: Path) -> None:
+    """Colors of dark water are kept, and all of the picture is visible."""
+    source = near_infrared(tmp_path / "a.tif", "water")
+    with rasterio.open(cog(source, tmp_path / "out", webOptimized=True, resampling="nearest").outputs[0].path) as made:
+        assert [color.name for color in made.colorinterp][3:] == ["undefined", "alpha"]
+        visible = made.read(5) == 255
+        water = visible & (made.read(4) == 0)
+        assert 0.005 < water.sum() / visible.sum() < 0.012
+        assert (made.read(1)[water] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("hides", "payload", "cure"),
+    [
+        ("water", {"compression": "webp"}, "drops colors where a fourth band is 0.*Use deflate or zstd, or save"),
+        ("nothing", {"compression": "webp", "webOptimized": True}, "deflate and zstd hold.*file without band 4"),
+        ("nothing", {"compression": "jpeg", "webOptimized": True}, "deflate and zstd hold.*file without band 4"),
+    ],
+)
+def test_a_codec_that_cannot_hold_infrared_is_refused_with_the_cure(
+    hides: str, payload: dict[str, Any], cure: str, tmp_path: Path
+) -> None:
+    """WebP takes a fourth band for opacity, and neither codec holds five bands."""
+    with pytest.raises(JobError, match=cure) as caught:
+        cog(near_infrared(tmp_path / "a.tif", hides), tmp_path / "out", **payload)
+    assert caught.value.code == "invalid_payload"
+
+
+@pytest.mark.parametrize("hides", ["nothing", "collar"])
+def test_webp_holds_infrared_that_is_0_only_where_colors_are(hides: str, tmp_path: Path) -> None:
+    """It keeps the fourth band without loss, and drops no color."""
+    source = near_infrared(tmp_path / "a.tif", hides)
+    result = cog(source, tmp_path / "out", compression="webp")
+    with rasterio.open(source) as before, rasterio.open(result.outputs[0].path) as made:
+        np.testing.assert_array_equal(made.read(4), before.read(4))
+        assert np.abs(made.read([1, 2, 3]).astype(int) - before.read([1, 2, 3])).mean() < 8
+    assert notes(result) == [DATA]

@@ -46,9 +46,9 @@ from geoprocessing_worker.source.texts import mended
 from geoprocessing_worker.tasks.cog.check import check_copy, check_web_copy, different_place
 from geoprocessing_worker.tasks.cog.crs import cannot_hold, in_degrees, is_bent, note_of, placed_source
 from geoprocessing_worker.tasks.cog.layout import BLOCK, WEB, TileLayout, creation_options, faults_of_layout
-from geoprocessing_worker.tasks.cog.masks import refuse_lost_mask
+from geoprocessing_worker.tasks.cog.masks import refuse_lost_colors, refuse_lost_mask
 from geoprocessing_worker.tasks.cog.metadata import refuse_large_metadata
-from geoprocessing_worker.tasks.cog.source import needs_stand_in, notes_of, stand_in
+from geoprocessing_worker.tasks.cog.source import bands_as_data, needs_stand_in, notes_of, stand_in
 from geoprocessing_worker.tiff.directory import SEPARATED
 
 # Decoded once for the picture and once more for its overviews: about five minutes of one slow core.
@@ -80,6 +80,9 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
         header = inspect_file(source, options.page, validate_headers=request.validate_headers)
         _refuse_impossible(header, options)
         choice, sample = sample_of(source, header)
+        data = choice.not_opacity
+        header = bands_as_data(header, data)
+        _refuse_codec(header, options, data)
         method, why = _overview_method(header, options, choice, sample)
         inspected = time.perf_counter()
         report("translate", 0.0, "Writing tiles and overviews")
@@ -90,19 +93,20 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
             if options.web_optimized
             else TileLayout.of(header.width, header.height, options.block_size, pixel_bytes)
         )
-        _afford(source, header, options, tiles, twice=needs_stand_in(source, header))
+        _afford(source, header, options, tiles, twice=needs_stand_in(source, header, data))
         wanted = creation_options(options, header, tiles, method)
         with (
-            _readable(source, header, request.output_folder) as (readable, page),
+            _readable(source, header, data, request.output_folder) as (readable, page),
             open_source(readable, directory=page.directory) as dataset,
         ):
             refuse_lost_mask(dataset, header, options)
             refuse_large_metadata(dataset, web_optimized=options.web_optimized)
+            refuse_lost_colors(dataset, header, options)
             _write(dataset, unfinished, tiles, wanted, _kept_bytes(header))
         made_header, place_note = inspect_file(unfinished), None
         if not options.web_optimized and different_place(header, made_header):
             with (
-                _readable(source, header, request.output_folder) as (readable, page),
+                _readable(source, header, data, request.output_folder) as (readable, page),
                 placed_source(readable, page, request.output_folder) as dataset,
             ):
                 _write(dataset, unfinished, tiles, wanted, 0)
@@ -113,7 +117,7 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
         translated = time.perf_counter()
         report("check", 0.0, "Checking what was made")
         _check(source, unfinished, (header, made_header), options, tiles)
-        notes = [*([place_note] if place_note else []), *notes_of(source, header, made_header), *header.notes]
+        notes = [*([place_note] if place_note else []), *notes_of(source, header, data, made_header), *header.notes]
     made_header = replace(made_header, displaced=header.displaced, caveat=header.caveat, remarks=header.remarks)
     made = finished(request.output_folder, f"{request.stem}.tif", "image/tiff")
     block = _told(request, made_header, choice, sample)
@@ -210,16 +214,22 @@ def _refuse_impossible(header: SourceHeader, options: CogOptions) -> None:
         )
     if options.web_optimized:
         _refuse_placeless(header)
+
+
+def _refuse_codec(header: SourceHeader, options: CogOptions, data: tuple[int, ...]) -> None:
+    """Refuse what a lossy codec cannot hold. `data`: bands that the file calls alpha, but that hold no opacity."""
     bands = LOSSY_BANDS.get(options.compression)
     if bands is None:
         return
     bytes_only = all(band.dtype == "uint8" and band.bits in {None, 8} for band in header.bands)
     if not bytes_only or len(header.bands) not in bands or header.palette is not None or _one_too_many(header, options):
+        named = " and ".join(map(str, data))
+        cure = f" Or save the file without band {named}, which is called alpha but holds no opacity." if data else ""
         raise refused(
             "invalid_payload",
             f"compression was {options.compression.value!r}: allowed for {' or '.join(map(str, bands))} bands of "
             "8 bits without a colour table only, an alpha band that webOptimized adds among them. "
-            "deflate and zstd hold anything.",
+            f"deflate and zstd hold anything.{cure}",
             bands=len(header.bands),
             dtype=header.bands[0].dtype,
         )
@@ -251,13 +261,15 @@ def _overview_method(header: SourceHeader, options: CogOptions, choice: BandChoi
 
 
 @contextmanager
-def _readable(source: Path, header: SourceHeader, folder: Path) -> Iterator[tuple[Path, SourceHeader]]:
+def _readable(
+    source: Path, header: SourceHeader, data: tuple[int, ...], folder: Path
+) -> Iterator[tuple[Path, SourceHeader]]:
     """The file that GDAL copies, and the header with the page's directory in it; either is the source's own or not."""
     copy = unfinished_path(folder, "mended.tif")
     with (
         mended(source, header.directory, copy) as readable,
         gdal_options(GDAL_CACHEMAX=GDAL_OPTIONS["GDAL_CACHEMAX"] + _kept_bytes(header)),
-        stand_in(readable, header, folder) as (path, directory),
+        stand_in(readable, header, data, folder) as (path, directory),
     ):
         yield path, replace(header, directory=directory)
 

@@ -1,4 +1,4 @@
-"""Masks that GDAL would drop in a cloud optimized GeoTIFF."""
+"""Masks and colors that GDAL or a codec would drop in a cloud optimized GeoTIFF."""
 
 from __future__ import annotations
 
@@ -10,6 +10,25 @@ from geoprocessing_worker.errors import refused
 from geoprocessing_worker.raster import SourceHeader
 from geoprocessing_worker.render.task_options import CogOptions, Compression
 from geoprocessing_worker.tasks.cog.check import all_nodata
+
+
+def refuse_lost_colors(dataset: Any, header: SourceHeader, options: CogOptions) -> None:
+    """Refuse a fourth band of data for WebP where it is 0: the codec takes it for opacity and drops the colors there.
+
+    Raises:
+        JobError: `invalid_payload`.
+    """
+    if options.compression is not Compression.WEBP or len(header.bands) != 4 or header.bands[-1].colorinterp == "alpha":
+        return
+    for _, window in dataset.block_windows(1):
+        block = dataset.read(window=window)
+        if ((block[-1] == 0) & (block[:-1] != 0).any(axis=0)).any():
+            raise refused(
+                "invalid_payload",
+                "compression was 'webp': WebP drops colors where a fourth band is 0, and band 4 of the file holds no "
+                "opacity. Use deflate or zstd, or save the file without band 4.",
+                bands=len(header.bands),
+            )
 
 
 def refuse_lost_mask(dataset: Any, header: SourceHeader, options: CogOptions) -> None:

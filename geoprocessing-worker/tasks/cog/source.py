@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import rasterio
 import rasterio.shutil
-from rasterio.enums import MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.windows import Window
 
 from geoprocessing_worker.raster import SourceHeader
@@ -20,20 +21,20 @@ from geoprocessing_worker.tasks.cog.crs import TEMPORARY
 PIECE = 1 << 24  # pixels of a mask that are read at once
 
 
-def needs_stand_in(path: Path, header: SourceHeader) -> bool:
-    """Whether GDAL would lose the page's mask or take another page's."""
+def needs_stand_in(path: Path, header: SourceHeader, data: tuple[int, ...]) -> bool:
+    """Whether GDAL would lose the page's mask, take another page's, or take one of the `data` bands for opacity."""
     with open_source(path, directory=header.directory) as dataset:
         copied = dataset.mask_flag_enums[0] == [MaskFlags.per_dataset]
-    return header.mask_directory is not None or copied != header.has_mask
+    return bool(data) or header.mask_directory is not None or copied != header.has_mask
 
 
 @contextmanager
-def stand_in(path: Path, header: SourceHeader, folder: Path) -> Iterator[tuple[Path, int]]:
+def stand_in(path: Path, header: SourceHeader, data: tuple[int, ...], folder: Path) -> Iterator[tuple[Path, int]]:
     """The file and the page's directory, or for the block a copy in `folder` that GDAL reads as the header says.
 
-    In the copy the page has its own mask with one bit, or none.
+    In the copy the page has its own mask with one bit, or none, and the `data` bands (1-based) are not called alpha.
     """
-    if not needs_stand_in(path, header):
+    if not needs_stand_in(path, header, data):
         yield path, header.directory
         return
     made = folder / ".readable.tif"
@@ -45,6 +46,10 @@ def stand_in(path: Path, header: SourceHeader, folder: Path) -> Iterator[tuple[P
             open_level(path, header, header.full) as source,
             rasterio.open(made, "r+", driver="GTiff") as copy,
         ):
+            if data:
+                copy.colorinterp = [
+                    ColorInterp.undefined if index in data else color for index, color in enumerate(copy.colorinterp, 1)
+                ]
             if header.has_mask:
                 _copy_mask(source, header, copy)
         yield made, 1
@@ -60,9 +65,23 @@ def _copy_mask(source: Source, header: SourceHeader, copy: Any) -> None:
         copy.write_mask(internal_mask(source, every, window), window=window)
 
 
-def notes_of(path: Path, header: SourceHeader, made: SourceHeader) -> list[str]:
-    """Notes on an alpha band and on a mask that are something else in the copy."""
-    notes = []
+def bands_as_data(header: SourceHeader, data: tuple[int, ...]) -> SourceHeader:
+    """The header in which these bands are not called alpha."""
+    return replace(
+        header,
+        bands=tuple(replace(band, colorinterp="undefined") if band.index in data else band for band in header.bands),
+    )
+
+
+def notes_of(path: Path, header: SourceHeader, data: tuple[int, ...], made: SourceHeader) -> list[str]:
+    """Notes on bands that the source calls alpha, and on its mask, where they are something else in the copy.
+
+    `header` is that of `bands_as_data`.
+    """
+    notes = [
+        f"band {index} is called alpha, but holds no opacity: in the copy it is a band of data and hides nothing"
+        for index in data
+    ]
     if len(made.bands) < len(header.bands):
         notes.append("the alpha band became a mask, in which all that is not wholly transparent is visible")
     if header.mask_directory is not None:
