@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -27,6 +28,7 @@ _CODE = re.compile(r"(?:urn:ogc:def:crs:)?([A-Za-z]{2,10}):(?:[\d.]*:)?([A-Za-z0
 _WKT = re.compile(r"\s*(GEOGCS|PROJCS|GEOCCS|COMPD_CS|LOCAL_CS|[A-Z]+CRS|BOUNDCRS)\s*\[", re.IGNORECASE)
 _PROJ = re.compile(r"\+proj=\S.*", re.DOTALL)
 _IGNORED = re.compile(r"\+?\b(?:type=\w+|nadgrids=@null)")  # the type is ours; the grid of no shift does nothing
+PLANE = 2  # axes
 _WGS84 = "World Geodetic System 1984"
 
 
@@ -135,6 +137,39 @@ def per_degree(crs: CRS) -> float:
     """Return how many units of a geographic system make one degree: 1, or 3600 for arc-seconds."""
     units = math.radians(1.0) / horizontal(crs).axis_info[0].unit_conversion_factor
     return 1.0 if math.isclose(units, 1.0, rel_tol=1e-9) else units
+
+
+def parts(system: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a system in PROJJSON, then each one that it holds, down to the geographic one that places it."""
+    yield system
+    for name in ("source_crs", "base_crs"):
+        if name in system:
+            yield from parts(system[name])
+    yield from parts(system["components"][0]) if "components" in system else ()
+
+
+def angular_axes(system: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the axes for latitude and longitude of a system in PROJJSON; none of a projected one."""
+    axes = system.get("coordinate_system", {})
+    return axes["axis"][:PLANE] if axes.get("subtype") == "ellipsoidal" else []
+
+
+def in_degrees(crs: CRS) -> CRS:
+    """Return a system with its latitudes, longitudes and prime meridian in degrees. Projected coordinates stay."""
+    whole = crs.to_json_dict()
+    for part in parts(whole):
+        for axis in angular_axes(part):
+            axis["unit"] = "degree"
+        if crs.prime_meridian is not None and "datum" in part:
+            longitude = math.degrees(meridian_of(crs))
+            part["datum"]["prime_meridian"] = {"name": crs.prime_meridian.name, "longitude": longitude}
+    return CRS.from_json_dict(whole)
+
+
+def meridian_of(crs: CRS) -> float:
+    """Return the radians from Greenwich to the prime meridian, eastward."""
+    found = crs.prime_meridian
+    return 0.0 if found is None else float(found.longitude) * float(found.unit_conversion_factor)
 
 
 def usable(crs: CRS | None) -> bool:
@@ -248,8 +283,16 @@ def same(one: CRS, other: CRS) -> bool:
     """Whether two systems give a point the same coordinates in traditional (east, north) order."""
     if one.equals(other, ignore_axis_order=True):
         return True
+    if not (one.is_projected and other.is_projected and _method(one) == _method(other)):
+        return False
     # PROJ ignores the order of latitude and longitude only, not that of northing and easting.
-    return one.is_projected and other.is_projected and _without_axes(one) == _without_axes(other) != ""
+    return _without_axes(one) == _without_axes(other) != ""
+
+
+def _method(crs: CRS) -> str | None:
+    """Return the name of the projection's method. In WKT1 without axes, both of Krovak's are the same."""
+    operation = unshifted(crs).coordinate_operation
+    return None if operation is None else operation.method_name
 
 
 def _without_axes(crs: CRS) -> str:
@@ -261,8 +304,11 @@ def _without_axes(crs: CRS) -> str:
 
 def latitude_first(crs: CRS) -> bool:
     """Whether the authority names latitude or northing before longitude or easting."""
-    first = crs.axis_info[0].direction.lower() if crs.axis_info else ""
-    return first in {"north", "south"} and len({axis.direction for axis in crs.axis_info[:2]}) == 2
+    axes = crs.axis_info[:PLANE]
+    if not axes or axes[0].direction.lower() not in {"north", "south"}:
+        return False
+    # Both axes of a polar system can run the same way, so that their names tell which is which.
+    return axes[0].direction != axes[-1].direction or axes[0].name.lower().startswith("northing")
 
 
 def describe(crs: CRS | None) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from xml.sax.saxutils import escape
 
@@ -11,7 +12,7 @@ from pyproj import CRS
 from pyproj.enums import WktVersion
 from pyproj.exceptions import CRSError
 
-from geoprocessing_worker.geo.crs import latitude_first, unshifted
+from geoprocessing_worker.geo.crs import epsg, latitude_first, meridian_of, same, unshifted
 from geoprocessing_worker.raster import Grid
 from geoprocessing_worker.render.options import OutputFormat
 
@@ -40,13 +41,15 @@ def shortest(value: float) -> str:
 def projection_file(crs: CRS) -> str | None:
     """Return ESRI's WKT1 in one line, as ArcGIS and GeoServer read it; `None` if it cannot express the projection.
 
-    It cannot express a datum shift either, which only the `.aux.xml` has.
+    It cannot express a datum shift either, which only the `.aux.xml` has. Of a prime meridian in a system of other
+    angular units than degrees, readers disagree about the unit.
     """
     operation = unshifted(crs).coordinate_operation
     if operation is not None and operation.method_name == SWEEP_X:
         return None  # PROJ drops the sweep without an error, and readers would sweep by y
     try:
-        return crs.to_wkt(WktVersion.WKT1_ESRI, pretty=False)
+        text: str = crs.to_wkt(WktVersion.WKT1_ESRI, pretty=False)
+        return text if math.isclose(meridian_of(CRS.from_wkt(text)), meridian_of(crs), abs_tol=1e-9) else None
     except CRSError:
         return None
 
@@ -69,10 +72,21 @@ def read_auxiliary_transform(text: str) -> Affine | None:
     return Affine.from_gdal(*(float(number) for number in rest.partition("<")[0].split(","))) if found else None
 
 
+@lru_cache(maxsize=16)
 def _wkt(crs: CRS) -> str:
-    """WKT1 as GDAL itself writes it, so that old readers follow; WKT2 for what WKT1 cannot say."""
+    """WKT1 as GDAL itself writes it, so that old readers follow; WKT2 for what WKT1 cannot say.
+
+    PROJ 9.5 writes a prime meridian in degrees, and reads it in the system's own angular unit. It looks for
+    transformations by the codes of datums, which systems read from files lack.
+    """
+    code = epsg(crs)
+    crs = CRS.from_epsg(code) if code else crs
     try:
         # Without its axes a northing-first system would be read as easting-first, and then be swapped.
-        return crs.to_wkt(WktVersion.WKT1_GDAL, output_axis_rule=(crs.is_projected and latitude_first(crs)) or None)
+        axes = (crs.is_projected and latitude_first(crs)) or None
+        text: str = crs.to_wkt(WktVersion.WKT1_GDAL, output_axis_rule=axes)
+        if same(CRS.from_wkt(text), crs):
+            return text
     except CRSError:
-        return crs.to_wkt(WktVersion.WKT2_2019)
+        pass
+    return crs.to_wkt(WktVersion.WKT2_2019)

@@ -18,7 +18,7 @@ from geoprocessing_worker.geo.layout import Layout
 from geoprocessing_worker.geo.pixel_to_crs import Points, ground, period, project
 from geoprocessing_worker.output.sidecars import read_auxiliary_transform, read_world_file
 from geoprocessing_worker.raster import Grid, SourceHeader
-from geoprocessing_worker.source.gdal import gdal_environment
+from geoprocessing_worker.source.gdal import gdal_environment, read_system
 
 DRIVERS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
 PLACES = ((0.5, 0.5), (0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))
@@ -65,7 +65,8 @@ def _reopened(picture: Path, grid: Grid) -> tuple[Affine | None, CRS | None]:
     ):
         if (dataset.width, dataset.height) != (grid.width, grid.height):
             raise failed(f"its size is {dataset.width} x {dataset.height}", picture)
-        return (None if dataset.transform.is_identity else dataset.transform), from_gdal(dataset.crs)
+        crs = from_gdal(read_system(str(picture), dataset.driver))
+        return (None if dataset.transform.is_identity else dataset.transform), crs
 
 
 def _close(one: Affine, other: Affine, grid: Grid) -> bool:

@@ -45,6 +45,7 @@ DRIVERS = frozenset({"GTiff", "COG", "PNG", "JPEG", "WEBP", "MEM"})
 # one out: GDAL registers VRT again wherever it makes such a dataset and the name is free.
 PLACEHOLDER = {b"DMD_LONGNAME": b"Placeholder", b"DCAP_RASTER": b"YES", b"DCAP_CREATECOPY": b"YES"}
 
+OF_RASTER = 0x02  # GDAL_OF_RASTER
 SMALL = 1 << 20  # pixels
 MOST_KEPT = 32  # of the 256 files that a child may have open
 
@@ -82,6 +83,44 @@ def _register_placeholder(gdal: ctypes.CDLL, name: bytes) -> None:
     for key, value in PLACEHOLDER.items():
         gdal.GDALSetMetadataItem(driver, key, value, None)
     gdal.GDALRegisterDriver(driver)
+
+
+def read_system(name: str, driver: str) -> rasterio.crs.CRS | None:
+    """Return the coordinate system of a dataset, or of its control points, in WKT2.
+
+    rasterio 1.4 asks for WKT1, which cannot hold ESRI's Krovak, a prime meridian in radians, and others.
+
+    Raises:
+        rasterio.errors.CRSError: PROJ cannot parse it.
+    """
+    with rasterio.Env():
+        gdal = ctypes.CDLL(rasterio._env.__file__)  # noqa: SLF001 - see above
+        gdal.GDALOpenEx.restype = ctypes.c_void_p
+        gdal.GDALClose.argtypes = gdal.VSIFree.argtypes = [ctypes.c_void_p]
+        dataset = gdal.GDALOpenEx(name.encode(), OF_RASTER, _texts(driver.encode()), None, None)
+        if not dataset:
+            return None
+        try:
+            for ask in (gdal.GDALGetSpatialRef, gdal.GDALGetGCPSpatialRef):
+                ask.restype, ask.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+                if (system := ask(dataset)) and (words := _in_wkt2(gdal, system)):
+                    return rasterio.crs.CRS.from_wkt(words)
+        finally:
+            gdal.GDALClose(dataset)
+    return None
+
+
+def _in_wkt2(gdal: ctypes.CDLL, system: int) -> str:
+    gdal.OSRExportToWktEx.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+    text = ctypes.c_char_p()
+    gdal.OSRExportToWktEx(system, ctypes.byref(text), _texts(b"FORMAT=WKT2_2019"))
+    words = (text.value or b"").decode(errors="replace")
+    gdal.VSIFree(text)
+    return words
+
+
+def _texts(*texts: bytes) -> ctypes.Array[ctypes.c_char_p]:
+    return (ctypes.c_char_p * (len(texts) + 1))(*texts, None)
 
 
 def forget_old_errors(dataset: Any) -> None:
@@ -123,10 +162,11 @@ class _Source(DatasetReader):  # type: ignore[misc]  # compiled, without types
         if not self._opened:
             return None
         crs = None
-        try:
-            crs = super().read_crs()
-        except CRSError:
-            self.crs_unreadable = True
+        for read in (lambda: read_system(self.name, "GTiff"), super().read_crs):
+            try:
+                crs = crs or read()
+            except CRSError:
+                self.crs_unreadable = True
         forget_old_errors(self)
         return crs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,14 +14,15 @@ from pyproj.crs import Datum  # type: ignore[attr-defined]  # public in its docu
 from pyproj.exceptions import CRSError
 from rasterio.errors import CRSError as GdalCRSError
 
-from geoprocessing_worker.geo.crs import from_gdal, horizontal, reachable, unshifted, usable
+from geoprocessing_worker.geo.crs import angular_axes, from_gdal, horizontal, parts, reachable, unshifted, usable
 from geoprocessing_worker.geo.crs_text import grid_names, has_text_value, without_grid_names
-from geoprocessing_worker.tiff.geo_keys import angular_unit, meridian, unknown_code
+from geoprocessing_worker.tiff.geo_keys import angular_unit, has_own_projection, meridian, unknown_code
 
 WGS84_SEMI_MINOR = 6356752.3  # meters; that of GRS 1980 differs by 0.1 mm
 MOST_SHIFT = 1e5  # meters, arc-seconds or parts per million; surveys differ by some 1,000 meters
 LONGEST_NAME = 60  # characters
 ESRI_STRING = "ESRI PE String = "
+DEGREE = math.radians(1.0)
 NAMELESS = ("unknown", "unnamed", "undefined", "not specified", "not_specified", "user-defined", "user defined")
 
 
@@ -53,8 +55,8 @@ def own_system(crs: rasterio.crs.CRS | None, keys: Mapping[int, float]) -> OwnSy
         # GDAL parses the string only if the file's type of model is user-defined as well.
         return _without_grids(found.name.removeprefix(ESRI_STRING))
     if usable(found):
-        absurd = _unused(found.name, "the numbers of its datum shift are absurd")
-        return absurd if _shift_is_absurd(found) else OwnSystem(found, caveat=_datum_caveat(found, keys))
+        fault = _fault(found, keys)
+        return OwnSystem(found, caveat=_datum_caveat(found, keys)) if fault is None else _unused(found.name, fault)
     code = unknown_code(keys)
     if code is not None and "Engineering" in found.type_name:
         return _unused(f"EPSG:{code}", "its code is unknown")
@@ -67,6 +69,12 @@ def unreadable_system(keys: Mapping[int, float]) -> OwnSystem:
     return _unused(f"EPSG:{code}" if code else "user-defined", "PROJ cannot parse it")
 
 
+def _fault(crs: CRS, keys: Mapping[int, float]) -> str | None:
+    if crs.is_projected and has_own_projection(keys) and not _is_degree(angular_unit(keys)):
+        return "GDAL reads the angles of its projection in degrees, and they are in another unit"
+    return "the numbers of its datum shift are absurd" if _shift_is_absurd(crs) else None
+
+
 def _shift_is_absurd(crs: CRS) -> bool:
     """Whether the system's own datum shift moves, turns or scales the Earth more than any survey does."""
     bound = horizontal(crs)
@@ -76,23 +84,31 @@ def _shift_is_absurd(crs: CRS) -> bool:
 
 
 def _in_own_unit(crs: CRS | None, keys: Mapping[int, float]) -> CRS | None:
-    """Return a geographic system in the file's own angular unit.
+    """Return a system in the file's own angular unit, which a projected one has in its base.
 
     For a user-defined unit GDAL puts the degree, and converts a prime meridian in any other unit twice (GDAL 3.10).
     """
-    if crs is None or not crs.is_geographic or crs.axis_info[0].unit_name == "degree":
+    if crs is None or crs.prime_meridian is None:
         return crs
-    whole, size = crs.to_json_dict(), angular_unit(keys)
-    own = whole
-    while "source_crs" in own or "components" in own:
-        own = own["source_crs"] if "source_crs" in own else own["components"][0]
-    if size is not None:
-        for axis in own["coordinate_system"]["axis"]:
-            axis["unit"] = {"type": "AngularUnit", "name": "unknown", "conversion_factor": size}
-    longitude = meridian(keys, size or crs.axis_info[0].unit_conversion_factor)
-    if longitude is not None and crs.prime_meridian is not None and "datum" in own:
-        own["datum"]["prime_meridian"] = {"name": crs.prime_meridian.name, "longitude": longitude}
+    size, declared = angular_unit(keys), crs.axis_info[0] if crs.is_geographic else crs.prime_meridian
+    radians = size or float(declared.unit_conversion_factor)
+    if _is_degree(radians):
+        return crs
+    unit: dict[str, Any] = {"type": "AngularUnit", "name": declared.unit_name if size is None else "unknown"}
+    unit |= {"conversion_factor": radians}
+    whole = crs.to_json_dict()
+    *_, own = parts(whole)
+    for axis in angular_axes(own) if size is not None else ():
+        axis["unit"] = unit
+    longitude = meridian(keys, radians)
+    if longitude is not None and "datum" in own:
+        value = {"value": math.radians(longitude) / radians, "unit": unit}
+        own["datum"]["prime_meridian"] = {"name": crs.prime_meridian.name, "longitude": value}
     return CRS.from_json_dict(whole)
+
+
+def _is_degree(radians: float | None) -> bool:
+    return radians is None or math.isclose(radians, DEGREE, rel_tol=1e-9)
 
 
 def _without_grids(text: str) -> OwnSystem:

@@ -14,7 +14,7 @@ from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.tiff.directory import Tiff
 
 KEYS, DOUBLES = 34735, 34736  # tags
-PROJECTED_CODE, GEOGRAPHIC_CODE = 3072, 2048  # keys
+PROJECTED_CODE, GEOGRAPHIC_CODE, PROJECTION = 3072, 2048, 3074  # keys
 ANGULAR_UNIT, ANGULAR_UNIT_SIZE, MERIDIAN, MERIDIAN_LONGITUDE = 2054, 2055, 2051, 2061
 USER_DEFINED = 32767
 MOST_KEYS = 1000
@@ -45,6 +45,11 @@ def angular_unit(keys: Mapping[int, float]) -> float | None:
     """Return the radians of a user-defined angular unit, if the file has one."""
     size = keys.get(ANGULAR_UNIT_SIZE, 0.0)
     return size if keys.get(ANGULAR_UNIT) == USER_DEFINED and 0.0 < size <= 1.0 else None
+
+
+def has_own_projection(keys: Mapping[int, float]) -> bool:
+    """Whether the file lists the parameters of its projection, instead of a code."""
+    return keys.get(PROJECTION) == USER_DEFINED and keys.get(PROJECTED_CODE, USER_DEFINED) == USER_DEFINED
 
 
 def meridian(keys: Mapping[int, float], radians: float) -> float | None:

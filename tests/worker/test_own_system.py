@@ -15,8 +15,9 @@ import rasterio.warp
 from pyproj import CRS, Transformer
 
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.geo.crs import from_gdal
+from geoprocessing_worker.geo.crs import from_gdal, transformer
 from geoprocessing_worker.handlers import TaskHandler
+from geoprocessing_worker.source.gdal import gdal_environment, read_system
 from geoprocessing_worker.source.own_system import own_system
 from geoprocessing_worker.tasks.builtin import GEOTIFF_INFO, GEOTIFF_TO_COG, GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
 from geoprocessing_worker.tasks.png import ConversionResult
@@ -104,6 +105,89 @@ def test_geographic_systems_lie_where_proj_has_them(unit: str, meridian: str, sh
     result = run(path, tmp_path / "out")
     assert upper_left(result) == pytest.approx(expected, abs=METER)
     assert ("datum of the file's coordinate system is unknown" in notes_of(result)) == (shift == "no shift")
+
+
+def read_by_gdal(picture: Path, x: float, y: float) -> tuple[float, float]:
+    """Return where GDAL places a point of the picture's system by the files beside it."""
+    with gdal_environment(GDAL_PAM_ENABLED="YES", GDAL_DISABLE_READDIR_ON_OPEN="FALSE"):
+        crs = read_system(str(picture), "PNG")
+    assert crs is not None
+    found = from_gdal(crs)
+    assert found is not None
+    lons, lats = transformer(found, CRS.from_epsg(4326)).transform(np.array([x]), np.array([y]))
+    return float(lons[0]), float(lats[0])
+
+
+@pytest.mark.parametrize("shift", ["no shift", "three parameters"])
+@pytest.mark.parametrize("meridian", MERIDIANS)
+@pytest.mark.parametrize("unit", UNITS)
+def test_native_pictures_lie_where_proj_has_them(unit: str, meridian: str, shift: str, tmp_path: Path) -> None:
+    """GDAL reads any angular unit, prime meridian and datum shift again in the files beside the picture, to 1 m."""
+    (unit_keys, size), (meridian_keys, longitude) = UNITS[unit], MERIDIANS[meridian]
+    keys: dict[int, Any] = {1024: 2, 2048: USER, 2050: USER, 2056: BESSEL, **unit_keys, **meridian_keys}
+    if meridian == "user-defined":
+        keys[2061] = longitude * size
+    if SHIFTS[shift]:
+        keys[2062] = SHIFTS[shift]
+    path = write(tmp_path / "a.tif", keys, 9 * size, 52 * size, 1e-4 * size)
+    result = run(path, tmp_path / "out", coordinate_system="native")
+    expected = as_proj_places(f"+proj=longlat +ellps=bessel{towgs84(SHIFTS[shift])} +type=crs", 9 + longitude, 52)
+    assert read_by_gdal(result.outputs[0].path, 9 * size, 52 * size) == pytest.approx(expected, abs=METER)
+
+
+@pytest.mark.parametrize("meridian", MERIDIANS)
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_angles_of_a_projection_are_in_the_files_unit(unit: str, meridian: str, tmp_path: Path) -> None:
+    """Parameters and prime meridian of a projected system count in its angular unit, natively too.
+
+    GDAL 3.10 has no parameters in a unit of the file's own. A note names the unit, and nothing is placed.
+    """
+    (unit_keys, size), (meridian_keys, longitude) = UNITS[unit], MERIDIANS[meridian]
+    keys: dict[int, Any] = {
+        1024: 1, 2048: USER, 2050: USER, 2056: BESSEL, 3072: USER, 3074: USER, 3075: 1, 3076: 9001,
+        3080: 9.0 * size, 3081: 0.0, 3082: 500_000.0, 3083: 0.0, 3092: 1.0, **unit_keys, **meridian_keys,
+    }  # fmt: skip
+    if meridian == "user-defined":
+        keys[2061] = longitude * size
+    path = write(tmp_path / "a.tif", keys, 510_000, 5_760_000, 10)
+    if 2055 in keys:
+        assert "GDAL reads the angles of its projection in degrees" in notes_of(run(path, tmp_path / "out"))
+        return
+    system = "+proj=tmerc +lon_0=9 +x_0=500000 +ellps=bessel +type=crs"
+    lon, lat = as_proj_places(system, 510_000, 5_760_000)
+    assert upper_left(run(path, tmp_path / "out")) == pytest.approx((lon + longitude, lat), abs=2 * METER)
+    picture = run(path, tmp_path / "native", coordinate_system="native").outputs[0].path
+    assert read_by_gdal(picture, 510_000, 5_760_000) == pytest.approx((lon + longitude, lat), abs=METER)
+
+
+@pytest.mark.parametrize(
+    ("system", "lon", "lat"),
+    [("EPSG:32661", 10, 85), ("EPSG:5041", 10, 85), ("EPSG:5482", 170, -80), ("EPSG:8353", 19, 48)],
+)
+def test_gdal_reads_back_natively_what_it_reads_in_the_file(
+    system: str, lon: float, lat: float, tmp_path: Path
+) -> None:
+    """Polar systems that name northing first, and a datum that PROJ knows by its code alone."""
+    crs = CRS.from_user_input(system)
+    (x,), (y,) = transformer(CRS.from_epsg(4326), crs).transform(np.array([float(lon)]), np.array([float(lat)]))
+    source = Tiff(ramp(20, 20), crs=system, transform=rasterio.Affine(30, 0, x, 0, -30, y)).write(tmp_path / "a.tif")
+    picture = run(source, tmp_path / "out", coordinate_system="native").outputs[0].path
+    with gdal_environment(GDAL_PAM_ENABLED="YES", GDAL_DISABLE_READDIR_ON_OPEN="FALSE"):
+        gdals = read_system(str(picture), "PNG")
+    found = np.ravel(rasterio.warp.transform(gdals, "EPSG:4326", [x], [y]))
+    assert found == pytest.approx((lon, lat), abs=METER)
+
+
+def test_krovak_of_an_esri_string_has_its_axes_turned(tmp_path: Path) -> None:
+    """The string has the turn in three parameters, which WKT1 loses. GDAL's other Krovak is 2,000 km off."""
+    crs = CRS.from_epsg(5514)
+    (x,), (y,) = transformer(CRS.from_epsg(4326), crs).transform(np.array([15.0]), np.array([50.0]))
+    string = crs.to_wkt("WKT1_ESRI").replace("D_S_JTSK", "D_Mine").replace("GCS_S_JTSK", "GCS_Mine")
+    keys: dict[int, Any] = {1024: USER, 3072: USER, 3073: f"ESRI PE String = {string}"}
+    result = run(write(tmp_path / "a.tif", keys, x, y, 10), tmp_path / "out")
+    assert upper_left(result) == pytest.approx((15, 50), abs=200 * METER)
+    native = run(tmp_path / "a.tif", tmp_path / "native", coordinate_system="native")
+    assert read_by_gdal(native.outputs[0].path, x, y) == pytest.approx((15, 50), abs=200 * METER)
 
 
 @pytest.mark.parametrize(("code", "size", "metres"), [(9001, None, 1.0), (9003, None, 1200 / 3937), (USER, 20.0, 20.0)])
