@@ -1,37 +1,99 @@
-"""Refusals and notes of `geotiff_to_cog` about geographic systems in units other than degrees."""
+"""Copies by `geotiff_to_cog` of files in systems that GeoTIFF keys, or web tiles, have no room for."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import rasterio
+import rasterio.warp
 
 from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.geo.crs import transformer
+from geoprocessing_worker.source.inspection import inspect_file
+from geoprocessing_worker.tasks.cog.check import check_web_copy
+from tests.support.rasters import Tiff, quarters
 from tests.worker.test_cog import cog
-from tests.worker.test_own_system import BESSEL, UNITS, USER, write
+from tests.worker.test_own_system import BESSEL, GEOS, MERIDIANS, UNITS, USER, as_proj_places, esri_string, write
+
+LIKE_DEGREES = "+proj=longlat +ellps=bessel +type=crs"
+PIXELS = 50
+STEP = 0.001  # degrees per pixel
 
 
-@pytest.mark.parametrize("unit", ["grads", "radians"])
-def test_a_refusal_advises_no_web_copy_where_that_is_refused_too(unit: str, tmp_path: Path) -> None:
-    """GeoTIFF keys of the copy lose the meridian, and GDAL cannot align such a unit with web tiles."""
-    keys, per_degree = UNITS[unit]
-    system = {1024: 2, 2048: USER, 2050: USER, 2056: BESSEL, **keys, 2051: USER, 2061: 10.0 * per_degree}
-    source = write(tmp_path / "a.tif", system, per_degree, 50 * per_degree, 0.001 * per_degree)
-    with pytest.raises(JobError, match="an unnamed geographic system") as caught:
-        cog(source, tmp_path / "out")
-    assert caught.value.code == "unsupported_crs"
-    assert "Reproject" in str(caught.value)
-    assert "webOptimized" not in str(caught.value)
-    with pytest.raises(JobError, match="Omit webOptimized"):
-        cog(source, tmp_path / "web", webOptimized=True)
+def system(unit: str, meridian: str) -> dict[int, Any]:
+    (keys, size), (meridian_keys, longitude) = UNITS[unit], MERIDIANS[meridian]
+    own = {2061: longitude * size} if meridian == "user-defined" else {}
+    return {1024: 2, 2048: USER, 2050: USER, 2056: BESSEL, **keys, **meridian_keys, **own}
+
+
+def write_in(unit: str, meridian: str, folder: Path) -> tuple[Path, tuple[float, float]]:
+    """Write a file of 50 by 50 pixels. Return it with the longitude and latitude of its upper left corner."""
+    size, longitude = UNITS[unit][1], MERIDIANS[meridian][1]
+    source = write(folder / "a.tif", system(unit, meridian), 9 * size, 52 * size, STEP * size)
+    return source, as_proj_places(LIKE_DEGREES, 9 + longitude, 52)
+
+
+@pytest.mark.parametrize("meridian", MERIDIANS)
+@pytest.mark.parametrize("unit", ["arc-seconds", "grads", "radians", "thousandths of a degree"])
+def test_a_web_copy_lies_in_its_place_whatever_the_unit(unit: str, meridian: str, tmp_path: Path) -> None:
+    """The visible pixels begin at the file's corner, to two pixels."""
+    source, corner = write_in(unit, meridian, tmp_path)
+    made = cog(source, tmp_path / "out", webOptimized=True)
+    with rasterio.open(made.outputs[0].path) as copy:
+        rows, columns = np.nonzero(copy.dataset_mask())
+        x, y = copy.transform @ (int(columns.min()), int(rows.min()))
+        (west,), (north,) = rasterio.warp.transform(copy.crs, "EPSG:4326", [x], [y])
+    assert (west, north) == pytest.approx(corner, abs=2 * STEP)
+
+
+@pytest.mark.parametrize("meridian", ["Paris", "user-defined"])
+@pytest.mark.parametrize("unit", ["arc-seconds", "grads", "radians"])
+def test_a_copy_is_in_degrees_where_keys_would_lose_its_meridian(unit: str, meridian: str, tmp_path: Path) -> None:
+    """It lies where the file does, to a hundredth of a pixel, and a note has the change."""
+    source, corner = write_in(unit, meridian, tmp_path)
+    made = cog(source, tmp_path / "out")
+    found = inspect_file(made.outputs[0].path)
+    assert found.crs is not None
+    assert found.transform is not None
+    x, y = transformer(found.crs, inspect_file(source).crs or found.crs).transform(
+        np.array([found.transform.c]), np.array([found.transform.f])
+    )
+    size = UNITS[unit][1]
+    assert (x[0] / size, y[0] / size) == pytest.approx((9, 52), abs=STEP / 100)
+    bounds: Any = made.metadata["boundsLonLat"]
+    assert (bounds[0], bounds[3]) == pytest.approx(corner, abs=STEP / 100)
+    block: Any = made.metadata["cog"]
+    assert "the copy has an equivalent system" in block["notes"][0]
+
+
+def test_a_web_copy_follows_an_esri_string_that_gdal_does_not_parse(tmp_path: Path) -> None:
+    """GDAL parses it only in files whose model is user-defined, and could not reproject this one."""
+    proj = "+proj=geos +sweep=x +lon_0=-75 +h=35786023 +x_0=0 +y_0=0 +ellps=GRS80 +units=m +no_defs"
+    source = write(tmp_path / "a.tif", esri_string(GEOS, proj, 1), 1_000_000, 1_000_000, 2000)
+    bounds: Any = cog(source, tmp_path / "out", webOptimized=True).metadata["boundsLonLat"]
+    middle = as_proj_places(f"{proj} +type=crs", 1_050_000, 950_000)
+    assert bounds[0] < middle[0] < bounds[2]
+    assert bounds[1] < middle[1] < bounds[3]
+
+
+def test_a_web_copy_in_another_place_is_found_out(tmp_path: Path) -> None:
+    """A copy that shows no place of the source does not pass for want of places to compare."""
+    place = rasterio.Affine(10, 0, 5e5, 0, -10, 5.5e6)
+    here = Tiff(quarters(), crs="EPSG:32633", transform=place).write(tmp_path / "a.tif")
+    there = Tiff(quarters(), crs="EPSG:32640", transform=place).write(tmp_path / "b.tif")
+    made = cog(here, tmp_path / "out", webOptimized=True).outputs[0].path
+    with pytest.raises(JobError, match="it lies in another place"):
+        check_web_copy(there, made, inspect_file(there), inspect_file(made), quality=None)
 
 
 def test_the_note_on_a_system_without_heights_names_no_horizontal_part(tmp_path: Path) -> None:
     """A two-dimensional system in a unit of its own is copied whole, in other keys."""
     keys, per_degree = UNITS["thousandths of a degree"]
-    system = {1024: 2, 2048: USER, 2050: USER, 2056: BESSEL, **keys}
-    source = write(tmp_path / "a.tif", system, per_degree, 50 * per_degree, 0.001 * per_degree)
+    own = {1024: 2, 2048: USER, 2050: USER, 2056: BESSEL, **keys}
+    source = write(tmp_path / "a.tif", own, per_degree, 50 * per_degree, 0.001 * per_degree)
     block: Any = cog(source, tmp_path / "out").metadata["cog"]
     assert block["notes"][0] == (
         "GeoTIFF keys cannot hold an unnamed geographic system as the file has it: the copy has an equivalent system"

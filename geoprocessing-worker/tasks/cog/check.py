@@ -14,7 +14,7 @@ from rasterio.windows import Window
 from geoprocessing_worker.geo.approx_transform import source_positions
 from geoprocessing_worker.geo.crs import reachable, same
 from geoprocessing_worker.geo.layout import Layout
-from geoprocessing_worker.geo.pixel_to_crs import ground, project
+from geoprocessing_worker.geo.pixel_to_crs import Points, ground, period, project
 from geoprocessing_worker.output.verify import failed
 from geoprocessing_worker.raster import Grid, SourceHeader
 from geoprocessing_worker.source.gdal import open_source
@@ -22,7 +22,7 @@ from geoprocessing_worker.source.gdal_errors import corrupt
 from geoprocessing_worker.source.sampling import Source, internal_mask, open_level
 
 EACH_WAY = 4  # places along each side
-LOOKED_FOR = 16  # places along each side of a reprojected copy, of which some lie beside the source
+LOOKED_FOR = 16  # places along each side of a source, to be found in a reprojected copy
 LOOKED_AT = 40  # of these places
 WINDOW = 64  # pixels a side of what is compared
 CELL = 16  # pixels a side of the units of JPEG with subsampled colors, and of WebP
@@ -106,10 +106,10 @@ def different_place(header: SourceHeader, found: SourceHeader) -> list[str]:
     lost = header.crs is None and found.transform is None
     if not lost and not _alike(header.transform, found.transform):
         wrong.append("transform")
-    return wrong if _same_places(header, found.crs) else [*wrong, "crs"]
+    return wrong if same_places(header, found.crs) else [*wrong, "crs"]
 
 
-def _same_places(header: SourceHeader, found: CRS | None) -> bool:
+def same_places(header: SourceHeader, found: CRS | None) -> bool:
     """Whether a system has the picture in the same place as its own, however many words each takes for it."""
     if header.crs is None or found is None:
         return header.crs is found
@@ -221,6 +221,8 @@ def check_web_copy(source: Path, made: Path, header: SourceHeader, found: Source
         raise failed("it has no place on Earth", made)
     leeway = 0.0 if quality is None else MOST_OFF + MOST_OFF_OF_PIXELS / quality
     by_nodata = header.has_mask and not found.has_mask  # GDAL's warp prefers nodata to a mask
+    if not _seen(header, found)[0].size:
+        raise failed("it lies in another place", made)
     verdicts: dict[bool, list[bool]] = {True: [], False: []}  # by whether the source hides the place
     with open_level(source, header, header.full) as before, open_level(made, found, found.full) as after:
         # Alpha is compared as visibility: in a copy it may have become a mask.
@@ -246,16 +248,30 @@ def check_web_copy(source: Path, made: Path, header: SourceHeader, found: Source
 
 def _places(header: SourceHeader, found: SourceHeader) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
     """Pixels of a reprojected copy, as (column, row), each with the pixel of the source that lies there."""
+    columns, rows = _seen(header, found)
     layout = Layout(Grid(found.width, found.height, found.transform, found.crs), 0, 0, True, False, False, "")
-    inverse = source_positions(header, layout, header.width, header.height)
-    parts = (np.arange(LOOKED_FOR) + 0.5) / LOOKED_FOR
-    columns, rows = (np.floor(grid) for grid in np.meshgrid(parts * found.width, parts * found.height))
-    xs, ys = inverse(columns + 0.5, rows + 0.5)
+    xs, ys = source_positions(header, layout, header.width, header.height)(columns + 0.5, rows + 0.5)
     # Comparisons with NaN are false.
     within = np.flatnonzero((xs >= 2) & (xs < header.width - 3) & (ys >= 2) & (ys < header.height - 3))
     for place in within[:: max(1, len(within) // LOOKED_AT)]:
-        there = int(columns.flat[place]), int(rows.flat[place])
-        yield there, (int(xs.flat[place]), int(ys.flat[place]))
+        yield (int(columns[place]), int(rows[place])), (int(xs[place]), int(ys[place]))
+
+
+def _seen(header: SourceHeader, found: SourceHeader) -> tuple[Points, Points]:
+    """Columns and rows of the copy's pixels under points all over the source."""
+    if header.crs is None or found.crs is None or found.transform is None:
+        return np.zeros(0), np.zeros(0)
+    parts = (np.arange(LOOKED_FOR) + 0.5) / LOOKED_FOR
+    across, down = np.meshgrid(parts * header.width, parts * header.height)
+    xs, ys = project(header.crs, found.crs, *ground(header)(across.ravel(), down.ravel()))
+    turn, middle = period(found.crs), (found.transform @ (found.width / 2, 0))[0]
+    with np.errstate(invalid="ignore"):
+        if turn is not None:
+            xs = xs - np.round((xs - middle) / turn) * turn
+        back = ~found.transform
+        columns, rows = back.a * xs + back.b * ys + back.c, back.d * xs + back.e * ys + back.f
+        seen = (columns >= 0) & (columns < found.width) & (rows >= 0) & (rows < found.height)
+    return np.floor(columns[seen]), np.floor(rows[seen])
 
 
 def _between(pixel: NDArray[Any], near: NDArray[Any], leeway: float) -> bool:

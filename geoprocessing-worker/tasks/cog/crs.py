@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import rasterio
 import rasterio.shutil
-from pyproj import CRS
+from affine import Affine
+from rasterio.control import GroundControlPoint
 from rasterio.errors import CRSError, RasterioError
 
 from geoprocessing_worker.errors import JobError, refused
-from geoprocessing_worker.geo.crs import per_degree, to_gdal, unshifted
-from geoprocessing_worker.raster import SourceHeader
+from geoprocessing_worker.geo.crs import from_gdal, horizontal, per_degree, to_gdal, unshifted
+from geoprocessing_worker.geo.crs import in_degrees as crs_in_degrees
+from geoprocessing_worker.raster import Georeferencing, SourceHeader
 from geoprocessing_worker.source.gdal import open_source
+from geoprocessing_worker.tasks.cog.check import same_places
 
 TEMPORARY = {"driver": "GTiff", "TILED": "YES", "COMPRESS": "ZSTD", "ZSTD_LEVEL": "1", "SPARSE_OK": "YES",
              "BIGTIFF": "IF_SAFER"}  # fmt: skip
@@ -81,9 +85,29 @@ def note_of(header: SourceHeader) -> str:
     return f"GeoTIFF keys cannot hold {name_of(header)} as the file has it: {kept}"
 
 
-def in_degrees(crs: CRS) -> bool:
-    """Whether GDAL can align a system with web tiles: projected, or geographic in degrees."""
-    return not crs.is_geographic or per_degree(crs) == 1.0
+def in_degrees(header: SourceHeader) -> SourceHeader:
+    """Return the header with coordinates and prime meridian in degrees, the same one if they are."""
+    crs = header.crs
+    if crs is None or (unshifted(crs).geodetic_crs is None):
+        return header
+    system = crs_in_degrees(crs)
+    if system == crs:
+        return header
+    smaller = Affine.scale(1 / per_degree(crs)) if crs.is_geographic else Affine.identity()
+    gcps = []
+    for point in header.gcps:
+        x, y = smaller @ (point.x, point.y)
+        gcps.append(GroundControlPoint(row=point.row, col=point.col, x=x, y=y, z=point.z))
+    transform = None if header.transform is None else smaller @ header.transform
+    return replace(header, crs=system, full_crs=system, transform=transform, gcps=tuple(gcps))
+
+
+def placed_by_gdal(dataset: Any, header: SourceHeader) -> bool:
+    """Whether GDAL can align the file with web tiles by its own reading of the system."""
+    if header.georeferencing is Georeferencing.RPC or header.crs is None:
+        return True
+    found = from_gdal(dataset.crs or dataset.gcps[1])
+    return found is not None and same_places(header, horizontal(found)) and in_degrees(header) is header
 
 
 def is_bent(header: SourceHeader) -> bool:
@@ -94,7 +118,7 @@ def is_bent(header: SourceHeader) -> bool:
 
 def cannot_hold(header: SourceHeader) -> JobError:
     """A refusal that names the system."""
-    helps = header.crs is not None and in_degrees(header.crs) and not is_bent(header)
+    helps = header.crs is not None and not is_bent(header)
     cure = "Reproject the file, or ask for webOptimized." if helps else "Reproject the file."
     return refused(
         "unsupported_crs",

@@ -8,9 +8,10 @@ ground control points.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from geoprocessing_worker.source.inspection import inspect_file
 from geoprocessing_worker.source.sampling import Sample
 from geoprocessing_worker.source.texts import mended
 from geoprocessing_worker.tasks.cog.check import check_copy, check_web_copy, different_place
-from geoprocessing_worker.tasks.cog.crs import cannot_hold, in_degrees, is_bent, note_of, placed_source
+from geoprocessing_worker.tasks.cog.crs import cannot_hold, in_degrees, is_bent, note_of, placed_by_gdal, placed_source
 from geoprocessing_worker.tasks.cog.layout import BLOCK, WEB, TileLayout, creation_options, faults_of_layout
 from geoprocessing_worker.tasks.cog.masks import refuse_lost_colors, refuse_lost_mask
 from geoprocessing_worker.tasks.cog.metadata import refuse_large_metadata
@@ -102,21 +103,21 @@ def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
             refuse_lost_mask(dataset, header, options)
             refuse_large_metadata(dataset, web_optimized=options.web_optimized)
             refuse_lost_colors(dataset, header, options)
-            _write(dataset, unfinished, tiles, wanted, _kept_bytes(header))
-        made_header, place_note = inspect_file(unfinished), None
-        if not options.web_optimized and different_place(header, made_header):
-            with (
-                _readable(source, header, data, request.output_folder) as (readable, page),
-                placed_source(readable, page, request.output_folder) as dataset,
-            ):
-                _write(dataset, unfinished, tiles, wanted, 0)
-            made_header = inspect_file(unfinished)
-            if different_place(header, made_header):
-                raise cannot_hold(header)
-            place_note = note_of(header)
+            by_gdal = not options.web_optimized or placed_by_gdal(dataset, header)
+            if by_gdal:
+                _write(dataset, unfinished, tiles, wanted, _kept_bytes(header))
+        placed, place_note = header, None
+        made_header = inspect_file(unfinished) if by_gdal else None
+        if made_header is None or (not options.web_optimized and different_place(header, made_header)):
+            with _readable(source, header, data, request.output_folder) as (readable, page):
+                write = partial(_write, path=unfinished, tiles=tiles, wanted=wanted)
+                placed, made_header = _write_placed(readable, unfinished, page, write, web=options.web_optimized)
+            # The check reads the file itself, not the stand-in.
+            placed = replace(placed, directory=header.directory)
+            place_note = None if options.web_optimized else note_of(header)
         translated = time.perf_counter()
         report("check", 0.0, "Checking what was made")
-        _check(source, unfinished, (header, made_header), options, tiles)
+        _check(source, unfinished, (placed, made_header), options, tiles)
         notes = [*([place_note] if place_note else []), *notes_of(source, header, data, made_header), *header.notes]
     made_header = replace(made_header, displaced=header.displaced, caveat=header.caveat, remarks=header.remarks)
     made = finished(request.output_folder, f"{request.stem}.tif", "image/tiff")
@@ -203,9 +204,12 @@ def _refuse_impossible(header: SourceHeader, options: CogOptions) -> None:
             "unsupported_photometric",
             "Its colours are inks or L*a*b*, which a cloud optimised GeoTIFF made here cannot say. Save it as RGB.",
         )
-    if options.web_optimized and (is_bent(header) or (header.crs is not None and not in_degrees(header.crs))):
-        words = "ground control points need a thin-plate spline" if header.gcp_spline else "degrees have another unit"
-        raise refused("unsupported_crs", f"Its {words}, which GDAL cannot align with web tiles. Omit webOptimized.")
+    if options.web_optimized and is_bent(header):
+        raise refused(
+            "unsupported_crs",
+            "Its ground control points need a thin-plate spline, which GDAL cannot align with web tiles. "
+            "Omit webOptimized.",
+        )
     if header.palette is not None and header.bands[0].dtype not in {"uint8", "uint16"}:
         raise refused(
             "unsupported_data_type",
@@ -274,7 +278,7 @@ def _readable(
         yield path, replace(header, directory=directory)
 
 
-def _write(dataset: Any, path: Path, tiles: TileLayout, wanted: dict[str, str], kept: int) -> None:
+def _write(dataset: Any, path: Path, tiles: TileLayout, wanted: dict[str, str], kept: int = 0) -> None:
     """Write the copy. `kept` are bytes that GDAL's cache has beside its usual ones."""
     with gdal_options(
         GDAL_TIFF_INTERNAL_MASK="YES",
@@ -282,6 +286,26 @@ def _write(dataset: Any, path: Path, tiles: TileLayout, wanted: dict[str, str], 
         GDAL_CACHEMAX=GDAL_OPTIONS["GDAL_CACHEMAX"] + kept,
     ):
         rasterio.shutil.copy(dataset, str(path), driver="COG", **wanted)
+
+
+def _write_placed(
+    source: Path, path: Path, header: SourceHeader, write: Callable[[Any], None], *, web: bool
+) -> tuple[SourceHeader, SourceHeader]:
+    """Write the copy from a source that has the header's place, in its own units or in degrees.
+
+    Returns:
+        The header that the place is from, and that of the copy.
+
+    Raises:
+        JobError: `unsupported_crs`.
+    """
+    for placed in (in_degrees(header),) if web else (header, in_degrees(header)):
+        with placed_source(source, placed, path.parent) as dataset:
+            write(dataset)
+        made = inspect_file(path)
+        if web or not different_place(placed, made):
+            return placed, made
+    raise cannot_hold(header)
 
 
 def _check(
