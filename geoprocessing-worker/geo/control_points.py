@@ -18,6 +18,10 @@ MOST_SPLINE = 500  # points; a spline takes 0.1 s to solve for so many, and 0.7 
 FOLDS = 5  # parts of the points that are left out in turn
 MUCH_BETTER = 2.0  # times
 FLAT = 1e-6  # breadth over length of points that lie on one line
+MOST_OFF = 0.05  # of the diagonal of the points' pixels; a curve that misses its points by more is no place
+MESH = 33  # places a side at which a curve is looked at for folds
+MOST_NAMED = 4  # points
+NEARLY = 0.8  # of the largest miss; points with such misses are named beside it
 
 Points = tuple[GroundControlPoint, ...]
 
@@ -36,7 +40,33 @@ class Control:
     polynomial_residual: float | None = None
 
 
-def fit_control(points: Points) -> Control | None:
+@dataclass(frozen=True, slots=True)
+class Unmet:
+    """Ground control points that no curve meets without folding.
+
+    `residual`: that of a polynomial, if one could be solved. `worst`: the points that it misses by the most.
+    """
+
+    residual: float | None
+    worst: Points
+
+    @property
+    def words(self) -> str:
+        """The sentence for the file's owner."""
+        cure = f"Correct these, or {WARP}" if self.worst else WARP.capitalize()
+        off = ""
+        if self.residual is not None:
+            named = ", ".join(f"column {point.col:.10g} row {point.row:.10g}" for point in self.worst)
+            off = (
+                f": a polynomial misses them by {self.residual:.2f} pixels (RMS){f', most at {named}' if named else ''}"
+            )
+        return f"no curve meets the file's ground control points without folding{off}. {cure}"
+
+
+WARP = "warp the file with gdalwarp and upload that"
+
+
+def fit_control(points: Points) -> Control | Unmet | None:
     """Return the curve through the points; `None` if they lie on one line or in one place.
 
     Few points, such as corners, have to be met. Many points are met if they follow a shape that the polynomial cannot
@@ -47,11 +77,42 @@ def fit_control(points: Points) -> Control | None:
         return None
     polynomial = _residual(points, points, spline=False)
     if polynomial is not None and (polynomial <= CLOSE or _averages(points, polynomial)):
-        return Control(points, polynomial)
+        return _averaged(points, polynomial)
     spline = _residual(points, points, spline=True) if _can_be_met(points) else None
-    if spline is not None and spline <= CLOSE:
+    if spline is not None and spline <= CLOSE and not _folds(points, spline=True):
         return Control(points, spline, spline=True, polynomial_residual=polynomial)
-    return None if polynomial is None else Control(points, polynomial)
+    return _averaged(points, polynomial)
+
+
+def _averaged(points: Points, polynomial: float | None) -> Control | Unmet:
+    if polynomial is None:
+        return Unmet(None, ())
+    columns, rows = [point.col for point in points], [point.row for point in points]
+    if polynomial <= MOST_OFF * math.hypot(np.ptp(columns), np.ptp(rows)) and not _folds(points, spline=False):
+        return Control(points, polynomial)
+    misses = _misses(points, points, spline=False)
+    least = max(CLOSE, NEARLY * float(misses.max()))
+    worst = [points[number] for number in np.argsort(-misses) if misses[number] >= least]
+    return Unmet(polynomial, tuple(worst[:MOST_NAMED]))
+
+
+def _folds(points: Points, *, spline: bool) -> bool:
+    """Whether a curve puts two pixels between its points in one place: some parts of it are mirrored, others not."""
+    columns, rows = (
+        np.linspace(min(side), max(side), MESH)
+        for side in ([point.col for point in points], [point.row for point in points])
+    )
+    across, down = np.meshgrid(columns, rows)
+    try:
+        with GCPTransformer(list(points), tps=spline) as transformer:
+            xs, ys = transformer.xy(down.ravel().tolist(), across.ravel().tolist(), offset="ul")
+    except (TransformError, CPLE_BaseError):
+        return True
+    x, y = (np.asarray(side, dtype=np.float64).reshape(across.shape) for side in (xs, ys))
+    # Twice the signed areas of the cells of the mesh, from their diagonals.
+    (x1, x2), (y1, y2) = ((side[1:, 1:] - side[:-1, :-1], side[1:, :-1] - side[:-1, 1:]) for side in (x, y))
+    turned = x1 * y2 - y1 * x2
+    return not (bool((turned > 0).all()) or bool((turned < 0).all()))
 
 
 def _averages(points: Points, polynomial: float) -> bool:
@@ -99,6 +160,12 @@ def _is_flat(side: NDArray[np.float64]) -> bool:
 
 def _residual(made_of: Points, points: Points, *, spline: bool) -> float | None:
     """Return the distance of points from a curve in pixels, root mean square; `None` if it cannot be solved."""
+    residual = float(np.sqrt(np.mean(_misses(made_of, points, spline=spline) ** 2)))
+    return residual if math.isfinite(residual) else None
+
+
+def _misses(made_of: Points, points: Points, *, spline: bool) -> NDArray[np.float64]:
+    """Return the distance of each point from a curve in pixels; NaN if it cannot be solved."""
     columns = np.array([point.col for point in points], dtype=np.float64)
     rows = np.array([point.row for point in points], dtype=np.float64)
     try:
@@ -106,7 +173,6 @@ def _residual(made_of: Points, points: Points, *, spline: bool) -> float | None:
             xs, ys = [point.x for point in points], [point.y for point in points]
             found = transformer.rowcol(xs, ys, op=np.positive)
     except (TransformError, CPLE_BaseError):
-        return None
-    off = np.hypot(np.asarray(found[0]) - rows, np.asarray(found[1]) - columns)
-    residual = float(np.sqrt(np.mean(off**2)))
-    return residual if math.isfinite(residual) else None
+        return np.full(len(points), np.nan)
+    misses: NDArray[np.float64] = np.hypot(np.asarray(found[0]) - rows, np.asarray(found[1]) - columns)
+    return misses

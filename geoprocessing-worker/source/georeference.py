@@ -11,7 +11,7 @@ from pyproj import CRS
 from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
 
-from geoprocessing_worker.geo.control_points import Control, fit_control
+from geoprocessing_worker.geo.control_points import Control, Unmet, fit_control
 from geoprocessing_worker.geo.crs import horizontal, per_degree, usable
 from geoprocessing_worker.raster import Georeferencing
 from geoprocessing_worker.source.own_system import OwnSystem
@@ -114,8 +114,8 @@ def _by_points(dataset: Any, own: OwnSystem, source_crs: CRS | None) -> Georefer
         missing = "the file has ground control points, but no coordinate system for them"
         return Georeference(doubt=found.doubt or missing)
     control = fit_control(_in_one_piece(whole, found.crs))
-    if control is None:
-        return Georeference(doubt=ON_A_LINE)
+    if control is None or isinstance(control, Unmet):
+        return Georeference(doubt=ON_A_LINE if control is None else control.words)
     return replace(found, control=control, kind=Georeferencing.GCPS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,13 @@ import numpy as np
 import pytest
 from rasterio.control import GroundControlPoint
 
-from geoprocessing_worker.geo.control_points import fit_control
+from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.geo.control_points import Control, Unmet, fit_control
+from geoprocessing_worker.handlers import TaskHandler
+from geoprocessing_worker.tasks.builtin import GEOTIFF_TO_COG, GEOTIFF_TO_TILES
 from tests.support.rasters import Tiff, picture_of, quarters, run
+from tests.support.task_runs import perform_on
+from tests.worker.test_own_system import HANDLERS
 
 Place = Callable[[float, float], tuple[float, float]]
 CORNERS = [(0.0, 0.0), (0.0, 1000.0), (1000.0, 0.0), (1000.0, 1000.0)]
@@ -72,7 +78,7 @@ def points(place: Place, pixels: Iterable[tuple[float, float]]) -> tuple[GroundC
 def test_points_are_met_or_averaged(place: Place, pixels: list[tuple[float, float]], spline: bool) -> None:
     """Corners and the lattice of a sensor model are met. Errors of measurement are averaged, as they were."""
     control = fit_control(points(place, pixels))
-    assert control is not None
+    assert isinstance(control, Control)
     assert control.spline is spline
     if place is not measured:
         assert control.residual == pytest.approx(0, abs=1e-3)
@@ -89,9 +95,64 @@ def test_points_without_an_area_have_no_curve(pixels: list[tuple[float, float]])
 def test_a_pixel_with_two_places_has_no_spline() -> None:
     """The curve averages a contradiction, and its residual shows it."""
     control = fit_control((*points(straight, CORNERS), GroundControlPoint(row=0, col=0, x=499_000, y=5_000_000)))
-    assert control is not None
+    assert isinstance(control, Control)
     assert not control.spline
     assert (control.residual or 0) > 10
+
+
+def crossed(pixels: list[tuple[float, float]], one: int, other: int) -> tuple[GroundControlPoint, ...]:
+    """Points that two pixels have from each other."""
+    swapped = {pixels[one]: pixels[other], pixels[other]: pixels[one]}
+    return points(lambda row, column: straight(*swapped.get((row, column), (row, column))), pixels)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "pair"),
+    [
+        (CORNERS, (2, 3)),
+        ([*CORNERS, (500.0, 500.0)], (2, 3)),
+        (lattice(range(0, 1001, 200), range(0, 1001, 200)), (0, 35)),
+    ],
+    ids=["four corners", "five", "36"],
+)
+def test_crossed_points_have_no_curve(pixels: list[tuple[float, float]], pair: tuple[int, int]) -> None:
+    """A spline would meet a few of them, and fold. The worst points have names, the swapped ones among them."""
+    found = fit_control(crossed(pixels, *pair))
+    assert isinstance(found, Unmet)
+    assert found.residual is not None
+    assert found.residual > 50
+    assert {pixels[number] for number in pair} <= {(point.row, point.col) for point in found.worst}
+
+
+def test_a_spline_that_folds_gives_way_to_a_polynomial_that_is_close() -> None:
+    """Two points close together, with places the other way round, bend a spline back on itself."""
+    found = fit_control(crossed([*CORNERS, (0.0, 4.0)], 0, 4))
+    assert isinstance(found, Control)
+    assert not found.spline
+    assert 0.25 < (found.residual or 0) < 5
+
+
+@pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.task_type.name)
+def test_every_kind_of_job_names_crossed_points(handler: TaskHandler, tmp_path: Path) -> None:
+    """Residual, points and cure are in the notes, and nothing is placed. Tiles and web copies are refused by them."""
+    corners = [(0, 0, 15.0, 50.0), (0, 400, 15.4, 50.0), (400, 0, 15.4, 49.6), (400, 400, 15.0, 49.6)]
+    control = [GroundControlPoint(row=row, col=column, x=x, y=y) for row, column, x, y in corners]
+    source = Tiff(quarters(400), crs=None, transform=None, gcps=(control, "EPSG:4326")).write(tmp_path / "a.tif")
+    words = (
+        r"polynomial misses them by \d+\.\d\d pixels \(RMS\), most at column 0 row 0, .* warp the file with gdalwarp"
+    )
+    if handler is GEOTIFF_TO_COG:
+        with pytest.raises(JobError, match=words) as no_copy:
+            perform_on(handler, source, tmp_path / "web", webOptimized=True)
+        assert no_copy.value.code == "not_georeferenced"
+    if handler is GEOTIFF_TO_TILES:
+        with pytest.raises(JobError, match=words) as no_tiles:
+            perform_on(handler, source, tmp_path / "out")
+        assert no_tiles.value.code == "not_georeferenced"
+        return
+    metadata: Any = perform_on(handler, source, tmp_path / "out").metadata
+    assert [bool(re.search(words, note)) for note in metadata["source"]["notes"]] == [True]
+    assert metadata["crs"] is None
 
 
 @pytest.mark.parametrize("target", ["EPSG:4326", "EPSG:32633"])

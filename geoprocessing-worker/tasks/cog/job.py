@@ -243,7 +243,8 @@ def _refuse_placeless(header: SourceHeader) -> None:
     """Refuse what cannot be reprojected to Web Mercator."""
     words = "A file without a place on Earth cannot be aligned with web tiles."
     if header.crs is None or header.georeferencing is Georeferencing.NONE:
-        raise refused("not_georeferenced", words)
+        why = header.displaced or ""
+        raise refused("not_georeferenced", f"{words} {why[:1].upper()}{why[1:]}{'.' if why else ''}".strip())
     crs = parse_crs("EPSG:3857")
     target = lay_out(header, crs, BLOCK).target
     if target.crs is None or not same(target.crs, crs):
