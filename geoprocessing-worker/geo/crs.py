@@ -29,6 +29,8 @@ _WKT = re.compile(r"\s*(GEOGCS|PROJCS|GEOCCS|COMPD_CS|LOCAL_CS|[A-Z]+CRS|BOUNDCR
 _PROJ = re.compile(r"\+proj=\S.*", re.DOTALL)
 _IGNORED = re.compile(r"\+?\b(?:type=\w+|nadgrids=@null)")  # the type is ours; the grid of no shift does nothing
 PLANE = 2  # axes
+SEMI_MAJOR, SEMI_MINOR, MILLIMETER = 6378137.0, 6356752.3142, 1e-3  # meters
+_DATUMS = {"datum", "datum_ensemble"}
 _WGS84 = "World Geodetic System 1984"
 
 
@@ -118,7 +120,22 @@ def _followed(crs: CRS) -> CRS:
         followed = CRS.from_user_input(f"{_IGNORED.sub('', string)} +type=crs")
     except CRSError:
         return crs
-    return CRS.from_json_dict({**followed.to_json_dict(), "name": crs.name})
+    content = {**followed.to_json_dict(), "name": crs.name}
+    words = crs.geodetic_crs
+    if words is not None and "base_crs" in content and _modern(crs) and _modern(followed):
+        # The string has the ellipsoid alone, and the datum has none of its own to apply.
+        kept = {key: value for key, value in words.to_json_dict().items() if key in _DATUMS}
+        base = {key: value for key, value in content["base_crs"].items() if key not in _DATUMS}
+        content["base_crs"] = base | kept
+    return CRS.from_json_dict(content)
+
+
+def _modern(crs: CRS) -> bool:
+    """Whether a system from Greenwich has the ellipsoid of WGS 84 or GRS 1980, 0.1 mm apart, and is not bound."""
+    found = crs.ellipsoid
+    if found is None or crs.is_bound or meridian_of(crs):
+        return False
+    return found.semi_major_metre == SEMI_MAJOR and abs(found.semi_minor_metre - SEMI_MINOR) < MILLIMETER
 
 
 def _no_shift(crs: CRS, source: CRS) -> bool:
@@ -179,7 +196,7 @@ def usable(crs: CRS | None) -> bool:
 
 def from_gdal(crs: rasterio.crs.CRS | None) -> CRS | None:
     """Return GDAL's system for pyproj. `None` if there is none, it names a file, or PROJ cannot parse it."""
-    if not crs:
+    if crs is None:
         return None
     # Some systems can be written in one version of WKT only.
     for version in ("WKT2_2019", None):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pyproj import CRS
 from rasterio.transform import GCPTransformer, RPCTransformer
 
-from geoprocessing_worker.geo.crs import per_degree, same, transformer, unshifted
+from geoprocessing_worker.geo.crs import per_degree, reachable, same, transformer, unshifted
 from geoprocessing_worker.raster import SourceHeader
 
 Points = NDArray[np.float64]
@@ -80,7 +80,7 @@ def period(crs: CRS) -> float | None:
 def _mercator_girth(crs: CRS) -> float:
     """The equator in units of a Mercator system, whose ellipsoid, scale and unit may differ from Web Mercator's."""
     base = unshifted(crs)
-    if base.geodetic_crs is None:
+    if base.geodetic_crs is None or not reachable(base.geodetic_crs, base):
         return EARTH_GIRTH
     tenth = 36.0 * per_degree(base.geodetic_crs)
     xs, _ = transformer(base.geodetic_crs, base).transform(np.array([0.0, tenth, 2 * tenth]), np.zeros(3))

@@ -54,6 +54,15 @@ def projection_file(crs: CRS) -> str | None:
         return None
 
 
+def projection_note(crs: CRS | None) -> str | None:
+    """Return a sentence on what a `.prj` cannot hold of a system; `None` if it holds all."""
+    if crs is None:
+        return None
+    if projection_file(crs) is None:
+        return "there is no .prj, since ESRI's WKT cannot hold the coordinate system: the .aux.xml has it"
+    return "the .prj cannot hold the datum shift (TOWGS84): the .aux.xml has it" if crs.is_bound else None
+
+
 def auxiliary_file(grid: Grid) -> str:
     """GDAL's `.aux.xml`: from this GDAL and QGIS know the system, and the exact transform."""
     lines = ["<PAMDataset>"]

@@ -21,7 +21,7 @@ class Chosen:
 
     `scattered`: so few pixels are valid that shrinking would lose most of them. `background`: a value that hardly any
     pixel does not hold. `cut`: parts of the file are left out. `off_web_maps`: a sentence for a picture that a web map
-    would show off its place.
+    would show off its place. `projection_file`: a sentence on what it cannot hold.
     """
 
     bands: BandChoice
@@ -32,6 +32,7 @@ class Chosen:
     background: int | None
     cut: bool
     off_web_maps: str | None
+    projection_file: str | None
 
 
 def notes(header: SourceHeader, options: PixelOptions, sample: Sample, chosen: Chosen) -> tuple[str, ...]:
@@ -55,6 +56,7 @@ def notes(header: SourceHeader, options: PixelOptions, sample: Sample, chosen: C
             "farther away it enlarges a hundredfold. EPSG:4326 or native show all",
         ),
         (chosen.off_web_maps is not None, chosen.off_web_maps or ""),
+        (chosen.projection_file is not None, chosen.projection_file or ""),
         (options.source_crs is not None, _source_crs(header)),
         (options.output_format is OutputFormat.JPEG, "JPEG has no transparency: hidden pixels are white"),
         (

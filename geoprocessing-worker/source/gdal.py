@@ -162,12 +162,18 @@ class _Source(DatasetReader):  # type: ignore[misc]  # compiled, without types
         if not self._opened:
             return None
         crs = None
-        for read in (lambda: read_system(self.name, "GTiff"), super().read_crs):
+        for read in (self._read_in_wkt2, super().read_crs):
             try:
                 crs = crs or read()
             except CRSError:
                 self.crs_unreadable = True
         forget_old_errors(self)
+        return crs
+
+    def _read_in_wkt2(self) -> rasterio.crs.CRS | None:
+        crs = read_system(self.name, "GTiff")
+        if crs is not None:
+            crs.to_wkt()  # raises an error for a projection that PROJ cannot compute with its parameters
         return crs
 
     @property

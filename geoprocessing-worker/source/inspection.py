@@ -191,8 +191,7 @@ def _best_page(path: Path, directories: list[int]) -> int:
 def _own_system(words: Any, path: Path, directory: int, usual: CRS | None) -> OwnSystem:
     if usual is not None:
         return OwnSystem(usual)
-    # GDAL gives the system of a file with tie points to the points alone.
-    crs, keys = words.crs or words.gcps[1], read_geo_keys(path, directory)
+    crs, keys = words.crs, read_geo_keys(path, directory)
     return unreadable_system(keys) if crs is None and words.crs_unreadable else own_system(crs, keys)
 
 

@@ -14,7 +14,15 @@ from pyproj.crs import Datum  # type: ignore[attr-defined]  # public in its docu
 from pyproj.exceptions import CRSError
 from rasterio.errors import CRSError as GdalCRSError
 
-from geoprocessing_worker.geo.crs import angular_axes, from_gdal, horizontal, parts, reachable, unshifted, usable
+from geoprocessing_worker.geo.crs import (
+    angular_axes,
+    from_gdal,
+    horizontal,
+    parts,
+    reachable,
+    unshifted,
+    usable,
+)
 from geoprocessing_worker.geo.crs_text import grid_names, has_text_value, without_grid_names
 from geoprocessing_worker.tiff.geo_keys import angular_unit, has_own_projection, meridian, unknown_code
 
@@ -46,7 +54,7 @@ def own_system(crs: rasterio.crs.CRS | None, keys: Mapping[int, float]) -> OwnSy
         crs: GDAL's reading.
         keys: the file's GeoTIFF keys.
     """
-    if not crs:
+    if crs is None or not _wkt(crs):
         return OwnSystem()
     found = _in_own_unit(from_gdal(crs), keys)
     if found is None:

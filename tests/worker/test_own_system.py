@@ -214,7 +214,10 @@ def test_projected_systems_lie_where_proj_has_them(
 
 @pytest.mark.parametrize("projected", [False, True])
 def test_sidecars_of_native_keep_the_shift(projected: bool, tmp_path: Path) -> None:
-    """GDAL places the picture by its aux.xml where it places the file, and the metadata hold a bound system."""
+    """GDAL places the picture by its aux.xml where it places the file, and the metadata hold a bound system.
+
+    A note names what the `.prj` lacks.
+    """
     keys: dict[int, Any] = {1024: 2, 2048: USER, 2050: USER, 2056: BESSEL, 2062: SHIFTS["seven parameters"]}
     x, y, pixel = 9.0, 52.0, 1e-4
     if projected:
@@ -229,6 +232,8 @@ def test_sidecars_of_native_keep_the_shift(projected: bool, tmp_path: Path) -> N
         found, expected = (rasterio.warp.transform(one.crs, "EPSG:4326", [x], [y]) for one in (picture, source))
     assert np.ravel(found) == pytest.approx(np.ravel(expected), abs=METER / 100)
     assert crs["epsg"] is None
+    assert "the .prj cannot hold the datum shift (TOWGS84): the .aux.xml has it" in notes_of(result)
+    assert ".prj" not in notes_of(run(path, tmp_path / "degrees"))
 
 
 @pytest.mark.parametrize(
@@ -285,10 +290,30 @@ def test_a_proj_string_in_an_esri_string_is_followed(sweep: str, model: int, tmp
     assert math.dist(found, other) > 1000 * METER
     # ESRI's words for the projection have no sweep, and are read as y.
     assert any(output.path.suffix == ".prj" for output in result.outputs) == (sweep == "y")
+    assert ("there is no .prj" in notes_of(result)) == (sweep == "x")
     placed_picture = run(path, tmp_path / "degrees")
     west, south, east, north = bounds_of(placed_picture)
     assert west < expected[0] < east
     assert south < expected[1] < north
+
+
+@pytest.mark.parametrize("model", [1, USER])
+@pytest.mark.parametrize("ellipsoid", ["GRS80", "WGS84"])
+@pytest.mark.parametrize(
+    ("datum", "unknown"), [("D_WGS_1984", False), ("D_North_American_1983", False), ("D_Unknown", True)]
+)
+def test_the_datum_beside_a_proj_string_is_known(
+    datum: str, unknown: bool, ellipsoid: str, model: int, tmp_path: Path
+) -> None:
+    """The string has an ellipsoid only. A note on an unknown datum is untrue where the words around it have one."""
+    proj = f"+proj=geos +sweep=x +lon_0=-75 +h=35786023 +x_0=0 +y_0=0 +ellps={ellipsoid} +units=m +no_defs"
+    keys = esri_string(GEOS, proj, model)
+    keys[3073] = keys[3073].replace("D_Unknown", datum)
+    path = write(tmp_path / "a.tif", keys, 2_000_000, 3_000_000, 2000)
+    result = run(path, tmp_path / "out", coordinate_system="native")
+    assert ("datum of the file's coordinate system is unknown" in notes_of(result)) == unknown
+    expected = as_proj_places(f"{proj} +type=crs", 2_050_000, 2_950_000)
+    assert read_by_gdal(result.outputs[0].path, 2_050_000, 2_950_000) == pytest.approx(expected, abs=2 * METER)
 
 
 def test_a_disk_is_transparent_beside_the_globe(tmp_path: Path) -> None:
@@ -435,6 +460,10 @@ def test_a_datum_with_a_code_is_known() -> None:
     [
         ({1024: 1, 3072: 29999}, "'EPSG:29999' cannot be used, since its code is unknown"),
         ({1024: 1, 3072: USER, 3073: "Mine 7"}, "'Mine 7' cannot be used"),
+        (
+            {1024: 1, 2048: 4267, 3072: USER, 3074: USER, 3075: 7, 3076: 9001, 3080: -90.0, 3081: 30.0, 3092: 0.8},
+            "PROJ cannot parse it",
+        ),
         ({1024: 3, 2048: 4978}, "no geographic and no projected system (Geocentric)"),
     ],
 )

@@ -106,7 +106,7 @@ def placed_by_gdal(dataset: Any, header: SourceHeader) -> bool:
     """Whether GDAL can align the file with web tiles by its own reading of the system."""
     if header.georeferencing is Georeferencing.RPC or header.crs is None:
         return True
-    found = from_gdal(dataset.crs or dataset.gcps[1])
+    found = from_gdal(dataset.crs)
     return found is not None and same_places(header, horizontal(found)) and in_degrees(header) is header
 
 
