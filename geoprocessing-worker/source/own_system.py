@@ -58,7 +58,7 @@ def own_system(crs: rasterio.crs.CRS | None, keys: Mapping[int, float]) -> OwnSy
         return OwnSystem()
     found = _in_own_unit(from_gdal(crs), keys)
     if found is None:
-        return _without_grids(_wkt(crs))
+        return _without_grids(_esri_string(_wkt(crs)))
     if found.name.startswith(ESRI_STRING):
         # GDAL parses the string only if the file's type of model is user-defined as well.
         return _without_grids(found.name.removeprefix(ESRI_STRING))
@@ -136,7 +136,7 @@ def _without_grids(text: str) -> OwnSystem:
         return OwnSystem(
             found,
             caveat=f"the file's datum shift needs the grid {_shown(grids[0])}, which is not available here: "
-            "places can be off by some hundred meters",
+            "places can be off by some hundred meters. Reproject the file with gdalwarp where the grid is installed",
         )
     return OwnSystem(found, caveat=_datum_caveat(found, {}))
 
@@ -186,6 +186,15 @@ def _wkt(crs: rasterio.crs.CRS) -> str:
         with suppress(GdalCRSError):
             return str(crs.to_wkt(version=version))
     return ""
+
+
+def _esri_string(text: str) -> str:
+    """Return the ESRI string that is the name of an engineering system, or the text itself."""
+    if not _name_in(text).startswith(ESRI_STRING):
+        return text
+    with suppress(CRSError):
+        return str(CRS.from_wkt(text).name).removeprefix(ESRI_STRING)
+    return text
 
 
 def _name_in(text: str) -> str:

@@ -16,7 +16,7 @@ from geoprocessing_worker.source.inspection import inspect_file
 from geoprocessing_worker.tasks.cog.check import check_web_copy
 from tests.support.rasters import Tiff, quarters
 from tests.worker.test_cog import cog
-from tests.worker.test_own_system import BESSEL, GEOS, MERIDIANS, UNITS, USER, as_proj_places, esri_string, write
+from tests.worker.test_own_system import BESSEL, GEOS, MERIDIANS, TMERC, UNITS, USER, as_proj_places, esri_string, write
 
 LIKE_DEGREES = "+proj=longlat +ellps=bessel +type=crs"
 PIXELS = 50
@@ -77,6 +77,21 @@ def test_a_web_copy_follows_an_esri_string_that_gdal_does_not_parse(tmp_path: Pa
     middle = as_proj_places(f"{proj} +type=crs", 1_050_000, 950_000)
     assert bounds[0] < middle[0] < bounds[2]
     assert bounds[1] < middle[1] < bounds[3]
+
+
+@pytest.mark.parametrize("model", [1, USER])
+def test_a_web_copy_does_without_a_missing_grid(model: int, tmp_path: Path) -> None:
+    """It lies where the file does without the shift. The note has the grid and the cure."""
+    proj = "+proj=tmerc +lon_0=9 +ellps=bessel +nadgrids=BETA2007.gsb +no_defs"
+    source = write(tmp_path / "a.tif", esri_string(TMERC, proj, model), 10_000, 5_760_000, 10)
+    made = cog(source, tmp_path / "out", webOptimized=True).metadata
+    bounds: Any = made["boundsLonLat"]
+    middle = as_proj_places("+proj=tmerc +lon_0=9 +ellps=bessel +type=crs", 10_250, 5_759_750)
+    assert bounds[0] < middle[0] < bounds[2]
+    assert bounds[1] < middle[1] < bounds[3]
+    block: Any = made["cog"]
+    assert "needs the grid 'BETA2007.gsb'" in block["notes"][0]
+    assert "Reproject the file with gdalwarp where the grid is installed" in block["notes"][0]
 
 
 def test_a_web_copy_in_another_place_is_found_out(tmp_path: Path) -> None:
