@@ -30,7 +30,7 @@ def damage(path: Path) -> JobError | None:
         with path.open("rb") as file:
             tiff = Tiff(file)
             for directory in tiff.directories():
-                if not directory.nested and directory.find(WIDTH) and directory.find(HEIGHT):
+                if not (directory.nested or directory.incomplete) and directory.find(WIDTH) and directory.find(HEIGHT):
                     layout = BlockLayout.read(tiff, directory)
                     _check_color_table(directory, layout)
                     _check_blocks(tiff, directory, layout)

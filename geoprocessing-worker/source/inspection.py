@@ -42,7 +42,7 @@ from geoprocessing_worker.tiff.directory import (
 from geoprocessing_worker.tiff.gate import MAX_BANDS, MAX_BLOCK_BYTES, MAX_SIDE, admit, check_domain
 from geoprocessing_worker.tiff.geo_keys import read_geo_keys
 from geoprocessing_worker.tiff.letters import clean
-from geoprocessing_worker.tiff.masks import page_masks, whole_pages
+from geoprocessing_worker.tiff.masks import incomplete_pages, page_masks, whole_pages
 from geoprocessing_worker.tiff.sparse import with_single_strips, with_stored_blocks
 
 MAX_PAGES = 64  # looked at to find the largest; any other can be asked for by number
@@ -77,6 +77,8 @@ def inspect_file(
         forget_old_errors(dataset)
         _admit(dataset)
         directories = [int(name.split(":")[1]) for name in dataset.subdatasets] or whole_pages(path)
+    incomplete = incomplete_pages(path)
+    directories = [place for place in directories if place not in incomplete] or directories
     pages = len(directories)
     number = page or (_best_page(path, directories) if pages > 1 else 1)
     if number > pages:
@@ -92,7 +94,7 @@ def inspect_file(
         forget_old_errors(dataset)
         _admit(dataset)
         full = Level(None, dataset.width, dataset.height, *block_size(dataset))
-        overviews = _overviews(dataset, raw=raw)
+        overviews = 0 if incomplete else _overviews(dataset, raw=raw)
         usual = known_crs.find(path, directory)
         system = _own_system(words, path, directory, usual)
         # A unit may be that of heights in the file's system; a usual one has none, and GDAL would look it up for that.

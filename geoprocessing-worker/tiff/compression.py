@@ -72,7 +72,8 @@ def codec_in(path: Path) -> Codec | None:
     found: list[Codec] = []
     with suppress(OSError, JobError), path.open("rb") as file:
         tiff = Tiff(file)
-        found.extend(codec_of(tiff, directory) for directory in tiff.directories() if not directory.nested)
+        read = (one for one in tiff.directories() if not (one.nested or one.incomplete))
+        found.extend(codec_of(tiff, directory) for directory in read)
     return next((codec for codec in found if not codec.read), found[0] if found else None)
 
 

@@ -36,6 +36,9 @@ SUB_DIRECTORIES = (330, 34665, 34853, 40965)  # SubIFDs, EXIF, GPS, interoperabi
 ASSOCIATED_ALPHA = 1
 SEPARATED = 5  # inks
 GRAY_SCALES = frozenset({0, 1})  # white is 0, black is 0
+# libtiff reads no directory in which one of these stands beyond the file's end. Bits, compression, samples, planes,
+# tiles, extra samples, sample format. tests/hostile/test_pointers.py compares.
+VITAL = frozenset({BITS_PER_SAMPLE, COMPRESSION, 277, 284, TILE_WIDTH, 323, EXTRA_SAMPLES, 339})
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -106,11 +109,20 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """A directory, where it stands, and whether it hangs off another one rather than in the file's own chain."""
+    """A directory, where it stands, and whether it hangs off another one rather than in the file's own chain.
+
+    `entries` counts all its fields. Those with values beyond the file's end are left out of `fields`.
+    """
 
     offset: int
     fields: tuple[Field, ...]
+    entries: int
     nested: bool = False
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether it belongs to the chain and lacks some of its fields. The first one never does."""
+        return not self.nested and len(self.fields) < self.entries
 
     def find(self, tag: int) -> Field | None:
         """The first field with this tag."""
@@ -141,13 +153,14 @@ class Tiff:
             raise malformed("its BigTIFF header does not say 8 bytes for each offset")
         self._first = self._whole(8 if self._big else 4, self._word)
         self.remark: str | None = None
-        """Set by `directories` where the chain goes on to a place that holds no directory."""
+        """Set by `directories` where the chain goes on to a place that holds no directory, or only a part of one."""
 
     def directories(self) -> Iterator[Directory]:
         """All directories, each once: first those of the chain in order, then those that hang off them.
 
         As in libtiff, the chain ends at a pointer to no directory. Nothing behind it is yielded, since GDAL does not
         read it either: tests/hostile/test_pointers.py compares both. Nested directories that are none are skipped.
+        Directories of the chain behind the first may be `incomplete`: GDAL reads those, so the walk goes on.
 
         Raises:
             JobError: `truncated`, `malformed_header`, `too_large`.
@@ -162,7 +175,7 @@ class Tiff:
             in_chain = bool(at)
             place = at or nested.popleft()
             if seen and (place in seen or not self._readable(place, picture=in_chain)):
-                if in_chain:
+                if in_chain and self.remark is None:
                     self.remark = _points_nowhere(len(seen), place, back=place in seen)
                 at = 0
                 continue
@@ -173,7 +186,9 @@ class Tiff:
                 raise too_large("fields", count, MOST_FIELDS_IN_ALL, "tags")
             if entries > MOST_FIELDS and not in_chain and not self._readable(place, picture=True):
                 continue  # a pointer to something else: GDAL opens nested pictures only
-            directory = self._directory(place, nested=not in_chain)
+            directory = self._directory(place, nested=not in_chain, first=not seen - {place})
+            if directory.incomplete and self.remark is None:
+                self.remark = _IN_PART.format(before=len(seen) - 1)
             at = self.following(directory) if in_chain else 0
             nested.extend(self._hanging_off(directory))
             size += sum(field.size for field in directory.fields)
@@ -202,7 +217,7 @@ class Tiff:
                 raise error
             return None
         at, nested = places[number - 1]
-        return self._directory(at, nested=nested)
+        return self._directory(at, nested=nested, first=number == 1)
 
     def following(self, directory: Directory) -> int:
         """Where the directory after this one of the chain stands; 0, as in libtiff, where the file ends before that."""
@@ -213,7 +228,7 @@ class Tiff:
         """Where the file points to the directory after this one of the chain; after none, to the first."""
         if directory is None:
             return self._inline
-        return directory.offset + self.format.counter_size + len(directory.fields) * self.format.entry_size
+        return directory.offset + self.format.counter_size + directory.entries * self.format.entry_size
 
     def _hanging_off(self, directory: Directory) -> Iterator[int]:
         for field in directory.fields:
@@ -233,6 +248,8 @@ class Tiff:
         sides: dict[int, Field] = {}
         for field in self._fields(at + counter, count):
             sides.setdefault(field.tag, field)  # of several libtiff takes the first
+        if any(tag in sides and not self._is_inside(sides[tag]) for tag in VITAL):
+            return False
         return all(tag in sides and self._is_side(sides[tag]) for tag in (WIDTH, HEIGHT))
 
     def _counted(self, at: int) -> int:
@@ -240,7 +257,11 @@ class Tiff:
         return self._whole(at, "Q" if self._big else "H")
 
     def _is_side(self, field: Field) -> bool:
-        return field.kind in WHOLE and field.count == 1 and any(self._bytes(field.offset, field.size))
+        whole = field.kind in WHOLE and field.count == 1 and self._is_inside(field)
+        return whole and any(self._bytes(field.offset, field.size))
+
+    def _is_inside(self, field: Field) -> bool:
+        return field.offset + field.size <= self.size
 
     def _fields(self, start: int, count: int) -> Iterator[Field]:
         """The fields of a table; values that do not fit into it stand at an offset, which may lie anywhere."""
@@ -254,21 +275,21 @@ class Tiff:
                 field = Field(tag, kind, values, struct.unpack(self._order + self._word, value)[0])
             yield field
 
-    def _directory(self, at: int, *, nested: bool) -> Directory:
+    def _directory(self, at: int, *, nested: bool, first: bool) -> Directory:
         count = self._counted(at)
         if count > MOST_FIELDS:
             raise too_large("fields", count, MOST_FIELDS, "tags in a directory")
         fields = tuple(self._fields(at + self.format.counter_size, count))
-        if nested:
-            fields = tuple(field for field in fields if field.offset + field.size <= self.size)
+        if not first:
+            fields = tuple(field for field in fields if self._is_inside(field))
         for field in fields:
             self._check_place(field)
-        return Directory(at, fields, nested)
+        return Directory(at, fields, count, nested)
 
     def _check_place(self, field: Field) -> None:
         if field.size > LARGEST_FIELD:
             raise too_large("tag", field.size, LARGEST_FIELD, f"bytes in tag {field.tag}")
-        if field.offset + field.size > self.size:
+        if not self._is_inside(field):
             raise truncated(f"tag {field.tag} stands beyond its end", field.offset + field.size, self.size)
 
     def numbers(self, field: Field | None) -> NDArray[np.uint64]:
@@ -315,6 +336,12 @@ def _places_in(path: Path, _version: tuple[int, ...]) -> Places:
     """Kept, since each page of a file with thousands is asked for by its number several times."""
     with path.open("rb") as file:
         return _places(Tiff(file))
+
+
+_IN_PART = (
+    "after {before} of its directories the file points to one with values beyond the end of the file: ignored with "
+    "all overviews"
+)
 
 
 def _points_nowhere(before: int, at: int, *, back: bool) -> str:

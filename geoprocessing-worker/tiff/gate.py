@@ -6,6 +6,7 @@ stands. `check_structure` keeps out what would cost too much or cannot be; `VALI
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -96,13 +97,17 @@ def _admit_once(path: Path, validate_headers: bool, _version: tuple[int, ...]) -
     with path.open("rb") as file:
         tiff, found = Tiff(file), Counter[str]()
         try:
+            first = 0
             for directory in tiff.directories():
                 check_metadata(tiff, directory)
                 if validate_headers and (kind := _kind(tiff, directory)):
                     found[kind] += 1
                     if found[kind] > MOST_OF_KIND[kind]:
                         raise too_large(kind, found[kind], MOST_OF_KIND[kind], kind)
-                if validate_headers and (not directory.nested or _is_version(tiff, directory)):
+                first = first or _pixels(tiff, directory)
+                if directory.incomplete:
+                    _check_needless(tiff, directory, first)
+                elif validate_headers and (not directory.nested or _is_version(tiff, directory)):
                     check_structure(tiff, directory)
         except JobError as error:
             # GDAL may find its way through a damaged chain; what it finds there is looked at once it is open.
@@ -116,6 +121,25 @@ def _kind(tiff: Tiff, directory: Directory) -> str | None:
     found = tiff.numbers(directory.find(SUBFILE_TYPE))
     bits = int(found[0]) if found.size else 0
     return "masks" if bits & IS_MASK else "overviews" if bits & IS_REDUCED else None
+
+
+def _pixels(tiff: Tiff, directory: Directory) -> int:
+    return math.prod(int(number) for tag in (WIDTH, HEIGHT) for number in tiff.numbers(directory.find(tag))[:1])
+
+
+def _check_needless(tiff: Tiff, directory: Directory, first: int) -> None:
+    """Refuse a file whose picture cannot be shown without this incomplete directory.
+
+    Without its mask a picture would show hidden pixels. A page larger than the first one (of so many pixels) would be
+    the one that is shown.
+
+    Raises:
+        JobError: `truncated`.
+    """
+    kind = tiff.numbers(directory.find(SUBFILE_TYPE))
+    bits = int(kind[0]) if kind.size else 0
+    if not bits & IS_REDUCED and (bits & IS_MASK or _pixels(tiff, directory) > first):
+        raise truncated("a page or mask has values beyond its end", tiff.size + 1, tiff.size)
 
 
 def _is_version(tiff: Tiff, directory: Directory) -> bool:

@@ -13,12 +13,16 @@ from geoprocessing_worker.tiff.directory import HEIGHT, IS_MASK, IS_REDUCED, SUB
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """A directory by its 1-based number: the bits of its subfile type, (width, height), whether it is of the chain."""
+    """A directory by its 1-based number: the bits of its subfile type, (width, height), whether it is of the chain.
+
+    `incomplete`: as in `Directory`.
+    """
 
     number: int
     kind: int
     size: tuple[int, int]
     chained: bool
+    incomplete: bool
 
 
 def _pages(path: Path) -> Iterator[_Page]:
@@ -29,7 +33,7 @@ def _pages(path: Path) -> Iterator[_Page]:
             kind, *size = (tiff.numbers(directory.find(tag))[:1].tolist() for tag in (SUBFILE_TYPE, WIDTH, HEIGHT))
             if all(size):
                 whole = int(size[0][0]), int(size[1][0])
-                yield _Page(number, int(kind[0]) if kind else 0, whole, not directory.nested)
+                yield _Page(number, int(kind[0]) if kind else 0, whole, not directory.nested, directory.incomplete)
 
 
 def whole_pages(path: Path) -> list[int]:
@@ -42,6 +46,11 @@ def whole_pages(path: Path) -> list[int]:
     if first is None or not first.kind & IS_REDUCED:
         return [1]
     return [page.number for page in pages if page.chained and not page.kind & (IS_MASK | IS_REDUCED)] or [1]
+
+
+def incomplete_pages(path: Path) -> frozenset[int]:
+    """The directories that lack values beyond the file's end, by their 1-based numbers. None of them is used."""
+    return frozenset(page.number for page in _pages(path) if page.incomplete)
 
 
 def mask_sizes(path: Path) -> frozenset[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from pyproj import CRS
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.source import known_crs
 from geoprocessing_worker.source.gdal import gdal_environment, open_source
+from geoprocessing_worker.source.inspection import inspect_file
 from geoprocessing_worker.tasks.builtin import GEOTIFF_INFO, GEOTIFF_TO_COG, GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
-from geoprocessing_worker.tiff.directory import LIBTIFF_FIELDS, MOST_FIELDS
+from geoprocessing_worker.tiff.directory import LIBTIFF_FIELDS, MOST_FIELDS, SIZES, VITAL
 from geoprocessing_worker.tiff.directory import Tiff as Walker
 from geoprocessing_worker.tiff.gate import admit
 from tests.support.rasters import run
@@ -220,3 +222,94 @@ def test_a_directory_cut_off_at_the_end_is_none_to_gdal_either(tmp_path: Path) -
         else:
             assert seen_by_gdal(path) == 1
             assert len(admit(path)) == 1
+
+
+def file_with_values_lost(second: dict[int, Value], tag: int, kind: int = LONG, count: int = 10) -> bytes:
+    """A picture, a second directory whose value of this tag stands beyond the end, and hostile metadata in a third."""
+    evil = gray(20, 20, t42112=text(EVIL))
+    content = bytearray(file_with({**second, tag: (LONG, [1] * 10)}, evil))
+    at = content.index(struct.pack("<HHI", tag, LONG, 10))
+    struct.pack_into("<HHII", content, at, tag, kind, count, 10**6)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SIZES if kind < LONG8], ids=str)
+@pytest.mark.parametrize("tag", [*sorted(VITAL), 256, 257], ids=str)
+def test_the_walk_ends_at_lost_values_only_where_gdal_ends(tag: int, kind: int, tmp_path: Path) -> None:
+    """Of a directory without its bits, samples or tiles libtiff reads nothing, nor what follows."""
+    path = tmp_path / "a.tif"
+    for count in (10, 1) if SIZES[kind] == 8 else (10,):
+        path.write_bytes(file_with_values_lost(gray(), tag, kind, count))
+        assert seen_by_gdal(path) == 1
+        assert len(admit(path)) == 1
+
+
+@pytest.mark.parametrize("tag", [254, 262, 273, 279, 305, 324, 330, 700, 42112, 42113, 65000], ids=str)
+def test_nothing_is_hidden_behind_a_directory_with_lost_values(tag: int, tmp_path: Path) -> None:
+    """GDAL goes on to the third directory, so its hostile metadata are found."""
+    path = tmp_path / "a.tif"
+    path.write_bytes(file_with_values_lost(gray(), tag))
+    assert seen_by_gdal(path) == 3
+    for validate_headers in (True, False):
+        with pytest.raises(JobError) as caught:
+            admit(path, validate_headers=validate_headers)
+        assert caught.value.code == "hostile_metadata"
+
+
+def with_lost(kind: int, side: int, tag: int) -> bytes:
+    """A picture of 16 by 16 in white, and a directory of this subfile type with a value beyond the file's end."""
+    content = bytearray(file_with(gray(side, side, t254=(LONG, [kind])) | {tag: (LONG, [1] * 10)}))
+    at = content.index(struct.pack("<HHI", tag, LONG, 10))
+    struct.pack_into("<I", content, at + 8, 10**6)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.task_type.name)
+@pytest.mark.parametrize("tag", [258, 273, 279, 305], ids=str)
+@pytest.mark.parametrize("kind", [0, 1, 5], ids=["page", "overview", "mask of an overview"])
+def test_every_kind_of_job_ignores_a_directory_with_lost_values(
+    kind: int, tag: int, handler: Any, tmp_path: Path
+) -> None:
+    """It is neither a page nor an overview, so that a picture that is whole itself is shown, with one note."""
+    source = tmp_path / "a.tif"
+    source.write_bytes(with_lost(kind, 8, tag))
+    metadata: Any = perform_on(handler, source, tmp_path / "out").metadata
+    assert ["ignored" in note for note in metadata["source"]["notes"]] == [True]
+    assert metadata["source"]["overviews"] == 0
+    assert metadata["source"]["pages"] == 1
+
+
+def test_a_whole_overview_beside_one_with_lost_values_is_not_used(tmp_path: Path) -> None:
+    """GDAL numbers the overviews that it finds, broken ones too: none of them is asked for."""
+    whole = gray(8, 8, t254=(LONG, [1]), t273=(LONG, [PIXELS]))
+    broken = gray(4, 4, t254=(LONG, [1]), t273=(LONG, [1] * 10))
+    content = bytearray(file_with(broken, whole))
+    struct.pack_into("<I", content, content.index(struct.pack("<HHI", 273, LONG, 10)) + 8, 10**6)
+    source = tmp_path / "a.tif"
+    source.write_bytes(bytes(content))
+    with gdal_environment(), open_source(source) as dataset:
+        assert sorted(dataset.overviews(1)) == [2, 4]
+    for validate_headers in (True, False):
+        assert len(inspect_file(source, validate_headers=validate_headers).levels) == 1
+
+
+@pytest.mark.parametrize(("kind", "side"), [(4, 16), (0, 20)], ids=["mask", "larger page"])
+def test_a_mask_or_a_larger_page_with_lost_values_refuses_the_file(kind: int, side: int, tmp_path: Path) -> None:
+    """Without its mask a picture shows hidden pixels, and the larger page is the one that is asked for."""
+    source = tmp_path / "a.tif"
+    source.write_bytes(with_lost(kind, side, 273))
+    with pytest.raises(JobError) as caught:
+        run(source, tmp_path / "out")
+    assert caught.value.code == "truncated"
+
+
+@pytest.mark.parametrize("tag", [258, 273, 305, 42112], ids=str)
+def test_lost_values_of_the_first_directory_refuse_the_file(tag: int, tmp_path: Path) -> None:
+    first = gray(t273=(LONG, [PIXELS])) | {tag: (LONG, [1] * 10)}
+    content = bytearray(RawTiff([first, gray(8, 8)]).bytes().ljust(PIXELS, b"\x01") + bytes(256))
+    struct.pack_into("<I", content, content.index(struct.pack("<HHI", tag, LONG, 10)) + 8, 10**6)
+    source = tmp_path / "a.tif"
+    source.write_bytes(bytes(content))
+    with pytest.raises(JobError) as caught:
+        admit(source)
+    assert caught.value.code == "truncated"
