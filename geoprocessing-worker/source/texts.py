@@ -26,7 +26,7 @@ from geoprocessing_worker.tiff.directory import (
     Field,
     Tiff,
 )
-from geoprocessing_worker.tiff.letters import UNKNOWN, UTF_8, decode
+from geoprocessing_worker.tiff.letters import UNKNOWN, UTF_8, decode, decode_wide
 
 GEO_KEYS, GEO_TEXTS = 34735, 34737
 KEY = 4  # numbers of a geo key: its id, the tag of its value, count, and place in that
@@ -51,7 +51,12 @@ class Mender:
         for one in self.directory.fields:
             if one.tag == GEO_TEXTS or not self._is_text(one):
                 continue
-            text = self.tiff.content(one).partition(b"\0")[0]
+            content = self.tiff.content(one)
+            text = content.partition(b"\0")[0]
+            if one.tag != GDAL_NODATA and (wide := decode_wide(content)):
+                self.encodings.add(str(wide.encoding))
+                found[one.tag] = wide.text.encode(errors="replace") + b"\0"
+                continue
             if one.tag == GDAL_NODATA and not says_a_number(text.decode("latin-1")):
                 found[one.tag] = None  # GDAL would copy it as 0
             elif not _is_utf8(text):

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from geoprocessing_worker.errors import JobError, malformed, too_large, truncated
 from geoprocessing_worker.tiff.file_kinds import not_a_tiff
+from geoprocessing_worker.tiff.letters import decode_wide
 
 SUBFILE_TYPE, WIDTH, HEIGHT = 254, 256, 257
 IS_REDUCED, IS_MASK = 1, 4  # of the subfile type's bits
@@ -372,7 +373,9 @@ def read_tags(path: Path, wanted: Iterable[int], directory: int = 1) -> Tags:
             fields = [] if found is None else [field for tag in wanted if (field := found.find(tag))]
             for field in fields:
                 if field.kind == LETTERS:
-                    texts[field.tag] = tiff.content(field).partition(b"\0")[0].decode("latin-1")
+                    content = tiff.content(field)
+                    wide = decode_wide(content) if field.tag == METADATA else None
+                    texts[field.tag] = wide.text if wide else content.partition(b"\0")[0].decode("latin-1")
                 else:
                     numbers[field.tag] = tuple(tiff.numbers(field).tolist())
     except (OSError, JobError):

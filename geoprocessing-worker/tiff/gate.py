@@ -33,6 +33,7 @@ from geoprocessing_worker.tiff.directory import (
     Field,
     Tiff,
 )
+from geoprocessing_worker.tiff.letters import decode_wide
 
 MAX_SIDE = 1_000_000  # pixels; the widest honest mosaics stay below
 MAX_BANDS = 4096  # hyperspectral cubes have a few hundred
@@ -48,6 +49,7 @@ TIE_POINTS = 33922  # six numbers each
 LARGEST_METADATA = 1 << 20  # bytes
 LARGEST_TEXT = 16 << 20  # bytes; microscopes describe their pictures in megabytes of XML
 LARGEST_NODATA = 4096  # bytes; one number
+UTF_8_MARK = b"\xef\xbb\xbf".decode("latin-1")  # GDAL skips it
 BYTES = frozenset({1, 2, 6, 7})  # TIFF's types of one byte
 
 # Domains that programs write of themselves and that lead nowhere. OVERVIEWS, GEOLOCATION and whatever a later GDAL may
@@ -162,9 +164,11 @@ def check_metadata(tiff: Tiff, directory: Directory) -> None:
         # libtiff would also take wider numbers for letters.
         if field.kind not in BYTES:
             raise _unreadable(type=field.kind)
-        # GDAL reads up to the first NUL.
-        text = tiff.content(field).partition(b"\0")[0].decode("latin-1")
-        for domain in _domains(text):
+        # GDAL reads up to the first NUL, and nothing of wide letters. `texts` decodes those for it.
+        content = tiff.content(field)
+        wide = decode_wide(content)
+        text = content.partition(b"\0")[0].decode("latin-1") if wide is None else wide.text
+        for domain in _domains(text.removeprefix(UTF_8_MARK)):
             check_domain(domain)
 
 

@@ -16,6 +16,15 @@ ARABIC = "Windows-1256"
 LATIN = "Windows-1252"
 UTF_8 = "UTF-8 with errors"
 UNKNOWN = "an unknown encoding"
+UTF_16, UTF_32 = "UTF-16", "UTF-32"
+
+# How texts in wide letters begin: with a mark, or with markup. The longest come first, since UTF-32 contains UTF-16.
+_WIDE = (
+    (b"\xff\xfe\0\0", "utf-32-le", UTF_32), (b"\0\0\xfe\xff", "utf-32-be", UTF_32),
+    (b"<\0\0\0", "utf-32-le", UTF_32), (b"\0\0\0<", "utf-32-be", UTF_32),
+    (b"\xff\xfe", "utf-16-le", UTF_16), (b"\xfe\xff", "utf-16-be", UTF_16),
+    (b"<\0", "utf-16-le", UTF_16), (b"\0<", "utf-16-be", UTF_16),
+)  # fmt: skip
 
 _ARABIC_WORD = re.compile(r"[\u0621-\u063a\u0640-\u064a\u067e\u0686\u0698\u06a9\u06af]{2,}")
 _ARABIC_TEXT = re.compile(r"[\x00-\x7f\u0600-\u06ff\u200c-\u200f\xa0\xab\xb0\xb7\xbb\u2013\u2014\u2018-\u201d]*")
@@ -49,6 +58,19 @@ def decode(raw: bytes) -> Decoded:
     if REPLACEMENT not in latin and max(map(len, _HIGH.findall(raw))) <= LONGEST_RUN:
         return Decoded(latin, LATIN)
     return Decoded(raw.decode("ascii", errors="replace"), UNKNOWN)
+
+
+def decode_wide(raw: bytes) -> Decoded | None:
+    """A text in UTF-16 or UTF-32 up to its NUL, `None` for any other.
+
+    GDAL reads no more of it than a mark and one letter, since the second byte, or the third, is a NUL.
+    """
+    for begin, codec, name in _WIDE:
+        if raw.startswith(begin):
+            width = 4 if name == UTF_32 else 2
+            text = raw[: len(raw) // width * width].decode(codec, errors="replace")
+            return Decoded(text.removeprefix("\ufeff").partition("\0")[0], name)
+    return None
 
 
 def clean(text: str) -> str:

@@ -118,6 +118,44 @@ def test_no_spelling_of_the_metadata_hides_their_domain(
     assert bird.touched() == []
 
 
+WIDE = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+
+
+@pytest.mark.parametrize("kind", [ASCII, BYTE])
+@pytest.mark.parametrize("codec", WIDE)
+@pytest.mark.parametrize("evasion", ["raw", *EVASIONS])
+def test_wide_letters_do_not_hide_a_domain(evasion: str, codec: str, kind: int, bird: Canary, tmp_path: Path) -> None:
+    """UTF-16 and UTF-32 are decoded for GDAL, so they are held to the same grammar and domains."""
+    words = (EVASIONS | {"raw": RAW})[evasion].format(path=bird.path)
+    path = write_with_metadata(tmp_path / "a.tif", (kind, [*words.encode(codec), 0, 0]))
+    for validate_headers in (True, False):
+        with pytest.raises(JobError) as caught:
+            inspection.inspect_file(path, validate_headers=validate_headers)
+        assert caught.value.code == "hostile_metadata"
+    assert bird.touched() == []
+
+
+@pytest.mark.parametrize("begin", ["", "\ufeff"])
+@pytest.mark.parametrize("codec", WIDE)
+def test_gdal_itself_reads_no_metadata_of_wide_letters(codec: str, begin: str, tmp_path: Path) -> None:
+    """So only the decoded text counts: behind the first NUL there is nothing else that GDAL would find."""
+    words = (begin + RAW).encode(codec)
+    path = write_with_metadata(tmp_path / "a.tif", (ASCII, [*words, 0, *RAW.encode(), 0]))
+    with gdal_environment(), rasterio.open(path) as dataset:
+        assert "OVERVIEWS" not in dataset.tag_namespaces()
+
+
+def test_a_narrow_text_behind_a_wide_beginning_is_refused(bird: Canary, tmp_path: Path) -> None:
+    """A decoder that sees something else than GDAL does hides nothing."""
+    narrow = RAW.format(path=bird.path).encode() + b"\0"
+    for begin in (b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf", b"<\0", b"\0<", b"\xff\xfe\0\0"):
+        path = write_with_metadata(tmp_path / "a.tif", (ASCII, [*begin, *narrow]))
+        with pytest.raises(JobError) as caught:
+            inspection.inspect_file(path)
+        assert caught.value.code == "hostile_metadata"
+    assert bird.touched() == []
+
+
 def test_letters_stored_as_wider_numbers_are_refused(bird: Canary, tmp_path: Path) -> None:
     """libtiff would make a text of 16-bit numbers, in which a reader of bytes sees an early end."""
     letters = RAW.format(path=bird.path).encode()
@@ -170,6 +208,7 @@ def test_the_gate_itself_takes_no_time_over_long_metadata(size: int, tmp_path: P
         '<GDALMetadata xmlns="http://www.gdal.org" ><Item name="a" long-name="b">c</Item></GDALMetadata >',
         "<GDALMetadata/>",
         '<?xml version="1.0"?>\n<GDALMetadata />\n',
+        '\ufeff<GDALMetadata><Item name="a">b</Item></GDALMetadata>',
         '<GDALMetadata><Item name="PyramidResamplingType" domain="Esri">NEAREST</Item></GDALMetadata>',
         '<GDALMetadata><Item name="CLOUDCOVER" domain="IMD">0</Item></GDALMetadata>',
         "",

@@ -97,6 +97,40 @@ def source_with(place: str, text: bytes, path: Path) -> Path:
     return write_raw_tiff(path / "a.tif", pixels, tags=PLACE | PLACES[place](text))
 
 
+WIDE = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+
+
+@by_name
+@pytest.mark.parametrize("codec", WIDE)
+def test_metadata_in_wide_letters_are_read_with_a_note(codec: str, handler: Any, tmp_path: Path) -> None:
+    """With a byte order mark or without: description and unit are those of the file."""
+    words = (
+        '<?xml version="1.0" encoding="UTF-16"?>\n<GDALMetadata>'
+        '<Item name="DESCRIPTION" sample="0" role="description">الارتفاع</Item>'
+        '<Item name="UNITTYPE" sample="0" role="unittype">Höhe</Item></GDALMetadata>\0'
+    )
+    pixels = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64, 1)
+    for end in (b"", b"\0"):
+        tags = PLACE | UTM | {42112: (ASCII, words.encode(codec) + end)}
+        source = write_raw_tiff(tmp_path / "a.tif", pixels, tags=tags)
+        made = perform_on(handler, source, tmp_path / "out")
+        told: Any = made.metadata["source"]
+        assert (described(told), told["bands"][0]["unit"]) == ("الارتفاع", "Höhe")
+        name = codec[:6].upper()
+        assert told["notes"] == [f"texts in the file that are not UTF-8 are read as {name}"]
+        if handler is GEOTIFF_TO_COG:
+            with gdal_environment(), rasterio.open(made.outputs[0].path) as copy:
+                assert copy.descriptions == ("الارتفاع",)
+
+
+@pytest.mark.parametrize("codec", WIDE)
+def test_a_description_of_the_picture_in_wide_letters_is_read(codec: str, tmp_path: Path) -> None:
+    """Without a mark they are no different from a text of one letter, so the mark is needed."""
+    mark = "" if codec in {"utf-16", "utf-32"} else "\ufeff"
+    source = source_with("image description", (mark + "خريطة").encode(codec), tmp_path)
+    assert dict(inspect_file(source).tags)["TIFFTAG_IMAGEDESCRIPTION"] == "خريطة"
+
+
 @by_name
 @pytest.mark.parametrize(
     ("place", "text"),
