@@ -23,7 +23,7 @@ from geo_jobs_api.queue.lease_records import Lease, LeasedJob, LeaseOutcome, Pre
 from geo_jobs_api.queue.lease_requests import ClaimRequest, Completion, News, Results
 from geo_jobs_api.queue.metrics import JOBS_CLAIMED, JOBS_ENDED
 from geo_jobs_api.queue.results import take_outputs
-from geo_jobs_api.queue.rules import FINAL_STATES, InputKind, JobState, LeaseToken, slot_key
+from geo_jobs_api.queue.rules import FINAL_STATES, InputKind, JobState, LeaseToken, ReportedFailure, slot_key
 from geo_jobs_api.queue.worker_schemas import (
     CancelNotice,
     ClaimedInput,
@@ -172,7 +172,8 @@ def _claimed_input(services: Services, base_url: str, job: LeasedJob) -> Claimed
         kind=job.input_kind.value,
         file_name=job.file_name,
         download_url=url,
-        size_bytes=job.input_size_bytes,
+        # Of a source only a lower bound is known, if anything.
+        size_bytes=None if job.input_kind is InputKind.URL else job.input_size_bytes,
         content_type=job.input_content_type or "application/octet-stream",
         etag=condition.get("etag"),
         last_modified=condition.get("lastModified"),
@@ -303,8 +304,9 @@ async def complete(job_id: UUID, body: CompleteJob, token: LeaseTokenOf, service
 async def fail(job_id: UUID, body: FailJob, token: LeaseTokenOf, services: ServicesOf) -> Failed:
     """End the lease with a failure; the server decides what follows."""
     digest = _request_digest("fail", body)
+    failure = ReportedFailure(body.error.error_class, body.error.code, body.retry_after_seconds, body.error.detail)
     decision = await services.leases.decide_failure(
-        job_id, token, body.error.error_class, body.error.code, body.retry_after_seconds
+        job_id, token, failure, max_file_size=services.settings.max_file_size
     )
     if decision is not None:
         error = body.error.model_dump(mode="json", by_alias=True)

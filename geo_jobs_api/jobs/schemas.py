@@ -10,7 +10,7 @@ from pydantic import Field
 
 from geo_jobs_api.fields import Asked, Integer, Model, Text
 from geo_jobs_api.queue.records import Job, JobEvent
-from geo_jobs_api.queue.rules import JobState
+from geo_jobs_api.queue.rules import InputKind, JobState
 
 
 class RequestUpload(Asked):
@@ -91,7 +91,7 @@ class JobView(Model):
             known = InputView(
                 kind=job.input_kind.value,
                 file_name=job.input_file_name,
-                size_bytes=job.input_size_bytes,
+                size_bytes=None if job.input_kind is InputKind.URL else job.input_size_bytes,
                 content_type=job.input_content_type,
                 sha256=job.input_sha256,
             )

@@ -66,8 +66,11 @@ class Capabilities:
 
     def list_lacking(self, need: Need) -> Iterator[str]:
         """Why the worker does not get a job with this need: `takes …; this job has …`."""
-        if self.max_file_size is not None and need.size_bytes is not None and need.size_bytes > self.max_file_size:
-            yield f"takes files up to {_megabytes(self.max_file_size)}; this one has {_megabytes(need.size_bytes)}"
+        most, size = self.max_file_size, need.size_bytes
+        if most is not None and size is not None and size > most:
+            # Of a source earlier workers have only seen that it is larger than they take.
+            more = "" if need.source_host is None else " or more"
+            yield f"takes files up to {_megabytes(most)}; this one has {_megabytes(size)}{more}"
         hosts = self.source_hosts
         if hosts is not None and need.source_host is not None and not HostList.of(hosts).allows(need.source_host):
             yield f"does not fetch from {need.source_host} (its SOURCE_HOSTS)"

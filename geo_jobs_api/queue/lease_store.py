@@ -32,9 +32,12 @@ from geo_jobs_api.queue.rules import (
     AttemptBudget,
     ErrorClass,
     FailureDecision,
+    InputKind,
     JobState,
     LeaseToken,
+    ReportedFailure,
     decide_failure,
+    find_source_bytes,
 )
 
 _leases = load_queries("leases.sql")
@@ -235,27 +238,32 @@ class LeaseStore:
         return [states.get(place) for place in range(1, len(completions) + 1)]
 
     async def decide_failure(
-        self, job_id: UUID, token: LeaseToken, error_class: ErrorClass, code: str, retry_after_seconds: float | None
+        self, job_id: UUID, token: LeaseToken, failure: ReportedFailure, *, max_file_size: int
     ) -> FailureDecision | None:
         """What a failure would lead to; None when the lease is not held any more."""
+        error_class = failure.error_class
         async with self._pool.connection() as connection:
             row = await _leases.get_lease(connection, id=job_id, lease_seq=token.lease_seq, lease_key=token.lease_key)
             ended_alike = 0
             if FAILURE_POLICIES[error_class].most is not None:
                 alike = await _leases.count_failures(connection, id=job_id, key="class", value=error_class.value)
                 ended_alike = alike["failures"]
-            if error_class is ErrorClass.INTERRUPTED and code == WORKER_TROUBLE:
-                before = await _leases.count_failures(connection, id=job_id, key="code", value=code)
+            if error_class is ErrorClass.INTERRUPTED and failure.code == WORKER_TROUBLE:
+                before = await _leases.count_failures(connection, id=job_id, key="code", value=failure.code)
                 if before["failures"] >= MOST_FREE_TROUBLES:
                     # What troubles so many workers may be the job itself.
                     error_class = ErrorClass.TRANSIENT
         if row is None:
             return None
         lease = Lease.from_row(row)
+        if lease.job.input_kind is InputKind.URL:
+            found = find_source_bytes(failure, lease.job.input_size_bytes, max_file_size)
+            if found is not None:
+                return FailureDecision(JobState.QUEUED, 0.0, spends_attempt=False, source_bytes=found)
         return decide_failure(
             error_class,
             AttemptBudget(lease.attempt, lease.job.max_attempts, row["backoff_seconds"], ended_alike),
-            retry_after_seconds,
+            failure.retry_after_seconds,
             random.SystemRandom(),
         )
 
@@ -279,6 +287,7 @@ class LeaseStore:
                 next_state=decision.next_state.value,
                 delay_seconds=decision.delay_seconds,
                 spends_attempt=decision.spends_attempt,
+                source_bytes=decision.source_bytes,
                 error=Jsonb(dict(error)),
                 avoid_seconds=_AVOID_SECONDS,
                 asking_seconds=_ASKING_SECONDS,

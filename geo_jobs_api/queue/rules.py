@@ -83,6 +83,9 @@ FAILURE_POLICIES: dict[ErrorClass, FailurePolicy] = {
 WORKER_TROUBLE = "worker_trouble"
 MOST_FREE_TROUBLES = 10
 
+# The code and limit of an input that is larger than its worker's MAX_FILE_SIZE.
+TOO_LARGE, FILE_LIMIT = "too_large", "MAX_FILE_SIZE"
+
 # A worker may ask for a pause of a day at most; more would look like a lost job.
 MAX_RETRY_AFTER_SECONDS = 86_400.0
 
@@ -95,11 +98,13 @@ class FailureDecision:
         next_state: `queued`, `failed` or `cancelled`.
         delay_seconds: how long a queued job waits before it may be claimed.
         spends_attempt: whether this attempt counts.
+        source_bytes: the size of the input, at least, that the failure has shown; None: none.
     """
 
     next_state: JobState
     delay_seconds: float
     spends_attempt: bool
+    source_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +148,38 @@ def decide_failure(
         delay = source.uniform(0.0, budget.backoff_seconds[place])
     delay = max(delay, min(retry_after_seconds or 0.0, MAX_RETRY_AFTER_SECONDS))
     return FailureDecision(JobState.QUEUED, delay, policy.spends_attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedFailure:
+    """A worker's report of a failure: its class and code, the wait that it asks for, and its detail."""
+
+    error_class: ErrorClass
+    code: str
+    retry_after_seconds: float | None = None
+    detail: object = None
+
+
+def find_source_bytes(failure: ReportedFailure, known_bytes: int | None, max_bytes: int) -> int | None:
+    """Return the size, at least, of a source that only its worker was too narrow for; None: the failure is final.
+
+    Each such report must raise the size that is known, so a job returns no more often than workers differ.
+
+    Args:
+        failure: the report on a job whose input is of kind `url`.
+        known_bytes: the size that earlier reports have shown.
+        max_bytes: the largest file that the service takes.
+    """
+    detail = failure.detail
+    if failure.code != TOO_LARGE or not isinstance(detail, Mapping) or detail.get("limit") != FILE_LIMIT:
+        return None
+    limit, size = (_whole(detail.get(name)) for name in ("limit_bytes", "size_bytes"))
+    found = max(limit + 1, size)
+    return found if limit and (known_bytes or 0) < found <= max_bytes else None
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 # Names must leave room for `.png.aux.xml` and `_thumb.png` within the 255 bytes of a file system.

@@ -163,6 +163,9 @@ async def _is_gone(response: httpx.Response) -> bool:
     return _GONE.search(said[:_LONGEST_ERROR]) is not None
 
 
+_LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)  # longer ones do not fit into 64 bits
+
+
 def _validator(text: str) -> str | None:
     """The text if it can be sent back in a header as it came."""
     return text if 0 < len(text) <= LONGEST_VALIDATOR and text.isascii() and text.isprintable() else None
@@ -197,6 +200,7 @@ async def _fetch_rest(
             partial.restart()
         partial.entity_tag = _validator(response.headers.get("ETag", "")) or ""
         partial.last_modified = response.headers.get("Last-Modified", "")
+        _refuse_larger(partial.size_bytes + _declared_bytes(response), max_bytes)
         async with await anyio.open_file(partial.path, "ab" if partial.size_bytes else "wb") as file:
             arrived = bytearray()
             try:
@@ -242,6 +246,12 @@ def _continues(response: httpx.Response, partial: _Partial) -> bool:
     )
 
 
+def _declared_bytes(response: httpx.Response) -> int:
+    """The length of the body by the server's own words, 0 without any."""
+    said = response.headers.get("Content-Length", "")
+    return int(said) if _LENGTH.fullmatch(said) else 0
+
+
 def _refuse_larger(size_bytes: int, max_bytes: int) -> None:
     if size_bytes > max_bytes:
         raise refused(
@@ -250,4 +260,5 @@ def _refuse_larger(size_bytes: int, max_bytes: int) -> None:
             "Compress it (for example as a cloud optimised GeoTIFF with JPEG or DEFLATE) or cut it into parts.",
             limit="MAX_FILE_SIZE",
             limit_bytes=max_bytes,
+            size_bytes=size_bytes,
         )

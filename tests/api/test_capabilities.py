@@ -104,6 +104,98 @@ def test_a_worker_gets_the_jobs_that_it_declares_to_take_and_no_others(
         rows(url, "DELETE FROM jobs")
 
 
+def too_narrow(limit: int, **more: Any) -> dict[str, Any]:
+    """A worker's report of a source that is larger than its MAX_FILE_SIZE."""
+    return {"limit": "MAX_FILE_SIZE", "limit_bytes": limit, **more}
+
+
+def test_a_source_that_a_worker_is_too_narrow_for_goes_to_a_wider_one(shared_linked_api: RunningApi) -> None:
+    """It costs no attempt, and workers that take no more than the size found do not get it again."""
+    api, person = shared_linked_api, Person(shared_linked_api)
+    rows(api.settings.conninfo or "", "DELETE FROM jobs")
+    job_id = person.create(SOURCE)["id"]
+    # One found no length, and one was told it.
+    for limit, detail in ((5_000, too_narrow(5_000)), (8_000, too_narrow(8_000, size_bytes=9_000))):
+        worker = Worker(api, f"narrow-{limit}")
+        job = worker.claim(capabilities={"maxFileSize": limit})
+        assert (job["id"], job["input"]["sizeBytes"]) == (job_id, None)
+        worker.heartbeat(job)
+        assert worker.fail(job, "invalid_input", "too_large", detail=detail).json()["state"] == "queued"
+        assert worker.claim_all(capabilities={"maxFileSize": limit}) == []
+        assert person.look(job_id)["attempt"] == 0
+    assert Worker(api, "w3").claim_all(capabilities={"maxFileSize": 8_999}) == []
+    assert Worker(api, "w4").claim(capabilities={"maxFileSize": 9_000})["attempt"] == 1
+    assert person.look(job_id)["input"]["sizeBytes"] is None
+
+
+def test_explain_says_that_all_workers_are_too_narrow_for_a_source(api_server: Callable[..., RunningApi]) -> None:
+    api = api_server(source_hosts="*")
+    person, worker = Person(api), Worker(api)
+    noted(api, worker)
+    job_id = person.create(SOURCE)["id"]
+    takes = {"maxFileSize": 1_000_000}
+    job = worker.claim(capabilities=takes)
+    worker.fail(job, "invalid_input", "too_large", detail=too_narrow(1_000_000, size_bytes=2_000_000))
+    assert worker.claim_all(capabilities=takes) == []
+
+    def reasons() -> list[str]:
+        told = person.http.get(f"/api/geo-jobs/{job_id}/explain").raise_for_status().json()["reasons"]
+        return [reason["text"] for reason in told if reason["code"] == "unfit"]
+
+    wait_until(lambda: bool(reasons()), "the worker's limits to be noted")
+    assert reasons() == [f"Worker {worker.name} takes files up to 1 MB; this one has 2 MB or more."]
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "detail"),
+    [
+        (True, "too_large", too_narrow(100_000)),
+        (True, "too_large", too_narrow(5_000, size_bytes=100_001)),
+        (True, "too_large", too_narrow(5_000, size_bytes=10**30)),
+        (True, "too_large", {"limit": "side", "limit_bytes": 5_000}),
+        (True, "too_large", {"limit": "MAX_FILE_SIZE", "limit_bytes": "5000"}),
+        (True, "too_large", {"limit": "MAX_FILE_SIZE", "limit_bytes": True}),
+        (True, "too_large", {"limit": "MAX_FILE_SIZE"}),
+        (True, "too_large", ["MAX_FILE_SIZE"]),
+        (True, "not_a_tiff", too_narrow(5_000)),
+        (False, "too_large", too_narrow(5_000)),
+    ],
+)
+def test_a_file_that_is_too_large_for_the_service_fails_for_good(
+    api_server: Callable[..., RunningApi], source: bool, code: str, detail: Any
+) -> None:
+    """So does an uploaded file, whose size was known at the claim, and a report without the numbers."""
+    api = api_server(source_hosts="*", max_file_size=100_000)
+    person, worker = Person(api), Worker(api)
+    job_id = person.create(SOURCE)["id"] if source else person.submit()
+    answer = worker.fail(worker.claim(), "invalid_input", code, detail=detail)
+    assert (answer.json()["state"], person.look(job_id)["state"]) == ("failed", "failed")
+
+
+def test_a_worker_that_declares_nothing_returns_a_source_once_only(shared_linked_api: RunningApi) -> None:
+    """It gets the job again, so a report that shows nothing new ends it. A retry by hand begins anew."""
+    api, person = shared_linked_api, Person(shared_linked_api)
+    rows(api.settings.conninfo or "", "DELETE FROM jobs")
+    rows(api.settings.conninfo or "", "DELETE FROM workers")  # beside others it would have to wait
+    worker, job_id = Worker(api), person.create(SOURCE)["id"]
+    states = []
+    for again in (False, False, True):
+        if again:
+            person.http.post(f"/api/geo-jobs/{job_id}/retry").raise_for_status()
+        answer = worker.fail(worker.claim(), "invalid_input", "too_large", detail=too_narrow(5_000))
+        states.append(answer.json()["state"])
+    assert states == ["queued", "failed", "queued"]
+
+
+def test_the_size_of_a_source_takes_nothing_of_its_owners_room(api_server: Callable[..., RunningApi]) -> None:
+    """The service does not store the file."""
+    api = api_server(source_hosts="*", max_stored_bytes_per_caller=10_000)
+    person, worker = Person(api), Worker(api)
+    person.create(SOURCE)
+    worker.fail(worker.claim(), "invalid_input", "too_large", detail=too_narrow(9_990)).raise_for_status()
+    person.submit()
+
+
 def test_a_job_wakes_the_worker_that_takes_it_past_those_that_do_not(
     linked: RunningApi, threads: ThreadPoolExecutor
 ) -> None:

@@ -18,7 +18,7 @@ from geo_jobs_api.queue.job_store import JobStore, UpkeepStore
 from geo_jobs_api.queue.lease_records import Lease, RescuedJob
 from geo_jobs_api.queue.lease_requests import ClaimRequest, Completion, Results
 from geo_jobs_api.queue.lease_store import LeaseStore
-from geo_jobs_api.queue.rules import ErrorClass, JobState
+from geo_jobs_api.queue.rules import ErrorClass, JobState, ReportedFailure
 from tests.support.api import make_settings
 from tests.support.clients import expire_leases, rows
 
@@ -140,7 +140,9 @@ async def test_a_claim_given_back_is_queued_at_its_old_place(pool: Pool) -> None
     assert job is not None
     assert (job.state, job.attempt, job.run_at) == (JobState.QUEUED, 0, before.run_at)
     assert await place() == old_place
-    decision = await LeaseStore(pool).decide_failure(lease.job.id, lease.token, ErrorClass.INTERNAL, "c", None)
+    decision = await LeaseStore(pool).decide_failure(
+        lease.job.id, lease.token, ReportedFailure(ErrorClass.INTERNAL, "c"), max_file_size=1
+    )
     assert decision is None
 
 

@@ -124,9 +124,11 @@ class Worker:
             "complete", job, {"outputs": list(told), "metadata": {"crs": "EPSG:4326"}, "timings": {"render": 1.5}}
         )
 
-    def fail(self, job: Mapping[str, Any], error_class: str, code: str = "went_wrong", **fields: Any) -> httpx.Response:
+    def fail(
+        self, job: Mapping[str, Any], error_class: str, code: str = "went_wrong", detail: Any = None, **fields: Any
+    ) -> httpx.Response:
         """Report a failure."""
-        error = {"class": error_class, "code": code, "message": "It went wrong.", "detail": {"n": 1}}
+        error = {"class": error_class, "code": code, "message": "It went wrong.", "detail": detail or {"n": 1}}
         return self.call("fail", job, {"error": error} | fields)
 
 

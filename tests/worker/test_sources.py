@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import JobError
@@ -96,6 +97,20 @@ async def test_a_source_that_never_ends_is_cut_off_at_the_largest_file(bench: Be
     bench.tools = bench.with_tools(settings=small)
     assert await bench.run(input=named(bench)) is Ending.FAILED
     assert bench.failure()["code"] == "too_large"
+
+
+async def test_a_source_that_says_it_is_too_large_is_not_fetched(bench: Bench) -> None:
+    """Its length is in the report, so that a server can give the job to a worker that takes so much."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield bench.source[:100]
+        await asyncio.Event().wait()
+
+    bench.server.on("in", StreamingResponse(body(), headers={"Content-Length": "999999999"}))
+    bench.tools = bench.with_tools(settings=bench.tools.settings.model_copy(update={"max_file_size": 1000}))
+    assert await bench.run(input=named(bench)) is Ending.FAILED
+    assert bench.failure()["class"] == "invalid_input"
+    assert bench.failure()["detail"] == {"limit": "MAX_FILE_SIZE", "limit_bytes": 1000, "size_bytes": 999_999_999}
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410, 451])

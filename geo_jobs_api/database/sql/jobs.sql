@@ -125,7 +125,7 @@ WHERE owner = :owner AND state IN ('awaiting_upload', 'blocked', 'queued', 'runn
 -- name: sum_stored_of_owner(owner)^
 -- How many bytes of an owner's files are kept.
 SELECT coalesce(sum(input_size_bytes), 0)::bigint AS stored_bytes FROM jobs
-WHERE owner = :owner AND removal_started_at IS NULL;
+WHERE owner = :owner AND input_kind <> 'url' AND removal_started_at IS NULL;
 
 -- name: lock_owner(owner)!
 -- Until the transaction ends nobody else makes anything that counts against this owner's share.
@@ -218,7 +218,9 @@ WITH moved AS (
     UPDATE jobs
     SET
         state = 'queued', run_at = now(), turn = fair_turn(owner, task_type, priority), attempt = 0, worker_losses = 0,
-        finished_at = NULL, error = NULL, percent = 0, stage = NULL, message = NULL, started_at = NULL
+        finished_at = NULL, error = NULL, percent = 0, stage = NULL, message = NULL, started_at = NULL,
+        -- A source may have become smaller.
+        input_size_bytes = CASE WHEN input_kind <> 'url' THEN input_size_bytes END
     WHERE id = :id AND state = 'failed' AND removal_started_at IS NULL
         AND NOT EXISTS (
             SELECT FROM jobs AS open

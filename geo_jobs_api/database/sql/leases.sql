@@ -314,9 +314,10 @@ WHERE job_id = :id AND error ->> :key::text = :value::text AND ended_at > coales
     (SELECT max(created_at) FROM job_events WHERE job_id = :id AND type = 'retried'), '-infinity'
 );
 
--- name: fail_job(id, lease_seq, lease_key, request_digest, next_state, delay_seconds, spends_attempt, error, avoid_seconds, asking_seconds)^
+-- name: fail_job(id, lease_seq, lease_key, request_digest, next_state, delay_seconds, spends_attempt, source_bytes, error, avoid_seconds, asking_seconds)^
 -- End the lease that is held with a failure. A job that was asked to stop is never queued again. For `avoid_seconds`
 -- after it is ready, the job is kept from its worker if another one has asked for such jobs within `asking_seconds`.
+-- `source_bytes` (may be NULL) is the size, at least, that a source turned out to have: later claims go by it.
 WITH other AS MATERIALIZED (
     SELECT jobs.id FROM jobs
     WHERE jobs.id = :id AND :next_state::text = 'queued' AND EXISTS (
@@ -338,6 +339,7 @@ WITH other AS MATERIALIZED (
         attempt = attempt
             + CASE WHEN :spends_attempt::boolean THEN (NOT lease_confirmed)::integer ELSE -lease_confirmed::integer END,
         error = CASE WHEN :spends_attempt::boolean THEN :error::jsonb ELSE error END,
+        input_size_bytes = coalesce(:source_bytes::bigint, input_size_bytes),
         avoided_worker = CASE WHEN EXISTS (SELECT FROM other) THEN worker_id END,
         avoided_until = CASE WHEN EXISTS (SELECT FROM other)
             THEN now() + make_interval(secs => :delay_seconds::double precision + :avoid_seconds::double precision)
