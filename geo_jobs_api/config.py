@@ -12,17 +12,20 @@ from typing import Any, Literal
 import psycopg
 from dotenv import dotenv_values
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from geo_jobs_api.errors import ConfigurationError
 from geo_jobs_api.hosts import HostList, is_host_name, parse_address, parse_hosts, parse_web_address
+from geo_jobs_api.setting_values import Bytes, Count, Days, PossiblePath, Seconds, check_token, tidied
 
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 # HS256 is only as strong as its key; shorter ones can be guessed offline from one token (RFC 7518 §3.2).
 _MINIMUM_SECRET_BYTES = 32
 # As base64, and beside the largest metadata, results in a report stay below what a JSON body may have (1 MiB).
 MOST_INLINE_BYTES = 256 * 1024
+# Secrets that others sign with too, byte by byte.
+VERBATIM = frozenset({"jwt_secret", "storage_secret", "pgpassword"})
 _SSL_MODES = dict.fromkeys(("true", "1", "yes", "on"), "require")
 _LIBPQ_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _SSL_MODES |= dict.fromkeys(("false", "0", "no", "off"), "disable")
@@ -71,9 +74,9 @@ class Settings(BaseSettings):
     database_pool_size: int = Field(
         8, ge=2, le=100, description="most connections of a process, without those of claims"
     )
-    database_timeout_seconds: float = Field(10, gt=0, description="seconds to wait for a free connection")
+    database_timeout_seconds: Seconds = Field(10, gt=0, description="seconds to wait for a free connection")
 
-    data_dir: Path = Field(
+    data_dir: PossiblePath = Field(
         default_factory=default_data_dir,
         description="files, secrets that were made at the first start, and the embedded database",
         json_schema_extra={"shown": ".local"},
@@ -91,7 +94,7 @@ class Settings(BaseSettings):
         examples=["10.0.0.5,10.1.0.0/24"],
     )
     # Shorter than the 30 s that container platforms wait before they kill.
-    drain_seconds: float = Field(20, gt=0, description="seconds that running requests get after SIGTERM")
+    drain_seconds: Seconds = Field(20, gt=0, description="seconds that running requests get after SIGTERM")
 
     jwt_secret: SecretStr | None = Field(
         None, description="signs people's tokens (HS256), at least 32 bytes; made at the first start"
@@ -99,7 +102,7 @@ class Settings(BaseSettings):
     jwks_url: str | None = Field(None, description="keys of an identity provider, instead of JWT_SECRET")
     jwt_audience: str | None = Field(None, description="`aud` that tokens must have")
     jwt_issuer: str | None = Field(None, description="`iss` that tokens must have")
-    jwt_leeway_seconds: float = Field(10, ge=0, le=300, description="how far clocks may be apart")
+    jwt_leeway_seconds: Seconds = Field(10, ge=0, le=300, description="how far clocks may be apart")
     storage_secret: SecretStr | None = Field(
         None, description="signs URLs and seals secrets of webhooks, at least 32 bytes; made at the first start"
     )
@@ -118,23 +121,23 @@ class Settings(BaseSettings):
         description="hosts in one's own network that webhooks may lead to, also without TLS; others must be public",
     )
     webhook_deliveries_per_second: float = Field(
-        10, gt=0, description="most deliveries to one destination, in the mean"
+        10, gt=0, le=1_000_000, description="most deliveries to one destination, in the mean"
     )
-    webhook_renewal_days: float = Field(
+    webhook_renewal_days: Days = Field(
         90,
         ge=0,
         description="days after which a webhook with `allOwners` pauses unless an administrator stores it again; "
         "0: never",
     )
 
-    max_file_size: int = Field(104_857_600, gt=0, description="largest file, in bytes")
-    signed_url_seconds: float = Field(3600, ge=1, description="how long a signed URL holds")
+    max_file_size: Bytes = Field(104_857_600, gt=0, description="largest file, in bytes")
+    signed_url_seconds: Seconds = Field(3600, ge=1, description="how long a signed URL holds")
 
-    lease_seconds: float = Field(60, gt=0, description="how long a job is a worker's after its last sign of life")
-    first_lease_seconds: float = Field(15, gt=0, description="the same until its first sign of life")
-    heartbeat_seconds: float = Field(20, gt=0, description="most seconds between a worker's signs of life")
-    cancel_grace_seconds: float = Field(10, ge=0, description="seconds that a worker gets to stop a cancelled job")
-    max_worker_losses: int = Field(3, ge=1, description="after so many lost workers a job is failed as `worker_lost`")
+    lease_seconds: Seconds = Field(60, gt=0, description="how long a job is a worker's after its last sign of life")
+    first_lease_seconds: Seconds = Field(15, gt=0, description="the same until its first sign of life")
+    heartbeat_seconds: Seconds = Field(20, gt=0, description="most seconds between a worker's signs of life")
+    cancel_grace_seconds: Seconds = Field(10, ge=0, description="seconds that a worker gets to stop a cancelled job")
+    max_worker_losses: Count = Field(3, ge=1, description="after so many lost workers a job is failed as `worker_lost`")
     task_types: list[dict[str, Any]] = Field(
         default_factory=list,
         description="task types as they are to be at first, a JSON list as `task-types list --json` prints it; one "
@@ -143,21 +146,21 @@ class Settings(BaseSettings):
         json_schema_extra={"shown": ""},
     )
     enable_job_timeouts: bool = Field(True, description="whether jobs have timeouts")
-    timeout_grace_seconds: float = Field(
+    timeout_grace_seconds: Seconds = Field(
         60, ge=0, description="how much longer than its timeout a job may run, if its worker does not end it"
     )
     # A worker that lives may have been unheard while the API or the database was away.
-    rescue_grace_seconds: float | None = Field(
+    rescue_grace_seconds: Seconds | None = Field(
         None, ge=0, description="seconds after a start or an outage before leases count as lost; unset: LEASE_SECONDS"
     )
-    rescue_interval_seconds: float = Field(0.2, gt=0, description="least seconds between two looks for lost workers")
-    backstop_seconds: float = Field(5, gt=0, description="covers a lost notification: parked claims look again")
-    vacuum_warning_seconds: float = Field(
+    rescue_interval_seconds: Seconds = Field(0.2, gt=0, description="least seconds between two looks for lost workers")
+    backstop_seconds: Seconds = Field(5, gt=0, description="covers a lost notification: parked claims look again")
+    vacuum_warning_seconds: Seconds = Field(
         60,
         gt=0,
         description="age from which `/health` counts a transaction that holds back vacuum, and the log names it",
     )
-    listen_check_seconds: float = Field(
+    listen_check_seconds: Seconds = Field(
         15, gt=0, description="silence after which the listening connection is asked for a sign of life"
     )
     max_inline_bytes: int = Field(
@@ -166,32 +169,37 @@ class Settings(BaseSettings):
         le=MOST_INLINE_BYTES,
         description="results of so many bytes in all come with a job's `complete`; 0: each is uploaded",
     )
-    retain_ended_days: float = Field(
+    retain_ended_days: Days = Field(
         30,
         ge=0,
         description="days after which jobs go that succeeded or were cancelled, with events and files; 0: never",
     )
-    retain_failed_days: float = Field(90, ge=0, description="the same for jobs that failed")
-    retain_unused_days: float = Field(
+    retain_failed_days: Days = Field(90, ge=0, description="the same for jobs that failed")
+    retain_unused_days: Days = Field(
         7, ge=0, description="days after which a job whose file never came is cancelled; 0: never"
     )
-    cleanup_interval_seconds: float = Field(600, gt=0, description="seconds between two rounds of that")
-    events_interval_seconds: float = Field(0.25, gt=0, description="seconds between two looks for new events")
+    cleanup_interval_seconds: Seconds = Field(600, gt=0, description="seconds between two rounds of that")
+    events_interval_seconds: Seconds = Field(0.25, gt=0, description="seconds between two looks for new events")
 
     # Counting what a caller has looks at all of its jobs.
-    requests_per_minute: int = Field(
+    requests_per_minute: Count = Field(
         6000, ge=0, description="requests of one caller, in each process; more are answered 429; 0: no limit"
     )
-    max_open_jobs_per_caller: int = Field(
+    max_open_jobs_per_caller: Count = Field(
         0, ge=0, description="jobs of one caller that have not ended, also those of schedules; 0: no limit"
     )
-    max_stored_bytes_per_caller: int = Field(0, ge=0, description="bytes of one caller's files; 0: no limit")
+    max_stored_bytes_per_caller: Bytes = Field(0, ge=0, description="bytes of one caller's files; 0: no limit")
 
-    metrics_seconds: float = Field(
+    metrics_seconds: Seconds = Field(
         5, ge=0, description="how old the open jobs in `/metrics` may be; counting them looks at each"
     )
 
     log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_tidy(cls, value: object, info: ValidationInfo) -> object:
+        return value if info.field_name in VERBATIM else tidied(value)
 
     @field_validator("data_dir")
     @classmethod
@@ -219,6 +227,18 @@ class Settings(BaseSettings):
     def _not_trivial(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < 16:
             raise ValueError("must have at least 16 characters")
+        if value is not None:
+            check_token(value.get_secret_value())
+        return value
+
+    @field_validator("pghost")
+    @classmethod
+    def _is_host_or_socket(cls, value: str | None) -> str | None:
+        for host in (value or "").split(","):
+            if host and not host.startswith(("/", "@")) and parse_address(host) is None and not is_host_name(host):
+                raise ValueError(
+                    f"{host!r} is no host name, address or folder of a socket: give it without scheme and port"
+                )
         return value
 
     @field_validator("pgssl")

@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from geo_jobs_api.setting_values import is_short_enough
+
 Address = IPv4Address | IPv6Address
 
 # Networks without IPv4 reach it through these (RFC 6052).
@@ -49,7 +51,7 @@ def parse_hosts(text: str) -> HostList:
 
 def is_host_name(text: str) -> bool:
     """Whether the text can be the name of a host. Letters beyond ASCII count, since they have an ASCII form."""
-    return _HOST_NAME.fullmatch(text) is not None
+    return _HOST_NAME.fullmatch(text) is not None and is_short_enough(text)
 
 
 @dataclass(frozen=True, slots=True)

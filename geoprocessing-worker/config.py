@@ -21,18 +21,31 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from geoprocessing_worker.addresses import is_local_name, parse_address
 from geoprocessing_worker.errors import ConfigurationError
 from geoprocessing_worker.neighbors import ApiSettings, api_settings, start_problems, unknown_names
+from geoprocessing_worker.setting_values import (
+    Bytes,
+    Count,
+    PossiblePath,
+    Seconds,
+    check_token,
+    is_short_enough,
+    tidied,
+)
 
 # A local stack leaves its addresses and secrets in this file of its DATA_DIR, for the health check.
 LOCAL_STACK_FILE = "stack.env"
 
 # What a process that opens strangers' files may see of the environment: nothing secret is among it.
 HARMLESS_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
+
+# A password may have any characters, and a coordinate system in WKT may have several lines.
+VERBATIM = frozenset({"pgpassword", "coordinate_system"})
+LARGEST_MEMORY = 1 << 24  # MiB, which are 16 TiB
 
 BOOLEAN_WORDS = "must be true or false (1, yes, on and 0, no, off count as well)"
 
@@ -50,6 +63,10 @@ LogLevel = Annotated[
 ]
 
 
+def _is_host_name(text: str) -> bool:
+    return _HOST_NAME.fullmatch(text) is not None and is_short_enough(text)
+
+
 def _host(text: str) -> str:
     """Return an entry of a list of hosts.
 
@@ -57,7 +74,7 @@ def _host(text: str) -> str:
         ValueError: it is no host name, no address, not `*` and not `*.name`.
     """
     name = text.removeprefix("*.")
-    if text != "*" and parse_address(name) is None and not _HOST_NAME.fullmatch(name):
+    if text != "*" and parse_address(name) is None and not _is_host_name(name):
         raise ValueError(
             f"{text!r} is no host name: give names without scheme, port and path, separated by commas, "
             "for example maps.example.org,*.example.org"
@@ -112,7 +129,7 @@ class Settings(BaseSettings):
         30, gt=0, le=600, description="most seconds between signs of life; the server may ask for less"
     )
     allow_plain_http: bool = Field(False, description="let the token go unencrypted to an API outside one's network")
-    ca_bundle: Path | None = Field(
+    ca_bundle: PossiblePath | None = Field(
         None, description="certificates to trust instead of the system's", examples=["/etc/ssl/own.pem"]
     )
 
@@ -143,20 +160,24 @@ class Settings(BaseSettings):
         examples=["geotiff_to_png"],
     )
     concurrent_jobs: int = Field(1, ge=1, le=64, description="jobs computed at once, each in a process of its own")
-    max_processing_time: float = Field(7200, gt=0, description="seconds per job, or less where its task type says less")
+    max_processing_time: Seconds = Field(
+        7200, gt=0, description="seconds per job, or less where its task type says less"
+    )
     enable_job_timeouts: bool = Field(True, description="whether jobs have timeouts")
-    max_file_size: int = Field(100 * 1024 * 1024, gt=0, description="largest file, in bytes")
-    max_memory_mb: int = Field(4096, ge=512, description="address space of a job's process, in MiB")
-    min_free_memory_mb: int = Field(256, ge=0, description="memory that must be free before a claim, in MiB")
-    shutdown_grace: float = Field(30, ge=0, description="seconds that running jobs get after SIGTERM")
-    temp_dir: Path = Field(
+    max_file_size: Bytes = Field(100 * 1024 * 1024, gt=0, description="largest file, in bytes")
+    max_memory_mb: int = Field(4096, ge=512, le=LARGEST_MEMORY, description="address space of a job's process, in MiB")
+    min_free_memory_mb: int = Field(
+        256, ge=0, le=LARGEST_MEMORY, description="memory that must be free before a claim, in MiB"
+    )
+    shutdown_grace: Seconds = Field(30, ge=0, description="seconds that running jobs get after SIGTERM")
+    temp_dir: PossiblePath = Field(
         default_factory=_state_dir,
         description="job folders, mode 0700, always removed; reports that wait for the API, in `outbox`; "
         "by default below `STATE_DIRECTORY` or the user's state folder",
         json_schema_extra={"shown": "~/.local/state/geoprocessing-worker"},
     )
-    outbox_max_age: float = Field(86400, gt=0, description="seconds that a report may wait for the API to come back")
-    outbox_max_reports: int = Field(100, ge=1, description="reports that may wait; of more, the oldest goes")
+    outbox_max_age: Seconds = Field(86400, gt=0, description="seconds that a report may wait for the API to come back")
+    outbox_max_reports: Count = Field(100, ge=1, description="reports that may wait; of more, the oldest goes")
     validate_file_headers: bool = Field(
         True, description="look at a file's structure before GDAL does; its metadata are looked at in any case"
     )
@@ -184,7 +205,7 @@ class Settings(BaseSettings):
 
     # Log
     log_level: LogLevel = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
-    log_file: Path = Field(Path("worker.log"), description="the log: JSON lines, rotated at 10 MB, five kept")
+    log_file: PossiblePath = Field(Path("worker.log"), description="the log: JSON lines, rotated at 10 MB, five kept")
 
     # The database: only the health check looks at it
     database_url: SecretStr = Field(SecretStr(""), description="the database as a URL, instead of PGHOST and the like")
@@ -194,6 +215,11 @@ class Settings(BaseSettings):
     pguser: str = Field("", description="role at the database")
     pgpassword: SecretStr = Field(SecretStr(""), description="password of the role")
     pgssl: str = Field("", description="`true`, `false`, or one of libpq's `sslmode` values")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_tidy(cls, value: object, info: ValidationInfo) -> object:
+        return value if info.field_name in VERBATIM else tidied(value)
 
     @field_validator("api_base_url")
     @classmethod
@@ -231,8 +257,17 @@ class Settings(BaseSettings):
     @field_validator("worker_auth_token")
     @classmethod
     def _fits_into_a_header(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().isascii():
-            raise ValueError("must be of ASCII characters, as tokens are")
+        check_token(value.get_secret_value())
+        return value
+
+    @field_validator("pghost")
+    @classmethod
+    def _is_host_or_socket(cls, value: str) -> str:
+        for host in value.split(","):
+            if host and not host.startswith(("/", "@")) and parse_address(host) is None and not _is_host_name(host):
+                raise ValueError(
+                    f"{host!r} is no host name, address or folder of a socket: give it without scheme and port"
+                )
         return value
 
     @field_validator("pgssl")

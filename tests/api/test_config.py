@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from geo_jobs_api.config import Settings, ensure_secrets, load_settings
+from geo_jobs_api.config import VERBATIM, Settings, ensure_secrets, load_settings
 from geo_jobs_api.errors import ConfigurationError
+from tests.support.wrong_settings import wrong_values
+
+WRONG = [
+    (name, value)
+    for name, field in Settings.model_fields.items()
+    if name not in {*VERBATIM, "task_types"}
+    for value in wrong_values(name, str(field.annotation))
+]
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +92,25 @@ def test_a_wrong_value_is_named_and_not_repeated(
     with pytest.raises(ConfigurationError, match=words) as caught:
         load_settings()
     assert "short" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_no_setting_takes_a_value_that_it_cannot_mean(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """Blank, broken, endless and out of range, for each setting by its kind. The message names it."""
+    monkeypatch.setenv(name.upper(), value)
+    with pytest.raises(ConfigurationError, match=f"{name.upper()}: "):
+        load_settings()
+
+
+def test_white_space_around_a_value_does_not_count_but_in_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others sign with too is taken byte by byte."""
+    for name, value in (("WORKER_AUTH_TOKEN", "a-token-of-a-worker\n"), ("JWT_SECRET", "s" * 32 + "\n")):
+        monkeypatch.setenv(name, value)
+    settings = load_settings()
+    assert settings.worker_auth_token is not None
+    assert settings.jwt_secret is not None
+    assert settings.worker_auth_token.get_secret_value() == "a-token-of-a-worker"
+    assert settings.jwt_secret.get_secret_value() == "s" * 32 + "\n"
 
 
 def test_a_secret_and_a_key_set_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,17 @@ import pytest
 
 from geoprocessing_worker import config
 from geoprocessing_worker.errors import ConfigurationError
+from tests.support.wrong_settings import wrong_values
 
 NAMES = [name.upper() for name in config.Settings.model_fields]
+
+
+WRONG = [
+    (name, value)
+    for name, field in config.Settings.model_fields.items()
+    if name not in config.VERBATIM
+    for value in wrong_values(name, str(field.annotation))
+]
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +95,30 @@ def test_a_wrong_value_is_named_with_what_is_wanted(
     with pytest.raises(ConfigurationError) as caught:
         config.load()
     assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_no_setting_takes_a_value_that_it_cannot_mean(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blank, broken, endless and out of range, for each setting by its kind. The message begins with its name."""
+    monkeypatch.setenv(name.upper(), value)
+    with pytest.raises(ConfigurationError) as caught:
+        config.load()
+    assert {line.partition(":")[0] for line in str(caught.value).splitlines()} == {name.upper()}
+
+
+def test_white_space_around_a_value_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Secrets from files end with a line break. Passwords are taken as they are."""
+    for name, value in (("WORKER_AUTH_TOKEN", "a-token\n"), ("WORKER_NAME", " north "), ("PGPASSWORD", " p \n")):
+        monkeypatch.setenv(name, value)
+    settings = config.load().settings
+    assert (settings.worker_auth_token.get_secret_value(), settings.worker_name) == ("a-token", "north")
+    assert settings.pgpassword.get_secret_value() == " p \n"
+
+
+@pytest.mark.parametrize("value", ["db", "10.0.0.5", "::1", "/run/postgresql", "@socket", "a.example,b.example"])
+def test_every_host_that_libpq_takes_is_taken(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGHOST", value)
+    assert config.load().settings.pghost == value
 
 
 def test_hosts_are_names_addresses_and_endings(monkeypatch: pytest.MonkeyPatch) -> None:
