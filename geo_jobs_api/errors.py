@@ -88,12 +88,14 @@ class FieldError:
     """One wrong place in a request body or query: a JSON pointer and a sentence.
 
     `nearest`: the known name that is most like the one given. `allowed`: all names or values that are allowed.
+    `unknown_key`: the key, where the fault is that there is no such key.
     """
 
     pointer: str
     message: str
     nearest: str | None = None
     allowed: tuple[Any, ...] = ()
+    unknown_key: str | None = None
 
     def as_json(self) -> dict[str, object]:
         """An item of `errors`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Self
@@ -16,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    Strict,
     ValidationError,
     model_validator,
 )
@@ -23,13 +25,15 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from geo_jobs_api.errors import FieldError, pointer_part
-from geo_jobs_api.near_misses import nearest, unknown
+from geo_jobs_api.near_misses import nearest, not_allowed, unknown
 
 _MAX_DEPTH = 32
 _MAX_PAYLOAD_BYTES = 64 * 1024
 _MAX_METADATA_BYTES = 256 * 1024
 _MAX_DETAIL_BYTES = 16 * 1024
 _MOST_STRANGE_KEYS = 20
+_SECONDS = re.compile(r"[-+]?[\d.]+")
+_QUOTED = re.compile(r"'([^']*)'")
 
 
 def _check_text(text: str) -> str:
@@ -110,6 +114,10 @@ Integer = Annotated[int, BeforeValidator(_check_number)]
 Real = Annotated[float, BeforeValidator(_check_number)]
 
 
+# Left to itself, pydantic takes "no" and 0 for false.
+Boolean = Annotated[bool, Strict()]
+
+
 def _far_from_the_ends(moment: datetime) -> datetime:
     # PostgreSQL and Python reach further than each other's text can be read back.
     if not 1970 <= moment.year <= 9000:
@@ -118,9 +126,9 @@ def _far_from_the_ends(moment: datetime) -> datetime:
 
 
 def _check_text_of_moment(value: object) -> object:
-    # Left to itself, pydantic takes 0 for 1970, against what the OpenAPI document says.
-    if isinstance(value, int | float):
-        raise ValueError("must be a time such as 2030-01-31T12:00:00Z")  # noqa: TRY004 - pydantic wants this one
+    # Left to itself, pydantic takes 0 and "0" for 1970, against what the OpenAPI document says.
+    if isinstance(value, int | float) or (isinstance(value, str) and _SECONDS.fullmatch(value.strip())):
+        raise ValueError("must be a time such as 2030-01-31T12:00:00Z")
     return value
 
 
@@ -180,7 +188,36 @@ _PLAIN = {
     **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
     "missing": "is missing",
     "string_type": "must be text",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "must be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), "must be a number"),
+    **dict.fromkeys(("uuid_type", "uuid_parsing"), "must be an id such as 01890000-0000-7000-8000-000000000000"),
 }
+_LIMITS = {
+    "greater_than": ("gt", "more than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
+_LENGTHS = {
+    "too_short": ("min_length", "at least"),
+    "too_long": ("max_length", "at most"),
+    "string_too_short": ("min_length", "at least"),
+    "string_too_long": ("max_length", "at most"),
+}
+
+
+def _message(item: Mapping[str, Any]) -> str:
+    """What is wrong with a value, in words that do not depend on how it is checked."""
+    kind, context = item["type"], item.get("ctx") or {}
+    if kind in _LIMITS:
+        name, words = _LIMITS[kind]
+        return f"must be {words} {context[name]}"
+    if kind in _LENGTHS:
+        name, words = _LENGTHS[kind]
+        number = context[name]
+        unit = "item" if isinstance(item.get("input"), list | tuple | set) else "character"
+        return f"must have {words} {number} {unit}{'' if number == 1 else 's'}"
+    return _PLAIN.get(kind) or str(item["msg"]).removeprefix("Value error, ")
 
 
 def alternative(name: str) -> str:
@@ -200,7 +237,11 @@ def _field_error(item: Mapping[str, Any]) -> FieldError:
     place = [
         part for part in item["loc"] if not (isinstance(part, str) and part.startswith("(") and part.endswith(")"))
     ]
-    message = _PLAIN.get(item["type"]) or str(item["msg"]).removeprefix("Value error, ")
-    if item["type"] != "unknown_key":
-        return FieldError("".join(map(pointer_part, place)), message)
-    return FieldError("".join(map(pointer_part, place)), message, context["nearest"], context["allowed"])
+    pointer, message = "".join(map(pointer_part, place)), _message(item)
+    if item["type"] == "unknown_key":
+        return FieldError(pointer, message, context["nearest"], context["allowed"])
+    if item["type"] in {"literal_error", "enum"}:
+        allowed = tuple(_QUOTED.findall(str(context.get("expected"))))
+        told, near = not_allowed(item.get("input"), allowed)
+        return FieldError(pointer, told, near, allowed)
+    return FieldError(pointer, message)

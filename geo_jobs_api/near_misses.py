@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 
 # Longer texts are no misspelt names, and comparing them takes long.
 _LONGEST = 64
+_LONGEST_SHOWN = 80
 
 
 def nearest(given: str, known: Iterable[str]) -> str | None:
@@ -26,6 +28,24 @@ def unknown(kind: str, given: str, known: Iterable[str], *, list_all: bool = Tru
     if near is not None:
         return f"Unknown {kind} {shown!r}. Did you mean {near!r}?"
     return f"Unknown {kind} {shown!r}." + (f" Known: {', '.join(names)}." if names and list_all else "")
+
+
+def not_allowed(value: object, allowed: Sequence[object]) -> tuple[str, str | None]:
+    """Return the sentence about a value that is none of the allowed ones, and the nearest of them."""
+    names = [str(option) for option in allowed]
+    near = nearest(value, names) if isinstance(value, str) else None
+    hint = "" if near is None else f"Did you mean {near!r}? "
+    return f"{shown(value)} is not allowed. {hint}Allowed: {', '.join(names)}.", near
+
+
+def shown(value: object) -> str:
+    """Return a value as JSON, cut where it is long."""
+    return short(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def short(text: str) -> str:
+    """Return a text, cut where it is long."""
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
 
 
 def _plain(name: str) -> str:

@@ -14,6 +14,7 @@ from geo_jobs_api.http.auth import ADMIN_SCOPE
 from geo_jobs_api.http.paging import answer, read_page
 from geo_jobs_api.http.routes import Route
 from geo_jobs_api.http.services import CallerOf, Services, ServicesOf
+from geo_jobs_api.jobs.payload_checks import unknown_task_type
 from geo_jobs_api.jobs.submission import too_many
 from geo_jobs_api.queue.job_store import TooManyError
 from geo_jobs_api.queue.records import Caller
@@ -55,11 +56,20 @@ async def _find_heard(services: Services, caller: Caller, webhook_id: UUID) -> W
     return webhook
 
 
+async def _check_task_types(services: Services, body: PutWebhook) -> None:
+    wanted = body.task_types or []
+    known = await services.creation.find_task_types(wanted)
+    for place, name in enumerate(wanted):
+        if name not in known:
+            raise await unknown_task_type(services.creation, name, f"/taskTypes/{place}")
+
+
 @router.post("", status_code=201, response_model=CreatedWebhook, summary="Register a webhook")
 async def create_webhook(
     body: PutWebhook, response: Response, caller: CallerOf, services: ServicesOf
 ) -> CreatedWebhook:
     """Have the ends of your jobs told. The answer holds the secret of the signatures, this once only."""
+    await _check_task_types(services, body)
     secret = new_secret() if body.secret is None else body.secret.get_secret_value()
     content = services.webhook_maker.content(body, is_admin=caller.is_admin, secret=secret)
     try:
@@ -90,6 +100,7 @@ async def replace_webhook(webhook_id: UUID, body: PutWebhook, caller: CallerOf, 
     One with `allOwners` pauses when no administrator has stored it for `WEBHOOK_RENEWAL_DAYS`.
     """
     webhook = await _find(services, caller, webhook_id)
+    await _check_task_types(services, body)
     content = services.webhook_maker.content(body, is_admin=caller.is_admin)
     return WebhookView.of(await services.webhooks.replace_webhook(webhook, content) or webhook)
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import Field, model_validator
 
-from geo_jobs_api.fields import Asked, Integer, Model, Moment, Payload, Text
+from geo_jobs_api.fields import Asked, Boolean, Integer, Model, Moment, Payload, Text
 from geo_jobs_api.jobs.schemas import JobView
 
 LARGEST_BATCH = 1000
@@ -47,7 +47,7 @@ class CreateJob(JobTemplate):
     Where the task type can do without an input, `awaitUpload` says that there will be one.
     """
 
-    await_upload: bool = False
+    await_upload: Boolean = False
     dedup_key: DedupKey | None = None
     depends_on: list[DependsOn] = Field(default_factory=list, max_length=_MOST_PARENTS, fail_fast=True)
     input_from: InputFrom | None = None

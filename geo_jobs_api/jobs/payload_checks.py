@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from geo_jobs_api.errors import FieldError, Problem, summary
+from geo_jobs_api.errors import FieldError, Problem, pointer_part, summary
 from geo_jobs_api.jobs.creation_store import CreationStore
 from geo_jobs_api.near_misses import nearest, unknown
 from geo_jobs_api.queue.rules import parse_outputs, upload_slots
@@ -87,7 +87,7 @@ def _errors_of(asked: Sequence[AskedJob], rules: Mapping[str, TaskRules]) -> lis
         schema = rules[job.task_type].payload_schema
         if schema is not None:
             found = find_errors(schema, job.payload, f"{job.pointer}/inputPayload")
-            errors += [_of_other_type(job.task_type, f"{job.pointer}/inputPayload/", error) for error in found]
+            errors += [_of_other_type(job.task_type, f"{job.pointer}/inputPayload", error) for error in found]
     return errors
 
 
@@ -117,9 +117,11 @@ async def check_outputs(creation: CreationStore, asked: Sequence[AskedOutput]) -
 
 def _of_other_type(task_type: str, place: str, error: FieldError) -> FieldError:
     """The error, with the right task types where it refuses a key of another shipped type."""
-    key = error.pointer.removeprefix(place)
+    key = error.unknown_key
+    if key is None or error.pointer != place + pointer_part(key):
+        return error  # no unknown key, or one deeper within
     others = _shipped_keys().get(key, ())
-    if not error.message.startswith("Unknown key ") or not others:
+    if not others:
         return error
     known = ", ".join(map(str, error.allowed))
     message = f"{key!r} is not for {task_type}. It is for {', '.join(others)}. Known here: {known}."

@@ -9,20 +9,26 @@ from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, Literal
 from uuid import UUID
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, TypeAdapter, model_validator
 
-from geo_jobs_api.fields import Asked, Integer, Model, Moment, Name, alternative
+from geo_jobs_api.fields import Asked, Boolean, Integer, Model, Moment, Name, alternative
 from geo_jobs_api.jobs.creation_schemas import DedupKey, JobTemplate
+from geo_jobs_api.near_misses import nearest, shown
 from geo_jobs_api.pipelines.schemas import CreatePipeline
 from geo_jobs_api.schedules.cron import MissedRuns, Timing, check_cron, join_cron
 from geo_jobs_api.schedules.records import Schedule, ScheduleFire
 
 # Rule times of a schedule, which are moments a day. Each costs the scheduler 20 µs at each fire.
 _MOST_RULE_TIMES = 48
-_TIME = re.compile(r"^([01]\d|2[0-3]):([0-5]\d)$")
+_TIME = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 _DAYS = {"sun": 0, "mon": 1, "tue": 2, "wed": 3, "thu": 4, "fri": 5, "sat": 6}
+
+_DAY_NAMES = frozenset(
+    {*_DAYS, "sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"}
+    | {"tues", "weds", "thur", "thurs"}
+)
 
 Overlap = Literal["allow", "skip", "cancel_old"]
 
@@ -36,20 +42,27 @@ def _check_zone(name: str) -> str:
     try:
         _zone(name)
     except (ValueError, OSError, LookupError) as error:
-        raise ValueError(f"{name!r} is no time zone, such as Europe/Berlin or UTC") from error
+        near = nearest(name, available_timezones())
+        hint = "" if near is None else f". Did you mean {near!r}?"
+        raise ValueError(f"{name!r} is no time zone, such as Europe/Berlin or UTC{hint}") from error
     return name
 
 
 def _check_time(text: str) -> str:
-    if not _TIME.match(text):
+    if not _TIME.fullmatch(text):
         raise ValueError(f"{text!r} is no time of the day, such as 06:30")
     return text
 
 
-def _check_day(day: str | int) -> str | int:
-    known = day in range(8) if isinstance(day, int) else day.lower()[:3] in _DAYS and len(day) < 10
+def _check_day(day: object) -> object:
+    if isinstance(day, str):
+        known = day.lower() in _DAY_NAMES
+    else:
+        known = isinstance(day, int | float) and not isinstance(day, bool) and day in range(8)
     if not known:
-        raise ValueError(f"{day!r} is no day of the week: mon, tue, …, or 0 (sun) to 7 (sun)")
+        near = nearest(day, _DAY_NAMES) if isinstance(day, str) else None
+        hint = "mon, tue, …, or 0 (sun) to 7 (sun)" if near is None else f"did you mean {near!r}?"
+        raise ValueError(f"{shown(day)} is no day of the week: {hint}")
     return day
 
 
@@ -57,7 +70,7 @@ class Rule(Asked):
     """Times of the day on some days of the week; without days, on all."""
 
     times: list[Annotated[str, AfterValidator(_check_time)]] = Field(min_length=1, max_length=48)
-    days_of_week: list[Annotated[str | int, AfterValidator(_check_day)]] = Field(default_factory=list, max_length=8)
+    days_of_week: list[Annotated[str | int, BeforeValidator(_check_day)]] = Field(default_factory=list, max_length=8)
 
     def crons(self) -> list[str]:
         """The same as cron expressions."""
@@ -121,8 +134,8 @@ class PutSchedule(ScheduleTiming):
     jitter_seconds: Integer = Field(default=0, ge=0, le=86_400)
     start_at: Moment | None = None
     end_at: Moment | None = None
-    skip_unchanged: bool = False
-    paused: bool = False
+    skip_unchanged: Boolean = False
+    paused: Boolean = False
 
     @model_validator(mode="after")
     def _fits_together(self) -> PutSchedule:

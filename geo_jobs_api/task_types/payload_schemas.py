@@ -19,7 +19,6 @@ from geo_jobs_api.task_types.crs_codes import is_possible_crs
 _MOST_SUBSCHEMAS = 5000
 _LARGEST_BYTES = 64 * 1024
 _MOST_ERRORS = 20
-_LONGEST_SHOWN = 80
 # Expressions run in linear time, and compiled ones stay small.
 _PATTERNS = jsonschema_rs.RegexOptions(size_limit=1 << 20, dfa_size_limit=1 << 20)
 _IGNORE_CASE = "x-ignore-case"
@@ -53,7 +52,7 @@ def check_schema(schema: Mapping[str, Any]) -> None:
         _Compiled(text)
     except jsonschema_rs.ValidationError as error:
         place = "".join(f"/{part}" for part in error.instance_path)
-        raise ValueError(f"is no JSON Schema (draft 2020-12): {place} {_short(error.message)}") from error
+        raise ValueError(f"is no JSON Schema (draft 2020-12): {place} {near_misses.short(error.message)}") from error
 
 
 def find_errors(schema: str, payload: Mapping[str, Any], pointer: str) -> list[FieldError]:
@@ -125,13 +124,15 @@ def _follow(reference: str, root: Mapping[str, Any], open_references: tuple[str,
     if reference in open_references:
         raise ValueError(f"must not refer to itself ({reference})")
     if not reference.startswith("#/") or "%" in reference:
-        raise ValueError(f"must refer only to places within, such as #/$defs/name, not to {_short(reference)}")
+        raise ValueError(
+            f"must refer only to places within, such as #/$defs/name, not to {near_misses.short(reference)}"
+        )
     target: Any = root
     for part in reference[2:].split("/"):
         key = part.replace("~1", "/").replace("~0", "~")
         target = target.get(key) if isinstance(target, dict) else None
     if not isinstance(target, dict | bool):
-        raise ValueError(f"refers to {_short(reference)}, where there is no schema")  # noqa: TRY004 - pydantic's
+        raise ValueError(f"refers to {near_misses.short(reference)}, where there is no schema")  # noqa: TRY004 - pydantic's
     return _count(target, root, (*open_references, reference), seen)
 
 
@@ -166,19 +167,20 @@ def _in_words(schema: Mapping[str, Any], error: jsonschema_rs.ValidationError, p
                 near_misses.unknown("key", name, known),
                 nearest=near_misses.nearest(name, known),
                 allowed=tuple(known),
+                unknown_key=name,
             )
     elif isinstance(kind, jsonschema_rs.ValidationErrorKind.Enum):
         allowed = tuple(option for option in kind.options if isinstance(option, str | int | float))
-        message, near = _not_allowed(value, allowed)
+        message, near = near_misses.not_allowed(value, allowed)
         yield FieldError(place, message, nearest=near, allowed=allowed)
     elif isinstance(kind, jsonschema_rs.ValidationErrorKind.Type):
         yield FieldError(place, _wrong_type(kind.types, value, rules))
     elif isinstance(kind, _OF_TEXT) and rules.get("format") == "crs":
         yield FieldError(place, _unknown_crs(value, rules))
     elif isinstance(kind, jsonschema_rs.ValidationErrorKind.Pattern) and "description" in rules:
-        yield FieldError(place, f"{_shown(value)} is not allowed. Allowed: {rules['description']}.")
+        yield FieldError(place, f"{near_misses.shown(value)} is not allowed. Allowed: {rules['description']}.")
     else:
-        yield FieldError(place, f"{_short(error.message)}.")
+        yield FieldError(place, f"{near_misses.short(error.message)}.")
 
 
 def _out_of_order(schema: Mapping[str, Any], payload: Mapping[str, Any], pointer: str) -> Iterable[FieldError]:
@@ -192,7 +194,9 @@ def _out_of_order(schema: Mapping[str, Any], payload: Mapping[str, Any], pointer
         if isinstance(value, str) and _rules_of(properties, name).get(_ASCENDING) is True:
             numbers = [float(number) for number in _NUMBER.findall(value)]
             if any(second <= first for first, second in itertools.pairwise(numbers)):
-                yield FieldError(pointer + pointer_part(name), f"{_shown(value)} has numbers that do not ascend.")
+                yield FieldError(
+                    pointer + pointer_part(name), f"{near_misses.shown(value)} has numbers that do not ascend."
+                )
 
 
 def _parent(schema: Mapping[str, Any], path: Sequence[str | int]) -> Mapping[str, Any]:
@@ -206,27 +210,20 @@ def _parent(schema: Mapping[str, Any], path: Sequence[str | int]) -> Mapping[str
     return here if isinstance(here, dict) else {}
 
 
-def _not_allowed(value: Any, allowed: Sequence[Any]) -> tuple[str, str | None]:
-    names = [str(option) for option in allowed]
-    near = near_misses.nearest(value, names) if isinstance(value, str) else None
-    hint = "" if near is None else f"Did you mean {near!r}? "
-    return f"{_shown(value)} is not allowed. {hint}Allowed: {', '.join(names)}.", near
-
-
 def _wrong_type(types: Sequence[str], value: Any, rules: Mapping[str, Any]) -> str:
     wanted = " or ".join(_TYPES.get(name, name) for name in types if name != "null")
     choices = [option for option in rules.get("enum", ()) if option is not None]
     wanted += f", one of {', '.join(map(str, choices))}" if choices else ""
     number = isinstance(value, int) and not isinstance(value, bool)
     hint = f" Did you mean 'EPSG:{value}'?" if number and rules.get("format") == "crs" else ""
-    return f"{_shown(value)} is not allowed. It must be {wanted}.{hint}"
+    return f"{near_misses.shown(value)} is not allowed. It must be {wanted}.{hint}"
 
 
 def _unknown_crs(value: Any, rules: Mapping[str, Any]) -> str:
     meant = _meant_crs(str(value))
     hint = "" if meant is None else f" Did you mean {meant!r}?"
     allowed = rules.get("description", "an authority's code such as EPSG:4326, WKT or PROJJSON")
-    return f"Unknown coordinate system {_shown(value)}.{hint} Give {allowed}."
+    return f"Unknown coordinate system {near_misses.shown(value)}.{hint} Give {allowed}."
 
 
 def _meant_crs(text: str) -> str | None:
@@ -236,11 +233,3 @@ def _meant_crs(text: str) -> str | None:
     if code is not None and is_possible_crs(f"{authority}:{code[1]}"):
         return f"{authority}:{code[1]}"
     return _NICKNAMES.get(plain)
-
-
-def _shown(value: Any) -> str:
-    return _short(json.dumps(value, ensure_ascii=False))
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError
 
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.fields import Asked, Payload, Text, field_errors
+from geo_jobs_api.fields import Asked, Boolean, Payload, Text, field_errors
 from geo_jobs_api.task_types.payload_schemas import check_schema
 
 _DAY_SECONDS = 86_400
@@ -73,7 +73,7 @@ class TaskType(Asked):
     )
     max_concurrent_runs: int | None = Field(default=None, ge=1, le=1_000_000)
     rate_limit: ClaimRate | None = None
-    paused: bool = False
+    paused: Boolean = False
     default_priority: int = Field(default=0, ge=-100, le=100)
     memory_mb: int | None = Field(default=None, ge=1, le=10_000_000)
     payload_schema: PayloadSchema | None = None

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from geo_jobs_api.fields import Asked, Model, SecretText, Text
+from geo_jobs_api.fields import Asked, Boolean, Model, SecretText, Text
 from geo_jobs_api.jobs.creation_schemas import TaskTypeName
 from geo_jobs_api.webhooks.records import Delivery, Webhook
 
@@ -25,8 +25,8 @@ class PutWebhook(Asked):
     secret: Annotated[SecretText, Field(min_length=16, max_length=200)] | None = None
     events: list[Event] = Field(default=_JOB_EVENTS, min_length=1, max_length=20)
     task_types: Annotated[list[TaskTypeName], Field(min_length=1, max_length=100)] | None = None
-    all_owners: bool = False
-    paused: bool = False
+    all_owners: Boolean = False
+    paused: Boolean = False
 
 
 class WebhookView(Model):

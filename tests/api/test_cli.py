@@ -270,4 +270,4 @@ def test_an_address_that_cannot_be_read_is_named_without_its_password(environmen
 def test_a_wrong_argument_is_named_without_a_traceback(environment: dict[str, str]) -> None:
     ended = run(environment, "webhook", "create", "https://example.org/", "--owner", "me", "--event", "job.done")
     assert ended.returncode == 1
-    assert ended.stderr.startswith("events/0: Input should be 'job.succeeded'")
+    assert ended.stderr.startswith('events/0: "job.done" is not allowed. Allowed: job.succeeded')

@@ -93,11 +93,11 @@ async def test_other_trouble_that_stops_claims_is_a_finding_of_its_own(server: S
     later = formatdate(time.time() + 3 * 86_400, usegmt=True)
     server.on("claim", Response(status_code=204, headers={"Date": later}))
     told = {"API_BASE_URL": server.base_url, "WORKER_AUTH_TOKEN": "t" * 20, "TEMP_DIR": str(tmp_path)}
-    code, printed = await in_thread(check, tmp_path, **told, MIN_FREE_MEMORY_MB=str(10**8))
+    code, printed = await in_thread(check, tmp_path, **told, MIN_FREE_MEMORY_MB=str(10**7))
     lines = printed.splitlines()
     assert code == 1
     assert lines[4].startswith("❌ Memory: ")
-    assert "less than MIN_FREE_MEMORY_MB (100000000); give this host or container more memory" in lines[4]
+    assert "less than MIN_FREE_MEMORY_MB (10000000); give this host or container more memory" in lines[4]
     assert lines[5].startswith("❌ Clock: this host's clock is 3.0 days behind the API's; set it (NTP)")
     assert lines[-1].startswith("💥 Overall Status: UNHEALTHY - Memory, Clock")
 
