@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
 from geoprocessing_worker.errors import refused
@@ -55,6 +55,16 @@ def strict_number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("allowed: a number")  # noqa: TRY004 - pydantic turns only ValueError into a field's error
     return value
+
+
+def _strict_boolean(value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise ValueError("allowed: true or false")  # noqa: TRY004 - as above
+    return value
+
+
+Boolean = Annotated[bool, BeforeValidator(_strict_boolean)]
+"""Neither a text nor a number passes for a truth value: pydantic would take "no" and 0 for false."""
 
 
 def _fault(item: Any, payload: Mapping[str, Any]) -> str:

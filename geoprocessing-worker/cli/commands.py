@@ -146,7 +146,7 @@ def _plain(name: str) -> str:
 def _payload(text: str) -> dict[str, Any]:
     try:
         payload = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise refused("invalid_payload", f"The payload is not JSON: {error}") from None
     if not isinstance(payload, dict):
         raise refused("invalid_payload", "The payload must be a JSON object.")

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from geoprocessing_worker.color import colormaps
 from geoprocessing_worker.geo.crs_text import CODE_PATTERN, NATIVE, PROJ_PATTERN, PROJJSON_PATTERN, WKT_PATTERN
 from geoprocessing_worker.handlers import JobError, Payload, refused, strict_number
+from geoprocessing_worker.payload import Boolean
 from geoprocessing_worker.payload_schema import ASCENDING, CRS_FORMAT, IGNORE_CASE
 
 
@@ -175,7 +176,7 @@ class RenderOptions(PixelOptions):
     coordinate_system: Annotated[str, Field(min_length=1, max_length=LONGEST_CRS), crs_schema(or_native=True)] = (
         "EPSG:4326"
     )
-    generate_thumbnails: bool = True
+    generate_thumbnails: Boolean = True
     thumbnail_size: Annotated[Whole, Field(ge=16, le=1024)] = 256
 
     def check(self) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from geoprocessing_worker.handlers import Payload, refused, strict_number
+from geoprocessing_worker.payload import Boolean
 from geoprocessing_worker.payload_schema import AT_LEAST
 from geoprocessing_worker.render.options import PixelOptions, SourceCrs, Whole, check_system, named
 
@@ -53,7 +54,7 @@ class CogOptions(Payload):
     quality: Annotated[Whole, Field(ge=1, le=100)] = 85
     resampling: Literal["nearest", "bilinear", "cubic", "average", "lanczos", "mode"] | None = None
     block_size: Literal[256, 512, 1024] | None = None
-    web_optimized: bool = False
+    web_optimized: Boolean = False
     page: Page = None
 
 

@@ -9,6 +9,8 @@ import pytest
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.render.options import OutputFormat, RenderOptions
 
+NOT_BOOLEANS: list[Any] = ["no", "", 0, 1, []]
+NUMBERS = ("maxSize", "quality", "page", "thumbnailSize", "bands")
 DEFAULTS = RenderOptions(max_size=2000, quality=70)
 
 
@@ -45,6 +47,10 @@ def test_unknown_keys_and_nulls_are_ignored() -> None:
         ({"nodata": float("nan")}, ("nodata", "finite")),
         ({"nodata": 10**400}, ("nodata", "finite")),
         ({"nodata": True}, ("nodata was True", "a number")),
+        *(({"generateThumbnails": wrong}, ("generateThumbnails was", "true or false")) for wrong in NOT_BOOLEANS),
+        *(({name: True}, (f"{name} was True",)) for name in NUMBERS),
+        *(({name: "1"}, (f"{name} was '1'",)) for name in NUMBERS),
+        ({"bands": [True]}, ("bands was [True]", "a number")),
         ({"thumbnailSize": 8}, ("thumbnailSize was 8", "16")),
         ({"quality": 101}, ("quality was 101", "100")),
         ({"maxSize": 0, "quality": 0}, ("maxSize", "quality")),
