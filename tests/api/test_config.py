@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from geo_jobs_api.config import VERBATIM, Settings, ensure_secrets, load_settings
+from geo_jobs_api.database.sessions import _SESSION
 from geo_jobs_api.errors import ConfigurationError
+from tests.support.clients import rows
+from tests.support.database import DatabaseServer
+from tests.support.markdown import blocks
+from tests.support.processes import ROOT
 from tests.support.wrong_settings import wrong_values
 
 WRONG = [
@@ -111,6 +116,31 @@ def test_white_space_around_a_value_does_not_count_but_in_secrets(monkeypatch: p
     assert settings.jwt_secret is not None
     assert settings.worker_auth_token.get_secret_value() == "a-token-of-a-worker"
     assert settings.jwt_secret.get_secret_value() == "s" * 32 + "\n"
+
+
+def test_the_settings_in_the_documents_are_taken_as_pasted(tmp_path: Path) -> None:
+    """Each block of settings of docs/OPERATIONS.md, in a .env beside the address of a database."""
+    found = blocks((ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8"), "ini")
+    assert found
+    for block in found:
+        (tmp_path / ".env").write_text("DATABASE_URL=postgresql://geo_jobs@bouncer.internal/geo_jobs\n" + block.text)
+        settings = load_settings()
+        names = [line.partition("=")[0] for line in block.text.splitlines() if not line.startswith("#")]
+        assert {name.lower() for name in names} <= settings.model_fields_set
+
+
+def test_the_statements_in_the_documents_run_as_pasted(postgres: DatabaseServer, postgres_url: str) -> None:
+    """Each block of SQL of docs/OPERATIONS.md, by a superuser. They give the role what a session wants."""
+    postgres.execute("CREATE ROLE geo_jobs")
+    try:
+        for block in blocks((ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8"), "sql"):
+            for statement in block.text.split(";"):
+                if statement.strip():
+                    postgres.execute(statement)
+        (role,) = rows(postgres_url, "SELECT setconfig FROM pg_db_role_setting WHERE setrole = 'geo_jobs'::regrole")
+        assert {one.partition("=")[0].lower() for one in role["setconfig"]} == set(_SESSION)
+    finally:
+        postgres.execute("DROP ROLE geo_jobs")
 
 
 def test_a_secret_and_a_key_set_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
