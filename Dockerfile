@@ -9,6 +9,7 @@ RUN python3 -m venv /opt/venv
 COPY pyproject.toml README.md LICENSE ./
 COPY geoprocessing-worker geoprocessing-worker
 COPY geo_jobs_api geo_jobs_api
+COPY geo_jobs_common geo_jobs_common
 COPY local_stack local_stack
 
 # Installed in place, so that the scripts at their fixed paths work here too. Neither target has the embedded database:

@@ -16,8 +16,9 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from geo_jobs_api.errors import ConfigurationError
-from geo_jobs_api.hosts import HostList, is_host_name, parse_address, parse_hosts, parse_web_address
-from geo_jobs_api.setting_values import Bytes, Count, Days, PossiblePath, Seconds, check_token, tidied
+from geo_jobs_api.hosts import HostList, is_host_name, parse_hosts, parse_web_address
+from geo_jobs_common.addresses import parse_address
+from geo_jobs_common.setting_values import Bytes, Count, Days, PossiblePath, Seconds, check_token, tidied
 
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 # HS256 is only as strong as its key; shorter ones can be guessed offline from one token (RFC 7518 §3.2).

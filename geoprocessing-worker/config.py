@@ -24,10 +24,8 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from geoprocessing_worker.addresses import is_local_name, parse_address
-from geoprocessing_worker.errors import ConfigurationError
-from geoprocessing_worker.neighbors import ApiSettings, api_settings, start_problems, unknown_names
-from geoprocessing_worker.setting_values import (
+from geo_jobs_common.addresses import is_local_name, parse_address
+from geo_jobs_common.setting_values import (
     Bytes,
     Count,
     PossiblePath,
@@ -36,6 +34,8 @@ from geoprocessing_worker.setting_values import (
     is_short_enough,
     tidied,
 )
+from geoprocessing_worker.errors import ConfigurationError
+from geoprocessing_worker.neighbors import ApiSettings, api_settings, start_problems, unknown_names
 
 # A local stack leaves its addresses and secrets in this file of its DATA_DIR, for the health check.
 LOCAL_STACK_FILE = "stack.env"

@@ -11,10 +11,10 @@ from typing import Any
 
 from geo_jobs_api.errors import FieldError, Problem, pointer_part, summary
 from geo_jobs_api.jobs.creation_store import CreationStore
-from geo_jobs_api.near_misses import nearest, unknown
 from geo_jobs_api.queue.rules import parse_outputs, upload_slots
 from geo_jobs_api.task_types.payload_schemas import find_errors
 from geo_jobs_api.task_types.schemas import shipped
+from geo_jobs_common.near_misses import nearest, unknown
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from geo_jobs_api.fields import Asked, Boolean, Integer, Model, Moment, Name, alternative
 from geo_jobs_api.jobs.creation_schemas import DedupKey, JobTemplate
-from geo_jobs_api.near_misses import nearest, shown
 from geo_jobs_api.pipelines.schemas import CreatePipeline
 from geo_jobs_api.schedules.cron import MissedRuns, Timing, check_cron, join_cron
 from geo_jobs_api.schedules.records import Schedule, ScheduleFire
+from geo_jobs_common.near_misses import nearest, shown
 
 # Rule times of a schedule, which are moments a day. Each costs the scheduler 20 µs at each fire.
 _MOST_RULE_TIMES = 48

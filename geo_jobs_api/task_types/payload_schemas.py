@@ -11,9 +11,9 @@ from typing import Any
 
 import jsonschema_rs
 
-from geo_jobs_api import near_misses
 from geo_jobs_api.errors import FieldError, pointer_part
 from geo_jobs_api.task_types.crs_codes import is_possible_crs
+from geo_jobs_common import near_misses
 
 # Validation follows each reference anew, so nested references multiply.
 _MOST_SUBSCHEMAS = 5000

@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 
 from geo_jobs_api.errors import ApiError
-from geo_jobs_api.hosts import HostList, is_public, parse_address, parse_web_address
+from geo_jobs_api.hosts import HostList, parse_web_address
 from geo_jobs_api.log import get_logger
+from geo_jobs_common.addresses import is_public, parse_address
 
 _log = get_logger(__name__)
 _CONNECT_SECONDS = 5.0

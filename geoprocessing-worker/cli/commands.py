@@ -9,7 +9,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from geo_jobs_common.near_misses import unknown
 from geoprocessing_worker import config, log
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ConfigurationError, JobError, refused
@@ -132,15 +132,8 @@ def _options(text: str, task: Task) -> Payload:
     if schema.get("additionalProperties") is False:
         for key in payload:
             if key not in known:
-                plain = {_plain(name): name for name in known}
-                near = get_close_matches(_plain(key), plain, n=1, cutoff=0.65)
-                hint = f"Did you mean {plain[near[0]]!r}?" if near else f"Known: {', '.join(known)}."
-                raise refused("invalid_payload", f"Unknown key {key!r} for {task.name}. {hint}")
+                raise refused("invalid_payload", f"{task.name}: {unknown('key', key, known)}")
     return task.options(payload)
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "").replace("-", "").replace(" ", "")
 
 
 def _payload(text: str) -> dict[str, Any]:

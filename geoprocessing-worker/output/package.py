@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from geoprocessing_worker.geo.wkt import esri_wkt
 from geoprocessing_worker.handlers import OutputFile, write_whole
 from geoprocessing_worker.output.encode import CONTENT_TYPES, EXTENSIONS, encode, thumbnail
-from geoprocessing_worker.output.sidecars import WORLD_EXTENSIONS, auxiliary_file, projection_file, world_file
+from geoprocessing_worker.output.sidecars import WORLD_EXTENSIONS, auxiliary_file, world_file
 from geoprocessing_worker.output.stac import item, json_bytes
 from geoprocessing_worker.raster import Picture
 from geoprocessing_worker.render.options import OutputFormat, RenderOptions
@@ -56,7 +57,7 @@ def write_companions(
         texts.append((f"{stem}.{WORLD_EXTENSIONS[options.output_format]}", world_file(grid.transform), "text/plain"))
         texts.append((f"{picture_name}.aux.xml", auxiliary_file(grid), "application/xml"))
     if grid.crs is not None:
-        texts.append((f"{stem}.prj", projection_file(grid.crs), "text/plain"))
+        texts.append((f"{stem}.prj", esri_wkt(grid.crs), "text/plain"))
     asset = {
         "href": picture_name,
         "type": CONTENT_TYPES[options.output_format],

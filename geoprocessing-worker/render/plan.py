@@ -20,7 +20,7 @@ from geoprocessing_worker.geo.crs import horizontal, parse_crs
 from geoprocessing_worker.geo.crs_text import NATIVE
 from geoprocessing_worker.geo.layout import Layout, lay_out
 from geoprocessing_worker.geo.web_maps import placements
-from geoprocessing_worker.output.sidecars import projection_note
+from geoprocessing_worker.geo.wkt import esri_wkt_note
 from geoprocessing_worker.raster import Level, Meaning, SourceHeader
 from geoprocessing_worker.render.cost import WORK_BYTES, address_space_left, afford, cost
 from geoprocessing_worker.render.notes import Chosen, notes
@@ -170,7 +170,7 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Pix
     coding = _coding(header, choice, stretch, resampling)
     placed = placements(drafted.layout.target)
     off = None if placed is None else placed.note
-    lost = projection_note(drafted.layout.target.crs)
+    lost = esri_wkt_note(drafted.layout.target.crs)
     chosen = Chosen(choice, stretch, left_out, resampling, scattered, background, drafted.layout.cut, off, lost)
     return RenderPlan(
         bands=choice,

@@ -11,11 +11,12 @@ from typing import Any
 from pyproj import CRS
 
 from geoprocessing_worker.geo.crs import describe, parse_crs, reachable, to_gdal
+from geoprocessing_worker.geo.wkt import esri_wkt
 from geoprocessing_worker.handlers import OutputFile, Report, TaskRequest, TaskResult
 from geoprocessing_worker.output.metadata import Source, finite, summary
 from geoprocessing_worker.output.package import write_companions, write_picture
 from geoprocessing_worker.output.pixel_check import resemblance
-from geoprocessing_worker.output.sidecars import WORLD_EXTENSIONS, auxiliary_file, projection_file
+from geoprocessing_worker.output.sidecars import WORLD_EXTENSIONS, auxiliary_file
 from geoprocessing_worker.output.stac import written_at
 from geoprocessing_worker.output.verify import verify
 from geoprocessing_worker.raster import Grid, SourceHeader
@@ -133,7 +134,7 @@ def preload() -> None:
 def _look_up(crs: CRS) -> None:
     """What PROJ was asked it knows after a fork too; only for what is new it opens its database again, for 12 ms."""
     to_gdal(crs)
-    projection_file(crs)
+    esri_wkt(crs)
     auxiliary_file(Grid(1, 1, None, crs))
     describe(crs)
     globe = parse_crs(known_crs.GLOBE)

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from geoprocessing_worker.addresses import Network, is_local_name, is_public, parse_address
+from geo_jobs_common.addresses import Network, is_local_name, is_public, parse_address
 from geoprocessing_worker.errors import ErrorClass, JobError, refused
 
 # Bytes; a claim of 64 jobs with all their URLs has about 1 MB.

@@ -25,6 +25,7 @@ from tests.support.processes import ROOT
 PACKAGES = {
     "geoprocessing_worker": "geoprocessing-worker",
     "geo_jobs_api": "geo_jobs_api",
+    "geo_jobs_common": "geo_jobs_common",
     "local_stack": "local_stack",
 }
 IMPORT_ALL = """

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from geoprocessing_worker.addresses import is_local_name, is_public
+from geo_jobs_common.addresses import is_local_name, is_public
 
 
 @pytest.mark.parametrize("text", ["93.184.216.34", "2606:2800:220:1::1", "::ffff:93.184.216.34", "2002:5db8:d822::1"])

@@ -42,15 +42,15 @@ ASK_AGAIN = """
 import sys
 from pathlib import Path
 from geoprocessing_worker.tasks.png import ConversionRequest, RenderOptions, convert, preload
-from geoprocessing_worker.output.sidecars import projection_file
+from geoprocessing_worker.geo.wkt import esri_wkt
 preload()
-before = projection_file.cache_info().misses
+before = esri_wkt.cache_info().misses
 source, folder = map(Path, sys.argv[1:])
 convert(
     ConversionRequest(source=source, output_folder=folder, stem="o", options=RenderOptions(), source_name="o"),
     lambda *_: None,
 )
-sys.exit(projection_file.cache_info().misses - before)
+sys.exit(esri_wkt.cache_info().misses - before)
 """
 
 

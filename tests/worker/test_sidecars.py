@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import CRS
 
-from geoprocessing_worker.output.sidecars import auxiliary_file, projection_file, read_world_file, shortest, world_file
+from geoprocessing_worker.geo.wkt import esri_wkt
+from geoprocessing_worker.output.sidecars import auxiliary_file, read_world_file, shortest, world_file
 from geoprocessing_worker.raster import Grid
 
 
@@ -33,7 +34,7 @@ def test_world_file_reads_back() -> None:
 
 def test_projection_file_is_one_line_of_esri_wkt() -> None:
     """ArcGIS knows the names, and wants one line."""
-    text = projection_file(CRS.from_epsg(32638))
+    text = esri_wkt(CRS.from_epsg(32638))
     assert text is not None
     assert "\n" not in text
     assert "D_WGS_1984" in text

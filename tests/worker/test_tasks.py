@@ -106,12 +106,12 @@ def test_two_packages_for_one_task_type_are_no_offer_at_all(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("task_type", "payload", "words"),
     [
-        ("geotiff_to_png", '{"maxsize": 100}', "Unknown key 'maxsize' for geotiff_to_png. Did you mean 'maxSize'?"),
+        ("geotiff_to_png", '{"maxsize": 100}', "Unknown key 'maxsize'. Did you mean 'maxSize'?"),
         ("geotiff_to_png", '{"max_size": 100}', "Did you mean 'maxSize'?"),
-        ("geotiff_to_tiles", '{"thumbnailSize": 100}', "Unknown key 'thumbnailSize' for geotiff_to_tiles."),
+        ("geotiff_to_tiles", '{"thumbnailSize": 100}', "Unknown key 'thumbnailSize'."),
         ("geotiff_to_png", "[" * 60_000, "The payload is not JSON"),
         ("geotiff_to_png", '{"generateThumbnails": "no"}', "generateThumbnails was 'no': allowed: true or false"),
-        ("geotiff_info", '{"zzz": null}', "Unknown key 'zzz' for geotiff_info. Known: page, sourceCrs, sourceUrl."),
+        ("geotiff_info", '{"zzz": null}', "Unknown key 'zzz'. Known: page, sourceCrs, sourceUrl."),
     ],
 )
 def test_convert_refuses_an_unknown_key_of_the_payload(
