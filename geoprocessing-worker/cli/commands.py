@@ -25,7 +25,7 @@ from geoprocessing_worker.errors import ConfigurationError, JobError, refused
 from geoprocessing_worker.handlers import Explanation, Payload, TaskRequest, TaskResult
 from geoprocessing_worker.plugins import registry
 from geoprocessing_worker.plugins.calls import PERFORM, SELF_TEST, Call, SelfTest
-from geoprocessing_worker.plugins.processes import make_sandbox, own_umask
+from geoprocessing_worker.plugins.processes import check_defaults, make_sandbox, own_umask
 from geoprocessing_worker.plugins.registry import Task, Tasks
 from geoprocessing_worker.sandbox.process import Sandbox
 
@@ -152,6 +152,7 @@ def _payload(text: str) -> dict[str, Any]:
 def _tasks(parsed: argparse.Namespace, settings: Settings) -> int:
     loaded = registry.load(settings, only=[parsed.name] if parsed.name else None)
     _tell_broken(loaded)
+    asyncio.run(check_defaults(settings, loaded))
     if parsed.json:
         told = [task.handler.announced.model_dump(mode="json", by_alias=True) for task in loaded]
         print(json.dumps(told[0] if parsed.name and told else told, indent=2))  # noqa: T201 - a command's output
