@@ -1,4 +1,4 @@
-"""Write docs/SETTINGS.md and .env.example from the settings of both programs: `make settings`. A test compares them."""
+"""Write docs/SETTINGS.md and .env.example from the settings of both programs. A test compares them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from geoprocessing_worker.config import Settings as WorkerSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 120
-# Without these two a worker does nothing, so they stand in the file as they are to be filled in.
+# A worker needs these two, so they are not commented out.
 NEEDED = ("api_base_url", "worker_auth_token")
 
 HEAD = """# Settings
 
-From the environment, then from `.env` in the current folder, then from `.env` in the checkout.
-`python3 geoprocessing-worker/config.py` prints those in force, where each comes from, and what is wrong with them. This
-page and `.env.example` are made from the two `config.py` by `make settings`.
+Both programs read the environment, then `.env` in the current folder, then `.env` in the checkout.
+`python3 geoprocessing-worker/config.py` prints the settings in force with their sources and errors, and names that are
+probably misspelt. `make settings` writes this page and `.env.example` from the two `config.py`.
 
 Durations are in seconds and sizes in bytes unless the name has another unit. Lists are comma separated.
 """
 EXAMPLE_HEAD = """\
-# Copy to .env and fill in. The worker, the API and the scripts read it, and the environment wins over it.
-# `python3 geoprocessing-worker/config.py` prints the settings in force. Lines that are commented out show the default,
-# or an example where there is none. Made by `make settings`.
+# Copy to .env and fill in. The worker, the API and the scripts read it, and the environment overrides it.
+# `python3 geoprocessing-worker/config.py` prints the settings in force. Commented lines show the default, or an example
+# if there is none. Written by `make settings`.
 """
 
 
@@ -93,7 +93,7 @@ def _described(name: str, field: FieldInfo) -> str:
 
 
 def shown(field: FieldInfo) -> str:
-    """Return the default as the variable would have it; what is only known when the program runs, in words."""
+    """Return the default as written in the environment, or in words if it is only known at run time."""
     extra = field.json_schema_extra
     if isinstance(extra, dict) and "shown" in extra:
         return str(extra["shown"])
@@ -106,7 +106,7 @@ def shown(field: FieldInfo) -> str:
 
 
 def files() -> dict[Path, str]:
-    """Return what each file is to hold."""
+    """Return the content of each file."""
     return {ROOT / "docs" / "SETTINGS.md": document(), ROOT / ".env.example": example()}
 
 

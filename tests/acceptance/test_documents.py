@@ -1,13 +1,15 @@
-"""Every block of commands in the documents runs as pasted, in order, against the stack that README starts.
+"""Run every block of commands in the documents as pasted, in order, against the stack that README starts.
 
-A comment before a block says why it is not run; their number is bounded. Other ports than the documents' are the only
-change, since something else may use those here. Documents other than README begin with README's first definitions.
+A comment before a block gives the reason if it is not run. The number of such blocks is bounded. Only the ports differ
+from the documents, since they may be in use here. Other documents begin with README's first definitions.
 """
 
 import contextlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -25,14 +27,16 @@ from tests.support.waiting import wait_until
 
 DOCUMENTS = sorted(
     str(path.relative_to(ROOT))
-    for pattern in ("*.md", "docs/*.md", "examples/*/README.md", "tests/README.md")
+    for pattern in ("*.md", "docs/*.md", "docs/decisions/*.md", "examples/*/README.md", "tests/README.md")
     for path in ROOT.glob(pattern)
     if path.name != "CHANGELOG.md"
 )
+API_PAGE = "docs/API.md"
 MOST_NOT_RUN = 5
 README_PORTS = ("8000", "8765")
 # Looks for lines, and says by its exit code whether there are any.
 SEARCHES = "grep "
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
 
 
 @dataclass
@@ -67,7 +71,7 @@ class Place:
         return self._run(parts)
 
     def _run(self, parts: list[str]) -> str:
-        script = "\n".join(parts)
+        script = "\n".join([*parts, "jobs -p >> background.pids"])
         output, log = self.folder / "pasted.log", self.folder / "failed.log"
         log.write_text("")
         with output.open("w") as file:
@@ -99,6 +103,10 @@ class Place:
 
     def close(self) -> None:
         self._stack.close()
+        background = self.folder / "background.pids"
+        for pid in background.read_text().split() if background.exists() else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGTERM)
 
 
 # A failing command does not end the shell, as it would not end a person's. It is written down with its exit code.
@@ -114,6 +122,11 @@ curl() { command curl --fail-with-body "$@"; }
 
 def text_of(document: str) -> str:
     return (ROOT / document).read_text(encoding="utf-8")
+
+
+def with_commands() -> list[str]:
+    """The documents that have blocks of commands."""
+    return [document for document in DOCUMENTS if blocks(text_of(document), "bash")]
 
 
 def definitions() -> str:
@@ -147,22 +160,36 @@ def readme(place: Place) -> str:
 
 @pytest.mark.timeout(600)
 def test_every_block_of_the_readme_runs_as_pasted(place: Place, readme: str) -> None:
-    """Commands succeed, calls are not refused, and the files, jobs and pipelines that they ask for come to be."""
+    """Commands succeed, calls are accepted, and the files and the job that they ask for are there."""
     assert (place.folder / "demo-output" / "terrain.png").exists()
     assert (place.folder / "out" / "map.png").exists()
     assert '"name":"map.png"' in readme.replace('": "', '":"')
     assert "HEALTHY - Worker is ready to process jobs" in readme
-    with httpx.Client(base_url=place.said_here("http://127.0.0.1:8000"), headers=place_token(place)) as person:
+    with person_of(place) as person:
+        assert [(job["taskType"], job["state"]) for job in jobs_of(person)] == [("geotiff_to_png", "succeeded")]
 
-        def jobs() -> list[dict[str, str]]:
-            found: list[dict[str, str]] = person.get("/api/geo-jobs").raise_for_status().json()["jobs"]
-            return found
 
-        wait_until(lambda: all(job["state"] in FINAL for job in jobs()), "the jobs of the pipeline to end", 120)
-        made = {(job["taskType"], job["state"]) for job in jobs()}
+@pytest.mark.timeout(600)
+def test_every_block_of_the_api_page_runs_as_pasted(place: Place, readme: str) -> None:
+    """Beside the stack of README. The jobs of the pipeline succeed. The schedule and the webhook are there."""
+    place.paste(blocks(text_of(API_PAGE), "bash"), place.said_here(definitions()))
+    with person_of(place) as person:
+        wait_until(
+            lambda: all(job["state"] in FINAL for job in jobs_of(person)), "the jobs of the pipeline to end", 120
+        )
         kinds = ("geotiff_to_png", "geotiff_to_cog", "geotiff_to_tiles", "geotiff_info")
-        assert made == {(kind, "succeeded") for kind in kinds}
+        assert {(job["taskType"], job["state"]) for job in jobs_of(person)} == {(kind, "succeeded") for kind in kinds}
         assert [one["name"] for one in person.get("/api/schedules").json()["schedules"]] == ["every morning"]
+        assert len(person.get("/api/webhooks").json()["webhooks"]) == 1
+
+
+def person_of(place: Place) -> httpx.Client:
+    return httpx.Client(base_url=place.said_here("http://127.0.0.1:8000"), headers=place_token(place))
+
+
+def jobs_of(person: httpx.Client) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = person.get("/api/geo-jobs").raise_for_status().json()["jobs"]
+    return found
 
 
 def place_token(place: Place) -> dict[str, str]:
@@ -175,13 +202,10 @@ def place_token(place: Place) -> dict[str, str]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("document", [name for name in DOCUMENTS if name != "README.md"])
+@pytest.mark.parametrize("document", [name for name in with_commands() if name not in {"README.md", API_PAGE}])
 def test_every_block_of_a_document_runs_as_pasted(document: str, place: Place, readme: str) -> None:
     """Beside the stack of README, with one job that succeeded and one that failed."""
-    wanted = blocks(text_of(document), "bash")
-    if not wanted:
-        pytest.skip("has no block of commands")
-    place.paste(wanted, place.said_here(f"{definitions()}\n{FAILED_JOB}"))
+    place.paste(blocks(text_of(document), "bash"), place.said_here(f"{definitions()}\n{FAILED_JOB}"))
 
 
 # An operator's day has a dead letter in it.
@@ -233,3 +257,17 @@ def test_every_fence_has_a_language() -> None:
     """A block without one would be run by nobody."""
     for document in DOCUMENTS:
         assert [block.text for block in blocks(text_of(document)) if not block.language] == [], document
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md"])
+def test_every_file_that_a_document_links_is_there(document: str) -> None:
+    missing = [link for link in LINK.findall(text_of(document)) if not (ROOT / document).parent.joinpath(link).exists()]
+    assert missing == []
+
+
+def test_the_readme_links_every_document() -> None:
+    """The pages of decisions have an index of their own."""
+    linked = set(LINK.findall(text_of("README.md")))
+    assert {name for name in DOCUMENTS if not name.startswith("docs/decisions/0")} - {"README.md"} <= linked | {
+        f"{link}/README.md" for link in linked
+    }
