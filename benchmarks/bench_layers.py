@@ -15,7 +15,7 @@ import rasterio
 from affine import Affine
 
 from geoprocessing_worker.render.options import RenderOptions
-from geoprocessing_worker.sandbox.landlock import Reach
+from geoprocessing_worker.sandbox.landlock import AllowedPaths
 from geoprocessing_worker.sandbox.process import Sandbox
 from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, convert
@@ -48,7 +48,7 @@ async def seconds(box: Sandbox[ConversionRequest, ConversionResult], source: Pat
             validate_headers=layers,
         )
         started = time.perf_counter()
-        await box.run(request, lambda *_: None, Reach((source,), (out,)))
+        await box.run(request, lambda *_: None, AllowedPaths((source,), (out,)))
         return time.perf_counter() - started
 
 

@@ -48,7 +48,7 @@ def _expected(
     values = truth.read(indexes, window=box, boundless=True, fill_value=0)
     mask = truth.read_masks(1, window=box, boundless=True) > 0
     shape = (WINDOW, SUPERSAMPLES, WINDOW, SUPERSAMPLES)
-    samples = _coloured(truth, values)[:, down - top, across - left].astype(np.float64)
+    samples = _colored(truth, values)[:, down - top, across - left].astype(np.float64)
     valid: NDArray[np.bool_] = mask[down - top, across - left].reshape(shape).all(axis=(1, 3))
     if truth.colorinterp[0].name == "palette":
         return samples.reshape(-1, *shape)[:, :, SUPERSAMPLES // 2, :, SUPERSAMPLES // 2], valid
@@ -56,16 +56,16 @@ def _expected(
     return means, valid
 
 
-def _coloured(dataset: Any, values: NDArray[Any]) -> NDArray[Any]:
+def _colored(dataset: Any, values: NDArray[Any]) -> NDArray[Any]:
     if dataset.colorinterp[0].name != "palette":
         return values
     table = np.zeros((256, 3), dtype=np.uint8)
-    for value, colour in dataset.colormap(1).items():
-        table[value] = colour[:3]
+    for value, color in dataset.colormap(1).items():
+        table[value] = color[:3]
     return np.moveaxis(table[values[0]], 2, 0)
 
 
 def _found(made: Any, window: Window, count: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    values = _coloured(made, made.read(window=window))
+    values = _colored(made, made.read(window=window))
     mask = made.dataset_mask(window=window) == 255
     return values[:count].astype(np.float64), mask

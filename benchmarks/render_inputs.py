@@ -79,7 +79,7 @@ def _profile(size: int, count: int, dtype: str, **extra: Any) -> dict[str, Any]:
 
 
 def _write_bands(path: Path, profile: dict[str, Any], levels: tuple[tuple[float, float], ...]) -> None:
-    """Each band is one texture between its own low and high; bands share most of their shape, as colours do."""
+    """Each band is one texture between its own low and high; bands share most of their shape, as colors do."""
     size = profile["width"]
     shared = texture(size, 1)
     bands = [strips(shared * 0.75 + texture(size, 10 + index) * 0.25) for index in range(len(levels))]

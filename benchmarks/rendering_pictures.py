@@ -72,10 +72,10 @@ def _world() -> Tiff:
     rows, columns = np.indices(land.shape)
     cold = np.clip(np.abs(rows / 360 - 1) * 2 - 0.7, 0, 1)[..., None]
     ground = np.where(cold > 0.5, (235, 240, 245), (196, 180, 130) + cold * np.array((-60, 20, -20)))
-    colour = np.where((land > 0.5)[..., None], ground, (70, 120, 180) + cold * 60)
-    colour[((rows % 60 < 2) & (rows > 2)) | (columns % 60 < 1)] *= 0.7
+    color = np.where((land > 0.5)[..., None], ground, (70, 120, 180) + cold * 60)
+    color[((rows % 60 < 2) & (rows > 2)) | (columns % 60 < 1)] *= 0.7
     place = Affine(0.25, 0, -180, 0, -0.25, 90)
-    return Tiff(np.moveaxis(colour, 2, 0).astype(np.uint8), transform=place)
+    return Tiff(np.moveaxis(color, 2, 0).astype(np.uint8), transform=place)
 
 
 def _four_bands(heights: Any) -> Tiff:

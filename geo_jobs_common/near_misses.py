@@ -1,4 +1,4 @@
-"""The name that a misspelt one was probably meant to be."""
+"""The name that a misspelled one was probably meant to be."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Iterable, Sequence
 
-# Longer texts are no misspelt names, and comparing them takes long.
+# Longer texts are no misspelled names, and comparing them takes long.
 _LONGEST = 64
 _LONGEST_SHOWN = 80
 

@@ -1,7 +1,7 @@
 """Every setting of the worker, read once: from the environment, then `.env`, then the local stack's own file.
 
 Run by path, `python3 geoprocessing-worker/config.py` prints the configuration in force, where each value came from and
-what is wrong with it, the API's settings on this host, and names that are probably misspelt.
+what is wrong with it, the API's settings on this host, and names that are probably misspelled.
 """
 
 if __name__ == "__main__" and not __package__:

@@ -51,21 +51,21 @@ class JobError(WorkerError):
         return (JobError, (self.code, self.message, self.error_class, self.detail))
 
 
-def refused(code: str, message: str, **detail: Any) -> JobError:
+def invalid_input(code: str, message: str, **detail: Any) -> JobError:
     """A file or payload that trying again will not help."""
     return JobError(code, message, ErrorClass.INVALID_INPUT, detail)
 
 
 def malformed(what: str, **detail: object) -> JobError:
     """A file whose structure contradicts itself."""
-    return refused(
+    return invalid_input(
         "malformed_header", f"The file's header is damaged: {what}. Save it again with a GIS and upload that.", **detail
     )
 
 
 def truncated(what: str, needed: int, size: int) -> JobError:
     """A file that ends before what it points to."""
-    return refused(
+    return invalid_input(
         "truncated",
         "The file ends before its picture does: it was not copied or uploaded whole. Upload it again.",
         reason=what,
@@ -96,7 +96,7 @@ CURES = {
 
 def too_large(limit: str, found: int, allowed: int, words: str) -> JobError:
     """More of something than is read here, with the cure for that limit."""
-    return refused(
+    return invalid_input(
         "too_large",
         f"The file has {found:,} {words}; at most {allowed:,} can be read. {CURES[limit]}",
         limit=limit,

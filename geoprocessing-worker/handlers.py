@@ -20,7 +20,7 @@ from typing import Annotated, Generic, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from pydantic.alias_generators import to_camel
 
-from geoprocessing_worker.errors import ErrorClass, JobError, refused
+from geoprocessing_worker.errors import ErrorClass, JobError, invalid_input
 from geoprocessing_worker.outputs import OutputFile, finished, unfinished_path, write_whole
 from geoprocessing_worker.payload import Payload, strict_number
 from geoprocessing_worker.payload_schema import payload_schema
@@ -35,14 +35,14 @@ __all__ = [
     "OutputFile",
     "OutputSlot",
     "Payload",
+    "ProgressCallback",
     "RateLimit",
-    "Report",
     "TaskHandler",
     "TaskRequest",
     "TaskResult",
     "TaskType",
     "finished",
-    "refused",
+    "invalid_input",
     "strict_number",
     "unfinished_path",
     "write_whole",
@@ -55,7 +55,7 @@ GROUP = "geoprocessing_worker.tasks"
 
 Options = TypeVar("Options", bound=Payload)
 
-Report = Callable[[str, float, str], None]
+ProgressCallback = Callable[[str, float, str], None]
 """Told the stage, the percent done within it (0 to 100), and a sentence."""
 
 Seconds = Annotated[int, Field(gt=0, le=30 * 86400)]
@@ -182,7 +182,7 @@ class TaskRequest(Generic[Options]):
             JobError: `no_input`.
         """
         if self.source is None:
-            raise refused("no_input", "Jobs of this kind need a file.")
+            raise invalid_input("no_input", "Jobs of this kind need a file.")
         return self.source
 
 
@@ -213,7 +213,7 @@ class TaskHandler:
         task_type: what the API is told; its name is that of the entry point.
         payload: the options of a job.
         stages: the names that the work reports progress for, in order, each with its share of the time.
-        work: from a `TaskRequest` and a `Report` to a `TaskResult`; raises `JobError` for what has a name.
+        work: from a `TaskRequest` and a `ProgressCallback` to a `TaskResult`; raises `JobError` for what has a name.
         self_test: from an empty folder to a `TaskResult` of what it made there from inputs of its own; raises where
             the result is not what it should be.
         opens: what the file must be.

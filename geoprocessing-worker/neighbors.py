@@ -1,4 +1,4 @@
-"""Settings beside the worker's own: those of the API on the same host, and names that are probably misspelt."""
+"""Settings beside the worker's own: those of the API on the same host, and names that are probably misspelled."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
-from geoprocessing_worker.errors import refused
+from geoprocessing_worker.errors import invalid_input
 
 
 class Payload(BaseModel):
@@ -38,7 +38,9 @@ class Payload(BaseModel):
             return cls.model_validate({**known, **asked})
         except ValidationError as error:
             faults = [_fault(item, payload) for item in error.errors(include_url=False)]
-            raise refused("invalid_payload", "The job's options cannot be used: " + "; ".join(faults) + ".") from None
+            raise invalid_input(
+                "invalid_payload", "The job's options cannot be used: " + "; ".join(faults) + "."
+            ) from None
 
     def check(self) -> None:
         """Check the rules that the types of fields do not express. Runs in the job's child process, before the work.

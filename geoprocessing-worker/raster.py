@@ -29,7 +29,7 @@ class Georeferencing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BandHeader:
-    """One band: 1-based index, numpy's name of its type, GDAL's word for its colour, and what its values mean."""
+    """One band: 1-based index, numpy's name of its type, GDAL's word for its color, and what its values mean."""
 
     index: int
     dtype: str
@@ -169,7 +169,7 @@ class SourceHeader:
         return self.bands[index - 1]
 
 
-class Meaning(StrEnum):
+class SampleKind(StrEnum):
     """What the samples of a picture stand for."""
 
     GRAY = "gray"
@@ -202,10 +202,10 @@ class Raster:
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class WarpedImage:
     """What lies on the output's grid: (height, width, channels) bytes, straight, and (height, width) opacity.
 
-    Indexes of a colour table may have 16 bits.
+    Indexes of a color table may have 16 bits.
     """
 
     samples: NDArray[Any]

@@ -25,8 +25,8 @@ from geoprocessing_worker.errors import ConfigurationError
 from geoprocessing_worker.handlers import TaskResult
 from geoprocessing_worker.jobs.daemon import Daemon
 from geoprocessing_worker.jobs.outbox import Outbox
-from geoprocessing_worker.jobs.report_sender import Courier
-from geoprocessing_worker.jobs.runner import Tools
+from geoprocessing_worker.jobs.report_sender import ReportSender
+from geoprocessing_worker.jobs.runner import WorkerContext
 from geoprocessing_worker.own_folder import prepare
 from geoprocessing_worker.plugins import registry
 from geoprocessing_worker.plugins.calls import PERFORM
@@ -114,11 +114,11 @@ async def _serve(settings: Settings, loaded: Tasks) -> ExitCode:
         await check_defaults(settings, loaded)
         job_api = JobApi(api, settings.worker_auth_token)
         daemon = Daemon(
-            Tools(
+            WorkerContext(
                 settings=settings,
                 tasks=loaded,
                 api=job_api,
-                courier=Courier(_outbox(settings), job_api, storage),
+                courier=ReportSender(_outbox(settings), job_api, storage),
                 storage=storage,
                 sources=sources,
                 sandbox=make_sandbox(settings, loaded, PERFORM, TaskResult),

@@ -171,8 +171,8 @@ def _show(job: Job, paths: list[Path], console: Console) -> None:
     metadata = job["metadata"]
     console.print(f"\nSize     {metadata['width']} x {metadata['height']} pixels")
     console.print(f"CRS      {_crs(metadata['crs'])}")
-    if metadata["boundsLonLat"]:
-        west, south, east, north = metadata["boundsLonLat"]
+    if metadata["bboxLonLat"]:
+        west, south, east, north = metadata["bboxLonLat"]
         console.print(f"Bounds   {west:.6f} {south:.6f} to {east:.6f} {north:.6f} (longitude latitude)")
     times = ", ".join(f"{stage} {job['timings'][stage]:.2f} s" for stage in STAGES if stage in job["timings"])
     console.print(f"Time     {times}")

@@ -16,7 +16,7 @@ CENTRE = (44.2, 15.35)  # longitude, latitude, in degrees
 CRS = "EPSG:32638"
 SEED = 38
 
-# Height above the lowest point (share of the range) and the colour of the ground there: fields in the valleys, ochre
+# Height above the lowest point (share of the range) and the color of the ground there: fields in the valleys, ochre
 # slopes, bare rock.
 GROUND = (
     (0.00, (96, 122, 70)),
@@ -32,7 +32,7 @@ GROUND = (
 def make(path: Path) -> Path:
     """Write the map; the same bytes each time."""
     heights = _heights(np.random.default_rng(SEED))
-    picture = _coloured(heights, _shade(heights))
+    picture = _colored(heights, _shade(heights))
     (x,), (y,) = transform("EPSG:4326", CRS, [CENTRE[0]], [CENTRE[1]])
     half = SIDE / 2 * PIXEL
     profile = {
@@ -100,10 +100,10 @@ def _shade(heights: Grid) -> Grid:
     return shade
 
 
-def _coloured(heights: Grid, shade: Grid) -> NDArray[np.uint8]:
+def _colored(heights: Grid, shade: Grid) -> NDArray[np.uint8]:
     """The picture, (3, SIDE, SIDE)."""
     share = (heights - heights.min()) / np.ptp(heights)
     stops = [stop for stop, _ in GROUND]
-    bands = [np.interp(share, stops, [colour[band] for _, colour in GROUND]) * shade for band in range(3)]
+    bands = [np.interp(share, stops, [color[band] for _, color in GROUND]) * shade for band in range(3)]
     picture: NDArray[np.uint8] = np.clip(np.stack(bands), 0, 255).astype(np.uint8)
     return picture

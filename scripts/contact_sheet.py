@@ -33,7 +33,7 @@ SQUARE = 8  # pixels; of the chequerboard
 
 
 @dataclass(frozen=True)
-class Entry:
+class OutboxEntry:
     """A file, its thumbnail (height, width, 4) or `None`, and what is written below: name, then what was chosen."""
 
     name: str
@@ -41,7 +41,7 @@ class Entry:
     words: str
 
 
-def look(path: Path) -> Entry:
+def look(path: Path) -> OutboxEntry:
     """The file through the worker, small."""
     options = RenderOptions(max_size=1024, thumbnail_size=CELL)
     with tempfile.TemporaryDirectory() as scratch:
@@ -51,9 +51,9 @@ def look(path: Path) -> Entry:
         try:
             result = convert(request, lambda *_: None)
         except JobError as error:
-            return Entry(path.name, None, f"{error.code}: {error.message}")
+            return OutboxEntry(path.name, None, f"{error.code}: {error.message}")
         with Image.open(Path(scratch) / "a_thumb.png") as image:
-            return Entry(path.name, np.asarray(image.convert("RGBA")), _chosen(result.metadata))
+            return OutboxEntry(path.name, np.asarray(image.convert("RGBA")), _chosen(result.metadata))
 
 
 def _chosen(metadata: dict[str, Any]) -> str:
@@ -67,19 +67,19 @@ def _chosen(metadata: dict[str, Any]) -> str:
     )
 
 
-def looked_at(paths: Iterable[Path]) -> Iterator[Entry]:
+def looked_at(paths: Iterable[Path]) -> Iterator[OutboxEntry]:
     """Every file's entry, in order, whatever a single one does to its process."""
     for path in paths:
         with ProcessPoolExecutor(1) as pool:
             try:
                 yield pool.submit(look, path).result(PATIENCE)
             except (BrokenProcessPool, TimeoutError) as error:
-                yield Entry(path.name, None, f"PROCESS LOST: {error!r}")
+                yield OutboxEntry(path.name, None, f"PROCESS LOST: {error!r}")
             except Exception as error:  # noqa: BLE001 - the page is where faults are to be seen
-                yield Entry(path.name, None, f"TRACEBACK: {error!r}")
+                yield OutboxEntry(path.name, None, f"TRACEBACK: {error!r}")
 
 
-def page(entries: list[Entry]) -> Image.Image:
+def page(entries: list[OutboxEntry]) -> Image.Image:
     """A sheet of at most ACROSS x DOWN entries."""
     sheet = Image.new("RGB", (ACROSS * CELL, DOWN * (CELL + WORDS)), "white")
     draw = ImageDraw.Draw(sheet)

@@ -21,7 +21,7 @@ HEAD = """# Settings
 
 Both programs read the environment, then `.env` in the current folder, then `.env` in the checkout.
 `python3 geoprocessing-worker/config.py` prints the settings in force with their sources and errors, and names that are
-probably misspelt. `make settings` writes this page and `.env.example` from the two `config.py`.
+probably misspelled. `make settings` writes this page and `.env.example` from the two `config.py`.
 
 Durations are in seconds and sizes in bytes unless the name has another unit. Lists are comma separated.
 """

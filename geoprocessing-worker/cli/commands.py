@@ -21,12 +21,12 @@ from rich.table import Table
 from geo_jobs_common.near_misses import unknown
 from geoprocessing_worker import config, log
 from geoprocessing_worker.config import Settings
-from geoprocessing_worker.errors import ConfigurationError, JobError, refused
+from geoprocessing_worker.errors import ConfigurationError, JobError, invalid_input
 from geoprocessing_worker.handlers import Explanation, Payload, TaskRequest, TaskResult
 from geoprocessing_worker.plugins import registry
 from geoprocessing_worker.plugins.calls import PERFORM, SELF_TEST, Call, SelfTest
 from geoprocessing_worker.plugins.processes import check_defaults, make_sandbox, own_umask
-from geoprocessing_worker.plugins.registry import Task, Tasks
+from geoprocessing_worker.plugins.registry import BoundHandler, Tasks
 from geoprocessing_worker.sandbox.process import Sandbox
 
 Made = TypeVar("Made", bound=BaseModel)
@@ -90,7 +90,7 @@ def _convert(parsed: argparse.Namespace, settings: Settings) -> int:
     return DONE
 
 
-def _explain(request: TaskRequest[Payload], settings: Settings, loaded: Tasks, task: Task) -> int:
+def _explain(request: TaskRequest[Payload], settings: Settings, loaded: Tasks, task: BoundHandler) -> int:
     if task.handler.explain is None:
         raise ConfigurationError(f"{task.name} has nothing to explain: leave --explain out")
     call = Call(task.handler.explain, request, task.handler.opens)
@@ -100,7 +100,7 @@ def _explain(request: TaskRequest[Payload], settings: Settings, loaded: Tasks, t
     return DONE
 
 
-def _request(parsed: argparse.Namespace, settings: Settings, task: Task) -> TaskRequest[Payload]:
+def _request(parsed: argparse.Namespace, settings: Settings, task: BoundHandler) -> TaskRequest[Payload]:
     source: Path = parsed.source.absolute()
     return TaskRequest(
         source=source,
@@ -112,7 +112,7 @@ def _request(parsed: argparse.Namespace, settings: Settings, task: Task) -> Task
     )
 
 
-async def _with_bar(box: Sandbox[Call, Made], call: Call, task: Task) -> Made:
+async def _with_bar(box: Sandbox[Call, Made], call: Call, task: BoundHandler) -> Made:
     request = call.request
     with Progress(console=Console(stderr=True), transient=True) as bar:
         shown = bar.add_task("")
@@ -123,7 +123,7 @@ async def _with_bar(box: Sandbox[Call, Made], call: Call, task: Task) -> Made:
         )
 
 
-def _options(text: str, task: Task) -> Payload:
+def _options(text: str, task: BoundHandler) -> Payload:
     """Return the options of a payload. Unknown keys are refused here, as the API does when a job is made."""
     payload = _payload(text)
     schema = task.handler.announced.payload_schema or {}
@@ -132,7 +132,7 @@ def _options(text: str, task: Task) -> Payload:
     if schema.get("additionalProperties") is False:
         for key in payload:
             if key not in known:
-                raise refused("invalid_payload", f"{task.name}: {unknown('key', key, known)}")
+                raise invalid_input("invalid_payload", f"{task.name}: {unknown('key', key, known)}")
     return task.options(payload)
 
 
@@ -140,9 +140,9 @@ def _payload(text: str) -> dict[str, Any]:
     try:
         payload = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise refused("invalid_payload", f"The payload is not JSON: {error}") from None
+        raise invalid_input("invalid_payload", f"The payload is not JSON: {error}") from None
     if not isinstance(payload, dict):
-        raise refused("invalid_payload", "The payload must be a JSON object.")
+        raise invalid_input("invalid_payload", "The payload must be a JSON object.")
     return payload
 
 
@@ -204,7 +204,7 @@ async def _try_all(loaded: Tasks, settings: Settings) -> dict[str, dict[str, Any
     return found
 
 
-async def _try(task: Task, box: Sandbox[SelfTest, TaskResult]) -> list[str]:
+async def _try(task: BoundHandler, box: Sandbox[SelfTest, TaskResult]) -> list[str]:
     """Run one self-test behind the walls, and hold what it made against what the handler says it makes."""
     folder = Path(tempfile.mkdtemp(prefix="verify_"))
     try:
@@ -216,7 +216,7 @@ async def _try(task: Task, box: Sandbox[SelfTest, TaskResult]) -> list[str]:
     suffixes = tuple(slot.suffix for slot in task.handler.task_type.outputs)
     strange = [name for name in names if not name.endswith(suffixes or ("/",))]
     if strange:
-        raise refused("undeclared_output", f"It made {', '.join(strange)}, which its task type does not tell of.")
+        raise invalid_input("undeclared_output", f"It made {', '.join(strange)}, which its task type does not tell of.")
     return names
 
 

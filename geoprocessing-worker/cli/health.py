@@ -304,7 +304,7 @@ def _sandbox() -> host.Trouble | None:
         return host.no_process(error.strerror or str(error))
     if child == 0:
         try:
-            confinement.shut_in(confinement.NOWHERE)
+            confinement.restrict(confinement.NO_PATHS)
             os._exit(0)
         finally:
             os._exit(1)

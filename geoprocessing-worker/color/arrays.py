@@ -1,4 +1,4 @@
-"""Pure array functions: validity, 8 bit, colour, and shrinking without aliasing or colour that bleeds."""
+"""Pure array functions: validity, 8 bit, color, and shrinking without aliasing or color that bleeds."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def straightened(block: Block, alpha: Block, top: float) -> Block:
 
 
 def unpremultiply(samples: U8, alpha: U8) -> U8:
-    """Straight colour from colour that is stored multiplied by its alpha."""
+    """Straight color from color that is stored multiplied by its alpha."""
     whole = np.maximum(alpha, 1).astype(np.uint16)
     straight: U8 = np.minimum((samples.astype(np.uint16) * 255 + whole // 2) // whole, 255).astype(np.uint8)
     return straight
@@ -143,12 +143,12 @@ def inks_to_light(inks: U8) -> U8:
 def reduced(samples: Samples, alpha: U8 | None, height: int, width: int, method: str) -> tuple[Samples, U8 | None]:
     """(channels, rows, columns) and its opacity at a smaller size, before anything is placed.
 
-    Colour is averaged weighted by opacity, so a hidden pixel never tints its neighbours.
+    Color is averaged weighted by opacity, so a hidden pixel never tints its neighbors.
     """
     if samples.shape[1:] == (height, width):
         return samples, alpha
     if method in PICKING:
-        rows, columns = _centres(samples.shape[1], height), _centres(samples.shape[2], width)
+        rows, columns = _centers(samples.shape[1], height), _centers(samples.shape[2], width)
         return _pick(samples, rows, columns), None if alpha is None else _pick(alpha[None], rows, columns)[0]
     kernel = VIPS_KERNELS[method]
     if alpha is None:
@@ -197,8 +197,8 @@ def _over(function: np.ufunc, plane: NDArray[Any], starts: list[NDArray[np.intp]
     return found
 
 
-def _centres(size: int, count: int) -> NDArray[np.intp]:
-    """The source index under the centre of each of `count` output pixels."""
+def _centers(size: int, count: int) -> NDArray[np.intp]:
+    """The source index under the center of each of `count` output pixels."""
     return ((np.arange(count) + 0.5) * size / count).astype(np.intp)
 
 

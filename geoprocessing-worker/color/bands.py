@@ -10,12 +10,12 @@ from enum import StrEnum
 from geoprocessing_worker.color.alpha import Role
 from geoprocessing_worker.color.band_names import are_measurements, is_not_alpha, words_of
 from geoprocessing_worker.color.lab import is_lab
-from geoprocessing_worker.errors import refused
+from geoprocessing_worker.errors import invalid_input
 from geoprocessing_worker.raster import BandHeader, SourceHeader
 
 
-class Colour(StrEnum):
-    """How the chosen bands become colour."""
+class Color(StrEnum):
+    """How the chosen bands become color."""
 
     GRAY = "gray"
     RGB = "rgb"
@@ -28,17 +28,17 @@ class Colour(StrEnum):
 class BandChoice:
     """1-based `indexes` in display order, the alpha band if there is one, and why these.
 
-    `true_colour`: the file itself says that these are red, green and blue. `by_position`: nothing in the file says what
+    `true_color`: the file itself says that these are red, green and blue. `by_position`: nothing in the file says what
     they are. `alpha_asked`: the job names the alpha band. The sample finds `alpha_role`, and `alpha_top`, the value at
     which a pixel is fully visible. `premultiplied`: colors are stored multiplied by alpha. `not_opacity`: bands that
     the file calls alpha, but that hold data.
     """
 
     indexes: tuple[int, ...]
-    colour: Colour
+    color: Color
     alpha: int | None
     reason: str
-    true_colour: bool = False
+    true_color: bool = False
     by_position: bool = False
     alpha_asked: bool = False
     alpha_role: Role = Role.OPACITY
@@ -95,9 +95,9 @@ def choose_bands(header: SourceHeader, asked: tuple[int, ...] | None) -> BandCho
         return _asked(header, asked, alpha)
     data = [band for band in header.bands if band.index != alpha]
     if not data:
-        return BandChoice((1,), Colour.GRAY, None, "the only band is marked as alpha and is shown as gray")
+        return BandChoice((1,), Color.GRAY, None, "the only band is marked as alpha and is shown as gray")
     if header.palette is not None:
-        return BandChoice((1,), Colour.PALETTE, alpha, "band 1 has a colour table")
+        return BandChoice((1,), Color.PALETTE, alpha, "band 1 has a color table")
     misnamed = _misnamed(header)
     notes = tuple(
         f"band {band.index} is called alpha, but named {band.description}: it hides nothing" for band in misnamed
@@ -106,14 +106,14 @@ def choose_bands(header: SourceHeader, asked: tuple[int, ...] | None) -> BandCho
 
 
 def _chosen(header: SourceHeader, data: list[BandHeader]) -> BandChoice:
-    declared = _by_colour(header, data)
+    declared = _by_color(header, data)
     told = declared or _by_description(data)
     first = [header.band(index) for index in told[0]] if told else data[:_COLORS]
-    may_be_gray = told is None or (told is declared and told[1] is Colour.RGB)
+    may_be_gray = told is None or (told is declared and told[1] is Color.RGB)
     if len(first) == _COLORS and may_be_gray and (unlike := _unlike(first, declared=declared is not None)):
-        return BandChoice((data[0].index,), Colour.GRAY, None, f"the first band alone, since {unlike}")
+        return BandChoice((data[0].index,), Color.GRAY, None, f"the first band alone, since {unlike}")
     if told:
-        return BandChoice(*told[:2], None, told[2], true_colour=True)
+        return BandChoice(*told[:2], None, told[2], true_color=True)
     return _by_position(data)
 
 
@@ -131,20 +131,20 @@ def _unlike(bands: list[BandHeader], *, declared: bool) -> str | None:
 def first_alone(choice: BandChoice, why: str) -> BandChoice:
     """The first band in gray, instead of three."""
     reason = f"the first band alone, since {why}"
-    return replace(choice, indexes=choice.indexes[:1], colour=Colour.GRAY, reason=reason, by_position=False)
+    return replace(choice, indexes=choice.indexes[:1], color=Color.GRAY, reason=reason, by_position=False)
 
 
 def _misnamed(header: SourceHeader) -> list[BandHeader]:
     return [band for band in header.bands if band.colorinterp == "alpha" and is_not_alpha(band.description)]
 
 
-_Choice = tuple[tuple[int, ...], Colour, str]
+_Choice = tuple[tuple[int, ...], Color, str]
 
 
 def _asked(header: SourceHeader, asked: tuple[int, ...], alpha: int | None) -> BandChoice:
     absent = [index for index in asked if index > len(header.bands)]
     if absent:
-        raise refused(
+        raise invalid_input(
             "invalid_payload",
             f"The job asks for band {absent[0]}, but the file has {len(header.bands)}.",
             bands=len(header.bands),
@@ -154,27 +154,27 @@ def _asked(header: SourceHeader, asked: tuple[int, ...], alpha: int | None) -> B
         return BandChoice(asked[:-1], _plain(len(asked) - 1), asked[-1], reason, alpha_asked=True)
     alpha = None if alpha in asked else alpha
     if asked == (1,) and header.palette is not None:
-        return BandChoice(asked, Colour.PALETTE, alpha, "asked for in the payload; band 1 has a colour table")
-    colours = {header.band(index).colorinterp for index in asked}
-    told = colours == {"red", "green", "blue"}
+        return BandChoice(asked, Color.PALETTE, alpha, "asked for in the payload; band 1 has a color table")
+    colors = {header.band(index).colorinterp for index in asked}
+    told = colors == {"red", "green", "blue"}
     unlike = _unlike([header.band(index) for index in asked], declared=told) if len(asked) == _COLORS else None
     notes = () if unlike is None else (f"one stretch for three bands, though {unlike}",)
-    return BandChoice(asked, _plain(len(asked)), alpha, "asked for in the payload", true_colour=told, notes=notes)
+    return BandChoice(asked, _plain(len(asked)), alpha, "asked for in the payload", true_color=told, notes=notes)
 
 
-def _plain(count: int) -> Colour:
-    return Colour.RGB if count == 3 else Colour.GRAY
+def _plain(count: int) -> Color:
+    return Color.RGB if count == 3 else Color.GRAY
 
 
-def _by_colour(header: SourceHeader, data: list[BandHeader]) -> _Choice | None:
+def _by_color(header: SourceHeader, data: list[BandHeader]) -> _Choice | None:
     if is_lab(header.photometric) and len(data) >= 3:
-        return (1, 2, 3), Colour.LAB, "by the file's colour space, L*a*b* turned into light"
+        return (1, 2, 3), Color.LAB, "by the file's color space, L*a*b* turned into light"
     words = {band.colorinterp: band.index for band in reversed(data)}
     if {"red", "green", "blue"} <= words.keys():
-        return (words["red"], words["green"], words["blue"]), Colour.RGB, "by the file's colour interpretation"
+        return (words["red"], words["green"], words["blue"]), Color.RGB, "by the file's color interpretation"
     if {"cyan", "magenta", "yellow", "black"} <= words.keys():
         inks = (words["cyan"], words["magenta"], words["yellow"], words["black"])
-        return inks, Colour.CMYK, "by the file's colour interpretation, inks turned into light"
+        return inks, Color.CMYK, "by the file's color interpretation, inks turned into light"
     return None
 
 
@@ -183,7 +183,7 @@ def _by_description(data: list[BandHeader]) -> _Choice | None:
     for patterns in _NAMED:
         found = [index for pattern in patterns if (index := _described(words, pattern)) is not None]
         if len(set(found)) == len(patterns):
-            return tuple(found), Colour.RGB, "by the bands' descriptions"
+            return tuple(found), Color.RGB, "by the bands' descriptions"
     return None
 
 
@@ -200,6 +200,6 @@ def _by_position(data: list[BandHeader]) -> BandChoice:
     first = data[:_COLORS]
     if len(first) == _COLORS and len({band.dtype for band in first}) == 1:
         reason = "the first three bands, since nothing in the file says which are red, green and blue"
-        return BandChoice(tuple(band.index for band in first), Colour.RGB, None, reason, by_position=True)
+        return BandChoice(tuple(band.index for band in first), Color.RGB, None, reason, by_position=True)
     reason = "the only band" if len(data) == 1 else "the first band, since nothing in the file says which to show"
-    return BandChoice((data[0].index,), Colour.GRAY, None, reason)
+    return BandChoice((data[0].index,), Color.GRAY, None, reason)

@@ -1,4 +1,4 @@
-"""Named colour ramps for single-band data: the common names, each as a few anchor colours that are joined linearly."""
+"""Named color ramps for single-band data: the common names, each as a few anchor colors that are joined linearly."""
 
 from __future__ import annotations
 

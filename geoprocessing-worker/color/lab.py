@@ -8,7 +8,7 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from geoprocessing_worker.errors import refused
+from geoprocessing_worker.errors import invalid_input
 from geoprocessing_worker.raster import U8
 
 CIE, ICC, ITU = 8, 9, 10  # photometric interpretations
@@ -53,7 +53,7 @@ def check_scale(values: NDArray[Any], dtype: str) -> None:
         JobError: `unsupported_data_type`.
     """
     if dtype.startswith("float") and values.size and float(values.max()) < LARGEST_OF_PARTS:
-        raise refused(
+        raise invalid_input(
             "unsupported_data_type",
             "The file says that its numbers are L*a*b*, but none is larger than "
             f"{float(values.max()):.3g}, and nothing says on what scale they are. Save it as RGB.",
@@ -71,10 +71,10 @@ def to_lab(block: NDArray[Any], photometric: int) -> NDArray[np.float32]:
 
 
 def lab_to_srgb(lab: NDArray[Any]) -> U8:
-    """(3, …) L*a*b* → (3, …) sRGB; colours that it does not have become the nearest ones."""
+    """(3, …) L*a*b* → (3, …) sRGB; colors that it does not have become the nearest ones."""
     flat = np.ascontiguousarray(np.moveaxis(lab.reshape(3, -1), 0, 1), dtype=np.float32)
     np.nan_to_num(flat, copy=False)
     image = pyvips.Image.new_from_memory(flat.data, len(flat), 1, 3, "float").copy(interpretation="lab")
     found: Any = image.icc_export(output_profile="srgb", pcs="lab", intent="relative", depth=8)
-    colours: U8 = np.moveaxis(found.numpy().reshape(-1, 3), 1, 0).reshape(3, *lab.shape[1:])
-    return colours
+    colors: U8 = np.moveaxis(found.numpy().reshape(-1, 3), 1, 0).reshape(3, *lab.shape[1:])
+    return colors

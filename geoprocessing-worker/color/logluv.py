@@ -1,4 +1,4 @@
-"""LogLuv, TIFF's colours of high dynamic range: 16-bit codes, or the X, Y and Z made of them, as light."""
+"""LogLuv, TIFF's colors of high dynamic range: 16-bit codes, or the X, Y and Z made of them, as light."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ XYZ_TO_RGB = np.array(
 
 
 def is_logluv(photometric: int | None, indexes: tuple[int, ...]) -> bool:
-    """Whether these bands of such a file are its colours."""
+    """Whether these bands of such a file are its colors."""
     return photometric == LOGLUV and indexes == tuple(range(1, BANDS + 1))
 
 

@@ -1,4 +1,4 @@
-"""Colours by the file's own ICC profile, as sRGB: what browsers and web maps take a picture's numbers for."""
+"""Colors by the file's own ICC profile, as sRGB: what browsers and web maps take a picture's numbers for."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from geoprocessing_worker.raster import U8
 
 LARGEST = 4 << 20  # bytes; printers' profiles have one or two million
-SAME = 2  # gray levels: a profile that moves no colour further is sRGB by another name
-STEPS = {3: 17, 4: 9}  # colours tried along each axis, by channels
+SAME = 2  # gray levels: a profile that moves no color further is sRGB by another name
+STEPS = {3: 17, 4: 9}  # colors tried along each axis, by channels
 
 
 @dataclass(frozen=True, slots=True)
-class ColourProfile:
-    """An ICC profile that changes colours, for samples of `channels`: 3 red, green, blue; 4 inks."""
+class ColorProfile:
+    """An ICC profile that changes colors, for samples of `channels`: 3 red, green, blue; 4 inks."""
 
     icc: bytes
     channels: int
@@ -32,8 +32,8 @@ class ColourProfile:
         image = image.copy(interpretation="srgb" if self.channels == 3 else "cmyk")
         image.set_type(pyvips.GValue.blob_type, "icc-profile-data", self.icc)
         found: Any = image.icc_transform("srgb", embedded=True, intent="relative", black_point_compensation=True)
-        colours: U8 = np.moveaxis(found.numpy().reshape(-1, 3), 1, 0).reshape(3, *samples.shape[1:])
-        return colours
+        colors: U8 = np.moveaxis(found.numpy().reshape(-1, 3), 1, 0).reshape(3, *samples.shape[1:])
+        return colors
 
 
 def decoded(text: str | None) -> bytes | None:
@@ -46,23 +46,23 @@ def decoded(text: str | None) -> bytes | None:
         return None
 
 
-def choose_profile(icc: bytes | None, channels: int) -> ColourProfile | None:
-    """The profile as something to be used, unless it changes nothing or is damaged or made for other colours."""
+def choose_profile(icc: bytes | None, channels: int) -> ColorProfile | None:
+    """The profile as something to be used, unless it changes nothing or is damaged or made for other colors."""
     if icc is None:
         return None
-    profile = ColourProfile(icc, channels)
-    colours = _palette(channels)
+    profile = ColorProfile(icc, channels)
+    colors = _palette(channels)
     try:
-        found = profile.to_srgb(colours)
+        found = profile.to_srgb(colors)
     except pyvips.Error:
         return None
-    if channels == 3 and np.abs(found.astype(int) - colours).max() <= SAME:
+    if channels == 3 and np.abs(found.astype(int) - colors).max() <= SAME:
         return None
     return profile
 
 
 def _palette(channels: int) -> U8:
-    """(channels, n): colours evenly through the whole cube."""
+    """(channels, n): colors evenly through the whole cube."""
     axis: NDArray[np.float64] = np.linspace(0, 255, STEPS[channels])
     cube = np.stack(np.meshgrid(*[axis] * channels)).reshape(channels, -1)
     return np.rint(cube).astype(np.uint8)

@@ -19,7 +19,7 @@ ROOM = 1.5  # times the stretch's span on either side: what lies beyond counts a
 
 
 @dataclass(frozen=True, slots=True)
-class Coding:
+class Quantizer:
     """value = first + code * step."""
 
     first: float
@@ -53,11 +53,11 @@ class Coding:
         return np.uint8(255) - pixels if invert else pixels
 
 
-PLAIN = Coding(0.0, 1.0)
-SIGNED = Coding(-32768.0, 1.0)
+PLAIN = Quantizer(0.0, 1.0)
+SIGNED = Quantizer(-32768.0, 1.0)
 
 
-def choose_coding(dtype: Any, stretch: Stretch) -> Coding:
+def choose_coding(dtype: Any, stretch: Stretch) -> Quantizer:
     """The values themselves where they are fine enough, else steps of a hundredth of a gray level or so."""
     span = stretch.hi - stretch.lo
     kind = np.dtype(dtype)
@@ -68,4 +68,4 @@ def choose_coding(dtype: Any, stretch: Stretch) -> Coding:
     first = stretch.lo - ROOM * span
     if kind == np.float32 and abs(first) < LARGE:
         first = float(np.float32(first))  # so that what is subtracted from values far from 0 is exactly this
-    return Coding(first, (1 + 2 * ROOM) * span / (CODES - 1))
+    return Quantizer(first, (1 + 2 * ROOM) * span / (CODES - 1))

@@ -22,11 +22,11 @@ COUNTED = 1 << 18  # values of a sample in which that is looked for
 SMALLEST = 1e-300
 """Values that lie no farther apart than this are one value: what is divided by less is infinite."""
 
-LOOKED_AT = (256, 1024)  # rows and columns: enough to tell how neighbours differ
+LOOKED_AT = (256, 1024)  # rows and columns: enough to tell how neighbors differ
 MANY_CLASSES = 16  # values; among fewer every step is to one nearby
 NEARBY = 3  # ranks
 FIRST = 1000  # values
-MOSTLY = 0.6  # of all changes between neighbours
+MOSTLY = 0.6  # of all changes between neighbors
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def _whole(values: NDArray[Any]) -> bool:
 def is_ordered(plane: NDArray[Any]) -> bool:
     """Whether (rows, columns) of few whole values are measurements or a photograph rather than classes.
 
-    Where neighbours differ, measurements step to a value nearby, classes to any. Among few values all are near.
+    Where neighbors differ, measurements step to a value nearby, classes to any. Among few values all are near.
     """
     part = plane[: LOOKED_AT[0], : LOOKED_AT[1]]
     known = _distinct(part) if _whole(part.reshape(-1)) else part[:0, 0]
@@ -98,7 +98,7 @@ def _distinct(part: NDArray[Any]) -> NDArray[Any]:
 
 
 def choose_stretch(
-    values: NDArray[np.generic], bits: int | None, asked: str | None, *, colour: bool, ordered: bool = False
+    values: NDArray[np.generic], bits: int | None, asked: str | None, *, color: bool, ordered: bool = False
 ) -> Stretch:
     """The stretch for a sample.
 
@@ -106,30 +106,30 @@ def choose_stretch(
         values: the valid sample values, any shape; may be empty.
         bits: bits per sample where the file says fewer than its type has.
         asked: the payload's stretch, already checked (`options.STRETCHES`), or `None`.
-        colour: whether the picture is an RGB triple, which is never classes.
-        ordered: whether neighbours hold values nearby, so that few values are no classes.
+        color: whether the picture is an RGB triple, which is never classes.
+        ordered: whether neighbors hold values nearby, so that few values are no classes.
     """
     if asked is not None:
         return _asked(values, asked)
     if values.dtype == np.uint8:
-        return _byte(values, bits, colour=colour, ordered=ordered)
+        return _byte(values, bits, color=color, ordered=ordered)
     if values.size == 0:
         return Stretch("none", 0.0, 255.0, "no valid value in the sample")
-    if not colour and not ordered and few_near_values(values):
+    if not color and not ordered and few_near_values(values):
         return _minmax(values, f"at most {CLASSES} different whole values: classes, all kept apart")
-    if not colour and not ordered and few_values(values):
+    if not color and not ordered and few_values(values):
         return _percentile(
             values, 0.5, 99.5, f"at most {CLASSES} different whole values far apart: classes, the usual ones kept apart"
         )
     return _percentile(values, 2.0, 98.0, "2nd to 98th percentile of the valid pixels in the sample")
 
 
-def _byte(values: NDArray[np.generic], bits: int | None, *, colour: bool, ordered: bool) -> Stretch:
+def _byte(values: NDArray[np.generic], bits: int | None, *, color: bool, ordered: bool) -> Stretch:
     if bits is not None and bits < 8 and (values.size == 0 or int(values.max()) < 2**bits):
         return Stretch("bits", 0.0, float(2**bits - 1), f"the file's {bits} bits, spread over 8")
     varied = values.size > 0 and values.min() != values.max()
     dark = CLASSES if ordered else DARK
-    if not colour and varied and int(values.max()) < dark and few_values(values):
+    if not color and varied and int(values.max()) < dark and few_values(values):
         return _minmax(values, f"few whole values below {dark}, which would all be dark: all kept apart")
     return Stretch("none", 0.0, 255.0, "8-bit values are shown as they are")
 

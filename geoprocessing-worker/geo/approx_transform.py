@@ -21,12 +21,12 @@ Inverse = Callable[[Points, Points], tuple[Points, Points]]
 
 STEP = 16  # output pixels between two nodes
 TOLERANCE = 0.02  # source pixels between a straight line and the curve, above which a cell is worked out pixel by pixel
-NOWHERE = -1e6  # a position outside of any raster
+OUTSIDE = -1e6  # a position outside of any raster
 
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """Positions of the output's pixel centres in the source, in pixels of the source's corner-based coordinates.
+    """Positions of the output's pixel centers in the source, in pixels of the source's corner-based coordinates.
 
     `nodes` is (rows / STEP + 2, columns, 2): already as dense as the output across, but not down.
     `bent` is (cell rows, cell columns): cells where a straight line would be off. `across` and `down` say how many
@@ -85,8 +85,8 @@ def make_mesh(header: SourceHeader, layout: Layout, width: int, height: int) -> 
 
 def _stacked(xs: Points, ys: Points) -> Positions:
     good = np.isfinite(xs) & np.isfinite(ys)
-    found: Positions = np.stack([np.where(good, xs, NOWHERE), np.where(good, ys, NOWHERE)], axis=-1).astype(np.float32)
-    return np.clip(found, NOWHERE, -NOWHERE)
+    found: Positions = np.stack([np.where(good, xs, OUTSIDE), np.where(good, ys, OUTSIDE)], axis=-1).astype(np.float32)
+    return np.clip(found, OUTSIDE, -OUTSIDE)
 
 
 def _bent(xs: Points, ys: Points, inverse: Inverse, columns: Points, rows: Points) -> NDArray[np.bool_]:

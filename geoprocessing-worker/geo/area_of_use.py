@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyproj import CRS
 
-from geoprocessing_worker.errors import refused
+from geoprocessing_worker.errors import invalid_input
 from geoprocessing_worker.geo.crs import areal_scales, unshifted
 from geoprocessing_worker.geo.pixel_to_crs import Points, ground, is_mercator, period, project
 from geoprocessing_worker.raster import SourceHeader
@@ -48,7 +48,7 @@ def usable_part(header: SourceHeader, crs: CRS, xs: Points, ys: Points) -> tuple
     west, south, east, north = bounds = area.bounds
     found = _in_area_of_use(header, crs, bounds)
     if not np.isfinite(found[0]).sum() >= 3:
-        raise refused(
+        raise invalid_input(
             "bad_crs",
             f"The file lies outside the area where {crs.name} can be used, which runs from {south:g} to {north:g} "
             f"degrees north and from {west:g} to {east:g} degrees east. Choose another system.",

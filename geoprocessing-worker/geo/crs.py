@@ -19,7 +19,7 @@ from pyproj.enums import WktVersion
 from pyproj.exceptions import CRSError, ProjError
 from rasterio.errors import CRSError as GdalCRSError
 
-from geoprocessing_worker.errors import JobError, refused
+from geoprocessing_worker.errors import JobError, invalid_input
 from geoprocessing_worker.geo.crs_text import json_names_file, names_file
 
 Numbers = NDArray[np.float64]
@@ -88,7 +88,7 @@ def _exercise(crs: CRS) -> None:
 
 def _bad(text: str) -> JobError:
     shown = text if len(text) <= 80 else text[:77] + "..."
-    return refused(
+    return invalid_input(
         "bad_crs",
         f"Unknown coordinate system {shown!r}. "
         "Give a code such as EPSG:4326, WKT, PROJJSON or a PROJ string without grids.",

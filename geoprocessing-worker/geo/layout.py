@@ -9,7 +9,7 @@ import numpy as np
 from affine import Affine
 from pyproj import CRS
 
-from geoprocessing_worker.errors import refused
+from geoprocessing_worker.errors import invalid_input
 from geoprocessing_worker.geo.area_of_use import cell_areas, usable_part
 from geoprocessing_worker.geo.crs import per_degree, reachable, same
 from geoprocessing_worker.geo.pixel_to_crs import Points, ground, period, project
@@ -158,7 +158,9 @@ def _warped(header: SourceHeader, crs: CRS, max_size: int, reason: str) -> Layou
         xs, ys, pixels = part
         reason = f"{reason}; cut to where {crs.name} can be used, since it would blow up what lies farther away"
     if np.isfinite(xs).sum() < 3:
-        raise refused("bad_crs", f"The file lies outside the area where {crs.name} can be used. Choose another system.")
+        raise invalid_input(
+            "bad_crs", f"The file lies outside the area where {crs.name} can be used. Choose another system."
+        )
     left, right = float(np.nanmin(xs)), float(np.nanmax(xs))
     bottom, top = float(np.nanmin(ys)), float(np.nanmax(ys))
     pole = _pole_within(header, crs, xs)
@@ -166,7 +168,7 @@ def _warped(header: SourceHeader, crs: CRS, max_size: int, reason: str) -> Layou
         half = 180.0 * per_degree(crs)
         left, right, bottom, top = -half, half, min(bottom, pole), max(top, pole)
     if right <= left or top <= bottom:
-        raise refused("bad_crs", f"In {crs.name} the file has no area. Choose another coordinate system.")
+        raise invalid_input("bad_crs", f"In {crs.name} the file has no area. Choose another coordinate system.")
     pixel = _pixel_size(xs, ys, pixels, (right - left) * (top - bottom))
     full_width, full_height = max(1.0, (right - left) / pixel), max(1.0, (top - bottom) / pixel)
     near_pole = crs.is_geographic and max(abs(bottom), abs(top)) > NEAR_POLE * per_degree(crs)

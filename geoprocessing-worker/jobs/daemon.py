@@ -13,7 +13,7 @@ from geoprocessing_worker import __version__, host
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ApiError, TokenRefused
 from geoprocessing_worker.host import Trouble
-from geoprocessing_worker.jobs.runner import Ending, JobRunner, Tools
+from geoprocessing_worker.jobs.runner import Ending, JobRunner, WorkerContext
 from geoprocessing_worker.jobs.workspace import sweep
 from geoprocessing_worker.sandbox import landlock
 from geoprocessing_worker.wire.messages import Capabilities, ClaimedJob, ClaimRequest, ReportedTrouble
@@ -59,7 +59,7 @@ class Daemon:
         jitter: a random share of 1.
     """
 
-    def __init__(self, tools: Tools, *, jitter: Callable[[], float] = random.random) -> None:
+    def __init__(self, tools: WorkerContext, *, jitter: Callable[[], float] = random.random) -> None:
         self._tools = tools
         self._settings = tools.settings
         self._jitter = jitter

@@ -74,7 +74,7 @@ class PendingReport(BaseModel):
 
 
 @dataclass
-class Entry:
+class OutboxEntry:
     """A report in the outbox, in the hands of this process.
 
     Args:
@@ -170,7 +170,7 @@ class Outbox:
     max_age: float
     max_reports: int
     wall_clock: Callable[[], float] = time.time
-    _waiting: list[Entry] = field(default_factory=list)
+    _waiting: list[OutboxEntry] = field(default_factory=list)
 
     def post(
         self,
@@ -178,7 +178,7 @@ class Outbox:
         body: Completion | Failure,
         outputs: Path | None = None,
         uploads: tuple[UploadSlot, ...] = (),
-    ) -> Entry:
+    ) -> OutboxEntry:
         """Write a report down before it is sent; `outputs`, a folder on the same file system, moves in.
 
         Raises:
@@ -199,7 +199,7 @@ class Outbox:
         with workspace.searching(self.temp_dir):
             folder = Path(tempfile.mkdtemp(prefix=f"{job.id}_", dir=place))
             owner = workspace.own(folder)
-        entry = Entry(folder, report, owner)
+        entry = OutboxEntry(folder, report, owner)
         try:
             if outputs is not None:
                 outputs.rename(folder / OUTPUTS)
@@ -209,14 +209,14 @@ class Outbox:
             raise
         return entry
 
-    def keep(self, entry: Entry) -> list[Entry]:
+    def keep(self, entry: OutboxEntry) -> list[OutboxEntry]:
         """Let a report wait, safe from a power cut; returns those that had to make room for it."""
         entry.settle()
         self._waiting.append(entry)
         surplus = max(0, len(self._waiting) - self.max_reports)
         return sorted(self._waiting, key=lambda one: one.report.kept_since)[:surplus]
 
-    def done(self, entry: Entry, *, reason: str | None = None) -> None:
+    def done(self, entry: OutboxEntry, *, reason: str | None = None) -> None:
         """Forget a report: it was taken or, with a `reason`, thrown away."""
         if entry in self._waiting:
             self._waiting.remove(entry)
@@ -230,11 +230,11 @@ class Outbox:
             )
         entry.remove()
 
-    def seconds_left(self, entry: Entry) -> float:
+    def seconds_left(self, entry: OutboxEntry) -> float:
         """For how long a report may still wait."""
         return self.max_age - (self.wall_clock() - entry.report.kept_since)
 
-    def take_over(self) -> list[Entry]:
+    def take_over(self) -> list[OutboxEntry]:
         """The reports for this API whose owner is dead; they are this process's from now on."""
         place = self.temp_dir / FOLDER
         if not place.is_dir():
@@ -252,7 +252,7 @@ class Outbox:
             elif report.api != self.api and self.max_age > self.wall_clock() - report.kept_since:
                 os.close(owner)  # for a worker of that API
             else:
-                taken.append(Entry(folder, report, owner))
+                taken.append(OutboxEntry(folder, report, owner))
         return taken
 
     def release(self) -> None:

@@ -17,8 +17,8 @@ from geoprocessing_worker.errors import (
     Unavailable,
 )
 from geoprocessing_worker.jobs.lease import Lease, LeaseKeeper, watched
-from geoprocessing_worker.jobs.outbox import Entry
-from geoprocessing_worker.jobs.report_sender import Courier, log_if_final
+from geoprocessing_worker.jobs.outbox import OutboxEntry
+from geoprocessing_worker.jobs.report_sender import ReportSender, log_if_final
 from geoprocessing_worker.jobs.workspace import no_room
 from geoprocessing_worker.outputs import OutputFile
 from geoprocessing_worker.wire import inline, retry
@@ -27,7 +27,7 @@ from geoprocessing_worker.wire.messages import ClaimedJob, CompleteAnswer, Compl
 log = structlog.get_logger(__name__)
 
 
-class FinalReport:
+class JobReport:
     """The one report of a running job: written down first, then sent while the lease is kept, then forgotten.
 
     What could not be said goes to the courier; what is there when the process dies is said by the next one.
@@ -39,13 +39,13 @@ class FinalReport:
         courier: says what could not be said in time.
     """
 
-    def __init__(self, job: ClaimedJob, lease: Lease, keeper: LeaseKeeper, courier: Courier) -> None:
+    def __init__(self, job: ClaimedJob, lease: Lease, keeper: LeaseKeeper, courier: ReportSender) -> None:
         self._job = job
         self._lease = lease
         self._keeper = keeper
         self._courier = courier
         self._api = courier.api
-        self._entry: Entry | None = None
+        self._entry: OutboxEntry | None = None
 
     def post(self, body: Completion | Failure, outputs: Path | None = None) -> None:
         """Write the report down; `outputs` moves to it.

@@ -21,7 +21,7 @@ from geoprocessing_worker.errors import (
     Unavailable,
 )
 from geoprocessing_worker.jobs.lease import Lease, LeaseKeeper, watched
-from geoprocessing_worker.jobs.outbox import Entry, Outbox
+from geoprocessing_worker.jobs.outbox import Outbox, OutboxEntry
 from geoprocessing_worker.wire import retry
 from geoprocessing_worker.wire.client import JobApi
 from geoprocessing_worker.wire.messages import CompleteAnswer, Completion, FailAnswer, Failure
@@ -71,7 +71,7 @@ class _Unleased:
     remaining: Callable[[], float]
 
 
-class Courier:
+class ReportSender:
     """Reports what waits in the outbox, each on its own, until the API has taken or refused it.
 
     Args:
@@ -96,7 +96,7 @@ class Courier:
         for entry in await asyncio.to_thread(self.outbox.take_over):
             await self.take(entry)
 
-    async def take(self, entry: Entry) -> None:
+    async def take(self, entry: OutboxEntry) -> None:
         """Report an entry as soon as the API can be reached."""
         log.warning(
             "report_kept",
@@ -116,7 +116,7 @@ class Courier:
 
     async def upload_results(
         self,
-        entry: Entry,
+        entry: OutboxEntry,
         lease: Lease,
         report: Callable[[float, str], None],
         held_back: Collection[str] = (),
@@ -151,7 +151,7 @@ class Courier:
         await asyncio.gather(*tasks, return_exceptions=True)
         self.outbox.release()
 
-    async def _deliver(self, entry: Entry) -> None:
+    async def _deliver(self, entry: OutboxEntry) -> None:
         structlog.contextvars.bind_contextvars(job_id=entry.report.id, attempt=entry.report.attempt)
         kept_seconds = self._clock()
         try:
@@ -170,7 +170,7 @@ class Courier:
                 waited_seconds=round(self._clock() - kept_seconds, 1),
             )
 
-    async def _until_heard(self, entry: Entry) -> None:
+    async def _until_heard(self, entry: OutboxEntry) -> None:
         while self.outbox.seconds_left(entry) > 0:
             try:
                 if entry.report.to_upload:
@@ -194,7 +194,7 @@ class Courier:
                 return
         raise Unavailable("report-too-old", "it waited longer than OUTBOX_MAX_AGE")
 
-    async def _upload(self, entry: Entry) -> None:
+    async def _upload(self, entry: OutboxEntry) -> None:
         """Upload under a lease that the API has renewed just now: a stranger's job gets no more files."""
         lease = Lease(entry.report, self._clock)
         keeper = LeaseKeeper(self.api, lease, interval=HEARTBEAT_SECONDS, clock=self._clock)
@@ -202,11 +202,11 @@ class Courier:
         await self._regain(entry, lease)
         await watched(self._upload_in_turn(entry, lease), keeper.keep())
 
-    async def _upload_in_turn(self, entry: Entry, lease: Lease) -> None:
+    async def _upload_in_turn(self, entry: OutboxEntry, lease: Lease) -> None:
         async with self._gate:
             await self.upload_results(entry, lease, lambda _percent, _text: None)
 
-    async def _regain(self, entry: Entry, lease: Lease) -> None:
+    async def _regain(self, entry: OutboxEntry, lease: Lease) -> None:
         unleased = self._unleased(entry)
 
         async def once() -> None:
@@ -218,7 +218,7 @@ class Courier:
 
         await retry.persist(retry.OUTBOX, once, remaining=unleased.remaining)
 
-    async def _report(self, entry: Entry) -> CompleteAnswer | FailAnswer:
+    async def _report(self, entry: OutboxEntry) -> CompleteAnswer | FailAnswer:
         body, unleased = entry.report.body, self._unleased(entry)
         if isinstance(body, Completion):
             return await self.api.complete(unleased, body, policy=retry.OUTBOX)
@@ -226,6 +226,6 @@ class Courier:
         log_if_final(entry.report.id, body, answer)
         return answer
 
-    def _unleased(self, entry: Entry) -> _Unleased:
+    def _unleased(self, entry: OutboxEntry) -> _Unleased:
         report = entry.report
         return _Unleased(report.id, report.lease_token, lambda: self.outbox.seconds_left(entry))

@@ -28,7 +28,7 @@ from geoprocessing_worker.errors import (
     Rejected,
     TokenRefused,
     Unavailable,
-    refused,
+    invalid_input,
     worker_trouble,
 )
 from geoprocessing_worker.handlers import InputRule, OutputFile, Payload, TaskHandler, TaskRequest, TaskResult
@@ -36,11 +36,11 @@ from geoprocessing_worker.host import Trouble
 from geoprocessing_worker.jobs import readiness
 from geoprocessing_worker.jobs.deadline import Deadline
 from geoprocessing_worker.jobs.lease import Lease, LeaseKeeper, watched
-from geoprocessing_worker.jobs.report import FinalReport
-from geoprocessing_worker.jobs.report_sender import Courier, cancelled, rejected
+from geoprocessing_worker.jobs.report import JobReport
+from geoprocessing_worker.jobs.report_sender import ReportSender, cancelled, rejected
 from geoprocessing_worker.jobs.workspace import job_folder
 from geoprocessing_worker.plugins.calls import Call
-from geoprocessing_worker.plugins.registry import Task, Tasks, advised
+from geoprocessing_worker.plugins.registry import BoundHandler, Tasks, advised
 from geoprocessing_worker.sandbox.process import Sandbox
 from geoprocessing_worker.wire.client import JobApi
 from geoprocessing_worker.wire.download import Downloaded, download
@@ -64,13 +64,13 @@ class Ending(StrEnum):
 
 
 @dataclass(frozen=True)
-class Tools:
+class WorkerContext:
     """What every job is done with."""
 
     settings: Settings
     tasks: Tasks
     api: JobApi
-    courier: Courier
+    courier: ReportSender
     storage: httpx.AsyncClient
     sources: httpx.AsyncClient
     sandbox: Sandbox[Call, TaskResult]
@@ -93,7 +93,11 @@ class JobRunner:
     """
 
     def __init__(
-        self, job: ClaimedJob, tools: Tools, interrupt: asyncio.Event, nearly_done: Callable[[], None] = lambda: None
+        self,
+        job: ClaimedJob,
+        tools: WorkerContext,
+        interrupt: asyncio.Event,
+        nearly_done: Callable[[], None] = lambda: None,
     ) -> None:
         self._job = job
         self._tools = tools
@@ -111,7 +115,7 @@ class JobRunner:
         self._closing: str | None = None
         self._handler: TaskHandler | None = None
         self._begun = False
-        self._final = FinalReport(job, self._lease, self._keeper, tools.courier)
+        self._final = JobReport(job, self._lease, self._keeper, tools.courier)
 
     async def run(self) -> Ending:
         """Do the job and report once; never raises but when it is cancelled itself."""
@@ -193,12 +197,14 @@ class JobRunner:
         timings = {stage: round(seconds, 4) for stage, seconds in self._timings.items()}
         return Completion(outputs=told, metadata=metadata, timings=timings, source=source)
 
-    def _task(self) -> Task:
+    def _task(self) -> BoundHandler:
         task = self._tools.tasks.usable.get(self._job.task_type)
         if task is None:
-            raise refused("unknown_task_type", f"This worker does not know the task type {self._job.task_type!r}.")
+            raise invalid_input(
+                "unknown_task_type", f"This worker does not know the task type {self._job.task_type!r}."
+            )
         if self._job.input is None and task.handler.task_type.input is InputRule.REQUIRED:
-            raise refused("no_input", f"Jobs of type {self._job.task_type} need a file, and this one has none.")
+            raise invalid_input("no_input", f"Jobs of type {self._job.task_type} need a file, and this one has none.")
         self._spans, self._closing, self._handler = task.spans, task.closing, task.handler
         return task
 

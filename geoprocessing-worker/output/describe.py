@@ -47,7 +47,7 @@ def facts(name: str, header: SourceHeader, grid: Grid, sampled: tuple[BandChoice
             "crs": describe(grid.crs),
             "transform": list(grid.transform)[:6] if grid.transform is not None else None,
             "bounds": native_bounds(grid),
-            "boundsLonLat": None if bounds is None else list(bounds),
+            "bboxLonLat": None if bounds is None else list(bounds),
             "source": source_facts(header, name),
             "levels": [
                 {"width": level.width, "height": level.height, "block": [level.block_width, level.block_height]}

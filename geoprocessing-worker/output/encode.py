@@ -9,7 +9,7 @@ import numpy as np
 import pyvips
 
 from geoprocessing_worker.color.arrays import gathered
-from geoprocessing_worker.output.png_writer import colour_png, palette_png
+from geoprocessing_worker.output.png_writer import color_png, palette_png
 from geoprocessing_worker.raster import U8, Picture, all_or_nothing, counts
 from geoprocessing_worker.render.options import OutputFormat
 
@@ -34,15 +34,15 @@ def encode(picture: Picture, output_format: OutputFormat, quality: int) -> bytes
 def thumbnail(picture: Picture, size: int) -> bytes:
     """A PNG whose long side is at most `size` pixels, never enlarged, shrunk from the finished picture."""
     if picture.valid_fraction < SPARSE:
-        return colour_png(_gathered(picture, size))
+        return color_png(_gathered(picture, size))
     image = _shrunk(picture, size)
     small = _weighted(image, size) if image.hasalpha() else image.thumbnail_image(size, height=size, size="down")
     # A quarter of the time that libvips takes to compress it, which is most of what a small thumbnail costs.
-    return colour_png(small.numpy().reshape(small.height, small.width, small.bands))
+    return color_png(small.numpy().reshape(small.height, small.width, small.bands))
 
 
 def _weighted(image: Any, size: int) -> Any:
-    """Bytes from colour that is multiplied by its opacity, so that no dark or light fringe appears.
+    """Bytes from color that is multiplied by its opacity, so that no dark or light fringe appears.
 
     In floats all the way: what libvips' own thumbnails round and clip in between is 14 gray levels off at an edge.
     """
@@ -61,8 +61,8 @@ def _gathered(picture: Picture, size: int) -> U8:
     scale = size / max(height, width)
     planes = np.ascontiguousarray(np.moveaxis(pixels, 2, 0))
     fewer = max(1, round(height * scale)), max(1, round(width * scale))
-    colours, alpha = gathered(planes[:-1], planes[-1], fewer, None)
-    return np.concatenate([np.moveaxis(colours, 0, 2), np.asarray(alpha)[..., None]], axis=2)
+    colors, alpha = gathered(planes[:-1], planes[-1], fewer, None)
+    return np.concatenate([np.moveaxis(colors, 0, 2), np.asarray(alpha)[..., None]], axis=2)
 
 
 def _shrunk(picture: Picture, size: int) -> Any:
@@ -77,7 +77,7 @@ def _shrunk(picture: Picture, size: int) -> Any:
         return image if times < 2 else image.shrink(times, times)
     if times < 2 or not all_or_nothing(image[-1].numpy()):
         return image.premultiply()
-    # Hidden pixels hold 0, so that with none half hidden the colour is multiplied by its opacity already.
+    # Hidden pixels hold 0, so that with none half hidden the color is multiplied by its opacity already.
     return image.shrink(times, times).cast("float")
 
 
@@ -99,14 +99,14 @@ def as_vips(picture: Picture) -> Any:
 
 def _looked_up(indexes: U8, palette: U8) -> U8:
     table = palette if (palette[:, 3] != WHITE).any() else palette[:, :3]
-    colours: U8 = table[indexes]
-    return colours
+    colors: U8 = table[indexes]
+    return colors
 
 
 def _png(picture: Picture) -> bytes:
     if picture.palette is not None:
         return palette_png(picture.pixels[:, :, 0], picture.palette)
-    return colour_png(picture.pixels, _depth(picture))
+    return color_png(picture.pixels, _depth(picture))
 
 
 def _depth(picture: Picture) -> int:

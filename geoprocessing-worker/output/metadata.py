@@ -23,7 +23,7 @@ BUCKETS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceSummary:
     """The file that was read: the name that its uploader knows it by, its header, and the sample taken of it."""
 
     name: str
@@ -31,7 +31,7 @@ class Source:
     sample: Sample
 
 
-def summary(source: Source, plan: RenderPlan, picture: Picture, options: RenderOptions) -> dict[str, Any]:
+def summary(source: SourceSummary, plan: RenderPlan, picture: Picture, options: RenderOptions) -> dict[str, Any]:
     """The `geoprocessing` block, which is also what the API keeps of a job: strict JSON, no NaN."""
     grid = picture.grid
     placed = placements(grid)
@@ -47,7 +47,7 @@ def summary(source: Source, plan: RenderPlan, picture: Picture, options: RenderO
             "crs": describe(grid.crs),
             "transform": list(grid.transform)[:6] if grid.transform is not None else None,
             "bounds": native_bounds(grid),
-            "boundsLonLat": _listed(lonlat_bounds(grid)),
+            "bboxLonLat": _listed(lonlat_bounds(grid)),
             "validFraction": picture.valid_fraction,
             "maps": None if placed is None else placed.told(),
             "source": source_facts(source.header, source.name),

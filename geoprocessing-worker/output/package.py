@@ -30,12 +30,12 @@ def write_picture(folder: Path, stem: str, picture: Picture, options: RenderOpti
 def picture_bands(picture: Picture, kind: OutputFormat, choices: Mapping[str, Any]) -> list[dict[str, Any]]:
     """STAC's bands of the picture's file; where its pixels stand for the source's values, how to get these back."""
     indexed = picture.palette is not None and kind is OutputFormat.PNG
-    coloured = picture.palette is not None or picture.mode.startswith("RGB") or kind is OutputFormat.WEBP
-    names = ["palette"] if indexed else ["red", "green", "blue"] if coloured else ["gray"]
+    colored = picture.palette is not None or picture.mode.startswith("RGB") or kind is OutputFormat.WEBP
+    names = ["palette"] if indexed else ["red", "green", "blue"] if colored else ["gray"]
     clear = picture.palette is not None and not indexed and bool((picture.palette[:, 3] < 255).any())
     value: dict[str, Any] = {"data_type": "uint8", "raster:sampling": "area"}
     alpha = [{"name": "alpha", **value}] if (picture.mode in {"LA", "RGBA"} or clear) else []
-    plain = choices["bands"]["shownAs"] in {"gray", "rgb"} and not (choices["colormap"] or choices["colourProfile"])
+    plain = choices["bands"]["shownAs"] in {"gray", "rgb"} and not (choices["colormap"] or choices["colorProfile"])
     if plain and picture.palette is None:
         lo, hi = choices["stretch"]["lo"], choices["stretch"]["hi"]
         first, last = (hi, lo) if choices["inverted"] else (lo, hi)

@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from geoprocessing_worker.color.arrays import Block, inks_to_light, scale_to_byte
-from geoprocessing_worker.color.bands import Colour
+from geoprocessing_worker.color.bands import Color
 from geoprocessing_worker.color.lab import lab_to_srgb
 from geoprocessing_worker.geo.approx_transform import source_positions
 from geoprocessing_worker.output.verify import failed
-from geoprocessing_worker.raster import Meaning, Picture, SourceHeader
+from geoprocessing_worker.raster import Picture, SampleKind, SourceHeader
 from geoprocessing_worker.render.plan import RenderPlan
-from geoprocessing_worker.source.sampling import Source, open_level, read_window
+from geoprocessing_worker.source.sampling import OpenLevel, open_level, read_window
 
 EACH_WAY = 4  # places along each side: none lies in the middle, where a mirrored picture is right
-REACH = 2.0  # output pixels round a place from which its colour may come, by averaging and interpolation
+REACH = 2.0  # output pixels round a place from which its color may come, by averaging and interpolation
 MARGIN = 3  # source pixels more, for what interpolates between pixels where nothing is made smaller
 WIDEST = 512  # pixels a side; what is made that much smaller is not looked up
 DECODED = 64 << 20  # bytes; files with blocks so large that a look would cost as much as the picture are left alone
@@ -63,7 +63,7 @@ def resemblance(
     return found
 
 
-def _looker(source: Source, header: SourceHeader, plan: RenderPlan) -> Look:
+def _looker(source: OpenLevel, header: SourceHeader, plan: RenderPlan) -> Look:
     """Reads windows one by one; of a small level all of them at once, since each call costs 1 ms, however little."""
     level = plan.level
     if level.width * level.height > WHOLE:
@@ -104,9 +104,9 @@ def _pixel(picture: Picture, column: int, row: int) -> NDArray[np.int_]:
     found = picture.pixels[row, column]
     if picture.palette is not None:
         return np.array(picture.palette[found[0]], dtype=int)
-    colour = found[:3] if len(found) >= 3 else np.repeat(found[:1], 3)
+    color = found[:3] if len(found) >= 3 else np.repeat(found[:1], 3)
     alpha = found[-1] if len(found) in {2, 4} else 255
-    return np.array([*colour, alpha], dtype=int)
+    return np.array([*color, alpha], dtype=int)
 
 
 def _alike(pixel: NDArray[np.int_], looked: Looked, header: SourceHeader, plan: RenderPlan, leeway: int) -> bool:
@@ -117,31 +117,31 @@ def _alike(pixel: NDArray[np.int_], looked: Looked, header: SourceHeader, plan: 
         return bool(pixel[3] == 0)
     if pixel[3] == 0:
         return not shown.all()
-    if opacity is not None and plan.meaning is Meaning.INDEXED and not shown.all():
+    if opacity is not None and plan.meaning is SampleKind.INDEXED and not shown.all():
         return True  # at the edge of what is hidden either may be picked
-    colours = _colours(block[:, shown > 0], header, plan)
-    if colours is None:
+    colors = _colors(block[:, shown > 0], header, plan)
+    if colors is None:
         return True
-    low, high = colours.min(axis=1).astype(int), colours.max(axis=1).astype(int)
+    low, high = colors.min(axis=1).astype(int), colors.max(axis=1).astype(int)
     leave = leeway + ((high - low) * OVERSHOOT if plan.resampling in {"cubic", "lanczos"} else 0)
     found = pixel[: len(low)]
     return bool((found >= low - leave).all() and (found <= high + leave).all())
 
 
-def _colours(values: Any, header: SourceHeader, plan: RenderPlan) -> Any:
-    """(channels, pixels) bytes as the picture shows them; `None` where there is no order between values and colours."""
-    if plan.bands.colour is Colour.PALETTE:
+def _colors(values: Any, header: SourceHeader, plan: RenderPlan) -> Any:
+    """(channels, pixels) bytes as the picture shows them; `None` where there is no order between values and colors."""
+    if plan.bands.color is Color.PALETTE:
         if header.palette is None:
             return None
         indexes = values[0].view(np.uint8) if values.dtype.itemsize == 1 else values[0]
         return header.palette[np.clip(indexes, 0, len(header.palette) - 1)].T[:3]
     if plan.colormap is not None:
         return None
-    if plan.bands.colour is Colour.LAB:
+    if plan.bands.color is Color.LAB:
         return lab_to_srgb(values)
     samples = scale_to_byte(values.astype(np.float64), plan.stretch)
     if plan.profile is not None:
         samples = plan.profile.to_srgb(samples)
-    elif plan.bands.colour is Colour.CMYK:
+    elif plan.bands.color is Color.CMYK:
         samples = inks_to_light(samples)
     return np.uint8(255) - samples if plan.invert else samples

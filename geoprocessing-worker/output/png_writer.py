@@ -1,4 +1,4 @@
-"""PNG by two threads: libvips and Pillow compress with one, and libvips would quantise a given palette anew.
+"""PNG by two threads: libvips and Pillow compress with one, and libvips would quantize a given palette anew.
 
 The rows are filtered and compressed in pieces: each piece knows the 32 kB before it as its dictionary and ends on a
 whole byte, so that the pieces laid end to end are one zlib stream, the same whatever the number of threads.
@@ -16,13 +16,13 @@ from geoprocessing_worker.raster import U8
 from geoprocessing_worker.render.threads import in_order
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-INDEXED = 3  # the colour type of IHDR
-COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by channels
+INDEXED = 3  # the color type of IHDR
+COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by channels
 AVERAGE = 3  # the filter that suits imagery best: files as small as with libpng's own choice among all five
 
 # zlib-ng's levels, the fastest ones with which files are no larger than GDAL's at its default.
 PALETTE_LEVEL = 6
-COLOUR_LEVEL = 4
+COLOR_LEVEL = 4
 PIECE = 1 << 20  # bytes compressed by one thread at a time
 # Bytes of a piece that tell whether looking for repetitions is worth it: at most 64 kB, of little a sixteenth.
 PROBE, PROBED = 1 << 16, 16
@@ -43,28 +43,28 @@ def palette_png(indexes: U8, palette: U8) -> bytes:
     return _file(indexes.shape, depth, INDEXED, chunks, lambda first, last: _packed(indexes[first:last], depth))
 
 
-def colour_png(pixels: U8, depth: int = 8) -> bytes:
+def color_png(pixels: U8, depth: int = 8) -> bytes:
     """The whole file: (height, width, channels), 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA.
 
     Gray whose values are all multiples of 255 / (2 ** depth - 1) may have a `depth` of 1, 2 or 4 bits.
     """
     if depth == 8:
-        return _file(pixels.shape[:2], 8, COLOUR_TYPES[pixels.shape[2]], [], lambda *rows: _averaged(pixels, *rows))
+        return _file(pixels.shape[:2], 8, COLOR_TYPES[pixels.shape[2]], [], lambda *rows: _averaged(pixels, *rows))
     step = np.uint8(255 // ((1 << depth) - 1))
     return _file(
         pixels.shape[:2],
         depth,
-        COLOUR_TYPES[1],
+        COLOR_TYPES[1],
         [],
         lambda first, last: _packed(pixels[first:last, :, 0] // step, depth),
     )
 
 
-def _file(shape: tuple[int, ...], depth: int, colour_type: int, chunks: list[bytes], rows: Rows) -> bytes:
+def _file(shape: tuple[int, ...], depth: int, color_type: int, chunks: list[bytes], rows: Rows) -> bytes:
     height, width = shape
     row_bytes = len(rows(0, 1))
     each, back = max(1, PIECE // row_bytes), -(-WINDOW // row_bytes)
-    whole = colour_type != INDEXED and depth == 8
+    whole = color_type != INDEXED and depth == 8
 
     def piece(first: int) -> tuple[bytes, bytes]:
         last = min(first + each, height)
@@ -73,14 +73,14 @@ def _file(shape: tuple[int, ...], depth: int, colour_type: int, chunks: list[byt
         strategy = _strategy(content) if whole else zlib_ng.Z_DEFAULT_STRATEGY
         # Raw deflate: the pieces share one header and one checksum.
         machine = zlib_ng.compressobj(
-            COLOUR_LEVEL if whole else PALETTE_LEVEL, zlib_ng.DEFLATED, -15, 9, strategy, *before
+            COLOR_LEVEL if whole else PALETTE_LEVEL, zlib_ng.DEFLATED, -15, 9, strategy, *before
         )
         body = machine.compress(content)
         return content, body + machine.flush(zlib_ng.Z_FINISH if last == height else zlib_ng.Z_SYNC_FLUSH)
 
     parts = [
         SIGNATURE,
-        _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)),
+        _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)),
         *chunks,
         _chunk(b"IDAT", ZLIB_HEADER),
     ]
@@ -98,7 +98,7 @@ def _strategy(content: bytes) -> int:
     probe = content[start : start + size]
     lengths = {}
     for strategy in (zlib_ng.Z_HUFFMAN_ONLY, zlib_ng.Z_DEFAULT_STRATEGY):
-        machine = zlib_ng.compressobj(COLOUR_LEVEL, zlib_ng.DEFLATED, -15, 9, strategy)
+        machine = zlib_ng.compressobj(COLOR_LEVEL, zlib_ng.DEFLATED, -15, 9, strategy)
         lengths[strategy] = len(machine.compress(probe) + machine.flush())
     return min(lengths, key=lambda strategy: lengths[strategy])
 
@@ -122,7 +122,7 @@ def _averaged(pixels: U8, first: int, last: int) -> bytes:
 
 
 def _packed(values: U8, depth: int) -> bytes:
-    """Rows of packed values, each after a 0: no filter helps where neighbours are names, not amounts."""
+    """Rows of packed values, each after a 0: no filter helps where neighbors are names, not amounts."""
     height, width = values.shape
     each = 8 // depth
     packed_width = -(-width // each)

@@ -16,7 +16,7 @@ WORLD_EXTENSIONS = {OutputFormat.PNG: "pgw", OutputFormat.JPEG: "jgw", OutputFor
 
 
 def world_file(transform: Affine) -> str:
-    """Six lines: a, d, b, e, then x and y of the centre of the upper left pixel."""
+    """Six lines: a, d, b, e, then x and y of the center of the upper left pixel."""
     x, y = transform @ (0.5, 0.5)
     return "".join(f"{shortest(value)}\n" for value in (transform.a, transform.d, transform.b, transform.e, x, y))
 

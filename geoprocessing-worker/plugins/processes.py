@@ -12,8 +12,8 @@ from geoprocessing_worker.errors import WORKER_TROUBLE, ConfigurationError, JobE
 from geoprocessing_worker.handlers import Payload
 from geoprocessing_worker.plugins.calls import CHECK, Checked
 from geoprocessing_worker.plugins.registry import Tasks
-from geoprocessing_worker.sandbox.landlock import Reach
-from geoprocessing_worker.sandbox.process import Limits, Sandbox, Work
+from geoprocessing_worker.sandbox.landlock import AllowedPaths
+from geoprocessing_worker.sandbox.process import ChildFunction, Limits, Sandbox
 
 Asked = TypeVar("Asked")
 Made = TypeVar("Made", bound=BaseModel)
@@ -22,7 +22,7 @@ Made = TypeVar("Made", bound=BaseModel)
 def make_sandbox(
     settings: Settings,
     tasks: Tasks,
-    work: Work[Asked, Made],
+    work: ChildFunction[Asked, Made],
     result: type[Made],
     *,
     umask: int = Limits.umask,
@@ -71,7 +71,7 @@ async def check_defaults(settings: Settings, tasks: Tasks) -> None:
                 await box.run(
                     plain.model_copy(update={name: value}),
                     lambda *_: None,
-                    Reach(task.libraries, (), task.import_roots),
+                    AllowedPaths(task.libraries, (), task.import_roots),
                 )
             except JobError as error:
                 if error.code != WORKER_TROUBLE:  # the host's trouble keeps the worker from claims, not from its start

@@ -17,7 +17,7 @@ from typing import Any
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ConfigurationError, JobError
 from geoprocessing_worker.handlers import GROUP, INTERFACE, Payload, TaskHandler
-from geoprocessing_worker.sandbox.landlock import Reach
+from geoprocessing_worker.sandbox.landlock import AllowedPaths
 
 SHORT = 0.2  # of a handler's stages; ours check and pack in a sixth of theirs
 
@@ -27,7 +27,7 @@ FETCHED, MADE, UPLOADED = 25.0, 85.0, 99.0
 
 
 @dataclass(frozen=True)
-class Task:
+class BoundHandler:
     """A handler that can be used, with the operator's defaults for its payload.
 
     Attributes:
@@ -55,9 +55,9 @@ class Task:
         *_, (name, share) = self.handler.stages.items()
         return name if share <= SHORT * sum(self.handler.stages.values()) else None
 
-    def reach(self, source: Path | None, folder: Path) -> Reach:
+    def reach(self, source: Path | None, folder: Path) -> AllowedPaths:
         """What a process that does such a job on a file (or none) may use, to write into a folder."""
-        return Reach((*([] if source is None else [source]), *self.libraries), (folder,), self.import_roots)
+        return AllowedPaths((*([] if source is None else [source]), *self.libraries), (folder,), self.import_roots)
 
     def options(self, payload: Mapping[str, Any]) -> Payload:
         """What a job asks for.
@@ -80,10 +80,10 @@ class Broken:
 class Tasks:
     """What this worker offers, by task type; and what it would offer if it could."""
 
-    usable: Mapping[str, Task]
+    usable: Mapping[str, BoundHandler]
     broken: tuple[Broken, ...] = ()
 
-    def __iter__(self) -> Iterator[Task]:
+    def __iter__(self) -> Iterator[BoundHandler]:
         return iter(self.usable.values())
 
     @property
@@ -118,7 +118,7 @@ def load(settings: Settings, only: Collection[str] | None = None) -> Tasks:
         raise ConfigurationError(f"{where}no handler is installed for {', '.join(unknown)}; {hint}installed: {known}")
     chosen = [point for point in installed if not enabled or point.name in enabled]
     times = Counter(point.name for point in chosen)
-    usable: dict[str, Task] = {}
+    usable: dict[str, BoundHandler] = {}
     broken: list[Broken] = []
     for point in chosen:
         try:
@@ -135,13 +135,13 @@ def bind(
     settings: Settings,
     libraries: tuple[Path, ...] = (),
     import_roots: tuple[Path, ...] = (),
-) -> Task:
+) -> BoundHandler:
     """A handler with the operator's defaults.
 
     Raises:
         ConfigurationError: a setting is no default for its payload.
     """
-    return Task(handler, _defaults(handler, settings), libraries, import_roots, _spans(handler.stages))
+    return BoundHandler(handler, _defaults(handler, settings), libraries, import_roots, _spans(handler.stages))
 
 
 _TOO_MUCH = frozenset({"timed_out", "out_of_memory", "output_too_large"})

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from geoprocessing_worker.raster import Level
-from geoprocessing_worker.render.plan import Work
+from geoprocessing_worker.render.plan import ReadSize
 
 PIECE_BYTES = 8 << 20  # raw bytes: the steps after reading then find them in the processor's cache
 MOST_BYTES = 32 << 20  # a row of tiles up to this size is one piece, a longer one several side by side
@@ -35,7 +35,7 @@ class Piece(NamedTuple):
         return slice(self.rows.first, self.rows.last), slice(self.columns.first, self.columns.last)
 
 
-def divided(level: Level, work: Work, pixel_bytes: int) -> list[Sequence[Piece]]:
+def divided(level: Level, work: ReadSize, pixel_bytes: int) -> list[Sequence[Piece]]:
     """Runs of pieces, together all of the level; a run is for one reader, its pieces lie one below the other.
 
     Pieces are of whole blocks, but for what lies across their borders, which the reader of a run has in its cache.

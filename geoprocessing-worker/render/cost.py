@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from geoprocessing_worker.color.bands import BandChoice, Colour
-from geoprocessing_worker.errors import JobError, refused
+from geoprocessing_worker.color.bands import BandChoice, Color
+from geoprocessing_worker.errors import JobError, invalid_input
 from geoprocessing_worker.geo.layout import Layout
 from geoprocessing_worker.raster import Level, SourceHeader
 from geoprocessing_worker.tiff.directory import PLACES, Directory, Tiff
@@ -92,7 +92,7 @@ def afford(predicted: Cost, room: int | None) -> None:
         JobError: `too_complex`, `too_large`, each with its limit and its number.
     """
     if predicted.decoded_bytes > MAX_DECODED_BYTES:
-        raise refused(
+        raise invalid_input(
             "too_complex",
             f"Reading this file means decoding {predicted.decoded_bytes >> 20:,} MB; at most "
             f"{MAX_DECODED_BYTES >> 20:,} MB are allowed. Add overviews (gdaladdo), or save it smaller.",
@@ -100,7 +100,7 @@ def afford(predicted: Cost, room: int | None) -> None:
             allowed=MAX_DECODED_BYTES,
         )
     if room is not None and predicted.memory_bytes > room:
-        raise refused(
+        raise invalid_input(
             "too_large",
             f"This picture needs {predicted.memory_bytes >> 20:,} MB of memory at least; {room >> 20:,} MB are free. "
             "Save the file in smaller tiles.",
@@ -132,7 +132,7 @@ def _decoded_bytes(header: SourceHeader, level: Level, choice: BandChoice) -> in
 
 def _memory_bytes(header: SourceHeader, level: Level, choice: BandChoice, layout: Layout) -> int:
     """What is read and what is placed lie there together; then what is placed and what is packed."""
-    channels = 1 if choice.colour is Colour.GRAY else 3
+    channels = 1 if choice.color is Color.GRAY else 3
     coded = channels * (1 if _sample_bytes(header) == 1 else 2)
     read = min(level.width, layout.read_width) * min(level.height, layout.read_height) * coded
     placed = layout.target.width * layout.target.height * (channels + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from geoprocessing_worker.color.bands import BandChoice, Colour
+from geoprocessing_worker.color.bands import BandChoice, Color
 from geoprocessing_worker.color.fill_value import FillValue
 from geoprocessing_worker.color.logluv import is_logluv
 from geoprocessing_worker.color.stretch import Stretch
@@ -26,7 +26,7 @@ class Chosen:
 
     bands: BandChoice
     stretch: Stretch
-    left_out: tuple[FillValue, ...]
+    excluded_values: tuple[FillValue, ...]
     resampling: str
     scattered: bool
     background: int | None
@@ -60,8 +60,8 @@ def notes(header: SourceHeader, options: PixelOptions, sample: Sample, chosen: C
         (options.source_crs is not None, _source_crs(header)),
         (options.output_format is OutputFormat.JPEG, "JPEG has no transparency: hidden pixels are white"),
         (
-            options.colormap is not None and chosen.bands.colour is not Colour.GRAY,
-            "the colormap was not used, since the picture has colours of its own",
+            options.colormap is not None and chosen.bands.color is not Color.GRAY,
+            "the colormap was not used, since the picture has colors of its own",
         ),
         (
             chosen.scattered,
@@ -76,7 +76,7 @@ def notes(header: SourceHeader, options: PixelOptions, sample: Sample, chosen: C
     return (
         *chosen.bands.notes,
         *(text for holds, text in facts if holds),
-        *(_left_out(fill) for fill in chosen.left_out),
+        *(_left_out(fill) for fill in chosen.excluded_values),
         *header.remarks,
     )
 
@@ -106,7 +106,7 @@ def _left_out(fill: FillValue) -> str:
 
 def _dim(sample: Sample, chosen: Chosen) -> bool:
     """Whether values that are shown as they are make a picture in which hardly anything can be told apart."""
-    as_they_are = chosen.stretch.identity and chosen.bands.colour in {Colour.GRAY, Colour.RGB}
+    as_they_are = chosen.stretch.identity and chosen.bands.color in {Color.GRAY, Color.RGB}
     if not as_they_are or not sample.valid:
         return False
     low, high = _range(sample)

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from geoprocessing_worker.color import colormaps
 from geoprocessing_worker.geo.crs_text import CODE_PATTERN, NATIVE, PROJ_PATTERN, PROJJSON_PATTERN, WKT_PATTERN
-from geoprocessing_worker.handlers import JobError, Payload, refused, strict_number
+from geoprocessing_worker.handlers import JobError, Payload, invalid_input, strict_number
 from geoprocessing_worker.payload import Boolean
 from geoprocessing_worker.payload_schema import ASCENDING, CRS_FORMAT, IGNORE_CASE
 
@@ -108,7 +108,9 @@ def _check_target(text: str) -> None:
     try:
         check_system(text)
     except JobError as error:
-        raise refused(error.code, f'{error.message} "native" keeps the file\'s own system.', **error.detail) from None
+        raise invalid_input(
+            error.code, f'{error.message} "native" keeps the file\'s own system.', **error.detail
+        ) from None
 
 
 LONGEST_CRS = 8192

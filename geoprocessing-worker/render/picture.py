@@ -1,4 +1,4 @@
-"""From a plan to a picture: read, place, colour. What a hidden pixel holds is always zero."""
+"""From a plan to a picture: read, place, color. What a hidden pixel holds is always zero."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from geoprocessing_worker.color.arrays import validity
 from geoprocessing_worker.color.colormaps import ANCHORS
-from geoprocessing_worker.errors import refused
-from geoprocessing_worker.raster import U8, Grid, Meaning, Picture, Placed, SourceHeader, counts
+from geoprocessing_worker.errors import invalid_input
+from geoprocessing_worker.raster import U8, Grid, Picture, SampleKind, SourceHeader, WarpedImage, counts
 from geoprocessing_worker.render.plan import RenderPlan
 from geoprocessing_worker.render.reading import Tick, read_raster
 from geoprocessing_worker.render.warp import place
@@ -29,24 +29,24 @@ def render(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> Pi
     placed, has_data = _placed(path, header, plan, tick)
     fraction = 1.0 if placed.alpha is None else float(np.count_nonzero(placed.alpha)) / placed.alpha.size
     if fraction == 0.0 and has_data:
-        raise refused(
+        raise invalid_input(
             "no_valid_pixels",
             "No pixel of this file falls where the coordinate system that was asked for can show it. "
             "Ask for another one, or for native.",
         )
-    if plan.meaning is Meaning.INDEXED:
+    if plan.meaning is SampleKind.INDEXED:
         picture = _indexed(placed, header.palette, plan.layout.target, fraction)
     else:
-        picture = _coloured(placed, plan, fraction)
+        picture = _colored(placed, plan, fraction)
     tick(1.0)
     return picture
 
 
 def render_rgba(path: Path, header: SourceHeader, plan: RenderPlan) -> U8:
-    """(height, width, 4) of the plan's target, in colours whatever the samples mean; hidden pixels are zero."""
+    """(height, width, 4) of the plan's target, in colors whatever the samples mean; hidden pixels are zero."""
     placed, _ = _placed(path, header, plan, lambda _part: None)
     samples, alpha = placed.samples, placed.alpha
-    if plan.meaning is Meaning.INDEXED:
+    if plan.meaning is SampleKind.INDEXED:
         pixels: U8 = _whole(header.palette, samples.dtype)[samples[..., 0]]
         opacity = pixels[..., 3] if alpha is None else np.where(alpha < 128, np.uint8(0), pixels[..., 3])
         samples = pixels[..., :3]
@@ -66,7 +66,7 @@ def pack(rgba: U8, grid: Grid) -> Picture:
     return _packed(rgba[..., :3], rgba[..., 3], grid, float(np.count_nonzero(rgba[..., 3])) / rgba[..., 3].size)
 
 
-def _placed(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> tuple[Placed, bool]:
+def _placed(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> tuple[WarpedImage, bool]:
     """What lies on the target's grid, and whether the file has a valid pixel, as far as that is known by then."""
     raster = read_raster(path, header, plan, lambda part: tick(part * 0.8))
     # A file that is empty by its own word is shown as what it is; one that comes out empty is a mistake to be told.
@@ -75,11 +75,11 @@ def _placed(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> t
     del raster  # the larger of the two
     if plan.nodata_when_placed:
         shown = validity(np.moveaxis(placed.samples, 2, 0), plan.nodata, placed.alpha)
-        placed = Placed(placed.samples, shown)
+        placed = WarpedImage(placed.samples, shown)
     return placed, has_data
 
 
-def _coloured(placed: Placed, plan: RenderPlan, fraction: float) -> Picture:
+def _colored(placed: WarpedImage, plan: RenderPlan, fraction: float) -> Picture:
     samples = placed.samples
     if plan.colormap is not None:
         samples = _ramp(plan.colormap)[samples[..., 0]]
@@ -114,7 +114,7 @@ def _gray(samples: U8) -> bool:
     )
 
 
-def _indexed(placed: Placed, table: U8 | None, grid: Grid, fraction: float) -> Picture:
+def _indexed(placed: WarpedImage, table: U8 | None, grid: Grid, fraction: float) -> Picture:
     """A palette picture; hidden pixels take an entry that nothing uses, and only without one does it become RGBA.
 
     Of wide indexes those that are used are numbered anew, if a PNG's palette holds as many.
@@ -162,11 +162,11 @@ def _used(indexes: NDArray[Any], hidden: NDArray[np.bool_] | None) -> NDArray[np
 def _looked_up(
     indexes: NDArray[Any], palette: U8, hidden: NDArray[np.bool_] | None, grid: Grid, fraction: float
 ) -> Picture:
-    """More colours than a PNG's palette holds: RGB, or RGBA."""
-    colours, opacity = palette[:, :3][indexes], palette[:, 3][indexes]
+    """More colors than a PNG's palette holds: RGB, or RGBA."""
+    colors, opacity = palette[:, :3][indexes], palette[:, 3][indexes]
     if hidden is not None:
-        colours[hidden] = opacity[hidden] = 0
-    return _packed(colours, opacity, grid, fraction)
+        colors[hidden] = opacity[hidden] = 0
+    return _packed(colors, opacity, grid, fraction)
 
 
 def _trimmed(palette: U8, indexes: U8) -> U8:

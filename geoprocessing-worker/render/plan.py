@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 
 from geoprocessing_worker.color import colormaps
 from geoprocessing_worker.color.arrays import PICKING
-from geoprocessing_worker.color.bands import BandChoice, Colour, choose_bands
+from geoprocessing_worker.color.bands import BandChoice, Color, choose_bands
 from geoprocessing_worker.color.fill_value import FillValue, find_byte_fill, find_fill_values, without
 from geoprocessing_worker.color.lab import check_scale
-from geoprocessing_worker.color.profile import ColourProfile, choose_profile
-from geoprocessing_worker.color.quantize import Coding, choose_coding
+from geoprocessing_worker.color.profile import ColorProfile, choose_profile
+from geoprocessing_worker.color.quantize import Quantizer, choose_coding
 from geoprocessing_worker.color.stretch import Stretch, choose_stretch, few_near_values, few_values
 from geoprocessing_worker.geo.crs import horizontal, parse_crs
 from geoprocessing_worker.geo.crs_text import NATIVE
 from geoprocessing_worker.geo.layout import Layout, lay_out
 from geoprocessing_worker.geo.web_maps import placements
 from geoprocessing_worker.geo.wkt import esri_wkt_note
-from geoprocessing_worker.raster import Level, Meaning, SourceHeader
+from geoprocessing_worker.raster import Level, SampleKind, SourceHeader
 from geoprocessing_worker.render.cost import WORK_BYTES, address_space_left, afford, cost
 from geoprocessing_worker.render.notes import Chosen, notes
 from geoprocessing_worker.render.options import OutputFormat, PixelOptions, RenderOptions
@@ -30,11 +30,11 @@ from geoprocessing_worker.source.sampling import Sample
 # A format that cannot hold a larger picture limits maxSize.
 LONGEST_SIDE = {OutputFormat.PNG: 16384, OutputFormat.JPEG: 16384, OutputFormat.WEBP: 16383}
 
-SCATTERED = 0.01  # of the pixels looked at: with fewer valid ones, a smaller picture by nearest neighbour may be empty
+SCATTERED = 0.01  # of the pixels looked at: with fewer valid ones, a smaller picture by nearest neighbor may be empty
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class ReadSize:
     """The size in pixels that a level is reduced to while it is read, before it is placed."""
 
     width: int
@@ -45,33 +45,33 @@ class Work:
 class RenderPlan:
     """What is read, at which level, how it becomes 8 bit, how it is resampled, and where it comes to lie.
 
-    `gathers`: where the picture is made smaller, a pixel shows any of the few pixels under it that are not hidden or
-    `background`, a value that hardly any pixel does not hold.
+    `keep_sparse`: when downsampling, an output pixel takes any valid, non-background pixel it covers, so that sparse
+    features survive. `background` is the value of nearly all pixels.
     """
 
     bands: BandChoice
-    meaning: Meaning
+    meaning: SampleKind
     nodata: tuple[float | None, ...]
     stretch: Stretch
-    left_out: tuple[FillValue, ...]
+    excluded_values: tuple[FillValue, ...]
     invert: bool
     colormap: str | None
-    profile: ColourProfile | None
+    profile: ColorProfile | None
     level: Level
-    work: Work
-    coding: Coding | None
+    work: ReadSize
+    coding: Quantizer | None
     layout: Layout
     resampling: str
     resampling_reason: str
     decoded_bytes: int
-    gathers: bool
+    keep_sparse: bool
     background: int | None
     notes: tuple[str, ...]
 
     @property
     def nodata_when_placed(self) -> bool:
         """Whether nodata is looked for on the output: where values are only chosen, that is the same and less work."""
-        return self.meaning is Meaning.INDEXED and self.resampling == "nearest" and not self.gathers
+        return self.meaning is SampleKind.INDEXED and self.resampling == "nearest" and not self.keep_sparse
 
     def explain(self) -> dict[str, Any]:
         """The plan as JSON, with the words and numbers that `convert --explain` and the metadata show."""
@@ -81,7 +81,7 @@ class RenderPlan:
                 "indexes": list(self.bands.indexes),
                 "alpha": self.bands.alpha,
                 "alphaTop": None if self.bands.alpha is None else self.bands.alpha_top,
-                "shownAs": self.bands.colour.value,
+                "shownAs": self.bands.color.value,
                 "reason": self.bands.reason,
             },
             "stretch": {
@@ -89,19 +89,19 @@ class RenderPlan:
                 "lo": stretch.lo,
                 "hi": stretch.hi,
                 "reason": stretch.reason,
-                "leftOut": [{"value": fill.value, "share": fill.share} for fill in self.left_out],
+                "excludedValues": [{"value": fill.value, "share": fill.share} for fill in self.excluded_values],
             },
             "colormap": self.colormap,
-            "colourProfile": None if self.profile is None else "converted to sRGB",
+            "colorProfile": None if self.profile is None else "converted to sRGB",
             "inverted": self.invert,
-            "unpremultiplied": self.bands.premultiplied,
+            "alphaUnassociated": self.bands.premultiplied,
             "resampling": {"method": self.resampling, "reason": self.resampling_reason},
             "read": {
                 "overview": self.level.overview,
                 "width": self.level.width,
                 "height": self.level.height,
                 "decodedBytes": self.decoded_bytes,
-                "keptAs": [self.work.width, self.work.height],
+                "readSize": [self.work.width, self.work.height],
                 "bits": 8 if self.coding is None else 16,
             },
             "geometry": {
@@ -115,7 +115,7 @@ class RenderPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Few:
+class SparseHints:
     """What there is little of: valid `pixels`, so that picking would miss most; different `values`, as of classes."""
 
     pixels: bool
@@ -123,7 +123,7 @@ class Few:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class HeaderChoices:
     """What the header alone decides, and what the sample must know: bands, layout, and the level that is read."""
 
     choice: BandChoice
@@ -133,7 +133,7 @@ class Draft:
     decoded_bytes: int
 
 
-def draft(header: SourceHeader, options: RenderOptions) -> Draft:
+def draft(header: SourceHeader, options: RenderOptions) -> HeaderChoices:
     """The choices that need no pixel.
 
     Raises:
@@ -147,10 +147,10 @@ def draft(header: SourceHeader, options: RenderOptions) -> Draft:
     predicted = cost(header, level, choice, layout)
     afford(predicted, address_space_left())
     nodata = tuple(header.band(index).nodata if options.nodata is None else options.nodata for index in choice.indexes)
-    return Draft(choice, layout, level, nodata, predicted.decoded_bytes)
+    return HeaderChoices(choice, layout, level, nodata, predicted.decoded_bytes)
 
 
-def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: PixelOptions) -> RenderPlan:
+def make_plan(header: SourceHeader, drafted: HeaderChoices, sample: Sample, options: PixelOptions) -> RenderPlan:
     """All choices for one file. Whether any pixel is valid is left to the rendering, which sees every one.
 
     Raises:
@@ -158,56 +158,56 @@ def make_plan(header: SourceHeader, drafted: Draft, sample: Sample, options: Pix
     """
     choice = sample.choice
     meaning = _meaning(choice)
-    values, left_out = _telling(choice, sample, options)
+    values, excluded_values = _telling(choice, sample, options)
     scattered = 0 < sample.valid < sample.looked_at * SCATTERED
     resampling, why = choose_resampling(header, options.resampling, choice, values, few_of(choice, sample, values))
     background = _background(choice, values, resampling)
-    gathers = scattered or background is not None
+    keep_sparse = scattered or background is not None
     stored = np.dtype(header.bands[0].dtype).itemsize
-    pixel_bytes = stored if meaning is Meaning.INDEXED else 3 if meaning is Meaning.RGB else 1
-    single = meaning is Meaning.GRAY
+    pixel_bytes = stored if meaning is SampleKind.INDEXED else 3 if meaning is SampleKind.RGB else 1
+    single = meaning is SampleKind.GRAY
     stretch = _stretch(header, choice, values, options, sample.ordered)
     coding = _coding(header, choice, stretch, resampling)
     placed = placements(drafted.layout.target)
     off = None if placed is None else placed.note
     lost = esri_wkt_note(drafted.layout.target.crs)
-    chosen = Chosen(choice, stretch, left_out, resampling, scattered, background, drafted.layout.cut, off, lost)
+    chosen = Chosen(choice, stretch, excluded_values, resampling, scattered, background, drafted.layout.cut, off, lost)
     return RenderPlan(
         bands=choice,
         meaning=meaning,
         nodata=drafted.nodata[: len(choice.indexes)],
         stretch=stretch,
-        left_out=left_out,
+        excluded_values=excluded_values,
         invert=header.miniswhite and single,
         colormap=options.colormap if single and options.colormap in colormaps.NAMES else None,
         profile=_profile(header, choice, stretch),
         level=drafted.level,
-        work=_work(drafted, "gathered" if gathers else resampling, pixel_bytes * (1 if coding is None else 2)),
+        work=_work(drafted, "gathered" if keep_sparse else resampling, pixel_bytes * (1 if coding is None else 2)),
         coding=coding,
         layout=drafted.layout,
         resampling=resampling,
         resampling_reason=why,
         decoded_bytes=drafted.decoded_bytes,
-        gathers=gathers,
+        keep_sparse=keep_sparse,
         background=background,
         notes=notes(header, options, sample, chosen),
     )
 
 
-def _meaning(choice: BandChoice) -> Meaning:
-    if choice.colour is Colour.PALETTE:
-        return Meaning.INDEXED
-    return Meaning.GRAY if choice.colour is Colour.GRAY else Meaning.RGB
+def _meaning(choice: BandChoice) -> SampleKind:
+    if choice.color is Color.PALETTE:
+        return SampleKind.INDEXED
+    return SampleKind.GRAY if choice.color is Color.GRAY else SampleKind.RGB
 
 
 def _telling(choice: BandChoice, sample: Sample, options: PixelOptions) -> tuple[NDArray[Any], tuple[FillValue, ...]]:
     """The valid values of all shown bands, without those that stand for no data; and which these are."""
     values = np.concatenate(sample.values)
     asked = (options.stretch or "percentile").partition(":")[0]
-    if choice.colour not in {Colour.GRAY, Colour.RGB} or asked not in {"percentile", "stddev"}:
+    if choice.color not in {Color.GRAY, Color.RGB} or asked not in {"percentile", "stddev"}:
         return values, ()
     if values.dtype == np.uint8:
-        fills = find_byte_fill(values) if choice.colour is Colour.GRAY and not sample.ordered else ()
+        fills = find_byte_fill(values) if choice.color is Color.GRAY and not sample.ordered else ()
     elif few_near_values(values) and not sample.ordered:
         return values, ()
     else:
@@ -219,49 +219,49 @@ def _stretch(
     header: SourceHeader, choice: BandChoice, values: NDArray[Any], options: PixelOptions, ordered: bool
 ) -> Stretch:
     band = header.band(choice.indexes[0])
-    if choice.colour is Colour.PALETTE:
-        return Stretch("none", 0.0, 255.0, "a colour table says what each value looks like")
-    if choice.colour is Colour.LAB:
+    if choice.color is Color.PALETTE:
+        return Stretch("none", 0.0, 255.0, "a color table says what each value looks like")
+    if choice.color is Color.LAB:
         check_scale(values, band.dtype)
         return Stretch("none", 0.0, 255.0, "L*a*b* says what light is meant")
-    if choice.colour is Colour.CMYK:
+    if choice.color is Color.CMYK:
         top = float(np.iinfo(values.dtype).max) if values.dtype.kind in "iu" else 1.0
         return Stretch("range", 0.0, top, "the whole range of the inks")
-    return choose_stretch(values, band.bits, options.stretch, colour=choice.true_colour, ordered=ordered)
+    return choose_stretch(values, band.bits, options.stretch, color=choice.true_color, ordered=ordered)
 
 
-def _profile(header: SourceHeader, choice: BandChoice, stretch: Stretch) -> ColourProfile | None:
-    """The file's own, where its numbers are colours: inks, and bytes of red, green and blue that are not stretched."""
-    if choice.colour is Colour.CMYK:
+def _profile(header: SourceHeader, choice: BandChoice, stretch: Stretch) -> ColorProfile | None:
+    """The file's own, where its numbers are colors: inks, and bytes of red, green and blue that are not stretched."""
+    if choice.color is Color.CMYK:
         return choose_profile(header.icc_profile, len(choice.indexes))
     dtype = np.dtype(header.band(choice.indexes[0]).dtype)
-    if choice.colour is not Colour.RGB or dtype != np.uint8 or not stretch.identity:
+    if choice.color is not Color.RGB or dtype != np.uint8 or not stretch.identity:
         return None
     return choose_profile(header.icc_profile, len(choice.indexes))
 
 
-def _coding(header: SourceHeader, choice: BandChoice, stretch: Stretch, resampling: str) -> Coding | None:
+def _coding(header: SourceHeader, choice: BandChoice, stretch: Stretch, resampling: str) -> Quantizer | None:
     """Sixteen bits where values are stretched and mixed; bytes where they are shown as they are, or only chosen."""
     dtype = np.dtype(header.band(choice.indexes[0]).dtype)
-    if resampling in PICKING or choice.colour not in {Colour.GRAY, Colour.RGB}:
+    if resampling in PICKING or choice.color not in {Color.GRAY, Color.RGB}:
         return None
     if dtype == np.uint8 and (stretch.identity or stretch.kind == "bits"):
         return None  # nothing is clipped, so that bytes can be averaged as well
     return choose_coding(dtype, stretch)
 
 
-def _work(drafted: Draft, resampling: str, pixel_bytes: int) -> Work:
+def _work(drafted: HeaderChoices, resampling: str, pixel_bytes: int) -> ReadSize:
     """At most twice the size that the output needs, a whole fraction of the level if that fits, never below."""
     level, layout = drafted.level, drafted.layout
     least_w, least_h = min(level.width, layout.read_width), min(level.height, layout.read_height)
     if resampling in {"cubic", "lanczos", "gathered"}:
-        return Work(least_w, least_h)
+        return ReadSize(least_w, least_h)
     times = 1 if resampling in PICKING else max(1, min(level.width // least_w, level.height // least_h))
     width, height = max(least_w, level.width // times), max(least_h, level.height // times)
     room = max(WORK_BYTES, least_w * least_h * pixel_bytes) / (width * height * pixel_bytes)
     if room >= 1:
-        return Work(width, height)
-    return Work(max(least_w, int(width * room**0.5)), max(least_h, int(height * room**0.5)))
+        return ReadSize(width, height)
+    return ReadSize(max(least_w, int(width * room**0.5)), max(least_h, int(height * room**0.5)))
 
 
 def _level(header: SourceHeader, layout: Layout) -> Level:
@@ -272,24 +272,24 @@ def _level(header: SourceHeader, layout: Layout) -> Level:
     return min(enough, key=lambda level: level.width * level.height, default=header.full)
 
 
-def few_of(choice: BandChoice, sample: Sample, values: NDArray[Any]) -> Few:
+def few_of(choice: BandChoice, sample: Sample, values: NDArray[Any]) -> SparseHints:
     """What there is little of in a sample; `values` of it count."""
-    classes = choice.colour is Colour.GRAY and values.size > 0 and not sample.ordered and few_values(values)
-    return Few(0 < sample.valid < sample.looked_at * SCATTERED, classes)
+    classes = choice.color is Color.GRAY and values.size > 0 and not sample.ordered and few_values(values)
+    return SparseHints(0 < sample.valid < sample.looked_at * SCATTERED, classes)
 
 
 def choose_resampling(
-    header: SourceHeader, asked: str | None, choice: BandChoice, values: NDArray[Any], few: Few
+    header: SourceHeader, asked: str | None, choice: BandChoice, values: NDArray[Any], few: SparseHints
 ) -> tuple[str, str]:
     """The method that does the kind of data no harm, unless another one was asked for; and why."""
-    palette = choice.colour is Colour.PALETTE
+    palette = choice.color is Color.PALETTE
     if asked is not None and (asked == "mode" or not palette):
         return asked, "asked for in the payload"
     if palette:
-        return "nearest", "entries of a colour table cannot be mixed"
+        return "nearest", "entries of a color table cannot be mixed"
     if few.pixels:
         return "average", "few scattered valid pixels, most of which picking would miss"
-    if choice.colour is Colour.GRAY and _bilevel(header, choice, values):
+    if choice.color is Color.GRAY and _bilevel(header, choice, values):
         return "average", "black and white: where it is made smaller, gray keeps the thin lines"
     if few.values:
         return "nearest", "classes cannot be mixed"
@@ -298,7 +298,7 @@ def choose_resampling(
 
 def _background(choice: BandChoice, values: NDArray[Any], resampling: str) -> int | None:
     """The value that all but a few pixels hold, of what is picked: most of the others would be missed."""
-    single = choice.colour in {Colour.GRAY, Colour.PALETTE} and values.dtype.kind in "iu" and values.size > 0
+    single = choice.color in {Color.GRAY, Color.PALETTE} and values.dtype.kind in "iu" and values.size > 0
     if not single or resampling != "nearest":
         return None
     # The middle one is the common one, if there is one as common as that; of bytes their counts tell it sooner.

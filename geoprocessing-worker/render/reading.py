@@ -21,14 +21,14 @@ from geoprocessing_worker.color.arrays import (
     reduced,
     to_byte,
 )
-from geoprocessing_worker.color.bands import Colour
+from geoprocessing_worker.color.bands import Color
 from geoprocessing_worker.color.lab import lab_to_srgb
-from geoprocessing_worker.raster import U8, Level, Meaning, Raster, SourceHeader
+from geoprocessing_worker.raster import U8, Level, Raster, SampleKind, SourceHeader
 from geoprocessing_worker.render.chunks import Piece, divided
 from geoprocessing_worker.render.plan import RenderPlan
 from geoprocessing_worker.render.threads import THREADS, in_order
 from geoprocessing_worker.source.gdal import gdal_options
-from geoprocessing_worker.source.sampling import Source, open_level, read_window
+from geoprocessing_worker.source.sampling import OpenLevel, open_level, read_window
 
 Tick = Callable[[float], None]
 """Told the part that is done, 0 to 1, by the threads that read, one at a time."""
@@ -40,12 +40,12 @@ def read_raster(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) 
     Memory: the result, and for each of two readers one piece.
     """
     height, width = plan.work.height, plan.work.width
-    channels = 3 if plan.meaning is Meaning.RGB else 1
+    channels = 3 if plan.meaning is SampleKind.RGB else 1
     samples = np.zeros((channels, height, width), dtype=_kept_type(header, plan))
     alphas: dict[Piece, U8] = {}
     told, done = Lock(), 0
 
-    def read(source: Source, piece: Piece) -> None:
+    def read(source: OpenLevel, piece: Piece) -> None:
         nonlocal done
         part, alpha = _part(source, piece, header, plan, samples.dtype)
         if alpha is not None:
@@ -68,14 +68,14 @@ def _read_all(
     header: SourceHeader,
     level: Level,
     runs: Sequence[Sequence[Piece]],
-    read: Callable[[Source, Piece], None],
+    read: Callable[[OpenLevel, Piece], None],
 ) -> None:
     """Calls `read` for every piece, by two threads with a handle each.
 
     GDAL's own threads leave overviews to one of them, and take twice the processor's time for LZW and for strips of
     few rows.
     """
-    free: SimpleQueue[Source] = SimpleQueue()
+    free: SimpleQueue[OpenLevel] = SimpleQueue()
     failed = Event()
     with ExitStack() as opened:
         for number in range(min(THREADS, len(runs))):
@@ -100,7 +100,7 @@ def _read_all(
 
 
 def _part(
-    source: Source, piece: Piece, header: SourceHeader, plan: RenderPlan, kept: np.dtype[Any]
+    source: OpenLevel, piece: Piece, header: SourceHeader, plan: RenderPlan, kept: np.dtype[Any]
 ) -> tuple[Samples, U8 | None]:
     """(channels, rows, columns), coded and reduced, and its (rows, columns) opacity."""
     (first, last, top, bottom), (start, stop, left, right) = piece
@@ -111,13 +111,13 @@ def _part(
     if stored is not None and not stored.count_in(*_edges(window)):
         window = Window(window.col_off, window.row_off, 1, 1)  # all pixels of missing blocks are the same
         block, opacity = read_window(source, header, plan.bands, nodata, window)
-        part = np.broadcast_to(_coloured(block, plan), (len(block), *size))
+        part = np.broadcast_to(_colored(block, plan), (len(block), *size))
         return part, None if opacity is None else np.broadcast_to(opacity, size)
     block, opacity = read_window(source, header, plan.bands, nodata, window)
-    coloured = _coloured(block, plan)
-    if plan.gathers:
-        return gathered(coloured, opacity, size, _picked(plan, kept))
-    return reduced(coloured, opacity, *size, plan.resampling)
+    colored = _colored(block, plan)
+    if plan.keep_sparse:
+        return gathered(colored, opacity, size, _picked(plan, kept))
+    return reduced(colored, opacity, *size, plan.resampling)
 
 
 def _edges(window: Window) -> tuple[int, int, int, int]:
@@ -137,8 +137,8 @@ def _whole_alpha(parts: dict[Piece, U8], height: int, width: int) -> U8 | None:
 
 
 def _kept_type(header: SourceHeader, plan: RenderPlan) -> np.dtype[Any]:
-    """What a sample is kept as: 16 bits for codes, and for the indexes of a colour table that are stored so."""
-    wide = plan.meaning is Meaning.INDEXED and np.dtype(header.bands[0].dtype).itemsize > 1
+    """What a sample is kept as: 16 bits for codes, and for the indexes of a color table that are stored so."""
+    wide = plan.meaning is SampleKind.INDEXED and np.dtype(header.bands[0].dtype).itemsize > 1
     return np.dtype(np.uint16 if wide or plan.coding is not None else np.uint8)
 
 
@@ -148,16 +148,16 @@ def _picked(plan: RenderPlan, kept: np.dtype[Any]) -> int | None:
         return None
     if plan.background is None:
         return -1
-    if plan.meaning is Meaning.INDEXED:
+    if plan.meaning is SampleKind.INDEXED:
         return plan.background & int(np.iinfo(kept).max)
     shown = int(to_byte(np.array([plan.background], dtype=np.float64), plan.stretch)[0])
     return 255 - shown if plan.invert else shown
 
 
-def _coloured(block: Block, plan: RenderPlan) -> Samples:
-    if plan.meaning is Meaning.INDEXED:
+def _colored(block: Block, plan: RenderPlan) -> Samples:
+    if plan.meaning is SampleKind.INDEXED:
         return block.view(f"u{block.dtype.itemsize}")
-    if plan.bands.colour is Colour.LAB:
+    if plan.bands.color is Color.LAB:
         return lab_to_srgb(block)
     if plan.coding is not None:
         return plan.coding.encode(block)
@@ -166,12 +166,12 @@ def _coloured(block: Block, plan: RenderPlan) -> Samples:
         samples = np.uint8(255) - samples
     if plan.profile is not None:
         return plan.profile.to_srgb(samples)
-    return inks_to_light(samples) if plan.bands.colour is Colour.CMYK else samples
+    return inks_to_light(samples) if plan.bands.color is Color.CMYK else samples
 
 
 def _pixel_bytes(header: SourceHeader, plan: RenderPlan) -> int:
     """What the shown bands of one pixel of the source take."""
     shown = len(plan.bands.indexes) + (plan.bands.alpha is not None)
     # L*a*b* is reckoned with as floats.
-    least = 4 if plan.bands.colour is Colour.LAB else 1
+    least = 4 if plan.bands.color is Color.LAB else 1
     return shown * max(least, np.dtype(header.bands[0].dtype).itemsize)

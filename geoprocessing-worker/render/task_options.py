@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from geoprocessing_worker.handlers import Payload, refused, strict_number
+from geoprocessing_worker.handlers import Payload, invalid_input, strict_number
 from geoprocessing_worker.payload import Boolean
 from geoprocessing_worker.payload_schema import AT_LEAST
 from geoprocessing_worker.render.options import PixelOptions, SourceCrs, Whole, check_system, named
 
 
 class Compression(StrEnum):
-    """How a cloud optimised GeoTIFF is compressed."""
+    """How a cloud optimized GeoTIFF is compressed."""
 
     DEFLATE = "deflate"
     ZSTD = "zstd"
@@ -76,4 +76,4 @@ class TilesOptions(PixelOptions):
         """
         super().check()
         if self.min_zoom is not None and self.max_zoom is not None and self.min_zoom > self.max_zoom:
-            raise refused("invalid_payload", f"minZoom {self.min_zoom} is more than maxZoom {self.max_zoom}.")
+            raise invalid_input("invalid_payload", f"minZoom {self.min_zoom} is more than maxZoom {self.max_zoom}.")

@@ -1,6 +1,6 @@
 """Brings what was read onto the output's grid: one pass, by position, whether it only shrinks, turns or reprojects.
 
-Averaging is reading off at the output pixel's centre with a kernel about as wide as an output pixel is in the source
+Averaging is reading off at the output pixel's center with a kernel about as wide as an output pixel is in the source
 (kernels.py). libvips does it in parallel and piece by piece, so nothing of the source's size is made for it.
 """
 
@@ -15,7 +15,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from geoprocessing_worker.geo.approx_transform import Mesh, Positions, make_mesh
-from geoprocessing_worker.raster import U8, Placed, Raster, SourceHeader, all_or_nothing
+from geoprocessing_worker.raster import U8, Raster, SourceHeader, WarpedImage, all_or_nothing
 from geoprocessing_worker.render.kernels import Kernel, choose_kernel
 from geoprocessing_worker.render.plan import RenderPlan
 from geoprocessing_worker.render.threads import in_order
@@ -32,7 +32,7 @@ Take = Callable[[Positions], tuple[NDArray[Any], U8 | None]]
 """From (rows, columns, 2) positions, which it may overwrite, to samples with channels last, and their opacity."""
 
 
-def place(raster: Raster, header: SourceHeader, plan: RenderPlan) -> Placed:
+def place(raster: Raster, header: SourceHeader, plan: RenderPlan) -> WarpedImage:
     """The raster on the plan's target grid, bytes or wide indexes. Outside of the source all is hidden, and 0."""
     channels, height, width = raster.samples.shape
     layout, target = plan.layout, plan.layout.target
@@ -60,18 +60,18 @@ def place(raster: Raster, header: SourceHeader, plan: RenderPlan) -> Placed:
 
     for _ in in_order(fill, range(0, target.height, BAND)):
         pass
-    return Placed(samples, None if (alpha == 255).all() else alpha)
+    return WarpedImage(samples, None if (alpha == 255).all() else alpha)
 
 
-def _turned(raster: Raster, rows: bool, columns: bool) -> Placed:
+def _turned(raster: Raster, rows: bool, columns: bool) -> WarpedImage:
     turn = (slice(None, None, -1 if rows else None), slice(None, None, -1 if columns else None))
     samples = raster.samples if raster.table is None else np.take(raster.table, raster.samples)
     pixels: U8 = np.stack([plane[turn] for plane in samples], axis=2)
     if raster.alpha is None:
-        return Placed(pixels, None)
+        return WarpedImage(pixels, None)
     alpha = np.ascontiguousarray(raster.alpha[turn])
     pixels *= (alpha != 0)[..., None]
-    return Placed(pixels, alpha)
+    return WarpedImage(pixels, alpha)
 
 
 def _inside(positions: Positions, sure: slice, width: int, height: int) -> NDArray[np.bool_]:
@@ -105,7 +105,7 @@ def _taker(raster: Raster, mesh: Mesh, method: str) -> Take:
     interpolate = pyvips.Interpolate.new(kernel.interpolator)
 
     def interpolated(positions: Positions) -> tuple[NDArray[Any], U8 | None]:
-        # libvips counts from the centre of the first pixel, and would weigh by what it takes for an alpha band itself.
+        # libvips counts from the center of the first pixel, and would weigh by what it takes for an alpha band itself.
         positions -= np.float32(0.5)
         found = image.mapim(_index(positions), interpolate=interpolate, extend="copy", premultiplied=True)
         return weighted.straight(_array(found))
@@ -150,9 +150,9 @@ def _majority(ballots: U8, counted: NDArray[np.bool_]) -> U8:
 
 @dataclass(frozen=True, slots=True)
 class _Weighted:
-    """Colour times opacity as a libvips image, the opacity its last band: what is hidden then weighs nothing.
+    """Color times opacity as a libvips image, the opacity its last band: what is hidden then weighs nothing.
 
-    `finer`: how many times larger the numbers must be made. After that, colour = `gain` * band / opacity, and `top` is
+    `finer`: how many times larger the numbers must be made. After that, color = `gain` * band / opacity, and `top` is
     the opacity's value where all is visible, 0 if there is no opacity.
     """
 
@@ -166,13 +166,13 @@ class _Weighted:
             return self._coarse(found), None
         weight = found[..., -1]
         opacity: U8 = np.rint(weight * np.float32(255 / self.top)).astype(np.uint8)
-        colour = self._coarse(found[..., :-1])
-        # Where all is visible and nothing was multiplied, the colour stands there already.
+        color = self._coarse(found[..., :-1])
+        # Where all is visible and nothing was multiplied, the color stands there already.
         partly = (opacity > 0) & ((weight < self.top - self.finer) | (self.gain * self.finer != self.top))
         if partly.any():
             exact = found[..., :-1][partly].astype(np.float32) * np.float32(self.gain) / weight[partly][:, None]
-            colour[partly] = np.minimum(exact, 255 if self.gain == 255 else 65535) + np.float32(0.5)
-        return colour, opacity
+            color[partly] = np.minimum(exact, 255 if self.gain == 255 else 65535) + np.float32(0.5)
+        return color, opacity
 
     def _coarse(self, found: NDArray[Any]) -> NDArray[Any]:
         if self.finer == 1:
@@ -184,19 +184,19 @@ def _weighted(raster: Raster, exact: bool) -> _Weighted:
     """`exact`: bytes that are read off are rounded, so that opaque ones need be no finer than they are."""
     planes, alpha = raster.samples, raster.alpha
     byte = planes.dtype == np.uint8
-    colours = [_image(plane) for plane in planes]
+    colors = [_image(plane) for plane in planes]
     if alpha is None:
-        return _Weighted(_joined(colours), FINER if byte and not exact else 1, 0.0, 0.0)
+        return _Weighted(_joined(colors), FINER if byte and not exact else 1, 0.0, 0.0)
     opacity = _image(alpha)
     if all_or_nothing(alpha):
         # Hidden samples are 0 already.
         if byte:
-            return _Weighted(_joined([*colours, opacity]), FINER, 255.0, 255.0 * FINER)
-        return _Weighted(_joined([*colours, (opacity * 257).cast("ushort")]), 1, 65535.0, 65535.0)
+            return _Weighted(_joined([*colors, opacity]), FINER, 255.0, 255.0 * FINER)
+        return _Weighted(_joined([*colors, (opacity * 257).cast("ushort")]), 1, 65535.0, 65535.0)
     if byte:
-        products = [(colour * opacity).cast("ushort") for colour in colours]
+        products = [(color * opacity).cast("ushort") for color in colors]
         return _Weighted(_joined([*products, (opacity * 255).cast("ushort")]), 1, 255.0, 65025.0)
-    products = [(colour.cast("float") * opacity).cast("float") for colour in colours]
+    products = [(color.cast("float") * opacity).cast("float") for color in colors]
     return _Weighted(_joined([*products, opacity.cast("float")]), 1, 1.0, 255.0)
 
 

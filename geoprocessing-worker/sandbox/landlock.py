@@ -26,7 +26,7 @@ OF_FILES = AccessFs.READ_FILE | AccessFs.WRITE_FILE | AccessFs.TRUNCATE
 
 
 @dataclass(frozen=True)
-class Reach:
+class AllowedPaths:
     """The paths of one job: what its process may read, where it may write, and where it may only see what there is."""
 
     readable: tuple[Path, ...] = ()
@@ -34,7 +34,7 @@ class Reach:
     listable: tuple[Path, ...] = ()
 
 
-NOWHERE = Reach()
+NO_PATHS = AllowedPaths()
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ def missing_layers() -> tuple[Layer, ...]:
 
 
 def prepare() -> None:
-    """Find out, once for all processes that are forked from this one, what `shut_in` needs: a millisecond of each."""
+    """Find out, once for all processes that are forked from this one, what `restrict` needs: a millisecond of each."""
     layers()
     _libraries()
 
 
-def shut_in(reach: Reach) -> None:
+def restrict(reach: AllowedPaths) -> None:
     """Put up all walls round this process, for good.
 
     Raises:

@@ -30,15 +30,15 @@ from pydantic_core import from_json
 
 from geoprocessing_worker.errors import ErrorClass, JobError, worker_trouble
 from geoprocessing_worker.sandbox import landlock, libc
-from geoprocessing_worker.sandbox.landlock import NOWHERE, Reach
+from geoprocessing_worker.sandbox.landlock import NO_PATHS, AllowedPaths
 
 log = structlog.get_logger(__name__)
 
 Request = TypeVar("Request")
 Result = TypeVar("Result", bound=BaseModel)
-Report = Callable[[str, float, str], None]
+ProgressCallback = Callable[[str, float, str], None]
 # A function of the top level of a module, or its name `package.module:function`. Only the child imports a named one.
-Work = Callable[[Request, Report], Result] | str
+ChildFunction = Callable[[Request, ProgressCallback], Result] | str
 
 # Bytes of a child's result, which carries the metadata, of which the API takes 256 kB. To parse as many brackets takes
 # the event loop a fifth of a second, so that only one line may be as long.
@@ -81,7 +81,7 @@ class Sandbox(Generic[Request, Result]):
 
     def __init__(  # noqa: PLR0913  # each has a default
         self,
-        work: Work[Request, Result],
+        work: ChildFunction[Request, Result],
         result: type[Result],
         *,
         preload: tuple[str, ...] = (),
@@ -122,7 +122,7 @@ class Sandbox(Generic[Request, Result]):
             raise RuntimeError(f"the first one ended with {process.exitcode}")
         self._proved_at = time.monotonic()
 
-    async def run(self, request: Request, report: Report, reach: Reach = NOWHERE) -> Result:
+    async def run(self, request: Request, report: ProgressCallback, reach: AllowedPaths = NO_PATHS) -> Result:
         """Do the work for one request; when cancelled, the child is killed with all that it started.
 
         Args:
@@ -137,7 +137,7 @@ class Sandbox(Generic[Request, Result]):
         async with self._places:
             return await self._run(request, report, reach)
 
-    async def _run(self, request: Request, report: Report, reach: Reach) -> Result:
+    async def _run(self, request: Request, report: ProgressCallback, reach: AllowedPaths) -> Result:
         reader, writer = self._context.Pipe(duplex=False)
         walls = reach if self._confine else None
         process = self._context.Process(
@@ -166,7 +166,7 @@ class Sandbox(Generic[Request, Result]):
         except NOT_STARTED as error:
             raise worker_trouble("sandbox", reason=f"{type(error).__name__}: {error}") from error
 
-    async def _listen(self, reader: Connection, report: Report) -> dict[str, Any] | None:
+    async def _listen(self, reader: Connection, report: ProgressCallback) -> dict[str, Any] | None:
         stream = asyncio.StreamReader(limit=LONGEST_LINE)
         pipe = os.fdopen(os.dup(reader.fileno()), "rb", buffering=0)
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -303,11 +303,15 @@ def _out_of_memory(detail: dict[str, Any]) -> JobError:
 
 def _nothing(confine: bool) -> None:
     if confine:
-        landlock.shut_in(NOWHERE)
+        landlock.restrict(NO_PATHS)
 
 
 def _child(
-    work: Work[Request, Result], request: Request, limits: Limits, walls: Reach | None, writer: Connection
+    work: ChildFunction[Request, Result],
+    request: Request,
+    limits: Limits,
+    walls: AllowedPaths | None,
+    writer: Connection,
 ) -> None:
     """What runs in the child, from its first to its last breath."""
     _limit(limits)
@@ -324,7 +328,7 @@ def _child(
         try:
             if walls is not None:
                 _close_terminal()
-                landlock.shut_in(walls)
+                landlock.restrict(walls)
             do = pkgutil.resolve_name(work) if isinstance(work, str) else work
             say({"result": do(request, report).model_dump(mode="json")})
         except JobError as error:

@@ -12,7 +12,7 @@ import pyvips
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
-from geoprocessing_worker.errors import ErrorClass, JobError, malformed, refused
+from geoprocessing_worker.errors import ErrorClass, JobError, invalid_input, malformed
 from geoprocessing_worker.tiff.compression import Codec, codec_in, unsupported
 
 
@@ -118,7 +118,7 @@ def named_errors(source: Path) -> Iterator[None]:
 
 def corrupt(reason: str) -> JobError:
     """A file whose picture is damaged."""
-    return refused("corrupt_block", CORRUPT, reason=reason)
+    return invalid_input("corrupt_block", CORRUPT, reason=reason)
 
 
 def named(error: BaseException, codec: Codec | None = None) -> JobError:

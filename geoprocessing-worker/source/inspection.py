@@ -16,7 +16,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 
 from geoprocessing_worker.color.lab import CIE, is_known_lab, is_lab
 from geoprocessing_worker.color.profile import decoded
-from geoprocessing_worker.errors import refused, too_large
+from geoprocessing_worker.errors import invalid_input, too_large
 from geoprocessing_worker.geo.control_points import Control
 from geoprocessing_worker.geo.crs import horizontal
 from geoprocessing_worker.raster import BandHeader, Georeferencing, Level, SourceHeader
@@ -82,7 +82,9 @@ def inspect_file(
     pages = len(directories)
     number = page or (_best_page(path, directories) if pages > 1 else 1)
     if number > pages:
-        raise refused("invalid_payload", f"The job asks for page {number}, but the file has {pages}.", pages=pages)
+        raise invalid_input(
+            "invalid_payload", f"The job asks for page {number}, but the file has {pages}.", pages=pages
+        )
     directory = directories[number - 1]
     tags = read_tags(path, TAGS_READ, directory)
     photometric = tags.first(PHOTOMETRIC)
@@ -106,7 +108,7 @@ def inspect_file(
     elif (wide := _wide_nodata(tags.texts.get(GDAL_NODATA), facts["bands"][0].dtype)) is not None:
         facts["bands"] = tuple(replace(band, nodata=wide) for band in facts["bands"])
     if photometric in GRAY_SCALES and COLOR_MAP not in tags.numbers:
-        # GDAL makes up a colour table for scans of few bits; by it they would be names, and could not be averaged.
+        # GDAL makes up a color table for scans of few bits; by it they would be names, and could not be averaged.
         facts["palette"] = None
     masked = facts["has_mask"]
     mask_directory = None
@@ -160,15 +162,15 @@ def _check_samples(tags: Tags, bands: tuple[BandHeader, ...]) -> None:
     """Refuse what GDAL would read as something else: L*a*b* on a scale that is not known, and volumes."""
     depth, photometric = tags.first(IMAGE_DEPTH), tags.first(PHOTOMETRIC)
     if depth is not None and depth > 1:
-        raise refused(
+        raise invalid_input(
             "unsupported_data_type",
             f"The file holds a volume, {depth} pictures deep, not a picture. Save one of them, or each as a page.",
             depth=depth,
         )
     if is_lab(photometric) and len(bands) >= LAB_BANDS and not is_known_lab(photometric, bands[0].dtype):
-        raise refused(
+        raise invalid_input(
             "unsupported_data_type",
-            f"The file stores its colours as L*a*b* in a form that is not read here (photometric interpretation "
+            f"The file stores its colors as L*a*b* in a form that is not read here (photometric interpretation "
             f"{photometric}, {bands[0].dtype}). Save it as RGB.",
             photometric=photometric,
             dtype=bands[0].dtype,
@@ -295,14 +297,14 @@ def _cleaned(text: str | None) -> str | None:
 
 
 def _palette(dataset: Any) -> NDArray[np.uint8] | None:
-    """(entries, 4) RGBA of band 1's colour table."""
+    """(entries, 4) RGBA of band 1's color table."""
     if dataset.colorinterp[0] != ColorInterp.palette:
         return None
     with suppress(ValueError):
         entries: dict[int, tuple[int, ...]] = dataset.colormap(1)
         table = np.zeros((max(entries) + 1, 4), dtype=np.uint8)
-        for value, colour in entries.items():
-            table[value] = colour
+        for value, color in entries.items():
+            table[value] = color
         return table
     return None
 

@@ -15,7 +15,7 @@ from rasterio.windows import Window
 from geoprocessing_worker.color.alpha import AlphaBlock, AlphaReading, Declared, Role, gather, read_alpha
 from geoprocessing_worker.color.arrays import U8_TOP, alpha_to_byte, decibels, straightened, unpremultiply, validity
 from geoprocessing_worker.color.band_ranges import unlike_ranges
-from geoprocessing_worker.color.bands import BandChoice, Colour, called_alpha, first_alone
+from geoprocessing_worker.color.bands import BandChoice, Color, called_alpha, first_alone
 from geoprocessing_worker.color.lab import to_lab
 from geoprocessing_worker.color.logluv import is_logluv, to_light
 from geoprocessing_worker.color.stretch import is_ordered
@@ -36,7 +36,7 @@ class Sample:
 
     `choice`: the bands to show, with the choices that depend on values: the alpha band, and whether three bands are the
     colors of one picture. `collar`: the value that runs all round a picture of one band. `ordered`: of a band of few
-    values, neighbours hold neighbouring ones, as in a photograph.
+    values, neighbors hold neighboring ones, as in a photograph.
     """
 
     values: tuple[NDArray[Any], ...]
@@ -67,7 +67,7 @@ def take_sample(
             block, alpha = read_window(source, header, choice, nodata, window)
             if len(block) == 1 and alpha is None and len(windows) == 1:
                 collar = _collar(block[0])
-            ordered = ordered or (choice.colour is Colour.GRAY and is_ordered(block[0]))
+            ordered = ordered or (choice.color is Color.GRAY and is_ordered(block[0]))
             step = max(1, int(np.sqrt(block[0].size * len(windows) / (2 * ENOUGH))))
             block, alpha = block[:, ::step, ::step], None if alpha is None else alpha[::step, ::step]
             looked_at += block[0].size
@@ -80,7 +80,7 @@ def take_sample(
 
 
 def _with_alpha(
-    source: Source, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], windows: list[Window]
+    source: OpenLevel, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], windows: list[Window]
 ) -> BandChoice:
     """The choice with its alpha band as its values show it: the last band called alpha that holds opacity."""
     if choice.alpha is None:
@@ -106,7 +106,7 @@ def _with_alpha(
 
 
 def _read_alpha(
-    source: Source, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], windows: list[Window]
+    source: OpenLevel, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], windows: list[Window]
 ) -> AlphaReading:
     """One look for the whole file: of its parts some may hold nothing but small values."""
     assert choice.alpha is not None  # noqa: S101 - looked at by the caller
@@ -118,7 +118,7 @@ def _read_alpha(
         counts = np.isfinite(block[-1])
         blocks.append((block[-1], block[:-1], counts if shown is None else counts & (shown > 0)))
     called = header.band(choice.alpha).colorinterp == "alpha"
-    mixed = choice.colour not in {Colour.LAB, Colour.PALETTE}
+    mixed = choice.color not in {Color.LAB, Color.PALETTE}
     told = Declared(
         name=f"band {choice.alpha}",
         bits=header.band(choice.alpha).bits,
@@ -137,7 +137,7 @@ def _collar(plane: NDArray[Any]) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class OpenLevel:
     """A level that is open for reading, and the page's mask where GDAL does not know of it."""
 
     dataset: Any
@@ -145,7 +145,7 @@ class Source:
 
 
 @contextmanager
-def open_level(path: Path, header: SourceHeader, level: Level, *, own: bool = False) -> Iterator[Source]:
+def open_level(path: Path, header: SourceHeader, level: Level, *, own: bool = False) -> Iterator[OpenLevel]:
     """The level of the header's page, for the block; `own` as in `open_source`.
 
     Raises:
@@ -157,11 +157,11 @@ def open_level(path: Path, header: SourceHeader, level: Level, *, own: bool = Fa
         mask = None
         if header.mask_directory is not None:
             mask = opened.enter_context(open_source(path, directory=header.mask_directory, own=own))
-        yield Source(dataset, mask)
+        yield OpenLevel(dataset, mask)
 
 
 def read_window(
-    source: Source, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], window: Window
+    source: OpenLevel, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], window: Window
 ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
     """(bands, rows, columns) raw values of the shown bands, and the (rows, columns) opacity.
 
@@ -182,7 +182,7 @@ def read_window(
         # Before any stretch, but after the look for nodata, which stands in the file as it is.
         bytes_ = block.dtype == alpha.dtype == np.uint8 and choice.alpha_top == U8_TOP
         block = unpremultiply(block, alpha) if bytes_ else straightened(block, alpha, choice.alpha_top)
-    if choice.colour is Colour.LAB and header.photometric is not None:
+    if choice.color is Color.LAB and header.photometric is not None:
         return to_lab(block, header.photometric), opacity
     if is_logluv(header.photometric, choice.indexes):
         return to_light(block), opacity
@@ -199,7 +199,7 @@ def _opacity(alpha: NDArray[Any], block: NDArray[Any], choice: BandChoice) -> ND
     return np.where((alpha != 0) | (block != 0).any(axis=0), np.uint8(255), np.uint8(0))
 
 
-def internal_mask(source: Source, bands: tuple[int, ...], window: Window) -> NDArray[np.uint8]:
+def internal_mask(source: OpenLevel, bands: tuple[int, ...], window: Window) -> NDArray[np.uint8]:
     """(rows, columns), 0 where hidden, else 255: each value of a mask but 0 is visible.
 
     A mask with a sample for each band hides a pixel where it hides all of these `bands`.

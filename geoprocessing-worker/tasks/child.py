@@ -6,7 +6,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.handlers import Opens, Payload, Report, TaskResult, refused
+from geoprocessing_worker.handlers import Opens, Payload, ProgressCallback, TaskResult, invalid_input
 from geoprocessing_worker.plugins.calls import Call, Checked, SelfTest
 from geoprocessing_worker.source.damage import damage
 from geoprocessing_worker.source.gdal import gdal_environment
@@ -14,7 +14,7 @@ from geoprocessing_worker.source.gdal_errors import named_errors
 from geoprocessing_worker.tiff.gate import admit
 
 
-def perform(call: Call, report: Report) -> Any:
+def perform(call: Call, report: ProgressCallback) -> Any:
     """Do the work, on a file that was looked at first; what comes of it is the work's own model.
 
     Raises:
@@ -35,7 +35,7 @@ def perform(call: Call, report: Report) -> Any:
             raise
 
 
-def check(options: Payload, _report: Report) -> Checked:
+def check(options: Payload, _report: ProgressCallback) -> Checked:
     """Check options that no job has: the operator's defaults.
 
     Raises:
@@ -45,7 +45,7 @@ def check(options: Payload, _report: Report) -> Checked:
     return Checked()
 
 
-def self_test(test: SelfTest, _report: Report) -> TaskResult:
+def self_test(test: SelfTest, _report: ProgressCallback) -> TaskResult:
     """Let a handler try itself; it raises where it cannot do its work.
 
     Raises:
@@ -55,7 +55,7 @@ def self_test(test: SelfTest, _report: Report) -> TaskResult:
         with gdal_environment():
             made = resolve_name(test.function)(test.folder)
     except ImportError as error:
-        raise refused(
+        raise invalid_input(
             "not_importable",
             f"{error}. Within the sandbox only the worker's own libraries are readable, the handler's package, and the "
             "distributions that it names in `needs`: install what is missing there, or name it.",

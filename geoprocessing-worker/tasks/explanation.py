@@ -1,10 +1,10 @@
 """The choices for a file without making its picture, in a job's child process: what `convert --explain` prints."""
 
-from geoprocessing_worker.handlers import Explanation, Report
+from geoprocessing_worker.handlers import Explanation, ProgressCallback
 from geoprocessing_worker.tasks.png import ConversionRequest, explain
 
 
-def explain_request(request: ConversionRequest, report: Report) -> Explanation:
+def explain_request(request: ConversionRequest, report: ProgressCallback) -> Explanation:
     """Look at the file and choose.
 
     Raises:

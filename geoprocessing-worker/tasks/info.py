@@ -10,7 +10,7 @@ from rasterio.errors import CRSError, RasterioError
 from rio_cogeo.cogeo import cog_validate
 
 from geoprocessing_worker.geo.crs import parse_crs
-from geoprocessing_worker.handlers import Report, TaskRequest, TaskResult, write_whole
+from geoprocessing_worker.handlers import ProgressCallback, TaskRequest, TaskResult, write_whole
 from geoprocessing_worker.output.describe import facts, own_grid, sample_of
 from geoprocessing_worker.output.stac import item, json_bytes
 from geoprocessing_worker.render.task_options import InfoOptions
@@ -19,8 +19,8 @@ from geoprocessing_worker.source.gdal_errors import named, named_errors
 from geoprocessing_worker.source.inspection import inspect_file
 
 
-def describe_file(request: TaskRequest[InfoOptions], report: Report) -> TaskResult:
-    """Tells the header, the place and the statistics of a file, and whether it is a cloud optimised GeoTIFF.
+def describe_file(request: TaskRequest[InfoOptions], report: ProgressCallback) -> TaskResult:
+    """Tells the header, the place and the statistics of a file, and whether it is a cloud optimized GeoTIFF.
 
     Raises:
         JobError: as `inspect_file`. Errors of GDAL come out as those.

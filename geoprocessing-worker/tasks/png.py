@@ -12,8 +12,8 @@ from pyproj import CRS
 
 from geoprocessing_worker.geo.crs import describe, parse_crs, reachable, to_gdal
 from geoprocessing_worker.geo.wkt import esri_wkt
-from geoprocessing_worker.handlers import OutputFile, Report, TaskRequest, TaskResult
-from geoprocessing_worker.output.metadata import Source, finite, summary
+from geoprocessing_worker.handlers import OutputFile, ProgressCallback, TaskRequest, TaskResult
+from geoprocessing_worker.output.metadata import SourceSummary, finite, summary
 from geoprocessing_worker.output.package import write_companions, write_picture
 from geoprocessing_worker.output.pixel_check import resemblance
 from geoprocessing_worker.output.sidecars import WORLD_EXTENSIONS, auxiliary_file
@@ -31,7 +31,7 @@ from geoprocessing_worker.source.sampling import Sample, take_sample
 
 PACKAGING = ("encode", "companions", "check")
 
-__all__ = ["ConversionRequest", "ConversionResult", "OutputFile", "Report", "convert", "explain", "preload"]
+__all__ = ["ConversionRequest", "ConversionResult", "OutputFile", "ProgressCallback", "convert", "explain", "preload"]
 
 
 ConversionRequest = TaskRequest[RenderOptions]
@@ -44,7 +44,7 @@ class ConversionResult(TaskResult):
 
 
 def convert(
-    request: ConversionRequest, report: Report, clock: Callable[[], float] = time.perf_counter
+    request: ConversionRequest, report: ProgressCallback, clock: Callable[[], float] = time.perf_counter
 ) -> ConversionResult:
     """Makes the picture and its sidecars in `request.output_folder`.
 
@@ -64,7 +64,7 @@ def convert(
         report("package", 0.0, "Writing picture, sidecars and metadata")
         image = write_picture(folder, request.stem, picture, options)
         watch.lap("encode")
-        block = summary(Source(request.source_name, header, sample), plan, picture, options)
+        block = summary(SourceSummary(request.source_name, header, sample), plan, picture, options)
         companions = write_companions(folder, request.stem, picture, options, block)
         watch.lap("companions")
         report("package", 80.0, "Checking what was made")
@@ -80,7 +80,7 @@ def convert(
             "selfCheck": {
                 "maxDistancePx": distance,
                 "placesCompared": likeness.compared,
-                "placesAlike": likeness.alike,
+                "matches": likeness.alike,
             },
         },
         timings={name: watch.laps[name] for name in ("inspect", "render")}

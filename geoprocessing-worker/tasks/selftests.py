@@ -24,12 +24,12 @@ NORTH_UP = Affine(30.0, 0.0, 400_000.0, 0.0, -30.0, 1_700_000.0)
 
 
 def picture(folder: Path) -> TaskResult:
-    """A colour picture, reprojected and checked as every picture is before it leaves."""
+    """A color picture, reprojected and checked as every picture is before it leaves."""
     return convert(_request(folder, RenderOptions()), _quiet)
 
 
 def cog(folder: Path) -> TaskResult:
-    """The same picture as a cloud optimised GeoTIFF, which is validated before it leaves."""
+    """The same picture as a cloud optimized GeoTIFF, which is validated before it leaves."""
     return make_cog(_request(folder, CogOptions()), _quiet)
 
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from geoprocessing_worker.errors import JobError, refused
+from geoprocessing_worker.errors import JobError, invalid_input
 from geoprocessing_worker.tiff.directory import BITS_PER_SAMPLE, COMPRESSION, PLACES, Directory, Tiff
 
 # From libtiff, Adobe's and other vendors' registrations, and tifffile.
@@ -79,7 +79,7 @@ def codec_in(path: Path) -> Codec | None:
 
 def unsupported(codec: Codec, **detail: str) -> JobError:
     """The refusal of a codec, by its code and name."""
-    return refused(
+    return invalid_input(
         "unsupported_compression",
         "The file is compressed in a way that cannot be read here. Save it with DEFLATE, LZW or ZSTD. "
         f"(It is {codec.name}, code {codec.code}.)",

@@ -10,7 +10,7 @@ import os
 import re
 from typing import BinaryIO, NamedTuple
 
-from geoprocessing_worker.errors import JobError, refused
+from geoprocessing_worker.errors import JobError, invalid_input
 
 LOOK = 64 << 10  # bytes at the beginning, and at the end
 LOOK_FOR_TEXT = 4096  # letters, none of which may be a control character
@@ -190,9 +190,9 @@ def not_a_tiff(file: BinaryIO) -> JobError:
     file.seek(max(0, size - LOOK))
     kind = kind_of(head, file.read(LOOK))
     if kind is None:
-        return refused("not_a_tiff", UNKNOWN, magic=head[:4].hex())
+        return invalid_input("not_a_tiff", UNKNOWN, magic=head[:4].hex())
     words = "is empty" if kind is EMPTY else f"is not a TIFF but {kind.name}"
-    return refused("not_a_tiff", f"This file {words}. {kind.cure}", magic=head[:4].hex(), found=kind.name)
+    return invalid_input("not_a_tiff", f"This file {words}. {kind.cure}", magic=head[:4].hex(), found=kind.name)
 
 
 def kind_of(head: bytes, tail: bytes) -> Kind | None:

@@ -17,7 +17,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from geoprocessing_worker.errors import JobError, malformed, refused, too_large, truncated
+from geoprocessing_worker.errors import JobError, invalid_input, malformed, too_large, truncated
 from geoprocessing_worker.tiff.compression import Codec, codec_of, unsupported
 from geoprocessing_worker.tiff.directory import (
     BITS_PER_SAMPLE,
@@ -53,7 +53,7 @@ UTF_8_MARK = b"\xef\xbb\xbf".decode("latin-1")  # GDAL skips it
 BYTES = frozenset({1, 2, 6, 7})  # TIFF's types of one byte
 
 # Domains that programs write of themselves and that lead nowhere. OVERVIEWS, GEOLOCATION and whatever a later GDAL may
-# follow are kept out by not being here. TILING_SCHEME is in our own web-optimised results, which later jobs take; GDAL
+# follow are kept out by not being here. TILING_SCHEME is in our own web-optimized results, which later jobs take; GDAL
 # writes it from an option of the one who calls, and never reads it.
 HARMLESS_DOMAINS = frozenset({
     "", "IMAGE_STRUCTURE", "COLOR_PROFILE", "IMAGERY", "RPC", "EXIF", "TILING_SCHEME", "rio_creation_kwds",
@@ -179,7 +179,7 @@ def check_domain(domain: str) -> None:
         JobError: `hostile_metadata`.
     """
     if domain not in HARMLESS_DOMAINS | DERIVED_DOMAINS:
-        raise refused(
+        raise invalid_input(
             "hostile_metadata",
             f"The file's metadata domain {domain[:80]!r} may point to other files, which are not followed. "
             "Save it without.",
@@ -202,7 +202,7 @@ def _domains(text: str) -> set[str]:
 
 
 def _unreadable(**detail: int) -> JobError:
-    return refused(
+    return invalid_input(
         "hostile_metadata",
         "The file's metadata are not written the way GDAL writes them, so what they lead to cannot be told. "
         "Save it without.",

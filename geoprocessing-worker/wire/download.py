@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 import httpx
 
-from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable, refused, worker_trouble
+from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable, invalid_input, worker_trouble
 from geoprocessing_worker.wire import transfer
 from geoprocessing_worker.wire.messages import JobInput
 
@@ -136,7 +136,7 @@ async def _check(response: httpx.Response, *, is_remote: bool) -> None:
         if is_remote:
             raise _refused_by(response)
         if response.status_code in (httpx.codes.NOT_FOUND, httpx.codes.GONE) and await _is_gone(response):
-            raise refused(
+            raise invalid_input(
                 "download_refused",
                 f"The job's file is gone from storage (status {response.status_code}). Upload it again in a new job.",
                 status=response.status_code,
@@ -146,7 +146,7 @@ async def _check(response: httpx.Response, *, is_remote: bool) -> None:
 
 def _refused_by(response: httpx.Response) -> JobError:
     status = f"{response.status_code} {response.reason_phrase}".strip()
-    return refused(
+    return invalid_input(
         "download_refused",
         f"{response.url.host} answered {status} for the file's address. "
         "Check that sourceUrl names a file that anyone may download.",
@@ -254,10 +254,10 @@ def _declared_bytes(response: httpx.Response) -> int:
 
 def _refuse_larger(size_bytes: int, max_bytes: int) -> None:
     if size_bytes > max_bytes:
-        raise refused(
+        raise invalid_input(
             "too_large",
             f"The file has more than {max_bytes / 1e6:.0f} MB, the most that is accepted here. "
-            "Compress it (for example as a cloud optimised GeoTIFF with JPEG or DEFLATE) or cut it into parts.",
+            "Compress it (for example as a cloud optimized GeoTIFF with JPEG or DEFLATE) or cut it into parts.",
             limit="MAX_FILE_SIZE",
             limit_bytes=max_bytes,
             size_bytes=size_bytes,

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable, refused
+from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable, invalid_input
 from geoprocessing_worker.wire import retry
 
 # Seconds that storage may be silent, and that a connection to it may take: one that lives answers within a few.
@@ -75,7 +75,7 @@ async def patiently(
             raise Unavailable("no-connection", type(error).__name__) from None
         except (httpx.InvalidURL, UnicodeError):
             # The second one of a name in letters beyond ASCII that stands for none, also in a redirect.
-            raise refused("address_refused", "The file's address is none that can be read.") from None
+            raise invalid_input("address_refused", "The file's address is none that can be read.") from None
 
     try:
         await retry.persist(retry.TRANSFER, once_named, remaining=pulse.patience_left)

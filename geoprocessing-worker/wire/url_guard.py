@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from geo_jobs_common.addresses import Network, is_local_name, is_public, parse_address
-from geoprocessing_worker.errors import ErrorClass, JobError, refused
+from geoprocessing_worker.errors import ErrorClass, JobError, invalid_input
 
 # Bytes; a claim of 64 jobs with all their URLs has about 1 MB.
 LARGEST_ANSWER = 8 * 1024 * 1024
@@ -140,7 +140,7 @@ def forget_cookies(client: httpx.AsyncClient) -> None:
 
 def source_refusal(why: str, **detail: str) -> JobError:
     """The refusal of an address that a person gave: trying again will not help."""
-    return refused("source_not_allowed", f"The file's address may not be fetched from here. {why}", **detail)
+    return invalid_input("source_not_allowed", f"The file's address may not be fetched from here. {why}", **detail)
 
 
 async def bound_answer(response: httpx.Response) -> None:

@@ -8,7 +8,7 @@ from typing import BinaryIO
 from clamdpy import ClamdNetworkSocket, ClamdUnixSocket
 from clamdpy.exceptions import ClamdException
 
-from geoprocessing_worker.errors import ErrorClass, JobError, refused
+from geoprocessing_worker.errors import ErrorClass, JobError, invalid_input
 
 # Seconds that the daemon may be silent; a large archive takes it a while.
 SILENCE = 120.0
@@ -42,7 +42,9 @@ class Scanner:
             raise _unavailable(type(error).__name__) from error
         status, reason = answer
         if status == "FOUND":
-            raise refused("malware_found", f"The virus scanner found {reason or 'something'} in the file.", name=reason)
+            raise invalid_input(
+                "malware_found", f"The virus scanner found {reason or 'something'} in the file.", name=reason
+            )
         if status != "OK":
             raise _unavailable(f"it answered {status}: {reason}")
 

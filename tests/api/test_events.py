@@ -66,7 +66,7 @@ def test_a_live_stream_tells_every_move_and_ends_after_the_last(
 
 
 def test_a_stream_is_resumed_after_the_last_event_that_was_seen(person: Person) -> None:
-    """`Last-Event-ID` is honoured on an ended job too: the rest comes and the stream ends."""
+    """`Last-Event-ID` is honored on an ended job too: the rest comes and the stream ends."""
     job_id = person.submit()
     person.cancel(job_id)
     events = person.events(job_id)

@@ -227,7 +227,7 @@ def test_an_unlocked_job_goes_back_to_its_place_and_its_worker_has_lost_it(
 def test_dead_letters_go_back_by_filter(
     api: RunningApi, person: Person, worker: Worker, admin: Person, command: Callable[..., str]
 ) -> None:
-    """By code, class and number; owners reach their own only, and a misspelt filter is refused, not ignored."""
+    """By code, class and number; owners reach their own only, and a misspelled filter is refused, not ignored."""
     bob = Person(api, "bob")
     jobs = [person.submit(), person.submit(), bob.submit(), person.submit()]
     for code in ("broken", "full", "broken", "broken"):
@@ -286,7 +286,7 @@ def test_open_jobs_are_cancelled_by_filter(
 def test_a_filter_that_names_nothing_cancels_nothing(
     api: RunningApi, person: Person, command: Callable[..., str]
 ) -> None:
-    """An empty body is a mistake more often than a wish, and so is a misspelt field or a job together with a filter."""
+    """An empty body is usually a mistake, and so is a misspelled field or a job together with a filter."""
     job_id = person.submit()
     for body in ({}, {"state": None}, {"limit": 5}, {"reason": "all"}, {"status": "queued"}, {"state": "succeeded"}):
         assert code_of(person.http.post("/api/geo-jobs/cancel", json=body)) == (422, "validation")

@@ -56,7 +56,7 @@ def test_the_shipped_types_have_the_outputs_that_their_handlers_make(person: Per
 
 
 def test_only_administrators_change_types_and_only_to_what_can_be(person: Person, admin: Person) -> None:
-    """Others are told that they may not; a misspelt or impossible field is named, and nothing changes."""
+    """Others are told that they may not; a misspelled or impossible field is named, and nothing changes."""
     assert code_of(person.http.patch("/api/task-types/geotiff_to_png", json={"paused": True})) == (403, "not-allowed")
     assert code_of(person.http.put("/api/task-types/noise", json=NOISE)) == (403, "not-allowed")
     impossible: list[dict[str, Any]] = [

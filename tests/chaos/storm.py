@@ -109,7 +109,7 @@ def run(storm: Storm, folder: Path) -> Outcome:
             )
             hook = stay.enter_context(receiver())
             stack.person().post("/api/webhooks", json={"url": hook.url}).raise_for_status()
-            colours = submit_all(stack, storm)
+            colors = submit_all(stack, storm)
             port = int(stack.base_url.rsplit(":", 1)[1])
             with fault_proxy(FaultProxy(port, storm.seed, storm.factor, storm.held_open)) as proxy:
                 fleet = Fleet(stack, proxy, storm.workers, WORKER)
@@ -129,7 +129,7 @@ def run(storm: Storm, folder: Path) -> Outcome:
                 codes = fleet.stop()
                 wrong += [f"a worker ended with {code}" for code in codes if code not in UNHURT]
             _wait_for_word(url)
-            wrong += complaints(url, stack.base_url, colours, limit, hook.received)
+            wrong += complaints(url, stack.base_url, colors, limit, hook.received)
             wrong += [f"left behind: {path}" for path in left_files(folder)]
             counted = rows(url, "SELECT type, count(*) AS n FROM job_events GROUP BY type ORDER BY type")
             events = {str(row["type"]): int(row["n"]) for row in counted}
@@ -139,20 +139,20 @@ def run(storm: Storm, folder: Path) -> Outcome:
 
 
 def submit_all(stack: Programs, storm: Storm) -> dict[str, tuple[int, int, int]]:
-    """Make all jobs, each with a colour of its own, the last of them to wait for one of the others each.
+    """Make all jobs, each with a color of its own, the last of them to wait for one of the others each.
 
     Returns:
-        The colours by job id.
+        The colors by job id.
     """
     source = random.Random(storm.seed)
-    colours = [(source.randrange(256), source.randrange(256), source.randrange(256)) for _ in range(storm.jobs)]
+    colors = [(source.randrange(256), source.randrange(256), source.randrange(256)) for _ in range(storm.jobs)]
     folder = stack.folder / "sources"
     folder.mkdir()
     with httpx.Client(base_url=stack.base_url, headers=bearer(), timeout=60) as person, httpx.Client() as storage:
 
         def submit(numbered: tuple[int, tuple[int, int, int]], parent: str | None = None) -> str:
-            number, colour = numbered
-            pixels = np.broadcast_to(np.array(colour, "uint8")[:, None, None], (3, 24, 32))
+            number, color = numbered
+            pixels = np.broadcast_to(np.array(color, "uint8")[:, None, None], (3, 24, 32))
             path = Tiff(np.ascontiguousarray(pixels)).write(folder / f"{number}.tif")
             content = path.read_bytes()
             path.unlink()
@@ -165,12 +165,12 @@ def submit_all(stack: Programs, storm: Storm) -> dict[str, tuple[int, int, int]]
             storage.put(slot["uploadUrl"], content=io.BytesIO(content).getvalue(), timeout=60).raise_for_status()
             return job_id
 
-        numbered = list(enumerate(colours))
+        numbered = list(enumerate(colors))
         alone = numbered[: len(numbered) - len(numbered) // CHILDREN]
         with ThreadPoolExecutor(4) as pool:
             ids = list(pool.map(submit, alone))
             ids += pool.map(submit, numbered[len(alone) :], [source.choice(ids) for _ in numbered[len(alone) :]])
-    return dict(zip(ids, colours, strict=True))
+    return dict(zip(ids, colors, strict=True))
 
 
 def _wait_for_the_end(url: str, storm: Storm) -> None:

@@ -40,7 +40,7 @@ def test_the_judge_sees_what_is_lost_double_stale_or_torn(api: RunningApi, tmp_p
     worker.heartbeat(job)
     outputs = worker.upload(job, b"no picture")
     worker.call("complete", job, {"outputs": outputs}).raise_for_status()
-    colours = {done: (1, 2, 3), waiting: (1, 2, 3), "absent": (0, 0, 0)}
+    colors = {done: (1, 2, 3), waiting: (1, 2, 3), "absent": (0, 0, 0)}
     rows(url, "UPDATE jobs SET attempt = 2 WHERE id = %s", done)
     rows(url, "UPDATE lease_outcomes SET lease_seq = 9")
     rows(url, "INSERT INTO job_events (job_id, type, state) VALUES (%s, 'succeeded', 'succeeded')", done)
@@ -56,7 +56,7 @@ def test_the_judge_sees_what_is_lost_double_stale_or_torn(api: RunningApi, tmp_p
         if path.is_file():
             path.write_bytes(b"torn")
     (tmp_path / "worker" / "jobs" / "outbox" / "x").mkdir(parents=True)
-    said = "\n".join(complaints(url, api.base_url, colours, 0, told))
+    said = "\n".join(complaints(url, api.base_url, colors, 0, told))
     for words in (
         "absent: is not there",
         f"{waiting}: is queued",

@@ -28,7 +28,7 @@ RUNNING = {
 def complaints(
     database_url: str,
     api_url: str,
-    colours: dict[str, tuple[int, int, int]],
+    colors: dict[str, tuple[int, int, int]],
     limit: int,
     told: Sequence[Received] = (),
 ) -> list[str]:
@@ -37,15 +37,15 @@ def complaints(
     Args:
         database_url: behind the API.
         api_url: of the API itself, not of a proxy.
-        colours: of each job's picture, by job id.
+        colors: of each job's picture, by job id.
         limit: of jobs that may run at once.
         told: what came to the webhook, if there is one.
     """
     return [
-        *_of_the_queue(database_url, set(colours), limit),
+        *_of_the_queue(database_url, set(colors), limit),
         *_of_the_order(database_url),
-        *_of_the_webhook(database_url, set(colours), told),
-        *_of_the_outputs(api_url, database_url, colours),
+        *_of_the_webhook(database_url, set(colors), told),
+        *_of_the_outputs(api_url, database_url, colors),
     ]
 
 
@@ -104,7 +104,7 @@ def _of_the_queue(database_url: str, ids: set[str], limit: int) -> Iterator[str]
         yield f"{running} jobs still run, by the events"
 
 
-def _of_the_outputs(api_url: str, database_url: str, colours: dict[str, tuple[int, int, int]]) -> Iterator[str]:
+def _of_the_outputs(api_url: str, database_url: str, colors: dict[str, tuple[int, int, int]]) -> Iterator[str]:
     winners = {
         str(row["job_id"]): int(row["lease_seq"])
         for row in rows(database_url, "SELECT job_id, lease_seq FROM lease_outcomes WHERE state = 'succeeded'")
@@ -116,10 +116,10 @@ def _of_the_outputs(api_url: str, database_url: str, colours: dict[str, tuple[in
             if not answer.is_success:
                 return [f"{job_id}: no outputs ({answer.status_code})"]
             found = answer.json()["outputs"]
-            return [*_of_one(storage.get, job_id, found, winners.get(job_id, 0), colours[job_id])]
+            return [*_of_one(storage.get, job_id, found, winners.get(job_id, 0), colors[job_id])]
 
         with ThreadPoolExecutor(4) as pool:
-            for lines in pool.map(look, colours):
+            for lines in pool.map(look, colors):
                 yield from lines
 
 
@@ -128,7 +128,7 @@ def _of_one(
     job_id: str,
     outputs: list[dict[str, Any]],
     lease_seq: int,
-    colour: tuple[int, int, int],
+    color: tuple[int, int, int],
 ) -> Iterator[str]:
     if len(outputs) != 6:
         yield f"{job_id}: {len(outputs)} outputs"
@@ -141,8 +141,8 @@ def _of_one(
         elif output["name"].endswith(".png"):
             with Image.open(io.BytesIO(content)) as picture:
                 shown = picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2))
-            if shown != colour:
-                yield f"{job_id}: {output['name']} shows {shown}, not {colour}"
+            if shown != color:
+                yield f"{job_id}: {output['name']} shows {shown}, not {color}"
 
 
 def left_files(folder: Path) -> list[str]:

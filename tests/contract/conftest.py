@@ -10,8 +10,8 @@ from pydantic import SecretStr
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.handlers import TaskResult
 from geoprocessing_worker.jobs.outbox import Outbox
-from geoprocessing_worker.jobs.report_sender import Courier
-from geoprocessing_worker.jobs.runner import Tools
+from geoprocessing_worker.jobs.report_sender import ReportSender
+from geoprocessing_worker.jobs.runner import WorkerContext
 from geoprocessing_worker.plugins.registry import load
 from geoprocessing_worker.sandbox.process import Sandbox
 from geoprocessing_worker.tasks.child import perform
@@ -27,17 +27,17 @@ def person(api: RunningApi) -> Person:
 
 
 @pytest.fixture
-async def tools(api: RunningApi, tmp_path: Path) -> AsyncIterator[Tools]:
+async def tools(api: RunningApi, tmp_path: Path) -> AsyncIterator[WorkerContext]:
     """A real worker's tools, pointed at the real API."""
     async with httpx.AsyncClient(base_url=api.base_url) as http, httpx.AsyncClient() as storage:
         job_api = JobApi(http, SecretStr(WORKER_TOKEN))
         outbox = Outbox(tmp_path / "work", api.base_url, max_age=3600, max_reports=10)
         settings = Settings(api_base_url=api.base_url, temp_dir=tmp_path / "work", poll_interval=0.1)
-        yield Tools(
+        yield WorkerContext(
             settings=settings,
             tasks=load(settings),
             api=job_api,
-            courier=Courier(outbox, job_api, storage),
+            courier=ReportSender(outbox, job_api, storage),
             storage=storage,
             sources=storage,
             sandbox=Sandbox(perform, TaskResult, preload=("geoprocessing_worker.tasks.preload",)),

@@ -18,8 +18,8 @@ from starlette.responses import Response
 
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.jobs.outbox import Outbox
-from geoprocessing_worker.jobs.report_sender import Courier
-from geoprocessing_worker.jobs.runner import Ending, JobRunner, Tools
+from geoprocessing_worker.jobs.report_sender import ReportSender
+from geoprocessing_worker.jobs.runner import Ending, JobRunner, WorkerContext
 from geoprocessing_worker.plugins.registry import Tasks, bind
 from geoprocessing_worker.tasks.builtin import GEOTIFF_INFO
 from geoprocessing_worker.wire.client import JobApi
@@ -34,7 +34,7 @@ from tests.support.waiting import in_thread
 MAP = Tiff(np.full((3, 300, 400), 90, "uint8"), "EPSG:32638", UTM)
 
 
-async def work_off(tools: Tools, task_type: str) -> Ending:
+async def work_off(tools: WorkerContext, task_type: str) -> Ending:
     asked = request().model_copy(update={"task_types": (task_type,)})
     answer = await tools.api.claim(asked)
     assert answer is not None
@@ -43,7 +43,7 @@ async def work_off(tools: Tools, task_type: str) -> Ending:
     return await JobRunner(job, tools, asyncio.Event()).run()
 
 
-def test_the_api_knows_each_kind_of_job_as_its_handler_tells_it(tools: Tools, person: Person) -> None:
+def test_the_api_knows_each_kind_of_job_as_its_handler_tells_it(tools: WorkerContext, person: Person) -> None:
     """Suffixes, content types, sizes, formats and times: what one side changes the other must too."""
     for task in tools.tasks:
         told = json.loads(task.handler.announced.model_dump_json(by_alias=True))
@@ -60,7 +60,7 @@ def test_the_api_knows_each_kind_of_job_as_its_handler_tells_it(tools: Tools, pe
     [("geotiff_to_cog", [".json", ".tif"]), ("geotiff_info", [".json"]), ("geotiff_to_tiles", [".json", ".pmtiles"])],
 )
 async def test_each_kind_of_job_is_done_from_submission_to_download(
-    task_type: str, endings: list[str], tools: Tools, person: Person, tmp_path: Path
+    task_type: str, endings: list[str], tools: WorkerContext, person: Person, tmp_path: Path
 ) -> None:
     source = MAP.write(tmp_path / "map.tif").read_bytes()
     job_id = await in_thread(lambda: person.submit({}, source, taskType=task_type))
@@ -75,7 +75,9 @@ async def test_each_kind_of_job_is_done_from_submission_to_download(
 
 
 @pytest.fixture
-async def linked(api_server: Callable[..., RunningApi], tmp_path: Path) -> AsyncIterator[tuple[RunningApi, Tools]]:
+async def linked(
+    api_server: Callable[..., RunningApi], tmp_path: Path
+) -> AsyncIterator[tuple[RunningApi, WorkerContext]]:
     """An API and a worker that both fetch files from the loopback address."""
     from geoprocessing_worker.handlers import TaskResult
     from geoprocessing_worker.plugins.registry import load
@@ -93,11 +95,11 @@ async def linked(api_server: Callable[..., RunningApi], tmp_path: Path) -> Async
         outbox = Outbox(tmp_path / "work", api.base_url, max_age=3600, max_reports=10)
         yield (
             api,
-            Tools(
+            WorkerContext(
                 settings=settings,
                 tasks=load(settings),
                 api=job_api,
-                courier=Courier(outbox, job_api, storage),
+                courier=ReportSender(outbox, job_api, storage),
                 storage=storage,
                 sources=sources,
                 sandbox=Sandbox(perform, TaskResult, preload=("geoprocessing_worker.tasks.preload",)),
@@ -106,7 +108,7 @@ async def linked(api_server: Callable[..., RunningApi], tmp_path: Path) -> Async
 
 
 async def test_a_source_is_worked_on_once_for_each_of_its_versions(
-    linked: tuple[RunningApi, Tools], server: ScriptedApi, tmp_path: Path
+    linked: tuple[RunningApi, WorkerContext], server: ScriptedApi, tmp_path: Path
 ) -> None:
     """The second job of a source ends without work; once the source has changed, the third one works again."""
     api, tools = linked
@@ -144,7 +146,7 @@ async def test_a_source_is_worked_on_once_for_each_of_its_versions(
     ("most", "state", "why"), [(1, "failed", "no attempts are left"), (3, "queued", "It is tried again at ")]
 )
 async def test_only_the_server_says_whether_a_job_is_tried_again(
-    most: int, state: str, why: str, tools: Tools, person: Person, api: RunningApi, tmp_path: Path
+    most: int, state: str, why: str, tools: WorkerContext, person: Person, api: RunningApi, tmp_path: Path
 ) -> None:
     """After its last attempt a job has failed for good, and nothing in it promises another one."""
     admin = Person(api, "root", admin=True)

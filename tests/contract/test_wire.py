@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from geoprocessing_worker.errors import CancelRequested, ErrorClass, JobError, LeaseLost, Rejected, TokenRefused
 from geoprocessing_worker.jobs.lease import Lease, LeaseKeeper
-from geoprocessing_worker.jobs.runner import Ending, JobRunner, Tools
+from geoprocessing_worker.jobs.runner import Ending, JobRunner, WorkerContext
 from geoprocessing_worker.wire.client import JobApi
 from geoprocessing_worker.wire.messages import ClaimedJob, ClaimRequest, Completion, Failure, Progress, ReportedOutput
 from tests.support.api import RunningApi
@@ -32,14 +32,14 @@ def request(*, wait_seconds: float = 5, max_jobs: int = 1, claim_id: str | None 
     )
 
 
-async def claimed(tools: Tools) -> tuple[ClaimedJob, Lease]:
+async def claimed(tools: WorkerContext) -> tuple[ClaimedJob, Lease]:
     answer = await tools.api.claim(request())
     assert answer is not None
     (job,) = answer.jobs
     return job, Lease(job)
 
 
-async def put(tools: Tools, job: ClaimedJob, ending: str, content: bytes) -> ReportedOutput:
+async def put(tools: WorkerContext, job: ClaimedJob, ending: str, content: bytes) -> ReportedOutput:
     slot = next(slot for slot in job.uploads if slot.name.endswith(ending))
     answer = await tools.storage.request(slot.method, slot.url, content=content, headers=slot.headers)
     assert answer.is_success
@@ -47,11 +47,11 @@ async def put(tools: Tools, job: ClaimedJob, ending: str, content: bytes) -> Rep
     return ReportedOutput(name=slot.name, size_bytes=len(content), sha256=digest, content_type=slot.content_type)
 
 
-async def test_an_idle_queue_answers_none(tools: Tools) -> None:
+async def test_an_idle_queue_answers_none(tools: WorkerContext) -> None:
     assert await tools.api.claim(request(wait_seconds=0)) is None
 
 
-async def test_a_claim_says_all_that_a_worker_needs(tools: Tools, person: Person) -> None:
+async def test_a_claim_says_all_that_a_worker_needs(tools: WorkerContext, person: Person) -> None:
     job_id = await in_thread(person.submit, {"maxSize": 77})
     job, _ = await claimed(tools)
     assert (job.id, job.attempt, job.input_payload) == (job_id, 1, {"maxSize": 77})
@@ -62,7 +62,7 @@ async def test_a_claim_says_all_that_a_worker_needs(tools: Tools, person: Person
     assert endings == {".png", ".pgw", ".prj", ".png.aux.xml", "_thumb.png", ".json"}
 
 
-async def test_the_same_claim_id_brings_the_same_lease_again(tools: Tools, person: Person) -> None:
+async def test_the_same_claim_id_brings_the_same_lease_again(tools: WorkerContext, person: Person) -> None:
     await in_thread(person.submit)
     again = request()
     first, second = await tools.api.claim(again), await tools.api.claim(again)
@@ -71,7 +71,9 @@ async def test_the_same_claim_id_brings_the_same_lease_again(tools: Tools, perso
     assert first.jobs[0].lease_token == second.jobs[0].lease_token
 
 
-async def test_heartbeats_and_progress_renew_and_progress_reaches_the_person(tools: Tools, person: Person) -> None:
+async def test_heartbeats_and_progress_renew_and_progress_reaches_the_person(
+    tools: WorkerContext, person: Person
+) -> None:
     job_id = await in_thread(person.submit)
     _, lease = await claimed(tools)
     renewed = await tools.api.heartbeat(lease)
@@ -82,7 +84,7 @@ async def test_heartbeats_and_progress_renew_and_progress_reaches_the_person(too
     assert seen["percent"] == 40
 
 
-async def test_a_completion_publishes_and_its_repetition_is_replayed(tools: Tools, person: Person) -> None:
+async def test_a_completion_publishes_and_its_repetition_is_replayed(tools: WorkerContext, person: Person) -> None:
     job_id = await in_thread(person.submit)
     job, lease = await claimed(tools)
     await tools.api.heartbeat(lease)
@@ -96,7 +98,7 @@ async def test_a_completion_publishes_and_its_repetition_is_replayed(tools: Tool
     assert (await in_thread(person.look, job_id))["metadata"] == {"width": 1}
 
 
-async def test_outputs_that_are_not_there_are_rejected(tools: Tools, person: Person) -> None:
+async def test_outputs_that_are_not_there_are_rejected(tools: WorkerContext, person: Person) -> None:
     await in_thread(person.submit)
     job, lease = await claimed(tools)
     await tools.api.heartbeat(lease)
@@ -118,7 +120,7 @@ async def test_outputs_that_are_not_there_are_rejected(tools: Tools, person: Per
     ],
 )
 async def test_the_server_decides_what_becomes_of_each_class_of_failure(
-    tools: Tools, person: Person, error_class: ErrorClass, state: str
+    tools: WorkerContext, person: Person, error_class: ErrorClass, state: str
 ) -> None:
     job_id = await in_thread(person.submit)
     _, lease = await claimed(tools)
@@ -133,7 +135,7 @@ async def test_the_server_decides_what_becomes_of_each_class_of_failure(
     assert seen["error"] is None if blameless else seen["error"]["code"] == "some_code"
 
 
-async def test_a_cancel_reaches_the_worker_and_its_answer_ends_the_job(tools: Tools, person: Person) -> None:
+async def test_a_cancel_reaches_the_worker_and_its_answer_ends_the_job(tools: WorkerContext, person: Person) -> None:
     job_id = await in_thread(person.submit)
     _, lease = await claimed(tools)
     keeper = LeaseKeeper(tools.api, lease, interval=0.05)
@@ -146,7 +148,7 @@ async def test_a_cancel_reaches_the_worker_and_its_answer_ends_the_job(tools: To
 
 
 async def test_a_heartbeat_that_is_held_open_is_answered_when_the_job_is_cancelled(
-    tools: Tools, person: Person
+    tools: WorkerContext, person: Person
 ) -> None:
     job_id = await in_thread(person.submit)
     _, lease = await claimed(tools)
@@ -159,7 +161,7 @@ async def test_a_heartbeat_that_is_held_open_is_answered_when_the_job_is_cancell
     assert answer.cancel.reason == "wrong file"
 
 
-async def test_a_heartbeat_is_held_open_no_longer_than_it_asked_for(tools: Tools, person: Person) -> None:
+async def test_a_heartbeat_is_held_open_no_longer_than_it_asked_for(tools: WorkerContext, person: Person) -> None:
     await in_thread(person.submit)
     _, lease = await claimed(tools)
     await tools.api.heartbeat(lease)
@@ -168,7 +170,7 @@ async def test_a_heartbeat_is_held_open_no_longer_than_it_asked_for(tools: Tools
 
 
 async def test_a_stale_lease_can_do_nothing_and_its_files_are_never_seen(
-    tools: Tools, person: Person, api: RunningApi
+    tools: WorkerContext, person: Person, api: RunningApi
 ) -> None:
     job_id = await in_thread(person.submit)
     stale_job, stale = await claimed(tools)
@@ -212,7 +214,7 @@ async def test_a_wrong_token_is_refused_and_not_mistaken_for_anything_else(api: 
     ],
 )
 async def test_whatever_a_file_is_called_worker_and_api_agree_on_the_names_of_its_results(
-    tools: Tools, person: Person, tmp_path: Path, name: str
+    tools: WorkerContext, person: Person, tmp_path: Path, name: str
 ) -> None:
     content = Tiff(np.full((3, 20, 30), 90, "uint8")).write(tmp_path / "made.tif").read_bytes()
     created = await in_thread(person.create)
@@ -224,7 +226,7 @@ async def test_whatever_a_file_is_called_worker_and_api_agree_on_the_names_of_it
     assert len(seen["outputs"]) == 6
 
 
-async def test_a_cancel_without_a_reason_reaches_the_worker_too(tools: Tools, person: Person) -> None:
+async def test_a_cancel_without_a_reason_reaches_the_worker_too(tools: WorkerContext, person: Person) -> None:
     job_id = await in_thread(person.submit)
     _, lease = await claimed(tools)
     await tools.api.heartbeat(lease)
@@ -235,7 +237,7 @@ async def test_a_cancel_without_a_reason_reaches_the_worker_too(tools: Tools, pe
 
 @pytest.mark.parametrize("output_format", ["JPEG", "jpg", "Png", "WebP"])
 async def test_formats_are_understood_in_capitals_on_both_sides(
-    tools: Tools, person: Person, tmp_path: Path, output_format: str
+    tools: WorkerContext, person: Person, tmp_path: Path, output_format: str
 ) -> None:
     content = Tiff(np.full((3, 20, 30), 90, "uint8")).write(tmp_path / "made.tif").read_bytes()
     await in_thread(person.submit, {"outputFormat": output_format}, content)

@@ -15,7 +15,7 @@ from affine import Affine
 
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.render.options import RenderOptions
-from geoprocessing_worker.sandbox.landlock import Reach
+from geoprocessing_worker.sandbox.landlock import AllowedPaths
 from geoprocessing_worker.sandbox.process import Limits, Sandbox
 from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.tasks.builtin import GEOTIFF_INFO
@@ -47,7 +47,7 @@ async def render(path: Path, *, validate_headers: bool = True) -> ConversionResu
         source_name="a.tif",
         validate_headers=validate_headers,
     )
-    return await box().run(request, lambda *_: None, Reach((path,), (out,)))
+    return await box().run(request, lambda *_: None, AllowedPaths((path,), (out,)))
 
 
 def gigapixels(path: Path) -> None:

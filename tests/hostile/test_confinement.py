@@ -18,12 +18,12 @@ from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ConfigurationError
 from geoprocessing_worker.render.options import RenderOptions
 from geoprocessing_worker.sandbox import landlock
-from geoprocessing_worker.sandbox.landlock import Layer, Reach
+from geoprocessing_worker.sandbox.landlock import AllowedPaths, Layer
 from geoprocessing_worker.sandbox.process import Limits, Sandbox
 from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, convert
 from tests.support.attacks import DONE, attack, tell_limits
 from tests.support.canary import Canary
-from tests.support.child_work import Deed, Told
+from tests.support.child_work import ChildReply, Deed
 from tests.support.processes import ROOT
 from tests.support.rasters import Tiff, quarters
 
@@ -34,8 +34,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def box(*, confine: bool = True) -> Sandbox[Deed, Told]:
-    return Sandbox(attack, Told, preload=PRELOAD, confine=confine)
+def box(*, confine: bool = True) -> Sandbox[Deed, ChildReply]:
+    return Sandbox(attack, ChildReply, preload=PRELOAD, confine=confine)
 
 
 def aim_of(name: str, bird: Canary, tmp_path: Path) -> Path:
@@ -105,7 +105,7 @@ async def test_a_process_that_was_taken_over_reaches_nothing(name: str, bird: Ca
         listener.bind(str(tmp_path / "socket"))
         listener.listen()
         deed = Deed(name=name, path=aim_of(name, bird, tmp_path))
-        told = await box().run(deed, lambda *_: None, Reach(writable=(tmp_path / "job",)))
+        told = await box().run(deed, lambda *_: None, AllowedPaths(writable=(tmp_path / "job",)))
     assert told.text == "PermissionError"
     assert bird.touched() == []
 
@@ -161,7 +161,7 @@ def test_where_two_walls_stand_before_the_same_thing_each_holds_alone(
     ],
 )
 async def test_each_limit_is_set(name: str, value: object) -> None:
-    told = await Sandbox(tell_limits, Told, preload=PRELOAD, limits=LIMITS).run(Deed(name=""), lambda *_: None)
+    told = await Sandbox(tell_limits, ChildReply, preload=PRELOAD, limits=LIMITS).run(Deed(name=""), lambda *_: None)
     assert json.loads(told.text)[name] == value
 
 
@@ -195,24 +195,24 @@ def test_what_the_system_or_a_library_sets_as_well_is_set_by_ourselves() -> None
 @pytest.mark.parametrize("name", ["write much", "open many files", "make threads"])
 async def test_a_limit_that_is_met_is_an_error_and_not_an_end(name: str, bird: Canary, tmp_path: Path) -> None:
     path = tmp_path if name == "write much" else bird.path
-    told = await Sandbox(attack, Told, preload=PRELOAD, limits=LIMITS, confine=False).run(
+    told = await Sandbox(attack, ChildReply, preload=PRELOAD, limits=LIMITS, confine=False).run(
         Deed(name=name, path=path), lambda *_: None
     )
     assert told.text == "OSError"
 
 
 async def test_a_job_has_its_own_files_and_no_more(tmp_path: Path) -> None:
-    """What it may read it reads, what it may write it writes; its neighbour's folder is as shut as all else."""
-    mine, neighbours = tmp_path / "mine", tmp_path / "neighbours"
-    for folder in (mine, neighbours):
+    """What it may read it reads, what it may write it writes; its neighbor's folder is as shut as all else."""
+    mine, neighbors = tmp_path / "mine", tmp_path / "neighbors"
+    for folder in (mine, neighbors):
         folder.mkdir()
         (folder / "input").write_text("a map")
-    reach = Reach((mine / "input",), (mine,))
+    reach = AllowedPaths((mine / "input",), (mine,))
     for name, path, outcome in [
         ("read a file", mine / "input", DONE),
         ("write a file", mine, DONE),
-        ("read a file", neighbours / "input", "PermissionError"),
-        ("write a file", neighbours, "PermissionError"),
+        ("read a file", neighbors / "input", "PermissionError"),
+        ("write a file", neighbors, "PermissionError"),
     ]:
         assert (await box().run(Deed(name=name, path=path), lambda *_: None, reach)).text == outcome, (name, path)
 
@@ -226,20 +226,20 @@ async def test_gdal_has_no_driver_but_those_that_are_needed(tmp_path: Path) -> N
         f"<SourceFilename>{tif}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"
     )
     for name, path, outcome in (("open a GeoTIFF", tif, DONE), ("open a VRT", vrt, "RasterioIOError")):
-        told = await box().run(Deed(name=name, path=path), lambda *_: None, Reach((tmp_path,)))
+        told = await box().run(Deed(name=name, path=path), lambda *_: None, AllowedPaths((tmp_path,)))
         assert told.text == outcome
 
 
 async def test_what_the_cog_writer_needs_of_vrt_opens_none(tmp_path: Path) -> None:
     """GDAL's COG driver makes VRT datasets in memory; no VRT is opened after that, by whatever name it is given."""
     data = np.concatenate([quarters(20), np.full((1, 20, 20), 255, np.uint8)])
-    source = Tiff(data, colours=("red", "green", "blue", "alpha")).write(tmp_path / "a.tif")
+    source = Tiff(data, colors=("red", "green", "blue", "alpha")).write(tmp_path / "a.tif")
     (tmp_path / "a.vrt").write_text(
         '<VRTDataset rasterXSize="20" rasterYSize="20"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
         f"<SourceFilename>{source}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"
     )
     deed = Deed(name="open a VRT after using some", path=tmp_path)
-    told = await box().run(deed, lambda *_: None, Reach((tmp_path,), (tmp_path,)))
+    told = await box().run(deed, lambda *_: None, AllowedPaths((tmp_path,), (tmp_path,)))
     assert told.text == "PermissionError"
     assert (tmp_path / "made.tif").exists()
 
@@ -260,7 +260,7 @@ async def test_an_honest_file_is_rendered_within_the_walls(output_format: str, t
         options=RenderOptions.model_validate({"outputFormat": output_format, "maxSize": 300}),
         source_name="a.tif",
     )
-    result = await sandbox.run(request, lambda *_: None, Reach((source,), (out,)))
+    result = await sandbox.run(request, lambda *_: None, AllowedPaths((source,), (out,)))
     assert {output.path.name for output in result.outputs} == {path.name for path in out.iterdir()}
 
 

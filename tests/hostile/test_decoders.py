@@ -1,4 +1,4 @@
-"""What only a decoder of pixels, colours or places meets: a picture or a named refusal, within the limits."""
+"""What only a decoder of pixels, colors or places meets: a picture or a named refusal, within the limits."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def profiles() -> dict[str, bytes]:
         "tags without end": whole[:128] + b"\xff" * 4 + whole[132:],
         "tags beyond the end": whole[:136] + b"\xff" * 8 + whole[144:],
         "says it is larger": b"\x7f\xff\xff\xff" + whole[4:],
-        "of other colours": whole[:16] + b"CMYK" + whole[20:],
+        "of other colors": whole[:16] + b"CMYK" + whole[20:],
         "empty": b"",
     }
 
 
 @pytest.mark.parametrize("kind", profiles())
-async def test_a_broken_colour_profile_changes_no_colour_and_breaks_nothing(kind: str, tmp_path: Path) -> None:
+async def test_a_broken_color_profile_changes_no_color_and_breaks_nothing(kind: str, tmp_path: Path) -> None:
     profile = profiles()[kind] or b"\0"
     pixels = bytes(range(256)) * 3
     tags = rgb(t34675=(UNDEFINED, list(profile)), t273=(LONG, [20_000]))
@@ -92,7 +92,7 @@ async def test_a_broken_colour_profile_changes_no_colour_and_breaks_nothing(kind
 
 
 @pytest.mark.parametrize(("megabytes", "code"), [(50, None), (100, "too_large")])
-async def test_a_colour_profile_of_many_megabytes_is_not_used(megabytes: int, code: str | None, tmp_path: Path) -> None:
+async def test_a_color_profile_of_many_megabytes_is_not_used(megabytes: int, code: str | None, tmp_path: Path) -> None:
     tags = rgb(t34675=(UNDEFINED, [0] * 10), t273=(LONG, [8]))
     RawTiff([tags], counts={34675: megabytes * 10**6}, places={34675: 1000}).write(tmp_path / "a.tif")
     with (tmp_path / "a.tif").open("r+b") as file:

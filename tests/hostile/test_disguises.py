@@ -14,7 +14,7 @@ from pyproj import CRS
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.geo.crs import from_gdal, parse_crs
 from geoprocessing_worker.render.options import RenderOptions
-from geoprocessing_worker.sandbox.landlock import Reach
+from geoprocessing_worker.sandbox.landlock import AllowedPaths
 from geoprocessing_worker.sandbox.process import Sandbox
 from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, convert
 from tests.support.canary import Canary
@@ -128,7 +128,7 @@ async def convert_in_a_child(source: Path, options: RenderOptions, out: Path) ->
     out.mkdir()
     request = ConversionRequest(source=source, output_folder=out, stem="a", options=options, source_name="a.tif")
     box = Sandbox(convert, ConversionResult, preload=("geoprocessing_worker.tasks.preload",))
-    return await box.run(request, lambda *_: None, Reach((source,), (out,)))
+    return await box.run(request, lambda *_: None, AllowedPaths((source,), (out,)))
 
 
 @pytest.mark.parametrize("field", ["coordinateSystem", "sourceCrs"])

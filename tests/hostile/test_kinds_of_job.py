@@ -14,7 +14,7 @@ from geoprocessing_worker.handlers import Opens, TaskRequest, TaskResult
 from geoprocessing_worker.plugins import registry
 from geoprocessing_worker.plugins.calls import Call
 from geoprocessing_worker.sandbox import landlock
-from geoprocessing_worker.sandbox.landlock import Reach
+from geoprocessing_worker.sandbox.landlock import AllowedPaths
 from geoprocessing_worker.sandbox.process import Limits, Sandbox
 from geoprocessing_worker.tasks.child import perform
 from tests.hostile.test_bombs import (
@@ -53,7 +53,7 @@ async def do(path: Path, kind: str, *, validate_headers: bool = True, work: str 
     )
     call = Call(work or task.handler.work, request, task.handler.opens)
     readable = (path,) if work is None else (path, ROOT)
-    return await box.run(call, lambda *_: None, Reach(readable, (out,)))
+    return await box.run(call, lambda *_: None, AllowedPaths(readable, (out,)))
 
 
 def page(path: Path) -> None:

@@ -212,7 +212,7 @@ def test_error_is_the_one_that_a_map_shows(site: Site, title: str, name: str, ma
     kind = block["maps"]["leaflet" if title == LEAFLET else "maplibre"]
     assert kind["maxErrorPx"] > 2
     assert kind["instead"] == {"coordinateSystem": "EPSG:3857"}
-    west, south, east, north = block["boundsLonLat"]
+    west, south, east, north = block["bboxLonLat"]
     corners = [marked.transform @ at for at in ((0, 0), (900, 0), (900, 700), (0, 700))]
     way = Transformer.from_crs(marked.crs, "EPSG:4326", always_xy=True)
     kind |= {"bounds": [[south, west], [north, east]], "coordinates": [way.transform(*corner) for corner in corners]}

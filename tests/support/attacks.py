@@ -20,17 +20,17 @@ import rasterio
 import rasterio.shutil
 
 from geoprocessing_worker.sandbox.process import most_tasks
-from tests.support.child_work import Deed, Report, Told
+from tests.support.child_work import ChildReply, Deed, ProgressCallback
 
 DONE = "done"
 
 
-def attack(deed: Deed, report: Report) -> Told:
+def attack(deed: Deed, report: ProgressCallback) -> ChildReply:
     try:
         ATTACKS[deed.name](deed.path)
     except (OSError, rasterio.errors.RasterioError) as error:
-        return Told(text=type(error).__name__)
-    return Told(text=DONE)
+        return ChildReply(text=type(error).__name__)
+    return ChildReply(text=DONE)
 
 
 def _connect(kind: int) -> Callable[[Path], None]:
@@ -112,7 +112,7 @@ X86 = os.uname().machine == "x86_64"
 PR_GET_PDEATHSIG, PR_GET_DUMPABLE, PR_GET_NO_NEW_PRIVS = 2, 3, 39  # from linux/prctl.h
 
 
-def tell_limits(deed: Deed, report: Report) -> Told:
+def tell_limits(deed: Deed, report: ProgressCallback) -> ChildReply:
     """What the process may do, by the system's own word."""
     libc = ctypes.CDLL(None)
     told: dict[str, object] = {kind: resource.getrlimit(getattr(resource, f"RLIMIT_{kind}"))[0] for kind in LIMITED}
@@ -125,7 +125,7 @@ def tell_limits(deed: Deed, report: Report) -> Told:
         "leads its session": os.getsid(0) == os.getpid(),
         "standard files": [os.fstat(number).st_rdev for number in (0, 1, 2)],
     }
-    return Told(text=json.dumps(told))
+    return ChildReply(text=json.dumps(told))
 
 
 F_SETOWN, F_SETSIG, F_SETOWN_EX = 8, 10, 15

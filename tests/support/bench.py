@@ -13,8 +13,8 @@ from starlette.responses import Response
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.handlers import InputRule, TaskResult
 from geoprocessing_worker.jobs.outbox import Outbox
-from geoprocessing_worker.jobs.report_sender import Courier
-from geoprocessing_worker.jobs.runner import Ending, JobRunner, Tools
+from geoprocessing_worker.jobs.report_sender import ReportSender
+from geoprocessing_worker.jobs.runner import Ending, JobRunner, WorkerContext
 from geoprocessing_worker.plugins.registry import Tasks, bind
 from geoprocessing_worker.sandbox.process import Sandbox
 from geoprocessing_worker.tasks.builtin import GEOTIFF_TO_PNG
@@ -56,12 +56,12 @@ class Bench:
         handler = dataclasses.replace(
             GEOTIFF_TO_PNG, work=work, task_type=GEOTIFF_TO_PNG.task_type.model_copy(update={"input": rule})
         )
-        self.tools = Tools(
+        self.tools = WorkerContext(
             settings=settings,
             # The fork server is the first test's that needed one; what the others' children import they read.
             tasks=Tasks({"geotiff_to_png": bind(handler, settings, (ROOT,))}),
             api=api,
-            courier=Courier(self.outbox, api, http),
+            courier=ReportSender(self.outbox, api, http),
             storage=http,
             sources=http,
             sandbox=Sandbox(
@@ -89,7 +89,7 @@ class Bench:
         ]
         return message | more
 
-    def with_tools(self, **changed: Any) -> Tools:
+    def with_tools(self, **changed: Any) -> WorkerContext:
         """The tools with some of them changed."""
         return dataclasses.replace(self.tools, **changed)
 

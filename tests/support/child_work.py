@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from geoprocessing_worker.errors import refused
+from geoprocessing_worker.errors import invalid_input
 from geoprocessing_worker.handlers import TaskRequest, TaskResult, write_whole
 from geoprocessing_worker.plugins.calls import Call
 from geoprocessing_worker.tasks.child import perform
 from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, OutputFile
 
-Report = Callable[[str, float, str], None]
+ProgressCallback = Callable[[str, float, str], None]
 
 
 class Deed(BaseModel):
@@ -26,17 +26,17 @@ class Deed(BaseModel):
     path: Path = Path()
 
 
-class Told(BaseModel):
+class ChildReply(BaseModel):
     text: str
 
 
-def do(deed: Deed, report: Report) -> Told:
+def do(deed: Deed, report: ProgressCallback) -> ChildReply:
     report("render", 50, "half way")
-    return Told(text=DEEDS[deed.name](deed))
+    return ChildReply(text=DEEDS[deed.name](deed))
 
 
 def _refuse(_deed: Deed) -> str:
-    raise refused("not_a_tiff", "This is no TIFF.", first_bytes="3c56")
+    raise invalid_input("not_a_tiff", "This is no TIFF.", first_bytes="3c56")
 
 
 def _break(_deed: Deed) -> str:
@@ -175,7 +175,7 @@ LIES = "tests.support.child_work:convert_to_lies"
 LIED_OF = ("../secret", "/etc/hostname", "link.png", "missing.png", "folder.png", "pipe.png", "..", "a\0.png")
 
 
-def convert_to_lies(request: ConversionRequest, report: Report) -> ConversionResult:
+def convert_to_lies(request: ConversionRequest, report: ProgressCallback) -> ConversionResult:
     """A conversion that tells of a file which it did not make; `nodata` says which."""
     (request.output_folder / "link.png").symlink_to("/etc/hostname")
     (request.output_folder.parent / "secret").write_text("of the worker")
@@ -187,19 +187,19 @@ def convert_to_lies(request: ConversionRequest, report: Report) -> ConversionRes
     return ConversionResult.model_validate({"outputs": [told], "metadata": {}, "timings": {}, "packaging": {}})
 
 
-def make_from_nothing(request: ConversionRequest, report: Report) -> TaskResult:
+def make_from_nothing(request: ConversionRequest, report: ProgressCallback) -> TaskResult:
     """A job without a file, which says so."""
     assert request.source is None
     made = write_whole(request.output_folder, f"{request.stem}.json", b"{}", "application/json")
     return TaskResult(outputs=(made,))
 
 
-def make_of_anything(request: ConversionRequest, report: Report) -> TaskResult:
+def make_of_anything(request: ConversionRequest, report: ProgressCallback) -> TaskResult:
     """Work that looks at nothing before it begins."""
     return TaskResult(metadata={"begun": True})
 
 
-def pack_for_ever(request: ConversionRequest, report: Report) -> ConversionResult:
+def pack_for_ever(request: ConversionRequest, report: ProgressCallback) -> ConversionResult:
     """A conversion that is in its last stage for ever."""
     report("package", 0, "for ever")
     (request.output_folder / "begun").touch()
@@ -207,24 +207,24 @@ def pack_for_ever(request: ConversionRequest, report: Report) -> ConversionResul
         signal.pause()
 
 
-def convert_for_ever(request: ConversionRequest, report: Report) -> ConversionResult:
+def convert_for_ever(request: ConversionRequest, report: ProgressCallback) -> ConversionResult:
     """A conversion that says it has begun and never ends."""
     report("render", 10, "for ever")
     while True:
         signal.pause()
 
 
-def refuse_at_work(_request: object, _report: Report) -> TaskResult:
+def refuse_at_work(_request: object, _report: ProgressCallback) -> TaskResult:
     """Refuse the file."""
-    raise refused("corrupt_block", "The file is damaged.")
+    raise invalid_input("corrupt_block", "The file is damaged.")
 
 
-def break_at_work(_request: object, _report: Report) -> TaskResult:
+def break_at_work(_request: object, _report: ProgressCallback) -> TaskResult:
     """Meet a mistake of the program."""
     raise KeyError("a mistake")
 
 
-def fill_and_break(request: TaskRequest[Any], _report: Report) -> TaskResult:
+def fill_and_break(request: TaskRequest[Any], _report: ProgressCallback) -> TaskResult:
     """Leave a file that stands for a full disk, and fail."""
     (request.output_folder / "filling").write_bytes(b"x")
     raise KeyError("no space left")
@@ -237,7 +237,7 @@ class Spent(NamedTuple):
     memory_bytes: int
 
 
-def perform_and_measure(call: Call, report: Report) -> Any:
+def perform_and_measure(call: Call, report: ProgressCallback) -> Any:
     """The work of a job. Its cost is in the output folder afterwards."""
     try:
         return perform(call, report)

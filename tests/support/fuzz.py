@@ -25,9 +25,9 @@ import structlog
 
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.render.options import RenderOptions
-from geoprocessing_worker.sandbox.landlock import Reach
+from geoprocessing_worker.sandbox.landlock import AllowedPaths
 from geoprocessing_worker.sandbox.process import Limits, Sandbox
-from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, Report, convert
+from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, ProgressCallback, convert
 from geoprocessing_worker.tiff.gate import admit
 from tests.support.rasters import Tiff, quarters, ramp
 from tests.support.tiffs import LONG, RawTiff, gray
@@ -127,7 +127,7 @@ def _copy(content: bytearray, rng: random.Random) -> None:
     content[here : here + length] = content[there : there + length]
 
 
-def convert_and_tell(request: ConversionRequest, report: Report) -> ConversionResult:
+def convert_and_tell(request: ConversionRequest, report: ProgressCallback) -> ConversionResult:
     """The conversion, with the most memory that it took told at its end, in kB."""
     try:
         return convert(request, report)
@@ -211,7 +211,7 @@ class Fuzzer:
         )
         try:
             async with asyncio.timeout(HANGS_AFTER):
-                await self._box.run(request, self._hear, Reach((source,), (out,)))
+                await self._box.run(request, self._hear, AllowedPaths((source,), (out,)))
         except JobError as error:
             return error.code
         except TimeoutError:

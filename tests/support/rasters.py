@@ -1,4 +1,4 @@
-"""GeoTIFFs built by code, for tests: any type, bands, colours, validity and place."""
+"""GeoTIFFs built by code, for tests: any type, bands, colors, validity and place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
-from geoprocessing_worker.handlers import Report
+from geoprocessing_worker.handlers import ProgressCallback
 from geoprocessing_worker.render.options import RenderOptions
 from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, convert
@@ -33,7 +33,7 @@ class Tiff:
     crs: str | None = "EPSG:4326"
     transform: Affine | None = DEGREES
     nodata: float | None = None
-    colours: Sequence[str] | None = None
+    colors: Sequence[str] | None = None
     mask: NDArray[Any] | None = None
     palette: dict[int, tuple[int, int, int, int]] | None = None
     descriptions: Sequence[str] = ()
@@ -62,8 +62,8 @@ class Tiff:
             ) as dataset,
         ):
             # Before the first pixel, or GTiff can no longer write it into the header.
-            if self.colours is not None:
-                dataset.colorinterp = [ColorInterp[name] for name in self.colours]
+            if self.colors is not None:
+                dataset.colorinterp = [ColorInterp[name] for name in self.colors]
             dataset.write(self.data)
             if self.palette is not None:
                 dataset.write_colormap(1, self.palette)
@@ -102,7 +102,7 @@ Converter = Callable[..., ConversionResult]
 
 
 def run(
-    source: Path, folder: Path, *, validate_headers: bool = True, report: Report = quiet, **options: Any
+    source: Path, folder: Path, *, validate_headers: bool = True, report: ProgressCallback = quiet, **options: Any
 ) -> ConversionResult:
     """`convert` with options by their Python names; outputs are named after the source's stem."""
     folder.mkdir(exist_ok=True)

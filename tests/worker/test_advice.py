@@ -120,7 +120,7 @@ def test_the_stretch_that_a_note_proposes_shows_more(rare: bool, tmp_path: Path)
     data[:, 0, :3] = [103, 110, 120]
     if not rare:
         data[:] = ramp(64, 64, low=100, high=120)
-    source = Tiff(data, colours=("red", "green", "blue")).write(tmp_path / "a.tif")
+    source = Tiff(data, colors=("red", "green", "blue")).write(tmp_path / "a.tif")
     before = run(source, tmp_path / "out")
     choices: Any = before.metadata["choices"]
     (note,) = (note for note in choices["notes"] if '"stretch"' in note)

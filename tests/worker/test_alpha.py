@@ -288,7 +288,7 @@ def test_alpha_before_infrared_is_found(tmp_path: Path) -> None:
 def test_two_measurements_of_which_one_is_called_alpha_are_gray(tmp_path: Path) -> None:
     """A second band that holds no opacity hides nothing of the first."""
     data = np.stack([scene(1), np.clip(0.4 + noise(6, 0.1), 0.05, 0.9)])
-    source = Tiff((data * 4000).astype(np.uint16), colours=["gray", "alpha"]).write(tmp_path / "a.tif")
+    source = Tiff((data * 4000).astype(np.uint16), colors=["gray", "alpha"]).write(tmp_path / "a.tif")
     picture, _, _ = shown(source, tmp_path / "out", coordinate_system="native")
     assert (picture[..., 3] == 255).all()
 
@@ -332,7 +332,7 @@ def test_alpha_of_few_bits_ends_at_their_largest(bits: int, tmp_path: Path) -> N
     top = 2**bits - 1
     data = np.full((2, 40, 40), 200, dtype=np.uint16)
     data[0, :, :20], data[1, :20], data[1, 20:] = 100, 0, top // 2
-    source = Tiff(data, colours=["gray", "alpha"], profile={"nbits": bits}).write(tmp_path / "a.tif")
+    source = Tiff(data, colors=["gray", "alpha"], profile={"nbits": bits}).write(tmp_path / "a.tif")
     picture, choices, _ = shown(source, tmp_path / "out", coordinate_system="native")
     assert choices["bands"]["alphaTop"] == top
     assert (picture[:20, :, 3] == 0).all()
@@ -348,7 +348,7 @@ def test_straight_colors_under_associated_alpha_are_not_divided(dtype: str, top:
     visible = picture[..., 3] > 0
     assert np.abs(picture[..., :3] - truth)[visible].max() <= 2
     assert np.abs(picture[..., 3] / 255 - SOFT["soft edge"]).max() < 0.01
-    assert not choices["unpremultiplied"]
+    assert not choices["alphaUnassociated"]
     assert any("colors exceed it" in note for note in choices["notes"])
 
 
@@ -374,7 +374,7 @@ def test_smooth_multiplied_alpha_without_zeros_stays_opacity(tmp_path: Path) -> 
         written(tmp_path / "a.tif", planes, alpha, extra=(1,)), tmp_path / "out", coordinate_system="native"
     )
     assert np.abs(picture[..., 3] / 255 - alpha).max() < 0.01
-    assert choices["unpremultiplied"]
+    assert choices["alphaUnassociated"]
 
 
 def test_mask_of_zeros_and_ones_does_not_divide_colors(tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ def test_multiplied_colors_are_divided_though_a_lossy_codec_moved_them(tmp_path:
     profile = {"photometric": "RGB", "alpha": "PREMULTIPLIED", "compress": "jpeg", "jpeg_quality": 10}
     source = Tiff(data, profile=profile | {"interleave": "pixel", "tiled": True}).write(tmp_path / "a.tif")
     picture, choices, _ = shown(source, tmp_path / "out", coordinate_system="native")
-    assert choices["unpremultiplied"]
+    assert choices["alphaUnassociated"]
     opaque = alpha > 0.9
     assert np.abs(picture[..., :3] - np.stack(photograph(), axis=-1) * 255)[opaque].mean() < 20
 

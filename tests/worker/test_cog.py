@@ -1,4 +1,4 @@
-"""A cloud optimised GeoTIFF says what its source says, has its pixels, and is laid out as such files are."""
+"""A cloud optimized GeoTIFF says what its source says, has its pixels, and is laid out as such files are."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ def mask(height: int, width: int) -> Any:
 
 
 KINDS = {
-    "colour": Tiff(NOISE, "EPSG:32638", UTM, colours=("red", "green", "blue")),
+    "color": Tiff(NOISE, "EPSG:32638", UTM, colors=("red", "green", "blue")),
     "nodata and descriptions": Tiff(
         RNG.normal(size=(2, 600, 700)).astype("float32"), nodata=-9999, descriptions=("height", "slope")
     ),
     "mask": Tiff(NOISE, mask=mask(600, 700)),
-    "alpha": Tiff(RNG.integers(0, 255, (4, 600, 700), dtype=np.uint8), colours=("red", "green", "blue", "alpha")),
+    "alpha": Tiff(RNG.integers(0, 255, (4, 600, 700), dtype=np.uint8), colors=("red", "green", "blue", "alpha")),
     "palette": Tiff(
         RNG.integers(0, 3, (1, 600, 700), dtype=np.uint8), palette={1: (255, 0, 0, 255), 2: (0, 9, 0, 255)}
     ),
-    "table of two colours": Tiff(
+    "table of two colors": Tiff(
         RNG.integers(0, 2, (1, 600, 700), dtype=np.uint8),
         palette={0: (255, 0, 0, 255), 1: (0, 0, 255, 255)},
         profile={"nbits": 1, "photometric": "palette"},
@@ -156,13 +156,13 @@ def test_white_as_zero_is_refused_rather_than_turned_round(tmp_path: Path) -> No
     assert caught.value.code == "unsupported_photometric"
 
 
-def test_a_web_optimised_one_lies_on_the_tiles_of_web_maps(tmp_path: Path) -> None:
+def test_a_web_optimized_one_lies_on_the_tiles_of_web_maps(tmp_path: Path) -> None:
     source = Tiff(quarters(700), "EPSG:32638", UTM).write(tmp_path / "map.tif")
     made, companion = cog(source, tmp_path / "out", webOptimized=True).outputs
     with rasterio.open(made.path) as dataset:
         assert dataset.crs.to_epsg() == 3857
         assert dataset.tags(ns="TILING_SCHEME")["NAME"].lower() == "googlemapscompatible"
-        # The source's middle, 10,500 m east and south of its corner, is where all four colours meet; north-west is red.
+        # The source's middle, 10,500 m east and south of its corner, is where all four colors meet; north-west is red.
         xs, ys = rasterio.warp.transform("EPSG:32638", "EPSG:3857", [400_000 + 5_000], [1_700_000 - 5_000])
         assert next(dataset.sample([(xs[0], ys[0])])).tolist()[:3] == [255, 0, 0]
     assert json.loads(companion.path.read_text())["properties"]["proj:code"] == "EPSG:3857"
@@ -195,7 +195,7 @@ def test_a_copy_that_is_not_one_does_not_leave(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("photometric", "bands"), [("CMYK", 4), ("CMYK", 5), ("CIELAB", 3)])
 def test_inks_and_lab_are_refused_by_name(photometric: str, bands: int, tmp_path: Path) -> None:
-    """Without a word for them in the result, they would be taken for other colours."""
+    """Without a word for them in the result, they would be taken for other colors."""
     source = Tiff(NOISE[[0] * bands, :64, :64], profile={"photometric": photometric}).write(tmp_path / "a.tif")
     with pytest.raises(JobError, match="inks or L") as caught:
         cog(source, tmp_path / "out")
@@ -204,7 +204,7 @@ def test_inks_and_lab_are_refused_by_name(photometric: str, bands: int, tmp_path
 
 @pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
 def test_black_and_white_may_be_told_by_a_table_or_without(photometric: str, tmp_path: Path) -> None:
-    """GDAL gives a scan of one bit a table of these two colours; the pixels mean what they meant."""
+    """GDAL gives a scan of one bit a table of these two colors; the pixels mean what they meant."""
     bits = Tiff(RNG.integers(0, 2, (1, 600, 700), dtype=np.uint8), profile={"nbits": 1, "photometric": photometric})
     source = bits.write(tmp_path / "map.tif")
     made = cog(source, tmp_path / "out").outputs[0].path

@@ -1,4 +1,4 @@
-"""Cloud optimised GeoTIFFs of all kinds of sources, made as the worker makes them: in a child without other drivers."""
+"""Cloud optimized GeoTIFFs of all kinds of sources, made as the worker makes them: in a child without other drivers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rio_cogeo.cogeo import cog_validate
 from geoprocessing_worker.errors import ErrorClass, JobError
 from geoprocessing_worker.handlers import TaskRequest, TaskResult
 from geoprocessing_worker.render.task_options import CogOptions
-from geoprocessing_worker.sandbox.landlock import Reach
+from geoprocessing_worker.sandbox.landlock import AllowedPaths
 from geoprocessing_worker.sandbox.process import Sandbox
 from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.source.inspection import inspect_file
@@ -47,7 +47,7 @@ async def cog(source: Path, **payload: Any) -> TaskResult:
     folder.mkdir(exist_ok=True)
     request = TaskRequest(source, folder, source.stem, CogOptions.from_payload(payload), source.name)
     box = Sandbox(make_cog, TaskResult, preload=("geoprocessing_worker.tasks.preload",))
-    return await box.run(request, lambda *_: None, Reach((source,), (folder,)))
+    return await box.run(request, lambda *_: None, AllowedPaths((source,), (folder,)))
 
 
 def smooth(bands: int, width: int = SIDE, height: int = SIDE) -> Any:
@@ -62,10 +62,10 @@ def disc() -> Any:
 
 
 def rgba(path: Path, alpha: Any) -> Path:
-    """Smooth colours, and noise wherever `alpha` is 0."""
+    """Smooth colors, and noise wherever `alpha` is 0."""
     data = np.concatenate([smooth(3), alpha[None].astype(np.uint8)])
     data[:3, alpha == 0] = RNG.integers(0, 255, (3, int((alpha == 0).sum())))
-    return Tiff(data, "EPSG:32638", UTM, colours=("red", "green", "blue", "alpha")).write(path)
+    return Tiff(data, "EPSG:32638", UTM, colors=("red", "green", "blue", "alpha")).write(path)
 
 
 def add_statistics(path: Path) -> Path:
@@ -103,7 +103,7 @@ ALPHAS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("statistics", [False, True])
 @pytest.mark.parametrize("kind", ALPHAS)
 async def test_alpha_becomes_the_mask_of_a_jpeg(kind: str, statistics: bool, tmp_path: Path) -> None:
-    """YCbCr and a mask; visible is what was not wholly transparent, in its own colours, and the job says so."""
+    """YCbCr and a mask; visible is what was not wholly transparent, in its own colors, and the job says so."""
     alpha = ALPHAS[kind]().astype(np.uint8)
     source = rgba(tmp_path / "a.tif", alpha)
     if statistics:
@@ -112,14 +112,14 @@ async def test_alpha_becomes_the_mask_of_a_jpeg(kind: str, statistics: bool, tmp
     with gdal_environment(), rasterio.open(result.outputs[0].path) as made:
         assert (made.count, made.photometric.value, made.mask_flag_enums[0]) == (3, "YCbCr", [MaskFlags.per_dataset])
         np.testing.assert_array_equal(made.read_masks(1) > 0, alpha > 0)
-        if kind != "a strip":  # three pixels among noise, which share their colour with it
+        if kind != "a strip":  # three pixels among noise, which share their color with it
             off = np.abs(made.read().astype(int) - smooth(3))[:, disc()]
             assert off.mean() < 6
     assert "alpha band became a mask" in notes(result)[0]
 
 
 @pytest.mark.parametrize("compression", ["jpeg", "webp", "deflate"])
-async def test_a_web_optimised_one_hides_what_alpha_hides(compression: str, tmp_path: Path) -> None:
+async def test_a_web_optimized_one_hides_what_alpha_hides(compression: str, tmp_path: Path) -> None:
     source = rgba(tmp_path / "a.tif", np.where(disc(), 255, 0))
     made = (await cog(source, compression=compression, webOptimized=True)).outputs[0].path
     xs, ys = transformed("EPSG:32638", "EPSG:3857", *zip(UTM @ (350, 250), UTM @ (10, 10), strict=True))
@@ -136,7 +136,7 @@ async def test_a_web_optimised_one_hides_what_alpha_hides(compression: str, tmp_
 @pytest.mark.parametrize("quality", [1, 10, 85])
 @pytest.mark.parametrize("compression", ["jpeg", "webp"])
 @pytest.mark.parametrize("web", [False, True])
-async def test_no_quality_and_no_colour_under_what_is_hidden_fails_the_check(
+async def test_no_quality_and_no_color_under_what_is_hidden_fails_the_check(
     web: bool, compression: str, quality: int, tmp_path: Path
 ) -> None:
     """Codecs change what lies under alpha 0 as they like, and at low quality single pixels of what is visible."""
@@ -150,15 +150,15 @@ async def test_no_quality_and_no_colour_under_what_is_hidden_fails_the_check(
 
 @pytest.mark.parametrize("web", [False, True])
 async def test_a_lossy_copy_of_something_else_is_found(web: bool, tmp_path: Path) -> None:
-    """Other colours where alpha shows them, and other places that it hides."""
+    """Other colors where alpha shows them, and other places that it hides."""
     alpha = np.where(disc(), 255, 0)
     source = rgba(tmp_path / "a.tif", alpha)
     header = inspect_file(source)
     for name, other in {
-        "colours": Tiff(np.concatenate([255 - smooth(3), alpha[None].astype(np.uint8)]), "EPSG:32638", UTM),
+        "colors": Tiff(np.concatenate([255 - smooth(3), alpha[None].astype(np.uint8)]), "EPSG:32638", UTM),
         "places": Tiff(np.concatenate([smooth(3), 255 - alpha[None].astype(np.uint8)]), "EPSG:32638", UTM),
     }.items():
-        wrong = Tiff(other.data, other.crs, other.transform, colours=("red", "green", "blue", "alpha"))
+        wrong = Tiff(other.data, other.crs, other.transform, colors=("red", "green", "blue", "alpha"))
         made = (await cog(wrong.write(tmp_path / f"{name}.tif"), compression="webp", webOptimized=web)).outputs[0].path
         check = check_web_copy if web else check_copy
         with gdal_environment(), pytest.raises(JobError) as caught:
@@ -171,7 +171,7 @@ async def test_no_room_for_the_alpha_band_of_a_reprojection_is_a_named_refusal(
     compression: str, tmp_path: Path
 ) -> None:
     """Four bands without alpha become five, which neither codec holds."""
-    source = Tiff(smooth(4), "EPSG:32638", UTM, colours=("red", "green", "blue", "undefined")).write(tmp_path / "a.tif")
+    source = Tiff(smooth(4), "EPSG:32638", UTM, colors=("red", "green", "blue", "undefined")).write(tmp_path / "a.tif")
     with pytest.raises(JobError, match="alpha band that webOptimized adds") as caught:
         await cog(source, compression=compression, webOptimized=True)
     assert caught.value.code == "invalid_payload"

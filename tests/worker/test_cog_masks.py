@@ -40,7 +40,7 @@ def masked(*, mask_hides: slice, other_hides: slice, alpha: bool) -> Tiff:
     if alpha:
         opacity = np.full((1, SIZE, SIZE), 255, dtype=np.uint8)
         opacity[:, other_hides] = 0
-        return Tiff(np.concatenate([COLORS, opacity]), colours=RGBA, mask=mask)
+        return Tiff(np.concatenate([COLORS, opacity]), colors=RGBA, mask=mask)
     data = COLORS.copy()
     data[:, other_hides] = 0
     return Tiff(data, nodata=0, mask=mask)

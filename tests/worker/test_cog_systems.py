@@ -63,7 +63,7 @@ def test_a_copy_is_in_degrees_where_keys_would_lose_its_meridian(unit: str, meri
     )
     size = UNITS[unit][1]
     assert (x[0] / size, y[0] / size) == pytest.approx((9, 52), abs=STEP / 100)
-    bounds: Any = made.metadata["boundsLonLat"]
+    bounds: Any = made.metadata["bboxLonLat"]
     assert (bounds[0], bounds[3]) == pytest.approx(corner, abs=STEP / 100)
     block: Any = made.metadata["cog"]
     assert "the copy has an equivalent system" in block["notes"][0]
@@ -73,7 +73,7 @@ def test_a_web_copy_follows_an_esri_string_that_gdal_does_not_parse(tmp_path: Pa
     """GDAL parses it only in files whose model is user-defined, and could not reproject this one."""
     proj = "+proj=geos +sweep=x +lon_0=-75 +h=35786023 +x_0=0 +y_0=0 +ellps=GRS80 +units=m +no_defs"
     source = write(tmp_path / "a.tif", esri_string(GEOS, proj, 1), 1_000_000, 1_000_000, 2000)
-    bounds: Any = cog(source, tmp_path / "out", webOptimized=True).metadata["boundsLonLat"]
+    bounds: Any = cog(source, tmp_path / "out", webOptimized=True).metadata["bboxLonLat"]
     middle = as_proj_places(f"{proj} +type=crs", 1_050_000, 950_000)
     assert bounds[0] < middle[0] < bounds[2]
     assert bounds[1] < middle[1] < bounds[3]
@@ -85,7 +85,7 @@ def test_a_web_copy_does_without_a_missing_grid(model: int, tmp_path: Path) -> N
     proj = "+proj=tmerc +lon_0=9 +ellps=bessel +nadgrids=BETA2007.gsb +no_defs"
     source = write(tmp_path / "a.tif", esri_string(TMERC, proj, model), 10_000, 5_760_000, 10)
     made = cog(source, tmp_path / "out", webOptimized=True).metadata
-    bounds: Any = made["boundsLonLat"]
+    bounds: Any = made["bboxLonLat"]
     middle = as_proj_places("+proj=tmerc +lon_0=9 +ellps=bessel +type=crs", 10_250, 5_759_750)
     assert bounds[0] < middle[0] < bounds[2]
     assert bounds[1] < middle[1] < bounds[3]

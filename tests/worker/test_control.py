@@ -163,7 +163,7 @@ def test_the_corners_of_a_trapezoid_come_to_lie_where_the_file_has_them(target: 
     source = Tiff(quarters(400), crs=None, transform=None, gcps=(control, "EPSG:4326")).write(tmp_path / "a.tif")
     result = run(source, tmp_path / "out", coordinate_system=target)
     metadata: Any = result.metadata
-    assert metadata["boundsLonLat"] == pytest.approx([15.0, 49.6, 15.4, 50.0], abs=0.006)
+    assert metadata["bboxLonLat"] == pytest.approx([15.0, 49.6, 15.4, 50.0], abs=0.006)
     assert any("thin-plate spline that meets its 4" in note for note in metadata["choices"]["notes"])
     if target == "EPSG:4326":
         picture = picture_of(result)

@@ -1,4 +1,4 @@
-"""The whole pipeline on rasters built by code: right colours, right holes, right places, same bytes."""
+"""The whole pipeline on rasters built by code: right colors, right holes, right places, same bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0, 255), (0, 255, 0, 255), (0, 0, 255, 255), 
 
 
 def corners_of(picture: Any) -> list[tuple[int, ...]]:
-    """The colours in the middle of the upper left, upper right, lower left and lower right quarter."""
+    """The colors in the middle of the upper left, upper right, lower left and lower right quarter."""
     h, w = picture.shape[:2]
     places = ((h // 4, w // 4), (h // 4, 3 * w // 4), (3 * h // 4, w // 4), (3 * h // 4, 3 * w // 4))
     return [tuple(int(v) for v in picture[place]) for place in places]
@@ -42,7 +42,7 @@ def reopened(path: Path) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:32638", "EPSG:3857"])
 @pytest.mark.parametrize("flip", [False, True], ids=["north-up", "south-up"])
-def test_known_colours_lie_where_they_belong(crs: str, flip: bool, tmp_path: Path) -> None:
+def test_known_colors_lie_where_they_belong(crs: str, flip: bool, tmp_path: Path) -> None:
     """Red is north-west whatever the system and whichever way the rows run."""
     transform = DEGREES if crs == "EPSG:4326" else UTM
     data = quarters()
@@ -54,7 +54,7 @@ def test_known_colours_lie_where_they_belong(crs: str, flip: bool, tmp_path: Pat
 
 
 def test_rotated_file_comes_out_north_up(tmp_path: Path) -> None:
-    """A file turned by 90 degrees shows its colours turned, and GDAL reports no rotation."""
+    """A file turned by 90 degrees shows its colors turned, and GDAL reports no rotation."""
     turned = Affine.translation(400_000, 1_700_000) @ Affine.rotation(-90) @ Affine.scale(30, -30)
     result = run(Tiff(quarters(), crs="EPSG:32638", transform=turned).write(tmp_path / "a.tif"), tmp_path / "out")
     # Turned clockwise, what was the lower left corner is now the upper left one.
@@ -83,7 +83,7 @@ def test_ground_control_points_place_the_picture(tmp_path: Path) -> None:
     ]
     source = Tiff(quarters(), crs=None, transform=None, gcps=(points, "EPSG:4326")).write(tmp_path / "a.tif")
     result = run(source, tmp_path / "out")
-    assert result.metadata["boundsLonLat"] == pytest.approx([44.0, 15.36, 44.64, 16.0], abs=1e-6)
+    assert result.metadata["bboxLonLat"] == pytest.approx([44.0, 15.36, 44.64, 16.0], abs=1e-6)
     assert corners_of(picture_of(result)) == [RED, GREEN, BLUE, WHITE]
 
 
@@ -125,7 +125,7 @@ def test_invalid_pixels_are_hidden_and_valid_ones_shown(way: str, crs: str, tmp_
     else:
         data = np.concatenate([ramp(64, 64), ramp(64, 64)])
         data[1] = np.where(np.arange(64) < 32, 255, 0)
-        extra = {"colours": ["gray", "alpha"]}
+        extra = {"colors": ["gray", "alpha"]}
     transform = DEGREES if crs == "EPSG:4326" else UTM
     picture = picture_of(
         run(Tiff(data, crs=crs, transform=transform, **extra).write(tmp_path / "a.tif"), tmp_path / "o")
@@ -144,14 +144,14 @@ def test_real_black_is_data(tmp_path: Path) -> None:
 def test_fourth_band_without_the_word_alpha_is_not_alpha(tmp_path: Path) -> None:
     """Near infrared of 0 hides nothing."""
     data = np.concatenate([quarters(), np.zeros((1, 64, 64), dtype=np.uint8)])
-    source = Tiff(data, colours=["red", "green", "blue", "undefined"], profile={"photometric": "RGB", "alpha": "NO"})
+    source = Tiff(data, colors=["red", "green", "blue", "undefined"], profile={"photometric": "RGB", "alpha": "NO"})
     picture = picture_of(run(source.write(tmp_path / "a.tif"), tmp_path / "out"))
     assert (picture[..., 3] == 255).all()
 
 
-def test_band_order_follows_colour_interpretation(tmp_path: Path) -> None:
+def test_band_order_follows_color_interpretation(tmp_path: Path) -> None:
     """Bands stored blue, green, red come out red, green, blue."""
-    source = Tiff(quarters()[::-1], colours=["blue", "green", "red"], profile={"photometric": "MINISBLACK"})
+    source = Tiff(quarters()[::-1], colors=["blue", "green", "red"], profile={"photometric": "MINISBLACK"})
     assert corners_of(picture_of(run(source.write(tmp_path / "a.tif"), tmp_path / "out")))[0] == RED
 
 
@@ -164,23 +164,23 @@ def test_palette_stays_a_palette(tmp_path: Path) -> None:
     result = run(source, tmp_path / "out", max_size=100)
     with Image.open(result.outputs[0].path) as image:
         assert image.mode == "P"
-    colours = {tuple(int(v) for v in c) for c in np.unique(picture_of(result).reshape(-1, 4), axis=0)}
-    assert {c for c in colours if c[3]} == {(200, 30, 30, 255), (30, 30, 200, 255)}
-    assert any(c[3] == 0 for c in colours)
+    colors = {tuple(int(v) for v in c) for c in np.unique(picture_of(result).reshape(-1, 4), axis=0)}
+    assert {c for c in colors if c[3]} == {(200, 30, 30, 255), (30, 30, 200, 255)}
+    assert any(c[3] == 0 for c in colors)
 
 
 def test_one_stretch_holds_for_red_green_and_blue(tmp_path: Path) -> None:
     """A green twice as strong as red stays so; each band stretched by itself would make all gray."""
     step = ramp(60, 60, "uint16", 0, 10_000)[0]
     data = np.stack([step // 2, step, step // 4])
-    source = Tiff(data, colours=["red", "green", "blue"], profile={"photometric": "RGB"}).write(tmp_path / "a.tif")
+    source = Tiff(data, colors=["red", "green", "blue"], profile={"photometric": "RGB"}).write(tmp_path / "a.tif")
     found = picture_of(run(source, tmp_path / "out", stretch="minmax"))[..., :3].astype(int)
     assert np.abs(found[..., 1] - 2 * found[..., 0]).max() <= 2
     assert np.abs(found[..., 1] - 4 * found[..., 2]).max() <= 4
 
 
 @pytest.mark.parametrize("max_size", [90, 600])
-def test_ycbcr_is_shown_in_its_colours(max_size: int, tmp_path: Path) -> None:
+def test_ycbcr_is_shown_in_its_colors(max_size: int, tmp_path: Path) -> None:
     """JPEG inside of a TIFF, read whole or from an overview."""
     profile = {"compress": "jpeg", "photometric": "YCBCR", "tiled": True, "blockxsize": 256, "blockysize": 256}
     source = Tiff(quarters(600), overviews=(2, 4), profile=profile).write(tmp_path / "a.tif")
@@ -190,8 +190,8 @@ def test_ycbcr_is_shown_in_its_colours(max_size: int, tmp_path: Path) -> None:
     assert (choices["read"]["overview"] is not None) == (max_size == 90)
     side = len(picture)
     places = (side // 4, side // 4), (side // 4, 3 * side // 4), (3 * side // 4, side // 4), (3 * side // 4,) * 2
-    for place, colour in zip(places, ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)), strict=True):
-        assert np.abs(picture[place][:3] - colour).max() < 12
+    for place, color in zip(places, ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)), strict=True):
+        assert np.abs(picture[place][:3] - color).max() < 12
 
 
 GRAYS, HOLE = ramp(40, 40)[0], np.where(np.arange(1600).reshape(40, 40) < 800, 0, 255).astype(np.uint8)
@@ -226,7 +226,7 @@ def test_values_can_be_read_back_from_the_picture(dtype: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("size", [77, 4096], ids=["reduced", "as large"])
-def test_no_colour_bleeds_at_the_edge_of_a_mask(size: int, tmp_path: Path) -> None:
+def test_no_color_bleeds_at_the_edge_of_a_mask(size: int, tmp_path: Path) -> None:
     """Red beside hidden green, warped: no pixel that shows has green in it."""
     data = np.zeros((3, 300, 300), dtype=np.uint8)
     data[0, :, :150], data[1, :, 150:] = 255, 255
@@ -275,7 +275,7 @@ def test_jpeg_shows_white_where_nothing_is_valid(tmp_path: Path) -> None:
 
 
 def test_thumbnail_fits_and_keeps_its_transparency(tmp_path: Path) -> None:
-    """At most 64 pixels, straight colour as far as it can be seen, holes still holes."""
+    """At most 64 pixels, straight color as far as it can be seen, holes still holes."""
     data = np.full((3, 400, 300), 200, dtype=np.uint8)
     data[:, :, 150:] = 0
     result = run(Tiff(data, nodata=0).write(tmp_path / "a.tif"), tmp_path / "out", thumbnail_size=64)
@@ -288,17 +288,17 @@ def test_thumbnail_fits_and_keeps_its_transparency(tmp_path: Path) -> None:
     assert np.abs(pixels[:, :20, :3].astype(int) - 200).max() == 0
 
 
-@pytest.mark.parametrize("mode", ["gray", "colour", "half hidden", "palette"])
+@pytest.mark.parametrize("mode", ["gray", "color", "half hidden", "palette"])
 def test_no_fringe_round_what_is_visible_in_a_thumbnail(mode: str) -> None:
-    """Along an oblique edge every pixel that shows at all, however little, has the colour of what is visible."""
+    """Along an oblique edge every pixel that shows at all, however little, has the color of what is visible."""
     rows, columns = np.indices((1000, 1200))
     visible = (rows + 2 * columns > 900) & (columns - rows < 500)
     alpha = np.where(visible, 255 if mode != "half hidden" else 100 + columns % 100, 0).astype(np.uint8)
-    colours = np.where(visible, np.uint8(200), np.uint8(0))
+    colors = np.where(visible, np.uint8(200), np.uint8(0))
     if mode == "palette":
         pixels, palette = visible.astype(np.uint8)[..., None], np.array([(0, 0, 0, 0), (200, 200, 200, 255)], np.uint8)
     else:
-        pixels, palette = np.stack([colours] * (1 if mode == "gray" else 3) + [alpha], axis=2), None
+        pixels, palette = np.stack([colors] * (1 if mode == "gray" else 3) + [alpha], axis=2), None
     picture = Picture(pixels, palette, Grid(1200, 1000, None, None), float(visible.mean()))
     with Image.open(BytesIO(thumbnail(picture, 100))) as image:
         found = np.asarray(image.convert("RGBA"))
@@ -311,7 +311,7 @@ def test_without_georeference_nothing_is_made_up(tmp_path: Path) -> None:
     """A plain TIFF gets a picture, a thumbnail and metadata with crs null, and no sidecar that places it."""
     result = run(Tiff(quarters(), crs=None, transform=None).write(tmp_path / "a.tif"), tmp_path / "out")
     assert {f.name for f in result.outputs} == {"a.png", "a.json", "a_thumb.png"}
-    assert (result.metadata["crs"], result.metadata["boundsLonLat"]) == (None, None)
+    assert (result.metadata["crs"], result.metadata["bboxLonLat"]) == (None, None)
 
 
 def test_metadata_is_strict_json_and_small(tmp_path: Path) -> None:
@@ -358,8 +358,8 @@ def test_constant_raster_is_a_flat_picture(tmp_path: Path) -> None:
     assert len(np.unique(picture_of(result).reshape(-1, 4), axis=0)) == 1
 
 
-def test_colormap_colours_single_band_data(tmp_path: Path) -> None:
-    """The lowest value takes the ramp's first colour, the highest its last."""
+def test_colormap_colors_single_band_data(tmp_path: Path) -> None:
+    """The lowest value takes the ramp's first color, the highest its last."""
     source = Tiff(ramp(50, 50, "float32", 0, 1)).write(tmp_path / "a.tif")
     picture = picture_of(run(source, tmp_path / "out", colormap="viridis", stretch="minmax"))
     assert tuple(picture[0, 0]) == (0x44, 0x01, 0x54, 255)

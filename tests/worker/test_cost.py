@@ -85,7 +85,7 @@ for size in (1000, 9000):
 
 
 def test_picture_that_outgrows_the_jobs_memory_is_refused_and_a_smaller_one_is_made(tmp_path: Path) -> None:
-    """In a process with 700 MB left, 9000² pixels in colour are refused by name and 1000² are not."""
+    """In a process with 700 MB left, 9000² pixels in color are refused by name and 1000² are not."""
     source = sparse(tmp_path / "a.tif", 9000, 512, 3, PHOTOMETRIC="RGB")
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", PROGRAM, str(source), str(tmp_path / "out")]

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from geoprocessing_worker.jobs import daemon as daemon_module
 from geoprocessing_worker.jobs.daemon import Daemon
-from geoprocessing_worker.jobs.runner import Tools
+from geoprocessing_worker.jobs.runner import WorkerContext
 from tests.support.bench import Bench
 from tests.support.child_work import FOR_EVER, PACK_FOR_EVER
 from tests.support.scripted_api import ScriptedApi, answer, problem
@@ -32,7 +32,7 @@ async def bench(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) ->
 
 def daemon(bench: Bench, **settings: Any) -> Daemon:
     changed = bench.tools.settings.model_copy(update={"poll_interval": 0.01, **settings})
-    return Daemon(Tools(**{**vars(bench.tools), "settings": changed}), jitter=lambda: 0.0)
+    return Daemon(WorkerContext(**{**vars(bench.tools), "settings": changed}), jitter=lambda: 0.0)
 
 
 def claimed(bench: Bench, *ids: str) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from geoprocessing_worker.errors import ErrorClass, JobError
-from geoprocessing_worker.handlers import Payload, Report, TaskHandler, TaskRequest, TaskResult
+from geoprocessing_worker.handlers import Payload, ProgressCallback, TaskHandler, TaskRequest, TaskResult
 from geoprocessing_worker.output.verify import failed
 from geoprocessing_worker.source.damage import damage
 from geoprocessing_worker.tasks.builtin import GEOTIFF_TO_COG
@@ -56,7 +56,7 @@ def test_a_color_table_for_other_pixels_is_damage(tmp_path: Path) -> None:
     assert (found.code, found.error_class) == ("malformed_header", ErrorClass.INVALID_INPUT)
 
 
-def check_fails(request: TaskRequest[Payload], _report: Report) -> TaskResult:
+def check_fails(request: TaskRequest[Payload], _report: ProgressCallback) -> TaskResult:
     """Work with a mistake."""
     raise failed("it is not the same", request.file)
 

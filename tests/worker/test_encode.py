@@ -13,8 +13,8 @@ from geoprocessing_worker.raster import Grid, Picture
 
 
 @pytest.mark.parametrize("opacity", [255, 128])
-def test_thumbnail_of_a_large_picture_has_the_colours_of_the_whole_one(opacity: int) -> None:
-    """Shrinking by whole steps first changes no colour, at an edge neither, whether opacity is all or half."""
+def test_thumbnail_of_a_large_picture_has_the_colors_of_the_whole_one(opacity: int) -> None:
+    """Shrinking by whole steps first changes no color, at an edge neither, whether opacity is all or half."""
     pixels = np.zeros((1600, 1600, 4), dtype=np.uint8)
     pixels[:, 100:, 3] = opacity
     pixels[:800, 100:, 0] = pixels[800:, 100:, 2] = 240

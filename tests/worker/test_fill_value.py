@@ -96,7 +96,7 @@ def test_undeclared_nodata_leaves_contrast_to_the_rest_and_is_told(dtype: str, f
     result = run(Tiff(data.astype(dtype)).write(tmp_path / "a.tif"), tmp_path / "out")
     choices: Any = result.metadata["choices"]
     assert 1000 <= choices["stretch"]["lo"] < choices["stretch"]["hi"] <= 1500
-    assert choices["stretch"]["leftOut"] == [{"value": fill, "share": pytest.approx(0.4)}]
+    assert choices["stretch"]["excludedValues"] == [{"value": fill, "share": pytest.approx(0.4)}]
     assert any(f'"nodata": {fill:.17g}' in note for note in choices["notes"])
     picture = picture_of(result)
     assert (picture[..., 3] == 255).all()
@@ -114,7 +114,7 @@ def test_a_collar_of_any_value_is_left_out(place: str, tmp_path: Path) -> None:
         data[:, 20:60, 20:60] = 1
     result = run(Tiff(data).write(tmp_path / "a.tif"), tmp_path / "out")
     choices: Any = result.metadata["choices"]
-    assert [fill["value"] for fill in choices["stretch"]["leftOut"]] == ([1.0] if place == "collar" else [])
+    assert [fill["value"] for fill in choices["stretch"]["excludedValues"]] == ([1.0] if place == "collar" else [])
     assert (choices["stretch"]["lo"] >= 9000) == (place == "collar")
 
 
@@ -124,7 +124,7 @@ def test_stretch_that_was_asked_for_by_its_ends_takes_all_values(tmp_path: Path)
     data[:, :, :40] = -9999
     result = run(Tiff(data).write(tmp_path / "a.tif"), tmp_path / "out", stretch="minmax")
     choices: Any = result.metadata["choices"]
-    assert (choices["stretch"]["lo"], choices["stretch"]["leftOut"]) == (-9999, [])
+    assert (choices["stretch"]["lo"], choices["stretch"]["excludedValues"]) == (-9999, [])
 
 
 def test_classes_beside_undeclared_nodata_are_still_classes(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_mask_whose_white_is_the_largest_of_its_type_is_black_and_white(dtype: s
     data[:, :, 20:] = np.iinfo(dtype).max
     result = run(Tiff(data).write(tmp_path / "a.tif"), tmp_path / "out")
     choices: Any = result.metadata["choices"]
-    assert choices["stretch"]["leftOut"] == []
+    assert choices["stretch"]["excludedValues"] == []
     assert np.array_equal(np.unique(picture_of(result)[..., 0]), [0, 255])
 
 
@@ -156,7 +156,7 @@ def test_255_beside_small_classes_of_bytes_is_left_out(codes: Any, tmp_path: Pat
     data[:, :20] = 255
     result = run(Tiff(data[None]).write(tmp_path / "a.tif"), tmp_path / "out", coordinate_system="native")
     choices: Any = result.metadata["choices"]
-    assert choices["stretch"]["leftOut"] == [{"value": 255, "share": pytest.approx(0.2)}]
+    assert choices["stretch"]["excludedValues"] == [{"value": 255, "share": pytest.approx(0.2)}]
     assert choices["resampling"]["method"] == "nearest"
     assert any('{"nodata": 255}' in note for note in choices["notes"])
     gray = picture_of(result)[..., 0]
@@ -198,7 +198,7 @@ def test_255_of_a_dark_photograph_is_a_value(tmp_path: Path) -> None:
     data = (20 + 18 * np.sin(rows / 60) * np.cos(columns / 45)).astype(np.uint8)
     data[90:100, 50:150] = 255
     choices: Any = run(Tiff(data[None]).write(tmp_path / "a.tif"), tmp_path / "out").metadata["choices"]
-    assert (choices["stretch"]["kind"], choices["stretch"]["leftOut"]) == ("none", [])
+    assert (choices["stretch"]["kind"], choices["stretch"]["excludedValues"]) == ("none", [])
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_collar_beside_few_other_values_is_a_value(inside: tuple[float, ...], co
     data = np.pad(blocks, 10, constant_values=collar)[None].astype(np.float32)
     result = run(Tiff(data).write(tmp_path / "a.tif"), tmp_path / "out", coordinate_system="native")
     choices: Any = result.metadata["choices"]
-    assert choices["stretch"]["leftOut"] == []
+    assert choices["stretch"]["excludedValues"] == []
     assert np.unique(picture_of(result)[..., 0]).size == 1 + len(inside)
 
 
@@ -225,7 +225,7 @@ def test_collar_beside_few_other_values_is_a_value(inside: tuple[float, ...], co
     ],
     ids=["known and one", "known and two", "largest and one", "zero and one"],
 )
-def test_one_value_beside_another_is_data(values: Any, left_out: bool) -> None:
+def test_one_value_beside_another_is_data(values: Any, excluded_values: bool) -> None:
     """A value that programs write for no data needs two other values before it is left out."""
-    assert bool(find_fill_values(values.astype(np.float32))) == left_out
-    assert bool(find_fill_values(values.astype(np.float32), collar=float(values[0]))) == left_out
+    assert bool(find_fill_values(values.astype(np.float32))) == excluded_values
+    assert bool(find_fill_values(values.astype(np.float32), collar=float(values[0]))) == excluded_values

@@ -29,7 +29,7 @@ print(*sorted(set(sys.modules) - before))
 def test_a_child_imports_nothing(tmp_path: Path) -> None:
     """All that a conversion imports is imported before the fork: each child would have to do it anew."""
     sources = [
-        Tiff(quarters(40)).write(tmp_path / "colour.tif"),
+        Tiff(quarters(40)).write(tmp_path / "color.tif"),
         Tiff(ramp(40, 40, "float32"), nodata=-1).write(tmp_path / "heights.tif"),
     ]
     (tmp_path / "out").mkdir()

@@ -62,7 +62,7 @@ def test_impossible_place_still_gives_the_picture(kind: str, tmp_path: Path) -> 
     """No refusal, no made-up place: all pixels, crs null, and a sentence that says so."""
     result = run(write_raw_tiff(tmp_path / "a.tif", GRAY, tags=IMPOSSIBLE[kind]), tmp_path / "out")
     metadata: Any = result.metadata
-    assert (metadata["crs"], metadata["boundsLonLat"], metadata["validFraction"]) == (None, None, 1.0)
+    assert (metadata["crs"], metadata["bboxLonLat"], metadata["validFraction"]) == (None, None, 1.0)
     assert picture_of(result).shape == (50, 50, 4)
     assert any("place" in note for note in metadata["choices"]["notes"])
 
@@ -72,7 +72,7 @@ def test_metres_called_degrees_are_named_with_their_numbers_and_source_crs_helps
     path = write_raw_tiff(tmp_path / "a.tif", GRAY, tags=IMPOSSIBLE["metres that are called degrees"])
     choices: Any = run(path, tmp_path / "one").metadata["choices"]
     assert any("400000, 1700000" in note for note in choices["notes"])
-    bounds: Any = run(path, tmp_path / "two", source_crs="EPSG:32638").metadata["boundsLonLat"]
+    bounds: Any = run(path, tmp_path / "two", source_crs="EPSG:32638").metadata["bboxLonLat"]
     assert bounds == pytest.approx([44.068, 15.362, 44.082, 15.376], abs=0.002)
 
 
@@ -116,7 +116,7 @@ def test_one_broken_control_point_of_five_is_passed_over(tmp_path: Path) -> None
     """The four that are whole place the picture."""
     corners = [(0, 0, 44, 16), (50, 0, 44.5, 16), (50, 50, 44.5, 15.5), (0, 50, 44, 15.5)]
     path = write_raw_tiff(tmp_path / "a.tif", GRAY, tags=points(*corners, (25, 25, NAN, 15)))
-    assert run(path, tmp_path / "out").metadata["boundsLonLat"] == pytest.approx([44, 15.5, 44.5, 16], abs=1e-6)
+    assert run(path, tmp_path / "out").metadata["bboxLonLat"] == pytest.approx([44, 15.5, 44.5, 16], abs=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (1, 5000), (5000, 1)])
@@ -125,6 +125,6 @@ def test_narrow_rasters_are_placed(shape: tuple[int, int], crs: str, tmp_path: P
     """One pixel, one row, one column: the whole of it, in its place."""
     data = np.arange(shape[0] * shape[1], dtype=np.uint16).reshape(*shape, 1)
     path = write_raw_tiff(tmp_path / "a.tif", data, tags=scaled(0.001, 0.001))
-    bounds: Any = run(path, tmp_path / "out", max_size=512, coordinate_system=crs).metadata["boundsLonLat"]
+    bounds: Any = run(path, tmp_path / "out", max_size=512, coordinate_system=crs).metadata["bboxLonLat"]
     expected = [44, 16 - 0.001 * shape[0], 44 + 0.001 * shape[1], 16]
     assert bounds == pytest.approx(expected, abs=0.02 if max(shape) > 512 else 0.001)

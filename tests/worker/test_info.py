@@ -41,11 +41,11 @@ def test_a_files_place_bands_and_values_are_told(tmp_path: Path) -> None:
     assert block["source"]["bands"][0] | {"description": "height", "nodata": -9999} == block["source"]["bands"][0]
     assert block["statistics"]["valid"] == 2400
     assert block["statistics"]["bands"][0]["maximum"] == 2000
-    assert told["bbox"] == pytest.approx(block["boundsLonLat"])
+    assert told["bbox"] == pytest.approx(block["bboxLonLat"])
     assert block["damage"] is None
 
 
-def test_a_file_in_strips_is_no_cloud_optimised_one(tmp_path: Path) -> None:
+def test_a_file_in_strips_is_no_cloud_optimized_one(tmp_path: Path) -> None:
     source = Tiff(quarters(1024)).write(tmp_path / "a.tif")
     told = info(source, tmp_path / "out")["geoprocessing"]["cloudOptimized"]
     assert not told["valid"]

@@ -21,7 +21,7 @@ def picture() -> NDArray[np.float32]:
     return np.asarray((shaped - shaped.mean()) / shaped.std() * 40 + 128, dtype=np.float32)
 
 
-def centres(width: float) -> NDArray[np.float64]:
+def centers(width: float) -> NDArray[np.float64]:
     return np.arange(8 + width, SIZE - 8 - width, width)
 
 
@@ -29,7 +29,7 @@ def boxes(picture: NDArray[np.float32], across: float, down: float) -> NDArray[n
     """The true means: whole pixels and parts of pixels, each weighted by how much of it lies in the box."""
 
     def weights(width: float) -> NDArray[np.float64]:
-        pixels, middle = np.arange(SIZE), centres(width)[:, None]
+        pixels, middle = np.arange(SIZE), centers(width)[:, None]
         overlap: NDArray[np.float64] = np.minimum(pixels + 1, middle + width / 2) - np.maximum(
             pixels, middle - width / 2
         )
@@ -44,7 +44,7 @@ def read_off(picture: NDArray[np.float32], kernel: Kernel, across: float, down: 
     image = pyvips.Image.new_from_array(picture)
     for weights in (kernel.across[None], kernel.down[:, None]):
         image = image.conv(pyvips.Image.new_from_array(weights), precision="float")
-    xs, ys = np.meshgrid(centres(across) - 0.5, centres(down) - 0.5)
+    xs, ys = np.meshgrid(centers(across) - 0.5, centers(down) - 0.5)
     index = pyvips.Image.new_from_array(np.stack([xs, ys], axis=-1).astype(np.float32))
     found = image.cast("float").mapim(index, interpolate=pyvips.Interpolate.new(kernel.interpolator))
     return found.numpy()  # type: ignore[no-any-return]  # pyvips has no types

@@ -20,7 +20,7 @@ from rasterio.rpc import RPC
 
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.geo.pixel_to_crs import EARTH_GIRTH
-from geoprocessing_worker.output.png_writer import colour_png, palette_png
+from geoprocessing_worker.output.png_writer import color_png, palette_png
 from geoprocessing_worker.source.gdal import gdal_environment
 from tests.support.rasters import DEGREES, UTM, Tiff, picture_of, quarters, ramp, run
 from tests.support.tiffs import DOUBLE, LONG, SHORT, RawTiff, Value, gray
@@ -55,7 +55,7 @@ def test_rpc_places_the_picture_at_its_height_and_says_so(longitude: float, crs:
         dataset.rpcs = rpc
     result = run(source, tmp_path / "out", coordinate_system=crs)
     assert middles(picture_of(result)) == [RED, GREEN, BLUE, WHITE]
-    west, south, east, north = np.array(result.metadata["boundsLonLat"], dtype=float)
+    west, south, east, north = np.array(result.metadata["bboxLonLat"], dtype=float)
     assert (west - longitude + 180) % 360 - 180 == pytest.approx(-0.32, abs=0.02)
     assert (east - west, south, north) == pytest.approx((0.64, 15.18, 15.82), abs=0.02)
     if abs(longitude) > 90 and crs != "EPSG:32601":
@@ -81,7 +81,7 @@ def test_associated_alpha_is_made_straight(tmp_path: Path) -> None:
     result = run(Tiff(data, profile=profile).write(tmp_path / "a.tif"), tmp_path / "out")
     assert (picture_of(result) == (255, 0, 0, 128)).all()
     choices: Any = result.metadata["choices"]
-    assert choices["unpremultiplied"]
+    assert choices["alphaUnassociated"]
 
 
 WIDE = {index: (index % 256, index // 256, 99, 255) for index in range(65536)}
@@ -100,8 +100,8 @@ def test_wide_palette_of_few_entries_stays_a_palette(tmp_path: Path) -> None:
         assert image.mode == "P"
 
 
-def test_wide_palette_of_many_entries_becomes_its_colours(tmp_path: Path) -> None:
-    """More entries than a PNG's palette has, each in its own colour."""
+def test_wide_palette_of_many_entries_becomes_its_colors(tmp_path: Path) -> None:
+    """More entries than a PNG's palette has, each in its own color."""
     index = np.arange(1, 3601, dtype=np.uint16).reshape(1, 60, 60) * 18
     source = Tiff(index, palette=WIDE, nodata=18, profile={"photometric": "PALETTE"}).write(tmp_path / "a.tif")
     picture = picture_of(run(source, tmp_path / "out"))
@@ -120,7 +120,7 @@ def test_entries_of_a_wide_palette_are_never_mixed(
     index = random.choice(np.array(used, dtype=np.uint16), (1, 300, 300), p=[1 - 2 * share, share, share])
     source = Tiff(index, palette=WIDE, profile={"photometric": "PALETTE"}).write(tmp_path / "a.tif")
     picture = picture_of(run(source, tmp_path / "out", max_size=60, resampling=resampling, coordinate_system="native"))
-    assert {tuple(colour) for colour in picture.reshape(-1, 4).tolist()} == {WIDE[value] for value in used}
+    assert {tuple(color) for color in picture.reshape(-1, 4).tolist()} == {WIDE[value] for value in used}
 
 
 def test_bilevel_scan_is_black_and_white(tmp_path: Path) -> None:
@@ -142,8 +142,8 @@ def test_mode_takes_the_class_that_covers_most(crs: str, tmp_path: Path) -> None
     palette = {3: (200, 0, 0, 255), 7: (0, 0, 200, 255)}
     source = Tiff(classes, crs="EPSG:32638", transform=UTM, palette=palette).write(tmp_path / "a.tif")
     picture = picture_of(run(source, tmp_path / "out", max_size=30, resampling="mode", coordinate_system=crs))
-    colours = {tuple(c) for c in picture[2:-2, 2:-2].reshape(-1, 4).tolist()}
-    assert colours == {(200, 0, 0, 255)}
+    colors = {tuple(c) for c in picture[2:-2, 2:-2].reshape(-1, 4).tolist()}
+    assert colors == {(200, 0, 0, 255)}
 
 
 def test_mask_of_an_overview_hides_too(tmp_path: Path) -> None:
@@ -161,11 +161,11 @@ def test_mask_of_an_overview_hides_too(tmp_path: Path) -> None:
 
 
 def test_mercator_file_across_the_dateline_is_one_piece(tmp_path: Path) -> None:
-    """A Web Mercator mosaic that runs past 180° becomes one picture with its colours in order."""
+    """A Web Mercator mosaic that runs past 180° becomes one picture with its colors in order."""
     edge = 20_037_508.342789244
     place = Affine(5000.0, 0, edge - 160_000, 0, -5000.0, 2_000_000)
     result = run(Tiff(quarters(), crs="EPSG:3857", transform=place).write(tmp_path / "a.tif"), tmp_path / "out")
-    west, _, east, _ = np.array(result.metadata["boundsLonLat"], dtype=float)
+    west, _, east, _ = np.array(result.metadata["bboxLonLat"], dtype=float)
     assert 178 < west < 180 < east < 182
     assert middles(picture_of(result)) == [RED, GREEN, BLUE, WHITE]
 
@@ -224,7 +224,7 @@ def test_no_picture_comes_out_darker_than_its_file(resampling: str, hidden: bool
 def test_largest_page_is_shown_and_any_can_be_asked_for(tmp_path: Path) -> None:
     """Of several pages the largest is shown; `page` chooses another; one that is not there is refused."""
     source = tmp_path / "a.tif"
-    pages = [Image.new("RGB", (size, size), colour) for size, colour in ((30, "red"), (60, "lime"), (20, "blue"))]
+    pages = [Image.new("RGB", (size, size), color) for size, color in ((30, "red"), (60, "lime"), (20, "blue"))]
     pages[0].save(source, save_all=True, append_images=pages[1:])
     shown = run(source, tmp_path / "one")
     facts: Any = shown.metadata["source"]
@@ -270,7 +270,7 @@ def test_source_crs_helps_a_file_that_says_none(tmp_path: Path) -> None:
     source = Tiff(quarters(), crs=None, transform=UTM).write(tmp_path / "a.tif")
     assert run(source, tmp_path / "one").metadata["crs"] is None
     placed = run(source, tmp_path / "two", source_crs="EPSG:32638")
-    assert placed.metadata["boundsLonLat"] == pytest.approx([44.068, 15.357, 44.086, 15.375], abs=0.001)
+    assert placed.metadata["bboxLonLat"] == pytest.approx([44.068, 15.357, 44.086, 15.375], abs=0.001)
 
 
 @pytest.mark.parametrize("domain", ["GEOLOCATION", "OVERVIEWS"])
@@ -324,12 +324,12 @@ def test_palette_png_holds_indexes_and_entries(entries: int, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 5000, 1), (3000, 1, 2), (1201, 1003, 4), (700, 2003, 3)])
-def test_colour_png_holds_every_byte(shape: tuple[int, int, int]) -> None:
+def test_color_png_holds_every_byte(shape: tuple[int, int, int]) -> None:
     """Smooth pictures and noise, which are compressed in different ways, come back from Pillow as they were."""
     noise = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
     smooth = (np.indices(shape).sum(axis=0) // 7).astype(np.uint8)
     for pixels in (noise, smooth):
-        with Image.open(BytesIO(colour_png(pixels))) as image:
+        with Image.open(BytesIO(color_png(pixels))) as image:
             assert image.mode == ("L", "LA", "RGB", "RGBA")[shape[2] - 1]
             assert (np.asarray(image).reshape(shape) == pixels).all()
 
@@ -339,7 +339,7 @@ def test_gray_of_few_bits_holds_every_value(depth: int) -> None:
     """Packed gray, with rows that do not fill their last byte, comes back as the same bytes."""
     top = (1 << depth) - 1
     pixels = np.random.default_rng(depth).integers(0, top + 1, (301, 1003, 1), dtype=np.uint8) * np.uint8(255 // top)
-    with Image.open(BytesIO(colour_png(pixels, depth))) as image:
+    with Image.open(BytesIO(color_png(pixels, depth))) as image:
         assert (np.asarray(image.convert("L")) == pixels[..., 0]).all()
 
 
@@ -428,7 +428,7 @@ def test_scattered_pixels_survive_shrinking(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("crs", ["native", "EPSG:3857"])
 def test_scattered_entries_of_a_palette_show_in_picture_and_thumbnail(crs: str, tmp_path: Path) -> None:
-    """Single pixels of a class among hidden ones: in their own colour, wholly visible, in a tenth of the size."""
+    """Single pixels of a class among hidden ones: in their own color, wholly visible, in a tenth of the size."""
     index = np.zeros((1, 600, 600), dtype=np.uint8)
     index[0, 7::60, 3::60] = 5
     palette = {0: (0, 0, 0, 255), 5: (200, 0, 0, 255)}
@@ -439,7 +439,7 @@ def test_scattered_entries_of_a_palette_show_in_picture_and_thumbnail(crs: str, 
     for picture, least in ((picture_of(result), 85), (thumbnail, 70)):
         shown = picture[picture[..., 3] > 0]
         assert len(shown) >= least
-        assert {tuple(colour) for colour in shown.tolist()} == {(200, 0, 0, 255)}
+        assert {tuple(color) for color in shown.tolist()} == {(200, 0, 0, 255)}
 
 
 @pytest.mark.parametrize("palette", [None, {0: (0, 0, 0, 255), 9: (0, 200, 0, 255)}], ids=["gray", "palette"])
@@ -447,7 +447,7 @@ def test_scattered_entries_of_a_palette_show_in_picture_and_thumbnail(crs: str, 
 def test_thin_lines_on_one_background_stay_whole_when_they_shrink(
     dtype: str, palette: dict[int, tuple[int, int, int, int]] | None, tmp_path: Path
 ) -> None:
-    """A rasterised line, one class on another: no gap along it, and no colour but the two."""
+    """A rasterised line, one class on another: no gap along it, and no color but the two."""
     if palette is not None and dtype != "uint8":
         dtype = "uint16"
     data = np.zeros((1, 900, 900), dtype=dtype)
@@ -478,7 +478,7 @@ def test_alpha_of_16_bits_is_one_scale_for_the_whole_file(tmp_path: Path) -> Non
     """Rows in which alpha is small are nearly hidden, even where whole strips of them are read at a time."""
     data = np.full((2, 3000, 1200), 30_000, dtype=np.uint16)
     data[1, :2000], data[1, 2000:] = 200, 65535
-    source = Tiff(data, colours=["gray", "alpha"]).write(tmp_path / "a.tif")
+    source = Tiff(data, colors=["gray", "alpha"]).write(tmp_path / "a.tif")
     alpha = picture_of(run(source, tmp_path / "out", max_size=300, coordinate_system="native"))[..., 3]
     assert alpha[:190].max() <= 1
     assert alpha[210:].min() == 255
@@ -515,7 +515,7 @@ def test_alpha_may_end_where_programs_let_it_end(dtype: str, top: int, tmp_path:
     """A mask of 0 and 1 hides and shows as one of 0 and 255 does."""
     data = np.full((2, 40, 40), 200, dtype=dtype)
     data[0, :, :20], data[1], data[1, :10] = 100, top, 0
-    source = Tiff(data, colours=["gray", "alpha"]).write(tmp_path / "a.tif")
+    source = Tiff(data, colors=["gray", "alpha"]).write(tmp_path / "a.tif")
     alpha = picture_of(run(source, tmp_path / "out"))[..., 3]
     assert (alpha[10:] == 255).all()
     assert (alpha[:10] == 0).all()
@@ -524,7 +524,7 @@ def test_alpha_may_end_where_programs_let_it_end(dtype: str, top: int, tmp_path:
 def test_alpha_that_is_small_in_bytes_is_small(tmp_path: Path) -> None:
     """What is nearly transparent everywhere is not made visible."""
     data = np.full((2, 40, 40), 3, dtype="uint8")
-    source = Tiff(data, colours=["gray", "alpha"]).write(tmp_path / "a.tif")
+    source = Tiff(data, colors=["gray", "alpha"]).write(tmp_path / "a.tif")
     assert (picture_of(run(source, tmp_path / "out"))[..., 3] == 3).all()
 
 
@@ -601,7 +601,7 @@ def test_scattered_entries_of_a_palette_are_told(tmp_path: Path) -> None:
     assert any("scattered" in note for note in choices["notes"])
 
 
-def test_dark_bytes_are_kept_if_they_are_colours_and_spread_if_they_are_data(tmp_path: Path) -> None:
+def test_dark_bytes_are_kept_if_they_are_colors_and_spread_if_they_are_data(tmp_path: Path) -> None:
     """Three of five bands that nobody calls red, green and blue are measurements; a dark photograph stays dark."""
     data = np.stack([ramp(40, 40, "uint8", 0, 9)[0]] * 5)
     unnamed = run(Tiff(data, profile={"photometric": "MINISBLACK"}).write(tmp_path / "a.tif"), tmp_path / "a")
@@ -689,7 +689,7 @@ def test_two_bands_are_gray_and_alpha_only_if_the_file_says_so(tmp_path: Path) -
     data = np.stack([ramp(40, 40)[0], np.zeros((40, 40), dtype=np.uint8)])
     plain = run(Tiff(data, profile={"alpha": "NO"}).write(tmp_path / "a.tif"), tmp_path / "one")
     assert (picture_of(plain)[..., 3] == 255).all()
-    hidden = run(Tiff(data, colours=["gray", "alpha"]).write(tmp_path / "a.tif"), tmp_path / "two")
+    hidden = run(Tiff(data, colors=["gray", "alpha"]).write(tmp_path / "a.tif"), tmp_path / "two")
     assert not picture_of(hidden)[..., 3].any()
 
 
@@ -723,15 +723,15 @@ def test_file_that_misses_the_system_asked_for_is_refused_by_name(tmp_path: Path
     assert caught.value.code == "no_valid_pixels"
 
 
-def test_lab_of_bytes_becomes_colour(tmp_path: Path) -> None:
+def test_lab_of_bytes_becomes_color(tmp_path: Path) -> None:
     """Red, green and blue that are stored as L*a*b* come out as red, green and blue, to what libtiff makes of them."""
-    colours = np.zeros((60, 90, 3), dtype=np.uint8)
-    colours[:, :30], colours[:, 30:60], colours[:, 60:] = (200, 30, 30), (30, 180, 40), (40, 60, 200)
-    image = pyvips.Image.new_from_array(colours).copy(interpretation="srgb")
+    colors = np.zeros((60, 90, 3), dtype=np.uint8)
+    colors[:, :30], colors[:, 30:60], colors[:, 60:] = (200, 30, 30), (30, 180, 40), (40, 60, 200)
+    image = pyvips.Image.new_from_array(colors).copy(interpretation="srgb")
     image.colourspace("labq").tiffsave(str(tmp_path / "a.tif"))
     picture = picture_of(run(tmp_path / "a.tif", tmp_path / "out"))
     assert [int(picture[30, x, :3].argmax()) for x in (15, 45, 75)] == [0, 1, 2]
-    assert np.abs(picture[30, (15, 45, 75), :3].astype(int) - colours[30, (15, 45, 75)]).max() < 60
+    assert np.abs(picture[30, (15, 45, 75), :3].astype(int) - colors[30, (15, 45, 75)]).max() < 60
 
 
 @pytest.mark.parametrize("west", [0.0, -180.0, -180.00001, 180.0])
@@ -742,7 +742,7 @@ def test_whole_world_keeps_its_last_degrees_in_mercator(west: float, tmp_path: P
     told: Any = run(path, tmp_path / "out", coordinate_system="EPSG:3857").metadata
     left, _, right, _ = told["bounds"]
     assert right - left == pytest.approx(EARTH_GIRTH, rel=1e-6)
-    left, _, right, _ = told["boundsLonLat"]
+    left, _, right, _ = told["bboxLonLat"]
     assert right - left == pytest.approx(360, abs=1e-3)
     assert -181 < left < 181
 
@@ -753,8 +753,8 @@ def test_polar_file_in_degrees_goes_all_round_to_the_pole_and_is_no_strip(tmp_pa
     path = Tiff(ramp(60, 90), crs="EPSG:3031", transform=place).write(tmp_path / "a.tif")
     result = run(path, tmp_path / "out")
     told: Any = result.metadata
-    assert told["boundsLonLat"][:1] + told["boundsLonLat"][2:3] == [-180, 180]
-    assert told["boundsLonLat"][1] == -90
+    assert told["bboxLonLat"][:1] + told["bboxLonLat"][2:3] == [-180, 180]
+    assert told["bboxLonLat"][1] == -90
     assert told["width"] <= 17 * told["height"]
     assert picture_of(result)[-2, :, 3].all()
 
@@ -774,7 +774,7 @@ def test_outline_round_a_pole_holds_the_pole(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "out" / "a.json").read_text())
     assert told["bbox"][:3] == [-180, -90, 180]
     assert told["bbox"][3] == pytest.approx(-85.025, abs=0.01)
-    assert result.metadata["boundsLonLat"] == told["bbox"]
+    assert result.metadata["bboxLonLat"] == told["bbox"]
 
 
 def test_world_in_mercator_has_the_world_as_its_outline(tmp_path: Path) -> None:
@@ -801,7 +801,7 @@ def test_source_crs_of_degrees_is_not_believed_of_metres(crs: str | None, tmp_pa
     path = Tiff(ramp(40, 40), crs=crs, transform=UTM).write(tmp_path / "a.tif")
     told: Any = run(path, tmp_path / "out", source_crs="EPSG:4326").metadata
     assert told["crs"] is None
-    assert told["boundsLonLat"] is None
+    assert told["bboxLonLat"] is None
     assert any("degrees" in note for note in told["choices"]["notes"])
 
 
@@ -823,7 +823,7 @@ def test_control_points_in_metres_are_not_believed_to_be_degrees(tmp_path: Path)
     assert told["crs"] is None
     assert any("degrees" in note for note in told["choices"]["notes"])
     told = run(path, tmp_path / "helped", source_crs="EPSG:32633").metadata
-    assert told["boundsLonLat"] == pytest.approx([15.0, 45.15, 15.005, 45.1535], abs=0.001)
+    assert told["bboxLonLat"] == pytest.approx([15.0, 45.15, 15.005, 45.1535], abs=0.001)
 
 
 @pytest.mark.parametrize("photometric", ["MINISBLACK", "MINISWHITE"])
@@ -845,8 +845,8 @@ def test_bands_of_the_item_give_values_back(photometric: str, tmp_path: Path) ->
 def test_bands_of_the_item_are_those_of_the_file(output_format: str, names: list[str], tmp_path: Path) -> None:
     """A palette with a hidden index is one band, three or four, according to the format."""
     data = np.arange(2500, dtype=np.uint8).reshape(1, 50, 50) % 5
-    colours = {i: (50 * i, 0, 9, 255) for i in range(5)}
-    path = Tiff(data, palette=colours, nodata=3).write(tmp_path / "a.tif")
+    colors = {i: (50 * i, 0, 9, 255) for i in range(5)}
+    path = Tiff(data, palette=colors, nodata=3).write(tmp_path / "a.tif")
     run(path, tmp_path / "out", output_format=output_format)
     told = json.loads((tmp_path / "out" / "a.json").read_text())["assets"]["picture"]["bands"]
     assert [band["name"] for band in told] == names

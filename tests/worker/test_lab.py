@@ -16,8 +16,8 @@ from tests.support.raw_tiff import NODATA, SHORT, Tag, write_raw_tiff
 EXTRA_SAMPLES, ASCII = 338, 2
 CIE, ICC, ITU = 8, 9, 10
 
-# sRGB and its L*a*b* under D50, as colour science has them (Bradford): ends and middle of each axis.
-COLOURS = {
+# sRGB and its L*a*b* under D50, as color science has them (Bradford): ends and middle of each axis.
+COLORS = {
     (255, 255, 255): (100.0, 0.0, 0.0),
     (0, 0, 0): (0.0, 0.0, 0.0),
     (119, 119, 119): (50.03, 0.0, 0.0),
@@ -28,8 +28,8 @@ COLOURS = {
 
 
 def stored(photometric: int, dtype: str) -> Any:
-    """(50, 60, 3): the colours in stripes of ten columns, as a TIFF of this kind stores them."""
-    lab = np.repeat(np.array(list(COLOURS.values())), 10, axis=0)[None].repeat(50, axis=0)
+    """(50, 60, 3): the colors in stripes of ten columns, as a TIFF of this kind stores them."""
+    lab = np.repeat(np.array(list(COLORS.values())), 10, axis=0)[None].repeat(50, axis=0)
     lightness, chroma = lab[..., :1], lab[..., 1:]
     if dtype.startswith("float"):
         return lab.astype(dtype)
@@ -44,11 +44,11 @@ def stored(photometric: int, dtype: str) -> Any:
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64"])
 @pytest.mark.parametrize("photometric", [CIE, ICC])
 def test_lab_becomes_the_light_that_it_means(photometric: int, dtype: str, tmp_path: Path) -> None:
-    """White is white, gray is gray, and the strongest colours of sRGB come back to a few gray levels."""
+    """White is white, gray is gray, and the strongest colors of sRGB come back to a few gray levels."""
     result = run(write_raw_tiff(tmp_path / "a.tif", stored(photometric, dtype), photometric), tmp_path / "out")
     found = picture_of(result)[25, 5::10, :3].astype(int)
     leave = 6 if dtype == "uint8" else 3  # a step of a* is a step of blue, and of that much red
-    assert np.abs(found - list(COLOURS)).max() <= leave, found
+    assert np.abs(found - list(COLORS)).max() <= leave, found
     choices: Any = result.metadata["choices"]
     assert choices["bands"]["shownAs"] == "lab"
 
@@ -70,7 +70,7 @@ def test_ends_of_each_scale_are_those_of_its_standard(
 
 
 def test_alpha_beside_lab_stays(tmp_path: Path) -> None:
-    """A fourth sample that the file calls alpha hides, and is no colour; a fifth is nothing."""
+    """A fourth sample that the file calls alpha hides, and is no color; a fifth is nothing."""
     alpha = np.linspace(0, 255, 60).astype(np.uint8)[None, :, None].repeat(50, axis=0)
     data = np.concatenate([stored(CIE, "uint8"), alpha, alpha], axis=-1)
     source = write_raw_tiff(tmp_path / "a.tif", data, CIE, {EXTRA_SAMPLES: (SHORT, [2, 0])})
@@ -84,7 +84,7 @@ def test_lab_of_bytes_with_overviews_is_read_without_them(tmp_path: Path) -> Non
     data = np.moveaxis(stored(CIE, "uint8"), -1, 0).repeat(10, axis=1).repeat(10, axis=2)
     source = Tiff(data, overviews=(2, 4), profile={"photometric": "CIELAB"}).write(tmp_path / "a.tif")
     picture = picture_of(run(source, tmp_path / "out", max_size=60)).astype(int)
-    assert np.abs(picture[25, 5::10, :3] - list(COLOURS)).max() <= 6
+    assert np.abs(picture[25, 5::10, :3] - list(COLORS)).max() <= 6
 
 
 def test_nodata_of_lab_is_that_of_the_samples(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_black_of_whole_numbers_is_black(dtype: str, tmp_path: Path) -> None:
     assert np.unique(picture_of(run(source, tmp_path / "out")).reshape(-1, 4), axis=0).tolist() == [[0, 0, 0, 255]]
 
 
-def test_colours_beyond_srgb_become_near_ones() -> None:
+def test_colors_beyond_srgb_become_near_ones() -> None:
     """No wrap: a green that no screen has stays green, and what is no number is black."""
     lab = np.array([[87.0, -128.0, 120.0], [np.nan, np.nan, np.nan]], dtype=np.float32).T
     green, nothing = lab_to_srgb(lab).T.tolist()

@@ -68,7 +68,7 @@ def test_compound_system_is_told_whole_and_places_by_its_first_part(tmp_path: Pa
     flat = run(Tiff(quarters(), crs="EPSG:32638", transform=UTM).write(tmp_path / "a.tif"), tmp_path / "flat")
     compound = CRS.from_user_input("EPSG:32638+5773").to_wkt()
     high = run(Tiff(quarters(), crs=compound, transform=UTM).write(tmp_path / "a.tif"), tmp_path / "high")
-    assert high.metadata["boundsLonLat"] == flat.metadata["boundsLonLat"]
+    assert high.metadata["bboxLonLat"] == flat.metadata["bboxLonLat"]
     facts: Any = high.metadata["source"]
     assert facts["crs"]["projjson"]["type"] == "CompoundCRS"
     assert (picture_of(high) == picture_of(flat)).all()
@@ -79,7 +79,7 @@ def test_local_system_counts_as_none(tmp_path: Path) -> None:
     local = 'LOCAL_CS["site",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'
     source = Tiff(quarters(), crs=local, transform=UTM).write(tmp_path / "a.tif")
     assert run(source, tmp_path / "one").metadata["crs"] is None
-    helped: Any = run(source, tmp_path / "two", source_crs="EPSG:32638").metadata["boundsLonLat"]
+    helped: Any = run(source, tmp_path / "two", source_crs="EPSG:32638").metadata["bboxLonLat"]
     assert helped == pytest.approx([44.068, 15.357, 44.086, 15.375], abs=0.001)
 
 

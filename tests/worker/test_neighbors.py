@@ -1,4 +1,4 @@
-"""What `config.py` finds beside the worker's own settings: misspelt names, and the API's settings and their faults."""
+"""`config.py` also finds misspelled names, and the API's settings and their faults."""
 
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ def test_no_setting_of_either_program_is_called_unknown() -> None:
 
 
 def test_the_apis_settings_are_known_where_the_api_is_not_installed() -> None:
-    """API_HOST and API_PORT are no misspelt PGHOST and PGPORT."""
+    """API_HOST and API_PORT are no misspelled PGHOST and PGPORT."""
     environment = {name.upper(): "x" for name in ApiSettings.model_fields}
     assert unknown_names([("environment", environment), (".env", environment)], Settings.model_fields) == []
 
 
-def test_the_command_prints_the_settings_of_both_programs_and_what_is_misspelt(tmp_path: Path) -> None:
+def test_the_command_prints_the_settings_of_both_programs_and_what_is_misspelled(tmp_path: Path) -> None:
     """Each with its source; secrets are masked, and nothing is made in DATA_DIR."""
     (tmp_path / ".env").write_text("RETAIN_ENDED_DAYS=3\nMAX_FILESIZE=1\nSTORAGE_SECRET=" + "s" * 40 + "\n")
     ended = config(tmp_path, DATA_DIR=str(tmp_path / "data"), JWT_LEEWAY_SECONDS="7", WORKER_AUTH_TOKN="x")

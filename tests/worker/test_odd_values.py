@@ -164,7 +164,7 @@ def test_nan_scale_is_told_as_null(tmp_path: Path) -> None:
 def test_associated_alpha_of_bytes_is_straightened_before_a_stretch_that_was_asked_for(
     stretch: str, tmp_path: Path
 ) -> None:
-    """A colour that is the same all over stays so, whatever the stretch begins with."""
+    """A color that is the same all over stays so, whatever the stretch begins with."""
     alpha = np.full((50, 50), 255)
     alpha[:, 25:] = 128
     data = np.stack([200 * alpha // 255, 150 * alpha // 255, 100 * alpha // 255, alpha], axis=-1).astype(np.uint8)
@@ -174,7 +174,7 @@ def test_associated_alpha_of_bytes_is_straightened_before_a_stretch_that_was_ask
 
 
 def test_nodata_is_looked_for_before_associated_alpha_is_made_straight(tmp_path: Path) -> None:
-    """A colour whose straight value happens to be the nodata value is seen."""
+    """A color whose straight value happens to be the nodata value is seen."""
     data = np.full((50, 50, 4), (100, 100, 100, 128), dtype=np.uint8)
     tags: dict[int, Any] = {EXTRA_SAMPLES: (SHORT, [1]), NODATA: (ASCII, b"199\0")}
     picture = picture_of(run(write_raw_tiff(tmp_path / "a.tif", data, 2, tags), tmp_path / "out"))
@@ -230,7 +230,7 @@ def test_undeclared_nodata_of_64_bits_is_left_out_of_the_stretch(value: int, dty
     assert choices["stretch"]["hi"] < 2500
     (told,) = (json.loads("{" + note.partition("{")[2]) for note in choices["notes"] if "nodata" in note)
     assert told == {"nodata": value}
-    assert [fill["value"] for fill in choices["stretch"]["leftOut"]] == [value]
+    assert [fill["value"] for fill in choices["stretch"]["excludedValues"]] == [value]
     shown = picture_of(run(source, tmp_path / "hidden", nodata=told["nodata"]))[..., 3]
     assert not shown[:10].any()
     assert shown[10:].all()

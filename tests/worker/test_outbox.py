@@ -17,8 +17,8 @@ from structlog.testing import capture_logs
 
 from geoprocessing_worker.errors import ErrorClass, JobError
 from geoprocessing_worker.jobs import workspace
-from geoprocessing_worker.jobs.outbox import Entry, Outbox
-from geoprocessing_worker.jobs.report_sender import Courier
+from geoprocessing_worker.jobs.outbox import Outbox, OutboxEntry
+from geoprocessing_worker.jobs.report_sender import ReportSender
 from geoprocessing_worker.jobs.runner import Ending
 from geoprocessing_worker.outputs import OutputFile
 from geoprocessing_worker.wire import inline
@@ -63,11 +63,11 @@ def failure(code: str = "trouble") -> Failure:
     return Failure.of(JobError(code, "Some words.", ErrorClass.TRANSIENT))
 
 
-def next_process(bench: Bench, **limits: Any) -> Courier:
+def next_process(bench: Bench, **limits: Any) -> ReportSender:
     """What a worker that is started in place of a dead one has."""
     usual = {"max_age": 3600, "max_reports": 10} | limits
     outbox = Outbox(bench.outbox.temp_dir, bench.server.base_url, **usual)
-    return Courier(outbox, bench.tools.api, bench.tools.storage)
+    return ReportSender(outbox, bench.tools.api, bench.tools.storage)
 
 
 def results(bench: Bench, folder: Path) -> tuple[Completion, Path]:
@@ -77,7 +77,7 @@ def results(bench: Bench, folder: Path) -> tuple[Completion, Path]:
     return Completion(outputs=(told,), metadata={"width": 1}, timings={}), folder
 
 
-def post_results(bench: Bench) -> Entry:
+def post_results(bench: Bench) -> OutboxEntry:
     claimed = job(bench)
     completion, folder = results(bench, bench.folder / "work" / "made")
     return bench.outbox.post(claimed, completion, folder, claimed.uploads)

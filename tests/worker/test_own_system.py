@@ -64,7 +64,7 @@ def write(path: Path, keys: dict[int, Any], x: float, y: float, pixel: float) ->
 
 
 def bounds_of(result: ConversionResult) -> tuple[float, float, float, float]:
-    bounds: Any = result.metadata["boundsLonLat"]
+    bounds: Any = result.metadata["bboxLonLat"]
     west, south, east, north = bounds
     return west, south, east, north
 

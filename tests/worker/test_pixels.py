@@ -107,13 +107,13 @@ def test_inks_become_light() -> None:
     assert inks_to_light(inks).T.tolist() == [[255, 255, 255], [0, 0, 0], [0, 255, 255]]
 
 
-def test_stored_premultiplied_colour_is_made_straight() -> None:
+def test_stored_premultiplied_color_is_made_straight() -> None:
     """Half-transparent red that is stored as 128 is full red."""
     assert unpremultiply(np.array([128, 0], dtype=np.uint8), np.array([128, 0], dtype=np.uint8)).tolist() == [255, 0]
 
 
 @pytest.mark.parametrize("method", ["average", "bilinear", "cubic", "lanczos"])
-def test_hidden_pixels_never_tint_their_neighbours(method: str) -> None:
+def test_hidden_pixels_never_tint_their_neighbors(method: str) -> None:
     """Green under a mask does not bleed into the red beside it, however it is reduced while it is read."""
     samples = np.zeros((3, 90, 90), dtype=np.uint8)
     samples[0, :, :47], samples[1, :, 47:] = 255, 255

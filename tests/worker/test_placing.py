@@ -155,10 +155,8 @@ def test_five_ground_points_are_found_again(case: Case) -> None:
 
 @pytest.mark.parametrize("target", ["EPSG:4326", "EPSG:3857"])
 @pytest.mark.parametrize("angle", [0.0, 30.0])
-def test_control_points_on_both_sides_of_the_date_line_are_neighbours(
-    angle: float, target: str, tmp_path: Path
-) -> None:
-    """Points at 179.9 and at -179.9 degrees make a picture a fraction of a degree wide, in its colours."""
+def test_control_points_on_both_sides_of_the_date_line_are_neighbors(angle: float, target: str, tmp_path: Path) -> None:
+    """Points at 179.9 and at -179.9 degrees make a picture a fraction of a degree wide, in its colors."""
     place = Affine.translation(179.9, -17) @ Affine.rotation(angle) @ Affine.scale(0.004, -0.004)
     corners = ((0, 0), (64, 0), (0, 64), (64, 64))
     named = [(column, row, *(place @ (column, row))) for column, row in corners]
@@ -166,12 +164,12 @@ def test_control_points_on_both_sides_of_the_date_line_are_neighbours(
     assert {point.x > 0 for point in points} == {True, False}
     source = Tiff(quarters(), crs=None, transform=None, gcps=(points, "EPSG:4326")).write(tmp_path / "a.tif")
     result = run(source, tmp_path / "out", coordinate_system=target)
-    west, _, east, _ = np.array(result.metadata["boundsLonLat"], dtype=float)
+    west, _, east, _ = np.array(result.metadata["bboxLonLat"], dtype=float)
     assert 179 < west < 180 < east < 181
     picture = picture_of(result)
     quarters_of = [
-        np.argwhere((picture == (*colour, 255)).all(axis=2))
-        for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255))
+        np.argwhere((picture == (*color, 255)).all(axis=2))
+        for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255))
     ]
     counts = [len(places) for places in quarters_of]
     assert min(counts) > 0.8 * max(counts) > 500, "what lies beyond the line is there too"

@@ -21,7 +21,7 @@ from geoprocessing_worker import host
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.jobs import daemon as daemon_module
 from geoprocessing_worker.jobs.daemon import Daemon
-from geoprocessing_worker.jobs.runner import Ending, Tools
+from geoprocessing_worker.jobs.runner import Ending, WorkerContext
 from geoprocessing_worker.wire.virus_scan import Scanner
 from tests.support.bench import Bench
 from tests.support.scripted_api import ScriptedApi, answer, problem
@@ -46,9 +46,9 @@ async def bench(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) ->
     assert bench.folders() == [], "a folder was left behind"
 
 
-def daemon(tools: Tools, **settings: Any) -> Daemon:
+def daemon(tools: WorkerContext, **settings: Any) -> Daemon:
     changed = tools.settings.model_copy(update={"poll_interval": 0.01, **settings})
-    return Daemon(Tools(**{**vars(tools), "settings": changed}), jitter=lambda: 0.0)
+    return Daemon(WorkerContext(**{**vars(tools), "settings": changed}), jitter=lambda: 0.0)
 
 
 def claims(server: ScriptedApi) -> list[dict[str, Any]]:
@@ -76,24 +76,26 @@ async def test_a_claim_declares_what_the_worker_takes(bench: Bench) -> None:
     }
 
 
-def too_large_for_any_disk(tools: Tools, _folder: Path) -> tuple[Tools, Callable[[], None]]:
+def too_large_for_any_disk(tools: WorkerContext, _folder: Path) -> tuple[WorkerContext, Callable[[], None]]:
     settings = tools.settings.model_copy(update={"max_file_size": 10**17})
     mended = tools.settings.model_copy()
 
     def mend() -> None:
         object.__setattr__(settings, "max_file_size", mended.max_file_size)
 
-    return Tools(**{**vars(tools), "settings": settings}), mend
+    return WorkerContext(**{**vars(tools), "settings": settings}), mend
 
 
-def folder_is_a_file(tools: Tools, folder: Path) -> tuple[Tools, Callable[[], None]]:
+def folder_is_a_file(tools: WorkerContext, folder: Path) -> tuple[WorkerContext, Callable[[], None]]:
     (folder / "work").write_text("in the way")
     return tools, (folder / "work").unlink
 
 
-def memory_is_short(tools: Tools, _folder: Path) -> tuple[Tools, Callable[[], None]]:
+def memory_is_short(tools: WorkerContext, _folder: Path) -> tuple[WorkerContext, Callable[[], None]]:
     settings = tools.settings.model_copy(update={"min_free_memory_mb": 10**9})
-    return Tools(**{**vars(tools), "settings": settings}), lambda: object.__setattr__(settings, "min_free_memory_mb", 1)
+    return WorkerContext(**{**vars(tools), "settings": settings}), lambda: object.__setattr__(
+        settings, "min_free_memory_mb", 1
+    )
 
 
 class Ponging:
@@ -118,7 +120,7 @@ class Ponging:
     ids=["disk full", "disk unwritable", "memory"],
 )
 async def test_trouble_stops_claims_until_it_is_over(
-    bench: Bench, tmp_path: Path, code: str, make: Callable[..., tuple[Tools, Callable[[], None]]]
+    bench: Bench, tmp_path: Path, code: str, make: Callable[..., tuple[WorkerContext, Callable[[], None]]]
 ) -> None:
     """One ERROR at the start, one INFO at the end, no claim in between, and the API hears of it if it takes that."""
     tools, mend = make(bench.tools, tmp_path)

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geoprocessing_worker.errors import JobError, refused
+from geoprocessing_worker.errors import JobError, invalid_input
 from geoprocessing_worker.raster import Level
 from geoprocessing_worker.render import chunks
 from geoprocessing_worker.render.chunks import divided
-from geoprocessing_worker.render.plan import Work
-from geoprocessing_worker.source.sampling import Source, read_window
+from geoprocessing_worker.render.plan import ReadSize
+from geoprocessing_worker.source.sampling import OpenLevel, read_window
 from tests.support.rasters import Tiff, picture_of, ramp, run
 
 TILES = {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate"}
@@ -31,7 +31,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def noise(height: int, width: int) -> Any:
-    """(3, height, width) in which no pixel is like its neighbour."""
+    """(3, height, width) in which no pixel is like its neighbor."""
     return np.random.default_rng(5).integers(0, 255, (3, height, width), dtype=np.uint8)
 
 
@@ -50,7 +50,7 @@ def test_every_pixel_is_in_one_piece(
     """Whatever the sizes, each pixel of the picture and of the file is read once, and at most 32 MB at a time."""
     width, height = size
     level = Level(None, width, height, min(block[0], width), min(block[1], height))
-    work = Work(max(1, int(width * shrink)), max(1, int(height * shrink)))
+    work = ReadSize(max(1, int(width * shrink)), max(1, int(height * shrink)))
     shown = np.zeros((work.height, work.width), dtype=np.uint8)
     source = np.zeros((height, width), dtype=np.uint8)
     for piece in chain(*divided(level, work, pixel_bytes)):
@@ -67,7 +67,7 @@ def test_every_pixel_is_in_one_piece(
 
 def test_a_run_reads_downwards() -> None:
     """One reader's pieces lie one below the other, so that a block across a border is decoded once."""
-    level, work = Level(None, 60_000, 40_000, 512, 512), Work(8000, 5333)
+    level, work = Level(None, 60_000, 40_000, 512, 512), ReadSize(8000, 5333)
     runs = divided(level, work, 4)
     assert len(runs) >= 4
     for stack in runs:
@@ -77,7 +77,7 @@ def test_a_run_reads_downwards() -> None:
 
 def test_a_block_too_large_to_share_is_read_by_one_reader() -> None:
     """Two would push each other's block out of GDAL's cache, and decode it for every piece."""
-    assert len(divided(Level(None, 20_000, 20_000, 20_000, 20_000), Work(4000, 4000), 3)) == 1
+    assert len(divided(Level(None, 20_000, 20_000, 20_000, 20_000), ReadSize(4000, 4000), 3)) == 1
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -113,7 +113,7 @@ def test_two_threads_never_read_from_one_handle(tmp_path: Path, monkeypatch: pyt
     busy: dict[int, int] = {}
     clashes: list[int] = []
 
-    def watched(source: Source, *arguments: Any) -> Any:
+    def watched(source: OpenLevel, *arguments: Any) -> Any:
         thread, handle = threading.get_ident(), id(source.dataset)
         # A thread that is done with a run of pieces may take the other's handle for the next one.
         clashes.extend(other for other, taken in list(busy.items()) if taken == handle and other != thread)
@@ -153,7 +153,7 @@ def test_after_an_error_the_rest_is_not_read(tmp_path: Path, monkeypatch: pytest
     def watched(*arguments: Any) -> Any:
         read.append(threading.get_ident())
         if len(read) <= 2 and together.wait(10) == 0:
-            raise refused("corrupt_block", "A tile of it.")
+            raise invalid_input("corrupt_block", "A tile of it.")
         failed.wait(2)
         return read_window(*arguments)
 

@@ -13,7 +13,7 @@ import rasterio
 from PIL import Image
 from rasterio.errors import RasterioIOError
 
-from geoprocessing_worker.errors import ErrorClass, JobError, refused
+from geoprocessing_worker.errors import ErrorClass, JobError, invalid_input
 from geoprocessing_worker.source.gdal_errors import named
 from geoprocessing_worker.tiff.compression import Codec
 from tests.support.rasters import Tiff, run
@@ -43,7 +43,7 @@ def test_library_words_become_a_code(words: str, code: str) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        "Output driver 'VRT' not recognised.",
+        "Output driver 'VRT' not recognized.",
         "something that no library has ever said",
         "WebPSetupEncode:WEBP driver doesn't support 5 bands. Must be 3 (RGB) or 4 (RGBA) bands.",
         "JPEGLib:Too many color components: 5, max 4; Error when compressing strip/tile 0",
@@ -107,7 +107,7 @@ def test_no_memory_is_a_matter_of_resources() -> None:
 
 def test_refusals_pass_through() -> None:
     """What is named already keeps its name."""
-    error = refused("too_large", "Too large.")
+    error = invalid_input("too_large", "Too large.")
     assert named(error) is error
 
 

@@ -88,4 +88,4 @@ def test_bands_in_another_order_are_caught(tmp_path: Path) -> None:
 def test_number_of_places_is_told(tmp_path: Path) -> None:
     """Whoever doubts a picture reads in the metadata how far it was checked."""
     check: Any = run(SOURCES["photograph"].write(tmp_path / "a.tif"), tmp_path / "out").metadata["selfCheck"]
-    assert (check["placesCompared"], check["placesAlike"]) == (16, 16)
+    assert (check["placesCompared"], check["matches"]) == (16, 16)

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from structlog.testing import capture_logs
 
-from geoprocessing_worker.jobs.runner import Ending, JobRunner, Tools
+from geoprocessing_worker.jobs.runner import Ending, JobRunner, WorkerContext
 from geoprocessing_worker.plugins.registry import Tasks, bind
 from geoprocessing_worker.wire.messages import ClaimedJob
 from tests.support.bench import SUCCEEDED, SUFFIXES, Bench
@@ -125,7 +125,7 @@ async def test_a_timeout_of_a_packages_own_kind_of_job_advises_nothing_of_ours(e
 
 async def test_timeouts_can_be_turned_off(endless: Bench) -> None:
     settings = endless.tools.settings.model_copy(update={"enable_job_timeouts": False})
-    endless.tools = Tools(**{**vars(endless.tools), "settings": settings})
+    endless.tools = WorkerContext(**{**vars(endless.tools), "settings": settings})
     running = asyncio.create_task(endless.run(timeoutSeconds=0.01))
     await until(lambda: any(call.json["stage"] == "render" for call in endless.server.calls("progress")))
     endless.interrupt.set()

@@ -8,15 +8,15 @@ import pytest
 
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.sandbox.process import Limits, Sandbox
-from tests.support.child_work import Deed, Told, do
+from tests.support.child_work import ChildReply, Deed, do
 from tests.support.waiting import until
 
-Box = Sandbox[Deed, Told]
+Box = Sandbox[Deed, ChildReply]
 
 
 @pytest.fixture
 def box() -> Box:
-    return Sandbox(do, Told, preload=("tests.support.child_work",), limits=Limits(cpu_seconds=1), confine=False)
+    return Sandbox(do, ChildReply, preload=("tests.support.child_work",), limits=Limits(cpu_seconds=1), confine=False)
 
 
 def alive(pid: int) -> bool:
@@ -69,7 +69,7 @@ async def test_however_a_child_ends_it_has_a_name_and_the_next_job_runs(
 
 async def test_a_child_that_reports_without_end_is_heard_no_further_than_its_limit() -> None:
     """It would keep the worker from its heartbeats and its other jobs for as long as its job may take."""
-    box = Sandbox(do, Told, preload=("tests.support.child_work",), limits=Limits(lines=20_000), confine=False)
+    box = Sandbox(do, ChildReply, preload=("tests.support.child_work",), limits=Limits(lines=20_000), confine=False)
     heard: list[str] = []
     with pytest.raises(JobError, match="broke down"):
         await box.run(Deed(name="chatter"), lambda stage, *_: heard.append(stage))
@@ -78,7 +78,7 @@ async def test_a_child_that_reports_without_end_is_heard_no_further_than_its_lim
 
 async def test_of_a_child_one_long_line_is_read_as_its_result_must_be() -> None:
     """To parse 4 MB of brackets took the event loop a second, a quarter of a million times."""
-    box = Sandbox(do, Told, preload=("tests.support.child_work",), confine=False)
+    box = Sandbox(do, ChildReply, preload=("tests.support.child_work",), confine=False)
     heard: list[str] = []
     with pytest.raises(JobError, match="broke down"):
         await box.run(Deed(name="long reports"), lambda _stage, _percent, text: heard.append(text))
@@ -115,7 +115,7 @@ async def test_three_children_run_at_once_and_the_worker_goes_on_meanwhile(box: 
 
 
 async def test_no_more_children_run_at_once_than_there_may_be(tmp_path: Path) -> None:
-    box = Sandbox(do, Told, preload=("tests.support.child_work",), confine=False, most=1)
+    box = Sandbox(do, ChildReply, preload=("tests.support.child_work",), confine=False, most=1)
     first = asyncio.create_task(box.run(Deed(name="loop", path=tmp_path), lambda *_: None))
     await until((tmp_path / "child").exists)
     second = asyncio.create_task(box.run(Deed(name="well"), lambda *_: None))

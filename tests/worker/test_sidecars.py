@@ -12,8 +12,8 @@ from geoprocessing_worker.output.sidecars import auxiliary_file, read_world_file
 from geoprocessing_worker.raster import Grid
 
 
-def test_world_file_names_the_centre_of_the_first_pixel() -> None:
-    """a, d, b, e, then the centre of the upper left pixel, a newline after the last."""
+def test_world_file_names_the_center_of_the_first_pixel() -> None:
+    """a, d, b, e, then the center of the upper left pixel, a newline after the last."""
     assert world_file(Affine(2, 0.5, 100, 0.25, -4, 200)) == "2.0\n0.25\n0.5\n-4.0\n101.25\n198.125\n"
 
 

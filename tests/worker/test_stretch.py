@@ -14,7 +14,7 @@ NOISE = np.random.default_rng(1).normal(1000, 100, 50_000)
 
 def test_bytes_are_shown_as_they_are() -> None:
     """uint8 imagery is never stretched, dark or bright."""
-    stretch = choose_stretch(np.arange(40, 90, dtype=np.uint8).repeat(9), None, None, colour=True)
+    stretch = choose_stretch(np.arange(40, 90, dtype=np.uint8).repeat(9), None, None, color=True)
     assert stretch.identity
 
 
@@ -22,24 +22,24 @@ def test_wide_types_get_the_percentiles_of_the_sample() -> None:
     """uint16 and float run from the 2nd to the 98th percentile."""
     for dtype in ("uint16", "float32", "int32"):
         values = NOISE.astype(dtype)
-        stretch = choose_stretch(values, None, None, colour=False)
+        stretch = choose_stretch(values, None, None, color=False)
         assert (stretch.lo, stretch.hi) == pytest.approx(tuple(np.percentile(values, (2, 98))), rel=1e-3)
 
 
 def test_one_outlier_does_not_flatten_the_picture() -> None:
     """A single dead pixel of 1e30 leaves the stretch where the data is."""
-    stretch = choose_stretch(np.append(NOISE, 1e30).astype(np.float32), None, None, colour=False)
+    stretch = choose_stretch(np.append(NOISE, 1e30).astype(np.float32), None, None, color=False)
     assert stretch.hi < 1500
 
 
 def test_classes_are_kept_apart() -> None:
     """A few whole numbers are spread from lowest to highest, none clipped away."""
     classes = np.array([11, 21, 31, 95] * 50, dtype=np.uint8)
-    assert choose_stretch(classes.astype(np.int16), None, None, colour=False).kind == "minmax"
-    assert choose_stretch(classes.astype(np.float32), None, None, colour=False).kind == "minmax"
-    halves = choose_stretch(classes.astype(np.float32) / 2 + 0.25, None, None, colour=False)
+    assert choose_stretch(classes.astype(np.int16), None, None, color=False).kind == "minmax"
+    assert choose_stretch(classes.astype(np.float32), None, None, color=False).kind == "minmax"
+    halves = choose_stretch(classes.astype(np.float32) / 2 + 0.25, None, None, color=False)
     assert halves.kind == "percentile"
-    low = choose_stretch((classes // 10).astype(np.uint8), None, None, colour=False)
+    low = choose_stretch((classes // 10).astype(np.uint8), None, None, color=False)
     assert (low.lo, low.hi) == (1.0, 9.0)
 
 
@@ -52,7 +52,7 @@ def test_classes_whose_codes_lie_far_apart_are_classes(dtype: str) -> None:
     """By their number and not by their span, and each as often as the others they are all kept apart."""
     values = np.random.default_rng(3).permutation(FLAGS.repeat(50)).astype(dtype)
     assert few_values(values)
-    stretch = choose_stretch(values, None, None, colour=False)
+    stretch = choose_stretch(values, None, None, color=False)
     assert (stretch.lo, stretch.hi) == (21762, 55052)
 
 
@@ -60,7 +60,7 @@ def test_a_rare_code_far_away_does_not_hide_the_usual_ones() -> None:
     """What a pixel in a thousand holds is clipped, where the others would all be black for it."""
     values = np.append(np.arange(1, 18).repeat(1000), np.full(17, 9000)).astype(np.int32)
     assert few_values(values)
-    assert choose_stretch(values, None, None, colour=False).hi == 17
+    assert choose_stretch(values, None, None, color=False).hi == 17
 
 
 @pytest.mark.parametrize(
@@ -82,21 +82,21 @@ def test_mostly_one_value_still_shows_the_rest() -> None:
     """When both percentiles are one value, the range is used instead."""
     rain = np.zeros(10_000, dtype=np.float32)
     rain[:50] = 12.5
-    stretch = choose_stretch(rain, None, None, colour=False)
+    stretch = choose_stretch(rain, None, None, color=False)
     assert (stretch.lo, stretch.hi) == (0.0, 12.5)
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0, -1e30, 1e-30])
 def test_constant_is_flat_and_finite(value: float) -> None:
     """A constant raster divides by nothing that is zero."""
-    stretch = choose_stretch(np.full(100, value, dtype=np.float32), None, None, colour=False)
+    stretch = choose_stretch(np.full(100, value, dtype=np.float32), None, None, color=False)
     assert stretch.kind == "constant"
     assert stretch.lo < value < stretch.hi
 
 
 def test_few_bits_use_all_of_eight() -> None:
     """A 4-bit 15 is white."""
-    assert choose_stretch(np.arange(16, dtype=np.uint8), 4, None, colour=True).hi == 15.0
+    assert choose_stretch(np.arange(16, dtype=np.uint8), 4, None, color=True).hi == 15.0
 
 
 @pytest.mark.parametrize(
@@ -111,11 +111,11 @@ def test_few_bits_use_all_of_eight() -> None:
 )
 def test_payload_decides(asked: str, lo: float, hi: float) -> None:
     """Each kind of stretch that a payload may ask for gives the numbers it promises."""
-    stretch = choose_stretch(np.arange(101, dtype=np.float64), None, asked, colour=False)
+    stretch = choose_stretch(np.arange(101, dtype=np.float64), None, asked, color=False)
     assert (stretch.lo, stretch.hi) == pytest.approx((lo, hi))
 
 
 def test_empty_sample_is_no_error() -> None:
     """All nodata in the sample: the choice is still made."""
     empty: Any = np.empty(0, dtype=np.float32)
-    assert choose_stretch(empty, None, None, colour=False).kind == "none"
+    assert choose_stretch(empty, None, None, color=False).kind == "none"

@@ -14,7 +14,7 @@ from PIL import Image
 
 from geoprocessing_worker.handlers import TaskRequest, TaskResult
 from geoprocessing_worker.plugins.calls import Call
-from geoprocessing_worker.sandbox.landlock import Reach
+from geoprocessing_worker.sandbox.landlock import AllowedPaths
 from geoprocessing_worker.sandbox.process import Sandbox
 from geoprocessing_worker.source import texts
 from geoprocessing_worker.source.gdal import gdal_environment
@@ -179,7 +179,7 @@ async def test_it_works_behind_the_walls_of_the_sandbox(handler: Any, tmp_path: 
     out.mkdir()
     request = TaskRequest(source=source, output_folder=out, stem="a", options=handler.payload(), source_name="a.tif")
     box: Sandbox[Call, TaskResult] = Sandbox(perform, TaskResult, preload=("geoprocessing_worker.tasks.preload",))
-    made = await box.run(Call.of(handler, request), lambda *_: None, Reach((source,), (out,)))
+    made = await box.run(Call.of(handler, request), lambda *_: None, AllowedPaths((source,), (out,)))
     assert described(made.metadata["source"]) == SHOWN[LATIN]  # type: ignore[arg-type]
 
 

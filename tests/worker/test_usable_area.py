@@ -84,10 +84,10 @@ def test_a_file_of_the_other_pole_is_refused_by_name() -> None:
 
 
 def test_the_arctic_of_a_world_fills_its_picture_and_the_cut_is_told(tmp_path: Path) -> None:
-    """Four meridians in four colours meet in the middle; nothing is empty; the notes say that it is not all."""
+    """Four meridians in four colors meet in the middle; nothing is empty; the notes say that it is not all."""
     data = np.zeros((3, 180, 360), dtype=np.uint8)
-    for quarter, colour in enumerate(((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255))):
-        data[:, :, quarter * 90 : quarter * 90 + 90] = np.array(colour)[:, None, None]
+    for quarter, color in enumerate(((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255))):
+        data[:, :, quarter * 90 : quarter * 90 + 90] = np.array(color)[:, None, None]
     source = Tiff(data, transform=WORLD).write(tmp_path / "a.tif")
     result = run(source, tmp_path / "out", coordinate_system="EPSG:3995")
     picture = picture_of(result)

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import rasterio
 
-from geoprocessing_worker.handlers import Report, TaskRequest, TaskResult, refused, write_whole
+from geoprocessing_worker.handlers import ProgressCallback, TaskRequest, TaskResult, invalid_input, write_whole
 from geotiff_histogram.handler import HistogramOptions
 
 
-def count_values(request: TaskRequest[HistogramOptions], report: Report) -> TaskResult:
+def count_values(request: TaskRequest[HistogramOptions], report: ProgressCallback) -> TaskResult:
     """Writes `<stem>_histogram.csv`: the lower and upper end of each bucket, and how many valid pixels lie in it.
 
     Raises:
@@ -20,11 +20,11 @@ def count_values(request: TaskRequest[HistogramOptions], report: Report) -> Task
     options = request.options
     with rasterio.open(request.file) as dataset:
         if options.band > dataset.count:
-            raise refused("no_such_band", f"The file has {dataset.count} bands, but not band {options.band}.")
+            raise invalid_input("no_such_band", f"The file has {dataset.count} bands, but not band {options.band}.")
         report("look", 0, "Looking for the lowest and the highest value")
         ends = [(values.min(), values.max()) for values in _values(dataset, options.band) if values.size]
         if not ends:
-            raise refused("no_valid_pixels", "No pixel of this band is valid.")
+            raise invalid_input("no_valid_pixels", "No pixel of this band is valid.")
         low, high = float(min(low for low, _ in ends)), float(max(high for _, high in ends))
         counts = np.zeros(options.buckets, dtype=np.int64)
         edges = np.linspace(low, high if high > low else low + 1, options.buckets + 1)

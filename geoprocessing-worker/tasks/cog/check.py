@@ -19,7 +19,7 @@ from geoprocessing_worker.output.verify import failed
 from geoprocessing_worker.raster import Grid, SourceHeader
 from geoprocessing_worker.source.gdal import open_source
 from geoprocessing_worker.source.gdal_errors import corrupt
-from geoprocessing_worker.source.sampling import Source, internal_mask, open_level
+from geoprocessing_worker.source.sampling import OpenLevel, internal_mask, open_level
 
 EACH_WAY = 4  # places along each side
 LOOKED_FOR = 16  # places along each side of a source, to be found in a reprojected copy
@@ -139,20 +139,20 @@ def _same_number(one: float | None, other: float | None) -> bool:
 
 def _same_tables(header: SourceHeader, found: SourceHeader) -> bool:
     if header.palette is not None and found.palette is not None:
-        return _same_colours(header.palette, found.palette)
+        return _same_colors(header.palette, found.palette)
     if header.palette is None and found.palette is None:
         return True
     # GDAL tells black and white by a table or without, as it likes.
-    return header.bands[0].bits == 1 and bool((_two_colours(header) == _two_colours(found)).all())
+    return header.bands[0].bits == 1 and bool((_two_colors(header) == _two_colors(found)).all())
 
 
-def _two_colours(header: SourceHeader) -> NDArray[Any]:
+def _two_colors(header: SourceHeader) -> NDArray[Any]:
     if header.palette is not None:
         return header.palette[:2, :3]
     return np.array([[255] * 3, [0] * 3] if header.miniswhite else [[0] * 3, [255] * 3])
 
 
-def _same_colours(one: NDArray[Any], other: NDArray[Any]) -> bool:
+def _same_colors(one: NDArray[Any], other: NDArray[Any]) -> bool:
     """GDAL fills a table up to its type's range with black."""
     entries = min(len(one), len(other))
     return bool((one[:entries] == other[:entries]).all() and not one[entries:, :3].any())
@@ -166,7 +166,7 @@ def all_nodata(block: NDArray[Any], nodata: tuple[float | None, ...]) -> NDArray
     return found
 
 
-def _hidden(source: Source, header: SourceHeader, window: Window, *, by_nodata: bool = False) -> NDArray[np.bool_]:
+def _hidden(source: OpenLevel, header: SourceHeader, window: Window, *, by_nodata: bool = False) -> NDArray[np.bool_]:
     """(rows, columns) true where a mask or an alpha band hides all, or nodata if `by_nodata`.
 
     GDAL counts alpha bands only as the second or the fourth.

@@ -17,7 +17,7 @@ from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.errors import CRSError, RasterioError
 
-from geoprocessing_worker.errors import JobError, refused
+from geoprocessing_worker.errors import JobError, invalid_input
 from geoprocessing_worker.geo.crs import from_gdal, horizontal, per_degree, to_gdal, unshifted
 from geoprocessing_worker.geo.crs import in_degrees as crs_in_degrees
 from geoprocessing_worker.raster import Georeferencing, SourceHeader
@@ -120,7 +120,7 @@ def cannot_hold(header: SourceHeader) -> JobError:
     """A refusal that names the system."""
     helps = header.crs is not None and not is_bent(header)
     cure = "Reproject the file, or ask for webOptimized." if helps else "Reproject the file."
-    return refused(
+    return invalid_input(
         "unsupported_crs",
         f"GeoTIFF keys cannot hold the file's coordinate system ({name_of(header)}). {cure}",
         crs=name_of(header),

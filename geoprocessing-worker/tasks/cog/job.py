@@ -21,12 +21,12 @@ from rasterio.errors import CRSError
 
 from geoprocessing_worker.color.bands import BandChoice
 from geoprocessing_worker.color.lab import is_lab
-from geoprocessing_worker.errors import ErrorClass, JobError, refused, too_large
+from geoprocessing_worker.errors import ErrorClass, JobError, invalid_input, too_large
 from geoprocessing_worker.geo.crs import parse_crs, same
 from geoprocessing_worker.geo.layout import lay_out
 from geoprocessing_worker.handlers import (
     OutputFile,
-    Report,
+    ProgressCallback,
     TaskRequest,
     TaskResult,
     finished,
@@ -67,7 +67,7 @@ TIFF = "image/tiff; application=geotiff; profile=cloud-optimized"
 LOSSY_BANDS = {Compression.JPEG: (1, 3, 4), Compression.WEBP: (3, 4)}
 
 
-def make_cog(request: TaskRequest[CogOptions], report: Report) -> TaskResult:
+def make_cog(request: TaskRequest[CogOptions], report: ProgressCallback) -> TaskResult:
     """Writes `<stem>.tif` and `<stem>.json`.
 
     Raises:
@@ -183,7 +183,7 @@ def _afford(source: Path, header: SourceHeader, options: CogOptions, tiles: Tile
     most = MAX_DECODED_BYTES if sparse else allowance(stored, LEAST_WORK_BYTES, MAX_WORK_BYTES)
     for found, allowed in ((decoded, MAX_DECODED_BYTES), (work, most)):
         if found > allowed:
-            raise refused(
+            raise invalid_input(
                 "too_complex",
                 f"Rewriting this file means decoding {found >> 20:,} MB; at most {allowed >> 20:,} MB are allowed for "
                 f"it. {'Cut it into parts' if times == 1 else 'Save it in tiles of 256 by 256 pixels'}.",
@@ -194,26 +194,26 @@ def _afford(source: Path, header: SourceHeader, options: CogOptions, tiles: Tile
 
 def _refuse_impossible(header: SourceHeader, options: CogOptions) -> None:
     if header.miniswhite and header.palette is None and header.bands[0].bits != 1:
-        raise refused(
+        raise invalid_input(
             "unsupported_photometric",
-            "Its grays count from white to black, which a cloud optimised GeoTIFF made here cannot say. "
+            "Its grays count from white to black, which a cloud optimized GeoTIFF made here cannot say. "
             "Save it as MINISBLACK first.",
         )
     if is_lab(header.photometric) or header.photometric == SEPARATED:
-        raise refused(
+        raise invalid_input(
             "unsupported_photometric",
-            "Its colours are inks or L*a*b*, which a cloud optimised GeoTIFF made here cannot say. Save it as RGB.",
+            "Its colors are inks or L*a*b*, which a cloud optimized GeoTIFF made here cannot say. Save it as RGB.",
         )
     if options.web_optimized and is_bent(header):
-        raise refused(
+        raise invalid_input(
             "unsupported_crs",
             "Its ground control points need a thin-plate spline, which GDAL cannot align with web tiles. "
             "Omit webOptimized.",
         )
     if header.palette is not None and header.bands[0].dtype not in {"uint8", "uint16"}:
-        raise refused(
+        raise invalid_input(
             "unsupported_data_type",
-            f"A colour table for numbers of the type {header.bands[0].dtype} cannot be written. Save it as uint8.",
+            f"A color table for numbers of the type {header.bands[0].dtype} cannot be written. Save it as uint8.",
             dtype=header.bands[0].dtype,
         )
     if options.web_optimized:
@@ -229,10 +229,10 @@ def _refuse_codec(header: SourceHeader, options: CogOptions, data: tuple[int, ..
     if not bytes_only or len(header.bands) not in bands or header.palette is not None or _one_too_many(header, options):
         named = " and ".join(map(str, data))
         cure = f" Or save the file without band {named}, which is called alpha but holds no opacity." if data else ""
-        raise refused(
+        raise invalid_input(
             "invalid_payload",
             f"compression was {options.compression.value!r}: allowed for {' or '.join(map(str, bands))} bands of "
-            "8 bits without a colour table only, an alpha band that webOptimized adds among them. "
+            "8 bits without a color table only, an alpha band that webOptimized adds among them. "
             f"deflate and zstd hold anything.{cure}",
             bands=len(header.bands),
             dtype=header.bands[0].dtype,
@@ -244,11 +244,11 @@ def _refuse_placeless(header: SourceHeader) -> None:
     words = "A file without a place on Earth cannot be aligned with web tiles."
     if header.crs is None or header.georeferencing is Georeferencing.NONE:
         why = header.displaced or ""
-        raise refused("not_georeferenced", f"{words} {why[:1].upper()}{why[1:]}{'.' if why else ''}".strip())
+        raise invalid_input("not_georeferenced", f"{words} {why[:1].upper()}{why[1:]}{'.' if why else ''}".strip())
     crs = parse_crs("EPSG:3857")
     target = lay_out(header, crs, BLOCK).target
     if target.crs is None or not same(target.crs, crs):
-        raise refused("not_georeferenced", f"{words} No way leads from {header.crs.name[:80]} to Web Mercator.")
+        raise invalid_input("not_georeferenced", f"{words} No way leads from {header.crs.name[:80]} to Web Mercator.")
 
 
 def _one_too_many(header: SourceHeader, options: CogOptions) -> bool:
@@ -316,7 +316,7 @@ def _check(
     try:
         wrong = faults_of_layout(made, tiles)
     except CRSError as error:  # rasterio opens no file with such a system, so the copy would be useless
-        raise refused(
+        raise invalid_input(
             "unsupported_crs",
             "PROJ cannot parse the coordinate system that the file declares. Give the file another one, with QGIS or "
             "gdal_edit.py -a_srs.",
@@ -324,7 +324,7 @@ def _check(
     if wrong:
         raise JobError(
             "self_check_failed",
-            "The finished file is not laid out as a cloud optimised GeoTIFF must be. This is a fault of the worker.",
+            "The finished file is not laid out as a cloud optimized GeoTIFF must be. This is a fault of the worker.",
             ErrorClass.INTERNAL,
             {"errors": wrong[:5]},
         )

@@ -1,4 +1,4 @@
-"""Tile sizes, overviews and further creation options of a cloud optimised GeoTIFF, and the verdict on its layout."""
+"""Tile sizes, overviews and further creation options of a cloud optimized GeoTIFF, and the verdict on its layout."""
 
 from __future__ import annotations
 

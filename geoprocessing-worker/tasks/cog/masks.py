@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from geoprocessing_worker.errors import refused
+from geoprocessing_worker.errors import invalid_input
 from geoprocessing_worker.raster import SourceHeader
 from geoprocessing_worker.render.task_options import CogOptions, Compression
 from geoprocessing_worker.tasks.cog.check import all_nodata
@@ -23,7 +23,7 @@ def refuse_lost_colors(dataset: Any, header: SourceHeader, options: CogOptions) 
     for _, window in dataset.block_windows(1):
         block = dataset.read(window=window)
         if ((block[-1] == 0) & (block[:-1] != 0).any(axis=0)).any():
-            raise refused(
+            raise invalid_input(
                 "invalid_payload",
                 "compression was 'webp': WebP drops colors where a fourth band is 0, and band 4 of the file holds no "
                 "opacity. Use deflate or zstd, or save the file without band 4.",
@@ -51,7 +51,7 @@ def refuse_lost_mask(dataset: Any, header: SourceHeader, options: CogOptions) ->
     cure = "Omit webOptimized" if web else "Use compression deflate or zstd"
     if web and options.compression is Compression.JPEG and by_alpha:
         cure += " and use compression deflate or zstd"
-    raise refused(
+    raise invalid_input(
         "unsupported_mask",
         f"The file has a mask and {others}, and the mask hides other pixels. The copy would lose it. {cure}.",
         page=header.page,

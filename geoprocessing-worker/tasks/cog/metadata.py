@@ -6,7 +6,7 @@ import re
 from typing import Any
 from xml.sax.saxutils import escape
 
-from geoprocessing_worker.errors import refused
+from geoprocessing_worker.errors import invalid_input
 from geoprocessing_worker.tiff.gate import LARGEST_METADATA
 
 # Written as tags of their own.
@@ -27,7 +27,7 @@ def refuse_large_metadata(dataset: Any, *, web_optimized: bool) -> None:
     """
     found = metadata_bytes(dataset, web_optimized=web_optimized)
     if found > LARGEST_METADATA:
-        raise refused(
+        raise invalid_input(
             "too_large",
             f"The copy would have {found:,} bytes of metadata; at most {LARGEST_METADATA:,} can be read. "
             "Save the file with fewer of them.",

@@ -15,7 +15,7 @@ from rasterio.windows import Window
 
 from geoprocessing_worker.raster import SourceHeader
 from geoprocessing_worker.source.gdal import gdal_options, open_source, open_without_mask
-from geoprocessing_worker.source.sampling import Source, internal_mask, open_level
+from geoprocessing_worker.source.sampling import OpenLevel, internal_mask, open_level
 from geoprocessing_worker.tasks.cog.crs import TEMPORARY
 
 PIECE = 1 << 24  # pixels of a mask that are read at once
@@ -57,7 +57,7 @@ def stand_in(path: Path, header: SourceHeader, data: tuple[int, ...], folder: Pa
         made.unlink(missing_ok=True)
 
 
-def _copy_mask(source: Source, header: SourceHeader, copy: Any) -> None:
+def _copy_mask(source: OpenLevel, header: SourceHeader, copy: Any) -> None:
     every = tuple(band.index for band in header.bands)
     rows = max(1, PIECE // header.width)
     for top in range(0, header.height, rows):

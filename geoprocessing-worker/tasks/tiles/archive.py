@@ -11,7 +11,7 @@ from pmtiles.reader import MmapSource, Reader
 from pmtiles.tile import Compression, TileType, tileid_to_zxy, zxy_to_tileid
 from pmtiles.writer import Writer
 
-from geoprocessing_worker.errors import refused
+from geoprocessing_worker.errors import invalid_input
 from geoprocessing_worker.render.options import OutputFormat
 from geoprocessing_worker.tasks.tiles.grid import Tile
 
@@ -45,7 +45,7 @@ class Spool:
         if place is None:
             self._size += len(content)
             if self._size > self.most_bytes:
-                raise refused(
+                raise invalid_input(
                     "output_too_large",
                     f"The tiles come to more than {self.most_bytes / 1e6:,.0f} MB. "
                     "Ask for a lower maxZoom, or for webp or jpeg.",
@@ -60,7 +60,7 @@ class Spool:
         return [Tile(*tileid_to_zxy(tile_id)) for tile_id in sorted(self.places)]
 
     def write(self, path: Path, header: dict[str, Any], metadata: dict[str, Any]) -> None:
-        """Write the archive: tiles in the order of their ids, so that neighbours are fetched together.
+        """Write the archive: tiles in the order of their ids, so that neighbors are fetched together.
 
         Raises:
             OSError: the disk takes no more.

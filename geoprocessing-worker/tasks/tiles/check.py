@@ -57,7 +57,7 @@ def check_archive(
         for tile in _some(made, told):
             likeness = _compare(archive, tile, tiles, options)
             compared, alike, looked = compared + likeness[0], alike + likeness[1], looked + 1
-    return {"tilesLookedAt": looked, "placesCompared": compared, "placesAlike": alike}
+    return {"tilesLookedAt": looked, "placesCompared": compared, "matches": alike}
 
 
 def _some(made: Collection[Tile], told: dict[str, Any]) -> list[Tile]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from affine import Affine
 from pyproj import CRS
 
-from geoprocessing_worker.errors import refused
+from geoprocessing_worker.errors import invalid_input
 from geoprocessing_worker.geo.pixel_to_crs import EARTH_GIRTH
 from geoprocessing_worker.raster import Grid
 from geoprocessing_worker.render.task_options import HIGHEST_ZOOM
@@ -159,7 +159,7 @@ def choose_zooms(box: Coverage, pixel: float, first: int | None, last: int | Non
     possible = _possible(box, lowest, highest)
     if (possible < highest and last is not None) or possible < lowest:
         found = sum(Coverage.count(box, zoom) for zoom in range(lowest, highest + 1))
-        raise refused(
+        raise invalid_input(
             "too_many_tiles",
             f"Zooms {lowest} to {highest} are up to {found:,} tiles; at most {MAX_TILES:,} are made here. "
             f"{_fewer(box, lowest, possible)}, or cut the file into parts.",

@@ -20,14 +20,14 @@ from pyproj import CRS
 
 from geoprocessing_worker.color.arrays import PICKING
 from geoprocessing_worker.color.bands import choose_bands
-from geoprocessing_worker.errors import JobError, refused
+from geoprocessing_worker.errors import JobError, invalid_input
 from geoprocessing_worker.geo.crs import parse_crs, same
 from geoprocessing_worker.geo.layout import Layout, lay_out
 from geoprocessing_worker.geo.outline import lonlat_bounds
 from geoprocessing_worker.geo.pixel_to_crs import EARTH_GIRTH
 from geoprocessing_worker.handlers import (
     OutputFile,
-    Report,
+    ProgressCallback,
     TaskRequest,
     TaskResult,
     finished,
@@ -41,7 +41,7 @@ from geoprocessing_worker.raster import U8, Georeferencing, Grid, SourceHeader
 from geoprocessing_worker.render.cost import allowance, stored_bytes
 from geoprocessing_worker.render.options import OutputFormat
 from geoprocessing_worker.render.picture import pack
-from geoprocessing_worker.render.plan import Draft, RenderPlan, make_plan
+from geoprocessing_worker.render.plan import HeaderChoices, RenderPlan, make_plan
 from geoprocessing_worker.render.task_options import TilesOptions
 from geoprocessing_worker.render.threads import in_order
 from geoprocessing_worker.source.gdal import gdal_environment
@@ -80,7 +80,7 @@ class Job:
     block: dict[str, Any]
 
 
-def make_tiles(request: TaskRequest[TilesOptions], report: Report) -> TaskResult:
+def make_tiles(request: TaskRequest[TilesOptions], report: ProgressCallback) -> TaskResult:
     """Writes `<stem>.pmtiles` and `<stem>.json`.
 
     Raises:
@@ -162,7 +162,7 @@ def _why_nowhere(header: SourceHeader) -> str:
 
 
 def _nowhere(why: str) -> JobError:
-    return refused("not_georeferenced", f"The file cannot become tiles of a web map. {why}.")
+    return invalid_input("not_georeferenced", f"The file cannot become tiles of a web map. {why}.")
 
 
 def _box(grid: Grid) -> Coverage:
@@ -184,7 +184,7 @@ def _choices(source: Path, header: SourceHeader, options: TilesOptions, layout: 
     enough = [level for level in header.levels if level.width >= layout.read_width]
     level = min(enough, key=lambda level: level.width, default=header.full)
     sample = take_sample(source, header, choice, nodata, level)
-    return make_plan(header, Draft(choice, layout, level, nodata, 0), sample, options), (sample.choice, sample)
+    return make_plan(header, HeaderChoices(choice, layout, level, nodata, 0), sample, options), (sample.choice, sample)
 
 
 def _afford(job: Job) -> None:
@@ -205,14 +205,14 @@ def _afford(job: Job) -> None:
         decoded += pixels * size
         rendered += grid.width * grid.height // (1 if pixels else CHEAPER)
         if decoded > most_decoded:
-            raise refused(
+            raise invalid_input(
                 "too_complex",
                 f"These tiles mean decoding more than {most_decoded >> 30} GB of pixels. Save the file in tiles "
-                "(as a cloud optimised GeoTIFF), or ask for a lower maxZoom.",
+                "(as a cloud optimized GeoTIFF), or ask for a lower maxZoom.",
                 allowed=most_decoded,
             )
         if rendered > most_rendered:
-            raise refused(
+            raise invalid_input(
                 "too_complex",
                 f"These tiles mean rendering more than {most_rendered // 10**6:,} megapixels, too many for a file of "
                 "this size in bytes. Ask for a lower maxZoom.",
@@ -229,7 +229,7 @@ def _squares(job: Job) -> Iterator[Grid]:
 # -- making them ------------------------------------------------------------------------------------------------------
 
 
-def _render(job: Job, options: TilesOptions, spool: Spool, report: Report) -> None:
+def _render(job: Job, options: TilesOptions, spool: Spool, report: ProgressCallback) -> None:
     deep = depth(job.zooms)
     squares, done = job.box.count(job.zooms.last - deep), 0
 
@@ -263,7 +263,7 @@ def _encoded_plain(color: tuple[int, ...], output_format: OutputFormat, quality:
 
 def _refuse_empty(spool: Spool) -> None:
     if not spool.places:
-        raise refused("no_valid_pixels", "No pixel of this file has data, so there is no tile to make.")
+        raise invalid_input("no_valid_pixels", "No pixel of this file has data, so there is no tile to make.")
 
 
 # -- telling of them --------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ class Pyramid:
         zooms: the first and the last that are wanted.
         square: renders one.
         emit: takes the tiles.
-        picked: make tiles smaller by picking pixels, since their colours cannot be mixed.
+        picked: make tiles smaller by picking pixels, since their colors cannot be mixed.
     """
 
     def __init__(self, box: Coverage, zooms: Zooms, square: Square, emit: Emit, *, picked: bool) -> None:
@@ -96,8 +96,8 @@ def _averaged(pixels: U8) -> U8:
         return made
     weights = [four[..., 3:].astype(np.uint32) for four in fours]
     total = sum(weights, start=np.zeros_like(weights[0]))
-    colour = sum((four[..., :3] * weight for four, weight in zip(fours, weights, strict=True)), start=total // 2)
-    made[..., :3] = colour // np.maximum(total, 1)
+    color = sum((four[..., :3] * weight for four, weight in zip(fours, weights, strict=True)), start=total // 2)
+    made[..., :3] = color // np.maximum(total, 1)
     made[..., 3:] = (total + 2) // 4
     made[made[..., 3] == 0] = 0
     return made

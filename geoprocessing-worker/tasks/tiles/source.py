@@ -20,7 +20,7 @@ from geoprocessing_worker.geo.layout import Layout, spread
 from geoprocessing_worker.geo.pixel_to_crs import EARTH_GIRTH, Points
 from geoprocessing_worker.raster import U8, Grid, Level, SourceHeader
 from geoprocessing_worker.render.picture import render_rgba
-from geoprocessing_worker.render.plan import RenderPlan, Work
+from geoprocessing_worker.render.plan import ReadSize, RenderPlan
 from geoprocessing_worker.source.sampling import open_level, read_window
 
 NODES = 33  # looked at along each side of a square: its outline in the file is smooth in between
@@ -76,7 +76,7 @@ class TileSource:
         crop, header = cropped(self.header, level, part, self._times(level, shrink))
         layout = _layout(grid)
         times = self._times(level, shrink)
-        work = Work(max(1, crop.width // times), max(1, crop.height // times))
+        work = ReadSize(max(1, crop.width // times), max(1, crop.height // times))
         plan = replace(self._plan, level=crop, work=work, layout=layout)
         return render_rgba(self.path, header, plan)
 
@@ -214,7 +214,7 @@ def level_for(header: SourceHeader, shrink: float) -> Level:
 def cropped(header: SourceHeader, level: Level, part: Part, times: int) -> tuple[Level, SourceHeader]:
     """A part of a level, and a header as a file would have it that holds nothing else.
 
-    It begins and ends at multiples of `times` pixels, so that neighbours average the same pixels together.
+    It begins and ends at multiples of `times` pixels, so that neighbors average the same pixels together.
     """
     across, down = level.width / header.width, level.height / header.height
     left, right = _aligned(part.left * across, part.right * across, times, level.width)
@@ -244,7 +244,7 @@ def _moved(point: GroundControlPoint, across: float, down: float, left: int, top
 
 
 def _moved_rpc(rpc: RPC, across: float, down: float, left: int, top: int) -> RPC:
-    # The polynomials count from the centre of the first pixel.
+    # The polynomials count from the center of the first pixel.
     return attrs.evolve(
         rpc,
         samp_off=(rpc.samp_off + 0.5) * across - 0.5 - left,

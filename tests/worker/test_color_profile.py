@@ -1,4 +1,4 @@
-"""A file whose numbers are colours by an ICC profile of its own comes out in the colours that it means."""
+"""A file whose numbers are colors by an ICC profile of its own comes out in the colors that it means."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import pyvips
 from PIL import ImageCms
 
-from geoprocessing_worker.color.profile import ColourProfile, choose_profile, decoded
+from geoprocessing_worker.color.profile import ColorProfile, choose_profile, decoded
 from tests.support.rasters import Tiff, picture_of, quarters, run
 from tests.support.raw_tiff import ICC_PROFILE, SHORT, UNDEFINED, Tag, write_raw_tiff
 
@@ -29,10 +29,10 @@ def swapped() -> bytes:
 def inks() -> bytes:
     """A printer whose every ink is green, and whose paper is white: a table of two steps for each ink, to Lab."""
     paper, green = bytes((255, 128, 128)), bytes((128, 68, 190))
-    colours = b"".join(green if any(ink) else paper for ink in itertools.product((0, 1), repeat=4))
+    colors = b"".join(green if any(ink) else paper for ink in itertools.product((0, 1), repeat=4))
     straight = bytes(range(256))
     matrix = struct.pack(">9i", *(65536 if place % 4 == 0 else 0 for place in range(9)))
-    table = b"mft1" + bytes(4) + bytes((4, 3, 2, 0)) + matrix + straight * 4 + colours + straight * 3
+    table = b"mft1" + bytes(4) + bytes((4, 3, 2, 0)) + matrix + straight * 4 + colors + straight * 3
     white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
     tags, content, place = [], b"", 128 + 4 + 2 * 12
     for name, data in ((b"A2B0", table), (b"wtpt", white)):
@@ -49,7 +49,7 @@ def with_profile(icc: bytes, data: Any, folder: Path, photometric: str = "RGB") 
     return Tiff(data, profile=told).write(folder / "a.tif")
 
 
-def test_colours_are_those_of_the_profile(tmp_path: Path) -> None:
+def test_colors_are_those_of_the_profile(tmp_path: Path) -> None:
     """Red by the numbers is blue by the profile, and the picture shows blue; the metadata say why."""
     result = run(with_profile(swapped(), quarters(64), tmp_path), tmp_path / "out")
     picture = picture_of(result)
@@ -57,7 +57,7 @@ def test_colours_are_those_of_the_profile(tmp_path: Path) -> None:
     assert picture[16, 16, 0] < 15
     assert picture[48, 16, 0] > 240
     choices: Any = result.metadata["choices"]
-    assert choices["colourProfile"] == "converted to sRGB"
+    assert choices["colorProfile"] == "converted to sRGB"
 
 
 @pytest.mark.parametrize(("dtype", "full"), [("uint8", 255), ("uint16", 65535)])
@@ -122,7 +122,7 @@ def test_srgb_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_damage_is_passed_over() -> None:
-    """Neither a broken profile, nor one of other colours, nor no base64 stops a picture."""
+    """Neither a broken profile, nor one of other colors, nor no base64 stops a picture."""
     assert choose_profile(b"not a profile", 3) is None
     assert choose_profile(swapped()[:300], 3) is None
     assert choose_profile(inks(), 3) is None
@@ -132,10 +132,10 @@ def test_damage_is_passed_over() -> None:
 
 
 def test_a_profile_that_libvips_cannot_use_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Today's takes its own colours for a damaged one's; one that says so must not cost the picture."""
+    """Today's takes its own colors for a damaged one's; one that says so must not cost the picture."""
 
     def fail(*_: Any) -> Any:
-        raise pyvips.Error("no such colours")
+        raise pyvips.Error("no such colors")
 
-    monkeypatch.setattr(ColourProfile, "to_srgb", fail)
+    monkeypatch.setattr(ColorProfile, "to_srgb", fail)
     assert choose_profile(swapped(), 3) is None
