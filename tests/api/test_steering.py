@@ -337,7 +337,11 @@ def test_idle_and_busy_workers_are_seen_with_what_they_do(
     busy = Worker(api, "busy")
     busy.heartbeat(busy.claim(workerVersion="1.2.3"))
     Worker(api, "idle").claim_all(taskTypes=["geotiff_info", "geotiff_to_png"])
-    rows(url, "INSERT INTO workers VALUES ('gone/1', 'gone', NULL, '{}', now(), now() - interval '1 hour')")
+    rows(
+        url,
+        "INSERT INTO workers (id, name, task_types, last_seen_at)"
+        " VALUES ('gone/1', 'gone', '{}', now() - interval '1 hour')",
+    )
 
     ours = {"busy", "idle", "gone"}  # a worker of the test before may only be noted now
 
