@@ -38,7 +38,7 @@ from geo_jobs_api.maintenance.dependents import Follower
 from geo_jobs_api.maintenance.rescuer import RescuePolicy, Rescuer
 from geo_jobs_api.maintenance.retention import Retention, RetentionPolicy
 from geo_jobs_api.pipelines.store import PipelineStore
-from geo_jobs_api.queue.job_store import JobStore, UpkeepStore
+from geo_jobs_api.queue.job_store import JobStore, MaintenanceStore
 from geo_jobs_api.queue.lease_store import LeaseStore
 from geo_jobs_api.queue.operator_store import SteeringStore
 from geo_jobs_api.queue.rules import JobState
@@ -90,7 +90,12 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             open_pool(conninfo, size=STATEMENTS_IN_FLIGHT, wait_seconds=patience, keep_plans=True, pooling=pooling)
         )
         storage = local_storage(settings)
-        jobs, leases, upkeep, room = JobStore(pool), LeaseStore(pool, claiming), UpkeepStore(pool), WaitingRoom()
+        jobs, leases, maintenance, room = (
+            JobStore(pool),
+            LeaseStore(pool, claiming),
+            MaintenanceStore(pool),
+            WaitingRoom(),
+        )
         steering = SteeringStore(pool, settings.lease_seconds)
         creation, schedules, webhooks = CreationStore(pool), ScheduleStore(pool), WebhookStore(pool)
         bells = {"geo_jobs_schedules": asyncio.Event(), "geo_jobs_deliveries": asyncio.Event()}
@@ -98,7 +103,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             schedules,
             settings.sources_allowed,
             bells["geo_jobs_schedules"],
-            most_open=settings.max_open_jobs_per_caller,
+            max_open=settings.max_open_jobs_per_caller,
         )
         made = Services(
             settings=settings,
@@ -112,8 +117,8 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             webhook_maker=webhook_maker(settings),
             leases=leases,
             desk=ClaimDesk(leases, room),
-            completions=Coalescer("completions", leases.complete_jobs, most=_COMPLETIONS_PER_STATEMENT),
-            upkeep=upkeep,
+            completions=Coalescer("completions", leases.complete_jobs, limit=_COMPLETIONS_PER_STATEMENT),
+            maintenance=maintenance,
             task_types=TaskTypeStore(pool),
             steering=steering,
             retention=retention(settings, pool, storage),
@@ -123,10 +128,10 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             workers=WorkerVerifier(jobs, time.monotonic),
             room=room,
             requests=_request_limit(settings),
-            open_jobs=Recent(upkeep.count_open_jobs, settings.metrics_seconds, time.monotonic),
+            open_jobs=Recent(maintenance.count_open_jobs, settings.metrics_seconds, time.monotonic),
             hub=EventHub(jobs, settings.events_interval_seconds),
             vitals=VitalSigns(
-                upkeep,
+                maintenance,
                 storage,
                 vacuum_warning_seconds=settings.vacuum_warning_seconds,
                 max_file_size=settings.max_file_size,
@@ -139,7 +144,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             await jobs.add_worker_token(uuid7(), "WORKER_AUTH_TOKEN", worker_token_sha256(token))
         wakeup = Wakeup(
             room,
-            upkeep,
+            maintenance,
             settings.listen_conninfo or conninfo,
             backstop_seconds=settings.backstop_seconds,
             listen_check_seconds=settings.listen_check_seconds,
@@ -147,9 +152,9 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         )
         await stack.enter_async_context(_in_background("wakeup", wakeup.run))
         await stack.enter_async_context(_in_background("events", made.hub.run))
-        await stack.enter_async_context(_in_background("rescuer", _rescuer(settings, upkeep).run))
+        await stack.enter_async_context(_in_background("rescuer", _rescuer(settings, maintenance).run))
         follower = Follower(
-            upkeep, interval_seconds=settings.rescue_interval_seconds, rest_seconds=settings.rescue_rest_seconds
+            maintenance, interval_seconds=settings.rescue_interval_seconds, rest_seconds=settings.rescue_rest_seconds
         )
         await stack.enter_async_context(_in_background("follower", follower.run))
         await stack.enter_async_context(_in_background("schedules", firing.run))
@@ -213,7 +218,7 @@ def _deliverer(
     )
 
 
-def _rescuer(settings: Settings, upkeep: UpkeepStore) -> Rescuer:
+def _rescuer(settings: Settings, maintenance: MaintenanceStore) -> Rescuer:
     policy = RescuePolicy(
         interval_seconds=settings.rescue_interval_seconds,
         rest_seconds=settings.rescue_rest_seconds,
@@ -223,7 +228,7 @@ def _rescuer(settings: Settings, upkeep: UpkeepStore) -> Rescuer:
         cancel_overdue_seconds=settings.cancel_grace_seconds + 2 * settings.heartbeat_seconds,
         timeout_grace_seconds=settings.timeout_grace_seconds if settings.enable_job_timeouts else None,
     )
-    return Rescuer(upkeep, policy, clock=time.monotonic)
+    return Rescuer(maintenance, policy, clock=time.monotonic)
 
 
 def retention(settings: Settings, pool: Pool, storage: Storage) -> Retention:

@@ -29,7 +29,7 @@ _MAX_DEPTH = 32
 _MAX_PAYLOAD_BYTES = 64 * 1024
 _MAX_METADATA_BYTES = 256 * 1024
 _MAX_DETAIL_BYTES = 16 * 1024
-_MOST_STRANGE_KEYS = 20
+_MAX_UNKNOWN_KEYS = 20
 
 
 def _check_text(text: str) -> str:
@@ -159,7 +159,7 @@ class Asked(Model):
         strange = [key for key in value if isinstance(key, str) and key not in known]
         if strange:
             raise ValidationError.from_exception_data(
-                cls.__name__, [_unknown_key(key, value[key], known) for key in strange[:_MOST_STRANGE_KEYS]]
+                cls.__name__, [_unknown_key(key, value[key], known) for key in strange[:_MAX_UNKNOWN_KEYS]]
             )
         return value
 

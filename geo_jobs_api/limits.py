@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from geo_jobs_api.errors import Problem
 
 # Callers that are remembered; who was forgotten begins with a full bucket.
-_MOST_KEYS = 10_000
+_MAX_KEYS = 10_000
 
 
 # Whose request this is, for its share of the connections. None: the service's own, or a worker's.
@@ -86,7 +86,7 @@ class RateLimit:
     def _put(self, key: Hashable, level: float) -> None:
         self._buckets[key] = (level, self._clock())
         self._buckets.move_to_end(key)
-        if len(self._buckets) > _MOST_KEYS:
+        if len(self._buckets) > _MAX_KEYS:
             self._buckets.popitem(last=False)
 
     def _refusal(self, level: float) -> Problem:

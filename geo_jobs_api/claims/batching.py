@@ -31,7 +31,7 @@ class Coalescer(Generic[AskT, AnswerT]):
     Args:
         name: for the log.
         run: answers a batch, in its order; its effects are committed when it returns.
-        most: how much a batch may weigh; one that weighs more goes alone.
+        limit: how much a batch may weigh; one that weighs more goes alone.
         weight: what one ask weighs.
         kind: only asks of one kind can share a statement.
     """
@@ -41,13 +41,13 @@ class Coalescer(Generic[AskT, AnswerT]):
         name: str,
         run: Callable[[Sequence[AskT]], Awaitable[Sequence[AnswerT]]],
         *,
-        most: int,
+        limit: int,
         weight: Callable[[AskT], int] = _one,
         kind: Callable[[AskT], Hashable] = _one,
     ) -> None:
         self._name = name
         self._run = run
-        self._most = most
+        self._limit = limit
         self._weight = weight
         self._kind = kind
         self._waiting: list[tuple[AskT, asyncio.Future[AnswerT]]] = []
@@ -81,7 +81,7 @@ class Coalescer(Generic[AskT, AnswerT]):
                 # Cancelled while it waited: nobody wants it any more.
                 continue
             more = self._weight(item[0])
-            fits = not batch or (weight + more <= self._most and self._kind(item[0]) == self._kind(batch[0][0]))
+            fits = not batch or (weight + more <= self._limit and self._kind(item[0]) == self._kind(batch[0][0]))
             if fits:
                 batch.append(item)
                 weight += more

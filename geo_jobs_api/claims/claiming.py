@@ -44,8 +44,8 @@ class ClaimDesk:
         self._claims: Coalescer[ClaimRequest, Claimed] = Coalescer(
             "claims",
             leases.claim_jobs,
-            most=_JOBS_PER_STATEMENT,
-            weight=lambda request: request.most,
+            limit=_JOBS_PER_STATEMENT,
+            weight=lambda request: request.limit,
             kind=lambda request: request.kind,
         )
 

@@ -22,7 +22,7 @@ _EVENTS_PER_JOB = 200
 class EventSource(Protocol):
     """Where events are read."""
 
-    async def list_events_for_listeners(self, places: Mapping[UUID, int], *, most: int) -> list[JobEvent]:
+    async def list_events_for_listeners(self, places: Mapping[UUID, int], *, limit: int) -> list[JobEvent]:
         """New events of many jobs, each after its own place."""
 
 
@@ -101,7 +101,7 @@ class EventHub:
             return
         # Several listeners of one job share a place: the earliest.
         places = {job_id: min(listener.place for listener in several) for job_id, several in listeners.items()}
-        for event in await self._source.list_events_for_listeners(places, most=_EVENTS_PER_JOB):
+        for event in await self._source.list_events_for_listeners(places, limit=_EVENTS_PER_JOB):
             for listener in listeners[event.job_id]:
                 if listener.place < event.id:
                     listener.place = event.id

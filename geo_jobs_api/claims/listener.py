@@ -31,7 +31,7 @@ _RECONNECT_SECONDS = 5.0
 class ReadySource(Protocol):
     """Who knows what could be claimed."""
 
-    async def look_around(self, task_types: Sequence[str], most: int, claim_ids: Sequence[UUID]) -> Surroundings:
+    async def poll_queue(self, task_types: Sequence[str], limit: int, claim_ids: Sequence[UUID]) -> Surroundings:
         """What there is for those who wait."""
 
 
@@ -149,7 +149,7 @@ class Wakeup:
     async def _poll(self) -> float:
         """Wake as many as there are jobs; returns seconds until the next look is worth while."""
         unseen = self._room.list_unseen()
-        found = await self._ready.look_around(
+        found = await self._ready.poll_queue(
             self._room.wanted_types(), len(self._room), [ticket.claim_id for ticket in unseen]
         )
         self._room.note_seen(unseen)

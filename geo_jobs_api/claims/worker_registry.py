@@ -21,7 +21,7 @@ _COMPANY_SECONDS = 2.0
 class WorkerNotes(Protocol):
     """Where workers are noted."""
 
-    async def note_workers(self, workers: Sequence[SeenWorker]) -> None:
+    async def upsert_workers(self, workers: Sequence[SeenWorker]) -> None:
         """Note who has asked for work."""
 
 
@@ -68,7 +68,7 @@ class RollCall:
         self._arrival.clear()
         new, self._new = self._new, {}
         try:
-            await self._notes.note_workers(list(new.values()))
+            await self._notes.upsert_workers(list(new.values()))
         except (psycopg.Error, PoolTimeout, OSError) as error:
             self._outage.failed(error)
             return

@@ -24,7 +24,7 @@ def add_commands(commands: Group) -> None:
 
 
 async def _stats(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
-    found = await SteeringStore(pool, settings.lease_seconds).list_figures(arguments.hours * 3600)
+    found = await SteeringStore(pool, settings.lease_seconds).list_stats(arguments.hours * 3600)
     columns = {
         "TYPE": lambda one: f"{one.task_type} (paused)" if one.paused else one.task_type,
         "WAITING": lambda one: one.waiting,

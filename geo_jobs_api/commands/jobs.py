@@ -83,7 +83,7 @@ async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) 
         WantedJobs(arguments.state, arguments.type, arguments.code),
         owner=arguments.owner,
         before=None,
-        most=arguments.limit,
+        limit=arguments.limit,
     )
     owners = {job.id: job.owner for job in found}
     columns = {

@@ -31,7 +31,7 @@ def add_commands(commands: Group) -> None:
 
 async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     store = PipelineStore(pool)
-    found = await store.list_pipelines(owner=arguments.owner, before=None, most=arguments.limit)
+    found = await store.list_pipelines(owner=arguments.owner, before=None, limit=arguments.limit)
     views = [PipelineSummaryView.of_summary(pipeline) for pipeline in found]
     columns = {
         "ID": lambda view: view.id,

@@ -62,7 +62,7 @@ async def _find(store: ScheduleStore, schedule_id: UUID) -> Schedule:
 
 
 async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
-    found = await ScheduleStore(pool).list_schedules(owner=arguments.owner, after=None, most=1000)
+    found = await ScheduleStore(pool).list_schedules(owner=arguments.owner, after=None, limit=1000)
     owners = {schedule.id: schedule.owner for schedule in found}
     columns = {
         "ID": lambda view: view.id,
@@ -112,7 +112,7 @@ async def _show(_settings: Settings, pool: Pool, arguments: argparse.Namespace) 
 async def _fires(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     store = ScheduleStore(pool)
     await _find(store, arguments.id)
-    fires = [FireView.of(fire) for fire in await store.list_fires(arguments.id, most=100)]
+    fires = [FireView.of(fire) for fire in await store.list_fires(arguments.id, limit=100)]
     columns = {
         "MOMENT": lambda fire: fire.fire_time,
         "OUTCOME": lambda fire: fire.outcome,
@@ -128,14 +128,14 @@ async def _run(settings: Settings, pool: Pool, arguments: argparse.Namespace) ->
     store = ScheduleStore(pool)
     await _find(store, arguments.id)
     runner = ScheduleRunner(
-        store, settings.sources_allowed, asyncio.Event(), most_open=settings.max_open_jobs_per_caller
+        store, settings.sources_allowed, asyncio.Event(), max_open=settings.max_open_jobs_per_caller
     )
     fire = await runner.run_now(arguments.id)
     if fire is None or fire.outcome != "made":
         why = fire and fire.error
         raise Problem("invalid-state", why or "An open job has the template's de-duplication key.")
     done = f"Made {'job' if fire.job_id else 'pipeline'} {fire.job_id or fire.pipeline_id}."
-    fires = await store.list_fires(arguments.id, most=500)
+    fires = await store.list_fires(arguments.id, limit=500)
     view = FireView.of(next(one for one in fires if one.fire_time == fire.fire_time))
     say_done(done, view, as_json=arguments.json)
     return 0

@@ -46,7 +46,7 @@ def add_commands(commands: Group) -> None:
 
 
 async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
-    found = await WebhookStore(pool).list_webhooks(owner=arguments.owner, most=1000)
+    found = await WebhookStore(pool).list_webhooks(owner=arguments.owner, limit=1000)
     columns = {
         "ID": lambda view: view.id,
         "OWNER": lambda view: view.owner,
@@ -71,7 +71,7 @@ async def _create(settings: Settings, pool: Pool, arguments: argparse.Namespace)
 
 async def _deliveries(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     found = await WebhookStore(pool).list_deliveries(
-        arguments.id, state=arguments.state, before=None, most=arguments.limit
+        arguments.id, state=arguments.state, before=None, limit=arguments.limit
     )
     columns = {
         "ID": lambda view: view.id,
@@ -95,7 +95,7 @@ async def _redeliver(_settings: Settings, pool: Pool, arguments: argparse.Namesp
     store = WebhookStore(pool)
     wanted: Sequence[int] = arguments.delivery
     if not wanted:
-        failed = await store.list_deliveries(arguments.id, state="failed", before=None, most=10_000)
+        failed = await store.list_deliveries(arguments.id, state="failed", before=None, limit=10_000)
         wanted = [delivery.id for delivery in failed]
     done = [number for number in wanted if await store.redeliver(arguments.id, number) is not None]
     say_done(f"{len(done)} deliveries are tried again.", {"deliveries": len(done)}, as_json=arguments.json)

@@ -110,7 +110,7 @@ async def _check_wanted(services: Services, key: str, size_bytes: int) -> None:
         if (job.input_file_name, job.input_size_bytes) != (match["name"], size_bytes):
             raise Problem("invalid-state", "A later request for an upload announced another file. Use its URL.")
     elif match := _SLOT_KEY.match(key):
-        if not await services.jobs.takes_outputs(UUID(match["job"])):
+        if not await services.jobs.accepts_outputs(UUID(match["job"])):
             raise Problem("already-finalized", "The job has ended; nothing can be added to it.")
     else:
         raise Problem("object-not-found", "There is no such file.")

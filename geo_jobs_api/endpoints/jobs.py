@@ -91,10 +91,10 @@ async def list_jobs(caller: CallerOf, services: ServicesOf, wanted: Annotated[Jo
     jobs = WantedJobs(None if wanted.state is None else wanted.state.value, wanted.task_type, wanted.error_code)
     owner = wanted.owner if caller.is_admin else caller.subject
 
-    async def fetch(before: UUID | None, most: int) -> list[Job]:
-        return await services.jobs.list_jobs(jobs, owner=owner, before=before, most=most)
+    async def fetch(before: UUID | None, limit: int) -> list[Job]:
+        return await services.jobs.list_jobs(jobs, owner=owner, before=before, limit=limit)
 
-    return await read_page("jobs", fetch, JobView.of, after=wanted.cursor, most=wanted.limit)
+    return await read_page("jobs", fetch, JobView.of, after=wanted.cursor, limit=wanted.limit)
 
 
 @router.get("/{job_id}", response_model=JobView, summary="Look at a job")
@@ -122,7 +122,7 @@ async def request_upload(
             file_name=file_name,
             size_bytes=body.file_size,
             content_type=body.file_type,
-            most_bytes=services.settings.max_stored_bytes_per_caller,
+            max_bytes=services.settings.max_stored_bytes_per_caller,
         )
     except ShareExceededError as error:
         raise share_exceeded(services.settings, error.has) from error
@@ -191,9 +191,9 @@ async def retry_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> Job
     """A failed job starts anew with all its attempts."""
     job = await _find_job(services, caller, job_id)
     # An operator who sends others' jobs back decides about their shares.
-    most_open = 0 if caller.is_admin else services.settings.max_open_jobs_per_caller
+    max_open = 0 if caller.is_admin else services.settings.max_open_jobs_per_caller
     try:
-        retried = await services.jobs.retry_failed(job_id, most_open=most_open)
+        retried = await services.jobs.retry_failed(job_id, max_open=max_open)
     except ShareExceededError as error:
         raise share_exceeded(services.settings, error.has) from error
     if retried is None:
@@ -225,10 +225,10 @@ async def list_events(
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
 
-    async def fetch(after: int, most: int) -> list[JobEvent]:
-        return await services.jobs.list_events(job_id, after=after, most=most)
+    async def fetch(after: int, limit: int) -> list[JobEvent]:
+        return await services.jobs.list_events(job_id, after=after, limit=limit)
 
-    return await read_page("events", fetch, EventView.of, after=wanted.after, most=wanted.limit, cursor_at_end=True)
+    return await read_page("events", fetch, EventView.of, after=wanted.after, limit=wanted.limit, cursor_at_end=True)
 
 
 def _resume_place(last_event_id: str | None, after: int) -> int:
@@ -242,7 +242,7 @@ async def _stream(services: Services, job_id: UUID, after: int) -> AsyncIterator
     job = await services.jobs.find_job(job_id)
     if job is not None and job.state in FINAL_STATES:
         # Whoever comes back after the end must not wait for an event that will never be.
-        while events := await services.jobs.list_events(job_id, after=after, most=_EVENTS_PER_PIECE):
+        while events := await services.jobs.list_events(job_id, after=after, limit=_EVENTS_PER_PIECE):
             after = events[-1].id
             yield b"".join([_frame(EventView.of(event)) for event in events])
             # Sending waits for nothing while the client keeps up.

@@ -135,9 +135,9 @@ async def list_workers(services: ServicesOf) -> Response:
 @router.get(
     "/admin/stats", response_model=list[FiguresView], summary="See figures", tags=["operations"], dependencies=_ADMIN
 )
-async def list_figures(services: ServicesOf, period: Annotated[FiguresPeriod, Query()]) -> list[FiguresView]:
+async def list_stats(services: ServicesOf, period: Annotated[FiguresPeriod, Query()]) -> list[FiguresView]:
     """What stands in the queue now, and what became of jobs lately, for each task type."""
-    found = await services.steering.list_figures(period.hours * 3600)
+    found = await services.steering.list_stats(period.hours * 3600)
     return [FiguresView.model_validate(figures) for figures in found]
 
 

@@ -47,7 +47,7 @@ async def create_pipeline(
     await check_outputs(services.creation, asked_outputs(body))
     pipeline_id, status = new.id, 201
     try:
-        await services.pipelines.create_pipeline(new, jobs, most_open=services.settings.max_open_jobs_per_caller)
+        await services.pipelines.create_pipeline(new, jobs, max_open=services.settings.max_open_jobs_per_caller)
     except ShareExceededError as error:
         raise share_exceeded(services.settings, error.has) from error
     except IncompletePipelineError:
@@ -89,10 +89,10 @@ async def list_pipelines(
 ) -> Response:
     """Your pipelines without their jobs, newest first; with the admin scope, everybody's."""
 
-    async def fetch(before: UUID | None, most: int) -> list[PipelineSummary]:
-        return await services.pipelines.list_pipelines(owner=caller.owner_filter, before=before, most=most)
+    async def fetch(before: UUID | None, limit: int) -> list[PipelineSummary]:
+        return await services.pipelines.list_pipelines(owner=caller.owner_filter, before=before, limit=limit)
 
-    return await read_page("pipelines", fetch, PipelineSummaryView.of_summary, after=wanted.cursor, most=wanted.limit)
+    return await read_page("pipelines", fetch, PipelineSummaryView.of_summary, after=wanted.cursor, limit=wanted.limit)
 
 
 @router.get("/{pipeline_id}", response_model=PipelineView, summary="Look at a pipeline")

@@ -35,7 +35,7 @@ from geo_jobs_api.schedules.schemas import (
 router = APIRouter(prefix="/api/schedules", tags=["schedules"], route_class=Route)
 
 # One that fires each minute costs a few milliseconds of it.
-MOST_OF_A_CALLER = 1000
+MAX_PER_OWNER = 1000
 
 
 async def _find(services: Services, caller: Caller, schedule_id: UUID) -> Schedule:
@@ -64,9 +64,9 @@ async def create_schedule(body: PutSchedule, caller: CallerOf, services: Service
         services.creation, services.settings.sources_allowed, caller.subject, body, datetime.now(UTC)
     )
     try:
-        made = await services.schedules.create_schedule(uuid7(), caller.subject, content, most=MOST_OF_A_CALLER)
+        made = await services.schedules.create_schedule(uuid7(), caller.subject, content, limit=MAX_PER_OWNER)
     except TooManyError as error:
-        raise too_many("schedules", MOST_OF_A_CALLER) from error
+        raise too_many("schedules", MAX_PER_OWNER) from error
     if made is None:
         raise _name_is_used(body.name)
     return await answer(lambda: schedule_json(made), 201, {"Location": f"/api/schedules/{made.id}"})
@@ -78,10 +78,10 @@ async def list_schedules(
 ) -> Response:
     """Your schedules; with the admin scope, everybody's. A page has up to 1 MiB, so it may be short."""
 
-    async def fetch(after: UUID | None, most: int) -> list[Schedule]:
-        return await services.schedules.list_schedules(owner=caller.owner_filter, after=after, most=most)
+    async def fetch(after: UUID | None, limit: int) -> list[Schedule]:
+        return await services.schedules.list_schedules(owner=caller.owner_filter, after=after, limit=limit)
 
-    return await read_page("schedules", fetch, schedule_json, after=wanted.cursor, most=wanted.limit)
+    return await read_page("schedules", fetch, schedule_json, after=wanted.cursor, limit=wanted.limit)
 
 
 @router.get("/{schedule_id}", response_model=ScheduleView, summary="Look at a schedule")
@@ -96,7 +96,7 @@ async def list_fires(
 ) -> FirePage:
     """What was decided for each moment, the latest first."""
     await _find(services, caller, schedule_id)
-    fires = await services.schedules.list_fires(schedule_id, most=wanted.limit)
+    fires = await services.schedules.list_fires(schedule_id, limit=wanted.limit)
     return FirePage(fires=[FireView.of(fire) for fire in fires])
 
 
@@ -153,5 +153,5 @@ async def run_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf
         raise Problem("schedule-not-found", "There is no such schedule, or it is not yours.")
     if fire.outcome != "made":
         raise Problem("invalid-state", fire.error or "An open job has the template's de-duplication key.")
-    fires = await services.schedules.list_fires(schedule_id, most=500)
+    fires = await services.schedules.list_fires(schedule_id, limit=500)
     return FireView.of(next(one for one in fires if one.fire_time == fire.fire_time))

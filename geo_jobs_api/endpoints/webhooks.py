@@ -28,13 +28,13 @@ from geo_jobs_api.webhooks.schemas import (
     WebhookList,
     WebhookView,
 )
-from geo_jobs_api.webhooks.store import MOST_TESTS_AN_HOUR, MOST_TESTS_WAITING
+from geo_jobs_api.webhooks.store import MAX_PENDING_TESTS, MAX_TESTS_PER_HOUR
 
 router = APIRouter(prefix="/api/webhooks", tags=["webhooks"], route_class=Route)
 
-_MOST_WEBHOOKS = 1000
+_MAX_WEBHOOKS = 1000
 # Each end of a job is told to all of its owner's.
-MOST_OF_A_CALLER = 100
+MAX_PER_OWNER = 100
 DeliveryId = Annotated[int, Path(ge=0, lt=2**63)]
 
 
@@ -63,9 +63,9 @@ async def create_webhook(
     secret = new_secret() if body.secret is None else body.secret.get_secret_value()
     content = services.webhook_maker.content(body, is_admin=caller.is_admin, secret=secret)
     try:
-        webhook = await services.webhooks.create_webhook(uuid7(), caller.subject, content, most=MOST_OF_A_CALLER)
+        webhook = await services.webhooks.create_webhook(uuid7(), caller.subject, content, limit=MAX_PER_OWNER)
     except TooManyError as error:
-        raise too_many("webhooks", MOST_OF_A_CALLER) from error
+        raise too_many("webhooks", MAX_PER_OWNER) from error
     response.headers["Location"] = f"/api/webhooks/{webhook.id}"
     return CreatedWebhook(**dict(WebhookView.of(webhook)), secret=secret)
 
@@ -73,7 +73,7 @@ async def create_webhook(
 @router.get("", response_model=WebhookList, summary="List webhooks")
 async def list_webhooks(caller: CallerOf, services: ServicesOf) -> Response:
     """Your webhooks; with the admin scope, everybody's."""
-    found = await services.webhooks.list_webhooks(owner=caller.owner_filter, most=_MOST_WEBHOOKS)
+    found = await services.webhooks.list_webhooks(owner=caller.owner_filter, limit=_MAX_WEBHOOKS)
     return await answer(lambda: WebhookList(webhooks=[WebhookView.of(webhook) for webhook in found]))
 
 
@@ -112,7 +112,7 @@ async def test_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf)
     except TooManyError as error:
         raise Problem(
             "quota-exceeded",
-            f"A webhook takes {MOST_TESTS_AN_HOUR} tests an hour, and {MOST_TESTS_WAITING} may wait. Try again later.",
+            f"A webhook takes {MAX_TESTS_PER_HOUR} tests an hour, and {MAX_PENDING_TESTS} may wait. Try again later.",
             headers={"Retry-After": "60"},
         ) from error
 
@@ -130,10 +130,10 @@ async def list_deliveries(
     """What was delivered, what is tried again and what has failed, with what came of each try."""
     await _find_heard(services, caller, webhook_id)
 
-    async def fetch(before: int | None, most: int) -> list[Delivery]:
-        return await services.webhooks.list_deliveries(webhook_id, state=wanted.state, before=before, most=most)
+    async def fetch(before: int | None, limit: int) -> list[Delivery]:
+        return await services.webhooks.list_deliveries(webhook_id, state=wanted.state, before=before, limit=limit)
 
-    return await read_page("deliveries", fetch, DeliveryView.of, after=wanted.cursor, most=wanted.limit)
+    return await read_page("deliveries", fetch, DeliveryView.of, after=wanted.cursor, limit=wanted.limit)
 
 
 @router.post(

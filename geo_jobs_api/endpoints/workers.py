@@ -71,8 +71,8 @@ async def claim(body: ClaimJobs, request: Request, services: ServicesOf, base_ur
         worker_id=body.worker_id,
         worker_name=body.worker_name,
         task_types=tuple(dict.fromkeys(body.task_types)),
-        most=body.max_jobs,
-        lease_key=secrets.token_urlsafe(24),
+        limit=body.max_jobs,
+        lease_secret=secrets.token_urlsafe(24),
         first_lease_seconds=services.settings.first_lease_seconds,
         capabilities=body.declared,
     )

@@ -26,7 +26,7 @@ from geo_jobs_api.jobs.submission import JobSubmission
 from geo_jobs_api.limits import CALLER, RateLimit
 from geo_jobs_api.maintenance.retention import Retention
 from geo_jobs_api.pipelines.store import PipelineStore
-from geo_jobs_api.queue.job_store import JobStore, UpkeepStore
+from geo_jobs_api.queue.job_store import JobStore, MaintenanceStore
 from geo_jobs_api.queue.lease_requests import Completion
 from geo_jobs_api.queue.lease_store import LeaseStore
 from geo_jobs_api.queue.operator_records import OpenJobs
@@ -90,7 +90,7 @@ class Services:
     leases: LeaseStore
     desk: ClaimDesk
     completions: Completions
-    upkeep: UpkeepStore
+    maintenance: MaintenanceStore
     task_types: TaskTypeStore
     steering: SteeringStore
     retention: Retention

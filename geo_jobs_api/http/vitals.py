@@ -11,7 +11,7 @@ import psycopg
 
 from geo_jobs_api.database.sessions import ReadOnlyError
 from geo_jobs_api.log import get_logger
-from geo_jobs_api.queue.job_store import UpkeepStore
+from geo_jobs_api.queue.job_store import MaintenanceStore
 from geo_jobs_api.queue.records import VacuumBlocker
 from geo_jobs_api.storage.storage import Storage
 
@@ -78,16 +78,16 @@ class VitalSigns:
     """Looks at database and storage.
 
     Args:
-        upkeep: the database.
+        maintenance: the database.
         storage: the object store.
         vacuum_warning_seconds: age from which on a transaction that holds back vacuum is a warning.
         max_file_size: the largest upload, in bytes.
     """
 
     def __init__(
-        self, upkeep: UpkeepStore, storage: Storage, *, vacuum_warning_seconds: float, max_file_size: int
+        self, maintenance: MaintenanceStore, storage: Storage, *, vacuum_warning_seconds: float, max_file_size: int
     ) -> None:
-        self._upkeep = upkeep
+        self._maintenance = maintenance
         self._store = storage
         self._vacuum_warning_seconds = vacuum_warning_seconds
         self._max_file_size = max_file_size
@@ -101,8 +101,8 @@ class VitalSigns:
         return Vitals(database, storage, [*self._vacuum_warnings(blockers), *self._room_warnings(free)])
 
     async def _look_at_database(self) -> list[VacuumBlocker]:
-        await self._upkeep.check_writable()
-        return await self._upkeep.list_vacuum_blockers(self._vacuum_warning_seconds)
+        await self._maintenance.check_writable()
+        return await self._maintenance.list_vacuum_blockers(self._vacuum_warning_seconds)
 
     async def _read_database(self) -> tuple[str, list[VacuumBlocker]]:
         try:

@@ -11,7 +11,7 @@ from geo_jobs_api.fields import Asked, Integer, Model, Moment, Payload, Text
 from geo_jobs_api.jobs.schemas import JobView
 
 LARGEST_BATCH = 1000
-_MOST_PARENTS = 1000
+_MAX_PARENTS = 1000
 
 OnParentFailure = Literal["cancel", "run", "hold"]
 TaskTypeName = Annotated[Text, Field(min_length=1, max_length=63)]
@@ -49,7 +49,7 @@ class CreateJob(JobTemplate):
 
     await_upload: bool = False
     dedup_key: DedupKey | None = None
-    depends_on: list[DependsOn] = Field(default_factory=list, max_length=_MOST_PARENTS, fail_fast=True)
+    depends_on: list[DependsOn] = Field(default_factory=list, max_length=_MAX_PARENTS, fail_fast=True)
     input_from: InputFrom | None = None
     run_at: Moment | None = None
     deliver_at: Moment | None = None

@@ -139,14 +139,14 @@ class CreationStore:
         self._pool = pool
 
     async def create_jobs(
-        self, news: Sequence[NewJob], *, parents_of: str | None = None, most_open: int = 0
+        self, news: Sequence[NewJob], *, parents_of: str | None = None, max_open: int = 0
     ) -> dict[UUID, Job]:
         """Create jobs, all in one transaction.
 
         Args:
             news: what they shall be; a parent may be one of those before.
             parents_of: whose the other parents must be; None: anybody's.
-            most_open: how many open jobs their owner may have then; 0: any number.
+            max_open: how many open jobs their owner may have then; 0: any number.
 
         Returns:
             The jobs that were made. Those are missing whose task type is unknown, whose idempotency key was used
@@ -156,12 +156,12 @@ class CreationStore:
             ParentNotFoundError, ShareExceededError: nothing was made.
         """
         async with self._pool.connection() as connection:
-            if not most_open and not any(new.dependencies for new in news):
+            if not max_open and not any(new.dependencies for new in news):
                 return await insert_jobs(connection, news, parents_of=parents_of)
             async with connection.transaction():
                 made = await insert_jobs(connection, news, parents_of=parents_of)
-                if most_open and made:
-                    await keep_to_share(connection, news[0].owner, most_jobs=most_open)
+                if max_open and made:
+                    await keep_to_share(connection, news[0].owner, max_jobs=max_open)
                 return made
 
     async def find_by_idempotency_keys(self, owner: str, keys: Sequence[str]) -> dict[str, Job]:
@@ -230,7 +230,7 @@ async def insert_jobs(
     rows = await fetch_all(_jobs.insert_jobs(connection, **values))
     if ended:
         # They had ended before anybody waited for them.
-        await _jobs.follow_ended_jobs(connection, ids=ended)
+        await _jobs.release_dependents(connection, ids=ended)
         rows = await fetch_all(_jobs.list_jobs_by_id(connection, ids=[row["id"] for row in rows]))
     return {row["id"]: Job.from_row(row) for row in rows}
 

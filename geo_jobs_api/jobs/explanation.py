@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from geo_jobs_api.jobs.worker_reasons import list_worker_reasons
 from geo_jobs_api.queue.capabilities import Need
 from geo_jobs_api.queue.job_store import JobStore
-from geo_jobs_api.queue.operator_records import MOST_COUNTED, PossibleWorker, WaitingReasons
+from geo_jobs_api.queue.operator_records import MAX_COUNTED, PossibleWorker, WaitingReasons
 from geo_jobs_api.queue.operator_schemas import EndedLeaseView, Explanation, Reason
 from geo_jobs_api.queue.operator_store import SteeringStore
 from geo_jobs_api.queue.records import Job, Parent
@@ -20,7 +20,7 @@ _LEASES_TOLD = 50
 async def explained(jobs: JobStore, steering: SteeringStore, job: Job, viewer: str | None) -> Explanation:
     """Why the job stands where it stands, for its owner `viewer`, or for an operator (None)."""
     now = datetime.now(UTC)
-    leases = await jobs.list_ended_leases(job.id, most=_LEASES_TOLD)
+    leases = await jobs.list_ended_leases(job.id, limit=_LEASES_TOLD)
     found = await steering.find_waiting_reasons(job.id) if job.state is JobState.QUEUED else None
     workers = await steering.list_possible_workers(job.task_type) if found is not None else []
     parents = await jobs.list_parents(job.id) if job.pending_parents else []
@@ -28,7 +28,7 @@ async def explained(jobs: JobStore, steering: SteeringStore, job: Job, viewer: s
         state=job.state.value,
         why=explain(job, now),
         reasons=list_parents(parents) if found is None else list_reasons(job, found, workers, now, viewer),
-        place=None if found is None or found.jobs_before == MOST_COUNTED else found.jobs_before + 1,
+        place=None if found is None or found.jobs_before == MAX_COUNTED else found.jobs_before + 1,
         leases=[EndedLeaseView.model_validate(lease) for lease in leases],
     )
 
@@ -65,7 +65,7 @@ def list_reasons(
     reasons = [*_reasons(job, found, now), *list_worker_reasons(job.task_type, need, workers, viewer)]
     if found.jobs_before:
         noun, verb = ("job", "comes") if found.jobs_before == 1 else ("jobs", "come")
-        number = f"{found.jobs_before} or more" if found.jobs_before == MOST_COUNTED else found.jobs_before
+        number = f"{found.jobs_before} or more" if found.jobs_before == MAX_COUNTED else found.jobs_before
         text = f"{number} {noun} of {job.task_type} {verb} before it."
         reasons.append(Reason(code="queue", text=text))
     return reasons
@@ -119,7 +119,7 @@ def _running(job: Job, _: datetime) -> str:
 def _failed(job: Job, _: datetime) -> str:
     error = job.error or {}
     if error.get("code") == "worker_lost":
-        why = f"{job.worker_losses} workers were lost while they worked on it, so it is kept from the others."
+        why = f"{job.lost_workers} workers were lost while they worked on it, so it is kept from the others."
     elif error.get("class") == ErrorClass.INVALID_INPUT:
         why = "The file cannot be used, and another attempt would not change that."
     else:

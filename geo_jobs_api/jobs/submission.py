@@ -127,7 +127,7 @@ class JobSubmission:
             await check_task_types(self._creation, news)
         try:
             return await self._creation.create_jobs(
-                news, parents_of=caller.owner_filter, most_open=self._settings.max_open_jobs_per_caller
+                news, parents_of=caller.owner_filter, max_open=self._settings.max_open_jobs_per_caller
             )
         except ShareExceededError as error:
             raise share_exceeded(self._settings, error.has) from error
@@ -234,16 +234,16 @@ def source_of(allowed: HostList, payload: Mapping[str, Any], pointer: str) -> So
 
 def share_exceeded(settings: Settings, has: Holdings) -> Problem:
     """What a caller is told who would have too much; `has` counts what was refused too."""
-    most = settings.max_open_jobs_per_caller
-    if most and has.open_jobs > most:
-        detail, seconds = f"You would have {has.open_jobs} jobs that have not ended; at most {most} are taken.", 60
+    limit = settings.max_open_jobs_per_caller
+    if limit and has.open_jobs > limit:
+        detail, seconds = f"You would have {has.open_jobs} jobs that have not ended; at most {limit} are taken.", 60
     else:
-        most = settings.max_stored_bytes_per_caller
-        detail, seconds = f"Your files would have {has.stored_bytes} bytes; at most {most} are kept.", 3600
+        limit = settings.max_stored_bytes_per_caller
+        detail, seconds = f"Your files would have {has.stored_bytes} bytes; at most {limit} are kept.", 3600
     return Problem("quota-exceeded", detail, headers={"Retry-After": str(seconds)})
 
 
-def too_many(what: str, most: int) -> Problem:
+def too_many(what: str, limit: int) -> Problem:
     """What a caller is told who has as many as one caller may have."""
-    detail = f"You have {most} {what}, which is the most that one caller may have; delete one that is not needed."
+    detail = f"You have {limit} {what}, which is the most that one caller may have; delete one that is not needed."
     return Problem("quota-exceeded", detail, headers={"Retry-After": "3600"})

@@ -16,7 +16,7 @@ _log = get_logger(__name__)
 class EndingSource(Protocol):
     """Who knows which ends have not been followed yet."""
 
-    async def follow_endings(self) -> int:
+    async def release_pending(self) -> int:
         """Do one statement's work; how many ends were looked at."""
 
 
@@ -42,7 +42,7 @@ class Follower:
             # Jitter, so that several processes do not ask in step.
             await asyncio.sleep(pause * random.uniform(1, 1.2))  # noqa: S311  # no secret
             try:
-                endings = await self._source.follow_endings()
+                endings = await self._source.release_pending()
                 self._outage.worked()
             except (psycopg.Error, OSError) as error:
                 self._outage.failed(error)

@@ -26,7 +26,7 @@ class RescueSource(Protocol):
         max_worker_losses: int,
         cancel_overdue_seconds: float,
         timeout_grace_seconds: float | None = None,
-        most: int = 100,
+        limit: int = 100,
     ) -> list[RescuedJob]:
         """Decide and act in one statement."""
 

@@ -25,8 +25,8 @@ from geo_jobs_api.storage.storage import Storage
 
 _log = get_logger(__name__)
 _retention = load_queries("retention.sql")
-_upkeep = load_queries("upkeep.sql")
-_steering = load_queries("steering.sql")
+_maintenance = load_queries("maintenance.sql")
+_operators = load_queries("operators.sql")
 _JOBS_PER_BATCH = 50
 _OBJECTS_PER_BATCH = 500
 # Between two batches, so that removing a year of jobs leaves the disk to those who work.
@@ -121,18 +121,18 @@ class Retention:
             ended_seconds: remove all jobs that ended so long ago; None: as the policy says.
         """
         async with self._pool.connection() as connection:
-            await _upkeep.forget_rate_claims(connection)
-            await _steering.forget_workers(connection, seconds=_DAY_SECONDS)
+            await _maintenance.delete_expired_rate_claims(connection)
+            await _operators.delete_stale_workers(connection, seconds=_DAY_SECONDS)
         kept = self._policy.ended_seconds
         if ended_seconds is not None:
             kept = dict.fromkeys(FINAL_STATES, ended_seconds)
         report = RetentionReport(
             unused_cancelled=await self._repeat(self._cancel_unused),
-            jobs_removed=await self._repeat(partial(self._remove_jobs, kept)),
+            jobs_removed=await self._repeat(partial(self._delete_jobs, kept)),
             broken_uploads_removed=await self._storage.remove_broken_uploads(_ABANDONED_SECONDS),
         )
         await self._repeat(self._remove_history)
-        await self._lapse_webhooks()
+        await self._pause_unrenewed_webhooks()
         return report
 
     async def _repeat(self, batch: Callable[[], Awaitable[int]]) -> int:
@@ -145,16 +145,18 @@ class Retention:
     async def _remove_history(self) -> int:
         """What nothing refers to any more: empty pipelines, old deliveries, what schedules decided long ago."""
         async with self._pool.connection() as connection:
-            pipelines: int = await _retention.remove_empty_pipelines(connection, most=_OBJECTS_PER_BATCH)
-            fires: int = await _retention.remove_old_fires(connection, most=_OBJECTS_PER_BATCH)
-            deliveries: int = await _retention.remove_old_deliveries(connection, most=_OBJECTS_PER_BATCH)
+            pipelines: int = await _retention.delete_empty_pipelines(connection, limit=_OBJECTS_PER_BATCH)
+            fires: int = await _retention.delete_old_fires(connection, limit=_OBJECTS_PER_BATCH)
+            deliveries: int = await _retention.delete_old_deliveries(connection, limit=_OBJECTS_PER_BATCH)
         return pipelines + fires + deliveries
 
-    async def _lapse_webhooks(self) -> None:
+    async def _pause_unrenewed_webhooks(self) -> None:
         if self._policy.renewal_seconds is None:
             return
         async with self._pool.connection() as connection:
-            rows = await fetch_all(_retention.lapse_webhooks(connection, seconds=self._policy.renewal_seconds))
+            rows = await fetch_all(
+                _retention.pause_unrenewed_webhooks(connection, seconds=self._policy.renewal_seconds)
+            )
         for row in rows:
             _log.warning("webhook_lapsed", webhook_id=str(row["id"]), owner=row["owner"])
 
@@ -163,18 +165,18 @@ class Retention:
             return 0
         async with self._pool.connection() as connection:
             rows = _retention.cancel_unused(
-                connection, unused_seconds=self._policy.unused_seconds, most=_JOBS_PER_BATCH
+                connection, unused_seconds=self._policy.unused_seconds, limit=_JOBS_PER_BATCH
             )
             return len(await fetch_all(rows))
 
-    async def _remove_jobs(self, kept: Mapping[JobState, float]) -> int:
+    async def _delete_jobs(self, kept: Mapping[JobState, float]) -> int:
         async with self._pool.connection() as connection:
             rows = await fetch_all(
-                _retention.begin_removal(
+                _retention.begin_purge(
                     connection,
                     states=[state.value for state in kept],
                     seconds=list(kept.values()),
-                    most=_JOBS_PER_BATCH,
+                    limit=_JOBS_PER_BATCH,
                 )
             )
         ids = [row["id"] for row in rows]
@@ -182,7 +184,7 @@ class Retention:
             return 0
         await self.remove_objects(ids)
         async with self._pool.connection() as connection:
-            removed: int = await _retention.remove_jobs(connection, ids=ids)
+            removed: int = await _retention.delete_jobs(connection, ids=ids)
         return removed
 
     async def find_lost_objects(self) -> list[UUID]:
@@ -196,7 +198,7 @@ class Retention:
             after = names[-1]
             ids = [job_id for name in names if (job_id := _as_id(name)) is not None]
             async with self._pool.connection() as connection:
-                rows = await fetch_all(_retention.list_known(connection, ids=ids))
+                rows = await fetch_all(_retention.list_existing_jobs(connection, ids=ids))
             known = {row["id"] for row in rows}
             lost += [job_id for job_id in ids if job_id not in known]
         return lost

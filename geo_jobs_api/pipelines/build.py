@@ -18,7 +18,7 @@ from geo_jobs_api.pipelines.store import NewPipeline
 from geo_jobs_api.queue.rules import InputKind
 
 # Each is a row; stages of many jobs that all wait for each other are better joined by one job in between.
-MOST_DEPENDENCIES = 20_000
+MAX_DEPENDENCIES = 20_000
 
 
 def build_pipeline(
@@ -30,8 +30,8 @@ def build_pipeline(
         Problem: `validation` (a circle, too many dependencies), `source-not-allowed`.
     """
     parents = _parents_of_jobs(body)
-    if sum(map(len, parents.values())) > MOST_DEPENDENCIES:
-        raise Problem("validation", f"The jobs wait for each other more than {MOST_DEPENDENCIES} times.")
+    if sum(map(len, parents.values())) > MAX_DEPENDENCIES:
+        raise Problem("validation", f"The jobs wait for each other more than {MAX_DEPENDENCIES} times.")
     order = _sorted(parents)
     pipeline_id = uuid7()
     ids = {name: uuid7() for name in order}

@@ -41,16 +41,16 @@ class PipelineStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def create_pipeline(self, new: NewPipeline, jobs: Sequence[NewJob], *, most_open: int = 0) -> None:
-        """Create a pipeline with its jobs, parents before children; `most_open` as in `CreationStore.create_jobs`.
+    async def create_pipeline(self, new: NewPipeline, jobs: Sequence[NewJob], *, max_open: int = 0) -> None:
+        """Create a pipeline with its jobs, parents before children; `max_open` as in `CreationStore.create_jobs`.
 
         Raises:
             IncompletePipelineError, ShareExceededError: nothing was made.
         """
         async with self._pool.connection() as connection, connection.transaction():
             await insert_pipeline(connection, new, jobs)
-            if most_open:
-                await keep_to_share(connection, new.owner, most_jobs=most_open)
+            if max_open:
+                await keep_to_share(connection, new.owner, max_jobs=max_open)
 
     async def find_pipeline(self, pipeline_id: UUID, owner: str | None = None) -> Pipeline | None:
         """One pipeline; with an owner, only if it is that owner's."""
@@ -58,10 +58,10 @@ class PipelineStore:
             row = await _pipelines.get_pipeline(connection, id=pipeline_id, owner=owner)
         return None if row is None else Pipeline.from_row(row)
 
-    async def list_pipelines(self, *, owner: str | None, before: UUID | None, most: int) -> list[PipelineSummary]:
-        """Up to `most` pipelines, newest first, made before the one with the id `before`."""
+    async def list_pipelines(self, *, owner: str | None, before: UUID | None, limit: int) -> list[PipelineSummary]:
+        """Up to `limit` pipelines, newest first, made before the one with the id `before`."""
         async with self._pool.connection() as connection:
-            rows = await fetch_all(_pipelines.list_pipelines(connection, owner=owner, before=before, most=most))
+            rows = await fetch_all(_pipelines.list_pipelines(connection, owner=owner, before=before, limit=limit))
         return [PipelineSummary.from_row(row) for row in rows]
 
     async def list_jobs(self, pipeline_id: UUID) -> list[PipelineJob]:

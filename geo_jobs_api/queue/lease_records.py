@@ -64,7 +64,7 @@ class Lease(FromRow):
 
     job: LeasedJob
     lease_seq: int
-    lease_key: str
+    lease_secret: str
     lease_expires_at: datetime
     lease_confirmed: bool
     timeout_seconds: int
@@ -79,7 +79,7 @@ class Lease(FromRow):
     @property
     def token(self) -> LeaseToken:
         """What the worker has to send back."""
-        return LeaseToken(self.lease_seq, self.lease_key)
+        return LeaseToken(self.lease_seq, self.lease_secret)
 
     @property
     def attempt(self) -> int:

@@ -18,8 +18,8 @@ class ClaimRequest:
     Attributes:
         claim_id: fresh for each claim; the same one gets the same leases again.
         task_types: what the worker can do.
-        most: how many jobs at most.
-        lease_key: the unguessable part of the leases that this claim gets.
+        limit: how many jobs at most.
+        lease_secret: the unguessable part of the leases that this claim gets.
         first_lease_seconds: how long the leases last without a sign of life.
         capabilities: what the worker takes.
     """
@@ -28,8 +28,8 @@ class ClaimRequest:
     worker_id: str
     worker_name: str
     task_types: tuple[str, ...]
-    most: int
-    lease_key: str
+    limit: int
+    lease_secret: str
     first_lease_seconds: float
     capabilities: Capabilities = UNDECLARED
 

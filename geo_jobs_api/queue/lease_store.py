@@ -27,7 +27,7 @@ from geo_jobs_api.queue.lease_records import (
 from geo_jobs_api.queue.lease_requests import NO_NEWS, Claimed, ClaimRequest, Completion, News, Results
 from geo_jobs_api.queue.rules import (
     FAILURE_POLICIES,
-    MOST_FREE_TROUBLES,
+    MAX_FREE_TROUBLES,
     WORKER_TROUBLE,
     AttemptBudget,
     ErrorClass,
@@ -44,7 +44,7 @@ _LOCK_WAIT_MILLISECONDS = 200
 # A job that a worker has failed is kept from it for this long, if another has asked for such jobs lately. Workers are
 # noted once a minute and ask every half minute.
 _AVOID_SECONDS = 10.0
-_ASKING_SECONDS = 100.0
+_LIVE_SECONDS = 100.0
 
 
 def _admission(requests: Sequence[ClaimRequest]) -> dict[str, Any]:
@@ -61,11 +61,11 @@ def _admission(requests: Sequence[ClaimRequest]) -> dict[str, Any]:
 def _parameters(requests: Sequence[ClaimRequest], *, limits_locked: bool) -> dict[str, Any]:
     return _admission(requests) | {
         "limits_locked": limits_locked,
-        "most": sum(request.most for request in requests),
+        "limit": sum(request.limit for request in requests),
         "claim_ids": [request.claim_id for request in requests],
-        "lease_keys": [request.lease_key for request in requests],
+        "lease_secrets": [request.lease_secret for request in requests],
         "worker_names": [request.worker_name for request in requests],
-        "shares": [request.most for request in requests],
+        "shares": [request.limit for request in requests],
         "first_lease_seconds": requests[0].first_lease_seconds,
     }
 
@@ -102,7 +102,7 @@ class LeaseStore:
         by_claim: dict[UUID, list[Mapping[str, Any]]] = {}
         for row in rows:
             by_claim.setdefault(row["claim_id"], []).append(row)
-        has_more = len(rows) >= sum(request.most for request in requests)
+        has_more = len(rows) >= sum(request.limit for request in requests)
         return [
             Claimed(
                 [Lease.from_row(row) for row in mine],
@@ -124,7 +124,7 @@ class LeaseStore:
         counted and claimed while their rows are locked, which is what makes the limits exact.
         """
         task_types = set(requests[0].task_types)
-        total = sum(request.most for request in requests)
+        total = sum(request.limit for request in requests)
         rows: list[Mapping[str, Any]] = []
         is_held_back = False
         left: Leftovers | None = None
@@ -132,19 +132,19 @@ class LeaseStore:
             rows = await fetch_all(_leases.claim_jobs(connection, **_parameters(requests, limits_locked=False)))
             if len(rows) < total:
                 # What is missing may be hidden behind a limit that somebody has just set.
-                left = await self._look_at_leftovers(connection, requests)
+                left = await self._find_withheld_jobs(connection, requests)
         if not rows and (limited := self._limited.keys() & task_types):
             rows, is_held_back = await self._claim_limited(connection, requests)
             is_held_back |= any(self._limited[name] for name in limited)
             left = None
         if left is None and len(rows) < total:
-            left = await self._look_at_leftovers(connection, requests)
+            left = await self._find_withheld_jobs(connection, requests)
         return rows, is_held_back, left or NOTHING_LEFT
 
-    async def _look_at_leftovers(
+    async def _find_withheld_jobs(
         self, connection: AsyncConnection[DictRow], requests: Sequence[ClaimRequest]
     ) -> Leftovers:
-        left = Leftovers.from_row(await _leases.look_at_leftovers(connection, **_admission(requests)))
+        left = Leftovers.from_row(await _leases.find_withheld_jobs(connection, **_admission(requests)))
         self._limited = left.limited
         return left
 
@@ -155,7 +155,7 @@ class LeaseStore:
         try:
             # The claim is a statement of its own: READ COMMITTED gives it a snapshot taken after the locks were had.
             async with connection.pipeline(), connection.transaction():
-                await connection.execute(_leases.hold_locks_briefly.sql, {"milliseconds": str(_LOCK_WAIT_MILLISECONDS)})
+                await connection.execute(_leases.set_lock_timeout.sql, {"milliseconds": str(_LOCK_WAIT_MILLISECONDS)})
                 await connection.execute(_leases.lock_limits.sql, {"task_types": list(requests[0].task_types)})
                 cursor = await connection.execute(_leases.claim_jobs.sql, _parameters(requests, limits_locked=True))
             return list(await cursor.fetchall()), False
@@ -166,13 +166,15 @@ class LeaseStore:
     async def release_claim(self, job_id: UUID, token: LeaseToken) -> None:
         """Give back a job that its claimer never heard of; nothing happens if it was heard of."""
         async with self._pool.connection() as connection:
-            await _leases.release_claim(connection, id=job_id, lease_seq=token.lease_seq, lease_key=token.lease_key)
+            await _leases.release_claim(
+                connection, id=job_id, lease_seq=token.lease_seq, lease_secret=token.lease_secret
+            )
 
     async def list_previous_errors(self, job_ids: Sequence[UUID]) -> dict[UUID, list[PreviousError]]:
         """The latest errors of each job, the newest first."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(
-                _leases.list_previous_errors(connection, job_ids=list(job_ids), most=_PREVIOUS_ERRORS)
+                _leases.list_previous_errors(connection, job_ids=list(job_ids), limit=_PREVIOUS_ERRORS)
             )
         errors: dict[UUID, list[PreviousError]] = {}
         for row in rows:
@@ -182,14 +184,16 @@ class LeaseStore:
     async def find_lease(self, job_id: UUID, token: LeaseToken) -> Lease | None:
         """The job under this lease; None when it is not held any more."""
         async with self._pool.connection() as connection:
-            row = await _leases.get_lease(connection, id=job_id, lease_seq=token.lease_seq, lease_key=token.lease_key)
+            row = await _leases.get_lease(
+                connection, id=job_id, lease_seq=token.lease_seq, lease_secret=token.lease_secret
+            )
         return None if row is None else Lease.from_row(row)
 
     async def find_outcome(self, job_id: UUID, token: LeaseToken) -> LeaseOutcome | None:
         """How this lease ended; None when there is no such job."""
         async with self._pool.connection() as connection:
             row = await _leases.get_lease_outcome(
-                connection, id=job_id, lease_seq=token.lease_seq, lease_key=token.lease_key
+                connection, id=job_id, lease_seq=token.lease_seq, lease_secret=token.lease_secret
             )
         return None if row is None else LeaseOutcome.from_row(row)
 
@@ -202,7 +206,7 @@ class LeaseStore:
                 connection,
                 id=job_id,
                 lease_seq=token.lease_seq,
-                lease_key=token.lease_key,
+                lease_secret=token.lease_secret,
                 lease_seconds=lease_seconds,
                 percent=news.percent,
                 stage=news.stage,
@@ -223,7 +227,7 @@ class LeaseStore:
                     connection,
                     ids=[one.job_id for one in completions],
                     lease_seqs=[one.token.lease_seq for one in completions],
-                    lease_keys=[one.token.lease_key for one in completions],
+                    lease_secrets=[one.token.lease_secret for one in completions],
                     request_digests=[one.request_digest for one in completions],
                     results=Jsonb(
                         [{name: getattr(one.results, name) for name in Results.__slots__} for one in completions]
@@ -239,14 +243,16 @@ class LeaseStore:
     ) -> FailureDecision | None:
         """What a failure would lead to; None when the lease is not held any more."""
         async with self._pool.connection() as connection:
-            row = await _leases.get_lease(connection, id=job_id, lease_seq=token.lease_seq, lease_key=token.lease_key)
+            row = await _leases.get_lease(
+                connection, id=job_id, lease_seq=token.lease_seq, lease_secret=token.lease_secret
+            )
             ended_alike = 0
-            if FAILURE_POLICIES[error_class].most is not None:
+            if FAILURE_POLICIES[error_class].max_attempts is not None:
                 alike = await _leases.count_failures(connection, id=job_id, key="class", value=error_class.value)
                 ended_alike = alike["failures"]
             if error_class is ErrorClass.INTERRUPTED and code == WORKER_TROUBLE:
                 before = await _leases.count_failures(connection, id=job_id, key="code", value=code)
-                if before["failures"] >= MOST_FREE_TROUBLES:
+                if before["failures"] >= MAX_FREE_TROUBLES:
                     # What troubles so many workers may be the job itself.
                     error_class = ErrorClass.TRANSIENT
         if row is None:
@@ -274,13 +280,13 @@ class LeaseStore:
                 connection,
                 id=job_id,
                 lease_seq=token.lease_seq,
-                lease_key=token.lease_key,
+                lease_secret=token.lease_secret,
                 request_digest=request_digest,
                 next_state=decision.next_state.value,
                 delay_seconds=decision.delay_seconds,
                 spends_attempt=decision.spends_attempt,
                 error=Jsonb(dict(error)),
                 avoid_seconds=_AVOID_SECONDS,
-                asking_seconds=_ASKING_SECONDS,
+                live_seconds=_LIVE_SECONDS,
             )
         return None if row is None else FailureOutcome.from_row(row)

@@ -10,7 +10,7 @@ from uuid import UUID
 from geo_jobs_api.queue.records import FromRow
 
 # Jobs before a waiting one are counted up to this.
-MOST_COUNTED = 10_000
+MAX_COUNTED = 10_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import psycopg
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries
 from geo_jobs_api.queue.operator_records import (
-    MOST_COUNTED,
+    MAX_COUNTED,
     Figures,
     KnownWorker,
     PossibleWorker,
@@ -22,11 +22,11 @@ from geo_jobs_api.queue.operator_records import (
 from geo_jobs_api.queue.operator_schemas import CancelFilter, CancelledJobs, RedriveFilter
 from geo_jobs_api.queue.records import Job
 
-_steering = load_queries("steering.sql")
+_operators = load_queries("operators.sql")
 # Workers are parked for up to 50 s at a time and noted once a minute.
 LIVE_SECONDS = 180.0
 # Workers that an explanation looks at.
-_MOST_WORKERS = 1000
+_MAX_WORKERS = 1000
 # A tenth of a second's work, so that others have their turn in between.
 _CANCELLED_PER_BATCH = 1000
 _DEADLOCK_TRIES = 3
@@ -47,34 +47,34 @@ class SteeringStore:
     async def find_waiting_reasons(self, job_id: UUID) -> WaitingReasons | None:
         """What may keep a waiting job waiting."""
         async with self._pool.connection() as connection:
-            row = await _steering.find_waiting_reasons(connection, id=job_id, most=MOST_COUNTED)
+            row = await _operators.find_waiting_reasons(connection, id=job_id, limit=MAX_COUNTED)
         return None if row is None else WaitingReasons.from_row(row)
 
     async def list_possible_workers(self, task_type: str) -> list[PossibleWorker]:
         """Workers that were heard of lately or hold a job, those that do this type first."""
         async with self._pool.connection() as connection:
-            rows = _steering.list_possible_workers(
-                connection, task_type=task_type, live_seconds=LIVE_SECONDS, most=_MOST_WORKERS
+            rows = _operators.list_possible_workers(
+                connection, task_type=task_type, live_seconds=LIVE_SECONDS, limit=_MAX_WORKERS
             )
             return [PossibleWorker.from_row(row) for row in await fetch_all(rows)]
 
     async def change_priority(self, job_id: UUID, owner: str | None, priority: int) -> Job | None:
         """Set a job's priority; None when there is no such job (of that owner), or it has ended."""
         async with self._pool.connection() as connection:
-            row = await _steering.change_priority(connection, id=job_id, owner=owner, priority=priority)
+            row = await _operators.change_priority(connection, id=job_id, owner=owner, priority=priority)
         return None if row is None else Job.from_row(row)
 
     async def unlock_job(self, job_id: UUID) -> Job | None:
         """Take a job from whoever holds it, without spending the attempt; None when nobody does."""
         async with self._pool.connection() as connection:
-            row = await _steering.unlock_job(connection, id=job_id)
+            row = await _operators.unlock_job(connection, id=job_id)
         return None if row is None else Job.from_row(row)
 
     async def redrive_failed(self, owner: str | None, wanted: RedriveFilter) -> dict[str, int]:
         """Send failed jobs (of one owner, or all) back to the queue; how many of each task type."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(
-                _steering.redrive_failed(
+                _operators.redrive_failed(
                     connection,
                     owner=owner,
                     task_type=wanted.task_type,
@@ -82,7 +82,7 @@ class SteeringStore:
                     error_code=wanted.error_code,
                     ended_after=wanted.ended_after,
                     ended_before=wanted.ended_before,
-                    most=wanted.limit,
+                    limit=wanted.limit,
                 )
             )
         return {row["task_type"]: row["jobs"] for row in rows}
@@ -102,14 +102,14 @@ class SteeringStore:
         return CancelledJobs(cancelled=dict(cancelled), stopping=dict(stopping), more=left <= 0)
 
     async def _cancel_batch(
-        self, owner: str | None, wanted: CancelFilter, after: UUID | None, most: int
+        self, owner: str | None, wanted: CancelFilter, after: UUID | None, limit: int
     ) -> Mapping[str, Any]:
         tries = _DEADLOCK_TRIES
         while True:
             tries -= 1
             try:
                 async with self._pool.connection() as connection:
-                    row: Mapping[str, Any] = await _steering.cancel_matching(
+                    row: Mapping[str, Any] = await _operators.cancel_matching(
                         connection,
                         owner=owner,
                         states=list(wanted.states),
@@ -118,7 +118,7 @@ class SteeringStore:
                         created_before=wanted.created_before,
                         reason=wanted.reason,
                         after_id=after,
-                        most=most,
+                        limit=limit,
                     )
                     return row
             except psycopg.errors.DeadlockDetected:
@@ -126,10 +126,10 @@ class SteeringStore:
                 if not tries:
                     raise
 
-    async def note_workers(self, workers: Sequence[SeenWorker]) -> None:
+    async def upsert_workers(self, workers: Sequence[SeenWorker]) -> None:
         """Note who has asked for work."""
         async with self._pool.connection() as connection:
-            await _steering.note_workers(
+            await _operators.upsert_workers(
                 connection,
                 ids=[worker.id for worker in workers],
                 names=[worker.name for worker in workers],
@@ -143,12 +143,12 @@ class SteeringStore:
     async def list_workers(self) -> list[KnownWorker]:
         """Who was heard of in the last minutes or holds a job, the busy ones first."""
         async with self._pool.connection() as connection:
-            rows = _steering.list_workers(connection, live_seconds=LIVE_SECONDS, lease_seconds=self._lease_seconds)
+            rows = _operators.list_workers(connection, live_seconds=LIVE_SECONDS, lease_seconds=self._lease_seconds)
             return [KnownWorker.from_row(row) for row in await fetch_all(rows)]
 
-    async def list_figures(self, seconds: float) -> list[Figures]:
+    async def list_stats(self, seconds: float) -> list[Figures]:
         """All task types in figures, looking back so many seconds."""
         async with self._pool.connection() as connection:
             return [
-                Figures.from_row(row) for row in await fetch_all(_steering.list_figures(connection, seconds=seconds))
+                Figures.from_row(row) for row in await fetch_all(_operators.list_stats(connection, seconds=seconds))
             ]

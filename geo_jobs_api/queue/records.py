@@ -70,7 +70,7 @@ class Job(FromRow):
     uploaded_at: datetime | None
     attempt: int
     max_attempts: int
-    worker_losses: int
+    lost_workers: int
     worker_name: str | None
     worker_stats: dict[str, Any] | None
     started_at: datetime | None

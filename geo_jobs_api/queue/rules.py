@@ -56,22 +56,22 @@ class FailurePolicy:
         next_state: `queued` means that the job may be tried again while attempts are left.
         spends_attempt: whether the attempt counts against `max_attempts`.
         backs_off: whether the next attempt waits.
-        most: the number of attempts that may end this way; `None` for all of the job's.
+        max_attempts: how many attempts may end this way; `None` for all of the job's.
     """
 
     next_state: JobState
     spends_attempt: bool = True
     backs_off: bool = True
-    most: int | None = None
+    max_attempts: int | None = None
 
 
 # A file that takes too long once takes too long again. The second try is for a worker that was slow.
-MOST_TIMEOUTS = 2
+MAX_TIMEOUTS = 2
 
 FAILURE_POLICIES: dict[ErrorClass, FailurePolicy] = {
     ErrorClass.TRANSIENT: FailurePolicy(JobState.QUEUED),
     ErrorClass.RESOURCE: FailurePolicy(JobState.QUEUED),
-    ErrorClass.TIMEOUT: FailurePolicy(JobState.QUEUED, most=MOST_TIMEOUTS),
+    ErrorClass.TIMEOUT: FailurePolicy(JobState.QUEUED, max_attempts=MAX_TIMEOUTS),
     ErrorClass.INTERNAL: FailurePolicy(JobState.QUEUED),
     ErrorClass.INVALID_INPUT: FailurePolicy(JobState.FAILED),
     ErrorClass.INTERRUPTED: FailurePolicy(JobState.QUEUED, spends_attempt=False, backs_off=False),
@@ -81,7 +81,7 @@ FAILURE_POLICIES: dict[ErrorClass, FailurePolicy] = {
 # The code of an interruption by trouble of the worker's host: full disk, no memory, no scanner. So many cost a job no
 # attempt; beyond, the job itself may be what troubles its workers.
 WORKER_TROUBLE = "worker_trouble"
-MOST_FREE_TROUBLES = 10
+MAX_FREE_TROUBLES = 10
 
 # A worker may ask for a pause of a day at most; more would look like a lost job.
 MAX_RETRY_AFTER_SECONDS = 86_400.0
@@ -133,7 +133,7 @@ def decide_failure(
     policy = FAILURE_POLICIES[error_class]
     if policy.next_state is not JobState.QUEUED:
         return FailureDecision(policy.next_state, 0.0, policy.spends_attempt)
-    spent = policy.most is not None and budget.ended_alike + 1 >= policy.most
+    spent = policy.max_attempts is not None and budget.ended_alike + 1 >= policy.max_attempts
     if policy.spends_attempt and (spent or budget.attempt >= budget.max_attempts):
         return FailureDecision(JobState.FAILED, 0.0, spends_attempt=True)
     delay = 0.0
@@ -269,10 +269,10 @@ class LeaseToken:
     """Proof of holding a job: the number of the lease and a part that cannot be guessed."""
 
     lease_seq: int
-    lease_key: str
+    lease_secret: str
 
     def __str__(self) -> str:
-        return f"{self.lease_seq}.{self.lease_key}"
+        return f"{self.lease_seq}.{self.lease_secret}"
 
     @staticmethod
     def parse(text: str) -> LeaseToken | None:

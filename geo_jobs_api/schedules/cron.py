@@ -23,7 +23,7 @@ GRACE = timedelta(seconds=60)
 _FIRST_SPAN = timedelta(hours=1)
 _TICK = timedelta(microseconds=1)
 # Moments of a schedule that are stored and shown.
-_MOST_UPCOMING = 5
+_MAX_UPCOMING = 5
 
 
 class MissedRuns(StrEnum):
@@ -77,16 +77,16 @@ class Timing:
 
     def upcoming(self, moment: datetime) -> tuple[datetime, ...]:
         """The first few moments to fire later than `moment`."""
-        return tuple(itertools.islice(self.ticks(moment), _MOST_UPCOMING))
+        return tuple(itertools.islice(self.ticks(moment), _MAX_UPCOMING))
 
-    def latest(self, first: datetime, now: datetime, most: int) -> list[datetime]:
+    def latest(self, first: datetime, now: datetime, limit: int) -> list[datetime]:
         """The latest moments to fire, at most so many, from `first` to `now`, both included."""
         span = _FIRST_SPAN
         while True:
             start = max(first, now - span)
             due = itertools.takewhile(lambda tick: tick <= now, self.ticks(start - _TICK))
-            found = deque(due, maxlen=most)
-            if len(found) == most or start == first:
+            found = deque(due, maxlen=limit)
+            if len(found) == limit or start == first:
                 return list(found)
             # From a guess and not from the beginning: a year of minutes would take seconds to count.
             span *= 4

@@ -29,21 +29,21 @@ class Round:
     errors: dict[UUID, str] = field(default_factory=dict)
 
 
-async def carry_out(connection: AsyncConnection[DictRow], plan: Round, *, most_open: int = 0) -> None:
+async def carry_out(connection: AsyncConnection[DictRow], plan: Round, *, max_open: int = 0) -> None:
     """Make what is planned; what cannot be made turns its fire into a failed one.
 
     Args:
         connection: in the transaction that holds the schedules.
         plan: its `fires` and `errors` tell afterwards what came of it.
-        most_open: how many open jobs an owner may have then; 0: any number.
+        max_open: how many open jobs an owner may have then; 0: any number.
     """
     await cancel_jobs(connection, plan.to_cancel, "The next run of its schedule has come.")
-    if most_open:
-        plan.fires = [await _make(connection, one, most_open) for one in _by_owner(plan)] + _made_nothing(plan)
+    if max_open:
+        plan.fires = [await _make(connection, one, max_open) for one in _by_owner(plan)] + _made_nothing(plan)
     else:
         made = set(await insert_jobs(connection, list(plan.jobs.values()), parents_of=None)) if plan.jobs else set()
         fires = [_outcome(fire, plan.jobs[fire.job_id], made) for fire in plan.fires if fire.job_id is not None]
-        pipelines = [await _make_pipeline(connection, *one, most_open) for one in plan.pipelines]
+        pipelines = [await _make_pipeline(connection, *one, max_open) for one in plan.pipelines]
         plan.fires = fires + pipelines + _made_nothing(plan)
     plan.errors |= {fire.schedule_id: fire.error for fire in plan.fires if fire.error is not None}
 
@@ -61,32 +61,32 @@ def _by_owner(plan: Round) -> Iterator[Making]:
     yield from sorted([*jobs, *plan.pipelines], key=lambda one: one[2][0].owner)
 
 
-async def _make(connection: AsyncConnection[DictRow], making: Making, most_open: int) -> Fire:
+async def _make(connection: AsyncConnection[DictRow], making: Making, max_open: int) -> Fire:
     fire, pipeline, jobs = making
     if pipeline is not None:
-        return await _make_pipeline(connection, fire, pipeline, jobs, most_open)
+        return await _make_pipeline(connection, fire, pipeline, jobs, max_open)
     try:
         async with connection.transaction():
             made = set(await insert_jobs(connection, jobs, parents_of=None))
             if made:
-                await keep_to_share(connection, jobs[0].owner, most_jobs=most_open)
+                await keep_to_share(connection, jobs[0].owner, max_jobs=max_open)
     except ShareExceededError as error:
-        return _beyond_share(fire, error, most_open)
+        return _beyond_share(fire, error, max_open)
     return _outcome(fire, jobs[0], made)
 
 
 async def _make_pipeline(
-    connection: AsyncConnection[DictRow], fire: Fire, pipeline: NewPipeline, jobs: list[NewJob], most_open: int
+    connection: AsyncConnection[DictRow], fire: Fire, pipeline: NewPipeline, jobs: list[NewJob], max_open: int
 ) -> Fire:
     try:
         async with connection.transaction():
             await insert_pipeline(connection, pipeline, jobs)
-            if most_open:
-                await keep_to_share(connection, pipeline.owner, most_jobs=most_open)
+            if max_open:
+                await keep_to_share(connection, pipeline.owner, max_jobs=max_open)
     except IncompletePipelineError:
         return _failed(fire, "One of its task types is not known.")
     except ShareExceededError as error:
-        return _beyond_share(fire, error, most_open)
+        return _beyond_share(fire, error, max_open)
     return fire
 
 
@@ -98,8 +98,8 @@ def _outcome(fire: Fire, job: NewJob, made: set[UUID]) -> Fire:
     return _failed(fire, f"There is no task type {job.task_type!r}.")
 
 
-def _beyond_share(fire: Fire, error: ShareExceededError, most_open: int) -> Fire:
-    why = f"Its owner would have {error.has.open_jobs} jobs that have not ended; at most {most_open} are taken."
+def _beyond_share(fire: Fire, error: ShareExceededError, max_open: int) -> Fire:
+    why = f"Its owner would have {error.has.open_jobs} jobs that have not ended; at most {max_open} are taken."
     return _failed(fire, why)
 
 

@@ -56,7 +56,7 @@ class ScheduleRunner:
         schedules: where they are kept.
         allowed: the hosts that files are fetched from.
         bell: set by whoever changes a schedule.
-        most_open: how many open jobs an owner may have, those made otherwise too; 0: any number.
+        max_open: how many open jobs an owner may have, those made otherwise too; 0: any number.
         clock: stands in for the database's clock where time is played.
         sleep: waits that many seconds.
     """
@@ -67,7 +67,7 @@ class ScheduleRunner:
         allowed: HostList,
         bell: asyncio.Event,
         *,
-        most_open: int = 0,
+        max_open: int = 0,
         clock: Callable[[], datetime | None] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -75,7 +75,7 @@ class ScheduleRunner:
         self._outage = OutageLog(_log, "schedules_not_looked_at")
         self._allowed = allowed
         self._bell = bell
-        self._most_open = most_open
+        self._max_open = max_open
         self._clock = clock
         self._sleep = sleep
 
@@ -108,7 +108,7 @@ class ScheduleRunner:
         # What cannot be stored of one must not keep the others back.
         decided = 0
         async with self._schedules.connection() as connection:
-            due, _ = await lock_due(connection, now=self._clock(), only=None, most=_SCHEDULES_PER_ROUND)
+            due, _ = await lock_due(connection, now=self._clock(), only=None, limit=_SCHEDULES_PER_ROUND)
         for schedule in due:
             try:
                 decided += await self._fire_due(schedule.id, 1)
@@ -117,9 +117,9 @@ class ScheduleRunner:
                 decided += await self._give_up(schedule, f"It could not be stored: {type(error).__name__}.")
         return decided
 
-    async def _fire_due(self, only: UUID | None, most: int) -> int:
+    async def _fire_due(self, only: UUID | None, limit: int) -> int:
         async with self._schedules.connection() as connection, connection.transaction():
-            due, now = await lock_due(connection, now=self._clock(), only=only, most=most)
+            due, now = await lock_due(connection, now=self._clock(), only=only, limit=limit)
             if now is None:
                 return 0
             open_jobs = await list_open_jobs(connection, [schedule.id for schedule in due])
@@ -127,7 +127,7 @@ class ScheduleRunner:
             sources = await list_last_sources(connection, asking)
             # Templates and moments of 50 schedules may take a second, in which requests are served.
             plan, steps = await asyncio.to_thread(self._plan_round, due, now, open_jobs, sources)
-            await carry_out(connection, plan, most_open=self._most_open)
+            await carry_out(connection, plan, max_open=self._max_open)
             await note_decisions(connection, plan.fires, [_step(plan, *step) for step in steps])
             _tell(plan.fires)
             return len(due)
@@ -227,14 +227,14 @@ class ScheduleRunner:
             schedule, now = locked
             plan = Round(now)
             await asyncio.to_thread(self._plan_one, plan, schedule, now, None, by_hand=True)
-            await carry_out(connection, plan, most_open=self._most_open)
+            await carry_out(connection, plan, max_open=self._max_open)
             await note_decisions(connection, plan.fires, ())
         return plan.fires[0]
 
     async def _give_up(self, schedule: Schedule, why: str) -> int:
         """Pass over what is due of a schedule that cannot fire."""
         async with self._schedules.connection() as connection, connection.transaction():
-            due, now = await lock_due(connection, now=self._clock(), only=schedule.id, most=1)
+            due, now = await lock_due(connection, now=self._clock(), only=schedule.id, limit=1)
             if now is None or due[0].next_run_at is None:
                 return 0
             upcoming = await asyncio.to_thread(timing_of(due[0]).upcoming, now)

@@ -20,7 +20,7 @@ from geo_jobs_api.schedules.cron import MissedRuns, Timing, check_cron, join_cro
 from geo_jobs_api.schedules.records import Schedule, ScheduleFire
 
 # Rule times of a schedule, which are moments a day. Each costs the scheduler 20 µs at each fire.
-_MOST_RULE_TIMES = 48
+_MAX_RULE_TIMES = 48
 _TIME = re.compile(r"^([01]\d|2[0-3]):([0-5]\d)$")
 _DAYS = {"sun": 0, "mon": 1, "tue": 2, "wed": 3, "thu": 4, "fri": 5, "sat": 6}
 
@@ -129,9 +129,9 @@ class PutSchedule(ScheduleTiming):
         if self.start_at is not None and self.end_at is not None and self.end_at < self.start_at:
             raise ValueError("endAt lies before startAt")
         times = sum(len(rule.times) for rule in self.rules or ())
-        if times > _MOST_RULE_TIMES:
+        if times > _MAX_RULE_TIMES:
             raise ValueError(
-                f"rules have {times} times, and at most {_MOST_RULE_TIMES} are taken. "
+                f"rules have {times} times, and at most {_MAX_RULE_TIMES} are taken. "
                 "Use cron for regular times, such as */10 * * * *, or several schedules"
             )
         if self.skip_unchanged and not isinstance(self.template, ScheduledJob):

@@ -113,18 +113,18 @@ class ScheduleStore:
         return None if row is None else Schedule.from_row(row)
 
     async def create_schedule(
-        self, schedule_id: UUID, owner: str, content: ScheduleContent, *, most: int = 0
+        self, schedule_id: UUID, owner: str, content: ScheduleContent, *, limit: int = 0
     ) -> Schedule | None:
         """Create a schedule; None when the owner has one of this name.
 
         Raises:
-            TooManyError: the owner would have more than `most`, if that is not 0.
+            TooManyError: the owner would have more than `limit`, if that is not 0.
         """
-        async with self._pool.connection() as connection, transaction_if(connection, most):
+        async with self._pool.connection() as connection, transaction_if(connection, limit):
             row = await _schedules.insert_schedule(connection, id=schedule_id, owner=owner, **content.columns())
-            if row is not None and most:
+            if row is not None and limit:
                 await lock_owner(connection, owner)
-                if (await _schedules.count_schedules(connection, owner=owner))["count"] > most:
+                if (await _schedules.count_schedules(connection, owner=owner))["count"] > limit:
                     raise TooManyError
         return None if row is None else Schedule.from_row(row)
 
@@ -152,10 +152,10 @@ class ScheduleStore:
         """One schedule; with an owner, only if it is that owner's."""
         return await self._one("get_schedule", id=schedule_id, owner=owner)
 
-    async def list_schedules(self, *, owner: str | None, after: UUID | None, most: int) -> list[Schedule]:
-        """Up to `most` schedules in the order they were made, after the one with the id `after`."""
+    async def list_schedules(self, *, owner: str | None, after: UUID | None, limit: int) -> list[Schedule]:
+        """Up to `limit` schedules in the order they were made, after the one with the id `after`."""
         async with self._pool.connection() as connection:
-            rows = await fetch_all(_schedules.list_schedules(connection, owner=owner, after=after, most=most))
+            rows = await fetch_all(_schedules.list_schedules(connection, owner=owner, after=after, limit=limit))
         return [Schedule.from_row(row) for row in rows]
 
     async def delete_schedule(self, schedule_id: UUID) -> bool:
@@ -164,10 +164,10 @@ class ScheduleStore:
             deleted: int = await _schedules.delete_schedule(connection, id=schedule_id)
         return deleted == 1
 
-    async def list_fires(self, schedule_id: UUID, *, most: int) -> list[ScheduleFire]:
+    async def list_fires(self, schedule_id: UUID, *, limit: int) -> list[ScheduleFire]:
         """What was decided for the latest moments, the newest first."""
         async with self._pool.connection() as connection:
-            rows = await fetch_all(_schedules.list_fires(connection, schedule_id=schedule_id, most=most))
+            rows = await fetch_all(_schedules.list_fires(connection, schedule_id=schedule_id, limit=limit))
         return [ScheduleFire.from_row(row) for row in rows]
 
     async def seconds_until_due(self, now: datetime | None = None) -> float | None:
@@ -178,10 +178,10 @@ class ScheduleStore:
 
 
 async def lock_due(
-    connection: AsyncConnection[DictRow], *, now: datetime | None, only: UUID | None, most: int
+    connection: AsyncConnection[DictRow], *, now: datetime | None, only: UUID | None, limit: int
 ) -> tuple[list[Schedule], datetime | None]:
-    """Hold up to `most` schedules whose moment has come, for this transaction; with the time of the decision."""
-    rows = await fetch_all(_schedules.lock_due(connection, now=now, only=only, most=most))
+    """Hold up to `limit` schedules whose moment has come, for this transaction; with the time of the decision."""
+    rows = await fetch_all(_schedules.lock_due(connection, now=now, only=only, limit=limit))
     return [Schedule.from_row(row) for row in rows], rows[0]["server_time"] if rows else None
 
 

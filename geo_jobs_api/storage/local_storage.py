@@ -193,7 +193,7 @@ class LocalStorage:
         """
         return await asyncio.to_thread(self._incoming.remove_left, self.signer.now() - older_than_seconds)
 
-    async def list_jobs(self, after: str, most: int, older_than_seconds: float) -> list[str]:
+    async def list_jobs(self, after: str, limit: int, older_than_seconds: float) -> list[str]:
         """Names of the folders below `jobs`, sorted, those after `after`."""
 
         def look() -> list[str]:
@@ -202,7 +202,7 @@ class LocalStorage:
                 return []
             with os.scandir(folder) as entries:
                 names = sorted(entry.name for entry in entries if entry.name > after)
-            return [name for name in names if is_older(folder / name, before)][:most]
+            return [name for name in names if is_older(folder / name, before)][:limit]
 
         return await asyncio.to_thread(look)
 

@@ -65,7 +65,7 @@ class Storage(Protocol):
     async def remove_broken_uploads(self, older_than_seconds: float) -> int:
         """Remove what was uploaded in part and not touched for so long; how many there were."""
 
-    async def list_jobs(self, after: str, most: int, older_than_seconds: float) -> list[str]:
+    async def list_jobs(self, after: str, limit: int, older_than_seconds: float) -> list[str]:
         """Ids of jobs that have objects and whose objects were not touched for so long, sorted, those after `after`."""
 
     async def check(self) -> None:

@@ -16,8 +16,8 @@ from geo_jobs_api.webhooks.records import ClaimedDelivery, Delivery, Webhook
 
 _webhooks = load_queries("webhooks.sql")
 # Each test is a row for a month.
-MOST_TESTS_WAITING = 10
-MOST_TESTS_AN_HOUR = 60
+MAX_PENDING_TESTS = 10
+MAX_TESTS_PER_HOUR = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +59,17 @@ class WebhookStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def create_webhook(self, webhook_id: UUID, owner: str, content: WebhookContent, *, most: int = 0) -> Webhook:
+    async def create_webhook(self, webhook_id: UUID, owner: str, content: WebhookContent, *, limit: int = 0) -> Webhook:
         """Register a webhook; it must have a secret.
 
         Raises:
-            TooManyError: the owner would have more than `most`, if that is not 0.
+            TooManyError: the owner would have more than `limit`, if that is not 0.
         """
-        async with self._pool.connection() as connection, transaction_if(connection, most):
+        async with self._pool.connection() as connection, transaction_if(connection, limit):
             row = await _webhooks.insert_webhook(connection, id=webhook_id, owner=owner, **content.columns())
-            if most:
+            if limit:
                 await lock_owner(connection, owner)
-                if (await _webhooks.count_webhooks(connection, owner=owner))["count"] > most:
+                if (await _webhooks.count_webhooks(connection, owner=owner))["count"] > limit:
                     raise TooManyError
         return Webhook.from_row(row)
 
@@ -85,10 +85,10 @@ class WebhookStore:
             row = await _webhooks.get_webhook(connection, id=webhook_id, owner=owner)
         return None if row is None else Webhook.from_row(row)
 
-    async def list_webhooks(self, *, owner: str | None, most: int) -> list[Webhook]:
-        """Up to `most` webhooks in the order they were made."""
+    async def list_webhooks(self, *, owner: str | None, limit: int) -> list[Webhook]:
+        """Up to `limit` webhooks in the order they were made."""
         async with self._pool.connection() as connection:
-            rows = await fetch_all(_webhooks.list_webhooks(connection, owner=owner, most=most))
+            rows = await fetch_all(_webhooks.list_webhooks(connection, owner=owner, limit=limit))
         return [Webhook.from_row(row) for row in rows]
 
     async def delete_webhook(self, webhook_id: UUID) -> bool:
@@ -98,12 +98,12 @@ class WebhookStore:
         return deleted == 1
 
     async def list_deliveries(
-        self, webhook_id: UUID, *, state: str | None, before: int | None, most: int
+        self, webhook_id: UUID, *, state: str | None, before: int | None, limit: int
     ) -> list[Delivery]:
-        """Up to `most` deliveries, the latest first, made before the one with the id `before`."""
+        """Up to `limit` deliveries, the latest first, made before the one with the id `before`."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(
-                _webhooks.list_deliveries(connection, webhook_id=webhook_id, state=state, before=before, most=most)
+                _webhooks.list_deliveries(connection, webhook_id=webhook_id, state=state, before=before, limit=limit)
             )
         return [Delivery.from_row(row) for row in rows]
 
@@ -111,13 +111,13 @@ class WebhookStore:
         """Note a test to be delivered. None when there is no such webhook.
 
         Raises:
-            TooManyError: `MOST_TESTS_WAITING` wait, or there were `MOST_TESTS_AN_HOUR` in the last hour.
+            TooManyError: `MAX_PENDING_TESTS` wait, or there were `MAX_TESTS_PER_HOUR` in the last hour.
         """
         async with self._pool.connection() as connection, connection.transaction():
             # The count needs a snapshot from after the lock.
             await _webhooks.lock_webhook(connection, id=webhook_id)
             tests = await _webhooks.count_tests(connection, webhook_id=webhook_id)
-            if tests["waiting"] >= MOST_TESTS_WAITING or tests["lately"] >= MOST_TESTS_AN_HOUR:
+            if tests["waiting"] >= MAX_PENDING_TESTS or tests["lately"] >= MAX_TESTS_PER_HOUR:
                 raise TooManyError
             row = await _webhooks.insert_delivery(
                 connection, webhook_id=webhook_id, event="test", body=Jsonb(dict(body))
@@ -136,7 +136,7 @@ class WebhookStore:
             rows = await fetch_all(
                 _webhooks.claim_deliveries(
                     connection,
-                    most=limits.destinations,
+                    limit=limits.destinations,
                     busy=list(busy),
                     lease_seconds=limits.lease_seconds,
                     per_second=limits.per_second,

@@ -254,7 +254,7 @@ def test_trouble_of_workers_costs_a_job_no_attempt_but_not_for_ever(
     api: RunningApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job that itself fills the disks of its workers would otherwise go round without end. Stopping stays free."""
-    monkeypatch.setattr("geo_jobs_api.queue.lease_store.MOST_FREE_TROUBLES", 2)
+    monkeypatch.setattr("geo_jobs_api.queue.lease_store.MAX_FREE_TROUBLES", 2)
     rows(api.settings.conninfo or "", "UPDATE task_types SET backoff_seconds = '{}'")
     person, worker = Person(api), Worker(api)
     job_id = person.submit()
@@ -271,7 +271,7 @@ def test_a_job_that_an_operator_sent_back_has_its_free_troubles_again(
     api: RunningApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Troubles before the last `retry` do not count, since the operator may have mended their cause."""
-    monkeypatch.setattr("geo_jobs_api.queue.lease_store.MOST_FREE_TROUBLES", 1)
+    monkeypatch.setattr("geo_jobs_api.queue.lease_store.MAX_FREE_TROUBLES", 1)
     rows(api.settings.conninfo or "", "UPDATE task_types SET backoff_seconds = '{}'")
     person, worker = Person(api), Worker(api)
     job_id = person.submit()

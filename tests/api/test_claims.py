@@ -58,7 +58,11 @@ def test_jobs_come_in_order_of_age_and_a_point_of_priority_is_worth_a_minute(
 ) -> None:
     """Low priority waits longer, but never for ever."""
     low, high, old = (Person(api, name).submit(priority=n) for name, n in (("a", 0), ("b", 1), ("c", 0)))
-    rows(api.settings.conninfo or "", "UPDATE jobs SET turn = turn - interval '61 seconds' WHERE id = %s", old)
+    rows(
+        api.settings.conninfo or "",
+        "UPDATE jobs SET fair_share_at = fair_share_at - interval '61 seconds' WHERE id = %s",
+        old,
+    )
     assert [worker.claim()["id"] for _ in range(3)] == [old, high, low]
 
 

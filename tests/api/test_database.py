@@ -94,7 +94,7 @@ JOB = (
         "state = 'failed', error = '{}'",
         "state = 'cancelled'",
         "finished_at = now()",
-        "lease_key = 'k'",
+        "lease_secret = 'k'",
         "lease_confirmed = true",
         "uploaded_at = NULL",
         "outputs = '[]', output_lease_seq = 1",

@@ -97,9 +97,9 @@ def test_many_listeners_are_served_by_one_question(
     asked: list[int] = []
     original = store.list_events_for_listeners
 
-    async def counted(places: Any, *, most: int) -> Any:
+    async def counted(places: Any, *, limit: int) -> Any:
         asked.append(len(places))
-        return await original(places, most=most)
+        return await original(places, limit=limit)
 
     monkeypatch.setattr(store, "list_events_for_listeners", counted)
     stop, heard = threading.Event(), threading.Semaphore(0)

@@ -71,8 +71,8 @@ class Game:
         self.now = MORNING
         self.runner = self.scheduler()
 
-    def scheduler(self, most_open: int = 0) -> ScheduleRunner:
-        return ScheduleRunner(self.store, ANY, asyncio.Event(), most_open=most_open, clock=lambda: self.now)
+    def scheduler(self, max_open: int = 0) -> ScheduleRunner:
+        return ScheduleRunner(self.store, ANY, asyncio.Event(), max_open=max_open, clock=lambda: self.now)
 
     async def create(self, **fields: Any) -> Schedule:
         content = await self.content(**fields)
@@ -89,7 +89,7 @@ class Game:
             pass
 
     async def outcomes(self, schedule: Schedule) -> list[tuple[int, str]]:
-        fires = await self.store.list_fires(schedule.id, most=100)
+        fires = await self.store.list_fires(schedule.id, limit=100)
         return [(fire.fire_time.hour, fire.outcome) for fire in reversed(fires)]
 
     def end_jobs(self, state: str = "cancelled") -> None:
@@ -136,12 +136,12 @@ async def test_what_schedules_make_counts_against_their_owners_share(game: Game)
     others = await game.content(name="bob's")
     assert await game.store.create_schedule(uuid7(), "bob", others) is not None
     game.now += timedelta(hours=1)
-    await asyncio.gather(*(game.scheduler(most_open=3).run_once() for _ in range(4)))
+    await asyncio.gather(*(game.scheduler(max_open=3).run_once() for _ in range(4)))
     open_jobs = {
         row["owner"]: row["count"] for row in rows(game.url, "SELECT owner, count(*) FROM jobs GROUP BY owner")
     }
     assert open_jobs == {"ada": 3, "bob": 1}
-    told = [(await game.store.list_fires(one.id, most=9))[0] for one in made]
+    told = [(await game.store.list_fires(one.id, limit=9))[0] for one in made]
     assert len([fire for fire in told if fire.outcome == "failed"]) >= 2
     assert {fire.outcome for fire in told} == {"made", "failed"}
     why = [fire.error or "" for fire in told if fire.outcome == "failed"]
@@ -151,11 +151,11 @@ async def test_what_schedules_make_counts_against_their_owners_share(game: Game)
     assert after is not None
     assert after.last_error in why
     assert after.next_run_at == MORNING + timedelta(hours=2)
-    by_hand = await game.scheduler(most_open=3).run_now(refused.id)
+    by_hand = await game.scheduler(max_open=3).run_now(refused.id)
     assert by_hand is not None
     assert by_hand.outcome == "failed"
     game.end_jobs()
-    assert (await game.scheduler(most_open=3).run_now(made[0].id) or by_hand).outcome == "made"
+    assert (await game.scheduler(max_open=3).run_now(made[0].id) or by_hand).outcome == "made"
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ async def test_what_cannot_be_made_is_told_and_keeps_nobody_back(game: Game) -> 
     await game.play(1)
     assert await game.outcomes(good) == [(7, "made")]
     assert await game.outcomes(gone) == [(7, "failed")]
-    found = {schedule.name: schedule for schedule in await game.store.list_schedules(owner=None, after=None, most=9)}
+    found = {schedule.name: schedule for schedule in await game.store.list_schedules(owner=None, after=None, limit=9)}
     errors = {name: schedule.last_error or "" for name, schedule in found.items()}
     assert "no_such_type" in errors["gone"]
     assert "not understood" in errors["broken"]
@@ -258,7 +258,7 @@ async def test_an_unchanged_source_is_asked_for_with_what_the_last_success_told(
     succeed({"etag": None, "lastModified": None, "unchanged": True})
     assert (await next_condition())["etag"] == '"1"'
     succeed({"etag": '"1"', "unchanged": True})
-    rows(game.url, "UPDATE jobs SET removal_started_at = now() WHERE NOT (source_validators ->> 'unchanged')::boolean")
+    rows(game.url, "UPDATE jobs SET purge_started_at = now() WHERE NOT (source_validators ->> 'unchanged')::boolean")
     assert await next_condition() is None
     succeed({"etag": '"2"', "unchanged": False})
     other = TEMPLATE | {"inputPayload": {"sourceUrl": "https://maps.example.org/a.tif", "maxSize": 10}}

@@ -434,7 +434,7 @@ class Notes:
     def __init__(self) -> None:
         self.written: list[list[str]] = []
 
-    async def note_workers(self, workers: Any) -> None:
+    async def upsert_workers(self, workers: Any) -> None:
         self.written.append(sorted(worker.id for worker in workers))
 
 

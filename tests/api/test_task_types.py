@@ -209,7 +209,7 @@ def test_a_job_past_its_timeout_is_ended_though_its_worker_keeps_it_alive(
         assert code_of(worker.call("heartbeat", job)) == (409, "lease-lost")
     ended = person.look(job_id)
     assert (ended["error"]["class"], ended["error"]["code"], ended["attempt"]) == ("timeout", "timeout", 2)
-    assert rows(url, "SELECT worker_losses FROM jobs") == [{"worker_losses": 0}]
+    assert rows(url, "SELECT lost_workers FROM jobs") == [{"lost_workers": 0}]
     assert person.event_types(job_id)[-4:] == ["retry_scheduled", "claimed", "started", "failed"]
 
 

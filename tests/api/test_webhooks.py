@@ -101,7 +101,7 @@ def test_every_way_to_end_is_told(person: Person, worker: Worker, hook: Receiver
     if ending == "job.cancelled":
         person.cancel(job_id)
     elif ending == "rescue":
-        rows(api.settings.conninfo or "", "UPDATE jobs SET worker_losses = 2")
+        rows(api.settings.conninfo or "", "UPDATE jobs SET lost_workers = 2")
         worker.heartbeat(worker.claim())
         expire_leases(api.settings.conninfo or "")
     else:

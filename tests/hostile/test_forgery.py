@@ -180,7 +180,7 @@ def test_a_caller_has_so_many_webhooks_and_schedules_and_no_more(
     kind: str, module: str, api: RunningApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many are asked for at once: an end is told to all webhooks, and schedules make jobs by themselves."""
-    monkeypatch.setattr(f"{module}.MOST_OF_A_CALLER", 3)
+    monkeypatch.setattr(f"{module}.MAX_PER_OWNER", 3)
     person = Person(api)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda number: make_one(person, kind, number), range(8)))

@@ -141,8 +141,8 @@ def fill(url: str) -> None:
         connection.execute(_JOBS, values | {"state": "failed", "number": 210, "error": error})
         connection.execute(_JOBS, values | {"state": "queued", "number": 340, "error": error})
         connection.execute(
-            "INSERT INTO lease_outcomes (job_id, lease_seq, lease_key, attempt, ended_by, request_digest, state, error,"
-            " next_attempt_at) SELECT id, n, 'k', n, 'fail', '', 'queued', %s, now() FROM jobs,"
+            "INSERT INTO lease_outcomes (job_id, lease_seq, lease_secret, attempt, ended_by, request_digest, state,"
+            " error, next_attempt_at) SELECT id, n, 'k', n, 'fail', '', 'queued', %s, now() FROM jobs,"
             " generate_series(1, 5) AS n WHERE error IS NOT NULL",
             [error],
         )

@@ -137,10 +137,10 @@ CREATE TABLE jobs (
     created_at timestamptz NOT NULL DEFAULT now(),
     run_at timestamptz NOT NULL DEFAULT now(),
     -- The job's place among those of all owners, as a time; see next_fair_share. NULL: run_at. It never delays a job.
-    turn timestamptz,
+    fair_share_at timestamptz,
     -- One point of priority is worth 60 s of waiting. STORED, so that an index can hold it.
     order_key timestamp NOT NULL GENERATED ALWAYS AS (
-        (coalesce(turn, run_at) AT TIME ZONE 'UTC') - priority * interval '60 seconds'
+        (coalesce(fair_share_at, run_at) AT TIME ZONE 'UTC') - priority * interval '60 seconds'
     ) STORED,
     -- No webhook delivery before.
     deliver_at timestamptz,
@@ -169,14 +169,14 @@ CREATE TABLE jobs (
 
     attempt integer NOT NULL DEFAULT 0 CHECK (attempt >= 0),
     max_attempts integer NOT NULL CHECK (max_attempts > 0),
-    worker_losses integer NOT NULL DEFAULT 0 CHECK (worker_losses >= 0),
+    lost_workers integer NOT NULL DEFAULT 0 CHECK (lost_workers >= 0),
     -- The worker that failed the job or gave it back. It gets the job again after avoided_until.
     avoided_worker text,
     avoided_until timestamptz,
 
     -- Fencing token: only claims raise it.
     lease_seq bigint NOT NULL DEFAULT 0 CHECK (lease_seq >= 0),
-    lease_key text,
+    lease_secret text,
     lease_expires_at timestamptz,
     -- Set by the first heartbeat. Until then the lease is short and has used no attempt.
     lease_confirmed boolean NOT NULL DEFAULT false,
@@ -201,11 +201,11 @@ CREATE TABLE jobs (
     error jsonb,
     finished_at timestamptz,
     -- The job is hidden from here on: its objects are deleted first, then its row.
-    removal_started_at timestamptz,
+    purge_started_at timestamptz,
 
     CONSTRAINT attempts_within_budget CHECK (attempt <= max_attempts),
     CONSTRAINT lease_held_if_and_only_if_running CHECK (
-        num_nonnulls(lease_key, lease_expires_at, claim_id, claimed_at, worker_id)
+        num_nonnulls(lease_secret, lease_expires_at, claim_id, claimed_at, worker_id)
         = CASE WHEN state = 'running' THEN 5 ELSE 0 END
     ),
     CONSTRAINT confirmed_only_while_running CHECK (NOT lease_confirmed OR state = 'running'),
@@ -217,7 +217,7 @@ CREATE TABLE jobs (
     ),
     CONSTRAINT failed_has_error CHECK (state <> 'failed' OR error IS NOT NULL),
     CONSTRAINT cancel_is_not_undone CHECK (cancel_requested_at IS NULL OR state IN ('running', 'cancelled')),
-    CONSTRAINT removed_only_if_final CHECK (removal_started_at IS NULL OR finished_at IS NOT NULL),
+    CONSTRAINT purged_only_if_final CHECK (purge_started_at IS NULL OR finished_at IS NOT NULL),
     CONSTRAINT input_before_queue CHECK (
         state IN ('awaiting_upload', 'blocked', 'cancelled') OR CASE input_kind
             WHEN 'upload' THEN num_nonnulls(uploaded_at, input_file_name, input_size_bytes) = 3
@@ -248,7 +248,7 @@ CREATE UNIQUE INDEX jobs_idempotency ON jobs (owner, idempotency_key) WHERE idem
 CREATE UNIQUE INDEX jobs_dedup ON jobs (owner, task_type, dedup_key)
     WHERE dedup_key IS NOT NULL AND finished_at IS NULL;
 CREATE INDEX jobs_waiting ON jobs (task_type, order_key, id) INCLUDE (run_at) WHERE state = 'queued';
-CREATE INDEX jobs_turns ON jobs (task_type, owner, priority, turn) WHERE state = 'queued';
+CREATE INDEX jobs_fair_share ON jobs (task_type, owner, priority, fair_share_at) WHERE state = 'queued';
 -- For the times at which the next retry is due, and the next avoided worker may claim.
 CREATE INDEX jobs_due ON jobs (run_at) WHERE state = 'queued';
 CREATE INDEX jobs_avoided ON jobs (avoided_until) WHERE state = 'queued' AND avoided_until IS NOT NULL;
@@ -259,8 +259,8 @@ CREATE INDEX jobs_of_owner ON jobs (owner, id DESC);
 CREATE UNIQUE INDEX jobs_of_pipeline ON jobs (pipeline_id, pipeline_job) WHERE pipeline_id IS NOT NULL;
 CREATE INDEX jobs_of_schedule ON jobs (schedule_id, id DESC) WHERE schedule_id IS NOT NULL;
 -- For retention.
-CREATE INDEX jobs_ended ON jobs (state, finished_at) WHERE finished_at IS NOT NULL AND removal_started_at IS NULL;
-CREATE INDEX jobs_in_removal ON jobs (id) WHERE removal_started_at IS NOT NULL;
+CREATE INDEX jobs_ended ON jobs (state, finished_at) WHERE finished_at IS NOT NULL AND purge_started_at IS NULL;
+CREATE INDEX jobs_in_purge ON jobs (id) WHERE purge_started_at IS NOT NULL;
 CREATE INDEX jobs_unused ON jobs (created_at) WHERE state = 'awaiting_upload';
 
 -- A child is created after its parents, so there are no cycles.
@@ -277,13 +277,13 @@ CREATE TABLE job_dependencies (
 CREATE INDEX job_dependencies_of_parent ON job_dependencies (parent_id);
 
 -- Ended jobs with more dependents than one statement releases.
-CREATE TABLE unfollowed_endings (job_id uuid PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE);
+CREATE TABLE pending_releases (job_id uuid PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE);
 
 -- One row for each ended lease: the answer to a repeated complete or fail, and the history of errors.
 CREATE TABLE lease_outcomes (
     job_id uuid NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
     lease_seq bigint NOT NULL,
-    lease_key text NOT NULL,
+    lease_secret text NOT NULL,
     attempt integer NOT NULL,
     worker_name text,
     -- The worker's call, or the rescuer.

@@ -4,7 +4,9 @@
 -- of the queue. A step is as long as a job of the type may take. So a newcomer waits for a few jobs of each other owner,
 -- however many they have queued. Jobs that are queued at the same moment may get equal times: the older one is first.
 -- `place` (from 0) counts the jobs that the same statement queues for the owner.
-CREATE OR REPLACE FUNCTION fair_turn(job_owner text, job_task_type text, job_priority integer, place integer DEFAULT 0)
+CREATE OR REPLACE FUNCTION next_fair_share(
+    job_owner text, job_task_type text, job_priority integer, place integer DEFAULT 0
+)
 RETURNS timestamptz LANGUAGE sql STABLE AS $$
     WITH RECURSIVE levels AS (
         (
@@ -27,20 +29,20 @@ RETURNS timestamptz LANGUAGE sql STABLE AS $$
     SELECT greatest(
         now(),
         (
-            -- A caller alone has used turns to come: newcomers begin where it is, and move on, so that it is not left.
-            SELECT turn + interval '1 second' FROM (
-                SELECT turn FROM jobs
+            -- A caller alone uses future times. Newcomers begin after it, so that it still gets its share.
+            SELECT fair_share_at + interval '1 second' FROM (
+                SELECT fair_share_at FROM jobs
                 WHERE state = 'queued' AND task_type = job_task_type AND run_at <= now()
                 ORDER BY order_key, id LIMIT 1
             ) AS next
-            WHERE turn > now()
+            WHERE fair_share_at > now()
         ),
         (
             SELECT max((
-                SELECT turn FROM jobs
+                SELECT fair_share_at FROM jobs
                 WHERE state = 'queued' AND task_type = job_task_type AND owner = job_owner
-                    AND jobs.priority = levels.priority AND turn IS NOT NULL
-                ORDER BY turn DESC LIMIT 1
+                    AND jobs.priority = levels.priority AND fair_share_at IS NOT NULL
+                ORDER BY fair_share_at DESC LIMIT 1
             ))
             FROM levels
         ) + pace.step

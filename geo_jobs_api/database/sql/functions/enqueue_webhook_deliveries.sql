@@ -1,5 +1,5 @@
 -- Enqueue webhook deliveries for ended jobs, and for pipelines whose last job is among them.
-CREATE OR REPLACE FUNCTION announce_ended_jobs(ended uuid[]) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION enqueue_webhook_deliveries(ended uuid[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     touched uuid[];
     number bigint;
@@ -13,9 +13,9 @@ BEGIN
     IF touched IS NOT NULL THEN
         PERFORM FROM pipelines WHERE id = ANY(touched) ORDER BY id FOR NO KEY UPDATE;
     END IF;
-    WITH news AS (
+    WITH event AS (
         SELECT
-            'job.' || state AS event, owner, task_type, id AS job_id, NULL::uuid AS pipeline_id, deliver_at,
+            'job.' || state AS name, owner, task_type, id AS job_id, NULL::uuid AS pipeline_id, deliver_at,
             jsonb_build_object(
                 'event', 'job.' || state, 'time', finished_at,
                 'job', jsonb_build_object(
@@ -30,12 +30,12 @@ BEGIN
         WHERE id = ANY(ended) AND finished_at IS NOT NULL
         UNION ALL
         SELECT
-            'pipeline.' || whole.state, pipelines.owner, NULL, NULL, pipelines.id, whole.deliver_at,
+            'pipeline.' || pipeline_end.state, pipelines.owner, NULL, NULL, pipelines.id, pipeline_end.deliver_at,
             jsonb_build_object(
-                'event', 'pipeline.' || whole.state, 'time', whole.finished_at,
+                'event', 'pipeline.' || pipeline_end.state, 'time', pipeline_end.finished_at,
                 'pipeline', jsonb_build_object(
-                    'id', pipelines.id, 'name', pipelines.name, 'state', whole.state, 'owner', pipelines.owner,
-                    'createdAt', pipelines.created_at, 'finishedAt', whole.finished_at, 'jobs', whole.jobs
+                    'id', pipelines.id, 'name', pipelines.name, 'state', pipeline_end.state, 'owner', pipelines.owner,
+                    'createdAt', pipelines.created_at, 'finishedAt', pipeline_end.finished_at, 'jobs', pipeline_end.jobs
                 )
             )
         FROM pipelines
@@ -50,20 +50,20 @@ BEGIN
                 jsonb_agg(jsonb_build_object('id', id, 'name', pipeline_job, 'state', state) ORDER BY id) AS jobs
             FROM jobs WHERE jobs.pipeline_id = pipelines.id
             HAVING bool_and(finished_at IS NOT NULL)
-        ) AS whole
+        ) AS pipeline_end
         WHERE pipelines.id = ANY(touched)
-    ), noted AS (
+    ), enqueued AS (
         INSERT INTO webhook_deliveries (webhook_id, destination, event, job_id, pipeline_id, body, next_attempt_at)
         SELECT
-            webhooks.id, webhooks.destination, news.event, news.job_id, news.pipeline_id, news.body,
-            greatest(now(), news.deliver_at)
-        FROM news
-        JOIN webhooks ON (webhooks.owner = news.owner OR webhooks.all_owners)
-            AND news.event = ANY(webhooks.events) AND NOT webhooks.paused
-            AND (webhooks.task_types IS NULL OR news.task_type IS NULL OR news.task_type = ANY(webhooks.task_types))
+            webhooks.id, webhooks.destination, event.name, event.job_id, event.pipeline_id, event.body,
+            greatest(now(), event.deliver_at)
+        FROM event
+        JOIN webhooks ON (webhooks.owner = event.owner OR webhooks.all_owners)
+            AND event.name = ANY(webhooks.events) AND NOT webhooks.paused
+            AND (webhooks.task_types IS NULL OR event.task_type IS NULL OR event.task_type = ANY(webhooks.task_types))
         RETURNING id
     )
-    SELECT count(*) INTO number FROM noted;
+    SELECT count(*) INTO number FROM enqueued;
     IF number > 0 THEN
         PERFORM pg_notify('geo_jobs_deliveries', '');
     END IF;
