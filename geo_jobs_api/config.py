@@ -104,7 +104,7 @@ class Settings(BaseSettings):
         None, description="signs URLs and seals secrets of webhooks, at least 32 bytes; made at the first start"
     )
     worker_auth_token: SecretStr | None = Field(
-        None, description="a worker's token; `python -m geo_jobs_api token create NAME` makes further ones"
+        None, description="a worker's token; `python -m geo_jobs_api tokens create NAME` makes further ones"
     )
 
     source_hosts: str = Field(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,3 +156,15 @@ class Problem(ApiError):  # noqa: N818  # RFC 9457 calls it a problem
         if self.errors:
             body["errors"] = [error.as_json() for error in self.errors]
         return body
+
+
+def validation_problem(pointer: str, message: str, detail: str | None = None) -> Problem:
+    """Return the problem of one invalid field; `detail` defaults to the message."""
+    return Problem("validation", detail or message, errors=[FieldError(pointer, message)])
+
+
+def or_404(found: T | None, resource: str) -> T:
+    """Return `found`, or raise the 404 of its resource. It does not tell a missing one from another owner's."""
+    if found is None:
+        raise Problem(f"{resource}-not-found", f"There is no such {resource}, or it is not yours.")
+    return found

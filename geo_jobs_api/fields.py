@@ -124,7 +124,7 @@ def _check_text_of_moment(value: object) -> object:
     return value
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_check_text_of_moment), AfterValidator(_far_from_the_ends)]
+Timestamp = Annotated[AwareDatetime, BeforeValidator(_check_text_of_moment), AfterValidator(_far_from_the_ends)]
 Text = Annotated[str, AfterValidator(_check_text), Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
 SecretText = Annotated[SecretStr, AfterValidator(_check_secret)]
 ReportedText = Annotated[str, BeforeValidator(_clean_text)]
@@ -140,7 +140,7 @@ class Model(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
 
 
-class Asked(Model):
+class StrictModel(Model):
     """What a person asks for. Unknown keys are refused, each with the nearest known one; snake case is unknown too."""
 
     model_config = ConfigDict(extra="forbid")
@@ -183,7 +183,7 @@ _PLAIN = {
 }
 
 
-def alternative(name: str) -> str:
+def union_tag(name: str) -> str:
     """The tag of one of several models that a body may be; it is no step of a JSON pointer."""
     return f"({name})"
 

@@ -19,7 +19,7 @@ _MAX_KEYS = 10_000
 CALLER: ContextVar[str | None] = ContextVar("caller", default=None)
 
 
-class Shares:
+class KeyedSemaphore:
     """Lets each key hold a few of something at once, so that others find the rest.
 
     Args:

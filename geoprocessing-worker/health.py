@@ -221,7 +221,7 @@ def _api(settings: "Settings", tell_clock: Callable[[float], None]) -> str:
         raise Unhealthy("API_BASE_URL is not set; set it, or start the local stack with ./start_worker.sh")
     token = settings.worker_auth_token.get_secret_value()
     if not token:
-        raise Unhealthy("WORKER_AUTH_TOKEN is not set; make one with `python -m geo_jobs_api token create NAME`")
+        raise Unhealthy("WORKER_AUTH_TOKEN is not set; make one with `python -m geo_jobs_api tokens create NAME`")
     try:
         httpx: Any = import_module("httpx")
     except ImportError as error:

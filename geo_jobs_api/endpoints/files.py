@@ -63,7 +63,7 @@ async def put_object(key: str, request: Request, query: Signature, services: Ser
     announced = _announced_length(request.headers.get("content-length"), rule)
     # Before it is published an output is looked up again; one that is read in a moment need not be looked up twice.
     if announced is None or announced > PIECE_BYTES or not _SLOT_KEY.match(key):
-        await _check_wanted(services, key, rule.size_bytes)
+        await _check_expected(services, key, rule.size_bytes)
     body = _within(_seconds_for(rule.size_bytes), request.stream())
     async with services.storage.receive(key, body, rule) as staged:
         await _publish(services, key, staged)
@@ -101,7 +101,7 @@ def _announced_length(header: str | None, rule: SizeRule) -> int | None:
     return announced
 
 
-async def _check_wanted(services: Services, key: str, size_bytes: int) -> None:
+async def _check_expected(services: Services, key: str, size_bytes: int) -> None:
     """Refuse an upload that the job would not take in the end, before the body is read."""
     if match := _INPUT_KEY.match(key):
         job = await services.jobs.find_job(UUID(match["job"]))
@@ -120,7 +120,7 @@ async def _publish(services: Services, key: str, staged: StagedObject) -> None:
     """Give the object its key, then have the job know of it: nothing of the database is held while the disk works."""
     info = staged.info
     if match := _SLOT_KEY.match(key):
-        await _check_wanted(services, key, info.size_bytes)
+        await _check_expected(services, key, info.size_bytes)
         target = output_key(UUID(match["job"]), int(match["lease_seq"]), info.sha256, match["name"])
         await asyncio.to_thread(staged.publish, services.storage.path_of(target))
         return

@@ -10,12 +10,12 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from geo_jobs_api.errors import Problem
+from geo_jobs_api.errors import Problem, or_404
 from geo_jobs_api.http.paging import answer, read_page
 from geo_jobs_api.http.routes import Route
 from geo_jobs_api.http.services import BaseUrl, CallerOf, Services, ServicesOf
 from geo_jobs_api.jobs.creation_schemas import CreateBatch, CreatedBatch, CreateJob
-from geo_jobs_api.jobs.explanation import explained
+from geo_jobs_api.jobs.explanation import build_explanation
 from geo_jobs_api.jobs.payload_checks import check_file_type, find_rules
 from geo_jobs_api.jobs.schemas import (
     CancelJob,
@@ -30,8 +30,8 @@ from geo_jobs_api.jobs.schemas import (
     RequestUpload,
     UploadTarget,
 )
-from geo_jobs_api.jobs.submission import IdempotencyKey, share_exceeded
-from geo_jobs_api.queue.job_store import ShareExceededError, WantedJobs
+from geo_jobs_api.jobs.submission import IdempotencyKey, quota_exceeded
+from geo_jobs_api.queue.job_store import JobQuery, QuotaExceededError
 from geo_jobs_api.queue.operator_schemas import Explanation
 from geo_jobs_api.queue.records import Caller, Job, JobEvent
 from geo_jobs_api.queue.rules import FINAL_STATES, JobState, output_key, safe_file_name, upload_key
@@ -46,11 +46,7 @@ _EVENTS_PER_PIECE = 20
 
 
 async def _find_job(services: Services, caller: Caller, job_id: UUID) -> Job:
-    job = await services.jobs.find_job(job_id, caller.owner_filter)
-    if job is None:
-        # The same words for a job of somebody else: its existence is nobody's business.
-        raise Problem("job-not-found", "There is no such job, or it is not yours.")
-    return job
+    return or_404(await services.jobs.find_job(job_id, caller.owner_filter), "job")
 
 
 @router.post(
@@ -88,7 +84,7 @@ async def create_batch(
 @router.get("", response_model=JobPage, summary="List jobs")
 async def list_jobs(caller: CallerOf, services: ServicesOf, wanted: Annotated[JobFilter, Query()]) -> Response:
     """Your jobs, newest first; with the admin scope, everybody's. A page has up to 1 MiB, so it may be short."""
-    jobs = WantedJobs(None if wanted.state is None else wanted.state.value, wanted.task_type, wanted.error_code)
+    jobs = JobQuery(None if wanted.state is None else wanted.state.value, wanted.task_type, wanted.error_code)
     owner = wanted.owner if caller.is_admin else caller.subject
 
     async def fetch(before: UUID | None, limit: int) -> list[Job]:
@@ -124,8 +120,8 @@ async def request_upload(
             content_type=body.file_type,
             max_bytes=services.settings.max_stored_bytes_per_caller,
         )
-    except ShareExceededError as error:
-        raise share_exceeded(services.settings, error.has) from error
+    except QuotaExceededError as error:
+        raise quota_exceeded(services.settings, error.has) from error
     if job is None:
         raise Problem("invalid-state", "The job has its file already, or has ended.")
     signed = services.storage.sign_put(
@@ -183,7 +179,7 @@ async def cancel_job(job_id: UUID, caller: CallerOf, services: ServicesOf, body:
 async def explain_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> Explanation:
     """A sentence for people, and how each lease ended; above all for dead letters (`?state=failed` lists them)."""
     job = await _find_job(services, caller, job_id)
-    return await explained(services.jobs, services.steering, job, caller.owner_filter)
+    return await build_explanation(services.jobs, services.operator_store, job, caller.owner_filter)
 
 
 @router.post("/{job_id}/retry", response_model=JobView, summary="Send a failed job back to the queue")
@@ -194,8 +190,8 @@ async def retry_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> Job
     max_open = 0 if caller.is_admin else services.settings.max_open_jobs_per_caller
     try:
         retried = await services.jobs.retry_failed(job_id, max_open=max_open)
-    except ShareExceededError as error:
-        raise share_exceeded(services.settings, error.has) from error
+    except QuotaExceededError as error:
+        raise quota_exceeded(services.settings, error.has) from error
     if retried is None:
         if job.state is JobState.FAILED and job.dedup_key is not None:
             raise Problem("invalid-state", f"Another job with the de-duplication key {job.dedup_key!r} is open.")

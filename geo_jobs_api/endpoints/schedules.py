@@ -11,12 +11,12 @@ import psycopg
 from fastapi import APIRouter, Query, Response
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api.errors import Problem
+from geo_jobs_api.errors import Problem, or_404
 from geo_jobs_api.http.paging import answer, read_page
 from geo_jobs_api.http.routes import Route
 from geo_jobs_api.http.services import CallerOf, Services, ServicesOf
-from geo_jobs_api.jobs.submission import too_many
-from geo_jobs_api.queue.job_store import TooManyError
+from geo_jobs_api.jobs.submission import limit_exceeded
+from geo_jobs_api.queue.job_store import LimitExceededError
 from geo_jobs_api.queue.records import Caller
 from geo_jobs_api.schedules.content import content_of
 from geo_jobs_api.schedules.records import Schedule
@@ -39,13 +39,7 @@ MAX_PER_OWNER = 1000
 
 
 async def _find(services: Services, caller: Caller, schedule_id: UUID) -> Schedule:
-    return _there(await services.schedules.find_schedule(schedule_id, caller.owner_filter))
-
-
-def _there(schedule: Schedule | None) -> Schedule:
-    if schedule is None:
-        raise Problem("schedule-not-found", "There is no such schedule, or it is not yours.")
-    return schedule
+    return or_404(await services.schedules.find_schedule(schedule_id, caller.owner_filter), "schedule")
 
 
 async def _view(schedule: Schedule) -> Response:
@@ -65,8 +59,8 @@ async def create_schedule(body: PutSchedule, caller: CallerOf, services: Service
     )
     try:
         made = await services.schedules.create_schedule(uuid7(), caller.subject, content, limit=MAX_PER_OWNER)
-    except TooManyError as error:
-        raise too_many("schedules", MAX_PER_OWNER) from error
+    except LimitExceededError as error:
+        raise limit_exceeded("schedules", MAX_PER_OWNER) from error
     if made is None:
         raise _name_is_used(body.name)
     return await answer(lambda: schedule_json(made), 201, {"Location": f"/api/schedules/{made.id}"})
@@ -108,7 +102,7 @@ async def replace_schedule(schedule_id: UUID, body: PutSchedule, caller: CallerO
         services.creation, services.settings.sources_allowed, schedule.owner, body, datetime.now(UTC)
     )
     try:
-        return await _view(_there(await services.schedules.replace_schedule(schedule_id, content)))
+        return await _view(or_404(await services.schedules.replace_schedule(schedule_id, content), "schedule"))
     except psycopg.errors.UniqueViolation as error:
         raise _name_is_used(body.name) from error
 
@@ -141,16 +135,14 @@ async def reset_schedule(schedule_id: UUID, caller: CallerOf, services: Services
     """Forget what is due and what went wrong, and go on from now, paused or not."""
     schedule = await _find(services, caller, schedule_id)
     upcoming = await asyncio.to_thread(timing_of(schedule).upcoming, datetime.now(UTC))
-    return await _view(_there(await services.schedules.reset_schedule(schedule_id, upcoming)))
+    return await _view(or_404(await services.schedules.reset_schedule(schedule_id, upcoming), "schedule"))
 
 
 @router.post("/{schedule_id}/run", status_code=201, response_model=FireView, summary="Fire now")
 async def run_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> FireView:
     """Make what the template says, at once and whatever else is open; the plan stays as it is."""
     await _find(services, caller, schedule_id)
-    fire = await services.firing.run_now(schedule_id)
-    if fire is None:
-        raise Problem("schedule-not-found", "There is no such schedule, or it is not yours.")
+    fire = or_404(await services.scheduler.run_now(schedule_id), "schedule")
     if fire.outcome != "made":
         raise Problem("invalid-state", fire.error or "An open job has the template's de-duplication key.")
     fires = await services.schedules.list_fires(schedule_id, limit=500)

@@ -9,13 +9,13 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query, Response
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api.errors import Problem
+from geo_jobs_api.errors import Problem, or_404
 from geo_jobs_api.http.auth import ADMIN_SCOPE
 from geo_jobs_api.http.paging import answer, read_page
 from geo_jobs_api.http.routes import Route
 from geo_jobs_api.http.services import CallerOf, Services, ServicesOf
-from geo_jobs_api.jobs.submission import too_many
-from geo_jobs_api.queue.job_store import TooManyError
+from geo_jobs_api.jobs.submission import limit_exceeded
+from geo_jobs_api.queue.job_store import LimitExceededError
 from geo_jobs_api.queue.records import Caller
 from geo_jobs_api.webhooks.content import new_secret
 from geo_jobs_api.webhooks.records import Delivery, Webhook
@@ -39,13 +39,10 @@ DeliveryId = Annotated[int, Path(ge=0, lt=2**63)]
 
 
 async def _find(services: Services, caller: Caller, webhook_id: UUID) -> Webhook:
-    webhook = await services.webhooks.find_webhook(webhook_id, caller.owner_filter)
-    if webhook is None:
-        raise Problem("webhook-not-found", "There is no such webhook, or it is not yours.")
-    return webhook
+    return or_404(await services.webhooks.find_webhook(webhook_id, caller.owner_filter), "webhook")
 
 
-async def _find_heard(services: Services, caller: Caller, webhook_id: UUID) -> Webhook:
+async def _find_readable(services: Services, caller: Caller, webhook_id: UUID) -> Webhook:
     """Find a webhook whose deliveries the caller may see: those of all owners are for administrators."""
     webhook = await _find(services, caller, webhook_id)
     if webhook.all_owners and not caller.is_admin:
@@ -61,11 +58,11 @@ async def create_webhook(
 ) -> CreatedWebhook:
     """Have the ends of your jobs told. The answer holds the secret of the signatures, this once only."""
     secret = new_secret() if body.secret is None else body.secret.get_secret_value()
-    content = services.webhook_maker.content(body, is_admin=caller.is_admin, secret=secret)
+    content = services.webhook_builder.content(body, is_admin=caller.is_admin, secret=secret)
     try:
         webhook = await services.webhooks.create_webhook(uuid7(), caller.subject, content, limit=MAX_PER_OWNER)
-    except TooManyError as error:
-        raise too_many("webhooks", MAX_PER_OWNER) from error
+    except LimitExceededError as error:
+        raise limit_exceeded("webhooks", MAX_PER_OWNER) from error
     response.headers["Location"] = f"/api/webhooks/{webhook.id}"
     return CreatedWebhook(**dict(WebhookView.of(webhook)), secret=secret)
 
@@ -90,7 +87,7 @@ async def replace_webhook(webhook_id: UUID, body: PutWebhook, caller: CallerOf, 
     One with `allOwners` pauses when no administrator has stored it for `WEBHOOK_RENEWAL_DAYS`.
     """
     webhook = await _find(services, caller, webhook_id)
-    content = services.webhook_maker.content(body, is_admin=caller.is_admin)
+    content = services.webhook_builder.content(body, is_admin=caller.is_admin)
     return WebhookView.of(await services.webhooks.replace_webhook(webhook, content) or webhook)
 
 
@@ -105,11 +102,11 @@ async def delete_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesO
 @router.post("/{webhook_id}/test", status_code=201, response_model=DeliveryView, summary="Try a webhook")
 async def test_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf) -> DeliveryView:
     """Deliver an event `test`. A webhook takes 60 an hour, and 10 may wait to be delivered."""
-    webhook = await _find_heard(services, caller, webhook_id)
+    webhook = await _find_readable(services, caller, webhook_id)
     body = {"event": "test", "time": datetime.now(UTC).isoformat(), "webhook": {"id": str(webhook.id)}}
     try:
-        return _there(await services.webhooks.add_test(webhook_id, body))
-    except TooManyError as error:
+        return DeliveryView.of(or_404(await services.webhooks.add_test(webhook_id, body), "webhook"))
+    except LimitExceededError as error:
         raise Problem(
             "quota-exceeded",
             f"A webhook takes {MAX_TESTS_PER_HOUR} tests an hour, and {MAX_PENDING_TESTS} may wait. Try again later.",
@@ -117,18 +114,12 @@ async def test_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf)
         ) from error
 
 
-def _there(delivery: Delivery | None) -> DeliveryView:
-    if delivery is None:
-        raise Problem("webhook-not-found", "There is no such webhook, or it is not yours.")
-    return DeliveryView.of(delivery)
-
-
 @router.get("/{webhook_id}/deliveries", response_model=DeliveryPage, summary="See what was delivered")
 async def list_deliveries(
     webhook_id: UUID, caller: CallerOf, services: ServicesOf, wanted: Annotated[DeliveryFilter, Query()]
 ) -> Response:
     """What was delivered, what is tried again and what has failed, with what came of each try."""
-    await _find_heard(services, caller, webhook_id)
+    await _find_readable(services, caller, webhook_id)
 
     async def fetch(before: int | None, limit: int) -> list[Delivery]:
         return await services.webhooks.list_deliveries(webhook_id, state=wanted.state, before=before, limit=limit)
@@ -141,7 +132,7 @@ async def list_deliveries(
 )
 async def redeliver(webhook_id: UUID, delivery_id: DeliveryId, caller: CallerOf, services: ServicesOf) -> DeliveryView:
     """Try again from the beginning, under the same `Webhook-Id`."""
-    await _find_heard(services, caller, webhook_id)
+    await _find_readable(services, caller, webhook_id)
     delivery = await services.webhooks.redeliver(webhook_id, delivery_id)
     if delivery is None:
         raise Problem("invalid-state", "There is no such delivery, or it is still being tried.")

@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries
 from geo_jobs_api.hosts import parse_web_address
-from geo_jobs_api.queue.job_store import keep_to_share
+from geo_jobs_api.queue.job_store import enforce_quota
 from geo_jobs_api.queue.records import Job
 from geo_jobs_api.queue.rules import InputKind
 
@@ -58,7 +58,7 @@ class Source:
         """The URL's host, of kind `url`."""
         return None if self.url is None else parse_web_address(self.url).host
 
-    def asked_with(self, condition: Mapping[str, Any] | None) -> Source:
+    def with_condition(self, condition: Mapping[str, Any] | None) -> Source:
         """The same source, to be asked with this condition."""
         return replace(self, condition=condition)
 
@@ -161,7 +161,7 @@ class CreationStore:
             async with connection.transaction():
                 made = await insert_jobs(connection, news, parents_of=parents_of)
                 if max_open and made:
-                    await keep_to_share(connection, news[0].owner, max_jobs=max_open)
+                    await enforce_quota(connection, news[0].owner, max_jobs=max_open)
                 return made
 
     async def find_by_idempotency_keys(self, owner: str, keys: Sequence[str]) -> dict[str, Job]:

@@ -6,23 +6,23 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from geo_jobs_api.jobs.worker_reasons import list_worker_reasons
-from geo_jobs_api.queue.capabilities import Need
+from geo_jobs_api.queue.capabilities import Requirements
 from geo_jobs_api.queue.job_store import JobStore
 from geo_jobs_api.queue.operator_records import MAX_COUNTED, PossibleWorker, WaitingReasons
 from geo_jobs_api.queue.operator_schemas import EndedLeaseView, Explanation, Reason
-from geo_jobs_api.queue.operator_store import SteeringStore
+from geo_jobs_api.queue.operator_store import OperatorStore
 from geo_jobs_api.queue.records import Job, Parent
 from geo_jobs_api.queue.rules import ErrorClass, JobState
 
 _LEASES_TOLD = 50
 
 
-async def explained(jobs: JobStore, steering: SteeringStore, job: Job, viewer: str | None) -> Explanation:
+async def build_explanation(jobs: JobStore, operator_store: OperatorStore, job: Job, viewer: str | None) -> Explanation:
     """Why the job stands where it stands, for its owner `viewer`, or for an operator (None)."""
     now = datetime.now(UTC)
     leases = await jobs.list_ended_leases(job.id, limit=_LEASES_TOLD)
-    found = await steering.find_waiting_reasons(job.id) if job.state is JobState.QUEUED else None
-    workers = await steering.list_possible_workers(job.task_type) if found is not None else []
+    found = await operator_store.find_waiting_reasons(job.id) if job.state is JobState.QUEUED else None
+    workers = await operator_store.list_possible_workers(job.task_type) if found is not None else []
     parents = await jobs.list_parents(job.id) if job.pending_parents else []
     return Explanation(
         state=job.state.value,
@@ -61,7 +61,7 @@ def list_reasons(
     """Everything that keeps a waiting job from being claimed this moment; the last one is never its own fault."""
     if job.state is not JobState.QUEUED:
         return []
-    need = Need(job.input_size_bytes, found.source_host, found.memory_mb)
+    need = Requirements(job.input_size_bytes, found.source_host, found.memory_mb)
     reasons = [*_reasons(job, found, now), *list_worker_reasons(job.task_type, need, workers, viewer)]
     if found.jobs_before:
         noun, verb = ("job", "comes") if found.jobs_before == 1 else ("jobs", "come")

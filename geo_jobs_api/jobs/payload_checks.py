@@ -18,7 +18,7 @@ from geo_jobs_api.task_types.schemas import shipped
 
 
 @dataclass(frozen=True, slots=True)
-class AskedJob:
+class RequestedJob:
     """A job as a request asks for it; `pointer` is its place there."""
 
     pointer: str
@@ -27,7 +27,7 @@ class AskedJob:
 
 
 @dataclass(frozen=True, slots=True)
-class AskedOutput:
+class RequestedOutput:
     """An output of a parent as a request asks for it; `pointer` is its place there."""
 
     pointer: str
@@ -64,7 +64,7 @@ def _shipped_schema(name: str) -> str | None:
     return None if schema is None else json.dumps(schema)
 
 
-async def check_payloads(creation: CreationStore, asked: Sequence[AskedJob]) -> Mapping[str, TaskRules]:
+async def check_payloads(creation: CreationStore, asked: Sequence[RequestedJob]) -> Mapping[str, TaskRules]:
     """Return the rules of all types, after each payload was held against its type's schema.
 
     Raises:
@@ -81,7 +81,7 @@ async def check_payloads(creation: CreationStore, asked: Sequence[AskedJob]) -> 
     return rules
 
 
-def _errors_of(asked: Sequence[AskedJob], rules: Mapping[str, TaskRules]) -> list[FieldError]:
+def _errors_of(asked: Sequence[RequestedJob], rules: Mapping[str, TaskRules]) -> list[FieldError]:
     errors: list[FieldError] = []
     for job in asked:
         schema = rules[job.task_type].payload_schema
@@ -91,7 +91,7 @@ def _errors_of(asked: Sequence[AskedJob], rules: Mapping[str, TaskRules]) -> lis
     return errors
 
 
-async def check_outputs(creation: CreationStore, asked: Sequence[AskedOutput]) -> None:
+async def check_outputs(creation: CreationStore, asked: Sequence[RequestedOutput]) -> None:
     """Let outputs pass that their parents can make: by a suffix of the parent's task type, or a name that ends so.
 
     Raises:

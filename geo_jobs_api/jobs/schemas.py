@@ -8,12 +8,12 @@ from uuid import UUID
 
 from pydantic import Field
 
-from geo_jobs_api.fields import Asked, Integer, Model, Text
+from geo_jobs_api.fields import Integer, Model, StrictModel, Text
 from geo_jobs_api.queue.records import Job, JobEvent
 from geo_jobs_api.queue.rules import JobState
 
 
-class RequestUpload(Asked):
+class RequestUpload(StrictModel):
     """The file that is going to be uploaded."""
 
     file_name: Annotated[Text, Field(min_length=1, max_length=1024)]
@@ -31,7 +31,7 @@ class UploadTarget(Model):
     file_name: str
 
 
-class CancelJob(Asked):
+class CancelJob(StrictModel):
     """Why a job is cancelled."""
 
     reason: Annotated[Text, Field(max_length=500)] | None = None
@@ -105,7 +105,7 @@ class JobPage(Model):
     next: UUID | None
 
 
-class JobFilter(Asked):
+class JobFilter(StrictModel):
     """Which jobs to list; `cursor` is the `next` of the page before. `owner` is for administrators.
 
     `errorCode`: of the error that a job failed of, or that its last attempt ended with.
@@ -119,7 +119,7 @@ class JobFilter(Asked):
     limit: int = Field(default=50, ge=1, le=200)
 
 
-class EventFilter(Asked):
+class EventFilter(StrictModel):
     """Which events to list; `after` is the `next` of the page before."""
 
     after: int = Field(default=0, ge=0, lt=2**63)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from geo_jobs_api.queue.capabilities import Capabilities, Need
+from geo_jobs_api.queue.capabilities import Capabilities, Requirements
 from geo_jobs_api.queue.operator_records import PossibleWorker
 from geo_jobs_api.queue.operator_schemas import Reason
 
@@ -15,7 +15,7 @@ _MAX_NAMED = 10
 
 
 def list_worker_reasons(
-    task_type: str, need: Need, workers: Sequence[PossibleWorker], viewer: str | None
+    task_type: str, need: Requirements, workers: Sequence[PossibleWorker], viewer: str | None
 ) -> list[Reason]:
     """The reasons; none when a worker that can take the job is free.
 
@@ -54,8 +54,8 @@ def _no_worker(task_type: str, workers: Sequence[PossibleWorker]) -> str:
     return f"{said} Worker {'; worker '.join(others)}." if others else said
 
 
-def _lacking(worker: PossibleWorker, need: Need) -> list[str]:
-    return list(Capabilities.from_json(worker.capabilities).list_lacking(need))
+def _lacking(worker: PossibleWorker, need: Requirements) -> list[str]:
+    return list(Capabilities.from_json(worker.capabilities).list_mismatches(need))
 
 
 def _is_busy(worker: PossibleWorker) -> bool:

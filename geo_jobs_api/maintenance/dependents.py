@@ -13,14 +13,14 @@ from geo_jobs_api.log import OutageLog, get_logger
 _log = get_logger(__name__)
 
 
-class EndingSource(Protocol):
+class PendingReleases(Protocol):
     """Who knows which ends have not been followed yet."""
 
     async def release_pending(self) -> int:
         """Do one statement's work; how many ends were looked at."""
 
 
-class Follower:
+class DependentsReleaser:
     """Has those go on that wait for ended jobs, where they were too many for the statement that ended those.
 
     Args:
@@ -29,7 +29,7 @@ class Follower:
         rest_seconds: between two looks when there was nothing.
     """
 
-    def __init__(self, source: EndingSource, *, interval_seconds: float, rest_seconds: float) -> None:
+    def __init__(self, source: PendingReleases, *, interval_seconds: float, rest_seconds: float) -> None:
         self._source = source
         self._outage = OutageLog(_log, "follow_failed")
         self._interval_seconds = interval_seconds

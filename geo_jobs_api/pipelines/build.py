@@ -8,10 +8,10 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api.errors import FieldError, Problem
+from geo_jobs_api.errors import Problem, validation_problem
 from geo_jobs_api.hosts import HostList
 from geo_jobs_api.jobs.creation_store import Dependency, NewJob, Place, Source
-from geo_jobs_api.jobs.payload_checks import AskedJob, AskedOutput
+from geo_jobs_api.jobs.payload_checks import RequestedJob, RequestedOutput
 from geo_jobs_api.jobs.submission import request_digest, source_of
 from geo_jobs_api.pipelines.schemas import CreatePipeline, PipelineJob
 from geo_jobs_api.pipelines.store import NewPipeline
@@ -63,20 +63,20 @@ def build_pipeline(
     return NewPipeline(pipeline_id, owner, body.name, stages), news
 
 
-def asked_jobs(body: CreatePipeline, pointer: str = "") -> list[AskedJob]:
+def requested_jobs(body: CreatePipeline, pointer: str = "") -> list[RequestedJob]:
     """The jobs of a pipeline, each with its place in the request."""
     return [
-        AskedJob(f"{pointer}/stages/{number}/jobs/{place}", job.task_type, job.input_payload)
+        RequestedJob(f"{pointer}/stages/{number}/jobs/{place}", job.task_type, job.input_payload)
         for number, stage in enumerate(body.stages)
         for place, job in enumerate(stage.jobs)
     ]
 
 
-def asked_outputs(body: CreatePipeline, pointer: str = "") -> list[AskedOutput]:
+def requested_outputs(body: CreatePipeline, pointer: str = "") -> list[RequestedOutput]:
     """The outputs of a pipeline's jobs that are inputs of others, each with its place in the request."""
     jobs = {job.name: job for stage in body.stages for job in stage.jobs}
     return [
-        AskedOutput(
+        RequestedOutput(
             f"{pointer}/stages/{number}/jobs/{place}/inputFrom/output",
             job.input_from.output,
             jobs[job.input_from.job].task_type,
@@ -111,7 +111,9 @@ def _parents(job: PipelineJob, before: Sequence[PipelineJob]) -> dict[str, str]:
     if source is not None:
         parents.setdefault(source, job.on_parent_failure)
         if parents[source] == "run":
-            raise _wrong(f"{job.name!r} cannot run without its input, which comes from {source!r}.")
+            raise validation_problem(
+                "/stages", f"{job.name!r} cannot run without its input, which comes from {source!r}."
+            )
     return parents
 
 
@@ -120,16 +122,12 @@ def _sorted(parents: Mapping[str, Mapping[str, str]]) -> list[str]:
         return list(graphlib.TopologicalSorter(parents).static_order())
     except graphlib.CycleError as error:
         circle = " waits for ".join(repr(name) for name in reversed(error.args[1]))
-        raise _wrong(f"Jobs wait for each other in a circle: {circle}.") from error
+        raise validation_problem("/stages", f"Jobs wait for each other in a circle: {circle}.") from error
 
 
 def _source(allowed: HostList, job: PipelineJob, ids: Mapping[str, UUID], pointer: str) -> Source:
     if job.input_from is None:
         return source_of(allowed, job.input_payload, f"{pointer}/inputPayload/sourceUrl")
     if "sourceUrl" in job.input_payload:
-        raise _wrong(f"{job.name!r} has one input: inputFrom, or inputPayload.sourceUrl.")
+        raise validation_problem("/stages", f"{job.name!r} has one input: inputFrom, or inputPayload.sourceUrl.")
     return Source(InputKind.OUTPUT, parent_id=ids[job.input_from.job], output=job.input_from.output)
-
-
-def _wrong(message: str) -> Problem:
-    return Problem("validation", message, errors=[FieldError("/stages", message)])

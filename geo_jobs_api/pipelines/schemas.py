@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic import Field, model_validator
 
-from geo_jobs_api.fields import Asked, Model, Moment, Name
+from geo_jobs_api.fields import Model, Name, StrictModel, Timestamp
 from geo_jobs_api.jobs.creation_schemas import JobTemplate, OnParentFailure, OutputName
 from geo_jobs_api.queue.records import Pipeline, PipelineSummary
 from geo_jobs_api.queue.records import PipelineJob as PipelineJobRecord
@@ -19,14 +19,14 @@ from geo_jobs_api.queue.rules import FINAL_STATES, JobState
 LARGEST_PIPELINE = 1000
 
 
-class DependsOnName(Asked):
+class DependsOnName(StrictModel):
     """A job of the same pipeline that is waited for."""
 
     job: Name
     on_parent_failure: OnParentFailure = "cancel"
 
 
-class InputFromName(Asked):
+class InputFromName(StrictModel):
     """An output of another job of the pipeline as the input: by its suffix or its whole name."""
 
     job: Name
@@ -40,17 +40,17 @@ class PipelineJob(JobTemplate):
     input_from: InputFromName | None = None
     depends_on: list[DependsOnName] | None = Field(default=None, max_length=LARGEST_PIPELINE, fail_fast=True)
     on_parent_failure: OnParentFailure = "cancel"
-    deliver_at: Moment | None = None
+    deliver_at: Timestamp | None = None
 
 
-class PipelineStage(Asked):
+class PipelineStage(StrictModel):
     """Jobs that may run at the same time."""
 
     name: Name
     jobs: list[PipelineJob] = Field(min_length=1, max_length=LARGEST_PIPELINE)
 
 
-class CreatePipeline(Asked):
+class CreatePipeline(StrictModel):
     """Stages in sequence."""
 
     name: Name
@@ -159,7 +159,7 @@ class PipelinePage(Model):
     next: UUID | None
 
 
-class PipelineFilter(Asked):
+class PipelineFilter(StrictModel):
     """Which pipelines to list; `cursor` is the `next` of the page before."""
 
     cursor: UUID | None = None

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries
 from geo_jobs_api.jobs.creation_store import NewJob, cancel_jobs, insert_jobs
-from geo_jobs_api.queue.job_store import keep_to_share
+from geo_jobs_api.queue.job_store import enforce_quota
 from geo_jobs_api.queue.records import Pipeline, PipelineJob, PipelineSummary
 
 _pipelines = load_queries("pipelines.sql")
@@ -50,7 +50,7 @@ class PipelineStore:
         async with self._pool.connection() as connection, connection.transaction():
             await insert_pipeline(connection, new, jobs)
             if max_open:
-                await keep_to_share(connection, new.owner, max_jobs=max_open)
+                await enforce_quota(connection, new.owner, max_jobs=max_open)
 
     async def find_pipeline(self, pipeline_id: UUID, owner: str | None = None) -> Pipeline | None:
         """One pipeline; with an owner, only if it is that owner's."""

@@ -10,7 +10,7 @@ from geo_jobs_api.hosts import HostList
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class Requirements:
     """What a job asks of its worker; None: nothing, or not known."""
 
     size_bytes: int | None
@@ -64,7 +64,7 @@ class Capabilities:
         """`source_hosts` as patterns of LIKE."""
         return None if self.source_hosts is None else [_pattern(host) for host in self.source_hosts]
 
-    def list_lacking(self, need: Need) -> Iterator[str]:
+    def list_mismatches(self, need: Requirements) -> Iterator[str]:
         """Why the worker does not get a job with this need: `takes …; this job has …`."""
         if self.max_file_size is not None and need.size_bytes is not None and need.size_bytes > self.max_file_size:
             yield f"takes files up to {_megabytes(self.max_file_size)}; this one has {_megabytes(need.size_bytes)}"

@@ -20,7 +20,7 @@ from geo_jobs_api.database.queries import fetch_all, load_queries, transaction_i
 from geo_jobs_api.database.sessions import check_writable
 from geo_jobs_api.queue.lease_records import EndedLease, RescuedJob
 from geo_jobs_api.queue.operator_records import OpenJobs
-from geo_jobs_api.queue.records import Holdings, Job, JobEvent, Parent, Surroundings, VacuumBlocker, WorkerToken
+from geo_jobs_api.queue.records import Job, JobEvent, Parent, QueueSnapshot, Usage, VacuumBlocker, WorkerToken
 from geo_jobs_api.queue.rules import MAX_TIMEOUTS
 
 _jobs = load_queries("jobs.sql")
@@ -31,15 +31,15 @@ def _job_or_none(row: Mapping[str, Any] | None) -> Job | None:
     return None if row is None else Job.from_row(row)
 
 
-class ShareExceededError(Exception):
+class QuotaExceededError(Exception):
     """A caller would have more than one caller may have; nothing was changed."""
 
-    def __init__(self, has: Holdings) -> None:
+    def __init__(self, has: Usage) -> None:
         super().__init__(str(has))
         self.has = has
 
 
-class TooManyError(Exception):
+class LimitExceededError(Exception):
     """A caller would have more of something than one caller may have; nothing was changed."""
 
 
@@ -48,7 +48,7 @@ async def lock_owner(connection: AsyncConnection[DictRow], owner: str) -> None:
     await _jobs.lock_owner(connection, owner=owner)
 
 
-async def keep_to_share(
+async def enforce_quota(
     connection: AsyncConnection[DictRow], owner: str, *, max_jobs: int = 0, max_bytes: int = 0
 ) -> None:
     """To be asked in a transaction that has added to what an owner has; 0: no limit.
@@ -56,19 +56,19 @@ async def keep_to_share(
     Of two that add at once the second waits for the first's end, and then counts it too.
 
     Raises:
-        ShareExceededError: it is too much; leaving the transaction by it takes the addition back.
+        QuotaExceededError: it is too much; leaving the transaction by it takes the addition back.
     """
     await lock_owner(connection, owner)
     # Each looks at many rows, so neither is asked in vain.
     open_jobs = (await _jobs.count_open_of_owner(connection, owner=owner))["open_jobs"] if max_jobs else 0
     stored_bytes = (await _jobs.sum_stored_of_owner(connection, owner=owner))["stored_bytes"] if max_bytes else 0
-    has = Holdings(open_jobs, stored_bytes)
+    has = Usage(open_jobs, stored_bytes)
     if (max_jobs and has.open_jobs > max_jobs) or (max_bytes and has.stored_bytes > max_bytes):
-        raise ShareExceededError(has)
+        raise QuotaExceededError(has)
 
 
 @dataclass(frozen=True, slots=True)
-class WantedJobs:
+class JobQuery:
     """Which jobs to list; None: whatever it is."""
 
     state: str | None = None
@@ -92,7 +92,7 @@ class JobStore:
         async with self._pool.connection() as connection:
             return await _jobs.accepts_outputs(connection, id=job_id) is not None
 
-    async def list_jobs(self, wanted: WantedJobs, *, owner: str | None, before: UUID | None, limit: int) -> list[Job]:
+    async def list_jobs(self, wanted: JobQuery, *, owner: str | None, before: UUID | None, limit: int) -> list[Job]:
         """List up to `limit` jobs older than the job `before`, newest first; with an owner, only that owner's."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(
@@ -106,14 +106,14 @@ class JobStore:
         """Tell which file is going to come; None when the job does not wait for one.
 
         Raises:
-            ShareExceededError: the owner's files would have more than `max_bytes`, if that is not 0.
+            QuotaExceededError: the owner's files would have more than `max_bytes`, if that is not 0.
         """
         async with self._pool.connection() as connection, transaction_if(connection, max_bytes):
             row = await _jobs.set_upload(
                 connection, id=job_id, file_name=file_name, size_bytes=size_bytes, content_type=content_type
             )
             if row is not None and max_bytes:
-                await keep_to_share(connection, row["owner"], max_bytes=max_bytes)
+                await enforce_quota(connection, row["owner"], max_bytes=max_bytes)
         return _job_or_none(row)
 
     async def enqueue_uploaded(self, job_id: UUID, *, file_name: str, size_bytes: int, sha256: str) -> bool:
@@ -134,13 +134,13 @@ class JobStore:
         """Send a failed job back to the queue; None when it has not failed, or an open job has its dedup key.
 
         Raises:
-            ShareExceededError: its owner would have more than `max_open` open jobs, if that is not 0.
+            QuotaExceededError: its owner would have more than `max_open` open jobs, if that is not 0.
         """
         try:
             async with self._pool.connection() as connection, transaction_if(connection, max_open):
                 job = _job_or_none(await _jobs.retry_failed(connection, id=job_id))
                 if job is not None and max_open:
-                    await keep_to_share(connection, job.owner, max_jobs=max_open)
+                    await enforce_quota(connection, job.owner, max_jobs=max_open)
                 return job
         except psycopg.errors.UniqueViolation:
             # The other one came in this very moment.
@@ -239,13 +239,13 @@ class MaintenanceStore:
         jobs: int = row["jobs"]
         return jobs
 
-    async def poll_queue(self, task_types: Sequence[str], limit: int, claim_ids: Sequence[UUID]) -> Surroundings:
+    async def poll_queue(self, task_types: Sequence[str], limit: int, claim_ids: Sequence[UUID]) -> QueueSnapshot:
         """What there is for those who wait: jobs of these types, counted up to `limit`, and leases of these claims."""
         async with self._pool.connection() as connection:
             row = await _maintenance.poll_queue(
                 connection, task_types=list(task_types), limit=limit, claim_ids=list(claim_ids)
             )
-        return Surroundings.from_row(row)
+        return QueueSnapshot.from_row(row)
 
     async def seconds_until_next_loss(
         self, cancel_overdue_seconds: float, timeout_grace_seconds: float | None = None

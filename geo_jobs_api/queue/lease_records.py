@@ -93,7 +93,7 @@ class Lease(FromRow):
 
 
 @dataclass(frozen=True, slots=True)
-class Leftovers(FromRow):
+class WithheldJobs(FromRow):
     """What a claim that found less than it wanted has left, and why.
 
     Attributes:
@@ -109,7 +109,7 @@ class Leftovers(FromRow):
     avoided_seconds: float | None
 
 
-NOTHING_LEFT = Leftovers({}, False, [], None)
+NOTHING_WITHHELD = WithheldJobs({}, False, [], None)
 
 
 @dataclass(frozen=True, slots=True)

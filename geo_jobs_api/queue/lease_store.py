@@ -16,15 +16,15 @@ from psycopg.types.json import Jsonb
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries
 from geo_jobs_api.queue.lease_records import (
-    NOTHING_LEFT,
+    NOTHING_WITHHELD,
     FailureOutcome,
     Lease,
     LeaseOutcome,
-    Leftovers,
     PreviousError,
     Renewal,
+    WithheldJobs,
 )
-from geo_jobs_api.queue.lease_requests import NO_NEWS, Claimed, ClaimRequest, Completion, News, Results
+from geo_jobs_api.queue.lease_requests import NO_UPDATE, ClaimRequest, ClaimResult, Completion, LeaseUpdate, Results
 from geo_jobs_api.queue.rules import (
     FAILURE_POLICIES,
     MAX_FREE_TROUBLES,
@@ -61,11 +61,11 @@ def _admission(requests: Sequence[ClaimRequest]) -> dict[str, Any]:
 def _parameters(requests: Sequence[ClaimRequest], *, limits_locked: bool) -> dict[str, Any]:
     return _admission(requests) | {
         "limits_locked": limits_locked,
-        "limit": sum(request.limit for request in requests),
+        "limit": sum(request.max_jobs for request in requests),
         "claim_ids": [request.claim_id for request in requests],
         "lease_secrets": [request.lease_secret for request in requests],
         "worker_names": [request.worker_name for request in requests],
-        "shares": [request.limit for request in requests],
+        "shares": [request.max_jobs for request in requests],
         "first_lease_seconds": requests[0].first_lease_seconds,
     }
 
@@ -84,7 +84,7 @@ class LeaseStore:
         # As far as was seen last, with whether it is a rate; a claim by this knowledge takes at worst too little.
         self._limited: dict[str, bool] = {}
 
-    async def claim_jobs(self, requests: Sequence[ClaimRequest]) -> list[Claimed]:
+    async def claim_jobs(self, requests: Sequence[ClaimRequest]) -> list[ClaimResult]:
         """Lease waiting jobs to claims of one kind, in queue order, first come first served.
 
         A claim id whose leases are still held gets those again. At most 200 jobs are leased.
@@ -102,9 +102,9 @@ class LeaseStore:
         by_claim: dict[UUID, list[Mapping[str, Any]]] = {}
         for row in rows:
             by_claim.setdefault(row["claim_id"], []).append(row)
-        has_more = len(rows) >= sum(request.limit for request in requests)
+        has_more = len(rows) >= sum(request.max_jobs for request in requests)
         return [
-            Claimed(
+            ClaimResult(
                 [Lease.from_row(row) for row in mine],
                 is_replay=any(not row["is_new"] for row in mine),
                 has_more=has_more,
@@ -117,17 +117,17 @@ class LeaseStore:
 
     async def _take(
         self, connection: AsyncConnection[DictRow], requests: Sequence[ClaimRequest]
-    ) -> tuple[list[Mapping[str, Any]], bool, Leftovers]:
+    ) -> tuple[list[Mapping[str, Any]], bool, WithheldJobs]:
         """The leased jobs, whether time alone may bring more, and what was left for others.
 
         One statement for task types without a limit. Those with a limit on concurrent runs or on claims per period are
         counted and claimed while their rows are locked, which is what makes the limits exact.
         """
         task_types = set(requests[0].task_types)
-        total = sum(request.limit for request in requests)
+        total = sum(request.max_jobs for request in requests)
         rows: list[Mapping[str, Any]] = []
         is_held_back = False
-        left: Leftovers | None = None
+        left: WithheldJobs | None = None
         if not self._limited.keys() & task_types:
             rows = await fetch_all(_leases.claim_jobs(connection, **_parameters(requests, limits_locked=False)))
             if len(rows) < total:
@@ -139,12 +139,12 @@ class LeaseStore:
             left = None
         if left is None and len(rows) < total:
             left = await self._find_withheld_jobs(connection, requests)
-        return rows, is_held_back, left or NOTHING_LEFT
+        return rows, is_held_back, left or NOTHING_WITHHELD
 
     async def _find_withheld_jobs(
         self, connection: AsyncConnection[DictRow], requests: Sequence[ClaimRequest]
-    ) -> Leftovers:
-        left = Leftovers.from_row(await _leases.find_withheld_jobs(connection, **_admission(requests)))
+    ) -> WithheldJobs:
+        left = WithheldJobs.from_row(await _leases.find_withheld_jobs(connection, **_admission(requests)))
         self._limited = left.limited
         return left
 
@@ -198,7 +198,7 @@ class LeaseStore:
         return None if row is None else LeaseOutcome.from_row(row)
 
     async def renew_lease(
-        self, job_id: UUID, token: LeaseToken, *, lease_seconds: float, news: News = NO_NEWS
+        self, job_id: UUID, token: LeaseToken, *, lease_seconds: float, news: LeaseUpdate = NO_UPDATE
     ) -> Renewal | None:
         """Note a sign of life; None when the lease is not held any more."""
         async with self._pool.connection() as connection:
@@ -284,7 +284,7 @@ class LeaseStore:
                 request_digest=request_digest,
                 next_state=decision.next_state.value,
                 delay_seconds=decision.delay_seconds,
-                spends_attempt=decision.spends_attempt,
+                uses_attempt=decision.uses_attempt,
                 error=Jsonb(dict(error)),
                 avoid_seconds=_AVOID_SECONDS,
                 live_seconds=_LIVE_SECONDS,

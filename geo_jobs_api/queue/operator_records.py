@@ -43,7 +43,7 @@ class PossibleWorker(FromRow):
 
 
 @dataclass(frozen=True, slots=True)
-class SeenWorker:
+class WorkerRegistration:
     """A worker process that has asked for work. What it takes and its trouble are JSON; None: nothing declared."""
 
     id: str
@@ -70,8 +70,8 @@ class KnownWorker(FromRow):
 
 
 @dataclass(frozen=True, slots=True)
-class Figures(FromRow):
-    """A task type in figures; see `FiguresView`."""
+class TaskTypeStats(FromRow):
+    """A task type in figures; see `TaskTypeStatsView`."""
 
     task_type: str
     paused: bool

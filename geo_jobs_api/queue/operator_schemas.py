@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, model_validator
 
-from geo_jobs_api.fields import Asked, Integer, Model, Moment, Real, Text
+from geo_jobs_api.fields import Integer, Model, Real, StrictModel, Text, Timestamp
 from geo_jobs_api.queue.rules import ErrorClass
 
 
@@ -46,20 +46,20 @@ class Explanation(Model):
     leases: list[EndedLeaseView]
 
 
-class ChangePriority(Asked):
+class ChangePriority(StrictModel):
     """What a job's priority is to be."""
 
     priority: Integer = Field(ge=-100, le=100)
 
 
-class RedriveFilter(Asked):
+class RedriveFilter(StrictModel):
     """Which failed jobs go back to the queue; what is not told does not matter. The oldest failures go first."""
 
     task_type: Annotated[Text, Field(max_length=63)] | None = None
     error_class: ErrorClass | None = None
     error_code: Annotated[Text, Field(max_length=100)] | None = None
-    ended_after: Moment | None = None
-    ended_before: Moment | None = None
+    ended_after: Timestamp | None = None
+    ended_before: Timestamp | None = None
     limit: Integer = Field(default=1000, ge=1, le=10_000)
 
 
@@ -72,14 +72,14 @@ class Redriven(Model):
 OpenState = Literal["awaiting_upload", "blocked", "queued", "running"]
 
 
-class CancelFilter(Asked):
+class CancelFilter(StrictModel):
     """Which open jobs to cancel, the oldest first. At least one field besides `reason` and `limit` is needed."""
 
     state: OpenState | None = None
     task_type: Annotated[Text, Field(max_length=63)] | None = None
     owner: Annotated[Text, Field(max_length=200)] | None = None
-    created_after: Moment | None = None
-    created_before: Moment | None = None
+    created_after: Timestamp | None = None
+    created_before: Timestamp | None = None
     reason: Annotated[Text, Field(max_length=500)] | None = None
     limit: Integer = Field(default=10_000, ge=1, le=10_000)
 
@@ -107,7 +107,7 @@ class CancelledJobs(Model):
     more: bool
 
 
-class Cleanup(Asked):
+class Cleanup(StrictModel):
     """Remove all jobs that ended so many days ago, whatever the settings keep."""
 
     days: Real = Field(ge=0, le=36_500)
@@ -142,7 +142,7 @@ class WorkerView(Model):
     jobs: list[UUID]
 
 
-class FiguresView(Model):
+class TaskTypeStatsView(Model):
     """A task type in figures: what stands in the queue now, and what became of jobs in the time looked at.
 
     Seconds are from the start to the end of jobs that succeeded (null: none did). `retried` and `timedOut` count
@@ -168,7 +168,7 @@ class FiguresView(Model):
     oldest_waiting_seconds: float | None
 
 
-class FiguresPeriod(Asked):
+class StatsPeriod(StrictModel):
     """How far back to look."""
 
     hours: float = Field(default=24, gt=0, le=24 * 366)

@@ -13,11 +13,11 @@ from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries
 from geo_jobs_api.queue.operator_records import (
     MAX_COUNTED,
-    Figures,
     KnownWorker,
     PossibleWorker,
-    SeenWorker,
+    TaskTypeStats,
     WaitingReasons,
+    WorkerRegistration,
 )
 from geo_jobs_api.queue.operator_schemas import CancelFilter, CancelledJobs, RedriveFilter
 from geo_jobs_api.queue.records import Job
@@ -32,7 +32,7 @@ _CANCELLED_PER_BATCH = 1000
 _DEADLOCK_TRIES = 3
 
 
-class SteeringStore:
+class OperatorStore:
     """Looking after the queue.
 
     Args:
@@ -126,8 +126,8 @@ class SteeringStore:
                 if not tries:
                     raise
 
-    async def upsert_workers(self, workers: Sequence[SeenWorker]) -> None:
-        """Note who has asked for work."""
+    async def upsert_workers(self, workers: Sequence[WorkerRegistration]) -> None:
+        """Store workers that have just claimed."""
         async with self._pool.connection() as connection:
             await _operators.upsert_workers(
                 connection,
@@ -146,9 +146,10 @@ class SteeringStore:
             rows = _operators.list_workers(connection, live_seconds=LIVE_SECONDS, lease_seconds=self._lease_seconds)
             return [KnownWorker.from_row(row) for row in await fetch_all(rows)]
 
-    async def list_stats(self, seconds: float) -> list[Figures]:
+    async def list_stats(self, seconds: float) -> list[TaskTypeStats]:
         """All task types in figures, looking back so many seconds."""
         async with self._pool.connection() as connection:
             return [
-                Figures.from_row(row) for row in await fetch_all(_operators.list_stats(connection, seconds=seconds))
+                TaskTypeStats.from_row(row)
+                for row in await fetch_all(_operators.list_stats(connection, seconds=seconds))
             ]

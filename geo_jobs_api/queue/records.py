@@ -32,7 +32,7 @@ def _field_names(record: Hashable) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Holdings(FromRow):
+class Usage(FromRow):
     """What an owner has: jobs that have not ended, and bytes of uploaded files that are kept."""
 
     open_jobs: int
@@ -157,7 +157,7 @@ class JobEvent(FromRow):
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings(FromRow):
+class QueueSnapshot(FromRow):
     """What there is for those who wait.
 
     Attributes:

@@ -13,7 +13,7 @@ from geo_jobs_api.queue.worker_schemas import ReportedOutput
 from geo_jobs_api.storage.storage import ObjectInfo, Storage
 
 
-async def take_outputs(storage: Storage, lease: Lease, outputs: Sequence[ReportedOutput]) -> None:
+async def store_outputs(storage: Storage, lease: Lease, outputs: Sequence[ReportedOutput]) -> None:
     """Store the outputs that came with their report, under the lease's keys, and look for those that were uploaded.
 
     Args:

@@ -54,13 +54,13 @@ class FailurePolicy:
 
     Attributes:
         next_state: `queued` means that the job may be tried again while attempts are left.
-        spends_attempt: whether the attempt counts against `max_attempts`.
+        uses_attempt: whether the attempt counts against `max_attempts`.
         backs_off: whether the next attempt waits.
         max_attempts: how many attempts may end this way; `None` for all of the job's.
     """
 
     next_state: JobState
-    spends_attempt: bool = True
+    uses_attempt: bool = True
     backs_off: bool = True
     max_attempts: int | None = None
 
@@ -74,7 +74,7 @@ FAILURE_POLICIES: dict[ErrorClass, FailurePolicy] = {
     ErrorClass.TIMEOUT: FailurePolicy(JobState.QUEUED, max_attempts=MAX_TIMEOUTS),
     ErrorClass.INTERNAL: FailurePolicy(JobState.QUEUED),
     ErrorClass.INVALID_INPUT: FailurePolicy(JobState.FAILED),
-    ErrorClass.INTERRUPTED: FailurePolicy(JobState.QUEUED, spends_attempt=False, backs_off=False),
+    ErrorClass.INTERRUPTED: FailurePolicy(JobState.QUEUED, uses_attempt=False, backs_off=False),
     ErrorClass.CANCELLED: FailurePolicy(JobState.CANCELLED),
 }
 
@@ -94,12 +94,12 @@ class FailureDecision:
     Attributes:
         next_state: `queued`, `failed` or `cancelled`.
         delay_seconds: how long a queued job waits before it may be claimed.
-        spends_attempt: whether this attempt counts.
+        uses_attempt: whether this attempt counts.
     """
 
     next_state: JobState
     delay_seconds: float
-    spends_attempt: bool
+    uses_attempt: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,17 +132,17 @@ def decide_failure(
     """
     policy = FAILURE_POLICIES[error_class]
     if policy.next_state is not JobState.QUEUED:
-        return FailureDecision(policy.next_state, 0.0, policy.spends_attempt)
+        return FailureDecision(policy.next_state, 0.0, policy.uses_attempt)
     spent = policy.max_attempts is not None and budget.ended_alike + 1 >= policy.max_attempts
-    if policy.spends_attempt and (spent or budget.attempt >= budget.max_attempts):
-        return FailureDecision(JobState.FAILED, 0.0, spends_attempt=True)
+    if policy.uses_attempt and (spent or budget.attempt >= budget.max_attempts):
+        return FailureDecision(JobState.FAILED, 0.0, uses_attempt=True)
     delay = 0.0
     if policy.backs_off and budget.backoff_seconds:
         # Full jitter: retries of jobs that failed together spread over the whole interval.
         place = min(budget.attempt, len(budget.backoff_seconds)) - 1
         delay = source.uniform(0.0, budget.backoff_seconds[place])
     delay = max(delay, min(retry_after_seconds or 0.0, MAX_RETRY_AFTER_SECONDS))
-    return FailureDecision(JobState.QUEUED, delay, policy.spends_attempt)
+    return FailureDecision(JobState.QUEUED, delay, policy.uses_attempt)
 
 
 # Names must leave room for `.png.aux.xml` and `_thumb.png` within the 255 bytes of a file system.

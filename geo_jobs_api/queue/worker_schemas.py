@@ -11,7 +11,7 @@ from pydantic import Base64Bytes, ConfigDict, Field
 
 from geo_jobs_api.fields import Integer, Metadata, Model, Name, Payload, Real, ReportedDetail, ReportedText, Text
 from geo_jobs_api.queue.capabilities import UNDECLARED, Capabilities
-from geo_jobs_api.queue.operator_records import SeenWorker
+from geo_jobs_api.queue.operator_records import WorkerRegistration
 from geo_jobs_api.queue.rules import ErrorClass
 
 
@@ -58,10 +58,10 @@ class ClaimJobs(Model):
         hosts = None if said.source_hosts is None else tuple(sorted({host.lower() for host in said.source_hosts}))
         return Capabilities(said.max_file_size, hosts, said.memory_mb, said.concurrent_jobs)
 
-    def as_seen(self) -> SeenWorker:
+    def registration(self) -> WorkerRegistration:
         """The worker, as the roll call notes it."""
         trouble = [one.model_dump(by_alias=True) for one in self.trouble]
-        return SeenWorker(
+        return WorkerRegistration(
             self.worker_id,
             self.worker_name,
             self.worker_version,

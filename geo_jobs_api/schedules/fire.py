@@ -12,12 +12,12 @@ from psycopg.rows import DictRow
 
 from geo_jobs_api.jobs.creation_store import NewJob, cancel_jobs, insert_jobs
 from geo_jobs_api.pipelines.store import IncompletePipelineError, NewPipeline, insert_pipeline
-from geo_jobs_api.queue.job_store import ShareExceededError, keep_to_share
+from geo_jobs_api.queue.job_store import QuotaExceededError, enforce_quota
 from geo_jobs_api.schedules.store import Fire
 
 
 @dataclass(slots=True)
-class Round:
+class FirePlan:
     """What one transaction is going to do."""
 
     now: datetime
@@ -29,7 +29,7 @@ class Round:
     errors: dict[UUID, str] = field(default_factory=dict)
 
 
-async def carry_out(connection: AsyncConnection[DictRow], plan: Round, *, max_open: int = 0) -> None:
+async def execute(connection: AsyncConnection[DictRow], plan: FirePlan, *, max_open: int = 0) -> None:
     """Make what is planned; what cannot be made turns its fire into a failed one.
 
     Args:
@@ -48,20 +48,20 @@ async def carry_out(connection: AsyncConnection[DictRow], plan: Round, *, max_op
     plan.errors |= {fire.schedule_id: fire.error for fire in plan.fires if fire.error is not None}
 
 
-def _made_nothing(plan: Round) -> list[Fire]:
+def _made_nothing(plan: FirePlan) -> list[Fire]:
     return [fire for fire in plan.fires if fire.job_id is None]
 
 
-Making = tuple[Fire, NewPipeline | None, list[NewJob]]
+PlannedFire = tuple[Fire, NewPipeline | None, list[NewJob]]
 
 
-def _by_owner(plan: Round) -> Iterator[Making]:
+def _by_owner(plan: FirePlan) -> Iterator[PlannedFire]:
     """One order for all processes, since each owner is locked from the first job to the transaction's end."""
-    jobs: list[Making] = [(fire, None, [plan.jobs[fire.job_id]]) for fire in plan.fires if fire.job_id is not None]
+    jobs: list[PlannedFire] = [(fire, None, [plan.jobs[fire.job_id]]) for fire in plan.fires if fire.job_id is not None]
     yield from sorted([*jobs, *plan.pipelines], key=lambda one: one[2][0].owner)
 
 
-async def _make(connection: AsyncConnection[DictRow], making: Making, max_open: int) -> Fire:
+async def _make(connection: AsyncConnection[DictRow], making: PlannedFire, max_open: int) -> Fire:
     fire, pipeline, jobs = making
     if pipeline is not None:
         return await _make_pipeline(connection, fire, pipeline, jobs, max_open)
@@ -69,8 +69,8 @@ async def _make(connection: AsyncConnection[DictRow], making: Making, max_open: 
         async with connection.transaction():
             made = set(await insert_jobs(connection, jobs, parents_of=None))
             if made:
-                await keep_to_share(connection, jobs[0].owner, max_jobs=max_open)
-    except ShareExceededError as error:
+                await enforce_quota(connection, jobs[0].owner, max_jobs=max_open)
+    except QuotaExceededError as error:
         return _beyond_share(fire, error, max_open)
     return _outcome(fire, jobs[0], made)
 
@@ -82,10 +82,10 @@ async def _make_pipeline(
         async with connection.transaction():
             await insert_pipeline(connection, pipeline, jobs)
             if max_open:
-                await keep_to_share(connection, pipeline.owner, max_jobs=max_open)
+                await enforce_quota(connection, pipeline.owner, max_jobs=max_open)
     except IncompletePipelineError:
         return _failed(fire, "One of its task types is not known.")
-    except ShareExceededError as error:
+    except QuotaExceededError as error:
         return _beyond_share(fire, error, max_open)
     return fire
 
@@ -98,7 +98,7 @@ def _outcome(fire: Fire, job: NewJob, made: set[UUID]) -> Fire:
     return _failed(fire, f"There is no task type {job.task_type!r}.")
 
 
-def _beyond_share(fire: Fire, error: ShareExceededError, max_open: int) -> Fire:
+def _beyond_share(fire: Fire, error: QuotaExceededError, max_open: int) -> Fire:
     why = f"Its owner would have {error.has.open_jobs} jobs that have not ended; at most {max_open} are taken."
     return _failed(fire, why)
 

@@ -26,7 +26,7 @@ from geo_jobs_api.log import OutageLog, get_logger
 from geo_jobs_api.pipelines.build import build_pipeline
 from geo_jobs_api.queue.rules import InputKind
 from geo_jobs_api.schedules.cron import CatchUp, Due, MissedRuns, decide_due
-from geo_jobs_api.schedules.fire import Round, carry_out
+from geo_jobs_api.schedules.fire import FirePlan, execute
 from geo_jobs_api.schedules.records import LastSource, Schedule
 from geo_jobs_api.schedules.schemas import ScheduledJob, parse_template, timing_of
 from geo_jobs_api.schedules.store import (
@@ -37,7 +37,7 @@ from geo_jobs_api.schedules.store import (
     list_open_jobs,
     lock_due,
     lock_schedule,
-    note_decisions,
+    store_decisions,
 )
 
 _log = get_logger(__name__)
@@ -45,17 +45,17 @@ _log = get_logger(__name__)
 _SCHEDULES_PER_ROUND = 50
 # Of one schedule that has much to make up for.
 _FIRES_PER_ROUND = 20
-_LONGEST_REST_SECONDS = 60.0
+_MAX_SLEEP_SECONDS = 60.0
 _OUTAGE_PAUSE_SECONDS = 2.0
 
 
-class ScheduleRunner:
+class Scheduler:
     """Fires what is due, then sleeps until something is.
 
     Args:
         schedules: where they are kept.
         allowed: the hosts that files are fetched from.
-        bell: set by whoever changes a schedule.
+        wake: set by whoever changes a schedule.
         max_open: how many open jobs an owner may have, those made otherwise too; 0: any number.
         clock: stands in for the database's clock where time is played.
         sleep: waits that many seconds.
@@ -65,7 +65,7 @@ class ScheduleRunner:
         self,
         schedules: ScheduleStore,
         allowed: HostList,
-        bell: asyncio.Event,
+        wake: asyncio.Event,
         *,
         max_open: int = 0,
         clock: Callable[[], datetime | None] = lambda: None,
@@ -74,7 +74,7 @@ class ScheduleRunner:
         self._schedules = schedules
         self._outage = OutageLog(_log, "schedules_not_looked_at")
         self._allowed = allowed
-        self._bell = bell
+        self._wake = wake
         self._max_open = max_open
         self._clock = clock
         self._sleep = sleep
@@ -82,7 +82,7 @@ class ScheduleRunner:
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
-            self._bell.clear()
+            self._wake.clear()
             try:
                 pause = await self._schedules.seconds_until_due(self._clock())
                 self._outage.worked()
@@ -94,10 +94,10 @@ class ScheduleRunner:
                 await self._sleep(_OUTAGE_PAUSE_SECONDS * random.uniform(1, 2))  # noqa: S311  # no secret
                 continue
             # A little later than due, since a look that comes a millisecond early finds nothing.
-            rest = _LONGEST_REST_SECONDS if pause is None else min(_LONGEST_REST_SECONDS, pause + 0.005)
+            rest = _MAX_SLEEP_SECONDS if pause is None else min(_MAX_SLEEP_SECONDS, pause + 0.005)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(rest):
-                    await self._bell.wait()
+                    await self._wake.wait()
 
     async def run_once(self) -> int:
         """One round over what is due now; how many moments were decided."""
@@ -127,9 +127,9 @@ class ScheduleRunner:
             sources = await list_last_sources(connection, asking)
             # Templates and moments of 50 schedules may take a second, in which requests are served.
             plan, steps = await asyncio.to_thread(self._plan_round, due, now, open_jobs, sources)
-            await carry_out(connection, plan, max_open=self._max_open)
-            await note_decisions(connection, plan.fires, [_step(plan, *step) for step in steps])
-            _tell(plan.fires)
+            await execute(connection, plan, max_open=self._max_open)
+            await store_decisions(connection, plan.fires, [_step(plan, *step) for step in steps])
+            _log_fires(plan.fires)
             return len(due)
 
     def _plan_round(
@@ -138,9 +138,9 @@ class ScheduleRunner:
         now: datetime,
         open_jobs: Mapping[UUID, list[UUID]],
         sources: dict[UUID, LastSource],
-    ) -> tuple[Round, list[tuple[Schedule, Sequence[datetime]]]]:
+    ) -> tuple[FirePlan, list[tuple[Schedule, Sequence[datetime]]]]:
         """Return what to make, and for each schedule its moments to come."""
-        plan = Round(now)
+        plan = FirePlan(now)
         steps: list[tuple[Schedule, Sequence[datetime]]] = []
         for schedule in due:
             try:
@@ -158,7 +158,7 @@ class ScheduleRunner:
 
     def _plan_fires(
         self,
-        plan: Round,
+        plan: FirePlan,
         schedule: Schedule,
         fires: Iterable[datetime],
         open_jobs: list[UUID],
@@ -180,7 +180,7 @@ class ScheduleRunner:
             is_busy = True
 
     def _plan_one(
-        self, plan: Round, schedule: Schedule, moment: datetime, last: LastSource | None, *, by_hand: bool = False
+        self, plan: FirePlan, schedule: Schedule, moment: datetime, last: LastSource | None, *, by_hand: bool = False
     ) -> None:
         """Add what one fire makes."""
         template = parse_template(schedule.template)
@@ -192,7 +192,7 @@ class ScheduleRunner:
             else:
                 new, jobs = build_pipeline(self._allowed, schedule.owner, template, None)
                 made = Fire(schedule.id, moment, "made", by_hand, pipeline_id=new.id)
-                plan.pipelines.append((made, new, [_belonging(job, schedule.id) for job in jobs]))
+                plan.pipelines.append((made, new, [_with_schedule(job, schedule.id) for job in jobs]))
         except Problem as problem:
             plan.fires.append(Fire(schedule.id, moment, "failed", by_hand, error=problem.detail))
 
@@ -201,7 +201,7 @@ class ScheduleRunner:
     ) -> NewJob:
         source = source_of(self._allowed, template.input_payload, "/template/inputPayload/sourceUrl")
         if last is not None and source.kind is InputKind.URL:
-            source = source.asked_with(last.condition_for(template.task_type, template.input_payload))
+            source = source.with_condition(last.condition_for(template.task_type, template.input_payload))
         delivery = template.deliver_after_seconds
         return NewJob(
             id=uuid7(),
@@ -225,10 +225,10 @@ class ScheduleRunner:
             if locked is None:
                 return None
             schedule, now = locked
-            plan = Round(now)
+            plan = FirePlan(now)
             await asyncio.to_thread(self._plan_one, plan, schedule, now, None, by_hand=True)
-            await carry_out(connection, plan, max_open=self._max_open)
-            await note_decisions(connection, plan.fires, ())
+            await execute(connection, plan, max_open=self._max_open)
+            await store_decisions(connection, plan.fires, ())
         return plan.fires[0]
 
     async def _give_up(self, schedule: Schedule, why: str) -> int:
@@ -239,7 +239,7 @@ class ScheduleRunner:
                 return 0
             upcoming = await asyncio.to_thread(timing_of(due[0]).upcoming, now)
             step = Step(schedule.id, due[0].next_run_at, upcoming, last_error=why)
-            await note_decisions(connection, (), [step])
+            await store_decisions(connection, (), [step])
         return 1
 
 
@@ -253,7 +253,7 @@ def _decide(schedule: Schedule, now: datetime) -> tuple[Due, Sequence[datetime]]
     return due, (due.next_run_at, *timing.upcoming(due.next_run_at)[:-1])
 
 
-def _step(plan: Round, schedule: Schedule, upcoming: Sequence[datetime]) -> Step:
+def _step(plan: FirePlan, schedule: Schedule, upcoming: Sequence[datetime]) -> Step:
     made = [fire.fire_time for fire in plan.fires if fire.schedule_id == schedule.id and fire.outcome == "made"]
     return Step(
         schedule.id,
@@ -264,7 +264,7 @@ def _step(plan: Round, schedule: Schedule, upcoming: Sequence[datetime]) -> Step
     )
 
 
-def _belonging(job: NewJob, schedule_id: UUID) -> NewJob:
+def _with_schedule(job: NewJob, schedule_id: UUID) -> NewJob:
     values: dict[str, Any] = {name: getattr(job, name) for name in NewJob.__slots__}
     return NewJob(**(values | {"schedule_id": schedule_id}))
 
@@ -275,7 +275,7 @@ def jitter(schedule: Schedule, moment: datetime) -> timedelta:
     return timedelta(seconds=schedule.jitter_seconds * int.from_bytes(digest[:8]) / 2**64)
 
 
-def _tell(fires: Iterable[Fire]) -> None:
+def _log_fires(fires: Iterable[Fire]) -> None:
     for fire in fires:
         _log.info(
             "schedule_fired",

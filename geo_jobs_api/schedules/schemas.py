@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter, model_validator
 
-from geo_jobs_api.fields import Asked, Integer, Model, Moment, Name, alternative
+from geo_jobs_api.fields import Integer, Model, Name, StrictModel, Timestamp, union_tag
 from geo_jobs_api.jobs.creation_schemas import DedupKey, JobTemplate
 from geo_jobs_api.pipelines.schemas import CreatePipeline
 from geo_jobs_api.schedules.cron import MissedRuns, Timing, check_cron, join_cron
@@ -53,7 +53,7 @@ def _check_day(day: str | int) -> str | int:
     return day
 
 
-class Rule(Asked):
+class Rule(StrictModel):
     """Times of the day on some days of the week; without days, on all."""
 
     times: list[Annotated[str, AfterValidator(_check_time)]] = Field(min_length=1, max_length=48)
@@ -65,11 +65,11 @@ class Rule(Asked):
         return [join_cron(int(time[:2]), int(time[3:]), days) for time in self.times]
 
 
-class ScheduleTiming(Asked):
+class ScheduleTiming(StrictModel):
     """One of `cron`, `at` and `rules`; `timeZone` is where cron and rules are meant."""
 
     cron: Annotated[str, Field(max_length=200), AfterValidator(check_cron)] | None = None
-    at: Moment | None = None
+    at: Timestamp | None = None
     rules: Annotated[list[Rule], Field(min_length=1, max_length=20)] | None = None
     time_zone: Annotated[str, Field(max_length=64), AfterValidator(_check_zone)] = "UTC"
 
@@ -94,12 +94,12 @@ class ScheduledJob(JobTemplate):
 
 def _kind_of_template(value: Any) -> str:
     is_pipeline = isinstance(value, CreatePipeline) or (isinstance(value, dict) and "stages" in value)
-    return alternative("pipeline" if is_pipeline else "job")
+    return union_tag("pipeline" if is_pipeline else "job")
 
 
 # Told apart before they are read, or each fault would be told twice.
 Template = Annotated[
-    Annotated[ScheduledJob, Tag(alternative("job"))] | Annotated[CreatePipeline, Tag(alternative("pipeline"))],
+    Annotated[ScheduledJob, Tag(union_tag("job"))] | Annotated[CreatePipeline, Tag(union_tag("pipeline"))],
     Discriminator(_kind_of_template),
 ]
 _template_adapter: TypeAdapter[ScheduledJob | CreatePipeline] = TypeAdapter(Template)
@@ -119,8 +119,8 @@ class PutSchedule(ScheduleTiming):
     catch_up: Integer = Field(default=10, ge=1, le=10_000)
     overlap: Overlap = "skip"
     jitter_seconds: Integer = Field(default=0, ge=0, le=86_400)
-    start_at: Moment | None = None
-    end_at: Moment | None = None
+    start_at: Timestamp | None = None
+    end_at: Timestamp | None = None
     skip_unchanged: bool = False
     paused: bool = False
 
@@ -162,7 +162,7 @@ class FirePage(Model):
     fires: list[FireView]
 
 
-class FireFilter(Asked):
+class FireFilter(StrictModel):
     """How many of the latest decisions to list."""
 
     limit: int = Field(default=50, ge=1, le=500)
@@ -220,7 +220,7 @@ class SchedulePage(Model):
     next: UUID | None
 
 
-class ScheduleFilter(Asked):
+class ScheduleFilter(StrictModel):
     """Which schedules to list; `cursor` is the `next` of the page before."""
 
     cursor: UUID | None = None

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries, transaction_if
-from geo_jobs_api.queue.job_store import TooManyError, lock_owner
+from geo_jobs_api.queue.job_store import LimitExceededError, lock_owner
 from geo_jobs_api.schedules.records import LastSource, Schedule, ScheduleFire
 
 _schedules = load_queries("schedules.sql")
@@ -118,14 +118,14 @@ class ScheduleStore:
         """Create a schedule; None when the owner has one of this name.
 
         Raises:
-            TooManyError: the owner would have more than `limit`, if that is not 0.
+            LimitExceededError: the owner would have more than `limit`, if that is not 0.
         """
         async with self._pool.connection() as connection, transaction_if(connection, limit):
             row = await _schedules.insert_schedule(connection, id=schedule_id, owner=owner, **content.columns())
             if row is not None and limit:
                 await lock_owner(connection, owner)
                 if (await _schedules.count_schedules(connection, owner=owner))["count"] > limit:
-                    raise TooManyError
+                    raise LimitExceededError
         return None if row is None else Schedule.from_row(row)
 
     async def replace_schedule(self, schedule_id: UUID, content: ScheduleContent) -> Schedule | None:
@@ -205,7 +205,7 @@ async def list_last_sources(connection: AsyncConnection[DictRow], ids: Sequence[
     return {row["schedule_id"]: LastSource.from_row(row) for row in rows}
 
 
-async def note_decisions(connection: AsyncConnection[DictRow], fires: Sequence[Fire], steps: Sequence[Step]) -> None:
+async def store_decisions(connection: AsyncConnection[DictRow], fires: Sequence[Fire], steps: Sequence[Step]) -> None:
     """Write down what was decided and go on; `psycopg.errors.UniqueViolation` when it was decided before."""
     if fires:
         await _schedules.insert_fires(connection, fires=Jsonb([fire.as_row() for fire in fires]))

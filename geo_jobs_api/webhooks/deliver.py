@@ -23,9 +23,9 @@ import psycopg
 
 from geo_jobs_api.log import OutageLog, get_logger
 from geo_jobs_api.queue.rules import output_key
-from geo_jobs_api.webhooks.http_post import AddressRefusedError, Outgoing
+from geo_jobs_api.webhooks.http_post import AddressRefusedError, WebhookClient
 from geo_jobs_api.webhooks.records import ClaimedDelivery
-from geo_jobs_api.webhooks.secrets import Seal, SealError, sign
+from geo_jobs_api.webhooks.secrets import DecryptionError, SecretCipher, sign
 from geo_jobs_api.webhooks.store import DeliveryLimits, WebhookStore
 
 _log = get_logger(__name__)
@@ -38,7 +38,7 @@ _AT_ONCE_IN_ALL = 100
 _DESTINATIONS = 20
 # Longer than a try can take.
 _LEASE_SECONDS = 60.0
-_LONGEST_REST_SECONDS = 60.0
+_MAX_SLEEP_SECONDS = 60.0
 _OUTAGE_PAUSE_SECONDS = 2.0
 _TAKE_PAUSE_SECONDS = 0.005
 
@@ -65,11 +65,11 @@ class Deliverer:
 
     Args:
         store: where deliveries are kept.
-        outgoing: how requests leave.
-        seal: opens the secrets.
+        client: how requests leave.
+        cipher: opens the secrets.
         links: a signed URL for an output of a job (its id, lease and the output's name), or None.
         per_second: deliveries to one destination, in the mean.
-        bell: set when there may be something to send.
+        wake: set when there may be something to send.
         clock: seconds of the epoch, for signatures.
         sleep: waits that many seconds.
     """
@@ -77,22 +77,22 @@ class Deliverer:
     def __init__(  # noqa: PLR0913  # clock and sleep are handed in
         self,
         store: WebhookStore,
-        outgoing: Outgoing,
-        seal: Seal,
+        client: WebhookClient,
+        cipher: SecretCipher,
         *,
         links: Links,
         per_second: float,
-        bell: asyncio.Event,
+        wake: asyncio.Event,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._store = store
         self._outage = OutageLog(_log, "deliveries_not_looked_at")
-        self._outgoing = outgoing
-        self._seal = seal
+        self._client = client
+        self._cipher = cipher
         self._links = links
         self._limits = DeliveryLimits(_DESTINATIONS, _LEASE_SECONDS, per_second)
-        self._bell = bell
+        self._wake = wake
         self._clock = clock
         self._sleep = sleep
         self._busy: Counter[str] = Counter()
@@ -101,18 +101,18 @@ class Deliverer:
         """Work until cancelled; what is being sent then is given up, and sent again when its lease is over."""
         async with asyncio.TaskGroup() as sending:
             while True:
-                self._bell.clear()
+                self._wake.clear()
                 pause = await self._take(sending)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):
-                        await self._bell.wait()
+                        await self._wake.wait()
 
     async def _take(self, sending: asyncio.TaskGroup) -> float:
         """Begin to send what is due; seconds until more may be."""
         # A slow destination keeps its place and nobody else's.
         busy = [destination for destination, number in self._busy.items() if number >= _AT_ONCE]
         if self._busy.total() >= _AT_ONCE_IN_ALL:
-            return _LONGEST_REST_SECONDS
+            return _MAX_SLEEP_SECONDS
         try:
             due = await self._store.seconds_until_due(busy)
             self._outage.worked()
@@ -126,7 +126,7 @@ class Deliverer:
             self._outage.failed(error)
             return _OUTAGE_PAUSE_SECONDS
         # A little later than due, since a look that comes a millisecond early finds nothing.
-        return _LONGEST_REST_SECONDS if due is None else min(_LONGEST_REST_SECONDS, max(due, 0.0) + _TAKE_PAUSE_SECONDS)
+        return _MAX_SLEEP_SECONDS if due is None else min(_MAX_SLEEP_SECONDS, max(due, 0.0) + _TAKE_PAUSE_SECONDS)
 
     async def _deliver(self, claimed: ClaimedDelivery) -> None:
         try:
@@ -139,13 +139,13 @@ class Deliverer:
         finally:
             self._busy[claimed.destination] -= 1
             self._busy += Counter()
-            self._bell.set()
+            self._wake.set()
 
     async def _send(self, claimed: ClaimedDelivery) -> Outcome:
         timestamp = int(self._clock())
         try:
             body = json.dumps(self._body(claimed), separators=(",", ":")).encode()
-            signature = sign(self._seal.open(claimed.secret), timestamp, body)
+            signature = sign(self._cipher.decrypt(claimed.secret), timestamp, body)
             headers = {
                 "Content-Type": "application/json",
                 "User-Agent": "geo-jobs",
@@ -155,8 +155,8 @@ class Deliverer:
                 "Webhook-Timestamp": str(timestamp),
                 "Webhook-Signature": f"v1={signature}",
             }
-            response = await self._outgoing.post(claimed.url, body, headers)
-        except (SealError, AddressRefusedError) as error:
+            response = await self._client.post(claimed.url, body, headers)
+        except (DecryptionError, AddressRefusedError) as error:
             return Outcome(None, str(error))
         except TimeoutError:
             return Outcome(None, "There was no answer in time.")

@@ -42,7 +42,7 @@ def check_target(url: str, own: HostList) -> str:
     return f"{address.host}:{address.port or (443 if url.startswith('https') else 80)}"
 
 
-class Outgoing:
+class WebhookClient:
     """Posts to what callers have named. Open it as a context.
 
     The address is looked at once the connection stands and before anything is sent, so that a name which points
@@ -61,7 +61,7 @@ class Outgoing:
         # What one receiver says is no business of the next one's.
         self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
 
-    async def __aenter__(self) -> Outgoing:
+    async def __aenter__(self) -> WebhookClient:
         await self._client.__aenter__()
         return self
 

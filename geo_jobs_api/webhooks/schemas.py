@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from geo_jobs_api.fields import Asked, Model, SecretText, Text
+from geo_jobs_api.fields import Model, SecretText, StrictModel, Text
 from geo_jobs_api.jobs.creation_schemas import TaskTypeName
 from geo_jobs_api.webhooks.records import Delivery, Webhook
 
@@ -18,7 +18,7 @@ Event = Literal[
 _JOB_EVENTS: list[Event] = ["job.succeeded", "job.failed", "job.cancelled"]
 
 
-class PutWebhook(Asked):
+class PutWebhook(StrictModel):
     """Where to tell of which ends. `allOwners`: of everybody's jobs, for administrators."""
 
     url: Annotated[Text, Field(min_length=1, max_length=2000)]
@@ -88,7 +88,7 @@ class DeliveryPage(Model):
     next: int | None
 
 
-class DeliveryFilter(Asked):
+class DeliveryFilter(StrictModel):
     """Which deliveries to list; `cursor` is the `next` of the page before."""
 
     state: Literal["pending", "delivered", "failed"] | None = None

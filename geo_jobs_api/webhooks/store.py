@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries, transaction_if
-from geo_jobs_api.queue.job_store import TooManyError, lock_owner
+from geo_jobs_api.queue.job_store import LimitExceededError, lock_owner
 from geo_jobs_api.webhooks.records import ClaimedDelivery, Delivery, Webhook
 
 _webhooks = load_queries("webhooks.sql")
@@ -63,14 +63,14 @@ class WebhookStore:
         """Register a webhook; it must have a secret.
 
         Raises:
-            TooManyError: the owner would have more than `limit`, if that is not 0.
+            LimitExceededError: the owner would have more than `limit`, if that is not 0.
         """
         async with self._pool.connection() as connection, transaction_if(connection, limit):
             row = await _webhooks.insert_webhook(connection, id=webhook_id, owner=owner, **content.columns())
             if limit:
                 await lock_owner(connection, owner)
                 if (await _webhooks.count_webhooks(connection, owner=owner))["count"] > limit:
-                    raise TooManyError
+                    raise LimitExceededError
         return Webhook.from_row(row)
 
     async def replace_webhook(self, webhook: Webhook, content: WebhookContent) -> Webhook | None:
@@ -111,14 +111,14 @@ class WebhookStore:
         """Note a test to be delivered. None when there is no such webhook.
 
         Raises:
-            TooManyError: `MAX_PENDING_TESTS` wait, or there were `MAX_TESTS_PER_HOUR` in the last hour.
+            LimitExceededError: `MAX_PENDING_TESTS` wait, or there were `MAX_TESTS_PER_HOUR` in the last hour.
         """
         async with self._pool.connection() as connection, connection.transaction():
             # The count needs a snapshot from after the lock.
             await _webhooks.lock_webhook(connection, id=webhook_id)
             tests = await _webhooks.count_tests(connection, webhook_id=webhook_id)
             if tests["waiting"] >= MAX_PENDING_TESTS or tests["lately"] >= MAX_TESTS_PER_HOUR:
-                raise TooManyError
+                raise LimitExceededError
             row = await _webhooks.insert_delivery(
                 connection, webhook_id=webhook_id, event="test", body=Jsonb(dict(body))
             )

@@ -139,7 +139,7 @@ def test_a_claim_that_takes_another_kind_of_job_than_it_was_woken_for_passes_the
 ) -> None:
     """Else the job that was announced would lie there until the next look, an hour later."""
     monkeypatch.setattr(
-        "geo_jobs_api.claims.claiming.COMPANY_SECONDS", 3600
+        "geo_jobs_api.claims.dispatcher.BATCH_SECONDS", 3600
     )  # each claim looks for itself before it waits
     api = api_server(backstop_seconds=3600)
     person, kinds = Person(api), ["geotiff_to_cog", "geotiff_to_png"]

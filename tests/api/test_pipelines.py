@@ -178,11 +178,11 @@ def test_the_command_line_shows_and_cancels_a_pipeline(
     monkeypatch.setattr("geo_jobs_api.cli.configure", lambda _: None)
     monkeypatch.setenv("DATABASE_URL", api.settings.conninfo or "")
     monkeypatch.setenv("DATA_DIR", str(api.settings.data_dir))
-    assert main(["pipeline", "show", made["id"]]) == 0
+    assert main(["pipelines", "show", made["id"]]) == 0
     assert "s1" in (told := capsys.readouterr().out)
     assert "blocked" in told
-    assert main(["pipeline", "cancel", made["id"]]) == 0
+    assert main(["pipelines", "cancel", made["id"]]) == 0
     assert capsys.readouterr().out == "Cancelled 2 jobs.\n"
-    assert main(["pipeline", "list", "--json"]) == 0
+    assert main(["pipelines", "list", "--json"]) == 0
     assert '"cancelled": 2' in capsys.readouterr().out
     assert rows(api.settings.conninfo or "", "SELECT count(*) FROM pipelines")[0]["count"] == 1

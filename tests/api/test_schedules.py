@@ -21,7 +21,7 @@ from geo_jobs_api.hosts import parse_hosts
 from geo_jobs_api.jobs.creation_store import CreationStore
 from geo_jobs_api.schedules.content import content_of
 from geo_jobs_api.schedules.records import Schedule
-from geo_jobs_api.schedules.scheduler import ScheduleRunner
+from geo_jobs_api.schedules.scheduler import Scheduler
 from geo_jobs_api.schedules.schemas import PutSchedule
 from geo_jobs_api.schedules.store import ScheduleContent, ScheduleStore
 from tests.support.api import RunningApi
@@ -71,8 +71,8 @@ class Game:
         self.now = MORNING
         self.runner = self.scheduler()
 
-    def scheduler(self, max_open: int = 0) -> ScheduleRunner:
-        return ScheduleRunner(self.store, ANY, asyncio.Event(), max_open=max_open, clock=lambda: self.now)
+    def scheduler(self, max_open: int = 0) -> Scheduler:
+        return Scheduler(self.store, ANY, asyncio.Event(), max_open=max_open, clock=lambda: self.now)
 
     async def create(self, **fields: Any) -> Schedule:
         content = await self.content(**fields)
@@ -380,7 +380,7 @@ def test_schedules_on_the_command_line(
     file.write_text(json.dumps(HOURLY))
 
     def run(*arguments: str) -> str:
-        assert main(["schedule", *arguments]) == 0
+        assert main(["schedules", *arguments]) == 0
         return capsys.readouterr().out
 
     made = json.loads(run("create", str(file), "--owner", "ada", "--json"))
@@ -390,10 +390,10 @@ def test_schedules_on_the_command_line(
     assert json.loads(run("pause", made["id"], "--json"))["paused"] is True
     assert json.loads(run("resume", made["id"], "--json"))["nextRunAt"] is not None
     assert json.loads(run("reset", made["id"], "--json"))["paused"] is False
-    run("remove", made["id"])
-    assert main(["schedule", "show", made["id"]]) == 1
+    run("delete", made["id"])
+    assert main(["schedules", "show", made["id"]]) == 1
     file.write_text("{}")
-    assert main(["schedule", "create", str(file), "--owner", "ada"]) == 1
+    assert main(["schedules", "create", str(file), "--owner", "ada"]) == 1
     assert "/name" in capsys.readouterr().err
 
 

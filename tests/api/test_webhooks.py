@@ -23,8 +23,8 @@ from geo_jobs_api.database.pool import open_pool
 from geo_jobs_api.database.queries import load_queries
 from geo_jobs_api.hosts import parse_hosts
 from geo_jobs_api.webhooks.deliver import BACKOFF_SECONDS, Outcome, decide_delivery
-from geo_jobs_api.webhooks.http_post import AddressRefusedError, Outgoing, check_target
-from geo_jobs_api.webhooks.secrets import Seal, SealError
+from geo_jobs_api.webhooks.http_post import AddressRefusedError, WebhookClient, check_target
+from geo_jobs_api.webhooks.secrets import DecryptionError, SecretCipher
 from tests.support.api import STORAGE_SECRET, RunningApi, make_settings, run_api
 from tests.support.clients import Person, Worker, code_of, expire_leases, get, rows
 from tests.support.database import DatabaseServer
@@ -318,7 +318,7 @@ def test_an_address_within_a_network_is_refused(person: Person, url: str) -> Non
 async def test_a_public_name_that_leads_within_the_network_gets_nothing(hook: Receiver) -> None:
     """What counts is where the connection stands: this name, though it has a dot, is loopback."""
     port = hook.url.rsplit(":", 1)[1].split("/")[0]
-    async with Outgoing(parse_hosts("")) as outgoing:
+    async with WebhookClient(parse_hosts("")) as outgoing:
         with pytest.raises(AddressRefusedError, match="public address"):
             await outgoing.post(f"https://0x7f.1:{port}/hook", b"{}", {})
     assert hook.received == []
@@ -344,10 +344,10 @@ def test_a_secret_cannot_be_read_from_the_database(person: Person, hook: Receive
     assert made["secret"] == "a secret of one's own"
     (row,) = rows(api.settings.conninfo or "", "SELECT secret FROM webhooks")
     assert b"one's own" not in row["secret"]
-    assert Seal(STORAGE_SECRET.encode()).open(row["secret"]) == "a secret of one's own"
-    with pytest.raises(SealError, match="STORAGE_SECRET"):
-        Seal(b"another key of more than thirty-two bytes").open(row["secret"])
-    rows(api.settings.conninfo or "", "UPDATE webhooks SET secret = %s", Seal(b"k" * 32).close("x"))
+    assert SecretCipher(STORAGE_SECRET.encode()).decrypt(row["secret"]) == "a secret of one's own"
+    with pytest.raises(DecryptionError, match="STORAGE_SECRET"):
+        SecretCipher(b"another key of more than thirty-two bytes").decrypt(row["secret"])
+    rows(api.settings.conninfo or "", "UPDATE webhooks SET secret = %s", SecretCipher(b"k" * 32).encrypt("x"))
     person.http.post(f"/api/webhooks/{made['id']}/test").raise_for_status()
     wait_until(lambda: bool(deliveries(person, made)[0]["attempts"]), "a try")
     assert "new one" in deliveries(person, made)[0]["attempts"][0]["error"]
@@ -407,7 +407,7 @@ def test_webhooks_are_their_owners_and_on_the_command_line(
     monkeypatch.setenv("WEBHOOK_HOSTS", "127.0.0.1")
 
     def run(*arguments: str) -> str:
-        assert main(["webhook", *arguments]) == 0
+        assert main(["webhooks", *arguments]) == 0
         return capsys.readouterr().out
 
     assert "whsec_" in run("create", hook.url, "--owner", "ada", "--event", "job.failed")
@@ -418,7 +418,7 @@ def test_webhooks_are_their_owners_and_on_the_command_line(
     assert "1 deliveries are tried again.\n" in run("redeliver", made["id"], str(deliveries(person, made)[0]["id"]))
     wait_until(lambda: len(hook.received) == 2, "another delivery")
     assert person.http.delete(f"/api/webhooks/{made['id']}").status_code == 204
-    assert main(["webhook", "remove", made["id"]]) == 1
+    assert main(["webhooks", "delete", made["id"]]) == 1
 
 
 def test_without_webhooks_an_end_writes_nothing_more(

@@ -21,7 +21,7 @@ from geo_jobs_api import hosts
 from geo_jobs_api import log as api_log
 from geo_jobs_api.database.queries import load_queries
 from geo_jobs_api.hosts import parse_hosts
-from geo_jobs_api.webhooks.http_post import AddressRefusedError, Outgoing
+from geo_jobs_api.webhooks.http_post import AddressRefusedError, WebhookClient
 from geoprocessing_worker import addresses, log, transfer
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.download import download
@@ -219,7 +219,7 @@ async def test_a_webhook_does_not_tell_what_there_is_within_the_network(bird: Ca
     with socket.create_server(("127.0.0.1", 0)) as closed:
         nobody = closed.getsockname()[1]
     told = set()
-    async with Outgoing(parse_hosts("")) as outgoing:
+    async with WebhookClient(parse_hosts("")) as outgoing:
         for port in (int(bird.url.split(":")[2].split("/")[0]), nobody):
             with pytest.raises(AddressRefusedError) as caught:
                 await outgoing.post(f"https://inside.example.com:{port}/", b"{}", {})
@@ -246,7 +246,7 @@ async def test_a_version_that_does_not_fit_into_a_header_is_not_sent_back(
 async def test_no_receiver_hears_what_another_one_wanted_remembered() -> None:
     with receiver() as one:
         one.answer = lambda _: (204, {"Set-Cookie": "a=b; Path=/"}, b"")
-        async with Outgoing(parse_hosts("127.0.0.1")) as outgoing:
+        async with WebhookClient(parse_hosts("127.0.0.1")) as outgoing:
             for _ in range(2):
                 await outgoing.post(one.url, b"{}", {})
     assert ["cookie" in received.headers for received in one.received] == [False, False]

@@ -22,7 +22,7 @@ from psycopg.rows import dict_row
 
 from geo_jobs_api.database.pool import open_pool
 from geo_jobs_api.hosts import parse_hosts
-from geo_jobs_api.schedules.scheduler import ScheduleRunner
+from geo_jobs_api.schedules.scheduler import Scheduler
 from geo_jobs_api.schedules.schemas import PutSchedule, stored_template, stored_timing
 from geo_jobs_api.schedules.store import ScheduleContent, ScheduleStore
 
@@ -75,7 +75,7 @@ async def _create(database: str) -> list[UUID]:
 
 async def _fire(database: str, clock: PlayedClock) -> None:
     async with open_pool(database, size=2, wait_seconds=10) as pool:
-        runner = ScheduleRunner(ScheduleStore(pool), parse_hosts("*"), asyncio.Event(), clock=clock)
+        runner = Scheduler(ScheduleStore(pool), parse_hosts("*"), asyncio.Event(), clock=clock)
         while True:
             await runner.run_once()
             await asyncio.sleep(0.002)

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import psycopg
 
-from geo_jobs_api.http.server import spare_collector
+from geo_jobs_api.http.server import tune_garbage_collection
 from tests.support.api import RunningApi
 
 # A payload and metadata of as many small values as their limits allow: they cost the most per byte.
@@ -70,7 +70,7 @@ def longest_stall(api: RunningApi) -> Iterator[Stall]:
     The garbage collector is set as in a server. A round over all objects of pytest takes longer than most requests.
     """
     thresholds = gc.get_threshold()
-    spare_collector()
+    tune_garbage_collection()
     loop = api.server.servers[0].get_loop()
     stall = Stall()
     is_over = False

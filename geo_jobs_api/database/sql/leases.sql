@@ -314,7 +314,7 @@ WHERE job_id = :id AND error ->> :key::text = :value::text AND ended_at > coales
     (SELECT max(created_at) FROM job_events WHERE job_id = :id AND type = 'retried'), '-infinity'
 );
 
--- name: fail_job(id, lease_seq, lease_secret, request_digest, next_state, delay_seconds, spends_attempt, error, avoid_seconds, live_seconds)^
+-- name: fail_job(id, lease_seq, lease_secret, request_digest, next_state, delay_seconds, uses_attempt, error, avoid_seconds, live_seconds)^
 -- End the lease that is held with a failure. A job that was asked to stop is never queued again. For `avoid_seconds`
 -- after it is ready, the job is kept from its worker if another one has asked for such jobs within `live_seconds`.
 WITH other AS MATERIALIZED (
@@ -336,8 +336,8 @@ WITH other AS MATERIALIZED (
         -- Without a delay, the job returns to its place of when it was claimed.
         fair_share_at = CASE WHEN :delay_seconds::double precision > 0 THEN fair_share_at ELSE least(fair_share_at, claimed_at) END,
         attempt = attempt
-            + CASE WHEN :spends_attempt::boolean THEN (NOT lease_confirmed)::integer ELSE -lease_confirmed::integer END,
-        error = CASE WHEN :spends_attempt::boolean THEN :error::jsonb ELSE error END,
+            + CASE WHEN :uses_attempt::boolean THEN (NOT lease_confirmed)::integer ELSE -lease_confirmed::integer END,
+        error = CASE WHEN :uses_attempt::boolean THEN :error::jsonb ELSE error END,
         avoided_worker = CASE WHEN EXISTS (SELECT FROM other) THEN worker_id END,
         avoided_until = CASE WHEN EXISTS (SELECT FROM other)
             THEN now() + make_interval(secs => :delay_seconds::double precision + :avoid_seconds::double precision)
@@ -361,7 +361,7 @@ WITH other AS MATERIALIZED (
         id,
         CASE
             WHEN state <> 'queued' THEN state
-            WHEN :spends_attempt::boolean THEN 'retry_scheduled'
+            WHEN :uses_attempt::boolean THEN 'retry_scheduled'
             ELSE 'interrupted'
         END,
         state,

@@ -11,9 +11,9 @@ from uuid import uuid4
 
 import pytest
 
-from geo_jobs_api.claims.worker_registry import RollCall
+from geo_jobs_api.claims.worker_registry import WorkerRegistry
 from geo_jobs_api.cli import _parser
-from geo_jobs_api.queue.operator_records import SeenWorker
+from geo_jobs_api.queue.operator_records import WorkerRegistration
 from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, code_of, rows
 from tests.support.waiting import wait_until
@@ -441,14 +441,14 @@ class Notes:
 async def test_a_worker_is_noted_once_a_minute_however_often_it_asks() -> None:
     """A fleet that claims all the time costs one small statement now and then."""
     notes, now = Notes(), [0.0]
-    roll_call = RollCall(notes, clock=lambda: now[0])
-    fleet = [SeenWorker(f"w{n}", "w", None, frozenset({"geotiff_to_png"})) for n in range(3)]
+    worker_registry = WorkerRegistry(notes, clock=lambda: now[0])
+    fleet = [WorkerRegistration(f"w{n}", "w", None, frozenset({"geotiff_to_png"})) for n in range(3)]
     for moment in (0.0, 30.0, 61.0):
         now[0] = moment
         for worker in fleet * 5:
-            roll_call.see(worker)
+            worker_registry.register(worker)
         if moment != 30.0:
-            await roll_call.note()
+            await worker_registry.flush()
     assert notes.written == [["w0", "w1", "w2"]] * 2
 
 
@@ -478,6 +478,6 @@ def test_whatever_looks_or_steers_can_print_json(person: Person, worker: Worker,
     assert told("task-types", "pause", "geotiff_info")["paused"] is True
     assert told("task-types", "resume", "geotiff_info")["paused"] is False
     assert told("task-types", "set", "geotiff_info", "maxAttempts=5")["maxAttempts"] == 5
-    made = told("token", "create", "night-shift")
-    assert told("token", "revoke", made["id"]) == {"revoked": made["id"]}
+    made = told("tokens", "create", "night-shift")
+    assert told("tokens", "delete", made["id"]) == {"deleted": made["id"]}
     assert told("cleanup")["jobsRemoved"] == 0

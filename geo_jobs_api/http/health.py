@@ -24,7 +24,7 @@ _FILES_OF_ROOM = 10
 T = TypeVar("T")
 
 
-class Look(Generic[T]):
+class SharedCheck(Generic[T]):
     """A look that callers share while it is under way, so that any number of them cost one. For one event loop.
 
     Args:
@@ -61,7 +61,7 @@ def _retrieve(task: asyncio.Task[T]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Vitals:
+class HealthStatus:
     """Database and storage: `ok`, or the trouble; `warnings` are sentences."""
 
     database: str
@@ -74,7 +74,7 @@ class Vitals:
         return self.database == self.storage == "ok"
 
 
-class VitalSigns:
+class HealthMonitor:
     """Looks at database and storage.
 
     Args:
@@ -92,13 +92,13 @@ class VitalSigns:
         self._vacuum_warning_seconds = vacuum_warning_seconds
         self._max_file_size = max_file_size
         self._named: set[str] = set()
-        self._database = Look(self._look_at_database, is_cancelled=True)
-        self._storage = Look(self._look_at_storage, is_cancelled=False)
+        self._database = SharedCheck(self._look_at_database, is_cancelled=True)
+        self._storage = SharedCheck(self._look_at_storage, is_cancelled=False)
 
-    async def read(self) -> Vitals:
+    async def read(self) -> HealthStatus:
         """Look at both at once."""
         (database, blockers), (storage, free) = await asyncio.gather(self._read_database(), self._read_storage())
-        return Vitals(database, storage, [*self._vacuum_warnings(blockers), *self._room_warnings(free)])
+        return HealthStatus(database, storage, [*self._vacuum_warnings(blockers), *self._room_warnings(free)])
 
     async def _look_at_database(self) -> list[VacuumBlocker]:
         await self._maintenance.check_writable()
