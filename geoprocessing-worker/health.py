@@ -262,7 +262,7 @@ def _token_status(client: Any) -> int:
     way is asked by GET at the address of the claim, where only POST brings jobs.
     """
     answer = client.patch(f"/{uuid.uuid4()}/heartbeat", json={}, headers={"Lease-Token": "health-check"})
-    if answer.status_code == 404 and _problem_code(answer) == "job-not-found":
+    if answer.status_code == 404 and _problem_code(answer) == "job_not_found":
         return 409
     is_final = answer.is_success or answer.status_code in (401, 403, 409) or answer.status_code >= 500
     return int(answer.status_code if is_final else client.get("/claim").status_code)

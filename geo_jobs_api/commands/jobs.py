@@ -109,7 +109,7 @@ def _now(job: JobView) -> str:
 async def _find(pool: Pool, job_id: UUID) -> Job:
     job = await JobStore(pool).find_job(job_id)
     if job is None:
-        raise Problem("job-not-found", f"There is no job {job_id}.")
+        raise Problem("job_not_found", f"There is no job {job_id}.")
     return job
 
 
@@ -148,7 +148,7 @@ async def _cancel(settings: Settings, pool: Pool, arguments: argparse.Namespace)
     job = await JobStore(pool).request_cancel(arguments.id, arguments.reason)
     if job is None:
         job = await _find(pool, arguments.id)
-        raise Problem("invalid-state", f"There is nothing to cancel: the job is {job.state}.")
+        raise Problem("invalid_state", f"There is nothing to cancel: the job is {job.state}.")
     done = "It is cancelled." if job.state is JobState.CANCELLED else f"{job.worker_name} was asked to stop."
     print_result(done, JobView.of(job), as_json=arguments.json)
     return 0
@@ -169,7 +169,7 @@ async def _retry(_settings: Settings, pool: Pool, arguments: argparse.Namespace)
     job = await JobStore(pool).retry_failed(arguments.id)
     if job is None:
         job = await _find(pool, arguments.id)
-        raise Problem("invalid-state", f"Only a failed job can be retried; this one is {job.state}.")
+        raise Problem("invalid_state", f"Only a failed job can be retried; this one is {job.state}.")
     print_result("It is queued again, with all its attempts.", JobView.of(job), as_json=arguments.json)
     return 0
 
@@ -178,7 +178,7 @@ async def _unlock(settings: Settings, pool: Pool, arguments: argparse.Namespace)
     job = await OperatorStore(pool, settings.lease_seconds).unlock_job(arguments.id)
     if job is None:
         job = await _find(pool, arguments.id)
-        raise Problem("invalid-state", f"No worker holds the job: it is {job.state}.")
+        raise Problem("invalid_state", f"No worker holds the job: it is {job.state}.")
     print_result(f"It is {job.state}; {job.worker_name} has lost it.", JobView.of(job), as_json=arguments.json)
     return 0
 
@@ -190,7 +190,7 @@ async def _priority(settings: Settings, pool: Pool, arguments: argparse.Namespac
     job = await store.change_priority(arguments.id, None, arguments.priority)
     if job is None:
         job = await _find(pool, arguments.id)
-        raise Problem("invalid-state", f"The job has ended already: it is {job.state}.")
+        raise Problem("invalid_state", f"The job has ended already: it is {job.state}.")
     print_result(f"Its priority is {job.priority}.", JobView.of(job), as_json=arguments.json)
     return 0
 

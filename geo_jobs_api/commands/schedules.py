@@ -59,7 +59,7 @@ def add_commands(commands: Group) -> None:
 async def _find(store: ScheduleStore, schedule_id: UUID) -> Schedule:
     schedule = await store.find_schedule(schedule_id)
     if schedule is None:
-        raise Problem("schedule-not-found", f"There is no schedule {schedule_id}.")
+        raise Problem("schedule_not_found", f"There is no schedule {schedule_id}.")
     return schedule
 
 
@@ -91,7 +91,7 @@ async def _create(settings: Settings, pool: Pool, arguments: argparse.Namespace)
     content = await content_of(CreationStore(pool), settings.sources_allowed, arguments.owner, body, datetime.now(UTC))
     made = await ScheduleStore(pool).create_schedule(uuid7(), arguments.owner, content)
     if made is None:
-        raise Problem("invalid-state", f"{arguments.owner} has a schedule named {body.name!r} already.")
+        raise Problem("invalid_state", f"{arguments.owner} has a schedule named {body.name!r} already.")
     print_object(ScheduleView.of(made), as_json=arguments.json)
     return 0
 
@@ -118,7 +118,7 @@ async def _fires(_settings: Settings, pool: Pool, arguments: argparse.Namespace)
     columns = {
         "MOMENT": lambda fire: fire.fire_time,
         "OUTCOME": lambda fire: fire.outcome,
-        "BY HAND": lambda fire: fire.by_hand,
+        "MANUAL": lambda fire: fire.manual,
         "MADE": lambda fire: fire.job_id or fire.pipeline_id,
         "ERROR": lambda fire: fire.error,
     }
@@ -131,10 +131,10 @@ async def _run(settings: Settings, pool: Pool, arguments: argparse.Namespace) ->
     await _find(store, arguments.id)
     runner = Scheduler(store, settings.sources_allowed, asyncio.Event(), max_open=settings.max_open_jobs_per_caller)
     fire = await runner.run_now(arguments.id)
-    if fire is None or fire.outcome != "made":
+    if fire is None or fire.outcome != "created":
         why = fire and fire.error
-        raise Problem("invalid-state", why or "An open job has the template's de-duplication key.")
-    done = f"Made {'job' if fire.job_id else 'pipeline'} {fire.job_id or fire.pipeline_id}."
+        raise Problem("invalid_state", why or "An open job has the template's de-duplication key.")
+    done = f"Created {'job' if fire.job_id else 'pipeline'} {fire.job_id or fire.pipeline_id}."
     fires = await store.list_fires(arguments.id, limit=500)
     view = FireView.of(next(one for one in fires if one.fire_time == fire.fire_time))
     print_result(done, view, as_json=arguments.json)
@@ -165,6 +165,6 @@ async def _reset(store: ScheduleStore, schedule: Schedule) -> Schedule | None:
 
 async def _delete(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     if not await ScheduleStore(pool).delete_schedule(arguments.id):
-        raise Problem("schedule-not-found", f"There is no schedule {arguments.id}.")
+        raise Problem("schedule_not_found", f"There is no schedule {arguments.id}.")
     print_result("Deleted.", {"deleted": str(arguments.id)}, as_json=arguments.json)
     return 0

@@ -138,5 +138,5 @@ def _objects(text: str) -> list[Mapping[str, Any]]:
 
 def _found(kind: TaskType | None, name: str) -> TaskType:
     if kind is None:
-        raise Problem("task-type-not-found", f"There is no task type {name!r}; `task-types list` lists them.")
+        raise Problem("task_type_not_found", f"There is no task type {name!r}; `task-types list` lists them.")
     return kind

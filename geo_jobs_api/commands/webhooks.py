@@ -104,6 +104,6 @@ async def _redeliver(_settings: Settings, pool: Pool, arguments: argparse.Namesp
 
 async def _delete(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     if not await WebhookStore(pool).delete_webhook(arguments.id):
-        raise Problem("webhook-not-found", f"There is no webhook {arguments.id}.")
+        raise Problem("webhook_not_found", f"There is no webhook {arguments.id}.")
     print_result("Deleted.", {"deleted": str(arguments.id)}, as_json=arguments.json)
     return 0

@@ -44,7 +44,7 @@ class Pool(AsyncConnectionPool[Connection]):
 
         Raises:
             ReadOnlyError: the block's statement needs a server that takes writes.
-            Problem: `rate-limited` when the caller's other requests hold its share.
+            Problem: `rate_limited` when the caller's other requests hold its share.
         """
         caller = CALLER.get()
         share = nullcontext() if caller is None or self._shares is None else self._shares.hold(caller, self.timeout)

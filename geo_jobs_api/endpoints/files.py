@@ -59,7 +59,7 @@ async def put_object(key: str, request: Request, query: Signature, services: Ser
     services.storage.signer.verify("PUT", key, query)
     rule = query.rule
     if rule is None:
-        raise Problem("signature-invalid", "The signed URL tells no size.")
+        raise Problem("signature_invalid", "The signed URL tells no size.")
     announced = _announced_length(request.headers.get("content-length"), rule)
     # Before it is published an output is looked up again; one that is read in a moment need not be looked up twice.
     if announced is None or announced > PIECE_BYTES or not _SLOT_KEY.match(key):
@@ -75,7 +75,7 @@ def _seconds_for(size_bytes: int) -> float:
 
 
 async def _within(seconds: float, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The body, if all of it arrives in this time; Problem `too-slow` if not."""
+    """The body, if all of it arrives in this time; Problem `too_slow` if not."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
         try:
@@ -83,7 +83,7 @@ async def _within(seconds: float, body: AsyncIterator[bytes]) -> AsyncIterator[b
                 piece = await anext(body, None)
         except TimeoutError:
             raise Problem(
-                "too-slow", f"The file did not arrive within {seconds:.0f} s; a link this slow is not served."
+                "too_slow", f"The file did not arrive within {seconds:.0f} s; a link this slow is not served."
             ) from None
         if piece is None:
             return
@@ -95,7 +95,7 @@ def _announced_length(header: str | None, rule: SizeRule) -> int | None:
         return None
     announced = int(header)
     if announced > rule.size_bytes:
-        raise Problem("too-large", f"The body has {announced} bytes; {rule.size_bytes} were agreed.")
+        raise Problem("too_large", f"The body has {announced} bytes; {rule.size_bytes} were agreed.")
     if rule.exact and announced < rule.size_bytes:
         raise Problem("validation", f"The body has {announced} bytes, but {rule.size_bytes} were announced.")
     return announced
@@ -106,14 +106,14 @@ async def _check_expected(services: Services, key: str, size_bytes: int) -> None
     if match := _INPUT_KEY.match(key):
         job = await services.jobs.find_job(UUID(match["job"]))
         if job is None or job.state is not JobState.AWAITING_UPLOAD:
-            raise Problem("invalid-state", "The job does not wait for this file.")
+            raise Problem("invalid_state", "The job does not wait for this file.")
         if (job.input_file_name, job.input_size_bytes) != (match["name"], size_bytes):
-            raise Problem("invalid-state", "A later request for an upload announced another file. Use its URL.")
+            raise Problem("invalid_state", "A later request for an upload announced another file. Use its URL.")
     elif match := _SLOT_KEY.match(key):
         if not await services.jobs.accepts_outputs(UUID(match["job"])):
-            raise Problem("already-finalized", "The job has ended; nothing can be added to it.")
+            raise Problem("already_finalized", "The job has ended; nothing can be added to it.")
     else:
-        raise Problem("object-not-found", "There is no such file.")
+        raise Problem("object_not_found", "There is no such file.")
 
 
 async def _publish(services: Services, key: str, staged: StagedObject) -> None:
@@ -126,7 +126,7 @@ async def _publish(services: Services, key: str, staged: StagedObject) -> None:
         return
     match = _INPUT_KEY.match(key)
     if match is None:
-        raise Problem("object-not-found", "There is no such file.")
+        raise Problem("object_not_found", "There is no such file.")
     job_id, name = UUID(match["job"]), match["name"]
     kept = input_key(job_id, info.sha256, name)
     await asyncio.to_thread(staged.publish, services.storage.path_of(kept))
@@ -135,7 +135,7 @@ async def _publish(services: Services, key: str, staged: StagedObject) -> None:
         job = await services.jobs.find_job(job_id)
         if job is None or job.input_sha256 != info.sha256:
             await services.storage.delete(kept)
-        raise Problem("invalid-state", "The job does not wait for this file.")
+        raise Problem("invalid_state", "The job does not wait for this file.")
 
 
 def _find_object(storage: LocalStorage, key: str) -> Path | None:
@@ -161,7 +161,7 @@ async def get_object(key: str, query: Signature, services: ServicesOf) -> Respon
     services.storage.signer.verify("GET", key, query)
     path = await asyncio.to_thread(_find_object, services.storage, key)
     if path is None:
-        raise Problem("object-not-found", "There is no such file.")
+        raise Problem("object_not_found", "There is no such file.")
     return _ObjectResponse(
         path,
         media_type="application/octet-stream",

@@ -106,7 +106,7 @@ async def request_upload(
     """A signed URL for one PUT of exactly `fileSize` bytes. The arrival of the file queues the job."""
     limit = services.settings.max_file_size
     if body.file_size > limit:
-        raise Problem("too-large", f"The file has {body.file_size} bytes; at most {limit} are taken.")
+        raise Problem("too_large", f"The file has {body.file_size} bytes; at most {limit} are taken.")
     wanted = await _find_job(services, caller, job_id)
     rules = await find_rules(services.creation, [wanted.task_type])
     if wanted.task_type in rules:
@@ -123,7 +123,7 @@ async def request_upload(
     except QuotaExceededError as error:
         raise quota_exceeded(services.settings, error.has) from error
     if job is None:
-        raise Problem("invalid-state", "The job has its file already, or has ended.")
+        raise Problem("invalid_state", "The job has its file already, or has ended.")
     signed = services.storage.sign_put(
         base_url,
         upload_key(job_id, file_name),
@@ -144,7 +144,7 @@ async def download_output(job_id: UUID, caller: CallerOf, services: ServicesOf, 
     """A signed URL for each result of a job that has succeeded."""
     job = await _find_job(services, caller, job_id)
     if job.outputs is None or job.output_lease_seq is None:
-        raise Problem("invalid-state", f"There is nothing to download: the job is {job.state}, not succeeded.")
+        raise Problem("invalid_state", f"There is nothing to download: the job is {job.state}, not succeeded.")
     links = []
     for output in job.outputs:
         key = output_key(job.id, job.output_lease_seq, output["sha256"], output["name"])
@@ -171,7 +171,7 @@ async def cancel_job(job_id: UUID, caller: CallerOf, services: ServicesOf, body:
     if job is None:
         job = await _find_job(services, caller, job_id)
         if job.state not in {JobState.CANCELLED, JobState.RUNNING}:
-            raise Problem("invalid-state", f"The job has ended already: it is {job.state}.")
+            raise Problem("invalid_state", f"The job has ended already: it is {job.state}.")
     return JobView.of(job)
 
 
@@ -194,8 +194,8 @@ async def retry_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> Job
         raise quota_exceeded(services.settings, error.has) from error
     if retried is None:
         if job.state is JobState.FAILED and job.dedup_key is not None:
-            raise Problem("invalid-state", f"Another job with the de-duplication key {job.dedup_key!r} is open.")
-        raise Problem("invalid-state", f"Only a failed job can be retried; this one is {job.state}.")
+            raise Problem("invalid_state", f"Another job with the de-duplication key {job.dedup_key!r} is open.")
+        raise Problem("invalid_state", f"Only a failed job can be retried; this one is {job.state}.")
     return JobView.of(retried)
 
 

@@ -75,7 +75,7 @@ async def change_task_type(name: str, body: dict[str, Any], services: ServicesOf
 
 def _found(task_type: TaskType | None, name: str) -> TaskType:
     if task_type is None:
-        raise Problem("task-type-not-found", f"There is no task type {name!r}.")
+        raise Problem("task_type_not_found", f"There is no task type {name!r}.")
     return task_type
 
 
@@ -85,7 +85,7 @@ async def change_priority(job_id: UUID, body: ChangePriority, caller: CallerOf, 
     job = await services.operator_store.change_priority(job_id, caller.owner_filter, body.priority)
     if job is None:
         job = or_404(await services.jobs.find_job(job_id, caller.owner_filter), "job")
-        raise Problem("invalid-state", f"The job has ended already: it is {job.state}.")
+        raise Problem("invalid_state", f"The job has ended already: it is {job.state}.")
     return JobView.of(job)
 
 
@@ -99,7 +99,7 @@ async def redrive(body: RedriveFilter, caller: CallerOf, services: ServicesOf) -
 async def cancel_jobs(body: CancelFilter, caller: CallerOf, services: ServicesOf) -> CancelledJobs:
     """Your open jobs that match the filter; for administrators everybody's, or those of one `owner`."""
     if not caller.is_admin and body.owner not in {None, caller.subject}:
-        raise Problem("not-allowed", f"Jobs of other owners are for tokens with the scope {ADMIN_SCOPE}.")
+        raise Problem("not_allowed", f"Jobs of other owners are for tokens with the scope {ADMIN_SCOPE}.")
     return await services.operator_store.cancel_matching(body.owner if caller.is_admin else caller.subject, body)
 
 
@@ -115,7 +115,7 @@ async def unlock(job_id: UUID, services: ServicesOf) -> JobView:
     job = await services.operator_store.unlock_job(job_id)
     if job is None:
         job = or_404(await services.jobs.find_job(job_id), "job")
-        raise Problem("invalid-state", f"No worker holds the job: it is {job.state}.")
+        raise Problem("invalid_state", f"No worker holds the job: it is {job.state}.")
     return JobView.of(job)
 
 

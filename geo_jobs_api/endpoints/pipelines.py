@@ -65,7 +65,7 @@ async def _earlier_pipeline(services: Services, new: NewPipeline, jobs: list[New
     if job is None or job.pipeline_id is None:
         raise Problem("unavailable", "The pipeline was not made; ask again.", headers={"Retry-After": "1"})
     if job.request_digest != jobs[0].request_digest:
-        raise Problem("idempotency-conflict", "This Idempotency-Key was used with another body; use a fresh one.")
+        raise Problem("idempotency_conflict", "This Idempotency-Key was used with another body; use a fresh one.")
     return job.pipeline_id
 
 

@@ -48,7 +48,7 @@ async def _view(schedule: Schedule) -> Response:
 
 
 def _name_is_used(name: str) -> Problem:
-    return Problem("invalid-state", f"You have a schedule named {name!r} already.")
+    return Problem("invalid_state", f"You have a schedule named {name!r} already.")
 
 
 @router.post("", status_code=201, response_model=ScheduleView, summary="Create a schedule")
@@ -143,7 +143,7 @@ async def run_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf
     """Make what the template says, at once and whatever else is open; the plan stays as it is."""
     await _find(services, caller, schedule_id)
     fire = or_404(await services.scheduler.run_now(schedule_id), "schedule")
-    if fire.outcome != "made":
-        raise Problem("invalid-state", fire.error or "An open job has the template's de-duplication key.")
+    if fire.outcome != "created":
+        raise Problem("invalid_state", fire.error or "An open job has the template's de-duplication key.")
     fires = await services.schedules.list_fires(schedule_id, limit=500)
     return FireView.of(next(one for one in fires if one.fire_time == fire.fire_time))

@@ -53,10 +53,10 @@ _HEARTBEATS_PER_LEASE = 3
 
 
 async def lease_token(lease_token: Annotated[str, Header(max_length=200)]) -> LeaseToken:
-    """The lease that the worker shows; Problem `lease-lost` when it is none of ours."""
+    """The lease that the worker shows; Problem `lease_lost` when it is none of ours."""
     token = LeaseToken.parse(lease_token)
     if token is None:
-        raise Problem("lease-lost", "The Lease-Token is not one of ours.")
+        raise Problem("lease_lost", "The Lease-Token is not one of ours.")
     return token
 
 
@@ -250,12 +250,12 @@ async def _fresh_slots(
 def _lease_problem(outcome: LeaseOutcome | None, token: LeaseToken) -> Problem:
     """Why a lease that is not held any more cannot be used."""
     if outcome is None:
-        return Problem("job-not-found", "There is no such job.")
+        return Problem("job_not_found", "There is no such job.")
     if outcome.job_state == JobState.CANCELLED:
-        return Problem("job-cancelled", "The job was cancelled; stop working on it.")
+        return Problem("job_cancelled", "The job was cancelled; stop working on it.")
     if outcome.ended_by in {"complete", "fail"}:
-        return Problem("already-finalized", f"This lease has ended already: the job became {outcome.state}.")
-    return Problem("lease-lost", f"Lease {token.lease_seq} is not held any more; stop working on the job.")
+        return Problem("already_finalized", f"This lease has ended already: the job became {outcome.state}.")
+    return Problem("lease_lost", f"Lease {token.lease_seq} is not held any more; stop working on the job.")
 
 
 def _request_digest(call: str, body: Model) -> bytes:
@@ -292,7 +292,7 @@ async def complete(job_id: UUID, body: CompleteJob, token: LeaseTokenOf, service
         outcome = await _replay_or_raise(services, job_id, token, digest)
         state = JobState(outcome.state or outcome.job_state)
     if state is not JobState.SUCCEEDED:
-        raise Problem("job-cancelled", "The job was cancelled before its results came; they are not kept.")
+        raise Problem("job_cancelled", "The job was cancelled before its results came; they are not kept.")
     if not replayed:
         JOBS_ENDED.labels(state.value).inc()
         _log.info("job_completed", job_id=str(job_id), lease_seq=token.lease_seq, outputs=len(body.outputs))
@@ -323,7 +323,7 @@ async def fail(job_id: UUID, body: FailJob, token: LeaseTokenOf, services: Servi
 async def reject_other_methods() -> None:
     """Answer 405 to a good token and 401 to a bad one, so that a plain GET checks a worker token."""
     raise Problem(
-        "method-not-allowed", "The worker token is valid. Jobs are claimed by POST.", headers={"Allow": "POST"}
+        "method_not_allowed", "The worker token is valid. Jobs are claimed by POST.", headers={"Allow": "POST"}
     )
 
 

@@ -27,7 +27,7 @@ _TOKEN_RELOAD_PAUSE_SECONDS = 1.0
 
 
 def _token_invalid(detail: str, scheme: str) -> Problem:
-    return Problem("token-invalid", detail, headers={"WWW-Authenticate": scheme})
+    return Problem("token_invalid", detail, headers={"WWW-Authenticate": scheme})
 
 
 def _credentials(authorization: str | None, scheme: str) -> str:
@@ -48,7 +48,7 @@ class TokenVerifier:
             raise ConfigurationError("Set JWT_SECRET or JWKS_URL: without one nobody can be let in.")
 
     async def verify(self, authorization: str | None) -> Caller:
-        """The caller behind an Authorization header; Problem `token-invalid` if there is none."""
+        """The caller behind an Authorization header; Problem `token_invalid` if there is none."""
         token = _credentials(authorization, "Bearer")
         try:
             claims = await self._decode(token)
@@ -157,7 +157,7 @@ class WorkerVerifier:
         """Return the record of the token in an Authorization header.
 
         Raises:
-            Problem: `token-invalid` when it is missing, unknown or revoked.
+            Problem: `token_invalid` when it is missing, unknown or revoked.
         """
         digest = worker_token_sha256(_credentials(authorization, "Worker"))
         asked_at = self._clock()

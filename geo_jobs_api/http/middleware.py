@@ -38,7 +38,7 @@ _ON_EVERY_ANSWER = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy"
 # Announced to workers on any answer there, whatever its method and status.
 _CLAIM_PATH = "/api/internal/geo-jobs/claim"
 _EXTENSIONS = (b"worker-extensions", b"capabilities, trouble")
-_CODE_OF_STATUS = {404: "not-found", 408: "too-slow", 405: "method-not-allowed", 413: "too-large", 400: "validation"}
+_CODE_OF_STATUS = {404: "not_found", 408: "too_slow", 405: "method_not_allowed", 413: "too_large", 400: "validation"}
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 # Errors of a lost, refused or stalled connection. The pool makes new ones by itself.
 _OUTAGES = (
@@ -91,7 +91,7 @@ class JsonBodyMiddleware:
         kept = [(name, value) for name, value in scope["headers"] if name.lower() != b"content-type"]
         length = next((value for name, value in kept if name.lower() == b"content-length"), b"0")
         if length.isdigit() and int(length) > MAX_JSON_BYTES:
-            problem = Problem("too-large", f"A JSON body may have at most {MAX_JSON_BYTES} bytes.")
+            problem = Problem("too_large", f"A JSON body may have at most {MAX_JSON_BYTES} bytes.")
             await problem_response(problem)(scope, receive, send)
             return
         # In place: the route that is found is told to those outside through the same dictionary.
@@ -188,7 +188,7 @@ class AccessMiddleware:
             if fault is None:
                 await self._app(scope, receive, send_recorded)
             else:
-                problem = Problem("bad-request", fault, headers={"Connection": "close"})
+                problem = Problem("bad_request", fault, headers={"Connection": "close"})
                 await problem_response(problem)(scope, receive, send_recorded)
         except ClientDisconnect:
             # Nobody is there to be answered; nginx's number for it.
@@ -227,7 +227,7 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
     if isinstance(error, _RejectedBeforeBodyError):
         return _on_rejection_before_body(request, error.reason)
     code = _CODE_OF_STATUS.get(error.status_code, "internal" if error.status_code >= 500 else "validation")
-    headers = {"Allow": ", ".join(_methods_at(request))} if code == "method-not-allowed" else error.headers
+    headers = {"Allow": ", ".join(_methods_at(request))} if code == "method_not_allowed" else error.headers
     return problem_response(Problem(code, f"{KINDS[code].title}.", headers=headers))
 
 

@@ -167,9 +167,9 @@ async def worker_of(request: Request, _: Annotated[object, Security(_worker_head
 
 
 async def admin_of(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
-    """The administrator who asks; Problem `not-allowed` for anybody else."""
+    """The administrator who asks; Problem `not_allowed` for anybody else."""
     if not caller.is_admin:
-        raise Problem("not-allowed", f"This is for tokens with the scope {ADMIN_SCOPE}.")
+        raise Problem("not_allowed", f"This is for tokens with the scope {ADMIN_SCOPE}.")
     return caller
 
 

@@ -52,7 +52,7 @@ class CreateJob(JobTemplate):
     depends_on: list[DependsOn] = Field(default_factory=list, max_length=_MAX_PARENTS, fail_fast=True)
     input_from: InputFrom | None = None
     run_at: Timestamp | None = None
-    deliver_at: Timestamp | None = None
+    notify_at: Timestamp | None = None
 
     @model_validator(mode="after")
     def _parents_fit(self) -> CreateJob:

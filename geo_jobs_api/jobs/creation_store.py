@@ -87,7 +87,7 @@ class NewJob:
     dependencies: tuple[Dependency, ...] = ()
     dedup_key: str | None = None
     run_at: datetime | None = None
-    deliver_at: datetime | None = None
+    notify_at: datetime | None = None
     place: Place | None = None
     schedule_id: UUID | None = None
 
@@ -112,7 +112,7 @@ class NewJob:
             "input_output": self.source.output,
             "pending_parents": len(self.dependencies),
             "run_at": None if self.run_at is None else self.run_at.isoformat(),
-            "deliver_at": None if self.deliver_at is None else self.deliver_at.isoformat(),
+            "notify_at": None if self.notify_at is None else self.notify_at.isoformat(),
             "schedule_id": _text(self.schedule_id),
             "pipeline_id": None if self.place is None else str(self.place.pipeline_id),
             "pipeline_stage": None if self.place is None else self.place.stage,

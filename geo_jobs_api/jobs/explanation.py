@@ -85,7 +85,7 @@ def _reasons(job: Job, found: WaitingReasons, now: datetime) -> Iterator[Reason]
         )
     if found.rate_count is not None and found.rate_full_until is not None and found.rate_full_until > now:
         yield Reason(
-            code="rate-limit",
+            code="rate_limit",
             text=f"{kind} may start {found.rate_count} jobs in {found.rate_period_seconds:g} s,"
             f" so none before {_time(found.rate_full_until)}.",
         )

@@ -68,7 +68,7 @@ async def check_payloads(creation: CreationStore, asked: Sequence[RequestedJob])
     """Return the rules of all types, after each payload was held against its type's schema.
 
     Raises:
-        Problem: `unknown-task-type`, `validation`.
+        Problem: `unknown_task_type`, `validation`.
     """
     rules = await find_rules(creation, (job.task_type for job in asked))
     for job in asked:
@@ -141,7 +141,7 @@ async def unknown_task_type(creation: CreationStore, name: str, pointer: str) ->
     known = sorted(await creation.list_task_type_names())
     message = unknown("task type", name, known)
     error = FieldError(pointer, message, nearest=nearest(name, known), allowed=tuple(known))
-    return Problem("unknown-task-type", message, errors=[error])
+    return Problem("unknown_task_type", message, errors=[error])
 
 
 def check_file_type(rules: TaskRules, file_type: str) -> None:

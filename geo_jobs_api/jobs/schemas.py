@@ -75,7 +75,7 @@ class JobView(Model):
     pipeline_job: str | None
     created_at: datetime
     run_at: datetime
-    deliver_at: datetime | None
+    notify_at: datetime | None
     uploaded_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None

@@ -66,8 +66,8 @@ class JobSubmission:
         """Make jobs, all or none; those that are there already (by either key) are given instead.
 
         Raises:
-            Problem: `validation`, `source-not-allowed`, `unknown-task-type`, `parent-not-found`, `quota-exceeded`,
-                `idempotency-conflict`.
+            Problem: `validation`, `source_not_allowed`, `unknown_task_type`, `parent_not_found`, `quota_exceeded`,
+                `idempotency_conflict`.
         """
 
         # In a batch each job has a key of its own, made of the request's and its place.
@@ -138,7 +138,7 @@ class JobSubmission:
             raise quota_exceeded(self._settings, error.has) from error
         except ParentNotFoundError as error:
             raise Problem(
-                "parent-not-found", f"There is no job {error.parent_id} to wait for, or it is not yours."
+                "parent_not_found", f"There is no job {error.parent_id} to wait for, or it is not yours."
             ) from error
 
     async def _find_earlier(self, caller: Caller, missing: Mapping[int, NewJob]) -> dict[int, Submission]:
@@ -151,7 +151,7 @@ class JobSubmission:
             job = by_key.get(new.idempotency_key or "")
             if job is not None and job.request_digest != new.request_digest:
                 raise Problem(
-                    "idempotency-conflict", "This Idempotency-Key was used with another body; use a fresh one."
+                    "idempotency_conflict", "This Idempotency-Key was used with another body; use a fresh one."
                 )
             job = job or by_dedup.get((new.task_type, new.dedup_key))
             if job is not None:
@@ -187,7 +187,7 @@ class JobSubmission:
             dependencies=tuple(dependencies.values()),
             dedup_key=body.dedup_key,
             run_at=body.run_at,
-            deliver_at=body.deliver_at,
+            notify_at=body.notify_at,
         )
 
 
@@ -195,7 +195,7 @@ async def check_task_types(creation: CreationStore, news: Sequence[NewJob]) -> N
     """Refuse jobs whose task type is not known, or does not go with their input.
 
     Raises:
-        Problem: `unknown-task-type`, `validation`.
+        Problem: `unknown_task_type`, `validation`.
     """
     rules = await find_rules(creation, (new.task_type for new in news))
     for new in news:
@@ -214,7 +214,7 @@ def source_of(allowed: HostList, payload: Mapping[str, Any], pointer: str) -> So
     """The input that a payload names; `allowed` are the hosts that files are fetched from.
 
     Raises:
-        Problem: `validation`, `source-not-allowed`.
+        Problem: `validation`, `source_not_allowed`.
     """
     url = payload.get("sourceUrl")
     if url is None:
@@ -227,7 +227,7 @@ def source_of(allowed: HostList, payload: Mapping[str, Any], pointer: str) -> So
         raise validation_problem(pointer, str(error), f"sourceUrl {error}.") from error
     if not allowed.allows(address.host):
         raise Problem(
-            "source-not-allowed",
+            "source_not_allowed",
             f"The host {address.host} is none that files are fetched from; SOURCE_HOSTS tells the API which are.",
             errors=[FieldError(pointer, "its host is not allowed")],
         )
@@ -243,10 +243,10 @@ def quota_exceeded(settings: Settings, has: Usage) -> Problem:
     else:
         limit = settings.max_stored_bytes_per_caller
         detail, seconds = f"Your files would have {has.stored_bytes} bytes; at most {limit} are kept.", 3600
-    return Problem("quota-exceeded", detail, headers={"Retry-After": str(seconds)})
+    return Problem("quota_exceeded", detail, headers={"Retry-After": str(seconds)})
 
 
 def limit_exceeded(what: str, limit: int) -> Problem:
     """What a caller is told who has as many as one caller may have."""
     detail = f"You have {limit} {what}, which is the most that one caller may have; delete one that is not needed."
-    return Problem("quota-exceeded", detail, headers={"Retry-After": "3600"})
+    return Problem("quota_exceeded", detail, headers={"Retry-After": "3600"})

@@ -27,7 +27,7 @@ def list_worker_reasons(
     """
     offering = [worker for worker in workers if worker.does_type]
     if not offering:
-        return [Reason(code="no-worker", text=_no_worker(task_type, workers))]
+        return [Reason(code="no_worker", text=_no_worker(task_type, workers))]
     unfit = [worker for worker in offering if _lacking(worker, need)]
     troubled = [worker for worker in offering if worker.trouble and worker not in unfit]
     able = [worker for worker in offering if worker not in unfit and worker not in troubled]
@@ -35,7 +35,7 @@ def list_worker_reasons(
         return []
     return [
         *_shortened("unfit", (f"Worker {worker.name} {_lacking(worker, need)[0]}." for worker in unfit)),
-        *_shortened("worker-trouble", (_trouble(worker, viewer) for worker in troubled)),
+        *_shortened("worker_trouble", (_trouble(worker, viewer) for worker in troubled)),
         *([Reason(code="busy", text=_busy(task_type, able, viewer))] if able else []),
     ]
 

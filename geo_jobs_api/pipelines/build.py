@@ -27,7 +27,7 @@ def build_pipeline(
     """The pipeline and its jobs, parents before children; `allowed` are the hosts that files are fetched from.
 
     Raises:
-        Problem: `validation` (a circle, too many dependencies), `source-not-allowed`.
+        Problem: `validation` (a circle, too many dependencies), `source_not_allowed`.
     """
     parents = _parents_of_jobs(body)
     if sum(map(len, parents.values())) > MAX_DEPENDENCIES:
@@ -55,7 +55,7 @@ def build_pipeline(
                 request_digest=digest,
                 source=_source(allowed, job, ids, pointer),
                 dependencies=tuple(Dependency(ids[parent], policy) for parent, policy in parents[name].items()),
-                deliver_at=job.deliver_at,
+                notify_at=job.notify_at,
                 place=Place(pipeline_id, stage, name),
             )
         )

@@ -40,7 +40,7 @@ class PipelineJob(JobTemplate):
     input_from: InputFromName | None = None
     depends_on: list[DependsOnName] | None = Field(default=None, max_length=LARGEST_PIPELINE, fail_fast=True)
     on_parent_failure: OnParentFailure = "cancel"
-    deliver_at: Timestamp | None = None
+    notify_at: Timestamp | None = None
 
 
 class PipelineStage(StrictModel):

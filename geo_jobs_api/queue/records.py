@@ -53,7 +53,7 @@ class Job(FromRow):
     dedup_key: str | None
     created_at: datetime
     run_at: datetime
-    deliver_at: datetime | None
+    notify_at: datetime | None
     pipeline_id: UUID | None
     pipeline_stage: str | None
     pipeline_job: str | None

@@ -23,7 +23,7 @@ async def content_of(
     """What is stored for a schedule that begins now.
 
     Raises:
-        Problem: `validation`, `source-not-allowed`, `unknown-task-type`.
+        Problem: `validation`, `source_not_allowed`, `unknown_task_type`.
     """
     await _check_template(creation, allowed, owner, body)
     # Templates may have a mebibyte.
@@ -40,7 +40,6 @@ def _content(body: PutSchedule, now: datetime) -> ScheduleContent:
         name=body.name,
         timing=stored_timing(body),
         template=stored_template(body),
-        missed_runs=body.missed_runs.value,
         catch_up=body.catch_up,
         overlap=body.overlap,
         jitter_seconds=body.jitter_seconds,

@@ -94,7 +94,7 @@ def _outcome(fire: Fire, job: NewJob, made: set[UUID]) -> Fire:
     if job.id in made:
         return fire
     if job.dedup_key is not None:
-        return Fire(fire.schedule_id, fire.fire_time, "overlap", fire.by_hand)
+        return Fire(fire.schedule_id, fire.fire_time, "overlap", fire.manual)
     return _failed(fire, f"There is no task type {job.task_type!r}.")
 
 
@@ -104,4 +104,4 @@ def _beyond_share(fire: Fire, error: QuotaExceededError, max_open: int) -> Fire:
 
 
 def _failed(fire: Fire, why: str) -> Fire:
-    return Fire(fire.schedule_id, fire.fire_time, "failed", fire.by_hand, error=why)
+    return Fire(fire.schedule_id, fire.fire_time, "failed", fire.manual, error=why)

@@ -23,7 +23,6 @@ class Schedule(FromRow):
     name: str
     timing: dict[str, Any]
     template: str
-    missed_runs: str
     catch_up: int
     overlap: str
     jitter_seconds: int
@@ -45,7 +44,7 @@ class ScheduleFire(FromRow):
 
     fire_time: datetime
     outcome: str
-    by_hand: bool
+    manual: bool
     job_id: UUID | None
     pipeline_id: UUID | None
     error: str | None

@@ -25,7 +25,7 @@ from geo_jobs_api.jobs.submission import source_of
 from geo_jobs_api.log import OutageLog, get_logger
 from geo_jobs_api.pipelines.build import build_pipeline
 from geo_jobs_api.queue.rules import InputKind
-from geo_jobs_api.schedules.cron import CatchUp, Due, MissedRuns, decide_due
+from geo_jobs_api.schedules.cron import Due, decide_due
 from geo_jobs_api.schedules.fire import FirePlan, execute
 from geo_jobs_api.schedules.records import LastSource, Schedule
 from geo_jobs_api.schedules.schemas import ScheduledJob, parse_template, timing_of
@@ -180,29 +180,29 @@ class Scheduler:
             is_busy = True
 
     def _plan_one(
-        self, plan: FirePlan, schedule: Schedule, moment: datetime, last: LastSource | None, *, by_hand: bool = False
+        self, plan: FirePlan, schedule: Schedule, moment: datetime, last: LastSource | None, *, manual: bool = False
     ) -> None:
         """Add what one fire makes."""
         template = parse_template(schedule.template)
         try:
             if isinstance(template, ScheduledJob):
-                job = self._job(schedule, template, moment, last, by_hand=by_hand)
+                job = self._job(schedule, template, moment, last, manual=manual)
                 plan.jobs[job.id] = job
-                plan.fires.append(Fire(schedule.id, moment, "made", by_hand, job_id=job.id))
+                plan.fires.append(Fire(schedule.id, moment, "created", manual, job_id=job.id))
             else:
                 new, jobs = build_pipeline(self._allowed, schedule.owner, template, None)
-                made = Fire(schedule.id, moment, "made", by_hand, pipeline_id=new.id)
+                made = Fire(schedule.id, moment, "created", manual, pipeline_id=new.id)
                 plan.pipelines.append((made, new, [_with_schedule(job, schedule.id) for job in jobs]))
         except Problem as problem:
-            plan.fires.append(Fire(schedule.id, moment, "failed", by_hand, error=problem.detail))
+            plan.fires.append(Fire(schedule.id, moment, "failed", manual, error=problem.detail))
 
     def _job(
-        self, schedule: Schedule, template: ScheduledJob, moment: datetime, last: LastSource | None, *, by_hand: bool
+        self, schedule: Schedule, template: ScheduledJob, moment: datetime, last: LastSource | None, *, manual: bool
     ) -> NewJob:
         source = source_of(self._allowed, template.input_payload, "/template/inputPayload/sourceUrl")
         if last is not None and source.kind is InputKind.URL:
             source = source.with_condition(last.condition_for(template.task_type, template.input_payload))
-        delivery = template.deliver_after_seconds
+        delivery = template.notify_after_seconds
         return NewJob(
             id=uuid7(),
             owner=schedule.owner,
@@ -213,8 +213,8 @@ class Scheduler:
             request_digest=hashlib.sha256(schedule.template.encode()).digest(),
             source=source,
             dedup_key=template.dedup_key,
-            run_at=None if by_hand else moment + jitter(schedule, moment),
-            deliver_at=None if delivery is None else moment + timedelta(seconds=delivery),
+            run_at=None if manual else moment + jitter(schedule, moment),
+            notify_at=None if delivery is None else moment + timedelta(seconds=delivery),
             schedule_id=schedule.id,
         )
 
@@ -226,7 +226,7 @@ class Scheduler:
                 return None
             schedule, now = locked
             plan = FirePlan(now)
-            await asyncio.to_thread(self._plan_one, plan, schedule, now, None, by_hand=True)
+            await asyncio.to_thread(self._plan_one, plan, schedule, now, None, manual=True)
             await execute(connection, plan, max_open=self._max_open)
             await store_decisions(connection, plan.fires, ())
         return plan.fires[0]
@@ -245,16 +245,15 @@ class Scheduler:
 
 def _decide(schedule: Schedule, now: datetime) -> tuple[Due, Sequence[datetime]]:
     """Return what is due, and the moments to come."""
-    policy = CatchUp(MissedRuns(schedule.missed_runs), schedule.catch_up, _FIRES_PER_ROUND)
-    timing = timing_of(schedule)
-    due = decide_due(timing, schedule.next_run_at or now, now, policy)
+    timing, first = timing_of(schedule), schedule.next_run_at or now
+    due = decide_due(timing, first, now, catch_up=schedule.catch_up, max_fires=_FIRES_PER_ROUND)
     if due.next_run_at is None:
         return due, ()
     return due, (due.next_run_at, *timing.upcoming(due.next_run_at)[:-1])
 
 
 def _step(plan: FirePlan, schedule: Schedule, upcoming: Sequence[datetime]) -> Step:
-    made = [fire.fire_time for fire in plan.fires if fire.schedule_id == schedule.id and fire.outcome == "made"]
+    made = [fire.fire_time for fire in plan.fires if fire.schedule_id == schedule.id and fire.outcome == "created"]
     return Step(
         schedule.id,
         schedule.next_run_at or plan.now,

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter, mod
 from geo_jobs_api.fields import Integer, Model, Name, StrictModel, Timestamp, union_tag
 from geo_jobs_api.jobs.creation_schemas import DedupKey, JobTemplate
 from geo_jobs_api.pipelines.schemas import CreatePipeline
-from geo_jobs_api.schedules.cron import MissedRuns, Timing, check_cron, join_cron
+from geo_jobs_api.schedules.cron import Timing, check_cron, join_cron
 from geo_jobs_api.schedules.records import Schedule, ScheduleFire
 
 # Rule times of a schedule, which are moments a day. Each costs the scheduler 20 µs at each fire.
@@ -86,10 +86,10 @@ class ScheduleTiming(StrictModel):
 
 
 class ScheduledJob(JobTemplate):
-    """What each fire makes; its results are announced `deliverAfterSeconds` after the moment of the fire."""
+    """What each fire makes; its results are announced `notifyAfterSeconds` after the moment of the fire."""
 
     dedup_key: DedupKey | None = None
-    deliver_after_seconds: Integer | None = Field(default=None, ge=0, le=31 * 86_400)
+    notify_after_seconds: Integer | None = Field(default=None, ge=0, le=31 * 86_400)
 
 
 def _kind_of_template(value: Any) -> str:
@@ -111,12 +111,11 @@ def parse_template(text: str) -> ScheduledJob | CreatePipeline:
 
 
 class PutSchedule(ScheduleTiming):
-    """A schedule. `catchUp` is how many missed fires `missedRuns: catch_up` makes up for."""
+    """A schedule. `catchUp`: missed fires to make up for, the latest ones; 0: none."""
 
     name: Name
     template: Template
-    missed_runs: MissedRuns = MissedRuns.COALESCE
-    catch_up: Integer = Field(default=10, ge=1, le=10_000)
+    catch_up: Integer = Field(default=1, ge=0, le=10_000)
     overlap: Overlap = "skip"
     jitter_seconds: Integer = Field(default=0, ge=0, le=86_400)
     start_at: Timestamp | None = None
@@ -140,11 +139,11 @@ class PutSchedule(ScheduleTiming):
 
 
 class FireView(Model):
-    """What was decided for one moment: `made`, or `overlap`, `missed`, `failed` (with the reason)."""
+    """What was decided for one moment: `created`, or `overlap`, `missed`, `failed` (with the reason)."""
 
     fire_time: datetime
     outcome: str
-    by_hand: bool
+    manual: bool
     job_id: UUID | None
     pipeline_id: UUID | None
     error: str | None
@@ -178,7 +177,6 @@ class ScheduleView(Model):
     rules: list[Rule] | None
     time_zone: str
     template: dict[str, Any]
-    missed_runs: str
     catch_up: int
     overlap: str
     jitter_seconds: int

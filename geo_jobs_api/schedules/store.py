@@ -28,7 +28,6 @@ class ScheduleContent:
     name: str
     timing: Mapping[str, Any]
     template: str
-    missed_runs: str
     catch_up: int
     overlap: str
     jitter_seconds: int
@@ -51,12 +50,12 @@ def _moments(upcoming: Sequence[datetime]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Fire:
-    """What was decided for a moment; `made` comes with what was made."""
+    """What was decided for a moment; `created` comes with the id of the job or pipeline."""
 
     schedule_id: UUID
     fire_time: datetime
     outcome: str
-    by_hand: bool = False
+    manual: bool = False
     job_id: UUID | None = None
     pipeline_id: UUID | None = None
     error: str | None = None
@@ -67,7 +66,7 @@ class Fire:
             "schedule_id": str(self.schedule_id),
             "fire_time": self.fire_time.isoformat(),
             "outcome": self.outcome,
-            "by_hand": self.by_hand,
+            "manual": self.manual,
             "job_id": self.job_id and str(self.job_id),
             "pipeline_id": self.pipeline_id and str(self.pipeline_id),
             "error": self.error,

@@ -105,14 +105,14 @@ def _settle_folder(path: Path) -> None:
 
 @contextmanager
 def _room_for(size_bytes: int) -> Iterator[None]:
-    """A disk that takes no more is a Problem `storage-full`, and said in the log."""
+    """A disk that takes no more is a Problem `storage_full`, and said in the log."""
     try:
         yield
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
         _log.error("storage_full", needed_bytes=size_bytes, reason=error.strerror)
-        raise Problem("storage-full", "There is no room for the file at the moment; try again later.") from None
+        raise Problem("storage_full", "There is no room for the file at the moment; try again later.") from None
 
 
 def _digest_file(path: Path) -> ObjectInfo | None:
@@ -147,7 +147,7 @@ class LocalStorage:
         """The file behind a key; a Problem for a key that leads anywhere else."""
         parts = key.split("/")
         if any(part in {"", ".", ".."} or "\0" in part for part in parts) or parts[0] != "jobs":
-            raise Problem("object-not-found", "There is no such file.")
+            raise Problem("object_not_found", "There is no such file.")
         return self._root.joinpath(*parts)
 
     def sign_put(self, base_url: str, key: str, rule: SizeRule, seconds: float) -> SignedRequest:
@@ -231,8 +231,8 @@ class LocalStorage:
         again at once, and many uploads to one URL take the room of one in each process.
 
         Raises:
-            Problem: `too-large` as soon as there are too many bytes, `validation` when there are too few,
-                `storage-full` when the disk takes no more, `invalid-state` when a later upload took over.
+            Problem: `too_large` as soon as there are too many bytes, `validation` when there are too few,
+                `storage_full` when the disk takes no more, `invalid_state` when a later upload took over.
         """
         arriving = _Arriving(self._incoming.folder)
         try:
@@ -240,7 +240,7 @@ class LocalStorage:
                 with self._latest(key) as scope:
                     last = await _receive_body(arriving, body, rule)
                 if scope.cancelled_caught:
-                    raise Problem("invalid-state", "A later upload of the same file took over.")
+                    raise Problem("invalid_state", "A later upload of the same file took over.")
                 yield await asyncio.to_thread(arriving.finish, last)
         finally:
             if arriving.is_left():
@@ -267,7 +267,7 @@ async def _receive_body(arriving: _Arriving, body: AsyncIterator[bytes], rule: S
     async for chunk in body:
         size += len(chunk)
         if size > rule.size_bytes:
-            raise Problem("too-large", f"The body is larger than the {rule.size_bytes} bytes that were agreed.")
+            raise Problem("too_large", f"The body is larger than the {rule.size_bytes} bytes that were agreed.")
         piece += chunk
         if len(piece) >= PIECE_BYTES:
             # Unlike asyncio's, this waits for the thread when cancelled, so the file is not closed under it.

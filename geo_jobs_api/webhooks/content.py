@@ -29,14 +29,14 @@ class WebhookBuilder:
         """What is stored; `secret` is for a webhook that is told none.
 
         Raises:
-            Problem: `validation`, `not-allowed`.
+            Problem: `validation`, `not_allowed`.
         """
         try:
             destination = check_target(body.url, self.own)
         except ValueError as error:
             raise validation_problem("/url", str(error), f"The address {error}.") from error
         if body.all_owners and not is_admin:
-            raise Problem("not-allowed", "Only administrators hear of everybody's jobs.")
+            raise Problem("not_allowed", "Only administrators hear of everybody's jobs.")
         given = secret if body.secret is None else body.secret.get_secret_value()
         return WebhookContent(
             url=body.url,

@@ -270,7 +270,7 @@ def test_a_parent_must_be_there_and_be_the_callers(person: Person, api: RunningA
     mine = person.submit()
     other = Person(api, "bob")
     for body in (wait_for(mine), wait_for("01900000-0000-7000-8000-000000000000")):
-        assert code_of(other.http.post("/api/geo-jobs", json=body)) == (422, "parent-not-found")
+        assert code_of(other.http.post("/api/geo-jobs", json=body)) == (422, "parent_not_found")
     assert other.http.get("/api/geo-jobs").json()["jobs"] == []
     twice = {"jobId": mine}
     assert (

@@ -155,4 +155,4 @@ def test_events_of_a_job_that_is_not_yours_are_refused_before_the_stream_begins(
     """A stream's refusal is an ordinary problem."""
     job_id = Person(api, "ada").create()["id"]
     answer = Person(api, "mallory").http.get(f"/api/geo-jobs/{job_id}/events", headers=STREAM)
-    assert code_of(answer) == (404, "job-not-found")
+    assert code_of(answer) == (404, "job_not_found")

@@ -84,8 +84,8 @@ class Lease:
     def refusal(self) -> Answer:
         """What every call on a lease that is not held gets, unless it repeats a report."""
         if self.job.state == "cancelled":
-            return (409, "job-cancelled")
-        return (409, "already-finalized" if self.ended_by in {"complete", "fail"} else "lease-lost")
+            return (409, "job_cancelled")
+        return (409, "already_finalized" if self.ended_by in {"complete", "fail"} else "lease_lost")
 
 
 @dataclass
@@ -199,7 +199,7 @@ class Queue(RuleBasedStateMachine):
         job = lease.job
         job.attempt += not job.is_confirmed
         if job.is_cancel_requested:
-            lease.answer = (409, "job-cancelled")
+            lease.answer = (409, "job_cancelled")
             job.release("cancelled")
         else:
             lease.answer, job.percent = (200, "succeeded"), 100

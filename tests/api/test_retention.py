@@ -107,7 +107,7 @@ async def test_a_job_that_is_sent_back_while_it_is_old_is_not_removed(
         age(api, old, 400)
     assert person.http.post(f"/api/geo-jobs/{job_id}/retry").status_code == 200
     rows(api.settings.conninfo or "", "UPDATE jobs SET purge_started_at = now() WHERE id = %s", other)
-    assert code_of(person.http.post(f"/api/geo-jobs/{other}/retry")) == (404, "job-not-found")
+    assert code_of(person.http.post(f"/api/geo-jobs/{other}/retry")) == (404, "job_not_found")
     assert (await keeper.run_once()).jobs_removed == 1
     assert worker.complete(worker.claim()).json()["state"] == "succeeded"
 

@@ -103,7 +103,7 @@ def game(pool: Pool, postgres_url: str) -> Game:
 
 async def test_a_fire_makes_the_job_of_the_template_at_its_moment(game: Game) -> None:
     """Nothing before; the next moment follows from the moment and not from when it was looked at."""
-    made = await game.create(jitterSeconds=600, template=TEMPLATE | {"deliverAfterSeconds": 7200})
+    made = await game.create(jitterSeconds=600, template=TEMPLATE | {"notifyAfterSeconds": 7200})
     await game.play(0.5)
     assert await game.outcomes(made) == []
     await game.play(0.6)
@@ -112,7 +112,7 @@ async def test_a_fire_makes_the_job_of_the_template_at_its_moment(game: Game) ->
         "ada", 7, "queued", "https://maps.example.org/a.tif"
     )  # fmt: skip
     assert timedelta(0) <= job["run_at"] - (MORNING + timedelta(hours=1)) < timedelta(minutes=10)
-    assert job["deliver_at"] == MORNING + timedelta(hours=3)
+    assert job["notify_at"] == MORNING + timedelta(hours=3)
     after = await game.store.find_schedule(made.id)
     assert after is not None
     assert (after.next_run_at, after.last_run_at) == (MORNING + timedelta(hours=2), MORNING + timedelta(hours=1))
@@ -143,7 +143,7 @@ async def test_what_schedules_make_counts_against_their_owners_share(game: Game)
     assert open_jobs == {"ada": 3, "bob": 1}
     told = [(await game.store.list_fires(one.id, limit=9))[0] for one in made]
     assert len([fire for fire in told if fire.outcome == "failed"]) >= 2
-    assert {fire.outcome for fire in told} == {"made", "failed"}
+    assert {fire.outcome for fire in told} == {"created", "failed"}
     why = [fire.error or "" for fire in told if fire.outcome == "failed"]
     assert all("at most 3 are taken" in words for words in why)
     refused = next(one for one, fire in zip(made, told, strict=True) if fire.outcome == "failed")
@@ -151,23 +151,23 @@ async def test_what_schedules_make_counts_against_their_owners_share(game: Game)
     assert after is not None
     assert after.last_error in why
     assert after.next_run_at == MORNING + timedelta(hours=2)
-    by_hand = await game.scheduler(max_open=3).run_now(refused.id)
-    assert by_hand is not None
-    assert by_hand.outcome == "failed"
+    manual = await game.scheduler(max_open=3).run_now(refused.id)
+    assert manual is not None
+    assert manual.outcome == "failed"
     game.end_jobs()
-    assert (await game.scheduler(max_open=3).run_now(made[0].id) or by_hand).outcome == "made"
+    assert (await game.scheduler(max_open=3).run_now(made[0].id) or manual).outcome == "created"
 
 
 @pytest.mark.parametrize(
     ("fields", "outcomes", "jobs"),
     [
-        ({"missedRuns": "skip"}, [(11, "missed")], 0),
-        ({"missedRuns": "coalesce"}, [(11, "made")], 1),
-        ({"missedRuns": "catch_up", "catchUp": 3, "overlap": "allow"}, [(9, "made"), (10, "made"), (11, "made")], 3),
-        ({"missedRuns": "catch_up", "catchUp": 3}, [(9, "made"), (10, "overlap"), (11, "overlap")], 1),
+        ({"catchUp": 0}, [(11, "missed")], 0),
+        ({}, [(11, "created")], 1),
+        ({"catchUp": 3, "overlap": "allow"}, [(9, "created"), (10, "created"), (11, "created")], 3),
+        ({"catchUp": 3}, [(9, "created"), (10, "overlap"), (11, "overlap")], 1),
         (
-            {"missedRuns": "catch_up", "catchUp": 3, "overlap": "cancel_old"},
-            [(9, "overlap"), (10, "overlap"), (11, "made")],
+            {"catchUp": 3, "overlap": "cancel_old"},
+            [(9, "overlap"), (10, "overlap"), (11, "created")],
             1,
         ),
     ],
@@ -202,7 +202,7 @@ async def test_a_run_that_is_still_open_is_what_the_schedule_says(game: Game, ov
 
 async def test_more_than_a_round_is_made_up_for_in_several(game: Game) -> None:
     """Two days of hours, twenty at a time, each once."""
-    made = await game.create(missedRuns="catch_up", catchUp=100, overlap="allow")
+    made = await game.create(catchUp=100, overlap="allow")
     await game.play(48)
     assert [hour for hour, _ in await game.outcomes(made)] == [(7 + number) % 24 for number in range(48)]
 
@@ -212,7 +212,7 @@ async def test_a_pipeline_is_made_by_a_schedule_too(game: Game) -> None:
     made = await game.create(template=PIPELINE)
     await game.play(1)
     await game.play(1)
-    assert await game.outcomes(made) == [(7, "made"), (8, "overlap")]
+    assert await game.outcomes(made) == [(7, "created"), (8, "overlap")]
     assert [job["state"] for job in rows(game.url, "SELECT state FROM jobs ORDER BY id")] == ["queued", "blocked"]
 
 
@@ -226,7 +226,7 @@ async def test_what_cannot_be_made_is_told_and_keeps_nobody_back(game: Game) -> 
     rows(game.url, "ALTER TABLE jobs ADD CONSTRAINT no_such_owner CHECK (owner <> 'forbidden')")
     good = await game.create(name="good")
     await game.play(1)
-    assert await game.outcomes(good) == [(7, "made")]
+    assert await game.outcomes(good) == [(7, "created")]
     assert await game.outcomes(gone) == [(7, "failed")]
     found = {schedule.name: schedule for schedule in await game.store.list_schedules(owner=None, after=None, limit=9)}
     errors = {name: schedule.last_error or "" for name, schedule in found.items()}
@@ -276,12 +276,12 @@ def test_a_schedule_over_http_from_creation_to_its_end(person: Person, worker: W
     assert made.headers["Location"] == one
     assert len(made.json()["upcoming"]) == 5
     assert made.json()["nextRunAt"] == made.json()["upcoming"][0]
-    assert code_of(person.http.post(url, json=HOURLY)) == (409, "invalid-state")
+    assert code_of(person.http.post(url, json=HOURLY)) == (409, "invalid_state")
 
     assert person.http.post(f"{one}/pause").json()["nextRunAt"] is None
     assert person.http.post(f"{one}/pause").json()["paused"] is True
     fire = person.http.post(f"{one}/run").json()
-    assert (fire["outcome"], fire["byHand"]) == ("made", True)
+    assert (fire["outcome"], fire["manual"]) == ("created", True)
     assert worker.claim()["id"] == fire["jobId"]
     assert person.http.post(f"{one}/resume").json()["nextRunAt"] is not None
 
@@ -289,14 +289,14 @@ def test_a_schedule_over_http_from_creation_to_its_end(person: Person, worker: W
     assert (changed["name"], changed["cron"], changed["upcoming"]) == ("once", None, ["2100-01-01T00:00:00Z"])
     assert person.http.post(f"{one}/run").json()["pipelineId"] is not None
     assert person.http.post(f"{one}/reset").json()["nextRunAt"] == "2100-01-01T00:00:00Z"
-    assert [fire["byHand"] for fire in person.http.get(f"{one}/fires").json()["fires"]] == [True, True]
+    assert [fire["manual"] for fire in person.http.get(f"{one}/fires").json()["fires"]] == [True, True]
     assert [one["name"] for one in person.http.get(url).json()["schedules"]] == ["once"]
 
     bob = Person(api, "bob")
-    assert code_of(bob.http.get(one)) == (404, "schedule-not-found")
-    assert code_of(bob.http.delete(one)) == (404, "schedule-not-found")
+    assert code_of(bob.http.get(one)) == (404, "schedule_not_found")
+    assert code_of(bob.http.delete(one)) == (404, "schedule_not_found")
     assert person.http.delete(one).status_code == 204
-    assert code_of(person.http.get(one)) == (404, "schedule-not-found")
+    assert code_of(person.http.get(one)) == (404, "schedule_not_found")
     assert person.look(fire["jobId"])["state"] == "running"
 
 
@@ -385,8 +385,8 @@ def test_schedules_on_the_command_line(
 
     made = json.loads(run("create", str(file), "--owner", "ada", "--json"))
     assert "hourly" in run("list")
-    assert run("run", made["id"]).startswith("Made job ")
-    assert json.loads(run("fires", made["id"], "--json"))[0]["outcome"] == "made"
+    assert run("run", made["id"]).startswith("Created job ")
+    assert json.loads(run("fires", made["id"], "--json"))[0]["outcome"] == "created"
     assert json.loads(run("pause", made["id"], "--json"))["paused"] is True
     assert json.loads(run("resume", made["id"], "--json"))["nextRunAt"] is not None
     assert json.loads(run("reset", made["id"], "--json"))["paused"] is False

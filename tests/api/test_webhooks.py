@@ -212,7 +212,7 @@ def test_what_is_not_taken_is_tried_again_and_the_log_tells_of_each_try(
     assert person.http.post(again).json()["state"] == "pending"
     wait_until(lambda: len(hook.received) == 4, "another delivery")
     gone = f"/api/webhooks/{made['id']}/deliveries/0/redeliver"
-    assert code_of(person.http.post(gone)) == (409, "invalid-state")
+    assert code_of(person.http.post(gone)) == (409, "invalid_state")
 
 
 def test_a_receiver_that_is_gone_is_not_asked_again(person: Person, hook: Receiver) -> None:
@@ -227,10 +227,10 @@ def test_a_receiver_that_is_gone_is_not_asked_again(person: Person, hook: Receiv
 def test_what_is_held_until_a_time_is_not_told_before(
     person: Person, worker: Worker, hook: Receiver, api: RunningApi
 ) -> None:
-    """The job is done; its announcement waits for `deliverAt`."""
+    """The job is done; its announcement waits for `notifyAt`."""
     made = register(person, hook)
     source = {"sourceUrl": "https://maps.example.org/a.tif"}
-    person.create(inputPayload=source, deliverAt="2100-01-01T06:00:00Z")
+    person.create(inputPayload=source, notifyAt="2100-01-01T06:00:00Z")
     worker.complete(worker.claim(), []).raise_for_status()
     (delivery,) = deliveries(person, made)
     assert (delivery["state"], delivery["nextAttemptAt"]) == ("pending", "2100-01-01T06:00:00Z")
@@ -398,8 +398,8 @@ def test_webhooks_are_their_owners_and_on_the_command_line(
     """Others do not see them; an operator registers, lists, sends again and removes."""
     made = register(person, hook)
     bob = Person(api, "bob")
-    assert code_of(bob.http.get(f"/api/webhooks/{made['id']}")) == (404, "webhook-not-found")
-    assert code_of(bob.http.post(f"/api/webhooks/{made['id']}/test")) == (404, "webhook-not-found")
+    assert code_of(bob.http.get(f"/api/webhooks/{made['id']}")) == (404, "webhook_not_found")
+    assert code_of(bob.http.post(f"/api/webhooks/{made['id']}/test")) == (404, "webhook_not_found")
     monkeypatch.setattr("geo_jobs_api.cli.configure", lambda _: None)
     monkeypatch.setenv("DATABASE_URL", api.settings.conninfo or "")
     monkeypatch.setenv("DATA_DIR", str(api.settings.data_dir))
@@ -480,8 +480,8 @@ def test_a_former_administrator_hears_nothing_of_others(api: RunningApi, person:
     assert former.http.get(place).status_code == 200
     calls = [former.http.get(f"{place}/deliveries"), former.http.post(f"{place}/test")]
     calls += [former.http.post(f"{place}/deliveries/{number}/redeliver") for number in numbers]
-    assert {code_of(answer) for answer in calls} == {(403, "not-allowed")}
-    assert code_of(former.http.put(place, json={"url": hook.url, "allOwners": True})) == (403, "not-allowed")
+    assert {code_of(answer) for answer in calls} == {(403, "not_allowed")}
+    assert code_of(former.http.put(place, json={"url": hook.url, "allOwners": True})) == (403, "not_allowed")
     former.http.put(place, json={"url": hook.url}).raise_for_status()
     assert [delivery["id"] for delivery in deliveries(former, made)] == numbers[:1]
     assert former.http.delete(place).status_code == 204

@@ -185,7 +185,7 @@ def test_a_caller_has_so_many_webhooks_and_schedules_and_no_more(
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda number: make_one(person, kind, number), range(8)))
     assert sorted(answer.status_code for answer in answers) == [201] * 3 + [429] * 5
-    assert {code_of(answer)[1] for answer in answers if answer.status_code == 429} == {"quota-exceeded"}
+    assert {code_of(answer)[1] for answer in answers if answer.status_code == 429} == {"quota_exceeded"}
     assert len(person.http.get(f"/api/{kind}").json()[kind]) == 3
 
 

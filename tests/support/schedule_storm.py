@@ -59,7 +59,6 @@ async def _create(database: str) -> list[UUID]:
                 name=f"storm {number}",
                 timing=stored_timing(body),
                 template=stored_template(body),
-                missed_runs="catch_up",
                 catch_up=10_000,
                 overlap="allow",
                 jitter_seconds=30,
@@ -125,7 +124,7 @@ def _verdict(database: str, ids: list[UUID], minutes: int) -> dict[str, object]:
     with psycopg.connect(database, autocommit=True, row_factory=dict_row) as connection:
         fires = connection.execute("SELECT schedule_id, fire_time, outcome, job_id FROM schedule_fires").fetchall()
         jobs = connection.execute("SELECT id, schedule_id, run_at FROM jobs").fetchall()
-    decided = [(fire["schedule_id"], fire["fire_time"]) for fire in fires if fire["outcome"] == "made"]
+    decided = [(fire["schedule_id"], fire["fire_time"]) for fire in fires if fire["outcome"] == "created"]
     made = {job["id"]: job for job in jobs}
     # The moment that each job was made for, as its start tells it: the jitter is less than a minute.
     starts = [(job["schedule_id"], job["run_at"].replace(second=0, microsecond=0)) for job in jobs]

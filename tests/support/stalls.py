@@ -153,14 +153,14 @@ def fill(url: str) -> None:
         )
         connection.execute(_PIPELINES.encode())
         connection.execute(
-            "INSERT INTO schedules (id, owner, name, timing, template, missed_runs, catch_up, overlap, jitter_seconds,"
-            " skip_unchanged, paused, next_run_at) SELECT gen_random_uuid(), 'ada', 's' || n, %s, %s, 'catch_up',"
+            "INSERT INTO schedules (id, owner, name, timing, template, catch_up, overlap, jitter_seconds,"
+            " skip_unchanged, paused, next_run_at) SELECT gen_random_uuid(), 'ada', 's' || n, %s, %s,"
             " 10000, 'allow', 0, false, false, now() + interval '1 day' FROM generate_series(1, 30) AS n",
             [json.dumps(TIMES), json.dumps(BIG_TEMPLATE)],
         )
         connection.execute(
-            "INSERT INTO schedules (id, owner, name, timing, template, missed_runs, catch_up, overlap, jitter_seconds,"
-            " skip_unchanged, paused, next_run_at) SELECT gen_random_uuid(), 'eve', 's' || n, %s, %s, 'catch_up',"
+            "INSERT INTO schedules (id, owner, name, timing, template, catch_up, overlap, jitter_seconds,"
+            " skip_unchanged, paused, next_run_at) SELECT gen_random_uuid(), 'eve', 's' || n, %s, %s,"
             " 10000, 'allow', 0, false, false, now() + interval '1 day' FROM generate_series(1, 210) AS n",
             [json.dumps(TIMES | {"rules": TIMES["rules"] * 20}), json.dumps({"taskType": "anything"})],
         )

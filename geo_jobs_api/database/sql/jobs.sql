@@ -9,7 +9,7 @@ WITH requested AS (
         place integer, id uuid, owner text, task_type text, priority integer, input_payload jsonb,
         idempotency_key text, request_digest text, dedup_key text, input_kind text, input_file_name text,
         source_url text, source_host text, source_condition jsonb, input_parent_id uuid, input_output text, pending_parents integer,
-        run_at timestamptz, deliver_at timestamptz, pipeline_id uuid, pipeline_stage text, pipeline_job text,
+        run_at timestamptz, notify_at timestamptz, pipeline_id uuid, pipeline_stage text, pipeline_job text,
         schedule_id uuid
     )
 ), created AS (
@@ -17,7 +17,7 @@ WITH requested AS (
         id, owner, task_type, state, priority, input_payload, idempotency_key, request_digest, dedup_key, max_attempts,
         input_kind, input_file_name, source_url, source_host, source_condition, input_parent_id, input_output,
         pending_parents,
-        run_at, fair_share_at, deliver_at, pipeline_id, pipeline_stage, pipeline_job, schedule_id
+        run_at, fair_share_at, notify_at, pipeline_id, pipeline_stage, pipeline_job, schedule_id
     )
     SELECT
         requested.id, requested.owner, requested.task_type,
@@ -38,7 +38,7 @@ WITH requested AS (
                 (row_number() OVER (PARTITION BY requested.owner, requested.task_type ORDER BY requested.place))::integer - 1
             )
         END,
-        requested.deliver_at, requested.pipeline_id, requested.pipeline_stage, requested.pipeline_job, requested.schedule_id
+        requested.notify_at, requested.pipeline_id, requested.pipeline_stage, requested.pipeline_job, requested.schedule_id
     FROM requested
     JOIN task_types ON task_types.name = requested.task_type
     CROSS JOIN LATERAL (

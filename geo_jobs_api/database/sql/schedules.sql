@@ -4,15 +4,15 @@
 -- How many an owner has.
 SELECT count(*) FROM schedules WHERE owner = :owner;
 
--- name: insert_schedule(id, owner, name, timing, template, missed_runs, catch_up, overlap, jitter_seconds, start_at, end_at, skip_unchanged, paused, next_run_at, upcoming)^
+-- name: insert_schedule(id, owner, name, timing, template, catch_up, overlap, jitter_seconds, start_at, end_at, skip_unchanged, paused, next_run_at, upcoming)^
 -- Create a schedule. No row: the owner has one of this name.
 WITH created AS (
     INSERT INTO schedules (
-        id, owner, name, timing, template, missed_runs, catch_up, overlap, jitter_seconds, start_at, end_at,
+        id, owner, name, timing, template, catch_up, overlap, jitter_seconds, start_at, end_at,
         skip_unchanged, paused, next_run_at, upcoming
     )
     VALUES (
-        :id, :owner, :name, :timing, :template, :missed_runs, :catch_up, :overlap, :jitter_seconds, :start_at, :end_at,
+        :id, :owner, :name, :timing, :template, :catch_up, :overlap, :jitter_seconds, :start_at, :end_at,
         :skip_unchanged, :paused, :next_run_at, :upcoming::timestamptz[]
     )
     ON CONFLICT ON CONSTRAINT schedule_names DO NOTHING
@@ -20,12 +20,12 @@ WITH created AS (
 )
 SELECT created.*, pg_notify('geo_jobs_schedules', '') FROM created;
 
--- name: replace_schedule(id, name, timing, template, missed_runs, catch_up, overlap, jitter_seconds, start_at, end_at, skip_unchanged, paused, next_run_at, upcoming)^
+-- name: replace_schedule(id, name, timing, template, catch_up, overlap, jitter_seconds, start_at, end_at, skip_unchanged, paused, next_run_at, upcoming)^
 -- Give a schedule another content; what it has made stays.
 WITH changed AS (
     UPDATE schedules
     SET
-        name = :name, timing = :timing, template = :template, missed_runs = :missed_runs, catch_up = :catch_up,
+        name = :name, timing = :timing, template = :template, catch_up = :catch_up,
         overlap = :overlap, jitter_seconds = :jitter_seconds, start_at = :start_at, end_at = :end_at,
         skip_unchanged = :skip_unchanged, paused = :paused, next_run_at = :next_run_at,
         upcoming = :upcoming::timestamptz[], last_error = NULL,
@@ -74,7 +74,7 @@ DELETE FROM schedules WHERE id = :id;
 
 -- name: list_fires(schedule_id, limit)
 -- What was decided for the latest moments, the newest first.
-SELECT fire_time, outcome, by_hand, job_id, pipeline_id, error, decided_at FROM schedule_fires
+SELECT fire_time, outcome, manual, job_id, pipeline_id, error, decided_at FROM schedule_fires
 WHERE schedule_id = :schedule_id
 ORDER BY fire_time DESC
 LIMIT :limit;
@@ -123,10 +123,10 @@ WHERE EXISTS (
 
 -- name: insert_fires(fires)!
 -- Note what was decided. A moment that something was decided for already is an error, and ends the transaction.
-INSERT INTO schedule_fires (schedule_id, fire_time, outcome, by_hand, job_id, pipeline_id, error)
-SELECT schedule_id, fire_time, outcome, by_hand, job_id, pipeline_id, error
+INSERT INTO schedule_fires (schedule_id, fire_time, outcome, manual, job_id, pipeline_id, error)
+SELECT schedule_id, fire_time, outcome, manual, job_id, pipeline_id, error
 FROM jsonb_to_recordset(:fires::jsonb) AS decided (
-    schedule_id uuid, fire_time timestamptz, outcome text, by_hand boolean, job_id uuid, pipeline_id uuid, error text
+    schedule_id uuid, fire_time timestamptz, outcome text, manual boolean, job_id uuid, pipeline_id uuid, error text
 );
 
 -- name: advance_schedules(steps)!

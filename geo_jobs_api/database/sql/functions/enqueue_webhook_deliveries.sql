@@ -15,7 +15,7 @@ BEGIN
     END IF;
     WITH event AS (
         SELECT
-            'job.' || state AS name, owner, task_type, id AS job_id, NULL::uuid AS pipeline_id, deliver_at,
+            'job.' || state AS name, owner, task_type, id AS job_id, NULL::uuid AS pipeline_id, notify_at,
             jsonb_build_object(
                 'event', 'job.' || state, 'time', finished_at,
                 'job', jsonb_build_object(
@@ -30,7 +30,7 @@ BEGIN
         WHERE id = ANY(ended) AND finished_at IS NOT NULL
         UNION ALL
         SELECT
-            'pipeline.' || pipeline_end.state, pipelines.owner, NULL, NULL, pipelines.id, pipeline_end.deliver_at,
+            'pipeline.' || pipeline_end.state, pipelines.owner, NULL, NULL, pipelines.id, pipeline_end.notify_at,
             jsonb_build_object(
                 'event', 'pipeline.' || pipeline_end.state, 'time', pipeline_end.finished_at,
                 'pipeline', jsonb_build_object(
@@ -46,7 +46,7 @@ BEGIN
                     WHEN bool_or(state = 'cancelled') THEN 'cancelled'
                     ELSE 'succeeded'
                 END AS state,
-                max(finished_at) AS finished_at, max(deliver_at) AS deliver_at,
+                max(finished_at) AS finished_at, max(notify_at) AS notify_at,
                 jsonb_agg(jsonb_build_object('id', id, 'name', pipeline_job, 'state', state) ORDER BY id) AS jobs
             FROM jobs WHERE jobs.pipeline_id = pipelines.id
             HAVING bool_and(finished_at IS NOT NULL)
@@ -56,7 +56,7 @@ BEGIN
         INSERT INTO webhook_deliveries (webhook_id, destination, event, job_id, pipeline_id, body, next_attempt_at)
         SELECT
             webhooks.id, webhooks.destination, event.name, event.job_id, event.pipeline_id, event.body,
-            greatest(now(), event.deliver_at)
+            greatest(now(), event.notify_at)
         FROM event
         JOIN webhooks ON (webhooks.owner = event.owner OR webhooks.all_owners)
             AND event.name = ANY(webhooks.events) AND NOT webhooks.paused

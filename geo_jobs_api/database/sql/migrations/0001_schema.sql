@@ -85,8 +85,8 @@ CREATE TABLE schedules (
     timing jsonb NOT NULL CHECK (jsonb_typeof(timing) = 'object'),
     -- {job} or {pipeline} as JSON text. Decoding a mebibyte takes 30 ms, and lists do not need it.
     template text NOT NULL,
-    missed_runs text NOT NULL CHECK (missed_runs IN ('skip', 'coalesce', 'catch_up')),
-    catch_up integer NOT NULL CHECK (catch_up > 0),
+    -- Missed fires to make up for, the latest ones.
+    catch_up integer NOT NULL CHECK (catch_up >= 0),
     overlap text NOT NULL CHECK (overlap IN ('allow', 'skip', 'cancel_old')),
     jitter_seconds integer NOT NULL CHECK (jitter_seconds >= 0),
     start_at timestamptz,
@@ -111,14 +111,14 @@ CREATE INDEX schedules_due ON schedules (next_run_at) WHERE next_run_at IS NOT N
 CREATE TABLE schedule_fires (
     schedule_id uuid NOT NULL REFERENCES schedules (id) ON DELETE CASCADE,
     fire_time timestamptz NOT NULL,
-    outcome text NOT NULL CHECK (outcome IN ('made', 'overlap', 'missed', 'failed')),
-    by_hand boolean NOT NULL DEFAULT false,
+    outcome text NOT NULL CHECK (outcome IN ('created', 'overlap', 'missed', 'failed')),
+    manual boolean NOT NULL DEFAULT false,
     job_id uuid,
     pipeline_id uuid,
     error text,
     decided_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (schedule_id, fire_time),
-    CHECK (num_nonnulls(job_id, pipeline_id) = CASE outcome WHEN 'made' THEN 1 ELSE 0 END)
+    CHECK (num_nonnulls(job_id, pipeline_id) = CASE outcome WHEN 'created' THEN 1 ELSE 0 END)
 );
 
 CREATE TABLE jobs (
@@ -143,7 +143,7 @@ CREATE TABLE jobs (
         (coalesce(fair_share_at, run_at) AT TIME ZONE 'UTC') - priority * interval '60 seconds'
     ) STORED,
     -- No webhook delivery before.
-    deliver_at timestamptz,
+    notify_at timestamptz,
     pipeline_id uuid REFERENCES pipelines (id),
     pipeline_stage text,
     pipeline_job text,
