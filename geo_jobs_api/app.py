@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 from uuid_utils.compat import uuid7
@@ -34,7 +34,8 @@ from geo_jobs_api.jobs.creation_store import CreationStore
 from geo_jobs_api.jobs.submission import JobSubmission
 from geo_jobs_api.limits import RateLimit
 from geo_jobs_api.log import configure, get_logger
-from geo_jobs_api.maintenance.dependents import DependentsReleaser
+from geo_jobs_api.maintenance.dependents import release_periodically
+from geo_jobs_api.maintenance.periodic import background
 from geo_jobs_api.maintenance.rescuer import RescuePolicy, Rescuer
 from geo_jobs_api.maintenance.retention import Retention, RetentionPolicy
 from geo_jobs_api.pipelines.store import PipelineStore
@@ -55,7 +56,6 @@ from geo_jobs_api.webhooks.secrets import SecretCipher
 from geo_jobs_api.webhooks.store import WebhookStore
 
 _log = get_logger(__name__)
-_RESTART_SECONDS = 1.0
 _DAY_SECONDS = 86_400.0
 # More would keep the rest waiting for longer than it saves.
 _COMPLETIONS_PER_STATEMENT = 200
@@ -150,19 +150,22 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             listen_check_seconds=settings.listen_check_seconds,
             wake_events=wake_events,
         )
-        await stack.enter_async_context(_in_background("listener", listener.run))
-        await stack.enter_async_context(_in_background("events", made.hub.run))
-        await stack.enter_async_context(_in_background("rescuer", _rescuer(settings, maintenance).run))
-        releaser = DependentsReleaser(
-            maintenance, interval_seconds=settings.rescue_interval_seconds, rest_seconds=settings.rescue_rest_seconds
-        )
-        await stack.enter_async_context(_in_background("dependents", releaser.run))
-        await stack.enter_async_context(_in_background("schedules", scheduler.run))
         client = await stack.enter_async_context(WebhookClient(parse_hosts(settings.webhook_hosts)))
         deliverer = _deliverer(settings, webhooks, client, storage, wake_events["geo_jobs_deliveries"])
-        await stack.enter_async_context(_in_background("deliveries", deliverer.run))
-        await stack.enter_async_context(_in_background("retention", made.retention.run))
-        await stack.enter_async_context(_in_background("worker registry", made.worker_registry.run))
+        releases = release_periodically(
+            maintenance, interval_seconds=settings.rescue_interval_seconds, rest_seconds=settings.rescue_rest_seconds
+        )
+        loops = {
+            "listener": listener.run,
+            "events": made.hub.run,
+            "rescuer": _rescuer(settings, maintenance).run,
+            "dependents": releases.run,
+            "schedules": scheduler.run,
+            "deliveries": deliverer.run,
+            "retention": made.retention.run,
+            "worker registry": made.worker_registry.run,
+        }
+        await stack.enter_async_context(background(loops))
         yield made
 
 
@@ -245,26 +248,6 @@ def retention(settings: Settings, pool: Pool, storage: Storage) -> Retention:
         renewal_seconds=settings.webhook_renewal_days * _DAY_SECONDS or None,
     )
     return Retention(pool, storage, policy)
-
-
-@contextlib.asynccontextmanager
-async def _in_background(name: str, run: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Keep a task going beside the body; one that breaks is noted and started again."""
-
-    async def keep_running() -> None:
-        while True:
-            try:
-                await run()
-            except Exception:  # noqa: BLE001  # whatever it was, a queue without its rescuer is worse
-                _log.exception("background_task_failed", task=name)
-            await asyncio.sleep(_RESTART_SECONDS)
-
-    task = asyncio.create_task(keep_running(), name=name)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
 
 
 def _request_limit(settings: Settings) -> RateLimit | None:

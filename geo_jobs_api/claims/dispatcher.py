@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
-from typing import Any
 
 import psycopg
 
@@ -68,8 +66,9 @@ class ClaimDispatcher:
         deadline = self._monotonic() + wait_seconds
         claimant = Claimant(request.worker_id, request.capabilities.admission)
         with self._room.enter(request.claim_id, frozenset(request.task_types), claimant) as claim:
+            disconnected.add_done_callback(lambda _: claim.notify())
             is_known_empty = wait_seconds > BATCH_SECONDS and self._room.is_known_empty(request.task_types)
-            if is_known_empty and not await self._wait(claim, disconnected, wait_seconds, unchecked=True):
+            if is_known_empty and not await self._room.park(claim, wait_seconds, unchecked=True):
                 return []
             while not (disconnected.done() or claim.superseded):
                 leases = await self._query(request, claim, disconnected, deadline)
@@ -79,7 +78,7 @@ class ClaimDispatcher:
                 if self._room.is_draining:
                     raise draining()
                 # No last query on timeout: those of a whole fleet would be a burst.
-                if not await self._wait(claim, disconnected, remaining):
+                if not await self._room.park(claim, remaining):
                     return []
             return []
 
@@ -118,17 +117,3 @@ class ClaimDispatcher:
                     raise
                 await asyncio.sleep(_OUTAGE_PAUSE_SECONDS)
         return _NOTHING
-
-    async def _wait(
-        self, claim: WaitingClaim, disconnected: asyncio.Future[None], seconds: float, *, unchecked: bool = False
-    ) -> bool:
-        """Return whether to query; False on timeout or when the client has disconnected."""
-        waiting: asyncio.Future[bool] = asyncio.ensure_future(self._room.park(claim, seconds, unchecked=unchecked))
-        either: set[asyncio.Future[Any]] = {waiting, disconnected}
-        try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waiting.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await waiting
-        return claim.is_woken and not disconnected.done()

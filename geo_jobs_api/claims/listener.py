@@ -7,24 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import NoReturn, Protocol
 from uuid import UUID
 
-import psycopg
-
-from geo_jobs_api.claims.waiting_room import BATCH_SECONDS, WaitingRoom
+from geo_jobs_api.claims.waiting_room import WaitingRoom
 from geo_jobs_api.database.sessions import check_writable, connect
-from geo_jobs_api.log import OutageLog, get_logger
+from geo_jobs_api.maintenance.periodic import Periodic
 from geo_jobs_api.queue.records import QueueSnapshot
-
-_log = get_logger(__name__)
 
 CHANNEL = "geo_jobs_queued"
 _PING_SECONDS = 5.0
-_RECONNECT_SECONDS = 5.0
+_RECONNECT_SECONDS = 2.5
 
 
 class QueueSource(Protocol):
@@ -44,11 +38,9 @@ class QueueListener:
         backstop_seconds: longest time between two polls while a claim waits.
         listen_check_seconds: how long the connection may be silent before it is checked.
         wake_events: set on notifications of other channels, by channel.
-        jitter: source of the jitter between reconnections.
-        clock: monotonic seconds.
     """
 
-    def __init__(  # noqa: PLR0913  # clock and jitter are handed in
+    def __init__(  # noqa: PLR0913  # its parts are handed in
         self,
         room: WaitingRoom,
         queue: QueueSource,
@@ -57,8 +49,6 @@ class QueueListener:
         backstop_seconds: float,
         listen_check_seconds: float,
         wake_events: Mapping[str, asyncio.Event] | None = None,
-        jitter: Callable[[float, float], float] = random.uniform,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._room = room
         self._queue = queue
@@ -66,26 +56,16 @@ class QueueListener:
         self._backstop_seconds = backstop_seconds
         self._listen_check_seconds = listen_check_seconds
         self._wake_events = dict(wake_events or {})
-        self._listen_outage = OutageLog(_log, "listen_connection_lost")
-        self._poll_outage = OutageLog(_log, "backstop_poll_failed")
-        self._jitter = jitter
-        self._clock = clock
+        self._listen_loop = Periodic(self._listen, "listen_connection_lost", retry_seconds=_RECONNECT_SECONDS)
+        self._poll_loop = Periodic(self._poll, "backstop_poll_failed", wake=room.poll_requested)
 
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen_for_ever())
-            tasks.create_task(self._poll_for_ever())
+            tasks.create_task(self._listen_loop.run())
+            tasks.create_task(self._poll_loop.run())
 
-    async def _listen_for_ever(self) -> None:
-        while True:
-            try:
-                await self._listen()
-            except (psycopg.Error, TimeoutError, OSError) as error:
-                self._listen_outage.failed(error)
-            await asyncio.sleep(self._jitter(0.1, _RECONNECT_SECONDS))
-
-    async def _listen(self) -> None:
+    async def _listen(self) -> NoReturn:
         connection = await connect(self._conninfo, "geo-jobs-listen")
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(connection.close)
@@ -94,7 +74,7 @@ class QueueListener:
             await check_writable(connection)
             stack.callback(self._room.set_listening, False)
             self._room.set_listening(True)
-            self._listen_outage.worked()
+            self._listen_loop.worked()
             # Notifications may have been missed.
             self._room.poll_requested.set()
             for event in self._wake_events.values():
@@ -119,34 +99,10 @@ class QueueListener:
         if not task_type or count == 0:
             self._room.poll_requested.set()
 
-    async def _poll_for_ever(self) -> None:
-        while True:
-            began, pause = self._clock(), self._backstop_seconds
-            try:
-                if len(self._room):
-                    pause = await self._poll()
-                    self._poll_outage.worked()
-            except (psycopg.Error, OSError) as error:
-                self._poll_outage.failed(error)
-            await self._rest(began, pause)
-            self._room.poll_requested.clear()
-            self._room.unchecked_arrived.clear()
-
-    async def _rest(self, began: float, pause: float) -> None:
-        """Sleep until the pause is over or a poll is requested. Unchecked claims wait for BATCH_SECONDS."""
-        requested = asyncio.ensure_future(self._room.poll_requested.wait())
-        unchecked = asyncio.ensure_future(self._room.unchecked_arrived.wait())
-        try:
-            await asyncio.wait({requested, unchecked}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
-            if unchecked.done() and not requested.done():
-                left = min(pause, began + BATCH_SECONDS - self._clock())
-                await asyncio.wait({requested}, timeout=max(0.0, left))
-        finally:
-            requested.cancel()
-            unchecked.cancel()
-
     async def _poll(self) -> float:
         """Wake a claim for each claimable job. Return the seconds until the next poll."""
+        if not len(self._room):
+            return self._backstop_seconds
         unchecked = self._room.list_unchecked()
         found = await self._queue.poll_queue(
             self._room.requested_types(), len(self._room), [claim.claim_id for claim in unchecked]

@@ -103,8 +103,6 @@ class WaitingRoom:
         self.is_draining = False
         # Makes the listener poll now.
         self.poll_requested = asyncio.Event()
-        # Makes the listener poll within BATCH_SECONDS.
-        self.unchecked_arrived = asyncio.Event()
 
     def __len__(self) -> int:
         """Return the number of parked claims."""
@@ -116,8 +114,9 @@ class WaitingRoom:
             # The next due time is unknown while the room is empty.
             self.poll_requested.set()
         if unchecked:
+            if not self._unchecked:
+                asyncio.get_running_loop().call_later(BATCH_SECONDS, self.poll_requested.set)
             self._unchecked.add(claim)
-            self.unchecked_arrived.set()
         self._parked += 1
         PARKED_CLAIMS.inc()
         try:

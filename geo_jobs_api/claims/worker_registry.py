@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import psycopg
-from psycopg_pool import PoolTimeout
-
-from geo_jobs_api.log import OutageLog, get_logger
+from geo_jobs_api.maintenance.periodic import Periodic
 from geo_jobs_api.queue.operator_records import WorkerRegistration
 
-_log = get_logger(__name__)
 _STORE_EVERY_SECONDS = 60.0
 # New workers within this time are stored in one statement.
 _BATCH_SECONDS = 2.0
@@ -31,23 +27,15 @@ class WorkerRegistry:
     Args:
         store: where to.
         clock: monotonic seconds.
-        sleep: waits that many seconds.
     """
 
-    def __init__(
-        self,
-        store: RegistryStore,
-        *,
-        clock: Callable[[], float],
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
+    def __init__(self, store: RegistryStore, *, clock: Callable[[], float]) -> None:
         self._store = store
-        self._outage = OutageLog(_log, "worker_registry_failed")
         self._clock = clock
-        self._sleep = sleep
         self._stored: dict[str, tuple[WorkerRegistration, float]] = {}
         self._new: dict[str, WorkerRegistration] = {}
         self._arrival = asyncio.Event()
+        self.run = Periodic(self._run_round, "worker_registry_failed").run
 
     def register(self, worker: WorkerRegistration) -> None:
         """Note that a worker has claimed."""
@@ -56,23 +44,17 @@ class WorkerRegistry:
             self._new[worker.id] = worker
             self._arrival.set()
 
-    async def run(self) -> None:
-        """Work until cancelled."""
-        while True:
-            await self._arrival.wait()
-            await self._sleep(_BATCH_SECONDS)
-            await self.flush()
+    async def _run_round(self) -> float:
+        await self._arrival.wait()
+        await asyncio.sleep(_BATCH_SECONDS)
+        await self.flush()
+        return 0.0
 
     async def flush(self) -> None:
         """Store new workers. In an outage they are dropped, and come again with their next claim."""
         self._arrival.clear()
         new, self._new = self._new, {}
-        try:
-            await self._store.upsert_workers(list(new.values()))
-        except (psycopg.Error, PoolTimeout, OSError) as error:
-            self._outage.failed(error)
-            return
-        self._outage.worked()
+        await self._store.upsert_workers(list(new.values()))
         now = self._clock()
         self._stored = {name: seen for name, seen in self._stored.items() if seen[1] + _STORE_EVERY_SECONDS > now}
         self._stored |= {name: (worker, now) for name, worker in new.items()}

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
-import psycopg
-from psycopg_pool import PoolTimeout
-
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries
-from geo_jobs_api.log import OutageLog, get_logger
+from geo_jobs_api.log import get_logger
+from geo_jobs_api.maintenance.periodic import Periodic
 from geo_jobs_api.queue.rules import FINAL_STATES, JobState, job_prefix
 from geo_jobs_api.storage.storage import Storage
 
@@ -81,38 +78,32 @@ class Retention:
         pool: the way to the database.
         storage: where the objects are.
         policy: what is kept for how long.
-        sleep: waits that many seconds.
     """
 
-    def __init__(
-        self,
-        pool: Pool,
-        storage: Storage,
-        policy: RetentionPolicy,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
+    def __init__(self, pool: Pool, storage: Storage, policy: RetentionPolicy) -> None:
         self._pool = pool
-        self._outage = OutageLog(_log, "retention_failed")
         self._storage = storage
         self._policy = policy
-        self._sleep = sleep
 
     async def run(self) -> None:
         """Work until cancelled."""
-        # A process that was killed has often been started again by now.
+        # Of a killed process, which has often been restarted by now.
         with contextlib.suppress(OSError):
             await self._storage.remove_broken_uploads(_ABANDONED_SECONDS)
-        while True:
-            # Several processes that start together do not begin together.
-            await self._sleep(self._policy.interval_seconds * random.uniform(0.5, 1.5))  # noqa: S311  # no secret
-            try:
-                report = await self.run_once()
-            except (psycopg.Error, PoolTimeout, OSError) as error:
-                self._outage.failed(error)
-                continue
-            self._outage.worked()
-            if not report.is_empty:
-                _log.info("retention_done", said=report.sentence())
+        interval = self._policy.interval_seconds
+        await Periodic(
+            self._run_round,
+            "retention_failed",
+            retry_seconds=interval,
+            first_seconds=interval / 2,
+            jitter_seconds=interval,
+        ).run()
+
+    async def _run_round(self) -> float:
+        report = await self.run_once()
+        if not report.is_empty:
+            _log.info("retention_done", said=report.sentence())
+        return self._policy.interval_seconds / 2
 
     async def run_once(self, ended_seconds: float | None = None) -> RetentionReport:
         """One round, until nothing is left to be removed.
@@ -139,7 +130,7 @@ class Retention:
         total = 0
         while (count := await batch()) > 0:
             total += count
-            await self._sleep(_BATCH_PAUSE_SECONDS)
+            await asyncio.sleep(_BATCH_PAUSE_SECONDS)
         return total
 
     async def _remove_history(self) -> int:

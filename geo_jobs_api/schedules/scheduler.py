@@ -7,10 +7,8 @@ can be noted once) and they go on to their next moments. A process that is kille
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
-import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -22,7 +20,8 @@ from geo_jobs_api.errors import Problem
 from geo_jobs_api.hosts import HostList
 from geo_jobs_api.jobs.creation_store import NewJob
 from geo_jobs_api.jobs.submission import source_of
-from geo_jobs_api.log import OutageLog, get_logger
+from geo_jobs_api.log import get_logger
+from geo_jobs_api.maintenance.periodic import Periodic
 from geo_jobs_api.pipelines.build import build_pipeline
 from geo_jobs_api.queue.rules import InputKind
 from geo_jobs_api.schedules.cron import Due, decide_due
@@ -46,7 +45,6 @@ _SCHEDULES_PER_ROUND = 50
 # Of one schedule that has much to make up for.
 _FIRES_PER_ROUND = 20
 _MAX_SLEEP_SECONDS = 60.0
-_OUTAGE_PAUSE_SECONDS = 2.0
 
 
 class Scheduler:
@@ -58,10 +56,9 @@ class Scheduler:
         wake: set by whoever changes a schedule.
         max_open: how many open jobs an owner may have, those made otherwise too; 0: any number.
         clock: stands in for the database's clock where time is played.
-        sleep: waits that many seconds.
     """
 
-    def __init__(  # noqa: PLR0913  # clock and sleep are handed in
+    def __init__(
         self,
         schedules: ScheduleStore,
         allowed: HostList,
@@ -69,35 +66,22 @@ class Scheduler:
         *,
         max_open: int = 0,
         clock: Callable[[], datetime | None] = lambda: None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._schedules = schedules
-        self._outage = OutageLog(_log, "schedules_not_looked_at")
         self._allowed = allowed
-        self._wake = wake
+        self.run = Periodic(self._run_round, "schedule_poll_failed", wake=wake).run
         self._max_open = max_open
         self._clock = clock
-        self._sleep = sleep
 
-    async def run(self) -> None:
-        """Work until cancelled."""
-        while True:
-            self._wake.clear()
-            try:
-                pause = await self._schedules.seconds_until_due(self._clock())
-                self._outage.worked()
-                if pause is not None and pause <= 0:
-                    await self.run_once()
-                    continue
-            except (psycopg.Error, OSError) as error:
-                self._outage.failed(error)
-                await self._sleep(_OUTAGE_PAUSE_SECONDS * random.uniform(1, 2))  # noqa: S311  # no secret
-                continue
-            # A little later than due, since a look that comes a millisecond early finds nothing.
-            rest = _MAX_SLEEP_SECONDS if pause is None else min(_MAX_SLEEP_SECONDS, pause + 0.005)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(rest):
-                    await self._wake.wait()
+    async def _run_round(self) -> float:
+        pause = await self._schedules.seconds_until_due(self._clock())
+        if pause is None:
+            return _MAX_SLEEP_SECONDS
+        if pause <= 0:
+            await self.run_once()
+            return 0.0
+        # A query a millisecond early finds nothing.
+        return min(_MAX_SLEEP_SECONDS, pause + 0.005)
 
     async def run_once(self) -> int:
         """One round over what is due now; how many moments were decided."""

@@ -7,12 +7,11 @@ At least once: a process that dies between sending and noting it leaves the deli
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +20,8 @@ from uuid import UUID
 import httpx
 import psycopg
 
-from geo_jobs_api.log import OutageLog, get_logger
+from geo_jobs_api.log import get_logger
+from geo_jobs_api.maintenance.periodic import Periodic
 from geo_jobs_api.queue.rules import output_key
 from geo_jobs_api.webhooks.http_post import AddressRefusedError, WebhookClient
 from geo_jobs_api.webhooks.records import ClaimedDelivery
@@ -39,8 +39,7 @@ _DESTINATIONS = 20
 # Longer than a try can take.
 _LEASE_SECONDS = 60.0
 _MAX_SLEEP_SECONDS = 60.0
-_OUTAGE_PAUSE_SECONDS = 2.0
-_TAKE_PAUSE_SECONDS = 0.005
+_CLAIM_PAUSE_SECONDS = 0.005
 
 Links = Callable[[UUID, int, str, str], str | None]
 
@@ -71,10 +70,9 @@ class Deliverer:
         per_second: deliveries to one destination, in the mean.
         wake: set when there may be something to send.
         clock: seconds of the epoch, for signatures.
-        sleep: waits that many seconds.
     """
 
-    def __init__(  # noqa: PLR0913  # clock and sleep are handed in
+    def __init__(  # noqa: PLR0913  # its parts are handed in
         self,
         store: WebhookStore,
         client: WebhookClient,
@@ -84,49 +82,36 @@ class Deliverer:
         per_second: float,
         wake: asyncio.Event,
         clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._store = store
-        self._outage = OutageLog(_log, "deliveries_not_looked_at")
         self._client = client
         self._cipher = cipher
         self._links = links
         self._limits = DeliveryLimits(_DESTINATIONS, _LEASE_SECONDS, per_second)
         self._wake = wake
         self._clock = clock
-        self._sleep = sleep
         self._busy: Counter[str] = Counter()
 
     async def run(self) -> None:
-        """Work until cancelled; what is being sent then is given up, and sent again when its lease is over."""
+        """Work until cancelled. Deliveries in flight are then abandoned, and sent again when their leases end."""
         async with asyncio.TaskGroup() as sending:
-            while True:
-                self._wake.clear()
-                pause = await self._take(sending)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await self._wake.wait()
+            await Periodic(lambda: self._claim_due(sending), "delivery_poll_failed", wake=self._wake).run()
 
-    async def _take(self, sending: asyncio.TaskGroup) -> float:
-        """Begin to send what is due; seconds until more may be."""
-        # A slow destination keeps its place and nobody else's.
+    async def _claim_due(self, sending: asyncio.TaskGroup) -> float:
+        """Begin to send due deliveries. Return the seconds until the next are due."""
+        # A slow destination blocks no other.
         busy = [destination for destination, number in self._busy.items() if number >= _AT_ONCE]
         if self._busy.total() >= _AT_ONCE_IN_ALL:
             return _MAX_SLEEP_SECONDS
-        try:
-            due = await self._store.seconds_until_due(busy)
-            self._outage.worked()
-            if due is not None and due <= 0:
-                for claimed in await self._store.claim_deliveries(self._limits, busy):
-                    self._busy[claimed.destination] += 1
-                    sending.create_task(self._deliver(claimed))
-                # Not at once: another process may be taking the very same.
-                return _TAKE_PAUSE_SECONDS
-        except (psycopg.Error, OSError) as error:
-            self._outage.failed(error)
-            return _OUTAGE_PAUSE_SECONDS
-        # A little later than due, since a look that comes a millisecond early finds nothing.
-        return _MAX_SLEEP_SECONDS if due is None else min(_MAX_SLEEP_SECONDS, max(due, 0.0) + _TAKE_PAUSE_SECONDS)
+        due = await self._store.seconds_until_due(busy)
+        if due is not None and due <= 0:
+            for claimed in await self._store.claim_deliveries(self._limits, busy):
+                self._busy[claimed.destination] += 1
+                sending.create_task(self._deliver(claimed))
+            # Not at once: another process may be claiming the same.
+            return _CLAIM_PAUSE_SECONDS
+        # A query a millisecond early finds nothing.
+        return _MAX_SLEEP_SECONDS if due is None else min(_MAX_SLEEP_SECONDS, due + _CLAIM_PAUSE_SECONDS)
 
     async def _deliver(self, claimed: ClaimedDelivery) -> None:
         try:

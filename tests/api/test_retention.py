@@ -26,17 +26,13 @@ from tests.support.clients import Person, Worker, code_of, input_file, rows, sto
 DAY = 86_400
 
 
-async def no_sleep(_: float) -> None:
-    """The batches follow each other at once."""
-
-
 @pytest.fixture
-async def keeper(api: RunningApi) -> AsyncIterator[Retention]:
+async def keeper(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Retention]:
     """Retention on the test's API: 30 days for ended jobs, 90 for failed ones, 7 for those without a file."""
+    monkeypatch.setattr("geo_jobs_api.maintenance.retention._BATCH_PAUSE_SECONDS", 0)
     settings = api.settings
     async with open_pool(settings.conninfo or "", size=2, wait_seconds=10) as pool:
         made = retention(settings, pool, local_storage(settings))
-        made._sleep = no_sleep
         yield made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -177,25 +178,19 @@ async def test_living_workers_get_a_leases_time_to_be_heard_after_a_start_and_af
     seen = []
     for moment, is_away in ((159, False), (160, False), (170, True), (171, False), (229, False), (230, False)):
         now[0], source.is_away = moment, is_away
-        await rescuer.run_once()
+        with suppress(psycopg.OperationalError):
+            await rescuer.run_once()
         seen.append(source.rounds)
     assert seen == [0, 1, 1, 1, 1, 2]
 
 
 async def test_nothing_is_asked_while_living_workers_have_time_to_be_heard() -> None:
     """Leases that ran out meanwhile would be found again and again, and may not be ended yet."""
-    now, slept = [100.0], []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        now[0] += seconds
-        if len(slept) == 3:
-            raise asyncio.CancelledError
-
-    rescuer = Rescuer(Source(), RescuePolicy(1, 10, 60, 3, 30), clock=lambda: now[0], sleep=sleep)
-    with pytest.raises(asyncio.CancelledError):
-        await rescuer.run()
-    assert [round(seconds) for seconds in slept] == [1, 59, 10]
+    now = [100.0]
+    rescuer = Rescuer(Source(), RescuePolicy(1, 10, 60, 3, 30), clock=lambda: now[0])
+    assert await rescuer.run_once() == 60
+    now[0] += 60
+    assert await rescuer.run_once() == 10
 
 
 async def test_the_rescuer_rests_no_longer_than_the_shortest_lease(pool: Pool, postgres_url: str) -> None:
