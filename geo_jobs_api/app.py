@@ -105,7 +105,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             wake_events["geo_jobs_schedules"],
             max_open=settings.max_open_jobs_per_caller,
         )
-        made = Services(
+        container = Services(
             settings=settings,
             jobs=jobs,
             creation=creation,
@@ -138,7 +138,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             ),
         )
         await record_settings(pool, settings)
-        await _apply_task_types(settings, made.task_types)
+        await _apply_task_types(settings, container.task_types)
         if settings.worker_auth_token is not None:
             token = settings.worker_auth_token.get_secret_value()
             await jobs.add_worker_token(uuid7(), "WORKER_AUTH_TOKEN", worker_token_sha256(token))
@@ -157,16 +157,16 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         )
         loops = {
             "listener": listener.run,
-            "events": made.hub.run,
+            "events": container.hub.run,
             "rescuer": _rescuer(settings, maintenance).run,
             "dependents": releases.run,
             "schedules": scheduler.run,
             "deliveries": deliverer.run,
-            "retention": made.retention.run,
-            "worker registry": made.worker_registry.run,
+            "retention": container.retention.run,
+            "worker registry": container.worker_registry.run,
         }
         await stack.enter_async_context(background(loops))
-        yield made
+        yield container
 
 
 async def _apply_task_types(settings: Settings, task_types: TaskTypeStore) -> None:
@@ -192,7 +192,7 @@ def local_storage(settings: Settings) -> LocalStorage:
 
 
 def webhook_builder(settings: Settings) -> WebhookBuilder:
-    """What checks webhooks and seals their secrets."""
+    """Return what checks webhooks and encrypts their secrets."""
     return WebhookBuilder(parse_hosts(settings.webhook_hosts), _cipher(settings))
 
 
@@ -263,11 +263,11 @@ def create_app(settings: Settings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with services(settings) as made:
-            app.state.services = made
+        async with services(settings) as container:
+            app.state.services = container
             _log.info("api_started", version=monitoring.program_version(), embedded=settings.conninfo is None)
             yield
-            made.drain()
+            container.drain()
         _log.info("api_stopped")
 
     app = FastAPI(

@@ -74,7 +74,7 @@ class Batcher(Generic[RequestT, ResultT]):
 
     def _take(self) -> list[tuple[RequestT, asyncio.Future[ResultT]]]:
         batch: list[tuple[RequestT, asyncio.Future[ResultT]]] = []
-        left: list[tuple[RequestT, asyncio.Future[ResultT]]] = []
+        rest: list[tuple[RequestT, asyncio.Future[ResultT]]] = []
         weight = 0
         for item in self._waiting:
             if item[1].done():
@@ -86,8 +86,8 @@ class Batcher(Generic[RequestT, ResultT]):
                 batch.append(item)
                 weight += more
             else:
-                left.append(item)
-        self._waiting = left
+                rest.append(item)
+        self._waiting = rest
         return batch
 
     async def _answer(self, batch: list[tuple[RequestT, asyncio.Future[ResultT]]]) -> None:

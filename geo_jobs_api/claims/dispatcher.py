@@ -86,12 +86,12 @@ class ClaimDispatcher:
         self, request: ClaimRequest, claim: WaitingClaim, disconnected: asyncio.Future[None], deadline: float
     ) -> list[Lease]:
         woken_for = claim.reset()
-        news = self._room.count_notifications(request.task_types)
+        notifications = self._room.count_notifications(request.task_types)
         claimed = await self._claim(request, disconnected, deadline)
         if claimed.is_withheld:
             self._room.skip_polls(claim, claimed.avoided_seconds)
         elif not claimed.has_more:
-            self._room.mark_empty(request.task_types, news)
+            self._room.mark_empty(request.task_types, notifications)
         if claimed.is_held_back:
             # No notification will announce the next job. The poll finds its time.
             self._room.poll_requested.set()

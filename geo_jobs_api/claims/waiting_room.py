@@ -148,10 +148,10 @@ class WaitingRoom:
         """Count the notifications of these types so far. Read it before a query, for `mark_empty`."""
         return sum(self._notifications[name] for name in task_types)
 
-    def mark_empty(self, task_types: Iterable[str], news_before: int) -> None:
+    def mark_empty(self, task_types: Iterable[str], count_before: int) -> None:
         """Mark types as empty after a query got less than it requested, unless there were notifications meanwhile."""
         types = frozenset(task_types)
-        if self._is_listening and self.count_notifications(types) == news_before:
+        if self._is_listening and self.count_notifications(types) == count_before:
             self._empty_types |= types
 
     def is_known_empty(self, task_types: Iterable[str]) -> bool:
@@ -219,15 +219,15 @@ class WaitingRoom:
         `is_notification` is False for polls, which skip claims by `skip_polls_until`.
         """
         self._notifications[task_type] += 1
-        left, now = count, self._clock()
+        remaining, now = count, self._clock()
         for claim in self._claims:
-            if left <= 0:
+            if remaining <= 0:
                 break
             is_skipped = not is_notification and claim.skip_polls_until > now
             if not claim.is_woken and not is_skipped and task_type in claim.task_types:
                 claim.wake(task_type)
-                left -= 1
-        if left or not count:
+                remaining -= 1
+        if remaining or not count:
             self._empty_types.discard(task_type)
 
     def drain(self) -> None:

@@ -25,7 +25,7 @@ def add_commands(commands: Group) -> None:
     """Declare them."""
     jobs = commands.group("jobs", "Look at jobs, and change them.")
     command = jobs.add("list", "List jobs, the newest first.", with_pool(_list))
-    command.add_argument("--state", choices=[state.value for state in JobState])
+    command.add_argument("--state", type=JobState, choices=list(JobState))
     command.add_argument("--type", metavar="NAME", help="of this task type")
     command.add_argument("--owner", metavar="NAME", help="of this caller")
     command.add_argument("--code", metavar="CODE", help="that failed of this, or are tried again after it")
@@ -155,8 +155,8 @@ async def _cancel(settings: Settings, pool: Pool, arguments: argparse.Namespace)
 
 
 async def _cancel_matching(store: OperatorStore, arguments: argparse.Namespace) -> int:
-    wanted = CancelFilter.from_fields(_given(arguments, CancelFilter))
-    done = await store.cancel_matching(wanted.owner, wanted)
+    query = CancelFilter.from_fields(_given(arguments, CancelFilter))
+    done = await store.cancel_matching(query.owner, query)
     parts = [f"{count} of {name} cancelled" for name, count in done.cancelled.items()]
     parts += [f"workers of {count} of {name} asked to stop" for name, count in done.stopping.items()]
     sentence = f"{', '.join(parts)}." if parts else "No open job matches."
@@ -201,8 +201,8 @@ def _given(arguments: argparse.Namespace, model: type[Model]) -> dict[str, Any]:
 
 
 async def _redrive(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
-    wanted = RedriveFilter.from_fields(_given(arguments, RedriveFilter))
-    jobs = await OperatorStore(pool, settings.lease_seconds).redrive_failed(arguments.owner, wanted)
+    query = RedriveFilter.from_fields(_given(arguments, RedriveFilter))
+    jobs = await OperatorStore(pool, settings.lease_seconds).redrive_failed(arguments.owner, query)
     counts = ", ".join(f"{count} of {name}" for name, count in jobs.items())
     print_result(
         f"Queued again: {counts}." if counts else "No failed job fits.", {"jobs": jobs}, as_json=arguments.json

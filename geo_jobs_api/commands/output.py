@@ -45,16 +45,16 @@ def print_result(sentence: str, result: Model | Mapping[str, object], *, as_json
 
 def print_object(view: Model, *, as_json: bool) -> None:
     """Print one thing: a field on each line, or JSON with the API's names."""
-    told = view.model_dump(mode="json", by_alias=True)
+    values = view.model_dump(mode="json", by_alias=True)
     if as_json:
-        print_json(told)
+        print_json(values)
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, as_told in zip(type(view).model_fields, told.values(), strict=True):
+    for name, json_value in zip(type(view).model_fields, values.values(), strict=True):
         value = getattr(view, name)
-        table.add_row(name.replace("_", " "), _cell(as_told if isinstance(value, list | dict | Model) else value))
+        table.add_row(name.replace("_", " "), _cell(json_value if isinstance(value, list | dict | Model) else value))
     _print_rich(table)
 
 

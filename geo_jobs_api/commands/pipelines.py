@@ -9,7 +9,7 @@ from geo_jobs_api.commands.frame import Group, add_json_option, with_pool
 from geo_jobs_api.commands.output import print_json, print_line, print_result, print_table
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database.pool import Pool
-from geo_jobs_api.pipelines.schemas import PipelineJobView, PipelineSummaryView, PipelineView
+from geo_jobs_api.pipelines.schemas import PipelineJobView, PipelineView
 from geo_jobs_api.pipelines.store import PipelineStore
 
 
@@ -32,7 +32,6 @@ def add_commands(commands: Group) -> None:
 async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     store = PipelineStore(pool)
     found = await store.list_pipelines(owner=arguments.owner, before=None, limit=arguments.limit)
-    views = [PipelineSummaryView.of_summary(pipeline) for pipeline in found]
     columns = {
         "ID": lambda view: view.id,
         "NAME": lambda view: view.name,
@@ -41,7 +40,7 @@ async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) 
         "JOBS": lambda view: ", ".join(f"{number} {state}" for state, number in sorted(view.counts.items())),
         "CREATED": lambda view: view.created_at,
     }
-    print_table(views, columns, as_json=arguments.json)
+    print_table(found, columns, as_json=arguments.json)
     return 0
 
 

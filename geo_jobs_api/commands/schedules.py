@@ -21,10 +21,10 @@ from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.fields import field_errors
 from geo_jobs_api.jobs.creation_store import CreationStore
-from geo_jobs_api.schedules.content import content_of
+from geo_jobs_api.schedules.content import check_schedule
 from geo_jobs_api.schedules.records import Schedule
 from geo_jobs_api.schedules.scheduler import Scheduler
-from geo_jobs_api.schedules.schemas import FireView, PutSchedule, ScheduleView, timing_of
+from geo_jobs_api.schedules.schemas import PutSchedule, ScheduleView, timing_of
 from geo_jobs_api.schedules.store import ScheduleStore
 
 Change = Callable[[ScheduleStore, Schedule], Awaitable[Schedule | None]]
@@ -88,11 +88,13 @@ def _when(view: ScheduleView) -> str:
 
 async def _create(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     body = await asyncio.to_thread(_read, arguments.file)
-    content = await content_of(CreationStore(pool), settings.sources_allowed, arguments.owner, body, datetime.now(UTC))
-    made = await ScheduleStore(pool).create_schedule(uuid7(), arguments.owner, content)
-    if made is None:
+    upcoming = await check_schedule(
+        CreationStore(pool), settings.sources_allowed, arguments.owner, body, datetime.now(UTC)
+    )
+    created = await ScheduleStore(pool).create_schedule(uuid7(), arguments.owner, body, upcoming)
+    if created is None:
         raise Problem("invalid_state", f"{arguments.owner} has a schedule named {body.name!r} already.")
-    print_object(ScheduleView.of(made), as_json=arguments.json)
+    print_object(ScheduleView.of(created), as_json=arguments.json)
     return 0
 
 
@@ -114,7 +116,7 @@ async def _show(_settings: Settings, pool: Pool, arguments: argparse.Namespace) 
 async def _fires(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     store = ScheduleStore(pool)
     await _find(store, arguments.id)
-    fires = [FireView.of(fire) for fire in await store.list_fires(arguments.id, limit=100)]
+    fires = await store.list_fires(arguments.id, limit=100)
     columns = {
         "MOMENT": lambda fire: fire.fire_time,
         "OUTCOME": lambda fire: fire.outcome,
@@ -136,7 +138,7 @@ async def _run(settings: Settings, pool: Pool, arguments: argparse.Namespace) ->
         raise Problem("invalid_state", why or "An open job has the template's de-duplication key.")
     done = f"Created {'job' if fire.job_id else 'pipeline'} {fire.job_id or fire.pipeline_id}."
     fires = await store.list_fires(arguments.id, limit=500)
-    view = FireView.of(next(one for one in fires if one.fire_time == fire.fire_time))
+    view = next(one for one in fires if one.fire_time == fire.fire_time)
     print_result(done, view, as_json=arguments.json)
     return 0
 

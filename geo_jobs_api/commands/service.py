@@ -6,9 +6,6 @@ import argparse
 import asyncio
 import socket
 import time
-from dataclasses import asdict
-
-from pydantic.alias_generators import to_camel
 
 from geo_jobs_api.app import local_storage, retention
 from geo_jobs_api.commands.frame import Group, add_json_option, with_pool
@@ -84,9 +81,9 @@ async def _cleanup(settings: Settings, pool: Pool, arguments: argparse.Namespace
     if lost and arguments.lost_objects:
         await keeper.remove_objects(lost)
     if arguments.json:
-        removed = {to_camel(name): number for name, number in asdict(done).items()}
         print_json(
-            removed | {"jobsWithLostObjects": len(lost), "lostObjectsRemoved": bool(lost and arguments.lost_objects)}
+            done.model_dump(by_alias=True)
+            | {"jobsWithLostObjects": len(lost), "lostObjectsRemoved": bool(lost and arguments.lost_objects)}
         )
         return 0
     print_line(done.sentence())

@@ -9,7 +9,6 @@ from geo_jobs_api.commands.frame import Group, add_json_option, with_pool
 from geo_jobs_api.commands.output import print_table
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database.pool import Pool
-from geo_jobs_api.queue.operator_schemas import TaskTypeStatsView, WorkerView
 from geo_jobs_api.queue.operator_store import OperatorStore
 
 
@@ -38,7 +37,7 @@ async def _stats(settings: Settings, pool: Pool, arguments: argparse.Namespace) 
         "JOBS/h": lambda one: one.jobs_per_hour,
         "OLDEST WAITING s": lambda one: one.oldest_waiting_seconds,
     }
-    print_table([TaskTypeStatsView.model_validate(one) for one in found], columns, as_json=arguments.json)
+    print_table(found, columns, as_json=arguments.json)
     return 0
 
 
@@ -55,16 +54,16 @@ async def _workers(settings: Settings, pool: Pool, arguments: argparse.Namespace
         "TROUBLE": lambda one: " ".join(trouble["message"] for trouble in one.trouble or ()),
         "JOBS": lambda one: " ".join(str(job) for job in one.jobs),
     }
-    print_table([WorkerView.model_validate(one) for one in found], columns, as_json=arguments.json)
+    print_table(found, columns, as_json=arguments.json)
     return 0
 
 
 def _takes(capabilities: dict[str, Any]) -> str:
-    told = []
+    parts = []
     if "maxFileSize" in capabilities:
-        told.append(f"≤ {capabilities['maxFileSize'] / 1e6:.0f} MB")
+        parts.append(f"≤ {capabilities['maxFileSize'] / 1e6:.0f} MB")
     if "memoryMb" in capabilities:
-        told.append(f"{capabilities['memoryMb']} MiB")
+        parts.append(f"{capabilities['memoryMb']} MiB")
     if "sourceHosts" in capabilities:
-        told.append(f"from {' '.join(capabilities['sourceHosts']) or 'no hosts'}")
-    return ", ".join(told)
+        parts.append(f"from {' '.join(capabilities['sourceHosts']) or 'no hosts'}")
+    return ", ".join(parts)

@@ -67,12 +67,12 @@ def _value(text: str) -> Any:
 
 
 def _limits(kind: TaskType) -> str:
-    told = []
+    parts = []
     if kind.max_concurrent_runs is not None:
-        told.append(f"{kind.max_concurrent_runs} at once")
+        parts.append(f"{kind.max_concurrent_runs} at once")
     if kind.rate_limit is not None:
-        told.append(f"{kind.rate_limit.count} in {kind.rate_limit.period_seconds:g} s")
-    return ", ".join(told)
+        parts.append(f"{kind.rate_limit.count} in {kind.rate_limit.period_seconds:g} s")
+    return ", ".join(parts)
 
 
 async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from datetime import datetime
 from uuid import UUID
 
-from pydantic import ConfigDict
 from uuid_utils.compat import uuid7
 
 from geo_jobs_api.commands.frame import Group, add_json_option, with_pool
 from geo_jobs_api.commands.output import print_line, print_result, print_table
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database.pool import Pool
-from geo_jobs_api.fields import Model
 from geo_jobs_api.http.auth import new_worker_token, worker_token_sha256
 from geo_jobs_api.queue.job_store import JobStore
-
-
-class TokenView(Model):
-    """A worker's token, without its secret."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    id: UUID
-    name: str
-    created_at: datetime
-    revoked_at: datetime | None
+from geo_jobs_api.queue.records import WorkerToken
 
 
 def add_commands(commands: Group) -> None:
@@ -49,19 +36,18 @@ async def _create(_settings: Settings, pool: Pool, arguments: argparse.Namespace
     return 0
 
 
-def _state(token: TokenView) -> str:
+def _state(token: WorkerToken) -> str:
     return "valid" if token.revoked_at is None else f"revoked {token.revoked_at:%Y-%m-%d %H:%M}"
 
 
 async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
-    views = [TokenView.model_validate(token) for token in await JobStore(pool).list_worker_tokens()]
     columns = {
         "ID": lambda token: token.id,
         "CREATED": lambda token: token.created_at,
         "STATE": _state,
         "NAME": lambda token: token.name,
     }
-    print_table(views, columns, as_json=arguments.json)
+    print_table(await JobStore(pool).list_worker_tokens(), columns, as_json=arguments.json)
     return 0
 
 

@@ -15,7 +15,8 @@ from geo_jobs_api.config import Settings
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.webhooks.content import new_secret
-from geo_jobs_api.webhooks.schemas import CreatedWebhook, DeliveryView, PutWebhook, WebhookView
+from geo_jobs_api.webhooks.records import DeliveryState
+from geo_jobs_api.webhooks.schemas import CreatedWebhook, Delivery, PutWebhook
 from geo_jobs_api.webhooks.store import WebhookStore
 
 
@@ -33,7 +34,7 @@ def add_commands(commands: Group) -> None:
     add_json_option(command)
     command = webhooks.add("deliveries", "Show what was delivered, and what came of each try.", with_pool(_deliveries))
     command.add_argument("id", type=UUID, metavar="ID")
-    command.add_argument("--state", choices=("pending", "delivered", "failed"))
+    command.add_argument("--state", type=DeliveryState, choices=list(DeliveryState))
     command.add_argument("--limit", type=int, default=50, metavar="N", help="at most so many (default: 50)")
     add_json_option(command)
     command = webhooks.add("redeliver", "Deliver once more what has ended.", with_pool(_redeliver))
@@ -55,7 +56,7 @@ async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) 
         "TASK TYPES": lambda view: " ".join(view.task_types or ()) or "all",
         "PAUSED": lambda view: view.paused,
     }
-    print_table([WebhookView.of(webhook) for webhook in found], columns, as_json=arguments.json)
+    print_table(found, columns, as_json=arguments.json)
     return 0
 
 
@@ -65,7 +66,7 @@ async def _create(settings: Settings, pool: Pool, arguments: argparse.Namespace)
     secret = new_secret()
     content = webhook_builder(settings).content(body, is_admin=True, secret=secret)
     webhook = await WebhookStore(pool).create_webhook(uuid7(), arguments.owner, content)
-    print_object(CreatedWebhook(**dict(WebhookView.of(webhook)), secret=secret), as_json=arguments.json)
+    print_object(CreatedWebhook(**dict(webhook), secret=secret), as_json=arguments.json)
     return 0
 
 
@@ -82,24 +83,24 @@ async def _deliveries(_settings: Settings, pool: Pool, arguments: argparse.Names
         "NEXT TRY": lambda view: view.next_attempt_at,
         "LAST ANSWER": _last_answer,
     }
-    print_table([DeliveryView.of(delivery) for delivery in found], columns, as_json=arguments.json)
+    print_table(found, columns, as_json=arguments.json)
     return 0
 
 
-def _last_answer(view: DeliveryView) -> object:
+def _last_answer(view: Delivery) -> object:
     last = view.attempts[-1] if view.attempts else {}
     return last.get("error") or last.get("statusCode")
 
 
 async def _redeliver(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     store = WebhookStore(pool)
-    wanted: Sequence[int] = arguments.delivery
-    if not wanted:
-        failed = await store.list_deliveries(arguments.id, state="failed", before=None, limit=10_000)
-        wanted = [delivery.id for delivery in failed]
-    done = [number for number in wanted if await store.redeliver(arguments.id, number) is not None]
+    delivery_ids: Sequence[int] = arguments.delivery
+    if not delivery_ids:
+        failed = await store.list_deliveries(arguments.id, state=DeliveryState.FAILED, before=None, limit=10_000)
+        delivery_ids = [delivery.id for delivery in failed]
+    done = [number for number in delivery_ids if await store.redeliver(arguments.id, number) is not None]
     print_result(f"{len(done)} deliveries are tried again.", {"deliveries": len(done)}, as_json=arguments.json)
-    return 0 if len(done) == len(wanted) else 1
+    return 0 if len(done) == len(delivery_ids) else 1
 
 
 async def _delete(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:

@@ -73,10 +73,10 @@ def _run(command: list[str], *, user: str | None, timeout: float, log: Path | No
             raise ConfigurationError(f"The embedded database cannot be run: {error}") from error
         if result.returncode and log is not None:
             output.seek(0)
-            told = output.read().strip().splitlines()[-3:]
+            lines = output.read().strip().splitlines()[-3:]
             with contextlib.suppress(OSError):
-                told += log.read_text(errors="replace").strip().splitlines()[-5:]
-            raise ConfigurationError(f"The embedded database could not {doing}: " + " | ".join(told))
+                lines += log.read_text(errors="replace").strip().splitlines()[-5:]
+            raise ConfigurationError(f"The embedded database could not {doing}: " + " | ".join(lines))
         return result.returncode
 
 

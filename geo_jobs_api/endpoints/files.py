@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -15,7 +14,7 @@ from fastapi.responses import FileResponse
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.http.services import Services, ServicesOf
 from geo_jobs_api.queue.rules import JobState, input_key, output_key
-from geo_jobs_api.storage.local_storage import PIECE_BYTES, LocalStorage, StagedObject
+from geo_jobs_api.storage.local_storage import PIECE_BYTES, StagedObject
 from geo_jobs_api.storage.storage import SignatureQuery, SizeRule
 
 router = APIRouter(prefix="/storage", tags=["files"])
@@ -26,7 +25,6 @@ UPLOAD_BYTES_PER_SECOND = 10_000
 _BYTES: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _INPUT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/input/(?P<name>[^/]+)$")
 _SLOT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/outputs/(?P<lease_seq>\d{1,18})/(?P<name>[^/]+)$")
-_OUTPUT_KEY = re.compile(r"^(?P<lease>jobs/[0-9a-f-]{36}/outputs/\d{1,18})/[0-9a-f]{64}/(?P<name>[^/]+)$")
 
 
 class _ObjectResponse(FileResponse):
@@ -138,14 +136,6 @@ async def _publish(services: Services, key: str, staged: StagedObject) -> None:
         raise Problem("invalid_state", "The job does not wait for this file.")
 
 
-def _find_object(storage: LocalStorage, key: str) -> Path | None:
-    keys = [key]
-    if match := _OUTPUT_KEY.match(key):
-        # Where outputs lay until migration 0007; they go with their jobs.
-        keys.append(f"{match['lease']}/{match['name']}")
-    return next((path for path in map(storage.path_of, keys) if path.is_file()), None)
-
-
 @router.head("/{key:path}", include_in_schema=False)
 @router.get(
     "/{key:path}",
@@ -159,8 +149,8 @@ def _find_object(storage: LocalStorage, key: str) -> Path | None:
 async def get_object(key: str, query: Signature, services: ServicesOf) -> Response:
     """Hand one object out, whole or in ranges; never to be shown or run by a browser."""
     services.storage.signer.verify("GET", key, query)
-    path = await asyncio.to_thread(_find_object, services.storage, key)
-    if path is None:
+    path = services.storage.path_of(key)
+    if not await asyncio.to_thread(path.is_file):
         raise Problem("object_not_found", "There is no such file.")
     return _ObjectResponse(
         path,

@@ -39,7 +39,6 @@ from geo_jobs_api.storage.storage import SizeRule
 
 router = APIRouter(prefix="/api/geo-jobs", tags=["jobs"], route_class=Route)
 
-_FINAL_STATE_NAMES = frozenset(state.value for state in FINAL_STATES)
 # Proxies close connections that are silent for 30 to 60 s.
 _SSE_SILENCE_SECONDS = 15.0
 _EVENTS_PER_PIECE = 20
@@ -63,11 +62,11 @@ async def create_job(
 
     The same `Idempotency-Key` with the same body gives the same job again, a `dedupKey` that an open job has, that job.
     """
-    (made,) = await services.submission.submit(caller, [body], idempotency_key)
-    if not made.is_new:
+    (created,) = await services.submission.submit(caller, [body], idempotency_key)
+    if not created.is_new:
         response.status_code = 200
-    response.headers["Location"] = f"/api/geo-jobs/{made.job.id}"
-    return JobView.of(made.job)
+    response.headers["Location"] = f"/api/geo-jobs/{created.job.id}"
+    return JobView.of(created.job)
 
 
 @router.post("/batch", status_code=201, response_model=CreatedBatch, summary="Create many jobs")
@@ -75,22 +74,23 @@ async def create_batch(
     body: CreateBatch, caller: CallerOf, services: ServicesOf, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Make up to 1,000 jobs in one transaction: all of them, or none."""
-    made = await services.submission.submit(caller, body.jobs, idempotency_key, is_batch=True)
+    created = await services.submission.submit(caller, body.jobs, idempotency_key, is_batch=True)
     return await answer(
-        lambda: CreatedBatch(jobs=[JobView.of(one.job) for one in made], created=[one.is_new for one in made]), 201
+        lambda: CreatedBatch(jobs=[JobView.of(one.job) for one in created], created=[one.is_new for one in created]),
+        201,
     )
 
 
 @router.get("", response_model=JobPage, summary="List jobs")
-async def list_jobs(caller: CallerOf, services: ServicesOf, wanted: Annotated[JobFilter, Query()]) -> Response:
+async def list_jobs(caller: CallerOf, services: ServicesOf, query: Annotated[JobFilter, Query()]) -> Response:
     """Your jobs, newest first; with the admin scope, everybody's. A page has up to 1 MiB, so it may be short."""
-    jobs = JobQuery(None if wanted.state is None else wanted.state.value, wanted.task_type, wanted.error_code)
-    owner = wanted.owner if caller.is_admin else caller.subject
+    jobs = JobQuery(query.state, query.task_type, query.error_code)
+    owner = query.owner if caller.is_admin else caller.subject
 
     async def fetch(before: UUID | None, limit: int) -> list[Job]:
         return await services.jobs.list_jobs(jobs, owner=owner, before=before, limit=limit)
 
-    return await read_page("jobs", fetch, JobView.of, after=wanted.cursor, limit=wanted.limit)
+    return await read_page("jobs", fetch, JobView.of, after=query.cursor, limit=query.limit)
 
 
 @router.get("/{job_id}", response_model=JobView, summary="Look at a job")
@@ -107,10 +107,10 @@ async def request_upload(
     limit = services.settings.max_file_size
     if body.file_size > limit:
         raise Problem("too_large", f"The file has {body.file_size} bytes; at most {limit} are taken.")
-    wanted = await _find_job(services, caller, job_id)
-    rules = await find_rules(services.creation, [wanted.task_type])
-    if wanted.task_type in rules:
-        check_file_type(rules[wanted.task_type], body.file_type)
+    query = await _find_job(services, caller, job_id)
+    rules = await find_rules(services.creation, [query.task_type])
+    if query.task_type in rules:
+        check_file_type(rules[query.task_type], body.file_type)
     file_name = safe_file_name(body.file_name)
     try:
         job = await services.jobs.set_upload(
@@ -206,7 +206,7 @@ async def retry_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> Job
     summary="Follow a job",
 )
 async def list_events(
-    job_id: UUID, request: Request, caller: CallerOf, services: ServicesOf, wanted: Annotated[EventFilter, Query()]
+    job_id: UUID, request: Request, caller: CallerOf, services: ServicesOf, query: Annotated[EventFilter, Query()]
 ) -> Any:
     """The moves of a job: a JSON page, or a live stream for `Accept: text/event-stream`.
 
@@ -214,7 +214,7 @@ async def list_events(
     """
     await _find_job(services, caller, job_id)
     if "text/event-stream" in request.headers.get("accept", ""):
-        place = _resume_place(request.headers.get("last-event-id"), wanted.after)
+        place = _resume_place(request.headers.get("last-event-id"), query.after)
         return StreamingResponse(
             _stream(services, job_id, place),
             media_type="text/event-stream",
@@ -224,7 +224,7 @@ async def list_events(
     async def fetch(after: int, limit: int) -> list[JobEvent]:
         return await services.jobs.list_events(job_id, after=after, limit=limit)
 
-    return await read_page("events", fetch, EventView.of, after=wanted.after, limit=wanted.limit, cursor_at_end=True)
+    return await read_page("events", fetch, EventView.of, after=query.after, limit=query.limit, cursor_at_end=True)
 
 
 def _resume_place(last_event_id: str | None, after: int) -> int:
@@ -249,7 +249,7 @@ async def _stream(services: Services, job_id: UUID, after: int) -> AsyncIterator
             yield b": still here\n\n"
             continue
         yield _frame(EventView.of(item))
-        if item.state in _FINAL_STATE_NAMES:
+        if item.state in FINAL_STATES:
             # A failed job may have been sent back to the queue since.
             job = await services.jobs.find_job(job_id)
             if job is None or job.state in FINAL_STATES:

@@ -1,6 +1,6 @@
-"""The endpoints for those who steer: task types, order and fate of jobs, workers, figures.
+"""Endpoints for operators: task types, priorities, cancellation, redrive, workers, statistics.
 
-Owners steer their own jobs; what concerns everybody is for administrators.
+Owners change their own jobs. The rest is for administrators.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from geo_jobs_api.http.paging import answer
 from geo_jobs_api.http.routes import Route
 from geo_jobs_api.http.services import CallerOf, ServicesOf, admin_of, caller_of
 from geo_jobs_api.jobs.schemas import JobView
+from geo_jobs_api.maintenance.retention import RetentionReport
 from geo_jobs_api.queue.operator_schemas import (
     CancelFilter,
     CancelledJobs,
     ChangePriority,
-    CleanedUp,
     Cleanup,
     RedriveFilter,
     Redriven,
     StatsPeriod,
-    TaskTypeStatsView,
-    WorkerView,
+    TaskTypeStats,
+    Worker,
 )
 from geo_jobs_api.task_types.schemas import TaskType, parse_task_type
 
@@ -37,7 +37,7 @@ _ADMIN = [Depends(admin_of)]
 _TYPES: list[str | Enum] = ["task types"]
 _DAY_SECONDS = 86_400.0
 TaskTypes = RootModel[list[TaskType]]
-Workers = RootModel[list[WorkerView]]
+Workers = RootModel[list[Worker]]
 
 
 @router.get("/task-types", response_model=list[TaskType], summary="List the task types", tags=_TYPES)
@@ -120,34 +120,33 @@ async def unlock(job_id: UUID, services: ServicesOf) -> JobView:
 
 
 @router.get(
-    "/admin/workers", response_model=list[WorkerView], summary="See who works", tags=["operations"], dependencies=_ADMIN
+    "/admin/workers", response_model=list[Worker], summary="See who works", tags=["operations"], dependencies=_ADMIN
 )
 async def list_workers(services: ServicesOf) -> Response:
     """Workers that were heard of in the last minutes, or hold a job; the busy ones first."""
     found = await services.operator_store.list_workers()
-    return await answer(lambda: Workers([WorkerView.model_validate(worker) for worker in found]))
+    return await answer(lambda: Workers(found))
 
 
 @router.get(
     "/admin/stats",
-    response_model=list[TaskTypeStatsView],
+    response_model=list[TaskTypeStats],
     summary="See figures",
     tags=["operations"],
     dependencies=_ADMIN,
 )
-async def list_stats(services: ServicesOf, period: Annotated[StatsPeriod, Query()]) -> list[TaskTypeStatsView]:
+async def list_stats(services: ServicesOf, period: Annotated[StatsPeriod, Query()]) -> list[TaskTypeStats]:
     """What stands in the queue now, and what became of jobs lately, for each task type."""
-    found = await services.operator_store.list_stats(period.hours * 3600)
-    return [TaskTypeStatsView.model_validate(figures) for figures in found]
+    return await services.operator_store.list_stats(period.hours * 3600)
 
 
 @router.post(
     "/admin/cleanup",
-    response_model=CleanedUp,
+    response_model=RetentionReport,
     summary="Remove ended jobs",
     tags=["operations"],
     dependencies=_ADMIN,
 )
-async def clean_up(body: Cleanup, services: ServicesOf) -> CleanedUp:
+async def clean_up(body: Cleanup, services: ServicesOf) -> RetentionReport:
     """Remove all jobs that ended so many days ago, with their events and files, whatever the settings would keep."""
-    return CleanedUp.model_validate(await services.retention.run_once(body.days * _DAY_SECONDS))
+    return await services.retention.run_once(body.days * _DAY_SECONDS)

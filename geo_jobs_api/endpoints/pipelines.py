@@ -22,12 +22,12 @@ from geo_jobs_api.pipelines.schemas import (
     CreatePipeline,
     PipelineFilter,
     PipelinePage,
-    PipelineSummaryView,
+    PipelineSummary,
     PipelineView,
 )
 from geo_jobs_api.pipelines.store import IncompletePipelineError, NewPipeline
 from geo_jobs_api.queue.job_store import QuotaExceededError
-from geo_jobs_api.queue.records import Caller, Pipeline, PipelineSummary
+from geo_jobs_api.queue.records import Caller, Pipeline
 
 router = APIRouter(prefix="/api/pipelines", tags=["pipelines"], route_class=Route)
 
@@ -81,15 +81,13 @@ async def _view(
 
 
 @router.get("", response_model=PipelinePage, summary="List pipelines")
-async def list_pipelines(
-    caller: CallerOf, services: ServicesOf, wanted: Annotated[PipelineFilter, Query()]
-) -> Response:
+async def list_pipelines(caller: CallerOf, services: ServicesOf, query: Annotated[PipelineFilter, Query()]) -> Response:
     """Your pipelines without their jobs, newest first; with the admin scope, everybody's."""
 
     async def fetch(before: UUID | None, limit: int) -> list[PipelineSummary]:
         return await services.pipelines.list_pipelines(owner=caller.owner_filter, before=before, limit=limit)
 
-    return await read_page("pipelines", fetch, PipelineSummaryView.of_summary, after=wanted.cursor, limit=wanted.limit)
+    return await read_page("pipelines", fetch, lambda pipeline: pipeline, after=query.cursor, limit=query.limit)
 
 
 @router.get("/{pipeline_id}", response_model=PipelineView, summary="Look at a pipeline")

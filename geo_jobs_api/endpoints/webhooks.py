@@ -18,15 +18,14 @@ from geo_jobs_api.jobs.submission import limit_exceeded
 from geo_jobs_api.queue.job_store import LimitExceededError
 from geo_jobs_api.queue.records import Caller
 from geo_jobs_api.webhooks.content import new_secret
-from geo_jobs_api.webhooks.records import Delivery, Webhook
 from geo_jobs_api.webhooks.schemas import (
     CreatedWebhook,
+    Delivery,
     DeliveryFilter,
     DeliveryPage,
-    DeliveryView,
     PutWebhook,
+    Webhook,
     WebhookList,
-    WebhookView,
 )
 from geo_jobs_api.webhooks.store import MAX_PENDING_TESTS, MAX_TESTS_PER_HOUR
 
@@ -64,31 +63,31 @@ async def create_webhook(
     except LimitExceededError as error:
         raise limit_exceeded("webhooks", MAX_PER_OWNER) from error
     response.headers["Location"] = f"/api/webhooks/{webhook.id}"
-    return CreatedWebhook(**dict(WebhookView.of(webhook)), secret=secret)
+    return CreatedWebhook(**dict(webhook), secret=secret)
 
 
 @router.get("", response_model=WebhookList, summary="List webhooks")
 async def list_webhooks(caller: CallerOf, services: ServicesOf) -> Response:
     """Your webhooks; with the admin scope, everybody's."""
     found = await services.webhooks.list_webhooks(owner=caller.owner_filter, limit=_MAX_WEBHOOKS)
-    return await answer(lambda: WebhookList(webhooks=[WebhookView.of(webhook) for webhook in found]))
+    return await answer(lambda: WebhookList(webhooks=found))
 
 
-@router.get("/{webhook_id}", response_model=WebhookView, summary="Look at a webhook")
-async def get_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf) -> WebhookView:
+@router.get("/{webhook_id}", response_model=Webhook, summary="Look at a webhook")
+async def get_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf) -> Webhook:
     """Without its secret."""
-    return WebhookView.of(await _find(services, caller, webhook_id))
+    return await _find(services, caller, webhook_id)
 
 
-@router.put("/{webhook_id}", response_model=WebhookView, summary="Change a webhook")
-async def replace_webhook(webhook_id: UUID, body: PutWebhook, caller: CallerOf, services: ServicesOf) -> WebhookView:
+@router.put("/{webhook_id}", response_model=Webhook, summary="Change a webhook")
+async def replace_webhook(webhook_id: UUID, body: PutWebhook, caller: CallerOf, services: ServicesOf) -> Webhook:
     """Give it another content; without a `secret` it keeps its own.
 
     One with `allOwners` pauses when no administrator has stored it for `WEBHOOK_RENEWAL_DAYS`.
     """
     webhook = await _find(services, caller, webhook_id)
     content = services.webhook_builder.content(body, is_admin=caller.is_admin)
-    return WebhookView.of(await services.webhooks.replace_webhook(webhook, content) or webhook)
+    return await services.webhooks.replace_webhook(webhook, content) or webhook
 
 
 @router.delete("/{webhook_id}", status_code=204, summary="Delete a webhook")
@@ -99,13 +98,13 @@ async def delete_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesO
     return Response(status_code=204)
 
 
-@router.post("/{webhook_id}/test", status_code=201, response_model=DeliveryView, summary="Try a webhook")
-async def test_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf) -> DeliveryView:
+@router.post("/{webhook_id}/test", status_code=201, response_model=Delivery, summary="Try a webhook")
+async def test_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf) -> Delivery:
     """Deliver an event `test`. A webhook takes 60 an hour, and 10 may wait to be delivered."""
     webhook = await _find_readable(services, caller, webhook_id)
     body = {"event": "test", "time": datetime.now(UTC).isoformat(), "webhook": {"id": str(webhook.id)}}
     try:
-        return DeliveryView.of(or_404(await services.webhooks.add_test(webhook_id, body), "webhook"))
+        return or_404(await services.webhooks.add_test(webhook_id, body), "webhook")
     except LimitExceededError as error:
         raise Problem(
             "quota_exceeded",
@@ -116,24 +115,22 @@ async def test_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf)
 
 @router.get("/{webhook_id}/deliveries", response_model=DeliveryPage, summary="See what was delivered")
 async def list_deliveries(
-    webhook_id: UUID, caller: CallerOf, services: ServicesOf, wanted: Annotated[DeliveryFilter, Query()]
+    webhook_id: UUID, caller: CallerOf, services: ServicesOf, query: Annotated[DeliveryFilter, Query()]
 ) -> Response:
     """What was delivered, what is tried again and what has failed, with what came of each try."""
     await _find_readable(services, caller, webhook_id)
 
     async def fetch(before: int | None, limit: int) -> list[Delivery]:
-        return await services.webhooks.list_deliveries(webhook_id, state=wanted.state, before=before, limit=limit)
+        return await services.webhooks.list_deliveries(webhook_id, state=query.state, before=before, limit=limit)
 
-    return await read_page("deliveries", fetch, DeliveryView.of, after=wanted.cursor, limit=wanted.limit)
+    return await read_page("deliveries", fetch, lambda delivery: delivery, after=query.cursor, limit=query.limit)
 
 
-@router.post(
-    "/{webhook_id}/deliveries/{delivery_id}/redeliver", response_model=DeliveryView, summary="Deliver once more"
-)
-async def redeliver(webhook_id: UUID, delivery_id: DeliveryId, caller: CallerOf, services: ServicesOf) -> DeliveryView:
+@router.post("/{webhook_id}/deliveries/{delivery_id}/redeliver", response_model=Delivery, summary="Deliver once more")
+async def redeliver(webhook_id: UUID, delivery_id: DeliveryId, caller: CallerOf, services: ServicesOf) -> Delivery:
     """Try again from the beginning, under the same `Webhook-Id`."""
     await _find_readable(services, caller, webhook_id)
     delivery = await services.webhooks.redeliver(webhook_id, delivery_id)
     if delivery is None:
         raise Problem("invalid_state", "There is no such delivery, or it is still being tried.")
-    return DeliveryView.of(delivery)
+    return delivery

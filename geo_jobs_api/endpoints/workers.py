@@ -169,7 +169,7 @@ def _claimed_input(services: Services, base_url: str, job: LeasedJob) -> Claimed
     if url is None:
         url = services.storage.sign_get(base_url, job.object_key, services.settings.signed_url_seconds).url
     return ClaimedInput(
-        kind=job.input_kind.value,
+        kind=job.input_kind,
         file_name=job.file_name,
         download_url=url,
         size_bytes=job.input_size_bytes,
@@ -184,15 +184,15 @@ async def heartbeat(
     job_id: UUID, token: LeaseTokenOf, services: ServicesOf, base_url: BaseUrl, body: Heartbeat | None = None
 ) -> LeaseView:
     """A sign of life. The first one makes the attempt count; the last `stats` are shown to the job's owner."""
-    news = LeaseUpdate(stats=None if body is None else body.stats)
-    view = await _renew(services, base_url, job_id, token, news)
+    update = LeaseUpdate(stats=None if body is None else body.stats)
+    view = await _renew(services, base_url, job_id, token, update)
     if body is None or view.cancel is not None:
         return view
     # A lease that was made shorter must not run out while its renewal is held open.
     wait_seconds = min(body.wait_seconds, view.lease_seconds / _HEARTBEATS_PER_LEASE)
     if not await _is_cancelled_within(services, job_id, wait_seconds):
         return view
-    return await _renew(services, base_url, job_id, token, news)
+    return await _renew(services, base_url, job_id, token, update)
 
 
 async def _is_cancelled_within(services: Services, job_id: UUID, seconds: float) -> bool:
@@ -217,9 +217,9 @@ async def progress(
     return await _renew(services, base_url, job_id, token, LeaseUpdate(body.percent, body.stage, body.message))
 
 
-async def _renew(services: Services, base_url: str, job_id: UUID, token: LeaseToken, news: LeaseUpdate) -> LeaseView:
+async def _renew(services: Services, base_url: str, job_id: UUID, token: LeaseToken, update: LeaseUpdate) -> LeaseView:
     settings = services.settings
-    renewal = await services.leases.renew_lease(job_id, token, lease_seconds=settings.lease_seconds, news=news)
+    renewal = await services.leases.renew_lease(job_id, token, lease_seconds=settings.lease_seconds, update=update)
     if renewal is None:
         raise _lease_problem(await services.leases.find_outcome(job_id, token), token)
     return LeaseView(
@@ -251,7 +251,7 @@ def _lease_problem(outcome: LeaseOutcome | None, token: LeaseToken) -> Problem:
     """Why a lease that is not held any more cannot be used."""
     if outcome is None:
         return Problem("job_not_found", "There is no such job.")
-    if outcome.job_state == JobState.CANCELLED:
+    if outcome.job_state is JobState.CANCELLED:
         return Problem("job_cancelled", "The job was cancelled; stop working on it.")
     if outcome.ended_by in {"complete", "fail"}:
         return Problem("already_finalized", f"This lease has ended already: the job became {outcome.state}.")
@@ -290,13 +290,13 @@ async def complete(job_id: UUID, body: CompleteJob, token: LeaseTokenOf, service
     replayed = state is None
     if state is None:
         outcome = await _replay_or_raise(services, job_id, token, digest)
-        state = JobState(outcome.state or outcome.job_state)
+        state = outcome.state or outcome.job_state
     if state is not JobState.SUCCEEDED:
         raise Problem("job_cancelled", "The job was cancelled before its results came; they are not kept.")
     if not replayed:
         JOBS_ENDED.labels(state.value).inc()
         _log.info("job_completed", job_id=str(job_id), lease_seq=token.lease_seq, outputs=len(body.outputs))
-    return _json_response(Completed(state=state.value, replayed=replayed))
+    return _json_response(Completed(state=state, replayed=replayed))
 
 
 @router.patch("/{job_id}/fail", response_model=Failed)

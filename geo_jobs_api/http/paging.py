@@ -62,15 +62,15 @@ async def read_page(  # noqa: PLR0913  # the parts of a list
     size, rows = 0, _FIRST_ROWS
     while True:
         # One item more than wanted shows whether there is another page.
-        asked = min(rows, limit + 1 - len(items))
-        found = await fetch(after, asked)
+        requested = min(rows, limit + 1 - len(items))
+        found = await fetch(after, requested)
         texts = await asyncio.to_thread(lambda records: [_write(view(record)) for record in records], found)
         for record, text in zip(found, texts, strict=True):
             if items and (len(items) == limit or size + len(text) > MAX_PAGE_BYTES):
                 return _page(name, items, after)
             items.append(text)
             size, after = size + len(text), record.id
-        if len(found) < asked:
+        if len(found) < requested:
             return _page(name, items, after if cursor_at_end else None)
         # As many as fit by the mean so far, and at least one, which may be small.
         rows = 1 + max(0, MAX_PAGE_BYTES - size) * len(items) // size

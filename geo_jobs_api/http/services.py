@@ -54,23 +54,23 @@ class Cached(Generic[T]):
     """A figure that is asked for at most every few seconds, however many want it.
 
     Args:
-        ask: for the figure.
+        fetch: for the figure.
         seconds: how old it may be.
         clock: monotonic seconds.
     """
 
-    def __init__(self, ask: Callable[[], Awaitable[T]], seconds: float, clock: Callable[[], float]) -> None:
-        self._ask, self._seconds, self._clock = ask, seconds, clock
+    def __init__(self, fetch: Callable[[], Awaitable[T]], seconds: float, clock: Callable[[], float]) -> None:
+        self._fetch, self._seconds, self._clock = fetch, seconds, clock
         self._latest: tuple[float, T] | None = None
-        self._asking = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def read(self) -> T:
         """Return the figure, asked for by this call or by an earlier one."""
-        wanted_at = self._clock()
-        async with self._asking:
-            if self._latest is None or wanted_at - self._latest[0] >= self._seconds:
-                asked_at = self._clock()
-                self._latest = asked_at, await self._ask()
+        called_at = self._clock()
+        async with self._lock:
+            if self._latest is None or called_at - self._latest[0] >= self._seconds:
+                started_at = self._clock()
+                self._latest = started_at, await self._fetch()
             return self._latest[1]
 
 

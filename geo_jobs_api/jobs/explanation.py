@@ -9,7 +9,7 @@ from geo_jobs_api.jobs.worker_reasons import list_worker_reasons
 from geo_jobs_api.queue.capabilities import Requirements
 from geo_jobs_api.queue.job_store import JobStore
 from geo_jobs_api.queue.operator_records import MAX_COUNTED, PossibleWorker, WaitingReasons
-from geo_jobs_api.queue.operator_schemas import EndedLeaseView, Explanation, Reason
+from geo_jobs_api.queue.operator_schemas import Explanation, Reason
 from geo_jobs_api.queue.operator_store import OperatorStore
 from geo_jobs_api.queue.records import Job, Parent
 from geo_jobs_api.queue.rules import ErrorClass, JobState
@@ -25,11 +25,11 @@ async def build_explanation(jobs: JobStore, operator_store: OperatorStore, job: 
     workers = await operator_store.list_possible_workers(job.task_type) if found is not None else []
     parents = await jobs.list_parents(job.id) if job.pending_parents else []
     return Explanation(
-        state=job.state.value,
+        state=job.state,
         why=explain(job, now),
         reasons=list_parents(parents) if found is None else list_reasons(job, found, workers, now, viewer),
         place=None if found is None or found.jobs_before == MAX_COUNTED else found.jobs_before + 1,
-        leases=[EndedLeaseView.model_validate(lease) for lease in leases],
+        leases=leases,
     )
 
 
@@ -124,8 +124,8 @@ def _failed(job: Job, _: datetime) -> str:
         why = "The file cannot be used, and another attempt would not change that."
     else:
         why = f"It was tried {job.attempt} times, and no attempts are left."
-    said = f" Last error: {error.get('code')}: {error.get('message', '')}".rstrip()
-    return f"{why}{said} POST …/retry sends it back to the queue with all its attempts."
+    last_error = f" Last error: {error.get('code')}: {error.get('message', '')}".rstrip()
+    return f"{why}{last_error} POST …/retry sends it back to the queue with all its attempts."
 
 
 def _cancelled(job: Job, _: datetime) -> str:

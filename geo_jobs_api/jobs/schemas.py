@@ -10,7 +10,7 @@ from pydantic import Field
 
 from geo_jobs_api.fields import Integer, Model, StrictModel, Text
 from geo_jobs_api.queue.records import Job, JobEvent
-from geo_jobs_api.queue.rules import JobState
+from geo_jobs_api.queue.rules import InputKind, JobState
 
 
 class RequestUpload(StrictModel):
@@ -40,7 +40,7 @@ class CancelJob(StrictModel):
 class InputView(Model):
     """The input, as far as it is known: `kind` is `upload`, `url` or `output` (of another job)."""
 
-    kind: str
+    kind: InputKind
     file_name: str
     size_bytes: int | None
     content_type: str | None
@@ -52,7 +52,7 @@ class JobView(Model):
 
     id: UUID
     task_type: str
-    state: str
+    state: JobState
     priority: int
     input_payload: dict[str, Any]
     input: InputView | None
@@ -85,17 +85,17 @@ class JobView(Model):
     @classmethod
     def of(cls, job: Job) -> JobView:
         """The view of a record."""
-        same = {name: getattr(job, name) for name in cls.model_fields if name not in {"input", "state"}}
+        same = {name: getattr(job, name) for name in cls.model_fields if name != "input"}
         known = None
         if job.input_file_name is not None:
             known = InputView(
-                kind=job.input_kind.value,
+                kind=job.input_kind,
                 file_name=job.input_file_name,
                 size_bytes=job.input_size_bytes,
                 content_type=job.input_content_type,
                 sha256=job.input_sha256,
             )
-        return cls(**same, state=job.state.value, input=known)
+        return cls(**same, input=known)
 
 
 class JobPage(Model):
@@ -131,7 +131,7 @@ class EventView(Model):
 
     id: int
     type: str
-    state: str
+    state: JobState
     time: datetime
     data: dict[str, Any]
 

@@ -81,7 +81,7 @@ class JobSubmission:
                 for number, body in enumerate(bodies)
             ]
 
-        news = await asyncio.to_thread(make) if is_batch else make()
+        new_jobs = await asyncio.to_thread(make) if is_batch else make()
         places = (f"/jobs/{number}" if is_batch else "" for number in range(len(bodies)))
         await check_payloads(
             self._creation,
@@ -93,46 +93,46 @@ class JobSubmission:
         await self._check_outputs(caller, bodies, is_batch=is_batch)
         found: dict[int, Submission] = {}
         for _ in range(_TRIES):
-            missing = {number: new for number, new in enumerate(news) if number not in found}
-            made = await self._create(caller, list(missing.values()))
+            missing = {number: new for number, new in enumerate(new_jobs) if number not in found}
+            created = await self._create(caller, list(missing.values()))
             found |= {
-                number: Submission(made[new.id], is_new=True) for number, new in missing.items() if new.id in made
+                number: Submission(created[new.id], is_new=True) for number, new in missing.items() if new.id in created
             }
             missing = {number: new for number, new in missing.items() if number not in found}
             if missing:
                 found |= await self._find_earlier(caller, missing)
-            if len(found) == len(news):
-                return [found[number] for number in range(len(news))]
+            if len(found) == len(new_jobs):
+                return [found[number] for number in range(len(new_jobs))]
         raise Problem(
             "unavailable", "Jobs with these keys come and go too quickly; ask again.", headers={"Retry-After": "1"}
         )
 
     async def _check_outputs(self, caller: Caller, bodies: Sequence[CreateJob], *, is_batch: bool) -> None:
         """Check each `inputFrom` against its parent, if the caller owns it. Ended parents follow older rules."""
-        wanted = {number: body.input_from for number, body in enumerate(bodies) if body.input_from is not None}
-        if not wanted:
+        inputs = {number: body.input_from for number, body in enumerate(bodies) if body.input_from is not None}
+        if not inputs:
             return
-        parents = await self._creation.find_jobs([each.job_id for each in wanted.values()], caller.owner_filter)
+        parents = await self._creation.find_jobs([each.job_id for each in inputs.values()], caller.owner_filter)
         by_id = {parent.id: parent for parent in parents if parent.state not in FINAL_STATES}
-        asked = [
+        outputs = [
             RequestedOutput(
                 f"{f'/jobs/{number}' if is_batch else ''}/inputFrom/output",
                 each.output,
                 by_id[each.job_id].task_type,
                 by_id[each.job_id].input_payload,
             )
-            for number, each in wanted.items()
+            for number, each in inputs.items()
             if each.job_id in by_id
         ]
-        await check_outputs(self._creation, asked)
+        await check_outputs(self._creation, outputs)
 
-    async def _create(self, caller: Caller, news: Sequence[NewJob]) -> Mapping[Any, Job]:
-        if len(news) > 1:
+    async def _create(self, caller: Caller, new_jobs: Sequence[NewJob]) -> Mapping[Any, Job]:
+        if len(new_jobs) > 1:
             # Looked up before, since a batch is made whole or not at all.
-            await check_task_types(self._creation, news)
+            await check_task_types(self._creation, new_jobs)
         try:
             return await self._creation.create_jobs(
-                news, parents_of=caller.owner_filter, max_open=self._settings.max_open_jobs_per_caller
+                new_jobs, parents_of=caller.owner_filter, max_open=self._settings.max_open_jobs_per_caller
             )
         except QuotaExceededError as error:
             raise quota_exceeded(self._settings, error.has) from error
@@ -191,14 +191,14 @@ class JobSubmission:
         )
 
 
-async def check_task_types(creation: CreationStore, news: Sequence[NewJob]) -> None:
+async def check_task_types(creation: CreationStore, new_jobs: Sequence[NewJob]) -> None:
     """Refuse jobs whose task type is not known, or does not go with their input.
 
     Raises:
         Problem: `unknown_task_type`, `validation`.
     """
-    rules = await find_rules(creation, (new.task_type for new in news))
-    for new in news:
+    rules = await find_rules(creation, (new.task_type for new in new_jobs))
+    for new in new_jobs:
         if new.task_type not in rules:
             raise await unknown_task_type(creation, new.task_type, "/taskType")
         if rules[new.task_type].input == "none" and new.source.kind not in {None, InputKind.NONE}:

@@ -41,17 +41,17 @@ def list_worker_reasons(
 
 
 def _shortened(code: str, texts: Iterator[str]) -> Iterator[Reason]:
-    told = list(texts)
-    for text in told[:_MAX_NAMED]:
+    parts = list(texts)
+    for text in parts[:_MAX_NAMED]:
         yield Reason(code=code, text=text)
-    if len(told) > _MAX_NAMED:
-        yield Reason(code=code, text=f"The same holds for {len(told) - _MAX_NAMED} more workers.")
+    if len(parts) > _MAX_NAMED:
+        yield Reason(code=code, text=f"The same holds for {len(parts) - _MAX_NAMED} more workers.")
 
 
 def _no_worker(task_type: str, workers: Sequence[PossibleWorker]) -> str:
-    said = f"No worker that does {task_type} was heard of in the last minutes; start one."
+    sentence = f"No worker that does {task_type} was heard of in the last minutes; start one."
     others = [f"{worker.name} does only {', '.join(worker.task_types)}" for worker in workers[:_MAX_NAMED]]
-    return f"{said} Worker {'; worker '.join(others)}." if others else said
+    return f"{sentence} Worker {'; worker '.join(others)}." if others else sentence
 
 
 def _lacking(worker: PossibleWorker, need: Requirements) -> list[str]:
@@ -72,24 +72,24 @@ def _trouble(worker: PossibleWorker, viewer: str | None) -> str:
 
 
 def _busy(task_type: str, able: Sequence[PossibleWorker], viewer: str | None) -> str:
-    told = [f"{worker.name} with {_jobs(worker.jobs, viewer)}" for worker in able[:_MAX_NAMED]]
+    parts = [f"{worker.name} with {_jobs(worker.jobs, viewer)}" for worker in able[:_MAX_NAMED]]
     if len(able) > _MAX_NAMED:
-        told.append(f"{len(able) - _MAX_NAMED} more")
+        parts.append(f"{len(able) - _MAX_NAMED} more")
     first = "The worker" if len(able) == 1 else f"All {len(able)} workers"
-    return f"{first} that can take {task_type} {'is' if len(able) == 1 else 'are'} busy: {'; '.join(told)}."
+    return f"{first} that can take {task_type} {'is' if len(able) == 1 else 'are'} busy: {'; '.join(parts)}."
 
 
 def _jobs(jobs: Sequence[dict[str, Any]], viewer: str | None) -> str:
     named = [job for job in jobs if viewer is None or job["owner"] == viewer]
     others = [job for job in jobs if job not in named]
-    told = [f"job {job['id']} ({job['taskType']}, since {_time(job['since'])})" for job in named[:_MAX_NAMED]]
+    parts = [f"job {job['id']} ({job['taskType']}, since {_time(job['since'])})" for job in named[:_MAX_NAMED]]
     if len(named) > _MAX_NAMED:
-        told.append(f"{len(named) - _MAX_NAMED} more")
+        parts.append(f"{len(named) - _MAX_NAMED} more")
     for kind in sorted({job["taskType"] for job in others}):
         same = [job for job in others if job["taskType"] == kind]
         since = _time(min(job["since"] for job in same))
-        told.append(f"{len(same)} {kind} of other callers (since {since})")
-    return ", ".join(told)
+        parts.append(f"{len(same)} {kind} of other callers (since {since})")
+    return ", ".join(parts)
 
 
 def _time(text: str) -> str:

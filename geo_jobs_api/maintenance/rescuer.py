@@ -71,9 +71,7 @@ class Rescuer:
         self._clock = clock
         self._not_before = clock() + policy.grace_seconds
         interval = policy.interval_seconds
-        self.run = Periodic(
-            self.run_once, "rescue_failed", retry_seconds=interval, first_seconds=interval, jitter_seconds=interval / 5
-        ).run
+        self.run = Periodic(self.run_once, "rescue_failed", first_seconds=interval, jitter_seconds=interval / 5).run
 
     async def run_once(self) -> float:
         """Rescue one batch. Return the seconds until the next lease may run out, within the policy's bounds.

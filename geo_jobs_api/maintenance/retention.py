@@ -15,6 +15,7 @@ from uuid import UUID
 
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries
+from geo_jobs_api.fields import Model
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.maintenance.periodic import Periodic
 from geo_jobs_api.queue.rules import FINAL_STATES, JobState, job_prefix
@@ -50,12 +51,11 @@ class RetentionPolicy:
     renewal_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RetentionReport:
+class RetentionReport(Model):
     """What one round removed."""
 
-    unused_cancelled: int
     jobs_removed: int
+    unused_cancelled: int
     broken_uploads_removed: int
 
     @property
@@ -102,7 +102,7 @@ class Retention:
     async def _run_round(self) -> float:
         report = await self.run_once()
         if not report.is_empty:
-            _log.info("retention_done", said=report.sentence())
+            _log.info("retention_done", summary=report.sentence())
         return self._policy.interval_seconds / 2
 
     async def run_once(self, ended_seconds: float | None = None) -> RetentionReport:

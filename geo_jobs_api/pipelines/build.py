@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 
 from geo_jobs_api.errors import Problem, validation_problem
 from geo_jobs_api.hosts import HostList
-from geo_jobs_api.jobs.creation_store import Dependency, NewJob, Place, Source
+from geo_jobs_api.jobs.creation_store import Dependency, NewJob, PipelinePosition, Source
 from geo_jobs_api.jobs.payload_checks import RequestedJob, RequestedOutput
 from geo_jobs_api.jobs.submission import request_digest, source_of
 from geo_jobs_api.pipelines.schemas import CreatePipeline, PipelineJob
@@ -41,10 +41,10 @@ def build_pipeline(
         for place, job in enumerate(stage.jobs)
     }
     digest = request_digest(body.model_dump(mode="json"))
-    news = []
+    new_jobs = []
     for number, name in enumerate(order):
         stage, job, pointer = jobs[name]
-        news.append(
+        new_jobs.append(
             NewJob(
                 id=ids[name],
                 owner=owner,
@@ -56,11 +56,11 @@ def build_pipeline(
                 source=_source(allowed, job, ids, pointer),
                 dependencies=tuple(Dependency(ids[parent], policy) for parent, policy in parents[name].items()),
                 notify_at=job.notify_at,
-                place=Place(pipeline_id, stage, name),
+                place=PipelinePosition(pipeline_id, stage, name),
             )
         )
     stages = [{"name": stage.name, "jobs": [job.name for job in stage.jobs]} for stage in body.stages]
-    return NewPipeline(pipeline_id, owner, body.name, stages), news
+    return NewPipeline(pipeline_id, owner, body.name, stages), new_jobs
 
 
 def requested_jobs(body: CreatePipeline, pointer: str = "") -> list[RequestedJob]:

@@ -15,8 +15,9 @@ from psycopg.types.json import Jsonb
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries
 from geo_jobs_api.jobs.creation_store import NewJob, cancel_jobs, insert_jobs
+from geo_jobs_api.pipelines.schemas import PipelineJobView, PipelineSummary
 from geo_jobs_api.queue.job_store import enforce_quota
-from geo_jobs_api.queue.records import Pipeline, PipelineJob, PipelineSummary
+from geo_jobs_api.queue.records import Pipeline
 
 _pipelines = load_queries("pipelines.sql")
 
@@ -64,11 +65,11 @@ class PipelineStore:
             rows = await fetch_all(_pipelines.list_pipelines(connection, owner=owner, before=before, limit=limit))
         return [PipelineSummary.from_row(row) for row in rows]
 
-    async def list_jobs(self, pipeline_id: UUID) -> list[PipelineJob]:
+    async def list_jobs(self, pipeline_id: UUID) -> list[PipelineJobView]:
         """The jobs of a pipeline, parents before children."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(_pipelines.list_jobs_of_pipeline(connection, id=pipeline_id))
-        return [PipelineJob.from_row(row) for row in rows]
+        return [PipelineJobView.from_row(row) for row in rows]
 
     async def cancel_pipeline(self, pipeline_id: UUID, reason: str | None) -> int:
         """Cancel all jobs that have not ended, or ask their workers to stop; how many."""
@@ -83,9 +84,9 @@ async def insert_pipeline(connection: AsyncConnection[DictRow], new: NewPipeline
         connection, id=new.id, owner=new.owner, name=new.name, stages=Jsonb(list(new.stages))
     )
     try:
-        made = await insert_jobs(connection, jobs, parents_of=new.owner)
+        created = await insert_jobs(connection, jobs, parents_of=new.owner)
     except psycopg.errors.ForeignKeyViolation as error:
         # Some job waits for one that was not made.
         raise IncompletePipelineError from error
-    if len(made) < len(jobs):
+    if len(created) < len(jobs):
         raise IncompletePipelineError

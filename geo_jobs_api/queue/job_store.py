@@ -18,10 +18,11 @@ from psycopg.rows import DictRow
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries, transaction_if
 from geo_jobs_api.database.sessions import check_writable
-from geo_jobs_api.queue.lease_records import EndedLease, RescuedJob
+from geo_jobs_api.queue.lease_records import RescuedJob
 from geo_jobs_api.queue.operator_records import OpenJobs
+from geo_jobs_api.queue.operator_schemas import EndedLease
 from geo_jobs_api.queue.records import Job, JobEvent, Parent, QueueSnapshot, Usage, VacuumBlocker, WorkerToken
-from geo_jobs_api.queue.rules import MAX_TIMEOUTS
+from geo_jobs_api.queue.rules import MAX_TIMEOUTS, JobState
 
 _jobs = load_queries("jobs.sql")
 _maintenance = load_queries("maintenance.sql")
@@ -71,7 +72,7 @@ async def enforce_quota(
 class JobQuery:
     """Which jobs to list; None: whatever it is."""
 
-    state: str | None = None
+    state: JobState | None = None
     task_type: str | None = None
     error_code: str | None = None
 
@@ -92,11 +93,11 @@ class JobStore:
         async with self._pool.connection() as connection:
             return await _jobs.accepts_outputs(connection, id=job_id) is not None
 
-    async def list_jobs(self, wanted: JobQuery, *, owner: str | None, before: UUID | None, limit: int) -> list[Job]:
+    async def list_jobs(self, query: JobQuery, *, owner: str | None, before: UUID | None, limit: int) -> list[Job]:
         """List up to `limit` jobs older than the job `before`, newest first; with an owner, only that owner's."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(
-                _jobs.list_jobs(connection, **asdict(wanted), owner=owner, before=before, limit=limit)
+                _jobs.list_jobs(connection, **asdict(query), owner=owner, before=before, limit=limit)
             )
         return [Job.from_row(row) for row in rows]
 

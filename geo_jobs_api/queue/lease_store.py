@@ -90,29 +90,29 @@ class LeaseStore:
         A claim id whose leases are still held gets those again. At most 200 jobs are leased.
         """
         async with self._claiming.connection() as connection:
-            rows, is_held_back, left = await self._take(connection, requests)
-            avoided = left.avoided_workers
+            rows, is_held_back, withheld = await self._take(connection, requests)
+            avoided = withheld.avoided_workers
             served = {row["claim_id"] for row in rows}
-            spared = [one for one in requests if one.claim_id not in served and one.worker_id not in avoided]
-            if avoided and spared and len(spared) < len(requests):
+            unaffected = [one for one in requests if one.claim_id not in served and one.worker_id not in avoided]
+            if avoided and unaffected and len(unaffected) < len(requests):
                 # What one of them has just failed was kept from all that shared the statement.
-                more, held_back_too, left_again = await self._take(connection, spared)
+                more, held_back_too, withheld_again = await self._take(connection, unaffected)
                 rows, is_held_back = [*rows, *more], is_held_back or held_back_too
-                left = replace(left, is_unfit=left_again.is_unfit)
+                withheld = replace(withheld, is_unfit=withheld_again.is_unfit)
         by_claim: dict[UUID, list[Mapping[str, Any]]] = {}
         for row in rows:
             by_claim.setdefault(row["claim_id"], []).append(row)
         has_more = len(rows) >= sum(request.max_jobs for request in requests)
         return [
             ClaimResult(
-                [Lease.from_row(row) for row in mine],
-                is_replay=any(not row["is_new"] for row in mine),
+                [Lease.from_row(row) for row in own],
+                is_replay=any(not row["is_new"] for row in own),
                 has_more=has_more,
                 is_held_back=is_held_back and not has_more,
-                is_unfit=left.is_unfit,
-                avoided_seconds=left.avoided_seconds if request.worker_id in avoided else None,
+                is_unfit=withheld.is_unfit,
+                avoided_seconds=withheld.avoided_seconds if request.worker_id in avoided else None,
             )
-            for request, mine in ((request, by_claim.get(request.claim_id, [])) for request in requests)
+            for request, own in ((request, by_claim.get(request.claim_id, [])) for request in requests)
         ]
 
     async def _take(
@@ -127,26 +127,26 @@ class LeaseStore:
         total = sum(request.max_jobs for request in requests)
         rows: list[Mapping[str, Any]] = []
         is_held_back = False
-        left: WithheldJobs | None = None
+        withheld: WithheldJobs | None = None
         if not self._limited.keys() & task_types:
             rows = await fetch_all(_leases.claim_jobs(connection, **_parameters(requests, limits_locked=False)))
             if len(rows) < total:
                 # What is missing may be hidden behind a limit that somebody has just set.
-                left = await self._find_withheld_jobs(connection, requests)
+                withheld = await self._find_withheld_jobs(connection, requests)
         if not rows and (limited := self._limited.keys() & task_types):
             rows, is_held_back = await self._claim_limited(connection, requests)
             is_held_back |= any(self._limited[name] for name in limited)
-            left = None
-        if left is None and len(rows) < total:
-            left = await self._find_withheld_jobs(connection, requests)
-        return rows, is_held_back, left or NOTHING_WITHHELD
+            withheld = None
+        if withheld is None and len(rows) < total:
+            withheld = await self._find_withheld_jobs(connection, requests)
+        return rows, is_held_back, withheld or NOTHING_WITHHELD
 
     async def _find_withheld_jobs(
         self, connection: AsyncConnection[DictRow], requests: Sequence[ClaimRequest]
     ) -> WithheldJobs:
-        left = WithheldJobs.from_row(await _leases.find_withheld_jobs(connection, **_admission(requests)))
-        self._limited = left.limited
-        return left
+        withheld = WithheldJobs.from_row(await _leases.find_withheld_jobs(connection, **_admission(requests)))
+        self._limited = withheld.limited
+        return withheld
 
     async def _claim_limited(
         self, connection: AsyncConnection[DictRow], requests: Sequence[ClaimRequest]
@@ -198,7 +198,7 @@ class LeaseStore:
         return None if row is None else LeaseOutcome.from_row(row)
 
     async def renew_lease(
-        self, job_id: UUID, token: LeaseToken, *, lease_seconds: float, news: LeaseUpdate = NO_UPDATE
+        self, job_id: UUID, token: LeaseToken, *, lease_seconds: float, update: LeaseUpdate = NO_UPDATE
     ) -> Renewal | None:
         """Note a sign of life; None when the lease is not held any more."""
         async with self._pool.connection() as connection:
@@ -208,10 +208,10 @@ class LeaseStore:
                 lease_seq=token.lease_seq,
                 lease_secret=token.lease_secret,
                 lease_seconds=lease_seconds,
-                percent=news.percent,
-                stage=news.stage,
-                message=news.message,
-                stats=None if news.stats is None else Jsonb(news.stats),
+                percent=update.percent,
+                stage=update.stage,
+                message=update.message,
+                stats=None if update.stats is None else Jsonb(update.stats),
             )
         return None if row is None else Renewal.from_row(row)
 
@@ -246,10 +246,10 @@ class LeaseStore:
             row = await _leases.get_lease(
                 connection, id=job_id, lease_seq=token.lease_seq, lease_secret=token.lease_secret
             )
-            ended_alike = 0
+            same_class_failures = 0
             if FAILURE_POLICIES[error_class].max_attempts is not None:
-                alike = await _leases.count_failures(connection, id=job_id, key="class", value=error_class.value)
-                ended_alike = alike["failures"]
+                failures = await _leases.count_failures(connection, id=job_id, key="class", value=error_class.value)
+                same_class_failures = failures["failures"]
             if error_class is ErrorClass.INTERRUPTED and code == WORKER_TROUBLE:
                 before = await _leases.count_failures(connection, id=job_id, key="code", value=code)
                 if before["failures"] >= MAX_FREE_TROUBLES:
@@ -260,7 +260,7 @@ class LeaseStore:
         lease = Lease.from_row(row)
         return decide_failure(
             error_class,
-            AttemptBudget(lease.attempt, lease.job.max_attempts, row["backoff_seconds"], ended_alike),
+            AttemptBudget(lease.attempt, lease.job.max_attempts, row["backoff_seconds"], same_class_failures),
             retry_after_seconds,
             random.SystemRandom(),
         )

@@ -6,21 +6,19 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, get_args
 from uuid import UUID
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from geo_jobs_api.fields import Integer, Model, Real, StrictModel, Text, Timestamp
-from geo_jobs_api.queue.rules import ErrorClass
+from geo_jobs_api.queue.rules import ErrorClass, JobState
 
 
-class EndedLeaseView(Model):
+class EndedLease(Model):
     """How one lease of a job ended."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     attempt: int
     worker_name: str | None
-    ended_by: str
-    state: str
+    ended_by: Literal["complete", "fail", "rescue"]
+    state: JobState
     error: dict[str, Any] | None
     next_attempt_at: datetime | None
     ended_at: datetime
@@ -39,11 +37,11 @@ class Explanation(Model):
     `reasons` are for a job that waits, with `place` its place among the waiting jobs of its type, from 1.
     """
 
-    state: str
+    state: JobState
     why: str
     reasons: list[Reason] = Field(default_factory=list)
     place: int | None = None
-    leases: list[EndedLeaseView]
+    leases: list[EndedLease]
 
 
 class ChangePriority(StrictModel):
@@ -113,23 +111,11 @@ class Cleanup(StrictModel):
     days: Real = Field(ge=0, le=36_500)
 
 
-class CleanedUp(Model):
-    """What was removed."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    jobs_removed: int
-    unused_cancelled: int
-    broken_uploads_removed: int
-
-
-class WorkerView(Model):
+class Worker(Model):
     """A worker process. `lastSeenAt` is its last claim or sign of life, to a minute; `jobs` are those that it holds.
 
     `capabilities` are what it takes (null: it declared nothing). While there is `trouble`, it claims nothing.
     """
-
-    model_config = ConfigDict(from_attributes=True)
 
     id: str
     name: str
@@ -142,14 +128,12 @@ class WorkerView(Model):
     jobs: list[UUID]
 
 
-class TaskTypeStatsView(Model):
+class TaskTypeStats(Model):
     """A task type in figures: what stands in the queue now, and what became of jobs in the time looked at.
 
     Seconds are from the start to the end of jobs that succeeded (null: none did). `retried` and `timedOut` count
     attempts, the others jobs.
     """
-
-    model_config = ConfigDict(from_attributes=True)
 
     task_type: str
     paused: bool

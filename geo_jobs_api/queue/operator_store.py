@@ -13,13 +13,11 @@ from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries
 from geo_jobs_api.queue.operator_records import (
     MAX_COUNTED,
-    KnownWorker,
     PossibleWorker,
-    TaskTypeStats,
     WaitingReasons,
     WorkerRegistration,
 )
-from geo_jobs_api.queue.operator_schemas import CancelFilter, CancelledJobs, RedriveFilter
+from geo_jobs_api.queue.operator_schemas import CancelFilter, CancelledJobs, RedriveFilter, TaskTypeStats, Worker
 from geo_jobs_api.queue.records import Job
 
 _operators = load_queries("operators.sql")
@@ -70,30 +68,30 @@ class OperatorStore:
             row = await _operators.unlock_job(connection, id=job_id)
         return None if row is None else Job.from_row(row)
 
-    async def redrive_failed(self, owner: str | None, wanted: RedriveFilter) -> dict[str, int]:
+    async def redrive_failed(self, owner: str | None, query: RedriveFilter) -> dict[str, int]:
         """Send failed jobs (of one owner, or all) back to the queue; how many of each task type."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(
                 _operators.redrive_failed(
                     connection,
                     owner=owner,
-                    task_type=wanted.task_type,
-                    error_class=wanted.error_class,
-                    error_code=wanted.error_code,
-                    ended_after=wanted.ended_after,
-                    ended_before=wanted.ended_before,
-                    limit=wanted.limit,
+                    task_type=query.task_type,
+                    error_class=query.error_class,
+                    error_code=query.error_code,
+                    ended_after=query.ended_after,
+                    ended_before=query.ended_before,
+                    limit=query.limit,
                 )
             )
         return {row["task_type"]: row["jobs"] for row in rows}
 
-    async def cancel_matching(self, owner: str | None, wanted: CancelFilter) -> CancelledJobs:
+    async def cancel_matching(self, owner: str | None, query: CancelFilter) -> CancelledJobs:
         """Cancel open jobs (of one owner, or all) in batches, each a transaction of its own."""
         cancelled: Counter[str] = Counter()
         stopping: Counter[str] = Counter()
         after: UUID | None = None
-        while (left := wanted.limit - cancelled.total() - stopping.total()) > 0:
-            row = await self._cancel_batch(owner, wanted, after, min(left, _CANCELLED_PER_BATCH))
+        while (left := query.limit - cancelled.total() - stopping.total()) > 0:
+            row = await self._cancel_batch(owner, query, after, min(left, _CANCELLED_PER_BATCH))
             after = row["last_id"]
             if after is None:
                 break
@@ -102,7 +100,7 @@ class OperatorStore:
         return CancelledJobs(cancelled=dict(cancelled), stopping=dict(stopping), more=left <= 0)
 
     async def _cancel_batch(
-        self, owner: str | None, wanted: CancelFilter, after: UUID | None, limit: int
+        self, owner: str | None, query: CancelFilter, after: UUID | None, limit: int
     ) -> Mapping[str, Any]:
         tries = _DEADLOCK_TRIES
         while True:
@@ -112,11 +110,11 @@ class OperatorStore:
                     row: Mapping[str, Any] = await _operators.cancel_matching(
                         connection,
                         owner=owner,
-                        states=list(wanted.states),
-                        task_type=wanted.task_type,
-                        created_after=wanted.created_after,
-                        created_before=wanted.created_before,
-                        reason=wanted.reason,
+                        states=list(query.states),
+                        task_type=query.task_type,
+                        created_after=query.created_after,
+                        created_before=query.created_before,
+                        reason=query.reason,
                         after_id=after,
                         limit=limit,
                     )
@@ -140,11 +138,11 @@ class OperatorStore:
                 troubles=[worker.trouble for worker in workers],
             )
 
-    async def list_workers(self) -> list[KnownWorker]:
+    async def list_workers(self) -> list[Worker]:
         """Who was heard of in the last minutes or holds a job, the busy ones first."""
         async with self._pool.connection() as connection:
             rows = _operators.list_workers(connection, live_seconds=LIVE_SECONDS, lease_seconds=self._lease_seconds)
-            return [KnownWorker.from_row(row) for row in await fetch_all(rows)]
+            return [Worker.from_row(row) for row in await fetch_all(rows)]
 
     async def list_stats(self, seconds: float) -> list[TaskTypeStats]:
         """All task types in figures, looking back so many seconds."""

@@ -110,13 +110,13 @@ class AttemptBudget:
         attempt: number of the attempt under way, 1-based.
         max_attempts: how many attempts the job has in all.
         backoff_seconds: ceiling of the wait after the first, second, … attempt; the last one repeats.
-        ended_alike: attempts before this one that ended with the same class of error.
+        same_class_failures: attempts before this one that ended with the same class of error.
     """
 
     attempt: int
     max_attempts: int
     backoff_seconds: Sequence[float]
-    ended_alike: int = 0
+    same_class_failures: int = 0
 
 
 def decide_failure(
@@ -133,7 +133,7 @@ def decide_failure(
     policy = FAILURE_POLICIES[error_class]
     if policy.next_state is not JobState.QUEUED:
         return FailureDecision(policy.next_state, 0.0, policy.uses_attempt)
-    spent = policy.max_attempts is not None and budget.ended_alike + 1 >= policy.max_attempts
+    spent = policy.max_attempts is not None and budget.same_class_failures + 1 >= policy.max_attempts
     if policy.uses_attempt and (spent or budget.attempt >= budget.max_attempts):
         return FailureDecision(JobState.FAILED, 0.0, uses_attempt=True)
     delay = 0.0
@@ -232,11 +232,11 @@ def upload_slots(outputs: Iterable[UploadSlot], payload: Mapping[str, object]) -
     """The slots that are offered for the payload's `outputFormat`; anything unknown counts as png."""
     slots = tuple(outputs)
     known = frozenset[str]().union(*(slot.formats for slot in slots if slot.formats is not None))
-    said = payload.get("outputFormat")
-    name = said.lower() if isinstance(said, str) else _DEFAULT_FORMAT
+    requested = payload.get("outputFormat")
+    name = requested.lower() if isinstance(requested, str) else _DEFAULT_FORMAT
     name = _OTHER_NAMES.get(name, name)
-    wanted = name if name in known else _DEFAULT_FORMAT
-    return tuple(slot for slot in slots if slot.formats is None or wanted in slot.formats)
+    chosen = name if name in known else _DEFAULT_FORMAT
+    return tuple(slot for slot in slots if slot.formats is None or chosen in slot.formats)
 
 
 def job_prefix(job_id: UUID) -> str:

@@ -39,16 +39,16 @@ async def execute(connection: AsyncConnection[DictRow], plan: FirePlan, *, max_o
     """
     await cancel_jobs(connection, plan.to_cancel, "The next run of its schedule has come.")
     if max_open:
-        plan.fires = [await _make(connection, one, max_open) for one in _by_owner(plan)] + _made_nothing(plan)
+        plan.fires = [await _make(connection, one, max_open) for one in _by_owner(plan)] + _without_jobs(plan)
     else:
-        made = set(await insert_jobs(connection, list(plan.jobs.values()), parents_of=None)) if plan.jobs else set()
-        fires = [_outcome(fire, plan.jobs[fire.job_id], made) for fire in plan.fires if fire.job_id is not None]
+        created = set(await insert_jobs(connection, list(plan.jobs.values()), parents_of=None)) if plan.jobs else set()
+        fires = [_outcome(fire, plan.jobs[fire.job_id], created) for fire in plan.fires if fire.job_id is not None]
         pipelines = [await _make_pipeline(connection, *one, max_open) for one in plan.pipelines]
-        plan.fires = fires + pipelines + _made_nothing(plan)
+        plan.fires = fires + pipelines + _without_jobs(plan)
     plan.errors |= {fire.schedule_id: fire.error for fire in plan.fires if fire.error is not None}
 
 
-def _made_nothing(plan: FirePlan) -> list[Fire]:
+def _without_jobs(plan: FirePlan) -> list[Fire]:
     return [fire for fire in plan.fires if fire.job_id is None]
 
 
@@ -67,12 +67,12 @@ async def _make(connection: AsyncConnection[DictRow], making: PlannedFire, max_o
         return await _make_pipeline(connection, fire, pipeline, jobs, max_open)
     try:
         async with connection.transaction():
-            made = set(await insert_jobs(connection, jobs, parents_of=None))
-            if made:
+            created = set(await insert_jobs(connection, jobs, parents_of=None))
+            if created:
                 await enforce_quota(connection, jobs[0].owner, max_jobs=max_open)
     except QuotaExceededError as error:
         return _beyond_share(fire, error, max_open)
-    return _outcome(fire, jobs[0], made)
+    return _outcome(fire, jobs[0], created)
 
 
 async def _make_pipeline(
@@ -90,8 +90,8 @@ async def _make_pipeline(
     return fire
 
 
-def _outcome(fire: Fire, job: NewJob, made: set[UUID]) -> Fire:
-    if job.id in made:
+def _outcome(fire: Fire, job: NewJob, created: set[UUID]) -> Fire:
+    if job.id in created:
         return fire
     if job.dedup_key is not None:
         return Fire(fire.schedule_id, fire.fire_time, "overlap", fire.manual)

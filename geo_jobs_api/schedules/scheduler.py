@@ -107,8 +107,8 @@ class Scheduler:
             if now is None:
                 return 0
             open_jobs = await list_open_jobs(connection, [schedule.id for schedule in due])
-            asking = [schedule.id for schedule in due if schedule.skip_unchanged]
-            sources = await list_last_sources(connection, asking)
+            conditional = [schedule.id for schedule in due if schedule.skip_unchanged]
+            sources = await list_last_sources(connection, conditional)
             # Templates and moments of 50 schedules may take a second, in which requests are served.
             plan, steps = await asyncio.to_thread(self._plan_round, due, now, open_jobs, sources)
             await execute(connection, plan, max_open=self._max_open)
@@ -175,8 +175,8 @@ class Scheduler:
                 plan.fires.append(Fire(schedule.id, moment, "created", manual, job_id=job.id))
             else:
                 new, jobs = build_pipeline(self._allowed, schedule.owner, template, None)
-                made = Fire(schedule.id, moment, "created", manual, pipeline_id=new.id)
-                plan.pipelines.append((made, new, [_with_schedule(job, schedule.id) for job in jobs]))
+                fire = Fire(schedule.id, moment, "created", manual, pipeline_id=new.id)
+                plan.pipelines.append((fire, new, [_with_schedule(job, schedule.id) for job in jobs]))
         except Problem as problem:
             plan.fires.append(Fire(schedule.id, moment, "failed", manual, error=problem.detail))
 
@@ -237,12 +237,12 @@ def _decide(schedule: Schedule, now: datetime) -> tuple[Due, Sequence[datetime]]
 
 
 def _step(plan: FirePlan, schedule: Schedule, upcoming: Sequence[datetime]) -> Step:
-    made = [fire.fire_time for fire in plan.fires if fire.schedule_id == schedule.id and fire.outcome == "created"]
+    fired = [fire.fire_time for fire in plan.fires if fire.schedule_id == schedule.id and fire.outcome == "created"]
     return Step(
         schedule.id,
         schedule.next_run_at or plan.now,
         upcoming,
-        max(made, default=None),
+        max(fired, default=None),
         plan.errors.get(schedule.id),
     )
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -17,14 +17,12 @@ from geo_jobs_api.fields import Integer, Model, Name, StrictModel, Timestamp, un
 from geo_jobs_api.jobs.creation_schemas import DedupKey, JobTemplate
 from geo_jobs_api.pipelines.schemas import CreatePipeline
 from geo_jobs_api.schedules.cron import Timing, check_cron, join_cron
-from geo_jobs_api.schedules.records import Schedule, ScheduleFire
+from geo_jobs_api.schedules.records import FireOutcome, Overlap, Schedule
 
 # Rule times of a schedule, which are moments a day. Each costs the scheduler 20 µs at each fire.
 _MAX_RULE_TIMES = 48
 _TIME = re.compile(r"^([01]\d|2[0-3]):([0-5]\d)$")
 _DAYS = {"sun": 0, "mon": 1, "tue": 2, "wed": 3, "thu": 4, "fri": 5, "sat": 6}
-
-Overlap = Literal["allow", "skip", "cancel_old"]
 
 
 @cache
@@ -138,27 +136,22 @@ class PutSchedule(ScheduleTiming):
         return self
 
 
-class FireView(Model):
+class ScheduleFire(Model):
     """What was decided for one moment: `created`, or `overlap`, `missed`, `failed` (with the reason)."""
 
     fire_time: datetime
-    outcome: str
+    outcome: FireOutcome
     manual: bool
     job_id: UUID | None
     pipeline_id: UUID | None
     error: str | None
     decided_at: datetime
 
-    @classmethod
-    def of(cls, fire: ScheduleFire) -> FireView:
-        """The view of a record."""
-        return cls(**{name: getattr(fire, name) for name in cls.model_fields})
-
 
 class FirePage(Model):
     """What was decided, the latest first."""
 
-    fires: list[FireView]
+    fires: list[ScheduleFire]
 
 
 class FireFilter(StrictModel):
@@ -178,7 +171,7 @@ class ScheduleView(Model):
     time_zone: str
     template: dict[str, Any]
     catch_up: int
-    overlap: str
+    overlap: Overlap
     jitter_seconds: int
     start_at: datetime | None
     end_at: datetime | None
@@ -195,14 +188,10 @@ class ScheduleView(Model):
     def of(cls, schedule: Schedule) -> ScheduleView:
         """The view of a record."""
         when = ScheduleTiming.model_validate(schedule.timing)
-        upcoming = schedule.upcoming
-        if upcoming[:1] != [schedule.next_run_at]:
-            # Stored by the release before.
-            upcoming = [] if schedule.next_run_at is None else [schedule.next_run_at]
-        own = {"cron", "at", "rules", "time_zone", "upcoming", "template"}
+        own = {"cron", "at", "rules", "time_zone", "template"}
         same = {name: getattr(schedule, name) for name in cls.model_fields.keys() - own}
         timing = {"cron": when.cron, "at": when.at, "rules": when.rules, "time_zone": when.time_zone}
-        return cls(**same, **timing, template=json.loads(schedule.template), upcoming=upcoming)
+        return cls(**same, **timing, template=json.loads(schedule.template))
 
 
 def schedule_json(schedule: Schedule) -> bytes:

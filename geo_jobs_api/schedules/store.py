@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,31 +17,18 @@ from psycopg.types.json import Jsonb
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries, transaction_if
 from geo_jobs_api.queue.job_store import LimitExceededError, lock_owner
-from geo_jobs_api.schedules.records import LastSource, Schedule, ScheduleFire
+from geo_jobs_api.schedules.records import FireOutcome, LastSource, Schedule
+from geo_jobs_api.schedules.schemas import PutSchedule, ScheduleFire, stored_template, stored_timing
 
 _schedules = load_queries("schedules.sql")
+_PLAIN_COLUMNS = ("name", "catch_up", "overlap", "jitter_seconds", "start_at", "end_at", "skip_unchanged", "paused")
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduleContent:
-    """What a schedule's owner decides; the columns of the same names."""
-
-    name: str
-    timing: Mapping[str, Any]
-    template: str
-    catch_up: int
-    overlap: str
-    jitter_seconds: int
-    start_at: datetime | None
-    end_at: datetime | None
-    skip_unchanged: bool
-    paused: bool
-    upcoming: Sequence[datetime]
-
-    def columns(self) -> dict[str, Any]:
-        """The parameters of a statement."""
-        plain = {name: getattr(self, name) for name in self.__slots__}
-        return plain | {"timing": Jsonb(dict(self.timing))} | _moments(self.upcoming)
+def _columns(body: PutSchedule, upcoming: Sequence[datetime]) -> dict[str, Any]:
+    """Return the columns that the owner decides on."""
+    plain = {name: getattr(body, name) for name in _PLAIN_COLUMNS}
+    template, timing = stored_template(body), Jsonb(stored_timing(body))
+    return plain | {"template": template, "timing": timing} | _moments(() if body.paused else upcoming)
 
 
 def _moments(upcoming: Sequence[datetime]) -> dict[str, Any]:
@@ -54,7 +42,7 @@ class Fire:
 
     schedule_id: UUID
     fire_time: datetime
-    outcome: str
+    outcome: FireOutcome
     manual: bool = False
     job_id: UUID | None = None
     pipeline_id: UUID | None = None
@@ -112,28 +100,33 @@ class ScheduleStore:
         return None if row is None else Schedule.from_row(row)
 
     async def create_schedule(
-        self, schedule_id: UUID, owner: str, content: ScheduleContent, *, limit: int = 0
+        self, schedule_id: UUID, owner: str, body: PutSchedule, upcoming: Sequence[datetime], *, limit: int = 0
     ) -> Schedule | None:
         """Create a schedule; None when the owner has one of this name.
 
         Raises:
             LimitExceededError: the owner would have more than `limit`, if that is not 0.
         """
+        # Templates may have a mebibyte.
+        columns = await asyncio.to_thread(_columns, body, upcoming)
         async with self._pool.connection() as connection, transaction_if(connection, limit):
-            row = await _schedules.insert_schedule(connection, id=schedule_id, owner=owner, **content.columns())
+            row = await _schedules.insert_schedule(connection, id=schedule_id, owner=owner, **columns)
             if row is not None and limit:
                 await lock_owner(connection, owner)
                 if (await _schedules.count_schedules(connection, owner=owner))["count"] > limit:
                     raise LimitExceededError
         return None if row is None else Schedule.from_row(row)
 
-    async def replace_schedule(self, schedule_id: UUID, content: ScheduleContent) -> Schedule | None:
+    async def replace_schedule(
+        self, schedule_id: UUID, body: PutSchedule, upcoming: Sequence[datetime]
+    ) -> Schedule | None:
         """Give a schedule another content; None when there is none.
 
         Raises:
             psycopg.errors.UniqueViolation: the owner has another one of this name.
         """
-        return await self._one("replace_schedule", id=schedule_id, **content.columns())
+        columns = await asyncio.to_thread(_columns, body, upcoming)
+        return await self._one("replace_schedule", id=schedule_id, **columns)
 
     async def pause_schedule(self, schedule_id: UUID) -> Schedule | None:
         """Pause; None when it is paused already."""

@@ -49,7 +49,7 @@ class StagedObject:
 
 
 class _Arriving:
-    """The file that an upload goes to, made with its first piece; all but `is_left` is for a thread.
+    """The file that an upload goes to, made with its first piece; all but `exists` is for a thread.
 
     Args:
         folder: where.
@@ -82,7 +82,7 @@ class _Arriving:
         self._file.close()
         return StagedObject(ObjectInfo(self._size, self._digest.hexdigest()), self._temporary)
 
-    def is_left(self) -> bool:
+    def exists(self) -> bool:
         """Whether there is a file that was not published."""
         return self._temporary is not None and self._temporary.exists()
 
@@ -168,7 +168,7 @@ class LocalStorage:
                 try:
                     arriving.finish(content).move(path)
                 finally:
-                    if arriving.is_left():
+                    if arriving.exists():
                         arriving.discard()
             for folder in {path.parent for path in places}:
                 _settle_folder(folder)
@@ -191,7 +191,7 @@ class LocalStorage:
         Args:
             older_than_seconds: age at which files of unknown processes are removed.
         """
-        return await asyncio.to_thread(self._incoming.remove_left, self.signer.now() - older_than_seconds)
+        return await asyncio.to_thread(self._incoming.remove_abandoned, self.signer.now() - older_than_seconds)
 
     async def list_jobs(self, after: str, limit: int, older_than_seconds: float) -> list[str]:
         """Names of the folders below `jobs`, sorted, those after `after`."""
@@ -243,7 +243,7 @@ class LocalStorage:
                     raise Problem("invalid_state", "A later upload of the same file took over.")
                 yield await asyncio.to_thread(arriving.finish, last)
         finally:
-            if arriving.is_left():
+            if arriving.exists():
                 await asyncio.to_thread(arriving.discard)
 
     @contextmanager

@@ -88,14 +88,14 @@ class TaskType(StrictModel):
             rate = ClaimRate.from_fields({"count": row["rate_count"], "period_seconds": row["rate_period_seconds"]})
         outputs = [OutputRule.model_validate(rule) for rule in row["outputs"]]
         own = shipped().get(row["name"], {})
-        made = {
+        derived = {
             "input": row["input_rule"],
             "outputs": outputs,
             "rate_limit": rate,
             "payload_schema": own.get("payloadSchema") if row["payload_schema"] is None else row["payload_schema"],
             "input_types": own.get("inputTypes") if row["input_types"] is None else row["input_types"],
         }
-        return cls.from_fields(same | made)
+        return cls.from_fields(same | derived)
 
     def as_row(self) -> dict[str, Any]:
         """The columns of `task_types`, with the outputs as JSON values.

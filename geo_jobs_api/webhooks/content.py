@@ -15,14 +15,14 @@ from geo_jobs_api.webhooks.store import WebhookContent
 
 @dataclass(frozen=True, slots=True)
 class WebhookBuilder:
-    """Checks and seals.
+    """Checks webhooks and encrypts their secrets.
 
     Attributes:
-        own: hosts that may be in one's own network.
+        private_hosts: hosts that may be in one's own network.
         cipher: what secrets are kept with.
     """
 
-    own: HostList
+    private_hosts: HostList
     cipher: SecretCipher
 
     def content(self, body: PutWebhook, *, is_admin: bool, secret: str | None = None) -> WebhookContent:
@@ -32,7 +32,7 @@ class WebhookBuilder:
             Problem: `validation`, `not_allowed`.
         """
         try:
-            destination = check_target(body.url, self.own)
+            destination = check_target(body.url, self.private_hosts)
         except ValueError as error:
             raise validation_problem("/url", str(error), f"The address {error}.") from error
         if body.all_owners and not is_admin:

@@ -24,7 +24,7 @@ from geo_jobs_api.log import get_logger
 from geo_jobs_api.maintenance.periodic import Periodic
 from geo_jobs_api.queue.rules import output_key
 from geo_jobs_api.webhooks.http_post import AddressRefusedError, WebhookClient
-from geo_jobs_api.webhooks.records import ClaimedDelivery
+from geo_jobs_api.webhooks.records import ClaimedDelivery, DeliveryState
 from geo_jobs_api.webhooks.secrets import DecryptionError, SecretCipher, sign
 from geo_jobs_api.webhooks.store import DeliveryLimits, WebhookStore
 
@@ -172,14 +172,14 @@ class Deliverer:
         return claimed.body | {"job": job | {"outputs": outputs}}
 
     async def _settle(self, claimed: ClaimedDelivery, outcome: Outcome, seconds: float) -> None:
-        told = {
+        record = {
             "at": datetime.now(UTC).isoformat(),
             "seconds": round(seconds, 3),
             "statusCode": outcome.status,
             "error": outcome.error,
         }
         state, delay = decide_delivery(outcome, claimed.attempt, random.SystemRandom())
-        await self._store.settle_delivery(claimed, state, delay, told)
+        await self._store.settle_delivery(claimed, state, delay, record)
         _log.info(
             "webhook_delivery",
             delivery_id=claimed.id,
@@ -191,14 +191,14 @@ class Deliverer:
         )
 
 
-def decide_delivery(outcome: Outcome, attempt: int, source: random.Random) -> tuple[str, float]:
+def decide_delivery(outcome: Outcome, attempt: int, source: random.Random) -> tuple[DeliveryState, float]:
     """The state that follows a try, and for `pending` the seconds to wait; `source` is that of the jitter."""
     if outcome.is_delivered:
-        return "delivered", 0.0
+        return DeliveryState.DELIVERED, 0.0
     if outcome.is_final or attempt > len(BACKOFF_SECONDS):
-        return "failed", 0.0
+        return DeliveryState.FAILED, 0.0
     ceiling = BACKOFF_SECONDS[attempt - 1]
-    return "pending", max(source.uniform(ceiling / 2, ceiling), outcome.retry_after)
+    return DeliveryState.PENDING, max(source.uniform(ceiling / 2, ceiling), outcome.retry_after)
 
 
 def _retry_after(response: httpx.Response) -> float:

@@ -12,7 +12,8 @@ from psycopg.types.json import Jsonb
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries, transaction_if
 from geo_jobs_api.queue.job_store import LimitExceededError, lock_owner
-from geo_jobs_api.webhooks.records import ClaimedDelivery, Delivery, Webhook
+from geo_jobs_api.webhooks.records import ClaimedDelivery, DeliveryState
+from geo_jobs_api.webhooks.schemas import Delivery, Webhook
 
 _webhooks = load_queries("webhooks.sql")
 # Each test is a row for a month.
@@ -98,12 +99,14 @@ class WebhookStore:
         return deleted == 1
 
     async def list_deliveries(
-        self, webhook_id: UUID, *, state: str | None, before: int | None, limit: int
+        self, webhook_id: UUID, *, state: DeliveryState | None, before: int | None, limit: int
     ) -> list[Delivery]:
         """Up to `limit` deliveries, the latest first, made before the one with the id `before`."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(
-                _webhooks.list_deliveries(connection, webhook_id=webhook_id, state=state, before=before, limit=limit)
+                _webhooks.list_deliveries(
+                    connection, webhook_id=webhook_id, state=state and state.value, before=before, limit=limit
+                )
             )
         return [Delivery.from_row(row) for row in rows]
 
@@ -145,7 +148,7 @@ class WebhookStore:
         return [ClaimedDelivery.from_row(row) for row in rows]
 
     async def settle_delivery(
-        self, claimed: ClaimedDelivery, state: str, delay_seconds: float, outcome: Mapping[str, Any]
+        self, claimed: ClaimedDelivery, state: DeliveryState, delay_seconds: float, outcome: Mapping[str, Any]
     ) -> bool:
         """Note what came of a try; False when somebody else has taken it meanwhile."""
         async with self._pool.connection() as connection:
@@ -153,7 +156,7 @@ class WebhookStore:
                 connection,
                 id=claimed.id,
                 attempt=claimed.attempt,
-                state=state,
+                state=state.value,
                 delay_seconds=delay_seconds,
                 outcome=Jsonb([dict(outcome)]),
             )

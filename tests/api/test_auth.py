@@ -260,7 +260,10 @@ class Tokens:
     async def list_valid_tokens(self) -> dict[bytes, WorkerToken]:
         """As the store has it."""
         self.queries += 1
-        return {digest: WorkerToken(uuid4(), "w", datetime.now(UTC), None) for digest in self.valid}
+        return {
+            digest: WorkerToken(id=uuid4(), name="w", created_at=datetime.now(UTC), revoked_at=None)
+            for digest in self.valid
+        }
 
     async def sleep(self, seconds: float) -> None:
         """Let time pass at once."""

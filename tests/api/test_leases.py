@@ -274,18 +274,6 @@ def test_of_two_completes_at_once_the_winners_pictures_are_served(
         assert get(link["url"]).content == pictures[0 if answers[0].is_success else 1]
 
 
-def test_outputs_of_before_they_lay_under_their_digests_are_still_served(
-    api: RunningApi, person: Person, worker: Worker
-) -> None:
-    """An upgrade leaves what was published where it was."""
-    job_id = person.submit()
-    worker.complete(worker.claim()).raise_for_status()
-    folder = api.settings.object_dir / "jobs" / job_id
-    (folder / output_file(b"\x89PNG picture")).rename(folder / "outputs/1/map.png")
-    (link,) = person.http.get(f"/api/geo-jobs/{job_id}/download/output").json()["outputs"]
-    assert get(link["url"]).content == b"\x89PNG picture"
-
-
 def test_published_outputs_cannot_be_overwritten_by_the_still_valid_upload_url(person: Person, worker: Worker) -> None:
     """What was promised by a digest stays what it was."""
     person.submit()

@@ -197,12 +197,12 @@ def test_uploads_of_dead_processes_go_at_once_and_those_of_living_ones_stay(tmp_
     (cleaner.folder / "own").write_bytes(b"half")
     with uploading(folder) as living, uploading(folder) as dead:
         living.send_signal(signal.SIGSTOP)
-        assert cleaner.remove_left(time.time() + 60) == 0
+        assert cleaner.remove_abandoned(time.time() + 60) == 0
         dead.kill()
         dead.wait()
-        assert cleaner.remove_left(time.time() - DAY) == 1
+        assert cleaner.remove_abandoned(time.time() - DAY) == 1
         assert sorted(unfinished_uploads(tmp_path)) == ["half", "own"]
-    assert cleaner.remove_left(time.time() - DAY) == 1
+    assert cleaner.remove_abandoned(time.time() - DAY) == 1
     assert unfinished_uploads(tmp_path) == ["own"]
     assert len(list(folder.iterdir())) == 2
 
@@ -215,7 +215,7 @@ def test_processes_that_start_while_others_clean_up_lose_nothing(tmp_path: Path)
 
     def clean() -> None:
         while not over.is_set():
-            cleaner.remove_left(0)
+            cleaner.remove_abandoned(0)
 
     with ThreadPoolExecutor(4) as threads:
         cleaning = [threads.submit(clean) for _ in range(2)]

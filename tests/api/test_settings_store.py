@@ -52,7 +52,7 @@ def test_a_schedule_is_made_and_run_by_the_apis_source_hosts(
     allowed = bool(of_the_api)
     assert main(["schedules", "run", made]) == (0 if allowed else 1)
     told = capsys.readouterr()
-    assert ("Made job " in told.out) is allowed
+    assert ("Created job " in told.out) is allowed
     assert ("SOURCE_HOSTS" in told.err) is not allowed
 
 

@@ -70,7 +70,7 @@ def try_now(api: RunningApi) -> None:
 def test_an_end_is_told_once_signed_and_with_what_a_receiver_needs(
     person: Person, worker: Worker, hook: Receiver
 ) -> None:
-    """The signature holds for the time stamp and the very bytes; the secret is shown once and kept sealed."""
+    """The signature holds for the time stamp and the very bytes; the secret is shown once and stored encrypted."""
     made = register(person, hook)
     job_id = person.submit()
     worker.complete(worker.claim()).raise_for_status()
@@ -339,7 +339,7 @@ def test_backoff_grows_with_jitter_and_ends_after_a_day() -> None:
 
 
 def test_a_secret_cannot_be_read_from_the_database(person: Person, hook: Receiver, api: RunningApi) -> None:
-    """It is sealed; with another key it cannot be opened, and the log says what to do."""
+    """It is encrypted; with another key it cannot be read, and the log says what to do."""
     made = register(person, hook, secret="a secret of one's own")
     assert made["secret"] == "a secret of one's own"
     (row,) = rows(api.settings.conninfo or "", "SELECT secret FROM webhooks")

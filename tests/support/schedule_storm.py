@@ -23,8 +23,8 @@ from psycopg.rows import dict_row
 from geo_jobs_api.database.pool import open_pool
 from geo_jobs_api.hosts import parse_hosts
 from geo_jobs_api.schedules.scheduler import Scheduler
-from geo_jobs_api.schedules.schemas import PutSchedule, stored_template, stored_timing
-from geo_jobs_api.schedules.store import ScheduleContent, ScheduleStore
+from geo_jobs_api.schedules.schemas import PutSchedule
+from geo_jobs_api.schedules.store import ScheduleStore
 
 # A night in which an hour comes twice lies in the middle of it.
 _BEGIN = datetime(2026, 10, 24, 22, 0, tzinfo=UTC)
@@ -49,26 +49,18 @@ async def _create(database: str) -> list[UUID]:
             "name": "storm",
             "cron": "* * * * *",
             "timeZone": "Europe/Berlin",
+            "catchUp": 10_000,
+            "overlap": "allow",
+            "jitterSeconds": 30,
             "template": {"taskType": "geotiff_to_png", "inputPayload": {"sourceUrl": "https://maps.example.org/a.tif"}},
         }
     )
     ids = [uuid4() for _ in range(_SCHEDULES)]
     async with open_pool(database, size=2, wait_seconds=10) as pool:
         for number, schedule_id in enumerate(ids):
-            content = ScheduleContent(
-                name=f"storm {number}",
-                timing=stored_timing(body),
-                template=stored_template(body),
-                catch_up=10_000,
-                overlap="allow",
-                jitter_seconds=30,
-                start_at=None,
-                end_at=None,
-                skip_unchanged=False,
-                paused=False,
-                upcoming=[_BEGIN + timedelta(minutes=1)],
-            )
-            await ScheduleStore(pool).create_schedule(schedule_id, "ada", content)
+            named = body.model_copy(update={"name": f"storm {number}"})
+            upcoming = [_BEGIN + timedelta(minutes=1)]
+            await ScheduleStore(pool).create_schedule(schedule_id, "ada", named, upcoming)
     return ids
 
 
