@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from benchmarks.queue_load import TASK_TYPE, ApiProcess, BareClient, execute, refill
 from benchmarks.queue_table import Row
 
-# Filling a long queue: the turns that `fair_turn` would give, had the jobs come one by one.
+# Filling a long queue: the times that `next_fair_share` would give, had the jobs come one by one.
 _FILL = """
     INSERT INTO jobs (
         id, owner, task_type, state, priority, input_payload, max_attempts, input_file_name, input_size_bytes,
-        uploaded_at, turn
+        uploaded_at, fair_share_at
     )
     SELECT
         gen_random_uuid(), %s, name, 'queued', 0, '{}', 5, 'a.tif', 1, now(),
@@ -25,16 +25,16 @@ _FILL = """
 _QUEUE = """
     INSERT INTO jobs (
         id, owner, task_type, state, priority, input_payload, max_attempts, input_file_name, input_size_bytes,
-        uploaded_at, turn
+        uploaded_at, fair_share_at
     )
     SELECT
-        gen_random_uuid(), %s, %s, 'queued', 0, '{}', 5, 'a.tif', 1, now(), fair_turn(%s, %s, 0, n)
+        gen_random_uuid(), %s, %s, 'queued', 0, '{}', 5, 'a.tif', 1, now(), next_fair_share(%s, %s, 0, n)
     FROM generate_series(0, %s - 1) AS n
 """
 
 
 def queue(url: str, owner: str, count: int) -> None:
-    """Queue so many jobs of a caller, each in its turn."""
+    """Queue so many jobs of a caller, each with its fair share."""
     execute(url, _QUEUE, owner, TASK_TYPE, owner, TASK_TYPE, count)
 
 

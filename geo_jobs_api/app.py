@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api.claims.batching import STATEMENTS_IN_FLIGHT, Coalescer
-from geo_jobs_api.claims.claiming import ClaimDesk
+from geo_jobs_api.claims.batching import STATEMENTS_IN_FLIGHT, Batcher
+from geo_jobs_api.claims.dispatcher import ClaimDispatcher
 from geo_jobs_api.claims.event_hub import EventHub
-from geo_jobs_api.claims.listener import Wakeup
+from geo_jobs_api.claims.listener import QueueListener
 from geo_jobs_api.claims.waiting_room import WaitingRoom
-from geo_jobs_api.claims.worker_registry import RollCall
+from geo_jobs_api.claims.worker_registry import WorkerRegistry
 from geo_jobs_api.config import Settings, load_settings
 from geo_jobs_api.database import embedded
 from geo_jobs_api.database.migrate import build_indexes, migrate
@@ -28,34 +28,34 @@ from geo_jobs_api.errors import PROBLEM_SCHEMA, ConfigurationError, Problem
 from geo_jobs_api.hosts import parse_hosts
 from geo_jobs_api.http import middleware
 from geo_jobs_api.http.auth import TokenVerifier, WorkerVerifier, worker_token_sha256
-from geo_jobs_api.http.services import Recent, Services, authorize
-from geo_jobs_api.http.vitals import VitalSigns
+from geo_jobs_api.http.health import HealthMonitor
+from geo_jobs_api.http.services import Cached, Services, authorize
 from geo_jobs_api.jobs.creation_store import CreationStore
 from geo_jobs_api.jobs.submission import JobSubmission
 from geo_jobs_api.limits import RateLimit
 from geo_jobs_api.log import configure, get_logger
-from geo_jobs_api.maintenance.dependents import Follower
+from geo_jobs_api.maintenance.dependents import release_periodically
+from geo_jobs_api.maintenance.periodic import background
 from geo_jobs_api.maintenance.rescuer import RescuePolicy, Rescuer
 from geo_jobs_api.maintenance.retention import Retention, RetentionPolicy
 from geo_jobs_api.pipelines.store import PipelineStore
-from geo_jobs_api.queue.job_store import JobStore, UpkeepStore
+from geo_jobs_api.queue.job_store import JobStore, MaintenanceStore
 from geo_jobs_api.queue.lease_store import LeaseStore
-from geo_jobs_api.queue.operator_store import SteeringStore
+from geo_jobs_api.queue.operator_store import OperatorStore
 from geo_jobs_api.queue.rules import JobState
 from geo_jobs_api.queue.settings_store import record_settings
-from geo_jobs_api.schedules.scheduler import ScheduleRunner
+from geo_jobs_api.schedules.scheduler import Scheduler
 from geo_jobs_api.schedules.store import ScheduleStore
 from geo_jobs_api.storage.local_storage import LocalStorage
 from geo_jobs_api.storage.storage import Storage, UrlSigner
 from geo_jobs_api.task_types.store import TaskTypeStore
-from geo_jobs_api.webhooks.content import WebhookMaker
+from geo_jobs_api.webhooks.content import WebhookBuilder
 from geo_jobs_api.webhooks.deliver import Deliverer, output_links
-from geo_jobs_api.webhooks.http_post import Outgoing
-from geo_jobs_api.webhooks.secrets import Seal
+from geo_jobs_api.webhooks.http_post import WebhookClient
+from geo_jobs_api.webhooks.secrets import SecretCipher
 from geo_jobs_api.webhooks.store import WebhookStore
 
 _log = get_logger(__name__)
-_RESTART_SECONDS = 1.0
 _DAY_SECONDS = 86_400.0
 # More would keep the rest waiting for longer than it saves.
 _COMPLETIONS_PER_STATEMENT = 200
@@ -80,85 +80,93 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
     """Everything that the endpoints work with, with the background tasks running beside it."""
     async with contextlib.AsyncExitStack() as stack:
         conninfo = await stack.enter_async_context(database(settings))
-        patience, pooling = settings.database_timeout_seconds, settings.database_pooling
+        timeout, pooling = settings.database_timeout_seconds, settings.database_pooling
         pool = await stack.enter_async_context(
-            open_pool(conninfo, size=settings.database_pool_size, wait_seconds=patience, pooling=pooling)
+            open_pool(conninfo, size=settings.database_pool_size, wait_seconds=timeout, pooling=pooling)
         )
         pool.share()
         # To plan a claim takes PostgreSQL longer than to carry it out.
         claiming = await stack.enter_async_context(
-            open_pool(conninfo, size=STATEMENTS_IN_FLIGHT, wait_seconds=patience, keep_plans=True, pooling=pooling)
+            open_pool(conninfo, size=STATEMENTS_IN_FLIGHT, wait_seconds=timeout, keep_plans=True, pooling=pooling)
         )
         storage = local_storage(settings)
-        jobs, leases, upkeep, room = JobStore(pool), LeaseStore(pool, claiming), UpkeepStore(pool), WaitingRoom()
-        steering = SteeringStore(pool, settings.lease_seconds)
+        jobs, leases, maintenance, room = (
+            JobStore(pool),
+            LeaseStore(pool, claiming),
+            MaintenanceStore(pool),
+            WaitingRoom(),
+        )
+        operator_store = OperatorStore(pool, settings.lease_seconds)
         creation, schedules, webhooks = CreationStore(pool), ScheduleStore(pool), WebhookStore(pool)
-        bells = {"geo_jobs_schedules": asyncio.Event(), "geo_jobs_deliveries": asyncio.Event()}
-        firing = ScheduleRunner(
+        wake_events = {"geo_jobs_schedules": asyncio.Event(), "geo_jobs_deliveries": asyncio.Event()}
+        scheduler = Scheduler(
             schedules,
             settings.sources_allowed,
-            bells["geo_jobs_schedules"],
-            most_open=settings.max_open_jobs_per_caller,
+            wake_events["geo_jobs_schedules"],
+            max_open=settings.max_open_jobs_per_caller,
         )
-        made = Services(
+        container = Services(
             settings=settings,
             jobs=jobs,
             creation=creation,
             submission=JobSubmission(creation, settings),
             pipelines=PipelineStore(pool),
             schedules=schedules,
-            firing=firing,
+            scheduler=scheduler,
             webhooks=webhooks,
-            webhook_maker=webhook_maker(settings),
+            webhook_builder=webhook_builder(settings),
             leases=leases,
-            desk=ClaimDesk(leases, room),
-            completions=Coalescer("completions", leases.complete_jobs, most=_COMPLETIONS_PER_STATEMENT),
-            upkeep=upkeep,
+            dispatcher=ClaimDispatcher(leases, room),
+            completions=Batcher("completions", leases.complete_jobs, max_weight=_COMPLETIONS_PER_STATEMENT),
+            maintenance=maintenance,
             task_types=TaskTypeStore(pool),
-            steering=steering,
+            operator_store=operator_store,
             retention=retention(settings, pool, storage),
-            roll_call=RollCall(steering, clock=time.monotonic),
+            worker_registry=WorkerRegistry(operator_store, clock=time.monotonic),
             storage=storage,
-            people=TokenVerifier(settings),
+            jwt_verifier=TokenVerifier(settings),
             workers=WorkerVerifier(jobs, time.monotonic),
             room=room,
             requests=_request_limit(settings),
-            open_jobs=Recent(upkeep.count_open_jobs, settings.metrics_seconds, time.monotonic),
+            open_jobs=Cached(maintenance.count_open_jobs, settings.metrics_seconds, time.monotonic),
             hub=EventHub(jobs, settings.events_interval_seconds),
-            vitals=VitalSigns(
-                upkeep,
+            vitals=HealthMonitor(
+                maintenance,
                 storage,
                 vacuum_warning_seconds=settings.vacuum_warning_seconds,
                 max_file_size=settings.max_file_size,
             ),
         )
         await record_settings(pool, settings)
-        await _apply_task_types(settings, made.task_types)
+        await _apply_task_types(settings, container.task_types)
         if settings.worker_auth_token is not None:
             token = settings.worker_auth_token.get_secret_value()
             await jobs.add_worker_token(uuid7(), "WORKER_AUTH_TOKEN", worker_token_sha256(token))
-        wakeup = Wakeup(
+        listener = QueueListener(
             room,
-            upkeep,
+            maintenance,
             settings.listen_conninfo or conninfo,
             backstop_seconds=settings.backstop_seconds,
             listen_check_seconds=settings.listen_check_seconds,
-            bells=bells,
+            wake_events=wake_events,
         )
-        await stack.enter_async_context(_in_background("wakeup", wakeup.run))
-        await stack.enter_async_context(_in_background("events", made.hub.run))
-        await stack.enter_async_context(_in_background("rescuer", _rescuer(settings, upkeep).run))
-        follower = Follower(
-            upkeep, interval_seconds=settings.rescue_interval_seconds, rest_seconds=settings.rescue_rest_seconds
+        client = await stack.enter_async_context(WebhookClient(parse_hosts(settings.webhook_hosts)))
+        deliverer = _deliverer(settings, webhooks, client, storage, wake_events["geo_jobs_deliveries"])
+        releases = release_periodically(
+            maintenance, interval_seconds=settings.rescue_interval_seconds, rest_seconds=settings.rescue_rest_seconds
         )
-        await stack.enter_async_context(_in_background("follower", follower.run))
-        await stack.enter_async_context(_in_background("schedules", firing.run))
-        outgoing = await stack.enter_async_context(Outgoing(parse_hosts(settings.webhook_hosts)))
-        deliverer = _deliverer(settings, webhooks, outgoing, storage, bells["geo_jobs_deliveries"])
-        await stack.enter_async_context(_in_background("deliveries", deliverer.run))
-        await stack.enter_async_context(_in_background("retention", made.retention.run))
-        await stack.enter_async_context(_in_background("roll call", made.roll_call.run))
-        yield made
+        loops = {
+            "listener": listener.run,
+            "events": container.hub.run,
+            "rescuer": _rescuer(settings, maintenance).run,
+            "dependents": releases.run,
+            "schedules": scheduler.run,
+            "deliveries": deliverer.run,
+            "retention": container.retention.run,
+            "worker registry": container.worker_registry.run,
+        }
+        await stack.enter_async_context(background(loops))
+        yield container
 
 
 async def _apply_task_types(settings: Settings, task_types: TaskTypeStore) -> None:
@@ -183,19 +191,19 @@ def local_storage(settings: Settings) -> LocalStorage:
     return storage
 
 
-def webhook_maker(settings: Settings) -> WebhookMaker:
-    """What checks webhooks and seals their secrets."""
-    return WebhookMaker(parse_hosts(settings.webhook_hosts), _seal(settings))
+def webhook_builder(settings: Settings) -> WebhookBuilder:
+    """Return what checks webhooks and encrypts their secrets."""
+    return WebhookBuilder(parse_hosts(settings.webhook_hosts), _cipher(settings))
 
 
-def _seal(settings: Settings) -> Seal:
+def _cipher(settings: Settings) -> SecretCipher:
     if settings.storage_secret is None:
         raise ConfigurationError("STORAGE_SECRET is not set.")
-    return Seal(settings.storage_secret.get_secret_value().encode())
+    return SecretCipher(settings.storage_secret.get_secret_value().encode())
 
 
 def _deliverer(
-    settings: Settings, webhooks: WebhookStore, outgoing: Outgoing, storage: Storage, bell: asyncio.Event
+    settings: Settings, webhooks: WebhookStore, client: WebhookClient, storage: Storage, wake: asyncio.Event
 ) -> Deliverer:
     base_url = settings.api_public_url
 
@@ -204,16 +212,16 @@ def _deliverer(
 
     return Deliverer(
         webhooks,
-        outgoing,
-        _seal(settings),
+        client,
+        _cipher(settings),
         # Nobody asks in this moment at whose address the API could be reached.
         links=output_links(None if base_url is None else sign_get),
         per_second=settings.webhook_deliveries_per_second,
-        bell=bell,
+        wake=wake,
     )
 
 
-def _rescuer(settings: Settings, upkeep: UpkeepStore) -> Rescuer:
+def _rescuer(settings: Settings, maintenance: MaintenanceStore) -> Rescuer:
     policy = RescuePolicy(
         interval_seconds=settings.rescue_interval_seconds,
         rest_seconds=settings.rescue_rest_seconds,
@@ -223,7 +231,7 @@ def _rescuer(settings: Settings, upkeep: UpkeepStore) -> Rescuer:
         cancel_overdue_seconds=settings.cancel_grace_seconds + 2 * settings.heartbeat_seconds,
         timeout_grace_seconds=settings.timeout_grace_seconds if settings.enable_job_timeouts else None,
     )
-    return Rescuer(upkeep, policy, clock=time.monotonic)
+    return Rescuer(maintenance, policy, clock=time.monotonic)
 
 
 def retention(settings: Settings, pool: Pool, storage: Storage) -> Retention:
@@ -242,26 +250,6 @@ def retention(settings: Settings, pool: Pool, storage: Storage) -> Retention:
     return Retention(pool, storage, policy)
 
 
-@contextlib.asynccontextmanager
-async def _in_background(name: str, run: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Keep a task going beside the body; one that breaks is noted and started again."""
-
-    async def keep_running() -> None:
-        while True:
-            try:
-                await run()
-            except Exception:  # noqa: BLE001  # whatever it was, a queue without its rescuer is worse
-                _log.exception("background_task_failed", task=name)
-            await asyncio.sleep(_RESTART_SECONDS)
-
-    task = asyncio.create_task(keep_running(), name=name)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
-
-
 def _request_limit(settings: Settings) -> RateLimit | None:
     if not settings.requests_per_minute:
         return None
@@ -275,11 +263,11 @@ def create_app(settings: Settings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with services(settings) as made:
-            app.state.services = made
+        async with services(settings) as container:
+            app.state.services = container
             _log.info("api_started", version=monitoring.program_version(), embedded=settings.conninfo is None)
             yield
-            made.drain()
+            container.drain()
         _log.info("api_stopped")
 
     app = FastAPI(

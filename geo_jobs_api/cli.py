@@ -8,16 +8,16 @@ from collections.abc import Sequence
 import psycopg
 from pydantic import ValidationError
 
-from geo_jobs_api.commands import figures, jobs, pipelines, schedules, service, settings, task_types, tokens, webhooks
+from geo_jobs_api.commands import jobs, pipelines, schedules, service, settings, stats, task_types, tokens, webhooks
 from geo_jobs_api.commands.frame import Group
-from geo_jobs_api.commands.output import harmless, say
+from geo_jobs_api.commands.output import print_line, sanitize
 from geo_jobs_api.config import load_settings
 from geo_jobs_api.database.sessions import describe
 from geo_jobs_api.errors import ConfigurationError, Problem
 from geo_jobs_api.fields import field_errors
 from geo_jobs_api.log import configure
 
-_GROUPS = (service, settings, jobs, pipelines, schedules, webhooks, task_types, figures, tokens)
+_GROUPS = (service, settings, jobs, pipelines, schedules, webhooks, task_types, stats, tokens)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (ConfigurationError, Problem, ValidationError, OSError, psycopg.Error) as error:
-        say(_in_words(error), to_error=True)
+        print_line(_in_words(error), to_error=True)
         return 1
     return code
 
@@ -49,12 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _in_words(error: Exception) -> str:
     """What went wrong, for the person at the terminal."""
     if isinstance(error, Problem):
-        return harmless(error.detail) + "".join(
-            f"\n  {harmless(f'{item.pointer}: {item.message}')}" for item in error.errors
+        return sanitize(error.detail) + "".join(
+            f"\n  {sanitize(f'{item.pointer}: {item.message}')}" for item in error.errors
         )
     if isinstance(error, ValidationError):
         wrong = field_errors(error.errors())
-        return harmless("; ".join(f"{item.pointer.lstrip('/') or 'This'}: {item.message}" for item in wrong))
+        return sanitize("; ".join(f"{item.pointer.lstrip('/') or 'This'}: {item.message}" for item in wrong))
     if isinstance(error, psycopg.Error):
         return describe(error)
     if isinstance(error, OSError):

@@ -105,10 +105,10 @@ class Settings(BaseSettings):
     jwt_issuer: str | None = Field(None, description="`iss` that tokens must have")
     jwt_leeway_seconds: Seconds = Field(10, ge=0, le=300, description="how far clocks may be apart")
     storage_secret: SecretStr | None = Field(
-        None, description="signs URLs and seals secrets of webhooks, at least 32 bytes; made at the first start"
+        None, description="signs URLs and encrypts secrets of webhooks, at least 32 bytes; made at the first start"
     )
     worker_auth_token: SecretStr | None = Field(
-        None, description="a worker's token; `python -m geo_jobs_api token create NAME` makes further ones"
+        None, description="a worker's token; `python -m geo_jobs_api tokens create NAME` makes further ones"
     )
 
     source_hosts: str = Field(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,36 +18,36 @@ class ProblemKind:
 
 
 KINDS: dict[str, ProblemKind] = {
-    "bad-request": ProblemKind(400, "The request is not well-formed HTTP"),
-    "token-invalid": ProblemKind(401, "The token is missing, expired or not valid"),
-    "not-allowed": ProblemKind(403, "The token does not allow this"),
-    "signature-invalid": ProblemKind(403, "The signed URL was altered or is not one of ours"),
-    "signature-expired": ProblemKind(403, "The signed URL has expired"),
-    "not-found": ProblemKind(404, "There is nothing at this address"),
-    "job-not-found": ProblemKind(404, "There is no such job"),
-    "task-type-not-found": ProblemKind(404, "There is no such task type"),
-    "pipeline-not-found": ProblemKind(404, "There is no such pipeline"),
-    "schedule-not-found": ProblemKind(404, "There is no such schedule"),
-    "webhook-not-found": ProblemKind(404, "There is no such webhook"),
-    "object-not-found": ProblemKind(404, "There is no such file"),
-    "method-not-allowed": ProblemKind(405, "This address does not take this method"),
-    "too-slow": ProblemKind(408, "The request did not arrive in time"),
-    "lease-lost": ProblemKind(409, "The lease on this job is no longer held"),
-    "job-cancelled": ProblemKind(409, "The job was cancelled"),
-    "already-finalized": ProblemKind(409, "The job has already ended under this lease"),
-    "idempotency-conflict": ProblemKind(409, "The Idempotency-Key was used with another body"),
-    "invalid-state": ProblemKind(409, "The job's state does not allow this"),
-    "too-large": ProblemKind(413, "The body or the file is too large"),
+    "bad_request": ProblemKind(400, "The request is not well-formed HTTP"),
+    "token_invalid": ProblemKind(401, "The token is missing, expired or not valid"),
+    "not_allowed": ProblemKind(403, "The token does not allow this"),
+    "signature_invalid": ProblemKind(403, "The signed URL was altered or is not one of ours"),
+    "signature_expired": ProblemKind(403, "The signed URL has expired"),
+    "not_found": ProblemKind(404, "There is nothing at this address"),
+    "job_not_found": ProblemKind(404, "There is no such job"),
+    "task_type_not_found": ProblemKind(404, "There is no such task type"),
+    "pipeline_not_found": ProblemKind(404, "There is no such pipeline"),
+    "schedule_not_found": ProblemKind(404, "There is no such schedule"),
+    "webhook_not_found": ProblemKind(404, "There is no such webhook"),
+    "object_not_found": ProblemKind(404, "There is no such file"),
+    "method_not_allowed": ProblemKind(405, "This address does not take this method"),
+    "too_slow": ProblemKind(408, "The request did not arrive in time"),
+    "lease_lost": ProblemKind(409, "The lease on this job is no longer held"),
+    "job_cancelled": ProblemKind(409, "The job was cancelled"),
+    "already_finalized": ProblemKind(409, "The job has already ended under this lease"),
+    "idempotency_conflict": ProblemKind(409, "The Idempotency-Key was used with another body"),
+    "invalid_state": ProblemKind(409, "The job's state does not allow this"),
+    "too_large": ProblemKind(413, "The body or the file is too large"),
     "validation": ProblemKind(422, "The request is not valid"),
-    "source-not-allowed": ProblemKind(422, "Files are not fetched from this host"),
-    "parent-not-found": ProblemKind(422, "There is no such job to wait for"),
-    "unknown-task-type": ProblemKind(422, "There is no such task type"),
-    "output-mismatch": ProblemKind(422, "The uploaded outputs are not what was told"),
-    "rate-limited": ProblemKind(429, "Too many requests"),
-    "quota-exceeded": ProblemKind(429, "You have as much as one caller may have"),
+    "source_not_allowed": ProblemKind(422, "Files are not fetched from this host"),
+    "parent_not_found": ProblemKind(422, "There is no such job to wait for"),
+    "unknown_task_type": ProblemKind(422, "There is no such task type"),
+    "output_mismatch": ProblemKind(422, "The uploaded outputs do not match the report"),
+    "rate_limited": ProblemKind(429, "Too many requests"),
+    "quota_exceeded": ProblemKind(429, "You have as much as one caller may have"),
     "internal": ProblemKind(500, "The server failed"),
     "unavailable": ProblemKind(503, "The service cannot answer now"),
-    "storage-full": ProblemKind(507, "There is no room for files at the moment"),
+    "storage_full": ProblemKind(507, "There is no room for files at the moment"),
 }
 
 # The body of every refusal, for the OpenAPI document.
@@ -156,3 +158,15 @@ class Problem(ApiError):  # noqa: N818  # RFC 9457 calls it a problem
         if self.errors:
             body["errors"] = [error.as_json() for error in self.errors]
         return body
+
+
+def validation_problem(pointer: str, message: str, detail: str | None = None) -> Problem:
+    """Return the problem of one invalid field; `detail` defaults to the message."""
+    return Problem("validation", detail or message, errors=[FieldError(pointer, message)])
+
+
+def or_404(found: T | None, resource: str) -> T:
+    """Return `found`, or raise the 404 of its resource. It does not tell a missing one from another owner's."""
+    if found is None:
+        raise Problem(f"{resource}_not_found", f"There is no such {resource}, or it is not yours.")
+    return found

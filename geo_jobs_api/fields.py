@@ -31,7 +31,7 @@ _MAX_DEPTH = 32
 _MAX_PAYLOAD_BYTES = 64 * 1024
 _MAX_METADATA_BYTES = 256 * 1024
 _MAX_DETAIL_BYTES = 16 * 1024
-_MOST_STRANGE_KEYS = 20
+_MAX_UNKNOWN_KEYS = 20
 _SECONDS = re.compile(r"[-+]?[\d.]+")
 _QUOTED = re.compile(r"'([^']*)'")
 
@@ -118,7 +118,7 @@ Real = Annotated[float, BeforeValidator(_check_number)]
 Boolean = Annotated[bool, Strict()]
 
 
-def _far_from_the_ends(moment: datetime) -> datetime:
+def _within_range(moment: datetime) -> datetime:
     # PostgreSQL and Python reach further than each other's text can be read back.
     if not 1970 <= moment.year <= 9000:
         raise ValueError("must lie between 1970 and 9000")
@@ -132,7 +132,7 @@ def _check_text_of_moment(value: object) -> object:
     return value
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_check_text_of_moment), AfterValidator(_far_from_the_ends)]
+Timestamp = Annotated[AwareDatetime, BeforeValidator(_check_text_of_moment), AfterValidator(_within_range)]
 Text = Annotated[str, AfterValidator(_check_text), Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
 SecretText = Annotated[SecretStr, AfterValidator(_check_secret)]
 ReportedText = Annotated[str, BeforeValidator(_clean_text)]
@@ -147,8 +147,13 @@ class Model(BaseModel):
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
 
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Return the model of a row, which may have more columns than the model has fields."""
+        return cls.model_validate(row)
 
-class Asked(Model):
+
+class StrictModel(Model):
     """What a person asks for. Unknown keys are refused, each with the nearest known one; snake case is unknown too."""
 
     model_config = ConfigDict(extra="forbid")
@@ -164,17 +169,17 @@ class Asked(Model):
         if not isinstance(value, dict):
             return value
         known = [field.alias or name for name, field in cls.model_fields.items()]
-        strange = [key for key in value if isinstance(key, str) and key not in known]
-        if strange:
+        unexpected = [key for key in value if isinstance(key, str) and key not in known]
+        if unexpected:
             raise ValidationError.from_exception_data(
-                cls.__name__, [_unknown_key(key, value[key], known) for key in strange[:_MOST_STRANGE_KEYS]]
+                cls.__name__, [_unknown_key(key, value[key], known) for key in unexpected[:_MAX_UNKNOWN_KEYS]]
             )
         return value
 
 
 def _unknown_key(key: str, value: object, known: list[str]) -> InitErrorDetails:
-    told = {"message": unknown("key", key, known), "nearest": nearest(key, known), "allowed": tuple(known)}
-    return InitErrorDetails(type=PydanticCustomError("unknown_key", "{message}", told), loc=(key,), input=value)
+    context = {"message": unknown("key", key, known), "nearest": nearest(key, known), "allowed": tuple(known)}
+    return InitErrorDetails(type=PydanticCustomError("unknown_key", "{message}", context), loc=(key,), input=value)
 
 
 # Python's words for what a body is made of mean little to people who write JSON.
@@ -220,7 +225,7 @@ def _message(item: Mapping[str, Any]) -> str:
     return _PLAIN.get(kind) or str(item["msg"]).removeprefix("Value error, ")
 
 
-def alternative(name: str) -> str:
+def union_tag(name: str) -> str:
     """The tag of one of several models that a body may be; it is no step of a JSON pointer."""
     return f"({name})"
 

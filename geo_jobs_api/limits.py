@@ -12,14 +12,14 @@ from contextvars import ContextVar
 from geo_jobs_api.errors import Problem
 
 # Callers that are remembered; who was forgotten begins with a full bucket.
-_MOST_KEYS = 10_000
+_MAX_KEYS = 10_000
 
 
 # Whose request this is, for its share of the connections. None: the service's own, or a worker's.
 CALLER: ContextVar[str | None] = ContextVar("caller", default=None)
 
 
-class Shares:
+class KeyedSemaphore:
     """Lets each key hold a few of something at once, so that others find the rest.
 
     Args:
@@ -33,7 +33,7 @@ class Shares:
 
     @asynccontextmanager
     async def hold(self, key: Hashable, seconds: float) -> AsyncIterator[None]:
-        """Hold one for the block; Problem `rate-limited` when the key has held all of its own for so long."""
+        """Hold one for the block; Problem `rate_limited` when the key has held all of its own for so long."""
         place = self._places.setdefault(key, asyncio.Semaphore(self._each))
         self._users[key] += 1
         try:
@@ -42,7 +42,7 @@ class Shares:
                     await place.acquire()
             except TimeoutError:
                 detail = "Your other requests hold your share of the connections to the database. Send fewer at once."
-                raise Problem("rate-limited", detail, headers={"Retry-After": "1"}) from None
+                raise Problem("rate_limited", detail, headers={"Retry-After": "1"}) from None
             try:
                 yield
             finally:
@@ -67,14 +67,14 @@ class RateLimit:
         self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
 
     def take(self, key: Hashable) -> None:
-        """Count one request; Problem `rate-limited` when there were too many."""
+        """Count one request; Problem `rate_limited` when there were too many."""
         level = self._level(key)
         if level < 1:
             raise self._refusal(level)
         self._put(key, level - 1)
 
     def check(self, key: Hashable) -> None:
-        """Problem `rate-limited` when there were too many; counts nothing."""
+        """Problem `rate_limited` when there were too many; counts nothing."""
         level = self._level(key)
         if level < 1:
             raise self._refusal(level)
@@ -86,13 +86,13 @@ class RateLimit:
     def _put(self, key: Hashable, level: float) -> None:
         self._buckets[key] = (level, self._clock())
         self._buckets.move_to_end(key)
-        if len(self._buckets) > _MOST_KEYS:
+        if len(self._buckets) > _MAX_KEYS:
             self._buckets.popitem(last=False)
 
     def _refusal(self, level: float) -> Problem:
         seconds = max(1, math.ceil((1 - level) / self._per_second))
         return Problem(
-            "rate-limited",
+            "rate_limited",
             f"There were too many requests; come back in {seconds} s.",
             headers={"Retry-After": str(seconds)},
         )

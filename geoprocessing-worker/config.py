@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     # The API
     api_base_url: str = Field("", description="address of the job API", examples=["https://maps.example.org"])
     worker_auth_token: SecretStr = Field(
-        SecretStr(""), description="the worker's token; `python -m geo_jobs_api token create NAME` makes one"
+        SecretStr(""), description="the worker's token; `python -m geo_jobs_api tokens create NAME` makes one"
     )
     worker_name: str = Field("geoprocessing-worker", min_length=1, max_length=100, description="shown in events")
     poll_interval: float = Field(
@@ -375,7 +375,7 @@ def problems(settings: Settings) -> list[str]:
             "API_BASE_URL would send the worker's token unencrypted: use https://, or set ALLOW_PLAIN_HTTP=true"
         )
     if not settings.worker_auth_token.get_secret_value():
-        found.append("WORKER_AUTH_TOKEN is not set: make one with `python -m geo_jobs_api token create NAME`")
+        found.append("WORKER_AUTH_TOKEN is not set: make one with `python -m geo_jobs_api tokens create NAME`")
     if settings.thumbnail_size > settings.max_image_size:
         found.append("THUMBNAIL_SIZE is larger than MAX_IMAGE_SIZE: make it smaller")
     return found + _wrong_paths(settings)

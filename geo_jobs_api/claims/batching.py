@@ -1,4 +1,4 @@
-"""Requests that wait at the same time share one statement: one-row claims do not scale with clients, batches do."""
+"""Concurrent requests share one statement: one-row claims do not scale with clients, batches do."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from geo_jobs_api.log import get_logger
 
 _log = get_logger(__name__)
 
-AskT = TypeVar("AskT")
-AnswerT = TypeVar("AnswerT")
+RequestT = TypeVar("RequestT")
+ResultT = TypeVar("ResultT")
 
-# More than two only fight for the same rows; with two, one is worked out by the database while one is on its way.
+# More than two contend for the same rows. With two, one runs while the other is on its way.
 STATEMENTS_IN_FLIGHT = 2
-# A deadlock's victim lost nothing; by the third time something else is wrong.
+# A deadlock undoes its victim. By the third time something else is wrong.
 _DEADLOCK_TRIES = 3
 
 
@@ -25,38 +25,38 @@ def _one(_: object) -> int:
     return 1
 
 
-class Coalescer(Generic[AskT, AnswerT]):
-    """Gathers what is asked while statements are under way, and asks it together. For one event loop.
+class Batcher(Generic[RequestT, ResultT]):
+    """Collects requests while statements are in flight, and sends them as one batch. For one event loop.
 
     Args:
         name: for the log.
-        run: answers a batch, in its order; its effects are committed when it returns.
-        most: how much a batch may weigh; one that weighs more goes alone.
-        weight: what one ask weighs.
-        kind: only asks of one kind can share a statement.
+        execute: returns the results of a batch in its order, with its effects committed.
+        max_weight: of a batch. A heavier request goes alone.
+        weight: of a request.
+        key: only requests with equal keys share a statement.
     """
 
     def __init__(
         self,
         name: str,
-        run: Callable[[Sequence[AskT]], Awaitable[Sequence[AnswerT]]],
+        execute: Callable[[Sequence[RequestT]], Awaitable[Sequence[ResultT]]],
         *,
-        most: int,
-        weight: Callable[[AskT], int] = _one,
-        kind: Callable[[AskT], Hashable] = _one,
+        max_weight: int,
+        weight: Callable[[RequestT], int] = _one,
+        key: Callable[[RequestT], Hashable] = _one,
     ) -> None:
         self._name = name
-        self._run = run
-        self._most = most
+        self._execute = execute
+        self._max_weight = max_weight
         self._weight = weight
-        self._kind = kind
-        self._waiting: list[tuple[AskT, asyncio.Future[AnswerT]]] = []
+        self._key = key
+        self._waiting: list[tuple[RequestT, asyncio.Future[ResultT]]] = []
         self._workers: set[asyncio.Task[None]] = set()
 
-    async def ask(self, one: AskT) -> AnswerT:
-        """The answer to one, or the exception that its statement ended with."""
-        answer: asyncio.Future[AnswerT] = asyncio.get_running_loop().create_future()
-        self._waiting.append((one, answer))
+    async def run(self, request: RequestT) -> ResultT:
+        """Return the result of one request, or raise the exception of its statement."""
+        answer: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, answer))
         if len(self._workers) < STATEMENTS_IN_FLIGHT:
             worker = asyncio.create_task(self._work(), name=self._name)
             self._workers.add(worker)
@@ -64,44 +64,44 @@ class Coalescer(Generic[AskT, AnswerT]):
 
     async def _work(self) -> None:
         try:
-            # Whoever was read in the same round of the loop comes along.
+            # Requests read in the same round of the loop join the batch.
             await asyncio.sleep(0)
             while batch := self._take():
                 await self._answer(batch)
         finally:
-            # Here and not when the task is done: what is asked in between would wait for a worker that has left.
+            # Here and not in a done callback: a request in between would wait for a worker that has left.
             self._workers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
-    def _take(self) -> list[tuple[AskT, asyncio.Future[AnswerT]]]:
-        batch: list[tuple[AskT, asyncio.Future[AnswerT]]] = []
-        left: list[tuple[AskT, asyncio.Future[AnswerT]]] = []
+    def _take(self) -> list[tuple[RequestT, asyncio.Future[ResultT]]]:
+        batch: list[tuple[RequestT, asyncio.Future[ResultT]]] = []
+        rest: list[tuple[RequestT, asyncio.Future[ResultT]]] = []
         weight = 0
         for item in self._waiting:
             if item[1].done():
-                # Cancelled while it waited: nobody wants it any more.
+                # Cancelled while it waited.
                 continue
             more = self._weight(item[0])
-            fits = not batch or (weight + more <= self._most and self._kind(item[0]) == self._kind(batch[0][0]))
+            fits = not batch or (weight + more <= self._max_weight and self._key(item[0]) == self._key(batch[0][0]))
             if fits:
                 batch.append(item)
                 weight += more
             else:
-                left.append(item)
-        self._waiting = left
+                rest.append(item)
+        self._waiting = rest
         return batch
 
-    async def _answer(self, batch: list[tuple[AskT, asyncio.Future[AnswerT]]]) -> None:
+    async def _answer(self, batch: list[tuple[RequestT, asyncio.Future[ResultT]]]) -> None:
         try:
-            answers = await self._run_through_deadlocks([one for one, _ in batch])
+            answers = await self._run_through_deadlocks([request for request, _ in batch])
         except (psycopg.DataError, psycopg.IntegrityError) as error:
             if len(batch) > 1:
-                # What cannot be stored of one must not be the others' fault.
+                # A request that cannot be stored must not fail the others.
                 _log.warning("batch_split", name=self._name, size=len(batch), reason=type(error).__name__)
                 for item in batch:
                     await self._answer([item])
                 return
             _settle(batch[0][1], error)
-        except Exception as error:  # noqa: BLE001  # it belongs to those who asked
+        except Exception as error:  # noqa: BLE001  # it belongs to the callers
             for _, answer in batch:
                 _settle(answer, error)
         else:
@@ -109,15 +109,15 @@ class Coalescer(Generic[AskT, AnswerT]):
                 if not future.done():
                     future.set_result(result)
 
-    async def _run_through_deadlocks(self, asks: list[AskT]) -> Sequence[AnswerT]:
+    async def _run_through_deadlocks(self, requests: list[RequestT]) -> Sequence[ResultT]:
         for _ in range(_DEADLOCK_TRIES - 1):
             try:
-                return await self._run(asks)
+                return await self._execute(requests)
             except psycopg.errors.DeadlockDetected:
-                _log.warning("deadlock_retried", name=self._name, size=len(asks))
-        return await self._run(asks)
+                _log.warning("deadlock_retried", name=self._name, size=len(requests))
+        return await self._execute(requests)
 
 
-def _settle(answer: asyncio.Future[AnswerT], error: Exception) -> None:
+def _settle(answer: asyncio.Future[ResultT], error: Exception) -> None:
     if not answer.done():
         answer.set_exception(error)

@@ -1,78 +1,60 @@
-"""Who asks for work: noted for all in one statement, now and then, so that an idle fleet costs next to nothing."""
+"""Registry of workers that claim: stored in batches, so that an idle fleet costs next to nothing."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import psycopg
-from psycopg_pool import PoolTimeout
+from geo_jobs_api.maintenance.periodic import Periodic
+from geo_jobs_api.queue.operator_records import WorkerRegistration
 
-from geo_jobs_api.log import OutageLog, get_logger
-from geo_jobs_api.queue.operator_records import SeenWorker
-
-_log = get_logger(__name__)
-_NOTED_EVERY_SECONDS = 60.0
-# Those that come soon after one another are noted together.
-_COMPANY_SECONDS = 2.0
+_STORE_EVERY_SECONDS = 60.0
+# New workers within this time are stored in one statement.
+_BATCH_SECONDS = 2.0
 
 
-class WorkerNotes(Protocol):
-    """Where workers are noted."""
+class RegistryStore(Protocol):
+    """Where workers are stored."""
 
-    async def note_workers(self, workers: Sequence[SeenWorker]) -> None:
-        """Note who has asked for work."""
+    async def upsert_workers(self, workers: Sequence[WorkerRegistration]) -> None:
+        """Store workers that have just claimed."""
 
 
-class RollCall:
-    """Remembers who has asked for work, and notes each once a minute. For one event loop.
+class WorkerRegistry:
+    """Stores each worker that claims, once a minute. For one event loop.
 
     Args:
-        notes: where to.
+        store: where to.
         clock: monotonic seconds.
-        sleep: waits that many seconds.
     """
 
-    def __init__(
-        self,
-        notes: WorkerNotes,
-        *,
-        clock: Callable[[], float],
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        self._notes = notes
-        self._outage = OutageLog(_log, "roll_call_failed")
+    def __init__(self, store: RegistryStore, *, clock: Callable[[], float]) -> None:
+        self._store = store
         self._clock = clock
-        self._sleep = sleep
-        self._noted: dict[str, tuple[SeenWorker, float]] = {}
-        self._new: dict[str, SeenWorker] = {}
+        self._stored: dict[str, tuple[WorkerRegistration, float]] = {}
+        self._new: dict[str, WorkerRegistration] = {}
         self._arrival = asyncio.Event()
+        self.run = Periodic(self._run_round, "worker_registry_failed").run
 
-    def see(self, worker: SeenWorker) -> None:
-        """A worker has asked for work."""
-        known = self._noted.get(worker.id)
-        if known is None or known[0] != worker or known[1] + _NOTED_EVERY_SECONDS <= self._clock():
+    def register(self, worker: WorkerRegistration) -> None:
+        """Note that a worker has claimed."""
+        known = self._stored.get(worker.id)
+        if known is None or known[0] != worker or known[1] + _STORE_EVERY_SECONDS <= self._clock():
             self._new[worker.id] = worker
             self._arrival.set()
 
-    async def run(self) -> None:
-        """Work until cancelled."""
-        while True:
-            await self._arrival.wait()
-            await self._sleep(_COMPANY_SECONDS)
-            await self.note()
+    async def _run_round(self) -> float:
+        await self._arrival.wait()
+        await asyncio.sleep(_BATCH_SECONDS)
+        await self.flush()
+        return 0.0
 
-    async def note(self) -> None:
-        """Note who is new; in an outage, whoever asks again is."""
+    async def flush(self) -> None:
+        """Store new workers. In an outage they are dropped, and come again with their next claim."""
         self._arrival.clear()
         new, self._new = self._new, {}
-        try:
-            await self._notes.note_workers(list(new.values()))
-        except (psycopg.Error, PoolTimeout, OSError) as error:
-            self._outage.failed(error)
-            return
-        self._outage.worked()
+        await self._store.upsert_workers(list(new.values()))
         now = self._clock()
-        self._noted = {name: seen for name, seen in self._noted.items() if seen[1] + _NOTED_EVERY_SECONDS > now}
-        self._noted |= {name: (worker, now) for name, worker in new.items()}
+        self._stored = {name: seen for name, seen in self._stored.items() if seen[1] + _STORE_EVERY_SECONDS > now}
+        self._stored |= {name: (worker, now) for name, worker in new.items()}

@@ -12,7 +12,7 @@ from geo_jobs_api.database.pool import Pool, open_pool
 from geo_jobs_api.queue.settings_store import settings_in_force
 
 Run = Callable[[Settings, argparse.Namespace], int]
-Act = Callable[[Settings, Pool, argparse.Namespace], Awaitable[int]]
+Action = Callable[[Settings, Pool, argparse.Namespace], Awaitable[int]]
 
 
 class Group:
@@ -41,7 +41,7 @@ def add_json_option(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON, as the API would answer, not a table")
 
 
-def stored(act: Act) -> Run:
+def with_pool(act: Action) -> Run:
     """A command that works on the database, whose schema is brought up to date first; `act` gives the exit code.
 
     It goes by the settings of the API where those decide what is allowed.

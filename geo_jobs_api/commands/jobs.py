@@ -1,4 +1,4 @@
-"""jobs: looking at jobs and steering them, whoever's they are."""
+"""jobs: look at jobs of all owners, and change them."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import argparse
 from typing import Any, get_args
 from uuid import UUID
 
-from geo_jobs_api.commands.frame import Group, add_json_option, stored
-from geo_jobs_api.commands.output import say, say_done, say_json, say_view, say_views
+from geo_jobs_api.commands.frame import Group, add_json_option, with_pool
+from geo_jobs_api.commands.output import print_json, print_line, print_object, print_result, print_table
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.fields import Model
-from geo_jobs_api.jobs.explanation import explained
+from geo_jobs_api.jobs.explanation import build_explanation
 from geo_jobs_api.jobs.schemas import JobView
-from geo_jobs_api.queue.job_store import JobStore, WantedJobs
+from geo_jobs_api.queue.job_store import JobQuery, JobStore
 from geo_jobs_api.queue.operator_schemas import CancelFilter, OpenState, RedriveFilter
-from geo_jobs_api.queue.operator_store import SteeringStore
+from geo_jobs_api.queue.operator_store import OperatorStore
 from geo_jobs_api.queue.records import Job
 from geo_jobs_api.queue.rules import ErrorClass, JobState
 
 
 def add_commands(commands: Group) -> None:
     """Declare them."""
-    jobs = commands.group("jobs", "Look at jobs, and steer them.")
-    command = jobs.add("list", "List jobs, the newest first.", stored(_list))
-    command.add_argument("--state", choices=[state.value for state in JobState])
+    jobs = commands.group("jobs", "Look at jobs, and change them.")
+    command = jobs.add("list", "List jobs, the newest first.", with_pool(_list))
+    command.add_argument("--state", type=JobState, choices=list(JobState))
     command.add_argument("--type", metavar="NAME", help="of this task type")
     command.add_argument("--owner", metavar="NAME", help="of this caller")
     command.add_argument("--code", metavar="CODE", help="that failed of this, or are tried again after it")
@@ -35,17 +35,17 @@ def add_commands(commands: Group) -> None:
         ("show", "Show everything about a job.", _show),
         ("explain", "Say why a job stands where it stands, and what it waits for.", _explain),
     ):
-        command = jobs.add(name, text, stored(act))
+        command = jobs.add(name, text, with_pool(act))
         command.add_argument("id", type=UUID, metavar="ID")
         add_json_option(command)
     _add_cancel(jobs)
-    command = jobs.add("retry", "Send a failed job back to the queue with all its attempts.", stored(_retry))
+    command = jobs.add("retry", "Send a failed job back to the queue with all its attempts.", with_pool(_retry))
     command.add_argument("id", type=UUID, metavar="ID")
     add_json_option(command)
-    command = jobs.add("unlock", "Take a job from its worker at once; the attempt is not spent.", stored(_unlock))
+    command = jobs.add("unlock", "Take a job from its worker at once; the attempt is not spent.", with_pool(_unlock))
     command.add_argument("id", type=UUID, metavar="ID")
     add_json_option(command)
-    command = jobs.add("priority", "Change the priority of a job that has not ended.", stored(_priority))
+    command = jobs.add("priority", "Change the priority of a job that has not ended.", with_pool(_priority))
     command.add_argument("id", type=UUID, metavar="ID")
     command.add_argument("priority", type=int, metavar="PRIORITY", help="-100 to 100; a point is worth a minute")
     add_json_option(command)
@@ -54,7 +54,7 @@ def add_commands(commands: Group) -> None:
 
 def _add_cancel(jobs: Group) -> None:
     text = "Cancel a job, or all that match, the oldest first. Workers of running jobs are asked to stop."
-    command = jobs.add("cancel", text, stored(_cancel))
+    command = jobs.add("cancel", text, with_pool(_cancel))
     command.add_argument("id", type=UUID, metavar="ID", nargs="?", help="this job only")
     command.add_argument("--state", choices=get_args(OpenState))
     command.add_argument("--type", dest="task_type", metavar="NAME", help="of this task type")
@@ -67,7 +67,7 @@ def _add_cancel(jobs: Group) -> None:
 
 
 def _add_redrive(jobs: Group) -> None:
-    command = jobs.add("redrive", "Send failed jobs back to the queue, the oldest failures first.", stored(_redrive))
+    command = jobs.add("redrive", "Send failed jobs back to the queue, the oldest failures first.", with_pool(_redrive))
     command.add_argument("--type", dest="task_type", metavar="NAME", help="of this task type")
     command.add_argument("--owner", metavar="NAME", help="of this caller")
     command.add_argument("--class", dest="error_class", choices=[one.value for one in ErrorClass])
@@ -80,10 +80,10 @@ def _add_redrive(jobs: Group) -> None:
 
 async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     found = await JobStore(pool).list_jobs(
-        WantedJobs(arguments.state, arguments.type, arguments.code),
+        JobQuery(arguments.state, arguments.type, arguments.code),
         owner=arguments.owner,
         before=None,
-        most=arguments.limit,
+        limit=arguments.limit,
     )
     owners = {job.id: job.owner for job in found}
     columns = {
@@ -96,7 +96,7 @@ async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) 
         "CREATED": lambda job: job.created_at,
         "NOW": _now,
     }
-    say_views([JobView.of(job) for job in found], columns, as_json=arguments.json)
+    print_table([JobView.of(job) for job in found], columns, as_json=arguments.json)
     return 0
 
 
@@ -109,25 +109,25 @@ def _now(job: JobView) -> str:
 async def _find(pool: Pool, job_id: UUID) -> Job:
     job = await JobStore(pool).find_job(job_id)
     if job is None:
-        raise Problem("job-not-found", f"There is no job {job_id}.")
+        raise Problem("job_not_found", f"There is no job {job_id}.")
     return job
 
 
 async def _show(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
-    say_view(JobView.of(await _find(pool, arguments.id)), as_json=arguments.json)
+    print_object(JobView.of(await _find(pool, arguments.id)), as_json=arguments.json)
     return 0
 
 
 async def _explain(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     job = await _find(pool, arguments.id)
-    told = await explained(JobStore(pool), SteeringStore(pool, settings.lease_seconds), job, None)
+    explanation = await build_explanation(JobStore(pool), OperatorStore(pool, settings.lease_seconds), job, None)
     if arguments.json:
-        say_json(told.model_dump(mode="json", by_alias=True))
+        print_json(explanation.model_dump(mode="json", by_alias=True))
         return 0
-    say(f"{told.state}: {told.why}".replace("POST …/retry", f"`jobs retry {job.id}`"))
-    for reason in told.reasons:
-        say(f"- {reason.text}")
-    if told.leases:
+    print_line(f"{explanation.state}: {explanation.why}".replace("POST …/retry", f"`jobs retry {job.id}`"))
+    for reason in explanation.reasons:
+        print_line(f"- {reason.text}")
+    if explanation.leases:
         columns = {
             "ATTEMPT": lambda lease: lease.attempt,
             "WORKER": lambda lease: lease.worker_name,
@@ -136,62 +136,62 @@ async def _explain(settings: Settings, pool: Pool, arguments: argparse.Namespace
             "THEN": lambda lease: lease.state,
             "ERROR": lambda lease: f"{lease.error.get('code')}: {lease.error.get('message')}" if lease.error else "",
         }
-        say_views(told.leases, columns, as_json=False)
+        print_table(explanation.leases, columns, as_json=False)
     return 0
 
 
 async def _cancel(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     if arguments.id is None:
-        return await _cancel_matching(SteeringStore(pool, settings.lease_seconds), arguments)
+        return await _cancel_matching(OperatorStore(pool, settings.lease_seconds), arguments)
     if given := _given(arguments, CancelFilter).keys() - {"reason"}:
         raise Problem("validation", f"Name a job or a filter, not both: {', '.join(sorted(given))}.")
     job = await JobStore(pool).request_cancel(arguments.id, arguments.reason)
     if job is None:
-        there = await _find(pool, arguments.id)
-        raise Problem("invalid-state", f"There is nothing to cancel: the job is {there.state}.")
+        job = await _find(pool, arguments.id)
+        raise Problem("invalid_state", f"There is nothing to cancel: the job is {job.state}.")
     done = "It is cancelled." if job.state is JobState.CANCELLED else f"{job.worker_name} was asked to stop."
-    say_done(done, JobView.of(job), as_json=arguments.json)
+    print_result(done, JobView.of(job), as_json=arguments.json)
     return 0
 
 
-async def _cancel_matching(store: SteeringStore, arguments: argparse.Namespace) -> int:
-    wanted = CancelFilter.from_fields(_given(arguments, CancelFilter))
-    done = await store.cancel_matching(wanted.owner, wanted)
+async def _cancel_matching(store: OperatorStore, arguments: argparse.Namespace) -> int:
+    query = CancelFilter.from_fields(_given(arguments, CancelFilter))
+    done = await store.cancel_matching(query.owner, query)
     parts = [f"{count} of {name} cancelled" for name, count in done.cancelled.items()]
     parts += [f"workers of {count} of {name} asked to stop" for name, count in done.stopping.items()]
-    told = f"{', '.join(parts)}." if parts else "No open job matches."
-    told += " There may be more: run it again." if done.more else ""
-    say_done(told, done, as_json=arguments.json)
+    sentence = f"{', '.join(parts)}." if parts else "No open job matches."
+    sentence += " There may be more: run it again." if done.more else ""
+    print_result(sentence, done, as_json=arguments.json)
     return 0
 
 
 async def _retry(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     job = await JobStore(pool).retry_failed(arguments.id)
     if job is None:
-        there = await _find(pool, arguments.id)
-        raise Problem("invalid-state", f"Only a failed job can be retried; this one is {there.state}.")
-    say_done("It is queued again, with all its attempts.", JobView.of(job), as_json=arguments.json)
+        job = await _find(pool, arguments.id)
+        raise Problem("invalid_state", f"Only a failed job can be retried; this one is {job.state}.")
+    print_result("It is queued again, with all its attempts.", JobView.of(job), as_json=arguments.json)
     return 0
 
 
 async def _unlock(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
-    job = await SteeringStore(pool, settings.lease_seconds).unlock_job(arguments.id)
+    job = await OperatorStore(pool, settings.lease_seconds).unlock_job(arguments.id)
     if job is None:
-        there = await _find(pool, arguments.id)
-        raise Problem("invalid-state", f"Nobody works on the job: it is {there.state}.")
-    say_done(f"It is {job.state}; {job.worker_name} has lost it.", JobView.of(job), as_json=arguments.json)
+        job = await _find(pool, arguments.id)
+        raise Problem("invalid_state", f"No worker holds the job: it is {job.state}.")
+    print_result(f"It is {job.state}; {job.worker_name} has lost it.", JobView.of(job), as_json=arguments.json)
     return 0
 
 
 async def _priority(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     if not -100 <= arguments.priority <= 100:
         raise Problem("validation", "A priority lies between -100 and 100.")
-    store = SteeringStore(pool, settings.lease_seconds)
+    store = OperatorStore(pool, settings.lease_seconds)
     job = await store.change_priority(arguments.id, None, arguments.priority)
     if job is None:
-        there = await _find(pool, arguments.id)
-        raise Problem("invalid-state", f"The job has ended already: it is {there.state}.")
-    say_done(f"Its priority is {job.priority}.", JobView.of(job), as_json=arguments.json)
+        job = await _find(pool, arguments.id)
+        raise Problem("invalid_state", f"The job has ended already: it is {job.state}.")
+    print_result(f"Its priority is {job.priority}.", JobView.of(job), as_json=arguments.json)
     return 0
 
 
@@ -201,8 +201,10 @@ def _given(arguments: argparse.Namespace, model: type[Model]) -> dict[str, Any]:
 
 
 async def _redrive(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
-    wanted = RedriveFilter.from_fields(_given(arguments, RedriveFilter))
-    jobs = await SteeringStore(pool, settings.lease_seconds).redrive_failed(arguments.owner, wanted)
-    told = ", ".join(f"{count} of {name}" for name, count in jobs.items())
-    say_done(f"Queued again: {told}." if told else "No failed job fits.", {"jobs": jobs}, as_json=arguments.json)
+    query = RedriveFilter.from_fields(_given(arguments, RedriveFilter))
+    jobs = await OperatorStore(pool, settings.lease_seconds).redrive_failed(arguments.owner, query)
+    counts = ", ".join(f"{count} of {name}" for name, count in jobs.items())
+    print_result(
+        f"Queued again: {counts}." if counts else "No failed job fits.", {"jobs": jobs}, as_json=arguments.json
+    )
     return 0

@@ -20,45 +20,45 @@ ViewT = TypeVar("ViewT", bound=Model)
 _WIDTH_OF_A_FILE = 1000
 
 
-def harmless(text: str) -> str:
+def sanitize(text: str) -> str:
     """The text on one line and without what would steer a terminal or turn the direction of reading."""
     return "".join("�" if unicodedata.category(char) in {"Cc", "Cf", "Zl", "Zp"} else char for char in text)
 
 
-def say(text: str, *, to_error: bool = False) -> None:
+def print_line(text: str, *, to_error: bool = False) -> None:
     """Print a sentence."""
     print(text, file=sys.stderr if to_error else sys.stdout, flush=True)
 
 
-def say_json(value: object) -> None:
+def print_json(value: object) -> None:
     """Print a value as JSON, in ASCII."""
-    say(json.dumps(value, indent=2))
+    print_line(json.dumps(value, indent=2))
 
 
-def say_done(sentence: str, result: Model | Mapping[str, object], *, as_json: bool) -> None:
+def print_result(sentence: str, result: Model | Mapping[str, object], *, as_json: bool) -> None:
     """What a command did: in a sentence, or what came of it as JSON."""
     if as_json:
-        say_json(result.model_dump(mode="json", by_alias=True) if isinstance(result, Model) else result)
+        print_json(result.model_dump(mode="json", by_alias=True) if isinstance(result, Model) else result)
     else:
-        say(sentence)
+        print_line(sentence)
 
 
-def say_view(view: Model, *, as_json: bool) -> None:
+def print_object(view: Model, *, as_json: bool) -> None:
     """Print one thing: a field on each line, or JSON with the API's names."""
-    told = view.model_dump(mode="json", by_alias=True)
+    values = view.model_dump(mode="json", by_alias=True)
     if as_json:
-        say_json(told)
+        print_json(values)
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, as_told in zip(type(view).model_fields, told.values(), strict=True):
+    for name, json_value in zip(type(view).model_fields, values.values(), strict=True):
         value = getattr(view, name)
-        table.add_row(name.replace("_", " "), _cell(as_told if isinstance(value, list | dict | Model) else value))
-    _say_table(table)
+        table.add_row(name.replace("_", " "), _cell(json_value if isinstance(value, list | dict | Model) else value))
+    _print_rich(table)
 
 
-def say_views(views: Sequence[ViewT], columns: Mapping[str, Callable[[ViewT], object]], *, as_json: bool) -> None:
+def print_table(views: Sequence[ViewT], columns: Mapping[str, Callable[[ViewT], object]], *, as_json: bool) -> None:
     """Print several things of a kind: a table, or a JSON list with the API's names.
 
     Args:
@@ -67,7 +67,7 @@ def say_views(views: Sequence[ViewT], columns: Mapping[str, Callable[[ViewT], ob
         as_json: JSON.
     """
     if as_json:
-        say_json([view.model_dump(mode="json", by_alias=True) for view in views])
+        print_json([view.model_dump(mode="json", by_alias=True) for view in views])
         return
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for title, value in columns.items():
@@ -75,19 +75,19 @@ def say_views(views: Sequence[ViewT], columns: Mapping[str, Callable[[ViewT], ob
         table.add_column(title, justify="right" if are_numbers else "left", overflow="fold")
     for view in views:
         table.add_row(*(_cell(value(view)) for value in columns.values()))
-    _say_table(table)
+    _print_rich(table)
 
 
-def _say_table(table: Table) -> None:
+def _print_rich(table: Table) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
     with console.capture() as captured:
         console.print(table)
-    say("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    print_line("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def _cell(value: object) -> Text:
     # A Text is taken as it is; a string would be searched for markup.
-    return Text(harmless(_words(value)))
+    return Text(sanitize(_words(value)))
 
 
 def _words(value: object) -> str:

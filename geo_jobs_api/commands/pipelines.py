@@ -1,29 +1,29 @@
-"""pipeline: named stages of jobs."""
+"""pipelines: named stages of jobs."""
 
 from __future__ import annotations
 
 import argparse
 from uuid import UUID
 
-from geo_jobs_api.commands.frame import Group, add_json_option, stored
-from geo_jobs_api.commands.output import say, say_done, say_json, say_views
+from geo_jobs_api.commands.frame import Group, add_json_option, with_pool
+from geo_jobs_api.commands.output import print_json, print_line, print_result, print_table
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database.pool import Pool
-from geo_jobs_api.pipelines.schemas import PipelineJobView, PipelineSummaryView, PipelineView
+from geo_jobs_api.pipelines.schemas import PipelineJobView, PipelineView
 from geo_jobs_api.pipelines.store import PipelineStore
 
 
 def add_commands(commands: Group) -> None:
     """Declare them."""
-    pipelines = commands.group("pipeline", "Pipelines: named stages of jobs.")
-    command = pipelines.add("list", "List the latest pipelines.", stored(_list))
+    pipelines = commands.group("pipelines", "Pipelines: named stages of jobs.")
+    command = pipelines.add("list", "List the latest pipelines.", with_pool(_list))
     command.add_argument("--owner", metavar="NAME", help="only this caller's")
     command.add_argument("--limit", type=int, default=20, metavar="N", help="at most so many (default: 20)")
     add_json_option(command)
-    command = pipelines.add("show", "Show how far a pipeline and each of its jobs is.", stored(_show))
+    command = pipelines.add("show", "Show how far a pipeline and each of its jobs is.", with_pool(_show))
     command.add_argument("id", type=UUID, metavar="ID")
     add_json_option(command)
-    command = pipelines.add("cancel", "Cancel all jobs of a pipeline that have not ended.", stored(_cancel))
+    command = pipelines.add("cancel", "Cancel all jobs of a pipeline that have not ended.", with_pool(_cancel))
     command.add_argument("id", type=UUID, metavar="ID")
     command.add_argument("--reason", metavar="TEXT", default="Its pipeline was cancelled by an operator.")
     add_json_option(command)
@@ -31,8 +31,7 @@ def add_commands(commands: Group) -> None:
 
 async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     store = PipelineStore(pool)
-    found = await store.list_pipelines(owner=arguments.owner, before=None, most=arguments.limit)
-    views = [PipelineSummaryView.of_summary(pipeline) for pipeline in found]
+    found = await store.list_pipelines(owner=arguments.owner, before=None, limit=arguments.limit)
     columns = {
         "ID": lambda view: view.id,
         "NAME": lambda view: view.name,
@@ -41,7 +40,7 @@ async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) 
         "JOBS": lambda view: ", ".join(f"{number} {state}" for state, number in sorted(view.counts.items())),
         "CREATED": lambda view: view.created_at,
     }
-    say_views(views, columns, as_json=arguments.json)
+    print_table(found, columns, as_json=arguments.json)
     return 0
 
 
@@ -49,11 +48,11 @@ async def _show(_settings: Settings, pool: Pool, arguments: argparse.Namespace) 
     store = PipelineStore(pool)
     pipeline = await store.find_pipeline(arguments.id)
     if pipeline is None:
-        say(f"There is no pipeline {arguments.id}.", to_error=True)
+        print_line(f"There is no pipeline {arguments.id}.", to_error=True)
         return 1
     view = PipelineView.of(pipeline, await store.list_jobs(pipeline.id))
     if arguments.json:
-        say_json(view.model_dump(mode="json", by_alias=True))
+        print_json(view.model_dump(mode="json", by_alias=True))
         return 0
     stages = {job.id: stage.name for stage in view.stages for job in stage.jobs}
     columns = {
@@ -64,7 +63,7 @@ async def _show(_settings: Settings, pool: Pool, arguments: argparse.Namespace) 
         "ID": lambda job: job.id,
         "WHY": _why,
     }
-    say_views([job for stage in view.stages for job in stage.jobs], columns, as_json=False)
+    print_table([job for stage in view.stages for job in stage.jobs], columns, as_json=False)
     return 0
 
 
@@ -74,5 +73,5 @@ def _why(job: PipelineJobView) -> str | None:
 
 async def _cancel(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     number = await PipelineStore(pool).cancel_pipeline(arguments.id, arguments.reason)
-    say_done(f"Cancelled {number} jobs.", {"jobs": number}, as_json=arguments.json)
+    print_result(f"Cancelled {number} jobs.", {"jobs": number}, as_json=arguments.json)
     return 0

@@ -1,4 +1,4 @@
-"""schedule: what makes jobs by itself."""
+"""schedules: jobs by time."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from uuid import UUID
 from pydantic import ValidationError
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api.commands.frame import Act, Group, add_json_option, stored
-from geo_jobs_api.commands.output import say_done, say_view, say_views
+from geo_jobs_api.commands.frame import Action, Group, add_json_option, with_pool
+from geo_jobs_api.commands.output import print_object, print_result, print_table
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.fields import field_errors
 from geo_jobs_api.jobs.creation_store import CreationStore
-from geo_jobs_api.schedules.content import content_of
+from geo_jobs_api.schedules.content import check_schedule
 from geo_jobs_api.schedules.records import Schedule
-from geo_jobs_api.schedules.scheduler import ScheduleRunner
-from geo_jobs_api.schedules.schemas import FireView, PutSchedule, ScheduleView, timing_of
+from geo_jobs_api.schedules.scheduler import Scheduler
+from geo_jobs_api.schedules.schemas import PutSchedule, ScheduleView, timing_of
 from geo_jobs_api.schedules.store import ScheduleStore
 
 Change = Callable[[ScheduleStore, Schedule], Awaitable[Schedule | None]]
@@ -32,11 +32,13 @@ Change = Callable[[ScheduleStore, Schedule], Awaitable[Schedule | None]]
 
 def add_commands(commands: Group) -> None:
     """Declare them."""
-    schedules = commands.group("schedule", "Schedules, which make jobs by themselves.")
-    command = schedules.add("list", "List schedules with the moments at which they fire next.", stored(_list))
+    schedules = commands.group("schedules", "Schedules, which make jobs by themselves.")
+    command = schedules.add("list", "List schedules with the moments at which they fire next.", with_pool(_list))
     command.add_argument("--owner", metavar="NAME", help="only this caller's")
     add_json_option(command)
-    command = schedules.add("create", "Create a schedule from JSON as POST /api/schedules takes it.", stored(_create))
+    command = schedules.add(
+        "create", "Create a schedule from JSON as POST /api/schedules takes it.", with_pool(_create)
+    )
     command.add_argument("file", metavar="FILE", help="- for standard input")
     command.add_argument("--owner", required=True, metavar="NAME", help="whose it is, and whose its jobs are")
     add_json_option(command)
@@ -47,9 +49,9 @@ def add_commands(commands: Group) -> None:
         ("pause", "Fire no more until it is resumed.", _change(_pause)),
         ("resume", "Go on from now.", _change(_resume)),
         ("reset", "Forget what is due and what went wrong, and go on from now.", _change(_reset)),
-        ("remove", "Remove a schedule; what it has made stays.", _remove),
+        ("delete", "Delete a schedule. Its jobs stay.", _delete),
     ):
-        command = schedules.add(name, text, stored(act))
+        command = schedules.add(name, text, with_pool(act))
         command.add_argument("id", type=UUID, metavar="ID")
         add_json_option(command)
 
@@ -57,12 +59,12 @@ def add_commands(commands: Group) -> None:
 async def _find(store: ScheduleStore, schedule_id: UUID) -> Schedule:
     schedule = await store.find_schedule(schedule_id)
     if schedule is None:
-        raise Problem("schedule-not-found", f"There is no schedule {schedule_id}.")
+        raise Problem("schedule_not_found", f"There is no schedule {schedule_id}.")
     return schedule
 
 
 async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
-    found = await ScheduleStore(pool).list_schedules(owner=arguments.owner, after=None, most=1000)
+    found = await ScheduleStore(pool).list_schedules(owner=arguments.owner, after=None, limit=1000)
     owners = {schedule.id: schedule.owner for schedule in found}
     columns = {
         "ID": lambda view: view.id,
@@ -73,7 +75,7 @@ async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) 
         "LAST RUN": lambda view: view.last_run_at,
         "LAST ERROR": lambda view: view.last_error,
     }
-    say_views([ScheduleView.of(schedule) for schedule in found], columns, as_json=arguments.json)
+    print_table([ScheduleView.of(schedule) for schedule in found], columns, as_json=arguments.json)
     return 0
 
 
@@ -86,11 +88,13 @@ def _when(view: ScheduleView) -> str:
 
 async def _create(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     body = await asyncio.to_thread(_read, arguments.file)
-    content = await content_of(CreationStore(pool), settings.sources_allowed, arguments.owner, body, datetime.now(UTC))
-    made = await ScheduleStore(pool).create_schedule(uuid7(), arguments.owner, content)
-    if made is None:
-        raise Problem("invalid-state", f"{arguments.owner} has a schedule named {body.name!r} already.")
-    say_view(ScheduleView.of(made), as_json=arguments.json)
+    upcoming = await check_schedule(
+        CreationStore(pool), settings.sources_allowed, arguments.owner, body, datetime.now(UTC)
+    )
+    created = await ScheduleStore(pool).create_schedule(uuid7(), arguments.owner, body, upcoming)
+    if created is None:
+        raise Problem("invalid_state", f"{arguments.owner} has a schedule named {body.name!r} already.")
+    print_object(ScheduleView.of(created), as_json=arguments.json)
     return 0
 
 
@@ -105,47 +109,45 @@ def _read(file: str) -> PutSchedule:
 
 
 async def _show(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
-    say_view(ScheduleView.of(await _find(ScheduleStore(pool), arguments.id)), as_json=arguments.json)
+    print_object(ScheduleView.of(await _find(ScheduleStore(pool), arguments.id)), as_json=arguments.json)
     return 0
 
 
 async def _fires(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     store = ScheduleStore(pool)
     await _find(store, arguments.id)
-    fires = [FireView.of(fire) for fire in await store.list_fires(arguments.id, most=100)]
+    fires = await store.list_fires(arguments.id, limit=100)
     columns = {
         "MOMENT": lambda fire: fire.fire_time,
         "OUTCOME": lambda fire: fire.outcome,
-        "BY HAND": lambda fire: fire.by_hand,
+        "MANUAL": lambda fire: fire.manual,
         "MADE": lambda fire: fire.job_id or fire.pipeline_id,
         "ERROR": lambda fire: fire.error,
     }
-    say_views(fires, columns, as_json=arguments.json)
+    print_table(fires, columns, as_json=arguments.json)
     return 0
 
 
 async def _run(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     store = ScheduleStore(pool)
     await _find(store, arguments.id)
-    runner = ScheduleRunner(
-        store, settings.sources_allowed, asyncio.Event(), most_open=settings.max_open_jobs_per_caller
-    )
+    runner = Scheduler(store, settings.sources_allowed, asyncio.Event(), max_open=settings.max_open_jobs_per_caller)
     fire = await runner.run_now(arguments.id)
-    if fire is None or fire.outcome != "made":
+    if fire is None or fire.outcome != "created":
         why = fire and fire.error
-        raise Problem("invalid-state", why or "An open job has the template's de-duplication key.")
-    done = f"Made {'job' if fire.job_id else 'pipeline'} {fire.job_id or fire.pipeline_id}."
-    fires = await store.list_fires(arguments.id, most=500)
-    view = FireView.of(next(one for one in fires if one.fire_time == fire.fire_time))
-    say_done(done, view, as_json=arguments.json)
+        raise Problem("invalid_state", why or "An open job has the template's de-duplication key.")
+    done = f"Created {'job' if fire.job_id else 'pipeline'} {fire.job_id or fire.pipeline_id}."
+    fires = await store.list_fires(arguments.id, limit=500)
+    view = next(one for one in fires if one.fire_time == fire.fire_time)
+    print_result(done, view, as_json=arguments.json)
     return 0
 
 
-def _change(change: Change) -> Act:
+def _change(change: Change) -> Action:
     async def act(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
         store = ScheduleStore(pool)
         schedule = await _find(store, arguments.id)
-        say_view(ScheduleView.of(await change(store, schedule) or schedule), as_json=arguments.json)
+        print_object(ScheduleView.of(await change(store, schedule) or schedule), as_json=arguments.json)
         return 0
 
     return act
@@ -163,8 +165,8 @@ async def _reset(store: ScheduleStore, schedule: Schedule) -> Schedule | None:
     return await store.reset_schedule(schedule.id, timing_of(schedule).upcoming(datetime.now(UTC)))
 
 
-async def _remove(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+async def _delete(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     if not await ScheduleStore(pool).delete_schedule(arguments.id):
-        raise Problem("schedule-not-found", f"There is no schedule {arguments.id}.")
-    say_done("Removed.", {"removed": str(arguments.id)}, as_json=arguments.json)
+        raise Problem("schedule_not_found", f"There is no schedule {arguments.id}.")
+    print_result("Deleted.", {"deleted": str(arguments.id)}, as_json=arguments.json)
     return 0

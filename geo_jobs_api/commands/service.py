@@ -6,13 +6,10 @@ import argparse
 import asyncio
 import socket
 import time
-from dataclasses import asdict
-
-from pydantic.alias_generators import to_camel
 
 from geo_jobs_api.app import local_storage, retention
-from geo_jobs_api.commands.frame import Group, add_json_option, stored
-from geo_jobs_api.commands.output import say, say_json
+from geo_jobs_api.commands.frame import Group, add_json_option, with_pool
+from geo_jobs_api.commands.output import print_json, print_line
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database import embedded
 from geo_jobs_api.database.migrate import build_indexes, migrate
@@ -29,9 +26,9 @@ def add_commands(commands: Group) -> None:
     command.add_argument("--host", help="address to listen on (default: API_HOST)")
     command.add_argument("--port", type=int, help="port to listen on, 0 for any (default: API_PORT)")
     command.add_argument("--workers", type=int, default=1, metavar="N", help="number of processes (default: 1)")
-    commands.add("migrate", "Bring the database's schema up to date.", stored(_migrate))
+    commands.add("migrate", "Bring the database's schema up to date.", with_pool(_migrate))
     command = commands.add(
-        "cleanup", "Remove what has been kept for long enough, and say what it was.", stored(_cleanup)
+        "cleanup", "Remove what has been kept for long enough, and say what it was.", with_pool(_cleanup)
     )
     command.add_argument(
         "days",
@@ -67,12 +64,12 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
 
 def _announce_and_serve(settings: Settings, listener: socket.socket, host: str, workers: int) -> int:
     port = listener.getsockname()[1]
-    say(f"Serving on http://{host if ':' not in host else f'[{host}]'}:{port}", to_error=True)
+    print_line(f"Serving on http://{host if ':' not in host else f'[{host}]'}:{port}", to_error=True)
     return serve(settings, [listener], workers=workers)
 
 
 async def _migrate(_settings: Settings, _pool: Pool, _arguments: argparse.Namespace) -> int:
-    say("The schema is up to date.")
+    print_line("The schema is up to date.")
     return 0
 
 
@@ -84,16 +81,16 @@ async def _cleanup(settings: Settings, pool: Pool, arguments: argparse.Namespace
     if lost and arguments.lost_objects:
         await keeper.remove_objects(lost)
     if arguments.json:
-        removed = {to_camel(name): number for name, number in asdict(done).items()}
-        say_json(
-            removed | {"jobsWithLostObjects": len(lost), "lostObjectsRemoved": bool(lost and arguments.lost_objects)}
+        print_json(
+            done.model_dump(by_alias=True)
+            | {"jobsWithLostObjects": len(lost), "lostObjectsRemoved": bool(lost and arguments.lost_objects)}
         )
         return 0
-    say(done.sentence())
+    print_line(done.sentence())
     if lost and arguments.lost_objects:
-        say(f"Removed the objects of {len(lost)} jobs that the database does not know.")
+        print_line(f"Removed the objects of {len(lost)} jobs that the database does not know.")
     elif lost:
-        say(
+        print_line(
             f"There are objects of {len(lost)} jobs that the database does not know, such as {lost[0]}."
             " If it is the right database, --lost-objects removes them."
         )
@@ -102,5 +99,5 @@ async def _cleanup(settings: Settings, pool: Pool, arguments: argparse.Namespace
 
 def _jwt(settings: Settings, arguments: argparse.Namespace) -> int:
     token = make_jwt(settings, subject=arguments.sub, admin=arguments.admin, ttl_seconds=arguments.ttl, now=time.time())
-    say(token)
+    print_line(token)
     return 0

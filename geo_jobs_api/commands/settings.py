@@ -11,7 +11,7 @@ from pydantic import SecretStr, ValidationError
 from pydantic_settings import SettingsError
 
 from geo_jobs_api.commands.frame import Group, add_json_option
-from geo_jobs_api.commands.output import say, say_json
+from geo_jobs_api.commands.output import print_json, print_line
 from geo_jobs_api.config import Settings, complaints, env_files
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.task_types.schemas import parse_task_type
@@ -28,12 +28,12 @@ def add_commands(commands: Group) -> None:
 def _config(_: Settings | None, arguments: argparse.Namespace) -> int:
     rows, wrong = report()
     if arguments.json:
-        say_json({"settings": rows, "problems": wrong})
+        print_json({"settings": rows, "problems": wrong})
         return 1 if wrong else 0
     for row in rows:
-        say(f"{row['name']:<32}{row['value']:<44}{row['source']}")
+        print_line(f"{row['name']:<32}{row['value']:<44}{row['source']}")
     for line in wrong:
-        say(f"❌ {line}")
+        print_line(f"❌ {line}")
     return 1 if wrong else 0
 
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from geo_jobs_api.commands.frame import Group, add_json_option, stored
-from geo_jobs_api.commands.output import say, say_done, say_json, say_view, say_views
+from geo_jobs_api.commands.frame import Group, add_json_option, with_pool
+from geo_jobs_api.commands.output import print_json, print_line, print_object, print_result, print_table
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.errors import Problem
@@ -23,11 +23,11 @@ _FIELDS = [name for name in TaskType.model_json_schema()["properties"] if name !
 def add_commands(commands: Group) -> None:
     """Declare them."""
     kinds = commands.group("task-types", "Kinds of jobs, and their limits.")
-    add_json_option(kinds.add("list", "List the task types.", stored(_list)))
-    command = kinds.add("show", "Show a task type.", stored(_show))
+    add_json_option(kinds.add("list", "List the task types.", with_pool(_list)))
+    command = kinds.add("show", "Show a task type.", with_pool(_show))
     command.add_argument("name", metavar="NAME")
     add_json_option(command)
-    command = kinds.add("set", f"Change fields of a task type: {', '.join(_FIELDS)}.", stored(_set))
+    command = kinds.add("set", f"Change fields of a task type: {', '.join(_FIELDS)}.", with_pool(_set))
     command.add_argument("name", metavar="NAME")
     command.add_argument(
         "fields",
@@ -37,13 +37,13 @@ def add_commands(commands: Group) -> None:
         help="maxConcurrentRuns=4, backoffSeconds=[60,300], rateLimit=10/60 (10 in 60 s), leaseSeconds=null, …",
     )
     add_json_option(command)
-    command = kinds.add("apply", "Add task types, or change the fields that are given.", stored(_apply))
+    command = kinds.add("apply", "Add task types, or change the fields that are given.", with_pool(_apply))
     command.add_argument(
         "file", metavar="FILE", help="JSON, an object or a list of them; - for what `worker.py tasks --json` prints"
     )
     add_json_option(command)
     for name, text in (("pause", "Hand out no more jobs of a type."), ("resume", "Hand them out again.")):
-        command = kinds.add(name, text, stored(_pause))
+        command = kinds.add(name, text, with_pool(_pause))
         command.add_argument("name", metavar="NAME")
         add_json_option(command)
         command.set_defaults(fields=[("paused", name == "pause")])
@@ -67,12 +67,12 @@ def _value(text: str) -> Any:
 
 
 def _limits(kind: TaskType) -> str:
-    told = []
+    parts = []
     if kind.max_concurrent_runs is not None:
-        told.append(f"{kind.max_concurrent_runs} at once")
+        parts.append(f"{kind.max_concurrent_runs} at once")
     if kind.rate_limit is not None:
-        told.append(f"{kind.rate_limit.count} in {kind.rate_limit.period_seconds:g} s")
-    return ", ".join(told)
+        parts.append(f"{kind.rate_limit.count} in {kind.rate_limit.period_seconds:g} s")
+    return ", ".join(parts)
 
 
 async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
@@ -86,25 +86,27 @@ async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) 
         "INPUT": lambda kind: kind.input,
         "OUTPUTS": lambda kind: " ".join(rule.suffix for rule in kind.outputs),
     }
-    say_views(await TaskTypeStore(pool).list_task_types(), columns, as_json=arguments.json)
+    print_table(await TaskTypeStore(pool).list_task_types(), columns, as_json=arguments.json)
     return 0
 
 
 async def _show(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
-    say_view(_found(await TaskTypeStore(pool).find_task_type(arguments.name), arguments.name), as_json=arguments.json)
+    print_object(
+        _found(await TaskTypeStore(pool).find_task_type(arguments.name), arguments.name), as_json=arguments.json
+    )
     return 0
 
 
 async def _set(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     changed = await TaskTypeStore(pool).change_task_type(arguments.name, dict(arguments.fields))
-    say_view(_found(changed, arguments.name), as_json=arguments.json)
+    print_object(_found(changed, arguments.name), as_json=arguments.json)
     return 0
 
 
 async def _pause(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     kind = _found(await TaskTypeStore(pool).change_task_type(arguments.name, dict(arguments.fields)), arguments.name)
     done = f"{kind.name} is paused: jobs that run go on." if kind.paused else f"{kind.name} goes on."
-    say_done(done, kind, as_json=arguments.json)
+    print_result(done, kind, as_json=arguments.json)
     return 0
 
 
@@ -115,10 +117,10 @@ async def _apply(_settings: Settings, pool: Pool, arguments: argparse.Namespace)
         for name, given in ((str(given.get("name", "")), given) for given in _objects(_read(arguments.file)))
     ]
     if arguments.json:
-        say_json([kind.model_dump(mode="json", by_alias=True) for kind in kinds])
+        print_json([kind.model_dump(mode="json", by_alias=True) for kind in kinds])
         return 0
     for kind in kinds:
-        say(f"{kind.name} is set.")
+        print_line(f"{kind.name} is set.")
     return 0
 
 
@@ -136,5 +138,5 @@ def _objects(text: str) -> list[Mapping[str, Any]]:
 
 def _found(kind: TaskType | None, name: str) -> TaskType:
     if kind is None:
-        raise Problem("task-type-not-found", f"There is no task type {name!r}; `task-types list` lists them.")
+        raise Problem("task_type_not_found", f"There is no task type {name!r}; `task-types list` lists them.")
     return kind

@@ -1,43 +1,30 @@
-"""token: the tokens of workers."""
+"""tokens: the tokens of workers."""
 
 from __future__ import annotations
 
 import argparse
-from datetime import datetime
 from uuid import UUID
 
-from pydantic import ConfigDict
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api.commands.frame import Group, add_json_option, stored
-from geo_jobs_api.commands.output import say, say_done, say_views
+from geo_jobs_api.commands.frame import Group, add_json_option, with_pool
+from geo_jobs_api.commands.output import print_line, print_result, print_table
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database.pool import Pool
-from geo_jobs_api.fields import Model
 from geo_jobs_api.http.auth import new_worker_token, worker_token_sha256
 from geo_jobs_api.queue.job_store import JobStore
-
-
-class TokenView(Model):
-    """A worker's token, without its secret."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    id: UUID
-    name: str
-    created_at: datetime
-    revoked_at: datetime | None
+from geo_jobs_api.queue.records import WorkerToken
 
 
 def add_commands(commands: Group) -> None:
     """Declare them."""
-    tokens = commands.group("token", "Tokens of workers.")
-    command = tokens.add("create", "Make a token and print it; only its hash is kept.", stored(_create))
+    tokens = commands.group("tokens", "Tokens of workers.")
+    command = tokens.add("create", "Make a token and print it; only its hash is kept.", with_pool(_create))
     command.add_argument("name", metavar="NAME", help="what it is for")
     add_json_option(command)
-    command = tokens.add("list", "List the tokens.", stored(_list))
+    command = tokens.add("list", "List the tokens.", with_pool(_list))
     add_json_option(command)
-    command = tokens.add("revoke", "Refuse a token from now on.", stored(_revoke))
+    command = tokens.add("delete", "Delete a token: it is refused from now on.", with_pool(_delete))
     command.add_argument("id", type=UUID, metavar="ID", help="its id, as listed")
     add_json_option(command)
 
@@ -45,29 +32,28 @@ def add_commands(commands: Group) -> None:
 async def _create(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     token, token_id = new_worker_token(), uuid7()
     await JobStore(pool).add_worker_token(token_id, arguments.name, worker_token_sha256(token))
-    say_done(token, {"id": str(token_id), "name": arguments.name, "token": token}, as_json=arguments.json)
+    print_result(token, {"id": str(token_id), "name": arguments.name, "token": token}, as_json=arguments.json)
     return 0
 
 
-def _state(token: TokenView) -> str:
+def _state(token: WorkerToken) -> str:
     return "valid" if token.revoked_at is None else f"revoked {token.revoked_at:%Y-%m-%d %H:%M}"
 
 
 async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
-    views = [TokenView.model_validate(token) for token in await JobStore(pool).list_worker_tokens()]
     columns = {
         "ID": lambda token: token.id,
         "CREATED": lambda token: token.created_at,
         "STATE": _state,
         "NAME": lambda token: token.name,
     }
-    say_views(views, columns, as_json=arguments.json)
+    print_table(await JobStore(pool).list_worker_tokens(), columns, as_json=arguments.json)
     return 0
 
 
-async def _revoke(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+async def _delete(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     if await JobStore(pool).revoke_worker_token(arguments.id):
-        say_done("It is refused from now on.", {"revoked": str(arguments.id)}, as_json=arguments.json)
+        print_result("Deleted: it is refused from now on.", {"deleted": str(arguments.id)}, as_json=arguments.json)
         return 0
-    say(f"There is no valid token {arguments.id}.", to_error=True)
+    print_line(f"There is no valid token {arguments.id}.", to_error=True)
     return 1

@@ -1,4 +1,4 @@
-"""webhook: who is told how jobs have ended."""
+"""webhooks: notifications of ended jobs."""
 
 from __future__ import annotations
 
@@ -8,45 +8,46 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api.app import webhook_maker
-from geo_jobs_api.commands.frame import Group, add_json_option, stored
-from geo_jobs_api.commands.output import say_done, say_view, say_views
+from geo_jobs_api.app import webhook_builder
+from geo_jobs_api.commands.frame import Group, add_json_option, with_pool
+from geo_jobs_api.commands.output import print_object, print_result, print_table
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.webhooks.content import new_secret
-from geo_jobs_api.webhooks.schemas import CreatedWebhook, DeliveryView, PutWebhook, WebhookView
+from geo_jobs_api.webhooks.records import DeliveryState
+from geo_jobs_api.webhooks.schemas import CreatedWebhook, Delivery, PutWebhook
 from geo_jobs_api.webhooks.store import WebhookStore
 
 
 def add_commands(commands: Group) -> None:
     """Declare them."""
-    webhooks = commands.group("webhook", "Webhooks, which tell other programs how jobs have ended.")
-    command = webhooks.add("list", "List the webhooks.", stored(_list))
+    webhooks = commands.group("webhooks", "Webhooks, which tell other programs how jobs have ended.")
+    command = webhooks.add("list", "List the webhooks.", with_pool(_list))
     command.add_argument("--owner", metavar="NAME", help="only this caller's")
     add_json_option(command)
-    command = webhooks.add("create", "Register a webhook and print its secret, this once only.", stored(_create))
+    command = webhooks.add("create", "Register a webhook and print its secret, this once only.", with_pool(_create))
     command.add_argument("url", metavar="URL")
     command.add_argument("--owner", required=True, metavar="NAME", help="whose it is")
     command.add_argument("--all-owners", action="store_true", help="tell of everybody's jobs")
     command.add_argument("--event", action="append", metavar="EVENT", help="such as job.failed; may be repeated")
     add_json_option(command)
-    command = webhooks.add("deliveries", "Show what was delivered, and what came of each try.", stored(_deliveries))
+    command = webhooks.add("deliveries", "Show what was delivered, and what came of each try.", with_pool(_deliveries))
     command.add_argument("id", type=UUID, metavar="ID")
-    command.add_argument("--state", choices=("pending", "delivered", "failed"))
+    command.add_argument("--state", type=DeliveryState, choices=list(DeliveryState))
     command.add_argument("--limit", type=int, default=50, metavar="N", help="at most so many (default: 50)")
     add_json_option(command)
-    command = webhooks.add("redeliver", "Deliver once more what has ended.", stored(_redeliver))
+    command = webhooks.add("redeliver", "Deliver once more what has ended.", with_pool(_redeliver))
     command.add_argument("id", type=UUID, metavar="ID", help="of the webhook")
     command.add_argument("delivery", type=int, nargs="*", metavar="DELIVERY", help="its id; none: all that failed")
     add_json_option(command)
-    command = webhooks.add("remove", "Remove a webhook with its deliveries.", stored(_remove))
+    command = webhooks.add("delete", "Delete a webhook with its deliveries.", with_pool(_delete))
     command.add_argument("id", type=UUID, metavar="ID")
     add_json_option(command)
 
 
 async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
-    found = await WebhookStore(pool).list_webhooks(owner=arguments.owner, most=1000)
+    found = await WebhookStore(pool).list_webhooks(owner=arguments.owner, limit=1000)
     columns = {
         "ID": lambda view: view.id,
         "OWNER": lambda view: view.owner,
@@ -55,7 +56,7 @@ async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) 
         "TASK TYPES": lambda view: " ".join(view.task_types or ()) or "all",
         "PAUSED": lambda view: view.paused,
     }
-    say_views([WebhookView.of(webhook) for webhook in found], columns, as_json=arguments.json)
+    print_table(found, columns, as_json=arguments.json)
     return 0
 
 
@@ -63,15 +64,15 @@ async def _create(settings: Settings, pool: Pool, arguments: argparse.Namespace)
     given = {"url": arguments.url, "all_owners": arguments.all_owners}
     body = PutWebhook.from_fields(given | ({"events": arguments.event} if arguments.event else {}))
     secret = new_secret()
-    content = webhook_maker(settings).content(body, is_admin=True, secret=secret)
+    content = webhook_builder(settings).content(body, is_admin=True, secret=secret)
     webhook = await WebhookStore(pool).create_webhook(uuid7(), arguments.owner, content)
-    say_view(CreatedWebhook(**dict(WebhookView.of(webhook)), secret=secret), as_json=arguments.json)
+    print_object(CreatedWebhook(**dict(webhook), secret=secret), as_json=arguments.json)
     return 0
 
 
 async def _deliveries(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     found = await WebhookStore(pool).list_deliveries(
-        arguments.id, state=arguments.state, before=None, most=arguments.limit
+        arguments.id, state=arguments.state, before=None, limit=arguments.limit
     )
     columns = {
         "ID": lambda view: view.id,
@@ -82,28 +83,28 @@ async def _deliveries(_settings: Settings, pool: Pool, arguments: argparse.Names
         "NEXT TRY": lambda view: view.next_attempt_at,
         "LAST ANSWER": _last_answer,
     }
-    say_views([DeliveryView.of(delivery) for delivery in found], columns, as_json=arguments.json)
+    print_table(found, columns, as_json=arguments.json)
     return 0
 
 
-def _last_answer(view: DeliveryView) -> object:
+def _last_answer(view: Delivery) -> object:
     last = view.attempts[-1] if view.attempts else {}
     return last.get("error") or last.get("statusCode")
 
 
 async def _redeliver(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     store = WebhookStore(pool)
-    wanted: Sequence[int] = arguments.delivery
-    if not wanted:
-        failed = await store.list_deliveries(arguments.id, state="failed", before=None, most=10_000)
-        wanted = [delivery.id for delivery in failed]
-    done = [number for number in wanted if await store.redeliver(arguments.id, number) is not None]
-    say_done(f"{len(done)} deliveries are tried again.", {"deliveries": len(done)}, as_json=arguments.json)
-    return 0 if len(done) == len(wanted) else 1
+    delivery_ids: Sequence[int] = arguments.delivery
+    if not delivery_ids:
+        failed = await store.list_deliveries(arguments.id, state=DeliveryState.FAILED, before=None, limit=10_000)
+        delivery_ids = [delivery.id for delivery in failed]
+    done = [number for number in delivery_ids if await store.redeliver(arguments.id, number) is not None]
+    print_result(f"{len(done)} deliveries are tried again.", {"deliveries": len(done)}, as_json=arguments.json)
+    return 0 if len(done) == len(delivery_ids) else 1
 
 
-async def _remove(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
+async def _delete(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     if not await WebhookStore(pool).delete_webhook(arguments.id):
-        raise Problem("webhook-not-found", f"There is no webhook {arguments.id}.")
-    say_done("Removed.", {"removed": str(arguments.id)}, as_json=arguments.json)
+        raise Problem("webhook_not_found", f"There is no webhook {arguments.id}.")
+    print_result("Deleted.", {"deleted": str(arguments.id)}, as_json=arguments.json)
     return 0

@@ -73,10 +73,10 @@ def _run(command: list[str], *, user: str | None, timeout: float, log: Path | No
             raise ConfigurationError(f"The embedded database cannot be run: {error}") from error
         if result.returncode and log is not None:
             output.seek(0)
-            told = output.read().strip().splitlines()[-3:]
+            lines = output.read().strip().splitlines()[-3:]
             with contextlib.suppress(OSError):
-                told += log.read_text(errors="replace").strip().splitlines()[-5:]
-            raise ConfigurationError(f"The embedded database could not {doing}: " + " | ".join(told))
+                lines += log.read_text(errors="replace").strip().splitlines()[-5:]
+            raise ConfigurationError(f"The embedded database could not {doing}: " + " | ".join(lines))
         return result.returncode
 
 
@@ -102,7 +102,7 @@ def _ensure_system_user() -> str | None:
     return _SYSTEM_USER
 
 
-def _make_passable(folder: Path) -> None:
+def _make_traversable(folder: Path) -> None:
     """Let the database's account through to a folder: search permission only, reading stays closed."""
     for parent in (folder, *folder.parents):
         mode = parent.stat().st_mode
@@ -151,7 +151,7 @@ class EmbeddedPostgres:
             if self.user is not None:
                 # Somebody may have closed the way since the start, as pytest does with its folder in /tmp at each
                 # start: pg_ctl would not find the server, and leave it running.
-                _make_passable(self.data.parent)
+                _make_traversable(self.data.parent)
             command = [str(_program("pg_ctl")), "-D", str(self.data), "-w", "-t", str(_STOP_SECONDS), "-m", "fast"]
             log = self.data / "server.log"
             _run([*command, "stop"], user=self.user, timeout=_STOP_SECONDS + 10, log=log, doing="stop")
@@ -182,8 +182,8 @@ def start(data: Path, options: Mapping[str, str] | None = None) -> EmbeddedPostg
         data.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         user = _ensure_system_user()
         if user is not None:
-            _make_passable(data.parent)
-            _make_passable(_program("postgres").parent)
+            _make_traversable(data.parent)
+            _make_traversable(_program("postgres").parent)
         with _start_lock(data):
             users = data.with_name(f".{data.name}.users.lock").open("w")
             fcntl.flock(users, fcntl.LOCK_SH)

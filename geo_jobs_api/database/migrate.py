@@ -1,4 +1,4 @@
-"""Brings the schema up to date: migrations under a lock, indexes without one."""
+"""Brings the schema up to date: migrations and functions under a lock, indexes without one."""
 
 from __future__ import annotations
 
@@ -30,35 +30,43 @@ _INDEX_PATIENCE_MS = 30_000
 
 
 @dataclass(frozen=True, slots=True)
-class Migration:
-    """One forward step of the schema."""
+class SqlFile:
+    """A migration or a function: its name and its text."""
 
-    version: int
     name: str
     sql: str
 
     @property
     def sha256(self) -> str:
-        """Digest of the text, to notice one that was changed after it had been applied."""
+        """Digest of the text, which shows whether it has changed since it was applied."""
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
 
-def load_migrations() -> tuple[Migration, ...]:
-    """All migrations of this version, in order."""
-    folder = resources.files("geo_jobs_api.database") / "sql" / "migrations"
-    found = [
-        Migration(int(match[1]), entry.name, entry.read_text(encoding="utf-8"))
-        for entry in folder.iterdir()
-        if (match := _MIGRATION_NAME.match(entry.name))
-    ]
-    return tuple(sorted(found, key=lambda migration: migration.version))
+def load_migrations() -> dict[int, SqlFile]:
+    """Return all migrations of this version of the program, by number, in order."""
+    return {int(file.name[:4]): file for file in _load("migrations") if _MIGRATION_NAME.match(file.name)}
+
+
+def load_functions() -> list[SqlFile]:
+    """Return the SQL functions, each a `CREATE OR REPLACE FUNCTION`.
+
+    A migration drops a function whose parameters change. It also comes with a change that older programs cannot work
+    with: they are refused by its number, and would put their own function back otherwise.
+    """
+    return _load("functions")
+
+
+def _load(folder: str) -> list[SqlFile]:
+    entries = (resources.files("geo_jobs_api.database") / "sql" / folder).iterdir()
+    files = (SqlFile(entry.name, entry.read_text(encoding="utf-8")) for entry in entries if entry.name.endswith(".sql"))
+    return sorted(files, key=lambda file: file.name)
 
 
 async def migrate(conninfo: str, pooling: Pooling = "session") -> list[str]:
     """Bring the schema up to date; safe to run from many processes at once. Checks `pooling` first.
 
     Returns:
-        The names of the migrations that were applied, in order.
+        The names of the migrations and functions that were applied, in order.
 
     Raises:
         ConfigurationError: no connection, a server that is read-only or older than PostgreSQL 14, a schema newer than
@@ -82,7 +90,7 @@ async def migrate(conninfo: str, pooling: Pooling = "session") -> list[str]:
         async with connection.transaction():
             await connection.execute("SET LOCAL statement_timeout = 0")
             await connection.execute("SELECT pg_advisory_xact_lock(%s)", [_MIGRATION_LOCK])
-            return await _apply_missing(connection)
+            return await _apply_migrations(connection) + await _apply_functions(connection)
 
 
 async def build_indexes(conninfo: str) -> list[str]:
@@ -136,7 +144,7 @@ _FIND_INDEX = """
 """
 
 
-async def _apply_missing(connection: psycopg.AsyncConnection[DictRow]) -> list[str]:
+async def _apply_migrations(connection: psycopg.AsyncConnection[DictRow]) -> list[str]:
     await connection.execute(
         "CREATE TABLE IF NOT EXISTS schema_migrations (version integer PRIMARY KEY, name text NOT NULL,"
         " sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
@@ -144,22 +152,40 @@ async def _apply_missing(connection: psycopg.AsyncConnection[DictRow]) -> list[s
     cursor = await connection.execute("SELECT version, sha256 FROM schema_migrations")
     applied = {row["version"]: row["sha256"] for row in await cursor.fetchall()}
     migrations = load_migrations()
-    unknown = applied.keys() - {migration.version for migration in migrations}
-    if unknown:
+    if unknown := applied.keys() - migrations.keys():
         raise ConfigurationError(
             f"The database's schema (version {max(unknown)}) is newer than this program: install a newer one."
         )
     names = []
-    for migration in migrations:
-        if migration.version in applied:
-            if applied[migration.version] != migration.sha256:
+    for version, migration in migrations.items():
+        if version in applied:
+            if applied[version] != migration.sha256:
                 raise ConfigurationError(f"{migration.name} was changed after the database had applied it.")
             continue
         await connection.execute(migration.sql.encode(), prepare=False)
         await connection.execute(
             "INSERT INTO schema_migrations (version, name, sha256) VALUES (%s, %s, %s)",
-            [migration.version, migration.name, migration.sha256],
+            [version, migration.name, migration.sha256],
         )
         names.append(migration.name)
         _log.info("migration_applied", name=migration.name)
     return names
+
+
+async def _apply_functions(connection: psycopg.AsyncConnection[DictRow]) -> list[str]:
+    await connection.execute(
+        "CREATE TABLE IF NOT EXISTS schema_functions (name text PRIMARY KEY, sha256 text NOT NULL,"
+        " applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+    cursor = await connection.execute("SELECT name, sha256 FROM schema_functions")
+    applied = {row["name"]: row["sha256"] for row in await cursor.fetchall()}
+    changed = [function for function in load_functions() if applied.get(function.name) != function.sha256]
+    for function in changed:
+        await connection.execute(function.sql.encode(), prepare=False)
+        await connection.execute(
+            "INSERT INTO schema_functions (name, sha256) VALUES (%s, %s) ON CONFLICT (name)"
+            " DO UPDATE SET sha256 = excluded.sha256, applied_at = excluded.applied_at",
+            [function.name, function.sha256],
+        )
+        _log.info("function_applied", name=function.name)
+    return [function.name for function in changed]

@@ -18,7 +18,7 @@ from geo_jobs_api.database.sessions import (
     set_session,
 )
 from geo_jobs_api.errors import ConfigurationError
-from geo_jobs_api.limits import CALLER, Shares
+from geo_jobs_api.limits import CALLER, KeyedSemaphore
 
 _RECONNECT_SECONDS = 3.0
 # Between two drains of a pool whose server turned read-only: each one makes every connection anew.
@@ -32,11 +32,11 @@ class Pool(AsyncConnectionPool[Connection]):
     """
 
     _drained = float("-inf")
-    _shares: Shares | None = None
+    _shares: KeyedSemaphore | None = None
 
     def share(self) -> None:
         """From now on lend a quarter of the connections to one caller at most."""
-        self._shares = Shares(max(1, self.max_size // 4))
+        self._shares = KeyedSemaphore(max(1, self.max_size // 4))
 
     @asynccontextmanager
     async def connection(self, timeout: float | None = None) -> AsyncIterator[Connection]:  # noqa: ASYNC109  # the base's
@@ -44,7 +44,7 @@ class Pool(AsyncConnectionPool[Connection]):
 
         Raises:
             ReadOnlyError: the block's statement needs a server that takes writes.
-            Problem: `rate-limited` when the caller's other requests hold its share.
+            Problem: `rate_limited` when the caller's other requests hold its share.
         """
         caller = CALLER.get()
         share = nullcontext() if caller is None or self._shares is None else self._shares.hold(caller, self.timeout)

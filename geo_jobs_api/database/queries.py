@@ -45,6 +45,6 @@ async def fetch_all(rows: AsyncIterator[Mapping[str, Any]]) -> list[Mapping[str,
     return found
 
 
-def transaction_if(connection: AsyncConnection[DictRow], wanted: int) -> AbstractAsyncContextManager[object]:
+def transaction_if(connection: AsyncConnection[DictRow], needed: int) -> AbstractAsyncContextManager[object]:
     """A transaction, or nothing where none is wanted."""
-    return connection.transaction() if wanted else nullcontext()
+    return connection.transaction() if needed else nullcontext()

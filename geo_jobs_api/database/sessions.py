@@ -51,8 +51,8 @@ class Connection(psycopg.AsyncConnection[DictRow]):
 
     async def wait(self, *args: Any, **options: Any) -> Any:
         """Wait as the base does. OperationalError when the server has sent nothing for too long."""
-        patience = None if self.silence_seconds is None else self.silence_seconds + (options.get("timeout") or 0.0)
-        limit = asyncio.timeout(patience)
+        seconds = None if self.silence_seconds is None else self.silence_seconds + (options.get("timeout") or 0.0)
+        limit = asyncio.timeout(seconds)
         try:
             async with limit:
                 return await super().wait(*args, **options)
@@ -60,7 +60,7 @@ class Connection(psycopg.AsyncConnection[DictRow]):
             if not limit.expired():
                 raise
             # The base has tried to cancel the statement, and has closed the connection when that failed.
-            raise psycopg.OperationalError(f"The database sent no answer within {patience:.0f} s.") from error
+            raise psycopg.OperationalError(f"The database sent no answer within {seconds:.0f} s.") from error
 
 
 def connection_arguments(application_name: str, pooling: Pooling) -> dict[str, Any]:
@@ -153,16 +153,16 @@ async def _shares_sessions(connection: Connection, conninfo: str) -> bool:
     if pid == connection.info.backend_pid:
         # PgBouncer makes up the number in the startup message. This one is the server's own.
         return False
-    mine, others = {pid}, set()
+    own_pids, other_pids = {pid}, set()
     try:
         async with await _connect_unset(conninfo, "geo-jobs-probe", "transaction") as other:
             for _ in range(_PROBES):
-                others.add(await _backend_pid(other))
-                mine.add(await _backend_pid(connection))
+                other_pids.add(await _backend_pid(other))
+                own_pids.add(await _backend_pid(connection))
     except psycopg.OperationalError:
         # A session pool without a free session.
         return False
-    return len(mine) > 1 or not mine.isdisjoint(others)
+    return len(own_pids) > 1 or not own_pids.isdisjoint(other_pids)
 
 
 async def _backend_pid(connection: Connection) -> int:
@@ -187,7 +187,7 @@ async def _check_role(connection: Connection) -> None:
         )
 
 
-_CURES: tuple[tuple[type[psycopg.Error], str], ...] = (
+_ADVICE: tuple[tuple[type[psycopg.Error], str], ...] = (
     (psycopg.errors.InsufficientPrivilege, "The role must own its schema."),
     (psycopg.errors.ReadOnlySqlTransaction, "Connect to the primary: standbys take no changes."),
     (psycopg.errors.QueryCanceled, "Try again when the database has less to do."),
@@ -199,10 +199,12 @@ _CURES: tuple[tuple[type[psycopg.Error], str], ...] = (
 def describe(error: psycopg.Error) -> str:
     """A database error in words, with advice only where the kind of error has some, and without passwords."""
     # A connection string that cannot be read is quoted in the error, password and all.
-    said = re.sub(r"(://[^:@/\s]*:)[^@\s]*@|(password=)\S+", r"\1\2********@", " ".join(str(error).split())).rstrip(".")
+    message = re.sub(r"(://[^:@/\s]*:)[^@\s]*@|(password=)\S+", r"\1\2********@", " ".join(str(error).split())).rstrip(
+        "."
+    )
     if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
-        return f"The database cannot be reached: {said}. Check DATABASE_URL, or PGHOST and the like."
+        return f"The database cannot be reached: {message}. Check DATABASE_URL, or PGHOST and the like."
     if error.sqlstate is None and isinstance(error, psycopg.ProgrammingError):
-        return f"DATABASE_URL, or PGHOST and the like, cannot be read: {said}."
-    cure = next((f" {cure}" for kind, cure in _CURES if isinstance(error, kind)), "")
-    return f"The database refuses this: {said}.{cure}"
+        return f"DATABASE_URL, or PGHOST and the like, cannot be read: {message}."
+    advice = next((f" {advice}" for kind, advice in _ADVICE if isinstance(error, kind)), "")
+    return f"The database refuses this: {message}.{advice}"

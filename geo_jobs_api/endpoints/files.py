@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -15,7 +14,7 @@ from fastapi.responses import FileResponse
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.http.services import Services, ServicesOf
 from geo_jobs_api.queue.rules import JobState, input_key, output_key
-from geo_jobs_api.storage.local_storage import PIECE_BYTES, LocalStorage, StagedObject
+from geo_jobs_api.storage.local_storage import PIECE_BYTES, StagedObject
 from geo_jobs_api.storage.storage import SignatureQuery, SizeRule
 
 router = APIRouter(prefix="/storage", tags=["files"])
@@ -26,7 +25,6 @@ UPLOAD_BYTES_PER_SECOND = 10_000
 _BYTES: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _INPUT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/input/(?P<name>[^/]+)$")
 _SLOT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/outputs/(?P<lease_seq>\d{1,18})/(?P<name>[^/]+)$")
-_OUTPUT_KEY = re.compile(r"^(?P<lease>jobs/[0-9a-f-]{36}/outputs/\d{1,18})/[0-9a-f]{64}/(?P<name>[^/]+)$")
 
 
 class _ObjectResponse(FileResponse):
@@ -59,11 +57,11 @@ async def put_object(key: str, request: Request, query: Signature, services: Ser
     services.storage.signer.verify("PUT", key, query)
     rule = query.rule
     if rule is None:
-        raise Problem("signature-invalid", "The signed URL tells no size.")
+        raise Problem("signature_invalid", "The signed URL tells no size.")
     announced = _announced_length(request.headers.get("content-length"), rule)
     # Before it is published an output is looked up again; one that is read in a moment need not be looked up twice.
     if announced is None or announced > PIECE_BYTES or not _SLOT_KEY.match(key):
-        await _check_wanted(services, key, rule.size_bytes)
+        await _check_expected(services, key, rule.size_bytes)
     body = _within(_seconds_for(rule.size_bytes), request.stream())
     async with services.storage.receive(key, body, rule) as staged:
         await _publish(services, key, staged)
@@ -75,7 +73,7 @@ def _seconds_for(size_bytes: int) -> float:
 
 
 async def _within(seconds: float, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The body, if all of it arrives in this time; Problem `too-slow` if not."""
+    """The body, if all of it arrives in this time; Problem `too_slow` if not."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
         try:
@@ -83,7 +81,7 @@ async def _within(seconds: float, body: AsyncIterator[bytes]) -> AsyncIterator[b
                 piece = await anext(body, None)
         except TimeoutError:
             raise Problem(
-                "too-slow", f"The file did not arrive within {seconds:.0f} s; a link this slow is not served."
+                "too_slow", f"The file did not arrive within {seconds:.0f} s; a link this slow is not served."
             ) from None
         if piece is None:
             return
@@ -95,38 +93,38 @@ def _announced_length(header: str | None, rule: SizeRule) -> int | None:
         return None
     announced = int(header)
     if announced > rule.size_bytes:
-        raise Problem("too-large", f"The body has {announced} bytes; {rule.size_bytes} were agreed.")
+        raise Problem("too_large", f"The body has {announced} bytes; {rule.size_bytes} were agreed.")
     if rule.exact and announced < rule.size_bytes:
         raise Problem("validation", f"The body has {announced} bytes, but {rule.size_bytes} were announced.")
     return announced
 
 
-async def _check_wanted(services: Services, key: str, size_bytes: int) -> None:
+async def _check_expected(services: Services, key: str, size_bytes: int) -> None:
     """Refuse an upload that the job would not take in the end, before the body is read."""
     if match := _INPUT_KEY.match(key):
         job = await services.jobs.find_job(UUID(match["job"]))
         if job is None or job.state is not JobState.AWAITING_UPLOAD:
-            raise Problem("invalid-state", "The job does not wait for this file.")
+            raise Problem("invalid_state", "The job does not wait for this file.")
         if (job.input_file_name, job.input_size_bytes) != (match["name"], size_bytes):
-            raise Problem("invalid-state", "A later request for an upload announced another file. Use its URL.")
+            raise Problem("invalid_state", "A later request for an upload announced another file. Use its URL.")
     elif match := _SLOT_KEY.match(key):
-        if not await services.jobs.takes_outputs(UUID(match["job"])):
-            raise Problem("already-finalized", "The job has ended; nothing can be added to it.")
+        if not await services.jobs.accepts_outputs(UUID(match["job"])):
+            raise Problem("already_finalized", "The job has ended; nothing can be added to it.")
     else:
-        raise Problem("object-not-found", "There is no such file.")
+        raise Problem("object_not_found", "There is no such file.")
 
 
 async def _publish(services: Services, key: str, staged: StagedObject) -> None:
     """Give the object its key, then have the job know of it: nothing of the database is held while the disk works."""
     info = staged.info
     if match := _SLOT_KEY.match(key):
-        await _check_wanted(services, key, info.size_bytes)
+        await _check_expected(services, key, info.size_bytes)
         target = output_key(UUID(match["job"]), int(match["lease_seq"]), info.sha256, match["name"])
         await asyncio.to_thread(staged.publish, services.storage.path_of(target))
         return
     match = _INPUT_KEY.match(key)
     if match is None:
-        raise Problem("object-not-found", "There is no such file.")
+        raise Problem("object_not_found", "There is no such file.")
     job_id, name = UUID(match["job"]), match["name"]
     kept = input_key(job_id, info.sha256, name)
     await asyncio.to_thread(staged.publish, services.storage.path_of(kept))
@@ -135,15 +133,7 @@ async def _publish(services: Services, key: str, staged: StagedObject) -> None:
         job = await services.jobs.find_job(job_id)
         if job is None or job.input_sha256 != info.sha256:
             await services.storage.delete(kept)
-        raise Problem("invalid-state", "The job does not wait for this file.")
-
-
-def _find_object(storage: LocalStorage, key: str) -> Path | None:
-    keys = [key]
-    if match := _OUTPUT_KEY.match(key):
-        # Where outputs lay until migration 0007; they go with their jobs.
-        keys.append(f"{match['lease']}/{match['name']}")
-    return next((path for path in map(storage.path_of, keys) if path.is_file()), None)
+        raise Problem("invalid_state", "The job does not wait for this file.")
 
 
 @router.head("/{key:path}", include_in_schema=False)
@@ -159,9 +149,9 @@ def _find_object(storage: LocalStorage, key: str) -> Path | None:
 async def get_object(key: str, query: Signature, services: ServicesOf) -> Response:
     """Hand one object out, whole or in ranges; never to be shown or run by a browser."""
     services.storage.signer.verify("GET", key, query)
-    path = await asyncio.to_thread(_find_object, services.storage, key)
-    if path is None:
-        raise Problem("object-not-found", "There is no such file.")
+    path = services.storage.path_of(key)
+    if not await asyncio.to_thread(path.is_file):
+        raise Problem("object_not_found", "There is no such file.")
     return _ObjectResponse(
         path,
         media_type="application/octet-stream",

@@ -10,12 +10,12 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from geo_jobs_api.errors import Problem
+from geo_jobs_api.errors import Problem, or_404
 from geo_jobs_api.http.paging import answer, read_page
 from geo_jobs_api.http.routes import Route
 from geo_jobs_api.http.services import BaseUrl, CallerOf, Services, ServicesOf
 from geo_jobs_api.jobs.creation_schemas import CreateBatch, CreatedBatch, CreateJob
-from geo_jobs_api.jobs.explanation import explained
+from geo_jobs_api.jobs.explanation import build_explanation
 from geo_jobs_api.jobs.payload_checks import check_file_type, find_rules
 from geo_jobs_api.jobs.schemas import (
     CancelJob,
@@ -30,8 +30,8 @@ from geo_jobs_api.jobs.schemas import (
     RequestUpload,
     UploadTarget,
 )
-from geo_jobs_api.jobs.submission import IdempotencyKey, share_exceeded
-from geo_jobs_api.queue.job_store import ShareExceededError, WantedJobs
+from geo_jobs_api.jobs.submission import IdempotencyKey, quota_exceeded
+from geo_jobs_api.queue.job_store import JobQuery, QuotaExceededError
 from geo_jobs_api.queue.operator_schemas import Explanation
 from geo_jobs_api.queue.records import Caller, Job, JobEvent
 from geo_jobs_api.queue.rules import FINAL_STATES, JobState, output_key, safe_file_name, upload_key
@@ -39,18 +39,13 @@ from geo_jobs_api.storage.storage import SizeRule
 
 router = APIRouter(prefix="/api/geo-jobs", tags=["jobs"], route_class=Route)
 
-_FINAL_STATE_NAMES = frozenset(state.value for state in FINAL_STATES)
 # Proxies close connections that are silent for 30 to 60 s.
 _SSE_SILENCE_SECONDS = 15.0
 _EVENTS_PER_PIECE = 20
 
 
 async def _find_job(services: Services, caller: Caller, job_id: UUID) -> Job:
-    job = await services.jobs.find_job(job_id, caller.owner_filter)
-    if job is None:
-        # The same words for a job of somebody else: its existence is nobody's business.
-        raise Problem("job-not-found", "There is no such job, or it is not yours.")
-    return job
+    return or_404(await services.jobs.find_job(job_id, caller.owner_filter), "job")
 
 
 @router.post(
@@ -67,11 +62,11 @@ async def create_job(
 
     The same `Idempotency-Key` with the same body gives the same job again, a `dedupKey` that an open job has, that job.
     """
-    (made,) = await services.submission.submit(caller, [body], idempotency_key)
-    if not made.is_new:
+    (created,) = await services.submission.submit(caller, [body], idempotency_key)
+    if not created.is_new:
         response.status_code = 200
-    response.headers["Location"] = f"/api/geo-jobs/{made.job.id}"
-    return JobView.of(made.job)
+    response.headers["Location"] = f"/api/geo-jobs/{created.job.id}"
+    return JobView.of(created.job)
 
 
 @router.post("/batch", status_code=201, response_model=CreatedBatch, summary="Create many jobs")
@@ -79,22 +74,23 @@ async def create_batch(
     body: CreateBatch, caller: CallerOf, services: ServicesOf, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Make up to 1,000 jobs in one transaction: all of them, or none."""
-    made = await services.submission.submit(caller, body.jobs, idempotency_key, is_batch=True)
+    created = await services.submission.submit(caller, body.jobs, idempotency_key, is_batch=True)
     return await answer(
-        lambda: CreatedBatch(jobs=[JobView.of(one.job) for one in made], created=[one.is_new for one in made]), 201
+        lambda: CreatedBatch(jobs=[JobView.of(one.job) for one in created], created=[one.is_new for one in created]),
+        201,
     )
 
 
 @router.get("", response_model=JobPage, summary="List jobs")
-async def list_jobs(caller: CallerOf, services: ServicesOf, wanted: Annotated[JobFilter, Query()]) -> Response:
+async def list_jobs(caller: CallerOf, services: ServicesOf, query: Annotated[JobFilter, Query()]) -> Response:
     """Your jobs, newest first; with the admin scope, everybody's. A page has up to 1 MiB, so it may be short."""
-    jobs = WantedJobs(None if wanted.state is None else wanted.state.value, wanted.task_type, wanted.error_code)
-    owner = wanted.owner if caller.is_admin else caller.subject
+    jobs = JobQuery(query.state, query.task_type, query.error_code)
+    owner = query.owner if caller.is_admin else caller.subject
 
-    async def fetch(before: UUID | None, most: int) -> list[Job]:
-        return await services.jobs.list_jobs(jobs, owner=owner, before=before, most=most)
+    async def fetch(before: UUID | None, limit: int) -> list[Job]:
+        return await services.jobs.list_jobs(jobs, owner=owner, before=before, limit=limit)
 
-    return await read_page("jobs", fetch, JobView.of, after=wanted.cursor, most=wanted.limit)
+    return await read_page("jobs", fetch, JobView.of, after=query.cursor, limit=query.limit)
 
 
 @router.get("/{job_id}", response_model=JobView, summary="Look at a job")
@@ -110,11 +106,11 @@ async def request_upload(
     """A signed URL for one PUT of exactly `fileSize` bytes. The arrival of the file queues the job."""
     limit = services.settings.max_file_size
     if body.file_size > limit:
-        raise Problem("too-large", f"The file has {body.file_size} bytes; at most {limit} are taken.")
-    wanted = await _find_job(services, caller, job_id)
-    rules = await find_rules(services.creation, [wanted.task_type])
-    if wanted.task_type in rules:
-        check_file_type(rules[wanted.task_type], body.file_type)
+        raise Problem("too_large", f"The file has {body.file_size} bytes; at most {limit} are taken.")
+    query = await _find_job(services, caller, job_id)
+    rules = await find_rules(services.creation, [query.task_type])
+    if query.task_type in rules:
+        check_file_type(rules[query.task_type], body.file_type)
     file_name = safe_file_name(body.file_name)
     try:
         job = await services.jobs.set_upload(
@@ -122,12 +118,12 @@ async def request_upload(
             file_name=file_name,
             size_bytes=body.file_size,
             content_type=body.file_type,
-            most_bytes=services.settings.max_stored_bytes_per_caller,
+            max_bytes=services.settings.max_stored_bytes_per_caller,
         )
-    except ShareExceededError as error:
-        raise share_exceeded(services.settings, error.has) from error
+    except QuotaExceededError as error:
+        raise quota_exceeded(services.settings, error.has) from error
     if job is None:
-        raise Problem("invalid-state", "The job has its file already, or has ended.")
+        raise Problem("invalid_state", "The job has its file already, or has ended.")
     signed = services.storage.sign_put(
         base_url,
         upload_key(job_id, file_name),
@@ -148,7 +144,7 @@ async def download_output(job_id: UUID, caller: CallerOf, services: ServicesOf, 
     """A signed URL for each result of a job that has succeeded."""
     job = await _find_job(services, caller, job_id)
     if job.outputs is None or job.output_lease_seq is None:
-        raise Problem("invalid-state", f"There is nothing to download: the job is {job.state}, not succeeded.")
+        raise Problem("invalid_state", f"There is nothing to download: the job is {job.state}, not succeeded.")
     links = []
     for output in job.outputs:
         key = output_key(job.id, job.output_lease_seq, output["sha256"], output["name"])
@@ -175,7 +171,7 @@ async def cancel_job(job_id: UUID, caller: CallerOf, services: ServicesOf, body:
     if job is None:
         job = await _find_job(services, caller, job_id)
         if job.state not in {JobState.CANCELLED, JobState.RUNNING}:
-            raise Problem("invalid-state", f"The job has ended already: it is {job.state}.")
+            raise Problem("invalid_state", f"The job has ended already: it is {job.state}.")
     return JobView.of(job)
 
 
@@ -183,7 +179,7 @@ async def cancel_job(job_id: UUID, caller: CallerOf, services: ServicesOf, body:
 async def explain_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> Explanation:
     """A sentence for people, and how each lease ended; above all for dead letters (`?state=failed` lists them)."""
     job = await _find_job(services, caller, job_id)
-    return await explained(services.jobs, services.steering, job, caller.owner_filter)
+    return await build_explanation(services.jobs, services.operator_store, job, caller.owner_filter)
 
 
 @router.post("/{job_id}/retry", response_model=JobView, summary="Send a failed job back to the queue")
@@ -191,15 +187,15 @@ async def retry_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> Job
     """A failed job starts anew with all its attempts."""
     job = await _find_job(services, caller, job_id)
     # An operator who sends others' jobs back decides about their shares.
-    most_open = 0 if caller.is_admin else services.settings.max_open_jobs_per_caller
+    max_open = 0 if caller.is_admin else services.settings.max_open_jobs_per_caller
     try:
-        retried = await services.jobs.retry_failed(job_id, most_open=most_open)
-    except ShareExceededError as error:
-        raise share_exceeded(services.settings, error.has) from error
+        retried = await services.jobs.retry_failed(job_id, max_open=max_open)
+    except QuotaExceededError as error:
+        raise quota_exceeded(services.settings, error.has) from error
     if retried is None:
         if job.state is JobState.FAILED and job.dedup_key is not None:
-            raise Problem("invalid-state", f"Another job with the de-duplication key {job.dedup_key!r} is open.")
-        raise Problem("invalid-state", f"Only a failed job can be retried; this one is {job.state}.")
+            raise Problem("invalid_state", f"Another job with the de-duplication key {job.dedup_key!r} is open.")
+        raise Problem("invalid_state", f"Only a failed job can be retried; this one is {job.state}.")
     return JobView.of(retried)
 
 
@@ -210,7 +206,7 @@ async def retry_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> Job
     summary="Follow a job",
 )
 async def list_events(
-    job_id: UUID, request: Request, caller: CallerOf, services: ServicesOf, wanted: Annotated[EventFilter, Query()]
+    job_id: UUID, request: Request, caller: CallerOf, services: ServicesOf, query: Annotated[EventFilter, Query()]
 ) -> Any:
     """The moves of a job: a JSON page, or a live stream for `Accept: text/event-stream`.
 
@@ -218,17 +214,17 @@ async def list_events(
     """
     await _find_job(services, caller, job_id)
     if "text/event-stream" in request.headers.get("accept", ""):
-        place = _resume_place(request.headers.get("last-event-id"), wanted.after)
+        place = _resume_place(request.headers.get("last-event-id"), query.after)
         return StreamingResponse(
             _stream(services, job_id, place),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
 
-    async def fetch(after: int, most: int) -> list[JobEvent]:
-        return await services.jobs.list_events(job_id, after=after, most=most)
+    async def fetch(after: int, limit: int) -> list[JobEvent]:
+        return await services.jobs.list_events(job_id, after=after, limit=limit)
 
-    return await read_page("events", fetch, EventView.of, after=wanted.after, most=wanted.limit, cursor_at_end=True)
+    return await read_page("events", fetch, EventView.of, after=query.after, limit=query.limit, cursor_at_end=True)
 
 
 def _resume_place(last_event_id: str | None, after: int) -> int:
@@ -242,7 +238,7 @@ async def _stream(services: Services, job_id: UUID, after: int) -> AsyncIterator
     job = await services.jobs.find_job(job_id)
     if job is not None and job.state in FINAL_STATES:
         # Whoever comes back after the end must not wait for an event that will never be.
-        while events := await services.jobs.list_events(job_id, after=after, most=_EVENTS_PER_PIECE):
+        while events := await services.jobs.list_events(job_id, after=after, limit=_EVENTS_PER_PIECE):
             after = events[-1].id
             yield b"".join([_frame(EventView.of(event)) for event in events])
             # Sending waits for nothing while the client keeps up.
@@ -253,7 +249,7 @@ async def _stream(services: Services, job_id: UUID, after: int) -> AsyncIterator
             yield b": still here\n\n"
             continue
         yield _frame(EventView.of(item))
-        if item.state in _FINAL_STATE_NAMES:
+        if item.state in FINAL_STATES:
             # A failed job may have been sent back to the queue since.
             job = await services.jobs.find_job(job_id)
             if job is None or job.state in FINAL_STATES:

@@ -1,6 +1,6 @@
-"""The endpoints for those who steer: task types, order and fate of jobs, workers, figures.
+"""Endpoints for operators: task types, priorities, cancellation, redrive, workers, statistics.
 
-Owners steer their own jobs; what concerns everybody is for administrators.
+Owners change their own jobs. The rest is for administrators.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import RootModel
 
-from geo_jobs_api.errors import Problem
+from geo_jobs_api.errors import Problem, or_404
 from geo_jobs_api.http.auth import ADMIN_SCOPE
 from geo_jobs_api.http.paging import answer
 from geo_jobs_api.http.routes import Route
 from geo_jobs_api.http.services import CallerOf, ServicesOf, admin_of, caller_of
 from geo_jobs_api.jobs.schemas import JobView
+from geo_jobs_api.maintenance.retention import RetentionReport
 from geo_jobs_api.queue.operator_schemas import (
     CancelFilter,
     CancelledJobs,
     ChangePriority,
-    CleanedUp,
     Cleanup,
-    FiguresPeriod,
-    FiguresView,
     RedriveFilter,
     Redriven,
-    WorkerView,
+    StatsPeriod,
+    TaskTypeStats,
+    Worker,
 )
 from geo_jobs_api.task_types.schemas import TaskType, parse_task_type
 
@@ -37,7 +37,7 @@ _ADMIN = [Depends(admin_of)]
 _TYPES: list[str | Enum] = ["task types"]
 _DAY_SECONDS = 86_400.0
 TaskTypes = RootModel[list[TaskType]]
-Workers = RootModel[list[WorkerView]]
+Workers = RootModel[list[Worker]]
 
 
 @router.get("/task-types", response_model=list[TaskType], summary="List the task types", tags=_TYPES)
@@ -75,34 +75,32 @@ async def change_task_type(name: str, body: dict[str, Any], services: ServicesOf
 
 def _found(task_type: TaskType | None, name: str) -> TaskType:
     if task_type is None:
-        raise Problem("task-type-not-found", f"There is no task type {name!r}.")
+        raise Problem("task_type_not_found", f"There is no task type {name!r}.")
     return task_type
 
 
 @router.post("/geo-jobs/{job_id}/priority", response_model=JobView, summary="Change a job's priority", tags=["jobs"])
 async def change_priority(job_id: UUID, body: ChangePriority, caller: CallerOf, services: ServicesOf) -> JobView:
     """Of a job that has not ended. A job of one point less waits a minute longer."""
-    job = await services.steering.change_priority(job_id, caller.owner_filter, body.priority)
+    job = await services.operator_store.change_priority(job_id, caller.owner_filter, body.priority)
     if job is None:
-        there = await services.jobs.find_job(job_id, caller.owner_filter)
-        if there is None:
-            raise Problem("job-not-found", "There is no such job, or it is not yours.")
-        raise Problem("invalid-state", f"The job has ended already: it is {there.state}.")
+        job = or_404(await services.jobs.find_job(job_id, caller.owner_filter), "job")
+        raise Problem("invalid_state", f"The job has ended already: it is {job.state}.")
     return JobView.of(job)
 
 
 @router.post("/geo-jobs/redrive", response_model=Redriven, summary="Send failed jobs back to the queue", tags=["jobs"])
 async def redrive(body: RedriveFilter, caller: CallerOf, services: ServicesOf) -> Redriven:
     """Your failed jobs that the filter lets through, the oldest failures first; for administrators everybody's."""
-    return Redriven(jobs=await services.steering.redrive_failed(caller.owner_filter, body))
+    return Redriven(jobs=await services.operator_store.redrive_failed(caller.owner_filter, body))
 
 
 @router.post("/geo-jobs/cancel", response_model=CancelledJobs, summary="Cancel many jobs", tags=["jobs"])
 async def cancel_jobs(body: CancelFilter, caller: CallerOf, services: ServicesOf) -> CancelledJobs:
     """Your open jobs that match the filter; for administrators everybody's, or those of one `owner`."""
     if not caller.is_admin and body.owner not in {None, caller.subject}:
-        raise Problem("not-allowed", f"Jobs of other owners are for tokens with the scope {ADMIN_SCOPE}.")
-    return await services.steering.cancel_matching(body.owner if caller.is_admin else caller.subject, body)
+        raise Problem("not_allowed", f"Jobs of other owners are for tokens with the scope {ADMIN_SCOPE}.")
+    return await services.operator_store.cancel_matching(body.owner if caller.is_admin else caller.subject, body)
 
 
 @router.post(
@@ -114,40 +112,41 @@ async def cancel_jobs(body: CancelFilter, caller: CallerOf, services: ServicesOf
 )
 async def unlock(job_id: UUID, services: ServicesOf) -> JobView:
     """The job goes back to its place in the queue and the attempt is not spent; its worker hears of it and stops."""
-    job = await services.steering.unlock_job(job_id)
+    job = await services.operator_store.unlock_job(job_id)
     if job is None:
-        there = await services.jobs.find_job(job_id)
-        if there is None:
-            raise Problem("job-not-found", "There is no such job.")
-        raise Problem("invalid-state", f"Nobody works on the job: it is {there.state}.")
+        job = or_404(await services.jobs.find_job(job_id), "job")
+        raise Problem("invalid_state", f"No worker holds the job: it is {job.state}.")
     return JobView.of(job)
 
 
 @router.get(
-    "/admin/workers", response_model=list[WorkerView], summary="See who works", tags=["operations"], dependencies=_ADMIN
+    "/admin/workers", response_model=list[Worker], summary="See who works", tags=["operations"], dependencies=_ADMIN
 )
 async def list_workers(services: ServicesOf) -> Response:
     """Workers that were heard of in the last minutes, or hold a job; the busy ones first."""
-    found = await services.steering.list_workers()
-    return await answer(lambda: Workers([WorkerView.model_validate(worker) for worker in found]))
+    found = await services.operator_store.list_workers()
+    return await answer(lambda: Workers(found))
 
 
 @router.get(
-    "/admin/stats", response_model=list[FiguresView], summary="See figures", tags=["operations"], dependencies=_ADMIN
+    "/admin/stats",
+    response_model=list[TaskTypeStats],
+    summary="See figures",
+    tags=["operations"],
+    dependencies=_ADMIN,
 )
-async def list_figures(services: ServicesOf, period: Annotated[FiguresPeriod, Query()]) -> list[FiguresView]:
+async def list_stats(services: ServicesOf, period: Annotated[StatsPeriod, Query()]) -> list[TaskTypeStats]:
     """What stands in the queue now, and what became of jobs lately, for each task type."""
-    found = await services.steering.list_figures(period.hours * 3600)
-    return [FiguresView.model_validate(figures) for figures in found]
+    return await services.operator_store.list_stats(period.hours * 3600)
 
 
 @router.post(
     "/admin/cleanup",
-    response_model=CleanedUp,
+    response_model=RetentionReport,
     summary="Remove ended jobs",
     tags=["operations"],
     dependencies=_ADMIN,
 )
-async def clean_up(body: Cleanup, services: ServicesOf) -> CleanedUp:
+async def clean_up(body: Cleanup, services: ServicesOf) -> RetentionReport:
     """Remove all jobs that ended so many days ago, with their events and files, whatever the settings would keep."""
-    return CleanedUp.model_validate(await services.retention.run_once(body.days * _DAY_SECONDS))
+    return await services.retention.run_once(body.days * _DAY_SECONDS)

@@ -9,25 +9,25 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
 
-from geo_jobs_api.errors import Problem
+from geo_jobs_api.errors import Problem, or_404
 from geo_jobs_api.http.paging import answer, read_page
 from geo_jobs_api.http.routes import Route
 from geo_jobs_api.http.services import CallerOf, Services, ServicesOf
 from geo_jobs_api.jobs.creation_store import NewJob
 from geo_jobs_api.jobs.payload_checks import check_outputs, check_payloads
 from geo_jobs_api.jobs.schemas import CancelJob
-from geo_jobs_api.jobs.submission import IdempotencyKey, check_task_types, share_exceeded
-from geo_jobs_api.pipelines.build import asked_jobs, asked_outputs, build_pipeline
+from geo_jobs_api.jobs.submission import IdempotencyKey, check_task_types, quota_exceeded
+from geo_jobs_api.pipelines.build import build_pipeline, requested_jobs, requested_outputs
 from geo_jobs_api.pipelines.schemas import (
     CreatePipeline,
     PipelineFilter,
     PipelinePage,
-    PipelineSummaryView,
+    PipelineSummary,
     PipelineView,
 )
 from geo_jobs_api.pipelines.store import IncompletePipelineError, NewPipeline
-from geo_jobs_api.queue.job_store import ShareExceededError
-from geo_jobs_api.queue.records import Caller, Pipeline, PipelineSummary
+from geo_jobs_api.queue.job_store import QuotaExceededError
+from geo_jobs_api.queue.records import Caller, Pipeline
 
 router = APIRouter(prefix="/api/pipelines", tags=["pipelines"], route_class=Route)
 
@@ -43,13 +43,13 @@ async def create_pipeline(
     new, jobs = await asyncio.to_thread(
         build_pipeline, services.settings.sources_allowed, caller.subject, body, idempotency_key
     )
-    await check_payloads(services.creation, asked_jobs(body))
-    await check_outputs(services.creation, asked_outputs(body))
+    await check_payloads(services.creation, requested_jobs(body))
+    await check_outputs(services.creation, requested_outputs(body))
     pipeline_id, status = new.id, 201
     try:
-        await services.pipelines.create_pipeline(new, jobs, most_open=services.settings.max_open_jobs_per_caller)
-    except ShareExceededError as error:
-        raise share_exceeded(services.settings, error.has) from error
+        await services.pipelines.create_pipeline(new, jobs, max_open=services.settings.max_open_jobs_per_caller)
+    except QuotaExceededError as error:
+        raise quota_exceeded(services.settings, error.has) from error
     except IncompletePipelineError:
         pipeline_id = await _earlier_pipeline(services, new, jobs)
         status = 200
@@ -65,15 +65,12 @@ async def _earlier_pipeline(services: Services, new: NewPipeline, jobs: list[New
     if job is None or job.pipeline_id is None:
         raise Problem("unavailable", "The pipeline was not made; ask again.", headers={"Retry-After": "1"})
     if job.request_digest != jobs[0].request_digest:
-        raise Problem("idempotency-conflict", "This Idempotency-Key was used with another body; use a fresh one.")
+        raise Problem("idempotency_conflict", "This Idempotency-Key was used with another body; use a fresh one.")
     return job.pipeline_id
 
 
 async def _find(services: Services, caller: Caller, pipeline_id: UUID) -> Pipeline:
-    pipeline = await services.pipelines.find_pipeline(pipeline_id, caller.owner_filter)
-    if pipeline is None:
-        raise Problem("pipeline-not-found", "There is no such pipeline, or it is not yours.")
-    return pipeline
+    return or_404(await services.pipelines.find_pipeline(pipeline_id, caller.owner_filter), "pipeline")
 
 
 async def _view(
@@ -84,15 +81,13 @@ async def _view(
 
 
 @router.get("", response_model=PipelinePage, summary="List pipelines")
-async def list_pipelines(
-    caller: CallerOf, services: ServicesOf, wanted: Annotated[PipelineFilter, Query()]
-) -> Response:
+async def list_pipelines(caller: CallerOf, services: ServicesOf, query: Annotated[PipelineFilter, Query()]) -> Response:
     """Your pipelines without their jobs, newest first; with the admin scope, everybody's."""
 
-    async def fetch(before: UUID | None, most: int) -> list[PipelineSummary]:
-        return await services.pipelines.list_pipelines(owner=caller.owner_filter, before=before, most=most)
+    async def fetch(before: UUID | None, limit: int) -> list[PipelineSummary]:
+        return await services.pipelines.list_pipelines(owner=caller.owner_filter, before=before, limit=limit)
 
-    return await read_page("pipelines", fetch, PipelineSummaryView.of_summary, after=wanted.cursor, most=wanted.limit)
+    return await read_page("pipelines", fetch, lambda pipeline: pipeline, after=query.cursor, limit=query.limit)
 
 
 @router.get("/{pipeline_id}", response_model=PipelineView, summary="Look at a pipeline")

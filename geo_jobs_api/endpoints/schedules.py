@@ -11,21 +11,21 @@ import psycopg
 from fastapi import APIRouter, Query, Response
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api.errors import Problem
+from geo_jobs_api.errors import Problem, or_404
 from geo_jobs_api.http.paging import answer, read_page
 from geo_jobs_api.http.routes import Route
 from geo_jobs_api.http.services import CallerOf, Services, ServicesOf
-from geo_jobs_api.jobs.submission import too_many
-from geo_jobs_api.queue.job_store import TooManyError
+from geo_jobs_api.jobs.submission import limit_exceeded
+from geo_jobs_api.queue.job_store import LimitExceededError
 from geo_jobs_api.queue.records import Caller
-from geo_jobs_api.schedules.content import content_of
+from geo_jobs_api.schedules.content import check_schedule
 from geo_jobs_api.schedules.records import Schedule
 from geo_jobs_api.schedules.schemas import (
     FireFilter,
     FirePage,
-    FireView,
     PutSchedule,
     ScheduleFilter,
+    ScheduleFire,
     SchedulePage,
     ScheduleView,
     schedule_json,
@@ -35,17 +35,11 @@ from geo_jobs_api.schedules.schemas import (
 router = APIRouter(prefix="/api/schedules", tags=["schedules"], route_class=Route)
 
 # One that fires each minute costs a few milliseconds of it.
-MOST_OF_A_CALLER = 1000
+MAX_PER_OWNER = 1000
 
 
 async def _find(services: Services, caller: Caller, schedule_id: UUID) -> Schedule:
-    return _there(await services.schedules.find_schedule(schedule_id, caller.owner_filter))
-
-
-def _there(schedule: Schedule | None) -> Schedule:
-    if schedule is None:
-        raise Problem("schedule-not-found", "There is no such schedule, or it is not yours.")
-    return schedule
+    return or_404(await services.schedules.find_schedule(schedule_id, caller.owner_filter), "schedule")
 
 
 async def _view(schedule: Schedule) -> Response:
@@ -54,34 +48,32 @@ async def _view(schedule: Schedule) -> Response:
 
 
 def _name_is_used(name: str) -> Problem:
-    return Problem("invalid-state", f"You have a schedule named {name!r} already.")
+    return Problem("invalid_state", f"You have a schedule named {name!r} already.")
 
 
 @router.post("", status_code=201, response_model=ScheduleView, summary="Create a schedule")
 async def create_schedule(body: PutSchedule, caller: CallerOf, services: ServicesOf) -> Response:
     """Make jobs (or pipelines) from a template: by cron, at one moment, or by times on days of the week."""
-    content = await content_of(
+    upcoming = await check_schedule(
         services.creation, services.settings.sources_allowed, caller.subject, body, datetime.now(UTC)
     )
     try:
-        made = await services.schedules.create_schedule(uuid7(), caller.subject, content, most=MOST_OF_A_CALLER)
-    except TooManyError as error:
-        raise too_many("schedules", MOST_OF_A_CALLER) from error
-    if made is None:
+        created = await services.schedules.create_schedule(uuid7(), caller.subject, body, upcoming, limit=MAX_PER_OWNER)
+    except LimitExceededError as error:
+        raise limit_exceeded("schedules", MAX_PER_OWNER) from error
+    if created is None:
         raise _name_is_used(body.name)
-    return await answer(lambda: schedule_json(made), 201, {"Location": f"/api/schedules/{made.id}"})
+    return await answer(lambda: schedule_json(created), 201, {"Location": f"/api/schedules/{created.id}"})
 
 
 @router.get("", response_model=SchedulePage, summary="List schedules")
-async def list_schedules(
-    caller: CallerOf, services: ServicesOf, wanted: Annotated[ScheduleFilter, Query()]
-) -> Response:
+async def list_schedules(caller: CallerOf, services: ServicesOf, query: Annotated[ScheduleFilter, Query()]) -> Response:
     """Your schedules; with the admin scope, everybody's. A page has up to 1 MiB, so it may be short."""
 
-    async def fetch(after: UUID | None, most: int) -> list[Schedule]:
-        return await services.schedules.list_schedules(owner=caller.owner_filter, after=after, most=most)
+    async def fetch(after: UUID | None, limit: int) -> list[Schedule]:
+        return await services.schedules.list_schedules(owner=caller.owner_filter, after=after, limit=limit)
 
-    return await read_page("schedules", fetch, schedule_json, after=wanted.cursor, most=wanted.limit)
+    return await read_page("schedules", fetch, schedule_json, after=query.cursor, limit=query.limit)
 
 
 @router.get("/{schedule_id}", response_model=ScheduleView, summary="Look at a schedule")
@@ -92,23 +84,23 @@ async def get_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf
 
 @router.get("/{schedule_id}/fires", response_model=FirePage, summary="See what a schedule has done")
 async def list_fires(
-    schedule_id: UUID, caller: CallerOf, services: ServicesOf, wanted: Annotated[FireFilter, Query()]
+    schedule_id: UUID, caller: CallerOf, services: ServicesOf, query: Annotated[FireFilter, Query()]
 ) -> FirePage:
     """What was decided for each moment, the latest first."""
     await _find(services, caller, schedule_id)
-    fires = await services.schedules.list_fires(schedule_id, most=wanted.limit)
-    return FirePage(fires=[FireView.of(fire) for fire in fires])
+    fires = await services.schedules.list_fires(schedule_id, limit=query.limit)
+    return FirePage(fires=fires)
 
 
 @router.put("/{schedule_id}", response_model=ScheduleView, summary="Change a schedule")
 async def replace_schedule(schedule_id: UUID, body: PutSchedule, caller: CallerOf, services: ServicesOf) -> Response:
     """Give it another content. It goes on from now; what it has made stays."""
     schedule = await _find(services, caller, schedule_id)
-    content = await content_of(
+    upcoming = await check_schedule(
         services.creation, services.settings.sources_allowed, schedule.owner, body, datetime.now(UTC)
     )
     try:
-        return await _view(_there(await services.schedules.replace_schedule(schedule_id, content)))
+        return await _view(or_404(await services.schedules.replace_schedule(schedule_id, body, upcoming), "schedule"))
     except psycopg.errors.UniqueViolation as error:
         raise _name_is_used(body.name) from error
 
@@ -141,17 +133,15 @@ async def reset_schedule(schedule_id: UUID, caller: CallerOf, services: Services
     """Forget what is due and what went wrong, and go on from now, paused or not."""
     schedule = await _find(services, caller, schedule_id)
     upcoming = await asyncio.to_thread(timing_of(schedule).upcoming, datetime.now(UTC))
-    return await _view(_there(await services.schedules.reset_schedule(schedule_id, upcoming)))
+    return await _view(or_404(await services.schedules.reset_schedule(schedule_id, upcoming), "schedule"))
 
 
-@router.post("/{schedule_id}/run", status_code=201, response_model=FireView, summary="Fire now")
-async def run_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> FireView:
+@router.post("/{schedule_id}/run", status_code=201, response_model=ScheduleFire, summary="Fire now")
+async def run_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> ScheduleFire:
     """Make what the template says, at once and whatever else is open; the plan stays as it is."""
     await _find(services, caller, schedule_id)
-    fire = await services.firing.run_now(schedule_id)
-    if fire is None:
-        raise Problem("schedule-not-found", "There is no such schedule, or it is not yours.")
-    if fire.outcome != "made":
-        raise Problem("invalid-state", fire.error or "An open job has the template's de-duplication key.")
-    fires = await services.schedules.list_fires(schedule_id, most=500)
-    return FireView.of(next(one for one in fires if one.fire_time == fire.fire_time))
+    fire = or_404(await services.scheduler.run_now(schedule_id), "schedule")
+    if fire.outcome != "created":
+        raise Problem("invalid_state", fire.error or "An open job has the template's de-duplication key.")
+    fires = await services.schedules.list_fires(schedule_id, limit=500)
+    return next(one for one in fires if one.fire_time == fire.fire_time)

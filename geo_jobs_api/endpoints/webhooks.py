@@ -9,49 +9,45 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query, Response
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api.errors import Problem
+from geo_jobs_api.errors import Problem, or_404
 from geo_jobs_api.http.auth import ADMIN_SCOPE
 from geo_jobs_api.http.paging import answer, read_page
 from geo_jobs_api.http.routes import Route
 from geo_jobs_api.http.services import CallerOf, Services, ServicesOf
 from geo_jobs_api.jobs.payload_checks import unknown_task_type
-from geo_jobs_api.jobs.submission import too_many
-from geo_jobs_api.queue.job_store import TooManyError
+from geo_jobs_api.jobs.submission import limit_exceeded
+from geo_jobs_api.queue.job_store import LimitExceededError
 from geo_jobs_api.queue.records import Caller
 from geo_jobs_api.webhooks.content import new_secret
-from geo_jobs_api.webhooks.records import Delivery, Webhook
 from geo_jobs_api.webhooks.schemas import (
     CreatedWebhook,
+    Delivery,
     DeliveryFilter,
     DeliveryPage,
-    DeliveryView,
     PutWebhook,
+    Webhook,
     WebhookList,
-    WebhookView,
 )
-from geo_jobs_api.webhooks.store import MOST_TESTS_AN_HOUR, MOST_TESTS_WAITING
+from geo_jobs_api.webhooks.store import MAX_PENDING_TESTS, MAX_TESTS_PER_HOUR
 
 router = APIRouter(prefix="/api/webhooks", tags=["webhooks"], route_class=Route)
 
-_MOST_WEBHOOKS = 1000
+_MAX_WEBHOOKS = 1000
 # Each end of a job is told to all of its owner's.
-MOST_OF_A_CALLER = 100
+MAX_PER_OWNER = 100
 DeliveryId = Annotated[int, Path(ge=0, lt=2**63)]
 
 
 async def _find(services: Services, caller: Caller, webhook_id: UUID) -> Webhook:
-    webhook = await services.webhooks.find_webhook(webhook_id, caller.owner_filter)
-    if webhook is None:
-        raise Problem("webhook-not-found", "There is no such webhook, or it is not yours.")
-    return webhook
+    return or_404(await services.webhooks.find_webhook(webhook_id, caller.owner_filter), "webhook")
 
 
-async def _find_heard(services: Services, caller: Caller, webhook_id: UUID) -> Webhook:
+async def _find_readable(services: Services, caller: Caller, webhook_id: UUID) -> Webhook:
     """Find a webhook whose deliveries the caller may see: those of all owners are for administrators."""
     webhook = await _find(services, caller, webhook_id)
     if webhook.all_owners and not caller.is_admin:
         raise Problem(
-            "not-allowed", f"This webhook is for all owners, so it is for tokens with the scope {ADMIN_SCOPE}."
+            "not_allowed", f"This webhook is for all owners, so it is for tokens with the scope {ADMIN_SCOPE}."
         )
     return webhook
 
@@ -71,38 +67,38 @@ async def create_webhook(
     """Have the ends of your jobs told. The answer holds the secret of the signatures, this once only."""
     await _check_task_types(services, body)
     secret = new_secret() if body.secret is None else body.secret.get_secret_value()
-    content = services.webhook_maker.content(body, is_admin=caller.is_admin, secret=secret)
+    content = services.webhook_builder.content(body, is_admin=caller.is_admin, secret=secret)
     try:
-        webhook = await services.webhooks.create_webhook(uuid7(), caller.subject, content, most=MOST_OF_A_CALLER)
-    except TooManyError as error:
-        raise too_many("webhooks", MOST_OF_A_CALLER) from error
+        webhook = await services.webhooks.create_webhook(uuid7(), caller.subject, content, limit=MAX_PER_OWNER)
+    except LimitExceededError as error:
+        raise limit_exceeded("webhooks", MAX_PER_OWNER) from error
     response.headers["Location"] = f"/api/webhooks/{webhook.id}"
-    return CreatedWebhook(**dict(WebhookView.of(webhook)), secret=secret)
+    return CreatedWebhook(**dict(webhook), secret=secret)
 
 
 @router.get("", response_model=WebhookList, summary="List webhooks")
 async def list_webhooks(caller: CallerOf, services: ServicesOf) -> Response:
     """Your webhooks; with the admin scope, everybody's."""
-    found = await services.webhooks.list_webhooks(owner=caller.owner_filter, most=_MOST_WEBHOOKS)
-    return await answer(lambda: WebhookList(webhooks=[WebhookView.of(webhook) for webhook in found]))
+    found = await services.webhooks.list_webhooks(owner=caller.owner_filter, limit=_MAX_WEBHOOKS)
+    return await answer(lambda: WebhookList(webhooks=found))
 
 
-@router.get("/{webhook_id}", response_model=WebhookView, summary="Look at a webhook")
-async def get_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf) -> WebhookView:
+@router.get("/{webhook_id}", response_model=Webhook, summary="Look at a webhook")
+async def get_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf) -> Webhook:
     """Without its secret."""
-    return WebhookView.of(await _find(services, caller, webhook_id))
+    return await _find(services, caller, webhook_id)
 
 
-@router.put("/{webhook_id}", response_model=WebhookView, summary="Change a webhook")
-async def replace_webhook(webhook_id: UUID, body: PutWebhook, caller: CallerOf, services: ServicesOf) -> WebhookView:
+@router.put("/{webhook_id}", response_model=Webhook, summary="Change a webhook")
+async def replace_webhook(webhook_id: UUID, body: PutWebhook, caller: CallerOf, services: ServicesOf) -> Webhook:
     """Give it another content; without a `secret` it keeps its own.
 
     One with `allOwners` pauses when no administrator has stored it for `WEBHOOK_RENEWAL_DAYS`.
     """
     webhook = await _find(services, caller, webhook_id)
     await _check_task_types(services, body)
-    content = services.webhook_maker.content(body, is_admin=caller.is_admin)
-    return WebhookView.of(await services.webhooks.replace_webhook(webhook, content) or webhook)
+    content = services.webhook_builder.content(body, is_admin=caller.is_admin)
+    return await services.webhooks.replace_webhook(webhook, content) or webhook
 
 
 @router.delete("/{webhook_id}", status_code=204, summary="Delete a webhook")
@@ -113,47 +109,39 @@ async def delete_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesO
     return Response(status_code=204)
 
 
-@router.post("/{webhook_id}/test", status_code=201, response_model=DeliveryView, summary="Try a webhook")
-async def test_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf) -> DeliveryView:
+@router.post("/{webhook_id}/test", status_code=201, response_model=Delivery, summary="Try a webhook")
+async def test_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf) -> Delivery:
     """Deliver an event `test`. A webhook takes 60 an hour, and 10 may wait to be delivered."""
-    webhook = await _find_heard(services, caller, webhook_id)
+    webhook = await _find_readable(services, caller, webhook_id)
     body = {"event": "test", "time": datetime.now(UTC).isoformat(), "webhook": {"id": str(webhook.id)}}
     try:
-        return _there(await services.webhooks.add_test(webhook_id, body))
-    except TooManyError as error:
+        return or_404(await services.webhooks.add_test(webhook_id, body), "webhook")
+    except LimitExceededError as error:
         raise Problem(
-            "quota-exceeded",
-            f"A webhook takes {MOST_TESTS_AN_HOUR} tests an hour, and {MOST_TESTS_WAITING} may wait. Try again later.",
+            "quota_exceeded",
+            f"A webhook takes {MAX_TESTS_PER_HOUR} tests an hour, and {MAX_PENDING_TESTS} may wait. Try again later.",
             headers={"Retry-After": "60"},
         ) from error
 
 
-def _there(delivery: Delivery | None) -> DeliveryView:
-    if delivery is None:
-        raise Problem("webhook-not-found", "There is no such webhook, or it is not yours.")
-    return DeliveryView.of(delivery)
-
-
 @router.get("/{webhook_id}/deliveries", response_model=DeliveryPage, summary="See what was delivered")
 async def list_deliveries(
-    webhook_id: UUID, caller: CallerOf, services: ServicesOf, wanted: Annotated[DeliveryFilter, Query()]
+    webhook_id: UUID, caller: CallerOf, services: ServicesOf, query: Annotated[DeliveryFilter, Query()]
 ) -> Response:
     """What was delivered, what is tried again and what has failed, with what came of each try."""
-    await _find_heard(services, caller, webhook_id)
+    await _find_readable(services, caller, webhook_id)
 
-    async def fetch(before: int | None, most: int) -> list[Delivery]:
-        return await services.webhooks.list_deliveries(webhook_id, state=wanted.state, before=before, most=most)
+    async def fetch(before: int | None, limit: int) -> list[Delivery]:
+        return await services.webhooks.list_deliveries(webhook_id, state=query.state, before=before, limit=limit)
 
-    return await read_page("deliveries", fetch, DeliveryView.of, after=wanted.cursor, most=wanted.limit)
+    return await read_page("deliveries", fetch, lambda delivery: delivery, after=query.cursor, limit=query.limit)
 
 
-@router.post(
-    "/{webhook_id}/deliveries/{delivery_id}/redeliver", response_model=DeliveryView, summary="Deliver once more"
-)
-async def redeliver(webhook_id: UUID, delivery_id: DeliveryId, caller: CallerOf, services: ServicesOf) -> DeliveryView:
+@router.post("/{webhook_id}/deliveries/{delivery_id}/redeliver", response_model=Delivery, summary="Deliver once more")
+async def redeliver(webhook_id: UUID, delivery_id: DeliveryId, caller: CallerOf, services: ServicesOf) -> Delivery:
     """Try again from the beginning, under the same `Webhook-Id`."""
-    await _find_heard(services, caller, webhook_id)
+    await _find_readable(services, caller, webhook_id)
     delivery = await services.webhooks.redeliver(webhook_id, delivery_id)
     if delivery is None:
-        raise Problem("invalid-state", "There is no such delivery, or it is still being tried.")
-    return DeliveryView.of(delivery)
+        raise Problem("invalid_state", "There is no such delivery, or it is still being tried.")
+    return delivery

@@ -20,9 +20,9 @@ from geo_jobs_api.http.routes import Route
 from geo_jobs_api.http.services import BaseUrl, Services, ServicesOf, worker_of
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.queue.lease_records import Lease, LeasedJob, LeaseOutcome, PreviousError, Renewal
-from geo_jobs_api.queue.lease_requests import ClaimRequest, Completion, News, Results
+from geo_jobs_api.queue.lease_requests import ClaimRequest, Completion, LeaseUpdate, Results
 from geo_jobs_api.queue.metrics import JOBS_CLAIMED, JOBS_ENDED
-from geo_jobs_api.queue.results import take_outputs
+from geo_jobs_api.queue.results import store_outputs
 from geo_jobs_api.queue.rules import FINAL_STATES, InputKind, JobState, LeaseToken, ReportedFailure, slot_key
 from geo_jobs_api.queue.worker_schemas import (
     CancelNotice,
@@ -47,16 +47,16 @@ router = APIRouter(
 
 _log = get_logger(__name__)
 # Events after which nobody works on a job any more.
-_ENDINGS = frozenset(FINAL_STATES)
+_FINAL_EVENTS = frozenset(FINAL_STATES)
 # Two signs of life may be lost.
 _HEARTBEATS_PER_LEASE = 3
 
 
 async def lease_token(lease_token: Annotated[str, Header(max_length=200)]) -> LeaseToken:
-    """The lease that the worker shows; Problem `lease-lost` when it is none of ours."""
+    """The lease that the worker shows; Problem `lease_lost` when it is none of ours."""
     token = LeaseToken.parse(lease_token)
     if token is None:
-        raise Problem("lease-lost", "The Lease-Token is not one of ours.")
+        raise Problem("lease_lost", "The Lease-Token is not one of ours.")
     return token
 
 
@@ -71,20 +71,20 @@ async def claim(body: ClaimJobs, request: Request, services: ServicesOf, base_ur
         worker_id=body.worker_id,
         worker_name=body.worker_name,
         task_types=tuple(dict.fromkeys(body.task_types)),
-        most=body.max_jobs,
-        lease_key=secrets.token_urlsafe(24),
+        max_jobs=body.max_jobs,
+        lease_secret=secrets.token_urlsafe(24),
         first_lease_seconds=services.settings.first_lease_seconds,
         capabilities=body.declared,
     )
-    services.roll_call.see(body.as_seen())
+    services.worker_registry.register(body.registration())
     if not body.max_jobs:
         return Response(status_code=204)
-    # A waiting request must notice that its client has gone: a job given to nobody costs a lease's time.
-    gone = asyncio.ensure_future(_wait_for_hang_up(request))
+    # A job leased to a client that has disconnected would wait for its lease to expire.
+    disconnected = asyncio.ensure_future(_wait_for_hang_up(request))
     try:
-        leases = await services.desk.claim(ask, body.wait_seconds, gone)
+        leases = await services.dispatcher.claim(ask, body.wait_seconds, disconnected)
     finally:
-        gone.cancel()
+        disconnected.cancel()
     if not leases:
         return Response(status_code=204)
     again = [lease.job.id for lease in leases if lease.lease_seq > 1]
@@ -97,10 +97,10 @@ async def claim(body: ClaimJobs, request: Request, services: ServicesOf, base_ur
         jobs = [_claimed_job(services, base_url, lease, errors.get(lease.job.id, [])) for lease in leases]
         return ClaimedJobs(server_time=leases[0].server_time, jobs=jobs)
 
-    return _ready(make()) if len(leases) == 1 else await answer(make)
+    return _json_response(make()) if len(leases) == 1 else await answer(make)
 
 
-def _ready(answer: Model) -> Response:
+def _json_response(answer: Model) -> Response:
     """The answer as bytes: the framework would validate and copy it once more, for half of a call's time."""
     return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
 
@@ -169,7 +169,7 @@ def _claimed_input(services: Services, base_url: str, job: LeasedJob) -> Claimed
     if url is None:
         url = services.storage.sign_get(base_url, job.object_key, services.settings.signed_url_seconds).url
     return ClaimedInput(
-        kind=job.input_kind.value,
+        kind=job.input_kind,
         file_name=job.file_name,
         download_url=url,
         # Of a source only a lower bound is known, if anything.
@@ -185,15 +185,15 @@ async def heartbeat(
     job_id: UUID, token: LeaseTokenOf, services: ServicesOf, base_url: BaseUrl, body: Heartbeat | None = None
 ) -> LeaseView:
     """A sign of life. The first one makes the attempt count; the last `stats` are shown to the job's owner."""
-    news = News(stats=None if body is None else body.stats)
-    view = await _renew(services, base_url, job_id, token, news)
+    update = LeaseUpdate(stats=None if body is None else body.stats)
+    view = await _renew(services, base_url, job_id, token, update)
     if body is None or view.cancel is not None:
         return view
     # A lease that was made shorter must not run out while its renewal is held open.
     wait_seconds = min(body.wait_seconds, view.lease_seconds / _HEARTBEATS_PER_LEASE)
     if not await _is_cancelled_within(services, job_id, wait_seconds):
         return view
-    return await _renew(services, base_url, job_id, token, news)
+    return await _renew(services, base_url, job_id, token, update)
 
 
 async def _is_cancelled_within(services: Services, job_id: UUID, seconds: float) -> bool:
@@ -203,7 +203,7 @@ async def _is_cancelled_within(services: Services, job_id: UUID, seconds: float)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds), contextlib.aclosing(services.hub.listen(job_id, 0, seconds)) as events:
             async for event in events:
-                if event is None or event.type in _ENDINGS:
+                if event is None or event.type in _FINAL_EVENTS:
                     return False
                 if event.type == "cancel_requested":
                     return True
@@ -215,14 +215,14 @@ async def progress(
     job_id: UUID, body: ReportProgress, token: LeaseTokenOf, services: ServicesOf, base_url: BaseUrl
 ) -> LeaseView:
     """How far it is; renews the lease too. A percent lower than the last one changes nothing."""
-    return await _renew(services, base_url, job_id, token, News(body.percent, body.stage, body.message))
+    return await _renew(services, base_url, job_id, token, LeaseUpdate(body.percent, body.stage, body.message))
 
 
-async def _renew(services: Services, base_url: str, job_id: UUID, token: LeaseToken, news: News) -> LeaseView:
+async def _renew(services: Services, base_url: str, job_id: UUID, token: LeaseToken, update: LeaseUpdate) -> LeaseView:
     settings = services.settings
-    renewal = await services.leases.renew_lease(job_id, token, lease_seconds=settings.lease_seconds, news=news)
+    renewal = await services.leases.renew_lease(job_id, token, lease_seconds=settings.lease_seconds, update=update)
     if renewal is None:
-        raise _refuse(await services.leases.find_outcome(job_id, token), token)
+        raise _lease_problem(await services.leases.find_outcome(job_id, token), token)
     return LeaseView(
         lease_expires_at=renewal.lease_expires_at,
         lease_seconds=renewal.lease_seconds,
@@ -248,31 +248,31 @@ async def _fresh_slots(
     return None if lease is None else _slots(services, base_url, lease.job, token.lease_seq)
 
 
-def _refuse(outcome: LeaseOutcome | None, token: LeaseToken) -> Problem:
+def _lease_problem(outcome: LeaseOutcome | None, token: LeaseToken) -> Problem:
     """Why a lease that is not held any more cannot be used."""
     if outcome is None:
-        return Problem("job-not-found", "There is no such job.")
-    if outcome.job_state == JobState.CANCELLED:
-        return Problem("job-cancelled", "The job was cancelled; stop working on it.")
+        return Problem("job_not_found", "There is no such job.")
+    if outcome.job_state is JobState.CANCELLED:
+        return Problem("job_cancelled", "The job was cancelled; stop working on it.")
     if outcome.ended_by in {"complete", "fail"}:
-        return Problem("already-finalized", f"This lease has ended already: the job became {outcome.state}.")
-    return Problem("lease-lost", f"Lease {token.lease_seq} is not held any more; stop working on the job.")
+        return Problem("already_finalized", f"This lease has ended already: the job became {outcome.state}.")
+    return Problem("lease_lost", f"Lease {token.lease_seq} is not held any more; stop working on the job.")
 
 
 def _request_digest(call: str, body: Model) -> bytes:
     # Unset fields are left out, so that a report is the same for a later version that knows more fields. So is what
     # their digests stand for: outputs are the same whichever way they came.
     content = {"outputs": {"__all__": {"content"}}}
-    told = body.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude=content)
-    text = json.dumps([call, told], sort_keys=True)
+    report = body.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude=content)
+    text = json.dumps([call, report], sort_keys=True)
     return hashlib.sha256(text.encode()).digest()
 
 
-async def _replay_or_refuse(services: Services, job_id: UUID, token: LeaseToken, digest: bytes) -> LeaseOutcome:
+async def _replay_or_raise(services: Services, job_id: UUID, token: LeaseToken, digest: bytes) -> LeaseOutcome:
     """The first answer to this very request; a Problem when there was none."""
     outcome = await services.leases.find_outcome(job_id, token)
     if outcome is None or outcome.request_digest is None or outcome.request_digest != digest:
-        raise _refuse(outcome, token)
+        raise _lease_problem(outcome, token)
     return outcome
 
 
@@ -283,21 +283,21 @@ async def complete(job_id: UUID, body: CompleteJob, token: LeaseTokenOf, service
     if body.outputs:
         lease = await services.leases.find_lease(job_id, token)
         if lease is not None:
-            await take_outputs(services.storage, lease, body.outputs)
+            await store_outputs(services.storage, lease, body.outputs)
     outputs = [output.model_dump(by_alias=True, exclude={"content"}) for output in body.outputs]
     source = None if body.source is None else body.source.model_dump(by_alias=True)
     results = Results(outputs, body.metadata, body.timings, source)
-    state = await services.completions.ask(Completion(job_id, token, results, digest))
+    state = await services.completions.run(Completion(job_id, token, results, digest))
     replayed = state is None
     if state is None:
-        outcome = await _replay_or_refuse(services, job_id, token, digest)
-        state = JobState(outcome.state or outcome.job_state)
+        outcome = await _replay_or_raise(services, job_id, token, digest)
+        state = outcome.state or outcome.job_state
     if state is not JobState.SUCCEEDED:
-        raise Problem("job-cancelled", "The job was cancelled before its results came; they are not kept.")
+        raise Problem("job_cancelled", "The job was cancelled before its results came; they are not kept.")
     if not replayed:
         JOBS_ENDED.labels(state.value).inc()
         _log.info("job_completed", job_id=str(job_id), lease_seq=token.lease_seq, outputs=len(body.outputs))
-    return _ready(Completed(state=state.value, replayed=replayed))
+    return _json_response(Completed(state=state, replayed=replayed))
 
 
 @router.patch("/{job_id}/fail", response_model=Failed)
@@ -315,17 +315,17 @@ async def fail(job_id: UUID, body: FailJob, token: LeaseTokenOf, services: Servi
             JOBS_ENDED.labels(ended.state).inc()
             _log.info("job_failed", job_id=str(job_id), code=body.error.code, state=ended.state)
             return Failed(state=ended.state, next_attempt_at=_utc(ended.next_attempt_at), replayed=False)
-    outcome = await _replay_or_refuse(services, job_id, token, digest)
+    outcome = await _replay_or_raise(services, job_id, token, digest)
     return Failed(
         state=outcome.state or outcome.job_state, next_attempt_at=_utc(outcome.next_attempt_at), replayed=True
     )
 
 
 @router.api_route("/claim", methods=["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "PUT"], include_in_schema=False)
-async def refuse_other_claims() -> None:
+async def reject_other_methods() -> None:
     """Answer 405 to a good token and 401 to a bad one, so that a plain GET checks a worker token."""
     raise Problem(
-        "method-not-allowed", "The worker token is valid. Jobs are claimed by POST.", headers={"Allow": "POST"}
+        "method_not_allowed", "The worker token is valid. Jobs are claimed by POST.", headers={"Allow": "POST"}
     )
 
 

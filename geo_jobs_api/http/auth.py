@@ -26,14 +26,14 @@ _TOKEN_RELOAD_SECONDS = 5.0
 _TOKEN_RELOAD_PAUSE_SECONDS = 1.0
 
 
-def _refuse(detail: str, scheme: str) -> Problem:
-    return Problem("token-invalid", detail, headers={"WWW-Authenticate": scheme})
+def _token_invalid(detail: str, scheme: str) -> Problem:
+    return Problem("token_invalid", detail, headers={"WWW-Authenticate": scheme})
 
 
 def _credentials(authorization: str | None, scheme: str) -> str:
     given, _, token = (authorization or "").partition(" ")
     if given.lower() != scheme.lower() or not token.strip():
-        raise _refuse(f"Send the header 'Authorization: {scheme} <token>'.", scheme)
+        raise _token_invalid(f"Send the header 'Authorization: {scheme} <token>'.", scheme)
     return token.strip()
 
 
@@ -48,7 +48,7 @@ class TokenVerifier:
             raise ConfigurationError("Set JWT_SECRET or JWKS_URL: without one nobody can be let in.")
 
     async def verify(self, authorization: str | None) -> Caller:
-        """The caller behind an Authorization header; Problem `token-invalid` if there is none."""
+        """The caller behind an Authorization header; Problem `token_invalid` if there is none."""
         token = _credentials(authorization, "Bearer")
         try:
             claims = await self._decode(token)
@@ -57,12 +57,12 @@ class TokenVerifier:
                 "unavailable", "The keys that tokens are checked with cannot be had.", headers={"Retry-After": "5"}
             ) from error
         except jwt.ExpiredSignatureError as error:
-            raise _refuse("The token has expired.", "Bearer") from error
+            raise _token_invalid("The token has expired.", "Bearer") from error
         except (jwt.PyJWTError, ValueError) as error:
-            raise _refuse("The token is not valid here.", "Bearer") from error
+            raise _token_invalid("The token is not valid here.", "Bearer") from error
         subject = claims["sub"]
         if not isinstance(subject, str) or not _can_be_kept(subject):
-            raise _refuse("The token's subject cannot be used.", "Bearer")
+            raise _token_invalid("The token's subject cannot be used.", "Bearer")
         scope = claims.get("scope", "")
         return Caller(subject, is_admin=isinstance(scope, str) and ADMIN_SCOPE in scope.split())
 
@@ -157,7 +157,7 @@ class WorkerVerifier:
         """Return the record of the token in an Authorization header.
 
         Raises:
-            Problem: `token-invalid` when it is missing, unknown or revoked.
+            Problem: `token_invalid` when it is missing, unknown or revoked.
         """
         digest = worker_token_sha256(_credentials(authorization, "Worker"))
         asked_at = self._clock()
@@ -167,7 +167,7 @@ class WorkerVerifier:
             await self._load(asked_at)
         found = self._valid.get(digest)
         if found is None:
-            raise _refuse("The worker token is unknown or was revoked.", "Worker")
+            raise _token_invalid("The worker token is unknown or was revoked.", "Worker")
         return found
 
     async def _load(self, since: float) -> None:

@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 # Seconds from the first byte (at the start: from connecting) until a request's head is whole.
 HEAD_SECONDS = 20.0
 # Bytes that are no body: request line and headers, trailers, extensions of chunks. nginx takes 32 kB, Node 16 kB.
-MOST_OVERHEAD = 64 * 1024
+MAX_OVERHEAD = 64 * 1024
 # Seconds in which a client must take up to a megabyte that was sent to it: 3.5 kB/s.
 UNREAD_SECONDS = 300.0
 
@@ -42,7 +42,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._expect_head()
         self._overhead += len(data)
         super().data_received(data)
-        if self._overhead > MOST_OVERHEAD and not self.transport.is_closing():
+        if self._overhead > MAX_OVERHEAD and not self.transport.is_closing():
             self.send_400_response("The request's head is too long.")
 
     def _expect_head(self) -> None:

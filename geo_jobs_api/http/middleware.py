@@ -38,7 +38,7 @@ _ON_EVERY_ANSWER = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy"
 # Announced to workers on any answer there, whatever its method and status.
 _CLAIM_PATH = "/api/internal/geo-jobs/claim"
 _EXTENSIONS = (b"worker-extensions", b"capabilities, trouble")
-_CODE_OF_STATUS = {404: "not-found", 408: "too-slow", 405: "method-not-allowed", 413: "too-large", 400: "validation"}
+_CODE_OF_STATUS = {404: "not_found", 408: "too_slow", 405: "method_not_allowed", 413: "too_large", 400: "validation"}
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 # Errors of a lost, refused or stalled connection. The pool makes new ones by itself.
 _OUTAGES = (
@@ -61,7 +61,7 @@ def problem_response(problem: Problem) -> Response:
     )
 
 
-class _RefusedBeforeBodyError(HTTPException):
+class _RejectedBeforeBodyError(HTTPException):
     """Carries an error through the framework's reading of the body, which passes on this kind only."""
 
     def __init__(self, reason: Exception) -> None:
@@ -91,7 +91,7 @@ class JsonBodyMiddleware:
         kept = [(name, value) for name, value in scope["headers"] if name.lower() != b"content-type"]
         length = next((value for name, value in kept if name.lower() == b"content-length"), b"0")
         if length.isdigit() and int(length) > MAX_JSON_BYTES:
-            problem = Problem("too-large", f"A JSON body may have at most {MAX_JSON_BYTES} bytes.")
+            problem = Problem("too_large", f"A JSON body may have at most {MAX_JSON_BYTES} bytes.")
             await problem_response(problem)(scope, receive, send)
             return
         # In place: the route that is found is told to those outside through the same dictionary.
@@ -109,7 +109,7 @@ class JsonBodyMiddleware:
                 try:
                     await self._authorize(Request(scope))
                 except Exception as error:
-                    raise _RefusedBeforeBodyError(error) from error
+                    raise _RejectedBeforeBodyError(error) from error
                 is_authorized = True
             return await receive()
 
@@ -176,7 +176,7 @@ class AccessMiddleware:
         status = 0
         fault = _fault_of_head(scope)
 
-        async def send_noted(message: Message) -> None:
+        async def send_recorded(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -186,10 +186,10 @@ class AccessMiddleware:
 
         try:
             if fault is None:
-                await self._app(scope, receive, send_noted)
+                await self._app(scope, receive, send_recorded)
             else:
-                problem = Problem("bad-request", fault, headers={"Connection": "close"})
-                await problem_response(problem)(scope, receive, send_noted)
+                problem = Problem("bad_request", fault, headers={"Connection": "close"})
+                await problem_response(problem)(scope, receive, send_recorded)
         except ClientDisconnect:
             # Nobody is there to be answered; nginx's number for it.
             status = 499
@@ -199,12 +199,12 @@ class AccessMiddleware:
                 # Half an answer is out; only breaking the connection tells the client.
                 raise
             problem = Problem("internal", "Something went wrong here; it has been noted.")
-            await problem_response(problem)(scope, receive, send_noted)
+            await problem_response(problem)(scope, receive, send_recorded)
         finally:
-            self._note(scope, status, self._clock() - started)
+            self._record(scope, status, self._clock() - started)
 
     @staticmethod
-    def _note(scope: Scope, status: int, seconds: float) -> None:
+    def _record(scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unknown")
         REQUESTS.labels(scope["method"], route, str(status)).inc()
         if not route.endswith(("/claim", "/events")):
@@ -224,14 +224,14 @@ def _on_problem(_: Request, error: Exception) -> Response:
 def _on_http_exception(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    if isinstance(error, _RefusedBeforeBodyError):
-        return _on_refusal_before_body(request, error.reason)
+    if isinstance(error, _RejectedBeforeBodyError):
+        return _on_rejection_before_body(request, error.reason)
     code = _CODE_OF_STATUS.get(error.status_code, "internal" if error.status_code >= 500 else "validation")
-    headers = {"Allow": ", ".join(_methods_at(request))} if code == "method-not-allowed" else error.headers
+    headers = {"Allow": ", ".join(_methods_at(request))} if code == "method_not_allowed" else error.headers
     return problem_response(Problem(code, f"{KINDS[code].title}.", headers=headers))
 
 
-def _on_refusal_before_body(request: Request, reason: Exception) -> Response:
+def _on_rejection_before_body(request: Request, reason: Exception) -> Response:
     if isinstance(reason, Problem):
         return problem_response(reason)
     if isinstance(reason, _OUTAGES):

@@ -11,7 +11,7 @@ from fastapi import Response
 from pydantic import BaseModel
 
 # A page ends before the item that would exceed this. Its first item may be larger.
-MOST_PAGE_BYTES = 1024 * 1024
+MAX_PAGE_BYTES = 1024 * 1024
 # Rows of a page's first query. Their size decides how many rows the next query reads.
 _FIRST_ROWS = 2
 
@@ -45,35 +45,35 @@ async def read_page(  # noqa: PLR0913  # the parts of a list
     view: Callable[[Record], BaseModel | bytes],
     *,
     after: UUID | int | None,
-    most: int,
+    limit: int,
     cursor_at_end: bool = False,
 ) -> Response:
-    """Return `{name: items, next}` with up to `most` items behind `after`, of about 1 MiB in all.
+    """Return `{name: items, next}` with up to `limit` items behind `after`, of about 1 MiB in all.
 
     Args:
         name: of the list in the answer.
         fetch: the query.
         view: makes the item of a record.
         after: the cursor of the page.
-        most: items at most. A page has at least one, if there is one.
+        limit: items at most. A page has at least one, if there is one.
         cursor_at_end: whether the last page has a cursor too, for a list that grows at its end.
     """
     items: list[bytes] = []
     size, rows = 0, _FIRST_ROWS
     while True:
         # One item more than wanted shows whether there is another page.
-        asked = min(rows, most + 1 - len(items))
-        found = await fetch(after, asked)
+        requested = min(rows, limit + 1 - len(items))
+        found = await fetch(after, requested)
         texts = await asyncio.to_thread(lambda records: [_write(view(record)) for record in records], found)
         for record, text in zip(found, texts, strict=True):
-            if items and (len(items) == most or size + len(text) > MOST_PAGE_BYTES):
+            if items and (len(items) == limit or size + len(text) > MAX_PAGE_BYTES):
                 return _page(name, items, after)
             items.append(text)
             size, after = size + len(text), record.id
-        if len(found) < asked:
+        if len(found) < requested:
             return _page(name, items, after if cursor_at_end else None)
         # As many as fit by the mean so far, and at least one, which may be small.
-        rows = 1 + max(0, MOST_PAGE_BYTES - size) * len(items) // size
+        rows = 1 + max(0, MAX_PAGE_BYTES - size) * len(items) // size
 
 
 def _page(name: str, items: Sequence[bytes], cursor: UUID | int | None) -> Response:

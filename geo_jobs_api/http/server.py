@@ -15,7 +15,7 @@ from uvicorn.supervisors import multiprocess
 from geo_jobs_api.config import Settings, share_metrics
 from geo_jobs_api.errors import ConfigurationError
 from geo_jobs_api.http.connections import BoundedProtocol
-from geo_jobs_api.queue.metrics import forget_process
+from geo_jobs_api.queue.metrics import drop_process_metrics
 
 _APPLICATION = "geo_jobs_api.app:from_environment"
 _BACKLOG = 2048
@@ -23,7 +23,7 @@ _BACKLOG = 2048
 _GC_THRESHOLDS = (20_000, 20, 20)
 
 
-def spare_collector() -> None:
+def tune_garbage_collection() -> None:
     """Exempt all present objects from garbage collection, since they stay until the end, and collect less often.
 
     Full rounds over all modules made one claim in a hundred wait 20 ms.
@@ -37,9 +37,9 @@ class DrainingServer(uvicorn.Server):
     """Answers parked claims and ends live streams before it waits for open requests."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As the base, then `spare_collector`."""
+        """As the base, then `tune_garbage_collection`."""
         await super().startup(sockets)
-        spare_collector()
+        tune_garbage_collection()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As the base, after everything that waits was sent away."""
@@ -71,7 +71,7 @@ class _DrainingMultiprocess(multiprocess.Multiprocess):
         super().keep_subprocess_alive()
         for pid in before - {process.pid for process in self.processes}:
             if pid is not None:
-                forget_process(pid)
+                drop_process_metrics(pid)
 
 
 def bind(host: str, port: int) -> socket.socket:

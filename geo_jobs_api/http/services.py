@@ -12,65 +12,65 @@ from uuid import UUID
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
-from geo_jobs_api.claims.batching import Coalescer
-from geo_jobs_api.claims.claiming import ClaimDesk
+from geo_jobs_api.claims.batching import Batcher
+from geo_jobs_api.claims.dispatcher import ClaimDispatcher
 from geo_jobs_api.claims.event_hub import EventHub
 from geo_jobs_api.claims.waiting_room import WaitingRoom
-from geo_jobs_api.claims.worker_registry import RollCall
+from geo_jobs_api.claims.worker_registry import WorkerRegistry
 from geo_jobs_api.config import Settings
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.http.auth import ADMIN_SCOPE, TokenVerifier, WorkerVerifier
-from geo_jobs_api.http.vitals import VitalSigns
+from geo_jobs_api.http.health import HealthMonitor
 from geo_jobs_api.jobs.creation_store import CreationStore
 from geo_jobs_api.jobs.submission import JobSubmission
 from geo_jobs_api.limits import CALLER, RateLimit
 from geo_jobs_api.maintenance.retention import Retention
 from geo_jobs_api.pipelines.store import PipelineStore
-from geo_jobs_api.queue.job_store import JobStore, UpkeepStore
+from geo_jobs_api.queue.job_store import JobStore, MaintenanceStore
 from geo_jobs_api.queue.lease_requests import Completion
 from geo_jobs_api.queue.lease_store import LeaseStore
 from geo_jobs_api.queue.operator_records import OpenJobs
-from geo_jobs_api.queue.operator_store import SteeringStore
+from geo_jobs_api.queue.operator_store import OperatorStore
 from geo_jobs_api.queue.records import Caller, WorkerToken
 from geo_jobs_api.queue.rules import JobState
 from geo_jobs_api.schedules.store import Fire, ScheduleStore
 from geo_jobs_api.storage.local_storage import LocalStorage
 from geo_jobs_api.task_types.store import TaskTypeStore
-from geo_jobs_api.webhooks.content import WebhookMaker
+from geo_jobs_api.webhooks.content import WebhookBuilder
 from geo_jobs_api.webhooks.store import WebhookStore
 
 T = TypeVar("T")
-Completions = Coalescer[Completion, JobState | None]
+Completions = Batcher[Completion, JobState | None]
 
 
-class FiresByHand(Protocol):
+class ManualTrigger(Protocol):
     """Who fires a schedule because somebody asked for it."""
 
     async def run_now(self, schedule_id: UUID) -> Fire | None:
         """Fire once; None when there is no such schedule."""
 
 
-class Recent(Generic[T]):
+class Cached(Generic[T]):
     """A figure that is asked for at most every few seconds, however many want it.
 
     Args:
-        ask: for the figure.
+        fetch: for the figure.
         seconds: how old it may be.
         clock: monotonic seconds.
     """
 
-    def __init__(self, ask: Callable[[], Awaitable[T]], seconds: float, clock: Callable[[], float]) -> None:
-        self._ask, self._seconds, self._clock = ask, seconds, clock
+    def __init__(self, fetch: Callable[[], Awaitable[T]], seconds: float, clock: Callable[[], float]) -> None:
+        self._fetch, self._seconds, self._clock = fetch, seconds, clock
         self._latest: tuple[float, T] | None = None
-        self._asking = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def read(self) -> T:
         """Return the figure, asked for by this call or by an earlier one."""
-        wanted_at = self._clock()
-        async with self._asking:
-            if self._latest is None or wanted_at - self._latest[0] >= self._seconds:
-                asked_at = self._clock()
-                self._latest = asked_at, await self._ask()
+        called_at = self._clock()
+        async with self._lock:
+            if self._latest is None or called_at - self._latest[0] >= self._seconds:
+                started_at = self._clock()
+                self._latest = started_at, await self._fetch()
             return self._latest[1]
 
 
@@ -84,24 +84,24 @@ class Services:
     submission: JobSubmission
     pipelines: PipelineStore
     schedules: ScheduleStore
-    firing: FiresByHand
+    scheduler: ManualTrigger
     webhooks: WebhookStore
-    webhook_maker: WebhookMaker
+    webhook_builder: WebhookBuilder
     leases: LeaseStore
-    desk: ClaimDesk
+    dispatcher: ClaimDispatcher
     completions: Completions
-    upkeep: UpkeepStore
+    maintenance: MaintenanceStore
     task_types: TaskTypeStore
-    steering: SteeringStore
+    operator_store: OperatorStore
     retention: Retention
-    roll_call: RollCall
+    worker_registry: WorkerRegistry
     storage: LocalStorage
-    people: TokenVerifier
+    jwt_verifier: TokenVerifier
     workers: WorkerVerifier
     room: WaitingRoom
-    open_jobs: Recent[list[OpenJobs]]
+    open_jobs: Cached[list[OpenJobs]]
     hub: EventHub
-    vitals: VitalSigns
+    vitals: HealthMonitor
     requests: RateLimit | None = None
     monotonic: Callable[[], float] = time.monotonic
 
@@ -140,7 +140,7 @@ async def _caller(request: Request) -> Caller:
     known = cast("Caller | None", request.scope.get("geo_jobs.caller"))
     if known is None:
         services = services_of(request)
-        known = await services.people.verify(request.headers.get("authorization"))
+        known = await services.jwt_verifier.verify(request.headers.get("authorization"))
         if services.requests is not None:
             services.requests.take(known.subject)
         request.scope["geo_jobs.caller"] = known
@@ -167,9 +167,9 @@ async def worker_of(request: Request, _: Annotated[object, Security(_worker_head
 
 
 async def admin_of(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
-    """The administrator who asks; Problem `not-allowed` for anybody else."""
+    """The administrator who asks; Problem `not_allowed` for anybody else."""
     if not caller.is_admin:
-        raise Problem("not-allowed", f"This is for tokens with the scope {ADMIN_SCOPE}.")
+        raise Problem("not_allowed", f"This is for tokens with the scope {ADMIN_SCOPE}.")
     return caller
 
 

@@ -7,11 +7,11 @@ from uuid import UUID
 
 from pydantic import Field, model_validator
 
-from geo_jobs_api.fields import Asked, Boolean, Integer, Model, Moment, Payload, Text
+from geo_jobs_api.fields import Boolean, Integer, Model, Payload, StrictModel, Text, Timestamp
 from geo_jobs_api.jobs.schemas import JobView
 
 LARGEST_BATCH = 1000
-_MOST_PARENTS = 1000
+_MAX_PARENTS = 1000
 
 OnParentFailure = Literal["cancel", "run", "hold"]
 TaskTypeName = Annotated[Text, Field(min_length=1, max_length=63)]
@@ -19,21 +19,21 @@ OutputName = Annotated[Text, Field(min_length=1, max_length=255)]
 DedupKey = Annotated[Text, Field(min_length=1, max_length=255)]
 
 
-class DependsOn(Asked):
+class DependsOn(StrictModel):
     """A job that this one waits for, and what its failure (or cancellation) means for this one."""
 
     job_id: UUID
     on_parent_failure: OnParentFailure = "cancel"
 
 
-class InputFrom(Asked):
+class InputFrom(StrictModel):
     """An output of another job as the input: by its suffix (`.tif`) or its whole name."""
 
     job_id: UUID
     output: OutputName
 
 
-class JobTemplate(Asked):
+class JobTemplate(StrictModel):
     """What all ways of making a job have in common."""
 
     task_type: TaskTypeName
@@ -49,10 +49,10 @@ class CreateJob(JobTemplate):
 
     await_upload: Boolean = False
     dedup_key: DedupKey | None = None
-    depends_on: list[DependsOn] = Field(default_factory=list, max_length=_MOST_PARENTS, fail_fast=True)
+    depends_on: list[DependsOn] = Field(default_factory=list, max_length=_MAX_PARENTS, fail_fast=True)
     input_from: InputFrom | None = None
-    run_at: Moment | None = None
-    deliver_at: Moment | None = None
+    run_at: Timestamp | None = None
+    notify_at: Timestamp | None = None
 
     @model_validator(mode="after")
     def _parents_fit(self) -> CreateJob:
@@ -66,7 +66,7 @@ class CreateJob(JobTemplate):
         return self
 
 
-class CreateBatch(Asked):
+class CreateBatch(StrictModel):
     """Jobs to be made together: all of them, or none."""
 
     jobs: list[CreateJob] = Field(min_length=1, max_length=LARGEST_BATCH)

@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries
 from geo_jobs_api.hosts import parse_web_address
-from geo_jobs_api.queue.job_store import keep_to_share
+from geo_jobs_api.queue.job_store import enforce_quota
 from geo_jobs_api.queue.records import Job
 from geo_jobs_api.queue.rules import InputKind
 
@@ -58,13 +58,13 @@ class Source:
         """The URL's host, of kind `url`."""
         return None if self.url is None else parse_web_address(self.url).host
 
-    def asked_with(self, condition: Mapping[str, Any] | None) -> Source:
+    def with_condition(self, condition: Mapping[str, Any] | None) -> Source:
         """The same source, to be asked with this condition."""
         return replace(self, condition=condition)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PipelinePosition:
     """Where in a pipeline a job belongs."""
 
     pipeline_id: UUID
@@ -87,8 +87,8 @@ class NewJob:
     dependencies: tuple[Dependency, ...] = ()
     dedup_key: str | None = None
     run_at: datetime | None = None
-    deliver_at: datetime | None = None
-    place: Place | None = None
+    notify_at: datetime | None = None
+    place: PipelinePosition | None = None
     schedule_id: UUID | None = None
 
     def as_row(self, number: int) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class NewJob:
             "input_output": self.source.output,
             "pending_parents": len(self.dependencies),
             "run_at": None if self.run_at is None else self.run_at.isoformat(),
-            "deliver_at": None if self.deliver_at is None else self.deliver_at.isoformat(),
+            "notify_at": None if self.notify_at is None else self.notify_at.isoformat(),
             "schedule_id": _text(self.schedule_id),
             "pipeline_id": None if self.place is None else str(self.place.pipeline_id),
             "pipeline_stage": None if self.place is None else self.place.stage,
@@ -139,14 +139,14 @@ class CreationStore:
         self._pool = pool
 
     async def create_jobs(
-        self, news: Sequence[NewJob], *, parents_of: str | None = None, most_open: int = 0
+        self, new_jobs: Sequence[NewJob], *, parents_of: str | None = None, max_open: int = 0
     ) -> dict[UUID, Job]:
         """Create jobs, all in one transaction.
 
         Args:
-            news: what they shall be; a parent may be one of those before.
+            new_jobs: what they shall be; a parent may be one of those before.
             parents_of: whose the other parents must be; None: anybody's.
-            most_open: how many open jobs their owner may have then; 0: any number.
+            max_open: how many open jobs their owner may have then; 0: any number.
 
         Returns:
             The jobs that were made. Those are missing whose task type is unknown, whose idempotency key was used
@@ -156,13 +156,13 @@ class CreationStore:
             ParentNotFoundError, ShareExceededError: nothing was made.
         """
         async with self._pool.connection() as connection:
-            if not most_open and not any(new.dependencies for new in news):
-                return await insert_jobs(connection, news, parents_of=parents_of)
+            if not max_open and not any(new.dependencies for new in new_jobs):
+                return await insert_jobs(connection, new_jobs, parents_of=parents_of)
             async with connection.transaction():
-                made = await insert_jobs(connection, news, parents_of=parents_of)
-                if most_open and made:
-                    await keep_to_share(connection, news[0].owner, most_jobs=most_open)
-                return made
+                created = await insert_jobs(connection, new_jobs, parents_of=parents_of)
+                if max_open and created:
+                    await enforce_quota(connection, new_jobs[0].owner, max_jobs=max_open)
+                return created
 
     async def find_by_idempotency_keys(self, owner: str, keys: Sequence[str]) -> dict[str, Job]:
         """The jobs that earlier requests with these keys made."""
@@ -178,15 +178,15 @@ class CreationStore:
             rows = await fetch_all(_jobs.list_jobs_by_id(connection, ids=list(ids)))
         return [Job.from_row(row) for row in rows if owner is None or row["owner"] == owner]
 
-    async def find_deduplicated(self, news: Sequence[NewJob]) -> dict[tuple[str, str | None], Job]:
+    async def find_deduplicated(self, new_jobs: Sequence[NewJob]) -> dict[tuple[str, str | None], Job]:
         """The open jobs that have the task types and de-duplication keys of these."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(
                 _jobs.list_deduplicated(
                     connection,
-                    owners=[new.owner for new in news],
-                    task_types=[new.task_type for new in news],
-                    dedup_keys=[new.dedup_key for new in news],
+                    owners=[new.owner for new in new_jobs],
+                    task_types=[new.task_type for new in new_jobs],
+                    dedup_keys=[new.dedup_key for new in new_jobs],
                 )
             )
         return {(row["task_type"], row["dedup_key"]): Job.from_row(row) for row in rows}
@@ -203,22 +203,22 @@ class CreationStore:
             return [row["name"] for row in await fetch_all(_jobs.list_task_type_names(connection))]
 
 
-def _inserted(news: Sequence[NewJob]) -> dict[str, Jsonb]:
+def _inserted(new_jobs: Sequence[NewJob]) -> dict[str, Jsonb]:
     """Return the parameters of `insert_jobs`. For 1,000 jobs they take 15 ms."""
     edges = [
         {"child_id": str(new.id), "parent_id": str(edge.parent_id), "on_parent_failure": edge.on_parent_failure}
-        for new in news
+        for new in new_jobs
         for edge in new.dependencies
     ]
-    return {"jobs": Jsonb([new.as_row(number) for number, new in enumerate(news)]), "dependencies": Jsonb(edges)}
+    return {"jobs": Jsonb([new.as_row(number) for number, new in enumerate(new_jobs)]), "dependencies": Jsonb(edges)}
 
 
 async def insert_jobs(
-    connection: AsyncConnection[DictRow], news: Sequence[NewJob], *, parents_of: str | None
+    connection: AsyncConnection[DictRow], new_jobs: Sequence[NewJob], *, parents_of: str | None
 ) -> dict[UUID, Job]:
     """As `CreationStore.create_jobs`, in the caller's transaction: there must be one if anything waits for a parent."""
-    own = {new.id for new in news}
-    parents = sorted({edge.parent_id for new in news for edge in new.dependencies} - own)
+    own = {new.id for new in new_jobs}
+    parents = sorted({edge.parent_id for new in new_jobs for edge in new.dependencies} - own)
     ended: list[UUID] = []
     if parents:
         locked = await fetch_all(_jobs.lock_parents(connection, ids=parents, owner=parents_of))
@@ -226,11 +226,11 @@ async def insert_jobs(
         if missing:
             raise ParentNotFoundError(min(missing))
         ended = [row["id"] for row in locked if row["has_ended"]]
-    values = _inserted(news) if len(news) <= _FEW else await asyncio.to_thread(_inserted, news)
+    values = _inserted(new_jobs) if len(new_jobs) <= _FEW else await asyncio.to_thread(_inserted, new_jobs)
     rows = await fetch_all(_jobs.insert_jobs(connection, **values))
     if ended:
         # They had ended before anybody waited for them.
-        await _jobs.follow_ended_jobs(connection, ids=ended)
+        await _jobs.release_dependents(connection, ids=ended)
         rows = await fetch_all(_jobs.list_jobs_by_id(connection, ids=[row["id"] for row in rows]))
     return {row["id"]: Job.from_row(row) for row in rows}
 

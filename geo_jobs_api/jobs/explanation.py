@@ -6,30 +6,30 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from geo_jobs_api.jobs.worker_reasons import list_worker_reasons
-from geo_jobs_api.queue.capabilities import Need
+from geo_jobs_api.queue.capabilities import Requirements
 from geo_jobs_api.queue.job_store import JobStore
-from geo_jobs_api.queue.operator_records import MOST_COUNTED, PossibleWorker, WaitingReasons
-from geo_jobs_api.queue.operator_schemas import EndedLeaseView, Explanation, Reason
-from geo_jobs_api.queue.operator_store import SteeringStore
+from geo_jobs_api.queue.operator_records import MAX_COUNTED, PossibleWorker, WaitingReasons
+from geo_jobs_api.queue.operator_schemas import Explanation, Reason
+from geo_jobs_api.queue.operator_store import OperatorStore
 from geo_jobs_api.queue.records import Job, Parent
 from geo_jobs_api.queue.rules import ErrorClass, JobState
 
 _LEASES_TOLD = 50
 
 
-async def explained(jobs: JobStore, steering: SteeringStore, job: Job, viewer: str | None) -> Explanation:
+async def build_explanation(jobs: JobStore, operator_store: OperatorStore, job: Job, viewer: str | None) -> Explanation:
     """Why the job stands where it stands, for its owner `viewer`, or for an operator (None)."""
     now = datetime.now(UTC)
-    leases = await jobs.list_ended_leases(job.id, most=_LEASES_TOLD)
-    found = await steering.find_waiting_reasons(job.id) if job.state is JobState.QUEUED else None
-    workers = await steering.list_possible_workers(job.task_type) if found is not None else []
+    leases = await jobs.list_ended_leases(job.id, limit=_LEASES_TOLD)
+    found = await operator_store.find_waiting_reasons(job.id) if job.state is JobState.QUEUED else None
+    workers = await operator_store.list_possible_workers(job.task_type) if found is not None else []
     parents = await jobs.list_parents(job.id) if job.pending_parents else []
     return Explanation(
-        state=job.state.value,
+        state=job.state,
         why=explain(job, now),
         reasons=list_parents(parents) if found is None else list_reasons(job, found, workers, now, viewer),
-        place=None if found is None or found.jobs_before == MOST_COUNTED else found.jobs_before + 1,
-        leases=[EndedLeaseView.model_validate(lease) for lease in leases],
+        place=None if found is None or found.jobs_before == MAX_COUNTED else found.jobs_before + 1,
+        leases=leases,
     )
 
 
@@ -61,11 +61,11 @@ def list_reasons(
     """Everything that keeps a waiting job from being claimed this moment; the last one is never its own fault."""
     if job.state is not JobState.QUEUED:
         return []
-    need = Need(job.input_size_bytes, found.source_host, found.memory_mb)
+    need = Requirements(job.input_size_bytes, found.source_host, found.memory_mb)
     reasons = [*_reasons(job, found, now), *list_worker_reasons(job.task_type, need, workers, viewer)]
     if found.jobs_before:
         noun, verb = ("job", "comes") if found.jobs_before == 1 else ("jobs", "come")
-        number = f"{found.jobs_before} or more" if found.jobs_before == MOST_COUNTED else found.jobs_before
+        number = f"{found.jobs_before} or more" if found.jobs_before == MAX_COUNTED else found.jobs_before
         text = f"{number} {noun} of {job.task_type} {verb} before it."
         reasons.append(Reason(code="queue", text=text))
     return reasons
@@ -85,7 +85,7 @@ def _reasons(job: Job, found: WaitingReasons, now: datetime) -> Iterator[Reason]
         )
     if found.rate_count is not None and found.rate_full_until is not None and found.rate_full_until > now:
         yield Reason(
-            code="rate-limit",
+            code="rate_limit",
             text=f"{kind} may start {found.rate_count} jobs in {found.rate_period_seconds:g} s,"
             f" so none before {_time(found.rate_full_until)}.",
         )
@@ -119,13 +119,13 @@ def _running(job: Job, _: datetime) -> str:
 def _failed(job: Job, _: datetime) -> str:
     error = job.error or {}
     if error.get("code") == "worker_lost":
-        why = f"{job.worker_losses} workers were lost while they worked on it, so it is kept from the others."
+        why = f"{job.lost_workers} workers were lost while they worked on it, so it is kept from the others."
     elif error.get("class") == ErrorClass.INVALID_INPUT:
         why = "The file cannot be used, and another attempt would not change that."
     else:
         why = f"It was tried {job.attempt} times, and no attempts are left."
-    said = f" Last error: {error.get('code')}: {error.get('message', '')}".rstrip()
-    return f"{why}{said} POST …/retry sends it back to the queue with all its attempts."
+    last_error = f" Last error: {error.get('code')}: {error.get('message', '')}".rstrip()
+    return f"{why}{last_error} POST …/retry sends it back to the queue with all its attempts."
 
 
 def _cancelled(job: Job, _: datetime) -> str:

@@ -18,7 +18,7 @@ from geo_jobs_common.near_misses import nearest, unknown
 
 
 @dataclass(frozen=True, slots=True)
-class AskedJob:
+class RequestedJob:
     """A job as a request asks for it; `pointer` is its place there."""
 
     pointer: str
@@ -27,7 +27,7 @@ class AskedJob:
 
 
 @dataclass(frozen=True, slots=True)
-class AskedOutput:
+class RequestedOutput:
     """An output of a parent as a request asks for it; `pointer` is its place there."""
 
     pointer: str
@@ -64,11 +64,11 @@ def _shipped_schema(name: str) -> str | None:
     return None if schema is None else json.dumps(schema)
 
 
-async def check_payloads(creation: CreationStore, asked: Sequence[AskedJob]) -> Mapping[str, TaskRules]:
+async def check_payloads(creation: CreationStore, asked: Sequence[RequestedJob]) -> Mapping[str, TaskRules]:
     """Return the rules of all types, after each payload was held against its type's schema.
 
     Raises:
-        Problem: `unknown-task-type`, `validation`.
+        Problem: `unknown_task_type`, `validation`.
     """
     rules = await find_rules(creation, (job.task_type for job in asked))
     for job in asked:
@@ -81,7 +81,7 @@ async def check_payloads(creation: CreationStore, asked: Sequence[AskedJob]) -> 
     return rules
 
 
-def _errors_of(asked: Sequence[AskedJob], rules: Mapping[str, TaskRules]) -> list[FieldError]:
+def _errors_of(asked: Sequence[RequestedJob], rules: Mapping[str, TaskRules]) -> list[FieldError]:
     errors: list[FieldError] = []
     for job in asked:
         schema = rules[job.task_type].payload_schema
@@ -91,7 +91,7 @@ def _errors_of(asked: Sequence[AskedJob], rules: Mapping[str, TaskRules]) -> lis
     return errors
 
 
-async def check_outputs(creation: CreationStore, asked: Sequence[AskedOutput]) -> None:
+async def check_outputs(creation: CreationStore, asked: Sequence[RequestedOutput]) -> None:
     """Let outputs pass that their parents can make: by a suffix of the parent's task type, or a name that ends so.
 
     Raises:
@@ -143,7 +143,7 @@ async def unknown_task_type(creation: CreationStore, name: str, pointer: str) ->
     known = sorted(await creation.list_task_type_names())
     message = unknown("task type", name, known)
     error = FieldError(pointer, message, nearest=nearest(name, known), allowed=tuple(known))
-    return Problem("unknown-task-type", message, errors=[error])
+    return Problem("unknown_task_type", message, errors=[error])
 
 
 def check_file_type(rules: TaskRules, file_type: str) -> None:

@@ -8,12 +8,12 @@ from uuid import UUID
 
 from pydantic import Field
 
-from geo_jobs_api.fields import Asked, Integer, Model, Text
+from geo_jobs_api.fields import Integer, Model, StrictModel, Text
 from geo_jobs_api.queue.records import Job, JobEvent
 from geo_jobs_api.queue.rules import InputKind, JobState
 
 
-class RequestUpload(Asked):
+class RequestUpload(StrictModel):
     """The file that is going to be uploaded."""
 
     file_name: Annotated[Text, Field(min_length=1, max_length=1024)]
@@ -31,7 +31,7 @@ class UploadTarget(Model):
     file_name: str
 
 
-class CancelJob(Asked):
+class CancelJob(StrictModel):
     """Why a job is cancelled."""
 
     reason: Annotated[Text, Field(max_length=500)] | None = None
@@ -40,7 +40,7 @@ class CancelJob(Asked):
 class InputView(Model):
     """The input, as far as it is known: `kind` is `upload`, `url` or `output` (of another job)."""
 
-    kind: str
+    kind: InputKind
     file_name: str
     size_bytes: int | None
     content_type: str | None
@@ -52,7 +52,7 @@ class JobView(Model):
 
     id: UUID
     task_type: str
-    state: str
+    state: JobState
     priority: int
     input_payload: dict[str, Any]
     input: InputView | None
@@ -75,7 +75,7 @@ class JobView(Model):
     pipeline_job: str | None
     created_at: datetime
     run_at: datetime
-    deliver_at: datetime | None
+    notify_at: datetime | None
     uploaded_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
@@ -85,17 +85,17 @@ class JobView(Model):
     @classmethod
     def of(cls, job: Job) -> JobView:
         """The view of a record."""
-        same = {name: getattr(job, name) for name in cls.model_fields if name not in {"input", "state"}}
+        same = {name: getattr(job, name) for name in cls.model_fields if name != "input"}
         known = None
         if job.input_file_name is not None:
             known = InputView(
-                kind=job.input_kind.value,
+                kind=job.input_kind,
                 file_name=job.input_file_name,
                 size_bytes=None if job.input_kind is InputKind.URL else job.input_size_bytes,
                 content_type=job.input_content_type,
                 sha256=job.input_sha256,
             )
-        return cls(**same, state=job.state.value, input=known)
+        return cls(**same, input=known)
 
 
 class JobPage(Model):
@@ -105,7 +105,7 @@ class JobPage(Model):
     next: UUID | None
 
 
-class JobFilter(Asked):
+class JobFilter(StrictModel):
     """Which jobs to list; `cursor` is the `next` of the page before. `owner` is for administrators.
 
     `errorCode`: of the error that a job failed of, or that its last attempt ended with.
@@ -119,7 +119,7 @@ class JobFilter(Asked):
     limit: int = Field(default=50, ge=1, le=200)
 
 
-class EventFilter(Asked):
+class EventFilter(StrictModel):
     """Which events to list; `after` is the `next` of the page before."""
 
     after: int = Field(default=0, ge=0, lt=2**63)
@@ -131,7 +131,7 @@ class EventView(Model):
 
     id: int
     type: str
-    state: str
+    state: JobState
     time: datetime
     data: dict[str, Any]
 

@@ -13,20 +13,20 @@ from fastapi import Header
 from uuid_utils.compat import uuid7
 
 from geo_jobs_api.config import Settings
-from geo_jobs_api.errors import FieldError, Problem
+from geo_jobs_api.errors import FieldError, Problem, validation_problem
 from geo_jobs_api.hosts import HostList, parse_web_address
 from geo_jobs_api.jobs.creation_schemas import CreateJob
 from geo_jobs_api.jobs.creation_store import CreationStore, Dependency, NewJob, ParentNotFoundError, Source
 from geo_jobs_api.jobs.payload_checks import (
-    AskedJob,
-    AskedOutput,
+    RequestedJob,
+    RequestedOutput,
     check_outputs,
     check_payloads,
     find_rules,
     unknown_task_type,
 )
-from geo_jobs_api.queue.job_store import ShareExceededError
-from geo_jobs_api.queue.records import Caller, Holdings, Job
+from geo_jobs_api.queue.job_store import QuotaExceededError
+from geo_jobs_api.queue.records import Caller, Job, Usage
 from geo_jobs_api.queue.rules import FINAL_STATES, InputKind, safe_file_name
 
 # A job with the same key may end between the refusal of the new one and the look for the old one.
@@ -36,7 +36,7 @@ IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255)]
 
 
 @dataclass(frozen=True, slots=True)
-class Submitted:
+class Submission:
     """A job, and whether this request made it."""
 
     job: Job
@@ -62,12 +62,12 @@ class JobSubmission:
         idempotency_key: str | None,
         *,
         is_batch: bool = False,
-    ) -> list[Submitted]:
+    ) -> list[Submission]:
         """Make jobs, all or none; those that are there already (by either key) are given instead.
 
         Raises:
-            Problem: `validation`, `source-not-allowed`, `unknown-task-type`, `parent-not-found`, `quota-exceeded`,
-                `idempotency-conflict`.
+            Problem: `validation`, `source_not_allowed`, `unknown_task_type`, `parent_not_found`, `quota_exceeded`,
+                `idempotency_conflict`.
         """
 
         # In a batch each job has a key of its own, made of the request's and its place.
@@ -81,62 +81,67 @@ class JobSubmission:
                 for number, body in enumerate(bodies)
             ]
 
-        news = await asyncio.to_thread(make) if is_batch else make()
+        new_jobs = await asyncio.to_thread(make) if is_batch else make()
         places = (f"/jobs/{number}" if is_batch else "" for number in range(len(bodies)))
         await check_payloads(
             self._creation,
-            [AskedJob(place, body.task_type, body.input_payload) for place, body in zip(places, bodies, strict=True)],
+            [
+                RequestedJob(place, body.task_type, body.input_payload)
+                for place, body in zip(places, bodies, strict=True)
+            ],
         )
         await self._check_outputs(caller, bodies, is_batch=is_batch)
-        found: dict[int, Submitted] = {}
+        found: dict[int, Submission] = {}
         for _ in range(_TRIES):
-            missing = {number: new for number, new in enumerate(news) if number not in found}
-            made = await self._create(caller, list(missing.values()))
-            found |= {number: Submitted(made[new.id], is_new=True) for number, new in missing.items() if new.id in made}
+            missing = {number: new for number, new in enumerate(new_jobs) if number not in found}
+            created = await self._create(caller, list(missing.values()))
+            found |= {
+                number: Submission(created[new.id], is_new=True) for number, new in missing.items() if new.id in created
+            }
             missing = {number: new for number, new in missing.items() if number not in found}
             if missing:
                 found |= await self._find_earlier(caller, missing)
-            if len(found) == len(news):
-                return [found[number] for number in range(len(news))]
+            if len(found) == len(new_jobs):
+                return [found[number] for number in range(len(new_jobs))]
         raise Problem(
             "unavailable", "Jobs with these keys come and go too quickly; ask again.", headers={"Retry-After": "1"}
         )
 
     async def _check_outputs(self, caller: Caller, bodies: Sequence[CreateJob], *, is_batch: bool) -> None:
         """Check each `inputFrom` against its parent, if the caller owns it. Ended parents follow older rules."""
-        wanted = {number: body.input_from for number, body in enumerate(bodies) if body.input_from is not None}
-        if not wanted:
+        inputs = {number: body.input_from for number, body in enumerate(bodies) if body.input_from is not None}
+        if not inputs:
             return
-        parents = await self._creation.find_jobs([each.job_id for each in wanted.values()], caller.owner_filter)
+        parents = await self._creation.find_jobs([each.job_id for each in inputs.values()], caller.owner_filter)
         by_id = {parent.id: parent for parent in parents if parent.state not in FINAL_STATES}
-        asked = [
-            AskedOutput(
+        outputs = [
+            RequestedOutput(
                 f"{f'/jobs/{number}' if is_batch else ''}/inputFrom/output",
                 each.output,
                 by_id[each.job_id].task_type,
                 by_id[each.job_id].input_payload,
             )
-            for number, each in wanted.items()
+            for number, each in inputs.items()
             if each.job_id in by_id
         ]
-        await check_outputs(self._creation, asked)
+        await check_outputs(self._creation, outputs)
 
-    async def _create(self, caller: Caller, news: Sequence[NewJob]) -> Mapping[Any, Job]:
-        if len(news) > 1:
+    async def _create(self, caller: Caller, new_jobs: Sequence[NewJob]) -> Mapping[Any, Job]:
+        if len(new_jobs) > 1:
             # Looked up before, since a batch is made whole or not at all.
-            await check_task_types(self._creation, news)
+            await check_task_types(self._creation, new_jobs)
         try:
             return await self._creation.create_jobs(
-                news, parents_of=caller.owner_filter, most_open=self._settings.max_open_jobs_per_caller
+                new_jobs, parents_of=caller.owner_filter, max_open=self._settings.max_open_jobs_per_caller
             )
-        except ShareExceededError as error:
-            raise share_exceeded(self._settings, error.has) from error
+        except QuotaExceededError as error:
+            raise quota_exceeded(self._settings, error.has) from error
         except ParentNotFoundError as error:
             raise Problem(
-                "parent-not-found", f"There is no job {error.parent_id} to wait for, or it is not yours."
+                "parent_not_found", f"There is no job {error.parent_id} to wait for, or it is not yours."
             ) from error
 
-    async def _find_earlier(self, caller: Caller, missing: Mapping[int, NewJob]) -> dict[int, Submitted]:
+    async def _find_earlier(self, caller: Caller, missing: Mapping[int, NewJob]) -> dict[int, Submission]:
         keys = [new.idempotency_key for new in missing.values() if new.idempotency_key is not None]
         by_key = await self._creation.find_by_idempotency_keys(caller.subject, keys) if keys else {}
         deduplicated = {number: new for number, new in missing.items() if new.dedup_key is not None}
@@ -146,11 +151,11 @@ class JobSubmission:
             job = by_key.get(new.idempotency_key or "")
             if job is not None and job.request_digest != new.request_digest:
                 raise Problem(
-                    "idempotency-conflict", "This Idempotency-Key was used with another body; use a fresh one."
+                    "idempotency_conflict", "This Idempotency-Key was used with another body; use a fresh one."
                 )
             job = job or by_dedup.get((new.task_type, new.dedup_key))
             if job is not None:
-                found[number] = Submitted(job, is_new=False)
+                found[number] = Submission(job, is_new=False)
             else:
                 await check_task_types(self._creation, [new])
         return found
@@ -163,7 +168,9 @@ class JobSubmission:
             dependencies.setdefault(body.input_from.job_id, Dependency(body.input_from.job_id))
             source = Source(InputKind.OUTPUT, parent_id=body.input_from.job_id, output=body.input_from.output)
             if "sourceUrl" in body.input_payload:
-                raise _wrong(f"{pointer}/inputFrom", "A job has one input: inputFrom, or inputPayload.sourceUrl.")
+                raise validation_problem(
+                    f"{pointer}/inputFrom", "A job has one input: inputFrom, or inputPayload.sourceUrl."
+                )
         else:
             source = source_of(self._settings.sources_allowed, body.input_payload, f"{pointer}/inputPayload/sourceUrl")
             if body.await_upload and source.kind is None:
@@ -180,18 +187,18 @@ class JobSubmission:
             dependencies=tuple(dependencies.values()),
             dedup_key=body.dedup_key,
             run_at=body.run_at,
-            deliver_at=body.deliver_at,
+            notify_at=body.notify_at,
         )
 
 
-async def check_task_types(creation: CreationStore, news: Sequence[NewJob]) -> None:
+async def check_task_types(creation: CreationStore, new_jobs: Sequence[NewJob]) -> None:
     """Refuse jobs whose task type is not known, or does not go with their input.
 
     Raises:
-        Problem: `unknown-task-type`, `validation`.
+        Problem: `unknown_task_type`, `validation`.
     """
-    rules = await find_rules(creation, (new.task_type for new in news))
-    for new in news:
+    rules = await find_rules(creation, (new.task_type for new in new_jobs))
+    for new in new_jobs:
         if new.task_type not in rules:
             raise await unknown_task_type(creation, new.task_type, "/taskType")
         if rules[new.task_type].input == "none" and new.source.kind not in {None, InputKind.NONE}:
@@ -203,28 +210,24 @@ def request_digest(body: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
 
 
-def _wrong(pointer: str, message: str) -> Problem:
-    return Problem("validation", message, errors=[FieldError(pointer, message)])
-
-
 def source_of(allowed: HostList, payload: Mapping[str, Any], pointer: str) -> Source:
     """The input that a payload names; `allowed` are the hosts that files are fetched from.
 
     Raises:
-        Problem: `validation`, `source-not-allowed`.
+        Problem: `validation`, `source_not_allowed`.
     """
     url = payload.get("sourceUrl")
     if url is None:
         return Source()
     if not isinstance(url, str):
-        raise Problem("validation", "sourceUrl must be text.", errors=[FieldError(pointer, "must be text")])
+        raise validation_problem(pointer, "must be text", "sourceUrl must be text.")
     try:
         address = parse_web_address(url)
     except ValueError as error:
-        raise Problem("validation", f"sourceUrl {error}.", errors=[FieldError(pointer, str(error))]) from error
+        raise validation_problem(pointer, str(error), f"sourceUrl {error}.") from error
     if not allowed.allows(address.host):
         raise Problem(
-            "source-not-allowed",
+            "source_not_allowed",
             f"The host {address.host} is none that files are fetched from; SOURCE_HOSTS tells the API which are.",
             errors=[FieldError(pointer, "its host is not allowed")],
         )
@@ -232,18 +235,18 @@ def source_of(allowed: HostList, payload: Mapping[str, Any], pointer: str) -> So
     return Source(InputKind.URL, url=url, file_name=name)
 
 
-def share_exceeded(settings: Settings, has: Holdings) -> Problem:
+def quota_exceeded(settings: Settings, has: Usage) -> Problem:
     """What a caller is told who would have too much; `has` counts what was refused too."""
-    most = settings.max_open_jobs_per_caller
-    if most and has.open_jobs > most:
-        detail, seconds = f"You would have {has.open_jobs} jobs that have not ended; at most {most} are taken.", 60
+    limit = settings.max_open_jobs_per_caller
+    if limit and has.open_jobs > limit:
+        detail, seconds = f"You would have {has.open_jobs} jobs that have not ended; at most {limit} are taken.", 60
     else:
-        most = settings.max_stored_bytes_per_caller
-        detail, seconds = f"Your files would have {has.stored_bytes} bytes; at most {most} are kept.", 3600
-    return Problem("quota-exceeded", detail, headers={"Retry-After": str(seconds)})
+        limit = settings.max_stored_bytes_per_caller
+        detail, seconds = f"Your files would have {has.stored_bytes} bytes; at most {limit} are kept.", 3600
+    return Problem("quota_exceeded", detail, headers={"Retry-After": str(seconds)})
 
 
-def too_many(what: str, most: int) -> Problem:
+def limit_exceeded(what: str, limit: int) -> Problem:
     """What a caller is told who has as many as one caller may have."""
-    detail = f"You have {most} {what}, which is the most that one caller may have; delete one that is not needed."
-    return Problem("quota-exceeded", detail, headers={"Retry-After": "3600"})
+    detail = f"You have {limit} {what}, which is the most that one caller may have; delete one that is not needed."
+    return Problem("quota_exceeded", detail, headers={"Retry-After": "3600"})

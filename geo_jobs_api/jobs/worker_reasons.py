@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from geo_jobs_api.queue.capabilities import Capabilities, Need
+from geo_jobs_api.queue.capabilities import Capabilities, Requirements
 from geo_jobs_api.queue.operator_records import PossibleWorker
 from geo_jobs_api.queue.operator_schemas import Reason
 
 # Workers and jobs that are named; of more, only the number is given.
-_MOST_NAMED = 10
+_MAX_NAMED = 10
 
 
 def list_worker_reasons(
-    task_type: str, need: Need, workers: Sequence[PossibleWorker], viewer: str | None
+    task_type: str, need: Requirements, workers: Sequence[PossibleWorker], viewer: str | None
 ) -> list[Reason]:
     """The reasons; none when a worker that can take the job is free.
 
@@ -27,7 +27,7 @@ def list_worker_reasons(
     """
     offering = [worker for worker in workers if worker.does_type]
     if not offering:
-        return [Reason(code="no-worker", text=_no_worker(task_type, workers))]
+        return [Reason(code="no_worker", text=_no_worker(task_type, workers))]
     unfit = [worker for worker in offering if _lacking(worker, need)]
     troubled = [worker for worker in offering if worker.trouble and worker not in unfit]
     able = [worker for worker in offering if worker not in unfit and worker not in troubled]
@@ -35,27 +35,27 @@ def list_worker_reasons(
         return []
     return [
         *_shortened("unfit", (f"Worker {worker.name} {_lacking(worker, need)[0]}." for worker in unfit)),
-        *_shortened("worker-trouble", (_trouble(worker, viewer) for worker in troubled)),
+        *_shortened("worker_trouble", (_trouble(worker, viewer) for worker in troubled)),
         *([Reason(code="busy", text=_busy(task_type, able, viewer))] if able else []),
     ]
 
 
 def _shortened(code: str, texts: Iterator[str]) -> Iterator[Reason]:
-    told = list(texts)
-    for text in told[:_MOST_NAMED]:
+    parts = list(texts)
+    for text in parts[:_MAX_NAMED]:
         yield Reason(code=code, text=text)
-    if len(told) > _MOST_NAMED:
-        yield Reason(code=code, text=f"The same holds for {len(told) - _MOST_NAMED} more workers.")
+    if len(parts) > _MAX_NAMED:
+        yield Reason(code=code, text=f"The same holds for {len(parts) - _MAX_NAMED} more workers.")
 
 
 def _no_worker(task_type: str, workers: Sequence[PossibleWorker]) -> str:
-    said = f"No worker that does {task_type} was heard of in the last minutes; start one."
-    others = [f"{worker.name} does only {', '.join(worker.task_types)}" for worker in workers[:_MOST_NAMED]]
-    return f"{said} Worker {'; worker '.join(others)}." if others else said
+    sentence = f"No worker that does {task_type} was heard of in the last minutes; start one."
+    others = [f"{worker.name} does only {', '.join(worker.task_types)}" for worker in workers[:_MAX_NAMED]]
+    return f"{sentence} Worker {'; worker '.join(others)}." if others else sentence
 
 
-def _lacking(worker: PossibleWorker, need: Need) -> list[str]:
-    return list(Capabilities.from_json(worker.capabilities).list_lacking(need))
+def _lacking(worker: PossibleWorker, need: Requirements) -> list[str]:
+    return list(Capabilities.from_json(worker.capabilities).list_mismatches(need))
 
 
 def _is_busy(worker: PossibleWorker) -> bool:
@@ -72,24 +72,24 @@ def _trouble(worker: PossibleWorker, viewer: str | None) -> str:
 
 
 def _busy(task_type: str, able: Sequence[PossibleWorker], viewer: str | None) -> str:
-    told = [f"{worker.name} with {_jobs(worker.jobs, viewer)}" for worker in able[:_MOST_NAMED]]
-    if len(able) > _MOST_NAMED:
-        told.append(f"{len(able) - _MOST_NAMED} more")
+    parts = [f"{worker.name} with {_jobs(worker.jobs, viewer)}" for worker in able[:_MAX_NAMED]]
+    if len(able) > _MAX_NAMED:
+        parts.append(f"{len(able) - _MAX_NAMED} more")
     first = "The worker" if len(able) == 1 else f"All {len(able)} workers"
-    return f"{first} that can take {task_type} {'is' if len(able) == 1 else 'are'} busy: {'; '.join(told)}."
+    return f"{first} that can take {task_type} {'is' if len(able) == 1 else 'are'} busy: {'; '.join(parts)}."
 
 
 def _jobs(jobs: Sequence[dict[str, Any]], viewer: str | None) -> str:
     named = [job for job in jobs if viewer is None or job["owner"] == viewer]
     others = [job for job in jobs if job not in named]
-    told = [f"job {job['id']} ({job['taskType']}, since {_time(job['since'])})" for job in named[:_MOST_NAMED]]
-    if len(named) > _MOST_NAMED:
-        told.append(f"{len(named) - _MOST_NAMED} more")
+    parts = [f"job {job['id']} ({job['taskType']}, since {_time(job['since'])})" for job in named[:_MAX_NAMED]]
+    if len(named) > _MAX_NAMED:
+        parts.append(f"{len(named) - _MAX_NAMED} more")
     for kind in sorted({job["taskType"] for job in others}):
         same = [job for job in others if job["taskType"] == kind]
         since = _time(min(job["since"] for job in same))
-        told.append(f"{len(same)} {kind} of other callers (since {since})")
-    return ", ".join(told)
+        parts.append(f"{len(same)} {kind} of other callers (since {since})")
+    return ", ".join(parts)
 
 
 def _time(text: str) -> str:

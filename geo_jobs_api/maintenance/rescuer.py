@@ -1,16 +1,15 @@
-"""Takes jobs from workers that are lost."""
+"""Takes jobs from lost workers."""
 
 from __future__ import annotations
 
-import asyncio
-import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import psycopg
 
-from geo_jobs_api.log import OutageLog, get_logger
+from geo_jobs_api.log import get_logger
+from geo_jobs_api.maintenance.periodic import Periodic
 from geo_jobs_api.queue.lease_records import RescuedJob
 from geo_jobs_api.queue.metrics import JOBS_RESCUED
 
@@ -18,7 +17,7 @@ _log = get_logger(__name__)
 
 
 class RescueSource(Protocol):
-    """Who ends the leases that ran out."""
+    """Store that ends leases."""
 
     async def rescue_lost_jobs(
         self,
@@ -26,14 +25,14 @@ class RescueSource(Protocol):
         max_worker_losses: int,
         cancel_overdue_seconds: float,
         timeout_grace_seconds: float | None = None,
-        most: int = 100,
+        limit: int = 100,
     ) -> list[RescuedJob]:
-        """Decide and act in one statement."""
+        """End lost leases in one statement."""
 
     async def seconds_until_next_loss(
         self, cancel_overdue_seconds: float, timeout_grace_seconds: float | None = None
     ) -> float | None:
-        """How long until there may be something to end; None when nothing runs."""
+        """Return the seconds until a lease may be lost; None if no job runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,64 +60,44 @@ class Rescuer:
     """Ends leases that ran out. Any number of processes may do this at once.
 
     Args:
-        source: the database.
+        source: the store.
         policy: when, and what is lost.
         clock: monotonic seconds.
-        sleep: waits that many seconds.
     """
 
-    def __init__(
-        self,
-        source: RescueSource,
-        policy: RescuePolicy,
-        *,
-        clock: Callable[[], float],
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
+    def __init__(self, source: RescueSource, policy: RescuePolicy, *, clock: Callable[[], float]) -> None:
         self._source = source
         self._policy = policy
         self._clock = clock
-        self._sleep = sleep
-        self._outage = OutageLog(_log, "rescue_failed")
         self._not_before = clock() + policy.grace_seconds
+        interval = policy.interval_seconds
+        self.run = Periodic(self.run_once, "rescue_failed", first_seconds=interval, jitter_seconds=interval / 5).run
 
-    async def run(self) -> None:
-        """Work until cancelled."""
-        pause = self._policy.interval_seconds
-        while True:
-            # Jitter, so that several processes do not ask in step.
-            await self._sleep(pause + self._policy.interval_seconds * random.uniform(0, 0.2))  # noqa: S311  # no secret
-            await self.run_once()
-            pause = await self._find_pause()
+    async def run_once(self) -> float:
+        """Rescue one batch. Return the seconds until the next lease may run out, within the policy's bounds.
 
-    async def _find_pause(self) -> float:
-        """Until the next lease may run out: while nothing runs, the database is left alone."""
-        # What ran out during the grace is not asked for again and again.
-        shortest = max(self._policy.interval_seconds, self._not_before - self._clock())
-        longest = self._policy.rest_seconds
+        An outage of the database starts the grace anew, since no heartbeat arrived meanwhile.
+        """
+        policy = self._policy
         try:
+            if self._clock() >= self._not_before:
+                await self._rescue()
             loss = await self._source.seconds_until_next_loss(
-                self._policy.cancel_overdue_seconds, self._policy.timeout_grace_seconds
+                policy.cancel_overdue_seconds, policy.timeout_grace_seconds
             )
         except (psycopg.Error, OSError):
-            return shortest
-        return min(max(shortest, longest if loss is None else loss), max(shortest, longest))
+            self._not_before = self._clock() + policy.grace_seconds
+            raise
+        # Leases that ran out during the grace are not queried again and again.
+        shortest = max(policy.interval_seconds, self._not_before - self._clock())
+        return min(max(shortest, policy.rest_seconds if loss is None else loss), max(shortest, policy.rest_seconds))
 
-    async def run_once(self) -> int:
-        """One round; how many jobs were taken. An outage of the database starts the grace anew."""
-        try:
-            if self._clock() < self._not_before:
-                return 0
-            rescued = await self._source.rescue_lost_jobs(
-                max_worker_losses=self._policy.max_worker_losses,
-                cancel_overdue_seconds=self._policy.cancel_overdue_seconds,
-                timeout_grace_seconds=self._policy.timeout_grace_seconds,
-            )
-        except (psycopg.Error, OSError) as error:
-            self._not_before = self._clock() + self._policy.grace_seconds
-            self._outage.failed(error)
-            return 0
-        self._outage.worked()
+    async def _rescue(self) -> None:
+        rescued = await self._source.rescue_lost_jobs(
+            max_worker_losses=self._policy.max_worker_losses,
+            cancel_overdue_seconds=self._policy.cancel_overdue_seconds,
+            timeout_grace_seconds=self._policy.timeout_grace_seconds,
+        )
         for job in rescued:
             JOBS_RESCUED.labels(job.event_type).inc()
             _log.warning(
@@ -129,4 +108,3 @@ class Rescuer:
                 attempt=job.attempt,
                 worker_name=job.worker_name,
             )
-        return len(rescued)

@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
-import psycopg
-from psycopg_pool import PoolTimeout
-
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries
-from geo_jobs_api.log import OutageLog, get_logger
+from geo_jobs_api.fields import Model
+from geo_jobs_api.log import get_logger
+from geo_jobs_api.maintenance.periodic import Periodic
 from geo_jobs_api.queue.rules import FINAL_STATES, JobState, job_prefix
 from geo_jobs_api.storage.storage import Storage
 
 _log = get_logger(__name__)
 _retention = load_queries("retention.sql")
-_upkeep = load_queries("upkeep.sql")
-_steering = load_queries("steering.sql")
+_maintenance = load_queries("maintenance.sql")
+_operators = load_queries("operators.sql")
 _JOBS_PER_BATCH = 50
 _OBJECTS_PER_BATCH = 500
 # Between two batches, so that removing a year of jobs leaves the disk to those who work.
@@ -53,12 +51,11 @@ class RetentionPolicy:
     renewal_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RetentionReport:
+class RetentionReport(Model):
     """What one round removed."""
 
-    unused_cancelled: int
     jobs_removed: int
+    unused_cancelled: int
     broken_uploads_removed: int
 
     @property
@@ -81,38 +78,32 @@ class Retention:
         pool: the way to the database.
         storage: where the objects are.
         policy: what is kept for how long.
-        sleep: waits that many seconds.
     """
 
-    def __init__(
-        self,
-        pool: Pool,
-        storage: Storage,
-        policy: RetentionPolicy,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
+    def __init__(self, pool: Pool, storage: Storage, policy: RetentionPolicy) -> None:
         self._pool = pool
-        self._outage = OutageLog(_log, "retention_failed")
         self._storage = storage
         self._policy = policy
-        self._sleep = sleep
 
     async def run(self) -> None:
         """Work until cancelled."""
-        # A process that was killed has often been started again by now.
+        # Of a killed process, which has often been restarted by now.
         with contextlib.suppress(OSError):
             await self._storage.remove_broken_uploads(_ABANDONED_SECONDS)
-        while True:
-            # Several processes that start together do not begin together.
-            await self._sleep(self._policy.interval_seconds * random.uniform(0.5, 1.5))  # noqa: S311  # no secret
-            try:
-                report = await self.run_once()
-            except (psycopg.Error, PoolTimeout, OSError) as error:
-                self._outage.failed(error)
-                continue
-            self._outage.worked()
-            if not report.is_empty:
-                _log.info("retention_done", said=report.sentence())
+        interval = self._policy.interval_seconds
+        await Periodic(
+            self._run_round,
+            "retention_failed",
+            retry_seconds=interval,
+            first_seconds=interval / 2,
+            jitter_seconds=interval,
+        ).run()
+
+    async def _run_round(self) -> float:
+        report = await self.run_once()
+        if not report.is_empty:
+            _log.info("retention_done", summary=report.sentence())
+        return self._policy.interval_seconds / 2
 
     async def run_once(self, ended_seconds: float | None = None) -> RetentionReport:
         """One round, until nothing is left to be removed.
@@ -121,40 +112,42 @@ class Retention:
             ended_seconds: remove all jobs that ended so long ago; None: as the policy says.
         """
         async with self._pool.connection() as connection:
-            await _upkeep.forget_rate_claims(connection)
-            await _steering.forget_workers(connection, seconds=_DAY_SECONDS)
+            await _maintenance.delete_expired_rate_claims(connection)
+            await _operators.delete_stale_workers(connection, seconds=_DAY_SECONDS)
         kept = self._policy.ended_seconds
         if ended_seconds is not None:
             kept = dict.fromkeys(FINAL_STATES, ended_seconds)
         report = RetentionReport(
             unused_cancelled=await self._repeat(self._cancel_unused),
-            jobs_removed=await self._repeat(partial(self._remove_jobs, kept)),
+            jobs_removed=await self._repeat(partial(self._delete_jobs, kept)),
             broken_uploads_removed=await self._storage.remove_broken_uploads(_ABANDONED_SECONDS),
         )
         await self._repeat(self._remove_history)
-        await self._lapse_webhooks()
+        await self._pause_unrenewed_webhooks()
         return report
 
     async def _repeat(self, batch: Callable[[], Awaitable[int]]) -> int:
         total = 0
         while (count := await batch()) > 0:
             total += count
-            await self._sleep(_BATCH_PAUSE_SECONDS)
+            await asyncio.sleep(_BATCH_PAUSE_SECONDS)
         return total
 
     async def _remove_history(self) -> int:
         """What nothing refers to any more: empty pipelines, old deliveries, what schedules decided long ago."""
         async with self._pool.connection() as connection:
-            pipelines: int = await _retention.remove_empty_pipelines(connection, most=_OBJECTS_PER_BATCH)
-            fires: int = await _retention.remove_old_fires(connection, most=_OBJECTS_PER_BATCH)
-            deliveries: int = await _retention.remove_old_deliveries(connection, most=_OBJECTS_PER_BATCH)
+            pipelines: int = await _retention.delete_empty_pipelines(connection, limit=_OBJECTS_PER_BATCH)
+            fires: int = await _retention.delete_old_fires(connection, limit=_OBJECTS_PER_BATCH)
+            deliveries: int = await _retention.delete_old_deliveries(connection, limit=_OBJECTS_PER_BATCH)
         return pipelines + fires + deliveries
 
-    async def _lapse_webhooks(self) -> None:
+    async def _pause_unrenewed_webhooks(self) -> None:
         if self._policy.renewal_seconds is None:
             return
         async with self._pool.connection() as connection:
-            rows = await fetch_all(_retention.lapse_webhooks(connection, seconds=self._policy.renewal_seconds))
+            rows = await fetch_all(
+                _retention.pause_unrenewed_webhooks(connection, seconds=self._policy.renewal_seconds)
+            )
         for row in rows:
             _log.warning("webhook_lapsed", webhook_id=str(row["id"]), owner=row["owner"])
 
@@ -163,18 +156,18 @@ class Retention:
             return 0
         async with self._pool.connection() as connection:
             rows = _retention.cancel_unused(
-                connection, unused_seconds=self._policy.unused_seconds, most=_JOBS_PER_BATCH
+                connection, unused_seconds=self._policy.unused_seconds, limit=_JOBS_PER_BATCH
             )
             return len(await fetch_all(rows))
 
-    async def _remove_jobs(self, kept: Mapping[JobState, float]) -> int:
+    async def _delete_jobs(self, kept: Mapping[JobState, float]) -> int:
         async with self._pool.connection() as connection:
             rows = await fetch_all(
-                _retention.begin_removal(
+                _retention.begin_purge(
                     connection,
                     states=[state.value for state in kept],
                     seconds=list(kept.values()),
-                    most=_JOBS_PER_BATCH,
+                    limit=_JOBS_PER_BATCH,
                 )
             )
         ids = [row["id"] for row in rows]
@@ -182,7 +175,7 @@ class Retention:
             return 0
         await self.remove_objects(ids)
         async with self._pool.connection() as connection:
-            removed: int = await _retention.remove_jobs(connection, ids=ids)
+            removed: int = await _retention.delete_jobs(connection, ids=ids)
         return removed
 
     async def find_lost_objects(self) -> list[UUID]:
@@ -196,7 +189,7 @@ class Retention:
             after = names[-1]
             ids = [job_id for name in names if (job_id := _as_id(name)) is not None]
             async with self._pool.connection() as connection:
-                rows = await fetch_all(_retention.list_known(connection, ids=ids))
+                rows = await fetch_all(_retention.list_existing_jobs(connection, ids=ids))
             known = {row["id"] for row in rows}
             lost += [job_id for job_id in ids if job_id not in known]
         return lost

@@ -8,17 +8,17 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api.errors import FieldError, Problem
+from geo_jobs_api.errors import Problem, validation_problem
 from geo_jobs_api.hosts import HostList
-from geo_jobs_api.jobs.creation_store import Dependency, NewJob, Place, Source
-from geo_jobs_api.jobs.payload_checks import AskedJob, AskedOutput
+from geo_jobs_api.jobs.creation_store import Dependency, NewJob, PipelinePosition, Source
+from geo_jobs_api.jobs.payload_checks import RequestedJob, RequestedOutput
 from geo_jobs_api.jobs.submission import request_digest, source_of
 from geo_jobs_api.pipelines.schemas import CreatePipeline, PipelineJob
 from geo_jobs_api.pipelines.store import NewPipeline
 from geo_jobs_api.queue.rules import InputKind
 
 # Each is a row; stages of many jobs that all wait for each other are better joined by one job in between.
-MOST_DEPENDENCIES = 20_000
+MAX_DEPENDENCIES = 20_000
 
 
 def build_pipeline(
@@ -27,11 +27,11 @@ def build_pipeline(
     """The pipeline and its jobs, parents before children; `allowed` are the hosts that files are fetched from.
 
     Raises:
-        Problem: `validation` (a circle, too many dependencies), `source-not-allowed`.
+        Problem: `validation` (a circle, too many dependencies), `source_not_allowed`.
     """
     parents = _parents_of_jobs(body)
-    if sum(map(len, parents.values())) > MOST_DEPENDENCIES:
-        raise Problem("validation", f"The jobs wait for each other more than {MOST_DEPENDENCIES} times.")
+    if sum(map(len, parents.values())) > MAX_DEPENDENCIES:
+        raise Problem("validation", f"The jobs wait for each other more than {MAX_DEPENDENCIES} times.")
     order = _sorted(parents)
     pipeline_id = uuid7()
     ids = {name: uuid7() for name in order}
@@ -41,10 +41,10 @@ def build_pipeline(
         for place, job in enumerate(stage.jobs)
     }
     digest = request_digest(body.model_dump(mode="json"))
-    news = []
+    new_jobs = []
     for number, name in enumerate(order):
         stage, job, pointer = jobs[name]
-        news.append(
+        new_jobs.append(
             NewJob(
                 id=ids[name],
                 owner=owner,
@@ -55,28 +55,28 @@ def build_pipeline(
                 request_digest=digest,
                 source=_source(allowed, job, ids, pointer),
                 dependencies=tuple(Dependency(ids[parent], policy) for parent, policy in parents[name].items()),
-                deliver_at=job.deliver_at,
-                place=Place(pipeline_id, stage, name),
+                notify_at=job.notify_at,
+                place=PipelinePosition(pipeline_id, stage, name),
             )
         )
     stages = [{"name": stage.name, "jobs": [job.name for job in stage.jobs]} for stage in body.stages]
-    return NewPipeline(pipeline_id, owner, body.name, stages), news
+    return NewPipeline(pipeline_id, owner, body.name, stages), new_jobs
 
 
-def asked_jobs(body: CreatePipeline, pointer: str = "") -> list[AskedJob]:
+def requested_jobs(body: CreatePipeline, pointer: str = "") -> list[RequestedJob]:
     """The jobs of a pipeline, each with its place in the request."""
     return [
-        AskedJob(f"{pointer}/stages/{number}/jobs/{place}", job.task_type, job.input_payload)
+        RequestedJob(f"{pointer}/stages/{number}/jobs/{place}", job.task_type, job.input_payload)
         for number, stage in enumerate(body.stages)
         for place, job in enumerate(stage.jobs)
     ]
 
 
-def asked_outputs(body: CreatePipeline, pointer: str = "") -> list[AskedOutput]:
+def requested_outputs(body: CreatePipeline, pointer: str = "") -> list[RequestedOutput]:
     """The outputs of a pipeline's jobs that are inputs of others, each with its place in the request."""
     jobs = {job.name: job for stage in body.stages for job in stage.jobs}
     return [
-        AskedOutput(
+        RequestedOutput(
             f"{pointer}/stages/{number}/jobs/{place}/inputFrom/output",
             job.input_from.output,
             jobs[job.input_from.job].task_type,
@@ -111,7 +111,9 @@ def _parents(job: PipelineJob, before: Sequence[PipelineJob]) -> dict[str, str]:
     if source is not None:
         parents.setdefault(source, job.on_parent_failure)
         if parents[source] == "run":
-            raise _wrong(f"{job.name!r} cannot run without its input, which comes from {source!r}.")
+            raise validation_problem(
+                "/stages", f"{job.name!r} cannot run without its input, which comes from {source!r}."
+            )
     return parents
 
 
@@ -120,16 +122,12 @@ def _sorted(parents: Mapping[str, Mapping[str, str]]) -> list[str]:
         return list(graphlib.TopologicalSorter(parents).static_order())
     except graphlib.CycleError as error:
         circle = " waits for ".join(repr(name) for name in reversed(error.args[1]))
-        raise _wrong(f"Jobs wait for each other in a circle: {circle}.") from error
+        raise validation_problem("/stages", f"Jobs wait for each other in a circle: {circle}.") from error
 
 
 def _source(allowed: HostList, job: PipelineJob, ids: Mapping[str, UUID], pointer: str) -> Source:
     if job.input_from is None:
         return source_of(allowed, job.input_payload, f"{pointer}/inputPayload/sourceUrl")
     if "sourceUrl" in job.input_payload:
-        raise _wrong(f"{job.name!r} has one input: inputFrom, or inputPayload.sourceUrl.")
+        raise validation_problem("/stages", f"{job.name!r} has one input: inputFrom, or inputPayload.sourceUrl.")
     return Source(InputKind.OUTPUT, parent_id=ids[job.input_from.job], output=job.input_from.output)
-
-
-def _wrong(message: str) -> Problem:
-    return Problem("validation", message, errors=[FieldError("/stages", message)])

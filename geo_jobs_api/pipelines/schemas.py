@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from uuid import UUID
 
 from pydantic import Field, model_validator
 
-from geo_jobs_api.fields import Asked, Model, Moment, Name
+from geo_jobs_api.fields import Model, Name, StrictModel, Timestamp
 from geo_jobs_api.jobs.creation_schemas import JobTemplate, OnParentFailure, OutputName
-from geo_jobs_api.queue.records import Pipeline, PipelineSummary
-from geo_jobs_api.queue.records import PipelineJob as PipelineJobRecord
+from geo_jobs_api.queue.records import Pipeline
 from geo_jobs_api.queue.rules import FINAL_STATES, JobState
 
 LARGEST_PIPELINE = 1000
 
 
-class DependsOnName(Asked):
+class DependsOnName(StrictModel):
     """A job of the same pipeline that is waited for."""
 
     job: Name
     on_parent_failure: OnParentFailure = "cancel"
 
 
-class InputFromName(Asked):
+class InputFromName(StrictModel):
     """An output of another job of the pipeline as the input: by its suffix or its whole name."""
 
     job: Name
@@ -40,17 +39,17 @@ class PipelineJob(JobTemplate):
     input_from: InputFromName | None = None
     depends_on: list[DependsOnName] | None = Field(default=None, max_length=LARGEST_PIPELINE, fail_fast=True)
     on_parent_failure: OnParentFailure = "cancel"
-    deliver_at: Moment | None = None
+    notify_at: Timestamp | None = None
 
 
-class PipelineStage(Asked):
+class PipelineStage(StrictModel):
     """Jobs that may run at the same time."""
 
     name: Name
     jobs: list[PipelineJob] = Field(min_length=1, max_length=LARGEST_PIPELINE)
 
 
-class CreatePipeline(Asked):
+class CreatePipeline(StrictModel):
     """Stages in sequence."""
 
     name: Name
@@ -66,20 +65,20 @@ class CreatePipeline(Asked):
             if twice is not None:
                 raise ValueError(f"the name {twice!r} is given twice")
         for job in (job for stage in self.stages for job in stage.jobs):
-            wanted = [edge.job for edge in job.depends_on or ()] + ([job.input_from.job] if job.input_from else [])
-            unknown = next((name for name in wanted if name not in jobs), None)
+            references = [edge.job for edge in job.depends_on or ()] + ([job.input_from.job] if job.input_from else [])
+            unknown = next((name for name in references if name not in jobs), None)
             if unknown is not None:
                 raise ValueError(f"{job.name!r} names {unknown!r}, which is no job of this pipeline")
         return self
 
 
 class PipelineJobView(Model):
-    """How far one job is."""
+    """How far one job is. `error` comes without its details."""
 
-    name: str
+    name: str = Field(validation_alias="pipeline_job")
     id: UUID
     task_type: str
-    state: str
+    state: JobState
     percent: float
     stage: str | None
     error: dict[str, Any] | None
@@ -92,12 +91,12 @@ class PipelineStageView(Model):
     """How far one stage is."""
 
     name: str
-    state: str
+    state: JobState
     percent: float
     jobs: list[PipelineJobView]
 
 
-class PipelineSummaryView(Model):
+class PipelineSummary(Model):
     """How far the whole is.
 
     `state` is `running` until every job has ended; then `failed` if any has failed, else `cancelled` if any was
@@ -106,28 +105,27 @@ class PipelineSummaryView(Model):
 
     id: UUID
     name: str
-    state: str
+    state: JobState
     percent: float
     counts: dict[str, int]
     created_at: datetime
     finished_at: datetime | None
 
     @classmethod
-    def of_summary(cls, pipeline: PipelineSummary) -> PipelineSummaryView:
-        """The view of a pipeline without its jobs."""
-        values = {name: getattr(pipeline, name) for name in PipelineSummaryView.model_fields if name != "state"}
-        return PipelineSummaryView(**values, state=_state(pipeline.counts))
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Return the summary of a row, with the state that follows from its counts."""
+        return super().from_row({**row, "state": _state(row["counts"])})
 
 
-class PipelineView(PipelineSummaryView):
+class PipelineView(PipelineSummary):
     """How far the whole and each of its jobs is."""
 
     stages: list[PipelineStageView]
 
     @classmethod
-    def of(cls, pipeline: Pipeline, jobs: Sequence[PipelineJobRecord]) -> PipelineView:
+    def of(cls, pipeline: Pipeline, jobs: Sequence[PipelineJobView]) -> PipelineView:
         """The view of a pipeline with all its jobs."""
-        by_name = {job.pipeline_job: job for job in jobs}
+        by_name = {job.name: job for job in jobs}
         stages = []
         for stage in pipeline.stages:
             own = [by_name[name] for name in stage["jobs"] if name in by_name]
@@ -136,10 +134,10 @@ class PipelineView(PipelineSummaryView):
                     name=stage["name"],
                     state=_state(job.state for job in own),
                     percent=_percent(own),
-                    jobs=[_view(job) for job in own],
+                    jobs=own,
                 )
             )
-        ends = [job.finished_at for job in jobs if job.finished_at is not None]
+        finished = [job.finished_at for job in jobs if job.finished_at is not None]
         return cls(
             id=pipeline.id,
             name=pipeline.name,
@@ -147,7 +145,7 @@ class PipelineView(PipelineSummaryView):
             percent=_percent(jobs),
             counts=dict(Counter(job.state for job in jobs)),
             created_at=pipeline.created_at,
-            finished_at=max(ends) if ends and len(ends) == len(jobs) else None,
+            finished_at=max(finished) if finished and len(finished) == len(jobs) else None,
             stages=stages,
         )
 
@@ -155,30 +153,25 @@ class PipelineView(PipelineSummaryView):
 class PipelinePage(Model):
     """Pipelines without their jobs, newest first; `next` is the cursor of the following page."""
 
-    pipelines: list[PipelineSummaryView]
+    pipelines: list[PipelineSummary]
     next: UUID | None
 
 
-class PipelineFilter(Asked):
+class PipelineFilter(StrictModel):
     """Which pipelines to list; `cursor` is the `next` of the page before."""
 
     cursor: UUID | None = None
     limit: Annotated[int, Field(ge=1, le=50)] = 20
 
 
-def _view(job: PipelineJobRecord) -> PipelineJobView:
-    names = PipelineJobView.model_fields.keys() - {"name"}
-    return PipelineJobView(name=job.pipeline_job, **{name: getattr(job, name) for name in names})
-
-
-def _state(states_of_jobs: Iterable[str]) -> str:
+def _state(states_of_jobs: Iterable[str]) -> JobState:
     states = set(states_of_jobs)
     if states - FINAL_STATES:
-        return "running"
+        return JobState.RUNNING
     worst = (state for state in (JobState.FAILED, JobState.CANCELLED) if state in states)
-    return next(worst, JobState.SUCCEEDED).value
+    return next(worst, JobState.SUCCEEDED)
 
 
-def _percent(jobs: Sequence[PipelineJobRecord]) -> float:
+def _percent(jobs: Sequence[PipelineJobView]) -> float:
     done = sum(100.0 if job.finished_at is not None else job.percent for job in jobs)
     return done / len(jobs) if jobs else 100.0

@@ -15,8 +15,9 @@ from psycopg.types.json import Jsonb
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries
 from geo_jobs_api.jobs.creation_store import NewJob, cancel_jobs, insert_jobs
-from geo_jobs_api.queue.job_store import keep_to_share
-from geo_jobs_api.queue.records import Pipeline, PipelineJob, PipelineSummary
+from geo_jobs_api.pipelines.schemas import PipelineJobView, PipelineSummary
+from geo_jobs_api.queue.job_store import enforce_quota
+from geo_jobs_api.queue.records import Pipeline
 
 _pipelines = load_queries("pipelines.sql")
 
@@ -41,16 +42,16 @@ class PipelineStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def create_pipeline(self, new: NewPipeline, jobs: Sequence[NewJob], *, most_open: int = 0) -> None:
-        """Create a pipeline with its jobs, parents before children; `most_open` as in `CreationStore.create_jobs`.
+    async def create_pipeline(self, new: NewPipeline, jobs: Sequence[NewJob], *, max_open: int = 0) -> None:
+        """Create a pipeline with its jobs, parents before children; `max_open` as in `CreationStore.create_jobs`.
 
         Raises:
             IncompletePipelineError, ShareExceededError: nothing was made.
         """
         async with self._pool.connection() as connection, connection.transaction():
             await insert_pipeline(connection, new, jobs)
-            if most_open:
-                await keep_to_share(connection, new.owner, most_jobs=most_open)
+            if max_open:
+                await enforce_quota(connection, new.owner, max_jobs=max_open)
 
     async def find_pipeline(self, pipeline_id: UUID, owner: str | None = None) -> Pipeline | None:
         """One pipeline; with an owner, only if it is that owner's."""
@@ -58,17 +59,17 @@ class PipelineStore:
             row = await _pipelines.get_pipeline(connection, id=pipeline_id, owner=owner)
         return None if row is None else Pipeline.from_row(row)
 
-    async def list_pipelines(self, *, owner: str | None, before: UUID | None, most: int) -> list[PipelineSummary]:
-        """Up to `most` pipelines, newest first, made before the one with the id `before`."""
+    async def list_pipelines(self, *, owner: str | None, before: UUID | None, limit: int) -> list[PipelineSummary]:
+        """Up to `limit` pipelines, newest first, made before the one with the id `before`."""
         async with self._pool.connection() as connection:
-            rows = await fetch_all(_pipelines.list_pipelines(connection, owner=owner, before=before, most=most))
+            rows = await fetch_all(_pipelines.list_pipelines(connection, owner=owner, before=before, limit=limit))
         return [PipelineSummary.from_row(row) for row in rows]
 
-    async def list_jobs(self, pipeline_id: UUID) -> list[PipelineJob]:
+    async def list_jobs(self, pipeline_id: UUID) -> list[PipelineJobView]:
         """The jobs of a pipeline, parents before children."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(_pipelines.list_jobs_of_pipeline(connection, id=pipeline_id))
-        return [PipelineJob.from_row(row) for row in rows]
+        return [PipelineJobView.from_row(row) for row in rows]
 
     async def cancel_pipeline(self, pipeline_id: UUID, reason: str | None) -> int:
         """Cancel all jobs that have not ended, or ask their workers to stop; how many."""
@@ -83,9 +84,9 @@ async def insert_pipeline(connection: AsyncConnection[DictRow], new: NewPipeline
         connection, id=new.id, owner=new.owner, name=new.name, stages=Jsonb(list(new.stages))
     )
     try:
-        made = await insert_jobs(connection, jobs, parents_of=new.owner)
+        created = await insert_jobs(connection, jobs, parents_of=new.owner)
     except psycopg.errors.ForeignKeyViolation as error:
         # Some job waits for one that was not made.
         raise IncompletePipelineError from error
-    if len(made) < len(jobs):
+    if len(created) < len(jobs):
         raise IncompletePipelineError

@@ -10,7 +10,7 @@ from geo_jobs_api.hosts import HostList
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class Requirements:
     """What a job asks of its worker; None: nothing, or not known."""
 
     size_bytes: int | None
@@ -35,24 +35,24 @@ class Capabilities:
     concurrent_jobs: int | None = None
 
     @classmethod
-    def from_json(cls, said: Mapping[str, Any] | None) -> Self:
+    def from_json(cls, declared: Mapping[str, Any] | None) -> Self:
         """Read what `as_json` wrote."""
-        said = said or {}
-        hosts = said.get("sourceHosts")
+        declared = declared or {}
+        hosts = declared.get("sourceHosts")
         return cls(
-            said.get("maxFileSize"), None if hosts is None else tuple(hosts), said.get("memoryMb"),
-            said.get("concurrentJobs"),
+            declared.get("maxFileSize"), None if hosts is None else tuple(hosts), declared.get("memoryMb"),
+            declared.get("concurrentJobs"),
         )  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
         """The declaration as a JSON object, without what was not declared."""
-        told = {
+        declared = {
             "maxFileSize": self.max_file_size,
             "sourceHosts": None if self.source_hosts is None else list(self.source_hosts),
             "memoryMb": self.memory_mb,
             "concurrentJobs": self.concurrent_jobs,
         }
-        return {name: value for name, value in told.items() if value is not None}
+        return {name: value for name, value in declared.items() if value is not None}
 
     @property
     def admission(self) -> tuple[object, ...]:
@@ -64,7 +64,7 @@ class Capabilities:
         """`source_hosts` as patterns of LIKE."""
         return None if self.source_hosts is None else [_pattern(host) for host in self.source_hosts]
 
-    def list_lacking(self, need: Need) -> Iterator[str]:
+    def list_mismatches(self, need: Requirements) -> Iterator[str]:
         """Why the worker does not get a job with this need: `takes …; this job has …`."""
         most, size = self.max_file_size, need.size_bytes
         if most is not None and size is not None and size > most:

@@ -18,28 +18,29 @@ from psycopg.rows import DictRow
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries, transaction_if
 from geo_jobs_api.database.sessions import check_writable
-from geo_jobs_api.queue.lease_records import EndedLease, RescuedJob
+from geo_jobs_api.queue.lease_records import RescuedJob
 from geo_jobs_api.queue.operator_records import OpenJobs
-from geo_jobs_api.queue.records import Holdings, Job, JobEvent, Parent, Surroundings, VacuumBlocker, WorkerToken
-from geo_jobs_api.queue.rules import MOST_TIMEOUTS
+from geo_jobs_api.queue.operator_schemas import EndedLease
+from geo_jobs_api.queue.records import Job, JobEvent, Parent, QueueSnapshot, Usage, VacuumBlocker, WorkerToken
+from geo_jobs_api.queue.rules import MAX_TIMEOUTS, JobState
 
 _jobs = load_queries("jobs.sql")
-_upkeep = load_queries("upkeep.sql")
+_maintenance = load_queries("maintenance.sql")
 
 
 def _job_or_none(row: Mapping[str, Any] | None) -> Job | None:
     return None if row is None else Job.from_row(row)
 
 
-class ShareExceededError(Exception):
+class QuotaExceededError(Exception):
     """A caller would have more than one caller may have; nothing was changed."""
 
-    def __init__(self, has: Holdings) -> None:
+    def __init__(self, has: Usage) -> None:
         super().__init__(str(has))
         self.has = has
 
 
-class TooManyError(Exception):
+class LimitExceededError(Exception):
     """A caller would have more of something than one caller may have; nothing was changed."""
 
 
@@ -48,30 +49,30 @@ async def lock_owner(connection: AsyncConnection[DictRow], owner: str) -> None:
     await _jobs.lock_owner(connection, owner=owner)
 
 
-async def keep_to_share(
-    connection: AsyncConnection[DictRow], owner: str, *, most_jobs: int = 0, most_bytes: int = 0
+async def enforce_quota(
+    connection: AsyncConnection[DictRow], owner: str, *, max_jobs: int = 0, max_bytes: int = 0
 ) -> None:
     """To be asked in a transaction that has added to what an owner has; 0: no limit.
 
     Of two that add at once the second waits for the first's end, and then counts it too.
 
     Raises:
-        ShareExceededError: it is too much; leaving the transaction by it takes the addition back.
+        QuotaExceededError: it is too much; leaving the transaction by it takes the addition back.
     """
     await lock_owner(connection, owner)
     # Each looks at many rows, so neither is asked in vain.
-    open_jobs = (await _jobs.count_open_of_owner(connection, owner=owner))["open_jobs"] if most_jobs else 0
-    stored_bytes = (await _jobs.sum_stored_of_owner(connection, owner=owner))["stored_bytes"] if most_bytes else 0
-    has = Holdings(open_jobs, stored_bytes)
-    if (most_jobs and has.open_jobs > most_jobs) or (most_bytes and has.stored_bytes > most_bytes):
-        raise ShareExceededError(has)
+    open_jobs = (await _jobs.count_open_of_owner(connection, owner=owner))["open_jobs"] if max_jobs else 0
+    stored_bytes = (await _jobs.sum_stored_of_owner(connection, owner=owner))["stored_bytes"] if max_bytes else 0
+    has = Usage(open_jobs, stored_bytes)
+    if (max_jobs and has.open_jobs > max_jobs) or (max_bytes and has.stored_bytes > max_bytes):
+        raise QuotaExceededError(has)
 
 
 @dataclass(frozen=True, slots=True)
-class WantedJobs:
+class JobQuery:
     """Which jobs to list; None: whatever it is."""
 
-    state: str | None = None
+    state: JobState | None = None
     task_type: str | None = None
     error_code: str | None = None
 
@@ -87,31 +88,33 @@ class JobStore:
         async with self._pool.connection() as connection:
             return _job_or_none(await _jobs.get_job(connection, id=job_id, owner=owner))
 
-    async def takes_outputs(self, job_id: UUID) -> bool:
+    async def accepts_outputs(self, job_id: UUID) -> bool:
         """Whether a job is there and has not ended: what was published must never change again."""
         async with self._pool.connection() as connection:
-            return await _jobs.takes_outputs(connection, id=job_id) is not None
+            return await _jobs.accepts_outputs(connection, id=job_id) is not None
 
-    async def list_jobs(self, wanted: WantedJobs, *, owner: str | None, before: UUID | None, most: int) -> list[Job]:
-        """Up to `most` jobs, newest first, made before the job with the id `before`; with an owner, only that one's."""
+    async def list_jobs(self, query: JobQuery, *, owner: str | None, before: UUID | None, limit: int) -> list[Job]:
+        """List up to `limit` jobs older than the job `before`, newest first; with an owner, only that owner's."""
         async with self._pool.connection() as connection:
-            rows = await fetch_all(_jobs.list_jobs(connection, **asdict(wanted), owner=owner, before=before, most=most))
+            rows = await fetch_all(
+                _jobs.list_jobs(connection, **asdict(query), owner=owner, before=before, limit=limit)
+            )
         return [Job.from_row(row) for row in rows]
 
     async def set_upload(
-        self, job_id: UUID, *, file_name: str, size_bytes: int, content_type: str, most_bytes: int = 0
+        self, job_id: UUID, *, file_name: str, size_bytes: int, content_type: str, max_bytes: int = 0
     ) -> Job | None:
         """Tell which file is going to come; None when the job does not wait for one.
 
         Raises:
-            ShareExceededError: the owner's files would have more than `most_bytes`, if that is not 0.
+            QuotaExceededError: the owner's files would have more than `max_bytes`, if that is not 0.
         """
-        async with self._pool.connection() as connection, transaction_if(connection, most_bytes):
+        async with self._pool.connection() as connection, transaction_if(connection, max_bytes):
             row = await _jobs.set_upload(
                 connection, id=job_id, file_name=file_name, size_bytes=size_bytes, content_type=content_type
             )
-            if row is not None and most_bytes:
-                await keep_to_share(connection, row["owner"], most_bytes=most_bytes)
+            if row is not None and max_bytes:
+                await enforce_quota(connection, row["owner"], max_bytes=max_bytes)
         return _job_or_none(row)
 
     async def enqueue_uploaded(self, job_id: UUID, *, file_name: str, size_bytes: int, sha256: str) -> bool:
@@ -128,17 +131,17 @@ class JobStore:
             rows = await fetch_all(_jobs.cancel_jobs(connection, ids=[job_id], reason=reason))
         return Job.from_row(rows[0]) if rows else None
 
-    async def retry_failed(self, job_id: UUID, *, most_open: int = 0) -> Job | None:
+    async def retry_failed(self, job_id: UUID, *, max_open: int = 0) -> Job | None:
         """Send a failed job back to the queue; None when it has not failed, or an open job has its dedup key.
 
         Raises:
-            ShareExceededError: its owner would have more than `most_open` open jobs, if that is not 0.
+            QuotaExceededError: its owner would have more than `max_open` open jobs, if that is not 0.
         """
         try:
-            async with self._pool.connection() as connection, transaction_if(connection, most_open):
+            async with self._pool.connection() as connection, transaction_if(connection, max_open):
                 job = _job_or_none(await _jobs.retry_failed(connection, id=job_id))
-                if job is not None and most_open:
-                    await keep_to_share(connection, job.owner, most_jobs=most_open)
+                if job is not None and max_open:
+                    await enforce_quota(connection, job.owner, max_jobs=max_open)
                 return job
         except psycopg.errors.UniqueViolation:
             # The other one came in this very moment.
@@ -149,24 +152,24 @@ class JobStore:
         async with self._pool.connection() as connection:
             return [Parent.from_row(row) for row in await fetch_all(_jobs.list_parents(connection, id=job_id))]
 
-    async def list_ended_leases(self, job_id: UUID, *, most: int) -> list[EndedLease]:
+    async def list_ended_leases(self, job_id: UUID, *, limit: int) -> list[EndedLease]:
         """How the latest leases of a job ended, the newest first."""
         async with self._pool.connection() as connection:
-            rows = await fetch_all(_jobs.list_ended_leases(connection, job_id=job_id, most=most))
+            rows = await fetch_all(_jobs.list_ended_leases(connection, job_id=job_id, limit=limit))
         return [EndedLease.from_row(row) for row in rows]
 
-    async def list_events(self, job_id: UUID, *, after: int, most: int) -> list[JobEvent]:
-        """Up to `most` events of a job with an id above `after`, in order."""
+    async def list_events(self, job_id: UUID, *, after: int, limit: int) -> list[JobEvent]:
+        """Up to `limit` events of a job with an id above `after`, in order."""
         async with self._pool.connection() as connection:
-            rows = await fetch_all(_jobs.list_events(connection, job_id=job_id, after=after, most=most))
+            rows = await fetch_all(_jobs.list_events(connection, job_id=job_id, after=after, limit=limit))
         return [JobEvent.from_row(row) for row in rows]
 
-    async def list_events_for_listeners(self, places: Mapping[UUID, int], *, most: int) -> list[JobEvent]:
-        """New events of many jobs, each after its own place, up to `most` of each."""
+    async def list_events_for_listeners(self, places: Mapping[UUID, int], *, limit: int) -> list[JobEvent]:
+        """New events of many jobs, each after its own place, up to `limit` of each."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(
                 _jobs.list_events_for_listeners(
-                    connection, job_ids=list(places.keys()), afters=list(places.values()), most=most
+                    connection, job_ids=list(places.keys()), afters=list(places.values()), limit=limit
                 )
             )
         return [JobEvent.from_row(row) for row in rows]
@@ -195,7 +198,7 @@ class JobStore:
         return revoked == 1
 
 
-class UpkeepStore:
+class MaintenanceStore:
     """What the service does by itself."""
 
     def __init__(self, pool: Pool) -> None:
@@ -207,7 +210,7 @@ class UpkeepStore:
         max_worker_losses: int,
         cancel_overdue_seconds: float,
         timeout_grace_seconds: float | None = None,
-        most: int = 100,
+        limit: int = 100,
     ) -> list[RescuedJob]:
         """End the leases that ran out, the cancellations that were not heeded and the jobs that took too long.
 
@@ -215,42 +218,42 @@ class UpkeepStore:
             max_worker_losses: a job that lost this many workers has failed.
             cancel_overdue_seconds: how long a worker has to heed a cancellation.
             timeout_grace_seconds: how long beyond its type's timeout a job may be held; None: for ever.
-            most: how many at most.
+            limit: how many at most.
         """
         async with self._pool.connection() as connection:
             rows = await fetch_all(
-                _upkeep.rescue_lost_jobs(
+                _maintenance.rescue_lost_jobs(
                     connection,
                     max_worker_losses=max_worker_losses,
-                    most_timeouts=MOST_TIMEOUTS,
+                    max_timeouts=MAX_TIMEOUTS,
                     cancel_overdue_seconds=cancel_overdue_seconds,
                     timeout_grace_seconds=timeout_grace_seconds,
-                    most=most,
+                    limit=limit,
                 )
             )
         return [RescuedJob.from_row(row) for row in rows]
 
-    async def follow_endings(self, most: int = 100) -> int:
-        """Have those go on that wait for ended jobs and were too many for a statement; how many ends were looked at."""
+    async def release_pending(self, limit: int = 100) -> int:
+        """Release one batch of dependents left over from ended jobs. Return the number of ended jobs processed."""
         async with self._pool.connection() as connection:
-            row = await _upkeep.follow_unfollowed(connection, most=most)
-        endings: int = row["endings"]
-        return endings
+            row = await _maintenance.release_pending(connection, limit=limit)
+        jobs: int = row["jobs"]
+        return jobs
 
-    async def look_around(self, task_types: Sequence[str], most: int, claim_ids: Sequence[UUID]) -> Surroundings:
-        """What there is for those who wait: jobs of these types, counted up to `most`, and leases of these claims."""
+    async def poll_queue(self, task_types: Sequence[str], limit: int, claim_ids: Sequence[UUID]) -> QueueSnapshot:
+        """What there is for those who wait: jobs of these types, counted up to `limit`, and leases of these claims."""
         async with self._pool.connection() as connection:
-            row = await _upkeep.look_around(
-                connection, task_types=list(task_types), most=most, claim_ids=list(claim_ids)
+            row = await _maintenance.poll_queue(
+                connection, task_types=list(task_types), limit=limit, claim_ids=list(claim_ids)
             )
-        return Surroundings.from_row(row)
+        return QueueSnapshot.from_row(row)
 
     async def seconds_until_next_loss(
         self, cancel_overdue_seconds: float, timeout_grace_seconds: float | None = None
     ) -> float | None:
         """How long until a lease may run out, or a cancellation or a job is overdue; None when nothing runs."""
         async with self._pool.connection() as connection:
-            row = await _upkeep.seconds_until_next_loss(
+            row = await _maintenance.seconds_until_next_loss(
                 connection,
                 cancel_overdue_seconds=cancel_overdue_seconds,
                 timeout_grace_seconds=timeout_grace_seconds,
@@ -261,12 +264,12 @@ class UpkeepStore:
     async def count_open_jobs(self) -> list[OpenJobs]:
         """Jobs that have not ended, by type and state."""
         async with self._pool.connection() as connection:
-            return [OpenJobs.from_row(row) for row in await fetch_all(_upkeep.count_open_jobs(connection))]
+            return [OpenJobs.from_row(row) for row in await fetch_all(_maintenance.count_open_jobs(connection))]
 
     async def list_vacuum_blockers(self, older_than_seconds: float) -> list[VacuumBlocker]:
         """Who has kept vacuum from the queue for longer than that, the longest first."""
         async with self._pool.connection() as connection:
-            rows = await fetch_all(_upkeep.list_vacuum_blockers(connection, older_than_seconds=older_than_seconds))
+            rows = await fetch_all(_maintenance.list_vacuum_blockers(connection, older_than_seconds=older_than_seconds))
         return [VacuumBlocker.from_row(row) for row in rows]
 
     async def check_writable(self) -> None:

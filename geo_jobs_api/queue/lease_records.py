@@ -9,7 +9,16 @@ from typing import Any, Self
 from uuid import UUID
 
 from geo_jobs_api.queue.records import FromRow
-from geo_jobs_api.queue.rules import InputKind, LeaseToken, UploadSlot, input_key, parse_outputs, stem_of, upload_slots
+from geo_jobs_api.queue.rules import (
+    InputKind,
+    JobState,
+    LeaseToken,
+    UploadSlot,
+    input_key,
+    parse_outputs,
+    stem_of,
+    upload_slots,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +40,6 @@ class LeasedJob(FromRow):
     attempt: int
     max_attempts: int
     output_rules: str
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """As the base, with the kind of input as its enumeration."""
-        return super(LeasedJob, cls).from_row({**row, "input_kind": InputKind(row["input_kind"])})
 
     @property
     def stem(self) -> str:
@@ -64,7 +68,7 @@ class Lease(FromRow):
 
     job: LeasedJob
     lease_seq: int
-    lease_key: str
+    lease_secret: str
     lease_expires_at: datetime
     lease_confirmed: bool
     timeout_seconds: int
@@ -79,7 +83,7 @@ class Lease(FromRow):
     @property
     def token(self) -> LeaseToken:
         """What the worker has to send back."""
-        return LeaseToken(self.lease_seq, self.lease_key)
+        return LeaseToken(self.lease_seq, self.lease_secret)
 
     @property
     def attempt(self) -> int:
@@ -93,7 +97,7 @@ class Lease(FromRow):
 
 
 @dataclass(frozen=True, slots=True)
-class Leftovers(FromRow):
+class WithheldJobs(FromRow):
     """What a claim that found less than it wanted has left, and why.
 
     Attributes:
@@ -109,7 +113,7 @@ class Leftovers(FromRow):
     avoided_seconds: float | None
 
 
-NOTHING_LEFT = Leftovers({}, False, [], None)
+NOTHING_WITHHELD = WithheldJobs({}, False, [], None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +132,11 @@ class Renewal(FromRow):
 class LeaseOutcome(FromRow):
     """How a lease ended (all None: it did not, or was never known), and where its job stands."""
 
-    job_state: str
+    job_state: JobState
     job_lease_seq: int
     ended_by: str | None
     request_digest: bytes | None
-    state: str | None
+    state: JobState | None
     next_attempt_at: datetime | None
 
 
@@ -140,7 +144,7 @@ class LeaseOutcome(FromRow):
 class FailureOutcome(FromRow):
     """Where a failure left the job."""
 
-    state: str
+    state: JobState
     next_attempt_at: datetime | None
 
 
@@ -155,24 +159,11 @@ class PreviousError(FromRow):
 
 
 @dataclass(frozen=True, slots=True)
-class EndedLease(FromRow):
-    """How a lease ended: by the worker's `complete` or `fail`, or by a `rescue`, and where it left the job."""
-
-    attempt: int
-    worker_name: str | None
-    ended_by: str
-    state: str
-    error: dict[str, Any] | None
-    next_attempt_at: datetime | None
-    ended_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class RescuedJob(FromRow):
     """A job that the rescuer took from a lost worker."""
 
     id: UUID
-    state: str
+    state: JobState
     attempt: int
     task_type: str
     worker_name: str | None

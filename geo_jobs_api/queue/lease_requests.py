@@ -18,8 +18,8 @@ class ClaimRequest:
     Attributes:
         claim_id: fresh for each claim; the same one gets the same leases again.
         task_types: what the worker can do.
-        most: how many jobs at most.
-        lease_key: the unguessable part of the leases that this claim gets.
+        max_jobs: how many jobs at most.
+        lease_secret: the unguessable part of the leases that this claim gets.
         first_lease_seconds: how long the leases last without a sign of life.
         capabilities: what the worker takes.
     """
@@ -28,8 +28,8 @@ class ClaimRequest:
     worker_id: str
     worker_name: str
     task_types: tuple[str, ...]
-    most: int
-    lease_key: str
+    max_jobs: int
+    lease_secret: str
     first_lease_seconds: float
     capabilities: Capabilities = UNDECLARED
 
@@ -40,7 +40,7 @@ class ClaimRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class LeaseUpdate:
     """What a sign of life tells: how far the worker has come (0 to 100; None: nothing new), and what it is up to."""
 
     percent: float | None = None
@@ -49,7 +49,7 @@ class News:
     stats: dict[str, Any] | None = None
 
 
-NO_NEWS = News()
+NO_UPDATE = LeaseUpdate()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class ClaimResult:
     """What one claim got.
 
     Attributes:

@@ -16,18 +16,18 @@ from psycopg.types.json import Jsonb
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries
 from geo_jobs_api.queue.lease_records import (
-    NOTHING_LEFT,
+    NOTHING_WITHHELD,
     FailureOutcome,
     Lease,
     LeaseOutcome,
-    Leftovers,
     PreviousError,
     Renewal,
+    WithheldJobs,
 )
-from geo_jobs_api.queue.lease_requests import NO_NEWS, Claimed, ClaimRequest, Completion, News, Results
+from geo_jobs_api.queue.lease_requests import NO_UPDATE, ClaimRequest, ClaimResult, Completion, LeaseUpdate, Results
 from geo_jobs_api.queue.rules import (
     FAILURE_POLICIES,
-    MOST_FREE_TROUBLES,
+    MAX_FREE_TROUBLES,
     WORKER_TROUBLE,
     AttemptBudget,
     ErrorClass,
@@ -47,7 +47,7 @@ _LOCK_WAIT_MILLISECONDS = 200
 # A job that a worker has failed is kept from it for this long, if another has asked for such jobs lately. Workers are
 # noted once a minute and ask every half minute.
 _AVOID_SECONDS = 10.0
-_ASKING_SECONDS = 100.0
+_LIVE_SECONDS = 100.0
 
 
 def _admission(requests: Sequence[ClaimRequest]) -> dict[str, Any]:
@@ -64,11 +64,11 @@ def _admission(requests: Sequence[ClaimRequest]) -> dict[str, Any]:
 def _parameters(requests: Sequence[ClaimRequest], *, limits_locked: bool) -> dict[str, Any]:
     return _admission(requests) | {
         "limits_locked": limits_locked,
-        "most": sum(request.most for request in requests),
+        "limit": sum(request.max_jobs for request in requests),
         "claim_ids": [request.claim_id for request in requests],
-        "lease_keys": [request.lease_key for request in requests],
+        "lease_secrets": [request.lease_secret for request in requests],
         "worker_names": [request.worker_name for request in requests],
-        "shares": [request.most for request in requests],
+        "shares": [request.max_jobs for request in requests],
         "first_lease_seconds": requests[0].first_lease_seconds,
     }
 
@@ -87,69 +87,69 @@ class LeaseStore:
         # As far as was seen last, with whether it is a rate; a claim by this knowledge takes at worst too little.
         self._limited: dict[str, bool] = {}
 
-    async def claim_jobs(self, requests: Sequence[ClaimRequest]) -> list[Claimed]:
+    async def claim_jobs(self, requests: Sequence[ClaimRequest]) -> list[ClaimResult]:
         """Lease waiting jobs to claims of one kind, in queue order, first come first served.
 
         A claim id whose leases are still held gets those again. At most 200 jobs are leased.
         """
         async with self._claiming.connection() as connection:
-            rows, is_held_back, left = await self._take(connection, requests)
-            avoided = left.avoided_workers
+            rows, is_held_back, withheld = await self._take(connection, requests)
+            avoided = withheld.avoided_workers
             served = {row["claim_id"] for row in rows}
-            spared = [one for one in requests if one.claim_id not in served and one.worker_id not in avoided]
-            if avoided and spared and len(spared) < len(requests):
+            unaffected = [one for one in requests if one.claim_id not in served and one.worker_id not in avoided]
+            if avoided and unaffected and len(unaffected) < len(requests):
                 # What one of them has just failed was kept from all that shared the statement.
-                more, held_back_too, left_again = await self._take(connection, spared)
+                more, held_back_too, withheld_again = await self._take(connection, unaffected)
                 rows, is_held_back = [*rows, *more], is_held_back or held_back_too
-                left = replace(left, is_unfit=left_again.is_unfit)
+                withheld = replace(withheld, is_unfit=withheld_again.is_unfit)
         by_claim: dict[UUID, list[Mapping[str, Any]]] = {}
         for row in rows:
             by_claim.setdefault(row["claim_id"], []).append(row)
-        has_more = len(rows) >= sum(request.most for request in requests)
+        has_more = len(rows) >= sum(request.max_jobs for request in requests)
         return [
-            Claimed(
-                [Lease.from_row(row) for row in mine],
-                is_replay=any(not row["is_new"] for row in mine),
+            ClaimResult(
+                [Lease.from_row(row) for row in own],
+                is_replay=any(not row["is_new"] for row in own),
                 has_more=has_more,
                 is_held_back=is_held_back and not has_more,
-                is_unfit=left.is_unfit,
-                avoided_seconds=left.avoided_seconds if request.worker_id in avoided else None,
+                is_unfit=withheld.is_unfit,
+                avoided_seconds=withheld.avoided_seconds if request.worker_id in avoided else None,
             )
-            for request, mine in ((request, by_claim.get(request.claim_id, [])) for request in requests)
+            for request, own in ((request, by_claim.get(request.claim_id, [])) for request in requests)
         ]
 
     async def _take(
         self, connection: AsyncConnection[DictRow], requests: Sequence[ClaimRequest]
-    ) -> tuple[list[Mapping[str, Any]], bool, Leftovers]:
+    ) -> tuple[list[Mapping[str, Any]], bool, WithheldJobs]:
         """The leased jobs, whether time alone may bring more, and what was left for others.
 
         One statement for task types without a limit. Those with a limit on concurrent runs or on claims per period are
         counted and claimed while their rows are locked, which is what makes the limits exact.
         """
         task_types = set(requests[0].task_types)
-        total = sum(request.most for request in requests)
+        total = sum(request.max_jobs for request in requests)
         rows: list[Mapping[str, Any]] = []
         is_held_back = False
-        left: Leftovers | None = None
+        withheld: WithheldJobs | None = None
         if not self._limited.keys() & task_types:
             rows = await fetch_all(_leases.claim_jobs(connection, **_parameters(requests, limits_locked=False)))
             if len(rows) < total:
                 # What is missing may be hidden behind a limit that somebody has just set.
-                left = await self._look_at_leftovers(connection, requests)
+                withheld = await self._find_withheld_jobs(connection, requests)
         if not rows and (limited := self._limited.keys() & task_types):
             rows, is_held_back = await self._claim_limited(connection, requests)
             is_held_back |= any(self._limited[name] for name in limited)
-            left = None
-        if left is None and len(rows) < total:
-            left = await self._look_at_leftovers(connection, requests)
-        return rows, is_held_back, left or NOTHING_LEFT
+            withheld = None
+        if withheld is None and len(rows) < total:
+            withheld = await self._find_withheld_jobs(connection, requests)
+        return rows, is_held_back, withheld or NOTHING_WITHHELD
 
-    async def _look_at_leftovers(
+    async def _find_withheld_jobs(
         self, connection: AsyncConnection[DictRow], requests: Sequence[ClaimRequest]
-    ) -> Leftovers:
-        left = Leftovers.from_row(await _leases.look_at_leftovers(connection, **_admission(requests)))
-        self._limited = left.limited
-        return left
+    ) -> WithheldJobs:
+        withheld = WithheldJobs.from_row(await _leases.find_withheld_jobs(connection, **_admission(requests)))
+        self._limited = withheld.limited
+        return withheld
 
     async def _claim_limited(
         self, connection: AsyncConnection[DictRow], requests: Sequence[ClaimRequest]
@@ -158,7 +158,7 @@ class LeaseStore:
         try:
             # The claim is a statement of its own: READ COMMITTED gives it a snapshot taken after the locks were had.
             async with connection.pipeline(), connection.transaction():
-                await connection.execute(_leases.hold_locks_briefly.sql, {"milliseconds": str(_LOCK_WAIT_MILLISECONDS)})
+                await connection.execute(_leases.set_lock_timeout.sql, {"milliseconds": str(_LOCK_WAIT_MILLISECONDS)})
                 await connection.execute(_leases.lock_limits.sql, {"task_types": list(requests[0].task_types)})
                 cursor = await connection.execute(_leases.claim_jobs.sql, _parameters(requests, limits_locked=True))
             return list(await cursor.fetchall()), False
@@ -169,13 +169,15 @@ class LeaseStore:
     async def release_claim(self, job_id: UUID, token: LeaseToken) -> None:
         """Give back a job that its claimer never heard of; nothing happens if it was heard of."""
         async with self._pool.connection() as connection:
-            await _leases.release_claim(connection, id=job_id, lease_seq=token.lease_seq, lease_key=token.lease_key)
+            await _leases.release_claim(
+                connection, id=job_id, lease_seq=token.lease_seq, lease_secret=token.lease_secret
+            )
 
     async def list_previous_errors(self, job_ids: Sequence[UUID]) -> dict[UUID, list[PreviousError]]:
         """The latest errors of each job, the newest first."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(
-                _leases.list_previous_errors(connection, job_ids=list(job_ids), most=_PREVIOUS_ERRORS)
+                _leases.list_previous_errors(connection, job_ids=list(job_ids), limit=_PREVIOUS_ERRORS)
             )
         errors: dict[UUID, list[PreviousError]] = {}
         for row in rows:
@@ -185,19 +187,21 @@ class LeaseStore:
     async def find_lease(self, job_id: UUID, token: LeaseToken) -> Lease | None:
         """The job under this lease; None when it is not held any more."""
         async with self._pool.connection() as connection:
-            row = await _leases.get_lease(connection, id=job_id, lease_seq=token.lease_seq, lease_key=token.lease_key)
+            row = await _leases.get_lease(
+                connection, id=job_id, lease_seq=token.lease_seq, lease_secret=token.lease_secret
+            )
         return None if row is None else Lease.from_row(row)
 
     async def find_outcome(self, job_id: UUID, token: LeaseToken) -> LeaseOutcome | None:
         """How this lease ended; None when there is no such job."""
         async with self._pool.connection() as connection:
             row = await _leases.get_lease_outcome(
-                connection, id=job_id, lease_seq=token.lease_seq, lease_key=token.lease_key
+                connection, id=job_id, lease_seq=token.lease_seq, lease_secret=token.lease_secret
             )
         return None if row is None else LeaseOutcome.from_row(row)
 
     async def renew_lease(
-        self, job_id: UUID, token: LeaseToken, *, lease_seconds: float, news: News = NO_NEWS
+        self, job_id: UUID, token: LeaseToken, *, lease_seconds: float, update: LeaseUpdate = NO_UPDATE
     ) -> Renewal | None:
         """Note a sign of life; None when the lease is not held any more."""
         async with self._pool.connection() as connection:
@@ -205,12 +209,12 @@ class LeaseStore:
                 connection,
                 id=job_id,
                 lease_seq=token.lease_seq,
-                lease_key=token.lease_key,
+                lease_secret=token.lease_secret,
                 lease_seconds=lease_seconds,
-                percent=news.percent,
-                stage=news.stage,
-                message=news.message,
-                stats=None if news.stats is None else Jsonb(news.stats),
+                percent=update.percent,
+                stage=update.stage,
+                message=update.message,
+                stats=None if update.stats is None else Jsonb(update.stats),
             )
         return None if row is None else Renewal.from_row(row)
 
@@ -226,7 +230,7 @@ class LeaseStore:
                     connection,
                     ids=[one.job_id for one in completions],
                     lease_seqs=[one.token.lease_seq for one in completions],
-                    lease_keys=[one.token.lease_key for one in completions],
+                    lease_secrets=[one.token.lease_secret for one in completions],
                     request_digests=[one.request_digest for one in completions],
                     results=Jsonb(
                         [{name: getattr(one.results, name) for name in Results.__slots__} for one in completions]
@@ -243,14 +247,16 @@ class LeaseStore:
         """What a failure would lead to; None when the lease is not held any more."""
         error_class = failure.error_class
         async with self._pool.connection() as connection:
-            row = await _leases.get_lease(connection, id=job_id, lease_seq=token.lease_seq, lease_key=token.lease_key)
-            ended_alike = 0
-            if FAILURE_POLICIES[error_class].most is not None:
-                alike = await _leases.count_failures(connection, id=job_id, key="class", value=error_class.value)
-                ended_alike = alike["failures"]
+            row = await _leases.get_lease(
+                connection, id=job_id, lease_seq=token.lease_seq, lease_secret=token.lease_secret
+            )
+            same_class_failures = 0
+            if FAILURE_POLICIES[error_class].max_attempts is not None:
+                failures = await _leases.count_failures(connection, id=job_id, key="class", value=error_class.value)
+                same_class_failures = failures["failures"]
             if error_class is ErrorClass.INTERRUPTED and failure.code == WORKER_TROUBLE:
                 before = await _leases.count_failures(connection, id=job_id, key="code", value=failure.code)
-                if before["failures"] >= MOST_FREE_TROUBLES:
+                if before["failures"] >= MAX_FREE_TROUBLES:
                     # What troubles so many workers may be the job itself.
                     error_class = ErrorClass.TRANSIENT
         if row is None:
@@ -259,10 +265,10 @@ class LeaseStore:
         if lease.job.input_kind is InputKind.URL:
             found = find_source_bytes(failure, lease.job.input_size_bytes, max_file_size)
             if found is not None:
-                return FailureDecision(JobState.QUEUED, 0.0, spends_attempt=False, source_bytes=found)
+                return FailureDecision(JobState.QUEUED, 0.0, uses_attempt=False, source_bytes=found)
         return decide_failure(
             error_class,
-            AttemptBudget(lease.attempt, lease.job.max_attempts, row["backoff_seconds"], ended_alike),
+            AttemptBudget(lease.attempt, lease.job.max_attempts, row["backoff_seconds"], same_class_failures),
             failure.retry_after_seconds,
             random.SystemRandom(),
         )
@@ -282,14 +288,14 @@ class LeaseStore:
                 connection,
                 id=job_id,
                 lease_seq=token.lease_seq,
-                lease_key=token.lease_key,
+                lease_secret=token.lease_secret,
                 request_digest=request_digest,
                 next_state=decision.next_state.value,
                 delay_seconds=decision.delay_seconds,
-                spends_attempt=decision.spends_attempt,
+                uses_attempt=decision.uses_attempt,
                 source_bytes=decision.source_bytes,
                 error=Jsonb(dict(error)),
                 avoid_seconds=_AVOID_SECONDS,
-                asking_seconds=_ASKING_SECONDS,
+                live_seconds=_LIVE_SECONDS,
             )
         return None if row is None else FailureOutcome.from_row(row)

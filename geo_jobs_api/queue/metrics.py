@@ -44,7 +44,7 @@ def render(open_jobs: Sequence[OpenJobs]) -> bytes:
     return generate_latest(counted)
 
 
-def forget_process(pid: int) -> None:
+def drop_process_metrics(pid: int) -> None:
     """What a process that has died was measuring at that moment is not there any more; its counters are."""
     if (folder := shared_metrics_dir()) is not None:
         mark_process_dead(pid, path=folder)  # type: ignore[no-untyped-call]  # the library's

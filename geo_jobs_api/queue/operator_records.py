@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from geo_jobs_api.queue.records import FromRow
+from geo_jobs_api.queue.rules import JobState
 
 # Jobs before a waiting one are counted up to this.
-MOST_COUNTED = 10_000
+MAX_COUNTED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class PossibleWorker(FromRow):
 
 
 @dataclass(frozen=True, slots=True)
-class SeenWorker:
+class WorkerRegistration:
     """A worker process that has asked for work. What it takes and its trouble are JSON; None: nothing declared."""
 
     id: str
@@ -55,45 +55,9 @@ class SeenWorker:
 
 
 @dataclass(frozen=True, slots=True)
-class KnownWorker(FromRow):
-    """A worker process, what it takes, its trouble, when it was heard of, and the jobs that it holds."""
-
-    id: str
-    name: str
-    version: str | None
-    task_types: list[str]
-    capabilities: dict[str, Any] | None
-    trouble: list[dict[str, Any]] | None
-    first_seen_at: datetime
-    last_seen_at: datetime
-    jobs: list[UUID]
-
-
-@dataclass(frozen=True, slots=True)
-class Figures(FromRow):
-    """A task type in figures; see `FiguresView`."""
-
-    task_type: str
-    paused: bool
-    waiting: int
-    running: int
-    blocked: int
-    awaiting_upload: int
-    succeeded: int
-    failed: int
-    cancelled: int
-    timed_out: int
-    retried: int
-    seconds_p50: float | None
-    seconds_p95: float | None
-    jobs_per_hour: float
-    oldest_waiting_seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class OpenJobs(FromRow):
     """How many jobs of a type stand in a state."""
 
     task_type: str
-    state: str
+    state: JobState
     jobs: int

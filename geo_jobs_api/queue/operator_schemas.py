@@ -6,21 +6,19 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, get_args
 from uuid import UUID
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from geo_jobs_api.fields import Asked, Integer, Model, Moment, Real, Text
-from geo_jobs_api.queue.rules import ErrorClass
+from geo_jobs_api.fields import Integer, Model, Real, StrictModel, Text, Timestamp
+from geo_jobs_api.queue.rules import ErrorClass, JobState
 
 
-class EndedLeaseView(Model):
+class EndedLease(Model):
     """How one lease of a job ended."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     attempt: int
     worker_name: str | None
-    ended_by: str
-    state: str
+    ended_by: Literal["complete", "fail", "rescue"]
+    state: JobState
     error: dict[str, Any] | None
     next_attempt_at: datetime | None
     ended_at: datetime
@@ -39,27 +37,27 @@ class Explanation(Model):
     `reasons` are for a job that waits, with `place` its place among the waiting jobs of its type, from 1.
     """
 
-    state: str
+    state: JobState
     why: str
     reasons: list[Reason] = Field(default_factory=list)
     place: int | None = None
-    leases: list[EndedLeaseView]
+    leases: list[EndedLease]
 
 
-class ChangePriority(Asked):
+class ChangePriority(StrictModel):
     """What a job's priority is to be."""
 
     priority: Integer = Field(ge=-100, le=100)
 
 
-class RedriveFilter(Asked):
+class RedriveFilter(StrictModel):
     """Which failed jobs go back to the queue; what is not told does not matter. The oldest failures go first."""
 
     task_type: Annotated[Text, Field(max_length=63)] | None = None
     error_class: ErrorClass | None = None
     error_code: Annotated[Text, Field(max_length=100)] | None = None
-    ended_after: Moment | None = None
-    ended_before: Moment | None = None
+    ended_after: Timestamp | None = None
+    ended_before: Timestamp | None = None
     limit: Integer = Field(default=1000, ge=1, le=10_000)
 
 
@@ -72,14 +70,14 @@ class Redriven(Model):
 OpenState = Literal["awaiting_upload", "blocked", "queued", "running"]
 
 
-class CancelFilter(Asked):
+class CancelFilter(StrictModel):
     """Which open jobs to cancel, the oldest first. At least one field besides `reason` and `limit` is needed."""
 
     state: OpenState | None = None
     task_type: Annotated[Text, Field(max_length=63)] | None = None
     owner: Annotated[Text, Field(max_length=200)] | None = None
-    created_after: Moment | None = None
-    created_before: Moment | None = None
+    created_after: Timestamp | None = None
+    created_before: Timestamp | None = None
     reason: Annotated[Text, Field(max_length=500)] | None = None
     limit: Integer = Field(default=10_000, ge=1, le=10_000)
 
@@ -107,29 +105,17 @@ class CancelledJobs(Model):
     more: bool
 
 
-class Cleanup(Asked):
+class Cleanup(StrictModel):
     """Remove all jobs that ended so many days ago, whatever the settings keep."""
 
     days: Real = Field(ge=0, le=36_500)
 
 
-class CleanedUp(Model):
-    """What was removed."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    jobs_removed: int
-    unused_cancelled: int
-    broken_uploads_removed: int
-
-
-class WorkerView(Model):
+class Worker(Model):
     """A worker process. `lastSeenAt` is its last claim or sign of life, to a minute; `jobs` are those that it holds.
 
     `capabilities` are what it takes (null: it declared nothing). While there is `trouble`, it claims nothing.
     """
-
-    model_config = ConfigDict(from_attributes=True)
 
     id: str
     name: str
@@ -142,14 +128,12 @@ class WorkerView(Model):
     jobs: list[UUID]
 
 
-class FiguresView(Model):
+class TaskTypeStats(Model):
     """A task type in figures: what stands in the queue now, and what became of jobs in the time looked at.
 
     Seconds are from the start to the end of jobs that succeeded (null: none did). `retried` and `timedOut` count
     attempts, the others jobs.
     """
-
-    model_config = ConfigDict(from_attributes=True)
 
     task_type: str
     paused: bool
@@ -168,7 +152,7 @@ class FiguresView(Model):
     oldest_waiting_seconds: float | None
 
 
-class FiguresPeriod(Asked):
+class StatsPeriod(StrictModel):
     """How far back to look."""
 
     hours: float = Field(default=24, gt=0, le=24 * 366)

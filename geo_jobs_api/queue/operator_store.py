@@ -12,27 +12,25 @@ import psycopg
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries
 from geo_jobs_api.queue.operator_records import (
-    MOST_COUNTED,
-    Figures,
-    KnownWorker,
+    MAX_COUNTED,
     PossibleWorker,
-    SeenWorker,
     WaitingReasons,
+    WorkerRegistration,
 )
-from geo_jobs_api.queue.operator_schemas import CancelFilter, CancelledJobs, RedriveFilter
+from geo_jobs_api.queue.operator_schemas import CancelFilter, CancelledJobs, RedriveFilter, TaskTypeStats, Worker
 from geo_jobs_api.queue.records import Job
 
-_steering = load_queries("steering.sql")
+_operators = load_queries("operators.sql")
 # Workers are parked for up to 50 s at a time and noted once a minute.
 LIVE_SECONDS = 180.0
 # Workers that an explanation looks at.
-_MOST_WORKERS = 1000
+_MAX_WORKERS = 1000
 # A tenth of a second's work, so that others have their turn in between.
 _CANCELLED_PER_BATCH = 1000
 _DEADLOCK_TRIES = 3
 
 
-class SteeringStore:
+class OperatorStore:
     """Looking after the queue.
 
     Args:
@@ -47,53 +45,53 @@ class SteeringStore:
     async def find_waiting_reasons(self, job_id: UUID) -> WaitingReasons | None:
         """What may keep a waiting job waiting."""
         async with self._pool.connection() as connection:
-            row = await _steering.find_waiting_reasons(connection, id=job_id, most=MOST_COUNTED)
+            row = await _operators.find_waiting_reasons(connection, id=job_id, limit=MAX_COUNTED)
         return None if row is None else WaitingReasons.from_row(row)
 
     async def list_possible_workers(self, task_type: str) -> list[PossibleWorker]:
         """Workers that were heard of lately or hold a job, those that do this type first."""
         async with self._pool.connection() as connection:
-            rows = _steering.list_possible_workers(
-                connection, task_type=task_type, live_seconds=LIVE_SECONDS, most=_MOST_WORKERS
+            rows = _operators.list_possible_workers(
+                connection, task_type=task_type, live_seconds=LIVE_SECONDS, limit=_MAX_WORKERS
             )
             return [PossibleWorker.from_row(row) for row in await fetch_all(rows)]
 
     async def change_priority(self, job_id: UUID, owner: str | None, priority: int) -> Job | None:
         """Set a job's priority; None when there is no such job (of that owner), or it has ended."""
         async with self._pool.connection() as connection:
-            row = await _steering.change_priority(connection, id=job_id, owner=owner, priority=priority)
+            row = await _operators.change_priority(connection, id=job_id, owner=owner, priority=priority)
         return None if row is None else Job.from_row(row)
 
     async def unlock_job(self, job_id: UUID) -> Job | None:
         """Take a job from whoever holds it, without spending the attempt; None when nobody does."""
         async with self._pool.connection() as connection:
-            row = await _steering.unlock_job(connection, id=job_id)
+            row = await _operators.unlock_job(connection, id=job_id)
         return None if row is None else Job.from_row(row)
 
-    async def redrive_failed(self, owner: str | None, wanted: RedriveFilter) -> dict[str, int]:
+    async def redrive_failed(self, owner: str | None, query: RedriveFilter) -> dict[str, int]:
         """Send failed jobs (of one owner, or all) back to the queue; how many of each task type."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(
-                _steering.redrive_failed(
+                _operators.redrive_failed(
                     connection,
                     owner=owner,
-                    task_type=wanted.task_type,
-                    error_class=wanted.error_class,
-                    error_code=wanted.error_code,
-                    ended_after=wanted.ended_after,
-                    ended_before=wanted.ended_before,
-                    most=wanted.limit,
+                    task_type=query.task_type,
+                    error_class=query.error_class,
+                    error_code=query.error_code,
+                    ended_after=query.ended_after,
+                    ended_before=query.ended_before,
+                    limit=query.limit,
                 )
             )
         return {row["task_type"]: row["jobs"] for row in rows}
 
-    async def cancel_matching(self, owner: str | None, wanted: CancelFilter) -> CancelledJobs:
+    async def cancel_matching(self, owner: str | None, query: CancelFilter) -> CancelledJobs:
         """Cancel open jobs (of one owner, or all) in batches, each a transaction of its own."""
         cancelled: Counter[str] = Counter()
         stopping: Counter[str] = Counter()
         after: UUID | None = None
-        while (left := wanted.limit - cancelled.total() - stopping.total()) > 0:
-            row = await self._cancel_batch(owner, wanted, after, min(left, _CANCELLED_PER_BATCH))
+        while (left := query.limit - cancelled.total() - stopping.total()) > 0:
+            row = await self._cancel_batch(owner, query, after, min(left, _CANCELLED_PER_BATCH))
             after = row["last_id"]
             if after is None:
                 break
@@ -102,23 +100,23 @@ class SteeringStore:
         return CancelledJobs(cancelled=dict(cancelled), stopping=dict(stopping), more=left <= 0)
 
     async def _cancel_batch(
-        self, owner: str | None, wanted: CancelFilter, after: UUID | None, most: int
+        self, owner: str | None, query: CancelFilter, after: UUID | None, limit: int
     ) -> Mapping[str, Any]:
         tries = _DEADLOCK_TRIES
         while True:
             tries -= 1
             try:
                 async with self._pool.connection() as connection:
-                    row: Mapping[str, Any] = await _steering.cancel_matching(
+                    row: Mapping[str, Any] = await _operators.cancel_matching(
                         connection,
                         owner=owner,
-                        states=list(wanted.states),
-                        task_type=wanted.task_type,
-                        created_after=wanted.created_after,
-                        created_before=wanted.created_before,
-                        reason=wanted.reason,
+                        states=list(query.states),
+                        task_type=query.task_type,
+                        created_after=query.created_after,
+                        created_before=query.created_before,
+                        reason=query.reason,
                         after_id=after,
-                        most=most,
+                        limit=limit,
                     )
                     return row
             except psycopg.errors.DeadlockDetected:
@@ -126,10 +124,10 @@ class SteeringStore:
                 if not tries:
                     raise
 
-    async def note_workers(self, workers: Sequence[SeenWorker]) -> None:
-        """Note who has asked for work."""
+    async def upsert_workers(self, workers: Sequence[WorkerRegistration]) -> None:
+        """Store workers that have just claimed."""
         async with self._pool.connection() as connection:
-            await _steering.note_workers(
+            await _operators.upsert_workers(
                 connection,
                 ids=[worker.id for worker in workers],
                 names=[worker.name for worker in workers],
@@ -140,15 +138,16 @@ class SteeringStore:
                 troubles=[worker.trouble for worker in workers],
             )
 
-    async def list_workers(self) -> list[KnownWorker]:
+    async def list_workers(self) -> list[Worker]:
         """Who was heard of in the last minutes or holds a job, the busy ones first."""
         async with self._pool.connection() as connection:
-            rows = _steering.list_workers(connection, live_seconds=LIVE_SECONDS, lease_seconds=self._lease_seconds)
-            return [KnownWorker.from_row(row) for row in await fetch_all(rows)]
+            rows = _operators.list_workers(connection, live_seconds=LIVE_SECONDS, lease_seconds=self._lease_seconds)
+            return [Worker.from_row(row) for row in await fetch_all(rows)]
 
-    async def list_figures(self, seconds: float) -> list[Figures]:
+    async def list_stats(self, seconds: float) -> list[TaskTypeStats]:
         """All task types in figures, looking back so many seconds."""
         async with self._pool.connection() as connection:
             return [
-                Figures.from_row(row) for row in await fetch_all(_steering.list_figures(connection, seconds=seconds))
+                TaskTypeStats.from_row(row)
+                for row in await fetch_all(_operators.list_stats(connection, seconds=seconds))
             ]

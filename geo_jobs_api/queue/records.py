@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
+from enum import StrEnum
 from functools import cache
-from typing import Any, Self
+from typing import Any, Self, get_args, get_type_hints
 from uuid import UUID
 
+from geo_jobs_api.fields import Model
 from geo_jobs_api.queue.rules import (
     InputKind,
     JobState,
@@ -22,17 +24,27 @@ class FromRow:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """Take the columns that the record has fields for; a missing one is a KeyError."""
-        return cls(*(row[name] for name in _field_names(cls)))  # type: ignore[arg-type]  # a class can be hashed
+        """Return the record of a row, with enums where its fields are. A missing column is a KeyError."""
+        return cls(
+            *(
+                row[name] if enum is None or row[name] is None else enum(row[name])
+                for name, enum in _columns(cls)  # type: ignore[arg-type]  # a class can be hashed
+            )
+        )
 
 
 @cache
-def _field_names(record: Hashable) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(record))  # type: ignore[arg-type]  # all subclasses are dataclasses
+def _columns(record: Hashable) -> tuple[tuple[str, type[StrEnum] | None], ...]:
+    hints = get_type_hints(record)
+    return tuple((field.name, _enum_of(hints[field.name])) for field in fields(record))  # type: ignore[arg-type]  # all subclasses are dataclasses
+
+
+def _enum_of(hint: Any) -> type[StrEnum] | None:
+    return next((one for one in get_args(hint) or (hint,) if isinstance(one, type) and issubclass(one, StrEnum)), None)
 
 
 @dataclass(frozen=True, slots=True)
-class Holdings(FromRow):
+class Usage(FromRow):
     """What an owner has: jobs that have not ended, and bytes of uploaded files that are kept."""
 
     open_jobs: int
@@ -53,7 +65,7 @@ class Job(FromRow):
     dedup_key: str | None
     created_at: datetime
     run_at: datetime
-    deliver_at: datetime | None
+    notify_at: datetime | None
     pipeline_id: UUID | None
     pipeline_stage: str | None
     pipeline_job: str | None
@@ -70,7 +82,7 @@ class Job(FromRow):
     uploaded_at: datetime | None
     attempt: int
     max_attempts: int
-    worker_losses: int
+    lost_workers: int
     worker_name: str | None
     worker_stats: dict[str, Any] | None
     started_at: datetime | None
@@ -86,13 +98,6 @@ class Job(FromRow):
     error: dict[str, Any] | None
     finished_at: datetime | None
 
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """As the base, with the state as its enumeration."""
-        return super(Job, cls).from_row(
-            {**row, "state": JobState(row["state"]), "input_kind": InputKind(row["input_kind"])}
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Pipeline(FromRow):
@@ -106,40 +111,12 @@ class Pipeline(FromRow):
 
 
 @dataclass(frozen=True, slots=True)
-class PipelineSummary(FromRow):
-    """How far a pipeline is; `counts` are jobs by state, `finished_at` is None until all have ended."""
-
-    id: UUID
-    name: str
-    created_at: datetime
-    counts: dict[str, int]
-    percent: float
-    finished_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class PipelineJob(FromRow):
-    """How far one job of a pipeline is; its `error` comes without the details."""
-
-    id: UUID
-    pipeline_job: str
-    task_type: str
-    state: str
-    percent: float
-    stage: str | None
-    error: dict[str, Any] | None
-    cancel_reason: str | None
-    started_at: datetime | None
-    finished_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
 class Parent(FromRow):
     """A job that another waits for (`settled`: or waited for), and what its failure means."""
 
     id: UUID
     task_type: str
-    state: str
+    state: JobState
     on_parent_failure: str
     settled: bool
 
@@ -151,13 +128,13 @@ class JobEvent(FromRow):
     id: int
     job_id: UUID
     type: str
-    state: str
+    state: JobState
     created_at: datetime
     data: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings(FromRow):
+class QueueSnapshot(FromRow):
     """What there is for those who wait.
 
     Attributes:
@@ -192,8 +169,7 @@ class Caller:
         return None if self.is_admin else self.subject
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerToken(FromRow):
+class WorkerToken(Model):
     """A worker's token, without its secret."""
 
     id: UUID

@@ -13,7 +13,7 @@ from geo_jobs_api.queue.worker_schemas import ReportedOutput
 from geo_jobs_api.storage.storage import ObjectInfo, Storage
 
 
-async def take_outputs(storage: Storage, lease: Lease, outputs: Sequence[ReportedOutput]) -> None:
+async def store_outputs(storage: Storage, lease: Lease, outputs: Sequence[ReportedOutput]) -> None:
     """Store the outputs that came with their report, under the lease's keys, and look for those that were uploaded.
 
     Args:
@@ -22,21 +22,21 @@ async def take_outputs(storage: Storage, lease: Lease, outputs: Sequence[Reporte
         outputs: as reported.
 
     Raises:
-        Problem: `output-mismatch` when a name is none of the lease's, or an output is not there, or has another size or
-            digest than was told; `too-large` when too much came with the report; `storage-full`.
+        Problem: `output_mismatch` when a name is none of the lease's, or an output is not there, or has another size or
+            digest than was told; `too_large` when too much came with the report; `storage_full`.
     """
     limits = {f"{lease.job.stem}{slot.suffix}": slot.max_bytes for slot in lease.job.upload_slots}
     names = [output.name for output in outputs]
     if len(set(names)) != len(names) or not limits.keys() >= set(names):
-        raise Problem("output-mismatch", "Outputs must have names out of `uploads`, each at most once.")
+        raise Problem("output_mismatch", "Outputs must have names out of `uploads`, each at most once.")
     inline = [(output, output.content) for output in outputs if output.content is not None]
     # Whatever the claim offered: a worker may have claimed before the settings were changed.
     if sum(len(content) for _, content in inline) > MOST_INLINE_BYTES:
-        raise Problem("too-large", f"Outputs of more than {MOST_INLINE_BYTES} bytes in all came with the report.")
+        raise Problem("too_large", f"Outputs of more than {MOST_INLINE_BYTES} bytes in all came with the report.")
     for output, content in inline:
         _compare(output, ObjectInfo(len(content), hashlib.sha256(content).hexdigest()))
         if len(content) > limits[output.name]:
-            raise Problem("too-large", f"{output.name} is larger than the {limits[output.name]} bytes of its slot.")
+            raise Problem("too_large", f"{output.name} is larger than the {limits[output.name]} bytes of its slot.")
     if inline:
         await storage.put_small({_key(lease, output): content for output, content in inline})
     uploaded = [output for output in outputs if output.content is None]
@@ -51,10 +51,10 @@ def _key(lease: Lease, output: ReportedOutput) -> str:
 
 def _compare(output: ReportedOutput, found: ObjectInfo | None) -> None:
     if found is None:
-        raise Problem("output-mismatch", f"{output.name} was not uploaded with SHA-256 {output.sha256}.")
+        raise Problem("output_mismatch", f"{output.name} was not uploaded with SHA-256 {output.sha256}.")
     if (found.size_bytes, found.sha256) != (output.size_bytes, output.sha256):
         raise Problem(
-            "output-mismatch",
+            "output_mismatch",
             f"{output.name} has {found.size_bytes} bytes with SHA-256 {found.sha256}, not {output.size_bytes} bytes"
             f" with {output.sha256}.",
         )

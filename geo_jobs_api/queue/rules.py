@@ -54,34 +54,34 @@ class FailurePolicy:
 
     Attributes:
         next_state: `queued` means that the job may be tried again while attempts are left.
-        spends_attempt: whether the attempt counts against `max_attempts`.
+        uses_attempt: whether the attempt counts against `max_attempts`.
         backs_off: whether the next attempt waits.
-        most: the number of attempts that may end this way; `None` for all of the job's.
+        max_attempts: how many attempts may end this way; `None` for all of the job's.
     """
 
     next_state: JobState
-    spends_attempt: bool = True
+    uses_attempt: bool = True
     backs_off: bool = True
-    most: int | None = None
+    max_attempts: int | None = None
 
 
 # A file that takes too long once takes too long again. The second try is for a worker that was slow.
-MOST_TIMEOUTS = 2
+MAX_TIMEOUTS = 2
 
 FAILURE_POLICIES: dict[ErrorClass, FailurePolicy] = {
     ErrorClass.TRANSIENT: FailurePolicy(JobState.QUEUED),
     ErrorClass.RESOURCE: FailurePolicy(JobState.QUEUED),
-    ErrorClass.TIMEOUT: FailurePolicy(JobState.QUEUED, most=MOST_TIMEOUTS),
+    ErrorClass.TIMEOUT: FailurePolicy(JobState.QUEUED, max_attempts=MAX_TIMEOUTS),
     ErrorClass.INTERNAL: FailurePolicy(JobState.QUEUED),
     ErrorClass.INVALID_INPUT: FailurePolicy(JobState.FAILED),
-    ErrorClass.INTERRUPTED: FailurePolicy(JobState.QUEUED, spends_attempt=False, backs_off=False),
+    ErrorClass.INTERRUPTED: FailurePolicy(JobState.QUEUED, uses_attempt=False, backs_off=False),
     ErrorClass.CANCELLED: FailurePolicy(JobState.CANCELLED),
 }
 
 # The code of an interruption by trouble of the worker's host: full disk, no memory, no scanner. So many cost a job no
 # attempt; beyond, the job itself may be what troubles its workers.
 WORKER_TROUBLE = "worker_trouble"
-MOST_FREE_TROUBLES = 10
+MAX_FREE_TROUBLES = 10
 
 # The code and limit of an input that is larger than its worker's MAX_FILE_SIZE.
 TOO_LARGE, FILE_LIMIT = "too_large", "MAX_FILE_SIZE"
@@ -97,13 +97,13 @@ class FailureDecision:
     Attributes:
         next_state: `queued`, `failed` or `cancelled`.
         delay_seconds: how long a queued job waits before it may be claimed.
-        spends_attempt: whether this attempt counts.
-        source_bytes: the size of the input, at least, that the failure has shown; None: none.
+        uses_attempt: whether this attempt counts.
+        source_bytes: a lower bound for the size of the input that the failure has shown; None: none.
     """
 
     next_state: JobState
     delay_seconds: float
-    spends_attempt: bool
+    uses_attempt: bool
     source_bytes: int | None = None
 
 
@@ -115,13 +115,13 @@ class AttemptBudget:
         attempt: number of the attempt under way, 1-based.
         max_attempts: how many attempts the job has in all.
         backoff_seconds: ceiling of the wait after the first, second, … attempt; the last one repeats.
-        ended_alike: attempts before this one that ended with the same class of error.
+        same_class_failures: attempts before this one that ended with the same class of error.
     """
 
     attempt: int
     max_attempts: int
     backoff_seconds: Sequence[float]
-    ended_alike: int = 0
+    same_class_failures: int = 0
 
 
 def decide_failure(
@@ -137,17 +137,17 @@ def decide_failure(
     """
     policy = FAILURE_POLICIES[error_class]
     if policy.next_state is not JobState.QUEUED:
-        return FailureDecision(policy.next_state, 0.0, policy.spends_attempt)
-    spent = policy.most is not None and budget.ended_alike + 1 >= policy.most
-    if policy.spends_attempt and (spent or budget.attempt >= budget.max_attempts):
-        return FailureDecision(JobState.FAILED, 0.0, spends_attempt=True)
+        return FailureDecision(policy.next_state, 0.0, policy.uses_attempt)
+    spent = policy.max_attempts is not None and budget.same_class_failures + 1 >= policy.max_attempts
+    if policy.uses_attempt and (spent or budget.attempt >= budget.max_attempts):
+        return FailureDecision(JobState.FAILED, 0.0, uses_attempt=True)
     delay = 0.0
     if policy.backs_off and budget.backoff_seconds:
         # Full jitter: retries of jobs that failed together spread over the whole interval.
         place = min(budget.attempt, len(budget.backoff_seconds)) - 1
         delay = source.uniform(0.0, budget.backoff_seconds[place])
     delay = max(delay, min(retry_after_seconds or 0.0, MAX_RETRY_AFTER_SECONDS))
-    return FailureDecision(JobState.QUEUED, delay, policy.spends_attempt)
+    return FailureDecision(JobState.QUEUED, delay, policy.uses_attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,11 +269,11 @@ def upload_slots(outputs: Iterable[UploadSlot], payload: Mapping[str, object]) -
     """The slots that are offered for the payload's `outputFormat`; anything unknown counts as png."""
     slots = tuple(outputs)
     known = frozenset[str]().union(*(slot.formats for slot in slots if slot.formats is not None))
-    said = payload.get("outputFormat")
-    name = said.lower() if isinstance(said, str) else _DEFAULT_FORMAT
+    requested = payload.get("outputFormat")
+    name = requested.lower() if isinstance(requested, str) else _DEFAULT_FORMAT
     name = _OTHER_NAMES.get(name, name)
-    wanted = name if name in known else _DEFAULT_FORMAT
-    return tuple(slot for slot in slots if slot.formats is None or wanted in slot.formats)
+    chosen = name if name in known else _DEFAULT_FORMAT
+    return tuple(slot for slot in slots if slot.formats is None or chosen in slot.formats)
 
 
 def job_prefix(job_id: UUID) -> str:
@@ -306,10 +306,10 @@ class LeaseToken:
     """Proof of holding a job: the number of the lease and a part that cannot be guessed."""
 
     lease_seq: int
-    lease_key: str
+    lease_secret: str
 
     def __str__(self) -> str:
-        return f"{self.lease_seq}.{self.lease_key}"
+        return f"{self.lease_seq}.{self.lease_secret}"
 
     @staticmethod
     def parse(text: str) -> LeaseToken | None:

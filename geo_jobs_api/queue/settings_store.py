@@ -8,7 +8,7 @@ from geo_jobs_api.config import Settings
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import load_queries
 
-_upkeep = load_queries("upkeep.sql")
+_maintenance = load_queries("maintenance.sql")
 
 # What is allowed, and for how long it is kept. No secrets, and nothing that belongs to one machine.
 _RECORDED = {
@@ -27,12 +27,14 @@ _RECORDED = {
 async def record_settings(pool: Pool, settings: Settings) -> None:
     """Write down what this process runs with; of several processes the last one counts."""
     async with pool.connection() as connection:
-        await _upkeep.record_settings(connection, settings=Jsonb(settings.model_dump(mode="json", include=_RECORDED)))
+        await _maintenance.record_settings(
+            connection, settings=Jsonb(settings.model_dump(mode="json", include=_RECORDED))
+        )
 
 
 async def settings_in_force(pool: Pool, own: Settings) -> Settings:
     """Return this process's settings with those of the API; its own alone where no API has run on this database."""
     async with pool.connection() as connection:
-        row = await _upkeep.get_recorded_settings(connection)
+        row = await _maintenance.get_recorded_settings(connection)
     recorded = {} if row is None else row["settings"]
     return own.model_copy(update={name: value for name, value in recorded.items() if name in _RECORDED})

@@ -11,8 +11,8 @@ from pydantic import Base64Bytes, ConfigDict, Field
 
 from geo_jobs_api.fields import Integer, Metadata, Model, Name, Payload, Real, ReportedDetail, ReportedText, Text
 from geo_jobs_api.queue.capabilities import UNDECLARED, Capabilities
-from geo_jobs_api.queue.operator_records import SeenWorker
-from geo_jobs_api.queue.rules import ErrorClass
+from geo_jobs_api.queue.operator_records import WorkerRegistration
+from geo_jobs_api.queue.rules import ErrorClass, InputKind, JobState
 
 
 class DeclaredCapabilities(Model):
@@ -52,16 +52,18 @@ class ClaimJobs(Model):
     @property
     def declared(self) -> Capabilities:
         """What the worker takes."""
-        said = self.capabilities
-        if said is None:
+        declared = self.capabilities
+        if declared is None:
             return UNDECLARED
-        hosts = None if said.source_hosts is None else tuple(sorted({host.lower() for host in said.source_hosts}))
-        return Capabilities(said.max_file_size, hosts, said.memory_mb, said.concurrent_jobs)
+        hosts = (
+            None if declared.source_hosts is None else tuple(sorted({host.lower() for host in declared.source_hosts}))
+        )
+        return Capabilities(declared.max_file_size, hosts, declared.memory_mb, declared.concurrent_jobs)
 
-    def as_seen(self) -> SeenWorker:
-        """The worker, as the roll call notes it."""
+    def registration(self) -> WorkerRegistration:
+        """Return the worker's entry in the registry."""
         trouble = [one.model_dump(by_alias=True) for one in self.trouble]
-        return SeenWorker(
+        return WorkerRegistration(
             self.worker_id,
             self.worker_name,
             self.worker_version,
@@ -74,7 +76,7 @@ class ClaimJobs(Model):
 class ClaimedInput(Model):
     """The file to work on. Of kind `url`, the worker fetches it from elsewhere, if it has changed."""
 
-    kind: str
+    kind: InputKind
     file_name: str
     download_url: str
     size_bytes: int | None
@@ -205,13 +207,13 @@ class FailJob(Model):
 class Completed(Model):
     """The answer to a complete."""
 
-    state: str
+    state: JobState
     replayed: bool
 
 
 class Failed(Model):
     """The answer to a fail."""
 
-    state: str
+    state: JobState
     next_attempt_at: datetime | None
     replayed: bool

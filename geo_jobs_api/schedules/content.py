@@ -1,74 +1,58 @@
-"""From a schedule as it is asked for to what is stored; whatever could not fire is refused at once."""
+"""Checks of a schedule before it is stored: one that could not fire is refused at once."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime
 
-from geo_jobs_api.errors import FieldError, Problem
+from geo_jobs_api.errors import validation_problem
 from geo_jobs_api.hosts import HostList
 from geo_jobs_api.jobs.creation_store import CreationStore
-from geo_jobs_api.jobs.payload_checks import AskedJob, check_outputs, check_payloads
+from geo_jobs_api.jobs.payload_checks import RequestedJob, check_outputs, check_payloads
 from geo_jobs_api.jobs.submission import source_of
-from geo_jobs_api.pipelines.build import asked_jobs, asked_outputs, build_pipeline
+from geo_jobs_api.pipelines.build import build_pipeline, requested_jobs, requested_outputs
 from geo_jobs_api.pipelines.schemas import CreatePipeline
 from geo_jobs_api.queue.rules import InputKind
-from geo_jobs_api.schedules.schemas import PutSchedule, ScheduledJob, stored_template, stored_timing
-from geo_jobs_api.schedules.store import ScheduleContent
+from geo_jobs_api.schedules.schemas import PutSchedule, ScheduledJob
 
 
-async def content_of(
+async def check_schedule(
     creation: CreationStore, allowed: HostList, owner: str, body: PutSchedule, now: datetime
-) -> ScheduleContent:
-    """What is stored for a schedule that begins now.
+) -> Sequence[datetime]:
+    """Check a schedule that begins now. Return its next fire times.
 
     Raises:
-        Problem: `validation`, `source-not-allowed`, `unknown-task-type`.
+        Problem: `validation`, `source_not_allowed`, `unknown_task_type`.
     """
     await _check_template(creation, allowed, owner, body)
-    # Templates may have a mebibyte.
-    return await asyncio.to_thread(_content, body, now)
-
-
-def _content(body: PutSchedule, now: datetime) -> ScheduleContent:
-    upcoming = body.timing(body.start_at, body.end_at).upcoming(now)
+    upcoming = await asyncio.to_thread(body.timing(body.start_at, body.end_at).upcoming, now)
     if not upcoming:
-        raise _wrong("/at" if body.at is not None else "/cron", "There is no moment left at which it would fire.")
-    return ScheduleContent(
-        name=body.name,
-        timing=stored_timing(body),
-        template=stored_template(body),
-        missed_runs=body.missed_runs.value,
-        catch_up=body.catch_up,
-        overlap=body.overlap,
-        jitter_seconds=body.jitter_seconds,
-        start_at=body.start_at,
-        end_at=body.end_at,
-        skip_unchanged=body.skip_unchanged,
-        paused=body.paused,
-        upcoming=() if body.paused else upcoming,
-    )
+        raise validation_problem(
+            "/at" if body.at is not None else "/cron", "There is no moment left at which it would fire."
+        )
+    return upcoming
 
 
 async def _check_template(creation: CreationStore, allowed: HostList, owner: str, body: PutSchedule) -> None:
-    asked, sources = await asyncio.to_thread(_jobs_of_template, allowed, owner, body.template)
-    rules = await check_payloads(creation, asked)
+    requested, sources = await asyncio.to_thread(_jobs_of_template, allowed, owner, body.template)
+    rules = await check_payloads(creation, requested)
     if not isinstance(body.template, ScheduledJob):
-        await check_outputs(creation, asked_outputs(body.template, "/template"))
+        await check_outputs(creation, requested_outputs(body.template, "/template"))
     if any(kind is None and rules[task_type].input == "required" for task_type, kind in sources):
-        raise _wrong("/template", "Nobody would upload a file for it: the template needs inputPayload.sourceUrl.")
+        raise validation_problem(
+            "/template", "Nobody would upload a file for it: the template needs inputPayload.sourceUrl."
+        )
 
 
 def _jobs_of_template(
     allowed: HostList, owner: str, template: ScheduledJob | CreatePipeline
-) -> tuple[list[AskedJob], list[tuple[str, InputKind | None]]]:
+) -> tuple[list[RequestedJob], list[tuple[str, InputKind | None]]]:
     """Return the jobs that a template makes, and each job's task type with its kind of input."""
     if isinstance(template, ScheduledJob):
         source = source_of(allowed, template.input_payload, "/template/inputPayload/sourceUrl")
-        return [AskedJob("/template", template.task_type, template.input_payload)], [(template.task_type, source.kind)]
+        return [RequestedJob("/template", template.task_type, template.input_payload)], [
+            (template.task_type, source.kind)
+        ]
     jobs = build_pipeline(allowed, owner, template, None)[1]
-    return asked_jobs(template, "/template"), [(job.task_type, job.source.kind) for job in jobs]
-
-
-def _wrong(pointer: str, message: str) -> Problem:
-    return Problem("validation", message, errors=[FieldError(pointer, message)])
+    return requested_jobs(template, "/template"), [(job.task_type, job.source.kind) for job in jobs]

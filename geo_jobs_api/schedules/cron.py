@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -23,15 +22,7 @@ GRACE = timedelta(seconds=60)
 _FIRST_SPAN = timedelta(hours=1)
 _TICK = timedelta(microseconds=1)
 # Moments of a schedule that are stored and shown.
-_MOST_UPCOMING = 5
-
-
-class MissedRuns(StrEnum):
-    """What becomes of fires that were missed: none of them, one for all, or each of the latest few."""
-
-    SKIP = "skip"
-    COALESCE = "coalesce"
-    CATCH_UP = "catch_up"
+_MAX_UPCOMING = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +68,16 @@ class Timing:
 
     def upcoming(self, moment: datetime) -> tuple[datetime, ...]:
         """The first few moments to fire later than `moment`."""
-        return tuple(itertools.islice(self.ticks(moment), _MOST_UPCOMING))
+        return tuple(itertools.islice(self.ticks(moment), _MAX_UPCOMING))
 
-    def latest(self, first: datetime, now: datetime, most: int) -> list[datetime]:
+    def latest(self, first: datetime, now: datetime, limit: int) -> list[datetime]:
         """The latest moments to fire, at most so many, from `first` to `now`, both included."""
         span = _FIRST_SPAN
         while True:
             start = max(first, now - span)
             due = itertools.takewhile(lambda tick: tick <= now, self.ticks(start - _TICK))
-            found = deque(due, maxlen=most)
-            if len(found) == most or start == first:
+            found = deque(due, maxlen=limit)
+            if len(found) == limit or start == first:
                 return list(found)
             # From a guess and not from the beginning: a year of minutes would take seconds to count.
             span *= 4
@@ -127,38 +118,23 @@ class Due:
     next_run_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class CatchUp:
-    """What becomes of missed fires.
-
-    Attributes:
-        missed_runs: the policy.
-        latest: how many are made up for, by `catch_up`.
-        at_once: how many fires in one round; the others come next.
-    """
-
-    missed_runs: MissedRuns
-    latest: int
-    at_once: int
-
-
-def decide_due(timing: Timing, next_run_at: datetime, now: datetime, policy: CatchUp) -> Due:
-    """What to do at `now` for a schedule whose next moment was to be `next_run_at`, which has come.
+def decide_due(timing: Timing, next_run_at: datetime, now: datetime, *, catch_up: int, max_fires: int) -> Due:
+    """Decide what to do at `now` for a schedule that is due.
 
     Args:
         timing: when it fires.
-        next_run_at: the first moment that nothing was decided for.
-        now: the moment of the decision.
-        policy: what becomes of those that were missed.
+        next_run_at: the first undecided fire time.
+        now: the time of the decision.
+        catch_up: fire at most so many of the latest due times; 0: none that was missed.
+        max_fires: fires in one round. The others come next.
     """
-    wanted = policy.latest if policy.missed_runs is MissedRuns.CATCH_UP else 1
-    latest = timing.latest(next_run_at, now, wanted)
+    latest = timing.latest(next_run_at, now, max(1, catch_up))
     if not latest:
         return Due((), None, timing.next_after(now))
-    if policy.missed_runs is MissedRuns.SKIP and now - latest[-1] > GRACE:
+    if not catch_up and now - latest[-1] > GRACE:
         return Due((), latest[-1], timing.next_after(now))
-    if len(latest) > policy.at_once:
-        return Due(tuple(latest[: policy.at_once]), None, latest[policy.at_once])
+    if len(latest) > max_fires:
+        return Due(tuple(latest[:max_fires]), None, latest[max_fires])
     return Due(tuple(latest), None, timing.next_after(now))
 
 

@@ -12,12 +12,12 @@ from psycopg.rows import DictRow
 
 from geo_jobs_api.jobs.creation_store import NewJob, cancel_jobs, insert_jobs
 from geo_jobs_api.pipelines.store import IncompletePipelineError, NewPipeline, insert_pipeline
-from geo_jobs_api.queue.job_store import ShareExceededError, keep_to_share
+from geo_jobs_api.queue.job_store import QuotaExceededError, enforce_quota
 from geo_jobs_api.schedules.store import Fire
 
 
 @dataclass(slots=True)
-class Round:
+class FirePlan:
     """What one transaction is going to do."""
 
     now: datetime
@@ -29,79 +29,79 @@ class Round:
     errors: dict[UUID, str] = field(default_factory=dict)
 
 
-async def carry_out(connection: AsyncConnection[DictRow], plan: Round, *, most_open: int = 0) -> None:
+async def execute(connection: AsyncConnection[DictRow], plan: FirePlan, *, max_open: int = 0) -> None:
     """Make what is planned; what cannot be made turns its fire into a failed one.
 
     Args:
         connection: in the transaction that holds the schedules.
         plan: its `fires` and `errors` tell afterwards what came of it.
-        most_open: how many open jobs an owner may have then; 0: any number.
+        max_open: how many open jobs an owner may have then; 0: any number.
     """
     await cancel_jobs(connection, plan.to_cancel, "The next run of its schedule has come.")
-    if most_open:
-        plan.fires = [await _make(connection, one, most_open) for one in _by_owner(plan)] + _made_nothing(plan)
+    if max_open:
+        plan.fires = [await _make(connection, one, max_open) for one in _by_owner(plan)] + _without_jobs(plan)
     else:
-        made = set(await insert_jobs(connection, list(plan.jobs.values()), parents_of=None)) if plan.jobs else set()
-        fires = [_outcome(fire, plan.jobs[fire.job_id], made) for fire in plan.fires if fire.job_id is not None]
-        pipelines = [await _make_pipeline(connection, *one, most_open) for one in plan.pipelines]
-        plan.fires = fires + pipelines + _made_nothing(plan)
+        created = set(await insert_jobs(connection, list(plan.jobs.values()), parents_of=None)) if plan.jobs else set()
+        fires = [_outcome(fire, plan.jobs[fire.job_id], created) for fire in plan.fires if fire.job_id is not None]
+        pipelines = [await _make_pipeline(connection, *one, max_open) for one in plan.pipelines]
+        plan.fires = fires + pipelines + _without_jobs(plan)
     plan.errors |= {fire.schedule_id: fire.error for fire in plan.fires if fire.error is not None}
 
 
-def _made_nothing(plan: Round) -> list[Fire]:
+def _without_jobs(plan: FirePlan) -> list[Fire]:
     return [fire for fire in plan.fires if fire.job_id is None]
 
 
-Making = tuple[Fire, NewPipeline | None, list[NewJob]]
+PlannedFire = tuple[Fire, NewPipeline | None, list[NewJob]]
 
 
-def _by_owner(plan: Round) -> Iterator[Making]:
+def _by_owner(plan: FirePlan) -> Iterator[PlannedFire]:
     """One order for all processes, since each owner is locked from the first job to the transaction's end."""
-    jobs: list[Making] = [(fire, None, [plan.jobs[fire.job_id]]) for fire in plan.fires if fire.job_id is not None]
+    jobs: list[PlannedFire] = [(fire, None, [plan.jobs[fire.job_id]]) for fire in plan.fires if fire.job_id is not None]
     yield from sorted([*jobs, *plan.pipelines], key=lambda one: one[2][0].owner)
 
 
-async def _make(connection: AsyncConnection[DictRow], making: Making, most_open: int) -> Fire:
+async def _make(connection: AsyncConnection[DictRow], making: PlannedFire, max_open: int) -> Fire:
     fire, pipeline, jobs = making
     if pipeline is not None:
-        return await _make_pipeline(connection, fire, pipeline, jobs, most_open)
+        return await _make_pipeline(connection, fire, pipeline, jobs, max_open)
     try:
         async with connection.transaction():
-            made = set(await insert_jobs(connection, jobs, parents_of=None))
-            if made:
-                await keep_to_share(connection, jobs[0].owner, most_jobs=most_open)
-    except ShareExceededError as error:
-        return _beyond_share(fire, error, most_open)
-    return _outcome(fire, jobs[0], made)
+            created = set(await insert_jobs(connection, jobs, parents_of=None))
+            if created:
+                await enforce_quota(connection, jobs[0].owner, max_jobs=max_open)
+    except QuotaExceededError as error:
+        return _beyond_share(fire, error, max_open)
+    return _outcome(fire, jobs[0], created)
 
 
 async def _make_pipeline(
-    connection: AsyncConnection[DictRow], fire: Fire, pipeline: NewPipeline, jobs: list[NewJob], most_open: int
+    connection: AsyncConnection[DictRow], fire: Fire, pipeline: NewPipeline, jobs: list[NewJob], max_open: int
 ) -> Fire:
     try:
         async with connection.transaction():
             await insert_pipeline(connection, pipeline, jobs)
-            if most_open:
-                await keep_to_share(connection, pipeline.owner, most_jobs=most_open)
+            if max_open:
+                await enforce_quota(connection, pipeline.owner, max_jobs=max_open)
     except IncompletePipelineError:
         return _failed(fire, "One of its task types is not known.")
-    except ShareExceededError as error:
-        return _beyond_share(fire, error, most_open)
+    except QuotaExceededError as error:
+        return _beyond_share(fire, error, max_open)
     return fire
 
 
-def _outcome(fire: Fire, job: NewJob, made: set[UUID]) -> Fire:
-    if job.id in made:
+def _outcome(fire: Fire, job: NewJob, created: set[UUID]) -> Fire:
+    if job.id in created:
         return fire
     if job.dedup_key is not None:
-        return Fire(fire.schedule_id, fire.fire_time, "overlap", fire.by_hand)
+        return Fire(fire.schedule_id, fire.fire_time, "overlap", fire.manual)
     return _failed(fire, f"There is no task type {job.task_type!r}.")
 
 
-def _beyond_share(fire: Fire, error: ShareExceededError, most_open: int) -> Fire:
-    why = f"Its owner would have {error.has.open_jobs} jobs that have not ended; at most {most_open} are taken."
+def _beyond_share(fire: Fire, error: QuotaExceededError, max_open: int) -> Fire:
+    why = f"Its owner would have {error.has.open_jobs} jobs that have not ended; at most {max_open} are taken."
     return _failed(fire, why)
 
 
 def _failed(fire: Fire, why: str) -> Fire:
-    return Fire(fire.schedule_id, fire.fire_time, "failed", fire.by_hand, error=why)
+    return Fire(fire.schedule_id, fire.fire_time, "failed", fire.manual, error=why)

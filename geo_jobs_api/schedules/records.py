@@ -1,31 +1,30 @@
-"""Schedules and what was decided for their moments; frozen, each made of one row."""
+"""Schedules as rows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from geo_jobs_api.queue.records import FromRow
 
+Overlap = Literal["allow", "skip", "cancel_old"]
+FireOutcome = Literal["created", "overlap", "missed", "failed"]
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule(FromRow):
-    """A schedule, as `schedules` holds it; `timing` is JSON, `template` JSON text.
-
-    `upcoming` begins with `next_run_at`, unless a program of the release before wrote the row.
-    """
+    """A row of `schedules`: `timing` is JSON, `template` JSON text, and `upcoming` begins with `next_run_at`."""
 
     id: UUID
     owner: str
     name: str
     timing: dict[str, Any]
     template: str
-    missed_runs: str
     catch_up: int
-    overlap: str
+    overlap: Overlap
     jitter_seconds: int
     start_at: datetime | None
     end_at: datetime | None
@@ -37,19 +36,6 @@ class Schedule(FromRow):
     last_error: str | None
     created_at: datetime
     updated_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduleFire(FromRow):
-    """What was decided for one moment of a schedule."""
-
-    fire_time: datetime
-    outcome: str
-    by_hand: bool
-    job_id: UUID | None
-    pipeline_id: UUID | None
-    error: str | None
-    decided_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,5 +53,5 @@ class LastSource(FromRow):
             return None
         # A "not modified" need not repeat the validators.
         before = (self.source_condition or {}) if self.source_validators.get("unchanged") else {}
-        told = {name: self.source_validators.get(name) or before.get(name) for name in ("etag", "lastModified")}
-        return {name: value for name, value in told.items() if value} or None
+        condition = {name: self.source_validators.get(name) or before.get(name) for name in ("etag", "lastModified")}
+        return {name: value for name, value in condition.items() if value} or None

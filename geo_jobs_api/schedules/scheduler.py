@@ -7,10 +7,8 @@ can be noted once) and they go on to their next moments. A process that is kille
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
-import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -22,11 +20,12 @@ from geo_jobs_api.errors import Problem
 from geo_jobs_api.hosts import HostList
 from geo_jobs_api.jobs.creation_store import NewJob
 from geo_jobs_api.jobs.submission import source_of
-from geo_jobs_api.log import OutageLog, get_logger
+from geo_jobs_api.log import get_logger
+from geo_jobs_api.maintenance.periodic import Periodic
 from geo_jobs_api.pipelines.build import build_pipeline
 from geo_jobs_api.queue.rules import InputKind
-from geo_jobs_api.schedules.cron import CatchUp, Due, MissedRuns, decide_due
-from geo_jobs_api.schedules.fire import Round, carry_out
+from geo_jobs_api.schedules.cron import Due, decide_due
+from geo_jobs_api.schedules.fire import FirePlan, execute
 from geo_jobs_api.schedules.records import LastSource, Schedule
 from geo_jobs_api.schedules.schemas import ScheduledJob, parse_template, timing_of
 from geo_jobs_api.schedules.store import (
@@ -37,7 +36,7 @@ from geo_jobs_api.schedules.store import (
     list_open_jobs,
     lock_due,
     lock_schedule,
-    note_decisions,
+    store_decisions,
 )
 
 _log = get_logger(__name__)
@@ -45,59 +44,44 @@ _log = get_logger(__name__)
 _SCHEDULES_PER_ROUND = 50
 # Of one schedule that has much to make up for.
 _FIRES_PER_ROUND = 20
-_LONGEST_REST_SECONDS = 60.0
-_OUTAGE_PAUSE_SECONDS = 2.0
+_MAX_SLEEP_SECONDS = 60.0
 
 
-class ScheduleRunner:
+class Scheduler:
     """Fires what is due, then sleeps until something is.
 
     Args:
         schedules: where they are kept.
         allowed: the hosts that files are fetched from.
-        bell: set by whoever changes a schedule.
-        most_open: how many open jobs an owner may have, those made otherwise too; 0: any number.
+        wake: set by whoever changes a schedule.
+        max_open: how many open jobs an owner may have, those made otherwise too; 0: any number.
         clock: stands in for the database's clock where time is played.
-        sleep: waits that many seconds.
     """
 
-    def __init__(  # noqa: PLR0913  # clock and sleep are handed in
+    def __init__(
         self,
         schedules: ScheduleStore,
         allowed: HostList,
-        bell: asyncio.Event,
+        wake: asyncio.Event,
         *,
-        most_open: int = 0,
+        max_open: int = 0,
         clock: Callable[[], datetime | None] = lambda: None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._schedules = schedules
-        self._outage = OutageLog(_log, "schedules_not_looked_at")
         self._allowed = allowed
-        self._bell = bell
-        self._most_open = most_open
+        self.run = Periodic(self._run_round, "schedule_poll_failed", wake=wake).run
+        self._max_open = max_open
         self._clock = clock
-        self._sleep = sleep
 
-    async def run(self) -> None:
-        """Work until cancelled."""
-        while True:
-            self._bell.clear()
-            try:
-                pause = await self._schedules.seconds_until_due(self._clock())
-                self._outage.worked()
-                if pause is not None and pause <= 0:
-                    await self.run_once()
-                    continue
-            except (psycopg.Error, OSError) as error:
-                self._outage.failed(error)
-                await self._sleep(_OUTAGE_PAUSE_SECONDS * random.uniform(1, 2))  # noqa: S311  # no secret
-                continue
-            # A little later than due, since a look that comes a millisecond early finds nothing.
-            rest = _LONGEST_REST_SECONDS if pause is None else min(_LONGEST_REST_SECONDS, pause + 0.005)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(rest):
-                    await self._bell.wait()
+    async def _run_round(self) -> float:
+        pause = await self._schedules.seconds_until_due(self._clock())
+        if pause is None:
+            return _MAX_SLEEP_SECONDS
+        if pause <= 0:
+            await self.run_once()
+            return 0.0
+        # A query a millisecond early finds nothing.
+        return min(_MAX_SLEEP_SECONDS, pause + 0.005)
 
     async def run_once(self) -> int:
         """One round over what is due now; how many moments were decided."""
@@ -108,7 +92,7 @@ class ScheduleRunner:
         # What cannot be stored of one must not keep the others back.
         decided = 0
         async with self._schedules.connection() as connection:
-            due, _ = await lock_due(connection, now=self._clock(), only=None, most=_SCHEDULES_PER_ROUND)
+            due, _ = await lock_due(connection, now=self._clock(), only=None, limit=_SCHEDULES_PER_ROUND)
         for schedule in due:
             try:
                 decided += await self._fire_due(schedule.id, 1)
@@ -117,19 +101,19 @@ class ScheduleRunner:
                 decided += await self._give_up(schedule, f"It could not be stored: {type(error).__name__}.")
         return decided
 
-    async def _fire_due(self, only: UUID | None, most: int) -> int:
+    async def _fire_due(self, only: UUID | None, limit: int) -> int:
         async with self._schedules.connection() as connection, connection.transaction():
-            due, now = await lock_due(connection, now=self._clock(), only=only, most=most)
+            due, now = await lock_due(connection, now=self._clock(), only=only, limit=limit)
             if now is None:
                 return 0
             open_jobs = await list_open_jobs(connection, [schedule.id for schedule in due])
-            asking = [schedule.id for schedule in due if schedule.skip_unchanged]
-            sources = await list_last_sources(connection, asking)
+            conditional = [schedule.id for schedule in due if schedule.skip_unchanged]
+            sources = await list_last_sources(connection, conditional)
             # Templates and moments of 50 schedules may take a second, in which requests are served.
             plan, steps = await asyncio.to_thread(self._plan_round, due, now, open_jobs, sources)
-            await carry_out(connection, plan, most_open=self._most_open)
-            await note_decisions(connection, plan.fires, [_step(plan, *step) for step in steps])
-            _tell(plan.fires)
+            await execute(connection, plan, max_open=self._max_open)
+            await store_decisions(connection, plan.fires, [_step(plan, *step) for step in steps])
+            _log_fires(plan.fires)
             return len(due)
 
     def _plan_round(
@@ -138,9 +122,9 @@ class ScheduleRunner:
         now: datetime,
         open_jobs: Mapping[UUID, list[UUID]],
         sources: dict[UUID, LastSource],
-    ) -> tuple[Round, list[tuple[Schedule, Sequence[datetime]]]]:
+    ) -> tuple[FirePlan, list[tuple[Schedule, Sequence[datetime]]]]:
         """Return what to make, and for each schedule its moments to come."""
-        plan = Round(now)
+        plan = FirePlan(now)
         steps: list[tuple[Schedule, Sequence[datetime]]] = []
         for schedule in due:
             try:
@@ -158,7 +142,7 @@ class ScheduleRunner:
 
     def _plan_fires(
         self,
-        plan: Round,
+        plan: FirePlan,
         schedule: Schedule,
         fires: Iterable[datetime],
         open_jobs: list[UUID],
@@ -180,29 +164,29 @@ class ScheduleRunner:
             is_busy = True
 
     def _plan_one(
-        self, plan: Round, schedule: Schedule, moment: datetime, last: LastSource | None, *, by_hand: bool = False
+        self, plan: FirePlan, schedule: Schedule, moment: datetime, last: LastSource | None, *, manual: bool = False
     ) -> None:
         """Add what one fire makes."""
         template = parse_template(schedule.template)
         try:
             if isinstance(template, ScheduledJob):
-                job = self._job(schedule, template, moment, last, by_hand=by_hand)
+                job = self._job(schedule, template, moment, last, manual=manual)
                 plan.jobs[job.id] = job
-                plan.fires.append(Fire(schedule.id, moment, "made", by_hand, job_id=job.id))
+                plan.fires.append(Fire(schedule.id, moment, "created", manual, job_id=job.id))
             else:
                 new, jobs = build_pipeline(self._allowed, schedule.owner, template, None)
-                made = Fire(schedule.id, moment, "made", by_hand, pipeline_id=new.id)
-                plan.pipelines.append((made, new, [_belonging(job, schedule.id) for job in jobs]))
+                fire = Fire(schedule.id, moment, "created", manual, pipeline_id=new.id)
+                plan.pipelines.append((fire, new, [_with_schedule(job, schedule.id) for job in jobs]))
         except Problem as problem:
-            plan.fires.append(Fire(schedule.id, moment, "failed", by_hand, error=problem.detail))
+            plan.fires.append(Fire(schedule.id, moment, "failed", manual, error=problem.detail))
 
     def _job(
-        self, schedule: Schedule, template: ScheduledJob, moment: datetime, last: LastSource | None, *, by_hand: bool
+        self, schedule: Schedule, template: ScheduledJob, moment: datetime, last: LastSource | None, *, manual: bool
     ) -> NewJob:
         source = source_of(self._allowed, template.input_payload, "/template/inputPayload/sourceUrl")
         if last is not None and source.kind is InputKind.URL:
-            source = source.asked_with(last.condition_for(template.task_type, template.input_payload))
-        delivery = template.deliver_after_seconds
+            source = source.with_condition(last.condition_for(template.task_type, template.input_payload))
+        delivery = template.notify_after_seconds
         return NewJob(
             id=uuid7(),
             owner=schedule.owner,
@@ -213,8 +197,8 @@ class ScheduleRunner:
             request_digest=hashlib.sha256(schedule.template.encode()).digest(),
             source=source,
             dedup_key=template.dedup_key,
-            run_at=None if by_hand else moment + jitter(schedule, moment),
-            deliver_at=None if delivery is None else moment + timedelta(seconds=delivery),
+            run_at=None if manual else moment + jitter(schedule, moment),
+            notify_at=None if delivery is None else moment + timedelta(seconds=delivery),
             schedule_id=schedule.id,
         )
 
@@ -225,46 +209,45 @@ class ScheduleRunner:
             if locked is None:
                 return None
             schedule, now = locked
-            plan = Round(now)
-            await asyncio.to_thread(self._plan_one, plan, schedule, now, None, by_hand=True)
-            await carry_out(connection, plan, most_open=self._most_open)
-            await note_decisions(connection, plan.fires, ())
+            plan = FirePlan(now)
+            await asyncio.to_thread(self._plan_one, plan, schedule, now, None, manual=True)
+            await execute(connection, plan, max_open=self._max_open)
+            await store_decisions(connection, plan.fires, ())
         return plan.fires[0]
 
     async def _give_up(self, schedule: Schedule, why: str) -> int:
         """Pass over what is due of a schedule that cannot fire."""
         async with self._schedules.connection() as connection, connection.transaction():
-            due, now = await lock_due(connection, now=self._clock(), only=schedule.id, most=1)
+            due, now = await lock_due(connection, now=self._clock(), only=schedule.id, limit=1)
             if now is None or due[0].next_run_at is None:
                 return 0
             upcoming = await asyncio.to_thread(timing_of(due[0]).upcoming, now)
             step = Step(schedule.id, due[0].next_run_at, upcoming, last_error=why)
-            await note_decisions(connection, (), [step])
+            await store_decisions(connection, (), [step])
         return 1
 
 
 def _decide(schedule: Schedule, now: datetime) -> tuple[Due, Sequence[datetime]]:
     """Return what is due, and the moments to come."""
-    policy = CatchUp(MissedRuns(schedule.missed_runs), schedule.catch_up, _FIRES_PER_ROUND)
-    timing = timing_of(schedule)
-    due = decide_due(timing, schedule.next_run_at or now, now, policy)
+    timing, first = timing_of(schedule), schedule.next_run_at or now
+    due = decide_due(timing, first, now, catch_up=schedule.catch_up, max_fires=_FIRES_PER_ROUND)
     if due.next_run_at is None:
         return due, ()
     return due, (due.next_run_at, *timing.upcoming(due.next_run_at)[:-1])
 
 
-def _step(plan: Round, schedule: Schedule, upcoming: Sequence[datetime]) -> Step:
-    made = [fire.fire_time for fire in plan.fires if fire.schedule_id == schedule.id and fire.outcome == "made"]
+def _step(plan: FirePlan, schedule: Schedule, upcoming: Sequence[datetime]) -> Step:
+    fired = [fire.fire_time for fire in plan.fires if fire.schedule_id == schedule.id and fire.outcome == "created"]
     return Step(
         schedule.id,
         schedule.next_run_at or plan.now,
         upcoming,
-        max(made, default=None),
+        max(fired, default=None),
         plan.errors.get(schedule.id),
     )
 
 
-def _belonging(job: NewJob, schedule_id: UUID) -> NewJob:
+def _with_schedule(job: NewJob, schedule_id: UUID) -> NewJob:
     values: dict[str, Any] = {name: getattr(job, name) for name in NewJob.__slots__}
     return NewJob(**(values | {"schedule_id": schedule_id}))
 
@@ -275,7 +258,7 @@ def jitter(schedule: Schedule, moment: datetime) -> timedelta:
     return timedelta(seconds=schedule.jitter_seconds * int.from_bytes(digest[:8]) / 2**64)
 
 
-def _tell(fires: Iterable[Fire]) -> None:
+def _log_fires(fires: Iterable[Fire]) -> None:
     for fire in fires:
         _log.info(
             "schedule_fired",

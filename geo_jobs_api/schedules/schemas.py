@@ -7,30 +7,27 @@ import re
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, TypeAdapter, model_validator
 
-from geo_jobs_api.fields import Asked, Boolean, Integer, Model, Moment, Name, alternative
+from geo_jobs_api.fields import Boolean, Integer, Model, Name, StrictModel, Timestamp, union_tag
 from geo_jobs_api.jobs.creation_schemas import DedupKey, JobTemplate
 from geo_jobs_api.pipelines.schemas import CreatePipeline
-from geo_jobs_api.schedules.cron import MissedRuns, Timing, check_cron, join_cron
-from geo_jobs_api.schedules.records import Schedule, ScheduleFire
+from geo_jobs_api.schedules.cron import Timing, check_cron, join_cron
+from geo_jobs_api.schedules.records import FireOutcome, Overlap, Schedule
 from geo_jobs_common.near_misses import nearest, shown
 
 # Rule times of a schedule, which are moments a day. Each costs the scheduler 20 µs at each fire.
-_MOST_RULE_TIMES = 48
+_MAX_RULE_TIMES = 48
 _TIME = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 _DAYS = {"sun": 0, "mon": 1, "tue": 2, "wed": 3, "thu": 4, "fri": 5, "sat": 6}
-
 _DAY_NAMES = frozenset(
     {*_DAYS, "sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"}
     | {"tues", "weds", "thur", "thurs"}
 )
-
-Overlap = Literal["allow", "skip", "cancel_old"]
 
 
 @cache
@@ -66,7 +63,7 @@ def _check_day(day: object) -> object:
     return day
 
 
-class Rule(Asked):
+class Rule(StrictModel):
     """Times of the day on some days of the week; without days, on all."""
 
     times: list[Annotated[str, AfterValidator(_check_time)]] = Field(min_length=1, max_length=48)
@@ -78,11 +75,11 @@ class Rule(Asked):
         return [join_cron(int(time[:2]), int(time[3:]), days) for time in self.times]
 
 
-class ScheduleTiming(Asked):
+class ScheduleTiming(StrictModel):
     """One of `cron`, `at` and `rules`; `timeZone` is where cron and rules are meant."""
 
     cron: Annotated[str, Field(max_length=200), AfterValidator(check_cron)] | None = None
-    at: Moment | None = None
+    at: Timestamp | None = None
     rules: Annotated[list[Rule], Field(min_length=1, max_length=20)] | None = None
     time_zone: Annotated[str, Field(max_length=64), AfterValidator(_check_zone)] = "UTC"
 
@@ -99,20 +96,20 @@ class ScheduleTiming(Asked):
 
 
 class ScheduledJob(JobTemplate):
-    """What each fire makes; its results are announced `deliverAfterSeconds` after the moment of the fire."""
+    """What each fire makes; its results are announced `notifyAfterSeconds` after the moment of the fire."""
 
     dedup_key: DedupKey | None = None
-    deliver_after_seconds: Integer | None = Field(default=None, ge=0, le=31 * 86_400)
+    notify_after_seconds: Integer | None = Field(default=None, ge=0, le=31 * 86_400)
 
 
 def _kind_of_template(value: Any) -> str:
     is_pipeline = isinstance(value, CreatePipeline) or (isinstance(value, dict) and "stages" in value)
-    return alternative("pipeline" if is_pipeline else "job")
+    return union_tag("pipeline" if is_pipeline else "job")
 
 
 # Told apart before they are read, or each fault would be told twice.
 Template = Annotated[
-    Annotated[ScheduledJob, Tag(alternative("job"))] | Annotated[CreatePipeline, Tag(alternative("pipeline"))],
+    Annotated[ScheduledJob, Tag(union_tag("job"))] | Annotated[CreatePipeline, Tag(union_tag("pipeline"))],
     Discriminator(_kind_of_template),
 ]
 _template_adapter: TypeAdapter[ScheduledJob | CreatePipeline] = TypeAdapter(Template)
@@ -124,16 +121,15 @@ def parse_template(text: str) -> ScheduledJob | CreatePipeline:
 
 
 class PutSchedule(ScheduleTiming):
-    """A schedule. `catchUp` is how many missed fires `missedRuns: catch_up` makes up for."""
+    """A schedule. `catchUp`: missed fires to make up for, the latest ones; 0: none."""
 
     name: Name
     template: Template
-    missed_runs: MissedRuns = MissedRuns.COALESCE
-    catch_up: Integer = Field(default=10, ge=1, le=10_000)
+    catch_up: Integer = Field(default=1, ge=0, le=10_000)
     overlap: Overlap = "skip"
     jitter_seconds: Integer = Field(default=0, ge=0, le=86_400)
-    start_at: Moment | None = None
-    end_at: Moment | None = None
+    start_at: Timestamp | None = None
+    end_at: Timestamp | None = None
     skip_unchanged: Boolean = False
     paused: Boolean = False
 
@@ -142,9 +138,9 @@ class PutSchedule(ScheduleTiming):
         if self.start_at is not None and self.end_at is not None and self.end_at < self.start_at:
             raise ValueError("endAt lies before startAt")
         times = sum(len(rule.times) for rule in self.rules or ())
-        if times > _MOST_RULE_TIMES:
+        if times > _MAX_RULE_TIMES:
             raise ValueError(
-                f"rules have {times} times, and at most {_MOST_RULE_TIMES} are taken. "
+                f"rules have {times} times, and at most {_MAX_RULE_TIMES} are taken. "
                 "Use cron for regular times, such as */10 * * * *, or several schedules"
             )
         if self.skip_unchanged and not isinstance(self.template, ScheduledJob):
@@ -152,30 +148,25 @@ class PutSchedule(ScheduleTiming):
         return self
 
 
-class FireView(Model):
-    """What was decided for one moment: `made`, or `overlap`, `missed`, `failed` (with the reason)."""
+class ScheduleFire(Model):
+    """What was decided for one moment: `created`, or `overlap`, `missed`, `failed` (with the reason)."""
 
     fire_time: datetime
-    outcome: str
-    by_hand: bool
+    outcome: FireOutcome
+    manual: bool
     job_id: UUID | None
     pipeline_id: UUID | None
     error: str | None
     decided_at: datetime
 
-    @classmethod
-    def of(cls, fire: ScheduleFire) -> FireView:
-        """The view of a record."""
-        return cls(**{name: getattr(fire, name) for name in cls.model_fields})
-
 
 class FirePage(Model):
     """What was decided, the latest first."""
 
-    fires: list[FireView]
+    fires: list[ScheduleFire]
 
 
-class FireFilter(Asked):
+class FireFilter(StrictModel):
     """How many of the latest decisions to list."""
 
     limit: int = Field(default=50, ge=1, le=500)
@@ -191,9 +182,8 @@ class ScheduleView(Model):
     rules: list[Rule] | None
     time_zone: str
     template: dict[str, Any]
-    missed_runs: str
     catch_up: int
-    overlap: str
+    overlap: Overlap
     jitter_seconds: int
     start_at: datetime | None
     end_at: datetime | None
@@ -210,14 +200,10 @@ class ScheduleView(Model):
     def of(cls, schedule: Schedule) -> ScheduleView:
         """The view of a record."""
         when = ScheduleTiming.model_validate(schedule.timing)
-        upcoming = schedule.upcoming
-        if upcoming[:1] != [schedule.next_run_at]:
-            # Stored by the release before.
-            upcoming = [] if schedule.next_run_at is None else [schedule.next_run_at]
-        own = {"cron", "at", "rules", "time_zone", "upcoming", "template"}
+        own = {"cron", "at", "rules", "time_zone", "template"}
         same = {name: getattr(schedule, name) for name in cls.model_fields.keys() - own}
         timing = {"cron": when.cron, "at": when.at, "rules": when.rules, "time_zone": when.time_zone}
-        return cls(**same, **timing, template=json.loads(schedule.template), upcoming=upcoming)
+        return cls(**same, **timing, template=json.loads(schedule.template))
 
 
 def schedule_json(schedule: Schedule) -> bytes:
@@ -233,7 +219,7 @@ class SchedulePage(Model):
     next: UUID | None
 
 
-class ScheduleFilter(Asked):
+class ScheduleFilter(StrictModel):
     """Which schedules to list; `cursor` is the `next` of the page before."""
 
     cursor: UUID | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,33 +16,19 @@ from psycopg.types.json import Jsonb
 
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries, transaction_if
-from geo_jobs_api.queue.job_store import TooManyError, lock_owner
-from geo_jobs_api.schedules.records import LastSource, Schedule, ScheduleFire
+from geo_jobs_api.queue.job_store import LimitExceededError, lock_owner
+from geo_jobs_api.schedules.records import FireOutcome, LastSource, Schedule
+from geo_jobs_api.schedules.schemas import PutSchedule, ScheduleFire, stored_template, stored_timing
 
 _schedules = load_queries("schedules.sql")
+_PLAIN_COLUMNS = ("name", "catch_up", "overlap", "jitter_seconds", "start_at", "end_at", "skip_unchanged", "paused")
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduleContent:
-    """What a schedule's owner decides; the columns of the same names."""
-
-    name: str
-    timing: Mapping[str, Any]
-    template: str
-    missed_runs: str
-    catch_up: int
-    overlap: str
-    jitter_seconds: int
-    start_at: datetime | None
-    end_at: datetime | None
-    skip_unchanged: bool
-    paused: bool
-    upcoming: Sequence[datetime]
-
-    def columns(self) -> dict[str, Any]:
-        """The parameters of a statement."""
-        plain = {name: getattr(self, name) for name in self.__slots__}
-        return plain | {"timing": Jsonb(dict(self.timing))} | _moments(self.upcoming)
+def _columns(body: PutSchedule, upcoming: Sequence[datetime]) -> dict[str, Any]:
+    """Return the columns that the owner decides on."""
+    plain = {name: getattr(body, name) for name in _PLAIN_COLUMNS}
+    template, timing = stored_template(body), Jsonb(stored_timing(body))
+    return plain | {"template": template, "timing": timing} | _moments(() if body.paused else upcoming)
 
 
 def _moments(upcoming: Sequence[datetime]) -> dict[str, Any]:
@@ -51,12 +38,12 @@ def _moments(upcoming: Sequence[datetime]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Fire:
-    """What was decided for a moment; `made` comes with what was made."""
+    """What was decided for a moment; `created` comes with the id of the job or pipeline."""
 
     schedule_id: UUID
     fire_time: datetime
-    outcome: str
-    by_hand: bool = False
+    outcome: FireOutcome
+    manual: bool = False
     job_id: UUID | None = None
     pipeline_id: UUID | None = None
     error: str | None = None
@@ -67,7 +54,7 @@ class Fire:
             "schedule_id": str(self.schedule_id),
             "fire_time": self.fire_time.isoformat(),
             "outcome": self.outcome,
-            "by_hand": self.by_hand,
+            "manual": self.manual,
             "job_id": self.job_id and str(self.job_id),
             "pipeline_id": self.pipeline_id and str(self.pipeline_id),
             "error": self.error,
@@ -113,28 +100,33 @@ class ScheduleStore:
         return None if row is None else Schedule.from_row(row)
 
     async def create_schedule(
-        self, schedule_id: UUID, owner: str, content: ScheduleContent, *, most: int = 0
+        self, schedule_id: UUID, owner: str, body: PutSchedule, upcoming: Sequence[datetime], *, limit: int = 0
     ) -> Schedule | None:
         """Create a schedule; None when the owner has one of this name.
 
         Raises:
-            TooManyError: the owner would have more than `most`, if that is not 0.
+            LimitExceededError: the owner would have more than `limit`, if that is not 0.
         """
-        async with self._pool.connection() as connection, transaction_if(connection, most):
-            row = await _schedules.insert_schedule(connection, id=schedule_id, owner=owner, **content.columns())
-            if row is not None and most:
+        # Templates may have a mebibyte.
+        columns = await asyncio.to_thread(_columns, body, upcoming)
+        async with self._pool.connection() as connection, transaction_if(connection, limit):
+            row = await _schedules.insert_schedule(connection, id=schedule_id, owner=owner, **columns)
+            if row is not None and limit:
                 await lock_owner(connection, owner)
-                if (await _schedules.count_schedules(connection, owner=owner))["count"] > most:
-                    raise TooManyError
+                if (await _schedules.count_schedules(connection, owner=owner))["count"] > limit:
+                    raise LimitExceededError
         return None if row is None else Schedule.from_row(row)
 
-    async def replace_schedule(self, schedule_id: UUID, content: ScheduleContent) -> Schedule | None:
+    async def replace_schedule(
+        self, schedule_id: UUID, body: PutSchedule, upcoming: Sequence[datetime]
+    ) -> Schedule | None:
         """Give a schedule another content; None when there is none.
 
         Raises:
             psycopg.errors.UniqueViolation: the owner has another one of this name.
         """
-        return await self._one("replace_schedule", id=schedule_id, **content.columns())
+        columns = await asyncio.to_thread(_columns, body, upcoming)
+        return await self._one("replace_schedule", id=schedule_id, **columns)
 
     async def pause_schedule(self, schedule_id: UUID) -> Schedule | None:
         """Pause; None when it is paused already."""
@@ -152,10 +144,10 @@ class ScheduleStore:
         """One schedule; with an owner, only if it is that owner's."""
         return await self._one("get_schedule", id=schedule_id, owner=owner)
 
-    async def list_schedules(self, *, owner: str | None, after: UUID | None, most: int) -> list[Schedule]:
-        """Up to `most` schedules in the order they were made, after the one with the id `after`."""
+    async def list_schedules(self, *, owner: str | None, after: UUID | None, limit: int) -> list[Schedule]:
+        """Up to `limit` schedules in the order they were made, after the one with the id `after`."""
         async with self._pool.connection() as connection:
-            rows = await fetch_all(_schedules.list_schedules(connection, owner=owner, after=after, most=most))
+            rows = await fetch_all(_schedules.list_schedules(connection, owner=owner, after=after, limit=limit))
         return [Schedule.from_row(row) for row in rows]
 
     async def delete_schedule(self, schedule_id: UUID) -> bool:
@@ -164,10 +156,10 @@ class ScheduleStore:
             deleted: int = await _schedules.delete_schedule(connection, id=schedule_id)
         return deleted == 1
 
-    async def list_fires(self, schedule_id: UUID, *, most: int) -> list[ScheduleFire]:
+    async def list_fires(self, schedule_id: UUID, *, limit: int) -> list[ScheduleFire]:
         """What was decided for the latest moments, the newest first."""
         async with self._pool.connection() as connection:
-            rows = await fetch_all(_schedules.list_fires(connection, schedule_id=schedule_id, most=most))
+            rows = await fetch_all(_schedules.list_fires(connection, schedule_id=schedule_id, limit=limit))
         return [ScheduleFire.from_row(row) for row in rows]
 
     async def seconds_until_due(self, now: datetime | None = None) -> float | None:
@@ -178,10 +170,10 @@ class ScheduleStore:
 
 
 async def lock_due(
-    connection: AsyncConnection[DictRow], *, now: datetime | None, only: UUID | None, most: int
+    connection: AsyncConnection[DictRow], *, now: datetime | None, only: UUID | None, limit: int
 ) -> tuple[list[Schedule], datetime | None]:
-    """Hold up to `most` schedules whose moment has come, for this transaction; with the time of the decision."""
-    rows = await fetch_all(_schedules.lock_due(connection, now=now, only=only, most=most))
+    """Hold up to `limit` schedules whose moment has come, for this transaction; with the time of the decision."""
+    rows = await fetch_all(_schedules.lock_due(connection, now=now, only=only, limit=limit))
     return [Schedule.from_row(row) for row in rows], rows[0]["server_time"] if rows else None
 
 
@@ -205,7 +197,7 @@ async def list_last_sources(connection: AsyncConnection[DictRow], ids: Sequence[
     return {row["schedule_id"]: LastSource.from_row(row) for row in rows}
 
 
-async def note_decisions(connection: AsyncConnection[DictRow], fires: Sequence[Fire], steps: Sequence[Step]) -> None:
+async def store_decisions(connection: AsyncConnection[DictRow], fires: Sequence[Fire], steps: Sequence[Step]) -> None:
     """Write down what was decided and go on; `psycopg.errors.UniqueViolation` when it was decided before."""
     if fires:
         await _schedules.insert_fires(connection, fires=Jsonb([fire.as_row() for fire in fires]))

@@ -50,7 +50,7 @@ class Incoming:
         own.mkdir(mode=0o700)
         self._own = own
 
-    def remove_left(self, before: float) -> int:
+    def remove_abandoned(self, before: float) -> int:
         """Remove uploads of dead processes, and other files last changed before a time. Return the number of files."""
         dead = sum(self._remove_if_dead(lock) for lock in self._root.glob(f"*{_LOCK_SUFFIX}"))
         # Earlier releases wrote into the folder itself.

@@ -49,7 +49,7 @@ class StagedObject:
 
 
 class _Arriving:
-    """The file that an upload goes to, made with its first piece; all but `is_left` is for a thread.
+    """The file that an upload goes to, made with its first piece; all but `exists` is for a thread.
 
     Args:
         folder: where.
@@ -82,7 +82,7 @@ class _Arriving:
         self._file.close()
         return StagedObject(ObjectInfo(self._size, self._digest.hexdigest()), self._temporary)
 
-    def is_left(self) -> bool:
+    def exists(self) -> bool:
         """Whether there is a file that was not published."""
         return self._temporary is not None and self._temporary.exists()
 
@@ -105,14 +105,14 @@ def _settle_folder(path: Path) -> None:
 
 @contextmanager
 def _room_for(size_bytes: int) -> Iterator[None]:
-    """A disk that takes no more is a Problem `storage-full`, and said in the log."""
+    """A disk that takes no more is a Problem `storage_full`, and said in the log."""
     try:
         yield
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
         _log.error("storage_full", needed_bytes=size_bytes, reason=error.strerror)
-        raise Problem("storage-full", "There is no room for the file at the moment; try again later.") from None
+        raise Problem("storage_full", "There is no room for the file at the moment; try again later.") from None
 
 
 def _digest_file(path: Path) -> ObjectInfo | None:
@@ -147,7 +147,7 @@ class LocalStorage:
         """The file behind a key; a Problem for a key that leads anywhere else."""
         parts = key.split("/")
         if any(part in {"", ".", ".."} or "\0" in part for part in parts) or parts[0] != "jobs":
-            raise Problem("object-not-found", "There is no such file.")
+            raise Problem("object_not_found", "There is no such file.")
         return self._root.joinpath(*parts)
 
     def sign_put(self, base_url: str, key: str, rule: SizeRule, seconds: float) -> SignedRequest:
@@ -168,7 +168,7 @@ class LocalStorage:
                 try:
                     arriving.finish(content).move(path)
                 finally:
-                    if arriving.is_left():
+                    if arriving.exists():
                         arriving.discard()
             for folder in {path.parent for path in places}:
                 _settle_folder(folder)
@@ -191,9 +191,9 @@ class LocalStorage:
         Args:
             older_than_seconds: age at which files of unknown processes are removed.
         """
-        return await asyncio.to_thread(self._incoming.remove_left, self.signer.now() - older_than_seconds)
+        return await asyncio.to_thread(self._incoming.remove_abandoned, self.signer.now() - older_than_seconds)
 
-    async def list_jobs(self, after: str, most: int, older_than_seconds: float) -> list[str]:
+    async def list_jobs(self, after: str, limit: int, older_than_seconds: float) -> list[str]:
         """Names of the folders below `jobs`, sorted, those after `after`."""
 
         def look() -> list[str]:
@@ -202,7 +202,7 @@ class LocalStorage:
                 return []
             with os.scandir(folder) as entries:
                 names = sorted(entry.name for entry in entries if entry.name > after)
-            return [name for name in names if is_older(folder / name, before)][:most]
+            return [name for name in names if is_older(folder / name, before)][:limit]
 
         return await asyncio.to_thread(look)
 
@@ -231,8 +231,8 @@ class LocalStorage:
         again at once, and many uploads to one URL take the room of one in each process.
 
         Raises:
-            Problem: `too-large` as soon as there are too many bytes, `validation` when there are too few,
-                `storage-full` when the disk takes no more, `invalid-state` when a later upload took over.
+            Problem: `too_large` as soon as there are too many bytes, `validation` when there are too few,
+                `storage_full` when the disk takes no more, `invalid_state` when a later upload took over.
         """
         arriving = _Arriving(self._incoming.folder)
         try:
@@ -240,10 +240,10 @@ class LocalStorage:
                 with self._latest(key) as scope:
                     last = await _receive_body(arriving, body, rule)
                 if scope.cancelled_caught:
-                    raise Problem("invalid-state", "A later upload of the same file took over.")
+                    raise Problem("invalid_state", "A later upload of the same file took over.")
                 yield await asyncio.to_thread(arriving.finish, last)
         finally:
-            if arriving.is_left():
+            if arriving.exists():
                 await asyncio.to_thread(arriving.discard)
 
     @contextmanager
@@ -267,7 +267,7 @@ async def _receive_body(arriving: _Arriving, body: AsyncIterator[bytes], rule: S
     async for chunk in body:
         size += len(chunk)
         if size > rule.size_bytes:
-            raise Problem("too-large", f"The body is larger than the {rule.size_bytes} bytes that were agreed.")
+            raise Problem("too_large", f"The body is larger than the {rule.size_bytes} bytes that were agreed.")
         piece += chunk
         if len(piece) >= PIECE_BYTES:
             # Unlike asyncio's, this waits for the thread when cancelled, so the file is not closed under it.

@@ -53,7 +53,7 @@ class Storage(Protocol):
         """Keep small objects by their keys, each whole, replacing what stood there.
 
         Raises:
-            Problem: `storage-full`.
+            Problem: `storage_full`.
         """
 
     async def stat(self, keys: Sequence[str]) -> list[ObjectInfo | None]:
@@ -65,7 +65,7 @@ class Storage(Protocol):
     async def remove_broken_uploads(self, older_than_seconds: float) -> int:
         """Remove what was uploaded in part and not touched for so long; how many there were."""
 
-    async def list_jobs(self, after: str, most: int, older_than_seconds: float) -> list[str]:
+    async def list_jobs(self, after: str, limit: int, older_than_seconds: float) -> list[str]:
         """Ids of jobs that have objects and whose objects were not touched for so long, sorted, those after `after`."""
 
     async def check(self) -> None:
@@ -129,6 +129,6 @@ class UrlSigner:
         expected = self._signature(method, key, query.rule, query.expires)
         # As bytes: compare_digest refuses text that is not ASCII, and the text is the caller's.
         if not hmac.compare_digest(expected.encode(), query.signature.encode()):
-            raise Problem("signature-invalid", "The signature does not fit this method, address and size.")
+            raise Problem("signature_invalid", "The signature does not fit this method, address and size.")
         if query.expires <= self._clock():
-            raise Problem("signature-expired", "The signed URL has expired; ask for a new one.")
+            raise Problem("signature_expired", "The signed URL has expired; ask for a new one.")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError
 
 from geo_jobs_api.errors import Problem
-from geo_jobs_api.fields import Asked, Boolean, Payload, Text, field_errors
+from geo_jobs_api.fields import Boolean, Payload, StrictModel, Text, field_errors
 from geo_jobs_api.task_types.payload_schemas import check_schema
 
 _DAY_SECONDS = 86_400
@@ -37,7 +37,7 @@ def shipped() -> Mapping[str, Mapping[str, Any]]:
     return types
 
 
-class OutputRule(Asked):
+class OutputRule(StrictModel):
     """Something that a job may leave: its file's suffix after the stem, and for which output formats (null: all)."""
 
     suffix: str = Field(pattern=r"^[._-][A-Za-z0-9._-]{0,39}$")
@@ -46,14 +46,14 @@ class OutputRule(Asked):
     formats: list[Annotated[str, Field(pattern="^[a-z0-9]{1,20}$")]] | None = None
 
 
-class ClaimRate(Asked):
+class ClaimRate(StrictModel):
     """At most `count` claims in any stretch of `periodSeconds`."""
 
     count: int = Field(ge=1, le=100_000)
     period_seconds: float = Field(gt=0, le=31 * _DAY_SECONDS)
 
 
-class TaskType(Asked):
+class TaskType(StrictModel):
     """What a kind of job needs and leaves, how long, how often and how many at once it may run.
 
     `leaseSeconds` null: the service's own. `maxConcurrentRuns` and `rateLimit` null: as many as there are workers.
@@ -88,14 +88,14 @@ class TaskType(Asked):
             rate = ClaimRate.from_fields({"count": row["rate_count"], "period_seconds": row["rate_period_seconds"]})
         outputs = [OutputRule.model_validate(rule) for rule in row["outputs"]]
         own = shipped().get(row["name"], {})
-        made = {
+        derived = {
             "input": row["input_rule"],
             "outputs": outputs,
             "rate_limit": rate,
             "payload_schema": own.get("payloadSchema") if row["payload_schema"] is None else row["payload_schema"],
             "input_types": own.get("inputTypes") if row["input_types"] is None else row["input_types"],
         }
-        return cls.from_fields(same | made)
+        return cls.from_fields(same | derived)
 
     def as_row(self) -> dict[str, Any]:
         """The columns of `task_types`, with the outputs as JSON values.

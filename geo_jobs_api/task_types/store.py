@@ -77,6 +77,6 @@ class TaskTypeStore:
                 if row is not None and row["changed_at"] is not None:
                     continue
                 now = None if row is None else TaskType.from_row(row)
-                wanted = parse_task_type(one) if now is None else now.changed(one)
-                if wanted != now:
-                    await _put(connection, wanted, by_operator=False)
+                target = parse_task_type(one) if now is None else now.changed(one)
+                if target != now:
+                    await _put(connection, target, by_operator=False)

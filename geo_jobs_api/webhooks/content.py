@@ -5,43 +5,43 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from geo_jobs_api.errors import FieldError, Problem
+from geo_jobs_api.errors import Problem, validation_problem
 from geo_jobs_api.hosts import HostList
 from geo_jobs_api.webhooks.http_post import check_target
 from geo_jobs_api.webhooks.schemas import PutWebhook
-from geo_jobs_api.webhooks.secrets import Seal
+from geo_jobs_api.webhooks.secrets import SecretCipher
 from geo_jobs_api.webhooks.store import WebhookContent
 
 
 @dataclass(frozen=True, slots=True)
-class WebhookMaker:
-    """Checks and seals.
+class WebhookBuilder:
+    """Checks webhooks and encrypts their secrets.
 
     Attributes:
-        own: hosts that may be in one's own network.
-        seal: what secrets are kept with.
+        private_hosts: hosts that may be in one's own network.
+        cipher: what secrets are kept with.
     """
 
-    own: HostList
-    seal: Seal
+    private_hosts: HostList
+    cipher: SecretCipher
 
     def content(self, body: PutWebhook, *, is_admin: bool, secret: str | None = None) -> WebhookContent:
         """What is stored; `secret` is for a webhook that is told none.
 
         Raises:
-            Problem: `validation`, `not-allowed`.
+            Problem: `validation`, `not_allowed`.
         """
         try:
-            destination = check_target(body.url, self.own)
+            destination = check_target(body.url, self.private_hosts)
         except ValueError as error:
-            raise Problem("validation", f"The address {error}.", errors=[FieldError("/url", str(error))]) from error
+            raise validation_problem("/url", str(error), f"The address {error}.") from error
         if body.all_owners and not is_admin:
-            raise Problem("not-allowed", "Only administrators hear of everybody's jobs.")
+            raise Problem("not_allowed", "Only administrators hear of everybody's jobs.")
         given = secret if body.secret is None else body.secret.get_secret_value()
         return WebhookContent(
             url=body.url,
             destination=destination,
-            secret=None if given is None else self.seal.close(given),
+            secret=None if given is None else self.cipher.encrypt(given),
             events=list(dict.fromkeys(body.events)),
             task_types=body.task_types,
             all_owners=body.all_owners,

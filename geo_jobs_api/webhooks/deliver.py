@@ -7,12 +7,11 @@ At least once: a process that dies between sending and noting it leaves the deli
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,11 +20,12 @@ from uuid import UUID
 import httpx
 import psycopg
 
-from geo_jobs_api.log import OutageLog, get_logger
+from geo_jobs_api.log import get_logger
+from geo_jobs_api.maintenance.periodic import Periodic
 from geo_jobs_api.queue.rules import output_key
-from geo_jobs_api.webhooks.http_post import AddressRefusedError, Outgoing
-from geo_jobs_api.webhooks.records import ClaimedDelivery
-from geo_jobs_api.webhooks.secrets import Seal, SealError, sign
+from geo_jobs_api.webhooks.http_post import AddressRefusedError, WebhookClient
+from geo_jobs_api.webhooks.records import ClaimedDelivery, DeliveryState
+from geo_jobs_api.webhooks.secrets import DecryptionError, SecretCipher, sign
 from geo_jobs_api.webhooks.store import DeliveryLimits, WebhookStore
 
 _log = get_logger(__name__)
@@ -38,9 +38,8 @@ _AT_ONCE_IN_ALL = 100
 _DESTINATIONS = 20
 # Longer than a try can take.
 _LEASE_SECONDS = 60.0
-_LONGEST_REST_SECONDS = 60.0
-_OUTAGE_PAUSE_SECONDS = 2.0
-_TAKE_PAUSE_SECONDS = 0.005
+_MAX_SLEEP_SECONDS = 60.0
+_CLAIM_PAUSE_SECONDS = 0.005
 
 Links = Callable[[UUID, int, str, str], str | None]
 
@@ -65,68 +64,54 @@ class Deliverer:
 
     Args:
         store: where deliveries are kept.
-        outgoing: how requests leave.
-        seal: opens the secrets.
+        client: how requests leave.
+        cipher: opens the secrets.
         links: a signed URL for an output of a job (its id, lease and the output's name), or None.
         per_second: deliveries to one destination, in the mean.
-        bell: set when there may be something to send.
+        wake: set when there may be something to send.
         clock: seconds of the epoch, for signatures.
-        sleep: waits that many seconds.
     """
 
-    def __init__(  # noqa: PLR0913  # clock and sleep are handed in
+    def __init__(  # noqa: PLR0913  # its parts are handed in
         self,
         store: WebhookStore,
-        outgoing: Outgoing,
-        seal: Seal,
+        client: WebhookClient,
+        cipher: SecretCipher,
         *,
         links: Links,
         per_second: float,
-        bell: asyncio.Event,
+        wake: asyncio.Event,
         clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._store = store
-        self._outage = OutageLog(_log, "deliveries_not_looked_at")
-        self._outgoing = outgoing
-        self._seal = seal
+        self._client = client
+        self._cipher = cipher
         self._links = links
         self._limits = DeliveryLimits(_DESTINATIONS, _LEASE_SECONDS, per_second)
-        self._bell = bell
+        self._wake = wake
         self._clock = clock
-        self._sleep = sleep
         self._busy: Counter[str] = Counter()
 
     async def run(self) -> None:
-        """Work until cancelled; what is being sent then is given up, and sent again when its lease is over."""
+        """Work until cancelled. Deliveries in flight are then abandoned, and sent again when their leases end."""
         async with asyncio.TaskGroup() as sending:
-            while True:
-                self._bell.clear()
-                pause = await self._take(sending)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await self._bell.wait()
+            await Periodic(lambda: self._claim_due(sending), "delivery_poll_failed", wake=self._wake).run()
 
-    async def _take(self, sending: asyncio.TaskGroup) -> float:
-        """Begin to send what is due; seconds until more may be."""
-        # A slow destination keeps its place and nobody else's.
+    async def _claim_due(self, sending: asyncio.TaskGroup) -> float:
+        """Begin to send due deliveries. Return the seconds until the next are due."""
+        # A slow destination blocks no other.
         busy = [destination for destination, number in self._busy.items() if number >= _AT_ONCE]
         if self._busy.total() >= _AT_ONCE_IN_ALL:
-            return _LONGEST_REST_SECONDS
-        try:
-            due = await self._store.seconds_until_due(busy)
-            self._outage.worked()
-            if due is not None and due <= 0:
-                for claimed in await self._store.claim_deliveries(self._limits, busy):
-                    self._busy[claimed.destination] += 1
-                    sending.create_task(self._deliver(claimed))
-                # Not at once: another process may be taking the very same.
-                return _TAKE_PAUSE_SECONDS
-        except (psycopg.Error, OSError) as error:
-            self._outage.failed(error)
-            return _OUTAGE_PAUSE_SECONDS
-        # A little later than due, since a look that comes a millisecond early finds nothing.
-        return _LONGEST_REST_SECONDS if due is None else min(_LONGEST_REST_SECONDS, max(due, 0.0) + _TAKE_PAUSE_SECONDS)
+            return _MAX_SLEEP_SECONDS
+        due = await self._store.seconds_until_due(busy)
+        if due is not None and due <= 0:
+            for claimed in await self._store.claim_deliveries(self._limits, busy):
+                self._busy[claimed.destination] += 1
+                sending.create_task(self._deliver(claimed))
+            # Not at once: another process may be claiming the same.
+            return _CLAIM_PAUSE_SECONDS
+        # A query a millisecond early finds nothing.
+        return _MAX_SLEEP_SECONDS if due is None else min(_MAX_SLEEP_SECONDS, due + _CLAIM_PAUSE_SECONDS)
 
     async def _deliver(self, claimed: ClaimedDelivery) -> None:
         try:
@@ -139,13 +124,13 @@ class Deliverer:
         finally:
             self._busy[claimed.destination] -= 1
             self._busy += Counter()
-            self._bell.set()
+            self._wake.set()
 
     async def _send(self, claimed: ClaimedDelivery) -> Outcome:
         timestamp = int(self._clock())
         try:
             body = json.dumps(self._body(claimed), separators=(",", ":")).encode()
-            signature = sign(self._seal.open(claimed.secret), timestamp, body)
+            signature = sign(self._cipher.decrypt(claimed.secret), timestamp, body)
             headers = {
                 "Content-Type": "application/json",
                 "User-Agent": "geo-jobs",
@@ -155,8 +140,8 @@ class Deliverer:
                 "Webhook-Timestamp": str(timestamp),
                 "Webhook-Signature": f"v1={signature}",
             }
-            response = await self._outgoing.post(claimed.url, body, headers)
-        except (SealError, AddressRefusedError) as error:
+            response = await self._client.post(claimed.url, body, headers)
+        except (DecryptionError, AddressRefusedError) as error:
             return Outcome(None, str(error))
         except TimeoutError:
             return Outcome(None, "There was no answer in time.")
@@ -187,14 +172,14 @@ class Deliverer:
         return claimed.body | {"job": job | {"outputs": outputs}}
 
     async def _settle(self, claimed: ClaimedDelivery, outcome: Outcome, seconds: float) -> None:
-        told = {
+        record = {
             "at": datetime.now(UTC).isoformat(),
             "seconds": round(seconds, 3),
             "statusCode": outcome.status,
             "error": outcome.error,
         }
         state, delay = decide_delivery(outcome, claimed.attempt, random.SystemRandom())
-        await self._store.settle_delivery(claimed, state, delay, told)
+        await self._store.settle_delivery(claimed, state, delay, record)
         _log.info(
             "webhook_delivery",
             delivery_id=claimed.id,
@@ -206,14 +191,14 @@ class Deliverer:
         )
 
 
-def decide_delivery(outcome: Outcome, attempt: int, source: random.Random) -> tuple[str, float]:
+def decide_delivery(outcome: Outcome, attempt: int, source: random.Random) -> tuple[DeliveryState, float]:
     """The state that follows a try, and for `pending` the seconds to wait; `source` is that of the jitter."""
     if outcome.is_delivered:
-        return "delivered", 0.0
+        return DeliveryState.DELIVERED, 0.0
     if outcome.is_final or attempt > len(BACKOFF_SECONDS):
-        return "failed", 0.0
+        return DeliveryState.FAILED, 0.0
     ceiling = BACKOFF_SECONDS[attempt - 1]
-    return "pending", max(source.uniform(ceiling / 2, ceiling), outcome.retry_after)
+    return DeliveryState.PENDING, max(source.uniform(ceiling / 2, ceiling), outcome.retry_after)
 
 
 def _retry_after(response: httpx.Response) -> float:

@@ -25,7 +25,7 @@ class AddressRefusedError(ApiError):
     """The address may not be asked; the message says why, and which setting allows it."""
 
 
-def check_target(url: str, own: HostList) -> str:
+def check_target(url: str, private_hosts: HostList) -> str:
     """Whether a URL may be sent to, as far as its text tells; its host and port.
 
     Raises:
@@ -33,17 +33,17 @@ def check_target(url: str, own: HostList) -> str:
     """
     address = parse_web_address(url)
     number = parse_address(address.host)
-    is_own = own.names_host(address.host)
-    if url.startswith("http://") and not is_own:
+    is_private_host = private_hosts.names_host(address.host)
+    if url.startswith("http://") and not is_private_host:
         raise ValueError("must begin with https://, unless WEBHOOK_HOSTS lists its host")
-    if not is_own and number is None and "." not in address.host:
+    if not is_private_host and number is None and "." not in address.host:
         raise ValueError("must name a public host, or one that WEBHOOK_HOSTS lists")
-    if number is not None and not is_own and not is_public(number):
+    if number is not None and not is_private_host and not is_public(number):
         raise ValueError("must not lead to a private address, unless WEBHOOK_HOSTS lists it")
     return f"{address.host}:{address.port or (443 if url.startswith('https') else 80)}"
 
 
-class Outgoing:
+class WebhookClient:
     """Posts to what callers have named. Open it as a context.
 
     The address is looked at once the connection stands and before anything is sent, so that a name which points
@@ -51,18 +51,18 @@ class Outgoing:
     and of a connection that failed, or webhooks would tell strangers what there is in one's own network.
 
     Args:
-        own: hosts that may be in one's own network.
+        private_hosts: hosts that may be in one's own network.
     """
 
-    def __init__(self, own: HostList) -> None:
-        self._own = own
+    def __init__(self, private_hosts: HostList) -> None:
+        self._private_hosts = private_hosts
         timeout = httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS, pool=None)
         # No proxies of the environment: there the proxy would decide where it goes.
         self._client = httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=timeout)
         # What one receiver says is no business of the next one's.
         self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
 
-    async def __aenter__(self) -> Outgoing:
+    async def __aenter__(self) -> WebhookClient:
         await self._client.__aenter__()
         return self
 
@@ -77,12 +77,12 @@ class Outgoing:
             httpx.HTTPError, httpx.InvalidURL, TimeoutError: there was no answer in time.
         """
         try:
-            destination = check_target(url, self._own)
+            destination = check_target(url, self._private_hosts)
         except ValueError as error:
             raise AddressRefusedError(f"The address {error}.") from error
         host = destination.rpartition(":")[0]
         request = self._client.build_request("POST", url, content=body, headers=headers)
-        gate = None if self._own.names_host(host) else _Gate(host)
+        gate = None if self._private_hosts.names_host(host) else _Gate(host)
         if gate is not None:
             request.extensions = {**request.extensions, "trace": gate}
         async with asyncio.timeout(_TOTAL_SECONDS):

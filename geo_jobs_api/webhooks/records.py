@@ -1,50 +1,26 @@
-"""Webhooks and what is delivered to them; frozen, each made of one row."""
+"""Deliveries as the sender claims them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 from geo_jobs_api.queue.records import FromRow
 
 
-@dataclass(frozen=True, slots=True)
-class Webhook(FromRow):
-    """A webhook, as `webhooks` holds it, without its secret."""
+class DeliveryState(StrEnum):
+    """State of a delivery; a pending one is tried again."""
 
-    id: UUID
-    owner: str
-    url: str
-    events: list[str]
-    task_types: list[str] | None
-    all_owners: bool
-    paused: bool
-    created_at: datetime
-    updated_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery(FromRow):
-    """Something that was or is to be told to a webhook; `attempts` says what came of each try."""
-
-    id: int
-    webhook_id: UUID
-    event: str
-    job_id: UUID | None
-    pipeline_id: UUID | None
-    state: str
-    attempt: int
-    next_attempt_at: datetime | None
-    attempts: list[dict[str, Any]]
-    created_at: datetime
-    finished_at: datetime | None
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedDelivery(FromRow):
-    """A delivery to be tried now, with where it goes and the sealed secret that it is signed with."""
+    """A delivery to be tried now, with its URL and the encrypted secret of its signature."""
 
     id: int
     webhook_id: UUID

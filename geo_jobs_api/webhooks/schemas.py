@@ -8,9 +8,9 @@ from uuid import UUID
 
 from pydantic import Field
 
-from geo_jobs_api.fields import Asked, Boolean, Model, SecretText, Text
+from geo_jobs_api.fields import Boolean, Model, SecretText, StrictModel, Text
 from geo_jobs_api.jobs.creation_schemas import TaskTypeName
-from geo_jobs_api.webhooks.records import Delivery, Webhook
+from geo_jobs_api.webhooks.records import DeliveryState
 
 Event = Literal[
     "job.succeeded", "job.failed", "job.cancelled", "pipeline.succeeded", "pipeline.failed", "pipeline.cancelled"
@@ -18,7 +18,7 @@ Event = Literal[
 _JOB_EVENTS: list[Event] = ["job.succeeded", "job.failed", "job.cancelled"]
 
 
-class PutWebhook(Asked):
+class PutWebhook(StrictModel):
     """Where to tell of which ends. `allOwners`: of everybody's jobs, for administrators."""
 
     url: Annotated[Text, Field(min_length=1, max_length=2000)]
@@ -29,7 +29,7 @@ class PutWebhook(Asked):
     paused: Boolean = False
 
 
-class WebhookView(Model):
+class Webhook(Model):
     """A webhook, without its secret."""
 
     id: UUID
@@ -42,13 +42,8 @@ class WebhookView(Model):
     created_at: datetime
     updated_at: datetime
 
-    @classmethod
-    def of(cls, webhook: Webhook) -> WebhookView:
-        """The view of a record."""
-        return cls(**{name: getattr(webhook, name) for name in cls.model_fields})
 
-
-class CreatedWebhook(WebhookView):
+class CreatedWebhook(Webhook):
     """A new webhook, with its secret: it is never shown again."""
 
     secret: str
@@ -57,10 +52,10 @@ class CreatedWebhook(WebhookView):
 class WebhookList(Model):
     """All webhooks of a caller."""
 
-    webhooks: list[WebhookView]
+    webhooks: list[Webhook]
 
 
-class DeliveryView(Model):
+class Delivery(Model):
     """What was or is to be delivered; `attempts` are `{at, seconds, statusCode, error}`."""
 
     id: int
@@ -68,29 +63,24 @@ class DeliveryView(Model):
     event: str
     job_id: UUID | None
     pipeline_id: UUID | None
-    state: str
+    state: DeliveryState
     attempt: int
     next_attempt_at: datetime | None
     attempts: list[dict[str, Any]]
     created_at: datetime
     finished_at: datetime | None
 
-    @classmethod
-    def of(cls, delivery: Delivery) -> DeliveryView:
-        """The view of a record."""
-        return cls(**{name: getattr(delivery, name) for name in cls.model_fields})
-
 
 class DeliveryPage(Model):
     """Deliveries, the latest first; `next` is the cursor of the following page."""
 
-    deliveries: list[DeliveryView]
+    deliveries: list[Delivery]
     next: int | None
 
 
-class DeliveryFilter(Asked):
+class DeliveryFilter(StrictModel):
     """Which deliveries to list; `cursor` is the `next` of the page before."""
 
-    state: Literal["pending", "delivered", "failed"] | None = None
+    state: DeliveryState | None = None
     cursor: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     limit: Annotated[int, Field(ge=1, le=200)] = 50

@@ -1,4 +1,4 @@
-"""Secrets that the database keeps for us without being able to read them, and signatures made with them."""
+"""Encryption of webhook secrets in the database, and signatures made with them."""
 
 from __future__ import annotations
 
@@ -13,35 +13,37 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from geo_jobs_api.errors import ApiError
 
 
-class SealError(ApiError):
-    """What was sealed cannot be opened: the key is another one than it was sealed with."""
+class DecryptionError(ApiError):
+    """The secret was encrypted with another key."""
 
 
-class Seal:
-    """Seals and opens small texts.
+class SecretCipher:
+    """Encrypts small texts with Fernet.
 
     Args:
-        key: at least 32 random bytes; another key is derived from it for this purpose alone.
+        key: at least 32 random bytes; the key for this purpose is derived from it.
     """
 
     def __init__(self, key: bytes) -> None:
         derived = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"geo-jobs webhook secrets").derive(key)
         self._fernet = Fernet(base64.urlsafe_b64encode(derived))
 
-    def close(self, text: str) -> bytes:
-        """Seal a text."""
+    def encrypt(self, text: str) -> bytes:
+        """Encrypt a text."""
         return self._fernet.encrypt(text.encode())
 
-    def open(self, sealed: bytes) -> str:
-        """What was sealed.
+    def decrypt(self, token: bytes) -> str:
+        """Return the text.
 
         Raises:
-            SealError: it was altered, or sealed with another key.
+            DecryptionError: it was altered, or encrypted with another key.
         """
         try:
-            return self._fernet.decrypt(sealed).decode()
+            return self._fernet.decrypt(token).decode()
         except InvalidToken as error:
-            raise SealError("the secret was sealed with another STORAGE_SECRET; give the webhook a new one") from error
+            raise DecryptionError(
+                "The secret was encrypted with another STORAGE_SECRET. Give the webhook a new one."
+            ) from error
 
 
 def sign(secret: str, timestamp: int, body: bytes) -> str:

@@ -11,13 +11,14 @@ from psycopg.types.json import Jsonb
 
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries, transaction_if
-from geo_jobs_api.queue.job_store import TooManyError, lock_owner
-from geo_jobs_api.webhooks.records import ClaimedDelivery, Delivery, Webhook
+from geo_jobs_api.queue.job_store import LimitExceededError, lock_owner
+from geo_jobs_api.webhooks.records import ClaimedDelivery, DeliveryState
+from geo_jobs_api.webhooks.schemas import Delivery, Webhook
 
 _webhooks = load_queries("webhooks.sql")
 # Each test is a row for a month.
-MOST_TESTS_WAITING = 10
-MOST_TESTS_AN_HOUR = 60
+MAX_PENDING_TESTS = 10
+MAX_TESTS_PER_HOUR = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +60,18 @@ class WebhookStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def create_webhook(self, webhook_id: UUID, owner: str, content: WebhookContent, *, most: int = 0) -> Webhook:
+    async def create_webhook(self, webhook_id: UUID, owner: str, content: WebhookContent, *, limit: int = 0) -> Webhook:
         """Register a webhook; it must have a secret.
 
         Raises:
-            TooManyError: the owner would have more than `most`, if that is not 0.
+            LimitExceededError: the owner would have more than `limit`, if that is not 0.
         """
-        async with self._pool.connection() as connection, transaction_if(connection, most):
+        async with self._pool.connection() as connection, transaction_if(connection, limit):
             row = await _webhooks.insert_webhook(connection, id=webhook_id, owner=owner, **content.columns())
-            if most:
+            if limit:
                 await lock_owner(connection, owner)
-                if (await _webhooks.count_webhooks(connection, owner=owner))["count"] > most:
-                    raise TooManyError
+                if (await _webhooks.count_webhooks(connection, owner=owner))["count"] > limit:
+                    raise LimitExceededError
         return Webhook.from_row(row)
 
     async def replace_webhook(self, webhook: Webhook, content: WebhookContent) -> Webhook | None:
@@ -85,10 +86,10 @@ class WebhookStore:
             row = await _webhooks.get_webhook(connection, id=webhook_id, owner=owner)
         return None if row is None else Webhook.from_row(row)
 
-    async def list_webhooks(self, *, owner: str | None, most: int) -> list[Webhook]:
-        """Up to `most` webhooks in the order they were made."""
+    async def list_webhooks(self, *, owner: str | None, limit: int) -> list[Webhook]:
+        """Up to `limit` webhooks in the order they were made."""
         async with self._pool.connection() as connection:
-            rows = await fetch_all(_webhooks.list_webhooks(connection, owner=owner, most=most))
+            rows = await fetch_all(_webhooks.list_webhooks(connection, owner=owner, limit=limit))
         return [Webhook.from_row(row) for row in rows]
 
     async def delete_webhook(self, webhook_id: UUID) -> bool:
@@ -98,12 +99,14 @@ class WebhookStore:
         return deleted == 1
 
     async def list_deliveries(
-        self, webhook_id: UUID, *, state: str | None, before: int | None, most: int
+        self, webhook_id: UUID, *, state: DeliveryState | None, before: int | None, limit: int
     ) -> list[Delivery]:
-        """Up to `most` deliveries, the latest first, made before the one with the id `before`."""
+        """Up to `limit` deliveries, the latest first, made before the one with the id `before`."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(
-                _webhooks.list_deliveries(connection, webhook_id=webhook_id, state=state, before=before, most=most)
+                _webhooks.list_deliveries(
+                    connection, webhook_id=webhook_id, state=state and state.value, before=before, limit=limit
+                )
             )
         return [Delivery.from_row(row) for row in rows]
 
@@ -111,14 +114,14 @@ class WebhookStore:
         """Note a test to be delivered. None when there is no such webhook.
 
         Raises:
-            TooManyError: `MOST_TESTS_WAITING` wait, or there were `MOST_TESTS_AN_HOUR` in the last hour.
+            LimitExceededError: `MAX_PENDING_TESTS` wait, or there were `MAX_TESTS_PER_HOUR` in the last hour.
         """
         async with self._pool.connection() as connection, connection.transaction():
             # The count needs a snapshot from after the lock.
             await _webhooks.lock_webhook(connection, id=webhook_id)
             tests = await _webhooks.count_tests(connection, webhook_id=webhook_id)
-            if tests["waiting"] >= MOST_TESTS_WAITING or tests["lately"] >= MOST_TESTS_AN_HOUR:
-                raise TooManyError
+            if tests["waiting"] >= MAX_PENDING_TESTS or tests["lately"] >= MAX_TESTS_PER_HOUR:
+                raise LimitExceededError
             row = await _webhooks.insert_delivery(
                 connection, webhook_id=webhook_id, event="test", body=Jsonb(dict(body))
             )
@@ -136,7 +139,7 @@ class WebhookStore:
             rows = await fetch_all(
                 _webhooks.claim_deliveries(
                     connection,
-                    most=limits.destinations,
+                    limit=limits.destinations,
                     busy=list(busy),
                     lease_seconds=limits.lease_seconds,
                     per_second=limits.per_second,
@@ -145,7 +148,7 @@ class WebhookStore:
         return [ClaimedDelivery.from_row(row) for row in rows]
 
     async def settle_delivery(
-        self, claimed: ClaimedDelivery, state: str, delay_seconds: float, outcome: Mapping[str, Any]
+        self, claimed: ClaimedDelivery, state: DeliveryState, delay_seconds: float, outcome: Mapping[str, Any]
     ) -> bool:
         """Note what came of a try; False when somebody else has taken it meanwhile."""
         async with self._pool.connection() as connection:
@@ -153,7 +156,7 @@ class WebhookStore:
                 connection,
                 id=claimed.id,
                 attempt=claimed.attempt,
-                state=state,
+                state=state.value,
                 delay_seconds=delay_seconds,
                 outcome=Jsonb([dict(outcome)]),
             )

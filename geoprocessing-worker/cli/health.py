@@ -223,7 +223,7 @@ def _api(settings: "Settings", tell_clock: Callable[[float], None]) -> str:
         raise Unhealthy("API_BASE_URL is not set; set it, or start the local stack with ./start_worker.sh")
     token = settings.worker_auth_token.get_secret_value()
     if not token:
-        raise Unhealthy("WORKER_AUTH_TOKEN is not set; make one with `python -m geo_jobs_api token create NAME`")
+        raise Unhealthy("WORKER_AUTH_TOKEN is not set; make one with `python -m geo_jobs_api tokens create NAME`")
     try:
         httpx: Any = import_module("httpx")
     except ImportError as error:
@@ -264,7 +264,7 @@ def _token_status(client: Any) -> int:
     way is asked by GET at the address of the claim, where only POST brings jobs.
     """
     answer = client.patch(f"/{uuid.uuid4()}/heartbeat", json={}, headers={"Lease-Token": "health-check"})
-    if answer.status_code == 404 and _problem_code(answer) == "job-not-found":
+    if answer.status_code == 404 and _problem_code(answer) == "job_not_found":
         return 409
     is_final = answer.is_success or answer.status_code in (401, 403, 409) or answer.status_code >= 500
     return int(answer.status_code if is_final else client.get("/claim").status_code)

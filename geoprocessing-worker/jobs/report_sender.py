@@ -38,9 +38,9 @@ AT_ONCE = 2
 def rejected(error: Rejected) -> JobError:
     """What the API will not take, as the end of its job or of this attempt."""
     # An upload that a proxy said yes to and nobody stored: made again, the same results will be taken.
-    passing = error.code in {"output-mismatch", "storage-full"}
+    passing = error.code in {"output_mismatch", "storage_full"}
     return JobError(
-        error.code.replace("-", "_"),
+        error.code,
         f"The job server did not take it: {error.message}",
         ErrorClass.TRANSIENT if passing else ErrorClass.INVALID_INPUT,
     )
@@ -181,7 +181,7 @@ class ReportSender:
                 log.debug("report_waits_on", reason=str(error))
             except LeaseLost as error:
                 # What went along with the report was taken, perhaps, and only the answer was lost.
-                if error.code != "already-finalized" or not entry.report.to_upload:
+                if error.code != "already_finalized" or not entry.report.to_upload:
                     raise
                 entry.rewrite(entry.report.body)
             except CancelRequested as order:
@@ -192,7 +192,7 @@ class ReportSender:
                 entry.rewrite(Failure.of(rejected(error) if isinstance(error, Rejected) else error))
             else:
                 return
-        raise Unavailable("report-too-old", "it waited longer than OUTBOX_MAX_AGE")
+        raise Unavailable("report_too_old", "it waited longer than OUTBOX_MAX_AGE")
 
     async def _upload(self, entry: OutboxEntry) -> None:
         """Upload under a lease that the API has renewed just now: a stranger's job gets no more files."""

@@ -265,7 +265,7 @@ class JobRunner:
 
     def _lost(self, error: ApiError) -> Ending:
         self._final.forget()
-        event = "job_cancelled" if error.code == "job-cancelled" else "lease_lost"
+        event = "job_cancelled" if error.code == "job_cancelled" else "lease_lost"
         log.warning(event, message=f"Job {self._job.id} is no longer this worker's", reason=str(error))
         return Ending.CANCELLED if event == "job_cancelled" else Ending.LEASE_LOST
 

@@ -149,7 +149,7 @@ class JobApi:
         except (httpx.HTTPError, TimeoutError) as error:
             reason = f"{type(error).__name__}: {error}"
             self.contact.note_failure(reason)
-            raise Unavailable("no-connection", reason) from None
+            raise Unavailable("no_connection", reason) from None
         if response.is_success:
             self.contact.note_answer(response, None, at_claim=path == CLAIM)
             return response
@@ -163,12 +163,12 @@ def _read(response: httpx.Response, answer: type[Answer]) -> Answer:
         return answer.model_validate_json(response.content)
     except ValidationError:
         # A proxy or a captive portal spoke, not the API: whether the call was carried out is not known.
-        raise Unavailable("unreadable-answer", f"a {response.status_code} that is not what was asked for") from None
+        raise Unavailable("unreadable_answer", f"a {response.status_code} that is not what was asked for") from None
 
 
 def _error(response: httpx.Response, problem: dict[str, Any]) -> ApiError:
     status = response.status_code
-    code = str(problem.get("code") or f"http-{status}")
+    code = str(problem.get("code") or f"http_{status}")
     message = str(problem.get("detail") or problem.get("title") or response.reason_phrase)[:2000]
     if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         return TokenRefused(code, message)

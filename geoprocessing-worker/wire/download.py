@@ -116,7 +116,7 @@ _REFUSED = (
     "The server at the file's address did not hand it out.",
 )
 # Error codes of S3, GCS, Azure and the API's own storage for an object that does not exist.
-_GONE = re.compile(rb"NoSuchKey|NoSuchBucket|BlobNotFound|ContainerNotFound|object-not-found")
+_GONE = re.compile(rb"NoSuchKey|NoSuchBucket|BlobNotFound|ContainerNotFound|object_not_found")
 _LONGEST_ERROR = 4096  # bytes of an answer that are searched for such a code
 
 
@@ -132,7 +132,7 @@ async def _check(response: httpx.Response, *, is_remote: bool) -> None:
     """
     if response.is_client_error and not transfer.is_busy(response):
         if is_remote and "Retry-After" in response.headers:
-            raise Unavailable(f"http-{response.status_code}", "the source asks to wait")
+            raise Unavailable(f"http_{response.status_code}", "the source asks to wait")
         if is_remote:
             raise _refused_by(response)
         if response.status_code in (httpx.codes.NOT_FOUND, httpx.codes.GONE) and await _is_gone(response):
@@ -194,7 +194,7 @@ async def _fetch_rest(
             return
         if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and partial.size_bytes:
             partial.restart()  # the file has become shorter
-            raise Unavailable("range-refused", "the file changed while it was fetched")
+            raise Unavailable("range_refused", "the file changed while it was fetched")
         await _check(response, is_remote=source.is_remote)
         if not _continues(response, partial):
             partial.restart()

@@ -39,7 +39,7 @@ class Pulse:
         if self._moved >= STEP:
             self._last, self._moved = self._clock(), 0
         elif self.patience_left() <= 0:
-            raise Unavailable("too-slow", f"less than {STEP} bytes moved in {self._patience:g} s")
+            raise Unavailable("too_slow", f"less than {STEP} bytes moved in {self._patience:g} s")
 
     def patience_left(self) -> float:
         """Seconds until patience ends, should nothing move."""
@@ -72,7 +72,7 @@ async def patiently(
             await once()
         except httpx.HTTPError as error:
             # Its text may quote the signed URL; its type says enough.
-            raise Unavailable("no-connection", type(error).__name__) from None
+            raise Unavailable("no_connection", type(error).__name__) from None
         except (httpx.InvalidURL, UnicodeError):
             # The second one of a name in letters beyond ASCII that stands for none, also in a redirect.
             raise invalid_input("address_refused", "The file's address is none that can be read.") from None
@@ -102,5 +102,5 @@ def check(response: httpx.Response, *, code: str, message: str, **detail: Any) -
     if response.is_success:
         return
     if is_busy(response):
-        raise Unavailable(f"http-{response.status_code}", "storage is busy")
+        raise Unavailable(f"http_{response.status_code}", "storage is busy")
     raise JobError(code, message, ErrorClass.TRANSIENT, {"status": response.status_code, **detail})

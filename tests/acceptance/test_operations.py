@@ -114,7 +114,7 @@ def test_a_full_disk_refuses_files_by_name_and_the_worker_hands_in_its_results_o
     resource.prlimit(service.api.pid, resource.RLIMIT_FSIZE, (NO_MORE_THAN, before[1]))
     try:
         refused = httpx.put(slot["uploadUrl"], content=large.read_bytes(), timeout=30)
-        assert (refused.status_code, refused.json()["code"]) == (507, "storage-full")
+        assert (refused.status_code, refused.json()["code"]) == (507, "storage_full")
         assert service.look(waiting)["state"] == "awaiting_upload"
         before_it = refusals(person)
         job_id = service.submit(small)

@@ -89,7 +89,7 @@ def test_a_token_that_is_missing_expired_forged_or_of_another_kind_is_refused(
 ) -> None:
     """401 with the scheme to use; never a word about why a signature failed."""
     answer = ask(api, authorization)
-    assert code_of(answer) == (401, "token-invalid")
+    assert code_of(answer) == (401, "token_invalid")
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
@@ -160,7 +160,7 @@ def test_audience_and_issuer_count_when_they_are_configured(api_server: Callable
     assert ask(api, f"Bearer {make_jwt(**good)}").status_code == 200
     claims: dict[str, Any]
     for claims in ({}, good | {"aud": "mail"}, good | {"iss": "https://evil.example"}, {"aud": "maps"}):
-        assert code_of(ask(api, f"Bearer {make_jwt(**claims)}")) == (401, "token-invalid")
+        assert code_of(ask(api, f"Bearer {make_jwt(**claims)}")) == (401, "token_invalid")
 
 
 def test_a_key_set_lets_its_tokens_in_and_its_public_key_is_no_secret_for_hs256(
@@ -187,12 +187,12 @@ def test_a_key_set_lets_its_tokens_in_and_its_public_key_is_no_secret_for_hs256(
         claims = {"sub": "ada", "exp": FUTURE}
         assert ask(api, f"Bearer {jwt.encode(claims, private, 'RS256', {'kid': 'k1'})}").status_code == 200
         forged = hmac_signed({"alg": "HS256", "typ": "JWT", "kid": "k1"}, claims, pem_of(private))
-        assert code_of(ask(api, f"Bearer {forged}")) == (401, "token-invalid")
-        assert code_of(ask(api, f"Bearer {make_jwt()}")) == (401, "token-invalid")
+        assert code_of(ask(api, f"Bearer {forged}")) == (401, "token_invalid")
+        assert code_of(ask(api, f"Bearer {make_jwt()}")) == (401, "token_invalid")
         stranger = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         assert code_of(ask(api, f"Bearer {jwt.encode(claims, stranger, 'RS256', {'kid': 'k1'})}")) == (
             401,
-            "token-invalid",
+            "token_invalid",
         )
         server.shutdown()
     assert answers
@@ -214,9 +214,9 @@ def test_a_worker_without_a_valid_token_is_refused_everywhere(api: RunningApi, a
     """All five endpoints; a person's token is not a worker's."""
     http = api.client("/api/internal/geo-jobs", headers={"Authorization": authorization, "Lease-Token": "1.x"})
     body = {"claimId": str(uuid4()), "workerId": "w", "workerName": "w", "taskTypes": ["geotiff_to_png"]}
-    assert code_of(http.post("/claim", json=body)) == (401, "token-invalid")
+    assert code_of(http.post("/claim", json=body)) == (401, "token_invalid")
     for verb, content in (("heartbeat", {}), ("progress", {"percent": 1})):
-        assert code_of(http.patch(f"/{uuid4()}/{verb}", json=content)) == (401, "token-invalid")
+        assert code_of(http.patch(f"/{uuid4()}/{verb}", json=content)) == (401, "token_invalid")
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS"])
@@ -226,7 +226,7 @@ def test_a_get_of_the_claim_tells_a_good_token_from_a_bad_one(api: RunningApi, m
     good = http.request(method, "/claim", headers=worker_header())
     assert (good.status_code, good.headers["Allow"]) == (405, "POST")
     if method != "HEAD":
-        assert good.json()["code"] == "method-not-allowed"
+        assert good.json()["code"] == "method_not_allowed"
         assert good.json()["detail"].startswith("The worker token is valid.")
     for bad in ({}, {"Authorization": "Worker wrong-token-of-a-worker"}, {"Authorization": f"Bearer {make_jwt()}"}):
         refused = http.request(method, "/claim", headers=bad)
@@ -237,8 +237,8 @@ def test_an_unknown_job_and_a_malformed_lease_token_are_told_apart(api: RunningA
     """404 for a job that never was; 409 for a token that is none of ours; 422 when there is none at all."""
     http = api.client("/api/internal/geo-jobs", headers=worker_header())
     path = f"/{uuid4()}/heartbeat"
-    assert code_of(http.patch(path, headers={"Lease-Token": "1.abc"})) == (404, "job-not-found")
-    assert code_of(http.patch(path, headers={"Lease-Token": "nonsense"})) == (409, "lease-lost")
+    assert code_of(http.patch(path, headers={"Lease-Token": "1.abc"})) == (404, "job_not_found")
+    assert code_of(http.patch(path, headers={"Lease-Token": "nonsense"})) == (409, "lease_lost")
     assert code_of(http.patch(path)) == (422, "validation")
 
 
@@ -260,7 +260,10 @@ class Tokens:
     async def list_valid_tokens(self) -> dict[bytes, WorkerToken]:
         """As the store has it."""
         self.queries += 1
-        return {digest: WorkerToken(uuid4(), "w", datetime.now(UTC), None) for digest in self.valid}
+        return {
+            digest: WorkerToken(id=uuid4(), name="w", created_at=datetime.now(UTC), revoked_at=None)
+            for digest in self.valid
+        }
 
     async def sleep(self, seconds: float) -> None:
         """Let time pass at once."""
@@ -280,7 +283,7 @@ async def test_a_revoked_token_is_refused_after_a_few_seconds_and_the_new_one_wo
     tokens.valid.remove(worker_token_sha256("old"))
     tokens.now = 5.0
     await verifier.verify("Worker new")
-    with pytest.raises(Problem, match="token-invalid"):
+    with pytest.raises(Problem, match="token_invalid"):
         await verifier.verify("Worker old")
 
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from geo_jobs_api.database.pool import open_pool
-from geo_jobs_api.queue.capabilities import Capabilities, Need
+from geo_jobs_api.queue.capabilities import Capabilities, Requirements
 from geo_jobs_api.queue.lease_requests import ClaimRequest
 from geo_jobs_api.queue.lease_store import LeaseStore
 from tests.support.api import RunningApi
@@ -49,7 +49,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture(autouse=True)
 def noted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geo_jobs_api.claims.worker_registry._COMPANY_SECONDS", 0.01)
+    monkeypatch.setattr("geo_jobs_api.claims.worker_registry._BATCH_SECONDS", 0.01)
 
 
 def park(api: RunningApi, threads: ThreadPoolExecutor, worker: Worker, **fields: Any) -> Future[list[dict[str, Any]]]:
@@ -93,12 +93,12 @@ def test_a_worker_gets_the_jobs_that_it_declares_to_take_and_no_others(
         assert got == {job_id for job_id, takes in expected.items() if takes}
         left = {job["id"] for job in Worker(api, "w2").claim_all(maxJobs=5)}
         assert got | left == set(expected)
-        need = (Need(SIZE, None, 2000), Need(None, "maps.example.org", 2000))
+        need = (Requirements(SIZE, None, 2000), Requirements(None, "maps.example.org", 2000))
         said = Capabilities.from_json(
             {"sourceHosts": [host.lower() for host in declared.pop("sourceHosts", ["*"])], **declared}
         )
         # What explains a refusal agrees with what refuses.
-        assert [not list(said.list_lacking(one)) for one in need] == [takes_upload, takes_source]
+        assert [not list(said.list_mismatches(one)) for one in need] == [takes_upload, takes_source]
     finally:
         rows(url, "UPDATE task_types SET memory_mb = NULL")
         rows(url, "DELETE FROM jobs")
@@ -346,7 +346,7 @@ def test_trouble_of_workers_costs_a_job_no_attempt_but_not_for_ever(
     api: RunningApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job that itself fills the disks of its workers would otherwise go round without end. Stopping stays free."""
-    monkeypatch.setattr("geo_jobs_api.queue.lease_store.MOST_FREE_TROUBLES", 2)
+    monkeypatch.setattr("geo_jobs_api.queue.lease_store.MAX_FREE_TROUBLES", 2)
     rows(api.settings.conninfo or "", "UPDATE task_types SET backoff_seconds = '{}'")
     person, worker = Person(api), Worker(api)
     job_id = person.submit()
@@ -363,7 +363,7 @@ def test_a_job_that_an_operator_sent_back_has_its_free_troubles_again(
     api: RunningApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Troubles before the last `retry` do not count, since the operator may have mended their cause."""
-    monkeypatch.setattr("geo_jobs_api.queue.lease_store.MOST_FREE_TROUBLES", 1)
+    monkeypatch.setattr("geo_jobs_api.queue.lease_store.MAX_FREE_TROUBLES", 1)
     rows(api.settings.conninfo or "", "UPDATE task_types SET backoff_seconds = '{}'")
     person, worker = Person(api), Worker(api)
     job_id = person.submit()

@@ -58,7 +58,11 @@ def test_jobs_come_in_order_of_age_and_a_point_of_priority_is_worth_a_minute(
 ) -> None:
     """Low priority waits longer, but never for ever."""
     low, high, old = (Person(api, name).submit(priority=n) for name, n in (("a", 0), ("b", 1), ("c", 0)))
-    rows(api.settings.conninfo or "", "UPDATE jobs SET turn = turn - interval '61 seconds' WHERE id = %s", old)
+    rows(
+        api.settings.conninfo or "",
+        "UPDATE jobs SET fair_share_at = fair_share_at - interval '61 seconds' WHERE id = %s",
+        old,
+    )
     assert [worker.claim()["id"] for _ in range(3)] == [old, high, low]
 
 
@@ -135,7 +139,7 @@ def test_a_claim_that_takes_another_kind_of_job_than_it_was_woken_for_passes_the
 ) -> None:
     """Else the job that was announced would lie there until the next look, an hour later."""
     monkeypatch.setattr(
-        "geo_jobs_api.claims.claiming.COMPANY_SECONDS", 3600
+        "geo_jobs_api.claims.dispatcher.BATCH_SECONDS", 3600
     )  # each claim looks for itself before it waits
     api = api_server(backstop_seconds=3600)
     person, kinds = Person(api), ["geotiff_to_cog", "geotiff_to_png"]

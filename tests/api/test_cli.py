@@ -188,23 +188,23 @@ def test_worker_tokens_are_made_listed_and_revoked(capsys: pytest.CaptureFixture
     """The secret is shown once; the list shows names and states."""
     assert cli.main(["migrate"]) == 0
     assert capsys.readouterr().out == "The schema is up to date.\n"
-    assert cli.main(["token", "create", "night shift"]) == 0
+    assert cli.main(["tokens", "create", "night shift"]) == 0
     token = capsys.readouterr().out.strip()
     assert token.startswith("gjw_")
-    assert cli.main(["token", "list"]) == 0
+    assert cli.main(["tokens", "list"]) == 0
     (_, line) = capsys.readouterr().out.splitlines()
     assert line.rstrip().endswith("night shift")
     assert "valid" in line
     assert token not in line
     token_id = line.split()[0]
-    assert cli.main(["token", "revoke", token_id]) == 0
-    cli.main(["token", "list"])
+    assert cli.main(["tokens", "delete", token_id]) == 0
+    cli.main(["tokens", "list"])
     assert "revoked" in capsys.readouterr().out
-    assert cli.main(["token", "revoke", token_id]) == 1
+    assert cli.main(["tokens", "delete", token_id]) == 1
     assert capsys.readouterr().err == f"There is no valid token {token_id}.\n"
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["migrate"], ["token"], ["token", "create"], ["jwt"]])
+@pytest.mark.parametrize("command", [[], ["serve"], ["migrate"], ["tokens"], ["tokens", "create"], ["jwt"]])
 def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """`--help` everywhere."""
     with pytest.raises(SystemExit) as ended:
@@ -268,6 +268,6 @@ def test_an_address_that_cannot_be_read_is_named_without_its_password(environmen
 
 
 def test_a_wrong_argument_is_named_without_a_traceback(environment: dict[str, str]) -> None:
-    ended = run(environment, "webhook", "create", "https://example.org/", "--owner", "me", "--event", "job.done")
+    ended = run(environment, "webhooks", "create", "https://example.org/", "--owner", "me", "--event", "job.done")
     assert ended.returncode == 1
     assert ended.stderr.startswith('events/0: "job.done" is not allowed. Allowed: job.succeeded')

@@ -19,22 +19,34 @@ from tests.support.waiting import wait_until
 
 
 def test_many_processes_may_migrate_at_once(postgres: DatabaseServer) -> None:
-    """Under a lock: each migration is applied once, by one of them; a later run has nothing to do."""
+    """Under a lock, one process applies everything. The others, and later runs, have nothing to do."""
 
     async def migrate_all(url: str) -> list[list[str]]:
         return await asyncio.gather(*(migrations.migrate(url) for _ in range(6)))
 
+    files = [*migrations.load_migrations().values(), *migrations.load_functions()]
     with postgres.clone("template1") as url:
         applied = asyncio.run(migrate_all(url))
-        assert sorted(applied, key=len) == [
-            [],
-            [],
-            [],
-            [],
-            [],
-            [migration.name for migration in migrations.load_migrations()],
-        ]
+        assert sorted(applied, key=len) == [[], [], [], [], [], [file.name for file in files]]
         assert asyncio.run(migrations.migrate(url)) == []
+
+
+def test_a_changed_function_is_applied_again(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function whose file has changed replaces the old one. Unchanged functions are not touched."""
+    functions = migrations.load_functions()
+    states = "SELECT name, applied_at FROM schema_functions ORDER BY name"
+    before = rows(postgres_url, states)
+    assert [row["name"] for row in before] == [function.name for function in functions]
+    changed = migrations.SqlFile(functions[0].name, functions[0].sql.replace("BEGIN", "BEGIN\n-- changed", 1))
+    monkeypatch.setattr(migrations, "load_functions", lambda: [changed, *functions[1:]])
+    assert asyncio.run(migrations.migrate(postgres_url)) == [changed.name]
+    after = rows(postgres_url, states)
+    assert after[0]["applied_at"] > before[0]["applied_at"]
+    assert after[1:] == before[1:]
+    assert rows(postgres_url, "SELECT proname FROM pg_proc WHERE prosrc LIKE '%%-- changed%%'") == [
+        {"proname": changed.name.removesuffix(".sql")}
+    ]
+    assert asyncio.run(migrations.migrate(postgres_url)) == []
 
 
 def test_a_schema_newer_than_the_program_is_refused(postgres_url: str) -> None:
@@ -82,7 +94,7 @@ JOB = (
         "state = 'failed', error = '{}'",
         "state = 'cancelled'",
         "finished_at = now()",
-        "lease_key = 'k'",
+        "lease_secret = 'k'",
         "lease_confirmed = true",
         "uploaded_at = NULL",
         "outputs = '[]', output_lease_seq = 1",

@@ -74,7 +74,7 @@ def test_what_a_parents_bad_end_means_is_said_by_the_child(
         admin = Person(api, "root", admin=True)
         admin.http.post(f"/api/geo-jobs/{parent}/unlock").raise_for_status()
     else:
-        rows(api.settings.conninfo or "", "UPDATE jobs SET worker_losses = 2 WHERE id = %s", parent)
+        rows(api.settings.conninfo or "", "UPDATE jobs SET lost_workers = 2 WHERE id = %s", parent)
         worker.heartbeat(worker.claim())
         expire_leases(api.settings.conninfo or "")
         wait_until(lambda: state_of(person, parent) == "failed", "the rescuer to give up on the job")
@@ -219,7 +219,7 @@ def test_an_end_that_means_something_to_very_many_reaches_them_all_in_pieces(
 
     assert 0 < reached() < count
     wait_until(lambda: reached() == count, "all that wait for it to have heard of it", 30)
-    assert rows(api.settings.conninfo or "", "SELECT * FROM unfollowed_endings") == []
+    assert rows(api.settings.conninfo or "", "SELECT * FROM pending_releases") == []
     events = rows(api.settings.conninfo or "", "SELECT job_id FROM job_events WHERE type = %s", state)
     assert len(events) - len({event["job_id"] for event in events}) == 0, "each of them once"
 
@@ -270,7 +270,7 @@ def test_a_parent_must_be_there_and_be_the_callers(person: Person, api: RunningA
     mine = person.submit()
     other = Person(api, "bob")
     for body in (wait_for(mine), wait_for("01900000-0000-7000-8000-000000000000")):
-        assert code_of(other.http.post("/api/geo-jobs", json=body)) == (422, "parent-not-found")
+        assert code_of(other.http.post("/api/geo-jobs", json=body)) == (422, "parent_not_found")
     assert other.http.get("/api/geo-jobs").json()["jobs"] == []
     twice = {"jobId": mine}
     assert (

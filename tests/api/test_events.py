@@ -97,9 +97,9 @@ def test_many_listeners_are_served_by_one_question(
     asked: list[int] = []
     original = store.list_events_for_listeners
 
-    async def counted(places: Any, *, most: int) -> Any:
+    async def counted(places: Any, *, limit: int) -> Any:
         asked.append(len(places))
-        return await original(places, most=most)
+        return await original(places, limit=limit)
 
     monkeypatch.setattr(store, "list_events_for_listeners", counted)
     stop, heard = threading.Event(), threading.Semaphore(0)
@@ -155,4 +155,4 @@ def test_events_of_a_job_that_is_not_yours_are_refused_before_the_stream_begins(
     """A stream's refusal is an ordinary problem."""
     job_id = Person(api, "ada").create()["id"]
     answer = Person(api, "mallory").http.get(f"/api/geo-jobs/{job_id}/events", headers=STREAM)
-    assert code_of(answer) == (404, "job-not-found")
+    assert code_of(answer) == (404, "job_not_found")

@@ -80,7 +80,7 @@ def test_the_class_of_an_error_decides_what_follows(
 ) -> None:
     """Only classes that may pass are tried again, and only while attempts are left; an interruption costs none."""
     decision = decide_failure(error_class, AttemptBudget(attempt, 5, [2, 10]), None, random.Random(1))
-    assert (decision.next_state, decision.spends_attempt) == (state, spends)
+    assert (decision.next_state, decision.uses_attempt) == (state, spends)
 
 
 def test_waits_are_jittered_below_their_ceiling_and_the_last_ceiling_repeats() -> None:

@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from psycopg.rows import dict_row
 
 from geo_jobs_api.database.pool import Pool, open_pool
-from geo_jobs_api.queue.job_store import UpkeepStore
+from geo_jobs_api.queue.job_store import MaintenanceStore
 from geo_jobs_api.queue.lease_records import RescuedJob
 from tests.support.api import RunningApi, make_settings, run_api
 from tests.support.clients import Person, Worker
@@ -84,8 +84,8 @@ class Lease:
     def refusal(self) -> Answer:
         """What every call on a lease that is not held gets, unless it repeats a report."""
         if self.job.state == "cancelled":
-            return (409, "job-cancelled")
-        return (409, "already-finalized" if self.ended_by in {"complete", "fail"} else "lease-lost")
+            return (409, "job_cancelled")
+        return (409, "already_finalized" if self.ended_by in {"complete", "fail"} else "lease_lost")
 
 
 @dataclass
@@ -199,7 +199,7 @@ class Queue(RuleBasedStateMachine):
         job = lease.job
         job.attempt += not job.is_confirmed
         if job.is_cancel_requested:
-            lease.answer = (409, "job-cancelled")
+            lease.answer = (409, "job_cancelled")
             job.release("cancelled")
         else:
             lease.answer, job.percent = (200, "succeeded"), 100
@@ -290,13 +290,13 @@ class Queue(RuleBasedStateMachine):
 
     def compare(self) -> None:
         """The whole table beside the whole model."""
-        statement = "SELECT id::text, state, attempt, worker_losses, lease_seq, percent, lease_confirmed FROM jobs"
+        statement = "SELECT id::text, state, attempt, lost_workers, lease_seq, percent, lease_confirmed FROM jobs"
         real = {row.pop("id"): row for row in self.system.connection.execute(statement).fetchall()}
         assert real == {
             job.id: {
                 "state": job.state,
                 "attempt": job.attempt,
-                "worker_losses": job.losses,
+                "lost_workers": job.losses,
                 "lease_seq": job.lease_seq,
                 "percent": job.percent,
                 "lease_confirmed": job.is_confirmed,
@@ -331,7 +331,7 @@ def system(postgres: DatabaseServer, tmp_path: Path) -> Iterator[System]:
             psycopg.connect(url, autocommit=True, row_factory=dict_row)
         )
         portal = stack.enter_context(start_blocking_portal())
-        store = UpkeepStore(stack.enter_context(opened(portal, url)))
+        store = MaintenanceStore(stack.enter_context(opened(portal, url)))
 
         async def rescue() -> list[RescuedJob]:
             return await store.rescue_lost_jobs(max_worker_losses=MAX_LOSSES, cancel_overdue_seconds=3600)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from geo_jobs_api.commands.output import say_view, say_views
+from geo_jobs_api.commands.output import print_object, print_table
 from geo_jobs_api.fields import Model
 
 HOSTILE = "[red]map[/red]\x1b[2J\u202etif\nnext"
@@ -27,7 +27,7 @@ SHEET = Sheet(file_name=HOSTILE, size_bytes=None, made_at=datetime(2030, 1, 2, 3
 def test_a_table_shows_what_steers_a_terminal_as_harmless_signs(capsys: pytest.CaptureFixture[str]) -> None:
     """Markup is text, escapes and turns of direction are replaced, and a row is one line however long it is."""
     long = SHEET.model_copy(update={"file_name": "x" * 500})
-    say_views(
+    print_table(
         [SHEET, long], {"FILE": lambda sheet: sheet.file_name, "SIZE": lambda sheet: sheet.size_bytes}, as_json=False
     )
     told = capsys.readouterr().out
@@ -39,7 +39,7 @@ def test_a_table_shows_what_steers_a_terminal_as_harmless_signs(capsys: pytest.C
 
 def test_json_has_the_names_of_the_api_and_nothing_but_ascii(capsys: pytest.CaptureFixture[str]) -> None:
     """What a program reads is what the API would answer."""
-    say_views([SHEET], {}, as_json=True)
+    print_table([SHEET], {}, as_json=True)
     told = capsys.readouterr().out
     assert told.isascii()
     assert "\x1b" not in told
@@ -48,6 +48,6 @@ def test_json_has_the_names_of_the_api_and_nothing_but_ascii(capsys: pytest.Capt
 
 def test_one_thing_is_shown_field_by_field(capsys: pytest.CaptureFixture[str]) -> None:
     """Times in UTC, what is not there as a dash."""
-    say_view(SHEET, as_json=False)
+    print_object(SHEET, as_json=False)
     lines = [line.rstrip().split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
     assert lines[1:] == [["size", "bytes", "-"], ["made", "at", "2030-01-02 03:04:05"]]

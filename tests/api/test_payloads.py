@@ -196,7 +196,7 @@ def test_jobs_of_pipelines_and_schedules_are_looked_at_when_those_are_made(perso
 
 def test_an_unknown_task_type_is_refused_with_the_nearest_known_one(person: Person) -> None:
     answer = person.http.post("/api/geo-jobs", json={"taskType": "geotiff_to_pgn"})
-    assert code_of(answer) == (422, "unknown-task-type")
+    assert code_of(answer) == (422, "unknown_task_type")
     assert "Did you mean 'geotiff_to_png'?" in answer.json()["detail"]
     assert answer.json()["errors"][0]["pointer"] == "/taskType"
 

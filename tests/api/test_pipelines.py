@@ -144,7 +144,7 @@ def test_what_cannot_be_run_is_refused_with_the_reason(person: Person, stages: A
 def test_nothing_of_a_pipeline_is_made_when_a_task_type_is_unknown(person: Person) -> None:
     """Neither its other jobs nor itself."""
     answer = person.http.post("/api/pipelines", json=body([job("a", taskType="nothing")], [job("b")]))
-    assert code_of(answer) == (422, "unknown-task-type")
+    assert code_of(answer) == (422, "unknown_task_type")
     assert person.http.get("/api/geo-jobs").json()["jobs"] == []
 
 
@@ -157,7 +157,7 @@ def test_a_repeated_request_gives_the_same_pipeline(person: Person) -> None:
     assert first.json()["id"] == again.json()["id"]
     assert code_of(person.http.post("/api/pipelines", json=body([job("z")]), headers=key)) == (
         409,
-        "idempotency-conflict",
+        "idempotency_conflict",
     )
 
 
@@ -165,8 +165,8 @@ def test_a_pipeline_is_its_owners(person: Person, api: RunningApi) -> None:
     """Another caller neither sees nor stops it; the admin does."""
     made = make(person, [job("a")])
     bob, admin = Person(api, "bob"), Person(api, "root", admin=True)
-    assert code_of(bob.http.get(f"/api/pipelines/{made['id']}")) == (404, "pipeline-not-found")
-    assert code_of(bob.http.post(f"/api/pipelines/{made['id']}/cancel")) == (404, "pipeline-not-found")
+    assert code_of(bob.http.get(f"/api/pipelines/{made['id']}")) == (404, "pipeline_not_found")
+    assert code_of(bob.http.post(f"/api/pipelines/{made['id']}/cancel")) == (404, "pipeline_not_found")
     assert admin.http.get("/api/pipelines").json()["pipelines"][0]["id"] == made["id"]
 
 
@@ -178,11 +178,11 @@ def test_the_command_line_shows_and_cancels_a_pipeline(
     monkeypatch.setattr("geo_jobs_api.cli.configure", lambda _: None)
     monkeypatch.setenv("DATABASE_URL", api.settings.conninfo or "")
     monkeypatch.setenv("DATA_DIR", str(api.settings.data_dir))
-    assert main(["pipeline", "show", made["id"]]) == 0
+    assert main(["pipelines", "show", made["id"]]) == 0
     assert "s1" in (told := capsys.readouterr().out)
     assert "blocked" in told
-    assert main(["pipeline", "cancel", made["id"]]) == 0
+    assert main(["pipelines", "cancel", made["id"]]) == 0
     assert capsys.readouterr().out == "Cancelled 2 jobs.\n"
-    assert main(["pipeline", "list", "--json"]) == 0
+    assert main(["pipelines", "list", "--json"]) == 0
     assert '"cancelled": 2' in capsys.readouterr().out
     assert rows(api.settings.conninfo or "", "SELECT count(*) FROM pipelines")[0]["count"] == 1

@@ -34,7 +34,7 @@ _FILL = """
     FROM generate_series(1, 5000) AS n;
     INSERT INTO jobs (
         id, owner, task_type, state, priority, input_payload, max_attempts, input_file_name, input_size_bytes,
-        uploaded_at, lease_seq, lease_key, lease_expires_at, claim_id, claimed_at, worker_id
+        uploaded_at, lease_seq, lease_secret, lease_expires_at, claim_id, claimed_at, worker_id
     )
     SELECT
         gen_random_uuid(), 'o', 'geotiff_to_png', 'running', 0, '{}', 5, 'a.tif', 1, now(), 1, 'key',
@@ -44,7 +44,7 @@ _FILL = """
     SELECT gen_random_uuid(), 'o', 'geotiff_to_png', 'awaiting_upload', 0, '{}', 5, now() - n * interval '1 hour'
     FROM generate_series(1, 500) AS n;
     INSERT INTO job_events (job_id, type, state) SELECT id, 'succeeded', state FROM jobs;
-    INSERT INTO lease_outcomes (job_id, lease_seq, lease_key, attempt, ended_by, request_digest, state)
+    INSERT INTO lease_outcomes (job_id, lease_seq, lease_secret, attempt, ended_by, request_digest, state)
     SELECT id, 1, 'k', 1, 'complete', '', 'succeeded' FROM jobs WHERE state = 'succeeded';
 """
 
@@ -71,7 +71,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(child)
 
 
-LEASE = {"lease_seq": 1, "lease_key": "key"}
+LEASE = {"lease_seq": 1, "lease_secret": "key"}
 PROGRESS = {"lease_seconds": 60, "percent": 5.0, "stage": "render", "message": "m", "stats": None}
 # What is asked (file, query), with what, and the index that it must go by.
 QUERIES: dict[str, tuple[str, str, dict[str, Any], str]] = {
@@ -79,8 +79,8 @@ QUERIES: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "leases.sql",
         "claim_jobs",
         {
-            "task_types": ["geotiff_to_png"], "limits_locked": False, "most": 32,
-            "claim_ids": [uuid4() for _ in range(32)], "lease_keys": ["k"] * 32, "worker_ids": ["w"] * 32,
+            "task_types": ["geotiff_to_png"], "limits_locked": False, "limit": 32,
+            "claim_ids": [uuid4() for _ in range(32)], "lease_secrets": ["k"] * 32, "worker_ids": ["w"] * 32,
             "worker_names": ["w"] * 32, "shares": [1] * 32, "first_lease_seconds": 15.0,
             "max_file_size": 100_000_000, "source_hosts": ["%.example.org"], "memory_mb": 4096,
         },
@@ -91,49 +91,49 @@ QUERIES: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "leases.sql",
         "complete_jobs",
         {
-            "lease_seqs": [1], "lease_keys": ["key"], "request_digests": [b"d"],
+            "lease_seqs": [1], "lease_secrets": ["key"], "request_digests": [b"d"],
             "results": Jsonb([{"outputs": [], "metadata": {}, "timings": {}, "source": None}]),
         },
         "jobs_pkey",
     ),
     "replay": ("leases.sql", "get_lease_outcome", LEASE, "lease_outcomes_pkey"),
     "rescue": (
-        "upkeep.sql",
+        "maintenance.sql",
         "rescue_lost_jobs",
         {
             "max_worker_losses": 3,
-            "most_timeouts": 2,
+            "max_timeouts": 2,
             "cancel_overdue_seconds": 60.0,
             "timeout_grace_seconds": 60.0,
-            "most": 100,
+            "limit": 100,
         },
         "",
     ),
     "next loss": (
-        "upkeep.sql",
+        "maintenance.sql",
         "seconds_until_next_loss",
         {"cancel_overdue_seconds": 60.0, "timeout_grace_seconds": 60.0},
         "jobs_leases",
     ),
     "wake": (
-        "upkeep.sql",
-        "look_around",
-        {"task_types": ["geotiff_to_png"], "most": 20, "claim_ids": [uuid4() for _ in range(20)]},
+        "maintenance.sql",
+        "poll_queue",
+        {"task_types": ["geotiff_to_png"], "limit": 20, "claim_ids": [uuid4() for _ in range(20)]},
         "jobs_due",
     ),
     "retention": (
         "retention.sql",
-        "begin_removal",
-        {"states": ["succeeded", "cancelled"], "seconds": [86_400.0 * 5, 86_400.0 * 5], "most": 50},
+        "begin_purge",
+        {"states": ["succeeded", "cancelled"], "seconds": [86_400.0 * 5, 86_400.0 * 5], "limit": 50},
         "jobs_ended",
     ),
     "retention of the unused": (
         "retention.sql",
         "cancel_unused",
-        {"unused_seconds": 86_400.0 * 7, "most": 50},
+        {"unused_seconds": 86_400.0 * 7, "limit": 50},
         "jobs_unused",
     ),
-    "events": ("jobs.sql", "list_events", {"after": 0, "most": 200}, "job_events_of_job"),
+    "events": ("jobs.sql", "list_events", {"after": 0, "limit": 200}, "job_events_of_job"),
 }  # fmt: skip
 
 
@@ -197,7 +197,7 @@ _OF_ONE_OWNER = """
     INSERT INTO jobs (id, owner, task_type, state, priority, input_payload, max_attempts)
     SELECT gen_random_uuid(), 'ada', 'geotiff_info', 'awaiting_upload', 0, '{}', 5 FROM generate_series(1, 20) AS n;
 """
-_ALL: dict[str, Any] = {"state": None, "task_type": None, "error_code": None, "before": None, "most": 51}
+_ALL: dict[str, Any] = {"state": None, "task_type": None, "error_code": None, "before": None, "limit": 51}
 # What an owner with 100,000 ended jobs asks: the query, with what, and the most pages that it may read.
 OF_ONE_OWNER: dict[str, tuple[str, dict[str, Any], int]] = {
     "all": ("list_jobs", _ALL, 100),
@@ -235,7 +235,7 @@ def test_no_question_of_an_owner_walks_through_its_history(long_history: psycopg
 
 def test_the_place_in_a_long_queue_is_counted_up_to_a_bound(postgres: DatabaseServer) -> None:
     """Behind 40,000 jobs, an explanation looks at 10,000."""
-    statement = load_queries("steering.sql").find_waiting_reasons.sql
+    statement = load_queries("operators.sql").find_waiting_reasons.sql
     with postgres.clone() as url, psycopg.connect(url, autocommit=True) as queue:
         queue.execute(_FILL.replace("{history}", "1").replace("5000", "40000").encode())
         queue.execute("VACUUM ANALYZE")
@@ -243,7 +243,7 @@ def test_the_place_in_a_long_queue_is_counted_up_to_a_bound(postgres: DatabaseSe
         assert last is not None
         cursor = psycopg.ClientCursor(queue)
         explained = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}".encode()
-        row = cursor.execute(explained, {"id": last[0], "most": 10_000}).fetchone()
+        row = cursor.execute(explained, {"id": last[0], "limit": 10_000}).fetchone()
     assert row is not None
     assert max(node["Actual Rows"] for node in nodes(row[0][0]["Plan"])) <= 10_000
 
@@ -276,7 +276,7 @@ def test_an_old_snapshot_costs_claims_in_proportion_to_what_was_claimed_since_an
     postgres: DatabaseServer,
 ) -> None:
     """Bounded by the claims under it, however many jobs wait; it keeps nobody waiting, and leaves nothing behind."""
-    claim = {**QUERIES["claim"][2], "most": 100, "claim_ids": [], "lease_keys": ["k"] * 100}
+    claim = {**QUERIES["claim"][2], "limit": 100, "claim_ids": [], "lease_secrets": ["k"] * 100}
     claim |= {"worker_ids": ["w"] * 100, "worker_names": ["w"] * 100, "shares": [1] * 100}
     sql = load_queries("leases.sql").claim_jobs.sql
     with postgres.clone() as url, psycopg.connect(url, autocommit=True) as queue, psycopg.connect(url) as forgotten:

@@ -21,7 +21,7 @@ def test_a_key_used_again_with_the_same_body_gives_the_same_job_and_with_another
     assert first.json()["id"] == again.json()["id"]
     assert first.headers["location"] == f"/api/geo-jobs/{first.json()['id']}"
     other = person.http.post("/api/geo-jobs", json=body | {"priority": 5}, headers=headers)
-    assert code_of(other) == (409, "idempotency-conflict")
+    assert code_of(other) == (409, "idempotency_conflict")
 
 
 def test_one_callers_key_means_nothing_to_another(api: RunningApi) -> None:
@@ -35,7 +35,7 @@ def test_one_callers_key_means_nothing_to_another(api: RunningApi) -> None:
 @pytest.mark.parametrize(
     ("body", "expected", "pointer"),
     [
-        ({"taskType": "make_coffee"}, (422, "unknown-task-type"), None),
+        ({"taskType": "make_coffee"}, (422, "unknown_task_type"), None),
         ({}, (422, "validation"), "/taskType"),
         ({"taskType": 7}, (422, "validation"), "/taskType"),
         ({"taskType": "geotiff_to_png", "priority": 101}, (422, "validation"), "/priority"),
@@ -77,9 +77,9 @@ def test_bodies_that_no_database_could_hold_are_refused_as_invalid(person: Perso
 def test_a_body_that_is_too_large_is_refused_with_and_without_a_length(person: Person) -> None:
     """1 MiB of JSON at most, also when the body comes in chunks."""
     large = b'{"taskType":"' + b"x" * 1_100_000 + b'"}'
-    assert code_of(person.http.post("/api/geo-jobs", content=large)) == (413, "too-large")
+    assert code_of(person.http.post("/api/geo-jobs", content=large)) == (413, "too_large")
     chunked = (large[place : place + 65536] for place in range(0, len(large), 65536))
-    assert code_of(person.http.post("/api/geo-jobs", content=chunked)) == (413, "too-large")
+    assert code_of(person.http.post("/api/geo-jobs", content=chunked)) == (413, "too_large")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_body_that_is_too_large_is_refused_with_and_without_a_length(person: P
     [
         ({"fileSize": 0}, (422, "validation")),
         ({"fileSize": -1}, (422, "validation")),
-        ({"fileSize": 104_857_601}, (413, "too-large")),
+        ({"fileSize": 104_857_601}, (413, "too_large")),
         ({"fileName": ""}, (422, "validation")),
         ({"fileName": "x" * 2000}, (422, "validation")),
     ],
@@ -106,11 +106,11 @@ def test_a_later_upload_request_replaces_the_name_and_a_queued_job_takes_none(pe
     job_id = person.create()["id"]
     first = person.upload_url(job_id, "first.tif")
     second = person.upload_url(job_id, "../second.tif")
-    assert code_of(put(first, content=TIFF)) == (409, "invalid-state")
+    assert code_of(put(first, content=TIFF)) == (409, "invalid_state")
     put(second, content=TIFF).raise_for_status()
     assert person.look(job_id)["input"]["fileName"] == "second.tif"
     body = {"fileName": "third.tif", "fileSize": 10}
-    assert code_of(person.http.post(f"/api/geo-jobs/{job_id}/upload", json=body)) == (409, "invalid-state")
+    assert code_of(person.http.post(f"/api/geo-jobs/{job_id}/upload", json=body)) == (409, "invalid_state")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_somebody_elses_job_does_not_exist_but_for_an_administrator(api: Running
     stranger, admin = Person(api, "mallory"), Person(api, "root", admin=True)
     refused = stranger.http.request(method, f"/api/geo-jobs/{job_id}{path}", json=body)
     absent = stranger.http.request(method, f"/api/geo-jobs/{uuid4()}{path}", json=body)
-    assert code_of(refused) == code_of(absent) == (404, "job-not-found")
+    assert code_of(refused) == code_of(absent) == (404, "job_not_found")
     assert refused.json() == absent.json()
     assert admin.http.request(method, f"/api/geo-jobs/{job_id}{path}", json=body).status_code in {200, 409}
 
@@ -170,9 +170,9 @@ def test_a_waiting_job_is_cancelled_at_once_and_its_upload_refused(person: Perso
     for _ in range(2):
         cancelled = person.cancel(job_id, "changed my mind").json()
         assert (cancelled["state"], cancelled["cancelReason"]) == ("cancelled", "changed my mind")
-    assert code_of(put(url, content=TIFF)) == (409, "invalid-state")
+    assert code_of(put(url, content=TIFF)) == (409, "invalid_state")
     assert person.event_types(job_id)[-1] == "cancelled"
-    assert code_of(person.http.post(f"/api/geo-jobs/{job_id}/retry")) == (409, "invalid-state")
+    assert code_of(person.http.post(f"/api/geo-jobs/{job_id}/retry")) == (409, "invalid_state")
 
 
 def test_cancelling_needs_no_body(person: Person) -> None:
@@ -184,15 +184,15 @@ def test_cancelling_needs_no_body(person: Person) -> None:
 def test_results_that_are_not_there_yet_are_refused_with_the_state(person: Person) -> None:
     """The words tell where the job stands."""
     answer = person.http.get(f"/api/geo-jobs/{person.submit()}/download/output")
-    assert code_of(answer) == (409, "invalid-state")
+    assert code_of(answer) == (409, "invalid_state")
     assert "queued" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
     ("method", "path", "expected"),
     [
-        ("GET", "/nowhere", (404, "not-found")),
-        ("DELETE", "/api/geo-jobs", (405, "method-not-allowed")),
+        ("GET", "/nowhere", (404, "not_found")),
+        ("DELETE", "/api/geo-jobs", (405, "method_not_allowed")),
         ("GET", "/api/geo-jobs/not-an-id", (422, "validation")),
         ("GET", "/api/geo-jobs/%00", (422, "validation")),
     ],
@@ -228,7 +228,7 @@ def test_a_dead_letter_is_listed_explained_and_sent_back(api: RunningApi, person
     ]
     person.http.post(f"/api/geo-jobs/{job_id}/retry").raise_for_status()
     assert "has waited for a worker" in person.http.get(f"/api/geo-jobs/{job_id}/explain").json()["why"]
-    assert code_of(Person(api, "somebody-else").http.get(f"/api/geo-jobs/{job_id}/explain")) == (404, "job-not-found")
+    assert code_of(Person(api, "somebody-else").http.get(f"/api/geo-jobs/{job_id}/explain")) == (404, "job_not_found")
 
 
 def test_every_state_has_its_sentence(person: Person, worker: Worker) -> None:

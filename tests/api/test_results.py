@@ -65,12 +65,12 @@ def test_the_most_that_may_come_does_come_beside_the_largest_metadata(person: Pe
 @pytest.mark.parametrize(
     ("name", "size", "lie", "refusal"),
     [
-        ("map.pgw", 9, {"sha256": "0" * 64}, (422, "output-mismatch")),
-        ("map.pgw", 9, {"sizeBytes": 8}, (422, "output-mismatch")),
-        ("../../map.pgw", 9, {}, (422, "output-mismatch")),
-        ("map.pgw", 9, {"content": "no base64"}, (422, "output-mismatch")),
+        ("map.pgw", 9, {"sha256": "0" * 64}, (422, "output_mismatch")),
+        ("map.pgw", 9, {"sizeBytes": 8}, (422, "output_mismatch")),
+        ("../../map.pgw", 9, {}, (422, "output_mismatch")),
+        ("map.pgw", 9, {"content": "no base64"}, (422, "output_mismatch")),
         ("map.pgw", 9, {"content": "AA="}, (422, "validation")),
-        ("map.png", MOST_INLINE_BYTES + 1, {}, (413, "too-large")),
+        ("map.png", MOST_INLINE_BYTES + 1, {}, (413, "too_large")),
     ],
 )
 def test_a_result_that_is_not_what_was_told_or_too_large_is_not_stored(
@@ -92,7 +92,7 @@ def test_what_is_told_as_uploaded_has_to_be_there_beside_what_came_with_the_repo
     person.submit()
     job = worker.claim()
     outputs = [inline("map.pgw", b"1"), output_of("map.png", b"never uploaded")]
-    assert code_of(worker.complete(job, outputs)) == (422, "output-mismatch")
+    assert code_of(worker.complete(job, outputs)) == (422, "output_mismatch")
 
 
 async def test_small_objects_appear_whole_and_survive_a_power_cut(
@@ -124,7 +124,7 @@ def test_a_result_that_is_larger_than_its_slot_is_refused_however_it_comes(api: 
     admin.http.put("/api/task-types/noise", json=noise).raise_for_status()
     job_id = admin.create(taskType="noise")["id"]
     job = worker.claim(taskTypes=["noise"])
-    assert code_of(worker.complete(job, [inline("noise.csv", b"1234")])) == (413, "too-large")
+    assert code_of(worker.complete(job, [inline("noise.csv", b"1234")])) == (413, "too_large")
     assert storage_files(api, job_id) == []
     worker.complete(job, [inline("noise.csv", b"123")]).raise_for_status()
     assert storage_files(api, job_id) == [output_file(b"123", "noise.csv")]
@@ -138,9 +138,9 @@ def test_a_stale_workers_results_are_not_even_stored(api: RunningApi, person: Pe
     expire_leases(api.settings.conninfo or "")
     wait_until(lambda: person.look(job_id)["state"] == "queued", "the job to be queued again")
     fresh = worker.claim()
-    assert code_of(worker.complete(stale, [inline("map.png", b"stale")])) == (409, "lease-lost")
+    assert code_of(worker.complete(stale, [inline("map.png", b"stale")])) == (409, "lease_lost")
     worker.complete(fresh, [inline("map.png", b"fresh")]).raise_for_status()
-    assert code_of(worker.complete(stale, [inline("map.png", b"stale")])) == (409, "lease-lost")
+    assert code_of(worker.complete(stale, [inline("map.png", b"stale")])) == (409, "lease_lost")
     assert served(person, job_id) == {"map.png": b"fresh"}
     assert storage_files(api, job_id) == [input_file(), output_file(b"fresh", lease_seq=2)]
 
@@ -152,5 +152,5 @@ def test_a_repeated_report_is_the_same_with_and_without_its_results(person: Pers
     worker.complete(job, [inline("map.png", b"picture")]).raise_for_status()
     for told in (inline("map.png", b"picture"), output_of("map.png", b"picture")):
         assert worker.complete(job, [told]).json() == {"state": "succeeded", "replayed": True}
-    assert code_of(worker.complete(job, [inline("map.png", b"another")])) == (409, "already-finalized")
+    assert code_of(worker.complete(job, [inline("map.png", b"another")])) == (409, "already_finalized")
     assert served(person, job_id) == {"map.png": b"picture"}

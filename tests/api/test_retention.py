@@ -26,17 +26,13 @@ from tests.support.clients import Person, Worker, code_of, input_file, rows, sto
 DAY = 86_400
 
 
-async def no_sleep(_: float) -> None:
-    """The batches follow each other at once."""
-
-
 @pytest.fixture
-async def keeper(api: RunningApi) -> AsyncIterator[Retention]:
+async def keeper(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Retention]:
     """Retention on the test's API: 30 days for ended jobs, 90 for failed ones, 7 for those without a file."""
+    monkeypatch.setattr("geo_jobs_api.maintenance.retention._BATCH_PAUSE_SECONDS", 0)
     settings = api.settings
     async with open_pool(settings.conninfo or "", size=2, wait_seconds=10) as pool:
         made = retention(settings, pool, local_storage(settings))
-        made._sleep = no_sleep
         yield made
 
 
@@ -106,8 +102,8 @@ async def test_a_job_that_is_sent_back_while_it_is_old_is_not_removed(
     for old in (job_id, other):
         age(api, old, 400)
     assert person.http.post(f"/api/geo-jobs/{job_id}/retry").status_code == 200
-    rows(api.settings.conninfo or "", "UPDATE jobs SET removal_started_at = now() WHERE id = %s", other)
-    assert code_of(person.http.post(f"/api/geo-jobs/{other}/retry")) == (404, "job-not-found")
+    rows(api.settings.conninfo or "", "UPDATE jobs SET purge_started_at = now() WHERE id = %s", other)
+    assert code_of(person.http.post(f"/api/geo-jobs/{other}/retry")) == (404, "job_not_found")
     assert (await keeper.run_once()).jobs_removed == 1
     assert worker.complete(worker.claim()).json()["state"] == "succeeded"
 
@@ -201,12 +197,12 @@ def test_uploads_of_dead_processes_go_at_once_and_those_of_living_ones_stay(tmp_
     (cleaner.folder / "own").write_bytes(b"half")
     with uploading(folder) as living, uploading(folder) as dead:
         living.send_signal(signal.SIGSTOP)
-        assert cleaner.remove_left(time.time() + 60) == 0
+        assert cleaner.remove_abandoned(time.time() + 60) == 0
         dead.kill()
         dead.wait()
-        assert cleaner.remove_left(time.time() - DAY) == 1
+        assert cleaner.remove_abandoned(time.time() - DAY) == 1
         assert sorted(unfinished_uploads(tmp_path)) == ["half", "own"]
-    assert cleaner.remove_left(time.time() - DAY) == 1
+    assert cleaner.remove_abandoned(time.time() - DAY) == 1
     assert unfinished_uploads(tmp_path) == ["own"]
     assert len(list(folder.iterdir())) == 2
 
@@ -219,7 +215,7 @@ def test_processes_that_start_while_others_clean_up_lose_nothing(tmp_path: Path)
 
     def clean() -> None:
         while not over.is_set():
-            cleaner.remove_left(0)
+            cleaner.remove_abandoned(0)
 
     with ThreadPoolExecutor(4) as threads:
         cleaning = [threads.submit(clean) for _ in range(2)]

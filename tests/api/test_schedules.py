@@ -6,7 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -19,11 +19,11 @@ from geo_jobs_api.cli import main
 from geo_jobs_api.database.pool import Pool, open_pool
 from geo_jobs_api.hosts import parse_hosts
 from geo_jobs_api.jobs.creation_store import CreationStore
-from geo_jobs_api.schedules.content import content_of
+from geo_jobs_api.schedules.content import check_schedule
 from geo_jobs_api.schedules.records import Schedule
-from geo_jobs_api.schedules.scheduler import ScheduleRunner
+from geo_jobs_api.schedules.scheduler import Scheduler
 from geo_jobs_api.schedules.schemas import PutSchedule
-from geo_jobs_api.schedules.store import ScheduleContent, ScheduleStore
+from geo_jobs_api.schedules.store import ScheduleStore
 from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, code_of, rows
 from tests.support.waiting import wait_until
@@ -71,17 +71,17 @@ class Game:
         self.now = MORNING
         self.runner = self.scheduler()
 
-    def scheduler(self, most_open: int = 0) -> ScheduleRunner:
-        return ScheduleRunner(self.store, ANY, asyncio.Event(), most_open=most_open, clock=lambda: self.now)
+    def scheduler(self, max_open: int = 0) -> Scheduler:
+        return Scheduler(self.store, ANY, asyncio.Event(), max_open=max_open, clock=lambda: self.now)
 
     async def create(self, **fields: Any) -> Schedule:
-        content = await self.content(**fields)
-        made = await self.store.create_schedule(uuid7(), "ada", content)
+        made = await self.store.create_schedule(uuid7(), "ada", *await self.content(**fields))
         assert made is not None
         return made
 
-    async def content(self, **fields: Any) -> ScheduleContent:
-        return await content_of(self.creation, ANY, "ada", PutSchedule.model_validate(HOURLY | fields), self.now)
+    async def content(self, **fields: Any) -> tuple[PutSchedule, Sequence[datetime]]:
+        body = PutSchedule.model_validate(HOURLY | fields)
+        return body, await check_schedule(self.creation, ANY, "ada", body, self.now)
 
     async def play(self, hours: float) -> None:
         self.now += timedelta(hours=hours)
@@ -89,7 +89,7 @@ class Game:
             pass
 
     async def outcomes(self, schedule: Schedule) -> list[tuple[int, str]]:
-        fires = await self.store.list_fires(schedule.id, most=100)
+        fires = await self.store.list_fires(schedule.id, limit=100)
         return [(fire.fire_time.hour, fire.outcome) for fire in reversed(fires)]
 
     def end_jobs(self, state: str = "cancelled") -> None:
@@ -103,7 +103,7 @@ def game(pool: Pool, postgres_url: str) -> Game:
 
 async def test_a_fire_makes_the_job_of_the_template_at_its_moment(game: Game) -> None:
     """Nothing before; the next moment follows from the moment and not from when it was looked at."""
-    made = await game.create(jitterSeconds=600, template=TEMPLATE | {"deliverAfterSeconds": 7200})
+    made = await game.create(jitterSeconds=600, template=TEMPLATE | {"notifyAfterSeconds": 7200})
     await game.play(0.5)
     assert await game.outcomes(made) == []
     await game.play(0.6)
@@ -112,7 +112,7 @@ async def test_a_fire_makes_the_job_of_the_template_at_its_moment(game: Game) ->
         "ada", 7, "queued", "https://maps.example.org/a.tif"
     )  # fmt: skip
     assert timedelta(0) <= job["run_at"] - (MORNING + timedelta(hours=1)) < timedelta(minutes=10)
-    assert job["deliver_at"] == MORNING + timedelta(hours=3)
+    assert job["notify_at"] == MORNING + timedelta(hours=3)
     after = await game.store.find_schedule(made.id)
     assert after is not None
     assert (after.next_run_at, after.last_run_at) == (MORNING + timedelta(hours=2), MORNING + timedelta(hours=1))
@@ -134,16 +134,16 @@ async def test_what_schedules_make_counts_against_their_owners_share(game: Game)
     made = [await game.create(name=f"s{number}") for number in range(4)]
     made += [await game.create(name=f"p{number}", template=PIPELINE) for number in range(2)]
     others = await game.content(name="bob's")
-    assert await game.store.create_schedule(uuid7(), "bob", others) is not None
+    assert await game.store.create_schedule(uuid7(), "bob", *others) is not None
     game.now += timedelta(hours=1)
-    await asyncio.gather(*(game.scheduler(most_open=3).run_once() for _ in range(4)))
+    await asyncio.gather(*(game.scheduler(max_open=3).run_once() for _ in range(4)))
     open_jobs = {
         row["owner"]: row["count"] for row in rows(game.url, "SELECT owner, count(*) FROM jobs GROUP BY owner")
     }
     assert open_jobs == {"ada": 3, "bob": 1}
-    told = [(await game.store.list_fires(one.id, most=9))[0] for one in made]
+    told = [(await game.store.list_fires(one.id, limit=9))[0] for one in made]
     assert len([fire for fire in told if fire.outcome == "failed"]) >= 2
-    assert {fire.outcome for fire in told} == {"made", "failed"}
+    assert {fire.outcome for fire in told} == {"created", "failed"}
     why = [fire.error or "" for fire in told if fire.outcome == "failed"]
     assert all("at most 3 are taken" in words for words in why)
     refused = next(one for one, fire in zip(made, told, strict=True) if fire.outcome == "failed")
@@ -151,23 +151,23 @@ async def test_what_schedules_make_counts_against_their_owners_share(game: Game)
     assert after is not None
     assert after.last_error in why
     assert after.next_run_at == MORNING + timedelta(hours=2)
-    by_hand = await game.scheduler(most_open=3).run_now(refused.id)
-    assert by_hand is not None
-    assert by_hand.outcome == "failed"
+    manual = await game.scheduler(max_open=3).run_now(refused.id)
+    assert manual is not None
+    assert manual.outcome == "failed"
     game.end_jobs()
-    assert (await game.scheduler(most_open=3).run_now(made[0].id) or by_hand).outcome == "made"
+    assert (await game.scheduler(max_open=3).run_now(made[0].id) or manual).outcome == "created"
 
 
 @pytest.mark.parametrize(
     ("fields", "outcomes", "jobs"),
     [
-        ({"missedRuns": "skip"}, [(11, "missed")], 0),
-        ({"missedRuns": "coalesce"}, [(11, "made")], 1),
-        ({"missedRuns": "catch_up", "catchUp": 3, "overlap": "allow"}, [(9, "made"), (10, "made"), (11, "made")], 3),
-        ({"missedRuns": "catch_up", "catchUp": 3}, [(9, "made"), (10, "overlap"), (11, "overlap")], 1),
+        ({"catchUp": 0}, [(11, "missed")], 0),
+        ({}, [(11, "created")], 1),
+        ({"catchUp": 3, "overlap": "allow"}, [(9, "created"), (10, "created"), (11, "created")], 3),
+        ({"catchUp": 3}, [(9, "created"), (10, "overlap"), (11, "overlap")], 1),
         (
-            {"missedRuns": "catch_up", "catchUp": 3, "overlap": "cancel_old"},
-            [(9, "overlap"), (10, "overlap"), (11, "made")],
+            {"catchUp": 3, "overlap": "cancel_old"},
+            [(9, "overlap"), (10, "overlap"), (11, "created")],
             1,
         ),
     ],
@@ -202,7 +202,7 @@ async def test_a_run_that_is_still_open_is_what_the_schedule_says(game: Game, ov
 
 async def test_more_than_a_round_is_made_up_for_in_several(game: Game) -> None:
     """Two days of hours, twenty at a time, each once."""
-    made = await game.create(missedRuns="catch_up", catchUp=100, overlap="allow")
+    made = await game.create(catchUp=100, overlap="allow")
     await game.play(48)
     assert [hour for hour, _ in await game.outcomes(made)] == [(7 + number) % 24 for number in range(48)]
 
@@ -212,7 +212,7 @@ async def test_a_pipeline_is_made_by_a_schedule_too(game: Game) -> None:
     made = await game.create(template=PIPELINE)
     await game.play(1)
     await game.play(1)
-    assert await game.outcomes(made) == [(7, "made"), (8, "overlap")]
+    assert await game.outcomes(made) == [(7, "created"), (8, "overlap")]
     assert [job["state"] for job in rows(game.url, "SELECT state FROM jobs ORDER BY id")] == ["queued", "blocked"]
 
 
@@ -226,9 +226,9 @@ async def test_what_cannot_be_made_is_told_and_keeps_nobody_back(game: Game) -> 
     rows(game.url, "ALTER TABLE jobs ADD CONSTRAINT no_such_owner CHECK (owner <> 'forbidden')")
     good = await game.create(name="good")
     await game.play(1)
-    assert await game.outcomes(good) == [(7, "made")]
+    assert await game.outcomes(good) == [(7, "created")]
     assert await game.outcomes(gone) == [(7, "failed")]
-    found = {schedule.name: schedule for schedule in await game.store.list_schedules(owner=None, after=None, most=9)}
+    found = {schedule.name: schedule for schedule in await game.store.list_schedules(owner=None, after=None, limit=9)}
     errors = {name: schedule.last_error or "" for name, schedule in found.items()}
     assert "no_such_type" in errors["gone"]
     assert "not understood" in errors["broken"]
@@ -258,12 +258,12 @@ async def test_an_unchanged_source_is_asked_for_with_what_the_last_success_told(
     succeed({"etag": None, "lastModified": None, "unchanged": True})
     assert (await next_condition())["etag"] == '"1"'
     succeed({"etag": '"1"', "unchanged": True})
-    rows(game.url, "UPDATE jobs SET removal_started_at = now() WHERE NOT (source_validators ->> 'unchanged')::boolean")
+    rows(game.url, "UPDATE jobs SET purge_started_at = now() WHERE NOT (source_validators ->> 'unchanged')::boolean")
     assert await next_condition() is None
     succeed({"etag": '"2"', "unchanged": False})
     other = TEMPLATE | {"inputPayload": {"sourceUrl": "https://maps.example.org/a.tif", "maxSize": 10}}
     content = await game.content(template=other, skipUnchanged=True)
-    await game.store.replace_schedule(made.id, content)
+    await game.store.replace_schedule(made.id, *content)
     assert await next_condition() is None
 
 
@@ -276,12 +276,12 @@ def test_a_schedule_over_http_from_creation_to_its_end(person: Person, worker: W
     assert made.headers["Location"] == one
     assert len(made.json()["upcoming"]) == 5
     assert made.json()["nextRunAt"] == made.json()["upcoming"][0]
-    assert code_of(person.http.post(url, json=HOURLY)) == (409, "invalid-state")
+    assert code_of(person.http.post(url, json=HOURLY)) == (409, "invalid_state")
 
     assert person.http.post(f"{one}/pause").json()["nextRunAt"] is None
     assert person.http.post(f"{one}/pause").json()["paused"] is True
     fire = person.http.post(f"{one}/run").json()
-    assert (fire["outcome"], fire["byHand"]) == ("made", True)
+    assert (fire["outcome"], fire["manual"]) == ("created", True)
     assert worker.claim()["id"] == fire["jobId"]
     assert person.http.post(f"{one}/resume").json()["nextRunAt"] is not None
 
@@ -289,14 +289,14 @@ def test_a_schedule_over_http_from_creation_to_its_end(person: Person, worker: W
     assert (changed["name"], changed["cron"], changed["upcoming"]) == ("once", None, ["2100-01-01T00:00:00Z"])
     assert person.http.post(f"{one}/run").json()["pipelineId"] is not None
     assert person.http.post(f"{one}/reset").json()["nextRunAt"] == "2100-01-01T00:00:00Z"
-    assert [fire["byHand"] for fire in person.http.get(f"{one}/fires").json()["fires"]] == [True, True]
+    assert [fire["manual"] for fire in person.http.get(f"{one}/fires").json()["fires"]] == [True, True]
     assert [one["name"] for one in person.http.get(url).json()["schedules"]] == ["once"]
 
     bob = Person(api, "bob")
-    assert code_of(bob.http.get(one)) == (404, "schedule-not-found")
-    assert code_of(bob.http.delete(one)) == (404, "schedule-not-found")
+    assert code_of(bob.http.get(one)) == (404, "schedule_not_found")
+    assert code_of(bob.http.delete(one)) == (404, "schedule_not_found")
     assert person.http.delete(one).status_code == 204
-    assert code_of(person.http.get(one)) == (404, "schedule-not-found")
+    assert code_of(person.http.get(one)) == (404, "schedule_not_found")
     assert person.look(fire["jobId"])["state"] == "running"
 
 
@@ -350,16 +350,14 @@ def test_rules_are_kept_as_they_were_given(person: Person) -> None:
 
 
 def test_moments_to_come_are_stored_and_follow_each_fire(person: Person, api: RunningApi) -> None:
-    """Lists show the five stored moments, which each fire replaces; 960 rules of an older release go on to fire."""
+    """Lists show the five stored moments, which each fire replaces."""
     made = person.http.post("/api/schedules", json=HOURLY | {"rules": [{"times": ["06:00"] * 48}], "cron": None}).json()
     assert [len(one["upcoming"]) for one in person.http.get("/api/schedules").json()["schedules"]] == [5]
     times = [f"{hour:02}:{minute:02}" for hour in range(24) for minute in (0, 30)]
-    timing = json.dumps({"rules": [{"times": times}] * 20, "timeZone": "UTC"})
+    timing = json.dumps({"rules": [{"times": times}], "timeZone": "UTC"})
     url = api.settings.conninfo or ""
-    rows(url, "UPDATE schedules SET timing = %s, next_run_at = now() + interval '1 second'", timing)
-    stale = person.http.get(f"/api/schedules/{made['id']}").json()
-    assert stale["upcoming"] == [stale["nextRunAt"]]
-    rows(url, "UPDATE schedules SET next_run_at = date_trunc('hour', now()); NOTIFY geo_jobs_schedules")
+    rows(url, "UPDATE schedules SET timing = %s, next_run_at = date_trunc('hour', now())", timing)
+    rows(url, "NOTIFY geo_jobs_schedules")
     one = f"/api/schedules/{made['id']}"
     wait_until(lambda: person.http.get(one).json()["lastRunAt"] is not None, "the schedule to fire")
     listed = person.http.get("/api/schedules").json()["schedules"][0]
@@ -380,20 +378,20 @@ def test_schedules_on_the_command_line(
     file.write_text(json.dumps(HOURLY))
 
     def run(*arguments: str) -> str:
-        assert main(["schedule", *arguments]) == 0
+        assert main(["schedules", *arguments]) == 0
         return capsys.readouterr().out
 
     made = json.loads(run("create", str(file), "--owner", "ada", "--json"))
     assert "hourly" in run("list")
-    assert run("run", made["id"]).startswith("Made job ")
-    assert json.loads(run("fires", made["id"], "--json"))[0]["outcome"] == "made"
+    assert run("run", made["id"]).startswith("Created job ")
+    assert json.loads(run("fires", made["id"], "--json"))[0]["outcome"] == "created"
     assert json.loads(run("pause", made["id"], "--json"))["paused"] is True
     assert json.loads(run("resume", made["id"], "--json"))["nextRunAt"] is not None
     assert json.loads(run("reset", made["id"], "--json"))["paused"] is False
-    run("remove", made["id"])
-    assert main(["schedule", "show", made["id"]]) == 1
+    run("delete", made["id"])
+    assert main(["schedules", "show", made["id"]]) == 1
     file.write_text("{}")
-    assert main(["schedule", "create", str(file), "--owner", "ada"]) == 1
+    assert main(["schedules", "create", str(file), "--owner", "ada"]) == 1
     assert "/name" in capsys.readouterr().err
 
 

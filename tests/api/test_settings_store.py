@@ -45,14 +45,14 @@ def test_a_schedule_is_made_and_run_by_the_apis_source_hosts(
     shell(api_server(source_hosts="maps.example.org"), SOURCE_HOSTS="")
     file = tmp_path / "schedule.json"
     file.write_text(json.dumps(SCHEDULE))
-    assert main(["schedule", "create", str(file), "--owner", "ada", "--json"]) == 0
+    assert main(["schedules", "create", str(file), "--owner", "ada", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)["id"]
     # The API is started anew with other settings.
     shell(api_server(source_hosts=of_the_api), SOURCE_HOSTS=of_the_shell)
     allowed = bool(of_the_api)
-    assert main(["schedule", "run", made]) == (0 if allowed else 1)
+    assert main(["schedules", "run", made]) == (0 if allowed else 1)
     told = capsys.readouterr()
-    assert ("Made job " in told.out) is allowed
+    assert ("Created job " in told.out) is allowed
     assert ("SOURCE_HOSTS" in told.err) is not allowed
 
 

@@ -67,7 +67,7 @@ def test_what_the_worker_tells_of_the_source_is_kept(person: Person, worker: Wor
 def test_a_source_on_a_host_that_is_not_listed_is_refused(person: Person, url: str) -> None:
     """The words say which setting allows it."""
     answer = person.http.post("/api/geo-jobs", json=linked(url))
-    assert code_of(answer) == (422, "source-not-allowed")
+    assert code_of(answer) == (422, "source_not_allowed")
     assert "SOURCE_HOSTS" in answer.json()["detail"]
 
 
@@ -106,7 +106,7 @@ def test_a_failed_job_is_not_sent_back_while_another_with_its_key_is_open(person
     worker.fail(worker.claim(), "invalid_input").raise_for_status()
     other = person.create(**body)["id"]
     answer = person.http.post(f"/api/geo-jobs/{failed}/retry")
-    assert code_of(answer) == (409, "invalid-state")
+    assert code_of(answer) == (409, "invalid_state")
     assert "de-duplication key" in answer.json()["detail"]
     person.cancel(other).raise_for_status()
     assert person.http.post(f"/api/geo-jobs/{failed}/retry").status_code == 200
@@ -133,10 +133,10 @@ def test_a_batch_is_made_in_order_and_whole(person: Person, worker: Worker) -> N
     assert told["created"] == [True] * 5
     wrong = {"jobs": [linked(), linked("https://evil.example.com/")]}
     answer = person.http.post("/api/geo-jobs/batch", json=wrong)
-    assert code_of(answer) == (422, "source-not-allowed")
+    assert code_of(answer) == (422, "source_not_allowed")
     assert answer.json()["errors"][0]["pointer"] == "/jobs/1/inputPayload/sourceUrl"
     unknown = {"jobs": [linked(), linked() | {"taskType": "no_such_type"}]}
-    assert code_of(person.http.post("/api/geo-jobs/batch", json=unknown)) == (422, "unknown-task-type")
+    assert code_of(person.http.post("/api/geo-jobs/batch", json=unknown)) == (422, "unknown_task_type")
     assert len(person.http.get("/api/geo-jobs").json()["jobs"]) == 5
 
 
@@ -150,7 +150,7 @@ def test_a_repeated_batch_gives_the_same_jobs(person: Person) -> None:
     assert first["jobs"][1]["id"] == first["jobs"][2]["id"]
     assert again["created"] == [False] * 3
     answer = person.http.post("/api/geo-jobs/batch", json={"jobs": [linked("https://maps.example.org/2")]}, headers=key)
-    assert code_of(answer) == (409, "idempotency-conflict")
+    assert code_of(answer) == (409, "idempotency_conflict")
 
 
 def test_a_job_for_later_is_not_claimed_before(person: Person, worker: Worker, api: RunningApi) -> None:

@@ -52,13 +52,13 @@ def test_the_shipped_types_have_the_outputs_that_their_handlers_make(person: Per
     assert suffixes["geotiff_to_tiles"] == [".pmtiles", ".json"]
     assert kinds["geotiff_to_tiles"]["backoffSeconds"] == [60, 300, 900, 1800, 3600]
     assert kinds["geotiff_to_png"] == person.http.get("/api/task-types/geotiff_to_png").json()
-    assert code_of(person.http.get("/api/task-types/nothing")) == (404, "task-type-not-found")
+    assert code_of(person.http.get("/api/task-types/nothing")) == (404, "task_type_not_found")
 
 
 def test_only_administrators_change_types_and_only_to_what_can_be(person: Person, admin: Person) -> None:
     """Others are told that they may not; a misspelled or impossible field is named, and nothing changes."""
-    assert code_of(person.http.patch("/api/task-types/geotiff_to_png", json={"paused": True})) == (403, "not-allowed")
-    assert code_of(person.http.put("/api/task-types/noise", json=NOISE)) == (403, "not-allowed")
+    assert code_of(person.http.patch("/api/task-types/geotiff_to_png", json={"paused": True})) == (403, "not_allowed")
+    assert code_of(person.http.put("/api/task-types/noise", json=NOISE)) == (403, "not_allowed")
     impossible: list[dict[str, Any]] = [
         {"maxConcurentRuns": 3}, {"maxConcurrentRuns": 0}, {"rateLimit": {"count": 1}}, {"outputs": [{}]},
     ]  # fmt: skip
@@ -67,7 +67,7 @@ def test_only_administrators_change_types_and_only_to_what_can_be(person: Person
         assert code_of(answer) == (422, "validation")
         assert answer.json()["errors"][0]["pointer"].startswith(f"/{next(iter(wrong))}")
     assert change(admin)["maxConcurrentRuns"] is None
-    assert code_of(admin.http.patch("/api/task-types/nothing", json={"paused": True})) == (404, "task-type-not-found")
+    assert code_of(admin.http.patch("/api/task-types/nothing", json={"paused": True})) == (404, "task_type_not_found")
 
 
 def test_put_makes_a_type_exactly_so_and_patch_leaves_the_rest(admin: Person) -> None:
@@ -206,10 +206,10 @@ def test_a_job_past_its_timeout_is_ended_though_its_worker_keeps_it_alive(
         worker.heartbeat(job)
         rows(url, "UPDATE jobs SET claimed_at = claimed_at - interval '3601 seconds'")
         wait_until(partial(is_state, person, job_id, state), f"the job to be {state}")
-        assert code_of(worker.call("heartbeat", job)) == (409, "lease-lost")
+        assert code_of(worker.call("heartbeat", job)) == (409, "lease_lost")
     ended = person.look(job_id)
     assert (ended["error"]["class"], ended["error"]["code"], ended["attempt"]) == ("timeout", "timeout", 2)
-    assert rows(url, "SELECT worker_losses FROM jobs") == [{"worker_losses": 0}]
+    assert rows(url, "SELECT lost_workers FROM jobs") == [{"lost_workers": 0}]
     assert person.event_types(job_id)[-4:] == ["retry_scheduled", "claimed", "started", "failed"]
 
 

@@ -52,15 +52,15 @@ def test_a_signed_upload_altered_in_anything_is_refused(person: Person, old: str
     """Key, size, kind of size and expiry are all bound by the signature."""
     url = person.upload_url(person.create()["id"])
     assert old in url
-    assert code_of(put(url.replace(old, new), content=TIFF)) == (403, "signature-invalid")
+    assert code_of(put(url.replace(old, new), content=TIFF)) == (403, "signature_invalid")
 
 
 def test_a_signature_is_for_one_method(api: RunningApi, person: Person) -> None:
     """An upload URL does not read, and a download URL does not write."""
     upload = person.upload_url(person.create()["id"])
-    assert code_of(get(upload)) == (403, "signature-invalid")
+    assert code_of(get(upload)) == (403, "signature_invalid")
     download = finished(api, b"picture")
-    assert code_of(put(f"{download}&size=1", content=b"x")) == (403, "signature-invalid")
+    assert code_of(put(f"{download}&size=1", content=b"x")) == (403, "signature_invalid")
 
 
 def test_a_signature_without_its_parts_is_refused(api: RunningApi) -> None:
@@ -77,10 +77,10 @@ def test_an_expired_signature_is_refused(api_server: Callable[..., RunningApi]) 
     signer = api.app.state.services.storage.signer
     later = signer._clock() + 2
     signer._clock = lambda: later
-    assert code_of(put(url, content=TIFF)) == (403, "signature-expired")
+    assert code_of(put(url, content=TIFF)) == (403, "signature_expired")
 
 
-@pytest.mark.parametrize(("size", "expected"), [(99, (422, "validation")), (101, (413, "too-large"))])
+@pytest.mark.parametrize(("size", "expected"), [(99, (422, "validation")), (101, (413, "too_large"))])
 def test_an_upload_of_another_size_than_announced_leaves_nothing_behind(
     api: RunningApi, person: Person, size: int, expected: tuple[int, str]
 ) -> None:
@@ -120,7 +120,7 @@ def test_a_second_upload_of_the_same_file_does_not_replace_the_first(api: Runnin
     job_id = person.create()["id"]
     url = person.upload_url(job_id)
     put(url, content=TIFF).raise_for_status()
-    assert code_of(put(url, content=TIFF[::-1])) == (409, "invalid-state")
+    assert code_of(put(url, content=TIFF[::-1])) == (409, "invalid_state")
     assert person.look(job_id)["input"]["sha256"] == hashlib.sha256(TIFF).hexdigest()
     assert storage_files(api, job_id) == [input_file()]
 
@@ -129,7 +129,7 @@ def test_an_output_larger_than_its_slot_is_refused(person: Person, worker: Worke
     """`maxBytes` is kept to."""
     person.submit()
     slot = next(slot for slot in worker.claim()["uploads"] if slot["name"] == "map.pgw")
-    assert code_of(put(slot["url"], content=bytes(slot["maxBytes"] + 1))) == (413, "too-large")
+    assert code_of(put(slot["url"], content=bytes(slot["maxBytes"] + 1))) == (413, "too_large")
 
 
 def test_downloads_are_attachments_that_a_browser_neither_shows_nor_guesses_at(api: RunningApi) -> None:
@@ -179,7 +179,7 @@ def test_signed_urls_use_the_configured_public_address(api_server: Callable[...,
 def test_even_a_signed_key_cannot_leave_the_store(api: RunningApi, key: str) -> None:
     """The store checks for itself; it does not rely on who signed."""
     storage = api.app.state.services.storage
-    with pytest.raises(Problem, match="object-not-found"):
+    with pytest.raises(Problem, match="object_not_found"):
         storage.path_of(key)
     url = storage.sign_get(api.base_url, key, 60).url.replace("..", "%2e%2e")
     assert get(url).status_code in {403, 404}

@@ -23,8 +23,8 @@ from geo_jobs_api.database.pool import open_pool
 from geo_jobs_api.database.queries import load_queries
 from geo_jobs_api.hosts import parse_hosts
 from geo_jobs_api.webhooks.deliver import BACKOFF_SECONDS, Outcome, decide_delivery
-from geo_jobs_api.webhooks.http_post import AddressRefusedError, Outgoing, check_target
-from geo_jobs_api.webhooks.secrets import Seal, SealError
+from geo_jobs_api.webhooks.http_post import AddressRefusedError, WebhookClient, check_target
+from geo_jobs_api.webhooks.secrets import DecryptionError, SecretCipher
 from tests.support.api import STORAGE_SECRET, RunningApi, make_settings, run_api
 from tests.support.clients import Person, Worker, code_of, expire_leases, get, rows
 from tests.support.database import DatabaseServer
@@ -70,7 +70,7 @@ def try_now(api: RunningApi) -> None:
 def test_an_end_is_told_once_signed_and_with_what_a_receiver_needs(
     person: Person, worker: Worker, hook: Receiver
 ) -> None:
-    """The signature holds for the time stamp and the very bytes; the secret is shown once and kept sealed."""
+    """The signature holds for the time stamp and the very bytes; the secret is shown once and stored encrypted."""
     made = register(person, hook)
     job_id = person.submit()
     worker.complete(worker.claim()).raise_for_status()
@@ -101,7 +101,7 @@ def test_every_way_to_end_is_told(person: Person, worker: Worker, hook: Receiver
     if ending == "job.cancelled":
         person.cancel(job_id)
     elif ending == "rescue":
-        rows(api.settings.conninfo or "", "UPDATE jobs SET worker_losses = 2")
+        rows(api.settings.conninfo or "", "UPDATE jobs SET lost_workers = 2")
         worker.heartbeat(worker.claim())
         expire_leases(api.settings.conninfo or "")
     else:
@@ -212,7 +212,7 @@ def test_what_is_not_taken_is_tried_again_and_the_log_tells_of_each_try(
     assert person.http.post(again).json()["state"] == "pending"
     wait_until(lambda: len(hook.received) == 4, "another delivery")
     gone = f"/api/webhooks/{made['id']}/deliveries/0/redeliver"
-    assert code_of(person.http.post(gone)) == (409, "invalid-state")
+    assert code_of(person.http.post(gone)) == (409, "invalid_state")
 
 
 def test_a_receiver_that_is_gone_is_not_asked_again(person: Person, hook: Receiver) -> None:
@@ -227,10 +227,10 @@ def test_a_receiver_that_is_gone_is_not_asked_again(person: Person, hook: Receiv
 def test_what_is_held_until_a_time_is_not_told_before(
     person: Person, worker: Worker, hook: Receiver, api: RunningApi
 ) -> None:
-    """The job is done; its announcement waits for `deliverAt`."""
+    """The job is done; its announcement waits for `notifyAt`."""
     made = register(person, hook)
     source = {"sourceUrl": "https://maps.example.org/a.tif"}
-    person.create(inputPayload=source, deliverAt="2100-01-01T06:00:00Z")
+    person.create(inputPayload=source, notifyAt="2100-01-01T06:00:00Z")
     worker.complete(worker.claim(), []).raise_for_status()
     (delivery,) = deliveries(person, made)
     assert (delivery["state"], delivery["nextAttemptAt"]) == ("pending", "2100-01-01T06:00:00Z")
@@ -318,7 +318,7 @@ def test_an_address_within_a_network_is_refused(person: Person, url: str) -> Non
 async def test_a_public_name_that_leads_within_the_network_gets_nothing(hook: Receiver) -> None:
     """What counts is where the connection stands: this name, though it has a dot, is loopback."""
     port = hook.url.rsplit(":", 1)[1].split("/")[0]
-    async with Outgoing(parse_hosts("")) as outgoing:
+    async with WebhookClient(parse_hosts("")) as outgoing:
         with pytest.raises(AddressRefusedError, match="public address"):
             await outgoing.post(f"https://0x7f.1:{port}/hook", b"{}", {})
     assert hook.received == []
@@ -339,15 +339,15 @@ def test_backoff_grows_with_jitter_and_ends_after_a_day() -> None:
 
 
 def test_a_secret_cannot_be_read_from_the_database(person: Person, hook: Receiver, api: RunningApi) -> None:
-    """It is sealed; with another key it cannot be opened, and the log says what to do."""
+    """It is encrypted; with another key it cannot be read, and the log says what to do."""
     made = register(person, hook, secret="a secret of one's own")
     assert made["secret"] == "a secret of one's own"
     (row,) = rows(api.settings.conninfo or "", "SELECT secret FROM webhooks")
     assert b"one's own" not in row["secret"]
-    assert Seal(STORAGE_SECRET.encode()).open(row["secret"]) == "a secret of one's own"
-    with pytest.raises(SealError, match="STORAGE_SECRET"):
-        Seal(b"another key of more than thirty-two bytes").open(row["secret"])
-    rows(api.settings.conninfo or "", "UPDATE webhooks SET secret = %s", Seal(b"k" * 32).close("x"))
+    assert SecretCipher(STORAGE_SECRET.encode()).decrypt(row["secret"]) == "a secret of one's own"
+    with pytest.raises(DecryptionError, match="STORAGE_SECRET"):
+        SecretCipher(b"another key of more than thirty-two bytes").decrypt(row["secret"])
+    rows(api.settings.conninfo or "", "UPDATE webhooks SET secret = %s", SecretCipher(b"k" * 32).encrypt("x"))
     person.http.post(f"/api/webhooks/{made['id']}/test").raise_for_status()
     wait_until(lambda: bool(deliveries(person, made)[0]["attempts"]), "a try")
     assert "new one" in deliveries(person, made)[0]["attempts"][0]["error"]
@@ -398,8 +398,8 @@ def test_webhooks_are_their_owners_and_on_the_command_line(
     """Others do not see them; an operator registers, lists, sends again and removes."""
     made = register(person, hook)
     bob = Person(api, "bob")
-    assert code_of(bob.http.get(f"/api/webhooks/{made['id']}")) == (404, "webhook-not-found")
-    assert code_of(bob.http.post(f"/api/webhooks/{made['id']}/test")) == (404, "webhook-not-found")
+    assert code_of(bob.http.get(f"/api/webhooks/{made['id']}")) == (404, "webhook_not_found")
+    assert code_of(bob.http.post(f"/api/webhooks/{made['id']}/test")) == (404, "webhook_not_found")
     monkeypatch.setattr("geo_jobs_api.cli.configure", lambda _: None)
     monkeypatch.setenv("DATABASE_URL", api.settings.conninfo or "")
     monkeypatch.setenv("DATA_DIR", str(api.settings.data_dir))
@@ -407,7 +407,7 @@ def test_webhooks_are_their_owners_and_on_the_command_line(
     monkeypatch.setenv("WEBHOOK_HOSTS", "127.0.0.1")
 
     def run(*arguments: str) -> str:
-        assert main(["webhook", *arguments]) == 0
+        assert main(["webhooks", *arguments]) == 0
         return capsys.readouterr().out
 
     assert "whsec_" in run("create", hook.url, "--owner", "ada", "--event", "job.failed")
@@ -418,7 +418,7 @@ def test_webhooks_are_their_owners_and_on_the_command_line(
     assert "1 deliveries are tried again.\n" in run("redeliver", made["id"], str(deliveries(person, made)[0]["id"]))
     wait_until(lambda: len(hook.received) == 2, "another delivery")
     assert person.http.delete(f"/api/webhooks/{made['id']}").status_code == 204
-    assert main(["webhook", "remove", made["id"]]) == 1
+    assert main(["webhooks", "delete", made["id"]]) == 1
 
 
 def test_without_webhooks_an_end_writes_nothing_more(
@@ -480,8 +480,8 @@ def test_a_former_administrator_hears_nothing_of_others(api: RunningApi, person:
     assert former.http.get(place).status_code == 200
     calls = [former.http.get(f"{place}/deliveries"), former.http.post(f"{place}/test")]
     calls += [former.http.post(f"{place}/deliveries/{number}/redeliver") for number in numbers]
-    assert {code_of(answer) for answer in calls} == {(403, "not-allowed")}
-    assert code_of(former.http.put(place, json={"url": hook.url, "allOwners": True})) == (403, "not-allowed")
+    assert {code_of(answer) for answer in calls} == {(403, "not_allowed")}
+    assert code_of(former.http.put(place, json={"url": hook.url, "allOwners": True})) == (403, "not_allowed")
     former.http.put(place, json={"url": hook.url}).raise_for_status()
     assert [delivery["id"] for delivery in deliveries(former, made)] == numbers[:1]
     assert former.http.delete(place).status_code == 204

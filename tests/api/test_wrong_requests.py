@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from geo_jobs_api.errors import FieldError
-from geo_jobs_api.jobs.payload_checks import AskedJob, TaskRules, _errors_of
+from geo_jobs_api.jobs.payload_checks import RequestedJob, TaskRules, _errors_of
 from tests.support.api import RunningApi
 from tests.support.clients import Person
 
@@ -178,7 +178,7 @@ def test_a_key_of_another_type_is_known_by_the_fault_and_not_by_its_words() -> N
     rules = {"own": TaskRules("none", schema, None)}
 
     def fault(payload: dict[str, Any]) -> FieldError:
-        (error,) = _errors_of([AskedJob("", "own", payload)], rules)
+        (error,) = _errors_of([RequestedJob("", "own", payload)], rules)
         return error
 
     assert "is not for own. It is for geotiff_to_tiles" in fault({"maxZoom": 1}).message

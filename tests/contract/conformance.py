@@ -283,22 +283,22 @@ def heartbeat_and_progress_renew(server: Server) -> None:
 
 
 def complete_is_idempotent(server: Server) -> None:
-    """A complete ends the job; the same again is replayed, another content is 409 already-finalized."""
+    """A complete ends the job; the same again is replayed, another content is 409 already_finalized."""
     job = server.taken_up()
     body = completion(server.uploaded(job), width=1)
     first, again = _ok(server.call("complete", job, body)), _ok(server.call("complete", job, body))
     demand((first["state"], first["replayed"]) == ("succeeded", False), f"the first answer is {first}")
     demand((again["state"], again["replayed"]) == ("succeeded", True), f"the second answer is {again}")
-    _refused(server.call("complete", job, body | {"metadata": {"width": 2}}), 409, "already-finalized")
-    _refused(server.call("heartbeat", job), 409, "already-finalized", "lease-lost")
+    _refused(server.call("complete", job, body | {"metadata": {"width": 2}}), 409, "already_finalized")
+    _refused(server.call("heartbeat", job), 409, "already_finalized", "lease_lost")
 
 
 def outputs_are_checked(server: Server) -> None:
-    """A complete with an output that is missing or has another digest is 422 output-mismatch; the lease lives on."""
+    """A complete with an output that is missing or has another digest is 422 output_mismatch; the lease lives on."""
     job = server.taken_up()
     output = server.uploaded(job)
     for lie in ({"sha256": "0" * 64}, {"sizeBytes": 1}, {"name": "map.pgw"}, {"name": "elsewhere.png"}):
-        _refused(server.call("complete", job, completion(output | lie)), 422, "output-mismatch")
+        _refused(server.call("complete", job, completion(output | lie)), 422, "output_mismatch")
     _ok(server.call("complete", job, completion(output)))
 
 
@@ -310,7 +310,7 @@ def small_results_come_with_the_report(server: Server) -> None:
         return
     picture, world = server.uploaded(job), server.handed_in(job, ".pgw", b"1")
     lie = world | {"sha256": "0" * 64}
-    _refused(server.call("complete", job, completion(picture, lie)), 422, "output-mismatch")
+    _refused(server.call("complete", job, completion(picture, lie)), 422, "output_mismatch")
     _ok(server.call("complete", job, completion(picture, world)))
     demand(server.published(job["id"]) == {"map.png": b"picture", "map.pgw": b"1"}, "they are not what was handed in")
     del world["content"]
@@ -349,19 +349,19 @@ def cancelling_reaches_the_worker(server: Server) -> None:
     demand(order is not None and order.get("reason"), f"the heartbeat says cancel: {order}")
     answer = _ok(server.call("fail", job, failure("cancelled")))
     demand(answer["state"] == "cancelled", f"the answer is {answer}")
-    _refused(server.call("heartbeat", job), 409, "job-cancelled")
+    _refused(server.call("heartbeat", job), 409, "job_cancelled")
 
 
 def strangers_are_refused(server: Server) -> None:
-    """A wrong worker token is 401, a lease that is not held 409 lease-lost, an unknown job 404 job-not-found."""
+    """A wrong worker token is 401, a lease that is not held 409 lease_lost, an unknown job 404 job_not_found."""
     wrong = {"Authorization": "Worker wrong-token-of-some-length"}
     body = {"claimId": str(uuid.uuid4()), "workerId": "x", "workerName": "x", "taskTypes": [TASK_TYPE]}
     answer = server.worker.post(f"{JOBS}/claim", json=body, headers=wrong)
     demand(answer.status_code == 401, f"{answer.status_code} for a wrong token")
     job = server.taken_up()
     for token in ("nonsense", str(job["leaseToken"])[:-1] + "x", ""):
-        _refused(server.call("heartbeat", job | {"leaseToken": token}), 409, "lease-lost")
-    _refused(server.call("heartbeat", job | {"id": str(uuid.uuid4())}), 404, "job-not-found")
+        _refused(server.call("heartbeat", job | {"leaseToken": token}), 409, "lease_lost")
+    _refused(server.call("heartbeat", job | {"id": str(uuid.uuid4())}), 404, "job_not_found")
     server.clear(job)
 
 
@@ -371,7 +371,7 @@ def an_unconfirmed_claim_comes_back(server: Server) -> None:
     job = server.claim()
     again = _claimed_again(server, job)
     demand(again["attempt"] == job["attempt"], "it cost an attempt")
-    _refused(server.call("heartbeat", job), 409, "lease-lost")
+    _refused(server.call("heartbeat", job), 409, "lease_lost")
     server.clear(again)
 
 
@@ -382,8 +382,8 @@ def a_stale_worker_changes_nothing(server: Server) -> None:
     again = _claimed_again(server, job | {"leaseSeconds": lease.lease_seconds})
     _ok(server.call("heartbeat", again))
     stale = server.uploaded(job, b"stale picture")
-    _refused(server.call("complete", job, completion(stale)), 409, "lease-lost")
-    _refused(server.call("fail", job, failure("internal")), 409, "lease-lost")
+    _refused(server.call("complete", job, completion(stale)), 409, "lease_lost")
+    _refused(server.call("fail", job, failure("internal")), 409, "lease_lost")
     _ok(server.call("complete", again, completion(server.uploaded(again, b"fresh picture"))))
     demand(server.published(job["id"]) == {"map.png": b"fresh picture"}, "it was seen")
 

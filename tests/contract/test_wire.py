@@ -93,7 +93,7 @@ async def test_a_completion_publishes_and_its_repetition_is_replayed(tools: Work
     assert not (await tools.api.complete(lease, completion)).replayed
     assert (await tools.api.complete(lease, completion)).replayed
     other = completion.model_copy(update={"metadata": {"width": 2}})
-    with pytest.raises(LeaseLost, match="already-finalized"):
+    with pytest.raises(LeaseLost, match="already_finalized"):
         await tools.api.complete(lease, other)
     assert (await in_thread(person.look, job_id))["metadata"] == {"width": 1}
 
@@ -104,7 +104,7 @@ async def test_outputs_that_are_not_there_are_rejected(tools: WorkerContext, per
     await tools.api.heartbeat(lease)
     output = await put(tools, job, ".png", b"picture")
     lie = output.model_copy(update={"sha256": "0" * 64})
-    with pytest.raises(Rejected, match="output-mismatch"):
+    with pytest.raises(Rejected, match="output_mismatch"):
         await tools.api.complete(lease, Completion(outputs=(lie,), metadata={}, timings={}))
 
 
@@ -185,7 +185,7 @@ async def test_a_stale_lease_can_do_nothing_and_its_files_are_never_seen(
         tools.api.complete(stale, Completion(outputs=(old,), metadata={}, timings={})),
         tools.api.fail(stale, Failure.of(JobError("x", "y", ErrorClass.INTERNAL))),
     ):
-        with pytest.raises(LeaseLost, match="lease-lost"):
+        with pytest.raises(LeaseLost, match="lease_lost"):
             await call
     new = await put(tools, job, ".png", b"fresh picture")
     await tools.api.complete(lease, Completion(outputs=(new,), metadata={}, timings={}))
@@ -195,7 +195,7 @@ async def test_a_stale_lease_can_do_nothing_and_its_files_are_never_seen(
 
 async def test_a_wrong_token_is_refused_and_not_mistaken_for_anything_else(api: RunningApi) -> None:
     async with httpx.AsyncClient(base_url=api.base_url) as http:
-        with pytest.raises(TokenRefused, match="token-invalid"):
+        with pytest.raises(TokenRefused, match="token_invalid"):
             await JobApi(http, SecretStr("wrong-token-of-some-length")).claim(request())
 
 

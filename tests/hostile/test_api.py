@@ -80,7 +80,7 @@ def test_text_that_cannot_be_stored_is_refused_wherever_it_stands(text: str, api
         answer = person.http.post(f"/api/{path}", content=json.dumps(body))
         assert code_of(answer) == (422, "validation"), (path, body)
     answer = api.client(headers={"Authorization": f"Bearer {make_jwt(text)}"}).get("/api/geo-jobs")
-    assert code_of(answer) == (401, "token-invalid")
+    assert code_of(answer) == (401, "token_invalid")
 
 
 @pytest.mark.parametrize("text", HOSTILE_TEXTS)
@@ -239,7 +239,7 @@ def test_a_request_is_counted_once_whether_or_not_it_has_a_body(api_server: Call
     client = api_server(requests_per_minute=16).client(headers=bearer())
     answers = [client.post("/api/geo-jobs", json={"taskType": "geotiff_to_png"}) for _ in range(6)]
     assert [answer.status_code for answer in answers] == [201] * 4 + [429] * 2
-    assert code_of(answers[-1]) == (429, "rate-limited")
+    assert code_of(answers[-1]) == (429, "rate_limited")
 
 
 def test_another_ones_job_cannot_be_seen_or_changed(api: RunningApi) -> None:
@@ -254,7 +254,7 @@ def test_another_ones_job_cannot_be_seen_or_changed(api: RunningApi) -> None:
         other.http.post(f"{url}/retry"),
         other.http.post(f"{url}/upload", json={"fileName": "a.tif", "fileSize": 1}),
     ):
-        assert code_of(answer) == (404, "job-not-found")
+        assert code_of(answer) == (404, "job_not_found")
     assert other.http.get("/api/geo-jobs").json()["jobs"] == []
 
 
@@ -276,7 +276,7 @@ def test_a_token_says_not_itself_how_it_is_checked(api: RunningApi, algorithm: s
     else:
         token = jwt.encode(claims, "" if algorithm == "none" else JWT_SECRET * 2, algorithm=algorithm)
     answer = api.client(headers={"Authorization": f"Bearer {token}"}).get("/api/geo-jobs")
-    assert code_of(answer) == (401, "token-invalid")
+    assert code_of(answer) == (401, "token_invalid")
 
 
 def test_guesses_from_an_address_do_not_delay_the_worker_behind_it(api_server: Callable[..., RunningApi]) -> None:
@@ -309,7 +309,7 @@ def test_forwarded_headers_count_from_configured_proxies_only(
 def test_a_caller_who_asks_too_often_is_told_when_to_come_back(api_server: Callable[..., RunningApi]) -> None:
     api = api_server(requests_per_minute=20)
     answers = [Person(api).http.get("/api/geo-jobs") for _ in range(10)]
-    assert code_of(answers[-1]) == (429, "rate-limited")
+    assert code_of(answers[-1]) == (429, "rate_limited")
     assert int(answers[-1].headers["retry-after"]) >= 1
     assert Person(api, "eve").http.get("/api/geo-jobs").status_code == 200
 
@@ -319,11 +319,11 @@ def test_a_caller_has_a_share_of_jobs_and_bytes(api_server: Callable[..., Runnin
     person = Person(api)
     first, second = person.create(), person.create()
     refused = person.http.post("/api/geo-jobs", json={"taskType": "geotiff_to_png"})
-    assert code_of(refused) == (429, "quota-exceeded")
+    assert code_of(refused) == (429, "quota_exceeded")
     assert refused.headers["retry-after"]
     person.upload_url(first["id"], size=100)
     body = {"fileName": "b.tif", "fileSize": 100}
-    assert code_of(person.http.post(f"/api/geo-jobs/{second['id']}/upload", json=body)) == (429, "quota-exceeded")
+    assert code_of(person.http.post(f"/api/geo-jobs/{second['id']}/upload", json=body)) == (429, "quota_exceeded")
     Person(api, "eve").create()
 
 
@@ -377,7 +377,7 @@ def test_a_later_upload_ends_an_earlier_one_that_is_still_arriving(api_server: C
         wait_until(lambda: not bool(unfinished_uploads(api.settings.object_dir)), "its removal")
         link_is_back.set()
         with contextlib.suppress(httpx.TransportError):
-            assert code_of(first.result(timeout=20)) == (409, "invalid-state")
+            assert code_of(first.result(timeout=20)) == (409, "invalid_state")
     assert len(storage_files(api, job_id)) == 1
 
 
@@ -406,7 +406,7 @@ def test_what_is_sent_back_to_the_queue_counts_against_the_share_too(api_server:
     failed = person.submit()
     worker.fail(worker.claim(), "invalid_input").raise_for_status()
     other = person.create()
-    assert code_of(person.http.post(f"/api/geo-jobs/{failed}/retry")) == (429, "quota-exceeded")
+    assert code_of(person.http.post(f"/api/geo-jobs/{failed}/retry")) == (429, "quota_exceeded")
     assert person.look(failed)["state"] == "failed"
     person.cancel(other["id"]).raise_for_status()
     assert person.http.post(f"/api/geo-jobs/{failed}/retry").json()["state"] == "queued"
@@ -421,7 +421,7 @@ def test_a_bucket_fills_again_and_forgets_who_asked_long_ago() -> None:
     limit = RateLimit(1.0, 2, lambda: now)
     limit.take("a")
     limit.take("a")
-    with pytest.raises(Problem, match="rate-limited"):
+    with pytest.raises(Problem, match="rate_limited"):
         limit.take("a")
     now = 1.0
     limit.take("a")
@@ -452,7 +452,7 @@ async def test_made_up_names_of_keys_do_not_have_the_key_set_fetched_each_time(t
         people = auth.TokenVerifier(make_settings("", tmp_path, jwt_secret=None, jwks_url=url))
         for number in range(20):
             token = jwt.encode({"sub": "ada", "exp": time.time() + 99}, private, "RS256", {"kid": f"made up {number}"})
-            with pytest.raises(Problem, match="token-invalid"):
+            with pytest.raises(Problem, match="token_invalid"):
                 await people.verify(f"Bearer {token}")
         server.shutdown()
     assert len(fetched) <= 2
@@ -492,7 +492,7 @@ def test_a_head_that_two_servers_may_read_differently_is_refused(api: RunningApi
     """A second Host or Authorization, no Host at all, or one that is no host: 400, as a problem."""
     for place in ("/health", "/api/geo-jobs"):
         status, answer = raw_status(api, f"GET {place} HTTP/1.1\r\n{headers}")
-        assert (status, '"bad-request"' in answer) == (400, True)
+        assert (status, '"bad_request"' in answer) == (400, True)
 
 
 @pytest.mark.parametrize(
@@ -542,7 +542,7 @@ def test_a_webhook_takes_a_bounded_number_of_tests(api_server: Callable[..., Run
         answers = [task.result(timeout=30) for task in asking]
     assert sorted(answer.status_code for answer in answers) == [201] * 3 + [429] * 5
     refused = next(answer for answer in answers if answer.status_code == 429)
-    assert (code_of(refused), refused.headers["retry-after"]) == ((429, "quota-exceeded"), "60")
+    assert (code_of(refused), refused.headers["retry-after"]) == ((429, "quota_exceeded"), "60")
     delivered = (
         "UPDATE webhook_deliveries SET state = 'delivered', next_attempt_at = NULL, finished_at = now()"
         " WHERE state = 'pending'"
@@ -551,7 +551,7 @@ def test_a_webhook_takes_a_bounded_number_of_tests(api_server: Callable[..., Run
         rows(postgres_url, delivered)
         assert [test(number).status_code for number in range(11)] == [201] * 10 + [429]
     rows(postgres_url, delivered)
-    assert code_of(test(0)) == (429, "quota-exceeded")
+    assert code_of(test(0)) == (429, "quota_exceeded")
     person.cancel(person.submit()).raise_for_status()
     (end,) = rows(postgres_url, "SELECT event FROM webhook_deliveries WHERE event <> 'test'")
     assert end == {"event": "job.cancelled"}
@@ -581,7 +581,7 @@ def test_one_callers_slow_requests_leave_connections_to_others(
         refused = [one.result() for one in asked if one.done()]
         blocker.rollback()
         served = [one.result(timeout=20) for one in asked]
-    assert {code_of(one) for one in refused} == {(429, "rate-limited")}
+    assert {code_of(one) for one in refused} == {(429, "rate_limited")}
     assert all(one.headers["Retry-After"] for one in refused)
     assert sum(one.status_code == 200 for one in served) == 2
     assert ada.look(job_id)["priority"] == 1

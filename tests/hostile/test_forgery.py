@@ -20,7 +20,7 @@ from starlette.responses import Response
 from geo_jobs_api import log as api_log
 from geo_jobs_api.database.queries import load_queries
 from geo_jobs_api.hosts import parse_hosts
-from geo_jobs_api.webhooks.http_post import AddressRefusedError, Outgoing
+from geo_jobs_api.webhooks.http_post import AddressRefusedError, WebhookClient
 from geo_jobs_common import addresses
 from geoprocessing_worker import log
 from geoprocessing_worker.config import Settings
@@ -180,12 +180,12 @@ def test_a_caller_has_so_many_webhooks_and_schedules_and_no_more(
     kind: str, module: str, api: RunningApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many are asked for at once: an end is told to all webhooks, and schedules make jobs by themselves."""
-    monkeypatch.setattr(f"{module}.MOST_OF_A_CALLER", 3)
+    monkeypatch.setattr(f"{module}.MAX_PER_OWNER", 3)
     person = Person(api)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda number: make_one(person, kind, number), range(8)))
     assert sorted(answer.status_code for answer in answers) == [201] * 3 + [429] * 5
-    assert {code_of(answer)[1] for answer in answers if answer.status_code == 429} == {"quota-exceeded"}
+    assert {code_of(answer)[1] for answer in answers if answer.status_code == 429} == {"quota_exceeded"}
     assert len(person.http.get(f"/api/{kind}").json()[kind]) == 3
 
 
@@ -219,7 +219,7 @@ async def test_a_webhook_does_not_tell_what_there_is_within_the_network(bird: Ca
     with socket.create_server(("127.0.0.1", 0)) as closed:
         nobody = closed.getsockname()[1]
     told = set()
-    async with Outgoing(parse_hosts("")) as outgoing:
+    async with WebhookClient(parse_hosts("")) as outgoing:
         for port in (int(bird.url.split(":")[2].split("/")[0]), nobody):
             with pytest.raises(AddressRefusedError) as caught:
                 await outgoing.post(f"https://inside.example.com:{port}/", b"{}", {})
@@ -246,7 +246,7 @@ async def test_a_version_that_does_not_fit_into_a_header_is_not_sent_back(
 async def test_no_receiver_hears_what_another_one_wanted_remembered() -> None:
     with receiver() as one:
         one.answer = lambda _: (204, {"Set-Cookie": "a=b; Path=/"}, b"")
-        async with Outgoing(parse_hosts("127.0.0.1")) as outgoing:
+        async with WebhookClient(parse_hosts("127.0.0.1")) as outgoing:
             for _ in range(2):
                 await outgoing.post(one.url, b"{}", {})
     assert ["cookie" in received.headers for received in one.received] == [False, False]

@@ -37,7 +37,7 @@ def test_every_refusal_is_documented_as_the_problem_that_it_is(api: RunningApi) 
     for operations in document["paths"].values():
         for operation in operations.values():
             refused = operation["responses"]["4XX"]["content"]["application/problem+json"]["schema"]
-            assert "lease-lost" in refused["properties"]["code"]["enum"]
+            assert "lease_lost" in refused["properties"]["code"]["enum"]
 
 
 def test_a_task_type_that_nobody_knows_is_named_whatever_keys_come_with_it(api: RunningApi) -> None:
@@ -45,11 +45,11 @@ def test_a_task_type_that_nobody_knows_is_named_whatever_keys_come_with_it(api: 
     person = Person(api)
     for more in ({}, {"dedupKey": "a"}):
         answer = person.http.post("/api/geo-jobs", json={"taskType": "nobody_knows"} | more)
-        assert code_of(answer) == (422, "unknown-task-type")
+        assert code_of(answer) == (422, "unknown_task_type")
 
 
 def test_a_number_is_no_moment_and_a_truth_no_number(api: RunningApi) -> None:
     person = Person(api)
-    for wrong in ({"runAt": 0}, {"deliverAt": 1e9}, {"priority": True}, {"priority": "7"}):
+    for wrong in ({"runAt": 0}, {"notifyAt": 1e9}, {"priority": True}, {"priority": "7"}):
         answer = person.http.post("/api/geo-jobs", json={"taskType": "geotiff_to_png"} | wrong)
         assert code_of(answer) == (422, "validation"), wrong

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from geo_jobs_api.app import create_app
 from geo_jobs_api.config import Settings
-from geo_jobs_api.http.paging import MOST_PAGE_BYTES
+from geo_jobs_api.http.paging import MAX_PAGE_BYTES
 from tests.support.api import RunningApi, bearer, make_settings, run_api, worker_header
 from tests.support.clients import TIFF, output_of
 from tests.support.database import DatabaseServer
@@ -316,7 +316,7 @@ def test_pages_are_bounded_by_bytes_and_continue_where_they_ended(
         answer = full.ada.get(path, params={key: value for key, value in asked.items() if value is not None})
         page = answer.json()
         seen += [one["id"] for one in page[name]]
-        assert len(answer.content) <= MOST_PAGE_BYTES + 100
+        assert len(answer.content) <= MAX_PAGE_BYTES + 100
         assert not any("stages" in one for one in page[name])
         if (cursor := page["next"]) is None:
             break

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from geo_jobs_api.hosts import parse_hosts
-from geo_jobs_api.webhooks.http_post import Outgoing
+from geo_jobs_api.webhooks.http_post import WebhookClient
 from geoprocessing_worker.cli import health
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ConfigurationError
@@ -65,7 +65,7 @@ async def test_the_authority_that_was_named_is_believed_and_no_other(authority: 
 
 async def test_a_webhooks_receiver_needs_a_certificate_that_everybody_believes(authority: Authority) -> None:
     with secure_server(authority.certify()) as server:
-        async with Outgoing(parse_hosts("127.0.0.1")) as outgoing:
+        async with WebhookClient(parse_hosts("127.0.0.1")) as outgoing:
             with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
                 await outgoing.post(f"{server.url}/hook", b"{}", {})
     assert server.asked == []

@@ -155,16 +155,16 @@ class FiveEndpoints:
             self._end_leases()
             job = self.jobs.get(job_id)
             if job is None:
-                raise Refused(404, "job-not-found")
+                raise Refused(404, "job_not_found")
             said = json.dumps([verb, {**body, "outputs": _digests(body)}], sort_keys=True)
             if token in job.endings:
                 before, answer = job.endings[token]
                 if verb in ("complete", "fail") and (before == said or self.fault == "replays_anything"):
                     return answer if self.fault == "denies_replays" else answer | {"replayed": True}
-                raise Refused(409, "job-cancelled" if job.state == "cancelled" else "already-finalized")
+                raise Refused(409, "job_cancelled" if job.state == "cancelled" else "already_finalized")
             held = job.state == "running" and (job.secret == token or self.fault == "no_fence")
             if not held:
-                raise Refused(409, "job-cancelled" if job.state == "cancelled" else "lease-lost")
+                raise Refused(409, "job_cancelled" if job.state == "cancelled" else "lease_lost")
             if verb in ("heartbeat", "progress"):
                 return self._renew(job)
             answer = self._complete(job, body) if verb == "complete" else self._fail(job, body["error"]["class"])
@@ -193,7 +193,7 @@ class FiveEndpoints:
                 output["sha256"],
             )
             if not good and self.fault != "believes_digests":
-                raise Refused(422, "output-mismatch")
+                raise Refused(422, "output_mismatch")
         job.state = "succeeded"
         return {"state": "succeeded", "replayed": False}
 
@@ -260,7 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
         if url.path != "/api/internal/geo-jobs/claim":
             return self._answer(404)
         if not self._may_enter():
-            return self._refuse(Refused(401, "token-invalid"))
+            return self._refuse(Refused(401, "token_invalid"))
         jobs = self.app.claim(json.loads(body))
         if not jobs:
             return self._answer(204) if self.app.fault != "answers_empty_lists" else self._say({"jobs": []})
@@ -272,7 +272,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not found:
             return self._answer(404)
         if not self._may_enter():
-            return self._refuse(Refused(401, "token-invalid"))
+            return self._refuse(Refused(401, "token_invalid"))
         try:
             return self._say(self.app.call(found[2], found[1], self.headers.get("Lease-Token", ""), body))
         except Refused as refusal:

@@ -22,9 +22,9 @@ from psycopg.rows import dict_row
 
 from geo_jobs_api.database.pool import open_pool
 from geo_jobs_api.hosts import parse_hosts
-from geo_jobs_api.schedules.scheduler import ScheduleRunner
-from geo_jobs_api.schedules.schemas import PutSchedule, stored_template, stored_timing
-from geo_jobs_api.schedules.store import ScheduleContent, ScheduleStore
+from geo_jobs_api.schedules.scheduler import Scheduler
+from geo_jobs_api.schedules.schemas import PutSchedule
+from geo_jobs_api.schedules.store import ScheduleStore
 
 # A night in which an hour comes twice lies in the middle of it.
 _BEGIN = datetime(2026, 10, 24, 22, 0, tzinfo=UTC)
@@ -49,33 +49,24 @@ async def _create(database: str) -> list[UUID]:
             "name": "storm",
             "cron": "* * * * *",
             "timeZone": "Europe/Berlin",
+            "catchUp": 10_000,
+            "overlap": "allow",
+            "jitterSeconds": 30,
             "template": {"taskType": "geotiff_to_png", "inputPayload": {"sourceUrl": "https://maps.example.org/a.tif"}},
         }
     )
     ids = [uuid4() for _ in range(_SCHEDULES)]
     async with open_pool(database, size=2, wait_seconds=10) as pool:
         for number, schedule_id in enumerate(ids):
-            content = ScheduleContent(
-                name=f"storm {number}",
-                timing=stored_timing(body),
-                template=stored_template(body),
-                missed_runs="catch_up",
-                catch_up=10_000,
-                overlap="allow",
-                jitter_seconds=30,
-                start_at=None,
-                end_at=None,
-                skip_unchanged=False,
-                paused=False,
-                upcoming=[_BEGIN + timedelta(minutes=1)],
-            )
-            await ScheduleStore(pool).create_schedule(schedule_id, "ada", content)
+            named = body.model_copy(update={"name": f"storm {number}"})
+            upcoming = [_BEGIN + timedelta(minutes=1)]
+            await ScheduleStore(pool).create_schedule(schedule_id, "ada", named, upcoming)
     return ids
 
 
 async def _fire(database: str, clock: PlayedClock) -> None:
     async with open_pool(database, size=2, wait_seconds=10) as pool:
-        runner = ScheduleRunner(ScheduleStore(pool), parse_hosts("*"), asyncio.Event(), clock=clock)
+        runner = Scheduler(ScheduleStore(pool), parse_hosts("*"), asyncio.Event(), clock=clock)
         while True:
             await runner.run_once()
             await asyncio.sleep(0.002)
@@ -125,7 +116,7 @@ def _verdict(database: str, ids: list[UUID], minutes: int) -> dict[str, object]:
     with psycopg.connect(database, autocommit=True, row_factory=dict_row) as connection:
         fires = connection.execute("SELECT schedule_id, fire_time, outcome, job_id FROM schedule_fires").fetchall()
         jobs = connection.execute("SELECT id, schedule_id, run_at FROM jobs").fetchall()
-    decided = [(fire["schedule_id"], fire["fire_time"]) for fire in fires if fire["outcome"] == "made"]
+    decided = [(fire["schedule_id"], fire["fire_time"]) for fire in fires if fire["outcome"] == "created"]
     made = {job["id"]: job for job in jobs}
     # The moment that each job was made for, as its start tells it: the jitter is less than a minute.
     starts = [(job["schedule_id"], job["run_at"].replace(second=0, microsecond=0)) for job in jobs]

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import psycopg
 
-from geo_jobs_api.http.server import spare_collector
+from geo_jobs_api.http.server import tune_garbage_collection
 from tests.support.api import RunningApi
 
 # A payload and metadata of as many small values as their limits allow: they cost the most per byte.
@@ -70,7 +70,7 @@ def longest_stall(api: RunningApi) -> Iterator[Stall]:
     The garbage collector is set as in a server. A round over all objects of pytest takes longer than most requests.
     """
     thresholds = gc.get_threshold()
-    spare_collector()
+    tune_garbage_collection()
     loop = api.server.servers[0].get_loop()
     stall = Stall()
     is_over = False
@@ -141,8 +141,8 @@ def fill(url: str) -> None:
         connection.execute(_JOBS, values | {"state": "failed", "number": 210, "error": error})
         connection.execute(_JOBS, values | {"state": "queued", "number": 340, "error": error})
         connection.execute(
-            "INSERT INTO lease_outcomes (job_id, lease_seq, lease_key, attempt, ended_by, request_digest, state, error,"
-            " next_attempt_at) SELECT id, n, 'k', n, 'fail', '', 'queued', %s, now() FROM jobs,"
+            "INSERT INTO lease_outcomes (job_id, lease_seq, lease_secret, attempt, ended_by, request_digest, state,"
+            " error, next_attempt_at) SELECT id, n, 'k', n, 'fail', '', 'queued', %s, now() FROM jobs,"
             " generate_series(1, 5) AS n WHERE error IS NOT NULL",
             [error],
         )
@@ -153,14 +153,14 @@ def fill(url: str) -> None:
         )
         connection.execute(_PIPELINES.encode())
         connection.execute(
-            "INSERT INTO schedules (id, owner, name, timing, template, missed_runs, catch_up, overlap, jitter_seconds,"
-            " skip_unchanged, paused, next_run_at) SELECT gen_random_uuid(), 'ada', 's' || n, %s, %s, 'catch_up',"
+            "INSERT INTO schedules (id, owner, name, timing, template, catch_up, overlap, jitter_seconds,"
+            " skip_unchanged, paused, next_run_at) SELECT gen_random_uuid(), 'ada', 's' || n, %s, %s,"
             " 10000, 'allow', 0, false, false, now() + interval '1 day' FROM generate_series(1, 30) AS n",
             [json.dumps(TIMES), json.dumps(BIG_TEMPLATE)],
         )
         connection.execute(
-            "INSERT INTO schedules (id, owner, name, timing, template, missed_runs, catch_up, overlap, jitter_seconds,"
-            " skip_unchanged, paused, next_run_at) SELECT gen_random_uuid(), 'eve', 's' || n, %s, %s, 'catch_up',"
+            "INSERT INTO schedules (id, owner, name, timing, template, catch_up, overlap, jitter_seconds,"
+            " skip_unchanged, paused, next_run_at) SELECT gen_random_uuid(), 'eve', 's' || n, %s, %s,"
             " 10000, 'allow', 0, false, false, now() + interval '1 day' FROM generate_series(1, 210) AS n",
             [json.dumps(TIMES | {"rules": TIMES["rules"] * 20}), json.dumps({"taskType": "anything"})],
         )

@@ -92,15 +92,15 @@ async def test_a_claim_that_found_nothing_is_none(server: ScriptedApi, client: J
 @pytest.mark.parametrize(
     ("status", "code", "error"),
     [
-        (401, "token-invalid", TokenRefused),
+        (401, "token_invalid", TokenRefused),
         (403, "forbidden", TokenRefused),
-        (404, "job-not-found", LeaseLost),
-        (409, "lease-lost", LeaseLost),
-        (409, "job-cancelled", LeaseLost),
-        (409, "already-finalized", LeaseLost),
-        (413, "too-large", Rejected),
-        (422, "output-mismatch", Rejected),
-        (400, "bad-request", Rejected),
+        (404, "job_not_found", LeaseLost),
+        (409, "lease_lost", LeaseLost),
+        (409, "job_cancelled", LeaseLost),
+        (409, "already_finalized", LeaseLost),
+        (413, "too_large", Rejected),
+        (422, "output_mismatch", Rejected),
+        (400, "bad_request", Rejected),
     ],
 )
 async def test_an_answer_that_is_final_is_raised_at_once_with_the_servers_words(
@@ -116,7 +116,7 @@ async def test_an_answer_that_is_final_is_raised_at_once_with_the_servers_words(
     "first",
     [
         problem(503, "unavailable", Retry_After="0"),
-        problem(429, "rate-limited", Retry_After="0"),
+        problem(429, "rate_limited", Retry_After="0"),
         problem(500, "internal"),
         answer("a captive portal's greeting"),
         Response("<html>not here</html>", 404, media_type="text/html"),
@@ -176,7 +176,7 @@ async def test_an_api_that_is_not_there_is_unavailable(unused_tcp_port: int) -> 
 
 async def test_a_refusal_does_not_throw_a_finished_result_away(server: ScriptedApi, client: JobApi) -> None:
     firewall = Response("<html>blocked</html>", 403, media_type="text/html")
-    server.on("complete", firewall, problem(401, "token-invalid"), answer({"state": "succeeded"}))
+    server.on("complete", firewall, problem(401, "token_invalid"), answer({"state": "succeeded"}))
     assert (await client.complete(Held(), Completion(outputs=(), metadata={}, timings={}))).state == "succeeded"
 
 

@@ -85,7 +85,7 @@ async def test_a_server_that_accepts_and_says_nothing_is_unreachable_too() -> No
 async def test_a_refusal_of_the_api_is_an_answer(server: ScriptedApi, client: JobApi) -> None:
     """401, 404 and 409 end calls, and the API is there."""
     with capture_logs() as said:
-        for status, code in ((401, "token-invalid"), (404, "job-not-found"), (409, "lease-lost")):
+        for status, code in ((401, "token_invalid"), (404, "job_not_found"), (409, "lease_lost")):
             server.on("heartbeat", problem(status, code))
             with pytest.raises(ApiError):
                 await client.heartbeat(Held())

@@ -154,7 +154,7 @@ async def test_a_second_signal_gives_jobs_back_at_once(bench: Bench) -> None:
 
 async def test_a_refused_token_is_said_once_loudly_and_tried_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(daemon_module, "REFUSED_PAUSE", 0.02)
-    bench.server.on("claim", *[problem(401, "token-invalid")] * 3, NOTHING)
+    bench.server.on("claim", *[problem(401, "token_invalid")] * 3, NOTHING)
     working = daemon(bench)
     with capture_logs() as said:
         running = asyncio.create_task(working.run())

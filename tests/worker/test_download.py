@@ -124,7 +124,7 @@ async def test_an_address_that_ran_out_is_a_trouble_that_passes(
     "answer",
     [
         Response(b"<Error><Code>NoSuchKey</Code></Error>", 404),
-        Response(b'{"status": 404, "code": "object-not-found"}', 404),
+        Response(b'{"status": 404, "code": "object_not_found"}', 404),
         Response(b"", 404, headers={"x-ms-error-code": "BlobNotFound"}),
     ],
     ids=["S3", "local", "Azure"],
@@ -164,7 +164,7 @@ def test_a_trickle_is_no_step_forward() -> None:
         now += 1
         pulse.beat(1)
     now += 1
-    with pytest.raises(Unavailable, match="too-slow"):
+    with pytest.raises(Unavailable, match="too_slow"):
         pulse.beat(1)
 
 

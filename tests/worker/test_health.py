@@ -32,7 +32,7 @@ def check(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
 
 
 async def test_a_healthy_worker_prints_the_agreed_lines_to_the_letter(server: ScriptedApi, tmp_path: Path) -> None:
-    server.on("heartbeat", problem(404, "job-not-found"))
+    server.on("heartbeat", problem(404, "job_not_found"))
     code, printed = await in_thread(
         check, tmp_path, API_BASE_URL=server.base_url, WORKER_AUTH_TOKEN="t" * 20, TEMP_DIR=str(tmp_path)
     )
@@ -50,13 +50,13 @@ async def test_a_healthy_worker_prints_the_agreed_lines_to_the_letter(server: Sc
 @pytest.mark.parametrize(
     ("heartbeat", "claim", "said"),
     [
-        (problem(404, "job-not-found"), problem(500, "unused"), "API connection successful"),
-        (problem(409, "lease-lost"), problem(500, "unused"), "API connection successful"),
+        (problem(404, "job_not_found"), problem(500, "unused"), "API connection successful"),
+        (problem(409, "lease_lost"), problem(500, "unused"), "API connection successful"),
         (answer({}), problem(500, "unused"), "API connection successful"),
-        (problem(401, "token-invalid"), answer(status=405), "the API refuses the worker token (401)"),
+        (problem(401, "token_invalid"), answer(status=405), "the API refuses the worker token (401)"),
         (problem(503, "unavailable"), answer(status=405), "answered 503"),
         (answer("no such page", 404), answer("only POST", 405), "API connection successful"),
-        (answer("no such page", 404), problem(401, "token-invalid"), "the API refuses the worker token (401)"),
+        (answer("no such page", 404), problem(401, "token_invalid"), "the API refuses the worker token (401)"),
         (answer("no such page", 404), answer("no such page", 404), "has no worker endpoints (404)"),
         (answer(["not a UUID"], 422), answer(status=405), "API connection successful"),
         (answer("moved", 302), answer("moved", 302), "answered 302"),
@@ -77,7 +77,7 @@ async def test_the_token_is_proven_without_a_claim(
 async def test_a_worker_that_is_told_to_claim_nothing_is_healthy_and_says_so(
     server: ScriptedApi, tmp_path: Path
 ) -> None:
-    server.on("heartbeat", problem(409, "lease-lost"))
+    server.on("heartbeat", problem(409, "lease_lost"))
     told = {"API_BASE_URL": server.base_url, "WORKER_AUTH_TOKEN": "t" * 20, "TEMP_DIR": str(tmp_path)}
     code, printed = await in_thread(check, tmp_path, **told, DISABLE_WORKERS="true")
     assert (code, printed.splitlines()[-1]) == (
@@ -103,7 +103,7 @@ async def test_other_trouble_that_stops_claims_is_a_finding_of_its_own(server: S
 
 
 async def test_a_refused_token_is_unhealthy_although_the_api_answers(server: ScriptedApi, tmp_path: Path) -> None:
-    server.on("heartbeat", problem(401, "token-invalid"))
+    server.on("heartbeat", problem(401, "token_invalid"))
     code, printed = await in_thread(
         check, tmp_path, "--json", API_BASE_URL=server.base_url, WORKER_AUTH_TOKEN="wrong", TEMP_DIR=str(tmp_path)
     )

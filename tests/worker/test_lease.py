@@ -120,7 +120,7 @@ async def test_a_cancel_order_in_an_answer_stops_the_work(server: ScriptedApi, h
 
 
 async def test_a_conflict_stops_the_work(server: ScriptedApi, http: httpx.AsyncClient) -> None:
-    server.on("heartbeat", problem(409, "lease-lost"))
+    server.on("heartbeat", problem(409, "lease_lost"))
     with pytest.raises(LeaseLost):
         await keeper(server, http).keep()
 
@@ -128,7 +128,7 @@ async def test_a_conflict_stops_the_work(server: ScriptedApi, http: httpx.AsyncC
 async def test_a_conflict_while_the_result_is_handed_in_is_left_to_that_call(
     server: ScriptedApi, http: httpx.AsyncClient
 ) -> None:
-    server.on("heartbeat", problem(409, "already-finalized"))
+    server.on("heartbeat", problem(409, "already_finalized"))
     kept = keeper(server, http)
     kept.finish()
     keeping = asyncio.create_task(kept.keep())

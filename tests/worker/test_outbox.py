@@ -121,7 +121,7 @@ async def test_small_results_come_with_the_report_and_the_others_are_uploaded(be
     assert all(len(bench.server.calls(name)) == 1 for name in every.keys() - inline.keys())
 
 
-@pytest.mark.parametrize(("status", "code"), [(413, "too-large"), (422, "output-mismatch"), (507, "storage-full")])
+@pytest.mark.parametrize(("status", "code"), [(413, "too_large"), (422, "output_mismatch"), (507, "storage_full")])
 async def test_small_results_that_are_not_taken_with_the_report_are_uploaded(
     bench: Bench, status: int, code: str
 ) -> None:
@@ -148,7 +148,7 @@ async def test_small_results_that_are_neither_taken_nor_uploaded_wait_like_other
         return Response(status_code=503)
 
     bench.server.on("map.png", hanging)
-    bench.server.on("complete", problem(413, "too-large"))
+    bench.server.on("complete", problem(413, "too_large"))
     assert await bench.run(inlineBytes=10**9, leaseSeconds=1) is Ending.KEPT
     enough.set()
     bench.server.on("map.png", answer(status=200))
@@ -179,7 +179,7 @@ async def test_small_results_that_wait_are_uploaded(bench: Bench) -> None:
 async def test_small_results_whose_report_was_taken_unheard_are_not_uploaded(bench: Bench) -> None:
     """The job has ended by them: the report is said once more, and its first answer comes."""
     post_results(bench).release()
-    bench.server.on("heartbeat", problem(409, "already-finalized"))
+    bench.server.on("heartbeat", problem(409, "already_finalized"))
     bench.server.on("complete", answer(SUCCEEDED | {"replayed": True}))
     courier = next_process(bench)
     with capture_logs() as said:
@@ -314,7 +314,7 @@ async def test_a_report_for_another_api_is_left_for_its_worker(bench: Bench) -> 
     assert len(next_process(bench).outbox.take_over()) == 1
 
 
-@pytest.mark.parametrize(("status", "code"), [(404, "job-not-found"), (409, "lease-lost"), (409, "already-finalized")])
+@pytest.mark.parametrize(("status", "code"), [(404, "job_not_found"), (409, "lease_lost"), (409, "already_finalized")])
 async def test_what_the_api_refuses_for_good_is_thrown_away_with_a_word(bench: Bench, status: int, code: str) -> None:
     post_results(bench).release()
     bench.server.on("heartbeat", problem(status, code))
@@ -327,12 +327,12 @@ async def test_what_the_api_refuses_for_good_is_thrown_away_with_a_word(bench: B
     assert [line["reason"].split(":")[0] for line in said if line["event"] == "report_dropped"] == [code]
     assert bench.server.calls("map.png") == []
     # A job that has ended under this lease may have ended by this report.
-    assert len(bench.server.calls("complete")) == (code == "already-finalized")
+    assert len(bench.server.calls("complete")) == (code == "already_finalized")
 
 
 async def test_results_that_the_api_does_not_take_fail_their_job(bench: Bench) -> None:
     post_results(bench).release()
-    bench.server.on("complete", problem(422, "output-mismatch"))
+    bench.server.on("complete", problem(422, "output_mismatch"))
     courier = next_process(bench)
     await courier.start()
     await until(lambda: bench.folders() == [])

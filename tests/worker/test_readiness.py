@@ -160,7 +160,7 @@ async def test_a_scanner_that_is_away_stops_claims_until_it_answers(bench: Bench
 @pytest.mark.parametrize("status", [404, 405, 200])
 async def test_a_server_of_the_five_calls_gets_no_odd_claims(bench: Bench, status: int) -> None:
     """It announces nothing, so a worker in trouble only asks by GET whether it does, and claims nothing."""
-    bench.server.on("claim", problem(status, "not-found") if status != 200 else answer({}))
+    bench.server.on("claim", problem(status, "not_found") if status != 200 else answer({}))
     working = daemon(bench.tools, min_free_memory_mb=10**9)
     running = asyncio.create_task(working.run())
     await bench.server.until_asked("claim", 3)

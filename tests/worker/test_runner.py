@@ -190,20 +190,20 @@ async def test_a_child_cannot_make_the_worker_upload_a_file_of_its_choice(lying:
 
 
 async def test_nothing_is_sent_for_a_job_that_is_somebody_elses(endless: Bench) -> None:
-    endless.server.on("heartbeat", answer(renewed()), answer(renewed()), problem(409, "lease-lost"))
+    endless.server.on("heartbeat", answer(renewed()), answer(renewed()), problem(409, "lease_lost"))
     assert await endless.run() is Ending.LEASE_LOST
     assert endless.server.calls("fail") == []
     assert endless.server.calls("complete") == []
 
 
 async def test_work_does_not_begin_before_the_lease_is_confirmed(bench: Bench) -> None:
-    bench.server.on("heartbeat", problem(409, "lease-lost"))
+    bench.server.on("heartbeat", problem(409, "lease_lost"))
     assert await bench.run() is Ending.LEASE_LOST
     assert bench.server.calls("in") == []
 
 
 async def test_results_that_did_not_arrive_though_storage_said_so_are_made_again(bench: Bench) -> None:
-    bench.server.on("complete", problem(422, "output-mismatch", "map.png has another digest"))
+    bench.server.on("complete", problem(422, "output_mismatch", "map.png has another digest"))
     assert await bench.run() is Ending.FAILED
     (asked,) = bench.server.calls("fail")
     assert (asked.json["error"]["code"], asked.json["error"]["class"]) == ("output_mismatch", "transient")

@@ -1,15 +1,15 @@
 -- Jobs as their owners see them: create, upload, read, cancel, retry; and the tokens of workers.
 
 -- name: insert_jobs(jobs, dependencies)
--- Create jobs, in their order, with what they wait for. Where no input is said, the task type says whether an upload is
--- waited for. No row for one: its task type is unknown or does not go with its input, or its idempotency key was used
--- before, or a job with its de-duplication key is open.
-WITH wanted AS (
-    SELECT * FROM jsonb_to_recordset(:jobs::jsonb) AS wanted (
+-- Create jobs with their dependencies, in order. Without an input kind, the task type decides whether a job awaits an
+-- upload. A job has no row if its task type is unknown or does not fit its input, its idempotency key was used before, or
+-- an open job has its de-duplication key.
+WITH requested AS (
+    SELECT * FROM jsonb_to_recordset(:jobs::jsonb) AS requested (
         place integer, id uuid, owner text, task_type text, priority integer, input_payload jsonb,
         idempotency_key text, request_digest text, dedup_key text, input_kind text, input_file_name text,
         source_url text, source_host text, source_condition jsonb, input_parent_id uuid, input_output text, pending_parents integer,
-        run_at timestamptz, deliver_at timestamptz, pipeline_id uuid, pipeline_stage text, pipeline_job text,
+        run_at timestamptz, notify_at timestamptz, pipeline_id uuid, pipeline_stage text, pipeline_job text,
         schedule_id uuid
     )
 ), created AS (
@@ -17,64 +17,64 @@ WITH wanted AS (
         id, owner, task_type, state, priority, input_payload, idempotency_key, request_digest, dedup_key, max_attempts,
         input_kind, input_file_name, source_url, source_host, source_condition, input_parent_id, input_output,
         pending_parents,
-        run_at, turn, deliver_at, pipeline_id, pipeline_stage, pipeline_job, schedule_id
+        run_at, fair_share_at, notify_at, pipeline_id, pipeline_stage, pipeline_job, schedule_id
     )
     SELECT
-        wanted.id, wanted.owner, wanted.task_type,
+        requested.id, requested.owner, requested.task_type,
         CASE
             WHEN decided.input_kind = 'upload' THEN 'awaiting_upload'
-            WHEN wanted.pending_parents > 0 THEN 'blocked'
+            WHEN requested.pending_parents > 0 THEN 'blocked'
             ELSE 'queued'
         END,
-        coalesce(wanted.priority, task_types.default_priority), wanted.input_payload, wanted.idempotency_key,
-        decode(wanted.request_digest, 'hex'), wanted.dedup_key, task_types.max_attempts, decided.input_kind,
-        wanted.input_file_name, wanted.source_url, wanted.source_host, wanted.source_condition, wanted.input_parent_id,
-        wanted.input_output, wanted.pending_parents, coalesce(wanted.run_at, now()),
-        -- One that is for later has no turn until then: it comes in the order of its time.
-        CASE WHEN decided.input_kind <> 'upload' AND wanted.pending_parents = 0
-            AND coalesce(wanted.run_at, now()) <= now()
-            THEN fair_turn(
-                wanted.owner, wanted.task_type, coalesce(wanted.priority, task_types.default_priority),
-                (row_number() OVER (PARTITION BY wanted.owner, wanted.task_type ORDER BY wanted.place))::integer - 1
+        coalesce(requested.priority, task_types.default_priority), requested.input_payload, requested.idempotency_key,
+        decode(requested.request_digest, 'hex'), requested.dedup_key, task_types.max_attempts, decided.input_kind,
+        requested.input_file_name, requested.source_url, requested.source_host, requested.source_condition, requested.input_parent_id,
+        requested.input_output, requested.pending_parents, coalesce(requested.run_at, now()),
+        -- A job for later has none: it is ordered by run_at.
+        CASE WHEN decided.input_kind <> 'upload' AND requested.pending_parents = 0
+            AND coalesce(requested.run_at, now()) <= now()
+            THEN next_fair_share(
+                requested.owner, requested.task_type, coalesce(requested.priority, task_types.default_priority),
+                (row_number() OVER (PARTITION BY requested.owner, requested.task_type ORDER BY requested.place))::integer - 1
             )
         END,
-        wanted.deliver_at, wanted.pipeline_id, wanted.pipeline_stage, wanted.pipeline_job, wanted.schedule_id
-    FROM wanted
-    JOIN task_types ON task_types.name = wanted.task_type
+        requested.notify_at, requested.pipeline_id, requested.pipeline_stage, requested.pipeline_job, requested.schedule_id
+    FROM requested
+    JOIN task_types ON task_types.name = requested.task_type
     CROSS JOIN LATERAL (
         SELECT coalesce(
-            wanted.input_kind, CASE task_types.input_rule WHEN 'required' THEN 'upload' ELSE 'none' END
+            requested.input_kind, CASE task_types.input_rule WHEN 'required' THEN 'upload' ELSE 'none' END
         ) AS input_kind
     ) AS decided
     WHERE task_types.input_rule = CASE decided.input_kind WHEN 'none' THEN 'none' ELSE 'required' END
         OR task_types.input_rule = 'optional'
-    ORDER BY wanted.place
+    ORDER BY requested.place
     ON CONFLICT DO NOTHING
     RETURNING *
 ), dependency AS (
     INSERT INTO job_dependencies (child_id, parent_id, on_parent_failure)
-    SELECT asked.child_id, asked.parent_id, asked.on_parent_failure
-    FROM jsonb_to_recordset(:dependencies::jsonb) AS asked (child_id uuid, parent_id uuid, on_parent_failure text)
-    JOIN created ON created.id = asked.child_id
+    SELECT edge.child_id, edge.parent_id, edge.on_parent_failure
+    FROM jsonb_to_recordset(:dependencies::jsonb) AS edge (child_id uuid, parent_id uuid, on_parent_failure text)
+    JOIN created ON created.id = edge.child_id
 ), event AS (
     INSERT INTO job_events (job_id, type, state) SELECT id, 'created', state FROM created
-), told AS (
-    SELECT pg_notify('geo_jobs_queued', CASE WHEN is_due THEN task_type || ':' || count(*) ELSE '' END) AS heard
+), notified AS (
+    SELECT pg_notify('geo_jobs_queued', CASE WHEN is_due THEN task_type || ':' || count(*) ELSE '' END) AS seen
     FROM (SELECT task_type, run_at <= now() AS is_due FROM created WHERE state = 'queued') AS queued
     GROUP BY task_type, is_due
 )
-SELECT created.*, (SELECT count(heard) FROM told) AS notifications FROM created;
+SELECT created.*, (SELECT count(seen) FROM notified) AS notifications FROM created;
 
 -- name: lock_parents(ids, owner)
--- The jobs that new ones shall wait for: none of them can end until the new ones are there.
+-- Lock the parents of new jobs, so that none ends before its children are created.
 SELECT id, finished_at IS NOT NULL AS has_ended FROM jobs
-WHERE id = ANY(:ids::uuid[]) AND (:owner::text IS NULL OR owner = :owner::text) AND removal_started_at IS NULL
+WHERE id = ANY(:ids::uuid[]) AND (:owner::text IS NULL OR owner = :owner::text) AND purge_started_at IS NULL
 ORDER BY id
 FOR SHARE;
 
--- name: follow_ended_jobs(ids)^
--- Have those that wait for these jobs, which have ended already, go on.
-SELECT follow_ended_jobs(:ids::uuid[], true) AS followed;
+-- name: release_dependents(ids)^
+-- Release the dependents of jobs that ended earlier.
+SELECT release_dependents(:ids::uuid[], true) AS released;
 
 -- name: list_jobs_by_id(ids)
 -- These jobs, in no order.
@@ -98,40 +98,41 @@ SELECT name FROM task_types;
 
 -- name: list_deduplicated(owners, task_types, dedup_keys)
 -- The open jobs with these keys.
-SELECT jobs.* FROM unnest(:owners::text[], :task_types::text[], :dedup_keys::text[]) AS asked (owner, task_type, dedup_key)
-JOIN jobs ON jobs.owner = asked.owner AND jobs.task_type = asked.task_type AND jobs.dedup_key = asked.dedup_key
+SELECT jobs.* FROM unnest(:owners::text[], :task_types::text[], :dedup_keys::text[]) AS requested (owner, task_type, dedup_key)
+JOIN jobs
+    ON jobs.owner = requested.owner AND jobs.task_type = requested.task_type AND jobs.dedup_key = requested.dedup_key
     AND jobs.finished_at IS NULL AND jobs.dedup_key IS NOT NULL;
 
 -- name: list_jobs_by_idempotency_key(owner, idempotency_keys)
 -- The jobs that earlier requests with these keys made.
 SELECT * FROM jobs
 WHERE owner = :owner AND idempotency_key = ANY(:idempotency_keys::text[]) AND idempotency_key IS NOT NULL
-    AND removal_started_at IS NULL;
+    AND purge_started_at IS NULL;
 
 -- name: get_job(id, owner)^
 -- One job; with an owner, only if it is that owner's.
 SELECT * FROM jobs
-WHERE id = :id AND (:owner::text IS NULL OR owner = :owner::text) AND removal_started_at IS NULL;
+WHERE id = :id AND (:owner::text IS NULL OR owner = :owner::text) AND purge_started_at IS NULL;
 
--- name: takes_outputs(id)^
--- A row without columns, if the job is there and has not ended.
-SELECT FROM jobs WHERE id = :id AND finished_at IS NULL AND removal_started_at IS NULL;
+-- name: accepts_outputs(id)^
+-- One row without columns if the job exists and is open.
+SELECT FROM jobs WHERE id = :id AND finished_at IS NULL AND purge_started_at IS NULL;
 
 -- name: count_open_of_owner(owner)^
--- How many jobs of an owner have not ended. Those that have are not looked at.
+-- Count the open jobs of an owner.
 SELECT count(*) AS open_jobs FROM jobs
 WHERE owner = :owner AND state IN ('awaiting_upload', 'blocked', 'queued', 'running');
 
 -- name: sum_stored_of_owner(owner)^
--- How many bytes of an owner's files are kept.
+-- Sum the bytes of an owner's stored files.
 SELECT coalesce(sum(input_size_bytes), 0)::bigint AS stored_bytes FROM jobs
-WHERE owner = :owner AND input_kind <> 'url' AND removal_started_at IS NULL;
+WHERE owner = :owner AND input_kind <> 'url' AND purge_started_at IS NULL;
 
 -- name: lock_owner(owner)!
--- Until the transaction ends nobody else makes anything that counts against this owner's share.
+-- Serialize changes that count against the owner's quota until the transaction ends.
 SELECT pg_advisory_xact_lock(hashtextextended(:owner, 0));
 
--- name: list_jobs(owner, state, task_type, error_code, before, most)
+-- name: list_jobs(owner, state, task_type, error_code, before, limit)
 -- Newest first; ids are time-ordered, so the last id of a page is the cursor of the next.
 SELECT * FROM jobs
 WHERE (:owner::text IS NULL OR owner = :owner::text)
@@ -139,9 +140,9 @@ WHERE (:owner::text IS NULL OR owner = :owner::text)
     AND (:task_type::text IS NULL OR task_type = :task_type::text)
     AND (:error_code::text IS NULL OR error ->> 'code' = :error_code::text)
     AND (:before::uuid IS NULL OR id < :before::uuid)
-    AND removal_started_at IS NULL
+    AND purge_started_at IS NULL
 ORDER BY id DESC
-LIMIT :most;
+LIMIT :limit;
 
 -- name: set_upload(id, file_name, size_bytes, content_type)^
 -- Set which file is going to be uploaded. A later request replaces an earlier one. The first 20 of a job are events.
@@ -167,7 +168,7 @@ WITH moved AS (
     UPDATE jobs
     SET
         state = CASE WHEN pending_parents > 0 THEN 'blocked' ELSE 'queued' END, run_at = greatest(run_at, now()),
-        turn = CASE WHEN pending_parents = 0 AND run_at <= now() THEN fair_turn(owner, task_type, priority) END,
+        fair_share_at = CASE WHEN pending_parents = 0 AND run_at <= now() THEN next_fair_share(owner, task_type, priority) END,
         uploaded_at = now(), input_sha256 = :sha256
     WHERE id = :id AND state = 'awaiting_upload'
         AND input_file_name = :file_name AND input_size_bytes = :size_bytes
@@ -208,7 +209,7 @@ WITH held AS MATERIALIZED (
 )
 SELECT
     changed.*,
-    (SELECT follow_ended_jobs(array_agg(id)) FROM changed AS ended WHERE ended.state = 'cancelled') AS followed
+    (SELECT release_dependents(array_agg(id)) FROM changed AS ended WHERE ended.state = 'cancelled') AS released
 FROM changed;
 
 -- name: retry_failed(id)^
@@ -217,11 +218,11 @@ FROM changed;
 WITH moved AS (
     UPDATE jobs
     SET
-        state = 'queued', run_at = now(), turn = fair_turn(owner, task_type, priority), attempt = 0, worker_losses = 0,
+        state = 'queued', run_at = now(), fair_share_at = next_fair_share(owner, task_type, priority), attempt = 0, lost_workers = 0,
         finished_at = NULL, error = NULL, percent = 0, stage = NULL, message = NULL, started_at = NULL,
         -- A source may have become smaller.
         input_size_bytes = CASE WHEN input_kind <> 'url' THEN input_size_bytes END
-    WHERE id = :id AND state = 'failed' AND removal_started_at IS NULL
+    WHERE id = :id AND state = 'failed' AND purge_started_at IS NULL
         AND NOT EXISTS (
             SELECT FROM jobs AS open
             WHERE open.owner = jobs.owner AND open.task_type = jobs.task_type AND open.dedup_key = jobs.dedup_key
@@ -233,23 +234,23 @@ WITH moved AS (
 )
 SELECT moved.*, pg_notify('geo_jobs_queued', task_type) FROM moved;
 
--- name: list_ended_leases(job_id, most)
+-- name: list_ended_leases(job_id, limit)
 -- How the latest leases of a job ended, the newest first.
 SELECT lease_seq, attempt, worker_name, ended_by, state, error, next_attempt_at, ended_at
 FROM lease_outcomes
 WHERE job_id = :job_id
 ORDER BY lease_seq DESC
-LIMIT :most;
+LIMIT :limit;
 
--- name: list_events(job_id, after, most)
+-- name: list_events(job_id, after, limit)
 -- A page of a job's event log, in the order of the moves.
 SELECT id, job_id, type, state, created_at, data
 FROM job_events
 WHERE job_id = :job_id AND id > :after
 ORDER BY id
-LIMIT :most;
+LIMIT :limit;
 
--- name: list_events_for_listeners(job_ids, afters, most)
+-- name: list_events_for_listeners(job_ids, afters, limit)
 -- New events for all who listen in this process, each job from its own place, in one query.
 SELECT event.id, event.job_id, event.type, event.state, event.created_at, event.data
 FROM unnest(:job_ids::uuid[], :afters::bigint[]) AS listener (job_id, after)
@@ -257,7 +258,7 @@ CROSS JOIN LATERAL (
     SELECT * FROM job_events
     WHERE job_events.job_id = listener.job_id AND job_events.id > listener.after
     ORDER BY job_events.id
-    LIMIT :most
+    LIMIT :limit
 ) AS event
 ORDER BY event.id;
 

@@ -1,7 +1,7 @@
--- Leases: claim, renew, complete, fail. Every write on a running job is guarded by lease_seq, lease_key and state.
+-- Leases: claim, renew, complete, fail. Every write on a running job is guarded by lease_seq, lease_secret and state.
 
--- name: hold_locks_briefly(milliseconds)$
--- Until the transaction ends, wait for locks no longer than this.
+-- name: set_lock_timeout(milliseconds)$
+-- Bound waits for locks until the transaction ends.
 SELECT set_config('lock_timeout', :milliseconds::text, true);
 
 -- name: lock_limits(task_types)
@@ -13,9 +13,9 @@ WHERE name = ANY(:task_types::text[]) AND (max_concurrent_runs IS NOT NULL OR ra
 ORDER BY name
 FOR NO KEY UPDATE;
 
--- name: look_at_leftovers(task_types, worker_ids, max_file_size, source_hosts, memory_mb)^
--- After a claim that found less than it wanted: the task types with a limit (name → whether it is a rate), and why ready
--- jobs were not for these workers. Only the first hundred jobs of each type are looked at.
+-- name: find_withheld_jobs(task_types, worker_ids, max_file_size, source_hosts, memory_mb)^
+-- After a claim that got less than it requested: task types with a limit (name → whether it is a rate), and why ready jobs
+-- were withheld from these workers. Reads the first hundred jobs of each type only.
 WITH ready AS MATERIALIZED (
     SELECT
         (:max_file_size::bigint IS NULL OR coalesce(job.input_size_bytes, 0) <= :max_file_size::bigint)
@@ -48,34 +48,34 @@ SELECT
     )::double precision AS avoided_seconds
 FROM ready;
 
--- name: claim_jobs(task_types, limits_locked, most, claim_ids, lease_keys, worker_ids, worker_names, shares, first_lease_seconds, max_file_size, source_hosts, memory_mb)
+-- name: claim_jobs(task_types, limits_locked, limit, claim_ids, lease_secrets, worker_ids, worker_names, shares, first_lease_seconds, max_file_size, source_hosts, memory_mb)
 -- Lease the first waiting jobs to claims that wait at the same time: in the order of the claims, each up to its share.
 -- A claim whose leases are still held gets those again and nothing else. The ids are picked once (MATERIALIZED): a
 -- LIMIT that the planner may run twice would take too many. Types with a limit are claimed only while they are locked;
 -- claims are counted by the statement's own time, since the transaction's is from before the lock was had.
 -- Only jobs that these workers take (NULL: all), and none that one of them has just failed while others ask.
--- The constant LIMIT, which is more than is ever asked for, tells a plan that is made once that there are few; it would
+-- The constant LIMIT, which is more than is ever claimant for, tells a plan that is made once that there are few; it would
 -- read the whole queue to update one job.
--- Nobody waits for the disk. A claim that a crash takes back was nothing yet: whatever its worker sends first is stored on
--- disk together with it, or refused.
-WITH unhurried AS MATERIALIZED (
+-- Commits do not wait for the disk. A claim that a crash undoes has had no effect: the first call of its worker is flushed
+-- together with it, or refused.
+WITH async_commit AS MATERIALIZED (
     SELECT set_config('synchronous_commit', 'off', true)
 ), held AS MATERIALIZED (
     SELECT id, claim_id FROM jobs
     WHERE claim_id = ANY(:claim_ids::uuid[]) AND state = 'running' AND lease_expires_at > now()
-), asked AS MATERIALIZED (
+), claimant AS MATERIALIZED (
     SELECT
-        place, claim_id, lease_key, worker_id, worker_name, share,
+        place, claim_id, lease_secret, worker_id, worker_name, share,
         sum(share) OVER (ORDER BY place) AS up_to
-    FROM unnest(:claim_ids::uuid[], :lease_keys::text[], :worker_ids::text[], :worker_names::text[], :shares::integer[])
-        WITH ORDINALITY AS asked (claim_id, lease_key, worker_id, worker_name, share, place)
-    CROSS JOIN unhurried
-    WHERE NOT EXISTS (SELECT FROM held WHERE held.claim_id = asked.claim_id)
-), wanted AS MATERIALIZED (
+    FROM unnest(:claim_ids::uuid[], :lease_secrets::text[], :worker_ids::text[], :worker_names::text[], :shares::integer[])
+        WITH ORDINALITY AS claimant (claim_id, lease_secret, worker_id, worker_name, share, place)
+    CROSS JOIN async_commit
+    WHERE NOT EXISTS (SELECT FROM held WHERE held.claim_id = claimant.claim_id)
+), requested AS MATERIALIZED (
     SELECT
         name,
         least(
-            :most::bigint,
+            :limit::bigint,
             CASE WHEN max_concurrent_runs IS NOT NULL THEN max_concurrent_runs - (
                 SELECT count(*) FROM jobs WHERE jobs.state = 'running' AND jobs.task_type = task_types.name
             ) END,
@@ -94,10 +94,10 @@ WITH unhurried AS MATERIALIZED (
         AND (:memory_mb::integer IS NULL OR memory_mb IS NULL OR memory_mb <= :memory_mb::integer)
 ), candidates AS MATERIALIZED (
     SELECT candidate.id, row_number() OVER (ORDER BY candidate.order_key, candidate.id) AS number
-    FROM wanted
+    FROM requested
     CROSS JOIN LATERAL (
         SELECT jobs.id, jobs.order_key FROM jobs
-        WHERE jobs.state = 'queued' AND jobs.task_type = wanted.name AND jobs.run_at <= now()
+        WHERE jobs.state = 'queued' AND jobs.task_type = requested.name AND jobs.run_at <= now()
             AND (
                 jobs.avoided_until IS NULL OR jobs.avoided_until <= now()
                 OR jobs.avoided_worker <> ALL(:worker_ids::text[])
@@ -111,21 +111,21 @@ WITH unhurried AS MATERIALIZED (
                 OR jobs.source_host LIKE ANY(:source_hosts::text[])
             )
         ORDER BY jobs.order_key, jobs.id
-        LIMIT greatest(0, wanted.room)
+        LIMIT greatest(0, requested.room)
         FOR UPDATE SKIP LOCKED
     ) AS candidate
     ORDER BY candidate.order_key, candidate.id
-    LIMIT :most
+    LIMIT :limit
 ), picked AS MATERIALIZED (
     SELECT id, number FROM candidates LIMIT 200
 ), claimed AS (
     UPDATE jobs
     SET
-        state = 'running', lease_seq = jobs.lease_seq + 1, lease_key = asked.lease_key, claim_id = asked.claim_id,
+        state = 'running', lease_seq = jobs.lease_seq + 1, lease_secret = claimant.lease_secret, claim_id = claimant.claim_id,
         lease_expires_at = now() + make_interval(secs => :first_lease_seconds), lease_confirmed = false,
-        claimed_at = now(), worker_id = asked.worker_id, worker_name = asked.worker_name, worker_stats = NULL, started_at = NULL,
+        claimed_at = now(), worker_id = claimant.worker_id, worker_name = claimant.worker_name, worker_stats = NULL, started_at = NULL,
         percent = 0, stage = NULL, message = NULL
-    FROM picked JOIN asked ON picked.number > asked.up_to - asked.share AND picked.number <= asked.up_to
+    FROM picked JOIN claimant ON picked.number > claimant.up_to - claimant.share AND picked.number <= claimant.up_to
     WHERE jobs.id = picked.id AND jobs.state = 'queued'
     RETURNING jobs.*
 ), event AS (
@@ -137,41 +137,41 @@ WITH unhurried AS MATERIALIZED (
     SELECT claimed.task_type, statement_timestamp()
     FROM claimed JOIN task_types ON task_types.name = claimed.task_type
     WHERE :limits_locked AND task_types.rate_count IS NOT NULL
-), given AS (
+), granted AS (
     SELECT true AS is_new, claimed.* FROM claimed
     UNION ALL
     SELECT false, jobs.* FROM jobs JOIN held ON held.id = jobs.id
 )
 SELECT
-    given.is_new, given.claim_id, given.id, given.task_type, given.priority, given.input_payload,
-    given.input_kind, given.input_file_name, given.input_size_bytes, given.input_content_type, given.input_sha256,
-    given.input_object_key, given.source_url, given.source_condition, given.attempt, given.max_attempts,
-    given.lease_seq, given.lease_key, given.lease_expires_at, given.lease_confirmed,
+    granted.is_new, granted.claim_id, granted.id, granted.task_type, granted.priority, granted.input_payload,
+    granted.input_kind, granted.input_file_name, granted.input_size_bytes, granted.input_content_type, granted.input_sha256,
+    granted.input_object_key, granted.source_url, granted.source_condition, granted.attempt, granted.max_attempts,
+    granted.lease_seq, granted.lease_secret, granted.lease_expires_at, granted.lease_confirmed,
     task_types.timeout_seconds, task_types.lease_seconds AS type_lease_seconds, task_types.outputs::text AS output_rules,
     now() AS server_time
-FROM given JOIN task_types ON task_types.name = given.task_type
-ORDER BY given.order_key, given.id;
+FROM granted JOIN task_types ON task_types.name = granted.task_type
+ORDER BY granted.order_key, granted.id;
 
--- name: list_previous_errors(job_ids, most)
--- Errors of the latest leases of these jobs, the newest first. Their details are left to those who look at the job.
+-- name: list_previous_errors(job_ids, limit)
+-- Errors of the latest leases of these jobs, newest first, without details.
 SELECT outcome.job_id, outcome.attempt, outcome.error - 'detail' AS error, outcome.ended_at
-FROM unnest(:job_ids::uuid[]) AS wanted (job_id)
+FROM unnest(:job_ids::uuid[]) AS requested (job_id)
 CROSS JOIN LATERAL (
     SELECT * FROM lease_outcomes
-    WHERE lease_outcomes.job_id = wanted.job_id AND lease_outcomes.error IS NOT NULL
+    WHERE lease_outcomes.job_id = requested.job_id AND lease_outcomes.error IS NOT NULL
     ORDER BY lease_outcomes.lease_seq DESC
-    LIMIT :most
+    LIMIT :limit
 ) AS outcome
 ORDER BY outcome.job_id, outcome.lease_seq DESC;
 
--- name: release_claim(id, lease_seq, lease_key)!
+-- name: release_claim(id, lease_seq, lease_secret)!
 -- Give back a job whose claimer hung up before it could read the answer.
 WITH released AS (
     UPDATE jobs
     SET
-        state = 'queued', turn = least(turn, claimed_at), lease_key = NULL, lease_expires_at = NULL, claim_id = NULL,
+        state = 'queued', fair_share_at = least(fair_share_at, claimed_at), lease_secret = NULL, lease_expires_at = NULL, claim_id = NULL,
         claimed_at = NULL, worker_id = NULL
-    WHERE id = :id AND lease_seq = :lease_seq AND lease_key = :lease_key AND state = 'running'
+    WHERE id = :id AND lease_seq = :lease_seq AND lease_secret = :lease_secret AND state = 'running'
         AND NOT lease_confirmed
     RETURNING id, state, task_type
 ), event AS (
@@ -179,38 +179,38 @@ WITH released AS (
 )
 SELECT pg_notify('geo_jobs_queued', task_type) FROM released;
 
--- name: get_lease(id, lease_seq, lease_key)^
+-- name: get_lease(id, lease_seq, lease_secret)^
 -- A running job as seen by the one who holds its lease.
 SELECT
     jobs.*, task_types.timeout_seconds, task_types.lease_seconds AS type_lease_seconds,
     task_types.outputs::text AS output_rules, task_types.backoff_seconds, now() AS server_time
 FROM jobs JOIN task_types ON task_types.name = jobs.task_type
-WHERE jobs.id = :id AND jobs.lease_seq = :lease_seq AND jobs.lease_key = :lease_key AND jobs.state = 'running';
+WHERE jobs.id = :id AND jobs.lease_seq = :lease_seq AND jobs.lease_secret = :lease_secret AND jobs.state = 'running';
 
--- name: get_lease_outcome(id, lease_seq, lease_key)^
+-- name: get_lease_outcome(id, lease_seq, lease_secret)^
 -- How this lease ended, and where its job stands.
 SELECT
     jobs.state AS job_state, jobs.lease_seq AS job_lease_seq,
     outcome.ended_by, outcome.request_digest, outcome.state, outcome.next_attempt_at
 FROM jobs
 LEFT JOIN lease_outcomes AS outcome
-    ON outcome.job_id = jobs.id AND outcome.lease_seq = :lease_seq AND outcome.lease_key = :lease_key
+    ON outcome.job_id = jobs.id AND outcome.lease_seq = :lease_seq AND outcome.lease_secret = :lease_secret
 WHERE jobs.id = :id;
 
--- name: renew_lease(id, lease_seq, lease_key, lease_seconds, percent, stage, message, stats)^
+-- name: renew_lease(id, lease_seq, lease_secret, lease_seconds, percent, stage, message, stats)^
 -- A sign of life, with progress or (percent NULL) without. The first one makes the attempt count.
 -- Progress that is older than what is known renews the lease and changes nothing else. The last stats are kept.
--- How long the lease is says the type, or else the service.
+-- Lease duration: the task type's, else the service default.
 WITH held AS (
     SELECT
         id, lease_confirmed, coalesce(task_types.lease_seconds, :lease_seconds::double precision) AS lease_seconds,
         task_types.timeout_seconds,
-        :percent::double precision IS NOT NULL AND :percent::double precision >= percent AS is_news,
+        :percent::double precision IS NOT NULL AND :percent::double precision >= percent AS is_newer,
         :percent::double precision >= percent
             AND (percent, stage, message)
             IS DISTINCT FROM (:percent::double precision, :stage::text, :message::text) AS is_change
     FROM jobs JOIN task_types ON task_types.name = jobs.task_type
-    WHERE id = :id AND lease_seq = :lease_seq AND lease_key = :lease_key AND state = 'running'
+    WHERE id = :id AND lease_seq = :lease_seq AND lease_secret = :lease_secret AND state = 'running'
     FOR UPDATE OF jobs
 ), renewed AS (
     UPDATE jobs
@@ -219,9 +219,9 @@ WITH held AS (
         attempt = jobs.attempt + (NOT held.lease_confirmed)::integer,
         started_at = CASE WHEN held.lease_confirmed THEN jobs.started_at ELSE now() END,
         lease_confirmed = true,
-        percent = CASE WHEN held.is_news THEN :percent::double precision ELSE jobs.percent END,
-        stage = CASE WHEN held.is_news THEN :stage::text ELSE jobs.stage END,
-        message = CASE WHEN held.is_news THEN :message::text ELSE jobs.message END,
+        percent = CASE WHEN held.is_newer THEN :percent::double precision ELSE jobs.percent END,
+        stage = CASE WHEN held.is_newer THEN :stage::text ELSE jobs.stage END,
+        message = CASE WHEN held.is_newer THEN :message::text ELSE jobs.message END,
         worker_stats = coalesce(:stats::jsonb, jobs.worker_stats)
     FROM held
     WHERE jobs.id = held.id
@@ -240,7 +240,7 @@ WITH held AS (
         SELECT 2, renewed.id, 'progress', renewed.state,
             jsonb_build_object('percent', renewed.percent, 'stage', renewed.stage, 'message', renewed.message)
         FROM renewed JOIN held ON held.id = renewed.id WHERE held.is_change
-    ) AS news
+    ) AS transition
     ORDER BY place
 )
 SELECT
@@ -248,44 +248,44 @@ SELECT
     extract(epoch FROM now() - claimed_at)::double precision AS held_seconds
 FROM renewed;
 
--- name: complete_jobs(ids, lease_seqs, lease_keys, request_digests, results)
+-- name: complete_jobs(ids, lease_seqs, lease_secrets, request_digests, results)
 -- Publish the outputs of the leases that are held, of several jobs at once. A job that was asked to stop becomes
 -- cancelled instead. Rows are locked in the order of their ids, so that two such statements cannot wait for each other.
 WITH held AS MATERIALIZED (
     SELECT
-        asked.*, result -> 'outputs' AS outputs, result -> 'metadata' AS metadata, result -> 'timings' AS timings,
-        nullif(result -> 'source', 'null') AS source, jobs.cancel_requested_at IS NULL AS is_wanted
-    FROM unnest(:ids::uuid[], :lease_seqs::bigint[], :lease_keys::text[], :request_digests::bytea[])
-        WITH ORDINALITY AS asked (id, lease_seq, lease_key, request_digest, place)
+        reported.*, result -> 'outputs' AS outputs, result -> 'metadata' AS metadata, result -> 'timings' AS timings,
+        nullif(result -> 'source', 'null') AS source, jobs.cancel_requested_at IS NULL AS is_accepted
+    FROM unnest(:ids::uuid[], :lease_seqs::bigint[], :lease_secrets::text[], :request_digests::bytea[])
+        WITH ORDINALITY AS reported (id, lease_seq, lease_secret, request_digest, place)
     -- One value, since the driver takes 30 ms to quote 250 kB of JSON within an array.
-    CROSS JOIN LATERAL (SELECT :results::jsonb -> (asked.place::integer - 1) AS result) AS given
-    JOIN jobs ON jobs.id = asked.id AND jobs.lease_seq = asked.lease_seq AND jobs.lease_key = asked.lease_key
+    CROSS JOIN LATERAL (SELECT :results::jsonb -> (reported.place::integer - 1) AS result) AS given
+    JOIN jobs ON jobs.id = reported.id AND jobs.lease_seq = reported.lease_seq AND jobs.lease_secret = reported.lease_secret
         AND jobs.state = 'running'
     ORDER BY jobs.id
     FOR UPDATE OF jobs
 ), ended AS (
     UPDATE jobs
     SET
-        state = CASE WHEN held.is_wanted THEN 'succeeded' ELSE 'cancelled' END,
-        outputs = CASE WHEN held.is_wanted THEN held.outputs END,
-        output_lease_seq = CASE WHEN held.is_wanted THEN jobs.lease_seq END,
-        metadata = CASE WHEN held.is_wanted THEN held.metadata END,
-        timings = CASE WHEN held.is_wanted THEN held.timings END,
-        source_validators = CASE WHEN held.is_wanted THEN held.source END,
-        percent = CASE WHEN held.is_wanted THEN 100 ELSE jobs.percent END,
+        state = CASE WHEN held.is_accepted THEN 'succeeded' ELSE 'cancelled' END,
+        outputs = CASE WHEN held.is_accepted THEN held.outputs END,
+        output_lease_seq = CASE WHEN held.is_accepted THEN jobs.lease_seq END,
+        metadata = CASE WHEN held.is_accepted THEN held.metadata END,
+        timings = CASE WHEN held.is_accepted THEN held.timings END,
+        source_validators = CASE WHEN held.is_accepted THEN held.source END,
+        percent = CASE WHEN held.is_accepted THEN 100 ELSE jobs.percent END,
         attempt = jobs.attempt + (NOT jobs.lease_confirmed)::integer,
         error = NULL, finished_at = now(), started_at = coalesce(jobs.started_at, jobs.claimed_at),
-        lease_confirmed = false, lease_key = NULL, lease_expires_at = NULL, claim_id = NULL, claimed_at = NULL,
+        lease_confirmed = false, lease_secret = NULL, lease_expires_at = NULL, claim_id = NULL, claimed_at = NULL,
         worker_id = NULL
     FROM held
-    WHERE jobs.id = held.id AND jobs.lease_seq = held.lease_seq AND jobs.lease_key = held.lease_key
+    WHERE jobs.id = held.id AND jobs.lease_seq = held.lease_seq AND jobs.lease_secret = held.lease_secret
         AND jobs.state = 'running'
     RETURNING
         jobs.id, jobs.state, jobs.attempt, jobs.lease_seq, jobs.task_type, jobs.worker_name, jobs.outputs,
-        held.place, held.lease_key, held.request_digest
+        held.place, held.lease_secret, held.request_digest
 ), outcome AS (
-    INSERT INTO lease_outcomes (job_id, lease_seq, lease_key, attempt, worker_name, ended_by, request_digest, state)
-    SELECT id, lease_seq, lease_key, attempt, worker_name, 'complete', request_digest, state FROM ended
+    INSERT INTO lease_outcomes (job_id, lease_seq, lease_secret, attempt, worker_name, ended_by, request_digest, state)
+    SELECT id, lease_seq, lease_secret, attempt, worker_name, 'complete', request_digest, state FROM ended
 ), event AS (
     INSERT INTO job_events (job_id, type, state, data)
     SELECT
@@ -297,13 +297,13 @@ WITH held AS MATERIALIZED (
     FROM ended
 ), freed AS (
     -- Places under a limit that are free again: one notification for each task type.
-    SELECT pg_notify('geo_jobs_queued', ended.task_type || ':' || count(*)) AS told
+    SELECT pg_notify('geo_jobs_queued', ended.task_type || ':' || count(*)) AS notification
     FROM ended JOIN task_types ON task_types.name = ended.task_type AND task_types.max_concurrent_runs IS NOT NULL
     GROUP BY ended.task_type
 )
 SELECT
-    place, state, (SELECT count(told) FROM freed) AS notifications,
-    (SELECT follow_ended_jobs(array_agg(id)) FROM ended) AS followed
+    place, state, (SELECT count(notification) FROM freed) AS notifications,
+    (SELECT release_dependents(array_agg(id)) FROM ended) AS released
 FROM ended;
 
 -- name: count_failures(id, key, value)^
@@ -314,16 +314,16 @@ WHERE job_id = :id AND error ->> :key::text = :value::text AND ended_at > coales
     (SELECT max(created_at) FROM job_events WHERE job_id = :id AND type = 'retried'), '-infinity'
 );
 
--- name: fail_job(id, lease_seq, lease_key, request_digest, next_state, delay_seconds, spends_attempt, source_bytes, error, avoid_seconds, asking_seconds)^
+-- name: fail_job(id, lease_seq, lease_secret, request_digest, next_state, delay_seconds, uses_attempt, source_bytes, error, avoid_seconds, live_seconds)^
 -- End the lease that is held with a failure. A job that was asked to stop is never queued again. For `avoid_seconds`
--- after it is ready, the job is kept from its worker if another one has asked for such jobs within `asking_seconds`.
--- `source_bytes` (may be NULL) is the size, at least, that a source turned out to have: later claims go by it.
+-- after it is ready, the job is kept from its worker if another one has asked for such jobs within `live_seconds`.
+-- `source_bytes` is a lower bound for the size of a source, for later claims; NULL if unknown.
 WITH other AS MATERIALIZED (
     SELECT jobs.id FROM jobs
     WHERE jobs.id = :id AND :next_state::text = 'queued' AND EXISTS (
         SELECT FROM workers
         WHERE workers.id <> jobs.worker_id AND jobs.task_type = ANY(workers.task_types) AND workers.trouble IS NULL
-            AND workers.last_seen_at > now() - make_interval(secs => :asking_seconds)
+            AND workers.last_seen_at > now() - make_interval(secs => :live_seconds)
     )
 ), ended AS (
     UPDATE jobs
@@ -334,28 +334,28 @@ WITH other AS MATERIALIZED (
             WHEN :delay_seconds::double precision > 0 THEN now() + make_interval(secs => :delay_seconds::double precision)
             ELSE run_at
         END,
-        -- What goes back at once is where it was when it was claimed.
-        turn = CASE WHEN :delay_seconds::double precision > 0 THEN turn ELSE least(turn, claimed_at) END,
+        -- Without a delay, the job returns to its place of when it was claimed.
+        fair_share_at = CASE WHEN :delay_seconds::double precision > 0 THEN fair_share_at ELSE least(fair_share_at, claimed_at) END,
         attempt = attempt
-            + CASE WHEN :spends_attempt::boolean THEN (NOT lease_confirmed)::integer ELSE -lease_confirmed::integer END,
-        error = CASE WHEN :spends_attempt::boolean THEN :error::jsonb ELSE error END,
+            + CASE WHEN :uses_attempt::boolean THEN (NOT lease_confirmed)::integer ELSE -lease_confirmed::integer END,
+        error = CASE WHEN :uses_attempt::boolean THEN :error::jsonb ELSE error END,
         input_size_bytes = coalesce(:source_bytes::bigint, input_size_bytes),
         avoided_worker = CASE WHEN EXISTS (SELECT FROM other) THEN worker_id END,
         avoided_until = CASE WHEN EXISTS (SELECT FROM other)
             THEN now() + make_interval(secs => :delay_seconds::double precision + :avoid_seconds::double precision)
         END,
-        lease_confirmed = false, lease_key = NULL, lease_expires_at = NULL, claim_id = NULL, claimed_at = NULL,
+        lease_confirmed = false, lease_secret = NULL, lease_expires_at = NULL, claim_id = NULL, claimed_at = NULL,
         worker_id = NULL
-    WHERE id = :id AND lease_seq = :lease_seq AND lease_key = :lease_key AND state = 'running'
+    WHERE id = :id AND lease_seq = :lease_seq AND lease_secret = :lease_secret AND state = 'running'
     RETURNING
         id, state, attempt, lease_seq, task_type, worker_name,
         CASE state WHEN 'queued' THEN greatest(run_at, now()) END AS next_attempt_at
 ), outcome AS (
     INSERT INTO lease_outcomes (
-        job_id, lease_seq, lease_key, attempt, worker_name, ended_by, request_digest, state, next_attempt_at, error
+        job_id, lease_seq, lease_secret, attempt, worker_name, ended_by, request_digest, state, next_attempt_at, error
     )
     SELECT
-        id, lease_seq, :lease_key, attempt, worker_name, 'fail', :request_digest, state, next_attempt_at, :error::jsonb
+        id, lease_seq, :lease_secret, attempt, worker_name, 'fail', :request_digest, state, next_attempt_at, :error::jsonb
     FROM ended
 ), event AS (
     INSERT INTO job_events (job_id, type, state, data)
@@ -363,7 +363,7 @@ WITH other AS MATERIALIZED (
         id,
         CASE
             WHEN state <> 'queued' THEN state
-            WHEN :spends_attempt::boolean THEN 'retry_scheduled'
+            WHEN :uses_attempt::boolean THEN 'retry_scheduled'
             ELSE 'interrupted'
         END,
         state,
@@ -375,8 +375,8 @@ SELECT
     CASE
         WHEN task_types.max_concurrent_runs IS NOT NULL OR ended.next_attempt_at <= now()
             THEN pg_notify('geo_jobs_queued', ended.task_type)
-        -- Nobody is to be woken yet; those who wait for the next due job must look again.
+        -- No claim can take the job yet, but waiting processes must recompute the next due time.
         WHEN ended.state = 'queued' THEN pg_notify('geo_jobs_queued', '')
     END,
-    CASE WHEN ended.state <> 'queued' THEN follow_ended_jobs(ARRAY[ended.id]) END
+    CASE WHEN ended.state <> 'queued' THEN release_dependents(ARRAY[ended.id]) END
 FROM ended JOIN task_types ON task_types.name = ended.task_type;

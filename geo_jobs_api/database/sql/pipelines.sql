@@ -9,14 +9,14 @@ INSERT INTO pipelines (id, owner, name, stages) VALUES (:id, :owner, :name, :sta
 SELECT id, owner, name, stages, created_at FROM pipelines
 WHERE id = :id AND (:owner::text IS NULL OR owner = :owner::text);
 
--- name: list_pipelines(owner, before, most)
+-- name: list_pipelines(owner, before, limit)
 -- Newest first; ids are time-ordered, so the last id of a page is the cursor of the next.
 SELECT page.id, page.name, page.created_at, whole.counts, whole.percent, whole.finished_at
 FROM (
     SELECT id, name, created_at FROM pipelines
     WHERE (:owner::text IS NULL OR owner = :owner::text) AND (:before::uuid IS NULL OR id < :before::uuid)
     ORDER BY id DESC
-    LIMIT :most
+    LIMIT :limit
 ) AS page
 CROSS JOIN LATERAL (
     SELECT
@@ -28,7 +28,7 @@ CROSS JOIN LATERAL (
             state, count(*) AS jobs, sum(CASE WHEN finished_at IS NULL THEN percent ELSE 100 END) AS done,
             count(finished_at) AS ended, max(finished_at) AS finished_at
         FROM jobs
-        WHERE jobs.pipeline_id = page.id AND removal_started_at IS NULL
+        WHERE jobs.pipeline_id = page.id AND purge_started_at IS NULL
         GROUP BY state
     ) AS by_state
 ) AS whole
@@ -39,7 +39,7 @@ ORDER BY page.id DESC;
 SELECT
     id, pipeline_job, task_type, state, percent, stage, error - 'detail' AS error, cancel_reason, started_at, finished_at
 FROM jobs
-WHERE pipeline_id = :id AND removal_started_at IS NULL
+WHERE pipeline_id = :id AND purge_started_at IS NULL
 ORDER BY id;
 
 -- name: list_open_jobs(id)

@@ -1,12 +1,12 @@
--- Removing what has been kept for long enough. Nothing here touches a job that has not ended.
+-- Retention: delete expired rows. Nothing here touches an open job.
 
--- name: cancel_unused(unused_seconds, most)
+-- name: cancel_unused(unused_seconds, limit)
 -- Cancel jobs whose file never came; as ended jobs they are then removed like all others.
 WITH unused AS MATERIALIZED (
     SELECT id FROM jobs
     WHERE state = 'awaiting_upload' AND created_at < now() - make_interval(secs => :unused_seconds)
     ORDER BY created_at
-    LIMIT :most
+    LIMIT :limit
     FOR UPDATE SKIP LOCKED
 ), ended AS (
     UPDATE jobs
@@ -18,9 +18,9 @@ WITH unused AS MATERIALIZED (
     INSERT INTO job_events (job_id, type, state, data)
     SELECT id, 'cancelled', state, jsonb_build_object('reason', cancel_reason) FROM ended
 )
-SELECT id, (SELECT follow_ended_jobs(array_agg(id)) FROM ended) FROM ended;
+SELECT id, (SELECT release_dependents(array_agg(id)) FROM ended) FROM ended;
 
--- name: begin_removal(states, seconds, most)
+-- name: begin_purge(states, seconds, limit)
 -- Mark ended jobs that have been kept for as long as their state asks for; with them, those that an earlier round
 -- marked and did not finish.
 WITH expired AS MATERIALIZED (
@@ -29,41 +29,41 @@ WITH expired AS MATERIALIZED (
     CROSS JOIN LATERAL (
         SELECT jobs.id FROM jobs
         WHERE jobs.state = kept.state AND jobs.finished_at < now() - make_interval(secs => kept.seconds)
-            AND jobs.finished_at IS NOT NULL AND jobs.removal_started_at IS NULL
+            AND jobs.finished_at IS NOT NULL AND jobs.purge_started_at IS NULL
             -- Its outputs may be the input of a job that has not ended.
             AND NOT EXISTS (
                 SELECT FROM job_dependencies AS edge JOIN jobs AS child ON child.id = edge.child_id
                 WHERE edge.parent_id = jobs.id AND child.finished_at IS NULL
             )
         ORDER BY jobs.finished_at
-        LIMIT :most
+        LIMIT :limit
         FOR UPDATE SKIP LOCKED
     ) AS candidate
-    LIMIT :most
+    LIMIT :limit
 ), marked AS (
-    UPDATE jobs SET removal_started_at = now()
+    UPDATE jobs SET purge_started_at = now()
     FROM expired
     WHERE jobs.id = expired.id AND jobs.finished_at IS NOT NULL
     RETURNING jobs.id
 ), unfinished AS (
-    SELECT id FROM jobs WHERE removal_started_at IS NOT NULL ORDER BY id LIMIT :most
+    SELECT id FROM jobs WHERE purge_started_at IS NOT NULL ORDER BY id LIMIT :limit
 )
 SELECT id FROM marked UNION SELECT id FROM unfinished;
 
--- name: remove_jobs(ids)!
+-- name: delete_jobs(ids)!
 -- Delete jobs whose objects are gone; events and outcomes go with them.
-DELETE FROM jobs WHERE id = ANY(:ids::uuid[]) AND removal_started_at IS NOT NULL;
+DELETE FROM jobs WHERE id = ANY(:ids::uuid[]) AND purge_started_at IS NOT NULL;
 
--- name: remove_empty_pipelines(most)!
+-- name: delete_empty_pipelines(limit)!
 -- Delete pipelines that have no job any more.
 DELETE FROM pipelines WHERE id IN (
     SELECT id FROM pipelines
     WHERE NOT EXISTS (SELECT FROM jobs WHERE jobs.pipeline_id = pipelines.id)
     ORDER BY id
-    LIMIT :most
+    LIMIT :limit
 );
 
--- name: remove_old_fires(most)!
+-- name: delete_old_fires(limit)!
 -- Delete the oldest of what schedules have decided; the latest thousand of each stay. A schedule never goes back to a
 -- moment that it has passed.
 DELETE FROM schedule_fires WHERE (schedule_id, fire_time) IN (
@@ -73,21 +73,21 @@ DELETE FROM schedule_fires WHERE (schedule_id, fire_time) IN (
         WHERE schedule_fires.schedule_id = schedules.id
         ORDER BY fire_time DESC
         OFFSET 1000
-        LIMIT :most
+        LIMIT :limit
     ) AS surplus
-    LIMIT :most
+    LIMIT :limit
 );
 
--- name: remove_old_deliveries(most)!
--- Delete what was told to webhooks, or could not be, a month ago.
+-- name: delete_old_deliveries(limit)!
+-- Delete deliveries that ended a month ago.
 DELETE FROM webhook_deliveries WHERE id IN (
     SELECT id FROM webhook_deliveries
     WHERE finished_at < now() - interval '30 days'
     ORDER BY finished_at
-    LIMIT :most
+    LIMIT :limit
 );
 
--- name: lapse_webhooks(seconds)
+-- name: pause_unrenewed_webhooks(seconds)
 -- Pause webhooks of all owners that no administrator has stored for so long, and drop what waits for them.
 WITH lapsed AS (
     UPDATE webhooks SET paused = true
@@ -99,6 +99,6 @@ WITH lapsed AS (
 )
 SELECT id, owner FROM lapsed;
 
--- name: list_known(ids)
+-- name: list_existing_jobs(ids)
 -- Which of these jobs there are, ended or not.
 SELECT id FROM jobs WHERE id = ANY(:ids::uuid[]);

@@ -4,15 +4,15 @@
 -- How many an owner has.
 SELECT count(*) FROM schedules WHERE owner = :owner;
 
--- name: insert_schedule(id, owner, name, timing, template, missed_runs, catch_up, overlap, jitter_seconds, start_at, end_at, skip_unchanged, paused, next_run_at, upcoming)^
+-- name: insert_schedule(id, owner, name, timing, template, catch_up, overlap, jitter_seconds, start_at, end_at, skip_unchanged, paused, next_run_at, upcoming)^
 -- Create a schedule. No row: the owner has one of this name.
 WITH created AS (
     INSERT INTO schedules (
-        id, owner, name, timing, template, missed_runs, catch_up, overlap, jitter_seconds, start_at, end_at,
+        id, owner, name, timing, template, catch_up, overlap, jitter_seconds, start_at, end_at,
         skip_unchanged, paused, next_run_at, upcoming
     )
     VALUES (
-        :id, :owner, :name, :timing, :template, :missed_runs, :catch_up, :overlap, :jitter_seconds, :start_at, :end_at,
+        :id, :owner, :name, :timing, :template, :catch_up, :overlap, :jitter_seconds, :start_at, :end_at,
         :skip_unchanged, :paused, :next_run_at, :upcoming::timestamptz[]
     )
     ON CONFLICT ON CONSTRAINT schedule_names DO NOTHING
@@ -20,12 +20,12 @@ WITH created AS (
 )
 SELECT created.*, pg_notify('geo_jobs_schedules', '') FROM created;
 
--- name: replace_schedule(id, name, timing, template, missed_runs, catch_up, overlap, jitter_seconds, start_at, end_at, skip_unchanged, paused, next_run_at, upcoming)^
+-- name: replace_schedule(id, name, timing, template, catch_up, overlap, jitter_seconds, start_at, end_at, skip_unchanged, paused, next_run_at, upcoming)^
 -- Give a schedule another content; what it has made stays.
 WITH changed AS (
     UPDATE schedules
     SET
-        name = :name, timing = :timing, template = :template, missed_runs = :missed_runs, catch_up = :catch_up,
+        name = :name, timing = :timing, template = :template, catch_up = :catch_up,
         overlap = :overlap, jitter_seconds = :jitter_seconds, start_at = :start_at, end_at = :end_at,
         skip_unchanged = :skip_unchanged, paused = :paused, next_run_at = :next_run_at,
         upcoming = :upcoming::timestamptz[], last_error = NULL,
@@ -61,32 +61,32 @@ SELECT changed.*, pg_notify('geo_jobs_schedules', '') FROM changed;
 -- One schedule; with an owner, only if it is that owner's.
 SELECT * FROM schedules WHERE id = :id AND (:owner::text IS NULL OR owner = :owner::text);
 
--- name: list_schedules(owner, after, most)
+-- name: list_schedules(owner, after, limit)
 -- By their ids, which are time-ordered; the last id of a page is the cursor of the next.
 SELECT * FROM schedules
 WHERE (:owner::text IS NULL OR owner = :owner::text) AND (:after::uuid IS NULL OR id > :after::uuid)
 ORDER BY id
-LIMIT :most;
+LIMIT :limit;
 
 -- name: delete_schedule(id)!
 -- What it has made stays.
 DELETE FROM schedules WHERE id = :id;
 
--- name: list_fires(schedule_id, most)
+-- name: list_fires(schedule_id, limit)
 -- What was decided for the latest moments, the newest first.
-SELECT fire_time, outcome, by_hand, job_id, pipeline_id, error, decided_at FROM schedule_fires
+SELECT fire_time, outcome, manual, job_id, pipeline_id, error, decided_at FROM schedule_fires
 WHERE schedule_id = :schedule_id
 ORDER BY fire_time DESC
-LIMIT :most;
+LIMIT :limit;
 
--- name: lock_due(now, only, most)
+-- name: lock_due(now, only, limit)
 -- Hold the schedules whose moment has come; those that another process holds are its own business. `now` stands in for
 -- the database's clock where time is played.
 SELECT schedules.*, coalesce(:now::timestamptz, now()) AS server_time FROM schedules
 WHERE next_run_at <= coalesce(:now::timestamptz, now()) AND next_run_at IS NOT NULL
     AND (:only::uuid IS NULL OR id = :only::uuid)
 ORDER BY next_run_at, id
-LIMIT :most
+LIMIT :limit
 FOR UPDATE SKIP LOCKED;
 
 -- name: lock_schedule(id)^
@@ -105,28 +105,28 @@ WHERE schedule_id = ANY(:ids::uuid[]) AND schedule_id IS NOT NULL AND finished_a
 ORDER BY id;
 
 -- name: list_last_sources(ids)
--- What the latest success of each of these schedules told of its source, while results that were made of it are kept.
-SELECT latest.* FROM unnest(:ids::uuid[]) AS wanted (id)
+-- The source validators of the latest success of each schedule, while results made from that source are kept.
+SELECT latest.* FROM unnest(:ids::uuid[]) AS requested (id)
 CROSS JOIN LATERAL (
     SELECT jobs.schedule_id, jobs.task_type, jobs.input_payload, jobs.source_validators, jobs.source_condition
     FROM jobs
-    WHERE jobs.schedule_id = wanted.id AND jobs.state = 'succeeded' AND jobs.source_validators IS NOT NULL
+    WHERE jobs.schedule_id = requested.id AND jobs.state = 'succeeded' AND jobs.source_validators IS NOT NULL
     ORDER BY jobs.id DESC
     LIMIT 1
 ) AS latest
 WHERE EXISTS (
     SELECT FROM jobs
-    WHERE jobs.schedule_id = wanted.id AND jobs.state = 'succeeded' AND jobs.removal_started_at IS NULL
+    WHERE jobs.schedule_id = requested.id AND jobs.state = 'succeeded' AND jobs.purge_started_at IS NULL
         AND jobs.input_payload = latest.input_payload AND jobs.task_type = latest.task_type
         AND NOT coalesce((jobs.source_validators ->> 'unchanged')::boolean, false)
 );
 
 -- name: insert_fires(fires)!
 -- Note what was decided. A moment that something was decided for already is an error, and ends the transaction.
-INSERT INTO schedule_fires (schedule_id, fire_time, outcome, by_hand, job_id, pipeline_id, error)
-SELECT schedule_id, fire_time, outcome, by_hand, job_id, pipeline_id, error
+INSERT INTO schedule_fires (schedule_id, fire_time, outcome, manual, job_id, pipeline_id, error)
+SELECT schedule_id, fire_time, outcome, manual, job_id, pipeline_id, error
 FROM jsonb_to_recordset(:fires::jsonb) AS decided (
-    schedule_id uuid, fire_time timestamptz, outcome text, by_hand boolean, job_id uuid, pipeline_id uuid, error text
+    schedule_id uuid, fire_time timestamptz, outcome text, manual boolean, job_id uuid, pipeline_id uuid, error text
 );
 
 -- name: advance_schedules(steps)!

@@ -38,25 +38,25 @@ RETURNING *;
 -- One webhook; with an owner, only if it is that owner's.
 SELECT * FROM webhooks WHERE id = :id AND (:owner::text IS NULL OR owner = :owner::text);
 
--- name: list_webhooks(owner, most)
+-- name: list_webhooks(owner, limit)
 -- In the order they were made.
-SELECT * FROM webhooks WHERE :owner::text IS NULL OR owner = :owner::text ORDER BY id LIMIT :most;
+SELECT * FROM webhooks WHERE :owner::text IS NULL OR owner = :owner::text ORDER BY id LIMIT :limit;
 
 -- name: delete_webhook(id)!
 -- With all its deliveries.
 DELETE FROM webhooks WHERE id = :id;
 
--- name: list_deliveries(webhook_id, state, before, most)
+-- name: list_deliveries(webhook_id, state, before, limit)
 -- The latest first; the last id of a page is the cursor of the next.
 SELECT id, webhook_id, event, job_id, pipeline_id, state, attempt, next_attempt_at, attempts, created_at, finished_at
 FROM webhook_deliveries
 WHERE webhook_id = :webhook_id AND (:state::text IS NULL OR state = :state::text)
     AND (:before::bigint IS NULL OR id < :before::bigint)
 ORDER BY id DESC
-LIMIT :most;
+LIMIT :limit;
 
 -- name: lock_webhook(id)^
--- Until the transaction ends nobody else counts the tests of this webhook. Ends of jobs are noted meanwhile.
+-- Until the transaction ends nobody else counts the tests of this webhook. Ends of jobs are enqueued meanwhile.
 SELECT id FROM webhooks WHERE id = :id FOR NO KEY UPDATE;
 
 -- name: count_tests(webhook_id)^
@@ -73,13 +73,13 @@ FROM (
 WHERE event = 'test';
 
 -- name: insert_delivery(webhook_id, event, body)^
--- Something to be delivered that is the end of nothing: a test.
-WITH noted AS (
+-- Enqueue a delivery that belongs to no job: a test.
+WITH enqueued AS (
     INSERT INTO webhook_deliveries (webhook_id, destination, event, body, next_attempt_at)
     SELECT id, destination, :event, :body, now() FROM webhooks WHERE id = :webhook_id
     RETURNING *
 )
-SELECT noted.*, pg_notify('geo_jobs_deliveries', '') FROM noted;
+SELECT enqueued.*, pg_notify('geo_jobs_deliveries', '') FROM enqueued;
 
 -- name: redeliver(id, webhook_id)^
 -- Try again from the beginning. No row: it is being tried, or there is none.
@@ -91,8 +91,8 @@ WITH changed AS (
 )
 SELECT changed.*, pg_notify('geo_jobs_deliveries', '') FROM changed;
 
--- name: claim_deliveries(most, busy, lease_seconds, per_second)
--- Take what is due, one for each of up to `most` destinations that may be sent to now; those that are busy are left
+-- name: claim_deliveries(limit, busy, lease_seconds, per_second)
+-- Take what is due, one for each of up to `limit` destinations that may be sent to now; those that are busy are left
 -- out. Who does not say within the lease what came of it is given up, and the delivery is tried again.
 WITH ready AS MATERIALIZED (
     SELECT destination FROM webhook_destinations AS place
@@ -103,7 +103,7 @@ WITH ready AS MATERIALIZED (
                 AND waiting.next_attempt_at <= now()
         )
     ORDER BY next_at
-    LIMIT :most
+    LIMIT :limit
     FOR UPDATE SKIP LOCKED
 ), picked AS MATERIALIZED (
     SELECT candidate.id, ready.destination

@@ -1,12 +1,12 @@
--- What the service does by itself: rescue lost jobs, wake those who wait, count.
+-- Periodic work of the service: rescue lost jobs, release dependents, poll for waiting claims, count.
 
--- name: rescue_lost_jobs(max_worker_losses, most_timeouts, cancel_overdue_seconds, timeout_grace_seconds, most)
+-- name: rescue_lost_jobs(max_worker_losses, max_timeouts, cancel_overdue_seconds, timeout_grace_seconds, limit)
 -- End the leases that ran out, those of workers that were asked to stop and did not, and those that have been held for
 -- longer than the type's timeout and a grace (NULL: nobody looks), whatever signs of life there are. Which jobs are lost
 -- is decided on rows that are locked by this very statement: one that ended in between is skipped, not overwritten.
 WITH overdue AS MATERIALIZED (
     SELECT
-        jobs.id, jobs.lease_key, jobs.lease_confirmed, jobs.attempt, jobs.max_attempts, jobs.worker_losses,
+        jobs.id, jobs.lease_secret, jobs.lease_confirmed, jobs.attempt, jobs.max_attempts, jobs.lost_workers,
         task_types.timeout_seconds, task_types.backoff_seconds,
         CASE
             WHEN jobs.cancel_requested_at IS NOT NULL THEN 'cancelled'
@@ -21,17 +21,17 @@ WITH overdue AS MATERIALIZED (
             < now() - make_interval(secs => task_types.timeout_seconds + :timeout_grace_seconds::double precision)
     )
     ORDER BY jobs.id
-    LIMIT :most
+    LIMIT :limit
     FOR UPDATE OF jobs SKIP LOCKED
 ), lost AS MATERIALIZED (
     SELECT
-        id, lease_key, lease_confirmed, kind,
+        id, lease_secret, lease_confirmed, kind,
         CASE
             WHEN kind = 'cancelled' THEN 'cancelled'
             WHEN NOT lease_confirmed THEN 'queued'
             WHEN attempt >= max_attempts THEN 'failed'
-            WHEN kind = 'lost' AND worker_losses + 1 >= :max_worker_losses THEN 'failed'
-            WHEN kind = 'timed_out' AND :most_timeouts <= 1 + (
+            WHEN kind = 'lost' AND lost_workers + 1 >= :max_worker_losses THEN 'failed'
+            WHEN kind = 'timed_out' AND :max_timeouts <= 1 + (
                 SELECT count(*) FROM lease_outcomes AS before
                 WHERE before.job_id = overdue.id AND before.error ->> 'class' = 'timeout' AND before.ended_at > coalesce(
                     (SELECT max(created_at) FROM job_events WHERE job_id = overdue.id AND type = 'retried'), '-infinity'
@@ -52,7 +52,7 @@ WITH overdue AS MATERIALIZED (
             ELSE jsonb_build_object(
                 'class', 'interrupted', 'code', 'worker_lost',
                 'message', 'The worker stopped answering while it worked on this file.',
-                'detail', jsonb_build_object('workerLosses', worker_losses + 1)
+                'detail', jsonb_build_object('lostWorkers', lost_workers + 1)
             )
         END AS error
     FROM overdue
@@ -60,19 +60,19 @@ WITH overdue AS MATERIALIZED (
     UPDATE jobs
     SET
         state = lost.next_state,
-        worker_losses = jobs.worker_losses + (lost.lease_confirmed AND lost.kind <> 'timed_out')::integer,
+        lost_workers = jobs.lost_workers + (lost.lease_confirmed AND lost.kind <> 'timed_out')::integer,
         error = CASE WHEN lost.lease_confirmed AND lost.next_state <> 'cancelled' THEN lost.error ELSE jobs.error END,
         run_at = CASE WHEN lost.delay_seconds > 0 AND lost.next_state = 'queued'
             THEN now() + make_interval(secs => lost.delay_seconds) ELSE jobs.run_at
         END,
-        turn = CASE WHEN lost.delay_seconds > 0 THEN jobs.turn ELSE least(jobs.turn, jobs.claimed_at) END,
+        fair_share_at = CASE WHEN lost.delay_seconds > 0 THEN jobs.fair_share_at ELSE least(jobs.fair_share_at, jobs.claimed_at) END,
         finished_at = CASE lost.next_state WHEN 'queued' THEN NULL ELSE now() END,
-        lease_confirmed = false, lease_key = NULL, lease_expires_at = NULL, claim_id = NULL, claimed_at = NULL,
+        lease_confirmed = false, lease_secret = NULL, lease_expires_at = NULL, claim_id = NULL, claimed_at = NULL,
         worker_id = NULL
     FROM lost
     WHERE jobs.id = lost.id
     RETURNING
-        jobs.id, jobs.state, jobs.attempt, jobs.lease_seq, jobs.task_type, jobs.worker_name, lost.lease_key,
+        jobs.id, jobs.state, jobs.attempt, jobs.lease_seq, jobs.task_type, jobs.worker_name, lost.lease_secret,
         lost.lease_confirmed, CASE WHEN lost.lease_confirmed THEN lost.error END AS error,
         CASE jobs.state WHEN 'queued' THEN greatest(jobs.run_at, now()) END AS next_attempt_at,
         CASE
@@ -83,9 +83,9 @@ WITH overdue AS MATERIALIZED (
         END AS event_type
 ), outcome AS (
     INSERT INTO lease_outcomes (
-        job_id, lease_seq, lease_key, attempt, worker_name, ended_by, state, next_attempt_at, error
+        job_id, lease_seq, lease_secret, attempt, worker_name, ended_by, state, next_attempt_at, error
     )
-    SELECT id, lease_seq, lease_key, attempt, worker_name, 'rescue', state, next_attempt_at, error FROM ended
+    SELECT id, lease_seq, lease_secret, attempt, worker_name, 'rescue', state, next_attempt_at, error FROM ended
 ), event AS (
     INSERT INTO job_events (job_id, type, state, data)
     SELECT
@@ -100,20 +100,20 @@ SELECT
     CASE row_number() OVER (PARTITION BY task_type)
         WHEN 1 THEN pg_notify('geo_jobs_queued', task_type || ':' || count(*) OVER (PARTITION BY task_type))
     END,
-    -- Those who wait for the next due job must look again.
+    -- Waiting processes must recompute the next due time.
     CASE WHEN event_type = 'retry_scheduled' THEN pg_notify('geo_jobs_queued', '') END,
-    (SELECT follow_ended_jobs(array_agg(id) FILTER (WHERE state <> 'queued')) FROM ended)
+    (SELECT release_dependents(array_agg(id) FILTER (WHERE state <> 'queued')) FROM ended)
 FROM ended;
 
--- name: follow_unfollowed(most)^
--- Go on with the ends that have more children than one statement may do for. What is left of them is written down again.
+-- name: release_pending(limit)^
+-- Release one batch of dependents left over from ended jobs. The function stores what it leaves over again.
 WITH picked AS MATERIALIZED (
-    SELECT job_id FROM unfollowed_endings LIMIT :most FOR UPDATE SKIP LOCKED
+    SELECT job_id FROM pending_releases LIMIT :limit FOR UPDATE SKIP LOCKED
 ), taken AS (
-    DELETE FROM unfollowed_endings USING picked WHERE unfollowed_endings.job_id = picked.job_id
+    DELETE FROM pending_releases USING picked WHERE pending_releases.job_id = picked.job_id
     RETURNING picked.job_id
 )
-SELECT count(*) AS endings, follow_ended_jobs(array_agg(job_id), true) AS followed FROM taken;
+SELECT count(*) AS jobs, release_dependents(array_agg(job_id), true) AS released FROM taken;
 
 -- name: seconds_until_next_loss(cancel_overdue_seconds, timeout_grace_seconds)^
 -- How long until the next lease runs out, the next worker that was asked to stop is overdue, or the next job has taken
@@ -135,15 +135,15 @@ SELECT least(
     )
 ) AS seconds;
 
--- name: look_around(task_types, most, claim_ids)^
--- All that those who wait need to know, in one statement: how many jobs of each type could be claimed now, counted up
--- to a few and to the type's limits; how long until the next waiting job may be claimed, by its own time, by its type's
--- rate, or by the worker that failed it last (NULL: none waits for that); which of these claims hold leases already.
-WITH wanted AS MATERIALIZED (
+-- name: poll_queue(task_types, limit, claim_ids)^
+-- Everything that waiting claims need, in one statement: the number of claimable jobs of each type, up to `limit` and the
+-- type's own limits; the seconds until the next job becomes claimable by its run_at, its type's rate or its avoided worker
+-- (NULL: none will); which of these claims hold leases already.
+WITH requested AS MATERIALIZED (
     SELECT
         name,
         greatest(0, least(
-            :most::bigint,
+            :limit::bigint,
             CASE WHEN max_concurrent_runs IS NOT NULL THEN max_concurrent_runs - (
                 SELECT count(*) FROM jobs WHERE jobs.state = 'running' AND jobs.task_type = task_types.name
             ) END,
@@ -164,14 +164,14 @@ WITH wanted AS MATERIALIZED (
 )
 SELECT
     (
-        SELECT coalesce(jsonb_object_agg(wanted.name, (
+        SELECT coalesce(jsonb_object_agg(requested.name, (
             SELECT count(*) FROM (
                 SELECT FROM jobs
-                WHERE jobs.state = 'queued' AND jobs.task_type = wanted.name AND jobs.run_at <= now()
-                LIMIT wanted.room
+                WHERE jobs.state = 'queued' AND jobs.task_type = requested.name AND jobs.run_at <= now()
+                LIMIT requested.room
             ) AS ready
         )), '{}')
-        FROM wanted
+        FROM requested
     ) AS ready,
     least(
         (
@@ -184,9 +184,9 @@ SELECT
         ),
         (
             SELECT extract(epoch FROM min(full_until) - statement_timestamp())::double precision
-            FROM wanted
+            FROM requested
             WHERE full_until > statement_timestamp() AND EXISTS (
-                SELECT FROM jobs WHERE jobs.state = 'queued' AND jobs.task_type = wanted.name
+                SELECT FROM jobs WHERE jobs.state = 'queued' AND jobs.task_type = requested.name
             )
         )
     ) AS due_seconds,
@@ -194,8 +194,8 @@ SELECT
         SELECT DISTINCT claim_id FROM jobs WHERE state = 'running' AND claim_id = ANY(:claim_ids::uuid[])
     ) AS held_claims;
 
--- name: forget_rate_claims()!
--- Claims that no rate limit counts any more.
+-- name: delete_expired_rate_claims()!
+-- Delete claims that no rate limit counts any more.
 DELETE FROM rate_claims USING task_types
 WHERE task_types.name = rate_claims.task_type AND (
     rate_period_seconds IS NULL OR claimed_at < statement_timestamp() - make_interval(secs => rate_period_seconds)
@@ -226,7 +226,7 @@ ORDER BY seconds DESC NULLS LAST
 LIMIT 20;
 
 -- name: record_settings(settings)!
--- Write down the settings that the API runs with.
+-- Record the settings that the API runs with.
 INSERT INTO service_settings (settings) VALUES (:settings)
 ON CONFLICT (is_only) DO UPDATE SET settings = excluded.settings, recorded_at = now();
 

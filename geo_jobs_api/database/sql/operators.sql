@@ -1,7 +1,7 @@
--- What operators ask and do: why a job waits, who works, figures; order, unlock, send back to the queue.
+-- Operators: why a job waits, workers, statistics; change priority, unlock, cancel, redrive.
 
--- name: find_waiting_reasons(id, most)^
--- What may keep a waiting job waiting, and how many of its type come before it, counted up to `most`.
+-- name: find_waiting_reasons(id, limit)^
+-- What may keep a waiting job waiting, and how many of its type come before it, counted up to `limit`.
 SELECT
     task_types.paused, task_types.max_concurrent_runs, task_types.rate_count, task_types.rate_period_seconds,
     (
@@ -21,14 +21,14 @@ SELECT
             SELECT FROM jobs AS other
             WHERE other.state = 'queued' AND other.task_type = jobs.task_type AND other.run_at <= now()
                 AND (other.order_key, other.id) < (jobs.order_key, jobs.id)
-            LIMIT :most
+            LIMIT :limit
         ) AS before
     ) AS jobs_before
 FROM jobs JOIN task_types ON task_types.name = jobs.task_type
 WHERE jobs.id = :id;
 
--- name: list_possible_workers(task_type, live_seconds, most)
--- Workers that were heard of lately or hold a job: whether they do this type, what they take, their trouble, and what
+-- name: list_possible_workers(task_type, live_seconds, limit)
+-- Workers that were seen lately or hold a job: whether they do this type, what they take, their trouble, and what
 -- they hold as [{id, owner, taskType, since}]. Those that do the type come first.
 WITH busy AS (
     SELECT
@@ -51,7 +51,7 @@ SELECT
 FROM workers FULL JOIN busy ON busy.worker_id = workers.id
 WHERE workers.last_seen_at > now() - make_interval(secs => :live_seconds) OR busy.worker_id IS NOT NULL
 ORDER BY does_type DESC, name
-LIMIT :most;
+LIMIT :limit;
 
 -- name: change_priority(id, owner, priority)^
 -- Another priority for a job that has not ended. One that is raised passes its owner's lesser ones; one that is lowered
@@ -60,11 +60,11 @@ WITH changed AS (
     UPDATE jobs
     SET
         priority = :priority::integer,
-        turn = CASE
-            WHEN state <> 'queued' OR :priority::integer = priority THEN turn
-            WHEN :priority::integer > priority THEN least(turn, fair_turn(owner, task_type, :priority::integer))
-            ELSE greatest(turn, (
-                SELECT max(other.turn) FROM jobs AS other
+        fair_share_at = CASE
+            WHEN state <> 'queued' OR :priority::integer = priority THEN fair_share_at
+            WHEN :priority::integer > priority THEN least(fair_share_at, next_fair_share(owner, task_type, :priority::integer))
+            ELSE greatest(fair_share_at, (
+                SELECT max(other.fair_share_at) FROM jobs AS other
                 WHERE other.state = 'queued' AND other.task_type = jobs.task_type AND other.owner = jobs.owner
                     AND other.priority > :priority::integer AND other.id <> jobs.id
             ))
@@ -84,23 +84,23 @@ SELECT * FROM changed;
 -- name: unlock_job(id)^
 -- End the lease on a job now; the attempt is not spent. A job that was asked to stop is cancelled. No row: nobody has it.
 WITH held AS MATERIALIZED (
-    SELECT id, lease_key FROM jobs WHERE id = :id AND state = 'running' FOR UPDATE
+    SELECT id, lease_secret FROM jobs WHERE id = :id AND state = 'running' FOR UPDATE
 ), ended AS (
     UPDATE jobs
     SET
         state = CASE WHEN cancel_requested_at IS NULL THEN 'queued' ELSE 'cancelled' END,
         finished_at = CASE WHEN cancel_requested_at IS NULL THEN NULL ELSE now() END,
         attempt = attempt - lease_confirmed::integer,
-        turn = least(turn, claimed_at),
-        lease_confirmed = false, lease_key = NULL, lease_expires_at = NULL, claim_id = NULL, claimed_at = NULL,
+        fair_share_at = least(fair_share_at, claimed_at),
+        lease_confirmed = false, lease_secret = NULL, lease_expires_at = NULL, claim_id = NULL, claimed_at = NULL,
         worker_id = NULL
     FROM held
     WHERE jobs.id = held.id AND jobs.state = 'running'
-    RETURNING jobs.*, held.lease_key AS ended_lease_key
+    RETURNING jobs.*, held.lease_secret AS ended_lease_secret
 ), outcome AS (
-    INSERT INTO lease_outcomes (job_id, lease_seq, lease_key, attempt, worker_name, ended_by, state, next_attempt_at)
+    INSERT INTO lease_outcomes (job_id, lease_seq, lease_secret, attempt, worker_name, ended_by, state, next_attempt_at)
     SELECT
-        id, lease_seq, ended_lease_key, attempt, worker_name, 'rescue', state, CASE state WHEN 'queued' THEN now() END
+        id, lease_seq, ended_lease_secret, attempt, worker_name, 'rescue', state, CASE state WHEN 'queued' THEN now() END
     FROM ended
 ), event AS (
     INSERT INTO job_events (job_id, type, state, data)
@@ -108,10 +108,10 @@ WITH held AS MATERIALIZED (
 )
 SELECT
     ended.*, pg_notify('geo_jobs_queued', task_type),
-    CASE WHEN state = 'cancelled' THEN follow_ended_jobs(ARRAY[id]) END
+    CASE WHEN state = 'cancelled' THEN release_dependents(ARRAY[id]) END
 FROM ended;
 
--- name: cancel_matching(owner, states, task_type, created_after, created_before, reason, after_id, most)^
+-- name: cancel_matching(owner, states, task_type, created_after, created_before, reason, after_id, limit)^
 -- Cancel one batch of jobs beyond `after_id`, in the order of their ids: waiting jobs at once, running jobs through
 -- their workers. `last_id` is NULL when none is left. A job that is cancelled because a parent in the batch was cancelled
 -- is not counted.
@@ -125,7 +125,7 @@ WITH held AS MATERIALIZED (
         AND (:created_before::timestamptz IS NULL OR created_at < :created_before::timestamptz)
         AND (:after_id::uuid IS NULL OR id > :after_id::uuid)
     ORDER BY id
-    LIMIT :most
+    LIMIT :limit
     FOR UPDATE
 ), changed AS (
     UPDATE jobs
@@ -154,13 +154,13 @@ SELECT
     (SELECT id FROM held ORDER BY id DESC LIMIT 1) AS last_id,
     (SELECT coalesce(jsonb_object_agg(task_type, cancelled) FILTER (WHERE cancelled > 0), '{}') FROM counted) AS cancelled,
     (SELECT coalesce(jsonb_object_agg(task_type, stopping) FILTER (WHERE stopping > 0), '{}') FROM counted) AS stopping,
-    (SELECT follow_ended_jobs(array_agg(id)) FROM changed AS ended WHERE ended.state = 'cancelled') AS followed;
+    (SELECT release_dependents(array_agg(id)) FROM changed AS ended WHERE ended.state = 'cancelled') AS released;
 
--- name: redrive_failed(owner, task_type, error_class, error_code, ended_after, ended_before, most)
--- Send failed jobs back to the queue with all their attempts, the oldest failure first, in their owners' turns.
+-- name: redrive_failed(owner, task_type, error_class, error_code, ended_after, ended_before, limit)
+-- Send failed jobs back to the queue with all their attempts, oldest failure first, in fair shares of their owners.
 WITH chosen AS MATERIALIZED (
     SELECT id FROM jobs
-    WHERE state = 'failed' AND finished_at IS NOT NULL AND removal_started_at IS NULL
+    WHERE state = 'failed' AND finished_at IS NOT NULL AND purge_started_at IS NULL
         AND (:owner::text IS NULL OR owner = :owner::text)
         AND (:task_type::text IS NULL OR task_type = :task_type::text)
         AND (:error_class::text IS NULL OR error ->> 'class' = :error_class::text)
@@ -173,31 +173,31 @@ WITH chosen AS MATERIALIZED (
                 AND open.dedup_key IS NOT NULL AND open.finished_at IS NULL
         )
     ORDER BY finished_at, id
-    LIMIT :most
+    LIMIT :limit
     FOR UPDATE SKIP LOCKED
 ), single AS MATERIALIZED (
     -- Of those that share a de-duplication key the latest.
     SELECT DISTINCT ON (owner, task_type, coalesce(dedup_key, jobs.id::text)) jobs.id
     FROM chosen JOIN jobs ON jobs.id = chosen.id
     ORDER BY owner, task_type, coalesce(dedup_key, jobs.id::text), finished_at DESC
-), line AS MATERIALIZED (
-    -- Asked for once in each line and not for each job: an update finds the rows that it has moved so far in its way,
-    -- so that 10,000 jobs would take the best part of a minute.
+), share AS MATERIALIZED (
+    -- Once for each owner, type and priority: called for each job, the function would read the rows updated so far, and
+    -- 10,000 jobs took 45 s.
     SELECT
-        owner, task_type, priority, fair_turn(owner, task_type, priority) AS first,
-        fair_turn(owner, task_type, priority, 1) - fair_turn(owner, task_type, priority) AS step
+        owner, task_type, priority, next_fair_share(owner, task_type, priority) AS first,
+        next_fair_share(owner, task_type, priority, 1) - next_fair_share(owner, task_type, priority) AS step
     FROM (SELECT DISTINCT owner, task_type, priority FROM single JOIN jobs ON jobs.id = single.id) AS each
 ), placed AS MATERIALIZED (
     SELECT
         jobs.id,
-        line.first + line.step * (
+        share.first + share.step * (
             row_number() OVER (PARTITION BY owner, task_type, priority ORDER BY finished_at, jobs.id) - 1
-        ) AS turn
-    FROM single JOIN jobs ON jobs.id = single.id JOIN line USING (owner, task_type, priority)
+        ) AS fair_share_at
+    FROM single JOIN jobs ON jobs.id = single.id JOIN share USING (owner, task_type, priority)
 ), moved AS (
     UPDATE jobs
     SET
-        state = 'queued', run_at = now(), turn = placed.turn, attempt = 0, worker_losses = 0, finished_at = NULL,
+        state = 'queued', run_at = now(), fair_share_at = placed.fair_share_at, attempt = 0, lost_workers = 0, finished_at = NULL,
         error = NULL, percent = 0, stage = NULL, message = NULL, started_at = NULL
     FROM placed
     WHERE jobs.id = placed.id AND jobs.state = 'failed'
@@ -211,8 +211,8 @@ FROM moved
 GROUP BY task_type
 ORDER BY task_type;
 
--- name: note_workers(ids, names, versions, task_types, capabilities, troubles)!
--- These have asked for work just now. Each worker's task types come as one text, parted by commas.
+-- name: upsert_workers(ids, names, versions, task_types, capabilities, troubles)!
+-- Store workers that have just claimed. Task types of each are one text, separated by commas.
 INSERT INTO workers (id, name, version, task_types, capabilities, trouble)
 SELECT id, name, version, string_to_array(types, ','), capabilities::jsonb, trouble::jsonb
 FROM unnest(
@@ -223,12 +223,12 @@ ON CONFLICT (id) DO UPDATE SET
     name = excluded.name, version = excluded.version, task_types = excluded.task_types,
     capabilities = excluded.capabilities, trouble = excluded.trouble, last_seen_at = now();
 
--- name: forget_workers(seconds)!
--- Workers that were not heard of for so long.
+-- name: delete_stale_workers(seconds)!
+-- Delete workers not seen for so long.
 DELETE FROM workers WHERE last_seen_at < now() - make_interval(secs => :seconds);
 
 -- name: list_workers(live_seconds, lease_seconds)
--- Who was heard of lately, by a claim or by a sign of life for a job, and what they work on; the busy ones first.
+-- Who was seen lately, by a claim or by a sign of life for a job, and what they work on; the busy ones first.
 WITH busy AS (
     SELECT
         worker_id, min(worker_name) AS worker_name, array_agg(DISTINCT jobs.task_type) AS task_types,
@@ -257,8 +257,8 @@ WHERE greatest(workers.last_seen_at, busy.last_seen_at) > now() - make_interval(
     OR busy.worker_id IS NOT NULL
 ORDER BY busy.worker_id IS NULL, name, id;
 
--- name: list_figures(seconds)
--- What stands in the queue now, and what became of jobs in the last so many seconds, for each task type.
+-- name: list_stats(seconds)
+-- For each task type: jobs in the queue now, and results of jobs in the last `seconds`.
 WITH open AS (
     SELECT
         task_type, count(*) FILTER (WHERE state = 'queued') AS waiting,
@@ -282,9 +282,9 @@ WITH open AS (
             FILTER (WHERE state = 'succeeded') AS seconds_p95
     FROM jobs
     WHERE state IN ('succeeded', 'failed', 'cancelled') AND finished_at > now() - make_interval(secs => :seconds)
-        AND removal_started_at IS NULL
+        AND purge_started_at IS NULL
     GROUP BY task_type
-), gone AS (
+), outcomes AS (
     SELECT
         jobs.task_type,
         count(*) FILTER (WHERE outcome.error ->> 'class' = 'timeout') AS timed_out,
@@ -303,5 +303,5 @@ SELECT
 FROM task_types
 LEFT JOIN open ON open.task_type = task_types.name
 LEFT JOIN done ON done.task_type = task_types.name
-LEFT JOIN gone ON gone.task_type = task_types.name
+LEFT JOIN outcomes ON outcomes.task_type = task_types.name
 ORDER BY task_types.name;

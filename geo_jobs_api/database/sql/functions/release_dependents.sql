@@ -1,33 +1,41 @@
--- Statistics may be older than the rows: a burst of jobs into tables that were analyzed nearly empty. Plans that read an
--- index for each child then took over 15 s for 6,000 children. Each child is now found by its id, and changed by its
--- place in the table. Its row is locked, so it keeps that place.
-CREATE OR REPLACE FUNCTION follow_ended_jobs(ended uuid[], are_told boolean DEFAULT false) RETURNS void LANGUAGE plpgsql AS $$
+-- Release the dependents of ended jobs: queue them, or cancel them with all of their own dependents. The statement that
+-- ends jobs calls this, so that both happen or neither.
+--
+-- A function and not a CTE, because each statement in here has a snapshot taken after the ended rows were locked. A child
+-- that was created while its parent was ending (it locks the parent's row) is either visible here or has seen the end.
+--
+-- Webhook deliveries are enqueued last. `skip_webhooks`: the jobs ended earlier and have their deliveries already.
+--
+-- Each child is found by id and updated by ctid, its row being locked. With statistics from nearly empty tables, plans
+-- that read an index for each child took over 15 s for 6,000 children.
+CREATE OR REPLACE FUNCTION release_dependents(ended uuid[], skip_webhooks boolean DEFAULT false) RETURNS void
+LANGUAGE plpgsql AS $$
 DECLARE
     wave uuid[] := ended;
-    to_tell uuid[] := CASE WHEN NOT are_told THEN ended END;
+    to_notify uuid[] := CASE WHEN NOT skip_webhooks THEN ended END;
     children uuid[];
     counts integer[];
     reasons text[];
-    beyond uuid;
-    -- In children; a wave costs as much as ten of them. This takes a third of a second, and 15 s are allowed.
-    patience integer := 5000;
+    first_deferred uuid;
+    -- In children; a wave costs as much as ten. It takes a third of a second, and statement_timeout is 15 s.
+    budget integer := 5000;
 BEGIN
     WHILE wave IS NOT NULL LOOP
-        -- Most jobs have no children, and this look is much cheaper than what follows it.
+        -- Most jobs have no children, and this query is much cheaper than the rest.
         SELECT array_agg(DISTINCT parent_id) INTO wave
         FROM job_dependencies WHERE parent_id = ANY(wave) AND NOT settled;
         EXIT WHEN wave IS NULL;
 
-        -- The first child that has to wait for the next statement.
-        SELECT edge.child_id INTO beyond
+        -- The first child beyond the budget.
+        SELECT edge.child_id INTO first_deferred
         FROM job_dependencies AS edge JOIN jobs AS parent ON parent.id = edge.parent_id
         WHERE edge.parent_id = ANY(wave) AND NOT edge.settled AND parent.finished_at IS NOT NULL
             AND (parent.state = 'succeeded' OR edge.on_parent_failure <> 'hold')
-        ORDER BY edge.child_id OFFSET greatest(patience, 0) LIMIT 1;
-        IF beyond IS NOT NULL THEN
-            INSERT INTO unfollowed_endings (job_id) SELECT unnest(wave) ON CONFLICT DO NOTHING;
+        ORDER BY edge.child_id OFFSET greatest(budget, 0) LIMIT 1;
+        IF first_deferred IS NOT NULL THEN
+            INSERT INTO pending_releases (job_id) SELECT unnest(wave) ON CONFLICT DO NOTHING;
         END IF;
-        EXIT WHEN patience <= 0;
+        EXIT WHEN budget <= 0;
 
         WITH settled AS (
             UPDATE job_dependencies AS edge
@@ -36,7 +44,7 @@ BEGIN
             WHERE edge.parent_id = ANY(wave) AND NOT edge.settled AND parent.id = edge.parent_id
                 AND parent.finished_at IS NOT NULL
                 AND (parent.state = 'succeeded' OR edge.on_parent_failure <> 'hold')
-                AND (beyond IS NULL OR edge.child_id < beyond)
+                AND (first_deferred IS NULL OR edge.child_id < first_deferred)
             RETURNING
                 edge.child_id,
                 CASE WHEN parent.state <> 'succeeded' AND edge.on_parent_failure = 'cancel' THEN
@@ -55,38 +63,39 @@ BEGIN
         FROM counted;
         EXIT WHEN children IS NULL;
 
-        -- In the order of ids, so that two ends with common children cannot wait for each other.
+        -- By id, so that two jobs that end with common children cannot deadlock.
         PERFORM FROM jobs WHERE id = ANY(children) ORDER BY id FOR UPDATE;
 
-        WITH line AS MATERIALIZED (
-            -- Asked for once in each line and not for each child: an update finds the rows that it has moved so far in
-            -- its way, so that 10,000 children would take longer than their parent's worker waits for its answer.
+        WITH share AS MATERIALIZED (
+            -- Once for each owner, type and priority: called for each child, the function would read the rows updated so
+            -- far, and 10,000 children took longer than their parent's worker waits for its answer.
             SELECT
-                owner, task_type, priority, fair_turn(owner, task_type, priority) AS first,
-                fair_turn(owner, task_type, priority, 1) - fair_turn(owner, task_type, priority) AS step
+                owner, task_type, priority, next_fair_share(owner, task_type, priority) AS first,
+                next_fair_share(owner, task_type, priority, 1) - next_fair_share(owner, task_type, priority) AS step
             FROM (
                 SELECT DISTINCT owner, task_type, priority FROM jobs
-                -- Cancelled children take no turn, and a long chain of them asks in each wave.
+                -- Cancelled children need none, and a long chain of them would call it in each wave.
                 WHERE id = ANY(children) AND array_position(reasons, NULL) IS NOT NULL
             ) AS each
         ), child AS (
             SELECT
-                job.place, asked.number, made.name, made.size_bytes, made.content_type, made.sha256, made.object_key,
+                job.place, settled_child.number, parent_output.name, parent_output.size_bytes,
+                parent_output.content_type, parent_output.sha256, parent_output.object_key,
                 CASE
-                    WHEN asked.reason IS NOT NULL THEN asked.reason
-                    WHEN job.state = 'blocked' AND job.pending_parents = asked.number AND job.input_kind = 'output'
-                        AND made.name IS NULL
+                    WHEN settled_child.reason IS NOT NULL THEN settled_child.reason
+                    WHEN job.state = 'blocked' AND job.pending_parents = settled_child.number
+                        AND job.input_kind = 'output' AND parent_output.name IS NULL
                         THEN format('Job %s has no output %s.', job.input_parent_id, job.input_output)
                 END AS reason,
-                job.state = 'blocked' AND job.pending_parents = asked.number AS is_ready,
-                CASE WHEN job.state = 'blocked' AND job.pending_parents = asked.number AND job.run_at <= now()
-                    THEN line.first + line.step
+                job.state = 'blocked' AND job.pending_parents = settled_child.number AS is_ready,
+                CASE WHEN job.state = 'blocked' AND job.pending_parents = settled_child.number AND job.run_at <= now()
+                    THEN share.first + share.step
                         * (row_number() OVER (PARTITION BY job.owner, job.task_type ORDER BY job.id) - 1)
-                END AS turn
-            FROM unnest(children, counts, reasons) AS asked (id, number, reason)
+                END AS fair_share_at
+            FROM unnest(children, counts, reasons) AS settled_child (id, number, reason)
             -- OFFSET 0 keeps the planner from any other order.
-            CROSS JOIN LATERAL (SELECT jobs.*, ctid AS place FROM jobs WHERE jobs.id = asked.id OFFSET 0) AS job
-            LEFT JOIN line USING (owner, task_type, priority)
+            CROSS JOIN LATERAL (SELECT jobs.*, ctid AS place FROM jobs WHERE jobs.id = settled_child.id OFFSET 0) AS job
+            LEFT JOIN share USING (owner, task_type, priority)
             LEFT JOIN LATERAL (
                 SELECT
                     output ->> 'name' AS name, (output ->> 'sizeBytes')::bigint AS size_bytes,
@@ -95,7 +104,7 @@ BEGIN
                         'jobs/%s/outputs/%s/%s/%s', source.id, source.output_lease_seq, output ->> 'sha256', output ->> 'name'
                     ) AS object_key
                 FROM jobs AS source, jsonb_array_elements(source.outputs) AS output
-                WHERE source.id = job.input_parent_id AND source.removal_started_at IS NULL
+                WHERE source.id = job.input_parent_id AND source.purge_started_at IS NULL
                     AND output ->> 'name' IN (
                         job.input_output,
                         regexp_replace(coalesce(source.input_file_name, source.task_type), '\.[^.]*$', '')
@@ -103,7 +112,7 @@ BEGIN
                     )
                     AND (output ->> 'sizeBytes')::bigint > 0
                 LIMIT 1
-            ) AS made ON job.input_kind = 'output'
+            ) AS parent_output ON job.input_kind = 'output'
             WHERE job.state IN ('blocked', 'awaiting_upload')
         ), moved AS (
             UPDATE jobs
@@ -118,7 +127,7 @@ BEGIN
                 cancel_reason = child.reason,
                 finished_at = CASE WHEN child.reason IS NOT NULL THEN now() END,
                 run_at = CASE WHEN child.is_ready THEN greatest(jobs.run_at, now()) ELSE jobs.run_at END,
-                turn = child.turn,
+                fair_share_at = child.fair_share_at,
                 input_file_name = coalesce(child.name, jobs.input_file_name),
                 input_size_bytes = coalesce(child.size_bytes, jobs.input_size_bytes),
                 input_content_type = coalesce(child.content_type, jobs.input_content_type),
@@ -134,19 +143,19 @@ BEGIN
                 CASE state WHEN 'cancelled' THEN jsonb_build_object('reason', cancel_reason) ELSE '{}' END
             FROM moved
             WHERE state = 'cancelled' OR is_ready
-        ), told AS (
-            SELECT pg_notify('geo_jobs_queued', CASE WHEN is_due THEN task_type || ':' || count(*) ELSE '' END) AS heard
+        ), notified AS (
+            SELECT pg_notify('geo_jobs_queued', CASE WHEN is_due THEN task_type || ':' || count(*) ELSE '' END) AS seen
             FROM (SELECT task_type, run_at <= now() AS is_due FROM moved WHERE state = 'queued') AS queued
             GROUP BY task_type, is_due
         )
         SELECT array_agg(moved.id) FILTER (WHERE moved.state = 'cancelled')
         INTO wave
-        FROM moved, (SELECT count(heard) FROM told) AS notifications;
-        to_tell := to_tell || wave;
-        patience := CASE WHEN beyond IS NULL THEN patience - 10 - cardinality(children) ELSE 0 END;
+        FROM moved, (SELECT count(seen) FROM notified) AS notifications;
+        to_notify := to_notify || wave;
+        budget := CASE WHEN first_deferred IS NULL THEN budget - 10 - cardinality(children) ELSE 0 END;
     END LOOP;
-    IF to_tell IS NOT NULL THEN
-        PERFORM announce_ended_jobs(to_tell);
+    IF to_notify IS NOT NULL THEN
+        PERFORM enqueue_webhook_deliveries(to_notify);
     END IF;
 END
 $$;

@@ -11,9 +11,9 @@ from uuid import uuid4
 
 import pytest
 
-from geo_jobs_api.claims.worker_registry import RollCall
+from geo_jobs_api.claims.worker_registry import WorkerRegistry
 from geo_jobs_api.cli import _parser
-from geo_jobs_api.queue.operator_records import SeenWorker
+from geo_jobs_api.queue.operator_records import WorkerRegistration
 from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, code_of, rows
 from tests.support.waiting import wait_until
@@ -66,10 +66,10 @@ def test_whatever_keeps_a_job_waiting_is_told(
 ) -> None:
     """No worker, paused, limit, rate, backoff and those before it: each alone, and with its place in the queue."""
     first, second = person.submit(), person.submit()
-    assert reasons(person, first) == ["no-worker"]
-    assert (reasons(person, second), explain(person, second)["place"]) == (["no-worker", "queue"], 2)
+    assert reasons(person, first) == ["no_worker"]
+    assert (reasons(person, second), explain(person, second)["place"]) == (["no_worker", "queue"], 2)
     job = worker.claim()
-    wait_until(lambda: "no-worker" not in reasons(person, second), "the worker to be noted")
+    wait_until(lambda: "no_worker" not in reasons(person, second), "the worker to be noted")
     assert (reasons(person, second), explain(person, second)["place"]) == (["busy"], 1)
     configure(admin, paused=True)
     assert reasons(person, second) == ["paused", "busy"]
@@ -79,7 +79,7 @@ def test_whatever_keeps_a_job_waiting_is_told(
     configure(admin, maxConcurrentRuns=None, rateLimit={"count": 1, "periodSeconds": 600})
     third = person.submit()
     assert worker.claim()["id"] == second
-    assert reasons(person, third) == ["rate-limit", "busy"]
+    assert reasons(person, third) == ["rate_limit", "busy"]
     configure(admin, rateLimit=None)
     worker.fail(job, "transient", retryAfterSeconds=600).raise_for_status()
     assert reasons(person, first) == ["backoff", "busy"]
@@ -138,7 +138,7 @@ def test_all_workers_are_busy_and_each_owner_is_told_with_what_of_its_own(
 def test_a_busy_worker_that_has_not_asked_for_long_is_still_a_worker(
     person: Person, worker: Worker, admin: Person, url: str
 ) -> None:
-    """A job of an hour does not make it `no-worker`."""
+    """A job of an hour does not make it `no_worker`."""
     person.submit()
     worker.claim()
     waiting = person.submit()
@@ -154,7 +154,7 @@ def test_each_worker_that_lacks_something_for_a_job_is_named_with_what(
     """Size, memory, task types; with trouble its codes, and for operators its sentence. A free one ends the list."""
     job_id = person.submit()
     note(url, "tiler", types=["geotiff_to_tiles", "geotiff_info"])
-    (told,) = texts(person, job_id, "no-worker")
+    (told,) = texts(person, job_id, "no_worker")
     assert told.endswith("start one. Worker tiler does only geotiff_to_tiles, geotiff_info.")
     rows(url, "UPDATE jobs SET input_size_bytes = 240000000")
     rows(url, "UPDATE task_types SET memory_mb = 8192")
@@ -165,11 +165,11 @@ def test_each_worker_that_lacks_something_for_a_job_is_named_with_what(
         "Worker lean has 4096 MiB of memory for a job; this type needs 8192.",
         "Worker small takes files up to 100 MB; this one has 240 MB.",
     ]
-    assert texts(person, job_id, "worker-trouble") == [
+    assert texts(person, job_id, "worker_trouble") == [
         "Worker sick claims nothing because of trouble on its host (disk)."
     ]
-    assert texts(admin, job_id, "worker-trouble")[0].endswith("(disk). Make room in /srv/tmp.")
-    assert reasons(person, job_id) == ["unfit", "unfit", "worker-trouble"]
+    assert texts(admin, job_id, "worker_trouble")[0].endswith("(disk). Make room in /srv/tmp.")
+    assert reasons(person, job_id) == ["unfit", "unfit", "worker_trouble"]
     assert person.look(job_id)["state"] == "queued"
     note(url, "large", {"maxFileSize": 10**9, "memoryMb": 8192})
     assert reasons(person, job_id) == []
@@ -197,10 +197,10 @@ def test_a_raised_priority_passes_ones_own_and_a_lowered_one_goes_behind_them(
     assert "priority_changed" in person.event_types(jobs[3])
     other = Person(api, "bob")
     refused = other.http.post(f"/api/geo-jobs/{jobs[0]}/priority", json={"priority": 1})
-    assert code_of(refused) == (404, "job-not-found")
+    assert code_of(refused) == (404, "job_not_found")
     person.cancel(ended := person.submit())
     refused = person.http.post(f"/api/geo-jobs/{ended}/priority", json={"priority": 1})
-    assert code_of(refused) == (409, "invalid-state")
+    assert code_of(refused) == (409, "invalid_state")
     assert "between -100 and 100" in command("jobs", "priority", jobs[0], "101", code=1)
 
 
@@ -211,17 +211,17 @@ def test_an_unlocked_job_goes_back_to_its_place_and_its_worker_has_lost_it(
     first, second = person.submit(), person.submit()
     job = worker.claim()
     worker.heartbeat(job)
-    assert code_of(person.http.post(f"/api/geo-jobs/{first}/unlock")) == (403, "not-allowed")
+    assert code_of(person.http.post(f"/api/geo-jobs/{first}/unlock")) == (403, "not_allowed")
     admin.http.post(f"/api/geo-jobs/{first}/unlock").raise_for_status()
-    assert code_of(worker.complete(job, [])) == (409, "lease-lost")
+    assert code_of(worker.complete(job, [])) == (409, "lease_lost")
     assert person.look(first)["attempt"] == 0
     again = worker.claim()
     assert (again["id"], again["attempt"]) == (first, 1)
     worker.heartbeat(again)
     person.cancel(first)
     assert "It is cancelled; worker-1 has lost it." in command("jobs", "unlock", first)
-    assert code_of(admin.http.post(f"/api/geo-jobs/{second}/unlock")) == (409, "invalid-state")
-    assert code_of(admin.http.post(f"/api/geo-jobs/{uuid4()}/unlock")) == (404, "job-not-found")
+    assert code_of(admin.http.post(f"/api/geo-jobs/{second}/unlock")) == (409, "invalid_state")
+    assert code_of(admin.http.post(f"/api/geo-jobs/{uuid4()}/unlock")) == (404, "job_not_found")
 
 
 def test_dead_letters_go_back_by_filter(
@@ -337,7 +337,11 @@ def test_idle_and_busy_workers_are_seen_with_what_they_do(
     busy = Worker(api, "busy")
     busy.heartbeat(busy.claim(workerVersion="1.2.3"))
     Worker(api, "idle").claim_all(taskTypes=["geotiff_info", "geotiff_to_png"])
-    rows(url, "INSERT INTO workers VALUES ('gone/1', 'gone', NULL, '{}', now(), now() - interval '1 hour')")
+    rows(
+        url,
+        "INSERT INTO workers (id, name, task_types, last_seen_at)"
+        " VALUES ('gone/1', 'gone', '{}', now() - interval '1 hour')",
+    )
 
     ours = {"busy", "idle", "gone"}  # a worker of the test before may only be noted now
 
@@ -383,7 +387,7 @@ def test_figures_count_what_waits_runs_and_became_of_jobs(
     assert figures["oldestWaitingSeconds"] >= 100
     (line,) = (line for line in command("stats").splitlines() if line.startswith("geotiff_to_png"))
     assert line.split()[:7] == ["geotiff_to_png", "3", "1", "1", "1", "1", "2"]
-    assert code_of(person.http.get("/api/admin/stats")) == (403, "not-allowed")
+    assert code_of(person.http.get("/api/admin/stats")) == (403, "not_allowed")
 
 
 def test_jobs_are_listed_shown_cancelled_and_retried_by_commands(
@@ -430,21 +434,21 @@ class Notes:
     def __init__(self) -> None:
         self.written: list[list[str]] = []
 
-    async def note_workers(self, workers: Any) -> None:
+    async def upsert_workers(self, workers: Any) -> None:
         self.written.append(sorted(worker.id for worker in workers))
 
 
 async def test_a_worker_is_noted_once_a_minute_however_often_it_asks() -> None:
     """A fleet that claims all the time costs one small statement now and then."""
     notes, now = Notes(), [0.0]
-    roll_call = RollCall(notes, clock=lambda: now[0])
-    fleet = [SeenWorker(f"w{n}", "w", None, frozenset({"geotiff_to_png"})) for n in range(3)]
+    worker_registry = WorkerRegistry(notes, clock=lambda: now[0])
+    fleet = [WorkerRegistration(f"w{n}", "w", None, frozenset({"geotiff_to_png"})) for n in range(3)]
     for moment in (0.0, 30.0, 61.0):
         now[0] = moment
         for worker in fleet * 5:
-            roll_call.see(worker)
+            worker_registry.register(worker)
         if moment != 30.0:
-            await roll_call.note()
+            await worker_registry.flush()
     assert notes.written == [["w0", "w1", "w2"]] * 2
 
 
@@ -474,6 +478,6 @@ def test_whatever_looks_or_steers_can_print_json(person: Person, worker: Worker,
     assert told("task-types", "pause", "geotiff_info")["paused"] is True
     assert told("task-types", "resume", "geotiff_info")["paused"] is False
     assert told("task-types", "set", "geotiff_info", "maxAttempts=5")["maxAttempts"] == 5
-    made = told("token", "create", "night-shift")
-    assert told("token", "revoke", made["id"]) == {"revoked": made["id"]}
+    made = told("tokens", "create", "night-shift")
+    assert told("tokens", "delete", made["id"]) == {"deleted": made["id"]}
     assert told("cleanup")["jobsRemoved"] == 0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import psycopg
 import pytest
 
-from geo_jobs_api.claims.batching import Coalescer
+from geo_jobs_api.claims.batching import Batcher
 
 
 class Database:
@@ -48,12 +48,12 @@ async def settle() -> None:
 async def test_what_comes_while_two_statements_are_under_way_shares_the_next_ones() -> None:
     """Never more than two at once; nobody's answer is another's."""
     database = Database()
-    coalescer = Coalescer("test", database.run, most=100)
-    asks = [asyncio.ensure_future(coalescer.ask(1))]
+    batcher = Batcher("test", database.run, max_weight=100)
+    asks = [asyncio.ensure_future(batcher.run(1))]
     await settle()
-    asks.append(asyncio.ensure_future(coalescer.ask(2)))
+    asks.append(asyncio.ensure_future(batcher.run(2)))
     await settle()
-    asks += [asyncio.ensure_future(coalescer.ask(number)) for number in range(3, 9)]
+    asks += [asyncio.ensure_future(batcher.run(number)) for number in range(3, 9)]
     await settle()
     assert database.batches == [[1], [2]]
     database.gate.set()
@@ -66,8 +66,8 @@ async def test_a_batch_is_of_one_kind_and_no_heavier_than_allowed() -> None:
     """Odd and even do not mix; what does not fit waits for the next; what is too heavy for any goes alone."""
     database = Database()
     database.gate.set()
-    coalescer = Coalescer("test", database.run, most=10, weight=lambda ask: ask, kind=lambda ask: ask % 2)
-    await asyncio.gather(*(coalescer.ask(ask) for ask in (2, 1, 4, 6, 3, 40)))
+    batcher = Batcher("test", database.run, max_weight=10, weight=lambda ask: ask, key=lambda ask: ask % 2)
+    await asyncio.gather(*(batcher.run(ask) for ask in (2, 1, 4, 6, 3, 40)))
     assert sorted(database.batches) == [[1, 3], [2, 4], [6], [40]]
 
 
@@ -75,8 +75,8 @@ async def test_what_cannot_be_stored_of_one_is_not_the_others_fault() -> None:
     """The batch is split; only the culprit gets the error."""
     database = Database()
     database.gate.set()
-    coalescer = Coalescer("test", database.run, most=100)
-    answers = await asyncio.gather(*(coalescer.ask(ask) for ask in (1, 13, 2)), return_exceptions=True)
+    batcher = Batcher("test", database.run, max_weight=100)
+    answers = await asyncio.gather(*(batcher.run(ask) for ask in (1, 13, 2)), return_exceptions=True)
     assert answers[0] == 10
     assert isinstance(answers[1], psycopg.errors.CheckViolation)
     assert answers[2] == 20
@@ -86,10 +86,10 @@ async def test_an_outage_is_told_to_all_who_asked_and_the_next_are_served() -> N
     """Nobody waits for ever, and nothing is asked twice by itself."""
     database = Database()
     database.gate.set()
-    coalescer = Coalescer("test", database.run, most=100)
-    answers = await asyncio.gather(*(coalescer.ask(ask) for ask in (1, 99)), return_exceptions=True)
+    batcher = Batcher("test", database.run, max_weight=100)
+    answers = await asyncio.gather(*(batcher.run(ask) for ask in (1, 99)), return_exceptions=True)
     assert all(isinstance(answer, psycopg.OperationalError) for answer in answers)
-    assert await coalescer.ask(5) == 50
+    assert await batcher.run(5) == 50
     assert database.batches == [[1, 99], [5]]
 
 
@@ -99,8 +99,8 @@ async def test_the_victim_of_a_deadlock_is_tried_again_but_not_for_ever(deadlock
     database = Database()
     database.gate.set()
     database.deadlocks = deadlocks
-    coalescer = Coalescer("test", database.run, most=100)
-    (answer,) = await asyncio.gather(coalescer.ask(1), return_exceptions=True)
+    batcher = Batcher("test", database.run, max_weight=100)
+    (answer,) = await asyncio.gather(batcher.run(1), return_exceptions=True)
     assert (answer == 10) is is_answered
     assert isinstance(answer, psycopg.errors.DeadlockDetected) is not is_answered
 
@@ -108,8 +108,8 @@ async def test_the_victim_of_a_deadlock_is_tried_again_but_not_for_ever(deadlock
 async def test_who_gives_up_while_waiting_is_not_asked_for() -> None:
     """A cancelled ask that has not begun costs the database nothing."""
     database = Database()
-    coalescer = Coalescer("test", database.run, most=1)
-    asks = [asyncio.ensure_future(coalescer.ask(number)) for number in range(4)]
+    batcher = Batcher("test", database.run, max_weight=1)
+    asks = [asyncio.ensure_future(batcher.run(number)) for number in range(4)]
     await settle()
     asks[3].cancel()
     database.gate.set()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geo_jobs_api.schedules.cron import CatchUp, Due, MissedRuns, Timing, check_cron, decide_due, join_cron
+from geo_jobs_api.schedules.cron import Due, Timing, check_cron, decide_due, join_cron
 
 BERLIN, NEW_YORK, LORD_HOWE = ZoneInfo("Europe/Berlin"), ZoneInfo("America/New_York"), ZoneInfo("Australia/Lord_Howe")
 
@@ -85,20 +85,20 @@ DUE, NOW = utc("2026-06-01T03:00"), utc("2026-06-01T07:20")
 
 
 @pytest.mark.parametrize(
-    ("policy", "now", "fires", "missed", "upcoming"),
+    ("catch_up", "now", "fires", "missed", "upcoming"),
     [
-        (MissedRuns.SKIP, NOW, [], 7, 8),
-        (MissedRuns.SKIP, utc("2026-06-01T07:00:59"), [7], None, 8),
-        (MissedRuns.COALESCE, NOW, [7], None, 8),
-        (MissedRuns.CATCH_UP, NOW, [5, 6], None, 7),
-        (MissedRuns.SKIP, DUE, [3], None, 4),
+        (0, NOW, [], 7, 8),
+        (0, utc("2026-06-01T07:00:59"), [7], None, 8),
+        (1, NOW, [7], None, 8),
+        (3, NOW, [5, 6], None, 7),
+        (0, DUE, [3], None, 4),
     ],
 )
 def test_what_becomes_of_missed_fires(
-    policy: MissedRuns, now: datetime, fires: list[int], missed: int | None, upcoming: int
+    catch_up: int, now: datetime, fires: list[int], missed: int | None, upcoming: int
 ) -> None:
     """None, one for all, or the latest few, of which some come in the next round."""
-    due = decide_due(HOURLY, DUE, now, CatchUp(policy, latest=3, at_once=2))
+    due = decide_due(HOURLY, DUE, now, catch_up=catch_up, max_fires=2)
     assert [tick.hour for tick in due.fires] == fires
     assert (due.missed and due.missed.hour, due.next_run_at and due.next_run_at.hour) == (missed, upcoming)
 
@@ -116,5 +116,5 @@ def test_the_latest_fires_are_the_last_of_all(minutes: int, wanted: int) -> None
 def test_a_schedule_that_is_over_has_no_next_moment() -> None:
     """After its end, and after its only moment."""
     once = Timing((), BERLIN, at=DUE)
-    assert decide_due(once, DUE, NOW, CatchUp(MissedRuns.COALESCE, 1, 20)) == Due((DUE,), None, None)
-    assert decide_due(once, DUE, NOW, CatchUp(MissedRuns.SKIP, 1, 20)) == Due((), DUE, None)
+    assert decide_due(once, DUE, NOW, catch_up=1, max_fires=20) == Due((DUE,), None, None)
+    assert decide_due(once, DUE, NOW, catch_up=0, max_fires=20) == Due((), DUE, None)

@@ -11,7 +11,7 @@ import psycopg
 
 from geo_jobs_api.database.sessions import ReadOnlyError
 from geo_jobs_api.log import get_logger
-from geo_jobs_api.queue.job_store import UpkeepStore
+from geo_jobs_api.queue.job_store import MaintenanceStore
 from geo_jobs_api.queue.records import VacuumBlocker
 from geo_jobs_api.storage.storage import Storage
 
@@ -24,16 +24,16 @@ _FILES_OF_ROOM = 10
 T = TypeVar("T")
 
 
-class Look(Generic[T]):
+class SharedCheck(Generic[T]):
     """A look that callers share while it is under way, so that any number of them cost one. For one event loop.
 
     Args:
-        look: what to do. At most one runs at a time, also when it hangs.
+        check: what to do. At most one runs at a time, also when it hangs.
         is_cancelled: cancel a look that takes too long. A thread cannot be cancelled, and would be one more each time.
     """
 
-    def __init__(self, look: Callable[[], Awaitable[T]], *, is_cancelled: bool) -> None:
-        self._look = look
+    def __init__(self, check: Callable[[], Awaitable[T]], *, is_cancelled: bool) -> None:
+        self._check = check
         self._is_cancelled = is_cancelled
         self._task: asyncio.Task[T] | None = None
 
@@ -51,7 +51,7 @@ class Look(Generic[T]):
         return task.result()
 
     async def _run(self) -> T:
-        return await self._look()
+        return await self._check()
 
 
 def _retrieve(task: asyncio.Task[T]) -> None:
@@ -61,7 +61,7 @@ def _retrieve(task: asyncio.Task[T]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Vitals:
+class HealthStatus:
     """Database and storage: `ok`, or the trouble; `warnings` are sentences."""
 
     database: str
@@ -74,35 +74,35 @@ class Vitals:
         return self.database == self.storage == "ok"
 
 
-class VitalSigns:
+class HealthMonitor:
     """Looks at database and storage.
 
     Args:
-        upkeep: the database.
+        maintenance: the database.
         storage: the object store.
         vacuum_warning_seconds: age from which on a transaction that holds back vacuum is a warning.
         max_file_size: the largest upload, in bytes.
     """
 
     def __init__(
-        self, upkeep: UpkeepStore, storage: Storage, *, vacuum_warning_seconds: float, max_file_size: int
+        self, maintenance: MaintenanceStore, storage: Storage, *, vacuum_warning_seconds: float, max_file_size: int
     ) -> None:
-        self._upkeep = upkeep
+        self._maintenance = maintenance
         self._store = storage
         self._vacuum_warning_seconds = vacuum_warning_seconds
         self._max_file_size = max_file_size
         self._named: set[str] = set()
-        self._database = Look(self._look_at_database, is_cancelled=True)
-        self._storage = Look(self._look_at_storage, is_cancelled=False)
+        self._database = SharedCheck(self._check_database, is_cancelled=True)
+        self._storage = SharedCheck(self._check_storage, is_cancelled=False)
 
-    async def read(self) -> Vitals:
+    async def read(self) -> HealthStatus:
         """Look at both at once."""
         (database, blockers), (storage, free) = await asyncio.gather(self._read_database(), self._read_storage())
-        return Vitals(database, storage, [*self._vacuum_warnings(blockers), *self._room_warnings(free)])
+        return HealthStatus(database, storage, [*self._vacuum_warnings(blockers), *self._room_warnings(free)])
 
-    async def _look_at_database(self) -> list[VacuumBlocker]:
-        await self._upkeep.check_writable()
-        return await self._upkeep.list_vacuum_blockers(self._vacuum_warning_seconds)
+    async def _check_database(self) -> list[VacuumBlocker]:
+        await self._maintenance.check_writable()
+        return await self._maintenance.list_vacuum_blockers(self._vacuum_warning_seconds)
 
     async def _read_database(self) -> tuple[str, list[VacuumBlocker]]:
         try:
@@ -114,7 +114,7 @@ class VitalSigns:
         except psycopg.Error:
             return "unreachable", []
 
-    async def _look_at_storage(self) -> int | None:
+    async def _check_storage(self) -> int | None:
         await self._store.check()
         return await self._store.free_bytes()
 
@@ -130,8 +130,8 @@ class VitalSigns:
         if free_bytes is None or free_bytes >= _FILES_OF_ROOM * self._max_file_size:
             return []
         trouble = f"The storage has {free_bytes / 1e6:.0f} MB free, less than {_FILES_OF_ROOM} times MAX_FILE_SIZE"
-        cure = "Make room with `python -m geo_jobs_api cleanup DAYS`, or move DATA_DIR to a larger disk."
-        return [f"{trouble}: uploads will soon be refused (507). {cure}"]
+        advice = "Make room with `python -m geo_jobs_api cleanup DAYS`, or move DATA_DIR to a larger disk."
+        return [f"{trouble}: uploads will soon be refused (507). {advice}"]
 
     def _vacuum_warnings(self, blockers: Sequence[VacuumBlocker]) -> list[str]:
         """Count them for strangers. Names of sessions and programs go to the log."""

@@ -19,7 +19,7 @@ from tests.support.database import DatabaseServer
 _KIND = "geotiff_to_png"
 _claim = load_queries("leases.sql").claim_jobs.sql
 _fail = load_queries("leases.sql").fail_job.sql
-_redrive = load_queries("steering.sql").redrive_failed.sql
+_redrive = load_queries("operators.sql").redrive_failed.sql
 
 
 @dataclass
@@ -32,9 +32,9 @@ class Line:
         """Queue so many jobs with one statement, as a batch does."""
         self.connection.execute(
             b"INSERT INTO jobs (id, owner, task_type, state, priority, input_payload, max_attempts, input_file_name,"
-            b" input_size_bytes, uploaded_at, turn)"
+            b" input_size_bytes, uploaded_at, fair_share_at)"
             b" SELECT gen_random_uuid(), %s, %s, 'queued', %s, '{}', 5, 'a.tif', 1,"
-            b" now(), fair_turn(%s, %s, %s, n) FROM generate_series(0, %s - 1) AS n",
+            b" now(), next_fair_share(%s, %s, %s, n) FROM generate_series(0, %s - 1) AS n",
             [owner, _KIND, priority, owner, _KIND, priority, count],
         )
 
@@ -43,8 +43,8 @@ class Line:
         claimed = self.connection.execute(
             _claim,
             {
-                "task_types": [_KIND], "limits_locked": False, "most": count, "first_lease_seconds": 15.0,
-                "claim_ids": ["00000000-0000-4000-8000-000000000000"], "lease_keys": ["k"], "worker_ids": ["w"],
+                "task_types": [_KIND], "limits_locked": False, "limit": count, "first_lease_seconds": 15.0,
+                "claim_ids": ["00000000-0000-4000-8000-000000000000"], "lease_secrets": ["k"], "worker_ids": ["w"],
                 "worker_names": ["w"], "shares": [count], "max_file_size": None, "memory_mb": None,
                 "source_hosts": None,
             },
@@ -56,17 +56,18 @@ class Line:
         return [names[job_id] for job_id in ids]
 
     def questions(self) -> int:
-        """How often this connection has asked for a turn, as far as that was counted and not yet told to all."""
+        """Count this connection's calls of next_fair_share that are not yet in the shared statistics."""
         counted = self.connection.execute(
             b"SELECT coalesce(sum(calls), 0)::integer AS calls FROM pg_stat_xact_user_functions"
-            b" WHERE funcname = 'fair_turn'"
+            b" WHERE funcname = 'next_fair_share'"
         ).fetchall()
         return int(counted[0]["calls"])
 
     def wait(self, seconds: float) -> None:
         """Let time pass."""
         self.connection.execute(
-            b"UPDATE jobs SET run_at = run_at - make_interval(secs => %s), turn = turn - make_interval(secs => %s)",
+            b"UPDATE jobs SET run_at = run_at - make_interval(secs => %s),"
+            b" fair_share_at = fair_share_at - make_interval(secs => %s)",
             [seconds, seconds],
         )
 
@@ -105,7 +106,7 @@ def test_two_callers_with_many_jobs_get_every_other_one(line: Line) -> None:
 
 
 def test_a_caller_alone_waits_for_nothing(line: Line) -> None:
-    """A turn orders and never delays: all of them can be had at once."""
+    """A fair share orders and never delays: all jobs can be claimed at once."""
     line.queue("bulk", 50)
     assert len(line.claim(50)) == 50
 
@@ -153,8 +154,8 @@ def test_a_job_that_is_tried_again_keeps_its_turn(line: Line) -> None:
     claimed = line.connection.execute(
         _claim,
         {
-            "task_types": [_KIND], "limits_locked": False, "most": 1, "first_lease_seconds": 15.0,
-            "claim_ids": ["00000000-0000-4000-8000-000000000000"], "lease_keys": ["k"], "worker_ids": ["w"],
+            "task_types": [_KIND], "limits_locked": False, "limit": 1, "first_lease_seconds": 15.0,
+            "claim_ids": ["00000000-0000-4000-8000-000000000000"], "lease_secrets": ["k"], "worker_ids": ["w"],
             "worker_names": ["w"], "shares": [1], "max_file_size": None, "memory_mb": None, "source_hosts": None,
         },
     ).fetchall()  # fmt: skip
@@ -163,9 +164,9 @@ def test_a_job_that_is_tried_again_keeps_its_turn(line: Line) -> None:
     line.connection.execute(
         _fail,
         {
-            "id": job["id"], "lease_seq": 1, "lease_key": "k", "request_digest": b"d", "next_state": "queued",
-            "delay_seconds": 30.0, "spends_attempt": True, "error": Jsonb({"class": "transient"}),
-            "avoid_seconds": 0.0, "asking_seconds": 0.0,
+            "id": job["id"], "lease_seq": 1, "lease_secret": "k", "request_digest": b"d", "next_state": "queued",
+            "delay_seconds": 30.0, "uses_attempt": True, "error": Jsonb({"class": "transient"}),
+            "avoid_seconds": 0.0, "live_seconds": 0.0,
         },
     )  # fmt: skip
     line.wait(31)
@@ -174,7 +175,7 @@ def test_a_job_that_is_tried_again_keeps_its_turn(line: Line) -> None:
 
 
 def test_jobs_that_are_sent_back_line_up_and_their_place_is_asked_for_once(line: Line) -> None:
-    """The oldest failure first, a turn apart, however many; a question for each job took 45 s for 10,000 of them."""
+    """The oldest failure first, a step apart, however many; a call for each job took 45 s for 10,000 of them."""
     line.queue("bulk", 40)
     line.queue("bulk", 10, priority=3)
     line.queue("ada", 10)
@@ -187,24 +188,25 @@ def test_jobs_that_are_sent_back_line_up_and_their_place_is_asked_for_once(line:
         failed = line.connection.execute(b"SELECT id FROM jobs ORDER BY owner, priority, finished_at, id").fetchall()
         line.connection.execute(b"SET LOCAL track_functions = 'all'")
         before = line.questions()
-        line.connection.execute(_redrive, dict.fromkeys(wanted) | {"most": 1000})
+        line.connection.execute(_redrive, dict.fromkeys(wanted) | {"limit": 1000})
         asked = line.questions() - before
     assert asked <= 3 * 3
-    back = line.connection.execute(b"SELECT id FROM jobs ORDER BY owner, priority, turn").fetchall()
+    back = line.connection.execute(b"SELECT id FROM jobs ORDER BY owner, priority, fair_share_at").fetchall()
     assert back == failed
-    assert line.connection.execute(b"SELECT count(DISTINCT turn) AS n FROM jobs WHERE owner = 'bulk'").fetchone() == {
-        "n": 40
-    }
+    assert line.connection.execute(
+        b"SELECT count(DISTINCT fair_share_at) AS n FROM jobs WHERE owner = 'bulk'"
+    ).fetchone() == {"n": 40}
 
 
 def test_children_that_become_ready_line_up_and_their_place_is_asked_for_once(line: Line) -> None:
-    """In the order they were made, a turn apart; a question for each child took 3 s for 4,000 of them."""
+    """In the order they were created, a step apart; a call for each child took 3 s for 4,000 of them."""
     line.queue("ada", 60)
     line.queue("bob", 20)
     (parent, *_) = line.connection.execute(b"SELECT id FROM jobs WHERE owner = 'ada' ORDER BY id LIMIT 1").fetchall()
     with line.connection.transaction():
         line.connection.execute(
-            b"UPDATE jobs SET state = 'blocked', turn = NULL, pending_parents = 1 WHERE id <> %s", [parent["id"]]
+            b"UPDATE jobs SET state = 'blocked', fair_share_at = NULL, pending_parents = 1 WHERE id <> %s",
+            [parent["id"]],
         )
         line.connection.execute(
             b"INSERT INTO job_dependencies (parent_id, child_id, on_parent_failure)"
@@ -216,13 +218,15 @@ def test_children_that_become_ready_line_up_and_their_place_is_asked_for_once(li
         )
         line.connection.execute(b"SET LOCAL track_functions = 'all'")
         before = line.questions()
-        line.connection.execute(b"SELECT follow_ended_jobs(ARRAY[%s])", [parent["id"]])
+        line.connection.execute(b"SELECT release_dependents(ARRAY[%s])", [parent["id"]])
         asked = line.questions() - before
     assert asked <= 2 * 3
     for owner, count in (("ada", 59), ("bob", 20)):
         ready = line.connection.execute(
-            b"SELECT id, turn FROM jobs WHERE state = 'queued' AND owner = %s ORDER BY turn", [owner]
+            b"SELECT id, fair_share_at FROM jobs WHERE state = 'queued' AND owner = %s ORDER BY fair_share_at", [owner]
         ).fetchall()
         assert [job["id"] for job in ready] == sorted(job["id"] for job in ready)
-        assert {later["turn"] - job["turn"] for job, later in pairwise(ready)} == {timedelta(seconds=3600)}
+        assert {later["fair_share_at"] - job["fair_share_at"] for job, later in pairwise(ready)} == {
+            timedelta(seconds=3600)
+        }
         assert len(ready) == count

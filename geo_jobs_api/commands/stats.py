@@ -5,26 +5,25 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from geo_jobs_api.commands.frame import Group, add_json_option, stored
-from geo_jobs_api.commands.output import say_views
+from geo_jobs_api.commands.frame import Group, add_json_option, with_pool
+from geo_jobs_api.commands.output import print_table
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database.pool import Pool
-from geo_jobs_api.queue.operator_schemas import FiguresView, WorkerView
-from geo_jobs_api.queue.operator_store import SteeringStore
+from geo_jobs_api.queue.operator_store import OperatorStore
 
 
 def add_commands(commands: Group) -> None:
     """Declare them."""
     command = commands.add(
-        "stats", "Show figures of each task type: the queue now, what became of jobs.", stored(_stats)
+        "stats", "Show figures of each task type: the queue now, what became of jobs.", with_pool(_stats)
     )
     command.add_argument("--hours", type=float, default=24, metavar="N", help="how far back to look (default: 24)")
     add_json_option(command)
-    add_json_option(commands.add("workers", "Show who works: version, jobs, last sign of life.", stored(_workers)))
+    add_json_option(commands.add("workers", "Show who works: version, jobs, last sign of life.", with_pool(_workers)))
 
 
 async def _stats(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
-    found = await SteeringStore(pool, settings.lease_seconds).list_figures(arguments.hours * 3600)
+    found = await OperatorStore(pool, settings.lease_seconds).list_stats(arguments.hours * 3600)
     columns = {
         "TYPE": lambda one: f"{one.task_type} (paused)" if one.paused else one.task_type,
         "WAITING": lambda one: one.waiting,
@@ -38,12 +37,12 @@ async def _stats(settings: Settings, pool: Pool, arguments: argparse.Namespace) 
         "JOBS/h": lambda one: one.jobs_per_hour,
         "OLDEST WAITING s": lambda one: one.oldest_waiting_seconds,
     }
-    say_views([FiguresView.model_validate(one) for one in found], columns, as_json=arguments.json)
+    print_table(found, columns, as_json=arguments.json)
     return 0
 
 
 async def _workers(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
-    found = await SteeringStore(pool, settings.lease_seconds).list_workers()
+    found = await OperatorStore(pool, settings.lease_seconds).list_workers()
     columns = {
         "NAME": lambda one: one.name,
         "ID": lambda one: one.id,
@@ -55,16 +54,16 @@ async def _workers(settings: Settings, pool: Pool, arguments: argparse.Namespace
         "TROUBLE": lambda one: " ".join(trouble["message"] for trouble in one.trouble or ()),
         "JOBS": lambda one: " ".join(str(job) for job in one.jobs),
     }
-    say_views([WorkerView.model_validate(one) for one in found], columns, as_json=arguments.json)
+    print_table(found, columns, as_json=arguments.json)
     return 0
 
 
 def _takes(capabilities: dict[str, Any]) -> str:
-    told = []
+    parts = []
     if "maxFileSize" in capabilities:
-        told.append(f"≤ {capabilities['maxFileSize'] / 1e6:.0f} MB")
+        parts.append(f"≤ {capabilities['maxFileSize'] / 1e6:.0f} MB")
     if "memoryMb" in capabilities:
-        told.append(f"{capabilities['memoryMb']} MiB")
+        parts.append(f"{capabilities['memoryMb']} MiB")
     if "sourceHosts" in capabilities:
-        told.append(f"from {' '.join(capabilities['sourceHosts']) or 'no hosts'}")
-    return ", ".join(told)
+        parts.append(f"from {' '.join(capabilities['sourceHosts']) or 'no hosts'}")
+    return ", ".join(parts)

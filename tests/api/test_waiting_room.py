@@ -33,7 +33,7 @@ async def test_a_wake_up_that_nobody_answered_goes_to_the_next_in_line() -> None
         with room.enter(uuid4(), COG), room.enter(uuid4(), PNG):
             waiting.wake("png")
             room.wake("png")
-            waiting.look_again()
+            waiting.reset()
             assert not waiting.is_woken
         assert waiting.is_woken
 
@@ -42,13 +42,13 @@ async def test_who_comes_later_waits_behind_those_who_were_woken() -> None:
     """One more look for each job would be in vain; but nobody waits for what is left over, or unknown."""
     room = WaitingRoom()
     room.set_listening(True)
-    room.note_empty(PNG, 0)
+    room.mark_empty(PNG, 0)
     with room.enter(uuid4(), PNG), room.enter(uuid4(), PNG):
         room.wake("png", 2)
         assert room.is_known_empty(PNG)
         room.wake("png", 1)
         assert not room.is_known_empty(PNG)
-    room.note_empty(PNG, room.count_news(PNG))
+    room.mark_empty(PNG, room.count_notifications(PNG))
     room.wake("png", 0)
     assert not room.is_known_empty(PNG)
 
@@ -57,7 +57,7 @@ async def test_what_happens_while_a_claim_looks_is_not_missed() -> None:
     """A notification between the look and the wait ends the wait at once."""
     room = WaitingRoom()
     with room.enter(uuid4(), PNG) as ticket:
-        ticket.look_again()
+        ticket.reset()
         room.wake("png")
         async with asyncio.timeout(5):
             assert await room.park(ticket, 60)
@@ -67,9 +67,9 @@ async def test_the_first_to_park_has_the_database_looked_at() -> None:
     """A job may be due in a moment; while others wait already, the timer knows."""
     room = WaitingRoom()
     with room.enter(uuid4(), PNG) as ticket:
-        assert not room.look.is_set()
+        assert not room.poll_requested.is_set()
         assert not await room.park(ticket, 0)
-        assert room.look.is_set()
+        assert room.poll_requested.is_set()
     assert len(room) == 0
 
 
