@@ -150,3 +150,12 @@ def test_each_program_imports_only_what_its_extra_installs(package: str, extra: 
 def test_the_pins_of_one_program_bring_nothing_of_the_other(extra: str) -> None:
     (other,) = {"worker", "api"} - {extra}
     assert not pinned(extra) & (declared(other) - declared(extra))
+
+
+@pytest.mark.parametrize("package", PACKAGES.values())
+def test_no_folder_holds_more_than_a_person_can_take_in(package: str) -> None:
+    """At most 16 modules in a folder, and at least three in a sub-package."""
+    folders = {file.parent for file in (ROOT / package).rglob("*.py")}
+    counts = {folder: sum(1 for file in folder.glob("*.py") if file.stem != "__init__") for folder in folders}
+    assert {folder.name for folder, count in counts.items() if count > 16} == set()
+    assert {folder.name for folder, count in counts.items() if count < 3 and folder != ROOT / package} == set()
