@@ -73,7 +73,7 @@ def test_the_demo_of_a_file_that_is_no_map_says_why_and_fails(environment: dict[
 
 def test_the_demo_of_a_file_that_is_not_there_says_so(environment: dict[str, str]) -> None:
     ran = run(environment, "./start_worker.sh", "--demo", "missing.tif")
-    assert (ran.returncode, ran.stderr) == (1, "❌ there is no file missing.tif\n")
+    assert (ran.returncode, ran.stderr) == (1, "❌ There is no file missing.tif. Check its path.\n")
 
 
 def health(environment: dict[str, str]) -> list[str]:
@@ -141,7 +141,7 @@ def test_the_local_stack_honors_api_port_and_the_number_of_workers(environment: 
         taken = run(environment | {"API_PORT": str(port), "DATA_DIR": str(tmp_path / "other")}, "./start_worker.sh")
         assert (taken.returncode, taken.stderr) == (
             1,
-            f"❌ port {port} is taken; set API_PORT to another, or to 0 for any\n",
+            f"❌ Port {port} is taken. Set API_PORT to another, or to 0 for any.\n",
         )
 
 

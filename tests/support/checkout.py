@@ -39,5 +39,5 @@ def make_environment(folder: Path, checkout: Path) -> None:
     for finder in here.glob("__editable__*"):
         (there / finder.name).write_text(finder.read_text().replace(str(ROOT), str(checkout)))
     (there / "libraries.pth").write_text(f"{here}\n")
-    wanted = 'PATH=/usr/bin:/bin; . scripts/environment.sh; _wanted requirements.txt >"$1/.installed"'
+    command = 'PATH=/usr/bin:/bin; . scripts/environment.sh; _fingerprint requirements.txt >"$1/.installed"'
     subprocess.run(["bash", "-c", wanted, "-", folder], cwd=checkout, check=True, timeout=60)
