@@ -12,7 +12,7 @@ from tests.support.rasters import Tiff
 
 @pytest.fixture
 def stack(postgres_url: str, tmp_path: Path) -> Iterator[Programs]:
-    """An API process on a fresh database; workers are the test's to start."""
+    """An API process on a fresh database, without workers."""
     with programs(postgres_url, tmp_path) as running:
         yield running
 

@@ -40,4 +40,4 @@ def make_environment(folder: Path, checkout: Path) -> None:
         (there / finder.name).write_text(finder.read_text().replace(str(ROOT), str(checkout)))
     (there / "libraries.pth").write_text(f"{here}\n")
     command = 'PATH=/usr/bin:/bin; . scripts/environment.sh; _fingerprint requirements.txt >"$1/.installed"'
-    subprocess.run(["bash", "-c", wanted, "-", folder], cwd=checkout, check=True, timeout=60)
+    subprocess.run(["bash", "-c", command, "-", folder], cwd=checkout, check=True, timeout=60)

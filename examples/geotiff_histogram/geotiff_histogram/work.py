@@ -20,7 +20,10 @@ def count_values(request: TaskRequest[HistogramOptions], report: ProgressCallbac
     options = request.options
     with rasterio.open(request.file) as dataset:
         if options.band > dataset.count:
-            raise invalid_input("no_such_band", f"The file has {dataset.count} bands, but no band {options.band}. Choose one from 1 to {dataset.count}.")
+            raise invalid_input(
+                "no_such_band",
+                f"The file has {dataset.count} bands, but no band {options.band}. Choose another.",
+            )
         report("look", 0, "Finding the lowest and highest value")
         ends = [(values.min(), values.max()) for values in _values(dataset, options.band) if values.size]
         if not ends:
