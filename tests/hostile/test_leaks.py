@@ -1,4 +1,4 @@
-"""Everything that a whole run wrote is searched for what must not be in it."""
+"""All output of a whole run is searched for secrets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.processes import Programs, programs
 from tests.support.rasters import Tiff, quarters
 
 PASSWORD = "a-password-of-the-database"
-# PNG's chunks that hold pixels, palette and transparency, and the worker's own words.
+# PNG chunks with pixels, palette and transparency, and the worker's own text.
 CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"pHYs", b"sRGB", b"gAMA", b"cHRM"})
 
 
@@ -45,8 +45,8 @@ def chunks(png: bytes) -> set[bytes]:
     return found
 
 
-def test_no_secret_is_in_anything_that_a_whole_run_wrote(stack: Programs, tmp_path: Path) -> None:
-    """A job that succeeds, one whose file is refused, and a worker whose token is wrong: logs, events, results."""
+def test_no_output_of_a_whole_run_has_a_secret(stack: Programs, tmp_path: Path) -> None:
+    """A succeeded job, a refused file and a worker with a wrong token: logs, events, results."""
     good = Tiff(quarters(64), profile={"photometric": "rgb"}).write(tmp_path / "good.tif")
     bad = tmp_path / "bad.tif"
     bad.write_bytes(good.read_bytes()[:300])
@@ -69,7 +69,7 @@ def test_no_secret_is_in_anything_that_a_whole_run_wrote(stack: Programs, tmp_pa
     for place, text in written.items():
         for secret in secrets:
             assert secret not in text, f"{secret} in {place}"
-        # Results and answers name no address; logs may, without the query that is the signature.
+        # Results and answers have no URL. Logs may, without the signed query.
         assert not re.search(r"[?&]signature=[\w-]{20}", text), f"a signed query in {place}"
     for text in told:
         assert str(tmp_path) not in text, "a path of the worker's"
@@ -80,8 +80,8 @@ def test_no_secret_is_in_anything_that_a_whole_run_wrote(stack: Programs, tmp_pa
 
 
 @pytest.mark.parametrize("output_format", ["jpeg", "webp", "png"])
-def test_pictures_carry_nothing_of_what_the_file_said_of_itself(output_format: str, tmp_path: Path) -> None:
-    """Of its own tags a file may hold names, places and whole documents; the metadata tell those on a list."""
+def test_pictures_have_no_text_of_the_files_tags(output_format: str, tmp_path: Path) -> None:
+    """A file's own tags may hold names, places and documents. The metadata have only tags of an allow-list."""
     import rasterio
 
     from geoprocessing_worker.source.gdal import gdal_environment

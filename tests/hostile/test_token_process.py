@@ -1,4 +1,4 @@
-"""The process that holds the token loads no library that parses strangers' files or coordinate systems."""
+"""The process with the token loads no library that parses untrusted files or coordinate systems."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ print(ended, *sorted({"numpy", "PIL", "pyproj", "pyvips", "rasterio", "rio_cogeo
 """
 
 
-def test_a_worker_does_jobs_without_rasterio_pyvips_and_pyproj_in_its_own_process(tmp_path: Path) -> None:
-    """Also jobs that name coordinate systems: PROJ stalls for up to 1.4 s on some texts."""
+def test_a_working_worker_loads_no_rasterio_pyvips_or_pyproj(tmp_path: Path) -> None:
+    """Also for jobs that name coordinate systems. Some texts stall PROJ for up to 1.4 s."""
     source = Tiff(ramp(16, 16), crs=None).write(tmp_path / "a.tif")
     payload = {"sourceCrs": "EPSG:4326", "coordinateSystem": "EPSG:3857"}
     with five_endpoints() as app:
