@@ -37,9 +37,9 @@ def server(api_server: Callable[..., RunningApi]) -> Iterator[Server]:
 
 def test_our_api_passes(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     assert report(server) == 0
-    said = capsys.readouterr().out
-    assert "✗" not in said
-    assert f"{len(CHECKS)} of {len(CHECKS)} hold" in said
+    output = capsys.readouterr().out
+    assert "✗" not in output
+    assert f"{len(CHECKS)} of {len(CHECKS)} hold" in output
 
 
 MAKE_JOB = 'curl -s --data-binary @"$CONFORMANCE_FILE" "{url}/queue?type=$CONFORMANCE_TASK_TYPE&name=map.tif"'

@@ -46,12 +46,12 @@ async def work_off(context: WorkerContext, task_type: str) -> Ending:
 def test_the_api_has_each_task_type_as_its_handler_declares_it(context: WorkerContext, person: Person) -> None:
     """Suffixes, content types, sizes, formats and times must change on both sides."""
     for task in context.tasks:
-        told = json.loads(task.handler.announced.model_dump_json(by_alias=True))
+        declared = json.loads(task.handler.announced.model_dump_json(by_alias=True))
         known = person.http.get(f"/api/task-types/{task.name}").raise_for_status().json()
-        for kind in (told, known):
+        for kind in (declared, known):
             kind["outputs"] = sorted(kind["outputs"], key=lambda slot: str(slot["suffix"]))
-        assert {name: known[name] for name in told if name != "leaseSeconds"} == {
-            name: value for name, value in told.items() if name != "leaseSeconds"
+        assert {name: known[name] for name in declared if name != "leaseSeconds"} == {
+            name: value for name, value in declared.items() if name != "leaseSeconds"
         }
 
 

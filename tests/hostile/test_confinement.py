@@ -105,8 +105,8 @@ async def test_a_compromised_process_reaches_nothing(name: str, bird: Canary, tm
         listener.bind(str(tmp_path / "socket"))
         listener.listen()
         deed = Deed(name=name, path=aim_of(name, bird, tmp_path))
-        told = await box().run(deed, lambda *_: None, AllowedPaths(writable=(tmp_path / "job",)))
-    assert told.text == "PermissionError"
+        reply = await box().run(deed, lambda *_: None, AllowedPaths(writable=(tmp_path / "job",)))
+    assert reply.text == "PermissionError"
     assert bird.touched() == []
 
 
@@ -117,7 +117,7 @@ async def test_the_attacks_succeed_without_a_sandbox(name: str, bird: Canary, tm
 
 
 @pytest.mark.parametrize(
-    ("name", "walls"),
+    ("name", "layers_on"),
     [
         ("connect by TCP", {"files", "tcp"}),
         ("connect by TCP", {"system_calls"}),
@@ -131,11 +131,11 @@ async def test_the_attacks_succeed_without_a_sandbox(name: str, bird: Canary, tm
         ("own a pipe by ioctl", {"system_calls"}),
     ],
 )
-def test_each_of_two_layers_holds_alone(name: str, walls: set[str], bird: Canary, tmp_path: Path) -> None:
+def test_each_of_two_layers_holds_alone(name: str, layers_on: set[str], bird: Canary, tmp_path: Path) -> None:
     deed = f"a.Deed(name={name!r}, path=Path({str(aim_of(name, bird, tmp_path))!r}))"
     script = (
         "from geoprocessing_worker.sandbox import landlock as c; from pathlib import Path\n"
-        f"on = tuple(l for l in c.layers() if l.name in {walls!r}); c.layers = lambda: on\n"
+        f"on = tuple(l for l in c.layers() if l.name in {layers_on!r}); c.layers = lambda: on\n"
         f"import tests.support.attacks as a; c.shut_in(c.NOWHERE); print(a.attack({deed}, None).text)"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
@@ -159,8 +159,8 @@ def test_each_of_two_layers_holds_alone(name: str, walls: set[str], bird: Canary
     ],
 )
 async def test_each_limit_is_set(name: str, value: object) -> None:
-    told = await Sandbox(tell_limits, ChildReply, preload=PRELOAD, limits=LIMITS).run(Deed(name=""), lambda *_: None)
-    assert json.loads(told.text)[name] == value
+    reply = await Sandbox(tell_limits, ChildReply, preload=PRELOAD, limits=LIMITS).run(Deed(name=""), lambda *_: None)
+    assert json.loads(reply.text)[name] == value
 
 
 BY_OURSELVES = """
@@ -185,18 +185,18 @@ def test_core_dumps_and_new_privileges_are_off_by_the_worker_itself() -> None:
     """No core dump of a child, even if the system writes some, nor of the worker. No new rights without Landlock."""
     ran = subprocess.run([sys.executable, "-c", BY_OURSELVES], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
-    limits, told = ran.stdout.splitlines()
+    limits, flags = ran.stdout.splitlines()
     assert json.loads(limits)["CORE"] == 0
-    assert told == "1 0"  # PR_GET_NO_NEW_PRIVS, PR_GET_DUMPABLE
+    assert flags == "1 0"  # PR_GET_NO_NEW_PRIVS, PR_GET_DUMPABLE
 
 
 @pytest.mark.parametrize("name", ["write much", "open many files", "make threads"])
 async def test_reaching_a_limit_is_an_error_and_not_a_crash(name: str, bird: Canary, tmp_path: Path) -> None:
     path = tmp_path if name == "write much" else bird.path
-    told = await Sandbox(attack, ChildReply, preload=PRELOAD, limits=LIMITS, confine=False).run(
+    reply = await Sandbox(attack, ChildReply, preload=PRELOAD, limits=LIMITS, confine=False).run(
         Deed(name=name, path=path), lambda *_: None
     )
-    assert told.text == "OSError"
+    assert reply.text == "OSError"
 
 
 async def test_a_job_reaches_its_own_files_only(tmp_path: Path) -> None:
@@ -224,8 +224,8 @@ async def test_gdal_has_only_the_needed_drivers(tmp_path: Path) -> None:
         f"<SourceFilename>{tif}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"
     )
     for name, path, outcome in (("open a GeoTIFF", tif, DONE), ("open a VRT", vrt, "RasterioIOError")):
-        told = await box().run(Deed(name=name, path=path), lambda *_: None, AllowedPaths((tmp_path,)))
-        assert told.text == outcome
+        reply = await box().run(Deed(name=name, path=path), lambda *_: None, AllowedPaths((tmp_path,)))
+        assert reply.text == outcome
 
 
 async def test_the_placeholder_for_vrt_opens_no_vrt(tmp_path: Path) -> None:
@@ -237,8 +237,8 @@ async def test_the_placeholder_for_vrt_opens_no_vrt(tmp_path: Path) -> None:
         f"<SourceFilename>{source}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"
     )
     deed = Deed(name="open a VRT after using some", path=tmp_path)
-    told = await box().run(deed, lambda *_: None, AllowedPaths((tmp_path,), (tmp_path,)))
-    assert told.text == "PermissionError"
+    reply = await box().run(deed, lambda *_: None, AllowedPaths((tmp_path,), (tmp_path,)))
+    assert reply.text == "PermissionError"
     assert (tmp_path / "made.tif").exists()
 
 
@@ -279,7 +279,7 @@ def test_require_sandbox_refuses_a_kernel_without_landlock(tmp_path: Path) -> No
     """A real process with a faked kernel answer. Without the setting it starts, and names the missing layer."""
     (tmp_path / "file").touch()  # A worker that continues would end here.
     settings = {"API_BASE_URL": "http://127.0.0.1:1", "WORKER_AUTH_TOKEN": "t", "TEMP_DIR": str(tmp_path / "file")}
-    told = {}
+    errors = {}
     for required in ("true", "false"):
         ran = subprocess.run(
             [sys.executable, "-c", WITHOUT_LANDLOCK],
@@ -290,10 +290,10 @@ def test_require_sandbox_refuses_a_kernel_without_landlock(tmp_path: Path) -> No
             timeout=60,
         )
         assert ran.returncode == worker.ExitCode.CONFIGURATION, ran.stderr
-        told[required] = ran.stderr
-    assert "REQUIRE_SANDBOX: this machine lacks files: off" in told["true"]
-    assert "REQUIRE_SANDBOX" not in told["false"]
-    assert "TEMP_DIR" in told["false"]
+        errors[required] = ran.stderr
+    assert "REQUIRE_SANDBOX: this machine lacks files: off" in errors["true"]
+    assert "REQUIRE_SANDBOX" not in errors["false"]
+    assert "TEMP_DIR" in errors["false"]
 
 
 def test_require_sandbox_refuses_each_missing_layer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

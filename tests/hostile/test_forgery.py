@@ -163,8 +163,8 @@ def test_one_unsendable_webhook_delays_no_other(api: RunningApi) -> None:
             person.http.post(f"/api/webhooks/{webhook}/test").raise_for_status()
 
         def tries(webhook: str) -> list[dict[str, Any]]:
-            told = person.http.get(f"/api/webhooks/{webhook}/deliveries").json()["deliveries"]
-            return [attempt for delivery in told for attempt in delivery["attempts"]]
+            deliveries = person.http.get(f"/api/webhooks/{webhook}/deliveries").json()["deliveries"]
+            return [attempt for delivery in deliveries for attempt in delivery["attempts"]]
 
         wait_until(lambda: all(map(tries, (address, body, fine))), "all tries")
     assert tries(fine)[0]["statusCode"] == 204
@@ -218,14 +218,14 @@ async def test_a_webhook_reveals_no_internal_address(bird: Canary) -> None:
     """An open port, a closed port and an unknown name give the same message without an address."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         nobody = closed.getsockname()[1]
-    told = set()
+    messages = set()
     async with Outgoing(parse_hosts("")) as outgoing:
         for port in (int(bird.url.split(":")[2].split("/")[0]), nobody):
             with pytest.raises(AddressRefusedError) as caught:
                 await outgoing.post(f"https://inside.example.com:{port}/", b"{}", {})
-            told.add(str(caught.value))
-    assert len(told) == 1
-    assert "127.0.0.1" not in told.pop()
+            messages.add(str(caught.value))
+    assert len(messages) == 1
+    assert "127.0.0.1" not in messages.pop()
 
 
 @pytest.mark.parametrize("etag", ['"\xe9"', '"a\r\nX-Evil: 1"', '"' + "a" * 2000 + '"'])

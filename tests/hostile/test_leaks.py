@@ -57,7 +57,7 @@ def test_no_output_of_a_whole_run_has_a_secret(stack: Programs, tmp_path: Path) 
     assert [job["state"] for job in jobs] == ["succeeded", "failed"]
     results = stack.download(ids[0], tmp_path / "results")
     person = stack.person()
-    told = [json.dumps(job) + person.get(f"/api/geo-jobs/{job['id']}/events").text for job in jobs]
+    answers = [json.dumps(job) + person.get(f"/api/geo-jobs/{job['id']}/events").text for job in jobs]
     running = command_lines()
 
     secrets = [WORKER_TOKEN, "another-token-that-is-wrong", PASSWORD, JWT_SECRET, STORAGE_SECRET, make_jwt()[:30]]
@@ -65,13 +65,13 @@ def test_no_output_of_a_whole_run_has_a_secret(stack: Programs, tmp_path: Path) 
     assert {"worker.log", "output.log"} <= {path.name for path in logs}
     assert [path for path in logs if path.name == "worker.log" and path.stat().st_mode & 0o077] == [], "others may read"
     written = {str(path): path.read_text(errors="replace") for path in [*logs, *results.values()]}
-    written |= {"told": "".join(told), "running": running}
+    written |= {"answers": "".join(answers), "running": running}
     for place, text in written.items():
         for secret in secrets:
             assert secret not in text, f"{secret} in {place}"
         # Results and answers have no URL. Logs may, without the signed query.
         assert not re.search(r"[?&]signature=[\w-]{20}", text), f"a signed query in {place}"
-    for text in told:
+    for text in answers:
         assert str(tmp_path) not in text, "a path of the worker's"
     png = next(path for name, path in results.items() if name == "good.png").read_bytes()
     assert chunks(png) <= CHUNKS, chunks(png)
@@ -90,9 +90,9 @@ def test_pictures_have_no_text_of_the_files_tags(output_format: str, tmp_path: P
     source = Tiff(quarters(64)).write(tmp_path / "a.tif")
     private = {"TIFFTAG_ARTIST": "private-artist", "TIFFTAG_HOSTCOMPUTER": "private-computer", "OTHER": "private-other"}
     with gdal_environment(), rasterio.open(source, "r+") as dataset:
-        dataset.update_tags(TIFFTAG_SOFTWARE="told-software", **private)
+        dataset.update_tags(TIFFTAG_SOFTWARE="kept-software", **private)
     result = run(source, tmp_path / "out", output_format=output_format)
     everything = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
     assert b"private-" not in everything
     assert "private-" not in json.dumps(result.metadata)
-    assert "told-software" in json.dumps(result.metadata)
+    assert "kept-software" in json.dumps(result.metadata)

@@ -33,7 +33,7 @@ def connected(api: RunningApi) -> Iterator[socket.socket]:
 
 def drip(slow: socket.socket, piece: bytes, most: int) -> bytes:
     """Send a piece again and again, until the server closes. Return its answer. AssertionError if it never closes."""
-    said = b""
+    answer = b""
     slow.settimeout(0.02)
     for _ in range(most):
         try:
@@ -42,11 +42,11 @@ def drip(slow: socket.socket, piece: bytes, most: int) -> bytes:
         except TimeoutError:
             continue
         except (ConnectionError, BrokenPipeError):
-            return said
+            return answer
         if not got:
-            return said
-        said += got
-    raise AssertionError(f"still connected after {most} pieces; it said {said!r}")
+            return answer
+        answer += got
+    raise AssertionError(f"still connected after {most} pieces, with the answer {answer!r}")
 
 
 def test_a_slow_head_is_refused(api: RunningApi) -> None:
@@ -95,8 +95,8 @@ def test_an_endless_head_is_refused(api: RunningApi, start: str, monkeypatch: py
     with connected(api) as endless:
         endless.sendall(start.encode())
         piece = b"X-Many: b\r\n" * 1000 if start.endswith("\n") else b"a" * 10_000
-        said = drip(endless, piece, 100)
-        assert b" 400 " in said.split(b"\r\n")[0] or said == b""
+        answer = drip(endless, piece, 100)
+        assert b" 400 " in answer.split(b"\r\n")[0] or answer == b""
 
 
 def test_a_client_that_does_not_read_is_disconnected(api: RunningApi) -> None:
