@@ -20,7 +20,7 @@ def test_a_worker_with_trouble_spends_no_attempt_and_delays_no_job(
     if sickness.missing:
         pytest.skip(sickness.missing)
     with sickness.prepared(stack.folder) as settings:
-        sick = stack.worker("sick", WORKER_NAME="sick", **settings)
+        troubled = stack.worker("troubled", WORKER_NAME="troubled", **settings)
         if sickness.code != "clock":  # visible only in the answer to a claim
             wait_until(
                 lambda: bool(rows(postgres_url, "SELECT id FROM workers WHERE trouble IS NOT NULL")),
@@ -37,11 +37,11 @@ def test_a_worker_with_trouble_spends_no_attempt_and_delays_no_job(
             30,
         )
         (noted,) = rows(postgres_url, "SELECT name, trouble FROM workers WHERE trouble IS NOT NULL")
-        assert (noted["name"], noted["trouble"][0]["code"]) == ("sick", sickness.code)
+        assert (noted["name"], noted["trouble"][0]["code"]) == ("troubled", sickness.code)
         done_by = {row["worker_name"] for row in rows(postgres_url, "SELECT DISTINCT worker_name FROM jobs")}
         assert done_by == {"healthy"}
-        assert sick.poll() is None
-        assert '"event": "trouble"' in (stack.folder / "sick" / "worker.log").read_text()
+        assert troubled.poll() is None
+        assert '"event": "trouble"' in (stack.folder / "troubled" / "worker.log").read_text()
 
 
 def test_a_job_that_no_worker_takes_waits_and_the_worker_with_room_takes_it_later(

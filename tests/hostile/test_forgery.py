@@ -57,7 +57,7 @@ def test_an_embedded_address_is_checked() -> None:
 @pytest.mark.parametrize("name", ["xn--bcher-kva.example.com", "b\xfccher.example.com", "xn--zz.example.com"])
 @pytest.mark.usefixtures("hostile_dns")
 async def test_a_name_beyond_ascii_is_checked_like_others(name: str, bird: Canary, tmp_path: Path) -> None:
-    """Such a name has two spellings, and the connection knows one. The last one has no address."""
+    """Such a name has two spellings, and the connection knows one. The last one encodes no name."""
     source = JobInput(file_name="a.tif", download_url=bird.url.replace("127.0.0.1", name))
     guards = (StorageGuard([], any_host=True), StorageGuard(["b\xfccher.example.com", "xn--zz.example.com"]))
     clients = [httpx.AsyncClient(event_hooks={"request": [guard]}, verify=NO_TLS) for guard in guards]
