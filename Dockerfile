@@ -1,4 +1,4 @@
-# Two targets: `worker` (the default) and `api`. Each holds the dependencies of its program only.
+# Two targets: `worker` (the default) and `api`. Each has the dependencies of its program only.
 # docker-compose.yml passes the base image by its digest. `docker build --build-arg PYTHON_IMAGE=NAME@sha256:…` does so too.
 ARG PYTHON_IMAGE=python:3.13-slim
 
@@ -12,9 +12,9 @@ COPY geo_jobs_api geo_jobs_api
 COPY geo_jobs_common geo_jobs_common
 COPY local_stack local_stack
 
-# Installed in place, so that the scripts at their fixed paths work here too. Neither target has the embedded database:
-# in a container PostgreSQL is a service of its own. Left out too: build tools, tests of libraries, and Pygments, which rich
-# needs for highlighted source code only.
+# Installed as editable, so that the scripts work at their fixed paths. Neither target has the embedded database, since
+# PostgreSQL has its own container. Also omitted are build tools, tests of libraries, and Pygments, which rich needs for
+# highlighted source code only.
 FROM environment AS worker-environment
 COPY requirements-worker.txt ./
 RUN /opt/venv/bin/pip install --quiet --require-hashes -r requirements-worker.txt \
@@ -46,7 +46,7 @@ COPY --from=api-environment /opt/venv /opt/venv
 COPY --from=api-environment /app /app
 ENV DATA_DIR=/data/api
 EXPOSE 8000
-# exec form: signals reach the program itself
+# Exec form, so that signals reach the program.
 CMD ["geo-jobs-api", "serve"]
 
 FROM runtime AS worker

@@ -1,6 +1,6 @@
-# Development commands; each works from a bare clone.
+# Development commands. Each works from a bare clone.
 PYTHON := $(or $(VENV_DIR),.venv)/bin/python
-# uv has its own list of certificates, which lacks a private CA.
+# uv's own certificates lack a private CA.
 COMPILE = UV_NATIVE_TLS=true $(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra build
 
 .PHONY: help
@@ -12,7 +12,7 @@ environment:
 	@bash -c 'set -euo pipefail; . scripts/environment.sh; make_environment requirements-dev.txt'
 
 .PHONY: demo
-demo:  ## the whole way of one map on this machine, into demo-output/
+demo:  ## one map through the whole service on this machine, into demo-output/
 	./start_worker.sh --demo
 
 .PHONY: test
@@ -27,7 +27,7 @@ check: environment  ## lint, format, types, import layers
 	PYTHONPATH=typings $(dir $(PYTHON))lint-imports
 
 .PHONY: format
-format: environment  ## mend what ruff can mend
+format: environment  ## apply ruff's fixes
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
@@ -36,7 +36,7 @@ bench-render: environment  ## rendering against GDAL's tools (needs gdal-bin)
 	$(PYTHON) benchmarks/bench_render.py --large
 
 .PHONY: contact-sheet
-contact-sheet: environment  ## thumbnails of all GeoTIFFs in FOLDER=…, to be looked at, into contact-sheet/
+contact-sheet: environment  ## thumbnails of all GeoTIFFs in FOLDER=…, into contact-sheet/
 	$(PYTHON) scripts/contact_sheet.py $(FOLDER) -o contact-sheet
 
 .PHONY: bench-queue
@@ -45,52 +45,52 @@ bench-queue: environment  ## the queue against Procrastinate, and its other bars
 	$(PYTHON) benchmarks/bench_queue.py
 
 .PHONY: bench-schedules
-bench-schedules: environment  ## two schedulers killed at random over 2,000 played fires: each exactly once
+bench-schedules: environment  ## two schedulers, killed at random, fire 2,000 moments exactly once
 	$(PYTHON) benchmarks/bench_schedules.py
 
 .PHONY: bench-limits
-bench-limits: environment  ## exact limits, hung jobs, turns, long queues, schedules, each beside its bar
+bench-limits: environment  ## limits, hung jobs, fair share, long queues and schedules, each beside its bar
 	$(PYTHON) benchmarks/bench_limits.py
 
 .PHONY: bench-storm
-bench-storm: environment  ## one caller with 300,000 jobs at its rate limit: p99 of another caller, beside five times the quiet one
+bench-storm: environment  ## p99 of a caller beside another with 300,000 jobs at its rate limit. The bar is five times the quiet p99
 	$(PYTHON) benchmarks/bench_storm.py
 
 .PHONY: bench-black-hole
-bench-black-hole: environment  ## one sick worker of four, by each kind of local trouble: attempts that it spends, pace of the others
+bench-black-hole: environment  ## one worker of four with each kind of trouble: attempts that it spends, pace of the others
 	$(PYTHON) benchmarks/bench_black_hole.py
 
 .PHONY: chaos
-chaos: environment  ## 2,000 jobs while everything goes wrong; SEED=n repeats a run, JOBS=n makes it shorter
+chaos: environment  ## 2,000 jobs during faults. SEED=n repeats a run, JOBS=n shortens it
 	$(PYTHON) -m tests.chaos.storm $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
 
 .PHONY: conformance
 conformance: export KIT_MAKE_JOB = $(value MAKE_JOB)
 conformance: export KIT_CANCEL_JOB = $(value CANCEL_JOB)
-conformance: environment  ## hold a server to docs/PROTOCOL.md: API_BASE_URL=… WORKER_AUTH_TOKEN=… MAKE_JOB='…' or JWT=…
+conformance: environment  ## check a server against docs/PROTOCOL.md: API_BASE_URL=… WORKER_AUTH_TOKEN=… MAKE_JOB='…' or JWT=…
 	@$(PYTHON) -m tests.contract.conformance --api "$(API_BASE_URL)" --worker-token "$(WORKER_AUTH_TOKEN)" \
 	  --jwt "$(JWT)" --make-job "$$KIT_MAKE_JOB" --cancel-job "$$KIT_CANCEL_JOB"
 
 .PHONY: bench-layers
-bench-layers: environment  ## what the layers against hostile files cost
+bench-layers: environment  ## cost of the layers around a file
 	$(PYTHON) benchmarks/bench_layers.py
 
-# Not by -m: each child would then import the module once more as its main one.
+# Not by -m, since each child would then import the module again as __main__.
 .PHONY: fuzz
-fuzz: environment  ## mutated TIFFs through walker and child; SEED=n, COUNT=n, START=n choose them
+fuzz: environment  ## mutated TIFFs through walker and child. SEED=n, COUNT=n, START=n choose them
 	$(PYTHON) -c 'import sys; from tests.support.fuzz import main; sys.exit(main())' \
 	  --seed $(or $(SEED),1) --start $(or $(START),0) --count $(or $(COUNT),20000) $(FUZZ_OPTIONS)
 
 .PHONY: schemathesis
-schemathesis: environment  ## requests made from our own OpenAPI document, all checks; SEED=n
+schemathesis: environment  ## requests generated from our OpenAPI document, all checks. SEED=n
 	$(PYTHON) -m tests.support.openapi --seed $(or $(SEED),1)
 
 .PHONY: audit
-audit: environment  ## known weaknesses of what is pinned (asks the registry), its hashes, and sbom.json (CycloneDX)
+audit: environment  ## known weaknesses (from the registry) and hashes of the pins, and sbom.json (CycloneDX)
 	$(PYTHON) scripts/audit.py
 
 .PHONY: schemas
-schemas: environment  ## write down for the API what the payloads of the worker's own task types may hold
+schemas: environment  ## write the payload schemas of the built-in task types for the API
 	$(PYTHON) scripts/payload_schemas.py
 
 .PHONY: settings
@@ -102,7 +102,7 @@ wheel: environment  ## build the wheel into dist/
 	$(PYTHON) -m build --wheel --no-isolation
 
 .PHONY: lock
-lock: environment  ## compile requirements*.txt from pyproject.toml again
+lock: environment  ## compile requirements*.txt from pyproject.toml
 	$(COMPILE) --extra local pyproject.toml -o requirements.txt
 	$(COMPILE) --extra worker --constraint requirements.txt pyproject.toml -o requirements-worker.txt
 	$(COMPILE) --extra api --constraint requirements.txt pyproject.toml -o requirements-api.txt

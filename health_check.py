@@ -1,4 +1,4 @@
-"""Whether a worker could work here: database, API and token, file system, dependencies. Exit 0 healthy, 1 not."""
+"""Check the worker's host: database, API and token, file system, dependencies. Exit code 0 if healthy, else 1."""
 
 import sys
 from pathlib import Path

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs all tests, or what the pytest arguments select. Needs nothing but Python 3.11 or newer.
-# One process for each processor, at most four, each with all tests of a file: half of the time goes in waiting for other
-# programs. `-n 0` does without, as a debugger needs it.
+# Runs all tests, or those that the pytest arguments select. Requires only Python 3.11 or newer.
+# Runs one process per processor, at most four. Tests of one file share a process. `-n 0` runs them in this process, as a
+# debugger needs it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . scripts/environment.sh

@@ -1,8 +1,8 @@
-"""One sick worker of four: the attempts that it spends, and the pace of the three healthy ones beside it.
+"""One worker of four with trouble: the attempts that it spends, and the pace of the others.
 
-For each kind of local trouble, 200 small jobs run through a real API and four worker processes, three of them healthy.
-The pace is compared with that of the three healthy workers alone, measured just before and just after. The exit code is
-1 if the sick worker spends an attempt or a job does not succeed at its first one.
+For each kind of trouble, 200 small jobs run through a real API and four worker processes, three of them healthy. The
+pace is compared with the three healthy workers alone, measured just before and after. The exit code is 1 if the worker
+with trouble spends an attempt, or a job does not succeed at its first one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import statistics
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, it must find its own package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found when run by path
 
 from benchmarks.queue_stack import stack, waves
 from tests.support.clients import rows
@@ -21,17 +21,17 @@ from tests.support.sickness import SICKNESSES, Sickness
 from tests.support.waiting import wait_until
 
 HEALTHY = 3
-# Until this many jobs have ended, workers warm up.
+# Number of jobs in the warm-up.
 WARM_UP = 20
 
 
 def run(jobs: int, sickness: Sickness | None) -> tuple[float, int, int]:
-    """Jobs per second after the warm-up; jobs not done at the first attempt; leases that the sick worker spent."""
+    """Return jobs per second after the warm-up, jobs not done at first, and leases of the worker with trouble."""
     with stack() as (made, url):
         source = waves(made.folder, 128)
         with sickness.prepared(made.folder) if sickness else _nothing() as settings:
             if sickness:
-                made.worker("sick", WORKER_NAME="sick", LOG_LEVEL="ERROR", **settings)
+                made.worker("troubled", WORKER_NAME="troubled", LOG_LEVEL="ERROR", **settings)
             for number in range(HEALTHY):
                 made.worker(f"healthy-{number}", WORKER_NAME=f"healthy-{number}", LOG_LEVEL="WARNING")
             wait_until(lambda: len(rows(url, "SELECT id FROM workers")) >= HEALTHY, "the workers", 60)
@@ -51,7 +51,7 @@ def run(jobs: int, sickness: Sickness | None) -> tuple[float, int, int]:
             (wrong,) = rows(url, "SELECT count(*) AS n FROM jobs WHERE state <> 'succeeded' OR attempt <> 1")
             (spent,) = rows(
                 url,
-                "SELECT count(*) AS n FROM lease_outcomes WHERE worker_name = 'sick'"
+                "SELECT count(*) AS n FROM lease_outcomes WHERE worker_name = 'troubled'"
                 " AND coalesce(error ->> 'class', '') <> 'interrupted'",
             )
     return (len(moments) - 1) / (moments[-1] - moments[0]), wrong["n"], spent["n"]
@@ -81,7 +81,7 @@ def main() -> int:
         share = pace / statistics.mean(alone[-2:])
         is_bad |= bool(wrong or spent)
         print(
-            f"{sickness.name:<16} attempts spent by the sick worker: {spent}; jobs not done at first: {wrong};"
+            f"{sickness.name:<16} attempts spent by the worker with trouble: {spent}, jobs not done at first: {wrong},"
             f" {pace:.1f} jobs/s, {share:.0%} of the healthy ones alone",
             flush=True,
         )

@@ -1,6 +1,6 @@
-"""What all layers against hostile files cost on a 512 x 512 job: at most 15 % of its time, or exit code 1.
+"""The cost of all layers around a file on a 512 x 512 job. Exit code 1 if above 15 % of its time.
 
-Jobs with and without the layers take turns, in children of one fork server, so that a busy machine hits both alike.
+Jobs with and without the layers alternate, in children of one fork server, so that other load affects both alike.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ MOST_SHARE = 0.15
 
 
 def write_source(path: Path) -> Path:
-    """RGB with some texture, placed in UTM."""
+    """Write a textured RGB file in UTM."""
     rng = np.random.default_rng(1)
     profile = {"driver": "GTiff", "width": SIZE, "height": SIZE, "count": 3, "dtype": "uint8", "compress": "deflate"}
     place = {"crs": "EPSG:32638", "transform": Affine(30, 0, 400_000, 0, -30, 1_700_000)}
@@ -36,7 +36,7 @@ def write_source(path: Path) -> Path:
 
 
 async def seconds(box: Sandbox[ConversionRequest, ConversionResult], source: Path, *, layers: bool) -> float:
-    """One job from start to end."""
+    """Return the duration of one job."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         request = ConversionRequest(
@@ -53,7 +53,7 @@ async def seconds(box: Sandbox[ConversionRequest, ConversionResult], source: Pat
 
 
 async def measure() -> float:
-    """The share of a job's time that the layers take, by medians."""
+    """Return the layers' share of a job's time, by medians."""
     with tempfile.TemporaryDirectory() as folder:
         source = write_source(Path(folder) / "a.tif")
         boxes = {

@@ -1,7 +1,7 @@
-"""Limits, hung jobs, turns, long queues, schedules: each figure beside its bar; exit code 1 if one is missed.
+"""Limits, hung jobs, fair share, long queues, schedules, each figure beside its bar. Exit code 1 for a missed one.
 
-Embedded servers with their default durability, API processes as people run them. Bare HTTP clients stand in for workers
-where the queue is measured; the type that hangs is installed in real ones.
+Embedded servers with their default durability, API processes as in operation. Bare HTTP clients replace workers where
+the queue is measured. The hanging task type is installed in real ones.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, it must find its own package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found when run by path
 
 from benchmarks import bench_schedules
 from benchmarks.limits_hanging import hanging_rows
@@ -36,9 +36,9 @@ def set_limit(url: str, limit: int | None) -> None:
 
 
 async def drained_rate(apis: Sequence[ApiProcess], jobs: int, *, limited: bool, seed: int | None = None) -> float:
-    """Jobs per second of all workers, three of which have a job at once: by the type's limit, or by their own doing.
+    """Return jobs per second of all workers, of which three have a job at once: by the type's limit, or by themselves.
 
-    With a seed, workers and APIs are killed meanwhile, the same ones at the same moments either way.
+    With a seed, workers and APIs are killed meanwhile, the same ones at the same moments in both cases.
     """
     url = apis[0].url
     refill(url, jobs)
@@ -55,7 +55,7 @@ async def drained_rate(apis: Sequence[ApiProcess], jobs: int, *, limited: bool, 
 
 
 def exact_rows(apis: Sequence[ApiProcess], jobs: int, rounds: int) -> Iterator[Row]:
-    """A limit under kills: how many ran at once, by the database's own count, and what it costs."""
+    """A limit during kills: the number of concurrent jobs, by the database's count, and its cost."""
     url, ratios, most, left = apis[0].url, [], 0, 0
     execute(url, WATCH)
     for seed in range(rounds):
@@ -77,10 +77,10 @@ def exact_rows(apis: Sequence[ApiProcess], jobs: int, rounds: int) -> Iterator[R
 
 
 def throughput_rows(apis: Sequence[ApiProcess], jobs: int, rounds: int) -> Iterator[Row]:
-    """What a limit costs when nothing goes wrong."""
+    """The cost of a limit without faults."""
     ratios = []
     for number in range(rounds):
-        # In turn first and second, since a machine gets slower and faster by itself.
+        # Alternating order, since the speed of a machine drifts.
         found = {
             limited: asyncio.run(drained_rate(apis, jobs, limited=limited))
             for limited in ((False, True) if number % 2 else (True, False))
@@ -119,7 +119,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", action="append", choices=list(PARTS), help="only this part; may be repeated")
+    parser.add_argument("--only", action="append", choices=list(PARTS), help="only this part. May be repeated")
     arguments = parser.parse_args()
     chosen = arguments.only or list(PARTS)
     return print_table(row for part in chosen for row in PARTS[part](arguments.jobs, arguments.rounds))

@@ -1,7 +1,7 @@
-"""How fast the queue is over HTTP, beside Procrastinate inside one process; how soon a claim is heard; what idle costs.
+"""Speed of the queue over HTTP beside Procrastinate in one process, latency of claims, cost of an idle queue.
 
-Interleaved medians on one embedded server with its default durability; the load comes from wrk (Debian: wrk), since a
-Python client measures itself. Each figure is shown beside its bar; the exit code is 1 if one is missed.
+Interleaved medians on one embedded server with its default durability. wrk (Debian: wrk) makes the load, since a Python
+client would measure itself. Each figure is beside its bar. The exit code is 1 for a missed one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, it must find its own package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found when run by path
 
 import psycopg
 
@@ -45,18 +45,18 @@ PARKED = 20
 IDLE_PARKED = 500
 _PROCRASTINATE_JOBS = 3000
 _STATEMENT = re.compile(rb"duration: [0-9.]+ ms  (?:execute|statement)")
-_JOBS_A_SECOND = 8000  # more than we can do, so that the queue never runs dry
+_JOBS_A_SECOND = 8000  # more than can be claimed, so that the queue never empties
 
 
 def drain_rate(api: ApiProcess, most: int, seconds: int) -> float:
-    """Jobs claimed and completed per second over HTTP, by the database's own count."""
+    """Return jobs claimed and completed per second over HTTP, by the database's count."""
     refill(api.url, _JOBS_A_SECOND * (seconds + 1))
     seed = str(time.time_ns() % 10**6)
     load = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "10s"]
     command = [*load, "-s", str(HERE / "claim_complete.lua"), api.base_url, "--", TOKEN, TASK_TYPE, str(most), seed]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    if "Non-2xx" in told or "Socket errors" in told:
-        print(told, file=sys.stderr)
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    if "Non-2xx" in output or "Socket errors" in output:
+        print(output, file=sys.stderr)
     ((count, span),) = execute(
         api.url,
         "SELECT count(*), extract(epoch FROM max(finished_at) - min(finished_at))::float8 FROM jobs"
@@ -66,7 +66,7 @@ def drain_rate(api: ApiProcess, most: int, seconds: int) -> float:
 
 
 def procrastinate_rate(url: str) -> float:
-    """Jobs per second of Procrastinate's worker."""
+    """Return jobs per second of Procrastinate's worker."""
     execute(url, "TRUNCATE procrastinate_jobs CASCADE")
     command = [sys.executable, str(HERE / "procrastinate_drain.py"), "drain", url, str(_PROCRASTINATE_JOBS)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -74,7 +74,7 @@ def procrastinate_rate(url: str) -> float:
 
 @contextlib.asynccontextmanager
 async def parked_claims(api: ApiProcess, count: int) -> AsyncIterator[asyncio.Queue[tuple[float, Any]]]:
-    """Connections that claim again and again, as idle workers do; gives a queue of (moment, job)."""
+    """Claim repeatedly on many connections, like idle workers. Yield a queue of (moment, job)."""
     got: asyncio.Queue[tuple[float, Any]] = asyncio.Queue()
 
     async def work(client: BareClient) -> None:
@@ -98,7 +98,7 @@ async def parked_claims(api: ApiProcess, count: int) -> AsyncIterator[asyncio.Qu
 
 
 async def wake_latencies(api: ApiProcess, samples: int) -> list[float]:
-    """Milliseconds from the commit of a job to the answer of the parked claim that gets it, sorted."""
+    """Return the sorted milliseconds from a job's commit to the answer of its parked claim."""
     refill(api.url, 0)
     seen = []
     async with parked_claims(api, PARKED) as got:
@@ -114,14 +114,14 @@ async def wake_latencies(api: ApiProcess, samples: int) -> list[float]:
 
 
 async def idle_queries(server: EmbeddedPostgres, seconds: float) -> float:
-    """Statements per second while nothing happens, by the server's own log: its counters arrive late."""
+    """Return statements per second on an idle queue, by the server's log, since its counters lag."""
     execute(server.conninfo, "CREATE DATABASE idle")
     await migrate(server.url("idle"))
     execute(server.conninfo, "ALTER DATABASE idle SET log_min_duration_statement = 0")
     with api_process(server.url("idle")) as api:
         refill(api.url, 0)
         async with parked_claims(api, IDLE_PARKED):
-            # The first claims looked for themselves.
+            # The first claims queried for themselves.
             await asyncio.sleep(5)
             log = server.data / "server.log"
             before = log.stat().st_size
@@ -130,7 +130,7 @@ async def idle_queries(server: EmbeddedPostgres, seconds: float) -> float:
 
 
 async def restart_damage(api: ApiProcess, parked: int = 200, running: int = 20) -> float:
-    """Jobs given twice and claims that got nothing, over a restart of the API."""
+    """Return jobs given twice and failed claims over a restart of the API."""
     refill(api.url, running)
     workers = [BareClient(api.port) for _ in range(running)]
     jobs = [(await worker.claim(5))[1]["jobs"][0] for worker in workers]
@@ -186,7 +186,7 @@ def own_rows(rounds: int, seconds: int) -> Iterator[Row]:
 
 
 def rates(api: ApiProcess, theirs: str, rounds: int, seconds: int) -> Iterator[Row]:
-    """Drain rates, each side taking turns so that the machine's moods hit both."""
+    """Return drain rates, alternating, so that drifts of the machine affect both."""
     drain_rate(api, 1, 2)
     seen: dict[str, list[float]] = {"theirs": [], "1": [], "10": []}
     for _ in range(rounds):
@@ -201,12 +201,12 @@ def rates(api: ApiProcess, theirs: str, rounds: int, seconds: int) -> Iterator[R
 
 def stack_rows() -> Iterator[Row]:
     """The figures that need real workers."""
-    # Only now: it brings the worker with it.
+    # Imported late, since it imports the worker.
     yield from import_module("benchmarks.queue_stack").rows()
 
 
 def listener_rows() -> Iterator[Row]:
-    """What event streams cost."""
+    """The cost of event streams."""
     listeners = import_module("benchmarks.queue_listeners")
     yield from listeners.rows(listeners.most_listeners())
 
@@ -216,7 +216,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=5, help="length of one round")
-    parser.add_argument("--own", action="store_true", help="only what needs no worker")
+    parser.add_argument("--own", action="store_true", help="only figures that need no worker")
     arguments = parser.parse_args()
     own = own_rows(arguments.rounds, arguments.seconds)
     return print_table(own if arguments.own else itertools.chain(own, stack_rows(), listener_rows()))

@@ -1,7 +1,7 @@
-"""How long, how large and how true: our whole conversion beside the same result by GDAL's tools, on six rasters.
+"""Time, size and accuracy of our whole conversion beside GDAL's tools, on six rasters.
 
-Both run interleaved, medians are shown, each figure beside its bar; the exit code is 1 if a bar is missed. Needs
-`gdalwarp` and `gdal_translate` (Debian: gdal-bin). Inputs are made once, in the folder of `--inputs`.
+Both run interleaved. Medians are printed beside their bars, and the exit code is 1 for a missed one. Needs `gdalwarp`
+and `gdal_translate` (Debian: gdal-bin). Inputs are made once, in the folder of `--inputs`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, it must find its own package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found when run by path
 
 from benchmarks.reference import psnr
 from benchmarks.render_inputs import INPUTS, LARGE, Input, made
@@ -44,7 +44,7 @@ BARS: dict[str, tuple[Callable[[float, float], bool], float, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One conversion: seconds on the wall and of all processors, the largest process in MB, the picture."""
+    """One conversion: wall and processor seconds, largest process in MB, picture."""
 
     wall: float
     cpu: float
@@ -55,7 +55,7 @@ class Run:
 
 
 def ours(source: Path, folder: Path) -> Run:
-    """The whole `convert`, in a child of a fork server that has everything imported, as a job runs."""
+    """Run the whole `convert`, in a child of a fork server with all imports, like a job."""
     context = multiprocessing.get_context("forkserver")
     reader, writer = context.Pipe(duplex=False)
     began = time.perf_counter()
@@ -79,7 +79,7 @@ def _child(source: Path, folder: Path, writer: Connection) -> None:
 
 
 def gdal(one: Input, source: Path, folder: Path, metadata: dict[str, Any]) -> Run:
-    """The same picture and thumbnail by GDAL's tools, of the same width and with the same stretch."""
+    """Make the same picture and thumbnail with GDAL's tools, with the same width and stretch."""
     warped, picture = folder / "warped.tif", folder / "gdal.png"
     warped.unlink(missing_ok=True)
     steps: list[list[str]] = []
@@ -111,12 +111,12 @@ def _scale(one: Input, metadata: dict[str, Any]) -> list[str]:
     words = ["-ot", "Byte"]
     for band in range(1, count + 1):
         words += [f"-scale_{band}", str(stretch["lo"]), str(stretch["hi"]), "0", "255"]
-    # The alpha band that gdalwarp added is in the type of the data.
+    # The alpha band of gdalwarp has the type of the data.
     return [*words, f"-scale_{count + 1}", "0", str(65535 if one.bands else 255), "0", "255"]
 
 
 def _timed(command: list[str]) -> tuple[float, float]:
-    """(CPU seconds, peak MB) of a command."""
+    """Return CPU seconds and peak MB of a command."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -126,20 +126,20 @@ def _timed(command: list[str]) -> tuple[float, float]:
 
 
 def rewritten(picture: Path, folder: Path) -> int:
-    """The bytes of the same pixels, written by GDAL's PNG driver at its default level."""
+    """Return the size of the same pixels, written by GDAL's PNG driver at its default level."""
     again = folder / "again.png"
     _timed(["gdal_translate", "-q", "-of", "PNG", str(picture), str(again)])
     return again.stat().st_size
 
 
 class Table:
-    """Collects figures, prints each beside its bar, and remembers whether one was missed."""
+    """Prints figures beside their bars, and records missed ones."""
 
     def __init__(self) -> None:
         self.missed: list[str] = []
 
     def judge(self, bar: str, value: float, where: str) -> str:
-        """The figure as text, marked if it misses its bar."""
+        """Return the figure as text, marked if it misses its bar."""
         holds, limit, _ = BARS[bar]
         if holds(value, limit):
             return f"{value:.2f}"
@@ -148,7 +148,7 @@ class Table:
 
 
 def measure(one: Input, inputs: Path, rounds: int, table: Table) -> tuple[float, float]:
-    """Prints one input's row; returns the ratios of wall and CPU time."""
+    """Print one input's row. Return the ratios of wall and CPU time."""
     source = made(one, inputs)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -1,4 +1,4 @@
-"""Two schedulers that are killed and started again at random over 2,000 played fires: each must happen exactly once.
+"""Two schedulers, killed at random, fire 2,000 simulated moments. Each must happen exactly once.
 
 The exit code is 1 if one happened twice or not at all.
 """
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, it must find its own package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found when run by path
 
 from benchmarks.queue_load import database_server
 from benchmarks.queue_table import Row, print_table
@@ -22,16 +22,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def measure(database_url: str, fires: int, seed: int) -> list[Row]:
-    """The storm on a migrated, empty database."""
+    """Run the storm on a migrated, empty database."""
     command = [sys.executable, "-m", "tests.support.schedule_storm", "--database", database_url]
     storm = subprocess.run(
         [*command, "--fires", str(fires), "--seed", str(seed)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     if not storm.stdout:
         raise RuntimeError(storm.stderr)
-    told = json.loads(storm.stdout)
-    wrong = sum(told[name] for name in ("missing", "doubled", "unexpected", "without a job"))
-    print(f"{told['fires']} fires, {told['jobs']} jobs, {told['kills']} kills (SIGKILL)")
+    verdict = json.loads(storm.stdout)
+    wrong = sum(verdict[name] for name in ("missing", "doubled", "unexpected", "without a job"))
+    print(f"{verdict['fires']} fires, {verdict['jobs']} jobs, {verdict['kills']} kills (SIGKILL)")
     return [Row("fires that did not happen exactly once", wrong, 0, at_least=False, unit="")]
 
 
@@ -44,7 +44,7 @@ def rows(fires: int = 2000, seed: int = 1) -> list[Row]:
 
 
 def main() -> int:
-    """Run it as the arguments say."""
+    """Run with the given arguments."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fires", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)

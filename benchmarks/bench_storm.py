@@ -1,7 +1,7 @@
-"""One caller's storm against another's calls: the quiet p99 beside the p99 under it; exit code 1 beyond five times.
+"""One caller's storm and another's calls: p99 without and during it. Exit code 1 beyond a factor of five.
 
-The caller has 300,000 jobs and sends its dearest requests in parallel, at the rate limit. An API process as people run
-it, an embedded server with its default durability. `quiet` is measured before and after.
+The caller has 300,000 jobs and sends its most expensive requests in parallel, at the rate limit. The API runs as a
+process as in operation, on an embedded server with its default durability. The quiet p99 is measured before and after.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, it must find its own package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found when run by path
 
 import httpx
 import jwt
@@ -43,13 +43,13 @@ STORM: list[tuple[str, str, object]] = [
 
 
 def client_of(base_url: str, subject: str) -> httpx.Client:
-    """A client of one caller."""
+    """Return a client of one caller."""
     token = jwt.encode({"sub": subject, "exp": int(time.time()) + 3600}, SECRET, algorithm="HS256")
     return httpx.Client(base_url=base_url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
 
 
 def p99(call: Callable[[], httpx.Response], seconds: float) -> float:
-    """Milliseconds within which 99 of 100 calls are answered, ten calls a second."""
+    """Return the p99 in milliseconds, at ten calls a second."""
     times, end = [], time.monotonic() + seconds
     while time.monotonic() < end:
         began = time.monotonic()
@@ -60,7 +60,7 @@ def p99(call: Callable[[], httpx.Response], seconds: float) -> float:
 
 
 class Storm:
-    """Parallel requests of one caller, until it is stopped."""
+    """Parallel requests of one caller, until stopped."""
 
     def __init__(self, base_url: str, threads: int) -> None:
         self._base_url = base_url

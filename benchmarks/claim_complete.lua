@@ -1,5 +1,5 @@
--- Workers that do nothing: claim, complete what was claimed, claim again. Arguments: token, task type, maxJobs.
--- wrk's callbacks are a thread's, not a connection's: what one connection claimed, the next free one completes.
+-- No-op workers: claim, complete the jobs, claim again. Arguments: token, task type, maxJobs.
+-- wrk's callbacks belong to a thread, not to a connection. The next free connection completes a claimed job.
 local claim_headers, complete_headers = {}, {}
 local leases, first, last = {}, 1, 0
 local task_type, most, made, thread_number

@@ -1,4 +1,4 @@
-"""A type whose work never ends beside a healthy one, both done by the same real workers."""
+"""A task type that never ends beside a healthy one, on the same real workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HUNG_TIMEOUT = 5  # seconds
 ATTEMPTS = 2
 WARM_UP = 20
 WORKERS = 2
-PLACES = 4  # jobs of the healthy type that can run at once, in all workers together
+PLACES = 4  # concurrent healthy jobs in all workers
 
 _HEALTHY = {
     "name": "think",
@@ -45,9 +45,9 @@ _RATE = """
 
 
 def measure(jobs: int, *, hanging: bool) -> tuple[float, int]:
-    """Healthy jobs per second, and how many of the hung jobs were killed, tried again, killed, and then dead.
+    """Return healthy jobs per second, and the number of hung jobs that were killed, tried again, killed and then dead.
 
-    The workers have the same places for healthy jobs either way: as many more as hung jobs may take.
+    The workers have the same places for healthy jobs in both cases. Hung jobs get additional ones.
     """
     with stack(TASK_TYPES=json.dumps([_HEALTHY, _HANGING])) as (made, url):
         installed = install(made.folder / "one", "thinker", input_rule="none")
@@ -98,7 +98,7 @@ def _running(url: str) -> int:
 
 
 def hanging_rows(jobs: int, rounds: int) -> Iterator[Row]:
-    """What a type that hangs does to another."""
+    """The effect of a hanging task type on another."""
     ratios, dead = [], []
     for _ in range(rounds):
         alone, _none = measure(jobs, hanging=False)

@@ -1,4 +1,4 @@
-"""Workers for the benchmark of limits, which may die with what they hold, and a watch that counts what runs."""
+"""Workers of the limits benchmark, which may die with a job, and a count of running jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.queue_load import TASK_TYPE, ApiProcess, BareClient, execute
 
-# Counted when a transaction commits, under a lock that is held until then: no sampling, no luck.
+# Counted at each commit, under a lock held until then, without sampling.
 WATCH = """
     CREATE TABLE seen_running (running bigint);
     CREATE FUNCTION watch_running() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -26,18 +26,18 @@ WATCH = """
 
 
 UNWATCH = ("DROP TRIGGER watch_running ON jobs", "DROP FUNCTION watch_running", "DROP TABLE seen_running")
-# Seconds that a dead worker's job keeps its place under a limit.
+# Seconds for which a dead worker's job counts towards a limit.
 FIRST_LEASE = 1.0
 
 
 @dataclass
 class Fleet:
-    """Workers that complete what they claim at once, spread over the APIs, until they are stopped.
+    """Workers that complete each job at once, spread over the APIs, until stopped.
 
     Args:
-        apis: where they ask, in turn.
-        size: how many there are.
-        at_once: how many of them may have a job, where the API does not limit that; None where it does.
+        apis: the APIs, used in turn.
+        size: number of workers.
+        at_once: number of workers that may have a job, if the API does not limit it, else None.
     """
 
     apis: Sequence[ApiProcess]
@@ -48,7 +48,7 @@ class Fleet:
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def start(self) -> None:
-        """Let them begin."""
+        """Start them."""
         self._places = None if self.at_once is None else asyncio.Semaphore(self.at_once)
         self._tasks = [asyncio.create_task(self._work(number)) for number in range(self.size)]
 
@@ -63,7 +63,7 @@ class Fleet:
                             status, _ = await client.on_job("complete", answer["jobs"][0], {"outputs": []})
                             self.completed += status == 200
                 except OSError:
-                    # Its API was killed; another connection is made once it is back.
+                    # Its API was killed. Connect again once it is back.
                     client.close()
                     await asyncio.sleep(0.05)
         finally:
@@ -71,7 +71,7 @@ class Fleet:
 
     @contextlib.asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
-        """One of the places for those that have a job; who dies keeps it for as long as the lease would last."""
+        """Hold one of the places for workers with a job. A dead worker keeps its place for the length of a lease."""
         if self._places is None:
             yield
             return
@@ -87,7 +87,7 @@ class Fleet:
         self._places.release()
 
     def kill_one(self, chance: random.Random) -> None:
-        """One dies wherever it stands, and another one takes its place."""
+        """Kill one worker at any point, and replace it."""
         number = chance.randrange(self.size)
         self._tasks[number].cancel()
         self._tasks[number] = asyncio.create_task(self._work(number))
@@ -99,7 +99,7 @@ class Fleet:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def until_drained(self, url: str, seconds: float) -> bool:
-        """Wait until no job is left; False when that takes too long."""
+        """Wait until no job is left. Return False if that takes too long."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if not await asyncio.to_thread(open_jobs, url):
@@ -109,7 +109,7 @@ class Fleet:
 
 
 def open_jobs(url: str) -> int:
-    """How many jobs that do nothing have not ended."""
+    """Return the number of open no-op jobs."""
     ((count,),) = execute(
         url, "SELECT count(*) FROM jobs WHERE state IN ('queued', 'running') AND task_type = %s", TASK_TYPE
     )
@@ -117,7 +117,7 @@ def open_jobs(url: str) -> int:
 
 
 def rate(url: str) -> float:
-    """Jobs per second, by the database's own clock and count."""
+    """Return jobs per second, by the database's clock and count."""
     ((count, span),) = execute(
         url,
         "SELECT count(*), extract(epoch FROM max(finished_at) - min(finished_at))::float8 FROM jobs"
@@ -128,7 +128,7 @@ def rate(url: str) -> float:
 
 
 async def kill_at_random(fleet: Fleet, seed: int) -> None:
-    """Kill a worker or, one time in five, an API, which is started again; two or three times a second, for ever."""
+    """Kill a worker or, one time in five, an API and restart it, two or three times a second, until cancelled."""
     chance = random.Random(seed)  # noqa: S311  # no secret
     while True:
         await asyncio.sleep(chance.uniform(0.2, 0.5))

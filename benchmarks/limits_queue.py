@@ -1,4 +1,4 @@
-"""What a long queue costs those who claim, and those who come late."""
+"""The cost of a long queue for claims and for newcomers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from benchmarks.queue_load import TASK_TYPE, ApiProcess, BareClient, execute, refill
 from benchmarks.queue_table import Row
 
-# Filling a long queue: the times that `next_fair_share` would give, had the jobs come one by one.
+# Fills a long queue with the keys that `next_fair_share` would give to single jobs.
 _FILL = """
     INSERT INTO jobs (
         id, owner, task_type, state, priority, input_payload, max_attempts, input_file_name, input_size_bytes,
@@ -34,12 +34,12 @@ _QUEUE = """
 
 
 def queue(url: str, owner: str, count: int) -> None:
-    """Queue so many jobs of a caller, each with its fair share."""
+    """Queue this many jobs of a caller, each with its fair share key."""
     execute(url, _QUEUE, owner, TASK_TYPE, owner, TASK_TYPE, count)
 
 
 async def claim_times(api: ApiProcess, waiting: int, samples: int) -> list[float]:
-    """Milliseconds of claims that get a job while so many others wait."""
+    """Return the milliseconds of claims while this many other jobs wait."""
     refill(api.url, 0)
     for owner in range(50):
         execute(api.url, _FILL, f"caller {owner}", waiting // 50, TASK_TYPE)
@@ -57,7 +57,7 @@ async def claim_times(api: ApiProcess, waiting: int, samples: int) -> list[float
 
 
 async def jobs_before_newcomer(api: ApiProcess, waiting: int = 10_000, served: int = 50) -> int:
-    """How many jobs of a caller with thousands of them are claimed before the one of another who has just come."""
+    """Return the number of jobs of a busy caller that are claimed before a newcomer's."""
     refill(api.url, 0)
     execute(api.url, _FILL, "bulk", waiting, TASK_TYPE)
     client = BareClient(api.port)
@@ -78,12 +78,12 @@ async def jobs_before_newcomer(api: ApiProcess, waiting: int = 10_000, served: i
 
 
 def p99(values: Sequence[float]) -> float:
-    """The 99th percentile."""
+    """Return the 99th percentile."""
     return sorted(values)[int(len(values) * 0.99) - 1]
 
 
 def queue_rows(apis: Sequence[ApiProcess], rounds: int) -> Iterator[Row]:
-    """What a long queue costs those who claim, and those who come late."""
+    """The cost of a long queue for claims and for newcomers."""
     few: list[float] = []
     many: list[float] = []
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""How fast Procrastinate drains a queue of tasks that do nothing: what our figures are compared with."""
+"""Procrastinate's rate for no-op tasks, for comparison."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ app = procrastinate.App(connector=procrastinate.PsycopgConnector())
 
 @app.task(name="noop")
 async def noop() -> None:
-    """Nothing."""
+    """Do nothing."""
 
 
 async def drain(url: str, count: int) -> float:
-    """Jobs per second, from the start of a worker until the queue is empty."""
+    """Return jobs per second, from the start of a worker until the queue is empty."""
     logging.disable(logging.INFO)
     connector = procrastinate.PsycopgConnector(conninfo=url, max_size=CONCURRENCY + 2)
     with app.replace_connector(connector) as ours:
@@ -31,14 +31,14 @@ async def drain(url: str, count: int) -> float:
 
 
 async def prepare(url: str) -> None:
-    """Make its tables."""
+    """Create its tables."""
     with app.replace_connector(procrastinate.PsycopgConnector(conninfo=url)) as ours:
         async with ours.open_async():
             await ours.schema_manager.apply_schema_async()
 
 
 if __name__ == "__main__":
-    # In a process of its own, as a worker is.
+    # In its own process, like a worker.
     if sys.argv[1] == "prepare":
         asyncio.run(prepare(sys.argv[2]))
     else:

@@ -1,4 +1,4 @@
-"""What ten thousand listeners cost: event streams of as many jobs at one API process."""
+"""The cost of ten thousand listeners: event streams of as many jobs at one API process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, it must find its own package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found when run by path
 
 import jwt
 import psycopg
@@ -25,15 +25,15 @@ LISTENERS = 10_000
 EVENTS = 100
 IDLE_SECONDS = 10.0
 _SECRET = "benchmark-secret-of-more-than-32-bytes"  # noqa: S105  # of a service that is thrown away
-# One caller may ask this often in a minute, so the listeners are several people.
-_STREAMS_PER_CALLER = 500  # well below what one caller may ask for in a minute, however fast the streams open
+# Limit of one caller per minute, so the listeners belong to several callers.
+_STREAMS_PER_CALLER = 500  # well below one caller's limit per minute, however fast the streams open
 _TICK = os.sysconf("SC_CLK_TCK")
 _EVENT = b"INSERT INTO job_events (job_id, type, state, data) VALUES (%s, 'progress', 'queued', '{}')"
 _BACKENDS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'geo-jobs%' AND datname = 'listeners'"
 
 
 def rows(count: int) -> Iterator[Row]:
-    """Connections, memory, processor time and latency with so many listeners."""
+    """Connections, memory, processor time and latency with this many listeners."""
     os.environ["JWT_SECRET"] = _SECRET
     with database_server() as server:
         execute(server.conninfo, "CREATE DATABASE listeners")
@@ -111,7 +111,7 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def most_listeners() -> int:
-    """As many as this process, and the API that inherits its limit, may have open."""
+    """Return the number of files that this process, and the API that inherits its limit, may open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return min(LISTENERS, max(soft, hard) - 200)

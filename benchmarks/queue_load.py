@@ -1,4 +1,4 @@
-"""What the queue's benchmarks stand on: a server of default durability, the API as a process, bare HTTP clients."""
+"""Parts of the queue benchmarks: a server of default durability, the API as a process, bare HTTP clients."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _MAKE_JOBS = """
 
 @contextlib.contextmanager
 def database_server() -> Iterator[embedded.EmbeddedPostgres]:
-    """An embedded server as the API itself would start it, in a folder that is thrown away."""
+    """Yield an embedded server, started like the API does, in a temporary folder."""
     folder = Path(tempfile.mkdtemp(prefix="geo-jobs-bench-"))
     try:
         server = embedded.start(folder / "postgres")
@@ -52,14 +52,14 @@ def database_server() -> Iterator[embedded.EmbeddedPostgres]:
 
 
 def execute(url: str, statement: str, *parameters: object) -> list[Any]:
-    """Run one statement; its rows, if it has any."""
+    """Run one statement. Return its rows, if any."""
     with psycopg.connect(url, autocommit=True) as connection:
         cursor = connection.execute(statement.encode(), parameters or None)
         return cursor.fetchall() if cursor.description else []
 
 
 def refill(url: str, count: int) -> None:
-    """Empty the queue and put this many jobs that do nothing into it."""
+    """Empty the queue and add this many no-op jobs."""
     execute(url, "TRUNCATE jobs CASCADE")
     execute(url, "INSERT INTO task_types (name) VALUES (%s) ON CONFLICT DO NOTHING", TASK_TYPE)
     execute(url, _MAKE_JOBS, TASK_TYPE, count)
@@ -68,7 +68,7 @@ def refill(url: str, count: int) -> None:
 
 
 def enqueue(connection: psycopg.Connection[Any]) -> None:
-    """Queue one job and tell those who wait."""
+    """Queue one job and notify the waiting claims."""
     with connection.transaction():
         connection.execute(_MAKE_JOBS.encode(), (TASK_TYPE, 1))
         connection.execute("SELECT pg_notify('geo_jobs_queued', %s)", (TASK_TYPE,))
@@ -76,7 +76,7 @@ def enqueue(connection: psycopg.Connection[Any]) -> None:
 
 @dataclass(slots=True)
 class ApiProcess:
-    """The API as people run it: one process, its usual settings, its log in a file."""
+    """The API as in operation: one process, its usual settings, its log in a file."""
 
     url: str
     folder: Path
@@ -86,7 +86,7 @@ class ApiProcess:
 
     @property
     def base_url(self) -> str:
-        """Where it answers."""
+        """Its address."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
@@ -111,7 +111,7 @@ class ApiProcess:
                 time.sleep(0.05)
 
     def stop(self) -> None:
-        """Stop it as an operator does."""
+        """Stop it like an operator."""
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(timeout=40)
@@ -120,7 +120,7 @@ class ApiProcess:
 
 @contextlib.contextmanager
 def api_process(url: str, **settings: str) -> Iterator[ApiProcess]:
-    """An API on a database, stopped at the end; `settings` are further variables of its environment."""
+    """Yield an API on a database. `settings` are further environment variables."""
     with tempfile.TemporaryDirectory(prefix="geo-jobs-bench-api-") as folder, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -134,7 +134,7 @@ def api_process(url: str, **settings: str) -> Iterator[ApiProcess]:
 
 
 class BareClient:
-    """One keep-alive connection that knows just enough HTTP; a whole client would measure itself."""
+    """One keep-alive connection with minimal HTTP, since a full client would measure itself."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -144,7 +144,7 @@ class BareClient:
     async def call(
         self, method: str, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
     ) -> tuple[int, Any]:
-        """Status and JSON (None for an empty body) of one call; OSError when the connection breaks."""
+        """Return status and JSON (None for an empty body) of one call. OSError if the connection breaks."""
         if self._writer is None or self._reader is None:
             self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
         data = json.dumps(body).encode()
@@ -174,7 +174,7 @@ class BareClient:
         return await self.call("POST", CLAIM_PATH, body)
 
     async def on_job(self, verb: str, job: Mapping[str, Any], body: Mapping[str, Any]) -> tuple[int, Any]:
-        """heartbeat, complete or fail."""
+        """Send heartbeat, complete or fail."""
         path = f"/api/internal/geo-jobs/{job['id']}/{verb}"
         return await self.call("PATCH", path, body, {"Lease-Token": str(job["leaseToken"])})
 

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, it must find its own package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found when run by path
 
 import httpx
 import numpy as np
@@ -55,7 +55,7 @@ _MAKE_JOBS = """
 
 @contextlib.contextmanager
 def stack(**settings: str) -> Iterator[tuple[Programs, str]]:
-    """An API on an embedded server of default durability, in a folder that is thrown away; and the database's URL."""
+    """Yield an API on an embedded server of default durability, in a temporary folder, and the database's URL."""
     folder = Path(tempfile.mkdtemp(prefix="geo-jobs-bench-"))
     try:
         server = embedded.start(folder / "postgres")
@@ -69,20 +69,20 @@ def stack(**settings: str) -> Iterator[tuple[Programs, str]]:
 
 
 def waves(folder: Path, size: int, **place: Any) -> Path:
-    """A smooth RGB GeoTIFF, in degrees unless `place` says otherwise."""
+    """Write a smooth RGB GeoTIFF, in degrees unless `place` sets another system."""
     rows, columns = np.mgrid[0:size, 0:size]
     band = np.sin(columns / 40) * 60 + np.cos(rows / 30) * 60 + 128
     return Tiff(np.stack([band, band[::-1], band.T]).astype("uint8"), **place).write(folder / f"waves-{size}.tif")
 
 
 def small_jobs() -> Row:
-    """Real jobs per second, from download to published results, of pictures that stay as they lie; median of some."""
+    """Return the median of jobs per second, from download to published results, without reprojection."""
     rate = statistics.median(_small_jobs_rate() for _ in range(SMALL_JOBS_ROUNDS))
     return Row("small real jobs (512² RGB), one worker, CONCURRENT_JOBS=2", rate, 15, True, "1/s")
 
 
 def small_jobs_warped() -> Row:
-    """The same from UTM to degrees: what most people send."""
+    """Return the same for UTM to degrees, the usual case."""
     rate = _small_jobs_rate(crs="EPSG:32638", transform=UTM)
     return Row("the same in UTM, warped to EPSG:4326", rate, None, True, "1/s")
 
@@ -107,7 +107,7 @@ def _small_jobs_rate(**place: Any) -> float:
 
 
 def cancels() -> Row:
-    """From a person's cancel to the worker's word that it has stopped; the slowest of some."""
+    """Return the slowest time from a caller's cancel to the worker's report of it."""
     spans = []
     with stack() as (made, url):
         source = waves(made.folder, 1500)
@@ -116,7 +116,7 @@ def cancels() -> Row:
         for _ in range(CANCELS):
             job_id = made.submit(source)
             made.stop_child_of(worker, job_id)
-            time.sleep(1.0)  # in the middle of a long silence
+            time.sleep(1.0)  # in the middle of a held heartbeat
             begun = time.monotonic()
             person.post(f"/api/geo-jobs/{job_id}/cancel", json={}).raise_for_status()
             spans.append(until(partial(is_cancelled, url, job_id), begun))
@@ -124,7 +124,7 @@ def cancels() -> Row:
 
 
 def losses() -> Row:
-    """From SIGKILL of a worker to the next claim of its job, beyond the lease; the slowest of some."""
+    """Return the slowest time from SIGKILL of a worker to the next claim of its job, beyond the lease."""
     spans = []
     with stack(LEASE_SECONDS=str(LEASE_SECONDS), HEARTBEAT_SECONDS=str(LEASE_SECONDS / 3), MAX_WORKER_LOSSES="99") as (
         made,
@@ -149,7 +149,7 @@ def losses() -> Row:
 
 
 def restart() -> Row:
-    """Jobs that were lost or given twice when the API was killed with claims parked and jobs running."""
+    """Return jobs lost or given twice when the API is killed with parked claims and running jobs."""
     with stack() as (made, url):
         query(url, _MAKE_JOBS, RUNNING)
         wrong = asyncio.run(_restarted(made, url))
@@ -179,7 +179,7 @@ async def _restarted(made: Programs, url: str) -> int:
 
 
 async def _hold_one(api: JobApi) -> Lease:
-    """Claim as a worker does, again and again, until a job is taken up."""
+    """Claim repeatedly, like a worker, and confirm one job."""
     while True:
         request = ClaimRequest(
             claim_id=str(uuid.uuid4()),
@@ -198,23 +198,23 @@ async def _hold_one(api: JobApi) -> Lease:
 
 
 def until(holds: Callable[[], bool], begun: float, patience: float = 60) -> float:
-    """Seconds from `begun` until something holds."""
+    """Return the seconds from `begun` until a condition holds."""
     wait_until(holds, "the end of a measurement", patience)
     return time.monotonic() - begun
 
 
 def is_cancelled(url: str, job_id: str) -> bool:
-    """Whether the worker has said that it stopped."""
+    """Return whether the worker has reported the cancellation."""
     return bool(query(url, "SELECT state FROM jobs WHERE id = %s", job_id)[0]["state"] == "cancelled")
 
 
 def is_claimed_again(url: str, job_id: str) -> bool:
-    """Whether a second worker has the job."""
+    """Return whether a second worker has the job."""
     return len(query(url, "SELECT id FROM job_events WHERE job_id = %s AND type = 'claimed'", job_id)) == 2
 
 
 def is_connected(made: Programs, pid: int) -> bool:
-    """Whether a worker has a connection to the API, which it opens for its first claim."""
+    """Return whether a worker has a connection to the API, which it opens for its first claim."""
     port = f":{int(made.base_url.rsplit(':', 1)[1]):04X}"
     inodes = {
         str(entry.readlink())[8:-1]

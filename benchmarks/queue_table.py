@@ -1,4 +1,4 @@
-"""Figures of the queue's benchmarks, each beside its bar."""
+"""Figures of the queue benchmarks, each beside its bar."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Row:
     """One figure.
 
     Attributes:
-        name: what was measured.
+        name: the name of the figure.
         value: the figure, in `unit`.
-        bar: what it has to reach, in `unit`; None where it is only told.
-        at_least: the bar is a floor; otherwise a ceiling.
+        bar: the required value, in `unit`, or None.
+        at_least: whether the bar is a minimum. Otherwise it is a maximum.
         unit: such as `ms` or `1/s`.
     """
 
@@ -32,7 +32,7 @@ class Row:
 
     @property
     def holds(self) -> bool:
-        """Is the bar reached? A figure that is not a number never is."""
+        """Return whether the bar is reached. NaN never reaches it."""
         if self.bar is None:
             return not math.isnan(self.value)
         return self.value >= self.bar if self.at_least else self.value <= self.bar
@@ -43,7 +43,7 @@ class Row:
 
 
 def print_table(rows: Iterable[Row]) -> int:
-    """Print each figure beside its bar as soon as it is there, of the log only warnings; 1 if one is missed."""
+    """Print each figure beside its bar once measured, and only warnings of the log. Return 1 for a missed bar."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     all_hold = True
     for row in rows:

@@ -1,4 +1,4 @@
-"""How true a picture is: its distance from what dense sampling of the source at full resolution says."""
+"""The accuracy of a picture: its distance from dense sampling of the source at full resolution."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pyproj import Transformer
 from rasterio.windows import Window
 
 SUPERSAMPLES = 6  # per pixel and direction
-WINDOW = 96  # pixels on a side of each place that is compared
+WINDOW = 96  # pixels on a side of each compared place
 PLACES = ((0.2, 0.3), (0.5, 0.5), (0.75, 0.35), (0.35, 0.7), (0.7, 0.75))
 
 
 def psnr(source: Path, picture: Path, metadata: dict[str, Any], bands: tuple[int, ...]) -> float:
-    """Decibels over all places, on pixels that are wholly valid in both; grays and palettes as RGB."""
+    """Return decibels over all places, on pixels fully valid in both. Grays and palettes count as RGB."""
     stretch = metadata["choices"]["stretch"]
     squares, count = 0.0, 0
     with rasterio.open(source) as truth, rasterio.open(picture) as made:
@@ -36,7 +36,7 @@ def psnr(source: Path, picture: Path, metadata: dict[str, Any], bands: tuple[int
 def _expected(
     truth: Any, made: Any, window: Window, bands: tuple[int, ...]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """(bands, rows, columns) means over each output pixel's own square on the ground, and where all of it is valid."""
+    """Return (bands, rows, columns) means over each output pixel's ground square, and where all of it is valid."""
     steps = (np.arange(WINDOW * SUPERSAMPLES) + 0.5) / SUPERSAMPLES
     columns, rows = np.meshgrid(window.col_off + steps, window.row_off + steps)
     xs, ys = made.transform @ (columns.ravel(), rows.ravel())

@@ -1,4 +1,4 @@
-"""The rasters that the rendering benchmark converts: made by code, kept in a folder, the same on every machine."""
+"""The rasters of the rendering benchmark: made by code, kept in a folder, the same on every machine."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from rasterio.windows import Window
 CRS = "EPSG:32638"
 SEA = -9999.0  # the nodata value of the elevation model
 SENSOR_BLUR = 0.5  # pixels
-LARGEST_TEXTURE = 12_000  # pixels on a side; a larger one repeats, since 40,000² would be 6 GB for each of its layers
-ROWS = 1000  # rows written at a time: the largest input must not need its own size in memory
+LARGEST_TEXTURE = 12_000  # pixels on a side. A larger one repeats, since 40,000² would take 6 GB for each layer
+ROWS = 1000  # rows written at a time, since the largest input must not need its own size in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One row of the table: what it is called, how it is made, and what GDAL's tools must be told to match us."""
+    """One row of the table: its name, how it is made, and the options of GDAL's tools for the same result."""
 
     name: str
     size: int
@@ -37,9 +37,9 @@ class Input:
 
 
 def texture(size: int, seed: int, roughness: float = 0.55) -> Any:
-    """A square libvips image, 0 to 1, with detail at every scale: sums of smooth noise, finer and fainter.
+    """Return a square libvips image, 0 to 1, with detail at every scale: sums of smooth noise, finer and fainter.
 
-    At last it is blurred as optics do: of the finest detail a sensor lets a third through.
+    Finally it is blurred like by optics. A sensor passes a third of the finest detail.
     """
     if size > LARGEST_TEXTURE:
         times = -(-size // LARGEST_TEXTURE)
@@ -59,7 +59,7 @@ def texture(size: int, seed: int, roughness: float = 0.55) -> Any:
 
 
 def strips(image: Any) -> Iterator[tuple[Window, NDArray[np.float32]]]:
-    """Rows of a single-band libvips image, as (1, rows, columns)."""
+    """Yield rows of a single-band libvips image, as (1, rows, columns)."""
     for top in range(0, image.height, ROWS):
         rows = min(ROWS, image.height - top)
         part = image.crop(0, top, image.width, rows).cast("float").write_to_memory()
@@ -79,7 +79,7 @@ def _profile(size: int, count: int, dtype: str, **extra: Any) -> dict[str, Any]:
 
 
 def _write_bands(path: Path, profile: dict[str, Any], levels: tuple[tuple[float, float], ...]) -> None:
-    """Each band is one texture between its own low and high; bands share most of their shape, as colors do."""
+    """Each band is one texture between its own low and high. Bands share most of their shape, like colors."""
     size = profile["width"]
     shared = texture(size, 1)
     bands = [strips(shared * 0.75 + texture(size, 10 + index) * 0.25) for index in range(len(levels))]
@@ -154,7 +154,7 @@ LARGE = Input("40000² RGB, JPEG COG", 40000, _cog)
 
 
 def made(one: Input, folder: Path) -> Path:
-    """The file, from the folder or made now; it appears there whole."""
+    """Return the file, from the folder or made now. It appears there only when complete."""
     path = folder / f"{one.write.__name__.strip('_')}-{one.size}.tif"
     if not path.exists():
         unfinished = path.with_suffix(".part.tif")

@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/RENDERING.md with the project itself: `python benchmarks/rendering_pictures.py`."""
+"""Make the pictures of docs/RENDERING.md with the project itself: `python benchmarks/rendering_pictures.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyvips
 from affine import Affine
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, it must find its own package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found when run by path
 
 from benchmarks.render_inputs import texture
 from tests.support.rasters import Tiff, run
@@ -22,7 +22,7 @@ UTM = Affine(30.0, 0.0, 400_000.0, 0.0, -30.0, 1_700_000.0)
 
 
 def main() -> None:
-    """Small rasters through `convert`, each picture as it leaves the worker."""
+    """Render small rasters with `convert`, and keep each picture unchanged."""
     heights = np.asarray(texture(SIZE, 3, 0.35).numpy(), dtype=np.float32)[None] * 3000
     heights[heights < 1100] = -9999
     dem = Tiff(heights, crs="EPSG:32638", transform=UTM, nodata=-9999)
@@ -57,7 +57,7 @@ def _classes() -> Tiff:
 
 
 def _lines() -> Tiff:
-    """Contour lines one pixel wide in classes of two, eight times as large as they are shown."""
+    """Contour lines one pixel wide in classes of two, eight times as large as displayed."""
     rows, columns = np.indices((2400, 2400)) / 2400
     height = 40 * np.hypot(rows - 0.4, (columns - 0.55) * 0.8) + np.sin(columns * 9) + np.sin(rows * 7)
     steps = np.floor(height / 4)
@@ -79,7 +79,7 @@ def _world() -> Tiff:
 
 
 def _four_bands(heights: Any) -> Tiff:
-    """Blue, green, red and near infrared of 12 bits, named as satellites name them, with an empty corner."""
+    """Blue, green, red and near infrared of 12 bits, named like bands of satellites, with an empty corner."""
     level = np.clip(heights[0] / 3000, 0, 1)
     bands = np.stack([300 + level * 500, 400 + level * 900, 350 + level * 1300, 2500 - level * 1500])
     bands[:, :, :60] = 0

@@ -1,4 +1,4 @@
-"""The name that a misspelled one was probably meant to be."""
+"""Suggestions for misspelled names and values."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import difflib
 import json
 from collections.abc import Iterable, Sequence
 
-# Longer texts are no misspelled names, and comparing them takes long.
+# Longer texts are not misspelled names, and comparing them is slow.
 _LONGEST = 64
 _LONGEST_SHOWN = 80
 
 
 def nearest(given: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is most like the given one; None if none is. Case, `_` and `-` do not count."""
+    """Return the most similar known name, or None. Case, `_` and `-` are ignored."""
     if len(given) > _LONGEST:
         return None
     plain = {_plain(name): name for name in known}
@@ -21,7 +21,7 @@ def nearest(given: str, known: Iterable[str]) -> str | None:
 
 
 def unknown(kind: str, given: str, known: Iterable[str], *, list_all: bool = True) -> str:
-    """Return the sentence about an unknown name, with the nearest known one, else all of them."""
+    """Return an error message for an unknown name, with the nearest known one, else all of them."""
     names = list(known)
     shown = given if len(given) <= _LONGEST else f"{given[:_LONGEST]}…"
     near = nearest(given, names)
@@ -31,7 +31,7 @@ def unknown(kind: str, given: str, known: Iterable[str], *, list_all: bool = Tru
 
 
 def not_allowed(value: object, allowed: Sequence[object]) -> tuple[str, str | None]:
-    """Return the sentence about a value that is none of the allowed ones, and the nearest of them."""
+    """Return an error message for a value outside the allowed ones, and the nearest of them."""
     names = [str(option) for option in allowed]
     near = nearest(value, names) if isinstance(value, str) else None
     hint = "" if near is None else f"Did you mean {near!r}? "
@@ -39,12 +39,12 @@ def not_allowed(value: object, allowed: Sequence[object]) -> tuple[str, str | No
 
 
 def shown(value: object) -> str:
-    """Return a value as JSON, cut where it is long."""
+    """Return a value as JSON, shortened if long."""
     return short(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def short(text: str) -> str:
-    """Return a text, cut where it is long."""
+    """Return a text, shortened if long."""
     return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
 
 

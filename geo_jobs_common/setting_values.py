@@ -1,4 +1,4 @@
-"""Types of settings: bounded numbers, and texts that can be what they are meant for."""
+"""Types of settings: bounded numbers, paths, and checks of tokens and host names."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-# Beyond these, dates of Python and PostgreSQL end. A thousand million seconds are 31 years.
+# Larger values exceed the dates of Python and PostgreSQL. 10^9 seconds are 31 years.
 Seconds = Annotated[float, Field(le=1_000_000_000)]
 Days = Annotated[float, Field(le=36_500)]
 Bytes = Annotated[int, Field(le=1 << 50)]
 Count = Annotated[int, Field(le=1_000_000_000)]
 
-LONGEST_NAME = 255  # bytes of a path's part, on every usual file system
+LONGEST_NAME = 255  # bytes of a path component, on common file systems
 LONGEST_PATH = 4095  # bytes
 LONGEST_HOST, LONGEST_LABEL = 253, 63  # characters of a host name and of its parts (RFC 1035)
 
@@ -22,10 +22,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def tidied(value: object) -> object:
-    """Return a text without the white space around it, and anything else as it is.
+    """Strip a text. Return other values unchanged.
 
     Raises:
-        ValueError: nothing is left of it, or it has a control character.
+        ValueError: the text is blank, or has a control character.
     """
     if not isinstance(value, str) or not value:
         return value
@@ -38,17 +38,17 @@ def tidied(value: object) -> object:
 
 
 def check_token(token: str) -> None:
-    """Let a token pass that fits into a header.
+    """Check that a token fits into a header.
 
     Raises:
-        ValueError: it has white space or letters beyond ASCII.
+        ValueError: the token has white space or characters beyond ASCII.
     """
     if not token.isascii() or re.search(r"\s", token):
         raise ValueError("must be of ASCII characters without white space, as tokens are")
 
 
 def is_short_enough(host: str) -> bool:
-    """Whether a host name is no longer than a name may be."""
+    """Return whether a host name has at most the lengths of RFC 1035."""
     return len(host) <= LONGEST_HOST and all(len(label) <= LONGEST_LABEL for label in host.split("."))
 
 

@@ -1,1 +1,1 @@
-"""Everything on one machine: database, API and worker on loopback, for a first look and for trying things."""
+"""Database, API and worker on one machine, on loopback, for demonstrations and tests."""

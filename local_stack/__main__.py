@@ -1,4 +1,4 @@
-"""What `./start_worker.sh` runs."""
+"""The command line of `./start_worker.sh`."""
 
 import argparse
 import os
@@ -14,22 +14,22 @@ from local_stack import demo
 from local_stack.stack import WORKER_SCRIPT, StackError, Terminated, running
 
 DESCRIPTION = """\
-Starts a worker for the API that API_BASE_URL and WORKER_AUTH_TOKEN name (in the environment or in .env), after a health
-check. Where they are not set, starts everything on this machine instead: an embedded PostgreSQL, the job API and one
-worker, on loopback only."""
+Starts a worker for the API in API_BASE_URL and WORKER_AUTH_TOKEN (in the environment or in .env), after a health check.
+If neither is set, starts everything on this machine instead: an embedded PostgreSQL, the job API and one worker, on
+loopback only."""
 MOST_WORKERS = 64
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 when all went well."""
+    """Run the command line. Return 0 on success."""
     parser = argparse.ArgumentParser(prog="start_worker.sh", description=DESCRIPTION)
     parser.add_argument(
         "--demo",
         nargs="?",
         const="",
         metavar="MAP.tif",
-        help="send one map the whole way on this machine and leave the results in demo-output/; "
-        "without a file, a map is made",
+        help="send one map through the whole service on this machine and write the results to demo-output/. "
+        "Without a file, make a map",
     )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the demo (default: demo-output)")
     parser.add_argument(
@@ -59,7 +59,7 @@ def _run(parsed: argparse.Namespace) -> int:
     if settings.api_base_url or settings.worker_auth_token.get_secret_value():
         if parsed.workers != 1:
             raise ConfigurationError("--workers is for the local stack: set CONCURRENT_JOBS, or start more workers")
-        # Half a configuration is a mistake: the worker says which half is missing.
+        # Half a configuration is a mistake. The worker names the missing half.
         return 1 if settings.is_configured and health.main([]) != 0 else _become_worker()
     return _serve(parsed.workers)
 
@@ -72,18 +72,18 @@ def _count(text: str) -> int:
 
 
 def _default_output() -> Path:
-    """`demo-output` in the checkout, or in the caller's folder where the checkout cannot be written."""
+    """Return `demo-output` in the checkout, or in the caller's folder if the checkout is not writable."""
     here = Path("demo-output")
     return here if os.access(here if here.exists() else Path(), os.W_OK) else _from_callers_folder(here)
 
 
 def _from_callers_folder(path: Path) -> Path:
-    """What a path means to the person who typed it: start_worker.sh goes to the checkout first, and says from where."""
+    """Resolve a path against the caller's folder, which start_worker.sh passes in INVOKED_FROM."""
     return Path(os.path.relpath(Path(os.environ.get("INVOKED_FROM", "")) / path))
 
 
 def _become_worker() -> NoReturn:
-    """Go on as the worker in the same process, run by path, so that `ps` shows worker.py."""
+    """Replace this process by the worker, run by path, so that `ps` shows worker.py."""
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, str(WORKER_SCRIPT)])  # noqa: S606 - no shell is wanted
 
@@ -103,7 +103,7 @@ def _serve(workers: int) -> int:
 
 
 def _python() -> str:
-    """The environment's interpreter as a person types it."""
+    """Return the path of the environment's interpreter, relative if it is below the current folder."""
     return os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable
 
 

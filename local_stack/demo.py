@@ -1,4 +1,4 @@
-"""The demonstration: one map goes the whole way, over HTTP, and the person watches."""
+"""The demonstration: one map goes through the service over HTTP, with its progress on the terminal."""
 
 import time
 from collections.abc import Iterator
@@ -22,24 +22,24 @@ Job = dict[str, Any]
 
 
 def run(source: Path | None, output: Path, *, workers: int = 1) -> int:
-    """Send `source` (or a map that is made) through a local stack and leave the results in `output`.
+    """Send `source`, or a generated map, through a local stack and write the results to `output`.
 
     Returns:
-        0 when the job succeeded, 1 when it did not.
+        0 if the job succeeded, else 1.
 
     Raises:
-        StackError: there is no such file, the stack cannot be started, or it breaks down.
+        StackError: the file is missing, or the stack does not start or breaks down.
     """
     console = Console(soft_wrap=True)
     if source is not None and not source.is_file():
-        raise StackError(f"there is no file {source}")
+        raise StackError(f"There is no file {source}. Check its path.")
     if source is None:
         console.print("Making a map: hill-shaded highland around 15.35° N 44.2° E …")
         try:
             source = terrain.make(output / "source" / "terrain.tif")
         except OSError as error:
             raise StackError(
-                f"{output} cannot be written ({error.strerror or error}); name another folder with --output"
+                f"{output} cannot be written ({error.strerror or error}). Name another folder with --output."
             ) from error
     console.print("Starting PostgreSQL, the job API and a worker …")
     with running(quiet=True, workers=workers) as stack, stack.person() as api:
@@ -51,7 +51,7 @@ def run(source: Path | None, output: Path, *, workers: int = 1) -> int:
                 return 1
             paths = _fetch(api, job, output)
         except httpx.HTTPError as error:
-            raise StackError(f"the API broke off: {error}; see {stack.api_log}") from error
+            raise StackError(f"The connection to the API broke: {error}. See {stack.api_log}.") from error
         except OSError as error:
             raise StackError(f"{error.filename or output}: {error.strerror}") from error
     _show(job, paths, console)
@@ -65,7 +65,7 @@ def _submit(api: httpx.Client, source: Path) -> str:
     wanted = {"fileName": source.name, "fileSize": size, "fileType": "image/tiff"}
     slot = _answer(api.post(f"/api/geo-jobs/{job_id}/upload", json=wanted))
     headers = {**slot["headers"], "Content-Length": str(size)}
-    # Whoever has the signed address needs no other right.
+    # A signed URL needs no credentials.
     response = httpx.put(slot["uploadUrl"], content=_chunks(source), headers=headers, timeout=60, trust_env=False)
     if not response.is_success:
         _answer(response)
@@ -79,7 +79,7 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 def _watch(api: httpx.Client, stack: Stack, job_id: str, console: Console) -> Job:
-    """Show the job's events as they come, until it is over."""
+    """Show the job's events as they arrive. Return the finished job."""
     columns = (TextColumn("{task.fields[stage]:<10}"), BarColumn(None), TextColumn("{task.percentage:>3.0f} %"))
     deadline = time.monotonic() + PATIENCE
     after = 0
@@ -97,7 +97,7 @@ def _watch(api: httpx.Client, stack: Stack, job_id: str, console: Console) -> Jo
                     progress.update(bar, completed=100, stage="done")
                 return job
             time.sleep(LOOK_INTERVAL)
-    raise StackError(f"the job was not over after {PATIENCE:g} s; see {stack.worker_log}")
+    raise StackError(f"The job did not finish within {PATIENCE:g} s. See {stack.worker_log}.")
 
 
 def _advance(progress: Progress, bar: TaskID, event: Job) -> None:
@@ -113,10 +113,10 @@ def _answer(response: httpx.Response) -> Job:
         answer: Job = response.json()
         return answer
     try:
-        said = response.json().get("detail")
+        detail = response.json().get("detail")
     except ValueError:
-        said = response.text
-    raise StackError(f"the API answered {response.status_code}: {said}")
+        detail = response.text
+    raise StackError(f"The API answered {response.status_code}: {detail}")
 
 
 def _explain(job: Job, console: Console) -> None:
@@ -144,11 +144,11 @@ def _size(path: Path) -> str:
 
 def _crs(crs: Job | None) -> str:
     if crs is None:
-        return "none: the file does not say where it is"
+        return "none: the file has no georeference"
     return f"EPSG:{crs['epsg']} ({crs['name']})" if crs["epsg"] else str(crs["name"])
 
 
-# By how a name ends; the longest ending that fits counts.
+# By suffix. The first match counts, so longer suffixes come first.
 _KINDS = {
     "_thumb.png": "thumbnail",
     ".aux.xml": "CRS and position, for QGIS and GDAL",
@@ -159,15 +159,15 @@ _KINDS = {
 }
 
 
-def _what(name: str) -> str:
+def _kind(name: str) -> str:
     return next((kind for ending, kind in _KINDS.items() if name.endswith(ending)), "")
 
 
 def _show(job: Job, paths: list[Path], console: Console) -> None:
-    console.print(f"\n[bold]✅ Done.[/] In {paths[0].parent}/ there are now:\n")
+    console.print(f"\n[bold]✅ Done.[/] The results are in {paths[0].parent}/:\n")
     width = max(len(path.name) for path in paths)
     for path in paths:
-        console.print(f"  {path.name:<{width}}  {_size(path):>8}  {_what(path.name)}", highlight=False)
+        console.print(f"  {path.name:<{width}}  {_size(path):>8}  {_kind(path.name)}", highlight=False)
     metadata = job["metadata"]
     console.print(f"\nSize     {metadata['width']} x {metadata['height']} pixels")
     console.print(f"CRS      {_crs(metadata['crs'])}")
@@ -176,4 +176,4 @@ def _show(job: Job, paths: list[Path], console: Console) -> None:
         console.print(f"Bounds   {west:.6f} {south:.6f} to {east:.6f} {north:.6f} (longitude latitude)")
     times = ", ".join(f"{stage} {job['timings'][stage]:.2f} s" for stage in STAGES if stage in job["timings"])
     console.print(f"Time     {times}")
-    console.print("\nLook at it: open the .png with any viewer, or drag it into QGIS, where it lands in its place.")
+    console.print("\nOpen the .png with any viewer, or drag it into QGIS, which places it on the map.")

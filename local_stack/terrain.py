@@ -1,4 +1,4 @@
-"""Makes the demonstration's map: hill-shaded highland around 15.35° N 44.2° E, as a GeoTIFF in UTM zone 38N."""
+"""The demonstration's map: hill-shaded highland around 15.35° N 44.2° E, as a GeoTIFF in UTM zone 38N."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from rasterio.warp import transform
 Grid = NDArray[np.float32]
 
 SIDE = 3072  # pixels
-PIXEL = 10.0  # metres
-CENTRE = (44.2, 15.35)  # longitude, latitude, in degrees
+PIXEL = 10.0  # meters
+CENTER = (44.2, 15.35)  # longitude, latitude, in degrees
 CRS = "EPSG:32638"
 SEED = 38
 
@@ -30,10 +30,10 @@ GROUND = (
 
 
 def make(path: Path) -> Path:
-    """Write the map; the same bytes each time."""
+    """Write the map, with the same bytes each time."""
     heights = _heights(np.random.default_rng(SEED))
     picture = _colored(heights, _shade(heights))
-    (x,), (y,) = transform("EPSG:4326", CRS, [CENTRE[0]], [CENTRE[1]])
+    (x,), (y,) = transform("EPSG:4326", CRS, [CENTER[0]], [CENTER[1]])
     half = SIDE / 2 * PIXEL
     profile = {
         "driver": "GTiff",
@@ -58,14 +58,14 @@ def make(path: Path) -> Path:
 
 
 def _noise(random: np.random.Generator, roughness: float, coarsest: float) -> Grid:
-    """Fractal noise of zero mean and unit deviation, (SIDE, SIDE).
+    """Return fractal noise with zero mean and unit deviation, (SIDE, SIDE).
 
     Args:
-        random: where it comes from.
-        roughness: exponent of the amplitude's fall with frequency; 1 is rough, 2 smooth.
-        coarsest: waves in the width below which there is nothing.
+        random: the generator.
+        roughness: exponent of the amplitude's fall with frequency. 1 is rough, 2 smooth.
+        coarsest: lowest frequency, in waves per width.
     """
-    # Made larger than needed and cut: what the Fourier transform makes repeats itself at its edges.
+    # Larger than needed, then cut, since the result of a Fourier transform repeats at its edges.
     side = SIDE * 5 // 4
     fx, fy = np.fft.rfftfreq(side) * side, np.fft.fftfreq(side) * side
     frequency = np.hypot(fx[None, :], fy[:, None]).astype(np.float32)
@@ -78,20 +78,20 @@ def _noise(random: np.random.Generator, roughness: float, coarsest: float) -> Gr
 
 
 def _heights(random: np.random.Generator) -> Grid:
-    """Heights in metres, (SIDE, SIDE): ridges and the valleys between them, rougher the higher."""
+    """Return heights in meters, (SIDE, SIDE): ridges and valleys, rougher at greater height."""
     massif = _noise(random, 2.6, 1.5)
     ridges = 1 - np.minimum(np.abs(_noise(random, 2.35, 3.5)), 2.2) / 2.2
     spurs = 1 - np.minimum(np.abs(_noise(random, 2.2, 11)), 2.2) / 2.2
     shape = massif + 3.2 * ridges**1.8 + 0.9 * ridges * spurs**1.5
     share = (shape - shape.min()) / np.ptp(shape)
-    # Wadis are flat where the ground is low, and rock is rougher the higher it stands.
+    # Low ground is flat, high rock is rough.
     share = np.maximum(share - 0.22, 0) / 0.78 + 0.012 * _noise(random, 2.0, 40) * share
     heights: Grid = (1900 + 1700 * np.maximum(share, 0) ** 1.2).astype(np.float32)
     return heights
 
 
 def _shade(heights: Grid) -> Grid:
-    """Light from the north-west and some from all around, 0 to 1, (SIDE, SIDE)."""
+    """Return the brightness under light from the north-west and ambient light, (SIDE, SIDE)."""
     down, right = np.gradient(heights, PIXEL)
     steepness = np.sqrt(1 + (1.6 * right) ** 2 + (1.6 * down) ** 2)
     light = np.array([-0.5, -0.5, 0.7071])  # x right, y down, z up; of length 1
@@ -101,7 +101,7 @@ def _shade(heights: Grid) -> Grid:
 
 
 def _colored(heights: Grid, shade: Grid) -> NDArray[np.uint8]:
-    """The picture, (3, SIDE, SIDE)."""
+    """Return the picture, (3, SIDE, SIDE)."""
     share = (heights - heights.min()) / np.ptp(heights)
     stops = [stop for stop, _ in GROUND]
     bands = [np.interp(share, stops, [color[band] for _, color in GROUND]) * shade for band in range(3)]

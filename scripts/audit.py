@@ -1,4 +1,4 @@
-"""What is pinned: a bill of materials, a hash for each file, and known weaknesses. `make audit` runs it.
+"""Check the pinned packages: bill of materials, hashes, known weaknesses. `make audit` runs it.
 
 Exit code 1 on a known weakness or a missing hash, else 0. Packages without a lookup are counted on a line of their own:
 pip-audit calls them "no known vulnerabilities".
@@ -22,19 +22,19 @@ _PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+(\[[^\]]*\])?)==", re.MULTILINE)
 
 
 def without_hash(requirements: str) -> list[str]:
-    """Names of the pins that pip would install unchecked, were it not told `--require-hashes`."""
+    """Return the names of pins without a hash."""
     starts = [match.start() for match in _PIN.finditer(requirements)]
     blocks = [requirements[start:end] for start, end in zip(starts, [*starts[1:], None], strict=False)]
     return [block.split("==")[0] for block in blocks if "--hash=sha256:" not in block]
 
 
 def verdict(report: dict[str, Any]) -> tuple[int, list[str]]:
-    """Exit code and lines for what pip-audit tells as JSON."""
+    """Return exit code and lines for pip-audit's JSON report."""
     packages = report["dependencies"]
     skipped = [package["name"] for package in packages if "skip_reason" in package]
     weak = [(package, found) for package in packages for found in package.get("vulns", ())]
     lines = [
-        f"{package['name']} {package['version']}: {found['id']}, mended in {', '.join(found['fix_versions']) or 'none'}"
+        f"{package['name']} {package['version']}: {found['id']}, fixed in {', '.join(found['fix_versions']) or 'none'}"
         for package, found in weak
     ]
     lines.append(f"{len(packages) - len(skipped)} of {len(packages)} packages looked up, {len(weak)} known weaknesses")
@@ -51,11 +51,11 @@ def _tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def main() -> int:
-    """All three; the exit code."""
+    """Run all three checks. Return the exit code."""
     made = _tool("cyclonedx-py", "requirements", PINS[0], "--output-reproducible", "-o", BILL)
     print(f"{BILL}: {'written' if made.returncode == 0 else made.stderr.strip()}")
     bare = [name for pins in PINS for name in without_hash((ROOT / pins).read_text())]
-    print(f"hashes: {'missing for ' + ', '.join(bare) if bare else 'one or more for each file that is pinned'}")
+    print(f"hashes: {'missing for ' + ', '.join(bare) if bare else 'one or more for each pinned file'}")
     audited = _tool(
         "pip-audit", "--require-hashes", "--disable-pip", "-r", PINS[0], "-f", "json", "--progress-spinner", "off"
     )

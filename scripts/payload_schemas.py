@@ -1,4 +1,4 @@
-"""Write down for the API what the worker's own kinds of job take: `make schemas`.
+"""Write the payload schemas of the built-in task types for the API: `make schemas`.
 
 `geo_jobs_api/task_types/builtin_types.json` has the schema of each payload and the types of files, and
 `geo_jobs_api/task_types/crs_codes.json` the codes of coordinate systems that PROJ's database has. A test compares both.
@@ -18,7 +18,7 @@ from geoprocessing_worker.tasks import builtin
 
 FOLDER = Path(__file__).resolve().parent.parent / "geo_jobs_api" / "task_types"
 AUTHORITIES = ("EPSG", "ESRI", "IGNF", "OGC")
-# `crs.parse_crs` takes no others.
+# `crs.parse_crs` accepts no others.
 _KINDS = (
     PJType.GEOGRAPHIC_2D_CRS,
     PJType.GEOGRAPHIC_3D_CRS,
@@ -29,7 +29,7 @@ _LONGEST = 12
 
 
 def builtin_types() -> dict[str, Any]:
-    """Return for each of the worker's own task types what the API adds to the row of its table."""
+    """Return the additions to the API's row of each built-in task type."""
     handlers = (builtin.GEOTIFF_INFO, builtin.GEOTIFF_TO_COG, builtin.GEOTIFF_TO_PNG, builtin.GEOTIFF_TO_TILES)
     wanted = {"payload_schema", "input_types"}
     return {
@@ -39,7 +39,7 @@ def builtin_types() -> dict[str, Any]:
 
 
 def crs_codes() -> dict[str, Any]:
-    """Return the codes of each authority: numbers, pairs of the first and last of a row of numbers, and names."""
+    """Return the codes of each authority: numbers, ranges as pairs of first and last number, and names."""
     return {"proj": pyproj.proj_version_str, "codes": {authority: _codes(authority) for authority in AUTHORITIES}}
 
 
@@ -59,8 +59,8 @@ def _codes(authority: str) -> list[int | str | list[int]]:
 def files() -> dict[Path, str]:
     """Return the content of each file.
 
-    The codes are those of the newest PROJ that any supported Python installs, so the API refuses none that a worker
-    knows. An older PROJ leaves a newer list alone.
+    The codes are those of the newest PROJ that any supported Python installs, so the API refuses no code
+    of any worker. An older PROJ leaves a newer list unchanged.
     """
     codes = FOLDER / "crs_codes.json"
     listed = codes.read_text(encoding="utf-8")

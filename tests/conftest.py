@@ -1,4 +1,4 @@
-"""Fixtures that all tests share; what they do stands in `tests/support`."""
+"""Fixtures of all tests. `tests/support` has their code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.database import DatabaseServer, database_server, empty_queue
 from tests.support.scripted_api import ScriptedApi, scripted_api
 from tests.support.waiting import wait_until
 
-# How long an example takes says more about the machine than about the code.
+# The duration of an example depends on the machine, not on the code.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.register_profile("long", deadline=None)
 hypothesis.settings.load_profile("unhurried")
@@ -39,7 +39,7 @@ def postgres_url(postgres: DatabaseServer) -> Iterator[str]:
 
 @pytest.fixture
 def api_server(postgres_url: str, tmp_path: Path) -> Iterator[Callable[..., RunningApi]]:
-    """Starts APIs on the test's database; keyword arguments are settings by field name."""
+    """Start APIs on the test's database. Keyword arguments are settings by field name."""
     with contextlib.ExitStack() as stack:
 
         def start(**overrides: Any) -> RunningApi:
@@ -52,14 +52,14 @@ def api_server(postgres_url: str, tmp_path: Path) -> Iterator[Callable[..., Runn
 
 @pytest.fixture(scope="session")
 def shared_api(postgres: DatabaseServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    """One API for the session; ask for `api` to find its queue empty."""
+    """One API for the session. The fixture `api` also empties its queue."""
     with postgres.clone() as url, run_api(make_settings(url, tmp_path_factory.mktemp("shared") / "data")) as api:
         yield api
 
 
 @pytest.fixture(scope="session")
 def shared_linked_api(postgres: DatabaseServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    """As `shared_api`, with hosts that files may be fetched from, and webhooks that may lead to loopback."""
+    """Like `shared_api`, with hosts for sources, and webhooks to loopback."""
     folder = tmp_path_factory.mktemp("linked") / "data"
     settings = {"source_hosts": "maps.example.org, *.tiles.example.org", "webhook_hosts": "127.0.0.1"}
     with postgres.clone() as url, run_api(make_settings(url, folder, **settings)) as api:
@@ -77,13 +77,13 @@ def api(shared_api: RunningApi) -> Iterator[RunningApi]:
 
 @pytest.fixture
 async def server() -> AsyncIterator[ScriptedApi]:
-    """An API whose answers the test decides."""
+    """An API with scripted answers."""
     async with scripted_api() as api:
         yield api
 
 
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
-    """A client of its own for one test."""
+    """An HTTP client for one test."""
     async with httpx.AsyncClient() as client:
         yield client

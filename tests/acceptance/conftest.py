@@ -12,7 +12,7 @@ from tests.support.rasters import Tiff
 
 @pytest.fixture
 def stack(postgres_url: str, tmp_path: Path) -> Iterator[Programs]:
-    """An API process on a fresh database; workers are the test's to start."""
+    """An API process on a fresh database, without workers."""
     with programs(postgres_url, tmp_path) as running:
         yield running
 
@@ -26,6 +26,6 @@ def small_map(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def large_map(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GeoTIFF whose rendering takes about a second: 4000 x 4000 pixels."""
+    """A GeoTIFF that takes about a second to render: 4000 x 4000 pixels."""
     pixels = np.random.default_rng(1).integers(0, 255, (3, 4000, 4000), "uint8")
     return Tiff(pixels, profile={"tiled": True}).write(tmp_path_factory.mktemp("maps") / "large.tif")

@@ -17,7 +17,7 @@ from tests.support.processes import ROOT
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
 KNOWN = {name.upper() for name in (*ApiSettings.model_fields, *WorkerSettings.model_fields)}
 DATABASE = {"DATABASE_URL", "PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGSSL"}
-# The settings that a container does not take from .env as they are.
+# Settings that a container does not take from .env unchanged.
 OVERRIDDEN = {
     "api": {"API_HOST", "API_PORT", "DATA_DIR", "WORKER_AUTH_TOKEN", *DATABASE},
     "worker": {
@@ -51,7 +51,7 @@ DOTENV = {
 
 
 def environment_of(service: str) -> dict[str, str]:
-    """The variables of a container as compose makes them: env_file, then `environment`, interpolated from .env."""
+    """The variables of a container as compose sets them: env_file, then `environment`, interpolated from .env."""
 
     def interpolated(found: re.Match[str]) -> str:
         return DOTENV.get(found["name"]) or found["default"] or ""
@@ -65,14 +65,14 @@ def environment_of(service: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("service", ["api", "worker"])
-def test_every_setting_reaches_the_container_but_for_a_known_few(service: str) -> None:
-    """All of `.env` is passed, and only what means nothing in a container, or is no business of it, is replaced."""
+def test_every_setting_but_a_known_few_reaches_the_container(service: str) -> None:
+    """All of `.env` is passed. Only settings without meaning or use in a container are replaced."""
     assert set(SERVICES[service]["environment"]) == OVERRIDDEN[service]
     assert OVERRIDDEN[service] <= KNOWN
 
 
 def test_images_are_pinned_by_digest() -> None:
-    """The database's image, and the base that both builds pass to the Dockerfile, whose stages all take it."""
+    """The database's image has a digest, and so has the base that both builds pass to the Dockerfile."""
     images = [SERVICES["postgres"]["image"]]
     images += [SERVICES[name]["build"]["args"]["PYTHON_IMAGE"] for name in ("api", "worker")]
     assert [image for image in images if not re.fullmatch(r"[a-z]+:[\w.-]+@sha256:[0-9a-f]{64}", image)] == []
@@ -80,8 +80,8 @@ def test_images_are_pinned_by_digest() -> None:
     assert {base for base, _ in stages} - {name for _, name in stages} == {"${PYTHON_IMAGE}"}
 
 
-def test_each_program_has_an_image_of_its_own() -> None:
-    """Either target installs the pins of its own program, and the worker's is what a plain `docker build` makes."""
+def test_each_program_has_its_own_image() -> None:
+    """Each target installs the pins of its program. A plain `docker build` makes the worker's."""
     stages = (ROOT / "Dockerfile").read_text(encoding="utf-8").split("\nFROM ")[1:]
     pins = {stage.split()[2]: re.findall(r"-r (requirements\S+)", stage) for stage in stages}
     for name in ("api", "worker"):
@@ -91,7 +91,7 @@ def test_each_program_has_an_image_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("service", ["postgres", "api", "worker"])
-def test_containers_have_no_capability_that_they_do_not_need(service: str) -> None:
+def test_containers_drop_unneeded_capabilities(service: str) -> None:
     """PostgreSQL's image changes its account at the start. The project's own has none, and writes to /data and /tmp."""
     container = SERVICES[service]
     assert container["cap_drop"] == ["ALL"]
@@ -104,9 +104,9 @@ def test_containers_have_no_capability_that_they_do_not_need(service: str) -> No
 
 
 def shown(service: str, code: str, folder: Path) -> dict[str, str]:
-    """What a program in the container's environment makes of its settings."""
+    """The settings of a program in the container's environment."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **environment_of(service)}
-    # The image's /data is not here.
+    # The image has /data, this machine does not.
     environment |= {"DATA_DIR": str(folder / "data")} if service == "api" else {"LOG_FILE": str(folder / "worker.log")}
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
@@ -115,15 +115,15 @@ def shown(service: str, code: str, folder: Path) -> dict[str, str]:
     return dict(line.split("=", 1) for line in ran.stdout.splitlines())
 
 
-def test_the_api_takes_its_settings_and_the_database_of_the_composition(tmp_path: Path) -> None:
+def test_the_api_gets_its_settings_and_the_compose_database(tmp_path: Path) -> None:
     code = (
         "from geo_jobs_api.config import load_settings as load; s = load()\n"
         "for n in ('requests_per_minute', 'retain_ended_days', 'source_hosts', 'api_host', 'api_port', 'jwks_url'):\n"
         "    print(n, getattr(s, n), sep='=')\n"
         "print('conninfo', s.conninfo, sep='=')"
     )
-    told = shown("api", code, tmp_path)
-    assert told == {
+    settings = shown("api", code, tmp_path)
+    assert settings == {
         "requests_per_minute": "7",
         "retain_ended_days": "3.0",
         "source_hosts": "data.example.org",
@@ -136,15 +136,15 @@ def test_the_api_takes_its_settings_and_the_database_of_the_composition(tmp_path
     assert SERVICES["api"]["ports"] == ["127.0.0.1:${API_PORT:-8000}:8000"]
 
 
-def test_the_worker_takes_its_settings_but_no_secret_of_the_api(tmp_path: Path) -> None:
+def test_the_worker_gets_its_settings_but_no_secret_of_the_api(tmp_path: Path) -> None:
     code = (
         "from geoprocessing_worker import config; s = config.load().settings\n"
         "for n in ('max_image_size', 'source_hosts', 'api_base_url', 'temp_dir', 'pghost'):\n"
         "    print(n, getattr(s, n), sep='=')\n"
         "print('problems', config.problems(s), sep='=')"
     )
-    told = shown("worker", code, tmp_path)
-    assert told == {
+    settings = shown("worker", code, tmp_path)
+    assert settings == {
         "max_image_size": "777",
         "source_hosts": "('data.example.org',)",
         "api_base_url": "http://api:8000",

@@ -1,4 +1,4 @@
-"""Files of many kinds from public projects, through real processes: a picture in its place, or a named refusal."""
+"""Files of many kinds from public projects through real processes. Each gives a placed picture or an error code."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from tests.support.waiting import wait_until
 
 CORPUS = ROOT.parent / "shared" / "corpus"
 
-# Twenty of different kinds: what each is, and what becomes of it.
+# Twenty different files with their expected results.
 PICTURES = [
     "rasterio__RGB.byte.tif",  # RGB with nodata, UTM
     "MapServer__east.tif",  # RGBA
-    "MapServer__nan.tif",  # sparse float32 of 62 megapixels, without one valid pixel
+    "MapServer__nan.tif",  # sparse float32 of 62 megapixels without a valid pixel
     "MapServer__grey_rot.tif",  # no CRS
     "MapServer__contour_gwm.tif",  # seven bands of float64
     "MapServer__tileSG-000-019_3-3.tif",  # interrupted projection, int16
@@ -38,8 +38,8 @@ REFUSALS = {
 
 
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus stands beside the project only where it is developed")
-@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")  # some are not, and say so
-def test_twenty_kinds_of_files_go_through_the_whole_stack(stack: Programs, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")  # some are refused with a code
+def test_twenty_kinds_of_files_pass_through_the_whole_stack(stack: Programs, tmp_path: Path) -> None:
     stack.worker(CONCURRENT_JOBS="2")
     names = [*PICTURES, *REFUSALS]
     ids = {name: stack.submit(CORPUS / name, {"maxSize": 512}) for name in names}

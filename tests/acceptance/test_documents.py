@@ -34,21 +34,21 @@ DOCUMENTS = sorted(
 API_PAGE = "docs/API.md"
 MOST_NOT_RUN = 5
 README_PORTS = ("8000", "8765")
-# Looks for lines, and says by its exit code whether there are any.
+# Searches exit with 1 if there is no hit.
 SEARCHES = "grep "
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
 
 
 @dataclass
 class Place:
-    """A fresh copy of the project, in which README is worked through."""
+    """A fresh copy of the project, in which the blocks run."""
 
     folder: Path
     ports: dict[str, str]
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
-    def said_here(self, text: str) -> str:
-        """The text with the ports that are free here."""
+    def with_free_ports(self, text: str) -> str:
+        """The text with free ports of this machine."""
         for port, free in self.ports.items():
             text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{free}").replace(f"server {port}", f"server {free}")
         return text
@@ -58,16 +58,16 @@ class Place:
         return clean_environment(HOME=str(self.folder), API_PORT=self.ports["8000"], TMPDIR=str(self.folder / "tmp"))
 
     def paste(self, all_blocks: list[Block], before: str = "") -> str:
-        """Run blocks in one shell, stopping the test at the first command that fails; everything that they print."""
+        """Run blocks in one shell. Fail on the first failing command. Return all output."""
         parts = [PREAMBLE, before]
         for block in all_blocks:
             if block.remark == "run beside":
                 self._run(parts)
-                self._begin(block)
+                self._start_beside(block)
                 parts = [PREAMBLE, before]
             elif block.remark != "not run":
                 refused = block.reason if block.remark == "refused here" else ""
-                parts += [f"may_be_refused={json.dumps(refused)}", self.said_here(block.text)]
+                parts += [f"may_be_refused={json.dumps(refused)}", self.with_free_ports(block.text)]
         return self._run(parts)
 
     def _run(self, parts: list[str]) -> str:
@@ -85,19 +85,23 @@ class Place:
                 timeout=300,
                 start_new_session=True,
             )
-        said = output.read_text()
+        output_text = output.read_text()
         for line in log.read_text().splitlines():
             code, refused, command = line.split("\t", 2)
             is_search = command.startswith(SEARCHES) and code == "1"
-            is_expected = bool(refused) and all(words in said for words in refused.split(" | "))
-            assert is_search or is_expected, f"exit code {code} of {command}\n{said[-3000:]}"
-        return said
+            is_expected = bool(refused) and all(words in output_text for words in refused.split(" | "))
+            assert is_search or is_expected, f"exit code {code} of {command}\n{output_text[-3000:]}"
+        return output_text
 
-    def _begin(self, block: Block) -> None:
-        """Start what stands in a terminal of its own, and wait until it has announced itself."""
+    def _start_beside(self, block: Block) -> None:
+        """Start a block that needs its own terminal, and wait until it prints its address."""
         folder = self.folder / "beside"
         folder.mkdir()
-        command = ["bash", "-c", f"cd {self.folder} && {self.said_here(block.text).strip().replace('./', 'exec ./')}"]
+        command = [
+            "bash",
+            "-c",
+            f"cd {self.folder} && {self.with_free_ports(block.text).strip().replace('./', 'exec ./')}",
+        ]
         process = self._stack.enter_context(running(command, folder, self.environment))
         announced(folder, process)
 
@@ -109,8 +113,8 @@ class Place:
                 os.kill(int(pid), signal.SIGTERM)
 
 
-# A failing command does not end the shell, as it would not end a person's. It is written down with its exit code.
-# curl fails on a refusal, and shows it.
+# A failing command does not end the shell, like at a terminal. Its exit code is recorded.
+# curl fails on a refusal, and prints it.
 PREAMBLE = """
 shopt -s expand_aliases
 set -o pipefail -o errtrace
@@ -130,7 +134,7 @@ def with_commands() -> list[str]:
 
 
 def definitions() -> str:
-    """The lines of README that later blocks and documents build on: the address, the token, the helper."""
+    """The lines of README that later blocks and documents use: address, token, helper."""
     lines = re.findall(r"^(?:API=|JWT=|field\(\)).*$", text_of("README.md"), re.MULTILINE)
     assert len(lines) == 3
     return "\n".join(lines)
@@ -138,7 +142,7 @@ def definitions() -> str:
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
-    """A copy of the project with README's blocks run in it; the stack that they start goes on."""
+    """A copy of the project in which README's blocks have run. Their stack continues to run."""
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     made = Place(folder / "project", {port: str(free_port()) for port in README_PORTS})
     try:
@@ -154,26 +158,26 @@ def place() -> Iterator[Place]:
 
 @pytest.fixture(scope="module")
 def readme(place: Place) -> str:
-    """README's blocks, run; all that they printed since the stack stands."""
+    """The output of README's blocks, from the start of the stack."""
     return place.paste(blocks(text_of("README.md"), "bash"))
 
 
 @pytest.mark.timeout(600)
 def test_every_block_of_the_readme_runs_as_pasted(place: Place, readme: str) -> None:
-    """Commands succeed, calls are accepted, and the files and the job that they ask for are there."""
+    """Commands succeed, calls are accepted, and their files and job exist."""
     assert (place.folder / "demo-output" / "terrain.png").exists()
     assert (place.folder / "out" / "map.png").exists()
     assert '"name":"map.png"' in readme.replace('": "', '":"')
     assert "HEALTHY - Worker is ready to process jobs" in readme
-    with person_of(place) as person:
+    with caller_of(place) as person:
         assert [(job["taskType"], job["state"]) for job in jobs_of(person)] == [("geotiff_to_png", "succeeded")]
 
 
 @pytest.mark.timeout(600)
 def test_every_block_of_the_api_page_runs_as_pasted(place: Place, readme: str) -> None:
-    """Beside the stack of README. The jobs of the pipeline succeed. The schedule and the webhook are there."""
-    place.paste(blocks(text_of(API_PAGE), "bash"), place.said_here(definitions()))
-    with person_of(place) as person:
+    """Beside README's stack. The pipeline's jobs succeed. Schedule and webhook exist."""
+    place.paste(blocks(text_of(API_PAGE), "bash"), place.with_free_ports(definitions()))
+    with caller_of(place) as person:
         wait_until(
             lambda: all(job["state"] in FINAL for job in jobs_of(person)), "the jobs of the pipeline to end", 120
         )
@@ -183,8 +187,8 @@ def test_every_block_of_the_api_page_runs_as_pasted(place: Place, readme: str) -
         assert len(person.get("/api/webhooks").json()["webhooks"]) == 1
 
 
-def person_of(place: Place) -> httpx.Client:
-    return httpx.Client(base_url=place.said_here("http://127.0.0.1:8000"), headers=place_token(place))
+def caller_of(place: Place) -> httpx.Client:
+    return httpx.Client(base_url=place.with_free_ports("http://127.0.0.1:8000"), headers=place_token(place))
 
 
 def jobs_of(person: httpx.Client) -> list[dict[str, str]]:
@@ -204,11 +208,11 @@ def place_token(place: Place) -> dict[str, str]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("document", [name for name in with_commands() if name not in {"README.md", API_PAGE}])
 def test_every_block_of_a_document_runs_as_pasted(document: str, place: Place, readme: str) -> None:
-    """Beside the stack of README, with one job that succeeded and one that failed."""
-    place.paste(blocks(text_of(document), "bash"), place.said_here(f"{definitions()}\n{FAILED_JOB}"))
+    """Beside README's stack, with one succeeded and one failed job."""
+    place.paste(blocks(text_of(document), "bash"), place.with_free_ports(f"{definitions()}\n{FAILED_JOB}"))
 
 
-# An operator's day has a dead letter in it.
+# One dead letter, for the operator's commands.
 FAILED_JOB = """
 echo '<html>' > page.tif
 FAILED=$(curl -s -X POST $API/api/geo-jobs -H "Authorization: Bearer $JWT" \\
@@ -234,7 +238,7 @@ until curl -s $API/api/geo-jobs/$FAILED -H "Authorization: Bearer $JWT" | grep -
     ],
 )
 def test_a_command_that_fails_is_found(text: str, remark: str, reason: str, is_found: bool, tmp_path: Path) -> None:
-    """The runner itself: a failure in the middle counts, a search without a hit and a refusal that is named do not."""
+    """A failure in the middle of a block counts. A search without a hit and a named refusal do not."""
     place = Place(tmp_path, {"8000": "8000"})
     with pytest.raises(AssertionError) if is_found else contextlib.nullcontext():
         place.paste([Block("bash", text, remark, reason)])
@@ -246,15 +250,15 @@ def test_blocks_of_json_are_json(document: str) -> None:
         json.loads(block.text)
 
 
-def test_few_blocks_are_not_run_and_each_says_why() -> None:
-    """Each has a reason of some words; more of them need a reason to raise the bound."""
-    left_out = [block for document in DOCUMENTS for block in blocks(text_of(document)) if block.remark == "not run"]
-    assert len(left_out) <= MOST_NOT_RUN
-    assert all(len(block.reason.split()) > 3 for block in left_out)
+def test_few_blocks_are_not_run_and_each_has_a_reason() -> None:
+    """A higher bound needs a reason."""
+    not_run = [block for document in DOCUMENTS for block in blocks(text_of(document)) if block.remark == "not run"]
+    assert len(not_run) <= MOST_NOT_RUN
+    assert all(len(block.reason.split()) > 3 for block in not_run)
 
 
 def test_every_fence_has_a_language() -> None:
-    """A block without one would be run by nobody."""
+    """A block without a language would never run."""
     for document in DOCUMENTS:
         assert [block.text for block in blocks(text_of(document)) if not block.language] == [], document
 
@@ -266,7 +270,7 @@ def test_every_file_that_a_document_links_is_there(document: str) -> None:
 
 
 def test_the_readme_links_every_document() -> None:
-    """The pages of decisions have an index of their own."""
+    """The pages of decisions have their own index."""
     linked = set(LINK.findall(text_of("README.md")))
     assert {name for name in DOCUMENTS if not name.startswith("docs/decisions/0")} - {"README.md"} <= linked | {
         f"{link}/README.md" for link in linked

@@ -1,4 +1,4 @@
-"""The example of a package with a kind of job of its own: installed as a person would, and used from end to end."""
+"""The example package with its own task type, installed and used from end to end."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package in a folder of its own, beside nothing."""
+    """The package, installed in its own folder."""
     folder = tmp_path_factory.mktemp("example")
-    # Building leaves files behind, which have no business in the checkout.
+    # Building leaves files behind, so it happens outside the checkout.
     shutil.copytree(ROOT / "examples" / "geotiff_histogram", folder / "source")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
     target = ["--no-build-isolation", "--target", str(folder / "installed"), str(folder / "source")]
@@ -31,10 +31,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "installed"
 
 
-def told(*command: str, said: str | None = None, **environment: str) -> str:
+def output_of(*command: str, stdin_text: str | None = None, **environment: str) -> str:
     ended = subprocess.run(
         [sys.executable, "-m", *command],
-        input=said,
+        input=stdin_text,
         env=clean_environment(**environment),
         capture_output=True,
         text=True,
@@ -45,19 +45,19 @@ def told(*command: str, said: str | None = None, **environment: str) -> str:
     return ended.stdout
 
 
-def test_its_self_test_passes_behind_the_walls(installed: Path) -> None:
-    said = told("geoprocessing_worker", "verify", "geotiff_histogram", PYTHONPATH=str(installed))
-    assert said.startswith("✅ geotiff_histogram: made known_histogram.csv")
+def test_its_self_test_passes_in_the_sandbox(installed: Path) -> None:
+    stdin_text = output_of("geoprocessing_worker", "verify", "geotiff_histogram", PYTHONPATH=str(installed))
+    assert stdin_text.startswith("✅ geotiff_histogram: made known_histogram.csv")
 
 
-def test_a_job_of_it_is_done_by_the_real_programs(
+def test_the_real_programs_do_a_job_of_it(
     installed: Path, api_server: Callable[..., RunningApi], tmp_path: Path
 ) -> None:
-    """Told to the API by the worker's own words; claimed and done by a worker that found it installed."""
+    """`tasks --json` registers the type with the API. A worker that has it installed claims and does the job."""
     api = api_server()
-    kind = told("geoprocessing_worker", "tasks", "--json", "geotiff_histogram", PYTHONPATH=str(installed))
+    kind = output_of("geoprocessing_worker", "tasks", "--json", "geotiff_histogram", PYTHONPATH=str(installed))
     stores = {"DATABASE_URL": api.settings.conninfo or "", "DATA_DIR": str(tmp_path / "data")}
-    told("geo_jobs_api", "task-types", "apply", "-", said=kind, **stores)
+    output_of("geo_jobs_api", "task-types", "apply", "-", stdin_text=kind, **stores)
     values = np.arange(100, dtype="uint8").reshape(1, 10, 10)
     source = Tiff(values, nodata=0).write(tmp_path / "map.tif")
     person = Person(api)
@@ -65,7 +65,7 @@ def test_a_job_of_it_is_done_by_the_real_programs(
         answer = person.http.post("/api/geo-jobs", json={"taskType": "geotiff_histogram", "inputPayload": payload})
         assert answer.json()["errors"][0]["pointer"] == f"/inputPayload/{place}"
     job_id = person.submit({"buckets": 3}, source.read_bytes(), taskType="geotiff_histogram")
-    # As a server that has no schema of it would.
+    # Like a server without a schema for it.
     person.http.headers["Authorization"] = bearer("root", admin=True)["Authorization"]
     person.http.patch("/api/task-types/geotiff_histogram", json={"payloadSchema": {}}).raise_for_status()
     wrong = person.submit({"buckets": 1}, source.read_bytes(), taskType="geotiff_histogram")

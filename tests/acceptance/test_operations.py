@@ -1,4 +1,4 @@
-"""What docs/OPERATIONS.md says of a day, tried on one running service."""
+"""An operator's day from docs/OPERATIONS.md, on one running service."""
 
 import functools
 import http.server
@@ -20,12 +20,12 @@ from tests.support.processes import Programs, programs
 from tests.support.rasters import Tiff
 from tests.support.waiting import wait_until
 
-NO_MORE_THAN = 200_000  # bytes that a file of the API may have while its disk is "full"
+NO_MORE_THAN = 200_000  # largest file of the API in bytes while its disk is "full"
 
 
 @pytest.fixture(scope="module")
 def service(postgres: DatabaseServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
-    """An API that allows sources on loopback, and a worker beside it."""
+    """An API that allows sources on loopback, with a worker."""
     folder = tmp_path_factory.mktemp("service")
     with postgres.clone() as url, programs(url, folder, SOURCE_HOSTS="127.0.0.1") as running:
         running.worker("day", SOURCE_HOSTS="127.0.0.1")
@@ -33,13 +33,15 @@ def service(postgres: DatabaseServer, tmp_path_factory: pytest.TempPathFactory) 
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
+    """A file server without a log."""
+
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def site(small_map: Path) -> Iterator[str]:
-    """The address of a map on a web server that knows when its files were changed."""
+    """The address of a map on a web server that sends modification times."""
     handler = functools.partial(_Quiet, directory=str(small_map.parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -47,8 +49,8 @@ def site(small_map: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def test_an_upload_that_a_killed_api_left_goes_when_the_api_is_back(service: Programs) -> None:
-    """Within seconds and not after a day: the new process sees that the old one is dead."""
+def test_a_new_api_removes_unfinished_uploads_of_a_killed_one(service: Programs) -> None:
+    """Within seconds and not after a day, since the new process sees that the old one is dead."""
     person = service.person()
     body = {"taskType": "geotiff_to_png", "inputPayload": {}}
     job_id = str(person.post("/api/geo-jobs", json=body).raise_for_status().json()["id"])
@@ -66,10 +68,8 @@ def test_an_upload_that_a_killed_api_left_goes_when_the_api_is_back(service: Pro
     wait_until(lambda: unfinished_uploads(objects) == [], "the rest of the dead process to go", 30)
 
 
-def test_a_source_that_a_schedule_names_is_not_rendered_again_while_it_is_unchanged(
-    service: Programs, site: str
-) -> None:
-    """By the real programs from end to end: what the first job was told of the file, the second one asks with."""
+def test_an_unchanged_source_of_a_schedule_is_not_rendered_again(service: Programs, site: str) -> None:
+    """The second job's conditional request uses the validators of the first one's answer. Real programs."""
     person = service.person()
     template = {"taskType": "geotiff_to_png", "inputPayload": {"sourceUrl": site}}
     wanted = {"name": "map", "at": "2099-01-01T06:00:00Z", "skipUnchanged": True, "template": template}
@@ -96,10 +96,8 @@ def refusals(person: httpx.Client) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if 'status="507"' in line and "_total{" in line)
 
 
-def test_a_full_disk_refuses_files_by_name_and_the_worker_hands_in_its_results_once_there_is_room(
-    service: Programs, tmp_path: Path
-) -> None:
-    """The API may write no long files for a while: 507 for a person, patience in the worker, no attempt spent."""
+def test_a_full_disk_refuses_uploads_and_costs_the_worker_no_result(service: Programs, tmp_path: Path) -> None:
+    """While the API can write no long files, callers get 507. The worker retries and spends no attempt."""
     pixels = np.random.default_rng(3).integers(0, 255, (3, 300, 300), "uint8")
     large = Tiff(pixels).write(tmp_path / "large.tif")
     squeezed = {"compress": "jpeg", "jpeg_quality": 40, "photometric": "ycbcr"}
@@ -129,7 +127,7 @@ def test_a_full_disk_refuses_files_by_name_and_the_worker_hands_in_its_results_o
 def test_grep_error_finds_the_job_that_failed_for_good_and_no_other(
     service: Programs, small_map: Path, tmp_path: Path
 ) -> None:
-    """The two lines of the README, on the log of a worker that did one good and one bad job."""
+    """README's two greps, on the log of a worker with one good and one bad job."""
     log = service.folder / "day" / "worker.log"
     (tmp_path / "page.tif").write_text("<html>")
     good, bad = service.submit(small_map), service.submit(tmp_path / "page.tif")
@@ -146,8 +144,8 @@ def grep(pattern: str, file: Path) -> str:
     return subprocess.run(["grep", pattern, file], capture_output=True, text=True, timeout=10).stdout
 
 
-def test_a_disabled_worker_stays_up_claims_nothing_and_leaves_by_sigterm(service: Programs, small_map: Path) -> None:
-    """Its only service is to be there: a job goes to the other worker, and SIGTERM ends it with exit code 0."""
+def test_a_disabled_worker_stays_up_without_claims_until_sigterm(service: Programs, small_map: Path) -> None:
+    """The job goes to the other worker. SIGTERM ends the disabled one with exit code 0."""
     disabled = service.worker("disabled", DISABLE_WORKERS="true")
     log = service.folder / "disabled" / "worker.log"
     wait_until(lambda: log.exists() and "worker_disabled" in log.read_text(), "it to say so", 30)
@@ -155,6 +153,6 @@ def test_a_disabled_worker_stays_up_claims_nothing_and_leaves_by_sigterm(service
     assert disabled.poll() is None
     disabled.terminate()
     assert disabled.wait(20) == 0
-    said = log.read_text()
-    assert "job_claimed" not in said
-    assert "worker_shutdown_complete" in said
+    lines = log.read_text()
+    assert "job_claimed" not in lines
+    assert "worker_shutdown_complete" in lines

@@ -1,4 +1,4 @@
-"""API and database are away for longer than a lease: what was finished is reported, and nothing is done twice."""
+"""API and database are away for longer than a lease. Finished jobs are reported, and none is done twice."""
 
 import json
 import os
@@ -15,26 +15,26 @@ from tests.support.processes import Programs, programs
 from tests.support.waiting import wait_until
 
 QUICK = {"LEASE_SECONDS": "2", "HEARTBEAT_SECONDS": "0.7", "RESCUE_INTERVAL_SECONDS": "0.2"}
-# In the place of a lease's minute: the time that living workers get when the stack is back.
+# Instead of a minute: the time for living workers after the stack's return.
 GRACE = "20"
 
 
 @pytest.fixture
 def database_folder() -> Iterator[Path]:
-    """Where a database may be stopped and started; outside of pytest's folder, which is another user's."""
+    """A database that may be stopped and started, outside of pytest's folder, which belongs to another user."""
     folder = Path(tempfile.mkdtemp(prefix="geo-jobs-outage-"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def said(stack: Programs, worker: str, event: str) -> bool:
+def has_logged(stack: Programs, worker: str, event: str) -> bool:
     log = stack.folder / worker / "worker.log"
     lines = log.read_text().splitlines() if log.exists() else []
     return any(json.loads(line)["event"] == event for line in lines)
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["worker lives", "worker killed"])
-def test_a_result_finished_while_all_is_away_past_the_lease_is_not_made_twice(
+def test_a_result_finished_during_a_long_outage_is_not_made_twice(
     database_folder: Path, tmp_path: Path, large_map: Path, killed: bool
 ) -> None:
     database = embedded.start(database_folder / "postgres", {"fsync": "off"})
@@ -51,7 +51,7 @@ def test_a_result_finished_while_all_is_away_past_the_lease_is_not_made_twice(
             worker.wait()
             stack.worker()
         else:
-            wait_until(lambda: said(stack, "worker", "report_kept"), "the report to be kept", 30)
+            wait_until(lambda: has_logged(stack, "worker", "report_kept"), "the report to be kept", 30)
         database = embedded.start(database_folder / "postgres", {"fsync": "off"})
         try:
             stack.start_api()

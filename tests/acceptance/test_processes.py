@@ -1,4 +1,4 @@
-"""Real workers, real signals: what is begun is finished by somebody, and nothing is left behind."""
+"""Real workers and real signals: each job ends, and no process or file remains."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ def end(process: Process) -> int:
     return process.wait(40)
 
 
-def test_a_map_goes_the_whole_way_between_real_processes(stack: Programs, small_map: Path, tmp_path: Path) -> None:
+def test_a_map_passes_through_real_processes(stack: Programs, small_map: Path, tmp_path: Path) -> None:
     worker = stack.worker()
     job = stack.until_over(stack.submit(small_map, name="خريطة صنعاء.tif"))
     assert job["state"] == "succeeded"
@@ -34,7 +34,7 @@ def test_a_map_goes_the_whole_way_between_real_processes(stack: Programs, small_
     assert len([line for line in log.splitlines() if "Job" in line and " completed in " in line]) == 1
 
 
-def test_sigterm_in_mid_render_gives_the_job_back_without_costing_an_attempt(stack: Programs, large_map: Path) -> None:
+def test_sigterm_during_a_render_returns_the_job_without_costing_an_attempt(stack: Programs, large_map: Path) -> None:
     worker = stack.worker("first", SHUTDOWN_GRACE="0.2")
     job_id = stack.submit(large_map)
     child = stack.stop_child_of(worker, job_id)
@@ -58,7 +58,7 @@ def test_sigterm_lets_a_running_job_finish_within_the_grace_period(stack: Progra
     assert stack.look(job_id)["state"] == "succeeded"
 
 
-def test_a_killed_child_costs_one_attempt_and_not_the_worker(stack: Programs, large_map: Path, small_map: Path) -> None:
+def test_a_killed_child_costs_one_attempt_but_not_its_worker(stack: Programs, large_map: Path, small_map: Path) -> None:
     worker = stack.worker()
     job_id = stack.submit(large_map)
     os.kill(stack.stop_child_of(worker, job_id), signal.SIGKILL)
@@ -70,7 +70,7 @@ def test_a_killed_child_costs_one_attempt_and_not_the_worker(stack: Programs, la
     assert worker.poll() is None
 
 
-def test_a_killed_worker_takes_its_children_along_and_its_job_is_done_by_another(
+def test_a_killed_workers_children_die_and_another_worker_does_its_job(
     postgres_url: str, tmp_path: Path, large_map: Path
 ) -> None:
     with programs(

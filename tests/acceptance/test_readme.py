@@ -1,4 +1,4 @@
-"""What the README says, done to the letter."""
+"""README's commands, settings and length."""
 
 import re
 
@@ -18,14 +18,14 @@ def blocks(text: str) -> list[str]:
     return re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def test_the_readme_names_the_two_commands_and_they_are_there() -> None:
+def test_the_two_commands_of_the_readme_exist() -> None:
     commands = " ".join(blocks(README))
     for command in ("./start_worker.sh --demo", "./run_tests.sh"):
         assert command in commands
         assert (ROOT / command.split()[0]).stat().st_mode & 0o111
 
 
-def test_the_readme_fits_on_a_screen_and_a_half() -> None:
+def test_the_readme_has_at_most_130_lines() -> None:
     assert len(README.splitlines()) <= 130
 
 
@@ -41,8 +41,8 @@ def test_every_setting_of_the_readme_and_of_the_example_exists() -> None:
     assert len(named) > 25
 
 
-def test_the_names_of_colormaps_are_those_that_exist() -> None:
-    """docs/RENDERING.md lists each ramp; `_r` reverses it."""
+def test_the_documented_colormaps_are_those_that_exist() -> None:
+    """docs/RENDERING.md lists each colormap. `_r` reverses it."""
     text = (ROOT / "docs" / "RENDERING.md").read_text(encoding="utf-8")
     found = re.search(r"names of `colormap` are (.*?), in any case", text, re.DOTALL)
     assert found

@@ -1,4 +1,4 @@
-"""What a newcomer runs: the demo, the local stack, the health check beside it. Real processes from the real scripts."""
+"""A newcomer's commands: demo, local stack, health check. Real processes from the real scripts."""
 
 import contextlib
 import re
@@ -30,11 +30,11 @@ def run(environment: dict[str, str], *command: str) -> subprocess.CompletedProce
     )
 
 
-def test_the_demo_makes_a_map_and_sends_it_the_whole_way(environment: dict[str, str], tmp_path: Path) -> None:
+def test_the_demo_sends_a_generated_map_through_the_service(environment: dict[str, str], tmp_path: Path) -> None:
     ran = run(environment, "./start_worker.sh", "--demo", "--output", str(tmp_path / "out"))
     assert (ran.returncode, ran.stderr) == (0, "")
-    for said in ("✅ Done.", "EPSG:4326 (WGS 84)", "Time ", "download", "terrain.png.aux.xml", "drag it into QGIS"):
-        assert said in ran.stdout
+    for words in ("✅ Done.", "EPSG:4326 (WGS 84)", "Time ", "download", "terrain.png.aux.xml", "drag it into QGIS"):
+        assert words in ran.stdout
     with rasterio.open(tmp_path / "out" / "source" / "terrain.tif") as source:
         assert (source.crs.to_epsg(), min(source.shape) >= 3000) == (32638, True)
         wanted = transform_bounds(source.crs, 4326, *source.bounds, densify_pts=21)
@@ -51,7 +51,7 @@ def test_the_demo_makes_a_map_and_sends_it_the_whole_way(environment: dict[str, 
     assert "signature=" not in written
 
 
-def test_the_demo_takes_a_file_of_ones_own_and_its_data_survives_a_restart(
+def test_the_demo_takes_a_file_and_keeps_its_data_over_a_restart(
     environment: dict[str, str], small_map: Path, tmp_path: Path
 ) -> None:
     for _ in range(2):
@@ -64,16 +64,16 @@ def test_the_demo_takes_a_file_of_ones_own_and_its_data_survives_a_restart(
     assert log.count("migration_applied") == len(migrations)
 
 
-def test_the_demo_of_a_file_that_is_no_map_says_why_and_fails(environment: dict[str, str], tmp_path: Path) -> None:
+def test_the_demo_of_a_file_that_is_no_map_fails_with_the_reason(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "page.tif").write_text("<html>")
     ran = run(environment, "./start_worker.sh", "--demo", str(tmp_path / "page.tif"), "--output", str(tmp_path / "out"))
     assert ran.returncode == 1
     assert "not_a_tiff" in ran.stdout
 
 
-def test_the_demo_of_a_file_that_is_not_there_says_so(environment: dict[str, str]) -> None:
+def test_the_demo_of_a_missing_file_fails_with_its_path(environment: dict[str, str]) -> None:
     ran = run(environment, "./start_worker.sh", "--demo", "missing.tif")
-    assert (ran.returncode, ran.stderr) == (1, "❌ there is no file missing.tif\n")
+    assert (ran.returncode, ran.stderr) == (1, "❌ There is no file missing.tif. Check its path.\n")
 
 
 def health(environment: dict[str, str]) -> list[str]:
@@ -107,7 +107,7 @@ def test_the_health_check_follows_the_local_stack_up_and_down(environment: dict[
 
 
 def announced(folder: Path, process: Process) -> str:
-    """The address that a local stack prints once it is up."""
+    """Wait until a local stack prints its address, and return it."""
     output = folder / "output.log"
     found: list[str] = []
 
@@ -121,14 +121,14 @@ def announced(folder: Path, process: Process) -> str:
 
 
 def command_line(pid: int) -> str:
-    # Twice w: where COLUMNS is set, ps cuts a long path off.
+    # Twice w, since ps otherwise truncates long paths if COLUMNS is set.
     return subprocess.run(
         ["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, timeout=10
     ).stdout
 
 
 def test_the_local_stack_honors_api_port_and_the_number_of_workers(environment: dict[str, str], tmp_path: Path) -> None:
-    """API_PORT is the port, --workers 2 makes two processes that `ps` shows as worker.py, and they share one log."""
+    """API_PORT sets the port. --workers 2 starts two processes that `ps` shows as worker.py. They share one log."""
     port = free_port()
     command = [str(ROOT / "start_worker.sh"), "--workers", "2"]
     with running(command, tmp_path, environment | {"API_PORT": str(port)}) as stack:
@@ -141,12 +141,12 @@ def test_the_local_stack_honors_api_port_and_the_number_of_workers(environment: 
         taken = run(environment | {"API_PORT": str(port), "DATA_DIR": str(tmp_path / "other")}, "./start_worker.sh")
         assert (taken.returncode, taken.stderr) == (
             1,
-            f"❌ port {port} is taken; set API_PORT to another, or to 0 for any\n",
+            f"❌ Port {port} is taken. Set API_PORT to another, or to 0 for any.\n",
         )
 
 
-def test_a_configured_worker_is_shown_by_ps_as_worker_py(environment: dict[str, str], stack: Programs) -> None:
-    """Both ways to start one: the script, and the file by its path. The process stays the one that was started."""
+def test_ps_shows_a_configured_worker_as_worker_py(environment: dict[str, str], stack: Programs) -> None:
+    """Started by the script and by path. The started process itself becomes the worker."""
     configured = environment | {"API_BASE_URL": stack.base_url, "WORKER_AUTH_TOKEN": WORKER_TOKEN}
     folder = stack.folder / "configured"
     folder.mkdir()
@@ -161,7 +161,7 @@ def test_a_configured_worker_is_shown_by_ps_as_worker_py(environment: dict[str, 
     assert "geoprocessing-worker/worker.py" in command_line(by_path.pid)
 
 
-def test_more_workers_of_a_configured_api_are_not_started_by_one_script(environment: dict[str, str]) -> None:
+def test_the_option_workers_is_refused_for_a_configured_api(environment: dict[str, str]) -> None:
     away = {**environment, "API_BASE_URL": "http://127.0.0.1:9", "WORKER_AUTH_TOKEN": "some-token"}
     ran = run(away, "./start_worker.sh", "--workers", "2")
     assert ran.returncode == 78
@@ -172,7 +172,7 @@ def _stack_facts(tmp_path: Path) -> dict[str, str]:
     return {name: value for name, value in dotenv_values(tmp_path / "data" / "stack.env").items() if value}
 
 
-def test_a_configured_worker_that_is_not_healthy_is_not_started(environment: dict[str, str]) -> None:
+def test_an_unhealthy_configured_worker_is_not_started(environment: dict[str, str]) -> None:
     away = {**environment, "API_BASE_URL": f"http://127.0.0.1:{free_port()}", "WORKER_AUTH_TOKEN": "some-token"}
     ran = run(away, "./start_worker.sh")
     assert ran.returncode == 1
@@ -180,9 +180,7 @@ def test_a_configured_worker_that_is_not_healthy_is_not_started(environment: dic
     assert not Path(environment["LOG_FILE"]).exists()
 
 
-def test_two_stacks_started_at_once_do_not_get_in_each_others_way(
-    environment: dict[str, str], small_map: Path, tmp_path: Path
-) -> None:
+def test_two_stacks_can_start_at_once(environment: dict[str, str], small_map: Path, tmp_path: Path) -> None:
     with contextlib.ExitStack() as both:
         started = []
         for name in ("one", "two"):
@@ -199,19 +197,17 @@ def test_two_stacks_started_at_once_do_not_get_in_each_others_way(
         assert [process.wait(60) for process in started] == [0, 0]
 
 
-def test_paths_mean_what_they_mean_where_the_command_is_typed(
-    environment: dict[str, str], small_map: Path, tmp_path: Path
-) -> None:
+def test_paths_are_relative_to_the_callers_folder(environment: dict[str, str], small_map: Path, tmp_path: Path) -> None:
     (tmp_path / "map.tif").write_bytes(small_map.read_bytes())
     command = [str(ROOT / "start_worker.sh"), "--demo", "map.tif", "--output", "here"]
-    # A proxy that is not there: loopback must not go through it.
+    # A dead proxy, which loopback must not use.
     own = {**environment, "HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9"}
     ran = subprocess.run(command, cwd=tmp_path, env=own, capture_output=True, text=True, timeout=90)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert (tmp_path / "here" / "map.png").exists()
 
 
-def test_half_a_configuration_is_a_mistake_and_not_a_wish_for_a_local_stack(environment: dict[str, str]) -> None:
+def test_half_a_configuration_is_refused_and_starts_no_local_stack(environment: dict[str, str]) -> None:
     ran = run({**environment, "API_BASE_URL": "https://maps.example.org"}, "./start_worker.sh")
     assert ran.returncode == 78
     assert "WORKER_AUTH_TOKEN is not set" in ran.stderr
@@ -227,7 +223,7 @@ def test_half_a_configuration_is_a_mistake_and_not_a_wish_for_a_local_stack(envi
         ("COORDINATE_SYSTEM", "EPSG:999999"),
     ],
 )
-def test_a_setting_that_cannot_work_ends_the_worker_with_its_name_and_exit_code_78(
+def test_an_impossible_setting_ends_the_worker_with_its_name_and_exit_code_78(
     environment: dict[str, str], name: str, value: str
 ) -> None:
     whole = {"API_BASE_URL": "http://127.0.0.1:1", "WORKER_AUTH_TOKEN": "token-of-some-length"}
@@ -237,7 +233,7 @@ def test_a_setting_that_cannot_work_ends_the_worker_with_its_name_and_exit_code_
     assert "Traceback" not in ran.stderr
 
 
-def test_the_nearer_name_of_the_database_hides_the_local_stacks(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_configured_database_overrides_the_local_stacks(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "stack.env").write_text(
         "API_BASE_URL='http://127.0.0.1:1'\nWORKER_AUTH_TOKEN='t'\nDATABASE_URL='host=/nowhere'\n"

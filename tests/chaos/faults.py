@@ -1,4 +1,4 @@
-"""What befalls processes: killed, stopped in their tracks, told to leave; the API and the database too."""
+"""Faults of processes: workers, their children, the API and the database are killed, stopped or terminated."""
 
 import contextlib
 import os
@@ -17,25 +17,25 @@ from tests.support.waiting import wait_until
 
 CLOCK = Path(__file__).parent / "clock"
 HOUR = 3600
-# Seconds for a process to end: many share a processor.
+# Seconds for a process to end, since many share a processor.
 PATIENCE = 180
 
 
 @dataclass
 class Database:
-    """A PostgreSQL that can be pulled out from under the API."""
+    """A PostgreSQL that can be stopped under the API."""
 
     folder: Path
     options: dict[str, str]
     _shares: list[embedded.EmbeddedPostgres] = field(default_factory=list)
 
     def start(self) -> str:
-        """Start it, or start it again; its URL."""
+        """Start or restart it. Return its URL."""
         self._shares.append(embedded.start(self.folder, self.options))
         return self._shares[-1].url("postgres")
 
     def stop_at_once(self) -> None:
-        """As when the power goes: no checkpoint, no goodbye."""
+        """Stop without a checkpoint, like a power cut."""
         pid = int((self.folder / "postmaster.pid").read_text().split()[0])
         os.kill(pid, signal.SIGQUIT)
         wait_until(lambda: not (self.folder / "postmaster.pid").exists(), "the database to be gone", PATIENCE)
@@ -47,13 +47,13 @@ class Database:
 
 
 class Fleet:
-    """Workers that are started again when they end.
+    """Workers that are replaced when they end.
 
     Args:
         stack: API and folders.
-        proxy: through which they reach the API.
-        size: how many.
-        settings: of each worker, as variables.
+        proxy: between the workers and the API.
+        size: number of workers.
+        settings: environment variables of each worker.
     """
 
     def __init__(self, stack: Programs, proxy: FaultProxy, size: int, settings: dict[str, str]) -> None:
@@ -63,7 +63,7 @@ class Fleet:
         self.running: list[Process] = [self._start(number) for number in range(size)]
 
     def _start(self, number: int) -> Process:
-        # One in three has a right clock; the others are an hour off, each in another direction.
+        # Every third clock is right. The others are an hour off, in different directions.
         offset = (number % 3 - 1) * HOUR
         settings = {
             "API_BASE_URL": self._proxy.base_url,
@@ -74,11 +74,11 @@ class Fleet:
         return self._stack.worker(f"worker-{number}", **settings)
 
     def replace(self, number: int) -> None:
-        """Start another process in the place of one that has ended."""
+        """Start a process in place of an ended one."""
         self.running[number] = self._start(number)
 
     def stop(self) -> list[int]:
-        """Stop all; their exit codes."""
+        """Stop all. Return their exit codes."""
         for process in self.running:
             process.send_signal(signal.SIGCONT)
             process.terminate()
@@ -86,15 +86,15 @@ class Fleet:
 
 
 class Gremlin:
-    """Does one bad thing after the other, as a seed says, until it is told to stop.
+    """Causes one fault after another, by a seed, until stopped.
 
     Args:
         stack: the API.
         fleet: the workers.
-        database: under the API.
-        seed: of what happens when.
-        pause: seconds between two faults, at most.
-        rounds: after so many it rests.
+        database: the API's database.
+        seed: decides faults and times.
+        pause: longest time between two faults, in seconds.
+        rounds: number of rounds, after which it rests.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Gremlin:
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         self.done: Counter[str] = Counter()
-        # Each as often in a round as it stands here; a round is shuffled, so that also a short run has all.
+        # A fault occurs as often in a round as here. Rounds are shuffled, so a short run has all of them.
         self._round: list[Callable[[], None]] = [
             *[self.kill_worker, self.stop_worker, self.kill_child, self.stop_child] * 2,
             self.dismiss_worker,
@@ -124,7 +124,7 @@ class Gremlin:
         self._thread.start()
 
     def stop(self) -> None:
-        """No more faults; raises what went wrong with the gremlin itself."""
+        """End the faults. Raise the gremlin's own error, if any."""
         self._stop.set()
         self._thread.join(2 * PATIENCE)
         if self._failure is not None:
@@ -139,7 +139,7 @@ class Gremlin:
                         return
                     fault()
                     self.done[fault.__name__] += 1
-        except BaseException as error:  # noqa: BLE001 - handed over to whoever stops it
+        except BaseException as error:  # noqa: BLE001 - raised by `stop`
             self._failure = error
 
     def _victim(self) -> tuple[int, Process]:
@@ -147,19 +147,19 @@ class Gremlin:
         return number, self._fleet.running[number]
 
     def kill_worker(self) -> None:
-        """SIGKILL; another takes its place."""
+        """SIGKILL. Another worker takes its place."""
         number, worker = self._victim()
         worker.kill()
         worker.wait()
         self._fleet.replace(number)
 
     def stop_worker(self) -> None:
-        """SIGSTOP, for less or for more than a lease, while its children go on."""
+        """SIGSTOP for less or more than a lease, while its children continue."""
         _, worker = self._victim()
         self._freeze(worker.pid, self._random.choice([0.5, 6]))
 
     def kill_child(self) -> None:
-        """SIGKILL for whatever a worker's child is doing."""
+        """SIGKILL for a worker's child."""
         if children := job_children(self._victim()[1]):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._random.choice(children), signal.SIGKILL)
@@ -170,30 +170,30 @@ class Gremlin:
             self._freeze(self._random.choice(children), 2)
 
     def dismiss_worker(self) -> None:
-        """SIGTERM; another takes its place when it has left."""
+        """SIGTERM. Another worker takes its place after the exit."""
         number, worker = self._victim()
         worker.terminate()
         worker.wait(PATIENCE)
         self._fleet.replace(number)
 
     def hurry_worker(self) -> None:
-        """SIGTERM twice: running jobs go back at once."""
+        """SIGTERM twice, so running jobs return at once."""
         number, worker = self._victim()
         worker.terminate()
-        # Two that wait together would be one.
+        # The kernel merges two pending signals into one.
         wait_until(lambda: not is_pending(worker.pid, signal.SIGTERM), "the first to be taken", PATIENCE)
         worker.terminate()
         worker.wait(PATIENCE)
         self._fleet.replace(number)
 
     def kill_api(self) -> None:
-        """SIGKILL; away for a moment or for longer than a lease, then back at the same address."""
+        """SIGKILL for less or more than a lease, then a restart at the same address."""
         self._stack.kill_api()
         self._stop.wait(self._random.choice([0, 0, 6]))
         self._stack.start_api()
 
     def restart_database(self) -> None:
-        """An immediate stop, and back again."""
+        """Stop at once and restart."""
         self._database.stop_at_once()
         self._database.start()
 

@@ -1,4 +1,4 @@
-"""A proxy between workers and the API that does to requests what networks do, as a seed says."""
+"""A proxy between workers and the API that causes network faults by a seed."""
 
 import asyncio
 import contextlib
@@ -15,12 +15,12 @@ Writer: TypeAlias = asyncio.StreamWriter
 
 GARBAGE = b"<html><body>Welcome to the hotel's network</body></html>"
 CAPTIVE_PORTAL = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n%s" % (len(GARBAGE), GARBAGE)
-# Longest head of a request or an answer.
+# Largest head of a request or an answer, in bytes.
 LIMIT = 1 << 20
 
 
 class Fault(StrEnum):
-    """What may happen to one request."""
+    """A fault of one request."""
 
     NONE = "none"
     DELAY = "delay"
@@ -32,7 +32,7 @@ class Fault(StrEnum):
     HALF_OPEN = "half-open"
 
 
-# Shares of all requests; a half-open connection costs a worker seconds of its lease.
+# Shares of all requests. A half-open connection costs a worker seconds of its lease.
 SHARES = {
     Fault.DELAY: 0.03,
     Fault.DROP_REQUEST: 0.01,
@@ -42,7 +42,7 @@ SHARES = {
     Fault.GARBAGE: 0.003,
     Fault.HALF_OPEN: 0.002,
 }
-# How often the API hears it, where that is not once.
+# How often the API receives a request, if not once.
 TIMES = {Fault.DUPLICATE: 2, Fault.GARBAGE: 0}
 # Seconds.
 LONGEST_DELAY = 1.5
@@ -59,18 +59,18 @@ class _Message:
 
 
 class _Gone(Exception):  # noqa: N818 - not an error
-    """One of both ends hung up."""
+    """One end hung up."""
 
 
 @dataclass
 class FaultProxy:
-    """Passes requests on to the API at `port`, but for those that meet a fault.
+    """Forwards requests to the API at `port`, with faults.
 
     Args:
-        port: of the API, on this machine.
-        seed: of what happens to which request, in the order in which they arrive.
-        factor: how much more often than `SHARES` says.
-        held_open: seconds until a half-open connection is seen to be dead.
+        port: the API's, on this machine.
+        seed: decides the fault of each request, in order of arrival.
+        factor: multiplies the shares in `SHARES`.
+        held_open: seconds until a half-open connection ends.
     """
 
     port: int
@@ -85,11 +85,11 @@ class FaultProxy:
         self._calm = threading.Event()
 
     def calm(self) -> None:
-        """No more faults."""
+        """End the faults."""
         self._calm.set()
 
     async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
-        """Work until told to stop."""
+        """Serve until stopped."""
         server = await asyncio.start_server(self._connection, "127.0.0.1", 0, limit=LIMIT)
         self.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         ready.set()
@@ -154,11 +154,11 @@ class FaultProxy:
 
     @staticmethod
     async def _ask(request: _Message, upstream: tuple[Reader, Writer], client: Reader) -> _Message:
-        """The API's answer; when the client hangs up meanwhile, the API gets to know."""
+        """Return the API's answer. Close the connection to the API if the client hangs up."""
         upstream[1].write(request.raw)
         await upstream[1].drain()
         answering = asyncio.ensure_future(_read(upstream[0], request.head.split(b" ", 1)[0]))
-        # A client of HTTP/1.1 says nothing more before it has its answer, so whatever ends this wait is its end.
+        # An HTTP/1.1 client sends no data before its answer, so any event here is its end.
         leaving = asyncio.ensure_future(client.read(1))
         try:
             await asyncio.wait([answering, leaving], return_when=asyncio.FIRST_COMPLETED)
@@ -195,7 +195,7 @@ async def _read(reader: Reader, method: bytes = b"") -> _Message:
 
 @contextlib.contextmanager
 def fault_proxy(proxy: FaultProxy) -> Iterator[FaultProxy]:
-    """The proxy, at work in a thread of its own."""
+    """The proxy, running in a thread."""
     ready, loop, stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
     thread = threading.Thread(target=lambda: loop.run_until_complete(proxy.serve(ready, stop)), daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""Many small real jobs through real processes while everything goes wrong; then a verdict.
+"""Many small jobs through real processes during faults, then a verdict.
 
 python -m tests.chaos.storm --jobs 2000 --workers 6 --seed 7
 """
@@ -31,42 +31,42 @@ from tests.support.rasters import Tiff
 from tests.support.receiver import receiver
 from tests.support.waiting import wait_until
 
-# Bytes: by the seed, the world file alone comes with the report, or all but the metadata does.
+# Bytes. By the seed, only the world file is inline, or all but the metadata.
 INLINE_BYTES = (100, 1000)
 LEASE = {
     "LEASE_SECONDS": "4",
     "FIRST_LEASE_SECONDS": "3",
     "HEARTBEAT_SECONDS": "1.3",
     "RESCUE_INTERVAL_SECONDS": "0.3",
-    # Here as long as the outbox may wait between two tries; usually it is the lease's minute.
+    # The outbox's longest wait between two attempts. Usually the minute of a lease.
     "RESCUE_GRACE_SECONDS": "10",
-    # The storm takes more workers from a job than real life does.
+    # A storm loses more workers of one job than real operation.
     "MAX_WORKER_LOSSES": "1000",
-    # All is submitted by one person.
+    # One caller submits all jobs.
     "REQUESTS_PER_MINUTE": "0",
-    # Somebody is told of each end; a try that meets an API's death is made again after a few seconds.
+    # Each ending has a webhook delivery. One that meets the API's death is retried after a few seconds.
     "WEBHOOK_HOSTS": "127.0.0.1",
     "WEBHOOK_DELIVERIES_PER_SECOND": "200",
 }
-# Told to leave before it had heard of signals, a worker has nothing to give back.
+# Exit codes: a worker that is terminated before it handles signals has no job to return.
 UNHURT = (0, -signal.SIGTERM)
-# Of all jobs so many wait for another: one in five.
+# One job in this many depends on another.
 CHILDREN = 5
 WORKER = {"CONCURRENT_JOBS": "2", "SHUTDOWN_GRACE": "2", "POLL_INTERVAL": "0.2", "LOG_LEVEL": "INFO"}
 
 
 @dataclass(frozen=True)
 class Storm:
-    """How long and how bad.
+    """Length and strength of a storm.
 
     Attributes:
-        jobs: how many.
-        workers: processes, two jobs each.
-        seed: of all that happens.
-        pause: seconds between two faults of processes, at most.
-        rounds: of faults of processes, twelve in each; then the weather clears.
-        factor: how much more often requests meet faults than usually.
-        held_open: seconds until a half-open connection is seen to be dead.
+        jobs: number of jobs.
+        workers: number of processes, two jobs each.
+        seed: decides all faults.
+        pause: longest time between two faults of processes, in seconds.
+        rounds: rounds of twelve faults of processes, after which they end.
+        factor: multiplies the shares of faulty requests.
+        held_open: seconds until a half-open connection ends.
         deadline: seconds for all jobs.
     """
 
@@ -82,7 +82,7 @@ class Storm:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was done to the stack, and what is wrong with it."""
+    """The faults of a storm, and the complaints after it."""
 
     complaints: list[str]
     requests: Counter[Fault]
@@ -92,15 +92,15 @@ class Outcome:
 
 
 def run(storm: Storm, folder: Path) -> Outcome:
-    """Run one storm in a folder of its own, which another user must be able to enter."""
+    """Run one storm in its own folder, which the database's user must be able to enter."""
     started = time.monotonic()
-    # The database as it is in service: what it has committed survives.
+    # Durable as in operation: committed data survives.
     database = Database(folder / "postgres", {})
     url = database.start()
     try:
         inline = str(INLINE_BYTES[storm.seed % 2])
         with contextlib.ExitStack() as stay, programs(url, folder, **LEASE, MAX_INLINE_BYTES=inline) as stack:
-            # All but one may run at once, so that the limit is always at work.
+            # One fewer than the capacity, so that the limit always holds jobs back.
             limit = max(1, 2 * storm.workers - 1)
             rows(
                 url,
@@ -122,13 +122,13 @@ def run(storm: Storm, folder: Path) -> Outcome:
                     wrong.append(str(error))
                 try:
                     gremlin.stop()
-                except Exception as error:  # noqa: BLE001 - a storm that broke off is told like any other fault
-                    wrong.append(f"the storm broke off: {error!r}")
+                except Exception as error:  # noqa: BLE001 - counted as a complaint
+                    wrong.append(f"the storm ended early: {error!r}")
                 proxy.calm()
-                _wait_for_silence(folder)
+                _wait_for_clean_folders(folder)
                 codes = fleet.stop()
                 wrong += [f"a worker ended with {code}" for code in codes if code not in UNHURT]
-            _wait_for_word(url)
+            _wait_for_deliveries(url)
             wrong += complaints(url, stack.base_url, colors, limit, hook.received)
             wrong += [f"left behind: {path}" for path in left_files(folder)]
             counted = rows(url, "SELECT type, count(*) AS n FROM job_events GROUP BY type ORDER BY type")
@@ -139,7 +139,7 @@ def run(storm: Storm, folder: Path) -> Outcome:
 
 
 def submit_all(stack: Programs, storm: Storm) -> dict[str, tuple[int, int, int]]:
-    """Make all jobs, each with a color of its own, the last of them to wait for one of the others each.
+    """Create all jobs, each with its own color. Each of the last ones waits for one of the others.
 
     Returns:
         The colors by job id.
@@ -184,38 +184,38 @@ def _wait_for_the_end(url: str, storm: Storm) -> None:
     wait_until(over, "all jobs to end", storm.deadline, pause=0.3)
 
 
-def _wait_for_word(url: str) -> None:
-    """Until nobody is left to be told."""
+def _wait_for_deliveries(url: str) -> None:
+    """Wait until no webhook delivery is pending."""
 
-    def told() -> bool:
+    def all_delivered() -> bool:
         (row,) = rows(url, "SELECT count(*) AS n FROM webhook_deliveries WHERE state = 'pending'")
         return bool(row["n"] == 0)
 
-    with contextlib.suppress(AssertionError):  # the verdict counts what did not come
-        wait_until(told, "all deliveries", PATIENCE, pause=0.3)
+    with contextlib.suppress(AssertionError):  # the verdict counts missing deliveries
+        wait_until(all_delivered, "all deliveries", PATIENCE, pause=0.3)
 
 
-def _wait_for_silence(folder: Path) -> None:
+def _wait_for_clean_folders(folder: Path) -> None:
     try:
         wait_until(lambda: not left_files(folder), "workers to clean up", PATIENCE)
     except AssertionError:
-        return  # the verdict names what is left
+        return  # the verdict lists the files
 
 
 def main() -> int:
-    """Run a long storm; 0 when nothing was lost, done twice or left behind."""
+    """Run a long storm. Return 0 if no job was lost or done twice and no file is left."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=6)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--keep", action="store_true", help="keep the folder with all logs")
-    asked = parser.parse_args()
-    storm = Storm(asked.jobs, asked.workers, asked.seed)
+    parsed = parser.parse_args()
+    storm = Storm(parsed.jobs, parsed.workers, parsed.seed)
     print(f"seed {storm.seed}: {storm.jobs} jobs, {storm.workers} workers", flush=True)  # noqa: T201 - a command
     folder = Path(tempfile.mkdtemp(prefix="geo-jobs-chaos-"))
     try:
         outcome = run(storm, folder)
-    except Exception as error:  # noqa: BLE001 - whatever it was, there is a verdict
+    except Exception as error:  # noqa: BLE001 - any error gets a verdict
         traceback.print_exc()
         print(f"✗ seed {storm.seed}: the storm could not be run to its end ({error!r}); logs: {folder}")  # noqa: T201
         return 1
@@ -229,7 +229,7 @@ def main() -> int:
         print(f"✗ {line}")  # noqa: T201
     lost = len(outcome.complaints)
     print(f"{'✗' if lost else '✓'} seed {storm.seed}: {lost} complaints after {outcome.seconds:.0f} s")  # noqa: T201
-    if lost or asked.keep:
+    if lost or parsed.keep:
         print(f"logs: {folder}")  # noqa: T201
     else:
         shutil.rmtree(folder, ignore_errors=True)

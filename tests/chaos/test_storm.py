@@ -1,4 +1,4 @@
-"""A short storm as one of the tests, and the judge's own trial: what it must see, it sees."""
+"""A short storm as one of the tests, and a test of the verdict itself."""
 
 import shutil
 import tempfile
@@ -18,21 +18,21 @@ SHORT = Storm(jobs=30, workers=2, seed=20, pause=0.8, rounds=1, factor=1.5, held
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that the database's own user can enter, which pytest's are not."""
+    """A folder that the database's user can enter, unlike pytest's."""
     folder = Path(tempfile.mkdtemp(prefix="geo-jobs-chaos-"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.timeout(180)
-def test_a_short_storm_loses_nothing_does_nothing_twice_and_leaves_nothing_behind(open_folder: Path) -> None:
+def test_a_short_storm_loses_no_job_does_none_twice_and_leaves_no_file(open_folder: Path) -> None:
     outcome = run(SHORT, open_folder)
     assert outcome.complaints == []
     assert sum(outcome.processes.values()) > 0
     assert sum(number for fault, number in outcome.requests.items() if fault != "none") > 0
 
 
-def test_the_judge_sees_what_is_lost_double_stale_or_torn(api: RunningApi, tmp_path: Path) -> None:
+def test_the_verdict_finds_lost_doubled_stale_and_torn_jobs(api: RunningApi, tmp_path: Path) -> None:
     person, worker = Person(api), Worker(api)
     done, waiting = person.submit(), person.submit()
     url = api.settings.conninfo or ""
@@ -51,14 +51,14 @@ def test_the_judge_sees_what_is_lost_double_stale_or_torn(api: RunningApi, tmp_p
         " true, false)",
     )
     word = b'{"job": {"id": "%s"}}' % done.encode()
-    told = [Received("/", {"webhook-id": number}, word) for number in "12"]
+    deliveries = [Received("/", {"webhook-id": number}, word) for number in "12"]
     for path in (api.settings.object_dir / "jobs" / done / "outputs").rglob("*"):
         if path.is_file():
             path.write_bytes(b"torn")
     (tmp_path / "worker" / "jobs" / "outbox" / "x").mkdir(parents=True)
-    said = "\n".join(complaints(url, api.base_url, colors, 0, told))
+    lines = "\n".join(complaints(url, api.base_url, colors, 0, deliveries))
     for words in (
-        "absent: is not there",
+        "absent: is missing",
         f"{waiting}: is queued",
         "succeeded 2 times",
         "counts 2 attempts",
@@ -67,9 +67,9 @@ def test_the_judge_sees_what_is_lost_double_stale_or_torn(api: RunningApi, tmp_p
         "not of the lease that won",
         "is not whole",
         f"{done}: ran before the job",
-        f"{done}: its end was told under 2 ids",
-        f"{waiting}: its end was told under 0 ids",
+        f"{done}: its end was delivered under 2 ids",
+        f"{waiting}: its end was delivered under 0 ids",
         "outputs",
     ):
-        assert words in said, words
+        assert words in lines, words
     assert left_files(tmp_path) != []

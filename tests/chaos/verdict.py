@@ -1,4 +1,4 @@
-"""What must be true of a queue after any storm, read from the database, the objects and the workers' folders."""
+"""The verdict on a queue after a storm, from the database, the objects and the workers' folders."""
 
 import hashlib
 import io
@@ -15,7 +15,7 @@ from tests.support.api import bearer
 from tests.support.clients import rows
 from tests.support.receiver import Received
 
-# What each event does to the number of running jobs.
+# Effect of each event on the number of running jobs.
 RUNNING = {
     "claimed": 1,
     **dict.fromkeys(
@@ -30,27 +30,27 @@ def complaints(
     api_url: str,
     colors: dict[str, tuple[int, int, int]],
     limit: int,
-    told: Sequence[Received] = (),
+    deliveries: Sequence[Received] = (),
 ) -> list[str]:
-    """Everything that is wrong; nothing when all is well.
+    """Return all faults of the queue, empty if there are none.
 
     Args:
-        database_url: behind the API.
-        api_url: of the API itself, not of a proxy.
-        colors: of each job's picture, by job id.
-        limit: of jobs that may run at once.
-        told: what came to the webhook, if there is one.
+        database_url: the API's database.
+        api_url: the API itself, not the proxy.
+        colors: the color of each job's picture, by job id.
+        limit: largest number of concurrent jobs.
+        deliveries: requests to the webhook, if there is one.
     """
     return [
         *_of_the_queue(database_url, set(colors), limit),
         *_of_the_order(database_url),
-        *_of_the_webhook(database_url, set(colors), told),
+        *_of_the_webhook(database_url, set(colors), deliveries),
         *_of_the_outputs(api_url, database_url, colors),
     ]
 
 
 def _of_the_order(database_url: str) -> Iterator[str]:
-    """No child may have run before its parent's end."""
+    """No child runs before its parent's end."""
     found = rows(
         database_url,
         """
@@ -65,21 +65,21 @@ def _of_the_order(database_url: str) -> Iterator[str]:
     yield from (f"{row['child_id']}: ran before the job that it waits for" for row in found)
 
 
-def _of_the_webhook(database_url: str, ids: set[str], told: Sequence[Received]) -> Iterator[str]:
-    """Each end is told at least once, and however often under one id."""
+def _of_the_webhook(database_url: str, ids: set[str], deliveries: Sequence[Received]) -> Iterator[str]:
+    """Each ending is delivered at least once, always under one id."""
     if not rows(database_url, "SELECT id FROM webhooks LIMIT 1"):
         return
-    heard: dict[str, set[str]] = {}
-    for one in told:
-        heard.setdefault(one.json["job"]["id"], set()).add(one.headers["webhook-id"])
+    ids_by_job: dict[str, set[str]] = {}
+    for one in deliveries:
+        ids_by_job.setdefault(one.json["job"]["id"], set()).add(one.headers["webhook-id"])
     for job_id in sorted(ids):
-        if len(heard.get(job_id, ())) != 1:
-            yield f"{job_id}: its end was told under {len(heard.get(job_id, ()))} ids"
+        if len(ids_by_job.get(job_id, ())) != 1:
+            yield f"{job_id}: its end was delivered under {len(ids_by_job.get(job_id, ()))} ids"
 
 
 def _of_the_queue(database_url: str, ids: set[str], limit: int) -> Iterator[str]:
     jobs = {str(row["id"]): row for row in rows(database_url, "SELECT * FROM jobs")}
-    yield from (f"{job_id}: is not there" for job_id in ids - set(jobs))
+    yield from (f"{job_id}: is missing" for job_id in ids - set(jobs))
     outcomes = rows(database_url, "SELECT * FROM lease_outcomes")
     won = Counter(str(row["job_id"]) for row in outcomes if row["state"] in ("succeeded", "failed", "cancelled"))
     events = rows(database_url, "SELECT id, job_id, type FROM job_events ORDER BY id")
@@ -146,5 +146,5 @@ def _of_one(
 
 
 def left_files(folder: Path) -> list[str]:
-    """What workers left behind in their TEMP_DIRs."""
+    """Return files that workers left in their TEMP_DIRs."""
     return [str(path) for pattern in ("geojob_*", "outbox/*") for path in folder.glob(f"*/jobs/{pattern}")]

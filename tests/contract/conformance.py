@@ -1,9 +1,9 @@
-"""Holds any server of the protocol to it, over plain HTTP, and reports line by line.
+"""Check any server against the protocol over plain HTTP, and report line by line.
 
     python -m tests.contract.conformance --api URL --worker-token TOKEN --make-job COMMAND
     python -m tests.contract.conformance --api URL --worker-token TOKEN --jwt JWT
 
-The server should be idle: no other workers, no waiting jobs. With --make-job the five endpoints are all it needs: the
+The server should be idle: no other workers, no waiting jobs. With --make-job it needs the five endpoints only, and the
 command queues one job and prints its id. With --jwt the public endpoints of README make the jobs.
 """
 
@@ -37,20 +37,20 @@ from tests.contract.making import (
 )
 
 JOBS = "/api/internal/geo-jobs"
-# Seconds beyond its lease until a lost job is claimed again: a server that has just started, or was cut off from its
-# database, gives living workers a lease's minute first.
+# Seconds beyond its lease until a lost job is claimed again. After a start or an outage a server first gives living
+# workers the minute of a lease.
 RESCUE_PATIENCE = 70.0
-# Seconds; twice the minute that the protocol speaks of.
+# Seconds, twice the protocol's minute.
 LONGEST_LEASE = 120.0
 FINAL = ("succeeded", "failed", "cancelled")
 
 
 class Violation(AssertionError):  # noqa: N818 - a verdict
-    """What the server did, against what the protocol says."""
+    """The server breaks a rule of the protocol. The message has its answer."""
 
 
 def demand(holds: object, words: str) -> None:
-    """Raise what is wrong, if it is."""
+    """Raise a `Violation` unless the rule holds."""
     if not holds:
         raise Violation(words)
 
@@ -61,9 +61,9 @@ class Server:
 
     Attributes:
         maker: makes the jobs.
-        worker: with a worker token; paths begin at the host.
-        storage: without any.
-        open: the jobs that were made and have not ended, with the last lease of each that was claimed.
+        worker: a client with a worker token. Paths begin at the host.
+        storage: a client without a token.
+        open: open jobs of the kit by id, each with its last lease if it was claimed.
     """
 
     maker: Maker
@@ -72,7 +72,7 @@ class Server:
     open: dict[str, dict[str, Any] | None] = field(default_factory=dict)
 
     def tidy(self) -> list[str]:
-        """End the jobs that a check has left, by their leases, by cancelling or by claims. Return those that remain."""
+        """End the open jobs of a check, by their leases, by cancelling or by claims. Return those that remain."""
         for job_id, lease in list(self.open.items()):
             if lease is not None:
                 self.open[job_id] = None
@@ -89,7 +89,7 @@ class Server:
         return list(self.open)
 
     def _drain(self) -> None:
-        """Claim what is left and end it; a job of another owner goes back as it was."""
+        """Claim waiting jobs and end them. Jobs of other owners go back unchanged."""
         try:
             answer = self.claim_raw(waitSeconds=1, maxJobs=10)
         except httpx.HTTPError:
@@ -100,14 +100,14 @@ class Server:
             self.call("fail", job, failure(kind))
 
     def submit(self) -> str:
-        """A queued job; its id."""
+        """Queue a job. Return its id."""
         with uninterrupted():
             job_id = self.maker.make()
             self.open[job_id] = None
         return job_id
 
     def claim_raw(self, *, sent: threading.Event | None = None, **fields: Any) -> httpx.Response:
-        """One claim with a fresh id, unless the fields say another; `sent` is set once the server has it."""
+        """Send one claim, with a fresh id by default. `sent` is set once the request is sent."""
 
         def trace(step: str, _: object) -> None:
             if sent is not None and step.endswith("send_request_body.complete"):
@@ -122,24 +122,24 @@ class Server:
         return answer
 
     def claim(self, **fields: Any) -> dict[str, Any]:
-        """Exactly one job."""
+        """Claim exactly one job."""
         answer = self.claim_raw(**fields)
         demand(answer.status_code == 200, f"a claim while a job waits was answered with {answer.status_code}")
         jobs = answer.json()["jobs"]
-        demand(len(jobs) == 1, f"a claim of one job brought {len(jobs)}")
+        demand(len(jobs) == 1, f"a claim of one job returned {len(jobs)}")
         job: dict[str, Any] = jobs[0]
         return job
 
-    def taken_up(self) -> dict[str, Any]:
-        """A new job, claimed and confirmed."""
+    def confirmed(self) -> dict[str, Any]:
+        """Queue, claim and confirm a job."""
         job_id = self.submit()
         job = self.claim()
-        demand(job["id"] == job_id, "another job was claimed: the server is not idle")
+        demand(job["id"] == job_id, "another job was claimed, so the server is not idle")
         _ok(self.call("heartbeat", job))
         return job
 
     def call(self, verb: str, job: dict[str, Any], body: object = None, **headers: str) -> httpx.Response:
-        """A call on a job with its lease."""
+        """Send a call on a job with its lease."""
         usual = {"Lease-Token": str(job["leaseToken"])} | headers
         path = f"{JOBS}/{job['id']}/{verb}"
         answer = self.worker.patch(path, json={} if body is None else body, headers=usual)
@@ -152,36 +152,36 @@ class Server:
         return answer
 
     def uploaded(self, job: dict[str, Any], content: bytes = b"picture") -> dict[str, Any]:
-        """One output, uploaded; what `complete` tells of it."""
+        """Upload one output. Return its entry for `complete`."""
         slot = next(slot for slot in job["uploads"] if slot["name"].endswith("map.png"))
         put = self.storage.request(slot["method"], slot["url"], content=content, headers=slot["headers"])
         demand(put.is_success, f"an upload to a slot was answered with {put.status_code}")
         digest = hashlib.sha256(content).hexdigest()
         return {"name": slot["name"], "sizeBytes": len(content), "sha256": digest, "contentType": slot["contentType"]}
 
-    def handed_in(self, job: dict[str, Any], suffix: str, content: bytes) -> dict[str, Any]:
-        """One output that comes with its report."""
+    def inlined(self, job: dict[str, Any], suffix: str, content: bytes) -> dict[str, Any]:
+        """Return the entry of an inline output."""
         slot = next(slot for slot in job["uploads"] if slot["name"] == f"map{suffix}")
         digest, text = hashlib.sha256(content).hexdigest(), base64.b64encode(content).decode()
-        told = {"name": slot["name"], "sizeBytes": len(content), "sha256": digest, "contentType": slot["contentType"]}
-        return told | {"content": text}
+        entry = {"name": slot["name"], "sizeBytes": len(content), "sha256": digest, "contentType": slot["contentType"]}
+        return entry | {"content": text}
 
     def published(self, job_id: str) -> dict[str, bytes]:
-        """What a job's owner gets, by name."""
+        """Return a job's published outputs by name."""
         return {name: self.storage.get(url).content for name, url in self.maker.results(job_id).items()}
 
     def clear(self, job: dict[str, Any]) -> None:
-        """End a job that a check has left."""
+        """End a job after a check."""
         self.call("fail", job, failure("invalid_input"))
 
 
 def failure(error_class: str) -> dict[str, Any]:
-    """The body of a fail."""
+    """Return the body of a fail."""
     return {"error": {"class": error_class, "code": "conformance", "message": "A check.", "detail": {"n": 1}}}
 
 
 def completion(*outputs: dict[str, Any], **metadata: Any) -> dict[str, Any]:
-    """The body of a complete."""
+    """Return the body of a complete."""
     return {"outputs": list(outputs), "metadata": metadata, "timings": {"render": 0.5}}
 
 
@@ -199,18 +199,18 @@ def _refused(answer: httpx.Response, status: int, *codes: str) -> None:
     demand(kind.startswith("application/problem+json"), f"a problem came as {kind!r}")
 
 
-# -- the checks: the first line of each is what the report says ------------------------------------------------------
+# -- the checks. The first line of each docstring is printed -----------------------------------------------------------
 
 
 def an_idle_claim_waits_and_is_answered_204(server: Server) -> None:
-    """A claim is parked for waitSeconds while there is nothing to do, then answered 204."""
+    """A claim on an empty queue is parked for waitSeconds, then answered 204."""
     begun = time.monotonic()
     answer = server.claim_raw(waitSeconds=1)
     demand(answer.status_code == 204, f"{answer.status_code}: the server is not idle, or does not answer 204")
     demand(time.monotonic() - begun > 0.9, "it did not wait")
 
 
-def a_parked_claim_hears_of_a_job(server: Server) -> None:
+def a_parked_claim_gets_a_new_job(server: Server) -> None:
     """A parked claim is answered when a job is queued, long before its wait ends."""
     sent = threading.Event()
     with ThreadPoolExecutor(1) as pool:
@@ -219,19 +219,22 @@ def a_parked_claim_hears_of_a_job(server: Server) -> None:
         server.submit()
         queued = time.monotonic()
         job = parked.result()
-    demand(time.monotonic() - queued < 10, "it was heard of only after 10 s")
+    demand(time.monotonic() - queued < 10, "it was answered only after 10 s")
     server.clear(job)
 
 
 def a_claimed_job_is_complete(server: Server) -> None:
-    """A claimed job has every field, and its file can be fetched without credentials, in parts too."""
+    """A claimed job has every field. Its file can be fetched without credentials, also in parts."""
     server.submit()
     job = server.claim()
     parsed = ClaimedJob.model_validate(job)
-    demand(parsed.input is not None and parsed.input.kind == "upload", "an uploaded file is not told as the input")
+    demand(
+        parsed.input is not None and parsed.input.kind == "upload",
+        "the input of an uploaded file is missing or has another kind",
+    )
     url = job["input"]["downloadUrl"]
     got = server.storage.get(url)
-    demand(got.content == TIFF, "the download URL does not bring the file")
+    demand(got.content == TIFF, "the download URL does not return the file")
     headers = {"Range": "bytes=10-", "If-Range": got.headers.get("ETag", "")}
     part = server.storage.get(url, headers=headers)
     demand(part.status_code == 206 and part.content == TIFF[10:], "a download cannot be resumed")
@@ -240,7 +243,7 @@ def a_claimed_job_is_complete(server: Server) -> None:
 
 
 def the_same_claim_id_brings_the_same_lease(server: Server) -> None:
-    """A claim that is sent again brings the same leases, since its first answer may be lost."""
+    """A repeated claim returns the same leases, since its first answer may be lost."""
     server.submit()
     claim_id = str(uuid.uuid4())
     first, second = server.claim(claimId=claim_id), server.claim(claimId=claim_id)
@@ -249,22 +252,22 @@ def the_same_claim_id_brings_the_same_lease(server: Server) -> None:
 
 
 def max_jobs_is_kept_and_no_job_is_given_twice(server: Server) -> None:
-    """Claims at once bring no more than maxJobs each, and no job twice."""
-    wanted = {server.submit() for _ in range(5)}
+    """Concurrent claims return at most maxJobs each, and no job twice."""
+    queued_ids = {server.submit() for _ in range(5)}
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: server.claim_raw(maxJobs=2, waitSeconds=0.3), range(4)))
     batches = [answer.json()["jobs"] for answer in answers if answer.status_code == 200]
     demand(all(len(batch) <= 2 for batch in batches), "more than maxJobs")
     ids = [job["id"] for batch in batches for job in batch]
     demand(len(ids) == len(set(ids)), "a job was given twice")
-    demand(set(ids) == wanted, "a waiting job was given to nobody")
+    demand(set(ids) == queued_ids, "a waiting job was not given")
     for batch in batches:
         for job in batch:
             server.clear(job)
 
 
 def a_claim_brings_only_its_task_types(server: Server) -> None:
-    """A claim of other task types brings no job: a worker could not do it."""
+    """A claim of other task types returns no job."""
     server.submit()
     answer = server.claim_raw(taskTypes=["conformance_other_type"], waitSeconds=0)
     demand(answer.status_code == 204, f"it was answered with {answer.status_code}")
@@ -273,7 +276,7 @@ def a_claim_brings_only_its_task_types(server: Server) -> None:
 
 def heartbeat_and_progress_renew(server: Server) -> None:
     """Heartbeat and progress renew the lease, also with unknown fields and without a Content-Type."""
-    job = server.taken_up()
+    job = server.confirmed()
     answer = LeaseAnswer.model_validate(_ok(server.call("heartbeat", job, {"unknown": True})))
     demand(answer.lease_seconds > job["heartbeatSeconds"], "a lease is shorter than the time between heartbeats")
     _ok(server.call("progress", job, {"percent": 40, "stage": "render", "message": "Rendering"}))
@@ -283,8 +286,8 @@ def heartbeat_and_progress_renew(server: Server) -> None:
 
 
 def complete_is_idempotent(server: Server) -> None:
-    """A complete ends the job; the same again is replayed, another content is 409 already_finalized."""
-    job = server.taken_up()
+    """A complete ends the job. A repetition is replayed, other content is 409 already_finalized."""
+    job = server.confirmed()
     body = completion(server.uploaded(job), width=1)
     first, again = _ok(server.call("complete", job, body)), _ok(server.call("complete", job, body))
     demand((first["state"], first["replayed"]) == ("succeeded", False), f"the first answer is {first}")
@@ -294,47 +297,49 @@ def complete_is_idempotent(server: Server) -> None:
 
 
 def outputs_are_checked(server: Server) -> None:
-    """A complete with an output that is missing or has another digest is 422 output_mismatch; the lease lives on."""
-    job = server.taken_up()
+    """A complete with a missing or different output is 422 output_mismatch, and the lease remains."""
+    job = server.confirmed()
     output = server.uploaded(job)
-    for lie in ({"sha256": "0" * 64}, {"sizeBytes": 1}, {"name": "map.pgw"}, {"name": "elsewhere.png"}):
-        _refused(server.call("complete", job, completion(output | lie)), 422, "output_mismatch")
+    for change in ({"sha256": "0" * 64}, {"sizeBytes": 1}, {"name": "map.pgw"}, {"name": "elsewhere.png"}):
+        _refused(server.call("complete", job, completion(output | change)), 422, "output_mismatch")
     _ok(server.call("complete", job, completion(output)))
 
 
 def small_results_come_with_the_report(server: Server) -> None:
-    """Where inlineBytes are offered, results may come with complete: they are checked and published like others."""
-    job = server.taken_up()
+    """If inlineBytes are offered, complete may contain results. They are checked and published."""
+    job = server.confirmed()
     if not job.get("inlineBytes"):
         server.clear(job)
         return
-    picture, world = server.uploaded(job), server.handed_in(job, ".pgw", b"1")
-    lie = world | {"sha256": "0" * 64}
-    _refused(server.call("complete", job, completion(picture, lie)), 422, "output_mismatch")
+    picture, world = server.uploaded(job), server.inlined(job, ".pgw", b"1")
+    change = world | {"sha256": "0" * 64}
+    _refused(server.call("complete", job, completion(picture, change)), 422, "output_mismatch")
     _ok(server.call("complete", job, completion(picture, world)))
-    demand(server.published(job["id"]) == {"map.png": b"picture", "map.pgw": b"1"}, "they are not what was handed in")
+    demand(
+        server.published(job["id"]) == {"map.png": b"picture", "map.pgw": b"1"}, "they differ from the inline results"
+    )
     del world["content"]
     again = _ok(server.call("complete", job, completion(picture, world)))
-    demand(again["replayed"], "a repetition is told by more than the digests")
+    demand(again["replayed"], "a repetition is compared by more than the digests")
 
 
 def fail_is_idempotent(server: Server) -> None:
-    """A fail of class transient queues the job again; the same again is replayed."""
-    job = server.taken_up()
+    """A fail of class transient queues the job again. A repetition is replayed."""
+    job = server.confirmed()
     first, again = (_ok(server.call("fail", job, failure("transient"))) for _ in range(2))
     demand(first["state"] == "queued" and first["nextAttemptAt"], f"the first answer is {first}")
     demand(again["replayed"] and again["nextAttemptAt"] == first["nextAttemptAt"], f"the second answer is {again}")
 
 
 def invalid_input_is_final(server: Server) -> None:
-    """A fail of class invalid_input is the end of the job."""
-    answer = _ok(server.call("fail", server.taken_up(), failure("invalid_input")))
+    """A fail of class invalid_input ends the job."""
+    answer = _ok(server.call("fail", server.confirmed(), failure("invalid_input")))
     demand((answer["state"], answer["nextAttemptAt"]) == ("failed", None), f"the answer is {answer}")
 
 
 def interruption_costs_no_attempt(server: Server) -> None:
     """A fail of class interrupted queues the job at once and costs no attempt."""
-    job = server.taken_up()
+    job = server.confirmed()
     demand(_ok(server.call("fail", job, failure("interrupted")))["state"] == "queued", "it is not queued")
     again = server.claim()
     demand((again["id"], again["attempt"]) == (job["id"], job["attempt"]), "it cost an attempt, or was not at once")
@@ -342,23 +347,23 @@ def interruption_costs_no_attempt(server: Server) -> None:
 
 
 def cancelling_reaches_the_worker(server: Server) -> None:
-    """A cancelled job's worker is told by the heartbeat, and its word ends the job."""
-    job = server.taken_up()
+    """The heartbeat returns the cancellation of a job. The worker's answer ends the job."""
+    job = server.confirmed()
     server.maker.cancel(job["id"], "a check")
     order = _ok(server.call("heartbeat", job))["cancel"]
-    demand(order is not None and order.get("reason"), f"the heartbeat says cancel: {order}")
+    demand(order is not None and order.get("reason"), f"the heartbeat has cancel: {order}")
     answer = _ok(server.call("fail", job, failure("cancelled")))
     demand(answer["state"] == "cancelled", f"the answer is {answer}")
     _refused(server.call("heartbeat", job), 409, "job_cancelled")
 
 
 def strangers_are_refused(server: Server) -> None:
-    """A wrong worker token is 401, a lease that is not held 409 lease_lost, an unknown job 404 job_not_found."""
+    """A wrong token is 401, a lease that is not held 409 lease_lost, an unknown job 404 job_not_found."""
     wrong = {"Authorization": "Worker wrong-token-of-some-length"}
     body = {"claimId": str(uuid.uuid4()), "workerId": "x", "workerName": "x", "taskTypes": [TASK_TYPE]}
     answer = server.worker.post(f"{JOBS}/claim", json=body, headers=wrong)
     demand(answer.status_code == 401, f"{answer.status_code} for a wrong token")
-    job = server.taken_up()
+    job = server.confirmed()
     # With another last character, whichever it is.
     altered = str(job["leaseToken"])[:-1] + ("y" if str(job["leaseToken"]).endswith("x") else "x")
     for token in ("nonsense", altered, ""):
@@ -368,7 +373,7 @@ def strangers_are_refused(server: Server) -> None:
 
 
 def an_unconfirmed_claim_comes_back(server: Server) -> None:
-    """A claim whose worker never says a word is over after its first, short lease, and costs no attempt."""
+    """A claim without a heartbeat ends after its short first lease, and costs no attempt."""
     server.submit()
     job = server.claim()
     again = _claimed_again(server, job)
@@ -378,8 +383,8 @@ def an_unconfirmed_claim_comes_back(server: Server) -> None:
 
 
 def a_stale_worker_changes_nothing(server: Server) -> None:
-    """After a lease's silence the job is given to another; what the first one sends or uploads then is not seen."""
-    job = server.taken_up()
+    """After the end of a lease another claim gets the job. Later calls and uploads of the first have no effect."""
+    job = server.confirmed()
     lease = LeaseAnswer.model_validate(_ok(server.call("heartbeat", job)))
     again = _claimed_again(server, job | {"leaseSeconds": lease.lease_seconds})
     _ok(server.call("heartbeat", again))
@@ -396,17 +401,17 @@ def _claimed_again(server: Server, job: dict[str, Any]) -> dict[str, Any]:
         answer = server.claim_raw(waitSeconds=2)
         if answer.status_code == 200:
             (again,) = answer.json()["jobs"]
-            demand(again["id"] == job["id"], "another job was claimed: the server is not idle")
+            demand(again["id"] == job["id"], "another job was claimed, so the server is not idle")
             result: dict[str, Any] = again
             return result
-    raise Violation(f"nobody got it within its lease of {job['leaseSeconds']} s and {RESCUE_PATIENCE:g} s")
+    raise Violation(f"no claim got it within its lease of {job['leaseSeconds']} s and {RESCUE_PATIENCE:g} s")
 
 
 Check = Callable[[Server], None]
 CHECKS: tuple[Check, ...] = (
     an_idle_claim_waits_and_is_answered_204,
     a_claimed_job_is_complete,
-    a_parked_claim_hears_of_a_job,
+    a_parked_claim_gets_a_new_job,
     the_same_claim_id_brings_the_same_lease,
     max_jobs_is_kept_and_no_job_is_given_twice,
     a_claim_brings_only_its_task_types,
@@ -426,7 +431,7 @@ CHECKS: tuple[Check, ...] = (
 
 @contextmanager
 def examined(base_url: str, worker_token: str, maker: Maker) -> Iterator[Server]:
-    """Clients for a server. What the checks have left is ended on leaving, also by Ctrl-C."""
+    """Yield clients for a server. On exit, also by Ctrl-C, end the checks' open jobs."""
     worker = {"Authorization": f"Worker {worker_token}"}
     with (
         httpx.Client(base_url=base_url, headers=worker, timeout=60) as internal,
@@ -442,13 +447,13 @@ def examined(base_url: str, worker_token: str, maker: Maker) -> Iterator[Server]
 
 @contextmanager
 def public_endpoints(base_url: str, jwt: str) -> Iterator[PublicEndpoints]:
-    """The maker that has the rights of a person."""
+    """Yield a maker with a caller's token."""
     with httpx.Client(base_url=base_url, headers={"Authorization": f"Bearer {jwt}"}, timeout=60) as http:
         yield PublicEndpoints(http)
 
 
 def report(server: Server) -> int:
-    """Run all checks, one line each; how many do not hold."""
+    """Run all checks and print one line for each. Return the number of failed ones."""
     broken, skipped = 0, 0
     for check in CHECKS:
         sentence = (check.__doc__ or "").splitlines()[0]
@@ -457,7 +462,7 @@ def report(server: Server) -> int:
         except NotPossible as reason:
             skipped += 1
             print(f"○ {sentence}\n    {check.__name__} is not tested to its end: {reason}", flush=True)  # noqa: T201
-        except Exception as error:  # noqa: BLE001 - whatever a strange server makes of it is its answer
+        except Exception as error:  # noqa: BLE001 - a server may cause any error
             broken += 1
             words = str(error) if isinstance(error, Violation) else traceback.format_exception_only(error)[-1].strip()
             print(f"✗ {sentence}\n    {words}", flush=True)  # noqa: T201 - a command's output
@@ -470,31 +475,31 @@ def report(server: Server) -> int:
 
 
 def main() -> int:
-    """Examine a server; 0 when all holds."""
+    """Examine a server. Return 0 if all checks hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--api", required=True, help="base URL")
     parser.add_argument("--worker-token", required=True)
-    parser.add_argument("--jwt", default="", help="of a person who may make jobs by the public endpoints")
+    parser.add_argument("--jwt", default="", help="a token for the public endpoints")
     parser.add_argument(
         "--make-job",
         default="",
         metavar="COMMAND",
-        help="shell command that queues one job and prints its id; it gets CONFORMANCE_TASK_TYPE, CONFORMANCE_PAYLOAD "
+        help="shell command that queues one job and prints its id. It gets CONFORMANCE_TASK_TYPE, CONFORMANCE_PAYLOAD "
         "(JSON) and CONFORMANCE_FILE (a path)",
     )
     parser.add_argument(
         "--cancel-job", default="", metavar="COMMAND", help="shell command that cancels the job CONFORMANCE_JOB_ID"
     )
-    asked = parser.parse_args()
-    if bool(asked.jwt) == bool(asked.make_job):
+    parsed = parser.parse_args()
+    if bool(parsed.jwt) == bool(parsed.make_job):
         parser.error("give either --make-job or --jwt")
-    base_url = asked.api.rstrip("/")
+    base_url = parsed.api.rstrip("/")
     making: AbstractContextManager[Maker] = (
-        commands(asked.make_job, asked.cancel_job) if asked.make_job else public_endpoints(base_url, asked.jwt)
+        commands(parsed.make_job, parsed.cancel_job) if parsed.make_job else public_endpoints(base_url, parsed.jwt)
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with making as maker, examined(base_url, asked.worker_token, maker) as server:
+        with making as maker, examined(base_url, parsed.worker_token, maker) as server:
             return 1 if report(server) else 0
     except KeyboardInterrupt:
         return 130

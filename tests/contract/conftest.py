@@ -22,13 +22,13 @@ from tests.support.clients import Person
 
 @pytest.fixture
 def person(api: RunningApi) -> Person:
-    """Somebody who submits."""
+    """A caller."""
     return Person(api)
 
 
 @pytest.fixture
-async def tools(api: RunningApi, tmp_path: Path) -> AsyncIterator[WorkerContext]:
-    """A real worker's tools, pointed at the real API."""
+async def context(api: RunningApi, tmp_path: Path) -> AsyncIterator[WorkerContext]:
+    """A real worker's context, pointed at the real API."""
     async with httpx.AsyncClient(base_url=api.base_url) as http, httpx.AsyncClient() as storage:
         job_api = JobApi(http, SecretStr(WORKER_TOKEN))
         outbox = Outbox(tmp_path / "work", api.base_url, max_age=3600, max_reports=10)

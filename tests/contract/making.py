@@ -1,4 +1,4 @@
-"""Two ways for the conformance kit to queue a job: the API's public endpoints, or a command of the server's author."""
+"""Two ways of the conformance kit to queue a job: the API's public endpoints, or a command of the server's author."""
 
 import json
 import os
@@ -21,12 +21,12 @@ TIFF = b"II*\0" + bytes(range(100))
 COMMAND_PATIENCE = 60.0
 
 
-class NotPossible(Exception):  # noqa: N818 - a fact about the way jobs are made here
-    """A server that is tested by these means has no such call."""
+class NotPossible(Exception):  # noqa: N818 - not an error
+    """This way of making jobs lacks the call."""
 
 
-class MakingFailed(Exception):  # noqa: N818 - a verdict on the means, not on the server
-    """A job could not be queued or cancelled; the message has the answer."""
+class MakingFailed(Exception):  # noqa: N818 - not the server's error
+    """A job could not be queued or cancelled. The message has the answer."""
 
 
 class Maker(Protocol):
@@ -36,15 +36,15 @@ class Maker(Protocol):
         """Queue a job of `TASK_TYPE` with the file `TIFF` and an empty payload. Return its id."""
 
     def cancel(self, job_id: str, reason: str) -> None:
-        """Ask for a job to be cancelled. Raise `NotPossible` where nothing can do so."""
+        """Request the cancellation of a job. Raise `NotPossible` if this maker has no such call."""
 
     def results(self, job_id: str) -> dict[str, str]:
-        """Return the download URL of each published result by name. Raise `NotPossible` where nothing can do so."""
+        """Return the download URL of each published result by name. Raise `NotPossible` like `cancel`."""
 
 
 @dataclass(frozen=True)
 class PublicEndpoints:
-    """The public endpoints that README describes, with the token of a person."""
+    """The public endpoints of README, with a caller's token."""
 
     http: httpx.Client
 
@@ -75,7 +75,7 @@ class Commands:
 
     Args:
         make_job: queues one job and prints its id as its last line.
-        cancel_job: cancels the job CONFORMANCE_JOB_ID; empty: there is no such thing.
+        cancel_job: cancels the job CONFORMANCE_JOB_ID. Empty if there is no such command.
         file: the path of `TIFF`, named `FILE_NAME`.
     """
 
@@ -102,13 +102,13 @@ class Commands:
         _run(self.cancel_job, {"CONFORMANCE_JOB_ID": job_id, "CONFORMANCE_REASON": reason})
 
     def results(self, job_id: str) -> dict[str, str]:
-        """No command shows results."""
+        """Raise `NotPossible`, since no command shows results."""
         raise NotPossible("reading published results needs --jwt")
 
 
 @contextmanager
 def commands(make_job: str, cancel_job: str = "") -> Iterator[Commands]:
-    """Commands, with the file that they are given on disk."""
+    """Yield commands, with their file on disk."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, FILE_NAME)
         file.write_bytes(TIFF)
@@ -117,7 +117,7 @@ def commands(make_job: str, cancel_job: str = "") -> Iterator[Commands]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back until the block has ended: no job is made whose id is lost."""
+    """Delay SIGINT and SIGTERM to the end of the block, so that each made job has a known id."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -144,7 +144,7 @@ def _run(command: str, variables: dict[str, str]) -> str:
             text=True,
             timeout=COMMAND_PATIENCE,
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the kit
+            start_new_session=True,  # Ctrl-C stops the kit only.
         )
     except subprocess.TimeoutExpired:
         raise MakingFailed(f"it did not end within {COMMAND_PATIENCE:g} s: {command}") from None

@@ -1,4 +1,4 @@
-"""The examination that any server may take: the one that ships here passes, and one that breaks the rules does not."""
+"""The conformance kit: our API passes, and servers that break a rule do not."""
 
 import dataclasses
 import signal
@@ -29,17 +29,17 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture
 def server(api_server: Callable[..., RunningApi]) -> Iterator[Server]:
-    """The API that ships here, with leases short enough to wait for."""
+    """Our API, with leases short enough to wait for."""
     api = api_server(lease_seconds=1.5, first_lease_seconds=1, heartbeat_seconds=0.7)
     with public_endpoints(api.base_url, make_jwt()) as maker, examined(api.base_url, WORKER_TOKEN, maker) as server:
         yield server
 
 
-def test_the_api_that_ships_here_passes(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_our_api_passes(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     assert report(server) == 0
-    said = capsys.readouterr().out
-    assert "✗" not in said
-    assert f"{len(CHECKS)} of {len(CHECKS)} hold" in said
+    output = capsys.readouterr().out
+    assert "✗" not in output
+    assert f"{len(CHECKS)} of {len(CHECKS)} hold" in output
 
 
 MAKE_JOB = 'curl -s --data-binary @"$CONFORMANCE_FILE" "{url}/queue?type=$CONFORMANCE_TASK_TYPE&name=map.tif"'
@@ -57,8 +57,8 @@ def unfinished(app: FiveEndpoints) -> list[str]:
     return [job.state for job in app.jobs.values() if job.state not in FINAL]
 
 
-def test_a_server_that_has_only_the_five_endpoints_passes() -> None:
-    """Jobs come by --make-job. Checks that need more are named, and each job that was made has ended."""
+def test_a_server_with_only_the_five_endpoints_passes() -> None:
+    """--make-job makes the jobs. Checks that need more are named, and each job ends."""
     with five_endpoints() as app:
         ran = subprocess.run(kit(app), cwd=ROOT, capture_output=True, text=True, timeout=110)
         assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -69,7 +69,7 @@ def test_a_server_that_has_only_the_five_endpoints_passes() -> None:
         assert unfinished(app) == []
 
 
-def test_cancelling_is_tested_where_a_command_cancels() -> None:
+def test_cancelling_is_tested_if_there_is_a_command() -> None:
     with five_endpoints() as app, commands(MAKE_JOB.format(url=app.base_url), CANCEL_JOB.format(url=app.base_url)) as m:
         with examined(app.base_url, TOKEN, m) as server:
             cancelling_reaches_the_worker(server)
@@ -100,20 +100,20 @@ def test_cancelling_is_tested_where_a_command_cancels() -> None:
         ("no_ranges", "a_claimed_job_is_complete"),
     ],
 )
-def test_a_server_of_five_endpoints_that_breaks_a_rule_is_found_out(fault: str, check: str) -> None:
-    """One rule broken at a time, each found by the check of that rule; the jobs end all the same."""
+def test_each_broken_rule_of_five_endpoints_is_found(fault: str, check: str) -> None:
+    """The check of each broken rule finds it. All jobs end nevertheless."""
     named: dict[str, Check] = {one.__name__: one for one in CHECKS}
     with five_endpoints(fault) as app, commands(MAKE_JOB.format(url=app.base_url)) as maker:
         with examined(app.base_url, TOKEN, maker) as server:
             with pytest.raises(Violation):
                 named[check](server)
-            app.fault = ""  # else some could never end a job
+            app.fault = ""  # Some faults would keep jobs from ending.
         assert unfinished(app) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_kit_leaves_no_job_behind(number: signal.Signals) -> None:
-    """Ctrl-C in the middle of a check: its jobs are ended before the kit does."""
+    """After Ctrl-C in the middle of a check, the kit ends its jobs first."""
     with five_endpoints() as app, subprocess.Popen(kit(app), cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
         wait_until(lambda: bool(unfinished(app)), "a check to be under way", 60, pause=0.01)
         running.send_signal(number)
@@ -122,15 +122,15 @@ def test_an_interrupted_kit_leaves_no_job_behind(number: signal.Signals) -> None
         assert unfinished(app) == []
 
 
-def test_a_command_that_makes_no_job_is_told_with_its_words() -> None:
+def test_a_command_without_a_job_is_reported_with_its_output() -> None:
     with commands("echo out of order >&2; exit 3") as failing, pytest.raises(MakingFailed, match="out of order"):
         failing.make()
     with commands("true") as silent, pytest.raises(MakingFailed, match="printed no id"):
         silent.make()
 
 
-class Forgetful(httpx.HTTPTransport):
-    """A server whose answers to one kind of call are other than they should be."""
+class ChangedAnswers(httpx.HTTPTransport):
+    """A server with changed answers to one kind of call."""
 
     def __init__(self, ending: str, change: Callable[[httpx.Response], httpx.Response]) -> None:
         super().__init__()
@@ -169,11 +169,14 @@ def always_well(answer: httpx.Response) -> httpx.Response:
         ("/complete", always_well, "a_stale_worker_changes_nothing"),
     ],
 )
-def test_a_server_that_breaks_a_rule_is_found_out(
+def test_each_changed_answer_of_our_api_is_found(
     server: Server, ending: str, change: Callable[[httpx.Response], httpx.Response], check: str
 ) -> None:
     broken = httpx.Client(
-        base_url=server.worker.base_url, headers=server.worker.headers, transport=Forgetful(ending, change), timeout=60
+        base_url=server.worker.base_url,
+        headers=server.worker.headers,
+        transport=ChangedAnswers(ending, change),
+        timeout=60,
     )
     named: dict[str, Check] = {one.__name__: one for one in CHECKS}
     with broken, pytest.raises(AssertionError):

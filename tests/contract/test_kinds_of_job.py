@@ -1,4 +1,4 @@
-"""Worker and API mean the same by each kind of job that comes with them, and by a file that is found by its address."""
+"""Worker and API agree on each built-in task type, and on files named by a URL."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ from tests.support.waiting import in_thread
 MAP = Tiff(np.full((3, 300, 400), 90, "uint8"), "EPSG:32638", UTM)
 
 
-async def work_off(tools: WorkerContext, task_type: str) -> Ending:
+async def work_off(context: WorkerContext, task_type: str) -> Ending:
     asked = request().model_copy(update={"task_types": (task_type,)})
-    answer = await tools.api.claim(asked)
+    answer = await context.api.claim(asked)
     assert answer is not None
     (job,) = answer.jobs
 
-    return await JobRunner(job, tools, asyncio.Event()).run()
+    return await JobRunner(job, context, asyncio.Event()).run()
 
 
-def test_the_api_knows_each_kind_of_job_as_its_handler_tells_it(tools: WorkerContext, person: Person) -> None:
-    """Suffixes, content types, sizes, formats and times: what one side changes the other must too."""
-    for task in tools.tasks:
-        told = json.loads(task.handler.announced.model_dump_json(by_alias=True))
+def test_the_api_has_each_task_type_as_its_handler_declares_it(context: WorkerContext, person: Person) -> None:
+    """Suffixes, content types, sizes, formats and times must change on both sides."""
+    for task in context.tasks:
+        declared = json.loads(task.handler.announced.model_dump_json(by_alias=True))
         known = person.http.get(f"/api/task-types/{task.name}").raise_for_status().json()
-        for kind in (told, known):
+        for kind in (declared, known):
             kind["outputs"] = sorted(kind["outputs"], key=lambda slot: str(slot["suffix"]))
-        assert {name: known[name] for name in told if name != "leaseSeconds"} == {
-            name: value for name, value in told.items() if name != "leaseSeconds"
+        assert {name: known[name] for name in declared if name != "leaseSeconds"} == {
+            name: value for name, value in declared.items() if name != "leaseSeconds"
         }
 
 
@@ -59,12 +59,12 @@ def test_the_api_knows_each_kind_of_job_as_its_handler_tells_it(tools: WorkerCon
     ("task_type", "endings"),
     [("geotiff_to_cog", [".json", ".tif"]), ("geotiff_info", [".json"]), ("geotiff_to_tiles", [".json", ".pmtiles"])],
 )
-async def test_each_kind_of_job_is_done_from_submission_to_download(
-    task_type: str, endings: list[str], tools: WorkerContext, person: Person, tmp_path: Path
+async def test_each_task_type_works_from_submission_to_download(
+    task_type: str, endings: list[str], context: WorkerContext, person: Person, tmp_path: Path
 ) -> None:
     source = MAP.write(tmp_path / "map.tif").read_bytes()
     job_id = await in_thread(lambda: person.submit({}, source, taskType=task_type))
-    assert await work_off(tools, task_type) is Ending.COMPLETED
+    assert await work_off(context, task_type) is Ending.COMPLETED
     job = await in_thread(person.look, job_id)
     assert job["state"] == "succeeded"
     assert job["metadata"]["crs"]["epsg"] == 32638
@@ -107,11 +107,11 @@ async def linked(
         )
 
 
-async def test_a_source_is_worked_on_once_for_each_of_its_versions(
+async def test_a_source_is_rendered_once_for_each_version(
     linked: tuple[RunningApi, WorkerContext], server: ScriptedApi, tmp_path: Path
 ) -> None:
-    """The second job of a source ends without work; once the source has changed, the third one works again."""
-    api, tools = linked
+    """The second job of an unchanged source ends without work. A changed source is rendered again."""
+    api, context = linked
     version, content = ['"v1"'], MAP.write(tmp_path / "map.tif").read_bytes()
 
     async def hand_out(asked: Request) -> Response:
@@ -127,10 +127,10 @@ async def test_a_source_is_worked_on_once_for_each_of_its_versions(
         made = await in_thread(lambda: person.http.post("/api/geo-jobs", json=body))
         job_id = made.raise_for_status().json()["id"]
         if condition:
-            # As a schedule with skipUnchanged makes its jobs, when their time has come.
+            # Like a schedule with skipUnchanged.
             asked = "UPDATE jobs SET source_condition = %s::jsonb WHERE id = %s"
             await in_thread(rows, api.settings.conninfo or "", asked, json.dumps(condition), job_id)
-        assert await work_off(tools, "geotiff_info") is Ending.COMPLETED
+        assert await work_off(context, "geotiff_info") is Ending.COMPLETED
         return await in_thread(person.look, job_id)
 
     first = await one()
@@ -145,10 +145,10 @@ async def test_a_source_is_worked_on_once_for_each_of_its_versions(
 @pytest.mark.parametrize(
     ("most", "state", "why"), [(1, "failed", "no attempts are left"), (3, "queued", "It is tried again at ")]
 )
-async def test_only_the_server_says_whether_a_job_is_tried_again(
-    most: int, state: str, why: str, tools: WorkerContext, person: Person, api: RunningApi, tmp_path: Path
+async def test_only_the_server_decides_on_another_attempt(
+    most: int, state: str, why: str, context: WorkerContext, person: Person, api: RunningApi, tmp_path: Path
 ) -> None:
-    """After its last attempt a job has failed for good, and nothing in it promises another one."""
+    """After its last attempt a job has failed for good, and its messages promise no other attempt."""
     admin = Person(api, "root", admin=True)
     changed = await in_thread(
         lambda: admin.http.patch("/api/task-types/geotiff_info", json={"maxAttempts": most, "backoffSeconds": [600]})
@@ -157,8 +157,8 @@ async def test_only_the_server_says_whether_a_job_is_tried_again(
     source = MAP.write(tmp_path / "map.tif").read_bytes()
     job_id = await in_thread(lambda: person.submit({}, source, taskType="geotiff_info"))
     broken = dataclasses.replace(GEOTIFF_INFO, work="geoprocessing_worker.tasks.info:no_such_function")
-    tasks = Tasks({"geotiff_info": bind(broken, tools.settings)})
-    assert await work_off(dataclasses.replace(tools, tasks=tasks), "geotiff_info") is Ending.FAILED
+    tasks = Tasks({"geotiff_info": bind(broken, context.settings)})
+    assert await work_off(dataclasses.replace(context, tasks=tasks), "geotiff_info") is Ending.FAILED
     job = await in_thread(person.look, job_id)
     assert job["state"] == state
     explained = (await in_thread(lambda: person.http.get(f"/api/geo-jobs/{job_id}/explain"))).json()

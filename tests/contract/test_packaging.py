@@ -1,4 +1,4 @@
-"""The wheel holds all that the project imports, and no folder hides a module of the standard library."""
+"""The wheel has all modules, and no folder hides a module of the standard library."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ for name in names:
 """
 
 
-# Imported where they are installed, and done without elsewhere.
+# Optional imports.
 OPTIONAL = {"geoprocessing_worker": {"psycopg"}, "geo_jobs_api": {"geoprocessing_worker"}}
 
 
@@ -55,7 +55,7 @@ def run(command: Sequence[object], folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs' folder of an environment that holds the wheel. Its dependencies are those of the tests."""
+    """The `bin` folder of an environment with the wheel. The dependencies are those of the tests."""
     folder = tmp_path_factory.mktemp("wheel")
     copy_project(folder / "source")
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, folder / "source"]
@@ -65,7 +65,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = folder.glob("*.whl")
     run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel], folder)
     purelib = Path(run([python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"], folder).strip())
-    # A path file in a path that is named here is not read, so that the checkout itself is out of reach.
+    # Python does not read .pth files in this folder, so the checkout is out of reach.
     (purelib / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     return folder / "venv" / "bin"
 
@@ -81,7 +81,7 @@ def test_every_module_of_the_installed_wheel_can_be_imported(installed: Path) ->
 
 
 @pytest.mark.parametrize("program", ["geoprocessing-worker", "geo-jobs-api"])
-def test_the_wheel_brings_both_programs(installed: Path, program: str) -> None:
+def test_the_wheel_has_both_programs(installed: Path, program: str) -> None:
     assert run([installed / program, "--help"], installed).startswith("usage: ")
 
 
@@ -89,7 +89,7 @@ def test_the_wheel_brings_both_programs(installed: Path, program: str) -> None:
 def test_a_program_without_its_libraries_names_the_extra_that_has_them(
     installed: Path, program: str, extra: str, tmp_path: Path
 ) -> None:
-    """A plain `pip install geoprocessing-worker` brings what both programs share, and neither's own."""
+    """A plain `pip install geoprocessing-worker` installs the shared dependencies only."""
     bare = tmp_path / "bare"
     shutil.copytree(installed.parent, bare, symlinks=True)
     (pth,) = bare.rglob("dependencies.pth")
@@ -102,14 +102,14 @@ def test_a_program_without_its_libraries_names_the_extra_that_has_them(
     assert f"Install geoprocessing-worker[{extra}]" in ended.stderr
 
 
-def test_no_module_or_folder_of_the_worker_hides_one_of_the_standard_library() -> None:
+def test_no_worker_module_hides_one_of_the_standard_library() -> None:
     """Run by its path, `worker.py` has its own folder before the standard library in `sys.path`."""
     names = {entry.stem for entry in (ROOT / "geoprocessing-worker").iterdir()}
     assert not names & sys.stdlib_module_names
 
 
 def imported_by(folder: Path) -> set[str]:
-    """Top-level names of all imports, also of those within functions and by name."""
+    """The top-level names of all imports, also inside functions and by name."""
     found = set()
     for file in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -124,21 +124,21 @@ def imported_by(folder: Path) -> set[str]:
 
 
 def declared(extra: str) -> set[str]:
-    """Normalized names of the requirements of every installation and of an extra."""
+    """The normalized requirements of the base and of an extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = [*project["dependencies"], *project["optional-dependencies"][extra]]
     return {canonicalize_name(Requirement(line).name) for line in lines}
 
 
 def pinned(extra: str) -> set[str]:
-    """Normalized names of the packages that an extra installs."""
+    """The normalized packages that an extra installs."""
     text = (ROOT / f"requirements-{extra}.txt").read_text(encoding="utf-8")
     return {canonicalize_name(name) for name in re.findall(r"^([\w.-]+)", text, re.MULTILINE)}
 
 
 @pytest.mark.parametrize(("package", "extra"), [("geoprocessing_worker", "worker"), ("geo_jobs_api", "api")])
-def test_each_program_imports_only_what_its_extra_installs(package: str, extra: str) -> None:
-    """A worker's host needs no API and no PostgreSQL, and the API's no raster library."""
+def test_each_program_imports_only_packages_of_its_extra(package: str, extra: str) -> None:
+    """A worker's host needs no API and no PostgreSQL client, and the API's no raster library."""
     ours = {*PACKAGES, "config", "worker", "bootstrap"}
     named = imported_by(ROOT / PACKAGES[package]) - sys.stdlib_module_names - ours - OPTIONAL[package]
     providers = packages_distributions()
@@ -147,7 +147,7 @@ def test_each_program_imports_only_what_its_extra_installs(package: str, extra: 
 
 
 @pytest.mark.parametrize("extra", ["worker", "api"])
-def test_the_pins_of_one_program_bring_nothing_of_the_other(extra: str) -> None:
+def test_the_pins_of_one_program_exclude_the_other(extra: str) -> None:
     (other,) = {"worker", "api"} - {extra}
     assert not pinned(extra) & (declared(other) - declared(extra))
 

@@ -1,4 +1,4 @@
-"""The API's schemas of payloads are those of the worker's handlers, and both sides judge a payload alike."""
+"""The API's payload schemas match the worker's handlers, and both sides judge a payload alike."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ HANDLERS = {
 }
 
 
-def test_the_apis_files_are_those_that_the_script_makes() -> None:
-    """After a change of options or of PROJ, `make schemas` writes them anew."""
+def test_the_schema_files_are_up_to_date() -> None:
+    """Run `make schemas` after a change of options or of PROJ."""
     for path, text in payload_schemas.files().items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name} is out of date: run `make schemas`"
 
 
-def test_the_api_knows_a_code_exactly_if_the_worker_does() -> None:
-    """All codes of the authorities in the list, and some that do not exist. A worker with an older PROJ knows fewer."""
+def test_the_api_accepts_the_same_crs_codes_as_the_worker() -> None:
+    """All codes of the listed authorities, and some that do not exist. A worker with an older PROJ has fewer."""
     codes = [f"{name}:{code}" for name in payload_schemas.AUTHORITIES for code in get_codes(name, PJType.CRS, True)]
     schema = json.dumps({"properties": {"c": HANDLERS["geotiff_info"].announced.payload_schema}})
     crs = json.dumps({"properties": {"c": json.loads(schema)["properties"]["c"]["properties"]["sourceCrs"]}})
@@ -92,8 +92,8 @@ VALUES: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("name", HANDLERS)
-def test_the_schema_and_the_worker_judge_each_value_alike(name: str) -> None:
-    """What the API refuses the worker would refuse, and the other way round; a null is no value to both."""
+def test_schema_and_worker_judge_each_value_alike(name: str) -> None:
+    """Each refuses exactly the values that the other refuses. A null counts as absent on both sides."""
     handler = HANDLERS[name]
     schema = json.dumps(handler.announced.payload_schema)
     for field in handler.payload.model_fields.values():
@@ -113,15 +113,15 @@ def test_the_schema_and_the_worker_judge_each_value_alike(name: str) -> None:
         optional={name: st.sampled_from(values) for name, values in VALUES.items() if name != "minZoom"},
     )
 )
-def test_what_the_api_lets_pass_no_worker_refuses(payload: dict[str, Any]) -> None:
-    """Any mixture of values; keys that a type does not have are refused."""
+def test_no_worker_refuses_a_payload_that_the_api_accepts(payload: dict[str, Any]) -> None:
+    """Any mixture of values. Unknown keys are refused."""
     handler = HANDLERS["geotiff_to_png"]
     if find_errors(json.dumps(handler.announced.payload_schema), payload, "") == []:
         handler.payload.from_payload(payload).check()
 
 
 class _Own(Payload):
-    """Options of a package that uses what pydantic offers."""
+    """Options of a package that uses pydantic's features."""
 
     depth: int = 3
     mode: str | None = None

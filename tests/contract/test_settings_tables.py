@@ -1,4 +1,4 @@
-"""The documents of the settings are made from the settings themselves, and `.env.example` can be used as it stands."""
+"""docs/SETTINGS.md and `.env.example` match the settings, and the example is usable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scripts import settings_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 BOTH = {name.upper() for name in (*WorkerSettings.model_fields, *ApiSettings.model_fields)}
-# Promised to those who use them.
+# Fixed names that users rely on.
 PROMISED = """
 API_BASE_URL WORKER_AUTH_TOKEN WORKER_NAME POLL_INTERVAL HEARTBEAT_INTERVAL MAX_PROCESSING_TIME MAX_FILE_SIZE
 CONCURRENT_JOBS LOG_LEVEL TEMP_DIR VALIDATE_FILE_HEADERS SCAN_FOR_MALWARE DISABLE_WORKERS ENABLE_JOB_TIMEOUTS
@@ -23,13 +23,13 @@ THUMBNAIL_SIZE COORDINATE_SYSTEM
 """
 
 
-def test_the_documents_are_those_that_the_script_makes() -> None:
-    """After a change of settings, `make settings` writes them anew."""
+def test_the_settings_documents_are_up_to_date() -> None:
+    """Run `make settings` after a change of settings."""
     for path, text in settings_tables.files().items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name} is out of date: run `make settings`"
 
 
-def test_every_setting_of_both_programs_stands_in_both_documents() -> None:
+def test_both_documents_have_every_setting_of_both_programs() -> None:
     example = (ROOT / ".env.example").read_text(encoding="utf-8")
     assert set(re.findall(r"^(?:# )?([A-Z][A-Z0-9_]*)=", example, re.MULTILINE)) == BOTH
     page = (ROOT / "docs" / "SETTINGS.md").read_text(encoding="utf-8")
@@ -37,16 +37,16 @@ def test_every_setting_of_both_programs_stands_in_both_documents() -> None:
 
 
 @pytest.mark.parametrize("name", PROMISED.split())
-def test_a_promised_setting_is_there_and_named_in_the_readme(name: str) -> None:
+def test_a_fixed_setting_exists_and_is_in_the_readme(name: str) -> None:
     assert name in BOTH
     assert f"`{name}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("settings", [WorkerSettings, ApiSettings])
-def test_the_example_with_every_line_in_force_is_taken_by_both_programs(
+def test_both_programs_accept_the_example_with_every_line_active(
     settings: type[WorkerSettings] | type[ApiSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each default and example can be read back, and what is shown as the default is the default."""
+    """Each default and example can be read back, and each shown default is the real one."""
     for name in BOTH:
         monkeypatch.delenv(name, raising=False)
     example = (ROOT / ".env.example").read_text(encoding="utf-8")

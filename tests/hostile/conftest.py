@@ -1,4 +1,4 @@
-"""What the attacks share."""
+"""Fixtures of the attacks."""
 
 import socket
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.support.canary import Canary, canary
 
 @pytest.fixture
 def bird(tmp_path: Path) -> Iterator[Canary]:
-    """A listener and a file that must not be touched."""
+    """A listener and a file that must stay untouched."""
     with canary(tmp_path) as made:
         yield made
 
@@ -26,7 +26,7 @@ def no_waiting_between_retries() -> Iterator[None]:
 
 @pytest.fixture
 def hostile_dns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every name of example.com leads to this machine: what whoever owns a name can do, and cannot be had here."""
+    """Resolve every name of example.com to this machine, like a hostile name server."""
     real = socket.getaddrinfo
 
     def resolve(host: Any, *rest: Any, **named: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a stranger, a caller and a worker gone wrong may send to the API: each is refused, and nothing falls over."""
+"""Hostile requests of strangers, callers and workers: each is refused, and the API continues."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ HOSTILE_TEXTS = [
 
 
 @pytest.mark.parametrize("text", HOSTILE_TEXTS)
-def test_text_that_means_something_elsewhere_is_text_here(api: RunningApi, text: str) -> None:
-    """In every field that takes text: it is refused, or comes back as it was; the queue lives on."""
+def test_text_with_a_meaning_elsewhere_is_plain_text_here(api: RunningApi, text: str) -> None:
+    """In every text field it is refused or returned unchanged. The queue continues."""
     Person(api, "root", admin=True).http.patch("/api/task-types/geotiff_to_png", json={"payloadSchema": {}})
     person = Person(api, subject=text.strip())
     answers = [
@@ -60,8 +60,8 @@ def test_text_that_means_something_elsewhere_is_text_here(api: RunningApi, text:
 
 
 @pytest.mark.parametrize("text", ["a\ud800b", "a\0b"])
-def test_text_that_cannot_be_stored_is_refused_wherever_it_stands(text: str, api: RunningApi) -> None:
-    """JSON says halves of letters and NULs as escapes: in any field and in a token they are no mistake of ours."""
+def test_text_that_cannot_be_stored_is_refused_in_every_field(text: str, api: RunningApi) -> None:
+    """JSON can escape lone surrogates and NULs. In any field and in a token they are a client error."""
     person = Person(api)
     job: dict[str, object] = {"taskType": "geotiff_to_png"}
     bodies: list[tuple[str, dict[str, object]]] = [
@@ -84,8 +84,8 @@ def test_text_that_cannot_be_stored_is_refused_wherever_it_stands(text: str, api
 
 
 @pytest.mark.parametrize("text", HOSTILE_TEXTS)
-def test_what_a_worker_quotes_of_a_file_is_json_and_nothing_else(api: RunningApi, text: str) -> None:
-    """A console that shows it is told that it is JSON, and that guessing otherwise is not allowed."""
+def test_text_quoted_from_a_file_is_served_as_json_without_sniffing(api: RunningApi, text: str) -> None:
+    """The answer declares JSON and forbids sniffing."""
     person, worker = Person(api), Worker(api)
     job_id = person.submit()
     job = worker.claim()
@@ -113,7 +113,7 @@ def test_what_a_worker_quotes_of_a_file_is_json_and_nothing_else(api: RunningApi
         '"; filename=evil.exe; x=".tif',
     ],
 )
-def test_a_file_name_leads_nowhere_and_says_nothing_in_a_header(api: RunningApi, name: str) -> None:
+def test_a_file_name_changes_no_path_and_no_header(api: RunningApi, name: str) -> None:
     person = Person(api)
     job_id = person.create()["id"]
     asked = person.http.post(f"/api/geo-jobs/{job_id}/upload", json={"fileName": name, "fileSize": len(TIFF)})
@@ -143,7 +143,7 @@ def test_a_file_name_leads_nowhere_and_says_nothing_in_a_header(api: RunningApi,
         "jobs%00",
     ],
 )
-def test_a_key_that_was_not_signed_opens_nothing(api: RunningApi, key: str) -> None:
+def test_an_unsigned_object_key_is_refused(api: RunningApi, key: str) -> None:
     url = f"{api.base_url}/storage/{key}?expires=9999999999&signature=AAAA"
     for answer in (get(url), put(url + "&size=1", content=b"x")):
         assert answer.status_code in {403, 404, 405, 422}
@@ -152,7 +152,7 @@ def test_a_key_that_was_not_signed_opens_nothing(api: RunningApi, key: str) -> N
 
 @pytest.mark.parametrize("depth", [100, 10_000, 400_000])
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
-def test_json_that_is_nested_without_end_is_refused(api: RunningApi, opening: str, depth: int) -> None:
+def test_deeply_nested_json_is_refused(api: RunningApi, opening: str, depth: int) -> None:
     body = '{"taskType":"geotiff_to_png","inputPayload":{"a":' + opening * min(depth, 1_000_000 // len(opening))
     closed = body + "1" + {"[": "]", '{"a":': "}"}[opening] * (body.count(opening) - (opening == '{"a":')) + "}}"
     for content in (body, closed):
@@ -160,7 +160,7 @@ def test_json_that_is_nested_without_end_is_refused(api: RunningApi, opening: st
         assert code_of(answer)[0] in {413, 422}, answer.text[:300]
 
 
-def test_numbers_that_are_none_and_bodies_that_are_too_long_are_refused(api: RunningApi) -> None:
+def test_invalid_numbers_and_long_bodies_are_refused(api: RunningApi) -> None:
     client = api.client(headers=bearer())
     for content in (
         b'{"taskType":"geotiff_to_png","priority":1e999}',
@@ -171,7 +171,7 @@ def test_numbers_that_are_none_and_bodies_that_are_too_long_are_refused(api: Run
         assert client.post("/api/geo-jobs", content=content).status_code in {413, 422}
 
 
-def test_a_body_that_trickles_in_is_not_waited_for(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_body_is_refused(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(middleware, "BODY_SECONDS", 0.3)
     host, port = api.base_url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as slow:
@@ -180,8 +180,8 @@ def test_a_body_that_trickles_in_is_not_waited_for(api: RunningApi, monkeypatch:
         assert b" 408 " in slow.recv(1000).split(b"\r\n")[0]
 
 
-def test_a_long_body_has_time_to_come_over_a_bad_link(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten kilobytes a second beside what a short one has, which is over when the body comes."""
+def test_a_long_body_gets_more_time(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten kilobytes a second beyond the time of a short body."""
     monkeypatch.setattr(middleware, "BODY_SECONDS", 0)
     host, port = api.base_url.removeprefix("http://").split(":")
     body = b'{"taskType": "geotiff_to_png"' + b" " * 50_000 + b"}"
@@ -195,8 +195,8 @@ def test_a_long_body_has_time_to_come_over_a_bad_link(api: RunningApi, monkeypat
         assert b" 201 " in slow.recv(1000).split(b"\r\n")[0]
 
 
-def test_a_body_that_says_how_long_it_will_be_is_refused_before_it_comes(api: RunningApi) -> None:
-    """Without reading any of it."""
+def test_a_body_with_a_large_declared_length_is_refused_unread(api: RunningApi) -> None:
+    """No byte of it is read."""
     host, port = api.base_url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as client:
         size = middleware.MAX_JSON_BYTES + 1
@@ -222,10 +222,10 @@ def test_a_body_that_says_how_long_it_will_be_is_refused_before_it_comes(api: Ru
     ids=["no JWT", "none", "worker", "guessed", "person"],
 )
 @pytest.mark.parametrize("framing", ["Content-Length: 100000", "Transfer-Encoding: chunked"])
-def test_a_stranger_is_refused_before_the_body_has_come(
+def test_an_invalid_token_is_refused_before_the_body(
     api: RunningApi, method: str, path: str, token: str, framing: str
 ) -> None:
-    """The token is checked after the head, so half a body of a stranger is answered 401 and not collected."""
+    """The token is checked after the head, so half a body of a stranger gets 401 and is not stored."""
     host, port = api.base_url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as stranger:
         lines = [f"{method} {path} HTTP/1.1", "Host: a", framing, *([f"Authorization: {token}"] if token else [])]
@@ -234,15 +234,15 @@ def test_a_stranger_is_refused_before_the_body_has_come(
         assert b" 401 " in stranger.recv(1000).split(b"\r\n")[0]
 
 
-def test_a_request_is_counted_once_whether_or_not_it_has_a_body(api_server: Callable[..., RunningApi]) -> None:
-    """The token is looked at before the body and by the endpoint, the rate limit of the caller once."""
+def test_a_request_counts_once_with_or_without_a_body(api_server: Callable[..., RunningApi]) -> None:
+    """The token is checked before the body and by the endpoint, the rate limit once."""
     client = api_server(requests_per_minute=16).client(headers=bearer())
     answers = [client.post("/api/geo-jobs", json={"taskType": "geotiff_to_png"}) for _ in range(6)]
     assert [answer.status_code for answer in answers] == [201] * 4 + [429] * 2
     assert code_of(answers[-1]) == (429, "rate_limited")
 
 
-def test_another_ones_job_cannot_be_seen_or_changed(api: RunningApi) -> None:
+def test_another_callers_job_cannot_be_seen_or_changed(api: RunningApi) -> None:
     mine, other = Person(api, "ada"), Person(api, "eve")
     job_id = mine.submit()
     url = f"/api/geo-jobs/{job_id}"
@@ -258,7 +258,7 @@ def test_another_ones_job_cannot_be_seen_or_changed(api: RunningApi) -> None:
     assert other.http.get("/api/geo-jobs").json()["jobs"] == []
 
 
-def test_a_person_is_no_worker_and_a_worker_no_person(api: RunningApi) -> None:
+def test_tokens_of_callers_and_workers_are_not_interchangeable(api: RunningApi) -> None:
     person, worker = bearer(), worker_header()
     assert api.client(headers=worker).get("/api/geo-jobs").status_code == 401
     for headers in (person, {"Authorization": f"Worker {make_jwt(admin=True)}"}):
@@ -267,7 +267,7 @@ def test_a_person_is_no_worker_and_a_worker_no_person(api: RunningApi) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["none", "HS384", "HS512", "RS256"])
-def test_a_token_says_not_itself_how_it_is_checked(api: RunningApi, algorithm: str) -> None:
+def test_a_token_does_not_choose_its_algorithm(api: RunningApi, algorithm: str) -> None:
     claims = {"sub": "ada", "exp": int(time.time()) + 100, "scope": auth.ADMIN_SCOPE}
     if algorithm == "RS256":
         head, payload, sign = jwt.encode(claims, JWT_SECRET, algorithm="HS256").split(".")
@@ -279,8 +279,8 @@ def test_a_token_says_not_itself_how_it_is_checked(api: RunningApi, algorithm: s
     assert code_of(answer) == (401, "token_invalid")
 
 
-def test_guesses_from_an_address_do_not_delay_the_worker_behind_it(api_server: Callable[..., RunningApi]) -> None:
-    """200 wrong tokens in flight from one address are all 401; meanwhile a valid token from there is never refused."""
+def test_token_guesses_do_not_delay_a_valid_token_from_the_same_address(api_server: Callable[..., RunningApi]) -> None:
+    """200 concurrent wrong tokens from one address all get 401. A valid token from there is never refused."""
     api = api_server()
     good = Worker(api)
     good.claim_all()
@@ -300,13 +300,13 @@ def test_guesses_from_an_address_do_not_delay_the_worker_behind_it(api_server: C
 def test_forwarded_headers_count_from_configured_proxies_only(
     api_server: Callable[..., RunningApi], trusted: str, scheme: str
 ) -> None:
-    """A signed URL takes its scheme from X-Forwarded-Proto only when TRUSTED_PROXIES has the sender."""
+    """A signed URL takes its scheme from X-Forwarded-Proto only if TRUSTED_PROXIES has the sender."""
     person = Person(api_server(trusted_proxies=trusted))
     person.http.headers["X-Forwarded-Proto"] = "https"
     assert person.upload_url(person.create()["id"], size=10).startswith(f"{scheme}://")
 
 
-def test_a_caller_who_asks_too_often_is_told_when_to_come_back(api_server: Callable[..., RunningApi]) -> None:
+def test_a_caller_over_its_rate_limit_gets_retry_after(api_server: Callable[..., RunningApi]) -> None:
     api = api_server(requests_per_minute=20)
     answers = [Person(api).http.get("/api/geo-jobs") for _ in range(10)]
     assert code_of(answers[-1]) == (429, "rate_limited")
@@ -314,7 +314,7 @@ def test_a_caller_who_asks_too_often_is_told_when_to_come_back(api_server: Calla
     assert Person(api, "eve").http.get("/api/geo-jobs").status_code == 200
 
 
-def test_a_caller_has_a_share_of_jobs_and_bytes(api_server: Callable[..., RunningApi]) -> None:
+def test_open_jobs_and_stored_bytes_of_a_caller_are_limited(api_server: Callable[..., RunningApi]) -> None:
     api = api_server(max_open_jobs_per_caller=2, max_stored_bytes_per_caller=150)
     person = Person(api)
     first, second = person.create(), person.create()
@@ -327,7 +327,7 @@ def test_a_caller_has_a_share_of_jobs_and_bytes(api_server: Callable[..., Runnin
     Person(api, "eve").create()
 
 
-def test_an_upload_url_does_not_outlive_a_smaller_announcement(api_server: Callable[..., RunningApi]) -> None:
+def test_a_smaller_announcement_voids_the_earlier_upload_url(api_server: Callable[..., RunningApi]) -> None:
     """Announcing 1 byte after 2,000,000 voids the first URL: 409 before its body is read."""
     api = api_server(max_stored_bytes_per_caller=3_000_000)
     person = Person(api)
@@ -342,7 +342,7 @@ def test_an_upload_url_does_not_outlive_a_smaller_announcement(api_server: Calla
 
 
 def test_many_uploads_to_one_url_leave_one_file(api_server: Callable[..., RunningApi]) -> None:
-    """Of 20 different bodies at once one queues the job; no other stays in the store."""
+    """Of 20 concurrent different bodies one queues the job. The store keeps no other."""
     api = api_server()
     person = Person(api)
     job_id = person.create()["id"]
@@ -354,8 +354,8 @@ def test_many_uploads_to_one_url_leave_one_file(api_server: Callable[..., Runnin
     assert unfinished_uploads(api.settings.object_dir) == []
 
 
-def test_a_later_upload_ends_an_earlier_one_that_is_still_arriving(api_server: Callable[..., RunningApi]) -> None:
-    """A client whose link broke uploads again at once; the broken upload leaves no file."""
+def test_a_later_upload_ends_an_earlier_one_in_progress(api_server: Callable[..., RunningApi]) -> None:
+    """A client with a broken link uploads again at once. The broken upload leaves no file."""
     api = api_server()
     person = Person(api)
     job_id = person.create()["id"]
@@ -381,8 +381,8 @@ def test_a_later_upload_ends_an_earlier_one_that_is_still_arriving(api_server: C
     assert len(storage_files(api, job_id)) == 1
 
 
-def test_a_share_is_exact_however_many_ask_at_once(api_server: Callable[..., RunningApi]) -> None:
-    """Jobs one by one and in batches, and bytes; what was refused has left nothing behind."""
+def test_limits_of_a_caller_are_exact_under_concurrency(api_server: Callable[..., RunningApi]) -> None:
+    """Single jobs, batches and bytes. A refused request leaves no row and no file."""
     api = api_server(max_open_jobs_per_caller=5, max_stored_bytes_per_caller=300)
     person = Person(api)
     job = {"taskType": "geotiff_to_png"}
@@ -399,8 +399,8 @@ def test_a_share_is_exact_however_many_ask_at_once(api_server: Callable[..., Run
     assert sorted(answer.status_code for answer in asked)[:4] == [200, 200, 200, 429]
 
 
-def test_what_is_sent_back_to_the_queue_counts_against_the_share_too(api_server: Callable[..., RunningApi]) -> None:
-    """Or a caller would gather failed jobs and have all of them tried again at once; an operator may do that."""
+def test_retries_count_against_the_limit_of_open_jobs(api_server: Callable[..., RunningApi]) -> None:
+    """Otherwise a caller could collect failed jobs and retry all of them at once. An operator may do so."""
     api = api_server(max_open_jobs_per_caller=1)
     person, worker = Person(api), Worker(api)
     failed = person.submit()
@@ -416,7 +416,7 @@ def test_what_is_sent_back_to_the_queue_counts_against_the_share_too(api_server:
     assert admin.http.post(f"/api/geo-jobs/{failed}/retry").json()["state"] == "queued"
 
 
-def test_a_bucket_fills_again_and_forgets_who_asked_long_ago() -> None:
+def test_a_token_bucket_refills_and_idle_ones_are_dropped() -> None:
     now = 0.0
     limit = RateLimit(1.0, 2, lambda: now)
     limit.take("a")
@@ -430,8 +430,8 @@ def test_a_bucket_fills_again_and_forgets_who_asked_long_ago() -> None:
     assert len(limit._buckets) <= 10_000
 
 
-async def test_made_up_names_of_keys_do_not_have_the_key_set_fetched_each_time(tmp_path: Path) -> None:
-    """The library waits half a minute between two fetches; an older one did not."""
+async def test_unknown_key_ids_do_not_fetch_the_key_set_each_time(tmp_path: Path) -> None:
+    """The library waits half a minute between two fetches. An older version did not."""
     private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     public = RSAAlgorithm.to_jwk(private.public_key(), as_dict=True) | {"kid": "real", "use": "sig", "alg": "RS256"}
     fetched = []
@@ -444,7 +444,7 @@ async def test_made_up_names_of_keys_do_not_have_the_key_set_fetched_each_time(t
             self.wfile.write(json.dumps({"keys": [public]}).encode())
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with HTTPServer(("127.0.0.1", 0), Keys) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -458,7 +458,7 @@ async def test_made_up_names_of_keys_do_not_have_the_key_set_fetched_each_time(t
     assert len(fetched) <= 2
 
 
-def test_the_page_of_endpoints_loads_nothing(api: RunningApi) -> None:
+def test_the_docs_page_loads_no_external_resource(api: RunningApi) -> None:
     page = httpx.get(f"{api.base_url}/docs")
     assert "<script" not in page.text
     assert "http" not in page.text.replace(api.base_url, "").lower().replace("https", "http").replace("over http", "")
@@ -466,7 +466,7 @@ def test_the_page_of_endpoints_loads_nothing(api: RunningApi) -> None:
 
 
 def raw_status(api: RunningApi, head: str) -> tuple[int, str]:
-    """Status and body of the answer to a request in one's own words."""
+    """Return status and body of the answer to raw bytes."""
     host, port = api.base_url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as client:
         client.sendall(f"{head}\r\nConnection: close\r\n\r\n".encode())
@@ -488,8 +488,8 @@ def raw_status(api: RunningApi, head: str) -> tuple[int, str]:
         "Host: a\r\nIdempotency-Key: a\r\nIdempotency-Key: b",
     ],
 )
-def test_a_head_that_two_servers_may_read_differently_is_refused(api: RunningApi, headers: str) -> None:
-    """A second Host or Authorization, no Host at all, or one that is no host: 400, as a problem."""
+def test_an_ambiguous_head_is_refused(api: RunningApi, headers: str) -> None:
+    """A second Host or Authorization, and a missing or invalid Host, get a problem with status 400."""
     for place in ("/health", "/api/geo-jobs"):
         status, answer = raw_status(api, f"GET {place} HTTP/1.1\r\n{headers}")
         assert (status, '"bad_request"' in answer) == (400, True)
@@ -504,13 +504,13 @@ def test_a_head_that_two_servers_may_read_differently_is_refused(api: RunningApi
         "GET /health HTTP/1.1\r\nHost: [fe80::1%25eth0]:80",
     ],
 )
-def test_an_honest_head_is_taken(api: RunningApi, head: str) -> None:
-    """Old health checks have no Host, container networks have underscores in it, and IPv6 addresses have brackets."""
+def test_unusual_valid_heads_are_accepted(api: RunningApi, head: str) -> None:
+    """Old health checks have no Host, container networks have underscores in it, IPv6 addresses have brackets."""
     assert raw_status(api, head)[0] == 200
 
 
-def test_a_job_keeps_a_bounded_number_of_events_however_often_its_owner_asks(api: RunningApi) -> None:
-    """Asking for an upload and changing the priority stay possible, and stop leaving rows."""
+def test_a_job_keeps_a_bounded_number_of_events_of_its_owner(api: RunningApi) -> None:
+    """Upload requests and changes of priority remain possible, but add no more rows."""
     person = Person(api)
     job_id = str(person.create()["id"])
     for number in range(150):
@@ -522,8 +522,8 @@ def test_a_job_keeps_a_bounded_number_of_events_however_often_its_owner_asks(api
     assert person.look(job_id)["state"] == "queued"
 
 
-def test_a_webhook_takes_a_bounded_number_of_tests(api_server: Callable[..., RunningApi], postgres_url: str) -> None:
-    """Ten wait at most, also when all ask at once, and sixty come in an hour. Then it is 429, and ends are told on."""
+def test_tests_of_a_webhook_are_limited(api_server: Callable[..., RunningApi], postgres_url: str) -> None:
+    """At most ten wait, also of concurrent ones, and sixty an hour are accepted. Others get 429. Endings go out."""
     api = api_server(webhook_hosts="127.0.0.1", webhook_deliveries_per_second=0.001, database_pool_size=40)
     person = Person(api)
     made = person.http.post("/api/webhooks", json={"url": "http://127.0.0.1:9/"}).raise_for_status().json()
@@ -533,7 +533,7 @@ def test_a_webhook_takes_a_bounded_number_of_tests(api_server: Callable[..., Run
 
     assert [test(number).status_code for number in range(7)] == [201] * 7
     with psycopg.connect(postgres_url) as blocker, ThreadPoolExecutor(8) as threads:
-        # Everybody may count, and nobody can insert.
+        # Reads work for all, writes for no session.
         blocker.execute("LOCK TABLE webhook_deliveries IN SHARE MODE")
         asking = [threads.submit(test, number) for number in range(8)]
         blocked = "SELECT pid FROM pg_locks WHERE NOT granted"
@@ -559,10 +559,10 @@ def test_a_webhook_takes_a_bounded_number_of_tests(api_server: Callable[..., Run
     assert test(0).status_code == 201
 
 
-def test_one_callers_slow_requests_leave_connections_to_others(
+def test_one_callers_slow_requests_leave_connections_for_others(
     api_server: Callable[..., RunningApi], postgres_url: str
 ) -> None:
-    """A caller holds two of eight connections. Its further requests are 429 after their wait, others are served."""
+    """A caller holds two of eight connections. Its other requests get 429 after their wait. Others are served."""
     api = api_server(database_pool_size=8, database_timeout_seconds=2)
     ada, eve = Person(api, "ada"), Person(api, "eve")
     job_id = ada.create()["id"]
@@ -587,10 +587,10 @@ def test_one_callers_slow_requests_leave_connections_to_others(
     assert ada.look(job_id)["priority"] == 1
 
 
-def test_strangers_cannot_have_the_queue_counted_at_will(
+def test_metrics_without_a_token_count_the_queue_once_per_interval(
     api_server: Callable[..., RunningApi], postgres_url: str
 ) -> None:
-    """`/metrics` needs no token, so its count of open jobs is shared for METRICS_SECONDS, by parallel calls too."""
+    """`/metrics` needs no token. Its count is shared for METRICS_SECONDS, also by concurrent calls."""
     api = api_server(metrics_seconds=60)
     person = Person(api)
     person.create()

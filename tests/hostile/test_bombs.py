@@ -1,4 +1,4 @@
-"""Small files that would cost a lot are refused by name, and honest files at the edge of what there is are not."""
+"""Decompression bombs are refused with a code. Legitimate extremes are rendered."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def box() -> Sandbox[ConversionRequest, ConversionResult]:
 
 
 async def render(path: Path, *, validate_headers: bool = True) -> ConversionResult:
-    """As the worker does it: in a child, with its limits and walls."""
+    """Render like the worker: in a child, with its limits and sandbox."""
     out = path.parent / "out"
     out.mkdir()
     request = ConversionRequest(
@@ -68,7 +68,7 @@ def one_huge_tile(path: Path) -> None:
 
 
 def block_of_many_bands(path: Path) -> None:
-    """4,000 bands of float64, pixel by pixel: each band of a tile has 2 MB, the tile 8 GB."""
+    """4,000 interleaved bands of float64: each band of a tile has 2 MB, the tile 8 GB."""
     tags = {"t277": (SHORT, [4000]), "t258": (SHORT, [64] * 4000), "t339": (SHORT, [3] * 4000)}
     RawTiff([gray(512, 512, t279=(LONG, [100]), **tags)], data=bytes(100)).write(path)
 
@@ -85,7 +85,7 @@ def million_directories(path: Path) -> None:
 
 
 def directory_within_itself(path: Path) -> None:
-    """By tag 330, which is no loop for a reader that goes down; read once, it is harmless and so is rendered."""
+    """By tag 330. A reader that recurses sees no loop. Read once it is harmless, and the file is rendered."""
     RawTiff([gray(t330=(LONG, [8]))], data=bytes(300)).write(path)
 
 
@@ -111,7 +111,7 @@ def tag_beyond_the_end(path: Path) -> None:
 
 
 def many_tags(path: Path) -> None:
-    """A picture of no cost; libtiff would sort its table of tags 1,100 times."""
+    """Cheap pixels, but libtiff would sort its table of tags 1,100 times."""
     RawTiff([gray() | dict.fromkeys(range(40_000, 41_100), (SHORT, [1]))], data=bytes(300)).write(path)
 
 
@@ -122,7 +122,7 @@ def many_tags_in_many_directories(path: Path) -> None:
 
 
 def nested_directories_that_share_their_bytes(path: Path) -> None:
-    """1,000 of 1,000 tags each, in 24 kB."""
+    """1,000 directories of 1,000 tags each, in 24 kB."""
     many, start = 1000, 1000 + 4 * 1000
     head = RawTiff([gray(t330=(LONG, [0] * 10))], counts={330: many}, places={330: 1000}).bytes().ljust(1000, b"\0")
     places = struct.pack(f"<{many}I", *range(start, start + 12 * many, 12))
@@ -178,7 +178,7 @@ BY_HEADER: list[tuple[Callable[[Path], None], str, str | None]] = [
 
 
 @pytest.mark.parametrize(("make", "code", "limit"), BY_HEADER, ids=lambda value: getattr(value, "__name__", None))
-def test_a_bomb_that_its_header_gives_away_is_refused_before_gdal_sees_it(
+def test_a_bomb_in_the_header_is_refused_before_gdal_opens_it(
     make: Callable[[Path], None], code: str, limit: str | None, tmp_path: Path
 ) -> None:
     make(tmp_path / "a.tif")
@@ -187,8 +187,8 @@ def test_a_bomb_that_its_header_gives_away_is_refused_before_gdal_sees_it(
     assert (caught.value.code, caught.value.detail.get("limit")) == (code, limit)
 
 
-def test_a_chain_of_a_million_directories_is_not_walked_to_its_end(tmp_path: Path) -> None:
-    """Pictures of no cost each: their number is what is refused."""
+def test_a_million_directories_are_not_walked_to_the_end(tmp_path: Path) -> None:
+    """Each page is cheap. Their number is refused."""
     first = gray(1, 1)
     RawTiff([first] * 4200, data=bytes(100)).write(tmp_path / "a.tif")
     with pytest.raises(JobError) as caught:
@@ -207,10 +207,8 @@ def test_masks_and_overviews_are_bounded(kind: int, limit: str, tmp_path: Path) 
     assert (caught.value.code, caught.value.detail["limit"]) == ("too_large", limit)
 
 
-def test_the_chain_of_a_file_with_many_pages_is_walked_a_few_times(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not for each page that is looked at: 64 pages of 4,000 cost 6 s."""
+def test_the_directories_of_many_pages_are_walked_a_few_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once per examined page: 64 pages of 4,000 cost 6 s."""
     walks = 0
     walk = directory.Tiff.directories
 
@@ -225,11 +223,11 @@ def test_the_chain_of_a_file_with_many_pages_is_walked_a_few_times(
     assert walks < 20
 
 
-# What only shows when it is decoded.
+# Visible only when decoded.
 
 
 def jpeg_frame(path: Path, *, claims: int | None = None) -> None:
-    """A tile of 16 x 16 that holds a JPEG of 512 x 512, or one that claims to be larger still."""
+    """A tile of 16 x 16 that holds a JPEG of 512 x 512, or one that declares a larger size."""
     data = np.random.default_rng(0).integers(0, 255, (1, 512, 512), dtype=np.uint8)
     honest = Tiff(data, profile={"compress": "jpeg", "tiled": True, "blockxsize": 512, "blockysize": 512})
     content = honest.write(path).read_bytes()
@@ -249,7 +247,7 @@ def jpeg_of_gigapixels(path: Path) -> None:
 
 
 def deflate_of_much(path: Path) -> None:
-    """A strip of 256 bytes whose data unpack to 256 MB: what is too much is left where it is."""
+    """A strip of 256 bytes that unpacks to 256 MB. The excess is ignored."""
     packer = zlib.compressobj(9)
     packed = b"".join([packer.compress(bytes(1 << 24)) for _ in range(16)]) + packer.flush()
     RawTiff([gray(t259=(SHORT, [8]), t273=(LONG, [300]), t279=(LONG, [len(packed)]))]).write(path)
@@ -257,7 +255,7 @@ def deflate_of_much(path: Path) -> None:
 
 
 def lerc_of_gigapixels(path: Path) -> None:
-    """A LERC blob that says it is larger than its tile."""
+    """A LERC blob that declares a larger size than its tile."""
     Tiff(
         np.random.default_rng(0).random((1, 64, 64), dtype=np.float32),
         profile={"compress": "lerc", "tiled": True, "blockxsize": 64, "blockysize": 64},
@@ -269,10 +267,10 @@ def lerc_of_gigapixels(path: Path) -> None:
 
 
 def lzma_with_a_dictionary_of_gigabytes(path: Path) -> None:
-    """The size of the dictionary stands in the filter's flags, and memory is taken for it beforehand."""
+    """The dictionary's size is in the filter's flags, and memory is allocated for it first."""
     small = [{"id": lzma.FILTER_LZMA2, "dict_size": 4096, "preset": 0}]
     packed = bytearray(lzma.compress(bytes(256), format=lzma.FORMAT_XZ, filters=small, check=lzma.CHECK_NONE))
-    # Stream header 12 bytes; block header: size, flags, filter id, length of properties, properties.
+    # Stream header 12 bytes. Block header: size, flags, filter id, length of properties, properties.
     assert packed[14:16] == b"\x21\x01"
     packed[16] = 39  # 3 GB
     size = (packed[12] + 1) * 4
@@ -288,18 +286,18 @@ NAMED = {"corrupt_block", "truncated", "out_of_memory", "unsupported_data_type",
     "make", [jpeg_frame, jpeg_of_gigapixels, lerc_of_gigapixels, lzma_with_a_dictionary_of_gigabytes]
 )
 @pytest.mark.parametrize("validate_headers", [True, False])
-async def test_a_bomb_that_shows_only_when_decoded_ends_in_a_named_refusal(
+async def test_a_bomb_in_a_block_ends_in_an_error_code(
     make: Callable[[Path], None], validate_headers: bool, tmp_path: Path
 ) -> None:
-    """Within a child's memory, and without ending it."""
+    """Within a child's memory, and without a crash."""
     make(tmp_path / "a.tif")
     with pytest.raises(JobError) as caught:
         await render(tmp_path / "a.tif", validate_headers=validate_headers)
     assert caught.value.code in NAMED, caught.value
 
 
-async def test_what_a_block_unpacks_to_beyond_its_size_is_not_unpacked(tmp_path: Path) -> None:
-    """Of such a block libdeflate leaves bytes unwritten, so the picture may differ from one reading to the next."""
+async def test_a_block_is_not_unpacked_beyond_its_size(tmp_path: Path) -> None:
+    """libdeflate leaves bytes of such a block unwritten, so two readings may give different pictures."""
     deflate_of_much(tmp_path / "a.tif")
     try:
         assert (await render(tmp_path / "a.tif")).outputs
@@ -308,7 +306,7 @@ async def test_what_a_block_unpacks_to_beyond_its_size_is_not_unpacked(tmp_path:
 
 
 @pytest.mark.parametrize("make", [one_huge_strip, one_huge_tile, bands, gigapixels])
-async def test_with_headers_unchecked_the_limits_of_the_process_hold(
+async def test_the_limits_of_the_process_hold_without_the_header_check(
     make: Callable[[Path], None], tmp_path: Path
 ) -> None:
     make(tmp_path / "a.tif")
@@ -317,11 +315,11 @@ async def test_with_headers_unchecked_the_limits_of_the_process_hold(
     assert caught.value.error_class in {"invalid_input", "resource"}, caught.value
 
 
-# Honest files at the edge.
+# Legitimate files at the limits.
 
 
 def sparse(path: Path) -> None:
-    """More than a gigapixel, of which one tile is there."""
+    """More than a gigapixel, with one stored tile."""
     profile = {"tiled": True, "blockxsize": 512, "blockysize": 512, "SPARSE_OK": True}
     with (
         gdal_environment(),
@@ -363,13 +361,13 @@ def overviews(path: Path) -> None:
 @pytest.mark.parametrize(
     "make", [sparse, highly_compressed, many_bands, many_pages, overviews, directory_within_itself]
 )
-async def test_an_honest_file_at_the_edge_is_rendered(make: Callable[[Path], None], tmp_path: Path) -> None:
+async def test_a_legitimate_extreme_is_rendered(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / "a.tif")
     assert (await render(tmp_path / "a.tif")).outputs
 
 
-async def test_what_a_decoder_leaves_unwritten_shows_nothing_of_the_memory(tmp_path: Path) -> None:
-    """A block that unpacks to more than it should is taken for whole by libtiff, its end as it was in memory."""
+async def test_unwritten_bytes_of_a_decoder_show_no_earlier_memory(tmp_path: Path) -> None:
+    """libtiff accepts a block that unpacks to too much. The block's end keeps earlier memory."""
     side, many = 16, 64
     packed = zlib.compress(bytes(side * side + 1))
     tags = {

@@ -1,4 +1,4 @@
-"""A file that has taken over its process reaches nothing: each wall is run against, and one that is missing is said."""
+"""A compromised child reaches nothing. Each sandbox layer is attacked, and missing ones are reported."""
 
 from __future__ import annotations
 
@@ -100,24 +100,24 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_a_process_that_was_taken_over_reaches_nothing(name: str, bird: Canary, tmp_path: Path) -> None:
+async def test_a_compromised_process_reaches_nothing(name: str, bird: Canary, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
         listener.listen()
         deed = Deed(name=name, path=aim_of(name, bird, tmp_path))
-        told = await box().run(deed, lambda *_: None, AllowedPaths(writable=(tmp_path / "job",)))
-    assert told.text == "PermissionError"
+        reply = await box().run(deed, lambda *_: None, AllowedPaths(writable=(tmp_path / "job",)))
+    assert reply.text == "PermissionError"
     assert bird.touched() == []
 
 
 @pytest.mark.parametrize("name", ["read a file", "write a file", "connect by TCP", "send by UDP", "fork", "trace"])
-async def test_the_attacks_go_through_where_there_are_no_walls(name: str, bird: Canary, tmp_path: Path) -> None:
+async def test_the_attacks_succeed_without_a_sandbox(name: str, bird: Canary, tmp_path: Path) -> None:
     deed = Deed(name=name, path=aim_of(name, bird, tmp_path))
     assert (await box(confine=False).run(deed, lambda *_: None)).text == DONE
 
 
 @pytest.mark.parametrize(
-    ("name", "walls"),
+    ("name", "layers_on"),
     [
         ("connect by TCP", {"files", "tcp"}),
         ("connect by TCP", {"system_calls"}),
@@ -131,13 +131,11 @@ async def test_the_attacks_go_through_where_there_are_no_walls(name: str, bird: 
         ("own a pipe by ioctl", {"system_calls"}),
     ],
 )
-def test_where_two_walls_stand_before_the_same_thing_each_holds_alone(
-    name: str, walls: set[str], bird: Canary, tmp_path: Path
-) -> None:
+def test_each_of_two_layers_holds_alone(name: str, layers_on: set[str], bird: Canary, tmp_path: Path) -> None:
     deed = f"a.Deed(name={name!r}, path=Path({str(aim_of(name, bird, tmp_path))!r}))"
     script = (
         "from geoprocessing_worker.sandbox import landlock as c; from pathlib import Path\n"
-        f"on = tuple(l for l in c.layers() if l.name in {walls!r}); c.layers = lambda: on\n"
+        f"on = tuple(l for l in c.layers() if l.name in {layers_on!r}); c.layers = lambda: on\n"
         f"import tests.support.attacks as a; c.shut_in(c.NOWHERE); print(a.attack({deed}, None).text)"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
@@ -152,7 +150,7 @@ def test_where_two_walls_stand_before_the_same_thing_each_holds_alone(
         ("CPU", LIMITS.cpu_seconds),
         ("FSIZE", LIMITS.file_bytes),
         ("NOFILE", LIMITS.open_files),
-        ("CORE", 0),  # what crashed would leave its memory, with the file in it, where everybody finds it
+        ("CORE", 0),  # A core dump would leave its memory, and the file in it, readable for others.
         ("umask", 0o077),
         ("no_new_privs", 1),
         ("signal when the parent dies", signal.SIGKILL),
@@ -161,8 +159,8 @@ def test_where_two_walls_stand_before_the_same_thing_each_holds_alone(
     ],
 )
 async def test_each_limit_is_set(name: str, value: object) -> None:
-    told = await Sandbox(tell_limits, ChildReply, preload=PRELOAD, limits=LIMITS).run(Deed(name=""), lambda *_: None)
-    assert json.loads(told.text)[name] == value
+    reply = await Sandbox(tell_limits, ChildReply, preload=PRELOAD, limits=LIMITS).run(Deed(name=""), lambda *_: None)
+    assert json.loads(reply.text)[name] == value
 
 
 BY_OURSELVES = """
@@ -183,26 +181,26 @@ print(prctl(39, 0, 0, 0, 0), prctl(3, 0, 0, 0, 0))
 """
 
 
-def test_what_the_system_or_a_library_sets_as_well_is_set_by_ourselves() -> None:
-    """No core dump of a child where the system writes some, none of the worker; no new rights without Landlock."""
+def test_core_dumps_and_new_privileges_are_off_by_the_worker_itself() -> None:
+    """No core dump of a child, even if the system writes some, nor of the worker. No new rights without Landlock."""
     ran = subprocess.run([sys.executable, "-c", BY_OURSELVES], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
-    limits, told = ran.stdout.splitlines()
+    limits, flags = ran.stdout.splitlines()
     assert json.loads(limits)["CORE"] == 0
-    assert told == "1 0"  # PR_GET_NO_NEW_PRIVS, PR_GET_DUMPABLE
+    assert flags == "1 0"  # PR_GET_NO_NEW_PRIVS, PR_GET_DUMPABLE
 
 
 @pytest.mark.parametrize("name", ["write much", "open many files", "make threads"])
-async def test_a_limit_that_is_met_is_an_error_and_not_an_end(name: str, bird: Canary, tmp_path: Path) -> None:
+async def test_reaching_a_limit_is_an_error_and_not_a_crash(name: str, bird: Canary, tmp_path: Path) -> None:
     path = tmp_path if name == "write much" else bird.path
-    told = await Sandbox(attack, ChildReply, preload=PRELOAD, limits=LIMITS, confine=False).run(
+    reply = await Sandbox(attack, ChildReply, preload=PRELOAD, limits=LIMITS, confine=False).run(
         Deed(name=name, path=path), lambda *_: None
     )
-    assert told.text == "OSError"
+    assert reply.text == "OSError"
 
 
-async def test_a_job_has_its_own_files_and_no_more(tmp_path: Path) -> None:
-    """What it may read it reads, what it may write it writes; its neighbor's folder is as shut as all else."""
+async def test_a_job_reaches_its_own_files_only(tmp_path: Path) -> None:
+    """It reads its input and writes its output folder. Its neighbor's folder is closed like all others."""
     mine, neighbors = tmp_path / "mine", tmp_path / "neighbors"
     for folder in (mine, neighbors):
         folder.mkdir()
@@ -217,8 +215,8 @@ async def test_a_job_has_its_own_files_and_no_more(tmp_path: Path) -> None:
         assert (await box().run(Deed(name=name, path=path), lambda *_: None, reach)).text == outcome, (name, path)
 
 
-async def test_gdal_has_no_driver_but_those_that_are_needed(tmp_path: Path) -> None:
-    """A driver that is not there cannot be led to read something else."""
+async def test_gdal_has_only_the_needed_drivers(tmp_path: Path) -> None:
+    """A missing driver cannot be made to read another file."""
     tif = Tiff(quarters(20)).write(tmp_path / "a.tif")
     vrt = tmp_path / "a.vrt"
     vrt.write_text(
@@ -226,12 +224,12 @@ async def test_gdal_has_no_driver_but_those_that_are_needed(tmp_path: Path) -> N
         f"<SourceFilename>{tif}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"
     )
     for name, path, outcome in (("open a GeoTIFF", tif, DONE), ("open a VRT", vrt, "RasterioIOError")):
-        told = await box().run(Deed(name=name, path=path), lambda *_: None, AllowedPaths((tmp_path,)))
-        assert told.text == outcome
+        reply = await box().run(Deed(name=name, path=path), lambda *_: None, AllowedPaths((tmp_path,)))
+        assert reply.text == outcome
 
 
-async def test_what_the_cog_writer_needs_of_vrt_opens_none(tmp_path: Path) -> None:
-    """GDAL's COG driver makes VRT datasets in memory; no VRT is opened after that, by whatever name it is given."""
+async def test_the_placeholder_for_vrt_opens_no_vrt(tmp_path: Path) -> None:
+    """GDAL's COG driver creates VRT datasets in memory. No VRT opens afterwards, by any name."""
     data = np.concatenate([quarters(20), np.full((1, 20, 20), 255, np.uint8)])
     source = Tiff(data, colors=("red", "green", "blue", "alpha")).write(tmp_path / "a.tif")
     (tmp_path / "a.vrt").write_text(
@@ -239,13 +237,13 @@ async def test_what_the_cog_writer_needs_of_vrt_opens_none(tmp_path: Path) -> No
         f"<SourceFilename>{source}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"
     )
     deed = Deed(name="open a VRT after using some", path=tmp_path)
-    told = await box().run(deed, lambda *_: None, AllowedPaths((tmp_path,), (tmp_path,)))
-    assert told.text == "PermissionError"
+    reply = await box().run(deed, lambda *_: None, AllowedPaths((tmp_path,), (tmp_path,)))
+    assert reply.text == "PermissionError"
     assert (tmp_path / "made.tif").exists()
 
 
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
-async def test_an_honest_file_is_rendered_within_the_walls(output_format: str, tmp_path: Path) -> None:
+async def test_a_legitimate_file_is_rendered_in_the_sandbox(output_format: str, tmp_path: Path) -> None:
     """PROJ finds its grids and codes, libvips its threads and temporary files, GDAL its drivers."""
     source = Tiff(quarters(700), crs="EPSG:32638", overviews=(2,), profile={"compress": "deflate"}).write(
         tmp_path / "a.tif"
@@ -277,11 +275,11 @@ raise SystemExit(worker.main([]))
 """
 
 
-def test_where_the_kernel_has_no_landlock_a_worker_that_must_have_it_refuses_to_start(tmp_path: Path) -> None:
-    """A real process on a kernel that answers so; without the setting it gets further, and says which layer is off."""
-    (tmp_path / "file").touch()  # where a worker that goes on would end
+def test_require_sandbox_refuses_a_kernel_without_landlock(tmp_path: Path) -> None:
+    """A real process with a faked kernel answer. Without the setting it starts, and names the missing layer."""
+    (tmp_path / "file").touch()  # A worker that continues would end here.
     settings = {"API_BASE_URL": "http://127.0.0.1:1", "WORKER_AUTH_TOKEN": "t", "TEMP_DIR": str(tmp_path / "file")}
-    told = {}
+    errors = {}
     for required in ("true", "false"):
         ran = subprocess.run(
             [sys.executable, "-c", WITHOUT_LANDLOCK],
@@ -292,17 +290,15 @@ def test_where_the_kernel_has_no_landlock_a_worker_that_must_have_it_refuses_to_
             timeout=60,
         )
         assert ran.returncode == worker.ExitCode.CONFIGURATION, ran.stderr
-        told[required] = ran.stderr
-    assert "REQUIRE_SANDBOX: this machine lacks files: off" in told["true"]
-    assert "REQUIRE_SANDBOX" not in told["false"]
-    assert "TEMP_DIR" in told["false"]
+        errors[required] = ran.stderr
+    assert "REQUIRE_SANDBOX: this machine lacks files: off" in errors["true"]
+    assert "REQUIRE_SANDBOX" not in errors["false"]
+    assert "TEMP_DIR" in errors["false"]
 
 
-def test_a_worker_that_must_have_a_sandbox_refuses_to_start_without(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_require_sandbox_refuses_each_missing_layer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(landlock, "layers", lambda: (Layer("files", "Landlock is off"), Layer("limits", None)))
-    (tmp_path / "file").touch()  # where a worker that goes on would end
+    (tmp_path / "file").touch()  # A worker that continues would end here.
     settings = Settings(
         api_base_url="http://127.0.0.1:1", worker_auth_token="t", require_sandbox=True, temp_dir=tmp_path / "file"
     )

@@ -1,4 +1,4 @@
-"""Crafted files through all kinds of job, each in a real child: a result or a named refusal, at a bounded cost."""
+"""Crafted files through all task types, each in a real child: a result or an error code, at a bounded cost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST = Spent(cpu_seconds=30.0, memory_bytes=1 << 30)
 
 
 def box() -> Sandbox[Call, TaskResult]:
-    """As the worker's own, with a limit of half a minute."""
+    """The worker's own sandbox, with a limit of half a minute."""
     limits = Limits(cpu_seconds=round(MOST.cpu_seconds))
     preload = (*TASKS.preload, "geoprocessing_worker.tasks.preload")
     return Sandbox(perform_and_measure, TaskResult, preload=preload, limits=limits)
@@ -31,8 +31,8 @@ def box() -> Sandbox[Call, TaskResult]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", CRAFTED)
-async def test_a_crafted_file_ends_within_its_bounds_in_every_kind_of_job(kind: str, tmp_path: Path) -> None:
-    """In a result, or in a refusal that blames the file and is not tried again."""
+async def test_a_crafted_file_ends_within_its_bounds_in_every_task_type(kind: str, tmp_path: Path) -> None:
+    """In a result, or in an error that blames the file and is final."""
     source = tmp_path / "a.tif"
     CRAFTED[kind](source)
     for name in TYPES:

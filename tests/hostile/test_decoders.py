@@ -1,4 +1,4 @@
-"""What only a decoder of pixels, colors or places meets: a picture or a named refusal, within the limits."""
+"""Attacks on decoders of pixels, colors and georeferences: a picture or an error code, within the limits."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from geoprocessing_worker.tiff.gate import admit
 from tests.hostile.test_bombs import NAMED, render
 from tests.support.tiffs import DOUBLE, LONG, SHORT, UNDEFINED, RawTiff, Value, gray
 
-LARGE, SMALL = 2048, 16  # pixels on a side: what a block holds, and what its directory says
+LARGE, SMALL = 2048, 16  # pixels on a side: of a block, and as declared in its directory
 
 
 def block_of(codec: str, path: Path) -> tuple[dict[int, Value], bytes]:
-    """The tags of the codec, and a tile of `LARGE` pixels on a side as GDAL writes it."""
+    """The tags of the codec, and a tile of `LARGE` pixels on a side as written by GDAL."""
     count = 3 if codec == "webp" else 1
     with (
         gdal_environment(),
@@ -48,7 +48,7 @@ def block_of(codec: str, path: Path) -> tuple[dict[int, Value], bytes]:
 async def test_a_block_that_unpacks_to_16384_times_its_pixels_ends_within_the_limits(
     codec: str, tmp_path: Path
 ) -> None:
-    """By every decoder that is installed; the last one is not, and is refused by name."""
+    """By every installed decoder. The last codec is not installed, and is refused by name."""
     tags: dict[int, Value] = {259: (SHORT, [50002])}
     block = b"\xff\x0a" + bytes(300)
     if codec != "JPEG XL":
@@ -83,7 +83,7 @@ def profiles() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", profiles())
-async def test_a_broken_color_profile_changes_no_color_and_breaks_nothing(kind: str, tmp_path: Path) -> None:
+async def test_a_broken_color_profile_changes_no_color(kind: str, tmp_path: Path) -> None:
     profile = profiles()[kind] or b"\0"
     pixels = bytes(range(256)) * 3
     tags = rgb(t34675=(UNDEFINED, list(profile)), t273=(LONG, [20_000]))
@@ -106,8 +106,8 @@ async def test_a_color_profile_of_many_megabytes_is_not_used(megabytes: int, cod
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, 0.0], ids=str)
-async def test_a_camera_model_of_no_numbers_places_nothing_and_breaks_nothing(number: float, tmp_path: Path) -> None:
-    """Rational polynomial coefficients, all of them the same: an unplaced picture, or a refusal with a name."""
+async def test_a_camera_model_without_numbers_places_no_picture(number: float, tmp_path: Path) -> None:
+    """Equal rational polynomial coefficients: an unplaced picture, or an error code."""
     RawTiff([gray(t50844=(DOUBLE, [number] * 92))], data=bytes(300)).write(tmp_path / "a.tif")
     try:
         assert (await render(tmp_path / "a.tif")).outputs
@@ -116,7 +116,7 @@ async def test_a_camera_model_of_no_numbers_places_nothing_and_breaks_nothing(nu
 
 
 def hundred_thousand_overviews(path: Path) -> None:
-    """Each says that it is a smaller picture of the first."""
+    """Each declares to be a smaller picture of the first."""
     one = RawTiff([gray(8, 8, t254=(LONG, [1]))]).bytes()[8:-4]
     step = len(one) + 4
     links = b"".join(one + struct.pack("<I", 8 + step * (number + 1)) for number in range(100_000))
@@ -132,9 +132,7 @@ def million_control_points(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "limit"), [(hundred_thousand_overviews, "directories"), (million_control_points, "control points")]
 )
-def test_what_there_is_too_much_of_is_refused_before_it_is_read(
-    make: Callable[[Path], None], limit: str, tmp_path: Path
-) -> None:
+def test_excessive_counts_are_refused_before_reading(make: Callable[[Path], None], limit: str, tmp_path: Path) -> None:
     make(tmp_path / "a.tif")
     with pytest.raises(JobError) as caught:
         admit(tmp_path / "a.tif")
@@ -152,9 +150,7 @@ def with_nested(path: Path, kind: int, codec: int = 1, tags: Mapping[int, Value]
 
 
 @pytest.mark.parametrize("kind", [1, 4, 5])
-def test_a_codec_that_is_not_read_here_is_refused_in_an_overview_or_mask_that_hangs_off_a_picture(
-    kind: int, tmp_path: Path
-) -> None:
+def test_an_unsupported_codec_is_refused_in_a_nested_overview_or_mask(kind: int, tmp_path: Path) -> None:
     """GDAL opens SubIFDs of these kinds, so it would run the decoder of ThunderScan."""
     with pytest.raises(JobError) as caught:
         admit(with_nested(tmp_path / "a.tif", kind, 32809))
@@ -162,8 +158,8 @@ def test_a_codec_that_is_not_read_here_is_refused_in_an_overview_or_mask_that_ha
 
 
 @pytest.mark.parametrize("kind", [0, 2])
-async def test_a_nested_picture_that_gdal_ignores_does_not_keep_a_file_out(kind: int, tmp_path: Path) -> None:
-    """A raw picture within a DNG, say, may have any codec."""
+async def test_a_nested_picture_that_gdal_ignores_is_accepted(kind: int, tmp_path: Path) -> None:
+    """For example, a raw picture inside a DNG may have any codec."""
     path = with_nested(tmp_path / "a.tif", kind, 32809)
     with gdal_environment(), open_source(path) as dataset:
         assert dataset.overviews(1) == []
@@ -171,9 +167,7 @@ async def test_a_nested_picture_that_gdal_ignores_does_not_keep_a_file_out(kind:
 
 
 @pytest.mark.parametrize(("tags", "limit"), [({256: (LONG, [2_000_000])}, "side"), ({277: (SHORT, [65_535])}, "bands")])
-def test_the_limits_hold_for_an_overview_that_hangs_off_a_picture(
-    tags: dict[int, Value], limit: str, tmp_path: Path
-) -> None:
+def test_the_limits_hold_for_a_nested_overview(tags: dict[int, Value], limit: str, tmp_path: Path) -> None:
     with pytest.raises(JobError) as caught:
         admit(with_nested(tmp_path / "a.tif", 1, tags=tags))
     assert caught.value.detail["limit"] == limit

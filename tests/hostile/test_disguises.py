@@ -1,4 +1,4 @@
-"""Other formats named .tif, files beside the file, and coordinate systems that are paths: none of them is followed."""
+"""Other formats named .tif, files beside the file, and coordinate systems that are paths are not followed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DISGUISES = {
 
 
 @pytest.mark.parametrize("kind", DISGUISES)
-def test_another_format_by_the_name_of_a_tiff_is_none(kind: str, bird: Canary, tmp_path: Path) -> None:
+def test_another_format_named_tif_is_refused(kind: str, bird: Canary, tmp_path: Path) -> None:
     source = tmp_path / "a.tif"
     source.write_text(DISGUISES[kind].format(path=bird.path, url=bird.url))
     with pytest.raises(JobError) as caught:
@@ -46,8 +46,8 @@ def test_another_format_by_the_name_of_a_tiff_is_none(kind: str, bird: Canary, t
 
 
 @pytest.mark.parametrize("kind", DISGUISES)
-def test_a_tiff_that_is_something_else_too_is_a_tiff(kind: str, bird: Canary, tmp_path: Path) -> None:
-    """What stands behind the picture, where other readers may look for it, is not read."""
+def test_a_tiff_that_is_also_another_format_is_a_tiff(kind: str, bird: Canary, tmp_path: Path) -> None:
+    """Data behind the picture, where other readers may look, is not read."""
     source = tmp_path / "a.tif"
     source.write_bytes(
         RawTiff([gray()], data=bytes(300) + DISGUISES[kind].format(path=bird.path, url=bird.url).encode()).bytes()
@@ -57,7 +57,7 @@ def test_a_tiff_that_is_something_else_too_is_a_tiff(kind: str, bird: Canary, tm
 
 
 @pytest.mark.parametrize("suffix", [".tif.aux.xml", ".tif.ovr", ".tif.msk", ".tfw", ".tif.vrt", ".prj", "_RPC.TXT"])
-def test_what_lies_beside_a_file_says_nothing_about_it(suffix: str, bird: Canary, tmp_path: Path) -> None:
+def test_files_beside_the_input_are_ignored(suffix: str, bird: Canary, tmp_path: Path) -> None:
     source = Tiff(ramp(600, 600), crs=None, transform=None).write(tmp_path / "a.tif")
     alone = picture_of(run(source, tmp_path / "alone", max_size=100))
     beside = tmp_path / f"a{suffix}"
@@ -86,7 +86,7 @@ WITH_GRIDS = [
     _MERCATOR % 'EXTENSION["PROJ4","+proj=merc +nadgrids={path} +type=crs"]',
 ]
 PROJJSON = '{{"type": "BoundCRS", "transformation": {{"parameters": [{{"name": "file", "\\u0076alue": "{path}"}}]}}}}'
-# PROJ's own language, where WKT may hold it.
+# PROJ's own language, at its places in WKT.
 PROJ_WORDS = (
     "+proj=hgridshift +grids={path}",
     "+proj=pipeline +step proj=xyzgridshift grids={path}",
@@ -124,7 +124,7 @@ SYSTEMS = [
 
 
 async def convert_in_a_child(source: Path, options: RenderOptions, out: Path) -> ConversionResult:
-    """Convert behind the walls that every job has."""
+    """Convert in the sandbox of a job."""
     out.mkdir()
     request = ConversionRequest(source=source, output_folder=out, stem="a", options=options, source_name="a.tif")
     box = Sandbox(convert, ConversionResult, preload=("geoprocessing_worker.tasks.preload",))
@@ -133,8 +133,8 @@ async def convert_in_a_child(source: Path, options: RenderOptions, out: Path) ->
 
 @pytest.mark.parametrize("field", ["coordinateSystem", "sourceCrs"])
 @pytest.mark.parametrize("system", SYSTEMS)
-async def test_a_coordinate_system_opens_nothing(system: str, field: str, bird: Canary, tmp_path: Path) -> None:
-    """Refused before PROJ sees it; should that fail, the child's walls stand behind."""
+async def test_a_coordinate_system_opens_no_file(system: str, field: str, bird: Canary, tmp_path: Path) -> None:
+    """Refused before PROJ parses it. The sandbox is the second layer."""
     source = Tiff(ramp(20, 20), crs=None if field == "sourceCrs" else "EPSG:4326").write(tmp_path / "a.tif")
 
     async def use(named: str) -> None:
@@ -148,8 +148,8 @@ async def test_a_coordinate_system_opens_nothing(system: str, field: str, bird: 
     assert bird.touched() == []
 
 
-def test_no_spelling_of_projjson_hides_the_name_of_a_file(bird: Canary) -> None:
-    """Valid PROJJSON, which PROJ would follow: a bound system with a grid, and PROJ's own language as a method."""
+def test_no_spelling_of_projjson_hides_a_file_name(bird: Canary) -> None:
+    """Valid PROJJSON that PROJ would follow: a bound system with a grid, and PROJ's own language as a method."""
     shifted = CRS.from_user_input(f"+proj=longlat +ellps=bessel +nadgrids={bird.path} +type=crs")
     bound = shifted.to_json_dict()["transformation"]
     wgs84 = CRS.from_epsg(4326).to_json_dict()
@@ -161,15 +161,15 @@ def test_no_spelling_of_projjson_hides_the_name_of_a_file(bird: Canary) -> None:
     for system in systems:
         plain = json.dumps(system)
         for text in (plain, plain.replace("PROJ-based", "PROJ-\\u0062ased").replace('"value"', '"v\\u0061lue"')):
-            CRS.from_json(text)  # PROJ understands it
+            CRS.from_json(text)  # PROJ parses it
             with pytest.raises(JobError, match="Unknown coordinate system"):
                 parse_crs(text)
     assert bird.touched() == []
 
 
 @pytest.mark.parametrize("proj", ["+proj=tmerc +lon_0=9 +ellps=bessel +nadgrids=%s", "+proj=tinshift +file=%s"])
-async def test_a_file_that_names_another_in_its_system_opens_nothing(proj: str, bird: Canary, tmp_path: Path) -> None:
-    """A grid costs its shift, an operation the place. GDAL would open the latter's file; the child's walls hold."""
+async def test_a_system_that_names_another_file_opens_no_file(proj: str, bird: Canary, tmp_path: Path) -> None:
+    """A grid loses its shift, an operation the georeference. GDAL would open the latter's file. The sandbox holds."""
     words = _BY_EXTENSION.replace("custom_proj4", "Transverse_Mercator") % (proj % bird.path)
     keys = geo_tags({1024: 32767, 1025: 1, 3072: 32767, 3073: f"ESRI PE String = {words}"})
     source = write_raw_tiff(tmp_path / "a.tif", np.zeros((20, 20, 1), np.uint8), tags=keys | placed(9000, 5e6, 10))
@@ -178,8 +178,8 @@ async def test_a_file_that_names_another_in_its_system_opens_nothing(proj: str, 
     assert bird.touched() == []
 
 
-def test_a_files_own_system_that_names_another_file_counts_as_none() -> None:
-    """Should GDAL ever read one out of a file, PROJ is not asked to go where it leads."""
+def test_a_system_with_a_file_name_counts_as_none() -> None:
+    """If GDAL ever reads one from a file, PROJ does not follow it."""
     words = "+proj=tinshift +file=/etc/hostname"
     wkt = CRS.from_epsg(32638).to_wkt("WKT1_GDAL")
     wkt = wkt.replace(',AUTHORITY["EPSG","32638"]]', f',EXTENSION["PROJ4","{words}"]]')

@@ -1,4 +1,4 @@
-"""Addresses, headers and records that say one thing to one reader and another to the next."""
+"""Addresses, headers and records with two readings."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture(scope="session")
 def shared_api(shared_linked_api: RunningApi) -> RunningApi:
-    """The API whose webhooks may lead to loopback."""
+    """An API that allows webhooks to loopback."""
     return shared_linked_api
 
 
-def test_an_address_within_an_address_is_seen() -> None:
-    """Every way in which IPv6 carries IPv4, and what is of nobody; by the worker's reading and by the API's."""
+def test_an_embedded_address_is_checked() -> None:
+    """Every embedding of IPv4 in IPv6, and unassigned addresses, in the worker and the API."""
     inside = ["::ffff:10.0.0.1", "::10.0.0.1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::a00:1", "2002:a00:1::", "fec0::1"]
     inside += ["2001:0:a00:1::1", "::ffff:0:10.0.0.1", "4000::1", "fe80::1", "fd00::1", "::1", "ff0e::1", "2001:db8::1"]
     inside += ["192.0.0.192", "168.63.129.16", "3fff::1", "192.88.99.1", "2001:2::1", "240.0.0.1", "198.18.0.1"]
@@ -56,8 +56,8 @@ def test_an_address_within_an_address_is_seen() -> None:
 
 @pytest.mark.parametrize("name", ["xn--bcher-kva.example.com", "b\xfccher.example.com", "xn--zz.example.com"])
 @pytest.mark.usefixtures("hostile_dns")
-async def test_a_name_beyond_ascii_is_looked_at_like_any_other(name: str, bird: Canary, tmp_path: Path) -> None:
-    """Such a name is written in two ways, and the connection knows it by one of them; the last one stands for none."""
+async def test_a_name_beyond_ascii_is_checked_like_others(name: str, bird: Canary, tmp_path: Path) -> None:
+    """Such a name has two spellings, and the connection knows one. The last one encodes no name."""
     source = JobInput(file_name="a.tif", download_url=bird.url.replace("127.0.0.1", name))
     guards = (StorageGuard([], any_host=True), StorageGuard(["b\xfccher.example.com", "xn--zz.example.com"]))
     clients = [httpx.AsyncClient(event_hooks={"request": [guard]}, verify=NO_TLS) for guard in guards]
@@ -69,8 +69,8 @@ async def test_a_name_beyond_ascii_is_looked_at_like_any_other(name: str, bird: 
     assert all(call == "called: b''" for call in bird.touched()), "something was sent"
 
 
-async def test_the_address_is_looked_at_by_the_workers_own_clients(bird: Canary) -> None:
-    """Not only by those that tests make; by a name that the system reads as an address."""
+async def test_the_workers_own_clients_check_addresses(bird: Canary) -> None:
+    """Not only by clients of tests. The name is one that the system parses as an address."""
     port = bird.url.split(":")[2].split("/")[0]
     anywhere = Settings(source_hosts=("*",), allow_any_storage_host=True)
     for make, words in ((source_client, "private address"), (storage_client, r"private address 127\.0\.0\.1")):
@@ -81,7 +81,7 @@ async def test_the_address_is_looked_at_by_the_workers_own_clients(bird: Canary)
 
 
 async def fetch_failure(url: str, folder: Path) -> dict[str, Any]:
-    """The failure of a job whose sourceUrl is this one, where every public host is allowed."""
+    """The failure of a job with this sourceUrl, if every public host is allowed."""
     source = JobInput(file_name="a.tif", download_url=url, is_remote=True)
     async with source_client(Settings(source_hosts=("*",)), NO_TLS) as http:
         with pytest.raises(JobError) as caught:
@@ -94,7 +94,7 @@ async def fetch_failure(url: str, folder: Path) -> dict[str, Any]:
 async def test_open_and_closed_private_ports_look_alike(
     rebinds: bool, bird: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sourceUrl cannot scan ports, also if its name had a public address a moment before. No address is shown."""
+    """sourceUrl cannot scan ports, also not after DNS rebinding. No address is shown."""
     monkeypatch.setattr(transfer, "SOURCE_PATIENCE", 0.1)
     if rebinds:
         private, lookups = socket.getaddrinfo, list[str]()
@@ -116,7 +116,7 @@ async def test_open_and_closed_private_ports_look_alike(
     assert all(call == "called: b''" for call in bird.touched()), "something was sent"
 
 
-async def test_a_storage_host_beyond_ascii_can_be_named_either_way() -> None:
+async def test_a_storage_host_beyond_ascii_has_two_spellings() -> None:
     for name in ("b\xfccher.example.com", "xn--bcher-kva.example.com"):
         for entry in (name, "*.example.com"):
             await StorageGuard([entry])(httpx.Request("GET", "https://b\xfccher.example.com/map.tif"))
@@ -141,16 +141,16 @@ async def test_a_storage_host_beyond_ascii_can_be_named_either_way() -> None:
         "https:maps.example.org",
     ],
 )
-def test_an_address_that_can_be_read_in_two_ways_is_not_taken(url: str, api: RunningApi) -> None:
-    """Neither a webhook's nor a file's, and nothing of it is said in a header."""
+def test_an_ambiguous_url_is_refused(url: str, api: RunningApi) -> None:
+    """Neither a webhook's nor a file's. No header repeats it."""
     person = Person(api)
     assert code_of(person.http.post("/api/webhooks", json={"url": url})) == (422, "validation")
     job = {"taskType": "geotiff_to_png", "inputPayload": {"sourceUrl": url}}
     assert person.http.post("/api/geo-jobs", json=job).status_code == 422
 
 
-def test_one_webhook_that_cannot_be_sent_keeps_no_other_back(api: RunningApi) -> None:
-    """An address or a body that another version has stored: its log says that it failed, the others are delivered."""
+def test_one_unsendable_webhook_delays_no_other(api: RunningApi) -> None:
+    """An address or a body stored by another version: its log has the failure, other deliveries arrive."""
     person, database = Person(api), api.settings.conninfo or ""
     with receiver() as good:
         urls = [good.url] * 3
@@ -163,8 +163,8 @@ def test_one_webhook_that_cannot_be_sent_keeps_no_other_back(api: RunningApi) ->
             person.http.post(f"/api/webhooks/{webhook}/test").raise_for_status()
 
         def tries(webhook: str) -> list[dict[str, Any]]:
-            told = person.http.get(f"/api/webhooks/{webhook}/deliveries").json()["deliveries"]
-            return [attempt for delivery in told for attempt in delivery["attempts"]]
+            deliveries = person.http.get(f"/api/webhooks/{webhook}/deliveries").json()["deliveries"]
+            return [attempt for delivery in deliveries for attempt in delivery["attempts"]]
 
         wait_until(lambda: all(map(tries, (address, body, fine))), "all tries")
     assert tries(fine)[0]["statusCode"] == 204
@@ -176,10 +176,10 @@ def test_one_webhook_that_cannot_be_sent_keeps_no_other_back(api: RunningApi) ->
     ("kind", "module"),
     [("webhooks", "geo_jobs_api.endpoints.webhooks"), ("schedules", "geo_jobs_api.endpoints.schedules")],
 )
-def test_a_caller_has_so_many_webhooks_and_schedules_and_no_more(
+def test_webhooks_and_schedules_of_a_caller_are_limited(
     kind: str, module: str, api: RunningApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many are asked for at once: an end is told to all webhooks, and schedules make jobs by themselves."""
+    """Also under concurrency, since every ending goes to all webhooks, and schedules make jobs."""
     monkeypatch.setattr(f"{module}.MAX_PER_OWNER", 3)
     person = Person(api)
     with ThreadPoolExecutor(8) as pool:
@@ -190,7 +190,7 @@ def test_a_caller_has_so_many_webhooks_and_schedules_and_no_more(
 
 
 def make_one(person: Person, kind: str, number: int) -> httpx.Response:
-    """Register a webhook, or a schedule."""
+    """Register a webhook or a schedule."""
     template = {"taskType": "geotiff_to_png", "inputPayload": {"sourceUrl": "https://maps.example.org/a.tif"}}
     bodies: dict[str, dict[str, Any]] = {
         "webhooks": {"url": "https://maps.example.org/hook"},
@@ -200,8 +200,8 @@ def make_one(person: Person, kind: str, number: int) -> httpx.Response:
 
 
 @pytest.mark.parametrize("kind", ["webhooks", "schedules"])
-def test_what_counts_against_a_share_is_made_one_after_the_other(kind: str, api: RunningApi) -> None:
-    """Two that counted at once would both see room for the last one: the second waits for the first's end."""
+def test_limited_rows_are_created_one_after_another(kind: str, api: RunningApi) -> None:
+    """Two concurrent counts would both find room for the last one. The second waits for the first."""
     person, database = Person(api, "ada"), api.settings.conninfo or ""
     waiting = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
     with psycopg.connect(database) as first, ThreadPoolExecutor(1) as pool:
@@ -214,25 +214,25 @@ def test_what_counts_against_a_share_is_made_one_after_the_other(kind: str, api:
 
 
 @pytest.mark.usefixtures("hostile_dns")
-async def test_a_webhook_does_not_tell_what_there_is_within_the_network(bird: Canary) -> None:
-    """A port where somebody listens, one where nobody does, a name that is none: the same words, and no address."""
+async def test_a_webhook_reveals_no_internal_address(bird: Canary) -> None:
+    """An open port, a closed port and an unknown name give the same message without an address."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         nobody = closed.getsockname()[1]
-    told = set()
+    messages = set()
     async with WebhookClient(parse_hosts("")) as outgoing:
         for port in (int(bird.url.split(":")[2].split("/")[0]), nobody):
             with pytest.raises(AddressRefusedError) as caught:
                 await outgoing.post(f"https://inside.example.com:{port}/", b"{}", {})
-            told.add(str(caught.value))
-    assert len(told) == 1
-    assert "127.0.0.1" not in told.pop()
+            messages.add(str(caught.value))
+    assert len(messages) == 1
+    assert "127.0.0.1" not in messages.pop()
 
 
 @pytest.mark.parametrize("etag", ['"\xe9"', '"a\r\nX-Evil: 1"', '"' + "a" * 2000 + '"'])
-async def test_a_version_that_does_not_fit_into_a_header_is_not_sent_back(
+async def test_a_version_with_header_syntax_is_not_sent(
     etag: str, server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    """A server's, kept by the API and told to another worker: neither another header nor the end of the job."""
+    """A server's version, stored by the API, reaches another worker. It neither adds a header nor fails the job."""
     answer = Response(b"x" * 10)
     answer.raw_headers.append((b"etag", etag.replace("\r\n", "").encode("latin-1")))
     server.on("file", answer)
@@ -243,7 +243,7 @@ async def test_a_version_that_does_not_fit_into_a_header_is_not_sent_back(
     assert got.etag is None or "\r" in etag
 
 
-async def test_no_receiver_hears_what_another_one_wanted_remembered() -> None:
+async def test_cookies_of_one_receiver_reach_no_other() -> None:
     with receiver() as one:
         one.answer = lambda _: (204, {"Set-Cookie": "a=b; Path=/"}, b"")
         async with WebhookClient(parse_hosts("127.0.0.1")) as outgoing:
@@ -270,10 +270,8 @@ def logging_as_before() -> Iterator[None]:
 
 @pytest.mark.usefixtures("logging_as_before")
 @pytest.mark.parametrize("program", ["worker", "api"])
-def test_no_text_of_a_stranger_makes_a_record_of_its_own(
-    program: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Nor moves a terminal's cursor, nor turns its direction: in the file, on the terminal, in a child's traceback."""
+def test_untrusted_text_adds_no_log_record(program: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Nor a cursor movement or a change of direction: in the file, on the terminal, in a child's traceback."""
     if program == "worker":
         log.configure("INFO", tmp_path / "worker.log")
     else:

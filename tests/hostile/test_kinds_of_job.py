@@ -1,4 +1,4 @@
-"""What one kind of job refuses every kind refuses: the gates stand before the work, whoever wrote it."""
+"""The gates refuse a file for every task type, before its work."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(
 
 
 async def do(path: Path, kind: str, *, validate_headers: bool = True, work: str | None = None) -> TaskResult:
-    """As the worker does it: in a child, with its limits and walls."""
+    """Run like the worker: in a child, with its limits and sandbox."""
     out = path.parent / "out"
     out.mkdir(exist_ok=True)
     task = LOADED.usable[kind]
@@ -71,8 +71,8 @@ BOMBS: list[tuple[Callable[[Path], None], str]] = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_hostile_file_is_refused_by_every_kind_of_job(kind: str, bird: Canary, tmp_path: Path) -> None:
-    """By the same names; and nobody opens what its metadata name."""
+async def test_a_hostile_file_is_refused_by_every_task_type(kind: str, bird: Canary, tmp_path: Path) -> None:
+    """With the same codes. No file named in its metadata is opened."""
     for make, code in BOMBS:
         make(tmp_path / "a.tif")
         with pytest.raises(JobError) as caught:
@@ -87,8 +87,8 @@ async def test_a_hostile_file_is_refused_by_every_kind_of_job(kind: str, bird: C
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_lie_about_the_pixels_costs_no_more_than_a_job_may_use(kind: str, tmp_path: Path) -> None:
-    """A JPEG of gigapixels in a tile of sixteen pixels: told as damaged, or as a refusal, and the worker goes on."""
+async def test_a_false_size_costs_no_more_than_a_job_may_use(kind: str, tmp_path: Path) -> None:
+    """A JPEG of gigapixels in a tile of sixteen pixels is damage or a refusal. The worker continues."""
     path = tmp_path / "a.tif"
     jpeg_of_gigapixels(path)
     if kind == "geotiff_info":
@@ -100,30 +100,30 @@ async def test_a_lie_about_the_pixels_costs_no_more_than_a_job_may_use(kind: str
 
 
 async def test_a_large_strip_is_not_decoded_for_each_row_of_tiles(tmp_path: Path) -> None:
-    """144 megapixels in one strip of 140 kB: a copy takes seconds of the processor's time, not minutes."""
+    """144 megapixels in one strip of 140 kB: a copy takes seconds of processor time, not minutes."""
     highly_compressed(tmp_path / "a.tif")
     assert (await do(tmp_path / "a.tif", "geotiff_to_cog")).outputs
 
 
 @pytest.mark.parametrize("kind", ["geotiff_to_png", *KINDS])
-async def test_the_name_of_a_tiling_scheme_leads_nowhere(kind: str, bird: Canary, tmp_path: Path) -> None:
-    """The one domain that is let in because our own results have it: what it says is not followed."""
+async def test_a_tiling_scheme_name_is_not_followed(kind: str, bird: Canary, tmp_path: Path) -> None:
+    """The one allowed domain, which our own results have. Its content is not followed."""
     path = hostile(tmp_path / "a.tif", "TILING_SCHEME", NAME=str(bird.path), ZOOM_LEVEL="999999999")
     assert (await do(path, kind)).outputs
     assert bird.touched() == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_an_honest_file_is_worked_on_within_the_walls(kind: str, tmp_path: Path) -> None:
-    """Libraries find what they need, temporary files their place; nothing but results is left in the folder."""
+async def test_a_legitimate_file_works_in_the_sandbox(kind: str, tmp_path: Path) -> None:
+    """Libraries find their data and temporary files. Only results remain in the folder."""
     profile = {"compress": "deflate", "tiled": True, "blockxsize": 256, "blockysize": 256}
     path = Tiff(quarters(1024), transform=DEGREES, profile=profile).write(tmp_path / "a.tif")
     result = await do(path, kind)
     assert {output.name for output in result.outputs} == {found.name for found in (tmp_path / "out").iterdir()}
 
 
-async def test_work_that_does_not_look_itself_gets_no_file_that_was_not_looked_at(bird: Canary, tmp_path: Path) -> None:
-    """The gates are not the handler's: one that would open anything is not even begun."""
+async def test_the_gates_run_before_any_handler(bird: Canary, tmp_path: Path) -> None:
+    """The gates precede any handler. The work of one that would open any file does not start."""
     assert all(task.handler.opens is Opens.GEOTIFF for task in LOADED)
     path = hostile(tmp_path / "a.tif", "GEOLOCATION", X_DATASET=str(bird.path))
     with pytest.raises(JobError) as caught:

@@ -1,4 +1,4 @@
-"""Everything that a whole run wrote is searched for what must not be in it."""
+"""All output of a whole run is searched for secrets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.processes import Programs, programs
 from tests.support.rasters import Tiff, quarters
 
 PASSWORD = "a-password-of-the-database"
-# PNG's chunks that hold pixels, palette and transparency, and the worker's own words.
+# PNG chunks with pixels, palette and transparency, and the worker's own text.
 CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"pHYs", b"sRGB", b"gAMA", b"cHRM"})
 
 
@@ -45,8 +45,8 @@ def chunks(png: bytes) -> set[bytes]:
     return found
 
 
-def test_no_secret_is_in_anything_that_a_whole_run_wrote(stack: Programs, tmp_path: Path) -> None:
-    """A job that succeeds, one whose file is refused, and a worker whose token is wrong: logs, events, results."""
+def test_no_output_of_a_whole_run_has_a_secret(stack: Programs, tmp_path: Path) -> None:
+    """A succeeded job, a refused file and a worker with a wrong token: logs, events, results."""
     good = Tiff(quarters(64), profile={"photometric": "rgb"}).write(tmp_path / "good.tif")
     bad = tmp_path / "bad.tif"
     bad.write_bytes(good.read_bytes()[:300])
@@ -57,7 +57,7 @@ def test_no_secret_is_in_anything_that_a_whole_run_wrote(stack: Programs, tmp_pa
     assert [job["state"] for job in jobs] == ["succeeded", "failed"]
     results = stack.download(ids[0], tmp_path / "results")
     person = stack.person()
-    told = [json.dumps(job) + person.get(f"/api/geo-jobs/{job['id']}/events").text for job in jobs]
+    answers = [json.dumps(job) + person.get(f"/api/geo-jobs/{job['id']}/events").text for job in jobs]
     running = command_lines()
 
     secrets = [WORKER_TOKEN, "another-token-that-is-wrong", PASSWORD, JWT_SECRET, STORAGE_SECRET, make_jwt()[:30]]
@@ -65,13 +65,13 @@ def test_no_secret_is_in_anything_that_a_whole_run_wrote(stack: Programs, tmp_pa
     assert {"worker.log", "output.log"} <= {path.name for path in logs}
     assert [path for path in logs if path.name == "worker.log" and path.stat().st_mode & 0o077] == [], "others may read"
     written = {str(path): path.read_text(errors="replace") for path in [*logs, *results.values()]}
-    written |= {"told": "".join(told), "running": running}
+    written |= {"answers": "".join(answers), "running": running}
     for place, text in written.items():
         for secret in secrets:
             assert secret not in text, f"{secret} in {place}"
-        # Results and answers name no address; logs may, without the query that is the signature.
+        # Results and answers have no URL. Logs may, without the signed query.
         assert not re.search(r"[?&]signature=[\w-]{20}", text), f"a signed query in {place}"
-    for text in told:
+    for text in answers:
         assert str(tmp_path) not in text, "a path of the worker's"
     png = next(path for name, path in results.items() if name == "good.png").read_bytes()
     assert chunks(png) <= CHUNKS, chunks(png)
@@ -80,8 +80,8 @@ def test_no_secret_is_in_anything_that_a_whole_run_wrote(stack: Programs, tmp_pa
 
 
 @pytest.mark.parametrize("output_format", ["jpeg", "webp", "png"])
-def test_pictures_carry_nothing_of_what_the_file_said_of_itself(output_format: str, tmp_path: Path) -> None:
-    """Of its own tags a file may hold names, places and whole documents; the metadata tell those on a list."""
+def test_pictures_have_no_text_of_the_files_tags(output_format: str, tmp_path: Path) -> None:
+    """A file's own tags may hold names, places and documents. The metadata have only tags of an allow-list."""
     import rasterio
 
     from geoprocessing_worker.source.gdal import gdal_environment
@@ -90,9 +90,9 @@ def test_pictures_carry_nothing_of_what_the_file_said_of_itself(output_format: s
     source = Tiff(quarters(64)).write(tmp_path / "a.tif")
     private = {"TIFFTAG_ARTIST": "private-artist", "TIFFTAG_HOSTCOMPUTER": "private-computer", "OTHER": "private-other"}
     with gdal_environment(), rasterio.open(source, "r+") as dataset:
-        dataset.update_tags(TIFFTAG_SOFTWARE="told-software", **private)
+        dataset.update_tags(TIFFTAG_SOFTWARE="kept-software", **private)
     result = run(source, tmp_path / "out", output_format=output_format)
     everything = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
     assert b"private-" not in everything
     assert "private-" not in json.dumps(result.metadata)
-    assert "told-software" in json.dumps(result.metadata)
+    assert "kept-software" in json.dumps(result.metadata)

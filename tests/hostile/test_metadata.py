@@ -1,4 +1,4 @@
-"""A file whose own metadata names another file or address is refused, and nobody opens what it names."""
+"""Metadata that name another file or URL are refused, and neither is opened."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RAW = '<GDALMetadata><Item name="OVERVIEW_FILE" domain="OVERVIEWS">{path}</Item>
 
 
 def hostile(path: Path, domain: str, **items: str) -> Path:
-    """A file that GDAL itself wrote, with items in a metadata domain."""
+    """A file written by GDAL, with items in a metadata domain."""
     with (
         gdal_environment(),
         rasterio.open(
@@ -51,7 +51,7 @@ def aims(bird: Canary) -> dict[str, str]:
     ("domain", "items"),
     [("OVERVIEWS", ("OVERVIEW_FILE",)), ("GEOLOCATION", ("X_DATASET", "Y_DATASET")), ("ANY_LATER_ONE", ("FILE",))],
 )
-def test_metadata_that_name_another_file_are_refused_and_not_followed(
+def test_metadata_that_name_another_file_are_refused(
     domain: str, items: tuple[str, ...], aim: str, bird: Canary, tmp_path: Path
 ) -> None:
     path = hostile(tmp_path / "a.tif", domain, **dict.fromkeys(items, aims(bird)[aim]))
@@ -63,10 +63,10 @@ def test_metadata_that_name_another_file_are_refused_and_not_followed(
 
 
 @pytest.mark.parametrize("validate_headers", [True, False])
-def test_gdal_is_asked_once_more_what_domains_it_found(
+def test_the_domains_that_gdal_found_are_checked_again(
     validate_headers: bool, bird: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Should the first gate be blind, the second stands before overviews and pixels."""
+    """The second gate, before overviews and pixels, works alone."""
     monkeypatch.setattr(inspection, "admit", lambda *_, **__: ())
     path = hostile(tmp_path / "a.tif", "OVERVIEWS", OVERVIEW_FILE=str(bird.path))
     with pytest.raises(JobError) as caught:
@@ -75,8 +75,8 @@ def test_gdal_is_asked_once_more_what_domains_it_found(
     assert bird.touched() == []
 
 
-def test_the_attack_is_real_where_nobody_guards(bird: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With both gates off GDAL opens what the file names: the tests above do not pass by themselves."""
+def test_the_attack_works_without_the_gates(bird: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without both gates GDAL opens the named file, so the tests above prove something."""
     monkeypatch.setattr(inspection, "admit", lambda *_, **__: ())
     monkeypatch.setattr(inspection, "check_domain", lambda _: None)
     path = hostile(tmp_path / "a.tif", "OVERVIEWS", OVERVIEW_FILE=str(bird.path))
@@ -108,9 +108,7 @@ def write_with_metadata(path: Path, value: Value, order: str = "<") -> Path:
 
 @pytest.mark.parametrize("evasion", EVASIONS)
 @pytest.mark.parametrize("validate_headers", [True, False])
-def test_no_spelling_of_the_metadata_hides_their_domain(
-    evasion: str, validate_headers: bool, bird: Canary, tmp_path: Path
-) -> None:
+def test_no_spelling_hides_a_domain(evasion: str, validate_headers: bool, bird: Canary, tmp_path: Path) -> None:
     path = write_with_metadata(tmp_path / "a.tif", text(EVASIONS[evasion].format(path=bird.path)))
     with pytest.raises(JobError) as caught:
         admit(path, validate_headers=validate_headers)
@@ -124,8 +122,8 @@ WIDE = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
 @pytest.mark.parametrize("kind", [ASCII, BYTE])
 @pytest.mark.parametrize("codec", WIDE)
 @pytest.mark.parametrize("evasion", ["raw", *EVASIONS])
-def test_wide_letters_do_not_hide_a_domain(evasion: str, codec: str, kind: int, bird: Canary, tmp_path: Path) -> None:
-    """UTF-16 and UTF-32 are decoded for GDAL, so they are held to the same grammar and domains."""
+def test_utf_16_and_32_do_not_hide_a_domain(evasion: str, codec: str, kind: int, bird: Canary, tmp_path: Path) -> None:
+    """UTF-16 and UTF-32 are decoded and held to the same grammar and domains."""
     words = (EVASIONS | {"raw": RAW})[evasion].format(path=bird.path)
     path = write_with_metadata(tmp_path / "a.tif", (kind, [*words.encode(codec), 0, 0]))
     for validate_headers in (True, False):
@@ -137,16 +135,16 @@ def test_wide_letters_do_not_hide_a_domain(evasion: str, codec: str, kind: int, 
 
 @pytest.mark.parametrize("begin", ["", "\ufeff"])
 @pytest.mark.parametrize("codec", WIDE)
-def test_gdal_itself_reads_no_metadata_of_wide_letters(codec: str, begin: str, tmp_path: Path) -> None:
-    """So only the decoded text counts: behind the first NUL there is nothing else that GDAL would find."""
+def test_gdal_itself_reads_no_metadata_in_utf_16_or_32(codec: str, begin: str, tmp_path: Path) -> None:
+    """So only the decoded text counts: GDAL finds no other behind the first NUL."""
     words = (begin + RAW).encode(codec)
     path = write_with_metadata(tmp_path / "a.tif", (ASCII, [*words, 0, *RAW.encode(), 0]))
     with gdal_environment(), rasterio.open(path) as dataset:
         assert "OVERVIEWS" not in dataset.tag_namespaces()
 
 
-def test_a_narrow_text_behind_a_wide_beginning_is_refused(bird: Canary, tmp_path: Path) -> None:
-    """A decoder that sees something else than GDAL does hides nothing."""
+def test_utf_8_after_a_utf_16_beginning_is_refused(bird: Canary, tmp_path: Path) -> None:
+    """A difference between our decoder and GDAL hides no domain."""
     narrow = RAW.format(path=bird.path).encode() + b"\0"
     for begin in (b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf", b"<\0", b"\0<", b"\xff\xfe\0\0"):
         path = write_with_metadata(tmp_path / "a.tif", (ASCII, [*begin, *narrow]))
@@ -156,8 +154,8 @@ def test_a_narrow_text_behind_a_wide_beginning_is_refused(bird: Canary, tmp_path
     assert bird.touched() == []
 
 
-def test_letters_stored_as_wider_numbers_are_refused(bird: Canary, tmp_path: Path) -> None:
-    """libtiff would make a text of 16-bit numbers, in which a reader of bytes sees an early end."""
+def test_text_stored_as_wider_numbers_is_refused(bird: Canary, tmp_path: Path) -> None:
+    """libtiff makes a text of 16-bit numbers, in which a reader of bytes finds an early end."""
     letters = RAW.format(path=bird.path).encode()
     for order in "<>":
         path = write_with_metadata(tmp_path / "a.tif", (SHORT, list(letters)), order)
@@ -167,7 +165,7 @@ def test_letters_stored_as_wider_numbers_are_refused(bird: Canary, tmp_path: Pat
 
 
 @pytest.mark.parametrize("place", ["second page", "SubIFD", "second page's"])
-def test_metadata_are_looked_at_wherever_they_stand(place: str, bird: Canary, tmp_path: Path) -> None:
+def test_metadata_are_checked_in_every_directory(place: str, bird: Canary, tmp_path: Path) -> None:
     value = text(RAW.format(path=bird.path))
     content = {
         "second page": lambda: RawTiff([gray(), gray(t42112=value)]).bytes(),
@@ -181,7 +179,7 @@ def test_metadata_are_looked_at_wherever_they_stand(place: str, bird: Canary, tm
 
 
 def hung_off(value: Value) -> bytes:
-    """A second directory that hangs off the first by tag 330, with the chain ending before it."""
+    """A second directory referenced from the first by tag 330, after the end of the chain."""
     first = gray(t330=(LONG, [0x7FFF1234]))
     content = RawTiff([first, gray(t42112=value)]).bytes()
     link = 8 + 2 + 12 * len(first)
@@ -190,8 +188,8 @@ def hung_off(value: Value) -> bytes:
 
 
 @pytest.mark.parametrize("size", [1_000_000, 2_000_000])
-def test_the_gate_itself_takes_no_time_over_long_metadata(size: int, tmp_path: Path) -> None:
-    """What makes other matchers of patterns run for ever is refused at once, or is too large to be looked at."""
+def test_long_metadata_do_not_slow_the_gate(size: int, tmp_path: Path) -> None:
+    """Text that causes backtracking elsewhere is refused at once, or is too large."""
     for filling in ("<Item " * (size // 6), " " * size, '<Item a="' + "b" * size, "<Item a='1'" * (size // 11)):
         path = write_with_metadata(tmp_path / "a.tif", text("<GDALMetadata>" + filling))
         with pytest.raises(JobError) as caught:
@@ -214,7 +212,7 @@ def test_the_gate_itself_takes_no_time_over_long_metadata(size: int, tmp_path: P
         "",
     ],
 )
-def test_metadata_as_programs_write_them_pass(words: str, tmp_path: Path) -> None:
-    """GDAL's own, ArcGIS' and those that are copied of other formats; written in one piece or by hand."""
+def test_usual_metadata_pass(words: str, tmp_path: Path) -> None:
+    """GDAL's own, ArcGIS', and those copied from other formats, written at once or by hand."""
     admit(write_with_metadata(tmp_path / "a.tif", text(words)))
     admit(write_with_metadata(tmp_path / "b.tif", (BYTE, list(words.encode()) or [0])))

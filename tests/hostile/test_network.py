@@ -1,4 +1,4 @@
-"""A job's URLs lead to storage and nowhere else: what they would like to have called is not called."""
+"""A job's URLs lead to storage only (SSRF)."""
 
 from __future__ import annotations
 
@@ -61,9 +61,7 @@ async def fetch(url: str, guard: StorageGuard, folder: Path) -> None:
         "storage.example.org/map.tif",
     ],
 )
-async def test_a_url_that_leads_elsewhere_than_to_storage_is_not_followed(
-    url: str, bird: Canary, tmp_path: Path
-) -> None:
+async def test_a_url_outside_of_storage_is_refused(url: str, bird: Canary, tmp_path: Path) -> None:
     port = bird.url.split(":")[2].split("/")[0]
     with pytest.raises(JobError) as caught:
         await fetch(
@@ -83,10 +81,10 @@ async def test_a_url_that_leads_elsewhere_than_to_storage_is_not_followed(
     ids=["named", "by its ending", "any"],
 )
 @pytest.mark.usefixtures("hostile_dns")
-async def test_a_public_name_that_leads_to_a_private_address_is_not_spoken_to(
+async def test_a_public_name_with_a_private_address_is_refused(
     guard: StorageGuard, bird: Canary, tmp_path: Path
 ) -> None:
-    """Looked at on the connection itself: asking for the address beforehand would be told another one."""
+    """Checked on the connection itself, since DNS rebinding would defeat an earlier lookup."""
     with pytest.raises(JobError) as caught:
         await fetch(bird.url.replace("127.0.0.1", NAME), guard, tmp_path)
     assert (caught.value.code, caught.value.detail["address"]) == ("address_refused", "127.0.0.1")
@@ -94,16 +92,14 @@ async def test_a_public_name_that_leads_to_a_private_address_is_not_spoken_to(
 
 
 @pytest.mark.usefixtures("hostile_dns")
-async def test_a_private_network_that_was_configured_may_hold_storage_under_a_public_name(
-    server: ScriptedApi, tmp_path: Path
-) -> None:
+async def test_storage_networks_allow_a_public_name_with_a_private_address(server: ScriptedApi, tmp_path: Path) -> None:
     settings = Settings(storage_hosts=NAME, storage_networks="10.0.0.0/8, 127.0.0.0/8")
     server.on("file", Response(b"x" * 10))
     await fetch(f"{server.base_url}/file".replace("127.0.0.1", NAME), worker._guard(settings), tmp_path)
     assert (tmp_path / "map.tif").read_bytes() == b"x" * 10
 
 
-async def test_the_apis_own_host_is_storage_too(server: ScriptedApi, tmp_path: Path) -> None:
+async def test_the_apis_own_host_counts_as_storage(server: ScriptedApi, tmp_path: Path) -> None:
     server.on("file", Response(b"x" * 10))
     await fetch(f"{server.base_url}/file", worker._guard(Settings(api_base_url=server.base_url)), tmp_path)
 
@@ -117,7 +113,7 @@ async def test_a_redirect_is_not_followed(status: int, server: ScriptedApi, bird
     assert bird.touched() == []
 
 
-async def test_results_are_not_sent_elsewhere_either(bird: Canary, tmp_path: Path) -> None:
+async def test_results_are_uploaded_to_storage_only(bird: Canary, tmp_path: Path) -> None:
     (tmp_path / "map.png").write_bytes(b"a picture")
     made = OutputFile(
         name="map.png", path=tmp_path / "map.png", content_type="image/png", size_bytes=9, sha256="0" * 64
@@ -130,7 +126,7 @@ async def test_results_are_not_sent_elsewhere_either(bird: Canary, tmp_path: Pat
     assert bird.touched() == []
 
 
-async def test_an_endless_answer_of_storage_to_an_upload_is_not_read(server: ScriptedApi, tmp_path: Path) -> None:
+async def test_an_endless_answer_to_an_upload_is_not_read(server: ScriptedApi, tmp_path: Path) -> None:
     async def endless(request: Request) -> Response:
         async def body() -> AsyncIterator[bytes]:
             while True:
@@ -154,7 +150,7 @@ CLAIM = ClaimRequest(claim_id="a", worker_id="b", worker_name="c", task_types=("
 
 
 @pytest.mark.parametrize("trick", ["too long", "packed"])
-async def test_an_answer_of_the_api_that_would_fill_the_memory_is_not_taken(trick: str, server: ScriptedApi) -> None:
+async def test_a_huge_answer_of_the_api_is_refused(trick: str, server: ScriptedApi) -> None:
     async def answer(request: Request) -> Response:
         if trick == "packed":
             return Response(gzip.compress(b'{"serverTime": 0}'), headers={"Content-Encoding": "gzip"})
@@ -177,13 +173,13 @@ async def test_an_answer_of_the_api_that_would_fill_the_memory_is_not_taken(tric
     [
         ("http://maps.example.org", False, True),
         ("http://maps.example.org", True, False),
-        ("http://203.0.113.9:8000", False, False),  # kept for documentation, so of no public network
+        ("http://203.0.113.9:8000", False, False),  # reserved for documentation, so in no public network
         ("http://93.184.216.34", False, True),
         ("https://maps.example.org", False, False),
         ("http://api:8000", False, False),
         ("http://127.0.0.1:8000", False, False),
     ],
 )
-def test_the_token_does_not_leave_ones_own_network_unencrypted(url: str, plain: bool, wrong: bool) -> None:
+def test_the_token_is_never_sent_unencrypted_to_a_public_host(url: str, plain: bool, wrong: bool) -> None:
     settings = Settings(api_base_url=url, worker_auth_token="t", allow_plain_http=plain)
     assert any("unencrypted" in problem for problem in config.problems(settings)) is wrong

@@ -1,4 +1,4 @@
-"""Requests made from our own OpenAPI document, right and wrong ones: each answer is one that the document tells of."""
+"""Valid and invalid requests generated from our OpenAPI document get documented answers."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ def shared_api(shared_linked_api: RunningApi) -> RunningApi:
     return shared_linked_api
 
 
-def test_no_request_that_the_document_leads_to_gets_an_undocumented_answer(api: RunningApi, tmp_path: Path) -> None:
-    """All checks of schemathesis: statuses, types, bodies, methods, missing headers, ignored tokens, wrong data taken.
+def test_no_generated_request_gets_an_undocumented_answer(api: RunningApi, tmp_path: Path) -> None:
+    """All checks of schemathesis: statuses, types, bodies, methods, missing headers, ignored tokens, accepted bad data.
 
     `make schemathesis` tries hundreds of times as many, in more ways.
     """
@@ -25,14 +25,14 @@ def test_no_request_that_the_document_leads_to_gets_an_undocumented_answer(api: 
     assert "passed" in found.stdout
 
 
-def test_a_wrong_method_is_told_all_right_ones(api: RunningApi) -> None:
+def test_the_answer_to_a_wrong_method_lists_the_allowed_ones(api: RunningApi) -> None:
     answer = api.client().request("DELETE", "/api/geo-jobs")
     assert answer.status_code == 405
     assert answer.headers["allow"] == "GET, POST"
 
 
-def test_every_refusal_is_documented_as_the_problem_that_it_is(api: RunningApi) -> None:
-    """The document names all codes, so that a client can be written from it alone."""
+def test_every_refusal_is_documented_with_its_codes(api: RunningApi) -> None:
+    """The document names all codes, so it suffices to write a client."""
     document = get(f"{api.base_url}/openapi.json").json()
     for operations in document["paths"].values():
         for operation in operations.values():
@@ -40,15 +40,15 @@ def test_every_refusal_is_documented_as_the_problem_that_it_is(api: RunningApi) 
             assert "lease_lost" in refused["properties"]["code"]["enum"]
 
 
-def test_a_task_type_that_nobody_knows_is_named_whatever_keys_come_with_it(api: RunningApi) -> None:
-    """With a de-duplication key it was answered by a 503 and the advice to ask again."""
+def test_an_unknown_task_type_is_named_whatever_the_other_keys(api: RunningApi) -> None:
+    """With a deduplication key it was answered by 503 and the advice to retry."""
     person = Person(api)
     for more in ({}, {"dedupKey": "a"}):
         answer = person.http.post("/api/geo-jobs", json={"taskType": "nobody_knows"} | more)
         assert code_of(answer) == (422, "unknown_task_type")
 
 
-def test_a_number_is_no_moment_and_a_truth_no_number(api: RunningApi) -> None:
+def test_a_number_is_no_time_and_a_boolean_no_number(api: RunningApi) -> None:
     person = Person(api)
     for wrong in ({"runAt": 0}, {"notifyAt": 1e9}, {"priority": True}, {"priority": "7"}):
         answer = person.http.post("/api/geo-jobs", json={"taskType": "geotiff_to_png"} | wrong)

@@ -1,4 +1,4 @@
-"""Pointers to directories that are none: ignored with a note, and nothing can be hidden behind them."""
+"""Invalid directory pointers are ignored with a note, and hide no directory."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ PLACED: dict[int, Value] = {
     33922: (DOUBLE, [0.0, 0.0, 0.0, 44.0, 15.0, 0.0]),
     34735: (SHORT, [1, 1, 0, 3, 1024, 0, 1, 2, 1025, 0, 1, 1, 2048, 0, 1, 4326]),
 }
-PIXELS = 40_000  # where they stand, behind everything else
+PIXELS = 40_000  # their offsets, after all other data
 
 EVIL = '<GDALMetadata><Item name="OVERVIEW_FILE" domain="OVERVIEWS">/etc/hostname</Item></GDALMetadata>'
 
 
 def file_with(*later: dict[int, Value], big: bool = False, **options: Any) -> bytes:
-    """A picture of 16 by 16, and these directories behind it."""
+    """A picture of 16 by 16, followed by these directories."""
     first = gray(t273=(LONG, [PIXELS])) | PLACED
     return RawTiff([first, *later], big=big, **options).bytes().ljust(PIXELS, b"\x01") + bytes(range(256))
 
@@ -59,7 +59,7 @@ POINTERS = {
 @pytest.mark.parametrize("big", [False, True])
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("pointer", POINTERS)
-def test_a_pointer_to_no_directory_is_ignored_with_a_note(pointer: str, order: str, big: bool, tmp_path: Path) -> None:
+def test_an_invalid_pointer_is_ignored_with_a_note(pointer: str, order: str, big: bool, tmp_path: Path) -> None:
     source = tmp_path / "a.tif"
     source.write_bytes(file_with(order=order, big=big, chain=POINTERS[pointer]))
     for validate_headers in (True, False):
@@ -71,7 +71,7 @@ def test_a_pointer_to_no_directory_is_ignored_with_a_note(pointer: str, order: s
 
 @pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.task_type.name)
 @pytest.mark.parametrize("pointer", ["beyond the end", "in the pixels", "back to the first"])
-def test_every_kind_of_job_ignores_it_and_says_so(pointer: str, handler: Any, tmp_path: Path) -> None:
+def test_every_task_type_ignores_it_with_a_note(pointer: str, handler: Any, tmp_path: Path) -> None:
     source = tmp_path / "a.tif"
     source.write_bytes(file_with(chain=POINTERS[pointer]))
     metadata: Any = perform_on(handler, source, tmp_path / "out").metadata
@@ -83,7 +83,7 @@ def test_every_kind_of_job_ignores_it_and_says_so(pointer: str, handler: Any, tm
 def test_a_bad_pointer_after_overviews_is_ignored_too(
     pointer: str, handler: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """GDAL reports it while it looks for overviews. With a usual system nothing later clears that error."""
+    """GDAL reports it while it looks for overviews. With a common CRS no later call clears that error."""
     half, quarter = (gray(side, side, t254=(LONG, [1]), t273=(LONG, [PIXELS])) for side in (8, 4))
     source = tmp_path / "a.tif"
     source.write_bytes(file_with(half, quarter, chain=POINTERS[pointer]))
@@ -95,8 +95,8 @@ def test_a_bad_pointer_after_overviews_is_ignored_too(
 
 
 @pytest.mark.parametrize("pointer", ["beyond the end", "in the pixels", "back to the first"])
-def test_an_open_file_holds_no_error_of_its_chain(pointer: str, tmp_path: Path) -> None:
-    """rasterio raises an old error at the next call, whichever that is."""
+def test_an_open_file_keeps_no_error_of_its_pointers(pointer: str, tmp_path: Path) -> None:
+    """rasterio raises an old error at the next call."""
     source = tmp_path / "a.tif"
     half = gray(8, 8, t254=(LONG, [1]), t273=(LONG, [PIXELS]))
     source.write_bytes(file_with(half, chain=POINTERS[pointer]))
@@ -107,15 +107,15 @@ def test_an_open_file_holds_no_error_of_its_chain(pointer: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.task_type.name)
 @pytest.mark.parametrize("name", ["next-ifd-beyond-the-end.tif", "next-ifd-in-the-pixels.tif"])
-def test_files_with_bad_pointers_are_done(name: str, handler: Any, tmp_path: Path) -> None:
+def test_real_files_with_bad_pointers_are_rendered(name: str, handler: Any, tmp_path: Path) -> None:
     if not (CASES / name).exists():
         pytest.skip("the cases are not beside this checkout")
     metadata: Any = perform_on(handler, CASES / name, tmp_path / "out").metadata
     assert ["ignored" in note for note in metadata["source"]["notes"]] == [True]
 
 
-def test_a_file_that_ends_before_the_next_pointer_has_no_next_directory(tmp_path: Path) -> None:
-    """libtiff takes a pointer that is cut off for the end of the chain, also when part of it is there."""
+def test_a_truncated_pointer_ends_the_chain(tmp_path: Path) -> None:
+    """libtiff takes a truncated pointer for the end of the chain."""
     whole = RawTiff([gray() | {273: (LONG, [8])}]).bytes()
     for cut in (1, 2, 4):
         (tmp_path / "a.tif").write_bytes(whole[:-cut])
@@ -127,8 +127,8 @@ def test_a_file_that_ends_before_the_next_pointer_has_no_next_directory(tmp_path
 
 @pytest.mark.parametrize("tag", [330, 34665, 34853, 40965])
 @pytest.mark.parametrize("place", [10**6, PIXELS + 250, 3, 8], ids=str)
-def test_pointers_to_nested_directories_that_are_none_are_skipped(place: int, tag: int, tmp_path: Path) -> None:
-    """SubIFDs, EXIF, GPS and the like: beyond the end, in the pixels, in the header, and the directory itself."""
+def test_invalid_pointers_to_nested_directories_are_skipped(place: int, tag: int, tmp_path: Path) -> None:
+    """SubIFDs, EXIF, GPS and the like: beyond the end, into pixels or header, and to the directory itself."""
     source = tmp_path / "a.tif"
     first = gray(t273=(LONG, [PIXELS])) | {tag: (LONG, [place])}
     source.write_bytes(RawTiff([first]).bytes().ljust(PIXELS, b"\x01") + bytes(range(256)))
@@ -158,7 +158,7 @@ GOES_ON: dict[str, dict[int, Value]] = {
 
 
 def seen_by_gdal(path: Path) -> int:
-    """The number of the file's pictures in which GDAL finds anything: pages, or directories asked for by number."""
+    """The indexes of the pictures that GDAL reads, as pages or by directory number."""
     found = 0
     with gdal_environment():
         with open_source(path) as dataset:
@@ -167,15 +167,15 @@ def seen_by_gdal(path: Path) -> int:
             try:
                 with open_source(path, directory=number):
                     found = max(found, number)
-            except Exception:  # noqa: BLE001, S112 - any failure means that it is not there
+            except Exception:  # noqa: BLE001, S112 - any failure means that GDAL cannot read it
                 continue
     return found
 
 
 @pytest.mark.parametrize("big", [False, True])
 @pytest.mark.parametrize("kind", [*ENDS, *GOES_ON, "no fields"])
-def test_nothing_is_hidden_behind_a_directory_that_is_none(kind: str, big: bool, tmp_path: Path) -> None:
-    """Where our walk ends, GDAL's ends too; where GDAL goes on, hostile metadata behind it are found."""
+def test_no_directory_is_hidden_behind_an_invalid_one(kind: str, big: bool, tmp_path: Path) -> None:
+    """Our walk ends where GDAL's does. Where GDAL continues, hostile metadata are found."""
     path = tmp_path / "a.tif"
     evil = gray(20, 20, t42112=text(EVIL))
     path.write_bytes(file_with((ENDS | GOES_ON).get(kind, {}), evil, big=big))
@@ -192,19 +192,19 @@ def test_nothing_is_hidden_behind_a_directory_that_is_none(kind: str, big: bool,
 
 @pytest.mark.parametrize("kind", [6, 8, 9, 17])
 def test_a_width_of_signed_numbers_does_not_end_the_walk(kind: int, tmp_path: Path) -> None:
-    """libtiff takes them; if our walk ended there, what stands behind would go to GDAL unseen."""
+    """libtiff accepts it. If our walk ended there, later directories would reach GDAL unchecked."""
     path = tmp_path / "a.tif"
     content = file_with(gray(), gray(20, 20, t42112=text(EVIL)))
     second = content.index(b"\x00\x01\x04\x00\x01\x00\x00\x00\x10", 200)  # its width: tag 256, type 4, one of 16
     path.write_bytes(content[: second + 2] + bytes([kind]) + content[second + 3 :])
     with pytest.raises(JobError):
         admit(path)
-    if kind in {6, 8, 9}:  # 8 bytes do not fit where these 4 stand
+    if kind in {6, 8, 9}:  # 8 bytes do not fit in the place of these 4
         assert seen_by_gdal(path) == 3
 
 
-def test_a_directory_cut_off_at_the_end_is_none_to_gdal_either(tmp_path: Path) -> None:
-    """Hostile metadata in a directory whose table is whole are found, however little follows; else GDAL sees none."""
+def test_gdal_ignores_a_truncated_directory_too(tmp_path: Path) -> None:
+    """Hostile metadata in a complete directory table are found. GDAL ignores an incomplete one too."""
     room = file_with() + EVIL.encode() + b"\0"
     start = RawTiff([gray()], chain=len(room)).bytes()
     table = RawTiff([gray(20, 20, t42112=text(EVIL))], places={42112: room.index(EVIL.encode())}).bytes()[8:]
@@ -225,7 +225,7 @@ def test_a_directory_cut_off_at_the_end_is_none_to_gdal_either(tmp_path: Path) -
 
 
 def file_with_values_lost(second: dict[int, Value], tag: int, kind: int = LONG, count: int = 10) -> bytes:
-    """A picture, a second directory whose value of this tag stands beyond the end, and hostile metadata in a third."""
+    """A picture, a second directory with a value beyond the end for this tag, and hostile metadata in a third."""
     evil = gray(20, 20, t42112=text(EVIL))
     content = bytearray(file_with({**second, tag: (LONG, [1] * 10)}, evil))
     at = content.index(struct.pack("<HHI", tag, LONG, 10))
@@ -235,8 +235,8 @@ def file_with_values_lost(second: dict[int, Value], tag: int, kind: int = LONG, 
 
 @pytest.mark.parametrize("kind", [kind for kind in SIZES if kind < LONG8], ids=str)
 @pytest.mark.parametrize("tag", [*sorted(VITAL), 256, 257], ids=str)
-def test_the_walk_ends_at_lost_values_only_where_gdal_ends(tag: int, kind: int, tmp_path: Path) -> None:
-    """Of a directory without its bits, samples or tiles libtiff reads nothing, nor what follows."""
+def test_the_walk_ends_at_lost_values_exactly_like_gdal(tag: int, kind: int, tmp_path: Path) -> None:
+    """libtiff reads neither a directory without its bits, samples or tiles, nor later ones."""
     path = tmp_path / "a.tif"
     for count in (10, 1) if SIZES[kind] == 8 else (10,):
         path.write_bytes(file_with_values_lost(gray(), tag, kind, count))
@@ -245,8 +245,8 @@ def test_the_walk_ends_at_lost_values_only_where_gdal_ends(tag: int, kind: int, 
 
 
 @pytest.mark.parametrize("tag", [254, 262, 273, 279, 305, 324, 330, 700, 42112, 42113, 65000], ids=str)
-def test_nothing_is_hidden_behind_a_directory_with_lost_values(tag: int, tmp_path: Path) -> None:
-    """GDAL goes on to the third directory, so its hostile metadata are found."""
+def test_no_directory_is_hidden_behind_one_with_lost_values(tag: int, tmp_path: Path) -> None:
+    """GDAL continues to the third directory, so its hostile metadata are found."""
     path = tmp_path / "a.tif"
     path.write_bytes(file_with_values_lost(gray(), tag))
     assert seen_by_gdal(path) == 3
@@ -257,7 +257,7 @@ def test_nothing_is_hidden_behind_a_directory_with_lost_values(tag: int, tmp_pat
 
 
 def with_lost(kind: int, side: int, tag: int) -> bytes:
-    """A picture of 16 by 16 in white, and a directory of this subfile type with a value beyond the file's end."""
+    """A white picture of 16 by 16, and a directory of this subfile type with a value beyond the file's end."""
     content = bytearray(file_with(gray(side, side, t254=(LONG, [kind])) | {tag: (LONG, [1] * 10)}))
     at = content.index(struct.pack("<HHI", tag, LONG, 10))
     struct.pack_into("<I", content, at + 8, 10**6)
@@ -267,10 +267,10 @@ def with_lost(kind: int, side: int, tag: int) -> bytes:
 @pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.task_type.name)
 @pytest.mark.parametrize("tag", [258, 273, 279, 305], ids=str)
 @pytest.mark.parametrize("kind", [0, 1, 5], ids=["page", "overview", "mask of an overview"])
-def test_every_kind_of_job_ignores_a_directory_with_lost_values(
+def test_every_task_type_ignores_a_directory_with_lost_values(
     kind: int, tag: int, handler: Any, tmp_path: Path
 ) -> None:
-    """It is neither a page nor an overview, so that a picture that is whole itself is shown, with one note."""
+    """It is neither a page nor an overview. The intact picture is rendered, with one note."""
     source = tmp_path / "a.tif"
     source.write_bytes(with_lost(kind, 8, tag))
     metadata: Any = perform_on(handler, source, tmp_path / "out").metadata
@@ -279,8 +279,8 @@ def test_every_kind_of_job_ignores_a_directory_with_lost_values(
     assert metadata["source"]["pages"] == 1
 
 
-def test_a_whole_overview_beside_one_with_lost_values_is_not_used(tmp_path: Path) -> None:
-    """GDAL numbers the overviews that it finds, broken ones too: none of them is asked for."""
+def test_no_overview_is_used_beside_one_with_lost_values(tmp_path: Path) -> None:
+    """GDAL numbers broken overviews too, so none is used."""
     whole = gray(8, 8, t254=(LONG, [1]), t273=(LONG, [PIXELS]))
     broken = gray(4, 4, t254=(LONG, [1]), t273=(LONG, [1] * 10))
     content = bytearray(file_with(broken, whole))
@@ -295,7 +295,7 @@ def test_a_whole_overview_beside_one_with_lost_values_is_not_used(tmp_path: Path
 
 @pytest.mark.parametrize(("kind", "side"), [(4, 16), (0, 20)], ids=["mask", "larger page"])
 def test_a_mask_or_a_larger_page_with_lost_values_refuses_the_file(kind: int, side: int, tmp_path: Path) -> None:
-    """Without its mask a picture shows hidden pixels, and the larger page is the one that is asked for."""
+    """A picture without its mask shows hidden pixels, and the larger page would be the rendered one."""
     source = tmp_path / "a.tif"
     source.write_bytes(with_lost(kind, side, 273))
     with pytest.raises(JobError) as caught:

@@ -1,4 +1,4 @@
-"""Clients that keep a connection busy with next to nothing: each is sent away, while others are served."""
+"""Clients that occupy a connection with few bytes are disconnected, and others are served."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def connected(api: RunningApi) -> Iterator[socket.socket]:
 
 
 def drip(slow: socket.socket, piece: bytes, most: int) -> bytes:
-    """Send a piece again and again, until the server closes; what it said. AssertionError if it never does."""
-    said = b""
+    """Send a piece again and again, until the server closes. Return its answer. AssertionError if it never closes."""
+    answer = b""
     slow.settimeout(0.02)
     for _ in range(most):
         try:
@@ -42,15 +42,15 @@ def drip(slow: socket.socket, piece: bytes, most: int) -> bytes:
         except TimeoutError:
             continue
         except (ConnectionError, BrokenPipeError):
-            return said
+            return answer
         if not got:
-            return said
-        said += got
-    raise AssertionError(f"still connected after {most} pieces; it said {said!r}")
+            return answer
+        answer += got
+    raise AssertionError(f"still connected after {most} pieces, with the answer {answer!r}")
 
 
-def test_a_head_that_drips_in_is_not_waited_for(api: RunningApi) -> None:
-    """And neither is a second one on a connection that was good once."""
+def test_a_slow_head_is_refused(api: RunningApi) -> None:
+    """Nor is the second head of a connection."""
     with connected(api) as slow:
         slow.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\nX-Slow: ")
         assert get(f"{api.base_url}/health").status_code == 200
@@ -61,13 +61,13 @@ def test_a_head_that_drips_in_is_not_waited_for(api: RunningApi) -> None:
         drip(slow, b"G", 500)
 
 
-def test_a_connection_that_says_nothing_is_closed(api: RunningApi) -> None:
+def test_an_idle_connection_is_closed(api: RunningApi) -> None:
     with connected(api) as silent:
         assert silent.recv(10) == b""
 
 
-def test_a_good_connection_is_kept_for_longer_than_a_head_may_take(api: RunningApi) -> None:
-    """Claims come again on the same connection after as long as a job takes."""
+def test_a_used_connection_stays_open_between_requests(api: RunningApi) -> None:
+    """A worker claims again on the same connection after the time of a job."""
     with connected(api) as kept:
         for _ in range(2):
             kept.sendall(b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -89,17 +89,17 @@ def test_a_good_connection_is_kept_for_longer_than_a_head_may_take(api: RunningA
     ],
     ids=["header", "address", "headers", "trailer", "chunk"],
 )
-def test_a_head_without_end_is_not_collected(api: RunningApi, start: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody needs a token for this: a gigabyte of it would be a gigabyte of memory."""
+def test_an_endless_head_is_refused(api: RunningApi, start: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs no token: a gigabyte of it would take a gigabyte of memory."""
     monkeypatch.setattr(connections, "HEAD_SECONDS", 20.0)
     with connected(api) as endless:
         endless.sendall(start.encode())
         piece = b"X-Many: b\r\n" * 1000 if start.endswith("\n") else b"a" * 10_000
-        said = drip(endless, piece, 100)
-        assert b" 400 " in said.split(b"\r\n")[0] or said == b""
+        answer = drip(endless, piece, 100)
+        assert b" 400 " in answer.split(b"\r\n")[0] or answer == b""
 
 
-def test_who_does_not_read_the_answer_is_not_kept(api: RunningApi) -> None:
+def test_a_client_that_does_not_read_is_disconnected(api: RunningApi) -> None:
     Person(api).submit(data=os.urandom(30_000_000))
     url = Worker(api).claim()["input"]["downloadUrl"]
     with connected(api) as deaf:
@@ -115,10 +115,8 @@ def test_who_does_not_read_the_answer_is_not_kept(api: RunningApi) -> None:
         wait_until(lambda: not is_open(), "the connection to be broken")
 
 
-def test_an_upload_that_trickles_in_is_not_waited_for(
-    api_server: Callable[..., RunningApi], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However often a byte comes; and nothing of it stays."""
+def test_a_slow_upload_is_refused(api_server: Callable[..., RunningApi], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the pauses. No file of it remains."""
     monkeypatch.setattr(files, "UPLOAD_SECONDS", 0.3)
     api = api_server()
     person = Person(api)

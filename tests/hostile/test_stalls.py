@@ -1,4 +1,4 @@
-"""No request holds the event loop for more than 50 ms: each operation at its limits, on rows near theirs."""
+"""No request holds the event loop for more than 50 ms. Each operation is tried at its limits, on rows near theirs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.database import DatabaseServer
 from tests.support.stalls import BIG_TEMPLATE, METADATA, PAYLOAD, TIMES, fill, first_id, longest_stall
 
 MOST_SECONDS = 0.05
-# The machine's own noise is seldom there twice. A stall of the code is there each time.
+# Noise of the machine rarely repeats. A stall of the code repeats each time.
 _TRIES = 3
 OPERATIONS = [
     f"{method.upper()} {path}"
@@ -33,7 +33,7 @@ OPERATIONS = [
 
 @dataclass(frozen=True, slots=True)
 class Full:
-    """An API whose database is filled to the limits, and who calls it."""
+    """An API with a database filled to the limits, and its callers."""
 
     api: RunningApi
     url: str
@@ -174,7 +174,7 @@ def _put_type(full: Full) -> httpx.Response:
 
 
 def _lists(full: Full, path: str, **parameters: Any) -> httpx.Response:
-    """The list of a caller with large rows, of one with many, and of an administrator."""
+    """The lists of a caller with large rows, of one with many, and of an administrator."""
     for client in (full.eve, full.root):
         client.get(path, params=parameters).raise_for_status()
     return full.ada.get(path, params=parameters)
@@ -256,7 +256,7 @@ CASES: dict[str, Callable[[Full], httpx.Response]] = {
 
 
 def test_each_operation_of_the_document_has_a_case() -> None:
-    """A new operation is measured too, or this fails."""
+    """A new operation without a case fails here."""
     assert not set(OPERATIONS) - CASES.keys()
 
 
@@ -285,7 +285,7 @@ def test_no_operation_holds_the_event_loop(full: Full, operation: str) -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
 def test_no_refused_body_holds_the_event_loop(full: Full, path: str, body: dict[str, Any]) -> None:
-    """A mebibyte of mistakes is 422 and costs others at most 50 ms."""
+    """A mebibyte of mistakes is 422, and delays others by at most 50 ms."""
     content = json.dumps(body).encode()
     assert len(content) <= 1024 * 1024
     with longest_stall(full.api) as stall:
@@ -306,7 +306,7 @@ def test_no_refused_body_holds_the_event_loop(full: Full, path: str, body: dict[
 def test_pages_are_bounded_by_bytes_and_continue_where_they_ended(
     full: Full, name: str, path: str, state: str | None
 ) -> None:
-    """Pages of large rows end early, each with a cursor, and together they hold each row once and in order."""
+    """Pages of large rows end early with a cursor. Together they have each row once and in order."""
     table = {"jobs": "jobs WHERE owner = 'ada' AND state = 'succeeded'"}.get(name, f"{name} WHERE owner = 'ada'")
     direction = "ASC" if name == "schedules" else "DESC"
     seen: list[str] = []

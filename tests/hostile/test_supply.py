@@ -1,4 +1,4 @@
-"""What is installed: by hash only, and a look for known weaknesses that cannot be had is not called clean."""
+"""Packages are installed by hash only, and a missing audit is not reported as clean."""
 
 import json
 import re
@@ -18,8 +18,8 @@ def test_every_pin_has_a_hash(pins: str) -> None:
 
 
 @pytest.mark.parametrize("script", ["Dockerfile", "scripts/environment.sh"])
-def test_nothing_is_installed_without_its_hash(script: str) -> None:
-    """Each pip install takes pinned files with `--require-hashes`, or the project itself without dependencies."""
+def test_no_package_is_installed_without_its_hash(script: str) -> None:
+    """Each pip install uses pinned files with `--require-hashes`, or the project itself without dependencies."""
     lines = re.findall(r"pip install [^\n|&]*", (ROOT / script).read_text())
     assert lines
     assert [
@@ -38,7 +38,7 @@ def test_npm_packages_are_pinned_by_hash_and_name_no_registry() -> None:
     assert "ignore-scripts=true" in (folder / ".npmrc").read_text()
 
 
-def test_packages_that_were_not_looked_up_are_no_clean_result() -> None:
+def test_packages_without_a_lookup_are_counted() -> None:
     clean = {"name": "a", "version": "1", "vulns": []}
     weak = {"name": "b", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["3"]}]}
     skipped = {"name": "c", "skip_reason": "not found"}

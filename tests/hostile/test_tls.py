@@ -1,4 +1,4 @@
-"""Somebody on the network between who shows a certificate of their own hears and says nothing. Real TLS."""
+"""A server with a wrong certificate receives no byte. Real TLS."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from geoprocessing_worker.worker import api_client, source_client, storage_clien
 from tests.support.certificates import DAY, Authority, secure_server
 
 Maker = Callable[..., httpx.AsyncClient]
-# What is wrong with the server's certificate: of an authority that nobody named, for another address, run out.
+# Faults of the certificate: unknown authority, another address, expired.
 WRONG: list[tuple[str, bool, str, timedelta]] = [
     ("unknown authority", False, "127.0.0.1", DAY),
     ("another address", True, "127.0.0.2", DAY),
@@ -38,10 +38,10 @@ def settings(bundle: Path | None) -> Settings:
 
 @pytest.mark.parametrize("make", [api_client, storage_client, source_client])
 @pytest.mark.parametrize(("wrong", "is_known", "address", "until"), WRONG, ids=[one[0] for one in WRONG])
-async def test_a_certificate_that_is_not_in_order_ends_the_connection(
+async def test_a_wrong_certificate_ends_the_connection(
     make: Maker, wrong: str, is_known: bool, address: str, until: timedelta, authority: Authority
 ) -> None:
-    """Before anything is sent, by each of the worker's clients."""
+    """Before any request, by each of the worker's clients."""
     named = settings(authority.bundle if is_known else None)
     with secure_server(authority.certify(address=address, until=until)) as server:
         async with make(named, named.trust()) as http:
@@ -50,7 +50,7 @@ async def test_a_certificate_that_is_not_in_order_ends_the_connection(
     assert server.asked == []
 
 
-async def test_the_authority_that_was_named_is_believed_and_no_other(authority: Authority) -> None:
+async def test_only_the_configured_authority_is_trusted(authority: Authority) -> None:
     named = settings(authority.bundle)
     with secure_server(authority.certify()) as server:
         for make in (api_client, storage_client, source_client):
@@ -63,7 +63,7 @@ async def test_the_authority_that_was_named_is_believed_and_no_other(authority: 
             assert finding.healthy or "CERTIFICATE_VERIFY_FAILED" in finding.message
 
 
-async def test_a_webhooks_receiver_needs_a_certificate_that_everybody_believes(authority: Authority) -> None:
+async def test_a_webhooks_receiver_needs_a_publicly_trusted_certificate(authority: Authority) -> None:
     with secure_server(authority.certify()) as server:
         async with WebhookClient(parse_hosts("127.0.0.1")) as outgoing:
             with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
@@ -71,7 +71,7 @@ async def test_a_webhooks_receiver_needs_a_certificate_that_everybody_believes(a
     assert server.asked == []
 
 
-def test_a_bundle_without_certificates_stops_the_start(tmp_path: Path) -> None:
+def test_a_bundle_without_certificates_is_refused_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("none")
     for bundle in (tmp_path / "empty.pem", tmp_path / "missing.pem"):
         with pytest.raises(ConfigurationError, match="CA_BUNDLE"):

@@ -1,4 +1,4 @@
-"""The process that holds the token loads no library that parses strangers' files or coordinate systems."""
+"""The process with the token loads no library that parses untrusted files or coordinate systems."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.processes import clean_environment
 from tests.support.rasters import Tiff, ramp
 from tests.support.waiting import wait_until
 
-WORK_AND_TELL = """
+WORK_AND_LIST = """
 import sys
 from geoprocessing_worker.worker import main
 ended = main([])
@@ -20,8 +20,8 @@ print(ended, *sorted({"numpy", "PIL", "pyproj", "pyvips", "rasterio", "rio_cogeo
 """
 
 
-def test_a_worker_does_jobs_without_rasterio_pyvips_and_pyproj_in_its_own_process(tmp_path: Path) -> None:
-    """Also jobs that name coordinate systems: PROJ stalls for up to 1.4 s on some texts."""
+def test_a_working_worker_loads_no_rasterio_pyvips_or_pyproj(tmp_path: Path) -> None:
+    """Also for jobs that name coordinate systems. Some texts stall PROJ for up to 1.4 s."""
     source = Tiff(ramp(16, 16), crs=None).write(tmp_path / "a.tif")
     payload = {"sourceCrs": "EPSG:4326", "coordinateSystem": "EPSG:3857"}
     with five_endpoints() as app:
@@ -30,12 +30,12 @@ def test_a_worker_does_jobs_without_rasterio_pyvips_and_pyproj_in_its_own_proces
         environment = clean_environment(
             API_BASE_URL=app.base_url, WORKER_AUTH_TOKEN=TOKEN, TEMP_DIR=str(tmp_path / "jobs")
         )
-        command = [sys.executable, "-c", WORK_AND_TELL]
+        command = [sys.executable, "-c", WORK_AND_LIST]
         with subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as worker:
             try:
                 wait_until(lambda: (done.state, broken.state) == ("succeeded", "failed"), "both jobs to end", 60)
                 worker.send_signal(signal.SIGTERM)
-                told = worker.communicate(timeout=60)[0].splitlines()[-1]
+                last_line = worker.communicate(timeout=60)[0].splitlines()[-1]
             finally:
                 worker.kill()
-    assert told == "0"
+    assert last_line == "0"

@@ -1,4 +1,4 @@
-"""Pages of docs/MAPS.md in Chromium: results of the worker appear where they are on Earth."""
+"""The pages of docs/MAPS.md in Chromium: results appear at their true coordinates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {MISSING}"),
-    # A browser without a graphics card takes seconds for what takes a moment elsewhere.
+    # Chromium without a graphics card takes seconds.
     pytest.mark.timeout(300),
 ]
 
@@ -43,12 +43,12 @@ PAGES = {
 LEAFLET, MAPLIBRE = "A picture with Leaflet", "A picture with MapLibre"
 TILES = ("Tiles with MapLibre", "Tiles with Leaflet")
 COLORS = ((255, 0, 0), (0, 200, 0), (0, 0, 255), (255, 0, 255), (0, 220, 220))
-GRAY, MARK = 128, 10  # the rest of a map; half the side of a mark, in pixels
+GRAY, MARK = 128, 10  # the rest of a map, half the side of a mark in pixels
 
 
 @dataclass(frozen=True)
 class Marked:
-    """A gray map with a colored square round each of five places: near its corners and in its middle."""
+    """A gray map with a colored square around each of five places: near its corners and in its middle."""
 
     crs: str
     transform: Affine
@@ -69,7 +69,7 @@ class Marked:
         return Tiff(data, crs=self.crs, transform=self.transform).write(path)
 
     def places(self) -> list[tuple[float, float]]:
-        """Longitude and latitude of the middle of each mark."""
+        """Longitude and latitude of the center of each mark."""
         way = Transformer.from_crs(self.crs, "EPSG:4326", always_xy=True)
         return [way.transform(*(self.transform @ pixel)) for pixel in self.pixels]
 
@@ -145,7 +145,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def marks(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """(5, 2) x and y of the middle of each mark on a page."""
+    """The center of each mark on a page, (5, 2) as x and y."""
     found = []
     for color in COLORS:
         rows, columns = np.nonzero(np.abs(pixels.astype(int) - color).sum(axis=2) < 90)
@@ -155,33 +155,33 @@ def marks(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def off(seen: Seen) -> NDArray[np.float64]:
-    """How many pixels of the page each mark is off its place."""
+    """The distance of each mark from its place, in pixels of the page."""
     assert seen.errors == []
     wrong = marks(seen.pixels) - seen.points
     return np.asarray(np.hypot(wrong[:, 0], wrong[:, 1]))
 
 
-def test_every_page_of_the_document_is_opened_here() -> None:
+def test_every_page_of_the_document_is_tested() -> None:
     assert set(PAGES) == {LEAFLET, MAPLIBRE, *TILES}
     assert len(PAGES) == DOCUMENT.count("```html")
 
 
-def test_pictures_in_web_mercator_appear_in_their_place(site: Site) -> None:
-    """Both libraries show marks of a UTM map, asked for in EPSG:3857, within two pixels of their coordinates."""
+def test_pictures_in_web_mercator_appear_at_their_coordinates(site: Site) -> None:
+    """Both libraries show the marks of a UTM map, rendered in EPSG:3857, within two pixels of their coordinates."""
     folder = site.picture("mercator", YEMEN, coordinate_system="EPSG:3857")
     for seen in site.see(*(site.look(folder, title, YEMEN.places()) for title in (LEAFLET, MAPLIBRE))):
         assert off(seen).max() < 2
 
 
-def test_tiles_appear_in_their_place(site: Site) -> None:
-    """Both libraries read the PMTiles archive by ranges and show marks within two pixels of their coordinates."""
+def test_tiles_appear_at_their_coordinates(site: Site) -> None:
+    """Both libraries read the PMTiles archive by ranges, and show marks within two pixels of their coordinates."""
     folder = site.tiles("tiles", YEMEN)
     for seen in site.see(*(site.look(folder, title, YEMEN.places()) for title in TILES)):
         assert off(seen).max() < 2
 
 
-def test_turned_picture_holds_on_maplibre_alone(site: Site) -> None:
-    """Four corners place a native picture that is turned by 18 degrees. A box cannot, and the page says so."""
+def test_only_maplibre_places_a_rotated_picture(site: Site) -> None:
+    """Four corners place a native picture rotated by 18 degrees. A box cannot, and the page shows an error."""
     folder = site.picture("turned", TURNED, coordinate_system="native")
     leaflet, maplibre = site.see(*(site.look(folder, title, TURNED.places()) for title in (LEAFLET, MAPLIBRE)))
     assert off(maplibre).max() < 2
@@ -204,8 +204,8 @@ def test_maps_across_the_antimeridian_stay_in_one_piece(site: Site) -> None:
 @pytest.mark.parametrize(
     ("name", "marked", "system"), [("tall", TALL, "EPSG:4326"), ("wide", WIDE, "native")], ids=["tall", "wide"]
 )
-def test_error_is_the_one_that_a_map_shows(site: Site, title: str, name: str, marked: Marked, system: str) -> None:
-    """A map that places a picture all the same shows the worst of its marks off by most of `maxErrorPx`, never more."""
+def test_max_error_matches_the_displayed_error(site: Site, title: str, name: str, marked: Marked, system: str) -> None:
+    """A map that shows such a picture anyway has its worst mark off by most of `maxErrorPx`, and never more."""
     folder = site.picture(f"{name}-{title[-7:].strip()}", marked, coordinate_system=system)
     item = json.loads((folder / "map.json").read_text())
     block = item["geoprocessing"]
@@ -231,7 +231,7 @@ def _scale(points: NDArray[np.float64], pixels: NDArray[np.int64]) -> NDArray[np
 
 
 def test_commands_of_the_document_make_the_files_of_its_pages(site: Site, tmp_path: Path) -> None:
-    """The two conversions, as the document has them, leave the names that its pages ask for."""
+    """The document's two conversions make the file names of its pages."""
     block = re.findall(r"^```bash\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)[0]
     source = YEMEN.write(tmp_path / "map.tif")
     script = block.replace(" map.tif", f" {source}").replace("site/", f"{tmp_path}/site/")

@@ -1,4 +1,4 @@
-"""The real API on a real loopback socket, in a thread of the test's process."""
+"""The real API on a loopback socket, in a thread of the test's process."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from tests.support.waiting import wait_until
 JWT_SECRET = "test-jwt-secret-of-more-than-32-bytes"
 STORAGE_SECRET = "test-storage-secret-of-more-than-32-bytes"
 WORKER_TOKEN = "test-worker-token"
-# Everything here is plain HTTP; loading the system's certificates would take 40 ms for each client.
+# All servers here use plain HTTP. Loading the certificates of the system would take 40 ms for each client.
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def make_jwt(subject: str = "ada", *, admin: bool = False, ttl_seconds: float = 3600, **claims: Any) -> str:
-    """A token that the test API accepts; further claims win over the usual ones."""
+    """Return a token of the test API. Given claims override the usual ones."""
     usual = {"sub": subject, "exp": int(time.time() + ttl_seconds)} | ({"scope": "geo-jobs:admin"} if admin else {})
     return jwt.encode(usual | claims, JWT_SECRET, algorithm="HS256")
 
 
 def bearer(subject: str = "ada", *, admin: bool = False) -> dict[str, str]:
-    """The Authorization header of a person."""
+    """Return the Authorization header of a caller."""
     return {"Authorization": f"Bearer {make_jwt(subject, admin=admin)}"}
 
 
 def worker_header(token: str = WORKER_TOKEN) -> dict[str, str]:
-    """The Authorization header of a worker."""
+    """Return the Authorization header of a worker."""
     return {"Authorization": f"Worker {token}"}
 
 
 def make_settings(database_url: str, data_dir: Path, **overrides: Any) -> Settings:
-    """Settings for a test: known secrets, no grace for lost workers, quick rounds; nothing comes from files."""
+    """Return settings for a test: known secrets, no grace for lost workers, short intervals, no files."""
     values: dict[str, Any] = {
         "database_url": SecretStr(database_url),
         "data_dir": data_dir,
@@ -65,7 +65,7 @@ def make_settings(database_url: str, data_dir: Path, **overrides: Any) -> Settin
 
 @dataclass(frozen=True, slots=True)
 class RunningApi:
-    """A server that answers at `base_url`."""
+    """A server at `base_url`."""
 
     base_url: str
     settings: Settings
@@ -74,27 +74,27 @@ class RunningApi:
     _clients: contextlib.ExitStack
 
     def client(self, path: str = "", **options: Any) -> httpx.Client:
-        """An HTTP client of this server, closed before the server is."""
+        """Return an HTTP client, closed before the server."""
         usual: dict[str, Any] = {"timeout": 30, "base_url": f"{self.base_url}{path}", "verify": NO_TLS}
         return self._clients.enter_context(httpx.Client(**(usual | options)))
 
     def stop(self) -> None:
-        """Ask it to stop, as SIGTERM does; it drains first."""
+        """Begin to drain, like SIGTERM."""
         self.server.should_exit = True
 
     @property
     def parked(self) -> int:
-        """How many claims wait in it now."""
+        """Return the number of parked claims."""
         return len(self.app.state.services.room)
 
 
 @contextlib.contextmanager
 def run_api(settings: Settings, port: int = 0) -> Iterator[RunningApi]:
-    """Serve an application for these settings, until the context ends."""
+    """Serve the API with these settings during the context."""
     # Also after `capture_logs`, which leaves a configuration that prints.
     if not isinstance(structlog.get_config()["logger_factory"], structlog.stdlib.LoggerFactory):
-        # The default prints tracebacks with all local variables, which takes seconds, and does so on standard output,
-        # where tests of commands read what the command alone may say.
+        # The default prints tracebacks with all local variables. That takes seconds, and goes to standard output, where
+        # tests of commands read the output.
         structlog.configure(
             processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()],
             logger_factory=structlog.stdlib.LoggerFactory(),

@@ -1,4 +1,4 @@
-"""What a file that has taken over its process might try; imported by name in the child. Each tells how it went."""
+"""Attacks of a compromised child, imported by name in the child. Each returns its outcome."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _call(number: int, *arguments: int) -> Callable[[Path], None]:
     def call(_path: Path) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         ctypes.set_errno(0)
-        # Bad arguments are answered with other errors than EPERM, by a kernel that carries the call out.
+        # A kernel that carries out the call answers bad arguments with other errors than EPERM.
         if libc.syscall(number, *arguments) < 0 and ctypes.get_errno() in {1, 13}:
             raise PermissionError(ctypes.get_errno(), "refused")
 
@@ -113,7 +113,7 @@ PR_GET_PDEATHSIG, PR_GET_DUMPABLE, PR_GET_NO_NEW_PRIVS = 2, 3, 39  # from linux/
 
 
 def tell_limits(deed: Deed, report: ProgressCallback) -> ChildReply:
-    """What the process may do, by the system's own word."""
+    """Return the limits of the process, as read from the system."""
     libc = ctypes.CDLL(None)
     told: dict[str, object] = {kind: resource.getrlimit(getattr(resource, f"RLIMIT_{kind}"))[0] for kind in LIMITED}
     signal_of_parent = ctypes.c_int()
@@ -134,7 +134,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def _signal_by_a_pipe(_path: Path) -> None:
-    """Have the kernel send SIGKILL's harmless cousin to the worker when a pipe becomes readable."""
+    """Make the kernel send a harmless signal to the worker when a pipe becomes readable."""
     reader, writer = os.pipe()
     fcntl.fcntl(reader, F_SETOWN, os.getppid())
     fcntl.fcntl(reader, F_SETSIG, signal.SIGCONT)
@@ -148,7 +148,7 @@ def _clear_death_signal(_path: Path) -> None:
 
 
 def _make_threads(_path: Path) -> None:
-    """Start more threads than a user's children may have, as a user whom the kernel holds to limits."""
+    """Start more threads than allowed, as a user whom the kernel limits."""
     if os.getuid() == 0:
         os.setuid(65534)
     threading.stack_size(1 << 16)

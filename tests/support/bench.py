@@ -1,4 +1,4 @@
-"""A worker's tools, set up against a scripted API in a folder of its own."""
+"""A worker's context, against a scripted API in its own folder."""
 
 import asyncio
 import dataclasses
@@ -31,7 +31,7 @@ SUCCEEDED = {"state": "succeeded", "replayed": False}
 
 
 class Bench:
-    """A runner for one job, and the server that it talks to."""
+    """A runner for one job, and its server."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Bench:
         )
         self.tools = WorkerContext(
             settings=settings,
-            # The fork server is the first test's that needed one; what the others' children import they read.
+            # The first test starts the fork server. Children of later tests import other modules themselves.
             tasks=Tasks({"geotiff_to_png": bind(handler, settings, (ROOT,))}),
             api=api,
             courier=ReportSender(self.outbox, api, http),
@@ -90,7 +90,7 @@ class Bench:
         return message | more
 
     def with_tools(self, **changed: Any) -> WorkerContext:
-        """The tools with some of them changed."""
+        """Return the context with changes."""
         return dataclasses.replace(self.tools, **changed)
 
     def serve(self, content: bytes) -> None:
@@ -111,5 +111,5 @@ class Bench:
         return error
 
     def folders(self) -> list[Path]:
-        """Folders of jobs and reports that are on disk."""
+        """Return the folders of jobs and reports on disk."""
         return [*(self.folder / "work").glob("geojob_*"), *(self.folder / "work" / "outbox").glob("*")]

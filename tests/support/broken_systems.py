@@ -9,7 +9,7 @@ from pyproj import CRS
 
 
 def _with(code: int, *path: str | int, value: object) -> str:
-    """PROJJSON of a code with one value changed, at a path of keys."""
+    """Return the PROJJSON of a code with one value changed, at a path of keys."""
     content: Any = CRS.from_epsg(code).to_json_dict()
     part = content
     for key in path[:-1]:

@@ -1,4 +1,4 @@
-"""Pages in headless Chromium, with the map libraries that npm pins in tests/maps."""
+"""Pages in headless Chromium, with the map libraries pinned in tests/maps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MISSING = ", ".join(
 
 @dataclass(frozen=True)
 class Look:
-    """A page to open: its address, where its picture goes, and places whose points on it are asked for."""
+    """A page to open: its URL, the path of its screenshot, and places to locate in pixels."""
 
     url: str
     screenshot: Path
@@ -38,7 +38,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Seen:
-    """A page that was opened: (rows, columns, 3) as a person sees it, and where its map has the places."""
+    """An opened page: (rows, columns, 3) as displayed, and the pixels of its places."""
 
     pixels: NDArray[np.uint8]
     points: NDArray[np.float64]

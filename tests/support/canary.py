@@ -1,4 +1,4 @@
-"""Things that nobody may touch: a listener that must not be called, a file that must not be opened."""
+"""Traps for attacks: a listener that must not be called, and a file that must not be opened."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECRET = "nobody-may-read-this"
 
 @dataclass
 class Canary:
-    """`path` and `url` are what an attacker would like to have opened."""
+    """`path` and `url` are the targets of the attack."""
 
     path: Path
     url: str
@@ -27,7 +27,7 @@ class Canary:
     _calls: list[bytes] = field(default_factory=list)
 
     def touched(self) -> list[str]:
-        """What happened to it since the last time somebody asked."""
+        """Return the accesses since the last call."""
         found = [f"called: {call!r}" for call in self._calls]
         self._calls.clear()
         try:
@@ -40,7 +40,7 @@ class Canary:
 
 @contextmanager
 def canary(folder: Path) -> Iterator[Canary]:
-    """A fresh one, with its file in `folder`."""
+    """Yield a new one, with its file in `folder`."""
     path = folder / "canary.txt"
     path.write_text(SECRET * 200)
     libc = ctypes.CDLL(None, use_errno=True)

@@ -1,4 +1,4 @@
-"""Certificates of an authority made for a test, and a server that shows one of them."""
+"""Certificates of an authority made for a test, and a server that uses one of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DAY = timedelta(days=1)
 
 
 class Authority:
-    """Signs certificates for this machine; `bundle` is its own, as a file."""
+    """Signs certificates for this machine. `bundle` is the path of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -45,7 +45,7 @@ class Authority:
         return builder.not_valid_before(now - 9 * DAY).not_valid_after(now + until)
 
     def certify(self, *, address: str = "127.0.0.1", until: timedelta = DAY) -> Path:
-        """A certificate and its key in one file, good for an address until so long from now."""
+        """Write a certificate and its key into one file, for an address and a period from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a server for a test")])
         names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))])
@@ -60,7 +60,7 @@ class Authority:
 
 @dataclass(slots=True)
 class SecureServer:
-    """Its address, and the requests that came through."""
+    """Its address, and the requests received."""
 
     url: str
     asked: list[str] = field(default_factory=list)
@@ -68,7 +68,7 @@ class SecureServer:
 
 @contextlib.contextmanager
 def secure_server(certificate: Path, body: bytes = b"x" * 10) -> Iterator[SecureServer]:
-    """Answers every request with the body, over TLS."""
+    """Answer every request with the body, over TLS."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:  # the base class calls it so
@@ -86,11 +86,11 @@ def secure_server(certificate: Path, body: bytes = b"x" * 10) -> Iterator[Secure
             self.do_POST()
 
         def log_message(self, *_: object) -> None:
-            """Nothing."""
+            """Log nothing."""
 
     class Server(HTTPServer):
         def handle_error(self, *_: object) -> None:
-            """A client that does not like the certificate is no error."""
+            """Ignore clients that refuse the certificate."""
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)

@@ -1,4 +1,4 @@
-"""A copy of the project in a folder that any user can enter, with an environment that is ready at once."""
+"""A copy of the project in a folder that any user can enter, with a ready environment."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ from tests.support.processes import ROOT
 
 
 def public_python() -> str:
-    """An interpreter of this version that every user can run: a developer's own may lie in a private home."""
+    """Return an interpreter of this version that every user can run, since the current one may be in a private home."""
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for folder in ("/usr/bin", "/usr/local/bin", "/opt/venv/bin"):
         path = Path(folder, name)
@@ -21,7 +21,7 @@ def public_python() -> str:
 
 
 def copy_project(folder: Path) -> None:
-    """Copy the files of the checkout that git knows, or would add."""
+    """Copy the files that git tracks or would add."""
     names = subprocess.run(
         ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True, timeout=60
     )
@@ -32,12 +32,12 @@ def copy_project(folder: Path) -> None:
 
 
 def make_environment(folder: Path, checkout: Path) -> None:
-    """An environment as scripts/environment.sh leaves it, with the libraries of this one instead of installed ones."""
+    """Make an environment like scripts/environment.sh, with this one's libraries instead of installed ones."""
     subprocess.run([public_python(), "-m", "venv", "--without-pip", folder], check=True, timeout=60)
     here = next((ROOT / ".venv" / "lib").glob("python3*/site-packages"), None) or Path(sys.prefix)
     there = next((folder / "lib").glob("python3*/site-packages"))
     for finder in here.glob("__editable__*"):
         (there / finder.name).write_text(finder.read_text().replace(str(ROOT), str(checkout)))
     (there / "libraries.pth").write_text(f"{here}\n")
-    wanted = 'PATH=/usr/bin:/bin; . scripts/environment.sh; _wanted requirements.txt >"$1/.installed"'
-    subprocess.run(["bash", "-c", wanted, "-", folder], cwd=checkout, check=True, timeout=60)
+    command = 'PATH=/usr/bin:/bin; . scripts/environment.sh; _fingerprint requirements.txt >"$1/.installed"'
+    subprocess.run(["bash", "-c", command, "-", folder], cwd=checkout, check=True, timeout=60)

@@ -1,4 +1,4 @@
-"""Things that a job's child process may do, well and badly; imported by name in the child."""
+"""Work for a job's child process, good and bad, imported by name in the child."""
 
 import ctypes
 import json
@@ -70,7 +70,7 @@ def _burn(_deed: Deed) -> str:
 
 
 def _lie(_deed: Deed) -> str:
-    # Not what a result looks like, and not the line's end: what a file that has taken over a child might send.
+    # Lines that a compromised child might send: not a result, and not the end of the line.
     for descriptor in range(3, 64):
         try:
             os.write(descriptor, b'{"result": {"text": ["not text"]}}\n{"rep')
@@ -79,12 +79,12 @@ def _lie(_deed: Deed) -> str:
     os._exit(0)
 
 
-# What comes after them would be taken, were they not refused.
+# Later lines would count if these were not refused.
 RESULT = b'{"result": {"text": "taken"}}\n'
 
 
 def _say(*lines: bytes) -> Callable[[Deed], str]:
-    """Something else than a report or a result, to the pipe that is there for them."""
+    """Write bytes other than a report or a result to the pipe."""
 
     def say(_deed: Deed) -> str:
         for line in lines:
@@ -102,14 +102,14 @@ def _pipe() -> int:
 
 
 def _chatter(_deed: Deed) -> str:
-    """Reports without end, as quickly as they are read."""
+    """Send endless reports as fast as they are read."""
     pipe = _pipe()
     while True:
         os.write(pipe, b'{"report": ["render", 50, "half way"]}\n' * 1000)
 
 
 def _long_reports(_deed: Deed) -> str:
-    """Reports whose sentences have 64 kB, as quickly as they are read."""
+    """Send endless reports with messages of 64 kB as fast as they are read."""
     pipe = _pipe()
     line = json.dumps({"report": ["render", 50, "x" * 65_536]}).encode() + b"\n"
     while True:
@@ -126,14 +126,14 @@ def _ignore_term(_deed: Deed) -> str:
 
 
 def _flood(_deed: Deed) -> str:
-    """One line that never ends, to the pipe that is there for reports."""
+    """Send one endless line to the pipe."""
     descriptor = _pipe()
     while True:
         os.write(descriptor, b"x" * 65536)
 
 
 def _list_descriptors(_deed: Deed) -> str:
-    """Which pipes and sockets the descriptors beyond the standard three lead to."""
+    """Return the pipes and sockets of descriptors beyond the standard three."""
     entries = [entry for entry in Path("/proc/self/fd").iterdir() if int(entry.name) > 2 and entry.is_symlink()]
     leads = {str(entry.readlink()) for entry in entries}
     return " ".join(sorted(lead for lead in leads if not lead.startswith("/")))
@@ -176,7 +176,7 @@ LIED_OF = ("../secret", "/etc/hostname", "link.png", "missing.png", "folder.png"
 
 
 def convert_to_lies(request: ConversionRequest, report: ProgressCallback) -> ConversionResult:
-    """A conversion that tells of a file which it did not make; `nodata` says which."""
+    """Report a file that was not made. `nodata` selects the kind."""
     (request.output_folder / "link.png").symlink_to("/etc/hostname")
     (request.output_folder.parent / "secret").write_text("of the worker")
     (request.output_folder / "folder.png").mkdir()
@@ -188,19 +188,19 @@ def convert_to_lies(request: ConversionRequest, report: ProgressCallback) -> Con
 
 
 def make_from_nothing(request: ConversionRequest, report: ProgressCallback) -> TaskResult:
-    """A job without a file, which says so."""
+    """Do a job without a file."""
     assert request.source is None
     made = write_whole(request.output_folder, f"{request.stem}.json", b"{}", "application/json")
     return TaskResult(outputs=(made,))
 
 
 def make_of_anything(request: ConversionRequest, report: ProgressCallback) -> TaskResult:
-    """Work that looks at nothing before it begins."""
+    """Work without checks of its own."""
     return TaskResult(metadata={"begun": True})
 
 
 def pack_for_ever(request: ConversionRequest, report: ProgressCallback) -> ConversionResult:
-    """A conversion that is in its last stage for ever."""
+    """Stay in the last stage forever."""
     report("package", 0, "for ever")
     (request.output_folder / "begun").touch()
     while True:
@@ -208,7 +208,7 @@ def pack_for_ever(request: ConversionRequest, report: ProgressCallback) -> Conve
 
 
 def convert_for_ever(request: ConversionRequest, report: ProgressCallback) -> ConversionResult:
-    """A conversion that says it has begun and never ends."""
+    """Report a start and never end."""
     report("render", 10, "for ever")
     while True:
         signal.pause()
@@ -220,25 +220,25 @@ def refuse_at_work(_request: object, _report: ProgressCallback) -> TaskResult:
 
 
 def break_at_work(_request: object, _report: ProgressCallback) -> TaskResult:
-    """Meet a mistake of the program."""
+    """Raise an unexpected error."""
     raise KeyError("a mistake")
 
 
 def fill_and_break(request: TaskRequest[Any], _report: ProgressCallback) -> TaskResult:
-    """Leave a file that stands for a full disk, and fail."""
+    """Leave a file that simulates a full disk, and fail."""
     (request.output_folder / "filling").write_bytes(b"x")
     raise KeyError("no space left")
 
 
 class Spent(NamedTuple):
-    """The processor time of a child, and the most memory that it held."""
+    """Processor time and peak memory of a child."""
 
     cpu_seconds: float
     memory_bytes: int
 
 
 def perform_and_measure(call: Call, report: ProgressCallback) -> Any:
-    """The work of a job. Its cost is in the output folder afterwards."""
+    """Do the work of a job, and write its cost to the output folder."""
     try:
         return perform(call, report)
     finally:
@@ -248,5 +248,5 @@ def perform_and_measure(call: Call, report: ProgressCallback) -> Any:
 
 
 def spent_in(folder: Path) -> Spent:
-    """The cost of the job with this output folder."""
+    """Return the cost of the job with this output folder."""
     return Spent(*json.loads((folder / "spent.json").read_text()))

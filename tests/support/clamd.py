@@ -1,4 +1,4 @@
-"""A real ClamAV daemon with one signature, that of the EICAR test file."""
+"""A real ClamAV daemon with one signature, of the EICAR test file."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pathlib import Path
 from tests.support.waiting import wait_until
 
 CLAMD = shutil.which("clamd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-# Put together here, so that this file is none itself.
+# Assembled here, so that this file does not contain the signature.
 EICAR = rb"X5O!P%@AP[4\PZX54(P^)7CC)7}" + b"$EICAR-STANDARD-" + b"ANTIVIRUS-TEST-FILE!$H+H*"
 
 
 @dataclass(frozen=True)
 class RunningClamd:
-    """Its two addresses, as CLAMD_ADDRESS has them."""
+    """Its two addresses, in the form of CLAMD_ADDRESS."""
 
     unix: str
     tcp: str
@@ -30,7 +30,7 @@ class RunningClamd:
 
 @contextlib.contextmanager
 def clamd(most_bytes: int = 1_000_000) -> Iterator[RunningClamd]:
-    """Takes streams of up to `most_bytes`."""
+    """Yield a daemon that accepts streams of up to `most_bytes`."""
     assert CLAMD
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clamd")))

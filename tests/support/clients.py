@@ -1,4 +1,4 @@
-"""Plain HTTP clients for tests: a person who submits files, and a worker that can do everything wrong."""
+"""Plain HTTP clients for tests: a caller that submits files, and a worker that can misbehave."""
 
 from __future__ import annotations
 
@@ -23,57 +23,57 @@ put = partial(httpx.put, verify=NO_TLS, timeout=30)
 
 
 def rows(database_url: str, statement: str, *parameters: object) -> list[DictRow]:
-    """Run a statement behind the API's back; its rows, if it has any."""
+    """Run a statement behind the API's back. Return its rows, if any."""
     with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as connection:
         cursor = connection.execute(statement.encode(), parameters)
         return cursor.fetchall() if cursor.description else []
 
 
 def expire_leases(database_url: str) -> None:
-    """Let all leases run out now, as if their workers had been silent for long."""
+    """Expire all leases now, like those of silent workers."""
     rows(database_url, "UPDATE jobs SET lease_expires_at = now() - interval '1 second' WHERE state = 'running'")
 
 
 class Person:
-    """Somebody with a token."""
+    """A caller with a token."""
 
     def __init__(self, api: RunningApi, subject: str = "ada", *, admin: bool = False) -> None:
         self.http = api.client(headers=bearer(subject, admin=admin))
 
     def create(self, payload: Mapping[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
-        """Make a job that waits for its file."""
+        """Create a job that waits for its file."""
         body = {"taskType": "geotiff_to_png", "inputPayload": dict(payload or {})} | fields
         job: dict[str, Any] = self.http.post("/api/geo-jobs", json=body).raise_for_status().json()
         return job
 
     def upload_url(self, job_id: str, file_name: str = "map.tif", size: int = len(TIFF)) -> str:
-        """Ask where to put the file."""
+        """Request an upload URL."""
         body = {"fileName": file_name, "fileSize": size, "fileType": "image/tiff"}
         answer = self.http.post(f"/api/geo-jobs/{job_id}/upload", json=body).raise_for_status()
         return str(answer.json()["uploadUrl"])
 
     def submit(self, payload: Mapping[str, Any] | None = None, data: bytes = TIFF, **fields: Any) -> str:
-        """Make a job and upload its file; the id of the queued job."""
+        """Create a job and upload its file. Return the id of the queued job."""
         job_id = str(self.create(payload, **fields)["id"])
         put(self.upload_url(job_id, size=len(data)), content=data).raise_for_status()
         return job_id
 
     def look(self, job_id: str) -> dict[str, Any]:
-        """The job as it stands."""
+        """Return the job."""
         job: dict[str, Any] = self.http.get(f"/api/geo-jobs/{job_id}").raise_for_status().json()
         return job
 
     def events(self, job_id: str) -> list[dict[str, Any]]:
-        """The job's event log."""
+        """Return the job's events."""
         page = self.http.get(f"/api/geo-jobs/{job_id}/events", params={"limit": 1000}).raise_for_status().json()
         return list(page["events"])
 
     def event_types(self, job_id: str) -> list[str]:
-        """The names of the job's moves, in order."""
+        """Return the types of the job's events, in order."""
         return [event["type"] for event in self.events(job_id)]
 
     def cancel(self, job_id: str, reason: str | None = None) -> httpx.Response:
-        """Ask for the end of a job."""
+        """Request the cancellation of a job."""
         return self.http.post(f"/api/geo-jobs/{job_id}/cancel", json={"reason": reason})
 
 
@@ -86,12 +86,12 @@ class Worker:
         self.http = api.client("/api/internal/geo-jobs", headers=worker_header(), timeout=timeout)
 
     def claim_request(self, **fields: Any) -> dict[str, Any]:
-        """The body of a claim with a fresh id."""
+        """Return the body of a claim with a fresh id."""
         usual = {"claimId": str(uuid4()), "workerId": self.id, "workerName": self.name}
         return usual | {"taskTypes": ["geotiff_to_png"]} | fields
 
     def claim_all(self, **fields: Any) -> list[dict[str, Any]]:
-        """Claim; the jobs, which may be none."""
+        """Claim. Return the jobs, possibly none."""
         answer = self.http.post("/claim", json=self.claim_request(**fields)).raise_for_status()
         return [] if answer.status_code == 204 else list(answer.json()["jobs"])
 
@@ -102,17 +102,17 @@ class Worker:
         return jobs[0]
 
     def call(self, verb: str, job: Mapping[str, Any], body: Mapping[str, Any] | None = None) -> httpx.Response:
-        """One of heartbeat, progress, complete, fail, with the lease of a claimed job."""
+        """Send heartbeat, progress, complete or fail with the lease of a claimed job."""
         headers = {"Lease-Token": job["leaseToken"]}
         return self.http.patch(f"/{job['id']}/{verb}", json=dict(body or {}), headers=headers)
 
     def heartbeat(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        """A sign of life that must succeed."""
+        """Send a heartbeat that must succeed."""
         answer: dict[str, Any] = self.call("heartbeat", job).raise_for_status().json()
         return answer
 
     def upload(self, job: Mapping[str, Any], content: bytes = b"\x89PNG picture") -> list[dict[str, Any]]:
-        """Upload the picture; the outputs to be told in `complete`."""
+        """Upload the picture. Return the outputs for `complete`."""
         slot = next(slot for slot in job["uploads"] if slot["contentType"] == "image/png")
         put(slot["url"], content=content).raise_for_status()
         return [output_of(slot["name"], content)]
@@ -133,19 +133,19 @@ class Worker:
 
 
 def output_of(name: str, content: bytes) -> dict[str, Any]:
-    """What a worker tells about an output with this content."""
+    """Return a worker's entry for an output with this content."""
     digest = hashlib.sha256(content).hexdigest()
     return {"name": name, "sizeBytes": len(content), "sha256": digest, "contentType": "image/png"}
 
 
 def unfinished_uploads(objects: Path) -> list[str]:
-    """Names of the files in an object store's folder for uploads that have not arrived whole."""
+    """Return the names of unfinished uploads in an object store's folder."""
     files = (path for path in (objects / ".incoming").rglob("*") if path.is_file())
     return [path.name for path in files if path.suffix != ".lock"]
 
 
 def code_of(response: httpx.Response) -> tuple[int, str]:
-    """Status and code of a problem; AssertionError when the answer is not a well-formed one."""
+    """Return status and code of a problem. AssertionError if the answer is malformed."""
     assert response.headers["content-type"] == "application/problem+json", response.text
     body = response.json()
     assert body["status"] == response.status_code
@@ -155,16 +155,16 @@ def code_of(response: httpx.Response) -> tuple[int, str]:
 
 
 def input_file(data: bytes = TIFF, name: str = "map.tif") -> str:
-    """Where an uploaded file is kept, below its job's folder."""
+    """Return the path of an uploaded file below its job's folder."""
     return f"input/{hashlib.sha256(data).hexdigest()}/{name}"
 
 
 def output_file(data: bytes, name: str = "map.png", lease_seq: int = 1) -> str:
-    """Where an output is kept, below its job's folder."""
+    """Return the path of an output below its job's folder."""
     return f"outputs/{lease_seq}/{hashlib.sha256(data).hexdigest()}/{name}"
 
 
 def storage_files(api: RunningApi, job_id: str | UUID) -> list[str]:
-    """The objects of a job, as paths below its folder."""
+    """Return the objects of a job as paths below its folder."""
     folder = api.settings.object_dir / "jobs" / str(job_id)
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())

@@ -1,4 +1,4 @@
-"""Small files that ask for a lot: huge blocks, many blocks, bands, tags and directories, and directories in a ring."""
+"""Small files with a high cost: huge blocks, many blocks, bands, tags and directories, and cycles of directories."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ PLACE: Tags = {
 NOTHING: Mapping[int, Value] = MappingProxyType({})
 STRIPS = (273, 278, 279)
 DEFLATE: Value = (SHORT, [8])
-FIELD = 60_000_000  # bytes of a long field; a field may have 64 MiB
+FIELD = 60_000_000  # bytes of a long field. A field may have 64 MiB
 
 
 def packed(size: int) -> bytes:
-    """So many zeros, deflated a thousandfold."""
+    """Return this many zeros, deflated a thousandfold."""
     packer = zlib.compressobj(9)
     whole, rest = divmod(size, 1 << 24)
     parts = [packer.compress(bytes(1 << 24)) for _ in range(whole)]
@@ -40,7 +40,7 @@ def packed(size: int) -> bytes:
 
 
 def write(path: Path, directories: Sequence[Mapping[int, Value]], data: bytes, start: int) -> None:
-    """Directories, and the data at byte `start`."""
+    """Write directories, and the data at byte `start`."""
     head = RawTiff(directories).bytes()
     if len(head) > start:
         raise ValueError(f"{len(head)} bytes of directories")
@@ -60,7 +60,7 @@ def one_strip(path: Path, side: int, codec: str = "deflate", dtype: str = "uint8
 
 
 def same_tiles(path: Path, side: int, tile: int = 256, kinds: Sequence[int] = (), bands: int = 1) -> None:
-    """A square picture, and more of the same size of these subfile types; all tiles are the same bytes of the file."""
+    """A square picture, and more of the same size with these subfile types. All tiles share the same bytes."""
     data, blocks = packed(tile * tile * bands), (-(-side // tile)) ** 2
     start = 2000 + (1 + len(kinds)) * (1000 + 8 * blocks + 4 * bands)
 
@@ -75,7 +75,7 @@ def same_tiles(path: Path, side: int, tile: int = 256, kinds: Sequence[int] = ()
 
 
 def padded(path: Path, make: Maker, size: int) -> None:
-    """A file with so many bytes behind it that nothing refers to."""
+    """A file followed by this many unused bytes."""
     make(path)
     with path.open("ab") as file:
         file.write(bytes(size))
@@ -89,7 +89,7 @@ def same_strips(path: Path, width: int, height: int) -> None:
 
 
 def many_bands(path: Path, bands: int, side: int, bits: int = 8, *, separate: bool = True) -> None:
-    """Each band in a strip of its own, which is the same for all, or all in one."""
+    """All bands in one strip, or each in its own, with the same bytes for all."""
     data = packed(side * side * bits // 8 * (1 if separate else bands))
     strips, start = bands if separate else 1, 2000 + 20 * bands
     tags: Tags = {259: DEFLATE, 277: (SHORT, [bands]), 258: (SHORT, [bits] * bands), 284: (SHORT, [1 + separate])}
@@ -106,13 +106,13 @@ def long_field(path: Path, tag: int, kind: int, content: bytes, others: Mapping[
 
 
 def metadata(path: Path, item: bytes, items: int) -> None:
-    """So many items of GDAL's metadata."""
+    """This many items of GDAL's metadata."""
     text = b"<GDALMetadata>" + item * items + b"</GDALMetadata>\0"
     write(path, [gray() | PLACE | {42112: (ASCII, list(text))}], bytes(400), len(text) + 2000)
 
 
 def nested(path: Path, many: int, tags: int) -> None:
-    """So many SubIFDs that share their bytes."""
+    """This many SubIFDs that share their bytes."""
     start = 1000 + 4 * many
     head = RawTiff([gray(t330=(LONG, [0] * 10))], counts={330: many}, places={330: 1000}).bytes().ljust(1000, b"\0")
     places = struct.pack(f"<{many}I", *range(start, start + 12 * many, 12))
@@ -120,7 +120,7 @@ def nested(path: Path, many: int, tags: int) -> None:
 
 
 def chained(path: Path, pictures: int, *, kind: int = 0, tags: int = 0, chain: int | None = None) -> None:
-    """So many small pictures one after the other, the first one larger."""
+    """This many small pictures after a larger first one."""
     own = dict.fromkeys(range(40_000, 40_000 + tags), (SHORT, [1]))
     others = gray(20, 20, t254=(LONG, [kind])) | own
     RawTiff([gray(64, 64) | own, *[others] * (pictures - 1)], data=bytes(5000), chain=chain).write(path)

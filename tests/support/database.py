@@ -33,7 +33,7 @@ class DatabaseServer:
 
     @contextlib.contextmanager
     def clone(self, template: str = _TEMPLATE) -> Iterator[str]:
-        """A fresh migrated database; gives its connection string and drops it afterwards."""
+        """Yield the connection string of a fresh migrated database, and drop it afterwards."""
         name = f"test_{next(self._numbers)}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
         try:
@@ -43,9 +43,9 @@ class DatabaseServer:
 
 
 def empty_queue(database_url: str) -> None:
-    """Make a used database like a fresh one, but for the tokens of workers."""
+    """Empty a used database, except for the tokens of workers."""
     with psycopg.connect(database_url, autocommit=True) as connection:
-        # The first time, nobody has changed them yet.
+        # At the first call they are unchanged.
         connection.execute("CREATE TABLE IF NOT EXISTS shipped_task_types AS TABLE task_types")
         connection.execute("DELETE FROM jobs")
         connection.execute("DELETE FROM pipelines")
@@ -58,7 +58,7 @@ def empty_queue(database_url: str) -> None:
 
 @contextlib.contextmanager
 def database_server() -> Iterator[DatabaseServer]:
-    """An embedded server in a temporary folder; no test pulls the plug, so it need not wait for the disk."""
+    """Yield an embedded server in a temporary folder. It does not wait for the disk, since no test cuts its power."""
     folder = Path(tempfile.mkdtemp(prefix="geo-jobs-pg-"))
     try:
         server = embedded.start(folder / "postgres", {"fsync": "off"})

@@ -1,6 +1,6 @@
-"""A small server of docs/PROTOCOL.md that has nothing but the five endpoints, written from that document alone.
+"""A small server with only the five endpoints, written from docs/PROTOCOL.md alone.
 
-Jobs get into it by a POST of a file to `/queue`, which is no part of the protocol. Each fault makes it break one rule.
+A POST of a file to `/queue` queues a job, outside of the protocol. Each fault makes the server break one rule.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ class FiveEndpoints:
     """The queue and its rules.
 
     Args:
-        fault: the rule to break: a name that the code below asks for.
+        fault: the rule to break, by its name in the code below.
     """
 
     def __init__(self, fault: str = "") -> None:
@@ -156,10 +156,10 @@ class FiveEndpoints:
             job = self.jobs.get(job_id)
             if job is None:
                 raise Refused(404, "job_not_found")
-            said = json.dumps([verb, {**body, "outputs": _digests(body)}], sort_keys=True)
+            content = json.dumps([verb, {**body, "outputs": _digests(body)}], sort_keys=True)
             if token in job.endings:
                 before, answer = job.endings[token]
-                if verb in ("complete", "fail") and (before == said or self.fault == "replays_anything"):
+                if verb in ("complete", "fail") and (before == content or self.fault == "replays_anything"):
                     return answer if self.fault == "denies_replays" else answer | {"replayed": True}
                 raise Refused(409, "job_cancelled" if job.state == "cancelled" else "already_finalized")
             held = job.state == "running" and (job.secret == token or self.fault == "no_fence")
@@ -168,7 +168,7 @@ class FiveEndpoints:
             if verb in ("heartbeat", "progress"):
                 return self._renew(job)
             answer = self._complete(job, body) if verb == "complete" else self._fail(job, body["error"]["class"])
-            job.endings[token] = (said, answer)
+            job.endings[token] = (content, answer)
             self.change.notify_all()
             return answer
 
@@ -219,7 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
     app: FiveEndpoints
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
     def _answer(self, status: int, body: bytes = b"", kind: str = "application/json", **headers: str) -> None:
         self.send_response(status)
@@ -292,7 +292,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def five_endpoints(fault: str = "") -> Iterator[FiveEndpoints]:
-    """The server on a port of loopback."""
+    """Yield the server on a port of loopback."""
     app = FiveEndpoints(fault)
     handler = type("Handler", (_Handler,), {"app": app})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

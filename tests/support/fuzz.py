@@ -1,8 +1,8 @@
 """Mutated TIFFs through the walker and a real child: `make fuzz SEED=1 COUNT=20000`.
 
-Each mutation is made of the seed and its number alone, so that any of them can be made again: `START=N COUNT=1`.
-The corpus beside the checkout is used where there is one, and files built by code in any case. Exit code 1 on a fault:
-an outcome without a name, a mistake of ours, a child over its memory, a job that does not end.
+Each mutation follows from the seed and its number, so any can be repeated: `START=N COUNT=1`. The seeds are files built
+by code, and the corpus beside the checkout if there is one. Exit code 1 on a fault: an outcome without a code, an
+unexpected error, a child over its memory, or a job that does not end.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.support.rasters import Tiff, quarters, ramp
 from tests.support.tiffs import LONG, RawTiff, gray
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
-LARGEST_SEED = 60_000  # bytes: mutations of small files meet more of the format in the same time
+LARGEST_SEED = 60_000  # bytes. Mutations of small files reach more of the format in the same time
 MEMORY = 2 << 30
 CPU_SECONDS = 20
 HANGS_AFTER = 60.0
@@ -41,18 +41,18 @@ AT_ONCE = 2
 INTERESTING = (0, 1, 2, 7, 8, 16, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1)
 TAGS = (256, 257, 258, 259, 262, 270, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 330, 338, 339, 347,
         530, 532, 33550, 33922, 34264, 34665, 34735, 34736, 34737, 42112, 42113, 50674, 50844)  # fmt: skip
-# What a mutated file may end in; anything else is a fault.
+# Permitted outcomes of a mutated file. Any other is a fault.
 NAMED = frozenset({
     "not_a_tiff", "truncated", "corrupt_block", "malformed_header", "unsupported_compression", "unsupported_data_type",
     "too_large", "too_complex", "bad_crs", "hostile_metadata", "no_valid_pixels", "out_of_memory", "timed_out",
     "invalid_payload",
-    # Damaged blocks can read differently each time, and then the picture is unlike the file.
+    # Damaged blocks can decode differently each time. Then the picture differs from the file.
     "self_check_failed",
 })  # fmt: skip
 
 
 def seeds(folder: Path) -> list[bytes]:
-    """Files to begin with: of many layouts, small."""
+    """Return small files of many layouts to begin with."""
     kinds: dict[str, Tiff] = {
         "gray": Tiff(ramp(40, 50)),
         "rgb": Tiff(quarters(64), crs="EPSG:32638", profile={"photometric": "rgb", "compress": "lzw", "predictor": 2}),
@@ -74,7 +74,7 @@ def seeds(folder: Path) -> list[bytes]:
 
 
 def mutate(content: bytes, rng: random.Random) -> bytes:
-    """One to eight changes, most of them where the structure is."""
+    """Make one to eight changes, most of them in the structure."""
     changed = bytearray(content)
     for _ in range(rng.choice((1, 1, 1, 2, 3, 5, 8))):
         if len(changed) < 16:
@@ -94,7 +94,7 @@ def _number(content: bytearray, rng: random.Random) -> None:
 
 
 def _field(content: bytearray, rng: random.Random) -> None:
-    """An entry of a directory: its tag, type, count or place."""
+    """Change an entry of a directory: its tag, type, count or offset."""
     order = "<" if content[:1] == b"I" else ">"
     big = bytes(content[2:4]) in (b"+\0", b"\0+")
     at = int(struct.unpack_from(order + ("Q" if big else "I"), content, 8 if big else 4)[0])
@@ -128,7 +128,7 @@ def _copy(content: bytearray, rng: random.Random) -> None:
 
 
 def convert_and_tell(request: ConversionRequest, report: ProgressCallback) -> ConversionResult:
-    """The conversion, with the most memory that it took told at its end, in kB."""
+    """Convert, and report the peak memory in kB at the end."""
     try:
         return convert(request, report)
     finally:
@@ -137,7 +137,7 @@ def convert_and_tell(request: ConversionRequest, report: ProgressCallback) -> Co
 
 @dataclass
 class Tally:
-    """What became of the mutations."""
+    """The outcomes of the mutations."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
@@ -160,12 +160,12 @@ class Fuzzer:
         )
 
     def content(self, number: int) -> bytes:
-        """The mutation with this number."""
+        """Return the mutation with this number."""
         rng = random.Random(f"{self._seed}:{number}")
         return mutate(rng.choice(self._seeds), rng)
 
     async def run(self, start: int, count: int, seconds: float = float("inf")) -> int:
-        """So many mutations, or as many as fit into the time; how many it were."""
+        """Run this many mutations, or as many as fit into the time. Return their number."""
         numbers = iter(range(start, start + count))
         deadline = time.monotonic() + seconds
         done = 0
@@ -198,7 +198,7 @@ class Fuzzer:
     async def _outcome(self, number: int, source: Path, out: Path) -> str:
         try:
             walked = self._walk(source)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is a fault
+        except Exception as error:  # noqa: BLE001 - any error is a fault
             return f"walker: {error!r}"
         request = ConversionRequest(
             source=source,
@@ -206,7 +206,7 @@ class Fuzzer:
             stem="a",
             options=RenderOptions(max_size=32, generate_thumbnails=False),
             source_name="a.tif",
-            # Half of what the walker refuses goes on all the same, to meet the walls behind it.
+            # Half of the files that the walker refuses continue, to reach the sandbox.
             validate_headers=walked is None or number % 2 == 0,
         )
         try:
@@ -235,7 +235,7 @@ class Fuzzer:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run and print what became of it; 1 on a fault."""
+    """Run and print the outcomes. Return 1 on a fault."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--start", type=int, default=0)

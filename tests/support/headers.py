@@ -1,4 +1,4 @@
-"""Headers of files that are nowhere, for what is decided by the header alone."""
+"""Headers without a file, for decisions made from the header alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from geoprocessing_worker.raster import BandHeader, Georeferencing, Level, Sourc
 
 
 def header_of(width: int, height: int, transform: Affine | None, epsg: int | None) -> SourceHeader:
-    """One band of bytes in this place; without `epsg` in none."""
+    """One band of bytes in this place, or without a place if `epsg` is missing."""
     crs = CRS.from_epsg(epsg) if epsg else None
     return SourceHeader(
         width=width,

@@ -1,4 +1,4 @@
-"""The code blocks of a document, with the remarks that an HTML comment before a block makes about running it."""
+"""The code blocks of a document, with the remarks of HTML comments before them."""
 
 import re
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class Block:
     """One fenced block.
 
     Attributes:
-        remark: `not run`, `run beside` (it goes on while the next ones run), `refused here` (commands may fail,
-            and print the reason; several are separated by ` | `), or empty.
+        remark: `not run`, `run beside` (it continues during the next ones), `refused here` (commands may fail, and
+            print the reason, several separated by ` | `), or empty.
         reason: the rest of the comment.
     """
 
@@ -27,7 +27,7 @@ class Block:
 
 
 def blocks(markdown: str, language: str = "") -> list[Block]:
-    """The blocks in order; those of one language, if it is given."""
+    """Return the blocks in order, optionally of one language."""
     found = [
         Block(one["language"], one["text"], one["remark"] or "", one["reason"] or "")
         for one in _BLOCK.finditer(markdown)

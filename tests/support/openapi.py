@@ -1,6 +1,6 @@
 """Schemathesis against the real API, by its own OpenAPI document: `make schemathesis SEED=1`.
 
-All checks, all phases; a real database and a real socket. The seed repeats a run. Exit code 1 on a failure.
+All checks and phases, with a real database and a real socket. The seed repeats a run. Exit code 1 on a failure.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tests.support.api import WORKER_TOKEN, RunningApi, make_jwt, make_settings,
 from tests.support.clients import Person, Worker, put
 from tests.support.database import database_server
 
-# What is right by the schema may be refused over what a schema cannot say: which task types there are, how large a file
-# may be, which outputs were uploaded, that free JSON holds no NUL, that a cron expression has five fields.
+# Valid requests may be refused for reasons outside a schema: known task types, file sizes, uploaded outputs, NUL in
+# free JSON, five fields of a cron expression.
 _MEANING = "^/api/geo-jobs(/.*/upload)?$|/(complete|heartbeat|fail)$|^/(storage|api/(pipelines|schedules|webhooks))"
 _MAY_BE_REFUSED = [200, 201, 204, 400, 401, 403, 404, 409, 413, 422, 429]
-# Here and not on the command line, which would win over the exceptions below.
+# Not on the command line, which would override the exceptions below.
 _CHECKS = [
     "not_a_server_error",
     "status_code_conformance",
@@ -43,7 +43,7 @@ _CHECKS = [
     "ignored_auth",
     "object_level_authorization",
 ]
-# Of settings that an API to be explored must have.
+# Settings of an API under exploration.
 SOURCE, HOOK = "https://maps.example.org/a.tif", "http://127.0.0.1:9/"
 LINKED = {"source_hosts": "maps.example.org", "webhook_hosts": "127.0.0.1"}
 CONFIGURATION = f"""
@@ -57,7 +57,7 @@ values = ["geotiff_to_png"]
 [parameters]
 "body.taskType" = {{ dictionary = "task-types", probability = 0.9 }}
 [[operations]]
-# GET there is the address of a job by that name, and is told that this is no id.
+# GET there addresses a job with that name, and answers that this is not an id.
 include-path-regex = "^/api/geo-jobs/(batch|redrive|cancel)$"
 checks.unsupported_method.enabled = false
 checks.allow_header_conformance.enabled = false
@@ -69,7 +69,7 @@ checks.positive_data_acceptance.expected-statuses = {_MAY_BE_REFUSED}
 
 
 def prepare(api: RunningApi, each: int) -> dict[str, list[object]]:
-    """Jobs in every state, so many of each."""
+    """Create this many jobs in every state."""
     person, worker = Person(api), Worker(api)
     waiting = [str(person.create()["id"]) for _ in range(each)]
     uploads = [person.upload_url(job_id) for job_id in waiting]
@@ -99,7 +99,7 @@ def prepare(api: RunningApi, each: int) -> dict[str, list[object]]:
 
 
 def prepare_standing(person: Person, each: int) -> dict[str, list[object]]:
-    """Pipelines, schedules that will not fire meanwhile, webhooks with a delivery each."""
+    """Create pipelines, schedules that do not fire, and webhooks with a delivery each."""
     job = {"taskType": "geotiff_to_png", "inputPayload": {"sourceUrl": SOURCE}}
     stages = [{"name": "one", "jobs": [job | {"name": "a"}]}]
 
@@ -119,7 +119,7 @@ def prepare_standing(person: Person, each: int) -> dict[str, list[object]]:
 
 
 def explore(api: RunningApi, folder: Path, arguments: Sequence[str], each: int = 6) -> subprocess.CompletedProcess[str]:
-    """Run schemathesis on a running API; what it found is its output, and its exit code 0 says nothing."""
+    """Run schemathesis on a running API. Return its findings, since its exit code 0 proves nothing."""
     configuration, pool = folder / "schemathesis.toml", folder / "pool.json"
     configuration.write_text(CONFIGURATION)
     pool.write_text(json.dumps(prepare(api, each)))
@@ -143,7 +143,7 @@ def explore(api: RunningApi, folder: Path, arguments: Sequence[str], each: int =
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run at length and print what was found."""
+    """Run at length and print the findings."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--examples", type=int, default=100, help="most requests for each operation and phase")

@@ -1,7 +1,7 @@
-"""What schemathesis cannot make up by itself: jobs that are there, leases that are held, URLs that are signed.
+"""Values that schemathesis cannot generate: existing jobs, held leases, signed URLs.
 
-Loaded by its command line. Half of the requests that are right by the schema get one of these, so that they come
-further than "no such job"; wrong ones stay as they are.
+Its command line loads this module. Half of the valid requests get one of these, so that they come further than "no such
+job". Invalid ones stay unchanged.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import schemathesis
 
-POOL = "OPENAPI_POOL"  # names the file
-# Parameters of paths, and what of the pool they name.
+POOL = "OPENAPI_POOL"  # file of the pool
+# Path parameters, with their keys in the pool.
 OWN = {"job_id": "jobs", "pipeline_id": "pipelines", "schedule_id": "schedules", "webhook_id": "webhooks"}
 
 
@@ -29,12 +29,12 @@ def _pool() -> dict[str, Any]:
 
 @schemathesis.hook
 def before_call(_: schemathesis.HookContext, case: schemathesis.Case[Any], kwargs: dict[str, Any]) -> None:
-    """Put something real in, by what the request itself is, so that a seed repeats it."""
+    """Insert real values, chosen by the request itself, so that a seed repeats it."""
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
     seconds = case.body.get("waitSeconds") if isinstance(case.body, dict) else None
     if isinstance(case.body, dict) and isinstance(seconds, int | float):
-        # Waiting is not what is looked at here.
+        # Waiting is not under test.
         case.body["waitSeconds"] = min(seconds, 0.1)
     choice = zlib.crc32(repr((case.path_parameters, case.query, case.body)).encode())
     if choice % 2:

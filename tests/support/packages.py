@@ -1,4 +1,4 @@
-"""Packages with handlers of their own, as an installer would have put them into a folder."""
+"""Packages with their own handlers, as installed in a folder."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def install(
     suffix: str = ".txt",
     needs: tuple[str, ...] = (),
 ) -> Path:
-    """A package that adds one task type, with its metadata beside it; the folder, to be put on `sys.path`."""
+    """Write a package that adds one task type, with its metadata. Return the folder for `sys.path`."""
     code = folder / package
     code.mkdir(parents=True)
     (code / "__init__.py").touch()

@@ -22,7 +22,7 @@ PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/s
 
 @contextlib.contextmanager
 def pgbouncer(database_url: str, pool_mode: str, pool_size: int = 20) -> Iterator[str]:
-    """Pool the database of a URL; gives the URL of the same database by way of PgBouncer."""
+    """Pool the database of a URL. Yield its URL through PgBouncer."""
     assert PGBOUNCER
     target = conninfo_to_dict(database_url)
     with contextlib.ExitStack() as stack:
@@ -44,7 +44,7 @@ def pgbouncer(database_url: str, pool_mode: str, pool_size: int = 20) -> Iterato
         (folder / "ini").write_text("\n".join(["[databases]", f"pooled = {place}", "[pgbouncer]", *lines, ""]))
         command = [PGBOUNCER, "-q", str(folder / "ini")]
         if os.geteuid() == 0:
-            # It refuses to run as root, and only the database's own account may use its socket.
+            # It refuses to run as root, and its socket admits only the database's own account.
             owner = pwd.getpwuid(Path(str(target["host"])).stat().st_uid)
             os.chown(folder, owner.pw_uid, owner.pw_gid)
             command[1:1] = ["-u", owner.pw_name]

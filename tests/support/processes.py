@@ -1,4 +1,4 @@
-"""The real programs as real processes: an API and workers on a database of the test's own."""
+"""The real programs as real processes: an API and workers on the test's own database."""
 
 import contextlib
 import os
@@ -22,11 +22,11 @@ Process = subprocess.Popen[bytes]
 
 @dataclass
 class Programs:
-    """An API process, and workers to be started beside it.
+    """An API process, and workers beside it.
 
     Args:
-        base_url: where workers and people find the API; a test may put a proxy there.
-        folder: where each process has its files and logs.
+        base_url: the API's address for workers and callers, possibly of a proxy.
+        folder: has the files and logs of each process.
     """
 
     base_url: str
@@ -39,43 +39,43 @@ class Programs:
 
     @property
     def api(self) -> Process:
-        """The API's process, the latest one."""
+        """The API's latest process."""
         return self._apis[-1]
 
     def start_api(self) -> None:
-        """Start the API, or start it again at the same address, and wait until it answers."""
+        """Start or restart the API at the same address, and wait until it answers."""
         command = [sys.executable, "-m", "geo_jobs_api", "serve", "--port", str(self._port)]
         folder = self.folder / "api"
         self._apis.append(self._stack.enter_context(running(command, folder, clean_environment(**self._api_settings))))
 
-        said = ""
+        last = ""
 
         def answers() -> bool:
-            nonlocal said
+            nonlocal last
             assert self.api.poll() is None, (folder / "output.log").read_text()
             try:
                 answer = httpx.get(f"http://127.0.0.1:{self._port}/health", timeout=5)
             except httpx.HTTPError as error:
-                said = type(error).__name__
+                last = type(error).__name__
                 return False
-            said = f"{answer.status_code}: {answer.text}"
+            last = f"{answer.status_code}: {answer.text}"
             return answer.is_success
 
         try:
-            # Usually two seconds; on a machine with eight times as much to do as it can, half a minute.
+            # Usually two seconds. On a machine under eightfold load half a minute.
             wait_until(answers, "the API to answer", 90)
         except AssertionError as error:
             raise AssertionError(
-                f"{error}; last it said {said}; {(folder / 'output.log').read_text()[-4000:]}"
+                f"{error}. Last answer: {last}. {(folder / 'output.log').read_text()[-4000:]}"
             ) from None
 
     def kill_api(self) -> None:
-        """End the API without a word."""
+        """End the API without warning."""
         self.api.kill()
         self.api.wait()
 
     def worker(self, name: str = "worker", **settings: str) -> Process:
-        """Start a worker; its log is `<name>/worker.log`, its TEMP_DIR `<name>/jobs`."""
+        """Start a worker. Its log is `<name>/worker.log`, its TEMP_DIR `<name>/jobs`."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         usual = {
@@ -90,11 +90,11 @@ class Programs:
         return process
 
     def person(self) -> httpx.Client:
-        """A client with the rights of a person."""
+        """Return a client with the token of a caller."""
         return self._stack.enter_context(httpx.Client(base_url=self.base_url, headers=bearer(), timeout=30))
 
     def submit(self, source: Path, payload: dict[str, object] | None = None, name: str | None = None) -> str:
-        """Create a job and upload its file; its id."""
+        """Create a job and upload its file. Return its id."""
         person = self.person()
         body = {"taskType": "geotiff_to_png", "inputPayload": payload or {}}
         job_id = str(person.post("/api/geo-jobs", json=body).raise_for_status().json()["id"])
@@ -109,7 +109,7 @@ class Programs:
         return job
 
     def until_over(self, job_id: str, seconds: float = 60) -> dict[str, object]:
-        """The job, once it has ended."""
+        """Wait until the job has ended, and return it."""
         person = self.person()
 
         def ended() -> bool:
@@ -119,20 +119,20 @@ class Programs:
         return self.look(job_id)
 
     def event_types(self, job_id: str) -> list[str]:
-        """The names of the job's moves, in order."""
+        """Return the types of the job's events, in order."""
         page = self.person().get(f"/api/geo-jobs/{job_id}/events").raise_for_status().json()
         return [str(event["type"]) for event in page["events"]]
 
     def stop_child_of(self, worker: Process, job_id: str) -> int:
-        """The process that does the job, once there is one, stopped in its tracks by SIGSTOP."""
-        # Before its first job a worker makes a child only to warm up.
+        """Wait for a worker's job process, stop it with SIGSTOP, and return it."""
+        # Before its first job a worker starts one child to warm up.
         wait_until(lambda: "started" in self.event_types(job_id), "the job to start", 30)
         found: list[int] = []
 
         def look() -> bool:
             for pid in job_children(worker):
                 with contextlib.suppress(ProcessLookupError):
-                    # It leads a session of its own once it has shut itself in.
+                    # A child leads its own session once it has restricted itself.
                     if os.getsid(pid) == pid:
                         os.kill(pid, signal.SIGSTOP)
                         found.append(pid)
@@ -142,7 +142,7 @@ class Programs:
         return found[0]
 
     def download(self, job_id: str, folder: Path) -> dict[str, Path]:
-        """Fetch all results; their paths by name."""
+        """Fetch all results. Return their paths by name."""
         folder.mkdir(parents=True, exist_ok=True)
         answer = self.person().get(f"/api/geo-jobs/{job_id}/download/output").raise_for_status().json()
         for output in answer["outputs"]:
@@ -152,7 +152,7 @@ class Programs:
 
 @contextlib.contextmanager
 def programs(database_url: str, folder: Path, **settings: str) -> Iterator[Programs]:
-    """An API process that answers; everything is stopped at the end, workers first."""
+    """Yield an API process that answers. Stop all processes at the end, workers first."""
     usual = {
         "DATABASE_URL": database_url,
         "DATA_DIR": str(folder / "api" / "data"),
@@ -170,20 +170,20 @@ def programs(database_url: str, folder: Path, **settings: str) -> Iterator[Progr
 
 
 def is_pending(pid: int, number: signal.Signals) -> bool:
-    """Whether a signal was sent to the process and not taken yet; one that is gone has none."""
+    """Return whether the process has an undelivered signal. An ended process has none."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return False
     if "\nState:\tZ" in status:
-        return False  # what killed it at its start is told as pending for ever
+        return False  # A process killed at its start shows the signal as pending forever.
     waiting = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd:", "ShdPnd:")))
     return any(mask >> (number - 1) & 1 for mask in waiting)
 
 
 @contextlib.contextmanager
 def running(command: list[str], folder: Path, environment: dict[str, str]) -> Iterator[Process]:
-    """A process with its output in `output.log`; whoever still runs at the end is stopped, at last by force."""
+    """Yield a process with its output in `output.log`. Stop it at the end, by force if needed."""
     with (folder / "output.log").open("ab") as output:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
         try:
@@ -200,13 +200,13 @@ def running(command: list[str], folder: Path, environment: dict[str, str]) -> It
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """What a process needs of this one's environment, and what the test adds."""
+    """Return the needed variables of this process, and the test's additions."""
     kept = ("PATH", "HOME", "LANG", "TMPDIR", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
     return {name: os.environ[name] for name in kept if name in os.environ} | more
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
+    """Return a port that was just free."""
     import socket
 
     with socket.socket() as probe:
@@ -215,17 +215,17 @@ def free_port() -> int:
 
 
 def job_children(worker: Process) -> list[int]:
-    """The processes that do the jobs of a worker: the children of its fork server."""
+    """Return the job processes of a worker: the children of its fork server."""
     return [child for server in children(worker.pid, b"forkserver") for child in children(server)]
 
 
-def children(parent: int, said: bytes = b"") -> list[int]:
-    """The processes of a process; those with these words in their command line."""
-    return [pid for pid in _children(parent) if not said or said in _read(pid, "cmdline")]
+def children(parent: int, last: bytes = b"") -> list[int]:
+    """Return a process's children, optionally those with these words in their command line."""
+    return [pid for pid in _children(parent) if not last or last in _read(pid, "cmdline")]
 
 
 def alive(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
+    """Return whether a process exists and is no zombie."""
     stat = _read(pid, "stat")
     return bool(stat) and stat.rsplit(b")", 1)[1].split()[0] != b"Z"
 

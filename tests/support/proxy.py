@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a server, whose connections can be made to go silent: a half-open connection."""
+"""A TCP proxy that can silence its connections, to simulate half-open ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Link:
-    """One connection through the proxy; `opening` is what the client said first."""
+    """One connection through the proxy. `opening` has the first bytes of the client."""
 
     client: socket.socket
     server: socket.socket
@@ -21,11 +21,11 @@ class Link:
 
 @dataclass(slots=True)
 class SilentProxy:
-    """Passes bytes on, both ways, until a connection is silenced: then it swallows them and closes nothing.
+    """Forwards bytes both ways until a connection is silenced. Then it discards them and closes no socket.
 
     Args:
-        port: where it listens, on 127.0.0.1.
-        links: all connections that were made, in order.
+        port: the proxy's, on 127.0.0.1.
+        links: all connections, in order.
         swallows: silence new connections from the start.
     """
 
@@ -34,20 +34,20 @@ class SilentProxy:
     swallows: bool = False
 
     def silence(self, word: bytes) -> int:
-        """Silence the connections whose opening holds a word; how many there were."""
+        """Silence the connections with a word in their opening. Return their number."""
         found = [link for link in self.links if word in link.opening and not link.is_silent]
         for link in found:
             link.is_silent = True
         return len(found)
 
     def talking(self, word: bytes) -> int:
-        """How many connections with that word in their opening are not silenced."""
+        """Return the number of connections with that word that are not silenced."""
         return sum(word in link.opening and not link.is_silent for link in self.links)
 
 
 @contextlib.contextmanager
 def silent_proxy(connect: Callable[[], socket.socket]) -> Iterator[SilentProxy]:
-    """A proxy in front of whatever `connect` reaches; everything is closed at the end."""
+    """Yield a proxy in front of `connect`. Close all sockets at the end."""
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
         proxy = SilentProxy(listener.getsockname()[1])
 
@@ -68,7 +68,7 @@ def silent_proxy(connect: Callable[[], socket.socket]) -> Iterator[SilentProxy]:
         try:
             yield proxy
         finally:
-            # Unblocks accept(); closing alone does not.
+            # Unblocks accept(), unlike closing.
             listener.shutdown(socket.SHUT_RDWR)
             for link in proxy.links:
                 for end in (link.client, link.server):

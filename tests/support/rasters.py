@@ -1,4 +1,4 @@
-"""GeoTIFFs built by code, for tests: any type, bands, colors, validity and place."""
+"""GeoTIFFs built by code for tests: any type, bands, colors, validity and place."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEGREES = Affine(0.01, 0.0, 44.0, 0.0, -0.01, 16.0)
 
 @dataclass(frozen=True)
 class Tiff:
-    """A GeoTIFF to write: `data` is (bands, rows, columns) in the type to store."""
+    """A GeoTIFF to write. `data` is (bands, rows, columns) in the stored type."""
 
     data: NDArray[Any]
     crs: str | None = "EPSG:4326"
@@ -42,7 +42,7 @@ class Tiff:
     profile: dict[str, Any] = field(default_factory=dict)
 
     def write(self, path: Path) -> Path:
-        """The file at `path`."""
+        """Write the file to `path`."""
         count, height, width = self.data.shape
         place = {"transform": self.transform} if self.transform is not None else {}
         with (
@@ -61,7 +61,7 @@ class Tiff:
                 **self.profile,
             ) as dataset,
         ):
-            # Before the first pixel, or GTiff can no longer write it into the header.
+            # Before the first pixel, since GTiff cannot write it into the header later.
             if self.colors is not None:
                 dataset.colorinterp = [ColorInterp[name] for name in self.colors]
             dataset.write(self.data)
@@ -80,13 +80,13 @@ class Tiff:
 
 
 def ramp(height: int, width: int, dtype: str = "uint8", low: float = 0, high: float = 255) -> NDArray[Any]:
-    """(1, height, width), rising from the upper left to the lower right."""
+    """Return (1, height, width), rising from the upper left to the lower right."""
     values = np.linspace(low, high, height * width).reshape(1, height, width)
     return np.rint(values).astype(dtype) if np.dtype(dtype).kind in "iu" else values.astype(dtype)
 
 
 def quarters(size: int = 64) -> NDArray[np.uint8]:
-    """(3, size, size): red, green over blue, white, each a quarter."""
+    """Return (3, size, size): red, green over blue, white, each a quarter."""
     data = np.zeros((3, size, size), dtype=np.uint8)
     half = size // 2
     data[0, :half, :half] = data[1, :half, half:] = data[2, half:, :half] = 255
@@ -95,7 +95,7 @@ def quarters(size: int = 64) -> NDArray[np.uint8]:
 
 
 def quiet(stage: str, percent: float, message: str) -> None:
-    """A report that nobody listens to."""
+    """Discard a report."""
 
 
 Converter = Callable[..., ConversionResult]
@@ -104,7 +104,7 @@ Converter = Callable[..., ConversionResult]
 def run(
     source: Path, folder: Path, *, validate_headers: bool = True, report: ProgressCallback = quiet, **options: Any
 ) -> ConversionResult:
-    """`convert` with options by their Python names; outputs are named after the source's stem."""
+    """Run `convert` with options by their Python names. Outputs have the source's stem."""
     folder.mkdir(exist_ok=True)
     request = ConversionRequest(
         source=source,
@@ -118,7 +118,7 @@ def run(
 
 
 def picture_of(result: ConversionResult) -> NDArray[np.uint8]:
-    """(height, width, 4) RGBA of the first output, palettes looked up."""
+    """Return (height, width, 4) RGBA of the first output, with palettes resolved."""
     from PIL import Image
 
     with Image.open(result.outputs[0].path) as image:

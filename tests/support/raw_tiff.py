@@ -1,4 +1,4 @@
-"""TIFFs written tag by tag, for what GDAL's own writer refuses to write."""
+"""TIFFs written tag by tag, for files that GDAL's writer refuses."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ GEO_DOUBLES, GEO_LETTERS = 34736, 34737
 NODATA, ICC_PROFILE, METADATA = 42113, 34675, 42112
 
 WGS84_KEYS = (1, 1, 0, 3, 1024, 0, 1, 2, 1025, 0, 1, 1, 2048, 0, 1, 4326)
-"""GeoKeys that say EPSG:4326, pixel is area."""
+"""GeoKeys of EPSG:4326, pixel is area."""
 
 Tag = tuple[int, Sequence[float] | bytes]
 """A type and its values; bytes stand for themselves."""
 
 
 def geo_tags(keys: Mapping[int, int | float | Sequence[float] | str]) -> dict[int, Tag]:
-    """The tags of GeoTIFF keys: whole numbers as codes, floats and rows of them as doubles, words as letters."""
+    """Return the tags of GeoTIFF keys: integers as codes, floats and sequences as doubles, text as ASCII."""
     directory, letters = [1, 1, 0, len(keys)], ""
     doubles: list[float] = []
     for key, value in sorted(keys.items()):
@@ -46,14 +46,14 @@ def geo_tags(keys: Mapping[int, int | float | Sequence[float] | str]) -> dict[in
 
 
 def placed(x: float, y: float, pixel: float) -> dict[int, Tag]:
-    """The tags of a north-up place: the upper left corner, and the side of a pixel."""
+    """Return the tags of a north-up place: upper left corner and pixel size."""
     return {PIXEL_SCALE: (DOUBLE, [pixel, pixel, 0]), TIE_POINT: (DOUBLE, [0, 0, 0, x, y, 0])}
 
 
 def write_raw_tiff(
     path: Path, data: NDArray[np.generic], photometric: int = 1, tags: Mapping[int, Tag] | None = None
 ) -> Path:
-    """One uncompressed strip, (rows, columns, bands), little-endian; `tags` are added, or replace what stands there."""
+    """Write one uncompressed strip, (rows, columns, bands), little-endian. `tags` override the usual ones."""
     rows, columns, bands = data.shape
     kind = {"u": 1, "i": 2, "f": 3}[data.dtype.kind]
     entries: dict[int, Tag] = {

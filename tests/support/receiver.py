@@ -1,4 +1,4 @@
-"""A receiver of webhooks on a real socket, which checks signatures and answers what the test wants."""
+"""A receiver of webhooks on a real socket, with signature checks and scripted answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.serving import serving
 
 @dataclass(slots=True)
 class Received:
-    """One request as it came."""
+    """One received request."""
 
     path: str
     headers: dict[str, str]
@@ -24,12 +24,12 @@ class Received:
 
     @property
     def json(self) -> dict[str, Any]:
-        """The body, read."""
+        """The parsed body."""
         told: dict[str, Any] = json.loads(self.body)
         return told
 
     def is_signed_with(self, secret: str) -> bool:
-        """Whether the signature is the secret's, over the time stamp and this very body."""
+        """Return whether the signature matches the secret, the time stamp and this body."""
         message = self.headers["webhook-timestamp"].encode() + b"." + self.body
         expected = hmac.new(secret.encode(), message, hashlib.sha256).hexdigest()
         return hmac.compare_digest(f"v1={expected}", self.headers["webhook-signature"])
@@ -41,27 +41,27 @@ Answer = tuple[int, dict[str, str], bytes]
 
 @dataclass(slots=True)
 class Receiver:
-    """What came, and how it is answered; an answer may wait for what it likes."""
+    """Received requests, and the function that answers them. An answer may wait."""
 
     url: str
     received: list[Received] = field(default_factory=list)
     answer: Callable[[Received], Answer] = lambda _: (204, {}, b"")
 
     def bodies(self) -> list[dict[str, Any]]:
-        """All bodies, in order."""
+        """Return all bodies, in order."""
         return [one.json for one in self.received]
 
 
 @contextlib.contextmanager
 def receiver() -> Iterator[Receiver]:
-    """A receiver on loopback."""
+    """Yield a receiver on loopback."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:  # the base class calls it so
             length = int(self.headers["Content-Length"])
             body = self.rfile.read(length)
             if len(body) < length:
-                return  # whoever was sending it is dead
+                return  # the sender is dead
             one = Received(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
             made.received.append(one)
             status, headers, content = made.answer(one)
@@ -73,13 +73,13 @@ def receiver() -> Iterator[Receiver]:
                 self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
-            """Nothing."""
+            """Log nothing."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
 
         def handle_error(self, *_: object) -> None:
-            """A client that hangs up is no error."""
+            """Ignore clients that hang up."""
 
     server = Server(("127.0.0.1", 0), Handler)
     made = Receiver(f"http://127.0.0.1:{server.server_address[1]}/hook")

@@ -1,4 +1,4 @@
-"""Schedulers that are killed at random while time is played, and whether each fire happened exactly once.
+"""Schedulers are killed at random during simulated time. Each fire must happen exactly once.
 
 A program of its own, since its schedulers are forks: `python -m tests.support.schedule_storm --database URL`.
 """
@@ -26,14 +26,14 @@ from geo_jobs_api.schedules.scheduler import Scheduler
 from geo_jobs_api.schedules.schemas import PutSchedule
 from geo_jobs_api.schedules.store import ScheduleStore
 
-# A night in which an hour comes twice lies in the middle of it.
+# The period includes a night with a repeated hour.
 _BEGIN = datetime(2026, 10, 24, 22, 0, tzinfo=UTC)
 _SCHEDULES = 4
 _SCHEDULERS = 2
 
 
 class PlayedClock:
-    """Time that runs faster, from a fixed beginning to a fixed end; the same in all forks."""
+    """A faster clock with a fixed start and end, the same in all forks."""
 
     def __init__(self, speed: float, end: datetime) -> None:
         self._begin, self._speed, self._end = time.monotonic(), speed, end
@@ -89,7 +89,7 @@ def _decided(database: str) -> int:
 
 
 def run(database: str, fires: int, speed: float, seed: int) -> dict[str, object]:
-    """Play until all fires are decided or a minute has passed over the end; what came of it."""
+    """Run until all fires are decided, or a minute beyond the end. Return the outcome."""
     source = random.Random(seed)
     ids = asyncio.run(_create(database))
     minutes = fires // _SCHEDULES
@@ -118,7 +118,7 @@ def _verdict(database: str, ids: list[UUID], minutes: int) -> dict[str, object]:
         jobs = connection.execute("SELECT id, schedule_id, run_at FROM jobs").fetchall()
     decided = [(fire["schedule_id"], fire["fire_time"]) for fire in fires if fire["outcome"] == "created"]
     made = {job["id"]: job for job in jobs}
-    # The moment that each job was made for, as its start tells it: the jitter is less than a minute.
+    # The moment of each job, from its start. The jitter is less than a minute.
     starts = [(job["schedule_id"], job["run_at"].replace(second=0, microsecond=0)) for job in jobs]
     return {
         "fires": len(wanted),
@@ -131,7 +131,7 @@ def _verdict(database: str, ids: list[UUID], minutes: int) -> dict[str, object]:
 
 
 def main() -> int:
-    """One storm; its verdict as JSON, exit 1 when a fire happened twice or not at all."""
+    """Run one storm. Print its verdict as JSON. Return 1 if a fire happened twice or not at all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--database", required=True)
     parser.add_argument("--fires", type=int, default=2000)

@@ -1,4 +1,4 @@
-"""A real HTTP server that gives the answers a test wrote down, and remembers what it was asked."""
+"""A real HTTP server with scripted answers. It records its requests."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ Answer = Response | Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Asked:
-    """One request as it arrived."""
+    """One recorded request."""
 
     method: str
     path: str
@@ -33,7 +33,7 @@ class Asked:
 
 @dataclass
 class ScriptedApi:
-    """Answers by the last word of the path, in the order written down; the last answer goes on for ever."""
+    """Answers by the last word of the path, in the given order. The last answer repeats."""
 
     base_url: str
     script: dict[str, list[Answer]] = field(default_factory=dict)
@@ -83,7 +83,7 @@ async def scripted_api() -> AsyncIterator[ScriptedApi]:
     api = ScriptedApi(f"http://127.0.0.1:{listener.getsockname()[1]}")
     methods = ["GET", "PUT", "POST", "PATCH"]
     app = Starlette(routes=[Route("/{path:path}", api.handle, methods=methods)])
-    # Without a Date of its own, so that a test can decide what time it is there.
+    # Without a Date of its own, so that tests control the time.
     config = uvicorn.Config(app, log_level="error", lifespan="off", date_header=False, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve([listener]))

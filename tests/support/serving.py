@@ -1,4 +1,4 @@
-"""Serves with the standard library's own server, in a thread."""
+"""Serve with the standard library's server, in a thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from socketserver import BaseServer
 
 @contextlib.contextmanager
 def serving(server: BaseServer) -> Iterator[None]:
-    """Serve for the block; the server is closed after it."""
+    """Serve during the block, then close the server."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:

@@ -1,4 +1,4 @@
-"""Kinds of local trouble of a worker, made by its settings and its surroundings."""
+"""Kinds of trouble of a worker's host, caused by its settings and surroundings."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ Prepare = Callable[[Path], AbstractContextManager[dict[str, str]]]
 
 @dataclass(frozen=True)
 class Sickness:
-    """One kind: what it is called, its code, how to make it (the worker's settings), and why it cannot be made here."""
+    """One kind: its name, its code, how to cause it (the worker's settings), and why that is impossible here."""
 
     name: str
     code: str
@@ -37,7 +37,7 @@ def _full_disk(folder: Path) -> Iterator[dict[str, str]]:
                 file.flush()
         yield {"TEMP_DIR": str(disk)}
     finally:
-        # The worker may still be about to end.
+        # The worker may still be ending.
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
@@ -67,7 +67,7 @@ def _no_scanner(folder: Path) -> Iterator[dict[str, str]]:
 
 @contextlib.contextmanager
 def _no_processes(folder: Path) -> Iterator[dict[str, str]]:
-    """A worker that gets no further process, as under a limit on processes (which does not bind root)."""
+    """A worker that cannot start processes, as under a limit on processes (which does not bind root)."""
     (folder / "limits").mkdir()
     (folder / "limits" / "sitecustomize.py").write_text(
         "import multiprocessing.util\n"

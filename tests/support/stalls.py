@@ -1,4 +1,4 @@
-"""Measures how long the event loop of a running API is busy at a stretch, and fills its database to the limits."""
+"""Measure how long the event loop of a running API is busy at once, and fill its database to the limits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import psycopg
 from geo_jobs_api.http.server import tune_garbage_collection
 from tests.support.api import RunningApi
 
-# A payload and metadata of as many small values as their limits allow: they cost the most per byte.
+# A payload and metadata of as many small values as their limits allow, which cost most per byte.
 PAYLOAD: dict[str, Any] = {"a": [[]] * 16_000}
 METADATA = {"a": [{"b": 1}] * 25_000}
 SOURCE = "https://maps.example.org/a.tif"
@@ -39,7 +39,7 @@ TIMES: dict[str, Any] = {
 }
 
 
-# CPU time of `_reference` on a core of 2024 with nothing beside it. Neighbors on the same host double it.
+# CPU time of `_reference` on an idle core of 2024. Other load on the host doubles it.
 _REFERENCE_SECONDS = 0.0025
 
 
@@ -78,7 +78,7 @@ def longest_stall(api: RunningApi) -> Iterator[Stall]:
     async def tick() -> None:
         last = time.thread_time()
         while not is_over:
-            # Each round of the loop runs what is ready, and then this.
+            # Each round of the loop runs the ready callbacks, then this one.
             await asyncio.sleep(0)
             now = time.thread_time()
             stall.seconds = max(stall.seconds, now - last)

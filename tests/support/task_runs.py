@@ -1,4 +1,4 @@
-"""Runs a kind of job on a file as the child process does, without the process."""
+"""Run a task type on a file as the child does, without the process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.rasters import quiet
 def perform_on(
     handler: TaskHandler, source: Path, folder: Path, *, validate_headers: bool = True, **payload: Any
 ) -> TaskResult:
-    """The result of a job with this `inputPayload`; its outputs are in `folder`."""
+    """Return the result of a job with this `inputPayload`. Its outputs are in `folder`."""
     folder.mkdir(exist_ok=True)
     request = TaskRequest(
         source=source,

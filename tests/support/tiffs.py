@@ -16,10 +16,10 @@ Value = tuple[int, Sequence[int | float]]
 
 @dataclass
 class RawTiff:
-    """Directories of tags, as many as wanted, then `data`.
+    """Any number of directories of tags, then `data`.
 
-    `counts` are said instead of the true ones, `places` instead of where a value really stands, both by tag.
-    `chain` says where the chain goes on after the last directory; None: it ends, or -1: at the first directory again.
+    `counts` replace the true counts, `places` the true offsets of values, both by tag. `chain` is the offset after the
+    last directory. None ends the chain, -1 returns to the first directory.
     """
 
     directories: Sequence[Mapping[int, Value]]
@@ -31,7 +31,7 @@ class RawTiff:
     chain: int | None = None
 
     def bytes(self) -> bytes:
-        """The file."""
+        """Return the file."""
         head = {("<", False): b"II*\0", (">", False): b"MM\0*", ("<", True): b"II+\0", (">", True): b"MM\0+"}
         word, room = ("Q", 8) if self.big else ("I", 4)
         start = 16 if self.big else 8
@@ -58,13 +58,13 @@ class RawTiff:
         return bytes(out + self.data)
 
     def write(self, path: Path) -> Path:
-        """The file at `path`."""
+        """Write the file to `path`."""
         path.write_bytes(self.bytes())
         return path
 
 
 def gray(width: int = 16, height: int = 16, **tags: Value) -> dict[int, Value]:
-    """The tags of an 8-bit picture in one strip whose pixels stand wherever tag 273 says; `t256=...` changes one."""
+    """Return the tags of an 8-bit picture in one strip at the offset in tag 273. `t256=...` changes one."""
     made: dict[int, Value] = {
         256: (LONG, [width]),
         257: (LONG, [height]),
@@ -80,5 +80,5 @@ def gray(width: int = 16, height: int = 16, **tags: Value) -> dict[int, Value]:
 
 
 def text(words: str) -> Value:
-    """An ASCII value with its NUL."""
+    """Return an ASCII value with its NUL."""
     return ASCII, [*words.encode(), 0]

@@ -1,4 +1,4 @@
-"""Waiting for something to become true, instead of for time to pass."""
+"""Wait for conditions instead of time."""
 
 import asyncio
 import time
@@ -9,19 +9,19 @@ T = TypeVar("T")
 
 
 async def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Return as soon as the condition holds; TimeoutError if it does not in time."""
+    """Return as soon as the condition holds. TimeoutError if it does not in time."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - other processes cannot set an event here
             await asyncio.sleep(0.01)
 
 
 async def in_thread(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
-    """The outcome of a call that blocks, while the test's own server goes on answering."""
+    """Return the result of a blocking call, while the test's own server continues to answer."""
     return await asyncio.to_thread(call, *arguments, **named)
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout: float = 15, *, pause: float = 0.005) -> None:
-    """Return as soon as the condition holds, looked at after each pause; else AssertionError with `what`."""
+    """Check a condition after each pause until it holds. AssertionError if it does not in time."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout} s for: {what}"

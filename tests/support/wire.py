@@ -1,4 +1,4 @@
-"""Messages of the wire, as the API writes them."""
+"""Messages of the wire, in the API's form."""
 
 from typing import Any
 

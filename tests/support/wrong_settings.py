@@ -1,4 +1,4 @@
-"""Values that settings cannot mean, by what they are for."""
+"""Impossible values of settings, by kind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ WRONG_HOSTS = (*WRONG_TEXTS, "http://", "https://a.example", "a b", "x" * 64, "a
 
 
 def wrong_values(name: str, kind: str) -> tuple[str, ...]:
-    """Values that no setting of this name, with this annotation, can take."""
+    """Return values that no setting with this name and annotation accepts."""
     if "host" in name:
         return WRONG_HOSTS
     if "token" in name:

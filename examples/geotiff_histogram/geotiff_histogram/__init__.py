@@ -1,1 +1,1 @@
-"""A kind of job for the geoprocessing worker: how often each value occurs in a GeoTIFF."""
+"""A task type for the geoprocessing worker: the count of each value in a GeoTIFF."""

@@ -1,4 +1,4 @@
-"""What the worker's own process imports: it tells of the job, and imports nothing that opens a file."""
+"""The task type's description. The worker imports it, so it imports no library that opens files."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from geoprocessing_worker.handlers import INTERFACE, OutputSlot, Payload, TaskHa
 
 
 class HistogramOptions(Payload):
-    """What a job may ask for in its `inputPayload`: which band, from 1, and into how many buckets."""
+    """The `inputPayload`: a band, from 1, and the number of buckets."""
 
     band: Annotated[int, Field(ge=1, le=65535)] = 1
     buckets: Annotated[int, Field(ge=2, le=4096)] = 64

@@ -1,4 +1,4 @@
-"""The work itself, imported in the job's child process only. The worker has looked at the file before."""
+"""The work, imported only in the job's child process, after the gates have admitted the file."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from geotiff_histogram.handler import HistogramOptions
 
 
 def count_values(request: TaskRequest[HistogramOptions], report: ProgressCallback) -> TaskResult:
-    """Writes `<stem>_histogram.csv`: the lower and upper end of each bucket, and how many valid pixels lie in it.
+    """Write `<stem>_histogram.csv`: lower end, upper end and number of valid pixels of each bucket.
 
     Raises:
         JobError: `no_such_band`, `no_valid_pixels`.
@@ -20,11 +20,14 @@ def count_values(request: TaskRequest[HistogramOptions], report: ProgressCallbac
     options = request.options
     with rasterio.open(request.file) as dataset:
         if options.band > dataset.count:
-            raise invalid_input("no_such_band", f"The file has {dataset.count} bands, but not band {options.band}.")
-        report("look", 0, "Looking for the lowest and the highest value")
+            raise invalid_input(
+                "no_such_band",
+                f"The file has {dataset.count} bands, but no band {options.band}. Choose another.",
+            )
+        report("look", 0, "Finding the lowest and highest value")
         ends = [(values.min(), values.max()) for values in _values(dataset, options.band) if values.size]
         if not ends:
-            raise invalid_input("no_valid_pixels", "No pixel of this band is valid.")
+            raise invalid_input("no_valid_pixels", "No pixel of this band is valid. Choose another band.")
         low, high = float(min(low for low, _ in ends)), float(max(high for _, high in ends))
         counts = np.zeros(options.buckets, dtype=np.int64)
         edges = np.linspace(low, high if high > low else low + 1, options.buckets + 1)
@@ -38,13 +41,13 @@ def count_values(request: TaskRequest[HistogramOptions], report: ProgressCallbac
 
 
 def _values(dataset: Any, band: int) -> Iterator[Any]:
-    """The valid values, block by block, so that memory does not depend on the file."""
+    """Yield the valid values of each block, so memory does not depend on the file's size."""
     for _, window in dataset.block_windows(band):
         yield dataset.read(band, window=window, masked=True).compressed()
 
 
 def self_test(folder: Path) -> TaskResult:
-    """A file whose values are known: `worker.py verify` runs this behind the same walls as a job."""
+    """Count known values. `worker.py verify` runs this in the same sandbox as a job."""
     path = folder / "known.tif"
     place = {"crs": "EPSG:4326", "transform": rasterio.Affine(1, 0, 0, 0, -1, 0)}
     with rasterio.open(path, "w", driver="GTiff", width=10, height=10, count=1, dtype="uint8", **place) as dataset:

@@ -1,4 +1,4 @@
-"""A wall clock that is wrong by `CLOCK_OFFSET_SECONDS`, for a process that has this folder in its PYTHONPATH."""
+"""Shift the wall clock by `CLOCK_OFFSET_SECONDS`, in processes with this folder in PYTHONPATH."""
 
 import os
 import time
