@@ -14,7 +14,7 @@ except ModuleNotFoundError as missing:
 
 
 def main() -> int:
-    """Run the command line; the exit code."""
+    """Run the command line. Return the exit code."""
     return cli.main()
 
 

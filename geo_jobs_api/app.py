@@ -1,4 +1,4 @@
-"""The application: what is made at the start, which endpoints there are, and what runs beside them."""
+"""The application: its resources, its endpoints and its background loops."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ from geo_jobs_api.webhooks.store import WebhookStore
 
 _log = get_logger(__name__)
 _DAY_SECONDS = 86_400.0
-# More would keep the rest waiting for longer than it saves.
+# Larger statements delay other completions for longer than they save.
 _COMPLETIONS_PER_STATEMENT = 200
 
 
 @contextlib.asynccontextmanager
 async def database(settings: Settings) -> AsyncIterator[str]:
-    """The database to use, with an up-to-date schema: the configured one, or a share in the embedded one."""
+    """Yield the conninfo of the configured database, or of the embedded one, with an up-to-date schema."""
     async with contextlib.AsyncExitStack() as stack:
         conninfo = settings.conninfo
         if conninfo is None:
@@ -77,7 +77,7 @@ async def database(settings: Settings) -> AsyncIterator[str]:
 
 @contextlib.asynccontextmanager
 async def services(settings: Settings) -> AsyncIterator[Services]:
-    """Everything that the endpoints work with, with the background tasks running beside it."""
+    """Yield everything that the endpoints need, with the background loops running."""
     async with contextlib.AsyncExitStack() as stack:
         conninfo = await stack.enter_async_context(database(settings))
         timeout, pooling = settings.database_timeout_seconds, settings.database_pooling
@@ -85,7 +85,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             open_pool(conninfo, size=settings.database_pool_size, wait_seconds=timeout, pooling=pooling)
         )
         pool.share()
-        # To plan a claim takes PostgreSQL longer than to carry it out.
+        # PostgreSQL takes longer to plan a claim than to run it.
         claiming = await stack.enter_async_context(
             open_pool(conninfo, size=STATEMENTS_IN_FLIGHT, wait_seconds=timeout, keep_plans=True, pooling=pooling)
         )
@@ -178,7 +178,7 @@ async def _apply_task_types(settings: Settings, task_types: TaskTypeStore) -> No
 
 
 def local_storage(settings: Settings) -> LocalStorage:
-    """The object store in a folder, ready to be used; ConfigurationError when it cannot be."""
+    """Return the object store, ready for use, or raise ConfigurationError."""
     if settings.storage_secret is None:
         raise ConfigurationError("STORAGE_SECRET is not set.")
     storage = LocalStorage(
@@ -192,7 +192,7 @@ def local_storage(settings: Settings) -> LocalStorage:
 
 
 def webhook_builder(settings: Settings) -> WebhookBuilder:
-    """Return what checks webhooks and encrypts their secrets."""
+    """Return the builder of webhooks, which checks them and encrypts their secrets."""
     return WebhookBuilder(parse_hosts(settings.webhook_hosts), _cipher(settings))
 
 
@@ -214,7 +214,7 @@ def _deliverer(
         webhooks,
         client,
         _cipher(settings),
-        # Nobody asks in this moment at whose address the API could be reached.
+        # No request is at hand here that shows the public address of the API.
         links=output_links(None if base_url is None else sign_get),
         per_second=settings.webhook_deliveries_per_second,
         wake=wake,
@@ -227,7 +227,7 @@ def _rescuer(settings: Settings, maintenance: MaintenanceStore) -> Rescuer:
         rest_seconds=settings.rescue_rest_seconds,
         grace_seconds=settings.effective_rescue_grace,
         max_worker_losses=settings.max_worker_losses,
-        # The worker hears of it at its next heartbeat, then has its grace; one more heartbeat of patience.
+        # The next heartbeat tells the worker. Then it has its grace, and one more heartbeat.
         cancel_overdue_seconds=settings.cancel_grace_seconds + 2 * settings.heartbeat_seconds,
         timeout_grace_seconds=settings.timeout_grace_seconds if settings.enable_job_timeouts else None,
     )
@@ -235,7 +235,7 @@ def _rescuer(settings: Settings, maintenance: MaintenanceStore) -> Rescuer:
 
 
 def retention(settings: Settings, pool: Pool, storage: Storage) -> Retention:
-    """What removes old jobs, by the settings."""
+    """Return the retention loop with the periods of the settings."""
     days = {
         JobState.SUCCEEDED: settings.retain_ended_days,
         JobState.CANCELLED: settings.retain_ended_days,
@@ -253,13 +253,13 @@ def retention(settings: Settings, pool: Pool, storage: Storage) -> Retention:
 def _request_limit(settings: Settings) -> RateLimit | None:
     if not settings.requests_per_minute:
         return None
-    # A page that opens asks several things at once.
+    # A browser page sends several requests at once.
     burst = max(1, settings.requests_per_minute // 4)
     return RateLimit(settings.requests_per_minute / 60, burst, time.monotonic)
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The ASGI application for these settings; the database is opened when it starts."""
+    """Return the ASGI application for these settings. Its startup opens the database."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -275,19 +275,19 @@ def create_app(settings: Settings) -> FastAPI:
         version=monitoring.program_version(),
         description="Turns uploaded GeoTIFFs into pictures that a web map and a desktop GIS can both place.",
         lifespan=lifespan,
-        # They would load scripts from somebody else's server.
+        # The framework's page loads scripts from a public CDN.
         docs_url=None,
         redoc_url=None,
-        # Its own route adds the payloads of the task types.
+        # A route of this package adds the payloads of the task types.
         openapi_url=None,
-        # Unset, the framework would answer errors of its own shape in the documentation.
+        # Otherwise the framework documents validation errors in its own format.
         responses={
             "4XX": {"description": "Refused", "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}}},
             "5XX": {"description": "Not now", "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}}},
         },
     )
     middleware.install(app, authorize)
-    # Routes are tried in this order, and each job makes ten calls on the first two: 0.05 ms less for each.
+    # Routes are tried in this order. Each job makes ten calls to the first two, which saves 0.05 ms per call.
     for router in (
         files.router,
         workers.router,
@@ -303,7 +303,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def from_environment() -> FastAPI:
-    """The application as the environment says; what an ASGI server is pointed at."""
+    """Return the application for the environment's settings. ASGI servers import this."""
     settings = load_settings()
     configure(settings.log_level)
     return create_app(settings)

@@ -1,4 +1,4 @@
-"""The command line: all groups of commands, and how a command may end."""
+"""The command line: all command groups, and its exit codes."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
+    """Run one command. Return the exit code."""
     parsed = _parser().parse_args(arguments)
     try:
         in_force = load_settings() if parsed.needs_settings else None
         configure("INFO" if in_force is None else in_force.log_level)
         code: int = parsed.run(in_force, parsed)
     except BrokenPipeError:
-        return 1  # the reader of the output has seen enough
+        return 1  # The reader of the output has closed the pipe.
     except KeyboardInterrupt:
         return 130
     except (ConfigurationError, Problem, ValidationError, OSError, psycopg.Error) as error:
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _in_words(error: Exception) -> str:
-    """What went wrong, for the person at the terminal."""
+    """Return an error as one sentence for the terminal."""
     if isinstance(error, Problem):
         return sanitize(error.detail) + "".join(
             f"\n  {sanitize(f'{item.pointer}: {item.message}')}" for item in error.errors

@@ -1,4 +1,4 @@
-"""The settings, read once: environment, then `.env`, then the secrets that this installation made for itself."""
+"""The settings: read once from the environment, then `.env`, then the generated secrets of this installation."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from geo_jobs_common.addresses import parse_address
 from geo_jobs_common.setting_values import Bytes, Count, Days, PossiblePath, Seconds, check_token, tidied
 
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
-# HS256 is only as strong as its key; shorter ones can be guessed offline from one token (RFC 7518 §3.2).
+# A short HS256 key can be guessed offline from one token (RFC 7518 §3.2).
 _MINIMUM_SECRET_BYTES = 32
-# As base64, and beside the largest metadata, results in a report stay below what a JSON body may have (1 MiB).
+# In base64 and beside the largest metadata, such results still fit into a JSON body (1 MiB).
 MOST_INLINE_BYTES = 256 * 1024
-# Secrets that others sign with too, byte by byte.
+# Other programs sign with these too, so they are used byte by byte.
 VERBATIM = frozenset({"jwt_secret", "storage_secret", "pgpassword"})
 _SSL_MODES = dict.fromkeys(("true", "1", "yes", "on"), "require")
 _LIBPQ_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -33,12 +33,12 @@ _SSL_MODES |= dict.fromkeys(("false", "0", "no", "off"), "disable")
 
 
 def project_root() -> Path:
-    """The checkout that this package stands in, or the working directory when it was installed elsewhere."""
+    """Return the checkout with this package, or the working directory when installed elsewhere."""
     return _PACKAGE_PARENT if (_PACKAGE_PARENT / "pyproject.toml").is_file() else Path.cwd()
 
 
 def default_data_dir() -> Path:
-    """`.local` of the checkout or, where this user cannot write it, a folder of the user's own (XDG_STATE_HOME)."""
+    """Return `.local` of the checkout or, if it is not writable, a folder below XDG_STATE_HOME."""
     own = project_root() / ".local"
     if os.access(own if own.exists() else own.parent, os.W_OK):
         return own
@@ -94,7 +94,7 @@ class Settings(BaseSettings):
         "comma separated",
         examples=["10.0.0.5,10.1.0.0/24"],
     )
-    # Shorter than the 30 s that container platforms wait before they kill.
+    # Container platforms kill after 30 s.
     drain_seconds: Seconds = Field(20, gt=0, description="seconds that running requests get after SIGTERM")
 
     jwt_secret: SecretStr | None = Field(
@@ -150,7 +150,7 @@ class Settings(BaseSettings):
     timeout_grace_seconds: Seconds = Field(
         60, ge=0, description="how much longer than its timeout a job may run, if its worker does not end it"
     )
-    # A worker that lives may have been unheard while the API or the database was away.
+    # A live worker could not report while the API or the database was down.
     rescue_grace_seconds: Seconds | None = Field(
         None, ge=0, description="seconds after a start or an outage before leases count as lost; unset: LEASE_SECONDS"
     )
@@ -182,7 +182,7 @@ class Settings(BaseSettings):
     cleanup_interval_seconds: Seconds = Field(600, gt=0, description="seconds between two rounds of that")
     events_interval_seconds: Seconds = Field(0.25, gt=0, description="seconds between two looks for new events")
 
-    # Counting what a caller has looks at all of its jobs.
+    # Counting a caller's jobs reads all of them.
     requests_per_minute: Count = Field(
         6000, ge=0, description="requests of one caller, in each process; more are answered 429; 0: no limit"
     )
@@ -205,7 +205,7 @@ class Settings(BaseSettings):
     @field_validator("data_dir")
     @classmethod
     def _of_the_project(cls, value: Path) -> Path:
-        # The same folder whatever the working directory is, or each would get secrets of its own.
+        # Independent of the working directory, since each folder gets its own secrets.
         return project_root() / value.expanduser()
 
     @field_validator("log_level")
@@ -297,7 +297,7 @@ class Settings(BaseSettings):
         try:
             conninfo_to_dict(value.get_secret_value())
         except psycopg.ProgrammingError:
-            # libpq's own words repeat the URL, and so the password.
+            # libpq's message repeats the URL with the password.
             raise ValueError("must be a PostgreSQL URL such as postgresql://USER@HOST:5432/DATABASE") from None
         return value
 
@@ -316,17 +316,17 @@ class Settings(BaseSettings):
 
     @property
     def listen_conninfo(self) -> str | None:
-        """Where to LISTEN, if that is another address than `conninfo`."""
+        """Return the address to LISTEN at, if it differs from `conninfo`."""
         return None if self.database_listen_url is None else self.database_listen_url.get_secret_value()
 
     @property
     def sources_allowed(self) -> HostList:
-        """The hosts that files are fetched from."""
+        """Return the hosts that inputs may come from."""
         return parse_hosts(self.source_hosts)
 
     @property
     def conninfo(self) -> str | None:
-        """The database to use, as libpq reads it; None means the embedded one."""
+        """Return the libpq connection string, or None for the embedded database."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         if self.pghost is None:
@@ -343,50 +343,50 @@ class Settings(BaseSettings):
 
     @property
     def object_dir(self) -> Path:
-        """Where the local object store keeps its files."""
+        """Return the folder of the local object store."""
         return self.data_dir / "objects"
 
     @property
     def postgres_dir(self) -> Path:
-        """Where the embedded database keeps its files."""
+        """Return the folder of the embedded database."""
         return self.data_dir / "postgres"
 
     @property
     def rescue_rest_seconds(self) -> float:
-        """Longest time between two looks for lost workers: no lease given after a look runs out before the next."""
+        """Return the longest pause between two rescue rounds. No lease granted after one expires before the next."""
         return min(self.first_lease_seconds, self.lease_seconds, 50 * self.rescue_interval_seconds)
 
     @property
     def effective_rescue_grace(self) -> float:
-        """Seconds after a start or an outage before leases are declared lost."""
+        """Return the seconds after a start or an outage before leases count as lost."""
         return self.lease_seconds if self.rescue_grace_seconds is None else self.rescue_grace_seconds
 
 
-# The metrics library itself reads this when it is imported; processes that share the folder share their counters.
+# The metrics library reads this variable on import. Processes with the same folder share their counters.
 _METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def share_metrics(folder: str) -> None:
-    """Have the processes that are started from now on count together, in an empty folder."""
+    """Share counters among the processes started from now on, in an empty folder."""
     os.environ[_METRICS_DIR] = folder
 
 
 def shared_metrics_dir() -> str | None:
-    """The folder in which several processes count together; None when this one counts alone."""
+    """Return the folder of the shared counters, or None if this process counts alone."""
     return os.environ.get(_METRICS_DIR)
 
 
 def _make_private_dir(path: Path) -> None:
-    # Those above it too: with a umask of 002 the group could write them, and a worker refuses a TEMP_DIR below such.
+    # New parents too. A umask of 002 makes them group-writable, and a worker rejects a TEMP_DIR below such folders.
     for folder in (*reversed(path.parents), path):
         if folder == path or not folder.exists():
             folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def ensure_secrets(data_dir: Path) -> dict[str, str]:
-    """Read the secrets that this installation made for itself; make those that are missing.
+    """Return the secrets of this installation. Generate missing ones.
 
-    The file is `secrets.env` (mode 0600) in `data_dir` (mode 0700), and appears whole. Safe for two processes at once.
+    The file is `secrets.env` (mode 0600) in `data_dir` (mode 0700). It is written atomically and under a lock.
 
     Returns:
         JWT_SECRET, STORAGE_SECRET and WORKER_AUTH_TOKEN.
@@ -417,7 +417,7 @@ BOOLEAN_WORDS = "must be true or false (1, yes, on and 0, no, off count as well)
 
 
 def complaints(error: ValidationError | SettingsError) -> list[str]:
-    """What is wrong with the settings, one sentence for each."""
+    """Return one sentence for each invalid setting."""
     if isinstance(error, SettingsError):
         return [f"TASK_TYPES: must be a JSON list ({error.__cause__})"]
     lines = []
@@ -429,7 +429,7 @@ def complaints(error: ValidationError | SettingsError) -> list[str]:
 
 
 def env_files() -> tuple[Path, ...]:
-    """Return the readable files that settings come from. The last one wins.
+    """Return the readable `.env` files. The last one wins.
 
     Raises:
         ConfigurationError: as `_readable`.
@@ -438,10 +438,10 @@ def env_files() -> tuple[Path, ...]:
 
 
 def _readable(paths: tuple[Path, ...]) -> tuple[Path, ...]:
-    """The files that are there and can be read. A service may get its settings from the environment alone.
+    """Return the existing, readable files of these. A service may have its settings in the environment alone.
 
     Raises:
-        ConfigurationError: a file cannot be read, and the environment names no database in its place.
+        ConfigurationError: a file cannot be read, and the environment names no database.
     """
     unreadable = [path for path in paths if os.access(path, os.F_OK) and not os.access(path, os.R_OK)]
     if unreadable and not (os.environ.get("DATABASE_URL") or os.environ.get("PGHOST")):
@@ -453,13 +453,13 @@ def _readable(paths: tuple[Path, ...]) -> tuple[Path, ...]:
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """The settings in force, complete with secrets.
+    """Return the effective settings, complete with secrets.
 
     Args:
-        overrides: values that win over everything, by field name.
+        overrides: values by field name, which override all other sources.
 
     Raises:
-        ConfigurationError: a value is wrong, or DATA_DIR cannot be written.
+        ConfigurationError: a value is invalid, or DATA_DIR is not writable.
     """
     try:
         settings = Settings(_env_file=env_files(), **overrides)

@@ -1,4 +1,4 @@
-"""Every way a request can be refused: its stable code, its HTTP status and its title (RFC 9457 problem details)."""
+"""All problems that a request can get: stable code, HTTP status and title (RFC 9457 problem details)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ProblemKind:
-    """What all problems of one code have in common."""
+    """Status and title of one problem code."""
 
     status: int
     title: str
@@ -50,7 +50,7 @@ KINDS: dict[str, ProblemKind] = {
     "storage_full": ProblemKind(507, "There is no room for files at the moment"),
 }
 
-# The body of every refusal, for the OpenAPI document.
+# The body of all problems, for the OpenAPI document.
 PROBLEM_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["type", "title", "status", "detail", "code"],
@@ -78,19 +78,19 @@ PROBLEM_SCHEMA: dict[str, Any] = {
 
 
 class ApiError(Exception):
-    """The root of everything this package raises on purpose."""
+    """Base class of the errors that this package raises on purpose."""
 
 
 class ConfigurationError(ApiError):
-    """The settings or the surroundings cannot be used; the message says what is wrong and what to do."""
+    """The settings or the environment cannot be used. The message includes the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One wrong place in a request body or query: a JSON pointer and a sentence.
+    """One invalid place in a request body or query, as a JSON pointer and a sentence.
 
-    `nearest`: the known name that is most like the one given. `allowed`: all names or values that are allowed.
-    `unknown_key`: the key, where the fault is that there is no such key.
+    `nearest`: the known name most similar to the given one. `allowed`: all allowed names or values. `unknown_key`: the
+    key, if it is unknown.
     """
 
     pointer: str
@@ -100,7 +100,7 @@ class FieldError:
     unknown_key: str | None = None
 
     def as_json(self) -> dict[str, object]:
-        """An item of `errors`."""
+        """Return an item of `errors`."""
         item: dict[str, object] = {"pointer": self.pointer, "message": self.message}
         if self.nearest is not None:
             item["nearest"] = self.nearest
@@ -108,22 +108,22 @@ class FieldError:
 
 
 def pointer_part(part: str | int) -> str:
-    """One step of a JSON pointer (RFC 6901)."""
+    """Return one step of a JSON pointer (RFC 6901)."""
     return "/" + str(part).replace("~", "~0").replace("/", "~1")
 
 
 def summary(errors: Sequence[FieldError]) -> str:
-    """The first wrong places in one sentence."""
+    """Return the first invalid places in one sentence."""
     return "; ".join(f"{error.pointer or 'body'}: {error.message}" for error in errors[:3])
 
 
 class Problem(ApiError):  # noqa: N818  # RFC 9457 calls it a problem
-    """A refused request.
+    """A rejected request.
 
     Args:
         code: a key of `KINDS`.
-        detail: a sentence for the caller: what is wrong and what to do.
-        errors: the wrong places in the request, if it is a matter of fields.
+        detail: a sentence for the caller: what is wrong, then what to do.
+        errors: the invalid places of the request.
         headers: response headers, such as `Retry-After`.
     """
 
@@ -143,11 +143,11 @@ class Problem(ApiError):  # noqa: N818  # RFC 9457 calls it a problem
 
     @property
     def kind(self) -> ProblemKind:
-        """Status and title that belong to the code."""
+        """Return status and title of the code."""
         return KINDS[self.code]
 
     def as_json(self) -> dict[str, object]:
-        """The body of `application/problem+json`."""
+        """Return the body of `application/problem+json`."""
         body: dict[str, object] = {
             "type": f"urn:geo-jobs:problem:{self.code}",
             "title": self.kind.title,
@@ -166,7 +166,7 @@ def validation_problem(pointer: str, message: str, detail: str | None = None) ->
 
 
 def or_404(found: T | None, resource: str) -> T:
-    """Return `found`, or raise the 404 of its resource. It does not tell a missing one from another owner's."""
+    """Return `found`, or raise the 404 of its resource. Missing resources and those of other owners look alike."""
     if found is None:
         raise Problem(f"{resource}_not_found", f"There is no such {resource}, or it is not yours.")
     return found

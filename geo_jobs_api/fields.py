@@ -1,4 +1,4 @@
-"""What bodies are made of: values checked once, at the edge, and the model that all of them are."""
+"""Types of fields, checked once at the edge, and the base classes of all bodies."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _QUOTED = re.compile(r"'([^']*)'")
 
 
 def _check_text(text: str) -> str:
-    # PostgreSQL's text cannot hold NUL, and UTF-8 cannot hold lone surrogates.
+    # PostgreSQL's text type rejects NUL, and UTF-8 rejects lone surrogates.
     if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
         raise ValueError("must not hold NUL or unpaired surrogates")
     return text
@@ -49,14 +49,14 @@ def _check_secret(secret: SecretStr) -> SecretStr:
 
 
 def _clean_text(text: object) -> object:
-    """Messages of workers may quote a hostile file: what cannot be stored is replaced, not refused."""
+    """Replace characters that cannot be stored. Messages of workers may quote a hostile file."""
     if isinstance(text, str):
         return text.replace("\0", "�").encode(errors="replace").decode()
     return text
 
 
 def _clean_json(value: Any, depth: int = 0) -> Any:
-    """Details of a failure, as far as they can be stored: reporting it must not fail over what a file quotes."""
+    """Return the details of a failure without values that cannot be stored. A hostile file must not block reports."""
     if isinstance(value, str):
         return _clean_text(value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -73,7 +73,7 @@ def _clean_json(value: Any, depth: int = 0) -> Any:
 def _clean_detail(value: Any) -> Any:
     cleaned = _clean_json(value)
     size = len(json.dumps(cleaned))
-    # Claims, events and lists repeat it. A report must not fail over it.
+    # Claims, events and lists repeat the details, and too many must not block the report.
     return cleaned if size <= _MAX_DETAIL_BYTES else {"omitted": f"{size} bytes of details"}
 
 
@@ -104,7 +104,7 @@ def _json_object(limit: int) -> Any:
 
 
 def _check_number(value: object) -> object:
-    # Left to itself, pydantic takes true for 1 and "7" for 7, against what the OpenAPI document says.
+    # By default, pydantic accepts true for 1 and "7" for 7, in contradiction to the OpenAPI document.
     if isinstance(value, bool | str):
         raise ValueError("must be a number")  # noqa: TRY004  # pydantic makes a refusal of a ValueError only
     return value
@@ -114,19 +114,19 @@ Integer = Annotated[int, BeforeValidator(_check_number)]
 Real = Annotated[float, BeforeValidator(_check_number)]
 
 
-# Left to itself, pydantic takes "no" and 0 for false.
+# By default, pydantic accepts "no" and 0 for false.
 Boolean = Annotated[bool, Strict()]
 
 
 def _within_range(moment: datetime) -> datetime:
-    # PostgreSQL and Python reach further than each other's text can be read back.
+    # PostgreSQL and Python have wider ranges than the formats in which they exchange them.
     if not 1970 <= moment.year <= 9000:
         raise ValueError("must lie between 1970 and 9000")
     return moment
 
 
 def _check_text_of_moment(value: object) -> object:
-    # Left to itself, pydantic takes 0 and "0" for 1970, against what the OpenAPI document says.
+    # By default, pydantic accepts 0 and "0" for 1970, in contradiction to the OpenAPI document.
     if isinstance(value, int | float) or (isinstance(value, str) and _SECONDS.fullmatch(value.strip())):
         raise ValueError("must be a time such as 2030-01-31T12:00:00Z")
     return value
@@ -143,24 +143,24 @@ Name = Annotated[Text, Field(min_length=1, max_length=200)]
 
 
 class Model(BaseModel):
-    """Camel case outside, snake case inside; unknown fields are ignored, as the protocol demands."""
+    """Base class: camelCase in JSON, snake_case in Python. Unknown fields are ignored, as the protocol requires."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """Return the model of a row, which may have more columns than the model has fields."""
+        """Return the model of a row. The row may have further columns."""
         return cls.model_validate(row)
 
 
 class StrictModel(Model):
-    """What a person asks for. Unknown keys are refused, each with the nearest known one; snake case is unknown too."""
+    """Base class for people's requests. Unknown keys are rejected with the nearest known key, snake_case keys too."""
 
     model_config = ConfigDict(extra="forbid")
 
     @classmethod
     def from_fields(cls, values: Mapping[str, Any]) -> Self:
-        """Return a model of values by their names in Python."""
+        """Return a model from values by their Python names."""
         return cls.model_validate({cls.model_fields[name].alias or name: value for name, value in values.items()})
 
     @model_validator(mode="before")
@@ -182,7 +182,7 @@ def _unknown_key(key: str, value: object, known: list[str]) -> InitErrorDetails:
     return InitErrorDetails(type=PydanticCustomError("unknown_key", "{message}", context), loc=(key,), input=value)
 
 
-# Python's words for what a body is made of mean little to people who write JSON.
+# Readers of these messages write JSON, not Python.
 _PLAIN = {
     **dict.fromkeys(("dict_type", "model_type", "model_attributes_type", "dataclass_type"), "must be a JSON object"),
     **dict.fromkeys(("list_type", "tuple_type"), "must be a JSON list"),
@@ -212,7 +212,7 @@ _LENGTHS = {
 
 
 def _message(item: Mapping[str, Any]) -> str:
-    """What is wrong with a value, in words that do not depend on how it is checked."""
+    """Return why a value is invalid, in words independent of the validator."""
     kind, context = item["type"], item.get("ctx") or {}
     if kind in _LIMITS:
         name, words = _LIMITS[kind]
@@ -226,12 +226,12 @@ def _message(item: Mapping[str, Any]) -> str:
 
 
 def union_tag(name: str) -> str:
-    """The tag of one of several models that a body may be; it is no step of a JSON pointer."""
+    """Return the tag of one model of a union. It is no step of a JSON pointer."""
     return f"({name})"
 
 
 def field_errors(items: Iterable[Mapping[str, Any]]) -> list[FieldError]:
-    """The wrong places that pydantic found."""
+    """Return the invalid places found by pydantic."""
     return [_field_error(item) for item in items]
 
 

@@ -1,4 +1,4 @@
-"""Lists of hosts, as settings give them, and web addresses held against them."""
+"""Host lists of settings, and the web addresses checked against them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def parse_hosts(text: str) -> HostList:
     """Read a comma-separated setting.
 
     Raises:
-        ValueError: an entry is no host name, no address, not `*.name` and not `*`.
+        ValueError: an entry is not a host name, an address, `*.name` or `*`.
     """
     entries = [entry.strip().lower().rstrip(".") for entry in text.split(",") if entry.strip()]
     for entry in entries:
@@ -33,13 +33,13 @@ def parse_hosts(text: str) -> HostList:
 
 
 def is_host_name(text: str) -> bool:
-    """Whether the text can be the name of a host. Letters beyond ASCII count, since they have an ASCII form."""
+    """Return whether the text is a valid host name. Non-ASCII letters are valid, since they have an ASCII form."""
     return _HOST_NAME.fullmatch(text) is not None and is_short_enough(text)
 
 
 @dataclass(frozen=True, slots=True)
 class HostList:
-    """Hosts by name or address, all below a name (`*.example.org`), or any (`*`)."""
+    """Host names, addresses, domains with all subdomains (`*.example.org`), or any host (`*`)."""
 
     names: frozenset[str]
     endings: tuple[str, ...]
@@ -47,7 +47,7 @@ class HostList:
 
     @staticmethod
     def of(entries: Iterable[str]) -> HostList:
-        """A list of entries in lower case."""
+        """Return the list of these lower-case entries."""
         known = set(entries)
         return HostList(
             frozenset(entry for entry in known if not entry.startswith("*")),
@@ -56,18 +56,18 @@ class HostList:
         )
 
     def names_host(self, host: str) -> bool:
-        """Whether the host is listed by itself or by an ending; `*` does not count."""
+        """Return whether the host is listed by name or by domain. `*` does not count."""
         plain = host.lower().rstrip(".")
         return plain in self.names or (bool(self.endings) and plain.endswith(self.endings))
 
     def allows(self, host: str) -> bool:
-        """Whether the host is listed, or any is."""
+        """Return whether the host is listed, or `*` is."""
         return self.is_any or self.names_host(host)
 
 
 @dataclass(frozen=True, slots=True)
 class WebAddress:
-    """A URL that can be asked over HTTP: its text, its host in lower case, and the last part of its path."""
+    """An HTTP URL, with its host in lower case and the last part of its path."""
 
     url: str
     host: str
@@ -79,7 +79,7 @@ def parse_web_address(url: str, *, longest: int = 4096) -> WebAddress:
     """Read an http or https URL.
 
     Raises:
-        ValueError: it is none, it holds a user name, or it is too long; the message is for whoever wrote it.
+        ValueError: the URL is invalid, too long, or has a user name. The message is for its author.
     """
     if len(url) > longest:
         raise ValueError(f"must have at most {longest} characters")
@@ -105,7 +105,7 @@ def parse_web_address(url: str, *, longest: int = 4096) -> WebAddress:
 
 
 def _host_sent_to(url: str) -> str | None:
-    """The host by the reading of what sends requests; None when its ASCII form stands for no name."""
+    """Return the host as HTTP clients read it, or None when its ASCII form is no host name."""
     try:
         read = httpx.URL(url)
         return read.raw_host.decode("ascii").lower() if read.host else None

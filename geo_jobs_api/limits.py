@@ -1,4 +1,4 @@
-"""How often one caller may ask, and how much at once, counted in this process's memory."""
+"""Limits per caller on rate and concurrency, in the memory of this process."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from contextvars import ContextVar
 
 from geo_jobs_api.errors import Problem
 
-# Callers that are remembered; who was forgotten begins with a full bucket.
+# Remembered callers. A forgotten caller starts with a full bucket.
 _MAX_KEYS = 10_000
 
 
-# Whose request this is, for its share of the connections. None: the service's own, or a worker's.
+# The caller of the current request, for its share of the connections. None: the service itself, or a worker.
 CALLER: ContextVar[str | None] = ContextVar("caller", default=None)
 
 
 class KeyedSemaphore:
-    """Lets each key hold a few of something at once, so that others find the rest.
+    """A semaphore per key, so that no key holds everything.
 
     Args:
-        each: how many.
+        each: limit per key.
     """
 
     def __init__(self, each: int) -> None:
@@ -33,7 +33,7 @@ class KeyedSemaphore:
 
     @asynccontextmanager
     async def hold(self, key: Hashable, seconds: float) -> AsyncIterator[None]:
-        """Hold one for the block; Problem `rate_limited` when the key has held all of its own for so long."""
+        """Hold one for the block. Problem `rate_limited` when the key's limit stayed reached for `seconds`."""
         place = self._places.setdefault(key, asyncio.Semaphore(self._each))
         self._users[key] += 1
         try:
@@ -54,11 +54,11 @@ class KeyedSemaphore:
 
 
 class RateLimit:
-    """Allows `burst` requests at once and `per_second` in the long run, to each key by itself.
+    """A token bucket per key.
 
     Args:
-        per_second: how fast a bucket fills.
-        burst: how much it holds.
+        per_second: refill rate.
+        burst: capacity.
         clock: monotonic seconds.
     """
 
@@ -67,14 +67,14 @@ class RateLimit:
         self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
 
     def take(self, key: Hashable) -> None:
-        """Count one request; Problem `rate_limited` when there were too many."""
+        """Count one request. Problem `rate_limited` when the bucket is empty."""
         level = self._level(key)
         if level < 1:
             raise self._refusal(level)
         self._put(key, level - 1)
 
     def check(self, key: Hashable) -> None:
-        """Problem `rate_limited` when there were too many; counts nothing."""
+        """Raise Problem `rate_limited` when the bucket is empty, without counting."""
         level = self._level(key)
         if level < 1:
             raise self._refusal(level)

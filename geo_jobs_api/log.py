@@ -1,4 +1,4 @@
-"""Structured logging: one JSON object a line on standard error, with a stable `event` and no secrets."""
+"""Structured logging to standard error: one JSON object per line, with a stable `event` and no secrets."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 import structlog
 
-# Of what JSON leaves as it is, what a terminal obeys or what turns the direction of writing.
+# JSON leaves these as they are: terminal control codes, and marks that change the writing direction.
 _UNSHOWN = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def configure(level: str) -> None:
-    """Send structlog's and the standard library's records through one JSON renderer.
+    """Send the records of structlog and of the standard library through one JSON renderer.
 
     Args:
         level: a standard level name, such as `INFO`.
@@ -55,10 +55,10 @@ def _without_controls(_logger: Any, _method: str, line: Any) -> str:
 
 
 class OutageLog:
-    """Logs an outage at its first failure and at its end, however often a loop tries in between.
+    """Logs only the first failure and the end of an outage of a loop that retries.
 
     Args:
-        logger: where to.
+        logger: the destination.
         event: the record's name at the first failure. The end is `outage_over`.
     """
 
@@ -81,6 +81,6 @@ class OutageLog:
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """The logger of one module."""
+    """Return the logger of one module."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger

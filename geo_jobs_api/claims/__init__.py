@@ -1,1 +1,1 @@
-"""Parked claims and event streams: the requests that wait, and what wakes them."""
+"""Parked claims and event streams, and the wake-ups that end their waits."""

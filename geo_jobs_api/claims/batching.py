@@ -17,7 +17,7 @@ ResultT = TypeVar("ResultT")
 
 # More than two contend for the same rows. With two, one runs while the other is on its way.
 STATEMENTS_IN_FLIGHT = 2
-# A deadlock undoes its victim. By the third time something else is wrong.
+# A deadlock rolls its victim back. A third one in a row has another cause.
 _DEADLOCK_TRIES = 3
 
 
@@ -69,7 +69,7 @@ class Batcher(Generic[RequestT, ResultT]):
             while batch := self._take():
                 await self._answer(batch)
         finally:
-            # Here and not in a done callback: a request in between would wait for a worker that has left.
+            # Not in a done callback, since a request in between would wait for a worker that has ended.
             self._workers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _take(self) -> list[tuple[RequestT, asyncio.Future[ResultT]]]:
@@ -78,7 +78,7 @@ class Batcher(Generic[RequestT, ResultT]):
         weight = 0
         for item in self._waiting:
             if item[1].done():
-                # Cancelled while it waited.
+                # Cancelled while waiting.
                 continue
             more = self._weight(item[0])
             fits = not batch or (weight + more <= self._max_weight and self._key(item[0]) == self._key(batch[0][0]))

@@ -22,7 +22,7 @@ _JOBS_PER_STATEMENT = 200
 
 
 def draining() -> Problem:
-    """Return the answer to claims of a process that stops."""
+    """Return the response to claims of a stopping process."""
     return Problem("unavailable", "This process is stopping. Repeat the request.", headers={"Retry-After": "0"})
 
 

@@ -77,7 +77,7 @@ class EventHub:
         return self._interval_seconds
 
     async def _deliver(self) -> None:
-        # By job, since there may be ten thousand of them.
+        # Grouped by job, since there may be ten thousand listeners.
         listeners: defaultdict[UUID, list[_Listener]] = defaultdict(list)
         for listener in self._listeners:
             listeners[listener.job_id].append(listener)

@@ -22,7 +22,7 @@ from geo_jobs_api.queue.metrics import PARKED_CLAIMS
 BATCH_SECONDS = 2.5
 # A claim that found only jobs for other workers queries again after this time, or on a notification.
 SKIP_POLLS_SECONDS = 5.0
-# Difference of the clocks of database and service.
+# Maximum clock difference between database and service.
 _EARLY_SECONDS = 0.1
 
 
@@ -71,7 +71,7 @@ class WaitingClaim:
 
     @property
     def is_woken(self) -> bool:
-        """Whether the claim should query."""
+        """Return whether the claim should query."""
         return self._event.is_set()
 
     async def wait(self, seconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""Registry of workers that claim: stored in batches, so that an idle fleet costs next to nothing."""
+"""Registry of claiming workers, stored in batches, so that an idle fleet costs next to nothing."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _BATCH_SECONDS = 2.0
 
 
 class RegistryStore(Protocol):
-    """Where workers are stored."""
+    """Store of workers."""
 
     async def upsert_workers(self, workers: Sequence[WorkerRegistration]) -> None:
         """Store workers that have just claimed."""
 
 
 class WorkerRegistry:
-    """Stores each worker that claims, once a minute. For one event loop.
+    """Stores each claiming worker once a minute. For one event loop.
 
     Args:
-        store: where to.
+        store: the store.
         clock: monotonic seconds.
     """
 
@@ -51,7 +51,7 @@ class WorkerRegistry:
         return 0.0
 
     async def flush(self) -> None:
-        """Store new workers. In an outage they are dropped, and come again with their next claim."""
+        """Store new workers. In an outage they are dropped until their next claim."""
         self._arrival.clear()
         new, self._new = self._new, {}
         await self._store.upsert_workers(list(new.values()))

@@ -1,1 +1,1 @@
-"""The commands of `python -m geo_jobs_api`, a module for each group."""
+"""The commands of `python -m geo_jobs_api`, one module per group."""

@@ -1,4 +1,4 @@
-"""What all commands stand in: how they are declared, and how they come to the database."""
+"""The frame of all commands: their declaration, and their access to the database."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Action = Callable[[Settings, Pool, argparse.Namespace], Awaitable[int]]
 
 
 class Group:
-    """Commands under one name, each with its `--help`.
+    """A group of commands, each with its `--help`.
 
     Args:
-        parser: what the commands are added to.
+        parser: the parent parser.
     """
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         self._commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(self, name: str, text: str, run: Run) -> argparse.ArgumentParser:
-        """Declare a command; `text` is its sentence in the list and in its own help. Its arguments are added by you."""
+        """Declare a command. Return its parser for the arguments. `text` is its line in the list and in its help."""
         command = self._commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
         return command
@@ -42,9 +42,9 @@ def add_json_option(command: argparse.ArgumentParser) -> None:
 
 
 def with_pool(act: Action) -> Run:
-    """A command that works on the database, whose schema is brought up to date first; `act` gives the exit code.
+    """Return a command on the database, after updating the schema. `act` returns the exit code.
 
-    It goes by the settings of the API where those decide what is allowed.
+    It uses the permissions in the settings of the running API.
     """
 
     def run(settings: Settings, arguments: argparse.Namespace) -> int:

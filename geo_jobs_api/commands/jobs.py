@@ -1,4 +1,4 @@
-"""jobs: look at jobs of all owners, and change them."""
+"""jobs: read and change jobs of all owners."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from geo_jobs_api.queue.rules import ErrorClass, JobState
 
 
 def add_commands(commands: Group) -> None:
-    """Declare them."""
+    """Declare the commands."""
     jobs = commands.group("jobs", "Look at jobs, and change them.")
     command = jobs.add("list", "List jobs, the newest first.", with_pool(_list))
     command.add_argument("--state", type=JobState, choices=list(JobState))

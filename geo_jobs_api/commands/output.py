@@ -1,4 +1,4 @@
-"""What commands print: sentences, tables for people, JSON for programs. Whatever is told may quote a hostile file."""
+"""Output of commands: sentences, tables for people, JSON for programs. Any value may quote a hostile file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rich.text import Text
 from geo_jobs_api.fields import Model
 
 ViewT = TypeVar("ViewT", bound=Model)
-# Without a terminal nothing is folded, so that a line stays a line for grep.
+# Without a terminal no line is wrapped, for grep.
 _WIDTH_OF_A_FILE = 1000
 
 
 def sanitize(text: str) -> str:
-    """The text on one line and without what would steer a terminal or turn the direction of reading."""
+    """Return the text on one line, without terminal control codes and changes of the writing direction."""
     return "".join("�" if unicodedata.category(char) in {"Cc", "Cf", "Zl", "Zp"} else char for char in text)
 
 
@@ -36,7 +36,7 @@ def print_json(value: object) -> None:
 
 
 def print_result(sentence: str, result: Model | Mapping[str, object], *, as_json: bool) -> None:
-    """What a command did: in a sentence, or what came of it as JSON."""
+    """Print the result of a command, as a sentence or as JSON."""
     if as_json:
         print_json(result.model_dump(mode="json", by_alias=True) if isinstance(result, Model) else result)
     else:
@@ -44,7 +44,7 @@ def print_result(sentence: str, result: Model | Mapping[str, object], *, as_json
 
 
 def print_object(view: Model, *, as_json: bool) -> None:
-    """Print one thing: a field on each line, or JSON with the API's names."""
+    """Print one object: a field per line, or JSON with the API's names."""
     values = view.model_dump(mode="json", by_alias=True)
     if as_json:
         print_json(values)
@@ -59,12 +59,12 @@ def print_object(view: Model, *, as_json: bool) -> None:
 
 
 def print_table(views: Sequence[ViewT], columns: Mapping[str, Callable[[ViewT], object]], *, as_json: bool) -> None:
-    """Print several things of a kind: a table, or a JSON list with the API's names.
+    """Print objects of one kind: a table, or a JSON list with the API's names.
 
     Args:
-        views: what the API would answer with.
-        columns: for the table: what stands above, and what is taken from each view.
-        as_json: JSON.
+        views: objects as in the API's responses.
+        columns: headings of the table, each with a function of a view.
+        as_json: print JSON.
     """
     if as_json:
         print_json([view.model_dump(mode="json", by_alias=True) for view in views])
@@ -86,7 +86,7 @@ def _print_rich(table: Table) -> None:
 
 
 def _cell(value: object) -> Text:
-    # A Text is taken as it is; a string would be searched for markup.
+    # A string would be parsed as markup.
     return Text(sanitize(_words(value)))
 
 
@@ -103,7 +103,7 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.2g}"
 
 
-# The first that fits counts: a bool is an int, too.
+# In order, since a bool is also an int.
 _WORDS: dict[type | tuple[type, ...], Callable[[Any], str]] = {
     bool: lambda value: "yes" if value else "no",
     float: _number,

@@ -14,7 +14,7 @@ from geo_jobs_api.pipelines.store import PipelineStore
 
 
 def add_commands(commands: Group) -> None:
-    """Declare them."""
+    """Declare the commands."""
     pipelines = commands.group("pipelines", "Pipelines: named stages of jobs.")
     command = pipelines.add("list", "List the latest pipelines.", with_pool(_list))
     command.add_argument("--owner", metavar="NAME", help="only this caller's")

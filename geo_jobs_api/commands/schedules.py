@@ -31,7 +31,7 @@ Change = Callable[[ScheduleStore, Schedule], Awaitable[Schedule | None]]
 
 
 def add_commands(commands: Group) -> None:
-    """Declare them."""
+    """Declare the commands."""
     schedules = commands.group("schedules", "Schedules, which make jobs by themselves.")
     command = schedules.add("list", "List schedules with the moments at which they fire next.", with_pool(_list))
     command.add_argument("--owner", metavar="NAME", help="only this caller's")

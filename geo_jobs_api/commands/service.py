@@ -1,4 +1,4 @@
-"""serve, migrate, cleanup, jwt: running the service."""
+"""serve, migrate, cleanup, jwt: run the service."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DAY_SECONDS = 86_400.0
 
 
 def add_commands(commands: Group) -> None:
-    """Declare them."""
+    """Declare the commands."""
     command = commands.add("serve", "Serve the API until SIGTERM.", _serve)
     command.add_argument("--host", help="address to listen on (default: API_HOST)")
     command.add_argument("--port", type=int, help="port to listen on, 0 for any (default: API_PORT)")
@@ -49,8 +49,8 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
     host = arguments.host or settings.api_host
     listener = bind(host, settings.api_port if arguments.port is None else arguments.port)
 
-    # In this process, so that a database that cannot be used is told in one sentence, and so that the embedded one
-    # runs as long as any of the serving processes does.
+    # In this process, so that an unusable database is reported in one sentence, and the embedded one runs as long as
+    # any serving process.
     share = embedded.start(settings.postgres_dir) if settings.conninfo is None else None
     try:
         conninfo = share.conninfo if share is not None else settings.conninfo or ""

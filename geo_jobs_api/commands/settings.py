@@ -1,4 +1,4 @@
-"""config: the settings in force, where each comes from, and what is wrong with them. Nothing is made or changed."""
+"""config: the effective settings with their sources and errors. Read-only."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from geo_jobs_api.task_types.schemas import parse_task_type
 
 
 def add_commands(commands: Group) -> None:
-    """Declare them."""
+    """Declare the commands."""
     command = commands.add("config", "Print the settings in force, and what is wrong with them.", _config)
     add_json_option(command)
-    # Settings that are wrong are what it is for.
+    # The command reports invalid settings.
     command.set_defaults(needs_settings=False)
 
 
@@ -38,9 +38,9 @@ def _config(_: Settings | None, arguments: argparse.Namespace) -> int:
 
 
 def report() -> tuple[list[dict[str, str]], list[str]]:
-    """Return name, value and source of each setting, secrets masked, and what is wrong."""
+    """Return name, value and source of each setting, with secrets masked, and the errors."""
     layers = [("environment", dict(os.environ))]
-    # The nearest comes first here.
+    # Nearest first.
     layers += [(".env", _dotenv(path)) for path in reversed(env_files())]
     upper = [(place, {name.upper() for name, value in layer.items() if value}) for place, layer in layers]
     sources = {
@@ -50,7 +50,7 @@ def report() -> tuple[list[dict[str, str]], list[str]]:
     try:
         settings = Settings(_env_file=env_files())
     except (ValidationError, SettingsError) as error:
-        # Which names there are is known all the same.
+        # The names are known without valid settings.
         return [{"name": name.upper(), "value": "", "source": place} for name, place in sources.items()], complaints(
             error
         )

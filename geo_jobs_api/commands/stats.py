@@ -1,4 +1,4 @@
-"""stats and workers: how it is going, and who does it."""
+"""stats and workers: the state of the queue and of its workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from geo_jobs_api.queue.operator_store import OperatorStore
 
 
 def add_commands(commands: Group) -> None:
-    """Declare them."""
+    """Declare the commands."""
     command = commands.add(
         "stats", "Show figures of each task type: the queue now, what became of jobs.", with_pool(_stats)
     )

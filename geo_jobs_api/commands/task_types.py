@@ -1,4 +1,4 @@
-"""task-types: what kinds of jobs there are, and their limits."""
+"""task-types: kinds of jobs, and their limits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FIELDS = [name for name in TaskType.model_json_schema()["properties"] if name !
 
 
 def add_commands(commands: Group) -> None:
-    """Declare them."""
+    """Declare the commands."""
     kinds = commands.group("task-types", "Kinds of jobs, and their limits.")
     add_json_option(kinds.add("list", "List the task types.", with_pool(_list)))
     command = kinds.add("show", "Show a task type.", with_pool(_show))

@@ -1,4 +1,4 @@
-"""tokens: the tokens of workers."""
+"""tokens: worker tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from geo_jobs_api.queue.records import WorkerToken
 
 
 def add_commands(commands: Group) -> None:
-    """Declare them."""
+    """Declare the commands."""
     tokens = commands.group("tokens", "Tokens of workers.")
     command = tokens.add("create", "Make a token and print it; only its hash is kept.", with_pool(_create))
     command.add_argument("name", metavar="NAME", help="what it is for")

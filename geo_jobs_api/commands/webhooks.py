@@ -21,7 +21,7 @@ from geo_jobs_api.webhooks.store import WebhookStore
 
 
 def add_commands(commands: Group) -> None:
-    """Declare them."""
+    """Declare the commands."""
     webhooks = commands.group("webhooks", "Webhooks, which tell other programs how jobs have ended.")
     command = webhooks.add("list", "List the webhooks.", with_pool(_list))
     command.add_argument("--owner", metavar="NAME", help="only this caller's")

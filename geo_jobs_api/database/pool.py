@@ -21,21 +21,21 @@ from geo_jobs_api.errors import ConfigurationError
 from geo_jobs_api.limits import CALLER, KeyedSemaphore
 
 _RECONNECT_SECONDS = 3.0
-# Between two drains of a pool whose server turned read-only: each one makes every connection anew.
+# Pause between two drains of a pool with a read-only server. Each drain replaces all connections.
 _DRAIN_PAUSE_SECONDS = 1.0
 
 
 class Pool(AsyncConnectionPool[Connection]):
-    """A pool of which each caller gets a share.
+    """A connection pool with a limit per caller.
 
-    It leaves a read-only server: after a failover its next connections reach the new primary.
+    It leaves a server that has become read-only, so that it reaches the new primary after a failover.
     """
 
     _drained = float("-inf")
     _shares: KeyedSemaphore | None = None
 
     def share(self) -> None:
-        """From now on lend a quarter of the connections to one caller at most."""
+        """Limit each caller to a quarter of the connections."""
         self._shares = KeyedSemaphore(max(1, self.max_size // 4))
 
     @asynccontextmanager
@@ -59,7 +59,7 @@ class Pool(AsyncConnectionPool[Connection]):
             raise ReadOnlyError(str(error)) from error
 
     async def _leave_server(self) -> None:
-        # Drained connections are closed, those in use on their return.
+        # Idle connections are closed at once, those in use when returned.
         if time.monotonic() - self._drained >= _DRAIN_PAUSE_SECONDS:
             self._drained = time.monotonic()
             await self.drain()
@@ -69,14 +69,13 @@ class Pool(AsyncConnectionPool[Connection]):
 async def open_pool(
     conninfo: str, *, size: int, wait_seconds: float, keep_plans: bool = False, pooling: Pooling = "session"
 ) -> AsyncIterator[Pool]:
-    """A pool in autocommit mode with rows as dicts, closed at the end.
+    """Open a pool in autocommit mode with rows as dicts.
 
     Args:
         conninfo: libpq URL or key-value string.
-        size: most connections at once.
+        size: maximum number of connections.
         wait_seconds: how long to wait for a free connection.
-        keep_plans: plan each statement once per connection, whatever its parameters; for statements made for that.
-            Without effect in transaction pooling.
+        keep_plans: plan each statement once per connection, for all parameters. No effect in transaction pooling.
         pooling: whether a connection keeps its server session.
 
     Raises:
@@ -90,8 +89,8 @@ async def open_pool(
         min_size=1,
         max_size=size,
         timeout=wait_seconds,
-        # The pool doubles its pause between attempts up to this; then a request starts anew from a short one. Its
-        # default of 300 s would keep a service away for minutes after its database has come back.
+        # The pool doubles its pause between attempts up to this. Then a request starts over from a short one. The
+        # default of 300 s would keep a service offline for minutes after its database is back.
         reconnect_timeout=_RECONNECT_SECONDS,
         open=False,
         name="geo-jobs-api",

@@ -1,4 +1,4 @@
-"""Named statements from `sql/`, and how their rows are read."""
+"""Named statements from `sql/`, and the reading of their rows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from aiosql.adapters.apyformat import AsyncPyFormatAdapter
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
-# Longest turn of the event loop for the rows of one query.
+# Longest time that decoding one query's rows may block the event loop.
 _DECODING_SECONDS = 0.005
 
 
 class _RowByRow(AsyncPyFormatAdapter):
-    """The library's adapter, which decodes one row at a time and not all at once."""
+    """The library's adapter, decoding row by row instead of all rows at once."""
 
     async def select(self, conn, _name, sql, parameters, _record=None) -> AsyncIterator[Mapping[str, Any]]:  # type: ignore[no-untyped-def,override]  # the library's
         async with await conn.execute(sql, parameters) as cursor:
@@ -28,13 +28,13 @@ class _RowByRow(AsyncPyFormatAdapter):
 
 
 def load_queries(name: str) -> Any:
-    """The named queries of one file in `sql/`, as coroutine functions of a connection."""
+    """Return the named queries of one file in `sql/`, as coroutine functions of a connection."""
     text = (resources.files("geo_jobs_api.database") / "sql" / name).read_text(encoding="utf-8")
     return aiosql.from_str(text, _RowByRow)
 
 
 async def fetch_all(rows: AsyncIterator[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return all rows of a query, with pauses for others: each row is decoded here, and may hold a mebibyte of JSON."""
+    """Return all rows of a query. Yields to the event loop, since a row may hold a mebibyte of JSON to decode."""
     found: list[Mapping[str, Any]] = []
     began = time.perf_counter()
     async for row in rows:
@@ -46,5 +46,5 @@ async def fetch_all(rows: AsyncIterator[Mapping[str, Any]]) -> list[Mapping[str,
 
 
 def transaction_if(connection: AsyncConnection[DictRow], needed: int) -> AbstractAsyncContextManager[object]:
-    """A transaction, or nothing where none is wanted."""
+    """Return a transaction, or a no-op if none is needed."""
     return connection.transaction() if needed else nullcontext()

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: their settings, directly or through a pooler, and an end to every wait."""
+"""Connections to PostgreSQL: session settings, directly or through a pooler, and limits of every wait."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pydantic_core import to_json
 
 from geo_jobs_api.errors import ConfigurationError
 
-# Encoding takes place in the event loop. For 250 kB of metadata the standard library takes 17 ms, this one 1.3 ms.
+# Encoding blocks the event loop. For 250 kB of metadata the standard library takes 17 ms, this one 1.3 ms.
 set_json_dumps(to_json)
 
-# Whether a connection keeps its server session: "session", or only for a transaction: "transaction" (PgBouncer).
+# Whether a connection keeps its server session ("session"), or only for a transaction ("transaction", PgBouncer).
 Pooling = Literal["session", "transaction"]
 
-# An idle transaction keeps vacuum from the queue's table, and claims slow down eightfold within seconds.
+# An idle transaction keeps vacuum from the queue's table, and claims become eight times slower within seconds.
 _SESSION = {"statement_timeout": "15s", "idle_in_transaction_session_timeout": "15s", "timezone": "UTC"}
 # For connections with few statements: plan each once instead of once per set of parameters.
 _PLANS_KEPT = {"plan_cache_mode": "force_generic_plan"}
-# A vanished peer is noticed after 25 seconds, on idle connections and on those that wait for an acknowledgment.
+# Detects a lost peer after 25 seconds, on idle connections and on those with unacknowledged data.
 _KEEPALIVES = {
     "keepalives": 1,
     "keepalives_idle": 10,
@@ -32,19 +32,19 @@ _KEEPALIVES = {
     "keepalives_count": 3,
     "tcp_user_timeout": 25_000,
 }
-# Longer than statement_timeout, so that a server that still answers gives its own error first.
+# Longer than statement_timeout, so that a server that still works returns its own error first.
 _SILENCE_SECONDS = 20.0
 _PROBES = 3
 
 
 class ReadOnlyError(psycopg.OperationalError):
-    """The server takes no writes: a standby, or a primary that was made read-only. An outage like any other."""
+    """The server accepts no writes: a standby, or a read-only primary. Handled as an outage."""
 
 
 class Connection(psycopg.AsyncConnection[DictRow]):
-    """A connection that waits for the server for a bounded time.
+    """A connection with a bounded wait for the server.
 
-    `statement_timeout` runs on the server. Where a proxy or a network swallows bytes, only the client can give up.
+    `statement_timeout` runs on the server. Where a proxy or a network drops bytes, only the client can give up.
     """
 
     silence_seconds: float | None = _SILENCE_SECONDS
@@ -59,7 +59,7 @@ class Connection(psycopg.AsyncConnection[DictRow]):
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            # The base has tried to cancel the statement, and has closed the connection when that failed.
+            # The base has tried to cancel the statement, and has closed the connection if that failed.
             raise psycopg.OperationalError(f"The database sent no answer within {seconds:.0f} s.") from error
 
 
@@ -94,9 +94,9 @@ async def _connect_unset(conninfo: str, application_name: str, pooling: Pooling)
 async def set_session(
     connection: psycopg.AsyncConnection[DictRow], pooling: Pooling, *, keep_plans: bool = False
 ) -> None:
-    """Set timeouts and time zone. In transaction pooling the role sets them, see `check_pooling`.
+    """Set timeouts and time zone. In transaction pooling the role has these settings, see `check_pooling`.
 
-    The startup parameter `options` would save this trip, but PgBouncer refuses it or drops it.
+    The startup parameter `options` would save this trip, but PgBouncer rejects or drops it.
     """
     if pooling == "session":
         await _apply(connection, _SESSION | (_PLANS_KEPT if keep_plans else {}))
@@ -109,7 +109,7 @@ async def _apply(connection: psycopg.AsyncConnection[DictRow], settings: Mapping
 
 
 async def check_writable(connection: psycopg.AsyncConnection[DictRow]) -> None:
-    """Raise ReadOnlyError when the server takes no writes."""
+    """Raise ReadOnlyError when the server accepts no writes."""
     cursor = await connection.execute(
         "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean AS is_read_only"
     )
@@ -151,7 +151,7 @@ async def _shares_sessions(connection: Connection, conninfo: str) -> bool:
     """Return whether transactions of two open connections run in one server session."""
     pid = await _backend_pid(connection)
     if pid == connection.info.backend_pid:
-        # PgBouncer makes up the number in the startup message. This one is the server's own.
+        # PgBouncer invents the number in the startup message. This one is the server's own.
         return False
     own_pids, other_pids = {pid}, set()
     try:
@@ -197,8 +197,8 @@ _ADVICE: tuple[tuple[type[psycopg.Error], str], ...] = (
 
 
 def describe(error: psycopg.Error) -> str:
-    """A database error in words, with advice only where the kind of error has some, and without passwords."""
-    # A connection string that cannot be read is quoted in the error, password and all.
+    """Return a database error in words, without passwords. Some kinds of errors come with advice."""
+    # libpq quotes an unreadable connection string with its password.
     message = re.sub(r"(://[^:@/\s]*:)[^@\s]*@|(password=)\S+", r"\1\2********@", " ".join(str(error).split())).rstrip(
         "."
     )

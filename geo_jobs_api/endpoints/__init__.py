@@ -1,1 +1,1 @@
-"""The endpoints, a module for each audience or resource."""
+"""The endpoints, one module per audience or resource."""

@@ -1,4 +1,4 @@
-"""The object store that the API serves itself: signed PUT and GET."""
+"""The API's own object store: signed PUT and GET."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from geo_jobs_api.storage.storage import SignatureQuery, SizeRule
 
 router = APIRouter(prefix="/storage", tags=["files"])
 
-# What an upload may take: so long, and besides as long as the slowest link that is served needs for it.
+# Minimum time limit of an upload. Large ones also get the time that the slowest supported link needs.
 UPLOAD_SECONDS = 60.0
 UPLOAD_BYTES_PER_SECOND = 10_000
 _BYTES: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
@@ -28,7 +28,7 @@ _SLOT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/outputs/(?P<lease_seq>\d{1
 
 
 class _ObjectResponse(FileResponse):
-    chunk_size = PIECE_BYTES  # each is a trip to a thread
+    chunk_size = PIECE_BYTES  # Each read is a trip to a thread.
 
 
 async def signature_query(
@@ -37,7 +37,7 @@ async def signature_query(
     size: Annotated[int | None, Query(ge=0, lt=2**53)] = None,
     max_size: Annotated[int | None, Query(alias="maxSize", ge=0, lt=2**53)] = None,
 ) -> SignatureQuery:
-    """The query of a signed URL."""
+    """Return the query of a signed URL."""
     return SignatureQuery(expires, signature, size, max_size)
 
 
@@ -47,19 +47,19 @@ Signature = Annotated[SignatureQuery, Depends(signature_query)]
 @router.put(
     "/{key:path}",
     status_code=201,
-    # Without a body: the framework would document one.
+    # Otherwise the framework documents a body.
     response_class=Response,
     responses={201: {"description": "It is there, whole.", "headers": {"ETag": {"schema": {"type": "string"}}}}},
     summary="Upload with a signed URL",
 )
 async def put_object(key: str, request: Request, query: Signature, services: ServicesOf) -> Response:
-    """Take one object in. The arrival of a job's input queues the job."""
+    """Store one object. A job's input queues the job."""
     services.storage.signer.verify("PUT", key, query)
     rule = query.rule
     if rule is None:
         raise Problem("signature_invalid", "The signed URL tells no size.")
     announced = _announced_length(request.headers.get("content-length"), rule)
-    # Before it is published an output is looked up again; one that is read in a moment need not be looked up twice.
+    # Publishing reads an output's record again. For a small object one check, there, is enough.
     if announced is None or announced > PIECE_BYTES or not _SLOT_KEY.match(key):
         await _check_expected(services, key, rule.size_bytes)
     body = _within(_seconds_for(rule.size_bytes), request.stream())
@@ -73,7 +73,7 @@ def _seconds_for(size_bytes: int) -> float:
 
 
 async def _within(seconds: float, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The body, if all of it arrives in this time; Problem `too_slow` if not."""
+    """Yield the body. Problem `too_slow` if it takes longer than `seconds`."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
         try:
@@ -100,7 +100,7 @@ def _announced_length(header: str | None, rule: SizeRule) -> int | None:
 
 
 async def _check_expected(services: Services, key: str, size_bytes: int) -> None:
-    """Refuse an upload that the job would not take in the end, before the body is read."""
+    """Reject an upload that the job would not accept, before the body is read."""
     if match := _INPUT_KEY.match(key):
         job = await services.jobs.find_job(UUID(match["job"]))
         if job is None or job.state is not JobState.AWAITING_UPLOAD:
@@ -115,7 +115,7 @@ async def _check_expected(services: Services, key: str, size_bytes: int) -> None
 
 
 async def _publish(services: Services, key: str, staged: StagedObject) -> None:
-    """Give the object its key, then have the job know of it: nothing of the database is held while the disk works."""
+    """Publish the object under its key, then update the job. No database connection is held during disk work."""
     info = staged.info
     if match := _SLOT_KEY.match(key):
         await _check_expected(services, key, info.size_bytes)
@@ -129,7 +129,7 @@ async def _publish(services: Services, key: str, staged: StagedObject) -> None:
     kept = input_key(job_id, info.sha256, name)
     await asyncio.to_thread(staged.publish, services.storage.path_of(kept))
     if not await services.jobs.enqueue_uploaded(job_id, file_name=name, size_bytes=info.size_bytes, sha256=info.sha256):
-        # Of two uploads at once one queues the job. The other's file counts for nobody, unless both are the same.
+        # Of two concurrent uploads, one queues the job. The other file is unused, unless both are equal.
         job = await services.jobs.find_job(job_id)
         if job is None or job.input_sha256 != info.sha256:
             await services.storage.delete(kept)
@@ -147,7 +147,7 @@ async def _publish(services: Services, key: str, staged: StagedObject) -> None:
     summary="Download with a signed URL",
 )
 async def get_object(key: str, query: Signature, services: ServicesOf) -> Response:
-    """Hand one object out, whole or in ranges; never to be shown or run by a browser."""
+    """Return one object, whole or in ranges. Browsers must neither display nor execute it."""
     services.storage.signer.verify("GET", key, query)
     path = services.storage.path_of(key)
     if not await asyncio.to_thread(path.is_file):

@@ -1,4 +1,4 @@
-"""The endpoints for people: create, upload, look, download, cancel, retry."""
+"""The endpoints for people: create, upload, read, download, cancel, retry."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ async def _find_job(services: Services, caller: Caller, job_id: UUID) -> Job:
 async def create_job(
     body: CreateJob, response: Response, caller: CallerOf, services: ServicesOf, idempotency_key: IdempotencyKey = None
 ) -> JobView:
-    """Make a job. It waits for its file unless it has another input, and for the jobs that it depends on.
+    """Create a job. It waits for its upload, unless its input comes from elsewhere, and for the jobs in `dependsOn`.
 
-    The same `Idempotency-Key` with the same body gives the same job again, a `dedupKey` that an open job has, that job.
+    The same `Idempotency-Key` with the same body returns the same job. So does the `dedupKey` of an open job.
     """
     (created,) = await services.submission.submit(caller, [body], idempotency_key)
     if not created.is_new:
@@ -73,7 +73,7 @@ async def create_job(
 async def create_batch(
     body: CreateBatch, caller: CallerOf, services: ServicesOf, idempotency_key: IdempotencyKey = None
 ) -> Response:
-    """Make up to 1,000 jobs in one transaction: all of them, or none."""
+    """Create up to 1,000 jobs in one transaction: all of them, or none."""
     created = await services.submission.submit(caller, body.jobs, idempotency_key, is_batch=True)
     return await answer(
         lambda: CreatedBatch(jobs=[JobView.of(one.job) for one in created], created=[one.is_new for one in created]),
@@ -83,7 +83,7 @@ async def create_batch(
 
 @router.get("", response_model=JobPage, summary="List jobs")
 async def list_jobs(caller: CallerOf, services: ServicesOf, query: Annotated[JobFilter, Query()]) -> Response:
-    """Your jobs, newest first; with the admin scope, everybody's. A page has up to 1 MiB, so it may be short."""
+    """Return your jobs, newest first. Administrators get all jobs. A page has up to 1 MiB, so it may be short."""
     jobs = JobQuery(query.state, query.task_type, query.error_code)
     owner = query.owner if caller.is_admin else caller.subject
 
@@ -95,7 +95,7 @@ async def list_jobs(caller: CallerOf, services: ServicesOf, query: Annotated[Job
 
 @router.get("/{job_id}", response_model=JobView, summary="Look at a job")
 async def get_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> JobView:
-    """Everything about one job."""
+    """Return one job."""
     return JobView.of(await _find_job(services, caller, job_id))
 
 
@@ -103,7 +103,7 @@ async def get_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> JobVi
 async def request_upload(
     job_id: UUID, body: RequestUpload, caller: CallerOf, services: ServicesOf, base_url: BaseUrl
 ) -> UploadTarget:
-    """A signed URL for one PUT of exactly `fileSize` bytes. The arrival of the file queues the job."""
+    """Return a signed URL for one PUT of exactly `fileSize` bytes. The upload queues the job."""
     limit = services.settings.max_file_size
     if body.file_size > limit:
         raise Problem("too_large", f"The file has {body.file_size} bytes; at most {limit} are taken.")
@@ -141,7 +141,7 @@ async def request_upload(
 
 @router.get("/{job_id}/download/output", response_model=OutputLinks, summary="Ask for the results")
 async def download_output(job_id: UUID, caller: CallerOf, services: ServicesOf, base_url: BaseUrl) -> OutputLinks:
-    """A signed URL for each result of a job that has succeeded."""
+    """Return a signed URL for each output of a succeeded job."""
     job = await _find_job(services, caller, job_id)
     if job.outputs is None or job.output_lease_seq is None:
         raise Problem("invalid_state", f"There is nothing to download: the job is {job.state}, not succeeded.")
@@ -165,7 +165,7 @@ async def download_output(job_id: UUID, caller: CallerOf, services: ServicesOf, 
 
 @router.post("/{job_id}/cancel", response_model=JobView, summary="Cancel a job")
 async def cancel_job(job_id: UUID, caller: CallerOf, services: ServicesOf, body: CancelJob | None = None) -> JobView:
-    """Cancels a waiting job at once; asks the worker of a running one to stop. Asking twice is the same as once."""
+    """Cancel a waiting job at once, or ask the worker of a running one to stop. A repetition changes nothing."""
     await _find_job(services, caller, job_id)
     job = await services.jobs.request_cancel(job_id, None if body is None else body.reason)
     if job is None:
@@ -177,16 +177,16 @@ async def cancel_job(job_id: UUID, caller: CallerOf, services: ServicesOf, body:
 
 @router.get("/{job_id}/explain", response_model=Explanation, summary="Ask why a job stands where it stands")
 async def explain_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> Explanation:
-    """A sentence for people, and how each lease ended; above all for dead letters (`?state=failed` lists them)."""
+    """Explain a job's state in one sentence, with the end of each lease. Failed jobs: see `?state=failed`."""
     job = await _find_job(services, caller, job_id)
     return await build_explanation(services.jobs, services.operator_store, job, caller.owner_filter)
 
 
 @router.post("/{job_id}/retry", response_model=JobView, summary="Send a failed job back to the queue")
 async def retry_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> JobView:
-    """A failed job starts anew with all its attempts."""
+    """Restart a failed job with all its attempts."""
     job = await _find_job(services, caller, job_id)
-    # An operator who sends others' jobs back decides about their shares.
+    # Quotas do not apply to operators who restart jobs of other owners.
     max_open = 0 if caller.is_admin else services.settings.max_open_jobs_per_caller
     try:
         retried = await services.jobs.retry_failed(job_id, max_open=max_open)
@@ -208,7 +208,7 @@ async def retry_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> Job
 async def list_events(
     job_id: UUID, request: Request, caller: CallerOf, services: ServicesOf, query: Annotated[EventFilter, Query()]
 ) -> Any:
-    """The moves of a job: a JSON page, or a live stream for `Accept: text/event-stream`.
+    """Return the events of a job: a JSON page, or a live stream for `Accept: text/event-stream`.
 
     The stream ends after the job's last event. `Last-Event-ID` resumes it.
     """
@@ -237,11 +237,11 @@ async def _stream(services: Services, job_id: UUID, after: int) -> AsyncIterator
     yield b"retry: 2000\n\n"
     job = await services.jobs.find_job(job_id)
     if job is not None and job.state in FINAL_STATES:
-        # Whoever comes back after the end must not wait for an event that will never be.
+        # A client that resumes after the end must not wait for further events.
         while events := await services.jobs.list_events(job_id, after=after, limit=_EVENTS_PER_PIECE):
             after = events[-1].id
             yield b"".join([_frame(EventView.of(event)) for event in events])
-            # Sending waits for nothing while the client keeps up.
+            # Sending does not yield to the event loop while the client keeps up.
             await asyncio.sleep(0)
         return
     async for item in services.hub.listen(job_id, after, _SSE_SILENCE_SECONDS):
@@ -250,7 +250,7 @@ async def _stream(services: Services, job_id: UUID, after: int) -> AsyncIterator
             continue
         yield _frame(EventView.of(item))
         if item.state in FINAL_STATES:
-            # A failed job may have been sent back to the queue since.
+            # The failed job may have been requeued since.
             job = await services.jobs.find_job(job_id)
             if job is None or job.state in FINAL_STATES:
                 return

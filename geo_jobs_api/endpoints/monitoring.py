@@ -1,4 +1,4 @@
-"""The endpoints for those who watch: health and metrics."""
+"""The monitoring endpoints: health, metrics, documentation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ router = APIRouter(tags=["monitoring"])
 
 
 def program_version() -> str:
-    """Version of the installed distribution."""
+    """Return the version of the installed distribution."""
     try:
         return version("geoprocessing-worker")
     except PackageNotFoundError:
@@ -30,9 +30,9 @@ def program_version() -> str:
     summary="Is the service able to work?",
 )
 async def health(services: ServicesOf) -> JSONResponse:
-    """200 when the database takes writes and the storage takes files, else 503. Answers within two seconds.
+    """Return 200 when the database and the storage accept writes, else 503, within two seconds.
 
-    `warnings` lists trouble to come: a disk that is nearly full, transactions that hold back vacuum.
+    `warnings` lists future problems: a disk that is nearly full, transactions that hold back vacuum.
     """
     vitals = await services.vitals.read()
     status = "draining" if services.room.is_draining else "ok" if vitals.is_healthy else "unhealthy"
@@ -50,20 +50,20 @@ async def health(services: ServicesOf) -> JSONResponse:
 
 @router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
 async def read_metrics(services: ServicesOf) -> Response:
-    """Counters of this service's processes on this host, and the open jobs of the whole queue."""
+    """Return counters of this host's processes, and the open jobs of the whole queue."""
     body = metrics.render(await services.open_jobs.read())
     return Response(body, media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/docs", include_in_schema=False)
 async def read_docs(request: Request) -> HTMLResponse:
-    """All endpoints, for people."""
+    """Return all endpoints as a page for people."""
     page = await asyncio.to_thread(lambda: docs_page.render(request.app.openapi()))
     return HTMLResponse(page, headers=docs_page.HEADERS)
 
 
 @router.get("/openapi.json", include_in_schema=False)
 async def read_openapi(request: Request, services: ServicesOf) -> JSONResponse:
-    """All endpoints, for programs, with the payloads of the task types that there are."""
+    """Return the OpenAPI document, with the payloads of the existing task types."""
     kinds = await services.task_types.list_task_types()
     return await asyncio.to_thread(lambda: JSONResponse(openapi.with_payloads(request.app.openapi(), kinds)))

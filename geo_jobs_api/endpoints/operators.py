@@ -42,20 +42,20 @@ Workers = RootModel[list[Worker]]
 
 @router.get("/task-types", response_model=list[TaskType], summary="List the task types", tags=_TYPES)
 async def list_task_types(services: ServicesOf) -> Response:
-    """What kinds of jobs there are, and their limits."""
+    """Return all task types with their limits."""
     found = await services.task_types.list_task_types()
     return await answer(lambda: TaskTypes(found))
 
 
 @router.get("/task-types/{name}", response_model=TaskType, summary="Look at a task type", tags=_TYPES)
 async def get_task_type(name: str, services: ServicesOf) -> TaskType:
-    """One of them."""
+    """Return one task type."""
     return _found(await services.task_types.find_task_type(name), name)
 
 
 @router.put("/task-types/{name}", response_model=TaskType, summary="Set a task type", tags=_TYPES, dependencies=_ADMIN)
 async def put_task_type(name: str, body: dict[str, Any], services: ServicesOf) -> TaskType:
-    """Make it exactly so; what is not given gets its default. Running workers hear of it at their next call."""
+    """Replace a task type. Missing fields get their defaults. Running workers see the change at their next call."""
     task_type = parse_task_type({**body, "name": name})
     await services.task_types.put_task_type(task_type)
     return task_type
@@ -69,7 +69,7 @@ async def put_task_type(name: str, body: dict[str, Any], services: ServicesOf) -
     dependencies=_ADMIN,
 )
 async def change_task_type(name: str, body: dict[str, Any], services: ServicesOf) -> TaskType:
-    """Change what is given and leave the rest: `{"paused": true}` pauses it."""
+    """Change the given fields only: `{"paused": true}` pauses the task type."""
     return _found(await services.task_types.change_task_type(name, body), name)
 
 
@@ -81,7 +81,7 @@ def _found(task_type: TaskType | None, name: str) -> TaskType:
 
 @router.post("/geo-jobs/{job_id}/priority", response_model=JobView, summary="Change a job's priority", tags=["jobs"])
 async def change_priority(job_id: UUID, body: ChangePriority, caller: CallerOf, services: ServicesOf) -> JobView:
-    """Of a job that has not ended. A job of one point less waits a minute longer."""
+    """Change the priority of an open job. One point less means a minute more of waiting."""
     job = await services.operator_store.change_priority(job_id, caller.owner_filter, body.priority)
     if job is None:
         job = or_404(await services.jobs.find_job(job_id, caller.owner_filter), "job")
@@ -91,13 +91,13 @@ async def change_priority(job_id: UUID, body: ChangePriority, caller: CallerOf, 
 
 @router.post("/geo-jobs/redrive", response_model=Redriven, summary="Send failed jobs back to the queue", tags=["jobs"])
 async def redrive(body: RedriveFilter, caller: CallerOf, services: ServicesOf) -> Redriven:
-    """Your failed jobs that the filter lets through, the oldest failures first; for administrators everybody's."""
+    """Requeue your failed jobs that match the filter, oldest failures first. Administrators requeue everyone's."""
     return Redriven(jobs=await services.operator_store.redrive_failed(caller.owner_filter, body))
 
 
 @router.post("/geo-jobs/cancel", response_model=CancelledJobs, summary="Cancel many jobs", tags=["jobs"])
 async def cancel_jobs(body: CancelFilter, caller: CallerOf, services: ServicesOf) -> CancelledJobs:
-    """Your open jobs that match the filter; for administrators everybody's, or those of one `owner`."""
+    """Cancel your open jobs that match the filter. Administrators cancel all owners' jobs, or those of one `owner`."""
     if not caller.is_admin and body.owner not in {None, caller.subject}:
         raise Problem("not_allowed", f"Jobs of other owners are for tokens with the scope {ADMIN_SCOPE}.")
     return await services.operator_store.cancel_matching(body.owner if caller.is_admin else caller.subject, body)
@@ -111,7 +111,7 @@ async def cancel_jobs(body: CancelFilter, caller: CallerOf, services: ServicesOf
     dependencies=_ADMIN,
 )
 async def unlock(job_id: UUID, services: ServicesOf) -> JobView:
-    """The job goes back to its place in the queue and the attempt is not spent; its worker hears of it and stops."""
+    """Return the job to its place in the queue, without spending the attempt. Its worker stops at its next call."""
     job = await services.operator_store.unlock_job(job_id)
     if job is None:
         job = or_404(await services.jobs.find_job(job_id), "job")
@@ -123,7 +123,7 @@ async def unlock(job_id: UUID, services: ServicesOf) -> JobView:
     "/admin/workers", response_model=list[Worker], summary="See who works", tags=["operations"], dependencies=_ADMIN
 )
 async def list_workers(services: ServicesOf) -> Response:
-    """Workers that were heard of in the last minutes, or hold a job; the busy ones first."""
+    """Return the workers that called in the last minutes or hold a job, busy ones first."""
     found = await services.operator_store.list_workers()
     return await answer(lambda: Workers(found))
 
@@ -136,7 +136,7 @@ async def list_workers(services: ServicesOf) -> Response:
     dependencies=_ADMIN,
 )
 async def list_stats(services: ServicesOf, period: Annotated[StatsPeriod, Query()]) -> list[TaskTypeStats]:
-    """What stands in the queue now, and what became of jobs lately, for each task type."""
+    """Return the current queue and the recent outcomes for each task type."""
     return await services.operator_store.list_stats(period.hours * 3600)
 
 
@@ -148,5 +148,5 @@ async def list_stats(services: ServicesOf, period: Annotated[StatsPeriod, Query(
     dependencies=_ADMIN,
 )
 async def clean_up(body: Cleanup, services: ServicesOf) -> RetentionReport:
-    """Remove all jobs that ended so many days ago, with their events and files, whatever the settings would keep."""
+    """Delete all jobs that ended this many days ago, with events and files, regardless of the settings."""
     return await services.retention.run_once(body.days * _DAY_SECONDS)

@@ -1,4 +1,4 @@
-"""The endpoints for pipelines: create, look, list, cancel."""
+"""The endpoints for pipelines: create, read, list, cancel."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ router = APIRouter(prefix="/api/pipelines", tags=["pipelines"], route_class=Rout
 async def create_pipeline(
     body: CreatePipeline, caller: CallerOf, services: ServicesOf, idempotency_key: IdempotencyKey = None
 ) -> Response:
-    """Make all jobs of a pipeline, or none. Stages follow each other; jobs of a stage may run at the same time.
+    """Create all jobs of a pipeline, or none. Stages run in sequence, jobs of one stage concurrently.
 
-    A job that needs an upload gets it like any other: `POST /api/geo-jobs/{id}/upload`.
+    Upload to a job of a pipeline as to others: `POST /api/geo-jobs/{id}/upload`.
     """
     new, jobs = await asyncio.to_thread(
         build_pipeline, services.settings.sources_allowed, caller.subject, body, idempotency_key
@@ -58,7 +58,7 @@ async def create_pipeline(
 
 
 async def _earlier_pipeline(services: Services, new: NewPipeline, jobs: list[NewJob]) -> UUID:
-    """The pipeline that an earlier request with this key made."""
+    """Return the pipeline of an earlier request with this key."""
     await check_task_types(services.creation, jobs)
     key = jobs[0].idempotency_key or ""
     job = (await services.creation.find_by_idempotency_keys(new.owner, [key])).get(key)
@@ -82,7 +82,7 @@ async def _view(
 
 @router.get("", response_model=PipelinePage, summary="List pipelines")
 async def list_pipelines(caller: CallerOf, services: ServicesOf, query: Annotated[PipelineFilter, Query()]) -> Response:
-    """Your pipelines without their jobs, newest first; with the admin scope, everybody's."""
+    """Return your pipelines without their jobs, newest first. Administrators get all pipelines."""
 
     async def fetch(before: UUID | None, limit: int) -> list[PipelineSummary]:
         return await services.pipelines.list_pipelines(owner=caller.owner_filter, before=before, limit=limit)
@@ -92,7 +92,7 @@ async def list_pipelines(caller: CallerOf, services: ServicesOf, query: Annotate
 
 @router.get("/{pipeline_id}", response_model=PipelineView, summary="Look at a pipeline")
 async def get_pipeline(pipeline_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
-    """How far the whole and each job is."""
+    """Return the progress of the pipeline and of each job."""
     return await _view(services, await _find(services, caller, pipeline_id))
 
 
@@ -100,7 +100,7 @@ async def get_pipeline(pipeline_id: UUID, caller: CallerOf, services: ServicesOf
 async def cancel_pipeline(
     pipeline_id: UUID, caller: CallerOf, services: ServicesOf, body: CancelJob | None = None
 ) -> Response:
-    """Cancels what waits at once and asks the workers of what runs to stop. What has ended stays as it is."""
+    """Cancel waiting jobs at once, and ask the workers of running ones to stop. Ended jobs do not change."""
     pipeline = await _find(services, caller, pipeline_id)
     reason = None if body is None else body.reason
     await services.pipelines.cancel_pipeline(pipeline_id, reason or "Its pipeline was cancelled.")

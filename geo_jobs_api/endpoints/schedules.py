@@ -1,4 +1,4 @@
-"""The endpoints for schedules: create, look, change, pause, resume, run now, reset, delete."""
+"""The endpoints for schedules: create, read, change, pause, resume, run now, reset, delete."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from geo_jobs_api.schedules.schemas import (
 
 router = APIRouter(prefix="/api/schedules", tags=["schedules"], route_class=Route)
 
-# One that fires each minute costs a few milliseconds of it.
+# A schedule that fires each minute costs a few milliseconds of it.
 MAX_PER_OWNER = 1000
 
 
@@ -43,7 +43,7 @@ async def _find(services: Services, caller: Caller, schedule_id: UUID) -> Schedu
 
 
 async def _view(schedule: Schedule) -> Response:
-    # Templates may have a mebibyte.
+    # Templates may have up to a mebibyte.
     return await answer(lambda: schedule_json(schedule))
 
 
@@ -53,7 +53,7 @@ def _name_is_used(name: str) -> Problem:
 
 @router.post("", status_code=201, response_model=ScheduleView, summary="Create a schedule")
 async def create_schedule(body: PutSchedule, caller: CallerOf, services: ServicesOf) -> Response:
-    """Make jobs (or pipelines) from a template: by cron, at one moment, or by times on days of the week."""
+    """Create jobs (or pipelines) from a template: by cron, once, or by times on days of the week."""
     upcoming = await check_schedule(
         services.creation, services.settings.sources_allowed, caller.subject, body, datetime.now(UTC)
     )
@@ -68,7 +68,7 @@ async def create_schedule(body: PutSchedule, caller: CallerOf, services: Service
 
 @router.get("", response_model=SchedulePage, summary="List schedules")
 async def list_schedules(caller: CallerOf, services: ServicesOf, query: Annotated[ScheduleFilter, Query()]) -> Response:
-    """Your schedules; with the admin scope, everybody's. A page has up to 1 MiB, so it may be short."""
+    """Return your schedules. Administrators get all schedules. A page has up to 1 MiB, so it may be short."""
 
     async def fetch(after: UUID | None, limit: int) -> list[Schedule]:
         return await services.schedules.list_schedules(owner=caller.owner_filter, after=after, limit=limit)
@@ -78,7 +78,7 @@ async def list_schedules(caller: CallerOf, services: ServicesOf, query: Annotate
 
 @router.get("/{schedule_id}", response_model=ScheduleView, summary="Look at a schedule")
 async def get_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
-    """With the moments at which it is going to fire next."""
+    """Return one schedule with its next moments."""
     return await _view(await _find(services, caller, schedule_id))
 
 
@@ -86,7 +86,7 @@ async def get_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf
 async def list_fires(
     schedule_id: UUID, caller: CallerOf, services: ServicesOf, query: Annotated[FireFilter, Query()]
 ) -> FirePage:
-    """What was decided for each moment, the latest first."""
+    """Return the decision for each moment, latest first."""
     await _find(services, caller, schedule_id)
     fires = await services.schedules.list_fires(schedule_id, limit=query.limit)
     return FirePage(fires=fires)
@@ -94,7 +94,7 @@ async def list_fires(
 
 @router.put("/{schedule_id}", response_model=ScheduleView, summary="Change a schedule")
 async def replace_schedule(schedule_id: UUID, body: PutSchedule, caller: CallerOf, services: ServicesOf) -> Response:
-    """Give it another content. It goes on from now; what it has made stays."""
+    """Replace the content of a schedule. It continues from now. Jobs that it has created stay."""
     schedule = await _find(services, caller, schedule_id)
     upcoming = await check_schedule(
         services.creation, services.settings.sources_allowed, schedule.owner, body, datetime.now(UTC)
@@ -107,7 +107,7 @@ async def replace_schedule(schedule_id: UUID, body: PutSchedule, caller: CallerO
 
 @router.delete("/{schedule_id}", status_code=204, summary="Delete a schedule")
 async def delete_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
-    """What it has made stays."""
+    """Delete a schedule. Jobs that it has created stay."""
     await _find(services, caller, schedule_id)
     await services.schedules.delete_schedule(schedule_id)
     return Response(status_code=204)
@@ -115,14 +115,14 @@ async def delete_schedule(schedule_id: UUID, caller: CallerOf, services: Service
 
 @router.post("/{schedule_id}/pause", response_model=ScheduleView, summary="Pause a schedule")
 async def pause_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
-    """Nothing fires until it is resumed. Pausing twice is the same as once."""
+    """Pause a schedule until it is resumed. A repetition changes nothing."""
     schedule = await _find(services, caller, schedule_id)
     return await _view(await services.schedules.pause_schedule(schedule_id) or schedule)
 
 
 @router.post("/{schedule_id}/resume", response_model=ScheduleView, summary="Resume a schedule")
 async def resume_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
-    """It goes on from now; what would have fired in between does not."""
+    """Resume from now. Moments during the pause do not fire."""
     schedule = await _find(services, caller, schedule_id)
     upcoming = await asyncio.to_thread(timing_of(schedule).upcoming, datetime.now(UTC))
     return await _view(await services.schedules.resume_schedule(schedule_id, upcoming) or schedule)
@@ -130,7 +130,7 @@ async def resume_schedule(schedule_id: UUID, caller: CallerOf, services: Service
 
 @router.post("/{schedule_id}/reset", response_model=ScheduleView, summary="Reset a schedule")
 async def reset_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
-    """Forget what is due and what went wrong, and go on from now, paused or not."""
+    """Drop due moments and errors, and continue from now. A paused schedule stays paused."""
     schedule = await _find(services, caller, schedule_id)
     upcoming = await asyncio.to_thread(timing_of(schedule).upcoming, datetime.now(UTC))
     return await _view(or_404(await services.schedules.reset_schedule(schedule_id, upcoming), "schedule"))
@@ -138,7 +138,7 @@ async def reset_schedule(schedule_id: UUID, caller: CallerOf, services: Services
 
 @router.post("/{schedule_id}/run", status_code=201, response_model=ScheduleFire, summary="Fire now")
 async def run_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> ScheduleFire:
-    """Make what the template says, at once and whatever else is open; the plan stays as it is."""
+    """Fire now, regardless of open jobs. The plan does not change."""
     await _find(services, caller, schedule_id)
     fire = or_404(await services.scheduler.run_now(schedule_id), "schedule")
     if fire.outcome != "created":

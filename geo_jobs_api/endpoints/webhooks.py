@@ -1,4 +1,4 @@
-"""The endpoints for webhooks: register, look, change, delete; what was delivered, and once more."""
+"""The endpoints for webhooks: create, read, change, delete, deliveries, redelivery."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from geo_jobs_api.webhooks.store import MAX_PENDING_TESTS, MAX_TESTS_PER_HOUR
 router = APIRouter(prefix="/api/webhooks", tags=["webhooks"], route_class=Route)
 
 _MAX_WEBHOOKS = 1000
-# Each end of a job is told to all of its owner's.
+# The end of a job is delivered to all webhooks of its owner.
 MAX_PER_OWNER = 100
 DeliveryId = Annotated[int, Path(ge=0, lt=2**63)]
 
@@ -43,7 +43,7 @@ async def _find(services: Services, caller: Caller, webhook_id: UUID) -> Webhook
 
 
 async def _find_readable(services: Services, caller: Caller, webhook_id: UUID) -> Webhook:
-    """Find a webhook whose deliveries the caller may see: those of all owners are for administrators."""
+    """Return a webhook with deliveries that the caller may read. Those of all owners are for administrators."""
     webhook = await _find(services, caller, webhook_id)
     if webhook.all_owners and not caller.is_admin:
         raise Problem(
@@ -64,7 +64,7 @@ async def _check_task_types(services: Services, body: PutWebhook) -> None:
 async def create_webhook(
     body: PutWebhook, response: Response, caller: CallerOf, services: ServicesOf
 ) -> CreatedWebhook:
-    """Have the ends of your jobs told. The answer holds the secret of the signatures, this once only."""
+    """Send the ends of your jobs to a URL. The signing secret is in this response only."""
     await _check_task_types(services, body)
     secret = new_secret() if body.secret is None else body.secret.get_secret_value()
     content = services.webhook_builder.content(body, is_admin=caller.is_admin, secret=secret)
@@ -78,22 +78,22 @@ async def create_webhook(
 
 @router.get("", response_model=WebhookList, summary="List webhooks")
 async def list_webhooks(caller: CallerOf, services: ServicesOf) -> Response:
-    """Your webhooks; with the admin scope, everybody's."""
+    """Return your webhooks. Administrators get all webhooks."""
     found = await services.webhooks.list_webhooks(owner=caller.owner_filter, limit=_MAX_WEBHOOKS)
     return await answer(lambda: WebhookList(webhooks=found))
 
 
 @router.get("/{webhook_id}", response_model=Webhook, summary="Look at a webhook")
 async def get_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf) -> Webhook:
-    """Without its secret."""
+    """Return a webhook without its secret."""
     return await _find(services, caller, webhook_id)
 
 
 @router.put("/{webhook_id}", response_model=Webhook, summary="Change a webhook")
 async def replace_webhook(webhook_id: UUID, body: PutWebhook, caller: CallerOf, services: ServicesOf) -> Webhook:
-    """Give it another content; without a `secret` it keeps its own.
+    """Replace the content of a webhook. Without `secret`, it keeps its own.
 
-    One with `allOwners` pauses when no administrator has stored it for `WEBHOOK_RENEWAL_DAYS`.
+    A webhook with `allOwners` pauses unless an administrator stores it again within `WEBHOOK_RENEWAL_DAYS`.
     """
     webhook = await _find(services, caller, webhook_id)
     await _check_task_types(services, body)
@@ -103,7 +103,7 @@ async def replace_webhook(webhook_id: UUID, body: PutWebhook, caller: CallerOf, 
 
 @router.delete("/{webhook_id}", status_code=204, summary="Delete a webhook")
 async def delete_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
-    """With what waits for it and the log of what was delivered."""
+    """Delete a webhook with its queued deliveries and its log."""
     await _find(services, caller, webhook_id)
     await services.webhooks.delete_webhook(webhook_id)
     return Response(status_code=204)
@@ -111,7 +111,7 @@ async def delete_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesO
 
 @router.post("/{webhook_id}/test", status_code=201, response_model=Delivery, summary="Try a webhook")
 async def test_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf) -> Delivery:
-    """Deliver an event `test`. A webhook takes 60 an hour, and 10 may wait to be delivered."""
+    """Deliver an event `test`. A webhook accepts 60 an hour, and 10 in the queue."""
     webhook = await _find_readable(services, caller, webhook_id)
     body = {"event": "test", "time": datetime.now(UTC).isoformat(), "webhook": {"id": str(webhook.id)}}
     try:
@@ -128,7 +128,7 @@ async def test_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf)
 async def list_deliveries(
     webhook_id: UUID, caller: CallerOf, services: ServicesOf, query: Annotated[DeliveryFilter, Query()]
 ) -> Response:
-    """What was delivered, what is tried again and what has failed, with what came of each try."""
+    """Return the deliveries: sent, retried and failed, with the result of each attempt."""
     await _find_readable(services, caller, webhook_id)
 
     async def fetch(before: int | None, limit: int) -> list[Delivery]:
@@ -139,7 +139,7 @@ async def list_deliveries(
 
 @router.post("/{webhook_id}/deliveries/{delivery_id}/redeliver", response_model=Delivery, summary="Deliver once more")
 async def redeliver(webhook_id: UUID, delivery_id: DeliveryId, caller: CallerOf, services: ServicesOf) -> Delivery:
-    """Try again from the beginning, under the same `Webhook-Id`."""
+    """Start the attempts anew, under the same `Webhook-Id`."""
     await _find_readable(services, caller, webhook_id)
     delivery = await services.webhooks.redeliver(webhook_id, delivery_id)
     if delivery is None:

@@ -46,14 +46,14 @@ router = APIRouter(
 )
 
 _log = get_logger(__name__)
-# Events after which nobody works on a job any more.
+# Events after which no worker has the job.
 _FINAL_EVENTS = frozenset(FINAL_STATES)
-# Two signs of life may be lost.
+# Two heartbeats may be lost.
 _HEARTBEATS_PER_LEASE = 3
 
 
 async def lease_token(lease_token: Annotated[str, Header(max_length=200)]) -> LeaseToken:
-    """The lease that the worker shows; Problem `lease_lost` when it is none of ours."""
+    """Return the lease token of the request. Problem `lease_lost` for a token in another format."""
     token = LeaseToken.parse(lease_token)
     if token is None:
         raise Problem("lease_lost", "The Lease-Token is not one of ours.")
@@ -79,7 +79,7 @@ async def claim(body: ClaimJobs, request: Request, services: ServicesOf, base_ur
     services.worker_registry.register(body.registration())
     if not body.max_jobs:
         return Response(status_code=204)
-    # A job leased to a client that has disconnected would wait for its lease to expire.
+    # A job leased to a disconnected client would wait for its lease to expire.
     disconnected = asyncio.ensure_future(_wait_for_hang_up(request))
     try:
         leases = await services.dispatcher.claim(ask, body.wait_seconds, disconnected)
@@ -101,7 +101,7 @@ async def claim(body: ClaimJobs, request: Request, services: ServicesOf, base_ur
 
 
 def _json_response(answer: Model) -> Response:
-    """The answer as bytes: the framework would validate and copy it once more, for half of a call's time."""
+    """Return the response as bytes. The framework would validate and copy it again, for half of a call's time."""
     return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
 
 
@@ -172,7 +172,7 @@ def _claimed_input(services: Services, base_url: str, job: LeasedJob) -> Claimed
         kind=job.input_kind,
         file_name=job.file_name,
         download_url=url,
-        # Of a source only a lower bound is known, if anything.
+        # For a URL, only a lower bound is known, if any.
         size_bytes=None if job.input_kind is InputKind.URL else job.input_size_bytes,
         content_type=job.input_content_type or "application/octet-stream",
         etag=condition.get("etag"),
@@ -184,12 +184,12 @@ def _claimed_input(services: Services, base_url: str, job: LeasedJob) -> Claimed
 async def heartbeat(
     job_id: UUID, token: LeaseTokenOf, services: ServicesOf, base_url: BaseUrl, body: Heartbeat | None = None
 ) -> LeaseView:
-    """A sign of life. The first one makes the attempt count; the last `stats` are shown to the job's owner."""
+    """Renew the lease. The first heartbeat makes the attempt count. The owner sees the latest `stats`."""
     update = LeaseUpdate(stats=None if body is None else body.stats)
     view = await _renew(services, base_url, job_id, token, update)
     if body is None or view.cancel is not None:
         return view
-    # A lease that was made shorter must not run out while its renewal is held open.
+    # A lease that was shortened must not expire while this response is held.
     wait_seconds = min(body.wait_seconds, view.lease_seconds / _HEARTBEATS_PER_LEASE)
     if not await _is_cancelled_within(services, job_id, wait_seconds):
         return view
@@ -197,7 +197,7 @@ async def heartbeat(
 
 
 async def _is_cancelled_within(services: Services, job_id: UUID, seconds: float) -> bool:
-    """Whether somebody cancels the job in this time; a process that drains does not wait for it."""
+    """Return whether the job is cancelled within this time. Return early when the process drains."""
     if seconds <= 0:
         return False
     with contextlib.suppress(TimeoutError):
@@ -214,7 +214,7 @@ async def _is_cancelled_within(services: Services, job_id: UUID, seconds: float)
 async def progress(
     job_id: UUID, body: ReportProgress, token: LeaseTokenOf, services: ServicesOf, base_url: BaseUrl
 ) -> LeaseView:
-    """How far it is; renews the lease too. A percent lower than the last one changes nothing."""
+    """Report progress, and renew the lease. A percent below the last one is ignored."""
     return await _renew(services, base_url, job_id, token, LeaseUpdate(body.percent, body.stage, body.message))
 
 
@@ -241,7 +241,7 @@ def _cancel_notice(services: Services, renewal: Renewal) -> CancelNotice | None:
 async def _fresh_slots(
     services: Services, base_url: str, job_id: UUID, token: LeaseToken, renewal: Renewal
 ) -> list[UploadSlotView] | None:
-    """New signed URLs once half of the old ones' time is over."""
+    """Return new signed URLs after half of the lifetime of the old ones."""
     if renewal.held_seconds < services.settings.signed_url_seconds / 2:
         return None
     lease = await services.leases.find_lease(job_id, token)
@@ -249,7 +249,7 @@ async def _fresh_slots(
 
 
 def _lease_problem(outcome: LeaseOutcome | None, token: LeaseToken) -> Problem:
-    """Why a lease that is not held any more cannot be used."""
+    """Return why an ended lease cannot be used."""
     if outcome is None:
         return Problem("job_not_found", "There is no such job.")
     if outcome.job_state is JobState.CANCELLED:
@@ -260,8 +260,8 @@ def _lease_problem(outcome: LeaseOutcome | None, token: LeaseToken) -> Problem:
 
 
 def _request_digest(call: str, body: Model) -> bytes:
-    # Unset fields are left out, so that a report is the same for a later version that knows more fields. So is what
-    # their digests stand for: outputs are the same whichever way they came.
+    # Without unset fields, so that a report has the same digest in a later version with more fields. Without content,
+    # so that inline and uploaded outputs have the same digest.
     content = {"outputs": {"__all__": {"content"}}}
     report = body.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude=content)
     text = json.dumps([call, report], sort_keys=True)
@@ -269,7 +269,7 @@ def _request_digest(call: str, body: Model) -> bytes:
 
 
 async def _replay_or_raise(services: Services, job_id: UUID, token: LeaseToken, digest: bytes) -> LeaseOutcome:
-    """The first answer to this very request; a Problem when there was none."""
+    """Return the first response to the same request, or raise the Problem of the ended lease."""
     outcome = await services.leases.find_outcome(job_id, token)
     if outcome is None or outcome.request_digest is None or outcome.request_digest != digest:
         raise _lease_problem(outcome, token)
@@ -278,7 +278,7 @@ async def _replay_or_raise(services: Services, job_id: UUID, token: LeaseToken, 
 
 @router.patch("/{job_id}/complete", response_model=Completed)
 async def complete(job_id: UUID, body: CompleteJob, token: LeaseTokenOf, services: ServicesOf) -> Any:
-    """Publish the outputs. The same request again gets the same answer, with `replayed`."""
+    """Publish the outputs. A repetition gets the same response, with `replayed`."""
     digest = _request_digest("complete", body)
     if body.outputs:
         lease = await services.leases.find_lease(job_id, token)
@@ -302,7 +302,7 @@ async def complete(job_id: UUID, body: CompleteJob, token: LeaseTokenOf, service
 
 @router.patch("/{job_id}/fail", response_model=Failed)
 async def fail(job_id: UUID, body: FailJob, token: LeaseTokenOf, services: ServicesOf) -> Failed:
-    """End the lease with a failure; the server decides what follows."""
+    """End the lease with a failure. The server decides whether to retry."""
     digest = _request_digest("fail", body)
     failure = ReportedFailure(body.error.error_class, body.error.code, body.retry_after_seconds, body.error.detail)
     decision = await services.leases.decide_failure(

@@ -1,1 +1,1 @@
-"""What every request passes: authentication, limits, middleware, the server itself, the documentation page."""
+"""The HTTP layer of all endpoints: authentication, limits, middleware, server, documentation page."""

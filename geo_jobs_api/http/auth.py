@@ -1,4 +1,4 @@
-"""Who is asking: people by JSON Web Token, workers by a token of which only the hash is kept."""
+"""Authentication: people by JSON Web Token, workers by a token that is stored as a hash."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from geo_jobs_api.queue.records import Caller, WorkerToken
 
 ADMIN_SCOPE = "geo-jobs:admin"
 _SECRET_ALGORITHM = "HS256"  # noqa: S105  # a name, not a secret
-# Signatures by a private key. HS256 must never stand here: a public key would then do as its secret.
+# Asymmetric algorithms only. With HS256 in the list, a public key would be accepted as its secret.
 _KEY_SET_ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 _MAX_SUBJECT_CHARACTERS = 255
 # Upper bound for the time that a revoked token stays valid.
@@ -38,7 +38,7 @@ def _credentials(authorization: str | None, scheme: str) -> str:
 
 
 class TokenVerifier:
-    """Checks the tokens of people, by the settings' secret or key set."""
+    """Verifies people's tokens with the secret or the key set of the settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -48,7 +48,7 @@ class TokenVerifier:
             raise ConfigurationError("Set JWT_SECRET or JWKS_URL: without one nobody can be let in.")
 
     async def verify(self, authorization: str | None) -> Caller:
-        """The caller behind an Authorization header; Problem `token_invalid` if there is none."""
+        """Return the caller of an Authorization header, or raise Problem `token_invalid`."""
         token = _credentials(authorization, "Bearer")
         try:
             claims = await self._decode(token)
@@ -70,7 +70,7 @@ class TokenVerifier:
         key: Any = self._secret
         algorithms = [_SECRET_ALGORITHM]
         if self._key_set is not None:
-            # It may fetch the keys, and it blocks.
+            # This may fetch the keys, and blocks.
             key = (await asyncio.to_thread(self._key_set.get_signing_key_from_jwt, token)).key
             algorithms = _KEY_SET_ALGORITHMS
         audience, issuer = self._settings.jwt_audience, self._settings.jwt_issuer
@@ -87,16 +87,16 @@ class TokenVerifier:
 
 
 def _can_be_kept(subject: str) -> bool:
-    # JSON can say halves of letters, which UTF-8 cannot hold, and NUL, which PostgreSQL cannot.
+    # JSON allows lone surrogates, which UTF-8 rejects, and NUL, which PostgreSQL rejects.
     is_text = "\0" not in subject and not any("\ud800" <= char <= "\udfff" for char in subject)
     return is_text and 0 < len(subject) <= _MAX_SUBJECT_CHARACTERS
 
 
 def make_jwt(settings: Settings, *, subject: str, admin: bool, ttl_seconds: float, now: float) -> str:
-    """A token that this API accepts, for trying things and for small installations.
+    """Return a token that this API accepts, for tests and small installations.
 
     Raises:
-        ConfigurationError: tokens come from somewhere else (JWKS_URL).
+        ConfigurationError: an identity provider issues the tokens (JWKS_URL).
     """
     if settings.jwt_secret is None:
         raise ConfigurationError("JWKS_URL is set: tokens are made by whoever holds the private key.")
@@ -111,12 +111,12 @@ def make_jwt(settings: Settings, *, subject: str, admin: bool, ttl_seconds: floa
 
 
 def new_worker_token() -> str:
-    """A fresh secret for a worker: 256 bits."""
+    """Return a new worker token of 256 random bits."""
     return f"gjw_{secrets.token_urlsafe(32)}"
 
 
 def worker_token_sha256(token: str) -> bytes:
-    """What is kept of a token. A plain hash will do: the secret is random and long."""
+    """Return the stored form of a token. A plain hash is enough for a long random secret."""
     return hashlib.sha256(token.encode(errors="surrogateescape")).digest()
 
 
@@ -124,18 +124,17 @@ class TokenSource(Protocol):
     """Source of the valid worker tokens."""
 
     async def list_valid_tokens(self) -> dict[bytes, WorkerToken]:
-        """Return every token that is not revoked, by its SHA-256."""
+        """Return all tokens that are not revoked, by SHA-256."""
 
 
 class WorkerVerifier:
-    """Check worker tokens against a copy of all valid hashes in memory.
+    """Verifies worker tokens by an in-memory copy of all valid hashes.
 
-    A valid token needs no database query and passes no rate limit, so guesses from the same address cannot delay it.
-    An unknown token waits for the next reload, which all unknown tokens of this process share: at most one query a
-    second, however many guesses arrive.
+    A valid token needs no query and passes no rate limit, so guesses from the same address cannot delay it. All unknown
+    tokens of this process wait for one shared reload, at most one query a second.
 
     Args:
-        source: where the hashes come from.
+        source: source of the hashes.
         clock: monotonic seconds.
         sleep: pause until the next reload.
     """
@@ -154,11 +153,7 @@ class WorkerVerifier:
         self._loading = asyncio.Lock()
 
     async def verify(self, authorization: str | None) -> WorkerToken:
-        """Return the record of the token in an Authorization header.
-
-        Raises:
-            Problem: `token_invalid` when it is missing, unknown or revoked.
-        """
+        """Return the token of an Authorization header, or raise Problem `token_invalid`."""
         digest = worker_token_sha256(_credentials(authorization, "Worker"))
         asked_at = self._clock()
         if asked_at - self._loaded_at >= _TOKEN_RELOAD_SECONDS:
@@ -171,7 +166,7 @@ class WorkerVerifier:
         return found
 
     async def _load(self, since: float) -> None:
-        """Reload unless a reload began after `since`; successive reloads start at least a second apart."""
+        """Reload unless a reload began after `since`. Reloads start at least a second apart."""
         async with self._loading:
             if self._loaded_at > since:
                 return

@@ -1,4 +1,4 @@
-"""How long and how much one connection may keep the server waiting: uvicorn bounds neither heads nor unread answers."""
+"""Time and size limits of one connection. uvicorn bounds neither request heads nor unread responses."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-# Seconds from the first byte (at the start: from connecting) until a request's head is whole.
+# Seconds from the first byte, or from connecting, to the end of a request's head.
 HEAD_SECONDS = 20.0
-# Bytes that are no body: request line and headers, trailers, extensions of chunks. nginx takes 32 kB, Node 16 kB.
+# Bytes outside the body: request line, headers, trailers, chunk extensions. nginx allows 32 kB, Node 16 kB.
 MAX_OVERHEAD = 64 * 1024
-# Seconds in which a client must take up to a megabyte that was sent to it: 3.5 kB/s.
+# Seconds in which a client must read up to a megabyte of a response (3.5 kB/s).
 UNREAD_SECONDS = 300.0
 
 
@@ -26,18 +26,18 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timers: dict[str, TimerHandle] = {}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Expect a request soon."""
+        """Start the clock for the first request."""
         super().connection_made(transport)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timers."""
+        """Cancel the timers."""
         self._stop("head")
         self._stop("unread")
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes in, unless there are too many of those that are collected but are no body."""
+        """Parse bytes, unless too many of them belong to no body."""
         if self._between_requests:
             self._expect_head()
         self._overhead += len(data)
@@ -46,7 +46,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.send_400_response("The request's head is too long.")
 
     def _expect_head(self) -> None:
-        # The first byte starts the clock, none that follows does.
+        # The first byte starts the clock. Later ones do not restart it.
         if "head" not in self._timers:
             self._timers["head"] = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
@@ -55,33 +55,33 @@ class BoundedProtocol(HttpToolsProtocol):
             self._timers.pop(timer).cancel()
 
     def on_headers_complete(self) -> None:
-        """The head is whole."""
+        """Stop the clock of the head."""
         self._between_requests, self._overhead = False, 0
         self._stop("head")
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """What is body is counted by who reads it."""
+        """Reset the count. The reader of the body bounds it."""
         self._overhead = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The next byte begins another request."""
+        """Expect another request."""
         self._between_requests, self._overhead = True, 0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Give what is left of a refused body a little time: a break would keep the refusal from its reader."""
+        """Give the rest of a rejected body a little time. Closing at once would lose the response."""
         super().on_response_complete()
         if not self._between_requests:
             self._expect_head()
 
     def pause_writing(self) -> None:
-        """The client does not read: break the connection if that goes on."""
+        """Abort the connection if the client does not read for too long."""
         super().pause_writing()
         self._timers["unread"] = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """Stop that clock."""
         self._stop("unread")
         super().resume_writing()

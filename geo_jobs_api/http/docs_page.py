@@ -1,11 +1,11 @@
-"""`/docs`: all endpoints on one page, without a script and without anybody else's server."""
+"""`/docs`: all endpoints on one page, without scripts and third-party servers."""
 
 from __future__ import annotations
 
 from html import escape
 from typing import Any
 
-# Nothing is loaded and nothing runs.
+# No script runs and nothing is loaded.
 HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
@@ -14,9 +14,9 @@ _STYLE = (
 
 
 def render(openapi: dict[str, Any]) -> str:
-    """The page for an OpenAPI document."""
+    """Render the page of an OpenAPI document."""
     title = escape(f"{openapi['info']['title']} {openapi['info']['version']}")
-    # What people ask for stands first.
+    # People's endpoints come first.
     groups: dict[str, list[str]] = {"jobs": []}
     for path, operations in openapi["paths"].items():
         for method, operation in operations.items():

@@ -1,4 +1,4 @@
-"""The state of database and storage, for `/health`: found within two seconds whatever the network does."""
+"""The state of database and storage for `/health`, within two seconds even if the network hangs."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from geo_jobs_api.storage.storage import Storage
 _log = get_logger(__name__)
 PATIENCE_SECONDS = 2.0
 _LATE = f"no answer within {PATIENCE_SECONDS:.0f} s"
-# Room for so many of the largest uploads, with their results, leaves an operator time to act.
+# Free space for this many of the largest uploads and their results leaves an operator time to act.
 _FILES_OF_ROOM = 10
 
 T = TypeVar("T")
 
 
 class SharedCheck(Generic[T]):
-    """A look that callers share while it is under way, so that any number of them cost one. For one event loop.
+    """A check shared by all callers while it runs, so that any number of them cost one. For one event loop.
 
     Args:
-        check: what to do. At most one runs at a time, also when it hangs.
-        is_cancelled: cancel a look that takes too long. A thread cannot be cancelled, and would be one more each time.
+        check: the check. At most one runs at a time, even if it hangs.
+        is_cancelled: whether to cancel a slow check. A thread cannot be cancelled, so retries would add threads.
     """
 
     def __init__(self, check: Callable[[], Awaitable[T]], *, is_cancelled: bool) -> None:
@@ -38,7 +38,7 @@ class SharedCheck(Generic[T]):
         self._task: asyncio.Task[T] | None = None
 
     async def result(self, seconds: float) -> T:
-        """Return the result, or raise the look's error, or TimeoutError after `seconds`."""
+        """Return the result or raise the check's error. TimeoutError after `seconds`."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
             self._task.add_done_callback(_retrieve)
@@ -55,14 +55,14 @@ class SharedCheck(Generic[T]):
 
 
 def _retrieve(task: asyncio.Task[T]) -> None:
-    # An error that came too late for every caller is no news.
+    # All callers have left before this error.
     if not task.cancelled():
         task.exception()
 
 
 @dataclass(frozen=True, slots=True)
 class HealthStatus:
-    """Database and storage: `ok`, or the trouble; `warnings` are sentences."""
+    """Database and storage: `ok`, or the error. `warnings` are sentences."""
 
     database: str
     storage: str
@@ -70,17 +70,17 @@ class HealthStatus:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether both are well."""
+        """Return whether both work."""
         return self.database == self.storage == "ok"
 
 
 class HealthMonitor:
-    """Looks at database and storage.
+    """Checks database and storage.
 
     Args:
         maintenance: the database.
         storage: the object store.
-        vacuum_warning_seconds: age from which on a transaction that holds back vacuum is a warning.
+        vacuum_warning_seconds: age at which a transaction that holds back vacuum becomes a warning.
         max_file_size: the largest upload, in bytes.
     """
 
@@ -96,7 +96,7 @@ class HealthMonitor:
         self._storage = SharedCheck(self._check_storage, is_cancelled=False)
 
     async def read(self) -> HealthStatus:
-        """Look at both at once."""
+        """Check both concurrently."""
         (database, blockers), (storage, free) = await asyncio.gather(self._read_database(), self._read_storage())
         return HealthStatus(database, storage, [*self._vacuum_warnings(blockers), *self._room_warnings(free)])
 
@@ -134,7 +134,7 @@ class HealthMonitor:
         return [f"{trouble}: uploads will soon be refused (507). {advice}"]
 
     def _vacuum_warnings(self, blockers: Sequence[VacuumBlocker]) -> list[str]:
-        """Count them for strangers. Names of sessions and programs go to the log."""
+        """Return their number only, since `/health` is public. Names of sessions and programs go to the log."""
         names = {blocker.who for blocker in blockers}
         if names - self._named:
             _log.warning("vacuum_held_back", by=sorted(names))

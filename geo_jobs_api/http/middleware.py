@@ -1,4 +1,4 @@
-"""Around every request: bodies are JSON and bounded, every error is a problem, every answer is logged and counted."""
+"""Middleware: JSON bodies of bounded size, errors as problem details, one log record and count per response."""
 
 from __future__ import annotations
 
@@ -28,19 +28,18 @@ from geo_jobs_api.queue.metrics import REQUEST_SECONDS, REQUESTS
 _log = get_logger("geo_jobs_api.access")
 
 MAX_JSON_BYTES = 1024 * 1024
-# Seconds that a JSON body may take to arrive, and bytes per second beyond that, as with files: whoever sends a byte now
-# and then would hold a connection for ever.
+# Time limit of a JSON body: this many seconds, plus its size at this rate, as for files. It ends slow-body attacks.
 BODY_SECONDS = 30.0
 BODY_BYTES_PER_SECOND = 10_000
 _SINGLE_HEADERS = frozenset({b"host", b"authorization", b"lease-token", b"idempotency-key"})
 _HOST = re.compile(rb"(?:\[[0-9A-Za-z:.%]+\]|[0-9A-Za-z._~-]*)(?::[0-9]{0,5})?")
 _ON_EVERY_ANSWER = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
-# Announced to workers on any answer there, whatever its method and status.
+# Responses of this path carry the header for workers, with any method and status.
 _CLAIM_PATH = "/api/internal/geo-jobs/claim"
 _EXTENSIONS = (b"worker-extensions", b"capabilities, trouble")
 _CODE_OF_STATUS = {404: "not_found", 408: "too_slow", 405: "method_not_allowed", 413: "too_large", 400: "validation"}
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
-# Errors of a lost, refused or stalled connection. The pool makes new ones by itself.
+# Errors of a lost, refused or stalled connection. The pool reconnects by itself.
 _OUTAGES = (
     psycopg.OperationalError,
     psycopg.errors.IdleInTransactionSessionTimeout,
@@ -52,7 +51,7 @@ _OUTAGES = (
 
 
 def problem_response(problem: Problem) -> Response:
-    """The answer that a problem becomes."""
+    """Return the response of a problem."""
     return Response(
         json.dumps(problem.as_json(), ensure_ascii=False).encode(errors="replace"),
         status_code=problem.kind.status,
@@ -62,7 +61,7 @@ def problem_response(problem: Problem) -> Response:
 
 
 class _RejectedBeforeBodyError(HTTPException):
-    """Carries an error through the framework's reading of the body, which passes on this kind only."""
+    """Carries a problem through the framework's body reading, which passes on only this class."""
 
     def __init__(self, reason: Exception) -> None:
         super().__init__(500)
@@ -70,13 +69,13 @@ class _RejectedBeforeBodyError(HTTPException):
 
 
 class JsonBodyMiddleware:
-    """Bodies of `/api` are read as JSON whatever their Content-Type says, and are at most 1 MiB.
+    """Reads bodies below `/api` as JSON with any Content-Type, up to 1 MiB.
 
-    `curl -d` sends `application/x-www-form-urlencoded` unless it is told otherwise. The token is checked before the
-    first byte of a body is read, so a stranger's body takes no memory.
+    `curl -d` sends `application/x-www-form-urlencoded` by default. The token is checked before the first byte of a
+    body is read, so unauthenticated bodies use no memory.
 
     Args:
-        authorize: raises when the sender of a request may not use the API at all.
+        authorize: raises when the sender may not use the API.
     """
 
     def __init__(self, app: ASGIApp, authorize: Callable[[Request], Awaitable[object]]) -> None:
@@ -84,7 +83,7 @@ class JsonBodyMiddleware:
         self._authorize = authorize
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection, as ASGI says."""
+        """Handle one ASGI connection."""
         if scope["type"] != "http" or not scope["path"].startswith("/api/"):
             await self._app(scope, receive, send)
             return
@@ -94,7 +93,7 @@ class JsonBodyMiddleware:
             problem = Problem("too_large", f"A JSON body may have at most {MAX_JSON_BYTES} bytes.")
             await problem_response(problem)(scope, receive, send)
             return
-        # In place: the route that is found is told to those outside through the same dictionary.
+        # In place, since the router reports the matched route through the same dictionary.
         scope["headers"] = [*kept, (b"content-type", b"application/json")]
         announced = int(length) if length.isdigit() else 0
         bounded = _bounded(receive, BODY_SECONDS + announced / BODY_BYTES_PER_SECOND)
@@ -126,7 +125,7 @@ def _bounded(receive: Receive, seconds: float) -> Receive:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds if deadline is None else deadline
         try:
-            # What comes after the body is the client's farewell, and that may take its time.
+            # After the body comes only the disconnect message, which has no time limit.
             async with asyncio.timeout_at(None if is_whole else deadline):
                 message = await receive()
         except TimeoutError:
@@ -134,7 +133,7 @@ def _bounded(receive: Receive, seconds: float) -> Receive:
         seen += len(message.get("body", b""))
         is_whole = is_whole or not message.get("more_body", False)
         if seen > MAX_JSON_BYTES:
-            # The framework passes this kind on from inside its reading of the body; others it hides.
+            # The framework's body reading passes on only this class.
             raise HTTPException(413, f"A JSON body may have at most {MAX_JSON_BYTES} bytes.")
         return message
 
@@ -144,7 +143,7 @@ def _bounded(receive: Receive, seconds: float) -> Receive:
 def _fault_of_head(scope: Scope) -> str | None:
     """Return why a request's head is ambiguous, or None.
 
-    Of two headers a proxy in front may read the other one than we do (RFC 9112 §3.2 for Host).
+    A proxy may read the other one of two equal headers (RFC 9112 §3.2 for Host).
     """
     counts = Counter(name for name, _ in scope["headers"] if name in _SINGLE_HEADERS)
     for name, count in counts.items():
@@ -157,7 +156,7 @@ def _fault_of_head(scope: Scope) -> str | None:
 
 
 class AccessMiddleware:
-    """One log record and one count for each answer; an unexpected exception becomes a problem that tells nothing.
+    """Writes one log record and one count per response. Unexpected exceptions become a problem without details.
 
     Args:
         clock: monotonic seconds.
@@ -168,7 +167,7 @@ class AccessMiddleware:
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection, as ASGI says."""
+        """Handle one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -191,12 +190,12 @@ class AccessMiddleware:
                 problem = Problem("bad_request", fault, headers={"Connection": "close"})
                 await problem_response(problem)(scope, receive, send_recorded)
         except ClientDisconnect:
-            # Nobody is there to be answered; nginx's number for it.
+            # The client has disconnected. nginx uses the same number.
             status = 499
         except Exception:
             _log.exception("request_failed", method=scope["method"], path=scope["path"])
             if status:
-                # Half an answer is out; only breaking the connection tells the client.
+                # Part of the response is sent. Only a broken connection shows the failure.
                 raise
             problem = Problem("internal", "Something went wrong here; it has been noted.")
             await problem_response(problem)(scope, receive, send_recorded)
@@ -209,7 +208,7 @@ class AccessMiddleware:
         REQUESTS.labels(scope["method"], route, str(status)).inc()
         if not route.endswith(("/claim", "/events")):
             REQUEST_SECONDS.labels(scope["method"], route).observe(seconds)
-        # The path alone: queries hold signatures.
+        # Only the path, since queries contain signatures.
         _log.info(
             "request", method=scope["method"], path=scope["path"], status=status, milliseconds=round(seconds * 1000, 1)
         )
@@ -240,7 +239,7 @@ def _on_rejection_before_body(request: Request, reason: Exception) -> Response:
 
 
 def _methods_at(request: Request) -> list[str]:
-    """The methods that some route takes at this address; the framework tells those of the first route only."""
+    """Return the methods of all routes at this address. The framework reports those of the first route only."""
     return [
         method
         for method in _METHODS
@@ -267,7 +266,7 @@ def _on_outage(_: Request, error: Exception) -> Response:
 
 
 def install(app: FastAPI, authorize: Callable[[Request], Awaitable[object]]) -> None:
-    """Put everything here around an application; `authorize` as in `JsonBodyMiddleware`."""
+    """Add all middleware to an application. `authorize`: as in `JsonBodyMiddleware`."""
     app.add_middleware(JsonBodyMiddleware, authorize=authorize)
     app.add_middleware(AccessMiddleware)
     app.add_exception_handler(Problem, _on_problem)

@@ -8,16 +8,16 @@ from typing import Any
 
 from geo_jobs_api.task_types.schemas import TaskType
 
-# Bodies that have a `taskType` and the `inputPayload` that goes with it.
+# Bodies with a `taskType` and its `inputPayload`.
 _BODIES = ("CreateJob", "PipelineJob", "ScheduledJob")
 _SCHEMAS = "#/components/schemas/"
 
 
 def with_payloads(document: dict[str, Any], kinds: Sequence[TaskType]) -> dict[str, Any]:
-    """Return the document with the schema `Payload_NAME` for each task type that has one.
+    """Return the document with a schema `Payload_NAME` for each task type that has one.
 
     Args:
-        document: left as it is.
+        document: is not modified.
         kinds: all task types.
     """
     changed = copy.deepcopy(document)
@@ -46,7 +46,7 @@ def _name(kind: TaskType) -> str:
 
 
 def _moved(schema: Any, name: str) -> Any:
-    """The schema with references that hold where it now stands."""
+    """Return the schema with its references adjusted to the new place."""
     if isinstance(schema, list):
         return [_moved(item, name) for item in schema]
     if not isinstance(schema, dict):

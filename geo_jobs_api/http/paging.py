@@ -1,4 +1,4 @@
-"""Large answers: written outside the event loop, and lists in pages that are bounded by bytes as well as by count."""
+"""Large responses, serialized outside the event loop, and pages bounded by bytes and by count."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class _Listed(Protocol):
 
 
 Record = TypeVar("Record", bound=_Listed)
-# Returns up to so many records behind an id (None: from the beginning), in the order of the list.
+# Returns up to this many records after an id (None: from the start), in list order.
 Fetch = Callable[[Any, int], Awaitable[Sequence[Record]]]
 
 
 async def answer(
     make: Callable[[], BaseModel | bytes], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return a large answer, which a thread makes and writes."""
+    """Return a large response, built and serialized in a thread."""
     text = await asyncio.to_thread(lambda: _write(make()))
     return Response(text, status, headers, media_type="application/json")
 
@@ -48,20 +48,20 @@ async def read_page(  # noqa: PLR0913  # the parts of a list
     limit: int,
     cursor_at_end: bool = False,
 ) -> Response:
-    """Return `{name: items, next}` with up to `limit` items behind `after`, of about 1 MiB in all.
+    """Return `{name: items, next}` with up to `limit` items after `after`, of about 1 MiB.
 
     Args:
-        name: of the list in the answer.
+        name: key of the list.
         fetch: the query.
-        view: makes the item of a record.
+        view: builds the item of a record.
         after: the cursor of the page.
-        limit: items at most. A page has at least one, if there is one.
+        limit: maximum number of items. A page has at least one, if one exists.
         cursor_at_end: whether the last page has a cursor too, for a list that grows at its end.
     """
     items: list[bytes] = []
     size, rows = 0, _FIRST_ROWS
     while True:
-        # One item more than wanted shows whether there is another page.
+        # One extra item shows whether another page follows.
         requested = min(rows, limit + 1 - len(items))
         found = await fetch(after, requested)
         texts = await asyncio.to_thread(lambda records: [_write(view(record)) for record in records], found)
@@ -72,7 +72,7 @@ async def read_page(  # noqa: PLR0913  # the parts of a list
             size, after = size + len(text), record.id
         if len(found) < requested:
             return _page(name, items, after if cursor_at_end else None)
-        # As many as fit by the mean so far, and at least one, which may be small.
+        # As many as fit by the mean size so far. At least one, which may be small.
         rows = 1 + max(0, MAX_PAGE_BYTES - size) * len(items) // size
 
 

@@ -1,4 +1,4 @@
-"""What the endpoints work with: one object per process, made at the start and handed to every request."""
+"""The dependencies of the endpoints: one object per process, created at startup."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ Completions = Batcher[Completion, JobState | None]
 
 
 class ManualTrigger(Protocol):
-    """Who fires a schedule because somebody asked for it."""
+    """Fires a schedule on request."""
 
     async def run_now(self, schedule_id: UUID) -> Fire | None:
-        """Fire once; None when there is no such schedule."""
+        """Fire once. Return None when the schedule does not exist."""
 
 
 class Cached(Generic[T]):
-    """A figure that is asked for at most every few seconds, however many want it.
+    """A value that is fetched at most every few seconds, for any number of callers.
 
     Args:
-        fetch: for the figure.
-        seconds: how old it may be.
+        fetch: fetches the value.
+        seconds: maximum age.
         clock: monotonic seconds.
     """
 
@@ -65,7 +65,7 @@ class Cached(Generic[T]):
         self._lock = asyncio.Lock()
 
     async def read(self) -> T:
-        """Return the figure, asked for by this call or by an earlier one."""
+        """Return the value, fetched by this call or an earlier one."""
         called_at = self._clock()
         async with self._lock:
             if self._latest is None or called_at - self._latest[0] >= self._seconds:
@@ -106,29 +106,29 @@ class Services:
     monotonic: Callable[[], float] = time.monotonic
 
     def drain(self) -> None:
-        """Answer what waits, and park nothing any more."""
+        """Release all parked requests, and park no others."""
         self.room.drain()
         self.hub.drain()
 
 
 def services_of(request: Request) -> Services:
-    """The process's services."""
+    """Return the services of this process."""
     return cast("Services", request.app.state.services)
 
 
 def base_url_of(request: Request) -> str:
-    """The base of signed URLs: as configured, or the address at which the caller reached us."""
+    """Return the base of signed URLs: the configured one, or the address that the caller used."""
     configured = services_of(request).settings.api_public_url
     return configured or str(request.base_url).rstrip("/")
 
 
-# These two only tell the documentation what to ask for; the header itself is read below.
+# These two only document the header. The code below reads it.
 _bearer = HTTPBearer(auto_error=False, description="A JSON Web Token.")
 _worker_header = APIKeyHeader(name="Authorization", scheme_name="Worker", auto_error=False, description="Worker TOKEN")
 
 
 async def authorize(request: Request) -> None:
-    """Check the token of a request below `/api`; a Problem when it has no valid one."""
+    """Check the token of a request below `/api`, or raise a Problem."""
     if request.scope["path"].startswith("/api/internal/"):
         await _worker(request)
     else:
@@ -136,7 +136,7 @@ async def authorize(request: Request) -> None:
 
 
 async def _caller(request: Request) -> Caller:
-    # Once for each request: before its body is read, or by the endpoint if it has none.
+    # Checked once per request: before its body is read, or by the endpoint if it has none.
     known = cast("Caller | None", request.scope.get("geo_jobs.caller"))
     if known is None:
         services = services_of(request)
@@ -157,23 +157,23 @@ async def _worker(request: Request) -> WorkerToken:
 
 
 async def caller_of(request: Request, _: Annotated[object, Security(_bearer)]) -> Caller:
-    """Return the person who sent the request; a Problem when there is none."""
+    """Return the person behind the request, or raise a Problem."""
     return await _caller(request)
 
 
 async def worker_of(request: Request, _: Annotated[object, Security(_worker_header)]) -> WorkerToken:
-    """Return the worker that sent the request; a Problem when there is none."""
+    """Return the worker behind the request, or raise a Problem."""
     return await _worker(request)
 
 
 async def admin_of(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
-    """The administrator who asks; Problem `not_allowed` for anybody else."""
+    """Return the administrator behind the request, or raise Problem `not_allowed`."""
     if not caller.is_admin:
         raise Problem("not_allowed", f"This is for tokens with the scope {ADMIN_SCOPE}.")
     return caller
 
 
-# Coroutines, like all dependencies here: the framework would hand plain functions to a thread, 0.5 ms each.
+# All dependencies are coroutines. The framework runs plain functions in a thread, at 0.5 ms each.
 async def _services(request: Request) -> Services:
     return services_of(request)
 

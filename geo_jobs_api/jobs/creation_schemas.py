@@ -1,4 +1,4 @@
-"""Bodies of the requests that make jobs."""
+"""Requests that create jobs."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ DedupKey = Annotated[Text, Field(min_length=1, max_length=255)]
 
 
 class DependsOn(StrictModel):
-    """A job that this one waits for, and what its failure (or cancellation) means for this one."""
+    """A parent job, and the effect of its failure or cancellation."""
 
     job_id: UUID
     on_parent_failure: OnParentFailure = "cancel"
 
 
 class InputFrom(StrictModel):
-    """An output of another job as the input: by its suffix (`.tif`) or its whole name."""
+    """An output of another job as input, by suffix (`.tif`) or full name."""
 
     job_id: UUID
     output: OutputName
 
 
 class JobTemplate(StrictModel):
-    """What all ways of making a job have in common."""
+    """The common fields of all requests that create jobs."""
 
     task_type: TaskTypeName
     priority: Integer | None = Field(default=None, ge=-100, le=100)
@@ -42,9 +42,9 @@ class JobTemplate(StrictModel):
 
 
 class CreateJob(JobTemplate):
-    """A job to be made. Its input is an upload, `inputPayload.sourceUrl`, or another job's output.
+    """A new job. Its input is an upload, `inputPayload.sourceUrl`, or another job's output.
 
-    Where the task type can do without an input, `awaitUpload` says that there will be one.
+    `awaitUpload` announces an upload to a task type that does not require one.
     """
 
     await_upload: Boolean = False
@@ -67,13 +67,13 @@ class CreateJob(JobTemplate):
 
 
 class CreateBatch(StrictModel):
-    """Jobs to be made together: all of them, or none."""
+    """New jobs: all of them are created, or none."""
 
     jobs: list[CreateJob] = Field(min_length=1, max_length=LARGEST_BATCH)
 
 
 class CreatedBatch(Model):
-    """The jobs, in the order of the request; `created` is false for those that were there already."""
+    """The jobs in request order. `created` is false for existing ones."""
 
     jobs: list[JobView]
     created: list[bool]

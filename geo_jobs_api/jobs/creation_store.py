@@ -1,4 +1,4 @@
-"""Making jobs: one statement for all of a request, with what they wait for and whom they wake."""
+"""Creates jobs with their dependencies, one statement per request."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from geo_jobs_api.queue.job_store import enforce_quota
 from geo_jobs_api.queue.records import Job
 from geo_jobs_api.queue.rules import InputKind
 
-# Jobs whose parameters take less time than a thread.
+# The parameters of so few jobs take less time than a thread.
 _FEW = 10
 _jobs = load_queries("jobs.sql")
 
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """A job to wait for, and what its failure means: `cancel`, `run` or `hold`."""
+    """A parent job, and the effect of its failure: `cancel`, `run` or `hold`."""
 
     parent_id: UUID
     on_parent_failure: str = "cancel"
@@ -35,15 +35,15 @@ class Dependency:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a job's input comes from.
+    """The source of a job's input.
 
     Attributes:
-        kind: `upload` waits for a file; `none` needs nothing; None: as the task type says.
-        url: of kind `url`.
-        file_name: what it is called, of kind `url`.
-        condition: what to ask the URL with (`etag`, `lastModified`), so that an unchanged file does not come again.
-        parent_id: the job whose output it is, of kind `output`.
-        output: a suffix or a name, of kind `output`.
+        kind: `upload` waits for a file, `none` needs nothing. None: the task type decides.
+        url: for kind `url`.
+        file_name: name of the download, for kind `url`.
+        condition: conditional request (`etag`, `lastModified`), so that an unchanged file is not downloaded again.
+        parent_id: the job with the output, for kind `output`.
+        output: a suffix or a name, for kind `output`.
     """
 
     kind: InputKind | None = None
@@ -55,17 +55,17 @@ class Source:
 
     @property
     def host(self) -> str | None:
-        """The URL's host, of kind `url`."""
+        """Return the URL's host, for kind `url`."""
         return None if self.url is None else parse_web_address(self.url).host
 
     def with_condition(self, condition: Mapping[str, Any] | None) -> Source:
-        """The same source, to be asked with this condition."""
+        """Return the same source with a conditional request."""
         return replace(self, condition=condition)
 
 
 @dataclass(frozen=True, slots=True)
 class PipelinePosition:
-    """Where in a pipeline a job belongs."""
+    """The position of a job in its pipeline."""
 
     pipeline_id: UUID
     stage: str
@@ -74,7 +74,7 @@ class PipelinePosition:
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job to be made. Without a priority it gets its task type's."""
+    """A new job. The priority defaults to that of its task type."""
 
     id: UUID
     owner: str
@@ -92,7 +92,7 @@ class NewJob:
     schedule_id: UUID | None = None
 
     def as_row(self, number: int) -> dict[str, Any]:
-        """The columns, as JSON."""
+        """Return the columns as JSON."""
         return {
             "place": number,
             "id": str(self.id),
@@ -125,7 +125,7 @@ def _text(identity: UUID | None) -> str | None:
 
 
 class ParentNotFoundError(Exception):
-    """A job to wait for is not there, or not the caller's."""
+    """A parent job does not exist, or belongs to another owner."""
 
     def __init__(self, parent_id: UUID) -> None:
         super().__init__(str(parent_id))
@@ -133,7 +133,7 @@ class ParentNotFoundError(Exception):
 
 
 class CreationStore:
-    """Makes jobs."""
+    """Creates jobs."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -141,19 +141,19 @@ class CreationStore:
     async def create_jobs(
         self, new_jobs: Sequence[NewJob], *, parents_of: str | None = None, max_open: int = 0
     ) -> dict[UUID, Job]:
-        """Create jobs, all in one transaction.
+        """Create jobs in one transaction.
 
         Args:
-            new_jobs: what they shall be; a parent may be one of those before.
-            parents_of: whose the other parents must be; None: anybody's.
-            max_open: how many open jobs their owner may have then; 0: any number.
+            new_jobs: the jobs. A parent may be an earlier one of these.
+            parents_of: required owner of other parents. None: any.
+            max_open: limit of their owner's open jobs. 0: no limit.
 
         Returns:
-            The jobs that were made. Those are missing whose task type is unknown, whose idempotency key was used
-            before, or whose de-duplication key an open job has.
+            The new jobs. Jobs are missing if their task type is unknown, their idempotency key was used before, or an
+            open job has their dedup key.
 
         Raises:
-            ParentNotFoundError, ShareExceededError: nothing was made.
+            ParentNotFoundError, QuotaExceededError: nothing was created.
         """
         async with self._pool.connection() as connection:
             if not max_open and not any(new.dependencies for new in new_jobs):
@@ -165,7 +165,7 @@ class CreationStore:
                 return created
 
     async def find_by_idempotency_keys(self, owner: str, keys: Sequence[str]) -> dict[str, Job]:
-        """The jobs that earlier requests with these keys made."""
+        """Return the jobs of earlier requests with these keys."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(
                 _jobs.list_jobs_by_idempotency_key(connection, owner=owner, idempotency_keys=list(keys))
@@ -173,13 +173,13 @@ class CreationStore:
         return {row["idempotency_key"]: Job.from_row(row) for row in rows}
 
     async def find_jobs(self, ids: Sequence[UUID], owner: str | None) -> list[Job]:
-        """Those of the jobs that there are; with an owner, only that owner's."""
+        """Return those of the jobs that exist. With an owner, only that owner's."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(_jobs.list_jobs_by_id(connection, ids=list(ids)))
         return [Job.from_row(row) for row in rows if owner is None or row["owner"] == owner]
 
     async def find_deduplicated(self, new_jobs: Sequence[NewJob]) -> dict[tuple[str, str | None], Job]:
-        """The open jobs that have the task types and de-duplication keys of these."""
+        """Return the open jobs with the task types and dedup keys of these jobs."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(
                 _jobs.list_deduplicated(
@@ -192,13 +192,13 @@ class CreationStore:
         return {(row["task_type"], row["dedup_key"]): Job.from_row(row) for row in rows}
 
     async def find_task_types(self, names: Iterable[str]) -> dict[str, Mapping[str, Any]]:
-        """The rules of those of the task types that there are; `payload_schema` and `output_rules` are JSON text."""
+        """Return the rules of the existing task types. `payload_schema` and `output_rules` are JSON text."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(_jobs.list_task_types_by_name(connection, names=list(set(names))))
         return {row["name"]: row for row in rows}
 
     async def list_task_type_names(self) -> list[str]:
-        """The names of all task types."""
+        """Return the names of all task types."""
         async with self._pool.connection() as connection:
             return [row["name"] for row in await fetch_all(_jobs.list_task_type_names(connection))]
 
@@ -216,7 +216,7 @@ def _inserted(new_jobs: Sequence[NewJob]) -> dict[str, Jsonb]:
 async def insert_jobs(
     connection: AsyncConnection[DictRow], new_jobs: Sequence[NewJob], *, parents_of: str | None
 ) -> dict[UUID, Job]:
-    """As `CreationStore.create_jobs`, in the caller's transaction: there must be one if anything waits for a parent."""
+    """As `CreationStore.create_jobs`, in the caller's transaction. Dependencies require one."""
     own = {new.id for new in new_jobs}
     parents = sorted({edge.parent_id for new in new_jobs for edge in new.dependencies} - own)
     ended: list[UUID] = []
@@ -229,14 +229,14 @@ async def insert_jobs(
     values = _inserted(new_jobs) if len(new_jobs) <= _FEW else await asyncio.to_thread(_inserted, new_jobs)
     rows = await fetch_all(_jobs.insert_jobs(connection, **values))
     if ended:
-        # They had ended before anybody waited for them.
+        # These parents ended before their children existed.
         await _jobs.release_dependents(connection, ids=ended)
         rows = await fetch_all(_jobs.list_jobs_by_id(connection, ids=[row["id"] for row in rows]))
     return {row["id"]: Job.from_row(row) for row in rows}
 
 
 async def cancel_jobs(connection: AsyncConnection[DictRow], job_ids: Sequence[UUID], reason: str | None) -> int:
-    """Cancel those of the jobs that have not ended, or ask their workers to stop; how many."""
+    """Cancel open jobs, or ask their workers to stop. Return their number."""
     if not job_ids:
         return 0
     return len(await fetch_all(_jobs.cancel_jobs(connection, ids=list(job_ids), reason=reason)))

@@ -1,4 +1,4 @@
-"""Why a job stands where it stands, in a sentence for its owner; for a waiting one, everything that it waits for."""
+"""Explanations: the state of a job in one sentence for its owner, and all reasons for waiting."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LEASES_TOLD = 50
 
 
 async def build_explanation(jobs: JobStore, operator_store: OperatorStore, job: Job, viewer: str | None) -> Explanation:
-    """Why the job stands where it stands, for its owner `viewer`, or for an operator (None)."""
+    """Explain a job to its owner `viewer`, or to an operator (None)."""
     now = datetime.now(UTC)
     leases = await jobs.list_ended_leases(job.id, limit=_LEASES_TOLD)
     found = await operator_store.find_waiting_reasons(job.id) if job.state is JobState.QUEUED else None
@@ -34,12 +34,12 @@ async def build_explanation(jobs: JobStore, operator_store: OperatorStore, job: 
 
 
 def explain(job: Job, now: datetime) -> str:
-    """What the job waits for, or how it ended and what can be done; `now` tells a retry from a job that may start."""
+    """Return why the job waits, or how it ended with the remedy. `now` separates retries from ready jobs."""
     return _SENTENCES[job.state](job, now)
 
 
 def list_parents(parents: Sequence[Parent]) -> list[Reason]:
-    """The jobs that a job still waits for, and what their end would mean."""
+    """Return the open parents of a job, and the effect of their end."""
     return [
         Reason(
             code="parent",
@@ -58,7 +58,7 @@ def _is_stuck(parent: Parent) -> bool:
 def list_reasons(
     job: Job, found: WaitingReasons, workers: Sequence[PossibleWorker], now: datetime, viewer: str | None
 ) -> list[Reason]:
-    """Everything that keeps a waiting job from being claimed this moment; the last one is never its own fault."""
+    """Return everything that keeps a waiting job from being claimed now. The last reason is never the job itself."""
     if job.state is not JobState.QUEUED:
         return []
     need = Requirements(job.input_size_bytes, found.source_host, found.memory_mb)

@@ -1,4 +1,4 @@
-"""New jobs held against their task types: is there such a type, and does it take this payload and this file."""
+"""Checks of new jobs against their task types: existence, payload, media type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from geo_jobs_common.near_misses import nearest, unknown
 
 @dataclass(frozen=True, slots=True)
 class RequestedJob:
-    """A job as a request asks for it; `pointer` is its place there."""
+    """A requested job. `pointer`: its place in the request."""
 
     pointer: str
     task_type: str
@@ -28,7 +28,7 @@ class RequestedJob:
 
 @dataclass(frozen=True, slots=True)
 class RequestedOutput:
-    """An output of a parent as a request asks for it; `pointer` is its place there."""
+    """A requested output of a parent. `pointer`: its place in the request."""
 
     pointer: str
     output: str
@@ -38,7 +38,7 @@ class RequestedOutput:
 
 @dataclass(frozen=True, slots=True)
 class TaskRules:
-    """What the jobs of a type must keep to; `payload_schema` is JSON text."""
+    """Rules of a task type for its jobs. `payload_schema` is JSON text."""
 
     input: str
     payload_schema: str | None
@@ -46,7 +46,7 @@ class TaskRules:
 
 
 async def find_rules(creation: CreationStore, names: Iterable[str]) -> dict[str, TaskRules]:
-    """Return the rules of those of the task types that there are."""
+    """Return the rules of the existing task types."""
     rows = await creation.find_task_types(names)
     return {
         name: TaskRules(
@@ -65,7 +65,7 @@ def _shipped_schema(name: str) -> str | None:
 
 
 async def check_payloads(creation: CreationStore, asked: Sequence[RequestedJob]) -> Mapping[str, TaskRules]:
-    """Return the rules of all types, after each payload was held against its type's schema.
+    """Check each payload against its type's schema. Return the rules of all types.
 
     Raises:
         Problem: `unknown_task_type`, `validation`.
@@ -74,7 +74,7 @@ async def check_payloads(creation: CreationStore, asked: Sequence[RequestedJob])
     for job in asked:
         if job.task_type not in rules:
             raise await unknown_task_type(creation, job.task_type, f"{job.pointer}/taskType")
-    # A thread for many: a thousand payloads take the event loop too long, and a thread takes one payload too long.
+    # A thousand payloads would block the event loop, and for one payload a thread costs too much.
     errors = _errors_of(asked, rules) if len(asked) == 1 else await asyncio.to_thread(_errors_of, asked, rules)
     if errors:
         raise Problem("validation", summary(errors), errors=errors[:100])
@@ -92,7 +92,7 @@ def _errors_of(asked: Sequence[RequestedJob], rules: Mapping[str, TaskRules]) ->
 
 
 async def check_outputs(creation: CreationStore, asked: Sequence[RequestedOutput]) -> None:
-    """Let outputs pass that their parents can make: by a suffix of the parent's task type, or a name that ends so.
+    """Check that the parents can produce these outputs: suffixes of the parent's task type, or names with one.
 
     Raises:
         Problem: `validation`.
@@ -116,10 +116,10 @@ async def check_outputs(creation: CreationStore, asked: Sequence[RequestedOutput
 
 
 def _of_other_type(task_type: str, place: str, error: FieldError) -> FieldError:
-    """The error, with the right task types where it refuses a key of another shipped type."""
+    """Return the error. For a key of another built-in type, add the types that accept it."""
     key = error.unknown_key
     if key is None or error.pointer != place + pointer_part(key):
-        return error  # no unknown key, or one deeper within
+        return error  # No unknown key, or a nested one.
     others = _shipped_keys().get(key, ())
     if not others:
         return error
@@ -130,7 +130,7 @@ def _of_other_type(task_type: str, place: str, error: FieldError) -> FieldError:
 
 @cache
 def _shipped_keys() -> Mapping[str, tuple[str, ...]]:
-    """Return the payload keys of all shipped task types, each with the types that take it."""
+    """Return the payload keys of all built-in task types, each with the types that accept it."""
     keys: dict[str, tuple[str, ...]] = {}
     for name, rules in sorted(shipped().items()):
         for key in rules.get("payloadSchema", {}).get("properties", {}):
@@ -139,7 +139,7 @@ def _shipped_keys() -> Mapping[str, tuple[str, ...]]:
 
 
 async def unknown_task_type(creation: CreationStore, name: str, pointer: str) -> Problem:
-    """The refusal of a type that there is not, with the nearest one that there is."""
+    """Return the problem of an unknown task type, with the nearest known one."""
     known = sorted(await creation.list_task_type_names())
     message = unknown("task type", name, known)
     error = FieldError(pointer, message, nearest=nearest(name, known), allowed=tuple(known))
@@ -147,7 +147,7 @@ async def unknown_task_type(creation: CreationStore, name: str, pointer: str) ->
 
 
 def check_file_type(rules: TaskRules, file_type: str) -> None:
-    """Let a media type pass that the task type takes; parameters and case do not count, nor does an empty one.
+    """Check a media type against the task type. Parameters, case and an empty type are ignored.
 
     Raises:
         Problem: `validation`.

@@ -1,4 +1,4 @@
-"""Bodies of the calls of people, and of the answers to them: camelCase on the wire, parsed once into frozen models."""
+"""Requests and responses for people: camelCase in JSON, parsed once into frozen models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from geo_jobs_api.queue.rules import InputKind, JobState
 
 
 class RequestUpload(StrictModel):
-    """The file that is going to be uploaded."""
+    """The file to be uploaded."""
 
     file_name: Annotated[Text, Field(min_length=1, max_length=1024)]
     file_size: Integer = Field(gt=0)
@@ -22,7 +22,7 @@ class RequestUpload(StrictModel):
 
 
 class UploadTarget(Model):
-    """Where to put the file: one PUT with exactly the announced number of bytes."""
+    """The target of an upload: one PUT with exactly the announced number of bytes."""
 
     upload_url: str
     method: str
@@ -32,13 +32,13 @@ class UploadTarget(Model):
 
 
 class CancelJob(StrictModel):
-    """Why a job is cancelled."""
+    """The reason for a cancellation."""
 
     reason: Annotated[Text, Field(max_length=500)] | None = None
 
 
 class InputView(Model):
-    """The input, as far as it is known: `kind` is `upload`, `url` or `output` (of another job)."""
+    """The known facts of an input. `kind`: `upload`, `url` or `output` (of another job)."""
 
     kind: InputKind
     file_name: str
@@ -84,7 +84,7 @@ class JobView(Model):
 
     @classmethod
     def of(cls, job: Job) -> JobView:
-        """The view of a record."""
+        """Return the view of a record."""
         same = {name: getattr(job, name) for name in cls.model_fields if name != "input"}
         known = None
         if job.input_file_name is not None:
@@ -99,16 +99,16 @@ class JobView(Model):
 
 
 class JobPage(Model):
-    """Jobs, newest first; `next` is the cursor of the following page."""
+    """Jobs, newest first. `next` is the cursor of the following page."""
 
     jobs: list[JobView]
     next: UUID | None
 
 
 class JobFilter(StrictModel):
-    """Which jobs to list; `cursor` is the `next` of the page before. `owner` is for administrators.
+    """Filter of a list of jobs. `cursor` is the `next` of the previous page. `owner` is for administrators.
 
-    `errorCode`: of the error that a job failed of, or that its last attempt ended with.
+    `errorCode`: code of the job's error, or of its last attempt.
     """
 
     state: JobState | None = None
@@ -120,14 +120,14 @@ class JobFilter(StrictModel):
 
 
 class EventFilter(StrictModel):
-    """Which events to list; `after` is the `next` of the page before."""
+    """Filter of a list of events. `after` is the `next` of the previous page."""
 
     after: int = Field(default=0, ge=0, lt=2**63)
     limit: int = Field(default=200, ge=1, le=1000)
 
 
 class EventView(Model):
-    """One move of a job."""
+    """One event of a job."""
 
     id: int
     type: str
@@ -137,19 +137,19 @@ class EventView(Model):
 
     @classmethod
     def of(cls, event: JobEvent) -> EventView:
-        """The view of a record."""
+        """Return the view of a record."""
         return cls(id=event.id, type=event.type, state=event.state, time=event.created_at, data=event.data)
 
 
 class EventPage(Model):
-    """Events in order; `next` goes into `after` of the following page."""
+    """Events in order. `next` is the `after` of the following page."""
 
     events: list[EventView]
     next: int
 
 
 class OutputLink(Model):
-    """A result to be downloaded."""
+    """A result to download."""
 
     name: str
     url: str

@@ -1,4 +1,4 @@
-"""From what a caller asks for to jobs in the queue: sources that are allowed, shares, repetitions."""
+"""From requests to queued jobs: allowed sources, quotas, repeated requests."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ from geo_jobs_api.queue.job_store import QuotaExceededError
 from geo_jobs_api.queue.records import Caller, Job, Usage
 from geo_jobs_api.queue.rules import FINAL_STATES, InputKind, safe_file_name
 
-# A job with the same key may end between the refusal of the new one and the look for the old one.
+# A job with the same key may end between the rejected insert and the lookup.
 _TRIES = 5
-# In batches and pipelines the place of each job is added to it.
+# Batches and pipelines append the place of each job.
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255)]
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A job, and whether this request made it."""
+    """A job, and whether this request created it."""
 
     job: Job
     is_new: bool
 
 
 class JobSubmission:
-    """Makes jobs of requests, each within its caller's share.
+    """Creates the jobs of requests within their callers' quotas.
 
     Args:
         creation: the store.
-        settings: allowed sources and shares.
+        settings: allowed sources and quotas.
     """
 
     def __init__(self, creation: CreationStore, settings: Settings) -> None:
@@ -63,14 +63,14 @@ class JobSubmission:
         *,
         is_batch: bool = False,
     ) -> list[Submission]:
-        """Make jobs, all or none; those that are there already (by either key) are given instead.
+        """Create jobs, all or none. Existing jobs (by either key) are returned instead.
 
         Raises:
             Problem: `validation`, `source_not_allowed`, `unknown_task_type`, `parent_not_found`, `quota_exceeded`,
                 `idempotency_conflict`.
         """
 
-        # In a batch each job has a key of its own, made of the request's and its place.
+        # Each job of a batch has its own key, the request's key with its place.
         def make() -> list[NewJob]:
             keys = [
                 f"{idempotency_key}/{number}" if is_batch and idempotency_key is not None else idempotency_key
@@ -128,7 +128,7 @@ class JobSubmission:
 
     async def _create(self, caller: Caller, new_jobs: Sequence[NewJob]) -> Mapping[Any, Job]:
         if len(new_jobs) > 1:
-            # Looked up before, since a batch is made whole or not at all.
+            # Before the insert, since a batch is created whole or not at all.
             await check_task_types(self._creation, new_jobs)
         try:
             return await self._creation.create_jobs(
@@ -192,7 +192,7 @@ class JobSubmission:
 
 
 async def check_task_types(creation: CreationStore, new_jobs: Sequence[NewJob]) -> None:
-    """Refuse jobs whose task type is not known, or does not go with their input.
+    """Check the jobs' task types, and that they fit the inputs.
 
     Raises:
         Problem: `unknown_task_type`, `validation`.
@@ -206,12 +206,12 @@ async def check_task_types(creation: CreationStore, new_jobs: Sequence[NewJob]) 
 
 
 def request_digest(body: Mapping[str, Any]) -> bytes:
-    """What tells a repeated request from another one."""
+    """Return the digest that identifies a repeated request."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
 
 
 def source_of(allowed: HostList, payload: Mapping[str, Any], pointer: str) -> Source:
-    """The input that a payload names; `allowed` are the hosts that files are fetched from.
+    """Return the input of a payload. `allowed`: hosts of downloads.
 
     Raises:
         Problem: `validation`, `source_not_allowed`.
@@ -236,7 +236,7 @@ def source_of(allowed: HostList, payload: Mapping[str, Any], pointer: str) -> So
 
 
 def quota_exceeded(settings: Settings, has: Usage) -> Problem:
-    """What a caller is told who would have too much; `has` counts what was refused too."""
+    """Return the problem of an exceeded quota. `has` includes the rejected addition."""
     limit = settings.max_open_jobs_per_caller
     if limit and has.open_jobs > limit:
         detail, seconds = f"You would have {has.open_jobs} jobs that have not ended; at most {limit} are taken.", 60
@@ -247,6 +247,6 @@ def quota_exceeded(settings: Settings, has: Usage) -> Problem:
 
 
 def limit_exceeded(what: str, limit: int) -> Problem:
-    """What a caller is told who has as many as one caller may have."""
+    """Return the problem of an exceeded limit per caller."""
     detail = f"You have {limit} {what}, which is the most that one caller may have; delete one that is not needed."
     return Problem("quota_exceeded", detail, headers={"Retry-After": "3600"})

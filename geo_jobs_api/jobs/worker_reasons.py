@@ -1,4 +1,4 @@
-"""Why no worker takes a waiting job now: none does its type, or all lack something, have trouble, or are busy."""
+"""Why no worker takes a waiting job now: wrong types, missing capabilities, trouble, or all busy."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from geo_jobs_api.queue.capabilities import Capabilities, Requirements
 from geo_jobs_api.queue.operator_records import PossibleWorker
 from geo_jobs_api.queue.operator_schemas import Reason
 
-# Workers and jobs that are named; of more, only the number is given.
+# Workers and jobs named in a reason. Further ones are only counted.
 _MAX_NAMED = 10
 
 
 def list_worker_reasons(
     task_type: str, need: Requirements, workers: Sequence[PossibleWorker], viewer: str | None
 ) -> list[Reason]:
-    """The reasons; none when a worker that can take the job is free.
+    """Return the reasons. Empty if a capable worker is free.
 
     Args:
         task_type: the job's.
-        need: what the job asks of a worker.
-        workers: those that were heard of lately or hold a job.
-        viewer: who asks. Jobs of other callers are told by type alone; an operator (None) sees all.
+        need: the job's requirements.
+        workers: those seen recently or with jobs.
+        viewer: the caller, who sees only the types of other callers' jobs. None: an operator, who sees all.
     """
     offering = [worker for worker in workers if worker.does_type]
     if not offering:
@@ -59,14 +59,14 @@ def _lacking(worker: PossibleWorker, need: Requirements) -> list[str]:
 
 
 def _is_busy(worker: PossibleWorker) -> bool:
-    # A worker that did not declare how many jobs it computes at once is taken to be busy with one.
+    # Without declared concurrency, a worker counts as busy with one job.
     return len(worker.jobs) >= (Capabilities.from_json(worker.capabilities).concurrent_jobs or 1)
 
 
 def _trouble(worker: PossibleWorker, viewer: str | None) -> str:
     troubles = worker.trouble or []
     codes = ", ".join(str(trouble.get("code")) for trouble in troubles)
-    # The sentences name paths and addresses of the worker's host.
+    # The sentences contain paths and addresses of the worker's host.
     details = "" if viewer is not None else " " + " ".join(str(trouble.get("message")) for trouble in troubles)
     return f"Worker {worker.name} claims nothing because of trouble on its host ({codes}).{details}".rstrip()
 

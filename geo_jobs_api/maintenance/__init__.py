@@ -1,1 +1,1 @@
-"""What the service does without a request."""
+"""Background work of the service."""

@@ -1,4 +1,4 @@
-"""Releases the dependents that were too many for the statement that ended their parent."""
+"""Releases dependents that exceeded the limit of the statement that ended their parent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class PendingReleases(Protocol):
 
 
 def release_periodically(source: PendingReleases, *, interval_seconds: float, rest_seconds: float) -> Periodic:
-    """Return the loop that releases them: a batch in each interval, and a query in each rest while there are none."""
+    """Return the loop that releases them: one batch per interval, and one query per rest while there are none."""
 
     async def release() -> float:
         return interval_seconds if await source.release_pending() else rest_seconds

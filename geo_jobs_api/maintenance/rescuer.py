@@ -1,4 +1,4 @@
-"""Takes jobs from lost workers."""
+"""Ends leases of lost workers."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class RescueSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RescuePolicy:
-    """When leases are ended.
+    """The rules for ending leases.
 
     Attributes:
-        interval_seconds: least time between two rounds.
-        rest_seconds: longest time between two rounds. No lease that is given after a round runs out sooner.
-        grace_seconds: no lease is ended so soon after a start or an outage, since a living worker was not heard.
-        max_worker_losses: a job that lost this many workers has failed.
-        cancel_overdue_seconds: after so long, a worker that was asked to stop is not waited for.
-        timeout_grace_seconds: how long beyond its timeout a job may be held; None: timeouts are off.
+        interval_seconds: shortest time between two rounds.
+        rest_seconds: longest time between two rounds. No lease granted after a round expires sooner.
+        grace_seconds: time after a start or an outage without rescues, since live workers could not report.
+        max_worker_losses: a job fails after this many lost workers.
+        cancel_overdue_seconds: time that a worker has to obey a cancellation.
+        timeout_grace_seconds: time beyond a job's timeout. None: timeouts are off.
     """
 
     interval_seconds: float
@@ -57,11 +57,11 @@ class RescuePolicy:
 
 
 class Rescuer:
-    """Ends leases that ran out. Any number of processes may do this at once.
+    """Ends expired leases. Any number of processes may do this concurrently.
 
     Args:
         source: the store.
-        policy: when, and what is lost.
+        policy: the rules.
         clock: monotonic seconds.
     """
 
@@ -74,9 +74,9 @@ class Rescuer:
         self.run = Periodic(self.run_once, "rescue_failed", first_seconds=interval, jitter_seconds=interval / 5).run
 
     async def run_once(self) -> float:
-        """Rescue one batch. Return the seconds until the next lease may run out, within the policy's bounds.
+        """Rescue one batch. Return the seconds until the next lease may expire, within the policy's bounds.
 
-        An outage of the database starts the grace anew, since no heartbeat arrived meanwhile.
+        An outage of the database restarts the grace, since no heartbeat arrived meanwhile.
         """
         policy = self._policy
         try:
@@ -88,7 +88,7 @@ class Rescuer:
         except (psycopg.Error, OSError):
             self._not_before = self._clock() + policy.grace_seconds
             raise
-        # Leases that ran out during the grace are not queried again and again.
+        # Leases that expired during the grace are not queried repeatedly.
         shortest = max(policy.interval_seconds, self._not_before - self._clock())
         return min(max(shortest, policy.rest_seconds if loss is None else loss), max(shortest, policy.rest_seconds))
 

@@ -1,7 +1,7 @@
-"""What is kept, and for how long: ended jobs with their events and objects, uploads that broke off.
+"""Retention of ended jobs with their events and objects, and of unfinished uploads.
 
-Objects go first, then rows: a crash in between leaves a row that the next round finishes, never an object that nobody
-knows of. Small batches, so that nobody waits for a lock.
+Objects are deleted before rows. A crash in between leaves a row for the next round, never an unknown object. Small
+batches keep locks short.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ _maintenance = load_queries("maintenance.sql")
 _operators = load_queries("operators.sql")
 _JOBS_PER_BATCH = 50
 _OBJECTS_PER_BATCH = 500
-# Between two batches, so that removing a year of jobs leaves the disk to those who work.
+# Pause between two batches, so that removing a year of jobs leaves the disk to others.
 _BATCH_PAUSE_SECONDS = 0.2
-# An upload that goes on touches its file again and again; a job's row is there before its first object.
+# An active upload keeps changing its file. A job's row exists before its first object.
 _ABANDONED_SECONDS = 86_400.0
 _DAY_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """How long things are kept, in seconds.
+    """Retention periods, in seconds.
 
     Attributes:
-        ended_seconds: jobs by the state in which they ended; a state that is missing is kept for ever.
-        unused_seconds: jobs whose file never came; None: for ever.
+        ended_seconds: by the state in which a job ended. A missing state is kept forever.
+        unused_seconds: jobs without their upload. None: forever.
         interval_seconds: between two rounds.
-        renewal_seconds: age at which webhooks of all owners pause; None: never.
+        renewal_seconds: age at which webhooks of all owners pause. None: never.
     """
 
     ended_seconds: Mapping[JobState, float]
@@ -52,7 +52,7 @@ class RetentionPolicy:
 
 
 class RetentionReport(Model):
-    """What one round removed."""
+    """The removals of one round."""
 
     jobs_removed: int
     unused_cancelled: int
@@ -60,11 +60,11 @@ class RetentionReport(Model):
 
     @property
     def is_empty(self) -> bool:
-        """Nothing was removed."""
+        """Return whether nothing was removed."""
         return not (self.unused_cancelled or self.jobs_removed or self.broken_uploads_removed)
 
     def sentence(self) -> str:
-        """For people."""
+        """Return the report as a sentence."""
         return (
             f"Removed {self.jobs_removed} ended jobs with their events and objects, and {self.broken_uploads_removed}"
             f" uploads that had broken off; cancelled {self.unused_cancelled} jobs whose file never came."
@@ -72,12 +72,12 @@ class RetentionReport(Model):
 
 
 class Retention:
-    """Removes what has been kept for long enough. Any number of processes may do this at once.
+    """Removes expired data. Any number of processes may do this concurrently.
 
     Args:
-        pool: the way to the database.
-        storage: where the objects are.
-        policy: what is kept for how long.
+        pool: connections to the database.
+        storage: the object store.
+        policy: the periods.
     """
 
     def __init__(self, pool: Pool, storage: Storage, policy: RetentionPolicy) -> None:
@@ -87,7 +87,7 @@ class Retention:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        # Of a killed process, which has often been restarted by now.
+        # Uploads of a killed process, which has probably been restarted.
         with contextlib.suppress(OSError):
             await self._storage.remove_broken_uploads(_ABANDONED_SECONDS)
         interval = self._policy.interval_seconds
@@ -106,10 +106,10 @@ class Retention:
         return self._policy.interval_seconds / 2
 
     async def run_once(self, ended_seconds: float | None = None) -> RetentionReport:
-        """One round, until nothing is left to be removed.
+        """Run one round, until nothing is left to remove.
 
         Args:
-            ended_seconds: remove all jobs that ended so long ago; None: as the policy says.
+            ended_seconds: age of the ended jobs to remove. None: the policy's.
         """
         async with self._pool.connection() as connection:
             await _maintenance.delete_expired_rate_claims(connection)
@@ -134,7 +134,7 @@ class Retention:
         return total
 
     async def _remove_history(self) -> int:
-        """What nothing refers to any more: empty pipelines, old deliveries, what schedules decided long ago."""
+        """Remove unreferenced history: empty pipelines, old deliveries, old decisions of schedules."""
         async with self._pool.connection() as connection:
             pipelines: int = await _retention.delete_empty_pipelines(connection, limit=_OBJECTS_PER_BATCH)
             fires: int = await _retention.delete_old_fires(connection, limit=_OBJECTS_PER_BATCH)
@@ -179,9 +179,9 @@ class Retention:
         return removed
 
     async def find_lost_objects(self) -> list[UUID]:
-        """Jobs that have objects and are not known: an upload may be published while its job is being removed.
+        """Return unknown jobs with objects. An upload may be published while its job is being removed.
 
-        Never removed unasked: a service that was pointed at another database knows none of its objects.
+        They are removed on request only, since every object is unknown to a service with the wrong database.
         """
         lost: list[UUID] = []
         after = ""

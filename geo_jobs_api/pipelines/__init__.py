@@ -1,1 +1,1 @@
-"""Named stages of jobs that wait for each other."""
+"""Pipelines: named stages of jobs in sequence."""

@@ -1,4 +1,4 @@
-"""From a pipeline as it is asked for to its jobs: who waits for whom, in an order in which they can be made."""
+"""From a requested pipeline to its jobs, with their dependencies, parents first."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from geo_jobs_api.pipelines.schemas import CreatePipeline, PipelineJob
 from geo_jobs_api.pipelines.store import NewPipeline
 from geo_jobs_api.queue.rules import InputKind
 
-# Each is a row; stages of many jobs that all wait for each other are better joined by one job in between.
+# Each is a row. An intermediate job joins two large stages with fewer dependencies.
 MAX_DEPENDENCIES = 20_000
 
 
 def build_pipeline(
     allowed: HostList, owner: str, body: CreatePipeline, idempotency_key: str | None
 ) -> tuple[NewPipeline, list[NewJob]]:
-    """The pipeline and its jobs, parents before children; `allowed` are the hosts that files are fetched from.
+    """Return the pipeline and its jobs, parents before children. `allowed`: hosts of downloads.
 
     Raises:
-        Problem: `validation` (a circle, too many dependencies), `source_not_allowed`.
+        Problem: `validation` (a cycle, too many dependencies), `source_not_allowed`.
     """
     parents = _parents_of_jobs(body)
     if sum(map(len, parents.values())) > MAX_DEPENDENCIES:
@@ -64,7 +64,7 @@ def build_pipeline(
 
 
 def requested_jobs(body: CreatePipeline, pointer: str = "") -> list[RequestedJob]:
-    """The jobs of a pipeline, each with its place in the request."""
+    """Return the jobs of a pipeline, each with its place in the request."""
     return [
         RequestedJob(f"{pointer}/stages/{number}/jobs/{place}", job.task_type, job.input_payload)
         for number, stage in enumerate(body.stages)
@@ -73,7 +73,7 @@ def requested_jobs(body: CreatePipeline, pointer: str = "") -> list[RequestedJob
 
 
 def requested_outputs(body: CreatePipeline, pointer: str = "") -> list[RequestedOutput]:
-    """The outputs of a pipeline's jobs that are inputs of others, each with its place in the request."""
+    """Return the outputs that are inputs of other jobs of the pipeline, each with its place in the request."""
     jobs = {job.name: job for stage in body.stages for job in stage.jobs}
     return [
         RequestedOutput(
@@ -89,7 +89,7 @@ def requested_outputs(body: CreatePipeline, pointer: str = "") -> list[Requested
 
 
 def _parents_of_jobs(body: CreatePipeline) -> dict[str, dict[str, str]]:
-    """For each job those that it waits for, and what their failure means."""
+    """Return the parents of each job, with the effect of their failure."""
     parents: dict[str, dict[str, str]] = {}
     before: Sequence[PipelineJob] = ()
     for stage in body.stages:
@@ -104,7 +104,7 @@ def _parents(job: PipelineJob, before: Sequence[PipelineJob]) -> dict[str, str]:
     if job.depends_on is not None:
         parents: dict[str, str] = {edge.job: edge.on_parent_failure for edge in job.depends_on}
     else:
-        # A job with an input of its own is a branch: the stage before is waited for, but only that input counts.
+        # A job with its own input is a branch. It waits for the previous stage, but only that input must succeed.
         policy = job.on_parent_failure if source is None else "run"
         parents = {other.name: policy for other in before}
         parents.pop(source or "", None)

@@ -1,4 +1,4 @@
-"""Bodies of pipelines: what is asked for, and how far it is."""
+"""Requests for pipelines, and their progress."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ LARGEST_PIPELINE = 1000
 
 
 class DependsOnName(StrictModel):
-    """A job of the same pipeline that is waited for."""
+    """A parent job in the same pipeline."""
 
     job: Name
     on_parent_failure: OnParentFailure = "cancel"
 
 
 class InputFromName(StrictModel):
-    """An output of another job of the pipeline as the input: by its suffix or its whole name."""
+    """An output of another job of the pipeline as input, by suffix or full name."""
 
     job: Name
     output: OutputName
 
 
 class PipelineJob(JobTemplate):
-    """One job. Without `dependsOn` it waits for the stage before; `onParentFailure` says what a failure there means."""
+    """One job. By default it waits for the previous stage. `onParentFailure`: the effect of a failure there."""
 
     name: Name
     input_from: InputFromName | None = None
@@ -43,7 +43,7 @@ class PipelineJob(JobTemplate):
 
 
 class PipelineStage(StrictModel):
-    """Jobs that may run at the same time."""
+    """Jobs that may run concurrently."""
 
     name: Name
     jobs: list[PipelineJob] = Field(min_length=1, max_length=LARGEST_PIPELINE)
@@ -73,7 +73,7 @@ class CreatePipeline(StrictModel):
 
 
 class PipelineJobView(Model):
-    """How far one job is. `error` comes without its details."""
+    """The progress of one job. `error` comes without its details."""
 
     name: str = Field(validation_alias="pipeline_job")
     id: UUID
@@ -88,7 +88,7 @@ class PipelineJobView(Model):
 
 
 class PipelineStageView(Model):
-    """How far one stage is."""
+    """The progress of one stage."""
 
     name: str
     state: JobState
@@ -97,10 +97,10 @@ class PipelineStageView(Model):
 
 
 class PipelineSummary(Model):
-    """How far the whole is.
+    """The progress of a pipeline.
 
-    `state` is `running` until every job has ended; then `failed` if any has failed, else `cancelled` if any was
-    cancelled, else `succeeded`. `counts` are jobs by state.
+    `state` is `running` until every job has ended. Then it is `failed` if any job has failed, else `cancelled` if any
+    was cancelled, else `succeeded`. `counts` are jobs by state.
     """
 
     id: UUID
@@ -118,13 +118,13 @@ class PipelineSummary(Model):
 
 
 class PipelineView(PipelineSummary):
-    """How far the whole and each of its jobs is."""
+    """The progress of a pipeline and of each job."""
 
     stages: list[PipelineStageView]
 
     @classmethod
     def of(cls, pipeline: Pipeline, jobs: Sequence[PipelineJobView]) -> PipelineView:
-        """The view of a pipeline with all its jobs."""
+        """Return the view of a pipeline with all its jobs."""
         by_name = {job.name: job for job in jobs}
         stages = []
         for stage in pipeline.stages:
@@ -151,14 +151,14 @@ class PipelineView(PipelineSummary):
 
 
 class PipelinePage(Model):
-    """Pipelines without their jobs, newest first; `next` is the cursor of the following page."""
+    """Pipelines without their jobs, newest first. `next` is the cursor of the following page."""
 
     pipelines: list[PipelineSummary]
     next: UUID | None
 
 
 class PipelineFilter(StrictModel):
-    """Which pipelines to list; `cursor` is the `next` of the page before."""
+    """Filter of a list of pipelines. `cursor` is the `next` of the previous page."""
 
     cursor: UUID | None = None
     limit: Annotated[int, Field(ge=1, le=50)] = 20

@@ -24,7 +24,7 @@ _pipelines = load_queries("pipelines.sql")
 
 @dataclass(frozen=True, slots=True)
 class NewPipeline:
-    """A pipeline to be made; `stages` are names with the names of their jobs."""
+    """A new pipeline. `stages`: stages with the names of their jobs."""
 
     id: UUID
     owner: str
@@ -33,7 +33,7 @@ class NewPipeline:
 
 
 class IncompletePipelineError(Exception):
-    """Some of the jobs were not made: a task type is unknown, or an idempotency key was used before."""
+    """Some jobs were not created: a task type is unknown, or an idempotency key was used before."""
 
 
 class PipelineStore:
@@ -43,10 +43,10 @@ class PipelineStore:
         self._pool = pool
 
     async def create_pipeline(self, new: NewPipeline, jobs: Sequence[NewJob], *, max_open: int = 0) -> None:
-        """Create a pipeline with its jobs, parents before children; `max_open` as in `CreationStore.create_jobs`.
+        """Create a pipeline with its jobs, parents before children. `max_open`: as in `CreationStore.create_jobs`.
 
         Raises:
-            IncompletePipelineError, ShareExceededError: nothing was made.
+            IncompletePipelineError, QuotaExceededError: nothing was created.
         """
         async with self._pool.connection() as connection, connection.transaction():
             await insert_pipeline(connection, new, jobs)
@@ -54,25 +54,25 @@ class PipelineStore:
                 await enforce_quota(connection, new.owner, max_jobs=max_open)
 
     async def find_pipeline(self, pipeline_id: UUID, owner: str | None = None) -> Pipeline | None:
-        """One pipeline; with an owner, only if it is that owner's."""
+        """Return one pipeline. With an owner, only that owner's."""
         async with self._pool.connection() as connection:
             row = await _pipelines.get_pipeline(connection, id=pipeline_id, owner=owner)
         return None if row is None else Pipeline.from_row(row)
 
     async def list_pipelines(self, *, owner: str | None, before: UUID | None, limit: int) -> list[PipelineSummary]:
-        """Up to `limit` pipelines, newest first, made before the one with the id `before`."""
+        """Return up to `limit` pipelines older than the pipeline `before`, newest first."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(_pipelines.list_pipelines(connection, owner=owner, before=before, limit=limit))
         return [PipelineSummary.from_row(row) for row in rows]
 
     async def list_jobs(self, pipeline_id: UUID) -> list[PipelineJobView]:
-        """The jobs of a pipeline, parents before children."""
+        """Return the jobs of a pipeline, parents before children."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(_pipelines.list_jobs_of_pipeline(connection, id=pipeline_id))
         return [PipelineJobView.from_row(row) for row in rows]
 
     async def cancel_pipeline(self, pipeline_id: UUID, reason: str | None) -> int:
-        """Cancel all jobs that have not ended, or ask their workers to stop; how many."""
+        """Cancel all open jobs, or ask their workers to stop. Return their number."""
         async with self._pool.connection() as connection:
             jobs = [row["id"] for row in await fetch_all(_pipelines.list_open_jobs(connection, id=pipeline_id))]
             return await cancel_jobs(connection, jobs, reason)
@@ -86,7 +86,7 @@ async def insert_pipeline(connection: AsyncConnection[DictRow], new: NewPipeline
     try:
         created = await insert_jobs(connection, jobs, parents_of=new.owner)
     except psycopg.errors.ForeignKeyViolation as error:
-        # Some job waits for one that was not made.
+        # A job depends on one that was not created.
         raise IncompletePipelineError from error
     if len(created) < len(jobs):
         raise IncompletePipelineError

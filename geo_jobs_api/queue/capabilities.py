@@ -1,4 +1,4 @@
-"""What a worker takes, by its own declaration, and what it lacks for a job."""
+"""The declared capabilities of workers, and their match with the requirements of jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from geo_jobs_api.hosts import HostList
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What a job asks of its worker; None: nothing, or not known."""
+    """Requirements of a job. None: no requirement, or unknown."""
 
     size_bytes: int | None
     source_host: str | None
@@ -20,13 +20,13 @@ class Requirements:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a worker takes; None: it takes all.
+    """Capabilities of a worker. None: no limit.
 
     Attributes:
         max_file_size: the largest input in bytes.
-        source_hosts: hosts that it fetches files from: names, `*.example.org`, `*`; in lower case.
+        source_hosts: hosts of its downloads: names, `*.example.org`, `*`, in lower case.
         memory_mb: memory of a job's process, in MiB.
-        concurrent_jobs: jobs that it computes at once.
+        concurrent_jobs: jobs that it computes concurrently.
     """
 
     max_file_size: int | None = None
@@ -36,7 +36,7 @@ class Capabilities:
 
     @classmethod
     def from_json(cls, declared: Mapping[str, Any] | None) -> Self:
-        """Read what `as_json` wrote."""
+        """Read the output of `as_json`."""
         declared = declared or {}
         hosts = declared.get("sourceHosts")
         return cls(
@@ -45,7 +45,7 @@ class Capabilities:
         )  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
-        """The declaration as a JSON object, without what was not declared."""
+        """Return the declaration as a JSON object, without undeclared fields."""
         declared = {
             "maxFileSize": self.max_file_size,
             "sourceHosts": None if self.source_hosts is None else list(self.source_hosts),
@@ -56,19 +56,19 @@ class Capabilities:
 
     @property
     def admission(self) -> tuple[object, ...]:
-        """What decides about jobs: claims share a statement only where this is the same."""
+        """Return the filter for jobs. Only claims with equal filters share a statement."""
         return (self.max_file_size, self.source_hosts, self.memory_mb)
 
     @property
     def host_patterns(self) -> list[str] | None:
-        """`source_hosts` as patterns of LIKE."""
+        """Return `source_hosts` as LIKE patterns."""
         return None if self.source_hosts is None else [_pattern(host) for host in self.source_hosts]
 
     def list_mismatches(self, need: Requirements) -> Iterator[str]:
-        """Why the worker does not get a job with this need: `takes …; this job has …`."""
+        """Yield why the worker does not get a job with this need: `takes …; this job has …`."""
         most, size = self.max_file_size, need.size_bytes
         if most is not None and size is not None and size > most:
-            # Of a source earlier workers have only seen that it is larger than they take.
+            # For a URL, only a lower bound is known.
             more = "" if need.source_host is None else " or more"
             yield f"takes files up to {_megabytes(most)}; this one has {_megabytes(size)}{more}"
         hosts = self.source_hosts

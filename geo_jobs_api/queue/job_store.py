@@ -1,7 +1,7 @@
-"""Jobs in PostgreSQL, as their owners see them; also events and worker tokens.
+"""Jobs in PostgreSQL as their owners see them, events, worker tokens, maintenance.
 
-This module, the other stores and `retention` are the only callers of SQL. Each method is one statement unless it says
-otherwise.
+This module, the other stores and `retention` are the only callers of SQL. Each method runs one statement, unless its
+docstring names more.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _job_or_none(row: Mapping[str, Any] | None) -> Job | None:
 
 
 class QuotaExceededError(Exception):
-    """A caller would have more than one caller may have; nothing was changed."""
+    """A caller would exceed its quota. Nothing was changed."""
 
     def __init__(self, has: Usage) -> None:
         super().__init__(str(has))
@@ -41,26 +41,26 @@ class QuotaExceededError(Exception):
 
 
 class LimitExceededError(Exception):
-    """A caller would have more of something than one caller may have; nothing was changed."""
+    """A caller would exceed a limit per caller. Nothing was changed."""
 
 
 async def lock_owner(connection: AsyncConnection[DictRow], owner: str) -> None:
-    """Until the transaction ends nobody else makes anything that counts against this owner's share."""
+    """Serialize changes that count against an owner's quota, until the transaction ends."""
     await _jobs.lock_owner(connection, owner=owner)
 
 
 async def enforce_quota(
     connection: AsyncConnection[DictRow], owner: str, *, max_jobs: int = 0, max_bytes: int = 0
 ) -> None:
-    """To be asked in a transaction that has added to what an owner has; 0: no limit.
+    """Check a quota in the transaction that has used some of it. 0: no limit.
 
-    Of two that add at once the second waits for the first's end, and then counts it too.
+    A concurrent transaction of the same owner waits for this one, and then counts its rows too.
 
     Raises:
-        QuotaExceededError: it is too much; leaving the transaction by it takes the addition back.
+        QuotaExceededError: the quota is exceeded. Leaving the transaction with this error rolls the addition back.
     """
     await lock_owner(connection, owner)
-    # Each looks at many rows, so neither is asked in vain.
+    # Each count reads many rows, so only the required ones run.
     open_jobs = (await _jobs.count_open_of_owner(connection, owner=owner))["open_jobs"] if max_jobs else 0
     stored_bytes = (await _jobs.sum_stored_of_owner(connection, owner=owner))["stored_bytes"] if max_bytes else 0
     has = Usage(open_jobs, stored_bytes)
@@ -70,7 +70,7 @@ async def enforce_quota(
 
 @dataclass(frozen=True, slots=True)
 class JobQuery:
-    """Which jobs to list; None: whatever it is."""
+    """Filter of a list of jobs. None: any."""
 
     state: JobState | None = None
     task_type: str | None = None
@@ -84,17 +84,17 @@ class JobStore:
         self._pool = pool
 
     async def find_job(self, job_id: UUID, owner: str | None = None) -> Job | None:
-        """One job; with an owner, only if it is that owner's."""
+        """Return one job. With an owner, only that owner's."""
         async with self._pool.connection() as connection:
             return _job_or_none(await _jobs.get_job(connection, id=job_id, owner=owner))
 
     async def accepts_outputs(self, job_id: UUID) -> bool:
-        """Whether a job is there and has not ended: what was published must never change again."""
+        """Return whether a job exists and is open. Published outputs never change."""
         async with self._pool.connection() as connection:
             return await _jobs.accepts_outputs(connection, id=job_id) is not None
 
     async def list_jobs(self, query: JobQuery, *, owner: str | None, before: UUID | None, limit: int) -> list[Job]:
-        """List up to `limit` jobs older than the job `before`, newest first; with an owner, only that owner's."""
+        """List up to `limit` jobs older than the job `before`, newest first. With an owner, only that owner's."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(
                 _jobs.list_jobs(connection, **asdict(query), owner=owner, before=before, limit=limit)
@@ -104,10 +104,10 @@ class JobStore:
     async def set_upload(
         self, job_id: UUID, *, file_name: str, size_bytes: int, content_type: str, max_bytes: int = 0
     ) -> Job | None:
-        """Tell which file is going to come; None when the job does not wait for one.
+        """Store the announced upload. Return None when the job awaits none.
 
         Raises:
-            QuotaExceededError: the owner's files would have more than `max_bytes`, if that is not 0.
+            QuotaExceededError: the owner's files would exceed `max_bytes` (0: no limit).
         """
         async with self._pool.connection() as connection, transaction_if(connection, max_bytes):
             row = await _jobs.set_upload(
@@ -118,7 +118,7 @@ class JobStore:
         return _job_or_none(row)
 
     async def enqueue_uploaded(self, job_id: UUID, *, file_name: str, size_bytes: int, sha256: str) -> bool:
-        """Queue the job whose file is in its place; False when the job does not wait for this file."""
+        """Queue a job whose file has been published. Return False when the job does not await this file."""
         async with self._pool.connection() as connection:
             row = await _jobs.enqueue_uploaded(
                 connection, id=job_id, file_name=file_name, size_bytes=size_bytes, sha256=sha256
@@ -126,16 +126,16 @@ class JobStore:
         return row is not None
 
     async def request_cancel(self, job_id: UUID, reason: str | None) -> Job | None:
-        """Cancel a job, or ask its worker to stop; None when it has ended or was asked before."""
+        """Cancel a job, or ask its worker to stop. Return None when it has ended, or was asked before."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(_jobs.cancel_jobs(connection, ids=[job_id], reason=reason))
         return Job.from_row(rows[0]) if rows else None
 
     async def retry_failed(self, job_id: UUID, *, max_open: int = 0) -> Job | None:
-        """Send a failed job back to the queue; None when it has not failed, or an open job has its dedup key.
+        """Requeue a failed job. Return None when it has not failed, or an open job has its dedup key.
 
         Raises:
-            QuotaExceededError: its owner would have more than `max_open` open jobs, if that is not 0.
+            QuotaExceededError: the owner's open jobs would exceed `max_open` (0: no limit).
         """
         try:
             async with self._pool.connection() as connection, transaction_if(connection, max_open):
@@ -144,28 +144,28 @@ class JobStore:
                     await enforce_quota(connection, job.owner, max_jobs=max_open)
                 return job
         except psycopg.errors.UniqueViolation:
-            # The other one came in this very moment.
+            # A job with the same key was created concurrently.
             return None
 
     async def list_parents(self, job_id: UUID) -> list[Parent]:
-        """What a job waits for, or waited for."""
+        """Return the parents of a job, settled ones too."""
         async with self._pool.connection() as connection:
             return [Parent.from_row(row) for row in await fetch_all(_jobs.list_parents(connection, id=job_id))]
 
     async def list_ended_leases(self, job_id: UUID, *, limit: int) -> list[EndedLease]:
-        """How the latest leases of a job ended, the newest first."""
+        """Return the latest ended leases of a job, newest first."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(_jobs.list_ended_leases(connection, job_id=job_id, limit=limit))
         return [EndedLease.from_row(row) for row in rows]
 
     async def list_events(self, job_id: UUID, *, after: int, limit: int) -> list[JobEvent]:
-        """Up to `limit` events of a job with an id above `after`, in order."""
+        """Return up to `limit` events of a job with an id above `after`, in order."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(_jobs.list_events(connection, job_id=job_id, after=after, limit=limit))
         return [JobEvent.from_row(row) for row in rows]
 
     async def list_events_for_listeners(self, places: Mapping[UUID, int], *, limit: int) -> list[JobEvent]:
-        """New events of many jobs, each after its own place, up to `limit` of each."""
+        """Return new events of many jobs, each after its own position, up to `limit` per job."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(
                 _jobs.list_events_for_listeners(
@@ -181,25 +181,25 @@ class JobStore:
         return {bytes(row["token_sha256"]): WorkerToken.from_row(row) for row in rows}
 
     async def add_worker_token(self, token_id: UUID, name: str, token_sha256: bytes) -> bool:
-        """Register a token; False when it is known already."""
+        """Register a token. Return False when it exists already."""
         async with self._pool.connection() as connection:
             added: int = await _jobs.insert_worker_token(connection, id=token_id, name=name, token_sha256=token_sha256)
         return added == 1
 
     async def list_worker_tokens(self) -> list[WorkerToken]:
-        """All tokens, the newest first."""
+        """Return all tokens, newest first."""
         async with self._pool.connection() as connection:
             return [WorkerToken.from_row(row) for row in await fetch_all(_jobs.list_worker_tokens(connection))]
 
     async def revoke_worker_token(self, token_id: UUID) -> bool:
-        """Refuse a token from now on; False when there is no such valid token."""
+        """Revoke a token. Return False when there is no such valid token."""
         async with self._pool.connection() as connection:
             revoked: int = await _jobs.revoke_worker_token(connection, id=token_id)
         return revoked == 1
 
 
 class MaintenanceStore:
-    """What the service does by itself."""
+    """Statements of the background loops."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -212,13 +212,13 @@ class MaintenanceStore:
         timeout_grace_seconds: float | None = None,
         limit: int = 100,
     ) -> list[RescuedJob]:
-        """End the leases that ran out, the cancellations that were not heeded and the jobs that took too long.
+        """End leases that are expired, ignored a cancellation, or exceeded the timeout.
 
         Args:
-            max_worker_losses: a job that lost this many workers has failed.
-            cancel_overdue_seconds: how long a worker has to heed a cancellation.
-            timeout_grace_seconds: how long beyond its type's timeout a job may be held; None: for ever.
-            limit: how many at most.
+            max_worker_losses: a job fails after this many lost workers.
+            cancel_overdue_seconds: time that a worker has to obey a cancellation.
+            timeout_grace_seconds: time beyond the type's timeout. None: no timeouts.
+            limit: maximum number of jobs.
         """
         async with self._pool.connection() as connection:
             rows = await fetch_all(
@@ -241,7 +241,7 @@ class MaintenanceStore:
         return jobs
 
     async def poll_queue(self, task_types: Sequence[str], limit: int, claim_ids: Sequence[UUID]) -> QueueSnapshot:
-        """What there is for those who wait: jobs of these types, counted up to `limit`, and leases of these claims."""
+        """Return the claimable jobs of these types, counted up to `limit`, and the claims that hold leases already."""
         async with self._pool.connection() as connection:
             row = await _maintenance.poll_queue(
                 connection, task_types=list(task_types), limit=limit, claim_ids=list(claim_ids)
@@ -251,7 +251,7 @@ class MaintenanceStore:
     async def seconds_until_next_loss(
         self, cancel_overdue_seconds: float, timeout_grace_seconds: float | None = None
     ) -> float | None:
-        """How long until a lease may run out, or a cancellation or a job is overdue; None when nothing runs."""
+        """Return the seconds until a lease, a cancellation or a job may be overdue. None: no job runs."""
         async with self._pool.connection() as connection:
             row = await _maintenance.seconds_until_next_loss(
                 connection,
@@ -262,17 +262,17 @@ class MaintenanceStore:
         return seconds
 
     async def count_open_jobs(self) -> list[OpenJobs]:
-        """Jobs that have not ended, by type and state."""
+        """Count open jobs by type and state."""
         async with self._pool.connection() as connection:
             return [OpenJobs.from_row(row) for row in await fetch_all(_maintenance.count_open_jobs(connection))]
 
     async def list_vacuum_blockers(self, older_than_seconds: float) -> list[VacuumBlocker]:
-        """Who has kept vacuum from the queue for longer than that, the longest first."""
+        """Return sessions that have held back vacuum from the queue for longer than this, longest first."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(_maintenance.list_vacuum_blockers(connection, older_than_seconds=older_than_seconds))
         return [VacuumBlocker.from_row(row) for row in rows]
 
     async def check_writable(self) -> None:
-        """Raise ReadOnlyError when the database takes no writes, another psycopg error when it does not answer."""
+        """Raise ReadOnlyError when the database accepts no writes, another psycopg error when it does not answer."""
         async with self._pool.connection() as connection:
             await check_writable(connection)

@@ -1,4 +1,4 @@
-"""What a lease is and how it ends, as rows tell it: frozen, each made of one row."""
+"""Leases and their outcomes as frozen records, each of one row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from geo_jobs_api.queue.rules import (
 
 @dataclass(frozen=True, slots=True)
 class LeasedJob(FromRow):
-    """What a worker has to know of a job. `attempt` counts the attempts that were begun."""
+    """A job as its worker gets it. `attempt` counts started attempts."""
 
     id: UUID
     task_type: str
@@ -43,28 +43,28 @@ class LeasedJob(FromRow):
 
     @property
     def stem(self) -> str:
-        """What the outputs' names begin with: the input's name without extension, or else the task type."""
+        """Return the common start of the outputs' names: the input's name without extension, or the task type."""
         return self.task_type if self.input_file_name is None else stem_of(self.input_file_name)
 
     @property
     def upload_slots(self) -> tuple[UploadSlot, ...]:
-        """Where the worker may put outputs, by what the task type says now."""
+        """Return the allowed outputs, by the current task type."""
         return upload_slots(parse_outputs(self.output_rules), self.input_payload)
 
     @property
     def file_name(self) -> str:
-        """What the input is called."""
+        """Return the name of the input."""
         return self.input_file_name or "upload"
 
     @property
     def object_key(self) -> str:
-        """Where the input is kept, unless it comes from elsewhere."""
+        """Return the object key of an uploaded input."""
         return self.input_object_key or input_key(self.id, self.input_sha256 or "", self.file_name)
 
 
 @dataclass(frozen=True, slots=True)
 class Lease(FromRow):
-    """What a claim, or a look at a lease that is held, gives."""
+    """A held lease with its job."""
 
     job: LeasedJob
     lease_seq: int
@@ -82,28 +82,28 @@ class Lease(FromRow):
 
     @property
     def token(self) -> LeaseToken:
-        """What the worker has to send back."""
+        """Return the fencing token, which the worker sends with each call."""
         return LeaseToken(self.lease_seq, self.lease_secret)
 
     @property
     def attempt(self) -> int:
-        """Number of the attempt under way, 1-based: it counts from the first sign of life on."""
+        """Return the number of the current attempt, from 1. An attempt counts from its first heartbeat."""
         return self.job.attempt + (0 if self.lease_confirmed else 1)
 
     @property
     def seconds_left(self) -> float:
-        """Seconds until the lease runs out, by the database's clock."""
+        """Return the seconds until the lease expires, by the database's clock."""
         return max(0.0, (self.lease_expires_at - self.server_time).total_seconds())
 
 
 @dataclass(frozen=True, slots=True)
 class WithheldJobs(FromRow):
-    """What a claim that found less than it wanted has left, and why.
+    """Why a claim got less than it requested.
 
     Attributes:
-        limited: the task types with a limit, and whether it is a rate.
-        is_unfit: there are ready jobs that such workers do not take.
-        avoided_workers: those of the asking workers that have just failed a ready job.
+        limited: task types with a limit, and whether it is a rate.
+        is_unfit: whether ready jobs exist that such workers do not take.
+        avoided_workers: requesting workers that have just failed a ready job.
         avoided_seconds: until the first of these jobs may go to any worker.
     """
 
@@ -118,7 +118,7 @@ NOTHING_WITHHELD = WithheldJobs({}, False, [], None)
 
 @dataclass(frozen=True, slots=True)
 class Renewal(FromRow):
-    """The answer to a sign of life. `held_seconds` counts from the claim."""
+    """The result of a heartbeat. `held_seconds` counts from the claim."""
 
     lease_expires_at: datetime
     lease_seconds: float
@@ -130,7 +130,7 @@ class Renewal(FromRow):
 
 @dataclass(frozen=True, slots=True)
 class LeaseOutcome(FromRow):
-    """How a lease ended (all None: it did not, or was never known), and where its job stands."""
+    """The end of a lease (all None: still held, or unknown), and the current state of its job."""
 
     job_state: JobState
     job_lease_seq: int
@@ -142,7 +142,7 @@ class LeaseOutcome(FromRow):
 
 @dataclass(frozen=True, slots=True)
 class FailureOutcome(FromRow):
-    """Where a failure left the job."""
+    """The state of a job after a failure."""
 
     state: JobState
     next_attempt_at: datetime | None
@@ -150,7 +150,7 @@ class FailureOutcome(FromRow):
 
 @dataclass(frozen=True, slots=True)
 class PreviousError(FromRow):
-    """What went wrong in an earlier lease."""
+    """The error of an earlier lease."""
 
     job_id: UUID
     attempt: int

@@ -1,4 +1,4 @@
-"""What is asked of the lease store, and what a claim gets: frozen values."""
+"""Requests to the lease store, and the result of a claim, as frozen records."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from geo_jobs_api.queue.rules import LeaseToken
 
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
-    """Who wants how much of what.
+    """A claim.
 
     Attributes:
-        claim_id: fresh for each claim; the same one gets the same leases again.
-        task_types: what the worker can do.
-        max_jobs: how many jobs at most.
-        lease_secret: the unguessable part of the leases that this claim gets.
-        first_lease_seconds: how long the leases last without a sign of life.
-        capabilities: what the worker takes.
+        claim_id: unique per claim. A repeated id gets the same leases again.
+        task_types: the worker's task types.
+        max_jobs: maximum number of jobs.
+        lease_secret: the random part of the fencing tokens of this claim.
+        first_lease_seconds: duration of the leases without a heartbeat.
+        capabilities: the worker's filter for jobs.
     """
 
     claim_id: UUID
@@ -35,13 +35,13 @@ class ClaimRequest:
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """Claims of one kind can share a statement."""
+        """Return the batch key: claims of one kind can share a statement."""
         return (self.task_types, self.capabilities.admission)
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseUpdate:
-    """What a sign of life tells: how far the worker has come (0 to 100; None: nothing new), and what it is up to."""
+    """Progress in a heartbeat: percent (0 to 100, None: unchanged), stage and message."""
 
     percent: float | None = None
     stage: str | None = None
@@ -54,7 +54,7 @@ NO_UPDATE = LeaseUpdate()
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What a completed job leaves: outputs as JSON objects, metadata, seconds by stage, what its source was."""
+    """The results of a completed job: outputs as JSON objects, metadata, seconds per stage, the source."""
 
     outputs: list[dict[str, Any]]
     metadata: dict[str, Any]
@@ -64,7 +64,7 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A complete as it was asked for; `request_digest` tells a repetition from another content."""
+    """A reported completion. `request_digest` distinguishes a repetition from other content."""
 
     job_id: UUID
     token: LeaseToken
@@ -74,16 +74,15 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class ClaimResult:
-    """What one claim got.
+    """The result of one claim.
 
     Attributes:
-        leases: in queue order; none if there was nothing.
-        is_replay: they were given to the same claim id before.
-        has_more: there may be more to be had for these task types.
-        is_held_back: some of them have a rate limit, or were counted by somebody else just then: time alone may bring
-            more.
-        is_unfit: ready jobs were left that workers like this one do not take.
-        avoided_seconds: ready jobs were left that this worker has just failed; seconds until it may have the first.
+        leases: in queue order.
+        is_replay: an earlier request with the same claim id got them too.
+        has_more: more jobs of these task types may be claimable.
+        is_held_back: a rate limit or a busy lock applied, so time alone may bring more.
+        is_unfit: ready jobs exist that workers like this one do not take.
+        avoided_seconds: ready jobs exist that this worker has just failed. Seconds until it may have the first.
     """
 
     leases: list[Lease]
@@ -95,5 +94,5 @@ class ClaimResult:
 
     @property
     def is_withheld(self) -> bool:
-        """Whether there are jobs, but for other workers."""
+        """Return whether jobs exist, but for other workers."""
         return self.is_unfit or self.avoided_seconds is not None

@@ -1,4 +1,4 @@
-"""Leases in PostgreSQL: claim, renew, complete, fail. Every write is guarded by the lease that the caller shows."""
+"""Leases in PostgreSQL: claim, renew, complete, fail. Each write is guarded by the caller's fencing token."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ from geo_jobs_api.queue.rules import (
 
 _leases = load_queries("leases.sql")
 _PREVIOUS_ERRORS = 5
-# Counting and claiming takes a millisecond or two.
+# Counting and claiming take a millisecond or two.
 _LOCK_WAIT_MILLISECONDS = 200
-# A job that a worker has failed is kept from it for this long, if another has asked for such jobs lately. Workers are
-# noted once a minute and ask every half minute.
+# A failed job avoids its worker for this long, if another worker has recently asked for such jobs. Workers are stored
+# once a minute and ask every half minute.
 _AVOID_SECONDS = 10.0
 _LIVE_SECONDS = 100.0
 
@@ -74,23 +74,23 @@ def _parameters(requests: Sequence[ClaimRequest], *, limits_locked: bool) -> dic
 
 
 class LeaseStore:
-    """Everything that workers do with the queue.
+    """All statements of workers on the queue.
 
     Args:
         pool: connections to the database.
-        claiming: those for claims, which keep their plans; by default the same.
+        claiming: connections for claims, which keep their plans. Defaults to `pool`.
     """
 
     def __init__(self, pool: Pool, claiming: Pool | None = None) -> None:
         self._pool = pool
         self._claiming = claiming or pool
-        # As far as was seen last, with whether it is a rate; a claim by this knowledge takes at worst too little.
+        # Last known limits, and whether each is a rate. With outdated limits, a claim takes too few jobs at worst.
         self._limited: dict[str, bool] = {}
 
     async def claim_jobs(self, requests: Sequence[ClaimRequest]) -> list[ClaimResult]:
         """Lease waiting jobs to claims of one kind, in queue order, first come first served.
 
-        A claim id whose leases are still held gets those again. At most 200 jobs are leased.
+        A claim id with held leases gets those again. At most 200 jobs are leased.
         """
         async with self._claiming.connection() as connection:
             rows, is_held_back, withheld = await self._take(connection, requests)
@@ -98,7 +98,7 @@ class LeaseStore:
             served = {row["claim_id"] for row in rows}
             unaffected = [one for one in requests if one.claim_id not in served and one.worker_id not in avoided]
             if avoided and unaffected and len(unaffected) < len(requests):
-                # What one of them has just failed was kept from all that shared the statement.
+                # Jobs that one of these workers has just failed were withheld from the whole statement.
                 more, held_back_too, withheld_again = await self._take(connection, unaffected)
                 rows, is_held_back = [*rows, *more], is_held_back or held_back_too
                 withheld = replace(withheld, is_unfit=withheld_again.is_unfit)
@@ -121,10 +121,10 @@ class LeaseStore:
     async def _take(
         self, connection: AsyncConnection[DictRow], requests: Sequence[ClaimRequest]
     ) -> tuple[list[Mapping[str, Any]], bool, WithheldJobs]:
-        """The leased jobs, whether time alone may bring more, and what was left for others.
+        """Return the leased jobs, whether time alone may bring more, and the withheld jobs.
 
-        One statement for task types without a limit. Those with a limit on concurrent runs or on claims per period are
-        counted and claimed while their rows are locked, which is what makes the limits exact.
+        One statement for task types without a limit. Types with a limit on concurrent runs or on claims per period are
+        counted and claimed while their rows are locked, which makes the limits exact.
         """
         task_types = set(requests[0].task_types)
         total = sum(request.max_jobs for request in requests)
@@ -134,7 +134,7 @@ class LeaseStore:
         if not self._limited.keys() & task_types:
             rows = await fetch_all(_leases.claim_jobs(connection, **_parameters(requests, limits_locked=False)))
             if len(rows) < total:
-                # What is missing may be hidden behind a limit that somebody has just set.
+                # The missing jobs may belong to a type with a new limit.
                 withheld = await self._find_withheld_jobs(connection, requests)
         if not rows and (limited := self._limited.keys() & task_types):
             rows, is_held_back = await self._claim_limited(connection, requests)
@@ -154,27 +154,27 @@ class LeaseStore:
     async def _claim_limited(
         self, connection: AsyncConnection[DictRow], requests: Sequence[ClaimRequest]
     ) -> tuple[list[Mapping[str, Any]], bool]:
-        """Lock, count, claim, commit in one trip; without what is limited, if somebody holds the lock for long."""
+        """Lock, count, claim and commit in one trip. If the lock stays busy, claim types without limits only."""
         try:
-            # The claim is a statement of its own: READ COMMITTED gives it a snapshot taken after the locks were had.
+            # The claim is a separate statement, since READ COMMITTED then gives it a snapshot taken after the lock.
             async with connection.pipeline(), connection.transaction():
                 await connection.execute(_leases.set_lock_timeout.sql, {"milliseconds": str(_LOCK_WAIT_MILLISECONDS)})
                 await connection.execute(_leases.lock_limits.sql, {"task_types": list(requests[0].task_types)})
                 cursor = await connection.execute(_leases.claim_jobs.sql, _parameters(requests, limits_locked=True))
             return list(await cursor.fetchall()), False
         except psycopg.errors.LockNotAvailable:
-            # Whoever holds it has been stopped in its tracks; the other types must not wait for that.
+            # A hung process holds the lock. Types without limits must not wait for it.
             return await fetch_all(_leases.claim_jobs(connection, **_parameters(requests, limits_locked=False))), True
 
     async def release_claim(self, job_id: UUID, token: LeaseToken) -> None:
-        """Give back a job that its claimer never heard of; nothing happens if it was heard of."""
+        """Return a job whose claimer has disconnected. A no-op if the worker has sent a heartbeat."""
         async with self._pool.connection() as connection:
             await _leases.release_claim(
                 connection, id=job_id, lease_seq=token.lease_seq, lease_secret=token.lease_secret
             )
 
     async def list_previous_errors(self, job_ids: Sequence[UUID]) -> dict[UUID, list[PreviousError]]:
-        """The latest errors of each job, the newest first."""
+        """Return the latest errors of each job, newest first."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(
                 _leases.list_previous_errors(connection, job_ids=list(job_ids), limit=_PREVIOUS_ERRORS)
@@ -185,7 +185,7 @@ class LeaseStore:
         return errors
 
     async def find_lease(self, job_id: UUID, token: LeaseToken) -> Lease | None:
-        """The job under this lease; None when it is not held any more."""
+        """Return the job under this lease. None: the lease has ended."""
         async with self._pool.connection() as connection:
             row = await _leases.get_lease(
                 connection, id=job_id, lease_seq=token.lease_seq, lease_secret=token.lease_secret
@@ -193,7 +193,7 @@ class LeaseStore:
         return None if row is None else Lease.from_row(row)
 
     async def find_outcome(self, job_id: UUID, token: LeaseToken) -> LeaseOutcome | None:
-        """How this lease ended; None when there is no such job."""
+        """Return the end of this lease. None: no such job."""
         async with self._pool.connection() as connection:
             row = await _leases.get_lease_outcome(
                 connection, id=job_id, lease_seq=token.lease_seq, lease_secret=token.lease_secret
@@ -203,7 +203,7 @@ class LeaseStore:
     async def renew_lease(
         self, job_id: UUID, token: LeaseToken, *, lease_seconds: float, update: LeaseUpdate = NO_UPDATE
     ) -> Renewal | None:
-        """Note a sign of life; None when the lease is not held any more."""
+        """Renew a lease. Return None when it has ended."""
         async with self._pool.connection() as connection:
             row = await _leases.renew_lease(
                 connection,
@@ -222,7 +222,7 @@ class LeaseStore:
         """Publish the outputs of several jobs.
 
         Returns:
-            For each the state that follows, or None when its lease is not held any more.
+            The new state of each, or None when its lease has ended.
         """
         async with self._pool.connection() as connection:
             rows = await fetch_all(
@@ -237,14 +237,14 @@ class LeaseStore:
                     ),
                 )
             )
-        # Places count from 1, as SQL does.
+        # Ordinals start at 1, as in SQL.
         states = {row["place"]: JobState(row["state"]) for row in rows}
         return [states.get(place) for place in range(1, len(completions) + 1)]
 
     async def decide_failure(
         self, job_id: UUID, token: LeaseToken, failure: ReportedFailure, *, max_file_size: int
     ) -> FailureDecision | None:
-        """What a failure would lead to; None when the lease is not held any more."""
+        """Return the consequence of a failure. None: the lease has ended."""
         error_class = failure.error_class
         async with self._pool.connection() as connection:
             row = await _leases.get_lease(
@@ -257,7 +257,7 @@ class LeaseStore:
             if error_class is ErrorClass.INTERRUPTED and failure.code == WORKER_TROUBLE:
                 before = await _leases.count_failures(connection, id=job_id, key="code", value=failure.code)
                 if before["failures"] >= MAX_FREE_TROUBLES:
-                    # What troubles so many workers may be the job itself.
+                    # After trouble on so many workers, the cause may be the job.
                     error_class = ErrorClass.TRANSIENT
         if row is None:
             return None
@@ -282,7 +282,7 @@ class LeaseStore:
         decision: FailureDecision,
         error: Mapping[str, Any],
     ) -> FailureOutcome | None:
-        """End the lease with a failure; None when it is not held any more."""
+        """End the lease with a failure. Return None when it has ended already."""
         async with self._pool.connection() as connection:
             row = await _leases.fail_job(
                 connection,

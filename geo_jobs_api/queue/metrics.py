@@ -1,4 +1,4 @@
-"""What Prometheus reads: counters of all processes of this service, and gauges that are counted when asked."""
+"""Prometheus metrics: counters of all processes of this service, and gauges computed on request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARKED_CLAIMS = Gauge("geo_jobs_parked_claims", "Claims that wait for a job.", m
 
 
 class _OpenJobs(Collector):
-    """Counted in the database just now, for all processes on all hosts."""
+    """Computed from the database, for all processes on all hosts."""
 
     def __init__(self, counts: Sequence[OpenJobs]) -> None:
         self._counts = counts
@@ -34,7 +34,7 @@ class _OpenJobs(Collector):
 
 
 def render(open_jobs: Sequence[OpenJobs]) -> bytes:
-    """The text that Prometheus scrapes. With several processes, any of them answers for all."""
+    """Return the Prometheus text. With several processes, any of them returns the sum."""
     counted = CollectorRegistry()
     counted.register(_OpenJobs(open_jobs))
     folder = shared_metrics_dir()
@@ -45,6 +45,6 @@ def render(open_jobs: Sequence[OpenJobs]) -> bytes:
 
 
 def drop_process_metrics(pid: int) -> None:
-    """What a process that has died was measuring at that moment is not there any more; its counters are."""
+    """Drop the gauges of a dead process. Its counters stay."""
     if (folder := shared_metrics_dir()) is not None:
         mark_process_dead(pid, path=folder)  # type: ignore[no-untyped-call]  # the library's

@@ -1,4 +1,4 @@
-"""What operators are told: why jobs wait, who works, figures; frozen, each made of one row."""
+"""Frozen records for operators: reasons for waiting, workers, counts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_COUNTED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class WaitingReasons(FromRow):
-    """What may keep a waiting job waiting: its type's limits and needs, jobs that come before it."""
+    """Reasons for waiting: the type's limits, the job's requirements, jobs before it."""
 
     paused: bool
     max_concurrent_runs: int | None
@@ -32,7 +32,7 @@ class WaitingReasons(FromRow):
 
 @dataclass(frozen=True, slots=True)
 class PossibleWorker(FromRow):
-    """A worker that may take a job: what it does, takes and holds (`{id, owner, taskType, since}`), and its trouble."""
+    """A worker that may take a job, with capabilities, trouble and held jobs (`{id, owner, taskType, since}`)."""
 
     name: str
     does_type: bool
@@ -44,7 +44,7 @@ class PossibleWorker(FromRow):
 
 @dataclass(frozen=True, slots=True)
 class WorkerRegistration:
-    """A worker process that has asked for work. What it takes and its trouble are JSON; None: nothing declared."""
+    """A worker that has claimed. Capabilities and trouble are JSON (None: undeclared)."""
 
     id: str
     name: str
@@ -56,7 +56,7 @@ class WorkerRegistration:
 
 @dataclass(frozen=True, slots=True)
 class OpenJobs(FromRow):
-    """How many jobs of a type stand in a state."""
+    """The number of jobs of a type in a state."""
 
     task_type: str
     state: JobState

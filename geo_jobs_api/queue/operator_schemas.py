@@ -1,4 +1,4 @@
-"""What operators send and see: the same in calls and commands."""
+"""Requests and responses for operators, in the API and on the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from geo_jobs_api.queue.rules import ErrorClass, JobState
 
 
 class EndedLease(Model):
-    """How one lease of a job ended."""
+    """One ended lease of a job."""
 
     attempt: int
     worker_name: str | None
@@ -25,16 +25,16 @@ class EndedLease(Model):
 
 
 class Reason(Model):
-    """One thing that a job waits for: a stable code and a sentence."""
+    """One reason for waiting: a stable code and a sentence."""
 
     code: str
     text: str
 
 
 class Explanation(Model):
-    """Why a job stands where it stands; its ended leases, the newest first.
+    """Why a job is in its state, with its ended leases, newest first.
 
-    `reasons` are for a job that waits, with `place` its place among the waiting jobs of its type, from 1.
+    `reasons` are for a waiting job. `place` is its place among the waiting jobs of its type, from 1.
     """
 
     state: JobState
@@ -45,13 +45,13 @@ class Explanation(Model):
 
 
 class ChangePriority(StrictModel):
-    """What a job's priority is to be."""
+    """The new priority of a job."""
 
     priority: Integer = Field(ge=-100, le=100)
 
 
 class RedriveFilter(StrictModel):
-    """Which failed jobs go back to the queue; what is not told does not matter. The oldest failures go first."""
+    """Filter of the failed jobs to requeue, oldest failures first. A missing field matches all."""
 
     task_type: Annotated[Text, Field(max_length=63)] | None = None
     error_class: ErrorClass | None = None
@@ -62,7 +62,7 @@ class RedriveFilter(StrictModel):
 
 
 class Redriven(Model):
-    """How many jobs went back to the queue, by task type."""
+    """Requeued jobs by task type."""
 
     jobs: dict[str, int]
 
@@ -71,7 +71,7 @@ OpenState = Literal["awaiting_upload", "blocked", "queued", "running"]
 
 
 class CancelFilter(StrictModel):
-    """Which open jobs to cancel, the oldest first. At least one field besides `reason` and `limit` is needed."""
+    """Filter of the open jobs to cancel, oldest first. Requires a field other than `reason` and `limit`."""
 
     state: OpenState | None = None
     task_type: Annotated[Text, Field(max_length=63)] | None = None
@@ -89,15 +89,14 @@ class CancelFilter(StrictModel):
 
     @property
     def states(self) -> tuple[str, ...]:
-        """The states that jobs are looked for in."""
+        """Return the states to search."""
         return get_args(OpenState) if self.state is None else (self.state,)
 
 
 class CancelledJobs(Model):
-    """How many jobs were cancelled, and how many workers were asked to stop, by task type.
+    """Cancelled jobs and workers asked to stop, by task type.
 
-    With `more` the limit was reached: repeat the call for the rest. Jobs that are cancelled because they waited for one
-    of these are not counted.
+    `more`: the limit was reached, so repeat the call. Dependents that are cancelled with a job are not counted.
     """
 
     cancelled: dict[str, int]
@@ -106,15 +105,15 @@ class CancelledJobs(Model):
 
 
 class Cleanup(StrictModel):
-    """Remove all jobs that ended so many days ago, whatever the settings keep."""
+    """Delete all jobs that ended this many days ago, regardless of the settings."""
 
     days: Real = Field(ge=0, le=36_500)
 
 
 class Worker(Model):
-    """A worker process. `lastSeenAt` is its last claim or sign of life, to a minute; `jobs` are those that it holds.
+    """A worker process. `lastSeenAt`: its last claim or heartbeat, to a minute. `jobs`: the jobs that it holds.
 
-    `capabilities` are what it takes (null: it declared nothing). While there is `trouble`, it claims nothing.
+    `capabilities` is null if undeclared. A worker with `trouble` claims nothing.
     """
 
     id: str
@@ -129,10 +128,10 @@ class Worker(Model):
 
 
 class TaskTypeStats(Model):
-    """A task type in figures: what stands in the queue now, and what became of jobs in the time looked at.
+    """Statistics of a task type: the current queue, and the outcomes in the period.
 
-    Seconds are from the start to the end of jobs that succeeded (null: none did). `retried` and `timedOut` count
-    attempts, the others jobs.
+    Seconds are from start to end of succeeded jobs (null: none). `retried` and `timedOut` count attempts, the others
+    jobs.
     """
 
     task_type: str
@@ -153,6 +152,6 @@ class TaskTypeStats(Model):
 
 
 class StatsPeriod(StrictModel):
-    """How far back to look."""
+    """The period of the statistics."""
 
     hours: float = Field(default=24, gt=0, le=24 * 366)

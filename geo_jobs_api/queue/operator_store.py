@@ -1,4 +1,4 @@
-"""What operators ask and do, in PostgreSQL."""
+"""Operators' queries and actions in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from geo_jobs_api.queue.operator_schemas import CancelFilter, CancelledJobs, Red
 from geo_jobs_api.queue.records import Job
 
 _operators = load_queries("operators.sql")
-# Workers are parked for up to 50 s at a time and noted once a minute.
+# Workers are parked for up to 50 s at a time and stored once a minute.
 LIVE_SECONDS = 180.0
-# Workers that an explanation looks at.
+# Workers that an explanation reads.
 _MAX_WORKERS = 1000
-# A tenth of a second's work, so that others have their turn in between.
+# Takes a tenth of a second. Other statements run between batches.
 _CANCELLED_PER_BATCH = 1000
 _DEADLOCK_TRIES = 3
 
 
 class OperatorStore:
-    """Looking after the queue.
+    """Queries and actions of operators.
 
     Args:
-        pool: the way to the database.
-        lease_seconds: how long leases are where the task type does not say.
+        pool: connections to the database.
+        lease_seconds: default lease duration of task types.
     """
 
     def __init__(self, pool: Pool, lease_seconds: float) -> None:
@@ -43,13 +43,13 @@ class OperatorStore:
         self._lease_seconds = lease_seconds
 
     async def find_waiting_reasons(self, job_id: UUID) -> WaitingReasons | None:
-        """What may keep a waiting job waiting."""
+        """Return why a job may be waiting."""
         async with self._pool.connection() as connection:
             row = await _operators.find_waiting_reasons(connection, id=job_id, limit=MAX_COUNTED)
         return None if row is None else WaitingReasons.from_row(row)
 
     async def list_possible_workers(self, task_type: str) -> list[PossibleWorker]:
-        """Workers that were heard of lately or hold a job, those that do this type first."""
+        """Return workers seen recently or with jobs, those of this type first."""
         async with self._pool.connection() as connection:
             rows = _operators.list_possible_workers(
                 connection, task_type=task_type, live_seconds=LIVE_SECONDS, limit=_MAX_WORKERS
@@ -57,19 +57,19 @@ class OperatorStore:
             return [PossibleWorker.from_row(row) for row in await fetch_all(rows)]
 
     async def change_priority(self, job_id: UUID, owner: str | None, priority: int) -> Job | None:
-        """Set a job's priority; None when there is no such job (of that owner), or it has ended."""
+        """Set a job's priority. Return None when it does not exist (for that owner), or has ended."""
         async with self._pool.connection() as connection:
             row = await _operators.change_priority(connection, id=job_id, owner=owner, priority=priority)
         return None if row is None else Job.from_row(row)
 
     async def unlock_job(self, job_id: UUID) -> Job | None:
-        """Take a job from whoever holds it, without spending the attempt; None when nobody does."""
+        """End the lease on a job without spending the attempt. Return None when it is not leased."""
         async with self._pool.connection() as connection:
             row = await _operators.unlock_job(connection, id=job_id)
         return None if row is None else Job.from_row(row)
 
     async def redrive_failed(self, owner: str | None, query: RedriveFilter) -> dict[str, int]:
-        """Send failed jobs (of one owner, or all) back to the queue; how many of each task type."""
+        """Requeue failed jobs (of one owner, or all). Return their number by task type."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(
                 _operators.redrive_failed(
@@ -86,7 +86,7 @@ class OperatorStore:
         return {row["task_type"]: row["jobs"] for row in rows}
 
     async def cancel_matching(self, owner: str | None, query: CancelFilter) -> CancelledJobs:
-        """Cancel open jobs (of one owner, or all) in batches, each a transaction of its own."""
+        """Cancel open jobs (of one owner, or all) in batches, one transaction each."""
         cancelled: Counter[str] = Counter()
         stopping: Counter[str] = Counter()
         after: UUID | None = None
@@ -120,7 +120,7 @@ class OperatorStore:
                     )
                     return row
             except psycopg.errors.DeadlockDetected:
-                # With the end of a job whose children are in the batch. Nothing of the batch was changed.
+                # A parent of jobs in the batch ended concurrently. The batch was rolled back.
                 if not tries:
                     raise
 
@@ -132,20 +132,20 @@ class OperatorStore:
                 ids=[worker.id for worker in workers],
                 names=[worker.name for worker in workers],
                 versions=[worker.version for worker in workers],
-                # Arrays of arrays would have to be of one length.
+                # Nested arrays must have equal lengths.
                 task_types=[",".join(sorted(worker.task_types)) for worker in workers],
                 capabilities=[worker.capabilities for worker in workers],
                 troubles=[worker.trouble for worker in workers],
             )
 
     async def list_workers(self) -> list[Worker]:
-        """Who was heard of in the last minutes or holds a job, the busy ones first."""
+        """Return workers seen in the last minutes or with jobs, busy ones first."""
         async with self._pool.connection() as connection:
             rows = _operators.list_workers(connection, live_seconds=LIVE_SECONDS, lease_seconds=self._lease_seconds)
             return [Worker.from_row(row) for row in await fetch_all(rows)]
 
     async def list_stats(self, seconds: float) -> list[TaskTypeStats]:
-        """All task types in figures, looking back so many seconds."""
+        """Return the statistics of all task types over this period."""
         async with self._pool.connection() as connection:
             return [
                 TaskTypeStats.from_row(row)

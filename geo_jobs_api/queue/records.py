@@ -1,4 +1,4 @@
-"""Rows of the database as frozen values: what the store hands out."""
+"""Rows of the database as frozen records."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from geo_jobs_api.queue.rules import (
 
 
 class FromRow:
-    """Builds a dataclass from a row that may have more columns than it has fields."""
+    """Builds a dataclass from a row, which may have further columns."""
 
     __slots__ = ()
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """Return the record of a row, with enums where its fields are. A missing column is a KeyError."""
+        """Return the record of a row, with enums where declared. A missing column is a KeyError."""
         return cls(
             *(
                 row[name] if enum is None or row[name] is None else enum(row[name])
@@ -45,7 +45,7 @@ def _enum_of(hint: Any) -> type[StrEnum] | None:
 
 @dataclass(frozen=True, slots=True)
 class Usage(FromRow):
-    """What an owner has: jobs that have not ended, and bytes of uploaded files that are kept."""
+    """An owner's usage: open jobs, and bytes of stored uploads."""
 
     open_jobs: int
     stored_bytes: int
@@ -53,7 +53,7 @@ class Usage(FromRow):
 
 @dataclass(frozen=True, slots=True)
 class Job(FromRow):
-    """A job, as `jobs` holds it. Times are aware; sizes are in bytes; `outputs`, `error` … are JSON."""
+    """A row of `jobs`. Times are aware, sizes in bytes. `outputs`, `error` … are JSON."""
 
     id: UUID
     owner: str
@@ -101,7 +101,7 @@ class Job(FromRow):
 
 @dataclass(frozen=True, slots=True)
 class Pipeline(FromRow):
-    """A pipeline; `stages` are names with the names of their jobs: `{name, jobs}`."""
+    """A pipeline. `stages`: stages with the names of their jobs, `{name, jobs}`."""
 
     id: UUID
     owner: str
@@ -112,7 +112,7 @@ class Pipeline(FromRow):
 
 @dataclass(frozen=True, slots=True)
 class Parent(FromRow):
-    """A job that another waits for (`settled`: or waited for), and what its failure means."""
+    """A job that another one waits for (`settled`: waited for), and the effect of its failure."""
 
     id: UUID
     task_type: str
@@ -123,7 +123,7 @@ class Parent(FromRow):
 
 @dataclass(frozen=True, slots=True)
 class JobEvent(FromRow):
-    """One move of a job. `id` rises within a job."""
+    """One event of a job. Ids increase within a job."""
 
     id: int
     job_id: UUID
@@ -135,12 +135,12 @@ class JobEvent(FromRow):
 
 @dataclass(frozen=True, slots=True)
 class QueueSnapshot(FromRow):
-    """What there is for those who wait.
+    """The state of the queue for waiting claims.
 
     Attributes:
-        ready: how many jobs of each task type could be claimed now.
-        due_seconds: until the next waiting job may be claimed; None when none waits for its time.
-        held_claims: those of the claims asked for that hold leases already.
+        ready: claimable jobs per task type.
+        due_seconds: until the next waiting job may be claimed. None: no job waits for its time.
+        held_claims: requested claims that hold leases already.
     """
 
     ready: dict[str, int]
@@ -150,7 +150,7 @@ class QueueSnapshot(FromRow):
 
 @dataclass(frozen=True, slots=True)
 class VacuumBlocker(FromRow):
-    """A session (prepared transaction, replication slot) that keeps dead rows alive; seconds since it began."""
+    """A session, prepared transaction or replication slot that keeps dead rows, and the seconds since its start."""
 
     who: str
     seconds: float | None
@@ -158,19 +158,19 @@ class VacuumBlocker(FromRow):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A person, or a program that acts for one."""
+    """A person, or a program on behalf of one."""
 
     subject: str
     is_admin: bool
 
     @property
     def owner_filter(self) -> str | None:
-        """Whose jobs may be seen; None for all."""
+        """Return the owner whose jobs are visible. None: all owners."""
         return None if self.is_admin else self.subject
 
 
 class WorkerToken(Model):
-    """A worker's token, without its secret."""
+    """A worker's token, without the secret."""
 
     id: UUID
     name: str

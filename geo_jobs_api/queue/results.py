@@ -1,4 +1,4 @@
-"""What a worker hands in: each output is checked against what was told of it before a job may end with it."""
+"""Reported outputs: each is checked against its report before a job may end with it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from geo_jobs_api.storage.storage import ObjectInfo, Storage
 
 
 async def store_outputs(storage: Storage, lease: Lease, outputs: Sequence[ReportedOutput]) -> None:
-    """Store the outputs that came with their report, under the lease's keys, and look for those that were uploaded.
+    """Store inline outputs under the lease's keys, and check the uploaded ones.
 
     Args:
-        storage: where all of them are in the end.
-        lease: held by the worker that reports them.
+        storage: the object store.
+        lease: held by the reporting worker.
         outputs: as reported.
 
     Raises:
-        Problem: `output_mismatch` when a name is none of the lease's, or an output is not there, or has another size or
-            digest than was told; `too_large` when too much came with the report; `storage_full`.
+        Problem: `output_mismatch` for an unknown name, a missing output, or another size or digest than reported.
+            `too_large` for too many inline bytes. `storage_full`.
     """
     limits = {f"{lease.job.stem}{slot.suffix}": slot.max_bytes for slot in lease.job.upload_slots}
     names = [output.name for output in outputs]
     if len(set(names)) != len(names) or not limits.keys() >= set(names):
         raise Problem("output_mismatch", "Outputs must have names out of `uploads`, each at most once.")
     inline = [(output, output.content) for output in outputs if output.content is not None]
-    # Whatever the claim offered: a worker may have claimed before the settings were changed.
+    # Not the offered limit, since the settings may have changed after the claim.
     if sum(len(content) for _, content in inline) > MOST_INLINE_BYTES:
         raise Problem("too_large", f"Outputs of more than {MOST_INLINE_BYTES} bytes in all came with the report.")
     for output, content in inline:

@@ -1,4 +1,4 @@
-"""The rules of the domain, without I/O: states, what follows a failure, names of files and objects, lease tokens."""
+"""Domain rules without I/O: states, retries after failures, names of files and objects, lease tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uuid import UUID
 
 
 class JobState(StrEnum):
-    """Where a job stands."""
+    """The state of a job."""
 
     AWAITING_UPLOAD = "awaiting_upload"
     BLOCKED = "blocked"
@@ -28,7 +28,7 @@ FINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLE
 
 
 class InputKind(StrEnum):
-    """Where a job's input comes from: nowhere, its owner, a URL, another job."""
+    """The source of a job's input: none, an upload, a URL, another job."""
 
     NONE = "none"
     UPLOAD = "upload"
@@ -37,7 +37,7 @@ class InputKind(StrEnum):
 
 
 class ErrorClass(StrEnum):
-    """The kinds of failure that a worker reports (`error.class`)."""
+    """The classes of failure in a worker's report (`error.class`)."""
 
     TRANSIENT = "transient"
     INVALID_INPUT = "invalid_input"
@@ -50,13 +50,13 @@ class ErrorClass(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FailurePolicy:
-    """What a class of failure does to its job.
+    """The effect of a class of failure on its job.
 
     Attributes:
-        next_state: `queued` means that the job may be tried again while attempts are left.
+        next_state: `queued` allows a retry while attempts are left.
         uses_attempt: whether the attempt counts against `max_attempts`.
         backs_off: whether the next attempt waits.
-        max_attempts: how many attempts may end this way; `None` for all of the job's.
+        max_attempts: attempts that may end this way. None: all attempts of the job.
     """
 
     next_state: JobState
@@ -65,7 +65,7 @@ class FailurePolicy:
     max_attempts: int | None = None
 
 
-# A file that takes too long once takes too long again. The second try is for a worker that was slow.
+# A file that is too slow once is too slow again. The second attempt covers a slow worker.
 MAX_TIMEOUTS = 2
 
 FAILURE_POLICIES: dict[ErrorClass, FailurePolicy] = {
@@ -78,27 +78,27 @@ FAILURE_POLICIES: dict[ErrorClass, FailurePolicy] = {
     ErrorClass.CANCELLED: FailurePolicy(JobState.CANCELLED),
 }
 
-# The code of an interruption by trouble of the worker's host: full disk, no memory, no scanner. So many cost a job no
-# attempt; beyond, the job itself may be what troubles its workers.
+# The code of an interruption by the worker's host: full disk, no memory, no scanner. This many cost no attempt. After
+# them, the job itself may be the cause.
 WORKER_TROUBLE = "worker_trouble"
 MAX_FREE_TROUBLES = 10
 
-# The code and limit of an input that is larger than its worker's MAX_FILE_SIZE.
+# Code and limit of an input above its worker's MAX_FILE_SIZE.
 TOO_LARGE, FILE_LIMIT = "too_large", "MAX_FILE_SIZE"
 
-# A worker may ask for a pause of a day at most; more would look like a lost job.
+# Longest pause that a worker may request. A longer one would look like a lost job.
 MAX_RETRY_AFTER_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class FailureDecision:
-    """What the server decides after a failure.
+    """The server's decision after a failure.
 
     Attributes:
         next_state: `queued`, `failed` or `cancelled`.
-        delay_seconds: how long a queued job waits before it may be claimed.
+        delay_seconds: pause before a queued job may be claimed.
         uses_attempt: whether this attempt counts.
-        source_bytes: a lower bound for the size of the input that the failure has shown; None: none.
+        source_bytes: lower bound of the input's size that the failure has shown. None: unknown.
     """
 
     next_state: JobState
@@ -109,13 +109,13 @@ class FailureDecision:
 
 @dataclass(frozen=True, slots=True)
 class AttemptBudget:
-    """How much a job may still be tried.
+    """The attempts of a job.
 
     Attributes:
-        attempt: number of the attempt under way, 1-based.
-        max_attempts: how many attempts the job has in all.
-        backoff_seconds: ceiling of the wait after the first, second, … attempt; the last one repeats.
-        same_class_failures: attempts before this one that ended with the same class of error.
+        attempt: number of the current attempt, from 1.
+        max_attempts: total attempts of the job.
+        backoff_seconds: upper bound of the pause after the first, second, … attempt. The last one repeats.
+        same_class_failures: earlier attempts that ended with the same class of error.
     """
 
     attempt: int
@@ -127,12 +127,12 @@ class AttemptBudget:
 def decide_failure(
     error_class: ErrorClass, budget: AttemptBudget, retry_after_seconds: float | None, source: random.Random
 ) -> FailureDecision:
-    """Decide what follows a reported failure.
+    """Decide the consequence of a reported failure.
 
     Args:
-        error_class: the kind that the worker told.
-        budget: what the job has left.
-        retry_after_seconds: a wait that the worker asks for; the longer of both counts.
+        error_class: the reported class.
+        budget: the job's attempts.
+        retry_after_seconds: minimum pause that the worker requests.
         source: source of the jitter.
     """
     policy = FAILURE_POLICIES[error_class]
@@ -143,7 +143,7 @@ def decide_failure(
         return FailureDecision(JobState.FAILED, 0.0, uses_attempt=True)
     delay = 0.0
     if policy.backs_off and budget.backoff_seconds:
-        # Full jitter: retries of jobs that failed together spread over the whole interval.
+        # Full jitter spreads the retries of jobs that failed together over the whole interval.
         place = min(budget.attempt, len(budget.backoff_seconds)) - 1
         delay = source.uniform(0.0, budget.backoff_seconds[place])
     delay = max(delay, min(retry_after_seconds or 0.0, MAX_RETRY_AFTER_SECONDS))
@@ -152,7 +152,7 @@ def decide_failure(
 
 @dataclass(frozen=True, slots=True)
 class ReportedFailure:
-    """A worker's report of a failure: its class and code, the wait that it asks for, and its detail."""
+    """A reported failure: class, code, requested pause and details."""
 
     error_class: ErrorClass
     code: str
@@ -161,14 +161,14 @@ class ReportedFailure:
 
 
 def find_source_bytes(failure: ReportedFailure, known_bytes: int | None, max_bytes: int) -> int | None:
-    """Return the size, at least, of a source that only its worker was too narrow for; None: the failure is final.
+    """Return a lower bound for a source that exceeded only its worker's limit. None: the failure is final.
 
-    Each such report must raise the size that is known, so a job returns no more often than workers differ.
+    Each such report must raise the known size, so a job returns at most once per distinct limit.
 
     Args:
-        failure: the report on a job whose input is of kind `url`.
-        known_bytes: the size that earlier reports have shown.
-        max_bytes: the largest file that the service takes.
+        failure: the report on a job with an input of kind `url`.
+        known_bytes: the size known from earlier reports.
+        max_bytes: the largest file that the service accepts.
     """
     detail = failure.detail
     if failure.code != TOO_LARGE or not isinstance(detail, Mapping) or detail.get("limit") != FILE_LIMIT:
@@ -182,14 +182,14 @@ def _whole(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-# Names must leave room for `.png.aux.xml` and `_thumb.png` within the 255 bytes of a file system.
+# Names with `.png.aux.xml` and `_thumb.png` must fit into the 255 bytes of a file system.
 MAX_STEM_BYTES = 180
 MAX_EXTENSION_BYTES = 16
 _SAFE_PUNCTUATION = frozenset("_-.() ")
 
 
 def _is_safe(char: str) -> bool:
-    # Marks (M) belong to letters: Arabic vowel signs and Devanagari vowels are not decoration.
+    # Marks (M) belong to letters: Arabic vowel signs, Devanagari vowels.
     return char in _SAFE_PUNCTUATION or unicodedata.category(char)[0] in "LMN"
 
 
@@ -198,13 +198,13 @@ def _truncate_utf8(text: str, limit: int) -> str:
 
 
 def safe_file_name(name: str) -> str:
-    """Make a single harmless file name of whatever a client calls its file.
+    """Return a safe file name for a client's file name.
 
-    The name is one path component in NFC; every run of characters other than letters, digits, `_ - . ( )` and single
-    inner spaces becomes `_`; it does not begin or end with a dot; its stem has at most 180 bytes of UTF-8.
+    The name is one path component in NFC. Runs of characters other than letters, digits, `_ - . ( )` and single inner
+    spaces become `_`. It neither begins nor ends with a dot. Its stem has at most 180 bytes of UTF-8.
     """
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
-    # A lone surrogate can come out of JSON, but not go into UTF-8.
+    # JSON may contain a lone surrogate, which UTF-8 rejects.
     text = unicodedata.normalize("NFC", last.encode(errors="replace").decode()).strip()
     cleaned: list[str] = []
     in_run = False
@@ -225,20 +225,20 @@ def safe_file_name(name: str) -> str:
 
 
 def stem_of(file_name: str) -> str:
-    """The file name without its last extension: what all outputs are named after."""
+    """Return the file name without its last extension, the common start of all output names."""
     stem, dot, _ = file_name.rpartition(".")
     return stem if dot else file_name
 
 
 @dataclass(frozen=True, slots=True)
 class UploadSlot:
-    """A place where a worker may put one output; it may stay unused.
+    """An output that a worker may upload.
 
     Attributes:
-        suffix: what follows the stem in its name.
-        content_type: of the output.
-        max_bytes: how large it may be.
-        formats: the output formats that it is for, in lower case; None: all.
+        suffix: follows the stem in its name.
+        content_type: its media type.
+        max_bytes: maximum size.
+        formats: output formats with this output, in lower case. None: all.
     """
 
     suffix: str
@@ -253,7 +253,7 @@ _OTHER_NAMES = {"jpg": "jpeg"}
 
 @lru_cache(maxsize=1000)
 def parse_outputs(text: str) -> tuple[UploadSlot, ...]:
-    """The slots of a task type, from its `outputs` as JSON text. Few texts come again and again."""
+    """Return the outputs of a task type from its JSON text. Few texts recur."""
     return tuple(
         UploadSlot(
             suffix=rule["suffix"],
@@ -266,7 +266,7 @@ def parse_outputs(text: str) -> tuple[UploadSlot, ...]:
 
 
 def upload_slots(outputs: Iterable[UploadSlot], payload: Mapping[str, object]) -> tuple[UploadSlot, ...]:
-    """The slots that are offered for the payload's `outputFormat`; anything unknown counts as png."""
+    """Return the outputs for the payload's `outputFormat`. Unknown formats count as png."""
     slots = tuple(outputs)
     known = frozenset[str]().union(*(slot.formats for slot in slots if slot.formats is not None))
     requested = payload.get("outputFormat")
@@ -277,33 +277,33 @@ def upload_slots(outputs: Iterable[UploadSlot], payload: Mapping[str, object]) -
 
 
 def job_prefix(job_id: UUID) -> str:
-    """Where all objects of a job are kept."""
+    """Return the key prefix of all objects of a job."""
     return f"jobs/{job_id}"
 
 
 def upload_key(job_id: UUID, file_name: str) -> str:
-    """What the user's signed URL names. Nothing is kept there."""
+    """Return the key in the user's signed URL. No object has this key."""
     return f"{job_prefix(job_id)}/input/{file_name}"
 
 
 def input_key(job_id: UUID, sha256: str, file_name: str) -> str:
-    """Where the user's file is kept: under its digest, so that of two uploads at once neither touches the other's."""
+    """Return the key of an input. It contains the digest, so concurrent uploads do not overwrite each other."""
     return f"{job_prefix(job_id)}/input/{sha256}/{file_name}"
 
 
 def slot_key(job_id: UUID, lease_seq: int, name: str) -> str:
-    """What a worker's signed URL names: under its lease, so that a stale worker cannot touch another's files."""
+    """Return the key in a worker's signed URL. With the lease, against a stale worker's writes."""
     return f"{job_prefix(job_id)}/outputs/{lease_seq}/{name}"
 
 
 def output_key(job_id: UUID, lease_seq: int, sha256: str, name: str) -> str:
-    """Where an output is kept: under its digest too, so that what is published stays what was told of it."""
+    """Return the key of an output. It contains the digest, so a published output cannot change."""
     return f"{job_prefix(job_id)}/outputs/{lease_seq}/{sha256}/{name}"
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseToken:
-    """Proof of holding a job: the number of the lease and a part that cannot be guessed."""
+    """Fencing token of a lease: its number and a random secret."""
 
     lease_seq: int
     lease_secret: str
@@ -313,9 +313,9 @@ class LeaseToken:
 
     @staticmethod
     def parse(text: str) -> LeaseToken | None:
-        """Read what `str()` wrote; None when it is anything else."""
+        """Read the output of `str()`. Return None for other text."""
         number, dot, key = text.partition(".")
-        # 18 digits fit a bigint.
+        # 18 digits fit into a bigint.
         if not dot or not key or not number.isascii() or not number.isdecimal() or len(number) > 18:
             return None
         return LeaseToken(int(number), key)

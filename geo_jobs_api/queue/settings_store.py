@@ -1,4 +1,4 @@
-"""The settings that the API runs with, in PostgreSQL: commands judge by them and not by those of the caller's shell."""
+"""The settings of the running API in PostgreSQL. Commands use them instead of those of their own environment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from geo_jobs_api.database.queries import load_queries
 
 _maintenance = load_queries("maintenance.sql")
 
-# What is allowed, and for how long it is kept. No secrets, and nothing that belongs to one machine.
+# Permissions and periods. No secrets, and no settings of one machine.
 _RECORDED = {
     "source_hosts",
     "webhook_hosts",
@@ -25,7 +25,7 @@ _RECORDED = {
 
 
 async def record_settings(pool: Pool, settings: Settings) -> None:
-    """Write down what this process runs with; of several processes the last one counts."""
+    """Record the settings of this process. The last process wins."""
     async with pool.connection() as connection:
         await _maintenance.record_settings(
             connection, settings=Jsonb(settings.model_dump(mode="json", include=_RECORDED))
@@ -33,7 +33,7 @@ async def record_settings(pool: Pool, settings: Settings) -> None:
 
 
 async def settings_in_force(pool: Pool, own: Settings) -> Settings:
-    """Return this process's settings with those of the API; its own alone where no API has run on this database."""
+    """Return the own settings with those of the API on top, if an API has run on this database."""
     async with pool.connection() as connection:
         row = await _maintenance.get_recorded_settings(connection)
     recorded = {} if row is None else row["settings"]

@@ -1,4 +1,4 @@
-"""Bodies of the calls of workers, and of the answers to them."""
+"""Requests of workers, and their responses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from geo_jobs_api.queue.rules import ErrorClass, InputKind, JobState
 
 
 class DeclaredCapabilities(Model):
-    """What a worker takes. A missing field: all."""
+    """Capabilities of a worker. Missing field: no limit."""
 
     max_file_size: Integer | None = Field(default=None, ge=1, lt=2**63)
     source_hosts: list[Annotated[Text, Field(min_length=1, max_length=255)]] | None = Field(
@@ -27,16 +27,16 @@ class DeclaredCapabilities(Model):
 
 
 class Trouble(Model):
-    """Trouble of the worker's host, for which it claims nothing: a stable code, and a sentence with the cure."""
+    """Trouble of the worker's host, during which it claims nothing: a stable code, and a sentence with the remedy."""
 
     code: Annotated[ReportedText, Field(min_length=1, max_length=40)]
     message: Annotated[ReportedText, Field(max_length=500)] = ""
 
 
 class ClaimJobs(Model):
-    """A worker asks for work. `claimId` is fresh for each claim, `workerId` for each process.
+    """A claim. `claimId` is unique per claim, `workerId` per process.
 
-    With `maxJobs` 0 it asks for none and only reports its `trouble`.
+    With `maxJobs` 0 it requests no job and only reports its `trouble`.
     """
 
     claim_id: UUID
@@ -51,7 +51,7 @@ class ClaimJobs(Model):
 
     @property
     def declared(self) -> Capabilities:
-        """What the worker takes."""
+        """Return the declared capabilities."""
         declared = self.capabilities
         if declared is None:
             return UNDECLARED
@@ -74,7 +74,7 @@ class ClaimJobs(Model):
 
 
 class ClaimedInput(Model):
-    """The file to work on. Of kind `url`, the worker fetches it from elsewhere, if it has changed."""
+    """The input file. For kind `url`, the worker downloads it if it has changed."""
 
     kind: InputKind
     file_name: str
@@ -86,7 +86,7 @@ class ClaimedInput(Model):
 
 
 class UploadSlotView(Model):
-    """A place for one output."""
+    """An output that the worker may upload."""
 
     name: str
     url: str
@@ -97,7 +97,7 @@ class UploadSlotView(Model):
 
 
 class ClaimedJob(Model):
-    """A job with the lease on it. Results of `inlineBytes` in all may come with its `complete`."""
+    """A leased job. Results of `inlineBytes` in all may be part of its `complete`."""
 
     id: UUID
     task_type: str
@@ -117,21 +117,21 @@ class ClaimedJob(Model):
 
 
 class ClaimedJobs(Model):
-    """What a claim got."""
+    """The result of a claim."""
 
     server_time: datetime
     jobs: list[ClaimedJob]
 
 
 class Heartbeat(Model):
-    """A sign of life; `stats` is for people who look. The answer waits for a cancel, `waitSeconds` at most."""
+    """A heartbeat. `stats` are for people. The response waits up to `waitSeconds` for a cancellation."""
 
     stats: Payload | None = None
     wait_seconds: Real = Field(default=0, ge=0, le=50)
 
 
 class ReportProgress(Model):
-    """How far the worker has come."""
+    """The progress of a job."""
 
     percent: Real = Field(ge=0, le=100, allow_inf_nan=False)
     stage: Annotated[ReportedText, Field(max_length=40)] | None = None
@@ -139,14 +139,14 @@ class ReportProgress(Model):
 
 
 class CancelNotice(Model):
-    """The worker is to stop within `graceSeconds`."""
+    """A request to stop within `graceSeconds`."""
 
     reason: str | None
     grace_seconds: float
 
 
 class LeaseView(Model):
-    """The answer to a sign of life."""
+    """The response to a heartbeat."""
 
     lease_expires_at: datetime
     lease_seconds: float
@@ -156,7 +156,7 @@ class LeaseView(Model):
 
 
 class ReportedOutput(Model):
-    """An output that the worker says it has uploaded or, with `content`, hands in here."""
+    """An output that the worker has uploaded or, with `content`, an inline output."""
 
     name: Annotated[Text, Field(min_length=1, max_length=255)]
     size_bytes: Integer = Field(ge=0)
@@ -166,7 +166,7 @@ class ReportedOutput(Model):
 
 
 class ReportedSource(Model):
-    """What an input of kind `url` was; `unchanged`: it was not fetched again, and there are no outputs."""
+    """The source of an input of kind `url`. `unchanged`: not downloaded again, and without outputs."""
 
     etag: Annotated[ReportedText, Field(max_length=1024)] | None = None
     last_modified: Annotated[ReportedText, Field(max_length=100)] | None = None
@@ -176,7 +176,7 @@ class ReportedSource(Model):
 
 
 class CompleteJob(Model):
-    """The job is done."""
+    """A finished job."""
 
     outputs: list[ReportedOutput] = Field(default_factory=list, max_length=100)
     metadata: Metadata = Field(default_factory=dict)
@@ -187,7 +187,7 @@ class CompleteJob(Model):
 
 
 class ReportedError(Model):
-    """What went wrong. The server decides by `class` what follows."""
+    """The error of a job. The server decides by `class` whether to retry."""
 
     model_config = ConfigDict(**(Model.model_config | {"alias_generator": None}))
 
@@ -198,21 +198,21 @@ class ReportedError(Model):
 
 
 class FailJob(Model):
-    """The job cannot go on."""
+    """A failed attempt."""
 
     error: ReportedError
     retry_after_seconds: Real | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class Completed(Model):
-    """The answer to a complete."""
+    """The response to a complete."""
 
     state: JobState
     replayed: bool
 
 
 class Failed(Model):
-    """The answer to a fail."""
+    """The response to a fail."""
 
     state: JobState
     next_attempt_at: datetime | None

@@ -1,1 +1,1 @@
-"""Which job runs when, and exactly once."""
+"""Schedules, whose fires each create jobs exactly once."""

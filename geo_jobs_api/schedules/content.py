@@ -1,4 +1,4 @@
-"""Checks of a schedule before it is stored: one that could not fire is refused at once."""
+"""Checks of a schedule before it is stored, so that its fires cannot fail later."""
 
 from __future__ import annotations
 

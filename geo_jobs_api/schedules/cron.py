@@ -1,7 +1,7 @@
-"""When a schedule fires: cron expressions, single moments and rules, in a time zone; and what is due after an outage.
+"""Fire times: cron expressions, single moments and rules, in a time zone, and the decision after an outage.
 
-Daylight saving is cronsim's, which does as Debian's cron does: a fixed time that a change skips fires right after it,
-one that comes twice fires the first time, and what fires by the hour or the minute fires in each hour that passes.
+Daylight saving is cronsim's, which follows Debian's cron. A fixed time that a change skips fires right after it. A
+repeated one fires the first time. Hourly and minutely expressions fire in each hour that passes.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-# A fire that is later than this was missed: the service was away.
+# A fire later than this is missed: the service was down.
 GRACE = timedelta(seconds=60)
-# The first guess of how far back the latest fires lie.
+# First guess of the span of the latest fires.
 _FIRST_SPAN = timedelta(hours=1)
 _TICK = timedelta(microseconds=1)
-# Moments of a schedule that are stored and shown.
+# Stored fire times of a schedule, which are also shown.
 _MAX_UPCOMING = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """When to fire: at each tick of some cron expressions, or at one moment.
+    """The fire times: ticks of cron expressions, or one moment.
 
     Attributes:
-        crons: expressions of five fields; empty for a single moment.
-        zone: where they are meant.
+        crons: expressions of five fields. Empty for a single moment.
+        zone: time zone of the expressions.
         at: the single moment.
-        start_at: not before.
-        end_at: not after.
+        start_at: no fire before.
+        end_at: no fire after.
     """
 
     crons: tuple[str, ...]
@@ -44,14 +44,14 @@ class Timing:
     end_at: datetime | None = None
 
     def ticks(self, after: datetime) -> Iterator[datetime]:
-        """All moments to fire later than `after`, in order, in UTC."""
+        """Yield all fire times after `after`, in order, in UTC."""
         if self.start_at is not None and self.start_at > after:
             after = self.start_at - _TICK
         last = after
         for tick in self._raw_ticks(after):
             if self.end_at is not None and tick > self.end_at:
                 return
-            # Two rules may mean the same moment, and of an hour that comes twice cronsim starts in the first.
+            # Two rules may contain the same moment, and in a repeated hour cronsim starts with the first one.
             if tick > last:
                 yield tick
                 last = tick
@@ -63,15 +63,15 @@ class Timing:
         return heapq.merge(*(_utc(CronSim(cron, start)) for cron in self.crons))
 
     def next_after(self, moment: datetime) -> datetime | None:
-        """The first moment to fire later than `moment`; None when there is none."""
+        """Return the first fire time after `moment`. None: there is none."""
         return next(self.ticks(moment), None)
 
     def upcoming(self, moment: datetime) -> tuple[datetime, ...]:
-        """The first few moments to fire later than `moment`."""
+        """Return the first few fire times after `moment`."""
         return tuple(itertools.islice(self.ticks(moment), _MAX_UPCOMING))
 
     def latest(self, first: datetime, now: datetime, limit: int) -> list[datetime]:
-        """The latest moments to fire, at most so many, from `first` to `now`, both included."""
+        """Return the latest fire times from `first` to `now`, inclusive, up to `limit`."""
         span = _FIRST_SPAN
         while True:
             start = max(first, now - span)
@@ -79,7 +79,7 @@ class Timing:
             found = deque(due, maxlen=limit)
             if len(found) == limit or start == first:
                 return list(found)
-            # From a guess and not from the beginning: a year of minutes would take seconds to count.
+            # From a guess instead of `first`, since a year of minutes would take seconds to count.
             span *= 4
 
 
@@ -88,10 +88,10 @@ def _utc(ticks: Iterator[datetime]) -> Iterator[datetime]:
 
 
 def check_cron(expression: str) -> str:
-    """The expression, in one spelling.
+    """Return the normalized expression.
 
     Raises:
-        ValueError: it cannot be read, or has not five fields; the message says which is wrong.
+        ValueError: it is invalid, or has not five fields. The message names the invalid one.
     """
     fields = expression.split()
     if len(fields) != 5:
@@ -105,12 +105,12 @@ def check_cron(expression: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What is to be done for a schedule now.
+    """The due work of a schedule.
 
     Attributes:
-        fires: moments to fire for, the oldest first.
-        missed: the latest moment that is given up; None: none is.
-        next_run_at: the moment to look again; None: the schedule is over.
+        fires: fire times, oldest first.
+        missed: the latest fire time that is skipped. None: none is.
+        next_run_at: the next fire time. None: the schedule is over.
     """
 
     fires: tuple[datetime, ...]
@@ -119,14 +119,14 @@ class Due:
 
 
 def decide_due(timing: Timing, next_run_at: datetime, now: datetime, *, catch_up: int, max_fires: int) -> Due:
-    """Decide what to do at `now` for a schedule that is due.
+    """Decide about the due fires of a schedule at `now`.
 
     Args:
-        timing: when it fires.
+        timing: the fire times.
         next_run_at: the first undecided fire time.
         now: the time of the decision.
-        catch_up: fire at most so many of the latest due times; 0: none that was missed.
-        max_fires: fires in one round. The others come next.
+        catch_up: maximum number of missed fires to make up for, the latest ones.
+        max_fires: fires in one round. The others follow in the next.
     """
     latest = timing.latest(next_run_at, now, max(1, catch_up))
     if not latest:
@@ -139,6 +139,6 @@ def decide_due(timing: Timing, next_run_at: datetime, now: datetime, *, catch_up
 
 
 def join_cron(hour: int, minute: int, days_of_week: Sequence[int]) -> str:
-    """The cron expression of a time on some days of the week (0: Sunday); no days mean all."""
+    """Return the cron expression of a time on some days of the week (0: Sunday). No days: all."""
     days = ",".join(str(day) for day in sorted(set(days_of_week))) or "*"
     return f"{minute} {hour} * * {days}"

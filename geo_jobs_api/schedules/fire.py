@@ -1,4 +1,4 @@
-"""What one round of schedules makes: jobs and pipelines, each within its owner's share, or a fire that says why not."""
+"""Carries out the fires of one round: creates jobs and pipelines within their owners' quotas, or records errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from geo_jobs_api.schedules.store import Fire
 
 @dataclass(slots=True)
 class FirePlan:
-    """What one transaction is going to do."""
+    """The work of one transaction."""
 
     now: datetime
     jobs: dict[UUID, NewJob] = field(default_factory=dict)
@@ -30,12 +30,12 @@ class FirePlan:
 
 
 async def execute(connection: AsyncConnection[DictRow], plan: FirePlan, *, max_open: int = 0) -> None:
-    """Make what is planned; what cannot be made turns its fire into a failed one.
+    """Create the planned jobs. A failed creation turns its fire into a failed one.
 
     Args:
         connection: in the transaction that holds the schedules.
-        plan: its `fires` and `errors` tell afterwards what came of it.
-        max_open: how many open jobs an owner may have then; 0: any number.
+        plan: its `fires` and `errors` get the results.
+        max_open: limit of an owner's open jobs. 0: no limit.
     """
     await cancel_jobs(connection, plan.to_cancel, "The next run of its schedule has come.")
     if max_open:
@@ -56,7 +56,7 @@ PlannedFire = tuple[Fire, NewPipeline | None, list[NewJob]]
 
 
 def _by_owner(plan: FirePlan) -> Iterator[PlannedFire]:
-    """One order for all processes, since each owner is locked from the first job to the transaction's end."""
+    """Yield the fires in one order for all processes, since each owner is locked until the transaction ends."""
     jobs: list[PlannedFire] = [(fire, None, [plan.jobs[fire.job_id]]) for fire in plan.fires if fire.job_id is not None]
     yield from sorted([*jobs, *plan.pipelines], key=lambda one: one[2][0].owner)
 

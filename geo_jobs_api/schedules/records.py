@@ -16,7 +16,7 @@ FireOutcome = Literal["created", "overlap", "missed", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Schedule(FromRow):
-    """A row of `schedules`: `timing` is JSON, `template` JSON text, and `upcoming` begins with `next_run_at`."""
+    """A row of `schedules`. `timing` is JSON, `template` JSON text, and `upcoming` begins with `next_run_at`."""
 
     id: UUID
     owner: str
@@ -40,7 +40,7 @@ class Schedule(FromRow):
 
 @dataclass(frozen=True, slots=True)
 class LastSource(FromRow):
-    """What the latest success of a schedule told of its source, and what it had been asked for."""
+    """The source validators of a schedule's latest success, and its conditional request."""
 
     task_type: str
     input_payload: dict[str, Any]
@@ -48,10 +48,10 @@ class LastSource(FromRow):
     source_condition: dict[str, Any] | None
 
     def condition_for(self, task_type: str, input_payload: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What to ask the source with for the same work again; None when it is other work, or nothing was told."""
+        """Return the conditional request for the same work. None: other work, or no validators."""
         if task_type != self.task_type or dict(input_payload) != self.input_payload:
             return None
-        # A "not modified" need not repeat the validators.
+        # A response "not modified" may lack the validators.
         before = (self.source_condition or {}) if self.source_validators.get("unchanged") else {}
         condition = {name: self.source_validators.get(name) or before.get(name) for name in ("etag", "lastModified")}
         return {name: value for name, value in condition.items() if value} or None

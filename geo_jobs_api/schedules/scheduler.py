@@ -1,7 +1,7 @@
-"""What makes jobs of schedules. Any number of processes may do this at once: a moment is decided once.
+"""Creates the jobs of schedules. Any number of processes may do this concurrently: each moment is decided once.
 
-Schedules that are due are held by one transaction, in which their jobs are made, what was decided is noted (a moment
-can be noted once) and they go on to their next moments. A process that is killed has done all of it or nothing.
+One transaction locks due schedules, creates their jobs, records the decisions (once per moment) and sets the next
+moments. A killed process has done all of it or nothing.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ from geo_jobs_api.schedules.store import (
 )
 
 _log = get_logger(__name__)
-# Held by one transaction; the others are another process's in the meantime.
+# Locked by one transaction. Other processes take the others meanwhile.
 _SCHEDULES_PER_ROUND = 50
-# Of one schedule that has much to make up for.
+# Of one schedule with many missed moments.
 _FIRES_PER_ROUND = 20
 _MAX_SLEEP_SECONDS = 60.0
 
 
 class Scheduler:
-    """Fires what is due, then sleeps until something is.
+    """Fires due schedules, then sleeps until the next one.
 
     Args:
-        schedules: where they are kept.
-        allowed: the hosts that files are fetched from.
-        wake: set by whoever changes a schedule.
-        max_open: how many open jobs an owner may have, those made otherwise too; 0: any number.
-        clock: stands in for the database's clock where time is played.
+        schedules: the store.
+        allowed: hosts of downloads.
+        wake: set on changes of schedules.
+        max_open: limit of an owner's open jobs, from any source. 0: no limit.
+        clock: replaces the database's clock in simulations.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class Scheduler:
         return min(_MAX_SLEEP_SECONDS, pause + 0.005)
 
     async def run_once(self) -> int:
-        """One round over what is due now; how many moments were decided."""
+        """Run one round over the due schedules. Return the number of decided moments."""
         try:
             return await self._fire_due(None, _SCHEDULES_PER_ROUND)
         except (psycopg.DataError, psycopg.IntegrityError) as error:
             _log.warning("schedules_fired_alone", reason=type(error).__name__)
-        # What cannot be stored of one must not keep the others back.
+        # A schedule that cannot be stored must not block the others.
         decided = 0
         async with self._schedules.connection() as connection:
             due, _ = await lock_due(connection, now=self._clock(), only=None, limit=_SCHEDULES_PER_ROUND)
@@ -109,7 +109,7 @@ class Scheduler:
             open_jobs = await list_open_jobs(connection, [schedule.id for schedule in due])
             conditional = [schedule.id for schedule in due if schedule.skip_unchanged]
             sources = await list_last_sources(connection, conditional)
-            # Templates and moments of 50 schedules may take a second, in which requests are served.
+            # Templates and moments of 50 schedules may take a second, during which the event loop serves requests.
             plan, steps = await asyncio.to_thread(self._plan_round, due, now, open_jobs, sources)
             await execute(connection, plan, max_open=self._max_open)
             await store_decisions(connection, plan.fires, [_step(plan, *step) for step in steps])
@@ -123,7 +123,7 @@ class Scheduler:
         open_jobs: Mapping[UUID, list[UUID]],
         sources: dict[UUID, LastSource],
     ) -> tuple[FirePlan, list[tuple[Schedule, Sequence[datetime]]]]:
-        """Return what to make, and for each schedule its moments to come."""
+        """Return the fires, and the next moments of each schedule."""
         plan = FirePlan(now)
         steps: list[tuple[Schedule, Sequence[datetime]]] = []
         for schedule in due:
@@ -131,7 +131,7 @@ class Scheduler:
                 decision, upcoming = _decide(schedule, now)
                 self._plan_fires(plan, schedule, decision.fires, open_jobs.get(schedule.id, []), sources)
             except ValueError as error:
-                # Stored by another version, or in a time zone that is no more: it must not keep the others back.
+                # Stored by another version, or in an unknown time zone. It must not block the others.
                 _log.exception("schedule_not_understood", schedule_id=str(schedule.id))
                 decision, upcoming = Due((), None, None), ()
                 plan.errors[schedule.id] = f"It is not understood: {error}"
@@ -148,11 +148,11 @@ class Scheduler:
         open_jobs: list[UUID],
         sources: dict[UUID, LastSource],
     ) -> None:
-        """Decide for each moment what becomes of it."""
+        """Decide about each moment."""
         moments = list(fires)
         if schedule.overlap == "cancel_old" and moments:
             plan.to_cancel += open_jobs
-            # Whatever the earlier ones would make, the last one would cancel.
+            # The last one would cancel the jobs of the earlier ones.
             plan.fires += [Fire(schedule.id, moment, "overlap") for moment in moments[:-1]]
             moments = moments[-1:]
         is_busy = bool(open_jobs)
@@ -166,7 +166,7 @@ class Scheduler:
     def _plan_one(
         self, plan: FirePlan, schedule: Schedule, moment: datetime, last: LastSource | None, *, manual: bool = False
     ) -> None:
-        """Add what one fire makes."""
+        """Plan the jobs of one fire."""
         template = parse_template(schedule.template)
         try:
             if isinstance(template, ScheduledJob):
@@ -203,7 +203,7 @@ class Scheduler:
         )
 
     async def run_now(self, schedule_id: UUID) -> Fire | None:
-        """Fire once by hand, paused or not; the plan stays. None when there is no such schedule."""
+        """Fire once, paused or not, without changing the plan. Return None when the schedule does not exist."""
         async with self._schedules.connection() as connection, connection.transaction():
             locked = await lock_schedule(connection, schedule_id)
             if locked is None:
@@ -216,7 +216,7 @@ class Scheduler:
         return plan.fires[0]
 
     async def _give_up(self, schedule: Schedule, why: str) -> int:
-        """Pass over what is due of a schedule that cannot fire."""
+        """Skip the due moments of a schedule that cannot fire."""
         async with self._schedules.connection() as connection, connection.transaction():
             due, now = await lock_due(connection, now=self._clock(), only=schedule.id, limit=1)
             if now is None or due[0].next_run_at is None:
@@ -228,7 +228,7 @@ class Scheduler:
 
 
 def _decide(schedule: Schedule, now: datetime) -> tuple[Due, Sequence[datetime]]:
-    """Return what is due, and the moments to come."""
+    """Return the due moments and the next ones."""
     timing, first = timing_of(schedule), schedule.next_run_at or now
     due = decide_due(timing, first, now, catch_up=schedule.catch_up, max_fires=_FIRES_PER_ROUND)
     if due.next_run_at is None:
@@ -253,7 +253,7 @@ def _with_schedule(job: NewJob, schedule_id: UUID) -> NewJob:
 
 
 def jitter(schedule: Schedule, moment: datetime) -> timedelta:
-    """How much later than the moment its job may start: the same whoever asks, spread over the allowed seconds."""
+    """Return the delay of a moment's job within the allowed seconds, equal in all processes."""
     digest = hashlib.sha256(f"{schedule.id}/{moment.timestamp()}".encode()).digest()
     return timedelta(seconds=schedule.jitter_seconds * int.from_bytes(digest[:8]) / 2**64)
 

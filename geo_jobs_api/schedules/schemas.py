@@ -1,4 +1,4 @@
-"""Bodies of schedules: when they fire, what each fire makes, and what was decided."""
+"""Requests for schedules: timing, template, decisions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from geo_jobs_api.schedules.cron import Timing, check_cron, join_cron
 from geo_jobs_api.schedules.records import FireOutcome, Overlap, Schedule
 from geo_jobs_common.near_misses import nearest, shown
 
-# Rule times of a schedule, which are moments a day. Each costs the scheduler 20 µs at each fire.
+# Rule times of a schedule, which are moments a day. Each costs the scheduler 20 µs per fire.
 _MAX_RULE_TIMES = 48
 _TIME = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 _DAYS = {"sun": 0, "mon": 1, "tue": 2, "wed": 3, "thu": 4, "fri": 5, "sat": 6}
@@ -64,19 +64,19 @@ def _check_day(day: object) -> object:
 
 
 class Rule(StrictModel):
-    """Times of the day on some days of the week; without days, on all."""
+    """Times of day on some days of the week. Without days: all."""
 
     times: list[Annotated[str, AfterValidator(_check_time)]] = Field(min_length=1, max_length=48)
     days_of_week: list[Annotated[str | int, BeforeValidator(_check_day)]] = Field(default_factory=list, max_length=8)
 
     def crons(self) -> list[str]:
-        """The same as cron expressions."""
+        """Return the rule as cron expressions."""
         days = [day % 7 if isinstance(day, int) else _DAYS[day.lower()[:3]] for day in self.days_of_week]
         return [join_cron(int(time[:2]), int(time[3:]), days) for time in self.times]
 
 
 class ScheduleTiming(StrictModel):
-    """One of `cron`, `at` and `rules`; `timeZone` is where cron and rules are meant."""
+    """One of `cron`, `at` and `rules`. `timeZone` applies to cron and rules."""
 
     cron: Annotated[str, Field(max_length=200), AfterValidator(check_cron)] | None = None
     at: Timestamp | None = None
@@ -90,13 +90,13 @@ class ScheduleTiming(StrictModel):
         return self
 
     def timing(self, start_at: datetime | None, end_at: datetime | None) -> Timing:
-        """What can be asked for moments."""
+        """Return the fire times."""
         crons = [self.cron] if self.cron is not None else [cron for rule in self.rules or () for cron in rule.crons()]
         return Timing(tuple(dict.fromkeys(crons)), _zone(self.time_zone), self.at, start_at, end_at)
 
 
 class ScheduledJob(JobTemplate):
-    """What each fire makes; its results are announced `notifyAfterSeconds` after the moment of the fire."""
+    """The job of each fire. Its results are announced `notifyAfterSeconds` after the moment of the fire."""
 
     dedup_key: DedupKey | None = None
     notify_after_seconds: Integer | None = Field(default=None, ge=0, le=31 * 86_400)
@@ -107,7 +107,7 @@ def _kind_of_template(value: Any) -> str:
     return union_tag("pipeline" if is_pipeline else "job")
 
 
-# Told apart before they are read, or each fault would be told twice.
+# With a discriminator, since errors of a plain union are reported for each member.
 Template = Annotated[
     Annotated[ScheduledJob, Tag(union_tag("job"))] | Annotated[CreatePipeline, Tag(union_tag("pipeline"))],
     Discriminator(_kind_of_template),
@@ -116,12 +116,12 @@ _template_adapter: TypeAdapter[ScheduledJob | CreatePipeline] = TypeAdapter(Temp
 
 
 def parse_template(text: str) -> ScheduledJob | CreatePipeline:
-    """The template as it was stored."""
+    """Return the stored template."""
     return _template_adapter.validate_python(json.loads(text))
 
 
 class PutSchedule(ScheduleTiming):
-    """A schedule. `catchUp`: missed fires to make up for, the latest ones; 0: none."""
+    """A schedule. `catchUp`: maximum number of missed fires to make up for, the latest ones."""
 
     name: Name
     template: Template
@@ -149,7 +149,7 @@ class PutSchedule(ScheduleTiming):
 
 
 class ScheduleFire(Model):
-    """What was decided for one moment: `created`, or `overlap`, `missed`, `failed` (with the reason)."""
+    """The decision for one moment: `created`, `overlap`, `missed` or `failed` (with the reason)."""
 
     fire_time: datetime
     outcome: FireOutcome
@@ -161,19 +161,19 @@ class ScheduleFire(Model):
 
 
 class FirePage(Model):
-    """What was decided, the latest first."""
+    """Decisions, latest first."""
 
     fires: list[ScheduleFire]
 
 
 class FireFilter(StrictModel):
-    """How many of the latest decisions to list."""
+    """Number of the latest decisions to list."""
 
     limit: int = Field(default=50, ge=1, le=500)
 
 
 class ScheduleView(Model):
-    """A schedule; `nextRunAt` is null while it is paused and when it is over, `upcoming` begins with it."""
+    """A schedule. `nextRunAt` is null while it is paused and when it is over. `upcoming` begins with it."""
 
     id: UUID
     name: str
@@ -198,7 +198,7 @@ class ScheduleView(Model):
 
     @classmethod
     def of(cls, schedule: Schedule) -> ScheduleView:
-        """The view of a record."""
+        """Return the view of a record."""
         when = ScheduleTiming.model_validate(schedule.timing)
         own = {"cron", "at", "rules", "time_zone", "template"}
         same = {name: getattr(schedule, name) for name in cls.model_fields.keys() - own}
@@ -213,31 +213,31 @@ def schedule_json(schedule: Schedule) -> bytes:
 
 
 class SchedulePage(Model):
-    """Schedules in the order they were made; `next` is the cursor of the following page."""
+    """Schedules, oldest first. `next` is the cursor of the following page."""
 
     schedules: list[ScheduleView]
     next: UUID | None
 
 
 class ScheduleFilter(StrictModel):
-    """Which schedules to list; `cursor` is the `next` of the page before."""
+    """Filter of a list of schedules. `cursor` is the `next` of the previous page."""
 
     cursor: UUID | None = None
     limit: int = Field(default=50, ge=1, le=200)
 
 
 def timing_of(schedule: Schedule) -> Timing:
-    """When a schedule fires."""
+    """Return the fire times of a schedule."""
     when = ScheduleTiming.model_validate(schedule.timing)
     return when.timing(schedule.start_at, schedule.end_at)
 
 
 def stored_timing(body: PutSchedule) -> dict[str, Any]:
-    """The timing as it is stored."""
+    """Return the timing as stored."""
     when = ScheduleTiming.model_validate(body.model_dump(by_alias=True, include=set(ScheduleTiming.model_fields)))
     return when.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def stored_template(body: PutSchedule) -> str:
-    """The template as it is stored."""
+    """Return the template as stored."""
     return body.template.model_dump_json(by_alias=True, exclude_unset=True)

@@ -25,20 +25,20 @@ _PLAIN_COLUMNS = ("name", "catch_up", "overlap", "jitter_seconds", "start_at", "
 
 
 def _columns(body: PutSchedule, upcoming: Sequence[datetime]) -> dict[str, Any]:
-    """Return the columns that the owner decides on."""
+    """Return the columns that the owner sets."""
     plain = {name: getattr(body, name) for name in _PLAIN_COLUMNS}
     template, timing = stored_template(body), Jsonb(stored_timing(body))
     return plain | {"template": template, "timing": timing} | _moments(() if body.paused else upcoming)
 
 
 def _moments(upcoming: Sequence[datetime]) -> dict[str, Any]:
-    """The columns of the next moments."""
+    """Return the columns of the next moments."""
     return {"next_run_at": next(iter(upcoming), None), "upcoming": list(upcoming)}
 
 
 @dataclass(frozen=True, slots=True)
 class Fire:
-    """What was decided for a moment; `created` comes with the id of the job or pipeline."""
+    """The decision for a moment. `created` comes with the id of the job or pipeline."""
 
     schedule_id: UUID
     fire_time: datetime
@@ -49,7 +49,7 @@ class Fire:
     error: str | None = None
 
     def as_row(self) -> dict[str, Any]:
-        """The columns, as JSON."""
+        """Return the columns as JSON."""
         return {
             "schedule_id": str(self.schedule_id),
             "fire_time": self.fire_time.isoformat(),
@@ -63,7 +63,7 @@ class Fire:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """From the moment that was found to the next ones."""
+    """The step of a schedule from one moment to the next ones."""
 
     id: UUID
     expected: datetime
@@ -72,7 +72,7 @@ class Step:
     last_error: str | None = None
 
     def as_row(self) -> dict[str, Any]:
-        """The columns, as JSON."""
+        """Return the columns as JSON."""
         upcoming = [moment.isoformat() for moment in self.upcoming]
         return {
             "id": str(self.id),
@@ -85,13 +85,13 @@ class Step:
 
 
 class ScheduleStore:
-    """What owners do with schedules, and what there is to wait for."""
+    """Everything about schedules."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     def connection(self) -> AbstractAsyncContextManager[AsyncConnection[DictRow]]:
-        """A connection for the transaction in which schedules fire."""
+        """Return a connection for the transaction in which schedules fire."""
         return self._pool.connection()
 
     async def _one(self, query: str, **parameters: Any) -> Schedule | None:
@@ -102,12 +102,12 @@ class ScheduleStore:
     async def create_schedule(
         self, schedule_id: UUID, owner: str, body: PutSchedule, upcoming: Sequence[datetime], *, limit: int = 0
     ) -> Schedule | None:
-        """Create a schedule; None when the owner has one of this name.
+        """Create a schedule. Return None when the owner has one with this name.
 
         Raises:
-            LimitExceededError: the owner would have more than `limit`, if that is not 0.
+            LimitExceededError: the owner's schedules would exceed `limit` (0: no limit).
         """
-        # Templates may have a mebibyte.
+        # Templates may have up to a mebibyte.
         columns = await asyncio.to_thread(_columns, body, upcoming)
         async with self._pool.connection() as connection, transaction_if(connection, limit):
             row = await _schedules.insert_schedule(connection, id=schedule_id, owner=owner, **columns)
@@ -120,50 +120,50 @@ class ScheduleStore:
     async def replace_schedule(
         self, schedule_id: UUID, body: PutSchedule, upcoming: Sequence[datetime]
     ) -> Schedule | None:
-        """Give a schedule another content; None when there is none.
+        """Replace the content of a schedule. Return None when it does not exist.
 
         Raises:
-            psycopg.errors.UniqueViolation: the owner has another one of this name.
+            psycopg.errors.UniqueViolation: the owner has another one with this name.
         """
         columns = await asyncio.to_thread(_columns, body, upcoming)
         return await self._one("replace_schedule", id=schedule_id, **columns)
 
     async def pause_schedule(self, schedule_id: UUID) -> Schedule | None:
-        """Pause; None when it is paused already."""
+        """Pause. Return None when it is paused already."""
         return await self._one("set_paused", id=schedule_id, paused=True, **_moments(()))
 
     async def resume_schedule(self, schedule_id: UUID, upcoming: Sequence[datetime]) -> Schedule | None:
-        """Resume; None when it is not paused."""
+        """Resume. Return None when it is not paused."""
         return await self._one("set_paused", id=schedule_id, paused=False, **_moments(upcoming))
 
     async def reset_schedule(self, schedule_id: UUID, upcoming: Sequence[datetime]) -> Schedule | None:
-        """Forget what is due and what went wrong; None when there is no such schedule."""
+        """Drop due moments and errors. Return None when the schedule does not exist."""
         return await self._one("reset_schedule", id=schedule_id, **_moments(upcoming))
 
     async def find_schedule(self, schedule_id: UUID, owner: str | None = None) -> Schedule | None:
-        """One schedule; with an owner, only if it is that owner's."""
+        """Return one schedule. With an owner, only that owner's."""
         return await self._one("get_schedule", id=schedule_id, owner=owner)
 
     async def list_schedules(self, *, owner: str | None, after: UUID | None, limit: int) -> list[Schedule]:
-        """Up to `limit` schedules in the order they were made, after the one with the id `after`."""
+        """Return up to `limit` schedules after the schedule `after`, oldest first."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(_schedules.list_schedules(connection, owner=owner, after=after, limit=limit))
         return [Schedule.from_row(row) for row in rows]
 
     async def delete_schedule(self, schedule_id: UUID) -> bool:
-        """Delete a schedule; what it has made stays. False when there is none."""
+        """Delete a schedule, but not its jobs. Return False when there is none."""
         async with self._pool.connection() as connection:
             deleted: int = await _schedules.delete_schedule(connection, id=schedule_id)
         return deleted == 1
 
     async def list_fires(self, schedule_id: UUID, *, limit: int) -> list[ScheduleFire]:
-        """What was decided for the latest moments, the newest first."""
+        """Return the latest decisions, newest first."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(_schedules.list_fires(connection, schedule_id=schedule_id, limit=limit))
         return [ScheduleFire.from_row(row) for row in rows]
 
     async def seconds_until_due(self, now: datetime | None = None) -> float | None:
-        """How long until the next moment comes; None when none will."""
+        """Return the seconds until the next moment. None: there is none."""
         async with self._pool.connection() as connection:
             seconds: float | None = (await _schedules.seconds_until_due(connection, now=now))["seconds"]
         return seconds
@@ -172,19 +172,19 @@ class ScheduleStore:
 async def lock_due(
     connection: AsyncConnection[DictRow], *, now: datetime | None, only: UUID | None, limit: int
 ) -> tuple[list[Schedule], datetime | None]:
-    """Hold up to `limit` schedules whose moment has come, for this transaction; with the time of the decision."""
+    """Lock up to `limit` due schedules for this transaction. Return them with the time of the decision."""
     rows = await fetch_all(_schedules.lock_due(connection, now=now, only=only, limit=limit))
     return [Schedule.from_row(row) for row in rows], rows[0]["server_time"] if rows else None
 
 
 async def lock_schedule(connection: AsyncConnection[DictRow], schedule_id: UUID) -> tuple[Schedule, datetime] | None:
-    """Hold one schedule for this transaction, with the database's time; None when there is none."""
+    """Lock one schedule for this transaction. Return it with the database's time, or None."""
     row = await _schedules.lock_schedule(connection, id=schedule_id)
     return None if row is None else (Schedule.from_row(row), row["server_time"])
 
 
 async def list_open_jobs(connection: AsyncConnection[DictRow], ids: Sequence[UUID]) -> dict[UUID, list[UUID]]:
-    """What earlier fires of these schedules have made and has not ended."""
+    """Return the open jobs of earlier fires of these schedules."""
     found: dict[UUID, list[UUID]] = {}
     for row in await fetch_all(_schedules.list_open_jobs(connection, ids=list(ids))):
         found.setdefault(row["schedule_id"], []).append(row["id"])
@@ -192,13 +192,13 @@ async def list_open_jobs(connection: AsyncConnection[DictRow], ids: Sequence[UUI
 
 
 async def list_last_sources(connection: AsyncConnection[DictRow], ids: Sequence[UUID]) -> dict[UUID, LastSource]:
-    """What the latest success of each of these schedules told of its source."""
+    """Return the source validators of the latest success of each schedule."""
     rows = await fetch_all(_schedules.list_last_sources(connection, ids=list(ids))) if ids else []
     return {row["schedule_id"]: LastSource.from_row(row) for row in rows}
 
 
 async def store_decisions(connection: AsyncConnection[DictRow], fires: Sequence[Fire], steps: Sequence[Step]) -> None:
-    """Write down what was decided and go on; `psycopg.errors.UniqueViolation` when it was decided before."""
+    """Record decisions and set the next moments. `psycopg.errors.UniqueViolation` when one was decided before."""
     if fires:
         await _schedules.insert_fires(connection, fires=Jsonb([fire.as_row() for fire in fires]))
     if steps:

@@ -1,4 +1,4 @@
-"""The folder of unfinished uploads: what a dead process left in it goes at once, what a living one writes stays."""
+"""The folder of unfinished uploads. Those of dead processes are removed at once, those of live processes stay."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _LOCK_SUFFIX = ".lock"
 
 
 class Incoming:
-    """One subfolder for each process, beside a file that the process holds a lock on.
+    """One subfolder per process, beside a file that the process keeps locked.
 
-    The kernel releases the lock at the end of the process, however it ends. Several processes may share the folder.
+    The kernel releases the lock when the process ends for any reason. Several processes may share the folder.
 
     Args:
         root: the folder.
@@ -28,11 +28,11 @@ class Incoming:
 
     @property
     def folder(self) -> Path:
-        """Where this process puts its uploads."""
+        """Return the folder of this process's uploads."""
         return self._own
 
     def prepare(self) -> None:
-        """Make the folders. Raises OSError when that cannot be done."""
+        """Create the folders, or raise OSError."""
         self._root.mkdir(mode=0o700, exist_ok=True)
         while self._own == self._root:
             self._take_place()
@@ -45,7 +45,7 @@ class Incoming:
         # Where files cannot be locked, no cleaner gets a lock either.
         with contextlib.suppress(OSError):
             if not _is_locked(lock) or not _is_same(lock, path):
-                # A cleaner came between the two steps.
+                # A cleaner ran between the two steps.
                 return
         own.mkdir(mode=0o700)
         self._own = own

@@ -1,4 +1,4 @@
-"""An object store in a folder. Objects appear whole: a temporary name, a digest, a rename."""
+"""An object store in a folder. Objects appear atomically: temporary file, digest, rename."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ from geo_jobs_api.storage.storage import ObjectInfo, SignedRequest, SizeRule, Ur
 
 _log = get_logger(__name__)
 
-# Large enough that a thread per piece costs nothing, small enough to keep many uploads in memory.
+# A thread per piece costs next to nothing, and many uploads fit into memory.
 PIECE_BYTES = 1024 * 1024
-# The disk is full, the account's share of it is used up, or no file may be as long.
+# The disk is full, the account's quota is used up, or the file exceeds the size limit.
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True)
 class StagedObject:
-    """An upload that has arrived whole but has no key yet."""
+    """A complete upload without a key."""
 
     info: ObjectInfo
     temporary: Path
 
     def publish(self, target: Path) -> None:
-        """Give it its place, replacing what stood there, and make that survive a power cut."""
+        """Rename it to its path, replacing an older object, and sync the folder."""
         self.move(target)
         _settle_folder(target.parent)
 
     def move(self, target: Path) -> None:
-        """Give it its place; its folder has yet to be settled."""
+        """Rename it to its path. The caller syncs the folder."""
         target.parent.mkdir(parents=True, exist_ok=True)
         self.temporary.replace(target)
 
 
 class _Arriving:
-    """The file that an upload goes to, made with its first piece; all but `exists` is for a thread.
+    """The file of an upload, created with its first piece. All methods but `exists` run in a thread.
 
     Args:
-        folder: where.
+        folder: of the file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -74,7 +74,7 @@ class _Arriving:
             view = view[self._file.write(view) :]
 
     def finish(self, last: bytes) -> StagedObject:
-        """Add the last piece; from here on the bytes survive a power cut."""
+        """Add the last piece, and sync the file."""
         self.write(last)
         assert self._file is not None  # noqa: S101 - made by the write before
         assert self._temporary is not None  # noqa: S101 - likewise
@@ -83,7 +83,7 @@ class _Arriving:
         return StagedObject(ObjectInfo(self._size, self._digest.hexdigest()), self._temporary)
 
     def exists(self) -> bool:
-        """Whether there is a file that was not published."""
+        """Return whether there is an unpublished file."""
         return self._temporary is not None and self._temporary.exists()
 
     def discard(self) -> None:
@@ -95,7 +95,7 @@ class _Arriving:
 
 
 def _settle_folder(path: Path) -> None:
-    """Make the names in a folder survive a power cut."""
+    """Sync the names in a folder to the disk."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
@@ -105,7 +105,7 @@ def _settle_folder(path: Path) -> None:
 
 @contextmanager
 def _room_for(size_bytes: int) -> Iterator[None]:
-    """A disk that takes no more is a Problem `storage_full`, and said in the log."""
+    """Log a full disk, and raise Problem `storage_full` for it."""
     try:
         yield
     except OSError as error:
@@ -128,8 +128,8 @@ class LocalStorage:
     """The `Storage` that the API serves itself.
 
     Args:
-        root: folder of the objects; made when it is not there, readable by its owner only.
-        signer: makes and checks the URLs.
+        root: folder of the objects, created if missing, readable by its owner only.
+        signer: signs and verifies the URLs.
     """
 
     def __init__(self, root: Path, signer: UrlSigner) -> None:
@@ -139,27 +139,27 @@ class LocalStorage:
         self.signer = signer
 
     def prepare(self) -> None:
-        """Make the folders. Raises OSError when that cannot be done."""
+        """Create the folders, or raise OSError."""
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._incoming.prepare()
 
     def path_of(self, key: str) -> Path:
-        """The file behind a key; a Problem for a key that leads anywhere else."""
+        """Return the file of a key. A Problem for keys outside the folder."""
         parts = key.split("/")
         if any(part in {"", ".", ".."} or "\0" in part for part in parts) or parts[0] != "jobs":
             raise Problem("object_not_found", "There is no such file.")
         return self._root.joinpath(*parts)
 
     def sign_put(self, base_url: str, key: str, rule: SizeRule, seconds: float) -> SignedRequest:
-        """Allow one object to be uploaded."""
+        """Return the signed request for one upload."""
         return self.signer.sign(base_url, "PUT", key, rule, seconds)
 
     def sign_get(self, base_url: str, key: str, seconds: float) -> SignedRequest:
-        """Allow one object to be downloaded."""
+        """Return the signed request for one download."""
         return self.signer.sign(base_url, "GET", key, None, seconds)
 
     async def put_small(self, objects: Mapping[str, bytes]) -> None:
-        """Keep small objects by their keys: one trip to a thread, and each folder is settled once."""
+        """Store small objects by key, with one trip to a thread and one sync per folder."""
         places = {self.path_of(key): content for key, content in objects.items()}
 
         def put() -> None:
@@ -177,7 +177,7 @@ class LocalStorage:
             await asyncio.to_thread(put)
 
     async def stat(self, keys: Sequence[str]) -> list[ObjectInfo | None]:
-        """Size and digest of the bytes that are on the disk now, for each key; None where there are none."""
+        """Return size and digest of the stored bytes for each key. None: no object."""
         paths = [self.path_of(key) for key in keys]
         return await asyncio.to_thread(lambda: [_digest_file(path) for path in paths])
 
@@ -186,7 +186,7 @@ class LocalStorage:
         await asyncio.to_thread(shutil.rmtree, self.path_of(prefix), ignore_errors=True)
 
     async def remove_broken_uploads(self, older_than_seconds: float) -> int:
-        """Remove uploads that dead processes left unfinished. Return the number of files.
+        """Remove unfinished uploads of dead processes. Return the number of files.
 
         Args:
             older_than_seconds: age at which files of unknown processes are removed.
@@ -194,7 +194,7 @@ class LocalStorage:
         return await asyncio.to_thread(self._incoming.remove_abandoned, self.signer.now() - older_than_seconds)
 
     async def list_jobs(self, after: str, limit: int, older_than_seconds: float) -> list[str]:
-        """Names of the folders below `jobs`, sorted, those after `after`."""
+        """Return the names of the folders below `jobs` after `after`, sorted."""
 
         def look() -> list[str]:
             folder, before = self._root / "jobs", self.signer.now() - older_than_seconds
@@ -216,23 +216,23 @@ class LocalStorage:
         await asyncio.to_thread(write)
 
     async def free_bytes(self) -> int | None:
-        """Return the room that the disk has for this account."""
+        """Return the free bytes of the disk for this account."""
         return (await asyncio.to_thread(shutil.disk_usage, self._root)).free
 
     async def delete(self, key: str) -> None:
-        """Remove one object; nothing happens if there is none."""
+        """Remove one object, if it exists."""
         await asyncio.to_thread(self.path_of(key).unlink, missing_ok=True)
 
     @asynccontextmanager
     async def receive(self, key: str, body: AsyncIterator[bytes], rule: SizeRule) -> AsyncIterator[StagedObject]:
         """Store an upload in a temporary file, which is removed unless it is published inside the context.
 
-        A later upload to the same key ends an earlier one that is still arriving. So a client whose link broke can try
-        again at once, and many uploads to one URL take the room of one in each process.
+        A later upload to the same key ends an earlier unfinished one. So a client with a broken connection can retry at
+        once, and many uploads to one URL take the space of one in each process.
 
         Raises:
-            Problem: `too_large` as soon as there are too many bytes, `validation` when there are too few,
-                `storage_full` when the disk takes no more, `invalid_state` when a later upload took over.
+            Problem: `too_large` at the first excess byte, `validation` for too few bytes, `storage_full`, and
+                `invalid_state` when a later upload took over.
         """
         arriving = _Arriving(self._incoming.folder)
         try:
@@ -248,7 +248,7 @@ class LocalStorage:
 
     @contextmanager
     def _latest(self, key: str) -> Iterator[anyio.CancelScope]:
-        """Cancel the block that another upload to this key is in, and let the next one cancel this block."""
+        """Cancel the current upload to this key, and let the next one cancel this block."""
         if key in self._receiving:
             self._receiving[key].cancel()
         with anyio.CancelScope() as scope:
@@ -261,7 +261,7 @@ class LocalStorage:
 
 
 async def _receive_body(arriving: _Arriving, body: AsyncIterator[bytes], rule: SizeRule) -> bytes:
-    """Store the body but for its last piece, which is returned: most are whole in it, and need one trip to a thread."""
+    """Store the body except its last piece, which is returned. Most bodies are one piece, for one trip to a thread."""
     size = 0
     piece = bytearray()
     async for chunk in body:

@@ -1,4 +1,4 @@
-"""What the API needs of an object store, and the signatures of the one that it serves itself."""
+"""The interface of object stores, and the signatures of the API's own store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from geo_jobs_api.errors import Problem
 
 @dataclass(frozen=True, slots=True)
 class SignedRequest:
-    """A request that anyone who has it may make until it expires."""
+    """A request that any client may send until it expires."""
 
     url: str
     method: str
@@ -26,7 +26,7 @@ class SignedRequest:
 
 @dataclass(frozen=True, slots=True)
 class SizeRule:
-    """How large an uploaded object may be: exactly `size_bytes`, or up to it."""
+    """The size of an uploaded object: exactly `size_bytes`, or at most."""
 
     size_bytes: int
     exact: bool
@@ -34,50 +34,50 @@ class SizeRule:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What is really there under a key."""
+    """Size and digest of a stored object."""
 
     size_bytes: int
     sha256: str
 
 
 class Storage(Protocol):
-    """An object store. Keys are relative paths with `/`; base URLs have no slash at the end."""
+    """An object store. Keys are relative paths with `/`. Base URLs do not end with a slash."""
 
     def sign_put(self, base_url: str, key: str, rule: SizeRule, seconds: float) -> SignedRequest:
-        """Allow one object to be uploaded."""
+        """Return the signed request for one upload."""
 
     def sign_get(self, base_url: str, key: str, seconds: float) -> SignedRequest:
-        """Allow one object to be downloaded."""
+        """Return the signed request for one download."""
 
     async def put_small(self, objects: Mapping[str, bytes]) -> None:
-        """Keep small objects by their keys, each whole, replacing what stood there.
+        """Store small objects by key, each atomically, replacing older ones.
 
         Raises:
             Problem: `storage_full`.
         """
 
     async def stat(self, keys: Sequence[str]) -> list[ObjectInfo | None]:
-        """Size and digest of each object; None for one that is not there."""
+        """Return size and digest of each object. None: no such object."""
 
     async def delete_prefix(self, prefix: str) -> None:
-        """Remove all objects below a prefix; nothing happens if there are none."""
+        """Remove all objects below a prefix, if any exist."""
 
     async def remove_broken_uploads(self, older_than_seconds: float) -> int:
-        """Remove what was uploaded in part and not touched for so long; how many there were."""
+        """Remove partial uploads that have not changed for this long. Return their number."""
 
     async def list_jobs(self, after: str, limit: int, older_than_seconds: float) -> list[str]:
-        """Ids of jobs that have objects and whose objects were not touched for so long, sorted, those after `after`."""
+        """Return sorted ids after `after` of jobs with objects that have not changed for this long."""
 
     async def check(self) -> None:
         """Raise OSError when the store cannot be written."""
 
     async def free_bytes(self) -> int | None:
-        """Return the room for further objects, in bytes; None where it has no bound."""
+        """Return the free bytes, or None if unlimited."""
 
 
 @dataclass(frozen=True, slots=True)
 class SignatureQuery:
-    """The query of a signed URL, as it came. Exactly one of both sizes stands in a PUT, none in a GET."""
+    """The query of a signed URL as received. A PUT has exactly one of the sizes, a GET none."""
 
     expires: int
     signature: str
@@ -86,7 +86,7 @@ class SignatureQuery:
 
     @property
     def rule(self) -> SizeRule | None:
-        """The size that the URL allows."""
+        """Return the size that the URL allows."""
         if self.size is not None:
             return SizeRule(self.size, exact=True)
         return None if self.max_size is None else SizeRule(self.max_size, exact=False)
@@ -105,7 +105,7 @@ class UrlSigner:
         self._clock = clock
 
     def now(self) -> float:
-        """Seconds since the epoch, by the clock that signatures expire by."""
+        """Return seconds since the epoch, by the clock of the signatures."""
         return self._clock()
 
     def _signature(self, method: str, key: str, rule: SizeRule | None, expires: int) -> str:
@@ -115,7 +115,7 @@ class UrlSigner:
         return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
     def sign(self, base_url: str, method: str, key: str, rule: SizeRule | None, seconds: float) -> SignedRequest:
-        """A URL that allows one method on one key for some seconds."""
+        """Return a URL that allows one method on one key for some seconds."""
         expires = int(self._clock() + seconds)
         query: dict[str, str | int] = {"expires": expires}
         if rule is not None:
@@ -125,9 +125,9 @@ class UrlSigner:
         return SignedRequest(url, method, {}, datetime.fromtimestamp(expires, UTC))
 
     def verify(self, method: str, key: str, query: SignatureQuery) -> None:
-        """Raise a Problem unless this very request was signed and has not expired."""
+        """Raise a Problem unless this request was signed and has not expired."""
         expected = self._signature(method, key, query.rule, query.expires)
-        # As bytes: compare_digest refuses text that is not ASCII, and the text is the caller's.
+        # As bytes, since compare_digest rejects non-ASCII text, and the caller chooses the text.
         if not hmac.compare_digest(expected.encode(), query.signature.encode()):
             raise Problem("signature_invalid", "The signature does not fit this method, address and size.")
         if query.expires <= self._clock():

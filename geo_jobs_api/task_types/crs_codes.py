@@ -1,4 +1,4 @@
-"""The codes of coordinate systems, from a list: strangers' text is not for PROJ's parser in this process."""
+"""A list of coordinate system codes, since untrusted text must not reach PROJ's parser in this process."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from functools import cache
 from importlib import resources
 
 _CODE = re.compile(r"(?:urn:ogc:def:crs:)?([A-Za-z]{2,10}):(?:[\d.]*:)?([A-Za-z0-9]{1,12})")
-# Workers refuse PROJ strings that make PROJ open a file, or that chain operations. The grid `@null` is built in.
+# Workers reject PROJ strings that make PROJ open a file, or that chain operations. The grid `@null` is built in.
 _NO_GRID = re.compile(r"\bnadgrids\s*=\s*@?null(?!\S)", re.IGNORECASE)
 _NAMES_FILE = re.compile(r"grids\s*=|\binit\s*=|\bproj\s*=\s*pipeline\b", re.IGNORECASE)
-# Their systems are of other planets, and thousands.
+# Thousands of systems of other planets.
 _NOT_LISTED = frozenset({"IAU"})
 
 
 def is_possible_crs(text: str) -> bool:
-    """Whether the text is a code that is listed, or something other than a code or a PROJ string with files."""
+    """Return whether the text is a listed code, or neither a code nor a PROJ string with files."""
     if text.lstrip().startswith("+proj="):
         return _NAMES_FILE.search(_NO_GRID.sub("", text)) is None
     code = _CODE.fullmatch(text.strip())

@@ -1,4 +1,4 @@
-"""JSON Schemas of task types' payloads: which ones are taken, and what is wrong with a payload, in words."""
+"""JSON Schemas of payloads: allowed schemas, and readable errors of payloads."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ _TYPES = {
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
-    """Let a schema pass that payloads can be held against in little time.
+    """Check that a schema is valid and cheap to apply.
 
     Raises:
-        ValueError: it is no JSON Schema, too large, or refers to itself or to somewhere else.
+        ValueError: it is no JSON Schema, too large, recursive, or refers to another document.
     """
     text = json.dumps(schema)
     if len(text) > _LARGEST_BYTES:
@@ -56,12 +56,12 @@ def check_schema(schema: Mapping[str, Any]) -> None:
 
 
 def find_errors(schema: str, payload: Mapping[str, Any], pointer: str) -> list[FieldError]:
-    """Return what is wrong with a payload, each with its place.
+    """Return the errors of a payload, each with its place.
 
     Args:
-        schema: as JSON text, checked before.
+        schema: checked JSON text.
         payload: nested at most 32 levels deep.
-        pointer: where the payload stands in the request.
+        pointer: place of the payload in the request.
     """
     compiled = _compiled(schema)
     found: list[FieldError] = []
@@ -71,7 +71,7 @@ def find_errors(schema: str, payload: Mapping[str, Any], pointer: str) -> list[F
         if isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Type):
             typed.add(place)
         elif place in typed:
-            continue  # a value of the wrong type breaks other rules as well
+            continue  # A value of the wrong type breaks other rules too.
         found += _in_words(compiled.rules, error, pointer)
         if len(found) >= _MOST_ERRORS:
             break
@@ -102,7 +102,7 @@ def _compiled(schema: str) -> _Compiled:
 
 
 def _count(schema: Any, root: Mapping[str, Any], open_references: tuple[str, ...], seen: int = 0) -> int:
-    """Count the schemas within one, with each reference followed; ValueError when there are too many."""
+    """Count the subschemas, with each reference followed. ValueError when there are too many."""
     seen += 1
     if seen > _MOST_SUBSCHEMAS:
         raise ValueError(f"has more than {_MOST_SUBSCHEMAS} schemas within, counting each reference anew")
@@ -137,7 +137,7 @@ def _follow(reference: str, root: Mapping[str, Any], open_references: tuple[str,
 
 
 def _folded(schema: Mapping[str, Any], payload: Mapping[str, Any]) -> dict[str, Any]:
-    """The payload in lower case where the schema has names that count in any case."""
+    """Return the payload in lower case where the schema has case-insensitive names."""
     properties = _properties(schema)
     return {
         name: value.lower() if isinstance(value, str) and _rules_of(properties, name).get(_IGNORE_CASE) else value
@@ -184,7 +184,7 @@ def _in_words(schema: Mapping[str, Any], error: jsonschema_rs.ValidationError, p
 
 
 def _out_of_order(schema: Mapping[str, Any], payload: Mapping[str, Any], pointer: str) -> Iterable[FieldError]:
-    """What a schema of the standard cannot say: which of two numbers must be less than the other."""
+    """Yield errors beyond JSON Schema: pairs of numbers in the wrong order."""
     properties = _properties(schema)
     for name, value in payload.items():
         limit = _rules_of(properties, name).get(_AT_LEAST)
@@ -200,7 +200,7 @@ def _out_of_order(schema: Mapping[str, Any], payload: Mapping[str, Any], pointer
 
 
 def _parent(schema: Mapping[str, Any], path: Sequence[str | int]) -> Mapping[str, Any]:
-    """The schema that a keyword stands in; empty where it cannot be followed, as through a reference."""
+    """Return the schema around a keyword. Empty where it cannot be followed, as through a reference."""
     here: Any = schema
     for part in path[:-1]:
         try:

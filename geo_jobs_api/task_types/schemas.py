@@ -1,4 +1,4 @@
-"""A task type as JSON: the same shape in calls, commands and the environment."""
+"""A task type as JSON, with the same format in requests, commands and the environment."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ MediaType = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+*-]{1,100}/[A-Za-z0-9.+*
 
 @cache
 def shipped() -> Mapping[str, Mapping[str, Any]]:
-    """`payloadSchema` and `inputTypes` of the task types that come with the workers, unless an operator sets others."""
+    """Return `payloadSchema` and `inputTypes` of the built-in task types, which operators may override."""
     text = resources.files("geo_jobs_api.task_types").joinpath("builtin_types.json").read_text(encoding="utf-8")
     types: dict[str, dict[str, Any]] = json.loads(text)
     return types
 
 
 class OutputRule(StrictModel):
-    """Something that a job may leave: its file's suffix after the stem, and for which output formats (null: all)."""
+    """A possible output: the suffix of its file, and its output formats (null: all)."""
 
     suffix: str = Field(pattern=r"^[._-][A-Za-z0-9._-]{0,39}$")
     content_type: Annotated[Text, Field(min_length=1, max_length=200)]
@@ -47,19 +47,19 @@ class OutputRule(StrictModel):
 
 
 class ClaimRate(StrictModel):
-    """At most `count` claims in any stretch of `periodSeconds`."""
+    """At most `count` claims in any period of `periodSeconds`."""
 
     count: int = Field(ge=1, le=100_000)
     period_seconds: float = Field(gt=0, le=31 * _DAY_SECONDS)
 
 
 class TaskType(StrictModel):
-    """What a kind of job needs and leaves, how long, how often and how many at once it may run.
+    """A task type: requirements, outputs, timeouts and limits of its jobs.
 
-    `leaseSeconds` null: the service's own. `maxConcurrentRuns` and `rateLimit` null: as many as there are workers.
-    `backoffSeconds`: the longest wait after the first, second, … attempt; the last one repeats. `memoryMb`: memory of a
-    worker's job process, in MiB, that a job needs (null: any). `payloadSchema`: JSON Schema of `inputPayload`; null:
-    the shipped one, else any payload. `inputTypes`: media types of uploads; null: the shipped ones, else any.
+    `leaseSeconds` null: the service default. `maxConcurrentRuns` and `rateLimit` null: no limit. `backoffSeconds`:
+    the longest pause after the first, second, … attempt. The last one repeats. `memoryMb`: required memory of a
+    worker's job process, in MiB (null: any). `payloadSchema`: JSON Schema of `inputPayload` (null: the built-in one, or
+    any object). `inputTypes`: media types of uploads (null: the built-in ones, or any).
     """
 
     name: str = Field(pattern="^[a-z][a-z0-9_]{0,62}$")
@@ -98,9 +98,9 @@ class TaskType(StrictModel):
         return cls.from_fields(same | derived)
 
     def as_row(self) -> dict[str, Any]:
-        """The columns of `task_types`, with the outputs as JSON values.
+        """Return the columns of `task_types`, with the outputs as JSON values.
 
-        What is as shipped is left empty, so that it follows the program's next version.
+        Built-in values are left empty, so that they follow the next version of the program.
         """
         same = {name: getattr(self, name) for name in type(self).model_fields if name not in _APART}
         rate = self.rate_limit
@@ -115,12 +115,12 @@ class TaskType(StrictModel):
         }
 
     def changed(self, given: Mapping[str, Any]) -> TaskType:
-        """The same with some fields changed, given by their JSON names; Problem `validation` if that cannot be."""
+        """Return a copy with some fields changed, by JSON name, or raise Problem `validation`."""
         return parse_task_type(self.model_dump(by_alias=True) | dict(given) | {"name": self.name})
 
 
 def parse_task_type(given: Mapping[str, Any]) -> TaskType:
-    """Read one from JSON; Problem `validation`, which names the wrong places, if it is none."""
+    """Read a task type from JSON, or raise Problem `validation` with the invalid places."""
     try:
         return _as_shipped(TaskType.model_validate(dict(given)))
     except ValidationError as error:

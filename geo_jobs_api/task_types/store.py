@@ -1,4 +1,4 @@
-"""Task types in PostgreSQL. A change is heard of by everybody who waits."""
+"""Task types in PostgreSQL. Each change notifies all waiting claims."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ async def _put(connection: AsyncConnection[DictRow], task_type: TaskType, *, by_
 
 
 class TaskTypeStore:
-    """What kinds of jobs there are."""
+    """The stored task types."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def list_task_types(self) -> list[TaskType]:
-        """All of them, by name."""
+        """Return all task types, by name."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(_task_types.list_task_types(connection))
-        # Schemas of payloads are checked, which takes 6 ms for a large one.
+        # Checking the payload schemas takes 6 ms for a large one.
         return await asyncio.to_thread(lambda: [TaskType.from_row(row) for row in rows])
 
     async def find_task_type(self, name: str) -> TaskType | None:
-        """One of them."""
+        """Return one task type."""
         return next((one for one in await self.list_task_types() if one.name == name), None)
 
     async def put_task_type(self, task_type: TaskType) -> None:
-        """Make it exactly so, new or not."""
+        """Create or replace a task type."""
         async with self._pool.connection() as connection:
             await _put(connection, task_type, by_operator=True)
 
     async def change_task_type(
         self, name: str, given: Mapping[str, Any], *, may_create: bool = False
     ) -> TaskType | None:
-        """Change some fields, given by their JSON names, and leave the others.
+        """Change some fields, by JSON name.
 
         Returns:
-            What it is now; None when there is no such type and none is to be made.
+            The new task type. None: it does not exist, and `may_create` is false.
 
         Raises:
             Problem: `validation`.
@@ -66,7 +66,7 @@ class TaskTypeStore:
         return changed
 
     async def apply_environment(self, given: Sequence[Mapping[str, Any]]) -> None:
-        """Make types as the environment wants them, but for those that somebody has changed since.
+        """Apply the environment's task types, except to types that operators have changed.
 
         Raises:
             Problem: `validation`.

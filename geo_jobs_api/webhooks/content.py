@@ -1,4 +1,4 @@
-"""From a webhook as it is asked for to what is stored."""
+"""From a requested webhook to its stored content."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class WebhookBuilder:
     """Checks webhooks and encrypts their secrets.
 
     Attributes:
-        private_hosts: hosts that may be in one's own network.
-        cipher: what secrets are kept with.
+        private_hosts: allowed hosts in private networks.
+        cipher: encrypts the secrets.
     """
 
     private_hosts: HostList
     cipher: SecretCipher
 
     def content(self, body: PutWebhook, *, is_admin: bool, secret: str | None = None) -> WebhookContent:
-        """What is stored; `secret` is for a webhook that is told none.
+        """Return the stored content. `secret` is the default for a request without one.
 
         Raises:
             Problem: `validation`, `not_allowed`.
@@ -50,5 +50,5 @@ class WebhookBuilder:
 
 
 def new_secret() -> str:
-    """A secret that nobody guesses."""
+    """Return a random secret."""
     return f"whsec_{secrets.token_urlsafe(32)}"

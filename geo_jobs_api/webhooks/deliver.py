@@ -1,7 +1,7 @@
-"""What sends deliveries to webhooks: signed, paced for each destination, tried again for a day.
+"""Delivers webhooks: signed, rate-limited per destination, retried for a day.
 
-At least once: a process that dies between sending and noting it leaves the delivery to be sent again, under the same
-`Webhook-Id`. Any number of processes may do this at once.
+At least once: a process that dies after sending repeats the delivery, under the same `Webhook-Id`. Any number of
+processes may do this concurrently.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from geo_jobs_api.webhooks.secrets import DecryptionError, SecretCipher, sign
 from geo_jobs_api.webhooks.store import DeliveryLimits, WebhookStore
 
 _log = get_logger(__name__)
-# Ceilings of the wait after the first, second, … try: 25 hours in all, then it has failed.
+# Upper bounds of the pause after the first, second, … attempt. After 25 hours in all, the delivery fails.
 BACKOFF_SECONDS = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 7200.0, 14_400.0, 28_800.0, 36_000.0)
 _LONGEST_RETRY_AFTER_SECONDS = 3600.0
-# More at once to one destination would look like an attack.
+# More concurrent requests to one destination would look like an attack.
 _AT_ONCE = 4
 _AT_ONCE_IN_ALL = 100
 _DESTINATIONS = 20
-# Longer than a try can take.
+# Longer than an attempt can take.
 _LEASE_SECONDS = 60.0
 _MAX_SLEEP_SECONDS = 60.0
 _CLAIM_PAUSE_SECONDS = 0.005
@@ -46,7 +46,7 @@ Links = Callable[[UUID, int, str, str], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a try: the answer's status, or why there is none."""
+    """The outcome of an attempt: the status of the response, or the error."""
 
     status: int | None
     error: str | None
@@ -55,21 +55,21 @@ class Outcome:
 
     @property
     def is_delivered(self) -> bool:
-        """Whether the receiver has taken it."""
+        """Return whether the receiver accepted the delivery."""
         return self.status is not None and 200 <= self.status < 300
 
 
 class Deliverer:
-    """Sends what is due, then sleeps until something is.
+    """Sends due deliveries, then sleeps until the next one.
 
     Args:
-        store: where deliveries are kept.
-        client: how requests leave.
-        cipher: opens the secrets.
-        links: a signed URL for an output of a job (its id, lease and the output's name), or None.
-        per_second: deliveries to one destination, in the mean.
-        wake: set when there may be something to send.
-        clock: seconds of the epoch, for signatures.
+        store: of the deliveries.
+        client: sends the requests.
+        cipher: decrypts the secrets.
+        links: returns a signed URL for an output of a job (by id, lease and name), or None.
+        per_second: mean rate of deliveries to one destination.
+        wake: set when a delivery may be due.
+        clock: seconds since the epoch, for signatures.
     """
 
     def __init__(  # noqa: PLR0913  # its parts are handed in
@@ -93,12 +93,12 @@ class Deliverer:
         self._busy: Counter[str] = Counter()
 
     async def run(self) -> None:
-        """Work until cancelled. Deliveries in flight are then abandoned, and sent again when their leases end."""
+        """Work until cancelled. Deliveries in flight are abandoned, and repeated when their leases end."""
         async with asyncio.TaskGroup() as sending:
             await Periodic(lambda: self._claim_due(sending), "delivery_poll_failed", wake=self._wake).run()
 
     async def _claim_due(self, sending: asyncio.TaskGroup) -> float:
-        """Begin to send due deliveries. Return the seconds until the next are due."""
+        """Start sending due deliveries. Return the seconds until the next ones are due."""
         # A slow destination blocks no other.
         busy = [destination for destination, number in self._busy.items() if number >= _AT_ONCE]
         if self._busy.total() >= _AT_ONCE_IN_ALL:
@@ -108,7 +108,7 @@ class Deliverer:
             for claimed in await self._store.claim_deliveries(self._limits, busy):
                 self._busy[claimed.destination] += 1
                 sending.create_task(self._deliver(claimed))
-            # Not at once: another process may be claiming the same.
+            # With a pause, since another process may be claiming the same.
             return _CLAIM_PAUSE_SECONDS
         # A query a millisecond early finds nothing.
         return _MAX_SLEEP_SECONDS if due is None else min(_MAX_SLEEP_SECONDS, due + _CLAIM_PAUSE_SECONDS)
@@ -119,7 +119,7 @@ class Deliverer:
             outcome = await self._send(claimed)
             await self._settle(claimed, outcome, time.monotonic() - began)
         except (psycopg.Error, OSError) as error:
-            # It is sent again when its lease is over.
+            # It is repeated when its lease ends.
             _log.warning("delivery_not_noted", delivery_id=claimed.id, reason=type(error).__name__)
         finally:
             self._busy[claimed.destination] -= 1
@@ -155,12 +155,12 @@ class Deliverer:
             response.status_code,
             error_text,
             retry_after=_retry_after(response),
-            # Gone, by the receiver's own word.
+            # Gone: the receiver wants no further attempts.
             is_final=response.status_code == 410,
         )
 
     def _body(self, claimed: ClaimedDelivery) -> dict[str, Any]:
-        """The body with links to the results, which are fresh at each try."""
+        """Return the body with new links to the results."""
         job = dict(claimed.body.get("job") or {})
         lease_seq = job.pop("outputLeaseSeq", None)
         if lease_seq is None or claimed.job_id is None:
@@ -192,7 +192,7 @@ class Deliverer:
 
 
 def decide_delivery(outcome: Outcome, attempt: int, source: random.Random) -> tuple[DeliveryState, float]:
-    """The state that follows a try, and for `pending` the seconds to wait; `source` is that of the jitter."""
+    """Return the state after an attempt, and the pause of a `pending` one. `source`: of the jitter."""
     if outcome.is_delivered:
         return DeliveryState.DELIVERED, 0.0
     if outcome.is_final or attempt > len(BACKOFF_SECONDS):
@@ -208,7 +208,7 @@ def _retry_after(response: httpx.Response) -> float:
 
 
 def output_links(sign_get: Callable[[str], str] | None) -> Links:
-    """How links to results are made; without a way to sign there are none."""
+    """Return the function that signs links to results. Without `sign_get` there are no links."""
 
     def link(job_id: UUID, lease_seq: int, sha256: str, name: str) -> str | None:
         return None if sign_get is None else sign_get(output_key(job_id, lease_seq, sha256, name))

@@ -1,4 +1,4 @@
-"""Requests to addresses that callers have named: only where they may go, little is read, and nothing is followed."""
+"""Requests to URLs of callers, with protection against SSRF: allowed addresses only, small responses, no redirects."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from geo_jobs_common.addresses import is_public, parse_address
 _log = get_logger(__name__)
 _CONNECT_SECONDS = 5.0
 _READ_SECONDS = 10.0
-# The whole of it, however slowly it trickles.
+# Total time, however slowly the response arrives.
 _TOTAL_SECONDS = 15.0
 _LARGEST_ANSWER = 16 * 1024
 
 
 class AddressRefusedError(ApiError):
-    """The address may not be asked; the message says why, and which setting allows it."""
+    """The address is not allowed. The message contains the reason, and the setting that allows it."""
 
 
 def check_target(url: str, private_hosts: HostList) -> str:
-    """Whether a URL may be sent to, as far as its text tells; its host and port.
+    """Check the text of a URL. Return its host and port.
 
     Raises:
-        ValueError: it is no such URL; the message is for whoever wrote it.
+        ValueError: it is not allowed. The message is for its author.
     """
     address = parse_web_address(url)
     number = parse_address(address.host)
@@ -44,22 +44,21 @@ def check_target(url: str, private_hosts: HostList) -> str:
 
 
 class WebhookClient:
-    """Posts to what callers have named. Open it as a context.
+    """Posts to URLs of callers. Open it as a context.
 
-    The address is looked at once the connection stands and before anything is sent, so that a name which points
-    elsewhere the second time it is asked for leads nowhere. Whoever named it is told the same of a private address
-    and of a connection that failed, or webhooks would tell strangers what there is in one's own network.
+    The address is checked after connecting and before sending, which prevents DNS rebinding. Private addresses and
+    failed connections look alike to callers, so webhooks do not reveal hosts of the private network.
 
     Args:
-        private_hosts: hosts that may be in one's own network.
+        private_hosts: allowed hosts in private networks.
     """
 
     def __init__(self, private_hosts: HostList) -> None:
         self._private_hosts = private_hosts
         timeout = httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS, pool=None)
-        # No proxies of the environment: there the proxy would decide where it goes.
+        # No proxies of the environment, since a proxy would choose the address.
         self._client = httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=timeout)
-        # What one receiver says is no business of the next one's.
+        # Receivers must not see each other's cookies.
         self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
 
     async def __aenter__(self) -> WebhookClient:
@@ -70,11 +69,11 @@ class WebhookClient:
         await self._client.aclose()
 
     async def post(self, url: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
-        """Send a body; the answer's head, whatever its status.
+        """Send a body. Return the head of the response, with any status.
 
         Raises:
             AddressRefusedError: nothing was sent.
-            httpx.HTTPError, httpx.InvalidURL, TimeoutError: there was no answer in time.
+            httpx.HTTPError, httpx.InvalidURL, TimeoutError: no response in time.
         """
         try:
             destination = check_target(url, self._private_hosts)
@@ -100,7 +99,7 @@ class WebhookClient:
 
 
 class _Gate:
-    """Lets a connection to a public address through, by httpx's trace of one request."""
+    """Allows only connections to public addresses, by httpx's trace of one request."""
 
     def __init__(self, host: str) -> None:
         self._host = host

@@ -1,4 +1,4 @@
-"""Deliveries as the sender claims them."""
+"""Deliveries as claimed by the sender."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from geo_jobs_api.queue.records import FromRow
 
 
 class DeliveryState(StrEnum):
-    """State of a delivery; a pending one is tried again."""
+    """State of a delivery. A pending one is retried."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
@@ -20,7 +20,7 @@ class DeliveryState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ClaimedDelivery(FromRow):
-    """A delivery to be tried now, with its URL and the encrypted secret of its signature."""
+    """A delivery to send now, with its URL and encrypted secret."""
 
     id: int
     webhook_id: UUID

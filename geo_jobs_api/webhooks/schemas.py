@@ -1,4 +1,4 @@
-"""Bodies of webhooks and of what was delivered to them."""
+"""Requests for webhooks, and their deliveries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _JOB_EVENTS: list[Event] = ["job.succeeded", "job.failed", "job.cancelled"]
 
 
 class PutWebhook(StrictModel):
-    """Where to tell of which ends. `allOwners`: of everybody's jobs, for administrators."""
+    """A webhook. `allOwners`: jobs of all owners, for administrators."""
 
     url: Annotated[Text, Field(min_length=1, max_length=2000)]
     secret: Annotated[SecretText, Field(min_length=16, max_length=200)] | None = None
@@ -44,7 +44,7 @@ class Webhook(Model):
 
 
 class CreatedWebhook(Webhook):
-    """A new webhook, with its secret: it is never shown again."""
+    """A new webhook with its secret, which is never shown again."""
 
     secret: str
 
@@ -56,7 +56,7 @@ class WebhookList(Model):
 
 
 class Delivery(Model):
-    """What was or is to be delivered; `attempts` are `{at, seconds, statusCode, error}`."""
+    """A delivery. `attempts` are `{at, seconds, statusCode, error}`."""
 
     id: int
     webhook_id: UUID
@@ -72,14 +72,14 @@ class Delivery(Model):
 
 
 class DeliveryPage(Model):
-    """Deliveries, the latest first; `next` is the cursor of the following page."""
+    """Deliveries, latest first. `next` is the cursor of the following page."""
 
     deliveries: list[Delivery]
     next: int | None
 
 
 class DeliveryFilter(StrictModel):
-    """Which deliveries to list; `cursor` is the `next` of the page before."""
+    """Filter of a list of deliveries. `cursor` is the `next` of the previous page."""
 
     state: DeliveryState | None = None
     cursor: Annotated[int, Field(ge=0, lt=2**63)] | None = None

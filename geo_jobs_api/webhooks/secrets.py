@@ -21,7 +21,7 @@ class SecretCipher:
     """Encrypts small texts with Fernet.
 
     Args:
-        key: at least 32 random bytes; the key for this purpose is derived from it.
+        key: at least 32 random bytes. The encryption key is derived from it.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -47,5 +47,5 @@ class SecretCipher:
 
 
 def sign(secret: str, timestamp: int, body: bytes) -> str:
-    """The signature of a delivery: HMAC-SHA256 of `timestamp.body`, in hexadecimal."""
+    """Return the signature of a delivery: HMAC-SHA256 of `timestamp.body`, in hexadecimal."""
     return hmac.new(secret.encode(), b"%d." % timestamp + body, hashlib.sha256).hexdigest()

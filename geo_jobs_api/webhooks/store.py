@@ -23,7 +23,7 @@ MAX_TESTS_PER_HOUR = 60
 
 @dataclass(frozen=True, slots=True)
 class WebhookContent:
-    """What a webhook's owner decides; the columns of the same names. Without a secret it keeps its own."""
+    """The columns that a webhook's owner sets. Without a secret it keeps its own."""
 
     url: str
     destination: str
@@ -34,19 +34,19 @@ class WebhookContent:
     paused: bool
 
     def columns(self) -> dict[str, Any]:
-        """The parameters of a statement."""
+        """Return the parameters of a statement."""
         lists = {"events": list(self.events), "task_types": self.task_types and list(self.task_types)}
         return {name: getattr(self, name) for name in self.__slots__} | lists
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryLimits:
-    """How much is sent at once.
+    """Limits of one round.
 
     Attributes:
-        destinations: to so many at most, one to each.
-        lease_seconds: who has not said by then what came of it is given up.
-        per_second: to each destination, in the mean.
+        destinations: maximum number of destinations, with one delivery each.
+        lease_seconds: time until a delivery without outcome is retried.
+        per_second: mean rate to each destination.
     """
 
     destinations: int
@@ -61,10 +61,10 @@ class WebhookStore:
         self._pool = pool
 
     async def create_webhook(self, webhook_id: UUID, owner: str, content: WebhookContent, *, limit: int = 0) -> Webhook:
-        """Register a webhook; it must have a secret.
+        """Register a webhook with a secret.
 
         Raises:
-            LimitExceededError: the owner would have more than `limit`, if that is not 0.
+            LimitExceededError: the owner's webhooks would exceed `limit` (0: no limit).
         """
         async with self._pool.connection() as connection, transaction_if(connection, limit):
             row = await _webhooks.insert_webhook(connection, id=webhook_id, owner=owner, **content.columns())
@@ -75,25 +75,25 @@ class WebhookStore:
         return Webhook.from_row(row)
 
     async def replace_webhook(self, webhook: Webhook, content: WebhookContent) -> Webhook | None:
-        """Give a webhook another content; None when it has been deleted."""
+        """Replace the content of a webhook. Return None when it has been deleted."""
         async with self._pool.connection() as connection:
             row = await _webhooks.replace_webhook(connection, id=webhook.id, owner=webhook.owner, **content.columns())
         return None if row is None else Webhook.from_row(row)
 
     async def find_webhook(self, webhook_id: UUID, owner: str | None = None) -> Webhook | None:
-        """One webhook; with an owner, only if it is that owner's."""
+        """Return one webhook. With an owner, only that owner's."""
         async with self._pool.connection() as connection:
             row = await _webhooks.get_webhook(connection, id=webhook_id, owner=owner)
         return None if row is None else Webhook.from_row(row)
 
     async def list_webhooks(self, *, owner: str | None, limit: int) -> list[Webhook]:
-        """Up to `limit` webhooks in the order they were made."""
+        """Return up to `limit` webhooks, oldest first."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(_webhooks.list_webhooks(connection, owner=owner, limit=limit))
         return [Webhook.from_row(row) for row in rows]
 
     async def delete_webhook(self, webhook_id: UUID) -> bool:
-        """Delete a webhook with all its deliveries; False when there is none."""
+        """Delete a webhook with all its deliveries. Return False when there is none."""
         async with self._pool.connection() as connection:
             deleted: int = await _webhooks.delete_webhook(connection, id=webhook_id)
         return deleted == 1
@@ -101,7 +101,7 @@ class WebhookStore:
     async def list_deliveries(
         self, webhook_id: UUID, *, state: DeliveryState | None, before: int | None, limit: int
     ) -> list[Delivery]:
-        """Up to `limit` deliveries, the latest first, made before the one with the id `before`."""
+        """Return up to `limit` deliveries older than the delivery `before`, latest first."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(
                 _webhooks.list_deliveries(
@@ -111,13 +111,13 @@ class WebhookStore:
         return [Delivery.from_row(row) for row in rows]
 
     async def add_test(self, webhook_id: UUID, body: Mapping[str, Any]) -> Delivery | None:
-        """Note a test to be delivered. None when there is no such webhook.
+        """Enqueue a test delivery. Return None when the webhook does not exist.
 
         Raises:
-            LimitExceededError: `MAX_PENDING_TESTS` wait, or there were `MAX_TESTS_PER_HOUR` in the last hour.
+            LimitExceededError: `MAX_PENDING_TESTS` are pending, or there were `MAX_TESTS_PER_HOUR` in the last hour.
         """
         async with self._pool.connection() as connection, connection.transaction():
-            # The count needs a snapshot from after the lock.
+            # The count needs a snapshot taken after the lock.
             await _webhooks.lock_webhook(connection, id=webhook_id)
             tests = await _webhooks.count_tests(connection, webhook_id=webhook_id)
             if tests["waiting"] >= MAX_PENDING_TESTS or tests["lately"] >= MAX_TESTS_PER_HOUR:
@@ -128,13 +128,13 @@ class WebhookStore:
         return None if row is None else Delivery.from_row(row)
 
     async def redeliver(self, webhook_id: UUID, delivery_id: int) -> Delivery | None:
-        """Try again from the beginning; None when it is being tried, or there is none."""
+        """Restart a delivery. Return None when an attempt is under way, or it does not exist."""
         async with self._pool.connection() as connection:
             row = await _webhooks.redeliver(connection, id=delivery_id, webhook_id=webhook_id)
         return None if row is None else Delivery.from_row(row)
 
     async def claim_deliveries(self, limits: DeliveryLimits, busy: Collection[str]) -> list[ClaimedDelivery]:
-        """Take what is due, but for destinations that are busy."""
+        """Lease due deliveries, except to busy destinations."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(
                 _webhooks.claim_deliveries(
@@ -150,7 +150,7 @@ class WebhookStore:
     async def settle_delivery(
         self, claimed: ClaimedDelivery, state: DeliveryState, delay_seconds: float, outcome: Mapping[str, Any]
     ) -> bool:
-        """Note what came of a try; False when somebody else has taken it meanwhile."""
+        """Store the outcome of an attempt. Return False when another process has leased the delivery since."""
         async with self._pool.connection() as connection:
             settled: int = await _webhooks.settle_delivery(
                 connection,
@@ -163,7 +163,7 @@ class WebhookStore:
         return settled == 1
 
     async def seconds_until_due(self, busy: Collection[str]) -> float | None:
-        """How long until something may be sent to a destination that is not busy; None when nothing waits."""
+        """Return the seconds until a delivery to an idle destination is due. None: none is pending."""
         async with self._pool.connection() as connection:
             seconds: float | None = (await _webhooks.seconds_until_due(connection, busy=list(busy)))["seconds"]
         return seconds

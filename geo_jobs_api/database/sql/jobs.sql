@@ -1,4 +1,4 @@
--- Jobs as their owners see them: create, upload, read, cancel, retry; and the tokens of workers.
+-- Jobs for their owners: create, upload, read, cancel, retry. Also worker tokens.
 
 -- name: insert_jobs(jobs, dependencies)
 -- Create jobs with their dependencies, in order. Without an input kind, the task type decides whether a job awaits an
@@ -30,7 +30,7 @@ WITH requested AS (
         decode(requested.request_digest, 'hex'), requested.dedup_key, task_types.max_attempts, decided.input_kind,
         requested.input_file_name, requested.source_url, requested.source_host, requested.source_condition, requested.input_parent_id,
         requested.input_output, requested.pending_parents, coalesce(requested.run_at, now()),
-        -- A job for later has none: it is ordered by run_at.
+        -- A job for later has none, since run_at is its order.
         CASE WHEN decided.input_kind <> 'upload' AND requested.pending_parents = 0
             AND coalesce(requested.run_at, now()) <= now()
             THEN next_fair_share(
@@ -81,14 +81,14 @@ SELECT release_dependents(:ids::uuid[], true) AS released;
 SELECT * FROM jobs WHERE id = ANY(:ids::uuid[]);
 
 -- name: list_parents(id)
--- What a job waits for, or waited for.
+-- The parents of a job, settled ones too.
 SELECT parent.id, parent.task_type, parent.state, edge.on_parent_failure, edge.settled
 FROM job_dependencies AS edge JOIN jobs AS parent ON parent.id = edge.parent_id
 WHERE edge.child_id = :id
 ORDER BY parent.id;
 
 -- name: list_task_types_by_name(names)
--- Those of the task types that there are, and what new jobs of theirs must keep to.
+-- The existing ones of these task types, with their rules for new jobs.
 SELECT name, input_rule, payload_schema::text AS payload_schema, input_types, outputs::text AS output_rules FROM task_types
 WHERE name = ANY(:names::text[]);
 
@@ -104,13 +104,13 @@ JOIN jobs
     AND jobs.finished_at IS NULL AND jobs.dedup_key IS NOT NULL;
 
 -- name: list_jobs_by_idempotency_key(owner, idempotency_keys)
--- The jobs that earlier requests with these keys made.
+-- The jobs of earlier requests with these keys.
 SELECT * FROM jobs
 WHERE owner = :owner AND idempotency_key = ANY(:idempotency_keys::text[]) AND idempotency_key IS NOT NULL
     AND purge_started_at IS NULL;
 
 -- name: get_job(id, owner)^
--- One job; with an owner, only if it is that owner's.
+-- One job. With an owner, only that owner's.
 SELECT * FROM jobs
 WHERE id = :id AND (:owner::text IS NULL OR owner = :owner::text) AND purge_started_at IS NULL;
 
@@ -133,7 +133,7 @@ WHERE owner = :owner AND input_kind <> 'url' AND purge_started_at IS NULL;
 SELECT pg_advisory_xact_lock(hashtextextended(:owner, 0));
 
 -- name: list_jobs(owner, state, task_type, error_code, before, limit)
--- Newest first; ids are time-ordered, so the last id of a page is the cursor of the next.
+-- Newest first. Ids are time-ordered, so the last id of a page is the cursor of the next.
 SELECT * FROM jobs
 WHERE (:owner::text IS NULL OR owner = :owner::text)
     AND (:state::text IS NULL OR state = :state::text)
@@ -145,7 +145,7 @@ ORDER BY id DESC
 LIMIT :limit;
 
 -- name: set_upload(id, file_name, size_bytes, content_type)^
--- Set which file is going to be uploaded. A later request replaces an earlier one. The first 20 of a job are events.
+-- Set the announced upload. A later request replaces an earlier one. The first 20 of a job are events.
 WITH changed AS (
     UPDATE jobs
     SET input_file_name = :file_name, input_size_bytes = :size_bytes, input_content_type = :content_type
@@ -162,8 +162,7 @@ WITH changed AS (
 SELECT * FROM changed;
 
 -- name: enqueue_uploaded(id, file_name, size_bytes, sha256)^
--- The file has arrived: the job may be claimed, unless it waits for other jobs too. No row: it waits for another file, or
--- for none.
+-- The file has arrived: queue the job, unless it waits for parents. No row: it awaits another file, or none.
 WITH moved AS (
     UPDATE jobs
     SET
@@ -183,8 +182,8 @@ SELECT
 FROM moved;
 
 -- name: cancel_jobs(ids, reason)
--- Cancel at once what nobody works on; ask the workers of running jobs to stop. Left out: what has ended or was asked
--- before. The jobs are locked in the order of their ids, parents before children.
+-- Cancel waiting jobs, and ask the workers of running jobs to stop. Ended jobs, and those asked before, have no row.
+-- Jobs are locked in the order of their ids, parents before children.
 WITH held AS MATERIALIZED (
     SELECT id FROM jobs
     WHERE id = ANY(:ids::uuid[]) AND finished_at IS NULL AND cancel_requested_at IS NULL
@@ -213,14 +212,13 @@ SELECT
 FROM changed;
 
 -- name: retry_failed(id)^
--- Send a failed job back to the queue with all its attempts. No row: it has not failed, or an open job has its
--- de-duplication key.
+-- Requeue a failed job with all its attempts. No row: it has not failed, or an open job has its dedup key.
 WITH moved AS (
     UPDATE jobs
     SET
         state = 'queued', run_at = now(), fair_share_at = next_fair_share(owner, task_type, priority), attempt = 0, lost_workers = 0,
         finished_at = NULL, error = NULL, percent = 0, stage = NULL, message = NULL, started_at = NULL,
-        -- A source may have become smaller.
+        -- The source may have become smaller.
         input_size_bytes = CASE WHEN input_kind <> 'url' THEN input_size_bytes END
     WHERE id = :id AND state = 'failed' AND purge_started_at IS NULL
         AND NOT EXISTS (
@@ -235,7 +233,7 @@ WITH moved AS (
 SELECT moved.*, pg_notify('geo_jobs_queued', task_type) FROM moved;
 
 -- name: list_ended_leases(job_id, limit)
--- How the latest leases of a job ended, the newest first.
+-- The latest ended leases of a job, newest first.
 SELECT lease_seq, attempt, worker_name, ended_by, state, error, next_attempt_at, ended_at
 FROM lease_outcomes
 WHERE job_id = :job_id
@@ -243,7 +241,7 @@ ORDER BY lease_seq DESC
 LIMIT :limit;
 
 -- name: list_events(job_id, after, limit)
--- A page of a job's event log, in the order of the moves.
+-- A page of a job's event log, in order.
 SELECT id, job_id, type, state, created_at, data
 FROM job_events
 WHERE job_id = :job_id AND id > :after
@@ -251,7 +249,7 @@ ORDER BY id
 LIMIT :limit;
 
 -- name: list_events_for_listeners(job_ids, afters, limit)
--- New events for all who listen in this process, each job from its own place, in one query.
+-- New events for all listeners of this process, each job from its own position, in one query.
 SELECT event.id, event.job_id, event.type, event.state, event.created_at, event.data
 FROM unnest(:job_ids::uuid[], :afters::bigint[]) AS listener (job_id, after)
 CROSS JOIN LATERAL (
@@ -267,14 +265,14 @@ ORDER BY event.id;
 SELECT id, name, created_at, revoked_at, token_sha256 FROM worker_tokens WHERE revoked_at IS NULL;
 
 -- name: insert_worker_token(id, name, token_sha256)!
--- Register a token by its hash; one that is known already stays as it is, revoked or not.
+-- Register a token by its hash. An existing one does not change, revoked or not.
 INSERT INTO worker_tokens (id, name, token_sha256) VALUES (:id, :name, :token_sha256)
 ON CONFLICT (token_sha256) DO NOTHING;
 
 -- name: list_worker_tokens()
--- All tokens, the newest first; the secrets themselves are not kept.
+-- All tokens, newest first. The secrets are not stored.
 SELECT id, name, created_at, revoked_at FROM worker_tokens ORDER BY created_at DESC, id DESC;
 
 -- name: revoke_worker_token(id)!
--- A revoked token is refused from now on.
+-- Revoke a token.
 UPDATE worker_tokens SET revoked_at = now() WHERE id = :id AND revoked_at IS NULL;

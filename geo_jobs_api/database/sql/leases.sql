@@ -5,8 +5,8 @@
 SELECT set_config('lock_timeout', :milliseconds::text, true);
 
 -- name: lock_limits(task_types)
--- Hold the task types that have a limit, so that only one claim at a time counts and takes; what is counted in the next
--- statement of the same transaction is then the newest.
+-- Lock the task types with a limit, so that one claim at a time counts and takes. The next statement of the same
+-- transaction then sees the latest counts.
 -- NO KEY, since inserting jobs takes a KEY SHARE lock on the same row and must not wait.
 SELECT name FROM task_types
 WHERE name = ANY(:task_types::text[]) AND (max_concurrent_runs IS NOT NULL OR rate_count IS NOT NULL)
@@ -49,15 +49,16 @@ SELECT
 FROM ready;
 
 -- name: claim_jobs(task_types, limits_locked, limit, claim_ids, lease_secrets, worker_ids, worker_names, shares, first_lease_seconds, max_file_size, source_hosts, memory_mb)
--- Lease the first waiting jobs to claims that wait at the same time: in the order of the claims, each up to its share.
--- A claim whose leases are still held gets those again and nothing else. The ids are picked once (MATERIALIZED): a
--- LIMIT that the planner may run twice would take too many. Types with a limit are claimed only while they are locked;
--- claims are counted by the statement's own time, since the transaction's is from before the lock was had.
+-- Lease the first waiting jobs to concurrent claims: in the order of the claims, each up to its share. A claim with
+-- held leases gets those again and nothing else.
+-- Ids are selected once (MATERIALIZED), since the planner may otherwise run LIMIT twice and take too many.
+-- Types with a limit are claimed only while locked. Their claims are counted by the statement's own time, since the
+-- transaction's time is from before the lock.
 -- Only jobs that these workers take (NULL: all), and none that one of them has just failed while others ask.
--- The constant LIMIT, which is more than is ever claimant for, tells a plan that is made once that there are few; it would
+-- The constant LIMIT exceeds every request. It shows a generic plan that there are few rows. Otherwise the plan would
 -- read the whole queue to update one job.
--- Commits do not wait for the disk. A claim that a crash undoes has had no effect: the first call of its worker is flushed
--- together with it, or refused.
+-- Commits are asynchronous. A claim lost in a crash had no effect: the first call of its worker is flushed together
+-- with the claim, or rejected.
 WITH async_commit AS MATERIALIZED (
     SELECT set_config('synchronous_commit', 'off', true)
 ), held AS MATERIALIZED (
@@ -165,7 +166,7 @@ CROSS JOIN LATERAL (
 ORDER BY outcome.job_id, outcome.lease_seq DESC;
 
 -- name: release_claim(id, lease_seq, lease_secret)!
--- Give back a job whose claimer hung up before it could read the answer.
+-- Return a job whose claimer disconnected before the response.
 WITH released AS (
     UPDATE jobs
     SET
@@ -180,7 +181,7 @@ WITH released AS (
 SELECT pg_notify('geo_jobs_queued', task_type) FROM released;
 
 -- name: get_lease(id, lease_seq, lease_secret)^
--- A running job as seen by the one who holds its lease.
+-- A running job, for the holder of its lease.
 SELECT
     jobs.*, task_types.timeout_seconds, task_types.lease_seconds AS type_lease_seconds,
     task_types.outputs::text AS output_rules, task_types.backoff_seconds, now() AS server_time
@@ -188,7 +189,7 @@ FROM jobs JOIN task_types ON task_types.name = jobs.task_type
 WHERE jobs.id = :id AND jobs.lease_seq = :lease_seq AND jobs.lease_secret = :lease_secret AND jobs.state = 'running';
 
 -- name: get_lease_outcome(id, lease_seq, lease_secret)^
--- How this lease ended, and where its job stands.
+-- The end of this lease, and the current state of its job.
 SELECT
     jobs.state AS job_state, jobs.lease_seq AS job_lease_seq,
     outcome.ended_by, outcome.request_digest, outcome.state, outcome.next_attempt_at
@@ -198,8 +199,8 @@ LEFT JOIN lease_outcomes AS outcome
 WHERE jobs.id = :id;
 
 -- name: renew_lease(id, lease_seq, lease_secret, lease_seconds, percent, stage, message, stats)^
--- A sign of life, with progress or (percent NULL) without. The first one makes the attempt count.
--- Progress that is older than what is known renews the lease and changes nothing else. The last stats are kept.
+-- A heartbeat, with progress or without (percent NULL). The first one makes the attempt count.
+-- Outdated progress renews the lease and changes nothing else. The last stats are stored.
 -- Lease duration: the task type's, else the service default.
 WITH held AS (
     SELECT
@@ -249,8 +250,8 @@ SELECT
 FROM renewed;
 
 -- name: complete_jobs(ids, lease_seqs, lease_secrets, request_digests, results)
--- Publish the outputs of the leases that are held, of several jobs at once. A job that was asked to stop becomes
--- cancelled instead. Rows are locked in the order of their ids, so that two such statements cannot wait for each other.
+-- Publish the outputs of several jobs with held leases. A job that was asked to stop becomes cancelled instead. Rows
+-- are locked in the order of their ids, so that two such statements cannot deadlock.
 WITH held AS MATERIALIZED (
     SELECT
         reported.*, result -> 'outputs' AS outputs, result -> 'metadata' AS metadata, result -> 'timings' AS timings,
@@ -296,7 +297,7 @@ WITH held AS MATERIALIZED (
         END
     FROM ended
 ), freed AS (
-    -- Places under a limit that are free again: one notification for each task type.
+    -- Free slots under a limit: one notification per task type.
     SELECT pg_notify('geo_jobs_queued', ended.task_type || ':' || count(*)) AS notification
     FROM ended JOIN task_types ON task_types.name = ended.task_type AND task_types.max_concurrent_runs IS NOT NULL
     GROUP BY ended.task_type
@@ -307,17 +308,16 @@ SELECT
 FROM ended;
 
 -- name: count_failures(id, key, value)^
--- Count the leases of a job that ended with an error of this `class` or `code` (the key) since it was last sent back to
--- the queue by hand.
+-- Count the leases of a job that ended with this error `class` or `code` (the key) since it was last requeued by hand.
 SELECT count(*) AS failures FROM lease_outcomes
 WHERE job_id = :id AND error ->> :key::text = :value::text AND ended_at > coalesce(
     (SELECT max(created_at) FROM job_events WHERE job_id = :id AND type = 'retried'), '-infinity'
 );
 
 -- name: fail_job(id, lease_seq, lease_secret, request_digest, next_state, delay_seconds, uses_attempt, source_bytes, error, avoid_seconds, live_seconds)^
--- End the lease that is held with a failure. A job that was asked to stop is never queued again. For `avoid_seconds`
--- after it is ready, the job is kept from its worker if another one has asked for such jobs within `live_seconds`.
--- `source_bytes` is a lower bound for the size of a source, for later claims; NULL if unknown.
+-- End a held lease with a failure. A job that was asked to stop is never queued again. For `avoid_seconds` after it is
+-- ready, the job avoids its worker if another one has asked for such jobs within `live_seconds`.
+-- `source_bytes` is a lower bound for the size of a source, for later claims. NULL: unknown.
 WITH other AS MATERIALIZED (
     SELECT jobs.id FROM jobs
     WHERE jobs.id = :id AND :next_state::text = 'queued' AND EXISTS (
@@ -334,7 +334,7 @@ WITH other AS MATERIALIZED (
             WHEN :delay_seconds::double precision > 0 THEN now() + make_interval(secs => :delay_seconds::double precision)
             ELSE run_at
         END,
-        -- Without a delay, the job returns to its place of when it was claimed.
+        -- Without a delay, the job keeps the place that it was claimed from.
         fair_share_at = CASE WHEN :delay_seconds::double precision > 0 THEN fair_share_at ELSE least(fair_share_at, claimed_at) END,
         attempt = attempt
             + CASE WHEN :uses_attempt::boolean THEN (NOT lease_confirmed)::integer ELSE -lease_confirmed::integer END,

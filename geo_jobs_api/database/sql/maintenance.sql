@@ -1,9 +1,8 @@
 -- Periodic work of the service: rescue lost jobs, release dependents, poll for waiting claims, count.
 
 -- name: rescue_lost_jobs(max_worker_losses, max_timeouts, cancel_overdue_seconds, timeout_grace_seconds, limit)
--- End the leases that ran out, those of workers that were asked to stop and did not, and those that have been held for
--- longer than the type's timeout and a grace (NULL: nobody looks), whatever signs of life there are. Which jobs are lost
--- is decided on rows that are locked by this very statement: one that ended in between is skipped, not overwritten.
+-- End leases that have expired, ignored a cancellation, or exceeded the type's timeout plus a grace (NULL: no timeouts)
+-- despite heartbeats. This statement locks the rows before it decides, so it skips a job that ended concurrently.
 WITH overdue AS MATERIALIZED (
     SELECT
         jobs.id, jobs.lease_secret, jobs.lease_confirmed, jobs.attempt, jobs.max_attempts, jobs.lost_workers,
@@ -39,7 +38,7 @@ WITH overdue AS MATERIALIZED (
             ) THEN 'failed'
             ELSE 'queued'
         END AS next_state,
-        -- The jitter of other retries: anything up to what the type says for this attempt.
+        -- Full jitter, as for other retries, up to the type's backoff for this attempt.
         CASE WHEN kind = 'timed_out' AND lease_confirmed
             THEN random() * coalesce(backoff_seconds[least(attempt, cardinality(backoff_seconds))], 0)
         END AS delay_seconds,
@@ -96,7 +95,7 @@ WITH overdue AS MATERIALIZED (
 )
 SELECT
     id, state, attempt, task_type, worker_name, event_type,
-    -- One notification for each task type: each one costs every listener, and commits that notify wait for each other.
+    -- One notification per task type. Each one costs every listener, and commits that notify are serialized.
     CASE row_number() OVER (PARTITION BY task_type)
         WHEN 1 THEN pg_notify('geo_jobs_queued', task_type || ':' || count(*) OVER (PARTITION BY task_type))
     END,
@@ -106,7 +105,7 @@ SELECT
 FROM ended;
 
 -- name: release_pending(limit)^
--- Release one batch of dependents left over from ended jobs. The function stores what it leaves over again.
+-- Release one batch of dependents left over from ended jobs. The function stores the rest again.
 WITH picked AS MATERIALIZED (
     SELECT job_id FROM pending_releases LIMIT :limit FOR UPDATE SKIP LOCKED
 ), taken AS (
@@ -116,9 +115,9 @@ WITH picked AS MATERIALIZED (
 SELECT count(*) AS jobs, release_dependents(array_agg(job_id), true) AS released FROM taken;
 
 -- name: seconds_until_next_loss(cancel_overdue_seconds, timeout_grace_seconds)^
--- How long until the next lease runs out, the next worker that was asked to stop is overdue, or the next job has taken
--- too long; and no longer than the shortest lease that a task type gives, since one may be given right after. NULL: nothing
--- runs, and no type says how long its leases are.
+-- Seconds until the next lease expires, the next cancellation is overdue, or the next job exceeds its timeout. At most
+-- the shortest lease duration of a task type, since a lease may be granted right after. NULL: no job runs, and no type
+-- has its own lease duration.
 SELECT least(
     (SELECT min(lease_seconds) FROM task_types),
     (SELECT extract(epoch FROM min(lease_expires_at) - now())::double precision FROM jobs WHERE state = 'running'),
@@ -153,7 +152,7 @@ WITH requested AS MATERIALIZED (
         full_until
     FROM task_types
     LEFT JOIN LATERAL (
-        -- When the oldest of the latest claims that fill the period has left it.
+        -- The time when the oldest of the claims that fill the period leaves it.
         SELECT claimed_at + make_interval(secs => rate_period_seconds) AS full_until FROM rate_claims
         WHERE rate_claims.task_type = task_types.name AND rate_count IS NOT NULL
         ORDER BY claimed_at DESC
@@ -202,14 +201,14 @@ WHERE task_types.name = rate_claims.task_type AND (
 );
 
 -- name: count_open_jobs()
--- Jobs that have not ended, by type and state.
+-- Open jobs by type and state.
 SELECT task_type, state, count(*) AS jobs FROM jobs
 WHERE state IN ('awaiting_upload', 'blocked', 'queued', 'running')
 GROUP BY task_type, state;
 
 -- name: list_vacuum_blockers(older_than_seconds)
--- Who keeps vacuum from the queue's dead rows: claims have to step over every one of them. Sessions of others are seen
--- by members of pg_monitor only.
+-- Sessions that keep vacuum from the queue's dead rows, which every claim steps over. Sessions of other roles are
+-- visible to members of pg_monitor only.
 SELECT
     'backend ' || pid || ' (' || coalesce(nullif(application_name, ''), 'no application name') || ', ' || state || ')' AS who,
     extract(epoch FROM now() - xact_start)::double precision AS seconds
@@ -231,5 +230,5 @@ INSERT INTO service_settings (settings) VALUES (:settings)
 ON CONFLICT (is_only) DO UPDATE SET settings = excluded.settings, recorded_at = now();
 
 -- name: get_recorded_settings()^
--- The settings that the API runs or last ran with.
+-- The settings of the running, or last running, API.
 SELECT settings FROM service_settings;

@@ -1,16 +1,16 @@
--- Pipelines: named stages of jobs. Where one stands is seen from its jobs.
+-- Pipelines: named stages of jobs. Their progress follows from their jobs.
 
 -- name: insert_pipeline(id, owner, name, stages)!
--- Create a pipeline; its jobs come in the same transaction.
+-- Create a pipeline. Its jobs follow in the same transaction.
 INSERT INTO pipelines (id, owner, name, stages) VALUES (:id, :owner, :name, :stages);
 
 -- name: get_pipeline(id, owner)^
--- One pipeline; with an owner, only if it is that owner's.
+-- One pipeline. With an owner, only that owner's.
 SELECT id, owner, name, stages, created_at FROM pipelines
 WHERE id = :id AND (:owner::text IS NULL OR owner = :owner::text);
 
 -- name: list_pipelines(owner, before, limit)
--- Newest first; ids are time-ordered, so the last id of a page is the cursor of the next.
+-- Newest first. Ids are time-ordered, so the last id of a page is the cursor of the next.
 SELECT page.id, page.name, page.created_at, whole.counts, whole.percent, whole.finished_at
 FROM (
     SELECT id, name, created_at FROM pipelines
@@ -35,7 +35,7 @@ CROSS JOIN LATERAL (
 ORDER BY page.id DESC;
 
 -- name: list_jobs_of_pipeline(id)
--- All jobs of a pipeline, in the order in which they were made. Details of errors may have any size.
+-- All jobs of a pipeline, in creation order. Without details of errors, which are unbounded.
 SELECT
     id, pipeline_job, task_type, state, percent, stage, error - 'detail' AS error, cancel_reason, started_at, finished_at
 FROM jobs
@@ -43,5 +43,5 @@ WHERE pipeline_id = :id AND purge_started_at IS NULL
 ORDER BY id;
 
 -- name: list_open_jobs(id)
--- The jobs of a pipeline that have not ended; there will be no further ones.
+-- The open jobs of a pipeline. No further ones can follow.
 SELECT id FROM jobs WHERE pipeline_id = :id AND finished_at IS NULL;

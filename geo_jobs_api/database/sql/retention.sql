@@ -1,7 +1,7 @@
--- Retention: delete expired rows. Nothing here touches an open job.
+-- Retention: delete expired rows. Open jobs are never touched.
 
 -- name: cancel_unused(unused_seconds, limit)
--- Cancel jobs whose file never came; as ended jobs they are then removed like all others.
+-- Cancel jobs without their upload. They are then removed like other ended jobs.
 WITH unused AS MATERIALIZED (
     SELECT id FROM jobs
     WHERE state = 'awaiting_upload' AND created_at < now() - make_interval(secs => :unused_seconds)
@@ -21,8 +21,7 @@ WITH unused AS MATERIALIZED (
 SELECT id, (SELECT release_dependents(array_agg(id)) FROM ended) FROM ended;
 
 -- name: begin_purge(states, seconds, limit)
--- Mark ended jobs that have been kept for as long as their state asks for; with them, those that an earlier round
--- marked and did not finish.
+-- Mark ended jobs whose retention period is over, and those that an earlier round marked without finishing.
 WITH expired AS MATERIALIZED (
     SELECT candidate.id
     FROM unnest(:states::text[], :seconds::double precision[]) AS kept (state, seconds)
@@ -30,7 +29,7 @@ WITH expired AS MATERIALIZED (
         SELECT jobs.id FROM jobs
         WHERE jobs.state = kept.state AND jobs.finished_at < now() - make_interval(secs => kept.seconds)
             AND jobs.finished_at IS NOT NULL AND jobs.purge_started_at IS NULL
-            -- Its outputs may be the input of a job that has not ended.
+            -- Its outputs may be the input of an open job.
             AND NOT EXISTS (
                 SELECT FROM job_dependencies AS edge JOIN jobs AS child ON child.id = edge.child_id
                 WHERE edge.parent_id = jobs.id AND child.finished_at IS NULL
@@ -51,11 +50,11 @@ WITH expired AS MATERIALIZED (
 SELECT id FROM marked UNION SELECT id FROM unfinished;
 
 -- name: delete_jobs(ids)!
--- Delete jobs whose objects are gone; events and outcomes go with them.
+-- Delete jobs whose objects are deleted, with their events and outcomes.
 DELETE FROM jobs WHERE id = ANY(:ids::uuid[]) AND purge_started_at IS NOT NULL;
 
 -- name: delete_empty_pipelines(limit)!
--- Delete pipelines that have no job any more.
+-- Delete pipelines without jobs.
 DELETE FROM pipelines WHERE id IN (
     SELECT id FROM pipelines
     WHERE NOT EXISTS (SELECT FROM jobs WHERE jobs.pipeline_id = pipelines.id)
@@ -64,8 +63,8 @@ DELETE FROM pipelines WHERE id IN (
 );
 
 -- name: delete_old_fires(limit)!
--- Delete the oldest of what schedules have decided; the latest thousand of each stay. A schedule never goes back to a
--- moment that it has passed.
+-- Delete the oldest decisions of schedules, except the latest thousand of each. A schedule never returns to an earlier
+-- moment.
 DELETE FROM schedule_fires WHERE (schedule_id, fire_time) IN (
     SELECT surplus.schedule_id, surplus.fire_time FROM schedules
     CROSS JOIN LATERAL (
@@ -88,7 +87,7 @@ DELETE FROM webhook_deliveries WHERE id IN (
 );
 
 -- name: pause_unrenewed_webhooks(seconds)
--- Pause webhooks of all owners that no administrator has stored for so long, and drop what waits for them.
+-- Pause webhooks of all owners that no administrator has stored for this long, and drop their pending deliveries.
 WITH lapsed AS (
     UPDATE webhooks SET paused = true
     WHERE all_owners AND NOT paused AND updated_at < now() - make_interval(secs => :seconds)
@@ -100,5 +99,5 @@ WITH lapsed AS (
 SELECT id, owner FROM lapsed;
 
 -- name: list_existing_jobs(ids)
--- Which of these jobs there are, ended or not.
+-- The existing ones of these jobs, ended or not.
 SELECT id FROM jobs WHERE id = ANY(:ids::uuid[]);

@@ -1,11 +1,11 @@
--- Schedules: what their owners do with them, and the one transaction in which they fire.
+-- Schedules: statements for their owners, and for the transaction in which they fire.
 
 -- name: count_schedules(owner)^
--- How many an owner has.
+-- Count an owner's schedules.
 SELECT count(*) FROM schedules WHERE owner = :owner;
 
 -- name: insert_schedule(id, owner, name, timing, template, catch_up, overlap, jitter_seconds, start_at, end_at, skip_unchanged, paused, next_run_at, upcoming)^
--- Create a schedule. No row: the owner has one of this name.
+-- Create a schedule. No row: the owner has one with this name.
 WITH created AS (
     INSERT INTO schedules (
         id, owner, name, timing, template, catch_up, overlap, jitter_seconds, start_at, end_at,
@@ -21,7 +21,7 @@ WITH created AS (
 SELECT created.*, pg_notify('geo_jobs_schedules', '') FROM created;
 
 -- name: replace_schedule(id, name, timing, template, catch_up, overlap, jitter_seconds, start_at, end_at, skip_unchanged, paused, next_run_at, upcoming)^
--- Give a schedule another content; what it has made stays.
+-- Replace the content of a schedule, but not its jobs.
 WITH changed AS (
     UPDATE schedules
     SET
@@ -36,7 +36,7 @@ WITH changed AS (
 SELECT changed.*, pg_notify('geo_jobs_schedules', '') FROM changed;
 
 -- name: set_paused(id, paused, next_run_at, upcoming)^
--- Stop or go on. No row: it is so already.
+-- Pause or resume. No row: it is in that state already.
 WITH changed AS (
     UPDATE schedules
     SET paused = :paused, next_run_at = :next_run_at, upcoming = :upcoming::timestamptz[], updated_at = now()
@@ -46,7 +46,7 @@ WITH changed AS (
 SELECT changed.*, pg_notify('geo_jobs_schedules', '') FROM changed;
 
 -- name: reset_schedule(id, next_run_at, upcoming)^
--- Forget what is due and what went wrong, and go on from now.
+-- Drop due moments and errors, and continue from now.
 WITH changed AS (
     UPDATE schedules
     SET
@@ -58,30 +58,29 @@ WITH changed AS (
 SELECT changed.*, pg_notify('geo_jobs_schedules', '') FROM changed;
 
 -- name: get_schedule(id, owner)^
--- One schedule; with an owner, only if it is that owner's.
+-- One schedule. With an owner, only that owner's.
 SELECT * FROM schedules WHERE id = :id AND (:owner::text IS NULL OR owner = :owner::text);
 
 -- name: list_schedules(owner, after, limit)
--- By their ids, which are time-ordered; the last id of a page is the cursor of the next.
+-- By id. Ids are time-ordered, so the last id of a page is the cursor of the next.
 SELECT * FROM schedules
 WHERE (:owner::text IS NULL OR owner = :owner::text) AND (:after::uuid IS NULL OR id > :after::uuid)
 ORDER BY id
 LIMIT :limit;
 
 -- name: delete_schedule(id)!
--- What it has made stays.
+-- Delete a schedule, but not its jobs.
 DELETE FROM schedules WHERE id = :id;
 
 -- name: list_fires(schedule_id, limit)
--- What was decided for the latest moments, the newest first.
+-- The latest decisions, newest first.
 SELECT fire_time, outcome, manual, job_id, pipeline_id, error, decided_at FROM schedule_fires
 WHERE schedule_id = :schedule_id
 ORDER BY fire_time DESC
 LIMIT :limit;
 
 -- name: lock_due(now, only, limit)
--- Hold the schedules whose moment has come; those that another process holds are its own business. `now` stands in for
--- the database's clock where time is played.
+-- Lock due schedules, except those that another process has locked. `now` replaces the database's clock in simulations.
 SELECT schedules.*, coalesce(:now::timestamptz, now()) AS server_time FROM schedules
 WHERE next_run_at <= coalesce(:now::timestamptz, now()) AND next_run_at IS NOT NULL
     AND (:only::uuid IS NULL OR id = :only::uuid)
@@ -90,16 +89,16 @@ LIMIT :limit
 FOR UPDATE SKIP LOCKED;
 
 -- name: lock_schedule(id)^
--- Hold one schedule, due or not.
+-- Lock one schedule, due or not.
 SELECT schedules.*, now() AS server_time FROM schedules WHERE id = :id FOR UPDATE;
 
 -- name: seconds_until_due(now)^
--- How long until the next moment comes; NULL: none will.
+-- Seconds until the next moment. NULL: there is none.
 SELECT extract(epoch FROM min(next_run_at) - coalesce(:now::timestamptz, now()))::double precision AS seconds
 FROM schedules WHERE next_run_at IS NOT NULL;
 
 -- name: list_open_jobs(ids)
--- What earlier fires of these schedules have made and has not ended.
+-- The open jobs of earlier fires of these schedules.
 SELECT schedule_id, id FROM jobs
 WHERE schedule_id = ANY(:ids::uuid[]) AND schedule_id IS NOT NULL AND finished_at IS NULL
 ORDER BY id;
@@ -122,7 +121,7 @@ WHERE EXISTS (
 );
 
 -- name: insert_fires(fires)!
--- Note what was decided. A moment that something was decided for already is an error, and ends the transaction.
+-- Record decisions. A moment that was decided before is an error, and ends the transaction.
 INSERT INTO schedule_fires (schedule_id, fire_time, outcome, manual, job_id, pipeline_id, error)
 SELECT schedule_id, fire_time, outcome, manual, job_id, pipeline_id, error
 FROM jsonb_to_recordset(:fires::jsonb) AS decided (
@@ -130,7 +129,7 @@ FROM jsonb_to_recordset(:fires::jsonb) AS decided (
 );
 
 -- name: advance_schedules(steps)!
--- Go on to the next moments, each from the one that was found.
+-- Set the next moments, each from the one that was found.
 UPDATE schedules
 SET
     next_run_at = step.next_run_at, upcoming = step.upcoming, last_run_at = coalesce(step.last_run_at, schedules.last_run_at),

@@ -1,7 +1,7 @@
--- Task types: what a kind of job needs and leaves, how long, how often and how many at once it may run.
+-- Task types: requirements, outputs, timeouts and limits of their jobs.
 
 -- name: list_task_types()
--- All of them, by name.
+-- All task types, by name.
 SELECT
     name, input_rule, outputs, timeout_seconds, lease_seconds, max_attempts, backoff_seconds, max_concurrent_runs,
     rate_count, rate_period_seconds, paused, default_priority, memory_mb, payload_schema, input_types
@@ -9,7 +9,7 @@ FROM task_types
 ORDER BY name;
 
 -- name: lock_task_type(name)^
--- One of them, held until the transaction ends, so that of two changes at once neither is lost.
+-- One task type, locked until the transaction ends, so that no concurrent change is lost.
 -- NO KEY, since inserting jobs takes a KEY SHARE lock on the same row and must not wait.
 SELECT
     name, input_rule, outputs, timeout_seconds, lease_seconds, max_attempts, backoff_seconds, max_concurrent_runs,
@@ -19,8 +19,8 @@ WHERE name = :name
 FOR NO KEY UPDATE;
 
 -- name: put_task_type(name, input_rule, outputs, timeout_seconds, lease_seconds, max_attempts, backoff_seconds, max_concurrent_runs, rate_count, rate_period_seconds, paused, default_priority, memory_mb, payload_schema, input_types, by_operator)^
--- Make it so. What waits, waits for something else now, so everybody looks again (0: how many is not known).
--- What comes from the environment leaves alone what somebody has changed.
+-- Upsert. A count of 0 makes all waiting claims poll again, since limits may have changed.
+-- The environment's task types do not replace those that operators have changed.
 INSERT INTO task_types (
     name, input_rule, outputs, timeout_seconds, lease_seconds, max_attempts, backoff_seconds, max_concurrent_runs,
     rate_count, rate_period_seconds, paused, default_priority, memory_mb, payload_schema, input_types, changed_at

@@ -1,7 +1,7 @@
--- Webhooks and what is delivered to them.
+-- Webhooks and their deliveries.
 
 -- name: insert_webhook(id, owner, url, destination, secret, events, task_types, all_owners, paused)^
--- Register a webhook, and the place that it leads to.
+-- Register a webhook and its destination.
 WITH place AS (
     INSERT INTO webhook_destinations (destination) VALUES (:destination) ON CONFLICT DO NOTHING
 )
@@ -10,12 +10,12 @@ VALUES (:id, :owner, :url, :destination, :secret, :events, :task_types, :all_own
 RETURNING *;
 
 -- name: count_webhooks(owner)^
--- How many an owner has.
+-- Count an owner's webhooks.
 SELECT count(*) FROM webhooks WHERE owner = :owner;
 
 -- name: replace_webhook(id, owner, url, destination, secret, events, task_types, all_owners, paused)^
--- Give a webhook another content; without a secret it keeps its own. What waits goes where it leads now. A webhook that is
--- no longer for all owners loses the deliveries about jobs of others.
+-- Replace the content of a webhook. Without a secret it keeps its own. Pending deliveries go to the new destination. A
+-- webhook that is no longer for all owners loses the deliveries about other owners' jobs.
 WITH place AS (
     INSERT INTO webhook_destinations (destination) VALUES (:destination) ON CONFLICT DO NOTHING
 ), moved AS (
@@ -35,19 +35,19 @@ WHERE id = :id
 RETURNING *;
 
 -- name: get_webhook(id, owner)^
--- One webhook; with an owner, only if it is that owner's.
+-- One webhook. With an owner, only that owner's.
 SELECT * FROM webhooks WHERE id = :id AND (:owner::text IS NULL OR owner = :owner::text);
 
 -- name: list_webhooks(owner, limit)
--- In the order they were made.
+-- Oldest first.
 SELECT * FROM webhooks WHERE :owner::text IS NULL OR owner = :owner::text ORDER BY id LIMIT :limit;
 
 -- name: delete_webhook(id)!
--- With all its deliveries.
+-- Delete a webhook with all its deliveries.
 DELETE FROM webhooks WHERE id = :id;
 
 -- name: list_deliveries(webhook_id, state, before, limit)
--- The latest first; the last id of a page is the cursor of the next.
+-- Latest first. The last id of a page is the cursor of the next.
 SELECT id, webhook_id, event, job_id, pipeline_id, state, attempt, next_attempt_at, attempts, created_at, finished_at
 FROM webhook_deliveries
 WHERE webhook_id = :webhook_id AND (:state::text IS NULL OR state = :state::text)
@@ -56,11 +56,11 @@ ORDER BY id DESC
 LIMIT :limit;
 
 -- name: lock_webhook(id)^
--- Until the transaction ends nobody else counts the tests of this webhook. Ends of jobs are enqueued meanwhile.
+-- Serialize the counts of this webhook's tests until the transaction ends. Endings of jobs are enqueued meanwhile.
 SELECT id FROM webhooks WHERE id = :id FOR NO KEY UPDATE;
 
 -- name: count_tests(webhook_id)^
--- Tests among the latest deliveries of a webhook: those that wait, and all of the last hour.
+-- Tests among the latest deliveries of a webhook: pending ones, and all of the last hour.
 SELECT
     count(*) FILTER (WHERE state = 'pending') AS waiting,
     count(*) FILTER (WHERE created_at > now() - interval '1 hour') AS lately
@@ -73,7 +73,7 @@ FROM (
 WHERE event = 'test';
 
 -- name: insert_delivery(webhook_id, event, body)^
--- Enqueue a delivery that belongs to no job: a test.
+-- Enqueue a delivery without a job: a test.
 WITH enqueued AS (
     INSERT INTO webhook_deliveries (webhook_id, destination, event, body, next_attempt_at)
     SELECT id, destination, :event, :body, now() FROM webhooks WHERE id = :webhook_id
@@ -82,7 +82,7 @@ WITH enqueued AS (
 SELECT enqueued.*, pg_notify('geo_jobs_deliveries', '') FROM enqueued;
 
 -- name: redeliver(id, webhook_id)^
--- Try again from the beginning. No row: it is being tried, or there is none.
+-- Restart a delivery. No row: an attempt is under way, or it does not exist.
 WITH changed AS (
     UPDATE webhook_deliveries
     SET state = 'pending', attempt = 0, next_attempt_at = now(), finished_at = NULL
@@ -92,8 +92,8 @@ WITH changed AS (
 SELECT changed.*, pg_notify('geo_jobs_deliveries', '') FROM changed;
 
 -- name: claim_deliveries(limit, busy, lease_seconds, per_second)
--- Take what is due, one for each of up to `limit` destinations that may be sent to now; those that are busy are left
--- out. Who does not say within the lease what came of it is given up, and the delivery is tried again.
+-- Lease due deliveries, one for each of up to `limit` destinations that are neither busy nor rate-limited. Without an
+-- outcome by the end of the lease, the delivery is tried again.
 WITH ready AS MATERIALIZED (
     SELECT destination FROM webhook_destinations AS place
     WHERE next_at <= now() AND NOT destination = ANY(:busy::text[])
@@ -132,18 +132,18 @@ FROM taken JOIN webhooks ON webhooks.id = taken.webhook_id
 ORDER BY taken.id;
 
 -- name: settle_delivery(id, attempt, state, delay_seconds, outcome)!
--- What came of a try. Nothing changes when somebody else has taken it meanwhile.
+-- Store the outcome of an attempt. No row: another process has leased the delivery since.
 UPDATE webhook_deliveries
 SET
     state = :state,
     next_attempt_at = CASE :state::text WHEN 'pending' THEN now() + make_interval(secs => :delay_seconds) END,
     finished_at = CASE :state::text WHEN 'pending' THEN NULL ELSE now() END,
-    -- A delivery may be sent again and again by hand: the latest 50 tries are kept.
+    -- A delivery may be restarted by hand any number of times, so only the latest 50 attempts are stored.
     attempts = CASE WHEN jsonb_array_length(attempts) >= 50 THEN attempts - 0 ELSE attempts END || :outcome::jsonb
 WHERE id = :id AND attempt = :attempt AND state = 'pending';
 
 -- name: seconds_until_due(busy)^
--- How long until something may be sent to a destination that is not busy; NULL: nothing waits.
+-- Seconds until a delivery to an idle destination is due. NULL: none is pending.
 SELECT extract(epoch FROM min(greatest(place.next_at, waiting.next_attempt_at)) - now())::double precision AS seconds
 FROM webhook_destinations AS place
 CROSS JOIN LATERAL (

@@ -7,7 +7,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM webhooks) THEN
         RETURN;
     END IF;
-    -- Of two last jobs that end at once, the second to come here sees the end of the first.
+    -- Of two last jobs that end concurrently, the second one here sees the end of the first.
     SELECT array_agg(DISTINCT pipeline_id ORDER BY pipeline_id) INTO touched
     FROM jobs WHERE id = ANY(ended) AND pipeline_id IS NOT NULL;
     IF touched IS NOT NULL THEN

@@ -29,7 +29,7 @@ RETURNS timestamptz LANGUAGE sql STABLE AS $$
     SELECT greatest(
         now(),
         (
-            -- A caller alone uses future times. Newcomers begin after it, so that it still gets its share.
+            -- A sole caller uses future times. Newcomers start after its first job, so that it keeps its share.
             SELECT fair_share_at + interval '1 second' FROM (
                 SELECT fair_share_at FROM jobs
                 WHERE state = 'queued' AND task_type = job_task_type AND run_at <= now()

@@ -63,12 +63,12 @@ BEGIN
         FROM counted;
         EXIT WHEN children IS NULL;
 
-        -- By id, so that two jobs that end with common children cannot deadlock.
+        -- By id, so that two jobs with common children cannot deadlock.
         PERFORM FROM jobs WHERE id = ANY(children) ORDER BY id FOR UPDATE;
 
         WITH share AS MATERIALIZED (
-            -- Once for each owner, type and priority: called for each child, the function would read the rows updated so
-            -- far, and 10,000 children took longer than their parent's worker waits for its answer.
+            -- Once per owner, type and priority. Called per child, the function would read the rows updated so far, and
+            -- 10,000 children took longer than the timeout of their parent's worker.
             SELECT
                 owner, task_type, priority, next_fair_share(owner, task_type, priority) AS first,
                 next_fair_share(owner, task_type, priority, 1) - next_fair_share(owner, task_type, priority) AS step
