@@ -118,7 +118,7 @@ async def _serve(settings: Settings, loaded: Tasks) -> ExitCode:
                 settings=settings,
                 tasks=loaded,
                 api=job_api,
-                courier=ReportSender(_outbox(settings), job_api, storage),
+                sender=ReportSender(_outbox(settings), job_api, storage),
                 storage=storage,
                 sources=sources,
                 sandbox=make_sandbox(settings, loaded, PERFORM, TaskResult),

@@ -61,7 +61,7 @@ class Bench:
             # The fork server is the first test's that needed one; what the others' children import they read.
             tasks=Tasks({"geotiff_to_png": bind(handler, settings, (ROOT,))}),
             api=api,
-            courier=ReportSender(self.outbox, api, http),
+            sender=ReportSender(self.outbox, api, http),
             storage=http,
             sources=http,
             sandbox=Sandbox(
