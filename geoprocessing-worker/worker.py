@@ -18,7 +18,7 @@ from enum import IntEnum
 
 import httpx
 
-from geoprocessing_worker import __version__, config, log
+from geoprocessing_worker import __version__, config, config_report, log
 from geoprocessing_worker.cli.commands import add_commands
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ConfigurationError
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _work(_parsed: argparse.Namespace, settings: Settings) -> ExitCode:
-    wrong = config.problems(settings)
+    wrong = config_report.problems(settings)
     if settings.require_sandbox:
         wrong += [f"REQUIRE_SANDBOX: this machine lacks {layer}" for layer in landlock.missing_layers()]
     loaded = registry.load(settings)

@@ -138,10 +138,10 @@ def test_the_api_takes_its_settings_and_the_database_of_the_composition(tmp_path
 
 def test_the_worker_takes_its_settings_but_no_secret_of_the_api(tmp_path: Path) -> None:
     code = (
-        "from geoprocessing_worker import config; s = config.load().settings\n"
+        "from geoprocessing_worker import config, config_report; s = config.load().settings\n"
         "for n in ('max_image_size', 'source_hosts', 'api_base_url', 'temp_dir', 'pghost'):\n"
         "    print(n, getattr(s, n), sep='=')\n"
-        "print('problems', config.problems(s), sep='=')"
+        "print('problems', config_report.problems(s), sep='=')"
     )
     told = shown("worker", code, tmp_path)
     assert told == {
