@@ -19,7 +19,7 @@ from enum import IntEnum
 import httpx
 
 from geoprocessing_worker import __version__, config, config_report, log
-from geoprocessing_worker.cli.commands import add_commands
+from geoprocessing_worker.cli import convert, tasks, verify
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ConfigurationError
 from geoprocessing_worker.handlers import TaskResult
@@ -71,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     parser.set_defaults(command=_work)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands (without one: work)")
-    add_commands(commands)
+    for module in (convert, tasks, verify):
+        module.add_command(commands)
     return parser
 
 
