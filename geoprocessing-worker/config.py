@@ -1,13 +1,13 @@
-"""Every setting of the worker, read once: from the environment, then `.env`, then the local stack's own file.
+"""Every setting of the worker, read once: from the environment, then `.env`, then the file of the local stack.
 
-Run by path, `python3 geoprocessing-worker/config.py` prints the configuration in force, where each value came from and
-what is wrong with it, the API's settings on this host, and names that are probably misspelled.
+`python3 geoprocessing-worker/config.py` prints the configuration in force with sources and problems, the API's settings
+on this host, and names that are probably misspelled. See `config_report`.
 """
 
 if __name__ == "__main__" and not __package__:
     from importlib import import_module
 
-    import_module("bootstrap").exec_module("geoprocessing_worker.config")
+    import_module("bootstrap").exec_module("geoprocessing_worker.config_report")
 
 import os
 import re
@@ -24,7 +24,7 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from geo_jobs_common.addresses import is_local_name, parse_address
+from geo_jobs_common.addresses import parse_address
 from geo_jobs_common.setting_values import (
     Bytes,
     Count,
@@ -35,17 +35,16 @@ from geo_jobs_common.setting_values import (
     tidied,
 )
 from geoprocessing_worker.errors import ConfigurationError
-from geoprocessing_worker.neighbors import ApiSettings, api_settings, start_problems, unknown_names
 
-# A local stack leaves its addresses and secrets in this file of its DATA_DIR, for the health check.
+# The local stack writes its addresses and secrets to this file of its DATA_DIR, for the health check.
 LOCAL_STACK_FILE = "stack.env"
 
-# What a process that opens strangers' files may see of the environment: nothing secret is among it.
+# The environment of processes that open untrusted files. It contains no secrets.
 HARMLESS_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 
-# A password may have any characters, and a coordinate system in WKT may have several lines.
+# Passwords may contain any character, and WKT may have several lines.
 VERBATIM = frozenset({"pgpassword", "coordinate_system"})
-LARGEST_MEMORY = 1 << 24  # MiB, which are 16 TiB
+LARGEST_MEMORY = 1 << 24  # MiB: 16 TiB
 
 BOOLEAN_WORDS = "must be true or false (1, yes, on and 0, no, off count as well)"
 
@@ -71,7 +70,7 @@ def _host(text: str) -> str:
     """Return an entry of a list of hosts.
 
     Raises:
-        ValueError: it is no host name, no address, not `*` and not `*.name`.
+        ValueError: it is neither a host name, an address, `*` nor `*.name`.
     """
     name = text.removeprefix("*.")
     if text != "*" and parse_address(name) is None and not _is_host_name(name):
@@ -92,7 +91,7 @@ Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeVali
 
 
 def _user_state() -> Path:
-    """Return the user's folder for state, which the local stack uses too."""
+    """Return the user's state folder, which the local stack uses too."""
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111 - keeps an unknown ~
     return Path(state) / "geoprocessing-worker"
 
@@ -109,9 +108,9 @@ def _state_dir() -> Path:
 
 
 class Settings(BaseSettings):
-    """The worker's settings; the name of a field in capitals is the name of its variable.
+    """The worker's settings. The variable of a field is its name in capitals.
 
-    Durations are in seconds and sizes in bytes unless the name says otherwise.
+    Durations are in seconds and sizes in bytes, unless the name has another unit.
     """
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, allow_inf_nan=False)
@@ -190,7 +189,7 @@ class Settings(BaseSettings):
     require_sandbox: bool = Field(False, description="refuse to run where the kernel lacks a layer of the sandbox")
     disable_workers: bool = Field(False, description="stay up and healthy without claiming")
 
-    # Processing: what a job's inputPayload does not say
+    # Processing: defaults of a job's inputPayload
     max_image_size: int = Field(4096, ge=1, le=16384, description="longest side of a picture, in pixels (`maxSize`)")
     compression_quality: int = Field(85, ge=1, le=100, description="quality of JPEG and WebP (`quality`)")
     generate_thumbnails: bool = Field(True, description="whether pictures get a thumbnail (`generateThumbnails`)")
@@ -207,7 +206,7 @@ class Settings(BaseSettings):
     log_level: LogLevel = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
     log_file: PossiblePath = Field(Path("worker.log"), description="the log: JSON lines, rotated at 10 MB, five kept")
 
-    # The database: only the health check looks at it
+    # The database: only for the health check
     database_url: SecretStr = Field(SecretStr(""), description="the database as a URL, instead of PGHOST and the like")
     pghost: str = Field("", description="host of the database; the worker's health check looks at it")
     pgport: int = Field(5432, gt=0, lt=65536, description="port of the database")
@@ -287,7 +286,7 @@ class Settings(BaseSettings):
 
     @property
     def is_configured(self) -> bool:
-        """Whether there is an API to work for."""
+        """Whether the API and its token are set."""
         return bool(self.api_base_url and self.worker_auth_token.get_secret_value())
 
     @property
@@ -296,18 +295,18 @@ class Settings(BaseSettings):
         return (urlsplit(self.api_base_url).hostname or "").rstrip(".")
 
     def trust(self) -> ssl.SSLContext | bool:
-        """Whose certificates a client believes: `CA_BUNDLE`'s, else those of the library."""
+        """Return the certificates that clients trust: those in `CA_BUNDLE`, else the library's."""
         if self.ca_bundle is None:
             return True
         try:
             return ssl.create_default_context(cafile=self.ca_bundle)
         except OSError as error:
-            raise ConfigurationError(f"CA_BUNDLE: {self.ca_bundle} holds no certificates ({error})") from None
+            raise ConfigurationError(f"CA_BUNDLE: {self.ca_bundle} has no certificates ({error})") from None
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """The settings in force and, for each, the place that it came from."""
+    """The settings in force, and the source of each."""
 
     settings: Settings
     sources: Mapping[str, str]
@@ -317,24 +316,24 @@ def load(*, local_stack: bool = False) -> Configuration:
     """Read the settings, from this process's environment and `.env` of the current folder or the checkout.
 
     Args:
-        local_stack: where neither the environment nor `.env` names an API, use the local stack's file, as a whole.
+        local_stack: read the whole file of the local stack if neither the environment nor `.env` has an API.
 
     Raises:
-        ConfigurationError: a value cannot be used; the message has one line for each.
+        ConfigurationError: unusable values. The message has one line for each.
     """
     files = [(".env", path) for path in _readable(Path(".env"), project_root() / ".env")]
-    layers = [("environment", dict(os.environ)), *((place, _dotenv(path)) for place, path in files)]
+    layers = [("environment", dict(os.environ)), *((place, read_dotenv(path)) for place, path in files)]
     if local_stack and not any(layer.get("API_BASE_URL") for _, layer in layers):
         folder = next((layer["DATA_DIR"] for _, layer in layers if layer.get("DATA_DIR")), None)
         folders = _local_stack_folders() if folder is None else (project_root() / folder,)
         files += [
             ("local stack", place / LOCAL_STACK_FILE) for place in folders if _can_read(place / LOCAL_STACK_FILE)
         ][:1]
-        layers += [(place, _dotenv(path)) for place, path in files if place == "local stack"]
-    # Two names for one thing: PGHOST in a nearer place hides a DATABASE_URL in a farther one.
+        layers += [(place, read_dotenv(path)) for place, path in files if place == "local stack"]
+    # PGHOST and DATABASE_URL name the same database, so a nearer PGHOST hides a farther DATABASE_URL.
     nearest = next((layer for _, layer in layers if layer.get("PGHOST") or layer.get("DATABASE_URL")), {})
     try:
-        # Of several files pydantic-settings lets the last win; here the nearest comes first.
+        # In pydantic-settings the last file wins. Here the nearest comes first.
         settings = Settings(
             _env_file=[path for _, path in reversed(files)], database_url=SecretStr(nearest.get("DATABASE_URL") or "")
         )
@@ -348,60 +347,21 @@ def load(*, local_stack: bool = False) -> Configuration:
 
 
 def project_root() -> Path:
-    """The checkout that this package stands in, or the current folder when it was installed elsewhere."""
+    """Return the checkout of this package, or the current folder if the package is installed elsewhere."""
     root = Path(__file__).resolve().parent.parent
     return root if (root / "pyproject.toml").is_file() else Path.cwd()
 
 
 def keep_harmless_environment() -> None:
-    """Take everything secret out of this process's environment, and so out of that of the processes it will start."""
+    """Remove all secrets from the environment of this process and of those that it starts."""
     for name in set(os.environ) - set(HARMLESS_VARIABLES):
         del os.environ[name]
-    # A process that forks must have no other threads running, and OpenBLAS starts some when it is imported.
+    # A process that forks must have no other threads, and OpenBLAS starts some on import.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 
-def problems(settings: Settings) -> list[str]:
-    """What keeps a worker with these settings from working, each with what to do."""
-    found = []
-    if not settings.api_base_url:
-        found.append("API_BASE_URL is not set: give the address of the job API, for example https://maps.example.org")
-    if (
-        settings.api_base_url.startswith("http://")
-        and not is_local_name(settings.api_host)
-        and not settings.allow_plain_http
-    ):
-        found.append(
-            "API_BASE_URL would send the worker's token unencrypted: use https://, or set ALLOW_PLAIN_HTTP=true"
-        )
-    if not settings.worker_auth_token.get_secret_value():
-        found.append("WORKER_AUTH_TOKEN is not set: make one with `python -m geo_jobs_api tokens create NAME`")
-    if settings.thumbnail_size > settings.max_image_size:
-        found.append("THUMBNAIL_SIZE is larger than MAX_IMAGE_SIZE: make it smaller")
-    return found + _wrong_paths(settings)
-
-
-def _wrong_paths(settings: Settings) -> list[str]:
-    """Return the paths that name something of another kind."""
-    found = []
-    try:
-        settings.trust()
-    except ConfigurationError as error:
-        found.append(str(error))
-    if settings.log_file.is_dir() or not settings.log_file.absolute().parent.is_dir():
-        found.append(f"LOG_FILE: {settings.log_file} must be a file in a folder that exists: create the folder")
-    if _is_file_above(settings.temp_dir):
-        found.append(f"TEMP_DIR: {settings.temp_dir} is a file or lies below one: name a folder")
-    return found
-
-
-def _is_file_above(path: Path) -> bool:
-    whole = path.absolute()
-    nearest = next(place for place in (whole, *whole.parents) if os.access(place, os.F_OK))
-    return not nearest.is_dir()
-
-
-def _dotenv(path: Path) -> dict[str, str]:
+def read_dotenv(path: Path) -> dict[str, str]:
+    """Return the names in a file that have a value."""
     return {name: value for name, value in dotenv_values(path).items() if value}
 
 
@@ -410,10 +370,10 @@ def _can_read(path: Path) -> bool:
 
 
 def _readable(*paths: Path) -> list[Path]:
-    """The files that are there and can be read. A service may get its settings from the environment alone.
+    """Return the existing files. An unreadable one is skipped if the environment has an API.
 
     Raises:
-        ConfigurationError: a file cannot be read, and the environment names no API in its place.
+        ConfigurationError: a file is unreadable, and the environment has no API.
     """
     unreadable = [path for path in paths if os.access(path, os.F_OK) and not os.access(path, os.R_OK)]
     if unreadable and not os.environ.get("API_BASE_URL"):
@@ -425,7 +385,7 @@ def _readable(*paths: Path) -> list[Path]:
 
 
 def _local_stack_folders() -> tuple[Path, ...]:
-    """The default places of the local stack's state: the checkout, and the user's own where that cannot be written."""
+    """Return the default folders of the local stack's state: in the checkout, else the user's own."""
     return project_root() / ".local", _user_state()
 
 
@@ -437,54 +397,3 @@ def _in_words(error: ValidationError) -> list[str]:
         reason = BOOLEAN_WORDS if item["type"] == "bool_parsing" else item["msg"].removeprefix("Value error, ")
         lines.append(f"{name.upper()}: {reason[:1].lower()}{reason[1:]}{given}")
     return lines
-
-
-def _shown(settings: Settings, name: str) -> str:
-    value = getattr(settings, name)
-    if isinstance(value, SecretStr):
-        return "********" if value.get_secret_value() else ""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value if value is not None else "")
-
-
-def main() -> int:
-    """Print the settings in force, the worker's and those of an API here; 1 if the worker cannot work with its own."""
-    try:
-        configuration = load(local_stack=True)
-    except ConfigurationError as error:
-        wrong = str(error).splitlines()
-    else:
-        for name, source in configuration.sources.items():
-            print(f"{name.upper():<24}{_shown(configuration.settings, name):<44}{source}")  # noqa: T201 - a command's output
-        wrong = problems(configuration.settings)
-        wrong += [line for line in start_problems() if line not in wrong]
-    api = api_settings()
-    _print_api(api, wrong)
-    known = [*Settings.model_fields, *(name for name, _, _ in api.rows)] if api else Settings.model_fields
-    for line in unknown_names(_layers(), known):
-        print(f"⚠️  {line}")  # noqa: T201
-    return 1 if wrong else 0
-
-
-def _print_api(api: ApiSettings | None, wrong: list[str]) -> None:
-    """Print the API's settings, then what is wrong with the worker's, then what is wrong only to the API."""
-    if api is not None and not api.problems:
-        print("\nThe API, if it runs here:")  # noqa: T201
-        for name, value, source in api.rows:
-            print(f"{name:<32}{value:<44}{source}")  # noqa: T201
-    for line in wrong:
-        print(f"❌ {line}")  # noqa: T201
-    told = {line.partition(":")[0] for line in wrong}
-    for line in () if api is None else api.problems:
-        if line.partition(":")[0] not in told:
-            print(f"⚠️  The API would not start here: {line}")  # noqa: T201
-
-
-def _layers() -> list[tuple[str, Mapping[str, str]]]:
-    files = {path.resolve() for path in (Path(".env"), project_root() / ".env")}
-    return [("environment", dict(os.environ)), *((".env", _dotenv(path)) for path in sorted(files))]
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

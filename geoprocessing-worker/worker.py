@@ -18,8 +18,8 @@ from enum import IntEnum
 
 import httpx
 
-from geoprocessing_worker import __version__, config, log
-from geoprocessing_worker.cli.commands import add_commands
+from geoprocessing_worker import __version__, config, config_report, log
+from geoprocessing_worker.cli import convert, tasks, verify
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ConfigurationError
 from geoprocessing_worker.handlers import TaskResult
@@ -71,12 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     parser.set_defaults(command=_work)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands (without one: work)")
-    add_commands(commands)
+    for module in (convert, tasks, verify):
+        module.add_command(commands)
     return parser
 
 
 def _work(_parsed: argparse.Namespace, settings: Settings) -> ExitCode:
-    wrong = config.problems(settings)
+    wrong = config_report.problems(settings)
     if settings.require_sandbox:
         wrong += [f"REQUIRE_SANDBOX: this machine lacks {layer}" for layer in landlock.missing_layers()]
     loaded = registry.load(settings)
@@ -118,7 +119,7 @@ async def _serve(settings: Settings, loaded: Tasks) -> ExitCode:
                 settings=settings,
                 tasks=loaded,
                 api=job_api,
-                courier=ReportSender(_outbox(settings), job_api, storage),
+                sender=ReportSender(_outbox(settings), job_api, storage),
                 storage=storage,
                 sources=sources,
                 sandbox=make_sandbox(settings, loaded, PERFORM, TaskResult),

@@ -88,7 +88,7 @@ class Daemon:
         removed = await asyncio.to_thread(self._sweep)
         with contextlib.suppress(RuntimeError, TimeoutError):  # trouble of this kind is looked for before each claim
             await self._tools.sandbox.warm_up()
-        await self._tools.courier.start()
+        await self._tools.sender.start()
         log.info(
             "worker_started",
             message=f"Worker {self._settings.worker_name} started",
@@ -111,7 +111,7 @@ class Daemon:
         else:
             await self._claim_until_stopped()
         await self._let_finish()
-        await self._tools.courier.stop()
+        await self._tools.sender.stop()
         log.info("worker_shutdown_complete", message="Worker stopped")
 
     # -- claiming ---------------------------------------------------------------------------------------------------

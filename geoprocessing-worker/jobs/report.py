@@ -1,14 +1,20 @@
-"""The end of a running job: its one report, as safe from a lost connection as from a lost process."""
+"""The report of one job: its states, its copy on disk, and the consequence of each error on its way to the API.
 
-import asyncio
+`built → posted → uploading → sent → closed`. A failure has no results, so it skips `uploading`.
+"""
+
 import contextlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable
+from enum import StrEnum
 from pathlib import Path
-from typing import NoReturn
 
-import structlog
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_serializer
 
 from geoprocessing_worker.errors import (
+    ApiError,
+    CancelRequested,
+    ErrorClass,
     JobError,
     LeaseExpired,
     LeaseLost,
@@ -16,149 +22,242 @@ from geoprocessing_worker.errors import (
     TokenRefused,
     Unavailable,
 )
-from geoprocessing_worker.jobs.lease import Lease, LeaseKeeper, watched
-from geoprocessing_worker.jobs.outbox import OutboxEntry
-from geoprocessing_worker.jobs.report_sender import ReportSender, log_if_final
-from geoprocessing_worker.jobs.workspace import no_room
+from geoprocessing_worker.jobs import workspace
 from geoprocessing_worker.outputs import OutputFile
-from geoprocessing_worker.wire import inline, retry
-from geoprocessing_worker.wire.messages import ClaimedJob, CompleteAnswer, Completion, Failure
+from geoprocessing_worker.wire.messages import Completion, Failure, UploadSlot
 
-log = structlog.get_logger(__name__)
+OUTPUTS = "outputs"
+REPORT = "report.json"
+
+
+class ReportState(StrEnum):
+    """The states of a report."""
+
+    BUILT = "built"  # in memory only
+    POSTED = "posted"  # on disk, beside its results
+    UPLOADING = "uploading"  # the body is final, some results are in storage
+    SENT = "sent"  # nothing is left to upload: only the call is repeated
+    CLOSED = "closed"  # accepted, rejected or dropped: removed from the disk
+
+
+class Verdict(StrEnum):
+    """The consequence of an error during a delivery."""
+
+    RETRY = "retry"  # no decision of the API: deliver again later
+    RESEND = "resend"  # an earlier call may have been accepted: repeat it without uploads
+    FAIL = "fail"  # report a failure instead
+    CLOSE = "close"  # the job has ended, or another worker has it
+
+
+class ReportRecord(BaseModel):
+    """The content of `report.json`.
+
+    Args:
+        api: base URL of the API that leased the job.
+        id: of the job.
+        attempt: for the log.
+        lease_token: the fencing token is in it, so the API decides whether the report still counts.
+        created_at: seconds of the wall clock, for the age of the report.
+        state: of the report.
+        body: not changed once it was sent, since the API accepts only the same content as a repeat.
+        uploads: upload slots.
+        uploaded: names of the results in storage.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    api: str
+    id: str
+    attempt: int
+    lease_token: SecretStr
+    created_at: float
+    state: ReportState = ReportState.BUILT
+    body: Completion | Failure
+    uploads: tuple[UploadSlot, ...] = Field((), repr=False)
+    uploaded: tuple[str, ...] = ()
+
+    @field_serializer("lease_token", when_used="json")
+    def _unmasked(self, token: SecretStr) -> str:
+        return token.get_secret_value()
+
+    @property
+    def lease_seconds(self) -> float:
+        """A lease read from the disk is trusted only after the API has renewed it."""
+        return 0.0
 
 
 class JobReport:
-    """The one report of a running job: written down first, then sent while the lease is kept, then forgotten.
-
-    What could not be said goes to the courier; what is there when the process dies is said by the next one.
+    """The one report of a job. It is a `HeldJob` for calls without a lease, until it is too old.
 
     Args:
-        job: as claimed.
-        lease: on it.
-        keeper: of that lease.
-        courier: says what could not be said in time.
+        record: its content.
+        remaining: returns the seconds until it is too old.
+        folder: in the outbox, None before it is posted.
+        owner: descriptor of the folder's lock.
     """
 
-    def __init__(self, job: ClaimedJob, lease: Lease, keeper: LeaseKeeper, courier: ReportSender) -> None:
-        self._job = job
-        self._lease = lease
-        self._keeper = keeper
-        self._courier = courier
-        self._api = courier.api
-        self._entry: OutboxEntry | None = None
+    def __init__(
+        self, record: ReportRecord, remaining: Callable[[], float], folder: Path | None = None, owner: int = -1
+    ) -> None:
+        self.record = record
+        self.remaining = remaining
+        self.folder = folder
+        self._owner = owner
 
-    def post(self, body: Completion | Failure, outputs: Path | None = None) -> None:
-        """Write the report down; `outputs` moves to it.
+    @property
+    def job_id(self) -> str:
+        """The job's id."""
+        return self.record.id
+
+    @property
+    def token(self) -> SecretStr:
+        """The lease token."""
+        return self.record.lease_token
+
+    @property
+    def kind(self) -> str:
+        """`complete` or `fail`, as the call is named."""
+        return "complete" if isinstance(self.record.body, Completion) else "fail"
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds per stage."""
+        return self.record.body.timings if isinstance(self.record.body, Completion) else {}
+
+    @property
+    def has_uploads(self) -> bool:
+        """Whether results may still have to be uploaded."""
+        return self.kind == "complete" and self.record.state in {ReportState.POSTED, ReportState.UPLOADING}
+
+    def outputs(self) -> list[OutputFile]:
+        """Return the results that are not in storage yet."""
+        body = self.record.body
+        if not isinstance(body, Completion) or not self.has_uploads or self.folder is None:
+            return []
+        return [
+            OutputFile(
+                name=output.name,
+                path=self.folder / OUTPUTS / Path(output.name).name,
+                content_type=output.content_type,
+                size_bytes=output.size_bytes,
+                sha256=output.sha256,
+            )
+            for output in body.outputs
+            if output.name not in self.record.uploaded
+        ]
+
+    def post(self, folder: Path, owner: int, outputs: Path | None) -> None:
+        """Write the report into its folder, and move its results there.
 
         Raises:
-            JobError: `workspace_unavailable`.
+            OSError: nothing is left in the folder, and the report is as before.
         """
-        slots = tuple(self._lease.uploads.values()) if outputs is not None else ()
+        self.folder, self._owner = folder, owner
         try:
-            self._entry = self._courier.outbox.post(self._job, body, outputs, slots)
-        except OSError as error:
-            raise no_room(error) from error
+            if outputs is not None:
+                outputs.rename(folder / OUTPUTS)
+            self._advance(ReportState.POSTED)
+        except OSError:
+            self._remove()
+            raise
 
-    async def upload(self, report: Callable[[float, str], None]) -> dict[str, float]:
-        """Upload the results that were posted, but for the small ones; the timings that will be reported.
+    def mark_uploaded(self, body: Completion, names: Iterable[str]) -> None:
+        """Record the final body and the names of further results in storage.
 
         Raises:
-            JobError: as `upload`, or `workspace_unavailable`.
+            OSError: the report on disk is as before.
         """
-        assert self._entry is not None  # noqa: S101 - posted before
-        try:
-            small = inline.choose(self._entry.outputs(), self._job.inline_bytes)
-            return await self._courier.upload_results(self._entry, self._lease, report, small)
-        except OSError as error:
-            raise no_room(error) from error
+        uploaded = (*self.record.uploaded, *names)
+        if len(uploaded) == len(body.outputs):
+            self.replace(body)
+        else:
+            self._advance(ReportState.UPLOADING, body=body, uploaded=uploaded)
 
-    async def complete(self) -> bool:
-        """Hand the results in, the small ones with the report; whether the API had heard of them before.
+    def replace(self, body: Completion | Failure) -> None:
+        """Set the body to send, and delete the results: nothing is left to upload.
 
         Raises:
-            ApiError: any.
-            JobError: as `upload`.
+            OSError: the report on disk is as before.
         """
-        assert self._entry is not None  # noqa: S101 - posted before
-        small = self._entry.outputs()
-        try:
-            answer = await self._keeper.during(self._send(small))
-        except Rejected as refusal:
-            if not small:
-                raise
-            # An API of another version, a proxy's limit, a full disk: what did not come in this way is uploaded.
-            log.info("results_not_taken_with_report", reason=str(refusal))
-            answer = await self._keeper.during(watched(self._upload_and_send(), self._expiry()))
-        self.forget()
-        return answer.replayed
+        self._advance(ReportState.SENT, body=body, uploads=(), uploaded=())
+        if self.folder is not None and (self.folder / OUTPUTS).exists():
+            workspace.remove(self.folder / OUTPUTS)
 
-    async def _send(self, small: Sequence[OutputFile] = ()) -> CompleteAnswer:
-        assert self._entry is not None  # noqa: S101 - posted before
-        body = self._entry.report.body
-        assert isinstance(body, Completion)  # noqa: S101 - by the same caller
-        try:
-            body = inline.attach(body, small)
-        except OSError as error:
-            raise no_room(error) from error
-        return await self._api.complete(self._lease, body)
-
-    async def _upload_and_send(self) -> CompleteAnswer:
-        assert self._entry is not None  # noqa: S101 - posted before
-        try:
-            await self._courier.upload_results(self._entry, self._lease, lambda _percent, _text: None)
-        except OSError as error:
-            raise no_room(error) from error
-        return await self._send()
-
-    async def _expiry(self) -> NoReturn:
-        while (seconds := self._lease.remaining()) > 0:  # noqa: ASYNC110 - it may be renewed meanwhile
-            await asyncio.sleep(seconds)
-        raise LeaseExpired("the lease ran out while results were uploaded")
-
-    async def give_back(self, error: JobError, *, parting: bool = False) -> None:
-        """Report a failure, with little patience when `parting`. Results that wait stay until that was heard."""
-        failure = Failure.of(error)
-        if self._entry is None:
-            with contextlib.suppress(JobError):  # no room: it is sent all the same
-                self.post(failure)
-        try:
-            if parting:
-                answer = await self._api.fail(self._lease, failure, policy=retry.PARTING)
-            else:
-                answer = await self._keeper.during(self._api.fail(self._lease, failure))
-        except (LeaseExpired, TokenRefused, Unavailable) as refusal:
-            log.warning("report_not_taken", reason=str(refusal))
-            await self.keep(error)
+    def sync(self) -> None:
+        """Make the report survive a power cut."""
+        if self.folder is None:
             return
-        except (LeaseLost, Rejected) as refusal:
-            log.warning("report_not_taken", reason=str(refusal))
-            self.forget()
-            if isinstance(refusal, Rejected) and error.code != "report_rejected":
-                await self.give_back(
-                    JobError("report_rejected", error.message[:200], error.error_class), parting=parting
-                )
-            return
-        self.forget()
-        log_if_final(self._job.id, failure, answer)
-        if answer.state == "queued" and answer.next_attempt_at is not None:
-            log.info("job_retry_scheduled", next_attempt_at=answer.next_attempt_at.isoformat())
+        for path in (*self.folder.glob(f"{OUTPUTS}/*"), self.folder / OUTPUTS, self.folder / REPORT, self.folder):
+            with contextlib.suppress(FileNotFoundError):
+                _sync(path)
+        _sync(self.folder.parent)
 
-    async def keep(self, error: JobError) -> None:
-        """Let the courier report the results that are ready or, if there are none, the error."""
-        if self._entry is None:
-            with contextlib.suppress(JobError):  # no room: the lease runs out without a word
-                self.post(Failure.of(error))
-        if self._entry is not None:
-            entry, self._entry = self._entry, None
-            await self._courier.take(entry)
-
-    def forget(self) -> None:
-        """The API has spoken: what was posted is over."""
-        if self._entry is not None:
-            self._courier.outbox.done(self._entry)
-            self._entry = None
+    def close(self) -> None:
+        """Remove the report from the disk."""
+        self.record = self.record.model_copy(update={"state": ReportState.CLOSED})
+        self._remove()
 
     def release(self) -> None:
-        """Leave what was posted and not forgotten to the next process."""
-        if self._entry is not None:
-            self._entry.release()
+        """Unlock the folder, for the next process."""
+        if self._owner >= 0:
+            os.close(self._owner)
+            self._owner = -1
+
+    def _remove(self) -> None:
+        if self.folder is not None and self._owner >= 0:
+            # Without this file the folder is no report, so a crash in between cannot leave half of one.
+            (self.folder / REPORT).unlink(missing_ok=True)
+            workspace.remove(self.folder)
+        self.release()
+        self.folder = None
+
+    def _advance(self, state: ReportState, **changes: object) -> None:
+        record = self.record.model_copy(update={"state": state, **changes})
+        if self.folder is not None:
+            _write(self.folder, record)
+        self.record = record
+
+
+def verdict(error: ApiError | CancelRequested | JobError, report: JobReport | None = None) -> Verdict:
+    """Return the consequence of an error for a report, or for a job that has none yet."""
+    match error:
+        case LeaseExpired() | TokenRefused() | Unavailable():
+            return Verdict.RETRY
+        case LeaseLost(code="already_finalized") if report is not None and report.has_uploads:
+            # Small results went with an earlier call, whose answer may have been lost.
+            return Verdict.RESEND
+        case LeaseLost():
+            return Verdict.CLOSE
+        case Rejected() if report is not None and report.kind == "fail":
+            return Verdict.CLOSE
+    return Verdict.FAIL
+
+
+def as_job_error(error: ApiError | CancelRequested | JobError) -> JobError:
+    """Return the failure to report for an error whose verdict is `FAIL`."""
+    if isinstance(error, JobError):
+        return error
+    if isinstance(error, CancelRequested):
+        return JobError("job_cancelled", "The job was cancelled.", ErrorClass.CANCELLED, {"reason": error.reason})
+    # A proxy may have confirmed an upload without storing it. The next attempt can succeed.
+    passing = error.code in {"output_mismatch", "storage_full"}
+    return JobError(
+        error.code,
+        f"The job server rejected the report: {error.message}",
+        ErrorClass.TRANSIENT if passing else ErrorClass.INVALID_INPUT,
+    )
+
+
+def _write(folder: Path, record: ReportRecord) -> None:
+    unfinished = folder / f"{REPORT}.part"
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(record.model_dump_json(by_alias=True))
+    unfinished.replace(folder / REPORT)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,82 +1,62 @@
-"""Says what waits in the outbox, for as long as it takes: results are uploaded first, then one call ends the job."""
+"""Delivery of reports: upload the results, then make the one call that ends the job."""
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import structlog
-from pydantic import SecretStr
 
-from geoprocessing_worker.errors import (
-    ApiError,
-    CancelRequested,
-    ErrorClass,
-    JobError,
-    LeaseExpired,
-    LeaseLost,
-    Rejected,
-    TokenRefused,
-    Unavailable,
-)
+from geoprocessing_worker.errors import ApiError, CancelRequested, JobError, Rejected, Unavailable
 from geoprocessing_worker.jobs.lease import Lease, LeaseKeeper, watched
-from geoprocessing_worker.jobs.outbox import Outbox, OutboxEntry
-from geoprocessing_worker.wire import retry
-from geoprocessing_worker.wire.client import JobApi
+from geoprocessing_worker.jobs.outbox import Outbox
+from geoprocessing_worker.jobs.report import JobReport, ReportState, Verdict, as_job_error, verdict
+from geoprocessing_worker.jobs.workspace import no_room
+from geoprocessing_worker.outputs import OutputFile
+from geoprocessing_worker.wire import inline, retry
+from geoprocessing_worker.wire.client import HeldJob, JobApi
 from geoprocessing_worker.wire.messages import CompleteAnswer, Completion, FailAnswer, Failure
 from geoprocessing_worker.wire.upload import fitting_slot, upload
 
 log = structlog.get_logger(__name__)
 
-# Seconds between two signs of life while waiting results are uploaded at last.
+# Seconds between heartbeats while results from the outbox are uploaded.
 HEARTBEAT_SECONDS = 10.0
-# Uploads of waiting results at once, however many wait: they share one link with the running jobs.
-AT_ONCE = 2
+# Concurrent uploads from the outbox. They share the link with the running jobs.
+MAX_UPLOADS = 2
 
-
-def rejected(error: Rejected) -> JobError:
-    """What the API will not take, as the end of its job or of this attempt."""
-    # An upload that a proxy said yes to and nobody stored: made again, the same results will be taken.
-    passing = error.code in {"output_mismatch", "storage_full"}
-    return JobError(
-        error.code,
-        f"The job server did not take it: {error.message}",
-        ErrorClass.TRANSIENT if passing else ErrorClass.INVALID_INPUT,
-    )
-
-
-def cancelled(order: CancelRequested) -> JobError:
-    """A job that somebody does not want any more."""
-    return JobError("job_cancelled", "The job was cancelled.", ErrorClass.CANCELLED, {"reason": order.reason})
-
-
-def log_if_final(job_id: str, failure: Failure, answer: FailAnswer) -> None:
-    """Log a failure that the API does not retry as an error: `grep ERROR worker.log` finds the jobs that failed."""
-    if answer.state == "failed":
-        log.error(
-            "job_failed_for_good",
-            message=f"Job {job_id} failed for good: {failure.error.message}",
-            code=failure.error.code,
-            error_class=failure.error.error_class,
-        )
+Upload = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True)
-class _Unleased:
-    """A job whose lease nobody here trusts any more: the API decides whether the call still counts."""
+class Hold:
+    """The hold on a job during a delivery: a kept lease at once, a regained one from the outbox.
 
-    job_id: str
-    token: SecretStr
-    remaining: Callable[[], float]
+    Args:
+        job: limits the time for the final call.
+        policy: of the final call.
+        keeper: of the lease.
+        guard: runs the upload, and stops it when the job is lost.
+        inline_bytes: results of this size in all may go with the final call.
+        progress: receives percent and a sentence.
+    """
+
+    job: HeldJob
+    policy: retry.Policy
+    keeper: LeaseKeeper
+    guard: Callable[[Upload], Awaitable[None]]
+    inline_bytes: int = 0
+    progress: Callable[[float, str], None] = lambda _percent, _text: None
 
 
 class ReportSender:
-    """Reports what waits in the outbox, each on its own, until the API has taken or refused it.
+    """Delivers reports, at once for running jobs and later from the outbox.
 
     Args:
         outbox: where reports wait.
-        api: who is to be told.
+        api: receives the reports.
         storage: a client without the API's credentials.
         clock: monotonic seconds.
     """
@@ -85,147 +65,168 @@ class ReportSender:
         self, outbox: Outbox, api: JobApi, storage: httpx.AsyncClient, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.outbox = outbox
-        self.api = api
+        self._api = api
         self._storage = storage
         self._clock = clock
-        self._gate = asyncio.Semaphore(AT_ONCE)
+        self._gate = asyncio.Semaphore(MAX_UPLOADS)
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
-        """Go on with what dead processes left behind."""
-        for entry in await asyncio.to_thread(self.outbox.take_over):
-            await self.take(entry)
-
-    async def take(self, entry: OutboxEntry) -> None:
-        """Report an entry as soon as the API can be reached."""
-        log.warning(
-            "report_kept",
-            message=f"The {entry.report.kind} report of job {entry.report.id} waits in the outbox for the API",
-            job_id=entry.report.id,
-            attempt=entry.report.attempt,
-            results_to_upload=len(entry.outputs()),
-        )
-        for surplus in await asyncio.to_thread(self.outbox.keep, entry):
-            if (task := self._tasks.pop(id(surplus), None)) is not None:
-                task.cancel()
-            self.outbox.done(surplus, reason="more reports wait than OUTBOX_MAX_REPORTS")
-        if entry.is_held:
-            task = asyncio.create_task(self._deliver(entry))
-            self._tasks[id(entry)] = task
-            task.add_done_callback(lambda _: self._tasks.pop(id(entry), None))
-
-    async def upload_results(
-        self,
-        entry: OutboxEntry,
-        lease: Lease,
-        report: Callable[[float, str], None],
-        held_back: Collection[str] = (),
-    ) -> dict[str, float]:
-        """Upload what an entry holds, but for what is held back, and write down that this was done.
-
-        Returns:
-            Seconds per stage, as the completion will tell them.
-
-        Raises:
-            JobError: as `upload`.
-            OSError: the outbox cannot be written.
-        """
-        body = entry.report.body
-        assert isinstance(body, Completion)  # noqa: S101 - failures have nothing to upload
-        started = self._clock()
-        outputs = entry.outputs()
-        for output in outputs:
-            fitting_slot(output, lease.uploads.get(output.name))
-        wanted = [output for output in outputs if output.name not in held_back]
-        await upload(wanted, lease.uploads.get, http=self._storage, report=report)
-        # What may have been sent already is not changed.
-        timings = {"upload": round(self._clock() - started, 4)} | body.timings
-        entry.advance(body.model_copy(update={"timings": timings}), [output.name for output in wanted])
-        return timings
+        """Deliver the reports of dead processes."""
+        for report in await asyncio.to_thread(self.outbox.take_over):
+            await self.deliver_later(report)
 
     async def stop(self) -> None:
-        """Leave what still waits to the next process."""
+        """Leave the waiting reports to the next process."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.outbox.release()
 
-    async def _deliver(self, entry: OutboxEntry) -> None:
-        structlog.contextvars.bind_contextvars(job_id=entry.report.id, attempt=entry.report.attempt)
-        kept_seconds = self._clock()
+    async def deliver(self, report: JobReport, hold: Hold) -> CompleteAnswer | FailAnswer:
+        """Upload the results of a report, send it, and close it.
+
+        Raises:
+            ApiError, CancelRequested, JobError: `verdict` returns the consequence.
+        """
         try:
-            await self._until_heard(entry)
-        except (ApiError, OSError) as error:
-            # Unavailable for as long as a report may wait, or refused in the API's own words.
-            self.outbox.done(entry, reason=str(error))
+            small = await self._upload(report, hold, hold.inline_bytes)
+            try:
+                answer = await hold.keeper.during(self._send(report, hold, small))
+            except Rejected as refusal:
+                await self._reduce(report, hold, small, refusal)
+                answer = await hold.keeper.during(self._send(report, hold))
+        except OSError as error:
+            raise no_room(error) from error
+        self.outbox.close(report)
+        return answer
+
+    async def deliver_later(self, report: JobReport) -> None:
+        """Deliver a posted report in the background, as soon as the API answers."""
+        log.warning(
+            "report_kept",
+            message=f"The {report.kind} report of job {report.job_id} waits in the outbox for the API",
+            job_id=report.job_id,
+            attempt=report.record.attempt,
+            results_to_upload=len(report.outputs()),
+        )
+        for surplus in await asyncio.to_thread(self.outbox.add, report):
+            if (task := self._tasks.pop(id(surplus), None)) is not None:
+                task.cancel()
+            self.outbox.close(surplus, dropped="more reports wait than OUTBOX_MAX_REPORTS")
+        if report.record.state is not ReportState.CLOSED:
+            task = asyncio.create_task(self._deliver_or_drop(report))
+            self._tasks[id(report)] = task
+            task.add_done_callback(lambda _: self._tasks.pop(id(report), None))
+
+    async def _upload(self, report: JobReport, hold: Hold, inline_bytes: int) -> list[OutputFile]:
+        """Upload all results but those that fit into the final call. Return the latter."""
+        body, outputs = report.record.body, report.outputs()
+        if not isinstance(body, Completion) or not report.has_uploads:
+            return []
+        names = inline.choose(outputs, inline_bytes)
+        small = [output for output in outputs if output.name in names]
+        large = [output for output in outputs if output.name not in names]
+        slots = hold.keeper.lease.uploads
+        for output in small:
+            fitting_slot(output, slots.get(output.name))
+        started = self._clock()
+        if large:
+            await hold.guard(lambda: upload(large, slots.get, http=self._storage, report=hold.progress))
+        # An earlier call may have had the timings, so they do not change any more.
+        timings = {"upload": round(self._clock() - started, 4)} | body.timings
+        report.mark_uploaded(body.model_copy(update={"timings": timings}), [output.name for output in large])
+        return small
+
+    async def _send(
+        self, report: JobReport, hold: Hold, small: Sequence[OutputFile] = ()
+    ) -> CompleteAnswer | FailAnswer:
+        body = report.record.body
+        if isinstance(body, Completion):
+            return await self._api.complete(hold.job, inline.attach(body, small), policy=hold.policy)
+        answer = await self._api.fail(hold.job, body, policy=hold.policy)
+        _log_failure(report.job_id, body, answer)
+        return answer
+
+    async def _reduce(self, report: JobReport, hold: Hold, small: Sequence[OutputFile], refusal: Rejected) -> None:
+        """Take from a rejected report the part that may be the cause, or raise."""
+        body = report.record.body
+        if small:
+            # An older API, a proxy's limit or a full disk: upload them instead.
+            log.info("results_not_taken_with_report", reason=str(refusal))
+            await self._upload(report, hold, 0)
+        elif isinstance(body, Failure):
+            log.warning("report_not_taken", reason=str(refusal))
+            report.replace(body.shortened("report_rejected"))
+        else:
+            raise refusal
+
+    # -- from the outbox --------------------------------------------------------------------------------------------
+
+    async def _deliver_or_drop(self, report: JobReport) -> None:
+        structlog.contextvars.bind_contextvars(job_id=report.job_id, attempt=report.record.attempt)
+        started = self._clock()
+        try:
+            await self._deliver_patiently(report)
+        except (ApiError, JobError, OSError) as error:
+            self.outbox.close(report, dropped=str(error))
         except Exception:
             log.exception("report_broke", message="A report in the outbox cannot be sent")
-            self.outbox.done(entry, reason="a mistake in this program")
+            self.outbox.close(report, dropped="an error in this program")
         else:
-            self.outbox.done(entry)
             log.info(
                 "report_delivered",
-                message=f"The {entry.report.kind} report of job {entry.report.id} was taken from the outbox",
-                waited_seconds=round(self._clock() - kept_seconds, 1),
+                message=f"The {report.kind} report of job {report.job_id} was delivered from the outbox",
+                waited_seconds=round(self._clock() - started, 1),
             )
 
-    async def _until_heard(self, entry: OutboxEntry) -> None:
-        while self.outbox.seconds_left(entry) > 0:
+    async def _deliver_patiently(self, report: JobReport) -> None:
+        while report.remaining() > 0:
             try:
-                if entry.report.to_upload:
-                    await self._upload(entry)
-                await self._report(entry)
-            except (LeaseExpired, TokenRefused, Unavailable) as error:
-                # The API went away again, in the middle of it.
-                log.debug("report_waits_on", reason=str(error))
-            except LeaseLost as error:
-                # What went along with the report was taken, perhaps, and only the answer was lost.
-                if error.code != "already_finalized" or not entry.report.to_upload:
-                    raise
-                entry.rewrite(entry.report.body)
-            except CancelRequested as order:
-                entry.rewrite(Failure.of(cancelled(order)))
-            except (JobError, Rejected) as error:
-                if entry.report.kind == "fail":
-                    raise
-                entry.rewrite(Failure.of(rejected(error) if isinstance(error, Rejected) else error))
+                await self.deliver(report, self._hold(report))
+            except (ApiError, CancelRequested, JobError) as error:
+                match verdict(error, report):
+                    case Verdict.RETRY:
+                        log.debug("report_waits_on", reason=str(error))
+                    case Verdict.RESEND:
+                        report.replace(report.record.body)
+                    case Verdict.FAIL if report.kind == "complete":
+                        report.replace(Failure.of(as_job_error(error)))
+                    case _:
+                        raise
             else:
                 return
         raise Unavailable("report_too_old", "it waited longer than OUTBOX_MAX_AGE")
 
-    async def _upload(self, entry: OutboxEntry) -> None:
-        """Upload under a lease that the API has renewed just now: a stranger's job gets no more files."""
-        lease = Lease(entry.report, self._clock)
-        keeper = LeaseKeeper(self.api, lease, interval=HEARTBEAT_SECONDS, clock=self._clock)
-        # Each lease is renewed at once, so that nobody else gets the job while its results wait for their turn.
-        await self._regain(entry, lease)
-        await watched(self._upload_in_turn(entry, lease), keeper.keep())
+    def _hold(self, report: JobReport) -> Hold:
+        lease = Lease(report.record, self._clock)
+        keeper = LeaseKeeper(self._api, lease, interval=HEARTBEAT_SECONDS, clock=self._clock)
 
-    async def _upload_in_turn(self, entry: OutboxEntry, lease: Lease) -> None:
-        async with self._gate:
-            await self.upload_results(entry, lease, lambda _percent, _text: None)
-
-    async def _regain(self, entry: OutboxEntry, lease: Lease) -> None:
-        unleased = self._unleased(entry)
-
-        async def once() -> None:
+        async def regain() -> None:
             sent = self._clock()
-            answer = await self.api.heartbeat(unleased, policy=retry.ONCE)
-            lease.renew(sent, answer)
-            if answer.cancel is not None:
-                raise CancelRequested(answer.cancel.reason or "no reason given", answer.cancel.grace_seconds)
+            keeper.accept(sent, await self._api.heartbeat(report, policy=retry.ONCE))
 
-        await retry.persist(retry.OUTBOX, once, remaining=unleased.remaining)
+        async def in_turn(work: Upload) -> None:
+            async with self._gate:
+                await work()
 
-    async def _report(self, entry: OutboxEntry) -> CompleteAnswer | FailAnswer:
-        body, unleased = entry.report.body, self._unleased(entry)
-        if isinstance(body, Completion):
-            return await self.api.complete(unleased, body, policy=retry.OUTBOX)
-        answer = await self.api.fail(unleased, body, policy=retry.OUTBOX)
-        log_if_final(entry.report.id, body, answer)
-        return answer
+        async def guard(work: Upload) -> None:
+            # Before its turn, so that no other worker gets the job while its results wait.
+            await retry.persist(retry.OUTBOX, regain, remaining=report.remaining)
+            await watched(in_turn(work), keeper.keep())
 
-    def _unleased(self, entry: OutboxEntry) -> _Unleased:
-        report = entry.report
-        return _Unleased(report.id, report.lease_token, lambda: self.outbox.seconds_left(entry))
+        return Hold(report, retry.OUTBOX, keeper, guard)
+
+
+def _log_failure(job_id: str, failure: Failure, answer: FailAnswer) -> None:
+    """Log a failure without another attempt as an error: `grep ERROR worker.log` finds the jobs that failed."""
+    if answer.state == "failed":
+        log.error(
+            "job_failed_for_good",
+            message=f"Job {job_id} failed for good: {failure.error.message}",
+            code=failure.error.code,
+            error_class=failure.error.error_class,
+        )
+    elif answer.state == "queued" and answer.next_attempt_at is not None:
+        log.info("job_retry_scheduled", next_attempt_at=answer.next_attempt_at.isoformat())

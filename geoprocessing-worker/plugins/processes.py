@@ -13,7 +13,8 @@ from geoprocessing_worker.handlers import Payload
 from geoprocessing_worker.plugins.calls import CHECK, Checked
 from geoprocessing_worker.plugins.registry import Tasks
 from geoprocessing_worker.sandbox.landlock import AllowedPaths
-from geoprocessing_worker.sandbox.process import ChildFunction, Limits, Sandbox
+from geoprocessing_worker.sandbox.limits import Limits
+from geoprocessing_worker.sandbox.process import ChildFunction, Sandbox
 
 Asked = TypeVar("Asked")
 Made = TypeVar("Made", bound=BaseModel)

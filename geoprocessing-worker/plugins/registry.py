@@ -92,6 +92,11 @@ class Tasks:
         return tuple(self.usable)
 
     @property
+    def problems(self) -> list[str]:
+        """One line for each handler that cannot be used."""
+        return [f"{broken.name} cannot be used: {broken.reason}" for broken in self.broken]
+
+    @property
     def preload(self) -> tuple[str, ...]:
         """Modules that the fork server imports once."""
         return tuple(dict.fromkeys(module for task in self for module in task.handler.preload))

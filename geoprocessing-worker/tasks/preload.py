@@ -6,7 +6,7 @@ Its children are then born with the libraries in memory: about 5 ms instead of t
 import gc
 import signal
 
-from geoprocessing_worker.sandbox import landlock, libc, process
+from geoprocessing_worker.sandbox import landlock, libc, limits
 from geoprocessing_worker.tasks import png
 
 # glibc's own choice gives each large array back to the kernel and each thread a heap: the same pages are then zeroed
@@ -30,7 +30,7 @@ for option, value in KEEP_MEMORY.items():
 
 png.preload()
 landlock.prepare()
-process.most_tasks()
+limits.max_tasks()
 
 # What is frozen is not looked through, so that a child's collector neither reads nor copies the pages of all modules:
 # 3 ms less for each child.

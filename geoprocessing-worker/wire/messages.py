@@ -130,8 +130,8 @@ class LeaseAnswer(WireModel):
     timeout_seconds: float | None = Field(None, gt=0)
 
     @property
-    def tells_timeout(self) -> bool:
-        """Whether `timeout_seconds` was told at all: None means that there is none any more."""
+    def has_timeout(self) -> bool:
+        """Whether `timeout_seconds` is present. A present None removes the timeout."""
         return "timeout_seconds" in self.model_fields_set
 
 
@@ -212,6 +212,12 @@ class Failure(WireModel):
         if len(told.model_dump_json()) > LARGEST_FAILURE:
             told = told.model_copy(update={"detail": {}})
         return cls(error=told)
+
+    def shortened(self, code: str) -> "Failure":
+        """Return this failure with another code, 200 characters of its message and no detail."""
+        return Failure(
+            error=self.error.model_copy(update={"code": code, "message": self.error.message[:200], "detail": {}})
+        )
 
 
 def _plain(text: str) -> str:

@@ -47,13 +47,12 @@ async def upload(
         sent += output.size_bytes
         report(100 * sent / total, f"Uploaded {output.name}")
 
-    tasks = [asyncio.ensure_future(one(output)) for output in outputs]
     try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.TaskGroup() as group:
+            for output in outputs:
+                group.create_task(one(output))
+    except* (JobError, OSError) as errors:
+        raise errors.exceptions[0] from None
 
 
 async def _persist(output: OutputFile, slot_of: Callable[[str], UploadSlot | None], http: httpx.AsyncClient) -> None:

@@ -138,10 +138,10 @@ def test_the_api_gets_its_settings_and_the_compose_database(tmp_path: Path) -> N
 
 def test_the_worker_gets_its_settings_but_no_secret_of_the_api(tmp_path: Path) -> None:
     code = (
-        "from geoprocessing_worker import config; s = config.load().settings\n"
+        "from geoprocessing_worker import config, config_report; s = config.load().settings\n"
         "for n in ('max_image_size', 'source_hosts', 'api_base_url', 'temp_dir', 'pghost'):\n"
         "    print(n, getattr(s, n), sep='=')\n"
-        "print('problems', config.problems(s), sep='=')"
+        "print('problems', config_report.problems(s), sep='=')"
     )
     settings = shown("worker", code, tmp_path)
     assert settings == {

@@ -37,7 +37,7 @@ async def context(api: RunningApi, tmp_path: Path) -> AsyncIterator[WorkerContex
             settings=settings,
             tasks=load(settings),
             api=job_api,
-            courier=ReportSender(outbox, job_api, storage),
+            sender=ReportSender(outbox, job_api, storage),
             storage=storage,
             sources=storage,
             sandbox=Sandbox(perform, TaskResult, preload=("geoprocessing_worker.tasks.preload",)),

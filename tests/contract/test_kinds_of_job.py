@@ -99,7 +99,7 @@ async def linked(
                 settings=settings,
                 tasks=load(settings),
                 api=job_api,
-                courier=ReportSender(outbox, job_api, storage),
+                sender=ReportSender(outbox, job_api, storage),
                 storage=storage,
                 sources=sources,
                 sandbox=Sandbox(perform, TaskResult, preload=("geoprocessing_worker.tasks.preload",)),

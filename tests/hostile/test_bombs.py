@@ -16,7 +16,8 @@ from affine import Affine
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.render.options import RenderOptions
 from geoprocessing_worker.sandbox.landlock import AllowedPaths
-from geoprocessing_worker.sandbox.process import Limits, Sandbox
+from geoprocessing_worker.sandbox.limits import Limits
+from geoprocessing_worker.sandbox.process import Sandbox
 from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.tasks.builtin import GEOTIFF_INFO
 from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, convert

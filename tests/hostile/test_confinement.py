@@ -19,7 +19,8 @@ from geoprocessing_worker.errors import ConfigurationError
 from geoprocessing_worker.render.options import RenderOptions
 from geoprocessing_worker.sandbox import landlock
 from geoprocessing_worker.sandbox.landlock import AllowedPaths, Layer
-from geoprocessing_worker.sandbox.process import Limits, Sandbox
+from geoprocessing_worker.sandbox.limits import Limits
+from geoprocessing_worker.sandbox.process import Sandbox
 from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, convert
 from tests.support.attacks import DONE, attack, tell_limits
 from tests.support.canary import Canary
@@ -135,8 +136,9 @@ def test_each_of_two_layers_holds_alone(name: str, layers_on: set[str], bird: Ca
     deed = f"a.Deed(name={name!r}, path=Path({str(aim_of(name, bird, tmp_path))!r}))"
     script = (
         "from geoprocessing_worker.sandbox import landlock as c; from pathlib import Path\n"
-        f"on = tuple(l for l in c.layers() if l.name in {layers_on!r}); c.layers = lambda: on\n"
-        f"import tests.support.attacks as a; c.shut_in(c.NOWHERE); print(a.attack({deed}, None).text)"
+        f"on = tuple(l for l in c.layers() if l.name in {layers_on!r}); c.layers = lambda: on\
+"
+        f"import tests.support.attacks as a; c.restrict(c.NO_PATHS); print(a.attack({deed}, None).text)"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert ran.stdout.strip() == "PermissionError", ran.stderr
@@ -168,13 +170,13 @@ import asyncio, ctypes, resource
 from geoprocessing_worker.sandbox import landlock, libc
 from geoprocessing_worker.sandbox.process import Sandbox
 from tests.support.attacks import tell_limits
-from tests.support.child_work import Deed, Told
+from tests.support.child_work import ChildReply, Deed
 hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
 resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
-box = Sandbox(tell_limits, Told, confine=False)
+box = Sandbox(tell_limits, ChildReply, confine=False)
 print(asyncio.run(box.run(Deed(name=""), lambda *_: None)).text)
 landlock.layers = lambda: ()
-landlock.shut_in(landlock.NOWHERE)
+landlock.restrict(landlock.NO_PATHS)
 libc.hide_memory()
 prctl = ctypes.CDLL(None).prctl
 print(prctl(39, 0, 0, 0, 0), prctl(3, 0, 0, 0, 0))

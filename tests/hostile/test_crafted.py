@@ -11,7 +11,8 @@ from geoprocessing_worker.errors import ErrorClass, JobError
 from geoprocessing_worker.handlers import TaskRequest, TaskResult
 from geoprocessing_worker.plugins.calls import Call
 from geoprocessing_worker.plugins.registry import load
-from geoprocessing_worker.sandbox.process import Limits, Sandbox
+from geoprocessing_worker.sandbox.limits import Limits
+from geoprocessing_worker.sandbox.process import Sandbox
 from tests.support.child_work import Spent, perform_and_measure, spent_in
 from tests.support.crafted import CRAFTED
 

@@ -15,7 +15,8 @@ from geoprocessing_worker.plugins import registry
 from geoprocessing_worker.plugins.calls import Call
 from geoprocessing_worker.sandbox import landlock
 from geoprocessing_worker.sandbox.landlock import AllowedPaths
-from geoprocessing_worker.sandbox.process import Limits, Sandbox
+from geoprocessing_worker.sandbox.limits import Limits
+from geoprocessing_worker.sandbox.process import Sandbox
 from geoprocessing_worker.tasks.child import perform
 from tests.hostile.test_bombs import (
     gigapixels,

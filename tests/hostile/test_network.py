@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from geoprocessing_worker import config, worker
+from geoprocessing_worker import config_report, worker
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import JobError, Unavailable
 from geoprocessing_worker.tasks.png import OutputFile
@@ -182,4 +182,4 @@ async def test_a_huge_answer_of_the_api_is_refused(trick: str, server: ScriptedA
 )
 def test_the_token_is_never_sent_unencrypted_to_a_public_host(url: str, plain: bool, wrong: bool) -> None:
     settings = Settings(api_base_url=url, worker_auth_token="t", allow_plain_http=plain)
-    assert any("unencrypted" in problem for problem in config.problems(settings)) is wrong
+    assert any("unencrypted" in problem for problem in config_report.problems(settings)) is wrong

@@ -19,7 +19,7 @@ from pathlib import Path
 import rasterio
 import rasterio.shutil
 
-from geoprocessing_worker.sandbox.process import most_tasks
+from geoprocessing_worker.sandbox.limits import max_tasks
 from tests.support.child_work import ChildReply, Deed, ProgressCallback
 
 DONE = "done"
@@ -153,7 +153,7 @@ def _make_threads(_path: Path) -> None:
         os.setuid(65534)
     threading.stack_size(1 << 16)
     enough = threading.Event()
-    made = [threading.Thread(target=enough.wait, daemon=True) for _ in range(most_tasks() + 100)]
+    made = [threading.Thread(target=enough.wait, daemon=True) for _ in range(max_tasks() + 100)]
     try:
         for thread in made:
             thread.start()

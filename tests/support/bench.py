@@ -61,7 +61,7 @@ class Bench:
             # The first test starts the fork server. Children of later tests import other modules themselves.
             tasks=Tasks({"geotiff_to_png": bind(handler, settings, (ROOT,))}),
             api=api,
-            courier=ReportSender(self.outbox, api, http),
+            sender=ReportSender(self.outbox, api, http),
             storage=http,
             sources=http,
             sandbox=Sandbox(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from geoprocessing_worker import config
+from geoprocessing_worker import config, config_report
 from geoprocessing_worker.errors import ConfigurationError
 from tests.support.wrong_settings import wrong_values
 
@@ -134,7 +134,7 @@ def test_hosts_are_names_addresses_and_endings(monkeypatch: pytest.MonkeyPatch) 
     [
         ("COORDINATE_SYSTEM", "EPSG:99999", "❌ COORDINATE_SYSTEM: Unknown coordinate system 'EPSG:99999'"),
         ("WORKER_TASK_TYPES", "typo", "❌ WORKER_TASK_TYPES: no handler is installed for typo; installed: "),
-        ("CA_BUNDLE", "none.pem", "❌ CA_BUNDLE: none.pem holds no certificates"),
+        ("CA_BUNDLE", "none.pem", "❌ CA_BUNDLE: none.pem has no certificates"),
         ("LOG_FILE", "nowhere/worker.log", "❌ LOG_FILE: nowhere/worker.log must be a file in a folder that exists"),
         ("TEMP_DIR", "/dev/null/jobs", "❌ TEMP_DIR: /dev/null/jobs is a file or lies below one"),
     ],
@@ -146,7 +146,7 @@ def test_config_reports_what_the_worker_would_refuse_at_its_start(
     monkeypatch.setenv("API_BASE_URL", "https://maps.example")
     monkeypatch.setenv("WORKER_AUTH_TOKEN", "a-token")
     monkeypatch.setenv(name, value)
-    assert config.main() == 1
+    assert config_report.main() == 1
     assert said in capsys.readouterr().out
 
 
@@ -155,12 +155,12 @@ def test_the_configuration_is_printed_with_secrets_masked_and_problems_named(
 ) -> None:
     monkeypatch.setenv("WORKER_AUTH_TOKEN", "very-secret")
     monkeypatch.setenv("PGPASSWORD", "also-secret")
-    assert config.main() == 1
+    assert config_report.main() == 1
     printed = capsys.readouterr().out
     assert "secret" not in printed
     assert "❌ API_BASE_URL is not set" in printed
     monkeypatch.setenv("API_BASE_URL", "https://maps.example/")
-    assert config.main() == 0
+    assert config_report.main() == 0
     printed = capsys.readouterr().out
     assert [name for name in NAMES if name not in printed] == []
 

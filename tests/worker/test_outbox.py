@@ -15,9 +15,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from structlog.testing import capture_logs
 
-from geoprocessing_worker.errors import ErrorClass, JobError
+from geoprocessing_worker.errors import (
+    CancelRequested,
+    ErrorClass,
+    JobError,
+    LeaseExpired,
+    LeaseLost,
+    Rejected,
+    TokenRefused,
+    Unavailable,
+)
 from geoprocessing_worker.jobs import workspace
-from geoprocessing_worker.jobs.outbox import Outbox, OutboxEntry
+from geoprocessing_worker.jobs.outbox import Outbox
+from geoprocessing_worker.jobs.report import JobReport, ReportState, Verdict, verdict
 from geoprocessing_worker.jobs.report_sender import ReportSender
 from geoprocessing_worker.jobs.runner import Ending
 from geoprocessing_worker.outputs import OutputFile
@@ -37,7 +47,7 @@ FAILED = answer({"state": "failed", "nextAttemptAt": None, "replayed": False})
 async def bench(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) -> AsyncIterator[Bench]:
     bench = Bench(server, http, tmp_path)
     yield bench
-    await bench.tools.courier.stop()
+    await bench.tools.sender.stop()
     await bench.api.aclose()
 
 
@@ -46,7 +56,7 @@ async def endless(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) 
     """A bench whose conversion never ends by itself."""
     bench = Bench(server, http, tmp_path, FOR_EVER)
     yield bench
-    await bench.tools.courier.stop()
+    await bench.tools.sender.stop()
     await bench.api.aclose()
 
 
@@ -77,10 +87,15 @@ def results(bench: Bench, folder: Path) -> tuple[Completion, Path]:
     return Completion(outputs=(told,), metadata={"width": 1}, timings={}), folder
 
 
-def post_results(bench: Bench) -> OutboxEntry:
-    claimed = job(bench)
+def post(bench: Bench, claimed: ClaimedJob, body: Completion | Failure, outputs: Path | None = None) -> JobReport:
+    report = bench.outbox.build(claimed, body, claimed.uploads)
+    bench.outbox.post(report, outputs)
+    return report
+
+
+def post_results(bench: Bench) -> JobReport:
     completion, folder = results(bench, bench.folder / "work" / "made")
-    return bench.outbox.post(claimed, completion, folder, claimed.uploads)
+    return post(bench, job(bench), completion, folder)
 
 
 async def test_a_result_that_is_uploaded_is_reported_when_the_api_is_back_word_for_word(bench: Bench) -> None:
@@ -181,13 +196,13 @@ async def test_small_results_whose_report_was_taken_unheard_are_not_uploaded(ben
     post_results(bench).release()
     bench.server.on("heartbeat", problem(409, "already_finalized"))
     bench.server.on("complete", answer(SUCCEEDED | {"replayed": True}))
-    courier = next_process(bench)
+    sender = next_process(bench)
     with capture_logs() as said:
-        await courier.start()
+        await sender.start()
         await until(lambda: bench.folders() == [])
     assert "report_delivered" in [line["event"] for line in said]
     assert bench.server.calls("map.png") == []
-    await courier.stop()
+    await sender.stop()
 
 
 @pytest.mark.parametrize("offer", [{}, {"inlineBytes": 0}])
@@ -230,18 +245,15 @@ def test_what_has_been_uploaded_is_not_uploaded_again_by_the_next_process(bench:
     for name in ("map.png", "map.json"):
         (folder / name).write_bytes(b"picture")
         told.append(ReportedOutput(name=name, size_bytes=7, sha256="0" * 64, content_type="image/png"))
-    claimed = job(bench)
-    entry = bench.outbox.post(
-        claimed, Completion(outputs=tuple(told), metadata={}, timings={}), folder, claimed.uploads
-    )
-    assert isinstance(entry.report.body, Completion)
-    entry.advance(entry.report.body, ["map.png"])
-    entry.release()
+    body = Completion(outputs=tuple(told), metadata={}, timings={})
+    report = post(bench, job(bench), body, folder)
+    report.mark_uploaded(body, ["map.png"])
+    report.release()
     (again,) = next_process(bench).outbox.take_over()
     assert [output.name for output in again.outputs()] == ["map.json"]
-    again.advance(entry.report.body, ["map.json"])
-    assert not again.report.to_upload
-    assert not (again.folder / "outputs").exists()
+    again.mark_uploaded(body, ["map.json"])
+    assert again.record.state is ReportState.SENT
+    assert list(bench.folders()[0].glob("outputs")) == []
     again.release()
 
 
@@ -281,10 +293,10 @@ async def test_a_job_whose_lease_runs_out_unheard_goes_back_as_soon_as_the_api_i
 
 async def test_what_a_dead_process_had_to_say_is_said_by_the_next(bench: Bench) -> None:
     post_results(bench).release()
-    bench.outbox.post(job(bench, id="other"), failure()).release()
-    courier = next_process(bench)
+    post(bench, job(bench, id="other"), failure()).release()
+    sender = next_process(bench)
     with capture_logs() as records:
-        await courier.start()
+        await sender.start()
         await until(lambda: bench.folders() == [])
     errors = [record for record in records if record["log_level"] == "error"]
     assert [(record["event"], record["code"]) for record in errors] == [("job_failed_for_good", "trouble")]
@@ -293,22 +305,22 @@ async def test_what_a_dead_process_had_to_say_is_said_by_the_next(bench: Bench) 
     (completed,), (failed,) = bench.server.calls("complete"), bench.server.calls("fail")
     assert failed.path.split("/")[-2] == "other"
     assert completed.headers["lease-token"] == failed.headers["lease-token"] == "1.secret"
-    await courier.stop()
+    await sender.stop()
 
 
 async def test_a_report_of_a_living_process_is_left_alone(bench: Bench) -> None:
-    entry = post_results(bench)
-    courier = next_process(bench)
-    await courier.start()
-    await courier.stop()
+    report = post_results(bench)
+    sender = next_process(bench)
+    await sender.start()
+    await sender.stop()
     assert bench.server.asked == []
-    assert entry.folder.exists()
-    entry.remove()
+    assert len(bench.folders()) == 1
+    report.close()
 
 
 async def test_a_report_for_another_api_is_left_for_its_worker(bench: Bench) -> None:
-    entry = post_results(bench)
-    entry.release()
+    report = post_results(bench)
+    report.release()
     other = Outbox(bench.outbox.temp_dir, "https://other.example", max_age=3600, max_reports=10)
     assert other.take_over() == []
     assert len(next_process(bench).outbox.take_over()) == 1
@@ -319,11 +331,11 @@ async def test_what_the_api_refuses_for_good_is_thrown_away_with_a_word(bench: B
     post_results(bench).release()
     bench.server.on("heartbeat", problem(status, code))
     bench.server.on("complete", problem(status, code))
-    courier = next_process(bench)
+    sender = next_process(bench)
     with capture_logs() as said:
-        await courier.start()
+        await sender.start()
         await until(lambda: bench.folders() == [])
-        await courier.stop()
+        await sender.stop()
     assert [line["reason"].split(":")[0] for line in said if line["event"] == "report_dropped"] == [code]
     assert bench.server.calls("map.png") == []
     # A job that has ended under this lease may have ended by this report.
@@ -333,76 +345,124 @@ async def test_what_the_api_refuses_for_good_is_thrown_away_with_a_word(bench: B
 async def test_results_that_the_api_does_not_take_fail_their_job(bench: Bench) -> None:
     post_results(bench).release()
     bench.server.on("complete", problem(422, "output_mismatch"))
-    courier = next_process(bench)
-    await courier.start()
+    sender = next_process(bench)
+    await sender.start()
     await until(lambda: bench.folders() == [])
     assert bench.failure_after_completion()["code"] == "output_mismatch"
-    await courier.stop()
+    await sender.stop()
+
+
+async def test_a_failure_that_the_api_rejects_is_reported_in_few_words_also_from_the_outbox(bench: Bench) -> None:
+    post(bench, job(bench), failure()).release()
+    bench.server.on("fail", problem(422, "validation"), FAILED)
+    sender = next_process(bench)
+    await sender.start()
+    await until(lambda: bench.folders() == [])
+    assert [call.json["error"]["code"] for call in bench.server.calls("fail")] == ["trouble", "report_rejected"]
+    await sender.stop()
+
+
+@pytest.mark.parametrize(
+    ("error", "without_results", "with_results", "of_a_failure"),
+    [
+        (LeaseExpired("too late"), Verdict.RETRY, Verdict.RETRY, Verdict.RETRY),
+        (TokenRefused("http_401", ""), Verdict.RETRY, Verdict.RETRY, Verdict.RETRY),
+        (Unavailable("http_502", ""), Verdict.RETRY, Verdict.RETRY, Verdict.RETRY),
+        (LeaseLost("lease_lost", ""), Verdict.CLOSE, Verdict.CLOSE, Verdict.CLOSE),
+        (LeaseLost("already_finalized", ""), Verdict.CLOSE, Verdict.RESEND, Verdict.CLOSE),
+        (Rejected("output_mismatch", ""), Verdict.FAIL, Verdict.FAIL, Verdict.CLOSE),
+        (CancelRequested("not wanted", 5), Verdict.FAIL, Verdict.FAIL, Verdict.FAIL),
+        (JobError("upload_failed", "", ErrorClass.TRANSIENT), Verdict.FAIL, Verdict.FAIL, Verdict.FAIL),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_each_error_has_one_consequence_for_a_report(
+    bench: Bench, error: Any, without_results: Verdict, with_results: Verdict, of_a_failure: Verdict
+) -> None:
+    """Before there is a report, for posted results, and for a failure."""
+    assert verdict(error) is without_results
+    posted = post_results(bench)
+    assert verdict(error, posted) is with_results
+    posted.close()
+    assert verdict(error, bench.outbox.build(job(bench), failure())) is of_a_failure
+
+
+def test_a_report_that_cannot_be_written_stays_built_and_leaves_nothing(bench: Bench) -> None:
+    """A failure is sent all the same then."""
+    report = bench.outbox.build(job(bench), failure())
+    with pytest.raises(JobError, match="no room"):
+        bench.outbox.post(report, bench.folder / "no such folder")
+    assert report.record.state is ReportState.BUILT
+    assert bench.folders() == []
 
 
 async def test_a_job_cancelled_meanwhile_is_given_up_and_its_results_go(bench: Bench) -> None:
     post_results(bench).release()
     bench.server.on("heartbeat", answer(renewed() | {"cancel": {"reason": "wrong file", "graceSeconds": 5}}))
-    courier = next_process(bench)
-    await courier.start()
+    sender = next_process(bench)
+    await sender.start()
     await until(lambda: bench.folders() == [])
     assert bench.failure()["class"] == "cancelled"
-    await courier.stop()
+    await sender.stop()
 
 
 async def test_of_too_many_reports_the_oldest_goes(bench: Bench) -> None:
     away(bench.server, "fail")
     for number in range(3):
         bench.outbox.wall_clock = lambda number=number: 1e9 + number  # type: ignore[misc]
-        bench.outbox.post(job(bench, id=f"job-{number}"), failure()).release()
-    courier = next_process(bench, max_reports=2, max_age=1e12)
+        post(bench, job(bench, id=f"job-{number}"), failure()).release()
+    sender = next_process(bench, max_reports=2, max_age=1e12)
     with capture_logs() as said:
-        await courier.start()
+        await sender.start()
     assert [line["job_id"] for line in said if line["event"] == "report_dropped"] == ["job-0"]
     assert sorted(folder.name.split("_")[0] for folder in bench.folders()) == ["job-1", "job-2"]
-    await courier.stop()
+    await sender.stop()
 
 
 async def test_a_report_that_waited_too_long_goes_without_a_call(bench: Bench) -> None:
-    bench.outbox.post(job(bench), failure()).release()
-    courier = next_process(bench, max_age=60)
-    courier.outbox.wall_clock = lambda: bench.outbox.wall_clock() + 61
-    await courier.start()
+    post(bench, job(bench), failure()).release()
+    sender = next_process(bench, max_age=60)
+    sender.outbox.wall_clock = lambda: bench.outbox.wall_clock() + 61
+    await sender.start()
     await until(lambda: bench.folders() == [])
     assert bench.server.asked == []
-    await courier.stop()
+    await sender.stop()
 
 
 async def test_a_report_that_was_not_written_whole_is_no_report(bench: Bench) -> None:
-    entry = post_results(bench)
-    entry.release()
-    whole = (entry.folder / "report.json").read_bytes()
-    (entry.folder / "report.json").write_bytes(whole[: len(whole) // 2])
-    (entry.folder.parent / "begun_x" / "outputs").mkdir(parents=True)
+    report = post_results(bench)
+    (folder,) = bench.folders()
+    report.release()
+    whole = (folder / "report.json").read_bytes()
+    (folder / "report.json").write_bytes(whole[: len(whole) // 2])
+    (folder.parent / "begun_x" / "outputs").mkdir(parents=True)
     assert next_process(bench).outbox.take_over() == []
     assert bench.folders() == []
 
 
 async def test_a_report_cannot_be_made_to_send_a_file_from_elsewhere(bench: Bench) -> None:
-    entry = post_results(bench)
+    report = post_results(bench)
+    (folder,) = bench.folders()
     (bench.folder / "secret").write_bytes(b"of the worker")
-    shutil.rmtree(entry.folder / "outputs")
-    (entry.folder / "outputs").mkdir()
-    (entry.folder / "outputs" / "map.png").symlink_to(bench.folder / "secret")
-    entry.release()
-    courier = next_process(bench)
-    await courier.start()
+    shutil.rmtree(folder / "outputs")
+    (folder / "outputs").mkdir()
+    (folder / "outputs" / "map.png").symlink_to(bench.folder / "secret")
+    report.release()
+    sender = next_process(bench)
+    await sender.start()
     await until(lambda: bench.folders() == [])
     assert all(b"of the worker" not in asked.body for asked in bench.server.asked)
     assert bench.server.calls("complete") == []
-    await courier.stop()
+    assert bench.failure()["code"] == "workspace_unavailable"
+    await sender.stop()
 
 
 def test_nobody_else_may_read_what_waits(bench: Bench) -> None:
-    entry = post_results(bench)
-    assert entry.folder.stat().st_mode & 0o077 == 0
-    assert (entry.folder / "report.json").stat().st_mode & 0o077 == 0
-    entry.remove()
+    report = post_results(bench)
+    (folder,) = bench.folders()
+    assert folder.stat().st_mode & 0o077 == 0
+    assert (folder / "report.json").stat().st_mode & 0o077 == 0
+    report.close()
 
 
 async def test_a_stopping_worker_keeps_what_nobody_hears(endless: Bench) -> None:
@@ -411,22 +471,23 @@ async def test_a_stopping_worker_keeps_what_nobody_hears(endless: Bench) -> None
     await until(lambda: any(call.json["stage"] == "render" for call in endless.server.calls("progress")))
     endless.interrupt.set()
     assert await running is Ending.INTERRUPTED
-    await endless.tools.courier.stop()
+    await endless.tools.sender.stop()
     assert len(endless.folders()) == 1
     endless.server.on("fail", FAILED)
-    courier = next_process(endless)
-    await courier.start()
+    sender = next_process(endless)
+    await sender.start()
     await until(lambda: endless.folders() == [])
     assert endless.server.calls("fail")[-1].json["error"]["class"] == "interrupted"
-    await courier.stop()
+    await sender.stop()
 
 
 def test_a_lock_ends_with_its_process_and_not_before(bench: Bench) -> None:
-    entry = post_results(bench)
+    report = post_results(bench)
+    (folder,) = bench.folders()
     with workspace.searching(bench.outbox.temp_dir):
-        assert workspace.take_over(entry.folder) is None
-    entry.release()
+        assert workspace.take_over(folder) is None
+    report.release()
     with workspace.searching(bench.outbox.temp_dir):
-        owner = workspace.take_over(entry.folder)
+        owner = workspace.take_over(folder)
     assert owner is not None
     os.close(owner)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.sandbox.process import Limits, Sandbox
+from geoprocessing_worker.sandbox.limits import Limits
+from geoprocessing_worker.sandbox.process import Sandbox
 from tests.support.child_work import ChildReply, Deed, do
 from tests.support.waiting import until
 
