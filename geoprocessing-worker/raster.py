@@ -164,6 +164,15 @@ class SourceHeader:
         """The level of the full picture."""
         return self.levels[0]
 
+    def level_for(self, width: float = 0, height: float = 0, *, side: float = 0) -> Level:
+        """Return the smallest level with at least this width, height and longer side, else the full picture."""
+        enough = [
+            level
+            for level in self.levels
+            if level.width >= width and level.height >= height and max(level.width, level.height) >= side
+        ]
+        return min(enough, key=lambda level: level.width * level.height, default=self.full)
+
     def band(self, index: int) -> BandHeader:
         """The band with this 1-based index."""
         return self.bands[index - 1]

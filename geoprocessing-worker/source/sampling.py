@@ -56,7 +56,7 @@ def take_sample(
     path: Path, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], shown: Level
 ) -> Sample:
     """Reads at most a few million pixels, whatever the file's size: of the level to be shown where that is small."""
-    level = shown if shown.width * shown.height <= WHOLE else _overview(header)
+    level = shown if shown.width * shown.height <= WHOLE else header.level_for(side=SMALLEST_OVERVIEW)
     windows = _windows(level)
     kept: list[NDArray[Any]] = []
     looked_at = 0
@@ -211,12 +211,6 @@ def internal_mask(source: OpenLevel, bands: tuple[int, ...], window: Window) -> 
         indexes = [index for index in bands if index <= count] if count > 1 else [1]
         visible = (source.mask.read(indexes or [1], window=window) != 0).any(axis=0)
     return np.where(visible, np.uint8(255), np.uint8(0))
-
-
-def _overview(header: SourceHeader) -> Level:
-    """The smallest overview that still tells enough, else the full picture."""
-    fit = [level for level in header.levels[1:] if max(level.width, level.height) >= SMALLEST_OVERVIEW]
-    return min(fit, key=lambda level: level.width * level.height, default=header.full)
 
 
 def _windows(level: Level) -> list[Window]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.raster import Georeferencing
+from geoprocessing_worker.raster import Georeferencing, Level
 from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.source.inspection import inspect_file
+from tests.support.headers import header_of
 from tests.support.rasters import Tiff, quarters, ramp, run
 
 
@@ -93,3 +95,17 @@ def test_overviews_are_levels(tmp_path: Path) -> None:
     with gdal_environment():
         levels = inspect_file(path).levels
     assert [(level.overview, level.width) for level in levels] == [(None, 512), (0, 256), (1, 128)]
+
+
+@pytest.mark.parametrize(
+    ("least", "width"),
+    [({}, 100), ({"width": 101}, 200), ({"height": 51}, 200), ({"side": 101}, 200), ({"width": 201}, 400)],
+    ids=str,
+)
+def test_the_smallest_level_that_is_large_enough_is_chosen(least: dict[str, float], width: int) -> None:
+    """Each minimum counts, and the full picture is used where no level meets it."""
+    sizes = ((400, 200), (200, 100), (100, 50))
+    levels = tuple(Level(number or None, *size, 64, 64) for number, size in enumerate(sizes))
+    header = replace(header_of(400, 200, None, None), levels=levels)
+    assert header.level_for(**least).width == width
+    assert header.level_for(width=999) is header.full
