@@ -13,6 +13,7 @@ from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.source import inspection
 from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.tiff.gate import admit
+from geoprocessing_worker.tiff.structure import TiffStructure
 from tests.support.canary import Canary
 from tests.support.rasters import DEGREES, run
 from tests.support.tiffs import ASCII, BYTE, LONG, SHORT, RawTiff, Value, gray, text
@@ -67,7 +68,7 @@ def test_gdal_is_asked_once_more_what_domains_it_found(
     validate_headers: bool, bird: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Should the first gate be blind, the second stands before overviews and pixels."""
-    monkeypatch.setattr(inspection, "admit", lambda *_, **__: ())
+    monkeypatch.setattr(inspection, "admit", lambda path, **_: TiffStructure.read(path))
     path = hostile(tmp_path / "a.tif", "OVERVIEWS", OVERVIEW_FILE=str(bird.path))
     with pytest.raises(JobError) as caught:
         inspection.inspect_file(path, validate_headers=validate_headers)
@@ -77,7 +78,7 @@ def test_gdal_is_asked_once_more_what_domains_it_found(
 
 def test_the_attack_is_real_where_nobody_guards(bird: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With both gates off GDAL opens what the file names: the tests above do not pass by themselves."""
-    monkeypatch.setattr(inspection, "admit", lambda *_, **__: ())
+    monkeypatch.setattr(inspection, "admit", lambda path, **_: TiffStructure.read(path))
     monkeypatch.setattr(inspection, "check_domain", lambda _: None)
     path = hostile(tmp_path / "a.tif", "OVERVIEWS", OVERVIEW_FILE=str(bird.path))
     run(path, tmp_path / "out", max_size=64)

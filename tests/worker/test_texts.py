@@ -21,7 +21,8 @@ from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.source.inspection import inspect_file
 from geoprocessing_worker.tasks.builtin import GEOTIFF_INFO, GEOTIFF_TO_COG, GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
 from geoprocessing_worker.tasks.child import perform
-from geoprocessing_worker.tiff.directory import SUB_DIRECTORIES, Tiff
+from geoprocessing_worker.tiff.structure import TiffStructure
+from geoprocessing_worker.tiff.tags import SUB_IFDS
 from tests.support.raw_tiff import ASCII, BYTE, DOUBLE, SHORT, Tag, write_raw_tiff
 from tests.support.task_runs import perform_on
 from tests.support.tiffs import LONG, RawTiff, Value, gray
@@ -257,15 +258,15 @@ def test_nothing_is_read_through_a_directory_hidden_in_a_text(tmp_path: Path) ->
         **UTM,
         270: (ASCII, LATIN + b"\0"),
         700: (BYTE, b"x" * 9),
-        **dict.fromkeys(SUB_DIRECTORIES, (4, [8])),
+        **dict.fromkeys(SUB_IFDS, (4, [8])),
     }
     source = write_raw_tiff(tmp_path / "a.tif", np.zeros((16, 16, 1), np.uint8), tags=tags)
-    with source.open("rb") as file:
-        mender = texts._mender(Tiff(file), 1)
-        assert mender is not None
-        alone = texts._alone(mender, mender.contents())
+    structure = TiffStructure.read(source)
+    with structure.open() as reader:
+        converter = texts._converter(reader, structure, 1)
+        assert converter is not None
+        alone = texts._alone(converter, converter.contents())
     (tmp_path / "b.tif").write_bytes(alone)
-    with (tmp_path / "b.tif").open("rb") as file:
-        made = list(Tiff(file).directories())
+    made = TiffStructure.read(tmp_path / "b.tif").ifds
     assert len(made) == 1
-    assert not {field.tag for field in made[0].fields} & set(SUB_DIRECTORIES)
+    assert not {field.tag for field in made[0].fields} & set(SUB_IFDS)

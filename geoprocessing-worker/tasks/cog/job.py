@@ -50,7 +50,7 @@ from geoprocessing_worker.tasks.cog.layout import BLOCK, WEB, TileLayout, creati
 from geoprocessing_worker.tasks.cog.masks import refuse_lost_colors, refuse_lost_mask
 from geoprocessing_worker.tasks.cog.metadata import refuse_large_metadata
 from geoprocessing_worker.tasks.cog.source import bands_as_data, needs_stand_in, notes_of, stand_in
-from geoprocessing_worker.tiff.directory import SEPARATED
+from geoprocessing_worker.tiff.tags import SEPARATED
 
 # Decoded once for the picture and once more for its overviews: about five minutes of one slow core.
 MAX_DECODED_BYTES = 48 << 30
