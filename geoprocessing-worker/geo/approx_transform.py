@@ -25,7 +25,7 @@ OUTSIDE = -1e6  # a position outside of any raster
 
 
 @dataclass(frozen=True, slots=True)
-class Mesh:
+class ApproxTransform:
     """Positions of the output's pixel centers in the source, in pixels of the source's corner-based coordinates.
 
     `nodes` is (rows / STEP + 2, columns, 2): already as dense as the output across, but not down.
@@ -67,7 +67,7 @@ class Mesh:
         return slice(start, stop) if found.size == stop - start else slice(0, 0)
 
 
-def make_mesh(header: SourceHeader, layout: Layout, width: int, height: int) -> Mesh:
+def approx_transform(header: SourceHeader, layout: Layout, width: int, height: int) -> ApproxTransform:
     """The mesh from `layout.target` to the source as it was read, `width` x `height` pixels."""
     target = layout.target
     inverse = source_positions(header, layout, width, height)
@@ -80,7 +80,7 @@ def make_mesh(header: SourceHeader, layout: Layout, width: int, height: int) -> 
     dense = sparse[:, :-1, None] + (sparse[:, 1:] - sparse[:, :-1])[:, :, None] * part
     across, down = _coverage(xs, ys)
     nodes: Positions = np.ascontiguousarray(dense.reshape(nodes_down, -1, 2)[:, : target.width], dtype=np.float32)
-    return Mesh(nodes, bent, inverse, across, down)
+    return ApproxTransform(nodes, bent, inverse, across, down)
 
 
 def _stacked(xs: Points, ys: Points) -> Positions:

@@ -8,7 +8,7 @@ from pyproj import CRS
 
 from geoprocessing_worker.errors import invalid_input
 from geoprocessing_worker.geo.crs import areal_scales, unshifted
-from geoprocessing_worker.geo.pixel_to_crs import Points, ground, is_mercator, period, project
+from geoprocessing_worker.geo.pixel_to_crs import Points, is_mercator, period, pixel_to_crs, project
 from geoprocessing_worker.raster import SourceHeader
 
 EARTH_RADIUS = 6.4e6  # metres; no file that stays narrower in the system can hold much that is blown up
@@ -74,7 +74,7 @@ def _width(xs: Points, ys: Points) -> float:
 def _blown_up(header: SourceHeader, crs: CRS, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Which of the points of a mesh all over the file are shown much larger than others."""
     columns, rows = np.meshgrid(np.linspace(0, header.width, shape[1]), np.linspace(0, header.height, shape[0]))
-    lons, lats = project(_system(header), CRS.from_epsg(4326), *ground(header)(columns.ravel(), rows.ravel()))
+    lons, lats = project(_system(header), CRS.from_epsg(4326), *pixel_to_crs(header)(columns.ravel(), rows.ravel()))
     scales = areal_scales(crs, lons, lats).reshape(shape)
     known = scales[np.isfinite(scales)]
     smallest = np.quantile(known, SMALLEST) if known.size else np.inf

@@ -41,7 +41,7 @@ class Control:
 
 
 @dataclass(frozen=True, slots=True)
-class Unmet:
+class Misfit:
     """Ground control points that no curve meets without folding.
 
     `residual`: that of a polynomial, if one could be solved. `worst`: the points that it misses by the most.
@@ -66,7 +66,7 @@ class Unmet:
 WARP = "warp the file with gdalwarp and upload that"
 
 
-def fit_control(points: Points) -> Control | Unmet | None:
+def fit_control(points: Points) -> Control | Misfit | None:
     """Return the curve through the points; `None` if they lie on one line or in one place.
 
     Few points, such as corners, have to be met. Many points are met if they follow a shape that the polynomial cannot
@@ -84,16 +84,16 @@ def fit_control(points: Points) -> Control | Unmet | None:
     return _averaged(points, polynomial)
 
 
-def _averaged(points: Points, polynomial: float | None) -> Control | Unmet:
+def _averaged(points: Points, polynomial: float | None) -> Control | Misfit:
     if polynomial is None:
-        return Unmet(None, ())
+        return Misfit(None, ())
     columns, rows = [point.col for point in points], [point.row for point in points]
     if polynomial <= MOST_OFF * math.hypot(np.ptp(columns), np.ptp(rows)) and not _folds(points, spline=False):
         return Control(points, polynomial)
     misses = _misses(points, points, spline=False)
     least = max(CLOSE, NEARLY * float(misses.max()))
     worst = [points[number] for number in np.argsort(-misses) if misses[number] >= least]
-    return Unmet(polynomial, tuple(worst[:MOST_NAMED]))
+    return Misfit(polynomial, tuple(worst[:MOST_NAMED]))
 
 
 def _folds(points: Points, *, spline: bool) -> bool:

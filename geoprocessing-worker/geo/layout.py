@@ -12,7 +12,7 @@ from pyproj import CRS
 from geoprocessing_worker.errors import invalid_input
 from geoprocessing_worker.geo.area_of_use import cell_areas, usable_part
 from geoprocessing_worker.geo.crs import per_degree, reachable, same
-from geoprocessing_worker.geo.pixel_to_crs import Points, ground, period, project
+from geoprocessing_worker.geo.pixel_to_crs import Points, period, pixel_to_crs, project
 from geoprocessing_worker.raster import Georeferencing, Grid, SourceHeader
 
 SAMPLES = 33  # points along each side: curves between them are flatter than a pixel
@@ -103,7 +103,7 @@ def _spread(header: SourceHeader, crs: CRS, samples: int) -> tuple[Points, Point
     columns, rows = np.meshgrid(
         np.linspace(0.0, header.width, samples), np.linspace(0.0, header.height, samples), indexing="xy"
     )
-    xs, ys = ground(header)(columns.ravel(), rows.ravel())
+    xs, ys = pixel_to_crs(header)(columns.ravel(), rows.ravel())
     xs, ys = project(_known(header.crs), crs, xs, ys)
     good = np.isfinite(xs) & np.isfinite(ys)
     xs = np.where(good, xs, np.nan).reshape(columns.shape)

@@ -20,7 +20,7 @@ MERCATOR_LIMIT = 85.0511287798066  # degrees; where the square of Web Mercator e
 EARTH_GIRTH = 2 * math.pi * 6378137.0  # metres round the equator of Web Mercator
 
 
-def ground(header: SourceHeader) -> Callable[[Points, Points], tuple[Points, Points]]:
+def pixel_to_crs(header: SourceHeader) -> Callable[[Points, Points], tuple[Points, Points]]:
     """From (columns, rows) of pixel corners to x and y in the header's system, by whatever the file has."""
     if header.transform is not None:
         affine = header.transform

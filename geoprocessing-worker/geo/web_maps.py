@@ -66,7 +66,7 @@ class Placements:
             f'For a web map, ask for {{"coordinateSystem": "{self.ask_for}"}}'
         )
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The block `maps` of the metadata."""
         kml = self.quad if self.box.error > EXACT and self.quad.holds else self.box
         return {

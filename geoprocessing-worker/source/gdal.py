@@ -50,7 +50,7 @@ SMALL = 1 << 20  # pixels
 MOST_KEPT = 32  # of the 256 files that a child may have open
 
 
-def forget_other_drivers() -> tuple[str, ...]:
+def deregister_other_drivers() -> tuple[str, ...]:
     """Take all drivers but `DRIVERS` from GDAL, in this process for good; the names of those that are left.
 
     An empty driver takes the place of VRT (see `PLACEHOLDER`).
@@ -123,7 +123,7 @@ def _texts(*texts: bytes) -> ctypes.Array[ctypes.c_char_p]:
     return (ctypes.c_char_p * (len(texts) + 1))(*texts, None)
 
 
-def forget_old_errors(dataset: Any) -> None:
+def clear_errors(dataset: Any) -> None:
     """Drop an error that opening has survived: rasterio would raise it at the next call.
 
     Coordinate systems that PROJ cannot read leave one, and tags of types that libtiff does not know.
@@ -167,7 +167,7 @@ class _Source(DatasetReader):  # type: ignore[misc]  # compiled, without types
                 crs = crs or read()
             except CRSError:
                 self.crs_unreadable = True
-        forget_old_errors(self)
+        clear_errors(self)
         return crs
 
     def _read_in_wkt2(self) -> rasterio.crs.CRS | None:
@@ -183,7 +183,7 @@ class _Source(DatasetReader):  # type: ignore[misc]  # compiled, without types
             points, crs = super().get_gcps()
         except CRSError:
             self.crs_unreadable = True
-            forget_old_errors(self)
+            clear_errors(self)
             return [], None
         return points, crs
 
@@ -248,7 +248,7 @@ def open_source(
         dataset = _Source(name, driver="GTiff", sharing=False, **extra)
         closing.enter_context(dataset)
         _find_overviews(dataset)
-        forget_old_errors(dataset)
+        clear_errors(dataset)
         if kept is not None and not own and dataset.width * dataset.height <= SMALL and len(kept.datasets) < MOST_KEPT:
             kept.datasets[key] = dataset
             kept.closing.push(closing.pop_all())
@@ -263,7 +263,7 @@ def open_without_mask(path: Path, directory: int) -> Iterator[Any]:
         rasterio.errors.RasterioIOError: GDAL's GTiff driver cannot open it.
     """
     with _Source(f"GTIFF_DIR:{directory}:{path.absolute()}", driver="GTiff", sharing=False) as dataset:
-        forget_old_errors(dataset)
+        clear_errors(dataset)
         yield dataset
 
 
@@ -275,7 +275,7 @@ def open_bytes(content: bytes) -> Iterator[Any]:
 
 
 @contextmanager
-def small_sources_kept() -> Iterator[None]:
+def cached_small_sources() -> Iterator[None]:
     """Within the block small pictures are opened once and stay open, with what was decoded of them in GDAL's cache.
 
     Opening and reading anew for the sample, the picture and the check is a fifth of a small job's time.

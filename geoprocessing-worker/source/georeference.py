@@ -11,10 +11,10 @@ from pyproj import CRS
 from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
 
-from geoprocessing_worker.geo.control_points import Control, Unmet, fit_control
+from geoprocessing_worker.geo.control_points import Control, Misfit, fit_control
 from geoprocessing_worker.geo.crs import horizontal, per_degree, usable
 from geoprocessing_worker.raster import Georeferencing
-from geoprocessing_worker.source.own_system import OwnSystem
+from geoprocessing_worker.source.declared_crs import DeclaredCrs
 
 FARTHEST = 1e12  # in units of the system; the Moon is 4e8 metres away
 HALF_ROUND = 180.0  # degrees
@@ -40,7 +40,7 @@ class Georeference:
     crs_given: bool = False
 
 
-def georeference(dataset: Any, own: OwnSystem, source_crs: CRS | None) -> Georeference:
+def georeference(dataset: Any, own: DeclaredCrs, source_crs: CRS | None) -> Georeference:
     """Return the place of a dataset in its own system, or in `source_crs` where its own cannot be used."""
     if not dataset.transform.is_identity and dataset.transform.determinant != 0:
         return _by_transform(dataset, own, source_crs)
@@ -52,13 +52,13 @@ def georeference(dataset: Any, own: OwnSystem, source_crs: CRS | None) -> Georef
     return found or Georeference(doubt=_without_a_transform(own))
 
 
-def _without_a_transform(own: OwnSystem) -> str | None:
-    if own == OwnSystem():
+def _without_a_transform(own: DeclaredCrs) -> str | None:
+    if own == DeclaredCrs():
         return None
     return own.unused or "the file has a coordinate system, but no transform, tie points or RPC"
 
 
-def _by_transform(dataset: Any, own: OwnSystem, source_crs: CRS | None) -> Georeference:
+def _by_transform(dataset: Any, own: DeclaredCrs, source_crs: CRS | None) -> Georeference:
     transform = dataset.transform
     corners = [transform @ corner for corner in ((0, 0), (dataset.width, 0), (0, dataset.height))]
     numbers = [*transform, *(number for corner in corners for number in corner)]
@@ -69,7 +69,7 @@ def _by_transform(dataset: Any, own: OwnSystem, source_crs: CRS | None) -> Geore
     return replace(found, transform=transform, kind=kind)
 
 
-def _system(own: OwnSystem, source_crs: CRS | None, places: list[tuple[float, float]]) -> Georeference:
+def _system(own: DeclaredCrs, source_crs: CRS | None, places: list[tuple[float, float]]) -> Georeference:
     """Return the system of these coordinates, without a place: the file's own unless the job has a better one."""
     job = source_crs if usable(source_crs) and not _beside_the_globe(source_crs, places) else None
     fits = own.crs is not None and not _beside_the_globe(own.crs, places)
@@ -100,7 +100,7 @@ def _beside_the_globe(crs: CRS | None, places: list[tuple[float, float]]) -> boo
     return any(abs(x) > LONGITUDE * degree or abs(y) > LATITUDE * degree for x, y in places)
 
 
-def _by_points(dataset: Any, own: OwnSystem, source_crs: CRS | None) -> Georeference | None:
+def _by_points(dataset: Any, own: DeclaredCrs, source_crs: CRS | None) -> Georeference | None:
     points, _ = dataset.gcps
     whole = [point for point in points if all(map(math.isfinite, (point.row, point.col, point.x, point.y)))]
     if not points:
@@ -114,7 +114,7 @@ def _by_points(dataset: Any, own: OwnSystem, source_crs: CRS | None) -> Georefer
         missing = "the file has ground control points, but no coordinate system for them"
         return Georeference(doubt=found.doubt or missing)
     control = fit_control(_in_one_piece(whole, found.crs))
-    if control is None or isinstance(control, Unmet):
+    if control is None or isinstance(control, Misfit):
         return Georeference(doubt=ON_A_LINE if control is None else control.words)
     return replace(found, control=control, kind=Georeferencing.GCPS)
 

@@ -21,10 +21,10 @@ from geoprocessing_worker.geo.control_points import Control
 from geoprocessing_worker.geo.crs import horizontal
 from geoprocessing_worker.raster import BandHeader, Georeferencing, Level, SourceHeader
 from geoprocessing_worker.source import known_crs
-from geoprocessing_worker.source.gdal import forget_old_errors, open_source
+from geoprocessing_worker.source.declared_crs import DeclaredCrs, declared_crs, unreadable_crs
+from geoprocessing_worker.source.gdal import clear_errors, open_source
 from geoprocessing_worker.source.georeference import Georeference, georeference
 from geoprocessing_worker.source.levels import Levels, block_size, usable_levels
-from geoprocessing_worker.source.own_system import OwnSystem, own_system, unreadable_system
 from geoprocessing_worker.source.texts import is_number, readable
 from geoprocessing_worker.tiff.gate import MAX_BANDS, MAX_BLOCK_BYTES, MAX_SIDE, admit, check_domain
 from geoprocessing_worker.tiff.geo_keys import read_geo_keys
@@ -84,7 +84,7 @@ def inspect_file(
     """
     structure = admit(path, validate_headers=validate_headers)
     with open_source(path) as dataset:
-        forget_old_errors(dataset)
+        clear_errors(dataset)
         _check_dataset(dataset)
         listed = [int(name.split(":")[1]) for name in dataset.subdatasets] or whole_pages(structure)
     incomplete = incomplete_pages(structure)
@@ -97,7 +97,7 @@ def inspect_file(
         open_source(path, directory=chosen.ifd, raw=raw) as dataset,
         readable(dataset, structure, chosen.ifd) as (texts, remark),
     ):
-        forget_old_errors(dataset)
+        clear_errors(dataset)
         _check_dataset(dataset)
         overviews = 0 if incomplete else _readable_overviews(dataset, raw=raw)
         known = known_crs.find(structure, chosen.ifd)
@@ -196,18 +196,18 @@ def _best_page(structure: TiffStructure, ifds: list[int]) -> int:
             open_source(structure.path, directory=ifd) as dataset,
             readable(dataset, structure, ifd) as (texts, _),
         ):
-            forget_old_errors(dataset)
+            clear_errors(dataset)
             declared = _declared_crs(texts, structure, ifd, known_crs.find(structure, ifd))
             placed = georeference(texts, declared, None).kind is not Georeferencing.NONE
             found.append((placed, dataset.width * dataset.height, -number))
     return -max(found)[2]
 
 
-def _declared_crs(texts: Any, structure: TiffStructure, ifd: int, known: CRS | None) -> OwnSystem:
+def _declared_crs(texts: Any, structure: TiffStructure, ifd: int, known: CRS | None) -> DeclaredCrs:
     if known is not None:
-        return OwnSystem(known)
+        return DeclaredCrs(known)
     crs, keys = texts.crs, read_geo_keys(structure, ifd)
-    return unreadable_system(keys) if crs is None and texts.crs_unreadable else own_system(crs, keys)
+    return unreadable_crs(keys) if crs is None and texts.crs_unreadable else declared_crs(crs, keys)
 
 
 def _check_dataset(dataset: Any) -> None:
@@ -286,7 +286,7 @@ def _read_header(
     )
 
 
-def _crs_would_place(texts: Any, declared: OwnSystem) -> bool:
+def _crs_would_place(texts: Any, declared: DeclaredCrs) -> bool:
     """Whether a CRS alone would place the file. Tried with a CRS in meters, where any number can be a coordinate."""
     return georeference(texts, declared, CRS.from_epsg(METERS)).kind is not Georeferencing.NONE
 

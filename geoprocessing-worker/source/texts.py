@@ -128,7 +128,7 @@ def _remark(encodings: set[str]) -> str | None:
 
 
 @contextmanager
-def mended(path: Path, directory: int, copy: Path) -> Iterator[Path]:
+def in_utf8(path: Path, directory: int, copy: Path) -> Iterator[Path]:
     """Yield the file, or a temporary copy of it with the texts of this IFD in UTF-8."""
     if not _write_converted(path, directory, copy):
         yield path

@@ -10,7 +10,7 @@ from PIL import Image
 from rasterio.errors import RasterioIOError
 
 from geoprocessing_worker.source import gdal as opening
-from geoprocessing_worker.source.gdal import gdal_environment, open_source, small_sources_kept
+from geoprocessing_worker.source.gdal import cached_small_sources, gdal_environment, open_source
 from tests.support.rasters import Tiff, ramp
 
 
@@ -18,7 +18,7 @@ def test_a_small_file_is_opened_once_and_closed_at_the_end(tmp_path: Path) -> No
     """Within the block every look is at the same open file; after it the file is closed, and opened anew."""
     source = Tiff(ramp(32, 32)).write(tmp_path / "small.tif")
     with gdal_environment():
-        with small_sources_kept():
+        with cached_small_sources():
             with open_source(source) as first:
                 pass
             with open_source(source) as second:
@@ -36,7 +36,7 @@ def test_a_kept_file_that_fails_to_read_is_closed_too(tmp_path: Path) -> None:
     opened = []
 
     def work() -> None:
-        with gdal_environment(), small_sources_kept(), open_source(source) as dataset:
+        with gdal_environment(), cached_small_sources(), open_source(source) as dataset:
             opened.append(dataset)
             dataset.read(2)
 
@@ -48,7 +48,7 @@ def test_a_kept_file_that_fails_to_read_is_closed_too(tmp_path: Path) -> None:
 def test_overviews_are_kept_apart_from_the_full_picture(tmp_path: Path) -> None:
     """A level is never taken for another one of the same file."""
     source = Tiff(ramp(64, 64), overviews=(2,)).write(tmp_path / "levels.tif")
-    with gdal_environment(), small_sources_kept():
+    with gdal_environment(), cached_small_sources():
         with open_source(source) as full, open_source(source, 0) as half:
             assert (full.width, half.width) == (64, 32)
         with open_source(source, 0) as again:
@@ -59,7 +59,7 @@ def test_a_large_picture_is_closed_after_each_look(tmp_path: Path) -> None:
     """What GDAL decoded of a large file does not stay in memory for the rest of the job."""
     data = np.zeros((1, 1, opening.SMALL + 1), dtype=np.uint8)
     source = Tiff(data, crs=None, transform=None).write(tmp_path / "large.tif")
-    with gdal_environment(), small_sources_kept():
+    with gdal_environment(), cached_small_sources():
         with open_source(source) as dataset:
             pass
         assert dataset.closed

@@ -46,7 +46,7 @@ def role(name: bytes, text: bytes) -> bytes:
     return b'<Item name="' + name.upper() + b'" sample="0" role="' + name + b'">' + text + b"</Item>"
 
 
-def own_system(name: bytes) -> dict[int, Tag]:
+def declared_crs(name: bytes) -> dict[int, Tag]:
     """A transverse Mercator that no authority knows, by this name."""
     # fmt: off
     keys = (
@@ -79,7 +79,7 @@ PLACES: dict[str, Callable[[bytes], dict[int, Tag]]] = {
     "software": lambda text: UTM | {305: (ASCII, text + b"\0")},
     "copyright": lambda text: UTM | {33432: (ASCII, text + b"\0")},
     "artist": lambda text: UTM | {315: (ASCII, text + b"\0")},
-    "system": own_system,
+    "system": declared_crs,
 }
 # Where it comes out in the metadata; the others do not.
 LOOKS: dict[str, Callable[[dict[str, Any]], Any]] = {

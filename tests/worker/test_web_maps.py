@@ -60,7 +60,7 @@ NAMES = [name for name, *_ in GRIDS]
 def told(system: str, width: int, height: int, transform: Affine) -> Any:
     placed = placements(Grid(width, height, transform, CRS.from_user_input(system)))
     assert placed is not None
-    return json.loads(json.dumps(placed.told(), allow_nan=False))
+    return json.loads(json.dumps(placed.as_json(), allow_nan=False))
 
 
 def lost(

@@ -43,7 +43,7 @@ from geoprocessing_worker.source.gdal import GDAL_OPTIONS, gdal_environment, gda
 from geoprocessing_worker.source.gdal_errors import named_errors
 from geoprocessing_worker.source.inspection import inspect_file
 from geoprocessing_worker.source.sampling import Sample
-from geoprocessing_worker.source.texts import mended
+from geoprocessing_worker.source.texts import in_utf8
 from geoprocessing_worker.tasks.cog.check import check_copy, check_web_copy, different_place
 from geoprocessing_worker.tasks.cog.crs import cannot_hold, in_degrees, is_bent, note_of, placed_by_gdal, placed_source
 from geoprocessing_worker.tasks.cog.layout import BLOCK, WEB, TileLayout, creation_options, faults_of_layout
@@ -272,7 +272,7 @@ def _readable(
     """The file that GDAL copies, and the header with the page's directory in it; either is the source's own or not."""
     copy = unfinished_path(folder, "mended.tif")
     with (
-        mended(source, header.directory, copy) as readable,
+        in_utf8(source, header.directory, copy) as readable,
         gdal_options(GDAL_CACHEMAX=GDAL_OPTIONS["GDAL_CACHEMAX"] + _kept_bytes(header)),
         stand_in(readable, header, data, folder) as (path, directory),
     ):

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geoprocessing_worker.geo.approx_transform import STEP, Mesh, Points
+from geoprocessing_worker.geo.approx_transform import STEP, ApproxTransform, Points
 
 ROWS, COLUMNS, SIZE = 64, 48, 100
 
@@ -17,11 +17,11 @@ def never(columns: Points, rows: Points) -> tuple[Points, Points]:
     raise AssertionError("no cell is bent")
 
 
-def mesh_of(nodes: list[float], bent: bool = False) -> Mesh:
+def mesh_of(nodes: list[float], bent: bool = False) -> ApproxTransform:
     """Columns that wander between the given places from node to node; x is the same as y."""
     down = np.array(nodes, dtype=np.float32)[:, None] + np.linspace(-30, 30, COLUMNS, dtype=np.float32)
     cells = np.full((len(nodes) - 1, COLUMNS // STEP), bent)
-    return Mesh(np.stack([down, down], axis=-1), cells, never, 1.0, 1.0)
+    return ApproxTransform(np.stack([down, down], axis=-1), cells, never, 1.0, 1.0)
 
 
 @given(nodes=st.lists(places, min_size=ROWS // STEP + 1, max_size=ROWS // STEP + 1), first=st.integers(0, ROWS - 1))

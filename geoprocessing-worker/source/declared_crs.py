@@ -35,7 +35,7 @@ NAMELESS = ("unknown", "unnamed", "undefined", "not specified", "not_specified",
 
 
 @dataclass(frozen=True, slots=True)
-class OwnSystem:
+class DeclaredCrs:
     """A file's system.
 
     `crs`: `None` if the file declares none or it cannot place a picture. `unused`: the reason, if the file declares
@@ -47,7 +47,7 @@ class OwnSystem:
     caveat: str | None = None
 
 
-def own_system(crs: rasterio.crs.CRS | None, keys: Mapping[int, float]) -> OwnSystem:
+def declared_crs(crs: rasterio.crs.CRS | None, keys: Mapping[int, float]) -> DeclaredCrs:
     """Return the system that GDAL reads in a file, without the grids that it names.
 
     Args:
@@ -55,7 +55,7 @@ def own_system(crs: rasterio.crs.CRS | None, keys: Mapping[int, float]) -> OwnSy
         keys: the file's GeoTIFF keys.
     """
     if crs is None or not _wkt(crs):
-        return OwnSystem()
+        return DeclaredCrs()
     found = _in_own_unit(from_gdal(crs), keys)
     if found is None:
         return _without_grids(_esri_string(_wkt(crs)))
@@ -64,14 +64,14 @@ def own_system(crs: rasterio.crs.CRS | None, keys: Mapping[int, float]) -> OwnSy
         return _without_grids(found.name.removeprefix(ESRI_STRING))
     if usable(found):
         fault = _fault(found, keys)
-        return OwnSystem(found, caveat=_datum_caveat(found, keys)) if fault is None else _unused(found.name, fault)
+        return DeclaredCrs(found, caveat=_datum_caveat(found, keys)) if fault is None else _unused(found.name, fault)
     code = unknown_code(keys)
     if code is not None and "Engineering" in found.type_name:
         return _unused(f"EPSG:{code}", "its code is unknown")
     return _unused(found.name, f"it is no geographic and no projected system ({found.type_name.removesuffix(' CRS')})")
 
 
-def unreadable_system(keys: Mapping[int, float]) -> OwnSystem:
+def unreadable_crs(keys: Mapping[int, float]) -> DeclaredCrs:
     """Return the answer for a system that rasterio cannot read, such as one whose datum shift is NaN."""
     code = unknown_code(keys)
     return _unused(f"EPSG:{code}" if code else "user-defined", "PROJ cannot parse it")
@@ -119,7 +119,7 @@ def _is_degree(radians: float | None) -> bool:
     return radians is None or math.isclose(radians, DEGREE, rel_tol=1e-9)
 
 
-def _without_grids(text: str) -> OwnSystem:
+def _without_grids(text: str) -> DeclaredCrs:
     grids, rest = grid_names(text), without_grid_names(text)
     if rest is None:
         return _unused(_name_in(text), "it holds PROJ operations that could open files")
@@ -133,16 +133,16 @@ def _without_grids(text: str) -> OwnSystem:
     if not usable(found):
         return _unused(found.name, "it is no geographic and no projected system")
     if grids and (bound_to_grid or "nadgrids" in rest):
-        return OwnSystem(
+        return DeclaredCrs(
             found,
             caveat=f"the file's datum shift needs the grid {_shown(grids[0])}, which is not available here: "
             "places can be off by some hundred meters. Reproject the file with gdalwarp where the grid is installed",
         )
-    return OwnSystem(found, caveat=_datum_caveat(found, {}))
+    return DeclaredCrs(found, caveat=_datum_caveat(found, {}))
 
 
-def _unused(name: str, reason: str) -> OwnSystem:
-    return OwnSystem(unused=f"the file's coordinate system {_shown(name)} cannot be used, since {reason}")
+def _unused(name: str, reason: str) -> DeclaredCrs:
+    return DeclaredCrs(unused=f"the file's coordinate system {_shown(name)} cannot be used, since {reason}")
 
 
 def _datum_caveat(crs: CRS, keys: Mapping[int, float]) -> str | None:

@@ -17,8 +17,8 @@ from pyproj import CRS, Transformer
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.geo.crs import from_gdal, transformer
 from geoprocessing_worker.handlers import TaskHandler
+from geoprocessing_worker.source.declared_crs import declared_crs
 from geoprocessing_worker.source.gdal import gdal_environment, read_system
-from geoprocessing_worker.source.own_system import own_system
 from geoprocessing_worker.tasks.builtin import GEOTIFF_INFO, GEOTIFF_TO_COG, GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
 from geoprocessing_worker.tasks.png import ConversionResult
 from tests.support.rasters import Tiff, ramp, run
@@ -360,7 +360,7 @@ def test_a_grid_that_is_not_there_costs_its_shift_alone(tmp_path: Path) -> None:
 def test_a_system_that_gdal_reads_is_kept_with_its_caveat(wkt: str, caveat: str | None) -> None:
     """Bound to a grid, bound to numbers, and bound to nothing."""
     text = f'GEOGCS["a",DATUM["mine",SPHEROID["a",6378137,298.3]{wkt},PRIMEM["Greenwich",0],UNIT["degree",0.01745329]]'
-    found = own_system(rasterio.crs.CRS.from_wkt(text), {})
+    found = declared_crs(rasterio.crs.CRS.from_wkt(text), {})
     assert found.crs is not None
     assert found.crs.is_bound == ("TOWGS84" in wkt)
     assert (caveat is None and found.caveat is None) or (caveat or "nothing") in (found.caveat or "")
@@ -373,7 +373,7 @@ def test_a_grid_for_heights_is_no_matter() -> None:
         'UNIT["degree",0.0174532925199433]],VERT_CS["h",VERT_DATUM["g",2005,EXTENSION["PROJ4_GRIDS","egm96_15.gtx"]],'
         'UNIT["metre",1],AXIS["Up",UP]]]'
     )
-    found = own_system(rasterio.crs.CRS.from_wkt(wkt), {})
+    found = declared_crs(rasterio.crs.CRS.from_wkt(wkt), {})
     assert found.crs is not None
     assert (found.crs.is_geographic, found.caveat) == (True, None)
 
@@ -451,7 +451,7 @@ def test_a_datum_with_a_code_is_known() -> None:
     datum = 'DATUM["Datum of 2030",ELLIPSOID["GRS 1980",6378137,298.257222101],ID["EPSG",1999]]'
     axes = 'CS[ellipsoidal,2],AXIS["lat",north],AXIS["lon",east],ANGLEUNIT["degree",0.0174532925199433]'
     for text, known in ((datum, True), (datum.replace(',ID["EPSG",1999]', ""), False)):
-        found = own_system(rasterio.crs.CRS.from_wkt(f'GEOGCRS["a",{text},{axes}]'), {})
+        found = declared_crs(rasterio.crs.CRS.from_wkt(f'GEOGCRS["a",{text},{axes}]'), {})
         assert (found.caveat is None) == known
 
 
