@@ -44,13 +44,13 @@ from geoprocessing_worker.tiff.tags import (
     SEPARATED,
 )
 
-MAX_PAGES = 64  # searched for the largest; a job can select any other by number
+MAX_PAGES = 64  # searched for the largest. A job can select any other by number
 LONGEST_TAG = 500  # characters
-LONGEST_NUMBER = 40  # characters; 64 bits have 20 digits
+LONGEST_NUMBER = 40  # characters. 64 bits have 20 digits
 
 RAW = frozenset({SEPARATED, CIE})  # GDAL converts these to RGB by itself, if they are stored in bytes
 LAB_BANDS = 3
-METERS = 3857  # EPSG's code of a system in meters
+METERS = 3857  # EPSG code of a CRS in meters
 TAGS_READ = (METADATA, PHOTOMETRIC, EXTRA_SAMPLES, GDAL_NODATA, COLOR_MAP, IMAGE_DEPTH)
 
 TAGS = (
@@ -239,15 +239,7 @@ def _numpy_type(name: str) -> str:
 def _read_header(
     dataset: Any, texts: Any, tags: Tags, units: Sequence[str | None], place: Georeference
 ) -> SourceHeader:
-    """Read the header of a page of a single-page file, with the full picture as its only level.
-
-    Args:
-        dataset: the page.
-        texts: the dataset to read texts from, as of `readable`.
-        tags: of the page's IFD.
-        units: of each band, or none.
-        place: the georeference.
-    """
+    """Read the header of a page, with the full picture as its only level. `texts` is as of `readable`."""
     structure = dataset.tags(ns="IMAGE_STRUCTURE")
     control = place.control or Control((), None)
     photometric = tags.first(PHOTOMETRIC)

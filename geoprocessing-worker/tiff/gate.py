@@ -1,6 +1,6 @@
 """The gate before GDAL: decides from its IFDs whether a file may be opened, before anything in it is decoded.
 
-`check_metadata` rejects files through whose metadata GDAL would open something else. It always runs. `check_structure`
+`check_metadata` rejects files with metadata that could make GDAL open something else. It always runs. `check_structure`
 rejects impossible and too costly structures. `VALIDATE_FILE_HEADERS` turns it off.
 """
 
@@ -37,19 +37,19 @@ from geoprocessing_worker.tiff.tags import (
     TILE_WIDTH,
 )
 
-MAX_SIDE = 1_000_000  # pixels; the widest ordinary mosaics stay below
+MAX_SIDE = 1_000_000  # pixels. The widest ordinary mosaics stay below
 MAX_BANDS = 4096  # hyperspectral cubes have a few hundred
-MAX_BLOCK_BYTES = 768 << 20  # of one band; GDAL decodes a block whole, however little of it is needed
+MAX_BLOCK_BYTES = 768 << 20  # of one band. GDAL decodes a block whole, however little of it is needed
 MAX_INTERLEAVED_BYTES = 1 << 30  # of all bands of a pixel-interleaved block
 MAX_BLOCKS = 16_000_000  # a million pixels square in tiles of 256
 # GDAL's opening time grows with the square of the masks, from 0.6 s for this limit to 10 s for 4,000. It grows linearly
 # with overviews, but many are opened. A day of pictures, one a minute, has 1,440 of them.
 MAX_BY_KIND = {"masks": 1024, "overviews": 2048}
-MAX_CONTROL_POINTS = 10_000  # each becomes an object, and all of them an equation; ordinary files have some hundred
+MAX_CONTROL_POINTS = 10_000  # each becomes an object, and all of them an equation. Ordinary files have some hundred
 
 LARGEST_METADATA = 1 << 20  # bytes
-LARGEST_TEXT = 16 << 20  # bytes; microscopes describe their pictures in megabytes of XML
-LARGEST_NODATA = 4096  # bytes; one number
+LARGEST_TEXT = 16 << 20  # bytes. Microscopes describe their pictures in megabytes of XML
+LARGEST_NODATA = 4096  # bytes. One number
 UTF_8_MARK = b"\xef\xbb\xbf".decode("latin-1")  # GDAL skips it
 
 # Domains that programs write and that lead nowhere. OVERVIEWS, GEOLOCATION and any domain that a later GDAL may follow
@@ -131,7 +131,7 @@ def _kind(ifd: Ifd) -> str | None:
 
 
 def _check_needless(reader: TiffReader, ifd: Ifd, first: Ifd) -> None:
-    """Reject a file whose picture cannot be shown without this incomplete IFD.
+    """Reject a file if its picture cannot be shown without this incomplete IFD.
 
     Without its mask a picture would show hidden pixels. A page larger than the first one would be the page to show.
 

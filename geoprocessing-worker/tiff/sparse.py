@@ -22,7 +22,7 @@ from geoprocessing_worker.tiff.tags import (
     TILE_WIDTH,
 )
 
-LARGE = 64_000_000  # pixels; smaller levels are read whole anyway
+LARGE = 64_000_000  # pixels. Smaller levels are read whole anyway
 UNCOMPRESSED = 1
 
 

@@ -94,7 +94,7 @@ def test_source_crs_is_advised_where_it_places_the_file_and_nowhere_else(
     assert not (advised and placed)
     if kind == "meters called degrees":  # the note has the numbers by which their owner knows the system
         assert helped
-        assert any("its coordinate system is another" in note for note in notes)
+        assert any("the coordinate system is another one" in note for note in notes)
         return
     assert advised == (helped and not placed)
     if placed or not helped:

@@ -232,7 +232,7 @@ def test_sidecars_of_native_keep_the_shift(projected: bool, tmp_path: Path) -> N
         found, expected = (rasterio.warp.transform(one.crs, "EPSG:4326", [x], [y]) for one in (picture, source))
     assert np.ravel(found) == pytest.approx(np.ravel(expected), abs=METER / 100)
     assert crs["epsg"] is None
-    assert "the .prj cannot hold the datum shift (TOWGS84): the .aux.xml has it" in notes_of(result)
+    assert "the .prj cannot express the datum shift (TOWGS84): the .aux.xml has it" in notes_of(result)
     assert ".prj" not in notes_of(run(path, tmp_path / "degrees"))
 
 
@@ -378,13 +378,13 @@ def test_a_grid_for_heights_is_no_matter() -> None:
     assert (found.crs.is_geographic, found.caveat) == (True, None)
 
 
-MODERN = "places can be off by some meters"
+MODERN = "positions can be off by some meters"
 
 
 @pytest.mark.parametrize(
     ("crs", "words"),
     [
-        ("+proj=utm +zone=33 +ellps=intl", "places can be off by some hundred meters"),
+        ("+proj=utm +zone=33 +ellps=intl", "positions can be off by some hundred meters"),
         ("+proj=utm +zone=33 +ellps=GRS80", MODERN),
         ("+proj=utm +zone=33 +ellps=WGS84", MODERN),
         ("+proj=utm +zone=33 +datum=WGS84", None),
@@ -464,7 +464,7 @@ def test_a_datum_with_a_code_is_known() -> None:
             {1024: 1, 2048: 4267, 3072: USER, 3074: USER, 3075: 7, 3076: 9001, 3080: -90.0, 3081: 30.0, 3092: 0.8},
             "PROJ cannot parse it",
         ),
-        ({1024: 3, 2048: 4978}, "no geographic and no projected system (Geocentric)"),
+        ({1024: 3, 2048: 4978}, "neither geographic nor projected (Geocentric)"),
     ],
 )
 def test_a_system_that_cannot_be_used_is_named(keys: dict[int, Any], words: str, tmp_path: Path) -> None:
