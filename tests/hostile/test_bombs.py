@@ -1,4 +1,4 @@
-"""Small files that would cost a lot are refused by name, and honest files at the edge of what there is are not."""
+"""Small files that would cost a lot are rejected by name, and ordinary files near the limits are not."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def million_directories(path: Path) -> None:
 
 
 def directory_within_itself(path: Path) -> None:
-    """By tag 330, which is no loop for a reader that goes down; read once, it is harmless and so is rendered."""
+    """By tag 330, which is no loop for a depth-first reader. Read once, it is harmless and is rendered."""
     RawTiff([gray(t330=(LONG, [8]))], data=bytes(300)).write(path)
 
 
@@ -111,7 +111,7 @@ def tag_beyond_the_end(path: Path) -> None:
 
 
 def many_tags(path: Path) -> None:
-    """A picture of no cost; libtiff would sort its table of tags 1,100 times."""
+    """A picture of no cost. libtiff would sort its table of tags 1,100 times."""
     RawTiff([gray() | dict.fromkeys(range(40_000, 41_100), (SHORT, [1]))], data=bytes(300)).write(path)
 
 
@@ -188,7 +188,7 @@ def test_a_bomb_that_its_header_gives_away_is_refused_before_gdal_sees_it(
 
 
 def test_a_chain_of_a_million_directories_is_not_walked_to_its_end(tmp_path: Path) -> None:
-    """Pictures of no cost each: their number is what is refused."""
+    """Pictures of no cost each: only their number is rejected."""
     first = gray(1, 1)
     RawTiff([first] * 4200, data=bytes(100)).write(tmp_path / "a.tif")
     with pytest.raises(JobError) as caught:
@@ -247,7 +247,7 @@ def jpeg_of_gigapixels(path: Path) -> None:
 
 
 def deflate_of_much(path: Path) -> None:
-    """A strip of 256 bytes whose data unpack to 256 MB: what is too much is left where it is."""
+    """A strip of 256 bytes with data that unpack to 256 MB: the excess is left unread."""
     packer = zlib.compressobj(9)
     packed = b"".join([packer.compress(bytes(1 << 24)) for _ in range(16)]) + packer.flush()
     RawTiff([gray(t259=(SHORT, [8]), t273=(LONG, [300]), t279=(LONG, [len(packed)]))]).write(path)
@@ -255,7 +255,7 @@ def deflate_of_much(path: Path) -> None:
 
 
 def lerc_of_gigapixels(path: Path) -> None:
-    """A LERC blob that says it is larger than its tile."""
+    """A LERC blob that declares a larger size than its tile."""
     Tiff(
         np.random.default_rng(0).random((1, 64, 64), dtype=np.float32),
         profile={"compress": "lerc", "tiled": True, "blockxsize": 64, "blockysize": 64},

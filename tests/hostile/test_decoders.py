@@ -1,4 +1,4 @@
-"""What only a decoder of pixels, colors or places meets: a picture or a named refusal, within the limits."""
+"""Attacks that only a decoder of pixels, colors or georeferences meets: a picture or a named error, within limits."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def block_of(codec: str, path: Path) -> tuple[dict[int, Value], bytes]:
 async def test_a_block_that_unpacks_to_16384_times_its_pixels_ends_within_the_limits(
     codec: str, tmp_path: Path
 ) -> None:
-    """By every decoder that is installed; the last one is not, and is refused by name."""
+    """By every installed decoder. The last one is not installed, and is rejected by name."""
     tags: dict[int, Value] = {259: (SHORT, [50002])}
     block = b"\xff\x0a" + bytes(300)
     if codec != "JPEG XL":
@@ -116,7 +116,7 @@ async def test_a_camera_model_of_no_numbers_places_nothing_and_breaks_nothing(nu
 
 
 def hundred_thousand_overviews(path: Path) -> None:
-    """Each says that it is a smaller picture of the first."""
+    """Each declares itself a smaller picture of the first."""
     one = RawTiff([gray(8, 8, t254=(LONG, [1]))]).bytes()[8:-4]
     step = len(one) + 4
     links = b"".join(one + struct.pack("<I", 8 + step * (number + 1)) for number in range(100_000))
@@ -163,7 +163,7 @@ def test_a_codec_that_is_not_read_here_is_refused_in_an_overview_or_mask_that_ha
 
 @pytest.mark.parametrize("kind", [0, 2])
 async def test_a_nested_picture_that_gdal_ignores_does_not_keep_a_file_out(kind: int, tmp_path: Path) -> None:
-    """A raw picture within a DNG, say, may have any codec."""
+    """A raw picture in a DNG, for example, may have any codec."""
     path = with_nested(tmp_path / "a.tif", kind, 32809)
     with gdal_environment(), open_source(path) as dataset:
         assert dataset.overviews(1) == []

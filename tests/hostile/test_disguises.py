@@ -47,7 +47,7 @@ def test_another_format_by_the_name_of_a_tiff_is_none(kind: str, bird: Canary, t
 
 @pytest.mark.parametrize("kind", DISGUISES)
 def test_a_tiff_that_is_something_else_too_is_a_tiff(kind: str, bird: Canary, tmp_path: Path) -> None:
-    """What stands behind the picture, where other readers may look for it, is not read."""
+    """Data after the picture, where other readers may look for them, are not read."""
     source = tmp_path / "a.tif"
     source.write_bytes(
         RawTiff([gray()], data=bytes(300) + DISGUISES[kind].format(path=bird.path, url=bird.url).encode()).bytes()
@@ -134,7 +134,7 @@ async def convert_in_a_child(source: Path, options: RenderOptions, out: Path) ->
 @pytest.mark.parametrize("field", ["coordinateSystem", "sourceCrs"])
 @pytest.mark.parametrize("system", SYSTEMS)
 async def test_a_coordinate_system_opens_nothing(system: str, field: str, bird: Canary, tmp_path: Path) -> None:
-    """Refused before PROJ sees it; should that fail, the child's walls stand behind."""
+    """Rejected before PROJ sees it. If that failed, the child's sandbox would stop it."""
     source = Tiff(ramp(20, 20), crs=None if field == "sourceCrs" else "EPSG:4326").write(tmp_path / "a.tif")
 
     async def use(named: str) -> None:
@@ -169,7 +169,7 @@ def test_no_spelling_of_projjson_hides_the_name_of_a_file(bird: Canary) -> None:
 
 @pytest.mark.parametrize("proj", ["+proj=tmerc +lon_0=9 +ellps=bessel +nadgrids=%s", "+proj=tinshift +file=%s"])
 async def test_a_file_that_names_another_in_its_system_opens_nothing(proj: str, bird: Canary, tmp_path: Path) -> None:
-    """A grid costs its shift, an operation the place. GDAL would open the latter's file; the child's walls hold."""
+    """A grid costs its shift, an operation the place. GDAL would open the latter's file, and the sandbox stops it."""
     words = _BY_EXTENSION.replace("custom_proj4", "Transverse_Mercator") % (proj % bird.path)
     keys = geo_tags({1024: 32767, 1025: 1, 3072: 32767, 3073: f"ESRI PE String = {words}"})
     source = write_raw_tiff(tmp_path / "a.tif", np.zeros((20, 20, 1), np.uint8), tags=keys | placed(9000, 5e6, 10))

@@ -1,4 +1,4 @@
-"""A file whose own metadata names another file or address is refused, and nobody opens what it names."""
+"""A file with metadata that name another file or address is rejected, and nothing opens the target."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_gdal_is_asked_once_more_what_domains_it_found(
 
 
 def test_the_attack_is_real_where_nobody_guards(bird: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With both gates off GDAL opens what the file names: the tests above do not pass by themselves."""
+    """With both gates off GDAL opens the named file: the tests above do not pass by themselves."""
     monkeypatch.setattr(inspection, "admit", lambda path, **_: TiffStructure.read(path))
     monkeypatch.setattr(inspection, "check_domain", lambda _: None)
     path = hostile(tmp_path / "a.tif", "OVERVIEWS", OVERVIEW_FILE=str(bird.path))
@@ -192,7 +192,7 @@ def hung_off(value: Value) -> bytes:
 
 @pytest.mark.parametrize("size", [1_000_000, 2_000_000])
 def test_the_gate_itself_takes_no_time_over_long_metadata(size: int, tmp_path: Path) -> None:
-    """What makes other matchers of patterns run for ever is refused at once, or is too large to be looked at."""
+    """Text that makes other pattern matchers run forever is rejected at once, or is too large to be read."""
     for filling in ("<Item " * (size // 6), " " * size, '<Item a="' + "b" * size, "<Item a='1'" * (size // 11)):
         path = write_with_metadata(tmp_path / "a.tif", text("<GDALMetadata>" + filling))
         with pytest.raises(JobError) as caught:
@@ -216,6 +216,6 @@ def test_the_gate_itself_takes_no_time_over_long_metadata(size: int, tmp_path: P
     ],
 )
 def test_metadata_as_programs_write_them_pass(words: str, tmp_path: Path) -> None:
-    """GDAL's own, ArcGIS' and those that are copied of other formats; written in one piece or by hand."""
+    """GDAL's own, ArcGIS' and those copied from other formats, written in one piece or by hand."""
     admit(write_with_metadata(tmp_path / "a.tif", text(words)))
     admit(write_with_metadata(tmp_path / "b.tif", (BYTE, list(words.encode()) or [0])))

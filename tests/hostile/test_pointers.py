@@ -175,7 +175,7 @@ def seen_by_gdal(path: Path) -> int:
 @pytest.mark.parametrize("big", [False, True])
 @pytest.mark.parametrize("kind", [*ENDS, *GOES_ON, "no fields"])
 def test_nothing_is_hidden_behind_a_directory_that_is_none(kind: str, big: bool, tmp_path: Path) -> None:
-    """Where our walk ends, GDAL's ends too; where GDAL goes on, hostile metadata behind it are found."""
+    """Where the walk ends, GDAL's ends too. Where GDAL continues, hostile metadata behind it are found."""
     path = tmp_path / "a.tif"
     evil = gray(20, 20, t42112=text(EVIL))
     path.write_bytes(file_with((ENDS | GOES_ON).get(kind, {}), evil, big=big))
@@ -192,7 +192,7 @@ def test_nothing_is_hidden_behind_a_directory_that_is_none(kind: str, big: bool,
 
 @pytest.mark.parametrize("kind", [6, 8, 9, 17])
 def test_a_width_of_signed_numbers_does_not_end_the_walk(kind: int, tmp_path: Path) -> None:
-    """libtiff takes them; if our walk ended there, what stands behind would go to GDAL unseen."""
+    """libtiff accepts them. If the walk ended there, GDAL would read the rest unchecked."""
     path = tmp_path / "a.tif"
     content = file_with(gray(), gray(20, 20, t42112=text(EVIL)))
     second = content.index(b"\x00\x01\x04\x00\x01\x00\x00\x00\x10", 200)  # its width: tag 256, type 4, one of 16
@@ -204,7 +204,7 @@ def test_a_width_of_signed_numbers_does_not_end_the_walk(kind: int, tmp_path: Pa
 
 
 def test_a_directory_cut_off_at_the_end_is_none_to_gdal_either(tmp_path: Path) -> None:
-    """Hostile metadata in a directory whose table is whole are found, however little follows; else GDAL sees none."""
+    """Hostile metadata in an IFD with a complete table are found, however little follows. Otherwise GDAL sees none."""
     room = file_with() + EVIL.encode() + b"\0"
     start = RawTiff([gray()], chain=len(room)).bytes()
     table = RawTiff([gray(20, 20, t42112=text(EVIL))], places={42112: room.index(EVIL.encode())}).bytes()[8:]
@@ -225,7 +225,7 @@ def test_a_directory_cut_off_at_the_end_is_none_to_gdal_either(tmp_path: Path) -
 
 
 def file_with_values_lost(second: dict[int, Value], tag: int, kind: int = LONG, count: int = 10) -> bytes:
-    """A picture, a second directory whose value of this tag stands beyond the end, and hostile metadata in a third."""
+    """A picture, a second IFD with the value of this tag beyond the end, and hostile metadata in a third."""
     evil = gray(20, 20, t42112=text(EVIL))
     content = bytearray(file_with({**second, tag: (LONG, [1] * 10)}, evil))
     at = content.index(struct.pack("<HHI", tag, LONG, 10))
@@ -236,7 +236,7 @@ def file_with_values_lost(second: dict[int, Value], tag: int, kind: int = LONG, 
 @pytest.mark.parametrize("kind", [kind for kind in SIZES if kind < LONG8], ids=str)
 @pytest.mark.parametrize("tag", [*sorted(VITAL), 256, 257], ids=str)
 def test_the_walk_ends_at_lost_values_only_where_gdal_ends(tag: int, kind: int, tmp_path: Path) -> None:
-    """Of a directory without its bits, samples or tiles libtiff reads nothing, nor what follows."""
+    """libtiff reads nothing of an IFD without its bits, samples or tiles, nor of later ones."""
     path = tmp_path / "a.tif"
     for count in (10, 1) if SIZES[kind] == 8 else (10,):
         path.write_bytes(file_with_values_lost(gray(), tag, kind, count))

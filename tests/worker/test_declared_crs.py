@@ -277,7 +277,7 @@ TMERC = 'PROJECTION["Transverse_Mercator"],PARAMETER["central_meridian",9],PARAM
 @pytest.mark.parametrize("model", [1, USER])
 @pytest.mark.parametrize("sweep", ["x", "y"])
 def test_a_proj_string_in_an_esri_string_is_followed(sweep: str, model: int, tmp_path: Path) -> None:
-    """Its sweep is 5 km off under the other axis, in the picture and in what GDAL reads in the native sidecars."""
+    """Its sweep is 5 km off with the other axis, in the picture and in GDAL's reading of the native sidecars."""
     proj = f"+proj=geos +sweep={sweep} +lon_0=-75 +h=35786023 +x_0=0 +y_0=0 +ellps=GRS80 +units=m +no_defs"
     path = write(tmp_path / "a.tif", esri_string(GEOS, proj, model), 2_000_000, 3_000_000, 2000)
     expected = as_proj_places(f"{proj} +type=crs", 2_050_000, 2_950_000)

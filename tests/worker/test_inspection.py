@@ -1,4 +1,4 @@
-"""Files that are refused before a block is decoded, and those whose decoding fails."""
+"""Files that are rejected before a block is decoded, and those that fail during decoding."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_what_is_no_tiff_is_refused_by_name(content: bytes, tmp_path: Path) -> N
 
 
 def test_truncated_file_is_refused_by_name(tmp_path: Path) -> None:
-    """Half a file: said to be cut off, with advice; the folder of the file is not told."""
+    """Half a file is reported as cut off, with advice and without the file's folder."""
     path = Tiff(np.random.default_rng(0).integers(0, 255, (3, 500, 500), dtype=np.uint8)).write(tmp_path / "a.tif")
     path.write_bytes(path.read_bytes()[:200_000])
     error = refusal(path, tmp_path / "out")
@@ -42,7 +42,7 @@ def test_truncated_file_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_damaged_block_is_refused_by_name(tmp_path: Path) -> None:
-    """Garbage in the compressed data is told as damage."""
+    """Garbage in the compressed data is reported as damage."""
     profile = {"compress": "deflate"}
     path = Tiff(np.random.default_rng(0).integers(0, 9, (1, 300, 300), dtype=np.uint8), profile=profile).write(
         tmp_path / "a.tif"

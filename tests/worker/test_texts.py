@@ -1,4 +1,4 @@
-"""Texts in tags that are not UTF-8: each kind of job works, and what it makes can be read by others."""
+"""Texts in tags that are not UTF-8: each kind of job works, and other programs can read the output."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_a_text_that_is_not_utf_8_is_shown_with_a_note(place: str, text: bytes, 
 
 @pytest.mark.parametrize("place", ["description", "unit", "image description", "system"])
 def test_a_cog_has_its_texts_in_utf_8(place: str, tmp_path: Path) -> None:
-    """GDAL copies the bytes as they are; then rasterio could open the COG, or read its texts, no more than the file."""
+    """GDAL copies the bytes as they are. Then rasterio could read the COG no better than the file."""
     source = source_with(place, ARABIC, tmp_path)
     made = perform_on(GEOTIFF_TO_COG, source, tmp_path / "out").outputs[0]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.json", "a.tif"]
@@ -207,7 +207,7 @@ def test_every_layout_of_a_tiff_and_later_pages_are_read(order: str, big: bool, 
 
 
 def test_texts_in_utf_8_beside_others_stay(tmp_path: Path) -> None:
-    """Each text is decoded by itself: what was UTF-8 already, and what XML writes with escapes."""
+    """Each text is decoded by itself, including UTF-8 texts and XML escapes."""
     items = [
         role(b"description", LATIN),
         role(b"description", "Höhe &amp;lt; 5".encode()).replace(b'"0"', b'"1"'),
@@ -221,7 +221,7 @@ def test_texts_in_utf_8_beside_others_stay(tmp_path: Path) -> None:
 
 
 def test_a_jpeg_file_with_such_texts_is_read(tmp_path: Path) -> None:
-    """The stand-in has no pixels; GDAL asks for none of them to read the texts, whatever the codec."""
+    """The stand-in has no pixels, and GDAL reads none for the texts, with any codec."""
     Image.new("RGB", (64, 64), (200, 30, 30)).save(
         tmp_path / "a.tif", compression="jpeg", tiffinfo={270: "placeholder"}
     )
