@@ -1,4 +1,4 @@
-"""Values shared by all rooms: a file's header, and the rasters and pictures made from it."""
+"""Values shared by all packages: a file's header, and the rasters and pictures made from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ U16 = NDArray[np.uint16]
 
 
 class Georeferencing(StrEnum):
-    """How a file says where it lies."""
+    """The kind of georeference that a file declares."""
 
     AFFINE = "affine"
     GCPS = "gcps"
@@ -29,7 +29,7 @@ class Georeferencing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BandHeader:
-    """One band: 1-based index, numpy's name of its type, GDAL's word for its color, and what its values mean."""
+    """One band: 1-based index, NumPy type, GDAL color interpretation, and the meaning of its values."""
 
     index: int
     dtype: str
@@ -44,9 +44,9 @@ class BandHeader:
 
 @dataclass(frozen=True, slots=True)
 class StoredBlocks:
-    """Which blocks of a level are stored; reading any other one costs nothing.
+    """The stored blocks of a level. Reading any other block costs nothing.
 
-    `sums`, (rows + 1, columns + 1), has the number of stored blocks above and left of each corner between blocks.
+    `sums`, (rows + 1, columns + 1), has the number of stored blocks above and left of each block corner.
     """
 
     block_width: int
@@ -55,17 +55,17 @@ class StoredBlocks:
 
     @classmethod
     def of(cls, present: NDArray[np.bool_], block_width: int, block_height: int) -> Self:
-        """From (rows, columns) of blocks."""
+        """Create it from (rows, columns) of blocks."""
         sums = np.zeros((present.shape[0] + 1, present.shape[1] + 1), dtype=np.int32)
         np.cumsum(np.cumsum(present, axis=0, dtype=np.int32), axis=1, out=sums[1:, 1:])
         return cls(block_width, block_height, sums)
 
     def count(self) -> int:
-        """The number of stored blocks."""
+        """Return the number of stored blocks."""
         return int(self.sums[-1, -1])
 
     def count_in(self, left: float, top: float, right: float, bottom: float) -> int:
-        """The number of stored blocks that pixels from `left`, `top` up to `right`, `bottom` lie in."""
+        """Return the number of stored blocks that overlap this pixel rectangle."""
         rows, columns = self.sums.shape[0] - 1, self.sums.shape[1] - 1
         first_row, first = max(0, int(top // self.block_height)), max(0, int(left // self.block_width))
         last_row = min(rows, math.ceil(bottom / self.block_height))
@@ -76,18 +76,18 @@ class StoredBlocks:
         return int(sums[last_row, last] - sums[first_row, last] - sums[last_row, first] + sums[first_row, first])
 
     def places(self) -> NDArray[np.intp]:
-        """(blocks, 2): row and column of each stored block."""
+        """Return (blocks, 2): row and column of each stored block."""
         present = np.diff(np.diff(self.sums, axis=0), axis=1)
         return np.argwhere(present > 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A resolution that can be read: `overview` is GDAL's 0-based overview level, `None` the full picture.
+    """A readable resolution. `overview` is GDAL's 0-based overview level, or `None` for the full picture.
 
-    `sequential`: all rows are one compressed strip, so reading a row means decoding all rows above it.
-    With `left` and `top` it is the part of that, `width` x `height` pixels, that begins there. `stored` counts from the
-    whole level's corner; without it all blocks are stored.
+    `sequential`: all rows are one compressed strip, so reading a row decodes all rows above it.
+    `left` and `top` are the offset of a cropped level of `width` x `height` pixels. `stored` counts from the
+    corner of the whole level. Without it, all blocks are stored.
     """
 
     overview: int | None
@@ -103,20 +103,24 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class SourceHeader:
-    """A GeoTIFF's header. Sizes in pixels; `transform` maps pixel corners (column, row) to `crs`.
+    """A GeoTIFF's header. Sizes in pixels. `transform` maps pixel corners (column, row) to `crs`.
 
-    `page` counts pictures from 1, `directory` all of the file's directories, overviews among them. `gcp_residual`: how
-    far the control points lie from the curve fitted through them, root mean square, in pixels. `gcp_spline`: the curve
-    is a thin-plate spline, since the polynomial misses them by `gcp_polynomial_residual`. `displaced`: the reason why
-    the file's own words about its place are not used. `caveat`: the reason why its place can be off.
-    `mask_directory` is that of the page's mask, where GDAL does not find it or hands it out band by band.
-    `mask_overviews_unlike` is the share of wrong pixels in the worst of the mask's overviews, which are not used.
-    `photometric` is TIFF's number for what the samples mean; `raw`: they are read as they stand in the file, where GDAL
-    would rather hand out light of its own making.
-    `crs` is the horizontal part, in which the picture is placed; `full_crs` is what the file says, heights included;
-    `crs_given`: the job says it, since the file says none that can be.
-    `crs_would_place`: a coordinate system is all that the file lacks for a place on Earth.
-    `remarks`: sentences on what is odd in the file, for its owner.
+    Pages:
+        `page` counts pictures from 1. `directory` counts all IFDs of the file, overviews included.
+    Ground control points:
+        `gcp_residual` is the RMS distance of the points from the fitted curve, in pixels. `gcp_spline`: the curve is a
+        thin-plate spline, since the polynomial's residual is `gcp_polynomial_residual`.
+    Georeference:
+        `crs` is the horizontal part, used for placing. `full_crs` is the declared CRS, heights included. `crs_given`:
+        the CRS is the job's. `crs_would_place`: a CRS is all that the file lacks for a place on Earth. `displaced` is
+        the reason why the declared georeference is unused. `caveat` is the reason why it can be inaccurate.
+    Masks:
+        `mask_directory` is the IFD of the page's mask, if GDAL does not find it or returns it band by band.
+        `mask_overviews_unlike` is the share of wrong pixels in the worst mask overview, which is not used.
+    Samples:
+        `photometric` is TIFF's photometric interpretation. `raw`: samples are read as stored, where GDAL would convert
+        them to RGB.
+    `remarks`: sentences on oddities of the file, for its owner.
     """
 
     width: int
@@ -156,21 +160,30 @@ class SourceHeader:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences for the file's owner: doubts about its place, then `remarks`."""
-        return *(words for words in (self.displaced, self.caveat) if words), *self.remarks
+        """Sentences for the file's owner: doubts about its georeference, then `remarks`."""
+        return *(note for note in (self.displaced, self.caveat) if note), *self.remarks
 
     @property
     def full(self) -> Level:
         """The level of the full picture."""
         return self.levels[0]
 
+    def level_for(self, width: float = 0, height: float = 0, *, side: float = 0) -> Level:
+        """Return the smallest level with at least this width, height and longer side, else the full picture."""
+        enough = [
+            level
+            for level in self.levels
+            if level.width >= width and level.height >= height and max(level.width, level.height) >= side
+        ]
+        return min(enough, key=lambda level: level.width * level.height, default=self.full)
+
     def band(self, index: int) -> BandHeader:
-        """The band with this 1-based index."""
+        """Return the band with this 1-based index."""
         return self.bands[index - 1]
 
 
 class SampleKind(StrEnum):
-    """What the samples of a picture stand for."""
+    """The meaning of a picture's samples."""
 
     GRAY = "gray"
     RGB = "rgb"
@@ -179,7 +192,7 @@ class SampleKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A raster's size in pixels, and the affine from pixel corners (column, row) to `crs`; both may be unknown."""
+    """A raster's size in pixels, and the affine from pixel corners (column, row) to `crs`. Both may be unknown."""
 
     width: int
     height: int
@@ -189,11 +202,10 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Raster:
-    """What was read: (channels, height, width) samples, straight (never premultiplied), and (height, width) opacity.
+    """Source pixels: (channels, height, width) samples with straight alpha, and (height, width) opacity.
 
-    `alpha` is 0 where a pixel is not valid and 255 where it wholly is; `None` means valid everywhere. A sample that is
-    not valid is 0. Samples of 16 bits are codes, and `table`, (65536,), is the byte that each is shown as;
-    without a table they are indexes.
+    `alpha` is 0 for invalid and 255 for valid pixels. `None` means valid everywhere. An invalid sample is 0. Samples of
+    16 bits are codes, which `table`, (65536,), maps to bytes. Without a table they are indexes.
     """
 
     samples: U8 | U16
@@ -203,7 +215,7 @@ class Raster:
 
 @dataclass(frozen=True, slots=True)
 class WarpedImage:
-    """What lies on the output's grid: (height, width, channels) bytes, straight, and (height, width) opacity.
+    """Pixels on the output's grid: (height, width, channels) bytes with straight alpha, and (height, width) opacity.
 
     Indexes of a color table may have 16 bits.
     """
@@ -213,7 +225,7 @@ class WarpedImage:
 
 
 def counts(plane: U8) -> NDArray[np.intp]:
-    """(256,) how often each byte occurs; in pieces, since numpy widens what it counts to eight times its size."""
+    """Return (256,) counts of each byte. Works in chunks, since NumPy widens its input to eight times the size."""
     total = np.zeros(256, dtype=np.intp)
     flat = plane.reshape(-1)
     for start in range(0, flat.size, 1 << 20):
@@ -222,15 +234,15 @@ def counts(plane: U8) -> NDArray[np.intp]:
 
 
 def all_or_nothing(alpha: U8) -> bool:
-    """Whether no pixel is partly hidden. In a byte 255 + 1 is 0: both ends come out as 0 or 1, all else larger."""
+    """Whether no pixel is partly transparent. In a byte 255 + 1 is 0, so 0 and 255 become 1 and 0."""
     return alpha.size == 0 or int((alpha + np.uint8(1)).max()) <= 1
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What is written: (height, width, channels) with 1 gray, 2 gray+alpha, 3 RGB or 4 RGBA channels.
+    """The output: (height, width, channels) with 1 gray, 2 gray+alpha, 3 RGB or 4 RGBA channels.
 
-    With `palette`, (entries, 4) RGBA, the one channel holds indexes; hidden pixels hold a transparent entry.
+    With `palette`, (entries, 4) RGBA, the only channel holds indexes. Hidden pixels have a transparent entry.
     """
 
     pixels: U8
@@ -240,5 +252,5 @@ class Picture:
 
     @property
     def mode(self) -> str:
-        """Pillow's word for the layout: L, LA, RGB, RGBA or P."""
+        """Pillow's name of the layout: L, LA, RGB, RGBA or P."""
         return "P" if self.palette is not None else ("L", "LA", "RGB", "RGBA")[self.pixels.shape[2] - 1]

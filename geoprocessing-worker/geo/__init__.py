@@ -1,1 +1,1 @@
-"""Coordinates and coordinate systems. No pixels."""
+"""Coordinates and CRSs, without pixels."""

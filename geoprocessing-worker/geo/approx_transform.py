@@ -1,4 +1,4 @@
-"""Where each pixel of the output lies in the source: exact on a mesh, linear between its nodes, exact where bent."""
+"""Approximate transform from output to source pixels: exact at grid nodes, linear between them, exact where bent."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Positions = NDArray[np.float32]
 Inverse = Callable[[Points, Points], tuple[Points, Points]]
 
 STEP = 16  # output pixels between two nodes
-TOLERANCE = 0.02  # source pixels between a straight line and the curve, above which a cell is worked out pixel by pixel
+TOLERANCE = 0.02  # source pixels of linear error, above which a cell is computed pixel by pixel
 OUTSIDE = -1e6  # a position outside of any raster
 
 
 @dataclass(frozen=True, slots=True)
-class Mesh:
-    """Positions of the output's pixel centers in the source, in pixels of the source's corner-based coordinates.
+class ApproxTransform:
+    """Source positions of the output's pixel centers, in pixels from the source's corner.
 
-    `nodes` is (rows / STEP + 2, columns, 2): already as dense as the output across, but not down.
-    `bent` is (cell rows, cell columns): cells where a straight line would be off. `across` and `down` say how many
-    source pixels, in their own direction, one output pixel covers.
+    `nodes` is (rows / STEP + 2, columns, 2): interpolated to every output column, but not to every row.
+    `bent` is (cell rows, cell columns): cells with too large a linear error. `across` and `down` are the source pixels
+    per output pixel along each axis of the source.
     """
 
     nodes: Positions
@@ -40,7 +40,7 @@ class Mesh:
     down: float
 
     def rows(self, first: int, last: int) -> Positions:
-        """(last - first, columns, 2) of x and y; what lies nowhere is far outside."""
+        """Return (last - first, columns, 2) of x and y. Undefined positions are far outside."""
         found = np.empty((last - first, *self.nodes.shape[1:]), dtype=np.float32)
         for cell in range(first // STEP, -(-last // STEP)):
             top, bottom = max(first, cell * STEP), min(last, (cell + 1) * STEP)
@@ -55,7 +55,7 @@ class Mesh:
         return found
 
     def surely_inside(self, first: int, last: int, width: int, height: int) -> slice:
-        """Columns in which all of these rows lie in the source: between nodes that do, everything does."""
+        """Return the columns in which all of these rows are inside the source, as all surrounding nodes are."""
         cells = slice(first // STEP, -(-last // STEP))
         nodes = self.nodes[cells.start : cells.stop + 1]
         xs, ys = nodes[..., 0], nodes[..., 1]
@@ -67,8 +67,8 @@ class Mesh:
         return slice(start, stop) if found.size == stop - start else slice(0, 0)
 
 
-def make_mesh(header: SourceHeader, layout: Layout, width: int, height: int) -> Mesh:
-    """The mesh from `layout.target` to the source as it was read, `width` x `height` pixels."""
+def approx_transform(header: SourceHeader, layout: Layout, width: int, height: int) -> ApproxTransform:
+    """Return the transform from `layout.target` to the source as read, `width` x `height` pixels."""
     target = layout.target
     inverse = source_positions(header, layout, width, height)
     nodes_across, nodes_down = -(-target.width // STEP) + 1, -(-target.height // STEP) + 1
@@ -80,7 +80,7 @@ def make_mesh(header: SourceHeader, layout: Layout, width: int, height: int) -> 
     dense = sparse[:, :-1, None] + (sparse[:, 1:] - sparse[:, :-1])[:, :, None] * part
     across, down = _coverage(xs, ys)
     nodes: Positions = np.ascontiguousarray(dense.reshape(nodes_down, -1, 2)[:, : target.width], dtype=np.float32)
-    return Mesh(nodes, bent, inverse, across, down)
+    return ApproxTransform(nodes, bent, inverse, across, down)
 
 
 def _stacked(xs: Points, ys: Points) -> Positions:
@@ -90,7 +90,7 @@ def _stacked(xs: Points, ys: Points) -> Positions:
 
 
 def _bent(xs: Points, ys: Points, inverse: Inverse, columns: Points, rows: Points) -> NDArray[np.bool_]:
-    """Cells whose middle is not where the mean of their corners is, or of which only a part lies somewhere."""
+    """Return cells that are only partly defined, or with a center that differs from the mean of their corners."""
     middle = inverse(columns[:-1, :-1] + STEP / 2, rows[:-1, :-1] + STEP / 2)
     off = np.zeros(middle[0].shape, dtype=bool)
     for corner, true in zip((xs, ys), middle, strict=True):
@@ -103,7 +103,7 @@ def _bent(xs: Points, ys: Points, inverse: Inverse, columns: Points, rows: Point
 
 
 def _coverage(xs: Points, ys: Points) -> tuple[float, float]:
-    """Source pixels per output pixel, per axis of the source: for a turned source the length, not the shadow."""
+    """Return source pixels per output pixel, per axis of the source. A rotated source counts with its true length."""
     if min(xs.shape) < 2:
         return 1.0, 1.0
     found = []
@@ -117,7 +117,7 @@ def _coverage(xs: Points, ys: Points) -> tuple[float, float]:
 
 
 def source_positions(header: SourceHeader, layout: Layout, width: int, height: int) -> Inverse:
-    """From output (column, row) to the reduced source's (x, y), through the ground if the picture is reprojected."""
+    """Return the function from output (column, row) to (x, y) in the downsampled source, through its CRS if warped."""
     shrunk_x, shrunk_y = width / header.width, height / header.height
     target = layout.target
     if not layout.warp:
@@ -126,14 +126,14 @@ def source_positions(header: SourceHeader, layout: Layout, width: int, height: i
         left, top = (width if layout.flip_columns else 0), (height if layout.flip_rows else 0)
         return lambda columns, rows: (left + across * columns, top + down * rows)
     if target.transform is None or target.crs is None or header.crs is None:
-        raise ValueError("a picture without a place cannot be reprojected")
+        raise ValueError("a picture without a georeference cannot be reprojected")
     t, project, locate = target.transform, _projection(target.crs, header.crs), _locator(header)
 
     def inverse(columns: Points, rows: Points) -> tuple[Points, Points]:
         shape = columns.shape
         columns, rows = columns.ravel(), rows.ravel()
         xs, ys = project(t.a * columns + t.b * rows + t.c, t.d * columns + t.e * rows + t.f)
-        with np.errstate(invalid="ignore"):  # what lies nowhere is infinite, and stays nowhere
+        with np.errstate(invalid="ignore"):  # undefined points are infinite, and stay so
             xs, ys = locate(np.asarray(xs), np.asarray(ys))
         return (xs * shrunk_x).reshape(shape), (ys * shrunk_y).reshape(shape)
 
@@ -148,15 +148,15 @@ def _projection(source: CRS, target: CRS) -> Inverse:
 
 
 def _locator(header: SourceHeader) -> Inverse:
-    """From the ground, in the file's own system, to its (column, row)."""
+    """Return the function from x and y in the file's CRS to its (column, row)."""
     turn, middle = (period(header.crs) if header.crs is not None else None), _middle(header)
     back = None if header.transform is None else ~header.transform
-    # Made once: a spline through hundreds of points takes milliseconds to solve.
+    # Created once: a spline through hundreds of points takes milliseconds to solve.
     control = transformer_of(header) if header.transform is None else None
 
     def located(xs: Points, ys: Points) -> tuple[Points, Points]:
         if turn is not None:
-            # The same meridian has many names; the one that lies in the file counts.
+            # A meridian has several x values. The one inside the file is used.
             xs = xs - np.floor((xs - middle) / turn + 0.5) * turn
         if back is None:
             return _by_control(control, xs, ys)
@@ -166,7 +166,7 @@ def _locator(header: SourceHeader) -> Inverse:
 
 
 def _middle(header: SourceHeader) -> float:
-    """Of the file, in x of its own system."""
+    """Return x of the file's center in its CRS."""
     if header.transform is not None:
         return float((header.transform @ (header.width / 2, header.height / 2))[0])
     if header.gcps:

@@ -1,4 +1,4 @@
-"""Where a system of coordinates is of use: beyond, many of them grow until the rest of a picture is a dot."""
+"""Crops files to the area of use of a CRS. Beyond it, many projections stretch until the rest is a dot."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from pyproj import CRS
 
 from geoprocessing_worker.errors import invalid_input
 from geoprocessing_worker.geo.crs import areal_scales, unshifted
-from geoprocessing_worker.geo.pixel_to_crs import Points, ground, is_mercator, period, project
+from geoprocessing_worker.geo.pixel_to_crs import Points, is_mercator, period, pixel_to_crs, project
 from geoprocessing_worker.raster import SourceHeader
 
-EARTH_RADIUS = 6.4e6  # metres; no file that stays narrower in the system can hold much that is blown up
-BLOWN_UP = 132.0  # times the area of what is shown smallest: as much as Web Mercator does where it ends
-SMALLEST = 0.1  # of the file is shown smaller than what is called smallest
-WORTH = 3.0  # times as wide the whole must be for a part to be taken
+EARTH_RADIUS = 6.4e6  # meters. A file narrower than that in the CRS holds little that is stretched
+STRETCHED = 132.0  # times the area scale of the smallest part: as much as Web Mercator at its edge
+SMALLEST = 0.1  # quantile of the area scale that counts as the smallest
+WORTH = 3.0  # ratio of widths, whole file to part, from which the part is used
 SAMPLES = 65  # points along each side of the area of use
 
 
 def usable_part(header: SourceHeader, crs: CRS, xs: Points, ys: Points) -> tuple[Points, Points, Points | float] | None:
-    """The part of a file that can be shown in `crs` at a scale that is about the same everywhere.
+    """Return the part of a file that `crs` shows at about the same scale everywhere.
 
     Args:
-        header: the file's.
-        crs: the system asked for.
-        xs: (rows, columns), points all over the file in `crs`.
+        header: of the file.
+        crs: the target CRS.
+        xs: (rows, columns) of points spread over the file, in `crs`.
         ys: the same.
 
     Returns:
-        x and y of points all over the part, and how many of the file's pixels lie between four of them; `None` where
-        the whole file can be shown, as nearly always.
+        x and y of points spread over the part, and the number of source pixels between four of them. `None` if the
+        whole file can be shown, as nearly always.
 
     Raises:
-        JobError: `bad_crs`: the file has nothing but what the system blows up.
+        JobError: `bad_crs`: the file lies outside the area of use.
     """
     if header.transform is None or not crs.is_projected or is_mercator(crs):
-        return None  # Mercator is cut at 85 degrees in any case
+        return None  # Mercator is cropped at 85 degrees in any case
     if not _width(xs, ys) * crs.axis_info[0].unit_conversion_factor > EARTH_RADIUS:
         return None
-    blown_up = _blown_up(header, crs, xs.shape)
-    if not blown_up.any():
+    stretched = _stretched(header, crs, xs.shape)
+    if not stretched.any():
         return None
     area = unshifted(crs).area_of_use
     if area is None:
-        kept = np.where(blown_up, np.nan, xs), np.where(blown_up, np.nan, ys)
-        return *kept, header.width * header.height / cell_areas(xs, ys).size
+        part = np.where(stretched, np.nan, xs), np.where(stretched, np.nan, ys)
+        return *part, header.width * header.height / cell_areas(xs, ys).size
     west, south, east, north = bounds = area.bounds
     found = _in_area_of_use(header, crs, bounds)
     if not np.isfinite(found[0]).sum() >= 3:
@@ -57,7 +57,7 @@ def usable_part(header: SourceHeader, crs: CRS, xs: Points, ys: Points) -> tuple
 
 
 def cell_areas(xs: Points, ys: Points) -> Points:
-    """(rows - 1, columns - 1) areas of the quadrangles between (rows, columns) points."""
+    """Return (rows - 1, columns - 1) areas of the quadrangles between (rows, columns) points."""
     up, down = slice(None, -1), slice(1, None)
     corners = [(xs[i, j], ys[i, j]) for i, j in ((up, up), (up, down), (down, down), (down, up))]
     with np.errstate(invalid="ignore", over="ignore"):
@@ -71,21 +71,21 @@ def _width(xs: Points, ys: Points) -> float:
     return max(float(np.ptp(side)) if side.size else 0.0 for side in sides)
 
 
-def _blown_up(header: SourceHeader, crs: CRS, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Which of the points of a mesh all over the file are shown much larger than others."""
+def _stretched(header: SourceHeader, crs: CRS, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return which points of a grid over the file are shown at a much larger scale than others."""
     columns, rows = np.meshgrid(np.linspace(0, header.width, shape[1]), np.linspace(0, header.height, shape[0]))
-    lons, lats = project(_system(header), CRS.from_epsg(4326), *ground(header)(columns.ravel(), rows.ravel()))
+    lons, lats = project(_crs(header), CRS.from_epsg(4326), *pixel_to_crs(header)(columns.ravel(), rows.ravel()))
     scales = areal_scales(crs, lons, lats).reshape(shape)
     known = scales[np.isfinite(scales)]
     smallest = np.quantile(known, SMALLEST) if known.size else np.inf
-    blown_up: NDArray[np.bool_] = scales > BLOWN_UP * smallest
-    return blown_up
+    stretched: NDArray[np.bool_] = scales > STRETCHED * smallest
+    return stretched
 
 
 def _in_area_of_use(
     header: SourceHeader, crs: CRS, bounds: tuple[float, float, float, float]
 ) -> tuple[Points, Points, Points]:
-    """Points all over the system's area of use, NaN where the file does not reach, and its pixels between them."""
+    """Return points over the area of use, NaN outside the file, and the number of its pixels between them."""
     west, south, east, north = bounds
     lons, lats = np.meshgrid(
         np.linspace(west, east if east > west else east + 360.0, SAMPLES), np.linspace(north, south, SAMPLES)
@@ -98,12 +98,12 @@ def _in_area_of_use(
 
 
 def _pixels(header: SourceHeader, lons: Points, lats: Points) -> tuple[Points, Points]:
-    """Columns and rows of places; a place that has many names by the one that lies in the file."""
-    system, affine = _system(header), header.transform
+    """Return columns and rows of points. A longitude that repeats is taken inside the file."""
+    crs, affine = _crs(header), header.transform
     if affine is None:
         raise ValueError("a file without a transform")
-    xs, ys = project(CRS.from_epsg(4326), system, lons, lats)
-    turn = period(system)
+    xs, ys = project(CRS.from_epsg(4326), crs, lons, lats)
+    turn = period(crs)
     if turn is not None:
         first = min((affine @ corner)[0] for corner in ((0, 0), (header.width, 0), (0, header.height)))
         xs = first + (xs - first) % turn
@@ -111,7 +111,7 @@ def _pixels(header: SourceHeader, lons: Points, lats: Points) -> tuple[Points, P
     return back.a * xs + back.b * ys + back.c, back.d * xs + back.e * ys + back.f
 
 
-def _system(header: SourceHeader) -> CRS:
+def _crs(header: SourceHeader) -> CRS:
     if header.crs is None:
-        raise ValueError("a file without a coordinate system")
+        raise ValueError("a file without a CRS")
     return header.crs

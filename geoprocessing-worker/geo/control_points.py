@@ -1,4 +1,4 @@
-"""Chooses the curve through ground control points: a polynomial, or the thin-plate spline that meets every point."""
+"""Fits ground control points with a polynomial, or with a thin-plate spline through every point."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from rasterio.control import GroundControlPoint
 from rasterio.errors import TransformError
 from rasterio.transform import GCPTransformer
 
-CLOSE = 0.25  # pixels; a polynomial that misses its points by no more places the picture
-FEW = 9  # points leave a polynomial little to average, so that its misses are no noise
-MOST_SPLINE = 500  # points; a spline takes 0.1 s to solve for so many, and 0.7 s for twice as many
-FOLDS = 5  # parts of the points that are left out in turn
+CLOSE = 0.25  # pixels. A polynomial with a residual up to this is good enough
+FEW = 9  # points. With so few a polynomial averages little, so that its residual is no noise
+MOST_SPLINE = 500  # points. A spline takes 0.1 s to solve for so many, and 0.7 s for twice as many
+FOLDS = 5  # of the cross-validation
 MUCH_BETTER = 2.0  # times
-FLAT = 1e-6  # breadth over length of points that lie on one line
-MOST_OFF = 0.05  # of the diagonal of the points' pixels; a curve that misses its points by more is no place
-MESH = 33  # places a side at which a curve is looked at for folds
-MOST_NAMED = 4  # points
-NEARLY = 0.8  # of the largest miss; points with such misses are named beside it
+FLAT = 1e-6  # breadth over length of points on one line
+MAX_RESIDUAL = 0.05  # of the diagonal of the points in pixels. A curve with a larger residual is rejected
+GRID = 33  # points a side at which a curve is checked for folds
+MAX_NAMED = 4  # points in a message
+NEARLY = 0.8  # of the largest residual. Such points are named too
 
 Points = tuple[GroundControlPoint, ...]
 
@@ -30,8 +30,8 @@ Points = tuple[GroundControlPoint, ...]
 class Control:
     """Ground control points and the curve through them.
 
-    `residual`: distance of the points from the curve in pixels, root mean square. `polynomial_residual`: that of the
-    polynomial which a spline replaces; `None` without a spline, or if no polynomial could be solved.
+    `residual`: RMS distance of the points from the curve, in pixels. `polynomial_residual`: that of the polynomial
+    replaced by a spline. It is `None` without a spline, or if no polynomial could be solved.
     """
 
     points: Points
@@ -41,17 +41,17 @@ class Control:
 
 
 @dataclass(frozen=True, slots=True)
-class Unmet:
-    """Ground control points that no curve meets without folding.
+class Misfit:
+    """Ground control points that no curve fits without folding.
 
-    `residual`: that of a polynomial, if one could be solved. `worst`: the points that it misses by the most.
+    `residual`: that of a polynomial, if one could be solved. `worst`: the points farthest from it.
     """
 
     residual: float | None
     worst: Points
 
     @property
-    def words(self) -> str:
+    def message(self) -> str:
         """The sentence for the file's owner."""
         cure = f"Correct these, or {WARP}" if self.worst else WARP.capitalize()
         off = ""
@@ -66,11 +66,11 @@ class Unmet:
 WARP = "warp the file with gdalwarp and upload that"
 
 
-def fit_control(points: Points) -> Control | Unmet | None:
-    """Return the curve through the points; `None` if they lie on one line or in one place.
+def fit_control(points: Points) -> Control | Misfit | None:
+    """Fit a curve to the points. Return `None` if they lie on one line or in one place.
 
-    Few points, such as corners, have to be met. Many points are met if they follow a shape that the polynomial cannot
-    take, as those of a sensor model do. Errors of measurement are left to the polynomial, which averages them.
+    Few points, such as corners, need an exact fit. So do many points of a shape that no polynomial fits, such as those
+    of a sensor model. Measurement errors are left to the polynomial, which averages them.
     """
     points = _distinct(points)
     if len(points) < 3 or _on_a_line(points):
@@ -78,28 +78,28 @@ def fit_control(points: Points) -> Control | Unmet | None:
     polynomial = _residual(points, points, spline=False)
     if polynomial is not None and (polynomial <= CLOSE or _averages(points, polynomial)):
         return _averaged(points, polynomial)
-    spline = _residual(points, points, spline=True) if _can_be_met(points) else None
+    spline = _residual(points, points, spline=True) if _has_exact_fit(points) else None
     if spline is not None and spline <= CLOSE and not _folds(points, spline=True):
         return Control(points, spline, spline=True, polynomial_residual=polynomial)
     return _averaged(points, polynomial)
 
 
-def _averaged(points: Points, polynomial: float | None) -> Control | Unmet:
+def _averaged(points: Points, polynomial: float | None) -> Control | Misfit:
     if polynomial is None:
-        return Unmet(None, ())
+        return Misfit(None, ())
     columns, rows = [point.col for point in points], [point.row for point in points]
-    if polynomial <= MOST_OFF * math.hypot(np.ptp(columns), np.ptp(rows)) and not _folds(points, spline=False):
+    if polynomial <= MAX_RESIDUAL * math.hypot(np.ptp(columns), np.ptp(rows)) and not _folds(points, spline=False):
         return Control(points, polynomial)
-    misses = _misses(points, points, spline=False)
-    least = max(CLOSE, NEARLY * float(misses.max()))
-    worst = [points[number] for number in np.argsort(-misses) if misses[number] >= least]
-    return Unmet(polynomial, tuple(worst[:MOST_NAMED]))
+    residuals = _residuals(points, points, spline=False)
+    least = max(CLOSE, NEARLY * float(residuals.max()))
+    worst = [points[number] for number in np.argsort(-residuals) if residuals[number] >= least]
+    return Misfit(polynomial, tuple(worst[:MAX_NAMED]))
 
 
 def _folds(points: Points, *, spline: bool) -> bool:
-    """Whether a curve puts two pixels between its points in one place: some parts of it are mirrored, others not."""
+    """Whether a curve folds: some of its parts are mirrored and others are not."""
     columns, rows = (
-        np.linspace(min(side), max(side), MESH)
+        np.linspace(min(side), max(side), GRID)
         for side in ([point.col for point in points], [point.row for point in points])
     )
     across, down = np.meshgrid(columns, rows)
@@ -109,30 +109,30 @@ def _folds(points: Points, *, spline: bool) -> bool:
     except (TransformError, CPLE_BaseError):
         return True
     x, y = (np.asarray(side, dtype=np.float64).reshape(across.shape) for side in (xs, ys))
-    # Twice the signed areas of the cells of the mesh, from their diagonals.
+    # Twice the signed areas of the grid cells, from their diagonals.
     (x1, x2), (y1, y2) = ((side[1:, 1:] - side[:-1, :-1], side[1:, :-1] - side[:-1, 1:]) for side in (x, y))
     turned = x1 * y2 - y1 * x2
     return not (bool((turned > 0).all()) or bool((turned < 0).all()))
 
 
 def _averages(points: Points, polynomial: float) -> bool:
-    """Whether a polynomial with this residual averages errors of many points, rather than a shape it cannot take.
+    """Whether a polynomial with this residual averages errors of many points, rather than a shape it cannot fit.
 
-    Errors are independent of each other, so that no spline foretells a point by the others.
+    Errors are independent of each other, so that no spline predicts a point from the others.
     """
     if len(points) <= FEW:
         return False
     return len(points) > MOST_SPLINE or _held_out(points) * MUCH_BETTER > polynomial
 
 
-def _can_be_met(points: Points) -> bool:
-    """Whether a spline can be solved in time, and no pixel has two places."""
+def _has_exact_fit(points: Points) -> bool:
+    """Whether a spline can be solved in time, and no pixel has two positions."""
     pixels, places = {(point.row, point.col) for point in points}, {(point.x, point.y) for point in points}
     return len(points) <= MOST_SPLINE and len(pixels) == len(places) == len(points)
 
 
 def _held_out(points: Points) -> float:
-    """Return the distance of points from splines that are made without them, root mean square."""
+    """Return the RMS distance of points from splines fitted without them."""
     total = 0.0
     for fold in range(FOLDS):
         held_out = points[fold::FOLDS]
@@ -158,21 +158,21 @@ def _is_flat(side: NDArray[np.float64]) -> bool:
     return bool(breadth <= FLAT * length)
 
 
-def _residual(made_of: Points, points: Points, *, spline: bool) -> float | None:
-    """Return the distance of points from a curve in pixels, root mean square; `None` if it cannot be solved."""
-    residual = float(np.sqrt(np.mean(_misses(made_of, points, spline=spline) ** 2)))
+def _residual(fitted: Points, points: Points, *, spline: bool) -> float | None:
+    """Return the RMS distance of points from a curve in pixels, or `None` if it cannot be solved."""
+    residual = float(np.sqrt(np.mean(_residuals(fitted, points, spline=spline) ** 2)))
     return residual if math.isfinite(residual) else None
 
 
-def _misses(made_of: Points, points: Points, *, spline: bool) -> NDArray[np.float64]:
-    """Return the distance of each point from a curve in pixels; NaN if it cannot be solved."""
+def _residuals(fitted: Points, points: Points, *, spline: bool) -> NDArray[np.float64]:
+    """Return the distance of each point from a curve in pixels. NaN if it cannot be solved."""
     columns = np.array([point.col for point in points], dtype=np.float64)
     rows = np.array([point.row for point in points], dtype=np.float64)
     try:
-        with GCPTransformer(list(made_of), tps=spline) as transformer:
+        with GCPTransformer(list(fitted), tps=spline) as transformer:
             xs, ys = [point.x for point in points], [point.y for point in points]
             found = transformer.rowcol(xs, ys, op=np.positive)
     except (TransformError, CPLE_BaseError):
         return np.full(len(points), np.nan)
-    misses: NDArray[np.float64] = np.hypot(np.asarray(found[0]) - rows, np.asarray(found[1]) - columns)
-    return misses
+    residuals: NDArray[np.float64] = np.hypot(np.asarray(found[0]) - rows, np.asarray(found[1]) - columns)
+    return residuals

@@ -1,4 +1,4 @@
-"""Coordinate reference systems: parsed from text that names no file, reduced to their horizontal part, described."""
+"""Coordinate reference systems: parsed without opening files, reduced to their horizontal part, described."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Numbers = NDArray[np.float64]
 _CODE = re.compile(r"(?:urn:ogc:def:crs:)?([A-Za-z]{2,10}):(?:[\d.]*:)?([A-Za-z0-9]{1,12})")
 _WKT = re.compile(r"\s*(GEOGCS|PROJCS|GEOCCS|COMPD_CS|LOCAL_CS|[A-Z]+CRS|BOUNDCRS)\s*\[", re.IGNORECASE)
 _PROJ = re.compile(r"\+proj=\S.*", re.DOTALL)
-_IGNORED = re.compile(r"\+?\b(?:type=\w+|nadgrids=@null)")  # the type is ours; the grid of no shift does nothing
+_IGNORED = re.compile(r"\+?\b(?:type=\w+|nadgrids=@null)")  # `type` is added here. The null grid has no effect
 PLANE = 2  # axes
 SEMI_MAJOR, SEMI_MINOR, MILLIMETER = 6378137.0, 6356752.3142, 1e-3  # meters
 _DATUMS = {"datum", "datum_ensemble"}
@@ -35,7 +35,7 @@ _WGS84 = "World Geodetic System 1984"
 
 
 def parse_crs(text: str) -> CRS:
-    """Return the system that a payload or setting names: by code, as WKT, as PROJJSON, or as a PROJ string.
+    """Return the CRS of a payload or setting: a code, WKT, PROJJSON, or a PROJ string.
 
     Pipelines, `+init=`, file names and URLs never reach PROJ.
 
@@ -48,7 +48,7 @@ def parse_crs(text: str) -> CRS:
     try:
         crs = _parsed(text)
         if usable(crs):
-            if not _CODE.fullmatch(text):  # those of PROJ's own database are sound
+            if not _CODE.fullmatch(text):  # CRSs of PROJ's own database are sound
                 _exercise(crs)
             return crs
     except (JobError, MemoryError):
@@ -74,14 +74,14 @@ def _parsed(text: str) -> CRS:
 
 
 def _exercise(crs: CRS) -> None:
-    """Ask a system for everything that jobs read from it.
+    """Read every property of a CRS that jobs need.
 
-    pyproj parses some systems and raises later: without a part, with a unit of 0, with text that is no JSON again.
+    pyproj parses some CRSs and raises later: for a missing part, a unit of 0, or text that it cannot export as JSON.
     """
     flat = horizontal(crs)
-    for one in (crs, flat):
-        describe(one)
-        latitude_first(one)
+    for part in (crs, flat):
+        describe(part)
+        latitude_first(part)
     if unshifted(flat).is_geographic:
         per_degree(flat)
 
@@ -91,13 +91,13 @@ def _bad(text: str) -> JobError:
     return invalid_input(
         "bad_crs",
         f"Unknown coordinate system {shown!r}. "
-        "Give a code such as EPSG:4326, WKT, PROJJSON or a PROJ string without grids.",
+        "Use a code such as EPSG:4326, WKT, PROJJSON or a PROJ string without grids.",
         given=shown,
     )
 
 
 def horizontal(crs: CRS) -> CRS:
-    """Return the part that places a picture: two axes, and the datum shift if the system has one of its own."""
+    """Return the part that places a picture: two axes, and the CRS's own datum shift if it has one."""
     if crs.is_bound and crs.source_crs is not None and crs.target_crs is not None:
         source = horizontal(crs.source_crs)
         if source.is_bound or _no_shift(crs, source):
@@ -105,33 +105,33 @@ def horizontal(crs: CRS) -> CRS:
         return crs if source.equals(crs.source_crs) else BoundCRS(source, crs.target_crs, crs.coordinate_operation)
     if crs.is_compound and crs.sub_crs_list:
         return horizontal(crs.sub_crs_list[0])
-    return _followed(crs.to_2d() if len(crs.axis_info) == 3 else crs)
+    return _from_embedded_proj(crs.to_2d() if len(crs.axis_info) == 3 else crs)
 
 
-def _followed(crs: CRS) -> CRS:
-    """Return the system of the PROJ string that a system carries, since PROJ follows it and not the words around it.
+def _from_embedded_proj(crs: CRS) -> CRS:
+    """Return the CRS of the PROJ string embedded in a CRS, since PROJ uses it and ignores the WKT around it.
 
-    The two differ: GDAL reads ESRI's geostationary projection as swept by y, and keeps `+sweep=x` in the string.
+    The two can differ. GDAL reads ESRI's geostationary projection as swept by y, and keeps `+sweep=x` in the string.
     """
     before, found, string = (crs.remarks or "").partition("PROJ CRS string: ")
     if before or not found:
         return crs
     try:
-        followed = CRS.from_user_input(f"{_IGNORED.sub('', string)} +type=crs")
+        embedded = CRS.from_user_input(f"{_IGNORED.sub('', string)} +type=crs")
     except CRSError:
         return crs
-    content = {**followed.to_json_dict(), "name": crs.name}
-    words = crs.geodetic_crs
-    if words is not None and "base_crs" in content and _modern(crs) and _modern(followed):
-        # The string has the ellipsoid alone, and the datum has none of its own to apply.
-        kept = {key: value for key, value in words.to_json_dict().items() if key in _DATUMS}
+    content = {**embedded.to_json_dict(), "name": crs.name}
+    geodetic = crs.geodetic_crs
+    if geodetic is not None and "base_crs" in content and _modern(crs) and _modern(embedded):
+        # The string has an ellipsoid and no datum, and the datum of the WKT has no shift to apply.
+        datum = {key: value for key, value in geodetic.to_json_dict().items() if key in _DATUMS}
         base = {key: value for key, value in content["base_crs"].items() if key not in _DATUMS}
-        content["base_crs"] = base | kept
+        content["base_crs"] = base | datum
     return CRS.from_json_dict(content)
 
 
 def _modern(crs: CRS) -> bool:
-    """Whether a system from Greenwich has the ellipsoid of WGS 84 or GRS 1980, 0.1 mm apart, and is not bound."""
+    """Whether a CRS has the ellipsoid of WGS 84 or GRS 1980 (0.1 mm apart), Greenwich's meridian, and is not bound."""
     found = crs.ellipsoid
     if found is None or crs.is_bound or meridian_of(crs):
         return False
@@ -139,40 +139,40 @@ def _modern(crs: CRS) -> bool:
 
 
 def _no_shift(crs: CRS, source: CRS) -> bool:
-    """Whether a shift of nothing from WGS 84 to itself hides the code of the system that it belongs to."""
+    """Whether a zero shift from WGS 84 to itself hides the code of the bound CRS."""
     operation, datum = crs.coordinate_operation, source.geodetic_crs.datum if source.geodetic_crs else None
     same_datum = datum is not None and datum.name.startswith(_WGS84)
     return same_datum and operation is not None and not any(float(parameter.value) for parameter in operation.params)
 
 
 def unshifted(crs: CRS) -> CRS:
-    """Return a horizontal system without its own datum shift, for questions about its axes and projection."""
+    """Return a horizontal CRS without its own datum shift, to inspect its axes and projection."""
     return crs.source_crs if crs.is_bound and crs.source_crs is not None else crs
 
 
 def per_degree(crs: CRS) -> float:
-    """Return how many units of a geographic system make one degree: 1, or 3600 for arc-seconds."""
+    """Return the units of a geographic CRS per degree: 1, or 3600 for arc-seconds."""
     units = math.radians(1.0) / horizontal(crs).axis_info[0].unit_conversion_factor
     return 1.0 if math.isclose(units, 1.0, rel_tol=1e-9) else units
 
 
-def parts(system: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a system in PROJJSON, then each one that it holds, down to the geographic one that places it."""
-    yield system
+def parts(crs_json: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a CRS in PROJJSON, then each nested one, down to its geographic base."""
+    yield crs_json
     for name in ("source_crs", "base_crs"):
-        if name in system:
-            yield from parts(system[name])
-    yield from parts(system["components"][0]) if "components" in system else ()
+        if name in crs_json:
+            yield from parts(crs_json[name])
+    yield from parts(crs_json["components"][0]) if "components" in crs_json else ()
 
 
-def angular_axes(system: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the axes for latitude and longitude of a system in PROJJSON; none of a projected one."""
-    axes = system.get("coordinate_system", {})
+def angular_axes(crs_json: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the latitude and longitude axes of a CRS in PROJJSON: none of a projected one."""
+    axes = crs_json.get("coordinate_system", {})
     return axes["axis"][:PLANE] if axes.get("subtype") == "ellipsoidal" else []
 
 
 def in_degrees(crs: CRS) -> CRS:
-    """Return a system with its latitudes, longitudes and prime meridian in degrees. Projected coordinates stay."""
+    """Return a CRS with latitudes, longitudes and prime meridian in degrees. Projected coordinates stay."""
     whole = crs.to_json_dict()
     for part in parts(whole):
         for axis in angular_axes(part):
@@ -184,34 +184,34 @@ def in_degrees(crs: CRS) -> CRS:
 
 
 def meridian_of(crs: CRS) -> float:
-    """Return the radians from Greenwich to the prime meridian, eastward."""
+    """Return the prime meridian in radians east of Greenwich."""
     found = crs.prime_meridian
     return 0.0 if found is None else float(found.longitude) * float(found.unit_conversion_factor)
 
 
 def usable(crs: CRS | None) -> bool:
-    """Whether a picture can be placed on Earth by this system; local and engineering systems cannot."""
+    """Whether a CRS can place a picture on Earth. Local and engineering CRSs cannot."""
     return crs is not None and (crs.is_geographic or crs.is_projected)
 
 
 def from_gdal(crs: rasterio.crs.CRS | None) -> CRS | None:
-    """Return GDAL's system for pyproj. `None` if there is none, it names a file, or PROJ cannot parse it."""
+    """Return GDAL's CRS for pyproj. `None` if there is none, it names a file, or PROJ cannot parse it."""
     if crs is None:
         return None
-    # Some systems can be written in one version of WKT only.
+    # Some CRSs can be written in one version of WKT only.
     for version in ("WKT2_2019", None):
         try:
             text = crs.to_wkt(version=version)
-            return None if names_file(text) else _by_its_code(_followed(CRS.from_wkt(text)))
+            return None if names_file(text) else _by_its_code(_from_embedded_proj(CRS.from_wkt(text)))
         except (CRSError, GdalCRSError, ValueError):
             continue
     return None
 
 
 def _by_its_code(crs: CRS) -> CRS:
-    """Return the system of the code that GDAL gives, if it differs in no more than the name of its datum.
+    """Return the CRS of GDAL's code, if it differs only in the name of its datum.
 
-    GDAL's database can be newer than pyproj's, and gives Finland's EPSG:3067 a datum of its own, for one.
+    GDAL's database can be newer than pyproj's. For example, it has a separate datum for Finland's EPSG:3067.
     """
     name = crs.to_json_dict().get("id", {})
     if name.get("authority") != "EPSG" or epsg(crs) is not None:
@@ -235,21 +235,21 @@ def _axes(crs: CRS) -> list[tuple[str, float]]:
 
 
 def to_gdal(crs: CRS) -> rasterio.crs.CRS:
-    """The same system for rasterio; by code where there is one, since GDAL then skips its guesses."""
+    """Return the CRS for rasterio, by code if it has one, since GDAL then skips its guesses."""
     code = epsg(crs)
     return rasterio.crs.CRS.from_epsg(code) if code else rasterio.crs.CRS.from_wkt(crs.to_wkt(WktVersion.WKT2_2019))
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """A transformation between two systems, in traditional (east, north) order and in the systems' own units."""
+class CrsTransform:
+    """A transformation between two CRSs, in traditional (east, north) order and in the units of each CRS."""
 
     transformer: Transformer
     into_degrees: float | None
     from_degrees: float | None
 
     def transform(self, xs: Numbers, ys: Numbers, *, errcheck: bool = True) -> tuple[Numbers, Numbers]:
-        """Return the points in the target system; what it cannot express is infinite."""
+        """Transform points to the target CRS. Points that it cannot express are infinite."""
         if self.into_degrees is not None:
             xs, ys = xs * self.into_degrees, ys * self.into_degrees
         xs, ys = self.transformer.transform(xs, ys, errcheck=errcheck)
@@ -257,16 +257,16 @@ class Way:
 
 
 @lru_cache(maxsize=64)
-def transformer(source: CRS, target: CRS) -> Way:
-    """Return the way from one system to the other; kept, since PROJ takes 2 ms to find it.
+def transformer(source: CRS, target: CRS) -> CrsTransform:
+    """Return the transformation between two CRSs. Cached, since PROJ takes 2 ms to find it.
 
     Raises:
-        ProjError: there is no way.
+        ProjError: there is none.
     """
-    way = Transformer.from_crs(source, target, always_xy=True)
-    # pyproj takes and returns degrees for systems in radians.
+    found = Transformer.from_crs(source, target, always_xy=True)
+    # pyproj takes and returns degrees for CRSs in radians.
     into = math.degrees(1.0) if _in_radians(source) else None
-    return Way(way, into, math.radians(1.0) if _in_radians(target) else None)
+    return CrsTransform(found, into, math.radians(1.0) if _in_radians(target) else None)
 
 
 def _in_radians(crs: CRS) -> bool:
@@ -274,9 +274,9 @@ def _in_radians(crs: CRS) -> bool:
 
 
 def reachable(source: CRS, target: CRS) -> bool:
-    """Whether points can go from one system to the other at all: not from another planet to Earth."""
+    """Whether a transformation between two CRSs exists. None does from another planet to Earth."""
     if same(source, target):
-        return True  # without PROJ's database, which is slow to open
+        return True  # avoids opening PROJ's database, which is slow
     try:
         transformer(source, target)
     except ProjError:
@@ -285,19 +285,19 @@ def reachable(source: CRS, target: CRS) -> bool:
 
 
 def areal_scales(crs: CRS, lons: NDArray[np.float64], lats: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How many times larger than on the ground a system shows places given in degrees; infinite if nowhere."""
+    """Return the areal scale of a CRS at points in degrees. Infinite where it is undefined."""
     found = np.abs(np.asarray(Proj(crs).get_factors(lons, lats, errcheck=False).areal_scale))
     return np.where(found < 1e29, found, np.inf)  # PROJ's infinity is 1e30
 
 
 def epsg(crs: CRS) -> int | None:
-    """The EPSG code if the system is exactly that one, else `None`."""
+    """Return the EPSG code if the CRS is exactly that one, else `None`."""
     authority = crs.to_authority(auth_name="EPSG", min_confidence=100)
     return int(authority[1]) if authority and authority[1].isdigit() else None
 
 
 def same(one: CRS, other: CRS) -> bool:
-    """Whether two systems give a point the same coordinates in traditional (east, north) order."""
+    """Whether two CRSs give a point the same coordinates in traditional (east, north) order."""
     if one.equals(other, ignore_axis_order=True):
         return True
     if not (one.is_projected and other.is_projected and _method(one) == _method(other)):
@@ -307,7 +307,7 @@ def same(one: CRS, other: CRS) -> bool:
 
 
 def _method(crs: CRS) -> str | None:
-    """Return the name of the projection's method. In WKT1 without axes, both of Krovak's are the same."""
+    """Return the method of the projection. In WKT1 without axes, both Krovak methods are the same."""
     operation = unshifted(crs).coordinate_operation
     return None if operation is None else operation.method_name
 
@@ -320,16 +320,16 @@ def _without_axes(crs: CRS) -> str:
 
 
 def latitude_first(crs: CRS) -> bool:
-    """Whether the authority names latitude or northing before longitude or easting."""
+    """Whether latitude or northing is the first axis, by the authority."""
     axes = crs.axis_info[:PLANE]
     if not axes or axes[0].direction.lower() not in {"north", "south"}:
         return False
-    # Both axes of a polar system can run the same way, so that their names tell which is which.
+    # Both axes of a polar CRS can have the same direction, so the name decides.
     return axes[0].direction != axes[-1].direction or axes[0].name.lower().startswith("northing")
 
 
 def describe(crs: CRS | None) -> dict[str, Any] | None:
-    """Name, EPSG code (or `None`), WKT2 and PROJJSON."""
+    """Return name, EPSG code (or `None`), WKT2 and PROJJSON."""
     if crs is None:
         return None
     return {

@@ -1,8 +1,7 @@
-"""The text of a coordinate system: the forms that are taken, and a check before PROJ parses it.
+"""The accepted forms of a CRS as text, and a check that it names no file, made before PROJ parses it.
 
-No part of it may name a file.
-
-PROJ follows names of grids, and WKT and PROJJSON can embed PROJ strings: as an extension, a remark, or a method name.
+PROJ opens the grids that a text names. WKT and PROJJSON can embed PROJ strings as an extension, a remark, or a method
+name.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ import re
 from typing import Any
 
 NATIVE = "native"
-"""The word that keeps a file's own coordinate system."""
+"""The keyword for the file's own CRS."""
 
-# For schemas: the beginning of each form. They accept everything that `crs.parse_crs` does, and a little more.
+# For schemas: the beginning of each form. They accept slightly more than `crs.parse_crs`.
 CODE_PATTERN = r"(?:urn:ogc:def:crs:)?[A-Za-z]{2,10}:(?:[\d.]*:)?[A-Za-z0-9]{1,12}\s*$"
 WKT_PATTERN = r"[A-Za-z_]+\s*\["
 PROJJSON_PATTERN = r"\{"
@@ -33,7 +32,7 @@ _NAMES = (
     "wink1 wink2 wintri"
 )
 PROJECTIONS = frozenset(_NAMES.split())
-"""PROJ's map projections. Its other operations read grids and models, or chain steps that do."""
+"""PROJ's map projections. Its other operations read grids and models, or chain such steps."""
 
 # The grid of this name is built in: no shift. GDAL writes it for Web Mercator.
 _NO_GRID = re.compile(r'\bnadgrids\s*=\s*@?null(?![^\s"])|"PROJ4_GRIDS"\s*,\s*"@?null"', re.IGNORECASE)
@@ -62,22 +61,22 @@ def json_names_file(content: Any) -> bool:
 
 
 def has_text_value(content: Any) -> bool:
-    """Whether PROJJSON has a parameter with text for a value, which is the name of a file."""
+    """Whether PROJJSON has a parameter with a text value, which is the name of a file."""
     if isinstance(content, dict):
         return isinstance(content.get("value"), str) or any(map(has_text_value, content.values()))
     return isinstance(content, list) and any(map(has_text_value, content))
 
 
 def grid_names(text: str) -> tuple[str, ...]:
-    """Return the grids that WKT names for a shift of datum or height."""
+    """Return the grids of datum or height shifts in WKT."""
     named = [found[2] for found in _GRID_NAME.finditer(text)] + [found[1] for found in _NAD_GRIDS.finditer(text)]
     return tuple(name for name in named if name != "@null")
 
 
 def without_grid_names(text: str) -> str | None:
-    """Return WKT with no name of a grid in it; `None` if it names files in other ways.
+    """Return WKT without names of grids, or `None` if it names files in other ways.
 
-    Grids of PROJ strings become the grid of no shift. Those of bound systems stay, without a name.
+    Grids of PROJ strings become the null grid. Those of bound CRSs stay, without a name.
     """
     text = _NAD_GRIDS.sub("nadgrids=@null", _GEOID_GRIDS.sub("", text))
     return None if names_file(_GRID_NAME.sub("", text)) else _GRID_NAME.sub(r'\1"none"', text)

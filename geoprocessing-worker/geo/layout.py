@@ -1,4 +1,4 @@
-"""Where a picture lies: from a file's header to the output's size and affine, without reading a pixel."""
+"""Derives the output's size and affine from a file's header, without reading a pixel."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pyproj import CRS
 from geoprocessing_worker.errors import invalid_input
 from geoprocessing_worker.geo.area_of_use import cell_areas, usable_part
 from geoprocessing_worker.geo.crs import per_degree, reachable, same
-from geoprocessing_worker.geo.pixel_to_crs import Points, ground, period, project
+from geoprocessing_worker.geo.pixel_to_crs import Points, period, pixel_to_crs, project
 from geoprocessing_worker.raster import Georeferencing, Grid, SourceHeader
 
-SAMPLES = 33  # points along each side: curves between them are flatter than a pixel
+SAMPLES = 33  # points along each side: projections curve by less than a pixel between them
 NEAR_POLE = 85.0  # degrees
-WIDEST = 16.0  # times as wide as high, in degrees near a pole
-LIMB_SAMPLES = 513  # where a part lies nowhere: at the limb of the Earth a hundredth of the side is ten degrees
+WIDEST = 16.0  # ratio of width to height, in degrees near a pole
+LIMB_SAMPLES = 513  # if some points are off the Earth: at its limb a hundredth of the side is ten degrees
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The output's grid, the size that the source is reduced to before a warp, and what the way there looks like.
+    """The output's grid, the size that the source is downsampled to before a warp, and the steps between them.
 
-    Without `warp` the two sizes are equal; `flip_rows` and `flip_columns` then bring the picture north-up. `cut`: parts
-    of the file are left out, since the system would blow them up until nothing else could be seen.
+    Without `warp` the two sizes are equal, and `flip_rows` and `flip_columns` turn the picture north-up. `cut`: parts
+    of the file are cropped, since the CRS would stretch them until nothing else could be seen.
     """
 
     target: Grid
@@ -40,13 +40,13 @@ class Layout:
 
 
 def fit(width: int, height: int, max_size: int) -> tuple[int, int]:
-    """The size with the long side at most `max_size`; never enlarged; the short side rounded, at least 1."""
+    """Return the size scaled down to a long side of at most `max_size`. The short side is rounded, at least 1."""
     scale = min(1.0, max_size / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def lay_out(header: SourceHeader, crs: CRS | None, max_size: int) -> Layout:
-    """How the file becomes a picture in `crs` (`None`: its own) of at most `max_size` pixels a side.
+    """Return the layout of a picture in `crs` (`None`: the file's own) of at most `max_size` pixels a side.
 
     Raises:
         JobError: `bad_crs` when no point of the file can be expressed in `crs`.
@@ -56,7 +56,7 @@ def lay_out(header: SourceHeader, crs: CRS | None, max_size: int) -> Layout:
     if header.crs is None or header.transform is None:
         return _upright(header, max_size, "the file has no coordinate system, so the picture keeps its pixels")
     if crs is None:
-        return _upright(header, max_size, "the file's own coordinate system was asked for")
+        return _upright(header, max_size, "the payload asks for the file's own coordinate system")
     if not reachable(header.crs, crs):
         return _upright(header, max_size, f"{crs.name} cannot be reached from the file's own system, which is kept")
     turned = bool(header.transform.b or header.transform.d)
@@ -67,12 +67,12 @@ def lay_out(header: SourceHeader, crs: CRS | None, max_size: int) -> Layout:
 
 def _known(crs: CRS | None) -> CRS:
     if crs is None:
-        raise ValueError("ground control without a coordinate system")
+        raise ValueError("ground control points without a CRS")
     return crs
 
 
 def _upright(header: SourceHeader, max_size: int, reason: str) -> Layout:
-    """The file's own grid, scaled, and flipped so that north is up."""
+    """Return the file's own grid, scaled, and flipped so that north is up."""
     width, height = fit(header.width, header.height, max_size)
     transform = header.transform
     if transform is None:
@@ -82,7 +82,7 @@ def _upright(header: SourceHeader, max_size: int, reason: str) -> Layout:
     flip_columns = not turned and transform.a < 0
     if flip_columns:
         transform = transform @ Affine(-1, 0, width, 0, 1, 0)
-    # A positive determinant means that rows run northwards (or the like of it, when turned).
+    # A positive determinant means that rows run northward, before any rotation.
     flip_rows = transform.determinant > 0
     if flip_rows:
         transform = transform @ Affine(1, 0, 0, 0, -1, height)
@@ -91,9 +91,9 @@ def _upright(header: SourceHeader, max_size: int, reason: str) -> Layout:
 
 
 def spread(header: SourceHeader, crs: CRS) -> tuple[Points, Points]:
-    """(rows, columns) x and y of points all over the file, in `crs`, in one piece across the antimeridian.
+    """Return (rows, columns) of x and y of points over the file, in `crs`, continuous across the antimeridian.
 
-    NaN where a point lies nowhere.
+    Undefined points are NaN.
     """
     xs, ys = _spread(header, crs, SAMPLES)
     return (xs, ys) if np.isfinite(xs).all() else _spread(header, crs, LIMB_SAMPLES)
@@ -103,7 +103,7 @@ def _spread(header: SourceHeader, crs: CRS, samples: int) -> tuple[Points, Point
     columns, rows = np.meshgrid(
         np.linspace(0.0, header.width, samples), np.linspace(0.0, header.height, samples), indexing="xy"
     )
-    xs, ys = ground(header)(columns.ravel(), rows.ravel())
+    xs, ys = pixel_to_crs(header)(columns.ravel(), rows.ravel())
     xs, ys = project(_known(header.crs), crs, xs, ys)
     good = np.isfinite(xs) & np.isfinite(ys)
     xs = np.where(good, xs, np.nan).reshape(columns.shape)
@@ -112,14 +112,14 @@ def _spread(header: SourceHeader, crs: CRS, samples: int) -> tuple[Points, Point
         pole = 90.0 * per_degree(crs)
         ys = np.clip(ys, -pole, pole)
     turn = period(crs)
-    return (_in_one_piece(xs, turn) if turn else xs), ys
+    return (_continuous(xs, turn) if turn else xs), ys
 
 
-def _in_one_piece(xs: Points, period: float) -> Points:
+def _continuous(xs: Points, period: float) -> Points:
     if not _torn(xs, period):
         return xs
     if np.isfinite(xs).all():
-        # Step by step, since what goes all round has two ends at the same place, which a remainder takes for one.
+        # Unwrapped step by step: the two ends of a full turn coincide, and a remainder would merge them.
         turned: Points = np.unwrap(np.unwrap(xs, axis=1, period=period), axis=0, period=period)
         if not _torn(turned, period):
             row, column = len(xs) // 2, xs.shape[1] // 2
@@ -138,7 +138,7 @@ def _torn(xs: Points, period: float) -> bool:
 
 
 def _pole_within(header: SourceHeader, crs: CRS, xs: Points) -> float | None:
-    """The latitude of the pole that the file runs all round, so that it is as wide as the world; else `None`."""
+    """Return the latitude of a pole inside the file, which is then as wide as the world, else `None`."""
     if not crs.is_geographic or header.transform is None or not _torn(xs, 360.0 * per_degree(crs)):
         return None
     back = ~header.transform
@@ -156,7 +156,7 @@ def _warped(header: SourceHeader, crs: CRS, max_size: int, reason: str) -> Layou
     part = usable_part(header, crs, xs, ys)
     if part is not None:
         xs, ys, pixels = part
-        reason = f"{reason}; cut to where {crs.name} can be used, since it would blow up what lies farther away"
+        reason = f"{reason}, cropped to the area where {crs.name} can be used, since it would stretch the rest"
     if np.isfinite(xs).sum() < 3:
         raise invalid_input(
             "bad_crs", f"The file lies outside the area where {crs.name} can be used. Choose another system."
@@ -173,7 +173,7 @@ def _warped(header: SourceHeader, crs: CRS, max_size: int, reason: str) -> Layou
     full_width, full_height = max(1.0, (right - left) / pixel), max(1.0, (top - bottom) / pixel)
     near_pole = crs.is_geographic and max(abs(bottom), abs(top)) > NEAR_POLE * per_degree(crs)
     if near_pole and full_width > WIDEST * full_height:
-        # Degrees of longitude are short there: square ones would make a strip of a few rows.
+        # Degrees of longitude are short there: square pixels would make a strip of a few rows.
         full_width, full_height = (full_width * full_height * WIDEST) ** 0.5, (full_width * full_height / WIDEST) ** 0.5
     scale = min(1.0, max_size / max(full_width, full_height))
     width = min(max_size, max(1, round(full_width * scale)))
@@ -192,9 +192,9 @@ def _warped(header: SourceHeader, crs: CRS, max_size: int, reason: str) -> Layou
 
 
 def _pixel_size(xs: Points, ys: Points, pixels: Points | float, box: float) -> float:
-    """The side of a square pixel that keeps the number of the file's pixels: by area, whole cells of the mesh only.
+    """Return the side of a square pixel that keeps the number of source pixels, by the area of fully defined cells.
 
-    `pixels`: how many of the file's lie in each cell.
+    `pixels`: the number of source pixels in each cell.
     """
     cells = cell_areas(xs, ys)
     counted = np.broadcast_to(pixels, cells.shape)

@@ -1,4 +1,4 @@
-"""The outline of a picture in longitude and latitude, for web maps and for those who look pictures up."""
+"""The outline of a picture in longitude and latitude, for web maps and catalogs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from geoprocessing_worker.geo.crs import reachable, same
 from geoprocessing_worker.geo.pixel_to_crs import Points, project
 from geoprocessing_worker.raster import Grid
 
-NODES = 33  # a side of the mesh: between nodes the curves of map projections are flatter than a pixel
+NODES = 33  # per side: between nodes, map projections curve by less than a pixel
 
 
 def lonlat_ring(grid: Grid) -> list[tuple[float, float]] | None:
-    """The outline of a grid in longitude and latitude, densified, counterclockwise from the upper left; not cut."""
+    """Return the densified outline of a grid in longitude and latitude, counterclockwise from the upper left."""
     steps = np.linspace(0.0, 1.0, 9)[:-1]
     columns = np.concatenate([0 * steps, steps, 0 * steps + 1, 1 - steps]) * grid.width
     rows = np.concatenate([steps, 0 * steps + 1, 1 - steps, 0 * steps]) * grid.height
@@ -25,9 +25,9 @@ def lonlat_ring(grid: Grid) -> list[tuple[float, float]] | None:
 
 
 def lonlat_mesh(grid: Grid) -> tuple[Points, Points] | None:
-    """Longitudes and latitudes of NODES x NODES places from edge to edge, in one piece across the antimeridian.
+    """Return longitudes and latitudes of NODES x NODES points from edge to edge, continuous across the antimeridian.
 
-    A place that is not on Earth is not finite. `None` without a place, or on another planet.
+    A point off the Earth is not finite. `None` without a georeference, or on another planet.
     """
     columns, rows = np.meshgrid(np.linspace(0.0, grid.width, NODES), np.linspace(0.0, grid.height, NODES))
     found = _lonlat(grid, columns.ravel(), rows.ravel())
@@ -46,7 +46,7 @@ def _lonlat(grid: Grid, columns: Points, rows: Points) -> tuple[Points, Points] 
 
 
 def _in_one_turn(grid: Grid, lons: Points) -> Points:
-    """The same longitudes without the jump at the antimeridian, which PROJ makes on the way from any other system."""
+    """Remove the jump at the antimeridian, which PROJ adds when it transforms from another CRS."""
     if grid.crs is None or same(grid.crs, CRS.from_epsg(4326)):
         return lons
     finite = np.isfinite(lons)
@@ -59,18 +59,18 @@ def _in_one_turn(grid: Grid, lons: Points) -> Points:
         lons = np.unwrap(lons, axis=axis, period=360.0)
     middle = (lons.min() + lons.max()) / 2
     if abs(middle) > 270.0:
-        lons -= 360.0 * np.round(middle / 360.0)  # dust at the seam began it on the other side
+        lons -= 360.0 * np.round(middle / 360.0)  # rounding at the seam put the start on the other side
     return lons
 
 
 def lonlat_bounds(grid: Grid) -> tuple[float, float, float, float] | None:
-    """(west, south, east, north) in degrees; east may pass 180 where a picture crosses the antimeridian."""
+    """Return (west, south, east, north) in degrees. East exceeds 180 if the picture crosses the antimeridian."""
     ring = lonlat_ring(grid)
     if ring is None:
         return None
     lons, lats = [point[0] for point in ring], [point[1] for point in ring]
     if abs(lons[-1] - lons[0]) > 180.0 and not (grid.crs is None or grid.crs.is_geographic):
-        # The outline goes all round, so that a pole lies within.
+        # The outline goes around the Earth, so that a pole is inside.
         north = sum(lats) > 0
         return (-180.0, min(lats), 180.0, 90.0) if north else (-180.0, -90.0, 180.0, max(lats))
     return min(lons), min(lats), max(lons), max(lats)

@@ -1,4 +1,4 @@
-"""From a file's pixels to the ground and on to any other system, by whatever the file says of its place."""
+"""Transforms pixels to the file's CRS, by affine, ground control points or RPC, and on to any other CRS."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from geoprocessing_worker.geo.crs import per_degree, reachable, same, transforme
 from geoprocessing_worker.raster import SourceHeader
 
 Points = NDArray[np.float64]
-MERCATOR_LIMIT = 85.0511287798066  # degrees; where the square of Web Mercator ends
-EARTH_GIRTH = 2 * math.pi * 6378137.0  # metres round the equator of Web Mercator
+MERCATOR_LIMIT = 85.0511287798066  # degrees. The edge of Web Mercator's square
+EARTH_GIRTH = 2 * math.pi * 6378137.0  # meters, in Web Mercator
 
 
-def ground(header: SourceHeader) -> Callable[[Points, Points], tuple[Points, Points]]:
-    """From (columns, rows) of pixel corners to x and y in the header's system, by whatever the file has."""
+def pixel_to_crs(header: SourceHeader) -> Callable[[Points, Points], tuple[Points, Points]]:
+    """Return the function from (columns, rows) of pixel corners to x and y in the header's CRS."""
     if header.transform is not None:
         affine = header.transform
         return lambda columns, rows: (
@@ -29,10 +29,10 @@ def ground(header: SourceHeader) -> Callable[[Points, Points], tuple[Points, Poi
             affine.d * columns + affine.e * rows + affine.f,
         )
 
-    to_ground = transformer_of(header)
+    control = transformer_of(header)
 
     def transformed(columns: Points, rows: Points) -> tuple[Points, Points]:
-        xs, ys = to_ground.xy(rows.tolist(), columns.tolist(), offset="ul")
+        xs, ys = control.xy(rows.tolist(), columns.tolist(), offset="ul")
         return np.asarray(xs, dtype=np.float64), np.asarray(ys, dtype=np.float64)
 
     return transformed
@@ -42,16 +42,16 @@ def transformer_of(header: SourceHeader) -> Any:
     """Return GDAL's transformer by ground control points or RPC. It is freed with its last reference."""
     if header.gcps:
         return GCPTransformer(list(header.gcps), tps=header.gcp_spline)
-    # GDAL's default height is 0, which can lie far from the ground that the polynomials were made for.
+    # GDAL's default height is 0, which can be far from the terrain that the polynomials were fitted to.
     return RPCTransformer(header.rpc, RPC_HEIGHT=header.rpc.height_off if header.rpc else 0.0)
 
 
 def project(source: CRS, target: CRS, xs: Points, ys: Points) -> tuple[Points, Points]:
-    """Points in another system, x first; what cannot be expressed there is infinite."""
+    """Transform points to another CRS, x first. Points that it cannot express are infinite."""
     if same(source, target):
         return xs, ys
     if source.is_geographic:
-        # Global grids often end a hair past the pole, where PROJ finds nothing.
+        # Global grids often end slightly past the pole, where PROJ returns infinity.
         pole = 90.0 * per_degree(source)
         ys = np.clip(ys, -pole, pole)
     if is_mercator(target):
@@ -63,22 +63,22 @@ def project(source: CRS, target: CRS, xs: Points, ys: Points) -> tuple[Points, P
 
 
 def is_mercator(crs: CRS) -> bool:
-    """Whether a system is Mercator round the equator, whose y grows beyond all bounds at the poles."""
+    """Whether a CRS is equatorial Mercator, where y is infinite at the poles."""
     operation = unshifted(crs).coordinate_operation
     name = operation.method_name.lower() if operation is not None else ""
     return "mercator" in name and "transverse" not in name and "oblique" not in name
 
 
 def period(crs: CRS) -> float | None:
-    """Return the distance in x between two names of the same place, in units of the system; `None` if there is none."""
+    """Return the distance in x after which a CRS repeats, in its units, or `None` if it does not."""
     if crs.is_geographic:
         return 360.0 * per_degree(crs)
-    return _mercator_girth(crs) if is_mercator(crs) else None
+    return _mercator_equator(crs) if is_mercator(crs) else None
 
 
 @lru_cache(maxsize=16)
-def _mercator_girth(crs: CRS) -> float:
-    """The equator in units of a Mercator system, whose ellipsoid, scale and unit may differ from Web Mercator's."""
+def _mercator_equator(crs: CRS) -> float:
+    """Return the equator in units of a Mercator CRS. Its ellipsoid, scale and unit may differ from Web Mercator's."""
     base = unshifted(crs)
     if base.geodetic_crs is None or not reachable(base.geodetic_crs, base):
         return EARTH_GIRTH

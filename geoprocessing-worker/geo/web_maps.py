@@ -1,4 +1,4 @@
-"""Placements of a picture on web maps and in KML, each with its error in pixels and given only where it holds."""
+"""Placements of a picture on web maps and in KML, each with its error in pixels, and only if accurate enough."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from geoprocessing_worker.geo.outline import lonlat_mesh
 from geoprocessing_worker.geo.pixel_to_crs import MERCATOR_LIMIT, Points
 from geoprocessing_worker.raster import Grid
 
-HOLDS = 2.0  # pixels of the picture; a placement with a larger error is not given
-EXACT = 0.1  # pixels; a KML box is preferred to a quad up to this error
-DUST = 1e-6  # degrees; a tenth of a meter
+HOLDS = 2.0  # pixels of the picture. A placement with a larger error is omitted
+EXACT = 0.1  # pixels. A KML box is preferred to a quad up to this error
+DUST = 1e-6  # degrees. A tenth of a meter
 MERCATOR, DEGREES = "EPSG:3857", "EPSG:4326"
 
 Corners = tuple[tuple[float, float], ...]
@@ -28,7 +28,7 @@ Corners = tuple[tuple[float, float], ...]
 class Placement:
     """Corners between which a map stretches the picture, and its largest error in pixels of the picture.
 
-    The error is at most the picture's diagonal, which also stands for corners that are not on Earth.
+    The error is at most the picture's diagonal, which also applies to corners off the Earth.
     """
 
     corners: Corners
@@ -38,11 +38,11 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Placements:
-    """How each kind of map would show one picture.
+    """The placements of one picture on each kind of map.
 
     Leaflet draws a box, MapLibre a quadrilateral, both in Web Mercator. KML has a box and a quadrilateral in degrees.
-    `ask_for` is the coordinate system in which the picture would hold on a web map. It is `None` where no picture of
-    this place would, or this one does already.
+    `ask_for` is the CRS in which the picture would be accurate on a web map. It is `None` if no picture of this area
+    would be, or if this one already is.
     """
 
     leaflet: Placement
@@ -54,20 +54,20 @@ class Placements:
 
     @property
     def note(self) -> str | None:
-        """A sentence for a picture that a web map would show off its place."""
+        """A sentence for a picture that a web map would misplace."""
         off = [name for name, kind in (("Leaflet", self.leaflet), ("MapLibre", self.maplibre)) if not kind.holds]
         if not off:
             return None
         if self.ask_for is None:
-            return "web maps end at 85.05 degrees north and south, and this picture lies beyond"
+            return "web maps end at 85.05 degrees north and south, and this picture is beyond"
         worst = max(kind.error for kind in (self.leaflet, self.maplibre) if not kind.holds)
         return (
-            f"{' and '.join(off)} would show this picture up to {worst:.1f} pixels off its place. "
+            f"{' and '.join(off)} would show this picture up to {worst:.1f} pixels off. "
             f'For a web map, ask for {{"coordinateSystem": "{self.ask_for}"}}'
         )
 
-    def told(self) -> dict[str, Any]:
-        """The block `maps` of the metadata."""
+    def as_json(self) -> dict[str, Any]:
+        """Return the block `maps` of the metadata."""
         kml = self.quad if self.box.error > EXACT and self.quad.holds else self.box
         return {
             "leaflet": {"bounds": _bounds(self.leaflet), **_advice(self.leaflet, self.ask_for)},
@@ -79,9 +79,9 @@ class Placements:
 
 @lru_cache(maxsize=4)
 def placements(grid: Grid) -> Placements | None:
-    """Return how maps would show a picture on this grid, or `None` where it has no place on Earth.
+    """Return the placements of a picture on this grid, or `None` if it has no place on Earth.
 
-    Cached, since the plan and the metadata of a job both ask.
+    Cached, since both the plan and the metadata of a job need them.
     """
     mesh = lonlat_mesh(grid)
     if mesh is None or grid.crs is None:
@@ -118,7 +118,7 @@ def _quad(lons: Points, lats: Points) -> Corners:
 
 
 def _northing(lats: Points) -> Points:
-    """Web Mercator's y in degrees of its equator. Web maps take what lies beyond their end for the end."""
+    """Return Web Mercator's y in degrees of its equator, clipped at its edge as web maps do."""
     with np.errstate(invalid="ignore"):
         return np.degrees(np.arctanh(np.sin(np.radians(np.clip(lats, -MERCATOR_LIMIT, MERCATOR_LIMIT)))))
 
@@ -141,14 +141,14 @@ def _has_area(corners: Corners) -> bool:
 
 
 def largest_error(corners: Points, true: tuple[Points, Points], width: int, height: int) -> float:
-    """The most pixels between a place of the picture and where a map shows it, at most the picture's diagonal.
+    """Return the largest displacement of the picture on a map, in pixels, at most the picture's diagonal.
 
     Maps stretch a picture between four corners by two triangles (MapLibre up to 5) or by a perspective (since 6).
-    The worse of both counts. For a parallelogram they agree.
+    The larger error counts. For a parallelogram both are equal.
 
     Args:
-        corners: (4, 2), in the map's own plane.
-        true: x and y of a mesh from edge to edge of the picture, in that plane. Only finite places count.
+        corners: (4, 2), in the map's plane.
+        true: x and y of a grid from edge to edge of the picture, in that plane. Only finite points count.
         width: of the picture.
         height: of the picture.
     """
@@ -172,13 +172,13 @@ def largest_error(corners: Points, true: tuple[Points, Points], width: int, heig
 
 
 def _parts(shape: tuple[int, ...]) -> tuple[Points, Points]:
-    """How far across and down the picture each node lies, from 0 to 1."""
+    """Return the position of each node across and down the picture, from 0 to 1."""
     across, down = np.meshgrid(np.linspace(0.0, 1.0, shape[1]), np.linspace(0.0, 1.0, shape[0]))
     return across, down
 
 
 def _triangles(corners: Points, shape: tuple[int, ...]) -> tuple[Points, Points]:
-    """The two triangles on either side of the diagonal from the upper right to the lower left."""
+    """Map by two triangles, divided by the diagonal from the upper right to the lower left."""
     across, down = _parts(shape)
     upper_left, upper_right, lower_right, lower_left = corners
     upper = across + down <= 1
@@ -196,7 +196,7 @@ def _triangles(corners: Points, shape: tuple[int, ...]) -> tuple[Points, Points]
 
 
 def _perspective(corners: Points, shape: tuple[int, ...]) -> tuple[Points, Points]:
-    """The view of a plane that meets the corners (Heckbert 1989, section 2.2.3)."""
+    """Map by the perspective through the corners (Heckbert 1989, section 2.2.3)."""
     across, down = _parts(shape)
     upper_left, upper_right, lower_right, lower_left = corners
     twist = upper_left - upper_right + lower_right - lower_left
@@ -231,7 +231,7 @@ def _bounds(placement: Placement) -> list[list[float]] | None:
 
 
 def _coordinates(placement: Placement) -> list[list[float]] | None:
-    """Corners whose middle lies from -180 to 180: MapLibre (6.17) draws nothing for a middle beyond."""
+    """Return corners with a center from -180 to 180. MapLibre (6.17) draws nothing for a center beyond."""
     if not placement.holds:
         return None
     lons = [lon for lon, _ in placement.corners]

@@ -32,8 +32,7 @@ def sample_of(path: Path, header: SourceHeader) -> tuple[BandChoice, Sample]:
     """The bands that a picture would show, and a look at their values."""
     choice = choose_bands(header, None)
     nodata = tuple(header.band(index).nodata for index in choice.indexes)
-    smallest = min(header.levels, key=lambda level: level.width * level.height)
-    sample = take_sample(path, header, choice, nodata, smallest)
+    sample = take_sample(path, header, choice, nodata, header.level_for())
     return sample.choice, sample
 
 

@@ -49,7 +49,7 @@ def summary(source: SourceSummary, plan: RenderPlan, picture: Picture, options: 
             "bounds": native_bounds(grid),
             "bboxLonLat": _listed(lonlat_bounds(grid)),
             "validFraction": picture.valid_fraction,
-            "maps": None if placed is None else placed.told(),
+            "maps": None if placed is None else placed.as_json(),
             "source": source_facts(source.header, source.name),
             "choices": choices,
             "statistics": band_statistics(plan.bands.indexes, source.sample, source.header),

@@ -15,7 +15,7 @@ from geoprocessing_worker.errors import ErrorClass, JobError
 from geoprocessing_worker.geo.approx_transform import source_positions
 from geoprocessing_worker.geo.crs import from_gdal, same
 from geoprocessing_worker.geo.layout import Layout
-from geoprocessing_worker.geo.pixel_to_crs import Points, ground, period, project
+from geoprocessing_worker.geo.pixel_to_crs import Points, period, pixel_to_crs, project
 from geoprocessing_worker.output.sidecars import read_auxiliary_transform, read_world_file
 from geoprocessing_worker.raster import Grid, SourceHeader
 from geoprocessing_worker.source.gdal import gdal_environment, read_system
@@ -96,7 +96,7 @@ def _distance(picture: Path, header: SourceHeader, grid: Grid, transform: Affine
         inside = _inside(header, source_x, source_y)
     if not inside.any():
         raise failed("none of five places lies in the source", picture)
-    xs, ys = project(header.crs, grid.crs, *ground(header)(source_x[inside], source_y[inside]))
+    xs, ys = project(header.crs, grid.crs, *pixel_to_crs(header)(source_x[inside], source_y[inside]))
     turn = period(grid.crs)
     if turn is not None:
         # The same meridian has many names; the one nearest to the picture's counts.
@@ -121,7 +121,7 @@ def _seen(header: SourceHeader, grid: Grid, transform: Affine) -> tuple[Points, 
     if grid.crs is None or header.crs is None:
         return np.zeros(0), np.zeros(0)
     across, down = np.meshgrid(np.linspace(0.01, 0.99, 99) * header.width, np.linspace(0.01, 0.99, 99) * header.height)
-    xs, ys = project(header.crs, grid.crs, *ground(header)(across.ravel(), down.ravel()))
+    xs, ys = project(header.crs, grid.crs, *pixel_to_crs(header)(across.ravel(), down.ravel()))
     back = ~transform
     columns, rows = back.a * xs + back.b * ys + back.c, back.d * xs + back.e * ys + back.f
     with np.errstate(invalid="ignore"):
@@ -138,7 +138,7 @@ def _leeway(header: SourceHeader, columns: Points, rows: Points) -> float:
     if header.transform is not None:
         return 0.0
     own = Layout(Grid(1, 1, Affine.identity(), header.crs), 1, 1, True, False, False, "")
-    back_x, back_y = source_positions(header, own, header.width, header.height)(*ground(header)(columns, rows))
+    back_x, back_y = source_positions(header, own, header.width, header.height)(*pixel_to_crs(header)(columns, rows))
     off = np.hypot(back_x - columns, back_y - rows)
     return float(off[np.isfinite(off)].max(initial=0.0))
 

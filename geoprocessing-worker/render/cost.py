@@ -12,8 +12,9 @@ from geoprocessing_worker.color.bands import BandChoice, Color
 from geoprocessing_worker.errors import JobError, invalid_input
 from geoprocessing_worker.geo.layout import Layout
 from geoprocessing_worker.raster import Level, SourceHeader
-from geoprocessing_worker.tiff.directory import PLACES, Directory, Tiff
 from geoprocessing_worker.tiff.gate import BlockLayout
+from geoprocessing_worker.tiff.structure import Ifd, TiffReader, TiffStructure
+from geoprocessing_worker.tiff.tags import BLOCK_TAGS
 
 # Work is what is limited: about a minute of decoding on one slow core.
 MAX_DECODED_BYTES = 12 << 30
@@ -57,24 +58,24 @@ def stored_bytes(path: Path, directory: int) -> int:
         directory: 1-based number of the page's directory.
     """
     try:
-        with path.open("rb") as file:
-            tiff = Tiff(file)
-            page = tiff.directory(directory)
-            return 0 if page is None else _covered(tiff, page)
+        structure = TiffStructure.read(path)
+        with structure.open() as reader:
+            page = structure.ifd(directory)
+            return 0 if page is None else _covered(reader, page)
     except (OSError, JobError):
         return 0  # a damaged chain; GDAL may find more of it
 
 
-def _covered(tiff: Tiff, page: Directory) -> int:
-    places, lengths = next((pair for pair in PLACES if page.find(pair[0])), PLACES[0])
-    starts, sizes = tiff.numbers(page.find(places)), tiff.numbers(page.find(lengths))
-    decoded = BlockLayout.read(tiff, page).block_bytes
+def _covered(reader: TiffReader, page: Ifd) -> int:
+    places, lengths = next((pair for pair in BLOCK_TAGS if page.find(pair[0])), BLOCK_TAGS[0])
+    starts, sizes = reader.numbers(page.find(places)), reader.numbers(page.find(lengths))
+    decoded = BlockLayout.read(reader, page).block_bytes
     if sizes.size != starts.size:  # a file without compression needs no lengths
         sizes = np.full(starts.size, decoded, dtype=np.uint64)
-    starts = np.minimum(starts, np.uint64(tiff.size))
+    starts = np.minimum(starts, np.uint64(reader.size))
     order = np.argsort(starts)
     starts = starts[order]
-    ends = np.minimum(starts + np.minimum(sizes, np.uint64(decoded))[order], np.uint64(tiff.size))
+    ends = np.minimum(starts + np.minimum(sizes, np.uint64(decoded))[order], np.uint64(reader.size))
     reached = np.maximum.accumulate(ends)
     starts[1:] = np.maximum(starts[1:], reached[:-1])
     return int((ends - np.minimum(starts, ends)).sum())

@@ -143,7 +143,7 @@ def draft(header: SourceHeader, options: RenderOptions) -> HeaderChoices:
     native = options.coordinate_system.strip().lower() == NATIVE
     crs = None if native else horizontal(parse_crs(options.coordinate_system))
     layout = lay_out(header, crs, min(options.max_size, LONGEST_SIDE[options.output_format]))
-    level = _level(header, layout)
+    level = header.level_for(layout.read_width, layout.read_height)
     predicted = cost(header, level, choice, layout)
     afford(predicted, address_space_left())
     nodata = tuple(header.band(index).nodata if options.nodata is None else options.nodata for index in choice.indexes)
@@ -262,14 +262,6 @@ def _work(drafted: HeaderChoices, resampling: str, pixel_bytes: int) -> ReadSize
     if room >= 1:
         return ReadSize(width, height)
     return ReadSize(max(least_w, int(width * room**0.5)), max(least_h, int(height * room**0.5)))
-
-
-def _level(header: SourceHeader, layout: Layout) -> Level:
-    """The smallest level that is no smaller than what is needed."""
-    enough = [
-        level for level in header.levels if level.width >= layout.read_width and level.height >= layout.read_height
-    ]
-    return min(enough, key=lambda level: level.width * level.height, default=header.full)
 
 
 def few_of(choice: BandChoice, sample: Sample, values: NDArray[Any]) -> SparseHints:

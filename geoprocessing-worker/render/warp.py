@@ -14,7 +14,7 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from geoprocessing_worker.geo.approx_transform import Mesh, Positions, make_mesh
+from geoprocessing_worker.geo.approx_transform import ApproxTransform, Positions, approx_transform
 from geoprocessing_worker.raster import U8, Raster, SourceHeader, WarpedImage, all_or_nothing
 from geoprocessing_worker.render.kernels import Kernel, choose_kernel
 from geoprocessing_worker.render.plan import RenderPlan
@@ -38,7 +38,7 @@ def place(raster: Raster, header: SourceHeader, plan: RenderPlan) -> WarpedImage
     layout, target = plan.layout, plan.layout.target
     if not layout.warp and (width, height) == (target.width, target.height):
         return _turned(raster, layout.flip_rows, layout.flip_columns)
-    mesh = make_mesh(header, layout, width, height)
+    mesh = approx_transform(header, layout, width, height)
     take = _taker(raster, mesh, plan.resampling)
     kept = np.uint8 if raster.table is not None else raster.samples.dtype
     samples = np.empty((target.height, target.width, channels), dtype=kept)
@@ -94,7 +94,7 @@ def _hide(samples: U8, shown: NDArray[np.bool_]) -> None:
             samples[..., channel] *= shown
 
 
-def _taker(raster: Raster, mesh: Mesh, method: str) -> Take:
+def _taker(raster: Raster, mesh: ApproxTransform, method: str) -> Take:
     if method == "nearest":
         return lambda positions: _nearest(raster, positions)
     if method == "mode":
@@ -121,7 +121,7 @@ def _nearest(raster: Raster, positions: Positions) -> tuple[NDArray[Any], U8 | N
     return (found, None) if raster.alpha is None else (found[..., :-1], found[..., -1])
 
 
-def _commonest(raster: Raster, positions: Positions, mesh: Mesh) -> tuple[NDArray[Any], U8 | None]:
+def _commonest(raster: Raster, positions: Positions, mesh: ApproxTransform) -> tuple[NDArray[Any], U8 | None]:
     """What most of the pixels under each output pixel hold; hidden ones vote for hiding."""
     votes = int(min(MOST_VOTES, max(2, np.ceil(max(mesh.across, mesh.down)))))
     steps = (np.arange(votes, dtype=np.float32) + 0.5) / votes - 0.5

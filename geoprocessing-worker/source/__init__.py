@@ -1,1 +1,1 @@
-"""From an untrusted file to its header and a sample of its values."""
+"""Reads the header of an untrusted file, and a sample of its values."""

@@ -1,4 +1,4 @@
-"""Whether a failed self-check is the file's fault: damage that GDAL reads without an error."""
+"""Looks for damage that GDAL reads without an error, after a failed self-check."""
 
 from __future__ import annotations
 
@@ -13,27 +13,30 @@ from rasterio.errors import RasterioError
 from geoprocessing_worker.errors import JobError, malformed
 from geoprocessing_worker.source.gdal import open_source
 from geoprocessing_worker.source.gdal_errors import corrupt, named
-from geoprocessing_worker.tiff.directory import COLOR_MAP, COMPRESSION, HEIGHT, PLACES, WIDTH, Directory, Tiff
 from geoprocessing_worker.tiff.gate import BlockLayout
+from geoprocessing_worker.tiff.structure import Ifd, TiffReader, TiffStructure
+from geoprocessing_worker.tiff.tags import BLOCK_TAGS, COLOR_MAP, COMPRESSION, HEIGHT, WIDTH
 
 DEFLATE = frozenset({8, 32946})
-MOST_BYTES = 256 << 20  # decoded; a second or two
+MAX_BYTES = 256 << 20  # decoded: a second or two
 COLORS = 3
 
 
 def damage(path: Path) -> JobError | None:
-    """Return the refusal of a damaged file, or `None` if all that is looked at decodes as its header says.
+    """Return the error for a damaged file, or `None` if all checked pixels decode as the header declares.
 
-    Of large files only the first 256 MB of pixels are decoded again.
+    Only the first 256 MB of pixels are decoded again.
     """
     try:
-        with path.open("rb") as file:
-            tiff = Tiff(file)
-            for directory in tiff.directories():
-                if not (directory.nested or directory.incomplete) and directory.find(WIDTH) and directory.find(HEIGHT):
-                    layout = BlockLayout.read(tiff, directory)
-                    _check_color_table(directory, layout)
-                    _check_blocks(tiff, directory, layout)
+        structure = TiffStructure.read(path)
+        with structure.open() as reader:
+            for ifd in structure.ifds:
+                if not (ifd.nested or ifd.incomplete) and ifd.find(WIDTH) and ifd.find(HEIGHT):
+                    layout = BlockLayout.read(reader, ifd)
+                    _check_color_table(ifd, layout)
+                    _check_blocks(reader, ifd, layout)
+        if structure.error is not None:
+            return structure.error
         _read_twice(path)
     except JobError as error:
         return error
@@ -42,18 +45,18 @@ def damage(path: Path) -> JobError | None:
     return None
 
 
-def _check_color_table(directory: Directory, layout: BlockLayout) -> None:
-    table = directory.find(COLOR_MAP)
+def _check_color_table(ifd: Ifd, layout: BlockLayout) -> None:
+    table = ifd.find(COLOR_MAP)
     if table is not None and table.count != COLORS << min(layout.bits, 16):
         raise malformed(f"its color table has {table.count} numbers, which does not fit pixels of {layout.bits} bits")
 
 
-def _check_blocks(tiff: Tiff, directory: Directory, layout: BlockLayout) -> None:
-    """Refuse deflated blocks that hold more than their pixels: libdeflate then leaves some pixels unwritten."""
-    if not DEFLATE.intersection(tiff.numbers(directory.find(COMPRESSION)).tolist()):
+def _check_blocks(reader: TiffReader, ifd: Ifd, layout: BlockLayout) -> None:
+    """Reject deflated blocks with more bytes than their pixels. libdeflate then leaves some pixels unwritten."""
+    if not DEFLATE.intersection(reader.numbers(ifd.find(COMPRESSION)).tolist()):
         return
-    left = MOST_BYTES
-    for content in _blocks(tiff, directory):
+    left = MAX_BYTES
+    for content in _blocks(reader, ifd):
         left -= layout.block_bytes
         if left < 0:
             return
@@ -65,18 +68,18 @@ def _check_blocks(tiff: Tiff, directory: Directory, layout: BlockLayout) -> None
             raise corrupt(f"a block holds more than the {layout.block_bytes} bytes of its pixels")
 
 
-def _blocks(tiff: Tiff, directory: Directory) -> Iterator[bytes]:
-    for starts, lengths in PLACES:
-        places = (tiff.numbers(directory.find(tag)).tolist() for tag in (starts, lengths))
-        for start, length in zip(*places, strict=False):
+def _blocks(reader: TiffReader, ifd: Ifd) -> Iterator[bytes]:
+    for tags in BLOCK_TAGS:
+        starts, lengths = (reader.numbers(ifd.find(tag)).tolist() for tag in tags)
+        for start, length in zip(starts, lengths, strict=False):
             if length:
-                yield tiff.part(start, min(length, MOST_BYTES))
+                yield reader.part(start, min(length, MAX_BYTES))
 
 
 def _read_twice(path: Path) -> None:
-    """Refuse pixels that are others when they are decoded again."""
+    """Reject pixels that differ when they are decoded again."""
     with open_source(path, own=True) as one, open_source(path, own=True) as other:
-        left = MOST_BYTES
+        left = MAX_BYTES
         for _, window in one.block_windows(1):
             pixels = one.read(window=window)
             left -= pixels.nbytes

@@ -1,4 +1,4 @@
-"""Named refusals: which error of GDAL, libvips or the machine means what to the person who uploaded the file."""
+"""Maps errors of GDAL, libvips and the host to job errors with a code and a remedy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from geoprocessing_worker.tiff.compression import Codec, codec_in, unsupported
 
 
 class Symptom(NamedTuple):
-    """A pattern in a library's own words, and the refusal that it stands for."""
+    """A pattern in a library's message, and the code and message of the job error."""
 
     pattern: re.Pattern[str]
     code: str
@@ -31,7 +31,7 @@ def _symptom(pattern: str, code: str, message: str) -> Symptom:
 CORRUPT = (
     "Part of the picture in this file is damaged and cannot be decoded. Save it again from the program that made it."
 )
-UNKNOWN = "A library failed in a way that this worker does not know. This is a fault of the worker, not of the file."
+UNKNOWN = "A library failed with an unknown error. This is a fault of the worker, not of the file."
 
 OUT_OF_MEMORY = _symptom(
     r"out of memory|cannot allocate|memory allocation|too much memory",
@@ -39,7 +39,7 @@ OUT_OF_MEMORY = _symptom(
     "There was not enough memory for this file.",
 )
 
-# A message of libtiff 4.7 begins with the function that found the damage: a decoder, or the reader of directories.
+# A message of libtiff 4.7 begins with the function that found the damage: a decoder, or the reader of IFDs.
 DECODERS = (
     r"IReadBlock failed|TIFFRead(Encoded|Raw)(Strip|Tile)|TIFFFill(Strip|Tile)|"
     # Deflate, fax, JPEG, LERC, LogLuv, LZMA, LZW, PackBits, predictors, WebP, ZSTD.
@@ -56,14 +56,14 @@ DIRECTORIES = (
     r"SetDirectory|SetSubDirectory|CheckRead|Start|Default)\w*:"
 )
 
-# Of encoders and of files that are written: never the uploaded file's fault.
+# Errors of encoders and of writing are never the fault of the uploaded file.
 WRITING = re.compile(
     r"\w*(Setup|Pre|Post)Encode\w*:|when compressing|TIFF(Append|Write|Flush|Rewrite)\w*:|tiffWriteProc|Write error",
     re.IGNORECASE,
 )
 NO_ROOM = re.compile(r"no space left on device", re.IGNORECASE)
 
-# The first match wins, so the narrow patterns stand above the wide ones.
+# The first match wins, so narrow patterns precede wide ones.
 SYMPTOMS: tuple[Symptom, ...] = (
     _symptom(
         r"not recognized as being in a supported file format|not a TIFF|bad magic|does not exist in the file system",
@@ -93,7 +93,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
         r"failed to transform|outside of tile matrix|cannot find coordinate operations|"
         r"unable to compute a transformation",
         "not_georeferenced",
-        "No way leads from the coordinate system of this file to the one that was asked for.",
+        "The coordinate system of this file cannot be transformed to the requested one. Choose another one.",
     ),
     _symptom(DECODERS, "corrupt_block", CORRUPT),
     _symptom(
@@ -106,59 +106,59 @@ SYMPTOMS: tuple[Symptom, ...] = (
 
 @contextmanager
 def named_errors(source: Path) -> Iterator[None]:
-    """What GDAL, libvips or the machine raise over a file leaves the block as a `JobError`."""
+    """Convert errors of GDAL, libvips and the host within the block to `JobError`."""
     try:
         yield
     except (RasterioError, CPLE_BaseError, pyvips.Error, MemoryError) as error:
         raise named(error, codec_in(source)) from error
     except UnicodeDecodeError as error:
-        # rasterio takes all texts of GDAL's for UTF-8, also those that a damaged file left half of.
+        # rasterio decodes all texts of GDAL as UTF-8, including those cut off in a damaged file.
         raise malformed("a text in it cannot be read", reason=error.reason) from error
 
 
 def corrupt(reason: str) -> JobError:
-    """A file whose picture is damaged."""
+    """Return the error for a damaged picture."""
     return invalid_input("corrupt_block", CORRUPT, reason=reason)
 
 
 def named(error: BaseException, codec: Codec | None = None) -> JobError:
-    """The refusal that a library's error stands for; `internal_error` if nothing says that the file is at fault.
+    """Return the job error for a library's error, or `internal_error` if the file is not known to be at fault.
 
-    `codec` is the file's: where it is none that is read here, no words of a library mean anything else. rasterio
-    hides GDAL's words in the chain of causes, so the whole chain is read.
+    An unsupported `codec` of the file explains any message. rasterio hides GDAL's messages in the chain of causes, so
+    the whole chain is read.
     """
     if isinstance(error, JobError):
         return error
-    if isinstance(error, pyvips.Error) and not OUT_OF_MEMORY.pattern.search(_words(error)):
-        # libvips never touches the uploaded file, so this is no fault of the file's.
+    if isinstance(error, pyvips.Error) and not OUT_OF_MEMORY.pattern.search(_messages(error)):
+        # libvips never reads the uploaded file, so the file is not at fault.
         return JobError(
-            "render_failed", "The picture could not be made.", ErrorClass.INTERNAL, {"reason": _words(error)}
+            "render_failed", "The picture could not be made.", ErrorClass.INTERNAL, {"reason": _messages(error)}
         )
     if isinstance(error, MemoryError):
-        return _with_class("out_of_memory", OUT_OF_MEMORY.message, _words(error))
-    return _by_words(_words(error), codec)
+        return _with_class("out_of_memory", OUT_OF_MEMORY.message, _messages(error))
+    return _by_message(_messages(error), codec)
 
 
-def _by_words(words: str, codec: Codec | None) -> JobError:
+def _by_message(reason: str, codec: Codec | None) -> JobError:
     if codec is not None and not codec.read:
-        return unsupported(codec, reason=words)
-    if NO_ROOM.search(words):
-        return JobError("disk_full", "The worker has no room for the result.", ErrorClass.TRANSIENT, {"reason": words})
-    for symptom in SYMPTOMS if WRITING.search(words) is None else ():
-        if symptom.pattern.search(words):
-            return _with_class(symptom.code, symptom.message, words, codec)
-    return JobError("internal_error", UNKNOWN, ErrorClass.INTERNAL, {"reason": words})
+        return unsupported(codec, reason=reason)
+    if NO_ROOM.search(reason):
+        return JobError("disk_full", "The worker has no room for the result.", ErrorClass.TRANSIENT, {"reason": reason})
+    for symptom in SYMPTOMS if WRITING.search(reason) is None else ():
+        if symptom.pattern.search(reason):
+            return _with_class(symptom.code, symptom.message, reason, codec)
+    return JobError("internal_error", UNKNOWN, ErrorClass.INTERNAL, {"reason": reason})
 
 
-def _with_class(code: str, message: str, words: str, codec: Codec | None = None) -> JobError:
+def _with_class(code: str, message: str, reason: str, codec: Codec | None = None) -> JobError:
     if code == "unsupported_compression" and codec is not None:
-        return unsupported(codec, reason=words)
+        return unsupported(codec, reason=reason)
     kind = ErrorClass.RESOURCE if code == "out_of_memory" else ErrorClass.INVALID_INPUT
-    return JobError(code, message, kind, {"reason": words})
+    return JobError(code, message, kind, {"reason": reason})
 
 
-def _words(error: BaseException) -> str:
-    """All messages of a chain of errors, without the folder that the file lay in."""
+def _messages(error: BaseException) -> str:
+    """Return all messages of a chain of errors, without folder names."""
     seen: list[str] = []
     link: BaseException | None = error
     while link is not None and len(seen) < 8:

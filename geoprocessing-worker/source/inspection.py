@@ -1,4 +1,4 @@
-"""Reads a file's header into a value, and refuses what would cost too much before a single block is decoded."""
+"""Reads the header of a GeoTIFF into a `SourceHeader`, before any block is decoded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,18 @@ from geoprocessing_worker.geo.control_points import Control
 from geoprocessing_worker.geo.crs import horizontal
 from geoprocessing_worker.raster import BandHeader, Georeferencing, Level, SourceHeader
 from geoprocessing_worker.source import known_crs
-from geoprocessing_worker.source.gdal import forget_old_errors, open_source
+from geoprocessing_worker.source.declared_crs import DeclaredCrs, declared_crs, unreadable_crs
+from geoprocessing_worker.source.gdal import clear_errors, open_source
 from geoprocessing_worker.source.georeference import Georeference, georeference
 from geoprocessing_worker.source.levels import Levels, block_size, usable_levels
-from geoprocessing_worker.source.own_system import OwnSystem, own_system, unreadable_system
-from geoprocessing_worker.source.texts import readable, says_a_number
-from geoprocessing_worker.tiff.directory import (
+from geoprocessing_worker.source.texts import is_number, readable
+from geoprocessing_worker.tiff.gate import MAX_BANDS, MAX_BLOCK_BYTES, MAX_SIDE, admit, check_domain
+from geoprocessing_worker.tiff.geo_keys import read_geo_keys
+from geoprocessing_worker.tiff.letters import clean
+from geoprocessing_worker.tiff.masks import incomplete_pages, page_masks, whole_pages
+from geoprocessing_worker.tiff.sparse import with_storage
+from geoprocessing_worker.tiff.structure import Tags, TiffStructure
+from geoprocessing_worker.tiff.tags import (
     ASSOCIATED_ALPHA,
     COLOR_MAP,
     EXTRA_SAMPLES,
@@ -36,22 +42,15 @@ from geoprocessing_worker.tiff.directory import (
     METADATA,
     PHOTOMETRIC,
     SEPARATED,
-    Tags,
-    read_tags,
 )
-from geoprocessing_worker.tiff.gate import MAX_BANDS, MAX_BLOCK_BYTES, MAX_SIDE, admit, check_domain
-from geoprocessing_worker.tiff.geo_keys import read_geo_keys
-from geoprocessing_worker.tiff.letters import clean
-from geoprocessing_worker.tiff.masks import incomplete_pages, page_masks, whole_pages
-from geoprocessing_worker.tiff.sparse import with_single_strips, with_stored_blocks
 
-MAX_PAGES = 64  # looked at to find the largest; any other can be asked for by number
+MAX_PAGES = 64  # searched for the largest. A job can select any other by number
 LONGEST_TAG = 500  # characters
-LONGEST_NUMBER = 40  # characters; 64 bits have 20 digits
+LONGEST_NUMBER = 40  # characters. 64 bits have 20 digits
 
-RAW = frozenset({SEPARATED, CIE})  # what GDAL turns into light by itself, where it is stored in bytes
+RAW = frozenset({SEPARATED, CIE})  # GDAL converts these to RGB by itself, if they are stored in bytes
 LAB_BANDS = 3
-METERS = 3857  # EPSG's code of a system in meters
+METERS = 3857  # EPSG code of a CRS in meters
 TAGS_READ = (METADATA, PHOTOMETRIC, EXTRA_SAMPLES, GDAL_NODATA, COLOR_MAP, IMAGE_DEPTH)
 
 TAGS = (
@@ -60,87 +59,99 @@ TAGS = (
 )  # fmt: skip
 
 
+class _Page(NamedTuple):
+    """A page: its 1-based number, that of its IFD, and the number of pages in the file."""
+
+    number: int
+    ifd: int
+    pages: int
+
+
 def inspect_file(
     path: Path, page: int | None = None, source_crs: CRS | None = None, *, validate_headers: bool = True
 ) -> SourceHeader:
-    """The header of the GeoTIFF at `path`: of the page asked for, else of the largest one that has a place on Earth.
+    """Read the header of a page: the given one, else the largest that has a place on Earth.
 
-    `source_crs` is used where the file itself says none. Without `validate_headers` GDAL sees the file before its
-    structure was looked at; its metadata are looked at in any case.
+    Args:
+        path: the GeoTIFF.
+        page: 1-based.
+        source_crs: used if the file declares no usable CRS.
+        validate_headers: check the structure before GDAL opens the file. Its metadata are checked in any case.
 
     Raises:
-        JobError: what `admission.admit` refuses; `invalid_payload` (a page that is not there); `unsupported_data_type`.
-        rasterio.errors.RasterioError: GDAL cannot open it (named by refusals.py).
+        JobError: as `gate.admit`; `invalid_payload` (no such page); `unsupported_data_type`.
+        rasterio.errors.RasterioError: GDAL cannot open it (see `gdal_errors`).
     """
-    remarks = admit(path, validate_headers=validate_headers)
+    structure = admit(path, validate_headers=validate_headers)
     with open_source(path) as dataset:
-        forget_old_errors(dataset)
-        _admit(dataset)
-        directories = [int(name.split(":")[1]) for name in dataset.subdatasets] or whole_pages(path)
-    incomplete = incomplete_pages(path)
-    directories = [place for place in directories if place not in incomplete] or directories
-    pages = len(directories)
-    number = page or (_best_page(path, directories) if pages > 1 else 1)
-    if number > pages:
-        raise invalid_input(
-            "invalid_payload", f"The job asks for page {number}, but the file has {pages}.", pages=pages
-        )
-    directory = directories[number - 1]
-    tags = read_tags(path, TAGS_READ, directory)
+        clear_errors(dataset)
+        _check_dataset(dataset)
+        listed = [int(name.split(":")[1]) for name in dataset.subdatasets] or whole_pages(structure)
+    incomplete = incomplete_pages(structure)
+    ifds = [number for number in listed if number not in incomplete] or listed
+    chosen = _choose_page(structure, ifds, page)
+    tags = structure.tags(TAGS_READ, chosen.ifd)
     photometric = tags.first(PHOTOMETRIC)
     raw = photometric in RAW
     with (
-        open_source(path, directory=directory, raw=raw) as dataset,
-        readable(dataset, path, directory) as (words, remark),
+        open_source(path, directory=chosen.ifd, raw=raw) as dataset,
+        readable(dataset, structure, chosen.ifd) as (texts, remark),
     ):
-        forget_old_errors(dataset)
-        _admit(dataset)
-        full = Level(None, dataset.width, dataset.height, *block_size(dataset))
-        overviews = 0 if incomplete else _overviews(dataset, raw=raw)
-        usual = known_crs.find(path, directory)
-        system = _own_system(words, path, directory, usual)
-        # A unit may be that of heights in the file's system; a usual one has none, and GDAL would look it up for that.
-        units = words.units if usual is None or "unittype" in tags.texts.get(METADATA, "") else ()
-        facts = _read(dataset, words, units, system, source_crs)
-    _check_samples(tags, facts["bands"])
-    if not says_a_number(tags.texts.get(GDAL_NODATA)):
-        facts["bands"] = tuple(replace(band, nodata=None) for band in facts["bands"])
-    elif (wide := _wide_nodata(tags.texts.get(GDAL_NODATA), facts["bands"][0].dtype)) is not None:
-        facts["bands"] = tuple(replace(band, nodata=wide) for band in facts["bands"])
-    if photometric in GRAY_SCALES and COLOR_MAP not in tags.numbers:
-        # GDAL makes up a color table for scans of few bits; by it they would be names, and could not be averaged.
-        facts["palette"] = None
-    masked = facts["has_mask"]
-    mask_directory = None
-    if directories != [1] or not masked:
-        # Of the first page GDAL takes any mask of bytes or bits in the file, of others none. Masks of other types, and
-        # those with a sample for each band, it ignores or hands out band by band.
-        own = page_masks(path, directories).get(directory)
-        mask_directory = own if directory > 1 or not masked else None
-        facts["has_mask"] = own is not None
-    levels = Levels((full,))
-    if directory == 1 and mask_directory is None:  # of other directories GDAL has no overviews
-        levels = usable_levels(path, full, overviews, raw=raw, masked=facts["has_mask"])
-    usable = with_single_strips(path, levels.usable, directory)
-    return SourceHeader(
-        **facts,
-        levels=usable if facts["has_mask"] else with_stored_blocks(path, usable, directory),
-        mask_overviews_unlike=levels.unlike,
-        pages=pages,
-        page=number,
-        directory=directory,
-        mask_directory=mask_directory,
-        alpha_premultiplied=ASSOCIATED_ALPHA in tags.numbers.get(EXTRA_SAMPLES, ()),
-        photometric=photometric,
-        raw=raw,
-        remarks=remarks if remark is None else (*remarks, remark),
+        clear_errors(dataset)
+        _check_dataset(dataset)
+        overviews = 0 if incomplete else _readable_overviews(dataset, raw=raw)
+        known = known_crs.find(structure, chosen.ifd)
+        declared = _declared_crs(texts, structure, chosen.ifd, known)
+        # A unit may be that of heights in the file's CRS. A known CRS has none, and GDAL would look it up.
+        units = texts.units if known is None or "unittype" in tags.texts.get(METADATA, "") else ()
+        header = _read_header(dataset, texts, tags, units, georeference(texts, declared, source_crs))
+        if header.georeferencing is Georeferencing.NONE:
+            header = replace(header, crs_would_place=_crs_would_place(texts, declared))
+    _check_samples(tags, header.bands)
+    header = replace(
+        header,
+        pages=chosen.pages,
+        page=chosen.number,
+        directory=chosen.ifd,
+        remarks=tuple(filter(None, (structure.remark, remark))),
     )
+    return _with_levels(_with_mask(header, structure, ifds), structure, overviews)
+
+
+def _choose_page(structure: TiffStructure, ifds: list[int], page: int | None) -> _Page:
+    number = page or (_best_page(structure, ifds) if len(ifds) > 1 else 1)
+    if number > len(ifds):
+        raise invalid_input(
+            "invalid_payload", f"The job asks for page {number}, but the file has {len(ifds)}.", pages=len(ifds)
+        )
+    return _Page(number, ifds[number - 1], len(ifds))
+
+
+def _with_mask(header: SourceHeader, structure: TiffStructure, ifds: list[int]) -> SourceHeader:
+    """Assign the page's own mask to it.
+
+    For the first page GDAL uses any mask of bytes or bits in the file, for other pages none. It ignores masks of other
+    types, or returns those with a sample for each band band by band.
+    """
+    if ifds == [1] and header.has_mask:
+        return header
+    own = page_masks(structure, ifds).get(header.directory)
+    unknown_to_gdal = header.directory > 1 or not header.has_mask
+    return replace(header, has_mask=own is not None, mask_directory=own if unknown_to_gdal else None)
+
+
+def _with_levels(header: SourceHeader, structure: TiffStructure, overviews: int) -> SourceHeader:
+    levels = Levels(header.levels)
+    if header.directory == 1 and header.mask_directory is None:  # GDAL finds overviews for the first IFD only
+        levels = usable_levels(structure, header.full, overviews, raw=header.raw, masked=header.has_mask)
+    stored = with_storage(structure, levels.usable, header.directory, masked=header.has_mask)
+    return replace(header, levels=stored, mask_overviews_unlike=levels.unlike)
 
 
 def _wide_nodata(text: str | None, dtype: str) -> float | None:
-    """The nodata value of whole numbers of 64 bits, as the file's own words say it; `None` of all others.
+    """Return the nodata value of 64-bit integers as the file declares it, and `None` for other types.
 
-    rasterio hands it out as a double, the largest not at all, and GDAL reads no further than to the decimal point.
+    rasterio returns it as a double, and the largest not at all. GDAL reads up to the decimal point.
     """
     if text is None or dtype not in {"int64", "uint64"}:
         return None
@@ -150,16 +161,16 @@ def _wide_nodata(text: str | None, dtype: str) -> float | None:
     return None
 
 
-def _overviews(dataset: Any, *, raw: bool) -> int:
-    """How many overviews can be read: where GDAL makes light of inks and the like, it fails on all of them."""
+def _readable_overviews(dataset: Any, *, raw: bool) -> int:
+    """Return the number of readable overviews. GDAL fails on all of them where it converts inks and the like to RGB."""
     structure = dataset.tags(ns="IMAGE_STRUCTURE")
-    decoded = structure.get("COMPRESSION") == "YCbCr JPEG"  # the JPEG library makes light of it, overviews and all
-    made_light = "SOURCE_COLOR_SPACE" in structure and not decoded
-    return 0 if made_light or (raw and dataset.dtypes[0] == "uint8") else len(dataset.overviews(1))
+    by_jpeg = structure.get("COMPRESSION") == "YCbCr JPEG"  # converted by the JPEG library, overviews included
+    converted = "SOURCE_COLOR_SPACE" in structure and not by_jpeg
+    return 0 if converted or (raw and dataset.dtypes[0] == "uint8") else len(dataset.overviews(1))
 
 
 def _check_samples(tags: Tags, bands: tuple[BandHeader, ...]) -> None:
-    """Refuse what GDAL would read as something else: L*a*b* on a scale that is not known, and volumes."""
+    """Reject pixels that GDAL would misread: L*a*b* on an unknown scale, and volumes."""
     depth, photometric = tags.first(IMAGE_DEPTH), tags.first(PHOTOMETRIC)
     if depth is not None and depth > 1:
         raise invalid_input(
@@ -177,30 +188,30 @@ def _check_samples(tags: Tags, bands: tuple[BandHeader, ...]) -> None:
         )
 
 
-def _best_page(path: Path, directories: list[int]) -> int:
-    """The largest page that has a place on Earth, else the largest; the first of equals."""
+def _best_page(structure: TiffStructure, ifds: list[int]) -> int:
+    """Return the number of the largest page that has a place on Earth, else of the largest. The first of equals."""
     found = []
-    for number, directory in enumerate(directories[:MAX_PAGES], 1):
+    for number, ifd in enumerate(ifds[:MAX_PAGES], 1):
         with (
-            open_source(path, directory=directory) as dataset,
-            readable(dataset, path, directory) as (words, _),
+            open_source(structure.path, directory=ifd) as dataset,
+            readable(dataset, structure, ifd) as (texts, _),
         ):
-            forget_old_errors(dataset)
-            system = _own_system(words, path, directory, known_crs.find(path, directory))
-            placed = georeference(words, system, None).kind is not Georeferencing.NONE
+            clear_errors(dataset)
+            declared = _declared_crs(texts, structure, ifd, known_crs.find(structure, ifd))
+            placed = georeference(texts, declared, None).kind is not Georeferencing.NONE
             found.append((placed, dataset.width * dataset.height, -number))
     return -max(found)[2]
 
 
-def _own_system(words: Any, path: Path, directory: int, usual: CRS | None) -> OwnSystem:
-    if usual is not None:
-        return OwnSystem(usual)
-    crs, keys = words.crs, read_geo_keys(path, directory)
-    return unreadable_system(keys) if crs is None and words.crs_unreadable else own_system(crs, keys)
+def _declared_crs(texts: Any, structure: TiffStructure, ifd: int, known: CRS | None) -> DeclaredCrs:
+    if known is not None:
+        return DeclaredCrs(known)
+    crs, keys = texts.crs, read_geo_keys(structure, ifd)
+    return unreadable_crs(keys) if crs is None and texts.crs_unreadable else declared_crs(crs, keys)
 
 
-def _admit(dataset: Any) -> None:
-    """The gates of `admission` once more, on what GDAL made of the file."""
+def _check_dataset(dataset: Any) -> None:
+    """Check domains and sizes again as GDAL reads them, since it may read more than the gate."""
     for domain in dataset.tag_namespaces():
         check_domain(domain)
     limits = (
@@ -221,57 +232,64 @@ def _block_bytes(dataset: Any) -> int:
 
 
 def _numpy_type(name: str) -> str:
-    """Numpy has no complex integers; rasterio reads GDAL's as complex64."""
+    """Return NumPy's name of a type. It has no complex integers, which rasterio reads as complex64."""
     return "complex64" if name.startswith("complex_int") else name
 
 
-def _read(
-    dataset: Any, words: Any, units: Sequence[str | None], own: OwnSystem, source_crs: CRS | None
-) -> dict[str, Any]:
-    """The header's facts; `words` is asked for texts and the place."""
+def _read_header(
+    dataset: Any, texts: Any, tags: Tags, units: Sequence[str | None], place: Georeference
+) -> SourceHeader:
+    """Read the header of a page, with the full picture as its only level. `texts` is as of `readable`."""
     structure = dataset.tags(ns="IMAGE_STRUCTURE")
-    place: Georeference = georeference(words, own, source_crs)
     control = place.control or Control((), None)
-    return {
-        "width": dataset.width,
-        "height": dataset.height,
-        "bands": _bands(dataset, words, units),
-        "pixel_interleaved": structure.get("INTERLEAVE", "").upper() == "PIXEL",
-        "compression": structure.get("COMPRESSION", "NONE"),
-        "miniswhite": structure.get("MINISWHITE", "").upper() == "YES",
-        "has_mask": MaskFlags.per_dataset in dataset.mask_flag_enums[0]
-        and MaskFlags.alpha not in dataset.mask_flag_enums[0],
-        "palette": _palette(dataset),
-        "crs": horizontal(place.crs) if place.crs is not None else None,
-        "full_crs": place.crs,
-        "georeferencing": place.kind,
-        "transform": place.transform,
-        "gcps": control.points,
-        "gcp_residual": control.residual,
-        "gcp_spline": control.spline,
-        "gcp_polynomial_residual": control.polynomial_residual,
-        "rpc": place.rpc,
-        "displaced": place.doubt,
-        "caveat": place.caveat,
-        "crs_given": place.crs_given,
-        "crs_would_place": _crs_would_place(words, own, place),
-        "pixel_is_point": words.tags().get("AREA_OR_POINT") == "Point",
-        "tags": _tags(words),
-        "icc_profile": decoded(dataset.tags(ns="COLOR_PROFILE").get("SOURCE_ICC_PROFILE")),
-    }
+    photometric = tags.first(PHOTOMETRIC)
+    # GDAL makes up a color table for scans of few bits. Its entries would count as classes, which cannot be averaged.
+    made_up = photometric in GRAY_SCALES and COLOR_MAP not in tags.numbers
+    flags = dataset.mask_flag_enums[0]
+    return SourceHeader(
+        width=dataset.width,
+        height=dataset.height,
+        bands=_bands(dataset, texts, units, tags.texts.get(GDAL_NODATA)),
+        levels=(Level(None, dataset.width, dataset.height, *block_size(dataset)),),
+        pixel_interleaved=structure.get("INTERLEAVE", "").upper() == "PIXEL",
+        compression=structure.get("COMPRESSION", "NONE"),
+        miniswhite=structure.get("MINISWHITE", "").upper() == "YES",
+        alpha_premultiplied=ASSOCIATED_ALPHA in tags.numbers.get(EXTRA_SAMPLES, ()),
+        has_mask=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags,
+        palette=None if made_up else _palette(dataset),
+        crs=horizontal(place.crs) if place.crs is not None else None,
+        full_crs=place.crs,
+        georeferencing=place.kind,
+        transform=place.transform,
+        gcps=control.points,
+        gcp_residual=control.residual,
+        gcp_spline=control.spline,
+        gcp_polynomial_residual=control.polynomial_residual,
+        rpc=place.rpc,
+        displaced=place.doubt,
+        caveat=place.caveat,
+        crs_given=place.crs_given,
+        pixel_is_point=texts.tags().get("AREA_OR_POINT") == "Point",
+        pages=1,
+        tags=_tags(texts),
+        icc_profile=decoded(dataset.tags(ns="COLOR_PROFILE").get("SOURCE_ICC_PROFILE")),
+        photometric=photometric,
+        raw=photometric in RAW,
+    )
 
 
-def _crs_would_place(words: Any, own: OwnSystem, place: Georeference) -> bool:
-    """Whether a file without a place gets one by a system of meters, in which any number can be a coordinate."""
-    if place.kind is not Georeferencing.NONE:
-        return False
-    return georeference(words, own, CRS.from_epsg(METERS)).kind is not Georeferencing.NONE
+def _crs_would_place(texts: Any, declared: DeclaredCrs) -> bool:
+    """Whether a CRS alone would place the file. Tried with a CRS in meters, where any number can be a coordinate."""
+    return georeference(texts, declared, CRS.from_epsg(METERS)).kind is not Georeferencing.NONE
 
 
-def _bands(dataset: Any, words: Any, units: Sequence[str | None]) -> tuple[BandHeader, ...]:
-    # rasterio asks all bands for each of these, so asking band by band takes 6 s for 4,096 of them.
+def _bands(dataset: Any, texts: Any, units: Sequence[str | None], nodata_text: str | None) -> tuple[BandHeader, ...]:
+    # rasterio reads each of these for all bands at once, so reading them band by band takes 6 s for 4,096 bands.
     dtypes, roles, nodata = dataset.dtypes, dataset.colorinterp, dataset.nodatavals
-    scales, offsets, descriptions = dataset.scales, dataset.offsets, words.descriptions
+    scales, offsets, descriptions = dataset.scales, dataset.offsets, texts.descriptions
+    wide = _wide_nodata(nodata_text, dtypes[0])
+    if not is_number(nodata_text) or wide is not None:
+        nodata = (wide,) * len(dtypes)
     found = []
     for place, (index, unit) in enumerate(itertools.zip_longest(dataset.indexes, units)):
         bits = dataset.tags(index, ns="IMAGE_STRUCTURE").get("NBITS")
@@ -280,8 +298,8 @@ def _bands(dataset: Any, words: Any, units: Sequence[str | None]) -> tuple[BandH
                 index=index,
                 dtype=_numpy_type(dtypes[place]),
                 colorinterp=roles[place].name,
-                # ArcGIS writes no descriptions, but an item of metadata for each band.
-                description=_cleaned(descriptions[place] or words.tags(index).get("BandName")),
+                # ArcGIS writes a metadata item for each band instead of descriptions.
+                description=_cleaned(descriptions[place] or texts.tags(index).get("BandName")),
                 nodata=nodata[place],
                 bits=int(bits) if bits and bits.isdigit() else None,
                 scale=scales[place],
@@ -297,7 +315,7 @@ def _cleaned(text: str | None) -> str | None:
 
 
 def _palette(dataset: Any) -> NDArray[np.uint8] | None:
-    """(entries, 4) RGBA of band 1's color table."""
+    """Return (entries, 4) RGBA of band 1's color table."""
     if dataset.colorinterp[0] != ColorInterp.palette:
         return None
     with suppress(ValueError):
@@ -310,6 +328,6 @@ def _palette(dataset: Any) -> NDArray[np.uint8] | None:
 
 
 def _tags(dataset: Any) -> tuple[tuple[str, str], ...]:
-    """What the file says of itself in words, on a list of tags that hold no more than that."""
+    """Return the descriptive tags of the file, from a list of harmless ones."""
     tags = dataset.tags()
     return tuple((name, clean(tags[name][:LONGEST_TAG])) for name in TAGS if name in tags)

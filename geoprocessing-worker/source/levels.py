@@ -1,42 +1,43 @@
-"""The resolutions of a file that can stand for the full picture."""
+"""The resolutions of a page that can replace the full picture."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from geoprocessing_worker.raster import Level
 from geoprocessing_worker.source.gdal import open_source
 from geoprocessing_worker.source.mask_overviews import contradicting
 from geoprocessing_worker.tiff.masks import mask_sizes
+from geoprocessing_worker.tiff.structure import TiffStructure
 
 MAX_OVERVIEWS = 32
 
 
 class Levels(NamedTuple):
-    """The full picture and its usable overviews; `unlike`: the share of wrong pixels in the worst mask overview."""
+    """The full picture and its usable overviews. `unlike` is the share of wrong pixels in the worst mask overview."""
 
     usable: tuple[Level, ...]
     unlike: float = 0.0
 
 
-def usable_levels(path: Path, full: Level, overviews: int, *, raw: bool, masked: bool) -> Levels:
-    """Levels of the first page. Of a masked file only overviews count whose own mask is there and agrees with it.
+def usable_levels(structure: TiffStructure, full: Level, overviews: int, *, raw: bool, masked: bool) -> Levels:
+    """Return the levels of the first page. Overviews of a masked file need a mask that agrees with the full one.
 
     Args:
-        path: the file.
+        structure: of the file.
         full: the full picture.
-        overviews: the number of overviews that can be read.
+        overviews: the number of readable overviews.
         raw: as in `open_source`.
         masked: the page has a mask.
     """
-    masks = mask_sizes(path) if masked and overviews else frozenset()
+    path = structure.path
+    masks = mask_sizes(structure) if masked and overviews else frozenset()
     found: dict[int, Any] = {}
     with ExitStack() as opened:
         for number in range(min(overviews, MAX_OVERVIEWS)):
             overview = opened.enter_context(open_source(path, number, raw=raw))
-            # Of an overview that is older than the mask GDAL says that all is valid.
+            # For an overview without a mask of its own, GDAL reports all pixels as valid.
             if not masked or (overview.width, overview.height) in masks:
                 found[number] = overview
         wrong = [0.0] * len(found)
@@ -51,6 +52,6 @@ def usable_levels(path: Path, full: Level, overviews: int, *, raw: bool, masked:
 
 
 def block_size(dataset: Any) -> tuple[int, int]:
-    """Columns and rows of the blocks of the first band."""
+    """Return columns and rows of a block of the first band."""
     rows, columns = dataset.block_shapes[0]
     return columns, rows

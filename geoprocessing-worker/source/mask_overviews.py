@@ -1,4 +1,4 @@
-"""Whether the overviews of a mask agree with it: a mask that is edited later leaves them behind."""
+"""Compares the overviews of a mask with the mask. They can be outdated if it was edited later."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 SIDE = 512  # pixels of a square that is compared
-MOST_PIXELS = 1 << 25  # of the full mask: 0.1 s of a slow core; of larger ones every other square, or fewer
-CHECKED = 64  # differences of a square that are looked into
+MOST_PIXELS = 1 << 25  # of the full mask: 0.1 s on a slow core. Of larger masks only some squares are compared
+CHECKED = 64  # differences examined per square
 WRONG = 1e-4  # of the pixels of an overview
 FEWEST_WRONG = 2
-REACH = 1.5  # overview pixels: as far as resampling and alignment move an edge
+REACH = 1.5  # overview pixels by which resampling and alignment can move an edge
 
 
 class _Square(NamedTuple):
-    """A part of the full mask: its place, whether each pixel is visible, and whether all are, or none."""
+    """A part of the full mask: its offset, the visibility of each pixel, and whether all are visible, or none."""
 
     left: int
     top: int
@@ -28,7 +28,7 @@ class _Square(NamedTuple):
 
 
 def contradicting(full: Any, overviews: Sequence[Any]) -> list[float]:
-    """For each overview the share of its compared pixels that no resampling makes of the full mask; 0 if it agrees.
+    """Return the share of wrong pixels of each overview: those that no resampling of the full mask gives.
 
     Args:
         full: the dataset of the full picture.
@@ -51,7 +51,7 @@ def _squares(full: Any) -> Iterator[_Square]:
     across, down = -(-full.width // SIDE), -(-full.height // SIDE)
     step = max(1, -(-across * down * SIDE * SIDE // MOST_PIXELS))
     for row in range(down):
-        # Each row begins elsewhere, so that the squares lie like those of a chessboard.
+        # The offset differs by row, so that the squares form a chessboard.
         for column in range(row * (step // 2 + 1) % step, across, step):
             left, top = column * SIDE, row * SIDE
             window = Window(left, top, min(SIDE, full.width - left), min(SIDE, full.height - top))
@@ -60,7 +60,7 @@ def _squares(full: Any) -> Iterator[_Square]:
 
 
 def _compare(full: Any, overview: Any, square: _Square) -> tuple[int, float]:
-    """How many pixels of the overview lie in a square, and how many of them are wrong."""
+    """Return the number of overview pixels in a square, and an estimate of the wrong ones."""
     height, width = square.visible.shape
     rows, columns = (
         _centers(overview.height, full.height, square.top, height),
@@ -78,24 +78,24 @@ def _compare(full: Any, overview: Any, square: _Square) -> tuple[int, float]:
     different = np.argwhere(square.visible[np.ix_(ys, xs)] != shown)
     if not len(different):
         return shown.size, 0.0
-    chosen = np.random.default_rng(0).permutation(len(different))[:CHECKED]  # no pattern in which all lie on one side
-    looked_into, wrong = 0, 0
+    chosen = np.random.default_rng(0).permutation(len(different))[:CHECKED]  # not all from one side
+    examined, wrong = 0, 0
     for row, column in different[chosen]:
         around = _around(square, ys[row], xs[column], REACH * scale_y, REACH * scale_x)
-        looked_into += around is not None
+        examined += around is not None
         wrong += around is not None and not (around == shown[row, column]).any()
-    return shown.size, len(different) * wrong / max(1, looked_into)
+    return shown.size, len(different) * wrong / max(1, examined)
 
 
 def _centers(size: int, full: int, first: int, length: int) -> NDArray[np.int_]:
-    """The overview's rows or columns whose centers lie in a part of the full picture."""
+    """Return the overview's rows or columns with centers in a part of the full picture."""
     scale = full / size
     begin, end = np.ceil(first / scale - 0.5), np.ceil((first + length) / scale - 0.5)
     return np.arange(max(0, int(begin)), min(size, int(end)))
 
 
 def _around(square: _Square, y: int, x: int, down: float, across: float) -> NDArray[np.bool_] | None:
-    """The full mask round a pixel; `None` where that reaches beyond the square."""
+    """Return the full mask around a pixel, or `None` if that extends beyond the square."""
     top, bottom = int(y - down), int(y + down) + 1
     left, right = int(x - across), int(x + across) + 1
     height, width = square.visible.shape

@@ -1,4 +1,4 @@
-"""One decimated look at a file's values before anything is decided: a small level, or blocks spread over it."""
+"""Samples a file's values for the plan: from a small level, or from blocks spread over the picture."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from geoprocessing_worker.color.stretch import is_ordered
 from geoprocessing_worker.raster import Level, SourceHeader
 from geoprocessing_worker.source.gdal import open_source
 
-ENOUGH = 1_000_000  # pixels; percentiles are then good to a tenth of a percent
-WHOLE = 4_000_000  # pixels; a level up to this size is looked at whole
-MOST_BLOCKS = 64
-ALL_ROUND = 0.95  # of the outermost pixels, where one value makes a collar
-LOSSY = ("JPEG", "WEBP", "JXL", "LERC")  # in GDAL's names of codecs
-SMALLEST_OVERVIEW = 256  # pixels on the long side; smaller ones are too smooth to tell the extremes
+ENOUGH = 1_000_000  # pixels. Percentiles are then accurate to a tenth of a percent
+WHOLE = 4_000_000  # pixels. A level up to this size is read whole
+MAX_BLOCKS = 64
+COLLAR_SHARE = 0.95  # of the outermost pixels, from which one value is a collar
+LOSSY = ("JPEG", "WEBP", "JXL", "LERC")  # GDAL's names of codecs
+SMALLEST_OVERVIEW = 256  # pixels on the long side. Smaller ones are too smooth for the extremes
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Valid raw values per shown band (1-d each, the same pixels in all), and how many pixels were looked at.
+    """Valid raw values per shown band (1-d each, the same pixels in all), and the number of pixels read.
 
-    `choice`: the bands to show, with the choices that depend on values: the alpha band, and whether three bands are the
-    colors of one picture. `collar`: the value that runs all round a picture of one band. `ordered`: of a band of few
-    values, neighbors hold neighboring ones, as in a photograph.
+    `choice`: the bands to show. It includes the choices that depend on values: the alpha band, and whether three bands
+    are the colors of one picture. `collar`: the value along all edges of a single-band picture. `ordered`: in a band of
+    few values, neighboring pixels have neighboring values, as in a photograph.
     """
 
     values: tuple[NDArray[Any], ...]
@@ -48,17 +48,17 @@ class Sample:
 
     @property
     def valid(self) -> int:
-        """The number of valid pixels in the sample."""
+        """Return the number of valid pixels in the sample."""
         return int(self.values[0].size) if self.values else 0
 
 
 def take_sample(
     path: Path, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], shown: Level
 ) -> Sample:
-    """Reads at most a few million pixels, whatever the file's size: of the level to be shown where that is small."""
-    level = shown if shown.width * shown.height <= WHOLE else _overview(header)
+    """Read at most a few million pixels, from the `shown` level if that is small."""
+    level = shown if shown.width * shown.height <= WHOLE else header.level_for(side=SMALLEST_OVERVIEW)
     windows = _windows(level)
-    kept: list[NDArray[Any]] = []
+    parts: list[NDArray[Any]] = []
     looked_at = 0
     collar, ordered = None, False
     with open_level(path, header, level) as source:
@@ -71,18 +71,18 @@ def take_sample(
             step = max(1, int(np.sqrt(block[0].size * len(windows) / (2 * ENOUGH))))
             block, alpha = block[:, ::step, ::step], None if alpha is None else alpha[::step, ::step]
             looked_at += block[0].size
-            kept.append(block.reshape(len(block), -1) if alpha is None else block[:, alpha > 0])
-    values = np.concatenate(kept, axis=1)
+            parts.append(block.reshape(len(block), -1) if alpha is None else block[:, alpha > 0])
+    values = np.concatenate(parts, axis=1)
     if choice.by_position and (unlike := unlike_ranges(values, [header.band(index) for index in choice.indexes])):
         return take_sample(path, header, first_alone(choice, unlike), nodata[:1], shown)
-    words = "overview" if level.overview is not None else "blocks" if len(windows) > 1 else "all pixels"
-    return Sample(tuple(values), looked_at, words, choice, collar, ordered)
+    kind = "overview" if level.overview is not None else "blocks" if len(windows) > 1 else "all pixels"
+    return Sample(tuple(values), looked_at, kind, choice, collar, ordered)
 
 
 def _with_alpha(
     source: OpenLevel, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], windows: list[Window]
 ) -> BandChoice:
-    """The choice with its alpha band as its values show it: the last band called alpha that holds opacity."""
+    """Return the choice with its alpha band confirmed by values: the last band called alpha that holds opacity."""
     if choice.alpha is None:
         return choice
     called = [choice.alpha] if choice.alpha_asked else [band.index for band in reversed(called_alpha(header))]
@@ -108,8 +108,8 @@ def _with_alpha(
 def _read_alpha(
     source: OpenLevel, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], windows: list[Window]
 ) -> AlphaReading:
-    """One look for the whole file: of its parts some may hold nothing but small values."""
-    assert choice.alpha is not None  # noqa: S101 - looked at by the caller
+    """Interpret an alpha band for the whole file, since some parts may have only small values."""
+    assert choice.alpha is not None  # noqa: S101 - checked by the caller
     blocks: list[AlphaBlock] = []
     for window in windows:
         block = source.dataset.read([*choice.indexes, choice.alpha], window=window)
@@ -119,26 +119,26 @@ def _read_alpha(
         blocks.append((block[-1], block[:-1], counts if shown is None else counts & (shown > 0)))
     called = header.band(choice.alpha).colorinterp == "alpha"
     mixed = choice.color not in {Color.LAB, Color.PALETTE}
-    told = Declared(
+    declared = Declared(
         name=f"band {choice.alpha}",
         bits=header.band(choice.alpha).bits,
         premultiplied=header.alpha_premultiplied and called and mixed,
         lossy=any(word in header.compression for word in LOSSY),
         trusted=choice.alpha_asked,
     )
-    return read_alpha(gather(blocks), told)
+    return read_alpha(gather(blocks), declared)
 
 
 def _collar(plane: NDArray[Any]) -> float | None:
-    """The value that nearly all of the outermost pixels hold, if there is one."""
+    """Return the value of nearly all outermost pixels, if there is one."""
     outline = np.concatenate([plane[0], plane[-1], plane[:, 0], plane[:, -1]])
     first = outline[0]
-    return float(first) if np.count_nonzero(outline == first) >= ALL_ROUND * outline.size else None
+    return float(first) if np.count_nonzero(outline == first) >= COLLAR_SHARE * outline.size else None
 
 
 @dataclass(frozen=True, slots=True)
 class OpenLevel:
-    """A level that is open for reading, and the page's mask where GDAL does not know of it."""
+    """A level open for reading, and the page's mask if GDAL does not find it."""
 
     dataset: Any
     mask: Any | None
@@ -146,7 +146,7 @@ class OpenLevel:
 
 @contextmanager
 def open_level(path: Path, header: SourceHeader, level: Level, *, own: bool = False) -> Iterator[OpenLevel]:
-    """The level of the header's page, for the block; `own` as in `open_source`.
+    """Open a level of the header's page. `own` is as in `open_source`.
 
     Raises:
         rasterio.errors.RasterioIOError: GDAL's GTiff driver cannot open it.
@@ -163,9 +163,9 @@ def open_level(path: Path, header: SourceHeader, level: Level, *, own: bool = Fa
 def read_window(
     source: OpenLevel, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], window: Window
 ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
-    """(bands, rows, columns) raw values of the shown bands, and the (rows, columns) opacity.
+    """Return (bands, rows, columns) of raw values of the shown bands, and the (rows, columns) opacity.
 
-    Complex samples come as dB, those of L*a*b* as L*, a* and b*, those of LogLuv as light.
+    Complex samples are converted to dB, L*a*b* samples to L*, a* and b*, and LogLuv samples to linear light.
     """
     indexes = [*choice.indexes, choice.alpha] if choice.alpha is not None else list(choice.indexes)
     block = source.dataset.read(indexes, window=window)
@@ -179,7 +179,7 @@ def read_window(
         mask = internal if mask is None else np.minimum(mask, internal)
     opacity = validity(block, nodata, mask)
     if choice.premultiplied and alpha is not None:
-        # Before any stretch, but after the look for nodata, which stands in the file as it is.
+        # Before any stretch, but after the check for nodata, which is declared for stored values.
         bytes_ = block.dtype == alpha.dtype == np.uint8 and choice.alpha_top == U8_TOP
         block = unpremultiply(block, alpha) if bytes_ else straightened(block, alpha, choice.alpha_top)
     if choice.color is Color.LAB and header.photometric is not None:
@@ -193,16 +193,16 @@ def read_window(
 
 
 def _opacity(alpha: NDArray[Any], block: NDArray[Any], choice: BandChoice) -> NDArray[np.uint8]:
-    """(rows, columns) opacity by the alpha band, or by all bands where that holds none."""
+    """Return (rows, columns) of opacity, from the alpha band, or from all bands if that marks a collar."""
     if choice.alpha_role is not Role.COLLAR:
         return alpha_to_byte(alpha, choice.alpha_top)
     return np.where((alpha != 0) | (block != 0).any(axis=0), np.uint8(255), np.uint8(0))
 
 
 def internal_mask(source: OpenLevel, bands: tuple[int, ...], window: Window) -> NDArray[np.uint8]:
-    """(rows, columns), 0 where hidden, else 255: each value of a mask but 0 is visible.
+    """Return (rows, columns) of 0 where hidden, else 255. All mask values but 0 are visible.
 
-    A mask with a sample for each band hides a pixel where it hides all of these `bands`.
+    A mask with a sample for each band hides a pixel if it hides it in all of these `bands`.
     """
     if source.mask is None:
         visible = source.dataset.read_masks(1, window=window) != 0
@@ -213,25 +213,19 @@ def internal_mask(source: OpenLevel, bands: tuple[int, ...], window: Window) -> 
     return np.where(visible, np.uint8(255), np.uint8(0))
 
 
-def _overview(header: SourceHeader) -> Level:
-    """The smallest overview that still tells enough, else the full picture."""
-    fit = [level for level in header.levels[1:] if max(level.width, level.height) >= SMALLEST_OVERVIEW]
-    return min(fit, key=lambda level: level.width * level.height, default=header.full)
-
-
 def _windows(level: Level) -> list[Window]:
-    """All of a small level; of a large one, whole blocks spread evenly, until there are enough pixels.
+    """Return one window of a small level, else evenly spread blocks with enough pixels.
 
-    Of a sparse level, blocks that are stored.
+    Only stored blocks of a sparse level are used.
     """
     if level.width * level.height <= WHOLE:
         return [Window(0, 0, level.width, level.height)]
     across, down = -(-level.width // level.block_width), -(-level.height // level.block_height)
     if level.stored is not None and (places := level.stored.places()).size:
-        some = places[np.unique(np.linspace(0, len(places) - 1, MOST_BLOCKS).astype(int))]
+        some = places[np.unique(np.linspace(0, len(places) - 1, MAX_BLOCKS).astype(int))]
         return [_block(level, int(column), int(row)) for row, column in some]
     block = min(level.block_width, level.width) * min(level.block_height, level.height)
-    wanted = max(9, min(MOST_BLOCKS, ENOUGH // block))
+    wanted = max(9, min(MAX_BLOCKS, ENOUGH // block))
     columns = min(across, max(1, round(np.sqrt(wanted * across / down))))
     rows = min(down, max(1, -(-wanted // columns)))
     return [
@@ -243,7 +237,7 @@ def _windows(level: Level) -> list[Window]:
 
 def _block(level: Level, across: int, down: int) -> Window:
     left, top = across * level.block_width, down * level.block_height
-    # A strip can be the whole file: of such a one the first rows must do, or the sample costs as much as the picture.
+    # A strip can be the whole file. Only its first rows are read, or the sample would cost as much as the picture.
     rows = max(1, WHOLE // min(level.block_width, level.width))
     return Window(
         left, top, min(level.block_width, level.width - left), min(level.block_height, level.height - top, rows)

@@ -18,7 +18,7 @@ def perform(call: Call, report: ProgressCallback) -> Any:
     """Do the work, on a file that was looked at first; what comes of it is the work's own model.
 
     Raises:
-        JobError: what the options' `check` and `admission.admit` refuse, and what the work raises; errors of GDAL's
+        JobError: what the options' `check` and `gate.admit` refuse, and what the work raises; errors of GDAL's
             come out as those.
     """
     call.request.options.check()

@@ -14,7 +14,7 @@ from geoprocessing_worker.handlers import ProgressCallback, TaskRequest, TaskRes
 from geoprocessing_worker.output.describe import facts, own_grid, sample_of
 from geoprocessing_worker.output.stac import item, json_bytes
 from geoprocessing_worker.render.task_options import InfoOptions
-from geoprocessing_worker.source.gdal import gdal_environment, small_sources_kept
+from geoprocessing_worker.source.gdal import cached_small_sources, gdal_environment
 from geoprocessing_worker.source.gdal_errors import named, named_errors
 from geoprocessing_worker.source.inspection import inspect_file
 
@@ -26,7 +26,7 @@ def describe_file(request: TaskRequest[InfoOptions], report: ProgressCallback) -
         JobError: as `inspect_file`. Errors of GDAL come out as those.
     """
     source, options, started = request.file, request.options, time.perf_counter()
-    with gdal_environment(), small_sources_kept(), named_errors(source):
+    with gdal_environment(), cached_small_sources(), named_errors(source):
         report("inspect", 0.0, "Reading the file's header")
         crs = None if options.source_crs is None else parse_crs(options.source_crs)
         header = inspect_file(source, options.page, crs, validate_headers=request.validate_headers)

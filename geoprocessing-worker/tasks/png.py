@@ -24,7 +24,7 @@ from geoprocessing_worker.render.options import RenderOptions
 from geoprocessing_worker.render.picture import render
 from geoprocessing_worker.render.plan import RenderPlan, draft, make_plan
 from geoprocessing_worker.source import known_crs
-from geoprocessing_worker.source.gdal import forget_other_drivers, gdal_environment, small_sources_kept
+from geoprocessing_worker.source.gdal import cached_small_sources, deregister_other_drivers, gdal_environment
 from geoprocessing_worker.source.gdal_errors import named_errors
 from geoprocessing_worker.source.inspection import inspect_file
 from geoprocessing_worker.source.sampling import Sample, take_sample
@@ -54,7 +54,7 @@ def convert(
     """
     watch = _Watch(clock)
     source, folder, options = request.file, request.output_folder, request.options
-    with gdal_environment(), small_sources_kept(), named_errors(source):
+    with gdal_environment(), cached_small_sources(), named_errors(source):
         report("inspect", 0.0, "Reading the file's header")
         header, sample, plan = _inspect(source, options, request.validate_headers)
         watch.lap("inspect")
@@ -128,7 +128,7 @@ def preload() -> None:
     with gdal_environment():
         for crs in (*map(parse_crs, known_crs.CODES), *known_crs.learn()):
             _look_up(crs)
-    forget_other_drivers()
+    deregister_other_drivers()
 
 
 def _look_up(crs: CRS) -> None:

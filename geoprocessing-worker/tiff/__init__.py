@@ -1,1 +1,1 @@
-"""The bytes of a TIFF: directories, tags, and the gate before GDAL. Plain arithmetic, no raster library."""
+"""The bytes of a TIFF: IFDs, tags, and the gate before GDAL. No raster library."""

@@ -1,6 +1,6 @@
-"""The codecs of TIFF by name, and which of them are read here.
+"""The codecs of TIFF by name, and the supported ones.
 
-Measured with the GDAL 3.10.3 of rasterio's wheel; tests/worker/test_compression.py fails if another one reads more.
+Measured with the GDAL 3.10.3 of rasterio's wheel; tests/worker/test_compression.py fails if another version reads more.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geoprocessing_worker.errors import JobError, invalid_input
-from geoprocessing_worker.tiff.directory import BITS_PER_SAMPLE, COMPRESSION, PLACES, Directory, Tiff
+from geoprocessing_worker.tiff.structure import Ifd, TiffReader, TiffStructure
+from geoprocessing_worker.tiff.tags import BITS_PER_SAMPLE, BLOCK_TAGS, COMPRESSION
 
 # From libtiff, Adobe's and other vendors' registrations, and tifffile.
 NAMES = {
@@ -31,12 +32,12 @@ NAMES = {
 UNKNOWN = "unknown"
 JPEG = 7
 
-# GDAL has decoders also for old JPEG, NeXT, ThunderScan and PixarLog. Hardly any file needs these, and nobody maintains
-# them, so they are refused.
+# GDAL also has decoders for old JPEG, NeXT, ThunderScan and PixarLog. They are rejected: they are unmaintained, and
+# hardly any file needs them.
 READ = frozenset({1, 2, 3, 4, 5, 7, 8, 32771, 32773, 32946, 34676, 34677, 34887, 34925, 50000, 50001})
 
-# JPEG's processes by the marker of a frame: libjpeg-turbo reads the baseline, extended and progressive ones, Huffman or
-# arithmetic, of 8 bits.
+# JPEG processes by frame marker. libjpeg-turbo reads baseline, extended and progressive frames of 8 bits, with Huffman
+# or arithmetic coding.
 FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 OTHER_FRAMES = {
     0xC3: "lossless JPEG", 0xCB: "lossless JPEG", 0xF7: "JPEG-LS",
@@ -44,41 +45,41 @@ OTHER_FRAMES = {
 }  # fmt: skip
 WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 SCAN, END = 0xDA, 0xD9
-MOST_SEGMENTS = 256  # before a frame: profiles and previews in pieces of 64 kB
-# What some programs store under JPEG's code.
+MAX_SEGMENTS = 256  # before a frame: profiles and previews in segments of 64 kB
+# Other formats that some programs store under JPEG's code.
 OTHER_STREAMS = {b"\xffO\xffQ": "JPEG 2000", b"\0\0\0\x0c": "JPEG 2000", b"\xff\x0a": "JPEG XL", b"II\xbc": "JPEG XR"}
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """A way of compressing: TIFF's code for it, its name, and whether it is read here."""
+    """A codec: its TIFF code, its name, and whether it is supported."""
 
     code: int
     name: str
     read: bool
 
 
-def codec_of(tiff: Tiff, directory: Directory) -> Codec:
-    """The codec of a directory's picture, for JPEG by the first block of it."""
-    code = _first(tiff, directory, COMPRESSION, 1)
+def codec_of(reader: TiffReader, ifd: Ifd) -> Codec:
+    """Return the codec of a picture, for JPEG by its first block."""
+    code = reader.first(ifd, COMPRESSION, 1)
     if code == JPEG:
-        other = _other_jpeg(tiff, directory)
+        other = _unsupported_jpeg(reader, ifd)
         return Codec(code, other or NAMES[code], other is None)
     return Codec(code, NAMES.get(code, UNKNOWN), code in READ)
 
 
 def codec_in(path: Path) -> Codec | None:
-    """The first codec in the file that is not read here, else that of the first page; None if it has no directory."""
+    """Return the first unsupported codec in a file, else that of the first page, or `None` without an IFD."""
     found: list[Codec] = []
-    with suppress(OSError, JobError), path.open("rb") as file:
-        tiff = Tiff(file)
-        read = (one for one in tiff.directories() if not (one.nested or one.incomplete))
-        found.extend(codec_of(tiff, directory) for directory in read)
+    with suppress(OSError, JobError):
+        structure = TiffStructure.read(path)
+        with structure.open() as reader:
+            found.extend(codec_of(reader, ifd) for ifd in structure.ifds if not (ifd.nested or ifd.incomplete))
     return next((codec for codec in found if not codec.read), found[0] if found else None)
 
 
 def unsupported(codec: Codec, **detail: str) -> JobError:
-    """The refusal of a codec, by its code and name."""
+    """Return the error for a codec, with its code and name."""
     return invalid_input(
         "unsupported_compression",
         "The file is compressed in a way that cannot be read here. Save it with DEFLATE, LZW or ZSTD. "
@@ -89,49 +90,44 @@ def unsupported(codec: Codec, **detail: str) -> JobError:
     )
 
 
-def _first(tiff: Tiff, directory: Directory, tag: int, default: int) -> int:
-    numbers = tiff.numbers(directory.find(tag))
-    return int(numbers[0]) if numbers.size else default
-
-
-def _other_jpeg(tiff: Tiff, directory: Directory) -> str | None:
-    """The name of a JPEG that libjpeg does not read; None for one that it does, and for damage."""
-    at = _first_block(tiff, directory)
+def _unsupported_jpeg(reader: TiffReader, ifd: Ifd) -> str | None:
+    """Return the name of a JPEG variant that libjpeg does not read. `None` for supported ones, and for damage."""
+    at = _first_block(reader, ifd)
     if at is not None:
         for magic, name in OTHER_STREAMS.items():
-            if tiff.part(at, len(magic)) == magic:
+            if reader.part(at, len(magic)) == magic:
                 return name
-        for marker, place in _segments(tiff, at):
+        for marker, start in _segments(reader, at):
             if marker in OTHER_FRAMES:
                 return OTHER_FRAMES[marker]
             if marker in FRAMES:
-                bits = tiff.part(place + 2, 1)
+                bits = reader.part(start + 2, 1)
                 return None if bits in {b"", b"\x08"} else f"{bits[0]}-bit JPEG"
-    bits_said = _first(tiff, directory, BITS_PER_SAMPLE, 1)
-    return f"{bits_said}-bit JPEG" if bits_said in {12, 16} else None
+    declared = reader.first(ifd, BITS_PER_SAMPLE, 1)
+    return f"{declared}-bit JPEG" if declared in {12, 16} else None
 
 
-def _first_block(tiff: Tiff, directory: Directory) -> int | None:
-    """Where the first strip or tile that is not empty begins."""
-    for start_tag, length_tag in PLACES:
-        starts = tiff.numbers(directory.find(start_tag))
-        lengths = tiff.numbers(directory.find(length_tag))
+def _first_block(reader: TiffReader, ifd: Ifd) -> int | None:
+    """Return the offset of the first strip or tile that is not empty."""
+    for start_tag, length_tag in BLOCK_TAGS:
+        starts = reader.numbers(ifd.find(start_tag))
+        lengths = reader.numbers(ifd.find(length_tag))
         if starts.size:
-            there = starts[lengths > 0] if lengths.size == starts.size else starts
-            return int(there[0]) if there.size else None
+            stored = starts[lengths > 0] if lengths.size == starts.size else starts
+            return int(stored[0]) if stored.size else None
     return None
 
 
-def _segments(tiff: Tiff, at: int) -> Iterator[tuple[int, int]]:
-    """JPEG's markers before the first scan, each with the place of what follows it."""
-    if tiff.part(at, 2) != b"\xff\xd8":
+def _segments(reader: TiffReader, at: int) -> Iterator[tuple[int, int]]:
+    """Yield JPEG's markers before the first scan, each with the offset after it."""
+    if reader.part(at, 2) != b"\xff\xd8":
         return
     at += 2
-    for _ in range(MOST_SEGMENTS):
-        head = tiff.part(at, 4)
+    for _ in range(MAX_SEGMENTS):
+        head = reader.part(at, 4)
         if len(head) < 4 or head[0] != 0xFF or head[1] in {SCAN, END}:
             return
-        if head[1] == 0xFF:  # filling
+        if head[1] == 0xFF:  # fill byte
             at += 1
             continue
         yield head[1], at + 2

@@ -1,7 +1,7 @@
-"""Recognizes files that are no TIFF by their first and last bytes, with a cure for each kind.
+"""Recognizes other formats than TIFF by their first and last bytes, with a remedy for each.
 
-A table of our own: libraries of magic numbers (filetype, puremagic) know few of the formats that maps come in, and none
-has cures.
+The table is written by hand: libraries of magic numbers (filetype, puremagic) have few of the formats of maps, and no
+remedies.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import BinaryIO, NamedTuple
 
 from geoprocessing_worker.errors import JobError, invalid_input
 
-LOOK = 64 << 10  # bytes at the beginning, and at the end
-LOOK_FOR_TEXT = 4096  # letters, none of which may be a control character
+READ_BYTES = 64 << 10  # at the beginning, and at the end
+TEXT_LETTERS = 4096  # none of which may be a control character
 
 
 class Kind(NamedTuple):
-    """A format: its name with an article, and a sentence on how its owner gets to a GeoTIFF."""
+    """A format: its name with an article, and a sentence on how to get a GeoTIFF from it."""
 
     name: str
     cure: str
@@ -41,7 +41,7 @@ BODY = "Send the file itself as the body of the request, as with curl --data-bin
 BODY_ONLY = "Save the body of the answer without its headers, and upload that."
 DECODED = "Decode it to a binary file, and upload that."
 
-# (offset, bytes, kind); the first match wins.
+# (offset, bytes, kind). The first match wins.
 MAGICS: tuple[tuple[int, bytes, Kind], ...] = (
     (0, b"\x1f\x8b", Kind("a gzip archive", UNPACK)),
     (0, b"BZh", Kind("a bzip2 archive", UNPACK)),
@@ -116,7 +116,7 @@ MAGICS: tuple[tuple[int, bytes, Kind], ...] = (
     (0, b"MM*\0", Kind("a TIFF with a damaged header", AGAIN)),
 )  # fmt: skip
 
-# What stands in a ZIP, by a part of a file's name in lower case.
+# Contents of a ZIP, by a part of a file's name in lower case.
 ZIPS: tuple[tuple[bytes, Kind], ...] = (
     (b"[content_types].xml", Kind("a Microsoft Office document", TABLE)),
     (b"application/vnd.oasis.opendocument", Kind("an OpenDocument file", TABLE)),
@@ -134,14 +134,14 @@ GEOPACKAGE = Kind("a GeoPackage", "Export the layer that you want to see as GeoT
 DATABASE = Kind("an SQLite database", TABLE)
 MBTILES = Kind("an MBTiles archive", TILES)
 
-# What begins with a text and goes on with anything.
+# Formats that begin with text and may continue with binary data.
 HEADS: tuple[tuple[str, Kind], ...] = (
     (r"%pdf", Kind("a PDF document", "Open it in QGIS, export the map as GeoTIFF, and upload that.")),
     (r"--[^\n]{1,80}\r?\ncontent-disposition:", Kind("the body of a web form", BODY)),
     (r"http/[\d.]+ \d{3}\s", Kind("the answer of a web server with its headers", BODY_ONLY)),
     (r"p[1-7f]\s+(#[^\n]*\n\s*)?(width )?\d+\s", Kind("a PNM picture", PICTURE)),
 )
-# What a text begins with, after white space and in lower case; the first match wins.
+# Starts of texts, after white space and in lower case. The first match wins.
 TEXTS: tuple[tuple[str, Kind], ...] = (
     (r"version https://git-lfs", Kind("a Git LFS pointer", "Fetch the file with git lfs pull, and upload that.")),
     (r"(suk[qr]a|tu0ak|data:image/tiff)", Kind("a TIFF in base64", DECODED)),
@@ -183,12 +183,12 @@ UNKNOWN = "This file is not a TIFF. Export it as GeoTIFF and upload it again."
 
 
 def not_a_tiff(file: BinaryIO) -> JobError:
-    """The refusal of a file, by the name of its format where that is known."""
+    """Return the error for a file, with the name of its format if that is known."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    head = file.read(LOOK)
-    file.seek(max(0, size - LOOK))
-    kind = kind_of(head, file.read(LOOK))
+    head = file.read(READ_BYTES)
+    file.seek(max(0, size - READ_BYTES))
+    kind = kind_of(head, file.read(READ_BYTES))
     if kind is None:
         return invalid_input("not_a_tiff", UNKNOWN, magic=head[:4].hex())
     words = "is empty" if kind is EMPTY else f"is not a TIFF but {kind.name}"
@@ -196,7 +196,7 @@ def not_a_tiff(file: BinaryIO) -> JobError:
 
 
 def kind_of(head: bytes, tail: bytes) -> Kind | None:
-    """The kind of a file by its first and last 64 kB; None where it is not known."""
+    """Return the kind of a file by its first and last 64 kB, or `None` if it is unknown."""
     found = (recognize(head, tail) for recognize in (_blank, _zip, _database, _by_magic, _bitmap, _dbf, _text))
     return next(filter(None, found), None)
 
@@ -227,13 +227,13 @@ def _by_magic(head: bytes, _tail: bytes) -> Kind | None:
 
 
 def _bitmap(head: bytes, _tail: bytes) -> Kind | None:
-    """BM alone is too short to be sure: two reserved numbers are 0, and the header has one of its known sizes."""
+    """BM alone is ambiguous, so two reserved numbers must be 0, and the header size a known one."""
     sure = head[:2] == b"BM" and head[6:10] == bytes(4) and head[14:15] in {b"\x0c", b"\x28", b"\x38", b"\x6c", b"\x7c"}
     return Kind("a BMP picture", PICTURE) if sure else None
 
 
 def _dbf(head: bytes, _tail: bytes) -> Kind | None:
-    """A version, a date, and a header of whole fields."""
+    """DBASE has a version, a date, and a header of whole fields."""
     version, month, day = head[0], *head[2:4].ljust(2, b"\0")
     whole = int.from_bytes(head[8:10], "little") % 32 in {1, 8}
     sure = version in {0x03, 0x30, 0x83, 0x8B, 0xF5} and month in range(1, 13) and day in range(1, 32) and whole
@@ -242,7 +242,7 @@ def _dbf(head: bytes, _tail: bytes) -> Kind | None:
 
 def _text(head: bytes, _tail: bytes) -> Kind | None:
     words = _decoded(head).lstrip().lower()
-    binary = any(letter < " " and letter not in "\t\n\r\f\x1a\x1b" for letter in words[:LOOK_FOR_TEXT])
+    binary = any(letter < " " and letter not in "\t\n\r\f\x1a\x1b" for letter in words[:TEXT_LETTERS])
     found = (kind for pattern, kind in (_HEADS if binary else (*_HEADS, *_TEXTS)) if pattern.match(words))
     return next(found, None if binary else TEXT)
 

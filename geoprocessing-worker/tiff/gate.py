@@ -1,12 +1,11 @@
-"""Decides whether GDAL may see a file at all: by its directories, before anything of it is decoded.
+"""The gate before GDAL: decides from its IFDs whether a file may be opened, before anything in it is decoded.
 
-Two gates. `check_metadata` keeps out files through whose own metadata GDAL would open something else; it always
-stands. `check_structure` keeps out what would cost too much or cannot be; `VALIDATE_FILE_HEADERS` turns it off.
+`check_metadata` rejects files with metadata that could make GDAL open something else. It always runs. `check_structure`
+rejects impossible and too costly structures. `VALIDATE_FILE_HEADERS` turns it off.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -18,58 +17,59 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoprocessing_worker.errors import JobError, invalid_input, malformed, too_large, truncated
-from geoprocessing_worker.tiff.compression import Codec, codec_of, unsupported
-from geoprocessing_worker.tiff.directory import (
+from geoprocessing_worker.tiff.compression import codec_of, unsupported
+from geoprocessing_worker.tiff.letters import decode_wide
+from geoprocessing_worker.tiff.structure import Ifd, TiffReader, TiffStructure
+from geoprocessing_worker.tiff.tags import (
+    ASCII,
     BITS_PER_SAMPLE,
+    BLOCK_TAGS,
     GDAL_NODATA,
-    HEIGHT,
     IS_MASK,
     IS_REDUCED,
-    LETTERS,
     METADATA,
-    SUBFILE_TYPE,
-    WIDTH,
-    Directory,
-    Field,
-    Tiff,
+    ONE_BYTE,
+    PLANAR_CONFIGURATION,
+    ROWS_PER_STRIP,
+    SAMPLES,
+    TIE_POINTS,
+    TILE_HEIGHT,
+    TILE_WIDTH,
 )
-from geoprocessing_worker.tiff.letters import decode_wide
 
-MAX_SIDE = 1_000_000  # pixels; the widest honest mosaics stay below
+MAX_SIDE = 1_000_000  # pixels. The widest ordinary mosaics stay below
 MAX_BANDS = 4096  # hyperspectral cubes have a few hundred
-MAX_BLOCK_BYTES = 768 << 20  # of one band; one block is decoded whole, whatever is asked of it
-MAX_INTERLEAVED_BYTES = 1 << 30  # of all bands of a block, where they are stored pixel by pixel
+MAX_BLOCK_BYTES = 768 << 20  # of one band. GDAL decodes a block whole, however little of it is needed
+MAX_INTERLEAVED_BYTES = 1 << 30  # of all bands of a pixel-interleaved block
 MAX_BLOCKS = 16_000_000  # a million pixels square in tiles of 256
-# GDAL's time to open a file grows with the square of the masks, from 0.6 s for these to 10 s for 4,000. With overviews
-# it grows evenly, but many are opened: a day of pictures, one a minute, has 1,440.
-MOST_OF_KIND = {"masks": 1024, "overviews": 2048}
-MAX_CONTROL_POINTS = 10_000  # each becomes an object, and all of them an equation; honest files have some hundred
+# GDAL's opening time grows with the square of the masks, from 0.6 s for this limit to 10 s for 4,000. It grows linearly
+# with overviews, but many are opened. A day of pictures, one a minute, has 1,440 of them.
+MAX_BY_KIND = {"masks": 1024, "overviews": 2048}
+MAX_CONTROL_POINTS = 10_000  # each becomes an object, and all of them an equation. Ordinary files have some hundred
 
-TIE_POINTS = 33922  # six numbers each
 LARGEST_METADATA = 1 << 20  # bytes
-LARGEST_TEXT = 16 << 20  # bytes; microscopes describe their pictures in megabytes of XML
-LARGEST_NODATA = 4096  # bytes; one number
+LARGEST_TEXT = 16 << 20  # bytes. Microscopes describe their pictures in megabytes of XML
+LARGEST_NODATA = 4096  # bytes. One number
 UTF_8_MARK = b"\xef\xbb\xbf".decode("latin-1")  # GDAL skips it
-BYTES = frozenset({1, 2, 6, 7})  # TIFF's types of one byte
 
-# Domains that programs write of themselves and that lead nowhere. OVERVIEWS, GEOLOCATION and whatever a later GDAL may
-# follow are kept out by not being here. TILING_SCHEME is in our own web-optimized results, which later jobs take; GDAL
-# writes it from an option of the one who calls, and never reads it.
+# Domains that programs write and that lead nowhere. OVERVIEWS, GEOLOCATION and any domain that a later GDAL may follow
+# are rejected because they are not listed. TILING_SCHEME is in this worker's web-optimized COGs, which later jobs read.
+# GDAL writes it from a creation option and never reads it.
 HARMLESS_DOMAINS = frozenset({
     "", "IMAGE_STRUCTURE", "COLOR_PROFILE", "IMAGERY", "RPC", "EXIF", "TILING_SCHEME", "rio_creation_kwds",
     "rio_overview",
     # ArcGIS, in each file that it writes.
     "Esri", "ESRI", "xml:ESRI",
-    # What GDAL copies of sources in other formats (COPY_SRC_MDD): none of it is looked at again in a GeoTIFF.
+    # Copied by GDAL from sources in other formats (COPY_SRC_MDD), and never read again in a GeoTIFF.
     "IMD", "QUALITY", "ENVI", "ERS", "TRE", "xml:TRE", "NITF_METADATA", "NITF_DES", "xml:DES", "CGM", "TEXT", "IPTC",
     "json:ISIS3", "json:VICAR", "xml:ISIS3", "xml:PDS4", "xml:SENTINEL2", "xml:dimap",
     "xml:gml.root-instance", "xml:BAG",
 })  # fmt: skip
-# What GDAL's driver makes by itself, from other tags or to list the pages.
+# Made by GDAL's driver from other tags, or to list the pages.
 DERIVED_DOMAINS = frozenset({"SUBDATASETS", "DERIVED_SUBDATASETS", "xml:XMP"})
 
-# Nothing but this is taken, so that no other reader of XML can see more in a text than was seen here. GDAL for one
-# takes an element <domain> for the attribute of that name.
+# Only this grammar is accepted, so that no XML parser can find more in a text than this one. GDAL, for example, reads
+# an element <domain> as the attribute of that name.
 _ATTRIBUTES = r"""(?:\s++[\w:.-]++\s*+=\s*+(?:"[^"<>]*+"|'[^'<>]*+'))*+\s*+"""
 _OPENING = re.compile(rf"\s*+(?:<\?xml[^<>?]*+\?>)?\s*+<GDALMetadata{_ATTRIBUTES}>", re.ASCII)
 _EMPTY = re.compile(rf"\s*+(?:<\?xml[^<>?]*+\?>)?\s*+<GDALMetadata{_ATTRIBUTES}/>\s*+", re.ASCII)
@@ -78,8 +78,10 @@ _CLOSING = re.compile(r"\s*+</GDALMetadata\s*+>\s*+", re.ASCII)
 _DOMAIN = re.compile(r"""\bdomain\s*=\s*["']([^"']*)["']""", re.IGNORECASE | re.ASCII)
 
 
-def admit(path: Path, *, validate_headers: bool = True) -> tuple[str, ...]:
-    """Look at every directory of the file. Return a remark for each oddity that does no harm.
+def admit(path: Path, *, validate_headers: bool = True) -> TiffStructure:
+    """Check every IFD of a file. Return its structure.
+
+    Cached, since the child process checks each file before its handler does.
 
     Args:
         path: the file.
@@ -89,83 +91,79 @@ def admit(path: Path, *, validate_headers: bool = True) -> tuple[str, ...]:
         JobError: `not_a_tiff`, `hostile_metadata`; with `validate_headers` also `malformed_header`, `truncated`,
             `too_large`, `unsupported_compression`.
     """
-    found = path.stat()
-    return _admit_once(path, validate_headers, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+    stat = path.stat()
+    return _admit_once(path, validate_headers, (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns))
 
 
 @lru_cache(maxsize=4)
-def _admit_once(path: Path, validate_headers: bool, _version: tuple[int, ...]) -> tuple[str, ...]:
-    """A file that was let in is not looked at again; one that was refused is refused again."""
+def _admit_once(path: Path, validate_headers: bool, _version: tuple[int, ...]) -> TiffStructure:
     with path.open("rb") as file:
-        tiff, found = Tiff(file), Counter[str]()
+        reader = TiffReader(file)
+        structure = TiffStructure.of(path, reader)
         try:
-            first = 0
-            for directory in tiff.directories():
-                check_metadata(tiff, directory)
-                if validate_headers and (kind := _kind(tiff, directory)):
-                    found[kind] += 1
-                    if found[kind] > MOST_OF_KIND[kind]:
-                        raise too_large(kind, found[kind], MOST_OF_KIND[kind], kind)
-                first = first or _pixels(tiff, directory)
-                if directory.incomplete:
-                    _check_needless(tiff, directory, first)
-                elif validate_headers and (not directory.nested or _is_version(tiff, directory)):
-                    check_structure(tiff, directory)
+            _check_ifds(reader, structure, validate_headers=validate_headers)
         except JobError as error:
-            # GDAL may find its way through a damaged chain; what it finds there is looked at once it is open.
+            # GDAL may read more of a damaged chain. Its domains and sizes are checked again once it is open.
             if validate_headers or error.code == "hostile_metadata":
                 raise
-        return () if tiff.remark is None else (tiff.remark,)
+    return structure
 
 
-def _kind(tiff: Tiff, directory: Directory) -> str | None:
-    """The kind of a directory that belongs to another one's picture: a key of `MOST_OF_KIND`."""
-    found = tiff.numbers(directory.find(SUBFILE_TYPE))
-    bits = int(found[0]) if found.size else 0
-    return "masks" if bits & IS_MASK else "overviews" if bits & IS_REDUCED else None
+def _check_ifds(reader: TiffReader, structure: TiffStructure, *, validate_headers: bool) -> None:
+    found = Counter[str]()
+    for ifd in structure.ifds:
+        check_metadata(reader, ifd)
+        if validate_headers and (kind := _kind(ifd)):
+            found[kind] += 1
+            if found[kind] > MAX_BY_KIND[kind]:
+                raise too_large(kind, found[kind], MAX_BY_KIND[kind], kind)
+        if ifd.incomplete:
+            _check_needless(reader, ifd, structure.ifds[0])
+        elif validate_headers and (not ifd.nested or _is_version(ifd)):
+            check_structure(reader, ifd)
+    if structure.error is not None:
+        raise structure.error
 
 
-def _pixels(tiff: Tiff, directory: Directory) -> int:
-    return math.prod(int(number) for tag in (WIDTH, HEIGHT) for number in tiff.numbers(directory.find(tag))[:1])
+def _kind(ifd: Ifd) -> str | None:
+    """Return the key in `MAX_BY_KIND` of an IFD that belongs to another one's picture."""
+    return "masks" if ifd.subfile_type & IS_MASK else "overviews" if ifd.subfile_type & IS_REDUCED else None
 
 
-def _check_needless(tiff: Tiff, directory: Directory, first: int) -> None:
-    """Refuse a file whose picture cannot be shown without this incomplete directory.
+def _check_needless(reader: TiffReader, ifd: Ifd, first: Ifd) -> None:
+    """Reject a file if its picture cannot be shown without this incomplete IFD.
 
-    Without its mask a picture would show hidden pixels. A page larger than the first one (of so many pixels) would be
-    the one that is shown.
+    Without its mask a picture would show hidden pixels. A page larger than the first one would be the page to show.
 
     Raises:
         JobError: `truncated`.
     """
-    kind = tiff.numbers(directory.find(SUBFILE_TYPE))
-    bits = int(kind[0]) if kind.size else 0
-    if not bits & IS_REDUCED and (bits & IS_MASK or _pixels(tiff, directory) > first):
-        raise truncated("a page or mask has values beyond its end", tiff.size + 1, tiff.size)
+    larger = ifd.width * ifd.height > first.width * first.height
+    if not ifd.subfile_type & IS_REDUCED and (ifd.subfile_type & IS_MASK or larger):
+        raise truncated("a page or mask has values beyond its end", reader.size + 1, reader.size)
 
 
-def _is_version(tiff: Tiff, directory: Directory) -> bool:
-    """Whether GDAL opens a SubIFD: it has a size, and it is an overview or a mask. GDAL ignores all others."""
-    kind, width, height = (tiff.numbers(directory.find(tag)) for tag in (SUBFILE_TYPE, WIDTH, HEIGHT))
-    return bool(kind.size and int(kind[0]) & (IS_REDUCED | IS_MASK) and width.any() and height.any())
+def _is_version(ifd: Ifd) -> bool:
+    """Whether GDAL opens a SubIFD. It ignores all but overviews and masks that have a size."""
+    return bool(ifd.subfile_type & (IS_REDUCED | IS_MASK) and ifd.width and ifd.height)
 
 
-def check_metadata(tiff: Tiff, directory: Directory) -> None:
-    """Refuse metadata in a domain that is not known to be harmless, or written so that readers may disagree about it.
+def check_metadata(reader: TiffReader, ifd: Ifd) -> None:
+    """Reject metadata in an unlisted domain, or in a form that parsers may read differently.
 
     Raises:
         JobError: `hostile_metadata`, `too_large`.
     """
-    for field in directory.fields:
+    for field in ifd.fields:
         if field.tag != METADATA:
             continue
         if field.size > LARGEST_METADATA:
             raise too_large("metadata", field.size, LARGEST_METADATA, "bytes of metadata")
-        # libtiff would also take wider numbers for letters.
-        if field.kind not in BYTES:
+        # libtiff would also read wider numbers as letters.
+        if field.kind not in ONE_BYTE:
             raise _unreadable(type=field.kind)
-        # GDAL reads up to the first NUL, and nothing of wide letters. `texts` decodes those for it.
-        content = tiff.content(field)
+        # GDAL reads up to the first NUL, and no UTF-16 or UTF-32. `source/texts` decodes those for it.
+        content = reader.content(field)
         wide = decode_wide(content)
         text = content.partition(b"\0")[0].decode("latin-1") if wide is None else wide.text
         for domain in _domains(text.removeprefix(UTF_8_MARK)):
@@ -173,7 +171,7 @@ def check_metadata(tiff: Tiff, directory: Directory) -> None:
 
 
 def check_domain(domain: str) -> None:
-    """Refuse a domain that is not known to be harmless.
+    """Reject a domain that is not listed as harmless.
 
     Raises:
         JobError: `hostile_metadata`.
@@ -204,7 +202,7 @@ def _domains(text: str) -> set[str]:
 def _unreadable(**detail: int) -> JobError:
     return invalid_input(
         "hostile_metadata",
-        "The file's metadata are not written the way GDAL writes them, so what they lead to cannot be told. "
+        "The file's metadata are not written the way GDAL writes them, so they may point to other files. "
         "Save it without.",
         **detail,
     )
@@ -212,7 +210,7 @@ def _unreadable(**detail: int) -> JobError:
 
 @dataclass(frozen=True, slots=True)
 class BlockLayout:
-    """A directory's picture as libtiff would take it. Sizes in pixels."""
+    """The size, samples and blocks of a picture as libtiff reads them. Sizes in pixels."""
 
     width: int
     height: int
@@ -223,34 +221,29 @@ class BlockLayout:
     block_height: int
 
     @classmethod
-    def read(cls, tiff: Tiff, directory: Directory) -> Self:
-        """The layout that a directory declares."""
-
-        def number(tag: int, default: int) -> int:
-            values = tiff.numbers(directory.find(tag))
-            return int(values[0]) if values.size else default
-
-        width, height = number(256, 0), number(257, 0)
-        bits = tiff.numbers(directory.find(BITS_PER_SAMPLE))
-        tiled = directory.find(322) is not None
+    def read(cls, reader: TiffReader, ifd: Ifd) -> Self:
+        """Return the layout that an IFD declares."""
+        bits = reader.numbers(ifd.find(BITS_PER_SAMPLE))
+        tiled = ifd.find(TILE_WIDTH) is not None
+        rows = min(reader.first(ifd, ROWS_PER_STRIP, ifd.height), ifd.height)
         return cls(
-            width=width,
-            height=height,
-            samples=number(277, 1),
+            width=ifd.width,
+            height=ifd.height,
+            samples=reader.first(ifd, SAMPLES, 1),
             bits=int(bits.max()) if bits.size else 1,
-            separate=number(284, 1) == 2,
-            block_width=number(322, 0) if tiled else width,
-            block_height=number(323, 0) if tiled else min(number(278, height), height),
+            separate=reader.first(ifd, PLANAR_CONFIGURATION, 1) == 2,
+            block_width=reader.first(ifd, TILE_WIDTH) if tiled else ifd.width,
+            block_height=reader.first(ifd, TILE_HEIGHT) if tiled else rows,
         )
 
     @property
     def band_bytes(self) -> int:
-        """Of one band of a block."""
+        """Bytes of one band of a block."""
         return self.block_height * -(-self.block_width * self.bits // 8)
 
     @property
     def block_bytes(self) -> int:
-        """Of a block as it is stored: of one band, or of all."""
+        """Bytes of a stored block: of one band, or of all if they are interleaved."""
         samples = 1 if self.separate else self.samples
         return self.block_height * -(-self.block_width * self.bits * samples // 8)
 
@@ -262,21 +255,25 @@ class BlockLayout:
         return across * down * (self.samples if self.separate else 1)
 
 
-def check_structure(tiff: Tiff, directory: Directory) -> None:
-    """Refuse a picture that cannot be, that is stored in a way which is not read here, or that would cost too much.
+def check_structure(reader: TiffReader, ifd: Ifd) -> None:
+    """Reject a picture that is impossible, unsupported or too costly.
 
     Raises:
         JobError: `malformed_header`, `too_large`, `unsupported_compression`, `truncated`.
     """
-    layout = BlockLayout.read(tiff, directory)
+    layout = BlockLayout.read(reader, ifd)
     if not (layout.width and layout.height and layout.block_width and layout.block_height and layout.samples):
         raise malformed("a picture in it has no size", width=layout.width, height=layout.height)
     if layout.bits not in range(1, 129):
         raise malformed("its number of bits is none that a pixel can have", bits=layout.bits)
-    _check_codec(codec_of(tiff, directory))
-    _check_texts(directory)
-    starts, lengths = (_places(tiff, directory, strip, tile) for strip, tile in ((273, 324), (279, 325)))
-    tie_points = directory.find(TIE_POINTS)
+    codec = codec_of(reader, ifd)
+    if not codec.read:
+        raise unsupported(codec)
+    _check_texts(ifd)
+    (tile_starts, tile_bytes), (strip_starts, strip_bytes) = BLOCK_TAGS
+    starts = reader.numbers(ifd.find(tile_starts) or ifd.find(strip_starts))
+    lengths = reader.numbers(ifd.find(tile_bytes) or ifd.find(strip_bytes))
+    tie_points = ifd.find(TIE_POINTS)
     for limit, found, allowed, words in (
         ("side", max(layout.width, layout.height), MAX_SIDE, "pixels on a side"),
         ("bands", layout.samples, MAX_BANDS, "bands"),
@@ -287,36 +284,22 @@ def check_structure(tiff: Tiff, directory: Directory) -> None:
     ):
         if found > allowed:
             raise too_large(limit, found, allowed, words)
-    # GDAL writes none at all where no block is there.
-    if any(0 < places.size < layout.blocks for places in (starts, lengths)):
+    # GDAL lists no blocks at all where none is stored.
+    if any(0 < listed.size < layout.blocks for listed in (starts, lengths)):
         raise malformed("fewer strips or tiles are listed than its picture has", blocks=layout.blocks)
-    _check_starts(tiff, starts, lengths)
+    _check_starts(reader, starts, lengths)
 
 
-def _check_texts(directory: Directory) -> None:
-    for field in directory.fields:
-        most = LARGEST_NODATA if field.tag == GDAL_NODATA else LARGEST_TEXT
-        if field.kind == LETTERS and field.size > most:
-            raise too_large("text", field.size, most, f"bytes of text in tag {field.tag}")
+def _check_texts(ifd: Ifd) -> None:
+    for field in ifd.fields:
+        limit = LARGEST_NODATA if field.tag == GDAL_NODATA else LARGEST_TEXT
+        if field.kind == ASCII and field.size > limit:
+            raise too_large("text", field.size, limit, f"bytes of text in tag {field.tag}")
 
 
-def _check_codec(codec: Codec) -> None:
-    if not codec.read:
-        raise unsupported(codec)
-
-
-def _places(tiff: Tiff, directory: Directory, strip: int, tile: int) -> NDArray[np.uint64]:
-    field: Field | None = directory.find(tile) or directory.find(strip)
-    return tiff.numbers(field)
-
-
-def _check_starts(
-    tiff: Tiff,
-    starts: NDArray[np.uint64],
-    lengths: NDArray[np.uint64],
-) -> None:
-    """A block that is there begins inside the file; one whose end is missing shows when it is read, or never."""
+def _check_starts(reader: TiffReader, starts: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> None:
+    """Reject a stored block that begins beyond the end of the file. A missing end shows when the block is read."""
     if starts.size == lengths.size:
         starts = starts[lengths > 0]
-    if starts.size and int(starts.max()) >= tiff.size:
-        raise truncated("a strip or tile stands beyond its end", int(starts.max()), tiff.size)
+    if starts.size and int(starts.max()) >= reader.size:
+        raise truncated("a strip or tile lies beyond its end", int(starts.max()), reader.size)

@@ -1,4 +1,4 @@
-"""Decodes the texts of a file, in any encoding, to what JSON and a console can hold."""
+"""Decodes texts of any encoding for JSON and consoles."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
-# All but tab, line feed and carriage return.
+# All control characters but tab, line feed and carriage return.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _HIGH = re.compile(rb"[\x80-\xff]+")
-LONGEST_RUN = 2  # accented letters in a row; a longer run is another script, or a code of two bytes for a letter
+LONGEST_RUN = 2  # accented letters in a row. A longer run is another script or a two-byte encoding
 
 ARABIC = "Windows-1256"
 LATIN = "Windows-1252"
@@ -18,7 +18,7 @@ UTF_8 = "UTF-8 with errors"
 UNKNOWN = "an unknown encoding"
 UTF_16, UTF_32 = "UTF-16", "UTF-32"
 
-# How texts in wide letters begin: with a mark, or with markup. The longest come first, since UTF-32 contains UTF-16.
+# Starts of UTF-16 and UTF-32 texts: a byte order mark, or markup. UTF-32 comes first, since it begins like UTF-16.
 _WIDE = (
     (b"\xff\xfe\0\0", "utf-32-le", UTF_32), (b"\0\0\xfe\xff", "utf-32-be", UTF_32),
     (b"<\0\0\0", "utf-32-le", UTF_32), (b"\0\0\0<", "utf-32-be", UTF_32),
@@ -38,11 +38,11 @@ class Decoded(NamedTuple):
 
 
 def decode(raw: bytes) -> Decoded:
-    """A text of an unknown encoding.
+    """Decode a text of unknown encoding.
 
-    UTF-8 wins where it fits. Otherwise Arabic words are Windows-1256, and single accented letters among ASCII are
-    Windows-1252, which includes Latin-1. In all other texts each foreign byte becomes U+FFFD: a guess between, for
-    example, Cyrillic, Greek and Japanese is too often wrong in texts of a few letters.
+    UTF-8 is preferred. Otherwise Arabic words are Windows-1256, and single accented letters among ASCII are
+    Windows-1252, which includes Latin-1. In all other texts each non-ASCII byte becomes U+FFFD. A guess between
+    Cyrillic, Greek and Japanese, for example, is too often wrong in texts of a few letters.
     """
     try:
         return Decoded(raw.decode(), None)
@@ -50,7 +50,7 @@ def decode(raw: bytes) -> Decoded:
         patched = raw.decode(errors="replace")
     damaged = patched.count(REPLACEMENT)
     if sum(not letter.isascii() for letter in patched) > 2 * damaged:
-        return Decoded(patched, UTF_8)  # cut in the middle of a letter, as fields of a fixed length are
+        return Decoded(patched, UTF_8)  # cut within a letter, as fields of a fixed length often are
     arabic = raw.decode("cp1256")
     if _ARABIC_TEXT.fullmatch(arabic) and _ARABIC_WORD.search(arabic):
         return Decoded(arabic, ARABIC)
@@ -61,9 +61,9 @@ def decode(raw: bytes) -> Decoded:
 
 
 def decode_wide(raw: bytes) -> Decoded | None:
-    """A text in UTF-16 or UTF-32 up to its NUL, `None` for any other.
+    """Decode a UTF-16 or UTF-32 text up to its NUL. Return `None` for any other.
 
-    GDAL reads no more of it than a mark and one letter, since the second byte, or the third, is a NUL.
+    GDAL stops at the NUL in its second or third byte, after the byte order mark and one letter.
     """
     for begin, codec, name in _WIDE:
         if raw.startswith(begin):
@@ -74,5 +74,5 @@ def decode_wide(raw: bytes) -> Decoded | None:
 
 
 def clean(text: str) -> str:
-    """The text with U+FFFD for each control character but white space."""
+    """Replace control characters with U+FFFD, except white space."""
     return _CONTROL.sub(REPLACEMENT, text)

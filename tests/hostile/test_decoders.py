@@ -14,8 +14,8 @@ from PIL import ImageCms
 
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.source.gdal import gdal_environment, open_source
-from geoprocessing_worker.tiff.directory import Tiff as Walker
 from geoprocessing_worker.tiff.gate import admit
+from geoprocessing_worker.tiff.structure import TiffReader
 from tests.hostile.test_bombs import NAMED, render
 from tests.support.tiffs import DOUBLE, LONG, SHORT, UNDEFINED, RawTiff, Value, gray
 
@@ -34,10 +34,10 @@ def block_of(codec: str, path: Path) -> tuple[dict[int, Value], bytes]:
     ):  # fmt: skip
         dataset.write(np.full((count, LARGE, LARGE), 7, np.uint8))
     with path.open("rb") as file:
-        tiff = Walker(file)
-        directory = next(iter(tiff.directories()))
-        start, length, compression = (int(tiff.numbers(directory.find(tag))[0]) for tag in (324, 325, 259))
-        parameters = tiff.numbers(directory.find(50674))
+        reader = TiffReader(file)
+        ifd = next(reader.ifds())
+        start, length, compression = (reader.first(ifd, tag) for tag in (324, 325, 259))
+        parameters = reader.numbers(ifd.find(50674))
     tags: dict[int, Value] = {259: (SHORT, [compression]), 277: (SHORT, [count]), 258: (SHORT, [8] * count)}
     if parameters.size:
         tags[50674] = (LONG, [int(number) for number in parameters])

@@ -13,6 +13,7 @@ from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.source import inspection
 from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.tiff.gate import admit
+from geoprocessing_worker.tiff.structure import TiffStructure
 from tests.support.canary import Canary
 from tests.support.rasters import DEGREES, run
 from tests.support.tiffs import ASCII, BYTE, LONG, SHORT, RawTiff, Value, gray, text
@@ -67,7 +68,7 @@ def test_the_domains_that_gdal_found_are_checked_again(
     validate_headers: bool, bird: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second gate, before overviews and pixels, works alone."""
-    monkeypatch.setattr(inspection, "admit", lambda *_, **__: ())
+    monkeypatch.setattr(inspection, "admit", lambda path, **_: TiffStructure.read(path))
     path = hostile(tmp_path / "a.tif", "OVERVIEWS", OVERVIEW_FILE=str(bird.path))
     with pytest.raises(JobError) as caught:
         inspection.inspect_file(path, validate_headers=validate_headers)
@@ -77,7 +78,7 @@ def test_the_domains_that_gdal_found_are_checked_again(
 
 def test_the_attack_works_without_the_gates(bird: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without both gates GDAL opens the named file, so the tests above prove something."""
-    monkeypatch.setattr(inspection, "admit", lambda *_, **__: ())
+    monkeypatch.setattr(inspection, "admit", lambda path, **_: TiffStructure.read(path))
     monkeypatch.setattr(inspection, "check_domain", lambda _: None)
     path = hostile(tmp_path / "a.tif", "OVERVIEWS", OVERVIEW_FILE=str(bird.path))
     run(path, tmp_path / "out", max_size=64)

@@ -15,9 +15,9 @@ from geoprocessing_worker.source import known_crs
 from geoprocessing_worker.source.gdal import gdal_environment, open_source
 from geoprocessing_worker.source.inspection import inspect_file
 from geoprocessing_worker.tasks.builtin import GEOTIFF_INFO, GEOTIFF_TO_COG, GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
-from geoprocessing_worker.tiff.directory import LIBTIFF_FIELDS, MOST_FIELDS, SIZES, VITAL
-from geoprocessing_worker.tiff.directory import Tiff as Walker
 from geoprocessing_worker.tiff.gate import admit
+from geoprocessing_worker.tiff.structure import LIBTIFF_FIELDS, MAX_FIELDS, TiffReader, TiffStructure
+from geoprocessing_worker.tiff.tags import SIZES, VITAL
 from tests.support.rasters import run
 from tests.support.task_runs import perform_on
 from tests.support.tiffs import ASCII, BYTE, DOUBLE, LONG, LONG8, SHORT, UNDEFINED, RawTiff, Value, gray, text
@@ -88,7 +88,8 @@ def test_a_bad_pointer_after_overviews_is_ignored_too(
     source = tmp_path / "a.tif"
     source.write_bytes(file_with(half, quarter, chain=POINTERS[pointer]))
     with source.open("rb") as file:
-        monkeypatch.setitem(known_crs._known, known_crs._words(file, 1), CRS("EPSG:4326"))
+        reader = TiffReader(file)
+        monkeypatch.setitem(known_crs._known, known_crs._geo_tags(reader, next(reader.ifds())), CRS("EPSG:4326"))
     metadata: Any = perform_on(handler, source, tmp_path / "out").metadata
     assert ["ignored" in note for note in metadata["source"]["notes"]] == [True]
     assert metadata["source"]["overviews"] == (0 if handler is GEOTIFF_TO_COG else 2)
@@ -121,8 +122,7 @@ def test_a_truncated_pointer_ends_the_chain(tmp_path: Path) -> None:
         (tmp_path / "a.tif").write_bytes(whole[:-cut])
         with gdal_environment(), open_source(tmp_path / "a.tif") as dataset:
             assert dataset.width == 16
-        with (tmp_path / "a.tif").open("rb") as file:
-            assert len(list(Walker(file).directories())) == 1
+        assert len(TiffStructure.read(tmp_path / "a.tif").ifds) == 1
 
 
 @pytest.mark.parametrize("tag", [330, 34665, 34853, 40965])
@@ -150,7 +150,7 @@ ENDS: dict[str, dict[int, Value]] = {
 }
 GOES_ON: dict[str, dict[int, Value]] = {
     "plain": gray(),
-    "as many fields as are read here": gray() | dict.fromkeys(range(10_000, 10_000 + MOST_FIELDS - 9), (SHORT, [1])),
+    "as many fields as are read here": gray() | dict.fromkeys(range(10_000, 10_000 + MAX_FIELDS - 9), (SHORT, [1])),
     "as many fields as libtiff reads": gray() | dict.fromkeys(range(10_000, 10_000 + LIBTIFF_FIELDS - 9), (SHORT, [1])),
     "width of bytes": gray(t256=(BYTE, [16])),
     "width of 64 bits": gray(t256=(LONG8, [16])),
@@ -187,7 +187,7 @@ def test_no_directory_is_hidden_behind_an_invalid_one(kind: str, big: bool, tmp_
         assert caught.value.code == ("too_large" if refused_sooner else "hostile_metadata")
         return
     assert seen_by_gdal(path) == 1
-    assert len(admit(path)) == 1
+    assert admit(path).remark is not None
 
 
 @pytest.mark.parametrize("kind", [6, 8, 9, 17])
@@ -221,7 +221,7 @@ def test_gdal_ignores_a_truncated_directory_too(tmp_path: Path) -> None:
             assert caught.value.code == "hostile_metadata"
         else:
             assert seen_by_gdal(path) == 1
-            assert len(admit(path)) == 1
+            assert admit(path).remark is not None
 
 
 def file_with_values_lost(second: dict[int, Value], tag: int, kind: int = LONG, count: int = 10) -> bytes:
@@ -241,7 +241,7 @@ def test_the_walk_ends_at_lost_values_exactly_like_gdal(tag: int, kind: int, tmp
     for count in (10, 1) if SIZES[kind] == 8 else (10,):
         path.write_bytes(file_with_values_lost(gray(), tag, kind, count))
         assert seen_by_gdal(path) == 1
-        assert len(admit(path)) == 1
+        assert admit(path).remark is not None
 
 
 @pytest.mark.parametrize("tag", [254, 262, 273, 279, 305, 324, 330, 700, 42112, 42113, 65000], ids=str)

@@ -1,4 +1,4 @@
-"""A note or refusal advises only what helps: each advice is followed here, and the outcome is another one."""
+"""A note or error advises only working remedies: each one is followed here, and changes the outcome."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_source_crs_is_advised_where_it_places_the_file_and_nowhere_else(
     assert not (advised and placed)
     if kind == "meters called degrees":  # the note has the numbers by which their owner knows the system
         assert helped
-        assert any("its coordinate system is another" in note for note in notes)
+        assert any("the coordinate system is another one" in note for note in notes)
         return
     assert advised == (helped and not placed)
     if placed or not helped:
@@ -155,7 +155,7 @@ def test_native_is_proposed_for_the_picture_alone() -> None:
 
 
 def test_tiles_never_propose_another_system(tmp_path: Path) -> None:
-    """They have one only; a file that it cannot show is refused as that."""
+    """They have one only. A file that it cannot show is rejected for that."""
     south = Affine(0.01, 0, 0, 0, -0.01, -89.5)
     source = Tiff(ramp(16, 16), transform=south).write(tmp_path / "a.tif")
     with pytest.raises(JobError) as caught:
@@ -210,7 +210,7 @@ def test_small_tiles_band_by_band_cure_a_block_that_is_too_large(width: int, tmp
 
 
 def test_gdal_translate_leaves_out_tags_that_it_does_not_know(tmp_path: Path) -> None:
-    """As the cure for too many of them says; GDAL's copy is what gdal_translate makes."""
+    """As the remedy for too many tags proposes. GDAL's copy is that of gdal_translate."""
     source = raw(tmp_path / "a.tif", {50999: (ASCII, b"x" * 5000 + b"\0")})
     with gdal_environment():
         rasterio.shutil.copy(source, tmp_path / "b.tif", driver="GTiff")

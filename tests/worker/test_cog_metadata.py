@@ -13,8 +13,9 @@ from geoprocessing_worker.source.gdal import gdal_environment, open_source
 from geoprocessing_worker.tasks.builtin import GEOTIFF_TO_COG
 from geoprocessing_worker.tasks.cog import job
 from geoprocessing_worker.tasks.cog.metadata import metadata_bytes
-from geoprocessing_worker.tiff.directory import METADATA, Tiff
 from geoprocessing_worker.tiff.gate import LARGEST_METADATA
+from geoprocessing_worker.tiff.structure import TiffStructure
+from geoprocessing_worker.tiff.tags import METADATA
 from tests.support.crafted import metadata
 from tests.support.task_runs import perform_on
 
@@ -29,11 +30,9 @@ ITEMS = [
 
 def written(path: Path) -> int:
     """The bytes of the tag in a file."""
-    with path.open("rb") as file:
-        page = Tiff(file).directory(1)
-        assert page is not None
-        field = page.find(METADATA)
-        return 0 if field is None else field.size
+    page, *_ = TiffStructure.read(path).ifds
+    field = page.find(METADATA)
+    return 0 if field is None else field.size
 
 
 @pytest.mark.parametrize("web_optimized", [False, True])

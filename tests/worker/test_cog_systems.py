@@ -16,7 +16,17 @@ from geoprocessing_worker.source.inspection import inspect_file
 from geoprocessing_worker.tasks.cog.check import check_web_copy
 from tests.support.rasters import Tiff, quarters
 from tests.worker.test_cog import cog
-from tests.worker.test_own_system import BESSEL, GEOS, MERIDIANS, TMERC, UNITS, USER, as_proj_places, esri_string, write
+from tests.worker.test_declared_crs import (
+    BESSEL,
+    GEOS,
+    MERIDIANS,
+    TMERC,
+    UNITS,
+    USER,
+    as_proj_places,
+    esri_string,
+    write,
+)
 
 LIKE_DEGREES = "+proj=longlat +ellps=bessel +type=crs"
 PIXELS = 50

@@ -92,7 +92,7 @@ def test_the_codecs_of_gdals_own_files_are_read(codec: str, code: int, tmp_path:
 
 
 def stream(frame: int = 0xC0, bits: int = 8, **options: Any) -> bytes:
-    """A JPEG whose frame says that it is of this process, and of samples of so many bits."""
+    """A JPEG with a frame of this process, and samples of so many bits."""
     with BytesIO() as made:
         Image.linear_gradient("L").resize((48, 48)).save(made, "JPEG", **options)
         content = bytearray(made.getvalue())
@@ -129,7 +129,7 @@ def jpeg_tiff(content: bytes, path: Path, bits: int = 8, *, tiled: bool = False)
 def test_a_kind_of_jpeg_that_is_not_read_is_refused_by_its_name(
     frame: int, bits: int, name: str, tiled: bool, validate_headers: bool, tmp_path: Path
 ) -> None:
-    """All have code 7: only the stream says which process it is of, behind profiles and comments perhaps."""
+    """All have code 7. Only the stream has the process, possibly after profiles and comments."""
     content = stream(frame, bits, comment=b"c" * 70, icc_profile=b"p" * 100_000)
     source = jpeg_tiff(content, tmp_path / "a.tif", bits, tiled=tiled)
     error = refusal(source, tmp_path / "out", validate_headers=validate_headers)
@@ -169,7 +169,7 @@ def test_progressive_jpeg_is_read(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_damaged_jpeg_is_damage(content: bytes, tmp_path: Path) -> None:
-    """What has no frame is no other kind of JPEG; the walk through it ends."""
+    """A stream without a frame is no other kind of JPEG, and the walk through it ends."""
     source = jpeg_tiff(content + b"\0" * 50, tmp_path / "a.tif")
     assert refusal(source, tmp_path / "out").code == "corrupt_block"
 

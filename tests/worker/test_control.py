@@ -12,12 +12,12 @@ import pytest
 from rasterio.control import GroundControlPoint
 
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.geo.control_points import Control, Unmet, fit_control
+from geoprocessing_worker.geo.control_points import Control, Misfit, fit_control
 from geoprocessing_worker.handlers import TaskHandler
 from geoprocessing_worker.tasks.builtin import GEOTIFF_TO_COG, GEOTIFF_TO_TILES
 from tests.support.rasters import Tiff, picture_of, quarters, run
 from tests.support.task_runs import perform_on
-from tests.worker.test_own_system import HANDLERS
+from tests.worker.test_declared_crs import HANDLERS
 
 Place = Callable[[float, float], tuple[float, float]]
 CORNERS = [(0.0, 0.0), (0.0, 1000.0), (1000.0, 0.0), (1000.0, 1000.0)]
@@ -118,7 +118,7 @@ def crossed(pixels: list[tuple[float, float]], one: int, other: int) -> tuple[Gr
 def test_crossed_points_have_no_curve(pixels: list[tuple[float, float]], pair: tuple[int, int]) -> None:
     """A spline would meet a few of them, and fold. The worst points have names, the swapped ones among them."""
     found = fit_control(crossed(pixels, *pair))
-    assert isinstance(found, Unmet)
+    assert isinstance(found, Misfit)
     assert found.residual is not None
     assert found.residual > 50
     assert {pixels[number] for number in pair} <= {(point.row, point.col) for point in found.worst}

@@ -1,4 +1,4 @@
-"""Coordinate systems: what text is taken, and what is told about them."""
+"""CRSs: the accepted texts, and their description."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_everything_else_is_refused(text: str) -> None:
     ],
 )
 def test_proj_strings_without_files_are_taken(text: str) -> None:
-    """By themselves, as the extension by which WKT1 tells Web Mercator and sweeps, and as words of a name."""
+    """By themselves, as the extension by which WKT1 marks Web Mercator and sweeps, and as words of a name."""
     assert horizontal(parse_crs(text)).is_geographic == ("longlat" in text)
 
 
@@ -77,7 +77,7 @@ def test_extension_of_web_mercator_does_not_hide_its_code() -> None:
 
 
 def test_datum_shift_stays_with_the_horizontal_part() -> None:
-    """Of a compound system and of one with heights; a shift of nothing from WGS 84 to itself hides no code."""
+    """Of a compound CRS and of one with heights. A zero shift from WGS 84 to itself hides no code."""
     shifted = "+proj=longlat +ellps=bessel +towgs84=598.1,73.7,418.2,0.202,0.045,-2.455,6.7"
     for text in (f"{shifted} +type=crs", f"{shifted} +vunits=m +type=crs"):
         found = horizontal(CRS.from_user_input(text))
@@ -87,7 +87,7 @@ def test_datum_shift_stays_with_the_horizontal_part() -> None:
 
 
 def test_units_per_degree() -> None:
-    """Of degrees exactly one, so that nothing is scaled; of arc-seconds 3600, of grads ten ninths."""
+    """For degrees exactly 1, so that nothing is scaled, for arc-seconds 3600, for grads ten ninths."""
     wkt = CRS.from_epsg(4326).to_wkt()
     seconds = wkt.replace('ANGLEUNIT["degree",0.0174532925199433]', 'ANGLEUNIT["arc-second",4.84813681109536E-06]')
     found = [per_degree(CRS.from_user_input(system)) for system in ("EPSG:4326", seconds, "EPSG:4807")]

@@ -21,7 +21,7 @@ TILED = {"tiled": True, "blockxsize": 32, "blockysize": 32, "compress": "deflate
 
 
 def renamed(path: Path, tag: int, kind: int, other: int) -> Path:
-    """The file, with another tag in the place of this one, whose entry comes after that of the height."""
+    """The file, with another tag in place of this one, which has an entry after that of the height."""
     content = path.read_bytes()
     at = content.index(struct.pack("<HH", tag, kind), content.index(struct.pack("<HHI", 257, 3, 1)))
     path.write_bytes(content[:at] + struct.pack("<HH", other, kind) + content[at + 4 :])
@@ -29,7 +29,7 @@ def renamed(path: Path, tag: int, kind: int, other: int) -> Path:
 
 
 def without_bits(path: Path) -> Path:
-    """Pixels of 8 bits, of which the header says 1."""
+    """Pixels of 8 bits, declared as 1 bit."""
     return renamed(Tiff(quarters(96), profile=TILED).write(path), 258, 3, 60_000)
 
 

@@ -1,4 +1,4 @@
-"""What is no TIFF is refused by the name of its format, with a way to a GeoTIFF: real files of each kind."""
+"""Other formats than TIFF are rejected by name, with a way to a GeoTIFF: real files of each kind."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ KINDS: dict[str, tuple[str, Callable[[], bytes]]] = {
 @pytest.mark.parametrize("validate_headers", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_that_is_no_tiff_is_refused_by_its_name(kind: str, validate_headers: bool, tmp_path: Path) -> None:
-    """With the gate and without; then one sentence on how to get to a GeoTIFF."""
+    """With the gate and without, then one sentence on the way to a GeoTIFF."""
     name, content = KINDS[kind]
     (tmp_path / "a.tif").write_bytes(content())
     with pytest.raises(JobError) as caught:
@@ -215,7 +215,7 @@ def test_unknown_bytes_are_not_given_a_name(tmp_path: Path) -> None:
 
 
 def test_no_tiff_is_taken_for_anything_else(tmp_path: Path) -> None:
-    """Of either byte order, classic and big: the names are for what has none of the four magic numbers."""
+    """Of either byte order, classic and big. Names are for files without one of the four magic numbers."""
     for order in "<>":
         for big in (False, True):
             content = RawTiff([gray()], data=bytes(300), order=order, big=big).bytes()
@@ -227,7 +227,7 @@ def test_no_tiff_is_taken_for_anything_else(tmp_path: Path) -> None:
 
 
 def test_every_kind_has_a_name_and_a_sentence() -> None:
-    """Each cure says how to get to a file that this worker takes, and ends."""
+    """Each remedy gives a way to an accepted file, and ends."""
     kinds = [kind for _, _, kind in MAGICS] + [kind for table in (ZIPS, HEADS, TEXTS) for _, kind in table]
     for kind in kinds:
         assert re.match(r"(an?|the) \S", kind.name)
@@ -241,6 +241,6 @@ def test_any_bytes_are_looked_at_without_an_error(head: bytes, tail: bytes) -> N
 
 
 def test_a_long_text_takes_no_time() -> None:
-    """No pattern goes back and forth over what a stranger wrote."""
+    """No pattern backtracks on hostile text."""
     for text in (b"1" * 65_536, b"<!--" + b"-" * 65_000, b'{"type"' + b" " * 65_000, b"1 " * 32_000, b"<" * 65_000):
         kind_of(text, text)

@@ -127,7 +127,7 @@ def test_polar_file_in_degrees_is_bounded() -> None:
 @pytest.mark.parametrize("target", ["EPSG:4258", "ESRI:54009", "ESRI:54030", "EPSG:3857"])
 @pytest.mark.parametrize("turn", [0.0, 1e-9])
 def test_dust_past_the_pole_costs_no_row(target: str, turn: float) -> None:
-    """A global grid whose edge lies a hair past the pole reaches as far as one that ends there, and no farther."""
+    """A global grid slightly past the pole covers as much as one that ends there."""
     system = CRS.from_user_input(target)
     tops = []
     for dust in (0.0, 2e-7):
@@ -164,7 +164,7 @@ def test_unreachable_target_is_refused_or_kept() -> None:
 
 
 def test_system_that_holds_no_point_of_the_file_is_a_named_refusal() -> None:
-    """Asking for a system whose area is on the other side of the Earth fails by name, never with a traceback."""
+    """A CRS with an area on the other side of the Earth fails by name, never with a traceback."""
     source = Affine(0.01, 0, 170, 0, -0.01, -40)
     far = CRS.from_proj4("+proj=ortho +lat_0=40 +lon_0=-10")
     with pytest.raises(JobError) as caught:

@@ -1,4 +1,4 @@
-"""Georeferences that cannot be: the picture is made all the same, unplaced, and the metadata say why."""
+"""Impossible georeferences: the picture is rendered unplaced, and the metadata have the reason."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ IMPOSSIBLE = {
 
 @pytest.mark.parametrize("kind", IMPOSSIBLE)
 def test_impossible_place_still_gives_the_picture(kind: str, tmp_path: Path) -> None:
-    """No refusal, no made-up place: all pixels, crs null, and a sentence that says so."""
+    """No error and no invented georeference: all pixels, crs null, and a sentence with the reason."""
     result = run(write_raw_tiff(tmp_path / "a.tif", GRAY, tags=IMPOSSIBLE[kind]), tmp_path / "out")
     metadata: Any = result.metadata
     assert (metadata["crs"], metadata["bboxLonLat"], metadata["validFraction"]) == (None, None, 1.0)
@@ -96,7 +96,7 @@ USED, NOT_NEEDED, NO_HELP = "placed by sourceCrs", "it counts only where", "it c
     ],
 )
 def test_note_says_whether_source_crs_was_used(tags: Any, source_crs: str, told: str, tmp_path: Path) -> None:
-    """It helps a file without a system and one whose system cannot be; others have their own, or no place at all."""
+    """It helps a file with no CRS or an impossible one. Others have their own, or no georeference at all."""
     path = write_raw_tiff(tmp_path / "a.tif", GRAY, tags=tags)
     metadata: Any = run(path, tmp_path / "out", source_crs=source_crs).metadata
     notes = " ".join(metadata["choices"]["notes"])
@@ -105,7 +105,7 @@ def test_note_says_whether_source_crs_was_used(tags: Any, source_crs: str, told:
 
 
 def test_no_system_at_all_is_not_one_that_was_given(tmp_path: Path) -> None:
-    """Where neither the file nor the job says one, the header has none and does not call it the job's."""
+    """If neither the file nor the job has one, the header has none and does not attribute it to the job."""
     path = write_raw_tiff(tmp_path / "a.tif", GRAY, tags=TRANSFORM)
     with gdal_environment():
         header = inspect_file(path)

@@ -1,16 +1,18 @@
-"""Files that are refused before a block is decoded, and those whose decoding fails."""
+"""Files that are rejected before a block is decoded, and those that fail during decoding."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.raster import Georeferencing
+from geoprocessing_worker.raster import Georeferencing, Level
 from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.source.inspection import inspect_file
+from tests.support.headers import header_of
 from tests.support.rasters import Tiff, quarters, ramp, run
 
 
@@ -31,7 +33,7 @@ def test_what_is_no_tiff_is_refused_by_name(content: bytes, tmp_path: Path) -> N
 
 
 def test_truncated_file_is_refused_by_name(tmp_path: Path) -> None:
-    """Half a file: said to be cut off, with advice; the folder of the file is not told."""
+    """Half a file is reported as cut off, with advice and without the file's folder."""
     path = Tiff(np.random.default_rng(0).integers(0, 255, (3, 500, 500), dtype=np.uint8)).write(tmp_path / "a.tif")
     path.write_bytes(path.read_bytes()[:200_000])
     error = refusal(path, tmp_path / "out")
@@ -40,7 +42,7 @@ def test_truncated_file_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_damaged_block_is_refused_by_name(tmp_path: Path) -> None:
-    """Garbage in the compressed data is told as damage."""
+    """Garbage in the compressed data is reported as damage."""
     profile = {"compress": "deflate"}
     path = Tiff(np.random.default_rng(0).integers(0, 9, (1, 300, 300), dtype=np.uint8), profile=profile).write(
         tmp_path / "a.tif"
@@ -93,3 +95,17 @@ def test_overviews_are_levels(tmp_path: Path) -> None:
     with gdal_environment():
         levels = inspect_file(path).levels
     assert [(level.overview, level.width) for level in levels] == [(None, 512), (0, 256), (1, 128)]
+
+
+@pytest.mark.parametrize(
+    ("least", "width"),
+    [({}, 100), ({"width": 101}, 200), ({"height": 51}, 200), ({"side": 101}, 200), ({"width": 201}, 400)],
+    ids=str,
+)
+def test_the_smallest_level_that_is_large_enough_is_chosen(least: dict[str, float], width: int) -> None:
+    """Each minimum counts, and the full picture is used where no level meets it."""
+    sizes = ((400, 200), (200, 100), (100, 50))
+    levels = tuple(Level(number or None, *size, 64, 64) for number, size in enumerate(sizes))
+    header = replace(header_of(400, 200, None, None), levels=levels)
+    assert header.level_for(**least).width == width
+    assert header.level_for(width=999) is header.full

@@ -189,7 +189,7 @@ def test_polar_target_has_no_seam(tmp_path: Path) -> None:
 
 
 def test_averaging_comes_before_clipping(tmp_path: Path) -> None:
-    """Spikes beyond the stretch count with what they are: their mean with the rest is what is shown."""
+    """Spikes beyond the stretch keep their values: the mean with the rest is shown."""
     data = np.full((1, 64, 64), 100, dtype=np.uint16)
     data[0, ::2, ::2] = 500
     source = Tiff(data).write(tmp_path / "a.tif")
@@ -222,7 +222,7 @@ def test_no_picture_comes_out_darker_than_its_file(resampling: str, hidden: bool
 
 
 def test_largest_page_is_shown_and_any_can_be_asked_for(tmp_path: Path) -> None:
-    """Of several pages the largest is shown; `page` chooses another; one that is not there is refused."""
+    """Of several pages the largest is shown. `page` chooses another, and a missing one is rejected."""
     source = tmp_path / "a.tif"
     pages = [Image.new("RGB", (size, size), color) for size, color in ((30, "red"), (60, "lime"), (20, "blue"))]
     pages[0].save(source, save_all=True, append_images=pages[1:])
@@ -266,7 +266,7 @@ def test_page_with_a_place_comes_before_a_larger_one(tmp_path: Path) -> None:
 
 
 def test_source_crs_helps_a_file_that_says_none(tmp_path: Path) -> None:
-    """With a transform but no system the payload's sourceCrs places the picture; without it nothing does."""
+    """With a transform but no CRS, the payload's sourceCrs places the picture. Without it nothing does."""
     source = Tiff(quarters(), crs=None, transform=UTM).write(tmp_path / "a.tif")
     assert run(source, tmp_path / "one").metadata["crs"] is None
     placed = run(source, tmp_path / "two", source_crs="EPSG:32638")
@@ -296,7 +296,7 @@ def test_residual_of_control_points_is_told(tmp_path: Path) -> None:
 
 
 def test_item_has_a_time_or_an_interval(tmp_path: Path) -> None:
-    """STAC: the time that the file was written, or null with an interval; tags are told from a list, no others."""
+    """STAC has the time of writing, or null with an interval. Only listed tags are copied."""
     source = Tiff(quarters()).write(tmp_path / "a.tif")
     run(source, tmp_path / "one")
     item = json.loads((tmp_path / "one" / "a.json").read_text())["properties"]
@@ -312,7 +312,7 @@ def test_item_has_a_time_or_an_interval(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("entries", [2, 4, 13, 200])
 def test_palette_png_holds_indexes_and_entries(entries: int, tmp_path: Path) -> None:
-    """At every depth and with rows that do not fill their last byte, Pillow reads back what was written."""
+    """At every depth and with rows that do not fill their last byte, Pillow reads the written pixels back."""
     random = np.random.default_rng(entries)
     indexes = random.integers(0, entries, (1201, 1003), dtype=np.uint8)
     palette = random.integers(0, 256, (entries, 4), dtype=np.uint8)
@@ -486,7 +486,7 @@ def test_alpha_of_16_bits_is_one_scale_for_the_whole_file(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16"])
 def test_few_values_that_run_into_each_other_are_no_classes(dtype: str, tmp_path: Path) -> None:
-    """Forty grays of a photograph, or whole metres of a plain, are averaged; forty classes in patches are not."""
+    """Forty grays of a photograph, or whole meters of a plain, are averaged. Forty classes in patches are not."""
     rows, columns = np.indices((400, 400))
     plain = (20 + 18 * np.sin(rows / 60) * np.cos(columns / 45)).astype(dtype)
     noise = np.random.default_rng(1).integers(-1, 2, plain.shape).astype(dtype)
@@ -522,14 +522,14 @@ def test_alpha_may_end_where_programs_let_it_end(dtype: str, top: int, tmp_path:
 
 
 def test_alpha_that_is_small_in_bytes_is_small(tmp_path: Path) -> None:
-    """What is nearly transparent everywhere is not made visible."""
+    """Pixels that are nearly transparent everywhere are not made visible."""
     data = np.full((2, 40, 40), 3, dtype="uint8")
     source = Tiff(data, colors=["gray", "alpha"]).write(tmp_path / "a.tif")
     assert (picture_of(run(source, tmp_path / "out"))[..., 3] == 3).all()
 
 
 def test_a_thumbnail_before_the_map_is_not_the_map(tmp_path: Path) -> None:
-    """GDAL lists no pages where the first says that it is a smaller version of another."""
+    """GDAL lists no pages if the first declares itself a smaller version of another."""
     place: dict[str, Value] = {
         "t33550": (DOUBLE, [0.1, 0.1, 0]),
         "t33922": (DOUBLE, [0, 0, 0, 44, 16, 0]),
@@ -549,7 +549,7 @@ def test_a_thumbnail_before_the_map_is_not_the_map(tmp_path: Path) -> None:
 
 
 def test_alpha_of_a_widened_picture_is_whole(tmp_path: Path) -> None:
-    """16-bit samples whose alpha ends at 255 are opaque, not invisible."""
+    """16-bit samples with an alpha that ends at 255 are opaque, not invisible."""
     data = np.full((4, 40, 40), 200, dtype=np.uint16)
     data[0, :, :20], data[3] = 100, 255
     source = Tiff(data, profile={"photometric": "RGB", "alpha": "YES"}).write(tmp_path / "a.tif")
@@ -592,7 +592,7 @@ def test_scan_that_is_not_shrunk_keeps_its_bits(bits: int, photometric: str, tmp
 
 
 def test_scattered_entries_of_a_palette_are_told(tmp_path: Path) -> None:
-    """Which of a few single pixels show in a smaller picture is chance: the metadata say so."""
+    """Chance decides which single pixels show in a smaller picture, and the metadata have a note."""
     index = np.zeros((1, 300, 300), dtype=np.uint8)
     index[0, ::50, ::50] = 1
     palette = {0: (0, 0, 0, 255), 1: (200, 0, 0, 255)}
@@ -602,7 +602,7 @@ def test_scattered_entries_of_a_palette_are_told(tmp_path: Path) -> None:
 
 
 def test_dark_bytes_are_kept_if_they_are_colors_and_spread_if_they_are_data(tmp_path: Path) -> None:
-    """Three of five bands that nobody calls red, green and blue are measurements; a dark photograph stays dark."""
+    """Three of five bands without color names are measurements. A dark photograph stays dark."""
     data = np.stack([ramp(40, 40, "uint8", 0, 9)[0]] * 5)
     unnamed = run(Tiff(data, profile={"photometric": "MINISBLACK"}).write(tmp_path / "a.tif"), tmp_path / "a")
     assert np.ptp(picture_of(unnamed)[..., 0]) == 255
@@ -651,7 +651,7 @@ def test_four_corners_that_no_polynomial_meets_place_a_picture(tmp_path: Path) -
     ],
 )
 def test_bands_are_found_by_their_descriptions(names: tuple[str, ...], shown: list[int], tmp_path: Path) -> None:
-    """Satellites name their bands; where nobody does, the first three are shown, and the reason says so."""
+    """Satellites name their bands. Without names the first three are shown, and the reason is given."""
     data = np.stack([ramp(40, 40, "uint16", 100 * i, 900)[0] for i in range(4)])
     profile = {"photometric": "MINISBLACK"}
     result = run(Tiff(data, descriptions=names, profile=profile).write(tmp_path / "a.tif"), tmp_path / "out")
@@ -661,7 +661,7 @@ def test_bands_are_found_by_their_descriptions(names: tuple[str, ...], shown: li
 
 
 def test_bands_of_arcgis_are_found_by_their_names(tmp_path: Path) -> None:
-    """It writes no descriptions, but an item of metadata for each band; a description that is there counts before."""
+    """It writes a metadata item for each band instead of descriptions. An existing description has priority."""
     path = Tiff(np.stack([ramp(40, 40, "uint16", 100 * i, 900)[0] for i in range(4)])).write(tmp_path / "a.tif")
     with rasterio.open(path, "r+") as dataset:
         for index, name in enumerate(("Blue", "Green", "Red", "Red"), 1):
@@ -673,7 +673,7 @@ def test_bands_of_arcgis_are_found_by_their_names(tmp_path: Path) -> None:
 
 
 def test_magnitude_of_complex_samples_is_in_decibels(tmp_path: Path) -> None:
-    """A tenfold signal is 20 dB more, whatever its phase; no signal is hidden."""
+    """A tenfold signal is 20 dB more at any phase. No signal is hidden."""
     phase = np.exp(1j * np.linspace(0, 20, 2500).reshape(50, 50))
     data = (phase * np.where(np.arange(50) < 25, 10, 1000))[None].astype(np.complex64)
     data[:, :5] = 0
@@ -724,7 +724,7 @@ def test_file_that_misses_the_system_asked_for_is_refused_by_name(tmp_path: Path
 
 
 def test_lab_of_bytes_becomes_color(tmp_path: Path) -> None:
-    """Red, green and blue that are stored as L*a*b* come out as red, green and blue, to what libtiff makes of them."""
+    """Red, green and blue stored as L*a*b* come out as red, green and blue, within libtiff's accuracy."""
     colors = np.zeros((60, 90, 3), dtype=np.uint8)
     colors[:, :30], colors[:, 30:60], colors[:, 60:] = (200, 30, 30), (30, 180, 40), (40, 60, 200)
     image = pyvips.Image.new_from_array(colors).copy(interpretation="srgb")
@@ -736,7 +736,7 @@ def test_lab_of_bytes_becomes_color(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("west", [0.0, -180.0, -180.00001, 180.0])
 def test_whole_world_keeps_its_last_degrees_in_mercator(west: float, tmp_path: Path) -> None:
-    """Both ends are the same meridian, which is no reason to leave out what lies before it, or to begin beyond it."""
+    """Both ends are the same meridian, which must not crop or shift the picture."""
     data = ramp(60, 90)
     path = Tiff(data, transform=Affine(4.0000001, 0, west, 0, -3, 90)).write(tmp_path / "a.tif")
     told: Any = run(path, tmp_path / "out", coordinate_system="EPSG:3857").metadata
@@ -797,7 +797,7 @@ def test_picture_with_little_at_its_edges_passes_the_check(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("crs", [None, "EPSG:4326"])
 def test_source_crs_of_degrees_is_not_believed_of_metres(crs: str | None, tmp_path: Path) -> None:
-    """A latitude of millions is no place, whoever says that it is one."""
+    """A latitude of millions is impossible, in a file and in a job."""
     path = Tiff(ramp(40, 40), crs=crs, transform=UTM).write(tmp_path / "a.tif")
     told: Any = run(path, tmp_path / "out", source_crs="EPSG:4326").metadata
     assert told["crs"] is None
@@ -813,7 +813,7 @@ def test_system_with_heights_that_is_asked_for_places_by_its_horizontal_part(tmp
 
 
 def test_control_points_in_metres_are_not_believed_to_be_degrees(tmp_path: Path) -> None:
-    """The picture comes out unplaced, and a note says why; `sourceCrs` places it."""
+    """The picture comes out unplaced, with a note on the reason. `sourceCrs` places it."""
     points = [
         GroundControlPoint(row, column, 500_000 + 10 * column, 5_000_000 - 10 * row)
         for row, column in ((0, 0), (0, 40), (40, 40), (40, 0))
@@ -855,7 +855,7 @@ def test_bands_of_the_item_are_those_of_the_file(output_format: str, names: list
 
 @pytest.mark.parametrize("max_size", [40, 90, 300])
 def test_overviews_older_than_the_mask_are_not_read(max_size: int, tmp_path: Path) -> None:
-    """They know of no mask, and would show what it hides."""
+    """They have no mask, and would show the pixels that it hides."""
     profile = {"tiled": True, "blockxsize": 64, "blockysize": 64}
     path = Tiff(quarters(300), overviews=(2, 4), profile=profile).write(tmp_path / "a.tif")
     with gdal_environment(GDAL_TIFF_INTERNAL_MASK="YES"), rasterio.open(path, "r+") as dataset:

@@ -26,7 +26,7 @@ HOLE = np.arange(SIZE) < 10  # columns that are hidden
 
 
 def with_mask(path: Path, bands: int, mask: NDArray[Any], bits: int | None = None) -> Path:
-    """A gray or RGB file of 100s with a (rows, columns, samples) mask as its second directory; GDAL writes no such."""
+    """A gray or RGB file of 100s with a (rows, columns, samples) mask as its second IFD. GDAL cannot write one."""
     bits = bits or mask.dtype.itemsize * 8
     rows, columns, samples = mask.shape
     pixels = np.full((SIZE, SIZE, bands), 100, dtype=np.uint8).tobytes()
@@ -100,7 +100,7 @@ def test_every_value_of_a_mask_but_zero_is_visible(
 
 
 def test_mask_with_a_sample_for_each_band_hides_where_all_shown_bands_are_hidden(tmp_path: Path) -> None:
-    """As with nodata, one valid band makes a color visible; a gray picture has the mask of its own band."""
+    """As with nodata, one valid band makes a color visible. A gray picture has the mask of its own band."""
     mask = mask_of(1, "uint8", 3)
     mask[:16, 20:, 0] = 0
     mask[16:, 20:] = 0
@@ -124,7 +124,7 @@ PROFILE = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "def
 
 
 def masked(path: Path, mask: NDArray[np.bool_], stale: NDArray[np.bool_] | None = None) -> Path:
-    """A file with overviews; with `stale` they are of that mask, and the full one is replaced afterwards."""
+    """A file with overviews. With `stale` they are of that mask, and the full one is replaced afterwards."""
     first = mask if stale is None else stale
     height, width = mask.shape
     data = np.full((3, height, width), 120, dtype=np.uint8)
@@ -161,7 +161,7 @@ def box() -> NDArray[np.bool_]:
 def test_overviews_that_contradict_the_mask_are_not_used(
     mask: NDArray[np.bool_], stale: NDArray[np.bool_], max_size: int, tmp_path: Path
 ) -> None:
-    """As much is hidden in a small picture as in the full mask, and the metadata say why it was read."""
+    """As much is hidden in a small picture as in the full mask, and the metadata have the reason for reading it."""
     path = masked(tmp_path / "a.tif", mask, stale)
     result = run(path, tmp_path / "out", max_size=max_size, coordinate_system="native")
     shown = picture_of(result)[..., 3] / 255
@@ -197,7 +197,7 @@ def test_overviews_of_the_same_mask_are_used(mask: NDArray[np.bool_], resampling
 
 
 def test_overviews_of_an_odd_size_are_used(tmp_path: Path) -> None:
-    """Sizes that no factor divides move edges by less than what counts as a contradiction."""
+    """Sizes without a common factor move edges by less than a contradiction."""
     rows, columns = np.indices((701, 1103))
     path = masked(tmp_path / "a.tif", (rows // 50 + columns // 70) % 3 > 0)
     with gdal_environment():

@@ -28,7 +28,7 @@ def test_nodata_that_the_type_cannot_hold_hides_nothing(text: bytes, tmp_path: P
 
 @pytest.mark.parametrize("text", [b"none", b"null", b"N/A", b"", b" ", b"no data"])
 def test_nodata_that_is_a_word_hides_nothing(text: bytes, tmp_path: Path) -> None:
-    """GDAL takes a word for 0; what is 0 is a value, and black."""
+    """GDAL reads a word as 0, but 0 is a value, and black."""
     path = write_raw_tiff(tmp_path / "a.tif", GRAY - 100, tags={NODATA: (ASCII, text + b"\0")})
     result = run(path, tmp_path / "out")
     assert result.metadata["validFraction"] == 1.0
@@ -108,7 +108,7 @@ def test_extreme_values_still_rise_from_black_to_white(data: Any, resampling: st
 @pytest.mark.parametrize("resampling", ["average", "nearest"])
 @pytest.mark.parametrize("lo", [1_000_000.02, -1_000_000.02, 20_000_000.3])
 def test_floats_far_from_zero_are_exact_to_half_a_gray_level(lo: float, resampling: str, tmp_path: Path) -> None:
-    """A million and a bit is told apart as well as the bit alone, also where the stretch begins between two floats."""
+    """Values near a million are distinguished as well as small ones, even if the stretch begins between two floats."""
     data = ramp(50, 50, "float32", lo, lo + 8)
     asked: Any = {"stretch": f"range:{lo},{lo + 8}", "resampling": resampling}
     gray = picture_of(run(Tiff(data).write(tmp_path / "a.tif"), tmp_path / "out", **asked))[..., 0]
@@ -127,7 +127,7 @@ def test_half_floats_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bits", [10, 12, 14])
 def test_more_bits_than_bytes_are_stretched_by_what_is_there(bits: int, tmp_path: Path) -> None:
-    """NBITS says what could be, the sample what is: a dark 12-bit picture is not black."""
+    """NBITS is the possible range, the sample the real one: a dark 12-bit picture is not black."""
     source = Tiff(ramp(60, 60, "uint16", 10, 200), profile={"nbits": bits}).write(tmp_path / "a.tif")
     result = run(source, tmp_path / "out")
     choices: Any = result.metadata["choices"]
@@ -174,7 +174,7 @@ def test_associated_alpha_of_bytes_is_straightened_before_a_stretch_that_was_ask
 
 
 def test_nodata_is_looked_for_before_associated_alpha_is_made_straight(tmp_path: Path) -> None:
-    """A color whose straight value happens to be the nodata value is seen."""
+    """A color is visible although its straight value happens to be the nodata value."""
     data = np.full((50, 50, 4), (100, 100, 100, 128), dtype=np.uint8)
     tags: dict[int, Any] = {EXTRA_SAMPLES: (SHORT, [1]), NODATA: (ASCII, b"199\0")}
     picture = picture_of(run(write_raw_tiff(tmp_path / "a.tif", data, 2, tags), tmp_path / "out"))
@@ -192,7 +192,7 @@ def test_nodata_is_looked_for_before_associated_alpha_is_made_straight(tmp_path:
     ],
 )
 def test_nodata_of_64_bits_hides_what_holds_it(text: bytes, dtype: str, tmp_path: Path) -> None:
-    """The ends of the type, which are no doubles, in digits and as rasterio writes them; and nothing beside them."""
+    """The ends of the type, which are no doubles, in digits and as rasterio writes them, and no neighbors."""
     value = int(float(text)) if b"e" in text else int(text)
     data = np.arange(2500, dtype=dtype).reshape(50, 50, 1) * np.array(10, dtype=dtype)
     data[:10], data[10, 0] = value, value - 1 if value > 0 else value + 1
@@ -208,7 +208,7 @@ def test_nodata_of_64_bits_hides_what_holds_it(text: bytes, dtype: str, tmp_path
     [((1 << 53) + 1, "int64"), (-(1 << 63), "int64"), ((1 << 63) + 1, "uint64"), (2**64 - 1, "uint64")],
 )
 def test_nodata_of_the_payload_is_exact_in_64_bits(value: int, dtype: str, tmp_path: Path) -> None:
-    """What differs from it by one stays visible, though both are the same double."""
+    """A value that differs from it by one stays visible, though both are the same double."""
     data = np.arange(2500, dtype=dtype).reshape(50, 50, 1)
     data[:10], data[10, 0] = value, value - 1 if value > 0 else value + 1
     options = RenderOptions.from_payload(json.loads(json.dumps({"nodata": value})))
@@ -222,7 +222,7 @@ def test_nodata_of_the_payload_is_exact_in_64_bits(value: int, dtype: str, tmp_p
     ("value", "dtype"), [((1 << 63) - 1, "int64"), ((1 << 64) - 1, "uint64"), (-(1 << 62) - 1, "int64")]
 )
 def test_undeclared_nodata_of_64_bits_is_left_out_of_the_stretch(value: int, dtype: str, tmp_path: Path) -> None:
-    """It is no double; told to the last digit, it hides its pixels when it is given back."""
+    """It is no double. Reported to the last digit, it hides its pixels when it is given back."""
     data = np.arange(2500, dtype=dtype).reshape(50, 50, 1)
     data[:10] = value
     source = write_raw_tiff(tmp_path / "a.tif", data)
@@ -238,7 +238,7 @@ def test_undeclared_nodata_of_64_bits_is_left_out_of_the_stretch(value: int, dty
 
 @pytest.mark.parametrize("orientation", [3, 6])
 def test_rows_are_shown_as_they_are_stored(orientation: int, tmp_path: Path) -> None:
-    """The tag that says how a camera was held turns nothing, as in GDAL: places are told of stored rows."""
+    """The tag for the orientation of a camera turns nothing, as in GDAL: positions refer to stored rows."""
     data = ramp(40, 60).transpose(1, 2, 0)
     tags: dict[int, Any] = {274: (SHORT, [orientation])}
     picture = picture_of(run(write_raw_tiff(tmp_path / "a.tif", data, tags=tags), tmp_path / "out"))
@@ -246,7 +246,7 @@ def test_rows_are_shown_as_they_are_stored(orientation: int, tmp_path: Path) -> 
 
 
 def test_values_that_doubles_can_hardly_tell_apart_are_a_flat_picture(tmp_path: Path) -> None:
-    """What is smaller than 1e-300 cannot be divided by."""
+    """A number smaller than 1e-300 is no divisor."""
     data = np.arange(2500, dtype=np.float64).reshape(50, 50, 1) * 5e-324
     result = run(write_raw_tiff(tmp_path / "a.tif", data), tmp_path / "out")
     choices: Any = result.metadata["choices"]

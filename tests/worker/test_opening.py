@@ -10,15 +10,15 @@ from PIL import Image
 from rasterio.errors import RasterioIOError
 
 from geoprocessing_worker.source import gdal as opening
-from geoprocessing_worker.source.gdal import gdal_environment, open_source, small_sources_kept
+from geoprocessing_worker.source.gdal import cached_small_sources, gdal_environment, open_source
 from tests.support.rasters import Tiff, ramp
 
 
 def test_a_small_file_is_opened_once_and_closed_at_the_end(tmp_path: Path) -> None:
-    """Within the block every look is at the same open file; after it the file is closed, and opened anew."""
+    """Within the block every read uses the same open file. After it the file is closed, and opened again."""
     source = Tiff(ramp(32, 32)).write(tmp_path / "small.tif")
     with gdal_environment():
-        with small_sources_kept():
+        with cached_small_sources():
             with open_source(source) as first:
                 pass
             with open_source(source) as second:
@@ -36,7 +36,7 @@ def test_a_kept_file_that_fails_to_read_is_closed_too(tmp_path: Path) -> None:
     opened = []
 
     def work() -> None:
-        with gdal_environment(), small_sources_kept(), open_source(source) as dataset:
+        with gdal_environment(), cached_small_sources(), open_source(source) as dataset:
             opened.append(dataset)
             dataset.read(2)
 
@@ -48,7 +48,7 @@ def test_a_kept_file_that_fails_to_read_is_closed_too(tmp_path: Path) -> None:
 def test_overviews_are_kept_apart_from_the_full_picture(tmp_path: Path) -> None:
     """A level is never taken for another one of the same file."""
     source = Tiff(ramp(64, 64), overviews=(2,)).write(tmp_path / "levels.tif")
-    with gdal_environment(), small_sources_kept():
+    with gdal_environment(), cached_small_sources():
         with open_source(source) as full, open_source(source, 0) as half:
             assert (full.width, half.width) == (64, 32)
         with open_source(source, 0) as again:
@@ -56,10 +56,10 @@ def test_overviews_are_kept_apart_from_the_full_picture(tmp_path: Path) -> None:
 
 
 def test_a_large_picture_is_closed_after_each_look(tmp_path: Path) -> None:
-    """What GDAL decoded of a large file does not stay in memory for the rest of the job."""
+    """Decoded blocks of a large file do not stay in memory for the rest of the job."""
     data = np.zeros((1, 1, opening.SMALL + 1), dtype=np.uint8)
     source = Tiff(data, crs=None, transform=None).write(tmp_path / "large.tif")
-    with gdal_environment(), small_sources_kept():
+    with gdal_environment(), cached_small_sources():
         with open_source(source) as dataset:
             pass
         assert dataset.closed
@@ -90,7 +90,7 @@ OPEN_DOORS = {
 
 
 def said_beside(folder: Path, **doors: str) -> set[str]:
-    """What GDAL, opening a file as the worker does but for these options, takes from the files beside it."""
+    """The data that GDAL takes from the files beside one that it opens without one of the worker's options."""
     source = Tiff(ramp(64, 64), crs=None, transform=None).write(folder / "a.tif")
     for name, content in BESIDE.items():
         (folder / name).write_bytes(content)
@@ -114,7 +114,7 @@ def said_beside(folder: Path, **doors: str) -> set[str]:
     ],
 )
 def test_each_wall_before_files_beside_the_input_holds_by_itself(wall: str, kept_out: str, tmp_path: Path) -> None:
-    """With the others taken down, what it stands for is not read; with all taken down everything would be."""
+    """Without the other options the sidecar of this one is unread, and without any all would be read."""
     assert said_beside(tmp_path, **OPEN_DOORS) == {"place", "metadata", "overviews"}
     assert kept_out not in said_beside(tmp_path, **OPEN_DOORS | {wall: opening.GDAL_OPTIONS[wall]})
 
@@ -128,7 +128,7 @@ def test_the_cache_of_gdal_has_the_size_that_is_meant() -> None:
 
 
 def test_no_driver_but_gtiff_opens_a_source(tmp_path: Path) -> None:
-    """Not even one that is there for what the worker makes; a child has forgotten all others besides."""
+    """Not even one that exists for the worker's outputs. A child has no other drivers."""
     Image.new("L", (8, 8)).save(tmp_path / "a.tif", format="PNG")
     with gdal_environment(), pytest.raises(RasterioIOError), open_source(tmp_path / "a.tif"):
         pass

@@ -1,4 +1,4 @@
-"""Whole files of any system, orientation, size and layout: GDAL finds each ground point again in what was made."""
+"""Whole files of any CRS, orientation, size and layout: GDAL finds each ground point again in the output."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A file: where it lies, how it is turned, how large it is and how stored; and what is made of it."""
+    """A file: its position, rotation, size and storage, and the options of its job."""
 
     system: str
     width: int

@@ -51,7 +51,7 @@ def test_library_words_become_a_code(words: str, code: str) -> None:
     ],
 )
 def test_what_is_not_known_to_be_damage_is_a_fault_of_the_worker(words: str) -> None:
-    """An unknown error, and any error in writing, is internal; the words of the library are in the details."""
+    """An unknown error, and any error in writing, is internal. The library's message is in the details."""
     error = named(RasterioIOError(words))
     assert (error.code, error.error_class, error.detail) == ("internal_error", ErrorClass.INTERNAL, {"reason": words})
 
@@ -75,7 +75,7 @@ CODECS = [
 def test_damage_of_every_codec_is_called_damage(
     codec: str, dtype: str, bands: int, change: str, tmp_path: Path
 ) -> None:
-    """Blocks whose content was overwritten: a picture where the decoder makes one of it, else a refusal for good."""
+    """Blocks with overwritten content: a picture if the decoder can make one of it, else a final error."""
     rng = np.random.default_rng(7)
     data = rng.integers(0, 200, (bands, 64, 64)).astype(dtype)
     profile: dict[str, Any] = {"compress": codec, "interleave": "pixel"}
@@ -101,12 +101,12 @@ def test_damage_of_every_codec_is_called_damage(
 
 
 def test_no_memory_is_a_matter_of_resources() -> None:
-    """Trying again on a larger machine can help, so the class says resource."""
+    """A retry on a larger machine can help, so the class is resource."""
     assert (named(MemoryError()).code, named(MemoryError()).error_class) == ("out_of_memory", ErrorClass.RESOURCE)
 
 
 def test_refusals_pass_through() -> None:
-    """What is named already keeps its name."""
+    """An error with a name keeps it."""
     error = invalid_input("too_large", "Too large.")
     assert named(error) is error
 
@@ -139,7 +139,7 @@ def test_codec_is_told_by_code_and_name() -> None:
 def test_file_with_a_codec_that_is_not_here_is_refused_by_its_name(
     code: int, name: str, validate_headers: bool, tmp_path: Path
 ) -> None:
-    """Whether our own reader of the header sees it first or GDAL, which lacks JPEG XL without our saying so."""
+    """Whether the gate or GDAL reads the header first. GDAL lacks JPEG XL in any case."""
     source = write_raw_tiff(tmp_path / "a.tif", np.zeros((50, 50, 1), np.uint8), tags={259: (SHORT, [code])})
     with pytest.raises(JobError, match=f"{name}, code {code}") as caught:
         run(source, tmp_path / "out", validate_headers=validate_headers)
@@ -148,7 +148,7 @@ def test_file_with_a_codec_that_is_not_here_is_refused_by_its_name(
 
 @pytest.mark.parametrize("validate_headers", [True, False])
 def test_jpeg_of_12_bits_is_refused_by_its_name(validate_headers: bool, tmp_path: Path) -> None:
-    """It is not damaged, and saving it again as it is would not help; GDAL says so only where no header is read."""
+    """It is not damaged, and saving it again as it is would not help. GDAL reports it only without a gate."""
     with BytesIO() as made:
         Image.new("L", (48, 48)).save(made, "JPEG")
         stream = bytearray(made.getvalue())

@@ -100,7 +100,7 @@ def test_a_picture_shows_the_blocks_where_they_lie(nodata: int | None, tmp_path:
 
 
 def test_the_values_looked_at_are_those_that_are_stored(tmp_path: Path) -> None:
-    """The stretch of a sparse file is made of its values, not of what is missing."""
+    """The stretch of a sparse file is made of its values, not of missing blocks."""
     source = sparse(tmp_path / "a.tif", (300_000, 200_000), [], dtype="uint16", nodata=0)
     with gdal_environment(), rasterio.open(source, "r+") as dataset:
         values = np.linspace(1000, 3000, 512 * 512).astype(np.uint16).reshape(1, 512, 512)

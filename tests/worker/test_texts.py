@@ -1,4 +1,4 @@
-"""Texts in tags that are not UTF-8: each kind of job works, and what it makes can be read by others."""
+"""Texts in tags that are not UTF-8: each kind of job works, and other programs can read the output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.source.inspection import inspect_file
 from geoprocessing_worker.tasks.builtin import GEOTIFF_INFO, GEOTIFF_TO_COG, GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
 from geoprocessing_worker.tasks.child import perform
-from geoprocessing_worker.tiff.directory import SUB_DIRECTORIES, Tiff
+from geoprocessing_worker.tiff.structure import TiffStructure
+from geoprocessing_worker.tiff.tags import SUB_IFDS
 from tests.support.raw_tiff import ASCII, BYTE, DOUBLE, SHORT, Tag, write_raw_tiff
 from tests.support.task_runs import perform_on
 from tests.support.tiffs import LONG, RawTiff, Value, gray
@@ -45,7 +46,7 @@ def role(name: bytes, text: bytes) -> bytes:
     return b'<Item name="' + name.upper() + b'" sample="0" role="' + name + b'">' + text + b"</Item>"
 
 
-def own_system(name: bytes) -> dict[int, Tag]:
+def declared_crs(name: bytes) -> dict[int, Tag]:
     """A transverse Mercator that no authority knows, by this name."""
     # fmt: off
     keys = (
@@ -78,7 +79,7 @@ PLACES: dict[str, Callable[[bytes], dict[int, Tag]]] = {
     "software": lambda text: UTM | {305: (ASCII, text + b"\0")},
     "copyright": lambda text: UTM | {33432: (ASCII, text + b"\0")},
     "artist": lambda text: UTM | {315: (ASCII, text + b"\0")},
-    "system": own_system,
+    "system": declared_crs,
 }
 # Where it comes out in the metadata; the others do not.
 LOOKS: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -152,7 +153,7 @@ def test_a_text_that_is_not_utf_8_is_shown_with_a_note(place: str, text: bytes, 
 
 @pytest.mark.parametrize("place", ["description", "unit", "image description", "system"])
 def test_a_cog_has_its_texts_in_utf_8(place: str, tmp_path: Path) -> None:
-    """GDAL copies the bytes as they are; then rasterio could open the COG, or read its texts, no more than the file."""
+    """GDAL copies the bytes as they are. Then rasterio could read the COG no better than the file."""
     source = source_with(place, ARABIC, tmp_path)
     made = perform_on(GEOTIFF_TO_COG, source, tmp_path / "out").outputs[0]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.json", "a.tif"]
@@ -206,7 +207,7 @@ def test_every_layout_of_a_tiff_and_later_pages_are_read(order: str, big: bool, 
 
 
 def test_texts_in_utf_8_beside_others_stay(tmp_path: Path) -> None:
-    """Each text is decoded by itself: what was UTF-8 already, and what XML writes with escapes."""
+    """Each text is decoded by itself, including UTF-8 texts and XML escapes."""
     items = [
         role(b"description", LATIN),
         role(b"description", "Höhe &amp;lt; 5".encode()).replace(b'"0"', b'"1"'),
@@ -220,7 +221,7 @@ def test_texts_in_utf_8_beside_others_stay(tmp_path: Path) -> None:
 
 
 def test_a_jpeg_file_with_such_texts_is_read(tmp_path: Path) -> None:
-    """The stand-in has no pixels; GDAL asks for none of them to read the texts, whatever the codec."""
+    """The stand-in has no pixels, and GDAL reads none for the texts, with any codec."""
     Image.new("RGB", (64, 64), (200, 30, 30)).save(
         tmp_path / "a.tif", compression="jpeg", tiffinfo={270: "placeholder"}
     )
@@ -257,15 +258,15 @@ def test_nothing_is_read_through_a_directory_hidden_in_a_text(tmp_path: Path) ->
         **UTM,
         270: (ASCII, LATIN + b"\0"),
         700: (BYTE, b"x" * 9),
-        **dict.fromkeys(SUB_DIRECTORIES, (4, [8])),
+        **dict.fromkeys(SUB_IFDS, (4, [8])),
     }
     source = write_raw_tiff(tmp_path / "a.tif", np.zeros((16, 16, 1), np.uint8), tags=tags)
-    with source.open("rb") as file:
-        mender = texts._mender(Tiff(file), 1)
-        assert mender is not None
-        alone = texts._alone(mender, mender.contents())
+    structure = TiffStructure.read(source)
+    with structure.open() as reader:
+        converter = texts._converter(reader, structure, 1)
+        assert converter is not None
+        alone = texts._alone(converter, converter.contents())
     (tmp_path / "b.tif").write_bytes(alone)
-    with (tmp_path / "b.tif").open("rb") as file:
-        made = list(Tiff(file).directories())
+    made = TiffStructure.read(tmp_path / "b.tif").ifds
     assert len(made) == 1
-    assert not {field.tag for field in made[0].fields} & set(SUB_DIRECTORIES)
+    assert not {field.tag for field in made[0].fields} & set(SUB_IFDS)

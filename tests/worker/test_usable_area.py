@@ -59,7 +59,7 @@ def test_a_world_that_a_system_can_show_is_shown_whole(code: str) -> None:
 
 
 def test_a_system_without_an_area_of_use_is_cut_where_it_grows() -> None:
-    """Along great circles the horizon is infinitely far away; what is not far beyond the rest is kept."""
+    """Along great circles the horizon is infinitely far away. Areas that are not far beyond the rest are kept."""
     layout = lay_out(world(), CRS.from_proj4(GNOMONIC), 1024)
     assert layout.cut
     assert layout.target.transform is not None
@@ -68,7 +68,7 @@ def test_a_system_without_an_area_of_use_is_cut_where_it_grows() -> None:
 
 @pytest.mark.parametrize(("code", "zone"), [(32638, (400_000, 1_700_000)), (3995, (-3e6, 3e6)), (3031, (1e6, 1e6))])
 def test_a_file_that_lies_in_place_keeps_all_of_it(code: int, zone: tuple[float, float]) -> None:
-    """What is made in a system can be shown in it, also a little outside of its area of use."""
+    """A picture made in a CRS can be shown in it, even slightly outside of its area of use."""
     facts = header_of(600, 600, Affine(10_000, 0, zone[0], 0, -10_000, zone[1]), code)
     turned = lay_out(facts, CRS.from_epsg(4326), 1024).target
     assert lonlat_bounds(turned) is not None
@@ -77,14 +77,14 @@ def test_a_file_that_lies_in_place_keeps_all_of_it(code: int, zone: tuple[float,
 
 
 def test_a_file_of_the_other_pole_is_refused_by_name() -> None:
-    """The refusal says from where to where the system can be used."""
+    """The error has the bounds of the CRS's area of use."""
     with pytest.raises(JobError, match="from 60 to 90 degrees north") as caught:
         lay_out(world(Affine(1, 0, -180, 0, -1, 40), height=130), CRS.from_epsg(3995), 512)
     assert caught.value.code == "bad_crs"
 
 
 def test_the_arctic_of_a_world_fills_its_picture_and_the_cut_is_told(tmp_path: Path) -> None:
-    """Four meridians in four colors meet in the middle; nothing is empty; the notes say that it is not all."""
+    """Four meridians in four colors meet in the middle. Nothing is empty, and the notes mention the crop."""
     data = np.zeros((3, 180, 360), dtype=np.uint8)
     for quarter, color in enumerate(((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255))):
         data[:, :, quarter * 90 : quarter * 90 + 90] = np.array(color)[:, None, None]

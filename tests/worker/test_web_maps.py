@@ -1,4 +1,4 @@
-"""Placements on web maps: each error is the one that a map shows, and only what holds is given."""
+"""Placements on web maps: each error is that of the map, and only accurate placements are given."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ NAMES = [name for name, *_ in GRIDS]
 def told(system: str, width: int, height: int, transform: Affine) -> Any:
     placed = placements(Grid(width, height, transform, CRS.from_user_input(system)))
     assert placed is not None
-    return json.loads(json.dumps(placed.told(), allow_nan=False))
+    return json.loads(json.dumps(placed.as_json(), allow_nan=False))
 
 
 def lost(
@@ -96,7 +96,7 @@ def box_corners(west: float, south: float, east: float, north: float) -> list[li
 def test_only_placements_that_hold_are_given(
     name: str, system: str, width: int, height: int, transform: Affine, leaflet: bool, maplibre: bool
 ) -> None:
-    """In every system each error is a number, and what is given is at most two pixels off by PROJ's word."""
+    """In every CRS each error is a number, and given placements are at most two pixels off by PROJ."""
     maps = told(system, width, height, transform)
     box, quad = maps["leaflet"], maps["maplibre"]
     assert ((box["bounds"] is not None), (quad["coordinates"] is not None)) == (leaflet, maplibre)
@@ -172,7 +172,7 @@ def test_other_planets_have_no_place_on_maps_of_earth() -> None:
     ],
 )
 def test_corners_for_maplibre_lie_round_a_middle_from_minus_180_to_180(system: str, transform: Affine) -> None:
-    """MapLibre draws nothing whose middle lies beyond. Corners stay in one piece on both sides of the antimeridian."""
+    """MapLibre draws no picture with a center beyond. Corners stay continuous on both sides of the antimeridian."""
     lons = [lon for lon, _ in told(system, 1000, 400, transform)["maplibre"]["coordinates"]]
     assert -180 <= (min(lons) + max(lons)) / 2 < 180
     assert max(lons) - min(lons) < 2
@@ -197,7 +197,7 @@ def test_placements_start_at_the_right_corner(tmp_path: Path) -> None:
 def test_kml_gets_a_box_a_quad_or_what_to_ask_for(
     name: str, system: str, width: int, height: int, transform: Affine, leaflet: bool, maplibre: bool
 ) -> None:
-    """What KML is given is at most two pixels off in degrees; all that is not asks for EPSG:4326."""
+    """Placements for KML are at most two pixels off in degrees. All other pictures ask for EPSG:4326."""
     kml = told(system, width, height, transform)["kml"]
     assert isinstance(kml["maxErrorPx"], float)
     if kml["maxErrorPx"] > 2:
@@ -214,7 +214,7 @@ def test_kml_gets_a_box_a_quad_or_what_to_ask_for(
 
 
 def test_note_names_what_a_web_map_needs(tmp_path: Path) -> None:
-    """A default picture that is more than two pixels off on a Mercator map has a note; `explain` has it too."""
+    """A default picture that is more than two pixels off on a Mercator map has a note, as in `explain`."""
     tall = Tiff(ramp(1000, 50), transform=Affine(0.01, 0, 44, 0, -0.01, 50)).write(tmp_path / "a.tif")
     made: Any = run(tall, tmp_path / "one").metadata
     (note,) = [note for note in made["choices"]["notes"] if "web map" in note]

@@ -14,7 +14,7 @@ from rasterio.windows import Window
 from geoprocessing_worker.geo.approx_transform import source_positions
 from geoprocessing_worker.geo.crs import reachable, same
 from geoprocessing_worker.geo.layout import Layout
-from geoprocessing_worker.geo.pixel_to_crs import Points, ground, period, project
+from geoprocessing_worker.geo.pixel_to_crs import Points, period, pixel_to_crs, project
 from geoprocessing_worker.output.verify import failed
 from geoprocessing_worker.raster import Grid, SourceHeader
 from geoprocessing_worker.source.gdal import open_source
@@ -115,7 +115,7 @@ def same_places(header: SourceHeader, found: CRS | None) -> bool:
         return header.crs is found
     if same(header.crs, found):
         return True
-    xs, ys = ground(header)(np.linspace(0, header.width, 5), np.linspace(0, header.height, 5))
+    xs, ys = pixel_to_crs(header)(np.linspace(0, header.width, 5), np.linspace(0, header.height, 5))
     globe = CRS.from_epsg(4326)
     if not (reachable(header.crs, globe) and reachable(found, globe)):
         return False
@@ -263,7 +263,7 @@ def _seen(header: SourceHeader, found: SourceHeader) -> tuple[Points, Points]:
         return np.zeros(0), np.zeros(0)
     parts = (np.arange(LOOKED_FOR) + 0.5) / LOOKED_FOR
     across, down = np.meshgrid(parts * header.width, parts * header.height)
-    xs, ys = project(header.crs, found.crs, *ground(header)(across.ravel(), down.ravel()))
+    xs, ys = project(header.crs, found.crs, *pixel_to_crs(header)(across.ravel(), down.ravel()))
     turn, middle = period(found.crs), (found.transform @ (found.width / 2, 0))[0]
     with np.errstate(invalid="ignore"):
         if turn is not None:

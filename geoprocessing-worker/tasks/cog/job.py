@@ -43,14 +43,14 @@ from geoprocessing_worker.source.gdal import GDAL_OPTIONS, gdal_environment, gda
 from geoprocessing_worker.source.gdal_errors import named_errors
 from geoprocessing_worker.source.inspection import inspect_file
 from geoprocessing_worker.source.sampling import Sample
-from geoprocessing_worker.source.texts import mended
+from geoprocessing_worker.source.texts import in_utf8
 from geoprocessing_worker.tasks.cog.check import check_copy, check_web_copy, different_place
 from geoprocessing_worker.tasks.cog.crs import cannot_hold, in_degrees, is_bent, note_of, placed_by_gdal, placed_source
 from geoprocessing_worker.tasks.cog.layout import BLOCK, WEB, TileLayout, creation_options, faults_of_layout
 from geoprocessing_worker.tasks.cog.masks import refuse_lost_colors, refuse_lost_mask
 from geoprocessing_worker.tasks.cog.metadata import refuse_large_metadata
 from geoprocessing_worker.tasks.cog.source import bands_as_data, needs_stand_in, notes_of, stand_in
-from geoprocessing_worker.tiff.directory import SEPARATED
+from geoprocessing_worker.tiff.tags import SEPARATED
 
 # Decoded once for the picture and once more for its overviews: about five minutes of one slow core.
 MAX_DECODED_BYTES = 48 << 30
@@ -272,7 +272,7 @@ def _readable(
     """The file that GDAL copies, and the header with the page's directory in it; either is the source's own or not."""
     copy = unfinished_path(folder, "mended.tif")
     with (
-        mended(source, header.directory, copy) as readable,
+        in_utf8(source, header.directory, copy) as readable,
         gdal_options(GDAL_CACHEMAX=GDAL_OPTIONS["GDAL_CACHEMAX"] + _kept_bytes(header)),
         stand_in(readable, header, data, folder) as (path, directory),
     ):

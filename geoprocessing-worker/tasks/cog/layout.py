@@ -10,7 +10,8 @@ from rio_cogeo.cogeo import cog_validate
 
 from geoprocessing_worker.raster import SourceHeader
 from geoprocessing_worker.render.task_options import LOSSY, CogOptions
-from geoprocessing_worker.tiff.directory import TILE_WIDTH, Tiff
+from geoprocessing_worker.tiff.structure import TiffStructure
+from geoprocessing_worker.tiff.tags import TILE_WIDTH
 
 BLOCK = 512  # pixels; GDAL's default
 SMALLEST_BLOCK = 128  # pixels; rio-cogeo and GDAL take less, but readers ask for each tile by itself
@@ -107,5 +108,4 @@ def faults_of_layout(path: Path, tiles: TileLayout) -> list[str]:
 
 
 def _tiled(path: Path) -> bool:
-    with path.open("rb") as file:
-        return all(directory.find(TILE_WIDTH) is not None for directory in Tiff(file).directories())
+    return all(ifd.find(TILE_WIDTH) is not None for ifd in TiffStructure.read(path).ifds)

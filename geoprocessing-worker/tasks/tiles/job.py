@@ -181,8 +181,7 @@ def _choices(source: Path, header: SourceHeader, options: TilesOptions, layout: 
     """As for a picture of the whole file, but that nothing is refused which such a picture would cost."""
     choice = choose_bands(header, options.bands)
     nodata = tuple(header.band(index).nodata if options.nodata is None else options.nodata for index in choice.indexes)
-    enough = [level for level in header.levels if level.width >= layout.read_width]
-    level = min(enough, key=lambda level: level.width, default=header.full)
+    level = header.level_for(layout.read_width)
     sample = take_sample(source, header, choice, nodata, level)
     return make_plan(header, HeaderChoices(choice, layout, level, nodata, 0), sample, options), (sample.choice, sample)
 

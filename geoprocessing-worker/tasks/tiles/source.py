@@ -72,7 +72,7 @@ class TileSource:
 
     def _rendered(self, grid: Grid, part: Part) -> U8:
         shrink = self._shrink(grid)
-        level = level_for(self.header, shrink)
+        level = self._level(shrink)
         crop, header = cropped(self.header, level, part, self._times(level, shrink))
         layout = _layout(grid)
         times = self._times(level, shrink)
@@ -80,16 +80,20 @@ class TileSource:
         plan = replace(self._plan, level=crop, work=work, layout=layout)
         return render_rgba(self.path, header, plan)
 
+    def _level(self, shrink: float) -> Level:
+        """Return the smallest level with at least one pixel per output pixel, up to rounding."""
+        return self.header.level_for(self.header.width / (shrink * 1.001))
+
     def plan_for(self, grid: Grid) -> RenderPlan:
         """The choices for one square, as a picture of its own would have them."""
-        return replace(self._plan, level=level_for(self.header, self._shrink(grid)), layout=_layout(grid))
+        return replace(self._plan, level=self._level(self._shrink(grid)), layout=_layout(grid))
 
     def decoded_pixels(self, grid: Grid) -> int:
         """How many of the file's pixels are decoded for a square: whole blocks, or a single strip from its top."""
         part = self._part(grid)
         if part is None:
             return 0
-        level = level_for(self.header, self._shrink(grid))
+        level = self._level(self._shrink(grid))
         across, down = level.width / self.header.width, level.height / self.header.height
         if level.sequential:
             return level.width * math.ceil(part.bottom * down)
@@ -203,12 +207,6 @@ def _layout(grid: Grid) -> Layout:
 
 def _blocks(first: float, last: float, block: int) -> int:
     return (math.ceil(last / block) - math.floor(first / block)) * block
-
-
-def level_for(header: SourceHeader, shrink: float) -> Level:
-    """The smallest level that has a pixel for each one that is shown."""
-    enough = [level for level in header.levels if level.width * shrink * 1.001 >= header.width]
-    return min(enough, key=lambda level: level.width, default=header.full)
 
 
 def cropped(header: SourceHeader, level: Level, part: Part, times: int) -> tuple[Level, SourceHeader]:

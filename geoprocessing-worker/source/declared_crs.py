@@ -1,4 +1,4 @@
-"""The coordinate system that a file declares: whether it places a picture, and how far it can be trusted."""
+"""Checks the CRS that a file declares: whether it is usable, and how accurate it is."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from geoprocessing_worker.geo.crs import (
 from geoprocessing_worker.geo.crs_text import grid_names, has_text_value, without_grid_names
 from geoprocessing_worker.tiff.geo_keys import angular_unit, has_own_projection, meridian, unknown_code
 
-WGS84_SEMI_MINOR = 6356752.3  # meters; that of GRS 1980 differs by 0.1 mm
-MOST_SHIFT = 1e5  # meters, arc-seconds or parts per million; surveys differ by some 1,000 meters
+WGS84_SEMI_MINOR = 6356752.3  # meters. That of GRS 1980 differs by 0.1 mm
+MAX_SHIFT = 1e5  # meters, arc-seconds or parts per million. Surveys differ by some 1,000 meters
 LONGEST_NAME = 60  # characters
 ESRI_STRING = "ESRI PE String = "
 DEGREE = math.radians(1.0)
@@ -35,11 +35,11 @@ NAMELESS = ("unknown", "unnamed", "undefined", "not specified", "not_specified",
 
 
 @dataclass(frozen=True, slots=True)
-class OwnSystem:
-    """A file's system.
+class DeclaredCrs:
+    """The CRS of a file.
 
-    `crs`: `None` if the file declares none or it cannot place a picture. `unused`: the reason, if the file declares
-    one that is not used. `caveat`: the reason why places can be off although it is used.
+    `crs`: `None` if the file declares none or an unusable one. `unused`: the reason why a declared CRS is unusable.
+    `caveat`: the reason why a usable one can be inaccurate.
     """
 
     crs: CRS | None = None
@@ -47,71 +47,71 @@ class OwnSystem:
     caveat: str | None = None
 
 
-def own_system(crs: rasterio.crs.CRS | None, keys: Mapping[int, float]) -> OwnSystem:
-    """Return the system that GDAL reads in a file, without the grids that it names.
+def declared_crs(crs: rasterio.crs.CRS | None, keys: Mapping[int, float]) -> DeclaredCrs:
+    """Return the CRS that GDAL reads in a file, without grids.
 
     Args:
         crs: GDAL's reading.
         keys: the file's GeoTIFF keys.
     """
     if crs is None or not _wkt(crs):
-        return OwnSystem()
-    found = _in_own_unit(from_gdal(crs), keys)
+        return DeclaredCrs()
+    found = _in_declared_unit(from_gdal(crs), keys)
     if found is None:
         return _without_grids(_esri_string(_wkt(crs)))
     if found.name.startswith(ESRI_STRING):
-        # GDAL parses the string only if the file's type of model is user-defined as well.
+        # GDAL parses the string only if the file's model type is user-defined too.
         return _without_grids(found.name.removeprefix(ESRI_STRING))
     if usable(found):
         fault = _fault(found, keys)
-        return OwnSystem(found, caveat=_datum_caveat(found, keys)) if fault is None else _unused(found.name, fault)
+        return DeclaredCrs(found, caveat=_datum_caveat(found, keys)) if fault is None else _unused(found.name, fault)
     code = unknown_code(keys)
     if code is not None and "Engineering" in found.type_name:
         return _unused(f"EPSG:{code}", "its code is unknown")
-    return _unused(found.name, f"it is no geographic and no projected system ({found.type_name.removesuffix(' CRS')})")
+    return _unused(found.name, f"it is neither geographic nor projected ({found.type_name.removesuffix(' CRS')})")
 
 
-def unreadable_system(keys: Mapping[int, float]) -> OwnSystem:
-    """Return the answer for a system that rasterio cannot read, such as one whose datum shift is NaN."""
+def unreadable_crs(keys: Mapping[int, float]) -> DeclaredCrs:
+    """Return the result for a CRS that rasterio cannot read, such as one with a datum shift of NaN."""
     code = unknown_code(keys)
     return _unused(f"EPSG:{code}" if code else "user-defined", "PROJ cannot parse it")
 
 
 def _fault(crs: CRS, keys: Mapping[int, float]) -> str | None:
     if crs.is_projected and has_own_projection(keys) and not _is_degree(angular_unit(keys)):
-        return "GDAL reads the angles of its projection in degrees, and they are in another unit"
-    return "the numbers of its datum shift are absurd" if _shift_is_absurd(crs) else None
+        return "GDAL reads the angles of its projection in degrees, but they are in another unit"
+    return "the numbers of its datum shift are impossible" if _shift_is_impossible(crs) else None
 
 
-def _shift_is_absurd(crs: CRS) -> bool:
-    """Whether the system's own datum shift moves, turns or scales the Earth more than any survey does."""
+def _shift_is_impossible(crs: CRS) -> bool:
+    """Whether the CRS's own datum shift exceeds those of all surveys."""
     bound = horizontal(crs)
     operation = bound.coordinate_operation if bound.is_bound else None
     values = [] if operation is None else [parameter.value for parameter in operation.params]
-    return any(isinstance(value, float | int) and not abs(value) <= MOST_SHIFT for value in values)
+    return any(isinstance(value, float | int) and not abs(value) <= MAX_SHIFT for value in values)
 
 
-def _in_own_unit(crs: CRS | None, keys: Mapping[int, float]) -> CRS | None:
-    """Return a system in the file's own angular unit, which a projected one has in its base.
+def _in_declared_unit(crs: CRS | None, keys: Mapping[int, float]) -> CRS | None:
+    """Return a CRS in the angular unit of the file. In a projected CRS the unit is that of its base.
 
-    For a user-defined unit GDAL puts the degree, and converts a prime meridian in any other unit twice (GDAL 3.10).
+    GDAL replaces a user-defined unit by the degree, and converts a prime meridian in another unit twice (GDAL 3.10).
     """
     if crs is None or crs.prime_meridian is None:
         return crs
-    size, declared = angular_unit(keys), crs.axis_info[0] if crs.is_geographic else crs.prime_meridian
-    radians = size or float(declared.unit_conversion_factor)
+    size, axis = angular_unit(keys), crs.axis_info[0] if crs.is_geographic else crs.prime_meridian
+    radians = size or float(axis.unit_conversion_factor)
     if _is_degree(radians):
         return crs
-    unit: dict[str, Any] = {"type": "AngularUnit", "name": declared.unit_name if size is None else "unknown"}
+    unit: dict[str, Any] = {"type": "AngularUnit", "name": axis.unit_name if size is None else "unknown"}
     unit |= {"conversion_factor": radians}
     whole = crs.to_json_dict()
-    *_, own = parts(whole)
-    for axis in angular_axes(own) if size is not None else ():
-        axis["unit"] = unit
+    *_, base = parts(whole)
+    for angular in angular_axes(base) if size is not None else ():
+        angular["unit"] = unit
     longitude = meridian(keys, radians)
-    if longitude is not None and "datum" in own:
+    if longitude is not None and "datum" in base:
         value = {"value": math.radians(longitude) / radians, "unit": unit}
-        own["datum"]["prime_meridian"] = {"name": crs.prime_meridian.name, "longitude": value}
+        base["datum"]["prime_meridian"] = {"name": crs.prime_meridian.name, "longitude": value}
     return CRS.from_json_dict(whole)
 
 
@@ -119,7 +119,7 @@ def _is_degree(radians: float | None) -> bool:
     return radians is None or math.isclose(radians, DEGREE, rel_tol=1e-9)
 
 
-def _without_grids(text: str) -> OwnSystem:
+def _without_grids(text: str) -> DeclaredCrs:
     grids, rest = grid_names(text), without_grid_names(text)
     if rest is None:
         return _unused(_name_in(text), "it holds PROJ operations that could open files")
@@ -131,22 +131,22 @@ def _without_grids(text: str) -> OwnSystem:
     bound_to_grid = horizontal_part.is_bound and has_text_value(horizontal_part.to_json_dict())
     found = horizontal(unshifted(horizontal_part) if bound_to_grid else horizontal_part)
     if not usable(found):
-        return _unused(found.name, "it is no geographic and no projected system")
+        return _unused(found.name, "it is neither geographic nor projected")
     if grids and (bound_to_grid or "nadgrids" in rest):
-        return OwnSystem(
+        return DeclaredCrs(
             found,
             caveat=f"the file's datum shift needs the grid {_shown(grids[0])}, which is not available here: "
-            "places can be off by some hundred meters. Reproject the file with gdalwarp where the grid is installed",
+            "positions can be off by some hundred meters. Reproject the file with gdalwarp where the grid is installed",
         )
-    return OwnSystem(found, caveat=_datum_caveat(found, {}))
+    return DeclaredCrs(found, caveat=_datum_caveat(found, {}))
 
 
-def _unused(name: str, reason: str) -> OwnSystem:
-    return OwnSystem(unused=f"the file's coordinate system {_shown(name)} cannot be used, since {reason}")
+def _unused(name: str, reason: str) -> DeclaredCrs:
+    return DeclaredCrs(unused=f"the file's coordinate system {_shown(name)} cannot be used, since {reason}")
 
 
 def _datum_caveat(crs: CRS, keys: Mapping[int, float]) -> str | None:
-    """Return the caveat of a system whose datum has no known relation to WGS 84."""
+    """Return the caveat of a CRS with a datum of unknown relation to WGS 84."""
     plain = horizontal(crs)
     if plain.is_bound or plain.geodetic_crs is None:
         return None
@@ -159,16 +159,16 @@ def _datum_caveat(crs: CRS, keys: Mapping[int, float]) -> str | None:
     modern = plain.ellipsoid is not None and abs(plain.ellipsoid.semi_minor_metre - WGS84_SEMI_MINOR) < 1.0
     return (
         f"the datum of the file's coordinate system is unknown ({f'EPSG:{code}' if code else _shown(datum.name)}) "
-        "and is taken for WGS 84: "
-        f"places can be off by some {'meters' if modern else 'hundred meters'}. If you know the system, give sourceCrs"
+        "and is treated as WGS 84: positions can be off by "
+        f"some {'meters' if modern else 'hundred meters'}. If you know the system, give sourceCrs"
     )
 
 
 def _is_known(name: str, described: Iterable[Any]) -> bool:
-    """Whether an authority lists a datum of this name, or gives a code to one of the objects that have it."""
+    """Whether an authority lists a datum of this name, or a code identifies one of the described objects."""
     if name.lower().startswith(NAMELESS):
         return False
-    if any("id" in one.to_json_dict() for one in described):
+    if any("id" in object_.to_json_dict() for object_ in described):
         return True
     try:
         Datum.from_name(name)
@@ -189,7 +189,7 @@ def _wkt(crs: rasterio.crs.CRS) -> str:
 
 
 def _esri_string(text: str) -> str:
-    """Return the ESRI string that is the name of an engineering system, or the text itself."""
+    """Return the ESRI string in the name of an engineering CRS, or the text itself."""
     if not _name_in(text).startswith(ESRI_STRING):
         return text
     with suppress(CRSError):

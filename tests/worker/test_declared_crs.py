@@ -17,8 +17,8 @@ from pyproj import CRS, Transformer
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.geo.crs import from_gdal, transformer
 from geoprocessing_worker.handlers import TaskHandler
+from geoprocessing_worker.source.declared_crs import declared_crs
 from geoprocessing_worker.source.gdal import gdal_environment, read_system
-from geoprocessing_worker.source.own_system import own_system
 from geoprocessing_worker.tasks.builtin import GEOTIFF_INFO, GEOTIFF_TO_COG, GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
 from geoprocessing_worker.tasks.png import ConversionResult
 from tests.support.rasters import Tiff, ramp, run
@@ -232,7 +232,7 @@ def test_sidecars_of_native_keep_the_shift(projected: bool, tmp_path: Path) -> N
         found, expected = (rasterio.warp.transform(one.crs, "EPSG:4326", [x], [y]) for one in (picture, source))
     assert np.ravel(found) == pytest.approx(np.ravel(expected), abs=METER / 100)
     assert crs["epsg"] is None
-    assert "the .prj cannot hold the datum shift (TOWGS84): the .aux.xml has it" in notes_of(result)
+    assert "the .prj cannot express the datum shift (TOWGS84): the .aux.xml has it" in notes_of(result)
     assert ".prj" not in notes_of(run(path, tmp_path / "degrees"))
 
 
@@ -277,7 +277,7 @@ TMERC = 'PROJECTION["Transverse_Mercator"],PARAMETER["central_meridian",9],PARAM
 @pytest.mark.parametrize("model", [1, USER])
 @pytest.mark.parametrize("sweep", ["x", "y"])
 def test_a_proj_string_in_an_esri_string_is_followed(sweep: str, model: int, tmp_path: Path) -> None:
-    """Its sweep is 5 km off under the other axis, in the picture and in what GDAL reads in the native sidecars."""
+    """Its sweep is 5 km off with the other axis, in the picture and in GDAL's reading of the native sidecars."""
     proj = f"+proj=geos +sweep={sweep} +lon_0=-75 +h=35786023 +x_0=0 +y_0=0 +ellps=GRS80 +units=m +no_defs"
     path = write(tmp_path / "a.tif", esri_string(GEOS, proj, model), 2_000_000, 3_000_000, 2000)
     expected = as_proj_places(f"{proj} +type=crs", 2_050_000, 2_950_000)
@@ -360,7 +360,7 @@ def test_a_grid_that_is_not_there_costs_its_shift_alone(tmp_path: Path) -> None:
 def test_a_system_that_gdal_reads_is_kept_with_its_caveat(wkt: str, caveat: str | None) -> None:
     """Bound to a grid, bound to numbers, and bound to nothing."""
     text = f'GEOGCS["a",DATUM["mine",SPHEROID["a",6378137,298.3]{wkt},PRIMEM["Greenwich",0],UNIT["degree",0.01745329]]'
-    found = own_system(rasterio.crs.CRS.from_wkt(text), {})
+    found = declared_crs(rasterio.crs.CRS.from_wkt(text), {})
     assert found.crs is not None
     assert found.crs.is_bound == ("TOWGS84" in wkt)
     assert (caveat is None and found.caveat is None) or (caveat or "nothing") in (found.caveat or "")
@@ -373,18 +373,18 @@ def test_a_grid_for_heights_is_no_matter() -> None:
         'UNIT["degree",0.0174532925199433]],VERT_CS["h",VERT_DATUM["g",2005,EXTENSION["PROJ4_GRIDS","egm96_15.gtx"]],'
         'UNIT["metre",1],AXIS["Up",UP]]]'
     )
-    found = own_system(rasterio.crs.CRS.from_wkt(wkt), {})
+    found = declared_crs(rasterio.crs.CRS.from_wkt(wkt), {})
     assert found.crs is not None
     assert (found.crs.is_geographic, found.caveat) == (True, None)
 
 
-MODERN = "places can be off by some meters"
+MODERN = "positions can be off by some meters"
 
 
 @pytest.mark.parametrize(
     ("crs", "words"),
     [
-        ("+proj=utm +zone=33 +ellps=intl", "places can be off by some hundred meters"),
+        ("+proj=utm +zone=33 +ellps=intl", "positions can be off by some hundred meters"),
         ("+proj=utm +zone=33 +ellps=GRS80", MODERN),
         ("+proj=utm +zone=33 +ellps=WGS84", MODERN),
         ("+proj=utm +zone=33 +datum=WGS84", None),
@@ -451,7 +451,7 @@ def test_a_datum_with_a_code_is_known() -> None:
     datum = 'DATUM["Datum of 2030",ELLIPSOID["GRS 1980",6378137,298.257222101],ID["EPSG",1999]]'
     axes = 'CS[ellipsoidal,2],AXIS["lat",north],AXIS["lon",east],ANGLEUNIT["degree",0.0174532925199433]'
     for text, known in ((datum, True), (datum.replace(',ID["EPSG",1999]', ""), False)):
-        found = own_system(rasterio.crs.CRS.from_wkt(f'GEOGCRS["a",{text},{axes}]'), {})
+        found = declared_crs(rasterio.crs.CRS.from_wkt(f'GEOGCRS["a",{text},{axes}]'), {})
         assert (found.caveat is None) == known
 
 
@@ -464,7 +464,7 @@ def test_a_datum_with_a_code_is_known() -> None:
             {1024: 1, 2048: 4267, 3072: USER, 3074: USER, 3075: 7, 3076: 9001, 3080: -90.0, 3081: 30.0, 3092: 0.8},
             "PROJ cannot parse it",
         ),
-        ({1024: 3, 2048: 4978}, "no geographic and no projected system (Geocentric)"),
+        ({1024: 3, 2048: 4978}, "neither geographic nor projected (Geocentric)"),
     ],
 )
 def test_a_system_that_cannot_be_used_is_named(keys: dict[int, Any], words: str, tmp_path: Path) -> None:
