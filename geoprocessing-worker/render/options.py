@@ -70,7 +70,7 @@ def _stretch(text: str) -> str:
 
 def _colormap(name: str) -> str:
     if name.lower() not in colormaps.NAMES:
-        raise ValueError(f"allowed: {', '.join(sorted(colormaps.ANCHORS))}, each also with _r for reversed")
+        raise ValueError("allowed: a colormap that docs/RENDERING.md lists, such as viridis, also with _r for reversed")
     return name.lower()
 
 

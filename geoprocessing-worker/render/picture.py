@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoprocessing_worker.color.arrays import validity
-from geoprocessing_worker.color.colormaps import ANCHORS
+from geoprocessing_worker.color.colormaps import color_table
 from geoprocessing_worker.errors import invalid_input
 from geoprocessing_worker.raster import U8, Grid, Picture, SampleKind, SourceHeader, WarpedImage, counts
 from geoprocessing_worker.render.plan import RenderPlan
@@ -52,7 +52,7 @@ def render_rgba(path: Path, header: SourceHeader, plan: RenderPlan) -> U8:
         samples = pixels[..., :3]
     else:
         if plan.colormap is not None:
-            samples = _ramp(plan.colormap)[samples[..., 0]]
+            samples = color_table(plan.colormap)[samples[..., 0]]
         opacity = np.full(samples.shape[:2], 255, dtype=np.uint8) if alpha is None else alpha
     found = np.empty((*opacity.shape, 4), dtype=np.uint8)
     for channel in range(3):
@@ -82,7 +82,7 @@ def _placed(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> t
 def _colored(placed: WarpedImage, plan: RenderPlan, fraction: float) -> Picture:
     samples = placed.samples
     if plan.colormap is not None:
-        samples = _ramp(plan.colormap)[samples[..., 0]]
+        samples = color_table(plan.colormap)[samples[..., 0]]
         if placed.alpha is not None:
             samples[placed.alpha == 0] = 0
     return _packed(samples, placed.alpha, plan.layout.target, fraction)
@@ -172,13 +172,3 @@ def _looked_up(
 def _trimmed(palette: U8, indexes: U8) -> U8:
     """Entries after the last one used cost bytes and bits per pixel."""
     return palette[: int(indexes.max()) + 1]
-
-
-def _ramp(name: str) -> U8:
-    """Return the 256 x 3 table (red, green, blue) of a color map. A name that ends in `_r` is the ramp reversed."""
-    anchors = ANCHORS[name.removesuffix("_r")].split()
-    colors = np.array([[int(anchor[i : i + 2], 16) for i in (0, 2, 4)] for anchor in anchors], dtype=np.float64)
-    at = np.linspace(0.0, len(anchors) - 1.0, 256)
-    ramp = np.stack([np.interp(at, np.arange(len(anchors)), colors[:, c]) for c in range(3)], axis=1)
-    result: U8 = np.rint(ramp).astype(np.uint8)
-    return result[::-1] if name.endswith("_r") else result

@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import morecantile
 import numpy as np
 import pytest
 from affine import Affine
 from numpy.typing import NDArray
 from PIL import Image
-from pyproj import Transformer
+from pyproj import CRS, Transformer
 from rasterio.control import GroundControlPoint
 
 from geoprocessing_worker.errors import JobError
@@ -315,3 +316,17 @@ def test_a_picture_of_a_few_pixels_keeps_its_size(tmp_path: Path) -> None:
     source = Tiff(np.full((1, 3, 2), 200, np.uint8), "EPSG:3857", Affine(resolution, 0, 30 * EDGE, 0, -resolution, 0))
     viewer = Viewer(tiles(source.write(tmp_path / "a.tif"), tmp_path / "out"))
     assert np.count_nonzero(viewer.whole(12)[..., 3]) == 6
+
+
+@pytest.mark.parametrize("tile", [Tile(0, 0, 0), Tile(7, 67, 42), Tile(23, 8388607, 1)])
+def test_tiles_and_their_children_lie_where_the_web_mercator_grid_of_morecantile_has_them(tile: Tile) -> None:
+    grid = morecantile.tms.get("WebMercatorQuad")
+    same = morecantile.Tile(tile.column, tile.row, tile.zoom)
+    own = tile.grid(CRS.from_epsg(3857))
+    assert own.transform is not None
+    corners = (*own.transform @ (0, 0), *own.transform @ (own.width, own.height))
+    left, bottom, right, top = grid.xy_bounds(same)
+    assert corners == pytest.approx((left, top, right, bottom), abs=1e-6)
+    assert {(child.column, child.row) for child in tile.children()} == {
+        (child.x, child.y) for child in grid.children(same)
+    }
