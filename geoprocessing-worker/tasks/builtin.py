@@ -1,4 +1,4 @@
-"""The handlers that come with the worker, each as any other package would name its own."""
+"""The handlers of the built-in task types, in the form that any other package uses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from geoprocessing_worker.render.options import RenderOptions
 from geoprocessing_worker.render.task_options import CogOptions, InfoOptions, TilesOptions
 
 MB = 1 << 20
-PICTURE = 1100 * MB  # 16384² RGBA of noise does not compress below this; everything usual is far smaller
+PICTURE = 1100 * MB  # 16384² RGBA of noise, which does not compress, is smaller. Usual pictures are far smaller.
 
 
 def _text(suffix: str, content_type: str, *formats: str, megabytes: int = 1) -> OutputSlot:

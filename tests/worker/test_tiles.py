@@ -33,6 +33,7 @@ RED, GREEN, BLUE, WHITE = [255, 0, 0, 255], [0, 255, 0, 255], [0, 0, 255, 255], 
 def tiles(source: Path, folder: Path, **payload: Any) -> TaskResult:
     folder.mkdir(exist_ok=True)
     options = TilesOptions.from_payload(payload)
+    options.check()
     request = TaskRequest(source=source, output_folder=folder, stem="map", options=options, source_name="map.tif")
     result = make_tiles(request, quiet)
     assert {path.name for path in folder.iterdir()} == {"map.pmtiles", "map.json"}
@@ -237,7 +238,7 @@ def test_without_a_wish_the_zooms_end_where_there_would_be_too_many_tiles() -> N
     world = Coverage(-EARTH_GIRTH / 2, -EARTH_GIRTH / 2, EARTH_GIRTH / 2, EARTH_GIRTH / 2)
     zooms = choose_zooms(world, 10.0, None, None)
     assert (zooms.first, zooms.last, zooms.tiles) == (0, 8, sum(4**zoom for zoom in range(9)))
-    assert zooms.note == "the file's resolution is that of zoom 14, for which there would be too many tiles"
+    assert zooms.note == "the file's resolution is that of zoom 14, which has too many tiles"
 
 
 @pytest.mark.parametrize(
