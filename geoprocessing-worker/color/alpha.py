@@ -1,4 +1,4 @@
-"""How an alpha band is read: its top value, whether it holds opacity, and whether colors are multiplied by it."""
+"""Read an alpha band: its top value, whether it holds opacity, and whether colors are premultiplied."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 U8_TOP = 255.0
 TOPS = (*(float(2**bits - 1) for bits in range(9, 17)), 1_000.0, 10_000.0)
-"""Values above 255 that an alpha band of a wider type ends at, beside the largest of its type."""
+"""Values above 255 at which an alpha band of a wider type ends, beside the largest of its type."""
 
 NEAR = 0.98  # of the top: lossy codecs and resampling leave alpha a little below it
 FAINT = 1 / 16  # of a wide type's range: an alpha that ends below it has a top of its own
@@ -26,7 +26,7 @@ FEWEST_PARTIAL = 16  # pixels
 ROUNDING, LOSS = 0.02, 0.1  # of the top, by which colors may exceed alpha
 BLACK = 0.1  # of the top: lossy codecs leave a black collar and its edge above 0
 STRAY = 0.001  # of the pixels may be exceptions
-COUNTED = 1 << 16  # values in which different ones are counted
+COUNTED = 1 << 16  # values in which distinct ones are counted
 LOOKED_AT = 1 << 18  # pixels
 
 
@@ -67,7 +67,7 @@ class AlphaSample:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """The file's and the job's words about an alpha band.
+    """The declarations of the file and the job about an alpha band.
 
     `name` is for notes. `bits` is set where it has fewer bits than its type. `premultiplied`: colors are multiplied by
     it. `lossy`: the codec changes values a little. `trusted`: the job names this band as alpha.
@@ -81,7 +81,7 @@ class Declared:
 
 
 def gather(blocks: list[AlphaBlock]) -> AlphaSample:
-    """A sample of blocks, thinned by rows to some 300,000 pixels."""
+    """Return a sample of blocks, thinned by rows to some 300,000 pixels."""
     step = max(1, sum(alpha.size for alpha, _, _ in blocks) // LOOKED_AT)
     thinned = tuple((alpha[::step], colors[:, ::step], shown[::step]) for alpha, colors, shown in blocks)
     alpha = np.concatenate([alpha[shown] for alpha, _, shown in thinned])
@@ -90,9 +90,9 @@ def gather(blocks: list[AlphaBlock]) -> AlphaSample:
 
 
 def _details(blocks: tuple[AlphaBlock, ...]) -> tuple[bool, bool]:
-    """Whether alpha has the details of a color band, and whether it has any, by its differences between neighbors.
+    """Return whether alpha has the details of a color band, and whether it has any, by differences of neighbors.
 
-    Only neighbors in a row count of which neither has an alpha of 0.
+    Only neighbors in a row count, both with an alpha above 0.
     """
     bands = len(blocks[0][1])
     products, squares, own, spread = np.zeros(bands), np.zeros(bands), 0.0, 0.0
@@ -109,19 +109,19 @@ def _details(blocks: tuple[AlphaBlock, ...]) -> tuple[bool, bool]:
             products[band] += float(steps @ others)
             squares[band] += float(others @ others)
     scale = np.sqrt(squares * own)
-    likeness = np.abs(np.divide(products, scale, out=np.zeros_like(scale), where=scale > 0)).max(initial=0.0)
-    return bool(likeness >= LIKE), spread > 0 and own / spread >= ROUGH
+    correlation = np.abs(np.divide(products, scale, out=np.zeros_like(scale), where=scale > 0)).max(initial=0.0)
+    return bool(correlation >= LIKE), spread > 0 and own / spread >= ROUGH
 
 
 def _steps(plane: NDArray[Any], pairs: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Differences of neighbors without their mean, so that even gradients have none."""
+    """Return differences of neighbors without their mean, so that even gradients have none."""
     steps: NDArray[np.float64] = np.diff(plane.astype(np.float64), axis=1)[pairs]
     steps -= steps.mean()
     return steps
 
 
 def alpha_top(dtype: Any, largest: float, bits: int | None = None) -> float:
-    """The value at which a pixel is fully visible, of an alpha band whose largest value is `largest`.
+    """Return the value at which a pixel is fully visible, of an alpha band with the largest value `largest`.
 
     Whole numbers end at the largest of their bits, floats at 1. Programs also write masks of 0 and 1, widen 8 bits
     without scaling, and use scales such as 0 to 10000.
@@ -147,22 +147,22 @@ def _known_top(largest: float) -> float | None:
     return next((top for top in sorted(TOPS) if top * NEAR <= largest <= top), None)
 
 
-def read_alpha(sample: AlphaSample, told: Declared) -> AlphaReading:
-    """The reading of an alpha band by its values and those of the colors beside it."""
+def read_alpha(sample: AlphaSample, declared: Declared) -> AlphaReading:
+    """Decide how to read an alpha band by its values and those of the colors beside it."""
     alpha = sample.alpha
     if alpha.size == 0 or alpha.dtype.kind == "c":
-        return AlphaReading(Role.OPACITY, alpha_top(alpha.dtype, 0, told.bits), told.premultiplied)
-    top = alpha_top(alpha.dtype, float(alpha.max()), told.bits)
-    excess = _excess(sample, top, told) if told.premultiplied else 0.0
+        return AlphaReading(Role.OPACITY, alpha_top(alpha.dtype, 0, declared.bits), declared.premultiplied)
+    top = alpha_top(alpha.dtype, float(alpha.max()), declared.bits)
+    excess = _excess(sample, top, declared) if declared.premultiplied else 0.0
     straight = excess > STRAY
-    multiplied = told.premultiplied and not straight
-    if not told.trusted and (found := _no_opacity(sample, told, top, multiplied=multiplied)):
+    multiplied = declared.premultiplied and not straight
+    if not declared.trusted and (found := _no_opacity(sample, declared, top, multiplied=multiplied)):
         return found
     if not straight:
         return AlphaReading(Role.OPACITY, top, multiplied)
-    weak = not told.trusted and float(np.mean(alpha[alpha > 0] >= top * NEAR)) < STRAY
+    weak = not declared.trusted and float(np.mean(alpha[alpha > 0] >= top * NEAR)) < STRAY
     words = (
-        f"{told.name} is called premultiplied alpha, but colors exceed it in {excess:.1%} of its partly visible "
+        f"{declared.name} is called premultiplied alpha, but colors exceed it in {excess:.1%} of its partly visible "
         "pixels: colors are shown as stored"
     )
     if not weak:
@@ -172,39 +172,39 @@ def read_alpha(sample: AlphaSample, told: Declared) -> AlphaReading:
 
 
 def _least(dtype: Any) -> float:
-    """The smallest value above 0: as a top it makes all others fully visible."""
+    """Return the smallest value above 0: as a top it makes all others fully visible."""
     return 1.0 if np.dtype(dtype).kind in "iu" else float(np.finfo(np.float32).tiny)
 
 
-def _excess(sample: AlphaSample, top: float, told: Declared) -> float:
-    """The share of partly visible pixels whose colors are higher than premultiplied colors can be."""
+def _excess(sample: AlphaSample, top: float, declared: Declared) -> float:
+    """Return the share of partly visible pixels with brighter colors than premultiplication allows."""
     alpha = sample.alpha.astype(np.float64) / top
     colors = sample.colors.max(axis=0, initial=0).astype(np.float64)
-    highest = max(top, alpha_top(sample.colors.dtype, float(colors.max(initial=0)), told.bits))
+    highest = max(top, alpha_top(sample.colors.dtype, float(colors.max(initial=0)), declared.bits))
     partial = (alpha > 0) & (alpha < NEAR)
     if np.count_nonzero(partial) < FEWEST_PARTIAL:
         partial = alpha < NEAR
     if not partial.any():
         return 0.0
-    exceeding = colors / highest > alpha + (LOSS if told.lossy else ROUNDING)
+    exceeding = colors / highest > alpha + (LOSS if declared.lossy else ROUNDING)
     return float(np.mean(exceeding[partial]))
 
 
-def _no_opacity(sample: AlphaSample, told: Declared, top: float, *, multiplied: bool) -> AlphaReading | None:
-    """The reading of a band that is called alpha, but holds values of its own, as infrared does.
+def _no_opacity(sample: AlphaSample, declared: Declared, top: float, *, multiplied: bool) -> AlphaReading | None:
+    """Return the reading of a declared alpha band that holds values of its own, such as infrared.
 
-    It holds many values, less than half of them near the top, and is 0 only where all colors are black. Opacity with
-    soft edges may do the same, but rises gradually from its zeros. A few zeros elsewhere are shadow and water, if the
-    band has the details of the colors. A band without zeros needs those or texture, if a
+    Such a band has many values, less than half of them near the top, and is 0 only where all colors are black. Opacity
+    with soft edges may do the same, but rises gradually from its zeros. A few zeros elsewhere are shadow and water, if
+    the band has the details of the colors. A band without zeros needs those or texture, if a
     tenth of its values is near the top.
 
-    `multiplied`: no color exceeds it, so that it may well be opacity.
+    `multiplied`: no color exceeds it, so it may well be opacity.
     """
     alpha, colors = sample.alpha, sample.colors
     different = np.unique(alpha[:: max(1, alpha.size // COUNTED)]).size
     if different <= MANY:
         return None
-    black = _blackness(top, colors, lossy=told.lossy)
+    black = _blackness(top, colors, lossy=declared.lossy)
     empty = _is_black(alpha, colors, black)
     rest = alpha[~empty]
     zeros, full = (float(np.mean(found)) if rest.size else 1.0 for found in (rest <= 0, rest >= top * NEAR))
@@ -227,16 +227,17 @@ def _no_opacity(sample: AlphaSample, told: Declared, top: float, *, multiplied: 
     )
     if empty.any():
         note = (
-            f"{told.name} is called alpha, but holds no opacity ({numbers}): it hides only pixels where all bands are 0"
+            f"{declared.name} is called alpha, but holds no opacity ({numbers}): "
+            "it hides only pixels where all bands are 0"
         )
         return AlphaReading(Role.COLLAR, top, False, note)
     return AlphaReading(
-        Role.NONE, top, False, f"{told.name} is called alpha, but holds no opacity ({numbers}): ignored"
+        Role.NONE, top, False, f"{declared.name} is called alpha, but holds no opacity ({numbers}): ignored"
     )
 
 
 def _blackness(top: float, colors: NDArray[Any], *, lossy: bool) -> tuple[float, float]:
-    """The largest values of alpha and of colors that count as black."""
+    """Return the largest values of alpha and of colors that count as black."""
     if not lossy:
         return 0.0, 0.0
     return BLACK * top, BLACK * alpha_top(colors.dtype, float(colors.max(initial=0)))
@@ -248,7 +249,7 @@ def _is_black(alpha: NDArray[Any], colors: NDArray[Any], black: tuple[float, flo
 
 
 def _rises(blocks: tuple[AlphaBlock, ...], black: tuple[float, float]) -> bool:
-    """Whether alpha rises gradually from black pixels to those beside them, by medians over all rows and columns."""
+    """Return whether alpha rises gradually beside black pixels, by medians over all rows and columns."""
     found: dict[tuple[int, int], list[NDArray[Any]]] = {pair: [] for pair in STEPS}
     for alpha, colors, shown in blocks:
         dark = shown & _is_black(alpha, colors, black)

@@ -1,4 +1,4 @@
-"""Pure array functions: validity, 8 bit, color, and shrinking without aliasing or color that bleeds."""
+"""Pure array functions: validity, 8 bit, color, and downsampling without aliasing or color that bleeds."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ LARGE, SMALL = 1e37, 1e-30  # float32 ends at 3.4e38, and one divided by a 65,53
 NEAR = 1e4  # times the span from 0, where lo rounded to float32 is off by less than a fifth of a gray level
 U8_TOP = 255.0
 PICKING = frozenset({"nearest", "mode"})
-"""Methods that never mix values: they only choose among them."""
+"""Methods that never mix values: they only pick."""
 
 
 def is_nodata(plane: Block, nodata: float | None) -> NDArray[np.bool_] | None:
-    """Where a plane holds its nodata value, compared in the plane's own type; `None` if it cannot hold it at all."""
+    """Return where a plane holds its nodata value, in the plane's own type. `None` if it cannot hold it."""
     if nodata is None or math.isnan(nodata):
-        return None  # NaN is never valid anyway, whatever the header says
+        return None  # NaN is never valid
     if plane.dtype.kind in "iub":
         limits = np.iinfo(plane.dtype)
         if nodata == float(limits.max):
-            nodata = limits.max  # which as a double is one more in 64 bits
+            nodata = limits.max  # as a double it is one more in 64 bits
         if nodata % 1 != 0 or not limits.min <= nodata <= limits.max:
             return None
         nodata = int(nodata)
@@ -44,7 +44,7 @@ def is_nodata(plane: Block, nodata: float | None) -> NDArray[np.bool_] | None:
         # Written as a decimal, the lowest float32 comes back a little below itself.
         nodata = float(np.copysign(largest, nodata))
     if plane.dtype.kind == "f" and ENORMOUS <= abs(nodata) < np.inf:
-        # Told as -3.4e38 or -3.40282e+38, the lowest float32 is meant; nothing that is measured gets near.
+        # -3.4e38 and -3.40282e+38 mean the lowest float32. No measurement gets near.
         edge = plane.dtype.type(nodata * ABOUT)
         far: NDArray[np.bool_] = plane <= edge if nodata < 0 else plane >= edge
         return far
@@ -53,10 +53,10 @@ def is_nodata(plane: Block, nodata: float | None) -> NDArray[np.bool_] | None:
 
 
 def validity(block: Block, nodata: Sequence[float | None], mask: U8 | None) -> U8 | None:
-    """(rows, columns) opacity, or `None` if all is valid.
+    """Return the (rows, columns) opacity, or `None` if all is valid.
 
-    A pixel is hidden if all bands hold nodata (real black is data), if any band is not a finite number, or where the
-    file's own mask or alpha says so.
+    A pixel is hidden if all bands hold nodata (real black is data) or any band is not a finite number. The file's own
+    mask or alpha hides pixels too.
     """
     hidden: NDArray[np.bool_] | None = None
     planes = [is_nodata(plane, value) for plane, value in zip(block, nodata, strict=True)]
@@ -72,7 +72,7 @@ def validity(block: Block, nodata: Sequence[float | None], mask: U8 | None) -> U
 
 
 def decibels(block: Block) -> NDArray[np.float32]:
-    """Magnitude of complex samples in dB; no signal at all becomes NaN, which is never valid."""
+    """Return the magnitude of complex samples in dB. A magnitude of 0 becomes NaN, which is never valid."""
     with np.errstate(divide="ignore", invalid="ignore"):
         magnitude: NDArray[np.float32] = np.abs(block).astype(np.float32)
         result: NDArray[np.float32] = np.where(magnitude > 0, 20.0 * np.log10(magnitude), np.nan).astype(np.float32)
@@ -80,7 +80,7 @@ def decibels(block: Block) -> NDArray[np.float32]:
 
 
 def to_byte(block: Block, stretch: Stretch) -> U8:
-    """Values as 8 bit: lo becomes 0, hi becomes 255, what lies outside is clipped. NaN becomes 0."""
+    """Return values as 8 bit. lo becomes 0, hi becomes 255, and values outside are clipped. NaN becomes 0."""
     if block.dtype == np.uint8 and stretch.identity:
         return block
     if block.dtype in (np.uint8, np.uint16):
@@ -93,12 +93,12 @@ def to_byte(block: Block, stretch: Stretch) -> U8:
 
 
 def fits_float32(first: float, last: float) -> bool:
-    """Whether the numbers between these, and what their span is divided by, are neither too large nor too small."""
+    """Whether float32 can hold these numbers and the divisor of their span."""
     return max(abs(first), abs(last)) < LARGE and last - first > SMALL
 
 
 def scale_to_byte(values: NDArray[Any], stretch: Stretch) -> U8:
-    """Floats as bytes by a stretch. Overwrites `values`: a band of float rows is the largest thing in memory."""
+    """Return floats as bytes by a stretch. Overwrites `values`: a band of float rows is the largest array."""
     with np.errstate(over="ignore", invalid="ignore"):
         values -= values.dtype.type(stretch.lo)
         values *= values.dtype.type(255.0 / (stretch.hi - stretch.lo))
@@ -109,14 +109,14 @@ def scale_to_byte(values: NDArray[Any], stretch: Stretch) -> U8:
 
 
 def alpha_to_byte(plane: Block, top: float) -> U8:
-    """An alpha band of any type as 8 bit; at `top` all is visible."""
+    """Return an alpha band of any type as 8 bit. From `top` up, all is visible."""
     if plane.dtype == np.uint8 and top == U8_TOP:
         return plane
     return scale_to_byte(plane.astype(np.float64), Stretch("range", 0.0, top, ""))
 
 
 def straightened(block: Block, alpha: Block, top: float) -> Block:
-    """Straight values, in their own type, of any type that is stored multiplied by its alpha; 0 where that is 0."""
+    """Return straight values, in their own type, of premultiplied ones. 0 where alpha is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         straight = block * (top / alpha.astype(np.float64))
     whole = np.nan_to_num(straight, nan=0.0, posinf=0.0, neginf=0.0)
@@ -127,21 +127,21 @@ def straightened(block: Block, alpha: Block, top: float) -> Block:
 
 
 def unpremultiply(samples: U8, alpha: U8) -> U8:
-    """Straight color from color that is stored multiplied by its alpha."""
+    """Return straight color from premultiplied color."""
     whole = np.maximum(alpha, 1).astype(np.uint16)
     straight: U8 = np.minimum((samples.astype(np.uint16) * 255 + whole // 2) // whole, 255).astype(np.uint8)
     return straight
 
 
 def inks_to_light(inks: U8) -> U8:
-    """(4, …) cyan, magenta, yellow, black → (3, …) red, green, blue, without a profile."""
+    """Convert (4, …) cyan, magenta, yellow, black to (3, …) red, green, blue, without a profile."""
     light = 255 - inks.astype(np.uint16)
     rgb: U8 = ((light[:3] * light[3] + 127) // 255).astype(np.uint8)
     return rgb
 
 
-def reduced(samples: Samples, alpha: U8 | None, height: int, width: int, method: str) -> tuple[Samples, U8 | None]:
-    """(channels, rows, columns) and its opacity at a smaller size, before anything is placed.
+def downsample(samples: Samples, alpha: U8 | None, height: int, width: int, method: str) -> tuple[Samples, U8 | None]:
+    """Downsample (channels, rows, columns) and its opacity before warping.
 
     Color is averaged weighted by opacity, so a hidden pixel never tints its neighbors.
     """
@@ -164,13 +164,13 @@ def reduced(samples: Samples, alpha: U8 | None, height: int, width: int, method:
     return np.stack(planes), np.clip(np.rint(_array(weight)), 0, 255).astype(np.uint8)
 
 
-def gathered(
+def downsample_sparse(
     samples: Samples, alpha: U8 | None, size: tuple[int, int], yielding: int | None
 ) -> tuple[Samples, U8 | None]:
-    """(channels, rows, columns) and its opacity at a smaller `size` (rows, columns), where few pixels are of interest.
+    """Downsample (channels, rows, columns) and its opacity to `size` (rows, columns), keeping sparse pixels.
 
-    A pixel is wholly visible if anything under it is. It holds the mean of what is visible there, or with `yielding`,
-    for picking, the highest of these values, and the sample `yielding` only where there is no other.
+    A pixel is fully visible if any pixel under it is. It holds the mean of the visible ones. With `yielding`, it picks
+    the highest of them, and the sample `yielding` only where there is no other.
     """
     if samples.shape[1:] == size:
         return samples, alpha
@@ -183,7 +183,7 @@ def gathered(
         return np.rint(np.stack(means)).astype(samples.dtype), shown
     planes = []
     for plane in samples:
-        # Hidden, then what yields, then all others by their value.
+        # Hidden, then `yielding`, then all others by their value.
         wide = np.uint16 if plane.dtype == np.uint8 else np.uint32
         rank = np.where(plane == yielding, wide(1), plane.astype(wide) + wide(2))
         best = _over(np.maximum, np.where(visible, rank, wide(0)), starts)
@@ -192,13 +192,13 @@ def gathered(
 
 
 def _over(function: np.ufunc, plane: NDArray[Any], starts: list[NDArray[np.intp]]) -> NDArray[Any]:
-    """A function over the cells that begin at these rows and columns."""
+    """Apply a function over the cells that begin at these rows and columns."""
     found: NDArray[Any] = function.reduceat(function.reduceat(plane, starts[0], axis=0), starts[1], axis=1)
     return found
 
 
 def _centers(size: int, count: int) -> NDArray[np.intp]:
-    """The source index under the center of each of `count` output pixels."""
+    """Return the source index under the center of each of `count` output pixels."""
     return ((np.arange(count) + 0.5) * size / count).astype(np.intp)
 
 

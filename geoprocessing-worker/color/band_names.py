@@ -81,14 +81,14 @@ _MEASUREMENT = _words("""
 
 
 def words_of(description: str | None) -> str:
-    """A description as lowercase words without accents, separated by blanks."""
+    """Return a description as lowercase words without accents, separated by blanks."""
     apart = _CAMEL_CASE.sub(" ", description or "")
     plain = "".join(letter for letter in unicodedata.normalize("NFKD", apart) if not unicodedata.combining(letter))
     return _NEITHER_LETTER_NOR_DIGIT.sub(" ", plain).strip().lower()
 
 
 def kind_of(description: str | None) -> Kind:
-    """The meaning of a description. A measurement of light, such as "red uncertainty", is a measurement."""
+    """Return the meaning of a description. "red uncertainty", a measurement of light, is a measurement."""
     words = {word if _NUMBERED.fullmatch(word) else word.rstrip("0123456789") for word in words_of(description).split()}
     words = {word for word in words if word and word not in _NOTHING}
     if words & _OPACITY and not words & _MEASUREMENT:
@@ -109,7 +109,7 @@ def are_measurements(descriptions: Sequence[str | None], *, declared: bool) -> b
     """Whether bands cannot be the colors of one picture.
 
     `declared`: the file declares them as red, green and blue, as GDAL does by default for three bands of bytes. Then
-    only names count that are surely those of measurements, and that tell the bands apart.
+    only unambiguous names of measurements count, and only if they distinguish the bands.
     """
     kinds = [kind_of(description) for description in descriptions]
     texts = {_DIGITS.sub("", words_of(description)) for description in descriptions}

@@ -16,7 +16,7 @@ FEWEST = 256  # values
 
 
 def unlike_ranges(values: NDArray[Any], bands: Sequence[BandHeader]) -> str | None:
-    """Why one stretch cannot show these (bands, pixels), raw or scaled; `None` if it can.
+    """Return why one stretch cannot show these (bands, pixels), raw or scaled. `None` if it can.
 
     Bytes are not stretched, and a constant band fits any stretch.
     """
@@ -31,7 +31,7 @@ def unlike_ranges(values: NDArray[Any], bands: Sequence[BandHeader]) -> str | No
 
 
 def _range(plane: NDArray[Any]) -> tuple[float, float]:
-    """2nd to 98th percentile, without values that stand for no data."""
+    """Return the 2nd to 98th percentile, without fill values."""
     kept = without(plane, find_fill_values(plane)).astype(np.float64)
     low, high = np.percentile(kept, (2, 98))
     return float(low), float(high)

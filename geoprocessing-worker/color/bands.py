@@ -1,4 +1,4 @@
-"""Which bands are shown, and as what: decided from the header alone, with a sentence that says why."""
+"""Choose the bands to show, and as what, from the header alone. Each choice has its reason."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Color(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BandChoice:
-    """1-based `indexes` in display order, the alpha band if there is one, and why these.
+    """1-based `indexes` in display order, the alpha band if there is one, and the reason.
 
-    `true_color`: the file itself says that these are red, green and blue. `by_position`: nothing in the file says what
-    they are. `alpha_asked`: the job names the alpha band. The sample finds `alpha_role`, and `alpha_top`, the value at
-    which a pixel is fully visible. `premultiplied`: colors are stored multiplied by alpha. `not_opacity`: bands that
-    the file calls alpha, but that hold data.
+    `true_color`: the file declares these as red, green and blue. `by_position`: nothing in the file declares them.
+    `alpha_asked`: the job names the alpha band. The sample finds `alpha_role`, and `alpha_top`, the value at
+    which a pixel is fully visible. `premultiplied`: colors are stored multiplied by alpha. `not_opacity`: declared
+    alpha bands that hold data.
     """
 
     indexes: tuple[int, ...]
@@ -49,8 +49,8 @@ class BandChoice:
 
 
 # Descriptions under which band sets of satellites and drones name their visible bands, as `words_of` returns them.
-# Red edge, infra red, coastal blue and SuperDove's green I (at 531 nm) are bands of their own. MODIS counts its bands
-# in an order of its own; Sentinel-2 and Landsat 8 agree on B4, B3 and B2.
+# Red edge, infra red, coastal blue and SuperDove's green I (at 531 nm) are bands of their own. MODIS numbers its bands
+# in an order of its own. Sentinel-2 and Landsat 8 agree on B4, B3 and B2.
 _NAMED: tuple[tuple[str, str, str], ...] = (
     (
         r"(?<!infra )(?<!far )\b(red|r)\b(?! edge)",
@@ -78,13 +78,13 @@ _COLORS = 3
 
 
 def called_alpha(header: SourceHeader) -> list[BandHeader]:
-    """The bands that the file calls alpha, but for complex ones and those whose description says otherwise."""
+    """Return the declared alpha bands, except complex ones and those with a contrary description."""
     called = [band for band in header.bands if band.colorinterp == "alpha" and not band.dtype.startswith("complex")]
     return [band for band in called if not is_not_alpha(band.description)]
 
 
 def choose_bands(header: SourceHeader, asked: tuple[int, ...] | None) -> BandChoice:
-    """The bands to show.
+    """Choose the bands to show.
 
     Raises:
         JobError: `invalid_payload` when the payload asks for bands that the file does not have.
@@ -107,18 +107,18 @@ def choose_bands(header: SourceHeader, asked: tuple[int, ...] | None) -> BandCho
 
 def _chosen(header: SourceHeader, data: list[BandHeader]) -> BandChoice:
     declared = _by_color(header, data)
-    told = declared or _by_description(data)
-    first = [header.band(index) for index in told[0]] if told else data[:_COLORS]
-    may_be_gray = told is None or (told is declared and told[1] is Color.RGB)
+    known = declared or _by_description(data)
+    first = [header.band(index) for index in known[0]] if known else data[:_COLORS]
+    may_be_gray = known is None or (known is declared and known[1] is Color.RGB)
     if len(first) == _COLORS and may_be_gray and (unlike := _unlike(first, declared=declared is not None)):
         return BandChoice((data[0].index,), Color.GRAY, None, f"the first band alone, since {unlike}")
-    if told:
-        return BandChoice(*told[:2], None, told[2], true_color=True)
+    if known:
+        return BandChoice(*known[:2], None, known[2], true_color=True)
     return _by_position(data)
 
 
 def _unlike(bands: list[BandHeader], *, declared: bool) -> str | None:
-    """Why three bands cannot be the colors of one picture; `None` if they can."""
+    """Return why three bands cannot be the colors of one picture. `None` if they can."""
     names = [band.description for band in bands]
     if are_measurements(names, declared=declared):
         return f"the bands' names are no colors: {', '.join(name or 'no name' for name in names)}"
@@ -129,7 +129,7 @@ def _unlike(bands: list[BandHeader], *, declared: bool) -> str | None:
 
 
 def first_alone(choice: BandChoice, why: str) -> BandChoice:
-    """The first band in gray, instead of three."""
+    """Return the first band in gray, instead of three."""
     reason = f"the first band alone, since {why}"
     return replace(choice, indexes=choice.indexes[:1], color=Color.GRAY, reason=reason, by_position=False)
 
@@ -156,10 +156,10 @@ def _asked(header: SourceHeader, asked: tuple[int, ...], alpha: int | None) -> B
     if asked == (1,) and header.palette is not None:
         return BandChoice(asked, Color.PALETTE, alpha, "asked for in the payload; band 1 has a color table")
     colors = {header.band(index).colorinterp for index in asked}
-    told = colors == {"red", "green", "blue"}
-    unlike = _unlike([header.band(index) for index in asked], declared=told) if len(asked) == _COLORS else None
+    true_color = colors == {"red", "green", "blue"}
+    unlike = _unlike([header.band(index) for index in asked], declared=true_color) if len(asked) == _COLORS else None
     notes = () if unlike is None else (f"one stretch for three bands, though {unlike}",)
-    return BandChoice(asked, _plain(len(asked)), alpha, "asked for in the payload", true_color=told, notes=notes)
+    return BandChoice(asked, _plain(len(asked)), alpha, "asked for in the payload", true_color=true_color, notes=notes)
 
 
 def _plain(count: int) -> Color:
@@ -188,7 +188,7 @@ def _by_description(data: list[BandHeader]) -> _Choice | None:
 
 
 def _described(words: Mapping[int, str], pattern: str) -> int | None:
-    """The first band that is called nothing else, else the first that is called that among other words."""
+    """Return the first band that has no other name, else the first with this name among other words."""
     for matches in (re.fullmatch, re.search):
         for index, text in words.items():
             if matches(pattern, text):

@@ -1,4 +1,4 @@
-"""Values that mean "no data" though the file does not say so: found by how far they lie from all others."""
+"""Find undeclared fill values by their distance from all other values."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 ENOUGH = 1 << 18  # values; a share of half a percent is then still a thousand of them
-FEWEST = 0.005  # of the values: below that, percentiles pass over them anyway
+FEWEST = 0.005  # of the values: percentiles ignore fewer
 OTHERS = 16  # pixels at least that are not the fill value
 
-# Different other values at least. One value beside another is data, such as rain and no rain. Codes of classes are
-# fewer than the values of a measurement, and one of them may run round the picture.
+# Distinct other values at least. One value beside another is data, such as rain and no rain. Codes of classes are
+# fewer than the values of a measurement, and one of them may surround the picture.
 OTHERS_OF_KNOWN, OTHERS_OF_COLLAR, OTHERS_OF_ANY = 2, 16, 32
 
 
-# Written as "no data" by common programs. Whatever is as large as ENORMOUS is one, too.
+# Common programs write these as "no data". So is any value from ENORMOUS up.
 KNOWN = frozenset({
     -9999.0, -99999.0, -999999.0, -9999.9, -999.0, 9999.0, 99999.0, 999999.0, -32768.0, -32767.0, 32767.0, 65535.0,
     -2147483648.0, -2147483647.0, 2147483647.0, 4294967295.0, 0.0,
 })  # fmt: skip
-ENORMOUS = 1e19  # netCDF's own default is 9.97e36, ESRI's the lowest float32; no unit of anything on Earth gets there
+ENORMOUS = 1e19  # netCDF's default is 9.97e36, ESRI's the lowest float32. No unit of anything on Earth gets there.
 
-SMALL_CODES = 64  # codes of classes in bytes end below it; a picture of so few grays would have brighter ones
-EVEN = 0.99  # of the pixels: where one code or 255 holds more, the others are few things on a background, or mistakes
-TOLD_APART = 16  # gray levels between one code and the next, at which bytes are clear as they are
+SMALL_CODES = 64  # codes of classes in bytes are below. A picture of so few grays would have brighter ones.
+EVEN = 0.99  # of the pixels: a more frequent value is the background of a few features, or the features are mistakes
+DISTINCT = 16  # gray levels between neighboring codes, at which bytes are distinct without a stretch
 
 EXACT = 1 << 53  # whole numbers below it are doubles
 
-# The gap to the nearest other value, in times the width in which nearly all other values lie.
+# The gap to the nearest other value, as a multiple of the width of nearly all other values.
 GAP_OF_KNOWN, GAP_OF_OTHER = 0.5, 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class FillValue:
-    """A value, and the part of the valid pixels that hold it, 0 to 1."""
+    """A value, and its share of the valid pixels, 0 to 1."""
 
     value: float
     share: float
 
 
 def find_fill_values(values: NDArray[Any], collar: float | None = None) -> tuple[FillValue, ...]:
-    """At most one below and one above all other values, each alone there. Real data is never hidden for it.
+    """Return at most one fill value below and one above all other values. Real data is never hidden for it.
 
-    `collar`: a value that runs all round the picture. The gap that it needs is as small as that of a known value.
+    `collar`: a value all round the picture. It needs as small a gap as a known fill value.
     """
     sample = values[:: max(1, values.size // ENOUGH)].astype(np.float64)
     found: list[FillValue] = []
@@ -66,14 +66,14 @@ def find_fill_values(values: NDArray[Any], collar: float | None = None) -> tuple
 
 
 def find_byte_fill(values: NDArray[np.uint8]) -> tuple[FillValue, ...]:
-    """255 beside classes with small codes, and nothing in between. With one other value it is the white of a mask."""
+    """Find 255 beside small class codes, with nothing in between. With one other value it is the white of a mask."""
     below = values < 255
-    # Most pictures end here: counting takes twenty times as long.
+    # Most pictures return here. Counting takes twenty times as long.
     if below.all() or not (below & (values > values.min())).any() or (below & (values >= SMALL_CODES)).any():
         return ()
     counts = np.bincount(values, minlength=256)[:255]
     codes, others = np.flatnonzero(counts), int(counts.sum())
-    clear = codes[-1] - codes[0] >= TOLD_APART * (codes.size - 1)
+    clear = codes[-1] - codes[0] >= DISTINCT * (codes.size - 1)
     background = others < (1 - EVEN) * values.size
     if others < OTHERS or clear or background or counts.max() > EVEN * others:
         return ()
@@ -81,24 +81,24 @@ def find_byte_fill(values: NDArray[np.uint8]) -> tuple[FillValue, ...]:
 
 
 def without(values: NDArray[Any], fills: tuple[FillValue, ...]) -> NDArray[Any]:
-    """The values that are none of these."""
+    """Return the values without these fill values."""
     kept = values
     for fill in fills:
-        # Found among doubles, which 64-bit numbers were rounded to: their own largest lies a little below.
+        # Found as doubles, to which 64-bit numbers are rounded: the largest 64-bit number is a little lower.
         wide = kept.dtype.kind in "iu" and kept.dtype.itemsize > 4
         kept = kept[kept.astype(np.float64) != fill.value] if wide else kept[kept != kept.dtype.type(fill.value)]
     return kept
 
 
 def _as_stored(values: NDArray[Any], found: float) -> float:
-    """The value itself where it was found as the double that a whole number of 64 bits was rounded to."""
+    """Return the stored value of a double that was rounded from a 64-bit integer."""
     if values.dtype.kind not in "iu" or abs(found) < EXACT:
         return found
     return int(values[values.astype(np.float64) == found][0])
 
 
 def _fill(values: NDArray[np.float64], edge: float, collar: float | None) -> FillValue | None:
-    """The edge of all values as a fill value, if it lies far enough from enough others."""
+    """Return the edge of all values as a fill value, if it is far enough from enough others."""
     others = values[values != edge]
     share = 1 - others.size / max(1, values.size)
     if others.size < OTHERS or share < FEWEST:

@@ -1,4 +1,4 @@
-"""CIE L*a*b* as TIFF stores it, and the light that it means: sRGB, from the D50 white that all of it is told in."""
+"""CIE L*a*b* as TIFF stores it, converted to sRGB from its D50 white."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from geoprocessing_worker.errors import invalid_input
 from geoprocessing_worker.raster import U8
 
 CIE, ICC, ITU = 8, 9, 10  # photometric interpretations
-LARGEST_OF_PARTS = 1.5  # L* runs to 100; some programs write floats from 0 to 1, with a* and b* who knows how
+LARGEST_OF_PARTS = 1.5  # L* ends at 100. Some programs write floats from 0 to 1, with a* and b* on an unknown scale.
 
 
 class _Scale(NamedTuple):
-    """L* = sample * lightness; a*, b* = sample * chroma - zero, the sample read as `signed` where that is a type."""
+    """L* = sample * lightness, and a*, b* = sample * chroma - zero. `signed` is the type of a* and b*, if set."""
 
     lightness: float
     chroma: float
@@ -27,7 +27,7 @@ class _Scale(NamedTuple):
 _SCALES = {
     (CIE, "uint8"): _Scale(100 / 255, 1.0, 0.0, "int8"),
     (CIE, "uint16"): _Scale(100 / 65535, 1 / 256, 0.0, "int16"),
-    # ICC's own: a* and b* with an offset, and a white of 16 bits that ends where its high byte does.
+    # ICC's own: a* and b* with an offset. The white of 16 bits is 0xFF00.
     (ICC, "uint8"): _Scale(100 / 255, 1.0, 128.0, None),
     (ICC, "uint16"): _Scale(100 / 65280, 1 / 256, 128.0, None),
     **{(kind, dtype): _Scale(1.0, 1.0, 0.0, None) for kind in (CIE, ICC) for dtype in ("float32", "float64")},
@@ -35,19 +35,19 @@ _SCALES = {
 
 
 def is_lab(photometric: int | None) -> bool:
-    """Whether a file says that its samples are L*a*b* of any kind."""
+    """Whether a file declares its samples as L*a*b* of any kind."""
     return photometric in {CIE, ICC, ITU}
 
 
 def is_known_lab(photometric: int | None, dtype: str) -> bool:
-    """Whether samples of this type can be turned into L*a*b*. ITU's are numbers on a scale of the file's own."""
+    """Whether samples of this type can be converted to L*a*b*. ITU's have a scale of the file's own."""
     return photometric is not None and (photometric, dtype) in _SCALES
 
 
 def check_scale(values: NDArray[Any], dtype: str) -> None:
-    """Refuse floats of which none is as large as L* gets: nothing in a TIFF says what else they would be parts of.
+    """Refuse floats that never get near the range of L*, since a TIFF has no field for their scale.
 
-    `dtype` is the file's own: whole numbers have the scale of their type, however dark they are.
+    `dtype` is the file's own: integers have the scale of their type, however dark they are.
 
     Raises:
         JobError: `unsupported_data_type`.
@@ -55,13 +55,13 @@ def check_scale(values: NDArray[Any], dtype: str) -> None:
     if dtype.startswith("float") and values.size and float(values.max()) < LARGEST_OF_PARTS:
         raise invalid_input(
             "unsupported_data_type",
-            "The file says that its numbers are L*a*b*, but none is larger than "
-            f"{float(values.max()):.3g}, and nothing says on what scale they are. Save it as RGB.",
+            "The file declares L*a*b*, but its largest number is "
+            f"{float(values.max()):.3g}, and it does not declare their scale. Save it as RGB.",
         )
 
 
 def to_lab(block: NDArray[Any], photometric: int) -> NDArray[np.float32]:
-    """(3, rows, columns) samples as L* from 0 to 100, a* and b*; floats are these already."""
+    """Convert (3, rows, columns) samples to L* from 0 to 100, a* and b*. Floats are these already."""
     scale = _SCALES[photometric, block.dtype.name]
     found = np.empty(block.shape, dtype=np.float32)
     found[0] = block[0] * np.float32(scale.lightness)
@@ -71,7 +71,7 @@ def to_lab(block: NDArray[Any], photometric: int) -> NDArray[np.float32]:
 
 
 def lab_to_srgb(lab: NDArray[Any]) -> U8:
-    """(3, …) L*a*b* → (3, …) sRGB; colors that it does not have become the nearest ones."""
+    """Convert (3, …) L*a*b* to (3, …) sRGB. Colors outside of sRGB become the nearest ones."""
     flat = np.ascontiguousarray(np.moveaxis(lab.reshape(3, -1), 0, 1), dtype=np.float32)
     np.nan_to_num(flat, copy=False)
     image = pyvips.Image.new_from_memory(flat.data, len(flat), 1, 3, "float").copy(interpretation="lab")

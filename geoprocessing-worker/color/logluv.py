@@ -1,4 +1,4 @@
-"""LogLuv, TIFF's colors of high dynamic range: 16-bit codes, or the X, Y and Z made of them, as light."""
+"""LogLuv, TIFF's high dynamic range colors, as gamma-encoded RGB: from 16-bit codes or X, Y and Z."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ CODES_PER_STOP, DARKEST_STOP = 256, -64  # of Y, in powers of two
 CHROMA = 1 << 15  # codes of u' and v' from 0 to 1
 GAMMA = 2.2
 
-# Gray is where X, Y and Z are equal; sRGB's primaries as seen from there.
+# Gray has equal X, Y and Z, so sRGB's primaries are relative to that white.
 XYZ_TO_RGB = np.array(
     [[3.2404542, -1.5371385, -0.4985314], [-0.9692660, 1.8760108, 0.0415560], [0.0556434, -0.2040259, 1.0572252]]
 ) * np.array([0.95047, 1.0, 1.08883])
 
 
 def is_logluv(photometric: int | None, indexes: tuple[int, ...]) -> bool:
-    """Whether these bands of such a file are its colors."""
+    """Whether these bands are the colors of a LogLuv file."""
     return photometric == LOGLUV and indexes == tuple(range(1, BANDS + 1))
 
 
 def to_light(block: NDArray[Any]) -> NDArray[np.float32]:
-    """(3, rows, columns) samples as red, green and blue, evenly spaced to the eye: 1 where the file says a Y of 1."""
+    """Convert (3, rows, columns) samples to red, green and blue, evenly spaced to the eye. 1 is the file's Y of 1."""
     xyz = block.astype(np.float32) if block.dtype.kind == "f" else _xyz(block)
     light = np.tensordot(XYZ_TO_RGB.astype(np.float32), xyz, axes=1)
     found: NDArray[np.float32] = np.power(np.maximum(light, 0), np.float32(1 / GAMMA))
@@ -33,7 +33,7 @@ def to_light(block: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _xyz(block: NDArray[Any]) -> NDArray[np.float32]:
-    """The highest bit of the first code is a sign: there is no negative light."""
+    """The highest bit of the first code is a sign. Negative light counts as 0."""
     codes = block.astype(np.int32) & 0xFFFF
     brightness = (codes[0].astype(np.float32) + np.float32(0.5)) / CODES_PER_STOP + DARKEST_STOP
     y = np.where((codes[0] > 0) & (codes[0] < CHROMA), np.exp2(brightness), np.float32(0))

@@ -1,4 +1,4 @@
-"""Colors by the file's own ICC profile, as sRGB: what browsers and web maps take a picture's numbers for."""
+"""Convert colors by the file's own ICC profile to sRGB, which browsers and web maps assume."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 
 from geoprocessing_worker.raster import U8
 
-LARGEST = 4 << 20  # bytes; printers' profiles have one or two million
-SAME = 2  # gray levels: a profile that moves no color further is sRGB by another name
-STEPS = {3: 17, 4: 9}  # colors tried along each axis, by channels
+LARGEST = 4 << 20  # bytes. Printers' profiles have one or two million.
+SAME = 2  # gray levels: a profile that moves no color further is equivalent to sRGB
+STEPS = {3: 17, 4: 9}  # test colors along each axis, by channels
 
 
 @dataclass(frozen=True, slots=True)
 class ColorProfile:
-    """An ICC profile that changes colors, for samples of `channels`: 3 red, green, blue; 4 inks."""
+    """An ICC profile that changes colors, for samples of `channels`: 3 for red, green, blue, 4 for inks."""
 
     icc: bytes
     channels: int
 
     def to_srgb(self, samples: U8) -> U8:
-        """(channels, …) → (3, …)."""
+        """Convert (channels, …) to (3, …)."""
         flat = np.ascontiguousarray(np.moveaxis(samples.reshape(self.channels, -1), 0, 1))
         image = pyvips.Image.new_from_memory(flat.data, len(flat), 1, self.channels, "uchar")
         image = image.copy(interpretation="srgb" if self.channels == 3 else "cmyk")
@@ -37,7 +37,7 @@ class ColorProfile:
 
 
 def decoded(text: str | None) -> bytes | None:
-    """The profile from GDAL's word for it, base64; `None` if there is none, or one of no honest size."""
+    """Return the profile from GDAL's base64. `None` if there is none, or one of implausible size."""
     if not text or len(text) > LARGEST * 4 // 3:
         return None
     try:
@@ -47,7 +47,7 @@ def decoded(text: str | None) -> bytes | None:
 
 
 def choose_profile(icc: bytes | None, channels: int) -> ColorProfile | None:
-    """The profile as something to be used, unless it changes nothing or is damaged or made for other colors."""
+    """Return the profile, unless it changes nothing, is damaged or has another number of channels."""
     if icc is None:
         return None
     profile = ColorProfile(icc, channels)
@@ -62,7 +62,7 @@ def choose_profile(icc: bytes | None, channels: int) -> ColorProfile | None:
 
 
 def _palette(channels: int) -> U8:
-    """(channels, n): colors evenly through the whole cube."""
+    """Return (channels, n) colors, evenly through the whole cube."""
     axis: NDArray[np.float64] = np.linspace(0, 255, STEPS[channels])
     cube = np.stack(np.meshgrid(*[axis] * channels)).reshape(channels, -1)
     return np.rint(cube).astype(np.uint8)

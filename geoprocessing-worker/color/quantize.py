@@ -1,4 +1,4 @@
-"""Sixteen bits between the file and the last step, so that averaging comes before clipping and rounding."""
+"""Quantization to sixteen bits between the file and the last step, so that averaging precedes clipping and rounding."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from geoprocessing_worker.raster import U8
 
 U16 = NDArray[np.uint16]
 CODES = 65536
-WHOLE_SPAN = 2048  # a stretch over at least so many whole numbers can be averaged as whole numbers
-ROOM = 1.5  # times the stretch's span on either side: what lies beyond counts as lying there
+WHOLE_SPAN = 2048  # integers: a stretch over at least so many can be averaged as integers
+ROOM = 1.5  # times the stretch's span on either side. Values farther out are clipped to it.
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Quantizer:
     step: float
 
     def encode(self, block: Block) -> U16:
-        """Values as codes; what the codes cannot hold becomes the nearest one that they can. NaN becomes 0."""
+        """Return values as codes. Values out of range become the nearest code, and NaN becomes 0."""
         if block.dtype == np.uint16 and self == PLAIN:
             return block
         if block.dtype == np.int16 and self == SIGNED:
@@ -43,11 +43,11 @@ class Quantizer:
         return wide.astype(np.uint16)
 
     def _fits_float32(self, dtype: Any) -> bool:
-        """Whether the codes can be reckoned with in the values' own float32."""
+        """Whether float32 is exact enough for the codes of float32 values."""
         return dtype == np.float32 and fits_float32(self.first, self.first + self.step * CODES)
 
     def table(self, stretch: Stretch, invert: bool) -> U8:
-        """(65536,) the byte that each code is shown as."""
+        """Return the (65536,) byte of each code."""
         values = self.first + np.arange(CODES, dtype=np.float64) * self.step
         pixels = scale_to_byte(values, stretch)
         return np.uint8(255) - pixels if invert else pixels
@@ -57,8 +57,8 @@ PLAIN = Quantizer(0.0, 1.0)
 SIGNED = Quantizer(-32768.0, 1.0)
 
 
-def choose_coding(dtype: Any, stretch: Stretch) -> Quantizer:
-    """The values themselves where they are fine enough, else steps of a hundredth of a gray level or so."""
+def choose_quantizer(dtype: Any, stretch: Stretch) -> Quantizer:
+    """Return the values themselves where they are fine enough, else steps of about a hundredth of a gray level."""
     span = stretch.hi - stretch.lo
     kind = np.dtype(dtype)
     if span >= WHOLE_SPAN and kind == np.uint16:
@@ -67,5 +67,5 @@ def choose_coding(dtype: Any, stretch: Stretch) -> Quantizer:
         return SIGNED
     first = stretch.lo - ROOM * span
     if kind == np.float32 and abs(first) < LARGE:
-        first = float(np.float32(first))  # so that what is subtracted from values far from 0 is exactly this
+        first = float(np.float32(first))  # exact, so that subtraction from values far from 0 is too
     return Quantizer(first, (1 + 2 * ROOM) * span / (CODES - 1))

@@ -1,4 +1,4 @@
-"""How values become 8 bit: chosen from a sample of valid pixels, told with its numbers."""
+"""Choose how values become 8 bit, from a sample of valid pixels."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 CLASSES = 64
-"""A raster of no more different whole values than this is taken for classes, not for measurements."""
+"""A raster of at most so many distinct integers has classes, not measurements."""
 
 DARK = 128
-"""Codes of classes that end below this are spread; grays of a photograph may be as dark as they are."""
+"""Codes of classes are spread if all are below. Grays of a photograph may be as dark as they are."""
 
 CLASS_SPAN = 1024
-"""Codes of land cover and the like lie closer together than this; those of a wider span must be repeated:"""
-REPEATED = 8  # pixels hold the middle one by its number; of measurements hardly a pixel holds what another does
-COUNTED = 1 << 18  # values of a sample in which that is looked for
+"""Codes of land cover and the like have a smaller span. Codes of a wider span must be repeated:"""
+REPEATED = 8  # pixels per value, as the median. In measurements hardly a value occurs twice.
+COUNTED = 1 << 18  # values of a sample in which repetitions are counted
 
 SMALLEST = 1e-300
-"""Values that lie no farther apart than this are one value: what is divided by less is infinite."""
+"""A smaller span is constant, since division by it overflows."""
 
-LOOKED_AT = (256, 1024)  # rows and columns: enough to tell how neighbors differ
-MANY_CLASSES = 16  # values; among fewer every step is to one nearby
+LOOKED_AT = (256, 1024)  # rows and columns: enough to see how neighbors differ
+MANY_CLASSES = 16  # values: among fewer, every step is to one nearby
 NEARBY = 3  # ranks
 FIRST = 1000  # values
 MOSTLY = 0.6  # of all changes between neighbors
@@ -31,7 +31,7 @@ MOSTLY = 0.6  # of all changes between neighbors
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """value = lo + pixel / 255 * (hi - lo), to half a step; `reason` says how lo and hi were found."""
+    """value = lo + pixel / 255 * (hi - lo), to half a step. `reason` explains the choice of lo and hi."""
 
     kind: str
     lo: float
@@ -40,22 +40,22 @@ class Stretch:
 
     @property
     def identity(self) -> bool:
-        """Whether a value is its own pixel."""
+        """Whether each value is its own pixel."""
         return self.lo == 0.0 and self.hi == 255.0
 
 
 def few_values(values: NDArray[np.generic]) -> bool:
-    """Whether a sample of whole numbers, of any type, holds so few different ones that they must be classes."""
+    """Whether a sample of integers, of any type, has so few distinct ones that they must be classes."""
     return few_near_values(values) or _few_far_values(values)
 
 
 def few_near_values(values: NDArray[np.generic]) -> bool:
-    """Whether they are classes whose codes lie so near to each other that lowest to highest shows them all."""
+    """Whether they are classes with a span of codes so small that minimum to maximum shows them all."""
     if values.size < 16 or not _whole(values):
         return False
     if float(values.max()) - float(values.min()) > CLASS_SPAN:
         return False
-    # A byte less a byte overflows, a large float as a whole number does.
+    # uint8 subtraction overflows, as does a large float as an integer.
     wide = values if values.dtype.kind == "f" else values.astype(np.int64)
     codes = (wide - wide.min()).astype(np.intp)
     return int(np.count_nonzero(np.bincount(codes))) <= CLASSES
@@ -69,16 +69,16 @@ def _few_far_values(values: NDArray[Any]) -> bool:
 
 
 def _whole(values: NDArray[Any]) -> bool:
-    """Whether all are whole numbers; among floats the first few tell nearly always."""
+    """Whether all are integers. Among floats the first few decide nearly always."""
     if values.dtype.kind != "f":
         return values.dtype.kind in "iub"
     return all(bool((part == np.rint(part)).all()) for part in (values[:FIRST], values))
 
 
 def is_ordered(plane: NDArray[Any]) -> bool:
-    """Whether (rows, columns) of few whole values are measurements or a photograph rather than classes.
+    """Whether (rows, columns) of few distinct integers are measurements or a photograph, not classes.
 
-    Where neighbors differ, measurements step to a value nearby, classes to any. Among few values all are near.
+    Between neighbors, measurements change to a value nearby, classes to any. Among few values all are near.
     """
     part = plane[: LOOKED_AT[0], : LOOKED_AT[1]]
     known = _distinct(part) if _whole(part.reshape(-1)) else part[:0, 0]
@@ -100,11 +100,11 @@ def _distinct(part: NDArray[Any]) -> NDArray[Any]:
 def choose_stretch(
     values: NDArray[np.generic], bits: int | None, asked: str | None, *, color: bool, ordered: bool = False
 ) -> Stretch:
-    """The stretch for a sample.
+    """Choose the stretch for a sample.
 
     Args:
-        values: the valid sample values, any shape; may be empty.
-        bits: bits per sample where the file says fewer than its type has.
+        values: the valid sample values, any shape, possibly empty.
+        bits: bits per sample where the file declares fewer than its type has.
         asked: the payload's stretch, already checked (`options.STRETCHES`), or `None`.
         color: whether the picture is an RGB triple, which is never classes.
         ordered: whether neighbors hold values nearby, so that few values are no classes.
@@ -160,14 +160,14 @@ def _minmax(values: NDArray[np.generic], reason: str) -> Stretch:
 def _percentile(values: NDArray[np.generic], low: float, high: float, reason: str) -> Stretch:
     lo, hi = (float(edge) for edge in np.percentile(values.astype(np.float64), (low, high)))
     if lo == hi:
-        # A raster that is mostly one value (a mask, rain): the percentiles would hide all that is different.
+        # The percentiles of a raster with one prevailing value (a mask, rain) would hide all other values.
         lo, hi = float(values.min()), float(values.max())
         reason += "; they are equal, so lowest to highest value instead"
     return _apart("percentile", lo, hi, reason)
 
 
 def _apart(kind: str, lo: float, hi: float, reason: str) -> Stretch:
-    """Never a division by zero: a constant raster becomes a flat middle gray."""
+    """Return a stretch, or a flat middle gray for a constant raster, so that nothing is divided by zero."""
     if hi - lo > SMALLEST:
         return Stretch(kind, lo, hi, reason)
     half = max(abs(lo) * 1e-6, 0.5)

@@ -1,1 +1,1 @@
-"""From a picture to files, and the check of those files."""
+"""Write a picture as files, and check them."""

@@ -1,4 +1,4 @@
-"""The `geoprocessing` block of the metadata, which tells every choice with its numbers."""
+"""The `geoprocessing` block of the metadata: every choice with its numbers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from geoprocessing_worker.geo.crs import describe
 from geoprocessing_worker.geo.outline import lonlat_bounds
 from geoprocessing_worker.geo.web_maps import placements
-from geoprocessing_worker.output.stac import native_bounds
-from geoprocessing_worker.raster import Picture, SourceHeader
+from geoprocessing_worker.output.stac import Json, native_bounds
+from geoprocessing_worker.raster import Grid, Picture, SourceHeader
 from geoprocessing_worker.render.options import RenderOptions
 from geoprocessing_worker.render.plan import RenderPlan
 from geoprocessing_worker.source.sampling import Sample
@@ -23,43 +24,51 @@ BUCKETS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class SourceSummary:
-    """The file that was read: the name that its uploader knows it by, its header, and the sample taken of it."""
+class Rendered:
+    """A picture with its origin: the file's uploaded name, header and sample, the job's options and the plan."""
 
     name: str
     header: SourceHeader
     sample: Sample
+    options: RenderOptions
+    plan: RenderPlan
+    picture: Picture
 
 
-def summary(source: SourceSummary, plan: RenderPlan, picture: Picture, options: RenderOptions) -> dict[str, Any]:
-    """The `geoprocessing` block, which is also what the API keeps of a job: strict JSON, no NaN."""
-    grid = picture.grid
+def summary(rendered: Rendered) -> Json:
+    """Return the `geoprocessing` block, which the API also stores with the job: strict JSON, no NaN."""
+    plan, picture, grid = rendered.plan, rendered.picture, rendered.picture.grid
     placed = placements(grid)
-    choices = plan.explain()
-    if picture.valid_fraction == 0:
-        choices["notes"].append("no pixel has data: the picture is wholly transparent")
-    found: dict[str, Any] = finite(
+    notes = ["no pixel has data: the picture is fully transparent"] if picture.valid_fraction == 0 else []
+    return finite(
         {
             "width": grid.width,
             "height": grid.height,
             "mode": picture.mode,
-            "format": options.output_format.value,
-            "crs": describe(grid.crs),
-            "transform": list(grid.transform)[:6] if grid.transform is not None else None,
-            "bounds": native_bounds(grid),
-            "bboxLonLat": _listed(lonlat_bounds(grid)),
+            "format": rendered.options.output_format.value,
+            **describe_place(grid),
             "validFraction": picture.valid_fraction,
             "maps": None if placed is None else placed.as_json(),
-            "source": source_facts(source.header, source.name),
-            "choices": choices,
-            "statistics": band_statistics(plan.bands.indexes, source.sample, source.header),
+            "source": describe_header(rendered.header, rendered.name),
+            "choices": plan.explain(*notes),
+            "statistics": band_statistics(plan.bands.indexes, rendered.sample, rendered.header),
         }
     )
-    return found
 
 
-def source_facts(header: SourceHeader, source_name: str) -> dict[str, Any]:
-    """What the uploaded file said about itself."""
+def describe_place(grid: Grid) -> Json:
+    """Return a raster's coordinate system and place."""
+    bounds = lonlat_bounds(grid)
+    return {
+        "crs": describe(grid.crs),
+        "transform": None if grid.transform is None else [*grid.transform][:6],
+        "bounds": native_bounds(grid),
+        "bboxLonLat": None if bounds is None else [*bounds],
+    }
+
+
+def describe_header(header: SourceHeader, source_name: str) -> Json:
+    """Return the header of the uploaded file."""
     return {
         "fileName": source_name,
         "width": header.width,
@@ -69,7 +78,7 @@ def source_facts(header: SourceHeader, source_name: str) -> dict[str, Any]:
                 "dtype": band.dtype,
                 "colorInterpretation": band.colorinterp,
                 "description": band.description,
-                "nodata": _told(band.nodata),
+                "nodata": _json_nodata(band.nodata),
                 "bits": band.bits,
                 "scale": band.scale,
                 "offset": band.offset,
@@ -87,7 +96,7 @@ def source_facts(header: SourceHeader, source_name: str) -> dict[str, Any]:
         "gcpPolynomialResidualPx": header.gcp_polynomial_residual,
         "tags": dict(header.tags),
         "page": header.page,
-        "transform": list(header.transform)[:6] if header.transform is not None else None,
+        "transform": None if header.transform is None else [*header.transform][:6],
         "pixelIs": "point" if header.pixel_is_point else "area",
         "overviews": len(header.levels) - 1,
         "mask": header.has_mask,
@@ -102,8 +111,8 @@ def _gcp_method(header: SourceHeader) -> str | None:
     return "thin_plate_spline" if header.gcp_spline else "polynomial"
 
 
-def band_statistics(indexes: Sequence[int], sample: Sample, header: SourceHeader) -> dict[str, Any]:
-    """Per band of the sample, over the valid pixels of the sample; scaled too where the file gives scale or offset."""
+def band_statistics(indexes: Sequence[int], sample: Sample, header: SourceHeader) -> Json:
+    """Return statistics per band, over the valid pixels of the sample, also scaled if the file declares a scale."""
     return {
         "from": sample.source,
         "pixels": sample.looked_at,
@@ -116,27 +125,27 @@ def band_statistics(indexes: Sequence[int], sample: Sample, header: SourceHeader
     }
 
 
-def _of_band(values: NDArray[Any], scale: float, offset: float) -> dict[str, Any]:
+def _of_band(values: NDArray[Any], scale: float, offset: float) -> Json:
     levels, weights = _levels(values)
     low, high = float(levels.min()), float(levels.max())
-    with np.errstate(over="ignore", invalid="ignore"):  # of numbers as large as doubles get there is no mean
+    with np.errstate(over="ignore", invalid="ignore"):  # sums near the largest double overflow
         mean = float(np.average(levels, weights=weights))
         spread = float(np.sqrt(np.average((levels - mean) ** 2, weights=weights)))
-    facts = {"minimum": low, "maximum": high, "mean": mean, "stddev": spread}
-    found: dict[str, Any] = {**facts}
+    numbers = {"minimum": low, "maximum": high, "mean": mean, "stddev": spread}
+    found: Json = {**numbers}
     limits = _limits(low, high)
     if math.isfinite(limits[1] - limits[0]):
         counts, _ = np.histogram(levels, BUCKETS, limits, weights=weights)
         found["histogram"] = {"count": BUCKETS, "min": low, "max": high, "buckets": counts.astype(int).tolist()}
     if (scale, offset) != (1.0, 0.0):
         found["scaled"] = {
-            name: number * scale if name == "stddev" else number * scale + offset for name, number in facts.items()
+            name: number * scale if name == "stddev" else number * scale + offset for name, number in numbers.items()
         }
     return found
 
 
 def _limits(low: float, high: float) -> tuple[float, float]:
-    """Where the histogram begins and ends: wider than the values where they are too close to be told apart."""
+    """Return the histogram's range, widened if the values are too close for distinct buckets."""
     if math.isfinite(high - low) and np.all(np.diff(np.linspace(low, high, BUCKETS + 1)) > 0):
         return low, high
     with np.errstate(over="ignore"):
@@ -145,7 +154,7 @@ def _limits(low: float, high: float) -> tuple[float, float]:
 
 
 def _levels(values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.intp] | None]:
-    """The values as floats; small whole numbers each once, with how often, which is a fifth of the work to add up."""
+    """Return the values as floats. Small integers occur once with their count, a fifth of the work to sum."""
     if values.dtype.kind not in "iu" or values.dtype.itemsize > 2:
         return values.astype(np.float64), None
     first = int(values.min())
@@ -154,19 +163,19 @@ def _levels(values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.intp]
     return (found + first).astype(np.float64), counts[found]
 
 
-def _listed(values: tuple[float, ...] | None) -> list[float] | None:
-    return None if values is None else list(values)
-
-
-def _told(value: float | None) -> float | str | None:
-    """JSON has no NaN and no infinity; as nodata they are facts worth telling."""
+def _json_nodata(value: float | None) -> float | str | None:
+    """Return nodata as JSON, which has neither NaN nor infinity: those become text."""
     return value if value is None or math.isfinite(value) else str(value)
 
 
-def finite(value: Any) -> Any:
-    """The same JSON without a number that JSON cannot hold."""
+def finite(block: Json) -> Json:
+    """Replace numbers that JSON cannot hold by null."""
+    return {key: _finite(value) for key, value in block.items()}
+
+
+def _finite(value: JsonValue) -> JsonValue:
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return finite(value)
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""Holds a few pixels of the finished picture against the source: what is in the right place must also be the same."""
+"""Compare a few pixels of the finished picture with the source."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from geoprocessing_worker.raster import Picture, SampleKind, SourceHeader
 from geoprocessing_worker.render.plan import RenderPlan
 from geoprocessing_worker.source.sampling import OpenLevel, open_level, read_window
 
-EACH_WAY = 4  # places along each side: none lies in the middle, where a mirrored picture is right
-REACH = 2.0  # output pixels round a place from which its color may come, by averaging and interpolation
-MARGIN = 3  # source pixels more, for what interpolates between pixels where nothing is made smaller
-WIDEST = 512  # pixels a side; what is made that much smaller is not looked up
-DECODED = 64 << 20  # bytes; files with blocks so large that a look would cost as much as the picture are left alone
+EACH_WAY = 4  # points along each side: none in the middle, where a mirrored picture is right
+REACH = 2.0  # output pixels around a point that averaging and interpolation can mix into its color
+MARGIN = 3  # source pixels more, for interpolation without downsampling
+WIDEST = 512  # pixels a side. Points with a larger source window are skipped.
+DECODED = 64 << 20  # bytes: files with blocks so large that the check would cost as much as the picture are skipped
 ROUNDING = 4  # gray levels
-OVERSHOOT = 0.3  # of the range round a place, by which cubic and lanczos may leave it
-WHOLE = 1 << 19  # pixels; a level up to this size is read in one piece
-MOST_UNLIKE = 0.25  # of the places: a picture of something else differs in nearly all that are not flat
+OVERSHOOT = 0.3  # of the range around a point, by which cubic and lanczos may exceed it
+WHOLE = 1 << 19  # pixels: a level up to this size is read at once
+MOST_UNLIKE = 0.25  # of the points: a wrong picture differs in nearly all that are not flat
 
 Looked = tuple[Block, NDArray[np.uint8] | None]
 """(bands, rows, columns) raw values of the shown bands, and the (rows, columns) opacity."""
@@ -36,17 +36,17 @@ Look = Callable[[Window], Looked]
 
 
 @dataclass(frozen=True, slots=True)
-class Resemblance:
-    """In how many places pixels were compared, and in how many of these they are what the source has there."""
+class PixelMatches:
+    """The number of compared points, and how many of them match the source."""
 
     compared: int
-    alike: int
+    matching: int
 
 
-def resemblance(
+def check_pixels(
     path: Path, header: SourceHeader, plan: RenderPlan, picture: Picture, *, leeway: int = ROUNDING
-) -> Resemblance:
-    """Compares at most sixteen places; `leeway`: gray levels that a picture may be off by.
+) -> PixelMatches:
+    """Compare at most sixteen points. `leeway`: gray levels that a picture may be off by.
 
     Raises:
         JobError: `self_check_failed`, class internal: the picture shows something else than the file.
@@ -57,14 +57,14 @@ def resemblance(
         look = _looker(source, header, plan)
         for column, row, window in _places(header, plan):
             verdicts.append(_alike(_pixel(picture, column, row), look(window), header, plan, leeway))
-    found = Resemblance(len(verdicts), sum(verdicts))
-    if found.compared - found.alike > max(1, found.compared * MOST_UNLIKE):
-        raise failed(f"in {found.compared - found.alike} of {found.compared} places it shows something else", path)
+    found = PixelMatches(len(verdicts), sum(verdicts))
+    if found.compared - found.matching > max(1, found.compared * MOST_UNLIKE):
+        raise failed(f"in {found.compared - found.matching} of {found.compared} places it shows something else", path)
     return found
 
 
 def _looker(source: OpenLevel, header: SourceHeader, plan: RenderPlan) -> Look:
-    """Reads windows one by one; of a small level all of them at once, since each call costs 1 ms, however little."""
+    """Read windows one by one, or a small level at once, since each call costs 1 ms at any size."""
     level = plan.level
     if level.width * level.height > WHOLE:
         return lambda window: read_window(source, header, plan.bands, plan.nodata, window)
@@ -79,7 +79,7 @@ def _looker(source: OpenLevel, header: SourceHeader, plan: RenderPlan) -> Look:
 
 
 def _places(header: SourceHeader, plan: RenderPlan) -> Iterator[tuple[int, int, Window]]:
-    """(column, row) of the picture and the window of the level round it; only what lies wholly inside of the file."""
+    """Yield (column, row) of the picture and the window of the level around it, if it is wholly inside of the file."""
     level, target = plan.level, plan.layout.target
     block_bytes = level.block_width * level.block_height * len(header.bands)
     if block_bytes * np.dtype(header.bands[0].dtype).itemsize * EACH_WAY**2 > DECODED:
@@ -100,7 +100,7 @@ def _places(header: SourceHeader, plan: RenderPlan) -> Iterator[tuple[int, int, 
 
 
 def _pixel(picture: Picture, column: int, row: int) -> NDArray[np.int_]:
-    """(4,) red, green, blue, alpha."""
+    """Return (4,) red, green, blue, alpha."""
     found = picture.pixels[row, column]
     if picture.palette is not None:
         return np.array(picture.palette[found[0]], dtype=int)
@@ -110,15 +110,15 @@ def _pixel(picture: Picture, column: int, row: int) -> NDArray[np.int_]:
 
 
 def _alike(pixel: NDArray[np.int_], looked: Looked, header: SourceHeader, plan: RenderPlan, leeway: int) -> bool:
-    """Whether a pixel can have come of what the source has round it."""
+    """Whether a pixel can result from the source pixels around it."""
     block, opacity = looked
     shown = np.full(block.shape[1:], 255, dtype=np.uint8) if opacity is None else opacity
     if not shown.any():
         return bool(pixel[3] == 0)
     if pixel[3] == 0:
         return not shown.all()
-    if opacity is not None and plan.meaning is SampleKind.INDEXED and not shown.all():
-        return True  # at the edge of what is hidden either may be picked
+    if opacity is not None and plan.sample_kind is SampleKind.INDEXED and not shown.all():
+        return True  # at the edge of hidden pixels either may be picked
     colors = _colors(block[:, shown > 0], header, plan)
     if colors is None:
         return True
@@ -129,7 +129,7 @@ def _alike(pixel: NDArray[np.int_], looked: Looked, header: SourceHeader, plan: 
 
 
 def _colors(values: Any, header: SourceHeader, plan: RenderPlan) -> Any:
-    """(channels, pixels) bytes as the picture shows them; `None` where there is no order between values and colors."""
+    """Return (channels, pixels) bytes as the picture shows them. `None` if colors have no order."""
     if plan.bands.color is Color.PALETTE:
         if header.palette is None:
             return None

@@ -1,7 +1,7 @@
-"""PNG by two threads: libvips and Pillow compress with one, and libvips would quantize a given palette anew.
+"""Write PNG in two threads: libvips and Pillow compress in one, and libvips would quantize a given palette again.
 
-The rows are filtered and compressed in pieces: each piece knows the 32 kB before it as its dictionary and ends on a
-whole byte, so that the pieces laid end to end are one zlib stream, the same whatever the number of threads.
+Rows are filtered and compressed in parts. Each part has the 32 kB before it as its dictionary and ends on a
+whole byte. So the parts concatenated are one zlib stream, the same for any number of threads.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from geoprocessing_worker.render.threads import in_order
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 INDEXED = 3  # the color type of IHDR
 COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by channels
-AVERAGE = 3  # the filter that suits imagery best: files as small as with libpng's own choice among all five
+AVERAGE = 3  # the best filter for imagery: files are as small as with libpng's choice among all five
 
 # zlib-ng's levels, the fastest ones with which files are no larger than GDAL's at its default.
 PALETTE_LEVEL = 6
 COLOR_LEVEL = 4
-PIECE = 1 << 20  # bytes compressed by one thread at a time
-# Bytes of a piece that tell whether looking for repetitions is worth it: at most 64 kB, of little a sixteenth.
+PART_BYTES = 1 << 20  # compressed by one thread at a time
+# Bytes of a part that show whether a search for repetitions pays off: at most 64 kB, of small parts a sixteenth.
 PROBE, PROBED = 1 << 16, 16
 WINDOW = 1 << 15  # bytes that deflate can look back
 ZLIB_HEADER = b"\x78\x9c"
@@ -34,7 +34,7 @@ Rows = Callable[[int, int], bytes]
 
 
 def palette_png(indexes: U8, palette: U8) -> bytes:
-    """The whole file: (height, width) indexes at the least depth, (entries, 4) RGBA as PLTE and tRNS."""
+    """Return the file for (height, width) indexes at the least depth, with (entries, 4) RGBA as PLTE and tRNS."""
     depth = next(bits for bits in (1, 2, 4, 8) if len(palette) <= 1 << bits)
     chunks = [_chunk(b"PLTE", palette[:, :3].tobytes())]
     transparent = np.flatnonzero(palette[:, 3] != 255)
@@ -44,9 +44,9 @@ def palette_png(indexes: U8, palette: U8) -> bytes:
 
 
 def color_png(pixels: U8, depth: int = 8) -> bytes:
-    """The whole file: (height, width, channels), 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA.
+    """Return the file for (height, width, channels): 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA.
 
-    Gray whose values are all multiples of 255 / (2 ** depth - 1) may have a `depth` of 1, 2 or 4 bits.
+    Gray values that are all multiples of 255 / (2 ** depth - 1) may have a `depth` of 1, 2 or 4 bits.
     """
     if depth == 8:
         return _file(pixels.shape[:2], 8, COLOR_TYPES[pixels.shape[2]], [], lambda *rows: _averaged(pixels, *rows))
@@ -63,15 +63,15 @@ def color_png(pixels: U8, depth: int = 8) -> bytes:
 def _file(shape: tuple[int, ...], depth: int, color_type: int, chunks: list[bytes], rows: Rows) -> bytes:
     height, width = shape
     row_bytes = len(rows(0, 1))
-    each, back = max(1, PIECE // row_bytes), -(-WINDOW // row_bytes)
+    each, back = max(1, PART_BYTES // row_bytes), -(-WINDOW // row_bytes)
     whole = color_type != INDEXED and depth == 8
 
-    def piece(first: int) -> tuple[bytes, bytes]:
+    def part(first: int) -> tuple[bytes, bytes]:
         last = min(first + each, height)
         content = rows(first, last)
         before = [rows(max(0, first - back), first)[-WINDOW:]] if first else []
         strategy = _strategy(content) if whole else zlib_ng.Z_DEFAULT_STRATEGY
-        # Raw deflate: the pieces share one header and one checksum.
+        # Raw deflate: the parts share one header and one checksum.
         machine = zlib_ng.compressobj(
             COLOR_LEVEL if whole else PALETTE_LEVEL, zlib_ng.DEFLATED, -15, 9, strategy, *before
         )
@@ -85,14 +85,14 @@ def _file(shape: tuple[int, ...], depth: int, color_type: int, chunks: list[byte
         _chunk(b"IDAT", ZLIB_HEADER),
     ]
     checksum = 1
-    for content, body in in_order(piece, range(0, height, each)):
+    for content, body in in_order(part, range(0, height, each)):
         checksum = zlib_ng.adler32(content, checksum)
         parts.append(_chunk(b"IDAT", body))
     return b"".join([*parts, _chunk(b"IDAT", struct.pack(">I", checksum)), _chunk(b"IEND", b"")])
 
 
 def _strategy(content: bytes) -> int:
-    """Noise has no repetitions worth a search, and without one compression takes a quarter of the time."""
+    """Return the better strategy for a part. Without a search for repetitions, noise takes a quarter of the time."""
     size = min(PROBE, len(content) // PROBED)
     start = (len(content) - size) // 2
     probe = content[start : start + size]
@@ -104,7 +104,7 @@ def _strategy(content: bytes) -> int:
 
 
 def _averaged(pixels: U8, first: int, last: int) -> bytes:
-    """Each byte less the mean, rounded down, of the one to its left and the one above."""
+    """Return each byte minus the mean, rounded down, of the one to its left and the one above."""
     channels = pixels.shape[2]
     here = pixels[first:last].reshape(last - first, -1)
     above = np.zeros_like(here)
@@ -122,7 +122,7 @@ def _averaged(pixels: U8, first: int, last: int) -> bytes:
 
 
 def _packed(values: U8, depth: int) -> bytes:
-    """Rows of packed values, each after a 0: no filter helps where neighbors are names, not amounts."""
+    """Return rows of packed values, each after a 0: filters do not help values that are names, not amounts."""
     height, width = values.shape
     each = 8 // depth
     packed_width = -(-width // each)

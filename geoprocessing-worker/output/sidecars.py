@@ -1,4 +1,4 @@
-"""The small files beside a picture that tell a GIS where it lies."""
+"""The small files beside a picture that place it in a GIS."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ WORLD_EXTENSIONS = {OutputFormat.PNG: "pgw", OutputFormat.JPEG: "jgw", OutputFor
 
 
 def world_file(transform: Affine) -> str:
-    """Six lines: a, d, b, e, then x and y of the center of the upper left pixel."""
+    """Return six lines: a, d, b, e, then x and y of the center of the upper left pixel."""
     x, y = transform @ (0.5, 0.5)
     return "".join(f"{shortest(value)}\n" for value in (transform.a, transform.d, transform.b, transform.e, x, y))
 
 
 def read_world_file(text: str) -> Affine:
-    """The affine of pixel corners that a world file's six lines stand for."""
+    """Return the affine of pixel corners from a world file's six lines."""
     a, d, b, e, x, y = (float(line) for line in text.split())
     return Affine(a, b, x - a / 2 - b / 2, d, e, y - d / 2 - e / 2)
 
 
 def shortest(value: float) -> str:
-    """The fewest digits that read back to the same double, never with an exponent, which some readers refuse."""
+    """Return the fewest digits that read back as the same double, without an exponent, which some readers reject."""
     return np.format_float_positional(value + 0.0, unique=True, trim="0")
 
 
 def auxiliary_file(grid: Grid) -> str:
-    """GDAL's `.aux.xml`: from this GDAL and QGIS know the system, and the exact transform."""
+    """Return GDAL's `.aux.xml`, from which GDAL and QGIS read the coordinate system and the exact transform."""
     lines = ["<PAMDataset>"]
     if grid.crs is not None:
         mapping = "2,1" if latitude_first(grid.crs) else "1,2"
@@ -45,6 +45,6 @@ def auxiliary_file(grid: Grid) -> str:
 
 
 def read_auxiliary_transform(text: str) -> Affine | None:
-    """The transform that an `.aux.xml` written by this module holds."""
+    """Return the transform of an `.aux.xml` written by this module."""
     _, found, rest = text.partition("<GeoTransform>")
     return Affine.from_gdal(*(float(number) for number in rest.partition("<")[0].split(","))) if found else None

@@ -1,4 +1,4 @@
-"""Opens what was made as a GIS would, and holds it against the source before anything leaves."""
+"""Read the finished picture as a GIS would, and compare its place with the source's before the upload."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HALF_A_PIXEL = 0.5
 
 
 def verify(picture: Path, world: Path | None, header: SourceHeader, grid: Grid) -> float | None:
-    """The largest distance in output pixels between five places of the source and where the sidecars put them.
+    """Return the largest distance in output pixels between five points of the source and of the sidecars.
 
     `None` where the source has no place on Earth.
 
@@ -41,7 +41,7 @@ def verify(picture: Path, world: Path | None, header: SourceHeader, grid: Grid) 
         return None
     if world is not None and not _close(read_world_file(world.read_text("ascii")), grid.transform, grid):
         raise failed("the world file is not the picture's", picture)
-    # GDAL's PNG driver reads the transform from the world file when there is one, so the other is read here.
+    # GDAL's PNG driver prefers the world file's transform, so the other one is read here.
     auxiliary = read_auxiliary_transform(picture.with_name(picture.name + ".aux.xml").read_text("utf-8"))
     if auxiliary is None or not _close(auxiliary, grid.transform, grid):
         raise failed("the transform in the aux file is not the picture's", picture)
@@ -58,7 +58,7 @@ def verify(picture: Path, world: Path | None, header: SourceHeader, grid: Grid) 
 
 
 def _reopened(picture: Path, grid: Grid) -> tuple[Affine | None, CRS | None]:
-    """GDAL's own reading of the picture and its sidecars."""
+    """Read the picture and its sidecars with GDAL."""
     with (
         gdal_environment(GDAL_PAM_ENABLED="YES", GDAL_DISABLE_READDIR_ON_OPEN="FALSE"),
         rasterio.open(str(picture), driver=DRIVERS[picture.suffix], sharing=False) as dataset,
@@ -77,10 +77,10 @@ def _close(one: Affine, other: Affine, grid: Grid) -> bool:
 
 
 def _distance(picture: Path, header: SourceHeader, grid: Grid, transform: Affine) -> tuple[float, float]:
-    """Picture pixel → source pixel → ground → picture pixel, in output pixels; and the file's own leeway in that.
+    """Return the error of picture pixel → source pixel → CRS → picture pixel, and the file's own, in output pixels.
 
-    The way out is the renderer's, the way home is the source's own georeference and the files' transform as GDAL read
-    it back. A picture that shows another place than its files say does not come home.
+    The first step is the renderer's. The way back uses the source's own georeference and the files' transform as GDAL
+    reads it. So a picture that shows another place than its files declare does not come back.
     """
     if grid.crs is None or header.crs is None:
         return 0.0, 0.0
@@ -99,7 +99,7 @@ def _distance(picture: Path, header: SourceHeader, grid: Grid, transform: Affine
     xs, ys = project(header.crs, grid.crs, *pixel_to_crs(header)(source_x[inside], source_y[inside]))
     turn = period(grid.crs)
     if turn is not None:
-        # The same meridian has many names; the one nearest to the picture's counts.
+        # The same meridian has many longitudes. The one nearest to the picture's counts.
         expected = transform.a * columns[inside] + transform.b * rows[inside] + transform.c
         xs = xs - np.round((xs - expected) / turn) * turn
     back = ~transform
@@ -117,7 +117,7 @@ def _inside(header: SourceHeader, columns: Points, rows: Points) -> NDArray[np.b
 
 
 def _seen(header: SourceHeader, grid: Grid, transform: Affine) -> tuple[Points, Points]:
-    """Places of the picture that the source says it shows, for one that has little in it, at its edges perhaps."""
+    """Return points of the picture that the source covers, for one with little in it, perhaps at its edges."""
     if grid.crs is None or header.crs is None:
         return np.zeros(0), np.zeros(0)
     across, down = np.meshgrid(np.linspace(0.01, 0.99, 99) * header.width, np.linspace(0.01, 0.99, 99) * header.height)
@@ -130,10 +130,10 @@ def _seen(header: SourceHeader, grid: Grid, transform: Affine) -> tuple[Points, 
 
 
 def _leeway(header: SourceHeader, columns: Points, rows: Points) -> float:
-    """How far apart the file's own ways to the ground and back lie, in source pixels.
+    """Return the round trip error of the file's own transforms, in source pixels.
 
-    Through ground control points GDAL fits one curve for each direction; where the points contradict each other, four
-    corners of a leaning photograph for example, the two are no inverses of one another.
+    GDAL fits one polynomial for each direction to ground control points. Where the points contradict each other, as
+    the four corners of an oblique photograph can, the two are not inverse.
     """
     if header.transform is not None:
         return 0.0
@@ -144,7 +144,7 @@ def _leeway(header: SourceHeader, columns: Points, rows: Points) -> float:
 
 
 def failed(words: str, picture: Path) -> JobError:
-    """The error of a picture that must not leave, for a reason that `words` give."""
+    """Return the error for a picture that must not be uploaded, for the reason `words`."""
     return JobError(
         "self_check_failed",
         f"The finished picture did not pass the check before upload: {words}. This is a fault of the worker.",

@@ -1,4 +1,4 @@
-"""Divides a picture into what is read at a time, so that no block is decoded twice and none lies there for nothing."""
+"""Divide a picture into chunks of reading, so that no block is decoded twice and memory stays small."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import NamedTuple
 from geoprocessing_worker.raster import Level
 from geoprocessing_worker.render.plan import ReadSize
 
-PIECE_BYTES = 8 << 20  # raw bytes: the steps after reading then find them in the processor's cache
-MOST_BYTES = 32 << 20  # a row of tiles up to this size is one piece, a longer one several side by side
-RUNS = 4  # more would share the work more evenly, but the tiles where two meet may be decoded for both
+CHUNK_BYTES = 8 << 20  # raw bytes: the steps after reading then find them in the processor's cache
+MOST_BYTES = 32 << 20  # a row of tiles up to this size is one chunk, a longer one several side by side
+RUNS = 4  # more would balance better, but adjacent runs may both decode the tiles at their border
 
 
 class Span(NamedTuple):
-    """Output rows or columns `first` to `last` and those of the source, `begin` to `end`, that they are made of."""
+    """Output rows or columns `first` to `last`, made of the source's `begin` to `end`."""
 
     first: int
     last: int
@@ -23,23 +23,23 @@ class Span(NamedTuple):
     end: int
 
 
-class Piece(NamedTuple):
-    """What is read at a time."""
+class Chunk(NamedTuple):
+    """The part of a picture that is read at a time."""
 
     rows: Span
     columns: Span
 
     @property
     def place(self) -> tuple[slice, slice]:
-        """In the output."""
+        """The chunk's rows and columns in the output."""
         return slice(self.rows.first, self.rows.last), slice(self.columns.first, self.columns.last)
 
 
-def divided(level: Level, work: ReadSize, pixel_bytes: int) -> list[Sequence[Piece]]:
-    """Runs of pieces, together all of the level; a run is for one reader, its pieces lie one below the other.
+def divide(level: Level, size: ReadSize, pixel_bytes: int) -> list[Sequence[Chunk]]:
+    """Return runs of chunks, together all of the level. A run is for one reader, from top to bottom.
 
-    Pieces are of whole blocks, but for what lies across their borders, which the reader of a run has in its cache.
-    `pixel_bytes`: what the bands that are read take of one pixel.
+    Chunks consist of whole blocks, except at their borders. The reader of a run has those blocks in its cache.
+    `pixel_bytes`: bytes of one pixel in all bands that are read.
     """
     column_bytes = pixel_bytes * level.block_height
     across = level.width
@@ -49,9 +49,9 @@ def divided(level: Level, work: ReadSize, pixel_bytes: int) -> list[Sequence[Pie
     if row_of_blocks > MOST_BYTES:  # a block by itself
         down = max(1, MOST_BYTES * level.block_height // row_of_blocks)
     else:
-        down = max(1, PIECE_BYTES // row_of_blocks) * level.block_height
-    rows = list(_spans(level.height, work.height, down))
-    stacks = [[Piece(one, columns) for one in rows] for columns in _spans(level.width, work.width, across)]
+        down = max(1, CHUNK_BYTES // row_of_blocks) * level.block_height
+    rows = list(_spans(level.height, size.height, down))
+    stacks = [[Chunk(one, columns) for one in rows] for columns in _spans(level.width, size.width, across)]
     if row_of_blocks > MOST_BYTES:  # two readers would push each other's block out of the cache
         return [list(chain(*stacks))]
     each = -(-len(rows) * len(stacks) // RUNS)
@@ -59,10 +59,10 @@ def divided(level: Level, work: ReadSize, pixel_bytes: int) -> list[Sequence[Pie
 
 
 def _spans(size: int, shown: int, step: int) -> Iterator[Span]:
-    """Together all of one side, `size` in the source and `shown` in the output; `step` of the source in each.
+    """Divide one side, `size` in the source and `shown` in the output, into spans of `step` source pixels.
 
-    A border between two lies on the source row nearest to the border of an output row: at most half a source pixel
-    off, and the error does not add up.
+    A border between two spans is the source row nearest to the border of an output row. It is at most half a source
+    pixel off, and the error does not add up.
     """
     first = begin = 0
     while first < shown:

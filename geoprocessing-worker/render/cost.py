@@ -1,4 +1,4 @@
-"""What a picture will cost, worked out from the header alone: too much is refused before a block is decoded."""
+"""Predict the cost of a picture from the header alone, and refuse too much before a block is decoded."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from geoprocessing_worker.tiff.gate import BlockLayout
 from geoprocessing_worker.tiff.structure import Ifd, TiffReader, TiffStructure
 from geoprocessing_worker.tiff.tags import BLOCK_TAGS
 
-# Work is what is limited: about a minute of decoding on one slow core.
+# The limit is on work: about a minute of decoding on one slow core.
 MAX_DECODED_BYTES = 12 << 30
 
-# Bytes of pixels that a stored byte of a block may stand for, beyond the least of any file. Honest files stay below:
-# their blocks do not share bytes, and deflate reaches 1,030 only where nothing changes.
+# Bytes of pixels that a stored byte of a block may expand to, beyond the minimum for any file. Honest files stay below:
+# their blocks do not share bytes, and deflate reaches 1,030 only for constant data.
 EXPANSION = 256
 
-# What is read is kept at up to twice the output's scale, as far as it fits in here: averaging is then exact.
+# Data is read at up to twice the output's scale if it fits in here. Averaging is then exact.
 WORK_BYTES = 160 << 20
-READING_BYTES = 256 << 20  # two pieces in all their forms, and GDAL's cache
+READING_BYTES = 256 << 20  # two chunks in all their forms, and GDAL's cache
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Bytes that all blocks hold once decoded, and that the process will need at a time: the least, not the worst."""
+    """Bytes in all blocks once decoded, and peak memory of the process: the minimum, not the worst case."""
 
     decoded_bytes: int
     memory_bytes: int
@@ -48,7 +48,7 @@ def allowance(stored: int, least: int, most: int) -> int:
 
 
 def stored_bytes(path: Path, directory: int) -> int:
-    """Return the distinct bytes of the file that the blocks of a page occupy. 0 if they cannot be told.
+    """Return the distinct bytes of the file that the blocks of a page occupy. 0 if they are unknown.
 
     A block counts with at most its decoded size. So tables, other pages, shared blocks and blocks padded with
     unused bytes earn no work.
@@ -63,7 +63,7 @@ def stored_bytes(path: Path, directory: int) -> int:
             page = structure.ifd(directory)
             return 0 if page is None else _covered(reader, page)
     except (OSError, JobError):
-        return 0  # a damaged chain; GDAL may find more of it
+        return 0  # a damaged chain. GDAL may find more of it.
 
 
 def _covered(reader: TiffReader, page: Ifd) -> int:
@@ -82,12 +82,12 @@ def _covered(reader: TiffReader, page: Ifd) -> int:
 
 
 def cost(header: SourceHeader, level: Level, choice: BandChoice, layout: Layout) -> Cost:
-    """The cost of reading a level and placing it."""
+    """Return the cost of reading and warping a level."""
     return Cost(_decoded_bytes(header, level, choice), _memory_bytes(header, level, choice, layout))
 
 
 def afford(predicted: Cost, room: int | None) -> None:
-    """Lets pass what can be afforded; `room` in bytes, `None` for no limit.
+    """Refuse a picture that costs too much. `room` is in bytes, `None` for no limit.
 
     Raises:
         JobError: `too_complex`, `too_large`, each with its limit and its number.
@@ -95,16 +95,16 @@ def afford(predicted: Cost, room: int | None) -> None:
     if predicted.decoded_bytes > MAX_DECODED_BYTES:
         raise invalid_input(
             "too_complex",
-            f"Reading this file means decoding {predicted.decoded_bytes >> 20:,} MB; at most "
-            f"{MAX_DECODED_BYTES >> 20:,} MB are allowed. Add overviews (gdaladdo), or save it smaller.",
+            f"Reading this file means decoding {predicted.decoded_bytes >> 20:,} MB. The limit is "
+            f"{MAX_DECODED_BYTES >> 20:,} MB. Add overviews (gdaladdo), or save it smaller.",
             decoded=predicted.decoded_bytes,
             allowed=MAX_DECODED_BYTES,
         )
     if room is not None and predicted.memory_bytes > room:
         raise invalid_input(
             "too_large",
-            f"This picture needs {predicted.memory_bytes >> 20:,} MB of memory at least; {room >> 20:,} MB are free. "
-            "Save the file in smaller tiles.",
+            f"This picture needs at least {predicted.memory_bytes >> 20:,} MB of memory, but {room >> 20:,} MB are "
+            "free. Save the file in smaller tiles.",
             limit="memory",
             found=predicted.memory_bytes,
             allowed=room,
@@ -112,7 +112,7 @@ def afford(predicted: Cost, room: int | None) -> None:
 
 
 def address_space_left() -> int | None:
-    """Bytes that this process may still ask for; `None` where nothing limits it."""
+    """Return the bytes that this process may still allocate. `None` without a limit."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return None
@@ -121,7 +121,7 @@ def address_space_left() -> int | None:
 
 
 def stored_pixels(level: Level) -> int:
-    """The pixels in all blocks of a level that are stored; the others are not decoded."""
+    """Return the pixels in all stored blocks of a level. Other blocks are not decoded."""
     across, down = -(-level.width // level.block_width), -(-level.height // level.block_height)
     blocks = across * down if level.stored is None else level.stored.count()
     return blocks * level.block_width * level.block_height
@@ -132,7 +132,7 @@ def _decoded_bytes(header: SourceHeader, level: Level, choice: BandChoice) -> in
 
 
 def _memory_bytes(header: SourceHeader, level: Level, choice: BandChoice, layout: Layout) -> int:
-    """What is read and what is placed lie there together; then what is placed and what is packed."""
+    """Count read and warped pixels together, then warped and packed ones."""
     channels = 1 if choice.color is Color.GRAY else 3
     coded = channels * (1 if _sample_bytes(header) == 1 else 2)
     read = min(level.width, layout.read_width) * min(level.height, layout.read_height) * coded
@@ -142,7 +142,7 @@ def _memory_bytes(header: SourceHeader, level: Level, choice: BandChoice, layout
 
 
 def _bands_in_block(header: SourceHeader, choice: BandChoice) -> int:
-    """Blocks of pixel-interleaved files hold every band; of others, only those that are shown are read."""
+    """Return bands per decoded block. Pixel-interleaved blocks hold every band. Otherwise only shown bands are read."""
     return len(header.bands) if header.pixel_interleaved else len(choice.indexes) + (choice.alpha is not None)
 
 

@@ -1,8 +1,8 @@
-"""How pixels between pixels are read, so that an output pixel is the mean of what it covers of the source.
+"""Choose interpolation kernels, so that an output pixel is the mean of the source area under it.
 
-The aim is a box as wide as an output pixel is in the source, `width` source pixels, over squares of one value each.
-libvips has no such box at any position; these kernels come closest to it, by least squares over all places between two
-pixels, for pictures whose detail falls off as that of photographs and of terrain does.
+The ideal is a box as wide as an output pixel is in the source, `width` source pixels, over pixels of constant value.
+libvips has no such box at any position. These kernels are least squares fits to it over all positions between two
+pixels. The fit assumes detail that falls off as in photographs and terrain.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 Weights = NDArray[np.float64]
 NONE: Weights = np.ones(1)
 
-NARROWEST_SPLINE = 1.2  # the mean of both widths; below, what is left of the box is nearer to bilinear reading
+NARROWEST_SPLINE = 1.2  # the mean of both widths. Below, bilinear interpolation is nearer to the box.
 WIDEST_FITTED = 2.05  # wider boxes are their own best weights
-WIDEST_BOX = 64.0  # an output pixel that covers more is of a file whose place is absurd; work and memory have an end
+WIDEST_BOX = 64.0  # bounds work and memory: a wider output pixel comes from an absurd georeference
 NEGLIGIBLE = 0.03  # a filter's outer weight that changes less than 0.02 dB, for 60 % more time
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """An interpolator of libvips, and the weights (sum 1, odd count) of the filter that runs before it, per axis.
+    """An interpolator of libvips, and the weights (sum 1, odd count) of the filter before it, per axis.
 
-    `rounds`: what is read off whole numbers is rounded, not cut off, to whole numbers.
+    `rounds`: interpolated integers are rounded, not truncated.
     """
 
     interpolator: str
@@ -35,7 +35,7 @@ class Kernel:
 
 
 def choose_kernel(method: str, across: float, down: float) -> Kernel:
-    """The kernel for a method that mixes values, where an output pixel covers `across` by `down` source pixels."""
+    """Return the kernel for a method that mixes values, with `across` by `down` source pixels per output pixel."""
     across, down = min(across, WIDEST_BOX), min(down, WIDEST_BOX)
     if method not in {"average", "bilinear"}:
         return Kernel("bicubic", _for_bilinear(across), _for_bilinear(down), rounds=False)
@@ -48,7 +48,7 @@ def choose_kernel(method: str, across: float, down: float) -> Kernel:
 
 
 def _for_bilinear(width: float) -> Weights:
-    """The box's own weights would blur twice, since reading between pixels blurs too."""
+    """Return weights for bilinear interpolation. The box's own would blur twice, since interpolation blurs too."""
     if width <= 1.001:
         return NONE
     if width <= WIDEST_FITTED:
@@ -61,7 +61,7 @@ def _for_bilinear(width: float) -> Weights:
 
 
 def _for_spline(width: float) -> Weights:
-    """A quadratic B-spline is as wide as a box of 1.38; narrower ones are sharpened, wider ones smoothed."""
+    """Return weights for a quadratic B-spline, as wide as a box of 1.38: sharpening if narrower, else smoothing."""
     return _three((max(width, 1.0) ** 2 - 1.9) / 15)
 
 

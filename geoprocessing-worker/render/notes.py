@@ -1,4 +1,4 @@
-"""What a person should be told about a picture besides its choices: one sentence for each fact that holds."""
+"""Notes about a picture besides its choices, for its reader: one sentence per condition."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LITTLE_CONTRAST = 26  # gray levels, a tenth of what a screen has
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The choices that notes speak of.
+    """The choices that notes describe.
 
-    `scattered`: so few pixels are valid that shrinking would lose most of them. `background`: a value that hardly any
-    pixel does not hold. `cut`: parts of the file are left out. `off_web_maps`: a sentence for a picture that a web map
-    would show off its place. `projection_file`: a sentence on what it cannot hold.
+    `scattered`: so few pixels are valid that downsampling would lose most of them. `background`: the value of nearly
+    all pixels. `cut`: parts of the file are omitted. `off_web_maps`: a sentence on a picture that a web map
+    would misplace. `projection_file`: a sentence on information that it cannot hold.
     """
 
     bands: BandChoice
@@ -36,7 +36,7 @@ class Chosen:
 
 
 def notes(header: SourceHeader, options: PixelOptions, sample: Sample, chosen: Chosen) -> tuple[str, ...]:
-    """The sentences, in the order in which they matter."""
+    """Return the sentences, most important first."""
     facts = (
         (header.pages > 1, f"the file has {header.pages} pages; page {header.page} is shown"),
         (header.has_mask, "the file's own mask hides pixels"),
@@ -82,7 +82,7 @@ def notes(header: SourceHeader, options: PixelOptions, sample: Sample, chosen: C
 
 
 def no_place(header: SourceHeader) -> str:
-    """A sentence on a file without a place on Earth, with the advice that can help."""
+    """Return a sentence on a file without a place on Earth, with the cure."""
     if header.displaced is not None:
         return f"{header.displaced}; the picture is not placed{': give sourceCrs' if header.crs_would_place else ''}"
     if header.crs_would_place:
@@ -100,12 +100,12 @@ def _left_out(fill: FillValue) -> str:
     value = str(fill.value) if isinstance(fill.value, int) else f"{fill.value:.17g}"
     return (
         f"{fill.share:.1%} of the pixels hold {value}, far from all others: left out of the stretch, "
-        f'but not hidden. If it means no data, say so: {{"nodata": {value}}}'
+        f'but not hidden. If it means no data, set {{"nodata": {value}}}'
     )
 
 
 def _dim(sample: Sample, chosen: Chosen) -> bool:
-    """Whether values that are shown as they are make a picture in which hardly anything can be told apart."""
+    """Whether unstretched values make a picture with hardly any contrast."""
     as_they_are = chosen.stretch.identity and chosen.bands.color in {Color.GRAY, Color.RGB}
     if not as_they_are or not sample.valid:
         return False
@@ -127,7 +127,7 @@ def _source_crs(header: SourceHeader) -> str:
         return "placed by sourceCrs, since the file has no coordinate system that can be trusted"
     if header.crs is None:
         return "sourceCrs was not used: it cannot place this file"
-    return "sourceCrs was not used: it counts only where the file says no coordinate system that can be"
+    return "sourceCrs was not used: the file has a coordinate system that can be trusted"
 
 
 def _control(header: SourceHeader) -> str:

@@ -1,4 +1,4 @@
-"""What a job may ask of the renderer: the settings' defaults, and the payload's own values within limits."""
+"""Options of rendering: the settings' defaults, and the payload's values within limits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from geoprocessing_worker.payload_schema import ASCENDING, CRS_FORMAT, IGNORE_CA
 
 
 class OutputFormat(StrEnum):
-    """The formats that a picture can leave in."""
+    """The formats of a picture."""
 
     PNG = "png"
     JPEG = "jpeg"
@@ -26,12 +26,12 @@ class OutputFormat(StrEnum):
 
 STRETCHES = "percentile:lo,hi (0 to 100) | minmax | stddev:n (above 0 to 100) | range:lo,hi | none"
 SMALLEST, LARGEST = 1e-200, 1e300
-"""Between these a range can be reckoned with in doubles."""
+"""Doubles can represent stretches between these."""
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
 _STRETCH = re.compile(
     rf"percentile:{_NUMBER},{_NUMBER}|minmax|stddev:{_NUMBER}|range:{_NUMBER},{_NUMBER}|none", re.IGNORECASE
 )
-# Spaces count nowhere. The worker judges numbers with exponents and those of a range.
+# Spaces do not count. The worker checks numbers with exponents and those of a range.
 _SCIENTIFIC = r"\+?[.\d]+[eE][-+]?\d+"
 _PERCENT = rf"(?:[-+]?0+(?:\.0*)?|\+?0*(?:100(?:\.0*)?|[1-9]\d?(?:\.\d*)?|\.\d+)|{_SCIENTIFIC})"
 _DEVIATIONS = rf"(?:\+?0*(?:100(?:\.0*)?|[1-9]\d?(?:\.\d*)?|\.\d*[1-9]\d*)|{_SCIENTIFIC})"
@@ -70,7 +70,7 @@ def _stretch(text: str) -> str:
 
 def _colormap(name: str) -> str:
     if name.lower() not in colormaps.NAMES:
-        raise ValueError(f"allowed: {', '.join(sorted(colormaps.ANCHORS))}, each also with _r for reversed")
+        raise ValueError("allowed: a colormap that docs/RENDERING.md lists, such as viridis, also with _r for reversed")
     return name.lower()
 
 
@@ -80,7 +80,7 @@ def _format(value: Any) -> Any:
 
 
 def _nodata(value: Any) -> Any:
-    """Whole numbers stay whole: beyond 2^53 a double would be another one."""
+    """Keep integers as integers: beyond 2^53 a double would change them."""
     number = strict_number(value)
     try:
         double = float(number)
@@ -104,7 +104,7 @@ def check_system(text: str | None) -> None:
 
 
 def _check_target(text: str) -> None:
-    """Refuse an unknown system for the picture. Of the two systems in a payload only this one may be `native`."""
+    """Refuse an unknown output coordinate system. Only this one of the payload's two may be `native`."""
     try:
         check_system(text)
     except JobError as error:
@@ -146,7 +146,7 @@ BandIndex = Annotated[Whole, Field(ge=1, le=65535)]
 
 
 class PixelOptions(Payload):
-    """How a file's values become colors. Frozen; `None` leaves the choice to the plan."""
+    """How a file's values become colors. Frozen. With `None` the plan chooses."""
 
     output_format: Annotated[OutputFormat, BeforeValidator(_format), named("png", "jpeg", "jpg", "webp")] = (
         OutputFormat.PNG
@@ -163,7 +163,7 @@ class PixelOptions(Payload):
     quality: Annotated[Whole, Field(ge=1, le=100)] = 85
 
     def check(self) -> None:
-        """The file's coordinate system exists.
+        """Refuse an unknown source coordinate system.
 
         Raises:
             JobError: `bad_crs`.
@@ -172,7 +172,7 @@ class PixelOptions(Payload):
 
 
 class RenderOptions(PixelOptions):
-    """What to make of a file as one picture. Sizes are in pixels."""
+    """How to render a file as one picture. Sizes are in pixels."""
 
     max_size: Annotated[Whole, Field(ge=1, le=16384)] = 4096
     coordinate_system: Annotated[str, Field(min_length=1, max_length=LONGEST_CRS), crs_schema(or_native=True)] = (
@@ -182,7 +182,7 @@ class RenderOptions(PixelOptions):
     thumbnail_size: Annotated[Whole, Field(ge=16, le=1024)] = 256
 
     def check(self) -> None:
-        """Both coordinate systems exist.
+        """Refuse unknown coordinate systems.
 
         Raises:
             JobError: `bad_crs`.

@@ -1,4 +1,4 @@
-"""From a plan to a picture: read, place, color. What a hidden pixel holds is always zero."""
+"""Render a plan: read, warp, color. Hidden pixels are always zero."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoprocessing_worker.color.arrays import validity
-from geoprocessing_worker.color.colormaps import ANCHORS
+from geoprocessing_worker.color.colormaps import color_table
 from geoprocessing_worker.errors import invalid_input
 from geoprocessing_worker.raster import U8, Grid, Picture, SampleKind, SourceHeader, WarpedImage, counts
 from geoprocessing_worker.render.plan import RenderPlan
@@ -20,21 +20,21 @@ MOST_ENTRIES = 256  # of a PNG's palette
 
 
 def render(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> Picture:
-    """The picture of the file at `path`.
+    """Render the file at `path`.
 
     Raises:
         JobError: `no_valid_pixels`.
-        rasterio.errors.RasterioError: a block cannot be decoded (named by refusals.py).
+        rasterio.errors.RasterioError: a block cannot be decoded (named by gdal_errors.py).
     """
     placed, has_data = _placed(path, header, plan, tick)
     fraction = 1.0 if placed.alpha is None else float(np.count_nonzero(placed.alpha)) / placed.alpha.size
     if fraction == 0.0 and has_data:
         raise invalid_input(
             "no_valid_pixels",
-            "No pixel of this file falls where the coordinate system that was asked for can show it. "
-            "Ask for another one, or for native.",
+            "No pixel of this file is within the area of the requested coordinate system. "
+            "Request another one, or native.",
         )
-    if plan.meaning is SampleKind.INDEXED:
+    if plan.sample_kind is SampleKind.INDEXED:
         picture = _indexed(placed, header.palette, plan.layout.target, fraction)
     else:
         picture = _colored(placed, plan, fraction)
@@ -43,16 +43,16 @@ def render(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> Pi
 
 
 def render_rgba(path: Path, header: SourceHeader, plan: RenderPlan) -> U8:
-    """(height, width, 4) of the plan's target, in colors whatever the samples mean; hidden pixels are zero."""
+    """Return (height, width, 4) of the plan's target, in colors for any kind of sample. Hidden pixels are zero."""
     placed, _ = _placed(path, header, plan, lambda _part: None)
     samples, alpha = placed.samples, placed.alpha
-    if plan.meaning is SampleKind.INDEXED:
+    if plan.sample_kind is SampleKind.INDEXED:
         pixels: U8 = _whole(header.palette, samples.dtype)[samples[..., 0]]
         opacity = pixels[..., 3] if alpha is None else np.where(alpha < 128, np.uint8(0), pixels[..., 3])
         samples = pixels[..., :3]
     else:
         if plan.colormap is not None:
-            samples = _ramp(plan.colormap)[samples[..., 0]]
+            samples = color_table(plan.colormap)[samples[..., 0]]
         opacity = np.full(samples.shape[:2], 255, dtype=np.uint8) if alpha is None else alpha
     found = np.empty((*opacity.shape, 4), dtype=np.uint8)
     for channel in range(3):
@@ -62,17 +62,17 @@ def render_rgba(path: Path, header: SourceHeader, plan: RenderPlan) -> U8:
 
 
 def pack(rgba: U8, grid: Grid) -> Picture:
-    """A picture of (height, width, 4) pixels, in the smallest mode that loses nothing."""
+    """Return a picture of (height, width, 4) pixels, in the smallest lossless mode."""
     return _packed(rgba[..., :3], rgba[..., 3], grid, float(np.count_nonzero(rgba[..., 3])) / rgba[..., 3].size)
 
 
 def _placed(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> tuple[WarpedImage, bool]:
-    """What lies on the target's grid, and whether the file has a valid pixel, as far as that is known by then."""
+    """Return the pixels on the target's grid, and whether the file has a valid pixel, as far as known by then."""
     raster = read_raster(path, header, plan, lambda part: tick(part * 0.8))
-    # A file that is empty by its own word is shown as what it is; one that comes out empty is a mistake to be told.
+    # A file without valid pixels gives an empty picture. One that becomes empty by warping is an error.
     has_data = not plan.nodata_when_placed and (raster.alpha is None or bool(raster.alpha.any()))
     placed = place(raster, header, plan)
-    del raster  # the larger of the two
+    del raster  # the larger array
     if plan.nodata_when_placed:
         shown = validity(np.moveaxis(placed.samples, 2, 0), plan.nodata, placed.alpha)
         placed = WarpedImage(placed.samples, shown)
@@ -82,14 +82,14 @@ def _placed(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> t
 def _colored(placed: WarpedImage, plan: RenderPlan, fraction: float) -> Picture:
     samples = placed.samples
     if plan.colormap is not None:
-        samples = _ramp(plan.colormap)[samples[..., 0]]
+        samples = color_table(plan.colormap)[samples[..., 0]]
         if placed.alpha is not None:
             samples[placed.alpha == 0] = 0
     return _packed(samples, placed.alpha, plan.layout.target, fraction)
 
 
 def _packed(samples: U8, alpha: U8 | None, grid: Grid, fraction: float) -> Picture:
-    """The smallest mode that loses nothing."""
+    """Return a picture in the smallest lossless mode."""
     if samples.shape[2] == 3 and _gray(samples):
         samples = samples[:, :, :1]
     if alpha is not None and (alpha != 255).any():
@@ -98,7 +98,7 @@ def _packed(samples: U8, alpha: U8 | None, grid: Grid, fraction: float) -> Pictu
 
 
 def _beside(samples: U8, alpha: U8) -> U8:
-    """Plane by plane, in a fifth of the time that `np.concatenate` takes for rows of three bytes."""
+    """Add alpha plane by plane, in a fifth of the time of `np.concatenate` for rows of three bytes."""
     pixels = np.empty((*alpha.shape, samples.shape[2] + 1), dtype=np.uint8)
     for channel in range(samples.shape[2]):
         pixels[..., channel] = samples[..., channel]
@@ -107,7 +107,7 @@ def _beside(samples: U8, alpha: U8) -> U8:
 
 
 def _gray(samples: U8) -> bool:
-    """Whether red, green and blue are the same everywhere; most pictures say no in their first rows."""
+    """Whether red, green and blue are equal everywhere. Most color pictures differ in their first rows."""
     return all(
         np.array_equal(rows[..., 0], rows[..., 1]) and np.array_equal(rows[..., 1], rows[..., 2])
         for rows in np.array_split(samples, max(1, len(samples) // 64))
@@ -115,9 +115,9 @@ def _gray(samples: U8) -> bool:
 
 
 def _indexed(placed: WarpedImage, table: U8 | None, grid: Grid, fraction: float) -> Picture:
-    """A palette picture; hidden pixels take an entry that nothing uses, and only without one does it become RGBA.
+    """Return a palette picture, or an RGBA one if hidden pixels would need an entry and none is free.
 
-    Of wide indexes those that are used are numbered anew, if a PNG's palette holds as many.
+    Used entries of wide indexes are renumbered, if they fit a PNG's palette.
     """
     indexes, alpha = placed.samples[:, :, 0], placed.alpha
     palette = _whole(table, indexes.dtype)
@@ -131,7 +131,7 @@ def _indexed(placed: WarpedImage, table: U8 | None, grid: Grid, fraction: float)
         indexes, palette = narrow[indexes], _whole(palette[used], np.dtype(np.uint8))
     if hidden is None or not hidden.any():
         return Picture(indexes[:, :, None], _trimmed(palette, indexes), grid, fraction)
-    # Hidden pixels hold 0 by now, which need not be a use of entry 0.
+    # Hidden pixels hold 0 here, which need not be a use of entry 0.
     used = counts(indexes)
     used[0] -= np.count_nonzero(hidden & (indexes == 0))
     free = np.flatnonzero(used == 0)
@@ -144,7 +144,7 @@ def _indexed(placed: WarpedImage, table: U8 | None, grid: Grid, fraction: float)
 
 
 def _whole(table: U8 | None, indexes: np.dtype[Any]) -> U8:
-    """(entries, 4) for all indexes of a type; those that the table does not have are transparent."""
+    """Return (entries, 4) for all indexes of a type. Entries beyond the table are transparent."""
     palette = np.zeros((1 << 8 * indexes.itemsize, 4), dtype=np.uint8)
     if table is not None:
         entries = min(len(palette), len(table))
@@ -153,7 +153,7 @@ def _whole(table: U8 | None, indexes: np.dtype[Any]) -> U8:
 
 
 def _used(indexes: NDArray[Any], hidden: NDArray[np.bool_] | None) -> NDArray[np.intp]:
-    """The indexes that visible pixels hold, rising."""
+    """Return the indexes of visible pixels, ascending."""
     seen = np.zeros(1 << 16, dtype=np.bool_)
     seen[indexes if hidden is None else indexes[~hidden]] = True
     return np.flatnonzero(seen)
@@ -162,7 +162,7 @@ def _used(indexes: NDArray[Any], hidden: NDArray[np.bool_] | None) -> NDArray[np
 def _looked_up(
     indexes: NDArray[Any], palette: U8, hidden: NDArray[np.bool_] | None, grid: Grid, fraction: float
 ) -> Picture:
-    """More colors than a PNG's palette holds: RGB, or RGBA."""
+    """Return RGB or RGBA, for more colors than a PNG's palette holds."""
     colors, opacity = palette[:, :3][indexes], palette[:, 3][indexes]
     if hidden is not None:
         colors[hidden] = opacity[hidden] = 0
@@ -170,15 +170,5 @@ def _looked_up(
 
 
 def _trimmed(palette: U8, indexes: U8) -> U8:
-    """Entries after the last one used cost bytes and bits per pixel."""
+    """Drop entries after the last one used, which cost bytes and bits per pixel."""
     return palette[: int(indexes.max()) + 1]
-
-
-def _ramp(name: str) -> U8:
-    """Return the 256 x 3 table (red, green, blue) of a color map. A name that ends in `_r` is the ramp reversed."""
-    anchors = ANCHORS[name.removesuffix("_r")].split()
-    colors = np.array([[int(anchor[i : i + 2], 16) for i in (0, 2, 4)] for anchor in anchors], dtype=np.float64)
-    at = np.linspace(0.0, len(anchors) - 1.0, 256)
-    ramp = np.stack([np.interp(at, np.arange(len(anchors)), colors[:, c]) for c in range(3)], axis=1)
-    result: U8 = np.rint(ramp).astype(np.uint8)
-    return result[::-1] if name.endswith("_r") else result

@@ -1,4 +1,4 @@
-"""Every choice about one picture, made before the pixels are read, as one value that a person can read."""
+"""All choices for one picture, made before its pixels are read, as one readable value."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from geoprocessing_worker.color import colormaps
 from geoprocessing_worker.color.arrays import PICKING
@@ -14,7 +15,7 @@ from geoprocessing_worker.color.bands import BandChoice, Color, choose_bands
 from geoprocessing_worker.color.fill_value import FillValue, find_byte_fill, find_fill_values, without
 from geoprocessing_worker.color.lab import check_scale
 from geoprocessing_worker.color.profile import ColorProfile, choose_profile
-from geoprocessing_worker.color.quantize import Quantizer, choose_coding
+from geoprocessing_worker.color.quantize import Quantizer, choose_quantizer
 from geoprocessing_worker.color.stretch import Stretch, choose_stretch, few_near_values, few_values
 from geoprocessing_worker.geo.crs import horizontal, parse_crs
 from geoprocessing_worker.geo.crs_text import NATIVE
@@ -30,12 +31,12 @@ from geoprocessing_worker.source.sampling import Sample
 # A format that cannot hold a larger picture limits maxSize.
 LONGEST_SIDE = {OutputFormat.PNG: 16384, OutputFormat.JPEG: 16384, OutputFormat.WEBP: 16383}
 
-SCATTERED = 0.01  # of the pixels looked at: with fewer valid ones, a smaller picture by nearest neighbor may be empty
+SCATTERED = 0.01  # of the pixels sampled: with fewer valid ones, nearest neighbor downsampling may hide all
 
 
 @dataclass(frozen=True, slots=True)
 class ReadSize:
-    """The size in pixels that a level is reduced to while it is read, before it is placed."""
+    """The size in pixels to which a level is reduced during reading, before warping."""
 
     width: int
     height: int
@@ -43,14 +44,14 @@ class ReadSize:
 
 @dataclass(frozen=True, slots=True)
 class RenderPlan:
-    """What is read, at which level, how it becomes 8 bit, how it is resampled, and where it comes to lie.
+    """How a picture is read, quantized, resampled and placed.
 
     `keep_sparse`: when downsampling, an output pixel takes any valid, non-background pixel it covers, so that sparse
     features survive. `background` is the value of nearly all pixels.
     """
 
     bands: BandChoice
-    meaning: SampleKind
+    sample_kind: SampleKind
     nodata: tuple[float | None, ...]
     stretch: Stretch
     excluded_values: tuple[FillValue, ...]
@@ -58,8 +59,8 @@ class RenderPlan:
     colormap: str | None
     profile: ColorProfile | None
     level: Level
-    work: ReadSize
-    coding: Quantizer | None
+    read_size: ReadSize
+    quantizer: Quantizer | None
     layout: Layout
     resampling: str
     resampling_reason: str
@@ -70,11 +71,11 @@ class RenderPlan:
 
     @property
     def nodata_when_placed(self) -> bool:
-        """Whether nodata is looked for on the output: where values are only chosen, that is the same and less work."""
-        return self.meaning is SampleKind.INDEXED and self.resampling == "nearest" and not self.keep_sparse
+        """Whether to look for nodata on the output: for picked values that is equivalent and less work."""
+        return self.sample_kind is SampleKind.INDEXED and self.resampling == "nearest" and not self.keep_sparse
 
-    def explain(self) -> dict[str, Any]:
-        """The plan as JSON, with the words and numbers that `convert --explain` and the metadata show."""
+    def explain(self, *more_notes: str) -> dict[str, JsonValue]:
+        """Return the plan as JSON, as `convert --explain` and the metadata show it."""
         stretch = self.stretch
         return {
             "bands": {
@@ -101,8 +102,8 @@ class RenderPlan:
                 "width": self.level.width,
                 "height": self.level.height,
                 "decodedBytes": self.decoded_bytes,
-                "readSize": [self.work.width, self.work.height],
-                "bits": 8 if self.coding is None else 16,
+                "readSize": [self.read_size.width, self.read_size.height],
+                "bits": 8 if self.quantizer is None else 16,
             },
             "geometry": {
                 "warped": self.layout.warp,
@@ -110,13 +111,13 @@ class RenderPlan:
                 "flippedColumns": self.layout.flip_columns,
                 "reason": self.layout.reason,
             },
-            "notes": list(self.notes),
+            "notes": [*self.notes, *more_notes],
         }
 
 
 @dataclass(frozen=True, slots=True)
 class SparseHints:
-    """What there is little of: valid `pixels`, so that picking would miss most; different `values`, as of classes."""
+    """`pixels`: few are valid, so that picking would miss most. `values`: few are distinct, as in classes."""
 
     pixels: bool
     values: bool
@@ -124,7 +125,7 @@ class SparseHints:
 
 @dataclass(frozen=True, slots=True)
 class HeaderChoices:
-    """What the header alone decides, and what the sample must know: bands, layout, and the level that is read."""
+    """The choices from the header alone, which the sample needs: bands, layout and level."""
 
     choice: BandChoice
     layout: Layout
@@ -134,7 +135,7 @@ class HeaderChoices:
 
 
 def draft(header: SourceHeader, options: RenderOptions) -> HeaderChoices:
-    """The choices that need no pixel.
+    """Make the choices that need no pixel.
 
     Raises:
         JobError: `bad_crs`, `invalid_payload` (a band that is not there), `too_complex`, `too_large`.
@@ -150,58 +151,62 @@ def draft(header: SourceHeader, options: RenderOptions) -> HeaderChoices:
     return HeaderChoices(choice, layout, level, nodata, predicted.decoded_bytes)
 
 
-def make_plan(header: SourceHeader, drafted: HeaderChoices, sample: Sample, options: PixelOptions) -> RenderPlan:
-    """All choices for one file. Whether any pixel is valid is left to the rendering, which sees every one.
+def make_plan(header: SourceHeader, choices: HeaderChoices, sample: Sample, options: PixelOptions) -> RenderPlan:
+    """Make all choices for one file. Rendering checks whether any pixel is valid, since it sees every one.
 
     Raises:
-        JobError: `unsupported_data_type`: L*a*b* on a scale that nobody knows.
+        JobError: `unsupported_data_type`: L*a*b* on an unknown scale.
     """
     choice = sample.choice
-    meaning = _meaning(choice)
-    values, excluded_values = _telling(choice, sample, options)
+    kind = _sample_kind(choice)
+    values, excluded_values = _valid_values(choice, sample, options)
     scattered = 0 < sample.valid < sample.looked_at * SCATTERED
-    resampling, why = choose_resampling(header, options.resampling, choice, values, few_of(choice, sample, values))
+    hints = sparse_hints(choice, sample, values)
+    resampling, why = choose_resampling(header, options.resampling, choice, values, hints)
     background = _background(choice, values, resampling)
     keep_sparse = scattered or background is not None
     stored = np.dtype(header.bands[0].dtype).itemsize
-    pixel_bytes = stored if meaning is SampleKind.INDEXED else 3 if meaning is SampleKind.RGB else 1
-    single = meaning is SampleKind.GRAY
+    samples = stored if kind is SampleKind.INDEXED else 3 if kind is SampleKind.RGB else 1
+    single = kind is SampleKind.GRAY
     stretch = _stretch(header, choice, values, options, sample.ordered)
-    coding = _coding(header, choice, stretch, resampling)
-    placed = placements(drafted.layout.target)
+    quantizer = _quantizer(header, choice, stretch, resampling)
+    pixel_bytes = samples * (1 if quantizer is None else 2)
+    placed = placements(choices.layout.target)
     off = None if placed is None else placed.note
-    lost = esri_wkt_note(drafted.layout.target.crs)
-    chosen = Chosen(choice, stretch, excluded_values, resampling, scattered, background, drafted.layout.cut, off, lost)
+    lost = esri_wkt_note(choices.layout.target.crs)
+    chosen = Chosen(choice, stretch, excluded_values, resampling, scattered, background, choices.layout.cut, off, lost)
     return RenderPlan(
         bands=choice,
-        meaning=meaning,
-        nodata=drafted.nodata[: len(choice.indexes)],
+        sample_kind=kind,
+        nodata=choices.nodata[: len(choice.indexes)],
         stretch=stretch,
         excluded_values=excluded_values,
         invert=header.miniswhite and single,
         colormap=options.colormap if single and options.colormap in colormaps.NAMES else None,
         profile=_profile(header, choice, stretch),
-        level=drafted.level,
-        work=_work(drafted, "gathered" if keep_sparse else resampling, pixel_bytes * (1 if coding is None else 2)),
-        coding=coding,
-        layout=drafted.layout,
+        level=choices.level,
+        read_size=_read_size(choices, "sparse" if keep_sparse else resampling, pixel_bytes),
+        quantizer=quantizer,
+        layout=choices.layout,
         resampling=resampling,
         resampling_reason=why,
-        decoded_bytes=drafted.decoded_bytes,
+        decoded_bytes=choices.decoded_bytes,
         keep_sparse=keep_sparse,
         background=background,
         notes=notes(header, options, sample, chosen),
     )
 
 
-def _meaning(choice: BandChoice) -> SampleKind:
+def _sample_kind(choice: BandChoice) -> SampleKind:
     if choice.color is Color.PALETTE:
         return SampleKind.INDEXED
     return SampleKind.GRAY if choice.color is Color.GRAY else SampleKind.RGB
 
 
-def _telling(choice: BandChoice, sample: Sample, options: PixelOptions) -> tuple[NDArray[Any], tuple[FillValue, ...]]:
-    """The valid values of all shown bands, without those that stand for no data; and which these are."""
+def _valid_values(
+    choice: BandChoice, sample: Sample, options: PixelOptions
+) -> tuple[NDArray[Any], tuple[FillValue, ...]]:
+    """Return the valid values of all shown bands without fill values, and the fill values."""
     values = np.concatenate(sample.values)
     asked = (options.stretch or "percentile").partition(":")[0]
     if choice.color not in {Color.GRAY, Color.RGB} or asked not in {"percentile", "stddev"}:
@@ -220,10 +225,10 @@ def _stretch(
 ) -> Stretch:
     band = header.band(choice.indexes[0])
     if choice.color is Color.PALETTE:
-        return Stretch("none", 0.0, 255.0, "a color table says what each value looks like")
+        return Stretch("none", 0.0, 255.0, "a color table defines the color of each value")
     if choice.color is Color.LAB:
         check_scale(values, band.dtype)
-        return Stretch("none", 0.0, 255.0, "L*a*b* says what light is meant")
+        return Stretch("none", 0.0, 255.0, "L*a*b* values are colors")
     if choice.color is Color.CMYK:
         top = float(np.iinfo(values.dtype).max) if values.dtype.kind in "iu" else 1.0
         return Stretch("range", 0.0, top, "the whole range of the inks")
@@ -231,30 +236,28 @@ def _stretch(
 
 
 def _profile(header: SourceHeader, choice: BandChoice, stretch: Stretch) -> ColorProfile | None:
-    """The file's own, where its numbers are colors: inks, and bytes of red, green and blue that are not stretched."""
-    if choice.color is Color.CMYK:
+    """Return the file's profile if its numbers are colors: inks, and unstretched RGB bytes."""
+    rgb_bytes = choice.color is Color.RGB and header.band(choice.indexes[0]).dtype == "uint8"
+    if choice.color is Color.CMYK or (rgb_bytes and stretch.identity):
         return choose_profile(header.icc_profile, len(choice.indexes))
-    dtype = np.dtype(header.band(choice.indexes[0]).dtype)
-    if choice.color is not Color.RGB or dtype != np.uint8 or not stretch.identity:
-        return None
-    return choose_profile(header.icc_profile, len(choice.indexes))
+    return None
 
 
-def _coding(header: SourceHeader, choice: BandChoice, stretch: Stretch, resampling: str) -> Quantizer | None:
-    """Sixteen bits where values are stretched and mixed; bytes where they are shown as they are, or only chosen."""
+def _quantizer(header: SourceHeader, choice: BandChoice, stretch: Stretch, resampling: str) -> Quantizer | None:
+    """Quantize to sixteen bits where values are stretched and mixed. Other values stay bytes."""
     dtype = np.dtype(header.band(choice.indexes[0]).dtype)
     if resampling in PICKING or choice.color not in {Color.GRAY, Color.RGB}:
         return None
     if dtype == np.uint8 and (stretch.identity or stretch.kind == "bits"):
-        return None  # nothing is clipped, so that bytes can be averaged as well
-    return choose_coding(dtype, stretch)
+        return None  # nothing is clipped, so averages of bytes are right
+    return choose_quantizer(dtype, stretch)
 
 
-def _work(drafted: HeaderChoices, resampling: str, pixel_bytes: int) -> ReadSize:
-    """At most twice the size that the output needs, a whole fraction of the level if that fits, never below."""
-    level, layout = drafted.level, drafted.layout
+def _read_size(choices: HeaderChoices, resampling: str, pixel_bytes: int) -> ReadSize:
+    """Return at most twice the size that the output needs, a whole fraction of the level if it fits, never below."""
+    level, layout = choices.level, choices.layout
     least_w, least_h = min(level.width, layout.read_width), min(level.height, layout.read_height)
-    if resampling in {"cubic", "lanczos", "gathered"}:
+    if resampling in {"cubic", "lanczos", "sparse"}:
         return ReadSize(least_w, least_h)
     times = 1 if resampling in PICKING else max(1, min(level.width // least_w, level.height // least_h))
     width, height = max(least_w, level.width // times), max(least_h, level.height // times)
@@ -264,36 +267,36 @@ def _work(drafted: HeaderChoices, resampling: str, pixel_bytes: int) -> ReadSize
     return ReadSize(max(least_w, int(width * room**0.5)), max(least_h, int(height * room**0.5)))
 
 
-def few_of(choice: BandChoice, sample: Sample, values: NDArray[Any]) -> SparseHints:
-    """What there is little of in a sample; `values` of it count."""
+def sparse_hints(choice: BandChoice, sample: Sample, values: NDArray[Any]) -> SparseHints:
+    """Return whether valid pixels or distinct values of a sample are few. `values` are those that count."""
     classes = choice.color is Color.GRAY and values.size > 0 and not sample.ordered and few_values(values)
     return SparseHints(0 < sample.valid < sample.looked_at * SCATTERED, classes)
 
 
 def choose_resampling(
-    header: SourceHeader, asked: str | None, choice: BandChoice, values: NDArray[Any], few: SparseHints
+    header: SourceHeader, asked: str | None, choice: BandChoice, values: NDArray[Any], hints: SparseHints
 ) -> tuple[str, str]:
-    """The method that does the kind of data no harm, unless another one was asked for; and why."""
+    """Return the least harmful method for the kind of data, unless the job asks for one, and the reason."""
     palette = choice.color is Color.PALETTE
     if asked is not None and (asked == "mode" or not palette):
         return asked, "asked for in the payload"
     if palette:
         return "nearest", "entries of a color table cannot be mixed"
-    if few.pixels:
-        return "average", "few scattered valid pixels, most of which picking would miss"
+    if hints.pixels:
+        return "average", "few scattered valid pixels, most of which nearest neighbor would miss"
     if choice.color is Color.GRAY and _bilevel(header, choice, values):
-        return "average", "black and white: where it is made smaller, gray keeps the thin lines"
-    if few.values:
+        return "average", "black and white: averaging keeps thin lines as gray"
+    if hints.values:
         return "nearest", "classes cannot be mixed"
-    return "average", "measurements and imagery: nothing between the pixels is lost"
+    return "average", "measurements and imagery: averaging uses all pixels"
 
 
 def _background(choice: BandChoice, values: NDArray[Any], resampling: str) -> int | None:
-    """The value that all but a few pixels hold, of what is picked: most of the others would be missed."""
+    """Return the value of nearly all pixels, if values are picked: picking would miss most of the others."""
     single = choice.color in {Color.GRAY, Color.PALETTE} and values.dtype.kind in "iu" and values.size > 0
     if not single or resampling != "nearest":
         return None
-    # The middle one is the common one, if there is one as common as that; of bytes their counts tell it sooner.
+    # A value as common as that is the median. For bytes, counting is faster.
     common = int(np.bincount(values).argmax()) if values.dtype == np.uint8 else int(np.median(values))
     share = float(np.count_nonzero(values == common)) / values.size
     return common if 1 - SCATTERED <= share < 1 else None
@@ -306,5 +309,5 @@ def _bilevel(header: SourceHeader, choice: BandChoice, values: NDArray[Any]) -> 
     if values.dtype.kind not in "iu" or values.size == 0:
         return False
     white = np.iinfo(values.dtype).max
-    # White is the largest number. Of types wider than bytes 0 alone is not said to be black.
+    # White is the largest number. In types wider than bytes a lone 0 need not be black.
     return (values.dtype == np.uint8 or values.max() == white) and bool(((values == 0) | (values == white)).all())

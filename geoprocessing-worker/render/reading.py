@@ -1,4 +1,4 @@
-"""Reads what the plan asks for, piece by piece, each coded and reduced as it comes."""
+"""Read the bands of a plan in chunks, each quantized and reduced as it arrives."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ from geoprocessing_worker.color.arrays import (
     PICKING,
     Block,
     Samples,
-    gathered,
+    downsample,
+    downsample_sparse,
     inks_to_light,
-    reduced,
     to_byte,
 )
 from geoprocessing_worker.color.bands import Color
 from geoprocessing_worker.color.lab import lab_to_srgb
 from geoprocessing_worker.raster import U8, Level, Raster, SampleKind, SourceHeader
-from geoprocessing_worker.render.chunks import Piece, divided
+from geoprocessing_worker.render.chunks import Chunk, divide
 from geoprocessing_worker.render.plan import RenderPlan
 from geoprocessing_worker.render.threads import THREADS, in_order
 from geoprocessing_worker.source.gdal import gdal_options
 from geoprocessing_worker.source.sampling import OpenLevel, open_level, read_window
 
 Tick = Callable[[float], None]
-"""Told the part that is done, 0 to 1, by the threads that read, one at a time."""
+"""Called with the share done, 0 to 1, by the reading threads, one at a time."""
 
 
 def read_raster(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> Raster:
-    """The shown bands, reduced to the plan's working size, in the file's own orientation and place.
+    """Read the shown bands, reduced to the plan's `ReadSize`, in the file's own orientation and place.
 
-    Memory: the result, and for each of two readers one piece.
+    Memory: the result, and one chunk for each of two readers.
     """
-    height, width = plan.work.height, plan.work.width
-    channels = 3 if plan.meaning is SampleKind.RGB else 1
+    height, width = plan.read_size.height, plan.read_size.width
+    channels = 3 if plan.sample_kind is SampleKind.RGB else 1
     samples = np.zeros((channels, height, width), dtype=_kept_type(header, plan))
-    alphas: dict[Piece, U8] = {}
-    told, done = Lock(), 0
+    alphas: dict[Chunk, U8] = {}
+    lock, done = Lock(), 0
 
-    def read(source: OpenLevel, piece: Piece) -> None:
+    def read(source: OpenLevel, chunk: Chunk) -> None:
         nonlocal done
-        part, alpha = _part(source, piece, header, plan, samples.dtype)
+        part, alpha = _part(source, chunk, header, plan, samples.dtype)
         if alpha is not None:
-            alphas[piece] = alpha
+            alphas[chunk] = alpha
         if alpha is None or alpha.all():
-            samples[:, *piece.place] = part
+            samples[:, *chunk.place] = part
         else:
-            np.multiply(part, alpha != 0, out=samples[:, *piece.place])
-        with told:
+            np.multiply(part, alpha != 0, out=samples[:, *chunk.place])
+        with lock:
             done += part[0].size
             tick(done / samples[0].size)
 
-    _read_all(path, header, plan.level, divided(plan.level, plan.work, _pixel_bytes(header, plan)), read)
-    table = None if plan.coding is None else plan.coding.table(plan.stretch, plan.invert)
+    _read_all(path, header, plan.level, divide(plan.level, plan.read_size, _pixel_bytes(header, plan)), read)
+    table = None if plan.quantizer is None else plan.quantizer.table(plan.stretch, plan.invert)
     return Raster(samples, _whole_alpha(alphas, height, width), table)
 
 
@@ -67,13 +67,13 @@ def _read_all(
     path: Path,
     header: SourceHeader,
     level: Level,
-    runs: Sequence[Sequence[Piece]],
-    read: Callable[[OpenLevel, Piece], None],
+    runs: Sequence[Sequence[Chunk]],
+    read: Callable[[OpenLevel, Chunk], None],
 ) -> None:
-    """Calls `read` for every piece, by two threads with a handle each.
+    """Call `read` for every chunk, in two threads with a handle each.
 
-    GDAL's own threads leave overviews to one of them, and take twice the processor's time for LZW and for strips of
-    few rows.
+    GDAL's own threads leave overviews to one of them. They also take twice the processor time for LZW and for strips
+    of few rows.
     """
     free: SimpleQueue[OpenLevel] = SimpleQueue()
     failed = Event()
@@ -81,14 +81,14 @@ def _read_all(
         for number in range(min(THREADS, len(runs))):
             free.put(opened.enter_context(open_level(path, header, level, own=number > 0)))
 
-        def read_run(run: Sequence[Piece]) -> None:
-            source = free.get_nowait()  # there are as many as threads
+        def read_run(run: Sequence[Chunk]) -> None:
+            source = free.get_nowait()  # one per thread
             try:
                 with gdal_options():
-                    for piece in run:
+                    for chunk in run:
                         if failed.is_set():
-                            return  # the other thread's error is the picture's
-                        read(source, piece)
+                            return  # the other thread's error is raised
+                        read(source, chunk)
             except BaseException:
                 failed.set()
                 raise
@@ -100,10 +100,10 @@ def _read_all(
 
 
 def _part(
-    source: OpenLevel, piece: Piece, header: SourceHeader, plan: RenderPlan, kept: np.dtype[Any]
+    source: OpenLevel, chunk: Chunk, header: SourceHeader, plan: RenderPlan, kept: np.dtype[Any]
 ) -> tuple[Samples, U8 | None]:
-    """(channels, rows, columns), coded and reduced, and its (rows, columns) opacity."""
-    (first, last, top, bottom), (start, stop, left, right) = piece
+    """Return (channels, rows, columns), quantized and downsample, and its (rows, columns) opacity."""
+    (first, last, top, bottom), (start, stop, left, right) = chunk
     window = Window(plan.level.left + left, plan.level.top + top, right - left, bottom - top)
     nodata = (None,) * len(plan.nodata) if plan.nodata_when_placed else plan.nodata
     size = last - first, stop - start
@@ -116,51 +116,51 @@ def _part(
     block, opacity = read_window(source, header, plan.bands, nodata, window)
     colored = _colored(block, plan)
     if plan.keep_sparse:
-        return gathered(colored, opacity, size, _picked(plan, kept))
-    return reduced(colored, opacity, *size, plan.resampling)
+        return downsample_sparse(colored, opacity, size, _picked(plan, kept))
+    return downsample(colored, opacity, *size, plan.resampling)
 
 
 def _edges(window: Window) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom."""
+    """Return left, top, right, bottom."""
     left, top = int(window.col_off), int(window.row_off)
     return left, top, left + int(window.width), top + int(window.height)
 
 
-def _whole_alpha(parts: dict[Piece, U8], height: int, width: int) -> U8 | None:
-    """(rows, columns) of the picture; pieces without an opacity are visible."""
+def _whole_alpha(parts: dict[Chunk, U8], height: int, width: int) -> U8 | None:
+    """Return the picture's (rows, columns). Chunks without an opacity are visible."""
     if not parts:
         return None
     alpha = np.full((height, width), 255, dtype=np.uint8)
-    for piece, part in parts.items():
-        alpha[piece.place] = part
+    for chunk, part in parts.items():
+        alpha[chunk.place] = part
     return alpha
 
 
 def _kept_type(header: SourceHeader, plan: RenderPlan) -> np.dtype[Any]:
-    """What a sample is kept as: 16 bits for codes, and for the indexes of a color table that are stored so."""
-    wide = plan.meaning is SampleKind.INDEXED and np.dtype(header.bands[0].dtype).itemsize > 1
-    return np.dtype(np.uint16 if wide or plan.coding is not None else np.uint8)
+    """Return 16 bits for quantized values and for wide indexes of a color table, else 8."""
+    wide = plan.sample_kind is SampleKind.INDEXED and np.dtype(header.bands[0].dtype).itemsize > 1
+    return np.dtype(np.uint16 if wide or plan.quantizer is not None else np.uint8)
 
 
 def _picked(plan: RenderPlan, kept: np.dtype[Any]) -> int | None:
-    """The sample that yields to all others where one is picked; -1 if none does, `None` if none is picked."""
+    """Return the sample that yields to all others when picking. -1 if none yields, `None` if nothing is picked."""
     if plan.resampling not in PICKING:
         return None
     if plan.background is None:
         return -1
-    if plan.meaning is SampleKind.INDEXED:
+    if plan.sample_kind is SampleKind.INDEXED:
         return plan.background & int(np.iinfo(kept).max)
     shown = int(to_byte(np.array([plan.background], dtype=np.float64), plan.stretch)[0])
     return 255 - shown if plan.invert else shown
 
 
 def _colored(block: Block, plan: RenderPlan) -> Samples:
-    if plan.meaning is SampleKind.INDEXED:
+    if plan.sample_kind is SampleKind.INDEXED:
         return block.view(f"u{block.dtype.itemsize}")
     if plan.bands.color is Color.LAB:
         return lab_to_srgb(block)
-    if plan.coding is not None:
-        return plan.coding.encode(block)
+    if plan.quantizer is not None:
+        return plan.quantizer.encode(block)
     samples = to_byte(block, plan.stretch)
     if plan.invert:
         samples = np.uint8(255) - samples
@@ -170,8 +170,8 @@ def _colored(block: Block, plan: RenderPlan) -> Samples:
 
 
 def _pixel_bytes(header: SourceHeader, plan: RenderPlan) -> int:
-    """What the shown bands of one pixel of the source take."""
+    """Return the bytes of one source pixel in the shown bands."""
     shown = len(plan.bands.indexes) + (plan.bands.alpha is not None)
-    # L*a*b* is reckoned with as floats.
+    # L*a*b* is computed in floats.
     least = 4 if plan.bands.color is Color.LAB else 1
     return shown * max(least, np.dtype(header.bands[0].dtype).itemsize)

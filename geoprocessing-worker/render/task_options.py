@@ -1,4 +1,4 @@
-"""What jobs of the further kinds may ask for."""
+"""Options of the other task types."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from geoprocessing_worker.render.options import PixelOptions, SourceCrs, Whole, 
 
 
 class Compression(StrEnum):
-    """How a cloud optimized GeoTIFF is compressed."""
+    """The codec of a cloud optimized GeoTIFF."""
 
     DEFLATE = "deflate"
     ZSTD = "zstd"
@@ -33,13 +33,13 @@ def _lower(value: object) -> object:
 
 
 class InfoOptions(Payload):
-    """Of `geotiff_info`: which page to look at, and the coordinate system of a file that does not say one."""
+    """Options of `geotiff_info`: the page, and the coordinate system of a file that declares none."""
 
     page: Page = None
     source_crs: SourceCrs | None = None
 
     def check(self) -> None:
-        """The coordinate system exists.
+        """Refuse an unknown coordinate system.
 
         Raises:
             JobError: `bad_crs`.
@@ -48,7 +48,7 @@ class InfoOptions(Payload):
 
 
 class CogOptions(Payload):
-    """Of `geotiff_to_cog`; `None` leaves the choice to what the file holds. Sizes in pixels."""
+    """Options of `geotiff_to_cog`. `None` leaves the choice to the file's content. Sizes are in pixels."""
 
     compression: Annotated[Compression, BeforeValidator(_lower), named(*Compression)] = Compression.DEFLATE
     quality: Annotated[Whole, Field(ge=1, le=100)] = 85
@@ -63,17 +63,18 @@ Zoom = Annotated[int, BeforeValidator(strict_number), Field(ge=0, le=HIGHEST_ZOO
 
 
 class TilesOptions(PixelOptions):
-    """Of `geotiff_to_tiles`: how values become colors, and between which zooms."""
+    """Options of `geotiff_to_tiles`: how values become colors, and the range of zooms."""
 
     min_zoom: Zoom = None
     max_zoom: Annotated[Zoom, Field(json_schema_extra={AT_LEAST: "minZoom"})] = None
 
     def check(self) -> None:
-        """The zooms are in order, and the coordinate system exists.
+        """Refuse zooms out of order, and an unknown coordinate system.
 
         Raises:
             JobError: `invalid_payload`, `bad_crs`.
         """
         super().check()
         if self.min_zoom is not None and self.max_zoom is not None and self.min_zoom > self.max_zoom:
-            raise invalid_input("invalid_payload", f"minZoom {self.min_zoom} is more than maxZoom {self.max_zoom}.")
+            words = f"minZoom {self.min_zoom} is more than maxZoom {self.max_zoom}. Lower minZoom or raise maxZoom."
+            raise invalid_input("invalid_payload", words)

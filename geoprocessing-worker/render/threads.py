@@ -1,23 +1,23 @@
-"""The two threads that a picture's pieces are worked on by."""
+"""The two threads that work on a picture's chunks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-Piece = TypeVar("Piece")
+Chunk = TypeVar("Chunk")
 Made = TypeVar("Made")
 
 THREADS = 2
 
 
-def in_order(work: Callable[[Piece], Made], pieces: Sequence[Piece]) -> Iterator[Made]:
-    """What becomes of each piece, in their order; a single piece is worked on by the calling thread.
+def in_order(work: Callable[[Chunk], Made], chunks: Sequence[Chunk]) -> Iterator[Made]:
+    """Yield the result for each chunk, in order. The calling thread works on a single chunk.
 
     Raises:
-        Exception: what `work` raises.
+        Exception: any error of `work`.
     """
-    if len(pieces) < THREADS:
-        yield from map(work, pieces)
+    if len(chunks) < THREADS:
+        yield from map(work, chunks)
         return
     with ThreadPoolExecutor(THREADS) as pool:
-        yield from pool.map(work, pieces)
+        yield from pool.map(work, chunks)

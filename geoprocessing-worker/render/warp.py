@@ -1,7 +1,7 @@
-"""Brings what was read onto the output's grid: one pass, by position, whether it only shrinks, turns or reprojects.
+"""Warp a read raster onto the output's grid: one pass by position, for shrinking, rotation and reprojection alike.
 
-Averaging is reading off at the output pixel's center with a kernel about as wide as an output pixel is in the source
-(kernels.py). libvips does it in parallel and piece by piece, so nothing of the source's size is made for it.
+Averaging means to interpolate at the output pixel's center, with a kernel about as wide as an output pixel is in the
+source (kernels.py). libvips works in parallel and in parts, so no temporary array has the source's size.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from geoprocessing_worker.render.plan import RenderPlan
 from geoprocessing_worker.render.threads import in_order
 
 BAND = 256  # output rows at a time and thread: 8 MB of positions at 4096 columns
-DUST = 1e-3  # source pixels beyond an edge that count as inside: a world has a seam where it closes otherwise
-MOST_VOTES = 5  # a side: of a cell that covers more pixels, so many are asked
+DUST = 1e-3  # source pixels beyond an edge that count as inside. Without it a world map shows a seam where it closes.
+MOST_VOTES = 5  # a side: larger cells are sampled at as many pixels
 FORMATS = {"uint8": "uchar", "uint16": "ushort", "float32": "float"}
 
-# libvips rounds down but for splines: bytes are kept 256 times as fine until the end.
+# libvips rounds down except for splines, so bytes have a 256 times finer scale until the end.
 FINER = 256
 
 Take = Callable[[Positions], tuple[NDArray[Any], U8 | None]]
@@ -33,7 +33,7 @@ Take = Callable[[Positions], tuple[NDArray[Any], U8 | None]]
 
 
 def place(raster: Raster, header: SourceHeader, plan: RenderPlan) -> WarpedImage:
-    """The raster on the plan's target grid, bytes or wide indexes. Outside of the source all is hidden, and 0."""
+    """Return the raster on the plan's target grid, bytes or wide indexes. Outside of the source all is hidden and 0."""
     channels, height, width = raster.samples.shape
     layout, target = plan.layout, plan.layout.target
     if not layout.warp and (width, height) == (target.width, target.height):
@@ -75,7 +75,7 @@ def _turned(raster: Raster, rows: bool, columns: bool) -> WarpedImage:
 
 
 def _inside(positions: Positions, sure: slice, width: int, height: int) -> NDArray[np.bool_]:
-    """(rows, columns); `sure` columns need no look."""
+    """Return (rows, columns). `sure` columns are inside without a check."""
     inside = np.ones(positions.shape[:2], dtype=np.bool_)
     for columns in _but(sure):
         xs, ys = positions[:, columns, 0], positions[:, columns, 1]
@@ -84,13 +84,13 @@ def _inside(positions: Positions, sure: slice, width: int, height: int) -> NDArr
 
 
 def _but(columns: slice) -> tuple[slice, slice]:
-    """What lies to the left and to the right."""
+    """Return the columns to the left and to the right."""
     return slice(0, columns.start), slice(columns.stop, None)
 
 
 def _hide(samples: U8, shown: NDArray[np.bool_]) -> None:
     if not shown.all():
-        for channel in range(samples.shape[2]):  # all at once take twice the time: numpy's inner loop would be 3 long
+        for channel in range(samples.shape[2]):  # twice as fast as all at once, where numpy's inner loop has length 3
             samples[..., channel] *= shown
 
 
@@ -105,7 +105,7 @@ def _taker(raster: Raster, mesh: ApproxTransform, method: str) -> Take:
     interpolate = pyvips.Interpolate.new(kernel.interpolator)
 
     def interpolated(positions: Positions) -> tuple[NDArray[Any], U8 | None]:
-        # libvips counts from the center of the first pixel, and would weigh by what it takes for an alpha band itself.
+        # libvips counts from the center of the first pixel, and would weight by a band that it takes for alpha.
         positions -= np.float32(0.5)
         found = image.mapim(_index(positions), interpolate=interpolate, extend="copy", premultiplied=True)
         return weighted.straight(_array(found))
@@ -116,13 +116,13 @@ def _taker(raster: Raster, mesh: ApproxTransform, method: str) -> Take:
 def _nearest(raster: Raster, positions: Positions) -> tuple[NDArray[Any], U8 | None]:
     planes = [*raster.samples] if raster.alpha is None else [*raster.samples, raster.alpha]
     image = _joined([_image(plane) for plane in planes])
-    kernel = pyvips.Interpolate.new("nearest")  # rounds down: the pixel that the corner-based position lies in
+    kernel = pyvips.Interpolate.new("nearest")  # rounds down: the pixel that contains the corner-based position
     found = _array(image.mapim(_index(positions), interpolate=kernel, extend="copy", premultiplied=True))
     return (found, None) if raster.alpha is None else (found[..., :-1], found[..., -1])
 
 
 def _commonest(raster: Raster, positions: Positions, mesh: ApproxTransform) -> tuple[NDArray[Any], U8 | None]:
-    """What most of the pixels under each output pixel hold; hidden ones vote for hiding."""
+    """Return the commonest value under each output pixel. Hidden pixels vote for hiding."""
     votes = int(min(MOST_VOTES, max(2, np.ceil(max(mesh.across, mesh.down)))))
     steps = (np.arange(votes, dtype=np.float32) + 0.5) / votes - 0.5
     ballots, shown = [], []
@@ -138,7 +138,7 @@ def _commonest(raster: Raster, positions: Positions, mesh: ApproxTransform) -> t
 
 
 def _majority(ballots: U8, counted: NDArray[np.bool_]) -> U8:
-    """(votes, …) → (…): the commonest of the ballots that count, the first of them on a draw."""
+    """Reduce (votes, …) to (…): the commonest of the ballots that count, the first of them on a draw."""
     best, most = ballots[0], np.zeros(ballots.shape[1:], dtype=np.int16)
     for ballot, valid in zip(ballots, counted, strict=True):
         votes = ((ballots == ballot) & counted).sum(axis=0, dtype=np.int16) * valid
@@ -150,10 +150,10 @@ def _majority(ballots: U8, counted: NDArray[np.bool_]) -> U8:
 
 @dataclass(frozen=True, slots=True)
 class _Weighted:
-    """Color times opacity as a libvips image, the opacity its last band: what is hidden then weighs nothing.
+    """Premultiplied color as a libvips image, with opacity as its last band, so that hidden pixels weigh nothing.
 
-    `finer`: how many times larger the numbers must be made. After that, color = `gain` * band / opacity, and `top` is
-    the opacity's value where all is visible, 0 if there is no opacity.
+    `finer`: the factor by which numbers are scaled up. Then color = `gain` * band / opacity. `top` is
+    the opacity of fully visible pixels, 0 without opacity.
     """
 
     image: Any
@@ -167,7 +167,7 @@ class _Weighted:
         weight = found[..., -1]
         opacity: U8 = np.rint(weight * np.float32(255 / self.top)).astype(np.uint8)
         color = self._coarse(found[..., :-1])
-        # Where all is visible and nothing was multiplied, the color stands there already.
+        # Where all is visible and nothing was multiplied, the band is the color.
         partly = (opacity > 0) & ((weight < self.top - self.finer) | (self.gain * self.finer != self.top))
         if partly.any():
             exact = found[..., :-1][partly].astype(np.float32) * np.float32(self.gain) / weight[partly][:, None]
@@ -181,7 +181,7 @@ class _Weighted:
 
 
 def _weighted(raster: Raster, exact: bool) -> _Weighted:
-    """`exact`: bytes that are read off are rounded, so that opaque ones need be no finer than they are."""
+    """Premultiply. `exact`: interpolated bytes are rounded, so that opaque ones need no finer scale."""
     planes, alpha = raster.samples, raster.alpha
     byte = planes.dtype == np.uint8
     colors = [_image(plane) for plane in planes]
@@ -201,7 +201,7 @@ def _weighted(raster: Raster, exact: bool) -> _Weighted:
 
 
 def _filtered(weighted: _Weighted, kernel: Kernel) -> Any:
-    """What the interpolator reads from; libvips works it out for the pieces that are asked for."""
+    """Return the interpolator's input. libvips computes it for requested parts only."""
     image, finer = weighted.image, weighted.finer
     kept = "float" if image.format == "float" else "ushort"
     filters = [
@@ -232,7 +232,7 @@ def _index(positions: Positions) -> Any:
 
 
 def _array(image: Any) -> NDArray[Any]:
-    """(rows, columns, bands)."""
+    """Return (rows, columns, bands)."""
     types = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}
     found = np.frombuffer(image.write_to_memory(), dtype=types[image.format])
     return found.reshape(image.height, image.width, image.bands)

@@ -1,4 +1,4 @@
-"""The handlers that come with the worker, each as any other package would name its own."""
+"""The handlers of the built-in task types, in the form that any other package uses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from geoprocessing_worker.render.options import RenderOptions
 from geoprocessing_worker.render.task_options import CogOptions, InfoOptions, TilesOptions
 
 MB = 1 << 20
-PICTURE = 1100 * MB  # 16384² RGBA of noise does not compress below this; everything usual is far smaller
+PICTURE = 1100 * MB  # 16384² RGBA of noise, which does not compress, is smaller. Usual pictures are far smaller.
 
 
 def _text(suffix: str, content_type: str, *formats: str, megabytes: int = 1) -> OutputSlot:
@@ -43,7 +43,8 @@ GEOTIFF_TO_PNG = TaskHandler(
     explain="geoprocessing_worker.tasks.explanation:explain_request",
     self_test="geoprocessing_worker.tasks.selftests:picture",
     lighter="Try a smaller maxSize, or add overviews to the file.",
-    needs=("numpy", "pyproj", "pyvips", "rasterio", "zlib-ng"),
+    needs=("cmap", "numpy", "pyproj", "pyvips", "rasterio", "zlib-ng"),
+    preload=("cmap",),
     settings={
         "max_size": "max_image_size",
         "quality": "compression_quality",
@@ -84,7 +85,7 @@ GEOTIFF_TO_TILES = TaskHandler(
     work="geoprocessing_worker.tasks.tiles.job:make_tiles",
     self_test="geoprocessing_worker.tasks.selftests:tiles",
     lighter="Try a smaller maxZoom.",
-    needs=("numpy", "pmtiles", "pyproj", "pyvips", "rasterio"),
+    needs=("cmap", "numpy", "pmtiles", "pyproj", "pyvips", "rasterio"),
     settings={"quality": "compression_quality"},
 )
 

@@ -1,4 +1,4 @@
-"""What runs in a job's child process: the gates that every file passes, then the work of the job's own handler."""
+"""The work of a job's child process: the checks of every file, then the job's handler."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from geoprocessing_worker.tiff.gate import admit
 
 
 def perform(call: Call, report: ProgressCallback) -> Any:
-    """Do the work, on a file that was looked at first; what comes of it is the work's own model.
+    """Check the file, do the work, and return its model.
 
     Raises:
-        JobError: what the options' `check` and `gate.admit` refuse, and what the work raises; errors of GDAL's
-            come out as those.
+        JobError: refusals of the options' `check` and of `tiff.gate.admit`, and errors of the work. Errors of GDAL
+            are converted to these.
     """
     call.request.options.check()
     source, work = call.request.source, resolve_name(call.work)
@@ -31,12 +31,12 @@ def perform(call: Call, report: ProgressCallback) -> Any:
             return work(call.request, report)
         except JobError as error:
             if error.code == "self_check_failed" and (found := damage(source)) is not None:
-                raise found from error  # the file is at fault, so that trying again does not help
+                raise found from error  # the file is at fault, so a retry does not help
             raise
 
 
 def check(options: Payload, _report: ProgressCallback) -> Checked:
-    """Check options that no job has: the operator's defaults.
+    """Check the operator's defaults, which belong to no job.
 
     Raises:
         JobError: as `Payload.check`.
@@ -46,7 +46,7 @@ def check(options: Payload, _report: ProgressCallback) -> Checked:
 
 
 def self_test(test: SelfTest, _report: ProgressCallback) -> TaskResult:
-    """Let a handler try itself; it raises where it cannot do its work.
+    """Run a handler's self-test, which raises if the handler cannot work.
 
     Raises:
         JobError: `not_importable`.
@@ -58,8 +58,8 @@ def self_test(test: SelfTest, _report: ProgressCallback) -> TaskResult:
         raise invalid_input(
             "not_importable",
             f"{error}. Within the sandbox only the worker's own libraries are readable, the handler's package, and the "
-            "distributions that it names in `needs`: install what is missing there, or name it.",
+            "distributions that it names in `needs`. Install the missing one, or name it.",
         ) from error
     if not isinstance(made, TaskResult):
-        raise TypeError(f"{test.function} gives no TaskResult")
+        raise TypeError(f"{test.function} returned no TaskResult")
     return made

@@ -1,4 +1,4 @@
-"""One GeoTIFF to one georeferenced picture: the pipeline, from top to bottom, as the job's child process runs it."""
+"""`geotiff_to_png`: one GeoTIFF to one georeferenced picture, from top to bottom, in the job's child process."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from pyproj import CRS
 
 from geoprocessing_worker.geo.crs import describe, parse_crs, reachable, to_gdal
 from geoprocessing_worker.geo.wkt import esri_wkt
 from geoprocessing_worker.handlers import OutputFile, ProgressCallback, TaskRequest, TaskResult
-from geoprocessing_worker.output.metadata import SourceSummary, finite, summary
+from geoprocessing_worker.output.metadata import Rendered, finite, summary
 from geoprocessing_worker.output.package import write_companions, write_picture
-from geoprocessing_worker.output.pixel_check import resemblance
+from geoprocessing_worker.output.pixel_check import check_pixels
 from geoprocessing_worker.output.sidecars import WORLD_EXTENSIONS, auxiliary_file
-from geoprocessing_worker.output.stac import written_at
+from geoprocessing_worker.output.stac import Json, written_at
 from geoprocessing_worker.output.verify import verify
 from geoprocessing_worker.raster import Grid, SourceHeader
 from geoprocessing_worker.render.options import RenderOptions
@@ -38,7 +37,7 @@ ConversionRequest = TaskRequest[RenderOptions]
 
 
 class ConversionResult(TaskResult):
-    """What was made; `packaging` has the parts of the last stage."""
+    """The outputs. `packaging` has the times of the last stage's parts."""
 
     packaging: dict[str, float]
 
@@ -46,10 +45,10 @@ class ConversionResult(TaskResult):
 def convert(
     request: ConversionRequest, report: ProgressCallback, clock: Callable[[], float] = time.perf_counter
 ) -> ConversionResult:
-    """Makes the picture and its sidecars in `request.output_folder`.
+    """Write the picture and its sidecars to `request.output_folder`.
 
     Raises:
-        JobError: a named refusal, or `self_check_failed`. Errors of GDAL and libvips come out as those.
+        JobError: a named refusal, or `self_check_failed`. Errors of GDAL and libvips are converted to these.
         OSError: the output folder cannot be written.
     """
     watch = _Watch(clock)
@@ -64,11 +63,12 @@ def convert(
         report("package", 0.0, "Writing picture, sidecars and metadata")
         image = write_picture(folder, request.stem, picture, options)
         watch.lap("encode")
-        block = summary(SourceSummary(request.source_name, header, sample), plan, picture, options)
-        companions = write_companions(folder, request.stem, picture, options, block)
+        rendered = Rendered(request.source_name, header, sample, options, plan, picture)
+        block = summary(rendered)
+        companions = write_companions(folder, request.stem, rendered, block)
         watch.lap("companions")
-        report("package", 80.0, "Checking what was made")
-        likeness = resemblance(source, header, plan, picture)
+        report("package", 80.0, "Checking the outputs")
+        matches = check_pixels(source, header, plan, picture)
     world = folder / f"{request.stem}.{WORLD_EXTENSIONS[options.output_format]}"
     distance = verify(image.path, world if world.exists() else None, header, picture.grid)
     watch.lap("check")
@@ -79,8 +79,8 @@ def convert(
             **block,
             "selfCheck": {
                 "maxDistancePx": distance,
-                "placesCompared": likeness.compared,
-                "matches": likeness.alike,
+                "placesCompared": matches.compared,
+                "matches": matches.matching,
             },
         },
         timings={name: watch.laps[name] for name in ("inspect", "render")}
@@ -90,7 +90,7 @@ def convert(
 
 
 class _Watch:
-    """Seconds since the lap before, by name."""
+    """A stopwatch: seconds since the previous lap, by name."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock, self._last = clock, clock()
@@ -101,30 +101,29 @@ class _Watch:
         self.laps[name], self._last = now - self._last, now
 
 
-def explain(source: Path, options: RenderOptions, *, validate_headers: bool = True) -> dict[str, Any]:
-    """The plan for a file as JSON, without rendering it.
+def explain(source: Path, options: RenderOptions, *, validate_headers: bool = True) -> Json:
+    """Return the plan for a file as JSON, without rendering it.
 
     Raises:
-        JobError: as `convert`, for all that shows before pixels are rendered.
+        JobError: as `convert`, for all errors that precede rendering.
     """
     with gdal_environment(), named_errors(source):
         _, _, plan = _inspect(source, options, validate_headers)
-    explained: dict[str, Any] = finite(plan.explain())
-    return explained
+    return finite(plan.explain())
 
 
 LAZY = ("numpy.ma", "_strptime", "encodings.ascii")
-"""What libraries import at their first use: 50 ms that each job would spend anew."""
+"""Modules that libraries import at their first use: 50 ms for each job otherwise."""
 
 
 def preload() -> None:
-    """Warms what a fork server should have before it forks: imports, PROJ's database, few drivers. Starts no thread.
+    """Warm up the fork server: imports, PROJ's database, few drivers. No thread starts, since none survives a fork.
 
-    libvips makes its threads at the first picture, so none is made here: threads do not survive a fork.
+    libvips starts its threads at the first picture, so none is made here.
     """
     for name in LAZY:
         import_module(name)
-    written_at("1970:01:01 00:00:00")  # compiles its expression
+    written_at("1970:01:01 00:00:00")  # compiles its format
     with gdal_environment():
         for crs in (*map(parse_crs, known_crs.CODES), *known_crs.learn()):
             _look_up(crs)
@@ -132,7 +131,7 @@ def preload() -> None:
 
 
 def _look_up(crs: CRS) -> None:
-    """What PROJ was asked it knows after a fork too; only for what is new it opens its database again, for 12 ms."""
+    """Look up a system, so that PROJ caches it before the fork. A new look-up reopens its database, in 12 ms."""
     to_gdal(crs)
     esri_wkt(crs)
     auxiliary_file(Grid(1, 1, None, crs))
@@ -145,9 +144,9 @@ def _look_up(crs: CRS) -> None:
 def _inspect(source: Path, options: RenderOptions, validate_headers: bool) -> tuple[SourceHeader, Sample, RenderPlan]:
     source_crs = None if options.source_crs is None else parse_crs(options.source_crs)
     header = inspect_file(source, options.page, source_crs, validate_headers=validate_headers)
-    drafted = draft(header, options)
-    sample = take_sample(source, header, drafted.choice, drafted.nodata, drafted.level)
-    return header, sample, make_plan(header, drafted, sample, options)
+    choices = draft(header, options)
+    sample = take_sample(source, header, choices.choice, choices.nodata, choices.level)
+    return header, sample, make_plan(header, choices, sample, options)
 
 
 def _sentence(header: SourceHeader, plan: RenderPlan) -> str:

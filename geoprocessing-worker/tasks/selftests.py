@@ -1,4 +1,4 @@
-"""What each handler that comes with the worker does to show that it can: a small file in, the right results out."""
+"""Self-tests of the built-in handlers: a small file in, the right results out."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ NORTH_UP = Affine(30.0, 0.0, 400_000.0, 0.0, -30.0, 1_700_000.0)
 
 
 def picture(folder: Path) -> TaskResult:
-    """A color picture, reprojected and checked as every picture is before it leaves."""
+    """Render a color picture, reprojected and checked as every picture."""
     return convert(_request(folder, RenderOptions()), _quiet)
 
 
 def cog(folder: Path) -> TaskResult:
-    """The same picture as a cloud optimized GeoTIFF, which is validated before it leaves."""
+    """Rewrite the same picture as a cloud optimized GeoTIFF, which is validated."""
     return make_cog(_request(folder, CogOptions()), _quiet)
 
 
 def info(folder: Path) -> TaskResult:
-    """What the file says of itself: its place."""
-    told = describe_file(_request(folder, InfoOptions()), _quiet)
-    crs: Any = told.metadata["crs"]
+    """Describe the file, and check its coordinate system."""
+    result = describe_file(_request(folder, InfoOptions()), _quiet)
+    crs: Any = result.metadata["crs"]
     if crs["epsg"] != 32638:
         raise AssertionError(f"it lies in {crs['name']}")
-    return told
+    return result
 
 
 def tiles(folder: Path) -> TaskResult:
-    """The same picture as an archive of tiles, which is opened again and compared."""
+    """Write the same picture as an archive of tiles, which is read again and compared."""
     return make_tiles(_request(folder, TilesOptions()), _quiet)
 
 
@@ -53,7 +53,7 @@ def _request(folder: Path, options: Options) -> TaskRequest[Options]:
 
 
 def _write(folder: Path) -> Path:
-    """A GeoTIFF in UTM of three bands that rise in three directions."""
+    """Write a GeoTIFF in UTM with three bands that rise in three directions."""
     path = folder / "self-test.tif"
     rows, columns = np.mgrid[0:SIZE, 0:SIZE].astype(np.uint8) * 3
     data = np.stack([rows, columns, 255 - rows])
@@ -64,4 +64,4 @@ def _write(folder: Path) -> Path:
 
 
 def _quiet(_stage: str, _percent: float, _text: str) -> None:
-    """Nobody listens."""
+    """Ignore progress."""

@@ -39,7 +39,7 @@ def refusal(person: Person, payload: object, task_type: str = "geotiff_to_png") 
         ("MaxSize", "maxSize"),
         ("maxSzie", "maxSize"),
         ("format", "outputFormat"),
-        ("colormap", "colormap"),
+        ("colourmap", "colormap"),
         ("coordinate_system", "coordinateSystem"),
         ("sourceURL", "sourceUrl"),
         ("no-data", "nodata"),

@@ -216,7 +216,7 @@ def test_collar_beside_few_other_values_is_a_value(inside: tuple[float, ...], co
 
 
 @pytest.mark.parametrize(
-    ("values", "left_out"),
+    ("values", "excluded_values"),
     [
         (np.repeat([-9999.0, 1.5], 500), False),
         (np.repeat([-9999.0, 1.5, 2.5], 500), True),

@@ -118,7 +118,7 @@ def test_floats_from_0_to_1_are_refused_by_name(tmp_path: Path) -> None:
     """L* runs to 100; floats that end at 1 are parts of something that no tag tells."""
     tags: dict[int, Tag] = {}
     source = write_raw_tiff(tmp_path / "a.tif", (stored(CIE, "float32") / 100).clip(0, 1), CIE, tags)
-    with pytest.raises(JobError, match="on what scale") as caught:
+    with pytest.raises(JobError, match="does not declare their scale") as caught:
         run(source, tmp_path / "out")
     assert caught.value.code == "unsupported_data_type"
 

@@ -116,6 +116,6 @@ def test_footprint_of_degrees_from_0_to_360_is_the_world(tmp_path: Path) -> None
 )
 def test_values_too_close_or_too_far_apart_to_be_counted_in_steps_still_have_statistics(values: tuple[float]) -> None:
     """A histogram needs steps between its ends that a double can tell apart."""
-    found = _of_band(np.array(values), 1.0, 0.0)
+    found: Any = _of_band(np.array(values), 1.0, 0.0)
     assert (found["minimum"], found["maximum"]) == (min(values), max(values))
     assert sum(found.get("histogram", {"buckets": [2]})["buckets"]) == 2

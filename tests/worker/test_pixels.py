@@ -9,9 +9,9 @@ import pytest
 
 from geoprocessing_worker.color.arrays import (
     decibels,
+    downsample,
     inks_to_light,
     is_nodata,
-    reduced,
     to_byte,
     unpremultiply,
     validity,
@@ -118,7 +118,7 @@ def test_hidden_pixels_never_tint_their_neighbors(method: str) -> None:
     samples = np.zeros((3, 90, 90), dtype=np.uint8)
     samples[0, :, :47], samples[1, :, 47:] = 255, 255
     alpha = np.where(np.arange(90) < 47, 255, 0).astype(np.uint8)[None].repeat(90, axis=0)
-    small, opacity = reduced(samples, alpha, 31, 31, method)
+    small, opacity = downsample(samples, alpha, 31, 31, method)
     assert opacity is not None
     shown = opacity > 8
     assert small[0][shown].min() >= 250

@@ -1,4 +1,4 @@
-"""How a picture is divided, and read by two threads: all of it, once, in the same place, whatever the pieces."""
+"""How a picture is divide, and read by two threads: all of it, once, in the same place, whatever the chunks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from geoprocessing_worker.errors import JobError, invalid_input
 from geoprocessing_worker.raster import Level
 from geoprocessing_worker.render import chunks
-from geoprocessing_worker.render.chunks import divided
+from geoprocessing_worker.render.chunks import divide
 from geoprocessing_worker.render.plan import ReadSize
 from geoprocessing_worker.source.sampling import OpenLevel, read_window
 from tests.support.rasters import Tiff, picture_of, ramp, run
@@ -26,7 +26,7 @@ TILES = {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of at most two tiles of 16 pixels a side and three bytes each, so that a small file has many."""
-    monkeypatch.setattr(chunks, "PIECE_BYTES", 16 * 16 * 3)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 16 * 16 * 3)
     monkeypatch.setattr(chunks, "MOST_BYTES", 2 * 16 * 16 * 3)
 
 
@@ -50,15 +50,15 @@ def test_every_pixel_is_in_one_piece(
     """Whatever the sizes, each pixel of the picture and of the file is read once, and at most 32 MB at a time."""
     width, height = size
     level = Level(None, width, height, min(block[0], width), min(block[1], height))
-    work = ReadSize(max(1, int(width * shrink)), max(1, int(height * shrink)))
-    shown = np.zeros((work.height, work.width), dtype=np.uint8)
+    reduced = ReadSize(max(1, int(width * shrink)), max(1, int(height * shrink)))
+    shown = np.zeros((reduced.height, reduced.width), dtype=np.uint8)
     source = np.zeros((height, width), dtype=np.uint8)
-    for piece in chain(*divided(level, work, pixel_bytes)):
-        shown[piece.place] += 1
-        (_, _, top, bottom), (_, _, left, right) = piece
+    for chunk in chain(*divide(level, reduced, pixel_bytes)):
+        shown[chunk.place] += 1
+        (_, _, top, bottom), (_, _, left, right) = chunk
         source[top:bottom, left:right] += 1
         # An output pixel more where the picture is made smaller: borders lie on output pixels.
-        rows, columns = bottom - top - height / work.height, right - left - width / work.width
+        rows, columns = bottom - top - height / reduced.height, right - left - width / reduced.width
         one_column = columns <= level.block_width and rows <= 1
         assert one_column or max(0, rows) * max(0, columns) * pixel_bytes <= chunks.MOST_BYTES
     assert (shown == 1).all()
@@ -66,18 +66,18 @@ def test_every_pixel_is_in_one_piece(
 
 
 def test_a_run_reads_downwards() -> None:
-    """One reader's pieces lie one below the other, so that a block across a border is decoded once."""
-    level, work = Level(None, 60_000, 40_000, 512, 512), ReadSize(8000, 5333)
-    runs = divided(level, work, 4)
+    """One reader's chunks lie one below the other, so that a block across a border is decoded once."""
+    level, size = Level(None, 60_000, 40_000, 512, 512), ReadSize(8000, 5333)
+    runs = divide(level, size, 4)
     assert len(runs) >= 4
     for stack in runs:
-        assert len({piece.columns for piece in stack}) == 1
+        assert len({chunk.columns for chunk in stack}) == 1
         assert all(one.rows.end == below.rows.begin for one, below in pairwise(stack))
 
 
 def test_a_block_too_large_to_share_is_read_by_one_reader() -> None:
-    """Two would push each other's block out of GDAL's cache, and decode it for every piece."""
-    assert len(divided(Level(None, 20_000, 20_000, 20_000, 20_000), ReadSize(4000, 4000), 3)) == 1
+    """Two would push each other's block out of GDAL's cache, and decode it for every chunk."""
+    assert len(divide(Level(None, 20_000, 20_000, 20_000, 20_000), ReadSize(4000, 4000), 3)) == 1
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -95,7 +95,7 @@ def test_pieces_make_the_same_picture(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("shape", [(1000, 40), (40, 1000), (300, 300)])
 def test_pieces_join_without_a_seam(shape: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reduced piece by piece or at once, the picture is the same to a few levels and in the same place."""
+    """Reduced chunk by chunk or at once, the picture is the same to a few levels and in the same place."""
     source = Tiff(ramp(*shape), profile=TILES).write(tmp_path / "a.tif")
     size = max(shape) * 6 // 10
     parts = picture_of(run(source, tmp_path / "parts", max_size=size))
@@ -115,7 +115,7 @@ def test_two_threads_never_read_from_one_handle(tmp_path: Path, monkeypatch: pyt
 
     def watched(source: OpenLevel, *arguments: Any) -> Any:
         thread, handle = threading.get_ident(), id(source.dataset)
-        # A thread that is done with a run of pieces may take the other's handle for the next one.
+        # A thread that is done with a run of chunks may take the other's handle for the next one.
         clashes.extend(other for other, taken in list(busy.items()) if taken == handle and other != thread)
         busy[thread] = handle
         if thread not in met:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from geoprocessing_worker.errors import ErrorClass, JobError
-from geoprocessing_worker.output.pixel_check import resemblance
+from geoprocessing_worker.output.pixel_check import check_pixels
 from geoprocessing_worker.raster import Picture
 from geoprocessing_worker.render.options import RenderOptions
 from geoprocessing_worker.render.picture import render
@@ -47,13 +47,13 @@ def looked_at(source: Path, change: Callable[[Any], Any] | None, **options: Any)
     chosen = RenderOptions(**options)
     with gdal_environment():
         header = inspect_file(source)
-        drafted = draft(header, chosen)
-        sample = take_sample(source, header, drafted.choice, drafted.nodata, drafted.level)
-        plan = make_plan(header, drafted, sample, chosen)
+        choices = draft(header, chosen)
+        sample = take_sample(source, header, choices.choice, choices.nodata, choices.level)
+        plan = make_plan(header, choices, sample, chosen)
         picture: Picture = render(source, header, plan, lambda _: None)
         if change is not None:
             picture = replace(picture, pixels=np.ascontiguousarray(change(picture.pixels)))
-        return resemblance(source, header, plan, picture)
+        return check_pixels(source, header, plan, picture)
 
 
 @pytest.mark.parametrize("kind", SOURCES)
@@ -63,7 +63,7 @@ def test_what_the_worker_makes_is_alike(kind: str, resampling: str | None, max_s
     """Reduced or not, and by every method."""
     source = SOURCES[kind].write(tmp_path / "a.tif")
     found = looked_at(source, None, max_size=max_size, resampling=resampling)
-    assert (found.compared, found.alike) == (16, 16)
+    assert (found.compared, found.matching) == (16, 16)
 
 
 # Of what is half hidden, upside down, the hidden half is right.

@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import morecantile
 import numpy as np
 import pytest
 from affine import Affine
 from numpy.typing import NDArray
 from PIL import Image
-from pyproj import Transformer
+from pyproj import CRS, Transformer
 from rasterio.control import GroundControlPoint
 
 from geoprocessing_worker.errors import JobError
@@ -32,6 +33,7 @@ RED, GREEN, BLUE, WHITE = [255, 0, 0, 255], [0, 255, 0, 255], [0, 0, 255, 255], 
 def tiles(source: Path, folder: Path, **payload: Any) -> TaskResult:
     folder.mkdir(exist_ok=True)
     options = TilesOptions.from_payload(payload)
+    options.check()
     request = TaskRequest(source=source, output_folder=folder, stem="map", options=options, source_name="map.tif")
     result = make_tiles(request, quiet)
     assert {path.name for path in folder.iterdir()} == {"map.pmtiles", "map.json"}
@@ -236,7 +238,7 @@ def test_without_a_wish_the_zooms_end_where_there_would_be_too_many_tiles() -> N
     world = Coverage(-EARTH_GIRTH / 2, -EARTH_GIRTH / 2, EARTH_GIRTH / 2, EARTH_GIRTH / 2)
     zooms = choose_zooms(world, 10.0, None, None)
     assert (zooms.first, zooms.last, zooms.tiles) == (0, 8, sum(4**zoom for zoom in range(9)))
-    assert zooms.note == "the file's resolution is that of zoom 14, for which there would be too many tiles"
+    assert zooms.note == "the file's resolution is that of zoom 14, which has too many tiles"
 
 
 @pytest.mark.parametrize(
@@ -315,3 +317,17 @@ def test_a_picture_of_a_few_pixels_keeps_its_size(tmp_path: Path) -> None:
     source = Tiff(np.full((1, 3, 2), 200, np.uint8), "EPSG:3857", Affine(resolution, 0, 30 * EDGE, 0, -resolution, 0))
     viewer = Viewer(tiles(source.write(tmp_path / "a.tif"), tmp_path / "out"))
     assert np.count_nonzero(viewer.whole(12)[..., 3]) == 6
+
+
+@pytest.mark.parametrize("tile", [Tile(0, 0, 0), Tile(7, 67, 42), Tile(23, 8388607, 1)])
+def test_tiles_and_their_children_lie_where_the_web_mercator_grid_of_morecantile_has_them(tile: Tile) -> None:
+    grid = morecantile.tms.get("WebMercatorQuad")
+    same = morecantile.Tile(tile.column, tile.row, tile.zoom)
+    own = tile.grid(CRS.from_epsg(3857))
+    assert own.transform is not None
+    corners = (*own.transform @ (0, 0), *own.transform @ (own.width, own.height))
+    left, bottom, right, top = grid.xy_bounds(same)
+    assert corners == pytest.approx((left, top, right, bottom), abs=1e-6)
+    assert {(child.column, child.row) for child in tile.children()} == {
+        (child.x, child.y) for child in grid.children(same)
+    }

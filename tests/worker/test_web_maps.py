@@ -220,7 +220,8 @@ def test_note_names_what_a_web_map_needs(tmp_path: Path) -> None:
     (note,) = [note for note in made["choices"]["notes"] if "web map" in note]
     assert '{"coordinateSystem": "EPSG:3857"}' in note
     assert f"{made['maps']['leaflet']['maxErrorPx']:.1f} pixels" in note
-    assert note in explain(tall, RenderOptions())["notes"]
+    explained: Any = explain(tall, RenderOptions())
+    assert note in explained["notes"]
     small = Tiff(quarters(), transform=Affine(0.0001, 0, 44, 0, -0.0001, 16)).write(tmp_path / "b.tif")
     results = (run(tall, tmp_path / "two", coordinate_system="EPSG:3857"), run(small, tmp_path / "three"))
     for result in results:

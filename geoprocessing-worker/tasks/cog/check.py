@@ -1,4 +1,4 @@
-"""Holds a rewritten GeoTIFF against the one that it was made of: what it says, and what its pixels are."""
+"""Compare a rewritten GeoTIFF with its source: header and pixels."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from geoprocessing_worker.source.gdal import open_source
 from geoprocessing_worker.source.gdal_errors import corrupt
 from geoprocessing_worker.source.sampling import OpenLevel, internal_mask, open_level
 
-EACH_WAY = 4  # places along each side
-LOOKED_FOR = 16  # places along each side of a source, to be found in a reprojected copy
-LOOKED_AT = 40  # of these places
-WINDOW = 64  # pixels a side of what is compared
+EACH_WAY = 4  # points along each side
+LOOKED_FOR = 16  # points along each side of a source, to be found in a reprojected copy
+LOOKED_AT = 40  # of these points
+WINDOW = 64  # pixels a side of a comparison
 CELL = 16  # pixels a side of the units of JPEG with subsampled colors, and of WebP
 MOST_OFF = 24.0  # gray levels that the mean of a cell may be off
 MOST_OFF_AT_WORST = 60.0  # more of them at quality 1, where JPEG rounds the mean to multiples of 100
-MOST_OFF_OF_PIXELS = 255.0  # more of them for a pixel by itself at quality 1
-MOST_LOST = 0.25  # of the places of a reprojected copy, where the source is too busy for a bound to hold
+MOST_OFF_OF_PIXELS = 255.0  # more of them for a single pixel at quality 1
+MOST_LOST = 0.25  # of the points of a reprojected copy, where the source is too busy for a bound to hold
 
-# What must be the same in both headers, as SourceHeader and BandHeader name it.
+# Fields of SourceHeader and BandHeader that must be equal in both headers.
 KEPT = ("width", "height", "has_mask", "pixel_is_point", "gcp_residual")
 KEPT_OF_BANDS = ("dtype", "description", "scale", "offset", "unit")
 
 
 def check_copy(source: Path, made: Path, header: SourceHeader, found: SourceHeader, *, quality: int | None) -> None:
-    """A copy in place: every fact of the header, and pixels in sixteen windows; `quality` is that of a lossy codec.
+    """Check a copy in place: the header, and pixels in sixteen windows. `quality` is that of a lossy codec.
 
     Raises:
-        JobError: `corrupt_block` if the source reads differently each time; else `self_check_failed`, class internal.
+        JobError: `corrupt_block` if the source reads differently each time, else `self_check_failed`, class internal.
     """
     _check_facts(header, found, made, lossy=quality is not None)
     with open_level(source, header, header.full) as before, open_level(made, found, found.full) as after:
@@ -62,9 +62,9 @@ def check_copy(source: Path, made: Path, header: SourceHeader, found: SourceHead
 def refuse_unsteady(
     source: Path, header: SourceHeader, indexes: list[int], window: Window, before: NDArray[Any]
 ) -> None:
-    """Refuse a source whose pixels are not the same when they are decoded again.
+    """Refuse a source with pixels that differ from one decoding to the next.
 
-    Decoders leave parts of a damaged block unwritten, so its pixels are whatever the memory held.
+    Decoders leave parts of a damaged block unwritten, so its pixels are leftovers in memory.
 
     Raises:
         JobError: `corrupt_block`.
@@ -78,7 +78,7 @@ def refuse_unsteady(
 def _check_facts(header: SourceHeader, found: SourceHeader, made: Path, *, lossy: bool) -> None:
     wrong = [name for name in KEPT if not _alike(getattr(header, name), getattr(found, name))]
     if lossy:
-        # An alpha band becomes a mask in a JPEG, and with it the picture has one band less.
+        # An alpha band becomes a mask in a JPEG, and the picture has one band less.
         wrong = [name for name in wrong if name != "has_mask"]
         if _hides(header) and not _hides(found):
             wrong.append("mask")
@@ -92,7 +92,7 @@ def _check_facts(header: SourceHeader, found: SourceHeader, made: Path, *, lossy
         wrong.append("palette")
     wrong += different_place(header, found)
     if wrong:
-        raise failed(f"it does not say the same of its {', '.join(dict.fromkeys(wrong))}", made)
+        raise failed(f"it differs in its {', '.join(dict.fromkeys(wrong))}", made)
 
 
 def _hides(header: SourceHeader) -> bool:
@@ -100,9 +100,9 @@ def _hides(header: SourceHeader) -> bool:
 
 
 def different_place(header: SourceHeader, found: SourceHeader) -> list[str]:
-    """What of the place of two files is not the same: `georeferencing`, `transform`, `crs`."""
+    """Return which of `georeferencing`, `transform` and `crs` differ."""
     wrong = [] if header.georeferencing is found.georeferencing else ["georeferencing"]
-    # Of a file without a system GDAL may have made up a transform from half of its tags.
+    # Without a coordinate system GDAL may derive a transform from half of the tags.
     lost = header.crs is None and found.transform is None
     if not lost and not _alike(header.transform, found.transform):
         wrong.append("transform")
@@ -110,7 +110,7 @@ def different_place(header: SourceHeader, found: SourceHeader) -> list[str]:
 
 
 def same_places(header: SourceHeader, found: CRS | None) -> bool:
-    """Whether a system has the picture in the same place as its own, however many words each takes for it."""
+    """Whether a system puts the picture in the same place as its own, in whatever notation."""
     if header.crs is None or found is None:
         return header.crs is found
     if same(header.crs, found):
@@ -142,7 +142,7 @@ def _same_tables(header: SourceHeader, found: SourceHeader) -> bool:
         return _same_colors(header.palette, found.palette)
     if header.palette is None and found.palette is None:
         return True
-    # GDAL tells black and white by a table or without, as it likes.
+    # GDAL stores black and white with or without a table.
     return header.bands[0].bits == 1 and bool((_two_colors(header) == _two_colors(found)).all())
 
 
@@ -153,13 +153,13 @@ def _two_colors(header: SourceHeader) -> NDArray[Any]:
 
 
 def _same_colors(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    """GDAL fills a table up to its type's range with black."""
+    """Compare, since GDAL pads a table with black up to its type's range."""
     entries = min(len(one), len(other))
     return bool((one[:entries] == other[:entries]).all() and not one[entries:, :3].any())
 
 
 def all_nodata(block: NDArray[Any], nodata: tuple[float | None, ...]) -> NDArray[np.bool_]:
-    """True where each band of a block has its nodata value."""
+    """Return True where each band of a block has its nodata value."""
     found: NDArray[np.bool_] = np.ones(block.shape[1:], dtype=np.bool_)
     for band, value in zip(block, nodata, strict=True):
         found &= np.isnan(band) if value is not None and np.isnan(value) else band == value
@@ -167,7 +167,7 @@ def all_nodata(block: NDArray[Any], nodata: tuple[float | None, ...]) -> NDArray
 
 
 def _hidden(source: OpenLevel, header: SourceHeader, window: Window, *, by_nodata: bool = False) -> NDArray[np.bool_]:
-    """(rows, columns) true where a mask or an alpha band hides all, or nodata if `by_nodata`.
+    """Return (rows, columns), true where a mask or an alpha band hides all, or nodata if `by_nodata`.
 
     GDAL counts alpha bands only as the second or the fourth.
     """
@@ -184,10 +184,10 @@ def _hidden(source: OpenLevel, header: SourceHeader, window: Window, *, by_nodat
 
 
 def _alike_where_visible(one: NDArray[Any], other: NDArray[Any], hidden: NDArray[np.bool_], quality: int) -> bool:
-    """Whether the cells of 16 pixels a side, as lossy codecs have them, that are wholly visible have the same means.
+    """Whether fully visible cells of 16 pixels a side, the units of lossy codecs, have the same means.
 
     A codec may change colors under hidden pixels, and blends them with their neighbors within a cell. At low quality
-    single pixels of a busy picture are far off, the mean of a cell is not.
+    single pixels of a busy picture are far off, but the mean of a cell is not.
     """
     wrong, compared = 0.0, 0
     for top in range(0, hidden.shape[0], CELL):
@@ -202,7 +202,7 @@ def _alike_where_visible(one: NDArray[Any], other: NDArray[Any], hidden: NDArray
 
 
 def _windows(header: SourceHeader) -> Iterator[Window]:
-    """Windows that begin at the border of a cell."""
+    """Yield windows that begin at the border of a cell."""
     width, height = min(WINDOW, header.width), min(WINDOW, header.height)
     for across in np.unique(np.linspace(0, header.width - width, EACH_WAY).astype(int) // CELL * CELL):
         for down in np.unique(np.linspace(0, header.height - height, EACH_WAY).astype(int) // CELL * CELL):
@@ -210,12 +210,12 @@ def _windows(header: SourceHeader) -> Iterator[Window]:
 
 
 def check_web_copy(source: Path, made: Path, header: SourceHeader, found: SourceHeader, *, quality: int | None) -> None:
-    """A reprojected copy: some places in it show the values that the source has round there, or are hidden as there.
+    """Check a reprojected copy: pixels at some points match the source's values around them, or both are hidden.
 
     `quality` is that of a lossy codec.
 
     Raises:
-        JobError: `corrupt_block` if the source reads differently each time; else `self_check_failed`, class internal.
+        JobError: `corrupt_block` if the source reads differently each time, else `self_check_failed`, class internal.
     """
     if found.crs is None or found.transform is None or header.crs is None:
         raise failed("it has no place on Earth", made)
@@ -223,7 +223,7 @@ def check_web_copy(source: Path, made: Path, header: SourceHeader, found: Source
     by_nodata = header.has_mask and not found.has_mask  # GDAL's warp prefers nodata to a mask
     if not _seen(header, found)[0].size:
         raise failed("it lies in another place", made)
-    verdicts: dict[bool, list[bool]] = {True: [], False: []}  # by whether the source hides the place
+    verdicts: dict[bool, list[bool]] = {True: [], False: []}  # by whether the source hides the point
     with open_level(source, header, header.full) as before, open_level(made, found, found.full) as after:
         # Alpha is compared as visibility: in a copy it may have become a mask.
         colors = sum(band.colorinterp != "alpha" for band in header.bands)
@@ -247,7 +247,7 @@ def check_web_copy(source: Path, made: Path, header: SourceHeader, found: Source
 
 
 def _places(header: SourceHeader, found: SourceHeader) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Pixels of a reprojected copy, as (column, row), each with the pixel of the source that lies there."""
+    """Yield pixels of a reprojected copy, as (column, row), each with its pixel of the source."""
     columns, rows = _seen(header, found)
     layout = Layout(Grid(found.width, found.height, found.transform, found.crs), 0, 0, True, False, False, "")
     xs, ys = source_positions(header, layout, header.width, header.height)(columns + 0.5, rows + 0.5)
@@ -258,7 +258,7 @@ def _places(header: SourceHeader, found: SourceHeader) -> Iterator[tuple[tuple[i
 
 
 def _seen(header: SourceHeader, found: SourceHeader) -> tuple[Points, Points]:
-    """Columns and rows of the copy's pixels under points all over the source."""
+    """Return columns and rows of the copy's pixels under points all over the source."""
     if header.crs is None or found.crs is None or found.transform is None:
         return np.zeros(0), np.zeros(0)
     parts = (np.arange(LOOKED_FOR) + 0.5) / LOOKED_FOR
@@ -275,7 +275,7 @@ def _seen(header: SourceHeader, found: SourceHeader) -> tuple[Points, Points]:
 
 
 def _between(pixel: NDArray[Any], near: NDArray[Any], leeway: float) -> bool:
-    """Whether each band of a pixel lies between the values round its place, or is as far beyond as `leeway`."""
+    """Whether each band of a pixel is within the range of the source pixels around it, give or take `leeway`."""
     near = near.reshape(len(near), -1)
     if pixel.dtype.kind == "c":
         return bool((pixel[:, None] == near).any(axis=1).all())  # complex numbers are only picked

@@ -1,4 +1,4 @@
-"""Places that GDAL does not copy from GeoTIFF to GeoTIFF: finds them out, and makes a source that has its place.
+"""Find places that GDAL does not copy from GeoTIFF to GeoTIFF, and write a source that has its place.
 
 GeoTIFF keys cannot hold some systems that GDAL reads from them, for example projected ones with ellipsoidal heights.
 """
@@ -34,7 +34,7 @@ UNNAMED = {"unknown", "unnamed", ""}
 
 @contextmanager
 def placed_source(source: Path, header: SourceHeader, folder: Path) -> Iterator[Any]:
-    """A copy of the source in `folder`, placed by the header: by the horizontal part of its system.
+    """Yield a copy of the source in `folder` with the header's place and the horizontal part of its system.
 
     Raises:
         JobError: `unsupported_crs`: GeoTIFF keys cannot hold that either.
@@ -65,7 +65,7 @@ def _place(path: Path, header: SourceHeader) -> None:
 
 
 def name_of(header: SourceHeader) -> str:
-    """The name of the file's system, or of its kind and datum where it has no name."""
+    """Return the name of the file's system, or its kind and datum if it has no name."""
     crs = header.full_crs or header.crs
     if crs is None:
         return "its coordinate system"
@@ -78,7 +78,7 @@ def name_of(header: SourceHeader) -> str:
 
 
 def note_of(header: SourceHeader) -> str:
-    """The note about a system that the copy has in other words."""
+    """Return the note about a system that the copy has in another form."""
     crs = header.full_crs or header.crs
     upright = crs is not None and (crs.is_compound or len(crs.axis_info) > FLAT)
     kept = "its horizontal part is kept" if upright else "the copy has an equivalent system"
@@ -117,7 +117,7 @@ def is_bent(header: SourceHeader) -> bool:
 
 
 def cannot_hold(header: SourceHeader) -> JobError:
-    """A refusal that names the system."""
+    """Return a refusal that names the system."""
     helps = header.crs is not None and not is_bent(header)
     cure = "Reproject the file, or ask for webOptimized." if helps else "Reproject the file."
     return invalid_input(

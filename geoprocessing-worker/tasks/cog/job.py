@@ -1,8 +1,8 @@
-"""The work of `geotiff_to_cog`: the same pixels in the same place, laid out so that a part is read without the rest.
+"""`geotiff_to_cog`: the same pixels in the same place, laid out so that a part is readable without the rest.
 
-GDAL's COG driver writes it and rio-cogeo holds it against the layout's rules. rio-cogeo's own translation would go
-through a warped view, which zeroes what a mask hides, and puts an affine transform and an alpha band in the place of
-ground control points.
+GDAL's COG driver writes it, and rio-cogeo validates its layout. rio-cogeo's own translation would go
+through a warped view, which zeroes pixels under a mask. It also replaces ground control points by an affine transform
+and an alpha band.
 """
 
 from __future__ import annotations
@@ -25,19 +25,17 @@ from geoprocessing_worker.errors import ErrorClass, JobError, invalid_input, too
 from geoprocessing_worker.geo.crs import parse_crs, same
 from geoprocessing_worker.geo.layout import lay_out
 from geoprocessing_worker.handlers import (
-    OutputFile,
     ProgressCallback,
     TaskRequest,
     TaskResult,
     finished,
     unfinished_path,
-    write_whole,
 )
-from geoprocessing_worker.output.describe import facts, own_grid, sample_of
-from geoprocessing_worker.output.stac import item, json_bytes
+from geoprocessing_worker.output.describe import describe_source, own_grid, sample_bands
+from geoprocessing_worker.output.stac import Json, write_item
 from geoprocessing_worker.raster import Georeferencing, SourceHeader
 from geoprocessing_worker.render.cost import allowance, stored_bytes, stored_pixels
-from geoprocessing_worker.render.plan import choose_resampling, few_of
+from geoprocessing_worker.render.plan import choose_resampling, sparse_hints
 from geoprocessing_worker.render.task_options import LOSSY, CogOptions, Compression
 from geoprocessing_worker.source.gdal import GDAL_OPTIONS, gdal_environment, gdal_options, open_source
 from geoprocessing_worker.source.gdal_errors import named_errors
@@ -52,23 +50,23 @@ from geoprocessing_worker.tasks.cog.metadata import refuse_large_metadata
 from geoprocessing_worker.tasks.cog.source import bands_as_data, needs_stand_in, notes_of, stand_in
 from geoprocessing_worker.tiff.tags import SEPARATED
 
-# Decoded once for the picture and once more for its overviews: about five minutes of one slow core.
+# Decoded once for the picture and once more for its overviews: about five minutes on one slow core.
 MAX_DECODED_BYTES = 48 << 30
-# The same with all that is decoded again. A file that is small for its pixels may cost a minute (`cost.allowance`).
+# Bytes decoded, repetitions included. A file that is small for its pixels may cost a minute (`cost.allowance`).
 LEAST_WORK_BYTES = 4 << 30
 MAX_WORK_BYTES = 96 << 30
-MANY_BANDS = 128  # beyond, GDAL takes longer for each
-LARGEST_CACHE = 384 << 20  # bytes of source blocks that GDAL may keep, so that each is decoded once
-LARGEST_TILE = 128 << 20  # bytes of all bands of one tile; GDAL holds three of them
-CHEAPER = 8  # times faster than decoding GDAL passes over missing blocks: 60 gigapixels in 270 s
+MANY_BANDS = 128  # GDAL takes longer for each band beyond
+LARGEST_CACHE = 384 << 20  # bytes of source blocks that GDAL may cache, so that each is decoded once
+LARGEST_TILE = 128 << 20  # bytes of all bands of one tile. GDAL has three of them in memory.
+CHEAPER = 8  # GDAL skips missing blocks this many times faster than it decodes: 60 gigapixels in 270 s
 TIFF = "image/tiff; application=geotiff; profile=cloud-optimized"
 
-# Bands that each lossy codec takes, an alpha band among them.
+# Band counts of each lossy codec, an alpha band included.
 LOSSY_BANDS = {Compression.JPEG: (1, 3, 4), Compression.WEBP: (3, 4)}
 
 
 def make_cog(request: TaskRequest[CogOptions], report: ProgressCallback) -> TaskResult:
-    """Writes `<stem>.tif` and `<stem>.json`.
+    """Write `<stem>.tif` and `<stem>.json`.
 
     Raises:
         JobError: as `inspect_file`; `too_complex`, `invalid_payload` (a codec that cannot hold such bands),
@@ -80,7 +78,7 @@ def make_cog(request: TaskRequest[CogOptions], report: ProgressCallback) -> Task
         report("inspect", 0.0, "Reading the file's header")
         header = inspect_file(source, options.page, validate_headers=request.validate_headers)
         _refuse_impossible(header, options)
-        choice, sample = sample_of(source, header)
+        choice, sample = sample_bands(source, header)
         data = choice.not_opacity
         header = bands_as_data(header, data)
         _refuse_codec(header, options, data)
@@ -116,20 +114,22 @@ def make_cog(request: TaskRequest[CogOptions], report: ProgressCallback) -> Task
             placed = replace(placed, directory=header.directory)
             place_note = None if options.web_optimized else note_of(header)
         translated = time.perf_counter()
-        report("check", 0.0, "Checking what was made")
+        report("check", 0.0, "Checking the copy")
         _check(source, unfinished, (placed, made_header), options, tiles)
         notes = [*([place_note] if place_note else []), *notes_of(source, header, data, made_header), *header.notes]
     made_header = replace(made_header, displaced=header.displaced, caveat=header.caveat, remarks=header.remarks)
     made = finished(request.output_folder, f"{request.stem}.tif", "image/tiff")
-    block = _told(request, made_header, choice, sample)
+    block = describe_source(request.source_name, made_header, own_grid(made_header), (choice, sample))
     block["cog"] = {
         "compression": options.compression.value,
         "overviewResampling": {"method": method, "reason": why},
         "webOptimized": options.web_optimized,
         "sizeBytes": made.size_bytes,
-        "notes": notes,
+        "notes": [*notes],
     }
-    companion = _companion(request, made, made_header, block)
+    asset: Json = {"href": made.name, "type": TIFF, "roles": ["data"]}
+    item = request.output_folder / f"{request.stem}.json"
+    companion = write_item(item, made_header, own_grid(made_header), block, {"data": asset})
     timings = {"inspect": inspected - started, "translate": translated - inspected}
     return TaskResult(
         outputs=(made, companion),
@@ -143,29 +143,29 @@ def _sample_bytes(header: SourceHeader) -> int:
 
 
 def _row_of_blocks(header: SourceHeader) -> int:
-    """Bytes of the source's blocks, of all bands, under one row of tiles."""
+    """Return the bytes of the source's blocks, in all bands, under one row of tiles."""
     full = header.full
     across = -(-header.width // full.block_width) * full.block_width
     return across * full.block_height * _sample_bytes(header) * len(header.bands)
 
 
 def _kept_bytes(header: SourceHeader) -> int:
-    """Bytes of decoded blocks worth keeping: a row of them; 0 where that is too much, or decoding them twice is not."""
+    """Return the bytes of decoded blocks worth caching: a row of them. 0 if that is too much, or of no use."""
     row = _row_of_blocks(header)
     return row if row <= LARGEST_CACHE else 0
 
 
 def _times_decoded(header: SourceHeader, tiles: TileLayout) -> float:
-    """How often a block is decoded: for each row of tiles where GDAL cannot keep a row of blocks.
+    """Return how often a block is decoded: for each row of tiles where GDAL cannot cache a row of blocks.
 
-    Laying bands out anew counts as decoding them again: measured, 4,096 bands take twenty times as long for a byte.
+    Rearranging bands counts as another decoding. As measured, 4,096 bands take twenty times as long per byte.
     """
     rows = 1 if _kept_bytes(header) else -(-min(header.full.block_height, header.height) // tiles.block)
     return rows * max(1.0, len(header.bands) / MANY_BANDS)
 
 
 def _afford(source: Path, header: SourceHeader, options: CogOptions, tiles: TileLayout, *, twice: bool = False) -> None:
-    """Refuse what would take too long or too much memory, before anything is decoded.
+    """Refuse a file that would take too much time or memory, before anything is decoded.
 
     `twice`: the file is copied once more, before GDAL makes the result.
 
@@ -185,8 +185,8 @@ def _afford(source: Path, header: SourceHeader, options: CogOptions, tiles: Tile
         if found > allowed:
             raise invalid_input(
                 "too_complex",
-                f"Rewriting this file means decoding {found >> 20:,} MB; at most {allowed >> 20:,} MB are allowed for "
-                f"it. {'Cut it into parts' if times == 1 else 'Save it in tiles of 256 by 256 pixels'}.",
+                f"Rewriting this file means decoding {found >> 20:,} MB. The limit is {allowed >> 20:,} MB for it. "
+                f"{'Cut it into parts' if times == 1 else 'Save it in tiles of 256 by 256 pixels'}.",
                 decoded=found,
                 allowed=allowed,
             )
@@ -196,13 +196,13 @@ def _refuse_impossible(header: SourceHeader, options: CogOptions) -> None:
     if header.miniswhite and header.palette is None and header.bands[0].bits != 1:
         raise invalid_input(
             "unsupported_photometric",
-            "Its grays count from white to black, which a cloud optimized GeoTIFF made here cannot say. "
+            "Its grays count from white to black, which a cloud optimized GeoTIFF made here cannot declare. "
             "Save it as MINISBLACK first.",
         )
     if is_lab(header.photometric) or header.photometric == SEPARATED:
         raise invalid_input(
             "unsupported_photometric",
-            "Its colors are inks or L*a*b*, which a cloud optimized GeoTIFF made here cannot say. Save it as RGB.",
+            "Its colors are inks or L*a*b*, which a cloud optimized GeoTIFF made here cannot declare. Save it as RGB.",
         )
     if options.web_optimized and is_bent(header):
         raise invalid_input(
@@ -221,7 +221,7 @@ def _refuse_impossible(header: SourceHeader, options: CogOptions) -> None:
 
 
 def _refuse_codec(header: SourceHeader, options: CogOptions, data: tuple[int, ...]) -> None:
-    """Refuse what a lossy codec cannot hold. `data`: bands that the file calls alpha, but that hold no opacity."""
+    """Refuse bands that a lossy codec cannot hold. `data`: bands declared as alpha that hold no opacity."""
     bands = LOSSY_BANDS.get(options.compression)
     if bands is None:
         return
@@ -240,7 +240,7 @@ def _refuse_codec(header: SourceHeader, options: CogOptions, data: tuple[int, ..
 
 
 def _refuse_placeless(header: SourceHeader) -> None:
-    """Refuse what cannot be reprojected to Web Mercator."""
+    """Refuse a file that cannot be reprojected to Web Mercator."""
     words = "A file without a place on Earth cannot be aligned with web tiles."
     if header.crs is None or header.georeferencing is Georeferencing.NONE:
         why = header.displaced or ""
@@ -248,18 +248,21 @@ def _refuse_placeless(header: SourceHeader) -> None:
     crs = parse_crs("EPSG:3857")
     target = lay_out(header, crs, BLOCK).target
     if target.crs is None or not same(target.crs, crs):
-        raise invalid_input("not_georeferenced", f"{words} No way leads from {header.crs.name[:80]} to Web Mercator.")
+        raise invalid_input(
+            "not_georeferenced",
+            f"{words} {header.crs.name[:80]} cannot be transformed to Web Mercator. Omit webOptimized.",
+        )
 
 
 def _one_too_many(header: SourceHeader, options: CogOptions) -> bool:
-    """Whether GDAL adds an alpha band for places beside the source, and there is no room for it."""
+    """Whether the alpha band that GDAL adds for the area around the source is one band too many."""
     opaque = header.bands[0].nodata is None and all(band.colorinterp != "alpha" for band in header.bands)
     return options.web_optimized and opaque and len(header.bands) == max(LOSSY_BANDS[options.compression])
 
 
 def _overview_method(header: SourceHeader, options: CogOptions, choice: BandChoice, sample: Sample) -> tuple[str, str]:
     values = np.concatenate(sample.values)
-    method, why = choose_resampling(header, options.resampling, choice, values, few_of(choice, sample, values))
+    method, why = choose_resampling(header, options.resampling, choice, values, sparse_hints(choice, sample, values))
     if any(np.dtype(band.dtype).kind == "c" for band in header.bands):
         return "nearest", "complex numbers are not averaged"
     return method, why
@@ -269,7 +272,7 @@ def _overview_method(header: SourceHeader, options: CogOptions, choice: BandChoi
 def _readable(
     source: Path, header: SourceHeader, data: tuple[int, ...], folder: Path
 ) -> Iterator[tuple[Path, SourceHeader]]:
-    """The file that GDAL copies, and the header with the page's directory in it; either is the source's own or not."""
+    """Yield the file for GDAL to copy, and the header with the page's directory in it. Both may be the source's."""
     copy = unfinished_path(folder, "mended.tif")
     with (
         in_utf8(source, header.directory, copy) as readable,
@@ -280,7 +283,7 @@ def _readable(
 
 
 def _write(dataset: Any, path: Path, tiles: TileLayout, wanted: dict[str, str], kept: int = 0) -> None:
-    """Write the copy. `kept` are bytes that GDAL's cache has beside its usual ones."""
+    """Write the copy. `kept` are bytes of GDAL's cache beside its usual ones."""
     with gdal_options(
         GDAL_TIFF_INTERNAL_MASK="YES",
         GDAL_TIFF_OVR_BLOCKSIZE=tiles.overview_block,
@@ -295,7 +298,7 @@ def _write_placed(
     """Write the copy from a source that has the header's place, in its own units or in degrees.
 
     Returns:
-        The header that the place is from, and that of the copy.
+        The placing header, and that of the copy.
 
     Raises:
         JobError: `unsupported_crs`.
@@ -312,7 +315,7 @@ def _write_placed(
 def _check(
     source: Path, made: Path, headers: tuple[SourceHeader, SourceHeader], options: CogOptions, tiles: TileLayout
 ) -> None:
-    """What was written is laid out as it must be, and holds what the file holds."""
+    """Check the layout of the copy, and its content against the file's."""
     try:
         wrong = faults_of_layout(made, tiles)
     except CRSError as error:  # rasterio opens no file with such a system, so the copy would be useless
@@ -331,15 +334,3 @@ def _check(
     quality = options.quality if options.compression in LOSSY else None
     check = check_web_copy if options.web_optimized else check_copy
     check(source, made, *headers, quality=quality)
-
-
-def _told(request: TaskRequest[CogOptions], header: SourceHeader, choice: BandChoice, sample: Sample) -> dict[str, Any]:
-    return facts(request.source_name, header, own_grid(header), (choice, sample))
-
-
-def _companion(
-    request: TaskRequest[CogOptions], made: OutputFile, header: SourceHeader, block: dict[str, Any]
-) -> OutputFile:
-    asset = {"href": made.name, "type": TIFF, "roles": ["data"]}
-    told = json_bytes(item(request.stem, own_grid(header), block, {"data": asset}))
-    return write_whole(request.output_folder, f"{request.stem}.json", told, "application/json")

@@ -14,10 +14,10 @@ from geoprocessing_worker.tiff.structure import TiffStructure
 from geoprocessing_worker.tiff.tags import TILE_WIDTH
 
 BLOCK = 512  # pixels; GDAL's default
-SMALLEST_BLOCK = 128  # pixels; rio-cogeo and GDAL take less, but readers ask for each tile by itself
+SMALLEST_BLOCK = 128  # pixels: rio-cogeo and GDAL accept less, but readers fetch each tile by itself
 LARGE_TILE = 64 << 20  # bytes of all bands
 OVERVIEW_BLOCKS = (256, 512, 1024, 128, 2048)  # pixels, by preference; GDAL takes powers of two
-SMALL = 512  # pixels a side; rio-cogeo wants neither tiles nor overviews up to this size
+SMALL = 512  # pixels a side: up to this size rio-cogeo requires neither tiles nor overviews
 UNTILED = "not tiled"  # rio-cogeo's words
 NO_OVERVIEWS = "recommended to include internal overviews"  # rio-cogeo's words
 
@@ -26,8 +26,8 @@ NO_OVERVIEWS = "recommended to include internal overviews"  # rio-cogeo's words
 class TileLayout:
     """The sides of tiles in pixels, of the picture and of its overviews, and the number of overviews.
 
-    rio-cogeo takes a level exactly one tile wide for strips, since it does not look at the TileWidth tag. Where another
-    tile size avoids that, it is chosen, so that `rio cogeo validate` passes the file too.
+    rio-cogeo takes a level exactly one tile wide for strips, since it does not read the TileWidth tag. Another tile
+    size is preferred where it avoids that, so that `rio cogeo validate` accepts the file too.
     """
 
     block: int
@@ -36,19 +36,19 @@ class TileLayout:
 
     @classmethod
     def of(cls, width: int, height: int, asked: int | None, pixel_bytes: int = 1) -> TileLayout:
-        """The layout of a picture.
+        """Return the layout of a picture.
 
         Args:
             width: in pixels.
             height: in pixels.
-            asked: the tile size that the job asks for.
-            pixel_bytes: of all bands; tiles of many bands are made smaller, since GDAL holds several in memory.
+            asked: the job's tile size.
+            pixel_bytes: of all bands. Tiles of many bands are smaller, since GDAL has several in memory.
         """
         block = asked or (BLOCK if width != BLOCK or height <= SMALL else BLOCK // 2)
         while asked is None and block > SMALLEST_BLOCK and block * block * pixel_bytes > LARGE_TILE:
             block //= 2
         if width == 1:
-            return cls(block, block, 0)  # rio-cogeo refuses overviews that are as wide as the picture
+            return cls(block, block, 0)  # rio-cogeo rejects overviews as wide as the picture
         levels = _levels(width, height, block)
         doubtful = {across for across, down in levels if max(across, down) > SMALL}
         fitting = [size for size in (block, *OVERVIEW_BLOCKS) if size not in doubtful]
@@ -56,11 +56,11 @@ class TileLayout:
 
 
 WEB = TileLayout(256, 256, 1)
-"""The tiles of the GoogleMapsCompatible scheme; GDAL decides how many overviews there are."""
+"""The tiles of the GoogleMapsCompatible scheme. GDAL decides the number of overviews."""
 
 
 def _levels(width: int, height: int, block: int) -> list[tuple[int, int]]:
-    """The sizes of the overviews: halved, rounded down, until one fits into a tile."""
+    """Return the sizes of the overviews: halved, rounded down, until one fits into a tile."""
     found: list[tuple[int, int]] = []
     largest = max(width, height)
     while largest > block or (largest > SMALL and not found):
@@ -71,7 +71,7 @@ def _levels(width: int, height: int, block: int) -> list[tuple[int, int]]:
 
 
 def creation_options(options: CogOptions, header: SourceHeader, tiles: TileLayout, method: str) -> dict[str, str]:
-    """The options of GDAL's COG driver."""
+    """Return the options of GDAL's COG driver."""
     chosen = {
         "COMPRESS": options.compression.value.upper(),
         "BLOCKSIZE": str(tiles.block),
@@ -82,8 +82,8 @@ def creation_options(options: CogOptions, header: SourceHeader, tiles: TileLayou
         "WARP_RESAMPLING": "NEAREST" if method in {"nearest", "mode"} else "BILINEAR",
         "NUM_THREADS": "2",
         "BIGTIFF": "IF_SAFER",
-        # Those of the source. GDAL makes them anew where alpha becomes a mask or the copy is reprojected, and takes
-        # them out only through a VRT dataset.
+        # Those of the source. GDAL computes them again where alpha becomes a mask or the copy is reprojected, and
+        # removes them only through a VRT dataset.
         "STATISTICS": "AUTO",
     }
     if header.full.stored is not None:
@@ -99,7 +99,7 @@ def creation_options(options: CogOptions, header: SourceHeader, tiles: TileLayou
 
 
 def faults_of_layout(path: Path, tiles: TileLayout) -> list[str]:
-    """The faults that rio-cogeo finds, without those that are none; a level is tiled if it has the TileWidth tag."""
+    """Return the faults that rio-cogeo finds, without false ones. A level is tiled if it has the TileWidth tag."""
     _, errors, warnings = cog_validate(str(path), strict=True, quiet=True)
     harmless = [UNTILED] if _tiled(path) else []
     if not tiles.overviews:

@@ -13,7 +13,7 @@ from geoprocessing_worker.tasks.cog.check import all_nodata
 
 
 def refuse_lost_colors(dataset: Any, header: SourceHeader, options: CogOptions) -> None:
-    """Refuse a fourth band of data for WebP where it is 0: the codec takes it for opacity and drops the colors there.
+    """Refuse a fourth band of data for WebP where it is 0: the codec takes it for opacity and drops those colors.
 
     Raises:
         JobError: `invalid_payload`.

@@ -18,7 +18,7 @@ _TILING_SCHEME = 130  # two items
 
 
 def refuse_large_metadata(dataset: Any, *, web_optimized: bool) -> None:
-    """Refuse a file whose copy would have more metadata than this program reads.
+    """Refuse a file with more metadata in its copy than this program reads.
 
     The copy can have more than the file: GDAL escapes values twice, and gives each item a line.
 
@@ -29,7 +29,7 @@ def refuse_large_metadata(dataset: Any, *, web_optimized: bool) -> None:
     if found > LARGEST_METADATA:
         raise invalid_input(
             "too_large",
-            f"The copy would have {found:,} bytes of metadata; at most {LARGEST_METADATA:,} can be read. "
+            f"The copy would have {found:,} bytes of metadata. The limit is {LARGEST_METADATA:,}. "
             "Save the file with fewer of them.",
             limit="metadata",
             found=found,
@@ -51,7 +51,7 @@ def metadata_bytes(dataset: Any, *, web_optimized: bool) -> int:
 
 
 def _roles(dataset: Any, index: int, web_optimized: bool) -> list[int]:
-    """The sizes of the items that GDAL makes of what a band is."""
+    """Return the sizes of the items for a band's properties."""
     scale, offset = dataset.scales[index - 1], dataset.offsets[index - 1]
     texts = {"DESCRIPTION": None if web_optimized else dataset.descriptions[index - 1]}
     texts["UNITTYPE"] = dataset.units[index - 1]

@@ -1,4 +1,4 @@
-"""A stand-in for a page of which GDAL's COG driver would copy less than its header has."""
+"""A stand-in for a page that GDAL's COG driver would not copy completely."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from geoprocessing_worker.source.gdal import gdal_options, open_source, open_wit
 from geoprocessing_worker.source.sampling import OpenLevel, internal_mask, open_level
 from geoprocessing_worker.tasks.cog.crs import TEMPORARY
 
-PIECE = 1 << 24  # pixels of a mask that are read at once
+MASK_PIXELS = 1 << 24  # pixels of a mask that are read at once
 
 
 def needs_stand_in(path: Path, header: SourceHeader, data: tuple[int, ...]) -> bool:
@@ -30,9 +30,9 @@ def needs_stand_in(path: Path, header: SourceHeader, data: tuple[int, ...]) -> b
 
 @contextmanager
 def stand_in(path: Path, header: SourceHeader, data: tuple[int, ...], folder: Path) -> Iterator[tuple[Path, int]]:
-    """The file and the page's directory, or for the block a copy in `folder` that GDAL reads as the header says.
+    """Yield the file and the page's directory, or for the block a copy in `folder` that GDAL reads correctly.
 
-    In the copy the page has its own mask with one bit, or none, and the `data` bands (1-based) are not called alpha.
+    In the copy the page has its own mask with one bit, or none. The `data` bands (1-based) are not declared as alpha.
     """
     if not needs_stand_in(path, header, data):
         yield path, header.directory
@@ -59,14 +59,14 @@ def stand_in(path: Path, header: SourceHeader, data: tuple[int, ...], folder: Pa
 
 def _copy_mask(source: OpenLevel, header: SourceHeader, copy: Any) -> None:
     every = tuple(band.index for band in header.bands)
-    rows = max(1, PIECE // header.width)
+    rows = max(1, MASK_PIXELS // header.width)
     for top in range(0, header.height, rows):
         window = Window(0, top, header.width, min(rows, header.height - top))
         copy.write_mask(internal_mask(source, every, window), window=window)
 
 
 def bands_as_data(header: SourceHeader, data: tuple[int, ...]) -> SourceHeader:
-    """The header in which these bands are not called alpha."""
+    """Return the header in which these bands are not declared as alpha."""
     return replace(
         header,
         bands=tuple(replace(band, colorinterp="undefined") if band.index in data else band for band in header.bands),
@@ -74,7 +74,7 @@ def bands_as_data(header: SourceHeader, data: tuple[int, ...]) -> SourceHeader:
 
 
 def notes_of(path: Path, header: SourceHeader, data: tuple[int, ...], made: SourceHeader) -> list[str]:
-    """Notes on bands that the source calls alpha, and on its mask, where they are something else in the copy.
+    """Return notes on declared alpha bands and on the mask, where the copy has them as something else.
 
     `header` is that of `bands_as_data`.
     """

@@ -1,4 +1,4 @@
-"""A PMTiles archive: tiles are put in as they come, and written in the order that a reader asks for them."""
+"""A PMTiles archive: tiles are spooled as they come, then written in the order of reading."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from geoprocessing_worker.render.options import OutputFormat
 from geoprocessing_worker.tasks.tiles.grid import Tile
 
 TILE_TYPES = {OutputFormat.PNG: TileType.PNG, OutputFormat.JPEG: TileType.JPEG, OutputFormat.WEBP: TileType.WEBP}
-DEGREE = 10_000_000  # the archive's unit is its ten-millionth
+DEGREE = 10_000_000  # the archive counts in ten-millionths
 
 
 @dataclass
 class Spool:
-    """Tiles on disk, each content once, in the order of their making.
+    """Tiles on disk, each distinct content once, in the order of arrival.
 
     Args:
-        file: to be written and read again.
-        most_bytes: more than this is refused.
+        file: open for writing and reading.
+        most_bytes: the limit.
     """
 
     file: IO[bytes]
@@ -35,7 +35,7 @@ class Spool:
     _size: int = 0
 
     def put(self, tile: Tile, content: bytes) -> None:
-        """Keep a tile.
+        """Add a tile.
 
         Raises:
             JobError: `output_too_large`.
@@ -56,14 +56,14 @@ class Spool:
         self.places[zxy_to_tileid(tile.zoom, tile.column, tile.row)] = place
 
     def tiles(self) -> list[Tile]:
-        """All that were put in, in the archive's order."""
+        """Return all tiles, in the archive's order."""
         return [Tile(*tileid_to_zxy(tile_id)) for tile_id in sorted(self.places)]
 
     def write(self, path: Path, header: dict[str, Any], metadata: dict[str, Any]) -> None:
         """Write the archive: tiles in the order of their ids, so that neighbors are fetched together.
 
         Raises:
-            OSError: the disk takes no more.
+            OSError: the disk is full.
         """
         with path.open("wb") as file:
             writer = Writer(file)
@@ -76,7 +76,7 @@ class Spool:
 def archive_header(
     output_format: OutputFormat, bounds: tuple[float, float, float, float], center: tuple[float, float, int]
 ) -> dict[str, Any]:
-    """What the archive says of itself. `bounds`: west, south, east, north; `center`: longitude, latitude, zoom."""
+    """Return the archive's header. `bounds`: west, south, east, north. `center`: longitude, latitude, zoom."""
     west, south, east, north = (round(value * DEGREE) for value in bounds)
     return {
         "tile_type": TILE_TYPES[output_format],
@@ -92,7 +92,7 @@ def archive_header(
 
 
 class Archive:
-    """An archive that is read again.
+    """A reader of an archive.
 
     Args:
         file: open for reading.
@@ -102,14 +102,14 @@ class Archive:
         self._reader = Reader(MmapSource(file))
 
     def header(self) -> dict[str, Any]:
-        """As the archive has it."""
+        """Return the archive's header."""
         return dict(self._reader.header())
 
     def metadata(self) -> dict[str, Any]:
-        """The JSON beside the tiles."""
+        """Return the JSON beside the tiles."""
         return dict(self._reader.metadata())
 
     def tile(self, tile: Tile) -> bytes | None:
-        """One tile; None where there is none."""
+        """Return one tile, or None."""
         found: bytes | None = self._reader.get(tile.zoom, tile.column, tile.row)
         return found

@@ -1,4 +1,4 @@
-"""Opens an archive of tiles again as a viewer would, and holds some of its tiles against the file."""
+"""Read an archive of tiles as a viewer would, and compare some of its tiles with the file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 import pyvips
 
 from geoprocessing_worker.geo.crs import parse_crs
-from geoprocessing_worker.output.pixel_check import ROUNDING, resemblance
+from geoprocessing_worker.output.pixel_check import ROUNDING, check_pixels
+from geoprocessing_worker.output.stac import Json
 from geoprocessing_worker.output.verify import failed
 from geoprocessing_worker.render.options import OutputFormat
 from geoprocessing_worker.render.picture import pack
@@ -24,19 +25,19 @@ LOSSY_LEEWAY = 40  # gray levels, at an edge that the codec has smeared
 
 
 def check_archive(
-    path: Path, made: Collection[Tile], tiles: TileSource, told: dict[str, Any], options: TilesOptions
+    path: Path, made: Collection[Tile], tiles: TileSource, tilejson: Json, options: TilesOptions
 ) -> dict[str, int]:
-    """What the archive says of itself, and sixteen places in each of a few tiles of the highest zoom.
+    """Check the archive's header and metadata, and sixteen points in each of a few tiles of the highest zoom.
 
     Args:
         path: of the archive.
         made: the tiles that must be in it.
-        tiles: the file that they show.
-        told: the metadata that it must hold.
+        tiles: their source.
+        tilejson: the metadata that it must hold.
         options: of the job.
 
     Returns:
-        How many tiles were looked at, how many places compared, and how many alike.
+        The numbers of tiles, compared points and matches.
 
     Raises:
         JobError: `self_check_failed`, class internal.
@@ -46,23 +47,24 @@ def check_archive(
         found = archive.header()
         wanted = {
             "tile_type": TILE_TYPES[options.output_format],
-            "addressed_tiles_count": told["tileCount"],
-            "max_zoom": told["maxzoom"],
+            "addressed_tiles_count": tilejson["tileCount"],
+            "max_zoom": tilejson["maxzoom"],
             "clustered": True,
         }
         wrong = [name for name, value in wanted.items() if found[name] != value]
-        if wrong or archive.metadata() != told:
-            raise failed(f"it says something else of its {', '.join(wrong) or 'metadata'}", path)
+        if wrong or archive.metadata() != tilejson:
+            raise failed(f"it differs in its {', '.join(wrong) or 'metadata'}", path)
         compared = alike = looked = 0
-        for tile in _some(made, told):
-            likeness = _compare(archive, tile, tiles, options)
-            compared, alike, looked = compared + likeness[0], alike + likeness[1], looked + 1
+        for tile in _some(made):
+            matches = _compare(archive, tile, tiles, options)
+            compared, alike, looked = compared + matches[0], alike + matches[1], looked + 1
     return {"tilesLookedAt": looked, "placesCompared": compared, "matches": alike}
 
 
-def _some(made: Collection[Tile], told: dict[str, Any]) -> list[Tile]:
-    """Tiles of the highest zoom, spread over all that were made."""
-    there = [tile for tile in made if tile.zoom == told["maxzoom"]]
+def _some(made: Collection[Tile]) -> list[Tile]:
+    """Return tiles of the highest zoom, spread over all tiles."""
+    highest = max(tile.zoom for tile in made)
+    there = [tile for tile in made if tile.zoom == highest]
     places = np.unique(np.linspace(0, len(there) - 1, LOOKED_AT).astype(int))
     return [there[place] for place in places]
 
@@ -71,17 +73,17 @@ def _compare(archive: Archive, tile: Tile, tiles: TileSource, options: TilesOpti
     source, header = tiles.path, tiles.header
     content = archive.tile(tile)
     if content is None:
-        raise failed(f"its tile {tile.zoom}/{tile.column}/{tile.row} is not there", source)
+        raise failed(f"its tile {tile.zoom}/{tile.column}/{tile.row} is missing", source)
     image = pyvips.Image.new_from_buffer(content, "")
     if (image.width, image.height) != (SIDE, SIDE):
         raise failed(f"a tile of it has {image.width} x {image.height} pixels", source)
     if options.output_format is OutputFormat.JPEG and not image.hasalpha():
-        return 0, 0  # white stands for what is hidden, and cannot be told from white
+        return 0, 0  # hidden pixels are white here, the same as white ones
     grid = tile.grid(parse_crs("EPSG:3857"))
     picture = pack(_rgba(image), grid)
     lossless = options.output_format is OutputFormat.PNG
-    likeness = resemblance(source, header, tiles.plan_for(grid), picture, leeway=ROUNDING if lossless else LOSSY_LEEWAY)
-    return likeness.compared, likeness.alike
+    matches = check_pixels(source, header, tiles.plan_for(grid), picture, leeway=ROUNDING if lossless else LOSSY_LEEWAY)
+    return matches.compared, matches.matching
 
 
 def _rgba(image: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The tiles of web maps: which of them a file covers between two zooms, and where each lies."""
+"""The tiles of web maps: coverage of a file between two zooms, and the place of each tile."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from geoprocessing_worker.render.task_options import HIGHEST_ZOOM
 
 SIDE = 256  # pixels
 HALF = EARTH_GIRTH / 2
-# About half an hour of one core; at 15 kB each 3 GB before the archive's own limit.
+# About half an hour on one core. At 15 kB each, 3 GB before the archive's own limit.
 MAX_TILES = 200_000
-DEEP = 3  # zooms of tiles that are made of a square of 2048 pixels, 16 MB
-DUST = 1e-6  # of a tile: what lies in the next one by no more than this is rounding
+DEEP = 3  # zooms of tiles that are cut from a square of 2048 pixels, 16 MB
+DUST = 1e-6  # of a tile: a smaller overlap with the next tile is rounding
 
 
 class Tile(NamedTuple):
@@ -41,7 +41,7 @@ class Tile(NamedTuple):
         )
 
     def grid(self, crs: CRS, times: int = 1) -> Grid:
-        """Where its pixels lie in Web Mercator, in `times` times as many of them along each side."""
+        """Return its pixels in Web Mercator, with `times` times as many of them along each side."""
         size, pixels = EARTH_GIRTH / 2**self.zoom, SIDE * times
         left, top = self.column * size - HALF, HALF - self.row * size
         return Grid(pixels, pixels, Affine(size / pixels, 0, left, 0, -size / pixels, top), crs)
@@ -49,7 +49,7 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """A box in Web Mercator, in metres; `right` may pass the antimeridian, and names the same places then."""
+    """A box in Web Mercator, in metres. `right` may pass the antimeridian and then wraps around."""
 
     left: float
     bottom: float
@@ -57,7 +57,7 @@ class Coverage:
     top: float
 
     def columns(self, zoom: int) -> tuple[range, ...]:
-        """The columns of tiles at a zoom: two ranges where the box crosses the antimeridian."""
+        """Return the columns of tiles at a zoom: two ranges where the box crosses the antimeridian."""
         count = 2**zoom
         first, last = _tiles(self.left + HALF, self.right + HALF, zoom)
         if last - first >= count:
@@ -66,20 +66,20 @@ class Coverage:
         return (range(first, last),) if last <= count else (range(first, count), range(last - count))
 
     def rows(self, zoom: int) -> range:
-        """The rows of tiles at a zoom."""
+        """Return the rows of tiles at a zoom."""
         first, last = _tiles(HALF - self.top, HALF - self.bottom, zoom)
         return range(max(0, first), min(2**zoom, last))
 
     def count(self, zoom: int) -> int:
-        """How many tiles it touches at a zoom."""
+        """Return the number of tiles at a zoom."""
         return sum(len(columns) for columns in self.columns(zoom)) * len(self.rows(zoom))
 
     def touches(self, tile: Tile) -> bool:
-        """Whether any of it lies in a tile."""
+        """Whether the box overlaps a tile."""
         return tile.row in self.rows(tile.zoom) and any(tile.column in part for part in self.columns(tile.zoom))
 
     def tiles(self, zoom: int) -> Iterator[Tile]:
-        """All tiles that it touches at a zoom."""
+        """Yield all tiles of the box at a zoom."""
         for columns in self.columns(zoom):
             for column in columns:
                 for row in self.rows(zoom):
@@ -94,9 +94,9 @@ def _tiles(begin: float, end: float, zoom: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class SparseCoverage(Coverage):
-    """A box of which parts are empty; below the zoom of a square of `DEEP` zooms nothing is looked at.
+    """A box with empty parts. Below the zoom of a square of `DEEP` zooms, tiles are not checked.
 
-    `empty`: whether there is nothing to show in a tile, nor in any below it.
+    `empty`: whether a tile and all below it are empty.
     """
 
     empty: Callable[[Tile], bool]
@@ -104,11 +104,11 @@ class SparseCoverage(Coverage):
 
     @classmethod
     def of(cls, box: Coverage, empty: Callable[[Tile], bool]) -> SparseCoverage:
-        """The same box without its empty tiles."""
+        """Return the same box without its empty tiles."""
         return cls(box.left, box.bottom, box.right, box.top, empty)
 
     def count(self, zoom: int) -> int:
-        """How many tiles it touches at a zoom, at most."""
+        """Return the maximum number of tiles at a zoom."""
         above = max(0, zoom - DEEP)
         return min(super().count(zoom), len(self._tiles(above)) << 2 * (zoom - above))
 
@@ -117,7 +117,7 @@ class SparseCoverage(Coverage):
         return super().touches(tile) and tile in self._tiles(tile.zoom)
 
     def tiles(self, zoom: int) -> Iterator[Tile]:
-        """All tiles at a zoom that may show something."""
+        """Yield all tiles at a zoom that may show something."""
         yield from self._tiles(zoom)
 
     def _tiles(self, zoom: int) -> dict[Tile, None]:
@@ -131,7 +131,7 @@ class SparseCoverage(Coverage):
 
 
 class Zooms(NamedTuple):
-    """From which zoom to which, how many tiles that is at most, and why not more."""
+    """The first and the last zoom, the maximum number of tiles, and the reason for a limit."""
 
     first: int
     last: int
@@ -140,13 +140,13 @@ class Zooms(NamedTuple):
 
 
 def choose_zooms(box: Coverage, pixel: float, first: int | None, last: int | None) -> Zooms:
-    """The zooms asked for; else from the one that shows all in a tile to the one nearest to the file's resolution.
+    """Choose zooms: the job's, else from one tile for all to the one nearest to the file's resolution.
 
     Args:
         box: of the file.
         pixel: the side of one of the file's pixels, in metres of Web Mercator.
-        first: asked for.
-        last: asked for.
+        first: the job's.
+        last: the job's.
 
     Raises:
         JobError: `too_many_tiles`, with the highest zoom that is possible.
@@ -161,7 +161,7 @@ def choose_zooms(box: Coverage, pixel: float, first: int | None, last: int | Non
         found = sum(Coverage.count(box, zoom) for zoom in range(lowest, highest + 1))
         raise invalid_input(
             "too_many_tiles",
-            f"Zooms {lowest} to {highest} are up to {found:,} tiles; at most {MAX_TILES:,} are made here. "
+            f"Zooms {lowest} to {highest} are up to {found:,} tiles. The limit is {MAX_TILES:,}. "
             f"{_fewer(box, lowest, possible)}, or cut the file into parts.",
             tiles=found,
             allowed=MAX_TILES,
@@ -170,7 +170,7 @@ def choose_zooms(box: Coverage, pixel: float, first: int | None, last: int | Non
     count = sum(box.count(zoom) for zoom in range(lowest, possible + 1))
     note = None
     if possible < native and last is None:
-        note = f"the file's resolution is that of zoom {native}, for which there would be too many tiles"
+        note = f"the file's resolution is that of zoom {native}, which has too many tiles"
     elif highest > native:
         note = f"zooms above {native} show no more than the file has"
     return Zooms(lowest, possible, count, note)

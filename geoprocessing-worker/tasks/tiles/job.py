@@ -1,7 +1,7 @@
-"""The work of `geotiff_to_tiles`: a map too large for one picture, as tiles in one archive.
+"""`geotiff_to_tiles`: a map too large for one picture, as tiles in one archive.
 
 Bands, stretch and nodata are chosen once for the whole file. The tiles of the highest zoom are rendered in squares of
-eight by eight, each from the part of the file under it; every tile above is the mean of the four below it. So the file
+eight by eight, each from the part of the file under it. Every tile above is the mean of the four below it. So the file
 is decoded about once, whatever its size, and memory holds one square and a few tiles of each zoom.
 """
 
@@ -12,31 +12,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from affine import Affine
 from pyproj import CRS
 
 from geoprocessing_worker.color.arrays import PICKING
-from geoprocessing_worker.color.bands import choose_bands
+from geoprocessing_worker.color.bands import BandChoice, choose_bands
 from geoprocessing_worker.errors import JobError, invalid_input
 from geoprocessing_worker.geo.crs import parse_crs, same
 from geoprocessing_worker.geo.layout import Layout, lay_out
 from geoprocessing_worker.geo.outline import lonlat_bounds
 from geoprocessing_worker.geo.pixel_to_crs import EARTH_GIRTH
 from geoprocessing_worker.handlers import (
-    OutputFile,
     ProgressCallback,
     TaskRequest,
     TaskResult,
     finished,
     unfinished_path,
-    write_whole,
 )
-from geoprocessing_worker.output.describe import facts, own_grid
+from geoprocessing_worker.output.describe import describe_source, own_grid
 from geoprocessing_worker.output.encode import encode
-from geoprocessing_worker.output.stac import item, json_bytes
+from geoprocessing_worker.output.stac import Json, write_item
 from geoprocessing_worker.raster import U8, Georeferencing, Grid, SourceHeader
 from geoprocessing_worker.render.cost import allowance, stored_bytes
 from geoprocessing_worker.render.options import OutputFormat
@@ -47,7 +44,7 @@ from geoprocessing_worker.render.threads import in_order
 from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.source.gdal_errors import named_errors
 from geoprocessing_worker.source.inspection import inspect_file
-from geoprocessing_worker.source.sampling import take_sample
+from geoprocessing_worker.source.sampling import Sample, take_sample
 from geoprocessing_worker.tasks.tiles.archive import Spool, archive_header
 from geoprocessing_worker.tasks.tiles.check import check_archive
 from geoprocessing_worker.tasks.tiles.grid import HALF, SIDE, Coverage, SparseCoverage, Tile, Zooms, choose_zooms
@@ -56,35 +53,35 @@ from geoprocessing_worker.tasks.tiles.source import TileSource, widened
 
 WEB_MERCATOR = "EPSG:3857"
 MAX_DECODED_BYTES = 96 << 30  # about ten minutes of decoding on one slow core
-# A minute of one core each; a file may cost more, up to the limits, if it is large (`cost.allowance`).
+# A minute on one core each. A large file may cost more, up to the limits (`cost.allowance`).
 LEAST_DECODED_BYTES = 12 << 30
 LEAST_RENDERED = 400_000_000  # pixels
-MAX_RENDERED = 1 << 40  # pixels; the number of tiles is bounded sooner
-CHEAPER = 8  # assumed: times faster than rendering is copying a square of missing blocks
-LARGEST_ARCHIVE = 4000 << 20  # bytes of tiles; with its directories the archive stays below 4 GiB
-UNBOUNDED = 1 << 40  # pixels; tiles are never enlarged or made smaller to fit
-LOOK = 2048  # pixels; the size at which values are looked at
+MAX_RENDERED = 1 << 40  # pixels. The limit on tiles comes first.
+CHEAPER = 8  # assumed: copying a square of missing blocks is this many times faster than rendering
+LARGEST_ARCHIVE = 4000 << 20  # bytes of tiles. With its directories the archive stays below 4 GiB.
+UNBOUNDED = 1 << 40  # pixels: tiles are neither enlarged nor fitted
+LOOK = 2048  # pixels: the size at which values are sampled
 WORLD = (-180.0, -85.0, 180.0, 85.0)
 PMTILES = "application/vnd.pmtiles"
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that is known of the tiles before the first is made."""
+    """The state before the first tile is rendered."""
 
     header: SourceHeader
     plan: RenderPlan
     box: Coverage
     zooms: Zooms
     source: TileSource
-    block: dict[str, Any]
+    block: Json
 
 
 def make_tiles(request: TaskRequest[TilesOptions], report: ProgressCallback) -> TaskResult:
-    """Writes `<stem>.pmtiles` and `<stem>.json`.
+    """Write `<stem>.pmtiles` and `<stem>.json`.
 
     Raises:
-        JobError: as `inspect_file`; `not_georeferenced`, `too_many_tiles`, `too_complex`, `no_valid_pixels`,
+        JobError: as `inspect_file`, or `not_georeferenced`, `too_many_tiles`, `too_complex`, `no_valid_pixels`,
             `output_too_large`, `self_check_failed`.
     """
     started = time.perf_counter()
@@ -101,16 +98,18 @@ def make_tiles(request: TaskRequest[TilesOptions], report: ProgressCallback) -> 
             _refuse_empty(spool)
             rendered = time.perf_counter()
             report("package", 0.0, "Writing the archive")
-            told = _tilejson(request, job, len(spool.places))
-            spool.write(unfinished, archive_header(request.options.output_format, *_bounds(job)), told)
+            tilejson = _tilejson(request, job, len(spool.places))
+            spool.write(unfinished, archive_header(request.options.output_format, *_bounds(job)), tilejson)
         (folder / ".tiles").unlink()
-        report("package", 50.0, "Checking what was made")
-        check = check_archive(unfinished, spool.tiles(), job.source, told, request.options)
+        report("package", 50.0, "Checking the archive")
+        check = check_archive(unfinished, spool.tiles(), job.source, tilejson, request.options)
     made = finished(folder, name, PMTILES)
-    block = job.block | {"tiles": told, "selfCheck": check}
+    block: Json = {**job.block, "tiles": tilejson, "selfCheck": {**check}}
+    asset: Json = {"href": name, "type": PMTILES, "roles": ["visual"]}
+    item = write_item(folder / f"{request.stem}.json", job.header, own_grid(job.header), block, {"tiles": asset})
     timings = {"inspect": inspected - started, "render": rendered - inspected}
     return TaskResult(
-        outputs=(made, _companion(request, job, block)),
+        outputs=(made, item),
         metadata=block,
         timings=timings | {"package": time.perf_counter() - rendered},
     )
@@ -131,21 +130,19 @@ def _plan(request: TaskRequest[TilesOptions]) -> Job:
         box = SparseCoverage.of(box, lambda tile: tiles.empty(tile.grid(crs)))
     zooms = choose_zooms(box, pixel, options.min_zoom, options.max_zoom)
     tiles = TileSource(source, widened(header, pixel, EARTH_GIRTH / SIDE / 2**zooms.last), plan, pixel)
-    block = facts(request.source_name, header, own_grid(header), sampled)
-    block["choices"] = plan.explain()
-    if zooms.note:
-        block["choices"]["notes"].append(zooms.note)
+    block = describe_source(request.source_name, header, own_grid(header), sampled)
+    block["choices"] = plan.explain(*([zooms.note] if zooms.note else []))
     job = Job(header, plan, box, zooms, tiles, block)
     _afford(job)
     return job
 
 
 def _in_web_mercator(header: SourceHeader, crs: CRS) -> Grid:
-    unreachable = "No part of it can be brought into Web Mercator"
+    unreachable = "No part of it can be transformed to Web Mercator"
     try:
         target = lay_out(header, crs, UNBOUNDED).target
     except JobError as error:
-        # Its advice is another system, and tiles have only this one.
+        # Its advice is another coordinate system, but tiles have only this one.
         raise _nowhere(unreachable) if error.code == "bad_crs" else error from None
     if target.crs is None or target.transform is None or not same(target.crs, crs):
         raise _nowhere(unreachable)
@@ -166,7 +163,7 @@ def _nowhere(why: str) -> JobError:
 
 
 def _box(grid: Grid) -> Coverage:
-    assert grid.transform is not None  # noqa: S101 - looked at before
+    assert grid.transform is not None  # noqa: S101 - checked before
     left, top = grid.transform.c, grid.transform.f
     right, bottom = grid.transform @ (grid.width, grid.height)
     return Coverage(left, max(-HALF, bottom), right, min(HALF, top))
@@ -177,8 +174,10 @@ def _pixel(grid: Grid) -> float:
     return float(np.sqrt(abs(grid.transform.determinant)))
 
 
-def _choices(source: Path, header: SourceHeader, options: TilesOptions, layout: Layout) -> tuple[RenderPlan, Any]:
-    """As for a picture of the whole file, but that nothing is refused which such a picture would cost."""
+def _choices(
+    source: Path, header: SourceHeader, options: TilesOptions, layout: Layout
+) -> tuple[RenderPlan, tuple[BandChoice, Sample]]:
+    """Make the choices for a picture of the whole file, without the limits on its cost."""
     choice = choose_bands(header, options.bands)
     nodata = tuple(header.band(index).nodata if options.nodata is None else options.nodata for index in choice.indexes)
     level = header.level_for(layout.read_width)
@@ -187,7 +186,7 @@ def _choices(source: Path, header: SourceHeader, options: TilesOptions, layout: 
 
 
 def _afford(job: Job) -> None:
-    """Refuse what would take too long to decode or to render: strips, say, of which each square reads whole rows.
+    """Refuse tiles that would take too long to decode or to render, such as of strips: each square reads whole rows.
 
     Raises:
         JobError: `too_complex`.
@@ -225,16 +224,16 @@ def _squares(job: Job) -> Iterator[Grid]:
         yield tile.grid(crs, 2**deep)
 
 
-# -- making them ------------------------------------------------------------------------------------------------------
+# -- rendering --------------------------------------------------------------------------------------------------------
 
 
 def _render(job: Job, options: TilesOptions, spool: Spool, report: ProgressCallback) -> None:
     deep = depth(job.zooms)
     squares, done = job.box.count(job.zooms.last - deep), 0
 
-    def emit(pieces: list[tuple[Tile, U8]]) -> None:
-        contents = in_order(lambda piece: _encoded(piece[1], options), pieces)
-        for (tile, _), content in zip(pieces, contents, strict=True):
+    def emit(tiles: list[tuple[Tile, U8]]) -> None:
+        contents = in_order(lambda tile: _encoded(tile[1], options), tiles)
+        for (tile, _), content in zip(tiles, contents, strict=True):
             spool.put(tile, content)
 
     def square(root: Tile) -> U8 | None:
@@ -255,7 +254,7 @@ def _encoded(pixels: U8, options: TilesOptions) -> bytes:
 
 @lru_cache(maxsize=64)
 def _encoded_plain(color: tuple[int, ...], output_format: OutputFormat, quality: int) -> bytes:
-    """A tile of one color."""
+    """Encode a tile of one color."""
     pixels = np.full((SIDE, SIDE, len(color)), color, dtype=np.uint8)
     return encode(pack(pixels, Grid(SIDE, SIDE, None, None)), output_format, quality)
 
@@ -265,11 +264,11 @@ def _refuse_empty(spool: Spool) -> None:
         raise invalid_input("no_valid_pixels", "No pixel of this file has data, so there is no tile to make.")
 
 
-# -- telling of them --------------------------------------------------------------------------------------------------
+# -- metadata ---------------------------------------------------------------------------------------------------------
 
 
 def _bounds(job: Job) -> tuple[tuple[float, float, float, float], tuple[float, float, int]]:
-    """In degrees; a map that crosses the antimeridian is told as the whole girth, since its east may not pass 180."""
+    """Return degrees. East may not pass 180, so a map that crosses the antimeridian has the bounds of the world."""
     box = job.box
     affine = Affine(box.right - box.left, 0, box.left, 0, box.bottom - box.top, box.top)
     west, south, east, north = lonlat_bounds(Grid(1, 1, affine, parse_crs(WEB_MERCATOR))) or WORLD
@@ -279,22 +278,16 @@ def _bounds(job: Job) -> tuple[tuple[float, float, float, float], tuple[float, f
     return (west, south, east, north), (center, (south + north) / 2, job.zooms.first)
 
 
-def _tilejson(request: TaskRequest[TilesOptions], job: Job, count: int) -> dict[str, Any]:
-    """The archive's own metadata, in TileJSON's words."""
+def _tilejson(request: TaskRequest[TilesOptions], job: Job, count: int) -> Json:
+    """Return the archive's own metadata, as TileJSON."""
     bounds, center = _bounds(job)
     return {
         "name": request.stem,
         "type": "overlay",
         "format": {"jpeg": "jpg"}.get(request.options.output_format.value, request.options.output_format.value),
-        "bounds": list(bounds),
-        "center": list(center),
+        "bounds": [*bounds],
+        "center": [*center],
         "minzoom": job.zooms.first,
         "maxzoom": job.zooms.last,
         "tileCount": count,
     }
-
-
-def _companion(request: TaskRequest[TilesOptions], job: Job, block: dict[str, Any]) -> OutputFile:
-    asset = {"href": f"{request.stem}.pmtiles", "type": PMTILES, "roles": ["visual"]}
-    told = json_bytes(item(request.stem, own_grid(job.header), block, {"tiles": asset}))
-    return write_whole(request.output_folder, f"{request.stem}.json", told, "application/json")

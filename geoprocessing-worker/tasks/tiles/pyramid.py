@@ -1,4 +1,4 @@
-"""Builds the tiles of all zooms from squares of the highest one, from the bottom up and depth first."""
+"""Build the tiles of all zooms from squares of the highest one, bottom up and depth first."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from geoprocessing_worker.raster import U8
 from geoprocessing_worker.tasks.tiles.grid import DEEP, SIDE, Coverage, Tile, Zooms
 
 Square = Callable[[Tile], U8 | None]
-"""The pixels under a tile, (height, width, 4) with 2**depth tiles a side; None where there is nothing."""
+"""The pixels under a tile, (height, width, 4) with 2**depth tiles a side, or None if it is empty."""
 Emit = Callable[[list[tuple[Tile, U8]]], None]
-"""Told the tiles that came out, each (256, 256, 4) and not empty."""
+"""Called with finished tiles, each (256, 256, 4) and not empty."""
 
 
 def depth(zooms: Zooms) -> int:
-    """How many zooms below its own tile's a square is rendered for."""
+    """Return the number of zooms that a square renders below its own tile's."""
     return min(DEEP, zooms.last)
 
 
 class Pyramid:
-    """The tiles of a box; at any time one square and at most three tiles of each zoom are in memory.
+    """The tiles of a box. Memory holds one square and at most three tiles of each zoom.
 
     Args:
-        box: what they cover.
-        zooms: the first and the last that are wanted.
+        box: their coverage.
+        zooms: the first and the last.
         square: renders one.
-        emit: takes the tiles.
-        picked: make tiles smaller by picking pixels, since their colors cannot be mixed.
+        emit: receives the tiles.
+        picked: downsample by picking pixels, for colors that cannot be mixed.
     """
 
     def __init__(self, box: Coverage, zooms: Zooms, square: Square, emit: Emit, *, picked: bool) -> None:
@@ -39,7 +39,7 @@ class Pyramid:
         self._halved = _picked if picked else _averaged
 
     def build(self) -> None:
-        """Make all tiles."""
+        """Emit all tiles."""
         for root in self._box.tiles(min(self._first, self._base)):
             self._build(root)
 
@@ -52,22 +52,22 @@ class Pyramid:
         if all(part is None for part in below):
             return None
         pixels = self._halved(_joined(below))
-        self._tell([(tile, pixels)])
+        self._emit_visible([(tile, pixels)])
         return pixels
 
     def _from_square(self, root: Tile) -> U8 | None:
-        """The one tile that a square shrinks to; those of the zooms between leave on the way."""
+        """Return the one tile that a square shrinks to, and emit those of the zooms between."""
         pixels = self._square(root)
         if pixels is None or not pixels[..., 3].any():
             return None
         for step in range(self._depth, 0, -1):
-            self._tell(list(_cut(pixels, root, step)))
+            self._emit_visible(list(_cut(pixels, root, step)))
             pixels = self._halved(pixels)
-        self._tell([(root, pixels)])
+        self._emit_visible([(root, pixels)])
         return pixels
 
-    def _tell(self, pieces: list[tuple[Tile, U8]]) -> None:
-        self._emit([(tile, pixels) for tile, pixels in pieces if tile.zoom >= self._first and pixels[..., 3].any()])
+    def _emit_visible(self, tiles: list[tuple[Tile, U8]]) -> None:
+        self._emit([(tile, pixels) for tile, pixels in tiles if tile.zoom >= self._first and pixels[..., 3].any()])
 
 
 def _cut(pixels: U8, root: Tile, step: int) -> Iterator[tuple[Tile, U8]]:
@@ -88,7 +88,7 @@ def _picked(pixels: U8) -> U8:
 
 
 def _averaged(pixels: U8) -> U8:
-    """Half the size: the mean of each four pixels, in which hidden ones weigh nothing."""
+    """Return half the size: the mean of each four pixels, without hidden ones."""
     fours = [pixels[down::2, across::2] for down in (0, 1) for across in (0, 1)]
     made = np.empty(fours[0].shape, dtype=np.uint8)
     if (pixels[..., 3] == 255).all():

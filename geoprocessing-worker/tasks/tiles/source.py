@@ -1,4 +1,4 @@
-"""Reads from a file what one square of tiles shows, and no more: a part of a level, as if it were a file by itself."""
+"""Read the part of a file under one square of tiles, as if that part were a file by itself."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from geoprocessing_worker.render.picture import render_rgba
 from geoprocessing_worker.render.plan import ReadSize, RenderPlan
 from geoprocessing_worker.source.sampling import open_level, read_window
 
-NODES = 33  # looked at along each side of a square: its outline in the file is smooth in between
-MARGIN = 4.0  # output pixels round it that averaging and interpolation reach to
+NODES = 33  # along each side of a square: its outline in the file is smooth in between
+MARGIN = 4.0  # output pixels around it that averaging and interpolation need
 
 
 THINNEST = 1.3  # output pixels, the error of the scale between two systems included
@@ -40,7 +40,7 @@ class Part(NamedTuple):
 
 
 class TileSource:
-    """A file, ready to be shown in squares.
+    """A file that renders squares.
 
     Args:
         path: the file.
@@ -57,7 +57,7 @@ class TileSource:
         self._blank: U8 | None = None
 
     def rgba(self, grid: Grid) -> U8 | None:
-        """(height, width, 4) of a square in Web Mercator; None where the file has nothing."""
+        """Return (height, width, 4) of a square in Web Mercator. None outside of the file."""
         part = self._part(grid)
         if part is None or self._missing(part):
             return None
@@ -76,8 +76,8 @@ class TileSource:
         crop, header = cropped(self.header, level, part, self._times(level, shrink))
         layout = _layout(grid)
         times = self._times(level, shrink)
-        work = ReadSize(max(1, crop.width // times), max(1, crop.height // times))
-        plan = replace(self._plan, level=crop, work=work, layout=layout)
+        size = ReadSize(max(1, crop.width // times), max(1, crop.height // times))
+        plan = replace(self._plan, level=crop, read_size=size, layout=layout)
         return render_rgba(self.path, header, plan)
 
     def _level(self, shrink: float) -> Level:
@@ -85,11 +85,11 @@ class TileSource:
         return self.header.level_for(self.header.width / (shrink * 1.001))
 
     def plan_for(self, grid: Grid) -> RenderPlan:
-        """The choices for one square, as a picture of its own would have them."""
+        """Return the choices for one square, as a picture of its own would have them."""
         return replace(self._plan, level=self._level(self._shrink(grid)), layout=_layout(grid))
 
     def decoded_pixels(self, grid: Grid) -> int:
-        """How many of the file's pixels are decoded for a square: whole blocks, or a single strip from its top."""
+        """Return the number of the file's pixels decoded for a square: whole blocks, or a single strip from its top."""
         part = self._part(grid)
         if part is None:
             return 0
@@ -104,7 +104,7 @@ class TileSource:
         return width * _blocks(part.top * down, part.bottom * down, level.block_height)
 
     def empty(self, grid: Grid) -> bool:
-        """Whether the file has nothing to show under a square, without a look at its pixels."""
+        """Whether the file has nothing to show under a square, without reading its pixels."""
         part = self._part(grid)
         return part is None or self._missing(part)
 
@@ -114,7 +114,7 @@ class TileSource:
         return self.sparse and stored is not None and not stored.count_in(*part)
 
     def _blank_throughout(self, grid: Grid, part: Part) -> bool:
-        """Whether a square lies within the picture and under it is no stored block: all such squares look alike."""
+        """Whether a square is inside of the picture and over missing blocks only: all such squares are equal."""
         stored = self.header.full.stored
         if stored is None or stored.count_in(*part):
             return False
@@ -124,13 +124,13 @@ class TileSource:
         return bool(within.all())  # comparisons with NaN are false
 
     def _positions(self, grid: Grid) -> tuple[Points, Points]:
-        """Columns and rows of the file at the nodes of a square."""
+        """Return columns and rows of the file at the nodes of a square."""
         inverse = source_positions(self.header, _layout(grid), self.header.width, self.header.height)
         steps = np.linspace(0, grid.width, NODES)
         return inverse(*np.meshgrid(steps, steps))
 
     def _hides_missing(self) -> bool:
-        """Whether the pixels of missing blocks are hidden: by nodata or alpha. Without either they are black."""
+        """Whether the pixels of missing blocks are hidden: by nodata or alpha. Otherwise they are black."""
         stored = self.header.full.stored
         if stored is None:
             return False
@@ -141,18 +141,18 @@ class TileSource:
         return opacity is not None and not opacity.any()
 
     def _shrink(self, grid: Grid) -> float:
-        """How many of the file's pixels one of the square's covers along each side."""
+        """Return the number of the file's pixels along one of the square's."""
         assert grid.transform is not None  # noqa: S101
         return max(1e-9, grid.transform.a / self._pixel)
 
     def _times(self, level: Level, shrink: float) -> int:
-        """By how much the level is averaged while it is read; nothing where pixels are only picked."""
+        """Return the factor by which the level is averaged during reading. 1 for picked pixels."""
         if self._plan.resampling in PICKING or self._plan.resampling in {"cubic", "lanczos"}:
             return 1
         return max(1, int(shrink * level.width / self.header.width + 1e-6))
 
     def _part(self, grid: Grid) -> Part | None:
-        """What of the file lies under a square."""
+        """Return the part of the file under a square."""
         header = self.header
         xs, ys = self._positions(grid)
         own_x, own_y = self._within(grid)
@@ -166,7 +166,7 @@ class TileSource:
         return Part(left, top, right, bottom) if right > left and bottom > top else None
 
     def _within(self, grid: Grid) -> tuple[Points, Points]:
-        """Points of the file that lie in the square: a file smaller than the mesh's cells would be missed."""
+        """Return points of the file within the square: the mesh misses a file smaller than its cells."""
         assert grid.transform is not None  # noqa: S101
         columns, rows, xs, ys = self._outline
         size = grid.transform.a * grid.width
@@ -176,10 +176,10 @@ class TileSource:
 
 
 def widened(header: SourceHeader, pixel: float, shown: float) -> SourceHeader:
-    """A header whose picture is at least one output pixel wide and high, round its own middle.
+    """Return a header with a picture at least one output pixel wide and high, around its own middle.
 
     A pixel takes the value at its center, so a narrower picture can lie between two centers. One of this width covers
-    the center of the pixel that holds its middle.
+    the center of the pixel that contains its middle.
 
     Args:
         header: of the file.
@@ -210,7 +210,7 @@ def _blocks(first: float, last: float, block: int) -> int:
 
 
 def cropped(header: SourceHeader, level: Level, part: Part, times: int) -> tuple[Level, SourceHeader]:
-    """A part of a level, and a header as a file would have it that holds nothing else.
+    """Return a part of a level, and the header of a file that holds nothing else.
 
     It begins and ends at multiples of `times` pixels, so that neighbors average the same pixels together.
     """
