@@ -188,7 +188,7 @@ def test_every_limit_has_a_cure_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(JobError) as caught:
         admit(tmp_path / "a.tif")
     assert caught.value.message.endswith(CURES["tag"])
-    assert len(CURES) == 11
+    assert len(CURES) == 13
 
 
 @pytest.mark.parametrize("width", [512, 30_000])
