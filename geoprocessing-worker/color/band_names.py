@@ -23,7 +23,7 @@ _NEITHER_LETTER_NOR_DIGIT = re.compile(r"[\W_]+")
 _DIGITS = re.compile(r"\d+")
 _FILE_NAME = re.compile(r"[/\\]|\.(tiff?|jp2|img|png|jpe?g|vrt|dat|bil|bsq|asc|hdf|nc|ecw|sid|bin)\b", re.IGNORECASE)
 _NUMBERED = re.compile(r"b\d+[a-z]?|\d+(nm|um)")
-_LONGEST = 60  # characters; longer descriptions are histories and paths
+_LONGEST = 60  # characters: longer descriptions are histories and paths
 
 
 def _words(text: str) -> frozenset[str]:

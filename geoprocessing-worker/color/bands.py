@@ -199,7 +199,7 @@ def _described(words: Mapping[int, str], pattern: str) -> int | None:
 def _by_position(data: list[BandHeader]) -> BandChoice:
     first = data[:_COLORS]
     if len(first) == _COLORS and len({band.dtype for band in first}) == 1:
-        reason = "the first three bands, since nothing in the file says which are red, green and blue"
+        reason = "the first three bands, since the file does not declare red, green and blue"
         return BandChoice(tuple(band.index for band in first), Color.RGB, None, reason, by_position=True)
-    reason = "the only band" if len(data) == 1 else "the first band, since nothing in the file says which to show"
+    reason = "the only band" if len(data) == 1 else "the first band, since the file does not declare which to show"
     return BandChoice((data[0].index,), Color.GRAY, None, reason)

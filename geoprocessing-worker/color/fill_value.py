@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-ENOUGH = 1 << 18  # values; a share of half a percent is then still a thousand of them
+ENOUGH = 1 << 18  # values: half a percent of them is still a thousand
 FEWEST = 0.005  # of the values: percentiles ignore fewer
 OTHERS = 16  # pixels at least that are not the fill value
 

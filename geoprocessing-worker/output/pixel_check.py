@@ -30,9 +30,9 @@ OVERSHOOT = 0.3  # of the range around a point, by which cubic and lanczos may e
 WHOLE = 1 << 19  # pixels: a level up to this size is read at once
 MOST_UNLIKE = 0.25  # of the points: a wrong picture differs in nearly all that are not flat
 
-Looked = tuple[Block, NDArray[np.uint8] | None]
+Samples = tuple[Block, NDArray[np.uint8] | None]
 """(bands, rows, columns) raw values of the shown bands, and the (rows, columns) opacity."""
-Look = Callable[[Window], Looked]
+ReadWindow = Callable[[Window], Samples]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +54,16 @@ def check_pixels(
     """
     verdicts: list[bool] = []
     with open_level(path, header, plan.level) as source:
-        look = _looker(source, header, plan)
+        read = _window_reader(source, header, plan)
         for column, row, window in _places(header, plan):
-            verdicts.append(_alike(_pixel(picture, column, row), look(window), header, plan, leeway))
+            verdicts.append(_matches(_pixel(picture, column, row), read(window), header, plan, leeway))
     found = PixelMatches(len(verdicts), sum(verdicts))
     if found.compared - found.matching > max(1, found.compared * MOST_UNLIKE):
         raise failed(f"in {found.compared - found.matching} of {found.compared} places it shows something else", path)
     return found
 
 
-def _looker(source: OpenLevel, header: SourceHeader, plan: RenderPlan) -> Look:
+def _window_reader(source: OpenLevel, header: SourceHeader, plan: RenderPlan) -> ReadWindow:
     """Read windows one by one, or a small level at once, since each call costs 1 ms at any size."""
     level = plan.level
     if level.width * level.height > WHOLE:
@@ -71,7 +71,7 @@ def _looker(source: OpenLevel, header: SourceHeader, plan: RenderPlan) -> Look:
     whole = Window(0, 0, level.width, level.height)
     pixels, shown = read_window(source, header, plan.bands, plan.nodata, whole)
 
-    def cut(window: Window) -> Looked:
+    def cut(window: Window) -> Samples:
         rows, columns = window.toslices()
         return pixels[:, rows, columns], None if shown is None else shown[rows, columns]
 
@@ -109,9 +109,9 @@ def _pixel(picture: Picture, column: int, row: int) -> NDArray[np.int_]:
     return np.array([*color, alpha], dtype=int)
 
 
-def _alike(pixel: NDArray[np.int_], looked: Looked, header: SourceHeader, plan: RenderPlan, leeway: int) -> bool:
+def _matches(pixel: NDArray[np.int_], samples: Samples, header: SourceHeader, plan: RenderPlan, leeway: int) -> bool:
     """Whether a pixel can result from the source pixels around it."""
-    block, opacity = looked
+    block, opacity = samples
     shown = np.full(block.shape[1:], 255, dtype=np.uint8) if opacity is None else opacity
     if not shown.any():
         return bool(pixel[3] == 0)

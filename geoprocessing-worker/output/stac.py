@@ -18,7 +18,7 @@ from geoprocessing_worker.raster import Grid, SourceHeader
 
 Json = dict[str, JsonValue]
 
-DUST = 1e-6  # degrees; a tenth of a metre
+DUST = 1e-6  # degrees: a tenth of a metre
 STAC_EXTENSIONS = (
     "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
     "https://stac-extensions.github.io/raster/v2.0.0/schema.json",

@@ -53,7 +53,7 @@ def verify(picture: Path, world: Path | None, header: SourceHeader, grid: Grid) 
         raise failed("the coordinate system read back is another one", picture)
     distance, leeway = _distance(picture, header, grid, transform)
     if distance > HALF_A_PIXEL + leeway:
-        raise failed(f"five places are up to {distance:.2f} pixels away from where the source has them", picture)
+        raise failed(f"five points are up to {distance:.2f} pixels away from where the source has them", picture)
     return distance
 
 
@@ -95,7 +95,7 @@ def _distance(picture: Path, header: SourceHeader, grid: Grid, transform: Affine
         source_x, source_y = way_out(columns, rows)
         inside = _inside(header, source_x, source_y)
     if not inside.any():
-        raise failed("none of five places lies in the source", picture)
+        raise failed("none of five points is inside the source", picture)
     xs, ys = project(header.crs, grid.crs, *pixel_to_crs(header)(source_x[inside], source_y[inside]))
     turn = period(grid.crs)
     if turn is not None:

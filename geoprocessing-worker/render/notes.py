@@ -37,7 +37,7 @@ class Chosen:
 
 def notes(header: SourceHeader, options: PixelOptions, sample: Sample, chosen: Chosen) -> tuple[str, ...]:
     """Return the sentences, most important first."""
-    facts = (
+    conditions = (
         (header.pages > 1, f"the file has {header.pages} pages; page {header.page} is shown"),
         (header.has_mask, "the file's own mask hides pixels"),
         (
@@ -47,7 +47,7 @@ def notes(header: SourceHeader, options: PixelOptions, sample: Sample, chosen: C
         (header.bands[0].dtype.startswith("complex"), "complex samples are shown as magnitude in dB"),
         (is_logluv(header.photometric, chosen.bands.indexes), "LogLuv is shown as light, evenly spaced to the eye"),
         (header.georeferencing.value == "rpc", "placed by its RPC at one constant height: approximate"),
-        (header.georeferencing.value == "gcps", _control(header)),
+        (header.georeferencing.value == "gcps", _control_points(header)),
         (header.caveat is not None, header.caveat or ""),
         (header.crs is None or header.displaced is not None, no_place(header)),
         (
@@ -71,12 +71,12 @@ def notes(header: SourceHeader, options: PixelOptions, sample: Sample, chosen: C
             chosen.background is not None and not chosen.scattered,
             f"hardly a pixel is not {chosen.background}: in a picture smaller than the file these few look larger",
         ),
-        (_dim(sample, chosen), _contrast(sample)),
+        (_has_little_contrast(sample, chosen), _contrast(sample)),
     )
     return (
         *chosen.bands.notes,
-        *(text for holds, text in facts if holds),
-        *(_left_out(fill) for fill in chosen.excluded_values),
+        *(text for holds, text in conditions if holds),
+        *(_excluded_value(fill) for fill in chosen.excluded_values),
         *header.remarks,
     )
 
@@ -96,7 +96,7 @@ def no_place(header: SourceHeader) -> str:
     )
 
 
-def _left_out(fill: FillValue) -> str:
+def _excluded_value(fill: FillValue) -> str:
     value = str(fill.value) if isinstance(fill.value, int) else f"{fill.value:.17g}"
     return (
         f"{fill.share:.1%} of the pixels hold {value}, far from all others: left out of the stretch, "
@@ -104,7 +104,7 @@ def _left_out(fill: FillValue) -> str:
     )
 
 
-def _dim(sample: Sample, chosen: Chosen) -> bool:
+def _has_little_contrast(sample: Sample, chosen: Chosen) -> bool:
     """Whether unstretched values make a picture with hardly any contrast."""
     as_they_are = chosen.stretch.identity and chosen.bands.color in {Color.GRAY, Color.RGB}
     if not as_they_are or not sample.valid:
@@ -130,7 +130,7 @@ def _source_crs(header: SourceHeader) -> str:
     return "sourceCrs was not used: the file has a coordinate system that can be trusted"
 
 
-def _control(header: SourceHeader) -> str:
+def _control_points(header: SourceHeader) -> str:
     points = f"{len(header.gcps)} ground control points"
     if header.gcp_spline:
         polynomial = header.gcp_polynomial_residual

@@ -55,7 +55,7 @@ def place(raster: Raster, header: SourceHeader, plan: RenderPlan) -> WarpedImage
         shown = inside.view(np.uint8) * np.uint8(255) if opacity is None else opacity * inside
         alpha[first:last] = shown
         samples[first:last] = found
-        for columns in _but(sure) if opacity is None else (slice(None),):
+        for columns in _outside(sure) if opacity is None else (slice(None),):
             _hide(samples[first:last, columns], shown[:, columns] != 0)
 
     for _ in in_order(fill, range(0, target.height, BAND)):
@@ -77,13 +77,13 @@ def _turned(raster: Raster, rows: bool, columns: bool) -> WarpedImage:
 def _inside(positions: Positions, sure: slice, width: int, height: int) -> NDArray[np.bool_]:
     """Return (rows, columns). `sure` columns are inside without a check."""
     inside = np.ones(positions.shape[:2], dtype=np.bool_)
-    for columns in _but(sure):
+    for columns in _outside(sure):
         xs, ys = positions[:, columns, 0], positions[:, columns, 1]
         inside[:, columns] = (xs >= -DUST) & (xs <= width + DUST) & (ys >= -DUST) & (ys <= height + DUST)
     return inside
 
 
-def _but(columns: slice) -> tuple[slice, slice]:
+def _outside(columns: slice) -> tuple[slice, slice]:
     """Return the columns to the left and to the right."""
     return slice(0, columns.start), slice(columns.stop, None)
 

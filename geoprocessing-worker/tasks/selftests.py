@@ -38,7 +38,7 @@ def info(folder: Path) -> TaskResult:
     result = describe_file(_request(folder, InfoOptions()), _quiet)
     crs: Any = result.metadata["crs"]
     if crs["epsg"] != 32638:
-        raise AssertionError(f"it lies in {crs['name']}")
+        raise AssertionError(f"its system is {crs['name']}")
     return result
 
 

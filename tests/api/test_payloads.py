@@ -66,6 +66,7 @@ def test_a_key_that_is_like_none_is_refused_with_all_known_ones(person: Person) 
         ("outputFormat", "gif", "Allowed: png, jpeg, jpg, webp."),
         ("outputFormat", "wepb", "Did you mean 'webp'?"),
         ("colormap", "virdis", "Did you mean 'viridis'?"),
+        ("colormap", "zzzz", "and 184 more."),
         ("resampling", "bicubic", "Did you mean 'cubic'?"),
         ("maxSize", "2048", "It must be a whole number."),
         ("maxSize", 2048.5, "It must be a whole number."),

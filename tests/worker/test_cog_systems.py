@@ -110,7 +110,7 @@ def test_a_web_copy_in_another_place_is_found_out(tmp_path: Path) -> None:
     here = Tiff(quarters(), crs="EPSG:32633", transform=place).write(tmp_path / "a.tif")
     there = Tiff(quarters(), crs="EPSG:32640", transform=place).write(tmp_path / "b.tif")
     made = cog(here, tmp_path / "out", webOptimized=True).outputs[0].path
-    with pytest.raises(JobError, match="it lies in another place"):
+    with pytest.raises(JobError, match="it is in another place"):
         check_web_copy(there, made, inspect_file(there), inspect_file(made), quality=None)
 
 

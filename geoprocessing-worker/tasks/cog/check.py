@@ -56,7 +56,7 @@ def check_copy(source: Path, made: Path, header: SourceHeader, found: SourceHead
                 good = good and np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")
             if not good:
                 refuse_unsteady(source, header, indexes, window, one)
-                raise failed(f"its pixels differ round column {window.col_off}, row {window.row_off}", made)
+                raise failed(f"its pixels differ around column {window.col_off}, row {window.row_off}", made)
 
 
 def refuse_unsteady(
@@ -76,7 +76,7 @@ def refuse_unsteady(
 
 
 def _check_facts(header: SourceHeader, found: SourceHeader, made: Path, *, lossy: bool) -> None:
-    wrong = [name for name in KEPT if not _alike(getattr(header, name), getattr(found, name))]
+    wrong = [name for name in KEPT if not _equal(getattr(header, name), getattr(found, name))]
     if lossy:
         # An alpha band becomes a mask in a JPEG, and the picture has one band less.
         wrong = [name for name in wrong if name != "has_mask"]
@@ -104,7 +104,7 @@ def different_place(header: SourceHeader, found: SourceHeader) -> list[str]:
     wrong = [] if header.georeferencing is found.georeferencing else ["georeferencing"]
     # Without a coordinate system GDAL may derive a transform from half of the tags.
     lost = header.crs is None and found.transform is None
-    if not lost and not _alike(header.transform, found.transform):
+    if not lost and not _equal(header.transform, found.transform):
         wrong.append("transform")
     return wrong if same_places(header, found.crs) else [*wrong, "crs"]
 
@@ -123,7 +123,7 @@ def same_places(header: SourceHeader, found: CRS | None) -> bool:
     return bool(np.allclose(one, other, rtol=0, atol=1e-7, equal_nan=True))
 
 
-def _alike(one: Any, other: Any) -> bool:
+def _equal(one: Any, other: Any) -> bool:
     if hasattr(one, "almost_equals") and other is not None:
         return bool(one.almost_equals(other, precision=1e-9 * max(1.0, abs(one.a))))
     if isinstance(one, float) and isinstance(other, float):
@@ -222,7 +222,7 @@ def check_web_copy(source: Path, made: Path, header: SourceHeader, found: Source
     leeway = 0.0 if quality is None else MOST_OFF + MOST_OFF_OF_PIXELS / quality
     by_nodata = header.has_mask and not found.has_mask  # GDAL's warp prefers nodata to a mask
     if not _seen(header, found)[0].size:
-        raise failed("it lies in another place", made)
+        raise failed("it is in another place", made)
     verdicts: dict[bool, list[bool]] = {True: [], False: []}  # by whether the source hides the point
     with open_level(source, header, header.full) as before, open_level(made, found, found.full) as after:
         # Alpha is compared as visibility: in a copy it may have become a mask.
@@ -240,10 +240,10 @@ def check_web_copy(source: Path, made: Path, header: SourceHeader, found: Source
             verdicts[bool(hidden.all())].append(good)
             if not good:
                 refuse_unsteady(source, header, indexes, near, values)
-    for found_there in verdicts.values():
-        wrong = found_there.count(False)
-        if wrong > max(1, len(found_there) * MOST_LOST):
-            raise failed(f"in {wrong} of {len(found_there)} places it shows something else", made)
+    for group in verdicts.values():
+        wrong = group.count(False)
+        if wrong > max(1, len(group) * MOST_LOST):
+            raise failed(f"in {wrong} of {len(group)} places it shows something else", made)
 
 
 def _places(header: SourceHeader, found: SourceHeader) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:

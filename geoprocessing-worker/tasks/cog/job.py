@@ -69,7 +69,7 @@ def make_cog(request: TaskRequest[CogOptions], report: ProgressCallback) -> Task
     """Write `<stem>.tif` and `<stem>.json`.
 
     Raises:
-        JobError: as `inspect_file`; `too_complex`, `invalid_payload` (a codec that cannot hold such bands),
+        JobError: as `inspect_file`, or `too_complex`, `invalid_payload` (a codec that cannot hold such bands),
             `unsupported_photometric`, `unsupported_mask`, `unsupported_crs`, `not_georeferenced`, `self_check_failed`.
     """
     source, options = request.file, request.options

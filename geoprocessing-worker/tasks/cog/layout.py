@@ -13,10 +13,10 @@ from geoprocessing_worker.render.task_options import LOSSY, CogOptions
 from geoprocessing_worker.tiff.structure import TiffStructure
 from geoprocessing_worker.tiff.tags import TILE_WIDTH
 
-BLOCK = 512  # pixels; GDAL's default
+BLOCK = 512  # pixels: GDAL's default
 SMALLEST_BLOCK = 128  # pixels: rio-cogeo and GDAL accept less, but readers fetch each tile by itself
 LARGE_TILE = 64 << 20  # bytes of all bands
-OVERVIEW_BLOCKS = (256, 512, 1024, 128, 2048)  # pixels, by preference; GDAL takes powers of two
+OVERVIEW_BLOCKS = (256, 512, 1024, 128, 2048)  # pixels, by preference. GDAL takes powers of two
 SMALL = 512  # pixels a side: up to this size rio-cogeo requires neither tiles nor overviews
 UNTILED = "not tiled"  # rio-cogeo's words
 NO_OVERVIEWS = "recommended to include internal overviews"  # rio-cogeo's words

@@ -83,7 +83,7 @@ def notes_of(path: Path, header: SourceHeader, data: tuple[int, ...], made: Sour
         for index in data
     ]
     if len(made.bands) < len(header.bands):
-        notes.append("the alpha band became a mask, in which all that is not wholly transparent is visible")
+        notes.append("the alpha band became a mask, in which every pixel that is not fully transparent is visible")
     if header.mask_directory is not None:
         with open_source(path, directory=header.mask_directory) as mask:
             if mask.count > 1:

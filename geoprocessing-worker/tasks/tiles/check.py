@@ -54,14 +54,14 @@ def check_archive(
         wrong = [name for name, value in wanted.items() if found[name] != value]
         if wrong or archive.metadata() != tilejson:
             raise failed(f"it differs in its {', '.join(wrong) or 'metadata'}", path)
-        compared = alike = looked = 0
-        for tile in _some(made):
+        compared = matching = looked = 0
+        for tile in _spread_tiles(made):
             matches = _compare(archive, tile, tiles, options)
-            compared, alike, looked = compared + matches[0], alike + matches[1], looked + 1
-    return {"tilesLookedAt": looked, "placesCompared": compared, "matches": alike}
+            compared, matching, looked = compared + matches[0], matching + matches[1], looked + 1
+    return {"tilesLookedAt": looked, "placesCompared": compared, "matches": matching}
 
 
-def _some(made: Collection[Tile]) -> list[Tile]:
+def _spread_tiles(made: Collection[Tile]) -> list[Tile]:
     """Return tiles of the highest zoom, spread over all tiles."""
     highest = max(tile.zoom for tile in made)
     there = [tile for tile in made if tile.zoom == highest]

@@ -120,7 +120,7 @@ def _plan(request: TaskRequest[TilesOptions]) -> Job:
     own = None if options.source_crs is None else parse_crs(options.source_crs)
     header = inspect_file(source, options.page, own, validate_headers=request.validate_headers)
     if header.crs is None or header.georeferencing is Georeferencing.NONE:
-        raise _nowhere(_why_nowhere(header))
+        raise _not_georeferenced(_missing_place(header))
     target = _in_web_mercator(header, crs)
     box = _box(target)
     pixel = _pixel(target)
@@ -143,13 +143,13 @@ def _in_web_mercator(header: SourceHeader, crs: CRS) -> Grid:
         target = lay_out(header, crs, UNBOUNDED).target
     except JobError as error:
         # Its advice is another coordinate system, but tiles have only this one.
-        raise _nowhere(unreachable) if error.code == "bad_crs" else error from None
+        raise _not_georeferenced(unreachable) if error.code == "bad_crs" else error from None
     if target.crs is None or target.transform is None or not same(target.crs, crs):
-        raise _nowhere(unreachable)
+        raise _not_georeferenced(unreachable)
     return target
 
 
-def _why_nowhere(header: SourceHeader) -> str:
+def _missing_place(header: SourceHeader) -> str:
     if header.displaced is not None:
         advice = ": give sourceCrs" if header.crs_would_place else ""
         return f"{header.displaced[:1].upper()}{header.displaced[1:]}{advice}"
@@ -158,7 +158,7 @@ def _why_nowhere(header: SourceHeader) -> str:
     return "It has no place on Earth: put the place into the file, with QGIS or gdal_translate"
 
 
-def _nowhere(why: str) -> JobError:
+def _not_georeferenced(why: str) -> JobError:
     return invalid_input("not_georeferenced", f"The file cannot become tiles of a web map. {why}.")
 
 
