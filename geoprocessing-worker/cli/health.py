@@ -164,9 +164,7 @@ def _dependencies_of(settings: "Settings") -> str:
     available = _dependencies()
     missing = [layer for layer, state in sandbox_layers().items() if state != "on"]
     if settings.require_sandbox and missing:
-        raise Unhealthy(
-            f"this machine lacks {', '.join(missing)} of the sandbox; unset REQUIRE_SANDBOX, or use a newer kernel"
-        )
+        raise Unhealthy(f"the sandbox lacks {', '.join(missing)}; use a newer kernel or unset REQUIRE_SANDBOX")
     if settings.scan_for_malware:
         malware: Any = import_module("geoprocessing_worker.wire.virus_scan")
         try:

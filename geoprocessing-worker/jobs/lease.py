@@ -46,7 +46,7 @@ class Lease:
         self._ends = clock() + self.length
 
     def remaining(self) -> float:
-        """Return the seconds for which the job is certainly ours; 0 or less when another worker may have it."""
+        """Return the seconds for which the job is certainly ours, 0 or less when another worker may have it."""
         return self._ends - self._clock()
 
     def renew(self, sent: float, answer: LeaseAnswer) -> None:

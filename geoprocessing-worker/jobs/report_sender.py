@@ -159,7 +159,8 @@ class ReportSender:
             await self._upload(report, hold, 0)
         elif isinstance(body, Failure):
             log.warning("report_not_taken", reason=str(refusal))
-            report.replace(body.shortened("report_rejected"))
+            error = JobError("report_rejected", body.error.message[:200], body.error.error_class)
+            report.replace(Failure.of(error))
         else:
             raise refusal
 

@@ -57,7 +57,7 @@ def no_room(error: OSError) -> JobError:
 
 
 def sweep(temp_dir: Path) -> int:
-    """Remove the folders of jobs whose worker is dead, and return their number."""
+    """Remove the folders of dead workers' jobs, and return their number."""
     prepare(temp_dir)
     # Removed without the lock, so that new folders need not wait for it.
     with searching(temp_dir):
@@ -75,7 +75,7 @@ def own(folder: Path) -> int:
 
 
 def take_over(folder: Path) -> int | None:
-    """Lock a folder whose owner is dead, under `searching`. Return None if the owner lives."""
+    """Lock a folder of a dead owner, under `searching`. Return None if the owner lives."""
     try:
         return _lock(folder / OWNER_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

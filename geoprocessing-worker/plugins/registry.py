@@ -136,10 +136,7 @@ def load(settings: Settings, only: Collection[str] | None = None) -> Tasks:
 
 
 def bind(
-    handler: TaskHandler,
-    settings: Settings,
-    libraries: tuple[Path, ...] = (),
-    import_roots: tuple[Path, ...] = (),
+    handler: TaskHandler, settings: Settings, libraries: tuple[Path, ...] = (), import_roots: tuple[Path, ...] = ()
 ) -> BoundHandler:
     """Return a handler with the operator's defaults.
 

@@ -91,7 +91,7 @@ CHOICES = {
     "fcntl": Choice((72, 25), 1, (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032)),
     # TCGETS, FIONREAD, FIONCLEX, FIOCLEX. FIOSETOWN and SIOCSPGRP do as F_SETOWN.
     "ioctl": Choice((16, 29), 1, (0x5401, 0x541B, 0x5450, 0x5451)),
-    # The names of threads, and reading what is set. PR_SET_PDEATHSIG would let the process outlive the worker.
+    # Names of threads, and reads. PR_SET_PDEATHSIG would let the process outlive the worker.
     "prctl": Choice((157, 167), 0, (2, 3, 15, 16, 39)),
 }
 

@@ -74,7 +74,5 @@ class Contact:
             seconds = round(self._clock() - self._away_since, 1)
             self._away_since = None
             log.info(
-                "api_reachable",
-                message=f"The API at {self._name} answers again after {seconds} s",
-                seconds=seconds,
+                "api_reachable", message=f"The API at {self._name} answers again after {seconds} s", seconds=seconds
             )

@@ -213,12 +213,6 @@ class Failure(WireModel):
             failure = failure.model_copy(update={"detail": {}})
         return cls(error=failure)
 
-    def shortened(self, code: str) -> "Failure":
-        """Return this failure with another code, 200 characters of its message and no detail."""
-        return Failure(
-            error=self.error.model_copy(update={"code": code, "message": self.error.message[:200], "detail": {}})
-        )
-
 
 def _plain(text: str) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()

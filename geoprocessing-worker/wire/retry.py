@@ -44,7 +44,7 @@ REPORT = Policy(try_timeout=15, wait_initial=0.5, wait_max=10, patience=600, thr
 OUTBOX = Policy(try_timeout=15, wait_initial=0.5, wait_max=8, through_refusal=True)
 # For callers with their own retry loop. stamina rejects 0.
 ONCE = Policy(try_timeout=15, wait_initial=0, wait_max=0, patience=1e-6)
-# Patience counts from the last byte received or sent; see transfer.py.
+# Patience counts from the last byte received or sent, in transfer.py.
 TRANSFER = Policy(try_timeout=30, wait_initial=1, wait_max=15)
 # A stopping worker gives up soon, since the lease expires by itself.
 PARTING = Policy(try_timeout=3, wait_initial=0.3, wait_max=1, patience=5)
@@ -73,8 +73,8 @@ async def persist(
         passing = isinstance(error, Unavailable) or (policy.through_refusal and isinstance(error, TokenRefused))
         if not passing or (remaining is not None and remaining() <= 0):
             return False
-        asked = error.retry_after if isinstance(error, Unavailable) else None
-        return True if asked is None else min(asked, LONGEST_RETRY_AFTER)
+        pause = error.retry_after if isinstance(error, Unavailable) else None
+        return True if pause is None else min(pause, LONGEST_RETRY_AFTER)
 
     attempts = stamina.retry_context(
         on=decide,

@@ -98,12 +98,7 @@ async def _put(output: OutputFile, slot: UploadSlot, http: httpx.AsyncClient, pu
     async with http.stream(
         slot.method, slot.url, content=content, headers=headers, timeout=transfer.SILENCE
     ) as response:
-        transfer.check(
-            response,
-            code="upload_refused",
-            message="Storage rejected the results.",
-            output=output.name,
-        )
+        transfer.check(response, code="upload_refused", message="Storage rejected the results.", output=output.name)
         # A short body is read, since an unread one closes the connection.
         length = response.headers.get("Content-Length", "")
         if length.isdecimal() and int(length) <= SHORT_ANSWER:

@@ -128,7 +128,7 @@ def test_everything_that_is_missing_is_named_with_a_remedy(tmp_path: Path, unuse
     assert lines[0].startswith("❌ Database: no connection (")
     assert lines[0].endswith("start PostgreSQL or correct PGHOST and its companions")
     assert "does not answer" in lines[1]
-    assert lines[2].endswith("mend its permissions or set TEMP_DIR")
+    assert lines[2].endswith("correct its permissions or set TEMP_DIR")
     assert lines[3] == "✅ Dependencies: All dependencies available"
     assert lines[-1].startswith("💥 Overall Status: UNHEALTHY - Database, Api, File_System")
 
