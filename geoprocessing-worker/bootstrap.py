@@ -1,6 +1,6 @@
-"""Lets the scripts at fixed paths run from a bare checkout, with whatever Python started them.
+"""Start of the scripts at fixed paths from a bare checkout, with any Python.
 
-Only the standard library is used here: nothing else may be installed yet.
+Imports only the standard library, since no other may be installed yet.
 """
 
 import importlib.util
@@ -26,13 +26,13 @@ def exec_module(module: str) -> NoReturn:
     python = environment / "bin" / "python"
     if Path(sys.prefix) == environment or not os.access(python, os.X_OK):
         sys.exit(
-            f"{environment} cannot be run by this user: run ./start_worker.sh --demo once, which makes one, "
-            "or set VENV_DIR to the folder of one."
+            f"This user cannot run {environment}. Run ./start_worker.sh --demo once to create it, "
+            "or set VENV_DIR to another environment."
         )
     os.execv(python, [str(python), *sys.argv])  # noqa: S606 - no shell is wanted
 
 
 def _has(module: str) -> bool:
-    # The folder of a script is the first on sys.path, and this one is full of modules with short names.
+    # The folder of a script is first on sys.path, and this one has modules with short names.
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != FOLDER]
     return sys.version_info >= (3, 11) and importlib.util.find_spec(module.split(".", maxsplit=1)[0]) is not None

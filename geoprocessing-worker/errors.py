@@ -1,7 +1,6 @@
-"""Every way a job can end badly: its class on the wire, its code, and the sentence its owner reads.
+"""The errors of jobs, with class, code and message, and the errors of the API.
 
-`error.class` tells the server what kind of trouble it is, so that it can decide about a retry; `error.code` is stable
-and names the trouble; `message` is for the person who uploaded the file.
+On the wire, the server decides about a retry by `error.class`. `error.code` is stable, and `message` is for the user.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import Any
 
 
 class ErrorClass(StrEnum):
-    """The kinds of failure that the wire knows (`error.class`)."""
+    """The classes of failures on the wire (`error.class`)."""
 
     TRANSIENT = "transient"
     INVALID_INPUT = "invalid_input"
@@ -23,21 +22,21 @@ class ErrorClass(StrEnum):
 
 
 class WorkerError(Exception):
-    """The root of everything this package raises on purpose."""
+    """Base class of the errors of this package."""
 
 
 class ConfigurationError(WorkerError):
-    """The settings cannot be used; the message names each one that is wrong and what to do."""
+    """Unusable settings. The message has a line with the remedy for each."""
 
 
 class JobError(WorkerError):
-    """A job that cannot go on.
+    """The failure of a job.
 
     Args:
-        code: the stable name of the trouble, in snake case.
-        message: one or two sentences for the person who uploaded the file: what is wrong and what to do.
-        error_class: the kind, which decides whether the server tries again.
-        detail: numbers and names for whoever looks closer; must be JSON.
+        code: stable, in snake case.
+        message: the problem and its remedy for the user, in one or two sentences.
+        error_class: decides whether the server retries.
+        detail: numbers and names for diagnosis, as JSON values.
     """
 
     def __init__(self, code: str, message: str, error_class: ErrorClass, detail: dict[str, Any] | None = None) -> None:
@@ -52,19 +51,19 @@ class JobError(WorkerError):
 
 
 def invalid_input(code: str, message: str, **detail: Any) -> JobError:
-    """A file or payload that trying again will not help."""
+    """Return the error of an invalid file or payload, which is not retried."""
     return JobError(code, message, ErrorClass.INVALID_INPUT, detail)
 
 
 def malformed(what: str, **detail: object) -> JobError:
-    """A file whose structure contradicts itself."""
+    """Return the error of a file with an inconsistent structure."""
     return invalid_input(
         "malformed_header", f"The file's header is damaged: {what}. Save it again with a GIS and upload that.", **detail
     )
 
 
 def truncated(what: str, needed: int, size: int) -> JobError:
-    """A file that ends before what it points to."""
+    """Return the error of a file that ends before its data."""
     return invalid_input(
         "truncated",
         "The file ends before its picture does: it was not copied or uploaded whole. Upload it again.",
@@ -74,7 +73,7 @@ def truncated(what: str, needed: int, size: int) -> JobError:
     )
 
 
-# What gets a file below a limit, by the name of the limit.
+# Remedies by the name of the limit.
 WITHOUT_UNKNOWN_TAGS = "Save it again with gdal_translate, which leaves out tags that it does not know."
 ONE_PAGE = "Save the page that you need as a file of its own."
 CURES = {
@@ -95,7 +94,7 @@ CURES = {
 
 
 def too_large(limit: str, found: int, allowed: int, words: str) -> JobError:
-    """More of something than is read here, with the cure for that limit."""
+    """Return the error of a file beyond a limit, with the remedy."""
     return invalid_input(
         "too_large",
         f"The file has {found:,} {words}; at most {allowed:,} can be read. {CURES[limit]}",
@@ -109,17 +108,17 @@ WORKER_TROUBLE = "worker_trouble"
 
 
 def worker_trouble(code: str, **detail: Any) -> JobError:
-    """Trouble of the worker's host (`disk`, `memory` …): the job goes back without losing an attempt."""
-    message = f"The worker has trouble of its own ({code}); another one goes on with the job."
+    """Return the error for trouble of the host (`disk`, `memory` …): the job goes back without losing an attempt."""
+    message = f"The worker has trouble of its own ({code}). Another one continues the job."
     return JobError(WORKER_TROUBLE, message, ErrorClass.INTERRUPTED, {"trouble": code, **detail})
 
 
 class ApiError(WorkerError):
-    """The API did not do what it was asked.
+    """The API rejected a call or did not answer.
 
     Args:
-        code: the `code` of its problem details, or one of ours where a proxy or the network spoke instead.
-        message: what it said.
+        code: the `code` of its problem details, or one of ours for an answer of a proxy or the network.
+        message: the detail of the answer.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -128,30 +127,30 @@ class ApiError(WorkerError):
         self.message = message
 
 
-class TokenRefused(ApiError):  # noqa: N818 - an answer of the API, named as what it says
-    """401 or 403: nothing works until somebody mends the token."""
+class TokenRefused(ApiError):  # noqa: N818 - named by the answer of the API
+    """401 or 403: no call works until the token is replaced."""
 
 
 class LeaseLost(ApiError):  # noqa: N818
-    """404 or 409: the job is somebody else's, or over. Nothing more may be sent for it."""
+    """404 or 409: another worker has the job, or it has ended. Nothing more may be sent for it."""
 
 
 class LeaseExpired(LeaseLost):
-    """The worker's own verdict: the lease was not renewed in time. Whether the job is lost, the API will say."""
+    """The lease was not renewed in time. The API decides later whether the job is lost."""
 
     def __init__(self, message: str) -> None:
         super().__init__("lease-expired", message)
 
 
 class Rejected(ApiError):  # noqa: N818
-    """413, 422 and the like: the API will never take this; the fault is this job's."""
+    """413, 422 and similar: the API will never accept this call."""
 
 
 class Unavailable(ApiError):  # noqa: N818
-    """Busy, broken, unreachable or unreadable: the same call may go through later.
+    """Busy, broken, unreachable or unreadable: the same call may succeed later.
 
     Args:
-        retry_after: seconds that the API asked to wait, if it did.
+        retry_after: seconds to wait, if the API sent them.
     """
 
     def __init__(self, code: str, message: str, retry_after: float | None = None) -> None:
@@ -160,7 +159,7 @@ class Unavailable(ApiError):  # noqa: N818
 
 
 class CancelRequested(WorkerError):  # noqa: N818
-    """The API's answer to a heartbeat says that somebody does not want this job any more."""
+    """The answer to a heartbeat: the job was cancelled."""
 
     def __init__(self, reason: str, grace_seconds: float) -> None:
         super().__init__(reason)

@@ -1,11 +1,11 @@
-"""What a kind of job is, and how a package adds one: the only module that such a package imports.
+"""The plug-in interface for task types, and the only module that a plug-in imports.
 
-A package names an object of `TaskHandler` as an entry point of the group `geoprocessing_worker.tasks`, under the name
-of its task type. The worker imports the module with that object, so that module should be light; the work itself
-stands in a module that is imported in the job's child process only, behind the sandbox's walls: no network, no other
-programs, nothing to read but the job's file and the libraries, nothing to write but the output folder.
+A package registers a `TaskHandler` as an entry point of the group `geoprocessing_worker.tasks`, under the name of its
+task type. The worker imports the module with that object, so it should be light. The work is in another module, which
+only the sandboxed child process imports: without network and other programs. It can read the job's file and the
+libraries, and write to the output folder.
 
-`examples/` holds a package to start from.
+`examples/` has a package to start from.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ __all__ = [
 ]
 
 INTERFACE = 1
-"""The version of this module; it changes when a handler written for the one before would no longer work."""
+"""The version of this interface. It changes when handlers of the previous version stop working."""
 
 GROUP = "geoprocessing_worker.tasks"
 
 Options = TypeVar("Options", bound=Payload)
 
 ProgressCallback = Callable[[str, float, str], None]
-"""Told the stage, the percent done within it (0 to 100), and a sentence."""
+"""Receives the stage, the percent within it (0 to 100), and a sentence."""
 
 Seconds = Annotated[int, Field(gt=0, le=30 * 86400)]
 
 
 class InputRule(StrEnum):
-    """Whether a job of this type has a file to begin with."""
+    """Whether a job of this type has an input file."""
 
     REQUIRED = "required"
     OPTIONAL = "optional"
@@ -70,10 +70,10 @@ class InputRule(StrEnum):
 
 
 class Opens(StrEnum):
-    """What the job's file must be before the work sees it.
+    """The check of the job's file before the work.
 
-    `GEOTIFF`: its structure and metadata are looked at first, and GDAL is set up to open nothing else.
-    `ANYTHING`: the work gets the file as it came.
+    `GEOTIFF`: its structure and metadata are checked, and GDAL can open no other format.
+    `ANYTHING`: no check.
     """
 
     GEOTIFF = "geotiff"
@@ -94,19 +94,19 @@ GEOTIFF_TYPES = (
     "application/octet-stream",
     "binary/octet-stream",
 )
-"""Media types that programs give GeoTIFF files; the first is the registered one."""
+"""Media types of GeoTIFF files in practice. The first is the registered one."""
 
 
-class _Told(BaseModel):
+class _Declaration(BaseModel):
     model_config = ConfigDict(
         frozen=True, alias_generator=to_camel, populate_by_name=True, extra="forbid", allow_inf_nan=False
     )
 
 
-class OutputSlot(_Told):
-    """A file that a job may make: the stem of its input's name and this suffix.
+class OutputSlot(_Declaration):
+    """A possible output of a job, named by the stem of its input and this suffix.
 
-    `formats`: only offered when the payload's `outputFormat` is one of these; `None` for always.
+    `formats`: values of the payload's `outputFormat` with this output, `None` for all.
     """
 
     suffix: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
@@ -115,21 +115,20 @@ class OutputSlot(_Told):
     formats: tuple[str, ...] | None = None
 
 
-class RateLimit(_Told):
-    """At most `count` jobs begun in any `period_seconds`."""
+class RateLimit(_Declaration):
+    """Limit of `count` started jobs in any `period_seconds`."""
 
     count: int = Field(gt=0)
     period_seconds: Seconds
 
 
-class TaskType(_Told):
-    """A kind of job as the API keeps it; its JSON is what `worker.py tasks --json` prints and the API takes.
+class TaskType(_Declaration):
+    """A task type for the API, as printed by `worker.py tasks --json`.
 
-    Everything but name, input and outputs can be changed in the API later; here stand the values to begin with.
+    Everything but name, input and outputs can be changed in the API later. These are the initial values.
 
-    `payload_schema`: JSON Schema of `inputPayload`; `{}` lets any payload pass, `None` is made from the handler's
-    options. `input_types`: media types that an upload may have; `None` for any, or for those of GeoTIFF where the
-    handler opens nothing else.
+    `payload_schema`: JSON Schema of `inputPayload`. `{}` accepts any payload, `None` is derived from the handler's
+    options. `input_types`: accepted media types of uploads. `None` accepts any, or only GeoTIFF for `Opens.GEOTIFF`.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")
@@ -156,14 +155,14 @@ class TaskType(_Told):
 
 @dataclass(frozen=True)
 class TaskRequest(Generic[Options]):
-    """One job, as its work sees it.
+    """The request for the work of one job.
 
     Attributes:
-        source: the job's file; None where the job has none.
-        output_folder: an empty folder, the only one that may be written into; results lie directly in it.
-        stem: what the names of results begin with.
+        source: the job's file, or None.
+        output_folder: an empty folder for the results, the only writable one. No subfolders.
+        stem: prefix of the names of results.
         options: the job's payload.
-        source_name: the name that the uploader knows the file by.
+        source_name: the user's name of the file.
         validate_headers: the operator's VALIDATE_FILE_HEADERS.
     """
 
@@ -187,7 +186,7 @@ class TaskRequest(Generic[Options]):
 
 
 class TaskResult(BaseModel):
-    """What was made: files in the output folder, metadata of at most 256 kB, and seconds per stage."""
+    """The result of a job: files in the output folder, metadata of at most 256 kB, and seconds per stage."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -197,33 +196,34 @@ class TaskResult(BaseModel):
 
 
 class Explanation(BaseModel):
-    """What was found in a file and what would be chosen, each with its reason."""
+    """The findings in a file and the choices for it, with reasons."""
 
     plan: dict[str, JsonValue]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskHandler:
-    """How a worker does jobs of one type.
+    """The handler of one task type.
 
-    Functions are named as `package.module:function`, so that only the job's child process imports what they need.
+    Functions are given as `package.module:function`, so only the child process imports their modules.
 
     Attributes:
-        interface: the `INTERFACE` that this handler was written for.
-        task_type: what the API is told; its name is that of the entry point.
+        interface: the `INTERFACE` of this handler.
+        task_type: for the API, with the name of the entry point.
         payload: the options of a job.
-        stages: the names that the work reports progress for, in order, each with its share of the time.
-        work: from a `TaskRequest` and a `ProgressCallback` to a `TaskResult`; raises `JobError` for what has a name.
-        self_test: from an empty folder to a `TaskResult` of what it made there from inputs of its own; raises where
-            the result is not what it should be.
-        opens: what the file must be.
-        needs: the distributions that the work imports, by their names. Those that are installed elsewhere than the
-            worker's own libraries, as editable ones are, can be read behind the walls only if they are named here.
-        preload: modules to be imported once for all jobs, where they are slow to import and quick to fork.
-        settings: for fields of the payload, the worker's setting that holds their default, by its name in lower case.
-        explain: like `work`, but to an `Explanation`, for `convert --explain`.
-        lighter: how the same work takes less time, memory and room, as a sentence for the person who asked. It stands
-            at the end of the errors that this cures; without it they name no cure.
+        stages: the stages of the work in order, each with its share of the time.
+        work: takes a `TaskRequest` and a `ProgressCallback`, returns a `TaskResult`, raises `JobError` for expected
+            errors.
+        self_test: takes an empty folder, returns a `TaskResult` with outputs there, made from its own input. Raises if
+            the result is wrong.
+        opens: the check of the file.
+        needs: names of the distributions that the work imports. Those outside of the worker's own libraries, such as
+            editable ones, can be read in the sandbox only if listed here.
+        preload: modules for the fork server, which are slow to import and quick to fork.
+        settings: names of the worker's settings, in lower case, with the defaults of fields of the payload.
+        explain: like `work`, but returns an `Explanation`, for `convert --explain`.
+        lighter: advice for the user on less time, memory and disk space, in one sentence. It is appended to the errors
+            that it helps against.
     """
 
     interface: int
@@ -242,11 +242,11 @@ class TaskHandler:
     @cached_property
     def announced(self) -> TaskType:
         """The task type with the schema of its payload and the types of its files, for the API."""
-        told = self.task_type
-        takes_file = told.input is not InputRule.NONE
+        declared = self.task_type
+        takes_file = declared.input is not InputRule.NONE
         changes: dict[str, object] = {}
-        if told.payload_schema is None:
+        if declared.payload_schema is None:
             changes["payload_schema"] = payload_schema(self.payload, takes_file=takes_file)
-        if told.input_types is None and takes_file and self.opens is Opens.GEOTIFF:
+        if declared.input_types is None and takes_file and self.opens is Opens.GEOTIFF:
             changes["input_types"] = GEOTIFF_TYPES
-        return told.model_copy(update=changes)
+        return declared.model_copy(update=changes)

@@ -1,6 +1,6 @@
-"""Trouble of the worker's host that keeps jobs from being done: disk, memory, clock.
+"""Trouble of the worker's host that prevents jobs: disk, memory, clock.
 
-Only the standard library is imported, since the health check also runs where libraries are missing.
+Imports only the standard library, since the health check runs without the others too.
 """
 
 from __future__ import annotations
@@ -19,64 +19,63 @@ from geoprocessing_worker.own_folder import prepare
 if TYPE_CHECKING:
     from geoprocessing_worker.config import Settings
 
-# A download, its pictures and their copies on the way out.
+# A download, its results and their copies.
 ROOM_IN_FILES = 3
-# A job makes a dozen files.
+# A job creates a dozen files.
 LEAST_INODES = 100
 PROBE_BYTES = 4096
 MIB = 1024**2
-# Leases do not depend on the wall clock. Certificates of storage and the age of kept reports do, by days.
+# Seconds. Leases do not depend on the wall clock. Certificates of storage and the age of reports do, by days.
 LARGEST_CLOCK_ERROR = 86_400.0
 CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """A reason to claim nothing: a stable code, and a sentence with the cure."""
+    """A reason to claim nothing: a stable code, and a sentence with the remedy."""
 
     code: str
     message: str
 
 
 def disk(settings: Settings) -> Trouble | None:
-    """`TEMP_DIR` cannot be written or could be replaced by others, or lacks room for one job with the largest file."""
+    """Check that `TEMP_DIR` is writable, private, and has room for one job with the largest file."""
     folder = settings.temp_dir
     try:
         prepare(folder)
-        # Quotas and read-only file systems show only in a write.
+        # Only a write detects quotas and read-only file systems.
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"\0" * PROBE_BYTES)
             file.flush()
-        found = os.statvfs(folder)
+        status = os.statvfs(folder)
     except OSError as error:
-        cure = "mend its permissions or set TEMP_DIR"
-        return Trouble("disk", f"{folder} cannot be used ({error.strerror}); {cure}")
+        return Trouble("disk", f"{folder} cannot be used ({error.strerror}); correct its permissions or set TEMP_DIR")
     cure = "make room or set TEMP_DIR to a larger disk"
-    if _jobs_with_room(settings, found) < 1:
-        free = found.f_bavail * found.f_frsize / 1e6
+    if _jobs_with_room(settings, status) < 1:
+        free = status.f_bavail * status.f_frsize / 1e6
         return Trouble(
             "disk", f"{folder} has {free:.0f} MB free, less than {ROOM_IN_FILES} times MAX_FILE_SIZE; {cure}"
         )
-    # File systems that make inodes as they need them report none.
-    if found.f_files and found.f_favail < LEAST_INODES:
-        return Trouble("disk", f"{folder} has only {found.f_favail} inodes free; {cure}")
+    # File systems with dynamic inodes report none.
+    if status.f_files and status.f_favail < LEAST_INODES:
+        return Trouble("disk", f"{folder} has only {status.f_favail} inodes free; {cure}")
     return None
 
 
 def count_jobs_with_room(settings: Settings) -> int:
-    """How many jobs with the largest file `TEMP_DIR` has room for."""
+    """Return the number of jobs with the largest file that `TEMP_DIR` has room for."""
     try:
         return _jobs_with_room(settings, os.statvfs(settings.temp_dir))
     except OSError:
         return 0
 
 
-def _jobs_with_room(settings: Settings, found: os.statvfs_result) -> int:
-    return found.f_bavail * found.f_frsize // (ROOM_IN_FILES * settings.max_file_size)
+def _jobs_with_room(settings: Settings, status: os.statvfs_result) -> int:
+    return status.f_bavail * status.f_frsize // (ROOM_IN_FILES * settings.max_file_size)
 
 
 def memory(settings: Settings) -> Trouble | None:
-    """Less memory is free than `MIN_FREE_MEMORY_MB`, on the host or within the control group."""
+    """Check that `MIN_FREE_MEMORY_MB` is free, on the host and within the control group."""
     free = free_memory()
     if free is None or free >= settings.min_free_memory_mb * MIB:
         return None
@@ -88,7 +87,7 @@ def memory(settings: Settings) -> Trouble | None:
 
 
 def clock(offset: float | None) -> Trouble | None:
-    """The host's clock and the API's differ by more than a day; `offset` in seconds, None if unknown."""
+    """Check that the clocks of host and API differ by less than a day. `offset` in seconds, None if unknown."""
     if offset is None or abs(offset) <= LARGEST_CLOCK_ERROR:
         return None
     way = "behind" if offset > 0 else "ahead of"
@@ -98,24 +97,23 @@ def clock(offset: float | None) -> Trouble | None:
 
 
 def clock_offset(date: str, now: float) -> float | None:
-    """Seconds by which the clock behind a Date header is ahead of `now`; None if it is no date."""
+    """Return the seconds by which a Date header is ahead of `now`, None if it is no date."""
     try:
-        said = parsedate_to_datetime(date)
+        parsed = parsedate_to_datetime(date)
     except (TypeError, ValueError, OverflowError):
         return None
-    return (said if said.tzinfo else said.replace(tzinfo=UTC)).timestamp() - now
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp() - now
 
 
 def no_process(reason: str) -> Trouble:
-    """Jobs cannot have processes of their own, with all walls round them."""
-    cure = "look at the limits on processes and memory of this user and container, then restart the worker"
-    return Trouble("sandbox", f"no process for jobs can be made ({reason}); {cure}")
+    """Return the trouble that no sandboxed process can be started."""
+    cure = "check the limits on processes and memory of this user and container, then restart the worker"
+    return Trouble("sandbox", f"no process for jobs can be started ({reason}); {cure}")
 
 
 def free_memory() -> int | None:
-    """Bytes that this process could still get, without what caches hold; None where the kernel does not tell."""
-    found = [*_free_on_host(), *_free_in_groups()]
-    return min(found) if found else None
+    """Return the bytes available to this process, caches included, None if unknown."""
+    return min([*_free_on_host(), *_free_in_groups()], default=None)
 
 
 def _free_on_host() -> Iterator[int]:
@@ -125,7 +123,7 @@ def _free_on_host() -> Iterator[int]:
 
 
 def _free_in_groups() -> Iterator[int]:
-    """What each control group from this process's up to the root leaves."""
+    """Yield the free bytes of each control group, from this process's up to the root."""
     for line in _lines(Path("/proc/self/cgroup")):
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -136,7 +134,7 @@ def _free_in_groups() -> Iterator[int]:
         else:
             continue
         folder = root / path.lstrip("/")
-        # Within a container the path may be the host's: then the root of what is mounted is this group.
+        # In a container the path may be the host's. Then the root of the mount is this group.
         while folder != root.parent:
             limit, used = _number(folder / names[0]), _number(folder / names[1])
             if limit is not None and used is not None:

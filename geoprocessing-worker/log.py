@@ -1,7 +1,7 @@
-"""Structured records: JSON lines in a rotating `worker.log`, readable lines on the terminal, secrets in neither.
+"""Structured logs: JSON lines in a rotating `worker.log` and text on the terminal, with secrets masked.
 
-Each record has a stable `event` for programs and a `message` for people. The file stays greppable: `ERROR` stands in
-the level of errors only, and `Job … completed` in exactly one record of each completed job.
+Each record has a stable `event` for programs and a `message` for people. For grep, only the level of errors contains
+`ERROR`, and exactly one record of each completed job contains `Job … completed`.
 """
 
 import fcntl
@@ -21,10 +21,10 @@ Event = MutableMapping[str, Any]
 FILE_BYTES = 10 * 1024 * 1024
 FILES_KEPT = 5
 MASK = "********"
-# The query of a URL is where its signature stands.
+# The signature of a URL is in its query.
 _QUERY = re.compile(r"(https?://[^\s\"'?]*)\?[^\s\"']*")
-# What moves a cursor, ends a line or turns the direction of writing: files, addresses and hijacked processes
-# would forge records by it, or change what a terminal shows.
+# Characters that move a cursor, end a line or change the writing direction. Files, addresses and compromised processes
+# could forge records or terminal output with them.
 _UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _CREDENTIAL = re.compile(r"\b(authorization\W+\w+|bearer)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
 
@@ -32,10 +32,10 @@ _render_json = structlog.processors.JSONRenderer(ensure_ascii=False)
 
 
 class Redact:
-    """Masks signed queries, credentials and the given secrets, wherever in a record they stand.
+    """Masks signed queries, credentials and given secrets anywhere in a record.
 
     Args:
-        secrets: texts that must never be written.
+        secrets: texts to mask.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
@@ -58,12 +58,12 @@ class Redact:
 
 
 def configure(level: str, file: Path | None, *, secrets: Iterable[str] = ()) -> None:
-    """Send all records, the libraries' too, to the terminal and to `file`.
+    """Write all records, also of libraries, to the terminal and to `file`.
 
     Args:
         level: DEBUG, INFO, WARNING or ERROR.
-        file: the log file, or None for none. One that cannot be written is a warning, not an end.
-        secrets: texts that must never be written.
+        file: the log file, or None. An unwritable one is a warning.
+        secrets: texts to mask.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -81,13 +81,13 @@ def configure(level: str, file: Path | None, *, secrets: Iterable[str] = ()) -> 
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
-    # A handler in trouble (a full disk) would otherwise print the record as it was before it was masked.
+    # After an error such as a full disk, a handler would otherwise print the unmasked record.
     logging.raiseExceptions = False
     root.setLevel(level)
     console = logging.StreamHandler(sys.stderr)
     console.setFormatter(_formatter(shared, _line))
     root.addHandler(console)
-    # It names every URL, with signature, at INFO.
+    # At INFO it logs every URL with its signature.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("httpcore").setLevel(logging.WARNING)
     if file is not None:
@@ -95,17 +95,17 @@ def configure(level: str, file: Path | None, *, secrets: Iterable[str] = ()) -> 
 
 
 class _SharedFile(logging.handlers.RotatingFileHandler):
-    """A rotating log file that several workers may append to: one of them rotates, the others follow."""
+    """A rotating log file for several workers: one of them rotates, the others follow."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Append one record, to the new file if another process has rotated the old one away."""
+        """Append one record, to the new file if another process has rotated."""
         if self.stream is not None and not self._is_current():
             self.stream.close()
-            self.stream = None  # opened again by the library, which handles errors
+            self.stream = None  # reopened by the library, which handles errors
         super().emit(record)
 
     def doRollover(self) -> None:  # noqa: N802 - logging's name
-        """Rotate, unless another process did so a moment ago."""
+        """Rotate, unless another process has just done so."""
         folder = os.open(Path(self.baseFilename).parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
@@ -142,8 +142,8 @@ def _formatter(shared: list[structlog.typing.Processor], render: Any) -> logging
 
 def _shape(_logger: Any, _method: str, event: Event) -> Event:
     event["level"] = str(event.get("level", "info")).upper()
-    said = str(event.get("event", ""))
-    event.setdefault("message", said[:1].upper() + (said[1:].replace("_", " ") if said.isidentifier() else said[1:]))
+    name = str(event.get("event", ""))
+    event.setdefault("message", name[:1].upper() + (name[1:].replace("_", " ") if name.isidentifier() else name[1:]))
     first = ("timestamp", "level", "event", "message")
     return {key: event[key] for key in first if key in event} | {k: v for k, v in event.items() if k not in first}
 
@@ -161,5 +161,5 @@ def _line(_logger: Any, _method: str, event: Event) -> str:
     trouble = named.pop("exception", None) or named.pop("traceback", None)
     rest = " ".join(f"{key}={value}" for key, value in named.items())
     line = _visible(f"{event['timestamp']} {event['level']:<7} {event['message']}  {rest}".rstrip())
-    # Set off, since a process that was taken over may have written it.
+    # Indented, since a compromised process may have written it.
     return "\n".join([line, *(f"  | {_visible(one)}" for one in str(trouble).splitlines())]) if trouble else line

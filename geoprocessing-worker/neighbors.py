@@ -1,4 +1,4 @@
-"""Settings beside the worker's own: those of the API on the same host, and names that are probably misspelled."""
+"""The API's settings on the same host, and names that are probably misspelled settings."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
-# By name and not imported: the two programs share the wire and nothing else.
+# By name: the worker does not import the API.
 _API = "geo_jobs_api"
 _SECONDS = 30
-# Letters of a shortened word: MAX for MAXIMUM.
+# Letters of an abbreviation: MAX for MAXIMUM.
 _SHORTEST_STEM = 3
 
-# In the environment, names that begin with these are taken for ours. In `.env`, those that begin as any setting does.
+# Prefixes of our names in the environment. In `.env`, those of all settings count.
 _OWN = tuple(
     f"{word}_"
     for word in (
@@ -26,7 +26,7 @@ _OWN = tuple(
         "SOURCE", "STORAGE", "WEBHOOK", "WORKER",
     )
 )  # fmt: skip
-# Read by libpq itself, and so in force.
+# Read by libpq itself.
 _LIBPQ = re.compile(
     r"PG(HOSTADDR|PASSFILE|REQUIREAUTH|CHANNELBINDING|SERVICE|SERVICEFILE|OPTIONS|APPNAME|REQUIRESSL|REQUIREPEER|KRBSRVNAME|"
     r"GSS\w+|CONNECT_TIMEOUT|CLIENTENCODING|TARGETSESSIONATTRS|LOADBALANCEHOSTS|DATESTYLE|TZ|GEQO|SYSCONFDIR|LOCALEDIR|DATA|"
@@ -52,49 +52,44 @@ _OF_OTHERS = frozenset({"TMPDIR", "VENV_DIR", "INVOKED_FROM", "PROMETHEUS_MULTIP
 
 @dataclass(frozen=True)
 class ApiSettings:
-    """The API's settings in force: name, value and source of each, and what is wrong with them."""
+    """The API's settings in force, as name, value and source, and their problems."""
 
     rows: tuple[tuple[str, str, str], ...]
     problems: tuple[str, ...]
 
 
 def api_settings() -> ApiSettings | None:
-    """Ask the API's own command; None where the API is not installed or does not answer."""
+    """Return the output of the API's own command, None if the API is missing or fails."""
     if find_spec(_API) is None:
         return None
     try:
-        ended = subprocess.run(  # noqa: S603 - this interpreter
-            [sys.executable, "-m", _API, "config", "--json"],
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-        told = json.loads(ended.stdout)
-        rows = tuple((str(row["name"]), str(row["value"]), str(row["source"])) for row in told["settings"])
-        return ApiSettings(rows, tuple(map(str, told["problems"])))
+        command = [sys.executable, "-m", _API, "config", "--json"]
+        completed = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)  # noqa: S603
+        answer = json.loads(completed.stdout)
+        rows = tuple((str(row["name"]), str(row["value"]), str(row["source"])) for row in answer["settings"])
+        return ApiSettings(rows, tuple(map(str, answer["problems"])))
     except (OSError, subprocess.SubprocessError, ValueError, LookupError, TypeError):
         return None
 
 
 def start_problems() -> list[str]:
-    """Return the faults of settings that only handlers can find: unknown task types, defaults that no payload takes.
+    """Return the problems that only handlers find: unknown task types and invalid defaults of payloads.
 
-    They are loaded in a process of its own, since they import the raster libraries.
+    Handlers are loaded in a separate process, since they import the raster libraries.
     """
     command = [sys.executable, str(Path(__file__).with_name("worker.py")), "tasks", "--json"]
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)  # noqa: S603
+        completed = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return []
-    return [line.removeprefix("❌ ") for line in ended.stderr.splitlines() if line.startswith("❌ ")]
+    return [line.removeprefix("❌ ") for line in completed.stderr.splitlines() if line.startswith("❌ ")]
 
 
 def unknown_names(layers: Iterable[tuple[str, Mapping[str, str]]], known: Iterable[str]) -> list[str]:
-    """Return a sentence for each name that looks like a setting and is none.
+    """Return a sentence for each name that resembles a setting but is none.
 
     Args:
-        layers: places with the names and values that they have; one is called `environment`, the others are files.
+        layers: sources with their names and values. One is `environment`, the others are files.
         known: the names of all settings.
     """
     names = sorted({name.upper() for name in known} | _OF_API)
@@ -120,7 +115,7 @@ def _complaint(name: str, place: str, known: list[str], *, from_file: bool) -> s
 
 
 def _has_same_words(name: str, setting: str) -> bool:
-    """Whether the two have the same words in any order, some of them shortened, and at least one as it is."""
+    """Return whether two names have the same words in any order, some abbreviated, and at least one in full."""
     words, wanted = sorted(name.split("_")), sorted(setting.split("_"))
     if len(words) != len(wanted) or len(words) < 2 or not set(words) & set(wanted):
         return False

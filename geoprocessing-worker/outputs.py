@@ -1,4 +1,4 @@
-"""Files that leave: each appears whole or not at all, with its size and digest."""
+"""Output files: written atomically, with size and digest."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-PIECE = 1 << 20  # bytes read at a time
+PIECE = 1 << 20  # bytes per read
 
 
 class OutputFile(BaseModel):
-    """A file that is ready to leave; `sha256` in hexadecimal."""
+    """A complete output file. `sha256` is hexadecimal."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -26,7 +26,7 @@ class OutputFile(BaseModel):
 
 
 def write_whole(folder: Path, name: str, content: bytes, content_type: str) -> OutputFile:
-    """Under a temporary name first, then renamed: nobody ever sees half a file."""
+    """Write a file under a temporary name, then rename it."""
     path = folder / name
     unfinished = unfinished_path(folder, name)
     unfinished.write_bytes(content)
@@ -41,12 +41,12 @@ def write_whole(folder: Path, name: str, content: bytes, content_type: str) -> O
 
 
 def unfinished_path(folder: Path, name: str) -> Path:
-    """Where a file that is too large for memory is written, before `finished` gives it its name."""
+    """Return the temporary path of a file too large for memory, until `finished` renames it."""
     return folder / f".{hashlib.sha256(name.encode()).hexdigest()[:16]}.part"
 
 
 def finished(folder: Path, name: str, content_type: str) -> OutputFile:
-    """What was written at `unfinished_path`, under its own name."""
+    """Rename the file at `unfinished_path` to its own name, and return it."""
     path = folder / name
     digest = hashlib.sha256()
     with unfinished_path(folder, name).open("rb") as file:
@@ -58,20 +58,20 @@ def finished(folder: Path, name: str, content_type: str) -> OutputFile:
 
 
 def read_small(output: OutputFile) -> bytes:
-    """A small file that was written a moment ago: read here and now, since a thread would take longer.
+    """Read a small file, cached by the kernel, in the event loop: a thread would take longer.
 
     Raises:
-        OSError: it is not there any more, or not a regular file.
+        OSError: it is missing, or not a regular file.
     """
     with os.fdopen(open_regular(str(output.path), os.O_RDONLY), "rb") as file:
         return file.read(output.size_bytes)
 
 
 def open_regular(path: str, flags: int) -> int:
-    """Open a file that is one: what a hostile child left in its place must neither lead elsewhere nor block.
+    """Open a regular file only: a hostile child may have left a link or a pipe.
 
     Raises:
-        OSError: it cannot be opened, or is something else.
+        OSError: it cannot be opened, or is not a regular file.
     """
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

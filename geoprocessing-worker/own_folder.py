@@ -1,4 +1,4 @@
-"""Folders that no other local user can replace. Of the standard library alone, since the health check uses it too."""
+"""Folders that no other local user can replace. Imports only the standard library, for the health check."""
 
 import errno
 import os
@@ -9,12 +9,12 @@ _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def prepare(folder: Path) -> None:
-    """Make sure that the folder exists and that no other user can swap it or its entries.
+    """Create the folder if needed, and check that no other user can replace it or its entries.
 
-    New folders have mode 0700, also those above it: with a umask of 002 the group could otherwise replace them.
+    New folders have mode 0700, also parents: with a umask of 002 the group could replace them.
 
     Raises:
-        OSError: it cannot be made, or another user could replace something on the way to it.
+        OSError: it cannot be created, or another user could replace it or a parent.
     """
     for above in reversed(folder.parents):
         if not above.exists():
@@ -25,19 +25,19 @@ def prepare(folder: Path) -> None:
             _refuse_swappable(entry)
     info = folder.stat()
     if not is_trusted(info) or (info.st_mode & _WRITABLE_BY_OTHERS and not info.st_mode & stat.S_ISVTX):
-        raise PermissionError(errno.EPERM, "another user owns it or can write to it: use a folder of one's own")
+        raise PermissionError(errno.EPERM, "another user owns it or can write to it: use a private folder")
 
 
 def _refuse_swappable(path: Path) -> None:
-    """Raise PermissionError where another user could put something else in the place of `path`."""
+    """Raise PermissionError if another user could replace `path`."""
     folder = path.parent.lstat()
     if not folder.st_mode & _WRITABLE_BY_OTHERS:
         return
     if folder.st_mode & stat.S_ISVTX:
-        # In a sticky folder the owner of an entry may rename it, and the owner of the folder any entry.
+        # In a sticky folder, owners can rename their entries, and the folder's owner any entry.
         if is_trusted(folder) and is_trusted(path.lstat()):
             return
-    # A mounted volume, such as an emptyDir of Kubernetes, is for whom the administrator gave it to.
+    # The administrator controls mounted volumes, such as an emptyDir of Kubernetes.
     elif folder.st_uid == 0 and path.parent.is_mount():
         return
     raise PermissionError(errno.EPERM, f"another user could replace {path}: use a folder that only its owner can write")

@@ -1,4 +1,4 @@
-"""What a job may ask for: typed options, read from its `inputPayload` at the edge, each fault refused by name."""
+"""Typed options of a job, validated from its `inputPayload`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from geoprocessing_worker.errors import invalid_input
 
 
 class Payload(BaseModel):
-    """The options of one kind of job. Fields are snake case here and camel case in the job's `inputPayload`.
+    """The options of one task type. Fields are in snake case here and in camel case in `inputPayload`.
 
-    A subclass declares its fields with their limits; every field needs a default, since a payload may be empty.
+    Subclasses declare fields with limits. Every field needs a default, since a payload may be empty.
     """
 
     model_config = ConfigDict(
@@ -23,19 +23,19 @@ class Payload(BaseModel):
 
     @classmethod
     def from_payload(cls, payload: Mapping[str, Any], defaults: Payload | None = None) -> Self:
-        """The defaults, overridden by the job's `inputPayload`; unknown keys and nulls are ignored.
+        """Return the defaults, overridden by the job's `inputPayload`. Unknown keys and nulls are ignored.
 
         Raises:
-            JobError: `invalid_payload`, naming each field, what was given and what is allowed.
+            JobError: `invalid_payload`, with the name, value and limits of each invalid field.
         """
-        asked = {
+        given = {
             name: payload[field.alias]
             for name, field in cls.model_fields.items()
             if field.alias is not None and payload.get(field.alias) is not None
         }
         known = {} if defaults is None else defaults.model_dump()
         try:
-            return cls.model_validate({**known, **asked})
+            return cls.model_validate({**known, **given})
         except ValidationError as error:
             faults = [_fault(item, payload) for item in error.errors(include_url=False)]
             raise invalid_input(
@@ -43,17 +43,17 @@ class Payload(BaseModel):
             ) from None
 
     def check(self) -> None:
-        """Check the rules that the types of fields do not express. Runs in the job's child process, before the work.
+        """Check rules that field types cannot express. Runs in the child process, before the work.
 
-        The process with the token validates types of fields: parsers such as PROJ belong here.
+        Parsers such as PROJ belong here, not into field types, which the process with the token validates.
 
         Raises:
-            JobError: the options cannot be used, in words for the person who gave them.
+            JobError: unusable options, with a message for the user.
         """
 
 
 def strict_number(value: Any) -> Any:
-    """A validator before others: neither a truth value nor a text passes for a number."""
+    """Validate that a value is a number, and neither a boolean nor a string."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("allowed: a number")  # noqa: TRY004 - pydantic turns only ValueError into a field's error
     return value
@@ -66,11 +66,11 @@ def _strict_boolean(value: Any) -> Any:
 
 
 Boolean = Annotated[bool, BeforeValidator(_strict_boolean)]
-"""Neither a text nor a number passes for a truth value: pydantic would take "no" and 0 for false."""
+"""A boolean only: pydantic would accept "no" and 0 as false."""
 
 
 def _fault(item: Any, payload: Mapping[str, Any]) -> str:
-    """One field's trouble in a sentence: its name in the payload, the value given, the rule that it breaks."""
+    """Return a sentence about an invalid field: its name in the payload, its value and the rule."""
     name = to_camel(str(item["loc"][0])) if item["loc"] else "inputPayload"
     name = name if name in payload else str(item["loc"][0])
     given = repr(payload.get(name))

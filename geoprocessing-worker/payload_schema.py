@@ -1,4 +1,4 @@
-"""The JSON Schema of a kind of job's `inputPayload`, from the declaration of its options."""
+"""The JSON Schema of a task type's `inputPayload`, derived from its options."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pydantic_core import core_schema
 from geoprocessing_worker.payload import Payload
 
 IGNORE_CASE = "x-ignore-case"
-"""A keyword beside `enum`: the value counts in lower case."""
+"""A keyword beside `enum`: values are compared in lower case."""
 
 AT_LEAST = "x-at-least"
-"""A keyword with the name of another key: the number is not less than that one."""
+"""A keyword with the name of another key, whose number is the minimum."""
 
 ASCENDING = "x-ascending"
-"""A keyword: each number in the text is more than the one before."""
+"""A keyword: the numbers in the string are in ascending order."""
 
 CRS_FORMAT = "crs"
-"""The `format` of a coordinate system. The API looks authority codes up in its list."""
+"""The `format` of a coordinate system. The API checks authority codes against its list."""
 
 
 def payload_schema(payload: type[Payload], *, takes_file: bool) -> dict[str, Any]:
-    """Return the schema of the payloads that `payload` reads.
+    """Return the schema of a payload.
 
-    Defaults are left out, since each worker's settings change them. A null counts as not given, for every key.
+    It has no defaults, since each worker's settings change them. Null is allowed for every key, and means no value.
 
     Args:
         payload: the options.
@@ -34,17 +34,15 @@ def payload_schema(payload: type[Payload], *, takes_file: bool) -> dict[str, Any
     schema = payload.model_json_schema(by_alias=True, schema_generator=_Plain)
     properties = {name: _or_null(each) for name, each in schema.get("properties", {}).items()}
     if takes_file:
-        properties["sourceUrl"] = {
-            "type": ["string", "null"],
-            "description": "address of the file, instead of an upload",
-        }
-    made: dict[str, Any] = {"type": "object", "properties": dict(sorted(properties.items()))}
+        description = "address of the file, instead of an upload"
+        properties["sourceUrl"] = {"type": ["string", "null"], "description": description}
+    result: dict[str, Any] = {"type": "object", "properties": dict(sorted(properties.items()))}
     if payload.model_config.get("extra") != "allow":
-        made["additionalProperties"] = False
-    return made | ({"$defs": schema["$defs"]} if "$defs" in schema else {})
+        result["additionalProperties"] = False
+    return result | ({"$defs": schema["$defs"]} if "$defs" in schema else {})
 
 
-# pydantic leaves limits under its own names where a validator stands between them and the type.
+# pydantic uses its own names for limits if a validator is between them and the type.
 _LIMITS = {
     "ge": "minimum",
     "le": "maximum",
@@ -55,7 +53,7 @@ _LIMITS = {
 
 
 class _Plain(GenerateJsonSchema):
-    """Without titles, which repeat the names, and without defaults. `null` is added to each key once, at the end."""
+    """Omits titles, which repeat the names, and defaults. `null` is added to each key at the end."""
 
     def generate_inner(self, schema: Any) -> JsonSchemaValue:
         return {_LIMITS.get(name, name): value for name, value in super().generate_inner(schema).items()}

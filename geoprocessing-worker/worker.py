@@ -1,4 +1,4 @@
-"""The worker: without a command it claims jobs and runs them; the commands try and tell single things."""
+"""The worker: claims and runs jobs, or runs one of its commands."""
 
 if __name__ == "__main__" and not __package__:
     from importlib import import_module
@@ -38,18 +38,18 @@ from geoprocessing_worker.wire.url_guard import StorageGuard, bound_answer, forg
 from geoprocessing_worker.wire.virus_scan import Scanner
 
 MOST_REDIRECTS = 5
-# The usual 700 new objects are one call of the API.
+# The default of 700 new objects is one call of the API.
 GC_THRESHOLDS = (20_000, 20, 20)
 USER_AGENT = f"geoprocessing-worker/{__version__}"
 
 
 class ExitCode(IntEnum):
-    """What the worker's end means to whoever started it."""
+    """The exit codes of the worker."""
 
     CLEAN = 0
-    JOB_FAILED = 1  # convert: the file was refused; tasks, verify: not all handlers can be used
+    JOB_FAILED = 1  # convert: the file was rejected. tasks, verify: not all handlers are usable.
     USAGE = 2  # argparse's own
-    CONFIGURATION = 78  # EX_CONFIG of sysexits.h: starting again will not help
+    CONFIGURATION = 78  # EX_CONFIG of sysexits.h: a restart does not help
     FORCED = 130  # a third signal
 
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(parsed.command(parsed, configuration.settings))
     except ConfigurationError as error:
         for line in str(error).splitlines():
-            print(f"❌ {line}", file=sys.stderr)  # noqa: T201 - the log is not there yet
+            print(f"❌ {line}", file=sys.stderr)  # noqa: T201 - before the log is configured
         print("See `config.py` for the configuration in force.", file=sys.stderr)  # noqa: T201
         return ExitCode.CONFIGURATION
 
@@ -77,17 +77,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _work(_parsed: argparse.Namespace, settings: Settings) -> ExitCode:
-    wrong = config_report.problems(settings)
+    faults = config_report.problems(settings)
     if settings.require_sandbox:
-        wrong += [f"REQUIRE_SANDBOX: this machine lacks {layer}" for layer in landlock.missing_layers()]
+        faults += [f"REQUIRE_SANDBOX: this machine lacks {layer}" for layer in landlock.missing_layers()]
     loaded = registry.load(settings)
     if not loaded.usable:
-        wrong += [f"WORKER_TASK_TYPES: no handler can be used ({broken.reason})" for broken in loaded.broken] or [
+        faults += [f"WORKER_TASK_TYPES: no handler can be used ({broken.reason})" for broken in loaded.broken] or [
             "no task types are installed: run ./start_worker.sh or `pip install -e .` once more"
         ]
-    if wrong:
-        raise ConfigurationError("\n".join(wrong))
-    os.umask(0o077)  # logs and reports quote files of strangers: they are for the worker's user only
+    if faults:
+        raise ConfigurationError("\n".join(faults))
+    os.umask(0o077)  # logs and reports quote untrusted files, so only the worker's user may read them
     log.configure(
         settings.log_level,
         settings.log_file,
@@ -98,8 +98,8 @@ def _work(_parsed: argparse.Namespace, settings: Settings) -> ExitCode:
     except OSError as error:
         raise ConfigurationError(f"TEMP_DIR: {settings.temp_dir} cannot be used ({error.strerror})") from None
     libc.hide_memory()
-    # Not uvloop, which the API runs on: 0.23 closes the descriptor of each pipe twice, and in between a thread may have
-    # been given its number. A download then went nowhere, about once in 4,000 jobs.
+    # Not uvloop: 0.23 closes the descriptor of each pipe twice, and a thread may have reused its number in between. A
+    # download was lost that way about once in 4,000 jobs.
     return asyncio.run(_serve(settings, loaded))
 
 
@@ -110,7 +110,7 @@ async def _serve(settings: Settings, loaded: Tasks) -> ExitCode:
         storage_client(settings, trust) as storage,
         source_client(settings, trust) as sources,
     ):
-        # The clients have read what they need (proxies); the processes that open strangers' files need none of it.
+        # The clients have read their proxy variables. The processes that open untrusted files get none of them.
         config.keep_harmless_environment()
         await check_defaults(settings, loaded)
         job_api = JobApi(api, settings.worker_auth_token)
@@ -135,7 +135,7 @@ async def _serve(settings: Settings, loaded: Tasks) -> ExitCode:
 
 
 def _spare_collector() -> None:
-    """Let the garbage collector not look through what stays to the end, nor often: that is 1 ms of each small job."""
+    """Run the garbage collector rarely, and without permanent objects. Saves 1 ms of each small job."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
@@ -159,7 +159,7 @@ def _guard(settings: Settings) -> StorageGuard:
 
 
 def api_client(settings: Settings, trust: ssl.SSLContext | bool) -> httpx.AsyncClient:
-    """For the five calls."""
+    """Return the client for the five calls."""
     return httpx.AsyncClient(
         base_url=settings.api_base_url,
         verify=trust,
@@ -169,7 +169,7 @@ def api_client(settings: Settings, trust: ssl.SSLContext | bool) -> httpx.AsyncC
 
 
 def storage_client(settings: Settings, trust: ssl.SSLContext | bool) -> httpx.AsyncClient:
-    """For signed URLs. Storage may be somebody else's host: no credentials to give away, and no redirects."""
+    """Return the client for signed URLs, without credentials and redirects, since storage may be another host."""
     client = httpx.AsyncClient(
         verify=trust, headers={"User-Agent": USER_AGENT}, event_hooks={"request": [_guard(settings)]}
     )
@@ -178,7 +178,7 @@ def storage_client(settings: Settings, trust: ssl.SSLContext | bool) -> httpx.As
 
 
 def source_client(settings: Settings, trust: ssl.SSLContext | bool) -> httpx.AsyncClient:
-    """For files that a person named by their address: without credentials, and only to `SOURCE_HOSTS`."""
+    """Return the client for sourceUrl: without credentials, and only to `SOURCE_HOSTS`."""
     guard = StorageGuard(
         tuple(host for host in settings.source_hosts if host != "*"),
         any_host="*" in settings.source_hosts,
@@ -188,7 +188,7 @@ def source_client(settings: Settings, trust: ssl.SSLContext | bool) -> httpx.Asy
     client = httpx.AsyncClient(
         verify=trust,
         headers={"User-Agent": USER_AGENT},
-        # A redirect is looked at like any other request.
+        # The guard checks redirects too.
         event_hooks={"request": [guard]},
         follow_redirects=True,
         max_redirects=MOST_REDIRECTS,
@@ -198,11 +198,11 @@ def source_client(settings: Settings, trust: ssl.SSLContext | bool) -> httpx.Asy
 
 
 def _stop(daemon: Daemon, signals: "itertools.count[int]") -> None:
-    """First signal: no more claims. Second: running jobs go back at once. Third: out."""
+    """First signal: no more claims. Second: running jobs go back at once. Third: exit."""
     if next(signals) < 3:
         daemon.stop()
     else:
-        # Children end with their parent; folders left behind are removed at the next start.
+        # Children end with their parent. Folders are removed at the next start.
         os._exit(ExitCode.FORCED)
 
 

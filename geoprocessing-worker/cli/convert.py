@@ -7,7 +7,7 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -34,16 +34,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = commands.add_parser("convert", help="convert one file, without queue or network")
     parser.add_argument("source", type=Path, metavar="MAP.tif")
     parser.add_argument("-o", "--output", type=Path, default=Path(), metavar="FOLDER", help="where to (default: here)")
-    parser.add_argument(
-        "-t", "--task", default=DEFAULT_TASK, metavar="TYPE", help=f"task type (default: {DEFAULT_TASK})"
-    )
-    parser.add_argument(
-        "-p",
-        "--payload",
-        default="{}",
-        metavar="JSON",
-        help="the inputPayload of a job, for example '{\"maxSize\": 2048}'",
-    )
+    parser.add_argument("-t", "--task", default=DEFAULT_TASK, metavar="TYPE", help=f"default: {DEFAULT_TASK}")
+    payload_help = "the inputPayload of a job, for example '{\"maxSize\": 2048}'"
+    parser.add_argument("-p", "--payload", default="{}", metavar="JSON", help=payload_help)
     parser.add_argument("--explain", action="store_true", help="print the plan as JSON with its reasons, write no file")
     parser.set_defaults(command=_convert)
 
@@ -109,7 +102,12 @@ async def _run_with_bar(sandbox: Sandbox[Call, Result], call: Call, task: BoundH
 
 def _options(text: str, task: BoundHandler) -> Payload:
     """Return the options of a payload. Unknown keys are rejected here, as the API does for new jobs."""
-    payload = _payload(text)
+    try:
+        payload = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise invalid_input("invalid_payload", f"The payload is not JSON: {error}") from None
+    if not isinstance(payload, dict):
+        raise invalid_input("invalid_payload", "The payload must be a JSON object.")
     schema = task.handler.announced.payload_schema or {}
     properties = schema.get("properties")
     known = sorted(properties) if isinstance(properties, dict) else []
@@ -118,13 +116,3 @@ def _options(text: str, task: BoundHandler) -> Payload:
             if key not in known:
                 raise invalid_input("invalid_payload", f"{task.name}: {unknown('key', key, known)}")
     return task.options(payload)
-
-
-def _payload(text: str) -> dict[str, Any]:
-    try:
-        payload = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise invalid_input("invalid_payload", f"The payload is not JSON: {error}") from None
-    if not isinstance(payload, dict):
-        raise invalid_input("invalid_payload", "The payload must be a JSON object.")
-    return payload

@@ -1,6 +1,6 @@
-"""The four checks of a worker's surroundings: database, API, file system, dependencies.
+"""The health check of a worker: database, API, file system and dependencies.
 
-Nothing but the standard library is imported before it is needed, since a missing library is one of the findings.
+Libraries are imported late, since a missing one is a finding.
 """
 
 import io
@@ -22,7 +22,7 @@ from geoprocessing_worker import host
 if TYPE_CHECKING:
     from geoprocessing_worker.config import Settings
 
-# What the worker imports, by import name; a broken binary shows only when it is really imported.
+# Import names of the worker's dependencies. Only an import shows a broken binary.
 DEPENDENCIES = (
     "anyio",
     "clamdpy",
@@ -47,7 +47,7 @@ TIMEOUT = 5.0
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of one check: a line for people."""
+    """The result of one check."""
 
     name: str
     healthy: bool
@@ -57,32 +57,32 @@ class Finding:
         return f"{'✅' if self.healthy else '❌'} {self.name}: {self.message}"
 
 
-class Unhealthy(Exception):  # noqa: N818 - a finding, in the words that the person reads
-    """What is wrong and what to do."""
+class Unhealthy(Exception):  # noqa: N818 - a finding
+    """A problem and its remedy, as printed."""
 
 
 def check() -> list[Finding]:
-    """Make all four checks, with the settings of the environment and `.env`, else of the local stack.
+    """Run the four checks, with the settings of the environment and `.env`, else of the local stack.
 
-    Other trouble for which the worker would claim nothing follows them.
+    Other trouble that prevents claims follows.
     """
     try:
         settings = _settings()
     except Unhealthy as error:
         skipped = [Finding(name, False, str(error)) for name in ("Database", "Api", "File_System")]
-        return [*skipped, _found("Dependencies", _dependencies)]
+        return [*skipped, _finding("Dependencies", _dependencies)]
     clocks: list[float] = []
     return [
-        _found("Database", lambda: _database(settings)),
-        _found("Api", lambda: _api(settings, clocks.append)),
-        _found("File_System", lambda: _file_system(settings)),
-        _found("Dependencies", lambda: _dependencies_of(settings)),
+        _finding("Database", lambda: _database(settings)),
+        _finding("Api", lambda: _api(settings, clocks.append)),
+        _finding("File_System", lambda: _file_system(settings)),
+        _finding("Dependencies", lambda: _dependencies_of(settings)),
         *_claiming(settings, clocks[0] if clocks else None),
     ]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the findings; 0 when the worker can work, else 1."""
+    """Print the findings. Return 0 when the worker can work, else 1."""
     import argparse  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(prog="health_check.py", description=__doc__)
@@ -92,14 +92,14 @@ def main(arguments: list[str] | None = None) -> int:
     bad = [finding.name for finding in findings if not finding.healthy]
     if parsed.json:
         checks = {f.name.lower(): {"healthy": f.healthy, "message": f.message} for f in findings}
-        told = {"healthy": not bad, "claiming": not _disabled(), "checks": checks, "sandbox": sandbox_layers()}
-        _print(json.dumps(told, ensure_ascii=False))
+        report = {"healthy": not bad, "claiming": not _disabled(), "checks": checks, "sandbox": sandbox_layers()}
+        _print(json.dumps(report, ensure_ascii=False))
     else:
         for finding in findings:
             _print(str(finding))
         _print("")
         if bad:
-            _print(f"💥 Overall Status: UNHEALTHY - {', '.join(bad)} must be mended before jobs can be processed")
+            _print(f"💥 Overall Status: UNHEALTHY - {', '.join(bad)} must be fixed before jobs can be processed")
         else:
             state = "up but claims nothing (DISABLE_WORKERS)" if _disabled() else "ready to process jobs"
             _print(f"🎉 Overall Status: HEALTHY - Worker is {state}")
@@ -108,21 +108,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _print(line: str) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show the signs still gets the words
+        sys.stdout.reconfigure(errors="replace")  # for terminals without these characters
     sys.stdout.write(line + "\n")
 
 
-def _found(name: str, look: Callable[[], str]) -> Finding:
+def _finding(name: str, check_one: Callable[[], str]) -> Finding:
     try:
-        return Finding(name, True, look())
+        return Finding(name, True, check_one())
     except Unhealthy as error:
         return Finding(name, False, str(error))
-    except Exception as error:  # noqa: BLE001 - one check that breaks must not hide the others
+    except Exception as error:  # noqa: BLE001 - a broken check must not hide the others
         return Finding(name, False, f"cannot be checked ({type(error).__name__}: {error})")
 
 
 def _disabled() -> bool:
-    """Whether the worker stays up without claiming; not where the settings cannot be read."""
+    """Return whether the worker runs without claiming. False if the settings are unreadable."""
     try:
         return _settings().disable_workers
     except Unhealthy:
@@ -149,7 +149,7 @@ def _dependencies() -> str:
     for name in DEPENDENCIES:
         try:
             import_module(name)
-        except Exception as error:  # noqa: BLE001 - a broken library may raise anything while it is loaded
+        except Exception as error:  # noqa: BLE001 - the import of a broken library may raise anything
             missing.append(f"{name} ({error})")
     if missing:
         raise Unhealthy(
@@ -160,27 +160,27 @@ def _dependencies() -> str:
 
 
 def _dependencies_of(settings: "Settings") -> str:
-    """The libraries, and what the settings demand besides: a sandbox, a virus scanner."""
+    """Check the libraries and, if configured, the sandbox and the virus scanner."""
     available = _dependencies()
     missing = [layer for layer, state in sandbox_layers().items() if state != "on"]
     if settings.require_sandbox and missing:
-        raise Unhealthy(f"this machine lacks {', '.join(missing)} of the sandbox that REQUIRE_SANDBOX demands")
+        raise Unhealthy(f"the sandbox lacks {', '.join(missing)}; use a newer kernel or unset REQUIRE_SANDBOX")
     if settings.scan_for_malware:
         malware: Any = import_module("geoprocessing_worker.wire.virus_scan")
         try:
             malware.Scanner(settings.clamd_address).ping()
         except OSError as error:
-            raise Unhealthy(f"{error}; start clamd, mend CLAMD_ADDRESS or unset SCAN_FOR_MALWARE") from None
+            raise Unhealthy(f"{error}; start clamd, correct CLAMD_ADDRESS or unset SCAN_FOR_MALWARE") from None
     return available
 
 
 def sandbox_layers() -> dict[str, str]:
-    """Each layer round the process that opens files: "on", or why it is not. None where the libraries are missing."""
+    """Return each sandbox layer with "on" or the reason for its absence. Empty if the libraries are missing."""
     try:
-        confinement: Any = import_module("geoprocessing_worker.sandbox.landlock")
+        landlock: Any = import_module("geoprocessing_worker.sandbox.landlock")
     except ImportError:
         return {}
-    return {layer.name: layer.missing or "on" for layer in confinement.layers()}
+    return {layer.name: layer.missing or "on" for layer in landlock.layers()}
 
 
 def _database(settings: "Settings") -> str:
@@ -208,9 +208,9 @@ def _database(settings: "Settings") -> str:
         ) as connection:
             connection.execute("SELECT 1")
     except psycopg.Error as error:
-        # A connection string that cannot be read is quoted in the error, password and all.
-        said = re.sub(r"(://[^:@/\s]*:)[^@\s]*@|(password=)\S+", r"\1\2********@", " ".join(str(error).split()))
-        raise Unhealthy(f"no connection ({said}); start PostgreSQL or mend PGHOST and its companions") from None
+        # The error quotes an invalid connection string with its password.
+        reason = re.sub(r"(://[^:@/\s]*:)[^@\s]*@|(password=)\S+", r"\1\2********@", " ".join(str(error).split()))
+        raise Unhealthy(f"no connection ({reason}); start PostgreSQL or correct PGHOST and its companions") from None
     return "Database connection successful"
 
 
@@ -218,7 +218,7 @@ _SSL_MODES = dict.fromkeys(("true", "1", "yes", "on"), "require")
 _SSL_MODES |= dict.fromkeys(("false", "0", "no", "off"), "disable")
 
 
-def _api(settings: "Settings", tell_clock: Callable[[float], None]) -> str:
+def _api(settings: "Settings", on_clock_offset: Callable[[float], None]) -> str:
     if not settings.api_base_url:
         raise Unhealthy("API_BASE_URL is not set; set it, or start the local stack with ./start_worker.sh")
     token = settings.worker_auth_token.get_secret_value()
@@ -231,7 +231,7 @@ def _api(settings: "Settings", tell_clock: Callable[[float], None]) -> str:
 
     def read_clock(answer: Any) -> None:
         if (offset := host.clock_offset(answer.headers.get("Date", ""), time.time())) is not None:
-            tell_clock(offset)
+            on_clock_offset(offset)
 
     try:
         with httpx.Client(
@@ -240,28 +240,28 @@ def _api(settings: "Settings", tell_clock: Callable[[float], None]) -> str:
             event_hooks={"response": [read_clock]},
             timeout=TIMEOUT,
             verify=settings.trust(),
-            # A proxy has no business on loopback.
+            # No proxy for loopback.
             trust_env=urlsplit(settings.api_base_url).hostname not in ("127.0.0.1", "localhost", "::1"),
         ) as client:
             status = _token_status(client)
     except httpx.HTTPError as error:
         raise Unhealthy(
-            f"{settings.api_base_url} does not answer ({error}); start the API or mend API_BASE_URL"
+            f"{settings.api_base_url} does not answer ({error}); start the API or correct API_BASE_URL"
         ) from None
     if status in (401, 403):
-        raise Unhealthy(f"the API refuses the worker token ({status}); mend WORKER_AUTH_TOKEN")
+        raise Unhealthy(f"the API refuses the worker token ({status}); correct WORKER_AUTH_TOKEN")
     if status == 404:
-        raise Unhealthy(f"{settings.api_base_url} has no worker endpoints (404); mend API_BASE_URL")
+        raise Unhealthy(f"{settings.api_base_url} has no worker endpoints (404); correct API_BASE_URL")
     if status >= 300 and status not in (405, 409):
         raise Unhealthy(f"{settings.api_base_url} answered {status}; look at the API's log")
     return "API connection successful"
 
 
 def _token_status(client: Any) -> int:
-    """Return the status of a call that proves the token and cannot take a job; 409 or 405 means accepted.
+    """Return the status of a call that proves the token without a claim. 409 or 405 means accepted.
 
-    A heartbeat on a job that does not exist works on every server of the protocol. A server that answers it in another
-    way is asked by GET at the address of the claim, where only POST brings jobs.
+    A heartbeat for a missing job works on every server of the protocol. If its answer is unclear, a GET follows at the
+    address of the claim, where only POST claims jobs.
     """
     answer = client.patch(f"/{uuid.uuid4()}/heartbeat", json={}, headers={"Lease-Token": "health-check"})
     if answer.status_code == 404 and _problem_code(answer) == "job_not_found":
@@ -272,10 +272,10 @@ def _token_status(client: Any) -> int:
 
 def _problem_code(answer: Any) -> object:
     try:
-        said = answer.json()
+        problem = answer.json()
     except ValueError:
         return None
-    return said.get("code") if isinstance(said, dict) else None
+    return problem.get("code") if isinstance(problem, dict) else None
 
 
 def _file_system(settings: "Settings") -> str:
@@ -286,17 +286,17 @@ def _file_system(settings: "Settings") -> str:
 
 
 def _claiming(settings: "Settings", clock_offset: float | None) -> list[Finding]:
-    """The other reasons for which the worker would claim nothing; an empty list when there are none."""
-    found = [host.memory(settings), host.clock(clock_offset), _sandbox()]
-    return [Finding(one.code.capitalize(), False, one.message) for one in found if one is not None]
+    """Return other trouble that prevents claims."""
+    troubles = [host.memory(settings), host.clock(clock_offset), _sandbox()]
+    return [Finding(one.code.capitalize(), False, one.message) for one in troubles if one is not None]
 
 
 def _sandbox() -> host.Trouble | None:
-    """Try the walls in a child of this process, which opens nothing."""
+    """Try the sandbox layers in a child of this process, which opens nothing."""
     try:
-        confinement: Any = import_module("geoprocessing_worker.sandbox.landlock")
+        landlock: Any = import_module("geoprocessing_worker.sandbox.landlock")
     except ImportError:
-        return None  # told among the dependencies
+        return None  # a finding among the dependencies
     sys.stdout.flush()
     try:
         child = os.fork()
@@ -304,7 +304,7 @@ def _sandbox() -> host.Trouble | None:
         return host.no_process(error.strerror or str(error))
     if child == 0:
         try:
-            confinement.restrict(confinement.NO_PATHS)
+            landlock.restrict(landlock.NO_PATHS)
             os._exit(0)
         finally:
             os._exit(1)

@@ -10,6 +10,7 @@ import structlog
 
 from geoprocessing_worker.errors import ApiError, CancelRequested, LeaseExpired, TokenRefused, Unavailable
 from geoprocessing_worker.jobs.report import ReportRecord
+from geoprocessing_worker.jobs.watch import watched
 from geoprocessing_worker.wire.client import JobApi
 from geoprocessing_worker.wire.messages import ClaimedJob, LeaseAnswer, Progress, UploadSlot
 
@@ -45,7 +46,7 @@ class Lease:
         self._ends = clock() + self.length
 
     def remaining(self) -> float:
-        """Return the seconds for which the job is certainly ours; 0 or less when another worker may have it."""
+        """Return the seconds for which the job is certainly ours, 0 or less when another worker may have it."""
         return self._ends - self._clock()
 
     def renew(self, sent: float, answer: LeaseAnswer) -> None:
@@ -182,21 +183,3 @@ class LeaseKeeper:
         except (TimeoutError, Unavailable) as error:
             raise LeaseExpired(f"the API could not be reached in time: {error}") from None
         self.accept(sent, answer)
-
-
-async def watched(work: Coroutine[Any, Any, T], *watchers: Coroutine[Any, Any, NoReturn]) -> T:
-    """Run `work` until it ends or a watcher raises. Then stop the others, and wait for them.
-
-    Not a task group: a result that is ready wins over a watcher's error, and errors come as they are, not in a group.
-    """
-    working = asyncio.create_task(work)
-    tasks = [working, *map(asyncio.create_task, watchers)]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if working not in done:
-            done.pop().result()
-        return working.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

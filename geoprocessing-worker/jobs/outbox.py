@@ -3,9 +3,9 @@
 A report is written before it is first sent, so the next process with the same `TEMP_DIR` delivers the results of a
 killed one. Each report has one folder:
 
-    outbox/<job id>_…/.owner        locked by the process that delivers it; the kernel unlocks it when the process ends
+    outbox/<job id>_…/.owner        locked by the process that delivers it, until that ends
                       outputs/      results that are not uploaded yet
-                      report.json   written last and atomically; a folder without it is garbage
+                      report.json   written last and atomically, so a folder without it is garbage
 """
 
 import os
@@ -36,7 +36,7 @@ class Outbox:
         temp_dir: may be shared by several workers, since each report has one owner.
         api: base URL of the API.
         max_age: seconds, after which a report is dropped.
-        max_reports: limit for waiting reports of this process; the oldest is dropped beyond it.
+        max_reports: limit for waiting reports of this process, beyond which the oldest is dropped.
         wall_clock: seconds since the epoch, since ages count across processes.
     """
 
@@ -75,6 +75,7 @@ class Outbox:
                 owner = workspace.own(folder)
             report.post(folder, owner, outputs)
         except OSError as error:
+            report.discard()
             raise workspace.no_room(error) from error
 
     def add(self, report: JobReport) -> list[JobReport]:
@@ -99,7 +100,7 @@ class Outbox:
         report.close()
 
     def take_over(self) -> list[JobReport]:
-        """Lock and return the reports for this API whose owner is dead."""
+        """Lock and return the reports for this API that a dead process has left."""
         parent = self.temp_dir / FOLDER
         if not parent.is_dir():
             return []

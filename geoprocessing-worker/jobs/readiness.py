@@ -1,4 +1,4 @@
-"""Whether this worker can do jobs now. What it finds wrong with its host stops claims and costs no job an attempt."""
+"""The checks of the worker's host before claims. Trouble stops claiming and costs no job an attempt."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from geoprocessing_worker.sandbox.process import Sandbox
 from geoprocessing_worker.wire.contact import Contact
 from geoprocessing_worker.wire.virus_scan import Scanner
 
-# A child that came up within these seconds proves the sandbox.
+# A child that ended normally within these seconds proves the sandbox.
 PROVED_FOR = 20.0
 
 HOST_CHECKS: tuple[Callable[[Settings], Trouble | None], ...] = (host.disk, host.memory)
@@ -25,32 +25,34 @@ async def look(
     *,
     thorough: bool = False,
 ) -> tuple[Trouble, ...]:
-    """Look for local trouble.
+    """Return local trouble.
 
     Args:
-        settings: the worker's.
-        sandbox: where jobs run.
-        contact: what the API's answers show.
+        settings: of the worker.
+        sandbox: runs the jobs.
+        contact: has the clock difference.
         scanner: clamd, if files are scanned.
-        thorough: try the sandbox also if a child came up just before.
+        thorough: try the sandbox even if a child has just proved it.
     """
-    found = await asyncio.to_thread(_look_at_host, settings, scanner)
-    found += [
+    troubles = await asyncio.to_thread(_check_host, settings, scanner)
+    troubles += [
         trouble
         for trouble in (await _sandbox(sandbox, 0.0 if thorough else PROVED_FOR), host.clock(contact.clock_offset))
         if trouble is not None
     ]
-    return tuple(found)
+    return tuple(troubles)
 
 
-def _look_at_host(settings: Settings, scanner: Scanner | None) -> list[Trouble]:
-    found = [trouble for check in HOST_CHECKS if (trouble := check(settings)) is not None]
+def _check_host(settings: Settings, scanner: Scanner | None) -> list[Trouble]:
+    troubles = [trouble for check in HOST_CHECKS if (trouble := check(settings)) is not None]
     if scanner is not None:
         try:
             scanner.ping()
         except OSError as error:
-            found.append(Trouble("scanner", f"{error}; start clamd, mend CLAMD_ADDRESS or unset SCAN_FOR_MALWARE"))
-    return found
+            troubles.append(
+                Trouble("scanner", f"{error}; start clamd, correct CLAMD_ADDRESS or unset SCAN_FOR_MALWARE")
+            )
+    return troubles
 
 
 async def _sandbox(sandbox: Sandbox[Any, Any], proved_for: float) -> Trouble | None:

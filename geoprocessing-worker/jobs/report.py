@@ -135,13 +135,7 @@ class JobReport:
         if not isinstance(body, Completion) or not self.has_uploads or self.folder is None:
             return []
         return [
-            OutputFile(
-                name=output.name,
-                path=self.folder / OUTPUTS / Path(output.name).name,
-                content_type=output.content_type,
-                size_bytes=output.size_bytes,
-                sha256=output.sha256,
-            )
+            OutputFile(path=self.folder / OUTPUTS / Path(output.name).name, **output.model_dump(exclude={"content"}))
             for output in body.outputs
             if output.name not in self.record.uploaded
         ]
@@ -150,16 +144,12 @@ class JobReport:
         """Write the report into its folder, and move its results there.
 
         Raises:
-            OSError: nothing is left in the folder, and the report is as before.
+            OSError: the report must be discarded.
         """
         self.folder, self._owner = folder, owner
-        try:
-            if outputs is not None:
-                outputs.rename(folder / OUTPUTS)
-            self._advance(ReportState.POSTED)
-        except OSError:
-            self._remove()
-            raise
+        if outputs is not None:
+            outputs.rename(folder / OUTPUTS)
+        self._advance(ReportState.POSTED)
 
     def mark_uploaded(self, body: Completion, names: Iterable[str]) -> None:
         """Record the final body and the names of further results in storage.
@@ -193,9 +183,9 @@ class JobReport:
         _sync(self.folder.parent)
 
     def close(self) -> None:
-        """Remove the report from the disk."""
+        """Remove the report for good."""
         self.record = self.record.model_copy(update={"state": ReportState.CLOSED})
-        self._remove()
+        self.discard()
 
     def release(self) -> None:
         """Unlock the folder, for the next process."""
@@ -203,7 +193,8 @@ class JobReport:
             os.close(self._owner)
             self._owner = -1
 
-    def _remove(self) -> None:
+    def discard(self) -> None:
+        """Remove the report from the disk."""
         if self.folder is not None and self._owner >= 0:
             # Without this file the folder is no report, so a crash in between cannot leave half of one.
             (self.folder / REPORT).unlink(missing_ok=True)

@@ -10,9 +10,10 @@ import httpx
 import structlog
 
 from geoprocessing_worker.errors import ApiError, CancelRequested, JobError, Rejected, Unavailable
-from geoprocessing_worker.jobs.lease import Lease, LeaseKeeper, watched
+from geoprocessing_worker.jobs.lease import Lease, LeaseKeeper
 from geoprocessing_worker.jobs.outbox import Outbox
 from geoprocessing_worker.jobs.report import JobReport, ReportState, Verdict, as_job_error, verdict
+from geoprocessing_worker.jobs.watch import watched
 from geoprocessing_worker.jobs.workspace import no_room
 from geoprocessing_worker.outputs import OutputFile
 from geoprocessing_worker.wire import inline, retry
@@ -158,7 +159,8 @@ class ReportSender:
             await self._upload(report, hold, 0)
         elif isinstance(body, Failure):
             log.warning("report_not_taken", reason=str(refusal))
-            report.replace(body.shortened("report_rejected"))
+            error = JobError("report_rejected", body.error.message[:200], body.error.error_class)
+            report.replace(Failure.of(error))
         else:
             raise refusal
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import structlog
@@ -32,9 +32,10 @@ from geoprocessing_worker.handlers import InputRule, OutputFile, Payload, TaskHa
 from geoprocessing_worker.host import Trouble
 from geoprocessing_worker.jobs import readiness
 from geoprocessing_worker.jobs.deadline import Deadline
-from geoprocessing_worker.jobs.lease import Lease, LeaseKeeper, watched
+from geoprocessing_worker.jobs.lease import Lease, LeaseKeeper
 from geoprocessing_worker.jobs.report import JobReport, Verdict, as_job_error, verdict
 from geoprocessing_worker.jobs.report_sender import Hold, ReportSender
+from geoprocessing_worker.jobs.watch import Stopped, stop_when, watched
 from geoprocessing_worker.jobs.workspace import job_folder
 from geoprocessing_worker.plugins.calls import Call
 from geoprocessing_worker.plugins.registry import BoundHandler, Tasks, advised
@@ -143,7 +144,7 @@ class JobRunner:
             self._begun = True
             report = await self._guard(self._work)
             answer = await self._context.sender.deliver(report, self._hold)
-        except _Interrupted:
+        except Stopped:
             return await self._interrupted()
         except (ApiError, CancelRequested, JobError) as error:
             return await self._ended(error)
@@ -233,7 +234,7 @@ class JobRunner:
 
     async def _guard(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a part of the job until it ends, its time is up, the lease is lost, or the worker stops."""
-        return await watched(self._limited(work()), self._keeper.keep(), _raise_when(self._interrupt))
+        return await watched(self._limited(work()), self._keeper.keep(), stop_when(self._interrupt))
 
     async def _limited(self, work: Coroutine[Any, Any, T]) -> T:
         try:
@@ -389,12 +390,3 @@ def _in_folder(output: OutputFile, folder: Path) -> OutputFile:
 def _version(file: Downloaded) -> SourceVersion:
     known = {} if file.unchanged else {"size_bytes": file.size_bytes, "sha256": file.sha256}
     return SourceVersion(etag=file.etag, last_modified=file.last_modified, unchanged=file.unchanged, **known)
-
-
-class _Interrupted(Exception):  # noqa: N818 - not an error
-    """The worker is stopping."""
-
-
-async def _raise_when(event: asyncio.Event) -> NoReturn:
-    await event.wait()
-    raise _Interrupted

@@ -1,4 +1,4 @@
-"""One folder per job, for its owner only, gone when the job is, and gone after a crash at the next start."""
+"""One private folder per job, removed after the job or, after a crash, at the next start."""
 
 import contextlib
 import errno
@@ -18,18 +18,18 @@ from geoprocessing_worker.own_folder import is_trusted, prepare
 log = structlog.get_logger(__name__)
 
 PREFIX = "geojob_"
-# Held for as long as the folder's job runs; the system lets go of it however the process ends.
+# Held while the job runs. The kernel releases it when the process ends.
 OWNER_LOCK = ".owner"
-# Held while a folder is made or a search goes on, so that no search sees a folder whose owner has not locked it yet.
+# Held to create or search folders, so that no search finds one that its owner has not locked yet.
 SEARCH_LOCK = ".geojobs.lock"
 
 
 @contextlib.contextmanager
 def job_folder(temp_dir: Path, job_id: str) -> Iterator[Path]:
-    """A new folder `geojob_<id>_…` (mode 0700), removed on leaving, whatever happened.
+    """Create a folder `geojob_<id>_…` (mode 0700), and always remove it on exit.
 
     Raises:
-        JobError: `worker_trouble`: the disk is full or `TEMP_DIR` cannot be written.
+        JobError: `worker_trouble`: the disk is full or `TEMP_DIR` is not writable.
     """
     try:
         prepare(temp_dir)
@@ -37,7 +37,7 @@ def job_folder(temp_dir: Path, job_id: str) -> Iterator[Path]:
             folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{job_id}_", dir=temp_dir))
             owner = own(folder)
     except OSError as error:
-        # Nothing of the job is on the disk yet, so it is not the cause.
+        # The job has no files yet, so it is not the cause.
         raise worker_trouble("disk", reason=error.strerror or str(error)) from error
     try:
         yield folder
@@ -47,23 +47,19 @@ def job_folder(temp_dir: Path, job_id: str) -> Iterator[Path]:
 
 
 def no_room(error: OSError) -> JobError:
-    """The disk is full or `TEMP_DIR` cannot be written, as the end of a job."""
+    """Return the error of a job for a full disk or an unwritable `TEMP_DIR`."""
     return JobError(
         "workspace_unavailable",
-        "The worker has no room to work in at the moment.",
+        "The worker has no room on its disk. Try again later.",
         ErrorClass.TRANSIENT,
         {"reason": error.strerror or str(error)},
     )
 
 
 def sweep(temp_dir: Path) -> int:
-    """Remove the folders of jobs whose worker is dead; those of living ones stay, also other workers'.
-
-    Returns:
-        How many were removed.
-    """
+    """Remove the folders of dead workers' jobs, and return their number."""
     prepare(temp_dir)
-    # Found under the lock, removed without it: nobody who makes a folder waits for files to be deleted.
+    # Removed without the lock, so that new folders need not wait for it.
     with searching(temp_dir):
         own_folders = [folder for folder in temp_dir.glob(f"{PREFIX}*") if _is_own_folder(folder)]
         dead = [(folder, owner) for folder in own_folders if (owner := take_over(folder)) is not None]
@@ -74,16 +70,16 @@ def sweep(temp_dir: Path) -> int:
 
 
 def own(folder: Path) -> int:
-    """The lock of a folder that was made just now, under `searching`; closing it lets go."""
+    """Lock a new folder, under `searching`. Closing the descriptor unlocks it."""
     return _lock(folder / OWNER_LOCK, fcntl.LOCK_EX)
 
 
 def take_over(folder: Path) -> int | None:
-    """The lock of a folder whose owner is dead; to be asked under `searching`."""
+    """Lock a folder of a dead owner, under `searching`. Return None if the owner lives."""
     try:
         return _lock(folder / OWNER_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return None  # its owner lives
+        return None
     except OSError as error:
         log.warning("workspace_not_removed", folder=folder.name, reason=str(error))
         return None
@@ -95,7 +91,7 @@ def _is_own_folder(path: Path) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder with all that is in it, and say so when that fails."""
+    """Remove a folder with its content. Log a failure."""
     try:
         shutil.rmtree(folder)
     except OSError as error:
@@ -104,7 +100,7 @@ def remove(folder: Path) -> None:
 
 @contextlib.contextmanager
 def searching(temp_dir: Path) -> Iterator[None]:
-    """Keep others below `temp_dir` from making folders or taking them over."""
+    """Keep other processes from creating or taking over folders below `temp_dir`."""
     descriptor = _lock(temp_dir / SEARCH_LOCK, fcntl.LOCK_EX)
     try:
         yield

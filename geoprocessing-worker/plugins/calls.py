@@ -22,7 +22,7 @@ CHECK = "geoprocessing_worker.tasks.child:check"
 
 @dataclass(frozen=True)
 class Call:
-    """A function, as `package.module:function`, and its argument."""
+    """The name of a function, `package.module:function`, and its argument."""
 
     work: str
     request: TaskRequest[Any]
@@ -30,13 +30,13 @@ class Call:
 
     @classmethod
     def of(cls, handler: TaskHandler, request: TaskRequest[Payload]) -> Call:
-        """The work of a handler on a request."""
+        """Return the call of a handler's work with a request."""
         return cls(handler.work, request, handler.opens)
 
 
 @dataclass(frozen=True)
 class SelfTest:
-    """A handler's self-test, as `package.module:function`, and the empty folder that it works in."""
+    """The name of a self-test, `package.module:function`, and an empty folder for its outputs."""
 
     function: str
     folder: Path

@@ -1,4 +1,4 @@
-"""The processes that jobs are done in, as the settings want them."""
+"""The sandbox of jobs, as configured."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from geoprocessing_worker.sandbox.landlock import AllowedPaths
 from geoprocessing_worker.sandbox.limits import Limits
 from geoprocessing_worker.sandbox.process import ChildFunction, Sandbox
 
-Asked = TypeVar("Asked")
-Made = TypeVar("Made", bound=BaseModel)
+Request = TypeVar("Request")
+Result = TypeVar("Result", bound=BaseModel)
 
 
 def make_sandbox(
     settings: Settings,
     tasks: Tasks,
-    work: ChildFunction[Asked, Made],
-    result: type[Made],
+    work: ChildFunction[Request, Result],
+    result: type[Result],
     *,
     umask: int = Limits.umask,
-) -> Sandbox[Asked, Made]:
-    """A sandbox for the work of any of the tasks' handlers.
+) -> Sandbox[Request, Result]:
+    """Return a sandbox for the handlers of all tasks.
 
     Args:
-        settings: their limits.
-        tasks: what they want to have in memory.
-        work: what a child does.
-        result: what it must give.
-        umask: for whom the files are that it makes.
+        settings: have the limits.
+        tasks: have the modules to preload.
+        work: runs in the child.
+        result: model of its result.
+        umask: of its output files.
     """
     limits = Limits(
         memory_bytes=settings.max_memory_mb * 1024**2,
-        # Two threads decode and warp; beyond that the time a job may take is the limit that counts.
+        # Two threads decode and warp. The time limit of the job applies before this one.
         cpu_seconds=max(1, round(2 * settings.max_processing_time)) if settings.enable_job_timeouts else None,
         umask=umask,
     )
-    # The last one freezes what was imported before it.
+    # Last, since it freezes all objects made before.
     return Sandbox(
         work,
         result,
@@ -59,9 +59,9 @@ async def check_defaults(settings: Settings, tasks: Tasks) -> None:
     Settings that equal a payload's own default are not checked, so most workers start without such a process.
 
     Raises:
-        ConfigurationError: a setting is no default for a payload.
+        ConfigurationError: a setting is not valid in a payload.
     """
-    box: Sandbox[Payload, Checked] = make_sandbox(settings, tasks, CHECK, Checked)
+    sandbox: Sandbox[Payload, Checked] = make_sandbox(settings, tasks, CHECK, Checked)
     for task in tasks:
         plain = task.handler.payload()
         for name, setting in task.handler.settings.items():
@@ -69,18 +69,18 @@ async def check_defaults(settings: Settings, tasks: Tasks) -> None:
             if value == getattr(plain, name):
                 continue
             try:
-                await box.run(
+                await sandbox.run(
                     plain.model_copy(update={name: value}),
                     lambda *_: None,
                     AllowedPaths(task.libraries, (), task.import_roots),
                 )
             except JobError as error:
-                if error.code != WORKER_TROUBLE:  # the host's trouble keeps the worker from claims, not from its start
+                if error.code != WORKER_TROUBLE:  # trouble of the host prevents claims, not the start
                     raise ConfigurationError(f"{setting.upper()}: {error.message}") from None
 
 
 def own_umask() -> int:
-    """The process's own, for files that a person asked for."""
-    mask = os.umask(0)  # it can only be read by setting it
+    """Return the umask of this process, for files that a person requests."""
+    mask = os.umask(0)  # it can be read only by setting it
     os.umask(mask)
     return mask

@@ -1,4 +1,4 @@
-"""The kinds of job that this worker can do: what is installed and enabled, and what cannot be used and why."""
+"""The task types of this worker: installed, enabled and usable, or broken with the reason."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from geoprocessing_worker.errors import ConfigurationError, JobError
 from geoprocessing_worker.handlers import GROUP, INTERFACE, Payload, TaskHandler
 from geoprocessing_worker.sandbox.landlock import AllowedPaths
 
-SHORT = 0.2  # of a handler's stages; ours check and pack in a sixth of theirs
+# Share of all stages up to which the last one is short. Ours check and package in a sixth.
+SHORT = 0.2
 
-# Where in the whole the handler's own stages lie, in percent; before them the file is fetched, after them the results
-# are uploaded. About the shares of the time of a 100 MB mosaic.
-FETCHED, MADE, UPLOADED = 25.0, 85.0, 99.0
+# Percent of the whole after download, the handler's stages, and upload: about their shares for a mosaic of 100 MB.
+DOWNLOADED, PROCESSED, UPLOADED = 25.0, 85.0, 99.0
 
 
 @dataclass(frozen=True)
 class BoundHandler:
-    """A handler that can be used, with the operator's defaults for its payload.
+    """A usable handler, with the operator's defaults for its payload.
 
     Attributes:
-        handler: as its package gives it.
-        defaults: what a job's payload does not say.
-        libraries: folders that the work is imported from, besides this worker's own.
-        import_roots: folders that these are found in: Python looks through them for the package's name.
-        spans: where each stage begins and ends, in percent of the whole.
+        handler: of the package.
+        defaults: for keys missing in a payload.
+        libraries: folders with the modules of the work, besides this worker's own.
+        import_roots: parents of these folders, which Python lists to find the package.
+        spans: begin and end of each stage, in percent of the whole.
     """
 
     handler: TaskHandler
@@ -51,16 +51,16 @@ class BoundHandler:
 
     @property
     def closing(self) -> str | None:
-        """The last stage of the work, if it is so short that the next job may be fetched meanwhile."""
+        """The last stage, if it is short enough for the next job to be claimed at its beginning."""
         *_, (name, share) = self.handler.stages.items()
         return name if share <= SHORT * sum(self.handler.stages.values()) else None
 
     def reach(self, source: Path | None, folder: Path) -> AllowedPaths:
-        """What a process that does such a job on a file (or none) may use, to write into a folder."""
+        """Return the paths for a child: an input file or None, and an output folder."""
         return AllowedPaths((*([] if source is None else [source]), *self.libraries), (folder,), self.import_roots)
 
     def options(self, payload: Mapping[str, Any]) -> Payload:
-        """What a job asks for.
+        """Return the options of a job.
 
         Raises:
             JobError: as `Payload.from_payload`.
@@ -78,7 +78,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class Tasks:
-    """What this worker offers, by task type; and what it would offer if it could."""
+    """The usable and broken handlers, by task type."""
 
     usable: Mapping[str, BoundHandler]
     broken: tuple[Broken, ...] = ()
@@ -88,7 +88,7 @@ class Tasks:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The task types that are claimed."""
+        """The task types to claim."""
         return tuple(self.usable)
 
     @property
@@ -103,14 +103,14 @@ class Tasks:
 
 
 def load(settings: Settings, only: Collection[str] | None = None) -> Tasks:
-    """Import the handlers that are installed and enabled; others are not imported at all.
+    """Import the installed handlers that are enabled.
 
     Args:
-        settings: their defaults and, as `WORKER_TASK_TYPES`, which are enabled.
+        settings: have the defaults, and the enabled types in `WORKER_TASK_TYPES`.
         only: these instead of `WORKER_TASK_TYPES`.
 
     Raises:
-        ConfigurationError: one is enabled that is not installed, or a setting is no default for a payload.
+        ConfigurationError: an enabled type is not installed, or a setting is not valid in a payload.
     """
     installed = sorted(entry_points(group=GROUP), key=lambda point: point.name)
     enabled = settings.worker_task_types if only is None else only
@@ -128,7 +128,7 @@ def load(settings: Settings, only: Collection[str] | None = None) -> Tasks:
     for point in chosen:
         try:
             handler = _checked(point, times[point.name])
-        except Exception as error:  # noqa: BLE001 - somebody else's module may raise anything while it is imported
+        except Exception as error:  # noqa: BLE001 - the import of a plug-in may raise anything
             broken.append(Broken(point.name, f"{type(error).__name__}: {error}"))
         else:
             usable[point.name] = bind(handler, settings, *_libraries(point, handler))
@@ -136,26 +136,23 @@ def load(settings: Settings, only: Collection[str] | None = None) -> Tasks:
 
 
 def bind(
-    handler: TaskHandler,
-    settings: Settings,
-    libraries: tuple[Path, ...] = (),
-    import_roots: tuple[Path, ...] = (),
+    handler: TaskHandler, settings: Settings, libraries: tuple[Path, ...] = (), import_roots: tuple[Path, ...] = ()
 ) -> BoundHandler:
-    """A handler with the operator's defaults.
+    """Return a handler with the operator's defaults.
 
     Raises:
-        ConfigurationError: a setting is no default for its payload.
+        ConfigurationError: a setting is not valid in its payload.
     """
     return BoundHandler(handler, _defaults(handler, settings), libraries, import_roots, _spans(handler.stages))
 
 
-_TOO_MUCH = frozenset({"timed_out", "out_of_memory", "output_too_large"})
+_COSTLY = frozenset({"timed_out", "out_of_memory", "output_too_large"})
 
 
 def advised(error: JobError, handler: TaskHandler | None) -> JobError:
-    """The error with the handler's advice, where the job took too much of something."""
-    too_much = error.code in _TOO_MUCH or (error.code == "too_large" and error.detail.get("limit") == "memory")
-    if handler is None or handler.lighter is None or not too_much:
+    """Return the error, with the handler's advice if the job exceeded a limit."""
+    is_costly = error.code in _COSTLY or (error.code == "too_large" and error.detail.get("limit") == "memory")
+    if handler is None or handler.lighter is None or not is_costly:
         return error
     return JobError(error.code, f"{error.message} {handler.lighter}", error.error_class, error.detail)
 
@@ -171,7 +168,7 @@ def _checked(point: EntryPoint, times: int) -> TaskHandler:
     if handler.task_type.name != point.name:
         raise TypeError(f"its entry point is {point.name}, its task type {handler.task_type.name}")
     if not handler.stages or any(share <= 0 for share in handler.stages.values()):
-        raise TypeError("it names no stages with a share of the time above 0")
+        raise TypeError("it has no stages, or one whose share is not above 0")
     return handler
 
 
@@ -180,7 +177,7 @@ def _defaults(handler: TaskHandler, settings: Settings) -> Payload:
     for name, setting in handler.settings.items():
         alias = handler.payload.model_fields[name].alias or name
         try:
-            # As if a payload had said it, so that it is checked now and not blamed on an uploader later.
+            # Checked like a payload now, or it would be blamed on a user later.
             defaults = handler.payload.from_payload({alias: getattr(settings, setting)}, defaults)
         except JobError as error:
             raise ConfigurationError(f"{setting.upper()}: {error.message}") from None
@@ -189,20 +186,20 @@ def _defaults(handler: TaskHandler, settings: Settings) -> Payload:
 
 def _spans(stages: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     whole = sum(stages.values())
-    ends = [FETCHED + (MADE - FETCHED) * part / whole for part in accumulate(stages.values(), initial=0.0)]
+    ends = [DOWNLOADED + (PROCESSED - DOWNLOADED) * part / whole for part in accumulate(stages.values(), initial=0.0)]
     own = dict(zip(stages, pairwise(ends), strict=True))
-    return {"download": (0.0, FETCHED), **own, "upload": (MADE, UPLOADED)}
+    return {"download": (0.0, DOWNLOADED), **own, "upload": (PROCESSED, UPLOADED)}
 
 
 def _libraries(point: EntryPoint, handler: TaskHandler) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Where the handler's packages lie and what was installed beside them; and the folders that they are found in.
+    """Return the folders of the handler's packages with their metadata, and the parents of these folders.
 
-    Only what lies elsewhere than this worker's own libraries: installed as editable, or into a folder by itself.
+    Only those outside of this worker's own libraries: editable installs, or those in a separate folder.
     """
-    named = {reference.partition(":")[0].partition(".")[0] for reference in (point.value, handler.work)}
-    packages = sorted(named.union(*map(_packages, handler.needs)))
-    found = [Path(place).resolve() for package in packages for place in _places(package)]
-    elsewhere = [place for place in found if not any(place.is_relative_to(known) for known in _own_libraries())]
+    names = {reference.partition(":")[0].partition(".")[0] for reference in (point.value, handler.work)}
+    packages = sorted(names.union(*map(_packages, handler.needs)))
+    folders = [Path(folder).resolve() for package in packages for folder in _folders(package)]
+    elsewhere = [place for place in folders if not any(place.is_relative_to(known) for known in _own_libraries())]
     beside = []
     if elsewhere and point.dist is not None and any(file.match("*.dist-info/*") for file in point.dist.files or ()):
         beside.append(Path(str(point.dist.locate_file(""))).resolve())
@@ -217,14 +214,14 @@ def _own_libraries() -> tuple[Path, ...]:
 
 
 def _packages(distribution_name: str) -> list[str]:
-    """The packages of an installed distribution, where it tells them."""
+    """Return the top-level packages of an installed distribution, if it lists them."""
     try:
         return (distribution(distribution_name).read_text("top_level.txt") or "").split()
     except PackageNotFoundError:
         return []
 
 
-def _places(package: str) -> list[str]:
+def _folders(package: str) -> list[str]:
     spec = find_spec(package)
     if spec is None:
         return []

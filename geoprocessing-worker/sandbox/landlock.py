@@ -1,7 +1,7 @@
-"""What the process that opens a stranger's file can still reach: its own files, the libraries, nothing else.
+"""The restrictions of the child process: it can reach its own files and the libraries only.
 
-Each layer is used where the kernel has it. Which ones are on is said at the start and by the health check;
-`REQUIRE_SANDBOX` makes a worker refuse to run without one.
+Each layer is applied where the kernel has it. The log at the start and the health check list the layers.
+With `REQUIRE_SANDBOX` a worker does not start if one is missing.
 """
 
 import functools
@@ -14,9 +14,9 @@ from py_landlock import AccessFs, Landlock, LandlockError, get_abi_version
 
 from geoprocessing_worker.sandbox import libc, seccomp
 
-# Where shared libraries and what finds them are; of the rest of /usr and /etc a child needs nothing.
+# Shared libraries and their index. A child needs nothing else from /usr and /etc.
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/etc/localtime")
-# How much of its address space the process has used; of the rest of /proc it sees nothing.
+# The process's own memory use. The rest of /proc is hidden.
 OWN_SIZE = (Path("/proc/self/statm"),)
 DEVICES = (Path("/dev/null"), Path("/dev/zero"), Path("/dev/urandom"))
 READ = AccessFs.READ_FILE | AccessFs.READ_DIR
@@ -27,7 +27,7 @@ OF_FILES = AccessFs.READ_FILE | AccessFs.WRITE_FILE | AccessFs.TRUNCATE
 
 @dataclass(frozen=True)
 class AllowedPaths:
-    """The paths of one job: what its process may read, where it may write, and where it may only see what there is."""
+    """The paths of one job: to read, to write into, and to list only."""
 
     readable: tuple[Path, ...] = ()
     writable: tuple[Path, ...] = ()
@@ -39,7 +39,7 @@ NO_PATHS = AllowedPaths()
 
 @dataclass(frozen=True)
 class Layer:
-    """A wall, and why it is not there; `missing` is None where it stands."""
+    """A sandbox layer. `missing` is the reason for its absence, else None."""
 
     name: str
     missing: str | None
@@ -50,7 +50,7 @@ class Layer:
 
 @functools.cache
 def layers() -> tuple[Layer, ...]:
-    """The walls that children of this process get. Found once, since finding libc starts another program."""
+    """Return the layers for children of this process. Cached, since finding libc starts another program."""
     try:
         abi, missing = int(get_abi_version()), None
     except LandlockError as error:
@@ -70,30 +70,30 @@ def layers() -> tuple[Layer, ...]:
 
 
 def missing_layers() -> tuple[Layer, ...]:
-    """Those that this kernel or processor does not have."""
+    """Return the layers that this kernel or processor lacks."""
     return tuple(layer for layer in layers() if layer.missing is not None)
 
 
 def prepare() -> None:
-    """Find out, once for all processes that are forked from this one, what `restrict` needs: a millisecond of each."""
+    """Fill the caches of `restrict` before a fork, which saves each child a millisecond."""
     layers()
     _libraries()
 
 
 def restrict(reach: AllowedPaths) -> None:
-    """Put up all walls round this process, for good.
+    """Apply all layers to this process, irrevocably.
 
     Raises:
-        OSError, LandlockError: a wall that should stand could not be put up; nothing may be opened then.
+        OSError, LandlockError: a layer of this kernel could not be applied. The process must not open anything.
     """
-    on = {layer.name for layer in layers() if layer.missing is None}
+    active = {layer.name for layer in layers() if layer.missing is None}
     hand_out_zeros()
     libc.forbid_new_privileges()
     if reach.writable:
         os.environ["TMPDIR"] = str(reach.writable[0])
-    if "files" in on:
-        # Not strict: of an older Landlock all that it knows is asked for. TCP and signals are shut by asking nothing.
-        walls = Landlock(strict=False)
+    if "files" in active:
+        # Not strict: an older Landlock applies the rights that it has. TCP and signals are denied without a rule.
+        ruleset = Landlock(strict=False)
         rules = (
             (_libraries(), READ),
             (OWN_SIZE, READ),
@@ -104,18 +104,18 @@ def restrict(reach: AllowedPaths) -> None:
         )
         for paths, access in rules:
             for path in _present(paths):
-                # The kernel takes no rights of folders for a file.
-                walls.add_path_rule(path, access=access if path.is_dir() else access & OF_FILES)
-        walls.apply()
-    if "system_calls" in on:
+                # The kernel rejects folder rights for a file.
+                ruleset.add_path_rule(path, access=access if path.is_dir() else access & OF_FILES)
+        ruleset.apply()
+    if "system_calls" in active:
         seccomp.restrict()
 
 
 def hand_out_zeros() -> None:
-    """Have this process's `malloc` give zeros, since decoders do not always fill what they were given.
+    """Make `malloc` of this process return zeros, since decoders do not always fill their buffers.
 
-    libtiff takes libdeflate's "more than fits" for success, and libdeflate then leaves up to 257 bytes as they were: a
-    picture of small blocks would show what this process had in memory before. Only glibc knows how.
+    libtiff takes libdeflate's "insufficient space" for success. libdeflate then leaves up to 257 bytes unwritten, so a
+    picture of small blocks would show older memory of this process. Works with glibc only.
     """
     libc.set_malloc_option(M_PERTURB, 0xFF)  # it fills with the complement
 

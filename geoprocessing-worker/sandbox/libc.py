@@ -1,4 +1,4 @@
-"""Calls of the C library and the kernel that Python has no names for."""
+"""Calls of the C library and the kernel without a Python binding."""
 
 import ctypes
 import errno
@@ -33,36 +33,36 @@ def hide_memory() -> None:
 
 
 def forbid_new_privileges() -> None:
-    """Let no program started from here on gain rights, by set-user-id or otherwise. Irrevocable.
+    """Keep programs started later from gaining rights, by set-user-id or otherwise. Irrevocable.
 
     Raises:
-        OSError: the kernel refused.
+        OSError: rejected by the kernel.
     """
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 
 
 def takes_filters() -> bool:
-    """Return whether the kernel has seccomp filters: given no program, it answers EFAULT."""
+    """Return whether the kernel has seccomp filters: it answers EFAULT to a null program."""
     ctypes.set_errno(0)
     _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, None, 0, 0)
     return ctypes.get_errno() == errno.EFAULT
 
 
 def apply_filter(program: bytes) -> None:
-    """Apply a seccomp filter to this thread and all that it starts. Irrevocable; needs `forbid_new_privileges`.
+    """Apply a seccomp filter to this thread and all that it starts. Irrevocable. Needs `forbid_new_privileges`.
 
     Args:
         program: BPF instructions.
 
     Raises:
-        OSError: the kernel refused.
+        OSError: rejected by the kernel.
     """
-    described = _Program(len(program) // _INSTRUCTION_BYTES, program)
-    _check(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(described), 0, 0))
+    structure = _Program(len(program) // _INSTRUCTION_BYTES, program)
+    _check(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(structure), 0, 0))
 
 
 def set_malloc_option(option: int, value: int) -> None:
-    """Set an option of mallopt(3). Without effect where the C library is not glibc."""
+    """Set an option of mallopt(3). No effect without glibc."""
     setter = getattr(_libc, "mallopt", None)
     if setter is not None:
         setter(option, value)

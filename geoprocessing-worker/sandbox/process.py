@@ -112,7 +112,7 @@ class Sandbox(Generic[Request, Result]):
             reach: the paths that the child may use.
 
         Raises:
-            JobError: the child's own error; `crashed`, `out_of_memory` or `timed_out` by its exit code;
+            JobError: the child's own error, or `crashed`, `out_of_memory` or `timed_out` by its exit code, or
                 `worker_trouble` when no child could be started.
         """
         async with self._places:
@@ -255,12 +255,8 @@ async def _ended(process: ForkServerProcess) -> None:
 
 def _death(exit_code: int | None) -> JobError:
     if exit_code == -signal.SIGXCPU:
-        return JobError(
-            "timed_out",
-            "The file took more computing time than a job may use.",
-            ErrorClass.TIMEOUT,
-            {"limit": "cpu"},
-        )
+        message = "The file took more computing time than a job may use."
+        return JobError("timed_out", message, ErrorClass.TIMEOUT, {"limit": "cpu"})
     if exit_code == -signal.SIGKILL:
         # The worker waits for no child that it killed itself, so this was the kernel's out-of-memory killer.
         return _out_of_memory({"signal": "SIGKILL"})
@@ -274,12 +270,7 @@ def _death(exit_code: int | None) -> JobError:
 
 
 def _out_of_memory(detail: dict[str, Any]) -> JobError:
-    return JobError(
-        "out_of_memory",
-        "The file needs more memory than a job may use.",
-        ErrorClass.RESOURCE,
-        detail,
-    )
+    return JobError("out_of_memory", "The file needs more memory than a job may use.", ErrorClass.RESOURCE, detail)
 
 
 def _try_layers(confine: bool) -> None:

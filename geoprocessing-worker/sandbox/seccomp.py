@@ -1,7 +1,7 @@
-"""A seccomp filter with an allow-list: files that are open or allowed by Landlock, memory, threads, time, nothing else.
+"""A seccomp filter with an allow-list: files that are open or allowed by Landlock, memory, threads and time.
 
-Landlock leaves UDP and Unix sockets open, and a fork that leaves its session outlives the kill of its group. The filter
-is a hundred comparisons of a number, written out here: Python's bindings of libseccomp need that library on the system,
+Landlock does not cover UDP and Unix sockets, and a fork that leaves its session survives the kill of its group. The
+filter is written here as about a hundred comparisons. Python's bindings of libseccomp need that library on the system,
 and the best known one has had no release since 2021.
 """
 
@@ -16,13 +16,13 @@ from geoprocessing_worker.sandbox import libc
 
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000
 
-# Of BPF: load a word of what the kernel tells of the call; compare; return.
+# BPF operations: load a word of seccomp_data, compare, return.
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-# Offsets in struct seccomp_data; an argument has 8 bytes, the low half first.
+# Offsets in struct seccomp_data. An argument has 8 bytes, the low half first.
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16
-X32 = 0x40000000  # from here on x86_64 numbers the calls of another convention
+X32 = 0x40000000  # flag of the calls of the x32 ABI on x86_64
 
-# Allowed whatever their arguments are. The numbers are the kernel's, for x86_64 and aarch64.
+# Allowed with any arguments: numbers for x86_64 and aarch64.
 ALLOWED = {
     # reading and writing, by far the most frequent
     "read": (0, 63), "write": (1, 64), "pread64": (17, 67), "pwrite64": (18, 68), "lseek": (8, 62), "fstat": (5, 80),
@@ -57,17 +57,17 @@ ALLOWED = {
     "getrusage": (98, 165), "getrandom": (318, 278), "clock_gettime": (228, 113), "clock_getres": (229, 114),
     "gettimeofday": (96, 169), "times": (100, 153),
 }  # fmt: skip
-# The older forms of some of these, which aarch64 never had.
+# Older forms of some of these, which aarch64 lacks.
 ALLOWED_X86_64 = {
     "stat": 4, "lstat": 6, "access": 21, "readlink": 89, "unlink": 87, "rename": 82, "mkdir": 83,
     "rmdir": 84, "dup2": 33, "pipe": 22, "poll": 7, "select": 23, "pause": 34, "time": 201, "getpgrp": 111,
     "getrlimit": 97,
 }  # fmt: skip
-# C libraries try newer calls first and fall back when the kernel lacks them, which only ENOSYS says.
+# C libraries try newer calls first and fall back on ENOSYS.
 FIRST_OF_NEWER_CALLS = 449  # futex_waitv, Linux 5.16
 
-# By their flags: a file that is opened for reading must not be emptied, which Landlock stops only from Linux 6.2. With
-# both access modes at once Landlock asks for no right at all.
+# By their flags: a file opened for reading must not be truncated, which Landlock prevents only from Linux 6.2. For both
+# access modes at once Landlock checks no right at all.
 OPENAT, OPEN_X86_64 = (257, 56), 2
 WRITE_ONLY, READ_AND_WRITE, TRUNCATE = 0x1, 0x2, 0x200  # of both processors
 
@@ -91,13 +91,13 @@ CHOICES = {
     "fcntl": Choice((72, 25), 1, (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032)),
     # TCGETS, FIONREAD, FIONCLEX, FIOCLEX. FIOSETOWN and SIOCSPGRP do as F_SETOWN.
     "ioctl": Choice((16, 29), 1, (0x5401, 0x541B, 0x5450, 0x5451)),
-    # The names of threads, and reading what is set. PR_SET_PDEATHSIG would let the process outlive the worker.
+    # Names of threads, and reads. PR_SET_PDEATHSIG would let the process outlive the worker.
     "prctl": Choice((157, 167), 0, (2, 3, 15, 16, 39)),
 }
 
 
 class Processor(NamedTuple):
-    """A kind of processor: the kernel's word for it, and which column of the tables is its."""
+    """A processor: its audit number in the kernel, and its column of the tables."""
 
     audit: int
     column: int
@@ -107,17 +107,17 @@ PROCESSORS = {"x86_64": Processor(0xC000003E, 0), "aarch64": Processor(0xC00000B
 
 
 def unavailable() -> str | None:
-    """Why there can be no filter here; None when there can."""
+    """Return the reason why filters are unavailable here, else None."""
     if platform.machine() not in PROCESSORS:
-        return f"not known for {platform.machine()}"
+        return f"unknown for {platform.machine()}"
     return None if libc.takes_filters() else "not in this kernel"
 
 
 def restrict() -> None:
-    """Filter the calls of this thread and of all that it starts. Irrevocable; needs `libc.forbid_new_privileges`.
+    """Filter the calls of this thread and of all that it starts. Irrevocable. Needs `libc.forbid_new_privileges`.
 
     Raises:
-        OSError: the kernel refused.
+        OSError: rejected by the kernel.
     """
     libc.apply_filter(b"".join(_program(PROCESSORS[platform.machine()], os.getpid())))
 
@@ -141,7 +141,7 @@ def _program(processor: Processor, itself: int) -> Iterator[bytes]:
     yield from _opening(OPENAT[column], 2, allow, refuse)
     if processor == PROCESSORS["x86_64"]:
         yield from _opening(OPEN_X86_64, 1, allow, refuse)
-    # clone3 takes its arguments by address, where no filter can look; libc falls back on clone.
+    # clone3 takes its arguments by address, out of reach of a filter. libc falls back on clone.
     for operation, number in ((EQUAL, CLONE3[column]), (AT_LEAST, FIRST_OF_NEWER_CALLS)):
         yield _step(operation, number, 0, 1)
         yield unknown
@@ -174,7 +174,7 @@ def _program(processor: Processor, itself: int) -> Iterator[bytes]:
 
 
 def _opening(number: int, flags: int, allow: bytes, refuse: bytes) -> Iterator[bytes]:
-    """Allow a call that opens a file, unless it empties one for reading. `flags` is the number of its argument."""
+    """Allow a call that opens a file, unless it truncates one for reading. `flags` is the index of that argument."""
     yield _step(EQUAL, number, 0, 7)
     yield _argument(flags)
     yield _step(ANY_BIT, WRITE_ONLY, 0, 1)
@@ -186,7 +186,7 @@ def _opening(number: int, flags: int, allow: bytes, refuse: bytes) -> Iterator[b
 
 
 def _on_itself(number: int, itself: int, allow: bytes, refuse: bytes) -> Iterator[bytes]:
-    """Allow a call on this process, by the first argument; every other call goes on behind it."""
+    """Allow a call on this process, by its first argument. Other calls continue after it."""
     yield _step(EQUAL, number, 0, 5)
     yield _argument(0)
     yield _step(EQUAL, itself, 1, 0)

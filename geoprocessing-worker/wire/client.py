@@ -1,4 +1,4 @@
-"""The five calls of the wire, each said once, and what each answer means."""
+"""The five calls of the wire protocol, and the error for each answer."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ CLAIM = f"{JOBS}/claim"
 
 
 class HeldJob(Protocol):
-    """What a call on a job has to know of the lease."""
+    """The fields of a job that a call uses."""
 
     @property
     def job_id(self) -> str:
@@ -46,18 +46,18 @@ class HeldJob(Protocol):
         """The lease token."""
 
     def remaining(self) -> float:
-        """Seconds for which the lease can still be trusted."""
+        """Return the seconds for which calls are still useful."""
 
 
 class JobApi:
-    """The API, as one worker talks to it.
+    """The API, as one worker uses it.
 
-    Every method raises `TokenRefused`, `LeaseLost` or `Rejected` at once, and `Unavailable` once the call's policy has
-    run out of patience.
+    Every method raises `TokenRefused`, `LeaseLost` or `Rejected` at once, and `Unavailable` when the policy of the call
+    is exhausted.
 
     Args:
-        http: a client whose base URL is the API's.
-        token: the worker's.
+        http: a client with the API's base URL.
+        token: of the worker.
     """
 
     def __init__(self, http: httpx.AsyncClient, token: SecretStr) -> None:
@@ -66,9 +66,9 @@ class JobApi:
         self.contact = Contact(http.base_url)
 
     async def claim(self, request: ClaimRequest) -> ClaimAnswer | None:
-        """Up to `max_jobs` jobs, or None when the wait ran out. After a lost reply, the same claim id is sent again."""
+        """Return up to `max_jobs` jobs, or None after the wait. A lost reply is repeated with the same claim id."""
         seconds = retry.CLAIM.try_timeout + request.wait_seconds
-        # Being parked is not being patient.
+        # The time that the API parks the claim does not count.
         policy = dataclasses.replace(retry.CLAIM, patience=retry.CLAIM.patience + request.wait_seconds)
 
         async def once() -> ClaimAnswer | None:
@@ -78,13 +78,13 @@ class JobApi:
         return await retry.persist(policy, once)
 
     async def report_trouble(self, request: ClaimRequest) -> None:
-        """Send a claim of no jobs with this worker's trouble, if the API announces that it takes such claims.
+        """Send a claim of no jobs with this worker's trouble, if the API announces this extension.
 
         Raises:
             ApiError: any. Nothing depends on the report.
         """
         if "trouble" not in (self.contact.extensions or ()):
-            # Any answer at this address announces them and has the time, and a GET claims nothing from any server.
+            # Any answer here announces the extensions and has a Date, and a GET claims nothing on any server.
             with contextlib.suppress(Rejected, LeaseLost):
                 await self._send("GET", CLAIM, None, {}, retry.CLAIM.try_timeout)
         if "trouble" in (self.contact.extensions or ()):
@@ -93,21 +93,21 @@ class JobApi:
     async def heartbeat(
         self, job: HeldJob, wait_seconds: float = 0, *, policy: Policy = retry.HEARTBEAT
     ) -> LeaseAnswer:
-        """Renew the lease; the answer may be held back for `wait_seconds`, unless the job is cancelled before."""
+        """Renew the lease. The API may hold its answer for `wait_seconds`, unless the job is cancelled."""
         body = Heartbeat(wait_seconds=wait_seconds) if wait_seconds > 0 else None
         policy = dataclasses.replace(policy, try_timeout=policy.try_timeout + wait_seconds)
         return await self._on_job("heartbeat", job, body, LeaseAnswer, policy)
 
     async def progress(self, job: HeldJob, progress: Progress) -> LeaseAnswer:
-        """Say how far the job is; renews the lease too."""
+        """Report progress, which renews the lease too."""
         return await self._on_job("progress", job, progress, LeaseAnswer, retry.HEARTBEAT)
 
     async def complete(self, job: HeldJob, completion: Completion, *, policy: Policy = retry.REPORT) -> CompleteAnswer:
-        """Hand the result in. Saying it twice does no harm."""
+        """Report the results. Idempotent."""
         return await self._on_job("complete", job, completion, CompleteAnswer, policy)
 
     async def fail(self, job: HeldJob, failure: Failure, *, policy: Policy = retry.REPORT) -> FailAnswer:
-        """Give the job back with the reason. Saying it twice does no harm."""
+        """Report a failure. Idempotent."""
         return await self._on_job("fail", job, failure, FailAnswer, policy)
 
     async def _on_job(
@@ -117,7 +117,7 @@ class JobApi:
 
         async def once() -> Answer:
             if job.remaining() <= 0:
-                raise LeaseExpired("the lease ran out, so nothing more may be sent for this job")
+                raise LeaseExpired("the lease has expired, so nothing more may be sent for this job")
             response = await self._send("PATCH", f"{JOBS}/{job.job_id}/{verb}", body, headers, policy.try_timeout)
             return _read(response, answer)
 
@@ -127,7 +127,7 @@ class JobApi:
         self, method: str, path: str, body: WireModel | None, headers: dict[str, str], seconds: float
     ) -> httpx.Response:
         authorization = {"Authorization": f"Worker {self._token.get_secret_value()}"}
-        # Secrets are unmasked nowhere but in headers, so a body never has one.
+        # Secrets are unmasked only in headers, so a body never contains one.
         content = (
             b""
             if method == "GET"
@@ -137,7 +137,7 @@ class JobApi:
         )
         seconds += len(content) / retry.SLOWEST_LINK
         try:
-            # httpx counts from byte to byte, and somebody may send one now and then for ever.
+            # httpx counts from byte to byte, so a server could send single bytes forever.
             async with asyncio.timeout(seconds):
                 response = await self._http.request(
                     method,
@@ -162,8 +162,8 @@ def _read(response: httpx.Response, answer: type[Answer]) -> Answer:
     try:
         return answer.model_validate_json(response.content)
     except ValidationError:
-        # A proxy or a captive portal spoke, not the API: whether the call was carried out is not known.
-        raise Unavailable("unreadable_answer", f"a {response.status_code} that is not what was asked for") from None
+        # From a proxy or a captive portal, so the effect of the call is unknown.
+        raise Unavailable("unreadable_answer", f"a {response.status_code} without the expected content") from None
 
 
 def _error(response: httpx.Response, problem: dict[str, Any]) -> ApiError:
@@ -172,12 +172,12 @@ def _error(response: httpx.Response, problem: dict[str, Any]) -> ApiError:
     message = str(problem.get("detail") or problem.get("title") or response.reason_phrase)[:2000]
     if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         return TokenRefused(code, message)
-    # A bare 404 or 409 is a proxy's, or a wrong address: only the API's own words end a job.
+    # A bare 404 or 409 comes from a proxy or a wrong address. Only the API's own problem code ends a job.
     if status in (httpx.codes.NOT_FOUND, httpx.codes.CONFLICT) and problem.get("code"):
         return LeaseLost(code, message)
     if status in (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE):
         return Unavailable(code, message, _retry_after(response))
-    # 507, of a report with results in it: they do not come in this way, however often they are sent.
+    # 507 for a report with results in it: another attempt would get the same answer.
     is_refusal = httpx.codes.is_client_error(status) or status == httpx.codes.INSUFFICIENT_STORAGE
     if is_refusal and status not in (httpx.codes.NOT_FOUND, httpx.codes.CONFLICT):
         return Rejected(code, message)

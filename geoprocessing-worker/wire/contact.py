@@ -1,4 +1,4 @@
-"""The state of the connection to the API: whether it answers, how far the clocks differ, which extensions it has."""
+"""The state of the connection to the API: reachability, clock difference and extensions."""
 
 import time
 from collections.abc import Callable
@@ -10,17 +10,17 @@ from geoprocessing_worker import host
 
 log = structlog.get_logger(__name__)
 
-# Announces what a server takes beyond the five calls, comma separated.
+# Header with the server's extensions of the protocol, comma separated.
 EXTENSIONS = "Worker-Extensions"
-# A gateway's answer in the place of the API's.
+# Answers of a gateway without the API.
 GATEWAY_ERRORS = frozenset({502, 503, 504})
 
 
 class Contact:
-    """What the answers of one API show beside their content. Logs the start and the end of each outage once.
+    """Facts from the headers of one API's answers. Logs the start and end of each outage once.
 
     Args:
-        base_url: the API's.
+        base_url: of the API.
         clock: monotonic seconds.
         wall: seconds of the wall clock.
     """
@@ -32,35 +32,35 @@ class Contact:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._place = f"{base_url.host}:{base_url.port}" if base_url.port else base_url.host
+        self._name = f"{base_url.host}:{base_url.port}" if base_url.port else base_url.host
         self._clock = clock
         self._wall = wall
         self._away_since: float | None = None
-        # None: the API has not answered at the claim's address yet.
+        # None before the first answer at the claim's address.
         self.extensions: frozenset[str] | None = None
-        # Seconds by which the API's clock is ahead of this host's; None: no answer had a Date yet.
+        # Seconds by which the API's clock is ahead of this host's. None before the first Date header.
         self.clock_offset: float | None = None
 
     def note_failure(self, reason: str) -> None:
-        """Note a call that the API did not answer."""
+        """Record a call without an answer of the API."""
         if self._away_since is not None:
             return
         self._away_since = self._clock()
         first = "set CA_BUNDLE" if "CERTIFICATE" in reason else "start it"
         log.warning(
             "api_unreachable",
-            message=f"The API at {self._place} cannot be reached: {first} or correct API_BASE_URL. "
+            message=f"The API at {self._name} cannot be reached: {first} or correct API_BASE_URL. "
             "The worker tries again until it answers.",
             reason=reason,
         )
 
     def note_answer(self, response: httpx.Response, problem_code: object, *, at_claim: bool = False) -> None:
-        """Note an answer. One of a gateway without the API's own `code` counts as none.
+        """Record an answer. A gateway's answer without the API's own `code` counts as none.
 
         Args:
             response: the answer.
             problem_code: the `code` of its problem details, if any.
-            at_claim: it came from the claim's address, where extensions are announced.
+            at_claim: whether it came from the claim's address, where extensions are announced.
         """
         if response.status_code in GATEWAY_ERRORS and not problem_code:
             self.note_failure(f"HTTP {response.status_code} of a gateway")
@@ -74,7 +74,5 @@ class Contact:
             seconds = round(self._clock() - self._away_since, 1)
             self._away_since = None
             log.info(
-                "api_reachable",
-                message=f"The API at {self._place} answers again after {seconds} s",
-                seconds=seconds,
+                "api_reachable", message=f"The API at {self._name} answers again after {seconds} s", seconds=seconds
             )

@@ -1,4 +1,4 @@
-"""Fetches a job's file: streamed, capped, resumed where it broke off, and there only when it is whole."""
+"""Download of a job's file: streamed, limited in size, resumed after a break, and renamed when complete."""
 
 import hashlib
 import re
@@ -17,20 +17,16 @@ from geoprocessing_worker.wire.messages import JobInput
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PIECE = 1 << 20  # bytes written at a time: each time is a trip to a thread, which costs as much as 1 MB on the disk
-
-
-# The file, and the pictures made of it.
+PIECE = 1 << 20  # bytes per write: each one is a trip to a thread, which costs as much as writing 1 MB
+# The file and its results.
 ROOM_IN_FILES = 2
-
-
-# Characters of what a server calls a version of a file; a longer name is not worth keeping.
+# Characters of an ETag or date. Longer ones are ignored.
 LONGEST_VALIDATOR = 1024
 
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A file that is wholly there; or, `unchanged`, one that its server says is the version known before."""
+    """A complete file or, if `unchanged`, a file that is still the known version."""
 
     path: Path
     size_bytes: int
@@ -42,7 +38,7 @@ class Downloaded:
 
 @dataclass
 class _Partial:
-    """What has arrived so far, and the server's name for that version of the file."""
+    """The bytes received so far, and the validators of that version."""
 
     path: Path
     pulse: transfer.Pulse
@@ -64,14 +60,14 @@ async def download(
     max_bytes: int,
     report: "Callable[[float, str], None]",
 ) -> Downloaded:
-    """Fetch `source` to `destination`, which appears only when it is whole.
+    """Download `source` to `destination`, which appears only when complete.
 
     Args:
-        source: where from, and how large it was said to be, if that is known.
+        source: address, and size if known.
         destination: a path that does not exist yet.
         http: a client without the API's credentials.
-        max_bytes: more than this is refused, whatever the server says of its length.
-        report: told percent and a sentence.
+        max_bytes: limit, whatever length the server declares.
+        report: receives percent and a sentence.
 
     Raises:
         JobError: `too_large`, `download_refused`, `download_failed`, `size_mismatch`, `worker_trouble`.
@@ -90,7 +86,7 @@ async def download(
             detail=lambda: {"received_bytes": partial.size_bytes},
         )
     except OSError as error:
-        # A download is within the room that was looked for before the claim, so the job is not the cause.
+        # The disk space was checked before the claim, so the job is not the cause.
         raise worker_trouble("disk", reason=error.strerror or "") from error
     etag, last_modified = _validator(partial.entity_tag), _validator(partial.last_modified)
     if partial.unchanged:
@@ -98,7 +94,7 @@ async def download(
     if source.size_bytes not in (None, partial.size_bytes):
         raise JobError(
             "size_mismatch",
-            "The stored file is not the one that was uploaded: its size differs.",
+            "The size of the stored file differs from the size of the upload.",
             ErrorClass.TRANSIENT,
             {"expected_bytes": source.size_bytes, "received_bytes": partial.size_bytes},
         )
@@ -106,14 +102,14 @@ async def download(
     return Downloaded(destination, partial.size_bytes, partial.digest.hexdigest(), etag, last_modified)
 
 
-# By whether the file is somebody else's.
+# Indexed by `is_remote`.
 _NOT_FETCHED = (
     "The uploaded file could not be fetched from storage.",
     "The file could not be fetched from its address.",
 )
 _REFUSED = (
-    "Storage did not hand out the uploaded file.",
-    "The server at the file's address did not hand it out.",
+    "Storage refused the download of the uploaded file.",
+    "The server at the file's address refused the download.",
 )
 # Error codes of S3, GCS, Azure and the API's own storage for an object that does not exist.
 _GONE = re.compile(rb"NoSuchKey|NoSuchBucket|BlobNotFound|ContainerNotFound|object_not_found")
@@ -121,10 +117,10 @@ _LONGEST_ERROR = 4096  # bytes of an answer that are searched for such a code
 
 
 async def _check(response: httpx.Response, *, is_remote: bool) -> None:
-    """Raise what an answer means, if it is not a good one.
+    """Raise the error for an answer that is no success.
 
-    A source that refuses its file does so at each attempt. A signed URL of our storage may only have expired, and a
-    bare 404 may be a proxy's, so these are final only where storage itself reports that the object does not exist.
+    A refusal by another server is final. A signed URL of our storage may have expired, and a bare 404 may come from a
+    proxy. These are final only if storage itself reports a missing object.
 
     Raises:
         Unavailable: the server is busy.
@@ -155,24 +151,24 @@ def _refused_by(response: httpx.Response) -> JobError:
 
 
 async def _is_gone(response: httpx.Response) -> bool:
-    said = response.headers.get("x-ms-error-code", "").encode()
+    text = response.headers.get("x-ms-error-code", "").encode()
     async for chunk in response.aiter_raw():
-        said += chunk
-        if len(said) >= _LONGEST_ERROR:
+        text += chunk
+        if len(text) >= _LONGEST_ERROR:
             break
-    return _GONE.search(said[:_LONGEST_ERROR]) is not None
+    return _GONE.search(text[:_LONGEST_ERROR]) is not None
 
 
 _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)  # longer ones do not fit into 64 bits
 
 
 def _validator(text: str) -> str | None:
-    """The text if it can be sent back in a header as it came."""
+    """Return the text if it can be sent back in a header."""
     return text if 0 < len(text) <= LONGEST_VALIDATOR and text.isascii() and text.isprintable() else None
 
 
 def _check_room(folder: Path, size_bytes: int) -> None:
-    """Say so before a download that would fail at its end, and take the room of other jobs with it."""
+    """Fail before a download that would fill the disk, which other jobs need too."""
     free = shutil.disk_usage(folder).free
     if free < ROOM_IN_FILES * size_bytes:
         raise worker_trouble("disk", free_bytes=free, needed_bytes=ROOM_IN_FILES * size_bytes)
@@ -193,7 +189,7 @@ async def _fetch_rest(
             partial.last_modified = response.headers.get("Last-Modified", source.last_modified or "")
             return
         if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and partial.size_bytes:
-            partial.restart()  # the file has become shorter
+            partial.restart()  # the file is shorter now
             raise Unavailable("range_refused", "the file changed while it was fetched")
         await _check(response, is_remote=source.is_remote)
         if not _continues(response, partial):
@@ -202,27 +198,27 @@ async def _fetch_rest(
         partial.last_modified = response.headers.get("Last-Modified", "")
         _refuse_larger(partial.size_bytes + _declared_bytes(response), max_bytes)
         async with await anyio.open_file(partial.path, "ab" if partial.size_bytes else "wb") as file:
-            arrived = bytearray()
+            buffer = bytearray()
             try:
                 async for chunk in response.aiter_raw():
-                    received = partial.size_bytes + len(arrived) + len(chunk)
+                    received = partial.size_bytes + len(buffer) + len(chunk)
                     _refuse_larger(received, max_bytes)
-                    arrived += chunk
+                    buffer += chunk
                     partial.pulse.beat(len(chunk))
                     report(*_progress(received, source.size_bytes))
-                    if len(arrived) >= PIECE:
-                        await _keep(arrived, partial, file)
+                    if len(buffer) >= PIECE:
+                        await _append(buffer, partial, file)
             finally:
-                # Also when the link breaks: what has arrived is not asked for again.
-                await _keep(arrived, partial, file)
+                # Also after a break, so that these bytes are not requested again.
+                await _append(buffer, partial, file)
 
 
 def _conditions(source: JobInput, partial: _Partial) -> dict[str, str]:
-    """Headers that ask for the rest of what broke off, or for nothing if the file is the one known before."""
+    """Return headers that request the rest of the file, or nothing if the file is the known version."""
     if partial.size_bytes and partial.entity_tag:
         return {"Range": f"bytes={partial.size_bytes}-", "If-Range": partial.entity_tag}
-    asked = {"If-None-Match": source.etag, "If-Modified-Since": source.last_modified}
-    return {name: value for name, value in asked.items() if value and _validator(value)}
+    conditions = {"If-None-Match": source.etag, "If-Modified-Since": source.last_modified}
+    return {name: value for name, value in conditions.items() if value and _validator(value)}
 
 
 def _progress(received: int, size_bytes: int | None) -> tuple[float, str]:
@@ -232,9 +228,9 @@ def _progress(received: int, size_bytes: int | None) -> tuple[float, str]:
     return share, f"Downloaded {received / 1e6:.1f} of {size_bytes / 1e6:.1f} MB"
 
 
-async def _keep(arrived: bytearray, partial: _Partial, file: "anyio.AsyncFile[bytes]") -> None:
-    piece = bytes(arrived)
-    arrived.clear()
+async def _append(buffer: bytearray, partial: _Partial, file: "anyio.AsyncFile[bytes]") -> None:
+    piece = bytes(buffer)
+    buffer.clear()
     await file.write(piece)
     partial.digest.update(piece)
     partial.size_bytes += len(piece)
@@ -247,9 +243,9 @@ def _continues(response: httpx.Response, partial: _Partial) -> bool:
 
 
 def _declared_bytes(response: httpx.Response) -> int:
-    """The length of the body by the server's own words, 0 without any."""
-    said = response.headers.get("Content-Length", "")
-    return int(said) if _LENGTH.fullmatch(said) else 0
+    """Return the declared length of the body, or 0."""
+    length = response.headers.get("Content-Length", "")
+    return int(length) if _LENGTH.fullmatch(length) else 0
 
 
 def _refuse_larger(size_bytes: int, max_bytes: int) -> None:

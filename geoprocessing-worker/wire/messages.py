@@ -1,4 +1,4 @@
-"""The wire, as the worker sees it: what it is sent and what it sends. Unknown fields are ignored."""
+"""The messages of the wire protocol. Unknown fields are ignored."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -8,21 +8,21 @@ from pydantic.alias_generators import to_camel
 
 from geoprocessing_worker.errors import ErrorClass, JobError
 
-# Bytes of JSON.
+# Bytes of JSON that the API accepts.
 LARGEST_FAILURE = 16 * 1024
 
 
 class WireModel(BaseModel):
-    """A part of a message: snake case here, camel case in the JSON."""
+    """Part of a message, in snake case here and camel case in JSON."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
 
 
 class JobInput(WireModel):
-    """The job's file. Most URLs are signed: whoever knows one can read the file.
+    """The job's file. Most URLs are signed, so they are secrets.
 
-    With `kind` "url" the file is somebody else's, found where a person said: its size is not known, and `etag` and
-    `last_modified` are what its server said of the version that was worked on last, where that is enough.
+    With `kind` "url" a person gave the address of a file on another server. Its size is unknown. `etag` and
+    `last_modified` are the validators of the version processed last, if there is one.
     """
 
     kind: str = "upload"
@@ -35,12 +35,12 @@ class JobInput(WireModel):
 
     @property
     def is_remote(self) -> bool:
-        """Whether the file comes from a server of nobody here."""
+        """Whether the file comes from another server than storage."""
         return self.kind == "url"
 
 
 class UploadSlot(WireModel):
-    """A place where one output may be put, once, by whoever knows the signed URL."""
+    """A signed URL for the upload of one output."""
 
     name: str
     url: str = Field(repr=False)
@@ -51,9 +51,9 @@ class UploadSlot(WireModel):
 
 
 class ClaimedJob(WireModel):
-    """A job and the lease on it. `lease_seconds` count from when the server answered.
+    """A job and the lease on it. `lease_seconds` count from the server's answer.
 
-    Results of `inline_bytes` in all may be handed in with the completion instead of being uploaded.
+    The completion may contain results of `inline_bytes` in all, instead of an upload.
     """
 
     id: str = Field(pattern=r"^[0-9A-Za-z-]{1,64}$")
@@ -74,7 +74,7 @@ class ClaimedJob(WireModel):
 
 
 class Capabilities(WireModel):
-    """What this worker takes: bytes of a file, hosts of sources (None: not told), MiB of memory, jobs at once."""
+    """The limits of a worker: bytes of a file, source hosts (None: not declared), MiB of memory, concurrent jobs."""
 
     max_file_size: int
     source_hosts: tuple[str, ...] | None
@@ -90,9 +90,9 @@ class ReportedTrouble(WireModel):
 
 
 class ClaimRequest(WireModel):
-    """`claim_id` is fresh for each claim and `worker_id` for each process, so that a repeat is seen as one.
+    """A claim. `claim_id` is new for each claim and `worker_id` for each process, so the API recognizes repeats.
 
-    With `trouble`, `max_jobs` is 0: nothing is claimed.
+    With `trouble`, `max_jobs` is 0 and nothing is claimed.
     """
 
     claim_id: str
@@ -107,21 +107,21 @@ class ClaimRequest(WireModel):
 
 
 class ClaimAnswer(WireModel):
-    """The jobs that are now this worker's."""
+    """The claimed jobs."""
 
     server_time: datetime
     jobs: tuple[ClaimedJob, ...]
 
 
 class CancelOrder(WireModel):
-    """Somebody does not want the job any more."""
+    """The job was cancelled."""
 
     reason: str | None = None
     grace_seconds: float = 0
 
 
 class LeaseAnswer(WireModel):
-    """What a heartbeat or a progress report brings back."""
+    """The answer to a heartbeat or progress report."""
 
     lease_expires_at: datetime
     lease_seconds: float = Field(gt=0)
@@ -136,13 +136,13 @@ class LeaseAnswer(WireModel):
 
 
 class Heartbeat(WireModel):
-    """A sign of life. An API that can may hold its answer back for `wait_seconds`, to tell of a cancel at once."""
+    """A heartbeat. The API may hold its answer for `wait_seconds`, and answers a cancel at once (long polling)."""
 
     wait_seconds: float
 
 
 class Progress(WireModel):
-    """How far a job is: percent of the whole, and a sentence for people."""
+    """The progress of a job: percent of the whole, and a sentence for people."""
 
     percent: float = Field(ge=0, le=100)
     stage: str
@@ -150,7 +150,7 @@ class Progress(WireModel):
 
 
 class ReportedOutput(WireModel):
-    """A file that was put into its slot or, with `content` in base64, is handed in with the report."""
+    """An uploaded file or, with `content` in base64, one inside the report."""
 
     name: str
     size_bytes: int
@@ -160,7 +160,7 @@ class ReportedOutput(WireModel):
 
 
 class SourceVersion(WireModel):
-    """Which version of somebody else's file was worked on, by its server's own words and by its content."""
+    """The processed version of a file from another server: its validators, size and digest."""
 
     etag: str | None = None
     last_modified: str | None = None
@@ -170,7 +170,7 @@ class SourceVersion(WireModel):
 
 
 class Completion(WireModel):
-    """A job done: what the API checks, publishes and shows. `source`: of a file that was fetched by its address."""
+    """A completed job. `source` is set if the file came from another server."""
 
     outputs: tuple[ReportedOutput, ...]
     metadata: dict[str, Any]
@@ -179,14 +179,14 @@ class Completion(WireModel):
 
 
 class CompleteAnswer(WireModel):
-    """`replayed`: the API had heard it before, and the reply was lost."""
+    """The answer to a completion. `replayed`: the API had accepted it before, and the answer was lost."""
 
     state: str
     replayed: bool = False
 
 
 class FailureError(WireModel):
-    """What went wrong, for the server's retry decision and for the person who uploaded the file."""
+    """The error, for the server's retry decision and the user."""
 
     error_class: ErrorClass = Field(alias="class")
     code: str
@@ -195,29 +195,23 @@ class FailureError(WireModel):
 
 
 class Failure(WireModel):
-    """A job given back."""
+    """A failed attempt."""
 
     error: FailureError
     retry_after_seconds: float | None = None
 
     @classmethod
     def of(cls, error: JobError) -> "Failure":
-        """The report of an error, cut to what the API takes: texts may quote a hostile file."""
-        told = FailureError(
+        """Return the report of an error, cut to the limits of the API, since texts may quote a hostile file."""
+        failure = FailureError(
             error_class=error.error_class,
             code=_plain(error.code)[:100],
             message=_plain(error.message)[:2000],
             detail=_plain_json(error.detail),
         )
-        if len(told.model_dump_json()) > LARGEST_FAILURE:
-            told = told.model_copy(update={"detail": {}})
-        return cls(error=told)
-
-    def shortened(self, code: str) -> "Failure":
-        """Return this failure with another code, 200 characters of its message and no detail."""
-        return Failure(
-            error=self.error.model_copy(update={"code": code, "message": self.error.message[:200], "detail": {}})
-        )
+        if len(failure.model_dump_json()) > LARGEST_FAILURE:
+            failure = failure.model_copy(update={"detail": {}})
+        return cls(error=failure)
 
 
 def _plain(text: str) -> str:
@@ -233,7 +227,7 @@ def _plain_json(value: Any) -> Any:
 
 
 class FailAnswer(WireModel):
-    """What the server made of it: tried again at `next_attempt_at`, or over."""
+    """The answer to a failure: another attempt at `next_attempt_at`, or the end of the job."""
 
     state: str
     next_attempt_at: datetime | None = None

@@ -1,9 +1,9 @@
-"""How patient the worker is with each kind of call, as one table, and the loop that holds to it.
+"""The retry policies of all calls as one table, and the retry loop.
 
-The arithmetic: a lease lasts 60 s and is renewed every 20 s. A heartbeat that is not answered within 5 s is sent again
-a second or two later, so that at least five of them fit before the lease is gone. Losing a finished result is the worst
-outcome, so completing and failing go on for as long as the lease can still be trusted, and from the outbox after that:
-an API that was away gives living workers a lease's time before it takes their jobs, which is six tries of the outbox.
+A lease lasts 60 s and is renewed every 20 s. A heartbeat without an answer in 5 s is repeated a second or two later, so
+five of them fit into a lease. A lost result is the worst outcome. Reports are therefore retried while the lease can be
+trusted, and from the outbox after that. After an outage the API waits for the length of a lease before it takes jobs
+from workers, which is six attempts of the outbox.
 """
 
 import math
@@ -18,15 +18,15 @@ from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 from geoprocessing_worker.errors import TokenRefused, Unavailable
 
 T = TypeVar("T")
-# Bytes per second, which a body is given beside a try's seconds: half a megabyte of small results takes almost a minute
-# over such a link, and must not be begun anew every 15 s.
+# Bytes per second. An attempt gets the time for its body at this rate in addition: 0.5 MB of inline results take almost
+# a minute, and must not start over every 15 s.
 SLOWEST_LINK = 10_000
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Seconds that one short try may take, and the wait between tries: doubled each time up to a most, plus jitter."""
+    """The timeout of one attempt and the wait between attempts, in seconds: doubled up to a maximum, plus jitter."""
 
     try_timeout: float
     wait_initial: float
@@ -35,46 +35,46 @@ class Policy:
     through_refusal: bool = False
 
 
-# The reply to a claim may be lost; within the short first lease (15 s) the same claim id brings the same jobs back.
+# After a lost reply, the same claim id returns the same jobs within the short first lease (15 s).
 CLAIM = Policy(try_timeout=10, wait_initial=0.5, wait_max=4, patience=12)
 HEARTBEAT = Policy(try_timeout=5, wait_initial=0.5, wait_max=2)
-# A refused token may be mended, and a refusal may be a proxy's, while a result waits.
+# An operator may replace a refused token, and a refusal may come from a proxy.
 REPORT = Policy(try_timeout=15, wait_initial=0.5, wait_max=10, patience=600, through_refusal=True)
-# A report that waits in the outbox: its age says when to give up.
+# For reports in the outbox, which are dropped by age.
 OUTBOX = Policy(try_timeout=15, wait_initial=0.5, wait_max=8, through_refusal=True)
-# For a caller that counts the tries itself; stamina takes 0 for a mistake.
+# For callers with their own retry loop. stamina rejects 0.
 ONCE = Policy(try_timeout=15, wait_initial=0, wait_max=0, patience=1e-6)
-# Patience is counted from the last byte that moved; see transfer.py.
+# Patience counts from the last byte received or sent, in transfer.py.
 TRANSFER = Policy(try_timeout=30, wait_initial=1, wait_max=15)
-# A worker that is leaving does not hang on: the lease runs out by itself.
+# A stopping worker gives up soon, since the lease expires by itself.
 PARTING = Policy(try_timeout=3, wait_initial=0.3, wait_max=1, patience=5)
 
 WAIT_JITTER = 1.0
-# Once the API asks for a pause it is kept, but not for ever: a wrong clock in a proxy must not silence a worker.
+# Longest Retry-After that is honored: a proxy with a wrong clock must not stop a worker.
 LONGEST_RETRY_AFTER = 60.0
 
 
 async def persist(
     policy: Policy, call: Callable[[], Awaitable[T]], *, remaining: Callable[[], float] | None = None
 ) -> T:
-    """Repeat `call` while it raises `Unavailable`, as patiently as the policy says.
+    """Repeat `call` while it raises `Unavailable`, by the policy.
 
     Args:
         policy: waits and patience.
-        call: makes one try.
-        remaining: seconds that it still makes sense to go on; asked before each further try, since a lease is renewed
-            while its result is being reported.
+        call: makes one attempt.
+        remaining: returns the seconds for which another attempt is useful. Called before each one, since a lease may be
+            renewed meanwhile.
 
     Raises:
-        Unavailable, TokenRefused: patience or sense ran out; the last try's.
+        Unavailable, TokenRefused: of the last attempt.
     """
 
     def decide(error: Exception) -> bool | float:
         passing = isinstance(error, Unavailable) or (policy.through_refusal and isinstance(error, TokenRefused))
         if not passing or (remaining is not None and remaining() <= 0):
             return False
-        asked = error.retry_after if isinstance(error, Unavailable) else None
-        return True if asked is None else min(asked, LONGEST_RETRY_AFTER)
+        pause = error.retry_after if isinstance(error, Unavailable) else None
+        return True if pause is None else min(pause, LONGEST_RETRY_AFTER)
 
     attempts = stamina.retry_context(
         on=decide,

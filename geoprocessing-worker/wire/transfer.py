@@ -1,4 +1,4 @@
-"""What downloads and uploads have in common: patience with bad links and busy storage."""
+"""Shared parts of downloads and uploads: patience with bad links and busy storage."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -9,19 +9,18 @@ import httpx
 from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable, invalid_input
 from geoprocessing_worker.wire import retry
 
-# Seconds that storage may be silent, and that a connection to it may take: one that lives answers within a few.
+# Seconds between two bytes, and for connecting: a working server answers within a few.
 SILENCE = httpx.Timeout(retry.TRANSFER.try_timeout, connect=5.0)
-# Seconds without a step forward, after which a transfer is given up.
+# A transfer is given up after this many seconds without a step.
 PATIENCE = 300.0
-# The same for somebody else's server. The job is tried again after a wait all the same, which need not take a place
-# among those that a worker does at once.
+# The same for other servers. The job is retried after a wait anyway, which takes no slot of a worker.
 SOURCE_PATIENCE = 45.0
-# Bytes that are a step. One now and then would keep a transfer going for ever; 16 kB in five minutes is 55 bytes/s.
+# Bytes of a step. A trickle of single bytes must not prolong a transfer: 16 kB in five minutes are 55 bytes/s.
 STEP = 16 * 1024
 
 
 class Pulse:
-    """When a transfer last came a step forward: a slow link that gets on is no reason to give up, a trickle is."""
+    """The time of a transfer's last step. A slow link is tolerated, a trickle is not."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, patience: float = PATIENCE) -> None:
         self._clock = clock
@@ -30,10 +29,10 @@ class Pulse:
         self._moved = 0
 
     def beat(self, count: int) -> None:
-        """So many bytes moved.
+        """Count bytes that were received or sent.
 
         Raises:
-            Unavailable: they are a trickle.
+            Unavailable: it is a trickle.
         """
         self._moved += count
         if self._moved >= STEP:
@@ -42,7 +41,7 @@ class Pulse:
             raise Unavailable("too_slow", f"less than {STEP} bytes moved in {self._patience:g} s")
 
     def patience_left(self) -> float:
-        """Seconds until patience ends, should nothing move."""
+        """Return the seconds until the transfer is given up, without another step."""
         return self._patience - (self._clock() - self._last)
 
 
@@ -54,28 +53,28 @@ async def patiently(
     message: str,
     detail: Callable[[], dict[str, Any]],
 ) -> None:
-    """Repeat one transfer until it is through or patience ends.
+    """Repeat one transfer until it succeeds or patience ends.
 
     Args:
-        once: makes one try.
+        once: makes one attempt.
         pulse: of the transfer's bytes.
-        code: of the error, should patience end.
-        message: likewise.
-        detail: likewise, asked for at the end.
+        code: of the error when patience ends.
+        message: of that error.
+        detail: returns the detail of that error.
 
     Raises:
-        JobError: transient, with the given words; `address_refused` for a URL that is none.
+        JobError: transient, as given, or `address_refused` for an invalid URL.
     """
 
     async def once_named() -> None:
         try:
             await once()
         except httpx.HTTPError as error:
-            # Its text may quote the signed URL; its type says enough.
+            # Its text may contain the signed URL, so only its type is reported.
             raise Unavailable("no_connection", type(error).__name__) from None
         except (httpx.InvalidURL, UnicodeError):
-            # The second one of a name in letters beyond ASCII that stands for none, also in a redirect.
-            raise invalid_input("address_refused", "The file's address is none that can be read.") from None
+            # UnicodeError: of an invalid internationalized name, also in a redirect.
+            raise invalid_input("address_refused", "The file's address is invalid. Use an http(s) URL.") from None
 
     try:
         await retry.persist(retry.TRANSFER, once_named, remaining=pulse.patience_left)
@@ -83,21 +82,21 @@ async def patiently(
         raise JobError(code, message, ErrorClass.TRANSIENT, {"reason": str(error), **detail()}) from None
 
 
-# Client errors that pass by themselves: timeouts, locks and rate limits.
+# Transient client errors: timeouts, locks and rate limits.
 PASSING = frozenset({408, 409, 421, 423, 425, 429})
 
 
 def is_busy(response: httpx.Response) -> bool:
-    """Whether the same request may succeed soon."""
+    """Return whether the same request may succeed soon."""
     return httpx.codes.is_server_error(response.status_code) or response.status_code in PASSING
 
 
 def check(response: httpx.Response, *, code: str, message: str, **detail: Any) -> None:
-    """Raise what an answer of storage means, if it is not a good one.
+    """Raise the error for an answer of storage that is no success.
 
     Raises:
         Unavailable: storage is busy.
-        JobError: transient, with the given words: a signed URL that ran out. The next attempt gets new ones.
+        JobError: transient, as given: an expired signed URL, for example. The next attempt gets new ones.
     """
     if response.is_success:
         return

@@ -1,4 +1,4 @@
-"""Puts what was made into the slots that the API opened for it."""
+"""Upload of results into the upload slots."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -14,8 +14,8 @@ from geoprocessing_worker.wire.messages import UploadSlot
 
 CHUNK = 256 * 1024
 SHORT_ANSWER = 64 * 1024
-# Small files hide each other's round trips; more at once would only share the same link.
-AT_ONCE = 3
+# Concurrent uploads hide the round trips of small files. More would only share the same link.
+MAX_CONCURRENT = 3
 
 
 async def upload(
@@ -29,16 +29,16 @@ async def upload(
 
     Args:
         outputs: the files.
-        slot_of: the slot for a name, asked before each try, since signed URLs near their end are replaced.
+        slot_of: returns the slot of a name. Called before each attempt, since expiring signed URLs are replaced.
         http: a client without the API's credentials.
-        report: told percent and a sentence.
+        report: receives percent and a sentence.
 
     Raises:
         JobError: `no_upload_slot`, `output_too_large`, `upload_refused`, `upload_failed`.
     """
     total = sum(output.size_bytes for output in outputs) or 1
     sent = 0
-    gate = asyncio.Semaphore(AT_ONCE)
+    gate = asyncio.Semaphore(MAX_CONCURRENT)
 
     async def one(output: OutputFile) -> None:
         nonlocal sent
@@ -61,13 +61,13 @@ async def _persist(output: OutputFile, slot_of: Callable[[str], UploadSlot | Non
         lambda: _put(output, fitting_slot(output, slot_of(output.name)), http, pulse),
         pulse,
         code="upload_failed",
-        message="The results could not be put into storage.",
+        message="The results could not be uploaded to storage.",
         detail=lambda: {"output": output.name},
     )
 
 
 def fitting_slot(output: OutputFile, slot: UploadSlot | None) -> UploadSlot:
-    """The slot, if the API opened one for this output and it is large enough.
+    """Return the slot of an output.
 
     Raises:
         JobError: `no_upload_slot`, `output_too_large`.
@@ -75,7 +75,7 @@ def fitting_slot(output: OutputFile, slot: UploadSlot | None) -> UploadSlot:
     if slot is None:
         raise JobError(
             "no_upload_slot",
-            "The job server gave no place for one of the results.",
+            "The job server has no upload slot for one of the results.",
             ErrorClass.INTERNAL,
             {"output": output.name},
         )
@@ -83,7 +83,7 @@ def fitting_slot(output: OutputFile, slot: UploadSlot | None) -> UploadSlot:
         raise JobError(
             "output_too_large",
             f"The result {output.name} has {output.size_bytes / 1e6:.1f} MB, more than the "
-            f"{slot.max_bytes / 1e6:.1f} MB that the job server takes.",
+            f"{slot.max_bytes / 1e6:.1f} MB that the job server accepts.",
             ErrorClass.INVALID_INPUT,
             {"output": output.name, "size_bytes": output.size_bytes, "max_bytes": slot.max_bytes},
         )
@@ -94,20 +94,15 @@ async def _put(output: OutputFile, slot: UploadSlot, http: httpx.AsyncClient, pu
     headers = {"Content-Type": slot.content_type, **slot.headers, "Content-Length": str(output.size_bytes)}
     small = output.size_bytes <= CHUNK
     content = read_small(output) if small else _chunks(output.path, pulse)
-    # Its status is enough: an answer may be of any length.
+    # Only the status is used: the body may be of any length.
     async with http.stream(
         slot.method, slot.url, content=content, headers=headers, timeout=transfer.SILENCE
     ) as response:
-        transfer.check(
-            response,
-            code="upload_refused",
-            message="Storage did not take the results.",
-            output=output.name,
-        )
-        # A short answer is read to its end, since the connection is closed with one that is not.
+        transfer.check(response, code="upload_refused", message="Storage rejected the results.", output=output.name)
+        # A short body is read, since an unread one closes the connection.
         length = response.headers.get("Content-Length", "")
         if length.isdecimal() and int(length) <= SHORT_ANSWER:
-            async for _ in response.aiter_raw():  # raw, since what is packed may become a thousand times as long
+            async for _ in response.aiter_raw():  # raw: no decompression bombs
                 pass
 
 

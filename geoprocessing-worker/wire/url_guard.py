@@ -1,7 +1,6 @@
-"""What the worker's HTTP clients may reach and take: hooks for httpx, for one client each.
+"""SSRF protection and bounds on answers, as httpx event hooks for one client each.
 
-A job's URLs come over the wire from the API. Whoever could put another one in its place could have the worker, which
-stands inside a network, ask things that only those inside may ask.
+The URLs of a job come from the API. A forged one could make the worker send requests inside its own network.
 """
 
 import asyncio
@@ -16,27 +15,26 @@ import httpx
 from geo_jobs_common.addresses import Network, is_local_name, is_public, parse_address
 from geoprocessing_worker.errors import ErrorClass, JobError, invalid_input
 
-# Bytes; a claim of 64 jobs with all their URLs has about 1 MB.
+# Bytes. A claim of 64 jobs with all URLs has about 1 MB.
 LARGEST_ANSWER = 8 * 1024 * 1024
 _RESOLVE_SECONDS = 10
 
 
 class StorageGuard:
-    """Lets requests go to the API's host and the configured storage hosts only, and looks where they arrive.
+    """Allows requests to configured hosts only, and checks the addresses of their connections.
 
-    The address is looked at once the connection stands and before anything is sent, so that a name which points
-    elsewhere the second time it is asked for leads nowhere. What goes through a proxy of the operator's is not looked
-    at: there the proxy decides.
+    The peer address is checked after connecting and before anything is sent, against DNS rebinding (TOCTOU).
+    Connections through the operator's proxy are not checked: there the proxy decides.
 
-    With a refusal of its own, a guard also resolves the name before it connects. Open and closed ports of a private
-    address then get the same answer, so that sourceUrl cannot scan ports.
+    With its own refusal, a guard also resolves the name before it connects. Open and closed ports of a private address
+    then get the same answer, so sourceUrl cannot scan ports.
 
     Args:
-        hosts: names or addresses that are allowed, in lower case; `*.example.org` stands for all below it.
-        any_host: allow all hosts; their addresses are looked at all the same.
-        networks: private networks in which storage may lie though its name is public.
-        setting: the name of the one that `hosts` come from, for the words of a refusal.
-        refusal: the refusal itself; without, one that blames the API.
+        hosts: allowed names or addresses, in lower case. `*.example.org` allows all subdomains.
+        any_host: allow all hosts. Their addresses are still checked.
+        networks: private networks in which storage with a public name is allowed.
+        setting: name of the setting behind `hosts`, for messages.
+        refusal: builds the error. The default blames the API.
     """
 
     def __init__(
@@ -58,20 +56,20 @@ class StorageGuard:
         self._networks = tuple(networks)
 
     async def __call__(self, request: httpx.Request) -> None:
-        """Look at one request before it is sent.
+        """Check one request before it is sent.
 
         Raises:
             JobError: `address_refused`.
         """
         url = request.url
-        # As it goes over the wire: of a name beyond ASCII `url.host` is the reading for people.
+        # In ASCII, as sent. `url.host` has internationalized names decoded.
         host = url.raw_host.decode("ascii").lower().rstrip(".")
         if url.scheme not in {"http", "https"}:
-            raise self._refusal("It does not begin with http:// or https://.", scheme=url.scheme)
+            raise self._refusal("Use an http:// or https:// address.", scheme=url.scheme)
         if url.userinfo:
-            raise self._refusal("It holds a user name.", host=host)
+            raise self._refusal("Remove the user name from it.", host=host)
         if not (self._any_host or host in self._hosts or host.endswith(self._endings or ("/",))):
-            raise self._refusal(f"The host {host} is none of the worker's {self._setting}.", host=host)
+            raise self._refusal(f"The host {host} is not in the worker's {self._setting}.", host=host)
 
         connecting_to = ""
 
@@ -87,11 +85,11 @@ class StorageGuard:
         request.extensions = {**request.extensions, "trace": trace}
 
     async def _check_name(self, host: str, port: int) -> None:
-        found: list[Any] = []
+        peers: list[Any] = []
         with suppress(OSError):  # connecting fails with a better message
             resolve = asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            found = await asyncio.wait_for(resolve, _RESOLVE_SECONDS)
-        if not all(self._is_allowed(host, str(peer[0])) for *_, peer in found):
+            peers = await asyncio.wait_for(resolve, _RESOLVE_SECONDS)
+        if not all(self._is_allowed(host, str(peer[0])) for *_, peer in peers):
             raise self._refusal(f"The host {host} has a private address.", host=host)
 
     async def _check_peer(self, request: httpx.Request, host: str, stream: Any) -> None:
@@ -103,7 +101,7 @@ class StorageGuard:
             # DNS rebinding: the name resolved to a public address a moment ago. A closed port fails in the same way.
             raise httpx.ConnectError("connection refused by the guard", request=request)
         raise self._refusal(
-            f"The public name {host} leads to the private address {peer}. "
+            f"The public name {host} resolves to the private address {peer}. "
             "If storage belongs there, add its network to STORAGE_NETWORKS.",
             host=host,
             address=peer,
@@ -112,15 +110,15 @@ class StorageGuard:
     def _is_allowed(self, host: str, peer: str) -> bool:
         address = parse_address(peer)
         # A local name in the list of allowed hosts may have a private address.
-        is_meant = host in self._hosts and is_local_name(host)
-        return address is not None and (is_meant or is_public(address) or self._in_networks(address))
+        is_intended = host in self._hosts and is_local_name(host)
+        return address is not None and (is_intended or is_public(address) or self._in_networks(address))
 
     def _in_networks(self, address: Any) -> bool:
         return any(address.version == network.version and address in network for network in self._networks)
 
 
 def as_sent(host: str) -> str:
-    """A configured host the way it is asked for: a name beyond ASCII in its own ASCII form."""
+    """Return a configured host as sent: internationalized names in ASCII."""
     if host.isascii():
         return host
     name = host.removeprefix("*.")
@@ -134,23 +132,23 @@ def _refusal(why: str, **detail: str) -> JobError:
 
 
 def forget_cookies(client: httpx.AsyncClient) -> None:
-    """Keep none: what one job's server says is no business of the next job's."""
+    """Disable cookies, which would pass from one job to the next."""
     client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
 
 
 def source_refusal(why: str, **detail: str) -> JobError:
-    """The refusal of an address that a person gave: trying again will not help."""
+    """Return the error for a refused sourceUrl, which is not retried."""
     return invalid_input("source_not_allowed", f"The file's address may not be fetched from here. {why}", **detail)
 
 
 async def bound_answer(response: httpx.Response) -> None:
-    """Take no more of an answer than the API has reason to send, and nothing that would grow when unpacked.
+    """Limit the length of an answer of the API, and reject compressed ones (decompression bombs).
 
     Raises:
-        httpx.DecodingError: it is packed. Its stream raises `httpx.ReadError` once it is too long.
+        httpx.DecodingError: compressed. The stream raises `httpx.ReadError` when it is too long.
     """
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise httpx.DecodingError("packed, though that was not asked for", request=response.request)
+        raise httpx.DecodingError("compressed without being requested", request=response.request)
     if isinstance(response.stream, httpx.AsyncByteStream):
         response.stream = _Bounded(response.stream, response.request)
 

@@ -1,4 +1,4 @@
-"""Asks ClamAV's daemon about a file before anything else looks at it. Without its word no file is processed."""
+"""Scan of a file by ClamAV's daemon, before anything else opens it. Without a clear answer no file is processed."""
 
 import asyncio
 import socket
@@ -10,14 +10,14 @@ from clamdpy.exceptions import ClamdException
 
 from geoprocessing_worker.errors import ErrorClass, JobError, invalid_input
 
-# Seconds that the daemon may be silent; a large archive takes it a while.
+# Seconds without an answer. A large archive takes the daemon a while.
 SILENCE = 120.0
 PING_SILENCE = 5.0
 CHUNK = 256 * 1024
 
 
 class Scanner:
-    """A connection's maker to one clamd; each call connects anew.
+    """One clamd. Each call makes a new connection.
 
     Args:
         address: the path of its socket, or host:port.
@@ -27,10 +27,10 @@ class Scanner:
         self._address = address
 
     async def scan(self, path: Path) -> None:
-        """Have a file looked at, by sending it.
+        """Send a file to the scanner.
 
         Raises:
-            JobError: `malware_found`; `scanner_unavailable`, transient, when there is no clear answer.
+            JobError: `malware_found`, or `scanner_unavailable`, transient, without a clear answer.
         """
         await asyncio.to_thread(self._scan, path)
 
@@ -49,17 +49,17 @@ class Scanner:
             raise _unavailable(f"it answered {status}: {reason}")
 
     def ping(self) -> None:
-        """Raise OSError with a sentence if the daemon does not answer."""
+        """Raise OSError if the daemon does not answer."""
         try:
             self._connect_once()
-            said = self._connection(PING_SILENCE).ping()
+            answer = self._connection(PING_SILENCE).ping()
         except (ClamdException, OSError, ValueError) as error:
             raise OSError(f"no virus scanner answers at {self._address}") from error
-        if said != "PONG":
-            raise OSError(f"what answers at {self._address} is no virus scanner")
+        if answer != "PONG":
+            raise OSError(f"the server at {self._address} is no virus scanner")
 
     def _connect_once(self) -> None:
-        """Raise OSError if nothing listens; clamdpy 0.2.0 leaves such a socket open, one for each look of a worker."""
+        """Raise OSError if nothing listens. clamdpy 0.2.0 would leak a socket for each such check."""
         if self._address.startswith("/"):
             with socket.socket(socket.AF_UNIX) as plain:
                 plain.settimeout(PING_SILENCE)
@@ -83,7 +83,7 @@ def _stream(connection: ClamdNetworkSocket, file: BinaryIO) -> tuple[str, str | 
 def _unavailable(why: str) -> JobError:
     return JobError(
         "scanner_unavailable",
-        "The file could not be checked for malware, and is not processed without.",
+        "The file could not be scanned for malware, so it was not processed.",
         ErrorClass.TRANSIENT,
         {"reason": why},
     )

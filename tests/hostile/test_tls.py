@@ -58,7 +58,7 @@ async def test_only_the_configured_authority_is_trusted(authority: Authority) ->
                 assert (await http.get(f"{server.url}/map.tif")).content == b"x" * 10
         for bundle in (authority.bundle, None):
             checked = Settings(ca_bundle=bundle, api_base_url=server.url, worker_auth_token="t")
-            finding = health._found("Api", functools.partial(health._api, checked, lambda _: None))
+            finding = health._finding("Api", functools.partial(health._api, checked, lambda _: None))
             assert finding.healthy is (bundle is not None), finding.message
             assert finding.healthy or "CERTIFICATE_VERIFY_FAILED" in finding.message
 

@@ -110,7 +110,7 @@ async def test_a_refused_token_is_unhealthy_although_the_api_answers(server: Scr
     assert code == 1
     found = json.loads(printed)
     assert not found["healthy"]
-    assert "mend WORKER_AUTH_TOKEN" in found["checks"]["api"]["message"]
+    assert "correct WORKER_AUTH_TOKEN" in found["checks"]["api"]["message"]
 
 
 def test_everything_that_is_missing_is_named_with_a_remedy(tmp_path: Path, unused_tcp_port: int) -> None:
@@ -126,9 +126,9 @@ def test_everything_that_is_missing_is_named_with_a_remedy(tmp_path: Path, unuse
     lines = printed.splitlines()
     assert code == 1
     assert lines[0].startswith("❌ Database: no connection (")
-    assert lines[0].endswith("start PostgreSQL or mend PGHOST and its companions")
+    assert lines[0].endswith("start PostgreSQL or correct PGHOST and its companions")
     assert "does not answer" in lines[1]
-    assert lines[2].endswith("mend its permissions or set TEMP_DIR")
+    assert lines[2].endswith("correct its permissions or set TEMP_DIR")
     assert lines[3] == "✅ Dependencies: All dependencies available"
     assert lines[-1].startswith("💥 Overall Status: UNHEALTHY - Database, Api, File_System")
 
