@@ -136,7 +136,7 @@ def test_each_of_two_layers_holds_alone(name: str, layers_on: set[str], bird: Ca
     script = (
         "from geoprocessing_worker.sandbox import landlock as c; from pathlib import Path\n"
         f"on = tuple(l for l in c.layers() if l.name in {layers_on!r}); c.layers = lambda: on\n"
-        f"import tests.support.attacks as a; c.shut_in(c.NOWHERE); print(a.attack({deed}, None).text)"
+        f"import tests.support.attacks as a; c.restrict(c.NO_PATHS); print(a.attack({deed}, None).text)"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert ran.stdout.strip() == "PermissionError", ran.stderr
@@ -174,7 +174,7 @@ resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
 box = Sandbox(tell_limits, Told, confine=False)
 print(asyncio.run(box.run(Deed(name=""), lambda *_: None)).text)
 landlock.layers = lambda: ()
-landlock.shut_in(landlock.NOWHERE)
+landlock.restrict(landlock.NO_PATHS)
 libc.hide_memory()
 prctl = ctypes.CDLL(None).prctl
 print(prctl(39, 0, 0, 0, 0), prctl(3, 0, 0, 0, 0))
