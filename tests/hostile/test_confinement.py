@@ -168,10 +168,10 @@ import asyncio, ctypes, resource
 from geoprocessing_worker.sandbox import landlock, libc
 from geoprocessing_worker.sandbox.process import Sandbox
 from tests.support.attacks import tell_limits
-from tests.support.child_work import Deed, Told
+from tests.support.child_work import ChildReply, Deed
 hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
 resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
-box = Sandbox(tell_limits, Told, confine=False)
+box = Sandbox(tell_limits, ChildReply, confine=False)
 print(asyncio.run(box.run(Deed(name=""), lambda *_: None)).text)
 landlock.layers = lambda: ()
 landlock.restrict(landlock.NO_PATHS)
