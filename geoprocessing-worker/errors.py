@@ -139,7 +139,7 @@ class LeaseExpired(LeaseLost):
     """The lease was not renewed in time. The API decides later whether the job is lost."""
 
     def __init__(self, message: str) -> None:
-        super().__init__("lease-expired", message)
+        super().__init__("lease_expired", message)
 
 
 class Rejected(ApiError):  # noqa: N818

@@ -136,8 +136,7 @@ def test_each_of_two_layers_holds_alone(name: str, layers_on: set[str], bird: Ca
     deed = f"a.Deed(name={name!r}, path=Path({str(aim_of(name, bird, tmp_path))!r}))"
     script = (
         "from geoprocessing_worker.sandbox import landlock as c; from pathlib import Path\n"
-        f"on = tuple(l for l in c.layers() if l.name in {layers_on!r}); c.layers = lambda: on\
-"
+        f"on = tuple(l for l in c.layers() if l.name in {layers_on!r}); c.layers = lambda: on\n"
         f"import tests.support.attacks as a; c.restrict(c.NO_PATHS); print(a.attack({deed}, None).text)"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)

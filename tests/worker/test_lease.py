@@ -149,7 +149,7 @@ async def test_an_api_that_hangs_past_the_lease_stops_the_work_at_the_leases_end
     http.base_url = httpx.URL(server.base_url)
     lease = Lease(ClaimedJob.model_validate(claimed_job(lease_seconds=0.4)))
     async with asyncio.timeout(3):
-        with pytest.raises(LeaseLost, match="lease-expired"):
+        with pytest.raises(LeaseLost, match="lease_expired"):
             await LeaseKeeper(JobApi(http, SecretStr("t")), lease, interval=0.01).keep()
 
 
@@ -159,6 +159,6 @@ async def test_a_worker_that_slept_past_its_lease_sends_nothing_more(
     clock = Clock()
     kept = keeper(server, http, clock)
     clock.now += 3600
-    with pytest.raises(LeaseLost, match="lease-expired"):
+    with pytest.raises(LeaseLost, match="lease_expired"):
         await kept.keep()
     assert server.asked == []
