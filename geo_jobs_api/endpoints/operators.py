@@ -50,7 +50,7 @@ async def list_task_types(services: ServicesOf) -> Response:
 @router.get("/task-types/{name}", response_model=TaskType, summary="Look at a task type", tags=_TYPES)
 async def get_task_type(name: str, services: ServicesOf) -> TaskType:
     """Return one task type."""
-    return _found(await services.task_types.find_task_type(name), name)
+    return _or_not_found(await services.task_types.find_task_type(name), name)
 
 
 @router.put("/task-types/{name}", response_model=TaskType, summary="Set a task type", tags=_TYPES, dependencies=_ADMIN)
@@ -70,10 +70,10 @@ async def put_task_type(name: str, body: dict[str, Any], services: ServicesOf) -
 )
 async def change_task_type(name: str, body: dict[str, Any], services: ServicesOf) -> TaskType:
     """Change the given fields only: `{"paused": true}` pauses the task type."""
-    return _found(await services.task_types.change_task_type(name, body), name)
+    return _or_not_found(await services.task_types.change_task_type(name, body), name)
 
 
-def _found(task_type: TaskType | None, name: str) -> TaskType:
+def _or_not_found(task_type: TaskType | None, name: str) -> TaskType:
     if task_type is None:
         raise Problem("task_type_not_found", f"There is no task type {name!r}.")
     return task_type
@@ -85,11 +85,11 @@ async def change_priority(job_id: UUID, body: ChangePriority, caller: CallerOf, 
     job = await services.operator_store.change_priority(job_id, caller.owner_filter, body.priority)
     if job is None:
         job = or_404(await services.jobs.find_job(job_id, caller.owner_filter), "job")
-        raise Problem("invalid_state", f"The job has ended already: it is {job.state}.")
+        raise Problem("invalid_state", f"The job has already ended: it is {job.state}.")
     return JobView.of(job)
 
 
-@router.post("/geo-jobs/redrive", response_model=Redriven, summary="Send failed jobs back to the queue", tags=["jobs"])
+@router.post("/geo-jobs/redrive", response_model=Redriven, summary="Requeue failed jobs", tags=["jobs"])
 async def redrive(body: RedriveFilter, caller: CallerOf, services: ServicesOf) -> Redriven:
     """Requeue your failed jobs that match the filter, oldest failures first. Administrators requeue everyone's."""
     return Redriven(jobs=await services.operator_store.redrive_failed(caller.owner_filter, body))
@@ -99,7 +99,7 @@ async def redrive(body: RedriveFilter, caller: CallerOf, services: ServicesOf) -
 async def cancel_jobs(body: CancelFilter, caller: CallerOf, services: ServicesOf) -> CancelledJobs:
     """Cancel your open jobs that match the filter. Administrators cancel all owners' jobs, or those of one `owner`."""
     if not caller.is_admin and body.owner not in {None, caller.subject}:
-        raise Problem("not_allowed", f"Jobs of other owners are for tokens with the scope {ADMIN_SCOPE}.")
+        raise Problem("not_allowed", f"Jobs of other owners require a token with the scope {ADMIN_SCOPE}.")
     return await services.operator_store.cancel_matching(body.owner if caller.is_admin else caller.subject, body)
 
 

@@ -63,9 +63,9 @@ async def _earlier_pipeline(services: Services, new: NewPipeline, jobs: list[New
     key = jobs[0].idempotency_key or ""
     job = (await services.creation.find_by_idempotency_keys(new.owner, [key])).get(key)
     if job is None or job.pipeline_id is None:
-        raise Problem("unavailable", "The pipeline was not made; ask again.", headers={"Retry-After": "1"})
+        raise Problem("unavailable", "The pipeline was not created. Try again.", headers={"Retry-After": "1"})
     if job.request_digest != jobs[0].request_digest:
-        raise Problem("idempotency_conflict", "This Idempotency-Key was used with another body; use a fresh one.")
+        raise Problem("idempotency_conflict", "This Idempotency-Key was used with another body. Use a new one.")
     return job.pipeline_id
 
 

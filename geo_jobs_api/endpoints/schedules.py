@@ -48,7 +48,7 @@ async def _view(schedule: Schedule) -> Response:
 
 
 def _name_is_used(name: str) -> Problem:
-    return Problem("invalid_state", f"You have a schedule named {name!r} already.")
+    return Problem("invalid_state", f"You already have a schedule named {name!r}. Choose another name.")
 
 
 @router.post("", status_code=201, response_model=ScheduleView, summary="Create a schedule")
@@ -142,6 +142,6 @@ async def run_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf
     await _find(services, caller, schedule_id)
     fire = or_404(await services.scheduler.run_now(schedule_id), "schedule")
     if fire.outcome != "created":
-        raise Problem("invalid_state", fire.error or "An open job has the template's de-duplication key.")
+        raise Problem("invalid_state", fire.error or "An open job has the template's dedupKey.")
     fires = await services.schedules.list_fires(schedule_id, limit=500)
     return next(one for one in fires if one.fire_time == fire.fire_time)

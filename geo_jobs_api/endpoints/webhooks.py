@@ -47,7 +47,7 @@ async def _find_readable(services: Services, caller: Caller, webhook_id: UUID) -
     webhook = await _find(services, caller, webhook_id)
     if webhook.all_owners and not caller.is_admin:
         raise Problem(
-            "not_allowed", f"This webhook is for all owners, so it is for tokens with the scope {ADMIN_SCOPE}."
+            "not_allowed", f"This webhook is for all owners, so it requires a token with the scope {ADMIN_SCOPE}."
         )
     return webhook
 
@@ -119,7 +119,7 @@ async def test_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf)
     except LimitExceededError as error:
         raise Problem(
             "quota_exceeded",
-            f"A webhook takes {MAX_TESTS_PER_HOUR} tests an hour, and {MAX_PENDING_TESTS} may wait. Try again later.",
+            f"A webhook accepts {MAX_TESTS_PER_HOUR} tests an hour, and {MAX_PENDING_TESTS} pending. Try again later.",
             headers={"Retry-After": "60"},
         ) from error
 
@@ -143,5 +143,5 @@ async def redeliver(webhook_id: UUID, delivery_id: DeliveryId, caller: CallerOf,
     await _find_readable(services, caller, webhook_id)
     delivery = await services.webhooks.redeliver(webhook_id, delivery_id)
     if delivery is None:
-        raise Problem("invalid_state", "There is no such delivery, or it is still being tried.")
+        raise Problem("invalid_state", "There is no such delivery, or an attempt is under way.")
     return delivery

@@ -197,7 +197,7 @@ class AccessMiddleware:
             if status:
                 # Part of the response is sent. Only a broken connection shows the failure.
                 raise
-            problem = Problem("internal", "Something went wrong here; it has been noted.")
+            problem = Problem("internal", "The server failed unexpectedly. Its log has the details.")
             await problem_response(problem)(scope, receive, send_recorded)
         finally:
             self._record(scope, status, self._clock() - started)

@@ -58,7 +58,7 @@ class CreateJob(JobTemplate):
     def _parents_fit(self) -> CreateJob:
         parents = [parent.job_id for parent in self.depends_on]
         if len(set(parents)) != len(parents):
-            raise ValueError("dependsOn names a job twice")
+            raise ValueError("dependsOn contains a job twice")
         if self.input_from is not None:
             for parent in self.depends_on:
                 if parent.job_id == self.input_from.job_id and parent.on_parent_failure == "run":
