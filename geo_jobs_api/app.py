@@ -230,7 +230,7 @@ def _rescuer(settings: Settings, maintenance: MaintenanceStore) -> Rescuer:
         rest_seconds=settings.rescue_rest_seconds,
         grace_seconds=settings.effective_rescue_grace,
         max_worker_losses=settings.max_worker_losses,
-        # The next heartbeat tells the worker. Then it has its grace, and one more heartbeat.
+        # The worker gets it with the next heartbeat. Then it has its grace, and one more heartbeat.
         cancel_overdue_seconds=settings.cancel_grace_seconds + 2 * settings.heartbeat_seconds,
         timeout_grace_seconds=settings.timeout_grace_seconds if settings.enable_job_timeouts else None,
     )
@@ -286,8 +286,8 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_url=None,
         # Otherwise the framework documents validation errors in its own format.
         responses={
-            "4XX": {"description": "Refused", "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}}},
-            "5XX": {"description": "Not now", "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}}},
+            "4XX": {"description": "Rejected", "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}}},
+            "5XX": {"description": "Unavailable", "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}}},
         },
     )
     middleware.install(app, authorize)

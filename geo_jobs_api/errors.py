@@ -32,7 +32,7 @@ KINDS: dict[str, ProblemKind] = {
     "object_not_found": ProblemKind(404, "There is no such file"),
     "method_not_allowed": ProblemKind(405, "Method not allowed"),
     "too_slow": ProblemKind(408, "The request did not arrive in time"),
-    "lease_lost": ProblemKind(409, "The lease on this job is no longer held"),
+    "lease_lost": ProblemKind(409, "The lease on this job has ended"),
     "job_cancelled": ProblemKind(409, "The job was cancelled"),
     "already_finalized": ProblemKind(409, "The job has already ended under this lease"),
     "idempotency_conflict": ProblemKind(409, "The Idempotency-Key was used with another body"),
@@ -122,7 +122,7 @@ class Problem(ApiError):  # noqa: N818  # RFC 9457 calls it a problem
 
     Args:
         code: a key of `KINDS`.
-        detail: a sentence for the caller: what is wrong, then what to do.
+        detail: a sentence for the caller: the error, then the remedy.
         errors: the invalid places of the request.
         headers: response headers, such as `Retry-After`.
     """

@@ -178,7 +178,7 @@ async def _unlock(settings: Settings, pool: Pool, arguments: argparse.Namespace)
     job = await OperatorStore(pool, settings.lease_seconds).unlock_job(arguments.id)
     if job is None:
         job = await _find(pool, arguments.id)
-        raise Problem("invalid_state", f"No worker holds the job: it is {job.state}.")
+        raise Problem("invalid_state", f"The job is not leased: it is {job.state}.")
     print_result(f"It is {job.state}. {job.worker_name} has lost its lease.", JobView.of(job), as_json=arguments.json)
     return 0
 

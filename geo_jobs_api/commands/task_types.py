@@ -39,7 +39,7 @@ def add_commands(commands: Group) -> None:
     add_json_option(command)
     command = kinds.add("apply", "Create task types, or change the given fields.", with_pool(_apply))
     command.add_argument(
-        "file", metavar="FILE", help="JSON, an object or a list of them; - for what `worker.py tasks --json` prints"
+        "file", metavar="FILE", help="JSON, an object or a list (- for the output of `worker.py tasks --json`)"
     )
     add_json_option(command)
     for name, text in (("pause", "Stop handing out jobs of a type."), ("resume", "Hand them out again.")):

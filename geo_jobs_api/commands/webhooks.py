@@ -22,7 +22,7 @@ from geo_jobs_api.webhooks.store import WebhookStore
 
 def add_commands(commands: Group) -> None:
     """Declare the commands."""
-    webhooks = commands.group("webhooks", "Webhooks, which tell other programs how jobs have ended.")
+    webhooks = commands.group("webhooks", "Webhooks, which notify other programs of ended jobs.")
     command = webhooks.add("list", "List the webhooks.", with_pool(_list))
     command.add_argument("--owner", metavar="NAME", help="only this caller's")
     add_json_option(command)
@@ -30,7 +30,7 @@ def add_commands(commands: Group) -> None:
     command.add_argument("url", metavar="URL")
     command.add_argument("--owner", required=True, metavar="NAME", help="owner of the webhook")
     command.add_argument("--all-owners", action="store_true", help="report jobs of all owners")
-    command.add_argument("--event", action="append", metavar="EVENT", help="such as job.failed; may be repeated")
+    command.add_argument("--event", action="append", metavar="EVENT", help="such as job.failed, may be repeated")
     add_json_option(command)
     command = webhooks.add("deliveries", "Show deliveries with the outcome of each attempt.", with_pool(_deliveries))
     command.add_argument("id", type=UUID, metavar="ID")

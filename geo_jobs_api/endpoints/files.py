@@ -142,7 +142,7 @@ async def _publish(services: Services, key: str, staged: StagedObject) -> None:
     response_class=_ObjectResponse,
     responses={
         200: {"description": "The whole object.", "content": _BYTES},
-        206: {"description": "The range that was asked for.", "content": _BYTES},
+        206: {"description": "The requested range.", "content": _BYTES},
     },
     summary="Download with a signed URL",
 )

@@ -52,7 +52,7 @@ async def _find_job(services: Services, caller: Caller, job_id: UUID) -> Job:
     "",
     status_code=201,
     response_model=JobView,
-    responses={200: {"model": JobView, "description": "The job that this key made before."}},
+    responses={200: {"model": JobView, "description": "The existing job of this key."}},
     summary="Create a job",
 )
 async def create_job(
@@ -93,13 +93,13 @@ async def list_jobs(caller: CallerOf, services: ServicesOf, query: Annotated[Job
     return await read_page("jobs", fetch, JobView.of, after=query.cursor, limit=query.limit)
 
 
-@router.get("/{job_id}", response_model=JobView, summary="Look at a job")
+@router.get("/{job_id}", response_model=JobView, summary="Get a job")
 async def get_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> JobView:
     """Return one job."""
     return JobView.of(await _find_job(services, caller, job_id))
 
 
-@router.post("/{job_id}/upload", response_model=UploadTarget, summary="Ask where to put the file")
+@router.post("/{job_id}/upload", response_model=UploadTarget, summary="Request an upload URL")
 async def request_upload(
     job_id: UUID, body: RequestUpload, caller: CallerOf, services: ServicesOf, base_url: BaseUrl
 ) -> UploadTarget:
@@ -139,7 +139,7 @@ async def request_upload(
     )
 
 
-@router.get("/{job_id}/download/output", response_model=OutputLinks, summary="Ask for the results")
+@router.get("/{job_id}/download/output", response_model=OutputLinks, summary="Get download URLs")
 async def download_output(job_id: UUID, caller: CallerOf, services: ServicesOf, base_url: BaseUrl) -> OutputLinks:
     """Return a signed URL for each output of a succeeded job."""
     job = await _find_job(services, caller, job_id)
@@ -186,7 +186,7 @@ async def explain_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> E
 async def retry_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> JobView:
     """Restart a failed job with all its attempts."""
     job = await _find_job(services, caller, job_id)
-    # Quotas do not apply to operators who restart jobs of other owners.
+    # Quotas do not apply to operators, since they restart jobs of other owners.
     max_open = 0 if caller.is_admin else services.settings.max_open_jobs_per_caller
     try:
         retried = await services.jobs.retry_failed(job_id, max_open=max_open)

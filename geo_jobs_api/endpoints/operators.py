@@ -47,13 +47,15 @@ async def list_task_types(services: ServicesOf) -> Response:
     return await answer(lambda: TaskTypes(found))
 
 
-@router.get("/task-types/{name}", response_model=TaskType, summary="Look at a task type", tags=_TYPES)
+@router.get("/task-types/{name}", response_model=TaskType, summary="Get a task type", tags=_TYPES)
 async def get_task_type(name: str, services: ServicesOf) -> TaskType:
     """Return one task type."""
     return _or_not_found(await services.task_types.find_task_type(name), name)
 
 
-@router.put("/task-types/{name}", response_model=TaskType, summary="Set a task type", tags=_TYPES, dependencies=_ADMIN)
+@router.put(
+    "/task-types/{name}", response_model=TaskType, summary="Replace a task type", tags=_TYPES, dependencies=_ADMIN
+)
 async def put_task_type(name: str, body: dict[str, Any], services: ServicesOf) -> TaskType:
     """Replace a task type. Missing fields get their defaults. Running workers see the change at their next call."""
     task_type = parse_task_type({**body, "name": name})
@@ -106,7 +108,7 @@ async def cancel_jobs(body: CancelFilter, caller: CallerOf, services: ServicesOf
 @router.post(
     "/geo-jobs/{job_id}/unlock",
     response_model=JobView,
-    summary="Take a job from its worker",
+    summary="End the lease on a job",
     tags=["operations"],
     dependencies=_ADMIN,
 )
@@ -115,12 +117,12 @@ async def unlock(job_id: UUID, services: ServicesOf) -> JobView:
     job = await services.operator_store.unlock_job(job_id)
     if job is None:
         job = or_404(await services.jobs.find_job(job_id), "job")
-        raise Problem("invalid_state", f"No worker holds the job: it is {job.state}.")
+        raise Problem("invalid_state", f"The job is not leased: it is {job.state}.")
     return JobView.of(job)
 
 
 @router.get(
-    "/admin/workers", response_model=list[Worker], summary="See who works", tags=["operations"], dependencies=_ADMIN
+    "/admin/workers", response_model=list[Worker], summary="List workers", tags=["operations"], dependencies=_ADMIN
 )
 async def list_workers(services: ServicesOf) -> Response:
     """Return the workers that called in the last minutes or hold a job, busy ones first."""
@@ -131,7 +133,7 @@ async def list_workers(services: ServicesOf) -> Response:
 @router.get(
     "/admin/stats",
     response_model=list[TaskTypeStats],
-    summary="See figures",
+    summary="Get statistics",
     tags=["operations"],
     dependencies=_ADMIN,
 )

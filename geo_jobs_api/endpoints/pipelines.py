@@ -90,7 +90,7 @@ async def list_pipelines(caller: CallerOf, services: ServicesOf, query: Annotate
     return await read_page("pipelines", fetch, lambda pipeline: pipeline, after=query.cursor, limit=query.limit)
 
 
-@router.get("/{pipeline_id}", response_model=PipelineView, summary="Look at a pipeline")
+@router.get("/{pipeline_id}", response_model=PipelineView, summary="Get a pipeline")
 async def get_pipeline(pipeline_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
     """Return the progress of the pipeline and of each job."""
     return await _view(services, await _find(services, caller, pipeline_id))

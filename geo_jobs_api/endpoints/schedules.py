@@ -76,13 +76,13 @@ async def list_schedules(caller: CallerOf, services: ServicesOf, query: Annotate
     return await read_page("schedules", fetch, schedule_json, after=query.cursor, limit=query.limit)
 
 
-@router.get("/{schedule_id}", response_model=ScheduleView, summary="Look at a schedule")
+@router.get("/{schedule_id}", response_model=ScheduleView, summary="Get a schedule")
 async def get_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
     """Return one schedule with its next moments."""
     return await _view(await _find(services, caller, schedule_id))
 
 
-@router.get("/{schedule_id}/fires", response_model=FirePage, summary="See what a schedule has done")
+@router.get("/{schedule_id}/fires", response_model=FirePage, summary="List a schedule's decisions")
 async def list_fires(
     schedule_id: UUID, caller: CallerOf, services: ServicesOf, query: Annotated[FireFilter, Query()]
 ) -> FirePage:
@@ -92,7 +92,7 @@ async def list_fires(
     return FirePage(fires=fires)
 
 
-@router.put("/{schedule_id}", response_model=ScheduleView, summary="Change a schedule")
+@router.put("/{schedule_id}", response_model=ScheduleView, summary="Replace a schedule")
 async def replace_schedule(schedule_id: UUID, body: PutSchedule, caller: CallerOf, services: ServicesOf) -> Response:
     """Replace the content of a schedule. It continues from now. Jobs that it has created stay."""
     schedule = await _find(services, caller, schedule_id)

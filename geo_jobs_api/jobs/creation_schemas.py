@@ -62,7 +62,7 @@ class CreateJob(JobTemplate):
         if self.input_from is not None:
             for parent in self.depends_on:
                 if parent.job_id == self.input_from.job_id and parent.on_parent_failure == "run":
-                    raise ValueError("a job whose input is an output of another cannot run after that one's failure")
+                    raise ValueError("a job cannot run after the failure of the job with its input")
         return self
 
 

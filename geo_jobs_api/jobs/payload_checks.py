@@ -108,7 +108,7 @@ async def check_outputs(creation: CreationStore, asked: Sequence[RequestedOutput
         suffixes = tuple(slot.suffix for slot in slots)
         if not one.output.endswith(suffixes):
             message = unknown("output", one.output, suffixes, list_all=False)
-            made = f"{one.task_type} makes {', '.join(suffixes)}." if suffixes else f"{one.task_type} makes no files."
+            made = f"{one.task_type} has {', '.join(suffixes)}." if suffixes else f"{one.task_type} has no outputs."
             near = nearest(one.output, suffixes)
             errors.append(FieldError(one.pointer, f"{message} {made}", nearest=near, allowed=suffixes))
     if errors:
@@ -156,7 +156,7 @@ def check_file_type(rules: TaskRules, file_type: str) -> None:
     if rules.input_types is None or not plain or plain in {known.lower() for known in rules.input_types}:
         return
     more = f" and {len(rules.input_types) - 1} more" if len(rules.input_types) > 1 else ""
-    message = f"Files of the type {plain!r} are not taken. Allowed: {rules.input_types[0]}{more}."
+    message = f"Files of the type {plain!r} are not accepted. Allowed: {rules.input_types[0]}{more}."
     error = FieldError(
         "/fileType", message, nearest=nearest(plain, rules.input_types), allowed=tuple(rules.input_types)
     )

@@ -246,7 +246,7 @@ def quota_exceeded(settings: Settings, has: Usage) -> Problem:
     return Problem("quota_exceeded", detail, headers={"Retry-After": str(seconds)})
 
 
-def limit_exceeded(what: str, limit: int) -> Problem:
+def limit_exceeded(noun: str, limit: int) -> Problem:
     """Return the problem of an exceeded limit per caller."""
-    detail = f"You have {limit} {what}, the limit for one caller. Delete one that you do not need."
+    detail = f"You have {limit} {noun}, the limit for one caller. Delete one that you do not need."
     return Problem("quota_exceeded", detail, headers={"Retry-After": "3600"})

@@ -23,7 +23,7 @@ def list_worker_reasons(
         task_type: the job's.
         need: the job's requirements.
         workers: those seen recently or with jobs.
-        viewer: the caller, who sees only the types of other callers' jobs. None: an operator, who sees all.
+        viewer: the caller, with access to the types of other callers' jobs only. None: an operator, with access to all.
     """
     offering = [worker for worker in workers if worker.does_type]
     if not offering:

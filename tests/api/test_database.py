@@ -32,7 +32,7 @@ def test_many_processes_may_migrate_at_once(postgres: DatabaseServer) -> None:
 
 
 def test_a_changed_function_is_applied_again(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A function whose file has changed replaces the old one. Unchanged functions are not touched."""
+    """A changed function replaces the old one. Unchanged functions are not touched."""
     functions = migrations.load_functions()
     states = "SELECT name, applied_at FROM schema_functions ORDER BY name"
     before = rows(postgres_url, states)

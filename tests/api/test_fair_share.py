@@ -134,7 +134,7 @@ def test_low_priority_waits_longer_but_never_forever(line: Line) -> None:
 
 
 def test_a_stream_of_newcomers_does_not_keep_a_caller_waiting_whose_turns_lie_ahead(line: Line) -> None:
-    """A caller who used future turns while alone is not last for as long as newcomers keep coming."""
+    """Future turns, used while alone, do not put a caller last for as long as newcomers keep coming."""
     line.connection.execute("UPDATE task_types SET timeout_seconds = 20")
     line.queue("bulk", 50)
     line.claim(40)

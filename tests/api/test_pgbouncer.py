@@ -28,7 +28,7 @@ ROLE_SETTINGS = ("statement_timeout = '15s'", "idle_in_transaction_session_timeo
 
 @pytest.fixture
 def role_url(postgres: DatabaseServer, postgres_url: str) -> str:
-    """A database whose role has the settings that transaction pooling requires."""
+    """A database and a role with the settings that transaction pooling requires."""
     name = psycopg.conninfo.conninfo_to_dict(postgres_url)["dbname"]
     for setting in ROLE_SETTINGS:
         postgres.execute(f"ALTER ROLE postgres IN DATABASE {name} SET {setting}")

@@ -34,7 +34,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture(scope="session")
 def shared_api(shared_linked_api: RunningApi) -> RunningApi:
-    """An API whose webhooks may use loopback."""
+    """An API with loopback allowed for webhooks."""
     return shared_linked_api
 
 
