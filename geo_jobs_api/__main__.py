@@ -9,7 +9,7 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(
         f"{missing.name} is not installed for {sys.executable}. Install geoprocessing-worker[api], or run "
-        "./start_worker.sh --demo in a checkout, which makes an environment in .venv."
+        "./start_worker.sh --demo in a checkout, which creates an environment in .venv."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from fastapi import FastAPI
 from uuid_utils.compat import uuid7
@@ -29,6 +29,7 @@ from geo_jobs_api.hosts import parse_hosts
 from geo_jobs_api.http import middleware
 from geo_jobs_api.http.auth import TokenVerifier, WorkerVerifier, worker_token_sha256
 from geo_jobs_api.http.health import HealthMonitor
+from geo_jobs_api.http.server import tune_garbage_collection
 from geo_jobs_api.http.services import Cached, Services, authorize
 from geo_jobs_api.jobs.creation_store import CreationStore
 from geo_jobs_api.jobs.submission import JobSubmission
@@ -180,14 +181,16 @@ async def _apply_task_types(settings: Settings, task_types: TaskTypeStore) -> No
 def local_storage(settings: Settings) -> LocalStorage:
     """Return the object store, ready for use, or raise ConfigurationError."""
     if settings.storage_secret is None:
-        raise ConfigurationError("STORAGE_SECRET is not set.")
+        raise ConfigurationError("STORAGE_SECRET is missing. Set it.")
     storage = LocalStorage(
         settings.object_dir, UrlSigner(settings.storage_secret.get_secret_value().encode(), time.time)
     )
     try:
         storage.prepare()
     except OSError as error:
-        raise ConfigurationError(f"The object store cannot use {error.filename}: {error.strerror}") from error
+        raise ConfigurationError(
+            f"The object store cannot use {error.filename}: {error.strerror}. Check DATA_DIR."
+        ) from error
     return storage
 
 
@@ -198,7 +201,7 @@ def webhook_builder(settings: Settings) -> WebhookBuilder:
 
 def _cipher(settings: Settings) -> SecretCipher:
     if settings.storage_secret is None:
-        raise ConfigurationError("STORAGE_SECRET is not set.")
+        raise ConfigurationError("STORAGE_SECRET is missing. Set it.")
     return SecretCipher(settings.storage_secret.get_secret_value().encode())
 
 
@@ -227,7 +230,7 @@ def _rescuer(settings: Settings, maintenance: MaintenanceStore) -> Rescuer:
         rest_seconds=settings.rescue_rest_seconds,
         grace_seconds=settings.effective_rescue_grace,
         max_worker_losses=settings.max_worker_losses,
-        # The next heartbeat tells the worker. Then it has its grace, and one more heartbeat.
+        # The worker gets it with the next heartbeat. Then it has its grace, and one more heartbeat.
         cancel_overdue_seconds=settings.cancel_grace_seconds + 2 * settings.heartbeat_seconds,
         timeout_grace_seconds=settings.timeout_grace_seconds if settings.enable_job_timeouts else None,
     )
@@ -262,11 +265,12 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the ASGI application for these settings. Its startup opens the database."""
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Callable[[], None]]]:
         async with services(settings) as container:
             app.state.services = container
             _log.info("api_started", version=monitoring.program_version(), embedded=settings.conninfo is None)
-            yield
+            tune_garbage_collection()
+            yield {"drain": container.drain}
             container.drain()
         _log.info("api_stopped")
 
@@ -282,8 +286,8 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_url=None,
         # Otherwise the framework documents validation errors in its own format.
         responses={
-            "4XX": {"description": "Refused", "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}}},
-            "5XX": {"description": "Not now", "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}}},
+            "4XX": {"description": "Rejected", "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}}},
+            "5XX": {"description": "Unavailable", "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}}},
         },
     )
     middleware.install(app, authorize)

@@ -41,20 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (ConfigurationError, Problem, ValidationError, OSError, psycopg.Error) as error:
-        print_line(_in_words(error), to_error=True)
+        print_line(_describe_error(error), to_error=True)
         return 1
     return code
 
 
-def _in_words(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     """Return an error as one sentence for the terminal."""
     if isinstance(error, Problem):
         return sanitize(error.detail) + "".join(
             f"\n  {sanitize(f'{item.pointer}: {item.message}')}" for item in error.errors
         )
     if isinstance(error, ValidationError):
-        wrong = field_errors(error.errors())
-        return sanitize("; ".join(f"{item.pointer.lstrip('/') or 'This'}: {item.message}" for item in wrong))
+        items = field_errors(error.errors())
+        return sanitize("; ".join(f"{item.pointer.lstrip('/') or 'This'}: {item.message}" for item in items))
     if isinstance(error, psycopg.Error):
         return describe(error)
     if isinstance(error, OSError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import ipaddress
 import os
 import secrets
 from pathlib import Path
@@ -16,8 +15,16 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from geo_jobs_api.errors import ConfigurationError
-from geo_jobs_api.hosts import HostList, is_host_name, parse_hosts, parse_web_address
-from geo_jobs_common.addresses import parse_address
+from geo_jobs_api.hosts import (
+    BaseUrl,
+    DatabaseHosts,
+    HostList,
+    HostNames,
+    ListenHost,
+    Networks,
+    WebUrl,
+    parse_hosts,
+)
 from geo_jobs_common.setting_values import Bytes, Count, Days, PossiblePath, Seconds, check_token, tidied
 
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
@@ -25,11 +32,12 @@ _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 _MINIMUM_SECRET_BYTES = 32
 # In base64 and beside the largest metadata, such results still fit into a JSON body (1 MiB).
 MOST_INLINE_BYTES = 256 * 1024
+_GENERATED = ("JWT_SECRET", "STORAGE_SECRET", "WORKER_AUTH_TOKEN")
 # Other programs sign with these too, so they are used byte by byte.
 VERBATIM = frozenset({"jwt_secret", "storage_secret", "pgpassword"})
-_SSL_MODES = dict.fromkeys(("true", "1", "yes", "on"), "require")
-_LIBPQ_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-_SSL_MODES |= dict.fromkeys(("false", "0", "no", "off"), "disable")
+_SSL_WORDS = dict.fromkeys(("true", "1", "yes", "on"), "require")
+_SSL_WORDS |= dict.fromkeys(("false", "0", "no", "off"), "disable")
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
 def project_root() -> Path:
@@ -53,10 +61,12 @@ class Settings(BaseSettings):
         env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True, allow_inf_nan=False
     )
 
-    database_url: SecretStr | None = Field(None, description="the database as a URL, instead of PGHOST and the like")
-    pghost: str | None = Field(
+    database_url: SecretStr | None = Field(
+        None, description="the database as a URL, instead of PGHOST and related settings"
+    )
+    pghost: DatabaseHosts | None = Field(
         None,
-        description="host of the database; without it and DATABASE_URL, the API runs an embedded one below DATA_DIR",
+        description="host of the database (without it and DATABASE_URL: an embedded database in DATA_DIR)",
     )
     pgport: int = Field(5432, gt=0, lt=65536, description="port of the database")
     pgdatabase: str = Field("postgres", description="name of the database")
@@ -70,147 +80,145 @@ class Settings(BaseSettings):
     )
     database_listen_url: SecretStr | None = Field(
         None,
-        description="a direct address of the same database to LISTEN at, which transaction pooling cannot carry",
+        description="a direct address of the same database for LISTEN, which transaction pooling does not support",
     )
     database_pool_size: int = Field(
-        8, ge=2, le=100, description="most connections of a process, without those of claims"
+        8, ge=2, le=100, description="maximum connections of a process, without those of claims"
     )
     database_timeout_seconds: Seconds = Field(10, gt=0, description="seconds to wait for a free connection")
 
     data_dir: PossiblePath = Field(
         default_factory=default_data_dir,
-        description="files, secrets that were made at the first start, and the embedded database",
+        description="folder of the files, the generated secrets and the embedded database",
         json_schema_extra={"shown": ".local"},
     )
 
-    api_host: str = Field("127.0.0.1", description="address to listen on")
-    api_port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0: any that is free")
-    api_public_url: str | None = Field(
-        None, description="base of signed URLs; without it, the address at which a caller reached the API"
+    api_host: ListenHost = Field("127.0.0.1", description="address to listen on")
+    api_port: int = Field(8000, ge=0, le=65535, description="port to listen on (0: any free port)")
+    api_public_url: BaseUrl | None = Field(
+        None, description="base of signed URLs (default: the address that the caller used)"
     )
-    trusted_proxies: str = Field(
+    trusted_proxies: Networks = Field(
         "",
-        description="addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` count, "
-        "comma separated",
+        description="addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` count",
         examples=["10.0.0.5,10.1.0.0/24"],
     )
     # Container platforms kill after 30 s.
     drain_seconds: Seconds = Field(20, gt=0, description="seconds that running requests get after SIGTERM")
 
     jwt_secret: SecretStr | None = Field(
-        None, description="signs people's tokens (HS256), at least 32 bytes; made at the first start"
+        None, description="signs people's tokens (HS256), at least 32 bytes (default: generated)"
     )
-    jwks_url: str | None = Field(None, description="keys of an identity provider, instead of JWT_SECRET")
+    jwks_url: WebUrl | None = Field(None, description="URL of an identity provider's keys, instead of JWT_SECRET")
     jwt_audience: str | None = Field(None, description="`aud` that tokens must have")
     jwt_issuer: str | None = Field(None, description="`iss` that tokens must have")
-    jwt_leeway_seconds: Seconds = Field(10, ge=0, le=300, description="how far clocks may be apart")
+    jwt_leeway_seconds: Seconds = Field(10, ge=0, le=300, description="tolerated clock difference")
     storage_secret: SecretStr | None = Field(
-        None, description="signs URLs and encrypts secrets of webhooks, at least 32 bytes; made at the first start"
+        None, description="signs URLs and encrypts webhook secrets, at least 32 bytes (default: generated)"
     )
     worker_auth_token: SecretStr | None = Field(
-        None, description="a worker's token; `python -m geo_jobs_api tokens create NAME` makes further ones"
+        None, description="a worker's token (more by `python -m geo_jobs_api tokens create NAME`)"
     )
 
-    source_hosts: str = Field(
+    source_hosts: HostNames = Field(
         "",
-        description="hosts that `inputPayload.sourceUrl` may name, comma separated; `*.example.org` for all below, "
-        "`*` for any",
+        description="allowed hosts of `inputPayload.sourceUrl` (`*.example.org`: all subdomains, `*`: any)",
         examples=["data.example.org,*.example.com"],
     )
-    webhook_hosts: str = Field(
+    webhook_hosts: HostNames = Field(
         "",
-        description="hosts in one's own network that webhooks may lead to, also without TLS; others must be public",
+        description="allowed webhook hosts in private networks, also without TLS (others must be public)",
     )
     webhook_deliveries_per_second: float = Field(
-        10, gt=0, le=1_000_000, description="most deliveries to one destination, in the mean"
+        10, gt=0, le=1_000_000, description="mean rate of deliveries to one destination"
     )
     webhook_renewal_days: Days = Field(
         90,
         ge=0,
-        description="days after which a webhook with `allOwners` pauses unless an administrator stores it again; "
-        "0: never",
+        description="days until a webhook with `allOwners` pauses, unless an administrator stores it again (0: never)",
     )
 
     max_file_size: Bytes = Field(104_857_600, gt=0, description="largest file, in bytes")
-    signed_url_seconds: Seconds = Field(3600, ge=1, description="how long a signed URL holds")
+    signed_url_seconds: Seconds = Field(3600, ge=1, description="lifetime of a signed URL")
 
-    lease_seconds: Seconds = Field(60, gt=0, description="how long a job is a worker's after its last sign of life")
-    first_lease_seconds: Seconds = Field(15, gt=0, description="the same until its first sign of life")
-    heartbeat_seconds: Seconds = Field(20, gt=0, description="most seconds between a worker's signs of life")
+    lease_seconds: Seconds = Field(60, gt=0, description="lease duration after a heartbeat")
+    first_lease_seconds: Seconds = Field(15, gt=0, description="lease duration until the first heartbeat")
+    heartbeat_seconds: Seconds = Field(20, gt=0, description="maximum seconds between heartbeats")
     cancel_grace_seconds: Seconds = Field(10, ge=0, description="seconds that a worker gets to stop a cancelled job")
-    max_worker_losses: Count = Field(3, ge=1, description="after so many lost workers a job is failed as `worker_lost`")
+    max_worker_losses: Count = Field(3, ge=1, description="lost workers after which a job fails as `worker_lost`")
     task_types: list[dict[str, Any]] = Field(
         default_factory=list,
-        description="task types as they are to be at first, a JSON list as `task-types list --json` prints it; one "
-        "that an operator has changed stays as it is",
+        description="initial task types, a JSON list as printed by `task-types list --json` (operators' changes win)",
         examples=['[{"name": "geotiff_to_tiles", "maxConcurrentRuns": 2}]'],
         json_schema_extra={"shown": ""},
     )
     enable_job_timeouts: bool = Field(True, description="whether jobs have timeouts")
     timeout_grace_seconds: Seconds = Field(
-        60, ge=0, description="how much longer than its timeout a job may run, if its worker does not end it"
+        60, ge=0, description="time beyond its timeout after which the API ends a job"
     )
     # A live worker could not report while the API or the database was down.
     rescue_grace_seconds: Seconds | None = Field(
-        None, ge=0, description="seconds after a start or an outage before leases count as lost; unset: LEASE_SECONDS"
+        None,
+        ge=0,
+        description="seconds after a start or an outage before leases count as lost (default: LEASE_SECONDS)",
     )
-    rescue_interval_seconds: Seconds = Field(0.2, gt=0, description="least seconds between two looks for lost workers")
-    backstop_seconds: Seconds = Field(5, gt=0, description="covers a lost notification: parked claims look again")
+    rescue_interval_seconds: Seconds = Field(0.2, gt=0, description="minimum seconds between two rescue rounds")
+    backstop_seconds: Seconds = Field(
+        5, gt=0, description="maximum seconds between two polls for parked claims, in case of a lost notification"
+    )
     vacuum_warning_seconds: Seconds = Field(
         60,
         gt=0,
-        description="age from which `/health` counts a transaction that holds back vacuum, and the log names it",
+        description="age from which `/health` counts a transaction that holds back vacuum",
     )
     listen_check_seconds: Seconds = Field(
-        15, gt=0, description="silence after which the listening connection is asked for a sign of life"
+        15, gt=0, description="silence after which the listening connection is checked"
     )
     max_inline_bytes: int = Field(
         MOST_INLINE_BYTES,
         ge=0,
         le=MOST_INLINE_BYTES,
-        description="results of so many bytes in all come with a job's `complete`; 0: each is uploaded",
+        description="total bytes of results that may be part of a job's `complete` (0: all are uploaded)",
     )
     retain_ended_days: Days = Field(
         30,
         ge=0,
-        description="days after which jobs go that succeeded or were cancelled, with events and files; 0: never",
+        description="days until succeeded and cancelled jobs are deleted, with events and files (0: never)",
     )
-    retain_failed_days: Days = Field(90, ge=0, description="the same for jobs that failed")
-    retain_unused_days: Days = Field(
-        7, ge=0, description="days after which a job whose file never came is cancelled; 0: never"
-    )
-    cleanup_interval_seconds: Seconds = Field(600, gt=0, description="seconds between two rounds of that")
-    events_interval_seconds: Seconds = Field(0.25, gt=0, description="seconds between two looks for new events")
+    retain_failed_days: Days = Field(90, ge=0, description="the same for failed jobs")
+    retain_unused_days: Days = Field(7, ge=0, description="days until a job without its upload is cancelled (0: never)")
+    cleanup_interval_seconds: Seconds = Field(600, gt=0, description="seconds between two rounds of deletion")
+    events_interval_seconds: Seconds = Field(0.25, gt=0, description="seconds between two polls for new events")
 
     # Counting a caller's jobs reads all of them.
     requests_per_minute: Count = Field(
-        6000, ge=0, description="requests of one caller, in each process; more are answered 429; 0: no limit"
+        6000, ge=0, description="requests of one caller per process, before 429 (0: no limit)"
     )
     max_open_jobs_per_caller: Count = Field(
-        0, ge=0, description="jobs of one caller that have not ended, also those of schedules; 0: no limit"
+        0, ge=0, description="open jobs of one caller, schedules included (0: no limit)"
     )
-    max_stored_bytes_per_caller: Bytes = Field(0, ge=0, description="bytes of one caller's files; 0: no limit")
+    max_stored_bytes_per_caller: Bytes = Field(0, ge=0, description="bytes of one caller's files (0: no limit)")
 
     metrics_seconds: Seconds = Field(
-        5, ge=0, description="how old the open jobs in `/metrics` may be; counting them looks at each"
+        5, ge=0, description="maximum age of the open jobs in `/metrics`, since counting reads each"
     )
 
     log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
 
     @field_validator("*", mode="before")
     @classmethod
-    def _is_tidy(cls, value: object, info: ValidationInfo) -> object:
+    def _strip(cls, value: object, info: ValidationInfo) -> object:
         return value if info.field_name in VERBATIM else tidied(value)
 
     @field_validator("data_dir")
     @classmethod
-    def _of_the_project(cls, value: Path) -> Path:
+    def _resolve_data_dir(cls, value: Path) -> Path:
         # Independent of the working directory, since each folder gets its own secrets.
         return project_root() / value.expanduser()
 
     @field_validator("log_level")
     @classmethod
-    def _known_level(cls, value: str) -> str:
+    def _check_level(cls, value: str) -> str:
         level = value.upper()
         if level not in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}:
             raise ValueError("must be DEBUG, INFO, WARNING, ERROR or CRITICAL")
@@ -218,80 +226,30 @@ class Settings(BaseSettings):
 
     @field_validator("jwt_secret", "storage_secret")
     @classmethod
-    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+    def _check_secret(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value().encode()) < _MINIMUM_SECRET_BYTES:
             raise ValueError(f"must have at least {_MINIMUM_SECRET_BYTES} bytes")
         return value
 
     @field_validator("worker_auth_token")
     @classmethod
-    def _not_trivial(cls, value: SecretStr | None) -> SecretStr | None:
+    def _check_worker_token(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < 16:
             raise ValueError("must have at least 16 characters")
         if value is not None:
             check_token(value.get_secret_value())
         return value
 
-    @field_validator("pghost")
-    @classmethod
-    def _is_host_or_socket(cls, value: str | None) -> str | None:
-        for host in (value or "").split(","):
-            if host and not host.startswith(("/", "@")) and parse_address(host) is None and not is_host_name(host):
-                raise ValueError(
-                    f"{host!r} is no host name, address or folder of a socket: give it without scheme and port"
-                )
-        return value
-
     @field_validator("pgssl")
     @classmethod
-    def _is_ssl_mode(cls, value: str | None) -> str | None:
-        if value is not None and value.lower() not in {*_SSL_MODES, *_LIBPQ_MODES}:
-            raise ValueError(f"must be true, false, {', '.join(_LIBPQ_MODES[:-1])} or {_LIBPQ_MODES[-1]}")
-        return value
-
-    @field_validator("source_hosts", "webhook_hosts")
-    @classmethod
-    def _is_host_list(cls, value: str) -> str:
-        parse_hosts(value)
-        return value
-
-    @field_validator("trusted_proxies")
-    @classmethod
-    def _is_list_of_networks(cls, value: str) -> str:
-        for proxy in filter(None, (part.strip() for part in value.split(","))):
-            try:
-                ipaddress.ip_network(proxy)
-            except ValueError:
-                raise ValueError(f"{proxy!r} is no address or network, such as 10.0.0.5 or 10.0.0.0/24") from None
-        return value
-
-    @field_validator("api_public_url")
-    @classmethod
-    def _is_base_url(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parse_web_address(value)
-        if "?" in value or "#" in value:
-            raise ValueError("must have no query and no fragment, such as https://maps.example.org")
-        return value.rstrip("/")
-
-    @field_validator("jwks_url")
-    @classmethod
-    def _is_web_address(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_web_address(value)
-        return value
-
-    @field_validator("api_host")
-    @classmethod
-    def _is_host(cls, value: str) -> str:
-        if parse_address(value) is None and not is_host_name(value):
-            raise ValueError("must be an address or host name without scheme and port, such as 127.0.0.1 or 0.0.0.0")
+    def _check_ssl_mode(cls, value: str | None) -> str | None:
+        if value is not None and value.lower() not in {*_SSL_WORDS, *_SSL_MODES}:
+            raise ValueError(f"must be true, false, {', '.join(_SSL_MODES[:-1])} or {_SSL_MODES[-1]}")
         return value
 
     @field_validator("database_url", "database_listen_url")
     @classmethod
-    def _is_of_postgresql(cls, value: SecretStr | None) -> SecretStr | None:
+    def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
         try:
@@ -302,16 +260,13 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Settings:
+    def _check_combination(self) -> Settings:
         if self.heartbeat_seconds * 2 > self.lease_seconds:
             raise ValueError("HEARTBEAT_SECONDS must be at most half of LEASE_SECONDS, or one lost call loses a job")
         if self.jwt_secret is not None and self.jwks_url is not None:
             raise ValueError("set JWT_SECRET or JWKS_URL, not both: each accepts another family of algorithms")
         if self.database_pooling == "transaction" and (self.conninfo is None or self.listen_conninfo is None):
-            raise ValueError(
-                "DATABASE_POOLING=transaction needs DATABASE_URL or PGHOST, and in DATABASE_LISTEN_URL a direct address"
-                " of the same database"
-            )
+            raise ValueError("DATABASE_POOLING=transaction needs DATABASE_LISTEN_URL, and DATABASE_URL or PGHOST")
         return self
 
     @property
@@ -337,7 +292,7 @@ class Settings(BaseSettings):
             "dbname": self.pgdatabase,
             "user": self.pguser,
             "password": None if self.pgpassword is None else self.pgpassword.get_secret_value(),
-            "sslmode": None if self.pgssl is None else _SSL_MODES.get(self.pgssl.lower(), self.pgssl.lower()),
+            "sslmode": None if self.pgssl is None else _SSL_WORDS.get(self.pgssl.lower(), self.pgssl.lower()),
         }
         return make_conninfo("", **{name: value for name, value in parts.items() if value is not None})
 
@@ -362,20 +317,6 @@ class Settings(BaseSettings):
         return self.lease_seconds if self.rescue_grace_seconds is None else self.rescue_grace_seconds
 
 
-# The metrics library reads this variable on import. Processes with the same folder share their counters.
-_METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
-
-
-def share_metrics(folder: str) -> None:
-    """Share counters among the processes started from now on, in an empty folder."""
-    os.environ[_METRICS_DIR] = folder
-
-
-def shared_metrics_dir() -> str | None:
-    """Return the folder of the shared counters, or None if this process counts alone."""
-    return os.environ.get(_METRICS_DIR)
-
-
 def _make_private_dir(path: Path) -> None:
     # New parents too. A umask of 002 makes them group-writable, and a worker rejects a TEMP_DIR below such folders.
     for folder in (*reversed(path.parents), path):
@@ -397,9 +338,7 @@ def ensure_secrets(data_dir: Path) -> dict[str, str]:
         with (data_dir / ".secrets.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             known = {name: value for name, value in dotenv_values(path, interpolate=False).items() if value}
-            wanted = ("JWT_SECRET", "STORAGE_SECRET", "WORKER_AUTH_TOKEN")
-            missing = [name for name in wanted if name not in known]
-            if missing:
+            if missing := [name for name in _GENERATED if name not in known]:
                 known |= {name: secrets.token_urlsafe(48) for name in missing}
                 temporary = path.with_suffix(".tmp")
                 with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -407,42 +346,29 @@ def ensure_secrets(data_dir: Path) -> dict[str, str]:
                 temporary.replace(path)
     except OSError as error:
         reason = f"{error.strerror}: {error.filename}"
-        raise ConfigurationError(
-            f"DATA_DIR {data_dir} cannot be used: {reason}. Set DATA_DIR to a folder of your own."
-        ) from error
+        raise ConfigurationError(f"DATA_DIR {data_dir} cannot be used: {reason}. Choose another folder.") from error
     return known
 
 
-BOOLEAN_WORDS = "must be true or false (1, yes, on and 0, no, off count as well)"
-
-
-def complaints(error: ValidationError | SettingsError) -> list[str]:
+def setting_errors(error: ValidationError | SettingsError) -> list[str]:
     """Return one sentence for each invalid setting."""
     if isinstance(error, SettingsError):
         return [f"TASK_TYPES: must be a JSON list ({error.__cause__})"]
     lines = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"]).upper()
-        message = BOOLEAN_WORDS if item["type"] == "bool_parsing" else item["msg"].removeprefix("Value error, ")
-        lines.append(f"{name}: {message}" if name else message)
+        message = "must be true or false (1, yes, on, 0, no, off)" if item["type"] == "bool_parsing" else item["msg"]
+        lines.append(": ".join(filter(None, (name, message.removeprefix("Value error, ")))))
     return lines
 
 
 def env_files() -> tuple[Path, ...]:
-    """Return the readable `.env` files. The last one wins.
-
-    Raises:
-        ConfigurationError: as `_readable`.
-    """
-    return _readable((project_root() / ".env", Path(".env")))
-
-
-def _readable(paths: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Return the existing, readable files of these. A service may have its settings in the environment alone.
+    """Return the readable `.env` files. The last one wins. A service may have its settings in the environment alone.
 
     Raises:
         ConfigurationError: a file cannot be read, and the environment names no database.
     """
+    paths = (project_root() / ".env", Path(".env"))
     unreadable = [path for path in paths if os.access(path, os.F_OK) and not os.access(path, os.R_OK)]
     if unreadable and not (os.environ.get("DATABASE_URL") or os.environ.get("PGHOST")):
         raise ConfigurationError(
@@ -464,13 +390,9 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         settings = Settings(_env_file=env_files(), **overrides)
         generated = ensure_secrets(settings.data_dir)
-        missing = {
-            name.lower(): generated[name]
-            for name in ("JWT_SECRET", "STORAGE_SECRET", "WORKER_AUTH_TOKEN")
-            if getattr(settings, name.lower()) is None
-        }
+        missing = {name.lower(): generated[name] for name in _GENERATED if getattr(settings, name.lower()) is None}
         if settings.jwks_url is not None:
             missing.pop("jwt_secret", None)
         return Settings(_env_file=env_files(), **(missing | overrides))
     except (ValidationError, SettingsError) as error:
-        raise ConfigurationError("The settings cannot be used. " + "; ".join(complaints(error))) from error
+        raise ConfigurationError("The settings cannot be used. " + "; ".join(setting_errors(error))) from error

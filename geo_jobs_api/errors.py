@@ -23,31 +23,31 @@ KINDS: dict[str, ProblemKind] = {
     "not_allowed": ProblemKind(403, "The token does not allow this"),
     "signature_invalid": ProblemKind(403, "The signed URL was altered or is not one of ours"),
     "signature_expired": ProblemKind(403, "The signed URL has expired"),
-    "not_found": ProblemKind(404, "There is nothing at this address"),
+    "not_found": ProblemKind(404, "Not found"),
     "job_not_found": ProblemKind(404, "There is no such job"),
     "task_type_not_found": ProblemKind(404, "There is no such task type"),
     "pipeline_not_found": ProblemKind(404, "There is no such pipeline"),
     "schedule_not_found": ProblemKind(404, "There is no such schedule"),
     "webhook_not_found": ProblemKind(404, "There is no such webhook"),
     "object_not_found": ProblemKind(404, "There is no such file"),
-    "method_not_allowed": ProblemKind(405, "This address does not take this method"),
+    "method_not_allowed": ProblemKind(405, "Method not allowed"),
     "too_slow": ProblemKind(408, "The request did not arrive in time"),
-    "lease_lost": ProblemKind(409, "The lease on this job is no longer held"),
+    "lease_lost": ProblemKind(409, "The lease on this job has ended"),
     "job_cancelled": ProblemKind(409, "The job was cancelled"),
     "already_finalized": ProblemKind(409, "The job has already ended under this lease"),
     "idempotency_conflict": ProblemKind(409, "The Idempotency-Key was used with another body"),
     "invalid_state": ProblemKind(409, "The job's state does not allow this"),
     "too_large": ProblemKind(413, "The body or the file is too large"),
     "validation": ProblemKind(422, "The request is not valid"),
-    "source_not_allowed": ProblemKind(422, "Files are not fetched from this host"),
-    "parent_not_found": ProblemKind(422, "There is no such job to wait for"),
+    "source_not_allowed": ProblemKind(422, "Downloads from this host are not allowed"),
+    "parent_not_found": ProblemKind(422, "The parent job does not exist"),
     "unknown_task_type": ProblemKind(422, "There is no such task type"),
     "output_mismatch": ProblemKind(422, "The uploaded outputs do not match the report"),
     "rate_limited": ProblemKind(429, "Too many requests"),
-    "quota_exceeded": ProblemKind(429, "You have as much as one caller may have"),
+    "quota_exceeded": ProblemKind(429, "The quota of this caller is used up"),
     "internal": ProblemKind(500, "The server failed"),
-    "unavailable": ProblemKind(503, "The service cannot answer now"),
-    "storage_full": ProblemKind(507, "There is no room for files at the moment"),
+    "unavailable": ProblemKind(503, "The service is unavailable"),
+    "storage_full": ProblemKind(507, "The storage is full"),
 }
 
 # The body of all problems, for the OpenAPI document.
@@ -122,7 +122,7 @@ class Problem(ApiError):  # noqa: N818  # RFC 9457 calls it a problem
 
     Args:
         code: a key of `KINDS`.
-        detail: a sentence for the caller: what is wrong, then what to do.
+        detail: a sentence for the caller: the error, then the remedy.
         errors: the invalid places of the request.
         headers: response headers, such as `Retry-After`.
     """

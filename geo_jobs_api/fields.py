@@ -39,7 +39,7 @@ _QUOTED = re.compile(r"'([^']*)'")
 def _check_text(text: str) -> str:
     # PostgreSQL's text type rejects NUL, and UTF-8 rejects lone surrogates.
     if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
-        raise ValueError("must not hold NUL or unpaired surrogates")
+        raise ValueError("must not contain NUL or unpaired surrogates")
     return text
 
 
@@ -83,7 +83,7 @@ def _check_json(value: Any, depth: int = 0) -> None:
     if isinstance(value, str):
         _check_text(value)
     elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("must not hold NaN or Infinity, which are not JSON")
+        raise ValueError("must not contain NaN or Infinity, which are not JSON")
     elif isinstance(value, dict):
         for key, item in value.items():
             _check_text(key)
@@ -121,7 +121,7 @@ Boolean = Annotated[bool, Strict()]
 def _within_range(moment: datetime) -> datetime:
     # PostgreSQL and Python have wider ranges than the formats in which they exchange them.
     if not 1970 <= moment.year <= 9000:
-        raise ValueError("must lie between 1970 and 9000")
+        raise ValueError("must be between 1970 and 9000")
     return moment
 
 
@@ -247,6 +247,6 @@ def _field_error(item: Mapping[str, Any]) -> FieldError:
         return FieldError(pointer, message, context["nearest"], context["allowed"])
     if item["type"] in {"literal_error", "enum"}:
         allowed = tuple(_QUOTED.findall(str(context.get("expected"))))
-        told, near = not_allowed(item.get("input"), allowed)
-        return FieldError(pointer, told, near, allowed)
+        text, near = not_allowed(item.get("input"), allowed)
+        return FieldError(pointer, text, near, allowed)
     return FieldError(pointer, message)

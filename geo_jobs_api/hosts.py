@@ -1,13 +1,16 @@
-"""Host lists of settings, and the web addresses checked against them."""
+"""Hosts, host lists and web addresses, in settings and requests."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
 import httpx
+from pydantic import AfterValidator
 
 from geo_jobs_common.addresses import parse_address
 from geo_jobs_common.setting_values import is_short_enough
@@ -26,7 +29,7 @@ def parse_hosts(text: str) -> HostList:
         name = entry.removeprefix("*.")
         if entry != "*" and parse_address(name) is None and not is_host_name(name):
             raise ValueError(
-                f"{entry!r} is no host name: give names without scheme, port and path, separated by commas, "
+                f"{entry!r} is not a host name. Give names without scheme, port and path, separated by commas, "
                 "for example maps.example.org,*.example.org"
             )
     return HostList.of(entries)
@@ -84,22 +87,22 @@ def parse_web_address(url: str, *, longest: int = 4096) -> WebAddress:
     if len(url) > longest:
         raise ValueError(f"must have at most {longest} characters")
     if not url.isascii() or any(char <= " " or char == "\x7f" for char in url):
-        raise ValueError("must be ASCII without spaces; anything else is percent-encoded")
+        raise ValueError("must be ASCII without spaces, with other characters percent-encoded")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise ValueError("is no URL that can be read") from error
+        raise ValueError("is not a valid URL") from error
     if parts.scheme not in {"http", "https"}:
         raise ValueError("must begin with http:// or https://")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("must not hold a user name or password")
+        raise ValueError("must not contain a user name or password")
     if not host:
-        raise ValueError("must name a host")
+        raise ValueError("must have a host")
     if _host_sent_to(url) != host.lower():
-        raise ValueError("must name a host that can be read in one way only")
+        raise ValueError("must have an unambiguous host")
     if "\\" in url:
-        raise ValueError("must not hold a backslash, which is read in different ways")
+        raise ValueError("must not contain a backslash, which is ambiguous")
     last = unquote(parts.path.rsplit("/", 1)[-1], errors="replace")
     return WebAddress(url, host.lower().rstrip("."), port, last)
 
@@ -111,3 +114,53 @@ def _host_sent_to(url: str) -> str | None:
         return read.raw_host.decode("ascii").lower() if read.host else None
     except (ValueError, httpx.InvalidURL):
         return None
+
+
+def _check_hosts(text: str) -> str:
+    parse_hosts(text)
+    return text
+
+
+def _check_listen_host(text: str) -> str:
+    if parse_address(text) is None and not is_host_name(text):
+        raise ValueError("must be an address or host name without scheme and port, such as 127.0.0.1 or 0.0.0.0")
+    return text
+
+
+def _check_database_hosts(text: str) -> str:
+    for host in text.split(","):
+        if host and not host.startswith(("/", "@")) and parse_address(host) is None and not is_host_name(host):
+            raise ValueError(
+                f"{host!r} is not a host name, an address or the folder of a socket. Give it without scheme and port"
+            )
+    return text
+
+
+def _check_networks(text: str) -> str:
+    for network in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            raise ValueError(f"{network!r} is not an address or network, such as 10.0.0.5 or 10.0.0.0/24") from None
+    return text
+
+
+def _check_web_url(text: str) -> str:
+    parse_web_address(text)
+    return text
+
+
+def _check_base_url(text: str) -> str:
+    parse_web_address(text)
+    if "?" in text or "#" in text:
+        raise ValueError("must have no query and no fragment, such as https://maps.example.org")
+    return text.rstrip("/")
+
+
+# Types of settings.
+HostNames = Annotated[str, AfterValidator(_check_hosts)]
+ListenHost = Annotated[str, AfterValidator(_check_listen_host)]
+DatabaseHosts = Annotated[str, AfterValidator(_check_database_hosts)]
+Networks = Annotated[str, AfterValidator(_check_networks)]
+WebUrl = Annotated[str, AfterValidator(_check_web_url)]
+BaseUrl = Annotated[str, AfterValidator(_check_base_url)]

@@ -93,6 +93,6 @@ class RateLimit:
         seconds = max(1, math.ceil((1 - level) / self._per_second))
         return Problem(
             "rate_limited",
-            f"There were too many requests; come back in {seconds} s.",
+            f"Too many requests. Try again in {seconds} s.",
             headers={"Retry-After": str(seconds)},
         )

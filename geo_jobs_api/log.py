@@ -46,8 +46,8 @@ def configure(level: str) -> None:
     root.handlers = [handler]
     root.setLevel(level)
     # Their records repeat ours or contain connection strings. The pool warns at each attempt to reconnect.
-    for noisy, least in (("uvicorn.access", logging.WARNING), ("httpx", logging.WARNING), ("psycopg", logging.ERROR)):
-        logging.getLogger(noisy).setLevel(least)
+    for name, least in (("uvicorn.access", logging.WARNING), ("httpx", logging.WARNING), ("psycopg", logging.ERROR)):
+        logging.getLogger(name).setLevel(least)
 
 
 def _without_controls(_logger: Any, _method: str, line: Any) -> str:

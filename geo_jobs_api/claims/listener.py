@@ -25,7 +25,7 @@ class QueueSource(Protocol):
     """Source of the queue's state."""
 
     async def poll_queue(self, task_types: Sequence[str], limit: int, claim_ids: Sequence[UUID]) -> QueueSnapshot:
-        """Return what waiting claims need."""
+        """Return the state for waiting claims."""
 
 
 class QueueListener:

@@ -38,7 +38,7 @@ class Group:
 
 def add_json_option(command: argparse.ArgumentParser) -> None:
     """Let the command print JSON."""
-    command.add_argument("--json", action="store_true", help="print JSON, as the API would answer, not a table")
+    command.add_argument("--json", action="store_true", help="print JSON as in the API's responses")
 
 
 def with_pool(act: Action) -> Run:

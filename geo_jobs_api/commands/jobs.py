@@ -23,37 +23,37 @@ from geo_jobs_api.queue.rules import ErrorClass, JobState
 
 def add_commands(commands: Group) -> None:
     """Declare the commands."""
-    jobs = commands.group("jobs", "Look at jobs, and change them.")
-    command = jobs.add("list", "List jobs, the newest first.", with_pool(_list))
+    jobs = commands.group("jobs", "Read and change jobs.")
+    command = jobs.add("list", "List jobs, newest first.", with_pool(_list))
     command.add_argument("--state", type=JobState, choices=list(JobState))
     command.add_argument("--type", metavar="NAME", help="of this task type")
     command.add_argument("--owner", metavar="NAME", help="of this caller")
-    command.add_argument("--code", metavar="CODE", help="that failed of this, or are tried again after it")
-    command.add_argument("--limit", type=int, default=50, metavar="N", help="how many at most (default: 50)")
+    command.add_argument("--code", metavar="CODE", help="with this error code")
+    command.add_argument("--limit", type=int, default=50, metavar="N", help="limit (default: 50)")
     add_json_option(command)
     for name, text, act in (
-        ("show", "Show everything about a job.", _show),
-        ("explain", "Say why a job stands where it stands, and what it waits for.", _explain),
+        ("show", "Show a job.", _show),
+        ("explain", "Explain a job's state, and its reasons for waiting.", _explain),
     ):
         command = jobs.add(name, text, with_pool(act))
         command.add_argument("id", type=UUID, metavar="ID")
         add_json_option(command)
     _add_cancel(jobs)
-    command = jobs.add("retry", "Send a failed job back to the queue with all its attempts.", with_pool(_retry))
+    command = jobs.add("retry", "Requeue a failed job with all its attempts.", with_pool(_retry))
     command.add_argument("id", type=UUID, metavar="ID")
     add_json_option(command)
-    command = jobs.add("unlock", "Take a job from its worker at once; the attempt is not spent.", with_pool(_unlock))
+    command = jobs.add("unlock", "End the lease on a job without spending the attempt.", with_pool(_unlock))
     command.add_argument("id", type=UUID, metavar="ID")
     add_json_option(command)
-    command = jobs.add("priority", "Change the priority of a job that has not ended.", with_pool(_priority))
+    command = jobs.add("priority", "Change the priority of an open job.", with_pool(_priority))
     command.add_argument("id", type=UUID, metavar="ID")
-    command.add_argument("priority", type=int, metavar="PRIORITY", help="-100 to 100; a point is worth a minute")
+    command.add_argument("priority", type=int, metavar="PRIORITY", help="-100 to 100, one point is worth a minute")
     add_json_option(command)
     _add_redrive(jobs)
 
 
 def _add_cancel(jobs: Group) -> None:
-    text = "Cancel a job, or all that match, the oldest first. Workers of running jobs are asked to stop."
+    text = "Cancel a job, or all matching jobs, oldest first. Workers of running jobs are asked to stop."
     command = jobs.add("cancel", text, with_pool(_cancel))
     command.add_argument("id", type=UUID, metavar="ID", nargs="?", help="this job only")
     command.add_argument("--state", choices=get_args(OpenState))
@@ -61,20 +61,20 @@ def _add_cancel(jobs: Group) -> None:
     command.add_argument("--owner", metavar="NAME", help="of this caller")
     command.add_argument("--after", dest="created_after", metavar="TIME", help="created since, 2030-01-31T08:00:00Z")
     command.add_argument("--before", dest="created_before", metavar="TIME", help="created before")
-    command.add_argument("--limit", type=int, metavar="N", help="how many at most (default: 10000)")
+    command.add_argument("--limit", type=int, metavar="N", help="limit (default: 10000)")
     command.add_argument("--reason", metavar="TEXT")
     add_json_option(command)
 
 
 def _add_redrive(jobs: Group) -> None:
-    command = jobs.add("redrive", "Send failed jobs back to the queue, the oldest failures first.", with_pool(_redrive))
+    command = jobs.add("redrive", "Requeue failed jobs, oldest failures first.", with_pool(_redrive))
     command.add_argument("--type", dest="task_type", metavar="NAME", help="of this task type")
     command.add_argument("--owner", metavar="NAME", help="of this caller")
     command.add_argument("--class", dest="error_class", choices=[one.value for one in ErrorClass])
-    command.add_argument("--code", dest="error_code", metavar="CODE", help="that failed of this, such as worker_lost")
+    command.add_argument("--code", dest="error_code", metavar="CODE", help="with this error code, such as worker_lost")
     command.add_argument("--after", dest="ended_after", metavar="TIME", help="that failed since, 2030-01-31T08:00:00Z")
     command.add_argument("--before", dest="ended_before", metavar="TIME", help="that failed before")
-    command.add_argument("--limit", type=int, metavar="N", help="how many at most (default: 1000)")
+    command.add_argument("--limit", type=int, metavar="N", help="limit (default: 1000)")
     add_json_option(command)
 
 
@@ -144,11 +144,11 @@ async def _cancel(settings: Settings, pool: Pool, arguments: argparse.Namespace)
     if arguments.id is None:
         return await _cancel_matching(OperatorStore(pool, settings.lease_seconds), arguments)
     if given := _given(arguments, CancelFilter).keys() - {"reason"}:
-        raise Problem("validation", f"Name a job or a filter, not both: {', '.join(sorted(given))}.")
+        raise Problem("validation", f"Give a job or a filter, not both: {', '.join(sorted(given))}.")
     job = await JobStore(pool).request_cancel(arguments.id, arguments.reason)
     if job is None:
         job = await _find(pool, arguments.id)
-        raise Problem("invalid_state", f"There is nothing to cancel: the job is {job.state}.")
+        raise Problem("invalid_state", f"The job cannot be cancelled: it is {job.state}.")
     done = "It is cancelled." if job.state is JobState.CANCELLED else f"{job.worker_name} was asked to stop."
     print_result(done, JobView.of(job), as_json=arguments.json)
     return 0
@@ -169,7 +169,7 @@ async def _retry(_settings: Settings, pool: Pool, arguments: argparse.Namespace)
     job = await JobStore(pool).retry_failed(arguments.id)
     if job is None:
         job = await _find(pool, arguments.id)
-        raise Problem("invalid_state", f"Only a failed job can be retried; this one is {job.state}.")
+        raise Problem("invalid_state", f"Only a failed job can be retried. This one is {job.state}.")
     print_result("It is queued again, with all its attempts.", JobView.of(job), as_json=arguments.json)
     return 0
 
@@ -178,19 +178,19 @@ async def _unlock(settings: Settings, pool: Pool, arguments: argparse.Namespace)
     job = await OperatorStore(pool, settings.lease_seconds).unlock_job(arguments.id)
     if job is None:
         job = await _find(pool, arguments.id)
-        raise Problem("invalid_state", f"No worker holds the job: it is {job.state}.")
-    print_result(f"It is {job.state}; {job.worker_name} has lost it.", JobView.of(job), as_json=arguments.json)
+        raise Problem("invalid_state", f"The job is not leased: it is {job.state}.")
+    print_result(f"It is {job.state}. {job.worker_name} has lost its lease.", JobView.of(job), as_json=arguments.json)
     return 0
 
 
 async def _priority(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     if not -100 <= arguments.priority <= 100:
-        raise Problem("validation", "A priority lies between -100 and 100.")
+        raise Problem("validation", "The priority must be between -100 and 100.")
     store = OperatorStore(pool, settings.lease_seconds)
     job = await store.change_priority(arguments.id, None, arguments.priority)
     if job is None:
         job = await _find(pool, arguments.id)
-        raise Problem("invalid_state", f"The job has ended already: it is {job.state}.")
+        raise Problem("invalid_state", f"The job has already ended: it is {job.state}.")
     print_result(f"Its priority is {job.priority}.", JobView.of(job), as_json=arguments.json)
     return 0
 
@@ -205,6 +205,6 @@ async def _redrive(settings: Settings, pool: Pool, arguments: argparse.Namespace
     jobs = await OperatorStore(pool, settings.lease_seconds).redrive_failed(arguments.owner, query)
     counts = ", ".join(f"{count} of {name}" for name, count in jobs.items())
     print_result(
-        f"Queued again: {counts}." if counts else "No failed job fits.", {"jobs": jobs}, as_json=arguments.json
+        f"Queued again: {counts}." if counts else "No failed job matches.", {"jobs": jobs}, as_json=arguments.json
     )
     return 0

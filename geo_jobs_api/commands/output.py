@@ -87,13 +87,13 @@ def _print_rich(table: Table) -> None:
 
 def _cell(value: object) -> Text:
     # A string would be parsed as markup.
-    return Text(sanitize(_words(value)))
+    return Text(sanitize(_format_value(value)))
 
 
-def _words(value: object) -> str:
+def _format_value(value: object) -> str:
     if value is None or value == "":
         return "-"
-    for kind, words in _WORDS.items():
+    for kind, words in _FORMATS.items():
         if isinstance(value, kind):
             return words(value)
     return str(value)
@@ -104,7 +104,7 @@ def _number(value: float) -> str:
 
 
 # In order, since a bool is also an int.
-_WORDS: dict[type | tuple[type, ...], Callable[[Any], str]] = {
+_FORMATS: dict[type | tuple[type, ...], Callable[[Any], str]] = {
     bool: lambda value: "yes" if value else "no",
     float: _number,
     datetime: lambda value: f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}",

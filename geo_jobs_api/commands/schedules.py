@@ -32,23 +32,21 @@ Change = Callable[[ScheduleStore, Schedule], Awaitable[Schedule | None]]
 
 def add_commands(commands: Group) -> None:
     """Declare the commands."""
-    schedules = commands.group("schedules", "Schedules, which make jobs by themselves.")
-    command = schedules.add("list", "List schedules with the moments at which they fire next.", with_pool(_list))
+    schedules = commands.group("schedules", "Schedules, which create jobs by time.")
+    command = schedules.add("list", "List schedules with their next fire times.", with_pool(_list))
     command.add_argument("--owner", metavar="NAME", help="only this caller's")
     add_json_option(command)
-    command = schedules.add(
-        "create", "Create a schedule from JSON as POST /api/schedules takes it.", with_pool(_create)
-    )
+    command = schedules.add("create", "Create a schedule from the JSON of POST /api/schedules.", with_pool(_create))
     command.add_argument("file", metavar="FILE", help="- for standard input")
-    command.add_argument("--owner", required=True, metavar="NAME", help="whose it is, and whose its jobs are")
+    command.add_argument("--owner", required=True, metavar="NAME", help="owner of the schedule and its jobs")
     add_json_option(command)
     for name, text, act in (
         ("show", "Show a schedule.", _show),
-        ("fires", "Show what was decided for the latest moments.", _fires),
-        ("run", "Fire now, whatever the plan says; the plan stays as it is.", _run),
-        ("pause", "Fire no more until it is resumed.", _change(_pause)),
-        ("resume", "Go on from now.", _change(_resume)),
-        ("reset", "Forget what is due and what went wrong, and go on from now.", _change(_reset)),
+        ("fires", "Show the latest decisions.", _fires),
+        ("run", "Fire now, without changing the plan.", _run),
+        ("pause", "Pause a schedule until it is resumed.", _change(_pause)),
+        ("resume", "Resume a schedule from now.", _change(_resume)),
+        ("reset", "Drop due moments and errors, and continue from now.", _change(_reset)),
         ("delete", "Delete a schedule. Its jobs stay.", _delete),
     ):
         command = schedules.add(name, text, with_pool(act))
@@ -93,7 +91,9 @@ async def _create(settings: Settings, pool: Pool, arguments: argparse.Namespace)
     )
     created = await ScheduleStore(pool).create_schedule(uuid7(), arguments.owner, body, upcoming)
     if created is None:
-        raise Problem("invalid_state", f"{arguments.owner} has a schedule named {body.name!r} already.")
+        raise Problem(
+            "invalid_state", f"{arguments.owner} already has a schedule named {body.name!r}. Choose another name."
+        )
     print_object(ScheduleView.of(created), as_json=arguments.json)
     return 0
 
@@ -103,7 +103,7 @@ def _read(file: str) -> PutSchedule:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
         return PutSchedule.model_validate(json.loads(text))
     except ValidationError as error:
-        raise Problem("validation", "This is no schedule.", errors=field_errors(error.errors())) from error
+        raise Problem("validation", "The schedule is invalid.", errors=field_errors(error.errors())) from error
     except (OSError, ValueError) as error:
         raise Problem("validation", f"{file} cannot be read: {error}.") from error
 
@@ -135,7 +135,7 @@ async def _run(settings: Settings, pool: Pool, arguments: argparse.Namespace) ->
     fire = await runner.run_now(arguments.id)
     if fire is None or fire.outcome != "created":
         why = fire and fire.error
-        raise Problem("invalid_state", why or "An open job has the template's de-duplication key.")
+        raise Problem("invalid_state", why or "An open job has the template's dedupKey.")
     done = f"Created {'job' if fire.job_id else 'pipeline'} {fire.job_id or fire.pipeline_id}."
     fires = await store.list_fires(arguments.id, limit=500)
     view = next(one for one in fires if one.fire_time == fire.fire_time)

@@ -26,23 +26,21 @@ def add_commands(commands: Group) -> None:
     command.add_argument("--host", help="address to listen on (default: API_HOST)")
     command.add_argument("--port", type=int, help="port to listen on, 0 for any (default: API_PORT)")
     command.add_argument("--workers", type=int, default=1, metavar="N", help="number of processes (default: 1)")
-    commands.add("migrate", "Bring the database's schema up to date.", with_pool(_migrate))
-    command = commands.add(
-        "cleanup", "Remove what has been kept for long enough, and say what it was.", with_pool(_cleanup)
-    )
+    commands.add("migrate", "Update the database's schema.", with_pool(_migrate))
+    command = commands.add("cleanup", "Remove expired data, and report it.", with_pool(_cleanup))
     command.add_argument(
         "days",
         metavar="DAYS",
         type=float,
         nargs="?",
-        help="all jobs that ended so long ago, whatever the settings say",
+        help="remove all jobs that ended this many days ago, regardless of the settings",
     )
-    command.add_argument("--lost-objects", action="store_true", help="also objects of jobs that are not known")
+    command.add_argument("--lost-objects", action="store_true", help="also objects of unknown jobs")
     add_json_option(command)
     command = commands.add("jwt", "Print a token for a person.", _jwt)
-    command.add_argument("--sub", required=True, metavar="NAME", help="whose token it is")
-    command.add_argument("--admin", action="store_true", help="may see everybody's jobs")
-    command.add_argument("--ttl", type=float, default=3600, metavar="SECONDS", help="how long it is valid")
+    command.add_argument("--sub", required=True, metavar="NAME", help="subject of the token")
+    command.add_argument("--admin", action="store_true", help="allow access to all owners' jobs")
+    command.add_argument("--ttl", type=float, default=3600, metavar="SECONDS", help="lifetime")
 
 
 def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -88,11 +86,11 @@ async def _cleanup(settings: Settings, pool: Pool, arguments: argparse.Namespace
         return 0
     print_line(done.sentence())
     if lost and arguments.lost_objects:
-        print_line(f"Removed the objects of {len(lost)} jobs that the database does not know.")
+        print_line(f"Removed the objects of {len(lost)} jobs that are not in the database.")
     elif lost:
         print_line(
-            f"There are objects of {len(lost)} jobs that the database does not know, such as {lost[0]}."
-            " If it is the right database, --lost-objects removes them."
+            f"The storage has objects of {len(lost)} jobs that are not in the database, such as {lost[0]}."
+            " If this is the right database, remove them with --lost-objects."
         )
     return 0
 

@@ -12,29 +12,29 @@ from pydantic_settings import SettingsError
 
 from geo_jobs_api.commands.frame import Group, add_json_option
 from geo_jobs_api.commands.output import print_json, print_line
-from geo_jobs_api.config import Settings, complaints, env_files
+from geo_jobs_api.config import Settings, env_files, setting_errors
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.task_types.schemas import parse_task_type
 
 
 def add_commands(commands: Group) -> None:
     """Declare the commands."""
-    command = commands.add("config", "Print the settings in force, and what is wrong with them.", _config)
+    command = commands.add("config", "Print the effective settings, and their errors.", _config)
     add_json_option(command)
     # The command reports invalid settings.
     command.set_defaults(needs_settings=False)
 
 
 def _config(_: Settings | None, arguments: argparse.Namespace) -> int:
-    rows, wrong = report()
+    rows, errors = report()
     if arguments.json:
-        print_json({"settings": rows, "problems": wrong})
-        return 1 if wrong else 0
+        print_json({"settings": rows, "problems": errors})
+        return 1 if errors else 0
     for row in rows:
         print_line(f"{row['name']:<32}{row['value']:<44}{row['source']}")
-    for line in wrong:
+    for line in errors:
         print_line(f"❌ {line}")
-    return 1 if wrong else 0
+    return 1 if errors else 0
 
 
 def report() -> tuple[list[dict[str, str]], list[str]]:
@@ -51,21 +51,21 @@ def report() -> tuple[list[dict[str, str]], list[str]]:
         settings = Settings(_env_file=env_files())
     except (ValidationError, SettingsError) as error:
         # The names are known without valid settings.
-        return [{"name": name.upper(), "value": "", "source": place} for name, place in sources.items()], complaints(
-            error
-        )
+        return [
+            {"name": name.upper(), "value": "", "source": place} for name, place in sources.items()
+        ], setting_errors(error)
     rows = [
-        {"name": name.upper(), "value": _shown(getattr(settings, name)), "source": place}
+        {"name": name.upper(), "value": _format_value(getattr(settings, name)), "source": place}
         for name, place in sources.items()
     ]
-    return rows, _wrong_task_types(settings)
+    return rows, _task_type_errors(settings)
 
 
 def _dotenv(path: Any) -> dict[str, str]:
     return {name: value for name, value in dotenv_values(path).items() if value} if path.is_file() else {}
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, SecretStr):
         return "********"
     if value is None or value == []:
@@ -75,11 +75,11 @@ def _shown(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _wrong_task_types(settings: Settings) -> list[str]:
-    wrong = []
+def _task_type_errors(settings: Settings) -> list[str]:
+    errors = []
     for given in settings.task_types:
         try:
             parse_task_type(given)
         except Problem as problem:
-            wrong += [f"TASK_TYPES: {given.get('name')}: {error.pointer} {error.message}" for error in problem.errors]
-    return wrong
+            errors += [f"TASK_TYPES: {given.get('name')}: {error.pointer} {error.message}" for error in problem.errors]
+    return errors

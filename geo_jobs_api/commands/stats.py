@@ -15,11 +15,11 @@ from geo_jobs_api.queue.operator_store import OperatorStore
 def add_commands(commands: Group) -> None:
     """Declare the commands."""
     command = commands.add(
-        "stats", "Show figures of each task type: the queue now, what became of jobs.", with_pool(_stats)
+        "stats", "Show statistics of each task type: the queue now, and outcomes of jobs.", with_pool(_stats)
     )
-    command.add_argument("--hours", type=float, default=24, metavar="N", help="how far back to look (default: 24)")
+    command.add_argument("--hours", type=float, default=24, metavar="N", help="period (default: 24)")
     add_json_option(command)
-    add_json_option(commands.add("workers", "Show who works: version, jobs, last sign of life.", with_pool(_workers)))
+    add_json_option(commands.add("workers", "Show workers: version, jobs, last call.", with_pool(_workers)))
 
 
 async def _stats(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:

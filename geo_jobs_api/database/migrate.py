@@ -81,12 +81,12 @@ async def migrate(conninfo: str, pooling: Pooling = "session") -> list[str]:
     async with connection:
         if connection.info.server_version < _MINIMUM_VERSION:
             raise ConfigurationError(
-                f"PostgreSQL {connection.info.server_version // 10_000} is too old; version 14 or newer is needed."
+                f"PostgreSQL {connection.info.server_version // 10_000} is too old. Use version 14 or newer."
             )
         try:
             await check_writable(connection)
         except ReadOnlyError as error:
-            raise ConfigurationError("The database is read-only: connect to the primary, or wait for it.") from error
+            raise ConfigurationError("The database is read-only. Connect to the primary, or wait for it.") from error
         async with connection.transaction():
             await connection.execute("SET LOCAL statement_timeout = 0")
             await connection.execute("SELECT pg_advisory_xact_lock(%s)", [_MIGRATION_LOCK])
@@ -153,13 +153,15 @@ async def _apply_migrations(connection: psycopg.AsyncConnection[DictRow]) -> lis
     migrations = load_migrations()
     if unknown := applied.keys() - migrations.keys():
         raise ConfigurationError(
-            f"The database's schema (version {max(unknown)}) is newer than this program: install a newer one."
+            f"The database's schema (version {max(unknown)}) is newer than this program. Install a newer version."
         )
     names = []
     for version, migration in migrations.items():
         if version in applied:
             if applied[version] != migration.sha256:
-                raise ConfigurationError(f"{migration.name} was changed after the database had applied it.")
+                raise ConfigurationError(
+                    f"{migration.name} was changed after the database applied it. Restore the file."
+                )
             continue
         await connection.execute(migration.sql.encode(), prepare=False)
         await connection.execute(

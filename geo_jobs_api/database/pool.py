@@ -101,7 +101,8 @@ async def open_pool(
             await pool.wait(timeout=wait_seconds)
         except psycopg.Error as error:
             raise ConfigurationError(
-                f"The database does not answer within {wait_seconds:.0f} s: check DATABASE_URL, or PGHOST and the like."
+                f"The database did not answer within {wait_seconds:.0f} s."
+                " Check DATABASE_URL, or PGHOST and related settings."
             ) from error
         yield pool
     finally:

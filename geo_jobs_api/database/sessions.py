@@ -189,9 +189,9 @@ async def _check_role(connection: Connection) -> None:
 
 _ADVICE: tuple[tuple[type[psycopg.Error], str], ...] = (
     (psycopg.errors.InsufficientPrivilege, "The role must own its schema."),
-    (psycopg.errors.ReadOnlySqlTransaction, "Connect to the primary: standbys take no changes."),
-    (psycopg.errors.QueryCanceled, "Try again when the database has less to do."),
-    (psycopg.errors.DiskFull, "Make room on the database's disk."),
+    (psycopg.errors.ReadOnlySqlTransaction, "Connect to the primary, since standbys accept no changes."),
+    (psycopg.errors.QueryCanceled, "Try again when the database is less busy."),
+    (psycopg.errors.DiskFull, "Free space on the database's disk."),
     (psycopg.errors.TooManyConnections, "End other connections, or raise max_connections."),
 )
 
@@ -203,8 +203,8 @@ def describe(error: psycopg.Error) -> str:
         "."
     )
     if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
-        return f"The database cannot be reached: {message}. Check DATABASE_URL, or PGHOST and the like."
+        return f"The database cannot be reached: {message}. Check DATABASE_URL, or PGHOST and related settings."
     if error.sqlstate is None and isinstance(error, psycopg.ProgrammingError):
-        return f"DATABASE_URL, or PGHOST and the like, cannot be read: {message}."
+        return f"DATABASE_URL, or PGHOST and related settings, are invalid: {message}."
     advice = next((f" {advice}" for kind, advice in _ADVICE if isinstance(error, kind)), "")
-    return f"The database refuses this: {message}.{advice}"
+    return f"The database rejected the statement: {message}.{advice}"

@@ -57,12 +57,12 @@ async def put_object(key: str, request: Request, query: Signature, services: Ser
     services.storage.signer.verify("PUT", key, query)
     rule = query.rule
     if rule is None:
-        raise Problem("signature_invalid", "The signed URL tells no size.")
+        raise Problem("signature_invalid", "The signed URL has no size. Request an upload URL.")
     announced = _announced_length(request.headers.get("content-length"), rule)
     # Publishing reads an output's record again. For a small object one check, there, is enough.
     if announced is None or announced > PIECE_BYTES or not _SLOT_KEY.match(key):
         await _check_expected(services, key, rule.size_bytes)
-    body = _within(_seconds_for(rule.size_bytes), request.stream())
+    body = _limit_time(_seconds_for(rule.size_bytes), request.stream())
     async with services.storage.receive(key, body, rule) as staged:
         await _publish(services, key, staged)
         return Response(status_code=201, headers={"ETag": f'"{staged.info.sha256}"'})
@@ -72,7 +72,7 @@ def _seconds_for(size_bytes: int) -> float:
     return UPLOAD_SECONDS + size_bytes / UPLOAD_BYTES_PER_SECOND
 
 
-async def _within(seconds: float, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _limit_time(seconds: float, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Yield the body. Problem `too_slow` if it takes longer than `seconds`."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
@@ -81,7 +81,7 @@ async def _within(seconds: float, body: AsyncIterator[bytes]) -> AsyncIterator[b
                 piece = await anext(body, None)
         except TimeoutError:
             raise Problem(
-                "too_slow", f"The file did not arrive within {seconds:.0f} s; a link this slow is not served."
+                "too_slow", f"The file did not arrive within {seconds:.0f} s. Use a faster connection."
             ) from None
         if piece is None:
             return
@@ -93,7 +93,7 @@ def _announced_length(header: str | None, rule: SizeRule) -> int | None:
         return None
     announced = int(header)
     if announced > rule.size_bytes:
-        raise Problem("too_large", f"The body has {announced} bytes; {rule.size_bytes} were agreed.")
+        raise Problem("too_large", f"The body has {announced} bytes, more than the agreed {rule.size_bytes}.")
     if rule.exact and announced < rule.size_bytes:
         raise Problem("validation", f"The body has {announced} bytes, but {rule.size_bytes} were announced.")
     return announced
@@ -104,12 +104,12 @@ async def _check_expected(services: Services, key: str, size_bytes: int) -> None
     if match := _INPUT_KEY.match(key):
         job = await services.jobs.find_job(UUID(match["job"]))
         if job is None or job.state is not JobState.AWAITING_UPLOAD:
-            raise Problem("invalid_state", "The job does not wait for this file.")
+            raise Problem("invalid_state", "The job does not await this file.")
         if (job.input_file_name, job.input_size_bytes) != (match["name"], size_bytes):
             raise Problem("invalid_state", "A later request for an upload announced another file. Use its URL.")
     elif match := _SLOT_KEY.match(key):
         if not await services.jobs.accepts_outputs(UUID(match["job"])):
-            raise Problem("already_finalized", "The job has ended; nothing can be added to it.")
+            raise Problem("already_finalized", "The job has ended and accepts no more outputs.")
     else:
         raise Problem("object_not_found", "There is no such file.")
 
@@ -133,7 +133,7 @@ async def _publish(services: Services, key: str, staged: StagedObject) -> None:
         job = await services.jobs.find_job(job_id)
         if job is None or job.input_sha256 != info.sha256:
             await services.storage.delete(kept)
-        raise Problem("invalid_state", "The job does not wait for this file.")
+        raise Problem("invalid_state", "The job does not await this file.")
 
 
 @router.head("/{key:path}", include_in_schema=False)
@@ -142,7 +142,7 @@ async def _publish(services: Services, key: str, staged: StagedObject) -> None:
     response_class=_ObjectResponse,
     responses={
         200: {"description": "The whole object.", "content": _BYTES},
-        206: {"description": "The range that was asked for.", "content": _BYTES},
+        206: {"description": "The requested range.", "content": _BYTES},
     },
     summary="Download with a signed URL",
 )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 
 from geo_jobs_api.errors import Problem, or_404
 from geo_jobs_api.http.paging import answer, read_page
@@ -52,7 +52,7 @@ async def _find_job(services: Services, caller: Caller, job_id: UUID) -> Job:
     "",
     status_code=201,
     response_model=JobView,
-    responses={200: {"model": JobView, "description": "The job that this key made before."}},
+    responses={200: {"model": JobView, "description": "The existing job of this key."}},
     summary="Create a job",
 )
 async def create_job(
@@ -93,20 +93,20 @@ async def list_jobs(caller: CallerOf, services: ServicesOf, query: Annotated[Job
     return await read_page("jobs", fetch, JobView.of, after=query.cursor, limit=query.limit)
 
 
-@router.get("/{job_id}", response_model=JobView, summary="Look at a job")
+@router.get("/{job_id}", response_model=JobView, summary="Get a job")
 async def get_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> JobView:
     """Return one job."""
     return JobView.of(await _find_job(services, caller, job_id))
 
 
-@router.post("/{job_id}/upload", response_model=UploadTarget, summary="Ask where to put the file")
+@router.post("/{job_id}/upload", response_model=UploadTarget, summary="Request an upload URL")
 async def request_upload(
     job_id: UUID, body: RequestUpload, caller: CallerOf, services: ServicesOf, base_url: BaseUrl
 ) -> UploadTarget:
     """Return a signed URL for one PUT of exactly `fileSize` bytes. The upload queues the job."""
     limit = services.settings.max_file_size
     if body.file_size > limit:
-        raise Problem("too_large", f"The file has {body.file_size} bytes; at most {limit} are taken.")
+        raise Problem("too_large", f"The file has {body.file_size} bytes, more than the limit of {limit}.")
     query = await _find_job(services, caller, job_id)
     rules = await find_rules(services.creation, [query.task_type])
     if query.task_type in rules:
@@ -139,12 +139,12 @@ async def request_upload(
     )
 
 
-@router.get("/{job_id}/download/output", response_model=OutputLinks, summary="Ask for the results")
+@router.get("/{job_id}/download/output", response_model=OutputLinks, summary="Get download URLs")
 async def download_output(job_id: UUID, caller: CallerOf, services: ServicesOf, base_url: BaseUrl) -> OutputLinks:
     """Return a signed URL for each output of a succeeded job."""
     job = await _find_job(services, caller, job_id)
     if job.outputs is None or job.output_lease_seq is None:
-        raise Problem("invalid_state", f"There is nothing to download: the job is {job.state}, not succeeded.")
+        raise Problem("invalid_state", f"Only a succeeded job has outputs. This one is {job.state}.")
     links = []
     for output in job.outputs:
         key = output_key(job.id, job.output_lease_seq, output["sha256"], output["name"])
@@ -171,22 +171,22 @@ async def cancel_job(job_id: UUID, caller: CallerOf, services: ServicesOf, body:
     if job is None:
         job = await _find_job(services, caller, job_id)
         if job.state not in {JobState.CANCELLED, JobState.RUNNING}:
-            raise Problem("invalid_state", f"The job has ended already: it is {job.state}.")
+            raise Problem("invalid_state", f"The job has already ended: it is {job.state}.")
     return JobView.of(job)
 
 
-@router.get("/{job_id}/explain", response_model=Explanation, summary="Ask why a job stands where it stands")
+@router.get("/{job_id}/explain", response_model=Explanation, summary="Explain a job's state")
 async def explain_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> Explanation:
     """Explain a job's state in one sentence, with the end of each lease. Failed jobs: see `?state=failed`."""
     job = await _find_job(services, caller, job_id)
     return await build_explanation(services.jobs, services.operator_store, job, caller.owner_filter)
 
 
-@router.post("/{job_id}/retry", response_model=JobView, summary="Send a failed job back to the queue")
+@router.post("/{job_id}/retry", response_model=JobView, summary="Requeue a failed job")
 async def retry_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> JobView:
     """Restart a failed job with all its attempts."""
     job = await _find_job(services, caller, job_id)
-    # Quotas do not apply to operators who restart jobs of other owners.
+    # Quotas do not apply to operators, since they restart jobs of other owners.
     max_open = 0 if caller.is_admin else services.settings.max_open_jobs_per_caller
     try:
         retried = await services.jobs.retry_failed(job_id, max_open=max_open)
@@ -194,8 +194,8 @@ async def retry_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> Job
         raise quota_exceeded(services.settings, error.has) from error
     if retried is None:
         if job.state is JobState.FAILED and job.dedup_key is not None:
-            raise Problem("invalid_state", f"Another job with the de-duplication key {job.dedup_key!r} is open.")
-        raise Problem("invalid_state", f"Only a failed job can be retried; this one is {job.state}.")
+            raise Problem("invalid_state", f"Another job with the dedupKey {job.dedup_key!r} is open.")
+        raise Problem("invalid_state", f"Only a failed job can be retried. This one is {job.state}.")
     return JobView.of(retried)
 
 
@@ -215,10 +215,9 @@ async def list_events(
     await _find_job(services, caller, job_id)
     if "text/event-stream" in request.headers.get("accept", ""):
         place = _resume_place(request.headers.get("last-event-id"), query.after)
-        return StreamingResponse(
-            _stream(services, job_id, place),
-            media_type="text/event-stream",
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        # A generator endpoint, with FastAPI's own keep-alive, could not return pages too.
+        return EventSourceResponse(
+            _stream(services, job_id, place), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         )
 
     async def fetch(after: int, limit: int) -> list[JobEvent]:
@@ -234,7 +233,7 @@ def _resume_place(last_event_id: str | None, after: int) -> int:
 
 
 async def _stream(services: Services, job_id: UUID, after: int) -> AsyncIterator[bytes]:
-    yield b"retry: 2000\n\n"
+    yield format_sse_event(retry=2000)
     job = await services.jobs.find_job(job_id)
     if job is not None and job.state in FINAL_STATES:
         # A client that resumes after the end must not wait for further events.
@@ -246,7 +245,7 @@ async def _stream(services: Services, job_id: UUID, after: int) -> AsyncIterator
         return
     async for item in services.hub.listen(job_id, after, _SSE_SILENCE_SECONDS):
         if item is None:
-            yield b": still here\n\n"
+            yield KEEPALIVE_COMMENT
             continue
         yield _frame(EventView.of(item))
         if item.state in FINAL_STATES:
@@ -257,5 +256,4 @@ async def _stream(services: Services, job_id: UUID, after: int) -> AsyncIterator
 
 
 def _frame(event: EventView) -> bytes:
-    data = event.model_dump_json(by_alias=True)
-    return f"id: {event.id}\nevent: {event.type}\ndata: {data}\n\n".encode()
+    return format_sse_event(id=str(event.id), event=event.type, data_str=event.model_dump_json(by_alias=True))

@@ -27,7 +27,7 @@ def program_version() -> str:
 @router.get(
     "/health",
     responses={503: {"description": "The same body with the trouble.", "content": {"application/json": {}}}},
-    summary="Is the service able to work?",
+    summary="Check the service",
 )
 async def health(services: ServicesOf) -> JSONResponse:
     """Return 200 when the database and the storage accept writes, else 503, within two seconds.

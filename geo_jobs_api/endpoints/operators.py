@@ -47,13 +47,15 @@ async def list_task_types(services: ServicesOf) -> Response:
     return await answer(lambda: TaskTypes(found))
 
 
-@router.get("/task-types/{name}", response_model=TaskType, summary="Look at a task type", tags=_TYPES)
+@router.get("/task-types/{name}", response_model=TaskType, summary="Get a task type", tags=_TYPES)
 async def get_task_type(name: str, services: ServicesOf) -> TaskType:
     """Return one task type."""
-    return _found(await services.task_types.find_task_type(name), name)
+    return _or_not_found(await services.task_types.find_task_type(name), name)
 
 
-@router.put("/task-types/{name}", response_model=TaskType, summary="Set a task type", tags=_TYPES, dependencies=_ADMIN)
+@router.put(
+    "/task-types/{name}", response_model=TaskType, summary="Replace a task type", tags=_TYPES, dependencies=_ADMIN
+)
 async def put_task_type(name: str, body: dict[str, Any], services: ServicesOf) -> TaskType:
     """Replace a task type. Missing fields get their defaults. Running workers see the change at their next call."""
     task_type = parse_task_type({**body, "name": name})
@@ -70,10 +72,10 @@ async def put_task_type(name: str, body: dict[str, Any], services: ServicesOf) -
 )
 async def change_task_type(name: str, body: dict[str, Any], services: ServicesOf) -> TaskType:
     """Change the given fields only: `{"paused": true}` pauses the task type."""
-    return _found(await services.task_types.change_task_type(name, body), name)
+    return _or_not_found(await services.task_types.change_task_type(name, body), name)
 
 
-def _found(task_type: TaskType | None, name: str) -> TaskType:
+def _or_not_found(task_type: TaskType | None, name: str) -> TaskType:
     if task_type is None:
         raise Problem("task_type_not_found", f"There is no task type {name!r}.")
     return task_type
@@ -85,11 +87,11 @@ async def change_priority(job_id: UUID, body: ChangePriority, caller: CallerOf, 
     job = await services.operator_store.change_priority(job_id, caller.owner_filter, body.priority)
     if job is None:
         job = or_404(await services.jobs.find_job(job_id, caller.owner_filter), "job")
-        raise Problem("invalid_state", f"The job has ended already: it is {job.state}.")
+        raise Problem("invalid_state", f"The job has already ended: it is {job.state}.")
     return JobView.of(job)
 
 
-@router.post("/geo-jobs/redrive", response_model=Redriven, summary="Send failed jobs back to the queue", tags=["jobs"])
+@router.post("/geo-jobs/redrive", response_model=Redriven, summary="Requeue failed jobs", tags=["jobs"])
 async def redrive(body: RedriveFilter, caller: CallerOf, services: ServicesOf) -> Redriven:
     """Requeue your failed jobs that match the filter, oldest failures first. Administrators requeue everyone's."""
     return Redriven(jobs=await services.operator_store.redrive_failed(caller.owner_filter, body))
@@ -99,14 +101,14 @@ async def redrive(body: RedriveFilter, caller: CallerOf, services: ServicesOf) -
 async def cancel_jobs(body: CancelFilter, caller: CallerOf, services: ServicesOf) -> CancelledJobs:
     """Cancel your open jobs that match the filter. Administrators cancel all owners' jobs, or those of one `owner`."""
     if not caller.is_admin and body.owner not in {None, caller.subject}:
-        raise Problem("not_allowed", f"Jobs of other owners are for tokens with the scope {ADMIN_SCOPE}.")
+        raise Problem("not_allowed", f"Jobs of other owners require a token with the scope {ADMIN_SCOPE}.")
     return await services.operator_store.cancel_matching(body.owner if caller.is_admin else caller.subject, body)
 
 
 @router.post(
     "/geo-jobs/{job_id}/unlock",
     response_model=JobView,
-    summary="Take a job from its worker",
+    summary="End the lease on a job",
     tags=["operations"],
     dependencies=_ADMIN,
 )
@@ -115,12 +117,12 @@ async def unlock(job_id: UUID, services: ServicesOf) -> JobView:
     job = await services.operator_store.unlock_job(job_id)
     if job is None:
         job = or_404(await services.jobs.find_job(job_id), "job")
-        raise Problem("invalid_state", f"No worker holds the job: it is {job.state}.")
+        raise Problem("invalid_state", f"The job is not leased: it is {job.state}.")
     return JobView.of(job)
 
 
 @router.get(
-    "/admin/workers", response_model=list[Worker], summary="See who works", tags=["operations"], dependencies=_ADMIN
+    "/admin/workers", response_model=list[Worker], summary="List workers", tags=["operations"], dependencies=_ADMIN
 )
 async def list_workers(services: ServicesOf) -> Response:
     """Return the workers that called in the last minutes or hold a job, busy ones first."""
@@ -131,7 +133,7 @@ async def list_workers(services: ServicesOf) -> Response:
 @router.get(
     "/admin/stats",
     response_model=list[TaskTypeStats],
-    summary="See figures",
+    summary="Get statistics",
     tags=["operations"],
     dependencies=_ADMIN,
 )

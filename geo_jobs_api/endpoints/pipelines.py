@@ -63,9 +63,9 @@ async def _earlier_pipeline(services: Services, new: NewPipeline, jobs: list[New
     key = jobs[0].idempotency_key or ""
     job = (await services.creation.find_by_idempotency_keys(new.owner, [key])).get(key)
     if job is None or job.pipeline_id is None:
-        raise Problem("unavailable", "The pipeline was not made; ask again.", headers={"Retry-After": "1"})
+        raise Problem("unavailable", "The pipeline was not created. Try again.", headers={"Retry-After": "1"})
     if job.request_digest != jobs[0].request_digest:
-        raise Problem("idempotency_conflict", "This Idempotency-Key was used with another body; use a fresh one.")
+        raise Problem("idempotency_conflict", "This Idempotency-Key was used with another body. Use a new one.")
     return job.pipeline_id
 
 
@@ -90,7 +90,7 @@ async def list_pipelines(caller: CallerOf, services: ServicesOf, query: Annotate
     return await read_page("pipelines", fetch, lambda pipeline: pipeline, after=query.cursor, limit=query.limit)
 
 
-@router.get("/{pipeline_id}", response_model=PipelineView, summary="Look at a pipeline")
+@router.get("/{pipeline_id}", response_model=PipelineView, summary="Get a pipeline")
 async def get_pipeline(pipeline_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
     """Return the progress of the pipeline and of each job."""
     return await _view(services, await _find(services, caller, pipeline_id))

@@ -48,7 +48,7 @@ async def _view(schedule: Schedule) -> Response:
 
 
 def _name_is_used(name: str) -> Problem:
-    return Problem("invalid_state", f"You have a schedule named {name!r} already.")
+    return Problem("invalid_state", f"You already have a schedule named {name!r}. Choose another name.")
 
 
 @router.post("", status_code=201, response_model=ScheduleView, summary="Create a schedule")
@@ -76,13 +76,13 @@ async def list_schedules(caller: CallerOf, services: ServicesOf, query: Annotate
     return await read_page("schedules", fetch, schedule_json, after=query.cursor, limit=query.limit)
 
 
-@router.get("/{schedule_id}", response_model=ScheduleView, summary="Look at a schedule")
+@router.get("/{schedule_id}", response_model=ScheduleView, summary="Get a schedule")
 async def get_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf) -> Response:
     """Return one schedule with its next moments."""
     return await _view(await _find(services, caller, schedule_id))
 
 
-@router.get("/{schedule_id}/fires", response_model=FirePage, summary="See what a schedule has done")
+@router.get("/{schedule_id}/fires", response_model=FirePage, summary="List a schedule's decisions")
 async def list_fires(
     schedule_id: UUID, caller: CallerOf, services: ServicesOf, query: Annotated[FireFilter, Query()]
 ) -> FirePage:
@@ -92,7 +92,7 @@ async def list_fires(
     return FirePage(fires=fires)
 
 
-@router.put("/{schedule_id}", response_model=ScheduleView, summary="Change a schedule")
+@router.put("/{schedule_id}", response_model=ScheduleView, summary="Replace a schedule")
 async def replace_schedule(schedule_id: UUID, body: PutSchedule, caller: CallerOf, services: ServicesOf) -> Response:
     """Replace the content of a schedule. It continues from now. Jobs that it has created stay."""
     schedule = await _find(services, caller, schedule_id)
@@ -142,6 +142,6 @@ async def run_schedule(schedule_id: UUID, caller: CallerOf, services: ServicesOf
     await _find(services, caller, schedule_id)
     fire = or_404(await services.scheduler.run_now(schedule_id), "schedule")
     if fire.outcome != "created":
-        raise Problem("invalid_state", fire.error or "An open job has the template's de-duplication key.")
+        raise Problem("invalid_state", fire.error or "An open job has the template's dedupKey.")
     fires = await services.schedules.list_fires(schedule_id, limit=500)
     return next(one for one in fires if one.fire_time == fire.fire_time)

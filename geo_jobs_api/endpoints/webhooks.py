@@ -47,7 +47,7 @@ async def _find_readable(services: Services, caller: Caller, webhook_id: UUID) -
     webhook = await _find(services, caller, webhook_id)
     if webhook.all_owners and not caller.is_admin:
         raise Problem(
-            "not_allowed", f"This webhook is for all owners, so it is for tokens with the scope {ADMIN_SCOPE}."
+            "not_allowed", f"This webhook is for all owners, so it requires a token with the scope {ADMIN_SCOPE}."
         )
     return webhook
 
@@ -83,13 +83,13 @@ async def list_webhooks(caller: CallerOf, services: ServicesOf) -> Response:
     return await answer(lambda: WebhookList(webhooks=found))
 
 
-@router.get("/{webhook_id}", response_model=Webhook, summary="Look at a webhook")
+@router.get("/{webhook_id}", response_model=Webhook, summary="Get a webhook")
 async def get_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf) -> Webhook:
     """Return a webhook without its secret."""
     return await _find(services, caller, webhook_id)
 
 
-@router.put("/{webhook_id}", response_model=Webhook, summary="Change a webhook")
+@router.put("/{webhook_id}", response_model=Webhook, summary="Replace a webhook")
 async def replace_webhook(webhook_id: UUID, body: PutWebhook, caller: CallerOf, services: ServicesOf) -> Webhook:
     """Replace the content of a webhook. Without `secret`, it keeps its own.
 
@@ -109,7 +109,7 @@ async def delete_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesO
     return Response(status_code=204)
 
 
-@router.post("/{webhook_id}/test", status_code=201, response_model=Delivery, summary="Try a webhook")
+@router.post("/{webhook_id}/test", status_code=201, response_model=Delivery, summary="Test a webhook")
 async def test_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf) -> Delivery:
     """Deliver an event `test`. A webhook accepts 60 an hour, and 10 in the queue."""
     webhook = await _find_readable(services, caller, webhook_id)
@@ -119,12 +119,12 @@ async def test_webhook(webhook_id: UUID, caller: CallerOf, services: ServicesOf)
     except LimitExceededError as error:
         raise Problem(
             "quota_exceeded",
-            f"A webhook takes {MAX_TESTS_PER_HOUR} tests an hour, and {MAX_PENDING_TESTS} may wait. Try again later.",
+            f"A webhook accepts {MAX_TESTS_PER_HOUR} tests an hour, and {MAX_PENDING_TESTS} pending. Try again later.",
             headers={"Retry-After": "60"},
         ) from error
 
 
-@router.get("/{webhook_id}/deliveries", response_model=DeliveryPage, summary="See what was delivered")
+@router.get("/{webhook_id}/deliveries", response_model=DeliveryPage, summary="List a webhook's deliveries")
 async def list_deliveries(
     webhook_id: UUID, caller: CallerOf, services: ServicesOf, query: Annotated[DeliveryFilter, Query()]
 ) -> Response:
@@ -137,11 +137,11 @@ async def list_deliveries(
     return await read_page("deliveries", fetch, lambda delivery: delivery, after=query.cursor, limit=query.limit)
 
 
-@router.post("/{webhook_id}/deliveries/{delivery_id}/redeliver", response_model=Delivery, summary="Deliver once more")
+@router.post("/{webhook_id}/deliveries/{delivery_id}/redeliver", response_model=Delivery, summary="Repeat a delivery")
 async def redeliver(webhook_id: UUID, delivery_id: DeliveryId, caller: CallerOf, services: ServicesOf) -> Delivery:
     """Start the attempts anew, under the same `Webhook-Id`."""
     await _find_readable(services, caller, webhook_id)
     delivery = await services.webhooks.redeliver(webhook_id, delivery_id)
     if delivery is None:
-        raise Problem("invalid_state", "There is no such delivery, or it is still being tried.")
+        raise Problem("invalid_state", "There is no such delivery, or an attempt is under way.")
     return delivery

@@ -56,7 +56,7 @@ async def lease_token(lease_token: Annotated[str, Header(max_length=200)]) -> Le
     """Return the lease token of the request. Problem `lease_lost` for a token in another format."""
     token = LeaseToken.parse(lease_token)
     if token is None:
-        raise Problem("lease_lost", "The Lease-Token is not one of ours.")
+        raise Problem("lease_lost", "The Lease-Token has an unknown format.")
     return token
 
 
@@ -253,10 +253,10 @@ def _lease_problem(outcome: LeaseOutcome | None, token: LeaseToken) -> Problem:
     if outcome is None:
         return Problem("job_not_found", "There is no such job.")
     if outcome.job_state is JobState.CANCELLED:
-        return Problem("job_cancelled", "The job was cancelled; stop working on it.")
+        return Problem("job_cancelled", "The job was cancelled. Stop working on it.")
     if outcome.ended_by in {"complete", "fail"}:
-        return Problem("already_finalized", f"This lease has ended already: the job became {outcome.state}.")
-    return Problem("lease_lost", f"Lease {token.lease_seq} is not held any more; stop working on the job.")
+        return Problem("already_finalized", f"This lease has already ended: the job became {outcome.state}.")
+    return Problem("lease_lost", f"Lease {token.lease_seq} has ended. Stop working on the job.")
 
 
 def _request_digest(call: str, body: Model) -> bytes:
@@ -293,7 +293,7 @@ async def complete(job_id: UUID, body: CompleteJob, token: LeaseTokenOf, service
         outcome = await _replay_or_raise(services, job_id, token, digest)
         state = outcome.state or outcome.job_state
     if state is not JobState.SUCCEEDED:
-        raise Problem("job_cancelled", "The job was cancelled before its results came; they are not kept.")
+        raise Problem("job_cancelled", "The job was cancelled before its results arrived. They are dropped.")
     if not replayed:
         JOBS_ENDED.labels(state.value).inc()
         _log.info("job_completed", job_id=str(job_id), lease_seq=token.lease_seq, outputs=len(body.outputs))

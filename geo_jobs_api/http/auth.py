@@ -45,7 +45,7 @@ class TokenVerifier:
         self._secret = None if settings.jwt_secret is None else settings.jwt_secret.get_secret_value()
         self._key_set = None if settings.jwks_url is None else jwt.PyJWKClient(settings.jwks_url, timeout=10)
         if self._secret is None and self._key_set is None:
-            raise ConfigurationError("Set JWT_SECRET or JWKS_URL: without one nobody can be let in.")
+            raise ConfigurationError("No secret verifies tokens. Set JWT_SECRET or JWKS_URL.")
 
     async def verify(self, authorization: str | None) -> Caller:
         """Return the caller of an Authorization header, or raise Problem `token_invalid`."""
@@ -99,7 +99,7 @@ def make_jwt(settings: Settings, *, subject: str, admin: bool, ttl_seconds: floa
         ConfigurationError: an identity provider issues the tokens (JWKS_URL).
     """
     if settings.jwt_secret is None:
-        raise ConfigurationError("JWKS_URL is set: tokens are made by whoever holds the private key.")
+        raise ConfigurationError("JWKS_URL is set. Get tokens from the identity provider.")
     claims: dict[str, Any] = {"sub": subject, "iat": int(now), "exp": int(now + ttl_seconds)}
     if admin:
         claims["scope"] = ADMIN_SCOPE

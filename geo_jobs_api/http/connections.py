@@ -17,7 +17,11 @@ UNREAD_SECONDS = 300.0
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP with an end to everything that it would wait for, or collect, for ever."""
+    """uvicorn's HTTP with limits on waiting and buffering, and a drain at shutdown.
+
+    uvicorn has no settings for these. `HttpToolsProtocol` is not documented, but configurable as `http`. This class
+    uses only its names without underscore. tests/hostile/test_slow_clients.py covers each limit.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -85,3 +89,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Stop that clock."""
         self._stop("unread")
         super().resume_writing()
+
+    def shutdown(self) -> None:
+        """Run `drain` of the lifespan state, so that parked requests and streams end, then shut down as the base."""
+        self.app_state["drain"]()
+        super().shutdown()

@@ -36,8 +36,8 @@ def _entry(method: str, path: str, operation: dict[str, Any]) -> str:
         for parameter in operation.get("parameters", ())
         if parameter["in"] != "path"
     )
-    told = escape(operation.get("description", "")).replace("\n\n", "<br>")
+    message = escape(operation.get("description", "")).replace("\n\n", "<br>")
     return (
         f"<dt><code>{escape(method.upper())} {escape(path)}</code> {escape(operation.get('summary', ''))}</dt>"
-        f"<dd>{told}{f'<br>Takes {names}.' if names else ''}</dd>"
+        f"<dd>{message}{f'<br>Takes {names}.' if names else ''}</dd>"
     )

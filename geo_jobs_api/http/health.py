@@ -19,7 +19,7 @@ _log = get_logger(__name__)
 PATIENCE_SECONDS = 2.0
 _LATE = f"no answer within {PATIENCE_SECONDS:.0f} s"
 # Free space for this many of the largest uploads and their results leaves an operator time to act.
-_FILES_OF_ROOM = 10
+_MIN_FREE_FILES = 10
 
 T = TypeVar("T")
 
@@ -98,7 +98,7 @@ class HealthMonitor:
     async def read(self) -> HealthStatus:
         """Check both concurrently."""
         (database, blockers), (storage, free) = await asyncio.gather(self._read_database(), self._read_storage())
-        return HealthStatus(database, storage, [*self._vacuum_warnings(blockers), *self._room_warnings(free)])
+        return HealthStatus(database, storage, [*self._vacuum_warnings(blockers), *self._disk_warnings(free)])
 
     async def _check_database(self) -> list[VacuumBlocker]:
         await self._maintenance.check_writable()
@@ -126,12 +126,12 @@ class HealthMonitor:
         except OSError:
             return "not writable", None
 
-    def _room_warnings(self, free_bytes: int | None) -> list[str]:
-        if free_bytes is None or free_bytes >= _FILES_OF_ROOM * self._max_file_size:
+    def _disk_warnings(self, free_bytes: int | None) -> list[str]:
+        if free_bytes is None or free_bytes >= _MIN_FREE_FILES * self._max_file_size:
             return []
-        trouble = f"The storage has {free_bytes / 1e6:.0f} MB free, less than {_FILES_OF_ROOM} times MAX_FILE_SIZE"
-        advice = "Make room with `python -m geo_jobs_api cleanup DAYS`, or move DATA_DIR to a larger disk."
-        return [f"{trouble}: uploads will soon be refused (507). {advice}"]
+        trouble = f"The storage has {free_bytes / 1e6:.0f} MB free, less than {_MIN_FREE_FILES} times MAX_FILE_SIZE"
+        advice = "Free space with `python -m geo_jobs_api cleanup DAYS`, or move DATA_DIR to a larger disk."
+        return [f"{trouble}: uploads will soon be rejected (507). {advice}"]
 
     def _vacuum_warnings(self, blockers: Sequence[VacuumBlocker]) -> list[str]:
         """Return their number only, since `/health` is public. Names of sessions and programs go to the log."""

@@ -197,7 +197,7 @@ class AccessMiddleware:
             if status:
                 # Part of the response is sent. Only a broken connection shows the failure.
                 raise
-            problem = Problem("internal", "Something went wrong here; it has been noted.")
+            problem = Problem("internal", "The server failed unexpectedly. Its log has the details.")
             await problem_response(problem)(scope, receive, send_recorded)
         finally:
             self._record(scope, status, self._clock() - started)
@@ -260,7 +260,7 @@ def _place(location: Sequence[str | int]) -> Sequence[str | int]:
 
 def _on_outage(_: Request, error: Exception) -> Response:
     _log.error("database_unavailable", reason=type(error).__name__)
-    trouble = "takes no writes now" if isinstance(error, ReadOnlyError) else "cannot be reached"
+    trouble = "is read-only now" if isinstance(error, ReadOnlyError) else "cannot be reached"
     detail = f"The database {trouble}. Try again."
     return problem_response(Problem("unavailable", detail, headers={"Retry-After": "1"}))
 

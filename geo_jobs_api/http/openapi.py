@@ -30,7 +30,7 @@ def with_payloads(document: dict[str, Any], kinds: Sequence[TaskType]) -> dict[s
         allowed.append({"$ref": f"{_SCHEMAS}{_name(kind)}"})
     for kind in kinds:
         if kind.payload_schema is not None:
-            schemas[_name(kind)] = {"title": kind.name} | _moved(kind.payload_schema, _name(kind))
+            schemas[_name(kind)] = {"title": kind.name} | _rebase_references(kind.payload_schema, _name(kind))
     for body in _BODIES:
         properties = schemas[body]["properties"]
         properties["inputPayload"] = {
@@ -45,13 +45,15 @@ def _name(kind: TaskType) -> str:
     return f"Payload_{kind.name}"
 
 
-def _moved(schema: Any, name: str) -> Any:
+def _rebase_references(schema: Any, name: str) -> Any:
     """Return the schema with its references adjusted to the new place."""
     if isinstance(schema, list):
-        return [_moved(item, name) for item in schema]
+        return [_rebase_references(item, name) for item in schema]
     if not isinstance(schema, dict):
         return schema
     return {
-        key: f"{_SCHEMAS}{name}{value[1:]}" if key == "$ref" and isinstance(value, str) else _moved(value, name)
+        key: f"{_SCHEMAS}{name}{value[1:]}"
+        if key == "$ref" and isinstance(value, str)
+        else _rebase_references(value, name)
         for key, value in schema.items()
     }

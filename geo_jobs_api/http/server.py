@@ -1,25 +1,27 @@
-"""Serving the application: a socket bound first, one or several processes, an end that keeps nobody waiting."""
+"""Serving: a socket bound in advance, one or several processes, and a shutdown that drains parked requests."""
 
 from __future__ import annotations
 
 import errno
 import gc
+import signal
 import socket
 import tempfile
 from collections.abc import Sequence
+from types import FrameType
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import multiprocess
+from uvicorn.supervisors import Multiprocess
 
-from geo_jobs_api.config import Settings, share_metrics
+from geo_jobs_api.config import Settings
 from geo_jobs_api.errors import ConfigurationError
 from geo_jobs_api.http.connections import BoundedProtocol
-from geo_jobs_api.queue.metrics import drop_process_metrics
+from geo_jobs_api.queue.metrics import drop_process_metrics, share_metrics
 
 _APPLICATION = "geo_jobs_api.app:from_environment"
 _BACKLOG = 2048
-# The usual 700 new objects are two claims; a round for each costs more than it frees.
+# The default of 700 new objects is two claims, and a round for each costs more than it frees.
 _GC_THRESHOLDS = (20_000, 20, 20)
 
 
@@ -33,40 +35,16 @@ def tune_garbage_collection() -> None:
     gc.set_threshold(*_GC_THRESHOLDS)
 
 
-class DrainingServer(uvicorn.Server):
-    """Answers parked claims and ends live streams before it waits for open requests."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As the base, then `tune_garbage_collection`."""
-        await super().startup(sockets)
-        tune_garbage_collection()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As the base, after everything that waits was sent away."""
-        app = self.config.loaded_app
-        while app is not None and not hasattr(app, "state"):
-            # uvicorn wraps the application.
-            app = getattr(app, "app", None)
-        services = None if app is None else getattr(app.state, "services", None)
-        if services is not None:
-            services.drain()
-        # The base would raise the signal again after a clean end, and the exit code would tell of a death by signal.
-        self._captured_signals.clear()
-        await super().shutdown(sockets)
+class _Server(uvicorn.Server):
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # as the base
+        """Stop. The base would also raise the signal again after the shutdown, so the exit code would not be 0."""
+        self.force_exit |= self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
-class _DrainingProcess(multiprocess.Process):
-    @property
-    def server(self) -> uvicorn.Server:
-        if self._server is None:
-            self._server = DrainingServer(config=self.config)
-        return self._server
-
-
-class _DrainingMultiprocess(multiprocess.Multiprocess):
-    """Keeps its processes going; what one of them measured at its death is forgotten."""
-
+class _Supervisor(Multiprocess):
     def keep_subprocess_alive(self) -> None:
+        """Restart dead processes as the base does, and drop their gauges."""
         before = {process.pid for process in self.processes}
         super().keep_subprocess_alive()
         for pid in before - {process.pid for process in self.processes}:
@@ -75,10 +53,10 @@ class _DrainingMultiprocess(multiprocess.Multiprocess):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket.
+    """Return a listening socket.
 
     Raises:
-        ConfigurationError: the port is taken, or the address is not one of this machine's.
+        ConfigurationError: the port is used, or the address is not local.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -90,7 +68,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise ConfigurationError(
-                f"Port {port} on {host} is taken by another program: stop it, or choose --port or API_PORT."
+                f"Port {port} on {host} is used by another program. Stop it, or set --port or API_PORT."
             ) from error
         raise ConfigurationError(f"Cannot listen on {host} port {port}: {error.strerror or error}.") from error
     listener.set_inheritable(True)
@@ -98,7 +76,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def configuration(settings: Settings, application: object, *, workers: int = 1) -> uvicorn.Config:
-    """How uvicorn is run, here and in the tests."""
+    """Return the configuration of uvicorn, which tests use too."""
     return uvicorn.Config(
         application,  # type: ignore[arg-type]  # an import string, or the application itself
         factory=isinstance(application, str),
@@ -107,28 +85,26 @@ def configuration(settings: Settings, application: object, *, workers: int = 1) 
         log_config=None,
         access_log=False,
         server_header=False,
-        # uvicorn's default trusts loopback, where any local user may connect from.
+        # uvicorn trusts loopback by default, and any local user may connect from there.
         forwarded_allow_ips=settings.trusted_proxies,
         lifespan="on",
         ws="none",
-        # Claims may wait 50 s on a connection that then is used again.
+        # Claims wait up to 50 s, and their connections are reused.
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
 
 
 def serve(settings: Settings, listeners: Sequence[socket.socket], *, workers: int) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code."""
+    """Serve until SIGTERM or SIGINT. Return the exit code."""
     config = configuration(settings, _APPLICATION, workers=workers)
     if workers > 1:
-        # Also those that are started in the place of a dead one must drain; the base makes them by this name.
-        multiprocess.Process = _DrainingProcess  # type: ignore[misc]
         with tempfile.TemporaryDirectory(prefix="geo-jobs-metrics-") as folder:
             share_metrics(folder)
-            supervisor = _DrainingMultiprocess(config, sockets=list(listeners))
+            supervisor = _Supervisor(config, sockets=list(listeners))
             supervisor.run()
         failed = any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes)
         return STARTUP_FAILURE if failed else 0
-    server = DrainingServer(config)
+    server = _Server(config)
     server.run(sockets=list(listeners))
     return 0 if server.started else 1

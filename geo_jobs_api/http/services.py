@@ -169,7 +169,7 @@ async def worker_of(request: Request, _: Annotated[object, Security(_worker_head
 async def admin_of(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
     """Return the administrator behind the request, or raise Problem `not_allowed`."""
     if not caller.is_admin:
-        raise Problem("not_allowed", f"This is for tokens with the scope {ADMIN_SCOPE}.")
+        raise Problem("not_allowed", f"This requires a token with the scope {ADMIN_SCOPE}.")
     return caller
 
 

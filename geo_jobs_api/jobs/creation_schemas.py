@@ -58,11 +58,11 @@ class CreateJob(JobTemplate):
     def _parents_fit(self) -> CreateJob:
         parents = [parent.job_id for parent in self.depends_on]
         if len(set(parents)) != len(parents):
-            raise ValueError("dependsOn names a job twice")
+            raise ValueError("dependsOn contains a job twice")
         if self.input_from is not None:
             for parent in self.depends_on:
                 if parent.job_id == self.input_from.job_id and parent.on_parent_failure == "run":
-                    raise ValueError("a job whose input is an output of another cannot run after that one's failure")
+                    raise ValueError("a job cannot run after the failure of the job with its input")
         return self
 
 

@@ -203,7 +203,7 @@ class CreationStore:
             return [row["name"] for row in await fetch_all(_jobs.list_task_type_names(connection))]
 
 
-def _inserted(new_jobs: Sequence[NewJob]) -> dict[str, Jsonb]:
+def _insert_parameters(new_jobs: Sequence[NewJob]) -> dict[str, Jsonb]:
     """Return the parameters of `insert_jobs`. For 1,000 jobs they take 15 ms."""
     edges = [
         {"child_id": str(new.id), "parent_id": str(edge.parent_id), "on_parent_failure": edge.on_parent_failure}
@@ -226,7 +226,9 @@ async def insert_jobs(
         if missing:
             raise ParentNotFoundError(min(missing))
         ended = [row["id"] for row in locked if row["has_ended"]]
-    values = _inserted(new_jobs) if len(new_jobs) <= _FEW else await asyncio.to_thread(_inserted, new_jobs)
+    values = (
+        _insert_parameters(new_jobs) if len(new_jobs) <= _FEW else await asyncio.to_thread(_insert_parameters, new_jobs)
+    )
     rows = await fetch_all(_jobs.insert_jobs(connection, **values))
     if ended:
         # These parents ended before their children existed.

@@ -14,13 +14,13 @@ from geo_jobs_api.queue.operator_store import OperatorStore
 from geo_jobs_api.queue.records import Job, Parent
 from geo_jobs_api.queue.rules import ErrorClass, JobState
 
-_LEASES_TOLD = 50
+_MAX_LEASES = 50
 
 
 async def build_explanation(jobs: JobStore, operator_store: OperatorStore, job: Job, viewer: str | None) -> Explanation:
     """Explain a job to its owner `viewer`, or to an operator (None)."""
     now = datetime.now(UTC)
-    leases = await jobs.list_ended_leases(job.id, limit=_LEASES_TOLD)
+    leases = await jobs.list_ended_leases(job.id, limit=_MAX_LEASES)
     found = await operator_store.find_waiting_reasons(job.id) if job.state is JobState.QUEUED else None
     workers = await operator_store.list_possible_workers(job.task_type) if found is not None else []
     parents = await jobs.list_parents(job.id) if job.pending_parents else []
@@ -44,7 +44,7 @@ def list_parents(parents: Sequence[Parent]) -> list[Reason]:
         Reason(
             code="parent",
             text=f"It waits for job {parent.id} ({parent.task_type}), which is {parent.state}."
-            + (" Only its success counts: send it back to the queue, or cancel this one." if _is_stuck(parent) else ""),
+            + (" It must succeed: retry it, or cancel this job." if _is_stuck(parent) else ""),
         )
         for parent in parents
         if not parent.settled
@@ -74,14 +74,14 @@ def list_reasons(
 def _reasons(job: Job, found: WaitingReasons, now: datetime) -> Iterator[Reason]:
     kind = job.task_type
     if found.paused:
-        yield Reason(code="paused", text=f"{kind} is paused; `task-types resume {kind}` lets it go on.")
+        yield Reason(code="paused", text=f"{kind} is paused. `task-types resume {kind}` resumes it.")
     if job.run_at > now:
         code = "backoff" if job.attempt else "scheduled"
-        yield Reason(code=code, text=f"It is not to be tried before {_time(job.run_at)}.")
+        yield Reason(code=code, text=f"It is not due before {_time(job.run_at)}.")
     if found.max_concurrent_runs is not None and found.running >= found.max_concurrent_runs:
         yield Reason(
             code="limit",
-            text=f"{found.running} of {found.max_concurrent_runs} jobs that {kind} may run at once are running.",
+            text=f"{found.running} of at most {found.max_concurrent_runs} concurrent jobs of {kind} are running.",
         )
     if found.rate_count is not None and found.rate_full_until is not None and found.rate_full_until > now:
         yield Reason(
@@ -105,27 +105,27 @@ def _time(moment: datetime) -> str:
 def _queued(job: Job, now: datetime) -> str:
     if job.run_at > now:
         again = " again" if job.attempt else ""
-        return f"It is tried{again} at {_time(job.run_at)}; {_attempts(job)} are spent."
+        return f"It is tried{again} at {_time(job.run_at)}, with {_attempts(job)} spent."
     return f"It has waited for a worker since {_time(job.run_at)}."
 
 
 def _running(job: Job, _: datetime) -> str:
     stopping = " It was asked to stop." if job.cancel_requested_at is not None else ""
     if job.started_at is None:
-        return f"{job.worker_name} has claimed it and has not begun.{stopping}"
+        return f"{job.worker_name} has claimed it and has not started.{stopping}"
     return f"{job.worker_name} works on it: {_attempts(job)}, {job.percent:.0f} %.{stopping}"
 
 
 def _failed(job: Job, _: datetime) -> str:
     error = job.error or {}
     if error.get("code") == "worker_lost":
-        why = f"{job.lost_workers} workers were lost while they worked on it, so it is kept from the others."
+        why = f"{job.lost_workers} workers were lost while they worked on it, so no other worker gets it."
     elif error.get("class") == ErrorClass.INVALID_INPUT:
         why = "The file cannot be used, and another attempt would not change that."
     else:
         why = f"It was tried {job.attempt} times, and no attempts are left."
     last_error = f" Last error: {error.get('code')}: {error.get('message', '')}".rstrip()
-    return f"{why}{last_error} POST …/retry sends it back to the queue with all its attempts."
+    return f"{why}{last_error} POST …/retry requeues it with all its attempts."
 
 
 def _cancelled(job: Job, _: datetime) -> str:
@@ -137,11 +137,11 @@ def _attempts(job: Job) -> str:
 
 
 _SENTENCES: dict[JobState, Callable[[Job, datetime], str]] = {
-    JobState.AWAITING_UPLOAD: lambda _job, _now: "It waits for its file.",
+    JobState.AWAITING_UPLOAD: lambda _job, _now: "It waits for its upload.",
     JobState.BLOCKED: lambda _job, _now: "It waits for other jobs.",
     JobState.QUEUED: _queued,
     JobState.RUNNING: _running,
-    JobState.SUCCEEDED: lambda job, _now: f"{job.worker_name} finished it; {_attempts(job)} were spent.",
+    JobState.SUCCEEDED: lambda job, _now: f"{job.worker_name} finished it, with {_attempts(job)} spent.",
     JobState.FAILED: _failed,
     JobState.CANCELLED: _cancelled,
 }

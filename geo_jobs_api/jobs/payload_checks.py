@@ -13,7 +13,7 @@ from geo_jobs_api.errors import FieldError, Problem, pointer_part, summary
 from geo_jobs_api.jobs.creation_store import CreationStore
 from geo_jobs_api.queue.rules import parse_outputs, upload_slots
 from geo_jobs_api.task_types.payload_schemas import find_errors
-from geo_jobs_api.task_types.schemas import shipped
+from geo_jobs_api.task_types.schemas import builtin_rules
 from geo_jobs_common.near_misses import nearest, unknown
 
 
@@ -51,16 +51,16 @@ async def find_rules(creation: CreationStore, names: Iterable[str]) -> dict[str,
     return {
         name: TaskRules(
             row["input_rule"],
-            row["payload_schema"] or _shipped_schema(name),
-            row["input_types"] or shipped().get(name, {}).get("inputTypes"),
+            row["payload_schema"] or _builtin_schema(name),
+            row["input_types"] or builtin_rules().get(name, {}).get("inputTypes"),
         )
         for name, row in rows.items()
     }
 
 
 @cache
-def _shipped_schema(name: str) -> str | None:
-    schema = shipped().get(name, {}).get("payloadSchema")
+def _builtin_schema(name: str) -> str | None:
+    schema = builtin_rules().get(name, {}).get("payloadSchema")
     return None if schema is None else json.dumps(schema)
 
 
@@ -87,7 +87,7 @@ def _errors_of(asked: Sequence[RequestedJob], rules: Mapping[str, TaskRules]) ->
         schema = rules[job.task_type].payload_schema
         if schema is not None:
             found = find_errors(schema, job.payload, f"{job.pointer}/inputPayload")
-            errors += [_of_other_type(job.task_type, f"{job.pointer}/inputPayload", error) for error in found]
+            errors += [_add_other_types(job.task_type, f"{job.pointer}/inputPayload", error) for error in found]
     return errors
 
 
@@ -108,19 +108,19 @@ async def check_outputs(creation: CreationStore, asked: Sequence[RequestedOutput
         suffixes = tuple(slot.suffix for slot in slots)
         if not one.output.endswith(suffixes):
             message = unknown("output", one.output, suffixes, list_all=False)
-            made = f"{one.task_type} makes {', '.join(suffixes)}." if suffixes else f"{one.task_type} makes no files."
+            made = f"{one.task_type} has {', '.join(suffixes)}." if suffixes else f"{one.task_type} has no outputs."
             near = nearest(one.output, suffixes)
             errors.append(FieldError(one.pointer, f"{message} {made}", nearest=near, allowed=suffixes))
     if errors:
         raise Problem("validation", summary(errors), errors=errors[:100])
 
 
-def _of_other_type(task_type: str, place: str, error: FieldError) -> FieldError:
+def _add_other_types(task_type: str, place: str, error: FieldError) -> FieldError:
     """Return the error. For a key of another built-in type, add the types that accept it."""
     key = error.unknown_key
     if key is None or error.pointer != place + pointer_part(key):
         return error  # No unknown key, or a nested one.
-    others = _shipped_keys().get(key, ())
+    others = _builtin_keys().get(key, ())
     if not others:
         return error
     known = ", ".join(map(str, error.allowed))
@@ -129,10 +129,10 @@ def _of_other_type(task_type: str, place: str, error: FieldError) -> FieldError:
 
 
 @cache
-def _shipped_keys() -> Mapping[str, tuple[str, ...]]:
+def _builtin_keys() -> Mapping[str, tuple[str, ...]]:
     """Return the payload keys of all built-in task types, each with the types that accept it."""
     keys: dict[str, tuple[str, ...]] = {}
-    for name, rules in sorted(shipped().items()):
+    for name, rules in sorted(builtin_rules().items()):
         for key in rules.get("payloadSchema", {}).get("properties", {}):
             keys[key] = (*keys.get(key, ()), name)
     return keys
@@ -156,7 +156,7 @@ def check_file_type(rules: TaskRules, file_type: str) -> None:
     if rules.input_types is None or not plain or plain in {known.lower() for known in rules.input_types}:
         return
     more = f" and {len(rules.input_types) - 1} more" if len(rules.input_types) > 1 else ""
-    message = f"Files of the type {plain!r} are not taken. Allowed: {rules.input_types[0]}{more}."
+    message = f"Files of the type {plain!r} are not accepted. Allowed: {rules.input_types[0]}{more}."
     error = FieldError(
         "/fileType", message, nearest=nearest(plain, rules.input_types), allowed=tuple(rules.input_types)
     )

@@ -104,7 +104,9 @@ class JobSubmission:
             if len(found) == len(new_jobs):
                 return [found[number] for number in range(len(new_jobs))]
         raise Problem(
-            "unavailable", "Jobs with these keys come and go too quickly; ask again.", headers={"Retry-After": "1"}
+            "unavailable",
+            "Jobs with these keys are created and ended too quickly. Try again.",
+            headers={"Retry-After": "1"},
         )
 
     async def _check_outputs(self, caller: Caller, bodies: Sequence[CreateJob], *, is_batch: bool) -> None:
@@ -138,7 +140,7 @@ class JobSubmission:
             raise quota_exceeded(self._settings, error.has) from error
         except ParentNotFoundError as error:
             raise Problem(
-                "parent_not_found", f"There is no job {error.parent_id} to wait for, or it is not yours."
+                "parent_not_found", f"The parent job {error.parent_id} does not exist, or is not yours."
             ) from error
 
     async def _find_earlier(self, caller: Caller, missing: Mapping[int, NewJob]) -> dict[int, Submission]:
@@ -150,9 +152,7 @@ class JobSubmission:
         for number, new in missing.items():
             job = by_key.get(new.idempotency_key or "")
             if job is not None and job.request_digest != new.request_digest:
-                raise Problem(
-                    "idempotency_conflict", "This Idempotency-Key was used with another body; use a fresh one."
-                )
+                raise Problem("idempotency_conflict", "This Idempotency-Key was used with another body. Use a new one.")
             job = job or by_dedup.get((new.task_type, new.dedup_key))
             if job is not None:
                 found[number] = Submission(job, is_new=False)
@@ -202,7 +202,7 @@ async def check_task_types(creation: CreationStore, new_jobs: Sequence[NewJob]) 
         if new.task_type not in rules:
             raise await unknown_task_type(creation, new.task_type, "/taskType")
         if rules[new.task_type].input == "none" and new.source.kind not in {None, InputKind.NONE}:
-            raise Problem("validation", f"Jobs of the type {new.task_type!r} take no input.")
+            raise Problem("validation", f"Task type {new.task_type!r} takes no input. Remove it from the job.")
 
 
 def request_digest(body: Mapping[str, Any]) -> bytes:
@@ -228,7 +228,7 @@ def source_of(allowed: HostList, payload: Mapping[str, Any], pointer: str) -> So
     if not allowed.allows(address.host):
         raise Problem(
             "source_not_allowed",
-            f"The host {address.host} is none that files are fetched from; SOURCE_HOSTS tells the API which are.",
+            f"Downloads from {address.host} are not allowed. SOURCE_HOSTS lists the allowed hosts.",
             errors=[FieldError(pointer, "its host is not allowed")],
         )
     name = safe_file_name(address.last_part) if address.last_part.strip(". ") else "source.tif"
@@ -239,14 +239,14 @@ def quota_exceeded(settings: Settings, has: Usage) -> Problem:
     """Return the problem of an exceeded quota. `has` includes the rejected addition."""
     limit = settings.max_open_jobs_per_caller
     if limit and has.open_jobs > limit:
-        detail, seconds = f"You would have {has.open_jobs} jobs that have not ended; at most {limit} are taken.", 60
+        detail, seconds = f"You would have {has.open_jobs} open jobs, more than the limit of {limit}.", 60
     else:
         limit = settings.max_stored_bytes_per_caller
-        detail, seconds = f"Your files would have {has.stored_bytes} bytes; at most {limit} are kept.", 3600
+        detail, seconds = f"Your files would have {has.stored_bytes} bytes, more than the limit of {limit}.", 3600
     return Problem("quota_exceeded", detail, headers={"Retry-After": str(seconds)})
 
 
-def limit_exceeded(what: str, limit: int) -> Problem:
+def limit_exceeded(noun: str, limit: int) -> Problem:
     """Return the problem of an exceeded limit per caller."""
-    detail = f"You have {limit} {what}, which is the most that one caller may have; delete one that is not needed."
+    detail = f"You have {limit} {noun}, the limit for one caller. Delete one that you do not need."
     return Problem("quota_exceeded", detail, headers={"Retry-After": "3600"})

@@ -23,7 +23,7 @@ def list_worker_reasons(
         task_type: the job's.
         need: the job's requirements.
         workers: those seen recently or with jobs.
-        viewer: the caller, who sees only the types of other callers' jobs. None: an operator, who sees all.
+        viewer: the caller, with access to the types of other callers' jobs only. None: an operator, with access to all.
     """
     offering = [worker for worker in workers if worker.does_type]
     if not offering:
@@ -45,12 +45,12 @@ def _shortened(code: str, texts: Iterator[str]) -> Iterator[Reason]:
     for text in parts[:_MAX_NAMED]:
         yield Reason(code=code, text=text)
     if len(parts) > _MAX_NAMED:
-        yield Reason(code=code, text=f"The same holds for {len(parts) - _MAX_NAMED} more workers.")
+        yield Reason(code=code, text=f"{len(parts) - _MAX_NAMED} more workers have the same reason.")
 
 
 def _no_worker(task_type: str, workers: Sequence[PossibleWorker]) -> str:
-    sentence = f"No worker that does {task_type} was heard of in the last minutes; start one."
-    others = [f"{worker.name} does only {', '.join(worker.task_types)}" for worker in workers[:_MAX_NAMED]]
+    sentence = f"No worker for {task_type} has called in the last minutes. Start one."
+    others = [f"{worker.name} runs only {', '.join(worker.task_types)}" for worker in workers[:_MAX_NAMED]]
     return f"{sentence} Worker {'; worker '.join(others)}." if others else sentence
 
 

@@ -67,7 +67,7 @@ class RetentionReport(Model):
         """Return the report as a sentence."""
         return (
             f"Removed {self.jobs_removed} ended jobs with their events and objects, and {self.broken_uploads_removed}"
-            f" uploads that had broken off; cancelled {self.unused_cancelled} jobs whose file never came."
+            f" unfinished uploads, cancelled {self.unused_cancelled} jobs without upload."
         )
 
 

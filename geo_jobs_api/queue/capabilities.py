@@ -65,17 +65,17 @@ class Capabilities:
         return None if self.source_hosts is None else [_pattern(host) for host in self.source_hosts]
 
     def list_mismatches(self, need: Requirements) -> Iterator[str]:
-        """Yield why the worker does not get a job with this need: `takes …; this job has …`."""
+        """Yield why the worker does not get a job with this need: `takes …, and this one has …`."""
         most, size = self.max_file_size, need.size_bytes
         if most is not None and size is not None and size > most:
             # For a URL, only a lower bound is known.
             more = "" if need.source_host is None else " or more"
-            yield f"takes files up to {_megabytes(most)}; this one has {_megabytes(size)}{more}"
+            yield f"takes files up to {_megabytes(most)}, and this one has {_megabytes(size)}{more}"
         hosts = self.source_hosts
         if hosts is not None and need.source_host is not None and not HostList.of(hosts).allows(need.source_host):
             yield f"does not fetch from {need.source_host} (its SOURCE_HOSTS)"
         if self.memory_mb is not None and need.memory_mb is not None and need.memory_mb > self.memory_mb:
-            yield f"has {self.memory_mb} MiB of memory for a job; this type needs {need.memory_mb}"
+            yield f"has {self.memory_mb} MiB of memory for a job, and this type needs {need.memory_mb}"
 
 
 UNDECLARED = Capabilities()

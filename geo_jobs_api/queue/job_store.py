@@ -118,7 +118,7 @@ class JobStore:
         return _job_or_none(row)
 
     async def enqueue_uploaded(self, job_id: UUID, *, file_name: str, size_bytes: int, sha256: str) -> bool:
-        """Queue a job whose file has been published. Return False when the job does not await this file."""
+        """Queue a job after its upload was published. Return False when the job does not await this file."""
         async with self._pool.connection() as connection:
             row = await _jobs.enqueue_uploaded(
                 connection, id=job_id, file_name=file_name, size_bytes=size_bytes, sha256=sha256

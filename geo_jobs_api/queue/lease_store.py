@@ -167,7 +167,7 @@ class LeaseStore:
             return await fetch_all(_leases.claim_jobs(connection, **_parameters(requests, limits_locked=False))), True
 
     async def release_claim(self, job_id: UUID, token: LeaseToken) -> None:
-        """Return a job whose claimer has disconnected. A no-op if the worker has sent a heartbeat."""
+        """Return a job after its claimer has disconnected. A no-op if the worker has sent a heartbeat."""
         async with self._pool.connection() as connection:
             await _leases.release_claim(
                 connection, id=job_id, lease_seq=token.lease_seq, lease_secret=token.lease_secret

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -9,7 +10,6 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from geo_jobs_api.config import shared_metrics_dir
 from geo_jobs_api.queue.operator_records import OpenJobs
 
 REQUESTS = Counter("geo_jobs_http_requests", "Requests answered.", ["method", "route", "status"])
@@ -18,6 +18,14 @@ JOBS_CLAIMED = Counter("geo_jobs_claimed", "Leases handed out.", ["task_type"])
 JOBS_ENDED = Counter("geo_jobs_ended", "Leases ended by their workers.", ["state"])
 JOBS_RESCUED = Counter("geo_jobs_rescued", "Leases that ran out.", ["kind"])
 PARKED_CLAIMS = Gauge("geo_jobs_parked_claims", "Claims that wait for a job.", multiprocess_mode="livesum")
+
+# The metrics library reads this variable on import. Processes with the same folder share their counters.
+_METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def share_metrics(folder: str) -> None:
+    """Share counters among the processes started from now on, in an empty folder."""
+    os.environ[_METRICS_DIR] = folder
 
 
 class _OpenJobs(Collector):
@@ -37,7 +45,7 @@ def render(open_jobs: Sequence[OpenJobs]) -> bytes:
     """Return the Prometheus text. With several processes, any of them returns the sum."""
     counted = CollectorRegistry()
     counted.register(_OpenJobs(open_jobs))
-    folder = shared_metrics_dir()
+    folder = os.environ.get(_METRICS_DIR)
     if folder is None:
         return generate_latest(REGISTRY) + generate_latest(counted)
     MultiProcessCollector(counted, path=folder)  # type: ignore[no-untyped-call]  # the library's
@@ -46,5 +54,5 @@ def render(open_jobs: Sequence[OpenJobs]) -> bytes:
 
 def drop_process_metrics(pid: int) -> None:
     """Drop the gauges of a dead process. Its counters stay."""
-    if (folder := shared_metrics_dir()) is not None:
+    if (folder := os.environ.get(_METRICS_DIR)) is not None:
         mark_process_dead(pid, path=folder)  # type: ignore[no-untyped-call]  # the library's

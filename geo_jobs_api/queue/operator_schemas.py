@@ -84,7 +84,7 @@ class CancelFilter(StrictModel):
     @model_validator(mode="after")
     def _names_some(self) -> CancelFilter:
         if all(getattr(self, name) is None for name in type(self).model_fields.keys() - {"reason", "limit"}):
-            raise ValueError("name a state, taskType, owner, createdAfter or createdBefore; nothing was cancelled")
+            raise ValueError("must have a state, taskType, owner, createdAfter or createdBefore. Nothing was cancelled")
         return self
 
     @property

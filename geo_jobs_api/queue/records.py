@@ -165,7 +165,7 @@ class Caller:
 
     @property
     def owner_filter(self) -> str | None:
-        """Return the owner whose jobs are visible. None: all owners."""
+        """Return the owner of the visible jobs. None: all owners."""
         return None if self.is_admin else self.subject
 
 

@@ -28,11 +28,11 @@ async def store_outputs(storage: Storage, lease: Lease, outputs: Sequence[Report
     limits = {f"{lease.job.stem}{slot.suffix}": slot.max_bytes for slot in lease.job.upload_slots}
     names = [output.name for output in outputs]
     if len(set(names)) != len(names) or not limits.keys() >= set(names):
-        raise Problem("output_mismatch", "Outputs must have names out of `uploads`, each at most once.")
+        raise Problem("output_mismatch", "Each output must have a name from `uploads`, at most once.")
     inline = [(output, output.content) for output in outputs if output.content is not None]
     # Not the offered limit, since the settings may have changed after the claim.
     if sum(len(content) for _, content in inline) > MOST_INLINE_BYTES:
-        raise Problem("too_large", f"Outputs of more than {MOST_INLINE_BYTES} bytes in all came with the report.")
+        raise Problem("too_large", f"The inline outputs exceed {MOST_INLINE_BYTES} bytes. Upload them.")
     for output, content in inline:
         _compare(output, ObjectInfo(len(content), hashlib.sha256(content).hexdigest()))
         if len(content) > limits[output.name]:

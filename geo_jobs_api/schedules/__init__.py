@@ -1,1 +1,1 @@
-"""Schedules, whose fires each create jobs exactly once."""
+"""Schedules. Each fire creates its jobs exactly once."""

@@ -28,9 +28,7 @@ async def check_schedule(
     await _check_template(creation, allowed, owner, body)
     upcoming = await asyncio.to_thread(body.timing(body.start_at, body.end_at).upcoming, now)
     if not upcoming:
-        raise validation_problem(
-            "/at" if body.at is not None else "/cron", "There is no moment left at which it would fire."
-        )
+        raise validation_problem("/at" if body.at is not None else "/cron", "The schedule has no future fire time.")
     return upcoming
 
 
@@ -41,7 +39,7 @@ async def _check_template(creation: CreationStore, allowed: HostList, owner: str
         await check_outputs(creation, requested_outputs(body.template, "/template"))
     if any(kind is None and rules[task_type].input == "required" for task_type, kind in sources):
         raise validation_problem(
-            "/template", "Nobody would upload a file for it: the template needs inputPayload.sourceUrl."
+            "/template", "The template needs inputPayload.sourceUrl, since a schedule cannot upload files."
         )
 
 

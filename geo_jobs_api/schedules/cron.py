@@ -95,11 +95,11 @@ def check_cron(expression: str) -> str:
     """
     fields = expression.split()
     if len(fields) != 5:
-        raise ValueError(f"has {len(fields)} fields; a cron expression has five: minute hour day month weekday")
+        raise ValueError(f"has {len(fields)} fields. A cron expression has five: minute hour day month weekday")
     try:
         CronSim(expression, datetime(2000, 1, 1, tzinfo=UTC))
     except CronSimError as error:
-        raise ValueError(f"cannot be read as a cron expression: {str(error).lower()}") from error
+        raise ValueError(f"is not a cron expression: {str(error).lower()}") from error
     return " ".join(fields)
 
 

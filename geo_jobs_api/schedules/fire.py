@@ -37,7 +37,7 @@ async def execute(connection: AsyncConnection[DictRow], plan: FirePlan, *, max_o
         plan: its `fires` and `errors` get the results.
         max_open: limit of an owner's open jobs. 0: no limit.
     """
-    await cancel_jobs(connection, plan.to_cancel, "The next run of its schedule has come.")
+    await cancel_jobs(connection, plan.to_cancel, "The next run of its schedule is due.")
     if max_open:
         plan.fires = [await _make(connection, one, max_open) for one in _by_owner(plan)] + _without_jobs(plan)
     else:
@@ -84,7 +84,7 @@ async def _make_pipeline(
             if max_open:
                 await enforce_quota(connection, pipeline.owner, max_jobs=max_open)
     except IncompletePipelineError:
-        return _failed(fire, "One of its task types is not known.")
+        return _failed(fire, "One of its task types is unknown.")
     except QuotaExceededError as error:
         return _beyond_share(fire, error, max_open)
     return fire
@@ -99,7 +99,7 @@ def _outcome(fire: Fire, job: NewJob, created: set[UUID]) -> Fire:
 
 
 def _beyond_share(fire: Fire, error: QuotaExceededError, max_open: int) -> Fire:
-    why = f"Its owner would have {error.has.open_jobs} jobs that have not ended; at most {max_open} are taken."
+    why = f"Its owner would have {error.has.open_jobs} open jobs, more than the limit of {max_open}."
     return _failed(fire, why)
 
 

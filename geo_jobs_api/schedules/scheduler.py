@@ -98,7 +98,7 @@ class Scheduler:
                 decided += await self._fire_due(schedule.id, 1)
             except (psycopg.DataError, psycopg.IntegrityError) as error:
                 _log.exception("schedule_failed", schedule_id=str(schedule.id))
-                decided += await self._give_up(schedule, f"It could not be stored: {type(error).__name__}.")
+                decided += await self._skip_due(schedule, f"It could not be stored: {type(error).__name__}.")
         return decided
 
     async def _fire_due(self, only: UUID | None, limit: int) -> int:
@@ -134,7 +134,7 @@ class Scheduler:
                 # Stored by another version, or in an unknown time zone. It must not block the others.
                 _log.exception("schedule_not_understood", schedule_id=str(schedule.id))
                 decision, upcoming = Due((), None, None), ()
-                plan.errors[schedule.id] = f"It is not understood: {error}"
+                plan.errors[schedule.id] = f"Its stored content is invalid: {error}"
             if decision.missed is not None:
                 plan.fires.append(Fire(schedule.id, decision.missed, "missed"))
             steps.append((schedule, upcoming))
@@ -215,7 +215,7 @@ class Scheduler:
             await store_decisions(connection, plan.fires, ())
         return plan.fires[0]
 
-    async def _give_up(self, schedule: Schedule, why: str) -> int:
+    async def _skip_due(self, schedule: Schedule, why: str) -> int:
         """Skip the due moments of a schedule that cannot fire."""
         async with self._schedules.connection() as connection, connection.transaction():
             due, now = await lock_due(connection, now=self._clock(), only=schedule.id, limit=1)

@@ -41,13 +41,13 @@ def _check_zone(name: str) -> str:
     except (ValueError, OSError, LookupError) as error:
         near = nearest(name, available_timezones())
         hint = "" if near is None else f". Did you mean {near!r}?"
-        raise ValueError(f"{name!r} is no time zone, such as Europe/Berlin or UTC{hint}") from error
+        raise ValueError(f"{name!r} is not a time zone. Use a name such as Europe/Berlin or UTC{hint}") from error
     return name
 
 
 def _check_time(text: str) -> str:
     if not _TIME.fullmatch(text):
-        raise ValueError(f"{text!r} is no time of the day, such as 06:30")
+        raise ValueError(f"{text!r} is not a time of day. Use the form 06:30")
     return text
 
 
@@ -58,8 +58,8 @@ def _check_day(day: object) -> object:
         known = isinstance(day, int | float) and not isinstance(day, bool) and day in range(8)
     if not known:
         near = nearest(day, _DAY_NAMES) if isinstance(day, str) else None
-        hint = "mon, tue, …, or 0 (sun) to 7 (sun)" if near is None else f"did you mean {near!r}?"
-        raise ValueError(f"{shown(day)} is no day of the week: {hint}")
+        hint = "Use mon, tue, …, or 0 (sun) to 7 (sun)" if near is None else f"Did you mean {near!r}?"
+        raise ValueError(f"{shown(day)} is not a day of the week. {hint}")
     return day
 
 
@@ -86,7 +86,7 @@ class ScheduleTiming(StrictModel):
     @model_validator(mode="after")
     def _is_one(self) -> ScheduleTiming:
         if [self.cron, self.at, self.rules].count(None) != 2:
-            raise ValueError("say when by exactly one of cron, at and rules")
+            raise ValueError("must have exactly one of cron, at and rules")
         return self
 
     def timing(self, start_at: datetime | None, end_at: datetime | None) -> Timing:
@@ -134,17 +134,17 @@ class PutSchedule(ScheduleTiming):
     paused: Boolean = False
 
     @model_validator(mode="after")
-    def _fits_together(self) -> PutSchedule:
+    def _check_combination(self) -> PutSchedule:
         if self.start_at is not None and self.end_at is not None and self.end_at < self.start_at:
-            raise ValueError("endAt lies before startAt")
+            raise ValueError("endAt is before startAt")
         times = sum(len(rule.times) for rule in self.rules or ())
         if times > _MAX_RULE_TIMES:
             raise ValueError(
-                f"rules have {times} times, and at most {_MAX_RULE_TIMES} are taken. "
+                f"rules have {times} times, more than the limit of {_MAX_RULE_TIMES}. "
                 "Use cron for regular times, such as */10 * * * *, or several schedules"
             )
         if self.skip_unchanged and not isinstance(self.template, ScheduledJob):
-            raise ValueError("skipUnchanged is for a template of one job")
+            raise ValueError("skipUnchanged requires a template of one job")
         return self
 
 

@@ -40,7 +40,7 @@ class StagedObject:
     def publish(self, target: Path) -> None:
         """Rename it to its path, replacing an older object, and sync the folder."""
         self.move(target)
-        _settle_folder(target.parent)
+        _sync_folder(target.parent)
 
     def move(self, target: Path) -> None:
         """Rename it to its path. The caller syncs the folder."""
@@ -94,7 +94,7 @@ class _Arriving:
             self._temporary.unlink(missing_ok=True)
 
 
-def _settle_folder(path: Path) -> None:
+def _sync_folder(path: Path) -> None:
     """Sync the names in a folder to the disk."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -104,7 +104,7 @@ def _settle_folder(path: Path) -> None:
 
 
 @contextmanager
-def _room_for(size_bytes: int) -> Iterator[None]:
+def _report_full_disk(size_bytes: int) -> Iterator[None]:
     """Log a full disk, and raise Problem `storage_full` for it."""
     try:
         yield
@@ -112,7 +112,7 @@ def _room_for(size_bytes: int) -> Iterator[None]:
         if error.errno not in _NO_ROOM:
             raise
         _log.error("storage_full", needed_bytes=size_bytes, reason=error.strerror)
-        raise Problem("storage_full", "There is no room for the file at the moment; try again later.") from None
+        raise Problem("storage_full", "The storage is full. Try again later.") from None
 
 
 def _digest_file(path: Path) -> ObjectInfo | None:
@@ -171,9 +171,9 @@ class LocalStorage:
                     if arriving.exists():
                         arriving.discard()
             for folder in {path.parent for path in places}:
-                _settle_folder(folder)
+                _sync_folder(folder)
 
-        with _room_for(sum(map(len, objects.values()))):
+        with _report_full_disk(sum(map(len, objects.values()))):
             await asyncio.to_thread(put)
 
     async def stat(self, keys: Sequence[str]) -> list[ObjectInfo | None]:
@@ -236,18 +236,18 @@ class LocalStorage:
         """
         arriving = _Arriving(self._incoming.folder)
         try:
-            with _room_for(rule.size_bytes):
-                with self._latest(key) as scope:
+            with _report_full_disk(rule.size_bytes):
+                with self._replace_earlier_upload(key) as scope:
                     last = await _receive_body(arriving, body, rule)
                 if scope.cancelled_caught:
-                    raise Problem("invalid_state", "A later upload of the same file took over.")
+                    raise Problem("invalid_state", "A later upload of the same file replaced this one.")
                 yield await asyncio.to_thread(arriving.finish, last)
         finally:
             if arriving.exists():
                 await asyncio.to_thread(arriving.discard)
 
     @contextmanager
-    def _latest(self, key: str) -> Iterator[anyio.CancelScope]:
+    def _replace_earlier_upload(self, key: str) -> Iterator[anyio.CancelScope]:
         """Cancel the current upload to this key, and let the next one cancel this block."""
         if key in self._receiving:
             self._receiving[key].cancel()
@@ -267,7 +267,7 @@ async def _receive_body(arriving: _Arriving, body: AsyncIterator[bytes], rule: S
     async for chunk in body:
         size += len(chunk)
         if size > rule.size_bytes:
-            raise Problem("too_large", f"The body is larger than the {rule.size_bytes} bytes that were agreed.")
+            raise Problem("too_large", f"The body exceeds the agreed {rule.size_bytes} bytes.")
         piece += chunk
         if len(piece) >= PIECE_BYTES:
             # Unlike asyncio's, this waits for the thread when cancelled, so the file is not closed under it.

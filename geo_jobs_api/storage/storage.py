@@ -129,6 +129,8 @@ class UrlSigner:
         expected = self._signature(method, key, query.rule, query.expires)
         # As bytes, since compare_digest rejects non-ASCII text, and the caller chooses the text.
         if not hmac.compare_digest(expected.encode(), query.signature.encode()):
-            raise Problem("signature_invalid", "The signature does not fit this method, address and size.")
+            raise Problem(
+                "signature_invalid", "The signature does not match this method, address and size. Request a new URL."
+            )
         if query.expires <= self._clock():
-            raise Problem("signature_expired", "The signed URL has expired; ask for a new one.")
+            raise Problem("signature_expired", "The signed URL has expired. Request a new one.")

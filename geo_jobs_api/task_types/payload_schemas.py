@@ -52,7 +52,7 @@ def check_schema(schema: Mapping[str, Any]) -> None:
         _Compiled(text)
     except jsonschema_rs.ValidationError as error:
         place = "".join(f"/{part}" for part in error.instance_path)
-        raise ValueError(f"is no JSON Schema (draft 2020-12): {place} {near_misses.short(error.message)}") from error
+        raise ValueError(f"is not a JSON Schema (draft 2020-12): {place} {near_misses.short(error.message)}") from error
 
 
 def find_errors(schema: str, payload: Mapping[str, Any], pointer: str) -> list[FieldError]:
@@ -66,17 +66,17 @@ def find_errors(schema: str, payload: Mapping[str, Any], pointer: str) -> list[F
     compiled = _compiled(schema)
     found: list[FieldError] = []
     typed: set[str] = set()
-    for error in _types_first(compiled.validator.iter_errors(_folded(compiled.rules, payload))):
+    for error in _types_first(compiled.validator.iter_errors(_fold_case(compiled.rules, payload))):
         place = "".join(map(pointer_part, error.instance_path))
         if isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Type):
             typed.add(place)
         elif place in typed:
             continue  # A value of the wrong type breaks other rules too.
-        found += _in_words(compiled.rules, error, pointer)
+        found += _explain_error(compiled.rules, error, pointer)
         if len(found) >= _MOST_ERRORS:
             break
     # A text may break two rules of one kind.
-    return list(dict.fromkeys(found)) or list(_out_of_order(compiled.rules, payload, pointer))
+    return list(dict.fromkeys(found)) or list(_order_errors(compiled.rules, payload, pointer))
 
 
 def _types_first(errors: Iterable[jsonschema_rs.ValidationError]) -> list[jsonschema_rs.ValidationError]:
@@ -105,7 +105,7 @@ def _count(schema: Any, root: Mapping[str, Any], open_references: tuple[str, ...
     """Count the subschemas, with each reference followed. ValueError when there are too many."""
     seen += 1
     if seen > _MOST_SUBSCHEMAS:
-        raise ValueError(f"has more than {_MOST_SUBSCHEMAS} schemas within, counting each reference anew")
+        raise ValueError(f"has more than {_MOST_SUBSCHEMAS} subschemas, with each reference followed")
     if isinstance(schema, list):
         for item in schema:
             seen = _count(item, root, open_references, seen)
@@ -125,18 +125,18 @@ def _follow(reference: str, root: Mapping[str, Any], open_references: tuple[str,
         raise ValueError(f"must not refer to itself ({reference})")
     if not reference.startswith("#/") or "%" in reference:
         raise ValueError(
-            f"must refer only to places within, such as #/$defs/name, not to {near_misses.short(reference)}"
+            f"must refer only to its own parts, such as #/$defs/name, not to {near_misses.short(reference)}"
         )
     target: Any = root
     for part in reference[2:].split("/"):
         key = part.replace("~1", "/").replace("~0", "~")
         target = target.get(key) if isinstance(target, dict) else None
     if not isinstance(target, dict | bool):
-        raise ValueError(f"refers to {near_misses.short(reference)}, where there is no schema")  # noqa: TRY004 - pydantic's
+        raise ValueError(f"refers to {near_misses.short(reference)}, which is not a schema")  # noqa: TRY004 - pydantic's
     return _count(target, root, (*open_references, reference), seen)
 
 
-def _folded(schema: Mapping[str, Any], payload: Mapping[str, Any]) -> dict[str, Any]:
+def _fold_case(schema: Mapping[str, Any], payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return the payload in lower case where the schema has case-insensitive names."""
     properties = _properties(schema)
     return {
@@ -155,7 +155,9 @@ def _rules_of(properties: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return rules if isinstance(rules, dict) else {}
 
 
-def _in_words(schema: Mapping[str, Any], error: jsonschema_rs.ValidationError, pointer: str) -> Iterable[FieldError]:
+def _explain_error(
+    schema: Mapping[str, Any], error: jsonschema_rs.ValidationError, pointer: str
+) -> Iterable[FieldError]:
     place = pointer + "".join(map(pointer_part, error.instance_path))
     kind, value = error.kind, error.instance
     rules = _parent(schema, error.schema_path)
@@ -183,7 +185,7 @@ def _in_words(schema: Mapping[str, Any], error: jsonschema_rs.ValidationError, p
         yield FieldError(place, f"{near_misses.short(error.message)}.")
 
 
-def _out_of_order(schema: Mapping[str, Any], payload: Mapping[str, Any], pointer: str) -> Iterable[FieldError]:
+def _order_errors(schema: Mapping[str, Any], payload: Mapping[str, Any], pointer: str) -> Iterable[FieldError]:
     """Yield errors beyond JSON Schema: pairs of numbers in the wrong order."""
     properties = _properties(schema)
     for name, value in payload.items():
@@ -195,7 +197,7 @@ def _out_of_order(schema: Mapping[str, Any], payload: Mapping[str, Any], pointer
             numbers = [float(number) for number in _NUMBER.findall(value)]
             if any(second <= first for first, second in itertools.pairwise(numbers)):
                 yield FieldError(
-                    pointer + pointer_part(name), f"{near_misses.shown(value)} has numbers that do not ascend."
+                    pointer + pointer_part(name), f"{near_misses.shown(value)} must have ascending numbers."
                 )
 
 

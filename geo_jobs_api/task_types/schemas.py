@@ -30,7 +30,7 @@ MediaType = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+*-]{1,100}/[A-Za-z0-9.+*
 
 
 @cache
-def shipped() -> Mapping[str, Mapping[str, Any]]:
+def builtin_rules() -> Mapping[str, Mapping[str, Any]]:
     """Return `payloadSchema` and `inputTypes` of the built-in task types, which operators may override."""
     text = resources.files("geo_jobs_api.task_types").joinpath("builtin_types.json").read_text(encoding="utf-8")
     types: dict[str, dict[str, Any]] = json.loads(text)
@@ -87,7 +87,7 @@ class TaskType(StrictModel):
         if row["rate_count"] is not None:
             rate = ClaimRate.from_fields({"count": row["rate_count"], "period_seconds": row["rate_period_seconds"]})
         outputs = [OutputRule.model_validate(rule) for rule in row["outputs"]]
-        own = shipped().get(row["name"], {})
+        own = builtin_rules().get(row["name"], {})
         derived = {
             "input": row["input_rule"],
             "outputs": outputs,
@@ -104,7 +104,7 @@ class TaskType(StrictModel):
         """
         same = {name: getattr(self, name) for name in type(self).model_fields if name not in _APART}
         rate = self.rate_limit
-        own = shipped().get(self.name, {})
+        own = builtin_rules().get(self.name, {})
         return same | {
             "input_rule": self.input,
             "outputs": [rule.model_dump(by_alias=True) for rule in self.outputs],
@@ -122,13 +122,13 @@ class TaskType(StrictModel):
 def parse_task_type(given: Mapping[str, Any]) -> TaskType:
     """Read a task type from JSON, or raise Problem `validation` with the invalid places."""
     try:
-        return _as_shipped(TaskType.model_validate(dict(given)))
+        return _without_builtin(TaskType.model_validate(dict(given)))
     except ValidationError as error:
-        raise Problem("validation", "This cannot be a task type.", errors=field_errors(error.errors())) from error
+        raise Problem("validation", "The task type is invalid.", errors=field_errors(error.errors())) from error
 
 
-def _as_shipped(task_type: TaskType) -> TaskType:
-    own = shipped().get(task_type.name, {})
+def _without_builtin(task_type: TaskType) -> TaskType:
+    own = builtin_rules().get(task_type.name, {})
     known = {"payload_schema": own.get("payloadSchema"), "input_types": own.get("inputTypes")}
     return task_type.model_copy(
         update={name: value for name, value in known.items() if getattr(task_type, name) is None}

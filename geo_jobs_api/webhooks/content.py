@@ -36,7 +36,7 @@ class WebhookBuilder:
         except ValueError as error:
             raise validation_problem("/url", str(error), f"The address {error}.") from error
         if body.all_owners and not is_admin:
-            raise Problem("not_allowed", "Only administrators hear of everybody's jobs.")
+            raise Problem("not_allowed", "A webhook for all owners requires an administrator.")
         given = secret if body.secret is None else body.secret.get_secret_value()
         return WebhookContent(
             url=body.url,

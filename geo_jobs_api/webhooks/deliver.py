@@ -149,7 +149,7 @@ class Deliverer:
             return Outcome(None, f"{type(error).__name__}: {error}"[:500])
         except Exception:  # noqa: BLE001  # whatever one webhook holds, it keeps no other back
             _log.exception("delivery_crashed", delivery_id=claimed.id)
-            return Outcome(None, "It could not be sent, by a mistake of this program that its log tells of.")
+            return Outcome(None, "It could not be sent. The log of the API has the error.")
         error_text = None if response.is_success else f"The receiver answered {response.status_code}."
         return Outcome(
             response.status_code,

@@ -37,7 +37,7 @@ def check_target(url: str, private_hosts: HostList) -> str:
     if url.startswith("http://") and not is_private_host:
         raise ValueError("must begin with https://, unless WEBHOOK_HOSTS lists its host")
     if not is_private_host and number is None and "." not in address.host:
-        raise ValueError("must name a public host, or one that WEBHOOK_HOSTS lists")
+        raise ValueError("must have a public host, or one that WEBHOOK_HOSTS lists")
     if number is not None and not is_private_host and not is_public(number):
         raise ValueError("must not lead to a private address, unless WEBHOOK_HOSTS lists it")
     return f"{address.host}:{address.port or (443 if url.startswith('https') else 80)}"
@@ -120,7 +120,7 @@ class _Gate:
 
 def _unreachable(host: str) -> AddressRefusedError:
     return AddressRefusedError(
-        f"{host} cannot be reached at a public address; WEBHOOK_HOSTS tells which may be in one's own network."
+        f"{host} cannot be reached at a public address. WEBHOOK_HOSTS lists the allowed hosts in private networks."
     )
 
 

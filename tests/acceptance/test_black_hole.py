@@ -53,7 +53,7 @@ def test_a_job_that_no_worker_takes_waits_and_the_worker_with_room_takes_it_late
     job_id = stack.submit(large_map)
     explanation = stack.person().get(f"/api/geo-jobs/{job_id}/explain").raise_for_status().json()
     assert [reason["code"] for reason in explanation["reasons"]] == ["unfit"]
-    assert explanation["reasons"][0]["text"].startswith("Worker small takes files up to 1 MB; this one has ")
+    assert explanation["reasons"][0]["text"].startswith("Worker small takes files up to 1 MB, and this one has ")
     assert stack.look(job_id)["state"] == "queued"
     stack.worker("large", WORKER_NAME="large")
     done = stack.until_over(job_id)

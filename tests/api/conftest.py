@@ -10,7 +10,7 @@ from tests.support.clients import Person, Worker
 
 @pytest.fixture
 def person(api: RunningApi) -> Person:
-    """Somebody who submits to the test's own API."""
+    """A person with access to the test's own API."""
     return Person(api)
 
 

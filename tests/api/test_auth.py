@@ -1,4 +1,4 @@
-"""Who is let in."""
+"""Authentication of people and workers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def unsigned(claims: dict[str, Any]) -> str:
 
 
 def hmac_signed(header: dict[str, Any], claims: dict[str, Any], secret: bytes) -> str:
-    """What an attacker makes of a public key; PyJWT itself refuses to."""
+    """A token that an attacker signs with a public key. PyJWT itself refuses to create one."""
     signed = f"{encoded(json.dumps(header).encode())}.{encoded(json.dumps(claims).encode())}"
     return f"{signed}.{encoded(hmac.new(secret, signed.encode(), hashlib.sha256).digest())}"
 
@@ -84,22 +84,22 @@ FUTURE = int(time.time()) + 3600
         pytest.param(f"Bearer {unsigned({'sub': 'ada', 'exp': FUTURE})}", id="unsigned"),
     ],
 )
-def test_a_token_that_is_missing_expired_forged_or_of_another_kind_is_refused(
+def test_a_missing_expired_forged_or_wrong_kind_of_token_is_rejected(
     api: RunningApi, authorization: str | None
 ) -> None:
-    """401 with the scheme to use; never a word about why a signature failed."""
+    """401 with the scheme to use, and no reason why a signature failed."""
     answer = ask(api, authorization)
     assert code_of(answer) == (401, "token_invalid")
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
 def test_a_few_seconds_of_clock_skew_are_forgiven(api: RunningApi) -> None:
-    """Clocks differ; ten seconds do not matter."""
+    """Ten seconds of clock difference are accepted."""
     assert ask(api, f"Bearer {make_jwt(ttl_seconds=-3)}").status_code == 200
 
 
-def test_a_token_made_by_the_documents_own_words_is_let_in(api: RunningApi) -> None:
-    """The block of docs/OPERATIONS.md, run as it stands with the API's secret: an administrator called ada."""
+def test_a_token_made_as_documented_is_accepted(api: RunningApi) -> None:
+    """The block of docs/OPERATIONS.md, run verbatim with the API's secret: an administrator called ada."""
     text = (ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
     (made,) = [block.text for block in blocks(text, "python") if "jwt.encode" in block.text]
     ran = subprocess.run(
@@ -132,7 +132,7 @@ def test_the_claims_of_a_token_count_as_documented(api: RunningApi, claims: dict
     told = {"sub": "ada", "exp": FUTURE} | claims
     if isinstance(told["sub"], str):
         token = jwt.encode(told, JWT_SECRET, algorithm="HS256")
-    else:  # PyJWT itself makes none
+    else:  # PyJWT itself creates none.
         token = hmac_signed({"alg": "HS256", "typ": "JWT"}, told, JWT_SECRET.encode())
     assert ask(api, f"Bearer {token}").status_code == status
 
@@ -147,14 +147,14 @@ def test_the_claims_of_a_token_count_as_documented(api: RunningApi, claims: dict
         (None, 403),
     ],
 )
-def test_the_scope_is_words_with_spaces_between_them(api: RunningApi, scope: object, status: int) -> None:
+def test_the_scope_is_a_space_separated_list(api: RunningApi, scope: object, status: int) -> None:
     token = jwt.encode({"sub": "ada", "exp": FUTURE, "scope": scope}, JWT_SECRET, algorithm="HS256")
     answer = api.client().get("/api/admin/workers", headers={"Authorization": f"Bearer {token}"})
     assert answer.status_code == status
 
 
 def test_audience_and_issuer_count_when_they_are_configured(api_server: Callable[..., RunningApi]) -> None:
-    """A token for another service, or of another issuer, or of none, is refused."""
+    """Tokens for another service, of another issuer, or without issuer are rejected."""
     api = api_server(jwt_audience="maps", jwt_issuer="https://id.example")
     good: dict[str, Any] = {"aud": "maps", "iss": "https://id.example"}
     assert ask(api, f"Bearer {make_jwt(**good)}").status_code == 200
@@ -163,10 +163,10 @@ def test_audience_and_issuer_count_when_they_are_configured(api_server: Callable
         assert code_of(ask(api, f"Bearer {make_jwt(**claims)}")) == (401, "token_invalid")
 
 
-def test_a_key_set_lets_its_tokens_in_and_its_public_key_is_no_secret_for_hs256(
+def test_a_key_set_accepts_its_tokens_and_its_public_key_is_no_secret_for_hs256(
     api_server: Callable[..., RunningApi],
 ) -> None:
-    """RS256 by a fetched key works; the same key abused as an HMAC secret does not, nor does a token with no key id."""
+    """RS256 with a fetched key works. The same key as HMAC secret is rejected, and so is a token without key id."""
     private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     public = RSAAlgorithm.to_jwk(private.public_key(), as_dict=True) | {"kid": "k1", "use": "sig", "alg": "RS256"}
     answers: list[str] = []
@@ -198,8 +198,8 @@ def test_a_key_set_lets_its_tokens_in_and_its_public_key_is_no_secret_for_hs256(
     assert answers
 
 
-def test_keys_that_cannot_be_fetched_are_an_outage_and_no_refusal(api_server: Callable[..., RunningApi]) -> None:
-    """The token may well be good: 503, try again."""
+def test_keys_that_cannot_be_fetched_are_an_outage(api_server: Callable[..., RunningApi]) -> None:
+    """The token may be valid, so the response is 503."""
     api = api_server(jwt_secret=None, jwks_url="http://127.0.0.1:9/keys")
     private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     token = jwt.encode({"sub": "ada", "exp": FUTURE}, private, "RS256", {"kid": "k1"})
@@ -210,8 +210,8 @@ def test_keys_that_cannot_be_fetched_are_an_outage_and_no_refusal(api_server: Ca
     "authorization",
     ["", "Worker", "Worker wrong-token-of-a-worker", pytest.param(f"Bearer {make_jwt()}", id="a person")],
 )
-def test_a_worker_without_a_valid_token_is_refused_everywhere(api: RunningApi, authorization: str) -> None:
-    """All five endpoints; a person's token is not a worker's."""
+def test_a_worker_without_a_valid_token_is_rejected_everywhere(api: RunningApi, authorization: str) -> None:
+    """All five endpoints. A person's token is not a worker's."""
     http = api.client("/api/internal/geo-jobs", headers={"Authorization": authorization, "Lease-Token": "1.x"})
     body = {"claimId": str(uuid4()), "workerId": "w", "workerName": "w", "taskTypes": ["geotiff_to_png"]}
     assert code_of(http.post("/claim", json=body)) == (401, "token_invalid")
@@ -220,8 +220,8 @@ def test_a_worker_without_a_valid_token_is_refused_everywhere(api: RunningApi, a
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS"])
-def test_a_get_of_the_claim_tells_a_good_token_from_a_bad_one(api: RunningApi, method: str) -> None:
-    """405 with `Allow: POST` for a good token, 401 for a bad one or none; no job is taken either way."""
+def test_a_get_of_the_claim_separates_good_tokens_from_bad_ones(api: RunningApi, method: str) -> None:
+    """405 with `Allow: POST` for a good token, else 401. No job is claimed."""
     http = api.client("/api/internal/geo-jobs")
     good = http.request(method, "/claim", headers=worker_header())
     assert (good.status_code, good.headers["Allow"]) == (405, "POST")
@@ -233,8 +233,8 @@ def test_a_get_of_the_claim_tells_a_good_token_from_a_bad_one(api: RunningApi, m
         assert (refused.status_code, refused.headers["WWW-Authenticate"]) == (401, "Worker")
 
 
-def test_an_unknown_job_and_a_malformed_lease_token_are_told_apart(api: RunningApi) -> None:
-    """404 for a job that never was; 409 for a token that is none of ours; 422 when there is none at all."""
+def test_an_unknown_job_and_a_malformed_lease_token_have_different_codes(api: RunningApi) -> None:
+    """404 for an unknown job, 409 for a token of another format, 422 without a token."""
     http = api.client("/api/internal/geo-jobs", headers=worker_header())
     path = f"/{uuid4()}/heartbeat"
     assert code_of(http.patch(path, headers={"Lease-Token": "1.abc"})) == (404, "job_not_found")
@@ -243,14 +243,14 @@ def test_an_unknown_job_and_a_malformed_lease_token_are_told_apart(api: RunningA
 
 
 def test_tokens_are_kept_as_hashes_only(api: RunningApi) -> None:
-    """Whoever reads the table cannot act as a worker."""
+    """A reader of the table cannot act as a worker."""
     (row,) = rows(api.settings.conninfo or "", "SELECT * FROM worker_tokens")
     assert bytes(row["token_sha256"]) == worker_token_sha256("test-worker-token")
     assert "test-worker-token" not in str(row)
 
 
 class Tokens:
-    """A source of worker tokens that counts its queries, and the clock beside it."""
+    """A source of worker tokens that counts its queries, with a clock."""
 
     def __init__(self, *secrets: str) -> None:
         self.now = 0.0
@@ -258,7 +258,7 @@ class Tokens:
         self.valid = {worker_token_sha256(secret) for secret in secrets}
 
     async def list_valid_tokens(self) -> dict[bytes, WorkerToken]:
-        """As the store has it."""
+        """Return the tokens, as the store does."""
         self.queries += 1
         return {
             digest: WorkerToken(id=uuid4(), name="w", created_at=datetime.now(UTC), revoked_at=None)
@@ -266,16 +266,16 @@ class Tokens:
         }
 
     async def sleep(self, seconds: float) -> None:
-        """Let time pass at once."""
+        """Advance the clock at once."""
         self.now += seconds
 
     def verifier(self) -> WorkerVerifier:
-        """The verifier that reads from here."""
+        """Return a verifier with this source."""
         return WorkerVerifier(self, lambda: self.now, self.sleep)
 
 
-async def test_a_revoked_token_is_refused_after_a_few_seconds_and_the_new_one_works_meanwhile() -> None:
-    """Rotation: both are valid at once, and a revoked token is refused within five seconds."""
+async def test_a_revoked_token_is_rejected_after_a_few_seconds_and_the_new_one_works_meanwhile() -> None:
+    """Rotation: both are valid at the same time, and a revoked token is rejected within five seconds."""
     tokens = Tokens("old", "new")
     verifier = tokens.verifier()
     await verifier.verify("Worker old")
@@ -288,7 +288,7 @@ async def test_a_revoked_token_is_refused_after_a_few_seconds_and_the_new_one_wo
 
 
 async def test_a_new_token_is_valid_at_its_first_request() -> None:
-    """A token made after the last reload triggers another, within a second."""
+    """A token created after the last reload triggers another one, within a second."""
     tokens = Tokens("old")
     verifier = tokens.verifier()
     await verifier.verify("Worker old")
@@ -298,7 +298,7 @@ async def test_a_new_token_is_valid_at_its_first_request() -> None:
 
 
 async def test_guesses_share_one_query_a_second_and_a_valid_token_needs_none() -> None:
-    """A hundred guesses at once wait for the same reload; a valid token is accepted without any."""
+    """A hundred concurrent guesses wait for the same reload. A valid token is accepted without any."""
     tokens = Tokens("good")
     verifier = tokens.verifier()
     await verifier.verify("Worker good")
@@ -313,6 +313,6 @@ async def test_guesses_share_one_query_a_second_and_a_valid_token_needs_none() -
 
 
 def test_secrets_do_not_show_when_settings_are_printed(tmp_path: Any) -> None:
-    """Logs and tracebacks may hold a representation of the settings."""
+    """Logs and tracebacks may contain a representation of the settings."""
     settings = make_settings("postgresql://u:hunter2@h/d", tmp_path)
     assert not any(secret in repr(settings) for secret in ("hunter2", JWT_SECRET, "test-worker-token"))

@@ -1,4 +1,4 @@
-"""What waits together shares a statement: how batches are made, and what one ask can do to the others."""
+"""Batches of concurrent requests, and the isolation of requests in one batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from geo_jobs_api.claims.batching import Batcher
 
 
 class Database:
-    """Answers n with 10·n, once its gate is open; notes the batches, and how many were under way at once."""
+    """Returns 10·n for n once its gate is open. Records batches and concurrency."""
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
@@ -40,13 +40,13 @@ class Database:
 
 
 async def settle() -> None:
-    """Let everything run that can."""
+    """Let all ready tasks run."""
     for _ in range(10):
         await asyncio.sleep(0)
 
 
-async def test_what_comes_while_two_statements_are_under_way_shares_the_next_ones() -> None:
-    """Never more than two at once; nobody's answer is another's."""
+async def test_requests_during_two_statements_share_the_next_ones() -> None:
+    """At most two statements run concurrently, and each request gets its own result."""
     database = Database()
     batcher = Batcher("test", database.run, max_weight=100)
     asks = [asyncio.ensure_future(batcher.run(1))]
@@ -63,7 +63,7 @@ async def test_what_comes_while_two_statements_are_under_way_shares_the_next_one
 
 
 async def test_a_batch_is_of_one_kind_and_no_heavier_than_allowed() -> None:
-    """Odd and even do not mix; what does not fit waits for the next; what is too heavy for any goes alone."""
+    """Odd and even requests do not mix. An excess request waits for the next batch, and a too heavy one goes alone."""
     database = Database()
     database.gate.set()
     batcher = Batcher("test", database.run, max_weight=10, weight=lambda ask: ask, key=lambda ask: ask % 2)
@@ -71,8 +71,8 @@ async def test_a_batch_is_of_one_kind_and_no_heavier_than_allowed() -> None:
     assert sorted(database.batches) == [[1, 3], [2, 4], [6], [40]]
 
 
-async def test_what_cannot_be_stored_of_one_is_not_the_others_fault() -> None:
-    """The batch is split; only the culprit gets the error."""
+async def test_a_request_that_cannot_be_stored_does_not_fail_the_others() -> None:
+    """The batch is split, and only the faulty request gets the error."""
     database = Database()
     database.gate.set()
     batcher = Batcher("test", database.run, max_weight=100)
@@ -82,8 +82,8 @@ async def test_what_cannot_be_stored_of_one_is_not_the_others_fault() -> None:
     assert answers[2] == 20
 
 
-async def test_an_outage_is_told_to_all_who_asked_and_the_next_are_served() -> None:
-    """Nobody waits for ever, and nothing is asked twice by itself."""
+async def test_an_outage_fails_all_its_requests_and_the_next_are_served() -> None:
+    """No request hangs, and none is repeated automatically."""
     database = Database()
     database.gate.set()
     batcher = Batcher("test", database.run, max_weight=100)
@@ -94,8 +94,8 @@ async def test_an_outage_is_told_to_all_who_asked_and_the_next_are_served() -> N
 
 
 @pytest.mark.parametrize(("deadlocks", "is_answered"), [(2, True), (3, False)])
-async def test_the_victim_of_a_deadlock_is_tried_again_but_not_for_ever(deadlocks: int, is_answered: bool) -> None:
-    """Twice is bad luck; three times is told."""
+async def test_the_victim_of_a_deadlock_is_retried_but_not_forever(deadlocks: int, is_answered: bool) -> None:
+    """Two deadlocks are retried, the third one is reported."""
     database = Database()
     database.gate.set()
     database.deadlocks = deadlocks
@@ -105,8 +105,8 @@ async def test_the_victim_of_a_deadlock_is_tried_again_but_not_for_ever(deadlock
     assert isinstance(answer, psycopg.errors.DeadlockDetected) is not is_answered
 
 
-async def test_who_gives_up_while_waiting_is_not_asked_for() -> None:
-    """A cancelled ask that has not begun costs the database nothing."""
+async def test_a_request_cancelled_while_waiting_is_not_queried() -> None:
+    """A request that is cancelled before its statement costs no query."""
     database = Database()
     batcher = Batcher("test", database.run, max_weight=1)
     asks = [asyncio.ensure_future(batcher.run(number)) for number in range(4)]

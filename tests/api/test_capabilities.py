@@ -1,4 +1,4 @@
-"""Workers get only jobs that they take, and not at once those that they have just failed."""
+"""Workers get only jobs that they take, and avoid jobs that they have just failed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.waiting import wait_until
 
 SIZE = len(TIFF)
 SOURCE = {"sourceUrl": "https://maps.example.org/a.tif"}
-# What a worker declares, and whether it takes an uploaded file of SIZE bytes, of a type that needs 2000 MiB, and a
+# The declaration of a worker, and whether it takes an uploaded file of SIZE bytes, of a type that needs 2000 MiB, and a
 # source at maps.example.org.
 TAKES: list[tuple[dict[str, Any], bool, bool]] = [
     ({}, True, True),
@@ -60,7 +60,7 @@ def park(api: RunningApi, threads: ThreadPoolExecutor, worker: Worker, **fields:
 
 
 def noted(api: RunningApi, *workers: Worker) -> None:
-    """Have these workers ask once, and wait until the database knows them."""
+    """Let these workers claim once, and wait until they are registered."""
     for worker in workers:
         assert worker.claim_all() == []
     ids = [worker.id for worker in workers]
@@ -72,7 +72,7 @@ def noted(api: RunningApi, *workers: Worker) -> None:
 
 @pytest.fixture
 def linked(api_server: Callable[..., RunningApi]) -> RunningApi:
-    """An API whose jobs may name files anywhere."""
+    """An API that allows all source hosts."""
     return api_server(source_hosts="*", backstop_seconds=3600)
 
 
@@ -80,7 +80,7 @@ def linked(api_server: Callable[..., RunningApi]) -> RunningApi:
 def test_a_worker_gets_the_jobs_that_it_declares_to_take_and_no_others(
     shared_linked_api: RunningApi, declared: dict[str, Any], takes_upload: bool, takes_source: bool
 ) -> None:
-    """By size, memory and host; a field that is missing takes all. The rest stays queued for other workers."""
+    """By size, memory and host. A missing field accepts all. Other jobs stay queued for other workers."""
     api = shared_linked_api
     url = api.settings.conninfo or ""
     rows(url, "DELETE FROM jobs")
@@ -97,7 +97,7 @@ def test_a_worker_gets_the_jobs_that_it_declares_to_take_and_no_others(
         said = Capabilities.from_json(
             {"sourceHosts": [host.lower() for host in declared.pop("sourceHosts", ["*"])], **declared}
         )
-        # What explains a refusal agrees with what refuses.
+        # The explanation agrees with the filter.
         assert [not list(said.list_mismatches(one)) for one in need] == [takes_upload, takes_source]
     finally:
         rows(url, "UPDATE task_types SET memory_mb = NULL")
@@ -105,16 +105,16 @@ def test_a_worker_gets_the_jobs_that_it_declares_to_take_and_no_others(
 
 
 def too_narrow(limit: int, **more: Any) -> dict[str, Any]:
-    """A worker's report of a source that is larger than its MAX_FILE_SIZE."""
+    """A worker's report of a source above its MAX_FILE_SIZE."""
     return {"limit": "MAX_FILE_SIZE", "limit_bytes": limit, **more}
 
 
-def test_a_source_that_a_worker_is_too_narrow_for_goes_to_a_wider_one(shared_linked_api: RunningApi) -> None:
-    """It costs no attempt, and workers that take no more than the size found do not get it again."""
+def test_a_source_above_a_workers_limit_goes_to_one_with_a_higher_limit(shared_linked_api: RunningApi) -> None:
+    """No attempt is spent, and workers with a limit below the known size do not get it again."""
     api, person = shared_linked_api, Person(shared_linked_api)
     rows(api.settings.conninfo or "", "DELETE FROM jobs")
     job_id = person.create(SOURCE)["id"]
-    # One found no length, and one was told it.
+    # One response had no length, the other one had.
     for limit, detail in ((5_000, too_narrow(5_000)), (8_000, too_narrow(8_000, size_bytes=9_000))):
         worker = Worker(api, f"narrow-{limit}")
         job = worker.claim(capabilities={"maxFileSize": limit})
@@ -128,7 +128,7 @@ def test_a_source_that_a_worker_is_too_narrow_for_goes_to_a_wider_one(shared_lin
     assert person.look(job_id)["input"]["sizeBytes"] is None
 
 
-def test_explain_says_that_all_workers_are_too_narrow_for_a_source(api_server: Callable[..., RunningApi]) -> None:
+def test_explain_shows_that_a_source_exceeds_the_limit_of_all_workers(api_server: Callable[..., RunningApi]) -> None:
     api = api_server(source_hosts="*")
     person, worker = Person(api), Worker(api)
     noted(api, worker)
@@ -143,7 +143,7 @@ def test_explain_says_that_all_workers_are_too_narrow_for_a_source(api_server: C
         return [reason["text"] for reason in told if reason["code"] == "unfit"]
 
     wait_until(lambda: bool(reasons()), "the worker's limits to be noted")
-    assert reasons() == [f"Worker {worker.name} takes files up to 1 MB; this one has 2 MB or more."]
+    assert reasons() == [f"Worker {worker.name} takes files up to 1 MB, and this one has 2 MB or more."]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_explain_says_that_all_workers_are_too_narrow_for_a_source(api_server: C
 def test_a_file_that_is_too_large_for_the_service_fails_for_good(
     api_server: Callable[..., RunningApi], source: bool, code: str, detail: Any
 ) -> None:
-    """So does an uploaded file, whose size was known at the claim, and a report without the numbers."""
+    """The same for an uploaded file, whose size was known at the claim, and for a report without numbers."""
     api = api_server(source_hosts="*", max_file_size=100_000)
     person, worker = Person(api), Worker(api)
     job_id = person.create(SOURCE)["id"] if source else person.submit()
@@ -172,11 +172,11 @@ def test_a_file_that_is_too_large_for_the_service_fails_for_good(
     assert (answer.json()["state"], person.look(job_id)["state"]) == ("failed", "failed")
 
 
-def test_a_worker_that_declares_nothing_returns_a_source_once_only(shared_linked_api: RunningApi) -> None:
-    """It gets the job again, so a report that shows nothing new ends it. A retry by hand begins anew."""
+def test_a_worker_without_declared_limits_returns_a_source_once_only(shared_linked_api: RunningApi) -> None:
+    """It gets the job again, so a report without new information ends it. A manual retry starts over."""
     api, person = shared_linked_api, Person(shared_linked_api)
     rows(api.settings.conninfo or "", "DELETE FROM jobs")
-    rows(api.settings.conninfo or "", "DELETE FROM workers")  # beside others it would have to wait
+    rows(api.settings.conninfo or "", "DELETE FROM workers")  # It would have to wait behind others.
     worker, job_id = Worker(api), person.create(SOURCE)["id"]
     states = []
     for again in (False, False, True):
@@ -199,7 +199,7 @@ def test_the_size_of_a_source_takes_nothing_of_its_owners_room(api_server: Calla
 def test_a_job_wakes_the_worker_that_takes_it_past_those_that_do_not(
     linked: RunningApi, threads: ThreadPoolExecutor
 ) -> None:
-    """Three narrow workers wait in front; with an hour between two polls, only the word that they pass on can be it."""
+    """Three workers with smaller limits wait in front. With an hour between polls, only their wake-up can reach it."""
     noted(linked, *(workers := [Worker(linked, f"w{number}") for number in range(4)]))
     narrow = [park(linked, threads, worker, capabilities={"maxFileSize": 5}) for worker in workers[:3]]
     wide = park(linked, threads, workers[3], capabilities={"maxFileSize": SIZE})
@@ -209,10 +209,8 @@ def test_a_job_wakes_the_worker_that_takes_it_past_those_that_do_not(
     linked.stop()
 
 
-def test_a_worker_that_comes_later_finds_the_job_that_nobody_took(
-    linked: RunningApi, threads: ThreadPoolExecutor
-) -> None:
-    """The type is not taken to be empty because those who wait do not take its job."""
+def test_a_later_worker_finds_a_job_that_no_waiting_one_takes(linked: RunningApi, threads: ThreadPoolExecutor) -> None:
+    """A type does not count as empty because the waiting claims do not take its job."""
     narrow = Worker(linked, "narrow")
     assert narrow.claim_all(waitSeconds=0.1, capabilities={"maxFileSize": 5}) == []
     waiting = park(linked, threads, narrow, capabilities={"maxFileSize": 5})
@@ -226,7 +224,7 @@ def test_a_worker_that_comes_later_finds_the_job_that_nobody_took(
 def test_a_lone_worker_beside_a_job_that_it_does_not_take_costs_few_statements(
     api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor, postgres: DatabaseServer, postgres_url: str
 ) -> None:
-    """No circle of polls and looks: within three seconds of waiting a handful."""
+    """No loop of polls and claims: at most a handful of statements in three seconds."""
     name = psycopg.conninfo.conninfo_to_dict(postgres_url)["dbname"]
     postgres.execute(f"ALTER DATABASE {name} SET log_min_duration_statement = 0")
     api = api_server(backstop_seconds=1, rescue_interval_seconds=3600, first_lease_seconds=3600)
@@ -240,7 +238,7 @@ def test_a_lone_worker_beside_a_job_that_it_does_not_take_costs_few_statements(
 
 
 def test_a_failed_job_goes_to_another_worker_that_asks(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one that failed it gets it after a while, so that nothing depends on the other."""
+    """After a while the failing worker gets it too, so that the job does not depend on the other one."""
     monkeypatch.setattr("geo_jobs_api.queue.lease_store._AVOID_SECONDS", 1.5)
     rows(api.settings.conninfo or "", "UPDATE task_types SET backoff_seconds = '{}'")
     first, second = Worker(api, "w1"), Worker(api, "w2")
@@ -255,7 +253,7 @@ def test_a_failed_job_goes_to_another_worker_that_asks(api: RunningApi, monkeypa
 
 @pytest.mark.parametrize("error_class", ["transient", "interrupted", "resource", "internal", "timeout"])
 def test_a_lone_worker_gets_its_job_back_at_once(api: RunningApi, error_class: str) -> None:
-    """Also when others were heard of that do other types, have trouble, or were last heard of long ago."""
+    """Also beside workers of other types, with trouble, or not seen for long."""
     url = api.settings.conninfo or ""
     rows(url, "UPDATE task_types SET backoff_seconds = '{}'")
     worker = Worker(api)
@@ -271,10 +269,10 @@ def test_a_lone_worker_gets_its_job_back_at_once(api: RunningApi, error_class: s
     assert worker.claim()["id"] == job_id
 
 
-def test_a_job_that_was_given_back_wakes_another_worker_than_its_own(
+def test_a_returned_job_wakes_another_worker_than_its_own(
     api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
 ) -> None:
-    """The one that gave it back waits in front of the other."""
+    """The worker that returned it waits in front of the other one."""
     api = api_server(backstop_seconds=3600)
     first, second = Worker(api, "w1"), Worker(api, "w2")
     noted(api, first, second)
@@ -288,8 +286,8 @@ def test_a_job_that_was_given_back_wakes_another_worker_than_its_own(
     api.stop()
 
 
-async def test_claims_that_share_a_statement_each_get_what_they_may(postgres_url: str) -> None:
-    """One of three has failed the only job: another one of the same batch gets it."""
+async def test_claims_that_share_a_statement_each_get_allowed_jobs(postgres_url: str) -> None:
+    """One of three has failed the only job. Another one of the same batch gets it."""
     rows(
         postgres_url,
         """INSERT INTO jobs (
@@ -308,7 +306,7 @@ async def test_claims_that_share_a_statement_each_get_what_they_may(postgres_url
 
 
 def test_trouble_is_reported_without_claiming_and_shows_among_the_workers(api: RunningApi) -> None:
-    """A claim of no jobs takes none; the next claim for jobs ends the trouble."""
+    """A claim of zero jobs gets none. The next claim for jobs ends the trouble."""
     admin, worker = Person(api, "root", admin=True), Worker(api)
     job_id = Person(api).submit()
     trouble = [{"code": "disk", "message": "Make room in /tmp."}]
@@ -326,10 +324,10 @@ def test_trouble_is_reported_without_claiming_and_shows_among_the_workers(api: R
     wait_until(lambda: seen()[0]["trouble"] is None, "the trouble to be over")
 
 
-def test_what_the_server_takes_beyond_the_five_calls_is_announced_on_every_answer_at_the_claim(
+def test_optional_calls_are_announced_on_every_response_of_the_claim_path(
     api: RunningApi,
 ) -> None:
-    """Of any method and status, so that a worker can learn it without claiming; other addresses say nothing."""
+    """With any method and status, so that a worker learns it without claiming. Other paths do not have the header."""
     worker = Worker(api)
     answers = [
         worker.http.post("/claim", json=worker.claim_request()),
@@ -342,10 +340,10 @@ def test_what_the_server_takes_beyond_the_five_calls_is_announced_on_every_answe
     assert "Worker-Extensions" not in worker.http.get("/elsewhere").headers
 
 
-def test_trouble_of_workers_costs_a_job_no_attempt_but_not_for_ever(
+def test_trouble_of_workers_costs_a_job_no_attempt_but_not_forever(
     api: RunningApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job that itself fills the disks of its workers would otherwise go round without end. Stopping stays free."""
+    """Otherwise a job that fills the disks of its workers would be retried forever. Shutdowns stay free."""
     monkeypatch.setattr("geo_jobs_api.queue.lease_store.MAX_FREE_TROUBLES", 2)
     rows(api.settings.conninfo or "", "UPDATE task_types SET backoff_seconds = '{}'")
     person, worker = Person(api), Worker(api)
@@ -362,7 +360,7 @@ def test_trouble_of_workers_costs_a_job_no_attempt_but_not_for_ever(
 def test_a_job_that_an_operator_sent_back_has_its_free_troubles_again(
     api: RunningApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Troubles before the last `retry` do not count, since the operator may have mended their cause."""
+    """Troubles before the last `retry` do not count, since the operator may have fixed their cause."""
     monkeypatch.setattr("geo_jobs_api.queue.lease_store.MAX_FREE_TROUBLES", 1)
     rows(api.settings.conninfo or "", "UPDATE task_types SET backoff_seconds = '{}'")
     person, worker = Person(api), Worker(api)
@@ -381,7 +379,7 @@ def test_a_job_that_an_operator_sent_back_has_its_free_troubles_again(
 
 
 def test_explain_names_the_worker_that_is_kept_from_a_job(api: RunningApi) -> None:
-    """A free worker that has just failed the job is no riddle: until when others come first is told."""
+    """For a free worker that has just failed the job, the explanation contains the end of the delay."""
     rows(api.settings.conninfo or "", "UPDATE task_types SET backoff_seconds = '{}'")
     person, failing, other = Person(api), Worker(api, "w1"), Worker(api, "w2")
     noted(api, failing, other)

@@ -1,4 +1,4 @@
-"""Handing out work: order, replay, limits, waiting."""
+"""Claims: order, replay, limits, waiting."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def park(api: RunningApi, threads: ThreadPoolExecutor, worker: Worker, **fields: Any) -> Future[list[dict[str, Any]]]:
-    """Start a waiting claim; returns once it is parked."""
+    """Start a claim that waits. Return once it is parked."""
     before = api.parked
     future = threads.submit(worker.claim_all, **({"waitSeconds": 30} | fields))
     wait_until(lambda: api.parked == before + 1, "the claim to be parked")
@@ -35,7 +35,7 @@ def park(api: RunningApi, threads: ThreadPoolExecutor, worker: Worker, **fields:
 
 
 def test_the_same_claim_id_gets_the_same_lease_again(person: Person, worker: Worker) -> None:
-    """A lost reply is repeated with the same token, and takes no second job."""
+    """A lost response is repeated with the same token, and no second job is leased."""
     person.submit()
     person.submit()
     claim_id = str(uuid4())
@@ -56,7 +56,7 @@ def test_a_claim_of_several_gets_all_of_them_again(person: Person, worker: Worke
 def test_jobs_come_in_order_of_age_and_a_point_of_priority_is_worth_a_minute(
     api: RunningApi, person: Person, worker: Worker
 ) -> None:
-    """Low priority waits longer, but never for ever."""
+    """Low priority waits longer, but not forever."""
     low, high, old = (Person(api, name).submit(priority=n) for name, n in (("a", 0), ("b", 1), ("c", 0)))
     rows(
         api.settings.conninfo or "",
@@ -66,8 +66,8 @@ def test_jobs_come_in_order_of_age_and_a_point_of_priority_is_worth_a_minute(
     assert [worker.claim()["id"] for _ in range(3)] == [old, high, low]
 
 
-def test_a_claim_takes_no_more_than_it_asked_for(person: Person, worker: Worker) -> None:
-    """Five wait, two are asked for, two are leased."""
+def test_a_claim_gets_no_more_than_it_requested(person: Person, worker: Worker) -> None:
+    """Of five waiting jobs, two are requested and leased."""
     for _ in range(5):
         person.submit()
     assert len(worker.claim_all(maxJobs=2)) == 2
@@ -75,7 +75,7 @@ def test_a_claim_takes_no_more_than_it_asked_for(person: Person, worker: Worker)
 
 
 def test_only_the_offered_task_types_are_handed_out(person: Person, worker: Worker) -> None:
-    """A worker never gets work that it did not offer; unknown types are no error."""
+    """A worker gets only task types that it offers. Unknown types are no error."""
     person.submit()
     assert worker.claim_all(taskTypes=["something_else"]) == []
     assert len(worker.claim_all(taskTypes=["something_else", "geotiff_to_png"])) == 1
@@ -97,7 +97,7 @@ def test_a_claim_that_finds_nothing_answers_at_once_or_after_its_wait(worker: Wo
 def test_parked_claims_are_woken_in_the_order_they_came_one_for_each_job(
     api: RunningApi, person: Person, threads: ThreadPoolExecutor
 ) -> None:
-    """Of three that wait, one job wakes the first and leaves the others parked."""
+    """Of three waiting claims, one job wakes the first and leaves the others parked."""
     waiting = [park(api, threads, Worker(api, f"w{number}")) for number in range(3)]
     for number, future in enumerate(waiting):
         job_id = person.submit()
@@ -108,7 +108,7 @@ def test_parked_claims_are_woken_in_the_order_they_came_one_for_each_job(
 def test_a_retry_wakes_a_parked_claim_when_its_time_comes(
     api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
 ) -> None:
-    """Nobody notifies when a moment is reached; with an hour between two looks, only the timer can be it."""
+    """A due time causes no notification. With an hour between polls, only the timer can wake the claim."""
     api = api_server(backstop_seconds=3600)
     person, worker = Person(api), Worker(api)
     rows(api.settings.conninfo or "", "UPDATE task_types SET backoff_seconds = '{0.4}'")
@@ -119,10 +119,10 @@ def test_a_retry_wakes_a_parked_claim_when_its_time_comes(
     assert [job["id"] for job in waiting.result(timeout=10)] == [job_id]
 
 
-def test_a_lost_notification_is_made_good_by_the_backstop(
+def test_the_backstop_covers_a_lost_notification(
     api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
 ) -> None:
-    """A job that was queued behind everybody's back is found by the next look."""
+    """The next poll finds a job that was queued without a notification."""
     api = api_server(backstop_seconds=0.2)
     person = Person(api)
     job_id = person.create()["id"]
@@ -134,13 +134,11 @@ def test_a_lost_notification_is_made_good_by_the_backstop(
     assert [job["id"] for job in waiting.result(timeout=10)] == [job_id]
 
 
-def test_a_claim_that_takes_another_kind_of_job_than_it_was_woken_for_passes_the_word_on(
+def test_a_claim_that_takes_another_kind_of_job_passes_its_wake_up_on(
     api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the job that was announced would lie there until the next look, an hour later."""
-    monkeypatch.setattr(
-        "geo_jobs_api.claims.dispatcher.BATCH_SECONDS", 3600
-    )  # each claim looks for itself before it waits
+    """Otherwise the announced job would wait for the next poll, an hour later."""
+    monkeypatch.setattr("geo_jobs_api.claims.dispatcher.BATCH_SECONDS", 3600)  # Each claim queries before it waits.
     api = api_server(backstop_seconds=3600)
     person, kinds = Person(api), ["geotiff_to_cog", "geotiff_to_png"]
     silent = person.create(taskType="geotiff_to_cog")["id"]
@@ -157,10 +155,10 @@ def test_a_claim_that_takes_another_kind_of_job_than_it_was_woken_for_passes_the
     assert [job["id"] for job in simple.result(timeout=10)] == [announced]
 
 
-def test_a_broken_listen_connection_is_made_anew(
+def test_a_broken_listen_connection_is_replaced(
     api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
 ) -> None:
-    """After the database has cut the connection, notifications arrive again, with no backstop to help."""
+    """After the database has closed the connection, notifications arrive again, without a backstop."""
     api = api_server(backstop_seconds=3600)
     url = api.settings.conninfo or ""
     listening = (
@@ -175,10 +173,10 @@ def test_a_broken_listen_connection_is_made_anew(
     assert [job["id"] for job in waiting.result(timeout=10)] == [job_id]
 
 
-def test_a_half_open_listen_connection_costs_a_backstop_at_most_and_is_made_anew(
+def test_a_half_open_listen_connection_costs_a_backstop_at_most_and_is_replaced(
     api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor, postgres_url: str
 ) -> None:
-    """The connection is there, and says nothing any more: the poll finds the next job, and later there is a new one."""
+    """The connection exists but is silent. The poll finds the next job, and then the connection is replaced."""
     target = psycopg.conninfo.conninfo_to_dict(postgres_url)
 
     def connect() -> socket.socket:
@@ -190,7 +188,7 @@ def test_a_half_open_listen_connection_costs_a_backstop_at_most_and_is_made_anew
         url = psycopg.conninfo.make_conninfo(postgres_url, host="127.0.0.1", port=proxy.port)
         api = api_server(database_url=url, backstop_seconds=0.5, listen_check_seconds=1)
         wait_until(lambda: proxy.talking(b"geo-jobs-listen") == 1, "the connection to listen")
-        # The second claim is parked without a look: it relies on being told.
+        # The second claim is parked without a query and relies on a notification.
         assert Worker(api).claim_all(waitSeconds=0.1) == []
         waiting = park(api, threads, Worker(api))
         assert proxy.silence(b"geo-jobs-listen") == 1
@@ -203,7 +201,7 @@ def test_a_half_open_listen_connection_costs_a_backstop_at_most_and_is_made_anew
 def test_an_idle_fleet_costs_next_to_no_statements(
     api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor, postgres: DatabaseServer, postgres_url: str
 ) -> None:
-    """Twenty claims come again and again to an empty queue; only the poll for all of them reaches the database."""
+    """Twenty claims are repeated on an empty queue. Only their common poll reaches the database."""
     name = psycopg.conninfo.conninfo_to_dict(postgres_url)["dbname"]
     api = api_server(backstop_seconds=3600, rescue_interval_seconds=3600, first_lease_seconds=3600)
     Worker(api).claim_all(waitSeconds=0.1)
@@ -228,17 +226,17 @@ def test_an_idle_fleet_costs_next_to_no_statements(
 def test_two_processes_share_the_work_with_only_the_database_between_them(
     api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
 ) -> None:
-    """A claim parked in one process is woken by an upload to the other."""
+    """An upload to one process wakes a claim parked in the other."""
     first, second = api_server(backstop_seconds=3600), api_server(backstop_seconds=3600)
     waiting = park(first, threads, Worker(first))
     job_id = Person(second).submit()
     assert [job["id"] for job in waiting.result(timeout=10)] == [job_id]
 
 
-def test_a_client_that_hangs_up_while_it_waits_gets_no_job(
+def test_a_client_that_disconnects_while_it_waits_gets_no_job(
     api: RunningApi, person: Person, threads: ThreadPoolExecutor
 ) -> None:
-    """Its place is given up, and the job goes to the next one without a lease being lost."""
+    """Its claim is dropped, and the next one gets the job without a lost lease."""
     with pytest.raises(httpx.ReadTimeout):
         Worker(api, "impatient", timeout=0.3).claim_all(waitSeconds=30)
     wait_until(lambda: api.parked == 0, "the place to be given up")
@@ -247,7 +245,7 @@ def test_a_client_that_hangs_up_while_it_waits_gets_no_job(
     assert "claim_lost" not in person.event_types(job_id)
 
 
-def test_a_repeated_claim_takes_the_place_of_the_one_that_was_given_up(
+def test_a_repeated_claim_supersedes_the_abandoned_one(
     api: RunningApi, person: Person, threads: ThreadPoolExecutor
 ) -> None:
     """Two requests with one claim id never get two jobs."""
@@ -261,10 +259,10 @@ def test_a_repeated_claim_takes_the_place_of_the_one_that_was_given_up(
     assert len(rows(api.settings.conninfo or "", "SELECT id FROM jobs WHERE state = 'running'")) == 1
 
 
-def test_a_stopping_process_sends_parked_claims_away_at_once(
+def test_a_stopping_process_releases_parked_claims_at_once(
     api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
 ) -> None:
-    """503 with `Retry-After: 0`, so that workers move on to another process."""
+    """503 with `Retry-After: 0`, so that workers move to another process."""
     api = api_server()
     worker = Worker(api)
     before = threads.submit(worker.http.post, "/claim", json=worker.claim_request(waitSeconds=30))
@@ -278,12 +276,12 @@ def test_a_stopping_process_sends_parked_claims_away_at_once(
 def test_a_limit_on_concurrent_runs_is_exact(
     api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
 ) -> None:
-    """Sixteen workers claim at once, again and again; the database itself watches for a fourth running job."""
+    """Sixteen workers claim concurrently and repeatedly. The database itself detects a fourth running job."""
     api = api_server()
     url = api.settings.conninfo or ""
     person = Person(api)
     rows(url, "UPDATE task_types SET max_concurrent_runs = 3")
-    # Counted when a transaction commits, under a lock: no sampling, no luck.
+    # Counted at commit under a lock, without sampling.
     rows(
         url,
         """
@@ -323,7 +321,7 @@ def test_a_limit_on_concurrent_runs_is_exact(
 def test_a_place_that_becomes_free_under_a_limit_wakes_a_parked_claim(
     api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
 ) -> None:
-    """The end of one job is what the next one waits for."""
+    """The end of one job starts the next one."""
     api = api_server(backstop_seconds=3600)
     person, worker = Person(api), Worker(api)
     rows(api.settings.conninfo or "", "UPDATE task_types SET max_concurrent_runs = 1")
@@ -335,8 +333,8 @@ def test_a_place_that_becomes_free_under_a_limit_wakes_a_parked_claim(
     assert [job["id"] for job in waiting.result(timeout=10)] == [second]
 
 
-def test_a_claim_tells_all_that_the_worker_needs(person: Person, worker: Worker) -> None:
-    """The fields of the protocol are there, with the names of the uploads made from the file's."""
+def test_a_claim_has_all_fields_of_the_protocol(person: Person, worker: Worker) -> None:
+    """All fields of the protocol, with upload names based on the file's."""
     person.submit({"outputFormat": "webp", "maxSize": 9}, priority=3)
     job = worker.claim()
     assert job.keys() == {

@@ -1,4 +1,4 @@
-"""The command line, as real processes."""
+"""The command line as real processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture
 def environment(postgres_url: str) -> Iterator[dict[str, str]]:
-    """An environment with a database and nothing of this machine's settings."""
+    """An environment with a database and without settings of this machine."""
     with tempfile.TemporaryDirectory(prefix="gj") as folder:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         yield kept | {
@@ -48,7 +48,7 @@ def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPro
 
 @contextmanager
 def serving(environment: dict[str, str], *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A serving process and its address; killed at the end if it is still there."""
+    """A serving process and its address. It is killed at the end."""
     command = [sys.executable, "-m", "geo_jobs_api", "serve", "--port", "0", *arguments]
     with subprocess.Popen(
         command,
@@ -76,7 +76,7 @@ def serving(environment: dict[str, str], *arguments: str) -> Iterator[tuple[subp
 
 @contextmanager
 def parked_claim(address: str) -> Iterator[socket.socket]:
-    """A claim that waits, and the socket that its answer will come from."""
+    """A waiting claim, as the socket of its response."""
     body = {
         "claimId": "01900000-0000-7000-8000-000000000000", "workerId": "w", "workerName": "w",
         "taskTypes": ["geotiff_to_png"], "waitSeconds": 40,
@@ -92,8 +92,8 @@ def parked_claim(address: str) -> Iterator[socket.socket]:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_sigterm_sends_parked_claims_away_and_ends_with_exit_code_0(environment: dict[str, str], workers: str) -> None:
-    """One process or several: 503 with `Retry-After: 0` for those who wait, then a clean end."""
+def test_sigterm_releases_parked_claims_and_ends_with_exit_code_0(environment: dict[str, str], workers: str) -> None:
+    """One process or several: 503 with `Retry-After: 0` for waiting claims, then a clean exit."""
     with serving(environment, "--workers", workers) as (process, address):
         with parked_claim(address) as claim:
             process.send_signal(signal.SIGTERM)
@@ -103,9 +103,9 @@ def test_sigterm_sends_parked_claims_away_and_ends_with_exit_code_0(environment:
         assert process.wait(timeout=30) == 0
 
 
-def test_metrics_of_several_processes_are_told_together_by_any_of_them(environment: dict[str, str]) -> None:
-    """Forty requests over connections of their own, to whichever process takes them, are counted as forty; also after
-    the processes were killed and others started in their place, which know nothing of the claims that waited there.
+def test_any_process_reports_the_metrics_of_all(environment: dict[str, str]) -> None:
+    """Forty requests on separate connections, to any process, count as forty, also after the processes were killed and
+    replaced. Then their parked claims no longer count.
     """
     with serving(environment, "--workers", "2") as (process, address):
 
@@ -137,16 +137,16 @@ def test_metrics_of_several_processes_are_told_together_by_any_of_them(environme
 
 
 def _is_parked(address: str) -> bool:
-    # Any process answers for all.
+    # Any process reports all.
     return "geo_jobs_parked_claims 1.0" in get(f"{address}/metrics", timeout=10).text
 
 
-def test_a_port_that_is_taken_is_one_sentence_and_exit_code_1(environment: dict[str, str]) -> None:
+def test_a_used_port_is_one_sentence_and_exit_code_1(environment: dict[str, str]) -> None:
     """No traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = run(environment, "serve", "--port", str(taken.getsockname()[1]))
     assert result.returncode == 1
-    assert "is taken by another program" in result.stderr
+    assert "is used by another program" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -160,7 +160,7 @@ def test_a_database_that_does_not_answer_is_one_sentence_and_exit_code_1(environ
 
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_server_that_cannot_start_ends_with_an_error(environment: dict[str, str], processes: str) -> None:
-    """A supervisor must not take it for success, with several processes either."""
+    """A supervisor must not take it for success. With several processes too."""
     (Path(environment["DATA_DIR"]) / "objects").touch()
     result = run(environment, "serve", "--port", "0", "--workers", processes)
     assert result.returncode == 3
@@ -169,7 +169,7 @@ def test_a_server_that_cannot_start_ends_with_an_error(environment: dict[str, st
 
 @pytest.fixture
 def here(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same environment for commands that run in this process, which saves starting one."""
+    """The same environment for commands in this process, which saves starting one."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("geo_jobs_api.cli.configure", lambda _: None)
@@ -177,15 +177,15 @@ def here(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("here")
 def test_jwt_prints_a_token_that_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
-    """The token alone on standard output, with the scope and the time that were asked for."""
+    """Only the token is on standard output, with the requested scope and lifetime."""
     assert cli.main(["jwt", "--sub", "ada", "--admin", "--ttl", "60"]) == 0
     claims = jwt.decode(capsys.readouterr().out.strip(), JWT_SECRET, algorithms=["HS256"])
     assert (claims["sub"], claims["scope"], claims["exp"] - claims["iat"]) == ("ada", "geo-jobs:admin", 60)
 
 
 @pytest.mark.usefixtures("here")
-def test_worker_tokens_are_made_listed_and_revoked(capsys: pytest.CaptureFixture[str]) -> None:
-    """The secret is shown once; the list shows names and states."""
+def test_worker_tokens_are_created_listed_and_revoked(capsys: pytest.CaptureFixture[str]) -> None:
+    """The secret is shown once. The list has names and states."""
     assert cli.main(["migrate"]) == 0
     assert capsys.readouterr().out == "The schema is up to date.\n"
     assert cli.main(["tokens", "create", "night shift"]) == 0
@@ -214,7 +214,7 @@ def test_every_command_explains_itself(command: list[str], capsys: pytest.Captur
 
 
 def test_without_any_setting_it_serves_from_an_embedded_database(environment: dict[str, str]) -> None:
-    """Only a folder is needed: secrets and data appear in it, and the database stops with the server."""
+    """It needs only a folder for secrets and data. The database stops with the server."""
     bare = {name: value for name, value in environment.items() if name in {"PATH", "HOME", "LANG", "DATA_DIR"}}
     data = Path(bare["DATA_DIR"])
     with serving(bare) as (process, address):
@@ -232,7 +232,7 @@ def test_without_any_setting_it_serves_from_an_embedded_database(environment: di
     ("breaks", "user", "words", "cure"),
     [
         ("CREATE ROLE stranger LOGIN", "stranger", "permission denied", "The role must own its schema."),
-        ("ALTER DATABASE {name} SET default_transaction_read_only = on", None, "read-only", "connect to the primary"),
+        ("ALTER DATABASE {name} SET default_transaction_read_only = on", None, "read-only", "Connect to the primary"),
         ("ALTER TABLE jobs RENAME COLUMN owner TO whose", None, 'column "owner" does not exist', None),
         ("ALTER DATABASE {name} CONNECTION LIMIT 0", None, "too many connections", None),
     ],
@@ -240,7 +240,7 @@ def test_without_any_setting_it_serves_from_an_embedded_database(environment: di
 def test_a_database_error_comes_with_advice_only_of_its_own_kind(
     environment: dict[str, str], postgres_url: str, breaks: str, user: str | None, words: str, cure: str | None
 ) -> None:
-    """That the role must own its schema is said where it must, and only there."""
+    """The advice to own the schema appears for missing privileges only."""
     name = psycopg.conninfo.conninfo_to_dict(postgres_url)["dbname"]
     run(environment, "migrate")
     rows(postgres_url, breaks.format(name=f'"{name}"'))

@@ -1,4 +1,4 @@
-"""Settings and the secrets that an installation makes for itself."""
+"""Settings, and the generated secrets of an installation."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ WRONG = [
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting comes from this machine."""
+    """No setting of this machine applies."""
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("geo_jobs_api.config.project_root", lambda: tmp_path)
 
 
-def test_secrets_are_made_once_private_and_whole(tmp_path: Path) -> None:
-    """0600 in a folder of 0700; several processes at once end up with the same ones."""
+def test_secrets_are_generated_once_private_and_atomic(tmp_path: Path) -> None:
+    """Mode 0600 in a folder of mode 0700. Concurrent processes get the same secrets."""
     data = tmp_path / "data"
     with ThreadPoolExecutor(8) as threads:
         made = list(threads.map(lambda _: ensure_secrets(data), range(8)))
@@ -46,7 +46,7 @@ def test_secrets_are_made_once_private_and_whole(tmp_path: Path) -> None:
 
 
 def test_a_given_secret_wins_over_a_generated_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Environment first, then `.env`, then what was generated."""
+    """The environment wins over `.env`, which wins over generated values."""
     (tmp_path / ".env").write_text("WORKER_AUTH_TOKEN=token-from-the-env-file\nSTORAGE_SECRET=" + "f" * 40 + "\n")
     monkeypatch.setenv("STORAGE_SECRET", "e" * 40)
     settings = load_settings()
@@ -59,8 +59,8 @@ def test_a_given_secret_wins_over_a_generated_one(monkeypatch: pytest.MonkeyPatc
     assert load_settings() == settings
 
 
-def test_no_secret_for_tokens_is_made_up_beside_a_key_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With JWKS_URL, tokens signed by a local secret are not accepted."""
+def test_no_secret_for_tokens_is_generated_beside_a_key_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With JWKS_URL, tokens signed by a local secret are rejected."""
     monkeypatch.setenv("JWKS_URL", "https://id.example/keys")
     assert load_settings().jwt_secret is None
 
@@ -77,12 +77,12 @@ def test_no_secret_for_tokens_is_made_up_beside_a_key_set(monkeypatch: pytest.Mo
         ("API_PUBLIC_URL", "maps.example", "API_PUBLIC_URL: .*http"),
         ("API_PUBLIC_URL", "https://maps.example/?a=1", "API_PUBLIC_URL: .*no query"),
         ("JWKS_URL", "x", "JWKS_URL: must begin with http"),
-        ("JWKS_URL", "https://", "JWKS_URL: must name a host"),
+        ("JWKS_URL", "https://", "JWKS_URL: must have a host"),
         ("DATABASE_URL", "mysql://short", "DATABASE_URL: must be a PostgreSQL URL"),
         ("DATABASE_URL", "short", "DATABASE_URL: must be a PostgreSQL URL"),
         ("DATABASE_LISTEN_URL", "http://short", "DATABASE_LISTEN_URL: must be a PostgreSQL URL"),
-        ("SOURCE_HOSTS", "a.b; c.d", "SOURCE_HOSTS: 'a.b; c.d' is no host name"),
-        ("WEBHOOK_HOSTS", "https://a.b", "WEBHOOK_HOSTS: .* is no host name"),
+        ("SOURCE_HOSTS", "a.b; c.d", "SOURCE_HOSTS: 'a.b; c.d' is not a host name"),
+        ("WEBHOOK_HOSTS", "https://a.b", "WEBHOOK_HOSTS: .* is not a host name"),
         ("API_HOST", "http://a.b:1", "API_HOST: must be an address or host name"),
         ("ENABLE_JOB_TIMEOUTS", "bananas", "ENABLE_JOB_TIMEOUTS: must be true or false .1, yes"),
         ("DRAIN_SECONDS", "inf", "DRAIN_SECONDS: .*finite"),
@@ -92,7 +92,7 @@ def test_no_secret_for_tokens_is_made_up_beside_a_key_set(monkeypatch: pytest.Mo
 def test_a_wrong_value_is_named_and_not_repeated(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
 ) -> None:
-    """The message tells the setting and the rule; a secret's value is not in it."""
+    """The message contains the setting and the rule, but not a secret's value."""
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=words) as caught:
         load_settings()
@@ -100,15 +100,15 @@ def test_a_wrong_value_is_named_and_not_repeated(
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG)
-def test_no_setting_takes_a_value_that_it_cannot_mean(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    """Blank, broken, endless and out of range, for each setting by its kind. The message names it."""
+def test_no_setting_accepts_an_impossible_value(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """Blank, malformed, infinite and out-of-range values for each kind of setting. The message names it."""
     monkeypatch.setenv(name.upper(), value)
     with pytest.raises(ConfigurationError, match=f"{name.upper()}: "):
         load_settings()
 
 
 def test_white_space_around_a_value_does_not_count_but_in_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What others sign with too is taken byte by byte."""
+    """Secrets that other programs sign with are used byte by byte."""
     for name, value in (("WORKER_AUTH_TOKEN", "a-token-of-a-worker\n"), ("JWT_SECRET", "s" * 32 + "\n")):
         monkeypatch.setenv(name, value)
     settings = load_settings()
@@ -118,8 +118,8 @@ def test_white_space_around_a_value_does_not_count_but_in_secrets(monkeypatch: p
     assert settings.jwt_secret.get_secret_value() == "s" * 32 + "\n"
 
 
-def test_the_settings_in_the_documents_are_taken_as_pasted(tmp_path: Path) -> None:
-    """Each block of settings of docs/OPERATIONS.md, in a .env beside the address of a database."""
+def test_the_settings_in_the_documents_work_as_pasted(tmp_path: Path) -> None:
+    """Each block of settings in docs/OPERATIONS.md, in a .env with a database."""
     found = blocks((ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8"), "ini")
     assert found
     for block in found:
@@ -130,7 +130,7 @@ def test_the_settings_in_the_documents_are_taken_as_pasted(tmp_path: Path) -> No
 
 
 def test_the_statements_in_the_documents_run_as_pasted(postgres: DatabaseServer, postgres_url: str) -> None:
-    """Each block of SQL of docs/OPERATIONS.md, by a superuser. They give the role what a session wants."""
+    """Each block of SQL in docs/OPERATIONS.md, by a superuser. The role then has the settings of a session."""
     postgres.execute("CREATE ROLE geo_jobs")
     try:
         for block in blocks((ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8"), "sql"):
@@ -144,7 +144,7 @@ def test_the_statements_in_the_documents_run_as_pasted(postgres: DatabaseServer,
 
 
 def test_a_secret_and_a_key_set_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One family of algorithms, or a public key could be used as a secret."""
+    """With both algorithm families, a public key would be accepted as a secret."""
     monkeypatch.setenv("JWKS_URL", "https://id.example/keys")
     monkeypatch.setenv("JWT_SECRET", "x" * 40)
     with pytest.raises(ConfigurationError, match="not both"):
@@ -167,16 +167,16 @@ def test_a_secret_and_a_key_set_exclude_each_other(monkeypatch: pytest.MonkeyPat
 def test_the_database_is_the_one_that_the_environment_names_else_the_embedded_one(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str | None
 ) -> None:
-    """DATABASE_URL, or PGHOST and its companions."""
+    """DATABASE_URL, or PGHOST and related settings."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert load_settings().conninfo == expected
 
 
-def test_a_data_folder_that_cannot_be_made_is_one_clear_sentence(
+def test_a_data_folder_that_cannot_be_created_is_one_clear_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The sentence names the setting."""
+    """The message names the setting."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "file" / "data"))
     with pytest.raises(ConfigurationError, match="DATA_DIR"):

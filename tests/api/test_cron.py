@@ -1,4 +1,4 @@
-"""When schedules fire: through changes of daylight saving, by rules, and after outages."""
+"""Fire times: across daylight saving changes, by rules, and after outages."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def first(timing: Timing, after: str, number: int) -> list[str]:
 @pytest.mark.parametrize(
     ("zone", "cron", "after", "ticks"),
     [
-        # 2026-03-29 02:00 → 03:00: half past two is not there, and comes at three (01:00 UTC).
+        # 2026-03-29 02:00 → 03:00: half past two does not exist, and fires at three (01:00 UTC).
         (BERLIN, "30 2 * * *", "2026-03-28T00:00", ["03-28 01:30", "03-29 01:00", "03-30 00:30"]),
-        # 2026-10-25 03:00 → 02:00: half past two is there twice, and fires the first time.
+        # 2026-10-25 03:00 → 02:00: half past two occurs twice, and fires the first time.
         (BERLIN, "30 2 * * *", "2026-10-24T00:00", ["10-24 00:30", "10-25 00:30", "10-26 01:30"]),
-        # What fires by the hour fires each hour that passes.
+        # Hourly expressions fire in each hour that passes.
         (BERLIN, "0 * * * *", "2026-10-24T23:30", ["10-25 00:00", "10-25 01:00", "10-25 02:00"]),
         (BERLIN, "0 * * * *", "2026-03-28T23:30", ["03-29 00:00", "03-29 01:00", "03-29 02:00"]),
         (NEW_YORK, "30 2 * * *", "2026-03-07T00:00", ["03-07 07:30", "03-08 07:00", "03-09 06:30"]),
@@ -43,14 +43,14 @@ def first(timing: Timing, after: str, number: int) -> list[str]:
 def test_a_change_of_daylight_saving_neither_loses_nor_doubles_a_fire(
     zone: ZoneInfo, cron: str, after: str, ticks: list[str]
 ) -> None:
-    """What a change skips comes right after it, what it repeats comes once."""
+    """Skipped times fire right after the change, repeated ones once."""
     assert first(Timing((cron,), zone), after, len(ticks)) == ticks
 
 
 @pytest.mark.parametrize("zone", [BERLIN, NEW_YORK, LORD_HOWE])
 @pytest.mark.parametrize("cron", ["30 2 * * *", "45 1 * * *", "15 2 * * 0", "*/15 * * * *", "0 * * * *"])
 def test_ticks_are_the_same_from_wherever_one_begins(zone: ZoneInfo, cron: str) -> None:
-    """Through a year with both changes: each tick asked for its successor gives the next of the list."""
+    """Through a year with both changes, the successor of each tick is the next in the list."""
     timing = Timing((cron,), zone)
     ticks = list(itertools.islice(timing.ticks(utc("2026-01-01T00:00")), 400 if "/" not in cron else 3000))
     around = [tick for tick in ticks if tick.month in {3, 4, 10, 11}]
@@ -60,13 +60,13 @@ def test_ticks_are_the_same_from_wherever_one_begins(zone: ZoneInfo, cron: str) 
 
 
 def test_rules_are_times_on_days_and_may_overlap() -> None:
-    """A moment that two rules mean fires once."""
+    """A moment in two rules fires once."""
     timing = Timing((join_cron(6, 0, []), join_cron(6, 0, [1]), join_cron(18, 30, [1, 5])), BERLIN)
     assert first(timing, "2026-06-07T10:00", 4) == ["06-08 04:00", "06-08 16:30", "06-09 04:00", "06-10 04:00"]
 
 
 def test_a_single_moment_and_the_bounds() -> None:
-    """Once is once; nothing fires before the start or after the end."""
+    """A single moment fires once. Nothing fires before the start or after the end."""
     assert first(Timing((), BERLIN, at=utc("2026-05-01T10:00")), "2026-01-01T00:00", 5) == ["05-01 10:00"]
     assert Timing((), BERLIN, at=utc("2026-05-01T10:00")).next_after(utc("2026-05-01T10:00")) is None
     bounded = Timing(("0 0 * * *",), ZoneInfo("UTC"), None, utc("2026-05-01T00:00"), utc("2026-05-02T00:00"))
@@ -74,8 +74,8 @@ def test_a_single_moment_and_the_bounds() -> None:
 
 
 @pytest.mark.parametrize("cron", ["", "* * * *", "61 * * * *", "* * * * * *", "a b c d e", "0 0 31 2 *", "*/0 * * * *"])
-def test_a_cron_expression_that_cannot_be_is_refused(cron: str) -> None:
-    """With a sentence that says what is wrong."""
+def test_an_impossible_cron_expression_is_rejected(cron: str) -> None:
+    """The message contains the reason."""
     with pytest.raises(ValueError, match=r"fields|cannot be read"):
         check_cron(cron)
 
@@ -94,10 +94,10 @@ DUE, NOW = utc("2026-06-01T03:00"), utc("2026-06-01T07:20")
         (0, DUE, [3], None, 4),
     ],
 )
-def test_what_becomes_of_missed_fires(
+def test_missed_fires_follow_catch_up(
     catch_up: int, now: datetime, fires: list[int], missed: int | None, upcoming: int
 ) -> None:
-    """None, one for all, or the latest few, of which some come in the next round."""
+    """None, one for all, or the latest few, some of them in the next round."""
     due = decide_due(HOURLY, DUE, now, catch_up=catch_up, max_fires=2)
     assert [tick.hour for tick in due.fires] == fires
     assert (due.missed and due.missed.hour, due.next_run_at and due.next_run_at.hour) == (missed, upcoming)
@@ -105,7 +105,7 @@ def test_what_becomes_of_missed_fires(
 
 @given(minutes=st.integers(0, 60 * 24 * 400), wanted=st.integers(1, 50))
 def test_the_latest_fires_are_the_last_of_all(minutes: int, wanted: int) -> None:
-    """However long the outage was, as if all had been counted from its beginning."""
+    """Equal to the end of a full count, for an outage of any length."""
     timing = Timing(("7 */5 * * *",), BERLIN)
     start = utc("2026-01-01T00:00")
     now = start + timedelta(minutes=minutes)

@@ -1,4 +1,4 @@
-"""Schema and migrations, and the rows that the schema makes impossible."""
+"""Schema, migrations, and rows that the schema rejects."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_many_processes_may_migrate_at_once(postgres: DatabaseServer) -> None:
 
 
 def test_a_changed_function_is_applied_again(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A function whose file has changed replaces the old one. Unchanged functions are not touched."""
+    """A changed function replaces the old one. Unchanged functions are not touched."""
     functions = migrations.load_functions()
     states = "SELECT name, applied_at FROM schema_functions ORDER BY name"
     before = rows(postgres_url, states)
@@ -49,8 +49,8 @@ def test_a_changed_function_is_applied_again(postgres_url: str, monkeypatch: pyt
     assert asyncio.run(migrations.migrate(postgres_url)) == []
 
 
-def test_a_schema_newer_than_the_program_is_refused(postgres_url: str) -> None:
-    """An old program must not write into tables that it does not know."""
+def test_a_schema_newer_than_the_program_is_rejected(postgres_url: str) -> None:
+    """An old program must not write into unknown tables."""
     rows(postgres_url, "INSERT INTO schema_migrations (version, name, sha256) VALUES (9999, 'later', 'x')")
     with pytest.raises(ConfigurationError, match="newer than this program"):
         asyncio.run(migrations.migrate(postgres_url))
@@ -70,7 +70,7 @@ def test_a_database_that_is_not_there_is_one_clear_sentence() -> None:
 
 
 def test_the_schema_has_every_column_that_the_records_read(postgres_url: str) -> None:
-    """Migrations build what the code expects."""
+    """The migrations match the records."""
     columns = {
         row["column_name"]
         for row in rows(postgres_url, "SELECT column_name FROM information_schema.columns WHERE table_name = 'jobs'")
@@ -108,21 +108,21 @@ JOB = (
         "lease_seq = -1",
     ],
 )
-def test_impossible_rows_are_refused_by_the_database_itself(postgres_url: str, change: str) -> None:
-    """Whatever the code does wrong, such a row cannot be."""
+def test_the_database_rejects_impossible_rows(postgres_url: str, change: str) -> None:
+    """Such rows are impossible whatever the code does."""
     rows(postgres_url, JOB, uuid7())
     with pytest.raises(psycopg.errors.CheckViolation):
         rows(postgres_url, f"UPDATE jobs SET {change}")  # noqa: S608  # our own words
 
 
 def test_a_limit_of_zero_is_not_a_limit(postgres_url: str) -> None:
-    """Pausing is said by `paused`; a limit of nought would be a second way to say it."""
+    """Only `paused` pauses. A limit of zero would be a second way."""
     with pytest.raises(psycopg.errors.CheckViolation):
         rows(postgres_url, "UPDATE task_types SET max_concurrent_runs = 0")
 
 
 def test_missing_indexes_are_built_while_jobs_are_written(postgres_url: str) -> None:
-    """A start builds them beside open transactions, keeps no writer waiting, and mends a build that was broken off."""
+    """A start builds them beside open transactions, without blocking writers, and replaces an interrupted build."""
     names = list(migrations.load_indexes())
     with (
         psycopg.connect(postgres_url, autocommit=True) as connection,

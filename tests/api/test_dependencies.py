@@ -1,4 +1,4 @@
-"""Jobs that wait for other jobs: in any order of ends, deep and wide, and while ends and creations race."""
+"""Dependent jobs: any order of ends, deep and wide graphs, races between ends and creations."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SOURCE = {"sourceUrl": "https://maps.example.org/data/a%20map.tif?day=1"}
 
 @pytest.fixture(scope="session")
 def shared_api(shared_linked_api: RunningApi) -> RunningApi:
-    """The API whose settings allow sources by URL."""
+    """An API that allows all source hosts."""
     return shared_linked_api
 
 
 def wait_for(*parents: Mapping[str, Any] | str, on: str = "cancel", **fields: Any) -> dict[str, Any]:
-    """The body of a job that waits for these."""
+    """The body of a job that depends on these."""
     ids = [parent if isinstance(parent, str) else parent["id"] for parent in parents]
     edges = [{"jobId": parent, "onParentFailure": on} for parent in ids]
     return {"taskType": "geotiff_to_png", "inputPayload": SOURCE, "dependsOn": edges} | fields
@@ -39,7 +39,7 @@ def state_of(person: Person, job: Mapping[str, Any] | str) -> str:
 
 
 def test_a_child_is_queued_by_the_end_of_its_last_parent(person: Person, worker: Worker) -> None:
-    """One of two is not enough; a claim that is parked meanwhile is woken for the child."""
+    """One of two parents is not enough. A parked claim is woken for the child."""
     parents = [person.submit(), person.submit()]
     child = make(person, wait_for(*parents))
     assert (child["state"], child["pendingParents"]) == ("blocked", 2)
@@ -53,10 +53,10 @@ def test_a_child_is_queued_by_the_end_of_its_last_parent(person: Person, worker:
 
 @pytest.mark.parametrize(("policy", "state"), [("cancel", "cancelled"), ("run", "queued"), ("hold", "blocked")])
 @pytest.mark.parametrize("ending", ["fail", "cancel", "cancel a running one", "rescue", "unlock"])
-def test_what_a_parents_bad_end_means_is_said_by_the_child(
+def test_the_child_decides_the_effect_of_its_parents_failure(
     person: Person, worker: Worker, api: RunningApi, policy: str, state: str, ending: str
 ) -> None:
-    """Whatever ends it: a report, its owner, its owner while it runs, the rescuer, an operator."""
+    """For each kind of end: a report, its owner, its owner while it runs, the rescuer, an operator."""
     parent = person.submit()
     child, other = make(person, wait_for(parent, on=policy)), make(person, {"taskType": "geotiff_to_png"})
     if ending == "fail":
@@ -85,7 +85,7 @@ def test_what_a_parents_bad_end_means_is_said_by_the_child(
 
 
 def test_a_held_child_waits_until_its_parent_has_succeeded_after_all(person: Person, worker: Worker) -> None:
-    """And a child that ran in spite of the failure is not counted down a second time."""
+    """A child that ran despite the failure is not counted down twice."""
     parent = person.submit()
     held, other = make(person, wait_for(parent, on="hold")), person.submit()
     both = make(person, wait_for(parent, other, on="run"))
@@ -100,8 +100,8 @@ def test_a_held_child_waits_until_its_parent_has_succeeded_after_all(person: Per
     assert state_of(person, both) == "queued"
 
 
-def test_a_waiting_child_can_say_for_whom(person: Person, worker: Worker) -> None:
-    """Each parent that has not ended well, and what helps against one that never will."""
+def test_a_waiting_child_lists_its_open_parents(person: Person, worker: Worker) -> None:
+    """Each open parent, with the remedy for one that never succeeds."""
     good, bad, waiting = person.submit(), person.submit(), person.submit()
     child = make(person, wait_for(good, bad, waiting, on="hold"))
     jobs = {job["id"]: job for job in worker.claim_all(maxJobs=2)}
@@ -114,8 +114,8 @@ def test_a_waiting_child_can_say_for_whom(person: Person, worker: Worker) -> Non
     assert queued == f"It waits for job {waiting} (geotiff_to_png), which is queued."
 
 
-def test_a_job_made_after_its_parents_end_is_as_if_it_had_been_made_before(person: Person, worker: Worker) -> None:
-    """Succeeded: queued at once; failed: by what the child says."""
+def test_a_job_created_after_its_parents_end_behaves_as_one_created_before(person: Person, worker: Worker) -> None:
+    """Succeeded: queued at once. Failed: by the child's policy."""
     good, bad = person.submit(), person.submit()
     for job in worker.claim_all(maxJobs=2):
         worker.complete(job) if job["id"] == good else worker.fail(job, "invalid_input")
@@ -126,7 +126,7 @@ def test_a_job_made_after_its_parents_end_is_as_if_it_had_been_made_before(perso
 
 
 def test_an_output_of_a_parent_is_the_childs_input(person: Person, worker: Worker) -> None:
-    """By suffix; the file is the parent's own object, its name the output's."""
+    """By suffix. The file is the parent's own object with the output's name."""
     parent = person.submit()
     body = {"taskType": "geotiff_to_png", "inputFrom": {"jobId": parent, "output": ".png"}}
     child = make(person, body)
@@ -154,7 +154,7 @@ def test_an_upload_and_parents_are_both_waited_for(person: Person, worker: Worke
 
 
 def test_a_failure_at_the_root_cancels_a_deep_chain(person: Person, worker: Worker) -> None:
-    """A hundred jobs, each waiting for the one before; the last says which job was its own end."""
+    """A hundred jobs in a chain. The last one names the job that ended it."""
     root = person.submit()
     chain = [root]
     for _ in range(100):
@@ -166,7 +166,7 @@ def test_a_failure_at_the_root_cancels_a_deep_chain(person: Person, worker: Work
 
 
 def test_a_thousand_children_and_a_thousand_parents(person: Person, worker: Worker) -> None:
-    """One parent sets a thousand free; the last of a thousand sets one free."""
+    """One parent releases a thousand jobs. The last of a thousand parents releases one."""
     root = person.submit()
     jobs = [wait_for(root) for _ in range(1000)]
     parents = person.http.post("/api/geo-jobs/batch", json={"jobs": jobs}).raise_for_status().json()["jobs"]
@@ -183,7 +183,7 @@ def test_a_thousand_children_and_a_thousand_parents(person: Person, worker: Work
 
 
 def waiting_for(api: RunningApi, parent: str, count: int, *, in_a_chain: bool) -> None:
-    """Blocked jobs behind a parent, more than anybody would make over HTTP in a test."""
+    """Insert blocked jobs behind a parent, more than a test would create over HTTP."""
     rows(
         api.settings.conninfo or "",
         "WITH made AS ("
@@ -203,10 +203,10 @@ def waiting_for(api: RunningApi, parent: str, count: int, *, in_a_chain: bool) -
     [(6000, False, "complete", "queued"), (6000, False, "fail", "cancelled"), (700, True, "fail", "cancelled")],
     ids=["all succeed", "all are cancelled", "a long chain"],
 )
-def test_an_end_that_means_something_to_very_many_reaches_them_all_in_pieces(
+def test_an_end_with_very_many_dependents_reaches_them_in_batches(
     person: Person, worker: Worker, api: RunningApi, count: int, in_a_chain: bool, ending: str, state: str
 ) -> None:
-    """The statement that ends a job does a bounded part of it; what is left is done at once by whoever looks."""
+    """The statement that ends a job does a bounded part. The rescuer does the rest at once."""
     parent = person.submit()
     waiting_for(api, parent, count, in_a_chain=in_a_chain)
     job = worker.claim()
@@ -228,7 +228,7 @@ def test_an_end_that_means_something_to_very_many_reaches_them_all_in_pieces(
 def test_old_statistics_do_not_slow_the_end_of_a_parent_with_thousands_of_children(
     person: Person, worker: Worker, api: RunningApi, count: int, in_a_chain: bool
 ) -> None:
-    """A burst of jobs into tables that were analyzed nearly empty: its end is not given up after 15 s."""
+    """Many jobs in tables with statistics of nearly empty ones: ending their parent does not time out after 15 s."""
     url = api.settings.conninfo or ""
     parent = person.submit()
     waiting_for(api, parent, 6000, in_a_chain=False)
@@ -241,10 +241,10 @@ def test_old_statistics_do_not_slow_the_end_of_a_parent_with_thousands_of_childr
 
 
 @pytest.mark.parametrize("ending", ["complete", "cancel"])
-def test_a_parent_that_ends_while_its_child_is_made_is_never_missed(
+def test_a_parent_that_ends_while_its_child_is_created_is_never_missed(
     person: Person, worker: Worker, ending: str
 ) -> None:
-    """Many times at the same instant: the child is never left waiting for what is over."""
+    """Many times at the same instant: the child never waits for an ended parent."""
     for _ in range(25):
         parent = person.submit()
         job = worker.claim() if ending == "complete" else None
@@ -266,7 +266,7 @@ def test_a_parent_that_ends_while_its_child_is_made_is_never_missed(
 
 
 def test_a_parent_must_be_there_and_be_the_callers(person: Person, api: RunningApi) -> None:
-    """Unknown and somebody else's are told in the same words, and nothing is made."""
+    """Unknown and other owners' parents give the same message, and nothing is created."""
     mine = person.submit()
     other = Person(api, "bob")
     for body in (wait_for(mine), wait_for("01900000-0000-7000-8000-000000000000")):

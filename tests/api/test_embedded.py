@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: where it can live, who shares it, and what it leaves open (nothing)."""
+"""The embedded PostgreSQL: its paths, its shares, and its closed permissions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.clients import rows
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A short path: pytest's own are long enough to need the other socket folder."""
+    """A short path. pytest's own are so long that they need the other socket folder."""
     with tempfile.TemporaryDirectory(prefix="gj") as name:
         yield Path(name)
 
@@ -33,7 +33,7 @@ def is_up(conninfo: str) -> bool:
 
 
 def test_data_survive_a_restart_and_the_last_user_stops_the_server(folder: Path) -> None:
-    """Two shares, one server; it runs until both are given up, and then its data are still there."""
+    """Two shares of one server. It runs until both are closed, and its data are kept."""
     first = embedded.start(folder / "postgres")
     second = embedded.start(folder / "postgres")
     assert first.conninfo == second.conninfo
@@ -48,8 +48,8 @@ def test_data_survive_a_restart_and_the_last_user_stops_the_server(folder: Path)
     third.close()
 
 
-def test_a_way_that_was_closed_since_the_start_does_not_keep_the_server_running(folder: Path) -> None:
-    """Some other program may tighten a folder above the data; as root the database runs as another account."""
+def test_a_path_that_was_closed_since_the_start_does_not_keep_the_server_running(folder: Path) -> None:
+    """Another program may restrict a folder above the data. As root the database runs as another account."""
     server = embedded.start(folder / "deep" / "postgres")
     folder.chmod(0o700)
     server.close()
@@ -57,7 +57,7 @@ def test_a_way_that_was_closed_since_the_start_does_not_keep_the_server_running(
 
 
 def test_it_lives_in_long_paths_and_paths_with_spaces_and_listens_on_no_port(folder: Path) -> None:
-    """Socket paths are limited to 107 bytes; data folders are not. Nobody else may enter either."""
+    """Socket paths are limited to 107 bytes, data folders are not. Other users cannot enter either."""
     data = folder / "a folder with 'spaces'" / ("x" * 150) / "postgres"
     server = embedded.start(data)
     try:
@@ -76,7 +76,7 @@ def test_it_lives_in_long_paths_and_paths_with_spaces_and_listens_on_no_port(fol
 
 
 def test_a_killed_process_does_not_keep_the_server_alive(folder: Path) -> None:
-    """The kernel gives up the share of whoever dies; the next user takes over the running server and stops it."""
+    """The kernel releases the share of a dead process. The next process takes over the server and stops it."""
     program = (
         "import os, sys; from pathlib import Path; from geo_jobs_api.database import embedded;"
         " embedded.start(Path(sys.argv[1])); os.kill(os.getpid(), 9)"
@@ -90,9 +90,9 @@ def test_a_killed_process_does_not_keep_the_server_alive(folder: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_it_runs_for_an_ordinary_user_too(folder: Path) -> None:
-    """As root an account of its own is used; without root, the user's."""
+    """As root a separate account is used, else the user's own."""
     folder.chmod(0o777)
-    # The interpreter may stand where others cannot read, so the process becomes somebody else after its imports.
+    # Other users may be unable to read the interpreter, so the process changes its user after its imports.
     program = (
         "import os, sys, encodings.idna; from pathlib import Path; from geo_jobs_api.database import embedded;"
         " embedded._program('initdb'); os.setgroups([]); os.setgid(65534); os.setuid(65534);"
@@ -103,13 +103,13 @@ def test_it_runs_for_an_ordinary_user_too(folder: Path) -> None:
     assert (result.stdout, result.stderr) == ("None\n", "")
 
 
-def test_a_server_that_cannot_start_says_why_in_its_own_words(folder: Path) -> None:
-    """The log's last lines are in the message."""
+def test_a_server_that_cannot_start_quotes_its_log(folder: Path) -> None:
+    """The message contains the last lines of the log."""
     with pytest.raises(ConfigurationError, match="no_such_setting"):
         embedded.start(folder / "postgres", {"no_such_setting": "1"})
 
 
-def test_a_path_that_a_shell_would_misread_is_refused(folder: Path) -> None:
+def test_a_path_that_a_shell_would_misread_is_rejected(folder: Path) -> None:
     """PostgreSQL's own tools pass the path through a shell."""
-    with pytest.raises(ConfigurationError, match="must not hold"):
+    with pytest.raises(ConfigurationError, match="contains one of"):
         embedded.start(folder / "a$HOME" / "postgres")

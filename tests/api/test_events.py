@@ -19,7 +19,7 @@ STREAM = {"Accept": "text/event-stream"}
 
 
 def read_stream(response: httpx.Response) -> Iterator[dict[str, Any]]:
-    """The events of a stream, with the id that the frame told."""
+    """The events of a stream, checked against the id and type of their frames."""
     frame: dict[str, str] = {}
     for line in response.iter_lines():
         if line:
@@ -35,7 +35,7 @@ def read_stream(response: httpx.Response) -> Iterator[dict[str, Any]]:
 
 
 def test_pages_of_events_follow_each_other_without_gap_or_repeat(person: Person) -> None:
-    """`next` of one page is `after` of the following one; the end gives an empty page and the same `next`."""
+    """`next` of one page is `after` of the following one. The end has an empty page and the same `next`."""
     job_id = person.submit()
     seen, after = [], 0
     for _ in range(4):
@@ -45,10 +45,8 @@ def test_pages_of_events_follow_each_other_without_gap_or_repeat(person: Person)
     assert seen == ["created", "upload_requested", "queued"]
 
 
-def test_a_live_stream_tells_every_move_and_ends_after_the_last(
-    api: RunningApi, person: Person, worker: Worker
-) -> None:
-    """What is asked by page and what is told live are the same; the stream closes by itself."""
+def test_a_live_stream_has_every_event_and_ends_after_the_last(api: RunningApi, person: Person, worker: Worker) -> None:
+    """Pages and stream have equal events, and the stream ends by itself."""
     job_id = person.submit()
     with person.http.stream("GET", f"/api/geo-jobs/{job_id}/events", headers=STREAM) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -66,7 +64,7 @@ def test_a_live_stream_tells_every_move_and_ends_after_the_last(
 
 
 def test_a_stream_is_resumed_after_the_last_event_that_was_seen(person: Person) -> None:
-    """`Last-Event-ID` is honored on an ended job too: the rest comes and the stream ends."""
+    """`Last-Event-ID` applies to ended jobs too: the rest follows and the stream ends."""
     job_id = person.submit()
     person.cancel(job_id)
     events = person.events(job_id)
@@ -76,7 +74,7 @@ def test_a_stream_is_resumed_after_the_last_event_that_was_seen(person: Person) 
 
 
 def test_a_stopping_process_ends_its_streams(api_server: Callable[..., RunningApi]) -> None:
-    """A listener is not kept on a process that goes away; it comes back to another with its last id."""
+    """A listener does not hold up a stopping process, and resumes elsewhere with its last id."""
     api = api_server()
     person = Person(api)
     job_id = person.submit()
@@ -88,10 +86,8 @@ def test_a_stopping_process_ends_its_streams(api_server: Callable[..., RunningAp
         assert list(events) == []
 
 
-def test_many_listeners_are_served_by_one_question(
-    api: RunningApi, person: Person, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ten streams of ten jobs are asked for in one query, and in none after they have gone."""
+def test_many_listeners_share_one_query(api: RunningApi, person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten streams of ten jobs share one query, and there is none after they have ended."""
     jobs = [person.submit() for _ in range(10)]
     store = api.app.state.services.jobs
     asked: list[int] = []
@@ -125,7 +121,7 @@ def test_many_listeners_are_served_by_one_question(
 
 
 async def test_hundreds_of_listeners_share_the_few_connections_to_the_database(api: RunningApi, person: Person) -> None:
-    """Five hundred streams at once, all of which hear of the job's end, need no more connections than the pool has."""
+    """Five hundred streams, which all get the job's end, use no more connections than the pool has."""
     jobs = [person.submit() for _ in range(5)]
     port = int(api.base_url.rsplit(":", 1)[1])
     token = bearer()["Authorization"]
@@ -147,12 +143,12 @@ async def test_hundreds_of_listeners_share_the_few_connections_to_the_database(a
         for reader, writer in streams:
             await reader.readuntil(b"event: cancelled")
             writer.close()
-    # Two for claims, one that listens.
+    # Two for claims, one for LISTEN.
     assert len(found) <= api.settings.database_pool_size + 3
 
 
-def test_events_of_a_job_that_is_not_yours_are_refused_before_the_stream_begins(api: RunningApi) -> None:
-    """A stream's refusal is an ordinary problem."""
+def test_events_of_another_owners_job_are_rejected_before_the_stream_starts(api: RunningApi) -> None:
+    """The response is an ordinary problem."""
     job_id = Person(api, "ada").create()["id"]
     answer = Person(api, "mallory").http.get(f"/api/geo-jobs/{job_id}/events", headers=STREAM)
     assert code_of(answer) == (404, "job_not_found")

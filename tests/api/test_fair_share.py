@@ -1,4 +1,4 @@
-"""Callers take turns: who waits with thousands of jobs delays nobody, and nobody waits for ever."""
+"""Fair shares: a caller with thousands of jobs delays no other, and every job is claimed eventually."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _redrive = load_queries("operators.sql").redrive_failed.sql
 
 @dataclass
 class Line:
-    """The queue, with a clock that can be moved on: everything in it gets older."""
+    """The queue with an adjustable clock, which ages all rows."""
 
     connection: psycopg.Connection[DictRow]
 
     def queue(self, owner: str, count: int = 1, priority: int = 0) -> None:
-        """Queue so many jobs with one statement, as a batch does."""
+        """Queue this many jobs with one statement, as a batch does."""
         self.connection.execute(
             b"INSERT INTO jobs (id, owner, task_type, state, priority, input_payload, max_attempts, input_file_name,"
             b" input_size_bytes, uploaded_at, fair_share_at)"
@@ -39,7 +39,7 @@ class Line:
         )
 
     def claim(self, count: int = 1) -> list[str]:
-        """The owners of the next jobs, which are done with at once; a priority other than 0 is told."""
+        """Claim and end the next jobs. Return their owners, with priorities other than 0."""
         claimed = self.connection.execute(
             _claim,
             {
@@ -64,7 +64,7 @@ class Line:
         return int(counted[0]["calls"])
 
     def wait(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the clock."""
         self.connection.execute(
             b"UPDATE jobs SET run_at = run_at - make_interval(secs => %s),"
             b" fair_share_at = fair_share_at - make_interval(secs => %s)",
@@ -87,7 +87,7 @@ def line(connection: psycopg.Connection[DictRow]) -> Line:
 
 @pytest.mark.parametrize("seconds_per_job", [0.01, 60, 3000])
 def test_a_newcomer_waits_for_no_more_than_a_few_of_a_thousand(line: Line, seconds_per_job: float) -> None:
-    """However quick or slow the jobs are, and however many of them are done already."""
+    """For jobs of any duration, and any number of them done already."""
     line.queue("bulk", 1000)
     for served in (0, 1, 100):
         assert set(line.claim(served) if served else []) <= {"bulk"}
@@ -97,7 +97,7 @@ def test_a_newcomer_waits_for_no_more_than_a_few_of_a_thousand(line: Line, secon
 
 
 def test_two_callers_with_many_jobs_get_every_other_one(line: Line) -> None:
-    """The later one does not wait for the earlier one's jobs, nor does it pass them all."""
+    """The later caller neither waits for all jobs of the earlier one nor passes all of them."""
     line.queue("bulk", 300)
     assert line.claim(100) == ["bulk"] * 100
     line.queue("late", 300)
@@ -106,13 +106,13 @@ def test_two_callers_with_many_jobs_get_every_other_one(line: Line) -> None:
 
 
 def test_a_caller_alone_waits_for_nothing(line: Line) -> None:
-    """A fair share orders and never delays: all jobs can be claimed at once."""
+    """A fair share orders and never delays: all jobs are claimable at once."""
     line.queue("bulk", 50)
     assert len(line.claim(50)) == 50
 
 
 def test_jobs_of_one_caller_come_in_the_order_of_priority_and_age(line: Line) -> None:
-    """Those worth more take turns with what came before them; one that is worth less comes after all the others."""
+    """Jobs of higher priority share turns with earlier ones. A job of lower priority comes last."""
     line.queue("a", 3)
     line.queue("a", 1, priority=-1)
     line.queue("a", 2, priority=2)
@@ -120,8 +120,8 @@ def test_jobs_of_one_caller_come_in_the_order_of_priority_and_age(line: Line) ->
     assert line.claim(7) == ["a2", "a", "a2", "a", "a", "a", "a-1"]
 
 
-def test_low_priority_waits_longer_but_never_for_ever(line: Line) -> None:
-    """An endless stream of newcomers with greater priority passes a job for a minute a point, and no longer."""
+def test_low_priority_waits_longer_but_never_forever(line: Line) -> None:
+    """An endless stream of newcomers passes a job for one minute per point of priority, and no longer."""
     line.queue("patient", priority=-3)
     passed = 0
     for number in range(100):
@@ -134,7 +134,7 @@ def test_low_priority_waits_longer_but_never_for_ever(line: Line) -> None:
 
 
 def test_a_stream_of_newcomers_does_not_keep_a_caller_waiting_whose_turns_lie_ahead(line: Line) -> None:
-    """Somebody who used turns ahead of the clock, while alone, is not last for as long as others keep coming."""
+    """Future turns, used while alone, do not put a caller last for as long as newcomers keep coming."""
     line.connection.execute("UPDATE task_types SET timeout_seconds = 20")
     line.queue("bulk", 50)
     line.claim(40)
@@ -148,7 +148,7 @@ def test_a_stream_of_newcomers_does_not_keep_a_caller_waiting_whose_turns_lie_ah
 
 
 def test_a_job_that_is_tried_again_keeps_its_turn(line: Line) -> None:
-    """It is the next one, as it was; those that its caller queued after it come after newcomers, as they did."""
+    """It stays next. Jobs that its caller queued after it stay behind newcomers."""
     line.queue("bulk", 5)
     line.claim(1)
     claimed = line.connection.execute(
@@ -174,8 +174,8 @@ def test_a_job_that_is_tried_again_keeps_its_turn(line: Line) -> None:
     assert line.claim(5) == ["again", "newcomer", "bulk", "bulk", "bulk"]
 
 
-def test_jobs_that_are_sent_back_line_up_and_their_place_is_asked_for_once(line: Line) -> None:
-    """The oldest failure first, a step apart, however many; a call for each job took 45 s for 10,000 of them."""
+def test_requeued_jobs_line_up_with_one_query_of_their_place(line: Line) -> None:
+    """Oldest failure first, one step apart, for any number. One call per job took 45 s for 10,000 of them."""
     line.queue("bulk", 40)
     line.queue("bulk", 10, priority=3)
     line.queue("ada", 10)
@@ -198,8 +198,8 @@ def test_jobs_that_are_sent_back_line_up_and_their_place_is_asked_for_once(line:
     ).fetchone() == {"n": 40}
 
 
-def test_children_that_become_ready_line_up_and_their_place_is_asked_for_once(line: Line) -> None:
-    """In the order they were created, a step apart; a call for each child took 3 s for 4,000 of them."""
+def test_ready_children_line_up_with_one_query_of_their_place(line: Line) -> None:
+    """In creation order, one step apart. One call per child took 3 s for 4,000 of them."""
     line.queue("ada", 60)
     line.queue("bob", 20)
     (parent, *_) = line.connection.execute(b"SELECT id FROM jobs WHERE owner = 'ada' ORDER BY id LIMIT 1").fetchall()

@@ -1,4 +1,4 @@
-"""The whole way of a job over HTTP, with the requests that the documentation promises to the letter."""
+"""A whole job over HTTP, with the documented requests verbatim."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def curl(*arguments: str) -> str:
 
 
 def test_the_documented_curl_calls_carry_a_file_from_creation_to_download(api: RunningApi, tmp_path: Path) -> None:
-    """Create, PUT, look, events and download work exactly as documented, with no Content-Type where curl sends none."""
+    """Create, PUT, read, events and download work as documented, without Content-Type where curl sends none."""
     root, auth = f"{api.base_url}/api/geo-jobs", f"Authorization: Bearer {make_jwt()}"
     source = tmp_path / "map.tif"
     source.write_bytes(b"II*\0" + bytes(996))

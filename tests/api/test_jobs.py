@@ -1,4 +1,4 @@
-"""The rules of the domain."""
+"""Domain rules."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ from geo_jobs_api.queue.rules import (
     ],
 )
 def test_file_names_become_one_harmless_component_and_keep_their_script(given_name: str, safe: str) -> None:
-    """Paths, control characters and bidi marks go; Arabic stays; stems have at most 180 bytes."""
+    """Paths, control characters and bidi marks are removed, Arabic stays, stems have at most 180 bytes."""
     assert safe_file_name(given_name) == safe
 
 
 @given(st.text())
 def test_any_name_becomes_a_usable_one_that_stays_as_it_is(name: str) -> None:
-    """Whatever comes in, the result is a single component short enough for every sidecar, and a fixed point."""
+    """Any input becomes a single component, short enough for every sidecar, and a fixed point."""
     safe = safe_file_name(name)
     assert safe == safe_file_name(safe)
     assert safe not in {"", ".", ".."}
@@ -75,16 +75,16 @@ def test_any_name_becomes_a_usable_one_that_stays_as_it_is(name: str) -> None:
         (ErrorClass.CANCELLED, 1, JobState.CANCELLED, True),
     ],
 )
-def test_the_class_of_an_error_decides_what_follows(
+def test_the_class_of_an_error_decides_about_a_retry(
     error_class: ErrorClass, attempt: int, state: JobState, spends: bool
 ) -> None:
-    """Only classes that may pass are tried again, and only while attempts are left; an interruption costs none."""
+    """Only transient classes are retried, and only while attempts are left. An interruption costs none."""
     decision = decide_failure(error_class, AttemptBudget(attempt, 5, [2, 10]), None, random.Random(1))
     assert (decision.next_state, decision.uses_attempt) == (state, spends)
 
 
 def test_waits_are_jittered_below_their_ceiling_and_the_last_ceiling_repeats() -> None:
-    """Full jitter: waits spread over the whole interval of the attempt."""
+    """Full jitter: pauses spread over the whole interval of the attempt."""
     source = random.Random(7)
     for attempt, ceiling in ((1, 2), (2, 10), (3, 10), (4, 10)):
         budget = AttemptBudget(attempt, 5, [2, 10])
@@ -93,8 +93,8 @@ def test_waits_are_jittered_below_their_ceiling_and_the_last_ceiling_repeats() -
         assert 0.9 * ceiling < max(waits) <= ceiling
 
 
-def test_a_worker_may_ask_for_a_longer_wait_but_not_for_ever() -> None:
-    """`retryAfterSeconds` counts when it is longer, up to a day; an interruption is not delayed by backoff."""
+def test_a_worker_may_request_a_longer_pause_but_not_forever() -> None:
+    """`retryAfterSeconds` counts if it is longer, up to a day. An interruption has no backoff."""
     budget = AttemptBudget(1, 5, [2])
     assert decide_failure(ErrorClass.TRANSIENT, budget, 30, random.Random(1)).delay_seconds == 30
     assert decide_failure(ErrorClass.TRANSIENT, budget, 1e12, random.Random(1)).delay_seconds == 86_400
@@ -113,7 +113,7 @@ def test_a_worker_may_ask_for_a_longer_wait_but_not_for_ever() -> None:
     ],
 )
 def test_upload_slots_follow_the_output_format(output_format: object, suffixes: list[str]) -> None:
-    """Each format has its image, world file and sidecar names; nonsense counts as png."""
+    """Each format has the names of image, world file and sidecar. Unknown formats count as png."""
     rules = [
         {"suffix": suffix, "contentType": "x/y", "maxBytes": 1, "formats": None if name is None else [name]}
         for name, suffix in [
@@ -127,7 +127,7 @@ def test_upload_slots_follow_the_output_format(output_format: object, suffixes: 
 
 
 def test_lease_tokens_are_read_back_and_nothing_else_is() -> None:
-    """A token survives the trip; malformed ones, and numbers that no bigint holds, are refused."""
+    """A token survives the round trip. Malformed ones, and numbers beyond bigint, are rejected."""
     token = LeaseToken(12, "k_e-y")
     assert LeaseToken.parse(str(token)) == token
     for text in ("", "12", "12.", ".key", "-1.key", "\u0661.key", "1" * 19 + ".key"):
@@ -135,7 +135,7 @@ def test_lease_tokens_are_read_back_and_nothing_else_is() -> None:
 
 
 def test_output_keys_hold_the_lease_number_and_the_digest() -> None:
-    """Two leases of one job can never write the same object, nor one of them two contents to the same place."""
+    """Two leases of a job never write the same object, and one lease never two contents to one key."""
     job = UUID(int=7)
     assert output_key(job, 1, "d" * 64, "a.png") != output_key(job, 2, "d" * 64, "a.png")
     assert output_key(job, 1, "d" * 64, "a.png") != output_key(job, 1, "e" * 64, "a.png")

@@ -1,4 +1,4 @@
-"""The guarantees on running jobs, each over HTTP against the real database."""
+"""The guarantees for running jobs, over HTTP with the real database."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def rescued(person: Person, job_id: str, state: str = "queued") -> None:
     wait_until(lambda: person.look(job_id)["state"] == state, f"the job to become {state}")
 
 
-def test_the_first_sign_of_life_counts_the_attempt_and_lengthens_the_lease(
+def test_the_first_heartbeat_counts_the_attempt_and_lengthens_the_lease(
     api: RunningApi, person: Person, worker: Worker
 ) -> None:
-    """A claim alone costs no attempt and lasts 15 s; after the first heartbeat it is attempt 1 and lasts 60 s."""
+    """A claim alone costs no attempt and lasts 15 s. After the first heartbeat it is attempt 1 and lasts 60 s."""
     job_id = person.submit()
     job = worker.claim()
     assert (job["attempt"], person.look(job_id)["attempt"]) == (1, 0)
@@ -48,7 +48,7 @@ def test_the_first_sign_of_life_counts_the_attempt_and_lengthens_the_lease(
 def test_a_claim_whose_answer_was_lost_and_never_repeated_costs_no_attempt(
     api: RunningApi, person: Person, worker: Worker
 ) -> None:
-    """The short lease runs out and the job is queued again with its attempts untouched."""
+    """The short lease expires and the job is queued again with unchanged attempts."""
     job_id = person.submit()
     worker.claim()
     expire_leases(api.settings.conninfo or "")
@@ -62,7 +62,7 @@ def test_a_claim_whose_answer_was_lost_and_never_repeated_costs_no_attempt(
 def test_a_lost_worker_costs_one_attempt_and_its_job_is_queued_again(
     api: RunningApi, person: Person, worker: Worker
 ) -> None:
-    """After its first heartbeat a silent worker loses the job, and the next one is told why."""
+    """After its first heartbeat a silent worker loses the job, and the next one gets the reason."""
     job_id = person.submit()
     worker.heartbeat(worker.claim())
     expire_leases(api.settings.conninfo or "")
@@ -75,7 +75,7 @@ def test_a_lost_worker_costs_one_attempt_and_its_job_is_queued_again(
 def test_a_job_that_loses_three_workers_has_failed_whatever_attempts_are_left(
     api: RunningApi, person: Person, worker: Worker
 ) -> None:
-    """The budget for lost workers is its own: 3 of 5 attempts are enough."""
+    """Lost workers have their own limit: 3, with 5 attempts."""
     job_id = person.submit()
     for loss in range(3):
         worker.heartbeat(worker.claim(waitSeconds=10))
@@ -88,7 +88,7 @@ def test_a_job_that_loses_three_workers_has_failed_whatever_attempts_are_left(
 def test_a_stale_worker_can_change_nothing_and_its_files_are_never_seen(
     api: RunningApi, person: Person, worker: Worker
 ) -> None:
-    """Stopped past its lease, the job done by another: every call gets 409, and only the winner's picture is served."""
+    """Stopped past its lease, while another one does the job: all calls get 409, only the winner's image is served."""
     job_id = person.submit()
     stale = worker.claim()
     worker.heartbeat(stale)
@@ -110,7 +110,7 @@ def test_a_stale_worker_can_change_nothing_and_its_files_are_never_seen(
 
 
 def test_a_lease_number_without_its_secret_part_is_worth_nothing(person: Person, worker: Worker) -> None:
-    """The number of a lease can be guessed; its key cannot."""
+    """The number of a lease can be guessed, its secret cannot."""
     person.submit()
     job = worker.claim()
     forged = job | {"leaseToken": job["leaseToken"].split(".")[0] + ".forged"}
@@ -123,7 +123,7 @@ def test_a_lease_number_without_its_secret_part_is_worth_nothing(person: Person,
 def test_a_repeated_complete_gets_its_first_answer_and_another_content_a_conflict(
     person: Person, worker: Worker
 ) -> None:
-    """A lost reply costs nothing; a second result is refused; so is a failure after success."""
+    """A lost response costs nothing. A second result, and a failure after success, are rejected."""
     job_id = person.submit()
     job = worker.claim()
     outputs = worker.upload(job)
@@ -140,7 +140,7 @@ def test_a_repeated_complete_gets_its_first_answer_and_another_content_a_conflic
 def test_a_repeated_fail_gets_its_first_answer_even_when_the_job_runs_again_elsewhere(
     api: RunningApi, person: Person, worker: Worker
 ) -> None:
-    """The answer is kept per lease, so that the next lease does not hide it."""
+    """The response is stored per lease, so the next lease does not hide it."""
     person.submit()
     job = worker.claim()
     first = worker.fail(job, "interrupted", "worker_shutdown").json()
@@ -151,7 +151,7 @@ def test_a_repeated_fail_gets_its_first_answer_even_when_the_job_runs_again_else
 
 
 def test_an_interruption_is_queued_at_once_and_costs_no_attempt(person: Person, worker: Worker) -> None:
-    """A worker that shuts down gives its job back unharmed, before and after its first heartbeat."""
+    """A worker that shuts down returns its job without cost, before and after its first heartbeat."""
     job_id = person.submit()
     for beats in (0, 1):
         job = worker.claim()
@@ -164,7 +164,7 @@ def test_an_interruption_is_queued_at_once_and_costs_no_attempt(person: Person, 
 def test_a_transient_failure_waits_and_then_runs_again_until_attempts_are_spent(
     api: RunningApi, person: Person, worker: Worker
 ) -> None:
-    """Each failure spends an attempt; the last one is final and kept with its error."""
+    """Each failure spends an attempt. The last one is final and stored with its error."""
     rows(api.settings.conninfo or "", "UPDATE task_types SET max_attempts = 2, backoff_seconds = '{0.1}'")
     job_id = person.submit()
     first = worker.fail(worker.claim(), "transient").json()
@@ -179,7 +179,7 @@ def test_a_transient_failure_waits_and_then_runs_again_until_attempts_are_spent(
 def test_a_job_that_times_out_twice_has_failed_whatever_attempts_are_left(
     api: RunningApi, person: Person, worker: Worker
 ) -> None:
-    """Other failures in between change nothing; a retry by hand gives both timeouts again."""
+    """Other failures in between change nothing. A manual retry allows both timeouts again."""
     rows(api.settings.conninfo or "", "UPDATE task_types SET max_attempts = 9, backoff_seconds = '{0}'")
     job_id = person.submit()
     for _ in range(2):
@@ -192,14 +192,14 @@ def test_a_job_that_times_out_twice_has_failed_whatever_attempts_are_left(
 
 
 def test_retry_after_holds_the_job_back(person: Person, worker: Worker) -> None:
-    """A job that is to wait an hour is not handed out before."""
+    """A job with a pause of an hour is not claimable before."""
     person.submit()
     worker.fail(worker.claim(), "transient", retryAfterSeconds=3600)
     assert worker.claim_all() == []
 
 
-def test_invalid_input_fails_at_once_and_can_be_sent_back_by_hand(person: Person, worker: Worker) -> None:
-    """A dead letter is kept; a retry by hand gives all attempts again; only failed jobs can be retried."""
+def test_invalid_input_fails_at_once_and_can_be_requeued_by_hand(person: Person, worker: Worker) -> None:
+    """A dead letter is kept. A manual retry restores all attempts. Only failed jobs can be retried."""
     job_id = person.submit()
     assert worker.fail(worker.claim(), "invalid_input", "not_a_tiff").json()["state"] == "failed"
     assert person.look(job_id)["error"]["class"] == "invalid_input"
@@ -210,7 +210,7 @@ def test_invalid_input_fails_at_once_and_can_be_sent_back_by_hand(person: Person
 
 
 def test_progress_renews_the_lease_and_never_falls(api: RunningApi, person: Person, worker: Worker) -> None:
-    """Older progress that arrives later changes nothing, and equal progress makes no second event."""
+    """Older progress that arrives later changes nothing, and equal progress adds no event."""
     job_id = person.submit()
     job = worker.claim()
     for percent, stage in ((40, "render"), (10, "download"), (40, "render")):
@@ -224,7 +224,7 @@ def test_progress_renews_the_lease_and_never_falls(api: RunningApi, person: Pers
 def test_a_heartbeat_just_after_expiry_still_holds_the_lease(
     api_server: Callable[..., RunningApi],
 ) -> None:
-    """Nobody took the job in between, so there is nothing to be gained by refusing."""
+    """No other worker has the job, so a rejection would gain nothing."""
     api = api_server(rescue_grace_seconds=3600)
     person, worker = Person(api), Worker(api)
     person.submit()
@@ -243,10 +243,10 @@ def test_a_heartbeat_just_after_expiry_still_holds_the_lease(
         ({"sha256": "0" * 64}, "was not uploaded with SHA-256 000"),
     ],
 )
-def test_a_complete_that_tells_other_files_than_were_uploaded_is_refused(
+def test_a_complete_with_other_files_than_uploaded_is_rejected(
     person: Person, worker: Worker, change: dict[str, object], words: str
 ) -> None:
-    """Names, presence, size and digest are checked before anything is published; the job runs on."""
+    """Names, presence, size and digest are checked before publishing. The job keeps running."""
     job_id = person.submit()
     job = worker.claim()
     outputs = [output | change for output in worker.upload(job)]
@@ -256,10 +256,10 @@ def test_a_complete_that_tells_other_files_than_were_uploaded_is_refused(
     assert person.look(job_id)["state"] == "running"
 
 
-def test_of_two_completes_at_once_the_winners_pictures_are_served(
+def test_of_two_concurrent_completes_the_winners_images_are_served(
     api: RunningApi, person: Person, worker: Worker
 ) -> None:
-    """Under one lease, with other content: whoever loses changes nothing of what the winner told."""
+    """Under one lease with other content: the loser changes nothing of the winner's report."""
     for number in range(20):
         job_id = person.submit()
         job = worker.claim()
@@ -275,7 +275,7 @@ def test_of_two_completes_at_once_the_winners_pictures_are_served(
 
 
 def test_published_outputs_cannot_be_overwritten_by_the_still_valid_upload_url(person: Person, worker: Worker) -> None:
-    """What was promised by a digest stays what it was."""
+    """Published content always matches its digest."""
     person.submit()
     job = worker.claim()
     worker.complete(job).raise_for_status()
@@ -284,7 +284,7 @@ def test_published_outputs_cannot_be_overwritten_by_the_still_valid_upload_url(p
 
 
 def test_a_running_job_is_cancelled_through_its_heartbeat(person: Person, worker: Worker) -> None:
-    """The worker hears reason and grace; its `cancelled` ends the job; asking twice is the same as once."""
+    """The worker gets reason and grace, and its `cancelled` ends the job. A repeated request changes nothing."""
     job_id = person.submit()
     job = worker.claim()
     worker.heartbeat(job)
@@ -298,7 +298,7 @@ def test_a_running_job_is_cancelled_through_its_heartbeat(person: Person, worker
 
 @pytest.mark.parametrize("error_class", ["transient", "interrupted", "invalid_input"])
 def test_no_failure_resurrects_a_job_that_was_asked_to_stop(person: Person, worker: Worker, error_class: str) -> None:
-    """Whatever the worker reports after a cancellation, the job is cancelled."""
+    """After a cancellation, any report of the worker cancels the job."""
     job_id = person.submit()
     job = worker.claim()
     person.cancel(job_id)
@@ -307,7 +307,7 @@ def test_no_failure_resurrects_a_job_that_was_asked_to_stop(person: Person, work
 
 
 def test_a_complete_after_a_cancellation_publishes_nothing(person: Person, worker: Worker) -> None:
-    """The owner was told that the job stops: it becomes cancelled, also when the complete is repeated."""
+    """The job becomes cancelled, also when the complete is repeated."""
     job_id = person.submit()
     job = worker.claim()
     outputs = worker.upload(job)
@@ -320,7 +320,7 @@ def test_a_complete_after_a_cancellation_publishes_nothing(person: Person, worke
 def test_a_lost_worker_whose_job_was_cancelled_is_not_waited_for(
     api: RunningApi, person: Person, worker: Worker
 ) -> None:
-    """The rescuer ends such a job as cancelled, not as a loss."""
+    """The rescuer ends such a job as cancelled, not as lost."""
     job_id = person.submit()
     worker.heartbeat(worker.claim())
     person.cancel(job_id)
@@ -331,7 +331,7 @@ def test_a_lost_worker_whose_job_was_cancelled_is_not_waited_for(
 def test_a_worker_that_ignores_its_cancellation_loses_the_job(
     api_server: Callable[..., RunningApi],
 ) -> None:
-    """Heartbeats do not keep a cancelled job alive for ever."""
+    """Heartbeats do not keep a cancelled job alive forever."""
     api = api_server(cancel_grace_seconds=0, heartbeat_seconds=0.05)
     person, worker = Person(api), Worker(api)
     job_id = person.submit()
@@ -343,7 +343,7 @@ def test_a_worker_that_ignores_its_cancellation_loses_the_job(
 
 
 def test_signed_urls_near_their_end_come_back_fresh(api_server: Callable[..., RunningApi]) -> None:
-    """Once half of their time is over, a heartbeat brings new ones that work."""
+    """After half of their lifetime, a heartbeat returns new ones that work."""
     api = api_server(signed_url_seconds=3600)
     person, worker = Person(api), Worker(api)
     person.submit()
@@ -355,8 +355,8 @@ def test_signed_urls_near_their_end_come_back_fresh(api_server: Callable[..., Ru
     assert worker.complete(job, worker.upload(job | {"uploads": fresh})).json()["state"] == "succeeded"
 
 
-def test_hostile_words_of_a_worker_are_kept_in_a_storable_form(person: Person, worker: Worker) -> None:
-    """NUL and lone surrogates in a message do not keep a failure from being reported."""
+def test_hostile_text_of_a_worker_is_stored_in_a_clean_form(person: Person, worker: Worker) -> None:
+    """NUL and lone surrogates in a message do not prevent the report of a failure."""
     job_id = person.submit()
     job = worker.claim()
     body = '{"error":{"class":"invalid_input","code":"x","message":"a\\u0000b\\ud800c","detail":null}}'
@@ -366,7 +366,7 @@ def test_hostile_words_of_a_worker_are_kept_in_a_storable_form(person: Person, w
 
 
 def race(*calls: Callable[[], httpx.Response]) -> list[httpx.Response]:
-    """Make calls at the same instant; their answers, in order."""
+    """Send requests at the same instant. Return their responses in order."""
     barrier = threading.Barrier(len(calls))
     answers: dict[int, httpx.Response] = {}
 
@@ -383,7 +383,7 @@ def race(*calls: Callable[[], httpx.Response]) -> list[httpx.Response]:
 
 
 def test_cancel_and_complete_at_the_same_instant_have_one_outcome(api: RunningApi) -> None:
-    """Either the results are published or the job is cancelled, and both sides are told the same."""
+    """Either the results are published or the job is cancelled, and both callers see the same."""
     person, worker = Person(api), Worker(api)
     for _ in range(12):
         job_id = person.submit()
@@ -402,7 +402,7 @@ def test_cancel_and_complete_at_the_same_instant_have_one_outcome(api: RunningAp
 
 
 def test_the_same_complete_twice_at_the_same_instant_counts_once(api: RunningApi) -> None:
-    """One is first, the other is its replay; there is one event."""
+    """One is first, the other is its replay, and there is one event."""
     person, worker, twin = Person(api), Worker(api), Worker(api)
     for _ in range(8):
         job_id = person.submit()
@@ -416,8 +416,8 @@ def test_the_same_complete_twice_at_the_same_instant_counts_once(api: RunningApi
         assert person.event_types(job_id).count("succeeded") == 1
 
 
-def test_outputs_outside_the_slots_are_refused(person: Person, worker: Worker) -> None:
-    """A worker cannot publish under a name that it was not given, nor one name twice."""
+def test_outputs_outside_the_slots_are_rejected(person: Person, worker: Worker) -> None:
+    """A worker cannot publish an unassigned name, nor one name twice."""
     person.submit()
     job = worker.claim()
     told = worker.upload(job)
@@ -426,7 +426,7 @@ def test_outputs_outside_the_slots_are_refused(person: Person, worker: Worker) -
 
 
 def test_the_last_stats_of_a_worker_are_shown_to_the_jobs_owner(person: Person, worker: Worker) -> None:
-    """A heartbeat without any leaves them as they were; the next lease begins without."""
+    """A heartbeat without stats keeps them. The next lease starts without."""
     job_id = person.submit()
     job = worker.claim()
     for stats in ({"rssMb": 100}, {"rssMb": 200}, None):

@@ -1,4 +1,4 @@
-"""Mistakes in a request's own keys are found at once, each with its place and the nearest known key."""
+"""Unknown keys in requests are reported at once, each with its place and the nearest known key."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ ID = "01890000-0000-7000-8000-000000000000"
         ("/webhooks", {"url": "https://example.org/", "event": ["job.failed"]}, "/event", "events"),
     ],
 )
-def test_an_unknown_key_of_any_request_is_refused_with_the_nearest_known_one(
+def test_an_unknown_key_of_any_request_is_rejected_with_the_nearest_known_one(
     path: str, body: dict[str, Any], pointer: str, meant: str | None, person: Person
 ) -> None:
-    """Wherever it stands: in jobs, batches, uploads, pipelines, schedules, their templates, webhooks."""
+    """In jobs, batches, uploads, pipelines, schedules, their templates and webhooks."""
     path = path.replace("ID", str(person.create()["id"]))
     answer = person.http.post(f"/api{path}", json=body)
     assert code_of(answer) == (422, "validation"), answer.text
@@ -81,8 +81,8 @@ def test_an_unknown_key_of_any_request_is_refused_with_the_nearest_known_one(
         ("/schedules?curser=x", "curser", "cursor"),
     ],
 )
-def test_an_unknown_key_of_a_query_is_refused_too(address: str, given: str, meant: str, person: Person) -> None:
-    """A filter that was ignored would show everything."""
+def test_an_unknown_key_of_a_query_is_rejected_too(address: str, given: str, meant: str, person: Person) -> None:
+    """An ignored filter would return everything."""
     answer = person.http.get(f"/api{address}")
     assert code_of(answer) == (422, "validation"), answer.text
     assert answer.json()["errors"][0]["pointer"] == f"/query/{given}"
@@ -102,25 +102,25 @@ def test_an_unknown_key_of_a_query_is_refused_too(address: str, given: str, mean
         ({"taskType": 3}, "/taskType: must be text"),
     ],
 )
-def test_a_value_of_the_wrong_kind_is_told_in_the_words_of_json(body: Any, words: str, person: Person) -> None:
+def test_a_value_of_the_wrong_kind_is_reported_in_json_terms(body: Any, words: str, person: Person) -> None:
     answer = person.http.post("/api/geo-jobs", json=body)
     assert code_of(answer) == (422, "validation"), answer.text
     assert answer.json()["detail"] == words
 
 
-def test_a_task_types_unknown_field_is_refused_with_the_nearest_known_one(api: RunningApi) -> None:
+def test_a_task_types_unknown_field_is_rejected_with_the_nearest_known_one(api: RunningApi) -> None:
     answer = Person(api, "root", admin=True).http.patch("/api/task-types/geotiff_info", json={"maxConcurentRuns": 1})
     assert answer.json()["errors"][0]["nearest"] == "maxConcurrentRuns"
 
 
-def test_a_body_that_is_not_json_is_told_why(person: Person) -> None:
+def test_a_body_that_is_not_json_gets_the_reason(person: Person) -> None:
     answer = person.http.post("/api/geo-jobs", content=b"{'taskType': 1}")
     assert code_of(answer) == (422, "validation")
     assert "The body is not JSON: " in answer.json()["detail"]
 
 
 def test_workers_may_send_what_the_api_does_not_know(person: Person, worker: Worker) -> None:
-    """A worker of a later version goes on working: the protocol demands it."""
+    """Workers of later versions keep working, as the protocol requires."""
     person.submit()
     job = worker.claim(somethingNew=1)
     assert worker.call("heartbeat", job, {"somethingNew": 1}).is_success

@@ -1,4 +1,4 @@
-"""The queue beside a model of itself: any order of calls by several workers, on the real API and database.
+"""The queue against a model of it: any order of calls by several workers, on the real API and database.
 
 A long run: `pytest tests/api/test_model.py --hypothesis-profile=long`.
 """
@@ -29,21 +29,21 @@ from tests.support.clients import Person, Worker
 from tests.support.database import DatabaseServer, empty_queue
 
 MAX_ATTEMPTS, MAX_LOSSES = 3, 3
-# What each class of failure does: is the attempt spent, and may the job be tried again?
+# For each class of failure: whether the attempt is spent, and whether the job may be retried.
 CLASSES = {
     "transient": (True, True), "internal": (True, True), "interrupted": (False, True), "invalid_input": (True, False),
 }  # fmt: skip
 Answer = tuple[int, str]
 PICK = st.integers(0, 1000)
-# The model's clock ticks once for each moment that order depends on; a turn is longer than any run.
+# The model's clock advances once for each moment that order depends on. A turn is longer than any run.
 TURN = 1_000_000
-# No lease may run out by the machine's clock: the machine says when one does.
+# Leases must not expire by the machine's clock. The state machine expires them.
 LONG = {"rescue_interval_seconds": 3600, "first_lease_seconds": 3600, "lease_seconds": 7200}
 
 
 @dataclass(eq=False)
 class Job:
-    """What the design says of a job."""
+    """The state of a job by the design."""
 
     id: str
     number: int
@@ -67,7 +67,7 @@ class Job:
 
 @dataclass(eq=False)
 class Lease:
-    """A lease that was handed out, and how it ended."""
+    """A granted lease, and its end."""
 
     job: Job
     seq: int
@@ -82,7 +82,7 @@ class Lease:
         return self.job.state == "running" and self.job.lease_seq == self.seq
 
     def refusal(self) -> Answer:
-        """What every call on a lease that is not held gets, unless it repeats a report."""
+        """The response to every call on an ended lease, unless it repeats a report."""
         if self.job.state == "cancelled":
             return (409, "job_cancelled")
         return (409, "already_finalized" if self.ended_by in {"complete", "fail"} else "lease_lost")
@@ -90,7 +90,7 @@ class Lease:
 
 @dataclass
 class System:
-    """The real thing."""
+    """The real system."""
 
     api: RunningApi
     connection: psycopg.Connection[Any]
@@ -103,7 +103,7 @@ class System:
 
 
 class Queue(RuleBasedStateMachine):
-    """Each rule does something to the real queue and to the model, and compares."""
+    """Each rule acts on the real queue and on the model, and compares them."""
 
     system: System
 
@@ -118,7 +118,7 @@ class Queue(RuleBasedStateMachine):
         self.now = 0
 
     def next_turn(self) -> int:
-        """A turn after the last of those who wait: all are one caller's, of one priority."""
+        """One turn after the last waiting job: all belong to one caller and have one priority."""
         self.now += 1
         return max([self.now] + [job.turn + TURN for job in self.jobs if job.state == "queued"])
 
@@ -126,7 +126,7 @@ class Queue(RuleBasedStateMachine):
         return self.jobs[pick % len(self.jobs)]
 
     def lease(self, pick: int) -> Lease:
-        """Any lease ever handed out; the latest ones more often."""
+        """Any granted lease, recent ones more often."""
         return self.leases[-1 - pick % len(self.leases)]
 
     @rule()
@@ -141,7 +141,7 @@ class Queue(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @rule(pick=PICK, most=st.integers(1, 3))
     def repeat_claim(self, pick: int, most: int) -> None:
-        """The same claim id: the leases that are still held, or else a claim like any other."""
+        """The same claim id returns the held leases. Without any, it is a new claim."""
         self.claim_as(self.lease(pick).claim_id, most)
 
     def claim_as(self, claim_id: str, most: int) -> None:
@@ -153,7 +153,7 @@ class Queue(RuleBasedStateMachine):
             assert {job["leaseToken"] for job in got} == {lease.wire["leaseToken"] for lease in again}
             return
         waiting = [job for job in self.jobs if job.state == "queued"]
-        # Jobs that one claim took and that came back have one turn, that claim's: among them the older is first.
+        # Jobs of one claim that came back have the turn of that claim. Among them the older is first.
         wanted = sorted(waiting, key=lambda job: (job.turn, job.number))[:most]
         self.now += 1
         assert [job["id"] for job in got] == [job.id for job in wanted]
@@ -230,7 +230,7 @@ class Queue(RuleBasedStateMachine):
         self.compare()
 
     def check_replay(self, lease: Lease, report: object, answer: Answer, told: Mapping[str, Any]) -> None:
-        """The same report again gets its first answer; any other gets a refusal. Nothing changes."""
+        """The same report gets its first response again, any other one a problem. Nothing changes."""
         if lease.report != report:
             assert answer == lease.refusal()
         else:
@@ -267,7 +267,7 @@ class Queue(RuleBasedStateMachine):
     @precondition(lambda self: any(job.state == "running" for job in self.jobs))
     @rule(pick=PICK)
     def expire(self, pick: int) -> None:
-        """A worker falls silent for longer than its lease."""
+        """A worker is silent for longer than its lease."""
         running = [job for job in self.jobs if job.state == "running"]
         job = running[pick % len(running)]
         self.system.connection.execute(
@@ -289,7 +289,7 @@ class Queue(RuleBasedStateMachine):
         self.compare()
 
     def compare(self) -> None:
-        """The whole table beside the whole model."""
+        """The whole table equals the whole model."""
         statement = "SELECT id::text, state, attempt, lost_workers, lease_seq, percent, lease_confirmed FROM jobs"
         real = {row.pop("id"): row for row in self.system.connection.execute(statement).fetchall()}
         assert real == {
@@ -305,7 +305,7 @@ class Queue(RuleBasedStateMachine):
         }
 
     def teardown(self) -> None:
-        """Each ended lease has one outcome, each job at most one success, and the log ends where the job stands."""
+        """Each ended lease has one outcome, each job at most one success, and the log ends with the job's state."""
         outcomes = self.system.connection.execute("SELECT ended_by FROM lease_outcomes").fetchall()
         assert sorted(row["ended_by"] for row in outcomes) == sorted(
             lease.ended_by for lease in self.leases if lease.ended_by
@@ -323,7 +323,7 @@ def opened(portal: BlockingPortal, url: str) -> Iterator[Pool]:
 
 @pytest.fixture
 def system(postgres: DatabaseServer, tmp_path: Path) -> Iterator[System]:
-    """An API that never rescues by itself: the machine decides when."""
+    """An API without a rescuer of its own: the state machine decides."""
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(postgres.clone())
         api = stack.enter_context(run_api(make_settings(url, tmp_path / "data", **LONG)))
@@ -340,8 +340,8 @@ def system(postgres: DatabaseServer, tmp_path: Path) -> Iterator[System]:
 
 
 @pytest.mark.timeout(3600)
-def test_whatever_is_asked_in_whatever_order_the_queue_does_what_the_design_says(system: System) -> None:
-    """After each call every job stands where the model says, and every answer is the model's."""
+def test_any_calls_in_any_order_keep_the_queue_equal_to_its_model(system: System) -> None:
+    """After each call every job has the model's state, and every response is the model's."""
     is_long = settings.get_current_profile_name() == "long"
     machine = type("Machine", (Queue,), {"system": system})
     run_state_machine_as_test(

@@ -1,4 +1,4 @@
-"""Health, metrics, logs, and what happens when the database is away."""
+"""Health, metrics, logs, and outages of the database."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.clients import TIFF, Person, Worker, code_of, put, rows
 from tests.support.waiting import wait_until
 
 
-def test_a_healthy_service_says_so(api: RunningApi) -> None:
+def test_a_healthy_service_reports_each_part(api: RunningApi) -> None:
     """200 and each part by name, without a token."""
     answer = api.client().get("/health")
     assert answer.status_code == 200
@@ -31,7 +31,7 @@ def test_a_healthy_service_says_so(api: RunningApi) -> None:
 
 
 def test_metrics_count_requests_and_open_jobs(api: RunningApi, person: Person) -> None:
-    """Routes are counted by their template, so that ids do not make a series each."""
+    """Routes are counted by template, so ids create no series."""
     person.look(person.submit())
     text = api.client().get("/metrics").text
     assert 'geo_jobs_open{state="queued",task_type="geotiff_to_png"} 1.0' in text
@@ -41,7 +41,7 @@ def test_metrics_count_requests_and_open_jobs(api: RunningApi, person: Person) -
 
 @pytest.fixture
 def own_folder() -> Iterator[Path]:
-    """Not pytest's: as root the database runs as another account, and every pytest that starts closes the way there."""
+    """Not pytest's folder. As root the database runs as another account, and each start of pytest closes the path."""
     with tempfile.TemporaryDirectory(prefix="gj") as name:
         yield Path(name)
 
@@ -61,7 +61,7 @@ _MAKE_JOBS = """
 
 
 async def claim_at_once(api: RunningApi, count: int) -> list[httpx.Response]:
-    """That many claims, each of which waits for up to 45 s."""
+    """This many claims, each waiting for up to 45 s."""
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(
         base_url=api.base_url, verify=NO_TLS, timeout=60, limits=limits, headers=worker_header()
@@ -74,7 +74,7 @@ async def claim_at_once(api: RunningApi, count: int) -> list[httpx.Response]:
 def test_a_database_that_restarts_loses_none_of_hundreds_of_claims_and_hides_nothing(
     api_server: Callable[..., RunningApi], own_folder: Path
 ) -> None:
-    """While it is away: 503 and an honest health. When it is back: those who were parked get their jobs."""
+    """During the outage: 503, and `/health` shows it. Afterwards the parked claims get their jobs."""
     server = embedded.start(own_folder / "postgres", {"fsync": "off"})
     parked = 200
     try:
@@ -98,10 +98,10 @@ def test_a_database_that_restarts_loses_none_of_hundreds_of_claims_and_hides_not
         server.close()
 
 
-def test_health_warns_of_a_nearly_full_disk_before_uploads_are_refused(
+def test_health_warns_of_a_nearly_full_disk_before_uploads_are_rejected(
     api_server: Callable[..., RunningApi], tmp_path: Path
 ) -> None:
-    """Less room than ten of the largest uploads is a warning beside a status of 200; with more there is none."""
+    """Space for less than ten of the largest uploads gives a warning with status 200. With more there is none."""
     free = shutil.disk_usage(tmp_path).free
     tight = api_server(max_file_size=free // 5).client().get("/health")
     assert (tight.status_code, tight.json()["status"], tight.json()["storage"]) == (200, "ok", "ok")
@@ -110,10 +110,10 @@ def test_health_warns_of_a_nearly_full_disk_before_uploads_are_refused(
     assert "warnings" not in api_server(max_file_size=free // 20).client().get("/health").json()
 
 
-def test_health_counts_and_the_log_names_who_holds_back_vacuum(
+def test_health_counts_and_the_log_names_sessions_that_hold_back_vacuum(
     api_server: Callable[..., RunningApi], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Strangers learn from `/health` that there is one, the operator from the log its process and program, once."""
+    """`/health` contains the number only. The log contains process and program, once."""
     api = api_server(vacuum_warning_seconds=0.05)
     url = api.settings.conninfo or ""
     with psycopg.connect(url, application_name="forgotten-report") as forgotten:
@@ -136,10 +136,10 @@ def test_health_counts_and_the_log_names_who_holds_back_vacuum(
     assert warnings() == []
 
 
-def test_an_unexpected_error_tells_nothing_of_the_inside(
+def test_an_unexpected_error_reveals_no_internals(
     api: RunningApi, person: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """500 as a problem; the exception's words stay in the log."""
+    """500 as a problem. The exception's text is in the log only."""
 
     async def broken(*_: object) -> None:
         raise RuntimeError("secret inside")
@@ -153,7 +153,7 @@ def test_an_unexpected_error_tells_nothing_of_the_inside(
 def test_logs_are_json_lines_without_tokens_and_signatures(
     api: RunningApi, person: Person, worker: Worker, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A whole job leaves records of each request, and neither a signature nor a token in them."""
+    """A whole job leaves a record for each request, without signatures and tokens."""
     root = logging.getLogger()
     before = (root.handlers, root.level)
     configure("INFO")
@@ -164,7 +164,7 @@ def test_logs_are_json_lines_without_tokens_and_signatures(
         heard: list[str] = []
 
         def is_complete() -> bool:
-            # A request is noted after its answer was sent.
+            # A request is logged after its response.
             heard.append(capfd.readouterr().err)
             return "".join(heard).count('"event": "request"') >= 6
 
@@ -181,7 +181,7 @@ def test_logs_are_json_lines_without_tokens_and_signatures(
 
 
 def test_a_browser_or_client_that_breaks_off_is_not_an_error(api: RunningApi, person: Person) -> None:
-    """The service answers on as if nothing had been."""
+    """The service keeps responding."""
     url = person.upload_url(person.create()["id"], size=10_000_000)
 
     def chunks() -> object:

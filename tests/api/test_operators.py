@@ -1,4 +1,4 @@
-"""Looking after the queue: why a job waits, in which order jobs come, who works, figures; by calls and by commands."""
+"""Operators: reasons for waiting, priorities, workers, statistics, by API and by command."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def url(api: RunningApi) -> str:
 
 @pytest.fixture
 def command(api: RunningApi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs a command on the API's database; what it printed."""
+    """Runs a command on the API's database and returns its output."""
     from geo_jobs_api import cli
 
     settings = api.settings
@@ -61,10 +61,10 @@ def configure(admin: Person, **fields: Any) -> None:
     admin.http.patch("/api/task-types/geotiff_to_png", json=fields).raise_for_status()
 
 
-def test_whatever_keeps_a_job_waiting_is_told(
+def test_each_reason_for_waiting_is_explained(
     api: RunningApi, person: Person, worker: Worker, admin: Person, url: str, command: Callable[..., str]
 ) -> None:
-    """No worker, paused, limit, rate, backoff and those before it: each alone, and with its place in the queue."""
+    """No worker, paused, limit, rate, backoff and earlier jobs: each alone, with the place in the queue."""
     first, second = person.submit(), person.submit()
     assert reasons(person, first) == ["no_worker"]
     assert (reasons(person, second), explain(person, second)["place"]) == (["no_worker", "queue"], 2)
@@ -75,7 +75,7 @@ def test_whatever_keeps_a_job_waiting_is_told(
     assert reasons(person, second) == ["paused", "busy"]
     configure(admin, paused=False, maxConcurrentRuns=1)
     assert reasons(person, second) == ["limit", "busy"]
-    assert "1 of 1 jobs" in explain(person, second)["reasons"][0]["text"]
+    assert "1 of at most 1 concurrent jobs" in explain(person, second)["reasons"][0]["text"]
     configure(admin, maxConcurrentRuns=None, rateLimit={"count": 1, "periodSeconds": 600})
     third = person.submit()
     assert worker.claim()["id"] == second
@@ -86,12 +86,12 @@ def test_whatever_keeps_a_job_waiting_is_told(
     assert explain(person, second)["reasons"] == []
     told = command("jobs", "explain", first)
     assert told.startswith("queued: It is tried again at")
-    assert "- It is not to be tried before" in told
+    assert "- It is not due before" in told
     assert "went_wrong: It went wrong." in told
 
 
 def note(url: str, name: str, capabilities: dict[str, Any] | None = None, trouble: Any = None, **more: Any) -> None:
-    """A worker that was heard of just now."""
+    """Insert a worker seen just now."""
     types = more.get("types", ["geotiff_to_png"])
     rows(
         url,
@@ -108,10 +108,10 @@ def texts(person: Person, job_id: str, code: str) -> list[str]:
     return [reason["text"] for reason in explain(person, job_id)["reasons"] if reason["code"] == code]
 
 
-def test_all_workers_are_busy_and_each_owner_is_told_with_what_of_its_own(
+def test_busy_workers_are_explained_with_the_owners_jobs_only(
     api: RunningApi, person: Person, worker: Worker, admin: Person, url: str, command: Callable[..., str]
 ) -> None:
-    """Ids of other callers' jobs are for operators only; their type and their start are for all."""
+    """Ids of other callers' jobs are for operators only. Their type and start are for all."""
     bob = Person(api, "bob")
     other = Worker(api, "worker-2")
     mine, foreign = person.submit(), bob.submit()
@@ -135,7 +135,7 @@ def test_all_workers_are_busy_and_each_owner_is_told_with_what_of_its_own(
     assert reasons(person, waiting) == []
 
 
-def test_a_busy_worker_that_has_not_asked_for_long_is_still_a_worker(
+def test_a_busy_worker_without_recent_claims_is_still_a_worker(
     person: Person, worker: Worker, admin: Person, url: str
 ) -> None:
     """A job of an hour does not make it `no_worker`."""
@@ -148,22 +148,22 @@ def test_a_busy_worker_that_has_not_asked_for_long_is_still_a_worker(
     assert told.startswith("The worker that can take geotiff_to_png is busy: worker-1 with job ")
 
 
-def test_each_worker_that_lacks_something_for_a_job_is_named_with_what(
+def test_each_worker_that_lacks_a_requirement_is_named_with_it(
     api: RunningApi, person: Person, admin: Person, url: str
 ) -> None:
-    """Size, memory, task types; with trouble its codes, and for operators its sentence. A free one ends the list."""
+    """Size, memory, task types. Trouble shows its codes, for operators its sentence. A free worker ends the list."""
     job_id = person.submit()
     note(url, "tiler", types=["geotiff_to_tiles", "geotiff_info"])
     (told,) = texts(person, job_id, "no_worker")
-    assert told.endswith("start one. Worker tiler does only geotiff_to_tiles, geotiff_info.")
+    assert told.endswith("Start one. Worker tiler runs only geotiff_to_tiles, geotiff_info.")
     rows(url, "UPDATE jobs SET input_size_bytes = 240000000")
     rows(url, "UPDATE task_types SET memory_mb = 8192")
     note(url, "small", {"maxFileSize": 100_000_000})
     note(url, "lean", {"maxFileSize": 10**9, "memoryMb": 4096})
     note(url, "sick", {"memoryMb": 8192}, [{"code": "disk", "message": "Make room in /srv/tmp."}])
     assert texts(person, job_id, "unfit") == [
-        "Worker lean has 4096 MiB of memory for a job; this type needs 8192.",
-        "Worker small takes files up to 100 MB; this one has 240 MB.",
+        "Worker lean has 4096 MiB of memory for a job, and this type needs 8192.",
+        "Worker small takes files up to 100 MB, and this one has 240 MB.",
     ]
     assert texts(person, job_id, "worker_trouble") == [
         "Worker sick claims nothing because of trouble on its host (disk)."
@@ -188,7 +188,7 @@ def test_a_host_that_no_worker_fetches_from_is_named(shared_linked_api: RunningA
 def test_a_raised_priority_passes_ones_own_and_a_lowered_one_goes_behind_them(
     api: RunningApi, person: Person, worker: Worker, admin: Person, command: Callable[..., str]
 ) -> None:
-    """Owners change theirs, administrators everybody's; ended jobs have none any more."""
+    """Owners change their own jobs, administrators all. Ended jobs cannot change."""
     jobs = [person.submit() for _ in range(4)]
     answer = person.http.post(f"/api/geo-jobs/{jobs[3]}/priority", json={"priority": 1})
     assert answer.raise_for_status().json()["priority"] == 1
@@ -207,7 +207,7 @@ def test_a_raised_priority_passes_ones_own_and_a_lowered_one_goes_behind_them(
 def test_an_unlocked_job_goes_back_to_its_place_and_its_worker_has_lost_it(
     person: Person, worker: Worker, admin: Person, command: Callable[..., str]
 ) -> None:
-    """The attempt is not spent, the job is the next one again, and what the worker reports is refused."""
+    """The attempt is not spent, the job is next again, and the worker's report is rejected."""
     first, second = person.submit(), person.submit()
     job = worker.claim()
     worker.heartbeat(job)
@@ -219,15 +219,15 @@ def test_an_unlocked_job_goes_back_to_its_place_and_its_worker_has_lost_it(
     assert (again["id"], again["attempt"]) == (first, 1)
     worker.heartbeat(again)
     person.cancel(first)
-    assert "It is cancelled; worker-1 has lost it." in command("jobs", "unlock", first)
+    assert "It is cancelled. worker-1 has lost its lease." in command("jobs", "unlock", first)
     assert code_of(admin.http.post(f"/api/geo-jobs/{second}/unlock")) == (409, "invalid_state")
     assert code_of(admin.http.post(f"/api/geo-jobs/{uuid4()}/unlock")) == (404, "job_not_found")
 
 
-def test_dead_letters_go_back_by_filter(
+def test_dead_letters_are_requeued_by_filter(
     api: RunningApi, person: Person, worker: Worker, admin: Person, command: Callable[..., str]
 ) -> None:
-    """By code, class and number; owners reach their own only, and a misspelled filter is refused, not ignored."""
+    """By code, class and number. Owners reach their own jobs only, and an unknown filter is rejected."""
     bob = Person(api, "bob")
     jobs = [person.submit(), person.submit(), bob.submit(), person.submit()]
     for code in ("broken", "full", "broken", "broken"):
@@ -240,7 +240,7 @@ def test_dead_letters_go_back_by_filter(
     answer = bob.http.post("/api/geo-jobs/redrive", json={"errorCode": codes[jobs[2]]})
     assert answer.raise_for_status().json() == {"jobs": {"geotiff_to_png": 1}}
     assert [admin.look(job_id)["state"] for job_id in jobs] == ["failed", "failed", "queued", "failed"]
-    assert "No failed job fits." in command("jobs", "redrive", "--code", "worker_lost")
+    assert "No failed job matches." in command("jobs", "redrive", "--code", "worker_lost")
     told = command("jobs", "redrive", "--class", "invalid_input", "--limit", "2", "--json")
     assert json.loads(told) == {"jobs": {"geotiff_to_png": 2}}
     assert [admin.look(job_id)["state"] for job_id in jobs].count("failed") == 1
@@ -286,17 +286,17 @@ def test_open_jobs_are_cancelled_by_filter(
 def test_a_filter_that_names_nothing_cancels_nothing(
     api: RunningApi, person: Person, command: Callable[..., str]
 ) -> None:
-    """An empty body is usually a mistake, and so is a misspelled field or a job together with a filter."""
+    """An empty body is usually a mistake. So are an unknown field and a job together with a filter."""
     job_id = person.submit()
     for body in ({}, {"state": None}, {"limit": 5}, {"reason": "all"}, {"status": "queued"}, {"state": "succeeded"}):
         assert code_of(person.http.post("/api/geo-jobs/cancel", json=body)) == (422, "validation")
-    assert "name a state" in command("jobs", "cancel", "--reason", "all", code=1)
+    assert "must have a state" in command("jobs", "cancel", "--reason", "all", code=1)
     assert "not both" in command("jobs", "cancel", job_id, "--state", "queued", code=1)
     assert person.look(job_id)["state"] == "queued"
 
 
 def test_children_of_jobs_that_are_cancelled_by_filter_follow(person: Person) -> None:
-    """A job that waits for one of them is cancelled too, and not counted again."""
+    """A dependent job is cancelled too, and not counted again."""
     parent = person.submit()
     child = person.create(dependsOn=[{"jobId": parent}])["id"]
     told = person.http.post("/api/geo-jobs/cancel", json={"state": "queued"}).raise_for_status().json()
@@ -305,7 +305,7 @@ def test_children_of_jobs_that_are_cancelled_by_filter_follow(person: Person) ->
 
 
 def test_ten_thousand_jobs_are_cancelled_in_one_call(api: RunningApi, person: Person, url: str) -> None:
-    """In bounded batches with exact counts; a thousand calls would take half a minute. Others' jobs stay."""
+    """In bounded batches with exact counts. A thousand calls would take half a minute. Other owners' jobs stay."""
     rows(url, _MAKE_JOBS, "ada", 10_001)
     rows(url, _MAKE_JOBS, "bob", 10)
     began = time.monotonic()
@@ -316,7 +316,7 @@ def test_ten_thousand_jobs_are_cancelled_in_one_call(api: RunningApi, person: Pe
     assert told == {"cancelled": {"geotiff_to_png": 1}, "stopping": {}, "more": False}
     left = rows(url, "SELECT owner, state, count(*) FROM jobs GROUP BY owner, state ORDER BY owner")
     assert [tuple(row.values()) for row in left] == [("ada", "cancelled", 10_001), ("bob", "queued", 10)]
-    # About a second on two cores with nothing else to do.
+    # About a second on two idle cores.
     assert seconds < 15, seconds
 
 
@@ -329,10 +329,10 @@ _MAKE_JOBS = """
 """
 
 
-def test_idle_and_busy_workers_are_seen_with_what_they_do(
+def test_idle_and_busy_workers_are_listed_with_their_jobs(
     api: RunningApi, person: Person, admin: Person, url: str, command: Callable[..., str]
 ) -> None:
-    """A worker that only waits is there by its claims, one with a job by its signs of life too; a silent one goes."""
+    """An idle worker is visible by its claims, a busy one by its heartbeats too. A silent one disappears."""
     job_id = person.submit()
     busy = Worker(api, "busy")
     busy.heartbeat(busy.claim(workerVersion="1.2.3"))
@@ -343,7 +343,7 @@ def test_idle_and_busy_workers_are_seen_with_what_they_do(
         " VALUES ('gone/1', 'gone', '{}', now() - interval '1 hour')",
     )
 
-    ours = {"busy", "idle", "gone"}  # a worker of the test before may only be noted now
+    ours = {"busy", "idle", "gone"}  # A worker of the previous test may be stored only now.
 
     def seen() -> list[dict[str, Any]]:
         workers: list[dict[str, Any]] = admin.http.get("/api/admin/workers").raise_for_status().json()
@@ -361,10 +361,10 @@ def test_idle_and_busy_workers_are_seen_with_what_they_do(
     assert job_id in lines[0]
 
 
-def test_figures_count_what_waits_runs_and_became_of_jobs(
+def test_statistics_count_waiting_running_and_ended_jobs(
     person: Person, worker: Worker, admin: Person, url: str, command: Callable[..., str]
 ) -> None:
-    """Each way to end once: a success, a failure, a retry, a timeout; and what is open now."""
+    """Each way to end once: a success, a failure, a retry, a timeout, and the open jobs."""
     for _ in range(5):
         person.submit()
     succeeded, failed, retried, timed_out, _running = (worker.claim() for _ in range(5))
@@ -393,7 +393,7 @@ def test_figures_count_what_waits_runs_and_became_of_jobs(
 def test_jobs_are_listed_shown_cancelled_and_retried_by_commands(
     person: Person, worker: Worker, command: Callable[..., str]
 ) -> None:
-    """What owners do by calls, operators do by commands, for anybody's jobs."""
+    """Operators have the owners' actions as commands, for all jobs."""
     waiting, failed = person.submit(priority=-3), person.submit(priority=5)
     worker.fail(worker.claim(), "invalid_input", "no_tiff").raise_for_status()
     (line,) = command("jobs", "list", "--state", "failed").splitlines()[1:]
@@ -407,14 +407,14 @@ def test_jobs_are_listed_shown_cancelled_and_retried_by_commands(
     assert "queued again" in command("jobs", "retry", failed)
     assert "Only a failed job" in command("jobs", "retry", failed, code=1)
     assert "It is cancelled." in command("jobs", "cancel", waiting, "--reason", "enough")
-    assert "nothing to cancel" in command("jobs", "cancel", waiting, code=1)
+    assert "cannot be cancelled" in command("jobs", "cancel", waiting, code=1)
     assert "There is no job" in command("jobs", "show", str(uuid4()), code=1)
 
 
-def test_cleaning_up_by_days_removes_what_the_settings_would_keep(
+def test_cleanup_by_days_removes_jobs_that_the_settings_would_keep(
     person: Person, worker: Worker, admin: Person, url: str, command: Callable[..., str]
 ) -> None:
-    """Jobs that ended longer ago, with their files; not those that ended since or go on."""
+    """Jobs that ended longer ago are removed with their files. Later and open ones stay."""
     old, new = person.submit(), person.submit()
     for _ in range(2):
         worker.fail(worker.claim(), "invalid_input").raise_for_status()
@@ -429,7 +429,7 @@ def test_cleaning_up_by_days_removes_what_the_settings_would_keep(
 
 
 class Notes:
-    """Where workers would be noted."""
+    """A store of workers."""
 
     def __init__(self) -> None:
         self.written: list[list[str]] = []
@@ -438,7 +438,7 @@ class Notes:
         self.written.append(sorted(worker.id for worker in workers))
 
 
-async def test_a_worker_is_noted_once_a_minute_however_often_it_asks() -> None:
+async def test_a_worker_is_stored_once_a_minute_for_any_number_of_claims() -> None:
     """A fleet that claims all the time costs one small statement now and then."""
     notes, now = Notes(), [0.0]
     worker_registry = WorkerRegistry(notes, clock=lambda: now[0])
@@ -461,8 +461,8 @@ def commands_without_json(parser: argparse.ArgumentParser, name: str = "") -> It
         yield name
 
 
-def test_whatever_looks_or_steers_can_print_json(person: Person, worker: Worker, command: Callable[..., str]) -> None:
-    """Also what changes something: what came of it, as the API would answer."""
+def test_every_command_can_print_json(person: Person, worker: Worker, command: Callable[..., str]) -> None:
+    """Commands that change something print the API's response."""
     assert set(commands_without_json(_parser())) == {"serve", "migrate", "jwt"}
     first, second = person.submit(), person.submit()
 

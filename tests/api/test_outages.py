@@ -1,4 +1,4 @@
-"""A database that is read-only, silent or busy is an outage: 503, an honest `/health`, and a way back by itself."""
+"""A read-only, silent or busy database is an outage: 503, an accurate `/health`, and automatic recovery."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ END_SESSIONS = (
 
 
 def health(api: RunningApi) -> tuple[int, dict[str, str], float]:
-    """Status and body of `/health`, and the seconds that it took."""
+    """Status and body of `/health`, and its duration in seconds."""
     began = time.monotonic()
     answer = api.client().get("/health")
     return answer.status_code, answer.json(), time.monotonic() - began
@@ -40,7 +40,7 @@ def health(api: RunningApi) -> tuple[int, dict[str, str], float]:
 
 @contextlib.contextmanager
 def read_only(postgres: DatabaseServer, url: str) -> Iterator[None]:
-    """New sessions of this database take no writes for the block; the API's sessions at its start are ended."""
+    """New sessions of this database are read-only during the block. The API's sessions are ended at its start."""
     name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
     postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     try:
@@ -56,7 +56,7 @@ def test_a_read_only_database_is_an_outage_and_the_service_recovers_by_itself(
     postgres_url: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Writes are 503 with Retry-After and no traceback, `/health` is 503, reads work. Afterwards nobody helps."""
+    """Writes get 503 with Retry-After and no traceback, `/health` is 503, reads work. Recovery needs no help."""
     caplog.set_level("INFO")
     api = api_server(listen_check_seconds=1)
     person, worker = Person(api), Worker(api)
@@ -71,9 +71,9 @@ def test_a_read_only_database_is_an_outage_and_the_service_recovers_by_itself(
             claim = worker.http.post("/claim", json=worker.claim_request())
             assert code_of(claim) == (503, "unavailable")
         assert person.look(job_id)["state"] == "queued"
-        # Time for the rescuer to fail several times: it rests for a second at most.
+        # Time for several failures of the rescuer, which rests for a second at most.
         time.sleep(3.5)
-    # No session is ended from here on: the pool itself has left the ones that are read-only.
+    # No session is ended from here on. The pool itself has left the read-only ones.
     wait_until(lambda: health(api)[0] == 200, "the service to be healthy again")
     assert worker.claim(waitSeconds=20)["id"] == job_id
     person.create()
@@ -82,13 +82,13 @@ def test_a_read_only_database_is_an_outage_and_the_service_recovers_by_itself(
         return ["outage_over" in str(record.msg) for record in caplog.records if "rescue_failed" in str(record.msg)]
 
     wait_until(lambda: rescuer_said()[-1:] == [True], "the rescuer to note the end")
-    # Once for the sessions that were ended, possibly, and once for the rest.
+    # Once for the ended sessions, possibly, and once for the rest.
     assert rescuer_said() in ([False, True], [False, True] * 2)
     assert not [record for record in caplog.records if record.exc_info or "request_failed" in str(record.msg)]
 
 
 def test_a_service_is_not_started_on_a_read_only_database(postgres: DatabaseServer, postgres_url: str) -> None:
-    """One clear sentence, so that a supervisor tries again."""
+    """The message is one sentence, so that a supervisor retries."""
     with read_only(postgres, postgres_url), pytest.raises(ConfigurationError, match="read-only"):
         asyncio.run(migrate(postgres_url))
 
@@ -99,7 +99,7 @@ def test_a_service_is_not_started_on_a_read_only_database(postgres: DatabaseServ
 def test_trouble_of_the_database_itself_is_an_outage(
     api: RunningApi, caplog: pytest.LogCaptureFixture, code: str
 ) -> None:
-    """A full disk, no memory, a shutdown and their like, as PostgreSQL reports them: 503, one line, no traceback."""
+    """A full disk, no memory, a shutdown and similar errors of PostgreSQL: 503, one log line, no traceback."""
     url = api.settings.conninfo or ""
     rows(url, f"CREATE FUNCTION trouble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {RAISE} '{code}'; END $$")
     try:
@@ -118,13 +118,13 @@ RAISE = "RAISE EXCEPTION 'trouble' USING ERRCODE ="
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Not pytest's: as root the database runs as another account, and every pytest that starts closes the way there."""
+    """Not pytest's folder. As root the database runs as another account, and each start of pytest closes the path."""
     with tempfile.TemporaryDirectory(prefix="gj") as name:
         yield Path(name)
 
 
 def alter(url: str, setting: str) -> None:
-    """Change a setting of a whole server, also for the sessions that are open."""
+    """Change a setting of a whole server, for open sessions too."""
     rows(url, f"ALTER SYSTEM SET {setting}")
     rows(url, "SELECT pg_reload_conf()")
 
@@ -132,7 +132,7 @@ def alter(url: str, setting: str) -> None:
 async def test_after_a_failover_the_pool_reconnects_to_the_server_that_takes_writes(
     api_server: Callable[..., RunningApi], folder: Path
 ) -> None:
-    """Two servers in one URL with target_session_attrs: when the first turns read-only, writes go to the second."""
+    """Two servers in one URL with target_session_attrs: when the first becomes read-only, writes go to the second."""
     with contextlib.ExitStack() as stack:
         urls = []
         for name in ("first", "second"):
@@ -174,18 +174,18 @@ def proxy(postgres_url: str) -> Iterator[SilentProxy]:
 
 
 def through(proxy: SilentProxy, url: str) -> str:
-    """The same database by way of the proxy."""
+    """The same database through the proxy."""
     return psycopg.conninfo.make_conninfo(url, host="127.0.0.1", port=proxy.port)
 
 
-def test_health_answers_within_two_seconds_while_the_network_swallows_everything(
+def test_health_answers_within_two_seconds_while_the_network_drops_everything(
     api_server: Callable[..., RunningApi], proxy: SilentProxy, postgres_url: str
 ) -> None:
-    """Twenty at once, then one after another; and it is healthy again soon after the network is."""
+    """Twenty concurrent requests, then one after another. It is healthy soon after the network recovers."""
     api = api_server(database_url=through(proxy, postgres_url))
     assert health(api)[0] == 200
     proxy.swallows = True
-    # Every one: a connection that the pool has just begun has not said its name yet.
+    # All of them, since a connection that the pool has just started has not sent its name yet.
     proxy.silence(b"")
     with ThreadPoolExecutor(20) as threads:
         found = list(threads.map(lambda _: health(api), range(20)))
@@ -199,7 +199,7 @@ def test_health_answers_within_two_seconds_while_the_network_swallows_everything
 def test_health_answers_within_two_seconds_while_every_connection_is_busy(
     api_server: Callable[..., RunningApi], postgres_url: str
 ) -> None:
-    """An exhausted pool is unhealthy, and a look at health does not wait for its turn in it."""
+    """An exhausted pool is unhealthy, and a health check does not queue for it."""
     api = api_server(database_pool_size=2, database_timeout_seconds=10)
     with psycopg.connect(postgres_url) as blocker, ThreadPoolExecutor(4) as threads:
         blocker.execute("LOCK TABLE jobs")
@@ -218,7 +218,7 @@ def test_health_answers_within_two_seconds_while_every_connection_is_busy(
 def test_health_answers_within_two_seconds_while_the_storage_hangs(
     api: RunningApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a network file system does: `/health` says so, and any number of looks occupies one thread."""
+    """As with a hanging network file system. `/health` reports it, and any number of checks occupies one thread."""
     over, threads = threading.Event(), 0
 
     def hang(*_: object, **__: object) -> None:
@@ -239,10 +239,10 @@ def test_health_answers_within_two_seconds_while_the_storage_hangs(
     wait_until(lambda: health(api)[0] == 200, "the service to be healthy again")
 
 
-def test_a_statement_whose_answer_never_comes_is_given_up(
+def test_a_statement_without_response_is_abandoned(
     api_server: Callable[..., RunningApi], proxy: SilentProxy, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The proxy acknowledges every byte, so TCP notices nothing: the client's own clock ends the wait, with 503."""
+    """The proxy acknowledges every byte, so TCP detects nothing. The client's clock ends the wait with 503."""
     monkeypatch.setattr(sessions.Connection, "silence_seconds", 0.5)
     api = api_server(database_url=through(proxy, postgres_url), database_timeout_seconds=2)
     person = Person(api)

@@ -1,4 +1,4 @@
-"""What commands print."""
+"""The output of commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HOSTILE = "[red]map[/red]\x1b[2J\u202etif\nnext"
 
 
 class Sheet(Model):
-    """Something to be shown."""
+    """A model to print."""
 
     file_name: str
     size_bytes: int | None
@@ -24,8 +24,8 @@ class Sheet(Model):
 SHEET = Sheet(file_name=HOSTILE, size_bytes=None, made_at=datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC))
 
 
-def test_a_table_shows_what_steers_a_terminal_as_harmless_signs(capsys: pytest.CaptureFixture[str]) -> None:
-    """Markup is text, escapes and turns of direction are replaced, and a row is one line however long it is."""
+def test_a_table_replaces_terminal_control_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Markup is text, escapes and direction marks are replaced, and a row is one line of any length."""
     long = SHEET.model_copy(update={"file_name": "x" * 500})
     print_table(
         [SHEET, long], {"FILE": lambda sheet: sheet.file_name, "SIZE": lambda sheet: sheet.size_bytes}, as_json=False
@@ -38,7 +38,7 @@ def test_a_table_shows_what_steers_a_terminal_as_harmless_signs(capsys: pytest.C
 
 
 def test_json_has_the_names_of_the_api_and_nothing_but_ascii(capsys: pytest.CaptureFixture[str]) -> None:
-    """What a program reads is what the API would answer."""
+    """The JSON equals the API's response."""
     print_table([SHEET], {}, as_json=True)
     told = capsys.readouterr().out
     assert told.isascii()
@@ -46,8 +46,8 @@ def test_json_has_the_names_of_the_api_and_nothing_but_ascii(capsys: pytest.Capt
     assert json.loads(told) == [{"fileName": HOSTILE, "sizeBytes": None, "madeAt": "2030-01-02T03:04:05Z"}]
 
 
-def test_one_thing_is_shown_field_by_field(capsys: pytest.CaptureFixture[str]) -> None:
-    """Times in UTC, what is not there as a dash."""
+def test_one_object_is_shown_field_by_field(capsys: pytest.CaptureFixture[str]) -> None:
+    """Times in UTC, missing values as a dash."""
     print_object(SHEET, as_json=False)
     lines = [line.rstrip().split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
     assert lines[1:] == [["size", "bytes", "-"], ["made", "at", "2030-01-02 03:04:05"]]

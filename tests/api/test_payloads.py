@@ -1,4 +1,4 @@
-"""A new job's payload is held against its task type's schema before the job is made."""
+"""Payloads are checked against their task type's schema before the job is created."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def admin(api: RunningApi) -> Person:
 
 
 def refusal(person: Person, payload: object, task_type: str = "geotiff_to_png") -> dict[str, Any]:
-    """What is wrong with a payload; no job may have been made."""
+    """The problem of a payload. No job was created."""
     answer = person.http.post("/api/geo-jobs", json={"taskType": task_type, "inputPayload": payload})
     assert code_of(answer) == (422, "validation"), answer.text
     assert person.http.get("/api/geo-jobs").json()["jobs"] == []
@@ -46,15 +46,15 @@ def refusal(person: Person, payload: object, task_type: str = "geotiff_to_png") 
         ("thumbnail", "thumbnailSize"),
     ],
 )
-def test_an_unknown_key_is_refused_with_the_nearest_known_one(given: str, meant: str, person: Person) -> None:
-    """Misspelt, in another case or style: the key is named, and the one that was meant."""
+def test_an_unknown_key_is_rejected_with_the_nearest_known_one(given: str, meant: str, person: Person) -> None:
+    """Misspelled keys, in another case or style: the message contains the key and the nearest known one."""
     error = refusal(person, {given: 1})
     assert error["pointer"] == f"/inputPayload/{given}"
     assert error["nearest"] == meant
     assert f"Did you mean {meant!r}?" in error["message"]
 
 
-def test_a_key_that_is_like_none_is_refused_with_all_known_ones(person: Person) -> None:
+def test_a_key_that_is_like_none_is_rejected_with_all_known_ones(person: Person) -> None:
     error = refusal(person, {"zzz": 1}, "geotiff_info")
     assert error["allowed"] == ["page", "sourceCrs", "sourceUrl"]
     assert error["message"] == "Unknown key 'zzz'. Known: page, sourceCrs, sourceUrl."
@@ -82,10 +82,10 @@ def test_a_key_that_is_like_none_is_refused_with_all_known_ones(person: Person) 
             "percentil:2,98",
             "Allowed: percentile:lo,hi (0 to 100) | minmax | stddev:n (above 0 to 100) | range:lo,hi",
         ),
-        ("stretch", "percentile:98,2", "numbers that do not ascend"),
+        ("stretch", "percentile:98,2", "must have ascending numbers"),
         ("stretch", "percentile:2,101", "Allowed: percentile:lo,hi (0 to 100)"),
         ("stretch", "percentile:-1,50", "Allowed: percentile:lo,hi (0 to 100)"),
-        ("stretch", "percentile:50,50", "numbers that do not ascend"),
+        ("stretch", "percentile:50,50", "must have ascending numbers"),
         ("stretch", "stddev:0", "stddev:n (above 0 to 100)"),
         ("stretch", "stddev:0.00", "stddev:n (above 0 to 100)"),
         ("stretch", "stddev:-1", "stddev:n (above 0 to 100)"),
@@ -108,10 +108,10 @@ def test_a_key_that_is_like_none_is_refused_with_all_known_ones(person: Person) 
         ("sourceCrs", "native", "WKT, PROJJSON or a PROJ string without grids."),
     ],
 )
-def test_a_value_that_no_worker_takes_is_refused_with_what_is_allowed(
+def test_an_invalid_value_is_rejected_with_the_allowed_ones(
     key: str, value: object, words: str, person: Person
 ) -> None:
-    """Formats, color maps, coordinate systems, numbers: the place is named, and the cure."""
+    """Formats, color maps, coordinate systems, numbers: the message contains the place and the allowed values."""
     error = refusal(person, {key: value})
     assert error["pointer"].startswith(f"/inputPayload/{key}")
     assert words in error["message"]
@@ -130,10 +130,10 @@ def test_a_value_that_no_worker_takes_is_refused_with_what_is_allowed(
         ("geotiff_to_png", "blockSize", "geotiff_to_cog"),
     ],
 )
-def test_a_key_of_another_task_type_is_refused_with_that_type(
+def test_a_key_of_another_task_type_is_rejected_with_that_type(
     task_type: str, key: str, others: str, person: Person
 ) -> None:
-    """A key without effect is no key, and a similar one of the right type would mislead."""
+    """A key without effect is rejected, and a similar key of the right type would mislead."""
     error = refusal(person, {key: 1}, task_type)
     assert error["message"].startswith(f"{key!r} is not for {task_type}. It is for {others}. Known here: ")
     assert "nearest" not in error
@@ -162,13 +162,13 @@ def test_a_number_as_text_is_one_error_about_its_type(person: Person) -> None:
         dict.fromkeys(["maxSize", "outputFormat", "bands", "colormap", "sourceCrs", "sourceUrl", "nodata"]),
     ],
 )
-def test_what_a_worker_takes_is_let_pass(payload: dict[str, Any], person: Person) -> None:
-    """Any case of names, whole floats, nulls, codes, WKT and PROJJSON: free text is the worker's to judge."""
+def test_valid_payloads_are_accepted(payload: dict[str, Any], person: Person) -> None:
+    """Names in any case, whole floats, nulls, codes, WKT and PROJJSON. The worker checks free text."""
     assert person.create(payload)["inputPayload"] == payload
 
 
-def test_all_faults_are_told_at_once_with_their_places_in_a_batch(person: Person) -> None:
-    """None of the jobs is made."""
+def test_all_errors_of_a_batch_are_reported_at_once_with_their_places(person: Person) -> None:
+    """None of the jobs is created."""
     jobs = [
         {"taskType": "geotiff_to_png", "inputPayload": {"maxSize": 100}},
         {"taskType": "geotiff_to_cog", "inputPayload": {"compresion": "zstd", "blockSize": 300}},
@@ -182,8 +182,8 @@ def test_all_faults_are_told_at_once_with_their_places_in_a_batch(person: Person
     assert person.http.get("/api/geo-jobs").json()["jobs"] == []
 
 
-def test_jobs_of_pipelines_and_schedules_are_looked_at_when_those_are_made(person: Person) -> None:
-    """Else a schedule would make jobs that fail, every night."""
+def test_jobs_of_pipelines_and_schedules_are_checked_at_creation(person: Person) -> None:
+    """Otherwise a schedule would create failing jobs every night."""
     job = {"taskType": "geotiff_to_png", "inputPayload": {"maxsize": 5}}
     pipeline = {"name": "p", "stages": [{"name": "s", "jobs": [job | {"name": "j"}]}]}
     answer = person.http.post("/api/pipelines", json=pipeline)
@@ -195,7 +195,7 @@ def test_jobs_of_pipelines_and_schedules_are_looked_at_when_those_are_made(perso
     assert person.http.get("/api/schedules").json()["schedules"] == []
 
 
-def test_an_unknown_task_type_is_refused_with_the_nearest_known_one(person: Person) -> None:
+def test_an_unknown_task_type_is_rejected_with_the_nearest_known_one(person: Person) -> None:
     answer = person.http.post("/api/geo-jobs", json={"taskType": "geotiff_to_pgn"})
     assert code_of(answer) == (422, "unknown_task_type")
     assert "Did you mean 'geotiff_to_png'?" in answer.json()["detail"]
@@ -203,13 +203,13 @@ def test_an_unknown_task_type_is_refused_with_the_nearest_known_one(person: Pers
 
 
 def test_a_type_without_a_schema_takes_any_payload(person: Person, admin: Person) -> None:
-    """Kinds of job that other packages add need not have one."""
+    """Task types of plug-ins need not have one."""
     admin.http.put("/api/task-types/open", json=OPEN).raise_for_status()
     assert person.create({"anything": [1, {"x": None}]}, taskType="open")["state"] == "queued"
 
 
-def test_an_operators_schema_holds_and_is_undone_by_null(person: Person, admin: Person) -> None:
-    """Of a type of one's own and of a shipped one; an empty schema switches the check off."""
+def test_an_operators_schema_applies_and_null_restores_the_built_in_one(person: Person, admin: Person) -> None:
+    """For a custom type and a built-in one. An empty schema disables the check."""
     admin.http.put("/api/task-types/open", json=OPEN | {"payloadSchema": CLOSED}).raise_for_status()
     assert refusal(person, {"dept": 1}, "open")["nearest"] == "depth"
     shipped = admin.http.get("/api/task-types/geotiff_to_png").json()["payloadSchema"]
@@ -221,8 +221,8 @@ def test_an_operators_schema_holds_and_is_undone_by_null(person: Person, admin: 
         assert answer.is_success is allows
 
 
-def test_a_limit_that_is_changed_leaves_the_shipped_schema_to_the_program(api: RunningApi, admin: Person) -> None:
-    """Only a schema that differs is kept, so that the next version's new keys are not refused."""
+def test_a_changed_limit_leaves_the_built_in_schema_to_the_program(api: RunningApi, admin: Person) -> None:
+    """Only a differing schema is stored, so that new keys of the next version are accepted."""
     admin.http.patch("/api/task-types/geotiff_to_png", json={"maxConcurrentRuns": 3}).raise_for_status()
     assert api.settings.conninfo is not None
     kept = rows(
@@ -234,45 +234,45 @@ def test_a_limit_that_is_changed_leaves_the_shipped_schema_to_the_program(api: R
 @pytest.mark.parametrize(
     ("schema", "words"),
     [
-        ({"type": "strin"}, "is no JSON Schema"),
-        ({"pattern": "("}, "is no JSON Schema"),
-        ({"pattern": "(?=a)b"}, "is no JSON Schema"),
-        ({"pattern": "(a{1000}){1000}"}, "is no JSON Schema"),
-        ({"$ref": "http://127.0.0.1:9/schema"}, "must refer only to places within"),
-        ({"$ref": "#"}, "must refer only to places within"),
-        ({"$ref": "#/$defs/none"}, "where there is no schema"),
+        ({"type": "strin"}, "is not a JSON Schema"),
+        ({"pattern": "("}, "is not a JSON Schema"),
+        ({"pattern": "(?=a)b"}, "is not a JSON Schema"),
+        ({"pattern": "(a{1000}){1000}"}, "is not a JSON Schema"),
+        ({"$ref": "http://127.0.0.1:9/schema"}, "must refer only to its own parts"),
+        ({"$ref": "#"}, "must refer only to its own parts"),
+        ({"$ref": "#/$defs/none"}, "which is not a schema"),
         ({"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"}, "must not refer to itself"),
-        ({"$defs": {"a": {"$ref": "#/$defs/%61"}}, "$ref": "#/$defs/a"}, "must refer only to places within"),
+        ({"$defs": {"a": {"$ref": "#/$defs/%61"}}, "$ref": "#/$defs/a"}, "must refer only to its own parts"),
         ({"$id": "x"}, r"must not have \$id"),
         ({"$dynamicRef": "#a"}, r"must not have \$dynamicRef"),
         (
             {"$ref": "#/$defs/d0", "$defs": {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 4} for n in range(9)}
              | {"d9": {}}},
-            "more than 5000 schemas",
+            "more than 5000 subschemas",
         ),
         ({"enum": ["x" * 70_000]}, "larger than 65536 bytes"),
     ],
 )  # fmt: skip
-def test_a_schema_that_costs_too_much_or_leads_elsewhere_is_refused(schema: dict[str, Any], words: str) -> None:
-    """Payloads are strangers' text: no backtracking, no endless reference, no request to anywhere."""
+def test_a_schema_that_costs_too_much_or_refers_elsewhere_is_rejected(schema: dict[str, Any], words: str) -> None:
+    """Payloads are untrusted: no backtracking, no recursion, no request."""
     with pytest.raises(ValueError, match=words):
         check_schema(schema)
 
 
-def test_no_schema_makes_the_api_ask_anybody_for_anything() -> None:
-    """Not by a reference, which is refused, nor by the name of its dialect, which is not looked up (SSRF)."""
+def test_no_schema_makes_the_api_send_requests() -> None:
+    """Neither by a reference, which is rejected, nor by the URL of its dialect, which is not fetched (SSRF)."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.5)
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/schema"
         check_schema({"$schema": address, "type": "object"})
         for schema in ({"$ref": address}, {"properties": {"$ref": {"$ref": address}}}):
-            with pytest.raises(ValueError, match="must refer only to places within"):
+            with pytest.raises(ValueError, match="must refer only to its own parts"):
                 check_schema(schema)
         with pytest.raises(TimeoutError):
             listener.accept()
 
 
-def test_a_wrong_schema_is_refused_by_the_api_with_its_place(admin: Person) -> None:
+def test_an_invalid_schema_is_rejected_by_the_api_with_its_place(admin: Person) -> None:
     answer = admin.http.put("/api/task-types/open", json=OPEN | {"payloadSchema": {"type": "strin"}})
     assert code_of(answer) == (422, "validation")
     assert answer.json()["errors"][0]["pointer"] == "/payloadSchema"
@@ -293,8 +293,8 @@ def test_a_pattern_that_would_take_others_for_ever_costs_milliseconds() -> None:
         ("tif", False),
     ],
 )  # fmt: skip
-def test_a_file_of_another_type_is_refused_before_its_upload(file_type: str, is_taken: bool, person: Person) -> None:
-    """By its media type; the name is only a hint."""
+def test_a_file_of_another_type_is_rejected_before_its_upload(file_type: str, is_taken: bool, person: Person) -> None:
+    """By media type. The name is only a hint."""
     job_id = person.create()["id"]
     body = {"fileName": "scan.pdf", "fileSize": 9, "fileType": file_type}
     answer = person.http.post(f"/api/geo-jobs/{job_id}/upload", json=body)
@@ -305,8 +305,8 @@ def test_a_file_of_another_type_is_refused_before_its_upload(file_type: str, is_
         assert "image/tiff" in answer.json()["errors"][0]["allowed"]
 
 
-def test_zooms_that_are_the_wrong_way_round_are_refused(person: Person) -> None:
-    """Two keys that are right by themselves."""
+def test_zooms_in_the_wrong_order_are_rejected(person: Person) -> None:
+    """Two keys that are valid separately."""
     error = refusal(person, {"minZoom": 5, "maxZoom": 3}, "geotiff_to_tiles")
     assert (error["pointer"], error["message"]) == ("/inputPayload/maxZoom", "maxZoom 3 is less than minZoom 5.")
     person.create({"minZoom": 3, "maxZoom": 3}, taskType="geotiff_to_tiles")
@@ -321,7 +321,7 @@ def test_a_type_without_input_types_takes_any_file(person: Person, admin: Person
 
 
 def test_the_openapi_document_has_the_payload_of_each_type_that_there_is(person: Person, admin: Person) -> None:
-    """Also of those that came while the API ran, with their references in the right place."""
+    """Also for types created while the API runs, with adjusted references."""
     schema = {"properties": {"a": {"$ref": "#/$defs/x"}}, "$defs": {"x": {"type": "integer"}}}
     admin.http.put("/api/task-types/own", json=OPEN | {"payloadSchema": schema}).raise_for_status()
     document = person.http.get("/openapi.json").raise_for_status().json()
@@ -340,10 +340,10 @@ def test_the_openapi_document_has_the_payload_of_each_type_that_there_is(person:
         ("geotiff_to_png", {"outputFormat": "webp"}, ".png", "geotiff_to_png makes .webp, "),
     ],
 )
-def test_an_output_that_the_parent_never_makes_is_refused_at_creation(
+def test_an_impossible_output_of_the_parent_is_rejected_at_creation(
     task_type: str, payload: dict[str, Any], output: str, words: str, person: Person
 ) -> None:
-    """In single jobs, pipelines and schedules, with the outputs that exist; by suffix or by name."""
+    """In jobs, pipelines and schedules, with the existing outputs, by suffix or by name."""
     parent = person.create(payload, taskType=task_type)
     for given in (output, f"map{output}"):
         one = {"taskType": "geotiff_info", "inputFrom": {"jobId": parent["id"], "output": given}}

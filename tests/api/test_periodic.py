@@ -13,7 +13,7 @@ from geo_jobs_api.maintenance.periodic import Periodic, background
 
 
 async def test_an_outage_is_logged_at_its_start_and_its_end() -> None:
-    """However many rounds fail, and the loop goes on."""
+    """After any number of failed rounds, the loop continues."""
     done = asyncio.Event()
     rounds: list[Exception] = [psycopg.OperationalError(), OSError(), psycopg.OperationalError()]
 
@@ -33,7 +33,7 @@ async def test_an_outage_is_logged_at_its_start_and_its_end() -> None:
 
 
 async def test_a_wake_up_ends_a_pause_also_when_it_comes_during_the_step() -> None:
-    """A notification that arrives while the loop queries would otherwise be lost."""
+    """A notification that arrives during the query would otherwise be lost."""
     wake, rounds, done = asyncio.Event(), [0], asyncio.Event()
 
     async def step() -> float:
@@ -51,8 +51,8 @@ async def test_a_wake_up_ends_a_pause_also_when_it_comes_during_the_step() -> No
         await asyncio.wait_for(done.wait(), 10)
 
 
-async def test_a_loop_that_crashes_is_started_again_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A queue without its rescuer is worse than a loop that crashes again and again."""
+async def test_a_crashed_loop_is_restarted_and_the_others_continue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue without its rescuer is worse than a loop that crashes repeatedly."""
     monkeypatch.setattr(periodic, "_RESTART_SECONDS", 0.0)
     rounds, done, other = [0], asyncio.Event(), asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""The service behind PgBouncer, in both of its useful modes. Debian's package `pgbouncer` has the program."""
+"""The service behind PgBouncer in both modes. Debian's package `pgbouncer` has the program."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROLE_SETTINGS = ("statement_timeout = '15s'", "idle_in_transaction_session_timeo
 
 @pytest.fixture
 def role_url(postgres: DatabaseServer, postgres_url: str) -> str:
-    """A database in which the role has the settings that transaction pooling asks for."""
+    """A database and a role with the settings that transaction pooling requires."""
     name = psycopg.conninfo.conninfo_to_dict(postgres_url)["dbname"]
     for setting in ROLE_SETTINGS:
         postgres.execute(f"ALTER ROLE postgres IN DATABASE {name} SET {setting}")
@@ -37,7 +37,7 @@ def role_url(postgres: DatabaseServer, postgres_url: str) -> str:
 
 @pytest.fixture
 def transaction_api(role_url: str, api_server: Callable[..., RunningApi]) -> Iterator[RunningApi]:
-    """An API behind transaction pooling with fewer server sessions than it has connections."""
+    """An API behind transaction pooling with fewer server sessions than connections."""
     with pgbouncer(role_url, "transaction", pool_size=4) as url:
         api = api_server(database_url=url, database_pooling="transaction", database_listen_url=SecretStr(role_url))
         yield api
@@ -45,7 +45,7 @@ def transaction_api(role_url: str, api_server: Callable[..., RunningApi]) -> Ite
 
 
 def test_jobs_go_through_transaction_pooling(transaction_api: RunningApi, role_url: str) -> None:
-    """Sixteen callers and workers at once, with a limited task type: every job is done once, none too many run."""
+    """Sixteen concurrent callers and workers with a limited task type: every job runs once, within the limit."""
     rows(role_url, "UPDATE task_types SET max_concurrent_runs = 3 WHERE name = 'geotiff_to_png'")
 
     def submit(number: int) -> str:
@@ -82,14 +82,14 @@ def test_transaction_pooling_wakes_claims_by_the_direct_connection(transaction_a
         assert time.monotonic() - began < 2
 
 
-def test_transaction_pooling_without_its_setting_is_refused_at_the_start(postgres_url: str) -> None:
-    """Otherwise prepared statements and settings would meet in the sessions of others."""
+def test_transaction_pooling_without_its_setting_is_rejected_at_startup(postgres_url: str) -> None:
+    """Otherwise prepared statements and settings would leak into other sessions."""
     with pgbouncer(postgres_url, "transaction") as url, pytest.raises(ConfigurationError, match="DATABASE_POOLING"):
         asyncio.run(migrate(url))
 
 
-def test_transaction_pooling_is_refused_while_the_role_has_no_timeout(postgres_url: str) -> None:
-    """The refusal holds the statement to run, since nothing else would end a statement that hangs."""
+def test_transaction_pooling_is_rejected_while_the_role_has_no_timeout(postgres_url: str) -> None:
+    """The message contains the statement to run, since a hanging statement would have no other limit."""
     with (
         pgbouncer(postgres_url, "transaction") as url,
         pytest.raises(ConfigurationError, match="ALTER ROLE postgres SET statement_timeout = '15s'"),
@@ -99,7 +99,7 @@ def test_transaction_pooling_is_refused_while_the_role_has_no_timeout(postgres_u
 
 @pytest.mark.parametrize("missing", ["database_listen_url", "database_url"])
 def test_transaction_pooling_needs_a_direct_address_to_listen(missing: str) -> None:
-    """LISTEN has no meaning in a session that changes with each transaction."""
+    """LISTEN has no effect in a session that changes with each transaction."""
     urls = {"database_url": SecretStr("host=a"), "database_listen_url": SecretStr("host=b")}
     del urls[missing]
     with pytest.raises(ValidationError, match="DATABASE_LISTEN_URL"):
@@ -114,7 +114,7 @@ async def show(url: str, name: str, pooling: Pooling = "session") -> str:
 
 
 async def test_session_pooling_keeps_the_statement_timeout(postgres_url: str) -> None:
-    """PgBouncer takes no startup options, so the timeouts are set after connecting."""
+    """PgBouncer accepts no startup options, so the timeouts are set after connecting."""
     with pgbouncer(postgres_url, "session") as url:
         assert await show(url, "statement_timeout") == "15s"
         assert await show(url, "idle_in_transaction_session_timeout") == "15s"
@@ -122,13 +122,13 @@ async def test_session_pooling_keeps_the_statement_timeout(postgres_url: str) ->
 
 
 async def test_transaction_pooling_has_the_statement_timeout_of_the_role(role_url: str) -> None:
-    """It comes with every server session, whoever used it before."""
+    """Every server session has it, whatever client used the session before."""
     with pgbouncer(role_url, "transaction") as url:
         assert await show(url, "statement_timeout", "transaction") == "15s"
 
 
 def test_a_job_goes_through_session_pooling(postgres_url: str, api_server: Callable[..., RunningApi]) -> None:
-    """Without any setting, LISTEN included; with as few server sessions as one process needs at least."""
+    """Without any setting, LISTEN included, with the minimum of server sessions of one process."""
     with pgbouncer(postgres_url, "session", pool_size=4) as url:
         api = api_server(database_url=url, database_pool_size=2)
         person, worker = Person(api), Worker(api)

@@ -1,4 +1,4 @@
-"""Pipelines: stages in sequence, branches on their own, progress and cancellation of the whole."""
+"""Pipelines: stages in sequence, independent branches, progress and cancellation of the whole."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.clients import TIFF, Person, Worker, code_of, put, rows
 
 @pytest.fixture(scope="session")
 def shared_api(shared_linked_api: RunningApi) -> RunningApi:
-    """The API whose settings allow sources by URL."""
+    """An API that allows all source hosts."""
     return shared_linked_api
 
 
@@ -47,7 +47,7 @@ def claim(worker: Worker, person: Person, pipeline: dict[str, Any]) -> dict[str,
 
 
 def test_stages_follow_each_other_and_jobs_of_a_stage_run_together(person: Person, worker: Worker) -> None:
-    """The whole is done when all are; its progress is the mean of its jobs'."""
+    """The pipeline is done when all jobs are. Its progress is the mean of its jobs'."""
     made = make(person, [job("a"), job("b")], [job("c"), job("d")], [job("e")])
     assert (made["state"], made["percent"], made["counts"]) == ("running", 0, {"queued": 2, "blocked": 3})
     first = claim(worker, person, made)
@@ -67,7 +67,7 @@ def test_stages_follow_each_other_and_jobs_of_a_stage_run_together(person: Perso
 
 
 def test_an_error_in_one_branch_leaves_the_others_alone(person: Person, worker: Worker) -> None:
-    """What waits for the failed job by input or by name is cancelled; what does not, goes on."""
+    """Jobs that depend on the failed one by input or by name are cancelled. The others continue."""
     made = make(
         person,
         [job("a"), job("b")],
@@ -98,7 +98,7 @@ def test_an_error_in_one_branch_leaves_the_others_alone(person: Person, worker: 
 
 
 def test_a_first_job_may_wait_for_its_upload(person: Person, worker: Worker) -> None:
-    """By the call that other jobs have."""
+    """By the same call as for other jobs."""
     made = make(person, [job("a", inputPayload={})], [job("b")])
     job_id = made["stages"][0]["jobs"][0]["id"]
     assert states(person, made) == {"a": "awaiting_upload", "b": "blocked"}
@@ -107,8 +107,8 @@ def test_a_first_job_may_wait_for_its_upload(person: Person, worker: Worker) -> 
     assert states(person, made) == {"a": "succeeded", "b": "queued"}
 
 
-def test_cancelling_the_whole_stops_what_has_not_ended(person: Person, worker: Worker) -> None:
-    """Running jobs hear of it by their workers; what has succeeded stays."""
+def test_cancelling_the_pipeline_stops_its_open_jobs(person: Person, worker: Worker) -> None:
+    """Running jobs are stopped through their workers. Succeeded ones stay."""
     made = make(person, [job("a"), job("b")], [job("c")])
     jobs = claim(worker, person, made)
     worker.complete(jobs["a"], [])
@@ -133,23 +133,23 @@ def test_cancelling_the_whole_stops_what_has_not_ended(person: Person, worker: W
         ),
     ],
 )
-def test_what_cannot_be_run_is_refused_with_the_reason(person: Person, stages: Any, said: str) -> None:
-    """Before anything is made."""
+def test_an_impossible_pipeline_is_rejected_with_the_reason(person: Person, stages: Any, said: str) -> None:
+    """Before anything is created."""
     answer = person.http.post("/api/pipelines", json=body(*stages))
     assert code_of(answer) == (422, "validation")
     assert said in str(answer.json())
     assert person.http.get("/api/pipelines").json()["pipelines"] == []
 
 
-def test_nothing_of_a_pipeline_is_made_when_a_task_type_is_unknown(person: Person) -> None:
-    """Neither its other jobs nor itself."""
+def test_nothing_of_a_pipeline_is_created_when_a_task_type_is_unknown(person: Person) -> None:
+    """Neither its other jobs nor the pipeline."""
     answer = person.http.post("/api/pipelines", json=body([job("a", taskType="nothing")], [job("b")]))
     assert code_of(answer) == (422, "unknown_task_type")
     assert person.http.get("/api/geo-jobs").json()["jobs"] == []
 
 
 def test_a_repeated_request_gives_the_same_pipeline(person: Person) -> None:
-    """By its Idempotency-Key; another body under it is a conflict."""
+    """By its Idempotency-Key. Another body under it is a conflict."""
     key = {"Idempotency-Key": "p1"}
     first = person.http.post("/api/pipelines", json=body([job("a")], [job("b")]), headers=key)
     again = person.http.post("/api/pipelines", json=body([job("a")], [job("b")]), headers=key)
@@ -162,7 +162,7 @@ def test_a_repeated_request_gives_the_same_pipeline(person: Person) -> None:
 
 
 def test_a_pipeline_is_its_owners(person: Person, api: RunningApi) -> None:
-    """Another caller neither sees nor stops it; the admin does."""
+    """Another caller neither sees nor stops it. An administrator does."""
     made = make(person, [job("a")])
     bob, admin = Person(api, "bob"), Person(api, "root", admin=True)
     assert code_of(bob.http.get(f"/api/pipelines/{made['id']}")) == (404, "pipeline_not_found")
@@ -173,7 +173,7 @@ def test_a_pipeline_is_its_owners(person: Person, api: RunningApi) -> None:
 def test_the_command_line_shows_and_cancels_a_pipeline(
     person: Person, api: RunningApi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each job with its stage and state, or JSON as the API answers."""
+    """Each job with its stage and state, or JSON as in the API's response."""
     made = make(person, [job("a")], [job("b")])
     monkeypatch.setattr("geo_jobs_api.cli.configure", lambda _: None)
     monkeypatch.setenv("DATABASE_URL", api.settings.conninfo or "")

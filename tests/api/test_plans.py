@@ -1,4 +1,4 @@
-"""The plans of the hot queries, on a queue with a long history: by index, and by few pages."""
+"""Plans of the hot queries on a queue with a long history: by index, and few pages."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _FILL = """
 
 @pytest.fixture(scope="module")
 def connection(postgres: DatabaseServer) -> Iterator[psycopg.Connection[Any]]:
-    """A queue with 100,000 ended jobs, 5,000 waiting and 100 running, after a vacuum."""
+    """A queue with 100,000 ended, 5,000 waiting and 100 running jobs, after a vacuum."""
     with postgres.clone() as url, psycopg.connect(url, autocommit=True) as opened:
         opened.execute(_FILL.replace("{history}", str(HISTORY)).encode())
         opened.execute("VACUUM ANALYZE")
@@ -73,7 +73,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 LEASE = {"lease_seq": 1, "lease_secret": "key"}
 PROGRESS = {"lease_seconds": 60, "percent": 5.0, "stage": "render", "message": "m", "stats": None}
-# What is asked (file, query), with what, and the index that it must go by.
+# File, query, parameters, and the expected index.
 QUERIES: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "claim": (
         "leases.sql",
@@ -138,8 +138,8 @@ QUERIES: dict[str, tuple[str, str, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", QUERIES)
-def test_a_hot_query_goes_by_its_index_and_reads_few_pages(connection: psycopg.Connection[Any], name: str) -> None:
-    """No plan walks through the history, whatever its length."""
+def test_a_hot_query_uses_its_index_and_reads_few_pages(connection: psycopg.Connection[Any], name: str) -> None:
+    """No plan scans the history, of any length."""
     file, query, parameters, index = QUERIES[name]
     running = some_id(connection, "running")
     parameters = {"id": running, "job_id": running, "ids": [running]} | parameters
@@ -153,7 +153,7 @@ def test_a_hot_query_goes_by_its_index_and_reads_few_pages(connection: psycopg.C
 
 
 def judge(plan: dict[str, Any], index: str) -> None:
-    """By this index, through no table that grows, and by few pages."""
+    """Check that the plan uses this index, scans no growing table, and reads few pages."""
     found = list(nodes(plan))
     walked = [
         node["Relation Name"]
@@ -167,7 +167,7 @@ def judge(plan: dict[str, Any], index: str) -> None:
 
 
 def test_the_plan_that_claims_keep_is_good_for_all_of_them(postgres: DatabaseServer) -> None:
-    """Made without knowing how many jobs are wanted of a long queue, it still goes by its index and reads few pages."""
+    """Planned without the number of requested jobs, it still uses its index and reads few pages."""
     file, query, parameters, index = QUERIES["claim"]
     statement = getattr(load_queries(file), query).sql
     for place, name in enumerate(parameters, 1):
@@ -198,7 +198,7 @@ _OF_ONE_OWNER = """
     SELECT gen_random_uuid(), 'ada', 'geotiff_info', 'awaiting_upload', 0, '{}', 5 FROM generate_series(1, 20) AS n;
 """
 _ALL: dict[str, Any] = {"state": None, "task_type": None, "error_code": None, "before": None, "limit": 51}
-# What an owner with 100,000 ended jobs asks: the query, with what, and the most pages that it may read.
+# Queries of an owner with 100,000 ended jobs: query, parameters, maximum pages.
 OF_ONE_OWNER: dict[str, tuple[str, dict[str, Any], int]] = {
     "all": ("list_jobs", _ALL, 100),
     "an error that no job has": ("list_jobs", _ALL | {"error_code": "none"}, 20),
@@ -220,8 +220,8 @@ def long_history(postgres: DatabaseServer) -> Iterator[psycopg.Connection[Any]]:
 
 
 @pytest.mark.parametrize("name", OF_ONE_OWNER)
-def test_no_question_of_an_owner_walks_through_its_history(long_history: psycopg.Connection[Any], name: str) -> None:
-    """Whatever the filter, a page costs as much as its rows, and a creation as much as the jobs that are open."""
+def test_no_query_of_an_owner_scans_its_history(long_history: psycopg.Connection[Any], name: str) -> None:
+    """With any filter, a page costs as much as its rows, and a creation as much as the open jobs."""
     query, parameters, most_pages = OF_ONE_OWNER[name]
     statement = getattr(load_queries("jobs.sql"), query).sql
     explained = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}".encode()
@@ -234,7 +234,7 @@ def test_no_question_of_an_owner_walks_through_its_history(long_history: psycopg
 
 
 def test_the_place_in_a_long_queue_is_counted_up_to_a_bound(postgres: DatabaseServer) -> None:
-    """Behind 40,000 jobs, an explanation looks at 10,000."""
+    """Behind 40,000 jobs, an explanation reads 10,000."""
     statement = load_queries("operators.sql").find_waiting_reasons.sql
     with postgres.clone() as url, psycopg.connect(url, autocommit=True) as queue:
         queue.execute(_FILL.replace("{history}", "1").replace("5000", "40000").encode())
@@ -249,7 +249,7 @@ def test_the_place_in_a_long_queue_is_counted_up_to_a_bound(postgres: DatabaseSe
 
 
 async def test_connections_for_claims_keep_their_plans(postgres_url: str) -> None:
-    """Planning would take longer than claiming; all other statements are planned as PostgreSQL thinks best."""
+    """Planning would take longer than claiming. Other statements use PostgreSQL's default."""
     for keep_plans, mode in ((True, "force_generic_plan"), (False, "auto")):
         async with (
             open_pool(postgres_url, size=1, wait_seconds=10, keep_plans=keep_plans) as pool,
@@ -260,7 +260,7 @@ async def test_connections_for_claims_keep_their_plans(postgres_url: str) -> Non
 
 
 def test_the_queue_is_vacuumed_long_before_a_fifth_of_it_is_dead(connection: psycopg.Connection[Any]) -> None:
-    """The default of 20 % would leave claims to step over thousands of dead entries."""
+    """With the default of 20 %, claims would step over thousands of dead entries."""
     row = connection.execute("SELECT reloptions FROM pg_class WHERE relname = 'jobs'").fetchone()
     assert row is not None
     assert {"autovacuum_vacuum_scale_factor=0.01", "fillfactor=80", "autovacuum_vacuum_cost_delay=0"} <= set(row[0])
@@ -272,10 +272,10 @@ HEAD = """
 """
 
 
-def test_an_old_snapshot_costs_claims_in_proportion_to_what_was_claimed_since_and_no_longer_than_it_lasts(
+def test_an_old_snapshot_slows_claims_in_proportion_to_claims_since_and_only_while_it_lasts(
     postgres: DatabaseServer,
 ) -> None:
-    """Bounded by the claims under it, however many jobs wait; it keeps nobody waiting, and leaves nothing behind."""
+    """The cost is bounded by the claims under the snapshot, for any number of waiting jobs, and ends with it."""
     claim = {**QUERIES["claim"][2], "limit": 100, "claim_ids": [], "lease_secrets": ["k"] * 100}
     claim |= {"worker_ids": ["w"] * 100, "worker_names": ["w"] * 100, "shares": [1] * 100}
     sql = load_queries("leases.sql").claim_jobs.sql
@@ -300,6 +300,6 @@ def test_an_old_snapshot_costs_claims_in_proportion_to_what_was_claimed_since_an
         forgotten.rollback()
         queue.execute("VACUUM jobs")
         assert few <= 10
-        # An index page holds 20 and more of the 2,000 that were claimed.
+        # An index page holds at least 20 of the 2,000 claimed jobs.
         assert under <= few + 2000 / 20
         assert pages() <= few

@@ -1,4 +1,4 @@
-"""The endpoints for people: what they give, and how each wrong request is refused."""
+"""The endpoints for people: responses, and the problem of each invalid request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.clients import TIFF, Person, Worker, code_of, put, rows
 
 
 def test_a_key_used_again_with_the_same_body_gives_the_same_job_and_with_another_a_conflict(person: Person) -> None:
-    """Creating can be repeated safely; keys belong to their caller."""
+    """Creation is idempotent. Keys belong to their caller."""
     headers = {"Idempotency-Key": "k-1"}
     body = {"taskType": "geotiff_to_png", "inputPayload": {"maxSize": 10}}
     first = person.http.post("/api/geo-jobs", json=body, headers=headers)
@@ -25,7 +25,7 @@ def test_a_key_used_again_with_the_same_body_gives_the_same_job_and_with_another
 
 
 def test_one_callers_key_means_nothing_to_another(api: RunningApi) -> None:
-    """Two people may use the same key for different jobs."""
+    """Two callers may use the same key for different jobs."""
     body, headers = {"taskType": "geotiff_to_png"}, {"Idempotency-Key": "same"}
     made = [Person(api, name).http.post("/api/geo-jobs", json=body, headers=headers) for name in ("ada", "bob")]
     assert [answer.status_code for answer in made] == [201, 201]
@@ -44,10 +44,10 @@ def test_one_callers_key_means_nothing_to_another(api: RunningApi) -> None:
         ({"taskType": "geo\0tiff"}, (422, "validation"), "/taskType"),
     ],
 )
-def test_a_malformed_job_is_refused_with_the_place_of_the_mistake(
+def test_a_malformed_job_is_rejected_with_the_place_of_the_mistake(
     person: Person, body: dict[str, Any], expected: tuple[int, str], pointer: str | None
 ) -> None:
-    """Each mistake has its code, and a pointer when it is a matter of a field."""
+    """Each mistake has its code, and a pointer to an invalid field."""
     answer = person.http.post("/api/geo-jobs", json=body)
     assert code_of(answer) == expected
     assert pointer is None or [error["pointer"] for error in answer.json()["errors"]] == [pointer]
@@ -69,13 +69,13 @@ def test_a_malformed_job_is_refused_with_the_place_of_the_mistake(
         b"\xff\xfe{}",
     ],
 )
-def test_bodies_that_no_database_could_hold_are_refused_as_invalid(person: Person, body: bytes) -> None:
-    """Never a 500: not JSON, not finite, NUL, surrogates, nested too deep, numbers too long."""
+def test_bodies_that_no_database_could_store_are_rejected(person: Person, body: bytes) -> None:
+    """No 500 for invalid JSON, non-finite numbers, NUL, surrogates, deep nesting and long numbers."""
     assert code_of(person.http.post("/api/geo-jobs", content=body)) == (422, "validation")
 
 
-def test_a_body_that_is_too_large_is_refused_with_and_without_a_length(person: Person) -> None:
-    """1 MiB of JSON at most, also when the body comes in chunks."""
+def test_a_too_large_body_is_rejected_with_and_without_a_length(person: Person) -> None:
+    """At most 1 MiB of JSON, in chunks too."""
     large = b'{"taskType":"' + b"x" * 1_100_000 + b'"}'
     assert code_of(person.http.post("/api/geo-jobs", content=large)) == (413, "too_large")
     chunked = (large[place : place + 65536] for place in range(0, len(large), 65536))
@@ -92,17 +92,15 @@ def test_a_body_that_is_too_large_is_refused_with_and_without_a_length(person: P
         ({"fileName": "x" * 2000}, (422, "validation")),
     ],
 )
-def test_an_upload_that_cannot_be_taken_is_refused(
-    person: Person, change: dict[str, Any], expected: tuple[int, str]
-) -> None:
-    """Size and name are checked before a URL is given out."""
+def test_an_unacceptable_upload_is_rejected(person: Person, change: dict[str, Any], expected: tuple[int, str]) -> None:
+    """Size and name are checked before a URL is returned."""
     body = {"fileName": "map.tif", "fileSize": 10, "fileType": "image/tiff"} | change
     job_id = person.create()["id"]
     assert code_of(person.http.post(f"/api/geo-jobs/{job_id}/upload", json=body)) == expected
 
 
 def test_a_later_upload_request_replaces_the_name_and_a_queued_job_takes_none(person: Person) -> None:
-    """Only the file that was asked for last is taken; after it, no other."""
+    """Only the latest announced file is accepted, and none after it."""
     job_id = person.create()["id"]
     first = person.upload_url(job_id, "first.tif")
     second = person.upload_url(job_id, "../second.tif")
@@ -124,8 +122,8 @@ def test_a_later_upload_request_replaces_the_name_and_a_queued_job_takes_none(pe
         ("POST", "/upload"),
     ],
 )
-def test_somebody_elses_job_does_not_exist_but_for_an_administrator(api: RunningApi, method: str, path: str) -> None:
-    """The same 404 as for a job that never was; the admin scope sees all."""
+def test_another_owners_job_exists_for_administrators_only(api: RunningApi, method: str, path: str) -> None:
+    """The same 404 as for an unknown job. The admin scope sees all."""
     job_id = Person(api, "ada").create()["id"]
     body = {"fileName": "a.tif", "fileSize": 10} if path == "/upload" else None
     stranger, admin = Person(api, "mallory"), Person(api, "root", admin=True)
@@ -137,7 +135,7 @@ def test_somebody_elses_job_does_not_exist_but_for_an_administrator(api: Running
 
 
 def test_lists_are_filtered_paged_and_each_callers_own(api: RunningApi) -> None:
-    """Newest first; a cursor goes on where the page ended; strangers' jobs are not counted."""
+    """Newest first. A cursor continues at the end of the page. Other owners' jobs are not counted."""
     ada, bob = Person(api, "ada"), Person(api, "bob")
     made = [ada.create()["id"] for _ in range(5)]
     queued = ada.submit()
@@ -158,13 +156,13 @@ def test_lists_are_filtered_paged_and_each_callers_own(api: RunningApi) -> None:
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=1000", "state=lost", "cursor=x", "taskType=%00"])
-def test_a_wrong_query_is_refused(person: Person, query: str) -> None:
+def test_an_invalid_query_is_rejected(person: Person, query: str) -> None:
     """Queries are checked like bodies."""
     assert code_of(person.http.get(f"/api/geo-jobs?{query}")) == (422, "validation")
 
 
-def test_a_waiting_job_is_cancelled_at_once_and_its_upload_refused(person: Person) -> None:
-    """Cancelling twice is the same as once; the reason is kept; a late file is not taken."""
+def test_a_waiting_job_is_cancelled_at_once_and_its_upload_rejected(person: Person) -> None:
+    """A repeated cancellation changes nothing, the reason is stored, and a late upload is rejected."""
     job_id = person.create()["id"]
     url = person.upload_url(job_id)
     for _ in range(2):
@@ -176,13 +174,13 @@ def test_a_waiting_job_is_cancelled_at_once_and_its_upload_refused(person: Perso
 
 
 def test_cancelling_needs_no_body(person: Person) -> None:
-    """A bare POST will do."""
+    """A POST without body is accepted."""
     job_id = person.submit()
     assert person.http.post(f"/api/geo-jobs/{job_id}/cancel").json()["state"] == "cancelled"
 
 
-def test_results_that_are_not_there_yet_are_refused_with_the_state(person: Person) -> None:
-    """The words tell where the job stands."""
+def test_a_download_before_the_end_gets_the_state(person: Person) -> None:
+    """The message contains the state of the job."""
     answer = person.http.get(f"/api/geo-jobs/{person.submit()}/download/output")
     assert code_of(answer) == (409, "invalid_state")
     assert "queued" in answer.json()["detail"]
@@ -197,10 +195,8 @@ def test_results_that_are_not_there_yet_are_refused_with_the_state(person: Perso
         ("GET", "/api/geo-jobs/%00", (422, "validation")),
     ],
 )
-def test_addresses_that_lead_nowhere_are_problems_too(
-    person: Person, method: str, path: str, expected: tuple[int, str]
-) -> None:
-    """Even the framework's own refusals have a code."""
+def test_unknown_paths_are_problems_too(person: Person, method: str, path: str, expected: tuple[int, str]) -> None:
+    """The framework's own errors have a code too."""
     assert code_of(person.http.request(method, path)) == expected
 
 
@@ -212,8 +208,8 @@ def test_the_documentation_is_served_and_names_every_endpoint(person: Person) ->
     assert internal | {"/api/geo-jobs", "/api/internal/geo-jobs/claim", "/health", "/metrics"} <= paths.keys()
 
 
-def test_a_dead_letter_is_listed_explained_and_sent_back(api: RunningApi, person: Person, worker: Worker) -> None:
-    """Its owner sees why it is not tried again, and how each lease ended; afterwards it waits like any other."""
+def test_a_dead_letter_is_listed_explained_and_requeued(api: RunningApi, person: Person, worker: Worker) -> None:
+    """Its owner sees the reason, and the end of each lease. After a retry it waits like any other job."""
     rows(api.settings.conninfo or "", "UPDATE task_types SET max_attempts = 2, backoff_seconds = '{0}'")
     job_id = person.submit()
     for _ in range(2):
@@ -232,16 +228,16 @@ def test_a_dead_letter_is_listed_explained_and_sent_back(api: RunningApi, person
 
 
 def test_every_state_has_its_sentence(person: Person, worker: Worker) -> None:
-    """What it waits for, who works on it, how it ended."""
+    """The reason for waiting, the worker, or the end."""
 
     def why(job_id: str) -> str:
         return str(person.http.get(f"/api/geo-jobs/{job_id}/explain").raise_for_status().json()["why"])
 
     job_id = str(person.create()["id"])
-    assert why(job_id) == "It waits for its file."
+    assert why(job_id) == "It waits for its upload."
     put(person.upload_url(job_id), content=TIFF).raise_for_status()
     job = worker.claim()
-    assert why(job_id) == "worker-1 has claimed it and has not begun."
+    assert why(job_id) == "worker-1 has claimed it and has not started."
     worker.heartbeat(job)
     assert why(job_id) == "worker-1 works on it: 1 of 5 attempts, 0 %."
     worker.fail(job, "transient", retryAfterSeconds=600).raise_for_status()

@@ -1,4 +1,4 @@
-"""Results that come with their report: stored, checked and fenced like uploaded ones. Over HTTP, on a real disk."""
+"""Inline results: stored, checked and fenced like uploaded ones, over HTTP on a real disk."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def served(person: Person, job_id: str) -> dict[str, bytes]:
     return {link["name"]: get(link["url"]).content for link in links}
 
 
-def test_results_that_come_with_the_report_are_served_like_uploaded_ones(person: Person, worker: Worker) -> None:
-    """One job with both: the owner finds no difference, and is not shown the content as base64."""
+def test_inline_results_are_served_like_uploaded_ones(person: Person, worker: Worker) -> None:
+    """A job with both: the owner sees no difference, and no base64 content."""
     job_id = person.submit()
     job = worker.claim()
     assert job["inlineBytes"] == MOST_INLINE_BYTES
@@ -54,8 +54,8 @@ def test_results_that_come_with_the_report_are_served_like_uploaded_ones(person:
     assert "content" not in str(person.events(job_id)[-1]["data"]["outputs"]).replace("contentType", "")
 
 
-def test_the_most_that_may_come_does_come_beside_the_largest_metadata(person: Person, worker: Worker) -> None:
-    """What the claim offers is not refused by the limit on bodies."""
+def test_the_largest_inline_results_fit_beside_the_largest_metadata(person: Person, worker: Worker) -> None:
+    """The limit on bodies allows the offered inline bytes."""
     person.submit()
     job = worker.claim()
     body = {"outputs": [inline("map.png", bytes(MOST_INLINE_BYTES))], "metadata": {"note": "é" * 43_000}}
@@ -73,10 +73,10 @@ def test_the_most_that_may_come_does_come_beside_the_largest_metadata(person: Pe
         ("map.png", MOST_INLINE_BYTES + 1, {}, (413, "too_large")),
     ],
 )
-def test_a_result_that_is_not_what_was_told_or_too_large_is_not_stored(
+def test_a_result_that_differs_from_its_report_or_is_too_large_is_not_stored(
     api: RunningApi, person: Person, worker: Worker, name: str, size: int, lie: dict[str, Any], refusal: tuple[int, str]
 ) -> None:
-    """Nor is a good one beside it; the job runs on."""
+    """A valid one beside it is not stored either. The job keeps running."""
     job_id = person.submit()
     job = worker.claim()
     outputs = [inline("map.json", b"{}"), inline(name, bytes(size)) | lie]
@@ -85,10 +85,8 @@ def test_a_result_that_is_not_what_was_told_or_too_large_is_not_stored(
     assert person.look(job_id)["state"] == "running"
 
 
-def test_what_is_told_as_uploaded_has_to_be_there_beside_what_came_with_the_report(
-    person: Person, worker: Worker
-) -> None:
-    """One that came says nothing of the others."""
+def test_uploaded_results_must_exist_beside_inline_ones(person: Person, worker: Worker) -> None:
+    """An inline output does not replace the check of the others."""
     person.submit()
     job = worker.claim()
     outputs = [inline("map.pgw", b"1"), output_of("map.png", b"never uploaded")]
@@ -98,7 +96,7 @@ def test_what_is_told_as_uploaded_has_to_be_there_beside_what_came_with_the_repo
 async def test_small_objects_appear_whole_and_survive_a_power_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each is on the disk before it has its name, and then its name is."""
+    """Each is synced before its rename, and its name afterwards."""
     storage = LocalStorage(tmp_path, UrlSigner(bytes(32), time.time))
     storage.prepare()
     synced: list[str] = []
@@ -116,8 +114,8 @@ async def test_small_objects_appear_whole_and_survive_a_power_cut(
     assert unfinished_uploads(tmp_path) == []
 
 
-def test_a_result_that_is_larger_than_its_slot_is_refused_however_it_comes(api: RunningApi, worker: Worker) -> None:
-    """The limit is the task type's, not only that of the way."""
+def test_a_result_larger_than_its_slot_is_rejected_inline_and_uploaded(api: RunningApi, worker: Worker) -> None:
+    """The task type's limit applies to inline and uploaded results."""
     rule = {"suffix": ".csv", "contentType": "text/csv", "maxBytes": 3}
     noise = {"name": "noise", "input": "none", "outputs": [rule], "timeoutSeconds": 30}
     admin = Person(api, "root", admin=True)
@@ -131,7 +129,7 @@ def test_a_result_that_is_larger_than_its_slot_is_refused_however_it_comes(api: 
 
 
 def test_a_stale_workers_results_are_not_even_stored(api: RunningApi, person: Person, worker: Worker) -> None:
-    """Its report is refused, and the winner's results stay what they are."""
+    """Its report is rejected, and the winner's results do not change."""
     job_id = person.submit()
     stale = worker.claim()
     worker.heartbeat(stale)
@@ -146,7 +144,7 @@ def test_a_stale_workers_results_are_not_even_stored(api: RunningApi, person: Pe
 
 
 def test_a_repeated_report_is_the_same_with_and_without_its_results(person: Person, worker: Worker) -> None:
-    """Their digests tell; others under the same names are a conflict and leave what is published alone."""
+    """Their digests are equal. Other content under the same names is a conflict and changes nothing."""
     job_id = person.submit()
     job = worker.claim()
     worker.complete(job, [inline("map.png", b"picture")]).raise_for_status()

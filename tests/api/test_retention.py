@@ -1,4 +1,4 @@
-"""What is removed, when, and what never is; on the real database and a real folder, with real ages."""
+"""Retention on the real database and a real folder, with real ages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def keeper(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 
 
 def age(api: RunningApi, job_id: str, days: float) -> None:
-    """Let a job have ended (and been created) that many days ago."""
+    """Backdate the end (and creation) of a job by this many days."""
     rows(
         api.settings.conninfo or "",
         "UPDATE jobs SET finished_at = CASE WHEN finished_at IS NOT NULL THEN now() - %s * interval '1 day' END,"
@@ -67,10 +67,10 @@ def history(api: RunningApi, job_id: str) -> int:
 
 
 @pytest.mark.parametrize(("ending", "kept", "over"), [("succeeded", 29, 31), ("failed", 89, 91)])
-async def test_an_ended_job_goes_with_its_events_and_objects_when_its_time_is_over(
+async def test_an_ended_job_is_removed_with_its_events_and_objects_after_its_period(
     api: RunningApi, person: Person, worker: Worker, keeper: Retention, ending: str, kept: float, over: float
 ) -> None:
-    """A day before nothing is touched; a day after nothing is left."""
+    """A day before, nothing is removed. A day after, nothing is left."""
     job_id = finished(person, worker, ending)
     age(api, job_id, kept)
     assert (await keeper.run_once()).jobs_removed == 0
@@ -83,7 +83,7 @@ async def test_an_ended_job_goes_with_its_events_and_objects_when_its_time_is_ov
 async def test_nothing_of_a_job_that_has_not_ended_is_ever_removed(
     api: RunningApi, person: Person, worker: Worker, keeper: Retention
 ) -> None:
-    """However old they are: running and queued jobs keep rows, events and objects."""
+    """Of any age: running and queued jobs keep rows, events and objects."""
     running, queued = person.submit(), person.submit()
     assert worker.claim()["id"] == running
     for job_id in (running, queued):
@@ -94,10 +94,10 @@ async def test_nothing_of_a_job_that_has_not_ended_is_ever_removed(
     assert all(storage_files(api, job_id) == [input_file()] for job_id in (running, queued))
 
 
-async def test_a_job_that_is_sent_back_while_it_is_old_is_not_removed(
+async def test_an_old_job_that_is_requeued_is_not_removed(
     api: RunningApi, person: Person, worker: Worker, keeper: Retention
 ) -> None:
-    """A dead letter of last year that runs again is a live job; once its removal has begun it cannot be sent back."""
+    """A dead letter of last year that runs again is open. Once its removal has started, it cannot be requeued."""
     job_id, other = finished(person, worker, "failed"), finished(person, worker, "failed")
     for old in (job_id, other):
         age(api, old, 400)
@@ -111,7 +111,7 @@ async def test_a_job_that_is_sent_back_while_it_is_old_is_not_removed(
 async def test_a_removal_that_was_interrupted_is_finished_by_the_next_round(
     api: RunningApi, person: Person, worker: Worker, keeper: Retention, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Objects first, then rows: what a crash leaves in between is still known, and not there for its owner."""
+    """Objects first, then rows: after a crash the job is still known, but hidden from its owner."""
     job_id = finished(person, worker, "succeeded")
     age(api, job_id, 31)
 
@@ -128,10 +128,10 @@ async def test_a_removal_that_was_interrupted_is_finished_by_the_next_round(
     assert (storage_files(api, job_id), history(api, job_id)) == ([], 0)
 
 
-async def test_a_job_whose_file_never_came_is_cancelled_and_later_removed(
+async def test_a_job_without_its_upload_is_cancelled_and_later_removed(
     api: RunningApi, person: Person, keeper: Retention
 ) -> None:
-    """After a week it says so; as an ended job it goes like the others."""
+    """It is cancelled after a week, and then removed like other ended jobs."""
     job_id = str(person.create()["id"])
     age(api, job_id, 6)
     assert (await keeper.run_once()).unused_cancelled == 0
@@ -153,8 +153,8 @@ async def test_more_than_a_batch_is_removed_in_one_round(api: RunningApi, person
     assert (await keeper.run_once()).jobs_removed == 120
 
 
-async def test_uploads_that_broke_off_are_swept_and_those_under_way_are_not(api: RunningApi, keeper: Retention) -> None:
-    """Files in the folder itself, as earlier releases left them, go after a day without a byte."""
+async def test_broken_uploads_are_removed_and_active_ones_are_not(api: RunningApi, keeper: Retention) -> None:
+    """Files in the folder itself, from earlier releases, are removed after a day without a write."""
     incoming = api.settings.object_dir / ".incoming"
     for name, days in (("old", 2), ("fresh", 0.5)):
         (incoming / name).write_bytes(b"half")
@@ -189,8 +189,8 @@ def uploading(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def test_uploads_of_dead_processes_go_at_once_and_those_of_living_ones_stay(tmp_path: Path) -> None:
-    """Of two processes one is killed. The other is stopped in its tracks, and its old files stay."""
+def test_uploads_of_dead_processes_are_removed_at_once_and_those_of_live_ones_stay(tmp_path: Path) -> None:
+    """One of two processes is killed. The other one is stopped, and its old files stay."""
     folder = tmp_path / ".incoming"
     cleaner = Incoming(folder)
     cleaner.prepare()
@@ -208,7 +208,7 @@ def test_uploads_of_dead_processes_go_at_once_and_those_of_living_ones_stay(tmp_
 
 
 def test_processes_that_start_while_others_clean_up_lose_nothing(tmp_path: Path) -> None:
-    """A place that a cleaner takes in the moment of its making is made anew, and never shared."""
+    """A folder that a cleaner removes right after its creation is created again, and never shared."""
     over = threading.Event()
     cleaner = Incoming(tmp_path)
     cleaner.prepare()
@@ -229,14 +229,14 @@ def test_processes_that_start_while_others_clean_up_lose_nothing(tmp_path: Path)
     assert all((incoming.folder / "half").exists() for incoming in made)
 
 
-def test_cleanup_reports_what_it_did_and_leaves_unknown_objects_alone_unless_told(
+def test_cleanup_reports_its_removals_and_removes_unknown_objects_on_request_only(
     postgres_url: str,
     tmp_path: Path,
     api_server: Callable[..., RunningApi],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A service pointed at another database must not lose all its files over it."""
+    """A service with the wrong database must not delete all its files."""
     settings = make_settings(postgres_url, tmp_path / "data")
     local_storage(settings)
     lost = settings.object_dir / "jobs" / "01900000-0000-7000-8000-000000000000"

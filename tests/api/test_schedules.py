@@ -1,4 +1,4 @@
-"""Schedules over HTTP and in the transaction in which they fire; time is played where it matters."""
+"""Schedules over HTTP and in the transaction in which they fire, with simulated time."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PIPELINE = {
 
 @pytest.fixture(scope="session")
 def shared_api(shared_linked_api: RunningApi) -> RunningApi:
-    """The API whose settings allow sources by URL."""
+    """An API that allows all source hosts."""
     return shared_linked_api
 
 
@@ -62,7 +62,7 @@ async def pool(postgres_url: str) -> AsyncIterator[Pool]:
 
 
 class Game:
-    """Schedules on a database of their own, at a time that the test decides."""
+    """Schedules in their own database, with a clock that the test sets."""
 
     def __init__(self, pool: Pool, database_url: str) -> None:
         self.store = ScheduleStore(pool)
@@ -102,7 +102,7 @@ def game(pool: Pool, postgres_url: str) -> Game:
 
 
 async def test_a_fire_makes_the_job_of_the_template_at_its_moment(game: Game) -> None:
-    """Nothing before; the next moment follows from the moment and not from when it was looked at."""
+    """Nothing before it. The next moment follows from the moment, not from the time of the query."""
     made = await game.create(jitterSeconds=600, template=TEMPLATE | {"notifyAfterSeconds": 7200})
     await game.play(0.5)
     assert await game.outcomes(made) == []
@@ -119,7 +119,7 @@ async def test_a_fire_makes_the_job_of_the_template_at_its_moment(game: Game) ->
 
 
 async def test_any_number_of_schedulers_fires_once(game: Game) -> None:
-    """Sixteen at the same instant over forty schedules: one job each."""
+    """Sixteen concurrent schedulers over forty schedules create one job each."""
     for number in range(40):
         await game.create(name=f"s{number}")
     game.now += timedelta(hours=1)
@@ -129,8 +129,8 @@ async def test_any_number_of_schedulers_fires_once(game: Game) -> None:
     ]
 
 
-async def test_what_schedules_make_counts_against_their_owners_share(game: Game) -> None:
-    """Jobs and pipelines of many schedules at once, by any schedulers, and by hand: what is too much is noted."""
+async def test_jobs_of_schedules_count_against_their_owners_quota(game: Game) -> None:
+    """Jobs and pipelines of many schedules, by concurrent schedulers and by hand. Excess fires fail."""
     made = [await game.create(name=f"s{number}") for number in range(4)]
     made += [await game.create(name=f"p{number}", template=PIPELINE) for number in range(2)]
     others = await game.content(name="bob's")
@@ -145,7 +145,7 @@ async def test_what_schedules_make_counts_against_their_owners_share(game: Game)
     assert len([fire for fire in told if fire.outcome == "failed"]) >= 2
     assert {fire.outcome for fire in told} == {"created", "failed"}
     why = [fire.error or "" for fire in told if fire.outcome == "failed"]
-    assert all("at most 3 are taken" in words for words in why)
+    assert all("more than the limit of 3" in words for words in why)
     refused = next(one for one, fire in zip(made, told, strict=True) if fire.outcome == "failed")
     after = await game.store.find_schedule(refused.id)
     assert after is not None
@@ -172,10 +172,10 @@ async def test_what_schedules_make_counts_against_their_owners_share(game: Game)
         ),
     ],
 )
-async def test_after_an_outage_missed_runs_are_what_the_schedule_says(
+async def test_after_an_outage_missed_fires_follow_the_schedule(
     game: Game, fields: dict[str, Any], outcomes: list[tuple[int, str]], jobs: int
 ) -> None:
-    """None, one for all, or the latest few; then it goes on as planned."""
+    """None, one for all, or the latest few. Then the plan continues."""
     made = await game.create(**fields)
     await game.play(5.5)
     assert await game.outcomes(made) == outcomes
@@ -189,8 +189,8 @@ async def test_after_an_outage_missed_runs_are_what_the_schedule_says(
     ("overlap", "states"),
     [("allow", ["queued", "queued"]), ("skip", ["queued"]), ("cancel_old", ["cancelled", "queued"])],
 )
-async def test_a_run_that_is_still_open_is_what_the_schedule_says(game: Game, overlap: str, states: list[str]) -> None:
-    """Both, the first, or the last; once nothing is open the next one is made again."""
+async def test_an_open_run_follows_the_overlap_policy(game: Game, overlap: str, states: list[str]) -> None:
+    """Both, the first, or the last. Once none is open, the next one is created again."""
     await game.create(overlap=overlap)
     await game.play(1)
     await game.play(1)
@@ -200,14 +200,14 @@ async def test_a_run_that_is_still_open_is_what_the_schedule_says(game: Game, ov
     assert rows(game.url, "SELECT count(*) FROM jobs WHERE state = 'queued'")[0]["count"] == 1
 
 
-async def test_more_than_a_round_is_made_up_for_in_several(game: Game) -> None:
-    """Two days of hours, twenty at a time, each once."""
+async def test_missed_fires_beyond_one_round_are_made_up_in_several(game: Game) -> None:
+    """Two days of hourly fires, twenty at a time, each once."""
     made = await game.create(catchUp=100, overlap="allow")
     await game.play(48)
     assert [hour for hour, _ in await game.outcomes(made)] == [(7 + number) % 24 for number in range(48)]
 
 
-async def test_a_pipeline_is_made_by_a_schedule_too(game: Game) -> None:
+async def test_a_schedule_creates_pipelines_too(game: Game) -> None:
     """All of its jobs count for the overlap."""
     made = await game.create(template=PIPELINE)
     await game.play(1)
@@ -216,8 +216,8 @@ async def test_a_pipeline_is_made_by_a_schedule_too(game: Game) -> None:
     assert [job["state"] for job in rows(game.url, "SELECT state FROM jobs ORDER BY id")] == ["queued", "blocked"]
 
 
-async def test_what_cannot_be_made_is_told_and_keeps_nobody_back(game: Game) -> None:
-    """A task type that is gone, a template of another version, something that cannot be stored: the others fire."""
+async def test_a_failing_schedule_is_reported_and_does_not_block_others(game: Game) -> None:
+    """A missing task type, a template of another version, content that cannot be stored: the others fire."""
     gone, broken, rejected = [await game.create(name=name) for name in ("gone", "broken", "rejected")]
     change = "UPDATE schedules SET template = %s::jsonb WHERE id = %s"
     rows(game.url, change, '{"taskType": "no_such_type", "inputPayload": {"sourceUrl": "https://e.org/a"}}', gone.id)
@@ -231,13 +231,13 @@ async def test_what_cannot_be_made_is_told_and_keeps_nobody_back(game: Game) -> 
     found = {schedule.name: schedule for schedule in await game.store.list_schedules(owner=None, after=None, limit=9)}
     errors = {name: schedule.last_error or "" for name, schedule in found.items()}
     assert "no_such_type" in errors["gone"]
-    assert "not understood" in errors["broken"]
+    assert "stored content is invalid" in errors["broken"]
     assert "could not be stored" in errors["rejected"]
     assert await game.runner.run_once() == 0
 
 
-async def test_an_unchanged_source_is_asked_for_with_what_the_last_success_told(game: Game) -> None:
-    """Also after an answer that nothing has changed; not for another payload, and not when no results are left."""
+async def test_an_unchanged_source_is_requested_with_the_last_validators(game: Game) -> None:
+    """Also after a "not modified". Not for another payload, and not without results."""
     made = await game.create(skipUnchanged=True)
 
     async def next_condition() -> Any:
@@ -268,7 +268,7 @@ async def test_an_unchanged_source_is_asked_for_with_what_the_last_success_told(
 
 
 def test_a_schedule_over_http_from_creation_to_its_end(person: Person, worker: Worker, api: RunningApi) -> None:
-    """Looked at, paused, resumed, run, changed, reset, deleted; its moments are always to be seen."""
+    """Read, paused, resumed, run, changed, reset, deleted. Its next moments are always visible."""
     url = "/api/schedules"
     made = person.http.post(url, json=HOURLY | {"timeZone": "Europe/Berlin"})
     assert made.status_code == 201
@@ -301,7 +301,7 @@ def test_a_schedule_over_http_from_creation_to_its_end(person: Person, worker: W
 
 
 def test_the_service_fires_by_itself_as_soon_as_a_moment_comes(person: Person, worker: Worker, api: RunningApi) -> None:
-    """A change wakes it: it had been going to sleep for much longer."""
+    """A change wakes the scheduler from a much longer sleep."""
     soon = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
     made = person.http.post("/api/schedules", json={"name": "soon", "at": soon, "template": TEMPLATE}).json()
     job = worker.claim(waitSeconds=20)
@@ -317,29 +317,29 @@ def test_the_service_fires_by_itself_as_soon_as_a_moment_comes(person: Person, w
         ({"cron": "* * * *"}, "five"),
         ({"cron": None}, "exactly one"),
         ({"at": "2100-01-01T00:00:00Z"}, "exactly one"),
-        ({"cron": None, "at": "2001-01-01T00:00:00Z"}, "no moment left"),
+        ({"cron": None, "at": "2001-01-01T00:00:00Z"}, "no future fire time"),
         ({"cron": None, "at": "2100-01-01T00:00:00"}, "must be a time with its zone"),
-        ({"timeZone": "Europe/Nowhere"}, "no time zone"),
-        ({"timeZone": "../../etc/passwd"}, "no time zone"),
-        ({"cron": None, "rules": [{"times": ["25:00"]}]}, "no time of the day"),
-        ({"cron": None, "rules": [{"times": ["06:00"], "daysOfWeek": ["someday"]}]}, "no day of the week"),
+        ({"timeZone": "Europe/Nowhere"}, "not a time zone"),
+        ({"timeZone": "../../etc/passwd"}, "not a time zone"),
+        ({"cron": None, "rules": [{"times": ["25:00"]}]}, "not a time of day"),
+        ({"cron": None, "rules": [{"times": ["06:00"], "daysOfWeek": ["someday"]}]}, "not a day of the week"),
         ({"cron": None, "rules": [{"times": ["06:00"] * 25}, {"times": ["07:00"] * 24}]}, "Use cron"),
         ({"startAt": "2100-01-02T00:00:00Z", "endAt": "2100-01-01T00:00:00Z"}, "before startAt"),
         ({"template": {"taskType": "geotiff_to_png"}}, "sourceUrl"),
         ({"template": PIPELINE, "skipUnchanged": True}, "template of one job"),
     ],
 )
-def test_a_schedule_that_could_not_fire_is_refused_with_the_reason(
+def test_a_schedule_that_could_not_fire_is_rejected_with_the_reason(
     person: Person, fields: dict[str, Any], said: str
 ) -> None:
-    """Before it is stored, and clearly."""
+    """Before it is stored, with a clear message."""
     answer = person.http.post("/api/schedules", json=HOURLY | fields)
     assert code_of(answer) == (422, "validation")
     assert said in answer.text
 
 
-def test_rules_are_kept_as_they_were_given(person: Person) -> None:
-    """Times on days, in the zone."""
+def test_rules_are_stored_as_given(person: Person) -> None:
+    """Times on days, in the time zone."""
     rules = [{"times": ["06:00", "18:30"], "daysOfWeek": ["mon", 5]}]
     made = person.http.post("/api/schedules", json={"name": "r", "rules": rules, "template": TEMPLATE})
     assert made.json()["rules"] == rules
@@ -349,8 +349,8 @@ def test_rules_are_kept_as_they_were_given(person: Person) -> None:
     }
 
 
-def test_moments_to_come_are_stored_and_follow_each_fire(person: Person, api: RunningApi) -> None:
-    """Lists show the five stored moments, which each fire replaces."""
+def test_next_moments_are_stored_and_follow_each_fire(person: Person, api: RunningApi) -> None:
+    """Lists contain the five stored moments, which each fire replaces."""
     made = person.http.post("/api/schedules", json=HOURLY | {"rules": [{"times": ["06:00"] * 48}], "cron": None}).json()
     assert [len(one["upcoming"]) for one in person.http.get("/api/schedules").json()["schedules"]] == [5]
     times = [f"{hour:02}:{minute:02}" for hour in range(24) for minute in (0, 30)]
@@ -369,7 +369,7 @@ def test_moments_to_come_are_stored_and_follow_each_fire(person: Person, api: Ru
 def test_schedules_on_the_command_line(
     api: RunningApi, person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Created from JSON, listed, run, paused, removed."""
+    """Created from JSON, listed, run, paused, deleted."""
     monkeypatch.setattr("geo_jobs_api.cli.configure", lambda _: None)
     monkeypatch.setenv("DATABASE_URL", api.settings.conninfo or "")
     monkeypatch.setenv("DATA_DIR", str(api.settings.data_dir))
@@ -396,7 +396,7 @@ def test_schedules_on_the_command_line(
 
 
 def test_schedulers_that_are_killed_at_random_fire_each_moment_exactly_once(postgres_url: str) -> None:
-    """Two processes, killed again and again, over a night in which an hour comes twice."""
+    """Two processes, killed repeatedly, over a night with a repeated hour."""
     command = [sys.executable, "-m", "tests.support.schedule_storm", "--database", postgres_url]
     storm = subprocess.run([*command, "--fires", "480", "--speed", "4000"], cwd=ROOT, capture_output=True, text=True)
     assert storm.returncode == 0, storm.stdout + storm.stderr

@@ -1,4 +1,4 @@
-"""Commands judge by the settings that the API runs with, whatever the shell says that they are run in."""
+"""Commands use the settings of the running API instead of those of their shell."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCHEDULE = {
 
 @pytest.fixture
 def shell(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Make this process's environment that of a shell, for the API's database."""
+    """Set this process's environment to that of a shell, for the API's database."""
     monkeypatch.setattr("geo_jobs_api.cli.configure", lambda _: None)
 
     def enter(api: RunningApi, **variables: str) -> None:
@@ -33,7 +33,7 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize(("of_the_api", "of_the_shell"), [("maps.example.org", ""), ("", "maps.example.org")])
-def test_a_schedule_is_made_and_run_by_the_apis_source_hosts(
+def test_a_schedule_is_created_and_run_with_the_apis_source_hosts(
     of_the_api: str,
     of_the_shell: str,
     api_server: Callable[..., RunningApi],
@@ -41,13 +41,13 @@ def test_a_schedule_is_made_and_run_by_the_apis_source_hosts(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A shell that lacks the setting refuses nothing, and one that has it allows nothing."""
+    """Without the setting in the shell nothing is rejected, and with it nothing more is allowed."""
     shell(api_server(source_hosts="maps.example.org"), SOURCE_HOSTS="")
     file = tmp_path / "schedule.json"
     file.write_text(json.dumps(SCHEDULE))
     assert main(["schedules", "create", str(file), "--owner", "ada", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)["id"]
-    # The API is started anew with other settings.
+    # The API is restarted with other settings.
     shell(api_server(source_hosts=of_the_api), SOURCE_HOSTS=of_the_shell)
     allowed = bool(of_the_api)
     assert main(["schedules", "run", made]) == (0 if allowed else 1)
@@ -56,10 +56,10 @@ def test_a_schedule_is_made_and_run_by_the_apis_source_hosts(
     assert ("SOURCE_HOSTS" in told.err) is not allowed
 
 
-def test_a_cleanup_removes_what_the_apis_settings_say(
+def test_a_cleanup_uses_the_apis_settings(
     api_server: Callable[..., RunningApi], shell: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A shell that would keep ended jobs for a blink removes none that the API keeps for 30 days."""
+    """A shell with a tiny retention period removes no job that the API keeps for 30 days."""
     api = api_server()
     person = Person(api)
     job_id = str(person.create()["id"])
@@ -71,6 +71,6 @@ def test_a_cleanup_removes_what_the_apis_settings_say(
     assert person.look(job_id)["state"] == "cancelled"
 
 
-def test_no_secret_is_among_what_is_written_down(api: RunningApi) -> None:
+def test_no_secret_is_recorded(api: RunningApi) -> None:
     (row,) = rows(api.settings.conninfo or "", "SELECT settings::text AS text FROM service_settings")
     assert not any(word in row["text"] for word in ("secret", "token", "password", "://", "dir"))

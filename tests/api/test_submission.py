@@ -1,4 +1,4 @@
-"""Inputs by URL, many jobs at once, and keys against double work."""
+"""Inputs by URL, batches, and keys against duplicate jobs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TYPE = {"taskType": "geotiff_to_png"}
 
 @pytest.fixture(scope="session")
 def shared_api(shared_linked_api: RunningApi) -> RunningApi:
-    """The API whose settings allow sources by URL."""
+    """An API that allows all source hosts."""
     return shared_linked_api
 
 
@@ -29,10 +29,8 @@ def batch(person: Person, *jobs: dict[str, Any], **headers: str) -> dict[str, An
     return told
 
 
-def test_a_job_with_a_source_is_queued_at_once_and_its_worker_is_told_the_address(
-    person: Person, worker: Worker
-) -> None:
-    """As it was given; without a name in its path the file gets one."""
+def test_a_job_with_a_source_is_queued_at_once_and_its_worker_gets_the_url(person: Person, worker: Worker) -> None:
+    """As given. Without a name in its path the file gets a default one."""
     job = person.create(**linked())
     assert job["state"] == "queued"
     assert job["input"] == {
@@ -45,8 +43,8 @@ def test_a_job_with_a_source_is_queued_at_once_and_its_worker_is_told_the_addres
     assert person.create(**linked("https://maps.example.org/"))["input"]["fileName"] == "source.tif"
 
 
-def test_what_the_worker_tells_of_the_source_is_kept(person: Person, worker: Worker) -> None:
-    """For the next one to ask with; also when nothing has changed and there are no outputs."""
+def test_the_reported_source_is_stored(person: Person, worker: Worker) -> None:
+    """For the next conditional request, also when nothing has changed and there are no outputs."""
     job_id = person.create(**linked())["id"]
     source = {"etag": '"abc"', "lastModified": "Tue, 15 Nov 2022 12:45:26 GMT", "sizeBytes": 7, "unchanged": True}
     answer = worker.call("complete", worker.claim(), {"outputs": [], "metadata": {"unchanged": True}, "source": source})
@@ -64,8 +62,8 @@ def test_what_the_worker_tells_of_the_source_is_kept(person: Person, worker: Wor
         "http://2130706433/",
     ],
 )
-def test_a_source_on_a_host_that_is_not_listed_is_refused(person: Person, url: str) -> None:
-    """The words say which setting allows it."""
+def test_a_source_on_an_unlisted_host_is_rejected(person: Person, url: str) -> None:
+    """The message contains the setting."""
     answer = person.http.post("/api/geo-jobs", json=linked(url))
     assert code_of(answer) == (422, "source_not_allowed")
     assert "SOURCE_HOSTS" in answer.json()["detail"]
@@ -76,13 +74,13 @@ def test_a_source_on_a_host_that_is_not_listed_is_refused(person: Person, url: s
     ["ftp://maps.example.org/a", "file:///etc/passwd", "https://", "https://me:x@maps.example.org/a", "map.tif",
      "https://maps.example.org/a b", "https://maps.example.org\\@evil.example.com/", "https://[", 7],
 )  # fmt: skip
-def test_what_is_no_web_address_is_refused(person: Person, url: Any) -> None:
-    """Before any host is looked at."""
+def test_an_invalid_url_is_rejected(person: Person, url: Any) -> None:
+    """Before the host is checked."""
     assert code_of(person.http.post("/api/geo-jobs", json=linked(url))) == (422, "validation")
 
 
-def test_while_a_job_with_the_key_is_open_there_is_no_second_one(person: Person, worker: Worker) -> None:
-    """Also of many requests at once; of another caller there is, and after its end."""
+def test_there_is_one_open_job_per_dedup_key(person: Person, worker: Worker) -> None:
+    """Under concurrent requests too. Other callers, and later jobs, are not affected."""
     body = linked() | {"dedupKey": "daily"}
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: person.http.post("/api/geo-jobs", json=body), range(16)))
@@ -93,29 +91,29 @@ def test_while_a_job_with_the_key_is_open_there_is_no_second_one(person: Person,
 
 
 def test_the_key_is_the_callers_own_and_the_types(person: Person, api: RunningApi) -> None:
-    """Two callers may use the same words."""
+    """Two callers may use the same key."""
     body = linked() | {"dedupKey": "daily"}
     assert person.http.post("/api/geo-jobs", json=body).status_code == 201
     assert Person(api, "bob").http.post("/api/geo-jobs", json=body).status_code == 201
 
 
-def test_a_failed_job_is_not_sent_back_while_another_with_its_key_is_open(person: Person, worker: Worker) -> None:
-    """It would be the second one."""
+def test_a_failed_job_is_not_requeued_while_another_with_its_key_is_open(person: Person, worker: Worker) -> None:
+    """It would be a duplicate."""
     body = linked() | {"dedupKey": "daily"}
     failed = person.create(**body)["id"]
     worker.fail(worker.claim(), "invalid_input").raise_for_status()
     other = person.create(**body)["id"]
     answer = person.http.post(f"/api/geo-jobs/{failed}/retry")
     assert code_of(answer) == (409, "invalid_state")
-    assert "de-duplication key" in answer.json()["detail"]
+    assert "dedupKey" in answer.json()["detail"]
     person.cancel(other).raise_for_status()
     assert person.http.post(f"/api/geo-jobs/{failed}/retry").status_code == 200
 
 
-def test_a_redrive_sends_back_one_job_for_each_key_and_none_whose_key_is_in_use(
+def test_a_redrive_requeues_one_job_per_key_and_none_with_a_key_in_use(
     person: Person, worker: Worker, api: RunningApi
 ) -> None:
-    """Three failures under two keys, and an open job with one of these: one comes back."""
+    """Three failures under two keys, and an open job with one of them: one is requeued."""
     for key in ("daily", "daily", "weekly"):
         person.create(**linked() | {"dedupKey": key})
         worker.fail(worker.claim(), "invalid_input").raise_for_status()
@@ -126,8 +124,8 @@ def test_a_redrive_sends_back_one_job_for_each_key_and_none_whose_key_is_in_use(
     assert told["jobs"] == {}
 
 
-def test_a_batch_is_made_in_order_and_whole(person: Person, worker: Worker) -> None:
-    """The answer keeps the order; what is wrong with one is said by its place, and then none is made."""
+def test_a_batch_is_created_in_order_and_whole(person: Person, worker: Worker) -> None:
+    """The response keeps the order. An error contains the job's place, and then none is created."""
     told = batch(person, *[linked() | {"priority": number} for number in range(5)])
     assert [job["priority"] for job in told["jobs"]] == [0, 1, 2, 3, 4]
     assert told["created"] == [True] * 5
@@ -141,7 +139,7 @@ def test_a_batch_is_made_in_order_and_whole(person: Person, worker: Worker) -> N
 
 
 def test_a_repeated_batch_gives_the_same_jobs(person: Person) -> None:
-    """By the Idempotency-Key; another body under it is a conflict; a de-duplication key works within the batch."""
+    """By the Idempotency-Key. Another body under it is a conflict. A dedup key works within the batch."""
     key = {"Idempotency-Key": "batch-1"}
     jobs = [linked(), linked() | {"dedupKey": "k"}, linked() | {"dedupKey": "k"}]
     first, again = batch(person, *jobs, **key), batch(person, *jobs, **key)
@@ -154,15 +152,15 @@ def test_a_repeated_batch_gives_the_same_jobs(person: Person) -> None:
 
 
 def test_a_job_for_later_is_not_claimed_before(person: Person, worker: Worker, api: RunningApi) -> None:
-    """Its time decides."""
+    """Until its time comes."""
     job = person.create(**linked(), runAt="2100-01-01T00:00:00Z")
     assert (job["state"], worker.claim_all()) == ("queued", [])
     rows(api.settings.conninfo or "", "UPDATE jobs SET run_at = now() WHERE id = %s", job["id"])
     assert worker.claim()["id"] == job["id"]
 
 
-def test_a_task_type_says_whether_a_job_needs_an_input(person: Person, worker: Worker, api: RunningApi) -> None:
-    """One that needs none is queued at once; one that can do with or without waits only if it is told to."""
+def test_the_task_type_decides_whether_a_job_needs_an_input(person: Person, worker: Worker, api: RunningApi) -> None:
+    """Without input it is queued at once. With an optional input it waits only if `awaitUpload` is set."""
     add = "INSERT INTO task_types (name, input_rule) VALUES (%s, %s)"
     for name, rule in (("draw", "none"), ("either", "optional")):
         rows(api.settings.conninfo or "", add, name, rule)
@@ -178,7 +176,7 @@ def test_a_task_type_says_whether_a_job_needs_an_input(person: Person, worker: W
 
 
 def test_jobs_of_a_batch_take_turns_like_others(person: Person, worker: Worker, api: RunningApi) -> None:
-    """A caller with a hundred in one request does not keep another's single one waiting behind them."""
+    """A hundred jobs in one request do not delay another caller's single job."""
     batch(person, *[linked()] * 100)
     (other,) = [Person(api, "bob").create(**linked())["id"]]
     first = [job["id"] for job in worker.claim_all(maxJobs=3)]
@@ -186,7 +184,7 @@ def test_jobs_of_a_batch_take_turns_like_others(person: Person, worker: Worker, 
 
 
 def test_a_job_for_later_does_not_push_its_owners_others_back(person: Person, worker: Worker, api: RunningApi) -> None:
-    """Its time is its own: what is wanted now is not ordered after next year's."""
+    """Jobs for now are not ordered after a job for next year."""
     person.create(**linked(), runAt="2100-01-01T00:00:00Z")
     now = person.create(**linked())["id"]
     other = Person(api, "bob").create(**linked())["id"]

@@ -1,4 +1,4 @@
-"""Task types as data: read, changed by operators, set at the first start, and heard of by those who wait."""
+"""Task types as data: read, changed by operators, set at the first start, with notifications."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def is_state(person: Person, job_id: str, state: str) -> bool:
     return bool(person.look(job_id)["state"] == state)
 
 
-def test_the_shipped_types_have_the_outputs_that_their_handlers_make(person: Person) -> None:
-    """Anybody may look; the list has the four types, each with its suffixes."""
+def test_the_built_in_types_have_the_outputs_of_their_handlers(person: Person) -> None:
+    """Any caller may read them. The list has the four types with their suffixes."""
     kinds = {kind["name"]: kind for kind in person.http.get("/api/task-types").raise_for_status().json()}
     suffixes = {name: [rule["suffix"] for rule in kind["outputs"]] for name, kind in kinds.items()}
     assert suffixes.keys() == {"geotiff_to_png", "geotiff_to_cog", "geotiff_info", "geotiff_to_tiles"}
@@ -55,8 +55,8 @@ def test_the_shipped_types_have_the_outputs_that_their_handlers_make(person: Per
     assert code_of(person.http.get("/api/task-types/nothing")) == (404, "task_type_not_found")
 
 
-def test_only_administrators_change_types_and_only_to_what_can_be(person: Person, admin: Person) -> None:
-    """Others are told that they may not; a misspelled or impossible field is named, and nothing changes."""
+def test_only_administrators_change_types_and_only_to_valid_ones(person: Person, admin: Person) -> None:
+    """Others get 403. The message for an unknown or invalid field names it, and nothing changes."""
     assert code_of(person.http.patch("/api/task-types/geotiff_to_png", json={"paused": True})) == (403, "not_allowed")
     assert code_of(person.http.put("/api/task-types/noise", json=NOISE)) == (403, "not_allowed")
     impossible: list[dict[str, Any]] = [
@@ -70,8 +70,8 @@ def test_only_administrators_change_types_and_only_to_what_can_be(person: Person
     assert code_of(admin.http.patch("/api/task-types/nothing", json={"paused": True})) == (404, "task_type_not_found")
 
 
-def test_put_makes_a_type_exactly_so_and_patch_leaves_the_rest(admin: Person) -> None:
-    """A new type comes by PUT with the defaults for what is not told."""
+def test_put_replaces_a_type_and_patch_keeps_the_rest(admin: Person) -> None:
+    """A new type is created by PUT, with defaults for missing fields."""
     made = admin.http.put("/api/task-types/noise", json=NOISE | {"rateLimit": {"count": 2, "periodSeconds": 1.5}})
     assert made.raise_for_status().json()["maxAttempts"] == 5
     assert change(admin, "noise", defaultPriority=7)["rateLimit"] == {"count": 2, "periodSeconds": 1.5}
@@ -79,10 +79,10 @@ def test_put_makes_a_type_exactly_so_and_patch_leaves_the_rest(admin: Person) ->
     assert admin.http.get("/api/task-types/noise").json() == admin.http.put("/api/task-types/noise", json=NOISE).json()
 
 
-def test_a_paused_type_is_not_handed_out_and_going_on_wakes_who_waits(
+def test_a_paused_type_is_not_handed_out_and_resuming_wakes_waiting_claims(
     api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
 ) -> None:
-    """The claim in the other process is parked all the while, and no poll comes to its help."""
+    """The claim in the other process stays parked, and no poll helps."""
     here, there = api_server(backstop_seconds=3600), api_server(backstop_seconds=3600)
     admin = Person(here, "root", admin=True)
     change(admin, paused=True)
@@ -97,7 +97,7 @@ def test_a_paused_type_is_not_handed_out_and_going_on_wakes_who_waits(
 def test_a_raised_limit_wakes_as_many_as_it_lets_run(
     api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
 ) -> None:
-    """From one to three at once: two parked claims get a job, the third waits on."""
+    """From one to three concurrent runs: two parked claims get a job, the third one waits."""
     api = api_server(backstop_seconds=3600)
     admin = Person(api, "root", admin=True)
     change(admin, maxConcurrentRuns=1)
@@ -110,11 +110,9 @@ def test_a_raised_limit_wakes_as_many_as_it_lets_run(
     assert sorted(len(wait.result(timeout=10)) for wait in waiting) == [0, 1, 1]
 
 
-def test_a_rate_limit_holds_in_every_stretch_of_its_period(
-    api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor
-) -> None:
-    """Twelve workers over two processes ask for all they can get: by the database's clock never a sixth claim within
-    the period, and those who wait are woken when it has passed.
+def test_a_rate_limit_holds_in_every_period(api_server: Callable[..., RunningApi], threads: ThreadPoolExecutor) -> None:
+    """Twelve workers in two processes request as many jobs as possible. By the database's clock there is never a sixth
+    claim within the period, and waiting claims are woken when it has passed.
     """
     apis = [api_server(), api_server()]
     admin, person = Person(apis[0], "root", admin=True), Person(apis[0])
@@ -136,7 +134,7 @@ def test_a_rate_limit_holds_in_every_stretch_of_its_period(
     for future in [threads.submit(work, number) for number in range(12)]:
         future.result(timeout=60)
     assert sorted(set(got)) == sorted(got)
-    # Four full periods lie between the first and the last; a poll every five seconds would take far longer.
+    # Four full periods pass between the first and the last. A poll every five seconds would take far longer.
     assert time.monotonic() - began < 15
     url = apis[0].settings.conninfo or ""
     claims = [row["claimed_at"] for row in rows(url, "SELECT claimed_at FROM rate_claims ORDER BY claimed_at")]
@@ -146,7 +144,7 @@ def test_a_rate_limit_holds_in_every_stretch_of_its_period(
 
 
 def test_one_limited_type_that_is_stuck_does_not_keep_others_from_their_jobs(api: RunningApi, admin: Person) -> None:
-    """Somebody holds the limited type's lock and does not let go: a claim for both types gets the other one's job."""
+    """A transaction keeps the limited type's lock. A claim for both types gets the other one's job."""
     import psycopg
 
     admin.http.put("/api/task-types/noise", json=NOISE | {"maxConcurrentRuns": 1}).raise_for_status()
@@ -158,7 +156,7 @@ def test_one_limited_type_that_is_stuck_does_not_keep_others_from_their_jobs(api
 
 
 def test_a_lease_and_a_timeout_that_change_reach_a_running_job(api: RunningApi, person: Person, admin: Person) -> None:
-    """The next heartbeat of a job that runs already tells both, and keeps to the new lease."""
+    """The next heartbeat of a running job has both, and uses the new lease duration."""
     person.submit()
     worker = Worker(api)
     job = worker.claim()
@@ -168,7 +166,7 @@ def test_a_lease_and_a_timeout_that_change_reach_a_running_job(api: RunningApi, 
     assert (renewed["leaseSeconds"], renewed["timeoutSeconds"]) == (6, 40)
     url = api.settings.conninfo or ""
     assert rows(url, "SELECT lease_expires_at < now() + interval '7 seconds' AS short FROM jobs") == [{"short": True}]
-    # A heartbeat that is held open comes back while the new lease lasts.
+    # A held heartbeat returns within the new lease.
     began = time.monotonic()
     worker.call("heartbeat", job, {"waitSeconds": 30}).raise_for_status()
     assert time.monotonic() - began < 5
@@ -176,8 +174,8 @@ def test_a_lease_and_a_timeout_that_change_reach_a_running_job(api: RunningApi, 
     assert worker.claim()["heartbeatSeconds"] == 2
 
 
-def test_without_timeouts_no_worker_hears_of_one(api_server: Callable[..., RunningApi]) -> None:
-    """`ENABLE_JOB_TIMEOUTS=false`: null in claims and heartbeats, and the server ends nothing either."""
+def test_without_timeouts_no_worker_gets_one(api_server: Callable[..., RunningApi]) -> None:
+    """`ENABLE_JOB_TIMEOUTS=false`: null in claims and heartbeats, and the server ends no job."""
     api = api_server(enable_job_timeouts=False, timeout_grace_seconds=0)
     Person(api).submit()
     worker = Worker(api)
@@ -195,7 +193,7 @@ def test_without_timeouts_no_worker_hears_of_one(api_server: Callable[..., Runni
 def test_a_job_past_its_timeout_is_ended_though_its_worker_keeps_it_alive(
     api_server: Callable[..., RunningApi],
 ) -> None:
-    """Retried once with the type's backoff, then dead, since it would time out again. Each lease is lost."""
+    """Retried once with the type's backoff, then failed, since it would time out again. Each lease is lost."""
     api = api_server(timeout_grace_seconds=0)
     url = api.settings.conninfo or ""
     rows(url, "UPDATE task_types SET backoff_seconds = '{0}'")
@@ -213,8 +211,8 @@ def test_a_job_past_its_timeout_is_ended_though_its_worker_keeps_it_alive(
     assert person.event_types(job_id)[-4:] == ["retry_scheduled", "claimed", "started", "failed"]
 
 
-def test_the_environment_sets_types_until_somebody_changes_them(api_server: Callable[..., RunningApi]) -> None:
-    """`TASK_TYPES` adds and changes at each start, but leaves alone what was changed by an operator."""
+def test_the_environment_sets_types_until_an_operator_changes_them(api_server: Callable[..., RunningApi]) -> None:
+    """`TASK_TYPES` creates and changes at each start, except types changed by an operator."""
     first = api_server(task_types=[NOISE, {"name": "geotiff_to_png", "maxConcurrentRuns": 4}])
     admin = Person(first, "root", admin=True)
     assert admin.http.get("/api/task-types/noise").json()["input"] == "none"
@@ -227,8 +225,8 @@ def test_the_environment_sets_types_until_somebody_changes_them(api_server: Call
     assert there.http.get("/api/task-types/geotiff_to_png").json()["maxConcurrentRuns"] == 6
 
 
-async def test_types_of_the_environment_that_cannot_be_are_named(postgres_url: str, tmp_path: Any) -> None:
-    """One sentence at the start, which says which field."""
+async def test_invalid_types_of_the_environment_are_named(postgres_url: str, tmp_path: Any) -> None:
+    """One sentence at startup, with the field."""
     from geo_jobs_api.app import services
     from tests.support.api import make_settings
 
@@ -252,7 +250,7 @@ def command(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> Callable[..., i
 def test_types_are_managed_by_commands(
     command: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """apply, list, show, set, pause and resume do what the calls do."""
+    """apply, list, show, set, pause and resume have the effect of the API calls."""
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(NOISE)))
     assert command("task-types", "apply", "-") == 0
     assert command("task-types", "set", "noise", "rateLimit=10/60", "backoffSeconds=[1,5]", "maxConcurrentRuns=3") == 0
@@ -265,7 +263,7 @@ def test_types_are_managed_by_commands(
     assert command("task-types", "list") == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("noise")]
     assert line.split()[:3] == ["noise", "yes", "3"]
-    # What is applied again keeps the limits that it does not tell.
+    # A second apply keeps limits that it does not contain.
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps([NOISE])))
     assert command("task-types", "apply", "-") == 0
     assert command("task-types", "resume", "noise") == 0

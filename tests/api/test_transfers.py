@@ -1,4 +1,4 @@
-"""Signed storage: what a URL allows, and everything that it does not."""
+"""Signed storage: the permissions of a URL, and their limits."""
 
 from __future__ import annotations
 
@@ -48,28 +48,28 @@ def finished(api: RunningApi, content: bytes) -> str:
         ("/input/", "/outputs/"),
     ],
 )
-def test_a_signed_upload_altered_in_anything_is_refused(person: Person, old: str, new: str) -> None:
-    """Key, size, kind of size and expiry are all bound by the signature."""
+def test_an_altered_signed_upload_is_rejected(person: Person, old: str, new: str) -> None:
+    """The signature covers key, size, kind of size and expiry."""
     url = person.upload_url(person.create()["id"])
     assert old in url
     assert code_of(put(url.replace(old, new), content=TIFF)) == (403, "signature_invalid")
 
 
 def test_a_signature_is_for_one_method(api: RunningApi, person: Person) -> None:
-    """An upload URL does not read, and a download URL does not write."""
+    """An upload URL cannot read, and a download URL cannot write."""
     upload = person.upload_url(person.create()["id"])
     assert code_of(get(upload)) == (403, "signature_invalid")
     download = finished(api, b"picture")
     assert code_of(put(f"{download}&size=1", content=b"x")) == (403, "signature_invalid")
 
 
-def test_a_signature_without_its_parts_is_refused(api: RunningApi) -> None:
-    """A bare address gives nothing away."""
+def test_a_signature_without_its_parts_is_rejected(api: RunningApi) -> None:
+    """A URL without signature returns nothing."""
     assert code_of(get(f"{api.base_url}/storage/jobs/x")) == (422, "validation")
 
 
-def test_an_expired_signature_is_refused(api_server: Callable[..., RunningApi]) -> None:
-    """A URL that was good a moment ago is not good for ever."""
+def test_an_expired_signature_is_rejected(api_server: Callable[..., RunningApi]) -> None:
+    """A URL that was valid a moment ago expires."""
     api = api_server(signed_url_seconds=1)
     person = Person(api)
     job_id = person.create()["id"]
@@ -84,7 +84,7 @@ def test_an_expired_signature_is_refused(api_server: Callable[..., RunningApi]) 
 def test_an_upload_of_another_size_than_announced_leaves_nothing_behind(
     api: RunningApi, person: Person, size: int, expected: tuple[int, str]
 ) -> None:
-    """Exactly the announced bytes, with or without a length told first; else no file and no queued job."""
+    """Exactly the announced bytes, with or without Content-Length. Otherwise no file and no queued job."""
     job_id = person.create()["id"]
     url = person.upload_url(job_id, size=100)
 
@@ -100,7 +100,7 @@ def test_an_upload_of_another_size_than_announced_leaves_nothing_behind(
 
 
 def test_an_upload_that_breaks_off_leaves_nothing_behind_and_can_be_repeated(api: RunningApi, person: Person) -> None:
-    """Files appear whole or not at all."""
+    """Files appear atomically."""
     job_id = person.create()["id"]
     url = person.upload_url(job_id, size=1000)
 
@@ -116,7 +116,7 @@ def test_an_upload_that_breaks_off_leaves_nothing_behind_and_can_be_repeated(api
 
 
 def test_a_second_upload_of_the_same_file_does_not_replace_the_first(api: RunningApi, person: Person) -> None:
-    """What the worker may be reading already does not change under it."""
+    """A file that the worker may be reading does not change."""
     job_id = person.create()["id"]
     url = person.upload_url(job_id)
     put(url, content=TIFF).raise_for_status()
@@ -125,8 +125,8 @@ def test_a_second_upload_of_the_same_file_does_not_replace_the_first(api: Runnin
     assert storage_files(api, job_id) == [input_file()]
 
 
-def test_an_output_larger_than_its_slot_is_refused(person: Person, worker: Worker) -> None:
-    """`maxBytes` is kept to."""
+def test_an_output_larger_than_its_slot_is_rejected(person: Person, worker: Worker) -> None:
+    """`maxBytes` applies."""
     person.submit()
     slot = next(slot for slot in worker.claim()["uploads"] if slot["name"] == "map.pgw")
     assert code_of(put(slot["url"], content=bytes(slot["maxBytes"] + 1))) == (413, "too_large")
@@ -146,7 +146,7 @@ def test_downloads_are_attachments_that_a_browser_neither_shows_nor_guesses_at(a
 
 
 def test_names_in_any_script_survive_the_whole_way(api: RunningApi, person: Person, worker: Worker) -> None:
-    """An Arabic name is kept in keys, URLs and outputs."""
+    """Keys, URLs and outputs keep an Arabic name."""
     job_id = person.create()["id"]
     put(person.upload_url(job_id, "خريطة صنعاء (1).tif"), content=TIFF).raise_for_status()
     job = worker.claim()
@@ -157,7 +157,7 @@ def test_names_in_any_script_survive_the_whole_way(api: RunningApi, person: Pers
 
 
 def test_signed_urls_use_the_configured_public_address(api_server: Callable[..., RunningApi]) -> None:
-    """Behind a proxy the request's own address would be of no use."""
+    """Behind a proxy the request's own address would be useless."""
     person = Person(api_server(api_public_url="https://maps.example/base/"))
     assert person.upload_url(person.create()["id"]).startswith("https://maps.example/base/storage/jobs/")
 
@@ -177,7 +177,7 @@ def test_signed_urls_use_the_configured_public_address(api_server: Callable[...,
     ],
 )
 def test_even_a_signed_key_cannot_leave_the_store(api: RunningApi, key: str) -> None:
-    """The store checks for itself; it does not rely on who signed."""
+    """The store checks keys itself, independent of signatures."""
     storage = api.app.state.services.storage
     with pytest.raises(Problem, match="object_not_found"):
         storage.path_of(key)
@@ -186,7 +186,7 @@ def test_even_a_signed_key_cannot_leave_the_store(api: RunningApi, key: str) -> 
 
 
 async def test_objects_below_a_prefix_can_be_removed(api: RunningApi, person: Person) -> None:
-    """What retention needs; a prefix without objects is no error."""
+    """For retention. A prefix without objects is no error."""
     job_id = person.submit()
     storage = api.app.state.services.storage
     for _ in range(2):
@@ -198,7 +198,7 @@ async def test_objects_below_a_prefix_can_be_removed(api: RunningApi, person: Pe
 def test_an_upload_that_waits_for_the_disk_holds_nothing_of_the_database(
     api_server: Callable[..., RunningApi], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a disk that stands still and a pool of two, three uploads leave the service answering."""
+    """With a hanging disk and a pool of two, the service keeps responding during three uploads."""
     api = api_server(database_pool_size=2, database_timeout_seconds=2)
     person, go_on, stuck = Person(api), threading.Event(), threading.Semaphore(0)
     publish = StagedObject.publish
@@ -221,10 +221,10 @@ def test_an_upload_that_waits_for_the_disk_holds_nothing_of_the_database(
         assert [upload.result(timeout=20).status_code for upload in uploads] == [201] * 3
 
 
-def test_two_uploads_at_once_leave_the_bytes_of_the_one_that_queued_the_job(
+def test_of_two_concurrent_uploads_the_one_that_queued_the_job_stays(
     api: RunningApi, person: Person, worker: Worker
 ) -> None:
-    """Whichever wins, the worker downloads what the job's digest says."""
+    """The worker's download always matches the job's digest."""
     for _ in range(5):
         job_id = person.create()["id"]
         url = person.upload_url(job_id)

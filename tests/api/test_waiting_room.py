@@ -1,4 +1,4 @@
-"""The waiting room: who is woken, and for what."""
+"""The waiting room: the order and the reasons of wake-ups."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from geo_jobs_api.claims.waiting_room import WaitingRoom
 PNG, COG = frozenset({"png"}), frozenset({"cog"})
 
 
-async def test_as_many_are_woken_as_there_are_jobs_the_first_ones_who_can_do_them() -> None:
-    """In the order they came; who is woken already, or offers other types, is passed over."""
+async def test_each_job_wakes_the_first_suitable_claim() -> None:
+    """In arrival order, skipping claims that are woken already or offer other types."""
     room = WaitingRoom()
     with (
         room.enter(uuid4(), PNG) as first,
@@ -26,8 +26,8 @@ async def test_as_many_are_woken_as_there_are_jobs_the_first_ones_who_can_do_the
         assert [ticket.is_woken for ticket in (first, other, second, third)] == [True, True, True, False]
 
 
-async def test_a_wake_up_that_nobody_answered_goes_to_the_next_in_line() -> None:
-    """A claim that leaves with another job, or hangs up, must not take the notification with it."""
+async def test_an_unused_wake_up_goes_to_the_next_claim() -> None:
+    """A claim that leaves with another job, or disconnects, must not take the notification with it."""
     room = WaitingRoom()
     with room.enter(uuid4(), PNG) as waiting:
         with room.enter(uuid4(), COG), room.enter(uuid4(), PNG):
@@ -38,8 +38,8 @@ async def test_a_wake_up_that_nobody_answered_goes_to_the_next_in_line() -> None
         assert waiting.is_woken
 
 
-async def test_who_comes_later_waits_behind_those_who_were_woken() -> None:
-    """One more look for each job would be in vain; but nobody waits for what is left over, or unknown."""
+async def test_later_claims_wait_behind_woken_ones() -> None:
+    """Another query per job would find nothing. Surplus or unknown jobs keep no claim waiting."""
     room = WaitingRoom()
     room.set_listening(True)
     room.mark_empty(PNG, 0)
@@ -53,8 +53,8 @@ async def test_who_comes_later_waits_behind_those_who_were_woken() -> None:
     assert not room.is_known_empty(PNG)
 
 
-async def test_what_happens_while_a_claim_looks_is_not_missed() -> None:
-    """A notification between the look and the wait ends the wait at once."""
+async def test_a_notification_during_a_query_is_not_missed() -> None:
+    """A notification between the query and the wait ends the wait at once."""
     room = WaitingRoom()
     with room.enter(uuid4(), PNG) as ticket:
         ticket.reset()
@@ -63,8 +63,8 @@ async def test_what_happens_while_a_claim_looks_is_not_missed() -> None:
             assert await room.park(ticket, 60)
 
 
-async def test_the_first_to_park_has_the_database_looked_at() -> None:
-    """A job may be due in a moment; while others wait already, the timer knows."""
+async def test_the_first_parked_claim_requests_a_poll() -> None:
+    """A job may be due soon. With other claims waiting, the timer is set already."""
     room = WaitingRoom()
     with room.enter(uuid4(), PNG) as ticket:
         assert not room.poll_requested.is_set()
@@ -73,8 +73,8 @@ async def test_the_first_to_park_has_the_database_looked_at() -> None:
     assert len(room) == 0
 
 
-async def test_a_repeated_claim_sends_the_earlier_request_away() -> None:
-    """One claim id, one place."""
+async def test_a_repeated_claim_releases_the_earlier_request() -> None:
+    """One claim id has one place."""
     room, claim_id = WaitingRoom(), UUID(int=1)
     with room.enter(claim_id, PNG) as first, room.enter(claim_id, PNG) as second:
         assert (first.superseded, second.superseded) == (True, False)

@@ -1,4 +1,4 @@
-"""Webhooks: what is told, to whom, signed how, tried how often, and where it may go; with a real receiver."""
+"""Webhooks: events, owners, signatures, retries and allowed addresses, with a real receiver."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture(scope="session")
 def shared_api(shared_linked_api: RunningApi) -> RunningApi:
-    """The API whose webhooks may lead to loopback."""
+    """An API with loopback allowed for webhooks."""
     return shared_linked_api
 
 
@@ -61,16 +61,14 @@ def states(person: Person, webhook: dict[str, Any]) -> list[str]:
 
 
 def try_now(api: RunningApi) -> None:
-    """Let all waits be over."""
+    """End all pauses."""
     url = api.settings.conninfo or ""
     rows(url, "UPDATE webhook_deliveries SET next_attempt_at = now() WHERE state = 'pending'")
     rows(url, "SELECT pg_notify('geo_jobs_deliveries', '')")
 
 
-def test_an_end_is_told_once_signed_and_with_what_a_receiver_needs(
-    person: Person, worker: Worker, hook: Receiver
-) -> None:
-    """The signature holds for the time stamp and the very bytes; the secret is shown once and stored encrypted."""
+def test_an_end_is_delivered_once_signed_and_with_all_fields(person: Person, worker: Worker, hook: Receiver) -> None:
+    """The signature covers the timestamp and the exact bytes. The secret is shown once and stored encrypted."""
     made = register(person, hook)
     job_id = person.submit()
     worker.complete(worker.claim()).raise_for_status()
@@ -91,8 +89,10 @@ def test_an_end_is_told_once_signed_and_with_what_a_receiver_needs(
 
 
 @pytest.mark.parametrize("ending", ["job.failed", "job.cancelled", "rescue", "cascade"])
-def test_every_way_to_end_is_told(person: Person, worker: Worker, hook: Receiver, api: RunningApi, ending: str) -> None:
-    """A failure, a cancellation, a job given up by the rescuer, a child that goes with its parent."""
+def test_every_way_to_end_is_delivered(
+    person: Person, worker: Worker, hook: Receiver, api: RunningApi, ending: str
+) -> None:
+    """A failure, a cancellation, a job ended by the rescuer, a child cancelled with its parent."""
     register(person, hook)
     job_id = person.submit()
     if ending == "cascade":
@@ -110,10 +110,10 @@ def test_every_way_to_end_is_told(person: Person, worker: Worker, hook: Receiver
     wait_until(lambda: sorted(body["event"] for body in hook.bodies()) == expected, "the deliveries")
 
 
-def test_only_what_was_asked_for_is_told_and_only_of_ones_own_jobs(
+def test_only_subscribed_events_of_ones_own_jobs_are_delivered(
     person: Person, worker: Worker, hook: Receiver, api: RunningApi
 ) -> None:
-    """By event, by task type, not while paused; an administrator may hear of everybody's."""
+    """By event, by task type, and not while paused. An administrator may subscribe to all owners' jobs."""
     bob, admin = Person(api, "bob"), Person(api, "root", admin=True)
     with receiver() as others, receiver() as all_of_them:
         register(person, hook, events=["job.failed"])
@@ -132,8 +132,10 @@ def test_only_what_was_asked_for_is_told_and_only_of_ones_own_jobs(
         assert others.received == []
 
 
-def test_an_end_is_not_told_again_when_a_later_job_waits_for_it(person: Person, worker: Worker, hook: Receiver) -> None:
-    """Of the failed parent once; of the child that is cancelled as it is made, too."""
+def test_an_end_is_not_delivered_again_when_a_later_job_depends_on_it(
+    person: Person, worker: Worker, hook: Receiver
+) -> None:
+    """Once for the failed parent. Once for the child that is cancelled at its creation, too."""
     made = register(person, hook)
     parent = person.submit()
     worker.fail(worker.claim(), "invalid_input").raise_for_status()
@@ -142,10 +144,10 @@ def test_an_end_is_not_told_again_when_a_later_job_waits_for_it(person: Person, 
     assert sorted(body["event"] for body in hook.bodies()) == ["job.cancelled", "job.failed"]
 
 
-def test_a_pipelines_end_is_told_once_when_its_last_job_has_ended(
+def test_a_pipelines_end_is_delivered_once_when_its_last_job_has_ended(
     person: Person, worker: Worker, hook: Receiver
 ) -> None:
-    """Also when the last two end at the same instant."""
+    """Also when the last two jobs end at the same instant."""
     register(person, hook, events=["pipeline.succeeded", "pipeline.failed"])
     source = {"taskType": "geotiff_to_png", "inputPayload": {"sourceUrl": "https://maps.example.org/a.tif"}}
     for number in range(8):
@@ -170,8 +172,10 @@ def test_a_pipelines_end_is_told_once_when_its_last_job_has_ended(
     assert {job["state"] for pipeline in told for job in pipeline["jobs"]} == {"succeeded"}
 
 
-def test_of_two_last_ends_in_different_transactions_one_tells_of_the_pipeline(person: Person, api: RunningApi) -> None:
-    """The second waits for the first and then sees its end; each alone would see a pipeline that still runs."""
+def test_of_two_last_ends_in_different_transactions_one_delivers_the_pipelines_end(
+    person: Person, api: RunningApi
+) -> None:
+    """The second one waits for the first and then sees its end. Each alone would see a running pipeline."""
     url = api.settings.conninfo or ""
     person.http.post("/api/webhooks", json={"url": "https://maps.example.org/", "events": ["pipeline.cancelled"]})
     source = {"taskType": "geotiff_to_png", "inputPayload": {"sourceUrl": "https://maps.example.org/a.tif"}}
@@ -191,10 +195,10 @@ def test_of_two_last_ends_in_different_transactions_one_tells_of_the_pipeline(pe
     assert rows(url, "SELECT event FROM webhook_deliveries") == [{"event": "pipeline.cancelled"}]
 
 
-def test_what_is_not_taken_is_tried_again_and_the_log_tells_of_each_try(
+def test_a_failed_delivery_is_retried_and_the_log_has_each_attempt(
     person: Person, worker: Worker, hook: Receiver, api: RunningApi
 ) -> None:
-    """Under the same id; redirects are not followed; in the end it may be sent once more by hand."""
+    """Under the same id, without following redirects. A failed delivery can be repeated by hand."""
     answers = iter([(500, {}, b"oops"), (302, {"Location": hook.url}, b""), (200, {}, b"x" * 100_000)])
     hook.answer = lambda _: next(answers, (204, {}, b""))
     made = register(person, hook)
@@ -215,8 +219,8 @@ def test_what_is_not_taken_is_tried_again_and_the_log_tells_of_each_try(
     assert code_of(person.http.post(gone)) == (409, "invalid_state")
 
 
-def test_a_receiver_that_is_gone_is_not_asked_again(person: Person, hook: Receiver) -> None:
-    """410 is its own word."""
+def test_a_receiver_that_is_gone_gets_no_retry(person: Person, hook: Receiver) -> None:
+    """410 means gone."""
     hook.answer = lambda _: (410, {}, b"")
     made = register(person, hook)
     person.http.post(f"/api/webhooks/{made['id']}/test").raise_for_status()
@@ -224,10 +228,10 @@ def test_a_receiver_that_is_gone_is_not_asked_again(person: Person, hook: Receiv
     assert len(hook.received) == 1
 
 
-def test_what_is_held_until_a_time_is_not_told_before(
+def test_a_delayed_notification_is_not_delivered_before(
     person: Person, worker: Worker, hook: Receiver, api: RunningApi
 ) -> None:
-    """The job is done; its announcement waits for `notifyAt`."""
+    """The job is done. Its notification waits for `notifyAt`."""
     made = register(person, hook)
     source = {"sourceUrl": "https://maps.example.org/a.tif"}
     person.create(inputPayload=source, notifyAt="2100-01-01T06:00:00Z")
@@ -244,7 +248,7 @@ def test_what_is_held_until_a_time_is_not_told_before(
 def test_a_process_that_dies_while_it_sends_leaves_the_delivery_to_another(
     postgres: DatabaseServer, postgres_url: str, tmp_path: Any, hook: Receiver
 ) -> None:
-    """At least once: the same id comes a second time, from the process that is left."""
+    """At least once: the other process sends the same id a second time."""
     hold = threading.Event()
     hook.answer = lambda _: (204, {}, b"") if len(hook.received) > 1 or hold.wait(20) else (500, {}, b"")
     settings = make_settings(postgres_url, tmp_path / "data", webhook_hosts="127.0.0.1")
@@ -262,10 +266,10 @@ def test_a_process_that_dies_while_it_sends_leaves_the_delivery_to_another(
     assert second_try.headers["webhook-attempt"] == "2"
 
 
-def test_a_destination_that_hangs_keeps_no_other_back_and_is_never_asked_much_at_once(
+def test_a_hanging_destination_blocks_no_other_and_gets_few_concurrent_requests(
     person: Person, worker: Worker, hook: Receiver
 ) -> None:
-    """Four at most wait for it; the others are told as ever."""
+    """At most four requests wait for it. Other destinations get theirs as usual."""
     hold = threading.Event()
     hook.answer = lambda _: (204, {}, b"") if hold.wait(30) else (500, {}, b"")
     try:
@@ -284,7 +288,7 @@ def test_a_destination_that_hangs_keeps_no_other_back_and_is_never_asked_much_at
 
 
 def test_a_destination_is_not_sent_more_than_its_rate(postgres_url: str, tmp_path: Any, hook: Receiver) -> None:
-    """One in a hundred seconds: the first is sent, the others are for later."""
+    """One in a hundred seconds: the first is sent, the others wait."""
     settings = make_settings(
         postgres_url, tmp_path / "data", webhook_hosts="127.0.0.1", webhook_deliveries_per_second=0.01
     )
@@ -306,8 +310,8 @@ def test_a_destination_is_not_sent_more_than_its_rate(postgres_url: str, tmp_pat
      "https://localhost/", "https://2130706433/", "https://[::ffff:127.0.0.1]/", "ftp://maps.example.org/", "https://a:b@maps.example.org/",
      "https://intranet/"],
 )  # fmt: skip
-def test_an_address_within_a_network_is_refused(person: Person, url: str) -> None:
-    """By what its text tells, unless WEBHOOK_HOSTS lists it."""
+def test_a_private_address_is_rejected(person: Person, url: str) -> None:
+    """By the URL's text, unless WEBHOOK_HOSTS lists it."""
     if "127.0.0.1" in url and "ffff" not in url:
         with pytest.raises(ValueError, match="private"):
             check_target(url, parse_hosts(""))
@@ -315,8 +319,8 @@ def test_an_address_within_a_network_is_refused(person: Person, url: str) -> Non
     assert code_of(person.http.post("/api/webhooks", json={"url": url})) == (422, "validation")
 
 
-async def test_a_public_name_that_leads_within_the_network_gets_nothing(hook: Receiver) -> None:
-    """What counts is where the connection stands: this name, though it has a dot, is loopback."""
+async def test_a_public_name_with_a_private_address_gets_nothing(hook: Receiver) -> None:
+    """The connected address counts: this name has a dot, but is loopback."""
     port = hook.url.rsplit(":", 1)[1].split("/")[0]
     async with WebhookClient(parse_hosts("")) as outgoing:
         with pytest.raises(AddressRefusedError, match="public address"):
@@ -325,7 +329,7 @@ async def test_a_public_name_that_leads_within_the_network_gets_nothing(hook: Re
 
 
 def test_backoff_grows_with_jitter_and_ends_after_a_day() -> None:
-    """Each wait lies between half of its ceiling and all of it; a receiver that asks for more gets more."""
+    """Each pause is between half of its upper bound and all of it, or the receiver's longer one."""
     source = random.Random(1)
     no = Outcome(500, "no")
     waits = [decide_delivery(no, attempt, source) for attempt in range(1, len(BACKOFF_SECONDS) + 1)]
@@ -339,7 +343,7 @@ def test_backoff_grows_with_jitter_and_ends_after_a_day() -> None:
 
 
 def test_a_secret_cannot_be_read_from_the_database(person: Person, hook: Receiver, api: RunningApi) -> None:
-    """It is encrypted; with another key it cannot be read, and the log says what to do."""
+    """It is encrypted. With another key it is unreadable, and the log contains the remedy."""
     made = register(person, hook, secret="a secret of one's own")
     assert made["secret"] == "a secret of one's own"
     (row,) = rows(api.settings.conninfo or "", "SELECT secret FROM webhooks")
@@ -358,10 +362,10 @@ def test_a_secret_cannot_be_read_from_the_database(person: Person, hook: Receive
     assert hook.received[0].is_signed_with("another secret of one's own")
 
 
-def test_an_end_and_its_announcement_are_written_together(
+def test_an_end_and_its_deliveries_are_written_together(
     person: Person, worker: Worker, hook: Receiver, api: RunningApi
 ) -> None:
-    """If the one cannot be written, neither is: the job has not ended, and its report may come again."""
+    """If the deliveries cannot be written, the job has not ended, and its report may be repeated."""
     register(person, hook)
     url = api.settings.conninfo or ""
     person.submit()
@@ -375,10 +379,10 @@ def test_an_end_and_its_announcement_are_written_together(
     assert worker.complete(job, []).json() == {"state": "succeeded", "replayed": False}
 
 
-def test_links_to_results_come_along_where_the_service_knows_its_address(
+def test_links_to_results_are_included_if_the_public_url_is_set(
     postgres_url: str, tmp_path: Any, hook: Receiver
 ) -> None:
-    """Fresh at each try, and they work."""
+    """New ones at each attempt, and they work."""
     port = free_port()
     public = f"http://127.0.0.1:{port}"
     settings = make_settings(postgres_url, tmp_path / "data", webhook_hosts="127.0.0.1", api_public_url=public)
@@ -395,7 +399,7 @@ def test_links_to_results_come_along_where_the_service_knows_its_address(
 def test_webhooks_are_their_owners_and_on_the_command_line(
     person: Person, hook: Receiver, api: RunningApi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Others do not see them; an operator registers, lists, sends again and removes."""
+    """Other callers do not see them. An operator creates, lists, redelivers and deletes them."""
     made = register(person, hook)
     bob = Person(api, "bob")
     assert code_of(bob.http.get(f"/api/webhooks/{made['id']}")) == (404, "webhook_not_found")
@@ -424,7 +428,7 @@ def test_webhooks_are_their_owners_and_on_the_command_line(
 def test_without_webhooks_an_end_writes_nothing_more(
     person: Person, worker: Worker, api: RunningApi, postgres: DatabaseServer
 ) -> None:
-    """Not one row, and not one look at pipelines."""
+    """Not one row, and no query of pipelines."""
     person.submit()
     worker.complete(worker.claim(), []).raise_for_status()
     with psycopg.connect(api.settings.conninfo or "") as connection:
@@ -433,7 +437,7 @@ def test_without_webhooks_an_end_writes_nothing_more(
 
 
 def test_a_delivery_keeps_its_latest_fifty_tries(api: RunningApi, person: Person, hook: Receiver) -> None:
-    """It may be sent again by hand without end, and its row stays small."""
+    """It may be redelivered by hand any number of times, and its row stays small."""
     made = register(person, hook)
     person.http.post(f"/api/webhooks/{made['id']}/test").raise_for_status()
     wait_until(lambda: states(person, made) == ["delivered"], "the delivery")
@@ -449,7 +453,7 @@ def test_a_delivery_keeps_its_latest_fifty_tries(api: RunningApi, person: Person
 async def test_a_webhook_of_all_owners_pauses_unless_an_administrator_renews_it(
     api: RunningApi, person: Person, hook: Receiver, tmp_path: Path
 ) -> None:
-    """After 90 days without a PUT nothing more is told, and what waits is dropped. Others' webhooks stay."""
+    """After 90 days without a PUT nothing more is sent, and pending deliveries are dropped. Other webhooks stay."""
     url = api.settings.conninfo or ""
     admin = Person(api, "root", admin=True)
     hook.answer = lambda _: (500, {}, b"")
@@ -468,8 +472,10 @@ async def test_a_webhook_of_all_owners_pauses_unless_an_administrator_renews_it(
     assert [len(deliveries(admin, made)) for made in (old, renewed, own)] == [0, 2, 2]
 
 
-def test_a_former_administrator_hears_nothing_of_others(api: RunningApi, person: Person, hook: Receiver) -> None:
-    """Without the scope its webhook of all owners can be seen, deleted or made its own, which forgets others' ends."""
+def test_a_former_administrator_gets_no_events_of_others(api: RunningApi, person: Person, hook: Receiver) -> None:
+    """Without the scope, its webhook of all owners can be read, deleted or restricted to its own jobs, which drops the
+    pending deliveries of others.
+    """
     admin, former = Person(api, "root", admin=True), Person(api, "root")
     made = register(admin, hook, allOwners=True)
     place = f"/api/webhooks/{made['id']}"
@@ -487,8 +493,8 @@ def test_a_former_administrator_hears_nothing_of_others(api: RunningApi, person:
     assert former.http.delete(place).status_code == 204
 
 
-def test_the_receiver_of_the_documentation_takes_what_is_sent_and_nothing_else(person: Person, api: RunningApi) -> None:
-    """It runs as it stands there: a delivery is taken once, an altered one is refused."""
+def test_the_documented_receiver_accepts_genuine_deliveries_only(person: Person, api: RunningApi) -> None:
+    """Run verbatim, it accepts a delivery once and rejects an altered one."""
     text = (Path(__file__).parents[2] / "docs" / "WEBHOOKS.md").read_text(encoding="utf-8")
     program = text.split("```python\n")[1].split("```")[0]
     port = free_port()

@@ -1,4 +1,4 @@
-"""Wrong requests of every kind: a 4xx with the place and the rule, never a 500 and never silent acceptance."""
+"""Invalid requests of every kind: a 4xx with the place and the rule, never a 500 or silent acceptance."""
 
 from __future__ import annotations
 
@@ -120,15 +120,15 @@ WRONG = [
     *at("/geo-jobs/JOB/priority", "/priority", {}, {"priority": "1"}, {"priority": True}, {"priority": None}),
     *at("/geo-jobs/JOB/cancel", "/reason", {"reason": 1}, {"reason": ["x"]}, {"reason": "x" * 5000}),
 ]
-# Words of the library that checks, which mean little to people.
+# Words of the validator, which mean little to readers.
 INNER_WORDS = ("Input should", "Value should", "after validation", "Input", "validator", "str", "type=")
 
 
 @pytest.mark.parametrize(("path", "body", "pointer"), WRONG, ids=range(len(WRONG)))
-def test_a_wrong_request_is_refused_with_its_place(
+def test_an_invalid_request_is_rejected_with_its_place(
     path: str, body: Any, pointer: str, shared_linked_api: RunningApi
 ) -> None:
-    """One fault is one error, in the words of JSON. Its pointer leads to the offending key."""
+    """One mistake gives one error in JSON terms. Its pointer leads to the invalid key."""
     person = Person(shared_linked_api)
     if "JOB" in path:
         path = path.replace("JOB", str(person.create()["id"]))
@@ -146,12 +146,12 @@ def test_a_wrong_request_is_refused_with_its_place(
     [
         (*in_webhook("events", ["job.fail"])[0][:2], "job.failed"),
         (*in_webhook("taskTypes", ["geotiff_to_pgn"])[0][:2], "geotiff_to_png"),
-        (*in_schedule("missedRuns", "Skip")[0][:2], "skip"),
+        (*in_schedule("overlap", "Skip")[0][:2], "skip"),
         (*in_stages("", {"onParentFailure": "canceled"})[0][:2], "cancel"),
         (*in_payload("outputFormat", "PGN")[0][:2], "png"),
     ],
 )
-def test_a_misspelled_value_is_refused_with_the_nearest_one(
+def test_a_misspelled_value_is_rejected_with_the_nearest_one(
     path: str, body: Any, meant: str, shared_linked_api: RunningApi
 ) -> None:
     (error,) = Person(shared_linked_api).http.post(f"/api{path}", json=body).json()["errors"]
@@ -162,15 +162,15 @@ def test_a_misspelled_value_is_refused_with_the_nearest_one(
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "image/tiff"]
 )
-def test_a_body_that_is_no_json_is_refused_whatever_it_is_called(kind: str, shared_linked_api: RunningApi) -> None:
+def test_a_body_that_is_not_json_is_rejected_with_any_content_type(kind: str, shared_linked_api: RunningApi) -> None:
     person = Person(shared_linked_api)
     for content in (b"taskType=geotiff_to_png", b"", b"II*\0", b"\xff\xfe{", b"{'taskType': 1}", b"NaN", b"{" * 2000):
         answer = person.http.post("/api/geo-jobs", content=content, headers={"Content-Type": kind})
         assert answer.status_code == 422, (content, answer.text)
 
 
-def test_a_key_of_another_type_is_known_by_the_fault_and_not_by_its_words() -> None:
-    """A rule for values may have any words, and an unknown key may stand deeper within."""
+def test_a_key_of_another_type_is_recognized_by_the_error_and_not_by_its_text() -> None:
+    """The message of a rule may have any words, and an unknown key may be nested."""
     schema = (
         '{"properties": {"minZoom": {"pattern": "^x$", "description": "Unknown key"}, '
         '"deep": {"properties": {}, "additionalProperties": false}}, "additionalProperties": false}'

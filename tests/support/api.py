@@ -14,12 +14,13 @@ from typing import Any
 import httpx
 import jwt
 import structlog
+import uvicorn
 from fastapi import FastAPI
 from pydantic import SecretStr
 
 from geo_jobs_api.app import create_app
 from geo_jobs_api.config import Settings
-from geo_jobs_api.http.server import DrainingServer, bind, configuration
+from geo_jobs_api.http.server import bind, configuration
 from tests.support.waiting import wait_until
 
 JWT_SECRET = "test-jwt-secret-of-more-than-32-bytes"
@@ -70,7 +71,7 @@ class RunningApi:
     base_url: str
     settings: Settings
     app: FastAPI
-    server: DrainingServer
+    server: uvicorn.Server
     _clients: contextlib.ExitStack
 
     def client(self, path: str = "", **options: Any) -> httpx.Client:
@@ -102,7 +103,7 @@ def run_api(settings: Settings, port: int = 0) -> Iterator[RunningApi]:
         )
     listener = bind("127.0.0.1", port)
     app = create_app(settings)
-    server = DrainingServer(configuration(settings, app))
+    server = uvicorn.Server(configuration(settings, app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

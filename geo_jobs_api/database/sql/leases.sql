@@ -166,7 +166,7 @@ CROSS JOIN LATERAL (
 ORDER BY outcome.job_id, outcome.lease_seq DESC;
 
 -- name: release_claim(id, lease_seq, lease_secret)!
--- Return a job whose claimer disconnected before the response.
+-- Return a job after its claimer disconnected before the response.
 WITH released AS (
     UPDATE jobs
     SET

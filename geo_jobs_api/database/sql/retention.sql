@@ -21,7 +21,7 @@ WITH unused AS MATERIALIZED (
 SELECT id, (SELECT release_dependents(array_agg(id)) FROM ended) FROM ended;
 
 -- name: begin_purge(states, seconds, limit)
--- Mark ended jobs whose retention period is over, and those that an earlier round marked without finishing.
+-- Mark ended jobs after their retention period, and those that an earlier round marked without finishing.
 WITH expired AS MATERIALIZED (
     SELECT candidate.id
     FROM unnest(:states::text[], :seconds::double precision[]) AS kept (state, seconds)
@@ -50,7 +50,7 @@ WITH expired AS MATERIALIZED (
 SELECT id FROM marked UNION SELECT id FROM unfinished;
 
 -- name: delete_jobs(ids)!
--- Delete jobs whose objects are deleted, with their events and outcomes.
+-- Delete jobs without objects, with their events and outcomes.
 DELETE FROM jobs WHERE id = ANY(:ids::uuid[]) AND purge_started_at IS NOT NULL;
 
 -- name: delete_empty_pipelines(limit)!

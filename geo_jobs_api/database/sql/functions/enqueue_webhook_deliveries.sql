@@ -1,4 +1,4 @@
--- Enqueue webhook deliveries for ended jobs, and for pipelines whose last job is among them.
+-- Enqueue webhook deliveries for ended jobs, and for pipelines that end with them.
 CREATE OR REPLACE FUNCTION enqueue_webhook_deliveries(ended uuid[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     touched uuid[];

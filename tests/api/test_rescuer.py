@@ -1,4 +1,4 @@
-"""The rescuer, on the real database and with a clock that is handed in."""
+"""The rescuer on the real database, with an injected clock."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def pool(postgres_url: str) -> AsyncIterator[Pool]:
 
 
 async def running_job(pool: Pool, *, confirmed: bool = True) -> Lease:
-    """A job with a lease on it."""
+    """Return a lease on a job."""
     jobs, leases = JobStore(pool), LeaseStore(pool)
     new = NewJob(uuid7(), "ada", "geotiff_to_png", None, {}, None, b"")
     assert await CreationStore(pool).create_jobs([new])
@@ -56,14 +56,14 @@ async def rescue(pool: Pool) -> list[RescuedJob]:
 
 
 async def test_a_lease_that_still_runs_is_left_alone(pool: Pool) -> None:
-    """Time alone decides, and the time is the lease's."""
+    """Only the time of the lease counts."""
     lease = await running_job(pool)
     assert await rescue(pool) == []
     assert await state_of(pool, lease.job.id) is JobState.RUNNING
 
 
 async def test_rescue_and_complete_at_the_same_instant_have_one_outcome(pool: Pool, postgres_url: str) -> None:
-    """Many times over: exactly one of both wins, the loser changes nothing, and one outcome is recorded."""
+    """Many times: exactly one of both wins, the loser changes nothing, and one outcome is recorded."""
     winners = set()
     for _ in range(25):
         lease = await running_job(pool)
@@ -82,8 +82,8 @@ async def test_rescue_and_complete_at_the_same_instant_have_one_outcome(pool: Po
     assert winners <= {JobState.SUCCEEDED, JobState.QUEUED}
 
 
-async def test_a_job_that_ends_while_the_rescuer_looks_is_not_overwritten(pool: Pool, postgres_url: str) -> None:
-    """The rescuer meets a row that a complete has locked but not yet committed: it leaves that row alone."""
+async def test_a_job_that_ends_during_a_rescue_is_not_overwritten(pool: Pool, postgres_url: str) -> None:
+    """A complete has locked the row and not yet committed. The rescuer skips the row."""
     lease = await running_job(pool)
     expire_leases(postgres_url)
     async with await psycopg.AsyncConnection.connect(postgres_url) as other:
@@ -93,7 +93,7 @@ async def test_a_job_that_ends_while_the_rescuer_looks_is_not_overwritten(pool: 
             " lease_confirmed = false WHERE id = %s",
             [lease.job.id],
         )
-        # A rescuer that waited for the lock would hang here for the statement's time.
+        # A rescuer that waited for the lock would hang here until the statement timeout.
         async with asyncio.timeout(5):
             assert await rescue(pool) == []
         await other.commit()
@@ -102,7 +102,7 @@ async def test_a_job_that_ends_while_the_rescuer_looks_is_not_overwritten(pool: 
 
 
 async def test_a_heartbeat_that_comes_before_the_rescuer_saves_the_job(pool: Pool, postgres_url: str) -> None:
-    """The check is made on the row as it is now, not as it was listed."""
+    """The check uses the current row, not the listed one."""
     lease = await running_job(pool)
     expire_leases(postgres_url)
     await LeaseStore(pool).renew_lease(lease.job.id, lease.token, lease_seconds=60)
@@ -110,22 +110,22 @@ async def test_a_heartbeat_that_comes_before_the_rescuer_saves_the_job(pool: Poo
 
 
 async def test_a_loss_with_no_attempts_left_is_final(pool: Pool, postgres_url: str) -> None:
-    """A job with a single attempt has failed when its worker is lost."""
+    """A job with a single attempt fails when its worker is lost."""
     rows(postgres_url, "UPDATE task_types SET max_attempts = 1")
     lease = await running_job(pool)
     expire_leases(postgres_url)
     assert [(job.id, job.state) for job in await rescue(pool)] == [(lease.job.id, "failed")]
 
 
-async def test_giving_back_a_claim_is_refused_once_the_worker_was_heard(pool: Pool) -> None:
-    """A late hang-up must not take a job from a worker that has begun."""
+async def test_releasing_a_claim_is_rejected_after_the_first_heartbeat(pool: Pool) -> None:
+    """A late disconnect must not take a job from a worker that has started."""
     lease = await running_job(pool, confirmed=True)
     await LeaseStore(pool).release_claim(lease.job.id, lease.token)
     assert await state_of(pool, lease.job.id) is JobState.RUNNING
 
 
-async def test_a_claim_given_back_is_queued_at_its_old_place(pool: Pool) -> None:
-    """The job keeps its attempts and its place; the lease that was given back is dead."""
+async def test_a_released_claim_is_queued_at_its_old_place(pool: Pool) -> None:
+    """The job keeps its attempts and its place. The returned lease is dead."""
     lease = await running_job(pool, confirmed=False)
     before = await JobStore(pool).find_job(lease.job.id)
     assert before is not None
@@ -148,7 +148,7 @@ async def test_a_claim_given_back_is_queued_at_its_old_place(pool: Pool) -> None
 
 
 class Source:
-    """A database that may be away."""
+    """A database that may be down."""
 
     def __init__(self) -> None:
         self.is_away = False
@@ -173,8 +173,8 @@ class Source:
         return None
 
 
-async def test_living_workers_get_a_leases_time_to_be_heard_after_a_start_and_after_an_outage() -> None:
-    """No lease is ended before the grace is over, and an outage starts it anew."""
+async def test_live_workers_get_a_grace_after_a_start_and_after_an_outage() -> None:
+    """No lease is ended before the grace is over, and an outage restarts it."""
     source, now = Source(), [100.0]
     rescuer = Rescuer(source, RescuePolicy(1, 10, 60, 3, 30), clock=lambda: now[0])
     seen = []
@@ -186,8 +186,8 @@ async def test_living_workers_get_a_leases_time_to_be_heard_after_a_start_and_af
     assert seen == [0, 1, 1, 1, 1, 2]
 
 
-async def test_nothing_is_asked_while_living_workers_have_time_to_be_heard() -> None:
-    """Leases that ran out meanwhile would be found again and again, and may not be ended yet."""
+async def test_nothing_is_queried_during_the_grace() -> None:
+    """Expired leases would be found repeatedly, but may not be ended yet."""
     now = [100.0]
     rescuer = Rescuer(Source(), RescuePolicy(1, 10, 60, 3, 30), clock=lambda: now[0])
     assert await rescuer.run_once() == 60
@@ -196,7 +196,7 @@ async def test_nothing_is_asked_while_living_workers_have_time_to_be_heard() -> 
 
 
 async def test_the_rescuer_rests_no_longer_than_the_shortest_lease(pool: Pool, postgres_url: str) -> None:
-    """A lease that is given right after a round may run out sooner than those that the round saw."""
+    """A lease granted right after a round may expire sooner than those that the round saw."""
     store = MaintenanceStore(pool)
     assert await store.seconds_until_next_loss(30, 60) is None
     with psycopg.connect(postgres_url, autocommit=True) as connection:
