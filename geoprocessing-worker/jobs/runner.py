@@ -274,7 +274,7 @@ class JobRunner:
         if not self._begun:
             return Ending.LEASE_LOST  # nothing was done yet, and the short first lease costs nothing
         message = "The job server could not be reached while the worker worked on the file."
-        await self._final.keep(JobError("lease_expired", message, ErrorClass.TRANSIENT))
+        await self._final.keep(JobError("lease_expired", message, ErrorClass.INTERRUPTED))
         return Ending.KEPT
 
     async def _cancelled(self, order: CancelRequested) -> Ending:

@@ -270,13 +270,14 @@ async def test_results_that_are_not_uploaded_yet_are_uploaded_under_a_renewed_le
 
 
 async def test_a_job_whose_lease_runs_out_unheard_goes_back_as_soon_as_the_api_is_heard_again(endless: Bench) -> None:
+    """An outage of the API costs the job no attempt."""
     endless.server.on("heartbeat", answer(renewed(seconds=1)), problem(502, "bad-gateway"))
     away(endless.server, "progress", "fail")
     assert await endless.run() is Ending.KEPT
     endless.server.on("fail", FAILED)
     await until(lambda: endless.folders() == [])
     error = endless.server.calls("fail")[-1].json["error"]
-    assert (error["code"], error["class"]) == ("lease_expired", "transient")
+    assert (error["code"], error["class"]) == ("lease_expired", "interrupted")
 
 
 async def test_what_a_dead_process_had_to_say_is_said_by_the_next(bench: Bench) -> None:
