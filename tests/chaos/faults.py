@@ -1,49 +1,26 @@
-"""What befalls processes: killed, stopped in their tracks, told to leave; the API and the database too."""
+"""Faults of workers and their children, of the API's process and of the database's, and the order of all faults."""
 
 import contextlib
 import os
 import random
 import signal
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from geo_jobs_api.database import embedded
+from tests.chaos.database import PATIENCE, Database
+from tests.chaos.outages import CLOCK, DAY, Outages
 from tests.chaos.proxy import FaultProxy
+from tests.chaos.verdict import Harm
 from tests.support.processes import Process, Programs, is_pending, job_children
 from tests.support.waiting import wait_until
 
-CLOCK = Path(__file__).parent / "clock"
+LONGEST_REST = 8.0
 HOUR = 3600
-# Seconds for a process to end: many share a processor.
-PATIENCE = 180
-
-
-@dataclass
-class Database:
-    """A PostgreSQL that can be pulled out from under the API."""
-
-    folder: Path
-    options: dict[str, str]
-    _shares: list[embedded.EmbeddedPostgres] = field(default_factory=list)
-
-    def start(self) -> str:
-        """Start it, or start it again; its URL."""
-        self._shares.append(embedded.start(self.folder, self.options))
-        return self._shares[-1].url("postgres")
-
-    def stop_at_once(self) -> None:
-        """As when the power goes: no checkpoint, no goodbye."""
-        pid = int((self.folder / "postmaster.pid").read_text().split()[0])
-        os.kill(pid, signal.SIGQUIT)
-        wait_until(lambda: not (self.folder / "postmaster.pid").exists(), "the database to be gone", PATIENCE)
-
-    def close(self) -> None:
-        """Stop it for good."""
-        for share in self._shares:
-            share.close()
+# Seconds by which the clocks of workers are wrong, in turn. Beyond a day a worker claims nothing.
+OFFSETS = (0, 20 * HOUR, -3 * DAY, -20 * HOUR, 0, 3 * DAY)
 
 
 class Fleet:
@@ -54,24 +31,30 @@ class Fleet:
         proxy: through which they reach the API.
         size: how many.
         settings: of each worker, as variables.
+        wrong_clocks: whether their clocks are wrong.
     """
 
-    def __init__(self, stack: Programs, proxy: FaultProxy, size: int, settings: dict[str, str]) -> None:
+    def __init__(
+        self, stack: Programs, proxy: FaultProxy, size: int, settings: dict[str, str], *, wrong_clocks: bool
+    ) -> None:
         self._stack = stack
         self._proxy = proxy
         self._settings = settings
+        self._offsets = OFFSETS if wrong_clocks else (0,)
         self.running: list[Process] = [self._start(number) for number in range(size)]
 
     def _start(self, number: int) -> Process:
-        # One in three has a right clock; the others are an hour off, each in another direction.
-        offset = (number % 3 - 1) * HOUR
         settings = {
             "API_BASE_URL": self._proxy.base_url,
             "PYTHONPATH": str(CLOCK),
-            "CLOCK_OFFSET_SECONDS": str(offset),
+            "CLOCK_OFFSET_SECONDS": str(self._offsets[number % len(self._offsets)]),
             **self._settings,
         }
-        return self._stack.worker(f"worker-{number}", **settings)
+        return self._stack.worker(_name(number), **settings)
+
+    def temp_dir(self, number: int) -> Path:
+        """The TEMP_DIR of a worker."""
+        return temp_dir(self._stack.folder, number)
 
     def replace(self, number: int) -> None:
         """Start another process in the place of one that has ended."""
@@ -85,38 +68,66 @@ class Fleet:
         return [process.wait(PATIENCE) for process in self.running]
 
 
+def _name(number: int) -> str:
+    return f"worker-{number}"
+
+
+def temp_dir(folder: Path, number: int) -> Path:
+    """The TEMP_DIR of a worker below the storm's folder."""
+    return folder / _name(number) / "jobs"
+
+
 class Gremlin:
-    """Does one bad thing after the other, as a seed says, until it is told to stop.
+    """Makes one fault after the other, in an order given by a seed, until it is stopped.
 
     Args:
         stack: the API.
         fleet: the workers.
         database: under the API.
-        seed: of what happens when.
+        outages: the faults of network, disks, clocks and database.
+        asked: names of `GROUPS`.
+        seed: of the order and of the choices within faults.
+        lease: seconds of a lease, which some faults outlast.
         pause: seconds between two faults, at most.
         rounds: after so many it rests.
     """
 
     def __init__(
-        self, stack: Programs, fleet: Fleet, database: Database, *, seed: int, pause: float, rounds: int
+        self,
+        stack: Programs,
+        fleet: Fleet,
+        database: Database,
+        outages: Outages,
+        *,
+        asked: Collection[str],
+        seed: int,
+        lease: float,
+        pause: float,
+        rounds: int,
     ) -> None:
         self._stack = stack
         self._fleet = fleet
         self._database = database
         self._random = random.Random(seed)
+        self._lease = lease
         self._pause = pause
         self._rounds = rounds
-        self._stop = threading.Event()
+        self._stop = outages.stop
         self._failure: BaseException | None = None
         self.done: Counter[str] = Counter()
-        # Each as often in a round as it stands here; a round is shuffled, so that also a short run has all.
-        self._round: list[Callable[[], None]] = [
-            *[self.kill_worker, self.stop_worker, self.kill_child, self.stop_child] * 2,
-            self.dismiss_worker,
-            self.hurry_worker,
-            self.kill_api,
-            self.restart_database,
-        ]
+        self.harms: list[Harm] = []
+        # Faults as often as they are in a round. Each round is shuffled, so a short run has all of them.
+        groups: dict[str, list[Callable[[], None]]] = {
+            "processes": [
+                *[self.kill_worker, self.stop_worker, self.kill_child, self.stop_child] * 2,
+                self.dismiss_worker,
+                self.hurry_worker,
+                self.kill_api,
+            ],
+            "restart": [self.restart_database],
+            **outages.groups,
+        }
+        self._round = [fault for name in groups if name in asked for fault in groups[name]]
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
@@ -131,14 +142,21 @@ class Gremlin:
             raise self._failure
 
     def _run(self) -> None:
+        rest = 0.0
         try:
-            for _ in range(self._rounds):
+            for _ in range(self._rounds if self._round else 0):
                 self._random.shuffle(self._round)
                 for fault in list(self._round):
-                    if self._stop.wait(self._random.uniform(0.2, 1) * self._pause):
+                    if self._stop.wait(self._random.uniform(0.2, 1) * self._pause + rest):
                         return
+                    began = time.monotonic()
                     fault()
+                    # After a long outage, jobs go on for as long.
+                    rest = min(LONGEST_REST, time.monotonic() - began)
                     self.done[fault.__name__] += 1
+                # The rescuer ends leases only a grace after the last outage.
+                if self._stop.wait(3 * self._lease):
+                    return
         except BaseException as error:  # noqa: BLE001 - handed over to whoever stops it
             self._failure = error
 
@@ -146,22 +164,33 @@ class Gremlin:
         number = self._random.randrange(len(self._fleet.running))
         return number, self._fleet.running[number]
 
+    @contextlib.contextmanager
+    def _harming(self, number: int) -> Iterator[None]:
+        began = time.time()
+        try:
+            yield
+        finally:
+            self.harms.append(Harm(_name(number), began, time.time()))
+
     def kill_worker(self) -> None:
         """SIGKILL; another takes its place."""
         number, worker = self._victim()
-        worker.kill()
-        worker.wait()
-        self._fleet.replace(number)
+        with self._harming(number):
+            worker.kill()
+            worker.wait()
+            self._fleet.replace(number)
 
     def stop_worker(self) -> None:
         """SIGSTOP, for less or for more than a lease, while its children go on."""
-        _, worker = self._victim()
-        self._freeze(worker.pid, self._random.choice([0.5, 6]))
+        number, worker = self._victim()
+        with self._harming(number):
+            self._freeze(worker.pid, self._random.choice([0.5, 1.5 * self._lease]))
 
     def kill_child(self) -> None:
         """SIGKILL for whatever a worker's child is doing."""
-        if children := job_children(self._victim()[1]):
-            with contextlib.suppress(ProcessLookupError):
+        number, worker = self._victim()
+        if children := job_children(worker):
+            with self._harming(number), contextlib.suppress(ProcessLookupError):
                 os.kill(self._random.choice(children), signal.SIGKILL)
 
     def stop_child(self) -> None:
@@ -189,12 +218,12 @@ class Gremlin:
     def kill_api(self) -> None:
         """SIGKILL; away for a moment or for longer than a lease, then back at the same address."""
         self._stack.kill_api()
-        self._stop.wait(self._random.choice([0, 0, 6]))
+        self._stop.wait(self._random.choice([0, 0, 1.5 * self._lease]))
         self._stack.start_api()
 
     def restart_database(self) -> None:
         """An immediate stop, and back again."""
-        self._database.stop_at_once()
+        self._database.crash()
         self._database.start()
 
     def _freeze(self, pid: int, seconds: float) -> None:

@@ -5,6 +5,8 @@ import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,63 @@ RUNNING = {
     ),
     "claim_released": -1,
 }
+
+
+# A lease may end this long after the fault that took it: its length, the grace, and a slow machine.
+AFTERMATH = 90.0
+
+
+class Kind(StrEnum):
+    """What a complaint counts as."""
+
+    LOST = "lost"
+    TWICE = "twice"
+    SPENT = "spent"
+    OTHER = "other"
+
+
+def count(complaints: Sequence[str], kind: Kind) -> int:
+    """The number of complaints of one kind."""
+    return sum(line.startswith(f"{kind}: ") for line in complaints)
+
+
+@dataclass(frozen=True)
+class Harm:
+    """A worker that lost its leases or a child by a fault: what its jobs lose is no local trouble.
+
+    Attributes:
+        worker: its name.
+        began: seconds of the wall clock.
+        ended: likewise.
+    """
+
+    worker: str
+    began: float
+    ended: float
+
+
+def spent_attempts(database_url: str, harms: Sequence[Harm]) -> Iterator[str]:
+    """Attempts that jobs lost although nothing was done to their worker or its children."""
+    found = rows(
+        database_url,
+        """
+        SELECT event.job_id, event.type, extract(epoch FROM event.created_at)::float AS at, outcome.worker_name,
+            event.data -> 'error' ->> 'code' AS code, event.data -> 'error' ->> 'message' AS message,
+            event.data -> 'error' -> 'detail' AS detail
+        FROM job_events AS event
+        LEFT JOIN lease_outcomes AS outcome
+            ON outcome.job_id = event.job_id AND outcome.ended_at = event.created_at
+        WHERE event.type IN ('retry_scheduled', 'worker_lost', 'failed')
+        ORDER BY event.id
+        """,
+    )
+    for row in found:
+        excused = any(
+            harm.worker == row["worker_name"] and harm.began <= row["at"] <= harm.ended + AFTERMATH for harm in harms
+        )
+        if not excused:
+            words = f"{row['code']}: {row['message']} {row['detail']}"
+            yield f"{Kind.SPENT}: {row['job_id']}: {row['type']} at {row['worker_name']}, {words}"
 
 
 def complaints(
@@ -62,7 +121,7 @@ def _of_the_order(database_url: str) -> Iterator[str]:
             )
         """,
     )
-    yield from (f"{row['child_id']}: ran before the job that it waits for" for row in found)
+    yield from (f"{Kind.OTHER}: {row['child_id']}: ran before the job that it waits for" for row in found)
 
 
 def _of_the_webhook(database_url: str, ids: set[str], told: Sequence[Received]) -> Iterator[str]:
@@ -74,12 +133,13 @@ def _of_the_webhook(database_url: str, ids: set[str], told: Sequence[Received]) 
         heard.setdefault(one.json["job"]["id"], set()).add(one.headers["webhook-id"])
     for job_id in sorted(ids):
         if len(heard.get(job_id, ())) != 1:
-            yield f"{job_id}: its end was told under {len(heard.get(job_id, ()))} ids"
+            kind = Kind.TWICE if job_id in heard else Kind.LOST
+            yield f"{kind}: {job_id}: its end was told under {len(heard.get(job_id, ()))} ids"
 
 
 def _of_the_queue(database_url: str, ids: set[str], limit: int) -> Iterator[str]:
     jobs = {str(row["id"]): row for row in rows(database_url, "SELECT * FROM jobs")}
-    yield from (f"{job_id}: is not there" for job_id in ids - set(jobs))
+    yield from (f"{Kind.LOST}: {job_id}: is not there" for job_id in ids - set(jobs))
     outcomes = rows(database_url, "SELECT * FROM lease_outcomes")
     won = Counter(str(row["job_id"]) for row in outcomes if row["state"] in ("succeeded", "failed", "cancelled"))
     events = rows(database_url, "SELECT id, job_id, type FROM job_events ORDER BY id")
@@ -88,20 +148,21 @@ def _of_the_queue(database_url: str, ids: set[str], limit: int) -> Iterator[str]
     for job_id in sorted(ids & set(jobs)):
         job = jobs[job_id]
         if job["state"] != "succeeded":
-            yield f"{job_id}: is {job['state']} ({job['error']})"
+            yield f"{Kind.LOST}: {job_id}: is {job['state']} ({job['error']})"
             continue
         if won[job_id] != 1 or ended[job_id] != 1:
-            yield f"{job_id}: has {won[job_id]} outcomes and succeeded {ended[job_id]} times"
+            yield f"{Kind.TWICE}: {job_id}: has {won[job_id]} outcomes and succeeded {ended[job_id]} times"
         if job["attempt"] != spent[job_id] + 1:
-            yield f"{job_id}: counts {job['attempt']} attempts, but {spent[job_id]} were spent before the last"
+            before = spent[job_id]
+            yield f"{Kind.OTHER}: {job_id}: counts {job['attempt']} attempts, but {before} were spent before the last"
     running = most = 0
     for event in events:
         running += RUNNING.get(event["type"], 0)
         most = max(most, running)
     if most > limit:
-        yield f"{most} jobs ran at once, of which {limit} may"
+        yield f"{Kind.OTHER}: {most} jobs ran at once, of which {limit} may"
     if running != 0:
-        yield f"{running} jobs still run, by the events"
+        yield f"{Kind.OTHER}: {running} jobs still run, by the events"
 
 
 def _of_the_outputs(api_url: str, database_url: str, colors: dict[str, tuple[int, int, int]]) -> Iterator[str]:
@@ -114,7 +175,7 @@ def _of_the_outputs(api_url: str, database_url: str, colors: dict[str, tuple[int
         def look(job_id: str) -> list[str]:
             answer = person.get(f"/api/geo-jobs/{job_id}/download/output")
             if not answer.is_success:
-                return [f"{job_id}: no outputs ({answer.status_code})"]
+                return [f"{Kind.LOST}: {job_id}: no outputs ({answer.status_code})"]
             found = answer.json()["outputs"]
             return [*_of_one(storage.get, job_id, found, winners.get(job_id, 0), colors[job_id])]
 
@@ -131,18 +192,18 @@ def _of_one(
     color: tuple[int, int, int],
 ) -> Iterator[str]:
     if len(outputs) != 6:
-        yield f"{job_id}: {len(outputs)} outputs"
+        yield f"{Kind.LOST}: {job_id}: {len(outputs)} outputs"
     for output in outputs:
         if f"/{job_id}/outputs/{lease_seq}/" not in output["url"]:
-            yield f"{job_id}: {output['name']} is not of the lease that won ({lease_seq})"
+            yield f"{Kind.OTHER}: {job_id}: {output['name']} is not of the lease that won ({lease_seq})"
         content = get(output["url"]).content
         if (len(content), hashlib.sha256(content).hexdigest()) != (output["sizeBytes"], output["sha256"]):
-            yield f"{job_id}: {output['name']} is not whole"
+            yield f"{Kind.LOST}: {job_id}: {output['name']} is not whole"
         elif output["name"].endswith(".png"):
             with Image.open(io.BytesIO(content)) as picture:
                 shown = picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2))
             if shown != color:
-                yield f"{job_id}: {output['name']} shows {shown}, not {color}"
+                yield f"{Kind.LOST}: {job_id}: {output['name']} shows {shown}, not {color}"
 
 
 def left_files(folder: Path) -> list[str]:
