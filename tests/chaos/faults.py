@@ -45,6 +45,7 @@ class Fleet:
 
     def _start(self, number: int) -> Process:
         settings = {
+            "WORKER_NAME": _name(number),
             "API_BASE_URL": self._proxy.base_url,
             "PYTHONPATH": str(CLOCK),
             "CLOCK_OFFSET_SECONDS": str(self._offsets[number % len(self._offsets)]),
