@@ -61,8 +61,8 @@ bench-black-hole: environment  ## one worker of four with each kind of trouble: 
 	$(PYTHON) benchmarks/bench_black_hole.py
 
 .PHONY: chaos
-chaos: environment  ## 2,000 jobs during faults. SEED=n repeats a run, JOBS=n shortens it
-	$(PYTHON) -m tests.chaos.storm $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
+chaos: environment  ## 2,000 jobs during faults. SEED=n repeats a run, JOBS=n shortens it, FAULTS=a,b selects
+	$(PYTHON) -m tests.chaos.storm $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) $(if $(FAULTS),--faults $(FAULTS))
 
 .PHONY: conformance
 conformance: export KIT_MAKE_JOB = $(value MAKE_JOB)

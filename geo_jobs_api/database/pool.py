@@ -23,6 +23,8 @@ from geo_jobs_api.limits import CALLER, KeyedSemaphore
 _RECONNECT_SECONDS = 3.0
 # Pause between two drains of a pool with a read-only server. Each drain replaces all connections.
 _DRAIN_PAUSE_SECONDS = 1.0
+# Lost connections, too few resources, a server that stops or starts. Without a code: the client gave up.
+_OUTAGE_CLASSES = ("08", "53", "57P")
 
 
 class Pool(AsyncConnectionPool[Connection]):
@@ -31,6 +33,8 @@ class Pool(AsyncConnectionPool[Connection]):
     It leaves a server that has become read-only, so that it reaches the new primary after a failover.
     """
 
+    # When a statement or a wait for a connection last failed for an outage, in monotonic seconds.
+    last_outage = float("-inf")
     _drained = float("-inf")
     _shares: KeyedSemaphore | None = None
 
@@ -56,7 +60,12 @@ class Pool(AsyncConnectionPool[Connection]):
                     await self._leave_server()
                     raise
         except psycopg.errors.ReadOnlySqlTransaction as error:
+            self.last_outage = time.monotonic()
             raise ReadOnlyError(str(error)) from error
+        except psycopg.OperationalError as error:
+            if error.sqlstate is None or error.sqlstate.startswith(_OUTAGE_CLASSES):
+                self.last_outage = time.monotonic()
+            raise
 
     async def _leave_server(self) -> None:
         # Idle connections are closed at once, those in use when returned.

@@ -15,9 +15,16 @@ from geo_jobs_api.queue.metrics import JOBS_RESCUED
 
 _log = get_logger(__name__)
 
+# A round that begins so late shows that this process stood still (SIGSTOP, a suspended host).
+_STALL_SECONDS = 5.0
+
 
 class RescueSource(Protocol):
     """Store that ends leases."""
+
+    @property
+    def last_outage(self) -> float:
+        """When a statement last failed for an outage of the database, in monotonic seconds."""
 
     async def rescue_lost_jobs(
         self,
@@ -42,7 +49,7 @@ class RescuePolicy:
     Attributes:
         interval_seconds: shortest time between two rounds.
         rest_seconds: longest time between two rounds. No lease granted after a round expires sooner.
-        grace_seconds: time after a start or an outage without rescues, since live workers could not report.
+        grace_seconds: time after a start, an outage or a stall without rescues, since live workers could not report.
         max_worker_losses: a job fails after this many lost workers.
         cancel_overdue_seconds: time that a worker has to obey a cancellation.
         timeout_grace_seconds: time beyond a job's timeout. None: timeouts are off.
@@ -70,27 +77,36 @@ class Rescuer:
         self._policy = policy
         self._clock = clock
         self._not_before = clock() + policy.grace_seconds
+        self._due = float("inf")
         interval = policy.interval_seconds
         self.run = Periodic(self.run_once, "rescue_failed", first_seconds=interval, jitter_seconds=interval / 5).run
 
     async def run_once(self) -> float:
         """Rescue one batch. Return the seconds until the next lease may expire, within the policy's bounds.
 
-        An outage of the database restarts the grace, since no heartbeat arrived meanwhile.
+        An outage of the database or a stall of this process restarts the grace, since no heartbeat arrived meanwhile. A
+        read-only database refuses heartbeats and answers queries, so the outage of any statement counts.
         """
         policy = self._policy
+        now = self._clock()
+        if now > self._due + _STALL_SECONDS:
+            self._not_before = now + policy.grace_seconds
+        self._not_before = max(self._not_before, self._source.last_outage + policy.grace_seconds)
         try:
-            if self._clock() >= self._not_before:
+            if now >= self._not_before:
                 await self._rescue()
             loss = await self._source.seconds_until_next_loss(
                 policy.cancel_overdue_seconds, policy.timeout_grace_seconds
             )
         except (psycopg.Error, OSError):
+            self._due = float("inf")
             self._not_before = self._clock() + policy.grace_seconds
             raise
         # Leases that expired during the grace are not queried repeatedly.
         shortest = max(policy.interval_seconds, self._not_before - self._clock())
-        return min(max(shortest, policy.rest_seconds if loss is None else loss), max(shortest, policy.rest_seconds))
+        pause = min(max(shortest, policy.rest_seconds if loss is None else loss), max(shortest, policy.rest_seconds))
+        self._due = self._clock() + pause
+        return pause
 
     async def _rescue(self) -> None:
         rescued = await self._source.rescue_lost_jobs(

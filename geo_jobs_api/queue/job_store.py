@@ -204,6 +204,11 @@ class MaintenanceStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
+    @property
+    def last_outage(self) -> float:
+        """When a statement last failed for an outage of the database, in monotonic seconds."""
+        return self._pool.last_outage
+
     async def rescue_lost_jobs(
         self,
         *,

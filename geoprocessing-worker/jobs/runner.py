@@ -338,8 +338,8 @@ class JobRunner:
         log.warning("lease_lost", message=f"Job {self._job.id} can be kept no longer", reason=str(error))
         if not self._begun:
             return Ending.LEASE_LOST  # nothing was done yet, and the short first lease costs nothing
-        message = "The job server could not be reached while the worker worked on the file."
-        self._failure(JobError("lease_expired", message, ErrorClass.TRANSIENT))
+        # Not the fault of the job. The API counts such returns, so a job that starves its worker of heartbeats ends.
+        self._failure(worker_trouble("api unreachable", instead_of="lease_expired"))
         await self._deliver_later()
         return Ending.KEPT
 

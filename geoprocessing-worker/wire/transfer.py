@@ -6,7 +6,8 @@ from typing import Any
 
 import httpx
 
-from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable, invalid_input
+from geoprocessing_worker import host
+from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable, invalid_input, worker_trouble
 from geoprocessing_worker.wire import retry
 
 # Seconds between two bytes, and for connecting: a working server answers within a few.
@@ -97,9 +98,13 @@ def check(response: httpx.Response, *, code: str, message: str, **detail: Any) -
     Raises:
         Unavailable: storage is busy.
         JobError: transient, as given: an expired signed URL, for example. The next attempt gets new ones.
+            `worker_trouble` if the clocks of storage and this host differ by days, since signed URLs then seem expired.
     """
     if response.is_success:
         return
     if is_busy(response):
         raise Unavailable(f"http_{response.status_code}", "storage is busy")
+    trouble = host.clock(host.clock_offset(response.headers.get("Date", ""), time.time()))
+    if trouble is not None:
+        raise worker_trouble(trouble.code, instead_of=code, status=response.status_code)
     raise JobError(code, message, ErrorClass.TRANSIENT, {"status": response.status_code, **detail})

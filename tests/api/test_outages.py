@@ -18,6 +18,7 @@ import pytest
 
 from geo_jobs_api.database import embedded, sessions
 from geo_jobs_api.database.migrate import migrate
+from geo_jobs_api.database.pool import open_pool
 from geo_jobs_api.errors import ConfigurationError
 from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, code_of, rows
@@ -254,3 +255,25 @@ def test_a_statement_without_response_is_abandoned(
 
     assert code_of(answer()) == (503, "unavailable")
     wait_until(lambda: answer().is_success, "an answer over a new connection", 30)
+
+
+async def test_the_pool_notes_outages_and_no_other_errors(postgres_url: str) -> None:
+    """The rescuer waits a grace after an outage. A caller's own error must not make it wait."""
+    async with open_pool(postgres_url, size=2, wait_seconds=10) as pool:
+
+        async def run(*statements: str) -> None:
+            async with pool.connection() as connection:
+                for statement in statements:
+                    await connection.execute(statement.encode())
+
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            await run("SET statement_timeout = 10", "SELECT pg_sleep(10)")
+        assert pool.last_outage == float("-inf")
+        began = time.monotonic()
+        with pytest.raises(sessions.ReadOnlyError):
+            await run("SET default_transaction_read_only = on", "DELETE FROM jobs")
+        read_only = pool.last_outage
+        assert read_only >= began
+        with pytest.raises(psycopg.OperationalError):
+            await run("SELECT pg_terminate_backend(pg_backend_pid())")
+        assert pool.last_outage > read_only

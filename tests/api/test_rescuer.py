@@ -153,6 +153,7 @@ class Source:
     def __init__(self) -> None:
         self.is_away = False
         self.rounds = 0
+        self.last_outage = float("-inf")
 
     async def rescue_lost_jobs(
         self,
@@ -186,8 +187,32 @@ async def test_live_workers_get_a_grace_after_a_start_and_after_an_outage() -> N
     assert seen == [0, 1, 1, 1, 1, 2]
 
 
-async def test_nothing_is_queried_during_the_grace() -> None:
-    """Expired leases would be found repeatedly, but may not be ended yet."""
+async def test_a_process_that_stood_still_gives_living_workers_time_to_be_heard() -> None:
+    """After SIGSTOP all leases seem to have run out. None is ended before the grace is over."""
+    source, now = Source(), [100.0]
+    rescuer = Rescuer(source, RescuePolicy(1, 10, 60, 3, 30), clock=lambda: now[0])
+    seen = []
+    for moment in (160, 170, 290, 349, 350):
+        now[0] = moment
+        await rescuer.run_once()
+        seen.append(source.rounds)
+    assert seen == [1, 2, 2, 2, 3]
+
+
+async def test_an_outage_of_any_statement_gives_living_workers_time_to_be_heard() -> None:
+    """A read-only database answers the rescuer during its grace and refuses heartbeats up to the grace's end."""
+    source, now = Source(), [100.0]
+    rescuer = Rescuer(source, RescuePolicy(1, 10, 60, 3, 30), clock=lambda: now[0])
+    seen = []
+    for moment, outage in ((160, 159), (218, 159), (219, 218.5), (278, 218.5), (279, 218.5)):
+        now[0], source.last_outage = moment, outage
+        await rescuer.run_once()
+        seen.append(source.rounds)
+    assert seen == [0, 0, 0, 0, 1]
+
+
+async def test_nothing_is_asked_while_living_workers_have_time_to_be_heard() -> None:
+    """Leases that ran out meanwhile would be found again and again, and may not be ended yet."""
     now = [100.0]
     rescuer = Rescuer(Source(), RescuePolicy(1, 10, 60, 3, 30), clock=lambda: now[0])
     assert await rescuer.run_once() == 60

@@ -1,122 +1,134 @@
-"""Faults of processes: workers, their children, the API and the database are killed, stopped or terminated."""
+"""Faults of workers and their children, of the API's process and of the database's, and the order of all faults."""
 
 import contextlib
 import os
 import random
 import signal
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from geo_jobs_api.database import embedded
+from tests.chaos.database import PATIENCE, Database
+from tests.chaos.outages import CLOCK, DAY, Outages
 from tests.chaos.proxy import FaultProxy
+from tests.chaos.verdict import Harm
 from tests.support.processes import Process, Programs, is_pending, job_children
 from tests.support.waiting import wait_until
 
-CLOCK = Path(__file__).parent / "clock"
+LONGEST_REST = 8.0
 HOUR = 3600
-# Seconds for a process to end, since many share a processor.
-PATIENCE = 180
-
-
-@dataclass
-class Database:
-    """A PostgreSQL that can be stopped under the API."""
-
-    folder: Path
-    options: dict[str, str]
-    _shares: list[embedded.EmbeddedPostgres] = field(default_factory=list)
-
-    def start(self) -> str:
-        """Start or restart it. Return its URL."""
-        self._shares.append(embedded.start(self.folder, self.options))
-        return self._shares[-1].url("postgres")
-
-    def stop_at_once(self) -> None:
-        """Stop without a checkpoint, like a power cut."""
-        pid = int((self.folder / "postmaster.pid").read_text().split()[0])
-        os.kill(pid, signal.SIGQUIT)
-        wait_until(lambda: not (self.folder / "postmaster.pid").exists(), "the database to be gone", PATIENCE)
-
-    def close(self) -> None:
-        """Stop it for good."""
-        for share in self._shares:
-            share.close()
+# Seconds by which the clocks of workers are wrong, in turn. Beyond a day a worker claims nothing.
+OFFSETS = (0, 20 * HOUR, -3 * DAY, -20 * HOUR, 0, 3 * DAY)
 
 
 class Fleet:
-    """Workers that are replaced when they end.
+    """Workers that are started again when they end.
 
     Args:
         stack: API and folders.
-        proxy: between the workers and the API.
-        size: number of workers.
-        settings: environment variables of each worker.
+        proxy: through which they reach the API.
+        size: how many.
+        settings: of each worker, as variables.
+        wrong_clocks: whether their clocks are wrong.
     """
 
-    def __init__(self, stack: Programs, proxy: FaultProxy, size: int, settings: dict[str, str]) -> None:
+    def __init__(
+        self, stack: Programs, proxy: FaultProxy, size: int, settings: dict[str, str], *, wrong_clocks: bool
+    ) -> None:
         self._stack = stack
         self._proxy = proxy
         self._settings = settings
+        self._offsets = OFFSETS if wrong_clocks else (0,)
         self.running: list[Process] = [self._start(number) for number in range(size)]
 
     def _start(self, number: int) -> Process:
-        # Every third clock is right. The others are an hour off, in different directions.
-        offset = (number % 3 - 1) * HOUR
         settings = {
+            "WORKER_NAME": _name(number),
             "API_BASE_URL": self._proxy.base_url,
             "PYTHONPATH": str(CLOCK),
-            "CLOCK_OFFSET_SECONDS": str(offset),
+            "CLOCK_OFFSET_SECONDS": str(self._offsets[number % len(self._offsets)]),
             **self._settings,
         }
-        return self._stack.worker(f"worker-{number}", **settings)
+        return self._stack.worker(_name(number), **settings)
+
+    def temp_dir(self, number: int) -> Path:
+        """The TEMP_DIR of a worker."""
+        return temp_dir(self._stack.folder, number)
 
     def replace(self, number: int) -> None:
-        """Start a process in place of an ended one."""
+        """Start another process in the place of one that has ended."""
         self.running[number] = self._start(number)
 
     def stop(self) -> list[int]:
-        """Stop all. Return their exit codes."""
+        """Stop all; their exit codes."""
         for process in self.running:
             process.send_signal(signal.SIGCONT)
             process.terminate()
         return [process.wait(PATIENCE) for process in self.running]
 
 
+def _name(number: int) -> str:
+    return f"worker-{number}"
+
+
+def temp_dir(folder: Path, number: int) -> Path:
+    """The TEMP_DIR of a worker below the storm's folder."""
+    return folder / _name(number) / "jobs"
+
+
 class Gremlin:
-    """Causes one fault after another, by a seed, until stopped.
+    """Makes one fault after the other, in an order given by a seed, until it is stopped.
 
     Args:
         stack: the API.
         fleet: the workers.
-        database: the API's database.
-        seed: decides faults and times.
-        pause: longest time between two faults, in seconds.
-        rounds: number of rounds, after which it rests.
+        database: under the API.
+        outages: the faults of network, disks, clocks and database.
+        asked: names of `GROUPS`.
+        seed: of the order and of the choices within faults.
+        lease: seconds of a lease, which some faults outlast.
+        pause: seconds between two faults, at most.
+        rounds: after so many it rests.
     """
 
     def __init__(
-        self, stack: Programs, fleet: Fleet, database: Database, *, seed: int, pause: float, rounds: int
+        self,
+        stack: Programs,
+        fleet: Fleet,
+        database: Database,
+        outages: Outages,
+        *,
+        asked: Collection[str],
+        seed: int,
+        lease: float,
+        pause: float,
+        rounds: int,
     ) -> None:
         self._stack = stack
         self._fleet = fleet
         self._database = database
         self._random = random.Random(seed)
+        self._lease = lease
         self._pause = pause
         self._rounds = rounds
-        self._stop = threading.Event()
+        self._stop = outages.stop
         self._failure: BaseException | None = None
         self.done: Counter[str] = Counter()
-        # A fault occurs as often in a round as here. Rounds are shuffled, so a short run has all of them.
-        self._round: list[Callable[[], None]] = [
-            *[self.kill_worker, self.stop_worker, self.kill_child, self.stop_child] * 2,
-            self.dismiss_worker,
-            self.hurry_worker,
-            self.kill_api,
-            self.restart_database,
-        ]
+        self.harms: list[Harm] = []
+        # Faults as often as they are in a round. Each round is shuffled, so a short run has all of them.
+        groups: dict[str, list[Callable[[], None]]] = {
+            "processes": [
+                *[self.kill_worker, self.stop_worker, self.kill_child, self.stop_child] * 2,
+                self.dismiss_worker,
+                self.hurry_worker,
+                self.kill_api,
+            ],
+            "restart": [self.restart_database],
+            **outages.groups,
+        }
+        self._round = [fault for name in groups if name in asked for fault in groups[name]]
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
@@ -124,44 +136,62 @@ class Gremlin:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the faults. Raise the gremlin's own error, if any."""
+        """No more faults; raises what went wrong with the gremlin itself."""
         self._stop.set()
         self._thread.join(2 * PATIENCE)
         if self._failure is not None:
             raise self._failure
 
     def _run(self) -> None:
+        rest = 0.0
         try:
-            for _ in range(self._rounds):
+            for _ in range(self._rounds if self._round else 0):
                 self._random.shuffle(self._round)
                 for fault in list(self._round):
-                    if self._stop.wait(self._random.uniform(0.2, 1) * self._pause):
+                    if self._stop.wait(self._random.uniform(0.2, 1) * self._pause + rest):
                         return
+                    began = time.monotonic()
                     fault()
+                    # After a long outage, jobs go on for as long.
+                    rest = min(LONGEST_REST, time.monotonic() - began)
                     self.done[fault.__name__] += 1
-        except BaseException as error:  # noqa: BLE001 - raised by `stop`
+                # The rescuer ends leases only a grace after the last outage.
+                if self._stop.wait(3 * self._lease):
+                    return
+        except BaseException as error:  # noqa: BLE001 - handed over to whoever stops it
             self._failure = error
 
     def _victim(self) -> tuple[int, Process]:
         number = self._random.randrange(len(self._fleet.running))
         return number, self._fleet.running[number]
 
+    @contextlib.contextmanager
+    def _harming(self, number: int) -> Iterator[None]:
+        began = time.time()
+        try:
+            yield
+        finally:
+            self.harms.append(Harm(_name(number), began, time.time()))
+
     def kill_worker(self) -> None:
-        """SIGKILL. Another worker takes its place."""
+        """SIGKILL; another takes its place."""
         number, worker = self._victim()
-        worker.kill()
-        worker.wait()
-        self._fleet.replace(number)
+        with self._harming(number):
+            worker.kill()
+            worker.wait()
+            self._fleet.replace(number)
 
     def stop_worker(self) -> None:
-        """SIGSTOP for less or more than a lease, while its children continue."""
-        _, worker = self._victim()
-        self._freeze(worker.pid, self._random.choice([0.5, 6]))
+        """SIGSTOP, for less or for more than a lease, while its children go on."""
+        number, worker = self._victim()
+        with self._harming(number):
+            self._freeze(worker.pid, self._random.choice([0.5, 1.5 * self._lease]))
 
     def kill_child(self) -> None:
-        """SIGKILL for a worker's child."""
-        if children := job_children(self._victim()[1]):
-            with contextlib.suppress(ProcessLookupError):
+        """SIGKILL for whatever a worker's child is doing."""
+        number, worker = self._victim()
+        if children := job_children(worker):
+            with self._harming(number), contextlib.suppress(ProcessLookupError):
                 os.kill(self._random.choice(children), signal.SIGKILL)
 
     def stop_child(self) -> None:
@@ -170,31 +200,31 @@ class Gremlin:
             self._freeze(self._random.choice(children), 2)
 
     def dismiss_worker(self) -> None:
-        """SIGTERM. Another worker takes its place after the exit."""
+        """SIGTERM; another takes its place when it has left."""
         number, worker = self._victim()
         worker.terminate()
         worker.wait(PATIENCE)
         self._fleet.replace(number)
 
     def hurry_worker(self) -> None:
-        """SIGTERM twice, so running jobs return at once."""
+        """SIGTERM twice: running jobs go back at once."""
         number, worker = self._victim()
         worker.terminate()
-        # The kernel merges two pending signals into one.
+        # Two that wait together would be one.
         wait_until(lambda: not is_pending(worker.pid, signal.SIGTERM), "the first to be taken", PATIENCE)
         worker.terminate()
         worker.wait(PATIENCE)
         self._fleet.replace(number)
 
     def kill_api(self) -> None:
-        """SIGKILL for less or more than a lease, then a restart at the same address."""
+        """SIGKILL; away for a moment or for longer than a lease, then back at the same address."""
         self._stack.kill_api()
-        self._stop.wait(self._random.choice([0, 0, 6]))
+        self._stop.wait(self._random.choice([0, 0, 1.5 * self._lease]))
         self._stack.start_api()
 
     def restart_database(self) -> None:
-        """Stop at once and restart."""
-        self._database.stop_at_once()
+        """An immediate stop, and back again."""
+        self._database.crash()
         self._database.start()
 
     def _freeze(self, pid: int, seconds: float) -> None:

@@ -1,6 +1,6 @@
-"""Many small jobs through real processes during faults, then a verdict.
+"""Many small real jobs through real processes during faults; then a verdict.
 
-python -m tests.chaos.storm --jobs 2000 --workers 6 --seed 7
+python -m tests.chaos.storm --jobs 2000 --workers 6 --seed 7 --faults read-only,packets
 """
 
 import argparse
@@ -14,6 +14,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,53 +22,72 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from tests.chaos.faults import PATIENCE, Database, Fleet, Gremlin
+from tests.chaos import isolation
+from tests.chaos.database import PATIENCE, Database
+from tests.chaos.faults import Fleet, Gremlin, temp_dir
+from tests.chaos.outages import Outages
 from tests.chaos.proxy import Fault, FaultProxy, fault_proxy
-from tests.chaos.verdict import complaints, left_files
+from tests.chaos.verdict import Kind, complaints, count, left_files, spent_attempts
 from tests.support.api import bearer
 from tests.support.clients import rows
+from tests.support.pgbouncer import PGBOUNCER
 from tests.support.processes import Programs, programs
 from tests.support.rasters import Tiff
 from tests.support.receiver import receiver
 from tests.support.waiting import wait_until
 
-# Bytes. By the seed, only the world file is inline, or all but the metadata.
+# Bytes: by the seed, the world file alone comes with the report, or all but the metadata does.
 INLINE_BYTES = (100, 1000)
-LEASE = {
-    "LEASE_SECONDS": "4",
-    "FIRST_LEASE_SECONDS": "3",
-    "HEARTBEAT_SECONDS": "1.3",
+API = {
     "RESCUE_INTERVAL_SECONDS": "0.3",
-    # The outbox's longest wait between two attempts. Usually the minute of a lease.
-    "RESCUE_GRACE_SECONDS": "10",
-    # A storm loses more workers of one job than real operation.
+    # The storm takes more workers from a job than real life does.
     "MAX_WORKER_LOSSES": "1000",
-    # One caller submits all jobs.
+    # All is submitted by one person.
     "REQUESTS_PER_MINUTE": "0",
-    # Each ending has a webhook delivery. One that meets the API's death is retried after a few seconds.
+    # Somebody is told of each end; a try that meets an API's death is made again after a few seconds.
     "WEBHOOK_HOSTS": "127.0.0.1",
     "WEBHOOK_DELIVERIES_PER_SECOND": "200",
 }
-# Exit codes: a worker that is terminated before it handles signals has no job to return.
+# Groups of faults: what `--faults` takes.
+ROOTED = ("packets", "disks")
+FAULTS = (
+    "processes", "restart", "requests", "read-only", "standby", "pgbouncer", "stop-api", "clocks", *ROOTED,
+)  # fmt: skip
+# Small disks, in MB: of the database, of storage without its jobs, of each worker.
+DISKS = (400, 64, 64)
+STORAGE_MB_PER_JOB = 0.1
+# Three of these must fit on a worker's disk.
+MAX_FILE_SIZE = 4_000_000
+# Told to leave before it had heard of signals, a worker has nothing to give back.
 UNHURT = (0, -signal.SIGTERM)
-# One job in this many depends on another.
+# Of all jobs so many wait for another: one in five.
 CHILDREN = 5
-WORKER = {"CONCURRENT_JOBS": "2", "SHUTDOWN_GRACE": "2", "POLL_INTERVAL": "0.2", "LOG_LEVEL": "INFO"}
+WORKER = {
+    "CONCURRENT_JOBS": "2",
+    "SHUTDOWN_GRACE": "2",
+    "POLL_INTERVAL": "0.2",
+    "LOG_LEVEL": "INFO",
+    "MAX_FILE_SIZE": str(MAX_FILE_SIZE),
+}
 
 
 @dataclass(frozen=True)
 class Storm:
-    """Length and strength of a storm.
+    """How long and how bad.
 
     Attributes:
-        jobs: number of jobs.
-        workers: number of processes, two jobs each.
-        seed: decides all faults.
-        pause: longest time between two faults of processes, in seconds.
-        rounds: rounds of twelve faults of processes, after which they end.
-        factor: multiplies the shares of faulty requests.
-        held_open: seconds until a half-open connection ends.
+        jobs: how many.
+        workers: processes, two jobs each.
+        seed: of all that happens.
+        pause: seconds between two faults of processes, at most.
+        rounds: of faults; in each, every fault of the groups asked for. Then no more.
+        factor: how much more often requests meet faults than usually.
+        held_open: seconds until a half-open connection is seen to be dead.
         deadline: seconds for all jobs.
+        faults: the groups of faults.
+        spread: seconds over which the jobs are handed out, by a rate limit; 0: as fast as they can be done.
+        stop_seconds: how long the API is stopped by SIGSTOP.
+        lease: seconds of a lease; long enough for a busy machine, short for a storm that kills workers.
     """
 
     jobs: int
@@ -78,11 +98,15 @@ class Storm:
     factor: float = 1.0
     held_open: float = 40.0
     deadline: float = 3000.0
+    faults: frozenset[str] = frozenset({"processes", "restart", "requests"})
+    spread: float = 0.0
+    stop_seconds: float = 120.0
+    lease: float = 30.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The faults of a storm, and the complaints after it."""
+    """What was done to the stack, and what is wrong with it."""
 
     complaints: list[str]
     requests: Counter[Fault]
@@ -92,15 +116,28 @@ class Outcome:
 
 
 def run(storm: Storm, folder: Path) -> Outcome:
-    """Run one storm in its own folder, which the database's user must be able to enter."""
+    """Run one storm in a folder of its own, which another user must be able to enter."""
     started = time.monotonic()
-    # Durable as in operation: committed data survives.
-    database = Database(folder / "postgres", {})
-    url = database.start()
+    database = Database(
+        folder / "database",
+        over_tcp="packets" in storm.faults,
+        with_standby="standby" in storm.faults,
+        pooled="pgbouncer" in storm.faults,
+    )
+    storage, temp_dirs = folder / "storage", [temp_dir(folder, number) for number in range(storm.workers)]
+    sizes = (DISKS[0], DISKS[1] + round(STORAGE_MB_PER_JOB * storm.jobs), *[DISKS[2]] * storm.workers)
+    disks = dict(zip((database.disk, storage, *temp_dirs), sizes, strict=True)) if "disks" in storm.faults else {}
     try:
-        inline = str(INLINE_BYTES[storm.seed % 2])
-        with contextlib.ExitStack() as stay, programs(url, folder, **LEASE, MAX_INLINE_BYTES=inline) as stack:
-            # One fewer than the capacity, so that the limit always holds jobs back.
+        for path, size in disks.items():
+            isolation.mount_disk(path, size)
+        # It runs as in service: what it has committed survives.
+        database.start()
+        database.start_others()
+        url = database.url
+        settings = API | _leases(storm.lease) | database.api_settings | {"DATA_DIR": str(storage)}
+        settings["MAX_INLINE_BYTES"] = str(INLINE_BYTES[storm.seed % 2])
+        with contextlib.ExitStack() as stay, programs(url, folder, **settings) as stack:
+            # All but one may run at once, so that the limit is always at work.
             limit = max(1, 2 * storm.workers - 1)
             rows(
                 url,
@@ -110,36 +147,75 @@ def run(storm: Storm, folder: Path) -> Outcome:
             hook = stay.enter_context(receiver())
             stack.person().post("/api/webhooks", json={"url": hook.url}).raise_for_status()
             colors = submit_all(stack, storm)
-            port = int(stack.base_url.rsplit(":", 1)[1])
-            with fault_proxy(FaultProxy(port, storm.seed, storm.factor, storm.held_open)) as proxy:
-                fleet = Fleet(stack, proxy, storm.workers, WORKER)
-                gremlin = Gremlin(stack, fleet, database, seed=storm.seed, pause=storm.pause, rounds=storm.rounds)
-                gremlin.start()
-                wrong = []
-                try:
-                    _wait_for_the_end(url, storm)
-                except AssertionError as error:
-                    wrong.append(str(error))
-                try:
-                    gremlin.stop()
-                except Exception as error:  # noqa: BLE001 - counted as a complaint
-                    wrong.append(f"the storm ended early: {error!r}")
+            if storm.spread:
+                rate = "UPDATE task_types SET rate_count = 1, rate_period_seconds = %s WHERE name = 'geotiff_to_png'"
+                rows(url, rate, storm.spread / storm.jobs)
+            with fault_proxy(FaultProxy(stack.port, storm.seed, storm.factor, storm.held_open)) as proxy:
+                if "requests" not in storm.faults:
+                    proxy.calm()
+                fleet = Fleet(stack, proxy, storm.workers, WORKER, wrong_clocks="clocks" in storm.faults)
+                ports = [stack.port, int(proxy.base_url.rsplit(":", 1)[1])]
+                outages = Outages(
+                    stack, database, ports, storage, temp_dirs, storm.seed, stop_seconds=storm.stop_seconds
+                )
+                gremlin = Gremlin(
+                    stack,
+                    fleet,
+                    database,
+                    outages,
+                    asked=storm.faults,
+                    seed=storm.seed,
+                    lease=storm.lease,
+                    pause=storm.pause,
+                    rounds=storm.rounds,
+                )
+                wrong = _rage(storm, url, gremlin)
                 proxy.calm()
-                _wait_for_clean_folders(folder)
+                _wait_for_silence(folder)
                 codes = fleet.stop()
-                wrong += [f"a worker ended with {code}" for code in codes if code not in UNHURT]
-            _wait_for_deliveries(url)
+                wrong += [f"{Kind.OTHER}: a worker ended with {code}" for code in codes if code not in UNHURT]
+            _wait_for_word(url)
             wrong += complaints(url, stack.base_url, colors, limit, hook.received)
-            wrong += [f"left behind: {path}" for path in left_files(folder)]
+            wrong += spent_attempts(url, gremlin.harms)
+            wrong += [f"{Kind.OTHER}: left behind: {path}" for path in left_files(folder)]
             counted = rows(url, "SELECT type, count(*) AS n FROM job_events GROUP BY type ORDER BY type")
             events = {str(row["type"]): int(row["n"]) for row in counted}
         return Outcome(wrong, proxy.done, gremlin.done, events, time.monotonic() - started)
     finally:
         database.close()
+        with contextlib.suppress(OSError):
+            shutil.copy(database.data / "server.log", folder)
+        for path in disks:
+            isolation.unmount_disk(path)
+
+
+def _leases(seconds: float) -> dict[str, str]:
+    return {
+        "LEASE_SECONDS": str(seconds),
+        "FIRST_LEASE_SECONDS": str(0.4 * seconds),
+        "HEARTBEAT_SECONDS": str(seconds / 6),
+        # At least as long as the outbox may wait between two tries.
+        "RESCUE_GRACE_SECONDS": str(max(10.0, seconds)),
+    }
+
+
+def _rage(storm: Storm, url: str, gremlin: Gremlin) -> list[str]:
+    """Let the gremlin do its work until all jobs have ended. Return what went wrong."""
+    wrong = []
+    gremlin.start()
+    try:
+        _wait_for_the_end(url, storm)
+    except AssertionError as error:
+        wrong.append(f"{Kind.OTHER}: {error}")
+    try:
+        gremlin.stop()
+    except Exception as error:  # noqa: BLE001 - a storm that broke off is reported like any other fault
+        wrong.append(f"{Kind.OTHER}: the storm broke off: {error!r}")
+    return wrong
 
 
 def submit_all(stack: Programs, storm: Storm) -> dict[str, tuple[int, int, int]]:
-    """Create all jobs, each with its own color. Each of the last ones waits for one of the others.
+    """Make all jobs, each with a color of its own, the last of them to wait for one of the others each.
 
     Returns:
         The colors by job id.
@@ -184,56 +260,102 @@ def _wait_for_the_end(url: str, storm: Storm) -> None:
     wait_until(over, "all jobs to end", storm.deadline, pause=0.3)
 
 
-def _wait_for_deliveries(url: str) -> None:
-    """Wait until no webhook delivery is pending."""
+def _wait_for_word(url: str) -> None:
+    """Until nobody is left to be told."""
 
-    def all_delivered() -> bool:
+    def told() -> bool:
         (row,) = rows(url, "SELECT count(*) AS n FROM webhook_deliveries WHERE state = 'pending'")
         return bool(row["n"] == 0)
 
-    with contextlib.suppress(AssertionError):  # the verdict counts missing deliveries
-        wait_until(all_delivered, "all deliveries", PATIENCE, pause=0.3)
+    with contextlib.suppress(AssertionError):  # the verdict counts what did not come
+        wait_until(told, "all deliveries", PATIENCE, pause=0.3)
 
 
-def _wait_for_clean_folders(folder: Path) -> None:
+def _wait_for_silence(folder: Path) -> None:
     try:
         wait_until(lambda: not left_files(folder), "workers to clean up", PATIENCE)
     except AssertionError:
-        return  # the verdict lists the files
+        return  # the verdict names what is left
 
 
-def main() -> int:
-    """Run a long storm. Return 0 if no job was lost or done twice and no file is left."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=6)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument(
+        "--faults", type=_groups, default=frozenset(FAULTS), help=f"groups, comma separated: {', '.join(FAULTS)}"
+    )
+    parser.add_argument("--seconds", type=float, default=0, help="hand the jobs out over so many seconds")
+    parser.add_argument("--stop-seconds", type=float, default=120, help="how long the API is stopped by SIGSTOP")
     parser.add_argument("--keep", action="store_true", help="keep the folder with all logs")
-    parsed = parser.parse_args()
-    storm = Storm(parsed.jobs, parsed.workers, parsed.seed)
-    print(f"seed {storm.seed}: {storm.jobs} jobs, {storm.workers} workers", flush=True)  # noqa: T201 - a command
+    return parser.parse_args(arguments)
+
+
+def _groups(text: str) -> frozenset[str]:
+    names = frozenset(name.strip() for name in text.split(","))
+    if unknown := names - set(FAULTS):
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}. Use some of {', '.join(FAULTS)}")
+    return names
+
+
+def possible(asked: frozenset[str]) -> frozenset[str]:
+    """Leave out the groups that cannot be made here, with a line for each."""
+    reasons = dict.fromkeys(ROOTED, isolation.obstacle())
+    reasons["pgbouncer"] = "" if PGBOUNCER else "PgBouncer is not installed"
+    for name in sorted(asked):
+        if reasons.get(name):
+            print(f"skipped {name}: {reasons[name]}", flush=True)  # noqa: T201 - a command
+    return frozenset(name for name in asked if not reasons.get(name))
+
+
+def main(arguments: Sequence[str] = sys.argv[1:]) -> int:
+    """Run a long storm. Return 0 when no job was lost or done twice, no attempt spent and nothing left behind."""
+    asked = parse(arguments)
+    faults = asked.faults if isolation.is_inside() else possible(asked.faults)
+    if not faults:
+        return 0
+    if faults & set(ROOTED) and not isolation.is_inside():
+        given = [*arguments, "--faults", ",".join(sorted(faults)), "--seed", str(asked.seed)]
+        return isolation.enter("tests.chaos.storm", given)
+    # Processes are stopped and disks unmounted then too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    storm = Storm(
+        asked.jobs,
+        asked.workers,
+        asked.seed,
+        faults=faults,
+        spread=asked.seconds,
+        stop_seconds=asked.stop_seconds,
+    )
+    print(  # noqa: T201
+        f"seed {storm.seed}: {storm.jobs} jobs, {storm.workers} workers, faults: {', '.join(sorted(faults))}",
+        flush=True,
+    )
     folder = Path(tempfile.mkdtemp(prefix="geo-jobs-chaos-"))
     try:
         outcome = run(storm, folder)
-    except Exception as error:  # noqa: BLE001 - any error gets a verdict
+    except Exception as error:  # noqa: BLE001 - whatever it was, there is a verdict
         traceback.print_exc()
         print(f"✗ seed {storm.seed}: the storm could not be run to its end ({error!r}); logs: {folder}")  # noqa: T201
         return 1
     for name, counted in (
         ("requests", outcome.requests),
-        ("processes", outcome.processes),
+        ("faults", outcome.processes),
         ("events", outcome.events),
     ):
         print(f"{name}: " + ", ".join(f"{key} {number}" for key, number in sorted(counted.items())))  # noqa: T201
     for line in outcome.complaints[:50]:
         print(f"✗ {line}")  # noqa: T201
-    lost = len(outcome.complaints)
-    print(f"{'✗' if lost else '✓'} seed {storm.seed}: {lost} complaints after {outcome.seconds:.0f} s")  # noqa: T201
-    if lost or parsed.keep:
+    counts = ", ".join(f"{kind} {count(outcome.complaints, kind)}" for kind in Kind)
+    mark = "✗" if outcome.complaints else "✓"
+    print(f"{mark} seed {storm.seed}: {storm.jobs} jobs: {counts}, after {outcome.seconds:.0f} s")  # noqa: T201
+    if outcome.complaints or asked.keep:
         print(f"logs: {folder}")  # noqa: T201
     else:
         shutil.rmtree(folder, ignore_errors=True)
-    return 1 if lost else 0
+    return 1 if outcome.complaints else 0
 
 
 if __name__ == "__main__":

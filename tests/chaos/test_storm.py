@@ -1,38 +1,41 @@
-"""A short storm as one of the tests, and a test of the verdict itself."""
+"""A short storm as one of the tests, and the judge's own trial: what it must see, it sees."""
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.chaos.storm import Storm, run
-from tests.chaos.verdict import complaints, left_files
+from tests.chaos import isolation
+from tests.chaos.storm import FAULTS, Storm, parse, possible, run
+from tests.chaos.verdict import Harm, Kind, complaints, count, left_files, spent_attempts
 from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, rows
 from tests.support.receiver import Received
 
-SHORT = Storm(jobs=30, workers=2, seed=20, pause=0.8, rounds=1, factor=1.5, held_open=2, deadline=150)
+SHORT = Storm(jobs=30, workers=2, seed=20, pause=0.8, rounds=1, factor=1.5, held_open=2, deadline=150, lease=8)
 
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that the database's user can enter, unlike pytest's."""
+    """A folder that the database's own user can enter, which pytest's are not."""
     folder = Path(tempfile.mkdtemp(prefix="geo-jobs-chaos-"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.timeout(180)
-def test_a_short_storm_loses_no_job_does_none_twice_and_leaves_no_file(open_folder: Path) -> None:
+def test_a_short_storm_loses_nothing_does_nothing_twice_and_leaves_nothing_behind(open_folder: Path) -> None:
     outcome = run(SHORT, open_folder)
-    assert outcome.complaints == []
+    # Leases of eight seconds run out on a busy machine, which costs attempts.
+    assert [line for line in outcome.complaints if not line.startswith(Kind.SPENT)] == []
     assert sum(outcome.processes.values()) > 0
     assert sum(number for fault, number in outcome.requests.items() if fault != "none") > 0
 
 
-def test_the_verdict_finds_lost_doubled_stale_and_torn_jobs(api: RunningApi, tmp_path: Path) -> None:
+def test_the_judge_sees_what_is_lost_double_stale_or_torn(api: RunningApi, tmp_path: Path) -> None:
     person, worker = Person(api), Worker(api)
     done, waiting = person.submit(), person.submit()
     url = api.settings.conninfo or ""
@@ -51,14 +54,14 @@ def test_the_verdict_finds_lost_doubled_stale_and_torn_jobs(api: RunningApi, tmp
         " true, false)",
     )
     word = b'{"job": {"id": "%s"}}' % done.encode()
-    deliveries = [Received("/", {"webhook-id": number}, word) for number in "12"]
+    told = [Received("/", {"webhook-id": number}, word) for number in "12"]
     for path in (api.settings.object_dir / "jobs" / done / "outputs").rglob("*"):
         if path.is_file():
             path.write_bytes(b"torn")
     (tmp_path / "worker" / "jobs" / "outbox" / "x").mkdir(parents=True)
-    lines = "\n".join(complaints(url, api.base_url, colors, 0, deliveries))
+    said = "\n".join(complaints(url, api.base_url, colors, 0, told))
     for words in (
-        "absent: is missing",
+        "absent: is not there",
         f"{waiting}: is queued",
         "succeeded 2 times",
         "counts 2 attempts",
@@ -67,9 +70,36 @@ def test_the_verdict_finds_lost_doubled_stale_and_torn_jobs(api: RunningApi, tmp
         "not of the lease that won",
         "is not whole",
         f"{done}: ran before the job",
-        f"{done}: its end was delivered under 2 ids",
-        f"{waiting}: its end was delivered under 0 ids",
+        f"{done}: its end was told under 2 ids",
+        f"{waiting}: its end was told under 0 ids",
         "outputs",
     ):
-        assert words in lines, words
+        assert words in said, words
     assert left_files(tmp_path) != []
+
+
+def test_the_judge_counts_attempts_of_unharmed_workers_alone(api: RunningApi) -> None:
+    person, worker = Person(api), Worker(api)
+    person.submit()
+    job = worker.claim()
+    worker.heartbeat(job)
+    error = {"class": "transient", "code": "upload_failed", "message": "no storage", "detail": {}}
+    worker.call("fail", job, {"error": error}).raise_for_status()
+    url = api.settings.conninfo or ""
+    (line,) = spent_attempts(url, [Harm("another", 0, time.time())])
+    assert "upload_failed" in line
+    assert count([line], Kind.SPENT) == 1
+    assert list(spent_attempts(url, [Harm(worker.name, 0, time.time())])) == []
+    assert len(list(spent_attempts(url, [Harm(worker.name, 0, 1)]))) == 1
+
+
+def test_faults_that_need_root_are_skipped_with_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(isolation, "obstacle", lambda: "needs root")
+    asked = parse(["--faults", "read-only, packets,disks"]).faults
+    assert possible(asked) == {"read-only"}
+    assert capsys.readouterr().out == "skipped disks: needs root\nskipped packets: needs root\n"
+    assert parse([]).faults == set(FAULTS)
+    with pytest.raises(SystemExit):
+        parse(["--faults", "earthquake"])

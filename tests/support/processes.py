@@ -38,15 +38,21 @@ class Programs:
     _apis: list[Process] = field(default_factory=list)
 
     @property
+    def port(self) -> int:
+        """Where the API listens."""
+        return self._port
+
+    @property
     def api(self) -> Process:
         """The API's latest process."""
         return self._apis[-1]
 
-    def start_api(self) -> None:
-        """Start or restart the API at the same address, and wait until it answers."""
+    def start_api(self, **more: str) -> None:
+        """Start the API, or start it again at the same address, and wait until it answers."""
         command = [sys.executable, "-m", "geo_jobs_api", "serve", "--port", str(self._port)]
         folder = self.folder / "api"
-        self._apis.append(self._stack.enter_context(running(command, folder, clean_environment(**self._api_settings))))
+        environment = clean_environment(**(self._api_settings | more))
+        self._apis.append(self._stack.enter_context(running(command, folder, environment)))
 
         last = ""
 

@@ -288,7 +288,8 @@ async def test_a_job_whose_lease_runs_out_unheard_goes_back_as_soon_as_the_api_i
     endless.server.on("fail", FAILED)
     await until(lambda: endless.folders() == [])
     error = endless.server.calls("fail")[-1].json["error"]
-    assert (error["code"], error["class"]) == ("lease_expired", "transient")
+    assert (error["code"], error["class"]) == ("worker_trouble", "interrupted")
+    assert error["detail"] == {"trouble": "api unreachable", "instead_of": "lease_expired"}
 
 
 async def test_what_a_dead_process_had_to_say_is_said_by_the_next(bench: Bench) -> None:

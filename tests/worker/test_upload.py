@@ -7,7 +7,7 @@ import httpx
 import pytest
 from starlette.responses import Response
 
-from geoprocessing_worker.errors import JobError
+from geoprocessing_worker.errors import ErrorClass, JobError
 from geoprocessing_worker.tasks.png import OutputFile
 from geoprocessing_worker.wire.messages import UploadSlot
 from geoprocessing_worker.wire.upload import upload
@@ -72,3 +72,13 @@ async def test_what_cannot_be_stored_fails_the_job_by_name(
     with pytest.raises(JobError) as caught:
         await send(server, http, [made(tmp_path, name, b"four")], max_bytes)
     assert caught.value.code == code
+
+
+async def test_a_refusal_by_a_clock_that_is_days_off_costs_the_job_no_attempt(
+    server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    """Where clocks differ by days, signed URLs seem expired."""
+    server.on("a.png", Response(status_code=403, headers={"Date": "Thu, 01 Jan 2026 00:00:00 GMT"}))
+    with pytest.raises(JobError) as caught:
+        await send(server, http, [made(tmp_path, "a.png", b"p")])
+    assert (caught.value.code, caught.value.error_class) == ("worker_trouble", ErrorClass.INTERRUPTED)
