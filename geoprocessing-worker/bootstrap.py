@@ -26,7 +26,7 @@ def exec_module(module: str) -> NoReturn:
     python = environment / "bin" / "python"
     if Path(sys.prefix) == environment or not os.access(python, os.X_OK):
         sys.exit(
-            f"This user cannot run {environment}. Run ./start_worker.sh --demo once to create it, "
+            f"This user cannot run {environment}: run ./start_worker.sh --demo once to create it, "
             "or set VENV_DIR to another environment."
         )
     os.execv(python, [str(python), *sys.argv])  # noqa: S606 - no shell is wanted
