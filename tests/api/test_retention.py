@@ -248,7 +248,7 @@ def test_cleanup_reports_its_removals_and_removes_unknown_objects_on_request_onl
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
     assert main(["cleanup"]) == 0
     assert "Removed 0 ended jobs" in (told := capsys.readouterr().out)
-    assert "There are objects of 1 jobs that the database does not know" in told
+    assert "The storage has objects of 1 jobs that are not in the database" in told
     assert lost.exists()
     assert main(["cleanup", "--lost-objects"]) == 0
     assert "Removed the objects of 1 jobs" in capsys.readouterr().out
