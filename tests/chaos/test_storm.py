@@ -90,6 +90,7 @@ def test_the_judge_counts_attempts_of_unharmed_workers_alone(api: RunningApi) ->
     assert "upload_failed" in line
     assert count([line], Kind.SPENT) == 1
     assert list(spent_attempts(url, [Harm(worker.name, 0, time.time())])) == []
+    assert len(list(spent_attempts(url, [Harm(worker.name, 0, 1)]))) == 1
 
 
 def test_faults_that_need_root_are_skipped_with_a_line(

@@ -27,10 +27,6 @@ RUNNING = {
 }
 
 
-# A lease may end this long after the fault that took it: its length, the grace, and a slow machine.
-AFTERMATH = 90.0
-
-
 class Kind(StrEnum):
     """What a complaint counts as."""
 
@@ -61,11 +57,16 @@ class Harm:
 
 
 def spent_attempts(database_url: str, harms: Sequence[Harm]) -> Iterator[str]:
-    """Attempts that jobs lost although nothing was done to their worker or its children."""
+    """Attempts that jobs lost although no fault met their worker or its children during the lease."""
     found = rows(
         database_url,
         """
-        SELECT event.job_id, event.type, extract(epoch FROM event.created_at)::float AS at, outcome.worker_name,
+        SELECT event.job_id, event.type, outcome.worker_name,
+            extract(epoch FROM event.created_at)::float AS ended,
+            extract(epoch FROM (
+                SELECT max(created_at) FROM job_events AS claim
+                WHERE claim.job_id = event.job_id AND claim.type = 'claimed' AND claim.id < event.id
+            ))::float AS claimed,
             event.data -> 'error' ->> 'code' AS code, event.data -> 'error' ->> 'message' AS message,
             event.data -> 'error' -> 'detail' AS detail
         FROM job_events AS event
@@ -77,7 +78,8 @@ def spent_attempts(database_url: str, harms: Sequence[Harm]) -> Iterator[str]:
     )
     for row in found:
         excused = any(
-            harm.worker == row["worker_name"] and harm.began <= row["at"] <= harm.ended + AFTERMATH for harm in harms
+            harm.worker == row["worker_name"] and harm.began <= row["ended"] and harm.ended >= row["claimed"]
+            for harm in harms
         )
         if not excused:
             words = f"{row['code']}: {row['message']} {row['detail']}"
