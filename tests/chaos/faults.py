@@ -19,8 +19,10 @@ from tests.support.waiting import wait_until
 
 LONGEST_REST = 8.0
 HOUR = 3600
-# Seconds by which the clocks of workers are wrong, in turn. Beyond a day a worker claims nothing.
-OFFSETS = (0, 20 * HOUR, -3 * DAY, -20 * HOUR, 0, 3 * DAY)
+# Seconds by which the clocks of workers are wrong, in turn: always, and with the fault "clocks". Beyond a day a worker
+# claims nothing.
+OFFSETS = (-HOUR, 0, HOUR)
+LARGE_OFFSETS = (0, 20 * HOUR, -3 * DAY, -20 * HOUR, 0, 3 * DAY)
 
 
 class Fleet:
@@ -31,7 +33,7 @@ class Fleet:
         proxy: through which they reach the API.
         size: how many.
         settings: of each worker, as variables.
-        wrong_clocks: whether their clocks are wrong.
+        wrong_clocks: whether some clocks are wrong by days.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class Fleet:
         self._stack = stack
         self._proxy = proxy
         self._settings = settings
-        self._offsets = OFFSETS if wrong_clocks else (0,)
+        self._offsets = LARGE_OFFSETS if wrong_clocks else OFFSETS
         self.running: list[Process] = [self._start(number) for number in range(size)]
 
     def _start(self, number: int) -> Process:
