@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from geoprocessing_worker.raster import U8
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from geoprocessing_worker.raster import U8  # imports the raster libraries, which options must not
 
 # By the catalog's collections: a name alone can mean several colormaps. Listed here, so that checking a payload does
 # not import `cmap`, and an update of it changes no payload schema.

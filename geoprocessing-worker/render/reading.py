@@ -102,7 +102,7 @@ def _read_all(
 def _part(
     source: OpenLevel, chunk: Chunk, header: SourceHeader, plan: RenderPlan, kept: np.dtype[Any]
 ) -> tuple[Samples, U8 | None]:
-    """Return (channels, rows, columns), quantized and downsample, and its (rows, columns) opacity."""
+    """Return (channels, rows, columns), quantized and downsampled, and its (rows, columns) opacity."""
     (first, last, top, bottom), (start, stop, left, right) = chunk
     window = Window(plan.level.left + left, plan.level.top + top, right - left, bottom - top)
     nodata = (None,) * len(plan.nodata) if plan.nodata_when_placed else plan.nodata

@@ -145,7 +145,7 @@ def test_without_a_usable_environment_the_message_names_the_cure(checkout: Check
         code, output = checkout.run(checkout.script("start_worker.sh"), "--demo", VENV_DIR=venv_dir)
         assert (code, "set VENV_DIR to a folder of your own" in output) == (1, True), output
     code, output = checkout.run(public_python(), checkout.script("health_check.py"), VENV_DIR=missing)
-    assert (code, "set VENV_DIR to the folder of one" in output) == (1, True), output
+    assert (code, "set VENV_DIR to another environment" in output) == (1, True), output
     assert listing(kept) == before
 
 

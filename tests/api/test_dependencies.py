@@ -110,7 +110,7 @@ def test_a_waiting_child_lists_its_open_parents(person: Person, worker: Worker) 
     told = person.http.get(f"/api/geo-jobs/{child['id']}/explain").json()
     assert {reason["code"] for reason in told["reasons"]} == {"parent"}
     failed, queued = sorted((reason["text"] for reason in told["reasons"]), key=len, reverse=True)
-    assert f"job {bad} (geotiff_to_png), which is failed. Only its success counts" in failed
+    assert f"job {bad} (geotiff_to_png), which is failed. It must succeed" in failed
     assert queued == f"It waits for job {waiting} (geotiff_to_png), which is queued."
 
 

@@ -165,7 +165,7 @@ def test_a_job_that_is_tried_again_keeps_its_turn(line: Line) -> None:
         _fail,
         {
             "id": job["id"], "lease_seq": 1, "lease_secret": "k", "request_digest": b"d", "next_state": "queued",
-            "delay_seconds": 30.0, "uses_attempt": True, "error": Jsonb({"class": "transient"}),
+            "delay_seconds": 30.0, "uses_attempt": True, "source_bytes": None, "error": Jsonb({"class": "transient"}),
             "avoid_seconds": 0.0, "live_seconds": 0.0,
         },
     )  # fmt: skip

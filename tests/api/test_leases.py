@@ -237,7 +237,7 @@ def test_a_heartbeat_just_after_expiry_still_holds_the_lease(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"name": "other.png"}, "names"),
+        ({"name": "other.png"}, "must have a name from"),
         ({"name": "map_thumb.png"}, "was not uploaded"),
         ({"sizeBytes": 3}, "bytes"),
         ({"sha256": "0" * 64}, "was not uploaded with SHA-256 000"),

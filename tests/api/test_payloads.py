@@ -335,9 +335,9 @@ def test_the_openapi_document_has_the_payload_of_each_type_that_there_is(person:
 @pytest.mark.parametrize(
     ("task_type", "payload", "output", "words"),
     [
-        ("geotiff_to_cog", {}, ".tiff", "Did you mean '.tif'? geotiff_to_cog makes .tif, .json."),
-        ("geotiff_info", {}, ".tif", "geotiff_info makes .json."),
-        ("geotiff_to_png", {"outputFormat": "webp"}, ".png", "geotiff_to_png makes .webp, "),
+        ("geotiff_to_cog", {}, ".tiff", "Did you mean '.tif'? geotiff_to_cog has .tif, .json."),
+        ("geotiff_info", {}, ".tif", "geotiff_info has .json."),
+        ("geotiff_to_png", {"outputFormat": "webp"}, ".png", "geotiff_to_png has .webp, "),
     ],
 )
 def test_an_impossible_output_of_the_parent_is_rejected_at_creation(

@@ -495,7 +495,7 @@ def test_a_former_administrator_gets_no_events_of_others(api: RunningApi, person
 
 def test_the_documented_receiver_accepts_genuine_deliveries_only(person: Person, api: RunningApi) -> None:
     """Run verbatim, it accepts a delivery once and rejects an altered one."""
-    text = (Path(__file__).parents[2] / "docs" / "WEBHOOKS.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "API.md").read_text(encoding="utf-8")
     program = text.split("```python\n")[1].split("```")[0]
     port = free_port()
     environment = {**os.environ, "WEBHOOK_SECRET": "the receiver's own secret", "PORT": str(port)}

@@ -130,7 +130,7 @@ def million_control_points(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "limit"), [(hundred_thousand_overviews, "directories"), (million_control_points, "control points")]
+    ("make", "limit"), [(hundred_thousand_overviews, "overviews"), (million_control_points, "control points")]
 )
 def test_excessive_counts_are_refused_before_reading(make: Callable[[Path], None], limit: str, tmp_path: Path) -> None:
     make(tmp_path / "a.tif")

@@ -164,7 +164,7 @@ async def test_a_huge_answer_of_the_api_is_refused(trick: str, server: ScriptedA
 
     server.on("claim", answer)
     async with httpx.AsyncClient(base_url=server.base_url, event_hooks={"response": [bound_answer]}) as http:
-        with pytest.raises(Unavailable, match=r"an answer of more than|packed"):
+        with pytest.raises(Unavailable, match=r"an answer of more than|compressed without being requested"):
             await JobApi(http, SecretStr("t")).claim(CLAIM)
 
 

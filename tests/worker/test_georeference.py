@@ -78,7 +78,7 @@ def test_metres_called_degrees_are_named_with_their_numbers_and_source_crs_helps
 
 CORNERS = points((0, 0, 400_000, 1_700_000), (50, 0, 401_500, 1_700_000), (0, 50, 400_000, 1_698_500))
 TRANSFORM = {tag: value for tag, value in scaled(30, 30, 400_000, 1_700_000).items() if tag != GEO_KEYS}
-USED, NOT_NEEDED, NO_HELP = "placed by sourceCrs", "it counts only where", "it cannot place this file"
+USED, NOT_NEEDED, NO_HELP = "placed by sourceCrs", "the file has a coordinate system that", "it cannot place this file"
 
 
 @pytest.mark.parametrize(

@@ -263,7 +263,7 @@ def test_verify_ends_well_where_all_is_well() -> None:
     ended = worker("verify", "geotiff_to_png")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith("✅ geotiff_to_png: made out.png")
-    assert "needs numpy" in ended.stdout
+    assert "needs cmap" in ended.stdout
 
 
 def test_convert_does_any_kind_of_job(tmp_path: Path) -> None:
