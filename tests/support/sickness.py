@@ -100,7 +100,7 @@ SICKNESSES = (
     Sickness("disk full", "disk", _full_disk, _NO_MOUNT),
     Sickness("disk read-only", "disk", _read_only_disk, _NO_MOUNT),
     Sickness("too little room", "disk", _by_settings(MAX_FILE_SIZE=str(10**15))),
-    Sickness("memory", "memory", _by_settings(MIN_FREE_MEMORY_MB=str(10**8))),
+    Sickness("memory", "memory", _by_settings(MIN_FREE_MEMORY_MB=str(10**7))),
     Sickness("scanner away", "scanner", _no_scanner),
     Sickness("no processes", "sandbox", _no_processes),
     Sickness("clock", "clock", _wrong_clock),
