@@ -256,7 +256,10 @@ class MaintenanceStore:
     async def seconds_until_next_loss(
         self, cancel_overdue_seconds: float, timeout_grace_seconds: float | None = None
     ) -> float | None:
-        """Return the seconds until a lease, a cancellation or a job may be overdue. None: no job runs."""
+        """Return the seconds until a lease, a cancellation or a job may be overdue.
+
+        None: no job runs, and no task type has its own lease duration.
+        """
         async with self._pool.connection() as connection:
             row = await _maintenance.seconds_until_next_loss(
                 connection,

@@ -106,7 +106,7 @@ def choose_stretch(
         values: the valid sample values, any shape, possibly empty.
         bits: bits per sample where the file declares fewer than its type has.
         asked: the payload's stretch, already checked (`options.STRETCHES`), or `None`.
-        color: whether the picture is an RGB triple, which is never classes.
+        color: whether the file declares or names the bands as red, green and blue, which are never classes.
         ordered: whether neighbors hold values nearby, so that few values are no classes.
     """
     if asked is not None:

@@ -29,7 +29,8 @@ REFUSED_PAUSE = 5.0
 class Lease:
     """A lease on a job, trusted on the monotonic clock from the moment the renewing request was *sent*.
 
-    Neither a slow reply nor a wrong wall clock makes it seem longer.
+    Neither a slow reply nor a wrong wall clock makes it seem longer. Before the first heartbeat its end is a guess from
+    the arrival of the claim, and no work begins.
 
     Args:
         job: as claimed, or as the outbox has it.
@@ -46,7 +47,7 @@ class Lease:
         self._ends = clock() + self.length
 
     def remaining(self) -> float:
-        """Return the seconds for which the job is certainly ours, 0 or less when another worker may have it."""
+        """Return the seconds for which the job is ours, 0 or less when another worker may have it."""
         return self._ends - self._clock()
 
     def renew(self, sent: float, answer: LeaseAnswer) -> None:

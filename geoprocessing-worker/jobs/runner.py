@@ -96,7 +96,7 @@ class JobRunner:
         job: as claimed.
         context: shared with the other jobs.
         interrupt: set when the worker must give its jobs back now.
-        nearly_done: called when the job soon needs no process, and when it needs none: its results are handed in.
+        nearly_done: called at the start of a short last stage, and again when the child has ended.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""All choices for one picture, made before its pixels are read, as one readable value."""
+"""All choices for one picture, made from the header and a sample, as one readable value."""
 
 from __future__ import annotations
 
