@@ -8,21 +8,18 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
+from geo_jobs_api.fields import Model
 from geo_jobs_api.queue.records import FromRow
 
 Overlap = Literal["allow", "skip", "cancel_old"]
 FireOutcome = Literal["created", "overlap", "missed", "failed"]
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule(FromRow):
-    """A row of `schedules`. `timing` is JSON, `template` JSON text, and `upcoming` begins with `next_run_at`."""
+class ScheduleBase(Model):
+    """The columns of `schedules` that are public as they are. `upcoming` begins with `next_run_at`."""
 
     id: UUID
-    owner: str
     name: str
-    timing: dict[str, Any]
-    template: str
     catch_up: int
     overlap: Overlap
     jitter_seconds: int
@@ -36,6 +33,14 @@ class Schedule(FromRow):
     last_error: str | None
     created_at: datetime
     updated_at: datetime
+
+
+class Schedule(ScheduleBase):
+    """A row of `schedules`. `timing` is JSON, `template` JSON text."""
+
+    owner: str
+    timing: dict[str, Any]
+    template: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from typing import Annotated, Any
@@ -17,7 +16,7 @@ from geo_jobs_api.fields import Boolean, Integer, Model, Name, StrictModel, Time
 from geo_jobs_api.jobs.creation_schemas import DedupKey, JobTemplate
 from geo_jobs_api.pipelines.schemas import CreatePipeline
 from geo_jobs_api.schedules.cron import Timing, check_cron, join_cron
-from geo_jobs_api.schedules.records import FireOutcome, Overlap, Schedule
+from geo_jobs_api.schedules.records import FireOutcome, Overlap, Schedule, ScheduleBase
 from geo_jobs_common.near_misses import nearest, shown
 
 # Rule times of a schedule, which are moments a day. Each costs the scheduler 20 µs per fire.
@@ -172,43 +171,28 @@ class FireFilter(StrictModel):
     limit: int = Field(default=50, ge=1, le=500)
 
 
-class ScheduleView(Model):
+class ScheduleView(ScheduleBase):
     """A schedule. `nextRunAt` is null while it is paused and when it is over. `upcoming` begins with it."""
 
-    id: UUID
-    name: str
     cron: str | None
     at: datetime | None
     rules: list[Rule] | None
     time_zone: str
     template: dict[str, Any]
-    catch_up: int
-    overlap: Overlap
-    jitter_seconds: int
-    start_at: datetime | None
-    end_at: datetime | None
-    skip_unchanged: bool
-    paused: bool
-    next_run_at: datetime | None
-    upcoming: list[datetime]
-    last_run_at: datetime | None
-    last_error: str | None
-    created_at: datetime
-    updated_at: datetime
 
     @classmethod
     def of(cls, schedule: Schedule) -> ScheduleView:
         """Return the view of a record."""
         when = ScheduleTiming.model_validate(schedule.timing)
-        own = {"cron", "at", "rules", "time_zone", "template"}
-        same = {name: getattr(schedule, name) for name in cls.model_fields.keys() - own}
+        same = {name: getattr(schedule, name) for name in ScheduleBase.model_fields}
         timing = {"cron": when.cron, "at": when.at, "rules": when.rules, "time_zone": when.time_zone}
         return cls(**same, **timing, template=json.loads(schedule.template))
 
 
 def schedule_json(schedule: Schedule) -> bytes:
     """Return the view as JSON, without decoding the template."""
-    text = ScheduleView.of(replace(schedule, template="{}")).model_dump_json(by_alias=True, exclude={"template"})
+    view = ScheduleView.of(schedule.model_copy(update={"template": "{}"}))
+    text = view.model_dump_json(by_alias=True, exclude={"template"})
     return f'{text[:-1]},"template":{schedule.template}}}'.encode()
 
 
