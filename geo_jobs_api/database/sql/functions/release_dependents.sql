@@ -18,7 +18,7 @@ DECLARE
     reasons text[];
     first_deferred uuid;
     -- In children; a wave costs as much as ten. It takes a third of a second, and statement_timeout is 15 s.
-    budget integer := 5000;
+    budget integer := 2000;
 BEGIN
     WHILE wave IS NOT NULL LOOP
         -- Most jobs have no children, and this query is much cheaper than the rest.
