@@ -11,10 +11,10 @@ from typing import Any
 
 from geo_jobs_api.errors import FieldError, Problem, pointer_part, summary
 from geo_jobs_api.jobs.creation_store import CreationStore
-from geo_jobs_api.queue.rules import parse_outputs, upload_slots
+from geo_jobs_api.queue.rules import UploadSlot, known_formats, output_format, parse_outputs, upload_slots
 from geo_jobs_api.task_types.payload_schemas import find_errors
 from geo_jobs_api.task_types.schemas import builtin_rules
-from geo_jobs_common.near_misses import nearest, unknown
+from geo_jobs_common.near_misses import nearest, not_allowed, unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,12 @@ class RequestedOutput:
 
 @dataclass(frozen=True, slots=True)
 class TaskRules:
-    """Rules of a task type for its jobs. `payload_schema` is JSON text."""
+    """Rules of a task type for its jobs. `payload_schema` and `output_rules` are JSON text."""
 
     input: str
     payload_schema: str | None
     input_types: Sequence[str] | None
+    output_rules: str
 
 
 async def find_rules(creation: CreationStore, names: Iterable[str]) -> dict[str, TaskRules]:
@@ -53,6 +54,7 @@ async def find_rules(creation: CreationStore, names: Iterable[str]) -> dict[str,
             row["input_rule"],
             row["payload_schema"] or _builtin_schema(name),
             row["input_types"] or builtin_rules().get(name, {}).get("inputTypes"),
+            row["output_rules"],
         )
         for name, row in rows.items()
     }
@@ -65,7 +67,7 @@ def _builtin_schema(name: str) -> str | None:
 
 
 async def check_payloads(creation: CreationStore, asked: Sequence[RequestedJob]) -> Mapping[str, TaskRules]:
-    """Check each payload against its type's schema. Return the rules of all types.
+    """Check each payload against its type's schema and output formats. Return the rules of all types.
 
     Raises:
         Problem: `unknown_task_type`, `validation`.
@@ -84,11 +86,20 @@ async def check_payloads(creation: CreationStore, asked: Sequence[RequestedJob])
 def _errors_of(asked: Sequence[RequestedJob], rules: Mapping[str, TaskRules]) -> list[FieldError]:
     errors: list[FieldError] = []
     for job in asked:
-        schema = rules[job.task_type].payload_schema
-        if schema is not None:
-            found = find_errors(schema, job.payload, f"{job.pointer}/inputPayload")
-            errors += [_add_other_types(job.task_type, f"{job.pointer}/inputPayload", error) for error in found]
+        place, schema = f"{job.pointer}/inputPayload", rules[job.task_type].payload_schema
+        found = [] if schema is None else find_errors(schema, job.payload, place)
+        errors += [_add_other_types(job.task_type, place, error) for error in found]
+        if not found and job.payload.get("outputFormat") is not None:
+            errors += _format_errors(parse_outputs(rules[job.task_type].output_rules), job.payload, place)
     return errors
+
+
+def _format_errors(outputs: Sequence[UploadSlot], payload: Mapping[str, Any], place: str) -> list[FieldError]:
+    formats = known_formats(outputs)
+    if not formats or output_format(payload) in formats:
+        return []
+    message, near = not_allowed(payload["outputFormat"], sorted(formats))
+    return [FieldError(f"{place}/outputFormat", message, nearest=near, allowed=tuple(sorted(formats)))]
 
 
 async def check_outputs(creation: CreationStore, asked: Sequence[RequestedOutput]) -> None:

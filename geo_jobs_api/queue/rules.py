@@ -266,14 +266,21 @@ def parse_outputs(text: str) -> tuple[UploadSlot, ...]:
 
 
 def upload_slots(outputs: Iterable[UploadSlot], payload: Mapping[str, object]) -> tuple[UploadSlot, ...]:
-    """Return the outputs for the payload's `outputFormat`. Unknown formats count as png."""
-    slots = tuple(outputs)
-    known = frozenset[str]().union(*(slot.formats for slot in slots if slot.formats is not None))
-    requested = payload.get("outputFormat")
-    name = requested.lower() if isinstance(requested, str) else _DEFAULT_FORMAT
-    name = _OTHER_NAMES.get(name, name)
-    chosen = name if name in known else _DEFAULT_FORMAT
-    return tuple(slot for slot in slots if slot.formats is None or chosen in slot.formats)
+    """Return the outputs for the payload's `outputFormat`. An unknown format has only the outputs of all formats."""
+    chosen = output_format(payload)
+    return tuple(slot for slot in outputs if slot.formats is None or chosen in slot.formats)
+
+
+def known_formats(outputs: Iterable[UploadSlot]) -> frozenset[str]:
+    """Return the output formats of a task type. Empty: all formats have the same outputs."""
+    return frozenset[str]().union(*(slot.formats for slot in outputs if slot.formats is not None))
+
+
+def output_format(payload: Mapping[str, object]) -> str:
+    """Return the payload's `outputFormat` in lower case, `jpeg` for `jpg`. Defaults to `png`."""
+    given = payload.get("outputFormat")
+    name = _DEFAULT_FORMAT if given is None else str(given).lower()
+    return _OTHER_NAMES.get(name, name)
 
 
 def job_prefix(job_id: UUID) -> str:

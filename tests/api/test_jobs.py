@@ -109,11 +109,11 @@ def test_a_worker_may_request_a_longer_pause_but_not_forever() -> None:
         ("jpeg", [".jpg", ".jgw", ".prj", ".jpg.aux.xml", "_thumb.png", ".json"]),
         ("webp", [".webp", ".wpw", ".prj", ".webp.aux.xml", "_thumb.png", ".json"]),
         (None, [".png", ".pgw", ".prj", ".png.aux.xml", "_thumb.png", ".json"]),
-        ({"a": 1}, [".png", ".pgw", ".prj", ".png.aux.xml", "_thumb.png", ".json"]),
+        ("gif", [".prj", "_thumb.png", ".json"]),
     ],
 )
 def test_upload_slots_follow_the_output_format(output_format: object, suffixes: list[str]) -> None:
-    """Each format has the names of image, world file and sidecar. Unknown formats count as png."""
+    """Each format has the names of image, world file and sidecar. An unknown format has none of them."""
     rules = [
         {"suffix": suffix, "contentType": "x/y", "maxBytes": 1, "formats": None if name is None else [name]}
         for name, suffix in [

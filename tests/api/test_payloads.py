@@ -313,6 +313,21 @@ def test_zooms_in_the_wrong_order_are_rejected(person: Person) -> None:
     person.create({"minZoom": None, "maxZoom": 3}, taskType="geotiff_to_tiles")
 
 
+def test_a_format_without_outputs_is_rejected_whatever_the_schema_allows(person: Person, admin: Person) -> None:
+    """The formats of the outputs are the allowed ones. A type without formats has any."""
+    outputs = [
+        {"suffix": f".{name}", "contentType": "x/y", "maxBytes": 9, "formats": [name]} for name in ("csv", "jpeg")
+    ]
+    admin.http.put("/api/task-types/open", json=OPEN | {"outputs": outputs}).raise_for_status()
+    error = refusal(person, {"outputFormat": "cvs"}, "open")
+    assert (error["pointer"], error["allowed"]) == ("/inputPayload/outputFormat", ["csv", "jpeg"])
+    assert error["message"] == "\"cvs\" is not allowed. Did you mean 'csv'? Allowed: csv, jpeg."
+    for given in ("CSV", "jpg", None):
+        person.create({"outputFormat": given}, taskType="open")
+    admin.http.put("/api/task-types/open", json=OPEN).raise_for_status()
+    person.create({"outputFormat": "cvs"}, taskType="open")
+
+
 def test_a_type_without_input_types_takes_any_file(person: Person, admin: Person) -> None:
     admin.http.put("/api/task-types/open", json=OPEN).raise_for_status()
     job_id = person.create(taskType="open", awaitUpload=True)["id"]

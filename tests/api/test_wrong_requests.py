@@ -175,7 +175,7 @@ def test_a_key_of_another_type_is_recognized_by_the_error_and_not_by_its_text() 
         '{"properties": {"minZoom": {"pattern": "^x$", "description": "Unknown key"}, '
         '"deep": {"properties": {}, "additionalProperties": false}}, "additionalProperties": false}'
     )
-    rules = {"own": TaskRules("none", schema, None)}
+    rules = {"own": TaskRules("none", schema, None, "[]")}
 
     def fault(payload: dict[str, Any]) -> FieldError:
         (error,) = _errors_of([RequestedJob("", "own", payload)], rules)
