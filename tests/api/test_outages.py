@@ -20,6 +20,7 @@ from geo_jobs_api.database import embedded, sessions
 from geo_jobs_api.database.migrate import migrate
 from geo_jobs_api.database.pool import open_pool
 from geo_jobs_api.errors import ConfigurationError
+from geo_jobs_api.log import OutageLog
 from tests.support.api import RunningApi
 from tests.support.clients import Person, Worker, code_of, rows
 from tests.support.database import DatabaseServer
@@ -56,9 +57,18 @@ def test_a_read_only_database_is_an_outage_and_the_service_recovers_by_itself(
     postgres: DatabaseServer,
     postgres_url: str,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Writes get 503 with Retry-After and no traceback, `/health` is 503, reads work. Recovery needs no help."""
     caplog.set_level("INFO")
+    failures: list[str] = []
+    note_failure = OutageLog.failed
+
+    def failed(log: OutageLog, error: BaseException) -> None:
+        failures.append(log._event)
+        note_failure(log, error)
+
+    monkeypatch.setattr(OutageLog, "failed", failed)
     api = api_server(listen_check_seconds=1)
     person, worker = Person(api), Worker(api)
     job_id = person.submit()
@@ -72,8 +82,8 @@ def test_a_read_only_database_is_an_outage_and_the_service_recovers_by_itself(
             claim = worker.http.post("/claim", json=worker.claim_request())
             assert code_of(claim) == (503, "unavailable")
         assert person.look(job_id)["state"] == "queued"
-        # Time for several failures of the rescuer, which rests for a second at most.
-        time.sleep(3.5)
+        seen = len(failures)
+        wait_until(lambda: failures[seen:].count("rescue_failed") >= 3, "three more failures of the rescuer")
     # No session is ended from here on. The pool itself has left the read-only ones.
     wait_until(lambda: health(api)[0] == 200, "the service to be healthy again")
     assert worker.claim(waitSeconds=20)["id"] == job_id
