@@ -36,11 +36,12 @@ from geo_jobs_api.jobs.submission import JobSubmission
 from geo_jobs_api.limits import RateLimit
 from geo_jobs_api.log import configure, get_logger
 from geo_jobs_api.maintenance.dependents import release_periodically
-from geo_jobs_api.maintenance.periodic import background
 from geo_jobs_api.maintenance.rescuer import RescuePolicy, Rescuer
 from geo_jobs_api.maintenance.retention import Retention, RetentionPolicy
+from geo_jobs_api.maintenance.store import MaintenanceStore
+from geo_jobs_api.periodic import background
 from geo_jobs_api.pipelines.store import PipelineStore
-from geo_jobs_api.queue.job_store import JobStore, MaintenanceStore
+from geo_jobs_api.queue.job_store import JobStore
 from geo_jobs_api.queue.lease_store import LeaseStore
 from geo_jobs_api.queue.operator_store import OperatorStore
 from geo_jobs_api.queue.rules import JobState

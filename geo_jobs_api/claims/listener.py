@@ -13,7 +13,7 @@ from uuid import UUID
 
 from geo_jobs_api.claims.waiting_room import WaitingRoom
 from geo_jobs_api.database.sessions import check_writable, connect
-from geo_jobs_api.maintenance.periodic import Periodic
+from geo_jobs_api.periodic import Periodic
 from geo_jobs_api.queue.records import QueueSnapshot
 
 CHANNEL = "geo_jobs_queued"

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from geo_jobs_api.maintenance.periodic import Periodic
+from geo_jobs_api.periodic import Periodic
 from geo_jobs_api.queue.operator_records import WorkerRegistration
 
 _STORE_EVERY_SECONDS = 60.0

@@ -11,7 +11,7 @@ import psycopg
 
 from geo_jobs_api.database.sessions import ReadOnlyError
 from geo_jobs_api.log import get_logger
-from geo_jobs_api.queue.job_store import MaintenanceStore
+from geo_jobs_api.maintenance.store import MaintenanceStore
 from geo_jobs_api.queue.records import VacuumBlocker
 from geo_jobs_api.storage.storage import Storage
 

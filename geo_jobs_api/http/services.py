@@ -25,8 +25,9 @@ from geo_jobs_api.jobs.creation_store import CreationStore
 from geo_jobs_api.jobs.submission import JobSubmission
 from geo_jobs_api.limits import CALLER, RateLimit
 from geo_jobs_api.maintenance.retention import Retention
+from geo_jobs_api.maintenance.store import MaintenanceStore
 from geo_jobs_api.pipelines.store import PipelineStore
-from geo_jobs_api.queue.job_store import JobStore, MaintenanceStore
+from geo_jobs_api.queue.job_store import JobStore
 from geo_jobs_api.queue.lease_requests import Completion
 from geo_jobs_api.queue.lease_store import LeaseStore
 from geo_jobs_api.queue.operator_records import OpenJobs

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from geo_jobs_api.maintenance.periodic import Periodic
-
-
-class PendingReleases(Protocol):
-    """Store of ended jobs with dependents left over."""
-
-    async def release_pending(self) -> int:
-        """Release one batch. Return the number of ended jobs processed."""
+from geo_jobs_api.maintenance.store import MaintenanceStore
+from geo_jobs_api.periodic import Periodic
 
 
-def release_periodically(source: PendingReleases, *, interval_seconds: float, rest_seconds: float) -> Periodic:
+def release_periodically(store: MaintenanceStore, *, interval_seconds: float, rest_seconds: float) -> Periodic:
     """Return the loop that releases them: one batch per interval, and one query per rest while there are none."""
 
     async def release() -> float:
-        return interval_seconds if await source.release_pending() else rest_seconds
+        return interval_seconds if await store.release_pending() else rest_seconds
 
     return Periodic(
         release,

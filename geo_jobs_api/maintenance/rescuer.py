@@ -9,7 +9,7 @@ from typing import Protocol
 import psycopg
 
 from geo_jobs_api.log import get_logger
-from geo_jobs_api.maintenance.periodic import Periodic
+from geo_jobs_api.periodic import Periodic
 from geo_jobs_api.queue.lease_records import RescuedJob
 from geo_jobs_api.queue.metrics import JOBS_RESCUED
 
@@ -26,19 +26,10 @@ class RescueSource(Protocol):
     def last_outage(self) -> float:
         """When a statement last failed for an outage of the database, in monotonic seconds."""
 
-    async def rescue_lost_jobs(
-        self,
-        *,
-        max_worker_losses: int,
-        cancel_overdue_seconds: float,
-        timeout_grace_seconds: float | None = None,
-        limit: int = 100,
-    ) -> list[RescuedJob]:
+    async def rescue_lost_jobs(self, policy: RescuePolicy) -> list[RescuedJob]:
         """End lost leases in one statement."""
 
-    async def seconds_until_next_loss(
-        self, cancel_overdue_seconds: float, timeout_grace_seconds: float | None = None
-    ) -> float | None:
+    async def seconds_until_next_loss(self, policy: RescuePolicy) -> float | None:
         """Return the seconds until a lease may be lost; None if no job runs."""
 
 
@@ -95,9 +86,7 @@ class Rescuer:
         try:
             if now >= self._not_before:
                 await self._rescue()
-            loss = await self._source.seconds_until_next_loss(
-                policy.cancel_overdue_seconds, policy.timeout_grace_seconds
-            )
+            loss = await self._source.seconds_until_next_loss(policy)
         except (psycopg.Error, OSError):
             self._due = float("inf")
             self._not_before = self._clock() + policy.grace_seconds
@@ -109,12 +98,7 @@ class Rescuer:
         return pause
 
     async def _rescue(self) -> None:
-        rescued = await self._source.rescue_lost_jobs(
-            max_worker_losses=self._policy.max_worker_losses,
-            cancel_overdue_seconds=self._policy.cancel_overdue_seconds,
-            timeout_grace_seconds=self._policy.timeout_grace_seconds,
-        )
-        for job in rescued:
+        for job in await self._source.rescue_lost_jobs(self._policy):
             JOBS_RESCUED.labels(job.event_type).inc()
             _log.warning(
                 "job_rescued",

@@ -17,7 +17,7 @@ from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries
 from geo_jobs_api.fields import Model
 from geo_jobs_api.log import get_logger
-from geo_jobs_api.maintenance.periodic import Periodic
+from geo_jobs_api.periodic import Periodic
 from geo_jobs_api.queue.rules import FINAL_STATES, JobState, job_prefix
 from geo_jobs_api.storage.storage import Storage
 

@@ -21,7 +21,7 @@ from geo_jobs_api.hosts import HostList
 from geo_jobs_api.jobs.creation_store import NewJob
 from geo_jobs_api.jobs.submission import source_of
 from geo_jobs_api.log import get_logger
-from geo_jobs_api.maintenance.periodic import Periodic
+from geo_jobs_api.periodic import Periodic
 from geo_jobs_api.pipelines.build import build_pipeline
 from geo_jobs_api.queue.rules import InputKind
 from geo_jobs_api.schedules.cron import Due, decide_due

@@ -21,7 +21,7 @@ import httpx
 import psycopg
 
 from geo_jobs_api.log import get_logger
-from geo_jobs_api.maintenance.periodic import Periodic
+from geo_jobs_api.periodic import Periodic
 from geo_jobs_api.queue.rules import output_key
 from geo_jobs_api.webhooks.http_post import AddressRefusedError, WebhookClient
 from geo_jobs_api.webhooks.records import ClaimedDelivery, DeliveryState

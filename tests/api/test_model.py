@@ -22,7 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from psycopg.rows import dict_row
 
 from geo_jobs_api.database.pool import Pool, open_pool
-from geo_jobs_api.queue.job_store import MaintenanceStore
+from geo_jobs_api.maintenance.rescuer import RescuePolicy
+from geo_jobs_api.maintenance.store import MaintenanceStore
 from geo_jobs_api.queue.lease_records import RescuedJob
 from tests.support.api import RunningApi, make_settings, run_api
 from tests.support.clients import Person, Worker
@@ -334,7 +335,7 @@ def system(postgres: DatabaseServer, tmp_path: Path) -> Iterator[System]:
         store = MaintenanceStore(stack.enter_context(opened(portal, url)))
 
         async def rescue() -> list[RescuedJob]:
-            return await store.rescue_lost_jobs(max_worker_losses=MAX_LOSSES, cancel_overdue_seconds=3600)
+            return await store.rescue_lost_jobs(RescuePolicy(1, 10, 60, MAX_LOSSES, 3600))
 
         yield System(api, connection, lambda: portal.call(rescue))
 

@@ -8,8 +8,8 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from geo_jobs_api.maintenance import periodic
-from geo_jobs_api.maintenance.periodic import Periodic, background
+from geo_jobs_api import periodic
+from geo_jobs_api.periodic import Periodic, background
 
 
 async def test_an_outage_is_logged_at_its_start_and_its_end() -> None:

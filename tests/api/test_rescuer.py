@@ -15,13 +15,16 @@ from uuid_utils.compat import uuid7
 from geo_jobs_api.database.pool import Pool, open_pool
 from geo_jobs_api.jobs.creation_store import CreationStore, NewJob
 from geo_jobs_api.maintenance.rescuer import RescuePolicy, Rescuer
-from geo_jobs_api.queue.job_store import JobStore, MaintenanceStore
+from geo_jobs_api.maintenance.store import MaintenanceStore
+from geo_jobs_api.queue.job_store import JobStore
 from geo_jobs_api.queue.lease_records import Lease, RescuedJob
 from geo_jobs_api.queue.lease_requests import ClaimRequest, Completion, Results
 from geo_jobs_api.queue.lease_store import LeaseStore
 from geo_jobs_api.queue.rules import ErrorClass, JobState, ReportedFailure
 from tests.support.api import make_settings
 from tests.support.clients import expire_leases, rows
+
+POLICY = RescuePolicy(1, 10, 60, max_worker_losses=3, cancel_overdue_seconds=60)
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ async def state_of(pool: Pool, job_id: UUID) -> JobState:
 
 
 async def rescue(pool: Pool) -> list[RescuedJob]:
-    return await MaintenanceStore(pool).rescue_lost_jobs(max_worker_losses=3, cancel_overdue_seconds=60)
+    return await MaintenanceStore(pool).rescue_lost_jobs(POLICY)
 
 
 async def test_a_lease_that_still_runs_is_left_alone(pool: Pool) -> None:
@@ -155,29 +158,20 @@ class Source:
         self.rounds = 0
         self.last_outage = float("-inf")
 
-    async def rescue_lost_jobs(
-        self,
-        *,
-        max_worker_losses: int,
-        cancel_overdue_seconds: float,
-        timeout_grace_seconds: float | None = None,
-        limit: int = 100,
-    ) -> list[RescuedJob]:
+    async def rescue_lost_jobs(self, policy: RescuePolicy) -> list[RescuedJob]:
         if self.is_away:
             raise psycopg.OperationalError("away")
         self.rounds += 1
         return []
 
-    async def seconds_until_next_loss(
-        self, cancel_overdue_seconds: float, timeout_grace_seconds: float | None = None
-    ) -> float | None:
+    async def seconds_until_next_loss(self, policy: RescuePolicy) -> float | None:
         return None
 
 
 async def test_live_workers_get_a_grace_after_a_start_and_after_an_outage() -> None:
     """No lease is ended before the grace is over, and an outage restarts it."""
     source, now = Source(), [100.0]
-    rescuer = Rescuer(source, RescuePolicy(1, 10, 60, 3, 30), clock=lambda: now[0])
+    rescuer = Rescuer(source, POLICY, clock=lambda: now[0])
     seen = []
     for moment, is_away in ((159, False), (160, False), (170, True), (171, False), (229, False), (230, False)):
         now[0], source.is_away = moment, is_away
@@ -190,7 +184,7 @@ async def test_live_workers_get_a_grace_after_a_start_and_after_an_outage() -> N
 async def test_a_process_that_stood_still_gives_living_workers_time_to_be_heard() -> None:
     """After SIGSTOP all leases seem to have run out. None is ended before the grace is over."""
     source, now = Source(), [100.0]
-    rescuer = Rescuer(source, RescuePolicy(1, 10, 60, 3, 30), clock=lambda: now[0])
+    rescuer = Rescuer(source, POLICY, clock=lambda: now[0])
     seen = []
     for moment in (160, 170, 290, 349, 350):
         now[0] = moment
@@ -202,7 +196,7 @@ async def test_a_process_that_stood_still_gives_living_workers_time_to_be_heard(
 async def test_an_outage_of_any_statement_gives_living_workers_time_to_be_heard() -> None:
     """A read-only database answers the rescuer during its grace and refuses heartbeats up to the grace's end."""
     source, now = Source(), [100.0]
-    rescuer = Rescuer(source, RescuePolicy(1, 10, 60, 3, 30), clock=lambda: now[0])
+    rescuer = Rescuer(source, POLICY, clock=lambda: now[0])
     seen = []
     for moment, outage in ((160, 159), (218, 159), (219, 218.5), (278, 218.5), (279, 218.5)):
         now[0], source.last_outage = moment, outage
@@ -214,7 +208,7 @@ async def test_an_outage_of_any_statement_gives_living_workers_time_to_be_heard(
 async def test_nothing_is_asked_while_living_workers_have_time_to_be_heard() -> None:
     """Leases that ran out meanwhile would be found again and again, and may not be ended yet."""
     now = [100.0]
-    rescuer = Rescuer(Source(), RescuePolicy(1, 10, 60, 3, 30), clock=lambda: now[0])
+    rescuer = Rescuer(Source(), POLICY, clock=lambda: now[0])
     assert await rescuer.run_once() == 60
     now[0] += 60
     assert await rescuer.run_once() == 10
@@ -223,10 +217,10 @@ async def test_nothing_is_asked_while_living_workers_have_time_to_be_heard() -> 
 async def test_the_rescuer_rests_no_longer_than_the_shortest_lease(pool: Pool, postgres_url: str) -> None:
     """A lease granted right after a round may expire sooner than those that the round saw."""
     store = MaintenanceStore(pool)
-    assert await store.seconds_until_next_loss(30, 60) is None
+    assert await store.seconds_until_next_loss(POLICY) is None
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("UPDATE task_types SET lease_seconds = 3 WHERE name = 'geotiff_to_png'")
-    assert await store.seconds_until_next_loss(30, 60) == 3
+    assert await store.seconds_until_next_loss(POLICY) == 3
     settings = make_settings(
         "postgresql://", Path(), rescue_interval_seconds=1, first_lease_seconds=15, lease_seconds=5, heartbeat_seconds=2
     )

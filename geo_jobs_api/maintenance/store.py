@@ -1,0 +1,89 @@
+"""Maintenance of the queue in PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from geo_jobs_api.database.pool import Pool
+from geo_jobs_api.database.queries import fetch_all, load_queries
+from geo_jobs_api.database.sessions import check_writable
+from geo_jobs_api.maintenance.rescuer import RescuePolicy
+from geo_jobs_api.queue.lease_records import RescuedJob
+from geo_jobs_api.queue.operator_records import OpenJobs
+from geo_jobs_api.queue.records import QueueSnapshot, VacuumBlocker
+from geo_jobs_api.queue.rules import MAX_TIMEOUTS
+
+_maintenance = load_queries("maintenance.sql")
+
+
+class MaintenanceStore:
+    """Reads and writes of the background loops and of the health check."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    @property
+    def last_outage(self) -> float:
+        """When a statement last failed for an outage of the database, in monotonic seconds."""
+        return self._pool.last_outage
+
+    async def rescue_lost_jobs(self, policy: RescuePolicy, limit: int = 100) -> list[RescuedJob]:
+        """End up to `limit` leases that are expired, ignored a cancellation, or exceeded the timeout."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(
+                _maintenance.rescue_lost_jobs(
+                    connection,
+                    max_worker_losses=policy.max_worker_losses,
+                    max_timeouts=MAX_TIMEOUTS,
+                    cancel_overdue_seconds=policy.cancel_overdue_seconds,
+                    timeout_grace_seconds=policy.timeout_grace_seconds,
+                    limit=limit,
+                )
+            )
+        return [RescuedJob.from_row(row) for row in rows]
+
+    async def release_pending(self, limit: int = 100) -> int:
+        """Release one batch of dependents left over from ended jobs. Return the number of ended jobs processed."""
+        async with self._pool.connection() as connection:
+            row = await _maintenance.release_pending(connection, limit=limit)
+        jobs: int = row["jobs"]
+        return jobs
+
+    async def poll_queue(self, task_types: Sequence[str], limit: int, claim_ids: Sequence[UUID]) -> QueueSnapshot:
+        """Return the claimable jobs of these types, counted up to `limit`, and the claims that hold leases already."""
+        async with self._pool.connection() as connection:
+            row = await _maintenance.poll_queue(
+                connection, task_types=list(task_types), limit=limit, claim_ids=list(claim_ids)
+            )
+        return QueueSnapshot.from_row(row)
+
+    async def seconds_until_next_loss(self, policy: RescuePolicy) -> float | None:
+        """Return the seconds until a lease, a cancellation or a job may be overdue.
+
+        None: no job runs, and no task type has its own lease duration.
+        """
+        async with self._pool.connection() as connection:
+            row = await _maintenance.seconds_until_next_loss(
+                connection,
+                cancel_overdue_seconds=policy.cancel_overdue_seconds,
+                timeout_grace_seconds=policy.timeout_grace_seconds,
+            )
+        seconds: float | None = row["seconds"]
+        return seconds
+
+    async def count_open_jobs(self) -> list[OpenJobs]:
+        """Count open jobs by type and state."""
+        async with self._pool.connection() as connection:
+            return [OpenJobs.from_row(row) for row in await fetch_all(_maintenance.count_open_jobs(connection))]
+
+    async def list_vacuum_blockers(self, older_than_seconds: float) -> list[VacuumBlocker]:
+        """Return sessions that have held back vacuum from the queue for longer than this, longest first."""
+        async with self._pool.connection() as connection:
+            rows = await fetch_all(_maintenance.list_vacuum_blockers(connection, older_than_seconds=older_than_seconds))
+        return [VacuumBlocker.from_row(row) for row in rows]
+
+    async def check_writable(self) -> None:
+        """Raise ReadOnlyError when the database accepts no writes, another psycopg error when it does not answer."""
+        async with self._pool.connection() as connection:
+            await check_writable(connection)
