@@ -235,10 +235,3 @@ async def insert_jobs(
         await _jobs.release_dependents(connection, ids=ended)
         rows = await fetch_all(_jobs.list_jobs_by_id(connection, ids=[row["id"] for row in rows]))
     return {row["id"]: Job.from_row(row) for row in rows}
-
-
-async def cancel_jobs(connection: AsyncConnection[DictRow], job_ids: Sequence[UUID], reason: str | None) -> int:
-    """Cancel open jobs, or ask their workers to stop. Return their number."""
-    if not job_ids:
-        return 0
-    return len(await fetch_all(_jobs.cancel_jobs(connection, ids=list(job_ids), reason=reason)))

@@ -14,9 +14,9 @@ from psycopg.types.json import Jsonb
 
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries
-from geo_jobs_api.jobs.creation_store import NewJob, cancel_jobs, insert_jobs
+from geo_jobs_api.jobs.creation_store import NewJob, insert_jobs
 from geo_jobs_api.pipelines.schemas import PipelineJobView, PipelineSummary
-from geo_jobs_api.queue.job_store import enforce_quota
+from geo_jobs_api.queue.job_store import cancel_jobs, enforce_quota
 from geo_jobs_api.queue.records import Pipeline
 
 _pipelines = load_queries("pipelines.sql")
@@ -75,7 +75,7 @@ class PipelineStore:
         """Cancel all open jobs, or ask their workers to stop. Return their number."""
         async with self._pool.connection() as connection:
             jobs = [row["id"] for row in await fetch_all(_pipelines.list_open_jobs(connection, id=pipeline_id))]
-            return await cancel_jobs(connection, jobs, reason)
+            return len(await cancel_jobs(connection, jobs, reason))
 
 
 async def insert_pipeline(connection: AsyncConnection[DictRow], new: NewPipeline, jobs: Sequence[NewJob]) -> None:

@@ -6,7 +6,7 @@ docstring names more.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
@@ -62,6 +62,13 @@ async def enforce_quota(
     has = Usage(open_jobs, stored_bytes)
     if (max_jobs and has.open_jobs > max_jobs) or (max_bytes and has.stored_bytes > max_bytes):
         raise QuotaExceededError(has)
+
+
+async def cancel_jobs(
+    connection: AsyncConnection[DictRow], job_ids: Sequence[UUID], reason: str | None
+) -> list[Mapping[str, Any]]:
+    """Cancel open jobs, or ask their workers to stop. Return id, task type and new state of each changed job."""
+    return await fetch_all(_jobs.cancel_jobs(connection, ids=list(job_ids), reason=reason)) if job_ids else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +129,14 @@ class JobStore:
         return row is not None
 
     async def request_cancel(self, job_id: UUID, reason: str | None) -> Job | None:
-        """Cancel a job, or ask its worker to stop. Return None when it has ended, or was asked before."""
+        """Cancel a job, or ask its worker to stop. Return None when it has ended, or was asked before.
+
+        Two statements.
+        """
         async with self._pool.connection() as connection:
-            rows = await fetch_all(_jobs.cancel_jobs(connection, ids=[job_id], reason=reason))
-        return Job.from_row(rows[0]) if rows else None
+            if not await cancel_jobs(connection, [job_id], reason):
+                return None
+            return _job_or_none(await _jobs.get_job(connection, id=job_id, owner=None))
 
     async def retry_failed(self, job_id: UUID, *, max_open: int = 0) -> Job | None:
         """Requeue a failed job. Return None when it has not failed, or an open job has its dedup key.

@@ -11,6 +11,7 @@ import psycopg
 
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries
+from geo_jobs_api.queue.job_store import cancel_jobs
 from geo_jobs_api.queue.operator_records import (
     MAX_COUNTED,
     PossibleWorker,
@@ -19,6 +20,7 @@ from geo_jobs_api.queue.operator_records import (
 )
 from geo_jobs_api.queue.operator_schemas import CancelFilter, CancelledJobs, RedriveFilter, TaskTypeStats, Worker
 from geo_jobs_api.queue.records import Job
+from geo_jobs_api.queue.rules import JobState
 
 _operators = load_queries("operators.sql")
 # Workers are parked for up to 50 s at a time and stored once a minute.
@@ -91,34 +93,35 @@ class OperatorStore:
         stopping: Counter[str] = Counter()
         after: UUID | None = None
         while (left := query.limit - cancelled.total() - stopping.total()) > 0:
-            row = await self._cancel_batch(owner, query, after, min(left, _CANCELLED_PER_BATCH))
-            after = row["last_id"]
-            if after is None:
+            ids, changed = await self._cancel_batch(owner, query, after, min(left, _CANCELLED_PER_BATCH))
+            if not ids:
                 break
-            cancelled.update(row["cancelled"])
-            stopping.update(row["stopping"])
+            after = ids[-1]
+            for row in changed:
+                (stopping if row["state"] == JobState.RUNNING else cancelled)[row["task_type"]] += 1
         return CancelledJobs(cancelled=dict(cancelled), stopping=dict(stopping), more=left <= 0)
 
     async def _cancel_batch(
         self, owner: str | None, query: CancelFilter, after: UUID | None, limit: int
-    ) -> Mapping[str, Any]:
+    ) -> tuple[list[UUID], list[Mapping[str, Any]]]:
+        """Return the ids of the batch, and the rows of its changed jobs."""
         tries = _DEADLOCK_TRIES
         while True:
             tries -= 1
             try:
-                async with self._pool.connection() as connection:
-                    row: Mapping[str, Any] = await _operators.cancel_matching(
+                async with self._pool.connection() as connection, connection.transaction():
+                    locked = _operators.lock_cancellable(
                         connection,
                         owner=owner,
                         states=list(query.states),
                         task_type=query.task_type,
                         created_after=query.created_after,
                         created_before=query.created_before,
-                        reason=query.reason,
                         after_id=after,
                         limit=limit,
                     )
-                    return row
+                    ids = [row["id"] for row in await fetch_all(locked)]
+                    return ids, await cancel_jobs(connection, ids, query.reason)
             except psycopg.errors.DeadlockDetected:
                 # A parent of jobs in the batch ended concurrently. The batch was rolled back.
                 if not tries:

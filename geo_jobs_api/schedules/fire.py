@@ -10,9 +10,9 @@ from uuid import UUID
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
-from geo_jobs_api.jobs.creation_store import NewJob, cancel_jobs, insert_jobs
+from geo_jobs_api.jobs.creation_store import NewJob, insert_jobs
 from geo_jobs_api.pipelines.store import IncompletePipelineError, NewPipeline, insert_pipeline
-from geo_jobs_api.queue.job_store import QuotaExceededError, enforce_quota
+from geo_jobs_api.queue.job_store import QuotaExceededError, cancel_jobs, enforce_quota
 from geo_jobs_api.schedules.store import Fire
 
 

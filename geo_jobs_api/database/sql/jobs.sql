@@ -198,7 +198,7 @@ WITH held AS MATERIALIZED (
         finished_at = CASE jobs.state WHEN 'running' THEN NULL ELSE now() END
     FROM held
     WHERE jobs.id = held.id AND jobs.finished_at IS NULL AND jobs.cancel_requested_at IS NULL
-    RETURNING jobs.*
+    RETURNING jobs.id, jobs.task_type, jobs.state, jobs.cancel_reason
 ), event AS (
     INSERT INTO job_events (job_id, type, state, data)
     SELECT
@@ -207,7 +207,7 @@ WITH held AS MATERIALIZED (
     FROM changed
 )
 SELECT
-    changed.*,
+    id, task_type, state,
     (SELECT release_dependents(array_agg(id)) FROM changed AS ended WHERE ended.state = 'cancelled') AS released
 FROM changed;
 

@@ -111,50 +111,19 @@ SELECT
     CASE WHEN state = 'cancelled' THEN release_dependents(ARRAY[id]) END
 FROM ended;
 
--- name: cancel_matching(owner, states, task_type, created_after, created_before, reason, after_id, limit)^
--- Cancel one batch of jobs beyond `after_id`, in the order of their ids: waiting jobs at once, running jobs through
--- their workers. `last_id` is NULL when none is left. Dependents that are cancelled with a parent in the batch are not
--- counted.
-WITH held AS MATERIALIZED (
-    SELECT id FROM jobs
-    WHERE finished_at IS NULL AND cancel_requested_at IS NULL
-        AND state = ANY(:states::text[])
-        AND (:owner::text IS NULL OR owner = :owner::text)
-        AND (:task_type::text IS NULL OR task_type = :task_type::text)
-        AND (:created_after::timestamptz IS NULL OR created_at >= :created_after::timestamptz)
-        AND (:created_before::timestamptz IS NULL OR created_at < :created_before::timestamptz)
-        AND (:after_id::uuid IS NULL OR id > :after_id::uuid)
-    ORDER BY id
-    LIMIT :limit
-    FOR UPDATE
-), changed AS (
-    UPDATE jobs
-    SET
-        state = CASE jobs.state WHEN 'running' THEN 'running' ELSE 'cancelled' END,
-        cancel_requested_at = now(),
-        cancel_reason = :reason,
-        finished_at = CASE jobs.state WHEN 'running' THEN NULL ELSE now() END
-    FROM held
-    WHERE jobs.id = held.id AND jobs.finished_at IS NULL AND jobs.cancel_requested_at IS NULL
-    RETURNING jobs.id, jobs.task_type, jobs.state, jobs.cancel_reason
-), event AS (
-    INSERT INTO job_events (job_id, type, state, data)
-    SELECT
-        id, CASE state WHEN 'running' THEN 'cancel_requested' ELSE 'cancelled' END, state,
-        jsonb_build_object('reason', cancel_reason)
-    FROM changed
-), counted AS (
-    SELECT
-        task_type, count(*) FILTER (WHERE state = 'cancelled') AS cancelled,
-        count(*) FILTER (WHERE state = 'running') AS stopping
-    FROM changed
-    GROUP BY task_type
-)
-SELECT
-    (SELECT id FROM held ORDER BY id DESC LIMIT 1) AS last_id,
-    (SELECT coalesce(jsonb_object_agg(task_type, cancelled) FILTER (WHERE cancelled > 0), '{}') FROM counted) AS cancelled,
-    (SELECT coalesce(jsonb_object_agg(task_type, stopping) FILTER (WHERE stopping > 0), '{}') FROM counted) AS stopping,
-    (SELECT release_dependents(array_agg(id)) FROM changed AS ended WHERE ended.state = 'cancelled') AS released;
+-- name: lock_cancellable(owner, states, task_type, created_after, created_before, after_id, limit)
+-- Lock one batch of open jobs beyond `after_id` that were not asked to stop, in the order of their ids.
+SELECT id FROM jobs
+WHERE finished_at IS NULL AND cancel_requested_at IS NULL
+    AND state = ANY(:states::text[])
+    AND (:owner::text IS NULL OR owner = :owner::text)
+    AND (:task_type::text IS NULL OR task_type = :task_type::text)
+    AND (:created_after::timestamptz IS NULL OR created_at >= :created_after::timestamptz)
+    AND (:created_before::timestamptz IS NULL OR created_at < :created_before::timestamptz)
+    AND (:after_id::uuid IS NULL OR id > :after_id::uuid)
+ORDER BY id
+LIMIT :limit
+FOR UPDATE;
 
 -- name: redrive_failed(owner, task_type, error_class, error_code, ended_after, ended_before, limit)
 -- Requeue failed jobs with all their attempts, oldest failure first, in fair shares of their owners.
