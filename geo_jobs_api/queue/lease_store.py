@@ -73,6 +73,10 @@ def _parameters(requests: Sequence[ClaimRequest], *, limits_locked: bool) -> dic
     }
 
 
+def _held(job_id: UUID, token: LeaseToken) -> dict[str, UUID | int | str]:
+    return {"id": job_id, "lease_seq": token.lease_seq, "lease_secret": token.lease_secret}
+
+
 class LeaseStore:
     """All statements of workers on the queue.
 
@@ -169,9 +173,7 @@ class LeaseStore:
     async def release_claim(self, job_id: UUID, token: LeaseToken) -> None:
         """Return a job after its claimer has disconnected. A no-op if the worker has sent a heartbeat."""
         async with self._pool.connection() as connection:
-            await _leases.release_claim(
-                connection, id=job_id, lease_seq=token.lease_seq, lease_secret=token.lease_secret
-            )
+            await _leases.release_claim(connection, **_held(job_id, token))
 
     async def list_previous_errors(self, job_ids: Sequence[UUID]) -> dict[UUID, list[PreviousError]]:
         """Return the latest errors of each job, newest first."""
@@ -187,17 +189,13 @@ class LeaseStore:
     async def find_lease(self, job_id: UUID, token: LeaseToken) -> Lease | None:
         """Return the job under this lease. None: the lease has ended."""
         async with self._pool.connection() as connection:
-            row = await _leases.get_lease(
-                connection, id=job_id, lease_seq=token.lease_seq, lease_secret=token.lease_secret
-            )
+            row = await _leases.get_lease(connection, **_held(job_id, token))
         return None if row is None else Lease.from_row(row)
 
     async def find_outcome(self, job_id: UUID, token: LeaseToken) -> LeaseOutcome | None:
         """Return the end of this lease. None: no such job."""
         async with self._pool.connection() as connection:
-            row = await _leases.get_lease_outcome(
-                connection, id=job_id, lease_seq=token.lease_seq, lease_secret=token.lease_secret
-            )
+            row = await _leases.get_lease_outcome(connection, **_held(job_id, token))
         return None if row is None else LeaseOutcome.from_row(row)
 
     async def renew_lease(
@@ -207,9 +205,7 @@ class LeaseStore:
         async with self._pool.connection() as connection:
             row = await _leases.renew_lease(
                 connection,
-                id=job_id,
-                lease_seq=token.lease_seq,
-                lease_secret=token.lease_secret,
+                **_held(job_id, token),
                 lease_seconds=lease_seconds,
                 percent=update.percent,
                 stage=update.stage,
@@ -247,9 +243,7 @@ class LeaseStore:
         """Return the consequence of a failure. None: the lease has ended."""
         error_class = failure.error_class
         async with self._pool.connection() as connection:
-            row = await _leases.get_lease(
-                connection, id=job_id, lease_seq=token.lease_seq, lease_secret=token.lease_secret
-            )
+            row = await _leases.get_lease(connection, **_held(job_id, token))
             same_class_failures = 0
             if FAILURE_POLICIES[error_class].max_attempts is not None:
                 failures = await _leases.count_failures(connection, id=job_id, key="class", value=error_class.value)
@@ -286,9 +280,7 @@ class LeaseStore:
         async with self._pool.connection() as connection:
             row = await _leases.fail_job(
                 connection,
-                id=job_id,
-                lease_seq=token.lease_seq,
-                lease_secret=token.lease_secret,
+                **_held(job_id, token),
                 request_digest=request_digest,
                 next_state=decision.next_state.value,
                 delay_seconds=decision.delay_seconds,
