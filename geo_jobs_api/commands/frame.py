@@ -31,6 +31,12 @@ class Group:
         command.set_defaults(run=run)
         return command
 
+    def add_action(self, name: str, text: str, act: Action) -> argparse.ArgumentParser:
+        """Declare a command on the database that can print JSON."""
+        command = self.add(name, text, with_pool(act))
+        add_json_option(command)
+        return command
+
     def group(self, name: str, text: str) -> Group:
         """Declare a group of commands."""
         return Group(self._commands.add_parser(name, help=text, description=text))

@@ -6,7 +6,7 @@ import argparse
 from typing import Any, get_args
 from uuid import UUID
 
-from geo_jobs_api.commands.frame import Group, add_json_option, with_pool
+from geo_jobs_api.commands.frame import Group
 from geo_jobs_api.commands.output import print_json, print_line, print_object, print_result, print_table
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database.pool import Pool
@@ -24,37 +24,29 @@ from geo_jobs_api.queue.rules import ErrorClass, JobState
 def add_commands(commands: Group) -> None:
     """Declare the commands."""
     jobs = commands.group("jobs", "Read and change jobs.")
-    command = jobs.add("list", "List jobs, newest first.", with_pool(_list))
+    command = jobs.add_action("list", "List jobs, newest first.", _list)
     command.add_argument("--state", type=JobState, choices=list(JobState))
     command.add_argument("--type", metavar="NAME", help="of this task type")
     command.add_argument("--owner", metavar="NAME", help="of this caller")
     command.add_argument("--code", metavar="CODE", help="with this error code")
     command.add_argument("--limit", type=int, default=50, metavar="N", help="limit (default: 50)")
-    add_json_option(command)
     for name, text, act in (
         ("show", "Show a job.", _show),
         ("explain", "Explain a job's state, and its reasons for waiting.", _explain),
+        ("retry", "Requeue a failed job with all its attempts.", _retry),
+        ("unlock", "End the lease on a job without spending the attempt.", _unlock),
     ):
-        command = jobs.add(name, text, with_pool(act))
-        command.add_argument("id", type=UUID, metavar="ID")
-        add_json_option(command)
+        jobs.add_action(name, text, act).add_argument("id", type=UUID, metavar="ID")
     _add_cancel(jobs)
-    command = jobs.add("retry", "Requeue a failed job with all its attempts.", with_pool(_retry))
-    command.add_argument("id", type=UUID, metavar="ID")
-    add_json_option(command)
-    command = jobs.add("unlock", "End the lease on a job without spending the attempt.", with_pool(_unlock))
-    command.add_argument("id", type=UUID, metavar="ID")
-    add_json_option(command)
-    command = jobs.add("priority", "Change the priority of an open job.", with_pool(_priority))
+    command = jobs.add_action("priority", "Change the priority of an open job.", _priority)
     command.add_argument("id", type=UUID, metavar="ID")
     command.add_argument("priority", type=int, metavar="PRIORITY", help="-100 to 100, one point is worth a minute")
-    add_json_option(command)
     _add_redrive(jobs)
 
 
 def _add_cancel(jobs: Group) -> None:
     text = "Cancel a job, or all matching jobs, oldest first. Workers of running jobs are asked to stop."
-    command = jobs.add("cancel", text, with_pool(_cancel))
+    command = jobs.add_action("cancel", text, _cancel)
     command.add_argument("id", type=UUID, metavar="ID", nargs="?", help="this job only")
     command.add_argument("--state", choices=get_args(OpenState))
     command.add_argument("--type", dest="task_type", metavar="NAME", help="of this task type")
@@ -63,11 +55,10 @@ def _add_cancel(jobs: Group) -> None:
     command.add_argument("--before", dest="created_before", metavar="TIME", help="created before")
     command.add_argument("--limit", type=int, metavar="N", help="limit (default: 10000)")
     command.add_argument("--reason", metavar="TEXT")
-    add_json_option(command)
 
 
 def _add_redrive(jobs: Group) -> None:
-    command = jobs.add("redrive", "Requeue failed jobs, oldest failures first.", with_pool(_redrive))
+    command = jobs.add_action("redrive", "Requeue failed jobs, oldest failures first.", _redrive)
     command.add_argument("--type", dest="task_type", metavar="NAME", help="of this task type")
     command.add_argument("--owner", metavar="NAME", help="of this caller")
     command.add_argument("--class", dest="error_class", choices=[one.value for one in ErrorClass])
@@ -75,7 +66,6 @@ def _add_redrive(jobs: Group) -> None:
     command.add_argument("--after", dest="ended_after", metavar="TIME", help="that failed since, 2030-01-31T08:00:00Z")
     command.add_argument("--before", dest="ended_before", metavar="TIME", help="that failed before")
     command.add_argument("--limit", type=int, metavar="N", help="limit (default: 1000)")
-    add_json_option(command)
 
 
 async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from uuid import UUID
 
-from geo_jobs_api.commands.frame import Group, add_json_option, with_pool
+from geo_jobs_api.commands.frame import Group
 from geo_jobs_api.commands.output import print_json, print_line, print_result, print_table
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database.pool import Pool
@@ -16,17 +16,14 @@ from geo_jobs_api.pipelines.store import PipelineStore
 def add_commands(commands: Group) -> None:
     """Declare the commands."""
     pipelines = commands.group("pipelines", "Pipelines: named stages of jobs.")
-    command = pipelines.add("list", "List the latest pipelines.", with_pool(_list))
+    command = pipelines.add_action("list", "List the latest pipelines.", _list)
     command.add_argument("--owner", metavar="NAME", help="only this caller's")
     command.add_argument("--limit", type=int, default=20, metavar="N", help="limit (default: 20)")
-    add_json_option(command)
-    command = pipelines.add("show", "Show the progress of a pipeline and of its jobs.", with_pool(_show))
+    command = pipelines.add_action("show", "Show the progress of a pipeline and of its jobs.", _show)
     command.add_argument("id", type=UUID, metavar="ID")
-    add_json_option(command)
-    command = pipelines.add("cancel", "Cancel all open jobs of a pipeline.", with_pool(_cancel))
+    command = pipelines.add_action("cancel", "Cancel all open jobs of a pipeline.", _cancel)
     command.add_argument("id", type=UUID, metavar="ID")
     command.add_argument("--reason", metavar="TEXT", default="Its pipeline was cancelled by an operator.")
-    add_json_option(command)
 
 
 async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from uuid import UUID
 from pydantic import ValidationError
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api.commands.frame import Action, Group, add_json_option, with_pool
+from geo_jobs_api.commands.frame import Action, Group
 from geo_jobs_api.commands.output import print_object, print_result, print_table
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database.pool import Pool
@@ -33,13 +33,11 @@ Change = Callable[[ScheduleStore, Schedule], Awaitable[Schedule | None]]
 def add_commands(commands: Group) -> None:
     """Declare the commands."""
     schedules = commands.group("schedules", "Schedules, which create jobs by time.")
-    command = schedules.add("list", "List schedules with their next fire times.", with_pool(_list))
+    command = schedules.add_action("list", "List schedules with their next fire times.", _list)
     command.add_argument("--owner", metavar="NAME", help="only this caller's")
-    add_json_option(command)
-    command = schedules.add("create", "Create a schedule from the JSON of POST /api/schedules.", with_pool(_create))
+    command = schedules.add_action("create", "Create a schedule from the JSON of POST /api/schedules.", _create)
     command.add_argument("file", metavar="FILE", help="- for standard input")
     command.add_argument("--owner", required=True, metavar="NAME", help="owner of the schedule and its jobs")
-    add_json_option(command)
     for name, text, act in (
         ("show", "Show a schedule.", _show),
         ("fires", "Show the latest decisions.", _fires),
@@ -49,9 +47,7 @@ def add_commands(commands: Group) -> None:
         ("reset", "Drop due moments and errors, and continue from now.", _change(_reset)),
         ("delete", "Delete a schedule. Its jobs stay.", _delete),
     ):
-        command = schedules.add(name, text, with_pool(act))
-        command.add_argument("id", type=UUID, metavar="ID")
-        add_json_option(command)
+        schedules.add_action(name, text, act).add_argument("id", type=UUID, metavar="ID")
 
 
 async def _find(store: ScheduleStore, schedule_id: UUID) -> Schedule:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from geo_jobs_api.commands.frame import Group, add_json_option, with_pool
+from geo_jobs_api.commands.frame import Group
 from geo_jobs_api.commands.output import print_table
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database.pool import Pool
@@ -14,12 +14,11 @@ from geo_jobs_api.queue.operator_store import OperatorStore
 
 def add_commands(commands: Group) -> None:
     """Declare the commands."""
-    command = commands.add(
-        "stats", "Show statistics of each task type: the queue now, and outcomes of jobs.", with_pool(_stats)
+    command = commands.add_action(
+        "stats", "Show statistics of each task type: the queue now, and outcomes of jobs.", _stats
     )
     command.add_argument("--hours", type=float, default=24, metavar="N", help="period (default: 24)")
-    add_json_option(command)
-    add_json_option(commands.add("workers", "Show workers: version, jobs, last call.", with_pool(_workers)))
+    commands.add_action("workers", "Show workers: version, jobs, last call.", _workers)
 
 
 async def _stats(settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from geo_jobs_api.commands.frame import Group, add_json_option, with_pool
+from geo_jobs_api.commands.frame import Group
 from geo_jobs_api.commands.output import print_json, print_line, print_object, print_result, print_table
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database.pool import Pool
@@ -23,11 +23,9 @@ _FIELDS = [name for name in TaskType.model_json_schema()["properties"] if name !
 def add_commands(commands: Group) -> None:
     """Declare the commands."""
     kinds = commands.group("task-types", "Kinds of jobs, and their limits.")
-    add_json_option(kinds.add("list", "List the task types.", with_pool(_list)))
-    command = kinds.add("show", "Show a task type.", with_pool(_show))
-    command.add_argument("name", metavar="NAME")
-    add_json_option(command)
-    command = kinds.add("set", f"Change fields of a task type: {', '.join(_FIELDS)}.", with_pool(_set))
+    kinds.add_action("list", "List the task types.", _list)
+    kinds.add_action("show", "Show a task type.", _show).add_argument("name", metavar="NAME")
+    command = kinds.add_action("set", f"Change fields of a task type: {', '.join(_FIELDS)}.", _set)
     command.add_argument("name", metavar="NAME")
     command.add_argument(
         "fields",
@@ -36,16 +34,13 @@ def add_commands(commands: Group) -> None:
         type=_field,
         help="maxConcurrentRuns=4, backoffSeconds=[60,300], rateLimit=10/60 (10 in 60 s), leaseSeconds=null, …",
     )
-    add_json_option(command)
-    command = kinds.add("apply", "Create task types, or change the given fields.", with_pool(_apply))
+    command = kinds.add_action("apply", "Create task types, or change the given fields.", _apply)
     command.add_argument(
         "file", metavar="FILE", help="JSON, an object or a list (- for the output of `worker.py tasks --json`)"
     )
-    add_json_option(command)
     for name, text in (("pause", "Stop handing out jobs of a type."), ("resume", "Hand them out again.")):
-        command = kinds.add(name, text, with_pool(_pause))
+        command = kinds.add_action(name, text, _pause)
         command.add_argument("name", metavar="NAME")
-        add_json_option(command)
         command.set_defaults(fields=[("paused", name == "pause")])
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from geo_jobs_api.commands.frame import Group, add_json_option, with_pool
+from geo_jobs_api.commands.frame import Group
 from geo_jobs_api.commands.output import print_line, print_result, print_table
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database.pool import Pool
@@ -19,14 +19,11 @@ from geo_jobs_api.queue.records import WorkerToken
 def add_commands(commands: Group) -> None:
     """Declare the commands."""
     tokens = commands.group("tokens", "Tokens of workers.")
-    command = tokens.add("create", "Create a token and print it. Only its hash is stored.", with_pool(_create))
+    command = tokens.add_action("create", "Create a token and print it. Only its hash is stored.", _create)
     command.add_argument("name", metavar="NAME", help="purpose")
-    add_json_option(command)
-    command = tokens.add("list", "List the tokens.", with_pool(_list))
-    add_json_option(command)
-    command = tokens.add("delete", "Delete a token. It is rejected from now on.", with_pool(_delete))
+    tokens.add_action("list", "List the tokens.", _list)
+    command = tokens.add_action("delete", "Delete a token. It is rejected from now on.", _delete)
     command.add_argument("id", type=UUID, metavar="ID", help="its id, as listed")
-    add_json_option(command)
 
 
 async def _create(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from geo_jobs_api.app import webhook_builder
-from geo_jobs_api.commands.frame import Group, add_json_option, with_pool
+from geo_jobs_api.commands.frame import Group
 from geo_jobs_api.commands.output import print_object, print_result, print_table
 from geo_jobs_api.config import Settings
 from geo_jobs_api.database.pool import Pool
@@ -23,27 +23,22 @@ from geo_jobs_api.webhooks.store import WebhookStore
 def add_commands(commands: Group) -> None:
     """Declare the commands."""
     webhooks = commands.group("webhooks", "Webhooks, which notify other programs of ended jobs.")
-    command = webhooks.add("list", "List the webhooks.", with_pool(_list))
+    command = webhooks.add_action("list", "List the webhooks.", _list)
     command.add_argument("--owner", metavar="NAME", help="only this caller's")
-    add_json_option(command)
-    command = webhooks.add("create", "Register a webhook and print its secret, this once only.", with_pool(_create))
+    command = webhooks.add_action("create", "Register a webhook and print its secret, this once only.", _create)
     command.add_argument("url", metavar="URL")
     command.add_argument("--owner", required=True, metavar="NAME", help="owner of the webhook")
     command.add_argument("--all-owners", action="store_true", help="report jobs of all owners")
     command.add_argument("--event", action="append", metavar="EVENT", help="such as job.failed, may be repeated")
-    add_json_option(command)
-    command = webhooks.add("deliveries", "Show deliveries with the outcome of each attempt.", with_pool(_deliveries))
+    command = webhooks.add_action("deliveries", "Show deliveries with the outcome of each attempt.", _deliveries)
     command.add_argument("id", type=UUID, metavar="ID")
     command.add_argument("--state", type=DeliveryState, choices=list(DeliveryState))
     command.add_argument("--limit", type=int, default=50, metavar="N", help="limit (default: 50)")
-    add_json_option(command)
-    command = webhooks.add("redeliver", "Repeat ended deliveries.", with_pool(_redeliver))
+    command = webhooks.add_action("redeliver", "Repeat ended deliveries.", _redeliver)
     command.add_argument("id", type=UUID, metavar="ID", help="of the webhook")
     command.add_argument("delivery", type=int, nargs="*", metavar="DELIVERY", help="its id (default: all failed ones)")
-    add_json_option(command)
-    command = webhooks.add("delete", "Delete a webhook with its deliveries.", with_pool(_delete))
+    command = webhooks.add_action("delete", "Delete a webhook with its deliveries.", _delete)
     command.add_argument("id", type=UUID, metavar="ID")
-    add_json_option(command)
 
 
 async def _list(_settings: Settings, pool: Pool, arguments: argparse.Namespace) -> int:
