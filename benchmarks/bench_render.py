@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found when run b
 from benchmarks.reference import psnr
 from benchmarks.render_inputs import INPUTS, LARGE, Input, made
 from geoprocessing_worker.render.options import RenderOptions
-from geoprocessing_worker.tasks.png import ConversionRequest, convert
+from geoprocessing_worker.tasks.picture import ConversionRequest, convert
 
 LONG_SIDE = 4096
 BARS: dict[str, tuple[Callable[[float, float], bool], float, str]] = {

@@ -21,7 +21,7 @@ from geo_jobs_api.database import embedded
 from geo_jobs_api.database.migrate import build_indexes, migrate
 from geo_jobs_api.database.pool import Pool, open_pool
 from geo_jobs_api.endpoints import files, monitoring, operators, pipelines, workers
-from geo_jobs_api.endpoints import jobs as public
+from geo_jobs_api.endpoints import jobs as job_routes
 from geo_jobs_api.endpoints import schedules as schedule_routes
 from geo_jobs_api.endpoints import webhooks as webhook_routes
 from geo_jobs_api.errors import PROBLEM_SCHEMA, ConfigurationError, Problem
@@ -296,7 +296,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (
         files.router,
         workers.router,
-        public.router,
+        job_routes.router,
         pipelines.router,
         schedule_routes.router,
         webhook_routes.router,

@@ -31,7 +31,7 @@ _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 # A short HS256 key can be guessed offline from one token (RFC 7518 §3.2).
 _MINIMUM_SECRET_BYTES = 32
 # In base64 and beside the largest metadata, such results still fit into a JSON body (1 MiB).
-MOST_INLINE_BYTES = 256 * 1024
+MAX_INLINE_BYTES = 256 * 1024
 _GENERATED = ("JWT_SECRET", "STORAGE_SECRET", "WORKER_AUTH_TOKEN")
 # Other programs sign with these too, so they are used byte by byte.
 VERBATIM = frozenset({"jwt_secret", "storage_secret", "pgpassword"})
@@ -175,9 +175,9 @@ class Settings(BaseSettings):
         15, gt=0, description="silence after which the listening connection is checked"
     )
     max_inline_bytes: int = Field(
-        MOST_INLINE_BYTES,
+        MAX_INLINE_BYTES,
         ge=0,
-        le=MOST_INLINE_BYTES,
+        le=MAX_INLINE_BYTES,
         description="total bytes of results that may be part of a job's `complete` (0: all are uploaded)",
     )
     retain_ended_days: Days = Field(

@@ -25,7 +25,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from geo_jobs_api.errors import FieldError, pointer_part
-from geo_jobs_common.near_misses import nearest, not_allowed, unknown
+from geo_jobs_common.suggestions import nearest, not_allowed, unknown
 
 _MAX_DEPTH = 32
 _MAX_PAYLOAD_BYTES = 64 * 1024

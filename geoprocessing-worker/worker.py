@@ -37,7 +37,7 @@ from geoprocessing_worker.wire.client import JobApi
 from geoprocessing_worker.wire.url_guard import StorageGuard, bound_answer, forget_cookies, source_refusal
 from geoprocessing_worker.wire.virus_scan import Scanner
 
-MOST_REDIRECTS = 5
+MAX_REDIRECTS = 5
 # The default of 700 new objects is one call of the API.
 GC_THRESHOLDS = (20_000, 20, 20)
 USER_AGENT = f"geoprocessing-worker/{__version__}"
@@ -191,7 +191,7 @@ def source_client(settings: Settings, trust: ssl.SSLContext | bool) -> httpx.Asy
         # The guard checks redirects too.
         event_hooks={"request": [guard]},
         follow_redirects=True,
-        max_redirects=MOST_REDIRECTS,
+        max_redirects=MAX_REDIRECTS,
     )
     forget_cookies(client)
     return client

@@ -17,7 +17,7 @@ DESCRIPTION = """\
 Starts a worker for the API in API_BASE_URL and WORKER_AUTH_TOKEN (in the environment or in .env), after a health check.
 If neither is set, starts everything on this machine instead: an embedded PostgreSQL, the job API and one worker, on
 loopback only."""
-MOST_WORKERS = 64
+MAX_WORKERS = 64
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,8 +66,8 @@ def _run(parsed: argparse.Namespace) -> int:
 
 def _count(text: str) -> int:
     number = int(text)
-    if not 1 <= number <= MOST_WORKERS:
-        raise argparse.ArgumentTypeError(f"must be from 1 to {MOST_WORKERS}")
+    if not 1 <= number <= MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {MAX_WORKERS}")
     return number
 
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found when run b
 
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.render.options import RenderOptions
-from geoprocessing_worker.tasks.png import ConversionRequest, convert
+from geoprocessing_worker.tasks.picture import ConversionRequest, convert
 
 ACROSS, DOWN = 6, 4
 CELL, WORDS = 230, 40  # pixels: side of a thumbnail, height of the text below it

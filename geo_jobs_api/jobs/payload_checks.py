@@ -14,7 +14,7 @@ from geo_jobs_api.jobs.creation_store import CreationStore
 from geo_jobs_api.queue.rules import UploadSlot, known_formats, output_format, parse_outputs, upload_slots
 from geo_jobs_api.task_types.payload_schemas import find_errors
 from geo_jobs_api.task_types.schemas import builtin_rules
-from geo_jobs_common.near_misses import nearest, not_allowed, unknown
+from geo_jobs_common.suggestions import nearest, not_allowed, unknown
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from geo_jobs_api.config import MOST_INLINE_BYTES
+from geo_jobs_api.config import MAX_INLINE_BYTES
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.queue.lease_records import Lease
 from geo_jobs_api.queue.rules import output_key
@@ -31,8 +31,8 @@ async def store_outputs(storage: Storage, lease: Lease, outputs: Sequence[Report
         raise Problem("output_mismatch", "Each output must have a name from `uploads`, at most once.")
     inline = [(output, output.content) for output in outputs if output.content is not None]
     # Not the offered limit, since the settings may have changed after the claim.
-    if sum(len(content) for _, content in inline) > MOST_INLINE_BYTES:
-        raise Problem("too_large", f"The inline outputs exceed {MOST_INLINE_BYTES} bytes. Upload them.")
+    if sum(len(content) for _, content in inline) > MAX_INLINE_BYTES:
+        raise Problem("too_large", f"The inline outputs exceed {MAX_INLINE_BYTES} bytes. Upload them.")
     for output, content in inline:
         _compare(output, ObjectInfo(len(content), hashlib.sha256(content).hexdigest()))
         if len(content) > limits[output.name]:

@@ -173,12 +173,12 @@ def find_source_bytes(failure: ReportedFailure, known_bytes: int | None, max_byt
     detail = failure.detail
     if failure.code != TOO_LARGE or not isinstance(detail, Mapping) or detail.get("limit") != FILE_LIMIT:
         return None
-    limit, size = (_whole(detail.get(name)) for name in ("limit_bytes", "size_bytes"))
+    limit, size = (_positive_integer(detail.get(name)) for name in ("limit_bytes", "size_bytes"))
     found = max(limit + 1, size)
     return found if limit and (known_bytes or 0) < found <= max_bytes else None
 
 
-def _whole(value: object) -> int:
+def _positive_integer(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 

@@ -17,7 +17,7 @@ from geo_jobs_api.jobs.creation_schemas import DedupKey, JobTemplate
 from geo_jobs_api.pipelines.schemas import CreatePipeline
 from geo_jobs_api.schedules.cron import Timing, check_cron, join_cron
 from geo_jobs_api.schedules.records import FireOutcome, Overlap, Schedule, ScheduleBase
-from geo_jobs_common.near_misses import nearest, shown
+from geo_jobs_common.suggestions import nearest, shown
 
 # Rule times of a schedule, which are moments a day. Each costs the scheduler 20 µs per fire.
 _MAX_RULE_TIMES = 48

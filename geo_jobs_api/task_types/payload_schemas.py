@@ -13,12 +13,12 @@ import jsonschema_rs
 
 from geo_jobs_api.errors import FieldError, pointer_part
 from geo_jobs_api.task_types.crs_codes import is_possible_crs
-from geo_jobs_common import near_misses
+from geo_jobs_common import suggestions
 
 # Validation follows each reference anew, so nested references multiply.
-_MOST_SUBSCHEMAS = 5000
+_MAX_SUBSCHEMAS = 5000
 _LARGEST_BYTES = 64 * 1024
-_MOST_ERRORS = 20
+_MAX_ERRORS = 20
 # Expressions run in linear time, and compiled ones stay small.
 _PATTERNS = jsonschema_rs.RegexOptions(size_limit=1 << 20, dfa_size_limit=1 << 20)
 _IGNORE_CASE = "x-ignore-case"
@@ -52,7 +52,7 @@ def check_schema(schema: Mapping[str, Any]) -> None:
         _Compiled(text)
     except jsonschema_rs.ValidationError as error:
         place = "".join(f"/{part}" for part in error.instance_path)
-        raise ValueError(f"is not a JSON Schema (draft 2020-12): {place} {near_misses.short(error.message)}") from error
+        raise ValueError(f"is not a JSON Schema (draft 2020-12): {place} {suggestions.short(error.message)}") from error
 
 
 def find_errors(schema: str, payload: Mapping[str, Any], pointer: str) -> list[FieldError]:
@@ -73,14 +73,14 @@ def find_errors(schema: str, payload: Mapping[str, Any], pointer: str) -> list[F
         elif place in typed:
             continue  # A value of the wrong type breaks other rules too.
         found += _explain_error(compiled.rules, error, pointer)
-        if len(found) >= _MOST_ERRORS:
+        if len(found) >= _MAX_ERRORS:
             break
     # A text may break two rules of one kind.
     return list(dict.fromkeys(found)) or list(_order_errors(compiled.rules, payload, pointer))
 
 
 def _types_first(errors: Iterable[jsonschema_rs.ValidationError]) -> list[jsonschema_rs.ValidationError]:
-    first = itertools.islice(errors, 10 * _MOST_ERRORS)
+    first = itertools.islice(errors, 10 * _MAX_ERRORS)
     return sorted(first, key=lambda error: not isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Type))
 
 
@@ -104,8 +104,8 @@ def _compiled(schema: str) -> _Compiled:
 def _count(schema: Any, root: Mapping[str, Any], open_references: tuple[str, ...], seen: int = 0) -> int:
     """Count the subschemas, with each reference followed. ValueError when there are too many."""
     seen += 1
-    if seen > _MOST_SUBSCHEMAS:
-        raise ValueError(f"has more than {_MOST_SUBSCHEMAS} subschemas, with each reference followed")
+    if seen > _MAX_SUBSCHEMAS:
+        raise ValueError(f"has more than {_MAX_SUBSCHEMAS} subschemas, with each reference followed")
     if isinstance(schema, list):
         for item in schema:
             seen = _count(item, root, open_references, seen)
@@ -125,14 +125,14 @@ def _follow(reference: str, root: Mapping[str, Any], open_references: tuple[str,
         raise ValueError(f"must not refer to itself ({reference})")
     if not reference.startswith("#/") or "%" in reference:
         raise ValueError(
-            f"must refer only to its own parts, such as #/$defs/name, not to {near_misses.short(reference)}"
+            f"must refer only to its own parts, such as #/$defs/name, not to {suggestions.short(reference)}"
         )
     target: Any = root
     for part in reference[2:].split("/"):
         key = part.replace("~1", "/").replace("~0", "~")
         target = target.get(key) if isinstance(target, dict) else None
     if not isinstance(target, dict | bool):
-        raise ValueError(f"refers to {near_misses.short(reference)}, which is not a schema")  # noqa: TRY004 - pydantic's
+        raise ValueError(f"refers to {suggestions.short(reference)}, which is not a schema")  # noqa: TRY004 - pydantic's
     return _count(target, root, (*open_references, reference), seen)
 
 
@@ -166,23 +166,23 @@ def _explain_error(
         for name in kind.unexpected:
             yield FieldError(
                 place + pointer_part(name),
-                near_misses.unknown("key", name, known),
-                nearest=near_misses.nearest(name, known),
+                suggestions.unknown("key", name, known),
+                nearest=suggestions.nearest(name, known),
                 allowed=tuple(known),
                 unknown_key=name,
             )
     elif isinstance(kind, jsonschema_rs.ValidationErrorKind.Enum):
         allowed = tuple(option for option in kind.options if isinstance(option, str | int | float))
-        message, near = near_misses.not_allowed(value, allowed)
+        message, near = suggestions.not_allowed(value, allowed)
         yield FieldError(place, message, nearest=near, allowed=allowed)
     elif isinstance(kind, jsonschema_rs.ValidationErrorKind.Type):
         yield FieldError(place, _wrong_type(kind.types, value, rules))
     elif isinstance(kind, _OF_TEXT) and rules.get("format") == "crs":
         yield FieldError(place, _unknown_crs(value, rules))
     elif isinstance(kind, jsonschema_rs.ValidationErrorKind.Pattern) and "description" in rules:
-        yield FieldError(place, f"{near_misses.shown(value)} is not allowed. Allowed: {rules['description']}.")
+        yield FieldError(place, f"{suggestions.shown(value)} is not allowed. Allowed: {rules['description']}.")
     else:
-        yield FieldError(place, f"{near_misses.short(error.message)}.")
+        yield FieldError(place, f"{suggestions.short(error.message)}.")
 
 
 def _order_errors(schema: Mapping[str, Any], payload: Mapping[str, Any], pointer: str) -> Iterable[FieldError]:
@@ -197,7 +197,7 @@ def _order_errors(schema: Mapping[str, Any], payload: Mapping[str, Any], pointer
             numbers = [float(number) for number in _NUMBER.findall(value)]
             if any(second <= first for first, second in itertools.pairwise(numbers)):
                 yield FieldError(
-                    pointer + pointer_part(name), f"{near_misses.shown(value)} must have ascending numbers."
+                    pointer + pointer_part(name), f"{suggestions.shown(value)} must have ascending numbers."
                 )
 
 
@@ -218,14 +218,14 @@ def _wrong_type(types: Sequence[str], value: Any, rules: Mapping[str, Any]) -> s
     wanted += f", one of {', '.join(map(str, choices))}" if choices else ""
     number = isinstance(value, int) and not isinstance(value, bool)
     hint = f" Did you mean 'EPSG:{value}'?" if number and rules.get("format") == "crs" else ""
-    return f"{near_misses.shown(value)} is not allowed. It must be {wanted}.{hint}"
+    return f"{suggestions.shown(value)} is not allowed. It must be {wanted}.{hint}"
 
 
 def _unknown_crs(value: Any, rules: Mapping[str, Any]) -> str:
     meant = _meant_crs(str(value))
     hint = "" if meant is None else f" Did you mean {meant!r}?"
     allowed = rules.get("description", "an authority's code such as EPSG:4326, WKT or PROJJSON")
-    return f"Unknown coordinate system {near_misses.shown(value)}.{hint} Give {allowed}."
+    return f"Unknown coordinate system {suggestions.shown(value)}.{hint} Give {allowed}."
 
 
 def _meant_crs(text: str) -> str | None:

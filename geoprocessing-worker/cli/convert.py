@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import Progress
 
-from geo_jobs_common.near_misses import unknown
+from geo_jobs_common.suggestions import unknown
 from geoprocessing_worker import config, log
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ConfigurationError, JobError, invalid_input

@@ -10,24 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 U8_TOP = 255.0
-TOPS = (*(float(2**bits - 1) for bits in range(9, 17)), 1_000.0, 10_000.0)
+KNOWN_TOPS = (*(float(2**bits - 1) for bits in range(9, 17)), 1_000.0, 10_000.0)
 """Values above 255 at which an alpha band of a wider type ends, beside the largest of its type."""
 
-NEAR = 0.98  # of the top: lossy codecs and resampling leave alpha a little below it
-FAINT = 1 / 16  # of a wide type's range: an alpha that ends below it has a top of its own
-MANY = 32  # different values: soft edges of few levels and uniform alphas hold fewer
+NEAR_TOP = 0.98  # of the top: lossy codecs and resampling leave alpha a little below it
+FAINT_SHARE = 1 / 16  # of a wide type's range: an alpha that ends below it has a top of its own
+MANY_LEVELS = 32  # different values: soft edges of few levels and uniform alphas hold fewer
 MOSTLY, SOME = 0.5, 0.1  # of the pixels near the top
-FEW_ZEROS = 0.02  # of the pixels: water and shadow in infrared
-LIKE = 0.3  # correlation of differences of neighbors: 0 for gradients and noise, higher for bands of one photograph
-ROUGH = 0.02  # of alpha's variance lies between neighbors: 0 for soft edges and gradients, 1 for noise
-STEPS = ((2, 8), (8, 32))  # pixels from an edge: soft edges rise between both, infrared beside a collar does not
-RISING = 0.6  # of the farther value
-FEWEST_PARTIAL = 16  # pixels
+MAX_ZERO_SHARE = 0.02  # of the pixels: water and shadow in infrared
+MIN_CORRELATION = 0.3  # of differences of neighbors: 0 for gradients and noise, higher for bands of one photograph
+ROUGH_SHARE = 0.02  # of alpha's variance lies between neighbors: 0 for soft edges and gradients, 1 for noise
+EDGE_DISTANCES = ((2, 8), (8, 32))  # pixels: soft edges rise between both, infrared beside a collar does not
+RISING_SHARE = 0.6  # of the farther value
+MIN_PARTIAL = 16  # pixels
 ROUNDING, LOSS = 0.02, 0.1  # of the top, by which colors may exceed alpha
-BLACK = 0.1  # of the top: lossy codecs leave a black collar and its edge above 0
-STRAY = 0.001  # of the pixels may be exceptions
-COUNTED = 1 << 16  # values in which distinct ones are counted
-LOOKED_AT = 1 << 18  # pixels
+BLACK_SHARE = 0.1  # of the top: lossy codecs leave a black collar and its edge above 0
+STRAY_SHARE = 0.001  # of the pixels may be exceptions
+COUNTED_VALUES = 1 << 16  # values in which distinct ones are counted
+SAMPLED_PIXELS = 1 << 18  # pixels
 
 
 class Role(StrEnum):
@@ -82,7 +82,7 @@ class Declared:
 
 def gather(blocks: list[AlphaBlock]) -> AlphaSample:
     """Return a sample of blocks, thinned by rows to some 300,000 pixels."""
-    step = max(1, sum(alpha.size for alpha, _, _ in blocks) // LOOKED_AT)
+    step = max(1, sum(alpha.size for alpha, _, _ in blocks) // SAMPLED_PIXELS)
     thinned = tuple((alpha[::step], colors[:, ::step], shown[::step]) for alpha, colors, shown in blocks)
     alpha = np.concatenate([alpha[shown] for alpha, _, shown in thinned])
     colors = np.concatenate([colors[:, shown] for _, colors, shown in thinned], axis=1)
@@ -110,7 +110,7 @@ def _details(blocks: tuple[AlphaBlock, ...]) -> tuple[bool, bool]:
             squares[band] += float(others @ others)
     scale = np.sqrt(squares * own)
     correlation = np.abs(np.divide(products, scale, out=np.zeros_like(scale), where=scale > 0)).max(initial=0.0)
-    return bool(correlation >= LIKE), spread > 0 and own / spread >= ROUGH
+    return bool(correlation >= MIN_CORRELATION), spread > 0 and own / spread >= ROUGH_SHARE
 
 
 def _steps(plane: NDArray[Any], pairs: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -128,7 +128,7 @@ def alpha_top(dtype: Any, largest: float, bits: int | None = None) -> float:
     """
     kind = np.dtype(dtype)
     if kind.kind not in "iu":
-        return 1.0 if largest * NEAR <= 1 else _known_top(largest) or largest
+        return 1.0 if largest * NEAR_TOP <= 1 else _known_top(largest) or largest
     limit = float(np.iinfo(kind).max)
     if bits is not None and bits < 8 * kind.itemsize and largest < 2**bits:
         limit = min(limit, float(2**bits - 1))
@@ -138,13 +138,13 @@ def alpha_top(dtype: Any, largest: float, bits: int | None = None) -> float:
         return limit
     if limit < np.iinfo(kind).max:  # as many bits as declared
         return limit if largest > U8_TOP else min(U8_TOP, limit)
-    return _known_top(largest) or (largest if largest < limit * FAINT else limit)
+    return _known_top(largest) or (largest if largest < limit * FAINT_SHARE else limit)
 
 
 def _known_top(largest: float) -> float | None:
     if largest <= U8_TOP:
         return U8_TOP
-    return next((top for top in sorted(TOPS) if top * NEAR <= largest <= top), None)
+    return next((top for top in sorted(KNOWN_TOPS) if top * NEAR_TOP <= largest <= top), None)
 
 
 def read_alpha(sample: AlphaSample, declared: Declared) -> AlphaReading:
@@ -154,13 +154,13 @@ def read_alpha(sample: AlphaSample, declared: Declared) -> AlphaReading:
         return AlphaReading(Role.OPACITY, alpha_top(alpha.dtype, 0, declared.bits), declared.premultiplied)
     top = alpha_top(alpha.dtype, float(alpha.max()), declared.bits)
     excess = _excess(sample, top, declared) if declared.premultiplied else 0.0
-    straight = excess > STRAY
+    straight = excess > STRAY_SHARE
     multiplied = declared.premultiplied and not straight
     if not declared.trusted and (found := _no_opacity(sample, declared, top, multiplied=multiplied)):
         return found
     if not straight:
         return AlphaReading(Role.OPACITY, top, multiplied)
-    weak = not declared.trusted and float(np.mean(alpha[alpha > 0] >= top * NEAR)) < STRAY
+    weak = not declared.trusted and float(np.mean(alpha[alpha > 0] >= top * NEAR_TOP)) < STRAY_SHARE
     words = (
         f"{declared.name} is called premultiplied alpha, but colors exceed it in {excess:.1%} of its partly visible "
         "pixels: colors are shown as stored"
@@ -181,9 +181,9 @@ def _excess(sample: AlphaSample, top: float, declared: Declared) -> float:
     alpha = sample.alpha.astype(np.float64) / top
     colors = sample.colors.max(axis=0, initial=0).astype(np.float64)
     highest = max(top, alpha_top(sample.colors.dtype, float(colors.max(initial=0)), declared.bits))
-    partial = (alpha > 0) & (alpha < NEAR)
-    if np.count_nonzero(partial) < FEWEST_PARTIAL:
-        partial = alpha < NEAR
+    partial = (alpha > 0) & (alpha < NEAR_TOP)
+    if np.count_nonzero(partial) < MIN_PARTIAL:
+        partial = alpha < NEAR_TOP
     if not partial.any():
         return 0.0
     exceeding = colors / highest > alpha + (LOSS if declared.lossy else ROUNDING)
@@ -201,19 +201,19 @@ def _no_opacity(sample: AlphaSample, declared: Declared, top: float, *, multipli
     `multiplied`: no color exceeds it, so it may well be opacity.
     """
     alpha, colors = sample.alpha, sample.colors
-    different = np.unique(alpha[:: max(1, alpha.size // COUNTED)]).size
-    if different <= MANY:
+    different = np.unique(alpha[:: max(1, alpha.size // COUNTED_VALUES)]).size
+    if different <= MANY_LEVELS:
         return None
     black = _blackness(top, colors, lossy=declared.lossy)
     empty = _is_black(alpha, colors, black)
     rest = alpha[~empty]
-    zeros, full = (float(np.mean(found)) if rest.size else 1.0 for found in (rest <= 0, rest >= top * NEAR))
-    if full >= MOSTLY or zeros > FEW_ZEROS or (multiplied and (zeros > 0 or empty.any())):
+    zeros, full = (float(np.mean(found)) if rest.size else 1.0 for found in (rest <= 0, rest >= top * NEAR_TOP))
+    if full >= MOSTLY or zeros > MAX_ZERO_SHARE or (multiplied and (zeros > 0 or empty.any())):
         return None
     if _uniform(colors[:, ~empty]):
         return None  # a uniform color under an alpha that varies is an overlay, such as a shaded relief
     alike, textured = _details(sample.blocks)
-    if zeros > STRAY:
+    if zeros > STRAY_SHARE:
         own_values = alike and textured
     elif empty.any():
         own_values = (alike or full < SOME) if textured else not _rises(sample.blocks, black)
@@ -240,7 +240,7 @@ def _blackness(top: float, colors: NDArray[Any], *, lossy: bool) -> tuple[float,
     """Return the largest values of alpha and of colors that count as black."""
     if not lossy:
         return 0.0, 0.0
-    return BLACK * top, BLACK * alpha_top(colors.dtype, float(colors.max(initial=0)))
+    return BLACK_SHARE * top, BLACK_SHARE * alpha_top(colors.dtype, float(colors.max(initial=0)))
 
 
 def _is_black(alpha: NDArray[Any], colors: NDArray[Any], black: tuple[float, float]) -> NDArray[np.bool_]:
@@ -250,21 +250,21 @@ def _is_black(alpha: NDArray[Any], colors: NDArray[Any], black: tuple[float, flo
 
 def _rises(blocks: tuple[AlphaBlock, ...], black: tuple[float, float]) -> bool:
     """Return whether alpha rises gradually beside black pixels, by medians over all rows and columns."""
-    found: dict[tuple[int, int], list[NDArray[Any]]] = {pair: [] for pair in STEPS}
+    found: dict[tuple[int, int], list[NDArray[Any]]] = {pair: [] for pair in EDGE_DISTANCES}
     for alpha, colors, shown in blocks:
         dark = shown & _is_black(alpha, colors, black)
         lit = shown & ~dark
         for turns in range(4):
             plane, before, after = (np.rot90(each, turns) for each in (alpha, dark, lit))
             rows, columns = np.nonzero(before[:, :-1] & after[:, 1:])
-            for pair in STEPS:
+            for pair in EDGE_DISTANCES:
                 there = columns + pair[1] < plane.shape[1]
                 row, near, far = rows[there], columns[there] + pair[0], columns[there] + pair[1]
                 both = after[row, near] & after[row, far]
                 found[pair].append(np.stack([plane[row, near][both], plane[row, far][both]]))
     for parts in found.values():
         values = np.concatenate(parts, axis=1).astype(np.float64)
-        if values.size and np.median(values[0]) < RISING * np.median(values[1]):
+        if values.size and np.median(values[0]) < RISING_SHARE * np.median(values[1]):
             return True
     return False
 

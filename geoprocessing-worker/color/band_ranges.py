@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from geoprocessing_worker.color.fill_value import find_fill_values, without
 from geoprocessing_worker.raster import BandHeader
 
-SMALL = 0.03  # of the common range: eight gray levels for a whole band
-FEWEST = 256  # values
+SMALL_SHARE = 0.03  # of the common range: eight gray levels for a whole band
+MIN_VALUES = 256  # values
 
 
 def unlike_ranges(values: NDArray[Any], bands: Sequence[BandHeader]) -> str | None:
@@ -20,12 +20,12 @@ def unlike_ranges(values: NDArray[Any], bands: Sequence[BandHeader]) -> str | No
 
     Bytes are not stretched, and a constant band fits any stretch.
     """
-    if values.dtype.kind not in "iuf" or values.dtype == np.uint8 or values.shape[1] < FEWEST:
+    if values.dtype.kind not in "iuf" or values.dtype == np.uint8 or values.shape[1] < MIN_VALUES:
         return None
     ranges = [edges for plane in values if (edges := _range(plane))[1] > edges[0]]
     scaled = [_scaled(_range(plane), band) for plane, band in zip(values, bands, strict=True)]
     for found in (ranges, [edges for edges in scaled if edges[1] > edges[0]]):
-        if len(found) > 1 and min(high - low for low, high in found) < SMALL * _span(found):
+        if len(found) > 1 and min(high - low for low, high in found) < SMALL_SHARE * _span(found):
             return "the bands' ranges differ: " + ", ".join(f"{low:.6g} to {high:.6g}" for low, high in found)
     return None
 

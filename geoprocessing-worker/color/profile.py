@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from geoprocessing_worker.raster import U8
 
-LARGEST = 4 << 20  # bytes. Printers' profiles have one or two million.
-SAME = 2  # gray levels: a profile that moves no color further is equivalent to sRGB
-STEPS = {3: 17, 4: 9}  # test colors along each axis, by channels
+MAX_PROFILE_BYTES = 4 << 20  # bytes. Printers' profiles have one or two million.
+SAME_LEVELS = 2  # gray levels: a profile that moves no color further is equivalent to sRGB
+TEST_STEPS = {3: 17, 4: 9}  # test colors along each axis, by channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class ColorProfile:
 
 def decoded(text: str | None) -> bytes | None:
     """Return the profile from GDAL's base64. `None` if there is none, or one of implausible size."""
-    if not text or len(text) > LARGEST * 4 // 3:
+    if not text or len(text) > MAX_PROFILE_BYTES * 4 // 3:
         return None
     try:
         return base64.b64decode(text, validate=True)
@@ -56,13 +56,13 @@ def choose_profile(icc: bytes | None, channels: int) -> ColorProfile | None:
         found = profile.to_srgb(colors)
     except pyvips.Error:
         return None
-    if channels == 3 and np.abs(found.astype(int) - colors).max() <= SAME:
+    if channels == 3 and np.abs(found.astype(int) - colors).max() <= SAME_LEVELS:
         return None
     return profile
 
 
 def _palette(channels: int) -> U8:
     """Return (channels, n) colors, evenly through the whole cube."""
-    axis: NDArray[np.float64] = np.linspace(0, 255, STEPS[channels])
+    axis: NDArray[np.float64] = np.linspace(0, 255, TEST_STEPS[channels])
     cube = np.stack(np.meshgrid(*[axis] * channels)).reshape(channels, -1)
     return np.rint(cube).astype(np.uint8)

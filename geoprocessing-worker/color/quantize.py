@@ -15,7 +15,7 @@ from geoprocessing_worker.raster import U8
 U16 = NDArray[np.uint16]
 CODES = 65536
 WHOLE_SPAN = 2048  # integers: a stretch over at least so many can be averaged as integers
-ROOM = 1.5  # times the stretch's span on either side. Values farther out are clipped to it.
+MARGIN_SPANS = 1.5  # times the stretch's span on either side. Values farther out are clipped to it.
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def choose_quantizer(dtype: Any, stretch: Stretch) -> Quantizer:
         return PLAIN
     if span >= WHOLE_SPAN and kind == np.int16:
         return SIGNED
-    first = stretch.lo - ROOM * span
+    first = stretch.lo - MARGIN_SPANS * span
     if kind == np.float32 and abs(first) < LARGE:
         first = float(np.float32(first))  # exact, so that subtraction from values far from 0 is too
-    return Quantizer(first, (1 + 2 * ROOM) * span / (CODES - 1))
+    return Quantizer(first, (1 + 2 * MARGIN_SPANS) * span / (CODES - 1))

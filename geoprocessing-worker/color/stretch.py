@@ -8,25 +8,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-CLASSES = 64
+MAX_CLASSES = 64
 """A raster of at most so many distinct integers has classes, not measurements."""
 
-DARK = 128
+DARK_CODES = 128
 """Codes of classes are spread if all are below. Grays of a photograph may be as dark as they are."""
 
 CLASS_SPAN = 1024
 """Codes of land cover and the like have a smaller span. Codes of a wider span must be repeated:"""
-REPEATED = 8  # pixels per value, as the median. In measurements hardly a value occurs twice.
-COUNTED = 1 << 18  # values of a sample in which repetitions are counted
+MIN_REPETITIONS = 8  # pixels per value, as the median. In measurements hardly a value occurs twice.
+COUNTED_VALUES = 1 << 18  # values of a sample in which repetitions are counted
 
-SMALLEST = 1e-300
+MIN_SPAN = 1e-300
 """A smaller span is constant, since division by it overflows."""
 
-LOOKED_AT = (256, 1024)  # rows and columns: enough to see how neighbors differ
+COMPARED_SHAPE = (256, 1024)  # rows and columns: enough to see how neighbors differ
 MANY_CLASSES = 16  # values: among fewer, every step is to one nearby
-NEARBY = 3  # ranks
-FIRST = 1000  # values
-MOSTLY = 0.6  # of all changes between neighbors
+NEARBY_RANKS = 3  # ranks
+FIRST_VALUES = 1000  # values
+MIN_NEARBY_SHARE = 0.6  # of all changes between neighbors
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +51,29 @@ def few_values(values: NDArray[np.generic]) -> bool:
 
 def few_near_values(values: NDArray[np.generic]) -> bool:
     """Whether they are classes with a span of codes so small that minimum to maximum shows them all."""
-    if values.size < 16 or not _whole(values):
+    if values.size < 16 or not _are_integers(values):
         return False
     if float(values.max()) - float(values.min()) > CLASS_SPAN:
         return False
     # uint8 subtraction overflows, as does a large float as an integer.
     wide = values if values.dtype.kind == "f" else values.astype(np.int64)
     codes = (wide - wide.min()).astype(np.intp)
-    return int(np.count_nonzero(np.bincount(codes))) <= CLASSES
+    return int(np.count_nonzero(np.bincount(codes))) <= MAX_CLASSES
 
 
 def _few_far_values(values: NDArray[Any]) -> bool:
-    if values.size < 16 or np.unique(values[:: max(1, values.size // FIRST)]).size > CLASSES or not _whole(values):
+    some = values[:: max(1, values.size // FIRST_VALUES)]
+    if values.size < 16 or np.unique(some).size > MAX_CLASSES or not _are_integers(values):
         return False
-    codes, counts = np.unique(values[:: max(1, values.size // COUNTED)], return_counts=True)
-    return codes.size <= CLASSES and float(np.median(counts)) >= REPEATED
+    codes, counts = np.unique(values[:: max(1, values.size // COUNTED_VALUES)], return_counts=True)
+    return codes.size <= MAX_CLASSES and float(np.median(counts)) >= MIN_REPETITIONS
 
 
-def _whole(values: NDArray[Any]) -> bool:
+def _are_integers(values: NDArray[Any]) -> bool:
     """Whether all are integers. Among floats the first few decide nearly always."""
     if values.dtype.kind != "f":
         return values.dtype.kind in "iub"
-    return all(bool((part == np.rint(part)).all()) for part in (values[:FIRST], values))
+    return all(bool((part == np.rint(part)).all()) for part in (values[:FIRST_VALUES], values))
 
 
 def is_ordered(plane: NDArray[Any]) -> bool:
@@ -80,19 +81,19 @@ def is_ordered(plane: NDArray[Any]) -> bool:
 
     Between neighbors, measurements change to a value nearby, classes to any. Among few values all are near.
     """
-    part = plane[: LOOKED_AT[0], : LOOKED_AT[1]]
-    known = _distinct(part) if _whole(part.reshape(-1)) else part[:0, 0]
-    if not MANY_CLASSES < known.size <= CLASSES:
+    part = plane[: COMPARED_SHAPE[0], : COMPARED_SHAPE[1]]
+    known = _distinct(part) if _are_integers(part.reshape(-1)) else part[:0, 0]
+    if not MANY_CLASSES < known.size <= MAX_CLASSES:
         return False
     steps = np.abs(np.diff(np.searchsorted(known, part).astype(np.int16), axis=1))
     changes = np.count_nonzero(steps)
-    return bool(changes and np.count_nonzero(steps > NEARBY) < changes * (1 - MOSTLY))
+    return bool(changes and np.count_nonzero(steps > NEARBY_RANKS) < changes * (1 - MIN_NEARBY_SHARE))
 
 
 def _distinct(part: NDArray[Any]) -> NDArray[Any]:
     if part.dtype == np.uint8:
         return np.flatnonzero(np.bincount(part.reshape(-1), minlength=256)).astype(np.uint8)
-    if np.unique(part[::16]).size > CLASSES:
+    if np.unique(part[::16]).size > MAX_CLASSES:
         return part[:0, 0]
     return np.unique(part)
 
@@ -116,11 +117,10 @@ def choose_stretch(
     if values.size == 0:
         return Stretch("none", 0.0, 255.0, "no valid value in the sample")
     if not color and not ordered and few_near_values(values):
-        return _minmax(values, f"at most {CLASSES} different whole values: classes, all kept apart")
+        return _minmax(values, f"at most {MAX_CLASSES} different whole values: classes, all kept apart")
     if not color and not ordered and few_values(values):
-        return _percentile(
-            values, 0.5, 99.5, f"at most {CLASSES} different whole values far apart: classes, the usual ones kept apart"
-        )
+        reason = f"at most {MAX_CLASSES} different whole values far apart: classes, the usual ones kept apart"
+        return _percentile(values, 0.5, 99.5, reason)
     return _percentile(values, 2.0, 98.0, "2nd to 98th percentile of the valid pixels in the sample")
 
 
@@ -128,7 +128,7 @@ def _byte(values: NDArray[np.generic], bits: int | None, *, color: bool, ordered
     if bits is not None and bits < 8 and (values.size == 0 or int(values.max()) < 2**bits):
         return Stretch("bits", 0.0, float(2**bits - 1), f"the file's {bits} bits, spread over 8")
     varied = values.size > 0 and values.min() != values.max()
-    dark = CLASSES if ordered else DARK
+    dark = MAX_CLASSES if ordered else DARK_CODES
     if not color and varied and int(values.max()) < dark and few_values(values):
         return _minmax(values, f"few whole values below {dark}, which would all be dark: all kept apart")
     return Stretch("none", 0.0, 255.0, "8-bit values are shown as they are")
@@ -168,7 +168,7 @@ def _percentile(values: NDArray[np.generic], low: float, high: float, reason: st
 
 def _apart(kind: str, lo: float, hi: float, reason: str) -> Stretch:
     """Return a stretch, or a flat middle gray for a constant raster, so that nothing is divided by zero."""
-    if hi - lo > SMALLEST:
+    if hi - lo > MIN_SPAN:
         return Stretch(kind, lo, hi, reason)
     half = max(abs(lo) * 1e-6, 0.5)
     return Stretch("constant", lo - half, lo + half, f"{reason}; all values are {lo:g}, so a flat picture")

@@ -12,9 +12,9 @@ from geoprocessing_worker.geo.pixel_to_crs import Points, is_mercator, period, p
 from geoprocessing_worker.raster import SourceHeader
 
 EARTH_RADIUS = 6.4e6  # meters. A file narrower than that in the CRS holds little that is stretched
-STRETCHED = 132.0  # times the area scale of the smallest part: as much as Web Mercator at its edge
-SMALLEST = 0.1  # quantile of the area scale that counts as the smallest
-WORTH = 3.0  # ratio of widths, whole file to part, from which the part is used
+MAX_AREA_SCALE = 132.0  # times the area scale of the smallest part: as much as Web Mercator at its edge
+SMALLEST_QUANTILE = 0.1  # quantile of the area scale that counts as the smallest
+MIN_WIDTH_RATIO = 3.0  # ratio of widths, whole file to part, from which the part is used
 SAMPLES = 65  # points along each side of the area of use
 
 
@@ -53,7 +53,7 @@ def usable_part(header: SourceHeader, crs: CRS, xs: Points, ys: Points) -> tuple
             f"The file lies outside the area where {crs.name} can be used, which runs from {south:g} to {north:g} "
             f"degrees north and from {west:g} to {east:g} degrees east. Choose another system.",
         )
-    return found if _width(*found[:2]) * WORTH < _width(xs, ys) else None
+    return found if _width(*found[:2]) * MIN_WIDTH_RATIO < _width(xs, ys) else None
 
 
 def cell_areas(xs: Points, ys: Points) -> Points:
@@ -77,8 +77,8 @@ def _stretched(header: SourceHeader, crs: CRS, shape: tuple[int, ...]) -> NDArra
     lons, lats = project(_crs(header), CRS.from_epsg(4326), *pixel_to_crs(header)(columns.ravel(), rows.ravel()))
     scales = areal_scales(crs, lons, lats).reshape(shape)
     known = scales[np.isfinite(scales)]
-    smallest = np.quantile(known, SMALLEST) if known.size else np.inf
-    stretched: NDArray[np.bool_] = scales > STRETCHED * smallest
+    smallest = np.quantile(known, SMALLEST_QUANTILE) if known.size else np.inf
+    stretched: NDArray[np.bool_] = scales > MAX_AREA_SCALE * smallest
     return stretched
 
 

@@ -12,16 +12,16 @@ from rasterio.control import GroundControlPoint
 from rasterio.errors import TransformError
 from rasterio.transform import GCPTransformer
 
-CLOSE = 0.25  # pixels. A polynomial with a residual up to this is good enough
-FEW = 9  # points. With so few a polynomial averages little, so that its residual is no noise
-MOST_SPLINE = 500  # points. A spline takes 0.1 s to solve for so many, and 0.7 s for twice as many
+CLOSE_RESIDUAL = 0.25  # pixels. A polynomial with a residual up to this is good enough
+FEW_POINTS = 9  # points. With so few a polynomial averages little, so that its residual is no noise
+MAX_SPLINE_POINTS = 500  # points. A spline takes 0.1 s to solve for so many, and 0.7 s for twice as many
 FOLDS = 5  # of the cross-validation
-MUCH_BETTER = 2.0  # times
-FLAT = 1e-6  # breadth over length of points on one line
+MIN_IMPROVEMENT = 2.0  # times
+LINE_BREADTH = 1e-6  # breadth over length of points on one line
 MAX_RESIDUAL = 0.05  # of the diagonal of the points in pixels. A curve with a larger residual is rejected
-GRID = 33  # points a side at which a curve is checked for folds
+GRID_SIDE = 33  # points a side at which a curve is checked for folds
 MAX_NAMED = 4  # points in a message
-NEARLY = 0.8  # of the largest residual. Such points are named too
+NAMED_SHARE = 0.8  # of the largest residual. Such points are named too
 
 Points = tuple[GroundControlPoint, ...]
 
@@ -76,10 +76,10 @@ def fit_control(points: Points) -> Control | Misfit | None:
     if len(points) < 3 or _on_a_line(points):
         return None
     polynomial = _residual(points, points, spline=False)
-    if polynomial is not None and (polynomial <= CLOSE or _averages(points, polynomial)):
+    if polynomial is not None and (polynomial <= CLOSE_RESIDUAL or _averages(points, polynomial)):
         return _averaged(points, polynomial)
     spline = _residual(points, points, spline=True) if _has_exact_fit(points) else None
-    if spline is not None and spline <= CLOSE and not _folds(points, spline=True):
+    if spline is not None and spline <= CLOSE_RESIDUAL and not _folds(points, spline=True):
         return Control(points, spline, spline=True, polynomial_residual=polynomial)
     return _averaged(points, polynomial)
 
@@ -91,7 +91,7 @@ def _averaged(points: Points, polynomial: float | None) -> Control | Misfit:
     if polynomial <= MAX_RESIDUAL * math.hypot(np.ptp(columns), np.ptp(rows)) and not _folds(points, spline=False):
         return Control(points, polynomial)
     residuals = _residuals(points, points, spline=False)
-    least = max(CLOSE, NEARLY * float(residuals.max()))
+    least = max(CLOSE_RESIDUAL, NAMED_SHARE * float(residuals.max()))
     worst = [points[number] for number in np.argsort(-residuals) if residuals[number] >= least]
     return Misfit(polynomial, tuple(worst[:MAX_NAMED]))
 
@@ -99,7 +99,7 @@ def _averaged(points: Points, polynomial: float | None) -> Control | Misfit:
 def _folds(points: Points, *, spline: bool) -> bool:
     """Whether a curve folds: some of its parts are mirrored and others are not."""
     columns, rows = (
-        np.linspace(min(side), max(side), GRID)
+        np.linspace(min(side), max(side), GRID_SIDE)
         for side in ([point.col for point in points], [point.row for point in points])
     )
     across, down = np.meshgrid(columns, rows)
@@ -120,15 +120,15 @@ def _averages(points: Points, polynomial: float) -> bool:
 
     Errors are independent of each other, so that no spline predicts a point from the others.
     """
-    if len(points) <= FEW:
+    if len(points) <= FEW_POINTS:
         return False
-    return len(points) > MOST_SPLINE or _held_out(points) * MUCH_BETTER > polynomial
+    return len(points) > MAX_SPLINE_POINTS or _held_out(points) * MIN_IMPROVEMENT > polynomial
 
 
 def _has_exact_fit(points: Points) -> bool:
     """Whether a spline can be solved in time, and no pixel has two positions."""
     pixels, places = {(point.row, point.col) for point in points}, {(point.x, point.y) for point in points}
-    return len(points) <= MOST_SPLINE and len(pixels) == len(places) == len(points)
+    return len(points) <= MAX_SPLINE_POINTS and len(pixels) == len(places) == len(points)
 
 
 def _held_out(points: Points) -> float:
@@ -155,7 +155,7 @@ def _on_a_line(points: Points) -> bool:
 
 def _is_flat(side: NDArray[np.float64]) -> bool:
     length, breadth = np.linalg.svd(side - side.mean(axis=0), compute_uv=False)[:2]
-    return bool(breadth <= FLAT * length)
+    return bool(breadth <= LINE_BREADTH * length)
 
 
 def _residual(fitted: Points, points: Points, *, spline: bool) -> float | None:

@@ -17,7 +17,7 @@ from geoprocessing_worker.raster import Georeferencing, Grid, SourceHeader
 
 SAMPLES = 33  # points along each side: projections curve by less than a pixel between them
 NEAR_POLE = 85.0  # degrees
-WIDEST = 16.0  # ratio of width to height, in degrees near a pole
+MAX_ASPECT = 16.0  # ratio of width to height, in degrees near a pole
 LIMB_SAMPLES = 513  # if some points are off the Earth: at its limb a hundredth of the side is ten degrees
 
 
@@ -172,9 +172,10 @@ def _warped(header: SourceHeader, crs: CRS, max_size: int, reason: str) -> Layou
     pixel = _pixel_size(xs, ys, pixels, (right - left) * (top - bottom))
     full_width, full_height = max(1.0, (right - left) / pixel), max(1.0, (top - bottom) / pixel)
     near_pole = crs.is_geographic and max(abs(bottom), abs(top)) > NEAR_POLE * per_degree(crs)
-    if near_pole and full_width > WIDEST * full_height:
+    if near_pole and full_width > MAX_ASPECT * full_height:
         # Degrees of longitude are short there: square pixels would make a strip of a few rows.
-        full_width, full_height = (full_width * full_height * WIDEST) ** 0.5, (full_width * full_height / WIDEST) ** 0.5
+        area = full_width * full_height
+        full_width, full_height = (area * MAX_ASPECT) ** 0.5, (area / MAX_ASPECT) ** 0.5
     scale = min(1.0, max_size / max(full_width, full_height))
     width = min(max_size, max(1, round(full_width * scale)))
     height = min(max_size, max(1, round(full_height * scale)))

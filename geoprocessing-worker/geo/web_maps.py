@@ -17,7 +17,7 @@ from geoprocessing_worker.raster import Grid
 
 HOLDS = 2.0  # pixels of the picture. A placement with a larger error is omitted
 EXACT = 0.1  # pixels. A KML box is preferred to a quad up to this error
-DUST = 1e-6  # degrees. A tenth of a meter
+ROUNDING = 1e-6  # degrees. A tenth of a meter
 MERCATOR, DEGREES = "EPSG:3857", "EPSG:4326"
 
 Corners = tuple[tuple[float, float], ...]
@@ -126,7 +126,7 @@ def _northing(lats: Points) -> Points:
 def _on_mercator(corners: Corners, true: tuple[Points, Points], grid: Grid) -> Placement:
     lons, lats = np.array(corners).T
     error = largest_error(np.stack([lons, _northing(lats)], axis=-1), true, grid.width, grid.height)
-    within = bool((np.abs(lats) <= MERCATOR_LIMIT + DUST).all())
+    within = bool((np.abs(lats) <= MERCATOR_LIMIT + ROUNDING).all())
     return Placement(corners, error, within and error <= HOLDS and _has_area(corners))
 
 

@@ -20,15 +20,15 @@ from geoprocessing_worker.raster import Picture, SampleKind, SourceHeader
 from geoprocessing_worker.render.plan import RenderPlan
 from geoprocessing_worker.source.sampling import OpenLevel, open_level, read_window
 
-EACH_WAY = 4  # points along each side: none in the middle, where a mirrored picture is right
+POINTS_PER_SIDE = 4  # points along each side: none in the middle, where a mirrored picture is right
 REACH = 2.0  # output pixels around a point that averaging and interpolation can mix into its color
 MARGIN = 3  # source pixels more, for interpolation without downsampling
-WIDEST = 512  # pixels a side. Points with a larger source window are skipped.
-DECODED = 64 << 20  # bytes: files with blocks so large that the check would cost as much as the picture are skipped
+MAX_WINDOW = 512  # pixels a side. Points with a larger source window are skipped.
+MAX_BLOCK_BYTES = 64 << 20  # of all points. Larger blocks are skipped: the check would cost as much as the picture
 ROUNDING = 4  # gray levels
 OVERSHOOT = 0.3  # of the range around a point, by which cubic and lanczos may exceed it
-WHOLE = 1 << 19  # pixels: a level up to this size is read at once
-MOST_UNLIKE = 0.25  # of the points: a wrong picture differs in nearly all that are not flat
+MAX_WHOLE_PIXELS = 1 << 19  # pixels: a level up to this size is read at once
+MAX_UNLIKE_SHARE = 0.25  # of the points: a wrong picture differs in nearly all that are not flat
 
 Samples = tuple[Block, NDArray[np.uint8] | None]
 """(bands, rows, columns) raw values of the shown bands, and the (rows, columns) opacity."""
@@ -58,7 +58,7 @@ def check_pixels(
         for column, row, window in _places(header, plan):
             verdicts.append(_matches(_pixel(picture, column, row), read(window), header, plan, leeway))
     found = PixelMatches(len(verdicts), sum(verdicts))
-    if found.compared - found.matching > max(1, found.compared * MOST_UNLIKE):
+    if found.compared - found.matching > max(1, found.compared * MAX_UNLIKE_SHARE):
         raise failed(f"in {found.compared - found.matching} of {found.compared} places it shows something else", path)
     return found
 
@@ -66,7 +66,7 @@ def check_pixels(
 def _window_reader(source: OpenLevel, header: SourceHeader, plan: RenderPlan) -> ReadWindow:
     """Read windows one by one, or a small level at once, since each call costs 1 ms at any size."""
     level = plan.level
-    if level.width * level.height > WHOLE:
+    if level.width * level.height > MAX_WHOLE_PIXELS:
         return lambda window: read_window(source, header, plan.bands, plan.nodata, window)
     whole = Window(0, 0, level.width, level.height)
     pixels, shown = read_window(source, header, plan.bands, plan.nodata, whole)
@@ -82,10 +82,10 @@ def _places(header: SourceHeader, plan: RenderPlan) -> Iterator[tuple[int, int, 
     """Yield (column, row) of the picture and the window of the level around it, if it is wholly inside of the file."""
     level, target = plan.level, plan.layout.target
     block_bytes = level.block_width * level.block_height * len(header.bands)
-    if block_bytes * np.dtype(header.bands[0].dtype).itemsize * EACH_WAY**2 > DECODED:
+    if block_bytes * np.dtype(header.bands[0].dtype).itemsize * POINTS_PER_SIDE**2 > MAX_BLOCK_BYTES:
         return
     inverse = source_positions(header, plan.layout, level.width, level.height)
-    parts = (np.arange(EACH_WAY) + 0.5) / EACH_WAY
+    parts = (np.arange(POINTS_PER_SIDE) + 0.5) / POINTS_PER_SIDE
     reach = np.array([-REACH, 0.0, REACH])
     for column in (parts * target.width).astype(int):
         for row in (parts * target.height).astype(int):
@@ -95,7 +95,7 @@ def _places(header: SourceHeader, plan: RenderPlan) -> Iterator[tuple[int, int, 
             left, top = int(xs.min()) - MARGIN, int(ys.min()) - MARGIN
             right, bottom = int(xs.max()) + MARGIN + 1, int(ys.max()) + MARGIN + 1
             inside = left >= 0 and top >= 0 and right <= level.width and bottom <= level.height
-            if inside and right - left <= WIDEST and bottom - top <= WIDEST:
+            if inside and right - left <= MAX_WINDOW and bottom - top <= MAX_WINDOW:
                 yield int(column), int(row), Window(left, top, right - left, bottom - top)
 
 

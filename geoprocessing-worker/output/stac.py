@@ -18,7 +18,7 @@ from geoprocessing_worker.raster import Grid, SourceHeader
 
 Json = dict[str, JsonValue]
 
-DUST = 1e-6  # degrees: a tenth of a metre
+ROUNDING = 1e-6  # degrees: a tenth of a metre
 STAC_EXTENSIONS = (
     "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
     "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
@@ -77,9 +77,9 @@ def footprint(grid: Grid) -> tuple[Json | None, list[float] | None]:
     if ring is None or bounds is None:
         return None, None
     west, south, east, north = bounds
-    if east - west >= 360.0 - DUST:
+    if east - west >= 360.0 - ROUNDING:
         return _boxes((-180.0, 180.0), south=south, north=north), [-180.0, south, 180.0, north]
-    if west >= -180.0 - DUST and east <= 180.0 + DUST:
+    if west >= -180.0 - ROUNDING and east <= 180.0 + ROUNDING:
         points: list[JsonValue] = [[min(max(lon, -180.0), 180.0), lat] for lon, lat in (*ring, ring[0])]
         return {"type": "Polygon", "coordinates": [points]}, [max(west, -180.0), south, min(east, 180.0), north]
     shift = 360.0 * math.floor((west + 180.0) / 360.0)

@@ -20,7 +20,7 @@ from geoprocessing_worker.handlers import GROUP, INTERFACE, Payload, TaskHandler
 from geoprocessing_worker.sandbox.landlock import AllowedPaths
 
 # Share of all stages up to which the last one is short. Ours check and package in a sixth.
-SHORT = 0.2
+SHORT_LAST_STAGE = 0.2
 
 # Percent of the whole after download, the handler's stages, and upload: about their shares for a mosaic of 100 MB.
 DOWNLOADED, PROCESSED, UPLOADED = 25.0, 85.0, 99.0
@@ -53,7 +53,7 @@ class BoundHandler:
     def closing(self) -> str | None:
         """The last stage, if it is short enough for the next job to be claimed at its beginning."""
         *_, (name, share) = self.handler.stages.items()
-        return name if share <= SHORT * sum(self.handler.stages.values()) else None
+        return name if share <= SHORT_LAST_STAGE * sum(self.handler.stages.values()) else None
 
     def reach(self, source: Path | None, folder: Path) -> AllowedPaths:
         """Return the paths for a child: an input file or None, and an output folder."""

@@ -45,7 +45,7 @@ DRIVERS = frozenset({"GTiff", "COG", "PNG", "JPEG", "WEBP", "MEM"})
 PLACEHOLDER = {b"DMD_LONGNAME": b"Placeholder", b"DCAP_RASTER": b"YES", b"DCAP_CREATECOPY": b"YES"}
 
 OF_RASTER = 0x02  # GDAL_OF_RASTER
-SMALL = 1 << 20  # pixels
+SMALL_SOURCE_PIXELS = 1 << 20  # pixels
 MAX_CACHED = 32  # of the 256 files that a child may have open
 
 
@@ -253,7 +253,7 @@ def open_source(
         closing.enter_context(dataset)
         _find_overviews(dataset)
         clear_errors(dataset)
-        small = dataset.width * dataset.height <= SMALL
+        small = dataset.width * dataset.height <= SMALL_SOURCE_PIXELS
         if cache is not None and not own and small and len(cache.datasets) < MAX_CACHED:
             cache.datasets[key] = dataset
             cache.closing.push(closing.pop_all())

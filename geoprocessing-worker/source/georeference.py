@@ -16,8 +16,8 @@ from geoprocessing_worker.geo.crs import horizontal, per_degree, usable
 from geoprocessing_worker.raster import Georeferencing
 from geoprocessing_worker.source.declared_crs import DeclaredCrs
 
-FARTHEST = 1e12  # in units of the CRS. The Moon is 4e8 meters away
-HALF_ROUND = 180.0  # degrees
+MAX_COORDINATE = 1e12  # in units of the CRS. The Moon is 4e8 meters away
+HALF_TURN = 180.0  # degrees
 LATITUDE, LONGITUDE = 91.0, 721.0  # degrees: larger than those of any real grid, rounding and a second turn included
 ON_A_LINE = "the file's ground control points lie on one line or in one place, so that no curve goes through them"
 
@@ -62,7 +62,7 @@ def _by_transform(dataset: Any, declared: DeclaredCrs, source_crs: CRS | None) -
     transform = dataset.transform
     corners = [transform @ corner for corner in ((0, 0), (dataset.width, 0), (0, dataset.height))]
     numbers = [*transform, *(number for corner in corners for number in corner)]
-    if not all(math.isfinite(number) and abs(number) < FARTHEST for number in numbers):
+    if not all(math.isfinite(number) and abs(number) < MAX_COORDINATE for number in numbers):
         return Georeference(doubt="the numbers of the file's georeference are impossible")
     found = _placed_crs(declared, source_crs, corners)
     kind = Georeferencing.NONE if found.crs is None else Georeferencing.AFFINE
@@ -124,7 +124,7 @@ def _continuous(points: list[GroundControlPoint], crs: CRS) -> tuple[GroundContr
     longitudes = [point.x for point in points]
     if not horizontal(crs).is_geographic:
         return tuple(points)
-    half_round = HALF_ROUND * per_degree(crs)
+    half_round = HALF_TURN * per_degree(crs)
     if max(longitudes) - min(longitudes) <= half_round:
         return tuple(points)
     eastward = [longitude + 2 * half_round if longitude < 0.0 else longitude for longitude in longitudes]

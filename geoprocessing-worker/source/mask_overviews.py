@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 SIDE = 512  # pixels of a square that is compared
-MOST_PIXELS = 1 << 25  # of the full mask: 0.1 s on a slow core. Of larger masks only some squares are compared
-CHECKED = 64  # differences examined per square
-WRONG = 1e-4  # of the pixels of an overview
-FEWEST_WRONG = 2
+MAX_PIXELS = 1 << 25  # of the full mask: 0.1 s on a slow core. Of larger masks only some squares are compared
+CHECKED_DIFFERENCES = 64  # differences examined per square
+WRONG_SHARE = 1e-4  # of the pixels of an overview
+MIN_WRONG = 2
 REACH = 1.5  # overview pixels by which resampling and alignment can move an edge
 
 
@@ -42,14 +42,14 @@ def contradicting(full: Any, overviews: Sequence[Any]) -> list[float]:
             wrong[number] += found[1]
     shares = wrong / np.maximum(compared, 1)
     return [
-        float(share) if share > WRONG and count > FEWEST_WRONG else 0.0
+        float(share) if share > WRONG_SHARE and count > MIN_WRONG else 0.0
         for share, count in zip(shares, wrong, strict=True)
     ]
 
 
 def _squares(full: Any) -> Iterator[_Square]:
     across, down = -(-full.width // SIDE), -(-full.height // SIDE)
-    step = max(1, -(-across * down * SIDE * SIDE // MOST_PIXELS))
+    step = max(1, -(-across * down * SIDE * SIDE // MAX_PIXELS))
     for row in range(down):
         # The offset differs by row, so that the squares form a chessboard.
         for column in range(row * (step // 2 + 1) % step, across, step):
@@ -78,7 +78,7 @@ def _compare(full: Any, overview: Any, square: _Square) -> tuple[int, float]:
     different = np.argwhere(square.visible[np.ix_(ys, xs)] != shown)
     if not len(different):
         return shown.size, 0.0
-    chosen = np.random.default_rng(0).permutation(len(different))[:CHECKED]  # not all from one side
+    chosen = np.random.default_rng(0).permutation(len(different))[:CHECKED_DIFFERENCES]  # not all from one side
     examined, wrong = 0, 0
     for row, column in different[chosen]:
         around = _around(square, ys[row], xs[column], REACH * scale_y, REACH * scale_x)

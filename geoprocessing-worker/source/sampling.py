@@ -22,8 +22,8 @@ from geoprocessing_worker.color.stretch import is_ordered
 from geoprocessing_worker.raster import Level, SourceHeader
 from geoprocessing_worker.source.gdal import open_source
 
-ENOUGH = 1_000_000  # pixels. Percentiles are then accurate to a tenth of a percent
-WHOLE = 4_000_000  # pixels. A level up to this size is read whole
+SAMPLED_PIXELS = 1_000_000  # pixels. Percentiles are then accurate to a tenth of a percent
+MAX_WHOLE_PIXELS = 4_000_000  # pixels. A level up to this size is read whole
 MAX_BLOCKS = 64
 COLLAR_SHARE = 0.95  # of the outermost pixels, from which one value is a collar
 LOSSY = ("JPEG", "WEBP", "JXL", "LERC")  # GDAL's names of codecs
@@ -56,7 +56,7 @@ def take_sample(
     path: Path, header: SourceHeader, choice: BandChoice, nodata: tuple[float | None, ...], shown: Level
 ) -> Sample:
     """Read at most a few million pixels, from the `shown` level if that is small."""
-    level = shown if shown.width * shown.height <= WHOLE else header.level_for(side=SMALLEST_OVERVIEW)
+    level = shown if shown.width * shown.height <= MAX_WHOLE_PIXELS else header.level_for(side=SMALLEST_OVERVIEW)
     windows = _windows(level)
     parts: list[NDArray[Any]] = []
     looked_at = 0
@@ -68,7 +68,7 @@ def take_sample(
             if len(block) == 1 and alpha is None and len(windows) == 1:
                 collar = _collar(block[0])
             ordered = ordered or (choice.color is Color.GRAY and is_ordered(block[0]))
-            step = max(1, int(np.sqrt(block[0].size * len(windows) / (2 * ENOUGH))))
+            step = max(1, int(np.sqrt(block[0].size * len(windows) / (2 * SAMPLED_PIXELS))))
             block, alpha = block[:, ::step, ::step], None if alpha is None else alpha[::step, ::step]
             looked_at += block[0].size
             parts.append(block.reshape(len(block), -1) if alpha is None else block[:, alpha > 0])
@@ -218,14 +218,14 @@ def _windows(level: Level) -> list[Window]:
 
     Only stored blocks of a sparse level are used.
     """
-    if level.width * level.height <= WHOLE:
+    if level.width * level.height <= MAX_WHOLE_PIXELS:
         return [Window(0, 0, level.width, level.height)]
     across, down = -(-level.width // level.block_width), -(-level.height // level.block_height)
     if level.stored is not None and (places := level.stored.places()).size:
         some = places[np.unique(np.linspace(0, len(places) - 1, MAX_BLOCKS).astype(int))]
         return [_block(level, int(column), int(row)) for row, column in some]
     block = min(level.block_width, level.width) * min(level.block_height, level.height)
-    wanted = max(9, min(MAX_BLOCKS, ENOUGH // block))
+    wanted = max(9, min(MAX_BLOCKS, SAMPLED_PIXELS // block))
     columns = min(across, max(1, round(np.sqrt(wanted * across / down))))
     rows = min(down, max(1, -(-wanted // columns)))
     return [
@@ -238,7 +238,7 @@ def _windows(level: Level) -> list[Window]:
 def _block(level: Level, across: int, down: int) -> Window:
     left, top = across * level.block_width, down * level.block_height
     # A strip can be the whole file. Only its first rows are read, or the sample would cost as much as the picture.
-    rows = max(1, WHOLE // min(level.block_width, level.width))
+    rows = max(1, MAX_WHOLE_PIXELS // min(level.block_width, level.width))
     return Window(
         left, top, min(level.block_width, level.width - left), min(level.block_height, level.height - top, rows)
     )

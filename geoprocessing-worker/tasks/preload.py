@@ -7,7 +7,7 @@ import gc
 import signal
 
 from geoprocessing_worker.sandbox import landlock, libc, limits
-from geoprocessing_worker.tasks import png
+from geoprocessing_worker.tasks import picture
 
 # By default glibc returns each large array to the kernel, and gives each thread a heap. The same pages are then zeroed
 # repeatedly. In one heap a child uses 5 to 12 % less processor time, and no more memory.
@@ -28,7 +28,7 @@ libc.die_with_parent()
 for option, value in KEEP_MEMORY.items():
     libc.set_malloc_option(option, value)
 
-png.preload()
+picture.preload()
 landlock.prepare()
 limits.max_tasks()
 

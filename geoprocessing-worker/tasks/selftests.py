@@ -14,7 +14,7 @@ from geoprocessing_worker.render.options import RenderOptions
 from geoprocessing_worker.render.task_options import CogOptions, InfoOptions, TilesOptions
 from geoprocessing_worker.tasks.cog.job import make_cog
 from geoprocessing_worker.tasks.info import describe_file
-from geoprocessing_worker.tasks.png import convert
+from geoprocessing_worker.tasks.picture import convert
 from geoprocessing_worker.tasks.tiles.job import make_tiles
 
 Options = TypeVar("Options", bound=Payload)

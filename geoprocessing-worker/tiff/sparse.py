@@ -22,7 +22,7 @@ from geoprocessing_worker.tiff.tags import (
     TILE_WIDTH,
 )
 
-LARGE = 64_000_000  # pixels. Smaller levels are read whole anyway
+LARGE_PIXELS = 64_000_000  # pixels. Smaller levels are read whole anyway
 UNCOMPRESSED = 1
 
 
@@ -38,7 +38,7 @@ def with_storage(structure: TiffStructure, levels: Sequence[Level], number: int,
         number: of the page's IFD.
         masked: the page has a mask.
     """
-    if levels[0].width * levels[0].height < LARGE:
+    if levels[0].width * levels[0].height < LARGE_PIXELS:
         return tuple(levels)
     with suppress(OSError, JobError), structure.open() as reader:
         return tuple(_with_storage(reader, _candidates(structure, level, number), level, masked) for level in levels)

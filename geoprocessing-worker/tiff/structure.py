@@ -91,7 +91,7 @@ class TiffReader:
         self._word, self._inline = ("Q", 8) if self._big else ("I", 4)
         if self._big and head[4:8] != struct.pack(self._order + "HH", 8, 0):
             raise malformed("its BigTIFF header declares another offset size than 8 bytes")
-        self._first = self._whole(8 if self._big else 4, self._word)
+        self._first = self._integer(8 if self._big else 4, self._word)
         self.remark: str | None = None
         """Set by `ifds` where the chain continues at an offset with no IFD, or with an incomplete one."""
 
@@ -143,7 +143,7 @@ class TiffReader:
     def following(self, ifd: Ifd) -> int:
         """Return the offset of the next IFD in the chain. As in libtiff, 0 if the file ends before its pointer."""
         at = self.following_at(ifd)
-        return self._whole(at, self._word) if at + self._inline <= self.size else 0
+        return self._integer(at, self._word) if at + self._inline <= self.size else 0
 
     def following_at(self, ifd: Ifd | None) -> int:
         """Return the offset of the pointer to the next IFD in the chain, or to the first one for `None`."""
@@ -174,7 +174,7 @@ class TiffReader:
         return all(tag in sides and self._is_side(sides[tag]) for tag in (WIDTH, HEIGHT))
 
     def _entry_count(self, at: int) -> int:
-        return self._whole(at, "Q" if self._big else "H")
+        return self._integer(at, "Q" if self._big else "H")
 
     def _is_side(self, field: Field) -> bool:
         whole = field.kind in INTEGERS and field.count == 1 and self._is_inside(field)
@@ -236,7 +236,7 @@ class TiffReader:
         self._file.seek(min(at, self.size))
         return self._file.read(count)
 
-    def _whole(self, at: int, letter: str) -> int:
+    def _integer(self, at: int, letter: str) -> int:
         return int(struct.unpack(self._order + letter, self._bytes(at, struct.calcsize(self._order + letter)))[0])
 
     def _bytes(self, at: int, count: int) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from geo_jobs_api.config import MOST_INLINE_BYTES
+from geo_jobs_api.config import MAX_INLINE_BYTES
 from geo_jobs_api.storage.local_storage import LocalStorage
 from geo_jobs_api.storage.storage import UrlSigner
 from tests.support.api import RunningApi
@@ -42,7 +42,7 @@ def test_inline_results_are_served_like_uploaded_ones(person: Person, worker: Wo
     """A job with both: the owner sees no difference, and no base64 content."""
     job_id = person.submit()
     job = worker.claim()
-    assert job["inlineBytes"] == MOST_INLINE_BYTES
+    assert job["inlineBytes"] == MAX_INLINE_BYTES
     outputs = [*worker.upload(job), inline("map.pgw", b"1\n0\n"), inline("map.json", b"{}"), inline("map.prj", b"")]
     assert worker.complete(job, outputs).json() == {"state": "succeeded", "replayed": False}
     assert served(person, job_id) == {
@@ -58,7 +58,7 @@ def test_the_largest_inline_results_fit_beside_the_largest_metadata(person: Pers
     """The limit on bodies allows the offered inline bytes."""
     person.submit()
     job = worker.claim()
-    body = {"outputs": [inline("map.png", bytes(MOST_INLINE_BYTES))], "metadata": {"note": "é" * 43_000}}
+    body = {"outputs": [inline("map.png", bytes(MAX_INLINE_BYTES))], "metadata": {"note": "é" * 43_000}}
     worker.call("complete", job, body).raise_for_status()
 
 
@@ -70,7 +70,7 @@ def test_the_largest_inline_results_fit_beside_the_largest_metadata(person: Pers
         ("../../map.pgw", 9, {}, (422, "output_mismatch")),
         ("map.pgw", 9, {"content": "no base64"}, (422, "output_mismatch")),
         ("map.pgw", 9, {"content": "AA="}, (422, "validation")),
-        ("map.png", MOST_INLINE_BYTES + 1, {}, (413, "too_large")),
+        ("map.png", MAX_INLINE_BYTES + 1, {}, (413, "too_large")),
     ],
 )
 def test_a_result_that_differs_from_its_report_or_is_too_large_is_not_stored(

@@ -20,7 +20,7 @@ from geoprocessing_worker.sandbox.limits import Limits
 from geoprocessing_worker.sandbox.process import Sandbox
 from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.tasks.builtin import GEOTIFF_INFO
-from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, convert
+from geoprocessing_worker.tasks.picture import ConversionRequest, ConversionResult, convert
 from geoprocessing_worker.tiff import structure
 from geoprocessing_worker.tiff.gate import MAX_BY_KIND, admit
 from tests.support.crafted import chained

@@ -21,7 +21,7 @@ from geoprocessing_worker.sandbox import landlock
 from geoprocessing_worker.sandbox.landlock import AllowedPaths, Layer
 from geoprocessing_worker.sandbox.limits import Limits
 from geoprocessing_worker.sandbox.process import Sandbox
-from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, convert
+from geoprocessing_worker.tasks.picture import ConversionRequest, ConversionResult, convert
 from tests.support.attacks import DONE, attack, tell_limits
 from tests.support.canary import Canary
 from tests.support.child_work import ChildReply, Deed

@@ -19,13 +19,13 @@ from tests.support.crafted import CRAFTED
 TYPES = ("geotiff_to_png", "geotiff_to_cog", "geotiff_to_tiles", "geotiff_info")
 SETTINGS = Settings(api_base_url="http://127.0.0.1:1", worker_auth_token="x" * 40)
 TASKS = load(SETTINGS, only=TYPES)
-MOST = Spent(cpu_seconds=30.0, memory_bytes=1 << 30)
+BUDGET = Spent(cpu_seconds=30.0, memory_bytes=1 << 30)
 """A job may cost 60 s. Half of it leaves room for slow machines."""
 
 
 def box() -> Sandbox[Call, TaskResult]:
     """The worker's own sandbox, with a limit of half a minute."""
-    limits = Limits(cpu_seconds=round(MOST.cpu_seconds))
+    limits = Limits(cpu_seconds=round(BUDGET.cpu_seconds))
     preload = (*TASKS.preload, "geoprocessing_worker.tasks.preload")
     return Sandbox(perform_and_measure, TaskResult, preload=preload, limits=limits)
 
@@ -47,5 +47,5 @@ async def test_a_crafted_file_ends_within_its_bounds_in_every_task_type(kind: st
         except JobError as error:
             assert error.error_class == ErrorClass.INVALID_INPUT, (name, error.code, error)  # noqa: PT017 - both outcomes are right
         spent = spent_in(out)
-        assert spent.cpu_seconds < MOST.cpu_seconds, (name, spent)
-        assert spent.memory_bytes < MOST.memory_bytes, (name, spent)
+        assert spent.cpu_seconds < BUDGET.cpu_seconds, (name, spent)
+        assert spent.memory_bytes < BUDGET.memory_bytes, (name, spent)

@@ -16,7 +16,7 @@ from geoprocessing_worker.geo.crs import from_gdal, parse_crs
 from geoprocessing_worker.render.options import RenderOptions
 from geoprocessing_worker.sandbox.landlock import AllowedPaths
 from geoprocessing_worker.sandbox.process import Sandbox
-from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, convert
+from geoprocessing_worker.tasks.picture import ConversionRequest, ConversionResult, convert
 from tests.support.canary import Canary
 from tests.support.rasters import Tiff, picture_of, ramp, run
 from tests.support.raw_tiff import geo_tags, placed, write_raw_tiff

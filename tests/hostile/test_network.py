@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from geoprocessing_worker import config_report, worker
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import JobError, Unavailable
-from geoprocessing_worker.tasks.png import OutputFile
+from geoprocessing_worker.tasks.picture import OutputFile
 from geoprocessing_worker.wire.client import JobApi
 from geoprocessing_worker.wire.download import download
 from geoprocessing_worker.wire.messages import ClaimRequest, JobInput, UploadSlot

@@ -16,7 +16,7 @@ from geoprocessing_worker.errors import invalid_input
 from geoprocessing_worker.handlers import TaskRequest, TaskResult, write_whole
 from geoprocessing_worker.plugins.calls import Call
 from geoprocessing_worker.tasks.child import perform
-from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, OutputFile
+from geoprocessing_worker.tasks.picture import ConversionRequest, ConversionResult, OutputFile
 
 ProgressCallback = Callable[[str, float, str], None]
 

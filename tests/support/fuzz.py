@@ -28,7 +28,7 @@ from geoprocessing_worker.render.options import RenderOptions
 from geoprocessing_worker.sandbox.landlock import AllowedPaths
 from geoprocessing_worker.sandbox.limits import Limits
 from geoprocessing_worker.sandbox.process import Sandbox
-from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, ProgressCallback, convert
+from geoprocessing_worker.tasks.picture import ConversionRequest, ConversionResult, ProgressCallback, convert
 from geoprocessing_worker.tiff.gate import admit
 from tests.support.rasters import Tiff, quarters, ramp
 from tests.support.tiffs import LONG, RawTiff, gray

@@ -16,7 +16,7 @@ from rasterio.enums import ColorInterp
 from geoprocessing_worker.handlers import ProgressCallback
 from geoprocessing_worker.render.options import RenderOptions
 from geoprocessing_worker.source.gdal import gdal_environment
-from geoprocessing_worker.tasks.png import ConversionRequest, ConversionResult, convert
+from geoprocessing_worker.tasks.picture import ConversionRequest, ConversionResult, convert
 
 UTM = Affine(30.0, 0.0, 400_000.0, 0.0, -30.0, 1_700_000.0)
 """North-up, 30 m, near 15° N 44° E in EPSG:32638."""

@@ -19,7 +19,7 @@ from geoprocessing_worker.render.options import RenderOptions
 from geoprocessing_worker.render.task_options import TilesOptions
 from geoprocessing_worker.source.gdal import gdal_environment
 from geoprocessing_worker.tasks.builtin import GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
-from geoprocessing_worker.tasks.tiles.grid import HALF, Coverage, choose_zooms
+from geoprocessing_worker.tasks.tiles.grid import HALF_GIRTH, Coverage, choose_zooms
 from geoprocessing_worker.tiff.gate import admit
 from tests.support.rasters import DEGREES, UTM, Tiff, picture_of, ramp, run
 from tests.support.raw_tiff import ASCII, DOUBLE, SHORT, write_raw_tiff
@@ -167,7 +167,7 @@ def test_tiles_never_propose_another_system(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("first", "last"), [(12, 12), (12, 13), (None, 12)])
 def test_the_zooms_that_a_refusal_proposes_are_taken(first: int | None, last: int) -> None:
     """Where the lowest zoom asked for has too many tiles by itself, a lower maxZoom alone would be refused."""
-    world = Coverage(-HALF, -HALF, HALF, HALF)
+    world = Coverage(-HALF_GIRTH, -HALF_GIRTH, HALF_GIRTH, HALF_GIRTH)
     with pytest.raises(JobError) as caught:
         choose_zooms(world, 1000.0, first, last)
     assert caught.value.code == "too_many_tiles"

@@ -22,7 +22,7 @@ from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.output.encode import thumbnail
 from geoprocessing_worker.raster import Grid, Picture
 from geoprocessing_worker.render.options import OutputFormat, RenderOptions
-from geoprocessing_worker.tasks.png import ConversionResult, explain
+from geoprocessing_worker.tasks.picture import ConversionResult, explain
 from tests.support.rasters import DEGREES, UTM, Tiff, picture_of, quarters, ramp, run
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0, 255), (0, 255, 0, 255), (0, 0, 255, 255), (255, 255, 255, 255)

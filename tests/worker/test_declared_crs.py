@@ -20,7 +20,7 @@ from geoprocessing_worker.handlers import TaskHandler
 from geoprocessing_worker.source.declared_crs import declared_crs
 from geoprocessing_worker.source.gdal import gdal_environment, read_system
 from geoprocessing_worker.tasks.builtin import GEOTIFF_INFO, GEOTIFF_TO_COG, GEOTIFF_TO_PNG, GEOTIFF_TO_TILES
-from geoprocessing_worker.tasks.png import ConversionResult
+from geoprocessing_worker.tasks.picture import ConversionResult
 from tests.support.rasters import Tiff, ramp, run
 from tests.support.raw_tiff import DOUBLE, Tag, geo_tags, placed, write_raw_tiff
 from tests.support.task_runs import perform_on

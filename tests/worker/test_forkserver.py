@@ -11,7 +11,7 @@ from tests.support.rasters import Tiff, quarters, ramp
 CONVERT_ALL = """
 import sys
 from pathlib import Path
-from geoprocessing_worker.tasks.png import ConversionRequest, RenderOptions, convert, preload
+from geoprocessing_worker.tasks.picture import ConversionRequest, RenderOptions, convert, preload
 preload()
 before = set(sys.modules)
 folder, *sources = map(Path, sys.argv[1:])
@@ -41,7 +41,7 @@ def test_a_child_imports_nothing(tmp_path: Path) -> None:
 ASK_AGAIN = """
 import sys
 from pathlib import Path
-from geoprocessing_worker.tasks.png import ConversionRequest, RenderOptions, convert, preload
+from geoprocessing_worker.tasks.picture import ConversionRequest, RenderOptions, convert, preload
 from geoprocessing_worker.geo.wkt import esri_wkt
 preload()
 before = esri_wkt.cache_info().misses

@@ -57,7 +57,7 @@ def test_overviews_are_kept_apart_from_the_full_picture(tmp_path: Path) -> None:
 
 def test_a_large_picture_is_closed_after_each_look(tmp_path: Path) -> None:
     """Decoded blocks of a large file do not stay in memory for the rest of the job."""
-    data = np.zeros((1, 1, opening.SMALL + 1), dtype=np.uint8)
+    data = np.zeros((1, 1, opening.SMALL_SOURCE_PIXELS + 1), dtype=np.uint8)
     source = Tiff(data, crs=None, transform=None).write(tmp_path / "large.tif")
     with gdal_environment(), cached_small_sources():
         with open_source(source) as dataset:

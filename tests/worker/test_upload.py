@@ -8,7 +8,7 @@ import pytest
 from starlette.responses import Response
 
 from geoprocessing_worker.errors import ErrorClass, JobError
-from geoprocessing_worker.tasks.png import OutputFile
+from geoprocessing_worker.tasks.picture import OutputFile
 from geoprocessing_worker.wire.messages import UploadSlot
 from geoprocessing_worker.wire.upload import upload
 from tests.support.scripted_api import ScriptedApi

@@ -16,7 +16,7 @@ from pyproj import CRS, Transformer
 from geoprocessing_worker.geo.web_maps import largest_error, placements
 from geoprocessing_worker.raster import Grid
 from geoprocessing_worker.render.options import RenderOptions
-from geoprocessing_worker.tasks.png import explain
+from geoprocessing_worker.tasks.picture import explain
 from tests.support.rasters import UTM, Tiff, quarters, ramp, run
 
 GEOSTATIONARY = "+proj=geos +h=35785831 +lon_0=0 +sweep=y"

@@ -21,19 +21,19 @@ from geoprocessing_worker.source.gdal import open_source
 from geoprocessing_worker.source.gdal_errors import corrupt
 from geoprocessing_worker.source.sampling import OpenLevel, internal_mask, open_level
 
-EACH_WAY = 4  # points along each side
-LOOKED_FOR = 16  # points along each side of a source, to be found in a reprojected copy
-LOOKED_AT = 40  # of these points
+POINTS_PER_SIDE = 4  # points along each side
+SEARCHED_PER_SIDE = 16  # points along each side of a source, to be found in a reprojected copy
+COMPARED_POINTS = 40  # of these points
 WINDOW = 64  # pixels a side of a comparison
 CELL = 16  # pixels a side of the units of JPEG with subsampled colors, and of WebP
-MOST_OFF = 24.0  # gray levels that the mean of a cell may be off
-MOST_OFF_AT_WORST = 60.0  # more of them at quality 1, where JPEG rounds the mean to multiples of 100
-MOST_OFF_OF_PIXELS = 255.0  # more of them for a single pixel at quality 1
-MOST_LOST = 0.25  # of the points of a reprojected copy, where the source is too busy for a bound to hold
+MAX_ERROR = 24.0  # gray levels that the mean of a cell may be off
+MAX_ERROR_AT_WORST = 60.0  # more of them at quality 1, where JPEG rounds the mean to multiples of 100
+MAX_PIXEL_ERROR = 255.0  # more of them for a single pixel at quality 1
+MAX_LOST_SHARE = 0.25  # of the points of a reprojected copy, where the source is too busy for a bound to hold
 
 # Fields of SourceHeader and BandHeader that must be equal in both headers.
-KEPT = ("width", "height", "has_mask", "pixel_is_point", "gcp_residual")
-KEPT_OF_BANDS = ("dtype", "description", "scale", "offset", "unit")
+SAME_FACTS = ("width", "height", "has_mask", "pixel_is_point", "gcp_residual")
+SAME_BAND_FACTS = ("dtype", "description", "scale", "offset", "unit")
 
 
 def check_copy(source: Path, made: Path, header: SourceHeader, found: SourceHeader, *, quality: int | None) -> None:
@@ -76,7 +76,7 @@ def refuse_unsteady(
 
 
 def _check_facts(header: SourceHeader, found: SourceHeader, made: Path, *, lossy: bool) -> None:
-    wrong = [name for name in KEPT if not _equal(getattr(header, name), getattr(found, name))]
+    wrong = [name for name in SAME_FACTS if not _equal(getattr(header, name), getattr(found, name))]
     if lossy:
         # An alpha band becomes a mask in a JPEG, and the picture has one band less.
         wrong = [name for name in wrong if name != "has_mask"]
@@ -85,7 +85,7 @@ def _check_facts(header: SourceHeader, found: SourceHeader, made: Path, *, lossy
     elif len(header.bands) != len(found.bands):
         wrong.append("bands")
     for before, after in zip(header.bands, found.bands, strict=False):
-        wrong += [name for name in KEPT_OF_BANDS if getattr(before, name) != getattr(after, name)]
+        wrong += [name for name in SAME_BAND_FACTS if getattr(before, name) != getattr(after, name)]
         if not _same_number(before.nodata, after.nodata):
             wrong.append("nodata")
     if not _same_tables(header, found):
@@ -198,14 +198,14 @@ def _alike_where_visible(one: NDArray[Any], other: NDArray[Any], hidden: NDArray
             off = one[:, *cell].mean(axis=(1, 2)) - other[:, *cell].mean(axis=(1, 2))
             wrong += float(np.abs(off).mean()) * hidden[cell].size
             compared += hidden[cell].size
-    return wrong <= (MOST_OFF + MOST_OFF_AT_WORST / quality) * compared
+    return wrong <= (MAX_ERROR + MAX_ERROR_AT_WORST / quality) * compared
 
 
 def _windows(header: SourceHeader) -> Iterator[Window]:
     """Yield windows that begin at the border of a cell."""
     width, height = min(WINDOW, header.width), min(WINDOW, header.height)
-    for across in np.unique(np.linspace(0, header.width - width, EACH_WAY).astype(int) // CELL * CELL):
-        for down in np.unique(np.linspace(0, header.height - height, EACH_WAY).astype(int) // CELL * CELL):
+    for across in np.unique(np.linspace(0, header.width - width, POINTS_PER_SIDE).astype(int) // CELL * CELL):
+        for down in np.unique(np.linspace(0, header.height - height, POINTS_PER_SIDE).astype(int) // CELL * CELL):
             yield Window(int(across), int(down), width, height)
 
 
@@ -219,7 +219,7 @@ def check_web_copy(source: Path, made: Path, header: SourceHeader, found: Source
     """
     if found.crs is None or found.transform is None or header.crs is None:
         raise failed("it has no place on Earth", made)
-    leeway = 0.0 if quality is None else MOST_OFF + MOST_OFF_OF_PIXELS / quality
+    leeway = 0.0 if quality is None else MAX_ERROR + MAX_PIXEL_ERROR / quality
     by_nodata = header.has_mask and not found.has_mask  # GDAL's warp prefers nodata to a mask
     if not _seen(header, found)[0].size:
         raise failed("it is in another place", made)
@@ -242,7 +242,7 @@ def check_web_copy(source: Path, made: Path, header: SourceHeader, found: Source
                 refuse_unsteady(source, header, indexes, near, values)
     for group in verdicts.values():
         wrong = group.count(False)
-        if wrong > max(1, len(group) * MOST_LOST):
+        if wrong > max(1, len(group) * MAX_LOST_SHARE):
             raise failed(f"in {wrong} of {len(group)} places it shows something else", made)
 
 
@@ -253,7 +253,7 @@ def _places(header: SourceHeader, found: SourceHeader) -> Iterator[tuple[tuple[i
     xs, ys = source_positions(header, layout, header.width, header.height)(columns + 0.5, rows + 0.5)
     # Comparisons with NaN are false.
     within = np.flatnonzero((xs >= 2) & (xs < header.width - 3) & (ys >= 2) & (ys < header.height - 3))
-    for place in within[:: max(1, len(within) // LOOKED_AT)]:
+    for place in within[:: max(1, len(within) // COMPARED_POINTS)]:
         yield (int(columns[place]), int(rows[place])), (int(xs[place]), int(ys[place]))
 
 
@@ -261,7 +261,7 @@ def _seen(header: SourceHeader, found: SourceHeader) -> tuple[Points, Points]:
     """Return columns and rows of the copy's pixels under points all over the source."""
     if header.crs is None or found.crs is None or found.transform is None:
         return np.zeros(0), np.zeros(0)
-    parts = (np.arange(LOOKED_FOR) + 0.5) / LOOKED_FOR
+    parts = (np.arange(SEARCHED_PER_SIDE) + 0.5) / SEARCHED_PER_SIDE
     across, down = np.meshgrid(parts * header.width, parts * header.height)
     xs, ys = project(header.crs, found.crs, *pixel_to_crs(header)(across.ravel(), down.ravel()))
     turn, middle = period(found.crs), (found.transform @ (found.width / 2, 0))[0]

@@ -27,8 +27,8 @@ from geoprocessing_worker.tasks.cog.check import same_places
 TEMPORARY = {"driver": "GTiff", "TILED": "YES", "COMPRESS": "ZSTD", "ZSTD_LEVEL": "1", "SPARSE_OK": "YES",
              "BIGTIFF": "IF_SAFER"}  # fmt: skip
 
-MOST_BENT = 1.0  # pixels
-FLAT = 2  # axes
+MAX_BEND = 1.0  # pixels
+HORIZONTAL_AXES = 2  # axes
 UNNAMED = {"unknown", "unnamed", ""}
 
 
@@ -80,7 +80,7 @@ def name_of(header: SourceHeader) -> str:
 def note_of(header: SourceHeader) -> str:
     """Return the note about a system that the copy has in another form."""
     crs = header.full_crs or header.crs
-    upright = crs is not None and (crs.is_compound or len(crs.axis_info) > FLAT)
+    upright = crs is not None and (crs.is_compound or len(crs.axis_info) > HORIZONTAL_AXES)
     kept = "its horizontal part is kept" if upright else "the copy has an equivalent system"
     return f"GeoTIFF keys cannot hold {name_of(header)} as the file has it: {kept}"
 
@@ -113,7 +113,7 @@ def placed_by_gdal(dataset: Any, header: SourceHeader) -> bool:
 def is_bent(header: SourceHeader) -> bool:
     """Whether the polynomial by which GDAL places a file misses its control points."""
     polynomial = header.gcp_polynomial_residual
-    return header.gcp_spline and (polynomial is None or polynomial > MOST_BENT)
+    return header.gcp_spline and (polynomial is None or polynomial > MAX_BEND)
 
 
 def cannot_hold(header: SourceHeader) -> JobError:

@@ -20,7 +20,7 @@ from geoprocessing_worker.tasks.tiles.archive import TILE_TYPES, Archive
 from geoprocessing_worker.tasks.tiles.grid import SIDE, Tile
 from geoprocessing_worker.tasks.tiles.source import TileSource
 
-LOOKED_AT = 6  # tiles
+CHECKED_TILES = 6  # tiles
 LOSSY_LEEWAY = 40  # gray levels, at an edge that the codec has smeared
 
 
@@ -65,7 +65,7 @@ def _spread_tiles(made: Collection[Tile]) -> list[Tile]:
     """Return tiles of the highest zoom, spread over all tiles."""
     highest = max(tile.zoom for tile in made)
     there = [tile for tile in made if tile.zoom == highest]
-    places = np.unique(np.linspace(0, len(there) - 1, LOOKED_AT).astype(int))
+    places = np.unique(np.linspace(0, len(there) - 1, CHECKED_TILES).astype(int))
     return [there[place] for place in places]
 
 

@@ -16,11 +16,11 @@ from geoprocessing_worker.raster import Grid
 from geoprocessing_worker.render.task_options import HIGHEST_ZOOM
 
 SIDE = 256  # pixels
-HALF = EARTH_GIRTH / 2
+HALF_GIRTH = EARTH_GIRTH / 2
 # About half an hour on one core. At 15 kB each, 3 GB before the archive's own limit.
 MAX_TILES = 200_000
-DEEP = 3  # zooms of tiles that are cut from a square of 2048 pixels, 16 MB
-DUST = 1e-6  # of a tile: a smaller overlap with the next tile is rounding
+SQUARE_ZOOMS = 3  # zooms of tiles that are cut from a square of 2048 pixels, 16 MB
+ROUNDING = 1e-6  # of a tile: a smaller overlap with the next tile is rounding
 
 
 class Tile(NamedTuple):
@@ -43,7 +43,7 @@ class Tile(NamedTuple):
     def grid(self, crs: CRS, times: int = 1) -> Grid:
         """Return its pixels in Web Mercator, with `times` times as many of them along each side."""
         size, pixels = EARTH_GIRTH / 2**self.zoom, SIDE * times
-        left, top = self.column * size - HALF, HALF - self.row * size
+        left, top = self.column * size - HALF_GIRTH, HALF_GIRTH - self.row * size
         return Grid(pixels, pixels, Affine(size / pixels, 0, left, 0, -size / pixels, top), crs)
 
 
@@ -59,7 +59,7 @@ class Coverage:
     def columns(self, zoom: int) -> tuple[range, ...]:
         """Return the columns of tiles at a zoom: two ranges where the box crosses the antimeridian."""
         count = 2**zoom
-        first, last = _tiles(self.left + HALF, self.right + HALF, zoom)
+        first, last = _tiles(self.left + HALF_GIRTH, self.right + HALF_GIRTH, zoom)
         if last - first >= count:
             return (range(count),)
         first, last = first - first // count * count, last - first // count * count
@@ -67,7 +67,7 @@ class Coverage:
 
     def rows(self, zoom: int) -> range:
         """Return the rows of tiles at a zoom."""
-        first, last = _tiles(HALF - self.top, HALF - self.bottom, zoom)
+        first, last = _tiles(HALF_GIRTH - self.top, HALF_GIRTH - self.bottom, zoom)
         return range(max(0, first), min(2**zoom, last))
 
     def count(self, zoom: int) -> int:
@@ -88,13 +88,13 @@ class Coverage:
 
 def _tiles(begin: float, end: float, zoom: int) -> tuple[int, int]:
     size = EARTH_GIRTH / 2**zoom
-    first = math.floor(begin / size + DUST)
-    return first, max(first + 1, math.ceil(end / size - DUST))
+    first = math.floor(begin / size + ROUNDING)
+    return first, max(first + 1, math.ceil(end / size - ROUNDING))
 
 
 @dataclass(frozen=True)
 class SparseCoverage(Coverage):
-    """A box with empty parts. Below the zoom of a square of `DEEP` zooms, tiles are not checked.
+    """A box with empty parts. Below the zoom of a square of `SQUARE_ZOOMS` zooms, tiles are not checked.
 
     `empty`: whether a tile and all below it are empty.
     """
@@ -109,7 +109,7 @@ class SparseCoverage(Coverage):
 
     def count(self, zoom: int) -> int:
         """Return the maximum number of tiles at a zoom."""
-        above = max(0, zoom - DEEP)
+        above = max(0, zoom - SQUARE_ZOOMS)
         return min(super().count(zoom), len(self._tiles(above)) << 2 * (zoom - above))
 
     def touches(self, tile: Tile) -> bool:

@@ -47,7 +47,7 @@ from geoprocessing_worker.source.inspection import inspect_file
 from geoprocessing_worker.source.sampling import Sample, take_sample
 from geoprocessing_worker.tasks.tiles.archive import Spool, archive_header
 from geoprocessing_worker.tasks.tiles.check import check_archive
-from geoprocessing_worker.tasks.tiles.grid import HALF, SIDE, Coverage, SparseCoverage, Tile, Zooms, choose_zooms
+from geoprocessing_worker.tasks.tiles.grid import HALF_GIRTH, SIDE, Coverage, SparseCoverage, Tile, Zooms, choose_zooms
 from geoprocessing_worker.tasks.tiles.pyramid import Pyramid, depth
 from geoprocessing_worker.tasks.tiles.source import TileSource, widened
 
@@ -60,7 +60,7 @@ MAX_RENDERED = 1 << 40  # pixels. The limit on tiles comes first.
 CHEAPER = 8  # assumed: copying a square of missing blocks is this many times faster than rendering
 LARGEST_ARCHIVE = 4000 << 20  # bytes of tiles. With its directories the archive stays below 4 GiB.
 UNBOUNDED = 1 << 40  # pixels: tiles are neither enlarged nor fitted
-LOOK = 2048  # pixels: the size at which values are sampled
+SAMPLED_SIDE = 2048  # pixels: the size at which values are sampled
 WORLD = (-180.0, -85.0, 180.0, 85.0)
 PMTILES = "application/vnd.pmtiles"
 
@@ -124,7 +124,7 @@ def _plan(request: TaskRequest[TilesOptions]) -> Job:
     target = _in_web_mercator(header, crs)
     box = _box(target)
     pixel = _pixel(target)
-    plan, sampled = _choices(source, header, options, lay_out(header, crs, LOOK))
+    plan, sampled = _choices(source, header, options, lay_out(header, crs, SAMPLED_SIDE))
     tiles = TileSource(source, header, plan, pixel)
     if tiles.sparse:
         box = SparseCoverage.of(box, lambda tile: tiles.empty(tile.grid(crs)))
@@ -166,7 +166,7 @@ def _box(grid: Grid) -> Coverage:
     assert grid.transform is not None  # noqa: S101 - checked before
     left, top = grid.transform.c, grid.transform.f
     right, bottom = grid.transform @ (grid.width, grid.height)
-    return Coverage(left, max(-HALF, bottom), right, min(HALF, top))
+    return Coverage(left, max(-HALF_GIRTH, bottom), right, min(HALF_GIRTH, top))
 
 
 def _pixel(grid: Grid) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from geoprocessing_worker.raster import U8
-from geoprocessing_worker.tasks.tiles.grid import DEEP, SIDE, Coverage, Tile, Zooms
+from geoprocessing_worker.tasks.tiles.grid import SIDE, SQUARE_ZOOMS, Coverage, Tile, Zooms
 
 Square = Callable[[Tile], U8 | None]
 """The pixels under a tile, (height, width, 4) with 2**depth tiles a side, or None if it is empty."""
@@ -17,7 +17,7 @@ Emit = Callable[[list[tuple[Tile, U8]]], None]
 
 def depth(zooms: Zooms) -> int:
     """Return the number of zooms that a square renders below its own tile's."""
-    return min(DEEP, zooms.last)
+    return min(SQUARE_ZOOMS, zooms.last)
 
 
 class Pyramid:

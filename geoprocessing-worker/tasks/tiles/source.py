@@ -27,7 +27,7 @@ NODES = 33  # along each side of a square: its outline in the file is smooth in 
 MARGIN = 4.0  # output pixels around it that averaging and interpolation need
 
 
-THINNEST = 1.3  # output pixels, the error of the scale between two systems included
+MIN_WIDTH = 1.3  # output pixels, the error of the scale between two systems included
 
 
 class Part(NamedTuple):
@@ -186,7 +186,7 @@ def widened(header: SourceHeader, pixel: float, shown: float) -> SourceHeader:
         pixel: the side of one of the file's pixels, in metres of Web Mercator.
         shown: the side of an output pixel, likewise.
     """
-    across, down = (max(1.0, THINNEST * shown / (pixel * side)) for side in (header.width, header.height))
+    across, down = (max(1.0, MIN_WIDTH * shown / (pixel * side)) for side in (header.width, header.height))
     if header.transform is None or across == down == 1.0:
         return header
     middle = Affine.translation(header.width / 2, header.height / 2)

@@ -1,4 +1,4 @@
-"""`geotiff_to_png`: one GeoTIFF to one georeferenced picture, from top to bottom, in the job's child process."""
+"""`geotiff_to_png`: one GeoTIFF to one georeferenced picture (PNG, JPEG or WebP), in the job's child process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyproj import CRS
 
 from geoprocessing_worker.geo.crs import describe, parse_crs, reachable, to_gdal
 from geoprocessing_worker.geo.wkt import esri_wkt
-from geoprocessing_worker.handlers import OutputFile, ProgressCallback, TaskRequest, TaskResult
+from geoprocessing_worker.handlers import Explanation, OutputFile, ProgressCallback, TaskRequest, TaskResult
 from geoprocessing_worker.output.metadata import Rendered, finite, summary
 from geoprocessing_worker.output.package import write_companions, write_picture
 from geoprocessing_worker.output.pixel_check import check_pixels
@@ -110,6 +110,12 @@ def explain(source: Path, options: RenderOptions, *, validate_headers: bool = Tr
     with gdal_environment(), named_errors(source):
         _, _, plan = _inspect(source, options, validate_headers)
     return finite(plan.explain())
+
+
+def explain_request(request: ConversionRequest, report: ProgressCallback) -> Explanation:
+    """Return the plan for a job's file: `convert --explain`."""
+    report("inspect", 0.0, "Looking at the file")
+    return Explanation(plan=explain(request.file, request.options, validate_headers=request.validate_headers))
 
 
 LAZY = ("numpy.ma", "_strptime", "encodings.ascii")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 # Longer texts are not misspelled names, and comparing them is slow.
 _LONGEST = 64
 _LONGEST_SHOWN = 80
-_MOST_LISTED = 40
+_MAX_LISTED = 40
 
 
 def nearest(given: str, known: Iterable[str]) -> str | None:
@@ -36,8 +36,8 @@ def not_allowed(value: object, allowed: Sequence[object]) -> tuple[str, str | No
     names = [str(option) for option in allowed]
     near = nearest(value, names) if isinstance(value, str) else None
     hint = "" if near is None else f"Did you mean {near!r}? "
-    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
-    return f"{shown(value)} is not allowed. {hint}Allowed: {', '.join(names[:_MOST_LISTED])}{more}.", near
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return f"{shown(value)} is not allowed. {hint}Allowed: {', '.join(names[:_MAX_LISTED])}{more}.", near
 
 
 def shown(value: object) -> str:
