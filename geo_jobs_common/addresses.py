@@ -8,7 +8,7 @@ Address = IPv4Address | IPv6Address
 # IPv4 addresses as seen in networks without IPv4 (RFC 6052).
 NAT64 = IPv6Network("64:ff9b::/96")
 # All public IPv6 addresses of hosts.
-GIVEN_OUT = IPv6Network("2000::/3")
+GLOBAL_UNICAST = IPv6Network("2000::/3")
 # Not reachable from the Internet (IANA's special-purpose registries). Python's own list changes with its patch
 # releases. The last IPv4 network is Azure's host agent.
 NOT_PUBLIC: tuple[IPv4Network | IPv6Network, ...] = (
@@ -50,6 +50,6 @@ def is_public(address: Address) -> bool:
         if inner is not None:
             return is_public(inner)
         # Other embeddings, and networks that are not assigned.
-        if address not in GIVEN_OUT:
+        if address not in GLOBAL_UNICAST:
             return False
     return not any(address in network for network in NOT_PUBLIC)
