@@ -164,7 +164,7 @@ def test_explain_shows_that_a_source_exceeds_the_limit_of_all_workers(api_server
 def test_a_file_that_is_too_large_for_the_service_fails_for_good(
     api_server: Callable[..., RunningApi], source: bool, code: str, detail: Any
 ) -> None:
-    """The same for an uploaded file, whose size was known at the claim, and for a report without numbers."""
+    """Also for an upload of known size, and for a report without numbers."""
     api = api_server(source_hosts="*", max_file_size=100_000)
     person, worker = Person(api), Worker(api)
     job_id = person.create(SOURCE)["id"] if source else person.submit()

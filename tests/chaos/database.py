@@ -104,7 +104,7 @@ class Database:
         wait_until(lambda: not (self.data / "postmaster.pid").exists(), "the database to be gone", PATIENCE)
 
     def set_read_only(self, *, on: bool) -> None:
-        """Refuse writes of new sessions, and end the present ones; or take writes again."""
+        """Refuse writes of new sessions and end the present ones, or take writes again."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute("SET default_transaction_read_only = off")
             verb = "SET default_transaction_read_only = on" if on else "RESET default_transaction_read_only"

@@ -64,7 +64,7 @@ class Fleet:
         self.running[number] = self._start(number)
 
     def stop(self) -> list[int]:
-        """Stop all; their exit codes."""
+        """Stop all. Return their exit codes."""
         for process in self.running:
             process.send_signal(signal.SIGCONT)
             process.terminate()
@@ -138,7 +138,7 @@ class Gremlin:
         self._thread.start()
 
     def stop(self) -> None:
-        """No more faults; raises what went wrong with the gremlin itself."""
+        """End the faults. Raise the error of a fault that could not be made."""
         self._stop.set()
         self._thread.join(2 * PATIENCE)
         if self._failure is not None:
@@ -176,7 +176,7 @@ class Gremlin:
             self.harms.append(Harm(_name(number), began, time.time()))
 
     def kill_worker(self) -> None:
-        """SIGKILL; another takes its place."""
+        """Kill a worker by SIGKILL and start another."""
         number, worker = self._victim()
         with self._harming(number):
             worker.kill()
@@ -202,7 +202,7 @@ class Gremlin:
             self._freeze(self._random.choice(children), 2)
 
     def dismiss_worker(self) -> None:
-        """SIGTERM; another takes its place when it has left."""
+        """Stop a worker by SIGTERM. Start another after its exit."""
         number, worker = self._victim()
         worker.terminate()
         worker.wait(PATIENCE)
@@ -219,7 +219,7 @@ class Gremlin:
         self._fleet.replace(number)
 
     def kill_api(self) -> None:
-        """SIGKILL; away for a moment or for longer than a lease, then back at the same address."""
+        """Kill an API by SIGKILL. Start it again at the same address after a moment, or after more than a lease."""
         self._stack.kill_api()
         self._stop.wait(self._random.choice([0, 0, 1.5 * self._lease]))
         self._stack.start_api()

@@ -20,7 +20,7 @@ def is_inside() -> bool:
 
 
 def obstacle() -> str:
-    """Why namespaces cannot be made here; empty if they can."""
+    """Return why namespaces cannot be made here. Empty: they can."""
     if os.geteuid() != 0:
         return "needs root"
     missing = [name for name in ("unshare", "ip", "nft", "mount") if shutil.which(name, path=_path()) is None]

@@ -1,4 +1,4 @@
-"""Faults of what the service stands on: network, disks, clocks, database. None may cost a job an attempt."""
+"""Faults of network, disks, clocks and database. None may cost a job an attempt."""
 
 import os
 import random
@@ -98,11 +98,11 @@ class Outages:
         self.database.pooler.start()
 
     def silent_workers(self) -> None:
-        """What workers send does not arrive."""
+        """Drop the packets that workers send."""
         self._drop(self.worker_ports, SILENCE, to=True, back=False)
 
     def deaf_workers(self) -> None:
-        """What is sent to workers does not arrive."""
+        """Drop the packets to workers."""
         self._drop(self.worker_ports, SILENCE, to=False, back=True)
 
     def lossy_workers(self) -> None:
@@ -135,7 +135,7 @@ class Outages:
             os.kill(pid, signal.SIGCONT)
 
     def full_database(self) -> None:
-        """The database's disk is full; it may end of that, and is started again then."""
+        """Fill the database's disk. Start the database again if it stops."""
         with full(self.database.disk):
             self.stop.wait(self.seconds)
         wait_until(self._database_answers, "the database to answer", PATIENCE, pause=0.5)

@@ -1,4 +1,4 @@
-"""Many small real jobs through real processes during faults; then a verdict.
+"""Run many small real jobs through real processes during faults. Then check the queue.
 
 python -m tests.chaos.storm --jobs 2000 --workers 6 --seed 7 --faults read-only,packets
 """
@@ -44,11 +44,11 @@ API = {
     "MAX_WORKER_LOSSES": "1000",
     # All is submitted by one person.
     "REQUESTS_PER_MINUTE": "0",
-    # Somebody is told of each end; a try that meets an API's death is made again after a few seconds.
+    # Each end has a delivery. One that fails during an API's death is repeated after a few seconds.
     "WEBHOOK_HOSTS": "127.0.0.1",
     "WEBHOOK_DELIVERIES_PER_SECOND": "200",
 }
-# Groups of faults: what `--faults` takes.
+# Groups of faults, the values of `--faults`.
 ROOTED = ("packets", "disks")
 FAULTS = (
     "processes", "restart", "requests", "read-only", "standby", "pgbouncer", "stop-api", "clocks", *ROOTED,
@@ -58,7 +58,7 @@ DISKS = (400, 64, 64)
 STORAGE_MB_PER_JOB = 0.1
 # Three of these must fit on a worker's disk.
 MAX_FILE_SIZE = 4_000_000
-# Told to leave before it had heard of signals, a worker has nothing to give back.
+# A worker that gets SIGTERM before it handles signals has nothing to give back.
 UNHURT = (0, -signal.SIGTERM)
 # Of all jobs so many wait for another: one in five.
 CHILDREN = 5
@@ -73,21 +73,21 @@ WORKER = {
 
 @dataclass(frozen=True)
 class Storm:
-    """How long and how bad.
+    """Length and strength of a storm.
 
     Attributes:
-        jobs: how many.
+        jobs: number of jobs.
         workers: processes, two jobs each.
-        seed: of all that happens.
-        pause: seconds between two faults of processes, at most.
-        rounds: of faults; in each, every fault of the groups asked for. Then no more.
-        factor: how much more often requests meet faults than usually.
-        held_open: seconds until a half-open connection is seen to be dead.
+        seed: of all random choices.
+        pause: longest time between two faults of processes, in seconds.
+        rounds: rounds of faults. Each has every fault of the chosen groups.
+        factor: multiple of the usual rate of faulty requests.
+        held_open: seconds until a half-open connection counts as dead.
         deadline: seconds for all jobs.
         faults: the groups of faults.
-        spread: seconds over which the jobs are handed out, by a rate limit; 0: as fast as they can be done.
-        stop_seconds: how long the API is stopped by SIGSTOP.
-        lease: seconds of a lease; long enough for a busy machine, short for a storm that kills workers.
+        spread: seconds over which a rate limit spreads the claims. 0: no rate limit.
+        stop_seconds: duration of the API's SIGSTOP.
+        lease: seconds of a lease. Long enough for a busy machine, short for a storm that kills workers.
     """
 
     jobs: int
@@ -106,7 +106,7 @@ class Storm:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was done to the stack, and what is wrong with it."""
+    """The faults of a storm, and the complaints after it."""
 
     complaints: list[str]
     requests: Counter[Fault]
@@ -130,7 +130,7 @@ def run(storm: Storm, folder: Path) -> Outcome:
     try:
         for path, size in disks.items():
             isolation.mount_disk(path, size)
-        # It runs as in service: what it has committed survives.
+        # As in service: committed data survive.
         database.start()
         database.start_others()
         url = database.url
@@ -200,7 +200,7 @@ def _leases(seconds: float) -> dict[str, str]:
 
 
 def _rage(storm: Storm, url: str, gremlin: Gremlin) -> list[str]:
-    """Let the gremlin do its work until all jobs have ended. Return what went wrong."""
+    """Make faults until all jobs have ended. Return the complaints."""
     wrong = []
     gremlin.start()
     try:
@@ -261,13 +261,13 @@ def _wait_for_the_end(url: str, storm: Storm) -> None:
 
 
 def _wait_for_word(url: str) -> None:
-    """Until nobody is left to be told."""
+    """Wait until no delivery is pending."""
 
     def told() -> bool:
         (row,) = rows(url, "SELECT count(*) AS n FROM webhook_deliveries WHERE state = 'pending'")
         return bool(row["n"] == 0)
 
-    with contextlib.suppress(AssertionError):  # the verdict counts what did not come
+    with contextlib.suppress(AssertionError):  # the verdict counts the missing deliveries
         wait_until(told, "all deliveries", PATIENCE, pause=0.3)
 
 
@@ -275,7 +275,7 @@ def _wait_for_silence(folder: Path) -> None:
     try:
         wait_until(lambda: not left_files(folder), "workers to clean up", PATIENCE)
     except AssertionError:
-        return  # the verdict names what is left
+        return  # the verdict names the pending ones
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

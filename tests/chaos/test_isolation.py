@@ -50,7 +50,7 @@ with tempfile.TemporaryDirectory() as folder:
 
 
 def inside(code: str) -> list[str]:
-    """Run code in new namespaces; the lines that it prints."""
+    """Run code in new namespaces. Return the lines that it prints."""
     command = [
         "unshare",
         "--net",

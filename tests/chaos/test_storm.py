@@ -1,4 +1,4 @@
-"""A short storm as one of the tests, and the judge's own trial: what it must see, it sees."""
+"""A short storm as a test, and tests of its verdict: it finds each kind of error."""
 
 import shutil
 import tempfile

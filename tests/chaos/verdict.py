@@ -1,4 +1,4 @@
-"""What must be true of a queue after any storm, read from the database, the objects and the workers' folders."""
+"""Checks of a queue after a storm, by the database, the objects and the workers' folders."""
 
 import hashlib
 import io
@@ -17,7 +17,7 @@ from tests.support.api import bearer
 from tests.support.clients import rows
 from tests.support.receiver import Received
 
-# What each event does to the number of running jobs.
+# Changes of the number of running jobs, by event.
 RUNNING = {
     "claimed": 1,
     **dict.fromkeys(
@@ -28,7 +28,7 @@ RUNNING = {
 
 
 class Kind(StrEnum):
-    """What a complaint counts as."""
+    """The kinds of complaints."""
 
     LOST = "lost"
     TWICE = "twice"
@@ -43,7 +43,7 @@ def count(complaints: Sequence[str], kind: Kind) -> int:
 
 @dataclass(frozen=True)
 class Harm:
-    """A worker that lost its leases or a child by a fault: what its jobs lose is no local trouble.
+    """A worker that lost its leases or a child by a fault. Attempts that its jobs lose meanwhile are expected.
 
     Attributes:
         worker: its name.
@@ -103,14 +103,14 @@ def complaints(
     limit: int,
     told: Sequence[Received] = (),
 ) -> list[str]:
-    """Everything that is wrong; nothing when all is well.
+    """Return all complaints.
 
     Args:
         database_url: behind the API.
         api_url: of the API itself, not of a proxy.
         colors: of each job's picture, by job id.
         limit: of jobs that may run at once.
-        told: what came to the webhook, if there is one.
+        told: the deliveries to the webhook, if there is one.
     """
     return [
         *_of_the_queue(database_url, set(colors), limit),
@@ -137,7 +137,7 @@ def _of_the_order(database_url: str) -> Iterator[str]:
 
 
 def _of_the_webhook(database_url: str, ids: set[str], told: Sequence[Received]) -> Iterator[str]:
-    """Each end is told at least once, and however often under one id."""
+    """Check that each end has a delivery, and all its repetitions the same id."""
     if not rows(database_url, "SELECT id FROM webhooks LIMIT 1"):
         return
     heard: dict[str, set[str]] = {}
@@ -219,5 +219,5 @@ def _of_one(
 
 
 def left_files(folder: Path) -> list[str]:
-    """What workers left behind in their TEMP_DIRs."""
+    """Return the files that workers left in their TEMP_DIRs."""
     return [str(path) for pattern in ("geojob_*", "outbox/*") for path in folder.glob(f"*/jobs/{pattern}")]

@@ -21,7 +21,7 @@ def paths(modules: list[str]) -> set[str]:
 
 
 class Contracts:
-    """What the contracts allow, by folder or module of one package."""
+    """The imports that the contracts allow, by folder or module of one package."""
 
     def __init__(self, package: str) -> None:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -148,7 +148,7 @@ def _clear_death_signal(_path: Path) -> None:
 
 
 def _make_threads(_path: Path) -> None:
-    """Start more threads than allowed, as a user whom the kernel limits."""
+    """Start more threads than allowed, as a user with a limit in the kernel."""
     if os.getuid() == 0:
         os.setuid(65534)
     threading.stack_size(1 << 16)

@@ -93,7 +93,7 @@ class PgBouncer:
 
 @contextlib.contextmanager
 def pgbouncer(database_url: str, pool_mode: str, pool_size: int = 20) -> Iterator[str]:
-    """Pool the database of a URL; gives the URL of the same database by way of PgBouncer."""
+    """Pool the database of a URL. Yield its URL through PgBouncer."""
     with tempfile.TemporaryDirectory(prefix="pgbouncer") as folder:
         pooler = PgBouncer(Path(folder), pool_mode, pool_size)
         pooler.point_at(database_url)

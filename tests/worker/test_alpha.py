@@ -35,7 +35,7 @@ def noise(seed: int, size: float = 0.02) -> Plane:
 def written(
     path: Path, colors: Any, alpha: Any, dtype: str = "uint8", top: float = 255, extra: tuple[int, ...] = (2,)
 ) -> Path:
-    """Red, green, blue and more bands, all given as 0 to 1 of `top`; `extra` are TIFF's ExtraSamples."""
+    """Write red, green, blue and more bands, each from 0 to 1 of `top`. `extra` are TIFF's ExtraSamples."""
     data = np.moveaxis(np.stack([*colors, *([alpha] if np.ndim(alpha) == 2 else alpha)]), 0, -1) * top
     data = np.rint(data).astype(dtype) if np.dtype(dtype).kind in "iu" else data.astype(dtype)
     return write_raw_tiff(path, data, 2, {EXTRA_SAMPLES: (SHORT, list(extra))})
@@ -90,7 +90,7 @@ def test_infrared_with_dark_water_hides_nothing(tmp_path: Path) -> None:
 def test_infrared_beside_a_black_collar_hides_only_the_collar(
     name: str, dtype: str, top: float, tmp_path: Path
 ) -> None:
-    """Where all four bands are 0 there is no picture; all other pixels are fully visible."""
+    """Pixels with 0 in all four bands are hidden. All others are fully visible."""
     planes = [plane.copy() for plane in (*photograph(), INFRARED[name])]
     for plane in planes:
         plane[:, :50] = 0
@@ -114,7 +114,7 @@ def smooth(seed: int, size: float = 25) -> Plane:
 
 
 def turned(degrees: float, half: float) -> Plane:
-    """Pixels to the border of a turned square; negative outside of it."""
+    """Return each pixel's distance to the border of a turned square, negative outside of it."""
     cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     across, down = COLUMNS - SIZE / 2, ROWS - SIZE / 2
     beyond = np.maximum(np.abs(across * cos + down * sin), np.abs(down * cos - across * sin))
@@ -237,7 +237,7 @@ SOFT: dict[str, Plane] = {
 @pytest.mark.parametrize("name", SOFT)
 @pytest.mark.parametrize(("dtype", "top"), [("uint8", 255), ("uint16", 65535), ("float32", 1), ("float32", 255)])
 def test_opacity_stays_opacity(name: str, dtype: str, top: float, tmp_path: Path) -> None:
-    """Soft edges, gradients, vignettes and uniform alphas hide as much as they say."""
+    """Soft edges, gradients, vignettes and uniform alphas keep their opacity."""
     path = written(tmp_path / "a.tif", photograph(), SOFT[name], dtype, top)
     picture, choices, _ = shown(path, tmp_path / "out", coordinate_system="native")
     assert np.abs(picture[..., 3] / 255 - SOFT[name]).max() < 0.01
@@ -378,7 +378,7 @@ def test_smooth_multiplied_alpha_without_zeros_stays_opacity(tmp_path: Path) -> 
 
 
 def test_mask_of_zeros_and_ones_does_not_divide_colors(tmp_path: Path) -> None:
-    """An associated alpha whose top is 1 leaves bytes as they are, and hides where it is 0."""
+    """An associated alpha from 0 to 1 leaves colors as they are, and hides pixels at 0."""
     alpha = SOFT["sharp"] / 255
     colors = [plane * SOFT["sharp"] for plane in photograph()]
     path = written(tmp_path / "a.tif", colors, alpha, extra=(1,))
@@ -411,7 +411,7 @@ def test_few_pixels_are_no_proof(extra: int, tmp_path: Path) -> None:
 
 
 def test_infrared_by_name_hides_nothing_though_it_has_zeros(tmp_path: Path) -> None:
-    """Writers of four bands call the last one alpha by default; its name counts more."""
+    """Writers of four bands declare the last one alpha by default. Its name takes precedence."""
     data = np.rint(np.stack([*photograph(), SOFT["gradient to 0"]]) * 255).astype(np.uint8)
     names = ("red", "green", "blue", "near-infrared")
     source = Tiff(data, descriptions=names, profile={"photometric": "RGB", "alpha": "YES"}).write(tmp_path / "a.tif")
@@ -422,7 +422,7 @@ def test_infrared_by_name_hides_nothing_though_it_has_zeros(tmp_path: Path) -> N
 
 @pytest.mark.skipif(not CASES.exists(), reason="the cases are not beside this checkout")
 def test_cases_of_alpha(tmp_path: Path) -> None:
-    """The two files of the list end as it says."""
+    """Both files get the opacity that the list of cases requires."""
     picture, choices, _ = shown(CASES / "four-bands-unspecified-alpha.tif", tmp_path / "a", coordinate_system="native")
     assert (picture[..., 3] == 255).all()
     assert choices["notes"]

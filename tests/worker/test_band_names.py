@@ -60,7 +60,7 @@ GRAY = {"photometric": "MINISBLACK"}
     ],
 )
 def test_meaning_of_a_description(description: str | None, kind: Kind) -> None:
-    """Names of light, of measurements and of opacity are told apart in several languages and forms."""
+    """Names of light, measurements and opacity are distinguished in several languages and forms."""
     assert kind_of(description) is kind
 
 
@@ -144,7 +144,7 @@ def test_colors_are_found_in_many_languages(names: tuple[str, ...], tmp_path: Pa
 
 
 def test_unlike_units_are_not_rgb(tmp_path: Path) -> None:
-    """Meters, degrees and percents have no stretch in common; the same unit everywhere may."""
+    """Bands of meters, degrees and percents are not RGB. Bands of one unit are."""
     for units, shown in ((("m", "deg", "%"), [1]), (("m", "m", "m"), [1, 2, 3])):
         path = Tiff(measured("uint16"), profile=GRAY).write(tmp_path / "a.tif")
         with rasterio.open(path, "r+") as dataset:
@@ -168,7 +168,7 @@ def test_unlike_units_are_not_rgb(tmp_path: Path) -> None:
 def test_unlike_ranges_are_not_rgb(
     ranges: tuple[tuple[float, float], ...], shown: list[int], fill: float | None, tmp_path: Path
 ) -> None:
-    """A stretch that would leave a band eight grays or fewer is none for three colors; undeclared nodata aside."""
+    """Bands are not RGB if a common stretch leaves one of them eight grays or fewer. Undeclared nodata do not count."""
     data = np.stack([ramp(60, 60, "float32", *limits)[0] for limits in ranges])
     if fill is not None:
         data[:, :20] = fill
@@ -191,7 +191,7 @@ def test_unlike_scales_are_not_rgb(tmp_path: Path) -> None:
 
 
 def test_gray_band_is_hidden_by_its_own_nodata_alone(tmp_path: Path) -> None:
-    """Of three measurements only the first is looked at for what is valid."""
+    """Of three measurements only the first decides which pixels are valid."""
     data = np.stack([ramp(40, 40, "float32", low, high)[0] for low, high in ((0, 9), (1000, 9000), (0, 1e6))])
     data[0, :20] = -1
     result = run(Tiff(data, nodata=-1, profile=GRAY).write(tmp_path / "a.tif"), tmp_path / "out", max_size=40)
@@ -203,7 +203,7 @@ def test_gray_band_is_hidden_by_its_own_nodata_alone(tmp_path: Path) -> None:
 
 
 def test_bands_that_the_job_names_are_shown(tmp_path: Path) -> None:
-    """A person may want three measurements as colors; a note says that one stretch is for all."""
+    """`bands` can show three measurements as colors. A note names their common stretch."""
     names = ("Elevation", "Uncertainty", "Contributor")
     source = Tiff(measured(), descriptions=names, profile=GRAY).write(tmp_path / "a.tif")
     choices: Any = run(source, tmp_path / "out", bands=(3, 2, 1)).metadata["choices"]

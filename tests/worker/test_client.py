@@ -1,4 +1,4 @@
-"""What each answer of the API means to the worker, over a real socket."""
+"""The worker's reaction to each answer of the API, over a real socket."""
 
 import asyncio
 import uuid

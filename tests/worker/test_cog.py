@@ -1,4 +1,4 @@
-"""A cloud optimized GeoTIFF says what its source says, has its pixels, and is laid out as such files are."""
+"""A cloud optimized GeoTIFF has the metadata and pixels of its source, and a valid layout."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_no_page_gets_the_mask_of_another_or_loses_its_own(page: int, tmp_path: 
 
 
 def test_pages_without_masks_or_with_the_first_ones_are_copied(tmp_path: Path) -> None:
-    """What GDAL does right is not refused."""
+    """Pages that GDAL copies correctly are not refused."""
     source = tmp_path / "map.tif"
     Tiff(NOISE[:1], mask=mask(600, 700)).write(source)
     Tiff(NOISE[1:2], profile={"APPEND_SUBDATASET": "YES"}).write(source)
@@ -162,7 +162,7 @@ def test_a_web_optimized_one_lies_on_the_tiles_of_web_maps(tmp_path: Path) -> No
     with rasterio.open(made.path) as dataset:
         assert dataset.crs.to_epsg() == 3857
         assert dataset.tags(ns="TILING_SCHEME")["NAME"].lower() == "googlemapscompatible"
-        # The source's middle, 10,500 m east and south of its corner, is where all four colors meet; north-west is red.
+        # All four colors meet in the source's middle, 10,500 m east and south of its corner. North-west is red.
         xs, ys = rasterio.warp.transform("EPSG:32638", "EPSG:3857", [400_000 + 5_000], [1_700_000 - 5_000])
         assert next(dataset.sample([(xs[0], ys[0])])).tolist()[:3] == [255, 0, 0]
     assert json.loads(companion.path.read_text())["properties"]["proj:code"] == "EPSG:3857"
@@ -204,7 +204,7 @@ def test_inks_and_lab_are_refused_by_name(photometric: str, bands: int, tmp_path
 
 @pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
 def test_black_and_white_may_be_told_by_a_table_or_without(photometric: str, tmp_path: Path) -> None:
-    """GDAL gives a scan of one bit a table of these two colors; the pixels mean what they meant."""
+    """GDAL adds a table of two colors to a scan of one bit. The pixels keep their colors."""
     bits = Tiff(RNG.integers(0, 2, (1, 600, 700), dtype=np.uint8), profile={"nbits": 1, "photometric": photometric})
     source = bits.write(tmp_path / "map.tif")
     made = cog(source, tmp_path / "out").outputs[0].path
@@ -216,7 +216,7 @@ def test_black_and_white_may_be_told_by_a_table_or_without(photometric: str, tmp
 
 
 def test_places_that_gdal_cannot_align_with_web_tiles_are_refused(tmp_path: Path) -> None:
-    """By name, where GDAL would place the copy by its polynomial; a plain copy is made."""
+    """The refusal is `unsupported_crs`, since GDAL would place the copy by a polynomial. A plain copy is made."""
     corners = ((0, 0, 15.0, 50.0), (0, 64, 15.4, 50.0), (64, 64, 15.3, 49.6), (64, 0, 15.1, 49.6))
     points = [GroundControlPoint(row=row, col=column, x=x, y=y) for row, column, x, y in corners]
     source = Tiff(quarters(), crs=None, transform=None, gcps=(points, "EPSG:4326")).write(tmp_path / "a.tif")

@@ -36,7 +36,7 @@ SIDE = 600
 
 
 def notes(result: TaskResult) -> list[str]:
-    """What the job says of its choices."""
+    """Return the notes of a job."""
     told: Any = result.metadata["cog"]
     return list(told["notes"])
 
@@ -77,7 +77,7 @@ def add_statistics(path: Path) -> Path:
     return path
 
 
-# -- what GDAL makes with a VRT dataset ------------------------------------------------------------------------------
+# -- copies that GDAL makes with a VRT dataset ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("payload", [{}, {"webOptimized": True}, {"compression": "zstd"}], ids=str)
@@ -103,7 +103,7 @@ ALPHAS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("statistics", [False, True])
 @pytest.mark.parametrize("kind", ALPHAS)
 async def test_alpha_becomes_the_mask_of_a_jpeg(kind: str, statistics: bool, tmp_path: Path) -> None:
-    """YCbCr and a mask; visible is what was not wholly transparent, in its own colors, and the job says so."""
+    """The copy has YCbCr and a mask. Pixels with any opacity are visible in their own colors, with a note."""
     alpha = ALPHAS[kind]().astype(np.uint8)
     source = rgba(tmp_path / "a.tif", alpha)
     if statistics:
@@ -139,7 +139,7 @@ async def test_a_web_optimized_one_hides_what_alpha_hides(compression: str, tmp_
 async def test_no_quality_and_no_color_under_what_is_hidden_fails_the_check(
     web: bool, compression: str, quality: int, tmp_path: Path
 ) -> None:
-    """Codecs change what lies under alpha 0 as they like, and at low quality single pixels of what is visible."""
+    """Codecs change colors under alpha 0 freely, and at low quality single visible pixels too."""
     alpha = np.where(np.add.outer(np.arange(SIDE) // 7, np.arange(SIDE) // 5) % 2, 255, 0)
     for source in (
         rgba(tmp_path / "a.tif", alpha),
@@ -209,7 +209,7 @@ async def test_a_picture_exactly_one_tile_wide_is_tiled(width: int, height: int,
 
 
 async def test_a_column_of_pixels_has_no_overviews(tmp_path: Path) -> None:
-    """They would be as wide as the picture, which rio-cogeo calls an error; without them it only warns."""
+    """Overviews as wide as the picture are an error for rio-cogeo. Missing ones are only a warning."""
     source = Tiff(smooth(1, 1, 2000)).write(tmp_path / "a.tif")
     made = (await cog(source)).outputs[0].path
     assert cog_validate(str(made), quiet=True)[:2] == (True, [])
@@ -218,7 +218,7 @@ async def test_a_column_of_pixels_has_no_overviews(tmp_path: Path) -> None:
 
 
 def test_strips_are_still_found(tmp_path: Path) -> None:
-    """What has no TileWidth tag is not tiled, whatever its width."""
+    """A file without a TileWidth tag is not tiled, whatever its width."""
     strips = Tiff(smooth(1, 512, 2048), overviews=(2,)).write(tmp_path / "a.tif")
     assert any("not tiled" in fault for fault in faults_of_layout(strips, TileLayout(512, 512, 1)))
 
@@ -235,7 +235,7 @@ HEIGHTS = (
 def with_keys(
     path: Path, keys: list[tuple[int, int, int, int]], words: str = "", corner: Any = (500_000, 5_500_000)
 ) -> Path:
-    """A picture of 50 by 60 pixels of 30 m whose place is told by these GeoKeys."""
+    """Write a picture of 50 by 60 pixels of 30 m with these GeoKeys."""
     flat = [1, 1, 1, len(keys), *(number for key in keys for number in key)]
     tags: Any = {
         GEO_KEYS: (SHORT, flat),
@@ -255,7 +255,7 @@ def by_esri(path: Path, text: str, corner: Any = (500_000, 5_500_000)) -> Path:
 
 
 async def test_ellipsoidal_heights_of_a_projected_system_are_left_out(tmp_path: Path) -> None:
-    """By a vertical key or in an ESRI string; the copy has the horizontal system, and the metadata say so."""
+    """From a vertical key and from an ESRI string. The copy has the horizontal system, and a note names this."""
     for source in (
         with_keys(tmp_path / "a.tif", [*UTM32, (4096, 0, 1, 4937), (4099, 0, 1, 9001)]),
         by_esri(tmp_path / "b.tif", CRS.from_epsg(25832).to_wkt("WKT1_ESRI") + HEIGHTS),
@@ -269,7 +269,7 @@ async def test_ellipsoidal_heights_of_a_projected_system_are_left_out(tmp_path: 
 
 
 async def test_a_system_that_keys_do_not_hold_at_all_is_refused_by_its_name(tmp_path: Path) -> None:
-    """A view of the globe from the side has no projection method in GeoTIFF; reprojected it has a place."""
+    """The vertical perspective has no projection method in GeoTIFF. A reprojected copy is made."""
     text = CRS("ESRI:54049").to_wkt("WKT1_ESRI")
     source = by_esri(tmp_path / "a.tif", text, (0, 100_000))
     with pytest.raises(JobError, match="World_Vertical_Perspective") as caught:
@@ -304,7 +304,7 @@ async def test_other_heights_are_kept(height: int, tmp_path: Path) -> None:
 
 
 async def test_what_no_way_leads_to_web_mercator_from_is_refused_by_name(tmp_path: Path) -> None:
-    """The Moon, and a place beyond the edge of its own system; neither is damage."""
+    """The Moon, and a place beyond the edge of its own system. Neither is reported as damage."""
     moon = Tiff(smooth(1, 60, 50), CRS.from_user_input("IAU_2015:30100").to_wkt()).write(tmp_path / "moon.tif")
     nowhere = Tiff(smooth(1, 60, 50), "EPSG:2985", Affine(30, 0, 5e7, 0, -30, 9e7)).write(tmp_path / "nowhere.tif")
     for source in (moon, nowhere):
@@ -317,7 +317,7 @@ async def test_what_no_way_leads_to_web_mercator_from_is_refused_by_name(tmp_pat
 
 
 def test_a_source_that_reads_differently_each_time_is_damaged(tmp_path: Path) -> None:
-    """A copy that differs from such a source is the source's fault, and trying again helps nobody."""
+    """A copy that differs from such a source is the source's fault, so the job is not retried."""
     source = Tiff(smooth(1, 60, 50)).write(tmp_path / "a.tif")
     header, window = inspect_file(source), Window(0, 0, 60, 50)
     refuse_unsteady(source, header, [1], window, smooth(1, 60, 50))
@@ -327,7 +327,7 @@ def test_a_source_that_reads_differently_each_time_is_damaged(tmp_path: Path) ->
 
 
 async def test_scale_without_a_tie_point_is_no_place(tmp_path: Path) -> None:
-    """GDAL makes half a transform of it; the file is copied all the same."""
+    """GDAL derives half a transform from it. The file is copied nevertheless."""
     source = with_keys(tmp_path / "a.tif", UTM32)
     content = source.read_bytes().replace(struct.pack("<HH", TIE_POINT, DOUBLE), struct.pack("<HH", 33921, DOUBLE))
     source.write_bytes(content)

@@ -121,7 +121,7 @@ def test_a_mask_of_16_bits_hides_in_a_web_optimized_copy(tmp_path: Path) -> None
 
 
 def test_a_mask_with_a_sample_for_each_band_hides_where_all_of_them_hide(tmp_path: Path) -> None:
-    """A copy has one mask: it shows what any band shows, and a note says so."""
+    """A copy has one mask. A pixel is visible if any band shows it, and a note explains this."""
     mask = mask_of(1, "uint8", 3)
     mask[:16, 20:, 0] = 0
     mask[16:, 20:] = 0
@@ -132,7 +132,7 @@ def test_a_mask_with_a_sample_for_each_band_hides_where_all_of_them_hide(tmp_pat
 
 
 def test_a_copy_whose_mask_is_another_is_found_out(tmp_path: Path) -> None:
-    """The check compares what is hidden, for lossless codecs too."""
+    """The check compares masks, for lossless codecs too."""
     source = masked(mask_hides=np.s_[:150], other_hides=np.s_[:0], alpha=False).write(tmp_path / "a.tif")
     other = masked(mask_hides=np.s_[:160], other_hides=np.s_[:0], alpha=False).write(tmp_path / "b.tif")
     with pytest.raises(JobError, match="pixels differ"):
@@ -142,7 +142,7 @@ def test_a_copy_whose_mask_is_another_is_found_out(tmp_path: Path) -> None:
 def near_infrared(
     path: Path, hides: str = "nothing", *, alpha: str = "YES", names: Sequence[str] = (), mask: Any = None
 ) -> Path:
-    """Red, green, blue and infrared that is called alpha, with zeros in the infrared or in all where `hides` says."""
+    """Write red, green, blue and infrared that is declared alpha. `hides`: zeros in the infrared, or in all bands."""
     data = np.rint(np.stack([*photograph(), INFRARED["like the colors"]]) * 255).astype(np.uint8)
     if hides != "nothing":
         data[3 if hides == "water" else 0 :, 40:55, 40:55] = 0
@@ -156,7 +156,7 @@ def near_infrared(
 def test_infrared_that_is_called_alpha_is_copied_as_a_band_of_data(
     compression: str, hides: str, alpha: str, tmp_path: Path
 ) -> None:
-    """No mask is made of it, it hides nothing, and the only note says that."""
+    """No mask is made from it, it hides no pixel, and the only note explains this."""
     source = near_infrared(tmp_path / "a.tif", hides, alpha=alpha)
     result = cog(source, tmp_path / "out", compression=compression)
     with rasterio.open(source) as before, rasterio.open(result.outputs[0].path) as made:

@@ -49,7 +49,7 @@ def test_the_predicted_size_is_that_of_the_copy(item: bytes, web_optimized: bool
 def test_a_copy_of_too_much_metadata_is_refused_before_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file has half of what is allowed, the copy would have three times as much."""
+    """The file has half of the allowed size, the copy would have three times as much."""
 
     def write(*_: Any) -> None:
         raise AssertionError("the copy was written")

@@ -80,7 +80,7 @@ def test_a_copy_is_in_degrees_where_keys_would_lose_its_meridian(unit: str, meri
 
 
 def test_a_web_copy_follows_an_esri_string_that_gdal_does_not_parse(tmp_path: Path) -> None:
-    """GDAL parses it only in files whose model is user-defined, and could not reproject this one."""
+    """GDAL parses the string only in files with a user-defined model, and could not reproject this one."""
     proj = "+proj=geos +sweep=x +lon_0=-75 +h=35786023 +x_0=0 +y_0=0 +ellps=GRS80 +units=m +no_defs"
     source = write(tmp_path / "a.tif", esri_string(GEOS, proj, 1), 1_000_000, 1_000_000, 2000)
     bounds: Any = cog(source, tmp_path / "out", webOptimized=True).metadata["bboxLonLat"]

@@ -1,4 +1,4 @@
-"""A file whose numbers are colors by an ICC profile of its own comes out in the colors that it means."""
+"""Colors of a file with an ICC profile are converted by this profile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.raw_tiff import ICC_PROFILE, SHORT, UNDEFINED, Tag, write_raw
 
 
 def swapped() -> bytes:
-    """sRGB with the names of red's and blue's primaries exchanged: what says red is blue."""
+    """Return sRGB with the primaries of red and blue exchanged."""
     icc = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     red, blue = icc.index(b"rXYZ", 128), icc.index(b"bXYZ", 128)
     icc[red : red + 4], icc[blue : blue + 4] = b"bXYZ", b"rXYZ"
@@ -27,7 +27,7 @@ def swapped() -> bytes:
 
 
 def inks() -> bytes:
-    """A printer whose every ink is green, and whose paper is white: a table of two steps for each ink, to Lab."""
+    """Return the profile of a printer with green inks only and white paper: two steps for each ink, to Lab."""
     paper, green = bytes((255, 128, 128)), bytes((128, 68, 190))
     colors = b"".join(green if any(ink) else paper for ink in itertools.product((0, 1), repeat=4))
     straight = bytes(range(256))
@@ -50,7 +50,7 @@ def with_profile(icc: bytes, data: Any, folder: Path, photometric: str = "RGB") 
 
 
 def test_colors_are_those_of_the_profile(tmp_path: Path) -> None:
-    """Red by the numbers is blue by the profile, and the picture shows blue; the metadata say why."""
+    """Red by its numbers is blue by the profile. The picture shows blue, and the metadata name the profile."""
     result = run(with_profile(swapped(), quarters(64), tmp_path), tmp_path / "out")
     picture = picture_of(result)
     assert picture[16, 16, 2] > 240
@@ -76,7 +76,7 @@ def test_inks_are_mixed_by_the_profile(dtype: str, full: int, tmp_path: Path) ->
 @pytest.mark.parametrize("icc", [None, inks()], ids=["without profile", "with profile"])
 @pytest.mark.parametrize("associated", [False, True])
 def test_alpha_beside_inks_stays(dtype: str, icc: bytes | None, associated: bool, tmp_path: Path) -> None:
-    """A fifth sample that the file calls alpha hides; inks that are stored multiplied by it are made straight first."""
+    """A fifth sample declared as alpha hides pixels. Inks that are multiplied by it are divided first."""
     full = np.iinfo(dtype).max
     data = np.zeros((40, 60, 5), dtype=dtype)
     data[:, 20:, 1] = full  # magenta
@@ -114,7 +114,7 @@ def test_inks_with_overviews_and_a_mask_are_inks_too(dtype: str, full: int, tmp_
 
 
 def test_srgb_changes_nothing(tmp_path: Path) -> None:
-    """A file that says what everybody takes its numbers for anyway stays as it is, byte for byte."""
+    """A picture from a file with an sRGB profile equals, byte for byte, the one without a profile."""
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     with_it = run(with_profile(icc, quarters(64), tmp_path), tmp_path / "out")
     assert choose_profile(icc, 3) is None
@@ -132,7 +132,7 @@ def test_damage_is_passed_over() -> None:
 
 
 def test_a_profile_that_libvips_cannot_use_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Today's takes its own colors for a damaged one's; one that says so must not cost the picture."""
+    """An error of libvips in the conversion does not fail the job."""
 
     def fail(*_: Any) -> Any:
         raise pyvips.Error("no such colors")

@@ -22,7 +22,7 @@ from tests.support.task_runs import perform_on
 from tests.support.tiffs import LONG, RawTiff, gray
 
 MAINTAINED_BY_NOBODY = {32766, 32809, 32909}  # GDAL has their decoders, and old JPEG's, which wants more than a code
-STRANGE = (0, 11, 4711, 50003, 65534)  # codes that nobody has registered
+STRANGE = (0, 11, 4711, 50003, 65534)  # unregistered codes
 
 
 def compressed(path: Path, code: int) -> Path:

@@ -1,4 +1,4 @@
-"""Settings: where each comes from, and what is said when one is wrong."""
+"""Settings: their sources, and the messages for invalid ones."""
 
 import os
 from pathlib import Path
@@ -142,7 +142,7 @@ def test_hosts_are_names_addresses_and_endings(monkeypatch: pytest.MonkeyPatch) 
 def test_config_reports_what_the_worker_would_refuse_at_its_start(
     name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also what only handlers or the file system can judge."""
+    """Also settings that only handlers or the file system can check."""
     monkeypatch.setenv("API_BASE_URL", "https://maps.example")
     monkeypatch.setenv("WORKER_AUTH_TOKEN", "a-token")
     monkeypatch.setenv(name, value)

@@ -35,7 +35,7 @@ def events(said: list[MutableMapping[str, Any]]) -> list[str]:
 async def test_the_first_refused_connection_is_logged_at_once_and_the_return_once(
     server: ScriptedApi,
 ) -> None:
-    """Eight refused tries are one WARNING; the next answer is one INFO with the length of the outage."""
+    """Eight refused tries are one WARNING. The next answer is one INFO with the length of the outage."""
     server.on("heartbeat", answer(RENEWED))
     port = free_port()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
@@ -105,7 +105,7 @@ async def test_the_api_s_clock_is_read_from_any_answer(server: ScriptedApi, clie
 async def test_extensions_are_those_of_the_last_answer_at_the_claim_s_address(
     server: ScriptedApi, client: JobApi
 ) -> None:
-    """Other addresses announce none; a server of an earlier release takes them back."""
+    """Other addresses announce no extension. A server of an earlier release withdraws them."""
     server.on("heartbeat", Response(b"{}", 401, headers={"Worker-Extensions": "other"}))
     with pytest.raises(ApiError):
         await client.heartbeat(Held())

@@ -168,6 +168,6 @@ def test_the_corners_of_a_trapezoid_come_to_lie_where_the_file_has_them(target: 
     if target == "EPSG:4326":
         picture = picture_of(result)
         height, width = picture.shape[:2]
-        # The lower side runs from a quarter to three quarters of the width; beside it there is nothing.
+        # The lower side runs from a quarter to three quarters of the width. The rest is empty.
         shown = np.flatnonzero(picture[height - 3, :, 3]) / width
         assert (shown.min(), shown.max()) == pytest.approx((0.25, 0.75), abs=0.02)

@@ -57,7 +57,7 @@ def test_rotated_file_comes_out_north_up(tmp_path: Path) -> None:
     """A file turned by 90 degrees shows its colors turned, and GDAL reports no rotation."""
     turned = Affine.translation(400_000, 1_700_000) @ Affine.rotation(-90) @ Affine.scale(30, -30)
     result = run(Tiff(quarters(), crs="EPSG:32638", transform=turned).write(tmp_path / "a.tif"), tmp_path / "out")
-    # Turned clockwise, what was the lower left corner is now the upper left one.
+    # Turned clockwise: the lower left corner becomes the upper left one.
     assert corners_of(picture_of(result)) == [BLUE, RED, WHITE, GREEN]
     assert reopened(result.outputs[0].path)[1].is_rectilinear
 
@@ -75,7 +75,7 @@ def test_rotated_file_that_is_in_the_system_already_comes_out_north_up(tmp_path:
 
 
 def test_ground_control_points_place_the_picture(tmp_path: Path) -> None:
-    """A file with nothing but ground control points lies where they say."""
+    """A file with only ground control points is placed by them."""
     points = [
         GroundControlPoint(row=row, col=col, x=44 + col * 0.01, y=16 - row * 0.01)
         for row in (0, 32, 64)
@@ -112,7 +112,7 @@ def test_each_sidecar_alone_gives_the_same_corners(gone: str, tmp_path: Path) ->
 @pytest.mark.parametrize("way", ["nodata", "nan", "mask", "alpha"])
 @pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:32638"])
 def test_invalid_pixels_are_hidden_and_valid_ones_shown(way: str, crs: str, tmp_path: Path) -> None:
-    """The right half is declared invalid in each of the ways a GeoTIFF has; only the left half shows."""
+    """The right half, declared invalid in each way that a GeoTIFF has, is hidden. The left half is visible."""
     data: Any = ramp(64, 64, "float32", 1, 1000)
     extra: dict[str, Any] = {}
     if way == "nodata":
@@ -170,7 +170,7 @@ def test_palette_stays_a_palette(tmp_path: Path) -> None:
 
 
 def test_one_stretch_holds_for_red_green_and_blue(tmp_path: Path) -> None:
-    """A green twice as strong as red stays so; each band stretched by itself would make all gray."""
+    """Green twice as strong as red stays so. A stretch for each band would turn all gray."""
     step = ramp(60, 60, "uint16", 0, 10_000)[0]
     data = np.stack([step // 2, step, step // 4])
     source = Tiff(data, colors=["red", "green", "blue"], profile={"photometric": "RGB"}).write(tmp_path / "a.tif")
@@ -254,7 +254,7 @@ def test_same_input_gives_same_bytes(tmp_path: Path) -> None:
     ],
 )
 def test_outputs_have_their_names_and_nothing_else_is_left(wanted: str, names: set[str], tmp_path: Path) -> None:
-    """Each format brings its own sidecars; no temporary file stays; sizes are those told."""
+    """Each format has its own sidecars. No temporary file stays, and reported sizes are those on disk."""
     source = Tiff(quarters(100)).write(tmp_path / "a.tif")
     result = run(source, tmp_path / "out", output_format=OutputFormat(wanted))
     assert {f.name for f in result.outputs} == names
@@ -265,7 +265,7 @@ def test_outputs_have_their_names_and_nothing_else_is_left(wanted: str, names: s
 
 
 def test_jpeg_shows_white_where_nothing_is_valid(tmp_path: Path) -> None:
-    """JPEG has no transparency; hidden pixels are white and the metadata says so."""
+    """JPEG has no transparency. Hidden pixels are white, and a note in the metadata explains this."""
     data = np.full((3, 64, 64), 10, dtype=np.uint8)
     data[:, :, 32:] = 0
     result = run(Tiff(data, nodata=0).write(tmp_path / "a.tif"), tmp_path / "out", output_format=OutputFormat.JPEG)
@@ -290,7 +290,7 @@ def test_thumbnail_fits_and_keeps_its_transparency(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["gray", "color", "half hidden", "palette"])
 def test_no_fringe_round_what_is_visible_in_a_thumbnail(mode: str) -> None:
-    """Along an oblique edge every pixel that shows at all, however little, has the color of what is visible."""
+    """Along an oblique edge every pixel with any opacity has the color of the visible part."""
     rows, columns = np.indices((1000, 1200))
     visible = (rows + 2 * columns > 900) & (columns - rows < 500)
     alpha = np.where(visible, 255 if mode != "half hidden" else 100 + columns % 100, 0).astype(np.uint8)
@@ -315,7 +315,7 @@ def test_without_georeference_nothing_is_made_up(tmp_path: Path) -> None:
 
 
 def test_metadata_is_strict_json_and_small(tmp_path: Path) -> None:
-    """No NaN even when nodata is NaN; a STAC Item; the API's copy stays far under 256 kB."""
+    """The metadata have no NaN even with NaN as nodata, are a STAC Item, and stay far below 256 kB."""
     data = ramp(64, 64, "float32", 0, 10)
     data[0, :5] = np.nan
     result = run(Tiff(data, nodata=float("nan")).write(tmp_path / "a.tif"), tmp_path / "out")
@@ -340,7 +340,7 @@ def test_result_can_cross_a_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
 def test_all_nodata_is_a_wholly_transparent_picture_and_said_so(tmp_path: Path, dtype: str, output_format: str) -> None:
-    """A file without one valid pixel is shown as what it is: an empty tile of a mosaic is no mistake."""
+    """A file without valid pixels becomes an empty picture, since mosaics have empty tiles."""
     source = Tiff(np.zeros((1, 32, 32), dtype=dtype), nodata=0).write(tmp_path / "a.tif")
     result = run(source, tmp_path / "out", output_format=output_format)
     assert result.metadata["validFraction"] == 0
@@ -351,7 +351,7 @@ def test_all_nodata_is_a_wholly_transparent_picture_and_said_so(tmp_path: Path, 
 
 
 def test_constant_raster_is_a_flat_picture(tmp_path: Path) -> None:
-    """One value everywhere: flat, opaque, and said so."""
+    """A file of one value becomes a picture of one color, and the stretch is `constant`."""
     result = run(Tiff(np.full((1, 32, 32), 7.5, dtype=np.float32)).write(tmp_path / "a.tif"), tmp_path / "out")
     choices: Any = result.metadata["choices"]
     assert choices["stretch"]["kind"] == "constant"

@@ -28,7 +28,7 @@ from tests.support.tiffs import LONG, RawTiff, gray
 
 
 def sparse(path: Path, side: int, tile: int, count: int, **profile: str) -> Path:
-    """A file of a few kilobytes that says it holds side² pixels."""
+    """Write a file of a few kilobytes that declares side² pixels."""
     options = {"SPARSE_OK": "TRUE", "TILED": "YES", "BLOCKXSIZE": tile, "BLOCKYSIZE": tile, "COMPRESS": "DEFLATE"}
     size = {"width": side, "height": side, "count": count, "dtype": "uint8"}
     with gdal_environment(), rasterio.open(path, "w", driver="GTiff", **size, **options, **profile):
@@ -50,7 +50,7 @@ def test_what_can_be_afforded_passes() -> None:
     ],
 )
 def test_refusal_names_limit_and_number(predicted: Cost, code: str, numbers: tuple[str, str]) -> None:
-    """What it would cost, what is allowed, and what to do."""
+    """The message has the predicted cost, the limit and the advice."""
     with pytest.raises(JobError) as caught:
         afford(predicted, 600 << 20)
     assert caught.value.code == code
@@ -156,7 +156,7 @@ def test_a_single_strip_counts_as_decoded_from_its_top(tmp_path: Path) -> None:
 
 
 def test_a_small_file_of_one_huge_strip_is_no_source_of_tiles_but_of_a_cog(tmp_path: Path) -> None:
-    """Each square of tiles would decode the strip from its top; GDAL writes the copy from top to bottom."""
+    """Each square of tiles would decode the strip from its top. GDAL writes the copy from top to bottom."""
     CRAFTED["one strip of 676 MB"](tmp_path / "a.tif")
     with pytest.raises(JobError) as caught:
         perform_on(GEOTIFF_TO_TILES, tmp_path / "a.tif", tmp_path / "tiles")

@@ -105,7 +105,7 @@ async def test_the_next_job_is_fetched_while_a_child_packs_and_gets_its_process_
 
 
 async def test_a_long_stage_makes_no_room(bench: Bench) -> None:
-    """Another worker may be idle, and could begin at once what would wait here."""
+    """A job that would wait here could begin at once on an idle worker."""
     bench.server.on("claim", claimed(bench, "a"), claimed(bench, "b"), NOTHING)
     working = daemon(bench, concurrent_jobs=1)
     running = asyncio.create_task(working.run())

@@ -216,7 +216,7 @@ def test_projected_systems_lie_where_proj_has_them(
 def test_sidecars_of_native_keep_the_shift(projected: bool, tmp_path: Path) -> None:
     """GDAL places the picture by its aux.xml where it places the file, and the metadata hold a bound system.
 
-    A note names what the `.prj` lacks.
+    A note names the part that the `.prj` lacks.
     """
     keys: dict[int, Any] = {1024: 2, 2048: USER, 2050: USER, 2056: BESSEL, 2062: SHIFTS["seven parameters"]}
     x, y, pixel = 9.0, 52.0, 1e-4

@@ -80,7 +80,7 @@ async def test_a_body_longer_than_the_limit_is_refused_whatever_was_said_of_its_
     async def endless(request: Request) -> Response:
         async def body() -> AsyncIterator[bytes]:
             while True:
-                await asyncio.sleep(0)  # lets the server see that nobody listens any more
+                await asyncio.sleep(0)  # lets the server notice the closed connection
                 yield BODY
 
         return StreamingResponse(body())
@@ -103,7 +103,7 @@ async def test_a_job_that_says_it_is_too_large_is_not_even_asked_for(
 async def test_a_file_for_which_there_is_no_room_is_not_even_asked_for(
     server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    """A trouble that passes, told before the disk is full."""
+    """The report is worker trouble, sent before the disk is full."""
     with pytest.raises(JobError) as caught:
         await fetch(server, http, tmp_path, size=10**18, max_bytes=10**19)
     assert (caught.value.code, caught.value.error_class) == ("worker_trouble", "interrupted")
@@ -132,7 +132,7 @@ async def test_an_address_that_ran_out_is_a_trouble_that_passes(
 async def test_an_object_that_storage_itself_reports_as_gone_is_final(
     server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path, answer: Response
 ) -> None:
-    """A bare 404 may be a proxy's; the error codes of storage are not."""
+    """A 404 without a code may be a proxy's. The error codes of storage are not."""
     server.on("file", answer)
     with pytest.raises(JobError, match="status 404") as caught:
         await fetch(server, http, tmp_path)

@@ -1,4 +1,4 @@
-"""Undeclared nodata: found where it would wash the picture out, told, and never hidden."""
+"""Undeclared nodata are found where they would wash out the picture, noted, and never hidden."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def mixed(values: Any, *fills: float, share: float = 0.3, dtype: str = "float32"
     ],
 )  # fmt: skip
 def test_value_far_from_all_others_is_found(dtype: str, fill: float) -> None:
-    """What programs write for no data is named with its share, in every type."""
+    """Usual nodata values of programs are named with their share, in every type."""
     (found,) = find_fill_values(mixed(HEIGHTS.clip(900, 2200), fill, dtype=dtype))
     assert found.value == fill
     assert found.share == pytest.approx(0.3 / 1.3, abs=0.01)
@@ -90,7 +90,7 @@ def test_most_values_are_always_kept(values: list[float], times: int) -> None:
 
 @pytest.mark.parametrize(("dtype", "fill"), [("int16", -9999), ("float32", LOWEST), ("uint16", 0)])
 def test_undeclared_nodata_leaves_contrast_to_the_rest_and_is_told(dtype: str, fill: float, tmp_path: Path) -> None:
-    """The stretch is that of the real values; the others are clipped but visible, and the note says what to ask for."""
+    """The stretch is that of the real values. The others are clipped but visible, and a note names the option."""
     data = ramp(60, 100, "float64", 1000, 1500)
     data[:, :, :40] = fill
     result = run(Tiff(data.astype(dtype)).write(tmp_path / "a.tif"), tmp_path / "out")
@@ -106,7 +106,7 @@ def test_undeclared_nodata_leaves_contrast_to_the_rest_and_is_told(dtype: str, f
 
 @pytest.mark.parametrize("place", ["collar", "island"])
 def test_a_collar_of_any_value_is_left_out(place: str, tmp_path: Path) -> None:
-    """One that runs all round the picture is no measurement, whatever its number; as an island it may well be one."""
+    """A value all round the picture is nodata, whatever its number. As an island it is a measurement."""
     data = (np.arange(10_000).reshape(1, 100, 100) % 25 * 60 + 9000).astype(np.uint16)
     if place == "collar":
         data[:, :10] = data[:, -10:] = data[:, :, :10] = data[:, :, -10:] = 1
@@ -150,7 +150,7 @@ def test_mask_whose_white_is_the_largest_of_its_type_is_black_and_white(dtype: s
 
 @pytest.mark.parametrize("codes", [range(1, 18), range(9), range(1, 45), (0, 1), range(0, 64, 9)])
 def test_255_beside_small_classes_of_bytes_is_left_out(codes: Any, tmp_path: Path) -> None:
-    """Land cover as it is commonly exported: spread over all of gray instead of nearly black, and told."""
+    """Land cover of small codes is spread over all grays instead of nearly black, with a note."""
     blocks = np.random.default_rng(1).choice(np.array(codes, dtype=np.uint8), (20, 20))
     data = blocks.repeat(5, axis=0).repeat(5, axis=1)
     data[:, :20] = 255
@@ -188,7 +188,7 @@ def test_255_beside_small_classes_of_bytes_is_left_out(codes: Any, tmp_path: Pat
     ],
 )
 def test_255_of_other_bytes_is_a_value(values: Any) -> None:
-    """Masks stay black and white, and what is clear as it is stays as it is."""
+    """Masks stay black and white, and codes that are already distinct stay as they are."""
     assert find_byte_fill(values.astype(np.uint8)) == ()
 
 

@@ -1,4 +1,4 @@
-"""What the fork server has in memory when it makes a child."""
+"""The fork server has all modules of a job in memory before it forks a child."""
 
 from __future__ import annotations
 

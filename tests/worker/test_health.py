@@ -1,4 +1,4 @@
-"""Each check says what is wrong and what to do. Real servers, real processes."""
+"""Each check names the fault and the cure. Real servers, real processes."""
 
 import json
 import os
@@ -89,7 +89,7 @@ async def test_a_worker_that_is_told_to_claim_nothing_is_healthy_and_says_so(
 
 
 async def test_other_trouble_that_stops_claims_is_a_finding_of_its_own(server: ScriptedApi, tmp_path: Path) -> None:
-    """Memory and clock have a line only when something is wrong with them; the worker's own looks are the same."""
+    """Memory and clock have a line only if there is a fault. The worker's checks are the same."""
     later = formatdate(time.time() + 3 * 86_400, usegmt=True)
     server.on("claim", Response(status_code=204, headers={"Date": later}))
     told = {"API_BASE_URL": server.base_url, "WORKER_AUTH_TOKEN": "t" * 20, "TEMP_DIR": str(tmp_path)}

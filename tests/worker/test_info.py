@@ -1,4 +1,4 @@
-"""What `geotiff_info` tells of a file, damaged ones among them."""
+"""The description of a file by `geotiff_info`, also of damaged files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an output pixel shows is the mean of what it covers, at any place and any degree of shrinking."""
+"""An output pixel is the mean of the source pixels under it, at any place and scale."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIZE = 400
 
 @pytest.fixture(scope="module")
 def picture() -> NDArray[np.float32]:
-    """Detail at every scale, as in a photograph: noise whose amplitude falls with its frequency."""
+    """Return detail at every scale, as in a photograph: noise with an amplitude that falls with frequency."""
     noise = np.fft.rfft2(np.random.default_rng(7).standard_normal((SIZE, SIZE)))
     frequency: NDArray[np.float64] = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE)[None])
     shaped: NDArray[np.float64] = np.fft.irfft2(noise / np.maximum(frequency, 1 / SIZE) ** 1.2)
@@ -88,7 +88,7 @@ def test_no_kernel_changes_how_bright_a_picture_is(width: float) -> None:
 
 
 def test_bytes_read_by_a_kernel_that_rounds_are_rounded() -> None:
-    """What the worker leaves as bytes comes back rounded to the nearest, not cut off."""
+    """Values that stay bytes are rounded to the nearest, not truncated."""
     kernel = choose_kernel("average", 1.4, 1.4)
     assert kernel.rounds
     row = np.tile(np.array([[10, 11]], dtype=np.uint8), (8, 4))

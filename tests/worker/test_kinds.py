@@ -39,7 +39,7 @@ def middles(picture: Any) -> list[tuple[int, ...]]:
     [(44.5, "EPSG:4326"), *itertools.product((179.9, -179.9), ("EPSG:4326", "EPSG:3857", "EPSG:32601"))],
 )
 def test_rpc_places_the_picture_at_its_height_and_says_so(longitude: float, crs: str, tmp_path: Path) -> None:
-    """A file with nothing but RPC lies where they say at their own height, marked as approximate.
+    """A file with only RPCs is placed by them at their own height, marked as approximate.
 
     Across the date line, named from either side, it is one piece.
     """

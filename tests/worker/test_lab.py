@@ -65,12 +65,12 @@ def test_lab_becomes_the_light_that_it_means(photometric: int, dtype: str, tmp_p
 def test_ends_of_each_scale_are_those_of_its_standard(
     photometric: int, samples: Any, expected: tuple[float, float, float]
 ) -> None:
-    """TIFF's white of 16 bits is 65535 and ICC's 65280; CIE's a* and b* are signed, ICC's have an offset."""
+    """White of 16 bits is 65535 in TIFF and 65280 in ICC. CIE's a* and b* are signed, ICC's have an offset."""
     assert to_lab(samples[:, None, None], photometric).ravel().tolist() == pytest.approx(expected, abs=0.001)
 
 
 def test_alpha_beside_lab_stays(tmp_path: Path) -> None:
-    """A fourth sample that the file calls alpha hides, and is no color; a fifth is nothing."""
+    """A fourth sample declared as alpha hides pixels. A fifth is ignored."""
     alpha = np.linspace(0, 255, 60).astype(np.uint8)[None, :, None].repeat(50, axis=0)
     data = np.concatenate([stored(CIE, "uint8"), alpha, alpha], axis=-1)
     source = write_raw_tiff(tmp_path / "a.tif", data, CIE, {EXTRA_SAMPLES: (SHORT, [2, 0])})
@@ -88,7 +88,7 @@ def test_lab_of_bytes_with_overviews_is_read_without_them(tmp_path: Path) -> Non
 
 
 def test_nodata_of_lab_is_that_of_the_samples(tmp_path: Path) -> None:
-    """Pixels of which every sample holds nodata are hidden; black, which holds it in two, is not."""
+    """Pixels with nodata in every sample are hidden. Black has it in two and is visible."""
     data = stored(ICC, "uint16")
     data[:, :10] = 0
     source = write_raw_tiff(tmp_path / "a.tif", data, ICC, {NODATA: (ASCII, b"0\0")})
@@ -106,7 +106,7 @@ REFUSED: dict[str, tuple[int, str]] = {
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_lab_on_an_unknown_scale_is_refused_by_name(kind: str, tmp_path: Path) -> None:
-    """What cannot be told is not shown as three raw numbers."""
+    """Lab of an unknown scale is refused, not shown as three raw bands."""
     photometric, dtype = REFUSED[kind]
     source = write_raw_tiff(tmp_path / "a.tif", np.full((20, 20, 3), 90, dtype=dtype), photometric)
     with pytest.raises(JobError, match=f"{photometric}, {dtype}") as caught:
@@ -115,7 +115,7 @@ def test_lab_on_an_unknown_scale_is_refused_by_name(kind: str, tmp_path: Path) -
 
 
 def test_floats_from_0_to_1_are_refused_by_name(tmp_path: Path) -> None:
-    """L* runs to 100; floats that end at 1 are parts of something that no tag tells."""
+    """L* runs to 100. Floats that end at 1 have a scale that no tag declares."""
     tags: dict[int, Tag] = {}
     source = write_raw_tiff(tmp_path / "a.tif", (stored(CIE, "float32") / 100).clip(0, 1), CIE, tags)
     with pytest.raises(JobError, match="does not declare their scale") as caught:
@@ -131,7 +131,7 @@ def test_black_of_whole_numbers_is_black(dtype: str, tmp_path: Path) -> None:
 
 
 def test_colors_beyond_srgb_become_near_ones() -> None:
-    """No wrap: a green that no screen has stays green, and what is no number is black."""
+    """Colors do not wrap: a green outside of sRGB stays green, and NaN is black."""
     lab = np.array([[87.0, -128.0, 120.0], [np.nan, np.nan, np.nan]], dtype=np.float32).T
     green, nothing = lab_to_srgb(lab).T.tolist()
     assert green[1] > 200

@@ -1,4 +1,4 @@
-"""How long a lease is trusted, and what stops the work."""
+"""The trust in a lease, and the end of the work with it."""
 
 import asyncio
 from typing import Any

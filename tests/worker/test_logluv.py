@@ -35,7 +35,7 @@ def stripes(dtype: str) -> Any:
 
 @pytest.mark.parametrize("dtype", ["int16", "float32"])
 def test_logluv_is_shown_as_light(dtype: str, tmp_path: Path) -> None:
-    """A colored stripe comes out in its color, to the steps of the codes; gray is gray, and no light is black."""
+    """A colored stripe keeps its color to the steps of the codes. Gray is gray, and no light is black."""
     found = picture(tmp_path, stripes(dtype), stretch="range:0,1")[10, 10::20, :3]
     assert np.abs(found[:4] - 255 * LIGHT ** (1 / 2.2)).max() <= 3
     assert not found[4].any()

@@ -37,7 +37,7 @@ def test_scaled_statistics_have_the_files_own_unit(tmp_path: Path) -> None:
 
 
 def test_statistics_and_histogram_are_those_of_the_valid_pixels(tmp_path: Path) -> None:
-    """Nodata counts nowhere; the buckets add up to the valid pixels."""
+    """No statistic counts nodata. The buckets add up to the valid pixels."""
     data = ramp(50, 50, "float32", 10, 20)
     data[0, :10] = -9999
     result = run(Tiff(data, nodata=-9999).write(tmp_path / "a.tif"), tmp_path / "out")
@@ -49,7 +49,7 @@ def test_statistics_and_histogram_are_those_of_the_valid_pixels(tmp_path: Path) 
 
 
 def test_pixel_is_point_is_not_shifted_twice(tmp_path: Path) -> None:
-    """GDAL puts the corner half a pixel beyond the point; the same place as without the tag, and told."""
+    """GDAL puts the corner half a pixel beyond the point: the place without the tag, with a note."""
     source = Tiff(quarters()).write(tmp_path / "a.tif")
     with rasterio.open(source, "r+") as dataset:
         dataset.update_tags(AREA_OR_POINT="Point")
@@ -64,7 +64,7 @@ def test_pixel_is_point_is_not_shifted_twice(tmp_path: Path) -> None:
 
 
 def test_compound_system_is_told_whole_and_places_by_its_first_part(tmp_path: Path) -> None:
-    """Heights above the geoid do not move the picture; they stand in the metadata of the source."""
+    """Heights above the geoid do not move the picture. The metadata of the source have them."""
     flat = run(Tiff(quarters(), crs="EPSG:32638", transform=UTM).write(tmp_path / "a.tif"), tmp_path / "flat")
     compound = CRS.from_user_input("EPSG:32638+5773").to_wkt()
     high = run(Tiff(quarters(), crs=compound, transform=UTM).write(tmp_path / "a.tif"), tmp_path / "high")
@@ -94,7 +94,7 @@ def test_system_without_a_code_is_told_in_full(tmp_path: Path) -> None:
 
 
 def test_footprint_is_cut_at_the_antimeridian(tmp_path: Path) -> None:
-    """Two polygons on either side of 180°, and a bbox whose west is greater than its east, as RFC 7946 says."""
+    """Two polygons on either side of 180°, and a bbox with west greater than east, as in RFC 7946."""
     source = Tiff(quarters(), transform=Affine(0.01, 0, 179.8, 0, -0.01, 16)).write(tmp_path / "a.tif")
     run(source, tmp_path / "out")
     item = item_of(tmp_path / "out")
@@ -115,7 +115,7 @@ def test_footprint_of_degrees_from_0_to_360_is_the_world(tmp_path: Path) -> None
     "values", [(0.0, 5e-324), (1e20, 1e20), (-1e300, -1e300), (1.0, 1 + 2**-52), (1.7976931348623157e308, -1e308)]
 )
 def test_values_too_close_or_too_far_apart_to_be_counted_in_steps_still_have_statistics(values: tuple[float]) -> None:
-    """A histogram needs steps between its ends that a double can tell apart."""
+    """Minimum and maximum are exact. A histogram needs distinct doubles between them."""
     found: Any = _of_band(np.array(values), 1.0, 0.0)
     assert (found["minimum"], found["maximum"]) == (min(values), max(values))
     assert sum(found.get("histogram", {"buckets": [2]})["buckets"]) == 2

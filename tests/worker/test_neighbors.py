@@ -75,7 +75,7 @@ def test_names_of_other_programs_are_left_alone(name: str) -> None:
 
 
 def test_in_the_env_file_every_name_that_begins_as_a_setting_does_is_told() -> None:
-    """The file is ours, so more of what is in it was meant to be a setting."""
+    """More names count as misspelled there, since the file is ours."""
     assert unknown_names([(".env", {"LOG_DIR": "x", "COMPOSE_PROJECT_NAME": "maps"})], KNOWN) == [
         "LOG_DIR (.env) is no setting."
     ]
@@ -92,7 +92,7 @@ def test_the_apis_settings_are_known_where_the_api_is_not_installed() -> None:
 
 
 def test_the_command_prints_the_settings_of_both_programs_and_what_is_misspelled(tmp_path: Path) -> None:
-    """Each with its source; secrets are masked, and nothing is made in DATA_DIR."""
+    """Each setting has its source. Secrets are masked, and DATA_DIR is not created."""
     (tmp_path / ".env").write_text("RETAIN_ENDED_DAYS=3\nMAX_FILESIZE=1\nSTORAGE_SECRET=" + "s" * 40 + "\n")
     ended = config(tmp_path, DATA_DIR=str(tmp_path / "data"), JWT_LEEWAY_SECONDS="7", WORKER_AUTH_TOKN="x")
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -119,7 +119,7 @@ def test_the_command_prints_the_settings_of_both_programs_and_what_is_misspelled
 def test_a_bad_value_of_either_program_is_reported_once(
     name: str, value: str, said: str | None, code: int, tmp_path: Path
 ) -> None:
-    """What the worker cannot work with is an error; what only the API could not, a warning."""
+    """A value that stops the worker is an error, one that stops only the API a warning."""
     ended = config(tmp_path, **{name: value})
     assert ended.returncode == code, ended.stdout
     complaints = [line for line in ended.stdout.splitlines() if line.startswith(("❌", "⚠️"))]
@@ -128,6 +128,6 @@ def test_a_bad_value_of_either_program_is_reported_once(
 
 
 def test_the_api_refuses_a_bad_pgssl_too() -> None:
-    """libpq would only say that it does not know the value."""
+    """The message lists the allowed values. That of libpq does not."""
     with pytest.raises(ValueError, match="must be true, false, disable"):
         ApiSettings(_env_file=None, pgssl="bananas")

@@ -1,4 +1,4 @@
-"""RenderOptions: what a payload may say, and the sentence for what it may not."""
+"""RenderOptions: valid payloads, and the message for invalid ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULTS = RenderOptions(max_size=2000, quality=70)
 
 
 def test_payload_overrides_defaults_and_leaves_the_rest() -> None:
-    """Values of the payload win, everything else stays as the settings say."""
+    """Values of the payload override the defaults of the settings. The rest stays."""
     options = RenderOptions.from_payload({"maxSize": 512, "outputFormat": "jpg", "bands": [3, 2, 1]}, DEFAULTS)
     assert (options.max_size, options.output_format, options.bands) == (512, OutputFormat.JPEG, (3, 2, 1))
     assert (options.quality, options.thumbnail_size) == (70, 256)
@@ -57,7 +57,7 @@ def test_unknown_keys_and_nulls_are_ignored() -> None:
     ],
 )
 def test_refusal_names_field_value_and_rule(payload: dict[str, Any], words: tuple[str, ...]) -> None:
-    """Each field out of its limits is refused by its payload name, with what was given and what is allowed."""
+    """A field beyond its limits is refused with its payload name, its value and the limits."""
     with pytest.raises(JobError) as caught:
         RenderOptions.from_payload(payload, DEFAULTS)
     assert caught.value.code == "invalid_payload"

@@ -1,4 +1,4 @@
-"""What a worker has to say is said once the API is back, also by the next process. Real HTTP, real files."""
+"""Reports are sent when the API is back, also by the next process. Real HTTP, real files."""
 
 import asyncio
 import base64
@@ -53,7 +53,7 @@ async def bench(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) ->
 
 @pytest.fixture
 async def endless(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) -> AsyncIterator[Bench]:
-    """A bench whose conversion never ends by itself."""
+    """A bench with a conversion that never ends by itself."""
     bench = Bench(server, http, tmp_path, FOR_EVER)
     yield bench
     await bench.tools.sender.stop()
@@ -74,7 +74,7 @@ def failure(code: str = "trouble") -> Failure:
 
 
 def next_process(bench: Bench, **limits: Any) -> ReportSender:
-    """What a worker that is started in place of a dead one has."""
+    """Return the report sender of a worker that replaces a dead one."""
     usual = {"max_age": 3600, "max_reports": 10} | limits
     outbox = Outbox(bench.outbox.temp_dir, bench.server.base_url, **usual)
     return ReportSender(outbox, bench.tools.api, bench.tools.storage)
@@ -120,7 +120,7 @@ async def test_a_result_that_is_uploaded_is_reported_when_the_api_is_back_word_f
 
 
 async def test_small_results_come_with_the_report_and_the_others_are_uploaded(bench: Bench) -> None:
-    """As many as the API takes, smallest first; each with the bytes that its digest tells."""
+    """The report has as many results as the API accepts, smallest first, each with the bytes of its digest."""
     await bench.run()
     every = {output["name"]: output for output in bench.server.calls("complete")[0].json["outputs"]}
     sizes = sorted(output["sizeBytes"] for output in every.values())
@@ -174,7 +174,7 @@ async def test_small_results_that_are_neither_taken_nor_uploaded_wait_like_other
 
 
 async def test_small_results_that_wait_are_uploaded(bench: Bench) -> None:
-    """A report that has to wait for the API is said as others are, and the answer may have been lost all the same."""
+    """A waiting report is sent without inline results, since the lost answer may have been an acceptance."""
     bench.server.on("heartbeat", answer(renewed(seconds=1)))
 
     async def garbage(request: Request) -> Response:
@@ -192,7 +192,7 @@ async def test_small_results_that_wait_are_uploaded(bench: Bench) -> None:
 
 
 async def test_small_results_whose_report_was_taken_unheard_are_not_uploaded(bench: Bench) -> None:
-    """The job has ended by them: the report is said once more, and its first answer comes."""
+    """The job has ended with them. The report is repeated and gets its first answer."""
     post_results(bench).release()
     bench.server.on("heartbeat", problem(409, "already_finalized"))
     bench.server.on("complete", answer(SUCCEEDED | {"replayed": True}))

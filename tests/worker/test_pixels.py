@@ -1,4 +1,4 @@
-"""Pure array functions: what is valid, what becomes of values, and how things shrink."""
+"""Pure array functions: validity, conversion of values, downsampling."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_nan_and_infinity_are_never_valid() -> None:
     ],
 )
 def test_nodata_is_compared_in_the_bands_own_type(dtype: str, stored: Any, told: float, found: bool) -> None:
-    """A decimal nodata meets the float32 that it stands for; one that the type cannot hold hides nothing."""
+    """A decimal nodata equals its float32. One beyond the type hides no pixel."""
     same = is_nodata(np.array([[stored]], dtype=dtype), told)
     assert bool(same is not None and same.all()) is found
 
@@ -82,7 +82,7 @@ def test_all_valid_costs_no_plane() -> None:
 
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "int16", "int32", "uint32", "float32", "float64"])
 def test_stretched_values_can_be_read_back(dtype: str) -> None:
-    """value = lo + pixel / 255 * (hi - lo), to half a step, in every type; outside is clipped."""
+    """value = lo + pixel / 255 * (hi - lo), to half a step, in every type. Values outside are clipped."""
     values = np.linspace(-100 if np.dtype(dtype).kind != "u" else 0, 120, 50).astype(dtype)
     stretch = Stretch("range", 10.0, 110.0, "")
     pixels = to_byte(values[None, None], stretch)[0, 0]
@@ -91,7 +91,7 @@ def test_stretched_values_can_be_read_back(dtype: str) -> None:
 
 
 def test_large_offsets_keep_their_steps() -> None:
-    """Values around two billion are told apart: the arithmetic is wide enough."""
+    """Values around two billion stay distinct: the arithmetic is wide enough."""
     values = np.array([[[2_000_000_000, 2_000_000_128, 2_000_000_255]]], dtype=np.int32)
     assert to_byte(values, Stretch("range", 2e9, 2e9 + 255, "")).tolist() == [[[0, 128, 255]]]
 

@@ -21,7 +21,7 @@ from rasterio.control import GroundControlPoint
 from geoprocessing_worker.source.gdal import gdal_environment
 from tests.support.rasters import Tiff, picture_of, quarters, run
 
-# A system, and a place in it round which files are laid; metres or degrees per pixel.
+# A system, a place in it for the files, and meters or degrees per pixel.
 SYSTEMS: dict[str, tuple[str, float, float, float]] = {
     "degrees": ("EPSG:4326", 44.0, 15.0, 0.001),
     "degrees over the date line": ("EPSG:4326", 179.98, -17.0, 0.002),
@@ -69,7 +69,7 @@ class Case:
         return Affine.translation(x, y) @ Affine.rotation(self.angle) @ pixel
 
     def write(self, path: Path) -> Path:
-        """Red says the column and green the row, so that each pixel tells where it comes from."""
+        """Write the column in red and the row in green, so that each pixel has its origin."""
         data = np.zeros((3, self.height, self.width), dtype=np.uint8)
         data[0] = np.rint(np.linspace(0, 255, self.width))[None, :]
         data[1] = np.rint(np.linspace(0, 255, self.height))[:, None]
@@ -110,8 +110,9 @@ cases = st.builds(
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cases)
 def test_five_ground_points_are_found_again(case: Case) -> None:
-    """From the picture's pixel by GDAL's transform and system to the ground, and from there to the source by its own:
-    the source has at that place what the picture shows, to half a pixel of the picture.
+    """A pixel of the picture, taken to the ground by GDAL and from there to the source, has the source's value.
+
+    To half a pixel of the picture.
     """
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -1,4 +1,4 @@
-"""A worker whose host has trouble claims nothing, says so, and costs no job an attempt. Real HTTP, real processes."""
+"""A worker on a host with trouble claims nothing, reports it, and spends no attempt. Real HTTP, real processes."""
 
 import asyncio
 import os
@@ -192,7 +192,7 @@ async def test_a_clock_that_is_days_off_gives_the_first_job_back_and_stops_claim
 async def test_trouble_that_no_look_shows_makes_the_worker_wait_for_longer_each_time(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A quota, say: each job goes back, and each time the next claim waits twice as long."""
+    """With a quota, for example: each job goes back, and the next claim waits twice as long."""
     monkeypatch.setattr(daemon_module, "PAUSE_FIRST", 0.5)
     monkeypatch.setattr(daemon_module, "PAUSE_LAST", 10)
     moments: dict[str, list[float]] = {"claim": [], "fail": []}
@@ -228,7 +228,7 @@ async def test_trouble_that_no_look_shows_makes_the_worker_wait_for_longer_each_
 async def test_whatever_a_job_fails_of_while_the_host_has_trouble_it_goes_back(
     server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path, work: str
 ) -> None:
-    """A full disk may look like a damaged file; another worker finds out whether it is one."""
+    """A full disk can look like a damaged file. Another worker repeats the job."""
     bench = Bench(server, http, tmp_path, f"tests.support.child_work:{work}_at_work")
     assert await bench.run() is Ending.FAILED
     settings = bench.tools.settings.model_copy(update={"min_free_memory_mb": 10**9})
@@ -296,7 +296,7 @@ async def test_a_worker_that_cannot_fork_claims_nothing(bench: Bench, monkeypatc
 
 
 def test_memory_is_the_least_that_host_and_groups_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A container's limit counts, also one of a group above; what caches hold counts as free."""
+    """Limits of a container and of the groups above count. Memory in caches counts as free."""
     free = host.free_memory()
     assert free is not None
     assert 0 < free <= os.sysconf("SC_PHYS_PAGES") * resource.getpagesize()

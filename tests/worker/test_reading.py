@@ -145,7 +145,7 @@ def test_damage_in_one_piece_is_the_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small_pieces")
 def test_after_an_error_the_rest_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one thread cannot read, the other does not go on for: a large file would be decoded for nothing."""
+    """After an error in one thread the other stops, so that a large file is not decoded for nothing."""
     source = Tiff(noise(200, 200), profile=TILES).write(tmp_path / "a.tif")
     failed, together = threading.Event(), threading.Barrier(2)
     read: list[int] = []
@@ -166,7 +166,7 @@ def test_after_an_error_the_rest_is_not_read(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.usefixtures("small_pieces")
 def test_progress_rises_to_the_end(tmp_path: Path) -> None:
-    """What two threads have read is told as one number that only rises."""
+    """The progress of two threads is one number that only rises."""
     source = Tiff(noise(200, 200), profile=TILES).write(tmp_path / "a.tif")
     told: list[float] = []
     run(source, tmp_path / "out", report=lambda stage, percent, _: told.append(percent) if stage == "render" else None)

@@ -66,7 +66,7 @@ def test_what_the_worker_makes_is_alike(kind: str, resampling: str | None, max_s
     assert (found.compared, found.matching) == (16, 16)
 
 
-# Of what is half hidden, upside down, the hidden half is right.
+# Upside down, the hidden half of a half-hidden picture matches.
 WRONG = [(kind, fault) for kind in SOURCES for fault in FAULTS if (kind, fault) != ("half hidden", "upside down")]
 
 
@@ -86,6 +86,6 @@ def test_bands_in_another_order_are_caught(tmp_path: Path) -> None:
 
 
 def test_number_of_places_is_told(tmp_path: Path) -> None:
-    """Whoever doubts a picture reads in the metadata how far it was checked."""
+    """The metadata have the number of compared places and of matches."""
     check: Any = run(SOURCES["photograph"].write(tmp_path / "a.tif"), tmp_path / "out").metadata["selfCheck"]
     assert (check["placesCompared"], check["matches"]) == (16, 16)

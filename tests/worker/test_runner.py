@@ -34,7 +34,7 @@ async def bench(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) ->
 
 @pytest.fixture
 async def endless(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) -> AsyncIterator[Bench]:
-    """A bench whose conversion never ends by itself."""
+    """A bench with a conversion that never ends by itself."""
     bench = Bench(server, http, tmp_path, FOR_EVER)
     yield bench
     await bench.api.aclose()
@@ -43,7 +43,7 @@ async def endless(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) 
 
 @pytest.fixture
 async def lying(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) -> AsyncIterator[Bench]:
-    """A bench whose conversion tells of files that it did not make, and which no walls keep from making others."""
+    """A bench with a conversion that reports missing files, and has no sandbox against writing others."""
     bench = Bench(server, http, tmp_path, LIES, confine=False)
     yield bench
     await bench.api.aclose()
@@ -133,7 +133,7 @@ async def test_timeouts_can_be_turned_off(endless: Bench) -> None:
 
 
 async def test_a_timeout_that_the_api_shortens_ends_a_job_that_runs(endless: Bench) -> None:
-    """Whoever changes a task type's timeout need not restart the jobs of that type."""
+    """A new timeout of a task type applies to its running jobs."""
     endless.server.on("heartbeat", answer(renewed()), answer(renewed()), answer(renewed() | {"timeoutSeconds": 0.2}))
     assert await endless.run(timeoutSeconds=600) is Ending.FAILED
     assert (endless.failure()["code"], endless.failure()["detail"]["limit_seconds"]) == ("timed_out", 0.2)

@@ -1,4 +1,4 @@
-"""A child may do what it wants: the worker goes on and names what happened. Real processes, real signals."""
+"""Whatever a child does, the worker continues and reports the cause. Real processes, real signals."""
 
 import asyncio
 import os

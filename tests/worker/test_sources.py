@@ -1,4 +1,4 @@
-"""Jobs whose file is found by its address, and jobs that have none. Real HTTP, real child processes."""
+"""Jobs with `sourceUrl`, and jobs without a file. Real HTTP, real child processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ETAG = {"ETag": '"v1"', "Last-Modified": "Sun, 22 Nov 2026 08:00:00 GMT"}
 
 @pytest.fixture
 async def bench(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) -> AsyncIterator[Bench]:
-    """A bench whose worker may fetch from the loopback address by a client like the worker's own."""
+    """A bench with a worker that may fetch from loopback, by a client like the worker's own."""
     bench = Bench(server, http, tmp_path)
     async with source_client(Settings(source_hosts=("127.0.0.1",)), NO_TLS) as sources:
         bench.tools = bench.with_tools(sources=sources)
@@ -38,7 +38,7 @@ async def bench(server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path) ->
 
 
 def named(bench: Bench, **more: Any) -> dict[str, Any]:
-    """The input of a job whose file is elsewhere."""
+    """Return the input of a job with `sourceUrl`."""
     usual = {"kind": "url", "fileName": "map.tif", "downloadUrl": f"{bench.server.base_url}/in", "contentType": None}
     return usual | {"sizeBytes": None, "etag": None, "lastModified": None} | more
 
@@ -92,7 +92,7 @@ async def test_not_modified_that_was_not_asked_for_is_no_answer(bench: Bench) ->
 
 
 async def test_a_source_that_never_ends_is_cut_off_at_the_largest_file(bench: Bench) -> None:
-    """Nobody says how long it is, so it is counted as it comes."""
+    """The source declares no length, so received bytes are counted."""
     small = bench.tools.settings.model_copy(update={"max_file_size": len(bench.source) - 1})
     bench.tools = bench.with_tools(settings=small)
     assert await bench.run(input=named(bench)) is Ending.FAILED
@@ -115,7 +115,7 @@ async def test_a_source_that_says_it_is_too_large_is_not_fetched(bench: Bench) -
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410, 451])
 async def test_a_source_that_refuses_its_file_ends_the_job_for_good(bench: Bench, status: int) -> None:
-    """The status and the host are in the message; what the address holds as a signature is in no report."""
+    """The message has status and host. No report has the signature in the address."""
     bench.server.on("in", Response(status_code=status))
     signed = f"{bench.server.base_url}/in?X-Amz-Signature=secret-of-the-source"
     assert await bench.run(input=named(bench, downloadUrl=signed)) is Ending.FAILED
@@ -181,7 +181,7 @@ def client(*hosts: str) -> httpx.AsyncClient:
     ],
 )
 async def test_an_address_that_is_not_allowed_is_not_asked(hosts: tuple[str, ...], url: str, bench: Bench) -> None:
-    """Without SOURCE_HOSTS nothing is; `*` stands for public hosts, and for no address inside."""
+    """Without SOURCE_HOSTS no address is allowed. `*` allows public hosts, and no private address."""
     if "127.0.0.1" in url or "localhost" in url:
         url = url.replace(":9", f":{bench.server.base_url.rpartition(':')[2]}")
     async with client(*hosts) as http:
@@ -206,7 +206,7 @@ async def test_a_redirect_is_followed_to_allowed_hosts_only(bench: Bench) -> Non
 async def test_a_dead_host_gives_its_place_back_long_before_storage_would(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody listens at the address. The job is to be tried again later; meanwhile the worker has room for others."""
+    """A source without a listener fails the job as transient after a short patience, so other jobs can run."""
     patience: list[float] = []
 
     async def noted(once: Any, pulse: transfer.Pulse, **told: Any) -> None:

@@ -57,7 +57,7 @@ def test_classes_whose_codes_lie_far_apart_are_classes(dtype: str) -> None:
 
 
 def test_a_rare_code_far_away_does_not_hide_the_usual_ones() -> None:
-    """What a pixel in a thousand holds is clipped, where the others would all be black for it."""
+    """A code in a thousandth of the pixels is clipped if the others would all be black."""
     values = np.append(np.arange(1, 18).repeat(1000), np.full(17, 9000)).astype(np.int32)
     assert few_values(values)
     assert choose_stretch(values, None, None, color=False).hi == 17

@@ -1,4 +1,4 @@
-"""Which kinds of job a worker offers: what is installed, enabled and can be used; the rest is told."""
+"""A worker offers the installed, enabled and usable task types, and reports the others."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_convert_refuses_an_unknown_key_of_the_payload(
 def test_a_task_type_that_a_command_names_is_not_blamed_on_a_setting(
     arguments: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """Only the setting is blamed on the setting; the nearest installed one is named."""
+    """The error names the nearest installed task type, and not WORKER_TASK_TYPES."""
     (tmp_path / "map.tif").touch()
     ended = worker(*(str(tmp_path / one) if one == "map.tif" else one for one in arguments))
     assert ended.returncode != 0
@@ -154,7 +154,7 @@ def test_a_task_type_that_a_command_names_is_not_blamed_on_a_setting(
     ],
 )
 def test_an_error_advises_only_options_that_its_kind_of_job_has(name: str, code: str, advice: str | None) -> None:
-    """`maxSize` helps pictures alone; what is no matter of size gets no advice."""
+    """Only pictures get the advice of a smaller `maxSize`. Errors unrelated to size get none."""
     handler = load(Settings()).usable[name].handler
     error = JobError(code, "It ended.", ErrorClass.TIMEOUT, {"limit_seconds": 1})
     told = registry.advised(error, handler)
@@ -239,7 +239,7 @@ def test_there_are_as_many_children_as_the_operator_allows() -> None:
 
 
 def test_verify_tries_every_handler_behind_the_walls_and_tells_what_each_needs(tmp_path: Path) -> None:
-    """One that reads what is none of its business fails there, one that makes what it does not tell of fails too."""
+    """A handler that reads a foreign file fails, and so does one with an undeclared output."""
     (tmp_path / "secret").touch()
     folder = tmp_path / "installed"
     install(folder, "thinker_well", task_type="think", needs=("numpy", "no-such-thing"))
@@ -267,7 +267,7 @@ def test_verify_ends_well_where_all_is_well() -> None:
 
 
 def test_convert_does_any_kind_of_job(tmp_path: Path) -> None:
-    """`--task` with a handler of another package; its package is read through the walls, wherever it lies."""
+    """`--task` runs a handler of another package. The sandbox lets it read its package, wherever that lies."""
     from tests.support.rasters import Tiff, quarters
 
     source = Tiff(quarters(16)).write(tmp_path / "map.tif")
@@ -278,7 +278,7 @@ def test_convert_does_any_kind_of_job(tmp_path: Path) -> None:
 
 
 def test_a_package_that_is_installed_as_editable_works_behind_the_walls(tmp_path: Path) -> None:
-    """Its code lies in somebody's checkout, as does that of what it needs; its metadata lie elsewhere."""
+    """The code of the package and of its dependency is in checkouts, their metadata elsewhere."""
     importing = "from neededpart.part import PART; assert PART"
     installed = install(tmp_path / "installed", "thinker", self_test=importing, needs=("needed-part",))
     checkout, other = tmp_path / "checkout", tmp_path / "other"

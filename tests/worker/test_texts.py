@@ -81,7 +81,7 @@ PLACES: dict[str, Callable[[bytes], dict[int, Tag]]] = {
     "artist": lambda text: UTM | {315: (ASCII, text + b"\0")},
     "system": declared_crs,
 }
-# Where it comes out in the metadata; the others do not.
+# Place of each text in the metadata. The other texts have none.
 LOOKS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "description": described,
     "unit": lambda told: told["bands"][0]["unit"],

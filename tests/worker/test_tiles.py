@@ -1,4 +1,4 @@
-"""Tiles show what the file shows, where it lies, and nothing else; their number is known before the first is made."""
+"""Tiles show the pixels of the file at their place, and no others. Their number is known before the first."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Viewer:
         return None if found is None else found[int(down % 1 * 256), int(across % 1 * 256)].tolist()
 
     def whole(self, zoom: int) -> NDArray[np.uint8]:
-        """All tiles of a zoom beside each other; black where there is none."""
+        """Return all tiles of a zoom beside each other, with black for missing ones."""
         box = self.told["bounds"]
         count = 2**zoom
         columns = range(int((box[0] / 360 + 0.5) * count), int((box[2] / 360 + 0.5) * count) + 1)
@@ -198,7 +198,7 @@ def test_the_format_is_the_payloads(output_format: str, kind: str, tmp_path: Pat
 
 @pytest.mark.parametrize(("output_format", "tolerance"), [("jpeg", 6), ("webp", 6)])
 def test_lossy_tiles_have_the_colors_of_the_file(output_format: str, tolerance: int, tmp_path: Path) -> None:
-    """Neither channels nor rows are mistaken for each other; what JPEG cannot leave out is white."""
+    """Channels and rows are not exchanged. Pixels that JPEG cannot hide are white."""
     source = Tiff(quarters(600), "EPSG:3857", Affine(100, 0, 5_000_000, 0, -100, 2_000_000)).write(tmp_path / "a.tif")
     viewer = Viewer(tiles(source, tmp_path / "out", outputFormat=output_format))
     to_degrees = Transformer.from_crs(3857, 4326, always_xy=True)
@@ -312,7 +312,7 @@ def test_a_picture_smaller_than_a_pixel_is_one(kind: str, tmp_path: Path) -> Non
 
 
 def test_a_picture_of_a_few_pixels_keeps_its_size(tmp_path: Path) -> None:
-    """Only what is narrower than a pixel is widened."""
+    """Only pictures narrower than a pixel are widened."""
     resolution = EDGE / 256
     source = Tiff(np.full((1, 3, 2), 200, np.uint8), "EPSG:3857", Affine(resolution, 0, 30 * EDGE, 0, -resolution, 0))
     viewer = Viewer(tiles(source.write(tmp_path / "a.tif"), tmp_path / "out"))

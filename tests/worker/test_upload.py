@@ -1,4 +1,4 @@
-"""Results get into their slots, whole, or the job says why not."""
+"""Results arrive whole in their slots, or the job fails with the reason."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The check before upload: what contradicts itself or its source never leaves."""
+"""The check before upload finds results that contradict each other or their source."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def made(folder: Path) -> tuple[Path, Path, SourceHeader]:
 
 
 def test_good_files_pass(tmp_path: Path) -> None:
-    """What convert makes is right to a hundredth of a pixel."""
+    """Results of `convert` are right to a hundredth of a pixel."""
     picture, world, header = made(tmp_path)
     distance = verify(picture, world, header, GRID)
     assert distance is not None
@@ -43,7 +43,7 @@ def test_good_files_pass(tmp_path: Path) -> None:
     ],
 )
 def test_altered_sidecar_is_caught(suffix: str, old: str, new: str, words: str, tmp_path: Path) -> None:
-    """A sidecar that says another place than the picture's is an internal failure that names it."""
+    """A sidecar with another place than the picture is an internal failure that names the sidecar."""
     picture, world, header = made(tmp_path)
     path = picture.with_name("a" + suffix)
     text = path.read_text()

@@ -76,7 +76,7 @@ def lost(
     lons, lats = Transformer.from_crs(system, "EPSG:4326", always_xy=True).transform(xs, ys)
     lons = np.unwrap(np.unwrap(lons, axis=1, period=360), axis=0, period=360)
     lons += 360 * np.round((corners[0][0] - lons[0, 0]) / 360)
-    # In degrees from the middle, since PROJ brings what lies beyond 180 back.
+    # In degrees from the middle, since PROJ wraps longitudes beyond 180.
     middle = (lons.min() + lons.max()) / 2
     on_map = Transformer.from_crs("EPSG:4326", plane, always_xy=True)
     true = np.stack(on_map.transform(lons - middle, lats))
