@@ -133,7 +133,7 @@ def test_low_priority_waits_longer_but_never_forever(line: Line) -> None:
     assert 17 <= passed <= 19
 
 
-def test_a_stream_of_newcomers_does_not_keep_a_caller_waiting_whose_turns_lie_ahead(line: Line) -> None:
+def test_new_callers_do_not_delay_a_caller_with_scheduled_turns(line: Line) -> None:
     """Future turns, used while alone, do not put a caller last for as long as newcomers keep coming."""
     line.connection.execute("UPDATE task_types SET timeout_seconds = 20")
     line.queue("bulk", 50)

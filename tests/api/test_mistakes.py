@@ -119,7 +119,7 @@ def test_a_body_that_is_not_json_gets_the_reason(person: Person) -> None:
     assert "The body is not JSON: " in answer.json()["detail"]
 
 
-def test_workers_may_send_what_the_api_does_not_know(person: Person, worker: Worker) -> None:
+def test_unknown_fields_of_workers_are_ignored(person: Person, worker: Worker) -> None:
     """Workers of later versions keep working, as the protocol requires."""
     person.submit()
     job = worker.claim(somethingNew=1)

@@ -181,7 +181,7 @@ async def test_live_workers_get_a_grace_after_a_start_and_after_an_outage() -> N
     assert seen == [0, 1, 1, 1, 1, 2]
 
 
-async def test_a_process_that_stood_still_gives_living_workers_time_to_be_heard() -> None:
+async def test_a_stalled_process_gives_live_workers_a_grace() -> None:
     """After SIGSTOP all leases seem to have run out. None is ended before the grace is over."""
     source, now = Source(), [100.0]
     rescuer = Rescuer(source, POLICY, clock=lambda: now[0])
@@ -193,7 +193,7 @@ async def test_a_process_that_stood_still_gives_living_workers_time_to_be_heard(
     assert seen == [1, 2, 2, 2, 3]
 
 
-async def test_an_outage_of_any_statement_gives_living_workers_time_to_be_heard() -> None:
+async def test_an_outage_of_any_statement_gives_live_workers_a_grace() -> None:
     """A read-only database answers the rescuer during its grace and refuses heartbeats up to the grace's end."""
     source, now = Source(), [100.0]
     rescuer = Rescuer(source, POLICY, clock=lambda: now[0])
@@ -205,7 +205,7 @@ async def test_an_outage_of_any_statement_gives_living_workers_time_to_be_heard(
     assert seen == [0, 0, 0, 0, 1]
 
 
-async def test_nothing_is_asked_while_living_workers_have_time_to_be_heard() -> None:
+async def test_no_leases_are_queried_during_the_grace() -> None:
     """Leases that ran out meanwhile would be found again and again, and may not be ended yet."""
     now = [100.0]
     rescuer = Rescuer(Source(), POLICY, clock=lambda: now[0])

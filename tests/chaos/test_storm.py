@@ -35,7 +35,7 @@ def test_a_short_storm_loses_nothing_does_nothing_twice_and_leaves_nothing_behin
     assert sum(number for fault, number in outcome.requests.items() if fault != "none") > 0
 
 
-def test_the_judge_sees_what_is_lost_double_stale_or_torn(api: RunningApi, tmp_path: Path) -> None:
+def test_the_verdict_finds_lost_double_stale_and_torn_results(api: RunningApi, tmp_path: Path) -> None:
     person, worker = Person(api), Worker(api)
     done, waiting = person.submit(), person.submit()
     url = api.settings.conninfo or ""

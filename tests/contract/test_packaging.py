@@ -153,7 +153,7 @@ def test_the_pins_of_one_program_exclude_the_other(extra: str) -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES.values())
-def test_no_folder_holds_more_than_a_person_can_take_in(package: str) -> None:
+def test_no_folder_has_more_than_16_modules(package: str) -> None:
     """At most 16 modules in a folder, and at least three in a sub-package."""
     folders = {file.parent for file in (ROOT / package).rglob("*.py")}
     counts = {folder: sum(1 for file in folder.glob("*.py") if file.stem != "__init__") for folder in folders}

@@ -195,7 +195,7 @@ async def test_no_answer_is_so_strange_that_it_is_more_than_unavailable(
     assert (await client.heartbeat(Held())).lease_seconds == 60
 
 
-def test_a_failure_is_cut_to_what_the_api_takes() -> None:
+def test_a_failure_is_cut_to_the_limits_of_the_api() -> None:
     detail = {"quote": "\ud800", "long": "x" * 10**6}
     told = Failure.of(JobError("c" * 300, "NUL \0 and \ud800" * 500, ErrorClass.INTERNAL, detail))
     assert len(told.model_dump_json()) < 20_000

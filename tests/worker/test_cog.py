@@ -168,7 +168,7 @@ def test_a_web_optimized_one_lies_on_the_tiles_of_web_maps(tmp_path: Path) -> No
     assert json.loads(companion.path.read_text())["properties"]["proj:code"] == "EPSG:3857"
 
 
-def test_the_metadata_tell_what_was_made(tmp_path: Path) -> None:
+def test_the_metadata_describe_the_copy(tmp_path: Path) -> None:
     source = KINDS["nodata and descriptions"].write(tmp_path / "map.tif")
     result = cog(source, tmp_path / "out")
     item = json.loads(result.outputs[1].path.read_text())
@@ -203,7 +203,7 @@ def test_inks_and_lab_are_refused_by_name(photometric: str, bands: int, tmp_path
 
 
 @pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
-def test_black_and_white_may_be_told_by_a_table_or_without(photometric: str, tmp_path: Path) -> None:
+def test_black_and_white_scans_keep_their_colors(photometric: str, tmp_path: Path) -> None:
     """GDAL adds a table of two colors to a scan of one bit. The pixels keep their colors."""
     bits = Tiff(RNG.integers(0, 2, (1, 600, 700), dtype=np.uint8), profile={"nbits": 1, "photometric": photometric})
     source = bits.write(tmp_path / "map.tif")

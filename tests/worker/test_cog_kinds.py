@@ -136,7 +136,7 @@ async def test_a_web_optimized_one_hides_what_alpha_hides(compression: str, tmp_
 @pytest.mark.parametrize("quality", [1, 10, 85])
 @pytest.mark.parametrize("compression", ["jpeg", "webp"])
 @pytest.mark.parametrize("web", [False, True])
-async def test_no_quality_and_no_color_under_what_is_hidden_fails_the_check(
+async def test_neither_quality_nor_hidden_colors_fail_the_check(
     web: bool, compression: str, quality: int, tmp_path: Path
 ) -> None:
     """Codecs change colors under alpha 0 freely, and at low quality single visible pixels too."""
@@ -303,7 +303,7 @@ async def test_other_heights_are_kept(height: int, tmp_path: Path) -> None:
         assert before.crs == after.crs
 
 
-async def test_what_no_way_leads_to_web_mercator_from_is_refused_by_name(tmp_path: Path) -> None:
+async def test_files_without_a_transform_to_web_mercator_are_refused_by_name(tmp_path: Path) -> None:
     """The Moon, and a place beyond the edge of its own system. Neither is reported as damage."""
     moon = Tiff(smooth(1, 60, 50), CRS.from_user_input("IAU_2015:30100").to_wkt()).write(tmp_path / "moon.tif")
     nowhere = Tiff(smooth(1, 60, 50), "EPSG:2985", Affine(30, 0, 5e7, 0, -30, 9e7)).write(tmp_path / "nowhere.tif")

@@ -131,7 +131,7 @@ def test_a_mask_with_a_sample_for_each_band_hides_where_all_of_them_hide(tmp_pat
     assert notes(result) == [EACH]
 
 
-def test_a_copy_whose_mask_is_another_is_found_out(tmp_path: Path) -> None:
+def test_a_copy_with_another_mask_is_rejected(tmp_path: Path) -> None:
     """The check compares masks, for lossless codecs too."""
     source = masked(mask_hides=np.s_[:150], other_hides=np.s_[:0], alpha=False).write(tmp_path / "a.tif")
     other = masked(mask_hides=np.s_[:160], other_hides=np.s_[:0], alpha=False).write(tmp_path / "b.tif")

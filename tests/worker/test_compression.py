@@ -51,7 +51,7 @@ def test_a_codec_that_is_not_read_is_refused_by_code_and_name(
 
 @pytest.mark.parametrize("handler", [GEOTIFF_TO_PNG, GEOTIFF_TO_COG, GEOTIFF_TO_TILES, GEOTIFF_INFO])
 @pytest.mark.parametrize("validate_headers", [True, False])
-def test_every_kind_of_job_says_so(handler: Any, validate_headers: bool, tmp_path: Path) -> None:
+def test_each_task_type_refuses_an_unsupported_codec(handler: Any, validate_headers: bool, tmp_path: Path) -> None:
     with pytest.raises(JobError) as caught:
         perform_on(handler, compressed(tmp_path, 50002), tmp_path / "out", validate_headers=validate_headers)
     assert (caught.value.code, caught.value.detail["name"]) == ("unsupported_compression", "JPEG XL")

@@ -88,7 +88,7 @@ def test_the_local_stack_is_used_as_a_whole_or_not_at_all(bare: Path, monkeypatc
         ("CLAMD_ADDRESS", "x", "CLAMD_ADDRESS: must be the path of a socket, or host:port (it is 'x')"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_is_wanted(
+def test_an_invalid_value_is_named_with_the_valid_ones(
     name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -139,7 +139,7 @@ def test_hosts_are_names_addresses_and_endings(monkeypatch: pytest.MonkeyPatch) 
         ("TEMP_DIR", "/dev/null/jobs", "❌ TEMP_DIR: /dev/null/jobs is a file or lies below one"),
     ],
 )
-def test_config_reports_what_the_worker_would_refuse_at_its_start(
+def test_config_reports_settings_that_stop_the_worker(
     name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also settings that only handlers or the file system can check."""
@@ -165,7 +165,7 @@ def test_the_configuration_is_printed_with_secrets_masked_and_problems_named(
     assert [name for name in NAMES if name not in printed] == []
 
 
-def test_what_children_inherit_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_children_inherit_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         for name in list(os.environ):
             patched.setenv(name, os.environ[name])  # so that all of them come back

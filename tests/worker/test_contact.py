@@ -70,7 +70,7 @@ async def test_a_gateway_in_front_of_a_missing_api_counts_as_unreachable(
     assert events(said) == []
 
 
-async def test_a_server_that_accepts_and_says_nothing_is_unreachable_too() -> None:
+async def test_a_server_that_accepts_and_stays_silent_is_unreachable() -> None:
     """The connection stands, so only the time limit of the call ends it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

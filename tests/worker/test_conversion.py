@@ -289,7 +289,7 @@ def test_thumbnail_fits_and_keeps_its_transparency(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["gray", "color", "half hidden", "palette"])
-def test_no_fringe_round_what_is_visible_in_a_thumbnail(mode: str) -> None:
+def test_thumbnails_have_no_fringe_around_visible_parts(mode: str) -> None:
     """Along an oblique edge every pixel with any opacity has the color of the visible part."""
     rows, columns = np.indices((1000, 1200))
     visible = (rows + 2 * columns > 900) & (columns - rows < 500)
@@ -339,7 +339,7 @@ def test_result_can_cross_a_process(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
-def test_all_nodata_is_a_wholly_transparent_picture_and_said_so(tmp_path: Path, dtype: str, output_format: str) -> None:
+def test_all_nodata_is_a_transparent_picture_with_a_note(tmp_path: Path, dtype: str, output_format: str) -> None:
     """A file without valid pixels becomes an empty picture, since mosaics have empty tiles."""
     source = Tiff(np.zeros((1, 32, 32), dtype=dtype), nodata=0).write(tmp_path / "a.tif")
     result = run(source, tmp_path / "out", output_format=output_format)
@@ -372,7 +372,7 @@ def test_band_that_is_not_there_is_refused(tmp_path: Path) -> None:
         run(Tiff(quarters()).write(tmp_path / "a.tif"), tmp_path / "out", bands=(9,))
 
 
-def test_explain_tells_the_plan_without_rendering(tmp_path: Path) -> None:
+def test_explain_returns_the_plan_without_rendering(tmp_path: Path) -> None:
     """The same choices as the metadata's, and no file written."""
     source = Tiff(ramp(50, 50, "uint16", 0, 5000)).write(tmp_path / "a.tif")
     assert explain(source, RenderOptions()) == run(source, tmp_path / "out").metadata["choices"]

@@ -36,7 +36,7 @@ def sparse(path: Path, side: int, tile: int, count: int, **profile: str) -> Path
     return path
 
 
-def test_what_can_be_afforded_passes() -> None:
+def test_files_below_the_limit_pass() -> None:
     """At the limit, and without one."""
     afford(Cost(MAX_DECODED_BYTES, 500), 500)
     afford(Cost(1, 1 << 60), None)

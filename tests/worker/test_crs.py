@@ -105,7 +105,7 @@ def test_latitude_first_follows_the_authority() -> None:
     assert [latitude_first(CRS.from_epsg(code)) for code in (4326, 32638, 3857, 31467)] == [True, False, False, True]
 
 
-def test_system_without_code_says_so() -> None:
+def test_a_system_without_a_code_is_described() -> None:
     """A custom system is described by WKT2 and PROJJSON, its code is null."""
     custom = CRS.from_proj4("+proj=tmerc +lon_0=44.7 +ellps=GRS80")
     told = describe(custom)

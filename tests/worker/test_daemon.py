@@ -152,7 +152,7 @@ async def test_a_second_signal_gives_jobs_back_at_once(bench: Bench) -> None:
     assert len(bench.server.calls("fail")) == 1
 
 
-async def test_a_refused_token_is_said_once_loudly_and_tried_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refused_token_is_logged_once_and_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(daemon_module, "REFUSED_PAUSE", 0.02)
     bench.server.on("claim", *[problem(401, "token_invalid")] * 3, NOTHING)
     working = daemon(bench)

@@ -74,7 +74,7 @@ async def test_a_download_starts_anew_where_the_server_cannot_go_on(
     assert (await fetch(server, http, tmp_path)).path.read_bytes() == BODY
 
 
-async def test_a_body_longer_than_the_limit_is_refused_whatever_was_said_of_its_length(
+async def test_a_body_longer_than_the_limit_is_refused_whatever_its_declared_length(
     server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     async def endless(request: Request) -> Response:
@@ -92,7 +92,7 @@ async def test_a_body_longer_than_the_limit_is_refused_whatever_was_said_of_its_
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 3_000_000
 
 
-async def test_a_job_that_says_it_is_too_large_is_not_even_asked_for(
+async def test_an_input_declared_too_large_is_not_requested(
     server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     with pytest.raises(JobError, match="most that is accepted"):
@@ -100,7 +100,7 @@ async def test_a_job_that_says_it_is_too_large_is_not_even_asked_for(
     assert server.asked == []
 
 
-async def test_a_file_for_which_there_is_no_room_is_not_even_asked_for(
+async def test_a_file_larger_than_the_free_room_is_not_requested(
     server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     """The report is worker trouble, sent before the disk is full."""
@@ -168,7 +168,7 @@ def test_a_trickle_is_no_step_forward() -> None:
         pulse.beat(1)
 
 
-async def test_a_server_that_drips_is_given_up_and_one_that_says_nothing_too(
+async def test_slow_and_silent_servers_are_given_up(
     server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over a real socket: bytes now and then keep no download going beyond patience, nor does silence."""

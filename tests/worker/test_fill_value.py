@@ -89,7 +89,7 @@ def test_most_values_are_always_kept(values: list[float], times: int) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "fill"), [("int16", -9999), ("float32", LOWEST), ("uint16", 0)])
-def test_undeclared_nodata_leaves_contrast_to_the_rest_and_is_told(dtype: str, fill: float, tmp_path: Path) -> None:
+def test_undeclared_nodata_is_left_out_of_the_stretch_with_a_note(dtype: str, fill: float, tmp_path: Path) -> None:
     """The stretch is that of the real values. The others are clipped but visible, and a note names the option."""
     data = ramp(60, 100, "float64", 1000, 1500)
     data[:, :, :40] = fill

@@ -95,7 +95,7 @@ USED, NOT_NEEDED, NO_HELP = "placed by sourceCrs", "the file has a coordinate sy
         (TRANSFORM, "EPSG:4326", NO_HELP),
     ],
 )
-def test_note_says_whether_source_crs_was_used(tags: Any, source_crs: str, told: str, tmp_path: Path) -> None:
+def test_note_names_the_use_of_source_crs(tags: Any, source_crs: str, told: str, tmp_path: Path) -> None:
     """It helps a file with no CRS or an impossible one. Others have their own, or no georeference at all."""
     path = write_raw_tiff(tmp_path / "a.tif", GRAY, tags=tags)
     metadata: Any = run(path, tmp_path / "out", source_crs=source_crs).metadata

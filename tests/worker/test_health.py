@@ -74,9 +74,7 @@ async def test_the_token_is_proven_without_a_claim(
     assert {asked.method for asked in server.asked} <= {"GET", "PATCH"}
 
 
-async def test_a_worker_that_is_told_to_claim_nothing_is_healthy_and_says_so(
-    server: ScriptedApi, tmp_path: Path
-) -> None:
+async def test_a_disabled_worker_is_healthy_and_reports_it(server: ScriptedApi, tmp_path: Path) -> None:
     server.on("heartbeat", problem(409, "lease_lost"))
     told = {"API_BASE_URL": server.base_url, "WORKER_AUTH_TOKEN": "t" * 20, "TEMP_DIR": str(tmp_path)}
     code, printed = await in_thread(check, tmp_path, **told, DISABLE_WORKERS="true")
@@ -144,7 +142,7 @@ def test_a_missing_library_is_named_and_does_not_hide_the_other_findings(tmp_pat
     assert "✅ File_System: File system accessible" in printed
 
 
-def test_without_an_environment_the_script_says_what_to_run(tmp_path: Path) -> None:
+def test_without_an_environment_the_script_names_the_command(tmp_path: Path) -> None:
     (tmp_path / "geoprocessing-worker").mkdir()
     for name in ("health_check.py", "geoprocessing-worker/bootstrap.py"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())

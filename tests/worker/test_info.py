@@ -30,7 +30,7 @@ def info(source: Path, folder: Path, **payload: Any) -> dict[str, Any]:
     return item
 
 
-def test_a_files_place_bands_and_values_are_told(tmp_path: Path) -> None:
+def test_the_description_has_place_bands_and_values(tmp_path: Path) -> None:
     heights = np.full((1, 50, 60), 2000, dtype="float32")
     heights[0, :10] = -9999
     source = Tiff(heights, "EPSG:32638", UTM, nodata=-9999, descriptions=("height",)).write(tmp_path / "a.tif")
@@ -58,13 +58,13 @@ def test_control_points_outline_a_file_in_degrees(tmp_path: Path) -> None:
     assert told["bbox"] == pytest.approx([44, 15, 45.1, 16.1], abs=0.01)
 
 
-def test_a_file_that_does_not_say_its_system_lies_where_the_payload_says(tmp_path: Path) -> None:
+def test_source_crs_places_a_file_without_a_system(tmp_path: Path) -> None:
     source = Tiff(quarters(32), None, UTM).write(tmp_path / "a.tif")
     assert info(source, tmp_path / "out")["geometry"] is None
     assert info(source, tmp_path / "out", sourceCrs="EPSG:32638")["geoprocessing"]["crs"]["epsg"] == 32638
 
 
-def test_damaged_pixels_are_told_beside_what_the_header_says(tmp_path: Path) -> None:
+def test_damaged_pixels_are_reported_beside_the_header(tmp_path: Path) -> None:
     """A person may ask just because no picture comes out."""
     source = Tiff(quarters(256), profile={"compress": "deflate"}).write(tmp_path / "a.tif")
     content = bytearray(source.read_bytes())
@@ -74,7 +74,7 @@ def test_damaged_pixels_are_told_beside_what_the_header_says(tmp_path: Path) -> 
     assert (block["width"], block["statistics"], block["damage"]) == (256, None, "corrupt_block")
 
 
-def test_what_no_task_may_open_this_one_does_not_open_either(tmp_path: Path) -> None:
+def test_files_refused_by_the_gate_are_refused_here_too(tmp_path: Path) -> None:
     source = tmp_path / "a.tif"
     source.write_bytes(b"II*\0\x08\0\0\0")
     with pytest.raises(JobError) as caught:

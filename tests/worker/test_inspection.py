@@ -23,7 +23,7 @@ def refusal(path: Path, folder: Path) -> JobError:
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"<VRTDataset></VRTDataset>", b"II*\0"])
-def test_what_is_no_tiff_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
+def test_other_formats_are_refused_by_name(content: bytes, tmp_path: Path) -> None:
     """Empty files, other formats and a bare magic number, even named .tif."""
     path = tmp_path / "a.tif"
     path.write_bytes(content)

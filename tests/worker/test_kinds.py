@@ -38,7 +38,7 @@ def middles(picture: Any) -> list[tuple[int, ...]]:
     ("longitude", "crs"),
     [(44.5, "EPSG:4326"), *itertools.product((179.9, -179.9), ("EPSG:4326", "EPSG:3857", "EPSG:32601"))],
 )
-def test_rpc_places_the_picture_at_its_height_and_says_so(longitude: float, crs: str, tmp_path: Path) -> None:
+def test_rpc_places_the_picture_at_its_height_with_a_note(longitude: float, crs: str, tmp_path: Path) -> None:
     """A file with only RPCs is placed by them at their own height, marked as approximate.
 
     Across the date line, named from either side, it is one piece.
@@ -265,7 +265,7 @@ def test_page_with_a_place_comes_before_a_larger_one(tmp_path: Path) -> None:
     assert (facts["pages"], facts["page"], facts["width"]) == (2, 2, 40)
 
 
-def test_source_crs_helps_a_file_that_says_none(tmp_path: Path) -> None:
+def test_source_crs_helps_a_file_without_a_system(tmp_path: Path) -> None:
     """With a transform but no CRS, the payload's sourceCrs places the picture. Without it nothing does."""
     source = Tiff(quarters(), crs=None, transform=UTM).write(tmp_path / "a.tif")
     assert run(source, tmp_path / "one").metadata["crs"] is None
@@ -284,7 +284,7 @@ def test_metadata_that_points_elsewhere_is_refused(domain: str, tmp_path: Path) 
     assert (caught.value.code, caught.value.detail["domain"]) == ("hostile_metadata", domain)
 
 
-def test_residual_of_control_points_is_told(tmp_path: Path) -> None:
+def test_residual_of_control_points_is_reported(tmp_path: Path) -> None:
     """One point that is two pixels off among sixteen shows in the metadata, in pixels."""
     points = [
         GroundControlPoint(row=row, col=col, x=44 + (col + 2 * (row == col == 16)) * 0.01, y=16 - row * 0.01)
@@ -591,7 +591,7 @@ def test_scan_that_is_not_shrunk_keeps_its_bits(bits: int, photometric: str, tmp
     assert result.outputs[0].path.read_bytes()[24] == bits
 
 
-def test_scattered_entries_of_a_palette_are_told(tmp_path: Path) -> None:
+def test_scattered_entries_of_a_palette_are_noted(tmp_path: Path) -> None:
     """Chance decides which single pixels show in a smaller picture, and the metadata have a note."""
     index = np.zeros((1, 300, 300), dtype=np.uint8)
     index[0, ::50, ::50] = 1
@@ -684,7 +684,7 @@ def test_magnitude_of_complex_samples_is_in_decibels(tmp_path: Path) -> None:
     assert picture[8:, 28:, 0].min() >= 254
 
 
-def test_two_bands_are_gray_and_alpha_only_if_the_file_says_so(tmp_path: Path) -> None:
+def test_two_bands_are_gray_and_alpha_only_if_declared(tmp_path: Path) -> None:
     """Two measurements side by side: the first is shown, the second hides nothing."""
     data = np.stack([ramp(40, 40)[0], np.zeros((40, 40), dtype=np.uint8)])
     plain = run(Tiff(data, profile={"alpha": "NO"}).write(tmp_path / "a.tif"), tmp_path / "one")

@@ -43,7 +43,7 @@ def stored(photometric: int, dtype: str) -> Any:
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64"])
 @pytest.mark.parametrize("photometric", [CIE, ICC])
-def test_lab_becomes_the_light_that_it_means(photometric: int, dtype: str, tmp_path: Path) -> None:
+def test_lab_is_converted_to_its_colors(photometric: int, dtype: str, tmp_path: Path) -> None:
     """White is white, gray is gray, and the strongest colors of sRGB come back to a few gray levels."""
     result = run(write_raw_tiff(tmp_path / "a.tif", stored(photometric, dtype), photometric), tmp_path / "out")
     found = picture_of(result)[25, 5::10, :3].astype(int)

@@ -41,7 +41,7 @@ def test_logluv_is_shown_as_light(dtype: str, tmp_path: Path) -> None:
     assert not found[4].any()
 
 
-def test_logluv_is_stretched_by_what_is_there(tmp_path: Path) -> None:
+def test_logluv_is_stretched_by_its_own_range(tmp_path: Path) -> None:
     """A scene a thousand times as bright looks the same."""
     data = stripes("int16")
     brighter = data + np.array([2560, 0, 0], dtype=np.int16) * (data[..., :1] > 0)

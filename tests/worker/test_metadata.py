@@ -63,7 +63,7 @@ def test_pixel_is_point_is_not_shifted_twice(tmp_path: Path) -> None:
     assert result.metadata["bounds"] == pytest.approx([44, 15.36, 44.64, 16])
 
 
-def test_compound_system_is_told_whole_and_places_by_its_first_part(tmp_path: Path) -> None:
+def test_compound_system_is_described_whole_and_places_by_its_first_part(tmp_path: Path) -> None:
     """Heights above the geoid do not move the picture. The metadata of the source have them."""
     flat = run(Tiff(quarters(), crs="EPSG:32638", transform=UTM).write(tmp_path / "a.tif"), tmp_path / "flat")
     compound = CRS.from_user_input("EPSG:32638+5773").to_wkt()
@@ -83,7 +83,7 @@ def test_local_system_counts_as_none(tmp_path: Path) -> None:
     assert helped == pytest.approx([44.068, 15.357, 44.086, 15.375], abs=0.001)
 
 
-def test_system_without_a_code_is_told_in_full(tmp_path: Path) -> None:
+def test_system_without_a_code_is_described_in_full(tmp_path: Path) -> None:
     """`epsg` null, WKT2 and PROJJSON instead, in the Item too."""
     custom = "+proj=tmerc +lon_0=44.7 +ellps=GRS80 +units=m"
     source = Tiff(quarters(), crs=custom, transform=Affine(30, 0, 0, 0, -30, 1.7e6)).write(tmp_path / "a.tif")

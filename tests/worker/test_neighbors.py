@@ -56,9 +56,7 @@ def config(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
         ("GEO_THING", None),
     ],
 )
-def test_a_name_of_the_environment_that_is_nearly_a_setting_or_looks_like_ours_is_told(
-    name: str, meant: str | None
-) -> None:
+def test_names_in_the_environment_close_to_a_setting_are_reported(name: str, meant: str | None) -> None:
     """With the setting that was probably meant."""
     (line,) = unknown_names([("environment", {name: "x"})], KNOWN)
     assert line.startswith(f"{name} (environment) is no setting.")
@@ -74,7 +72,7 @@ def test_names_of_other_programs_are_left_alone(name: str) -> None:
     assert unknown_names([("environment", {name: "x"})], KNOWN) == []
 
 
-def test_in_the_env_file_every_name_that_begins_as_a_setting_does_is_told() -> None:
+def test_names_in_the_env_file_with_the_prefix_of_a_setting_are_reported() -> None:
     """More names count as misspelled there, since the file is ours."""
     assert unknown_names([(".env", {"LOG_DIR": "x", "COMPOSE_PROJECT_NAME": "maps"})], KNOWN) == [
         "LOG_DIR (.env) is no setting."
@@ -91,7 +89,7 @@ def test_the_apis_settings_are_known_where_the_api_is_not_installed() -> None:
     assert unknown_names([("environment", environment), (".env", environment)], Settings.model_fields) == []
 
 
-def test_the_command_prints_the_settings_of_both_programs_and_what_is_misspelled(tmp_path: Path) -> None:
+def test_the_command_prints_settings_of_both_programs_and_misspelled_names(tmp_path: Path) -> None:
     """Each setting has its source. Secrets are masked, and DATA_DIR is not created."""
     (tmp_path / ".env").write_text("RETAIN_ENDED_DAYS=3\nMAX_FILESIZE=1\nSTORAGE_SECRET=" + "s" * 40 + "\n")
     ended = config(tmp_path, DATA_DIR=str(tmp_path / "data"), JWT_LEEWAY_SECONDS="7", WORKER_AUTH_TOKN="x")

@@ -126,7 +126,7 @@ def test_half_floats_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14])
-def test_more_bits_than_bytes_are_stretched_by_what_is_there(bits: int, tmp_path: Path) -> None:
+def test_depths_above_8_bits_are_stretched_by_their_own_range(bits: int, tmp_path: Path) -> None:
     """NBITS is the possible range, the sample the real one: a dark 12-bit picture is not black."""
     source = Tiff(ramp(60, 60, "uint16", 10, 200), profile={"nbits": bits}).write(tmp_path / "a.tif")
     result = run(source, tmp_path / "out")
@@ -149,7 +149,7 @@ def test_stored_statistics_that_lie_change_nothing(tmp_path: Path) -> None:
     assert before["stretch"] == after["stretch"]
 
 
-def test_nan_scale_is_told_as_null(tmp_path: Path) -> None:
+def test_nan_scale_is_null_in_the_metadata(tmp_path: Path) -> None:
     """Scale and offset that are no numbers do not get into the JSON, nor in the way of the picture."""
     import rasterio
 
@@ -191,7 +191,7 @@ def test_nodata_is_looked_for_before_associated_alpha_is_made_straight(tmp_path:
         (b"9007199254740993", "uint64"),
     ],
 )
-def test_nodata_of_64_bits_hides_what_holds_it(text: bytes, dtype: str, tmp_path: Path) -> None:
+def test_nodata_of_64_bits_hides_exact_matches(text: bytes, dtype: str, tmp_path: Path) -> None:
     """The ends of the type, which are no doubles, in digits and as rasterio writes them, and no neighbors."""
     value = int(float(text)) if b"e" in text else int(text)
     data = np.arange(2500, dtype=dtype).reshape(50, 50, 1) * np.array(10, dtype=dtype)
@@ -245,7 +245,7 @@ def test_rows_are_shown_as_they_are_stored(orientation: int, tmp_path: Path) -> 
     assert (picture[..., 0] == data[..., 0]).all()
 
 
-def test_values_that_doubles_can_hardly_tell_apart_are_a_flat_picture(tmp_path: Path) -> None:
+def test_values_apart_by_the_smallest_double_are_a_flat_picture(tmp_path: Path) -> None:
     """A number smaller than 1e-300 is no divisor."""
     data = np.arange(2500, dtype=np.float64).reshape(50, 50, 1) * 5e-324
     result = run(write_raw_tiff(tmp_path / "a.tif", data), tmp_path / "out")
@@ -254,7 +254,7 @@ def test_values_that_doubles_can_hardly_tell_apart_are_a_flat_picture(tmp_path: 
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
-def test_decibels_are_told_of_complex_samples_of_any_depth(dtype: str, tmp_path: Path) -> None:
+def test_decibels_are_reported_for_complex_samples_of_any_depth(dtype: str, tmp_path: Path) -> None:
     """Of doubles too."""
     path = Tiff(ramp(50, 50, "float64", 1, 1000).astype(dtype)).write(tmp_path / "a.tif")
     choices: Any = run(path, tmp_path / "out").metadata["choices"]

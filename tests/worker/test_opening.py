@@ -55,7 +55,7 @@ def test_overviews_are_kept_apart_from_the_full_picture(tmp_path: Path) -> None:
             assert again.width == 32
 
 
-def test_a_large_picture_is_closed_after_each_look(tmp_path: Path) -> None:
+def test_a_large_picture_is_closed_after_each_use(tmp_path: Path) -> None:
     """Decoded blocks of a large file do not stay in memory for the rest of the job."""
     data = np.zeros((1, 1, opening.SMALL_SOURCE_PIXELS + 1), dtype=np.uint8)
     source = Tiff(data, crs=None, transform=None).write(tmp_path / "large.tif")
@@ -119,7 +119,7 @@ def test_each_wall_before_files_beside_the_input_holds_by_itself(wall: str, kept
     assert kept_out not in said_beside(tmp_path, **OPEN_DOORS | {wall: opening.GDAL_OPTIONS[wall]})
 
 
-def test_the_cache_of_gdal_has_the_size_that_is_meant() -> None:
+def test_the_cache_of_gdal_has_the_configured_size() -> None:
     """96 MB: rasterio takes the number for bytes, although GDAL's own setting would mean megabytes."""
     gdal = ctypes.CDLL(rasterio._env.__file__)
     gdal.GDALGetCacheMax64.restype = ctypes.c_int64

@@ -191,7 +191,7 @@ async def test_small_results_that_wait_are_uploaded(bench: Bench) -> None:
     assert "content" not in bench.server.calls("complete")[-1].json["outputs"][0]
 
 
-async def test_small_results_whose_report_was_taken_unheard_are_not_uploaded(bench: Bench) -> None:
+async def test_small_results_of_an_accepted_report_with_a_lost_answer_are_not_uploaded(bench: Bench) -> None:
     """The job has ended with them. The report is repeated and gets its first answer."""
     post_results(bench).release()
     bench.server.on("heartbeat", problem(409, "already_finalized"))
@@ -206,9 +206,7 @@ async def test_small_results_whose_report_was_taken_unheard_are_not_uploaded(ben
 
 
 @pytest.mark.parametrize("offer", [{}, {"inlineBytes": 0}])
-async def test_not_even_an_empty_result_comes_with_the_report_where_that_is_not_offered(
-    bench: Bench, offer: dict[str, int]
-) -> None:
+async def test_without_inline_bytes_even_an_empty_result_is_uploaded(bench: Bench, offer: dict[str, int]) -> None:
     """An API that knows no such thing would not find it."""
     outputs = [
         OutputFile(name="a", path=bench.folder, content_type="text/plain", size_bytes=0, sha256="0" * 64),
@@ -218,7 +216,7 @@ async def test_not_even_an_empty_result_comes_with_the_report_where_that_is_not_
     assert inline.choose(outputs, 8) == {"a"}
 
 
-def test_no_more_comes_with_the_report_than_can_soon_be_sent_again(bench: Bench) -> None:
+def test_inline_results_are_bounded_by_a_slow_link(bench: Bench) -> None:
     """Whatever the API offers."""
     large = OutputFile(name="a", path=bench.folder, content_type="text/plain", size_bytes=262_145, sha256="0" * 64)
     assert inline.choose([large], 2**60) == frozenset()
@@ -237,7 +235,7 @@ async def test_a_small_result_without_a_fitting_slot_fails_its_job_by_name(
     assert bench.failure()["code"] == code
 
 
-def test_what_has_been_uploaded_is_not_uploaded_again_by_the_next_process(bench: Bench) -> None:
+def test_the_next_process_uploads_no_result_again(bench: Bench) -> None:
     """Of two results one is there."""
     folder = bench.folder / "work" / "made"
     folder.mkdir(parents=True)
@@ -281,7 +279,7 @@ async def test_results_that_are_not_uploaded_yet_are_uploaded_under_a_renewed_le
     assert later.index("heartbeat") < min(later.index(f"map{suffix}") for suffix in SUFFIXES)
 
 
-async def test_a_job_whose_lease_runs_out_unheard_goes_back_as_soon_as_the_api_is_heard_again(endless: Bench) -> None:
+async def test_a_job_whose_lease_ends_in_an_outage_is_given_back_after_the_outage(endless: Bench) -> None:
     endless.server.on("heartbeat", answer(renewed(seconds=1)), problem(502, "bad-gateway"))
     away(endless.server, "progress", "fail")
     assert await endless.run() is Ending.KEPT
@@ -292,7 +290,7 @@ async def test_a_job_whose_lease_runs_out_unheard_goes_back_as_soon_as_the_api_i
     assert error["detail"] == {"trouble": "api unreachable", "instead_of": "lease_expired"}
 
 
-async def test_what_a_dead_process_had_to_say_is_said_by_the_next(bench: Bench) -> None:
+async def test_the_next_process_sends_the_reports_of_a_dead_one(bench: Bench) -> None:
     post_results(bench).release()
     post(bench, job(bench, id="other"), failure()).release()
     sender = next_process(bench)
@@ -328,7 +326,7 @@ async def test_a_report_for_another_api_is_left_for_its_worker(bench: Bench) -> 
 
 
 @pytest.mark.parametrize(("status", "code"), [(404, "job_not_found"), (409, "lease_lost"), (409, "already_finalized")])
-async def test_what_the_api_refuses_for_good_is_thrown_away_with_a_word(bench: Bench, status: int, code: str) -> None:
+async def test_a_report_that_the_api_rejects_is_dropped_with_a_log_line(bench: Bench, status: int, code: str) -> None:
     post_results(bench).release()
     bench.server.on("heartbeat", problem(status, code))
     bench.server.on("complete", problem(status, code))
@@ -407,7 +405,7 @@ async def test_a_job_cancelled_meanwhile_is_given_up_and_its_results_go(bench: B
     await sender.stop()
 
 
-async def test_of_too_many_reports_the_oldest_goes(bench: Bench) -> None:
+async def test_of_too_many_reports_the_oldest_is_dropped(bench: Bench) -> None:
     away(bench.server, "fail")
     for number in range(3):
         bench.outbox.wall_clock = lambda number=number: 1e9 + number  # type: ignore[misc]
@@ -420,7 +418,7 @@ async def test_of_too_many_reports_the_oldest_goes(bench: Bench) -> None:
     await sender.stop()
 
 
-async def test_a_report_that_waited_too_long_goes_without_a_call(bench: Bench) -> None:
+async def test_a_report_that_waited_too_long_is_dropped_without_a_call(bench: Bench) -> None:
     post(bench, job(bench), failure()).release()
     sender = next_process(bench, max_age=60)
     sender.outbox.wall_clock = lambda: bench.outbox.wall_clock() + 61
@@ -458,7 +456,7 @@ async def test_a_report_cannot_be_made_to_send_a_file_from_elsewhere(bench: Benc
     await sender.stop()
 
 
-def test_nobody_else_may_read_what_waits(bench: Bench) -> None:
+def test_no_other_user_can_read_waiting_reports(bench: Bench) -> None:
     report = post_results(bench)
     (folder,) = bench.folders()
     assert folder.stat().st_mode & 0o077 == 0
@@ -466,7 +464,7 @@ def test_nobody_else_may_read_what_waits(bench: Bench) -> None:
     report.close()
 
 
-async def test_a_stopping_worker_keeps_what_nobody_hears(endless: Bench) -> None:
+async def test_a_stopping_worker_keeps_undelivered_reports(endless: Bench) -> None:
     away(endless.server, "fail")
     running = asyncio.create_task(endless.run())
     await until(lambda: any(call.json["stage"] == "render" for call in endless.server.calls("progress")))

@@ -55,7 +55,7 @@ def claims(server: ScriptedApi) -> list[dict[str, Any]]:
     return [call.json for call in server.calls("claim") if call.method == "POST"]
 
 
-async def test_a_claim_declares_what_the_worker_takes(bench: Bench) -> None:
+async def test_a_claim_declares_the_workers_capabilities(bench: Bench) -> None:
     """Its own settings, hosts in the form in which they are asked for."""
     working = daemon(
         bench.tools,
@@ -189,7 +189,7 @@ async def test_a_clock_that_is_days_off_gives_the_first_job_back_and_stops_claim
     assert "3.0 days behind" in asked[1]["trouble"][0]["message"]
 
 
-async def test_trouble_that_no_look_shows_makes_the_worker_wait_for_longer_each_time(
+async def test_repeated_trouble_without_a_finding_doubles_the_pause(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a quota, for example: each job goes back, and the next claim waits twice as long."""
@@ -225,7 +225,7 @@ async def test_trouble_that_no_look_shows_makes_the_worker_wait_for_longer_each_
 
 
 @pytest.mark.parametrize("work", ["refuse", "break"], ids=["a refusal of the file", "a mistake of the program"])
-async def test_whatever_a_job_fails_of_while_the_host_has_trouble_it_goes_back(
+async def test_any_failure_during_trouble_of_the_host_gives_the_job_back(
     server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path, work: str
 ) -> None:
     """A full disk can look like a damaged file. Another worker repeats the job."""

@@ -50,7 +50,7 @@ def test_library_words_become_a_code(words: str, code: str) -> None:
         "TIFFAppendToStrip:Write error at scanline 0",
     ],
 )
-def test_what_is_not_known_to_be_damage_is_a_fault_of_the_worker(words: str) -> None:
+def test_an_unknown_error_is_a_fault_of_the_worker(words: str) -> None:
     """An unknown error, and any error in writing, is internal. The library's message is in the details."""
     error = named(RasterioIOError(words))
     assert (error.code, error.error_class, error.detail) == ("internal_error", ErrorClass.INTERNAL, {"reason": words})
@@ -116,14 +116,14 @@ def test_libvips_is_never_blamed_on_the_file() -> None:
     assert named(pyvips.Error("pngsave: no such property")).error_class is ErrorClass.INTERNAL
 
 
-def test_folders_are_not_told() -> None:
+def test_messages_have_no_folders() -> None:
     """The uploader learns the file's name at most, never where it lay."""
     assert (
         named(RasterioIOError("/srv/jobs/geojob_1/map.tif: TIFFFillStrip")).detail["reason"] == "map.tif: TIFFFillStrip"
     )
 
 
-def test_codec_is_told_by_code_and_name() -> None:
+def test_codec_is_named_by_code_and_name() -> None:
     """A compression that cannot be read is named with its TIFF code."""
     error = named(RasterioIOError("Cannot open TIFF file due to missing codec."), Codec(34712, "JPEG 2000", read=False))
     assert (error.code, error.detail["compression"], error.detail["name"]) == (
@@ -165,7 +165,7 @@ def test_jpeg_of_12_bits_is_refused_by_its_name(validate_headers: bool, tmp_path
 
 @pytest.mark.parametrize("validate_headers", [True, False])
 @pytest.mark.parametrize(("bits", "kind"), [(96, 1), (40, 1), (8, 3), (48, 3), (128, 3)])
-def test_file_of_numbers_that_nobody_reads_is_refused_by_name(
+def test_an_unsupported_data_type_is_refused_by_name(
     bits: int, kind: int, validate_headers: bool, tmp_path: Path
 ) -> None:
     """Whole numbers (1) and floats (3) of sizes that no computer has."""

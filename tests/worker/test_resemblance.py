@@ -59,7 +59,7 @@ def looked_at(source: Path, change: Callable[[Any], Any] | None, **options: Any)
 @pytest.mark.parametrize("kind", SOURCES)
 @pytest.mark.parametrize("resampling", [None, "nearest", "mode", "bilinear", "cubic", "lanczos"])
 @pytest.mark.parametrize("max_size", [4096, 150])
-def test_what_the_worker_makes_is_alike(kind: str, resampling: str | None, max_size: int, tmp_path: Path) -> None:
+def test_correct_pictures_match(kind: str, resampling: str | None, max_size: int, tmp_path: Path) -> None:
     """Reduced or not, and by every method."""
     source = SOURCES[kind].write(tmp_path / "a.tif")
     found = looked_at(source, None, max_size=max_size, resampling=resampling)
@@ -85,7 +85,7 @@ def test_bands_in_another_order_are_caught(tmp_path: Path) -> None:
         looked_at(SOURCES["photograph"].write(tmp_path / "a.tif"), lambda pixels: pixels[..., [2, 1, 0, 3]])
 
 
-def test_number_of_places_is_told(tmp_path: Path) -> None:
+def test_number_of_compared_places_is_reported(tmp_path: Path) -> None:
     """The metadata have the number of compared places and of matches."""
     check: Any = run(SOURCES["photograph"].write(tmp_path / "a.tif"), tmp_path / "out").metadata["selfCheck"]
     assert (check["placesCompared"], check["matches"]) == (16, 16)

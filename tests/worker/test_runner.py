@@ -148,7 +148,7 @@ async def test_a_timeout_that_the_api_lifts_lets_a_job_go_on(told: int | None, e
     assert await running is Ending.INTERRUPTED
 
 
-async def test_an_answer_that_says_nothing_of_timeouts_changes_none(endless: Bench) -> None:
+async def test_an_answer_without_a_timeout_changes_none(endless: Bench) -> None:
     assert await endless.run(timeoutSeconds=0.6) is Ending.FAILED
     assert len(endless.server.calls("heartbeat")) > 2
     assert endless.failure()["code"] == "timed_out"
@@ -161,7 +161,7 @@ async def test_a_job_without_a_timeout_of_the_apis_still_has_the_operators(endle
     assert endless.failure()["detail"]["limit_seconds"] == 0.3
 
 
-async def test_an_interrupted_job_goes_back_without_blame(endless: Bench) -> None:
+async def test_an_interrupted_job_is_given_back_as_interrupted(endless: Bench) -> None:
     running = asyncio.create_task(endless.run())
     await until(lambda: any(call.json["stage"] == "render" for call in endless.server.calls("progress")))
     endless.interrupt.set()
@@ -169,7 +169,7 @@ async def test_an_interrupted_job_goes_back_without_blame(endless: Bench) -> Non
     assert (endless.failure()["code"], endless.failure()["class"]) == ("worker_shutdown", "interrupted")
 
 
-async def test_a_cancelled_job_stops_and_says_so(endless: Bench) -> None:
+async def test_a_cancelled_job_stops_and_is_reported(endless: Bench) -> None:
     order = answer(renewed() | {"cancel": {"reason": "wrong file", "graceSeconds": 5}})
     endless.server.on("heartbeat", answer(renewed()), answer(renewed()), order)
     assert await endless.run() is Ending.CANCELLED
@@ -202,7 +202,7 @@ async def test_work_does_not_begin_before_the_lease_is_confirmed(bench: Bench) -
     assert bench.server.calls("in") == []
 
 
-async def test_results_that_did_not_arrive_though_storage_said_so_are_made_again(bench: Bench) -> None:
+async def test_results_that_do_not_match_in_storage_are_made_again(bench: Bench) -> None:
     bench.server.on("complete", problem(422, "output_mismatch", "map.png has another digest"))
     assert await bench.run() is Ending.FAILED
     (asked,) = bench.server.calls("fail")
@@ -210,7 +210,7 @@ async def test_results_that_did_not_arrive_though_storage_said_so_are_made_again
     assert "another digest" in asked.json["error"]["message"]
 
 
-async def test_a_failure_that_the_server_does_not_take_is_told_again_in_few_words(bench: Bench) -> None:
+async def test_a_failure_that_the_server_rejects_is_sent_again_in_short(bench: Bench) -> None:
     bench.source = b"<html>"
     bench.server.on("in", Response(b"<html>"))
     bench.server.on("fail", problem(422, "validation"), answer({"state": "failed"}))
@@ -220,7 +220,7 @@ async def test_a_failure_that_the_server_does_not_take_is_told_again_in_few_word
     assert second["class"] == "invalid_input"
 
 
-async def test_a_stopping_worker_still_hands_in_what_is_finished(bench: Bench) -> None:
+async def test_a_stopping_worker_still_delivers_finished_results(bench: Bench) -> None:
     async def stop_meanwhile(request: Request) -> Response:
         bench.interrupt.set()
         await asyncio.sleep(0.1)

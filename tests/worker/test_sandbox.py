@@ -27,7 +27,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-async def test_work_is_done_in_a_process_of_its_own_and_tells_its_progress(box: Box) -> None:
+async def test_work_runs_in_a_child_process_that_reports_progress(box: Box) -> None:
     heard: list[tuple[str, float, str]] = []
     told = await box.run(Deed(name="well"), lambda *words: heard.append(words))
     assert told.text.split()[1] != str(os.getpid())
@@ -68,7 +68,7 @@ async def test_however_a_child_ends_it_has_a_name_and_the_next_job_runs(
     assert (await box.run(Deed(name="well"), lambda *_: None)).text
 
 
-async def test_a_child_that_reports_without_end_is_heard_no_further_than_its_limit() -> None:
+async def test_endless_reports_of_a_child_are_cut_off_at_the_limit() -> None:
     """It would keep the worker from its heartbeats and its other jobs for as long as its job may take."""
     box = Sandbox(do, ChildReply, preload=("tests.support.child_work",), limits=Limits(lines=20_000), confine=False)
     heard: list[str] = []
@@ -91,7 +91,7 @@ async def test_a_child_inherits_no_pipe_or_socket_but_its_own(box: Box) -> None:
     assert [lead.partition(":")[0] for lead in told.text.split()] == ["pipe"], told.text
 
 
-async def test_a_cancelled_job_leaves_neither_its_process_nor_what_that_started(box: Box, tmp_path: Path) -> None:
+async def test_a_cancelled_job_leaves_no_processes(box: Box, tmp_path: Path) -> None:
     running = asyncio.create_task(box.run(Deed(name="loop", path=tmp_path), lambda *_: None))
     files = [tmp_path / "child", tmp_path / "grandchild"]
     await until(lambda: all(file.exists() and file.read_text() for file in files))

@@ -40,7 +40,7 @@ def test_projection_file_is_one_line_of_esri_wkt() -> None:
     assert "D_WGS_1984" in text
 
 
-def test_auxiliary_file_says_which_axis_comes_first() -> None:
+def test_auxiliary_file_has_the_axis_order() -> None:
     """Latitude-first systems are mapped 2,1, others 1,2."""
     for code, mapping in ((4326, "2,1"), (32638, "1,2")):
         text = auxiliary_file(Grid(1, 1, Affine(1, 0, 0, 0, -1, 0), CRS.from_epsg(code)))

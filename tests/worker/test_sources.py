@@ -43,7 +43,7 @@ def named(bench: Bench, **more: Any) -> dict[str, Any]:
     return usual | {"sizeBytes": None, "etag": None, "lastModified": None} | more
 
 
-async def test_a_file_is_fetched_by_its_address_and_its_version_is_told(bench: Bench) -> None:
+async def test_a_file_is_fetched_by_its_address_and_its_version_is_reported(bench: Bench) -> None:
     bench.server.on("in", Response(bench.source, headers=ETAG))
     assert await bench.run(input=named(bench)) is Ending.COMPLETED
     (completion,) = bench.server.calls("complete")
@@ -85,7 +85,7 @@ async def test_a_changed_source_is_worked_on_again(bench: Bench) -> None:
     assert bench.server.calls("complete")[0].json["source"]["etag"] == '"v2"'
 
 
-async def test_not_modified_that_was_not_asked_for_is_no_answer(bench: Bench) -> None:
+async def test_not_modified_without_a_condition_is_an_error(bench: Bench) -> None:
     bench.server.on("in", Response(status_code=304))
     assert await bench.run(input=named(bench)) is Ending.FAILED
     assert (bench.failure()["code"], bench.failure()["class"]) == ("download_refused", "transient")
@@ -99,7 +99,7 @@ async def test_a_source_that_never_ends_is_cut_off_at_the_largest_file(bench: Be
     assert bench.failure()["code"] == "too_large"
 
 
-async def test_a_source_that_says_it_is_too_large_is_not_fetched(bench: Bench) -> None:
+async def test_a_source_declared_too_large_is_not_fetched(bench: Bench) -> None:
     """Its length is in the report, so that a server can give the job to a worker that takes so much."""
 
     async def body() -> AsyncIterator[bytes]:
@@ -203,7 +203,7 @@ async def test_a_redirect_is_followed_to_allowed_hosts_only(bench: Bench) -> Non
     assert len(bench.server.calls("in")) == 1
 
 
-async def test_a_dead_host_gives_its_place_back_long_before_storage_would(
+async def test_a_dead_source_is_given_up_long_before_dead_storage(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A source without a listener fails the job as transient after a short patience, so other jobs can run."""

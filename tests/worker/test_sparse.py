@@ -151,7 +151,7 @@ def test_counting_is_the_same_as_looking() -> None:
             assert stored.count_in(left, top, left + 15, top + 30) == expected
 
 
-def test_levels_are_the_same_whatever_is_known_of_their_blocks(tmp_path: Path) -> None:
+def test_levels_are_the_same_with_and_without_known_blocks(tmp_path: Path) -> None:
     source = sparse(tmp_path / "a.tif", (20_000, 10_000), [(0, 0)])
     level = inspect_file(source).full
     assert replace(level, stored=None) == level

@@ -63,12 +63,12 @@ async def test_a_setting_that_is_no_default_for_a_payload_is_named() -> None:
     await check_defaults(usual, registry.load(usual))
 
 
-def test_only_what_is_enabled_is_offered_and_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_enabled_task_types_are_offered_and_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(install(tmp_path, "thinker_a", lines="raise SystemExit('imported')"))
     assert registry.load(Settings(worker_task_types="geotiff_to_png")).names == ("geotiff_to_png",)
 
 
-def test_a_task_type_that_nothing_is_installed_for_is_refused_with_what_there_is() -> None:
+def test_a_task_type_without_a_handler_is_refused_with_the_installed_ones() -> None:
     with pytest.raises(ConfigurationError, match=r"WORKER_TASK_TYPES: .* read_tea_leaves; installed: .*geotiff_to_png"):
         registry.load(Settings(worker_task_types="read_tea_leaves"))
 
@@ -83,7 +83,7 @@ def test_a_task_type_that_nothing_is_installed_for_is_refused_with_what_there_is
     ],
     ids=["import", "interface", "name", "type"],
 )
-def test_a_handler_that_cannot_be_used_is_left_out_and_told(
+def test_an_unusable_handler_is_left_out_and_reported(
     wrong: dict[str, Any], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = f"thinker_{abs(hash(reason))}"
@@ -187,13 +187,13 @@ def _has_docstring(node: ast.AST) -> TypeGuard[ast.Module | ast.ClassDef | ast.F
     )
 
 
-def test_a_payloads_fault_is_named_with_what_is_allowed() -> None:
+def test_an_invalid_payload_is_named_with_the_allowed_values() -> None:
     task = registry.load(Settings(), only=["geotiff_to_png"]).usable["geotiff_to_png"]
     with pytest.raises(JobError, match="quality was 101: Input should be less than or equal to 100"):
         task.options({"quality": 101})
 
 
-def test_a_task_type_is_told_as_the_api_takes_it(tmp_path: Path) -> None:
+def test_a_task_type_is_printed_as_the_api_accepts_it(tmp_path: Path) -> None:
     ended = worker("tasks", "--json", "think", path=install(tmp_path, "thinker"))
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout) == {
@@ -238,7 +238,7 @@ def test_there_are_as_many_children_as_the_operator_allows() -> None:
     assert make_sandbox(settings, load(settings), PERFORM, TaskResult).most == 3
 
 
-def test_verify_tries_every_handler_behind_the_walls_and_tells_what_each_needs(tmp_path: Path) -> None:
+def test_verify_runs_every_handler_in_the_sandbox_and_lists_its_needs(tmp_path: Path) -> None:
     """A handler that reads a foreign file fails, and so does one with an undeclared output."""
     (tmp_path / "secret").touch()
     folder = tmp_path / "installed"
@@ -277,7 +277,7 @@ def test_convert_does_any_kind_of_job(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "map.txt").read_text() == "a thought"
 
 
-def test_a_package_that_is_installed_as_editable_works_behind_the_walls(tmp_path: Path) -> None:
+def test_an_editable_package_works_in_the_sandbox(tmp_path: Path) -> None:
     """The code of the package and of its dependency is in checkouts, their metadata elsewhere."""
     importing = "from neededpart.part import PART; assert PART"
     installed = install(tmp_path / "installed", "thinker", self_test=importing, needs=("needed-part",))
@@ -295,7 +295,7 @@ def test_a_package_that_is_installed_as_editable_works_behind_the_walls(tmp_path
     assert ended.stdout.startswith("✅ think"), ended.stdout + ended.stderr
 
 
-def test_what_cannot_be_imported_behind_the_walls_is_named(tmp_path: Path) -> None:
+def test_modules_that_the_sandbox_cannot_import_are_named(tmp_path: Path) -> None:
     """It can be imported without them, so that only `verify` finds out."""
     checkout = tmp_path / "checkout"
     (checkout / "hiddenpart").mkdir(parents=True)

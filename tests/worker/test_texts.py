@@ -174,7 +174,7 @@ def test_files_with_latin_1_are_done(name: str, handler: Any, tmp_path: Path) ->
 
 
 @by_name
-async def test_it_works_behind_the_walls_of_the_sandbox(handler: Any, tmp_path: Path) -> None:
+async def test_it_works_in_the_sandbox(handler: Any, tmp_path: Path) -> None:
     """The stand-in lives in memory, and the copy for a COG in the output folder: nothing else can be written."""
     source, out = source_with("description", LATIN, tmp_path), tmp_path / "out"
     out.mkdir()

@@ -7,7 +7,7 @@ import pytest
 from geoprocessing_worker.render.threads import in_order
 
 
-def test_what_is_made_comes_in_the_order_of_the_pieces() -> None:
+def test_results_come_in_the_order_of_the_pieces() -> None:
     """A later piece that is ready first waits for its turn."""
     second_done = threading.Event()
 
@@ -27,7 +27,7 @@ def test_a_single_piece_starts_no_thread() -> None:
 
 
 @pytest.mark.parametrize("pieces", [1, 3])
-def test_what_goes_wrong_comes_out(pieces: int) -> None:
+def test_an_error_of_a_piece_is_raised(pieces: int) -> None:
     """An error in a piece is the caller's, with one piece as with several."""
 
     def work(piece: int) -> int:

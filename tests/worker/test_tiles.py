@@ -121,7 +121,7 @@ KINDS: dict[str, Tiff] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_files_of_every_kind_are_where_they_say(kind: str, tmp_path: Path) -> None:
+def test_tiles_of_each_kind_of_file_are_in_place(kind: str, tmp_path: Path) -> None:
     """A map of six degrees from 44° E 18° N: red, green over blue, white."""
     source = KINDS[kind].write(tmp_path / "a.tif")
     west, zooms = (42, (4, 5)) if kind == "0 to 360" else (44, (5, 6, 7))
@@ -210,7 +210,7 @@ def test_lossy_tiles_have_the_colors_of_the_file(output_format: str, tolerance: 
             assert np.abs(np.subtract(found, wanted)).max() <= tolerance, (zoom, across, down, found)
 
 
-def test_the_archive_and_its_metadata_tell_where_and_what(tmp_path: Path) -> None:
+def test_the_archive_and_its_metadata_describe_place_and_content(tmp_path: Path) -> None:
     source = Tiff(quarters(600), "EPSG:4326", Affine(0.01, 0, 44, 0, -0.01, 18)).write(tmp_path / "a.tif")
     result = tiles(source, tmp_path / "out")
     viewer = Viewer(result)
@@ -227,7 +227,7 @@ def test_the_archive_and_its_metadata_tell_where_and_what(tmp_path: Path) -> Non
     assert check["placesCompared"] == check["matches"] > 30
 
 
-def test_too_many_tiles_are_refused_before_any_is_made_with_what_is_possible(tmp_path: Path) -> None:
+def test_too_many_tiles_are_refused_before_the_first_with_the_possible_zooms(tmp_path: Path) -> None:
     source = Tiff(quarters(64), "EPSG:4326", Affine(0.1, 0, 44, 0, -0.1, 18)).write(tmp_path / "a.tif")
     with pytest.raises(JobError, match=r"Zooms 5 to 20 are up to .* maxZoom of at most 14") as caught:
         tiles(source, tmp_path / "out", maxZoom=20)
@@ -252,7 +252,7 @@ def test_without_a_wish_the_zooms_end_where_there_would_be_too_many_tiles() -> N
     ],
     ids=["no place", "no system", "empty", "zooms", "zoom"],
 )
-def test_what_cannot_become_tiles_is_refused_by_name(
+def test_files_without_tiles_are_refused_by_name(
     tiff: Tiff, payload: dict[str, Any], code: str, tmp_path: Path
 ) -> None:
     source = tiff.write(tmp_path / "a.tif")

@@ -46,7 +46,7 @@ async def test_a_busy_storage_is_tried_again(server: ScriptedApi, http: httpx.As
     assert [asked.body for asked in server.asked] == [b"p", b"p"]
 
 
-async def test_what_is_no_file_any_more_is_not_sent(
+async def test_a_result_that_is_no_longer_a_file_is_not_sent(
     server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     output = made(tmp_path, "a.png", b"p")
@@ -65,7 +65,7 @@ async def test_what_is_no_file_any_more_is_not_sent(
         ("a.png", 10, 500, "upload_failed"),
     ],
 )
-async def test_what_cannot_be_stored_fails_the_job_by_name(
+async def test_a_result_that_cannot_be_stored_fails_the_job_by_name(
     server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path, name: str, max_bytes: int, status: int, code: str
 ) -> None:
     server.on("a.png", Response(status_code=status))

@@ -83,7 +83,7 @@ def test_a_file_of_the_other_pole_is_refused_by_name() -> None:
     assert caught.value.code == "bad_crs"
 
 
-def test_the_arctic_of_a_world_fills_its_picture_and_the_cut_is_told(tmp_path: Path) -> None:
+def test_the_arctic_of_a_world_fills_its_picture_and_the_cut_is_noted(tmp_path: Path) -> None:
     """Four meridians in four colors meet in the middle. Nothing is empty, and the notes mention the crop."""
     data = np.zeros((3, 180, 360), dtype=np.uint8)
     for quarter, color in enumerate(((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255))):

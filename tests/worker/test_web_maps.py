@@ -116,7 +116,7 @@ def test_only_placements_that_hold_are_given(
 
 
 @pytest.mark.parametrize(("south", "degrees"), [(44.5, 1.0), (42.5, 5.0), (0.0, 1.0), (-60.0, 10.0)])
-def test_error_of_degrees_is_what_a_mercator_map_would_show(south: float, degrees: float) -> None:
+def test_error_of_degrees_is_measured_on_a_mercator_map(south: float, degrees: float) -> None:
     """The row that is farthest off, when a picture in degrees is stretched between its corners on a Mercator map."""
 
     def northing(lat: float) -> float:
@@ -194,7 +194,7 @@ def test_placements_start_at_the_right_corner(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "system", "width", "height", "transform", "leaflet", "maplibre"), GRIDS, ids=NAMES)
-def test_kml_gets_a_box_a_quad_or_what_to_ask_for(
+def test_kml_has_a_box_a_quad_or_advice(
     name: str, system: str, width: int, height: int, transform: Affine, leaflet: bool, maplibre: bool
 ) -> None:
     """Placements for KML are at most two pixels off in degrees. All other pictures ask for EPSG:4326."""
@@ -213,7 +213,7 @@ def test_kml_gets_a_box_a_quad_or_what_to_ask_for(
     assert lost(system, width, height, transform, corners, "EPSG:4326").max() <= kml["maxErrorPx"] + 0.02
 
 
-def test_note_names_what_a_web_map_needs(tmp_path: Path) -> None:
+def test_note_names_the_requirements_of_a_web_map(tmp_path: Path) -> None:
     """A default picture that is more than two pixels off on a Mercator map has a note, as in `explain`."""
     tall = Tiff(ramp(1000, 50), transform=Affine(0.01, 0, 44, 0, -0.01, 50)).write(tmp_path / "a.tif")
     made: Any = run(tall, tmp_path / "one").metadata
