@@ -146,7 +146,7 @@ class Settings(BaseSettings):
     heartbeat_seconds: Seconds = Field(20, gt=0, description="maximum seconds between heartbeats")
     cancel_grace_seconds: Seconds = Field(10, ge=0, description="seconds that a worker gets to stop a cancelled job")
     max_worker_losses: Count = Field(3, ge=1, description="lost workers after which a job fails as `worker_lost`")
-    task_types: list[dict[str, Any]] = Field(
+    task_types: list[dict[str, object]] = Field(
         default_factory=list,
         description="initial task types, a JSON list as printed by `task-types list --json` (operators' changes win)",
         examples=['[{"name": "geotiff_to_tiles", "maxConcurrentRuns": 2}]'],
@@ -286,7 +286,7 @@ class Settings(BaseSettings):
             return self.database_url.get_secret_value()
         if self.pghost is None:
             return None
-        parts: dict[str, Any] = {
+        parts: dict[str, str | int | None] = {
             "host": self.pghost,
             "port": self.pgport,
             "dbname": self.pgdatabase,

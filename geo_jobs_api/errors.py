@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ KINDS: dict[str, ProblemKind] = {
 }
 
 # The body of all problems, for the OpenAPI document.
-PROBLEM_SCHEMA: dict[str, Any] = {
+PROBLEM_SCHEMA: dict[str, object] = {
     "type": "object",
     "required": ["type", "title", "status", "detail", "code"],
     "properties": {
@@ -96,7 +96,7 @@ class FieldError:
     pointer: str
     message: str
     nearest: str | None = None
-    allowed: tuple[Any, ...] = ()
+    allowed: tuple[object, ...] = ()
     unknown_key: str | None = None
 
     def as_json(self) -> dict[str, object]:

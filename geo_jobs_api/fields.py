@@ -55,7 +55,7 @@ def _clean_text(text: object) -> object:
     return text
 
 
-def _clean_json(value: Any, depth: int = 0) -> Any:
+def _clean_json(value: object, depth: int = 0) -> object:
     """Return the details of a failure without values that cannot be stored. A hostile file must not block reports."""
     if isinstance(value, str):
         return _clean_text(value)
@@ -70,14 +70,14 @@ def _clean_json(value: Any, depth: int = 0) -> Any:
     return value
 
 
-def _clean_detail(value: Any) -> Any:
+def _clean_detail(value: object) -> object:
     cleaned = _clean_json(value)
     size = len(json.dumps(cleaned))
     # Claims, events and lists repeat the details, and too many must not block the report.
     return cleaned if size <= _MAX_DETAIL_BYTES else {"omitted": f"{size} bytes of details"}
 
 
-def _check_json(value: Any, depth: int = 0) -> None:
+def _check_json(value: object, depth: int = 0) -> None:
     if depth > _MAX_DEPTH:
         raise ValueError(f"must not be nested deeper than {_MAX_DEPTH} levels")
     if isinstance(value, str):
@@ -93,8 +93,8 @@ def _check_json(value: Any, depth: int = 0) -> None:
             _check_json(item, depth + 1)
 
 
-def _json_object(limit: int) -> Any:
-    def check(value: dict[str, Any]) -> dict[str, Any]:
+def _json_object(limit: int) -> AfterValidator:
+    def check(value: dict[str, object]) -> dict[str, object]:
         _check_json(value)
         if len(json.dumps(value)) > limit:
             raise ValueError(f"must not be larger than {limit} bytes of JSON")
@@ -137,8 +137,8 @@ Text = Annotated[str, AfterValidator(_check_text), Field(json_schema_extra={"pat
 SecretText = Annotated[SecretStr, AfterValidator(_check_secret)]
 ReportedText = Annotated[str, BeforeValidator(_clean_text)]
 ReportedDetail = Annotated[Any, BeforeValidator(_clean_detail)]
-Payload = Annotated[dict[str, Any], _json_object(_MAX_PAYLOAD_BYTES)]
-Metadata = Annotated[dict[str, Any], _json_object(_MAX_METADATA_BYTES)]
+Payload = Annotated[dict[str, object], _json_object(_MAX_PAYLOAD_BYTES)]
+Metadata = Annotated[dict[str, object], _json_object(_MAX_METADATA_BYTES)]
 Name = Annotated[Text, Field(min_length=1, max_length=200)]
 
 
@@ -148,7 +148,7 @@ class Model(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Self:
+    def from_row(cls, row: Mapping[str, object]) -> Self:
         """Return the model of a row. The row may have further columns."""
         return cls.model_validate(row)
 
@@ -159,13 +159,13 @@ class StrictModel(Model):
     model_config = ConfigDict(extra="forbid")
 
     @classmethod
-    def from_fields(cls, values: Mapping[str, Any]) -> Self:
+    def from_fields(cls, values: Mapping[str, object]) -> Self:
         """Return a model from values by their Python names."""
         return cls.model_validate({cls.model_fields[name].alias or name: value for name, value in values.items()})
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unknown_keys(cls, value: Any) -> Any:
+    def _refuse_unknown_keys(cls, value: object) -> object:
         if not isinstance(value, dict):
             return value
         known = [field.alias or name for name, field in cls.model_fields.items()]

@@ -50,7 +50,7 @@ def configure(level: str) -> None:
         logging.getLogger(name).setLevel(least)
 
 
-def _without_controls(_logger: Any, _method: str, line: Any) -> str:
+def _without_controls(_logger: object, _method: str, line: object) -> str:
     return _UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", str(line))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, get_args
+from typing import get_args
 from uuid import UUID
 
 from geo_jobs_api.commands.frame import Group
@@ -185,7 +185,7 @@ async def _priority(settings: Settings, pool: Pool, arguments: argparse.Namespac
     return 0
 
 
-def _given(arguments: argparse.Namespace, model: type[Model]) -> dict[str, Any]:
+def _given(arguments: argparse.Namespace, model: type[Model]) -> dict[str, object]:
     values = {name: getattr(arguments, name) for name in model.model_fields}
     return {name: value for name, value in values.items() if value is not None}
 

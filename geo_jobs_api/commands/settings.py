@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
+from pathlib import Path
 
 from dotenv import dotenv_values
 from pydantic import SecretStr, ValidationError
@@ -61,7 +61,7 @@ def report() -> tuple[list[dict[str, str]], list[str]]:
     return rows, _task_type_errors(settings)
 
 
-def _dotenv(path: Any) -> dict[str, str]:
+def _dotenv(path: Path) -> dict[str, str]:
     return {name: value for name, value in dotenv_values(path).items() if value} if path.is_file() else {}
 
 

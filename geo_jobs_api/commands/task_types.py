@@ -44,7 +44,7 @@ def add_commands(commands: Group) -> None:
         command.set_defaults(fields=[("paused", name == "pause")])
 
 
-def _field(text: str) -> tuple[str, Any]:
+def _field(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     if not equals or name not in _FIELDS:
         raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE with one of {', '.join(_FIELDS)}")
@@ -125,7 +125,7 @@ def _read(file: str) -> str:
     return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
 
 
-def _objects(text: str) -> list[Mapping[str, Any]]:
+def _objects(text: str) -> list[Mapping[str, object]]:
     given = _value(text)
     objects = given if isinstance(given, list) else [given]
     if not objects or not all(isinstance(one, dict) for one in objects):

@@ -14,6 +14,9 @@ from aiosql.adapters.apyformat import AsyncPyFormatAdapter
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
+# A row with its columns by name, of types that psycopg does not know before the query.
+Row = Mapping[str, Any]
+
 # Longest time that decoding one query's rows may block the event loop.
 _DECODING_SECONDS = 0.005
 
@@ -21,7 +24,7 @@ _DECODING_SECONDS = 0.005
 class _RowByRow(AsyncPyFormatAdapter):
     """The library's adapter, decoding row by row instead of all rows at once."""
 
-    async def select(self, conn, _name, sql, parameters, _record=None) -> AsyncIterator[Mapping[str, Any]]:  # type: ignore[no-untyped-def,override]  # the library's
+    async def select(self, conn, _name, sql, parameters, _record=None) -> AsyncIterator[Row]:  # type: ignore[no-untyped-def,override]  # the library's
         async with await conn.execute(sql, parameters) as cursor:
             async for row in cursor:
                 yield row
@@ -33,9 +36,9 @@ def load_queries(name: str) -> Any:
     return aiosql.from_str(text, _RowByRow)
 
 
-async def fetch_all(rows: AsyncIterator[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+async def fetch_all(rows: AsyncIterator[Row]) -> list[Row]:
     """Return all rows of a query. Yields to the event loop, since a row may hold a mebibyte of JSON to decode."""
-    found: list[Mapping[str, Any]] = []
+    found: list[Row] = []
     began = time.perf_counter()
     async for row in rows:
         found.append(row)

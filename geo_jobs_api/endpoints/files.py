@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -22,7 +22,7 @@ router = APIRouter(prefix="/storage", tags=["files"])
 # Minimum time limit of an upload. Large ones also get the time that the slowest supported link needs.
 UPLOAD_SECONDS = 60.0
 UPLOAD_BYTES_PER_SECOND = 10_000
-_BYTES: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_BYTES: dict[str, object] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _INPUT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/input/(?P<name>[^/]+)$")
 _SLOT_KEY = re.compile(r"^jobs/(?P<job>[0-9a-f-]{36})/outputs/(?P<lease_seq>\d{1,18})/(?P<name>[^/]+)$")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
@@ -207,7 +207,7 @@ async def retry_job(job_id: UUID, caller: CallerOf, services: ServicesOf) -> Job
 )
 async def list_events(
     job_id: UUID, request: Request, caller: CallerOf, services: ServicesOf, query: Annotated[EventFilter, Query()]
-) -> Any:
+) -> Response:
     """Return the events of a job: a JSON page, or a live stream for `Accept: text/event-stream`.
 
     The stream ends after the job's last event. `Last-Event-ID` resumes it.

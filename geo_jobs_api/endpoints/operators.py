@@ -6,7 +6,7 @@ Owners change their own jobs. The rest is for administrators.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -56,7 +56,7 @@ async def get_task_type(name: str, services: ServicesOf) -> TaskType:
 @router.put(
     "/task-types/{name}", response_model=TaskType, summary="Replace a task type", tags=_TYPES, dependencies=_ADMIN
 )
-async def put_task_type(name: str, body: dict[str, Any], services: ServicesOf) -> TaskType:
+async def put_task_type(name: str, body: dict[str, object], services: ServicesOf) -> TaskType:
     """Replace a task type. Missing fields get their defaults. Running workers see the change at their next call."""
     task_type = parse_task_type({**body, "name": name})
     await services.task_types.put_task_type(task_type)
@@ -70,7 +70,7 @@ async def put_task_type(name: str, body: dict[str, Any], services: ServicesOf) -
     tags=_TYPES,
     dependencies=_ADMIN,
 )
-async def change_task_type(name: str, body: dict[str, Any], services: ServicesOf) -> TaskType:
+async def change_task_type(name: str, body: dict[str, object], services: ServicesOf) -> TaskType:
     """Change the given fields only: `{"paused": true}` pauses the task type."""
     return _or_not_found(await services.task_types.change_task_type(name, body), name)
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -14,7 +13,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from geo_jobs_api.database.pool import Pool
-from geo_jobs_api.database.queries import fetch_all, load_queries
+from geo_jobs_api.database.queries import Row, fetch_all, load_queries
 from geo_jobs_api.hosts import parse_web_address
 from geo_jobs_api.queue.job_store import enforce_quota
 from geo_jobs_api.queue.records import Job
@@ -49,7 +48,7 @@ class Source:
     kind: InputKind | None = None
     url: str | None = None
     file_name: str | None = None
-    condition: Mapping[str, Any] | None = None
+    condition: Mapping[str, object] | None = None
     parent_id: UUID | None = None
     output: str | None = None
 
@@ -58,7 +57,7 @@ class Source:
         """Return the URL's host, for kind `url`."""
         return None if self.url is None else parse_web_address(self.url).host
 
-    def with_condition(self, condition: Mapping[str, Any] | None) -> Source:
+    def with_condition(self, condition: Mapping[str, object] | None) -> Source:
         """Return the same source with a conditional request."""
         return replace(self, condition=condition)
 
@@ -80,7 +79,7 @@ class NewJob:
     owner: str
     task_type: str
     priority: int | None
-    input_payload: Mapping[str, Any]
+    input_payload: Mapping[str, object]
     idempotency_key: str | None
     request_digest: bytes
     source: Source = field(default_factory=Source)
@@ -91,7 +90,7 @@ class NewJob:
     place: PipelinePosition | None = None
     schedule_id: UUID | None = None
 
-    def as_row(self, number: int) -> dict[str, Any]:
+    def as_row(self, number: int) -> dict[str, object]:
         """Return the columns as JSON."""
         return {
             "place": number,
@@ -191,7 +190,7 @@ class CreationStore:
             )
         return {(row["task_type"], row["dedup_key"]): Job.from_row(row) for row in rows}
 
-    async def find_task_types(self, names: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+    async def find_task_types(self, names: Iterable[str]) -> dict[str, Row]:
         """Return the rules of the existing task types. `payload_schema` and `output_rules` are JSON text."""
         async with self._pool.connection() as connection:
             rows = await fetch_all(_jobs.list_task_types_by_name(connection, names=list(set(names))))

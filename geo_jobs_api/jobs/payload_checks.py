@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from geo_jobs_api.errors import FieldError, Problem, pointer_part, summary
 from geo_jobs_api.jobs.creation_store import CreationStore
@@ -23,7 +22,7 @@ class RequestedJob:
 
     pointer: str
     task_type: str
-    payload: Mapping[str, Any]
+    payload: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ class RequestedOutput:
     pointer: str
     output: str
     task_type: str
-    payload: Mapping[str, Any]
+    payload: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +93,7 @@ def _errors_of(asked: Sequence[RequestedJob], rules: Mapping[str, TaskRules]) ->
     return errors
 
 
-def _format_errors(outputs: Sequence[UploadSlot], payload: Mapping[str, Any], place: str) -> list[FieldError]:
+def _format_errors(outputs: Sequence[UploadSlot], payload: Mapping[str, object], place: str) -> list[FieldError]:
     formats = known_formats(outputs)
     if not formats or output_format(payload) in formats:
         return []

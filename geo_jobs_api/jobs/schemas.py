@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from pydantic import Field
@@ -54,20 +54,20 @@ class JobView(Model):
     task_type: str
     state: JobState
     priority: int
-    input_payload: dict[str, Any]
+    input_payload: dict[str, object]
     input: InputView | None
     attempt: int
     max_attempts: int
     percent: float
     stage: str | None
     message: str | None
-    outputs: list[dict[str, Any]] | None
-    metadata: dict[str, Any] | None
-    timings: dict[str, Any] | None
-    error: dict[str, Any] | None
+    outputs: list[dict[str, object]] | None
+    metadata: dict[str, object] | None
+    timings: dict[str, object] | None
+    error: dict[str, object] | None
     worker_name: str | None
-    worker_stats: dict[str, Any] | None
-    source_validators: dict[str, Any] | None
+    worker_stats: dict[str, object] | None
+    source_validators: dict[str, object] | None
     pending_parents: int
     dedup_key: str | None
     pipeline_id: UUID | None
@@ -133,7 +133,7 @@ class EventView(Model):
     type: str
     state: JobState
     time: datetime
-    data: dict[str, Any]
+    data: dict[str, object]
 
     @classmethod
     def of(cls, event: JobEvent) -> EventView:

@@ -7,7 +7,8 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
+from uuid import UUID
 
 from fastapi import Header
 from uuid_utils.compat import uuid7
@@ -128,7 +129,7 @@ class JobSubmission:
         ]
         await check_outputs(self._creation, outputs)
 
-    async def _create(self, caller: Caller, new_jobs: Sequence[NewJob]) -> Mapping[Any, Job]:
+    async def _create(self, caller: Caller, new_jobs: Sequence[NewJob]) -> Mapping[UUID, Job]:
         if len(new_jobs) > 1:
             # Before the insert, since a batch is created whole or not at all.
             await check_task_types(self._creation, new_jobs)
@@ -205,12 +206,12 @@ async def check_task_types(creation: CreationStore, new_jobs: Sequence[NewJob]) 
             raise Problem("validation", f"Task type {new.task_type!r} takes no input. Remove it from the job.")
 
 
-def request_digest(body: Mapping[str, Any]) -> bytes:
+def request_digest(body: Mapping[str, object]) -> bytes:
     """Return the digest that identifies a repeated request."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
 
 
-def source_of(allowed: HostList, payload: Mapping[str, Any], pointer: str) -> Source:
+def source_of(allowed: HostList, payload: Mapping[str, object], pointer: str) -> Source:
     """Return the input of a payload. `allowed`: hosts of downloads.
 
     Raises:

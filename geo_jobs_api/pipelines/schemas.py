@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 from uuid import UUID
 
 from pydantic import Field, model_validator
 
+from geo_jobs_api.database.queries import Row
 from geo_jobs_api.fields import Model, Name, StrictModel, Timestamp
 from geo_jobs_api.jobs.creation_schemas import JobTemplate, OnParentFailure, OutputName
 from geo_jobs_api.queue.records import Pipeline
@@ -81,7 +82,7 @@ class PipelineJobView(Model):
     state: JobState
     percent: float
     stage: str | None
-    error: dict[str, Any] | None
+    error: dict[str, object] | None
     cancel_reason: str | None
     started_at: datetime | None
     finished_at: datetime | None
@@ -112,7 +113,7 @@ class PipelineSummary(Model):
     finished_at: datetime | None
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Self:
+    def from_row(cls, row: Row) -> Self:
         """Return the summary of a row, with the state that follows from its counts."""
         return super().from_row({**row, "state": _state(row["counts"])})
 

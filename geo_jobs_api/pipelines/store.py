@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -29,7 +28,7 @@ class NewPipeline:
     id: UUID
     owner: str
     name: str
-    stages: Sequence[Mapping[str, Any]]
+    stages: Sequence[Mapping[str, object]]
 
 
 class IncompletePipelineError(Exception):

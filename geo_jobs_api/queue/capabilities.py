@@ -44,7 +44,7 @@ class Capabilities:
             declared.get("concurrentJobs"),
         )  # fmt: skip
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Return the declaration as a JSON object, without undeclared fields."""
         declared = {
             "maxFileSize": self.max_file_size,

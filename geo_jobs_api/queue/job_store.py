@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -16,7 +15,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
 from geo_jobs_api.database.pool import Pool
-from geo_jobs_api.database.queries import fetch_all, load_queries, transaction_if
+from geo_jobs_api.database.queries import Row, fetch_all, load_queries, transaction_if
 from geo_jobs_api.queue.operator_schemas import EndedLease
 from geo_jobs_api.queue.records import Job, JobEvent, Parent, Usage, WorkerToken
 from geo_jobs_api.queue.rules import JobState
@@ -24,7 +23,7 @@ from geo_jobs_api.queue.rules import JobState
 _jobs = load_queries("jobs.sql")
 
 
-def _job_or_none(row: Mapping[str, Any] | None) -> Job | None:
+def _job_or_none(row: Row | None) -> Job | None:
     return None if row is None else Job.from_row(row)
 
 
@@ -64,9 +63,7 @@ async def enforce_quota(
         raise QuotaExceededError(has)
 
 
-async def cancel_jobs(
-    connection: AsyncConnection[DictRow], job_ids: Sequence[UUID], reason: str | None
-) -> list[Mapping[str, Any]]:
+async def cancel_jobs(connection: AsyncConnection[DictRow], job_ids: Sequence[UUID], reason: str | None) -> list[Row]:
     """Cancel open jobs, or ask their workers to stop. Return id, task type and new state of each changed job."""
     return await fetch_all(_jobs.cancel_jobs(connection, ids=list(job_ids), reason=reason)) if job_ids else []
 

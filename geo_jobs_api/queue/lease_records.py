@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self
+from typing import Self
 from uuid import UUID
 
+from geo_jobs_api.database.queries import Row
 from geo_jobs_api.queue.records import FromRow
 from geo_jobs_api.queue.rules import (
     InputKind,
@@ -28,7 +28,7 @@ class LeasedJob(FromRow):
     id: UUID
     task_type: str
     priority: int
-    input_payload: dict[str, Any]
+    input_payload: dict[str, object]
     input_kind: InputKind
     input_file_name: str | None
     input_size_bytes: int | None
@@ -36,7 +36,7 @@ class LeasedJob(FromRow):
     input_sha256: str | None
     input_object_key: str | None
     source_url: str | None
-    source_condition: dict[str, Any] | None
+    source_condition: dict[str, object] | None
     attempt: int
     max_attempts: int
     output_rules: str
@@ -76,7 +76,7 @@ class Lease(FromRow):
     server_time: datetime
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Self:
+    def from_row(cls, row: Row) -> Self:
         """Split the row into the job and its lease."""
         return super(Lease, cls).from_row({**row, "job": LeasedJob.from_row(row)})
 
@@ -154,7 +154,7 @@ class PreviousError(FromRow):
 
     job_id: UUID
     attempt: int
-    error: dict[str, Any]
+    error: dict[str, object]
     ended_at: datetime
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from geo_jobs_api.queue.capabilities import UNDECLARED, Capabilities
@@ -46,7 +45,7 @@ class LeaseUpdate:
     percent: float | None = None
     stage: str | None = None
     message: str | None = None
-    stats: dict[str, Any] | None = None
+    stats: dict[str, object] | None = None
 
 
 NO_UPDATE = LeaseUpdate()
@@ -56,10 +55,10 @@ NO_UPDATE = LeaseUpdate()
 class Results:
     """The results of a completed job: outputs as JSON objects, metadata, seconds per stage, the source."""
 
-    outputs: list[dict[str, Any]]
-    metadata: dict[str, Any]
+    outputs: list[dict[str, object]]
+    metadata: dict[str, object]
     timings: dict[str, float]
-    source: dict[str, Any] | None = None
+    source: dict[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -14,7 +13,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from geo_jobs_api.database.pool import Pool
-from geo_jobs_api.database.queries import fetch_all, load_queries
+from geo_jobs_api.database.queries import Row, fetch_all, load_queries
 from geo_jobs_api.queue.lease_records import (
     NOTHING_WITHHELD,
     FailureOutcome,
@@ -50,7 +49,7 @@ _AVOID_SECONDS = 10.0
 _LIVE_SECONDS = 100.0
 
 
-def _admission(requests: Sequence[ClaimRequest]) -> dict[str, Any]:
+def _admission(requests: Sequence[ClaimRequest]) -> dict[str, object]:
     takes = requests[0].capabilities
     return {
         "task_types": list(requests[0].task_types),
@@ -61,7 +60,7 @@ def _admission(requests: Sequence[ClaimRequest]) -> dict[str, Any]:
     }
 
 
-def _parameters(requests: Sequence[ClaimRequest], *, limits_locked: bool) -> dict[str, Any]:
+def _parameters(requests: Sequence[ClaimRequest], *, limits_locked: bool) -> dict[str, object]:
     return _admission(requests) | {
         "limits_locked": limits_locked,
         "limit": sum(request.max_jobs for request in requests),
@@ -106,7 +105,7 @@ class LeaseStore:
                 more, held_back_too, withheld_again = await self._take(connection, unaffected)
                 rows, is_held_back = [*rows, *more], is_held_back or held_back_too
                 withheld = replace(withheld, is_unfit=withheld_again.is_unfit)
-        by_claim: dict[UUID, list[Mapping[str, Any]]] = {}
+        by_claim: dict[UUID, list[Row]] = {}
         for row in rows:
             by_claim.setdefault(row["claim_id"], []).append(row)
         has_more = len(rows) >= sum(request.max_jobs for request in requests)
@@ -124,7 +123,7 @@ class LeaseStore:
 
     async def _take(
         self, connection: AsyncConnection[DictRow], requests: Sequence[ClaimRequest]
-    ) -> tuple[list[Mapping[str, Any]], bool, WithheldJobs]:
+    ) -> tuple[list[Row], bool, WithheldJobs]:
         """Return the leased jobs, whether time alone may bring more, and the withheld jobs.
 
         One statement for task types without a limit. Types with a limit on concurrent runs or on claims per period are
@@ -132,7 +131,7 @@ class LeaseStore:
         """
         task_types = set(requests[0].task_types)
         total = sum(request.max_jobs for request in requests)
-        rows: list[Mapping[str, Any]] = []
+        rows: list[Row] = []
         is_held_back = False
         withheld: WithheldJobs | None = None
         if not self._limited.keys() & task_types:
@@ -157,7 +156,7 @@ class LeaseStore:
 
     async def _claim_limited(
         self, connection: AsyncConnection[DictRow], requests: Sequence[ClaimRequest]
-    ) -> tuple[list[Mapping[str, Any]], bool]:
+    ) -> tuple[list[Row], bool]:
         """Lock, count, claim and commit in one trip. If the lock stays busy, claim types without limits only."""
         try:
             # The claim is a separate statement, since READ COMMITTED then gives it a snapshot taken after the lock.
@@ -274,7 +273,7 @@ class LeaseStore:
         *,
         request_digest: bytes,
         decision: FailureDecision,
-        error: Mapping[str, Any],
+        error: Mapping[str, object],
     ) -> FailureOutcome | None:
         """End the lease with a failure. Return None when it has ended already."""
         async with self._pool.connection() as connection:

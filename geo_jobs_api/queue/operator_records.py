@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from geo_jobs_api.queue.records import FromRow
 from geo_jobs_api.queue.rules import JobState
@@ -37,9 +36,9 @@ class PossibleWorker(FromRow):
     name: str
     does_type: bool
     task_types: list[str]
-    capabilities: dict[str, Any] | None
-    trouble: list[dict[str, Any]] | None
-    jobs: list[dict[str, Any]]
+    capabilities: dict[str, object] | None
+    trouble: list[dict[str, object]] | None
+    jobs: list[dict[str, object]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 from uuid import UUID
 
 from pydantic import Field, model_validator
@@ -19,7 +19,7 @@ class EndedLease(Model):
     worker_name: str | None
     ended_by: Literal["complete", "fail", "rescue"]
     state: JobState
-    error: dict[str, Any] | None
+    error: dict[str, object] | None
     next_attempt_at: datetime | None
     ended_at: datetime
 
@@ -120,8 +120,8 @@ class Worker(Model):
     name: str
     version: str | None
     task_types: list[str]
-    capabilities: dict[str, Any] | None
-    trouble: list[dict[str, Any]] | None
+    capabilities: dict[str, object] | None
+    trouble: list[dict[str, object]] | None
     first_seen_at: datetime
     last_seen_at: datetime
     jobs: list[UUID]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 from uuid import UUID
 
 import psycopg
 
 from geo_jobs_api.database.pool import Pool
-from geo_jobs_api.database.queries import fetch_all, load_queries
+from geo_jobs_api.database.queries import Row, fetch_all, load_queries
 from geo_jobs_api.queue.job_store import cancel_jobs
 from geo_jobs_api.queue.operator_records import (
     MAX_COUNTED,
@@ -103,7 +102,7 @@ class OperatorStore:
 
     async def _cancel_batch(
         self, owner: str | None, query: CancelFilter, after: UUID | None, limit: int
-    ) -> tuple[list[UUID], list[Mapping[str, Any]]]:
+    ) -> tuple[list[UUID], list[Row]]:
         """Return the ids of the batch, and the rows of its changed jobs."""
         tries = _DEADLOCK_TRIES
         while True:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, Self, get_args, get_type_hints
 from uuid import UUID
 
+from geo_jobs_api.database.queries import Row
 from geo_jobs_api.fields import Model
 from geo_jobs_api.queue.rules import (
     InputKind,
@@ -23,7 +24,7 @@ class FromRow:
     __slots__ = ()
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Self:
+    def from_row(cls, row: Row) -> Self:
         """Return the record of a row, with enums where declared. A missing column is a KeyError."""
         return cls(
             *(
@@ -60,7 +61,7 @@ class Job(FromRow):
     task_type: str
     state: JobState
     priority: int
-    input_payload: dict[str, Any]
+    input_payload: dict[str, object]
     request_digest: bytes | None
     dedup_key: str | None
     created_at: datetime
@@ -72,7 +73,7 @@ class Job(FromRow):
     pending_parents: int
     input_kind: InputKind
     source_url: str | None
-    source_validators: dict[str, Any] | None
+    source_validators: dict[str, object] | None
     input_parent_id: UUID | None
     input_output: str | None
     input_file_name: str | None
@@ -84,7 +85,7 @@ class Job(FromRow):
     max_attempts: int
     lost_workers: int
     worker_name: str | None
-    worker_stats: dict[str, Any] | None
+    worker_stats: dict[str, object] | None
     started_at: datetime | None
     percent: float
     stage: str | None
@@ -93,9 +94,9 @@ class Job(FromRow):
     cancel_reason: str | None
     outputs: list[dict[str, Any]] | None
     output_lease_seq: int | None
-    metadata: dict[str, Any] | None
+    metadata: dict[str, object] | None
     timings: dict[str, float] | None
-    error: dict[str, Any] | None
+    error: dict[str, object] | None
     finished_at: datetime | None
 
 
@@ -130,7 +131,7 @@ class JobEvent(FromRow):
     type: str
     state: JobState
     created_at: datetime
-    data: dict[str, Any]
+    data: dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from pydantic import Base64Bytes, ConfigDict, Field
@@ -109,11 +109,11 @@ class ClaimedJob(Model):
     lease_expires_at: datetime
     heartbeat_seconds: float
     timeout_seconds: int | None
-    input_payload: dict[str, Any]
+    input_payload: dict[str, object]
     input: ClaimedInput | None
     uploads: list[UploadSlotView]
     inline_bytes: int
-    previous_errors: list[dict[str, Any]]
+    previous_errors: list[dict[str, object]]
 
 
 class ClaimedJobs(Model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
 
 from geo_jobs_api.fields import Model
@@ -39,7 +39,7 @@ class Schedule(ScheduleBase):
     """A row of `schedules`. `timing` is JSON, `template` JSON text."""
 
     owner: str
-    timing: dict[str, Any]
+    timing: dict[str, object]
     template: str
 
 
@@ -48,11 +48,11 @@ class LastSource(FromRow):
     """The source validators of a schedule's latest success, and its conditional request."""
 
     task_type: str
-    input_payload: dict[str, Any]
-    source_validators: dict[str, Any]
-    source_condition: dict[str, Any] | None
+    input_payload: dict[str, object]
+    source_validators: dict[str, object]
+    source_condition: dict[str, object] | None
 
-    def condition_for(self, task_type: str, input_payload: Mapping[str, Any]) -> dict[str, Any] | None:
+    def condition_for(self, task_type: str, input_payload: Mapping[str, object]) -> dict[str, object] | None:
         """Return the conditional request for the same work. None: other work, or no validators."""
         if task_type != self.task_type or dict(input_payload) != self.input_payload:
             return None

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -176,7 +176,7 @@ class Scheduler:
             else:
                 new, jobs = build_pipeline(self._allowed, schedule.owner, template, None)
                 fire = Fire(schedule.id, moment, "created", manual, pipeline_id=new.id)
-                plan.pipelines.append((fire, new, [_with_schedule(job, schedule.id) for job in jobs]))
+                plan.pipelines.append((fire, new, [replace(job, schedule_id=schedule.id) for job in jobs]))
         except Problem as problem:
             plan.fires.append(Fire(schedule.id, moment, "failed", manual, error=problem.detail))
 
@@ -245,11 +245,6 @@ def _step(plan: FirePlan, schedule: Schedule, upcoming: Sequence[datetime]) -> S
         max(fired, default=None),
         plan.errors.get(schedule.id),
     )
-
-
-def _with_schedule(job: NewJob, schedule_id: UUID) -> NewJob:
-    values: dict[str, Any] = {name: getattr(job, name) for name in NewJob.__slots__}
-    return NewJob(**(values | {"schedule_id": schedule_id}))
 
 
 def jitter(schedule: Schedule, moment: datetime) -> timedelta:

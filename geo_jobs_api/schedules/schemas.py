@@ -6,7 +6,7 @@ import json
 import re
 from datetime import datetime
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -101,7 +101,7 @@ class ScheduledJob(JobTemplate):
     notify_after_seconds: Integer | None = Field(default=None, ge=0, le=31 * 86_400)
 
 
-def _kind_of_template(value: Any) -> str:
+def _kind_of_template(value: object) -> str:
     is_pipeline = isinstance(value, CreatePipeline) or (isinstance(value, dict) and "stages" in value)
     return union_tag("pipeline" if is_pipeline else "job")
 
@@ -178,7 +178,7 @@ class ScheduleView(ScheduleBase):
     at: datetime | None
     rules: list[Rule] | None
     time_zone: str
-    template: dict[str, Any]
+    template: dict[str, object]
 
     @classmethod
     def of(cls, schedule: Schedule) -> ScheduleView:
@@ -216,7 +216,7 @@ def timing_of(schedule: Schedule) -> Timing:
     return when.timing(schedule.start_at, schedule.end_at)
 
 
-def stored_timing(body: PutSchedule) -> dict[str, Any]:
+def stored_timing(body: PutSchedule) -> dict[str, object]:
     """Return the timing as stored."""
     when = ScheduleTiming.model_validate(body.model_dump(by_alias=True, include=set(ScheduleTiming.model_fields)))
     return when.model_dump(mode="json", by_alias=True, exclude_none=True)

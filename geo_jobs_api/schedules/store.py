@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -24,14 +23,14 @@ _schedules = load_queries("schedules.sql")
 _PLAIN_COLUMNS = ("name", "catch_up", "overlap", "jitter_seconds", "start_at", "end_at", "skip_unchanged", "paused")
 
 
-def _columns(body: PutSchedule, upcoming: Sequence[datetime]) -> dict[str, Any]:
+def _columns(body: PutSchedule, upcoming: Sequence[datetime]) -> dict[str, object]:
     """Return the columns that the owner sets."""
     plain = {name: getattr(body, name) for name in _PLAIN_COLUMNS}
     template, timing = stored_template(body), Jsonb(stored_timing(body))
     return plain | {"template": template, "timing": timing} | _moments(() if body.paused else upcoming)
 
 
-def _moments(upcoming: Sequence[datetime]) -> dict[str, Any]:
+def _moments(upcoming: Sequence[datetime]) -> dict[str, object]:
     """Return the columns of the next moments."""
     return {"next_run_at": next(iter(upcoming), None), "upcoming": list(upcoming)}
 
@@ -48,7 +47,7 @@ class Fire:
     pipeline_id: UUID | None = None
     error: str | None = None
 
-    def as_row(self) -> dict[str, Any]:
+    def as_row(self) -> dict[str, object]:
         """Return the columns as JSON."""
         return {
             "schedule_id": str(self.schedule_id),
@@ -71,7 +70,7 @@ class Step:
     last_run_at: datetime | None = None
     last_error: str | None = None
 
-    def as_row(self) -> dict[str, Any]:
+    def as_row(self) -> dict[str, object]:
         """Return the columns as JSON."""
         upcoming = [moment.isoformat() for moment in self.upcoming]
         return {
@@ -94,7 +93,7 @@ class ScheduleStore:
         """Return a connection for the transaction in which schedules fire."""
         return self._pool.connection()
 
-    async def _one(self, query: str, **parameters: Any) -> Schedule | None:
+    async def _one(self, query: str, **parameters: object) -> Schedule | None:
         async with self._pool.connection() as connection:
             row = await getattr(_schedules, query)(connection, **parameters)
         return None if row is None else Schedule.from_row(row)

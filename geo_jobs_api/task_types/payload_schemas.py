@@ -55,7 +55,7 @@ def check_schema(schema: Mapping[str, Any]) -> None:
         raise ValueError(f"is not a JSON Schema (draft 2020-12): {place} {suggestions.short(error.message)}") from error
 
 
-def find_errors(schema: str, payload: Mapping[str, Any], pointer: str) -> list[FieldError]:
+def find_errors(schema: str, payload: Mapping[str, object], pointer: str) -> list[FieldError]:
     """Return the errors of a payload, each with its place.
 
     Args:
@@ -136,7 +136,7 @@ def _follow(reference: str, root: Mapping[str, Any], open_references: tuple[str,
     return _count(target, root, (*open_references, reference), seen)
 
 
-def _fold_case(schema: Mapping[str, Any], payload: Mapping[str, Any]) -> dict[str, Any]:
+def _fold_case(schema: Mapping[str, Any], payload: Mapping[str, object]) -> dict[str, object]:
     """Return the payload in lower case where the schema has case-insensitive names."""
     properties = _properties(schema)
     return {
@@ -185,7 +185,7 @@ def _explain_error(
         yield FieldError(place, f"{suggestions.short(error.message)}.")
 
 
-def _order_errors(schema: Mapping[str, Any], payload: Mapping[str, Any], pointer: str) -> Iterable[FieldError]:
+def _order_errors(schema: Mapping[str, Any], payload: Mapping[str, object], pointer: str) -> Iterable[FieldError]:
     """Yield errors beyond JSON Schema: pairs of numbers in the wrong order."""
     properties = _properties(schema)
     for name, value in payload.items():
@@ -212,7 +212,7 @@ def _parent(schema: Mapping[str, Any], path: Sequence[str | int]) -> Mapping[str
     return here if isinstance(here, dict) else {}
 
 
-def _wrong_type(types: Sequence[str], value: Any, rules: Mapping[str, Any]) -> str:
+def _wrong_type(types: Sequence[str], value: object, rules: Mapping[str, Any]) -> str:
     wanted = " or ".join(_TYPES.get(name, name) for name in types if name != "null")
     choices = [option for option in rules.get("enum", ()) if option is not None]
     wanted += f", one of {', '.join(map(str, choices))}" if choices else ""
@@ -221,7 +221,7 @@ def _wrong_type(types: Sequence[str], value: Any, rules: Mapping[str, Any]) -> s
     return f"{suggestions.shown(value)} is not allowed. It must be {wanted}.{hint}"
 
 
-def _unknown_crs(value: Any, rules: Mapping[str, Any]) -> str:
+def _unknown_crs(value: object, rules: Mapping[str, Any]) -> str:
     meant = _meant_crs(str(value))
     hint = "" if meant is None else f" Did you mean {meant!r}?"
     allowed = rules.get("description", "an authority's code such as EPSG:4326, WKT or PROJJSON")

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
+from geo_jobs_api.database.queries import Row
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.fields import Boolean, Payload, StrictModel, Text, field_errors
 from geo_jobs_api.task_types.payload_schemas import check_schema
@@ -20,7 +21,7 @@ _DAY_SECONDS = 86_400
 _APART = frozenset({"input", "outputs", "rate_limit", "payload_schema", "input_types"})
 
 
-def _checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
+def _checked_schema(schema: dict[str, object]) -> dict[str, object]:
     check_schema(schema)
     return schema
 
@@ -80,7 +81,7 @@ class TaskType(StrictModel):
     input_types: list[MediaType] | None = Field(default=None, max_length=100)
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> TaskType:
+    def from_row(cls, row: Row) -> TaskType:
         """Read a row of `task_types`."""
         same = {name: row[name] for name in cls.model_fields if name not in _APART}
         rate = None
@@ -97,7 +98,7 @@ class TaskType(StrictModel):
         }
         return cls.from_fields(same | derived)
 
-    def as_row(self) -> dict[str, Any]:
+    def as_row(self) -> dict[str, object]:
         """Return the columns of `task_types`, with the outputs as JSON values.
 
         Built-in values are left empty, so that they follow the next version of the program.
@@ -114,12 +115,12 @@ class TaskType(StrictModel):
             "input_types": None if self.input_types == own.get("inputTypes") else self.input_types,
         }
 
-    def changed(self, given: Mapping[str, Any]) -> TaskType:
+    def changed(self, given: Mapping[str, object]) -> TaskType:
         """Return a copy with some fields changed, by JSON name, or raise Problem `validation`."""
         return parse_task_type(self.model_dump(by_alias=True) | dict(given) | {"name": self.name})
 
 
-def parse_task_type(given: Mapping[str, Any]) -> TaskType:
+def parse_task_type(given: Mapping[str, object]) -> TaskType:
     """Read a task type from JSON, or raise Problem `validation` with the invalid places."""
     try:
         return _without_builtin(TaskType.model_validate(dict(given)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
@@ -47,7 +46,7 @@ class TaskTypeStore:
             await _put(connection, task_type, by_operator=True)
 
     async def change_task_type(
-        self, name: str, given: Mapping[str, Any], *, may_create: bool = False
+        self, name: str, given: Mapping[str, object], *, may_create: bool = False
     ) -> TaskType | None:
         """Change some fields, by JSON name.
 
@@ -65,7 +64,7 @@ class TaskTypeStore:
             await _put(connection, changed, by_operator=True)
         return changed
 
-    async def apply_environment(self, given: Sequence[Mapping[str, Any]]) -> None:
+    async def apply_environment(self, given: Sequence[Mapping[str, object]]) -> None:
         """Apply the environment's task types, except to types that operators have changed.
 
         Raises:

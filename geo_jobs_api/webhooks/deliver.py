@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 from uuid import UUID
 
 import httpx
@@ -159,7 +158,7 @@ class Deliverer:
             is_final=response.status_code == 410,
         )
 
-    def _body(self, claimed: ClaimedDelivery) -> dict[str, Any]:
+    def _body(self, claimed: ClaimedDelivery) -> dict[str, object]:
         """Return the body with new links to the results."""
         job = dict(claimed.body.get("job") or {})
         lease_seq = job.pop("outputLeaseSeq", None)

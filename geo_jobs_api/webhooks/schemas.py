@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import Field
@@ -66,7 +66,7 @@ class Delivery(Model):
     state: DeliveryState
     attempt: int
     next_attempt_at: datetime | None
-    attempts: list[dict[str, Any]]
+    attempts: list[dict[str, object]]
     created_at: datetime
     finished_at: datetime | None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
@@ -33,7 +32,7 @@ class WebhookContent:
     all_owners: bool
     paused: bool
 
-    def columns(self) -> dict[str, Any]:
+    def columns(self) -> dict[str, object]:
         """Return the parameters of a statement."""
         lists = {"events": list(self.events), "task_types": self.task_types and list(self.task_types)}
         return {name: getattr(self, name) for name in self.__slots__} | lists
@@ -110,7 +109,7 @@ class WebhookStore:
             )
         return [Delivery.from_row(row) for row in rows]
 
-    async def add_test(self, webhook_id: UUID, body: Mapping[str, Any]) -> Delivery | None:
+    async def add_test(self, webhook_id: UUID, body: Mapping[str, object]) -> Delivery | None:
         """Enqueue a test delivery. Return None when the webhook does not exist.
 
         Raises:
@@ -148,7 +147,7 @@ class WebhookStore:
         return [ClaimedDelivery.from_row(row) for row in rows]
 
     async def settle_delivery(
-        self, claimed: ClaimedDelivery, state: DeliveryState, delay_seconds: float, outcome: Mapping[str, Any]
+        self, claimed: ClaimedDelivery, state: DeliveryState, delay_seconds: float, outcome: Mapping[str, object]
     ) -> bool:
         """Store the outcome of an attempt. Return False when another process has leased the delivery since."""
         async with self._pool.connection() as connection:
