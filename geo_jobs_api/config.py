@@ -17,7 +17,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from geo_jobs_api.errors import ConfigurationError
 from geo_jobs_api.hosts import (
     BaseUrl,
-    DatabaseHosts,
     HostList,
     HostNames,
     ListenHost,
@@ -25,7 +24,17 @@ from geo_jobs_api.hosts import (
     WebUrl,
     parse_hosts,
 )
-from geo_jobs_common.setting_values import Bytes, Count, Days, PossiblePath, Seconds, check_token, tidied
+from geo_jobs_common.setting_values import (
+    Bytes,
+    Count,
+    DatabaseHosts,
+    Days,
+    PossiblePath,
+    Seconds,
+    SslMode,
+    check_token,
+    tidied,
+)
 
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 # A short HS256 key can be guessed offline from one token (RFC 7518 §3.2).
@@ -35,9 +44,6 @@ MAX_INLINE_BYTES = 256 * 1024
 _GENERATED = ("JWT_SECRET", "STORAGE_SECRET", "WORKER_AUTH_TOKEN")
 # Other programs sign with these too, so they are used byte by byte.
 VERBATIM = frozenset({"jwt_secret", "storage_secret", "pgpassword"})
-_SSL_WORDS = dict.fromkeys(("true", "1", "yes", "on"), "require")
-_SSL_WORDS |= dict.fromkeys(("false", "0", "no", "off"), "disable")
-_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
 def project_root() -> Path:
@@ -72,7 +78,7 @@ class Settings(BaseSettings):
     pgdatabase: str = Field("postgres", description="name of the database")
     pguser: str | None = Field(None, description="role at the database, which must own its schema")
     pgpassword: SecretStr | None = Field(None, description="password of the role")
-    pgssl: str | None = Field(None, description="`true`, `false`, or one of libpq's `sslmode` values")
+    pgssl: SslMode | None = Field(None, description="`true`, `false`, or one of libpq's `sslmode` values")
     database_pooling: Literal["session", "transaction"] = Field(
         "session",
         description="`transaction` behind a pooler that assigns sessions to transactions (PgBouncer's `pool_mode`), "
@@ -240,13 +246,6 @@ class Settings(BaseSettings):
             check_token(value.get_secret_value())
         return value
 
-    @field_validator("pgssl")
-    @classmethod
-    def _check_ssl_mode(cls, value: str | None) -> str | None:
-        if value is not None and value.lower() not in {*_SSL_WORDS, *_SSL_MODES}:
-            raise ValueError(f"must be true, false, {', '.join(_SSL_MODES[:-1])} or {_SSL_MODES[-1]}")
-        return value
-
     @field_validator("database_url", "database_listen_url")
     @classmethod
     def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:
@@ -292,7 +291,7 @@ class Settings(BaseSettings):
             "dbname": self.pgdatabase,
             "user": self.pguser,
             "password": None if self.pgpassword is None else self.pgpassword.get_secret_value(),
-            "sslmode": None if self.pgssl is None else _SSL_WORDS.get(self.pgssl.lower(), self.pgssl.lower()),
+            "sslmode": self.pgssl,
         }
         return make_conninfo("", **{name: value for name, value in parts.items() if value is not None})
 

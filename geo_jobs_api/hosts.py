@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,9 +12,7 @@ import httpx
 from pydantic import AfterValidator
 
 from geo_jobs_common.addresses import parse_address
-from geo_jobs_common.setting_values import is_short_enough
-
-_HOST_NAME = re.compile(r"[^\W_](?:[\w-]*\w)?(?:\.\w(?:[\w-]*\w)?)*\.?")
+from geo_jobs_common.setting_values import check_host_entry, is_host_name
 
 
 def parse_hosts(text: str) -> HostList:
@@ -25,19 +22,7 @@ def parse_hosts(text: str) -> HostList:
         ValueError: an entry is not a host name, an address, `*.name` or `*`.
     """
     entries = [entry.strip().lower().rstrip(".") for entry in text.split(",") if entry.strip()]
-    for entry in entries:
-        name = entry.removeprefix("*.")
-        if entry != "*" and parse_address(name) is None and not is_host_name(name):
-            raise ValueError(
-                f"{entry!r} is not a host name. Give names without scheme, port and path, separated by commas, "
-                "for example maps.example.org,*.example.org"
-            )
-    return HostList.of(entries)
-
-
-def is_host_name(text: str) -> bool:
-    """Return whether the text is a valid host name. Non-ASCII letters are valid, since they have an ASCII form."""
-    return _HOST_NAME.fullmatch(text) is not None and is_short_enough(text)
+    return HostList.of(map(check_host_entry, entries))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +112,6 @@ def _check_listen_host(text: str) -> str:
     return text
 
 
-def _check_database_hosts(text: str) -> str:
-    for host in text.split(","):
-        if host and not host.startswith(("/", "@")) and parse_address(host) is None and not is_host_name(host):
-            raise ValueError(
-                f"{host!r} is not a host name, an address or the folder of a socket. Give it without scheme and port"
-            )
-    return text
-
-
 def _check_networks(text: str) -> str:
     for network in filter(None, (part.strip() for part in text.split(","))):
         try:
@@ -160,7 +136,6 @@ def _check_base_url(text: str) -> str:
 # Types of settings.
 HostNames = Annotated[str, AfterValidator(_check_hosts)]
 ListenHost = Annotated[str, AfterValidator(_check_listen_host)]
-DatabaseHosts = Annotated[str, AfterValidator(_check_database_hosts)]
 Networks = Annotated[str, AfterValidator(_check_networks)]
 WebUrl = Annotated[str, AfterValidator(_check_web_url)]
 BaseUrl = Annotated[str, AfterValidator(_check_base_url)]

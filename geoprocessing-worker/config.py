@@ -24,14 +24,15 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from geo_jobs_common.addresses import parse_address
 from geo_jobs_common.setting_values import (
     Bytes,
     Count,
+    DatabaseHosts,
     PossiblePath,
     Seconds,
+    SslMode,
+    check_host_entry,
     check_token,
-    is_short_enough,
     tidied,
 )
 from geoprocessing_worker.errors import ConfigurationError
@@ -48,37 +49,10 @@ LARGEST_MEMORY = 1 << 24  # MiB: 16 TiB
 
 BOOLEAN_WORDS = "must be true or false (1, yes, on and 0, no, off count as well)"
 
-SSL_MODES = (
-    *("true", "1", "yes", "on", "false", "0", "no", "off"),
-    *("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
-)
-
-# Letters beyond ASCII are sent in their ASCII form.
-_HOST_NAME = re.compile(r"[^\W_](?:[\w-]*\w)?(?:\.\w(?:[\w-]*\w)?)*\.?")
-
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"],
     BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value),
 ]
-
-
-def _is_host_name(text: str) -> bool:
-    return _HOST_NAME.fullmatch(text) is not None and is_short_enough(text)
-
-
-def _host(text: str) -> str:
-    """Return an entry of a list of hosts.
-
-    Raises:
-        ValueError: it is neither a host name, an address, `*` nor `*.name`.
-    """
-    name = text.removeprefix("*.")
-    if text != "*" and parse_address(name) is None and not _is_host_name(name):
-        raise ValueError(
-            f"{text!r} is no host name: give names without scheme, port and path, separated by commas, "
-            "for example maps.example.org,*.example.org"
-        )
-    return text
 
 
 def _split(value: object) -> object:
@@ -86,7 +60,7 @@ def _split(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, BeforeValidator(_split)]
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(check_host_entry)], ...], NoDecode, BeforeValidator(_split)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split)]
 
 
@@ -208,12 +182,12 @@ class Settings(BaseSettings):
 
     # The database: only for the health check
     database_url: SecretStr = Field(SecretStr(""), description="the database as a URL, instead of PGHOST and the like")
-    pghost: str = Field("", description="host of the database; the worker's health check looks at it")
+    pghost: DatabaseHosts = Field("", description="host of the database; the worker's health check looks at it")
     pgport: int = Field(5432, gt=0, lt=65536, description="port of the database")
     pgdatabase: str = Field("postgres", description="name of the database")
     pguser: str = Field("", description="role at the database")
     pgpassword: SecretStr = Field(SecretStr(""), description="password of the role")
-    pgssl: str = Field("", description="`true`, `false`, or one of libpq's `sslmode` values")
+    pgssl: SslMode | None = Field(None, description="`true`, `false`, or one of libpq's `sslmode` values")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -257,23 +231,6 @@ class Settings(BaseSettings):
     @classmethod
     def _fits_into_a_header(cls, value: SecretStr) -> SecretStr:
         check_token(value.get_secret_value())
-        return value
-
-    @field_validator("pghost")
-    @classmethod
-    def _is_host_or_socket(cls, value: str) -> str:
-        for host in value.split(","):
-            if host and not host.startswith(("/", "@")) and parse_address(host) is None and not _is_host_name(host):
-                raise ValueError(
-                    f"{host!r} is no host name, address or folder of a socket: give it without scheme and port"
-                )
-        return value
-
-    @field_validator("pgssl")
-    @classmethod
-    def _is_ssl_mode(cls, value: str) -> str:
-        if value.lower() not in ("", *SSL_MODES):
-            raise ValueError(f"must be {', '.join(SSL_MODES[:-1])} or {SSL_MODES[-1]}")
         return value
 
     @field_validator("clamd_address")

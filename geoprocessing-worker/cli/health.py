@@ -200,7 +200,7 @@ def _database(settings: "Settings") -> str:
         "dbname": settings.pgdatabase,
         "user": settings.pguser,
         "password": settings.pgpassword.get_secret_value(),
-        "sslmode": _SSL_MODES.get(settings.pgssl.lower(), settings.pgssl.lower()),
+        "sslmode": settings.pgssl,
     }
     try:
         with psycopg.connect(
@@ -212,10 +212,6 @@ def _database(settings: "Settings") -> str:
         reason = re.sub(r"(://[^:@/\s]*:)[^@\s]*@|(password=)\S+", r"\1\2********@", " ".join(str(error).split()))
         raise Unhealthy(f"no connection ({reason}); start PostgreSQL or correct PGHOST and its companions") from None
     return "Database connection successful"
-
-
-_SSL_MODES = dict.fromkeys(("true", "1", "yes", "on"), "require")
-_SSL_MODES |= dict.fromkeys(("false", "0", "no", "off"), "disable")
 
 
 def _api(settings: "Settings", on_clock_offset: Callable[[float], None]) -> str:

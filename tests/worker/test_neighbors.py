@@ -107,7 +107,7 @@ def test_the_command_prints_settings_of_both_programs_and_misspelled_names(tmp_p
 @pytest.mark.parametrize(
     ("name", "value", "said", "code"),
     [
-        ("PGSSL", "bananas", "❌ PGSSL: must be true, 1, yes, on,", 1),
+        ("PGSSL", "bananas", "❌ PGSSL: must be true, false, disable,", 1),
         ("PGSSL", "Verify-Full", None, 0),
         ("RETAIN_ENDED_DAYS", "-1", "⚠️  The API would not start here: RETAIN_ENDED_DAYS: ", 0),
         ("TASK_TYPES", "geotiff_info", "⚠️  The API would not start here: TASK_TYPES: must be a JSON list", 0),
