@@ -68,31 +68,20 @@ class RateLimit:
 
     def take(self, key: Hashable) -> None:
         """Count one request. Problem `rate_limited` when the bucket is empty."""
-        level = self._level(key)
-        if level < 1:
-            raise self._refusal(level)
-        self._put(key, level - 1)
+        self.check(key)
+        self._buckets[key] = (self._level(key) - 1, self._clock())
+        self._buckets.move_to_end(key)
+        if len(self._buckets) > _MAX_KEYS:
+            self._buckets.popitem(last=False)
 
     def check(self, key: Hashable) -> None:
         """Raise Problem `rate_limited` when the bucket is empty, without counting."""
         level = self._level(key)
         if level < 1:
-            raise self._refusal(level)
+            seconds = max(1, math.ceil((1 - level) / self._per_second))
+            detail = f"Too many requests. Try again in {seconds} s."
+            raise Problem("rate_limited", detail, headers={"Retry-After": str(seconds)})
 
     def _level(self, key: Hashable) -> float:
         level, then = self._buckets.get(key, (float(self._burst), self._clock()))
         return min(float(self._burst), level + (self._clock() - then) * self._per_second)
-
-    def _put(self, key: Hashable, level: float) -> None:
-        self._buckets[key] = (level, self._clock())
-        self._buckets.move_to_end(key)
-        if len(self._buckets) > _MAX_KEYS:
-            self._buckets.popitem(last=False)
-
-    def _refusal(self, level: float) -> Problem:
-        seconds = max(1, math.ceil((1 - level) / self._per_second))
-        return Problem(
-            "rate_limited",
-            f"Too many requests. Try again in {seconds} s.",
-            headers={"Retry-After": str(seconds)},
-        )

@@ -282,7 +282,8 @@ def load(*, local_stack: bool = False) -> Configuration:
     layers = [("environment", dict(os.environ)), *((place, read_dotenv(path)) for place, path in files)]
     if local_stack and not any(layer.get("API_BASE_URL") for _, layer in layers):
         folder = next((layer["DATA_DIR"] for _, layer in layers if layer.get("DATA_DIR")), None)
-        folders = _local_stack_folders() if folder is None else (project_root() / folder,)
+        # By default in the checkout, else the user's own.
+        folders = (project_root() / ".local", _user_state()) if folder is None else (project_root() / folder,)
         files += [
             ("local stack", place / LOCAL_STACK_FILE) for place in folders if _can_read(place / LOCAL_STACK_FILE)
         ][:1]
@@ -339,11 +340,6 @@ def _readable(*paths: Path) -> list[Path]:
             "or give the settings in the environment"
         )
     return [path for path in paths if _can_read(path)]
-
-
-def _local_stack_folders() -> tuple[Path, ...]:
-    """Return the default folders of the local stack's state: in the checkout, else the user's own."""
-    return project_root() / ".local", _user_state()
 
 
 def _in_words(error: ValidationError) -> list[str]:

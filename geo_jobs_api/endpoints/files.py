@@ -62,14 +62,10 @@ async def put_object(key: str, request: Request, query: Signature, services: Ser
     # Publishing reads an output's record again. For a small object one check, there, is enough.
     if announced is None or announced > PIECE_BYTES or not _SLOT_KEY.match(key):
         await _check_expected(services, key, rule.size_bytes)
-    body = _limit_time(_seconds_for(rule.size_bytes), request.stream())
+    body = _limit_time(UPLOAD_SECONDS + rule.size_bytes / UPLOAD_BYTES_PER_SECOND, request.stream())
     async with services.storage.receive(key, body, rule) as staged:
         await _publish(services, key, staged)
         return Response(status_code=201, headers={"ETag": f'"{staged.info.sha256}"'})
-
-
-def _seconds_for(size_bytes: int) -> float:
-    return UPLOAD_SECONDS + size_bytes / UPLOAD_BYTES_PER_SECOND
 
 
 async def _limit_time(seconds: float, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
@@ -56,10 +56,6 @@ class Source:
     def host(self) -> str | None:
         """Return the URL's host, for kind `url`."""
         return None if self.url is None else parse_web_address(self.url).host
-
-    def with_condition(self, condition: Mapping[str, object] | None) -> Source:
-        """Return the same source with a conditional request."""
-        return replace(self, condition=condition)
 
 
 @dataclass(frozen=True, slots=True)

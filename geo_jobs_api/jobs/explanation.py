@@ -40,19 +40,14 @@ def explain(job: Job, now: datetime) -> str:
 
 def list_parents(parents: Sequence[Parent]) -> list[Reason]:
     """Return the open parents of a job, and the effect of their end."""
-    return [
-        Reason(
-            code="parent",
-            text=f"It waits for job {parent.id} ({parent.task_type}), which is {parent.state}."
-            + (" It must succeed: retry it, or cancel this job." if _is_stuck(parent) else ""),
-        )
-        for parent in parents
-        if not parent.settled
-    ]
-
-
-def _is_stuck(parent: Parent) -> bool:
-    return parent.state in {JobState.FAILED, JobState.CANCELLED}
+    reasons = []
+    for parent in parents:
+        if not parent.settled:
+            is_stuck = parent.state in {JobState.FAILED, JobState.CANCELLED}
+            cure = " It must succeed: retry it, or cancel this job." if is_stuck else ""
+            text = f"It waits for job {parent.id} ({parent.task_type}), which is {parent.state}.{cure}"
+            reasons.append(Reason(code="parent", text=text))
+    return reasons
 
 
 def list_reasons(

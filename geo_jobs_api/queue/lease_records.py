@@ -133,7 +133,6 @@ class LeaseOutcome(FromRow):
     """The end of a lease (all None: still held, or unknown), and the current state of its job."""
 
     job_state: JobState
-    job_lease_seq: int
     ended_by: str | None
     request_digest: bytes | None
     state: JobState | None

@@ -74,8 +74,6 @@ class Job(FromRow):
     input_kind: InputKind
     source_url: str | None
     source_validators: dict[str, object] | None
-    input_parent_id: UUID | None
-    input_output: str | None
     input_file_name: str | None
     input_size_bytes: int | None
     input_content_type: str | None

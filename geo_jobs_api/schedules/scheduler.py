@@ -185,7 +185,7 @@ class Scheduler:
     ) -> NewJob:
         source = source_of(self._allowed, template.input_payload, "/template/inputPayload/sourceUrl")
         if last is not None and source.kind is InputKind.URL:
-            source = source.with_condition(last.condition_for(template.task_type, template.input_payload))
+            source = replace(source, condition=last.condition_for(template.task_type, template.input_payload))
         delivery = template.notify_after_seconds
         return NewJob(
             id=uuid7(),

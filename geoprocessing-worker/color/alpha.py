@@ -210,7 +210,8 @@ def _no_opacity(sample: AlphaSample, declared: Declared, top: float, *, multipli
     zeros, full = (float(np.mean(found)) if rest.size else 1.0 for found in (rest <= 0, rest >= top * NEAR_TOP))
     if full >= MOSTLY or zeros > MAX_ZERO_SHARE or (multiplied and (zeros > 0 or empty.any())):
         return None
-    if _uniform(colors[:, ~empty]):
+    visible = colors[:, ~empty]
+    if (visible == visible[:, :1]).all():
         return None  # a uniform color under an alpha that varies is an overlay, such as a shaded relief
     alike, textured = _details(sample.blocks)
     if zeros > STRAY_SHARE:
@@ -267,7 +268,3 @@ def _rises(blocks: tuple[AlphaBlock, ...], black: tuple[float, float]) -> bool:
         if values.size and np.median(values[0]) < RISING_SHARE * np.median(values[1]):
             return True
     return False
-
-
-def _uniform(colors: NDArray[Any]) -> bool:
-    return bool((colors == colors[:, :1]).all())

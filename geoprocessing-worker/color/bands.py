@@ -98,7 +98,7 @@ def choose_bands(header: SourceHeader, asked: tuple[int, ...] | None) -> BandCho
         return BandChoice((1,), Color.GRAY, None, "the only band is marked as alpha and is shown as gray")
     if header.palette is not None:
         return BandChoice((1,), Color.PALETTE, alpha, "band 1 has a color table")
-    misnamed = _misnamed(header)
+    misnamed = [band for band in header.bands if band.colorinterp == "alpha" and is_not_alpha(band.description)]
     notes = tuple(
         f"band {band.index} is called alpha, but named {band.description}: it hides nothing" for band in misnamed
     )
@@ -132,10 +132,6 @@ def first_alone(choice: BandChoice, why: str) -> BandChoice:
     """Return the first band in gray, instead of three."""
     reason = f"the first band alone, since {why}"
     return replace(choice, indexes=choice.indexes[:1], color=Color.GRAY, reason=reason, by_position=False)
-
-
-def _misnamed(header: SourceHeader) -> list[BandHeader]:
-    return [band for band in header.bands if band.colorinterp == "alpha" and is_not_alpha(band.description)]
 
 
 _Choice = tuple[tuple[int, ...], Color, str]

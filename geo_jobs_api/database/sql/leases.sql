@@ -191,7 +191,7 @@ WHERE jobs.id = :id AND jobs.lease_seq = :lease_seq AND jobs.lease_secret = :lea
 -- name: get_lease_outcome(id, lease_seq, lease_secret)^
 -- The end of this lease, and the current state of its job.
 SELECT
-    jobs.state AS job_state, jobs.lease_seq AS job_lease_seq,
+    jobs.state AS job_state,
     outcome.ended_by, outcome.request_digest, outcome.state, outcome.next_attempt_at
 FROM jobs
 LEFT JOIN lease_outcomes AS outcome

@@ -101,11 +101,8 @@ def creation_options(options: CogOptions, header: SourceHeader, tiles: TileLayou
 def faults_of_layout(path: Path, tiles: TileLayout) -> list[str]:
     """Return the faults that rio-cogeo finds, without false ones. A level is tiled if it has the TileWidth tag."""
     _, errors, warnings = cog_validate(str(path), strict=True, quiet=True)
-    harmless = [UNTILED] if _tiled(path) else []
+    tiled = all(ifd.find(TILE_WIDTH) is not None for ifd in TiffStructure.read(path).ifds)
+    harmless = [UNTILED] if tiled else []
     if not tiles.overviews:
         harmless.append(NO_OVERVIEWS)
     return [fault for fault in (*errors, *warnings) if not any(words in fault for words in harmless)]
-
-
-def _tiled(path: Path) -> bool:
-    return all(ifd.find(TILE_WIDTH) is not None for ifd in TiffStructure.read(path).ifds)

@@ -95,7 +95,8 @@ def make_tiles(request: TaskRequest[TilesOptions], report: ProgressCallback) -> 
         with (folder / ".tiles").open("w+b") as file:
             spool = Spool(file, LARGEST_ARCHIVE)
             _render(job, request.options, spool, report)
-            _refuse_empty(spool)
+            if not spool.places:
+                raise invalid_input("no_valid_pixels", "No pixel of this file has data, so there is no tile to make.")
             rendered = time.perf_counter()
             report("package", 0.0, "Writing the archive")
             tilejson = _tilejson(request, job, len(spool.places))
@@ -257,11 +258,6 @@ def _encoded_plain(color: tuple[int, ...], output_format: OutputFormat, quality:
     """Encode a tile of one color."""
     pixels = np.full((SIDE, SIDE, len(color)), color, dtype=np.uint8)
     return encode(pack(pixels, Grid(SIDE, SIDE, None, None)), output_format, quality)
-
-
-def _refuse_empty(spool: Spool) -> None:
-    if not spool.places:
-        raise invalid_input("no_valid_pixels", "No pixel of this file has data, so there is no tile to make.")
 
 
 # -- metadata ---------------------------------------------------------------------------------------------------------
