@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
+from typing import Any, Protocol, Self, TypeVar
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
+from geo_jobs_api.database.queries import Row, fetch_all
 from geo_jobs_api.database.sessions import (
     Connection,
     Pooling,
@@ -25,6 +27,20 @@ _RECONNECT_SECONDS = 3.0
 _DRAIN_PAUSE_SECONDS = 1.0
 # Lost connections, too few resources, a server that stops or starts. Without a code: the client gave up.
 _OUTAGE_CLASSES = ("08", "53", "57P")
+
+
+Query = Callable[..., Any]
+
+
+class Record(Protocol):
+    """A value made from a row."""
+
+    @classmethod
+    def from_row(cls, row: Row) -> Self:
+        """Return the record of a row."""
+
+
+RecordT = TypeVar("RecordT", bound=Record)
 
 
 class Pool(AsyncConnectionPool[Connection]):
@@ -66,6 +82,18 @@ class Pool(AsyncConnectionPool[Connection]):
             if error.sqlstate is None or error.sqlstate.startswith(_OUTAGE_CLASSES):
                 self.last_outage = time.monotonic()
             raise
+
+    async def fetch(self, query: Query, record: type[RecordT], /, **parameters: object) -> list[RecordT]:
+        """Run a named query. Return its rows as records."""
+        async with self.connection() as connection:
+            rows = await fetch_all(query(connection, **parameters))
+        return [record.from_row(row) for row in rows]
+
+    async def fetch_one(self, query: Query, record: type[RecordT], /, **parameters: object) -> RecordT | None:
+        """Run a named query with at most one row. Return the row as a record."""
+        async with self.connection() as connection:
+            row = await query(connection, **parameters)
+        return None if row is None else record.from_row(row)
 
     async def _leave_server(self) -> None:
         # Idle connections are closed at once, those in use when returned.

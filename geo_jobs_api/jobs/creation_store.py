@@ -169,22 +169,19 @@ class CreationStore:
 
     async def find_jobs(self, ids: Sequence[UUID], owner: str | None) -> list[Job]:
         """Return those of the jobs that exist. With an owner, only that owner's."""
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(_jobs.list_jobs_by_id(connection, ids=list(ids)))
-        return [Job.from_row(row) for row in rows if owner is None or row["owner"] == owner]
+        jobs = await self._pool.fetch(_jobs.list_jobs_by_id, Job, ids=list(ids))
+        return [job for job in jobs if owner is None or job.owner == owner]
 
     async def find_deduplicated(self, new_jobs: Sequence[NewJob]) -> dict[tuple[str, str | None], Job]:
         """Return the open jobs with the task types and dedup keys of these jobs."""
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(
-                _jobs.list_deduplicated(
-                    connection,
-                    owners=[new.owner for new in new_jobs],
-                    task_types=[new.task_type for new in new_jobs],
-                    dedup_keys=[new.dedup_key for new in new_jobs],
-                )
-            )
-        return {(row["task_type"], row["dedup_key"]): Job.from_row(row) for row in rows}
+        jobs = await self._pool.fetch(
+            _jobs.list_deduplicated,
+            Job,
+            owners=[new.owner for new in new_jobs],
+            task_types=[new.task_type for new in new_jobs],
+            dedup_keys=[new.dedup_key for new in new_jobs],
+        )
+        return {(job.task_type, job.dedup_key): job for job in jobs}
 
     async def find_task_types(self, names: Iterable[str]) -> dict[str, Row]:
         """Return the rules of the existing task types. `payload_schema` and `output_rules` are JSON text."""

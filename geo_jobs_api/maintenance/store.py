@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from geo_jobs_api.database.pool import Pool
-from geo_jobs_api.database.queries import fetch_all, load_queries
+from geo_jobs_api.database.queries import load_queries
 from geo_jobs_api.database.sessions import check_writable
 from geo_jobs_api.maintenance.rescuer import RescuePolicy
 from geo_jobs_api.queue.lease_records import RescuedJob
@@ -30,18 +30,15 @@ class MaintenanceStore:
 
     async def rescue_lost_jobs(self, policy: RescuePolicy, limit: int = 100) -> list[RescuedJob]:
         """End up to `limit` leases that are expired, ignored a cancellation, or exceeded the timeout."""
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(
-                _maintenance.rescue_lost_jobs(
-                    connection,
-                    max_worker_losses=policy.max_worker_losses,
-                    max_timeouts=MAX_TIMEOUTS,
-                    cancel_overdue_seconds=policy.cancel_overdue_seconds,
-                    timeout_grace_seconds=policy.timeout_grace_seconds,
-                    limit=limit,
-                )
-            )
-        return [RescuedJob.from_row(row) for row in rows]
+        return await self._pool.fetch(
+            _maintenance.rescue_lost_jobs,
+            RescuedJob,
+            max_worker_losses=policy.max_worker_losses,
+            max_timeouts=MAX_TIMEOUTS,
+            cancel_overdue_seconds=policy.cancel_overdue_seconds,
+            timeout_grace_seconds=policy.timeout_grace_seconds,
+            limit=limit,
+        )
 
     async def release_pending(self, limit: int = 100) -> int:
         """Release one batch of dependents left over from ended jobs. Return the number of ended jobs processed."""
@@ -74,14 +71,13 @@ class MaintenanceStore:
 
     async def count_open_jobs(self) -> list[OpenJobs]:
         """Count open jobs by type and state."""
-        async with self._pool.connection() as connection:
-            return [OpenJobs.from_row(row) for row in await fetch_all(_maintenance.count_open_jobs(connection))]
+        return await self._pool.fetch(_maintenance.count_open_jobs, OpenJobs)
 
     async def list_vacuum_blockers(self, older_than_seconds: float) -> list[VacuumBlocker]:
         """Return sessions that have held back vacuum from the queue for longer than this, longest first."""
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(_maintenance.list_vacuum_blockers(connection, older_than_seconds=older_than_seconds))
-        return [VacuumBlocker.from_row(row) for row in rows]
+        return await self._pool.fetch(
+            _maintenance.list_vacuum_blockers, VacuumBlocker, older_than_seconds=older_than_seconds
+        )
 
     async def check_writable(self) -> None:
         """Raise ReadOnlyError when the database accepts no writes, another psycopg error when it does not answer."""

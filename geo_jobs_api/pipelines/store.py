@@ -54,21 +54,17 @@ class PipelineStore:
 
     async def find_pipeline(self, pipeline_id: UUID, owner: str | None = None) -> Pipeline | None:
         """Return one pipeline. With an owner, only that owner's."""
-        async with self._pool.connection() as connection:
-            row = await _pipelines.get_pipeline(connection, id=pipeline_id, owner=owner)
-        return None if row is None else Pipeline.from_row(row)
+        return await self._pool.fetch_one(_pipelines.get_pipeline, Pipeline, id=pipeline_id, owner=owner)
 
     async def list_pipelines(self, *, owner: str | None, before: UUID | None, limit: int) -> list[PipelineSummary]:
         """Return up to `limit` pipelines older than the pipeline `before`, newest first."""
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(_pipelines.list_pipelines(connection, owner=owner, before=before, limit=limit))
-        return [PipelineSummary.from_row(row) for row in rows]
+        return await self._pool.fetch(
+            _pipelines.list_pipelines, PipelineSummary, owner=owner, before=before, limit=limit
+        )
 
     async def list_jobs(self, pipeline_id: UUID) -> list[PipelineJobView]:
         """Return the jobs of a pipeline, parents before children."""
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(_pipelines.list_jobs_of_pipeline(connection, id=pipeline_id))
-        return [PipelineJobView.from_row(row) for row in rows]
+        return await self._pool.fetch(_pipelines.list_jobs_of_pipeline, PipelineJobView, id=pipeline_id)
 
     async def cancel_pipeline(self, pipeline_id: UUID, reason: str | None) -> int:
         """Cancel all open jobs, or ask their workers to stop. Return their number."""

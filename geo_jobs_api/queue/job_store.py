@@ -85,8 +85,7 @@ class JobStore:
 
     async def find_job(self, job_id: UUID, owner: str | None = None) -> Job | None:
         """Return one job. With an owner, only that owner's."""
-        async with self._pool.connection() as connection:
-            return _job_or_none(await _jobs.get_job(connection, id=job_id, owner=owner))
+        return await self._pool.fetch_one(_jobs.get_job, Job, id=job_id, owner=owner)
 
     async def accepts_outputs(self, job_id: UUID) -> bool:
         """Return whether a job exists and is open. Published outputs never change."""
@@ -95,11 +94,7 @@ class JobStore:
 
     async def list_jobs(self, query: JobQuery, *, owner: str | None, before: UUID | None, limit: int) -> list[Job]:
         """List up to `limit` jobs older than the job `before`, newest first. With an owner, only that owner's."""
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(
-                _jobs.list_jobs(connection, **asdict(query), owner=owner, before=before, limit=limit)
-            )
-        return [Job.from_row(row) for row in rows]
+        return await self._pool.fetch(_jobs.list_jobs, Job, **asdict(query), owner=owner, before=before, limit=limit)
 
     async def set_upload(
         self, job_id: UUID, *, file_name: str, size_bytes: int, content_type: str, max_bytes: int = 0
@@ -153,30 +148,25 @@ class JobStore:
 
     async def list_parents(self, job_id: UUID) -> list[Parent]:
         """Return the parents of a job, settled ones too."""
-        async with self._pool.connection() as connection:
-            return [Parent.from_row(row) for row in await fetch_all(_jobs.list_parents(connection, id=job_id))]
+        return await self._pool.fetch(_jobs.list_parents, Parent, id=job_id)
 
     async def list_ended_leases(self, job_id: UUID, *, limit: int) -> list[EndedLease]:
         """Return the latest ended leases of a job, newest first."""
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(_jobs.list_ended_leases(connection, job_id=job_id, limit=limit))
-        return [EndedLease.from_row(row) for row in rows]
+        return await self._pool.fetch(_jobs.list_ended_leases, EndedLease, job_id=job_id, limit=limit)
 
     async def list_events(self, job_id: UUID, *, after: int, limit: int) -> list[JobEvent]:
         """Return up to `limit` events of a job with an id above `after`, in order."""
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(_jobs.list_events(connection, job_id=job_id, after=after, limit=limit))
-        return [JobEvent.from_row(row) for row in rows]
+        return await self._pool.fetch(_jobs.list_events, JobEvent, job_id=job_id, after=after, limit=limit)
 
     async def list_events_for_listeners(self, places: Mapping[UUID, int], *, limit: int) -> list[JobEvent]:
         """Return new events of many jobs, each after its own position, up to `limit` per job."""
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(
-                _jobs.list_events_for_listeners(
-                    connection, job_ids=list(places.keys()), afters=list(places.values()), limit=limit
-                )
-            )
-        return [JobEvent.from_row(row) for row in rows]
+        return await self._pool.fetch(
+            _jobs.list_events_for_listeners,
+            JobEvent,
+            job_ids=list(places.keys()),
+            afters=list(places.values()),
+            limit=limit,
+        )
 
     async def list_valid_tokens(self) -> dict[bytes, WorkerToken]:
         """Return every worker token that is not revoked, by the SHA-256 of its secret."""
@@ -192,8 +182,7 @@ class JobStore:
 
     async def list_worker_tokens(self) -> list[WorkerToken]:
         """Return all tokens, newest first."""
-        async with self._pool.connection() as connection:
-            return [WorkerToken.from_row(row) for row in await fetch_all(_jobs.list_worker_tokens(connection))]
+        return await self._pool.fetch(_jobs.list_worker_tokens, WorkerToken)
 
     async def revoke_worker_token(self, token_id: UUID) -> bool:
         """Revoke a token. Return False when there is no such valid token."""

@@ -187,31 +187,26 @@ class LeaseStore:
 
     async def find_lease(self, job_id: UUID, token: LeaseToken) -> Lease | None:
         """Return the job under this lease. None: the lease has ended."""
-        async with self._pool.connection() as connection:
-            row = await _leases.get_lease(connection, **_held(job_id, token))
-        return None if row is None else Lease.from_row(row)
+        return await self._pool.fetch_one(_leases.get_lease, Lease, **_held(job_id, token))
 
     async def find_outcome(self, job_id: UUID, token: LeaseToken) -> LeaseOutcome | None:
         """Return the end of this lease. None: no such job."""
-        async with self._pool.connection() as connection:
-            row = await _leases.get_lease_outcome(connection, **_held(job_id, token))
-        return None if row is None else LeaseOutcome.from_row(row)
+        return await self._pool.fetch_one(_leases.get_lease_outcome, LeaseOutcome, **_held(job_id, token))
 
     async def renew_lease(
         self, job_id: UUID, token: LeaseToken, *, lease_seconds: float, update: LeaseUpdate = NO_UPDATE
     ) -> Renewal | None:
         """Renew a lease. Return None when it has ended."""
-        async with self._pool.connection() as connection:
-            row = await _leases.renew_lease(
-                connection,
-                **_held(job_id, token),
-                lease_seconds=lease_seconds,
-                percent=update.percent,
-                stage=update.stage,
-                message=update.message,
-                stats=None if update.stats is None else Jsonb(update.stats),
-            )
-        return None if row is None else Renewal.from_row(row)
+        return await self._pool.fetch_one(
+            _leases.renew_lease,
+            Renewal,
+            **_held(job_id, token),
+            lease_seconds=lease_seconds,
+            percent=update.percent,
+            stage=update.stage,
+            message=update.message,
+            stats=None if update.stats is None else Jsonb(update.stats),
+        )
 
     async def complete_jobs(self, completions: Sequence[Completion]) -> list[JobState | None]:
         """Publish the outputs of several jobs.
@@ -276,17 +271,16 @@ class LeaseStore:
         error: Mapping[str, object],
     ) -> FailureOutcome | None:
         """End the lease with a failure. Return None when it has ended already."""
-        async with self._pool.connection() as connection:
-            row = await _leases.fail_job(
-                connection,
-                **_held(job_id, token),
-                request_digest=request_digest,
-                next_state=decision.next_state.value,
-                delay_seconds=decision.delay_seconds,
-                uses_attempt=decision.uses_attempt,
-                source_bytes=decision.source_bytes,
-                error=Jsonb(dict(error)),
-                avoid_seconds=_AVOID_SECONDS,
-                live_seconds=_LIVE_SECONDS,
-            )
-        return None if row is None else FailureOutcome.from_row(row)
+        return await self._pool.fetch_one(
+            _leases.fail_job,
+            FailureOutcome,
+            **_held(job_id, token),
+            request_digest=request_digest,
+            next_state=decision.next_state.value,
+            delay_seconds=decision.delay_seconds,
+            uses_attempt=decision.uses_attempt,
+            source_bytes=decision.source_bytes,
+            error=Jsonb(dict(error)),
+            avoid_seconds=_AVOID_SECONDS,
+            live_seconds=_LIVE_SECONDS,
+        )

@@ -45,29 +45,25 @@ class OperatorStore:
 
     async def find_waiting_reasons(self, job_id: UUID) -> WaitingReasons | None:
         """Return why a job may be waiting."""
-        async with self._pool.connection() as connection:
-            row = await _operators.find_waiting_reasons(connection, id=job_id, limit=MAX_COUNTED)
-        return None if row is None else WaitingReasons.from_row(row)
+        return await self._pool.fetch_one(_operators.find_waiting_reasons, WaitingReasons, id=job_id, limit=MAX_COUNTED)
 
     async def list_possible_workers(self, task_type: str) -> list[PossibleWorker]:
         """Return workers seen recently or with jobs, those of this type first."""
-        async with self._pool.connection() as connection:
-            rows = _operators.list_possible_workers(
-                connection, task_type=task_type, live_seconds=LIVE_SECONDS, limit=_MAX_WORKERS
-            )
-            return [PossibleWorker.from_row(row) for row in await fetch_all(rows)]
+        return await self._pool.fetch(
+            _operators.list_possible_workers,
+            PossibleWorker,
+            task_type=task_type,
+            live_seconds=LIVE_SECONDS,
+            limit=_MAX_WORKERS,
+        )
 
     async def change_priority(self, job_id: UUID, owner: str | None, priority: int) -> Job | None:
         """Set a job's priority. Return None when it does not exist (for that owner), or has ended."""
-        async with self._pool.connection() as connection:
-            row = await _operators.change_priority(connection, id=job_id, owner=owner, priority=priority)
-        return None if row is None else Job.from_row(row)
+        return await self._pool.fetch_one(_operators.change_priority, Job, id=job_id, owner=owner, priority=priority)
 
     async def unlock_job(self, job_id: UUID) -> Job | None:
         """End the lease on a job without spending the attempt. Return None when it is not leased."""
-        async with self._pool.connection() as connection:
-            row = await _operators.unlock_job(connection, id=job_id)
-        return None if row is None else Job.from_row(row)
+        return await self._pool.fetch_one(_operators.unlock_job, Job, id=job_id)
 
     async def redrive_failed(self, owner: str | None, query: RedriveFilter) -> dict[str, int]:
         """Requeue failed jobs (of one owner, or all). Return their number by task type."""
@@ -142,14 +138,10 @@ class OperatorStore:
 
     async def list_workers(self) -> list[Worker]:
         """Return workers seen in the last minutes or with jobs, busy ones first."""
-        async with self._pool.connection() as connection:
-            rows = _operators.list_workers(connection, live_seconds=LIVE_SECONDS, lease_seconds=self._lease_seconds)
-            return [Worker.from_row(row) for row in await fetch_all(rows)]
+        return await self._pool.fetch(
+            _operators.list_workers, Worker, live_seconds=LIVE_SECONDS, lease_seconds=self._lease_seconds
+        )
 
     async def list_stats(self, seconds: float) -> list[TaskTypeStats]:
         """Return the statistics of all task types over this period."""
-        async with self._pool.connection() as connection:
-            return [
-                TaskTypeStats.from_row(row)
-                for row in await fetch_all(_operators.list_stats(connection, seconds=seconds))
-            ]
+        return await self._pool.fetch(_operators.list_stats, TaskTypeStats, seconds=seconds)

@@ -93,11 +93,6 @@ class ScheduleStore:
         """Return a connection for the transaction in which schedules fire."""
         return self._pool.connection()
 
-    async def _one(self, query: str, **parameters: object) -> Schedule | None:
-        async with self._pool.connection() as connection:
-            row = await getattr(_schedules, query)(connection, **parameters)
-        return None if row is None else Schedule.from_row(row)
-
     async def create_schedule(
         self, schedule_id: UUID, owner: str, body: PutSchedule, upcoming: Sequence[datetime], *, limit: int = 0
     ) -> Schedule | None:
@@ -125,29 +120,29 @@ class ScheduleStore:
             psycopg.errors.UniqueViolation: the owner has another one with this name.
         """
         columns = await asyncio.to_thread(_columns, body, upcoming)
-        return await self._one("replace_schedule", id=schedule_id, **columns)
+        return await self._pool.fetch_one(_schedules.replace_schedule, Schedule, id=schedule_id, **columns)
 
     async def pause_schedule(self, schedule_id: UUID) -> Schedule | None:
         """Pause. Return None when it is paused already."""
-        return await self._one("set_paused", id=schedule_id, paused=True, **_moments(()))
+        return await self._pool.fetch_one(_schedules.set_paused, Schedule, id=schedule_id, paused=True, **_moments(()))
 
     async def resume_schedule(self, schedule_id: UUID, upcoming: Sequence[datetime]) -> Schedule | None:
         """Resume. Return None when it is not paused."""
-        return await self._one("set_paused", id=schedule_id, paused=False, **_moments(upcoming))
+        return await self._pool.fetch_one(
+            _schedules.set_paused, Schedule, id=schedule_id, paused=False, **_moments(upcoming)
+        )
 
     async def reset_schedule(self, schedule_id: UUID, upcoming: Sequence[datetime]) -> Schedule | None:
         """Drop due moments and errors. Return None when the schedule does not exist."""
-        return await self._one("reset_schedule", id=schedule_id, **_moments(upcoming))
+        return await self._pool.fetch_one(_schedules.reset_schedule, Schedule, id=schedule_id, **_moments(upcoming))
 
     async def find_schedule(self, schedule_id: UUID, owner: str | None = None) -> Schedule | None:
         """Return one schedule. With an owner, only that owner's."""
-        return await self._one("get_schedule", id=schedule_id, owner=owner)
+        return await self._pool.fetch_one(_schedules.get_schedule, Schedule, id=schedule_id, owner=owner)
 
     async def list_schedules(self, *, owner: str | None, after: UUID | None, limit: int) -> list[Schedule]:
         """Return up to `limit` schedules after the schedule `after`, oldest first."""
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(_schedules.list_schedules(connection, owner=owner, after=after, limit=limit))
-        return [Schedule.from_row(row) for row in rows]
+        return await self._pool.fetch(_schedules.list_schedules, Schedule, owner=owner, after=after, limit=limit)
 
     async def delete_schedule(self, schedule_id: UUID) -> bool:
         """Delete a schedule, but not its jobs. Return False when there is none."""
@@ -157,9 +152,7 @@ class ScheduleStore:
 
     async def list_fires(self, schedule_id: UUID, *, limit: int) -> list[ScheduleFire]:
         """Return the latest decisions, newest first."""
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(_schedules.list_fires(connection, schedule_id=schedule_id, limit=limit))
-        return [ScheduleFire.from_row(row) for row in rows]
+        return await self._pool.fetch(_schedules.list_fires, ScheduleFire, schedule_id=schedule_id, limit=limit)
 
     async def seconds_until_due(self, now: datetime | None = None) -> float | None:
         """Return the seconds until the next moment. None: there is none."""

@@ -9,7 +9,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from geo_jobs_api.database.pool import Pool
-from geo_jobs_api.database.queries import fetch_all, load_queries, transaction_if
+from geo_jobs_api.database.queries import load_queries, transaction_if
 from geo_jobs_api.queue.job_store import LimitExceededError, lock_owner
 from geo_jobs_api.webhooks.records import ClaimedDelivery, DeliveryState
 from geo_jobs_api.webhooks.schemas import Delivery, Webhook
@@ -75,21 +75,17 @@ class WebhookStore:
 
     async def replace_webhook(self, webhook: Webhook, content: WebhookContent) -> Webhook | None:
         """Replace the content of a webhook. Return None when it has been deleted."""
-        async with self._pool.connection() as connection:
-            row = await _webhooks.replace_webhook(connection, id=webhook.id, owner=webhook.owner, **content.columns())
-        return None if row is None else Webhook.from_row(row)
+        return await self._pool.fetch_one(
+            _webhooks.replace_webhook, Webhook, id=webhook.id, owner=webhook.owner, **content.columns()
+        )
 
     async def find_webhook(self, webhook_id: UUID, owner: str | None = None) -> Webhook | None:
         """Return one webhook. With an owner, only that owner's."""
-        async with self._pool.connection() as connection:
-            row = await _webhooks.get_webhook(connection, id=webhook_id, owner=owner)
-        return None if row is None else Webhook.from_row(row)
+        return await self._pool.fetch_one(_webhooks.get_webhook, Webhook, id=webhook_id, owner=owner)
 
     async def list_webhooks(self, *, owner: str | None, limit: int) -> list[Webhook]:
         """Return up to `limit` webhooks, oldest first."""
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(_webhooks.list_webhooks(connection, owner=owner, limit=limit))
-        return [Webhook.from_row(row) for row in rows]
+        return await self._pool.fetch(_webhooks.list_webhooks, Webhook, owner=owner, limit=limit)
 
     async def delete_webhook(self, webhook_id: UUID) -> bool:
         """Delete a webhook with all its deliveries. Return False when there is none."""
@@ -101,13 +97,14 @@ class WebhookStore:
         self, webhook_id: UUID, *, state: DeliveryState | None, before: int | None, limit: int
     ) -> list[Delivery]:
         """Return up to `limit` deliveries older than the delivery `before`, latest first."""
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(
-                _webhooks.list_deliveries(
-                    connection, webhook_id=webhook_id, state=state and state.value, before=before, limit=limit
-                )
-            )
-        return [Delivery.from_row(row) for row in rows]
+        return await self._pool.fetch(
+            _webhooks.list_deliveries,
+            Delivery,
+            webhook_id=webhook_id,
+            state=state and state.value,
+            before=before,
+            limit=limit,
+        )
 
     async def add_test(self, webhook_id: UUID, body: Mapping[str, object]) -> Delivery | None:
         """Enqueue a test delivery. Return None when the webhook does not exist.
@@ -128,23 +125,18 @@ class WebhookStore:
 
     async def redeliver(self, webhook_id: UUID, delivery_id: int) -> Delivery | None:
         """Restart a delivery. Return None when an attempt is under way, or it does not exist."""
-        async with self._pool.connection() as connection:
-            row = await _webhooks.redeliver(connection, id=delivery_id, webhook_id=webhook_id)
-        return None if row is None else Delivery.from_row(row)
+        return await self._pool.fetch_one(_webhooks.redeliver, Delivery, id=delivery_id, webhook_id=webhook_id)
 
     async def claim_deliveries(self, limits: DeliveryLimits, busy: Collection[str]) -> list[ClaimedDelivery]:
         """Lease due deliveries, except to busy destinations."""
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(
-                _webhooks.claim_deliveries(
-                    connection,
-                    limit=limits.destinations,
-                    busy=list(busy),
-                    lease_seconds=limits.lease_seconds,
-                    per_second=limits.per_second,
-                )
-            )
-        return [ClaimedDelivery.from_row(row) for row in rows]
+        return await self._pool.fetch(
+            _webhooks.claim_deliveries,
+            ClaimedDelivery,
+            limit=limits.destinations,
+            busy=list(busy),
+            lease_seconds=limits.lease_seconds,
+            per_second=limits.per_second,
+        )
 
     async def settle_delivery(
         self, claimed: ClaimedDelivery, state: DeliveryState, delay_seconds: float, outcome: Mapping[str, object]
