@@ -85,15 +85,24 @@ class Pool(AsyncConnectionPool[Connection]):
 
     async def fetch(self, query: Query, record: type[RecordT], /, **parameters: object) -> list[RecordT]:
         """Run a named query. Return its rows as records."""
+        return [record.from_row(row) for row in await self.fetch_rows(query, **parameters)]
+
+    async def fetch_rows(self, query: Query, /, **parameters: object) -> list[Row]:
+        """Run a named query. Return its rows."""
         async with self.connection() as connection:
-            rows = await fetch_all(query(connection, **parameters))
-        return [record.from_row(row) for row in rows]
+            return await fetch_all(query(connection, **parameters))
 
     async def fetch_one(self, query: Query, record: type[RecordT], /, **parameters: object) -> RecordT | None:
         """Run a named query with at most one row. Return the row as a record."""
         async with self.connection() as connection:
             row = await query(connection, **parameters)
         return None if row is None else record.from_row(row)
+
+    async def execute(self, query: Query, /, **parameters: object) -> int:
+        """Run a named statement. Return the number of changed rows."""
+        async with self.connection() as connection:
+            changed: int = await query(connection, **parameters)
+        return changed
 
     async def _leave_server(self) -> None:
         # Idle connections are closed at once, those in use when returned.

@@ -161,10 +161,7 @@ class CreationStore:
 
     async def find_by_idempotency_keys(self, owner: str, keys: Sequence[str]) -> dict[str, Job]:
         """Return the jobs of earlier requests with these keys."""
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(
-                _jobs.list_jobs_by_idempotency_key(connection, owner=owner, idempotency_keys=list(keys))
-            )
+        rows = await self._pool.fetch_rows(_jobs.list_jobs_by_idempotency_key, owner=owner, idempotency_keys=list(keys))
         return {row["idempotency_key"]: Job.from_row(row) for row in rows}
 
     async def find_jobs(self, ids: Sequence[UUID], owner: str | None) -> list[Job]:
@@ -185,8 +182,7 @@ class CreationStore:
 
     async def find_task_types(self, names: Iterable[str]) -> dict[str, Row]:
         """Return the rules of the existing task types. `payload_schema` and `output_rules` are JSON text."""
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(_jobs.list_task_types_by_name(connection, names=list(set(names))))
+        rows = await self._pool.fetch_rows(_jobs.list_task_types_by_name, names=list(set(names)))
         return {row["name"]: row for row in rows}
 
     async def list_task_type_names(self) -> list[str]:

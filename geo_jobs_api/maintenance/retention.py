@@ -144,10 +144,7 @@ class Retention:
     async def _pause_unrenewed_webhooks(self) -> None:
         if self._policy.renewal_seconds is None:
             return
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(
-                _retention.pause_unrenewed_webhooks(connection, seconds=self._policy.renewal_seconds)
-            )
+        rows = await self._pool.fetch_rows(_retention.pause_unrenewed_webhooks, seconds=self._policy.renewal_seconds)
         for row in rows:
             _log.warning("webhook_lapsed", webhook_id=str(row["id"]), owner=row["owner"])
 
@@ -161,15 +158,12 @@ class Retention:
             return len(await fetch_all(rows))
 
     async def _delete_jobs(self, kept: Mapping[JobState, float]) -> int:
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(
-                _retention.begin_purge(
-                    connection,
-                    states=[state.value for state in kept],
-                    seconds=list(kept.values()),
-                    limit=_JOBS_PER_BATCH,
-                )
-            )
+        rows = await self._pool.fetch_rows(
+            _retention.begin_purge,
+            states=[state.value for state in kept],
+            seconds=list(kept.values()),
+            limit=_JOBS_PER_BATCH,
+        )
         ids = [row["id"] for row in rows]
         if not ids:
             return 0
@@ -188,8 +182,7 @@ class Retention:
         while names := await self._storage.list_jobs(after, _OBJECTS_PER_BATCH, _ABANDONED_SECONDS):
             after = names[-1]
             ids = [job_id for name in names if (job_id := _as_id(name)) is not None]
-            async with self._pool.connection() as connection:
-                rows = await fetch_all(_retention.list_existing_jobs(connection, ids=ids))
+            rows = await self._pool.fetch_rows(_retention.list_existing_jobs, ids=ids)
             known = {row["id"] for row in rows}
             lost += [job_id for job_id in ids if job_id not in known]
         return lost

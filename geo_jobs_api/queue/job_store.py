@@ -170,14 +170,12 @@ class JobStore:
 
     async def list_valid_tokens(self) -> dict[bytes, WorkerToken]:
         """Return every worker token that is not revoked, by the SHA-256 of its secret."""
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(_jobs.list_valid_worker_tokens(connection))
+        rows = await self._pool.fetch_rows(_jobs.list_valid_worker_tokens)
         return {bytes(row["token_sha256"]): WorkerToken.from_row(row) for row in rows}
 
     async def add_worker_token(self, token_id: UUID, name: str, token_sha256: bytes) -> bool:
         """Register a token. Return False when it exists already."""
-        async with self._pool.connection() as connection:
-            added: int = await _jobs.insert_worker_token(connection, id=token_id, name=name, token_sha256=token_sha256)
+        added = await self._pool.execute(_jobs.insert_worker_token, id=token_id, name=name, token_sha256=token_sha256)
         return added == 1
 
     async def list_worker_tokens(self) -> list[WorkerToken]:
@@ -186,6 +184,4 @@ class JobStore:
 
     async def revoke_worker_token(self, token_id: UUID) -> bool:
         """Revoke a token. Return False when there is no such valid token."""
-        async with self._pool.connection() as connection:
-            revoked: int = await _jobs.revoke_worker_token(connection, id=token_id)
-        return revoked == 1
+        return await self._pool.execute(_jobs.revoke_worker_token, id=token_id) == 1

@@ -176,10 +176,7 @@ class LeaseStore:
 
     async def list_previous_errors(self, job_ids: Sequence[UUID]) -> dict[UUID, list[PreviousError]]:
         """Return the latest errors of each job, newest first."""
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(
-                _leases.list_previous_errors(connection, job_ids=list(job_ids), limit=_PREVIOUS_ERRORS)
-            )
+        rows = await self._pool.fetch_rows(_leases.list_previous_errors, job_ids=list(job_ids), limit=_PREVIOUS_ERRORS)
         errors: dict[UUID, list[PreviousError]] = {}
         for row in rows:
             errors.setdefault(row["job_id"], []).append(PreviousError.from_row(row))
@@ -214,19 +211,14 @@ class LeaseStore:
         Returns:
             The new state of each, or None when its lease has ended.
         """
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(
-                _leases.complete_jobs(
-                    connection,
-                    ids=[one.job_id for one in completions],
-                    lease_seqs=[one.token.lease_seq for one in completions],
-                    lease_secrets=[one.token.lease_secret for one in completions],
-                    request_digests=[one.request_digest for one in completions],
-                    results=Jsonb(
-                        [{name: getattr(one.results, name) for name in Results.__slots__} for one in completions]
-                    ),
-                )
-            )
+        rows = await self._pool.fetch_rows(
+            _leases.complete_jobs,
+            ids=[one.job_id for one in completions],
+            lease_seqs=[one.token.lease_seq for one in completions],
+            lease_secrets=[one.token.lease_secret for one in completions],
+            request_digests=[one.request_digest for one in completions],
+            results=Jsonb([{name: getattr(one.results, name) for name in Results.__slots__} for one in completions]),
+        )
         # Ordinals start at 1, as in SQL.
         states = {row["place"]: JobState(row["state"]) for row in rows}
         return [states.get(place) for place in range(1, len(completions) + 1)]

@@ -67,19 +67,16 @@ class OperatorStore:
 
     async def redrive_failed(self, owner: str | None, query: RedriveFilter) -> dict[str, int]:
         """Requeue failed jobs (of one owner, or all). Return their number by task type."""
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(
-                _operators.redrive_failed(
-                    connection,
-                    owner=owner,
-                    task_type=query.task_type,
-                    error_class=query.error_class,
-                    error_code=query.error_code,
-                    ended_after=query.ended_after,
-                    ended_before=query.ended_before,
-                    limit=query.limit,
-                )
-            )
+        rows = await self._pool.fetch_rows(
+            _operators.redrive_failed,
+            owner=owner,
+            task_type=query.task_type,
+            error_class=query.error_class,
+            error_code=query.error_code,
+            ended_after=query.ended_after,
+            ended_before=query.ended_before,
+            limit=query.limit,
+        )
         return {row["task_type"]: row["jobs"] for row in rows}
 
     async def cancel_matching(self, owner: str | None, query: CancelFilter) -> CancelledJobs:

@@ -146,9 +146,7 @@ class ScheduleStore:
 
     async def delete_schedule(self, schedule_id: UUID) -> bool:
         """Delete a schedule, but not its jobs. Return False when there is none."""
-        async with self._pool.connection() as connection:
-            deleted: int = await _schedules.delete_schedule(connection, id=schedule_id)
-        return deleted == 1
+        return await self._pool.execute(_schedules.delete_schedule, id=schedule_id) == 1
 
     async def list_fires(self, schedule_id: UUID, *, limit: int) -> list[ScheduleFire]:
         """Return the latest decisions, newest first."""

@@ -10,7 +10,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from geo_jobs_api.database.pool import Pool
-from geo_jobs_api.database.queries import fetch_all, load_queries
+from geo_jobs_api.database.queries import load_queries
 from geo_jobs_api.task_types.schemas import TaskType, parse_task_type
 
 _task_types = load_queries("task_types.sql")
@@ -31,8 +31,7 @@ class TaskTypeStore:
 
     async def list_task_types(self) -> list[TaskType]:
         """Return all task types, by name."""
-        async with self._pool.connection() as connection:
-            rows = await fetch_all(_task_types.list_task_types(connection))
+        rows = await self._pool.fetch_rows(_task_types.list_task_types)
         # Checking the payload schemas takes 6 ms for a large one.
         return await asyncio.to_thread(lambda: [TaskType.from_row(row) for row in rows])
 

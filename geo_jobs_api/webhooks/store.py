@@ -89,9 +89,7 @@ class WebhookStore:
 
     async def delete_webhook(self, webhook_id: UUID) -> bool:
         """Delete a webhook with all its deliveries. Return False when there is none."""
-        async with self._pool.connection() as connection:
-            deleted: int = await _webhooks.delete_webhook(connection, id=webhook_id)
-        return deleted == 1
+        return await self._pool.execute(_webhooks.delete_webhook, id=webhook_id) == 1
 
     async def list_deliveries(
         self, webhook_id: UUID, *, state: DeliveryState | None, before: int | None, limit: int
@@ -142,15 +140,14 @@ class WebhookStore:
         self, claimed: ClaimedDelivery, state: DeliveryState, delay_seconds: float, outcome: Mapping[str, object]
     ) -> bool:
         """Store the outcome of an attempt. Return False when another process has leased the delivery since."""
-        async with self._pool.connection() as connection:
-            settled: int = await _webhooks.settle_delivery(
-                connection,
-                id=claimed.id,
-                attempt=claimed.attempt,
-                state=state.value,
-                delay_seconds=delay_seconds,
-                outcome=Jsonb([dict(outcome)]),
-            )
+        settled = await self._pool.execute(
+            _webhooks.settle_delivery,
+            id=claimed.id,
+            attempt=claimed.attempt,
+            state=state.value,
+            delay_seconds=delay_seconds,
+            outcome=Jsonb([dict(outcome)]),
+        )
         return settled == 1
 
     async def seconds_until_due(self, busy: Collection[str]) -> float | None:
