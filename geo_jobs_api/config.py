@@ -33,7 +33,7 @@ from geo_jobs_common.setting_values import (
     Seconds,
     SslMode,
     check_token,
-    tidied,
+    strip_text,
 )
 
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
@@ -214,7 +214,7 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _strip(cls, value: object, info: ValidationInfo) -> object:
-        return value if info.field_name in VERBATIM else tidied(value)
+        return value if info.field_name in VERBATIM else strip_text(value)
 
     @field_validator("data_dir")
     @classmethod

@@ -25,7 +25,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from geo_jobs_api.errors import FieldError, pointer_part
-from geo_jobs_common.suggestions import nearest, not_allowed, unknown
+from geo_jobs_common.suggestions import describe_not_allowed, describe_unknown, nearest
 
 _MAX_DEPTH = 32
 _MAX_PAYLOAD_BYTES = 64 * 1024
@@ -178,7 +178,7 @@ class StrictModel(Model):
 
 
 def _unknown_key(key: str, value: object, known: list[str]) -> InitErrorDetails:
-    context = {"message": unknown("key", key, known), "nearest": nearest(key, known), "allowed": tuple(known)}
+    context = {"message": describe_unknown("key", key, known), "nearest": nearest(key, known), "allowed": tuple(known)}
     return InitErrorDetails(type=PydanticCustomError("unknown_key", "{message}", context), loc=(key,), input=value)
 
 
@@ -247,6 +247,6 @@ def _field_error(item: Mapping[str, Any]) -> FieldError:
         return FieldError(pointer, message, context["nearest"], context["allowed"])
     if item["type"] in {"literal_error", "enum"}:
         allowed = tuple(_QUOTED.findall(str(context.get("expected"))))
-        text, near = not_allowed(item.get("input"), allowed)
+        text, near = describe_not_allowed(item.get("input"), allowed)
         return FieldError(pointer, text, near, allowed)
     return FieldError(pointer, message)

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 # JSON leaves these as they are: terminal control codes, and marks that change the writing direction.
-_UNSHOWN = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_CONTROLS = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def configure(level: str) -> None:
@@ -51,7 +51,7 @@ def configure(level: str) -> None:
 
 
 def _without_controls(_logger: object, _method: str, line: object) -> str:
-    return _UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", str(line))
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", str(line))
 
 
 class OutageLog:

@@ -30,7 +30,7 @@ _HOST_NAME = re.compile(r"[^\W_](?:[\w-]*\w)?(?:\.\w(?:[\w-]*\w)?)*\.?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-def tidied(value: object) -> object:
+def strip_text(value: object) -> object:
     """Strip a text. Return other values unchanged.
 
     Raises:

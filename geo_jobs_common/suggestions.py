@@ -21,7 +21,7 @@ def nearest(given: str, known: Iterable[str]) -> str | None:
     return plain[found[0]] if found else None
 
 
-def unknown(kind: str, given: str, known: Iterable[str], *, list_all: bool = True) -> str:
+def describe_unknown(kind: str, given: str, known: Iterable[str], *, list_all: bool = True) -> str:
     """Return an error message for an unknown name, with the nearest known one, else all of them."""
     names = list(known)
     shown = given if len(given) <= _LONGEST else f"{given[:_LONGEST]}…"
@@ -31,21 +31,21 @@ def unknown(kind: str, given: str, known: Iterable[str], *, list_all: bool = Tru
     return f"Unknown {kind} {shown!r}." + (f" Known: {', '.join(names)}." if names and list_all else "")
 
 
-def not_allowed(value: object, allowed: Sequence[object]) -> tuple[str, str | None]:
+def describe_not_allowed(value: object, allowed: Sequence[object]) -> tuple[str, str | None]:
     """Return an error message for a value outside the allowed ones, and the nearest of them."""
     names = [str(option) for option in allowed]
     near = nearest(value, names) if isinstance(value, str) else None
     hint = "" if near is None else f"Did you mean {near!r}? "
     more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-    return f"{shown(value)} is not allowed. {hint}Allowed: {', '.join(names[:_MAX_LISTED])}{more}.", near
+    return f"{shorten_json(value)} is not allowed. {hint}Allowed: {', '.join(names[:_MAX_LISTED])}{more}.", near
 
 
-def shown(value: object) -> str:
+def shorten_json(value: object) -> str:
     """Return a value as JSON, shortened if long."""
-    return short(json.dumps(value, ensure_ascii=False, default=str))
+    return shorten(json.dumps(value, ensure_ascii=False, default=str))
 
 
-def short(text: str) -> str:
+def shorten(text: str) -> str:
     """Return a text, shortened if long."""
     return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
 

@@ -33,7 +33,7 @@ from geo_jobs_common.setting_values import (
     SslMode,
     check_host_entry,
     check_token,
-    tidied,
+    strip_text,
 )
 from geoprocessing_worker.errors import ConfigurationError
 
@@ -192,7 +192,7 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _is_tidy(cls, value: object, info: ValidationInfo) -> object:
-        return value if info.field_name in VERBATIM else tidied(value)
+        return value if info.field_name in VERBATIM else strip_text(value)
 
     @field_validator("api_base_url")
     @classmethod

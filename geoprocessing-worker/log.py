@@ -25,7 +25,7 @@ MASK = "********"
 _QUERY = re.compile(r"(https?://[^\s\"'?]*)\?[^\s\"']*")
 # Characters that move a cursor, end a line or change the writing direction. Files, addresses and compromised processes
 # could forge records or terminal output with them.
-_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _CREDENTIAL = re.compile(r"\b(authorization\W+\w+|bearer)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
 
 _render_json = structlog.processors.JSONRenderer(ensure_ascii=False)
@@ -149,7 +149,7 @@ def _shape(_logger: Any, _method: str, event: Event) -> Event:
 
 
 def _visible(text: str) -> str:
-    return _UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _json(logger: Any, method: str, event: Event) -> str:

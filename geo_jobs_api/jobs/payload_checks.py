@@ -13,7 +13,7 @@ from geo_jobs_api.jobs.creation_store import CreationStore
 from geo_jobs_api.queue.rules import UploadSlot, known_formats, output_format, parse_outputs, upload_slots
 from geo_jobs_api.task_types.payload_schemas import find_errors
 from geo_jobs_api.task_types.schemas import builtin_rules
-from geo_jobs_common.suggestions import nearest, not_allowed, unknown
+from geo_jobs_common.suggestions import describe_not_allowed, describe_unknown, nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def _format_errors(outputs: Sequence[UploadSlot], payload: Mapping[str, object],
     formats = known_formats(outputs)
     if not formats or output_format(payload) in formats:
         return []
-    message, near = not_allowed(payload["outputFormat"], sorted(formats))
+    message, near = describe_not_allowed(payload["outputFormat"], sorted(formats))
     return [FieldError(f"{place}/outputFormat", message, nearest=near, allowed=tuple(sorted(formats)))]
 
 
@@ -117,7 +117,7 @@ async def check_outputs(creation: CreationStore, asked: Sequence[RequestedOutput
         slots = upload_slots(parse_outputs(rows[one.task_type]["output_rules"]), one.payload)
         suffixes = tuple(slot.suffix for slot in slots)
         if not one.output.endswith(suffixes):
-            message = unknown("output", one.output, suffixes, list_all=False)
+            message = describe_unknown("output", one.output, suffixes, list_all=False)
             made = f"{one.task_type} has {', '.join(suffixes)}." if suffixes else f"{one.task_type} has no outputs."
             near = nearest(one.output, suffixes)
             errors.append(FieldError(one.pointer, f"{message} {made}", nearest=near, allowed=suffixes))
@@ -151,7 +151,7 @@ def _builtin_keys() -> Mapping[str, tuple[str, ...]]:
 async def unknown_task_type(creation: CreationStore, name: str, pointer: str) -> Problem:
     """Return the problem of an unknown task type, with the nearest known one."""
     known = sorted(await creation.list_task_type_names())
-    message = unknown("task type", name, known)
+    message = describe_unknown("task type", name, known)
     error = FieldError(pointer, message, nearest=nearest(name, known), allowed=tuple(known))
     return Problem("unknown_task_type", message, errors=[error])
 

@@ -17,7 +17,7 @@ from geo_jobs_api.jobs.creation_schemas import DedupKey, JobTemplate
 from geo_jobs_api.pipelines.schemas import CreatePipeline
 from geo_jobs_api.schedules.cron import Timing, check_cron, join_cron
 from geo_jobs_api.schedules.records import FireOutcome, Overlap, Schedule, ScheduleBase
-from geo_jobs_common.suggestions import nearest, shown
+from geo_jobs_common.suggestions import nearest, shorten_json
 
 # Rule times of a schedule, which are moments a day. Each costs the scheduler 20 µs per fire.
 _MAX_RULE_TIMES = 48
@@ -58,7 +58,7 @@ def _check_day(day: object) -> object:
     if not known:
         near = nearest(day, _DAY_NAMES) if isinstance(day, str) else None
         hint = "Use mon, tue, …, or 0 (sun) to 7 (sun)" if near is None else f"Did you mean {near!r}?"
-        raise ValueError(f"{shown(day)} is not a day of the week. {hint}")
+        raise ValueError(f"{shorten_json(day)} is not a day of the week. {hint}")
     return day
 
 

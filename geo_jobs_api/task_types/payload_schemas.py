@@ -52,7 +52,9 @@ def check_schema(schema: Mapping[str, Any]) -> None:
         _Compiled(text)
     except jsonschema_rs.ValidationError as error:
         place = "".join(f"/{part}" for part in error.instance_path)
-        raise ValueError(f"is not a JSON Schema (draft 2020-12): {place} {suggestions.short(error.message)}") from error
+        raise ValueError(
+            f"is not a JSON Schema (draft 2020-12): {place} {suggestions.shorten(error.message)}"
+        ) from error
 
 
 def find_errors(schema: str, payload: Mapping[str, object], pointer: str) -> list[FieldError]:
@@ -125,14 +127,14 @@ def _follow(reference: str, root: Mapping[str, Any], open_references: tuple[str,
         raise ValueError(f"must not refer to itself ({reference})")
     if not reference.startswith("#/") or "%" in reference:
         raise ValueError(
-            f"must refer only to its own parts, such as #/$defs/name, not to {suggestions.short(reference)}"
+            f"must refer only to its own parts, such as #/$defs/name, not to {suggestions.shorten(reference)}"
         )
     target: Any = root
     for part in reference[2:].split("/"):
         key = part.replace("~1", "/").replace("~0", "~")
         target = target.get(key) if isinstance(target, dict) else None
     if not isinstance(target, dict | bool):
-        raise ValueError(f"refers to {suggestions.short(reference)}, which is not a schema")  # noqa: TRY004 - pydantic's
+        raise ValueError(f"refers to {suggestions.shorten(reference)}, which is not a schema")  # noqa: TRY004 - pydantic's
     return _count(target, root, (*open_references, reference), seen)
 
 
@@ -166,23 +168,23 @@ def _explain_error(
         for name in kind.unexpected:
             yield FieldError(
                 place + pointer_part(name),
-                suggestions.unknown("key", name, known),
+                suggestions.describe_unknown("key", name, known),
                 nearest=suggestions.nearest(name, known),
                 allowed=tuple(known),
                 unknown_key=name,
             )
     elif isinstance(kind, jsonschema_rs.ValidationErrorKind.Enum):
         allowed = tuple(option for option in kind.options if isinstance(option, str | int | float))
-        message, near = suggestions.not_allowed(value, allowed)
+        message, near = suggestions.describe_not_allowed(value, allowed)
         yield FieldError(place, message, nearest=near, allowed=allowed)
     elif isinstance(kind, jsonschema_rs.ValidationErrorKind.Type):
         yield FieldError(place, _wrong_type(kind.types, value, rules))
     elif isinstance(kind, _OF_TEXT) and rules.get("format") == "crs":
         yield FieldError(place, _unknown_crs(value, rules))
     elif isinstance(kind, jsonschema_rs.ValidationErrorKind.Pattern) and "description" in rules:
-        yield FieldError(place, f"{suggestions.shown(value)} is not allowed. Allowed: {rules['description']}.")
+        yield FieldError(place, f"{suggestions.shorten_json(value)} is not allowed. Allowed: {rules['description']}.")
     else:
-        yield FieldError(place, f"{suggestions.short(error.message)}.")
+        yield FieldError(place, f"{suggestions.shorten(error.message)}.")
 
 
 def _order_errors(schema: Mapping[str, Any], payload: Mapping[str, object], pointer: str) -> Iterable[FieldError]:
@@ -197,7 +199,7 @@ def _order_errors(schema: Mapping[str, Any], payload: Mapping[str, object], poin
             numbers = [float(number) for number in _NUMBER.findall(value)]
             if any(second <= first for first, second in itertools.pairwise(numbers)):
                 yield FieldError(
-                    pointer + pointer_part(name), f"{suggestions.shown(value)} must have ascending numbers."
+                    pointer + pointer_part(name), f"{suggestions.shorten_json(value)} must have ascending numbers."
                 )
 
 
@@ -218,14 +220,14 @@ def _wrong_type(types: Sequence[str], value: object, rules: Mapping[str, Any]) -
     wanted += f", one of {', '.join(map(str, choices))}" if choices else ""
     number = isinstance(value, int) and not isinstance(value, bool)
     hint = f" Did you mean 'EPSG:{value}'?" if number and rules.get("format") == "crs" else ""
-    return f"{suggestions.shown(value)} is not allowed. It must be {wanted}.{hint}"
+    return f"{suggestions.shorten_json(value)} is not allowed. It must be {wanted}.{hint}"
 
 
 def _unknown_crs(value: object, rules: Mapping[str, Any]) -> str:
     meant = _meant_crs(str(value))
     hint = "" if meant is None else f" Did you mean {meant!r}?"
     allowed = rules.get("description", "an authority's code such as EPSG:4326, WKT or PROJJSON")
-    return f"Unknown coordinate system {suggestions.shown(value)}.{hint} Give {allowed}."
+    return f"Unknown coordinate system {suggestions.shorten_json(value)}.{hint} Give {allowed}."
 
 
 def _meant_crs(text: str) -> str | None:

@@ -32,8 +32,8 @@ _log = get_logger(__name__)
 BACKOFF_SECONDS = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 7200.0, 14_400.0, 28_800.0, 36_000.0)
 _LONGEST_RETRY_AFTER_SECONDS = 3600.0
 # More concurrent requests to one destination would look like an attack.
-_AT_ONCE = 4
-_AT_ONCE_IN_ALL = 100
+_MAX_PER_DESTINATION = 4
+_MAX_CONCURRENT = 100
 _DESTINATIONS = 20
 # Longer than an attempt can take.
 _LEASE_SECONDS = 60.0
@@ -99,8 +99,8 @@ class Deliverer:
     async def _claim_due(self, sending: asyncio.TaskGroup) -> float:
         """Start sending due deliveries. Return the seconds until the next ones are due."""
         # A slow destination blocks no other.
-        busy = [destination for destination, number in self._busy.items() if number >= _AT_ONCE]
-        if self._busy.total() >= _AT_ONCE_IN_ALL:
+        busy = [destination for destination, number in self._busy.items() if number >= _MAX_PER_DESTINATION]
+        if self._busy.total() >= _MAX_CONCURRENT:
             return _MAX_SLEEP_SECONDS
         due = await self._store.seconds_until_due(busy)
         if due is not None and due <= 0:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import Progress
 
-from geo_jobs_common.suggestions import unknown
+from geo_jobs_common.suggestions import describe_unknown
 from geoprocessing_worker import config, log
 from geoprocessing_worker.config import Settings
 from geoprocessing_worker.errors import ConfigurationError, JobError, invalid_input
@@ -114,5 +114,5 @@ def _options(text: str, task: BoundHandler) -> Payload:
     if schema.get("additionalProperties") is False:
         for key in payload:
             if key not in known:
-                raise invalid_input("invalid_payload", f"{task.name}: {unknown('key', key, known)}")
+                raise invalid_input("invalid_payload", f"{task.name}: {describe_unknown('key', key, known)}")
     return task.options(payload)
