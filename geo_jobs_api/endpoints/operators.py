@@ -34,6 +34,7 @@ from geo_jobs_api.task_types.schemas import TaskType, parse_task_type
 
 router = APIRouter(prefix="/api", dependencies=[Depends(caller_of)], route_class=Route)
 _ADMIN = [Depends(admin_of)]
+admin_router = APIRouter(tags=["operations"], dependencies=_ADMIN, route_class=Route)
 _TYPES: list[str | Enum] = ["task types"]
 _DAY_SECONDS = 86_400.0
 TaskTypes = RootModel[list[TaskType]]
@@ -105,13 +106,7 @@ async def cancel_jobs(body: CancelFilter, caller: CallerOf, services: ServicesOf
     return await services.operator_store.cancel_matching(body.owner if caller.is_admin else caller.subject, body)
 
 
-@router.post(
-    "/geo-jobs/{job_id}/unlock",
-    response_model=JobView,
-    summary="End the lease on a job",
-    tags=["operations"],
-    dependencies=_ADMIN,
-)
+@admin_router.post("/geo-jobs/{job_id}/unlock", response_model=JobView, summary="End the lease on a job")
 async def unlock(job_id: UUID, services: ServicesOf) -> JobView:
     """Return the job to its place in the queue, without spending the attempt. Its worker stops at its next call."""
     job = await services.operator_store.unlock_job(job_id)
@@ -121,34 +116,23 @@ async def unlock(job_id: UUID, services: ServicesOf) -> JobView:
     return JobView.of(job)
 
 
-@router.get(
-    "/admin/workers", response_model=list[Worker], summary="List workers", tags=["operations"], dependencies=_ADMIN
-)
+@admin_router.get("/admin/workers", response_model=list[Worker], summary="List workers")
 async def list_workers(services: ServicesOf) -> Response:
     """Return the workers that called in the last minutes or hold a job, busy ones first."""
     found = await services.operator_store.list_workers()
     return await answer(lambda: Workers(found))
 
 
-@router.get(
-    "/admin/stats",
-    response_model=list[TaskTypeStats],
-    summary="Get statistics",
-    tags=["operations"],
-    dependencies=_ADMIN,
-)
+@admin_router.get("/admin/stats", response_model=list[TaskTypeStats], summary="Get statistics")
 async def list_stats(services: ServicesOf, period: Annotated[StatsPeriod, Query()]) -> list[TaskTypeStats]:
     """Return the current queue and the recent outcomes for each task type."""
     return await services.operator_store.list_stats(period.hours * 3600)
 
 
-@router.post(
-    "/admin/cleanup",
-    response_model=RetentionReport,
-    summary="Remove ended jobs",
-    tags=["operations"],
-    dependencies=_ADMIN,
-)
+@admin_router.post("/admin/cleanup", response_model=RetentionReport, summary="Remove ended jobs")
 async def clean_up(body: Cleanup, services: ServicesOf) -> RetentionReport:
     """Delete all jobs that ended this many days ago, with events and files, regardless of the settings."""
     return await services.retention.run_once(body.days * _DAY_SECONDS)
+
+
+router.include_router(admin_router)
