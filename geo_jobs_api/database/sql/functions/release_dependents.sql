@@ -40,7 +40,10 @@ BEGIN
         WHERE parent.state = 'succeeded' OR edge.on_parent_failure <> 'hold'
         ORDER BY edge.child_id OFFSET greatest(budget, 0) LIMIT 1;
         IF first_deferred IS NOT NULL THEN
-            INSERT INTO pending_releases (job_id) SELECT unnest(wave) ON CONFLICT DO NOTHING;
+            -- DO UPDATE locks an existing row. A concurrent release would otherwise delete it, without having seen a child
+            -- that this transaction has created.
+            INSERT INTO pending_releases (job_id) SELECT unnest(wave)
+            ON CONFLICT (job_id) DO UPDATE SET job_id = excluded.job_id;
         END IF;
         EXIT WHEN budget <= 0;
 
