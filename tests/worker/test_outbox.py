@@ -238,7 +238,7 @@ async def test_a_small_result_without_a_fitting_slot_fails_its_job_by_name(
 
 
 def test_what_has_been_uploaded_is_not_uploaded_again_by_the_next_process(bench: Bench) -> None:
-    """Of two results one is there."""
+    """Of two results one is there. Both stay on disk until the API has accepted them, for another upload."""
     folder = bench.folder / "work" / "made"
     folder.mkdir(parents=True)
     told = []
@@ -253,7 +253,9 @@ def test_what_has_been_uploaded_is_not_uploaded_again_by_the_next_process(bench:
     assert [output.name for output in again.outputs()] == ["map.json"]
     again.mark_uploaded(body, ["map.json"])
     assert again.record.state is ReportState.SENT
-    assert list(bench.folders()[0].glob("outputs")) == []
+    assert again.outputs() == []
+    again.forget_uploads()
+    assert [output.path.read_bytes() for output in again.outputs()] == [b"picture"] * 2
     again.release()
 
 
@@ -341,6 +343,21 @@ async def test_what_the_api_refuses_for_good_is_thrown_away_with_a_word(bench: B
     assert bench.server.calls("map.png") == []
     # A job that has ended under this lease may have ended by this report.
     assert len(bench.server.calls("complete")) == (code == "already_finalized")
+
+
+@pytest.mark.parametrize("inline", [0, 1000])
+async def test_results_that_storage_lacks_are_uploaded_again_with_the_same_report(bench: Bench, inline: int) -> None:
+    """A proxy confirmed an upload without storing it: the job loses no attempt."""
+    bench.server.on("complete", problem(422, "output_mismatch"), answer(SUCCEEDED))
+    assert await bench.run(inlineBytes=inline) is Ending.COMPLETED
+    first, second = bench.server.calls("complete")
+    inlined = {output["name"] for output in first.json["outputs"] if "content" in output}
+    assert bool(inlined) == bool(inline)
+    assert not any("content" in output for output in second.json["outputs"])
+    for output in first.json["outputs"]:
+        assert len(bench.server.calls(output["name"])) == (1 if output["name"] in inlined else 2)
+    assert bench.server.calls("fail") == []
+    assert bench.folders() == []
 
 
 async def test_results_that_the_api_does_not_take_fail_their_job(bench: Bench) -> None:
