@@ -4,7 +4,7 @@ A report is written before it is first sent, so the next process with the same `
 killed one. Each report has one folder:
 
     outbox/<job id>_…/.owner        locked by the process that delivers it, until that ends
-                      outputs/      results that are not uploaded yet
+                      outputs/      results, also uploaded ones, since a proxy may have lost them
                       report.json   written last and atomically, so a folder without it is garbage
 """
 

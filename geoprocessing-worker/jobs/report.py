@@ -36,7 +36,7 @@ class ReportState(StrEnum):
     BUILT = "built"  # in memory only
     POSTED = "posted"  # on disk, beside its results
     UPLOADING = "uploading"  # the body is final, some results are in storage
-    SENT = "sent"  # nothing is left to upload: only the call is repeated
+    SENT = "sent"  # all results are in storage, or none is left: only the call is repeated
     CLOSED = "closed"  # accepted, rejected or dropped: removed from the disk
 
 
@@ -60,7 +60,7 @@ class ReportRecord(BaseModel):
         created_at: seconds of the wall clock, for the age of the report.
         state: of the report.
         body: not changed once it was sent, since the API accepts only the same content as a repeat.
-        uploads: upload slots.
+        uploads: upload slots, while the results are on disk.
         uploaded: names of the results in storage.
     """
 
@@ -129,6 +129,11 @@ class JobReport:
         """Whether results may still have to be uploaded."""
         return self.kind == "complete" and self.record.state in {ReportState.POSTED, ReportState.UPLOADING}
 
+    @property
+    def has_results(self) -> bool:
+        """Whether the results are on disk, uploaded or not."""
+        return self.kind == "complete" and self.folder is not None and bool(self.record.uploads)
+
     def outputs(self) -> list[OutputFile]:
         """Return the results that are not in storage yet."""
         body = self.record.body
@@ -158,10 +163,16 @@ class JobReport:
             OSError: the report on disk is as before.
         """
         uploaded = (*self.record.uploaded, *names)
-        if len(uploaded) == len(body.outputs):
-            self.replace(body)
-        else:
-            self._advance(ReportState.UPLOADING, body=body, uploaded=uploaded)
+        state = ReportState.SENT if len(uploaded) == len(body.outputs) else ReportState.UPLOADING
+        self._advance(state, body=body, uploaded=uploaded)
+
+    def forget_uploads(self) -> None:
+        """Let all results be uploaded again, since storage lacks some of them.
+
+        Raises:
+            OSError: the report on disk is as before.
+        """
+        self._advance(ReportState.UPLOADING, uploaded=())
 
     def replace(self, body: Completion | Failure) -> None:
         """Set the body to send, and delete the results: nothing is left to upload.

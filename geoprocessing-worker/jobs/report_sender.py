@@ -19,6 +19,7 @@ from geoprocessing_worker.outputs import OutputFile
 from geoprocessing_worker.wire import inline, retry
 from geoprocessing_worker.wire.client import HeldJob, JobApi
 from geoprocessing_worker.wire.messages import CompleteAnswer, Completion, FailAnswer, Failure
+from geoprocessing_worker.wire.transfer import MAX_MISMATCHES
 from geoprocessing_worker.wire.upload import fitting_slot, upload
 
 log = structlog.get_logger(__name__)
@@ -27,6 +28,7 @@ log = structlog.get_logger(__name__)
 HEARTBEAT_SECONDS = 10.0
 # Concurrent uploads from the outbox. They share the link with the running jobs.
 MAX_UPLOADS = 2
+REPORT_REJECTED = "report_rejected"
 
 Upload = Callable[[], Coroutine[Any, Any, None]]
 
@@ -93,10 +95,14 @@ class ReportSender:
         """
         try:
             small = await self._upload(report, hold, hold.inline_bytes)
-            try:
-                answer = await hold.keeper.during(self._send(report, hold, small))
-            except Rejected as refusal:
-                await self._reduce(report, hold, small, refusal)
+            for _ in range(MAX_MISMATCHES - 1):
+                try:
+                    answer = await hold.keeper.during(self._send(report, hold, small))
+                    break
+                except Rejected as refusal:
+                    await self._correct(report, hold, small, refusal)
+                    small = []
+            else:
                 answer = await hold.keeper.during(self._send(report, hold))
         except OSError as error:
             raise no_room(error) from error
@@ -150,17 +156,20 @@ class ReportSender:
         _log_failure(report.job_id, body, answer)
         return answer
 
-    async def _reduce(self, report: JobReport, hold: Hold, small: Sequence[OutputFile], refusal: Rejected) -> None:
-        """Take from a rejected report the part that may be the cause, or raise."""
+    async def _correct(self, report: JobReport, hold: Hold, small: Sequence[OutputFile], refusal: Rejected) -> None:
+        """Remove the possible cause of a rejection, or raise it."""
         body = report.record.body
-        if small:
-            # An older API, a proxy's limit or a full disk: upload them instead.
-            log.info("results_not_taken_with_report", reason=str(refusal))
-            await self._upload(report, hold, 0)
-        elif isinstance(body, Failure):
+        if isinstance(body, Failure) and body.error.code != REPORT_REJECTED:
             log.warning("report_not_taken", reason=str(refusal))
-            error = JobError("report_rejected", body.error.message[:200], body.error.error_class)
+            error = JobError(REPORT_REJECTED, body.error.message[:200], body.error.error_class)
             report.replace(Failure.of(error))
+        elif report.has_results and (small or refusal.code == "output_mismatch"):
+            # An older API, a proxy's limit or a full disk: upload the small results too. Or storage lacks some, since a
+            # proxy may have confirmed an upload without storing it.
+            log.info("results_not_taken", reason=str(refusal))
+            if refusal.code == "output_mismatch":
+                report.forget_uploads()
+            await self._upload(report, hold, 0)
         else:
             raise refusal
 

@@ -46,6 +46,7 @@ class _Partial:
     entity_tag: str = ""
     last_modified: str = ""
     unchanged: bool = False
+    mismatches: int = 0
     digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
     def restart(self) -> None:
@@ -91,13 +92,6 @@ async def download(
     etag, last_modified = _validator(partial.entity_tag), _validator(partial.last_modified)
     if partial.unchanged:
         return Downloaded(destination, 0, "", etag, last_modified, unchanged=True)
-    if source.size_bytes not in (None, partial.size_bytes):
-        raise JobError(
-            "size_mismatch",
-            "The size of the stored file differs from the size of the upload.",
-            ErrorClass.TRANSIENT,
-            {"expected_bytes": source.size_bytes, "received_bytes": partial.size_bytes},
-        )
     partial.path.rename(destination)
     return Downloaded(destination, partial.size_bytes, partial.digest.hexdigest(), etag, last_modified)
 
@@ -211,6 +205,29 @@ async def _fetch_rest(
             finally:
                 # Also after a break, so that these bytes are not requested again.
                 await _append(buffer, partial, file)
+    _check_size(source, partial)
+
+
+def _check_size(source: JobInput, partial: _Partial) -> None:
+    """Start over if the complete file has another size than the upload, at most a few times.
+
+    Raises:
+        Unavailable: start over.
+        JobError: `size_mismatch`.
+    """
+    received = partial.size_bytes
+    if source.size_bytes in (None, received):
+        return
+    partial.restart()
+    partial.mismatches += 1
+    if partial.mismatches < transfer.MAX_MISMATCHES:
+        raise Unavailable("size_mismatch", "the file has another size than the upload")
+    raise JobError(
+        "size_mismatch",
+        "The size of the stored file differs from the size of the upload.",
+        ErrorClass.TRANSIENT,
+        {"expected_bytes": source.size_bytes, "received_bytes": received},
+    )
 
 
 def _conditions(source: JobInput, partial: _Partial) -> dict[str, str]:

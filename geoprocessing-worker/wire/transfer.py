@@ -16,6 +16,8 @@ SILENCE = httpx.Timeout(retry.TRANSFER.try_timeout, connect=5.0)
 PATIENCE = 300.0
 # The same for other servers. The job is retried after a wait anyway, which takes no slot of a worker.
 SOURCE_PATIENCE = 45.0
+# Attempts at a transfer whose bytes differ from the server's record: a proxy may answer in the place of storage.
+MAX_MISMATCHES = 3
 # Bytes of a step. A trickle of single bytes must not prolong a transfer: 16 kB in five minutes are 55 bytes/s.
 STEP = 16 * 1024
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from tests.support.api import RunningApi
@@ -18,3 +21,10 @@ def person(api: RunningApi) -> Person:
 def worker(api: RunningApi) -> Worker:
     """A worker of the test's own API."""
     return Worker(api)
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads for concurrent calls, joined at the end of the test."""
+    with ThreadPoolExecutor(max_workers=24) as pool:
+        yield pool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
@@ -39,12 +39,6 @@ TAKES: list[tuple[dict[str, Any], bool, bool]] = [
     ({"sourceHosts": ["m_ps.example.org", "%", "%.example.org", "\\"]}, True, False),
     ({"maxFileSize": SIZE, "memoryMb": 4096, "sourceHosts": [], "concurrentJobs": 4, "future": 1}, True, False),
 ]
-
-
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        yield pool
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
@@ -18,12 +18,6 @@ from tests.support.clients import Person, Worker, code_of, rows
 from tests.support.database import DatabaseServer
 from tests.support.proxy import silent_proxy
 from tests.support.waiting import wait_until
-
-
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(max_workers=24) as pool:
-        yield pool
 
 
 def park(api: RunningApi, threads: ThreadPoolExecutor, worker: Worker, **fields: Any) -> Future[list[dict[str, Any]]]:

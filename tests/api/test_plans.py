@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import re
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -182,6 +184,68 @@ def test_the_plan_that_claims_keep_is_good_for_all_of_them(postgres: DatabaseSer
         row = psycopg.ClientCursor(queue).execute(explained.encode(), [*parameters.values()]).fetchone()
     assert row is not None
     judge(row[0][0]["Plan"], index)
+
+
+_CHILDREN = """
+    WITH parents AS (
+        INSERT INTO jobs (
+            id, owner, task_type, state, priority, input_payload, input_kind, max_attempts, finished_at, error
+        )
+        SELECT gen_random_uuid(), 'ada', 'geotiff_to_png', 'failed', 0, '{}', 'none', 5, now(), '{}'
+        FROM generate_series(1, %(parents)s) RETURNING id
+    ), children AS (
+        INSERT INTO jobs (
+            id, owner, task_type, state, priority, input_payload, input_kind, max_attempts, pending_parents
+        )
+        SELECT gen_random_uuid(), 'ada', 'geotiff_to_png', 'blocked', 0, '{}', 'none', 5, 1
+        FROM generate_series(1, %(children)s) RETURNING id
+    )
+    INSERT INTO job_dependencies (child_id, parent_id, on_parent_failure)
+    SELECT child.id, parent.id, 'run'
+    FROM (SELECT id, row_number() OVER () %% %(parents)s AS place FROM children) AS child
+    JOIN (SELECT id, row_number() OVER () - 1 AS place FROM parents) AS parent USING (place)
+    RETURNING parent_id, child_id
+"""
+# Variables of the function, in the order of the parameters of its prepared statements.
+_RELEASE = {
+    "wave": "uuid[]", "budget": "integer", "first_deferred": "uuid",
+    "children": "uuid[]", "counts": "integer[]", "reasons": "text[]",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("parents", [1, 2000])
+def test_release_of_dependents_reads_each_child_once_by_a_plan_from_nearly_empty_tables(
+    postgres: DatabaseServer, parents: int
+) -> None:
+    """Planned once, with statistics of nearly empty tables. Other plans compare each child with each job."""
+    with postgres.clone() as url, psycopg.connect(url, autocommit=True) as queue:
+        queue.execute("SET statement_timeout = '20s'")
+        queue.execute(_CHILDREN, {"parents": 1, "children": 1})
+        queue.execute("ANALYZE jobs, job_dependencies")
+        row = queue.execute("SELECT prosrc, proconfig FROM pg_proc WHERE proname = 'release_dependents'").fetchone()
+        assert row is not None
+        for setting in ("plan_cache_mode=force_generic_plan", *(row[1] or ())):
+            queue.execute("SELECT set_config(split_part(%s, '=', 1), split_part(%s, '=', 2), false)", [setting] * 2)
+        statements = re.findall(r"WITH (?:settled|share) AS .*?;", row[0], re.DOTALL)
+        for number, statement in enumerate(statements):
+            text = re.sub(r"--.*|^\s*INTO .*", "", statement, flags=re.MULTILINE)
+            for place, name in enumerate(_RELEASE, 1):
+                text = re.sub(rf"\b{name}\b", f"${place}", text)
+            queue.execute(f"PREPARE release{number} ({', '.join(_RELEASE.values())}) AS {text}".encode())
+            queue.execute(f"EXPLAIN EXECUTE release{number} ({', '.join(['NULL'] * len(_RELEASE))})".encode())
+        edges = queue.execute(_CHILDREN, {"parents": parents, "children": 2000}).fetchall()
+        wave, children = list({parent for parent, _ in edges}), sorted(child for _, child in edges)
+        values = [wave, 2000, None, children, [1] * 2000, [None] * 2000]
+        slots = ", ".join(f"%s::{kind}" for kind in _RELEASE.values())
+        assert len(statements) == 2
+        for number in range(2):
+            explained = f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE release{number} ({slots})".encode()
+            row = psycopg.ClientCursor(queue).execute(explained, values).fetchone()
+            assert row is not None
+            plan = row[0][0]["Plan"]
+            read = [node.get("Rows Removed by Join Filter", 0) + node["Actual Rows"] for node in nodes(plan)]
+            loops = [node["Actual Loops"] for node in nodes(plan)]
+            assert sum(map(operator.mul, read, loops)) <= 30 * len(children)
 
 
 _OF_ONE_OWNER = """

@@ -6,7 +6,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -24,12 +24,6 @@ NOISE = {"name": "noise", "input": "none", "outputs": [], "timeoutSeconds": 30}
 @pytest.fixture
 def admin(api: RunningApi) -> Person:
     return Person(api, "root", admin=True)
-
-
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(20) as pool:
-        yield pool
 
 
 def change(admin: Person, name: str = "geotiff_to_png", **fields: Any) -> dict[str, Any]:

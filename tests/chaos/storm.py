@@ -176,7 +176,7 @@ def run(storm: Storm, folder: Path) -> Outcome:
                 wrong += [f"{Kind.OTHER}: a worker ended with {code}" for code in codes if code not in UNHURT]
             _wait_for_word(url)
             wrong += complaints(url, stack.base_url, colors, limit, hook.received)
-            wrong += spent_attempts(url, gremlin.harms, false_answers="requests" in storm.faults)
+            wrong += spent_attempts(url, gremlin.harms)
             wrong += [f"{Kind.OTHER}: left behind: {path}" for path in left_files(folder)]
             counted = rows(url, "SELECT type, count(*) AS n FROM job_events GROUP BY type ORDER BY type")
             events = {str(row["type"]): int(row["n"]) for row in counted}

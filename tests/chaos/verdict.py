@@ -56,17 +56,12 @@ class Harm:
     ended: float
 
 
-# The proxy answers a transfer in the place of storage. The file is wrong, or was never stored.
-FALSE_ANSWERS = frozenset({"size_mismatch", "output_mismatch"})
-
-
-def spent_attempts(database_url: str, harms: Sequence[Harm], *, false_answers: bool = False) -> Iterator[str]:
+def spent_attempts(database_url: str, harms: Sequence[Harm]) -> Iterator[str]:
     """Attempts that jobs lost although no fault met their worker or its children during the lease.
 
     Args:
         database_url: behind the API.
         harms: the faults of workers and children.
-        false_answers: whether a proxy answered transfers with garbage, which costs an attempt.
     """
     found = rows(
         database_url,
@@ -90,7 +85,7 @@ def spent_attempts(database_url: str, harms: Sequence[Harm], *, false_answers: b
         excused = any(
             harm.worker == row["worker_name"] and harm.began <= row["ended"] and harm.ended >= row["claimed"]
             for harm in harms
-        ) or (false_answers and row["code"] in FALSE_ANSWERS)
+        )
         if not excused:
             words = f"{row['code']}: {row['message']} {row['detail']}"
             yield f"{Kind.SPENT}: {row['job_id']}: {row['type']} at {row['worker_name']}, {words}"

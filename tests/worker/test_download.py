@@ -204,8 +204,19 @@ async def test_slow_and_silent_servers_are_given_up(
 async def test_a_file_of_another_size_than_was_uploaded_is_not_used(
     server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
+    """After three downloads."""
     server.on("file", Response(BODY[:-1]))
     with pytest.raises(JobError) as caught:
         await fetch(server, http, tmp_path)
     assert caught.value.code == "size_mismatch"
+    assert len(server.asked) == transfer.MAX_MISMATCHES
     assert not (tmp_path / "map.tif").exists()
+
+
+@pytest.mark.parametrize("answer", [b"<html>", BODY + b"<html>"])
+async def test_a_page_in_the_place_of_the_file_is_not_used(
+    answer: bytes, server: ScriptedApi, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    """A proxy answered for storage with a page: the file is requested again."""
+    server.on("file", Response(answer), Response(BODY))
+    assert (await fetch(server, http, tmp_path)).path.read_bytes() == BODY

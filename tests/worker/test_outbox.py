@@ -236,7 +236,7 @@ async def test_a_small_result_without_a_fitting_slot_fails_its_job_by_name(
 
 
 def test_the_next_process_uploads_no_result_again(bench: Bench) -> None:
-    """Of two results one is there."""
+    """Of two results one is there. Both stay on disk until the API has accepted them, for another upload."""
     folder = bench.folder / "work" / "made"
     folder.mkdir(parents=True)
     told = []
@@ -251,7 +251,9 @@ def test_the_next_process_uploads_no_result_again(bench: Bench) -> None:
     assert [output.name for output in again.outputs()] == ["map.json"]
     again.mark_uploaded(body, ["map.json"])
     assert again.record.state is ReportState.SENT
-    assert list(bench.folders()[0].glob("outputs")) == []
+    assert again.outputs() == []
+    again.forget_uploads()
+    assert [output.path.read_bytes() for output in again.outputs()] == [b"picture"] * 2
     again.release()
 
 
@@ -339,6 +341,21 @@ async def test_a_report_that_the_api_rejects_is_dropped_with_a_log_line(bench: B
     assert bench.server.calls("map.png") == []
     # A job that has ended under this lease may have ended by this report.
     assert len(bench.server.calls("complete")) == (code == "already_finalized")
+
+
+@pytest.mark.parametrize("inline", [0, 1000])
+async def test_results_that_storage_lacks_are_uploaded_again_with_the_same_report(bench: Bench, inline: int) -> None:
+    """A proxy confirmed an upload without storing it: the job loses no attempt."""
+    bench.server.on("complete", problem(422, "output_mismatch"), answer(SUCCEEDED))
+    assert await bench.run(inlineBytes=inline) is Ending.COMPLETED
+    first, second = bench.server.calls("complete")
+    inlined = {output["name"] for output in first.json["outputs"] if "content" in output}
+    assert bool(inlined) == bool(inline)
+    assert not any("content" in output for output in second.json["outputs"])
+    for output in first.json["outputs"]:
+        assert len(bench.server.calls(output["name"])) == (1 if output["name"] in inlined else 2)
+    assert bench.server.calls("fail") == []
+    assert bench.folders() == []
 
 
 async def test_results_that_the_api_does_not_take_fail_their_job(bench: Bench) -> None:

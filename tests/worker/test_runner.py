@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from geoprocessing_worker.jobs.runner import Ending, JobRunner, WorkerContext
 from geoprocessing_worker.plugins.registry import Tasks, bind
 from geoprocessing_worker.wire.messages import ClaimedJob
+from geoprocessing_worker.wire.transfer import MAX_MISMATCHES
 from tests.support.bench import SUCCEEDED, SUFFIXES, Bench
 from tests.support.broken_systems import BROKEN_SYSTEMS
 from tests.support.child_work import FOR_EVER, LIED_OF, LIES
@@ -203,9 +204,11 @@ async def test_work_does_not_begin_before_the_lease_is_confirmed(bench: Bench) -
 
 
 async def test_results_that_do_not_match_in_storage_are_made_again(bench: Bench) -> None:
+    """After three uploads, by the next attempt."""
     bench.server.on("complete", problem(422, "output_mismatch", "map.png has another digest"))
     assert await bench.run() is Ending.FAILED
     (asked,) = bench.server.calls("fail")
+    assert len(bench.server.calls("complete")) == len(bench.server.calls("map.png")) == MAX_MISMATCHES
     assert (asked.json["error"]["code"], asked.json["error"]["class"]) == ("output_mismatch", "transient")
     assert "another digest" in asked.json["error"]["message"]
 

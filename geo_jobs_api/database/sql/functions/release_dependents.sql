@@ -6,10 +6,11 @@
 --
 -- Webhook deliveries are enqueued last. `skip_webhooks`: the jobs ended earlier and have their deliveries already.
 --
--- Each child is found by id and updated by ctid, its row being locked, and parents are found by `wave`. With statistics
--- from nearly empty tables, plans that read an index for each child took over 15 s for 6,000 children.
+-- Plans must not depend on statistics, since a plan may stem from a time when the tables were nearly empty. OFFSET 0 fixes
+-- the order: one lookup per parent, edge and child. Without sequential scans, updates by ctid have only one plan. Others
+-- took over 15 s for 6,000 children.
 CREATE OR REPLACE FUNCTION release_dependents(ended uuid[], skip_webhooks boolean DEFAULT false) RETURNS void
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     wave uuid[] := ended;
     to_notify uuid[] := CASE WHEN NOT skip_webhooks THEN ended END;
@@ -28,28 +29,44 @@ BEGIN
 
         -- The first child beyond the budget.
         SELECT edge.child_id INTO first_deferred
-        FROM job_dependencies AS edge JOIN jobs AS parent ON parent.id = edge.parent_id AND parent.id = ANY(wave)
-        WHERE edge.parent_id = ANY(wave) AND NOT edge.settled AND parent.finished_at IS NOT NULL
-            AND (parent.state = 'succeeded' OR edge.on_parent_failure <> 'hold')
+        FROM unnest(wave) AS ended_parent (id)
+        CROSS JOIN LATERAL (
+            SELECT state FROM jobs WHERE jobs.id = ended_parent.id AND finished_at IS NOT NULL OFFSET 0
+        ) AS parent
+        CROSS JOIN LATERAL (
+            SELECT child_id, on_parent_failure FROM job_dependencies
+            WHERE parent_id = ended_parent.id AND NOT settled OFFSET 0
+        ) AS edge
+        WHERE parent.state = 'succeeded' OR edge.on_parent_failure <> 'hold'
         ORDER BY edge.child_id OFFSET greatest(budget, 0) LIMIT 1;
         IF first_deferred IS NOT NULL THEN
-            INSERT INTO pending_releases (job_id) SELECT unnest(wave) ON CONFLICT DO NOTHING;
+            -- DO UPDATE locks an existing row. A concurrent release would otherwise delete it, without having seen a child
+            -- that this transaction has created.
+            INSERT INTO pending_releases (job_id) SELECT unnest(wave)
+            ON CONFLICT (job_id) DO UPDATE SET job_id = excluded.job_id;
         END IF;
         EXIT WHEN budget <= 0;
 
         WITH settled AS (
-            UPDATE job_dependencies AS edge
+            UPDATE job_dependencies AS settling
             SET settled = true
-            FROM jobs AS parent
-            WHERE edge.parent_id = ANY(wave) AND NOT edge.settled
-                AND parent.id = edge.parent_id AND parent.id = ANY(wave) AND parent.finished_at IS NOT NULL
+            FROM unnest(wave) AS ended_parent (id)
+            CROSS JOIN LATERAL (
+                SELECT state FROM jobs WHERE jobs.id = ended_parent.id AND finished_at IS NOT NULL OFFSET 0
+            ) AS parent
+            CROSS JOIN LATERAL (
+                SELECT ctid AS place, child_id, on_parent_failure FROM job_dependencies
+                WHERE parent_id = ended_parent.id AND NOT settled OFFSET 0
+            ) AS edge
+            -- Checked again on a row that another transaction has just settled.
+            WHERE settling.ctid = edge.place AND NOT settling.settled
                 AND (parent.state = 'succeeded' OR edge.on_parent_failure <> 'hold')
                 AND (first_deferred IS NULL OR edge.child_id < first_deferred)
             RETURNING
                 edge.child_id,
                 CASE WHEN parent.state <> 'succeeded' AND edge.on_parent_failure = 'cancel' THEN
                     format(
-                        'Job %s, which it waited for, %s.', parent.id,
+                        'Job %s, which it waited for, %s.', ended_parent.id,
                         CASE parent.state WHEN 'failed' THEN 'has failed' ELSE 'was cancelled' END
                     )
                 END AS reason
@@ -93,7 +110,6 @@ BEGIN
                         * (row_number() OVER (PARTITION BY job.owner, job.task_type ORDER BY job.id) - 1)
                 END AS fair_share_at
             FROM unnest(children, counts, reasons) AS settled_child (id, number, reason)
-            -- OFFSET 0 keeps the planner from any other order.
             CROSS JOIN LATERAL (SELECT jobs.*, ctid AS place FROM jobs WHERE jobs.id = settled_child.id OFFSET 0) AS job
             LEFT JOIN share USING (owner, task_type, priority)
             LEFT JOIN LATERAL (
@@ -134,7 +150,7 @@ BEGIN
                 input_sha256 = coalesce(child.sha256, jobs.input_sha256),
                 input_object_key = coalesce(child.object_key, jobs.input_object_key)
             FROM child
-            WHERE jobs.ctid = child.place AND jobs.state IN ('blocked', 'awaiting_upload')
+            WHERE jobs.ctid = child.place
             RETURNING jobs.id, jobs.state, jobs.task_type, jobs.run_at, jobs.cancel_reason, child.is_ready
         ), event AS (
             INSERT INTO job_events (job_id, type, state, data)
