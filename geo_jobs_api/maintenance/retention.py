@@ -158,13 +158,17 @@ class Retention:
             return len(await fetch_all(rows))
 
     async def _delete_jobs(self, kept: Mapping[JobState, float]) -> int:
-        rows = await self._pool.fetch_rows(
-            _retention.begin_purge,
-            states=[state.value for state in kept],
-            seconds=list(kept.values()),
-            limit=_JOBS_PER_BATCH,
-        )
-        ids = [row["id"] for row in rows]
+        async with self._pool.connection() as connection, connection.transaction():
+            marked = await fetch_all(
+                _retention.begin_purge(
+                    connection,
+                    states=[state.value for state in kept],
+                    seconds=list(kept.values()),
+                    limit=_JOBS_PER_BATCH,
+                )
+            )
+            parents = await fetch_all(_retention.keep_parents(connection, ids=[row["id"] for row in marked]))
+        ids = list({row["id"] for row in marked} - {row["id"] for row in parents})
         if not ids:
             return 0
         await self.remove_objects(ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -13,7 +14,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from geo_jobs_api.app import local_storage, retention
 from geo_jobs_api.cli import main
@@ -22,6 +25,7 @@ from geo_jobs_api.maintenance.retention import Retention
 from geo_jobs_api.storage.incoming import Incoming
 from tests.support.api import RunningApi, make_settings
 from tests.support.clients import Person, Worker, code_of, input_file, rows, storage_files, unfinished_uploads
+from tests.support.waiting import until
 
 DAY = 86_400
 
@@ -64,6 +68,42 @@ def history(api: RunningApi, job_id: str) -> int:
         " + (SELECT count(*) FROM lease_outcomes WHERE job_id = %s) AS n"
     )
     return int(rows(api.settings.conninfo or "", statement, job_id, job_id, job_id)[0]["n"])
+
+
+async def test_a_job_that_gets_a_child_while_its_removal_begins_is_kept(
+    api: RunningApi, person: Person, worker: Worker
+) -> None:
+    """The statement that marks it has begun, and has not locked it yet."""
+    parent, url = finished(person, worker, "succeeded"), api.settings.conninfo or ""
+    age(api, parent, 31)
+    rows(
+        url,
+        """
+        CREATE SCHEMA gate;
+        CREATE FUNCTION gate.now() RETURNS timestamptz LANGUAGE plpgsql AS $$
+        BEGIN
+            IF current_query() LIKE '%%SET purge_started_at = now()%%' THEN
+                PERFORM pg_advisory_xact_lock_shared(1);
+            END IF;
+            RETURN pg_catalog.now();
+        END $$
+        """,
+    )
+    waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
+    gated = make_conninfo(url, options="-csearch_path=gate,public,pg_catalog")
+    with contextlib.ExitStack() as stack:
+        stack.callback(rows, url, "DROP SCHEMA gate CASCADE")
+        opener = stack.enter_context(psycopg.connect(url))
+        opener.execute("SELECT pg_advisory_xact_lock(1)")
+        async with open_pool(gated, size=2, wait_seconds=10) as pool:
+            removal = asyncio.create_task(retention(api.settings, pool, local_storage(api.settings)).run_once())
+            await until(lambda: rows(url, waiting))
+            body = {"taskType": "geotiff_to_png", "inputFrom": {"jobId": parent, "output": ".png"}}
+            person.http.post("/api/geo-jobs", json=body).raise_for_status()
+            opener.rollback()
+            await removal
+    told = worker.claim()
+    assert worker.http.get(told["input"]["downloadUrl"]).content == b"\x89PNG picture"
 
 
 @pytest.mark.parametrize(("ending", "kept", "over"), [("succeeded", 29, 31), ("failed", 89, 91)])

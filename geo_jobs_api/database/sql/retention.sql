@@ -49,6 +49,15 @@ WITH expired AS MATERIALIZED (
 )
 SELECT id FROM marked UNION SELECT id FROM unfinished;
 
+-- name: keep_parents(ids)
+-- Unmark jobs that got a child after `begin_purge` had begun, and before it locked them. In the same transaction.
+UPDATE jobs SET purge_started_at = NULL
+WHERE id = ANY(:ids::uuid[]) AND EXISTS (
+    SELECT FROM job_dependencies AS edge JOIN jobs AS child ON child.id = edge.child_id
+    WHERE edge.parent_id = jobs.id AND child.finished_at IS NULL
+)
+RETURNING id;
+
 -- name: delete_jobs(ids)!
 -- Delete jobs without objects, with their events and outcomes.
 DELETE FROM jobs WHERE id = ANY(:ids::uuid[]) AND purge_started_at IS NOT NULL;
