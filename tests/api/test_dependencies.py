@@ -15,6 +15,7 @@ from tests.support.api import RunningApi
 from tests.support.clients import TIFF, Person, Worker, code_of, expire_leases, put, rows
 from tests.support.waiting import wait_until
 
+WAITING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 SOURCE = {"sourceUrl": "https://maps.example.org/data/a%20map.tif?day=1"}
 
 
@@ -235,12 +236,11 @@ def gate(api: RunningApi, trigger: str) -> Iterator[tuple[Callable[[], int], Cal
         "CREATE FUNCTION wait_at_gate() RETURNS trigger LANGUAGE plpgsql AS"
         " 'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NEW; END'"
     )
-    waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     rows(url, f"{function}; {trigger} FOR EACH ROW EXECUTE FUNCTION wait_at_gate()")
     try:
         with psycopg.connect(url) as keeper:
             keeper.execute("SELECT pg_advisory_xact_lock(1)")
-            yield lambda: len(rows(url, waiting)), keeper.rollback
+            yield lambda: len(rows(url, WAITING)), keeper.rollback
     finally:
         rows(url, "DROP FUNCTION wait_at_gate CASCADE")
 
@@ -285,11 +285,10 @@ def test_an_end_that_began_before_the_creation_of_a_child_releases_it(
     parent = person.submit()
     job = worker.claim() if ending == "complete" else None
     url = api.settings.conninfo or ""
-    waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with psycopg.connect(url) as reader:
         reader.execute("SELECT FROM jobs WHERE id = %s FOR SHARE", [parent])
         ended = threads.submit(person.cancel, parent) if job is None else threads.submit(worker.complete, job, [])
-        wait_until(lambda: len(rows(url, waiting)) == 1, "the end to wait")
+        wait_until(lambda: len(rows(url, WAITING)) == 1, "the end to wait")
         child = make(Person(api), wait_for(parent))
         assert child["state"] == "blocked"
         reader.rollback()
