@@ -29,7 +29,7 @@ _JOBS_PER_BATCH = 50
 _OBJECTS_PER_BATCH = 500
 # Pause between two batches, so that removing a year of jobs leaves the disk to others.
 _BATCH_PAUSE_SECONDS = 0.2
-# An active upload keeps changing its file. A job's row exists before its first object.
+# A job's row exists before its first object.
 _ABANDONED_SECONDS = 86_400.0
 _DAY_SECONDS = 86_400.0
 
@@ -89,7 +89,7 @@ class Retention:
         """Work until cancelled."""
         # Uploads of a killed process, which has probably been restarted.
         with contextlib.suppress(OSError):
-            await self._storage.remove_broken_uploads(_ABANDONED_SECONDS)
+            await self._storage.remove_broken_uploads()
         interval = self._policy.interval_seconds
         await Periodic(
             self._run_round,
@@ -120,7 +120,7 @@ class Retention:
         report = RetentionReport(
             unused_cancelled=await self._repeat(self._cancel_unused),
             jobs_removed=await self._repeat(partial(self._delete_jobs, kept)),
-            broken_uploads_removed=await self._storage.remove_broken_uploads(_ABANDONED_SECONDS),
+            broken_uploads_removed=await self._storage.remove_broken_uploads(),
         )
         await self._repeat(self._remove_history)
         await self._pause_unrenewed_webhooks()

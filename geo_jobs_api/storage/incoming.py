@@ -50,15 +50,9 @@ class Incoming:
         own.mkdir(mode=0o700)
         self._own = own
 
-    def remove_abandoned(self, before: float) -> int:
-        """Remove uploads of dead processes, and other files last changed before a time. Return the number of files."""
-        dead = sum(self._remove_if_dead(lock) for lock in self._root.glob(f"*{_LOCK_SUFFIX}"))
-        # Earlier releases wrote into the folder itself.
-        old = [path for path in self._root.iterdir() if path.is_file() and path.suffix != _LOCK_SUFFIX]
-        old = [path for path in old if is_older(path, before)]
-        for path in old:
-            path.unlink(missing_ok=True)
-        return dead + len(old)
+    def remove_abandoned(self) -> int:
+        """Remove uploads of dead processes. Return the number of files."""
+        return sum(self._remove_if_dead(lock) for lock in self._root.glob(f"*{_LOCK_SUFFIX}"))
 
     def _remove_if_dead(self, path: Path) -> int:
         try:
@@ -87,13 +81,5 @@ def _is_locked(file: int) -> bool:
 def _is_same(file: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def is_older(path: Path, moment: float) -> bool:
-    """Return whether a file or folder was last changed before a moment. One that is gone was not."""
-    try:
-        return path.stat().st_mtime < moment
     except FileNotFoundError:
         return False

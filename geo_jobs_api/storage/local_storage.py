@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.log import get_logger
-from geo_jobs_api.storage.incoming import Incoming, is_older
+from geo_jobs_api.storage.incoming import Incoming
 from geo_jobs_api.storage.storage import ObjectInfo, SignedRequest, SizeRule, UrlSigner
 
 _log = get_logger(__name__)
@@ -185,13 +185,9 @@ class LocalStorage:
         """Remove all objects below a prefix."""
         await asyncio.to_thread(shutil.rmtree, self.path_of(prefix), ignore_errors=True)
 
-    async def remove_broken_uploads(self, older_than_seconds: float) -> int:
-        """Remove unfinished uploads of dead processes. Return the number of files.
-
-        Args:
-            older_than_seconds: age at which files of unknown processes are removed.
-        """
-        return await asyncio.to_thread(self._incoming.remove_abandoned, self.signer.now() - older_than_seconds)
+    async def remove_broken_uploads(self) -> int:
+        """Remove unfinished uploads of dead processes. Return the number of files."""
+        return await asyncio.to_thread(self._incoming.remove_abandoned)
 
     async def list_jobs(self, after: str, limit: int, older_than_seconds: float) -> list[str]:
         """Return the names of the folders below `jobs` after `after`, sorted."""
@@ -202,7 +198,7 @@ class LocalStorage:
                 return []
             with os.scandir(folder) as entries:
                 names = sorted(entry.name for entry in entries if entry.name > after)
-            return [name for name in names if is_older(folder / name, before)][:limit]
+            return [name for name in names if _is_older(folder / name, before)][:limit]
 
         return await asyncio.to_thread(look)
 
@@ -276,3 +272,11 @@ async def _receive_body(arriving: _Arriving, body: AsyncIterator[bytes], rule: S
     if rule.exact and size != rule.size_bytes:
         raise Problem("validation", f"The body has {size} bytes, but {rule.size_bytes} were announced.")
     return bytes(piece)
+
+
+def _is_older(path: Path, moment: float) -> bool:
+    """Return whether a folder was last changed before a moment. One that is gone was not."""
+    try:
+        return path.stat().st_mtime < moment
+    except FileNotFoundError:
+        return False

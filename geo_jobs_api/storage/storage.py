@@ -62,8 +62,8 @@ class Storage(Protocol):
     async def delete_prefix(self, prefix: str) -> None:
         """Remove all objects below a prefix, if any exist."""
 
-    async def remove_broken_uploads(self, older_than_seconds: float) -> int:
-        """Remove partial uploads that have not changed for this long. Return their number."""
+    async def remove_broken_uploads(self) -> int:
+        """Remove abandoned partial uploads. Return their number."""
 
     async def list_jobs(self, after: str, limit: int, older_than_seconds: float) -> list[str]:
         """Return sorted ids after `after` of jobs with objects that have not changed for this long."""
