@@ -14,6 +14,8 @@ from pydantic import AfterValidator
 from geo_jobs_common.addresses import parse_address
 from geo_jobs_common.setting_values import check_host_entry, is_host_name
 
+_MAX_URL = 4096
+
 
 def parse_hosts(text: str) -> HostList:
     """Read a comma-separated setting.
@@ -63,14 +65,14 @@ class WebAddress:
     last_part: str
 
 
-def parse_web_address(url: str, *, longest: int = 4096) -> WebAddress:
+def parse_web_address(url: str) -> WebAddress:
     """Read an http or https URL.
 
     Raises:
         ValueError: the URL is invalid, too long, or has a user name. The message is for its author.
     """
-    if len(url) > longest:
-        raise ValueError(f"must have at most {longest} characters")
+    if len(url) > _MAX_URL:
+        raise ValueError(f"must have at most {_MAX_URL} characters")
     if not url.isascii() or any(char <= " " or char == "\x7f" for char in url):
         raise ValueError("must be ASCII without spaces, with other characters percent-encoded")
     try:

@@ -241,5 +241,5 @@ def _write_stack_env(path: Path, facts: Mapping[str, str]) -> None:
     temporary.replace(path)
 
 
-def _tail(path: Path, lines: int = 8) -> str:
-    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+def _tail(path: Path) -> str:
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-8:])

@@ -15,6 +15,7 @@ from geo_jobs_api.queue.records import QueueSnapshot, VacuumBlocker
 from geo_jobs_api.queue.rules import MAX_TIMEOUTS
 
 _maintenance = load_queries("maintenance.sql")
+_BATCH = 100
 
 
 class MaintenanceStore:
@@ -28,8 +29,8 @@ class MaintenanceStore:
         """When a statement last failed for an outage of the database, in monotonic seconds."""
         return self._pool.last_outage
 
-    async def rescue_lost_jobs(self, policy: RescuePolicy, limit: int = 100) -> list[RescuedJob]:
-        """End up to `limit` leases that are expired, ignored a cancellation, or exceeded the timeout."""
+    async def rescue_lost_jobs(self, policy: RescuePolicy) -> list[RescuedJob]:
+        """End up to 100 leases that are expired, ignored a cancellation, or exceeded the timeout."""
         return await self._pool.fetch(
             _maintenance.rescue_lost_jobs,
             RescuedJob,
@@ -37,13 +38,13 @@ class MaintenanceStore:
             max_timeouts=MAX_TIMEOUTS,
             cancel_overdue_seconds=policy.cancel_overdue_seconds,
             timeout_grace_seconds=policy.timeout_grace_seconds,
-            limit=limit,
+            limit=_BATCH,
         )
 
-    async def release_pending(self, limit: int = 100) -> int:
+    async def release_pending(self) -> int:
         """Release one batch of dependents left over from ended jobs. Return the number of ended jobs processed."""
         async with self._pool.connection() as connection:
-            row = await _maintenance.release_pending(connection, limit=limit)
+            row = await _maintenance.release_pending(connection, limit=_BATCH)
         jobs: int = row["jobs"]
         return jobs
 

@@ -68,7 +68,6 @@ class Deliverer:
         links: returns a signed URL for an output of a job (by id, lease and name), or None.
         per_second: mean rate of deliveries to one destination.
         wake: set when a delivery may be due.
-        clock: seconds since the epoch, for signatures.
     """
 
     def __init__(  # noqa: PLR0913  # its parts are handed in
@@ -80,7 +79,6 @@ class Deliverer:
         links: Links,
         per_second: float,
         wake: asyncio.Event,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._client = client
@@ -88,7 +86,6 @@ class Deliverer:
         self._links = links
         self._limits = DeliveryLimits(_DESTINATIONS, _LEASE_SECONDS, per_second)
         self._wake = wake
-        self._clock = clock
         self._busy: Counter[str] = Counter()
 
     async def run(self) -> None:
@@ -126,7 +123,7 @@ class Deliverer:
             self._wake.set()
 
     async def _send(self, claimed: ClaimedDelivery) -> Outcome:
-        timestamp = int(self._clock())
+        timestamp = int(time.time())
         try:
             body = json.dumps(self._body(claimed), separators=(",", ":")).encode()
             signature = sign(self._cipher.decrypt(claimed.secret), timestamp, body)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -42,16 +41,14 @@ class ConversionResult(TaskResult):
     packaging: dict[str, float]
 
 
-def convert(
-    request: ConversionRequest, report: ProgressCallback, clock: Callable[[], float] = time.perf_counter
-) -> ConversionResult:
+def convert(request: ConversionRequest, report: ProgressCallback) -> ConversionResult:
     """Write the picture and its sidecars to `request.output_folder`.
 
     Raises:
         JobError: a named refusal, or `self_check_failed`. Errors of GDAL and libvips are converted to these.
         OSError: the output folder cannot be written.
     """
-    watch = _Watch(clock)
+    watch = _Watch()
     source, folder, options = request.file, request.output_folder, request.options
     with gdal_environment(), cached_small_sources(), named_errors(source):
         report("inspect", 0.0, "Reading the file's header")
@@ -92,12 +89,12 @@ def convert(
 class _Watch:
     """A stopwatch: seconds since the previous lap, by name."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock, self._last = clock, clock()
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
         self.laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
-        now = self._clock()
+        now = time.perf_counter()
         self.laps[name], self._last = now - self._last, now
 
 

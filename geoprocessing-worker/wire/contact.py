@@ -1,7 +1,6 @@
 """The state of the connection to the API: reachability, clock difference and extensions."""
 
 import time
-from collections.abc import Callable
 
 import httpx
 import structlog
@@ -21,20 +20,10 @@ class Contact:
 
     Args:
         base_url: of the API.
-        clock: monotonic seconds.
-        wall: seconds of the wall clock.
     """
 
-    def __init__(
-        self,
-        base_url: httpx.URL,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, base_url: httpx.URL) -> None:
         self._name = f"{base_url.host}:{base_url.port}" if base_url.port else base_url.host
-        self._clock = clock
-        self._wall = wall
         self._away_since: float | None = None
         # None before the first answer at the claim's address.
         self.extensions: frozenset[str] | None = None
@@ -45,7 +34,7 @@ class Contact:
         """Record a call without an answer of the API."""
         if self._away_since is not None:
             return
-        self._away_since = self._clock()
+        self._away_since = time.monotonic()
         first = "set CA_BUNDLE" if "CERTIFICATE" in reason else "start it"
         log.warning(
             "api_unreachable",
@@ -65,13 +54,13 @@ class Contact:
         if response.status_code in GATEWAY_ERRORS and not problem_code:
             self.note_failure(f"HTTP {response.status_code} of a gateway")
             return
-        offset = host.clock_offset(response.headers.get("Date", ""), self._wall())
+        offset = host.clock_offset(response.headers.get("Date", ""), time.time())
         self.clock_offset = self.clock_offset if offset is None else offset
         if at_claim:
             names = response.headers.get(EXTENSIONS, "").split(",")
             self.extensions = frozenset(name.strip().lower() for name in names if name.strip())
         if self._away_since is not None:
-            seconds = round(self._clock() - self._away_since, 1)
+            seconds = round(time.monotonic() - self._away_since, 1)
             self._away_since = None
             log.info(
                 "api_reachable", message=f"The API at {self._name} answers again after {seconds} s", seconds=seconds
