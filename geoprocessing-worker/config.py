@@ -47,7 +47,7 @@ HARMLESS_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 VERBATIM = frozenset({"pgpassword", "coordinate_system"})
 LARGEST_MEMORY = 1 << 24  # MiB: 16 TiB
 
-BOOLEAN_WORDS = "must be true or false (1, yes, on and 0, no, off count as well)"
+BOOLEAN_WORDS = "must be true or false (1, yes, on, 0, no, off)"
 
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"],
@@ -92,75 +92,73 @@ class Settings(BaseSettings):
     # The API
     api_base_url: str = Field("", description="address of the job API", examples=["https://maps.example.org"])
     worker_auth_token: SecretStr = Field(
-        SecretStr(""), description="the worker's token; `python -m geo_jobs_api tokens create NAME` makes one"
+        SecretStr(""), description="the worker's token (made by `python -m geo_jobs_api tokens create NAME`)"
     )
     worker_name: str = Field("geoprocessing-worker", min_length=1, max_length=100, description="shown in events")
     poll_interval: float = Field(
-        5, gt=0, le=3600, description="least seconds between two claims that found nothing, where the API parks none"
+        5, gt=0, le=3600, description="minimum seconds between two claims without a job, if the API parks no claims"
     )
     heartbeat_interval: float = Field(
-        30, gt=0, le=600, description="most seconds between signs of life; the server may ask for less"
+        30, gt=0, le=600, description="maximum seconds between heartbeats (the API can require less)"
     )
-    allow_plain_http: bool = Field(False, description="let the token go unencrypted to an API outside one's network")
+    allow_plain_http: bool = Field(False, description="allow to send the token unencrypted to a public API")
     ca_bundle: PossiblePath | None = Field(
-        None, description="certificates to trust instead of the system's", examples=["/etc/ssl/own.pem"]
+        None, description="file of trusted certificates, instead of the system's", examples=["/etc/ssl/own.pem"]
     )
 
     # Storage
     storage_hosts: Hosts = Field(
         (),
-        description="hosts of signed URLs besides the API's own, comma separated; `*.example.org` for all below",
+        description="allowed hosts of signed URLs besides the API's (`*.example.org`: all subdomains)",
         examples=["storage.example.org,*.s3.example.org"],
     )
     storage_networks: Networks = Field(
         (),
-        description="private networks in which storage may lie under a public name",
+        description="private networks in which storage with a public name is allowed",
         examples=["10.0.0.0/8"],
     )
-    allow_any_storage_host: bool = Field(False, description="signed URLs may lead anywhere but to private addresses")
+    allow_any_storage_host: bool = Field(False, description="allow signed URLs to all hosts with public addresses")
 
     source_hosts: Hosts = Field(
         (),
-        description="hosts that `inputPayload.sourceUrl` may name, comma separated; `*.example.org` for all below, "
-        "`*` for any; redirects are followed only among them",
+        description="allowed hosts of `inputPayload.sourceUrl` and of its redirects (`*.example.org`: all subdomains, "
+        "`*`: any)",
         examples=["data.example.org,*.example.com"],
     )
 
     # Jobs
     worker_task_types: Names = Field(
         (),
-        description="task types to claim, comma separated; none: all that handlers are installed for",
+        description="task types to claim (default: all with a handler)",
         examples=["geotiff_to_png"],
     )
-    concurrent_jobs: int = Field(1, ge=1, le=64, description="jobs computed at once, each in a process of its own")
-    max_processing_time: Seconds = Field(
-        7200, gt=0, description="seconds per job, or less where its task type says less"
-    )
+    concurrent_jobs: int = Field(1, ge=1, le=64, description="jobs computed at once, each in its own process")
+    max_processing_time: Seconds = Field(7200, gt=0, description="maximum seconds per job (task types can set less)")
     enable_job_timeouts: bool = Field(True, description="whether jobs have timeouts")
     max_file_size: Bytes = Field(100 * 1024 * 1024, gt=0, description="largest file, in bytes")
     max_memory_mb: int = Field(4096, ge=512, le=LARGEST_MEMORY, description="address space of a job's process, in MiB")
     min_free_memory_mb: int = Field(
-        256, ge=0, le=LARGEST_MEMORY, description="memory that must be free before a claim, in MiB"
+        256, ge=0, le=LARGEST_MEMORY, description="memory required to be free before a claim, in MiB"
     )
-    shutdown_grace: Seconds = Field(30, ge=0, description="seconds that running jobs get after SIGTERM")
+    shutdown_grace: Seconds = Field(30, ge=0, description="seconds for running jobs after SIGTERM")
     temp_dir: PossiblePath = Field(
         default_factory=_state_dir,
-        description="job folders, mode 0700, always removed; reports that wait for the API, in `outbox`; "
+        description="parent of job folders (mode 0700, always removed) and of waiting reports (`outbox`), "
         "by default below `STATE_DIRECTORY` or the user's state folder",
         json_schema_extra={"shown": "~/.local/state/geoprocessing-worker"},
     )
-    outbox_max_age: Seconds = Field(86400, gt=0, description="seconds that a report may wait for the API to come back")
-    outbox_max_reports: Count = Field(100, ge=1, description="reports that may wait; of more, the oldest goes")
+    outbox_max_age: Seconds = Field(86400, gt=0, description="maximum seconds that a report waits for the API")
+    outbox_max_reports: Count = Field(100, ge=1, description="maximum waiting reports (of more, the oldest is dropped)")
     validate_file_headers: bool = Field(
-        True, description="look at a file's structure before GDAL does; its metadata are looked at in any case"
+        True, description="check a file's structure before GDAL opens it (its metadata are always checked)"
     )
     scan_for_malware: bool = Field(
-        False, description="have ClamAV's daemon look at each file first; without its word none is processed"
+        False, description="scan each file by ClamAV's daemon (without an answer no file is processed)"
     )
     clamd_address: str = Field(
-        "/run/clamav/clamd.ctl", description="ClamAV's daemon: the path of its socket, or host:port"
+        "/run/clamav/clamd.ctl", description="address of ClamAV's daemon: path of its socket, or host:port"
     )
-    require_sandbox: bool = Field(False, description="refuse to run where the kernel lacks a layer of the sandbox")
+    require_sandbox: bool = Field(False, description="refuse to run if the kernel lacks a layer of the sandbox")
     disable_workers: bool = Field(False, description="stay up and healthy without claiming")
 
     # Processing: defaults of a job's inputPayload
@@ -178,11 +176,15 @@ class Settings(BaseSettings):
 
     # Log
     log_level: LogLevel = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
-    log_file: PossiblePath = Field(Path("worker.log"), description="the log: JSON lines, rotated at 10 MB, five kept")
+    log_file: PossiblePath = Field(
+        Path("worker.log"), description="the log: JSON lines, rotated at 10 MB, five old files"
+    )
 
     # The database: only for the health check
-    database_url: SecretStr = Field(SecretStr(""), description="the database as a URL, instead of PGHOST and the like")
-    pghost: DatabaseHosts = Field("", description="host of the database; the worker's health check looks at it")
+    database_url: SecretStr = Field(
+        SecretStr(""), description="the database as a URL, instead of PGHOST and related settings"
+    )
+    pghost: DatabaseHosts = Field("", description="host of the database, for the health check")
     pgport: int = Field(5432, gt=0, lt=65536, description="port of the database")
     pgdatabase: str = Field("postgres", description="name of the database")
     pguser: str = Field("", description="role at the database")

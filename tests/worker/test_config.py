@@ -84,7 +84,7 @@ def test_the_local_stack_is_used_as_a_whole_or_not_at_all(bare: Path, monkeypatc
         ("DATABASE_URL", "db.example.org", "DATABASE_URL: must be a PostgreSQL URL"),
         ("SHUTDOWN_GRACE", "inf", "SHUTDOWN_GRACE: input should be a finite number"),
         ("MAX_PROCESSING_TIME", "nan", "MAX_PROCESSING_TIME: input should be a finite number"),
-        ("SCAN_FOR_MALWARE", "bananas", "SCAN_FOR_MALWARE: must be true or false (1, yes, on and 0, no, off count"),
+        ("SCAN_FOR_MALWARE", "bananas", "SCAN_FOR_MALWARE: must be true or false (1, yes, on, 0, no, off)"),
         ("CLAMD_ADDRESS", "x", "CLAMD_ADDRESS: must be the path of a socket, or host:port (it is 'x')"),
     ],
 )
