@@ -1,4 +1,4 @@
-"""The worker's word about its connection to the API. Real sockets."""
+"""The log of the connection to the API. Real sockets."""
 
 import socket
 import time

@@ -1,4 +1,4 @@
-"""Opening a stranger's file: small ones once per job, large ones for as long as they are read."""
+"""Restricted GDAL: small files are opened once per job, large ones for each read."""
 
 import ctypes
 from pathlib import Path

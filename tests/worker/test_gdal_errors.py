@@ -1,4 +1,4 @@
-"""Errors of the libraries under us, and the refusals that they stand for."""
+"""Errors of GDAL and other libraries, and their codes."""
 
 from __future__ import annotations
 

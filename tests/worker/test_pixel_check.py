@@ -1,4 +1,4 @@
-"""The check of content before upload: a picture of something else does not leave, however well it is placed."""
+"""The comparison of pixels with the source before upload: a wrong picture is not uploaded, even in the right place."""
 
 from __future__ import annotations
 

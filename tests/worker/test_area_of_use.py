@@ -1,4 +1,4 @@
-"""Systems that grow beyond all bounds show the part that they are made for, not a dot in an empty square."""
+"""A CRS that stretches parts of a file without bound shows its area of use only."""
 
 from __future__ import annotations
 
