@@ -12,6 +12,7 @@ from uuid import UUID
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
+from pydantic_core import to_json
 
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import fetch_all, load_queries, transaction_if
@@ -47,18 +48,6 @@ class Fire:
     pipeline_id: UUID | None = None
     error: str | None = None
 
-    def as_row(self) -> dict[str, object]:
-        """Return the columns as JSON."""
-        return {
-            "schedule_id": str(self.schedule_id),
-            "fire_time": self.fire_time.isoformat(),
-            "outcome": self.outcome,
-            "manual": self.manual,
-            "job_id": self.job_id and str(self.job_id),
-            "pipeline_id": self.pipeline_id and str(self.pipeline_id),
-            "error": self.error,
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -69,18 +58,6 @@ class Step:
     upcoming: Sequence[datetime]
     last_run_at: datetime | None = None
     last_error: str | None = None
-
-    def as_row(self) -> dict[str, object]:
-        """Return the columns as JSON."""
-        upcoming = [moment.isoformat() for moment in self.upcoming]
-        return {
-            "id": str(self.id),
-            "expected": self.expected.isoformat(),
-            "next_run_at": next(iter(upcoming), None),
-            "upcoming": upcoming,
-            "last_run_at": self.last_run_at and self.last_run_at.isoformat(),
-            "last_error": self.last_error,
-        }
 
 
 class ScheduleStore:
@@ -190,6 +167,6 @@ async def list_last_sources(connection: AsyncConnection[DictRow], ids: Sequence[
 async def store_decisions(connection: AsyncConnection[DictRow], fires: Sequence[Fire], steps: Sequence[Step]) -> None:
     """Record decisions and set the next moments. `psycopg.errors.UniqueViolation` when one was decided before."""
     if fires:
-        await _schedules.insert_fires(connection, fires=Jsonb([fire.as_row() for fire in fires]))
+        await _schedules.insert_fires(connection, fires=Jsonb(fires, to_json))
     if steps:
-        await _schedules.advance_schedules(connection, steps=Jsonb([step.as_row() for step in steps]))
+        await _schedules.advance_schedules(connection, steps=Jsonb(steps, to_json))

@@ -132,9 +132,9 @@ FROM jsonb_to_recordset(:fires::jsonb) AS decided (
 -- Set the next moments, each from the one that was found.
 UPDATE schedules
 SET
-    next_run_at = step.next_run_at, upcoming = step.upcoming, last_run_at = coalesce(step.last_run_at, schedules.last_run_at),
+    next_run_at = step.upcoming[1], upcoming = step.upcoming, last_run_at = coalesce(step.last_run_at, schedules.last_run_at),
     last_error = step.last_error
 FROM jsonb_to_recordset(:steps::jsonb) AS step (
-    id uuid, expected timestamptz, next_run_at timestamptz, upcoming timestamptz[], last_run_at timestamptz, last_error text
+    id uuid, expected timestamptz, upcoming timestamptz[], last_run_at timestamptz, last_error text
 )
 WHERE schedules.id = step.id AND schedules.next_run_at = step.expected;
