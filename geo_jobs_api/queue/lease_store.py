@@ -11,6 +11,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
+from pydantic_core import to_json
 
 from geo_jobs_api.database.pool import Pool
 from geo_jobs_api.database.queries import Row, fetch_all, load_queries
@@ -23,7 +24,7 @@ from geo_jobs_api.queue.lease_records import (
     Renewal,
     WithheldJobs,
 )
-from geo_jobs_api.queue.lease_requests import NO_UPDATE, ClaimRequest, ClaimResult, Completion, LeaseUpdate, Results
+from geo_jobs_api.queue.lease_requests import NO_UPDATE, ClaimRequest, ClaimResult, Completion, LeaseUpdate
 from geo_jobs_api.queue.rules import (
     FAILURE_POLICIES,
     MAX_FREE_TROUBLES,
@@ -217,7 +218,7 @@ class LeaseStore:
             lease_seqs=[one.token.lease_seq for one in completions],
             lease_secrets=[one.token.lease_secret for one in completions],
             request_digests=[one.request_digest for one in completions],
-            results=Jsonb([{name: getattr(one.results, name) for name in Results.__slots__} for one in completions]),
+            results=Jsonb([one.results for one in completions], to_json),
         )
         # Ordinals start at 1, as in SQL.
         states = {row["place"]: JobState(row["state"]) for row in rows}
