@@ -31,6 +31,7 @@ from geo_jobs_api.http.auth import TokenVerifier, WorkerVerifier, worker_token_s
 from geo_jobs_api.http.health import HealthMonitor
 from geo_jobs_api.http.server import tune_garbage_collection
 from geo_jobs_api.http.services import Cached, Services, authorize
+from geo_jobs_api.http.worker_calls import WorkerCalls
 from geo_jobs_api.jobs.creation_store import CreationStore
 from geo_jobs_api.jobs.submission import JobSubmission
 from geo_jobs_api.limits import RateLimit
@@ -291,8 +292,9 @@ def create_app(settings: Settings) -> FastAPI:
             "5XX": {"description": "Unavailable", "content": {"application/problem+json": {"schema": PROBLEM_SCHEMA}}},
         },
     )
+    app.add_middleware(WorkerCalls, routes=workers.router.routes)
     middleware.install(app, authorize)
-    # Routes are tried in this order. Each job makes ten calls to the first two, which saves 0.05 ms per call.
+    # Routes are tried in this order.
     for router in (
         files.router,
         workers.router,

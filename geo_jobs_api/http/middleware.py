@@ -214,28 +214,27 @@ class AccessMiddleware:
         )
 
 
-def _on_problem(_: Request, error: Exception) -> Response:
-    if not isinstance(error, Problem):
-        raise error
-    return problem_response(error)
-
-
-def _on_http_exception(request: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        raise error
+def problem_of(error: Exception) -> Problem | None:
+    """Return what the caller learns of an exception. None: the server failed unexpectedly."""
     if isinstance(error, _RejectedBeforeBodyError):
-        return _on_rejection_before_body(request, error.reason)
-    code = _CODE_OF_STATUS.get(error.status_code, "internal" if error.status_code >= 500 else "validation")
-    headers = {"Allow": ", ".join(_methods_at(request))} if code == "method_not_allowed" else error.headers
-    return problem_response(Problem(code, f"{KINDS[code].title}.", headers=headers))
+        return problem_of(error.reason)
+    if isinstance(error, HTTPException):
+        code = _CODE_OF_STATUS.get(error.status_code, "internal" if error.status_code >= 500 else "validation")
+        return Problem(code, f"{KINDS[code].title}.", headers=error.headers)
+    if isinstance(error, _OUTAGES):
+        _log.error("database_unavailable", reason=type(error).__name__)
+        trouble = "is read-only now" if isinstance(error, ReadOnlyError) else "cannot be reached"
+        return Problem("unavailable", f"The database {trouble}. Try again.", headers={"Retry-After": "1"})
+    return error if isinstance(error, Problem) else None
 
 
-def _on_rejection_before_body(request: Request, reason: Exception) -> Response:
-    if isinstance(reason, Problem):
-        return problem_response(reason)
-    if isinstance(reason, _OUTAGES):
-        return _on_outage(request, reason)
-    raise reason
+async def _on_error(request: Request, error: Exception) -> Response:
+    problem = problem_of(error)
+    if problem is None:
+        raise error
+    if isinstance(error, HTTPException) and problem.code == "method_not_allowed":
+        problem.headers["Allow"] = ", ".join(_methods_at(request))
+    return problem_response(problem)
 
 
 def _methods_at(request: Request) -> list[str]:
@@ -247,7 +246,7 @@ def _methods_at(request: Request) -> list[str]:
     ]
 
 
-def _on_invalid(_: Request, error: Exception) -> Response:
+async def _on_invalid(_: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     errors = field_errors({**item, "loc": _place(item["loc"])} for item in error.errors())
@@ -258,19 +257,10 @@ def _place(location: Sequence[str | int]) -> Sequence[str | int]:
     return location[1:] if location[:1] == ("body",) else location
 
 
-def _on_outage(_: Request, error: Exception) -> Response:
-    _log.error("database_unavailable", reason=type(error).__name__)
-    trouble = "is read-only now" if isinstance(error, ReadOnlyError) else "cannot be reached"
-    detail = f"The database {trouble}. Try again."
-    return problem_response(Problem("unavailable", detail, headers={"Retry-After": "1"}))
-
-
 def install(app: FastAPI, authorize: Callable[[Request], Awaitable[object]]) -> None:
-    """Add all middleware to an application. `authorize`: as in `JsonBodyMiddleware`."""
+    """Add all middleware to an application, around the middleware it has. `authorize`: as in `JsonBodyMiddleware`."""
     app.add_middleware(JsonBodyMiddleware, authorize=authorize)
     app.add_middleware(AccessMiddleware)
-    app.add_exception_handler(Problem, _on_problem)
-    app.add_exception_handler(HTTPException, _on_http_exception)
+    for kind in (Problem, HTTPException, *_OUTAGES):
+        app.add_exception_handler(kind, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
-    for outage in _OUTAGES:
-        app.add_exception_handler(outage, _on_outage)

@@ -15,6 +15,7 @@ from uuid import uuid4
 import httpx
 import psycopg
 import pytest
+import structlog
 
 from geo_jobs_api.database import embedded
 from geo_jobs_api.log import configure
@@ -172,6 +173,7 @@ def test_logs_are_json_lines_without_tokens_and_signatures(
         text = "".join(heard)
     finally:
         root.handlers, root.level = before
+        structlog.reset_defaults()
     records = [json.loads(line) for line in text.splitlines()]
     requests = [record for record in records if record["event"] == "request"]
     assert [record["status"] for record in requests] == [201, 200, 201, 200, 201, 200]
