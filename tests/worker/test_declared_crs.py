@@ -509,6 +509,17 @@ def test_a_system_without_a_place_is_not_called_missing(tmp_path: Path) -> None:
     assert "has a coordinate system, but no transform" in notes_of(run(path, tmp_path / "out"))
 
 
+@pytest.mark.parametrize(
+    ("code", "x", "y"), [(32662, 1_000_000, 5_000_000), (9311, -1_000_000, 500_000), (3295, 40_000, 60_000)]
+)
+def test_a_code_counts_more_than_the_method_that_gdal_reads(code: int, x: float, y: float, tmp_path: Path) -> None:
+    """From these codes in a file GDAL reads other methods with the same numbers, up to 20 km off."""
+    result = run(write(tmp_path / "a.tif", {1024: 1, 3072: code}, x, y, 10), tmp_path / "out")
+    west, south, east, north = bounds_of(result)
+    lon, lat = as_proj_places(f"EPSG:{code}", x + 250, y - 250)
+    assert ((west + east) / 2, (south + north) / 2) == pytest.approx((lon, lat), abs=10 * METER)
+
+
 @pytest.mark.parametrize("code", [3067, 3879, 4747, 5972])
 def test_a_code_survives_a_newer_database(code: int) -> None:
     """GDAL's database gives these a datum that pyproj's does not list. They are the same systems."""
