@@ -31,6 +31,7 @@ _IGNORED = re.compile(r"\+?\b(?:type=\w+|nadgrids=@null)")  # `type` is added he
 PLANE = 2  # axes
 SEMI_MAJOR, SEMI_MINOR, MILLIMETER = 6378137.0, 6356752.3142, 1e-3  # meters
 SEVERAL = "unavailable until"  # PROJ's definition of a transformation that chooses by the place of a point
+SMALLEST_UNIT, LARGEST_UNIT = 1e-12, 1e8  # meters or radians
 _DATUMS = {"datum", "datum_ensemble"}
 _WGS84 = "World Geodetic System 1984"
 
@@ -83,6 +84,8 @@ def _exercise(crs: CRS) -> None:
     for part in (crs, flat):
         describe(part)
         latitude_first(part)
+    if not has_possible_unit(flat):
+        raise ValueError("its unit is impossible")
     if unshifted(flat).is_geographic:
         per_degree(flat)
 
@@ -149,6 +152,11 @@ def _no_shift(crs: CRS, source: CRS) -> bool:
 def unshifted(crs: CRS) -> CRS:
     """Return a horizontal CRS without its own datum shift, to inspect its axes and projection."""
     return crs.source_crs if crs.is_bound and crs.source_crs is not None else crs
+
+
+def has_possible_unit(crs: CRS) -> bool:
+    """Whether coordinates can be in the CRS's unit."""
+    return bool(SMALLEST_UNIT <= crs.axis_info[0].unit_conversion_factor <= LARGEST_UNIT)
 
 
 def per_degree(crs: CRS) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -455,6 +456,23 @@ def test_a_datum_with_a_code_is_known() -> None:
         assert (found.caveat is None) == known
 
 
+OWN_DEGREES: dict[int, Any] = {1024: 2, 2048: USER, 2050: USER, 2056: BESSEL}
+OWN_METERS: dict[int, Any] = {
+    1024: 1,
+    2048: USER,
+    2050: USER,
+    2056: BESSEL,
+    3072: USER,
+    3074: USER,
+    3075: 1,
+    3080: 9.0,
+    3081: 0.0,
+    3082: 500_000.0,
+    3083: 0.0,
+    3092: 1.0,
+}
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
@@ -464,12 +482,28 @@ def test_a_datum_with_a_code_is_known() -> None:
             {1024: 1, 2048: 4267, 3072: USER, 3074: USER, 3075: 7, 3076: 9001, 3080: -90.0, 3081: 30.0, 3092: 0.8},
             "PROJ cannot parse it",
         ),
+        (
+            {**OWN_DEGREES, 2054: USER, 2055: 1e-320},
+            "'unknown' cannot be used, since the size of its unit is impossible",
+        ),
+        (
+            {**OWN_DEGREES, 2054: USER, 2055: 1e-30},
+            "'unknown' cannot be used, since the size of its unit is impossible",
+        ),
+        ({**OWN_METERS, 3076: USER, 3077: 1e-30}, "'unnamed' cannot be used, since the size of its unit is impossible"),
+        ({**OWN_METERS, 3076: USER, 3077: 1e30}, "'unnamed' cannot be used, since the size of its unit is impossible"),
         ({1024: 3, 2048: 4978}, "neither geographic nor projected (Geocentric)"),
     ],
 )
 def test_a_system_that_cannot_be_used_is_named(keys: dict[int, Any], words: str, tmp_path: Path) -> None:
-    """The note has its code or name, and never a file without a system."""
-    result = run(write(tmp_path / "a.tif", keys, 10_000, 20_000, 10), tmp_path / "out")
+    """The note has its code or name, and never a file without a system. Tiles and web copies are refused by it."""
+    source = write(tmp_path / "a.tif", keys, 10_000, 20_000, 10)
+    with pytest.raises(JobError, match=re.escape(words[-12:])) as no_web_copy:
+        cog(source, tmp_path / "web", webOptimized=True)
+    with pytest.raises(JobError, match=re.escape(words[-12:])) as no_tiles:
+        tiles(source, tmp_path / "tiles")
+    assert no_web_copy.value.code == no_tiles.value.code == "not_georeferenced"
+    result = run(source, tmp_path / "out")
     assert result.metadata["crs"] is None
     assert words in notes_of(result)
     assert "says no place" not in notes_of(result)
