@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import secrets
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import psycopg
 from dotenv import dotenv_values
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from geo_jobs_api.errors import ConfigurationError
 from geo_jobs_api.hosts import (
@@ -58,6 +67,13 @@ def default_data_dir() -> Path:
         return own
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111 - keeps an unknown ~
     return Path(state) / "geoprocessing-worker"
+
+
+def _decoded(value: object) -> object:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"must be a JSON list ({error})") from None
 
 
 class Settings(BaseSettings):
@@ -152,7 +168,7 @@ class Settings(BaseSettings):
     heartbeat_seconds: Seconds = Field(20, gt=0, description="maximum seconds between heartbeats")
     cancel_grace_seconds: Seconds = Field(10, ge=0, description="seconds that a worker gets to stop a cancelled job")
     max_worker_losses: Count = Field(3, ge=1, description="lost workers after which a job fails as `worker_lost`")
-    task_types: list[dict[str, object]] = Field(
+    task_types: Annotated[list[dict[str, object]], NoDecode, BeforeValidator(_decoded)] = Field(
         default_factory=list,
         description="initial task types, a JSON list as printed by `task-types list --json` (operators' changes win)",
         examples=['[{"name": "geotiff_to_tiles", "maxConcurrentRuns": 2}]'],
@@ -349,10 +365,8 @@ def ensure_secrets(data_dir: Path) -> dict[str, str]:
     return known
 
 
-def setting_errors(error: ValidationError | SettingsError) -> list[str]:
+def setting_errors(error: ValidationError) -> list[str]:
     """Return one sentence for each invalid setting."""
-    if isinstance(error, SettingsError):
-        return [f"TASK_TYPES: must be a JSON list ({error.__cause__})"]
     lines = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"]).upper()
@@ -393,5 +407,5 @@ def load_settings(**overrides: Any) -> Settings:
         if settings.jwks_url is not None:
             missing.pop("jwt_secret", None)
         return Settings(_env_file=env_files(), **(missing | overrides))
-    except (ValidationError, SettingsError) as error:
+    except ValidationError as error:
         raise ConfigurationError("The settings cannot be used. " + "; ".join(setting_errors(error))) from error

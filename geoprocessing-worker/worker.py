@@ -48,7 +48,7 @@ class ExitCode(IntEnum):
 
     CLEAN = 0
     JOB_FAILED = 1  # convert: the file was rejected. tasks, verify: not all handlers are usable.
-    USAGE = 2  # argparse's own
+    USAGE = 2  # argparse's own. convert: the payload was rejected
     CONFIGURATION = 78  # EX_CONFIG of sysexits.h: a restart does not help
     FORCED = 130  # a third signal
 

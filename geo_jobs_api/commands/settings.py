@@ -8,7 +8,6 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 from pydantic import SecretStr, ValidationError
-from pydantic_settings import SettingsError
 
 from geo_jobs_api.commands.frame import Group, add_json_option
 from geo_jobs_api.commands.output import print_json, print_line
@@ -49,7 +48,7 @@ def report() -> tuple[list[dict[str, str]], list[str]]:
     }
     try:
         settings = Settings(_env_file=env_files())
-    except (ValidationError, SettingsError) as error:
+    except ValidationError as error:
         # The names are known without valid settings.
         return [
             {"name": name.upper(), "value": "", "source": place} for name, place in sources.items()

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +27,9 @@ from geoprocessing_worker.sandbox.process import Sandbox
 
 Result = TypeVar("Result", bound=BaseModel)
 
+JOB_FAILED, WRONG_PAYLOAD = 1, 2  # exit codes
+PAYLOAD_CODES = {"invalid_payload", "bad_crs"}  # another payload helps, another file does not
+SOURCE_URL = "sourceUrl"
 DEFAULT_TASK = "geotiff_to_png"
 
 
@@ -59,7 +63,7 @@ def _convert(parsed: argparse.Namespace, settings: Settings) -> int:
         result = asyncio.run(_run_with_bar(sandbox, Call.of(task.handler, request), task))
     except JobError as error:
         print(f"❌ {error.code}: {registry.advised(error, task.handler).message}", file=sys.stderr)  # noqa: T201
-        return 1
+        return WRONG_PAYLOAD if error.code in PAYLOAD_CODES else JOB_FAILED
     except OSError as error:
         raise ConfigurationError(f"{parsed.output} cannot be written: {error.strerror}") from None
     for output in result.outputs:
@@ -83,7 +87,7 @@ def _request(parsed: argparse.Namespace, settings: Settings, task: BoundHandler)
         source=source,
         output_folder=parsed.output.absolute(),
         stem=source.stem,
-        options=_options(parsed.payload, task),
+        options=_options(parsed.payload, parsed.source, task),
         source_name=source.name,
         validate_headers=settings.validate_file_headers,
     )
@@ -100,10 +104,18 @@ async def _run_with_bar(sandbox: Sandbox[Call, Result], call: Call, task: BoundH
         )
 
 
-def _options(text: str, task: BoundHandler) -> Payload:
+def _without_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        raise ValueError(f"the key {twice!r} occurs twice")
+    return found
+
+
+def _options(text: str, source: Path, task: BoundHandler) -> Payload:
     """Return the options of a payload. Unknown keys are rejected here, as the API does for new jobs."""
     try:
-        payload = json.loads(text)
+        payload = json.loads(text, object_pairs_hook=_without_twice)
     except (ValueError, RecursionError) as error:
         raise invalid_input("invalid_payload", f"The payload is not JSON: {error}") from None
     if not isinstance(payload, dict):
@@ -115,4 +127,6 @@ def _options(text: str, task: BoundHandler) -> Payload:
         for key in payload:
             if key not in known:
                 raise invalid_input("invalid_payload", f"{task.name}: {describe_unknown('key', key, known)}")
+    if payload.get(SOURCE_URL) is not None:
+        raise invalid_input("invalid_payload", f"{SOURCE_URL} has no use here: convert reads {source}.")
     return task.options(payload)

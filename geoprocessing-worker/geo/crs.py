@@ -30,6 +30,8 @@ _PROJ = re.compile(r"\+proj=\S.*", re.DOTALL)
 _IGNORED = re.compile(r"\+?\b(?:type=\w+|nadgrids=@null)")  # `type` is added here. The null grid has no effect
 PLANE = 2  # axes
 SEMI_MAJOR, SEMI_MINOR, MILLIMETER = 6378137.0, 6356752.3142, 1e-3  # meters
+SEVERAL = "unavailable until"  # PROJ's definition of a transformation that chooses by the place of a point
+SMALLEST_UNIT, LARGEST_UNIT = 1e-12, 1e8  # meters or radians
 _DATUMS = {"datum", "datum_ensemble"}
 _WGS84 = "World Geodetic System 1984"
 
@@ -82,6 +84,8 @@ def _exercise(crs: CRS) -> None:
     for part in (crs, flat):
         describe(part)
         latitude_first(part)
+    if not has_possible_unit(flat):
+        raise ValueError("its unit is impossible")
     if unshifted(flat).is_geographic:
         per_degree(flat)
 
@@ -150,6 +154,11 @@ def unshifted(crs: CRS) -> CRS:
     return crs.source_crs if crs.is_bound and crs.source_crs is not None else crs
 
 
+def has_possible_unit(crs: CRS) -> bool:
+    """Whether coordinates can be in the CRS's unit."""
+    return bool(SMALLEST_UNIT <= crs.axis_info[0].unit_conversion_factor <= LARGEST_UNIT)
+
+
 def per_degree(crs: CRS) -> float:
     """Return the units of a geographic CRS per degree: 1, or 3600 for arc-seconds."""
     units = math.radians(1.0) / horizontal(crs).axis_info[0].unit_conversion_factor
@@ -209,9 +218,10 @@ def from_gdal(crs: rasterio.crs.CRS | None) -> CRS | None:
 
 
 def _by_its_code(crs: CRS) -> CRS:
-    """Return the CRS of GDAL's code, if it differs only in the name of its datum.
+    """Return the CRS of GDAL's code, if it differs only in the name of its datum or of its method.
 
-    GDAL's database can be newer than pyproj's. For example, it has a separate datum for Finland's EPSG:3067.
+    GDAL's database can be newer than pyproj's. For example, it has a separate datum for Finland's EPSG:3067. From a
+    file's code it also reads some projections of the sphere as those of the ellipsoid (EPSG:32662 and 9311, GDAL 3.10).
     """
     name = crs.to_json_dict().get("id", {})
     if name.get("authority") != "EPSG" or epsg(crs) is not None:
@@ -224,10 +234,15 @@ def _by_its_code(crs: CRS) -> CRS:
         crs.type_name == other.type_name
         and crs.ellipsoid == other.ellipsoid
         and crs.prime_meridian == other.prime_meridian
-        and crs.coordinate_operation == other.coordinate_operation
+        and _parameters(crs) == _parameters(other)
         and _axes(crs) == _axes(other)
     )
     return other if alike else crs
+
+
+def _parameters(crs: CRS) -> set[tuple[str, Any]]:
+    operation = crs.coordinate_operation
+    return {(each.name, each.value) for each in operation.params if each.value} if operation is not None else set()
 
 
 def _axes(crs: CRS) -> list[tuple[str, float]]:
@@ -242,18 +257,42 @@ def to_gdal(crs: CRS) -> rasterio.crs.CRS:
 
 @dataclass(frozen=True, slots=True)
 class CrsTransform:
-    """A transformation between two CRSs, in traditional (east, north) order and in the units of each CRS."""
+    """A transformation between two CRSs, in traditional (east, north) order and in the units of each CRS.
+
+    PROJ chooses among datum shifts by the place of a point, for each direction on its own, and near the limits of their
+    areas not the same. `back` is the reverse transformation where it takes precedence.
+    """
 
     transformer: Transformer
     into_degrees: float | None
     from_degrees: float | None
+    back: CrsTransform | None
 
     def transform(self, xs: Numbers, ys: Numbers, *, errcheck: bool = True) -> tuple[Numbers, Numbers]:
-        """Transform points to the target CRS. Points that it cannot express are infinite."""
+        """Transform points to the target CRS, so that `back` returns them. Inexpressible points are infinite."""
+        found = self.as_proj(xs, ys, errcheck=errcheck)
+        if self.back is None:
+            return found
+        off = self._off(xs, ys, found)
+        nearer = self.as_proj(xs + off[0], ys + off[1], errcheck=False)
+        # A meridian has several x values, and stays where it is.
+        better = np.hypot(*self._off(xs, ys, nearer)) < np.hypot(*off) / 2
+        return np.where(better, nearer[0], found[0]), np.where(better, nearer[1], found[1])
+
+    def as_proj(self, xs: Numbers, ys: Numbers, *, errcheck: bool) -> tuple[Numbers, Numbers]:
+        """Transform points as PROJ does."""
         if self.into_degrees is not None:
             xs, ys = xs * self.into_degrees, ys * self.into_degrees
         xs, ys = self.transformer.transform(xs, ys, errcheck=errcheck)
         return (xs, ys) if self.from_degrees is None else (xs * self.from_degrees, ys * self.from_degrees)
+
+    def _off(self, xs: Numbers, ys: Numbers, found: tuple[Numbers, Numbers]) -> tuple[Numbers, Numbers]:
+        """Return how far `back` takes the targets of points from these. Not finite where it cannot."""
+        if self.back is None:
+            return np.zeros_like(xs), np.zeros_like(ys)
+        back_x, back_y = self.back.as_proj(*found, errcheck=False)
+        with np.errstate(invalid="ignore"):
+            return xs - back_x, ys - back_y
 
 
 @lru_cache(maxsize=64)
@@ -266,7 +305,14 @@ def transformer(source: CRS, target: CRS) -> CrsTransform:
     found = Transformer.from_crs(source, target, always_xy=True)
     # pyproj takes and returns degrees for CRSs in radians.
     into = math.degrees(1.0) if _in_radians(source) else None
-    return CrsTransform(found, into, math.radians(1.0) if _in_radians(target) else None)
+    several = found.definition.startswith(SEVERAL) and _precedence(target) < _precedence(source)
+    back = transformer(target, source) if several else None
+    return CrsTransform(found, into, math.radians(1.0) if _in_radians(target) else None, back)
+
+
+def _precedence(crs: CRS) -> tuple[bool, bool, str]:
+    """Return the order of two CRSs: PROJ chooses datum shifts best from WGS 84, and from degrees."""
+    return not crs.name.startswith("WGS 84"), crs.is_projected, crs.srs
 
 
 def _in_radians(crs: CRS) -> bool:

@@ -17,6 +17,7 @@ from rasterio.errors import CRSError as GdalCRSError
 from geoprocessing_worker.geo.crs import (
     angular_axes,
     from_gdal,
+    has_possible_unit,
     horizontal,
     parts,
     reachable,
@@ -80,6 +81,8 @@ def unreadable_crs(keys: Mapping[int, float]) -> DeclaredCrs:
 def _fault(crs: CRS, keys: Mapping[int, float]) -> str | None:
     if crs.is_projected and has_own_projection(keys) and not _is_degree(angular_unit(keys)):
         return "GDAL reads the angles of its projection in degrees, but they are in another unit"
+    if not has_possible_unit(crs):
+        return "the size of its unit is impossible"
     return "the numbers of its datum shift are impossible" if _shift_is_impossible(crs) else None
 
 

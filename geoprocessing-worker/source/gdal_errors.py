@@ -90,6 +90,11 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     OUT_OF_MEMORY,
     _symptom(
+        r"appropriate zoom level",
+        "not_georeferenced",
+        "The pixels of this file are too small or too large on Earth for web tiles. Omit webOptimized.",
+    ),
+    _symptom(
         r"failed to transform|outside of tile matrix|cannot find coordinate operations|"
         r"unable to compute a transformation",
         "not_georeferenced",

@@ -17,6 +17,7 @@ from geoprocessing_worker.raster import Georeferencing
 from geoprocessing_worker.source.declared_crs import DeclaredCrs
 
 MAX_COORDINATE = 1e12  # in units of the CRS. The Moon is 4e8 meters away
+ROUNDING = 2.0**-50  # of a coordinate: doubles cannot express a smaller pixel there
 HALF_TURN = 180.0  # degrees
 LATITUDE, LONGITUDE = 91.0, 721.0  # degrees: larger than those of any real grid, rounding and a second turn included
 ON_A_LINE = "the file's ground control points lie on one line or in one place, so that no curve goes through them"
@@ -62,11 +63,17 @@ def _by_transform(dataset: Any, declared: DeclaredCrs, source_crs: CRS | None) -
     transform = dataset.transform
     corners = [transform @ corner for corner in ((0, 0), (dataset.width, 0), (0, dataset.height))]
     numbers = [*transform, *(number for corner in corners for number in corner)]
-    if not all(math.isfinite(number) and abs(number) < MAX_COORDINATE for number in numbers):
+    possible = all(math.isfinite(number) and abs(number) < MAX_COORDINATE for number in numbers)
+    if not possible or any(side < ROUNDING * max(map(abs, numbers)) for side in _pixel(transform)):
         return Georeference(doubt="the numbers of the file's georeference are impossible")
     found = _placed_crs(declared, source_crs, corners)
     kind = Georeferencing.NONE if found.crs is None else Georeferencing.AFFINE
     return replace(found, transform=transform, kind=kind)
+
+
+def _pixel(transform: Affine) -> tuple[float, float]:
+    """Return the sides of a pixel."""
+    return math.hypot(transform.a, transform.d), math.hypot(transform.b, transform.e)
 
 
 def _placed_crs(declared: DeclaredCrs, source_crs: CRS | None, points: list[tuple[float, float]]) -> Georeference:

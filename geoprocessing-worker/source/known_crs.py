@@ -16,6 +16,7 @@ from rasterio.io import MemoryFile
 
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.geo.crs import from_gdal, horizontal
+from geoprocessing_worker.source.gdal import read_system
 from geoprocessing_worker.tiff.structure import Ifd, TiffReader, TiffStructure
 from geoprocessing_worker.tiff.tags import GEO_DOUBLES, GEO_KEYS, GEO_TEXTS
 
@@ -33,8 +34,7 @@ def learn() -> list[CRS]:
             with MemoryFile() as memory:
                 with memory.open(driver="GTiff", crs=code, transform=Affine.scale(1.0, -1.0), **shape) as written:
                     written.update_tags(AREA_OR_POINT=area_or_point)
-                with memory.open() as dataset:
-                    crs = from_gdal(dataset.crs)
+                crs = from_gdal(read_system(memory.name, "GTiff"))
                 assert crs is not None  # noqa: S101  # a code of PROJ's own database
                 reader = TiffReader(BytesIO(memory.read()))
                 _known[_geo_tags(reader, next(reader.ifds()))] = crs

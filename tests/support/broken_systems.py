@@ -30,5 +30,9 @@ BROKEN_SYSTEMS = {
     "without a vertical part": CRS.from_epsg(7415).to_wkt("WKT1_GDAL").replace('"EPSG","5709"', '"EPSG","5[09"'),
     "bound to a system without units": _bound_to_nothing(),
     "whose code is empty": _with(27700, "base_crs", "id", "code", value=""),
+    "whose degree is next to nothing": CRS.from_epsg(4326).to_wkt("WKT1_GDAL").replace("0.0174532925199433", "1e-320"),
+    "whose meter is wider than the Earth": CRS.from_epsg(32633)
+    .to_wkt("WKT1_GDAL")
+    .replace('"metre",1', '"metre",1e30'),
     "whose degree is 0": CRS.from_epsg(4326).to_wkt("WKT1_GDAL").replace("0.0174532925199433", "0"),
 }

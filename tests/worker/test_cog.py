@@ -224,3 +224,20 @@ def test_places_that_gdal_cannot_align_with_web_tiles_are_refused(tmp_path: Path
         cog(source, tmp_path / "web", webOptimized=True)
     assert caught.value.code == "unsupported_crs"
     assert cog(source, tmp_path / "plain").outputs
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits"), [("uint8", 1), ("uint8", 4), ("uint16", 10), ("uint32", 24), ("float32", 16)]
+)
+def test_the_rest_of_a_tile_holds_nothing_of_memory(dtype: str, bits: int, tmp_path: Path) -> None:
+    """The copy of a small picture of three bands and few bits is the same each time, whatever the memory held."""
+    data = RNG.integers(0, 2, (3, 43, 73)).astype(dtype)
+    source = Tiff(data, profile={"nbits": bits}).write(tmp_path / "a.tif")
+    copies = set()
+    for number in range(6):
+        used = [np.full(size, number + 1, dtype=np.uint8) for size in RNG.integers(1000, 1 << 21, 20)]
+        del used
+        copies.add(cog(source, tmp_path / str(number)).outputs[0].path.read_bytes())
+    assert len(copies) == 1
+    with rasterio.open(tmp_path / "0" / "a.tif") as copy:
+        assert np.array_equal(copy.read(), data)

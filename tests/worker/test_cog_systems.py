@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import rasterio
 import rasterio.warp
+from pyproj import CRS
 
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.geo.crs import transformer
 from geoprocessing_worker.source.inspection import inspect_file
 from geoprocessing_worker.tasks.cog.check import check_web_copy
-from tests.support.rasters import Tiff, quarters
+from tests.support.rasters import Tiff, quarters, run
 from tests.worker.test_cog import cog
 from tests.worker.test_declared_crs import (
     BESSEL,
@@ -25,6 +26,7 @@ from tests.worker.test_declared_crs import (
     USER,
     as_proj_places,
     esri_string,
+    upper_left,
     write,
 )
 
@@ -124,3 +126,48 @@ def test_the_note_on_a_system_without_heights_names_no_horizontal_part(tmp_path:
         "GeoTIFF keys cannot hold an unnamed geographic system as the file has it: the copy has an equivalent system"
     )
     assert ["datum" in note for note in block["notes"][1:]] == [True]
+
+
+def test_a_web_copy_follows_an_esri_string_that_proj_places_one_way_only(tmp_path: Path) -> None:
+    """PROJ (9.5) loses the meridian of Paris on the way to WGS 84, and keeps it on the way back."""
+    keys = {1024: 2, 2048: USER, 2049: f"ESRI PE String = {CRS.from_epsg(4901).to_wkt('WKT1_ESRI')}"}
+    source = write(tmp_path / "a.tif", keys, -0.7, 52, STEP)
+    west, south, east, north = cast(
+        "list[float]", cog(source, tmp_path / "web", webOptimized=True).metadata["bboxLonLat"]
+    )
+    lon, lat = as_proj_places("+proj=longlat +a=6376523 +rf=308.64 +pm=2.33720833333333 +type=crs", -0.63, 46.8)
+    assert west < lon + 25 * STEP < east
+    assert south < lat - 25 * STEP < north
+    assert upper_left(run(source, tmp_path / "out")) == pytest.approx((lon, lat), abs=STEP)
+
+
+@pytest.mark.parametrize(("code", "lon", "lat"), [(4801, 8.0, 46.8), (2065, 15.5, 49.8), (20790, -8.1, 39.7)])
+def test_a_web_copy_that_gdal_would_shift_is_refused(code: int, lon: float, lat: float, tmp_path: Path) -> None:
+    """GDAL (3.10) finds no datum shift for the meridians of Bern, Ferro and Lisbon, and is 100 meters or more off."""
+    system = CRS.from_epsg(code)
+    x, y = (float(side[0]) for side in transformer(CRS.from_epsg(4326), system).transform(*np.array([[lon], [lat]])))
+    keys = {1024: 2, 2048: code, 2054: 9102} if system.is_geographic else {1024: 1, 3072: code}
+    source = write(tmp_path / "a.tif", keys, x, y, 5e-5 if system.is_geographic else 5)
+    with pytest.raises(JobError, match="by the datum shift for the file's place") as refused:
+        cog(source, tmp_path / "web", webOptimized=True)
+    assert (refused.value.code, refused.value.error_class) == ("unsupported_crs", "invalid_input")
+    assert refused.value.detail["crs"] in refused.value.message
+    assert cog(source, tmp_path / "out").outputs
+
+
+def test_pixels_too_small_for_web_tiles_are_refused(tmp_path: Path) -> None:
+    """A micrometer is beyond the last zoom of GDAL's tiles."""
+    source = write(tmp_path / "a.tif", {1024: 1, 3072: 32633}, 500_000, 5_700_000, 1e-6)
+    with pytest.raises(JobError, match="too small or too large on Earth for web tiles") as refused:
+        cog(source, tmp_path / "web", webOptimized=True)
+    assert refused.value.code == "not_georeferenced"
+
+
+def test_a_copy_is_refused_where_keys_would_make_an_impossible_system_possible(tmp_path: Path) -> None:
+    """GDAL reads degrees instead of the unit, and the copy would have a place that the file has not."""
+    source = write(
+        tmp_path / "a.tif", {1024: 2, 2048: USER, 2050: USER, 2056: BESSEL, 2054: USER, 2055: 1e-320}, 9, 52, STEP
+    )
+    with pytest.raises(JobError, match=r"the size of its unit is impossible\. Give the file another") as refused:
+        cog(source, tmp_path / "out")
+    assert refused.value.code == "unsupported_crs"

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from pyproj import CRS
+from pyproj import CRS, Transformer
 
 from geoprocessing_worker.errors import JobError
-from geoprocessing_worker.geo.crs import describe, epsg, horizontal, latitude_first, parse_crs, per_degree
+from geoprocessing_worker.geo.crs import (
+    describe,
+    epsg,
+    horizontal,
+    latitude_first,
+    parse_crs,
+    per_degree,
+    transformer,
+)
 from tests.support.broken_systems import BROKEN_SYSTEMS
 
 
@@ -121,3 +130,33 @@ def test_a_system_that_pyproj_parses_and_then_raises_on_is_refused(trait: str) -
     with pytest.raises(JobError) as caught:
         parse_crs(BROKEN_SYSTEMS[trait])
     assert caught.value.code == "bad_crs"
+
+
+# Points at which PROJ (9.5) alone goes one way by another datum shift than back.
+ONE_WAY = {
+    "Krovak in Bavaria": ("EPSG:5514", 12.3393, 48.1264),
+    "Krovak in the Carpathians": ("EPSG:2065", 22.3107, 49.7914),
+    "Alaska in the Aleutians": ("EPSG:2964", 173.7912, 53.2143),
+    "Brazil in Peru": ("EPSG:29101", -71.6895, -17.3886),
+    "Alaska in Canada": ("EPSG:26731", -136.8057, 54.7467),
+    "without its meridian": (CRS.from_epsg(4901).to_wkt("WKT1_ESRI"), 1.7, 46.8),
+}
+
+
+@pytest.mark.parametrize("name", ONE_WAY)
+def test_a_transformation_and_its_reverse_agree(name: str) -> None:
+    """A picture is placed by one and filled by the other. Both follow PROJ's way from WGS 84, to a decimeter."""
+    text, lon, lat = ONE_WAY[name]
+    system, globe = parse_crs(text), CRS.from_epsg(4326)
+    there = transformer(globe, system).transform(np.array([lon]), np.array([lat]))
+    assert np.ravel(there) == pytest.approx(Transformer.from_crs(globe, system, always_xy=True).transform(lon, lat))
+    plain = Transformer.from_crs(system, globe, always_xy=True).transform(there[0][0], there[1][0])
+    assert np.hypot(plain[0] - lon, plain[1] - lat) > 1e-5, "PROJ has been mended"
+    assert np.ravel(transformer(system, globe).transform(*there)) == pytest.approx((lon, lat), abs=1e-6)
+
+
+def test_a_meridian_beyond_180_degrees_stays_where_it_is() -> None:
+    """Its reverse is another longitude of the same meridian, which is no disagreement."""
+    x = np.array([2.1e7])
+    lon, lat = transformer(CRS.from_epsg(3857), CRS.from_epsg(4326)).transform(x, np.zeros(1))
+    assert (lon[0], lat[0]) == pytest.approx((21 / 20.037508342789244 * 180 - 360, 0))

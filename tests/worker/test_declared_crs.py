@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -455,6 +456,23 @@ def test_a_datum_with_a_code_is_known() -> None:
         assert (found.caveat is None) == known
 
 
+OWN_DEGREES: dict[int, Any] = {1024: 2, 2048: USER, 2050: USER, 2056: BESSEL}
+OWN_METERS: dict[int, Any] = {
+    1024: 1,
+    2048: USER,
+    2050: USER,
+    2056: BESSEL,
+    3072: USER,
+    3074: USER,
+    3075: 1,
+    3080: 9.0,
+    3081: 0.0,
+    3082: 500_000.0,
+    3083: 0.0,
+    3092: 1.0,
+}
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
@@ -464,12 +482,28 @@ def test_a_datum_with_a_code_is_known() -> None:
             {1024: 1, 2048: 4267, 3072: USER, 3074: USER, 3075: 7, 3076: 9001, 3080: -90.0, 3081: 30.0, 3092: 0.8},
             "PROJ cannot parse it",
         ),
+        (
+            {**OWN_DEGREES, 2054: USER, 2055: 1e-320},
+            "'unknown' cannot be used, since the size of its unit is impossible",
+        ),
+        (
+            {**OWN_DEGREES, 2054: USER, 2055: 1e-30},
+            "'unknown' cannot be used, since the size of its unit is impossible",
+        ),
+        ({**OWN_METERS, 3076: USER, 3077: 1e-30}, "'unnamed' cannot be used, since the size of its unit is impossible"),
+        ({**OWN_METERS, 3076: USER, 3077: 1e30}, "'unnamed' cannot be used, since the size of its unit is impossible"),
         ({1024: 3, 2048: 4978}, "neither geographic nor projected (Geocentric)"),
     ],
 )
 def test_a_system_that_cannot_be_used_is_named(keys: dict[int, Any], words: str, tmp_path: Path) -> None:
-    """The note has its code or name, and never a file without a system."""
-    result = run(write(tmp_path / "a.tif", keys, 10_000, 20_000, 10), tmp_path / "out")
+    """The note has its code or name, and never a file without a system. Tiles and web copies are refused by it."""
+    source = write(tmp_path / "a.tif", keys, 10_000, 20_000, 10)
+    with pytest.raises(JobError, match=re.escape(words[-12:])) as no_web_copy:
+        cog(source, tmp_path / "web", webOptimized=True)
+    with pytest.raises(JobError, match=re.escape(words[-12:])) as no_tiles:
+        tiles(source, tmp_path / "tiles")
+    assert no_web_copy.value.code == no_tiles.value.code == "not_georeferenced"
+    result = run(source, tmp_path / "out")
     assert result.metadata["crs"] is None
     assert words in notes_of(result)
     assert "says no place" not in notes_of(result)
@@ -507,6 +541,17 @@ def test_a_system_without_a_place_is_not_called_missing(tmp_path: Path) -> None:
     """The file has a system, and lacks the transform."""
     path = write_raw_tiff(tmp_path / "a.tif", GRAY, tags=geo_tags({1024: 1, 1025: 1, 3072: 32633}))
     assert "has a coordinate system, but no transform" in notes_of(run(path, tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("code", "x", "y"), [(32662, 1_000_000, 5_000_000), (9311, -1_000_000, 500_000), (3295, 40_000, 60_000)]
+)
+def test_a_code_counts_more_than_the_method_that_gdal_reads(code: int, x: float, y: float, tmp_path: Path) -> None:
+    """From these codes in a file GDAL reads other methods with the same numbers, up to 20 km off."""
+    result = run(write(tmp_path / "a.tif", {1024: 1, 3072: code}, x, y, 10), tmp_path / "out")
+    west, south, east, north = bounds_of(result)
+    lon, lat = as_proj_places(f"EPSG:{code}", x + 250, y - 250)
+    assert ((west + east) / 2, (south + north) / 2) == pytest.approx((lon, lat), abs=10 * METER)
 
 
 @pytest.mark.parametrize("code", [3067, 3879, 4747, 5972])

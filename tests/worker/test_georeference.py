@@ -45,6 +45,7 @@ IMPOSSIBLE = {
     "pixels that are no numbers": scaled(NAN, NAN),
     "pixels beyond the sky": scaled(1e300, 1e300),
     "pixels of nothing": scaled(1e-300, 1e-300),
+    "pixels smaller than doubles": scaled(1e-30, 1e-30),
     "infinitely far": scaled(0.01, 0.01, INF, INF),
     "nowhere": scaled(0.01, 0.01, NAN, 16),
     "metres that are called degrees": scaled(30, 30, 400_000, 1_700_000),

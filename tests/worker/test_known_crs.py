@@ -16,10 +16,11 @@ from rasterio.shutil import copy as copy_raster
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.geo.crs import from_gdal
 from geoprocessing_worker.source import known_crs
-from geoprocessing_worker.source.gdal import gdal_environment, open_source
+from geoprocessing_worker.source.gdal import gdal_environment, open_source, read_system
 from geoprocessing_worker.source.inspection import inspect_file
 from geoprocessing_worker.tiff.structure import TiffStructure
 from tests.support.rasters import DEGREES, Tiff
+from tests.support.raw_tiff import geo_tags, placed, write_raw_tiff
 
 CORPUS = sorted((Path(__file__).parents[3] / "shared" / "corpus").glob("*.tif*"))
 PLANE = np.ones((1, 8, 8), dtype=np.uint8)
@@ -64,12 +65,24 @@ def test_a_known_crs_equals_the_reading_of_gdal(code: str, area_or_point: str, t
     file, shape = tmp_path / "map.tif", {"width": 8, "height": 8, "count": 1, "dtype": "uint8"}
     with rasterio.open(file, "w", driver="GTiff", crs=code, transform=DEGREES, **shape) as dataset:
         dataset.update_tags(AREA_OR_POINT=area_or_point)
-    found = known_crs.find(TiffStructure.read(file))
-    with rasterio.open(file) as dataset:
-        read = from_gdal(dataset.crs)
+    found, read = known_crs.find(TiffStructure.read(file)), from_gdal(read_system(str(file), "GTiff"))
     assert found is not None
     assert read is not None
     assert found.to_wkt() == read.to_wkt()
+
+
+@pytest.mark.parametrize("code", known_crs.CODES)
+def test_another_spelling_of_a_known_crs_has_the_same_text(code: str, tmp_path: Path) -> None:
+    """Keys without GDAL's additions are read by GDAL, and give the same words: an ensemble of datums or one."""
+    place = rasterio.Affine(1, 0, 0, 0, -1, 0)
+    known = Tiff(PLANE, code, place).write(tmp_path / "known.tif")
+    keys = {1024: 2, 1025: 1, 2048: 4326} if code == known_crs.GLOBE else {1024: 1, 1025: 1, 3072: 3857}
+    other = write_raw_tiff(tmp_path / "a.tif", PLANE.transpose(1, 2, 0), tags=geo_tags(keys) | placed(0, 0, 1))
+    assert known_crs.find(TiffStructure.read(other)) is None
+    one, two = (inspect_file(file).crs for file in (known, other))
+    assert one is not None
+    assert two is not None
+    assert one.to_wkt() == two.to_wkt()
 
 
 @pytest.mark.skipif(not CORPUS, reason="the corpus is not beside this checkout")

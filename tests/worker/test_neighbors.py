@@ -111,6 +111,7 @@ def test_the_command_prints_settings_of_both_programs_and_misspelled_names(tmp_p
         ("PGSSL", "Verify-Full", None, 0),
         ("RETAIN_ENDED_DAYS", "-1", "⚠️  The API would not start here: RETAIN_ENDED_DAYS: ", 0),
         ("TASK_TYPES", "geotiff_info", "⚠️  The API would not start here: TASK_TYPES: must be a JSON list", 0),
+        ("TASK_TYPES", "null", "⚠️  The API would not start here: TASK_TYPES: Input should be a valid list", 0),
         ("TASK_TYPES", '[{"name": "a", "maxConcurentRuns": 1}]', "Did you mean 'maxConcurrentRuns'?", 0),
     ],
 )

@@ -111,20 +111,22 @@ def test_two_packages_for_one_task_type_are_no_offer_at_all(tmp_path: Path, monk
         ("geotiff_to_tiles", '{"thumbnailSize": 100}', "Unknown key 'thumbnailSize'."),
         ("geotiff_to_png", "[" * 60_000, "The payload is not JSON"),
         ("geotiff_to_png", '{"generateThumbnails": "no"}', "generateThumbnails was 'no': allowed: true or false"),
+        ("geotiff_to_png", '{"page": 1, "maxSize": 2, "page": 2}', "the key 'page' occurs twice"),
+        ("geotiff_info", '{"sourceUrl": "https://example.org/a.tif"}', "sourceUrl has no use here: convert reads "),
+        ("geotiff_to_png", '{"coordinateSystem": "EPSG:1"}', "Unknown coordinate system 'EPSG:1'"),
         ("geotiff_info", '{"zzz": null}', "Unknown key 'zzz'. Known: page, sourceCrs, sourceUrl."),
     ],
 )
-def test_convert_refuses_an_unknown_key_of_the_payload(
-    task_type: str, payload: str, words: str, tmp_path: Path
-) -> None:
-    """As the API does when a job is made, with the nearest known key."""
+def test_convert_refuses_a_wrong_payload(task_type: str, payload: str, words: str, tmp_path: Path) -> None:
+    """As the API does when a job is made, with the nearest known key, and exits with 2. A bad file ends with 1."""
     source = tmp_path / "map.tif"
     source.write_bytes(b"II*\0")
     ended = worker("convert", str(source), "--task", task_type, "--payload", payload, "-o", str(tmp_path / "out"))
-    assert ended.returncode == 1
-    assert "invalid_payload: " in ended.stderr
+    assert ended.returncode == 2
+    assert "❌ bad_crs: " in ended.stderr or "❌ invalid_payload: " in ended.stderr
     assert words in ended.stderr
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("out/*"))
+    assert worker("convert", str(source), "--task", task_type, "-o", str(tmp_path / "out")).returncode == 1
 
 
 @pytest.mark.parametrize(

@@ -5,30 +5,42 @@ GeoTIFF keys cannot hold some systems that GDAL reads from them, for example pro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rasterio
 import rasterio.shutil
 from affine import Affine
+from pyproj import CRS
+from rasterio._err import CPLE_BaseError
 from rasterio.control import GroundControlPoint
 from rasterio.errors import CRSError, RasterioError
+from rasterio.io import MemoryFile
+from rasterio.vrt import WarpedVRT
 
 from geoprocessing_worker.errors import JobError, invalid_input
-from geoprocessing_worker.geo.crs import from_gdal, horizontal, per_degree, to_gdal, unshifted
 from geoprocessing_worker.geo.crs import in_degrees as crs_in_degrees
+from geoprocessing_worker.geo.crs import per_degree, to_gdal, unshifted
+from geoprocessing_worker.geo.pixel_to_crs import EARTH_GIRTH, pixel_to_crs, project
 from geoprocessing_worker.raster import Georeferencing, SourceHeader
 from geoprocessing_worker.source.gdal import open_source
-from geoprocessing_worker.tasks.cog.check import same_places
 
 TEMPORARY = {"driver": "GTiff", "TILED": "YES", "COMPRESS": "ZSTD", "ZSTD_LEVEL": "1", "SPARSE_OK": "YES",
              "BIGTIFF": "IF_SAFER"}  # fmt: skip
 
 MAX_BEND = 1.0  # pixels
 HORIZONTAL_AXES = 2  # axes
+GIVE_ANOTHER = "Give the file another coordinate system, with QGIS or gdal_edit.py -a_srs."
+CHECKED_PLACES = 7  # along each side. Near a pole and the antimeridian GDAL gives no exact answer
+WITHIN = 0.95  # of Web Mercator's square
+MAX_MISALIGNMENT = 0.5  # pixels
+WEB_TILES = "EPSG:3857"
 UNNAMED = {"unknown", "unnamed", ""}
 
 
@@ -102,12 +114,51 @@ def in_degrees(header: SourceHeader) -> SourceHeader:
     return replace(header, crs=system, full_crs=system, transform=transform, gcps=tuple(gcps))
 
 
-def placed_by_gdal(dataset: Any, header: SourceHeader) -> bool:
-    """Whether GDAL can align the file with web tiles by its own reading of the system."""
-    if header.georeferencing is Georeferencing.RPC or header.crs is None:
+def aligned_by_gdal(dataset: Any, placed: SourceHeader, header: SourceHeader) -> bool:
+    """Whether GDAL's warp to web tiles places a dataset where PROJ places the file. Tried with four of its pixels.
+
+    GDAL chooses one datum shift for a whole dataset, and none where it takes that to be elsewhere. GDAL 3.10 does so
+    for prime meridians other than Greenwich.
+
+    Args:
+        dataset: the file, or a copy with another place.
+        placed: the header with the place of `dataset`.
+        header: the file's.
+    """
+    if header.georeferencing is Georeferencing.RPC or header.crs is None or placed.crs is None:
         return True
-    found = from_gdal(dataset.crs)
-    return found is not None and same_places(header, horizontal(found)) and in_degrees(header) is header
+    crs = dataset.gcps[1] if placed.gcps else dataset.crs
+    if crs is None:
+        return False
+    web = CRS.from_epsg(3857)
+    size = per_degree(header.crs) / per_degree(placed.crs) if header.crs.is_geographic else 1.0
+    parts = np.linspace(0.0, 1.0, CHECKED_PLACES + 2)[1:-1]
+    for column, row in sorted(product(parts, parts), key=lambda part: math.dist(part, (0.5, 0.5))):
+        columns, rows = header.width * column + np.array([-1, 1, -1, 1]), header.height * row + np.array([-1, -1, 1, 1])
+        xs, ys = pixel_to_crs(placed)(columns, rows)
+        west, south, east, north = box = xs.min(), ys.min(), xs.max(), ys.max()
+        there_x, there_y = project(
+            header.crs, web, np.array([west, east] * 2) * size, np.array([south] * 2 + [north] * 2) * size
+        )
+        if not max(np.abs(there_x).max(), np.abs(there_y).max()) < WITHIN * EARTH_GIRTH / 2:
+            continue
+        found = _corner_by_gdal(crs, *box)
+        off = math.inf if found is None else math.hypot(found[0] - there_x.min(), found[1] - there_y.max())
+        return bool(off <= MAX_MISALIGNMENT * math.hypot(np.ptp(there_x), np.ptp(there_y)) / 2)
+    return True
+
+
+def _corner_by_gdal(crs: Any, west: float, south: float, east: float, north: float) -> tuple[float, float] | None:
+    """Return the upper left corner in Web Mercator of two by two pixels in a box, or `None` if GDAL cannot."""
+    place = Affine((east - west) / 2, 0, west, 0, (south - north) / 2, north)
+    try:
+        with MemoryFile() as memory:
+            with memory.open(driver="GTiff", crs=crs, transform=place, width=2, height=2, count=1, dtype="uint8"):
+                pass
+            with memory.open() as box, WarpedVRT(box, crs=WEB_TILES) as warped:
+                return float(warped.transform.c), float(warped.transform.f)
+    except (RasterioError, CRSError, CPLE_BaseError):
+        return None
 
 
 def is_bent(header: SourceHeader) -> bool:
@@ -116,8 +167,20 @@ def is_bent(header: SourceHeader) -> bool:
     return header.gcp_spline and (polynomial is None or polynomial > MAX_BEND)
 
 
+def not_aligned(header: SourceHeader) -> JobError:
+    """Return the refusal of a file that GDAL cannot align with web tiles."""
+    return invalid_input(
+        "unsupported_crs",
+        f"GDAL cannot align {name_of(header)} with web tiles by the datum shift for the file's place. "
+        "Omit webOptimized, or reproject the file.",
+        crs=name_of(header),
+    )
+
+
 def cannot_hold(header: SourceHeader) -> JobError:
     """Return a refusal that names the system."""
+    if header.crs is None and header.displaced is not None:
+        return invalid_input("unsupported_crs", f"A copy would have another place: {header.displaced}. {GIVE_ANOTHER}")
     helps = header.crs is not None and not is_bent(header)
     cure = "Reproject the file, or ask for webOptimized." if helps else "Reproject the file."
     return invalid_input(

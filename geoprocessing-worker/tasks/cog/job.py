@@ -43,7 +43,17 @@ from geoprocessing_worker.source.inspection import inspect_file
 from geoprocessing_worker.source.sampling import Sample
 from geoprocessing_worker.source.texts import in_utf8
 from geoprocessing_worker.tasks.cog.check import check_copy, check_web_copy, different_place
-from geoprocessing_worker.tasks.cog.crs import cannot_hold, in_degrees, is_bent, note_of, placed_by_gdal, placed_source
+from geoprocessing_worker.tasks.cog.crs import (
+    GIVE_ANOTHER,
+    WEB_TILES,
+    aligned_by_gdal,
+    cannot_hold,
+    in_degrees,
+    is_bent,
+    not_aligned,
+    note_of,
+    placed_source,
+)
 from geoprocessing_worker.tasks.cog.layout import BLOCK, WEB, TileLayout, creation_options, faults_of_layout
 from geoprocessing_worker.tasks.cog.masks import refuse_lost_colors, refuse_lost_mask
 from geoprocessing_worker.tasks.cog.metadata import refuse_large_metadata
@@ -101,7 +111,7 @@ def make_cog(request: TaskRequest[CogOptions], report: ProgressCallback) -> Task
             refuse_lost_mask(dataset, header, options)
             refuse_large_metadata(dataset, web_optimized=options.web_optimized)
             refuse_lost_colors(dataset, header, options)
-            by_gdal = not options.web_optimized or placed_by_gdal(dataset, header)
+            by_gdal = not options.web_optimized or aligned_by_gdal(dataset, header, header)
             if by_gdal:
                 _write(dataset, unfinished, tiles, wanted, _kept_bytes(header))
         placed, place_note = header, None
@@ -245,7 +255,7 @@ def _refuse_placeless(header: SourceHeader) -> None:
     if header.crs is None or header.georeferencing is Georeferencing.NONE:
         why = header.displaced or ""
         raise invalid_input("not_georeferenced", f"{words} {why[:1].upper()}{why[1:]}{'.' if why else ''}".strip())
-    crs = parse_crs("EPSG:3857")
+    crs = parse_crs(WEB_TILES)
     target = lay_out(header, crs, BLOCK).target
     if target.crs is None or not same(target.crs, crs):
         raise invalid_input(
@@ -303,13 +313,15 @@ def _write_placed(
     Raises:
         JobError: `unsupported_crs`.
     """
-    for placed in (in_degrees(header),) if web else (header, in_degrees(header)):
+    for placed in (header, in_degrees(header)):
         with placed_source(source, placed, path.parent) as dataset:
+            if web and not aligned_by_gdal(dataset, placed, header):
+                continue
             write(dataset)
         made = inspect_file(path)
         if web or not different_place(placed, made):
             return placed, made
-    raise cannot_hold(header)
+    raise not_aligned(header) if web else cannot_hold(header)
 
 
 def _check(
@@ -321,8 +333,7 @@ def _check(
     except CRSError as error:  # rasterio opens no file with such a system, so the copy would be useless
         raise invalid_input(
             "unsupported_crs",
-            "PROJ cannot parse the coordinate system that the file declares. Give the file another one, with QGIS or "
-            "gdal_edit.py -a_srs.",
+            f"PROJ cannot parse the coordinate system that the file declares. {GIVE_ANOTHER}",
         ) from error
     if wrong:
         raise JobError(

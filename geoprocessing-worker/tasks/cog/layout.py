@@ -92,6 +92,10 @@ def creation_options(options: CogOptions, header: SourceHeader, tiles: TileLayou
         chosen |= {"QUALITY": str(options.quality), "OVERVIEW_QUALITY": str(options.quality)}
     elif all(band.bits in {None, 8, 16, 32, 64} and np.dtype(band.dtype).kind != "c" for band in header.bands):
         chosen["PREDICTOR"] = "YES"  # libtiff has none for other numbers of bits, nor for complex ones
+    whole = 8 * np.dtype(header.bands[0].dtype).itemsize
+    if not options.web_optimized and len(header.bands) > 1 and header.bands[0].bits not in {None, whole}:
+        # With fewer bits and several bands GDAL 3.10 leaves leftovers of memory in tiles, beyond the picture's edge.
+        chosen["NBITS"] = str(whole)
     if options.web_optimized:
         del chosen["OVERVIEW_COUNT"]
         chosen["TILING_SCHEME"] = "GoogleMapsCompatible"
