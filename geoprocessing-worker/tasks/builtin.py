@@ -43,7 +43,7 @@ GEOTIFF_TO_PNG = TaskHandler(
     explain="geoprocessing_worker.tasks.picture:explain_request",
     self_test="geoprocessing_worker.tasks.selftests:picture",
     lighter="Try a smaller maxSize, or add overviews to the file.",
-    needs=("cmap", "numpy", "pyproj", "pyvips", "rasterio", "zlib-ng"),
+    needs=("cmap", "deflate", "numpy", "pyproj", "pyvips", "rasterio", "zlib-ng"),
     preload=("cmap",),
     settings={
         "max_size": "max_image_size",
@@ -85,7 +85,7 @@ GEOTIFF_TO_TILES = TaskHandler(
     work="geoprocessing_worker.tasks.tiles.job:make_tiles",
     self_test="geoprocessing_worker.tasks.selftests:tiles",
     lighter="Try a smaller maxZoom.",
-    needs=("cmap", "numpy", "pmtiles", "pyproj", "pyvips", "rasterio"),
+    needs=("cmap", "deflate", "numpy", "pmtiles", "pyproj", "pyvips", "rasterio", "zlib-ng"),
     settings={"quality": "compression_quality"},
 )
 
