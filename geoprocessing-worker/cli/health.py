@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 DEPENDENCIES = (
     "anyio",
     "clamdpy",
+    "cv2",
     "deflate",
     "dotenv",
     "httpx",
