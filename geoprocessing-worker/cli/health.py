@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 DEPENDENCIES = (
     "anyio",
     "clamdpy",
+    "cv2",
+    "deflate",
     "dotenv",
     "httpx",
     "numpy",

@@ -4,10 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import cv2
+
 Chunk = TypeVar("Chunk")
 Made = TypeVar("Made")
 
 THREADS = 2
+
+cv2.setNumThreads(1)  # OpenCV's own threads would come on top of these
 
 
 def in_order(work: Callable[[Chunk], Made], chunks: Sequence[Chunk]) -> Iterator[Made]:

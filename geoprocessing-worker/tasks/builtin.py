@@ -24,6 +24,9 @@ def _picture(output_format: str, suffix: str, world: str) -> tuple[OutputSlot, .
 
 METADATA = _text(".json", "application/json", megabytes=4)
 
+RENDERING = ("cmap", "deflate", "numpy", "opencv-python-headless", "pyproj", "pyvips", "rasterio", "zlib-ng")
+"""Distributions that rendering imports."""
+
 GEOTIFF_TO_PNG = TaskHandler(
     interface=INTERFACE,
     task_type=TaskType(
@@ -43,7 +46,7 @@ GEOTIFF_TO_PNG = TaskHandler(
     explain="geoprocessing_worker.tasks.picture:explain_request",
     self_test="geoprocessing_worker.tasks.selftests:picture",
     lighter="Try a smaller maxSize, or add overviews to the file.",
-    needs=("cmap", "numpy", "pyproj", "pyvips", "rasterio", "zlib-ng"),
+    needs=RENDERING,
     preload=("cmap",),
     settings={
         "max_size": "max_image_size",
@@ -85,7 +88,7 @@ GEOTIFF_TO_TILES = TaskHandler(
     work="geoprocessing_worker.tasks.tiles.job:make_tiles",
     self_test="geoprocessing_worker.tasks.selftests:tiles",
     lighter="Try a smaller maxZoom.",
-    needs=("cmap", "numpy", "pmtiles", "pyproj", "pyvips", "rasterio"),
+    needs=(*RENDERING, "pmtiles"),
     settings={"quality": "compression_quality"},
 )
 

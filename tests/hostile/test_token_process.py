@@ -16,7 +16,7 @@ WORK_AND_LIST = """
 import sys
 from geoprocessing_worker.worker import main
 ended = main([])
-print(ended, *sorted({"numpy", "PIL", "pyproj", "pyvips", "rasterio", "rio_cogeo"} & set(sys.modules)))
+print(ended, *sorted({"cv2", "numpy", "PIL", "pyproj", "pyvips", "rasterio", "rio_cogeo"} & set(sys.modules)))
 """
 
 

@@ -29,3 +29,13 @@ def test_thumbnail_of_a_large_picture_has_the_colors_of_the_whole_one(opacity: i
     assert (edge[:, 3] > 0).all()
     assert (edge[:, 3] < opacity + 8).all()
     assert np.abs(edge[:, 0] - 240).max() <= 3
+
+
+def test_thumbnail_of_a_line_keeps_its_mean_brightness() -> None:
+    """A picture of one row is averaged along the row, although its height cannot shrink."""
+    pixels = np.zeros((1, 5120, 1), dtype=np.uint8)
+    pixels[:, ::2] = 200
+    with Image.open(BytesIO(thumbnail(Picture(pixels, None, Grid(5120, 1, None, None), 1.0), 64))) as image:
+        found = np.asarray(image)
+    assert found.shape == (1, 64)
+    assert (found == 100).all()
