@@ -71,6 +71,10 @@ conformance: environment  ## check a server against docs/PROTOCOL.md: API_BASE_U
 	@$(PYTHON) -m tests.contract.conformance --api "$(API_BASE_URL)" --worker-token "$(WORKER_AUTH_TOKEN)" \
 	  --jwt "$(JWT)" --make-job "$$KIT_MAKE_JOB" --cancel-job "$$KIT_CANCEL_JOB"
 
+.PHONY: bench-small-jobs
+bench-small-jobs: environment  ## CPU, pace and latency of small jobs through the whole stack. AGAINST=REF compares with a commit
+	$(PYTHON) benchmarks/bench_small_jobs.py $(if $(AGAINST),--against $(AGAINST))
+
 .PHONY: bench-layers
 bench-layers: environment  ## cost of the layers around a file
 	$(PYTHON) benchmarks/bench_layers.py
