@@ -295,7 +295,7 @@ class CrsTransform:
             return xs - back_x, ys - back_y
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)  # the fork server has some 250
 def transformer(source: CRS, target: CRS) -> CrsTransform:
     """Return the transformation between two CRSs. Cached, since PROJ takes 2 ms to find it.
 

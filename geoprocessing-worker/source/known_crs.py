@@ -21,7 +21,9 @@ from geoprocessing_worker.tiff.structure import Ifd, TiffReader, TiffStructure
 from geoprocessing_worker.tiff.tags import GEO_DOUBLES, GEO_KEYS, GEO_TEXTS
 
 GLOBE = "EPSG:4326"
-CODES = (GLOBE, "EPSG:3857")
+USUAL = (GLOBE, "EPSG:3857")
+UTM = tuple(f"EPSG:{hemisphere + zone}" for hemisphere in (32600, 32700) for zone in range(1, 61))
+CODES = (*USUAL, *UTM)
 
 _known: dict[tuple[Any, ...], CRS] = {}
 
@@ -30,11 +32,13 @@ def learn() -> list[CRS]:
     """Learn the tags of each CRS from a written file. GDAL's reading is not identical to the CRS of the code."""
     shape = {"width": 1, "height": 1, "count": 1, "dtype": "uint8"}
     for code in CODES:
+        crs = None
         for area_or_point in ("Area", "Point"):
             with MemoryFile() as memory:
                 with memory.open(driver="GTiff", crs=code, transform=Affine.scale(1.0, -1.0), **shape) as written:
                     written.update_tags(AREA_OR_POINT=area_or_point)
-                crs = from_gdal(read_system(memory.name, "GTiff"))
+                if crs is None:  # the second key differs, its CRS does not
+                    crs = from_gdal(read_system(memory.name, "GTiff"))
                 assert crs is not None  # noqa: S101  # a code of PROJ's own database
                 reader = TiffReader(BytesIO(memory.read()))
                 _known[_geo_tags(reader, next(reader.ifds()))] = crs

@@ -6,35 +6,40 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.processes import ROOT
 from tests.support.rasters import Tiff, quarters, ramp
 
 CONVERT_ALL = """
-import sys
+import asyncio, sys
 from pathlib import Path
-from geoprocessing_worker.tasks.picture import ConversionRequest, RenderOptions, convert, preload
-preload()
-before = set(sys.modules)
+from geoprocessing_worker.handlers import TaskResult
+from geoprocessing_worker.plugins.calls import Call
+from geoprocessing_worker.sandbox.landlock import AllowedPaths
+from geoprocessing_worker.sandbox.process import Sandbox
+from geoprocessing_worker.tasks.picture import ConversionRequest, RenderOptions
+from geoprocessing_worker.tasks.builtin import GEOTIFF_TO_PNG
+PRELOAD = ("geoprocessing_worker.tasks.preload", "tests.support.census")
+box = Sandbox("tests.support.census:perform_and_list", TaskResult, preload=PRELOAD)
 folder, *sources = map(Path, sys.argv[1:])
 for source in sources:
     for kind in ("png", "jpeg", "webp"):
         options = RenderOptions(output_format=kind)
-        convert(
-            ConversionRequest(source=source, output_folder=folder, stem="out", options=options, source_name="a.tif"),
-            lambda *_: None,
-        )
-print(*sorted(set(sys.modules) - before))
+        request = ConversionRequest(source=source, output_folder=folder, stem="out", options=options, source_name="a")
+        call = Call.of(GEOTIFF_TO_PNG, request)
+        reach = AllowedPaths((source, Path.cwd()), (folder,))
+        print(*asyncio.run(box.run(call, lambda *_: None, reach)).metadata["imported"])
 """
 
 
 def test_a_child_imports_nothing(tmp_path: Path) -> None:
-    """All that a conversion imports is imported before the fork: each child would have to do it anew."""
+    """All that a job imports is imported before the fork: each child would have to do it anew."""
     sources = [
         Tiff(quarters(40)).write(tmp_path / "color.tif"),
         Tiff(ramp(40, 40, "float32"), nodata=-1).write(tmp_path / "heights.tif"),
     ]
     (tmp_path / "out").mkdir()
     command = [sys.executable, "-c", CONVERT_ALL, str(tmp_path / "out"), *map(str, sources)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=ROOT)
     assert ended.stdout.split() == []
 
 
