@@ -10,6 +10,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse
+from starlette.background import BackgroundTask
 
 from geo_jobs_api.errors import Problem
 from geo_jobs_api.http.services import Services, ServicesOf
@@ -145,12 +146,13 @@ async def _publish(services: Services, key: str, staged: StagedObject) -> None:
 async def get_object(key: str, query: Signature, services: ServicesOf) -> Response:
     """Return one object, whole or in ranges. Browsers must neither display nor execute it."""
     services.storage.signer.verify("GET", key, query)
-    path = services.storage.path_of(key)
-    if not await asyncio.to_thread(path.is_file):
+    file = await services.storage.open(key)
+    if file is None:
         raise Problem("object_not_found", "There is no such file.")
     return _ObjectResponse(
-        path,
+        f"/proc/self/fd/{file.fileno()}",
         media_type="application/octet-stream",
-        filename=path.name,
+        filename=key.rsplit("/", maxsplit=1)[-1],
         headers={"Cache-Control": "private, no-transform"},
+        background=BackgroundTask(file.close),  # and keeps it open until then
     )

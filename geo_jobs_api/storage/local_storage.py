@@ -1,15 +1,20 @@
-"""An object store in a folder. Objects appear atomically: temporary file, digest, rename."""
+"""An object store in a folder. Objects appear atomically: temporary file, digest, rename.
+
+The small results of a job share one ZIP archive beside their own paths, since each file takes two syncs.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import hashlib
+import io
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -39,13 +44,9 @@ class StagedObject:
 
     def publish(self, target: Path) -> None:
         """Rename it to its path, replacing an older object, and sync the folder."""
-        self.move(target)
-        _sync_folder(target.parent)
-
-    def move(self, target: Path) -> None:
-        """Rename it to its path. The caller syncs the folder."""
         target.parent.mkdir(parents=True, exist_ok=True)
         self.temporary.replace(target)
+        _sync_folder(target.parent)
 
 
 class _Arriving:
@@ -116,12 +117,39 @@ def _report_full_disk(size_bytes: int) -> Iterator[None]:
 
 
 def _digest_file(path: Path) -> ObjectInfo | None:
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-            return ObjectInfo(file.tell(), digest.hexdigest())
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    file = _open(path)
+    if file is None:
         return None
+    with file:
+        digest = hashlib.file_digest(file, "sha256")
+        return ObjectInfo(file.tell(), digest.hexdigest())
+
+
+def _open(path: Path) -> io.BufferedIOBase | None:
+    """Open the file of an object, or one in memory with its content and age from an archive. None: no object."""
+    try:
+        return path.open("rb")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        pass
+    for archive in path.parents[1].glob("*.zip"):
+        # Not in this one, or the job was removed meanwhile.
+        with suppress(KeyError, FileNotFoundError), zipfile.ZipFile(archive) as packed:
+            content = packed.read(f"{path.parent.name}/{path.name}")
+            modified = archive.stat().st_mtime
+            file = os.fdopen(os.memfd_create("object"), "w+b")
+            file.write(content)
+            file.seek(0)  # writes the content
+            os.utime(file.fileno(), (modified, modified))
+            return file
+    return None
+
+
+def _pack(places: Mapping[Path, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path, content in places.items():
+            archive.writestr(zipfile.ZipInfo(f"{path.parent.name}/{path.name}"), content)
+    return packed.getvalue()
 
 
 class LocalStorage:
@@ -159,19 +187,21 @@ class LocalStorage:
         return self.signer.sign(base_url, "GET", key, None, seconds)
 
     async def put_small(self, objects: Mapping[str, bytes]) -> None:
-        """Store small objects by key, with one trip to a thread and one sync per folder."""
+        """Store small objects of one job by key, with one trip to a thread and two syncs."""
         places = {self.path_of(key): content for key, content in objects.items()}
 
         def put() -> None:
-            for path, content in places.items():
-                arriving = _Arriving(self._incoming.folder)
-                try:
-                    arriving.finish(content).move(path)
-                finally:
-                    if arriving.exists():
-                        arriving.discard()
-            for folder in {path.parent for path in places}:
-                _sync_folder(folder)
+            target, content = next(iter(places.items()))
+            if len(places) > 1:
+                content = _pack(places)
+                # By its digest, so that two reports of a lease do not replace each other's results.
+                target = target.parents[1] / f"{hashlib.sha256(content).hexdigest()}.zip"
+            arriving = _Arriving(self._incoming.folder)
+            try:
+                arriving.finish(content).publish(target)
+            finally:
+                if arriving.exists():
+                    arriving.discard()
 
         with _report_full_disk(sum(map(len, objects.values()))):
             await asyncio.to_thread(put)
@@ -180,6 +210,10 @@ class LocalStorage:
         """Return size and digest of the stored bytes for each key. None: no object."""
         paths = [self.path_of(key) for key in keys]
         return await asyncio.to_thread(lambda: [_digest_file(path) for path in paths])
+
+    async def open(self, key: str) -> io.BufferedIOBase | None:
+        """Open an object. None: no such object."""
+        return await asyncio.to_thread(_open, self.path_of(key))
 
     async def delete_prefix(self, prefix: str) -> None:
         """Remove all objects below a prefix."""

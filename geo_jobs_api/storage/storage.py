@@ -50,7 +50,7 @@ class Storage(Protocol):
         """Return the signed request for one download."""
 
     async def put_small(self, objects: Mapping[str, bytes]) -> None:
-        """Store small objects by key, each atomically, replacing older ones.
+        """Store small objects of one job's lease by key, each atomically, replacing older ones.
 
         Raises:
             Problem: `storage_full`.

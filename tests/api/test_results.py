@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import time
 from pathlib import Path
@@ -104,14 +105,53 @@ async def test_small_objects_appear_whole_and_survive_a_power_cut(
     def note(descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
         synced.append(str(path.relative_to(tmp_path)))
-        assert list(tmp_path.glob("jobs/a/*")) == [] or path.is_dir(), "it had its name before it was on the disk"
+        assert list(tmp_path.glob("jobs/a/outputs/1/*")) == [] or path.is_dir(), (
+            "it had its name before it was on the disk"
+        )
 
     monkeypatch.setattr(os, "fsync", note)
-    await storage.put_small({"jobs/a/x": b"1"})
-    assert (tmp_path / "jobs/a/x").read_bytes() == b"1"
+    await storage.put_small({"jobs/a/outputs/1/x": b"1"})
+    assert (tmp_path / "jobs/a/outputs/1/x").read_bytes() == b"1"
     assert [place.split("/")[0] for place in synced] == [".incoming", "jobs"]
-    assert synced[1] == "jobs/a"
+    assert synced[1] == "jobs/a/outputs/1"
     assert unfinished_uploads(tmp_path) == []
+
+
+async def test_all_small_results_of_a_job_take_two_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One file has them, and each is found by its own key."""
+    storage = LocalStorage(tmp_path, UrlSigner(bytes(32), time.time))
+    storage.prepare()
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    objects = {f"jobs/a/outputs/1/{number}/map é.json": str(number).encode() for number in range(6)}
+    await storage.put_small(objects)
+    assert len(synced) == 2
+    infos = await storage.stat(list(objects))
+    digests = [hashlib.sha256(content).hexdigest() for content in objects.values()]
+    assert [info and info.sha256 for info in infos] == digests
+    assert await storage.stat(["jobs/a/outputs/1/7/map é.json", "jobs/a/outputs/2/0/map é.json"]) == [None, None]
+
+
+async def test_two_reports_of_a_lease_keep_their_results_apart(tmp_path: Path) -> None:
+    """The report that wins may be either, so the later one removes nothing of the earlier."""
+    storage = LocalStorage(tmp_path, UrlSigner(bytes(32), time.time))
+    storage.prepare()
+    first, second = ({f"jobs/a/outputs/1/{sha}/{name}": b"1" for name in "xy"} for sha in ("1", "2"))
+    await storage.put_small(first)
+    await storage.put_small(second)
+    assert all(await storage.stat([*first, *second]))
+
+
+def test_a_small_result_is_served_in_ranges(person: Person, worker: Worker) -> None:
+    """Map clients read tile archives by ranges, and by the ETag of their first answer."""
+    job_id = person.submit()
+    outputs = [inline("map.png", b"0123456789"), inline("map.pgw", b"1")]
+    worker.complete(worker.claim(), outputs).raise_for_status()
+    url = person.http.get(f"/api/geo-jobs/{job_id}/download/output").json()["outputs"][0]["url"]
+    whole = get(url)
+    part = get(url, headers={"Range": "bytes=2-4", "If-Range": whole.headers["ETag"]})
+    assert (part.status_code, part.content) == (206, b"234")
+    assert part.headers["Last-Modified"] == whole.headers["Last-Modified"]
 
 
 def test_a_result_larger_than_its_slot_is_rejected_inline_and_uploaded(api: RunningApi, worker: Worker) -> None:
