@@ -76,12 +76,12 @@ def test_a_known_crs_equals_the_reading_of_gdal(code: str, area_or_point: str, t
     assert found.to_wkt() == read.to_wkt()
 
 
-@pytest.mark.parametrize("code", known_crs.CODES)
+@pytest.mark.parametrize("code", [*known_crs.USUAL, "EPSG:32601", "EPSG:32760"])
 def test_another_spelling_of_a_known_crs_has_the_same_text(code: str, tmp_path: Path) -> None:
     """Keys without GDAL's additions are read by GDAL, and give the same words: an ensemble of datums or one."""
     place = rasterio.Affine(1, 0, 0, 0, -1, 0)
     known = Tiff(PLANE, code, place).write(tmp_path / "known.tif")
-    keys = {1024: 2, 1025: 1, 2048: 4326} if code == known_crs.GLOBE else {1024: 1, 1025: 1, 3072: 3857}
+    keys = {1024: 2, 1025: 1, 2048: 4326} if code == known_crs.GLOBE else {1024: 1, 1025: 1, 3072: int(code[5:])}
     other = write_raw_tiff(tmp_path / "a.tif", PLANE.transpose(1, 2, 0), tags=geo_tags(keys) | placed(0, 0, 1))
     assert known_crs.find(TiffStructure.read(other)) is None
     one, two = (inspect_file(file).crs for file in (known, other))
