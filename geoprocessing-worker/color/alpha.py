@@ -17,6 +17,7 @@ NEAR_TOP = 0.98  # of the top: lossy codecs and resampling leave alpha a little 
 FAINT_SHARE = 1 / 16  # of a wide type's range: an alpha that ends below it has a top of its own
 MANY_LEVELS = 32  # different values: soft edges of few levels and uniform alphas hold fewer
 MOSTLY, SOME = 0.5, 0.1  # of the pixels near the top
+CLIPPED_SHARE = 0.75  # of the pixels near the top have the highest value: a saturated sensor. A vignette has fewer
 MAX_ZERO_SHARE = 0.02  # of the pixels: water and shadow in infrared
 MIN_CORRELATION = 0.3  # of differences of neighbors: 0 for gradients and noise, higher for bands of one photograph
 ROUGH_SHARE = 0.02  # of alpha's variance lies between neighbors: 0 for soft edges and gradients, 1 for noise
@@ -196,7 +197,7 @@ def _no_opacity(sample: AlphaSample, declared: Declared, top: float, *, multipli
     Such a band has many values, less than half of them near the top, and is 0 only where all colors are black. Opacity
     with soft edges may do the same, but rises gradually from its zeros. A few zeros elsewhere are shadow and water, if
     the band has the details of the colors. A band without zeros needs those or texture, if a
-    tenth of its values is near the top.
+    tenth of its values is near the top and not clipped there.
 
     `multiplied`: no color exceeds it, so it may well be opacity.
     """
@@ -219,7 +220,8 @@ def _no_opacity(sample: AlphaSample, declared: Declared, top: float, *, multipli
     elif empty.any():
         own_values = (alike or full < SOME) if textured else not _rises(sample.blocks, black)
     else:
-        own_values = textured or ((alike or full < SOME) and not multiplied)
+        clipped = float(np.mean(rest == rest.max())) >= CLIPPED_SHARE * full
+        own_values = textured or ((alike or full < SOME or clipped) and not multiplied)
     if not own_values:
         return None
     numbers = (

@@ -193,6 +193,23 @@ def test_infrared_that_is_often_at_its_top_hides_nothing(tmp_path: Path) -> None
     assert choices["bands"]["alpha"] is None
 
 
+@pytest.mark.parametrize("share", [0.12, 0.3, 0.45])
+@pytest.mark.parametrize("extra", [1, 2])
+@pytest.mark.parametrize("colors", PICTURES)
+@pytest.mark.parametrize(("dtype", "top"), [("uint8", 255), ("uint16", 1023), ("uint16", 65535), ("float32", 1)])
+def test_smooth_infrared_that_is_saturated_hides_nothing(
+    share: float, extra: int, colors: str, dtype: str, top: float, tmp_path: Path
+) -> None:
+    """A band without zeros that is cut off at its top holds no opacity, though it has no texture."""
+    hills = smooth(24)
+    infrared = np.clip(0.1 + 0.9 * hills / np.quantile(hills, 1 - share), 0, 1)
+    assert infrared.min() > 0
+    path = written(tmp_path / "a.tif", PICTURES[colors](), infrared, dtype, top, (extra,))
+    picture, choices, _ = shown(path, tmp_path / "out", coordinate_system="native")
+    assert (picture[..., 3] == 255).all()
+    assert any("band 4 is called alpha, but holds no opacity" in note for note in choices["notes"])
+
+
 @pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("colors", PICTURES)
 @pytest.mark.parametrize("width", [3, 30, 90])
