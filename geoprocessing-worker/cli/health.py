@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Import names of the worker's dependencies. Only an import shows a broken binary.
 DEPENDENCIES = (
+    "PIL",
     "anyio",
     "clamdpy",
     "cv2",

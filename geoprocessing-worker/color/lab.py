@@ -5,13 +5,19 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyvips
 from numpy.typing import NDArray
 
 from geoprocessing_worker.errors import invalid_input
 from geoprocessing_worker.raster import U8
 
 CIE, ICC, ITU = 8, 9, 10  # photometric interpretations
+CHROMA = 128.0  # the largest a* and b* that a TIFF of integers holds
+LINEAR_BELOW = 6 / 29  # of the cube roots of CIE's definition
+# From X, Y and Z relative to D50 to linear sRGB: the inverse of its primaries, adapted to D50 by Bradford's matrix.
+XYZ_TO_SRGB = np.array(
+    [[3.1338561, -1.6168667, -0.4906146], [-0.9787684, 1.9161415, 0.0334540], [0.0719453, -0.2289914, 1.4052427]],
+    dtype=np.float32,
+) * np.array([0.9642, 1.0, 0.8249], dtype=np.float32)
 LARGEST_OF_PARTS = 1.5  # L* ends at 100. Some programs write floats from 0 to 1, with a* and b* on an unknown scale.
 
 
@@ -72,9 +78,11 @@ def to_lab(block: NDArray[Any], photometric: int) -> NDArray[np.float32]:
 
 def lab_to_srgb(lab: NDArray[Any]) -> U8:
     """Convert (3, …) L*a*b* to (3, …) sRGB. Colors outside of sRGB become the nearest ones."""
-    flat = np.ascontiguousarray(np.moveaxis(lab.reshape(3, -1), 0, 1), dtype=np.float32)
-    np.nan_to_num(flat, copy=False)
-    image = pyvips.Image.new_from_memory(flat.data, len(flat), 1, 3, "float").copy(interpretation="lab")
-    found: Any = image.icc_export(output_profile="srgb", pcs="lab", intent="relative", depth=8)
-    colors: U8 = np.moveaxis(found.numpy().reshape(-1, 3), 1, 0).reshape(3, *lab.shape[1:])
+    lightness, across, along = np.clip(np.nan_to_num(lab.astype(np.float32, copy=False)), -CHROMA, CHROMA)
+    middle = (lightness + 16) / 116
+    roots = np.stack([middle + across / 500, middle, middle - along / 200])
+    xyz = np.where(roots > LINEAR_BELOW, roots**3, (roots - 4 / 29) * (3 * LINEAR_BELOW**2))
+    light = np.clip(np.einsum("ij,j...->i...", XYZ_TO_SRGB, xyz), 0, 1)
+    coded = np.where(light > 0.0031308, 1.055 * light ** (1 / 2.4) - 0.055, 12.92 * light)
+    colors: U8 = np.rint(coded * 255).astype(np.uint8)
     return colors

@@ -5,16 +5,18 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from io import BytesIO
 
 import numpy as np
-import pyvips
 from numpy.typing import NDArray
+from PIL import Image, ImageCms
 
 from geoprocessing_worker.raster import U8
 
 MAX_PROFILE_BYTES = 4 << 20  # bytes. Printers' profiles have one or two million.
 SAME_LEVELS = 2  # gray levels: a profile that moves no color further is equivalent to sRGB
+MODES = {3: "RGB", 4: "CMYK"}  # of Pillow, by channels
 TEST_STEPS = {3: 17, 4: 9}  # test colors along each axis, by channels
 
 
@@ -28,12 +30,22 @@ class ColorProfile:
     def to_srgb(self, samples: U8) -> U8:
         """Convert (channels, …) to (3, …)."""
         flat = np.ascontiguousarray(np.moveaxis(samples.reshape(self.channels, -1), 0, 1))
-        image = pyvips.Image.new_from_memory(flat.data, len(flat), 1, self.channels, "uchar")
-        image = image.copy(interpretation="srgb" if self.channels == 3 else "cmyk")
-        image.set_type(pyvips.GValue.blob_type, "icc-profile-data", self.icc)
-        found: Any = image.icc_transform("srgb", embedded=True, intent="relative", black_point_compensation=True)
-        colors: U8 = np.moveaxis(found.numpy().reshape(-1, 3), 1, 0).reshape(3, *samples.shape[1:])
+        image = Image.frombytes(MODES[self.channels], (len(flat), 1), flat.tobytes())
+        found = np.asarray(_transform(self.icc, image.mode).apply(image))
+        colors: U8 = np.moveaxis(found[0], 1, 0).reshape(3, *samples.shape[1:])
         return colors
+
+
+@lru_cache(1)
+def _transform(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform:
+    return ImageCms.buildTransform(
+        ImageCms.ImageCmsProfile(BytesIO(icc)),
+        ImageCms.createProfile("sRGB"),
+        mode,
+        "RGB",
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
 
 
 def decoded(text: str | None) -> bytes | None:
@@ -54,7 +66,7 @@ def choose_profile(icc: bytes | None, channels: int) -> ColorProfile | None:
     colors = _palette(channels)
     try:
         found = profile.to_srgb(colors)
-    except pyvips.Error:
+    except (ImageCms.PyCMSError, OSError):
         return None
     if channels == 3 and np.abs(found.astype(int) - colors).max() <= SAME_LEVELS:
         return None

@@ -6,6 +6,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
+from PIL import Image
 from pyproj import CRS
 
 from geoprocessing_worker.geo.crs import describe, parse_crs, reachable, to_gdal
@@ -45,7 +46,7 @@ def convert(request: ConversionRequest, report: ProgressCallback) -> ConversionR
     """Write the picture and its sidecars to `request.output_folder`.
 
     Raises:
-        JobError: a named refusal, or `self_check_failed`. Errors of GDAL and libvips are converted to these.
+        JobError: a named refusal, or `self_check_failed`. Errors of GDAL, OpenCV and libvips are converted to these.
         OSError: the output folder cannot be written.
     """
     watch = _Watch()
@@ -119,6 +120,7 @@ LAZY = (
     "numpy.ma",
     "_strptime",
     "encodings.ascii",
+    "PIL.WebPImagePlugin",
     "multiprocessing.popen_forkserver",
     "geoprocessing_worker.tasks.child",
 )
@@ -132,6 +134,7 @@ def preload() -> None:
     """
     for name in LAZY:
         import_module(name)
+    Image.preinit()  # imports the plugins of its usual formats
     written_at("1970:01:01 00:00:00")  # compiles its format
     with gdal_environment():
         for crs in (*map(parse_crs, known_crs.USUAL), *known_crs.learn()):

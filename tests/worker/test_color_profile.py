@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import pyvips
 from PIL import ImageCms
 
 from geoprocessing_worker.color.profile import ColorProfile, choose_profile, decoded
@@ -131,11 +130,11 @@ def test_damage_is_passed_over() -> None:
     assert decoded(None) is None
 
 
-def test_a_profile_that_libvips_cannot_use_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error of libvips in the conversion does not fail the job."""
+def test_a_profile_that_the_library_refuses_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the library in the conversion does not fail the job."""
 
     def fail(*_: Any) -> Any:
-        raise pyvips.Error("no such colors")
+        raise ImageCms.PyCMSError("cannot build transform")
 
     monkeypatch.setattr(ColorProfile, "to_srgb", fail)
     assert choose_profile(swapped(), 3) is None

@@ -6,6 +6,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import pyvips
@@ -111,9 +112,11 @@ def test_refusals_pass_through() -> None:
     assert named(error) is error
 
 
-def test_libvips_is_never_blamed_on_the_file() -> None:
-    """libvips sees only arrays of ours: its errors are internal."""
-    assert named(pyvips.Error("pngsave: no such property")).error_class is ErrorClass.INTERNAL
+@pytest.mark.parametrize("library", [cv2.error, pyvips.Error])
+def test_opencv_and_libvips_are_never_blamed_on_the_file(library: type[Exception]) -> None:
+    """They see only arrays of ours: their errors are internal, except for a lack of memory."""
+    assert named(library("no such property")).error_class is ErrorClass.INTERNAL
+    assert named(library("Insufficient memory (Failed to allocate 8 bytes)")).code == "out_of_memory"
 
 
 def test_messages_have_no_folders() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyvips
+from PIL import Image
 
 from geoprocessing_worker.geo.crs import parse_crs
 from geoprocessing_worker.output.pixel_check import ROUNDING, check_pixels
@@ -74,21 +74,13 @@ def _compare(archive: Archive, tile: Tile, tiles: TileSource, options: TilesOpti
     content = archive.tile(tile)
     if content is None:
         raise failed(f"its tile {tile.zoom}/{tile.column}/{tile.row} is missing", source)
-    image = pyvips.Image.new_from_buffer(content, "")
-    if (image.width, image.height) != (SIDE, SIDE):
+    image = Image.open(BytesIO(content), formats=("PNG", "JPEG", "WEBP"))
+    if image.size != (SIDE, SIDE):
         raise failed(f"a tile of it has {image.width} x {image.height} pixels", source)
-    if options.output_format is OutputFormat.JPEG and not image.hasalpha():
+    if options.output_format is OutputFormat.JPEG and not image.has_transparency_data:
         return 0, 0  # hidden pixels are white here, the same as white ones
     grid = tile.grid(parse_crs("EPSG:3857"))
-    picture = pack(_rgba(image), grid)
+    picture = pack(np.asarray(image.convert("RGBA")), grid)
     lossless = options.output_format is OutputFormat.PNG
     matches = check_pixels(source, header, tiles.plan_for(grid), picture, leeway=ROUNDING if lossless else LOSSY_LEEWAY)
     return matches.compared, matches.matching
-
-
-def _rgba(image: Any) -> Any:
-    image = image.colourspace("srgb")
-    pixels = image.numpy().reshape(SIDE, SIDE, image.bands)
-    if image.bands == 4:
-        return pixels
-    return np.concatenate([pixels, np.full((SIDE, SIDE, 1), 255, dtype=np.uint8)], axis=2)
