@@ -34,6 +34,7 @@ class Input:
     bands: tuple[int, ...] = ()
     stretched: bool = False
     classes: bool = False
+    size_bar: str = "size"
 
 
 def texture(size: int, seed: int, roughness: float = 0.55) -> Any:
@@ -144,10 +145,17 @@ def _masked(path: Path, size: int) -> None:
 
 INPUTS = (
     Input("6000² RGB, tiled deflate", 6000, _rgb),
-    Input("12000² RGB, JPEG COG", 12000, _cog),
-    Input("4000² 4 bands uint16, LZW", 4000, _uint16, bands=(1, 2, 3), stretched=True),
+    Input("12000² RGB, JPEG COG", 12000, _cog, size_bar="size noise"),
+    Input("4000² 4 bands uint16, LZW", 4000, _uint16, bands=(1, 2, 3), stretched=True, size_bar="size noise"),
     Input("6000² float32 elevation", 6000, _elevation, stretched=True),
-    Input("8000² palette classes", 8000, _classes, gdalwarp=("-r", "near", "-dstnodata", "0"), classes=True),
+    Input(
+        "8000² palette classes",
+        8000,
+        _classes,
+        gdalwarp=("-r", "near", "-dstnodata", "0"),
+        classes=True,
+        size_bar="size classes",
+    ),
     Input("3000² RGB strips, mask", 3000, _masked),
 )
 LARGE = Input("40000² RGB, JPEG COG", 40000, _cog)
