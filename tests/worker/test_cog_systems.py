@@ -21,6 +21,7 @@ from tests.worker.test_declared_crs import (
     BESSEL,
     GEOS,
     MERIDIANS,
+    METER,
     TMERC,
     UNITS,
     USER,
@@ -141,13 +142,31 @@ def test_a_web_copy_follows_an_esri_string_that_proj_places_one_way_only(tmp_pat
     assert upper_left(run(source, tmp_path / "out")) == pytest.approx((lon, lat), abs=STEP)
 
 
-@pytest.mark.parametrize(("code", "lon", "lat"), [(4801, 8.0, 46.8), (2065, 15.5, 49.8), (20790, -8.1, 39.7)])
-def test_a_web_copy_that_gdal_would_shift_is_refused(code: int, lon: float, lat: float, tmp_path: Path) -> None:
-    """GDAL (3.10) finds no datum shift for the meridians of Bern, Ferro and Lisbon, and is 100 meters or more off."""
+def write_at(folder: Path, code: int, lon: float, lat: float) -> Path:
+    """Write a file with pixels of 5 meters and its upper left corner at a place."""
     system = CRS.from_epsg(code)
     x, y = (float(side[0]) for side in transformer(CRS.from_epsg(4326), system).transform(*np.array([[lon], [lat]])))
     keys = {1024: 2, 2048: code, 2054: 9102} if system.is_geographic else {1024: 1, 3072: code}
-    source = write(tmp_path / "a.tif", keys, x, y, 5e-5 if system.is_geographic else 5)
+    return write(folder / "a.tif", keys, x, y, 5e-5 if system.is_geographic else 5)
+
+
+@pytest.mark.parametrize(
+    ("code", "lon", "lat"),
+    [(4801, 8.0, 46.8), (20790, -8.1, 39.7), (21897, -79.1019, -3.532)],
+)
+def test_a_web_copy_has_the_datum_shift_of_its_place(code: int, lon: float, lat: float, tmp_path: Path) -> None:
+    """GDAL alone (3.10) finds none for the meridians of Bern and Lisbon, and none beside Colombia: 100 meters off."""
+    made = cog(write_at(tmp_path, code, lon, lat), tmp_path / "web", webOptimized=True)
+    with rasterio.open(made.outputs[0].path) as copy:
+        rows, columns = np.nonzero(copy.dataset_mask())
+        x, y = copy.transform @ (int(columns.min()), int(rows.min()))
+        (west,), (north,) = rasterio.warp.transform(copy.crs, "EPSG:4326", [x], [y])
+    assert (west, north) == pytest.approx((lon, lat), abs=20 * METER)
+
+
+def test_a_web_copy_that_gdal_would_shift_is_refused(tmp_path: Path) -> None:
+    """GeoTIFF keys have no room for a shift of Krovak's projection beside the meridian of Ferro."""
+    source = write_at(tmp_path, 2065, 15.5, 49.8)
     with pytest.raises(JobError, match="by the datum shift for the file's place") as refused:
         cog(source, tmp_path / "web", webOptimized=True)
     assert (refused.value.code, refused.value.error_class) == ("unsupported_crs", "invalid_input")

@@ -18,6 +18,8 @@ import rasterio
 import rasterio.shutil
 from affine import Affine
 from pyproj import CRS
+from pyproj.crs import BoundCRS
+from pyproj.crs.coordinate_operation import ToWGS84Transformation
 from rasterio._err import CPLE_BaseError
 from rasterio.control import GroundControlPoint
 from rasterio.errors import CRSError, RasterioError
@@ -26,7 +28,7 @@ from rasterio.vrt import WarpedVRT
 
 from geoprocessing_worker.errors import JobError, invalid_input
 from geoprocessing_worker.geo.crs import in_degrees as crs_in_degrees
-from geoprocessing_worker.geo.crs import per_degree, to_gdal, unshifted
+from geoprocessing_worker.geo.crs import parts, per_degree, to_gdal, transformer, unshifted
 from geoprocessing_worker.geo.pixel_to_crs import EARTH_GIRTH, pixel_to_crs, project
 from geoprocessing_worker.raster import Georeferencing, SourceHeader
 from geoprocessing_worker.source.gdal import open_source
@@ -41,6 +43,9 @@ CHECKED_PLACES = 7  # along each side. Near a pole and the antimeridian GDAL giv
 WITHIN = 0.95  # of Web Mercator's square
 MAX_MISALIGNMENT = 0.5  # pixels
 WEB_TILES = "EPSG:3857"
+KEEP_SHIFT = {"GTIFF_WRITE_TOWGS84": "YES", "OSR_STRIP_TOWGS84": "NO"}  # of systems with a code too
+# The sense of rotations, compared with TOWGS84's, by the beginning of EPSG's names of methods.
+SHIFTS = {"Geocentric translations": 1.0, "Position Vector": 1.0, "Coordinate Frame": -1.0}
 UNNAMED = {"unknown", "unnamed", ""}
 
 
@@ -59,14 +64,14 @@ def placed_source(source: Path, header: SourceHeader, folder: Path) -> Iterator[
             _place(path, header)
         except (RasterioError, CRSError) as error:
             raise cannot_hold(header) from error
-        with open_source(path) as copy:
+        with rasterio.Env(**KEEP_SHIFT), open_source(path) as copy:
             yield copy
     finally:
         path.unlink(missing_ok=True)
 
 
 def _place(path: Path, header: SourceHeader) -> None:
-    with rasterio.open(path, "r+", driver="GTiff") as copy:
+    with rasterio.Env(**KEEP_SHIFT), rasterio.open(path, "r+", driver="GTiff") as copy:
         crs = None if header.crs is None else to_gdal(header.crs)
         if header.gcps:
             copy.gcps = (list(header.gcps), crs)
@@ -114,6 +119,30 @@ def in_degrees(header: SourceHeader) -> SourceHeader:
     return replace(header, crs=system, full_crs=system, transform=transform, gcps=tuple(gcps))
 
 
+def with_shift(header: SourceHeader) -> SourceHeader:
+    """Return the header with PROJ's datum shift for the middle of the file in its system, the same one if it has none.
+
+    GDAL follows such a shift, and chooses no other.
+    """
+    if header.crs is None or header.crs.is_bound or header.crs.geodetic_crs is None:
+        return header
+    way = transformer(header.crs, CRS.from_epsg(4326))
+    way.transform(*pixel_to_crs(header)(np.array([header.width / 2]), np.array([header.height / 2])), errcheck=False)
+    whole = header.crs.to_json_dict()
+    for part in parts(whole):
+        part.pop("id", None)  # GDAL prefers the shifts of a code
+    system = CRS.from_json_dict(whole)
+    for step in way.transformer.get_last_used_operation().operations or ():
+        for method, sense in SHIFTS.items():
+            if step.method_name.startswith(method):
+                numbers = [float(each.value) for each in step.params]
+                numbers[3:6] = [sense * number for number in numbers[3:6]]
+                shift = ToWGS84Transformation(system.geodetic_crs, *numbers)
+                bound = BoundCRS(system, CRS.from_epsg(4326), shift)
+                return replace(header, crs=bound, full_crs=bound)
+    return header
+
+
 def aligned_by_gdal(dataset: Any, placed: SourceHeader, header: SourceHeader) -> bool:
     """Whether GDAL's warp to web tiles places a dataset where PROJ places the file. Tried with four of its pixels.
 
@@ -132,8 +161,8 @@ def aligned_by_gdal(dataset: Any, placed: SourceHeader, header: SourceHeader) ->
         return False
     web = CRS.from_epsg(3857)
     size = per_degree(header.crs) / per_degree(placed.crs) if header.crs.is_geographic else 1.0
-    parts = np.linspace(0.0, 1.0, CHECKED_PLACES + 2)[1:-1]
-    for column, row in sorted(product(parts, parts), key=lambda part: math.dist(part, (0.5, 0.5))):
+    steps = np.linspace(0.0, 1.0, CHECKED_PLACES + 2)[1:-1]
+    for column, row in sorted(product(steps, steps), key=lambda part: math.dist(part, (0.5, 0.5))):
         columns, rows = header.width * column + np.array([-1, 1, -1, 1]), header.height * row + np.array([-1, -1, 1, 1])
         xs, ys = pixel_to_crs(placed)(columns, rows)
         west, south, east, north = box = xs.min(), ys.min(), xs.max(), ys.max()
@@ -152,7 +181,7 @@ def _corner_by_gdal(crs: Any, west: float, south: float, east: float, north: flo
     """Return the upper left corner in Web Mercator of two by two pixels in a box, or `None` if GDAL cannot."""
     place = Affine((east - west) / 2, 0, west, 0, (south - north) / 2, north)
     try:
-        with MemoryFile() as memory:
+        with rasterio.Env(**KEEP_SHIFT), MemoryFile() as memory:
             with memory.open(driver="GTiff", crs=crs, transform=place, width=2, height=2, count=1, dtype="uint8"):
                 pass
             with memory.open() as box, WarpedVRT(box, crs=WEB_TILES) as warped:

@@ -53,6 +53,7 @@ from geoprocessing_worker.tasks.cog.crs import (
     not_aligned,
     note_of,
     placed_source,
+    with_shift,
 )
 from geoprocessing_worker.tasks.cog.layout import BLOCK, WEB, TileLayout, creation_options, faults_of_layout
 from geoprocessing_worker.tasks.cog.masks import refuse_lost_colors, refuse_lost_mask
@@ -305,7 +306,7 @@ def _write(dataset: Any, path: Path, tiles: TileLayout, wanted: dict[str, str], 
 def _write_placed(
     source: Path, path: Path, header: SourceHeader, write: Callable[[Any], None], *, web: bool
 ) -> tuple[SourceHeader, SourceHeader]:
-    """Write the copy from a source that has the header's place, in its own units or in degrees.
+    """Write the copy from a source that has the header's place, in its own units, in degrees, or with its shift.
 
     Returns:
         The placing header, and that of the copy.
@@ -313,7 +314,7 @@ def _write_placed(
     Raises:
         JobError: `unsupported_crs`.
     """
-    for placed in (header, in_degrees(header)):
+    for placed in (header, in_degrees(header), *([with_shift(header)] if web else [])):
         with placed_source(source, placed, path.parent) as dataset:
             if web and not aligned_by_gdal(dataset, placed, header):
                 continue
