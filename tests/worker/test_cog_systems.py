@@ -25,6 +25,7 @@ from tests.worker.test_declared_crs import (
     TMERC,
     UNITS,
     USER,
+    WGS84_DATUM,
     as_proj_places,
     esri_string,
     upper_left,
@@ -60,6 +61,18 @@ def test_a_web_copy_lies_in_its_place_whatever_the_unit(unit: str, meridian: str
         x, y = copy.transform @ (int(columns.min()), int(rows.min()))
         (west,), (north,) = rasterio.warp.transform(copy.crs, "EPSG:4326", [x], [y])
     assert (west, north) == pytest.approx(corner, abs=2 * STEP)
+
+
+def test_a_web_copy_of_wgs_84_in_arc_seconds_lies_in_its_place(tmp_path: Path) -> None:
+    """GDAL reads the unit, and its warp takes the numbers for degrees all the same."""
+    keys = {1024: 2, 2048: USER, 2050: WGS84_DATUM, 2054: 9104}
+    source = write(tmp_path / "a.tif", keys, -292_320, 103_320, 3)
+    west, south, east, north = cast(
+        "list[float]", cog(source, tmp_path / "o", webOptimized=True).metadata["bboxLonLat"]
+    )
+    lon, lat = (-292_320 + 75) / 3600, (103_320 - 75) / 3600
+    assert west < lon < east
+    assert south < lat < north
 
 
 @pytest.mark.parametrize("meridian", ["Paris", "user-defined"])

@@ -157,8 +157,8 @@ def aligned_by_gdal(dataset: Any, placed: SourceHeader, header: SourceHeader) ->
     if header.georeferencing is Georeferencing.RPC or header.crs is None or placed.crs is None:
         return True
     crs = dataset.gcps[1] if placed.gcps else dataset.crs
-    if crs is None:
-        return False
+    if crs is None or (placed.crs.is_geographic and per_degree(placed.crs) != 1.0):
+        return False  # GDAL's warp takes other angles for degrees
     web = CRS.from_epsg(3857)
     size = per_degree(header.crs) / per_degree(placed.crs) if header.crs.is_geographic else 1.0
     steps = np.linspace(0.0, 1.0, CHECKED_PLACES + 2)[1:-1]
