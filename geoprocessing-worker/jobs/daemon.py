@@ -118,6 +118,7 @@ class Daemon:
 
     async def _claim_until_stopped(self) -> None:
         pause = PAUSE_FIRST
+        self._context.sandbox.fork_ahead()
         while not self._stopping.is_set():
             room = self._room()
             if min(room, self._room_on_disk() if self._running else room) <= 0:

@@ -136,6 +136,8 @@ class JobRunner:
         finally:
             if self._report is not None:
                 self._report.release()  # to the next process
+            # Not sooner, since a fork delays the report.
+            self._context.sandbox.fork_ahead()
 
     async def _run(self) -> Ending:
         started = self._context.clock()

@@ -15,7 +15,8 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
-from multiprocessing import forkserver
+from dataclasses import dataclass
+from multiprocessing import forkserver, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -79,6 +80,9 @@ class Sandbox(Generic[Request, Result]):
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__, *preload])
         self._proved_at = -math.inf
+        self._spares: list[_Child] = []  # one at most
+        # Before `multiprocessing` waits for all children at the exit of this process.
+        util.Finalize(self, _end_all, args=(self._spares,), exitpriority=1)
 
     def is_proved(self, seconds: float) -> bool:
         """Return whether a child ended by itself within the last `seconds`, and the fork server lives."""
@@ -103,6 +107,12 @@ class Sandbox(Generic[Request, Result]):
             raise RuntimeError(f"the first one ended with {process.exitcode}")
         self._proved_at = time.monotonic()
 
+    def fork_ahead(self) -> None:
+        """Fork the child of the next request, which saves that one 6 ms. It ends with this object."""
+        if not self._spares:
+            with contextlib.suppress(JobError):  # the next request tries again, and raises it
+                self._spares.append(self._start())
+
     async def run(self, request: Request, report: ProgressCallback, reach: AllowedPaths = NO_PATHS) -> Result:
         """Do the work for one request. A cancel kills the child and all that it started.
 
@@ -119,33 +129,45 @@ class Sandbox(Generic[Request, Result]):
             return await self._run(request, report, reach)
 
     async def _run(self, request: Request, report: ProgressCallback, reach: AllowedPaths) -> Result:
-        reader, writer = self._context.Pipe(duplex=False)
-        paths = reach if self._confine else None
-        process = self._context.Process(
-            target=_child, args=(self._work, request, self._limits, paths, writer), daemon=True
-        )
+        child = self._take_spare() or self._start()
         try:
-            self._start(process)
             server = _fork_server()
-            writer.close()
-            answer = await self._listen(reader, report)
-            await _ended(process)
+            child.give((request, reach if self._confine else None))
+            answer = await self._listen(child.reports, report)
+            await _ended(child.process)
         finally:
-            writer.close()
-            reader.close()
-            kill(process)
+            child.end()
         if answer is None and (server is None or _fork_server() != server):
             raise worker_trouble("sandbox", reason="the fork server died")
         if answer is not None:
             self._proved_at = time.monotonic()
-        return self._outcome(answer, process.exitcode)
+        return self._outcome(answer, child.process.exitcode)
 
-    @staticmethod
-    def _start(process: ForkServerProcess) -> None:
+    def _start(self) -> "_Child":
+        requests, to_child = self._context.Pipe(duplex=False)
+        reports, to_worker = self._context.Pipe(duplex=False)
+        process = self._context.Process(
+            target=_child, args=(self._work, self._limits, requests, to_worker), daemon=True
+        )
+        child = _Child(process, to_child, reports)
         try:
             process.start()  # takes milliseconds. In a thread, a cancel could not undo it.
         except NOT_STARTED as error:
+            child.end()
             raise worker_trouble("sandbox", reason=f"{type(error).__name__}: {error}") from error
+        finally:
+            requests.close()
+            to_worker.close()
+        return child
+
+    def _take_spare(self) -> "_Child | None":
+        if not self._spares:
+            return None
+        spare = self._spares.pop()
+        if spare.process.is_alive():
+            return spare
+        spare.end()  # killed, or its fork server was
+        return None
 
     async def _listen(self, reader: Connection, report: ProgressCallback) -> dict[str, Any] | None:
         stream = asyncio.StreamReader(limit=LONGEST_LINE)
@@ -190,6 +212,37 @@ class Sandbox(Generic[Request, Result]):
         except ValidationError as error:
             log.error("child_unreadable", reason=str(error))
         raise _death(exit_code)
+
+
+@dataclass(frozen=True)
+class _Child:
+    """A child that waits for its only request."""
+
+    process: ForkServerProcess
+    requests: Connection
+    reports: Connection
+
+    def give(self, request: Any) -> None:
+        """Send the request.
+
+        Raises:
+            JobError: `worker_trouble`: the child is dead.
+        """
+        try:
+            self.requests.send(request)
+        except OSError as error:
+            raise worker_trouble("sandbox", reason=f"{type(error).__name__}: {error}") from error
+
+    def end(self) -> None:
+        """Kill it, and close its pipes."""
+        self.requests.close()
+        self.reports.close()
+        kill(self.process)
+
+
+def _end_all(children: list[_Child]) -> None:
+    while children:
+        children.pop().end()
 
 
 def _fork_server() -> int | None:
@@ -279,14 +332,18 @@ def _try_layers(confine: bool) -> None:
 
 
 def _child(
-    work: ChildFunction[Request, Result],
-    request: Request,
-    child_limits: Limits,
-    paths: AllowedPaths | None,
-    writer: Connection,
+    work: ChildFunction[Request, Result], child_limits: Limits, requests: Connection, writer: Connection
 ) -> None:
-    """Run the work in the child, and write its progress and result to a pipe."""
+    """Wait for a request in the child, do its work, and write progress and result to a pipe.
+
+    Until the request names the paths, the child reads nothing but its pipe from the worker. It restricts itself before
+    the work begins.
+    """
     limits.apply(child_limits)
+    try:
+        request, paths = requests.recv()
+    except EOFError:
+        os._exit(0)  # the worker needs it no longer
     _close_channels_but(writer.fileno())
     with os.fdopen(os.dup(writer.fileno()), "wb") as pipe:
 

@@ -2,6 +2,9 @@
 
 import asyncio
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,8 @@ from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.sandbox.limits import Limits
 from geoprocessing_worker.sandbox.process import Sandbox
 from tests.support.child_work import ChildReply, Deed, do
-from tests.support.waiting import until
+from tests.support.processes import ROOT
+from tests.support.waiting import until, wait_until
 
 Box = Sandbox[Deed, ChildReply]
 
@@ -113,6 +117,43 @@ async def test_three_children_run_at_once_and_the_worker_goes_on_meanwhile(box: 
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
+
+
+async def test_a_child_forked_ahead_does_the_next_job_and_no_other(box: Box) -> None:
+    box.fork_ahead()
+    (waiting,) = [spare.process.pid for spare in box._spares]
+    first, second = [(await box.run(Deed(name="well"), lambda *_: None)).text for _ in range(2)]
+    assert first.split()[1] == str(waiting)
+    assert second != first
+
+
+async def test_a_child_that_dies_while_it_waits_costs_no_job(box: Box) -> None:
+    box.fork_ahead()
+    (waiting,) = [spare.process.pid for spare in box._spares]
+    assert waiting is not None
+    os.kill(waiting, signal.SIGKILL)
+    await until(lambda: not alive(waiting))
+    assert (await box.run(Deed(name="well"), lambda *_: None)).text.split()[1] != str(waiting)
+
+
+WAITS = """
+import os, signal, sys
+from geoprocessing_worker.sandbox.process import Sandbox
+from tests.support.child_work import ChildReply, do
+box = Sandbox(do, ChildReply, preload=("geoprocessing_worker.tasks.preload",))  # whose children ignore SIGTERM
+box.fork_ahead()
+print(box._spares[0].process.pid, flush=True)
+if "killed" in sys.argv:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("end", ["exits", "killed"])
+def test_a_waiting_child_ends_with_its_worker_and_does_not_delay_it(end: str) -> None:
+    command = [sys.executable, "-c", WAITS, end]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == (-signal.SIGKILL if end == "killed" else 0), ran.stderr
+    wait_until(lambda: not alive(int(ran.stdout)), "the waiting child to end")
 
 
 async def test_no_more_children_run_at_once_than_there_may_be(tmp_path: Path) -> None:
