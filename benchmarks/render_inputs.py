@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-import pyvips
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.shutil import copy
 from rasterio.windows import Window
+
+Floats = NDArray[np.float32]
 
 CRS = "EPSG:32638"
 SEA = -9999.0  # the nodata value of the elevation model
@@ -37,37 +39,31 @@ class Input:
     size_bar: str = "size"
 
 
-def texture(size: int, seed: int, roughness: float = 0.55) -> Any:
-    """Return a square libvips image, 0 to 1, with detail at every scale: sums of smooth noise, finer and fainter.
+def texture(size: int, seed: int, roughness: float = 0.55) -> Floats:
+    """Return a square, 0 to 1, with detail at every scale: sums of smooth noise, finer and fainter.
 
     Finally it is blurred like by optics. A sensor passes a third of the finest detail.
     """
-    if size > LARGEST_TEXTURE:
-        times = -(-size // LARGEST_TEXTURE)
-        once = texture(LARGEST_TEXTURE, seed, roughness).copy_memory()
-        return once.replicate(times, times).crop(0, 0, size, size)
     random = np.random.default_rng(seed)
-    total: Any = None
+    total = np.zeros((size, size), dtype=np.float32)
     weight, cells, weights = 1.0, 4, 0.0
     while cells < size * 2:
         side = min(cells, size)
         noise = random.random((side, side), dtype=np.float32)
-        layer = pyvips.Image.new_from_array(noise).resize(size / side, kernel="cubic") * weight
-        total = layer if total is None else total + layer
+        total += cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC) * np.float32(weight)
         weights += weight
         weight, cells = weight * roughness, cells * 4
-    return ((total / weights - 0.25) * 2.0).gaussblur(SENSOR_BLUR)
+    blurred = cv2.GaussianBlur(total / np.float32(weights), (0, 0), SENSOR_BLUR)
+    return np.asarray((blurred - 0.25) * 2.0, dtype=np.float32)
 
 
-def strips(image: Any) -> Iterator[tuple[Window, NDArray[np.float32]]]:
-    """Yield rows of a single-band libvips image, as (1, rows, columns)."""
-    for top in range(0, image.height, ROWS):
-        rows = min(ROWS, image.height - top)
-        part = image.crop(0, top, image.width, rows).cast("float").write_to_memory()
-        yield (
-            Window(0, top, image.width, rows),
-            np.frombuffer(part, dtype=np.float32).reshape(1, rows, image.width),
-        )
+def strips(size: int, seed: int, roughness: float = 0.55) -> Iterator[tuple[Window, Floats]]:
+    """Yield rows of a texture of any size, as (1, rows, columns)."""
+    once = texture(min(size, LARGEST_TEXTURE), seed, roughness)
+    for top in range(0, size, ROWS):
+        rows = min(ROWS, size - top)
+        part = once[np.arange(top, top + rows)[:, None] % len(once), np.arange(size) % len(once)]
+        yield Window(0, top, size, rows), part[None]
 
 
 def _profile(size: int, count: int, dtype: str, **extra: Any) -> dict[str, Any]:
@@ -82,13 +78,14 @@ def _profile(size: int, count: int, dtype: str, **extra: Any) -> dict[str, Any]:
 def _write_bands(path: Path, profile: dict[str, Any], levels: tuple[tuple[float, float], ...]) -> None:
     """Each band is one texture between its own low and high. Bands share most of their shape, like colors."""
     size = profile["width"]
-    shared = texture(size, 1)
-    bands = [strips(shared * 0.75 + texture(size, 10 + index) * 0.25) for index in range(len(levels))]
+    seeds = (1, *range(10, 10 + len(levels)))
     with rasterio.open(path, "w", **profile) as dataset:
-        for parts in zip(*bands, strict=True):
-            window = parts[0][0]
+        for (window, shared), *own in zip(*(strips(size, seed) for seed in seeds), strict=True):
             data = np.concatenate(
-                [low + part * (high - low) for (_, part), (low, high) in zip(parts, levels, strict=True)]
+                [
+                    low + (shared * 0.75 + part * 0.25) * (high - low)
+                    for (_, part), (low, high) in zip(own, levels, strict=True)
+                ]
             )
             top = np.iinfo(profile["dtype"]).max
             dataset.write(np.clip(data, 0, top).astype(profile["dtype"]), window=window)
@@ -120,7 +117,7 @@ def _uint16(path: Path, size: int) -> None:
 def _elevation(path: Path, size: int) -> None:
     profile = _profile(size, 1, "float32", tiled=True, compress="deflate", predictor=3, nodata=SEA)
     with rasterio.open(path, "w", **profile) as dataset:
-        for window, part in strips(texture(size, 3, 0.4)):
+        for window, part in strips(size, 3, 0.4):
             height = (part - 0.3) * 4000
             dataset.write(np.where(height < 0, np.float32(SEA), height), window=window)
 
@@ -129,7 +126,7 @@ def _classes(path: Path, size: int) -> None:
     profile = _profile(size, 1, "uint8", tiled=True, compress="lzw", nodata=0)
     with rasterio.open(path, "w", **profile) as dataset:
         dataset.write_colormap(1, {i: (20 * i % 256, 70 * i % 256, 255 - 20 * i, 255) for i in range(13)})
-        for window, part in strips(texture(size, 4, 0.5)):
+        for window, part in strips(size, 4, 0.5):
             dataset.write(np.clip(part * 14 - 1, 0, 12).astype(np.uint8), window=window)
 
 

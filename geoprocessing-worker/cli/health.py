@@ -36,7 +36,6 @@ DEPENDENCIES = (
     "py_landlock",
     "pydantic_settings",
     "pyproj",
-    "pyvips",
     "rasterio",
     "rich",
     "rio_cogeo",

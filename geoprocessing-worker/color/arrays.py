@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
-import pyvips
 from numpy.typing import NDArray
 
 from geoprocessing_worker.color.stretch import Stretch
@@ -19,12 +19,11 @@ Block = NDArray[Any]
 Samples = NDArray[Any]
 """(channels, rows, columns) of bytes, or of 16-bit codes."""
 
-VIPS_KERNELS = {"average": "linear", "bilinear": "linear", "cubic": "cubic", "lanczos": "lanczos3"}
-FORMATS = {"uint8": "uchar", "uint16": "ushort"}
 ENORMOUS, ABOUT = 1e30, 0.999
 LARGE, SMALL = 1e37, 1e-30  # float32 ends at 3.4e38, and one divided by a 65,536th of a span must be below that
 NEAR = 1e4  # times the span from 0, where lo rounded to float32 is off by less than a fifth of a gray level
 U8_TOP = 255.0
+LEAST = np.float32(1e-3)  # opacity: a pixel with less is hidden
 PICKING = frozenset({"nearest", "mode"})
 """Methods that never mix values: they only pick."""
 
@@ -150,18 +149,19 @@ def downsample(samples: Samples, alpha: U8 | None, height: int, width: int, meth
     if method in PICKING:
         rows, columns = _centers(samples.shape[1], height), _centers(samples.shape[2], width)
         return _pick(samples, rows, columns), None if alpha is None else _pick(alpha[None], rows, columns)[0]
-    kernel = VIPS_KERNELS[method]
+    size = width, height
     if alpha is None:
-        return np.stack([_array(_resized(_image(plane), height, width, kernel)) for plane in samples]), None
-    opacity = _image(alpha).cast("float")
-    weight = _resized(opacity, height, width, kernel).copy_memory()
+        return np.stack([_means(plane, size) for plane in samples]), None
+    opacity = alpha.astype(np.float32)
+    weight = _means(opacity, size)
     top = np.iinfo(samples.dtype).max
-    planes = []
-    for plane in samples:
-        product = _resized(_image(plane) * opacity, height, width, kernel)
-        mean = (weight > 0).ifthenelse(product / weight, 0)
-        planes.append(np.clip(np.rint(_array(mean)), 0, top).astype(samples.dtype))
-    return np.stack(planes), np.clip(np.rint(_array(weight)), 0, 255).astype(np.uint8)
+    planes = [_means(plane * opacity, size) / np.maximum(weight, LEAST) for plane in samples]
+    return np.clip(np.rint(planes), 0, top).astype(samples.dtype), np.rint(weight).astype(np.uint8)
+
+
+def _means(plane: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Return the means of the areas under `size` (width, height) pixels, in the plane's own type."""
+    return np.asarray(cv2.resize(np.ascontiguousarray(plane), size, interpolation=cv2.INTER_AREA))
 
 
 def downsample_sparse(
@@ -205,19 +205,3 @@ def _centers(size: int, count: int) -> NDArray[np.intp]:
 def _pick(planes: Samples, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Samples:
     picked: Samples = np.ascontiguousarray(planes[:, rows][:, :, columns])
     return picked
-
-
-def _image(plane: Samples) -> Any:
-    plane = np.ascontiguousarray(plane)
-    return pyvips.Image.new_from_memory(plane.data, plane.shape[1], plane.shape[0], 1, FORMATS[plane.dtype.name])
-
-
-def _resized(image: Any, height: int, width: int, kernel: str) -> Any:
-    across, down = image.width / width, image.height / height
-    return image.resize(1 / across, vscale=1 / down, kernel=kernel)
-
-
-def _array(image: Any) -> NDArray[Any]:
-    types = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32, "double": np.float64}
-    plane = np.frombuffer(image.write_to_memory(), dtype=types[image.format])
-    return plane.reshape(image.height, image.width)

@@ -17,103 +17,140 @@ from geoprocessing_worker.raster import SourceHeader
 
 Points = NDArray[np.float64]
 Positions = NDArray[np.float32]
+Offsets = NDArray[np.floating[Any]]
+Origin = tuple[float, float]
+Extent = tuple[float, float, float, float]
 Inverse = Callable[[Points, Points], tuple[Points, Points]]
 
-STEP = 16  # output pixels between two nodes
+STEPS = (32, 16, 8, 4, 2, 1)  # output pixels between two nodes
+FEWEST_CELLS = 8  # along each side, so that a small picture shows its bends
+FINEST = 8  # bent cells do not make the mesh finer than this
 TOLERANCE = 0.02  # source pixels of linear error, above which a cell is computed pixel by pixel
 OUTSIDE = -1e6  # a position outside of any raster
+CENTER: Offsets = np.zeros(1)
 
 
 @dataclass(frozen=True, slots=True)
 class ApproxTransform:
-    """Source positions of the output's pixel centers, in pixels from the source's corner.
+    """Source positions of places in the output's pixels, in pixels from the source's corner.
 
-    `nodes` is (rows / STEP + 2, columns, 2): interpolated to every output column, but not to every row.
-    `bent` is (cell rows, cell columns): cells with too large a linear error. `across` and `down` are the source pixels
-    per output pixel along each axis of the source.
+    `nodes` is (2, rows, columns): x and y of the center of every `step`-th pixel. `bent` is (cell rows, cell columns):
+    cells with too large a linear error. `across` and `down` are the source pixels per output column and row.
     """
 
     nodes: Positions
+    step: int
     bent: NDArray[np.bool_]
     inverse: Inverse
     across: float
     down: float
 
-    def rows(self, first: int, last: int) -> Positions:
-        """Return (last - first, columns, 2) of x and y. Undefined positions are far outside."""
-        found = np.empty((last - first, *self.nodes.shape[1:]), dtype=np.float32)
-        for cell in range(first // STEP, -(-last // STEP)):
-            top, bottom = max(first, cell * STEP), min(last, (cell + 1) * STEP)
-            part = (np.arange(top, bottom, dtype=np.float32) / STEP - cell)[:, None, None]
-            block = found[top - first : bottom - first]
-            np.multiply(self.nodes[cell + 1] - self.nodes[cell], part, out=block)
-            block += self.nodes[cell]
-            for bent in np.flatnonzero(self.bent[cell]):
-                left, right = bent * STEP, min((bent + 1) * STEP, found.shape[1])
-                columns, rows = np.meshgrid(np.arange(left, right) + 0.5, np.arange(top, bottom) + 0.5)
-                block[:, left:right] = _stacked(*self.inverse(columns, rows))
+    def positions(
+        self, rows: slice, columns: slice, down: Offsets = CENTER, across: Offsets = CENTER, origin: Origin = (0.0, 0.0)
+    ) -> Positions:
+        """Return x and y as (2, rows, columns), with a row or column for each offset. Undefined ones are far outside.
+
+        Offsets are in pixels from a pixel's center, and `origin` is the (x, y) that positions are counted from.
+        """
+        step = self.step
+        first, last, left, right = *_cells(rows, step), *_cells(columns, step)
+        zero = np.array(origin, dtype=np.float32)[:, None, None]
+        corners = self.nodes[:, first : last + 1, left : right + 1] - zero
+        part = ((np.arange(step)[:, None] + across) / step).ravel().astype(np.float32)
+        dense = (corners[..., :-1, None] + np.diff(corners)[..., None] * part).reshape(2, last - first + 1, -1)
+        dense = dense[..., (columns.start - left * step) * across.size : (columns.stop - left * step) * across.size]
+        found = np.empty((2, (rows.stop - rows.start) * down.size, dense.shape[2]), dtype=np.float32)
+        for cell in range(first, last):
+            top, bottom = max(rows.start, cell * step), min(rows.stop, (cell + 1) * step)
+            block = found[:, (top - rows.start) * down.size : (bottom - rows.start) * down.size]
+            part = ((np.arange(top, bottom)[:, None] + down) / step - cell).ravel().astype(np.float32)
+            np.matmul(np.stack([1 - part, part], axis=1), dense[:, cell - first : cell - first + 2], out=block)
+            for bent in np.flatnonzero(self.bent[cell, left:right]) + left:
+                begin, end = max(columns.start, bent * step), min(columns.stop, (bent + 1) * step)
+                exact = self.inverse(*np.meshgrid(_samples(begin, end, across), _samples(top, bottom, down)))
+                place = slice((begin - columns.start) * across.size, (end - columns.start) * across.size)
+                block[..., place] = _stacked(*exact) - zero
         return found
 
-    def surely_inside(self, first: int, last: int, width: int, height: int) -> slice:
-        """Return the columns in which all of these rows are inside the source, as all surrounding nodes are."""
-        cells = slice(first // STEP, -(-last // STEP))
-        nodes = self.nodes[cells.start : cells.stop + 1]
-        xs, ys = nodes[..., 0], nodes[..., 1]
-        inside = ((xs >= 0) & (xs < width) & (ys >= 0) & (ys < height)).all(axis=0)
-        found = np.flatnonzero(inside)
-        if found.size == 0 or self.bent[cells].any():
-            return slice(0, 0)
-        start, stop = int(found[0]), int(found[-1]) + 1
-        return slice(start, stop) if found.size == stop - start else slice(0, 0)
+    def extent(self, rows: slice, columns: slice) -> Extent | None:
+        """Return left, top, right and bottom of all pixel centers of a part. `None` if one of its cells is bent."""
+        first, last, left, right = *_cells(rows, self.step), *_cells(columns, self.step)
+        if self.bent[first:last, left:right].any():
+            return None
+        xs, ys = self.nodes[:, first : last + 1, left : right + 1]
+        return float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())
+
+
+def _cells(side: slice, step: int) -> tuple[int, int]:
+    """Return the first cell of a range of rows or columns, and the one after the last."""
+    return side.start // step, _up(side.stop, step)
+
+
+def _up(size: int, step: int) -> int:
+    return -(-size // step)
+
+
+def _samples(first: int, last: int, offsets: Offsets) -> Points:
+    """Return the coordinates of the samples of pixels `first` to `last`."""
+    return (np.arange(first, last)[:, None] + 0.5 + offsets).ravel()
 
 
 def approx_transform(header: SourceHeader, layout: Layout, width: int, height: int) -> ApproxTransform:
-    """Return the transform from `layout.target` to the source as read, `width` x `height` pixels."""
+    """Return the transform from `layout.target` to the source as read, `width` x `height` pixels.
+
+    The step is the largest at which bent pixels are fewer than the nodes of the next.
+    """
     target = layout.target
     inverse = source_positions(header, layout, width, height)
-    nodes_across, nodes_down = -(-target.width // STEP) + 1, -(-target.height // STEP) + 1
-    columns, rows = np.meshgrid(np.arange(nodes_across) * STEP + 0.5, np.arange(nodes_down) * STEP + 0.5)
-    xs, ys = inverse(columns, rows)
-    bent = _bent(xs, ys, inverse, columns, rows)
-    sparse = _stacked(xs, ys)
-    part = (np.arange(STEP, dtype=np.float32) / STEP)[None, None, :, None]
-    dense = sparse[:, :-1, None] + (sparse[:, 1:] - sparse[:, :-1])[:, :, None] * part
-    across, down = _coverage(xs, ys)
-    nodes: Positions = np.ascontiguousarray(dense.reshape(nodes_down, -1, 2)[:, : target.width], dtype=np.float32)
-    return ApproxTransform(nodes, bent, inverse, across, down)
+    cells = min(target.width, target.height) // FEWEST_CELLS
+    steps = [step for step in STEPS if step <= cells] or STEPS[-1:]
+    meshes = (_mesh(inverse, target.width, target.height, step) for step in steps)
+    return next(mesh for mesh in meshes if mesh.step <= FINEST or mesh.bent.mean() * mesh.step**2 <= 4)
+
+
+def _mesh(inverse: Inverse, width: int, height: int, step: int) -> ApproxTransform:
+    # A curve needs three nodes.
+    columns, rows = (np.arange(max(3, _up(size, step) + 1)) * step + 0.5 for size in (width, height))
+    xs, ys = inverse(*np.meshgrid(columns, rows))
+    across, down = (_coverage(xs, ys, axis) / step for axis in (1, 0))
+    return ApproxTransform(_stacked(xs, ys), step, _bent(xs, ys), inverse, across, down)
 
 
 def _stacked(xs: Points, ys: Points) -> Positions:
     good = np.isfinite(xs) & np.isfinite(ys)
-    found: Positions = np.stack([np.where(good, xs, OUTSIDE), np.where(good, ys, OUTSIDE)], axis=-1).astype(np.float32)
+    found: Positions = np.stack([np.where(good, xs, OUTSIDE), np.where(good, ys, OUTSIDE)]).astype(np.float32)
     return np.clip(found, OUTSIDE, -OUTSIDE)
 
 
-def _bent(xs: Points, ys: Points, inverse: Inverse, columns: Points, rows: Points) -> NDArray[np.bool_]:
-    """Return cells that are only partly defined, or with a center that differs from the mean of their corners."""
-    middle = inverse(columns[:-1, :-1] + STEP / 2, rows[:-1, :-1] + STEP / 2)
-    off = np.zeros(middle[0].shape, dtype=bool)
-    for corner, true in zip((xs, ys), middle, strict=True):
-        mean = (corner[:-1, :-1] + corner[1:, :-1] + corner[:-1, 1:] + corner[1:, 1:]) / 4
-        with np.errstate(invalid="ignore"):
-            off |= ~(np.abs(mean - true) <= TOLERANCE)
+def _bent(xs: Points, ys: Points) -> NDArray[np.bool_]:
+    """Return cells that are only partly defined, or with too large an error by the second differences of their nodes.
+
+    Between nodes of a parabola the line is off by at most an eighth of the second difference, along either axis. The
+    center alone would not show it: opposite bends along both axes cancel there, as between two conformal projections.
+    """
+    bent = np.zeros((xs.shape[0] - 1, xs.shape[1] - 1), dtype=bool)
+    with np.errstate(invalid="ignore"):
+        for axis in (xs, ys):
+            right = np.pad(np.abs(np.diff(axis, 2, axis=1)), ((0, 0), (1, 1)), mode="edge")
+            below = np.pad(np.abs(np.diff(axis, 2, axis=0)), ((1, 1), (0, 0)), mode="edge")
+            bent |= ~(_highest(right + below) <= 8 * TOLERANCE)
     nowhere = ~(np.isfinite(xs) & np.isfinite(ys))
-    empty = nowhere[:-1, :-1] & nowhere[1:, :-1] & nowhere[:-1, 1:] & nowhere[1:, 1:] & ~np.isfinite(middle[0])
-    return off & ~empty
+    return bent & ~(nowhere[:-1, :-1] & nowhere[1:, :-1] & nowhere[:-1, 1:] & nowhere[1:, 1:])
 
 
-def _coverage(xs: Points, ys: Points) -> tuple[float, float]:
-    """Return source pixels per output pixel, per axis of the source. A rotated source counts with its true length."""
-    if min(xs.shape) < 2:
-        return 1.0, 1.0
-    found = []
-    for axis in (xs, ys):
-        right, below = (np.diff(axis, axis=1)[:-1] / STEP, np.diff(axis, axis=0)[:, :-1] / STEP)
-        with np.errstate(invalid="ignore", over="ignore"):
-            length = np.hypot(right, below)
-        good = length[np.isfinite(length)]
-        found.append(float(np.median(good)) if good.size else 1.0)
-    return found[0], found[1]
+def _highest(nodes: Points) -> Points:
+    """Return the highest value at the corners of each cell. NaN counts as the highest."""
+    across = np.maximum(nodes[:, :-1], nodes[:, 1:])
+    highest: Points = np.maximum(across[:-1], across[1:])
+    return highest
+
+
+def _coverage(xs: Points, ys: Points, axis: int) -> float:
+    """Return the median distance of adjacent nodes along an axis, in source pixels."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        length = np.hypot(np.diff(xs, axis=axis), np.diff(ys, axis=axis))
+    good = length[np.isfinite(length)]
+    return float(np.median(good)) if good.size else 1.0
 
 
 def source_positions(header: SourceHeader, layout: Layout, width: int, height: int) -> Inverse:

@@ -1,4 +1,4 @@
-"""Write PNG in two threads: libvips and Pillow compress in one, and libvips would quantize a given palette again.
+"""Write PNG in two threads, since Pillow and OpenCV compress in one.
 
 Rows are filtered and compressed in parts that end on a whole byte. So the parts concatenated are one zlib stream, the
 same for any number of threads. libdeflate searches faster for repetitions than zlib-ng, but can only end a stream. So

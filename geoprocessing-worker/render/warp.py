@@ -1,35 +1,48 @@
-"""Warp a read raster onto the output's grid: one pass by position, for shrinking, rotation and reprojection alike.
+"""Warp a read raster onto the output's grid, tile by tile, for shrinking, rotation and reprojection alike.
 
-Averaging means to interpolate at the output pixel's center, with a kernel about as wide as an output pixel is in the
-source (kernels.py). libvips works in parallel and in parts, so no temporary array has the source's size.
+Averaging is the mean of a few bilinear samples within each output pixel. They are spaced so that their mean is as wide
+as the pixel is in the source.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
+from math import ceil
 from typing import Any
 
+import cv2
 import numpy as np
-import pyvips
 from numpy.typing import NDArray
 
-from geoprocessing_worker.geo.approx_transform import ApproxTransform, Positions, approx_transform
-from geoprocessing_worker.raster import U8, Raster, SourceHeader, WarpedImage, all_or_nothing
-from geoprocessing_worker.render.kernels import Kernel, choose_kernel
+from geoprocessing_worker.color.arrays import LEAST, PICKING
+from geoprocessing_worker.geo.approx_transform import (
+    CENTER,
+    OUTSIDE,
+    ApproxTransform,
+    Extent,
+    Offsets,
+    Positions,
+    approx_transform,
+)
+from geoprocessing_worker.raster import U8, Raster, SourceHeader, WarpedImage
 from geoprocessing_worker.render.plan import RenderPlan
 from geoprocessing_worker.render.threads import in_order
 
-BAND = 256  # output rows at a time and thread: 8 MB of positions at 4096 columns
+TILE = 128, 512  # output rows and columns at a time: positions and samples then stay in the processor's cache
 DUST = 1e-3  # source pixels beyond an edge that count as inside. Without it a world map shows a seam where it closes.
-MOST_VOTES = 5  # a side: larger cells are sampled at as many pixels
-FORMATS = {"uint8": "uchar", "uint16": "ushort", "float32": "float"}
+MARGIN = 2  # source pixels around a position that interpolation may need
+LONGEST_SIDE = 32_000  # OpenCV counts pixels in 16 bits with a sign
+SINGLE = 1.04  # source pixels per output pixel, up to which one sample is as near to the mean as several
+MOST_SAMPLES = 16  # a side: bounds work and memory. A wider output pixel comes from an absurd georeference
+MOST_VOTES = 5  # a side: larger output pixels are sampled at as many places
+INTERPOLATIONS = {"cubic": cv2.INTER_CUBIC, "lanczos": cv2.INTER_CUBIC}
 
-# libvips rounds down except for splines, so bytes have a 256 times finer scale until the end.
-FINER = 256
-
-Take = Callable[[Positions], tuple[NDArray[Any], U8 | None]]
-"""From (rows, columns, 2) positions, which it may overwrite, to samples with channels last, and their opacity."""
+Planes = list[NDArray[Any]]
+Sampled = tuple[NDArray[Any], U8 | None]
+"""(rows, columns, channels), and the opacity unless all is visible."""
+Part = tuple[slice, slice]
 
 
 def place(raster: Raster, header: SourceHeader, plan: RenderPlan) -> WarpedImage:
@@ -38,27 +51,24 @@ def place(raster: Raster, header: SourceHeader, plan: RenderPlan) -> WarpedImage
     layout, target = plan.layout, plan.layout.target
     if not layout.warp and (width, height) == (target.width, target.height):
         return _turned(raster, layout.flip_rows, layout.flip_columns)
-    mesh = approx_transform(header, layout, width, height)
-    take = _taker(raster, mesh, plan.resampling)
+    sampler = _Sampler(raster, approx_transform(header, layout, width, height), plan.resampling)
     kept = np.uint8 if raster.table is not None else raster.samples.dtype
-    samples = np.empty((target.height, target.width, channels), dtype=kept)
-    alpha = np.empty((target.height, target.width), dtype=np.uint8)
+    samples = np.zeros((target.height, target.width, channels), dtype=kept)
+    alpha = np.zeros((target.height, target.width), dtype=np.uint8)
 
-    def fill(first: int) -> None:
-        last = min(first + BAND, target.height)
-        positions = mesh.rows(first, last)
-        sure = mesh.surely_inside(first, last, width, height)
-        inside = _inside(positions, sure, width, height)
-        found, opacity = take(positions)
-        if raster.table is not None:
-            found = np.take(raster.table, found)
-        shown = inside.view(np.uint8) * np.uint8(255) if opacity is None else opacity * inside
-        alpha[first:last] = shown
-        samples[first:last] = found
-        for columns in _outside(sure) if opacity is None else (slice(None),):
-            _hide(samples[first:last, columns], shown[:, columns] != 0)
+    def fill(tile: Part) -> None:
+        for part, (found, opacity) in sampler.parts(tile):
+            samples[part] = found
+            alpha[part] = 255 if opacity is None else opacity
+            if opacity is not None:
+                for channel in range(channels):  # twice as fast as all at once, with numpy's inner loop of length 3
+                    samples[*part, channel] *= opacity != 0
 
-    for _ in in_order(fill, range(0, target.height, BAND)):
+    rows, columns = (
+        [slice(first, min(first + step, size)) for first in range(0, size, step)]
+        for size, step in zip(alpha.shape, TILE, strict=True)
+    )
+    for _ in in_order(fill, list(product(rows, columns))):
         pass
     return WarpedImage(samples, None if (alpha == 255).all() else alpha)
 
@@ -74,165 +84,181 @@ def _turned(raster: Raster, rows: bool, columns: bool) -> WarpedImage:
     return WarpedImage(pixels, alpha)
 
 
-def _inside(positions: Positions, sure: slice, width: int, height: int) -> NDArray[np.bool_]:
-    """Return (rows, columns). `sure` columns are inside without a check."""
-    inside = np.ones(positions.shape[:2], dtype=np.bool_)
-    for columns in _outside(sure):
-        xs, ys = positions[:, columns, 0], positions[:, columns, 1]
-        inside[:, columns] = (xs >= -DUST) & (xs <= width + DUST) & (ys >= -DUST) & (ys <= height + DUST)
-    return inside
+@dataclass(frozen=True, slots=True)
+class _Sampler:
+    """Computes parts of the output by a method of resampling."""
+
+    raster: Raster
+    mesh: ApproxTransform
+    method: str
+
+    def parts(self, tile: Part) -> Iterator[tuple[Part, Sampled]]:
+        """Yield the parts of a tile in which pixels may be visible. Hidden pixels have any sample."""
+        down, across = (offsets(width, self.method) for width in (self.mesh.down, self.mesh.across))
+        extent, inside = self.mesh.extent(*tile), None
+        if extent is None or not self._holds(extent):
+            inside = self._inside(tile)
+            if not inside.any():
+                return
+            extent = _extent(self.mesh.positions(*tile, down, across), inside)
+        rows, columns = self._needed(extent)
+        if max(rows.stop - rows.start, columns.stop - columns.start) > LONGEST_SIDE:
+            for quarter in _quarters(tile):
+                yield from self.parts(quarter)
+            return
+        visible = None if self.raster.alpha is None else self.raster.alpha[rows, columns]
+        if visible is not None and not visible.any():
+            return
+        nudge = DUST if self.method in PICKING else 0.0  # the right one of two pixels at the same distance
+        center = 0.5 - nudge  # OpenCV counts from the center of the first pixel
+        places = self.mesh.positions(*tile, down, across, (columns.start + center, rows.start + center))
+        found, opacity = self._sampled(
+            [plane[rows, columns] for plane in self.raster.samples],
+            None if visible is None or (visible == 255).all() else visible,
+            places,
+            (tile[0].stop - tile[0].start, tile[1].stop - tile[1].start),
+        )
+        if self.raster.table is not None:
+            found = np.take(self.raster.table, found)
+        if inside is not None:
+            opacity = inside * (np.uint8(255) if opacity is None else opacity)
+        yield tile, (found, opacity)
+
+    def _holds(self, extent: Extent) -> bool:
+        """Whether all of an extent is inside the source."""
+        height, width = self.raster.samples.shape[1:]
+        left, top, right, bottom = extent
+        return left >= 0 and top >= 0 and right < width and bottom < height
+
+    def _inside(self, tile: Part) -> NDArray[np.bool_]:
+        """Return (rows, columns): whether the centers of pixels are inside the source."""
+        height, width = self.raster.samples.shape[1:]
+        xs, ys = self.mesh.positions(*tile)
+        found: NDArray[np.bool_] = (xs >= -DUST) & (xs <= width + DUST) & (ys >= -DUST) & (ys <= height + DUST)
+        return found
+
+    def _needed(self, extent: Extent) -> Part:
+        """Return the part of the source for the samples of pixels whose centers, or samples, have this extent."""
+        height, width = self.raster.samples.shape[1:]
+        left, top, right, bottom = extent
+        return (
+            _side(top, bottom, (bottom - top) / self.mesh.step, height),
+            _side(left, right, (right - left) / self.mesh.step, width),
+        )
+
+    def _sampled(self, planes: Planes, visible: U8 | None, places: Positions, size: tuple[int, int]) -> Sampled:
+        if self.method == "nearest":
+            return _nearest(planes, visible, places)
+        if self.method == "mode":
+            return _commonest(planes, visible, places, size)
+        kernel = INTERPOLATIONS.get(self.method, cv2.INTER_LINEAR)
+        if visible is None:
+            found = _means(planes, places, size, kernel)
+            return found if len(planes) != 3 else cv2.cvtColor(found, cv2.COLOR_RGBA2RGB), None
+        weights = visible.astype(np.float32)
+        found = _means([*(plane * weights for plane in planes), weights], places, size, kernel)
+        return _straight(found, len(planes), planes[0].dtype)
 
 
-def _outside(columns: slice) -> tuple[slice, slice]:
-    """Return the columns to the left and to the right."""
-    return slice(0, columns.start), slice(columns.stop, None)
+def offsets(width: float, method: str) -> Offsets:
+    """Return places of samples along one axis, in output pixels from the pixel's center.
 
-
-def _hide(samples: U8, shown: NDArray[np.bool_]) -> None:
-    if not shown.all():
-        for channel in range(samples.shape[2]):  # twice as fast as all at once, where numpy's inner loop has length 3
-            samples[..., channel] *= shown
-
-
-def _taker(raster: Raster, mesh: ApproxTransform, method: str) -> Take:
-    if method == "nearest":
-        return lambda positions: _nearest(raster, positions)
+    The mean of n bilinear samples that are `step` source pixels apart has a variance of (n² - 1) step² / 12 + 1 / 6.
+    The ideal has width² / 12 + 1 / 12: a box as wide as the output pixel, over pixels of constant value.
+    """
+    if method == "nearest" or (method != "mode" and width <= SINGLE):
+        return CENTER
     if method == "mode":
-        return lambda positions: _commonest(raster, positions, mesh)
-    kernel = choose_kernel(method, mesh.across, mesh.down)
-    weighted = _weighted(raster, exact=kernel.rounds)
-    image = _filtered(weighted, kernel)
-    interpolate = pyvips.Interpolate.new(kernel.interpolator)
-
-    def interpolated(positions: Positions) -> tuple[NDArray[Any], U8 | None]:
-        # libvips counts from the center of the first pixel, and would weight by a band that it takes for alpha.
-        positions -= np.float32(0.5)
-        found = image.mapim(_index(positions), interpolate=interpolate, extend="copy", premultiplied=True)
-        return weighted.straight(_array(found))
-
-    return interpolated
+        count = min(MOST_VOTES, max(2, ceil(width)))
+        step = 1 / count
+    else:
+        count = min(MOST_SAMPLES, max(2, round(width)))
+        step = np.sqrt((width**2 - 1) / (count**2 - 1)) / width
+    return (np.arange(count) - (count - 1) / 2) * step
 
 
-def _nearest(raster: Raster, positions: Positions) -> tuple[NDArray[Any], U8 | None]:
-    planes = [*raster.samples] if raster.alpha is None else [*raster.samples, raster.alpha]
-    image = _joined([_image(plane) for plane in planes])
-    kernel = pyvips.Interpolate.new("nearest")  # rounds down: the pixel that contains the corner-based position
-    found = _array(image.mapim(_index(positions), interpolate=kernel, extend="copy", premultiplied=True))
-    return (found, None) if raster.alpha is None else (found[..., :-1], found[..., -1])
+def _side(first: float, last: float, reach: float, size: int) -> slice:
+    """Return the pixels of one side of the source that interpolation between these positions needs, at least one."""
+    return slice(
+        int(np.clip(first - reach - MARGIN, 0, size - 1)), int(np.clip(last + reach + MARGIN, 0, size - 1)) + 1
+    )
 
 
-def _commonest(raster: Raster, positions: Positions, mesh: ApproxTransform) -> tuple[NDArray[Any], U8 | None]:
+def _extent(places: Positions, inside: NDArray[np.bool_]) -> Extent:
+    """Return the extent of the samples of all pixels, or of those inside if others are undefined."""
+    xs, ys = places
+    if xs.min() <= OUTSIDE:
+        every = inside.repeat(xs.shape[0] // inside.shape[0], axis=0).repeat(xs.shape[1] // inside.shape[1], axis=1)
+        xs, ys = xs[every], ys[every]
+    return float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())
+
+
+def _quarters(tile: Part) -> Iterator[Part]:
+    """Divide a tile with parts that are far from each other in the source, such as one around a pole."""
+    halves = []
+    for side in tile:
+        middle = (side.start + side.stop + 1) // 2
+        halves.append(
+            [half for half in (slice(side.start, middle), slice(middle, side.stop)) if half.start < half.stop]
+        )
+    yield from product(*halves)
+
+
+def _nearest(planes: Planes, visible: U8 | None, places: Positions) -> Sampled:
+    """Return the pixels that contain these places."""
+    found = [_remap(plane, places, cv2.INTER_NEAREST) for plane in planes]
+    return np.stack(found, axis=-1), None if visible is None else _remap(visible, places, cv2.INTER_NEAREST)
+
+
+def _commonest(planes: Planes, visible: U8 | None, places: Positions, size: tuple[int, int]) -> Sampled:
     """Return the commonest value under each output pixel. Hidden pixels vote for hiding."""
-    votes = int(min(MOST_VOTES, max(2, np.ceil(max(mesh.across, mesh.down)))))
-    steps = (np.arange(votes, dtype=np.float32) + 0.5) / votes - 0.5
-    ballots, shown = [], []
-    for down in steps * np.float32(mesh.down):
-        for across in steps * np.float32(mesh.across):
-            samples, alpha = _nearest(raster, positions + np.array([across, down], dtype=np.float32))
-            ballots.append(samples)
-            shown.append(np.full(samples.shape[:2], True) if alpha is None else alpha >= 128)
-    visible = np.stack(shown)
-    opacity = np.where(visible.sum(axis=0) * 2 >= len(shown), np.uint8(255), np.uint8(0))
-    winner = _majority(np.stack(ballots), visible[..., None])
-    return winner, None if raster.alpha is None else opacity
+    samples, alpha = _nearest(planes, visible, places)
+    ballots = _by_pixel(samples, size)
+    if alpha is None:
+        return _majority(ballots, np.ones((len(ballots), 1, 1, 1), dtype=np.bool_)), None
+    shown = _by_pixel(alpha[..., None], size) >= 128
+    opacity = np.where(shown[..., 0].sum(axis=0) * 2 >= len(shown), np.uint8(255), np.uint8(0))
+    return _majority(ballots, shown), opacity
 
 
-def _majority(ballots: U8, counted: NDArray[np.bool_]) -> U8:
+def _by_pixel(samples: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Return (votes, rows, columns, channels): the samples of each output pixel, row by row."""
+    rows, columns = size
+    split = samples.reshape(rows, -1, columns, samples.shape[1] // columns, samples.shape[2])
+    return np.moveaxis(split, (1, 3), (0, 1)).reshape(-1, rows, columns, samples.shape[2])
+
+
+def _majority(ballots: NDArray[Any], counted: NDArray[np.bool_]) -> NDArray[Any]:
     """Reduce (votes, …) to (…): the commonest of the ballots that count, the first of them on a draw."""
-    best, most = ballots[0], np.zeros(ballots.shape[1:], dtype=np.int16)
+    best: NDArray[Any] = ballots[0]
+    most = np.zeros(ballots.shape[1:], dtype=np.int16)
     for ballot, valid in zip(ballots, counted, strict=True):
         votes = ((ballots == ballot) & counted).sum(axis=0, dtype=np.int16) * valid
         better = votes > most
         best, most = np.where(better, ballot, best), np.maximum(votes, most)
-    found: U8 = best
+    return best
+
+
+def _means(planes: Planes, places: Positions, size: tuple[int, int], interpolation: int) -> NDArray[Any]:
+    """Return the mean of each output pixel's samples, (rows, columns, channels), with the planes as first channels."""
+    # Four channels take as long as one, and a third of the time of three.
+    image: NDArray[Any] = planes[0] if len(planes) == 1 else cv2.merge((planes * 2)[:4])
+    found = _remap(image, places, interpolation)
+    if found.shape[:2] != size:
+        found = np.asarray(cv2.resize(found, size[::-1], interpolation=cv2.INTER_AREA))
+    return found.reshape(*size, -1)
+
+
+def _straight(found: NDArray[np.float32], channels: int, dtype: np.dtype[Any]) -> Sampled:
+    """Return straight color and opacity from premultiplied floats, with opacity after the color."""
+    weight = found[..., channels]
+    opacity: U8 = np.clip(np.rint(weight), 0, 255).astype(np.uint8)
+    color = found[..., :channels] / np.maximum(weight, LEAST)[..., None]
+    color += np.float32(0.5)
+    return np.clip(color, 0, np.iinfo(dtype).max, out=color).astype(dtype), opacity
+
+
+def _remap(image: NDArray[Any], places: Positions, interpolation: int) -> NDArray[Any]:
+    xs, ys = places
+    found: NDArray[Any] = cv2.remap(image, xs, ys, interpolation, borderMode=cv2.BORDER_REPLICATE)
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Weighted:
-    """Premultiplied color as a libvips image, with opacity as its last band, so that hidden pixels weigh nothing.
-
-    `finer`: the factor by which numbers are scaled up. Then color = `gain` * band / opacity. `top` is
-    the opacity of fully visible pixels, 0 without opacity.
-    """
-
-    image: Any
-    finer: int
-    gain: float
-    top: float
-
-    def straight(self, found: NDArray[Any]) -> tuple[NDArray[Any], U8 | None]:
-        if not self.top:
-            return self._coarse(found), None
-        weight = found[..., -1]
-        opacity: U8 = np.rint(weight * np.float32(255 / self.top)).astype(np.uint8)
-        color = self._coarse(found[..., :-1])
-        # Where all is visible and nothing was multiplied, the band is the color.
-        partly = (opacity > 0) & ((weight < self.top - self.finer) | (self.gain * self.finer != self.top))
-        if partly.any():
-            exact = found[..., :-1][partly].astype(np.float32) * np.float32(self.gain) / weight[partly][:, None]
-            color[partly] = np.minimum(exact, 255 if self.gain == 255 else 65535) + np.float32(0.5)
-        return color, opacity
-
-    def _coarse(self, found: NDArray[Any]) -> NDArray[Any]:
-        if self.finer == 1:
-            return found if found.dtype == np.uint8 else found.astype(np.uint16, copy=False)
-        return ((found + np.uint16(self.finer // 2)) >> np.uint16(8)).astype(np.uint8)
-
-
-def _weighted(raster: Raster, exact: bool) -> _Weighted:
-    """Premultiply. `exact`: interpolated bytes are rounded, so that opaque ones need no finer scale."""
-    planes, alpha = raster.samples, raster.alpha
-    byte = planes.dtype == np.uint8
-    colors = [_image(plane) for plane in planes]
-    if alpha is None:
-        return _Weighted(_joined(colors), FINER if byte and not exact else 1, 0.0, 0.0)
-    opacity = _image(alpha)
-    if all_or_nothing(alpha):
-        # Hidden samples are 0 already.
-        if byte:
-            return _Weighted(_joined([*colors, opacity]), FINER, 255.0, 255.0 * FINER)
-        return _Weighted(_joined([*colors, (opacity * 257).cast("ushort")]), 1, 65535.0, 65535.0)
-    if byte:
-        products = [(color * opacity).cast("ushort") for color in colors]
-        return _Weighted(_joined([*products, (opacity * 255).cast("ushort")]), 1, 255.0, 65025.0)
-    products = [(color.cast("float") * opacity).cast("float") for color in colors]
-    return _Weighted(_joined([*products, opacity.cast("float")]), 1, 1.0, 255.0)
-
-
-def _filtered(weighted: _Weighted, kernel: Kernel) -> Any:
-    """Return the interpolator's input. libvips computes it for requested parts only."""
-    image, finer = weighted.image, weighted.finer
-    kept = "float" if image.format == "float" else "ushort"
-    filters = [
-        weights[:, None] if turned else weights[None]
-        for weights, turned in ((kernel.across, False), (kernel.down, True))
-        if weights.size > 1
-    ]
-    if not filters:
-        return image if finer == 1 else (image * finer).cast(kept)
-    filters[-1] = filters[-1] * finer
-    for weights in filters:
-        image = image.conv(pyvips.Image.new_from_array(weights), precision="float")
-    return image.cast(kept)
-
-
-def _image(plane: NDArray[Any]) -> Any:
-    plane = np.asarray(plane, order="C")
-    return pyvips.Image.new_from_memory(plane.data, plane.shape[1], plane.shape[0], 1, FORMATS[plane.dtype.name])
-
-
-def _joined(images: list[Any]) -> Any:
-    return images[0].bandjoin(images[1:]) if len(images) > 1 else images[0]
-
-
-def _index(positions: Positions) -> Any:
-    rows, columns = positions.shape[:2]
-    return pyvips.Image.new_from_memory(np.ascontiguousarray(positions).data, columns, rows, 2, "float")
-
-
-def _array(image: Any) -> NDArray[Any]:
-    """Return (rows, columns, bands)."""
-    types = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}
-    found = np.frombuffer(image.write_to_memory(), dtype=types[image.format])
-    return found.reshape(image.height, image.width, image.bands)

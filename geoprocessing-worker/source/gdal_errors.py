@@ -1,4 +1,4 @@
-"""Maps errors of GDAL, libvips and the host to job errors with a code and a remedy."""
+"""Maps errors of GDAL, OpenCV and the host to job errors with a code and a remedy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import pyvips
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
@@ -33,9 +32,6 @@ CORRUPT = (
     "Part of the picture in this file is damaged and cannot be decoded. Save it again from the program that made it."
 )
 UNKNOWN = "A library failed with an unknown error. This is a fault of the worker, not of the file."
-
-OWN_ARRAYS = (cv2.error, pyvips.Error)
-"""Errors of libraries that never read the uploaded file."""
 
 OUT_OF_MEMORY = _symptom(
     r"out of memory|insufficient memory|cannot allocate|memory allocation|too much memory",
@@ -115,10 +111,10 @@ SYMPTOMS: tuple[Symptom, ...] = (
 
 @contextmanager
 def named_errors(source: Path) -> Iterator[None]:
-    """Convert errors of GDAL, OpenCV, libvips and the host within the block to `JobError`."""
+    """Convert errors of GDAL, OpenCV and the host within the block to `JobError`."""
     try:
         yield
-    except (RasterioError, CPLE_BaseError, *OWN_ARRAYS, MemoryError) as error:
+    except (RasterioError, CPLE_BaseError, cv2.error, MemoryError) as error:
         raise named(error, codec_in(source)) from error
     except UnicodeDecodeError as error:
         # rasterio decodes all texts of GDAL as UTF-8, including those cut off in a damaged file.
@@ -138,8 +134,8 @@ def named(error: BaseException, codec: Codec | None = None) -> JobError:
     """
     if isinstance(error, JobError):
         return error
-    if isinstance(error, OWN_ARRAYS) and not OUT_OF_MEMORY.pattern.search(_messages(error)):
-        # The file is not at fault.
+    if isinstance(error, cv2.error) and not OUT_OF_MEMORY.pattern.search(_messages(error)):
+        # OpenCV never reads the uploaded file, so the file is not at fault.
         return JobError(
             "render_failed", "The picture could not be made.", ErrorClass.INTERNAL, {"reason": _messages(error)}
         )

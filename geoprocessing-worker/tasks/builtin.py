@@ -24,7 +24,7 @@ def _picture(output_format: str, suffix: str, world: str) -> tuple[OutputSlot, .
 
 METADATA = _text(".json", "application/json", megabytes=4)
 
-RENDERING = ("cmap", "deflate", "numpy", "opencv-python-headless", "pillow", "pyproj", "pyvips", "rasterio", "zlib-ng")
+RENDERING = ("cmap", "deflate", "numpy", "opencv-python-headless", "pillow", "pyproj", "rasterio", "zlib-ng")
 """Distributions that rendering imports."""
 
 GEOTIFF_TO_PNG = TaskHandler(

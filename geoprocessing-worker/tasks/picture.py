@@ -46,7 +46,7 @@ def convert(request: ConversionRequest, report: ProgressCallback) -> ConversionR
     """Write the picture and its sidecars to `request.output_folder`.
 
     Raises:
-        JobError: a named refusal, or `self_check_failed`. Errors of GDAL, OpenCV and libvips are converted to these.
+        JobError: a named refusal, or `self_check_failed`. Errors of GDAL and OpenCV are converted to these.
         OSError: the output folder cannot be written.
     """
     watch = _Watch()
@@ -128,10 +128,7 @@ LAZY = (
 
 
 def preload() -> None:
-    """Warm up the fork server: imports, PROJ's database, few drivers. No thread starts, since none survives a fork.
-
-    libvips starts its threads at the first picture, so none is made here.
-    """
+    """Warm up the fork server: imports, PROJ's database, few drivers. No thread starts, since none survives a fork."""
     for name in LAZY:
         import_module(name)
     Image.preinit()  # imports the plugins of its usual formats

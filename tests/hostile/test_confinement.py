@@ -247,7 +247,7 @@ async def test_the_placeholder_for_vrt_opens_no_vrt(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
 async def test_a_legitimate_file_is_rendered_in_the_sandbox(output_format: str, tmp_path: Path) -> None:
-    """PROJ finds its grids and codes, libvips its threads and temporary files, GDAL its drivers."""
+    """PROJ finds its grids and codes, OpenCV and Pillow their codecs and threads, GDAL its drivers."""
     source = Tiff(quarters(700), crs="EPSG:32638", overviews=(2,), profile={"compress": "deflate"}).write(
         tmp_path / "a.tif"
     )
