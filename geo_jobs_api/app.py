@@ -60,8 +60,8 @@ from geo_jobs_api.webhooks.store import WebhookStore
 
 _log = get_logger(__name__)
 _DAY_SECONDS = 86_400.0
-# Larger statements delay other completions for longer than they save.
-_COMPLETIONS_PER_STATEMENT = 200
+# Larger statements delay other reports for longer than they save.
+_REPORTS_PER_STATEMENT = 200
 
 
 @contextlib.asynccontextmanager
@@ -88,14 +88,14 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             open_pool(conninfo, size=settings.database_pool_size, wait_seconds=timeout, pooling=pooling)
         )
         pool.share()
-        # PostgreSQL takes longer to plan a claim than to run it.
-        claiming = await stack.enter_async_context(
-            open_pool(conninfo, size=STATEMENTS_IN_FLIGHT, wait_seconds=timeout, keep_plans=True, pooling=pooling)
+        # PostgreSQL takes longer to plan a claim than to run it. At most three kinds of batches share these.
+        batched = await stack.enter_async_context(
+            open_pool(conninfo, size=2 * STATEMENTS_IN_FLIGHT, wait_seconds=timeout, keep_plans=True, pooling=pooling)
         )
         storage = local_storage(settings)
         jobs, leases, maintenance, room = (
             JobStore(pool),
-            LeaseStore(pool, claiming),
+            LeaseStore(pool, batched),
             MaintenanceStore(pool),
             WaitingRoom(),
         )
@@ -120,7 +120,8 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             webhook_builder=webhook_builder(settings),
             leases=leases,
             dispatcher=ClaimDispatcher(leases, room),
-            completions=Batcher("completions", leases.complete_jobs, max_weight=_COMPLETIONS_PER_STATEMENT),
+            completions=Batcher("completions", leases.complete_jobs, max_weight=_REPORTS_PER_STATEMENT),
+            renewals=Batcher("renewals", leases.renew_leases, max_weight=_REPORTS_PER_STATEMENT),
             maintenance=maintenance,
             task_types=TaskTypeStore(pool),
             operator_store=operator_store,

@@ -105,7 +105,7 @@ class Settings(BaseSettings):
         description="a direct address of the same database for LISTEN, which transaction pooling does not support",
     )
     database_pool_size: int = Field(
-        8, ge=2, le=100, description="maximum connections of a process, without those of claims"
+        8, ge=2, le=100, description="maximum connections of a process, without four for batches of worker calls"
     )
     database_timeout_seconds: Seconds = Field(10, gt=0, description="seconds to wait for a free connection")
 

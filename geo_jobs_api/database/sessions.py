@@ -22,8 +22,12 @@ Pooling = Literal["session", "transaction"]
 
 # An idle transaction keeps vacuum from the queue's table, and claims become eight times slower within seconds.
 _SESSION = {"statement_timeout": "15s", "idle_in_transaction_session_timeout": "15s", "timezone": "UTC"}
-# For connections with few statements: plan each once instead of once per set of parameters.
-_PLANS_KEPT = {"plan_cache_mode": "force_generic_plan"}
+# For connections with few statements: plan each once instead of once per set of parameters. The plan must be good for a
+# queue of any length, so it may only follow indexes in their order. jit would compile plans with a forced sort.
+_PLANS_KEPT = {
+    "plan_cache_mode": "force_generic_plan",
+    **dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "enable_sort", "jit"), "off"),
+}
 # Detects a lost peer after 25 seconds, on idle connections and on those with unacknowledged data.
 _KEEPALIVES = {
     "keepalives": 1,

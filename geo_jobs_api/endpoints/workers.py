@@ -20,7 +20,7 @@ from geo_jobs_api.http.routes import Route
 from geo_jobs_api.http.services import BaseUrl, Services, ServicesOf, worker_of
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.queue.lease_records import Lease, LeasedJob, LeaseOutcome, PreviousError, Renewal
-from geo_jobs_api.queue.lease_requests import ClaimRequest, Completion, LeaseUpdate, Results
+from geo_jobs_api.queue.lease_requests import ClaimRequest, Completion, LeaseRenewal, LeaseUpdate, Results
 from geo_jobs_api.queue.metrics import JOBS_CLAIMED, JOBS_ENDED
 from geo_jobs_api.queue.results import store_outputs
 from geo_jobs_api.queue.rules import FINAL_STATES, InputKind, JobState, LeaseToken, ReportedFailure, slot_key
@@ -217,7 +217,7 @@ async def progress(
 
 async def _renew(services: Services, base_url: str, job_id: UUID, token: LeaseToken, update: LeaseUpdate) -> LeaseView:
     settings = services.settings
-    renewal = await services.leases.renew_lease(job_id, token, lease_seconds=settings.lease_seconds, update=update)
+    renewal = await services.renewals.run(LeaseRenewal(job_id, token, settings.lease_seconds, update))
     if renewal is None:
         raise _lease_problem(await services.leases.find_outcome(job_id, token), token)
     return LeaseView(

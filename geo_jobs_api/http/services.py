@@ -28,7 +28,8 @@ from geo_jobs_api.maintenance.retention import Retention
 from geo_jobs_api.maintenance.store import MaintenanceStore
 from geo_jobs_api.pipelines.store import PipelineStore
 from geo_jobs_api.queue.job_store import JobStore
-from geo_jobs_api.queue.lease_requests import Completion
+from geo_jobs_api.queue.lease_records import Renewal
+from geo_jobs_api.queue.lease_requests import Completion, LeaseRenewal
 from geo_jobs_api.queue.lease_store import LeaseStore
 from geo_jobs_api.queue.operator_records import OpenJobs
 from geo_jobs_api.queue.operator_store import OperatorStore
@@ -91,6 +92,7 @@ class Services:
     leases: LeaseStore
     dispatcher: ClaimDispatcher
     completions: Completions
+    renewals: Batcher[LeaseRenewal, Renewal | None]
     maintenance: MaintenanceStore
     task_types: TaskTypeStore
     operator_store: OperatorStore

@@ -52,6 +52,16 @@ NO_UPDATE = LeaseUpdate()
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseRenewal:
+    """A heartbeat or progress. `lease_seconds`: the duration for task types without their own."""
+
+    job_id: UUID
+    token: LeaseToken
+    lease_seconds: float
+    update: LeaseUpdate = NO_UPDATE
+
+
+@dataclass(frozen=True, slots=True)
 class Results:
     """The results of a completed job: outputs as JSON objects, metadata, seconds per stage, the source."""
 

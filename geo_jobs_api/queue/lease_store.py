@@ -24,7 +24,7 @@ from geo_jobs_api.queue.lease_records import (
     Renewal,
     WithheldJobs,
 )
-from geo_jobs_api.queue.lease_requests import NO_UPDATE, ClaimRequest, ClaimResult, Completion, LeaseUpdate
+from geo_jobs_api.queue.lease_requests import ClaimRequest, ClaimResult, Completion, LeaseRenewal
 from geo_jobs_api.queue.rules import (
     FAILURE_POLICIES,
     MAX_FREE_TROUBLES,
@@ -82,12 +82,12 @@ class LeaseStore:
 
     Args:
         pool: connections to the database.
-        claiming: connections for claims, which keep their plans. Defaults to `pool`.
+        batched: connections for batches of claims, renewals and completions. They keep plans. Defaults to `pool`.
     """
 
-    def __init__(self, pool: Pool, claiming: Pool | None = None) -> None:
+    def __init__(self, pool: Pool, batched: Pool | None = None) -> None:
         self._pool = pool
-        self._claiming = claiming or pool
+        self._batched = batched or pool
         # Last known limits, and whether each is a rate. With outdated limits, a claim takes too few jobs at worst.
         self._limited: dict[str, bool] = {}
 
@@ -96,7 +96,7 @@ class LeaseStore:
 
         A claim id with held leases gets those again. At most 200 jobs are leased.
         """
-        async with self._claiming.connection() as connection:
+        async with self._batched.connection() as connection:
             rows, is_held_back, withheld = await self._take(connection, requests)
             avoided = withheld.avoided_workers
             served = {row["claim_id"] for row in rows}
@@ -191,20 +191,29 @@ class LeaseStore:
         """Return the end of this lease. None: no such job."""
         return await self._pool.fetch_one(_leases.get_lease_outcome, LeaseOutcome, **_held(job_id, token))
 
-    async def renew_lease(
-        self, job_id: UUID, token: LeaseToken, *, lease_seconds: float, update: LeaseUpdate = NO_UPDATE
-    ) -> Renewal | None:
-        """Renew a lease. Return None when it has ended."""
-        return await self._pool.fetch_one(
-            _leases.renew_lease,
-            Renewal,
-            **_held(job_id, token),
-            lease_seconds=lease_seconds,
-            percent=update.percent,
-            stage=update.stage,
-            message=update.message,
-            stats=None if update.stats is None else Jsonb(update.stats),
-        )
+    async def renew_leases(self, renewals: Sequence[LeaseRenewal]) -> list[Renewal | None]:
+        """Renew the leases of several jobs. None: the lease has ended."""
+        renewed: dict[int, Renewal] = {}
+        waiting = list(enumerate(renewals))
+        async with self._batched.connection() as connection:
+            while waiting:
+                # A statement renews each lease once. A heartbeat and progress of one job may arrive together.
+                batch = {one.job_id: (place, one) for place, one in reversed(waiting)}
+                chosen = [one for _, one in batch.values()]
+                rows = await fetch_all(
+                    _leases.renew_leases(
+                        connection,
+                        ids=[one.job_id for one in chosen],
+                        lease_seqs=[one.token.lease_seq for one in chosen],
+                        lease_secrets=[one.token.lease_secret for one in chosen],
+                        lease_seconds=chosen[0].lease_seconds,
+                        updates=Jsonb([one.update for one in chosen], to_json),
+                    )
+                )
+                places = [place for place, _ in batch.values()]
+                renewed |= {places[row["place"] - 1]: Renewal.from_row(row) for row in rows}
+                waiting = [item for item in waiting if item[0] not in places]
+        return [renewed.get(place) for place in range(len(renewals))]
 
     async def complete_jobs(self, completions: Sequence[Completion]) -> list[JobState | None]:
         """Publish the outputs of several jobs.
@@ -212,7 +221,7 @@ class LeaseStore:
         Returns:
             The new state of each, or None when its lease has ended.
         """
-        rows = await self._pool.fetch_rows(
+        rows = await self._batched.fetch_rows(
             _leases.complete_jobs,
             ids=[one.job_id for one in completions],
             lease_seqs=[one.token.lease_seq for one in completions],

@@ -47,7 +47,7 @@ _FILL = """
     FROM generate_series(1, 500) AS n;
     INSERT INTO job_events (job_id, type, state) SELECT id, 'succeeded', state FROM jobs;
     INSERT INTO lease_outcomes (job_id, lease_seq, lease_secret, attempt, ended_by, request_digest, state)
-    SELECT id, 1, 'k', 1, 'complete', '', 'succeeded' FROM jobs WHERE state = 'succeeded';
+    SELECT id, 1, 'k', 1, 'complete', '', 'succeeded' FROM jobs WHERE state = 'succeeded' ON CONFLICT DO NOTHING;
 """
 
 
@@ -58,6 +58,11 @@ def connection(postgres: DatabaseServer) -> Iterator[psycopg.Connection[Any]]:
         opened.execute(_FILL.replace("{history}", str(HISTORY)).encode())
         opened.execute("VACUUM ANALYZE")
         yield opened
+
+
+def fill(waiting: int = 40_000, running: int = 1000) -> str:
+    """Return statements that add jobs, and next to no history."""
+    return _FILL.replace("{history}", "1").replace("5000", str(waiting)).replace("(1, 100)", f"(1, {running})")
 
 
 def some_id(connection: psycopg.Connection[Any], state: str) -> Any:
@@ -74,7 +79,10 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 LEASE = {"lease_seq": 1, "lease_secret": "key"}
-PROGRESS = {"lease_seconds": 60, "percent": 5.0, "stage": "render", "message": "m", "stats": None}
+PROGRESS = {
+    "lease_seqs": [1], "lease_secrets": ["key"], "lease_seconds": 60.0,
+    "updates": Jsonb([{"percent": 5.0, "stage": "render", "message": "m", "stats": None}]),
+}  # fmt: skip
 # File, query, parameters, and the expected index.
 QUERIES: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "claim": (
@@ -88,7 +96,7 @@ QUERIES: dict[str, tuple[str, str, dict[str, Any], str]] = {
         },
         "jobs_waiting",
     ),
-    "heartbeat": ("leases.sql", "renew_lease", LEASE | PROGRESS, "jobs_pkey"),
+    "heartbeat": ("leases.sql", "renew_leases", PROGRESS, "jobs_pkey"),
     "complete": (
         "leases.sql",
         "complete_jobs",
@@ -154,7 +162,7 @@ def test_a_hot_query_uses_its_index_and_reads_few_pages(connection: psycopg.Conn
     judge(row[0][0]["Plan"], index)
 
 
-def judge(plan: dict[str, Any], index: str) -> None:
+def judge(plan: dict[str, Any], index: str, most_pages: int = 3000) -> None:
     """Check that the plan uses this index, scans no growing table, and reads few pages."""
     found = list(nodes(plan))
     walked = [
@@ -165,25 +173,43 @@ def judge(plan: dict[str, Any], index: str) -> None:
     assert walked == []
     assert not index or index in {node.get("Index Name") for node in found}
     # 100,000 jobs fill more than 5,000 pages.
-    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 3000
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < most_pages
 
 
-def test_the_plan_that_claims_keep_is_good_for_all_of_them(postgres: DatabaseServer) -> None:
-    """Planned without the number of requested jobs, it still uses its index and reads few pages."""
-    file, query, parameters, index = QUERIES["claim"]
+@pytest.mark.parametrize("analyzed", ["never", "small", "full"])
+@pytest.mark.parametrize("name", ["claim", "heartbeat", "complete"])
+async def test_a_kept_plan_is_good_for_any_queue_and_statistics(
+    postgres: DatabaseServer, name: str, analyzed: str
+) -> None:
+    """Planned from statistics of another queue, it reads a few pages among 40,000 waiting and 1,000 running jobs."""
+    file, query, parameters, index = QUERIES[name]
     statement = getattr(load_queries(file), query).sql
-    for place, name in enumerate(parameters, 1):
-        statement = statement.replace(f"%({name})s", f"${place}")
-    slots = ", ".join(["%s"] * len(parameters))
-    explained = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE claim ({slots})"
-    with postgres.clone() as url, psycopg.connect(url, autocommit=True) as queue:
-        queue.execute(_FILL.replace("{history}", "1").replace("5000", "40000").encode())
-        queue.execute("VACUUM ANALYZE")
-        queue.execute("SET plan_cache_mode = force_generic_plan")
-        queue.execute(f"PREPARE claim AS {statement}".encode())
-        row = psycopg.ClientCursor(queue).execute(explained.encode(), [*parameters.values()]).fetchone()
-    assert row is not None
-    judge(row[0][0]["Plan"], index)
+    with postgres.clone() as url:
+        async with (
+            open_pool(url, size=1, wait_seconds=10, keep_plans=True) as pool,
+            pool.connection() as queue,
+            psycopg.AsyncClientCursor(queue) as cursor,
+        ):
+            await cursor.execute(b"ALTER TABLE jobs SET (autovacuum_enabled = false)")
+            await cursor.execute({"never": "", "small": fill(waiting=20, running=1), "full": fill()}[analyzed].encode())
+            if analyzed != "never":
+                await cursor.execute(b"VACUUM ANALYZE jobs")
+            values = ({} if name == "claim" else {"ids": [uuid4()]}) | parameters
+            for place, given in enumerate(values, 1):
+                statement = statement.replace(f"%({given})s", f"${place}")
+            await cursor.execute(f"PREPARE kept AS {statement}".encode())
+            execute = f"EXECUTE kept ({', '.join(['%s'] * len(values))})"
+            # The plan is made here.
+            await cursor.execute(execute.encode(), [*values.values()])
+            if analyzed != "full":
+                await cursor.execute(fill().encode())
+            await cursor.execute(b"SELECT id FROM jobs WHERE state = 'running' LIMIT 1")
+            if name != "claim":
+                values["ids"] = [(await cursor.fetchone() or {})["id"]]
+            await cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {execute}".encode(), [*values.values()])
+            (plan,) = (await cursor.fetchone() or {}).values()
+    judge(plan[0]["Plan"], index, most_pages=1000)
+    assert "jobs_due" not in {node.get("Index Name") for node in nodes(plan[0]["Plan"])}
 
 
 _CHILDREN = """
@@ -301,7 +327,7 @@ def test_the_place_in_a_long_queue_is_counted_up_to_a_bound(postgres: DatabaseSe
     """Behind 40,000 jobs, an explanation reads 10,000."""
     statement = load_queries("operators.sql").find_waiting_reasons.sql
     with postgres.clone() as url, psycopg.connect(url, autocommit=True) as queue:
-        queue.execute(_FILL.replace("{history}", "1").replace("5000", "40000").encode())
+        queue.execute(fill().encode())
         queue.execute("VACUUM ANALYZE")
         last = queue.execute("SELECT id FROM jobs WHERE state = 'queued' ORDER BY order_key DESC LIMIT 1").fetchone()
         assert last is not None
@@ -344,7 +370,7 @@ def test_an_old_snapshot_slows_claims_in_proportion_to_claims_since_and_only_whi
     claim |= {"worker_ids": ["w"] * 100, "worker_names": ["w"] * 100, "shares": [1] * 100}
     sql = load_queries("leases.sql").claim_jobs.sql
     with postgres.clone() as url, psycopg.connect(url, autocommit=True) as queue, psycopg.connect(url) as forgotten:
-        queue.execute(_FILL.replace("{history}", "1").replace("5000", "20000").encode())
+        queue.execute(fill(waiting=20_000).encode())
         queue.execute("VACUUM ANALYZE")
 
         def pages() -> int:

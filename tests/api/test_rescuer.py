@@ -18,9 +18,9 @@ from geo_jobs_api.maintenance.rescuer import RescuePolicy, Rescuer
 from geo_jobs_api.maintenance.store import MaintenanceStore
 from geo_jobs_api.queue.job_store import JobStore
 from geo_jobs_api.queue.lease_records import Lease, RescuedJob
-from geo_jobs_api.queue.lease_requests import ClaimRequest, Completion, Results
+from geo_jobs_api.queue.lease_requests import ClaimRequest, Completion, LeaseRenewal, LeaseUpdate, Results
 from geo_jobs_api.queue.lease_store import LeaseStore
-from geo_jobs_api.queue.rules import ErrorClass, JobState, ReportedFailure
+from geo_jobs_api.queue.rules import ErrorClass, JobState, LeaseToken, ReportedFailure
 from tests.support.api import make_settings
 from tests.support.clients import expire_leases, rows
 
@@ -44,7 +44,7 @@ async def running_job(pool: Pool, *, confirmed: bool = True) -> Lease:
     (claimed,) = await leases.claim_jobs([request])
     (lease,) = claimed.leases
     if confirmed:
-        assert await leases.renew_lease(lease.job.id, lease.token, lease_seconds=60) is not None
+        assert await leases.renew_leases([LeaseRenewal(lease.job.id, lease.token, 60)]) != [None]
     return lease
 
 
@@ -108,7 +108,7 @@ async def test_a_heartbeat_that_comes_before_the_rescuer_saves_the_job(pool: Poo
     """The check uses the current row, not the listed one."""
     lease = await running_job(pool)
     expire_leases(postgres_url)
-    await LeaseStore(pool).renew_lease(lease.job.id, lease.token, lease_seconds=60)
+    await LeaseStore(pool).renew_leases([LeaseRenewal(lease.job.id, lease.token, 60)])
     assert await rescue(pool) == []
 
 
@@ -225,3 +225,27 @@ async def test_the_rescuer_rests_no_longer_than_the_shortest_lease(pool: Pool, p
         "postgresql://", Path(), rescue_interval_seconds=1, first_lease_seconds=15, lease_seconds=5, heartbeat_seconds=2
     )
     assert settings.rescue_rest_seconds == 5
+
+
+async def test_renewals_of_one_statement_are_apart_and_those_of_one_job_keep_their_order(
+    pool: Pool, postgres_url: str
+) -> None:
+    """Each has its own result. A lost lease renews nothing, and progress of the same job is taken twice."""
+    first, second, lost = [await running_job(pool, confirmed=False) for _ in range(3)]
+    stale = LeaseToken(lost.lease_seq - 1, lost.lease_secret)
+    asked = [
+        LeaseRenewal(first.job.id, first.token, 60, LeaseUpdate(10, "read")),
+        LeaseRenewal(lost.job.id, stale, 60, LeaseUpdate(90)),
+        LeaseRenewal(second.job.id, second.token, 60, LeaseUpdate(stats={"n": 1})),
+        LeaseRenewal(first.job.id, first.token, 60, LeaseUpdate(20, "render")),
+    ]
+    renewed = await LeaseStore(pool).renew_leases(asked)
+    assert [one is None for one in renewed] == [False, True, False, False]
+    found = rows(postgres_url, "SELECT attempt, percent, stage, worker_stats FROM jobs ORDER BY id")
+    assert [tuple(row.values()) for row in found] == [
+        (1, 20, "render", None),
+        (1, 0, None, {"n": 1}),
+        (0, 0, None, None),
+    ]
+    events = rows(postgres_url, "SELECT type, data -> 'percent' AS n FROM job_events WHERE job_id = %s", first.job.id)
+    assert [tuple(row.values()) for row in events][-3:] == [("started", None), ("progress", 10), ("progress", 20)]

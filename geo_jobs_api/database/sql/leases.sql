@@ -1,4 +1,7 @@
 -- Leases: claim, renew, complete, fail. Every write on a running job is guarded by lease_seq, lease_secret and state.
+--
+-- Only running jobs have a claim_id and a lease_secret (lease_held_if_and_only_if_running). Look-ups by them therefore do
+-- not name the state. With it, the planner may walk an index of running jobs that it takes for empty.
 
 -- name: set_lock_timeout(milliseconds)$
 -- Bound waits for locks until the transaction ends.
@@ -63,7 +66,7 @@ WITH async_commit AS MATERIALIZED (
     SELECT set_config('synchronous_commit', 'off', true)
 ), held AS MATERIALIZED (
     SELECT id, claim_id FROM jobs
-    WHERE claim_id = ANY(:claim_ids::uuid[]) AND state = 'running' AND lease_expires_at > now()
+    WHERE claim_id = ANY(:claim_ids::uuid[]) AND lease_expires_at > now()
 ), claimant AS MATERIALIZED (
     SELECT
         place, claim_id, lease_secret, worker_id, worker_name, share,
@@ -127,7 +130,8 @@ WITH async_commit AS MATERIALIZED (
         claimed_at = now(), worker_id = claimant.worker_id, worker_name = claimant.worker_name, worker_stats = NULL, started_at = NULL,
         percent = 0, stage = NULL, message = NULL
     FROM picked JOIN claimant ON picked.number > claimant.up_to - claimant.share AND picked.number <= claimant.up_to
-    WHERE jobs.id = picked.id AND jobs.state = 'queued'
+    -- These rows are queued and locked. If this named the state, the planner might walk an index of all queued jobs.
+    WHERE jobs.id = picked.id
     RETURNING jobs.*
 ), event AS (
     INSERT INTO job_events (job_id, type, state, data)
@@ -198,54 +202,65 @@ LEFT JOIN lease_outcomes AS outcome
     ON outcome.job_id = jobs.id AND outcome.lease_seq = :lease_seq AND outcome.lease_secret = :lease_secret
 WHERE jobs.id = :id;
 
--- name: renew_lease(id, lease_seq, lease_secret, lease_seconds, percent, stage, message, stats)^
--- A heartbeat, with progress or without (percent NULL). The first one makes the attempt count.
--- Outdated progress renews the lease and changes nothing else. The last stats are stored.
--- Lease duration: the task type's, else the service default.
-WITH held AS (
+-- name: renew_leases(ids, lease_seqs, lease_secrets, lease_seconds, updates)
+-- Heartbeats for several jobs, each at most once, with progress or without (percent NULL). The first one makes an attempt
+-- count. Outdated progress renews the lease and changes nothing else. The last stats are stored.
+-- Lease duration: the task type's, else the service default. Locks as in complete_jobs.
+WITH held AS MATERIALIZED (
     SELECT
-        id, lease_confirmed, coalesce(task_types.lease_seconds, :lease_seconds::double precision) AS lease_seconds,
-        task_types.timeout_seconds,
-        :percent::double precision IS NOT NULL AND :percent::double precision >= percent AS is_newer,
-        :percent::double precision >= percent
-            AND (percent, stage, message)
-            IS DISTINCT FROM (:percent::double precision, :stage::text, :message::text) AS is_change
-    FROM jobs JOIN task_types ON task_types.name = jobs.task_type
-    WHERE id = :id AND lease_seq = :lease_seq AND lease_secret = :lease_secret AND state = 'running'
-    FOR UPDATE OF jobs
+        reported.*, job.lease_confirmed, coalesce(task_types.lease_seconds, :lease_seconds::double precision) AS seconds,
+        task_types.timeout_seconds, given.percent, given.stage, given.message, given.stats,
+        given.percent IS NOT NULL AND given.percent >= job.percent AS is_newer,
+        given.percent >= job.percent
+            AND (job.percent, job.stage, job.message) IS DISTINCT FROM (given.percent, given.stage, given.message)
+            AS is_change
+    FROM (
+        SELECT * FROM unnest(:ids::uuid[], :lease_seqs::bigint[], :lease_secrets::text[])
+            WITH ORDINALITY AS reported (id, lease_seq, lease_secret, place)
+        ORDER BY id
+    ) AS reported
+    CROSS JOIN LATERAL (
+        SELECT * FROM jsonb_to_record(:updates::jsonb -> (reported.place::integer - 1))
+            AS given (percent double precision, stage text, message text, stats jsonb)
+    ) AS given
+    CROSS JOIN LATERAL (
+        SELECT * FROM jobs
+        WHERE jobs.id = reported.id AND jobs.lease_seq = reported.lease_seq AND jobs.lease_secret = reported.lease_secret
+        FOR UPDATE
+    ) AS job
+    JOIN task_types ON task_types.name = job.task_type
 ), renewed AS (
     UPDATE jobs
     SET
-        lease_expires_at = now() + make_interval(secs => held.lease_seconds),
+        lease_expires_at = now() + make_interval(secs => held.seconds),
         attempt = jobs.attempt + (NOT held.lease_confirmed)::integer,
         started_at = CASE WHEN held.lease_confirmed THEN jobs.started_at ELSE now() END,
         lease_confirmed = true,
-        percent = CASE WHEN held.is_newer THEN :percent::double precision ELSE jobs.percent END,
-        stage = CASE WHEN held.is_newer THEN :stage::text ELSE jobs.stage END,
-        message = CASE WHEN held.is_newer THEN :message::text ELSE jobs.message END,
-        worker_stats = coalesce(:stats::jsonb, jobs.worker_stats)
+        percent = CASE WHEN held.is_newer THEN held.percent ELSE jobs.percent END,
+        stage = CASE WHEN held.is_newer THEN held.stage ELSE jobs.stage END,
+        message = CASE WHEN held.is_newer THEN held.message ELSE jobs.message END,
+        worker_stats = coalesce(held.stats, jobs.worker_stats)
     FROM held
-    WHERE jobs.id = held.id
+    WHERE jobs.id = held.id AND jobs.lease_seq = held.lease_seq AND jobs.lease_secret = held.lease_secret
     RETURNING
         jobs.id, jobs.state, jobs.attempt, jobs.percent, jobs.stage, jobs.message, jobs.worker_name,
-        jobs.lease_expires_at, jobs.claimed_at, jobs.cancel_requested_at, jobs.cancel_reason, held.lease_seconds,
-        held.timeout_seconds
+        jobs.lease_expires_at, jobs.claimed_at, jobs.cancel_requested_at, jobs.cancel_reason, held.place,
+        held.seconds AS lease_seconds, held.timeout_seconds, NOT held.lease_confirmed AS is_start, held.is_change
 ), event AS (
     INSERT INTO job_events (job_id, type, state, data)
-    SELECT job_id, type, state, data
+    SELECT id, type, state, data
     FROM (
-        SELECT 1 AS place, renewed.id AS job_id, 'started' AS type, renewed.state,
-            jsonb_build_object('attempt', renewed.attempt, 'workerName', renewed.worker_name) AS data
-        FROM renewed JOIN held ON held.id = renewed.id WHERE NOT held.lease_confirmed
+        SELECT 1 AS kind, id, 'started' AS type, state,
+            jsonb_build_object('attempt', attempt, 'workerName', worker_name) AS data
+        FROM renewed WHERE is_start
         UNION ALL
-        SELECT 2, renewed.id, 'progress', renewed.state,
-            jsonb_build_object('percent', renewed.percent, 'stage', renewed.stage, 'message', renewed.message)
-        FROM renewed JOIN held ON held.id = renewed.id WHERE held.is_change
+        SELECT 2, id, 'progress', state, jsonb_build_object('percent', percent, 'stage', stage, 'message', message)
+        FROM renewed WHERE is_change
     ) AS transition
-    ORDER BY place
+    ORDER BY kind
 )
 SELECT
-    lease_expires_at, lease_seconds, timeout_seconds, cancel_requested_at, cancel_reason,
+    place, lease_expires_at, lease_seconds, timeout_seconds, cancel_requested_at, cancel_reason,
     extract(epoch FROM now() - claimed_at)::double precision AS held_seconds
 FROM renewed;
 
@@ -255,15 +270,19 @@ FROM renewed;
 WITH held AS MATERIALIZED (
     SELECT
         reported.*, result -> 'outputs' AS outputs, result -> 'metadata' AS metadata, result -> 'timings' AS timings,
-        nullif(result -> 'source', 'null') AS source, jobs.cancel_requested_at IS NULL AS is_accepted
-    FROM unnest(:ids::uuid[], :lease_seqs::bigint[], :lease_secrets::text[], :request_digests::bytea[])
-        WITH ORDINALITY AS reported (id, lease_seq, lease_secret, request_digest, place)
+        nullif(result -> 'source', 'null') AS source, job.cancel_requested_at IS NULL AS is_accepted
+    FROM (
+        SELECT * FROM unnest(:ids::uuid[], :lease_seqs::bigint[], :lease_secrets::text[], :request_digests::bytea[])
+            WITH ORDINALITY AS reported (id, lease_seq, lease_secret, request_digest, place)
+        ORDER BY id
+    ) AS reported
     -- One value, since the driver takes 30 ms to quote 250 kB of JSON within an array.
     CROSS JOIN LATERAL (SELECT :results::jsonb -> (reported.place::integer - 1) AS result) AS given
-    JOIN jobs ON jobs.id = reported.id AND jobs.lease_seq = reported.lease_seq AND jobs.lease_secret = reported.lease_secret
-        AND jobs.state = 'running'
-    ORDER BY jobs.id
-    FOR UPDATE OF jobs
+    CROSS JOIN LATERAL (
+        SELECT * FROM jobs
+        WHERE jobs.id = reported.id AND jobs.lease_seq = reported.lease_seq AND jobs.lease_secret = reported.lease_secret
+        FOR UPDATE
+    ) AS job
 ), ended AS (
     UPDATE jobs
     SET
@@ -280,7 +299,6 @@ WITH held AS MATERIALIZED (
         worker_id = NULL
     FROM held
     WHERE jobs.id = held.id AND jobs.lease_seq = held.lease_seq AND jobs.lease_secret = held.lease_secret
-        AND jobs.state = 'running'
     RETURNING
         jobs.id, jobs.state, jobs.attempt, jobs.lease_seq, jobs.task_type, jobs.worker_name, jobs.outputs,
         held.place, held.lease_secret, held.request_digest

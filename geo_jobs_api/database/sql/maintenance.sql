@@ -190,7 +190,7 @@ SELECT
         )
     ) AS due_seconds,
     ARRAY(
-        SELECT DISTINCT claim_id FROM jobs WHERE state = 'running' AND claim_id = ANY(:claim_ids::uuid[])
+        SELECT DISTINCT claim_id FROM jobs WHERE claim_id = ANY(:claim_ids::uuid[])
     ) AS held_claims;
 
 -- name: delete_expired_rate_claims()!
