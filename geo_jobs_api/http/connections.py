@@ -14,6 +14,40 @@ HEAD_SECONDS = 20.0
 MAX_OVERHEAD = 64 * 1024
 # Seconds in which a client must read up to a megabyte of a response (3.5 kB/s).
 UNREAD_SECONDS = 300.0
+# A longer write is worth its own system call.
+_HELD_BYTES = 4096
+
+
+class _JoinedWrites:
+    """A transport that sends the head of a response together with the beginning of its body, in one system call.
+
+    uvicorn writes them apart. A short write waits for the next one, or for the next round of the event loop.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._held = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._held and len(data) <= _HELD_BYTES:
+            self._held = data
+            self._loop.call_soon(self._flush)
+            return
+        held, self._held = self._held, b""
+        self._transport.write(held + data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._held:
+            held, self._held = self._held, b""
+            self._transport.write(held)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -32,6 +66,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock for the first request."""
         super().connection_made(transport)
+        self.transport = _JoinedWrites(transport)  # type: ignore[assignment]  # all of its methods
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

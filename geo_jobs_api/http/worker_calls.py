@@ -62,7 +62,7 @@ class _Call:
             "body": read,
             "request": request,
             "services": services_of(request),
-            "base_url": base_url_of(request),
+            "base_url": base_url_of(request) if "base_url" in self.parameters else None,
         }
         return {name: value for name, value in available.items() if name in self.parameters}
 

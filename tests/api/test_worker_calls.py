@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from geo_jobs_api.http import middleware
+from geo_jobs_api.http.connections import _JoinedWrites
 from geo_jobs_api.queue.worker_schemas import ClaimJobs, CompleteJob, FailJob, Heartbeat, ReportProgress
 from tests.support.api import WORKER_TOKEN, RunningApi
 from tests.support.clients import Person, Worker, code_of
@@ -143,3 +145,31 @@ def test_direct_calls_are_counted_by_their_routes(api: RunningApi, person: Perso
     assert 'route="/api/internal/geo-jobs/{job_id}/heartbeat",status="200"' in text
     assert 'route="/api/internal/geo-jobs/claim",status="200"' in text
     assert ID not in text
+
+
+class Sent(asyncio.Transport):
+    """Records writes and the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes.append(bytes(data))
+
+    def close(self) -> None:
+        self.writes.append(b"closed")
+
+
+async def test_a_head_goes_out_with_its_body_and_never_waits_for_one() -> None:
+    """One write for both. Without a body, in the next round of the loop, or before the end of the connection."""
+    sent = Sent()
+    joined = _JoinedWrites(sent)
+    joined.write(b"head ")
+    joined.write(b"body")
+    joined.write(b"a stream")
+    await asyncio.sleep(0)
+    joined.write(b"last")
+    joined.close()
+    await asyncio.sleep(0)
+    assert sent.writes == [b"head body", b"a stream", b"last", b"closed"]
