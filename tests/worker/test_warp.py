@@ -11,7 +11,7 @@ import pytest
 from affine import Affine
 from numpy.typing import NDArray
 
-from geoprocessing_worker.render.warp import MOST_SAMPLES, offsets
+from geoprocessing_worker.render.warp import MOST_SAMPLES, means, offsets
 from tests.support.rasters import Tiff, picture_of, run
 
 SIZE = 400
@@ -79,6 +79,16 @@ def test_several_samples_come_closer_to_the_mean_than_one(
 ) -> None:
     """They leave no more than this part of the error of plain bilinear interpolation, narrow or wide."""
     assert off(picture, across, down, "average") < part * off(picture, across, down, "nearest")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_means_of_bytes_are_rounded_once(channels: int) -> None:
+    """The mean of four samples is the byte nearest to the one in floats. Rounded samples would be off by up to one."""
+    random = np.random.default_rng(3)
+    planes = list(random.integers(0, 256, (channels, 90, 90), dtype=np.uint8))
+    places = random.uniform(2, 88, (2, 128, 128)).astype(np.float32)
+    exact = means([plane.astype(np.float32) for plane in planes], places, (64, 64), cv2.INTER_LINEAR)
+    assert np.abs(means(planes, places, (64, 64), cv2.INTER_LINEAR) - exact).max() < 0.51
 
 
 @pytest.mark.parametrize("method", ["average", "cubic", "mode"])
