@@ -42,14 +42,14 @@ def read_raster(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) 
     height, width = plan.read_size.height, plan.read_size.width
     channels = 3 if plan.sample_kind is SampleKind.RGB else 1
     samples = np.zeros((channels, height, width), dtype=_kept_type(header, plan))
-    alphas: dict[Chunk, U8] = {}
+    hidden = np.zeros((height, width), dtype=np.uint8)  # 255 - opacity: takes no memory where all is visible
     lock, done = Lock(), 0
 
     def read(source: OpenLevel, chunk: Chunk) -> None:
         nonlocal done
         part, alpha = _part(source, chunk, header, plan, samples.dtype)
         if alpha is not None:
-            alphas[chunk] = alpha
+            np.subtract(np.uint8(255), alpha, out=hidden[chunk.place])
         if alpha is None or alpha.all():
             samples[:, *chunk.place] = part
         else:
@@ -60,7 +60,7 @@ def read_raster(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) 
 
     _read_all(path, header, plan.level, divide(plan.level, plan.read_size, _pixel_bytes(header, plan)), read)
     table = None if plan.quantizer is None else plan.quantizer.table(plan.stretch, plan.invert)
-    return Raster(samples, _whole_alpha(alphas, height, width), table)
+    return Raster(samples, np.subtract(np.uint8(255), hidden, out=hidden) if hidden.any() else None, table)
 
 
 def _read_all(
@@ -124,16 +124,6 @@ def _edges(window: Window) -> tuple[int, int, int, int]:
     """Return left, top, right, bottom."""
     left, top = int(window.col_off), int(window.row_off)
     return left, top, left + int(window.width), top + int(window.height)
-
-
-def _whole_alpha(parts: dict[Chunk, U8], height: int, width: int) -> U8 | None:
-    """Return the picture's (rows, columns). Chunks without an opacity are visible."""
-    if not parts:
-        return None
-    alpha = np.full((height, width), 255, dtype=np.uint8)
-    for chunk, part in parts.items():
-        alpha[chunk.place] = part
-    return alpha
 
 
 def _kept_type(header: SourceHeader, plan: RenderPlan) -> np.dtype[Any]:
