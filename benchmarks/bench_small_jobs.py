@@ -10,12 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -24,6 +22,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found when run by path
 
+from benchmarks import machine
+from benchmarks.machine import TICKS, busy, checked_out, description, importing
 from benchmarks.queue_stack import stack, waves
 from benchmarks.queue_table import Row, print_table
 from tests.support.clients import rows as query
@@ -36,7 +36,6 @@ PROCESSES = ("API", "worker", "fork server", "child", "PostgreSQL")
 STEPS = ("created → queued", "queued → claimed", "claimed → started", "started → succeeded")
 WARM_UP = 10
 PAUSE = 0.3  # seconds before each job on an idle machine
-TICKS = os.sysconf("SC_CLK_TCK")
 # Name, figure, its bar for native and UTM, and whether it is a minimum.
 BARS = (
     ("CPU per job, ms", (75, 100), False),
@@ -68,11 +67,11 @@ def measure(place: dict[str, Any], jobs: int) -> dict[str, float]:
             return [row["at"] for row in found if row["at"] is not None]
 
         wait_until(lambda: len(ended()) >= WARM_UP, "the first jobs", 120, pause=0.05)
-        start, count, others = cpu(made), len(ended()), busy()
+        start, count, others = cpu(made), len(ended()), 1000 * busy()
         wait_until(lambda: len(ended()) == jobs + WARM_UP, "all jobs", 600, pause=0.5)
         moments = ended()[count - 1 :]
         worked = {name: (after - start[name]) / (jobs + WARM_UP - count) for name, after in cpu(made).items()}
-        others = busy() - others - sum(worked.values()) * (jobs + WARM_UP - count)
+        others = 1000 * busy() - others - sum(worked.values()) * (jobs + WARM_UP - count)
         figures = {name: submitted[name] + worked[name] for name in PROCESSES}
         figures["CPU per job, ms"] = sum(figures.values())
         figures["jobs per second"] = (len(moments) - 1) / (moments[-1] - moments[0])
@@ -154,17 +153,10 @@ def _times(pid: int) -> tuple[float, float]:
     return user + system, user_of_ended + system_of_ended
 
 
-def busy() -> float:
-    """Return the milliseconds of CPU that all processes of this machine have used."""
-    fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
-    return 1000 * (sum(fields[:3]) + sum(fields[5:7])) / TICKS
-
-
 def one_round(tree: Path, place: str, jobs: int) -> dict[str, float]:
     """Measure a tree in processes of its own."""
-    environment = os.environ | {"PYTHONPATH": f"{tree}:{tree / 'typings'}"}
     command = [sys.executable, str(tree / "benchmarks" / Path(__file__).name), "--round", place, "--jobs", str(jobs)]
-    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=tree, env=environment)
+    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=tree, env=importing(tree))
     figures: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
     return figures
 
@@ -195,18 +187,13 @@ def main() -> int:
     if parsed.round:
         print(json.dumps(measure(PLACES[parsed.round], parsed.jobs)))
         return 0
-    model = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-    print(f"{os.cpu_count()} cores ({model.split(':')[1].strip()}), Linux {platform.release()}, load {os.getloadavg()}")
+    print(description())
     if not parsed.against:
         return print_table(table({"here": ROOT}, parsed.rounds, parsed.jobs))
-    with tempfile.TemporaryDirectory() as folder:
-        other = Path(folder) / "other"
-        subprocess.run(["git", "worktree", "add", "--detach", str(other), parsed.against], check=True, cwd=ROOT)
-        try:
-            shutil.copy(__file__, other / "benchmarks")
-            return print_table(table({"here": ROOT, parsed.against: other}, parsed.rounds, parsed.jobs))
-        finally:
-            subprocess.run(["git", "worktree", "remove", "--force", str(other)], check=True, cwd=ROOT)
+    with checked_out(parsed.against) as other:
+        for needed in (__file__, machine.__file__):
+            shutil.copy(needed, other / "benchmarks")
+        return print_table(table({"here": ROOT, parsed.against: other}, parsed.rounds, parsed.jobs))
 
 
 if __name__ == "__main__":
