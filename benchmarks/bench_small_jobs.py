@@ -170,7 +170,10 @@ def table(trees: dict[str, Path], rounds: int, jobs: int) -> Iterator[Row]:
                 found[name].append(one_round(tree, place, jobs))
         for name, runs in found.items():
             middle = {figure: statistics.median(run[figure] for run in runs) for figure in runs[0]}
-            print(f"{place}, {name}: " + ", ".join(f"{figure} {value:.1f}" for figure, value in middle.items()))
+            print(
+                f"{place}, {name}: " + ", ".join(f"{figure} {value:.1f}" for figure, value in middle.items()),
+                flush=True,
+            )
         for figure, bars, at_least in BARS:
             value = statistics.median(run[figure] for run in next(iter(found.values())))
             yield Row(f"small jobs, {place}: {figure}", value, bars[which], at_least, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -154,5 +155,6 @@ async def get_object(key: str, query: Signature, services: ServicesOf) -> Respon
         media_type="application/octet-stream",
         filename=key.rsplit("/", maxsplit=1)[-1],
         headers={"Cache-Control": "private, no-transform"},
+        stat_result=os.fstat(file.fileno()),
         background=BackgroundTask(file.close),  # and keeps it open until then
     )
