@@ -30,6 +30,7 @@ from benchmarks.queue_load import (
     ApiProcess,
     BareClient,
     api_process,
+    cpu_seconds,
     database_server,
     enqueue,
     execute,
@@ -45,16 +46,24 @@ PARKED = 20
 IDLE_PARKED = 500
 _PROCRASTINATE_JOBS = 3000
 _STATEMENT = re.compile(rb"duration: [0-9.]+ ms  (?:execute|statement)")
+_DEPTHS = (100, 10_000, 1_000_000)
+_CLAIMS_AT_A_DEPTH = 60
 _JOBS_A_SECOND = 8000  # more than can be claimed, so that the queue never empties
 
 
-def drain_rate(api: ApiProcess, most: int, seconds: int) -> float:
-    """Return jobs claimed and completed per second over HTTP, by the database's count."""
+def drain_rate(api: ApiProcess, most: int, seconds: int, database: int | None = None) -> float:
+    """Return jobs claimed and completed per second over HTTP, by the database's count.
+
+    With the process id of `database`, also print the CPU time of a job.
+    """
     refill(api.url, _JOBS_A_SECOND * (seconds + 1))
     seed = str(time.time_ns() % 10**6)
     load = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "10s"]
     command = [*load, "-s", str(HERE / "claim_complete.lua"), api.base_url, "--", TOKEN, TASK_TYPE, str(most), seed]
+    watched = () if database is None or api.process is None else (api.process.pid, database)
+    before = [cpu_seconds(pid) for pid in watched]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    used = [cpu_seconds(pid) - earlier for pid, earlier in zip(watched, before, strict=True)]
     if "Non-2xx" in output or "Socket errors" in output:
         print(output, file=sys.stderr)
     ((count, span),) = execute(
@@ -62,7 +71,34 @@ def drain_rate(api: ApiProcess, most: int, seconds: int) -> float:
         "SELECT count(*), extract(epoch FROM max(finished_at) - min(finished_at))::float8 FROM jobs"
         " WHERE state = 'succeeded'",
     )
+    if used:
+        in_api, in_database = (seconds * 1e6 / count for seconds in used)
+        print(
+            f"maxJobs {most}: {count / span:.0f} jobs/s, API {in_api:.0f} µs, database {in_database:.0f} µs of CPU each"
+        )
     return float(count / span)
+
+
+async def claim_p99(api: ApiProcess, waiting: int) -> float:
+    """Return the milliseconds of one claim in a hundred, on one connection, with so many jobs waiting."""
+    refill(api.url, waiting)
+    client, seen = BareClient(api.port), []
+    for _ in range(_CLAIMS_AT_A_DEPTH):
+        begun = time.perf_counter()
+        await client.claim(0)
+        seen.append((time.perf_counter() - begun) * 1000)
+    client.close()
+    return statistics.quantiles(seen[10:], n=100, method="inclusive")[-1]
+
+
+def depth_row(api: ApiProcess, rounds: int) -> Row:
+    """Return how much slower claims are at one length of the queue than at another."""
+    seen = {depth: [asyncio.run(claim_p99(api, depth)) for _ in range(rounds)] for depth in _DEPTHS}
+    medians = [statistics.median(values) for values in seen.values()]
+    print("claim p99: " + ", ".join(f"{p99:.1f} ms at {depth}" for depth, p99 in zip(_DEPTHS, medians, strict=True)))
+    return Row(
+        "claim p99 at 100, 10,000 and 1,000,000 waiting: worst ÷ best", max(medians) / min(medians), 2, False, "x"
+    )
 
 
 def procrastinate_rate(url: str) -> float:
@@ -177,26 +213,28 @@ def own_rows(rounds: int, seconds: int) -> Iterator[Row]:
         asyncio.run(migrate(ours))
         subprocess.run([sys.executable, str(HERE / "procrastinate_drain.py"), "prepare", theirs], check=True)
         with api_process(ours) as api:
-            yield from rates(api, theirs, rounds, seconds)
+            postmaster = int((server.data / "postmaster.pid").read_text().split()[0])
+            yield from rates(api, theirs, postmaster, rounds, seconds)
             latencies = asyncio.run(wake_latencies(api, 100 * rounds))
-            yield Row("queued → held by a parked worker, p50", statistics.median(latencies), 4, False, "ms")
-            yield Row("the same, p99", latencies[int(len(latencies) * 0.99) - 1], 15, False, "ms")
+            yield Row("queued → held by a parked worker, p50", statistics.median(latencies), 1, False, "ms")
+            yield Row("the same, p99", latencies[int(len(latencies) * 0.99) - 1], 5, False, "ms")
+            yield depth_row(api, rounds)
             yield Row("API restart: claims lost, jobs twice", asyncio.run(restart_damage(api)), 0, False, "")
         yield Row(f"statements at idle, {IDLE_PARKED} parked", asyncio.run(idle_queries(server, 30)), 1, False, "1/s")
 
 
-def rates(api: ApiProcess, theirs: str, rounds: int, seconds: int) -> Iterator[Row]:
+def rates(api: ApiProcess, theirs: str, database: int, rounds: int, seconds: int) -> Iterator[Row]:
     """Return drain rates, alternating, so that drifts of the machine affect both."""
     drain_rate(api, 1, 2)
     seen: dict[str, list[float]] = {"theirs": [], "1": [], "10": []}
     for _ in range(rounds):
         seen["theirs"].append(procrastinate_rate(theirs))
-        seen["1"].append(drain_rate(api, 1, seconds))
-        seen["10"].append(drain_rate(api, 10, seconds))
+        seen["1"].append(drain_rate(api, 1, seconds, database))
+        seen["10"].append(drain_rate(api, 10, seconds, database))
     theirs_rate, one, ten = (statistics.median(seen[name]) for name in ("theirs", "1", "10"))
     print(f"jobs/s: Procrastinate {theirs_rate:.0f}, ours {one:.0f}, ours with maxJobs 10 {ten:.0f}", flush=True)
-    yield Row(f"claim + complete, {CONNECTIONS} connections, ÷ Procrastinate", one / theirs_rate, 1.5, True, "x")
-    yield Row("the same with maxJobs 10", ten / theirs_rate, 2.5, True, "x")
+    yield Row(f"claim + complete, {CONNECTIONS} connections, ÷ Procrastinate", one / theirs_rate, 3.5, True, "x")
+    yield Row("the same with maxJobs 10", ten / theirs_rate, 6, True, "x")
 
 
 def stack_rows() -> Iterator[Row]:

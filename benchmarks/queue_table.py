@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -45,8 +47,9 @@ class Row:
 def print_table(rows: Iterable[Row]) -> int:
     """Print each figure beside its bar once measured, and only warnings of the log. Return 1 for a missed bar."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    print(f"{os.cpu_count()} cores, {platform.machine()}, load {os.getloadavg()[0]:.1f}", flush=True)
     all_hold = True
     for row in rows:
-        print(row, flush=True)
+        print(f"{row}  (load {os.getloadavg()[0]:.1f})", flush=True)
         all_hold = all_hold and row.holds
     return 0 if all_hold else 1
