@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geoprocessing_worker.own_folder import prepare
+from geoprocessing_worker.own_folder import opened
 
 if TYPE_CHECKING:
     from geoprocessing_worker.config import Settings
@@ -42,12 +42,11 @@ def disk(settings: Settings) -> Trouble | None:
     """Check that `TEMP_DIR` is writable, private, and has room for one job with the largest file."""
     folder = settings.temp_dir
     try:
-        prepare(folder)
         # Only a write detects quotas and read-only file systems.
-        with tempfile.TemporaryFile(dir=folder) as file:
+        with opened(folder) as held, tempfile.TemporaryFile(dir=held) as file:
             file.write(b"\0" * PROBE_BYTES)
             file.flush()
-        status = os.statvfs(folder)
+            status = os.statvfs(held)
     except OSError as error:
         return Trouble("disk", f"{folder} cannot be used ({error.strerror}); correct its permissions or set TEMP_DIR")
     cure = "make room or set TEMP_DIR to a larger disk"

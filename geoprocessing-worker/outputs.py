@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import stat
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
+
+from geoprocessing_worker.own_folder import open_regular
 
 PIECE = 1 << 20  # bytes per read
 
@@ -65,16 +65,3 @@ def read_small(output: OutputFile) -> bytes:
     """
     with os.fdopen(open_regular(str(output.path), os.O_RDONLY), "rb") as file:
         return file.read(output.size_bytes)
-
-
-def open_regular(path: str, flags: int) -> int:
-    """Open a regular file only: a hostile child may have left a link or a pipe.
-
-    Raises:
-        OSError: it cannot be opened, or is not a regular file.
-    """
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", path)
-    return descriptor

@@ -8,19 +8,20 @@ killed one. Each report has one folder:
                       report.json   written last and atomically, so a folder without it is garbage
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 from pydantic import ValidationError
 
-from geoprocessing_worker import own_folder
 from geoprocessing_worker.jobs import workspace
 from geoprocessing_worker.jobs.report import REPORT, JobReport, ReportRecord
+from geoprocessing_worker.jobs.workspace import OwnedFolder
+from geoprocessing_worker.own_folder import held, open_regular, opened
 from geoprocessing_worker.wire.messages import ClaimedJob, Completion, Failure, UploadSlot
 
 log = structlog.get_logger(__name__)
@@ -67,13 +68,10 @@ class Outbox:
         Raises:
             JobError: `workspace_unavailable`: the disk is full, or `TEMP_DIR` is not writable.
         """
-        parent = self.temp_dir / FOLDER
         try:
-            own_folder.prepare(parent)
-            with workspace.searching(self.temp_dir):
-                folder = Path(tempfile.mkdtemp(prefix=f"{report.job_id}_", dir=parent))
-                owner = workspace.own(folder)
-            report.post(folder, owner, outputs)
+            with opened(self.temp_dir) as above, workspace.searching(above), _opened(above) as outbox:
+                folder = workspace.own(Path(tempfile.mkdtemp(prefix=f"{report.job_id}_", dir=outbox)))
+            report.post(folder, outputs)
         except OSError as error:
             report.discard()
             raise workspace.no_room(error) from error
@@ -101,21 +99,17 @@ class Outbox:
 
     def take_over(self) -> list[JobReport]:
         """Lock and return the reports for this API that a dead process has left."""
-        parent = self.temp_dir / FOLDER
-        if not parent.is_dir():
+        if not (self.temp_dir / FOLDER).is_dir():
             return []
-        with workspace.searching(self.temp_dir):
-            orphans = [
-                (folder, owner) for folder in parent.iterdir() if (owner := workspace.take_over(folder)) is not None
-            ]
+        with opened(self.temp_dir) as above, workspace.searching(above), _opened(above) as outbox:
+            orphans = [folder for path in outbox.iterdir() if (folder := workspace.take_over(path)) is not None]
         reports = []
-        for folder, owner in orphans:
-            record = _read(folder)
+        for folder in orphans:
+            record = _read(folder.path)
             if record is None:
-                workspace.remove(folder)
-                os.close(owner)
+                folder.remove()
                 continue
-            report = self._report(record, folder, owner)
+            report = self._report(record, folder)
             if record.api != self.api and report.remaining() > 0:
                 report.release()  # for a worker of that API
             else:
@@ -127,12 +121,18 @@ class Outbox:
         for report in self._waiting:
             report.release()
 
-    def _report(self, record: ReportRecord, folder: Path | None = None, owner: int = -1) -> JobReport:
-        return JobReport(record, lambda: self.max_age - (self.wall_clock() - record.created_at), folder, owner)
+    def _report(self, record: ReportRecord, owned: OwnedFolder | None = None) -> JobReport:
+        return JobReport(record, lambda: self.max_age - (self.wall_clock() - record.created_at), owned)
+
+
+def _opened(temp_dir: Path) -> AbstractContextManager[Path]:
+    (temp_dir / FOLDER).mkdir(mode=0o700, exist_ok=True)
+    return held(temp_dir / FOLDER)
 
 
 def _read(folder: Path) -> ReportRecord | None:
     try:
-        return ReportRecord.model_validate_json((folder / REPORT).read_bytes())
+        with open(folder / REPORT, "rb", opener=open_regular) as file:
+            return ReportRecord.model_validate_json(file.read())
     except (OSError, ValidationError):
         return None

@@ -24,6 +24,7 @@ from geoprocessing_worker.errors import (
 )
 from geoprocessing_worker.jobs import workspace
 from geoprocessing_worker.outputs import OutputFile
+from geoprocessing_worker.own_folder import open_regular
 from geoprocessing_worker.wire.messages import Completion, Failure, UploadSlot
 
 OUTPUTS = "outputs"
@@ -92,17 +93,20 @@ class JobReport:
     Args:
         record: its content.
         remaining: returns the seconds until it is too old.
-        folder: in the outbox, None before it is posted.
-        owner: descriptor of the folder's lock.
+        owned: its folder in the outbox, None before it is posted.
     """
 
     def __init__(
-        self, record: ReportRecord, remaining: Callable[[], float], folder: Path | None = None, owner: int = -1
+        self, record: ReportRecord, remaining: Callable[[], float], owned: workspace.OwnedFolder | None = None
     ) -> None:
         self.record = record
         self.remaining = remaining
-        self.folder = folder
-        self._owner = owner
+        self._owned = owned
+
+    @property
+    def folder(self) -> Path | None:
+        """Its folder in the outbox, by descriptor. None before it is posted and after its release."""
+        return None if self._owned is None else self._owned.path
 
     @property
     def job_id(self) -> str:
@@ -145,15 +149,15 @@ class JobReport:
             if output.name not in self.record.uploaded
         ]
 
-    def post(self, folder: Path, owner: int, outputs: Path | None) -> None:
+    def post(self, owned: workspace.OwnedFolder, outputs: Path | None) -> None:
         """Write the report into its folder, and move its results there.
 
         Raises:
             OSError: the report must be discarded.
         """
-        self.folder, self._owner = folder, owner
+        self._owned = owned
         if outputs is not None:
-            outputs.rename(folder / OUTPUTS)
+            outputs.rename(owned.path / OUTPUTS)
         self._advance(ReportState.POSTED)
 
     def mark_uploaded(self, body: Completion, names: Iterable[str]) -> None:
@@ -188,10 +192,11 @@ class JobReport:
         """Make the report survive a power cut."""
         if self.folder is None:
             return
-        for path in (*self.folder.glob(f"{OUTPUTS}/*"), self.folder / OUTPUTS, self.folder / REPORT, self.folder):
-            with contextlib.suppress(FileNotFoundError):
+        names = (OUTPUTS, REPORT, "..")
+        for path in (*self.folder.glob(f"{OUTPUTS}/*"), *(self.folder / name for name in names)):
+            with contextlib.suppress(OSError):  # not there, or a link or pipe of a hostile child
                 _sync(path)
-        _sync(self.folder.parent)
+        os.fsync(int(self.folder.name))
 
     def close(self) -> None:
         """Remove the report for good."""
@@ -200,18 +205,17 @@ class JobReport:
 
     def release(self) -> None:
         """Unlock the folder, for the next process."""
-        if self._owner >= 0:
-            os.close(self._owner)
-            self._owner = -1
+        if self._owned is not None:
+            self._owned.release()
+            self._owned = None
 
     def discard(self) -> None:
         """Remove the report from the disk."""
-        if self.folder is not None and self._owner >= 0:
+        if self._owned is not None:
             # Without this file the folder is no report, so a crash in between cannot leave half of one.
-            (self.folder / REPORT).unlink(missing_ok=True)
-            workspace.remove(self.folder)
-        self.release()
-        self.folder = None
+            (self._owned.path / REPORT).unlink(missing_ok=True)
+            self._owned.remove()
+            self._owned = None
 
     def _advance(self, state: ReportState, **changes: object) -> None:
         record = self.record.model_copy(update={"state": state, **changes})
@@ -252,13 +256,13 @@ def as_job_error(error: ApiError | CancelRequested | JobError) -> JobError:
 
 def _write(folder: Path, record: ReportRecord) -> None:
     unfinished = folder / f"{REPORT}.part"
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    with open(unfinished, "w", opener=open_regular) as file:
         file.write(record.model_dump_json(by_alias=True))
     unfinished.replace(folder / REPORT)
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

@@ -6,6 +6,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from geoprocessing_worker.jobs.report import JobReport, Verdict, as_job_error, v
 from geoprocessing_worker.jobs.report_sender import Hold, ReportSender
 from geoprocessing_worker.jobs.watch import Stopped, stop_when, watched
 from geoprocessing_worker.jobs.workspace import job_folder
+from geoprocessing_worker.own_folder import open_regular
 from geoprocessing_worker.plugins.calls import Call
 from geoprocessing_worker.plugins.registry import BoundHandler, Tasks, advised
 from geoprocessing_worker.sandbox.process import Sandbox
@@ -180,9 +182,10 @@ class JobRunner:
             if file is not None and file.unchanged:
                 report = self._post(self._completion([], {"unchanged": True}, version), outputs)
             else:
-                source = None if file is None else file.path
-                call = Call.of(task.handler, self._request(source, outputs, options))
-                result = await context.sandbox.run(call, self._progress, task.reach(source, outputs))
+                real = folder.resolve()  # the child cannot use this process's descriptor
+                source = None if file is None else real / file.path.name
+                call = Call.of(task.handler, self._request(source, real / outputs.name, options))
+                result = await context.sandbox.run(call, self._progress, task.reach(source, real / outputs.name))
                 self._timings |= result.timings
                 files = [_in_folder(output, outputs) for output in result.outputs]
                 report = self._post(self._completion(files, result.metadata, version), outputs)
@@ -379,14 +382,19 @@ def _in_folder(output: OutputFile, folder: Path) -> OutputFile:
         JobError: `crashed`: it is not a regular file there.
     """
     path = folder / output.name
-    if path.parent != folder or path.is_symlink() or not path.is_file():
+    try:
+        if path.parent != folder:
+            raise ValueError("another folder")  # noqa: TRY301 - handled below with the others
+        with open(path, "rb", opener=open_regular) as file:
+            size = os.fstat(file.fileno()).st_size
+    except (OSError, ValueError):
         raise JobError(
             "crashed",
             "The program that reads such files reported results that it did not make. The file may be hostile.",
             ErrorClass.INTERNAL,
             {"output": output.name},
-        )
-    return output.model_copy(update={"path": path, "size_bytes": path.stat().st_size})
+        ) from None
+    return output.model_copy(update={"path": path, "size_bytes": size})
 
 
 def _version(file: Downloaded) -> SourceVersion:

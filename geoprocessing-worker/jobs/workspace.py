@@ -8,12 +8,13 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from geoprocessing_worker.errors import ErrorClass, JobError, worker_trouble
-from geoprocessing_worker.own_folder import is_trusted, prepare
+from geoprocessing_worker.own_folder import held, is_trusted, open_regular, opened
 
 log = structlog.get_logger(__name__)
 
@@ -24,26 +25,40 @@ OWNER_LOCK = ".owner"
 SEARCH_LOCK = ".geojobs.lock"
 
 
+@dataclass(frozen=True)
+class OwnedFolder:
+    """A folder that is held open and locked by this process. `path` leads to it by its descriptor."""
+
+    path: Path
+    _descriptors: contextlib.ExitStack
+
+    def release(self) -> None:
+        """Unlock the folder. Its path is invalid from now on."""
+        self._descriptors.close()
+
+    def remove(self) -> None:
+        """Remove the folder with its content. Log a failure."""
+        with self._descriptors, held(self.path / "..") as above:
+            remove(above / self.path.resolve().name)
+
+
 @contextlib.contextmanager
 def job_folder(temp_dir: Path, job_id: str) -> Iterator[Path]:
-    """Create a folder `geojob_<id>_…` (mode 0700), and always remove it on exit.
+    """Create a folder `geojob_<id>_…` (mode 0700), hold it open, and always remove it on exit.
 
     Raises:
         JobError: `worker_trouble`: the disk is full or `TEMP_DIR` is not writable.
     """
     try:
-        prepare(temp_dir)
-        with searching(temp_dir):
-            folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{job_id}_", dir=temp_dir))
-            owner = own(folder)
+        with opened(temp_dir) as above, searching(above):
+            folder = own(Path(tempfile.mkdtemp(prefix=f"{PREFIX}{job_id}_", dir=above)))
     except OSError as error:
         # The job has no files yet, so it is not the cause.
         raise worker_trouble("disk", reason=error.strerror or str(error)) from error
     try:
-        yield folder
+        yield folder.path
     finally:
-        remove(folder)
-        os.close(owner)
+        folder.remove()
 
 
 def no_room(error: OSError) -> JobError:
@@ -58,26 +73,27 @@ def no_room(error: OSError) -> JobError:
 
 def sweep(temp_dir: Path) -> int:
     """Remove the folders of dead workers' jobs, and return their number."""
-    prepare(temp_dir)
     # Removed without the lock, so that new folders need not wait for it.
-    with searching(temp_dir):
-        own_folders = [folder for folder in temp_dir.glob(f"{PREFIX}*") if _is_own_folder(folder)]
-        dead = [(folder, owner) for folder in own_folders if (owner := take_over(folder)) is not None]
-    for folder, owner in dead:
-        remove(folder)
-        os.close(owner)
+    with opened(temp_dir) as above, searching(above):
+        own_folders = [path for path in above.glob(f"{PREFIX}*") if _is_own_folder(path)]
+        dead = [folder for path in own_folders if (folder := take_over(path)) is not None]
+    for folder in dead:
+        folder.remove()
     return len(dead)
 
 
-def own(folder: Path) -> int:
-    """Lock a new folder, under `searching`. Closing the descriptor unlocks it."""
-    return _lock(folder / OWNER_LOCK, fcntl.LOCK_EX)
+def own(folder: Path, how: int = fcntl.LOCK_EX) -> OwnedFolder:
+    """Open and lock a new folder, under `searching`."""
+    with contextlib.ExitStack() as descriptors:
+        path = descriptors.enter_context(held(folder))
+        descriptors.callback(os.close, _lock(path / OWNER_LOCK, how))
+        return OwnedFolder(path, descriptors.pop_all())
 
 
-def take_over(folder: Path) -> int | None:
-    """Lock a folder of a dead owner, under `searching`. Return None if the owner lives."""
+def take_over(folder: Path) -> OwnedFolder | None:
+    """Open and lock a folder of a dead owner, under `searching`. Return None if the owner lives."""
     try:
-        return _lock(folder / OWNER_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return own(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return None
     except OSError as error:
@@ -109,7 +125,7 @@ def searching(temp_dir: Path) -> Iterator[None]:
 
 
 def _lock(path: Path, how: int) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = open_regular(str(path), os.O_RDWR | os.O_CREAT)
     try:
         if not is_trusted(os.fstat(descriptor)):
             raise PermissionError(errno.EPERM, f"another user owns {path}: remove it or set TEMP_DIR")

@@ -11,6 +11,7 @@ import anyio
 import httpx
 
 from geoprocessing_worker.errors import ErrorClass, JobError, Unavailable, invalid_input, worker_trouble
+from geoprocessing_worker.own_folder import open_regular
 from geoprocessing_worker.wire import transfer
 from geoprocessing_worker.wire.messages import JobInput
 
@@ -191,7 +192,9 @@ async def _fetch_rest(
         partial.entity_tag = _validator(response.headers.get("ETag", "")) or ""
         partial.last_modified = response.headers.get("Last-Modified", "")
         _refuse_larger(partial.size_bytes + _declared_bytes(response), max_bytes)
-        async with await anyio.open_file(partial.path, "ab" if partial.size_bytes else "wb") as file:
+        async with await anyio.open_file(
+            partial.path, "ab" if partial.size_bytes else "wb", opener=open_regular
+        ) as file:
             buffer = bytearray()
             try:
                 async for chunk in response.aiter_raw():

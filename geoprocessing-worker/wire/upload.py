@@ -8,7 +8,8 @@ import anyio
 import httpx
 
 from geoprocessing_worker.errors import ErrorClass, JobError
-from geoprocessing_worker.outputs import OutputFile, open_regular, read_small
+from geoprocessing_worker.outputs import OutputFile, read_small
+from geoprocessing_worker.own_folder import open_regular
 from geoprocessing_worker.wire import transfer
 from geoprocessing_worker.wire.messages import UploadSlot
 

@@ -9,6 +9,7 @@ from clamdpy import ClamdNetworkSocket, ClamdUnixSocket
 from clamdpy.exceptions import ClamdException
 
 from geoprocessing_worker.errors import ErrorClass, JobError, invalid_input
+from geoprocessing_worker.own_folder import open_regular
 
 # Seconds without an answer. A large archive takes the daemon a while.
 SILENCE = 120.0
@@ -36,7 +37,7 @@ class Scanner:
 
     def _scan(self, path: Path) -> None:
         try:
-            with path.open("rb") as file:
+            with open(path, "rb", opener=open_regular) as file:
                 answer = _stream(self._connection(SILENCE), file)
         except (ClamdException, OSError, ValueError) as error:
             raise _unavailable(type(error).__name__) from error

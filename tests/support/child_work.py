@@ -172,17 +172,26 @@ PACK_FOR_EVER = "tests.support.child_work:pack_for_ever"
 LIES = "tests.support.child_work:convert_to_lies"
 
 
-LIED_OF = ("../secret", "/etc/hostname", "link.png", "missing.png", "folder.png", "pipe.png", "..", "a\0.png")
+LIED_OF = (
+    *("../secret", "/etc/hostname", "link.png", "second.png", "missing.png", "folder.png", "pipe.png", "..", "a\0.png"),
+    "in_another_folder.png",
+)
 
 
 def convert_to_lies(request: ConversionRequest, report: ProgressCallback) -> ConversionResult:
     """Report a file that was not made. `nodata` selects the kind."""
     (request.output_folder / "link.png").symlink_to("/etc/hostname")
-    (request.output_folder.parent / "secret").write_text("of the worker")
+    secret = request.output_folder.parent / "secret"
+    secret.write_text("of the worker")
+    (request.output_folder / "second.png").hardlink_to(secret)
     (request.output_folder / "folder.png").mkdir()
     os.mkfifo(request.output_folder / "pipe.png")
     name = LIED_OF[int(request.options.nodata or 0)]
     path = request.output_folder / name
+    if name == "in_another_folder.png":
+        other = request.output_folder.rename(request.output_folder.parent / "other")
+        secret.rename(other / name)
+        request.output_folder.symlink_to(other)
     told = OutputFile(name=name, path=path, content_type="image/png", size_bytes=1, sha256="0" * 64)
     return ConversionResult.model_validate({"outputs": [told], "metadata": {}, "timings": {}, "packaging": {}})
 

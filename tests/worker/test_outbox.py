@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import hashlib
-import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -456,13 +455,20 @@ async def test_a_report_that_was_not_written_whole_is_no_report(bench: Bench) ->
     assert bench.folders() == []
 
 
-async def test_a_report_cannot_be_made_to_send_a_file_from_elsewhere(bench: Bench) -> None:
+@pytest.mark.parametrize("way", ["link", "second name", "link to a folder"])
+async def test_a_report_cannot_be_made_to_send_a_file_from_elsewhere(bench: Bench, way: str) -> None:
     report = post_results(bench)
     (folder,) = bench.folders()
-    (bench.folder / "secret").write_bytes(b"of the worker")
+    secret = bench.folder / "elsewhere" / "map.png"
+    secret.parent.mkdir()
+    secret.write_bytes(b"of the worker")
     shutil.rmtree(folder / "outputs")
-    (folder / "outputs").mkdir()
-    (folder / "outputs" / "map.png").symlink_to(bench.folder / "secret")
+    if way == "link to a folder":
+        (folder / "outputs").symlink_to(secret.parent)
+    else:
+        (folder / "outputs").mkdir()
+        result = folder / "outputs" / "map.png"
+        result.symlink_to(secret) if way == "link" else result.hardlink_to(secret)
     report.release()
     sender = next_process(bench)
     await sender.start()
@@ -471,6 +477,33 @@ async def test_a_report_cannot_be_made_to_send_a_file_from_elsewhere(bench: Benc
     assert bench.server.calls("complete") == []
     assert bench.failure()["code"] == "workspace_unavailable"
     await sender.stop()
+
+
+def test_a_report_is_neither_written_nor_read_through_a_link(bench: Bench) -> None:
+    """At its file, at the unfinished file, at its folder or at the outbox."""
+    elsewhere = bench.folder / "elsewhere"
+    elsewhere.mkdir()
+    report = post_results(bench)
+    (folder,) = bench.folders()
+    moved = folder.rename(folder.with_name("moved"))
+    folder.symlink_to(elsewhere)
+    report.replace(failure())
+    assert b"trouble" in (moved / "report.json").read_bytes()
+    (moved / "report.json.part").symlink_to(elsewhere / "written")
+    with pytest.raises(OSError, match="symbolic links"):
+        report.replace(failure())
+    report.release()
+    (moved / "report.json").rename(bench.folder / "report.json")
+    (moved / "report.json").symlink_to(bench.folder / "report.json")
+    assert next_process(bench).outbox.take_over() == []
+    folder.unlink()
+    assert bench.folders() == []
+    folder.parent.rmdir()
+    folder.parent.symlink_to(elsewhere)
+    with pytest.raises(JobError, match="no room"):
+        post(bench, job(bench), failure())
+    assert (bench.folder / "report.json").exists()
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_no_other_user_can_read_waiting_reports(bench: Bench) -> None:
@@ -506,4 +539,4 @@ def test_a_lock_ends_with_its_process_and_not_before(bench: Bench) -> None:
     with workspace.searching(bench.outbox.temp_dir):
         owner = workspace.take_over(folder)
     assert owner is not None
-    os.close(owner)
+    owner.release()

@@ -190,6 +190,36 @@ async def test_a_child_cannot_make_the_worker_upload_a_file_of_its_choice(lying:
     assert server.calls(Path(told).name) == []
 
 
+async def test_a_download_never_leaves_the_folder_of_its_job_whatever_takes_its_place(bench: Bench) -> None:
+    """Neither through a link at the folder's path nor through one at the file's."""
+    victim = bench.folder / "home"
+    victim.mkdir()
+    profile = victim / "profile"
+    profile.write_text("of the worker")
+    (victim / "source.tif.part").symlink_to(profile)
+
+    async def swap_folder(_: Request) -> Response:
+        (folder,) = bench.folders()
+        folder.rename(bench.folder / "work" / "moved")
+        folder.symlink_to(victim)
+        return Response(bench.source)
+
+    async def swap_file(_: Request) -> Response:
+        (folder,) = bench.folders()
+        (folder / "source.tif.part").symlink_to(profile)
+        return Response(bench.source)
+
+    bench.server.on("in", swap_folder)
+    assert await bench.run() is Ending.COMPLETED
+    assert not (bench.folder / "work" / "moved").exists()
+    for link in bench.folders():
+        link.unlink()
+    bench.server.on("in", swap_file)
+    assert await bench.run() is Ending.GIVEN_BACK
+    assert profile.read_text() == "of the worker"
+    assert len(list(victim.iterdir())) == 2
+
+
 async def test_nothing_is_sent_for_a_job_that_is_somebody_elses(endless: Bench) -> None:
     endless.server.on("heartbeat", answer(renewed()), answer(renewed()), problem(409, "lease_lost"))
     assert await endless.run() is Ending.LEASE_LOST

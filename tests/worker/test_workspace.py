@@ -17,7 +17,7 @@ from geoprocessing_worker.own_folder import prepare
 
 def hold(temp_dir: Path, ready: Connection) -> None:
     with job_folder(temp_dir, "held") as folder:
-        ready.send(str(folder))
+        ready.send(str(folder.resolve()))
         signal.pause()
 
 
@@ -25,7 +25,7 @@ def test_a_folder_is_its_owners_only_and_gone_after_an_error(tmp_path: Path) -> 
     def work() -> None:
         with job_folder(tmp_path / "new", "j1") as folder:
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-            assert folder.name.startswith("geojob_j1_")
+            assert folder.resolve().name.startswith("geojob_j1_")
             (folder / "deep").mkdir()
             (folder / "deep" / "file").touch()
             raise ZeroDivisionError
