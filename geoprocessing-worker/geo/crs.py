@@ -302,7 +302,9 @@ def transformer(source: CRS, target: CRS) -> CrsTransform:
     Raises:
         ProjError: there is none.
     """
-    found = Transformer.from_crs(source, target, always_xy=True)
+    # Without a code PROJ 9.5 tries IGNF's transformations too, and loses a meridian other than Greenwich in them.
+    losing = any(meridian_of(each) and "id" not in each.to_json_dict() for each in (source, target))
+    found = Transformer.from_crs(source, target, always_xy=True, authority="EPSG" if losing else None)
     # pyproj takes and returns degrees for CRSs in radians.
     into = math.degrees(1.0) if _in_radians(source) else None
     several = found.definition.startswith(SEVERAL) and _precedence(target) < _precedence(source)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import rasterio.crs
 from pyproj import CRS, Transformer
 
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.geo.crs import (
     describe,
     epsg,
+    from_gdal,
     horizontal,
     latitude_first,
     parse_crs,
@@ -139,8 +141,19 @@ ONE_WAY = {
     "Alaska in the Aleutians": ("EPSG:2964", 173.7912, 53.2143),
     "Brazil in Peru": ("EPSG:29101", -71.6895, -17.3886),
     "Alaska in Canada": ("EPSG:26731", -136.8057, 54.7467),
-    "without its meridian": (CRS.from_epsg(4901).to_wkt("WKT1_ESRI"), 1.7, 46.8),
 }
+
+
+@pytest.mark.parametrize("code", [4901, 27500])
+def test_a_meridian_without_a_code_is_kept_both_ways(code: int) -> None:
+    """A system of Paris read from ESRI's WKT, here and by GDAL, lies where that of the code does. PROJ loses 2.3°."""
+    globe, text = CRS.from_epsg(4326), CRS.from_epsg(code).to_wkt("WKT1_ESRI")
+    place = np.array([1.7]), np.array([46.8])
+    there = transformer(globe, CRS.from_epsg(code)).transform(*place)
+    for system in (parse_crs(text), from_gdal(rasterio.crs.CRS.from_wkt(text, morph_from_esri_dialect=True))):
+        assert system is not None
+        assert np.ravel(transformer(globe, system).transform(*place)) == pytest.approx(np.ravel(there), rel=1e-7)
+        assert np.ravel(transformer(system, globe).transform(*there)) == pytest.approx(np.ravel(place), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ONE_WAY)
