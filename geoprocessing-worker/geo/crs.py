@@ -351,7 +351,10 @@ def same(one: CRS, other: CRS) -> bool:
     if not (one.is_projected and other.is_projected and _method(one) == _method(other)):
         return False
     # PROJ ignores the order of latitude and longitude only, not that of northing and easting.
-    return _without_axes(one) == _without_axes(other) != ""
+    try:
+        return _without_axes(one).equals(_without_axes(other))
+    except CRSError:
+        return False
 
 
 def _method(crs: CRS) -> str | None:
@@ -360,11 +363,8 @@ def _method(crs: CRS) -> str | None:
     return None if operation is None else operation.method_name
 
 
-def _without_axes(crs: CRS) -> str:
-    try:
-        return crs.to_wkt(WktVersion.WKT1_GDAL, output_axis_rule=False)
-    except CRSError:
-        return ""
+def _without_axes(crs: CRS) -> CRS:
+    return CRS.from_wkt(crs.to_wkt(WktVersion.WKT1_GDAL, output_axis_rule=False))
 
 
 def latitude_first(crs: CRS) -> bool:

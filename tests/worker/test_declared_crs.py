@@ -179,6 +179,15 @@ def test_gdal_reads_back_natively_what_it_reads_in_the_file(
     assert found == pytest.approx((lon, lat), abs=METER)
 
 
+@pytest.mark.parametrize("code", [2326, 3407, 29701, 31467])
+def test_an_esri_string_of_a_northing_first_system_is_read_back_natively(code: int, tmp_path: Path) -> None:
+    """The string has no axes. GDAL reads them in the picture's files by the code, and the self-check compares both."""
+    keys: dict[int, Any] = {1024: 1, 3072: USER, 3073: f"ESRI PE String = {CRS.from_epsg(code).to_wkt('WKT1_ESRI')}"}
+    result = run(write(tmp_path / "a.tif", keys, 400_000, 800_000, 10), tmp_path / "out", coordinate_system="native")
+    expected = as_proj_places(f"EPSG:{code}", 400_000, 800_000)
+    assert read_by_gdal(result.outputs[0].path, 400_000, 800_000) == pytest.approx(expected, abs=METER)
+
+
 def test_krovak_of_an_esri_string_has_its_axes_turned(tmp_path: Path) -> None:
     """The string has the turn in three parameters, which WKT1 loses. GDAL's other Krovak is 2,000 km off."""
     crs = CRS.from_epsg(5514)
