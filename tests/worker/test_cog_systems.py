@@ -187,6 +187,23 @@ def test_a_web_copy_that_gdal_would_shift_is_refused(tmp_path: Path) -> None:
     assert cog(source, tmp_path / "out").outputs
 
 
+def test_a_web_copy_of_an_unparsed_string_at_the_antimeridian_lies_where_proj_has_it(tmp_path: Path) -> None:
+    """GDAL has no transformation for the string (links of Fiji), and no place there is tried."""
+    keys = {1024: 1, 3072: USER, 3073: f"ESRI PE String = {CRS.from_epsg(3140).to_wkt('WKT1_ESRI')}"}
+    source = write(tmp_path / "a.tif", keys, 530_000, 820_000, 50)
+    bounds: Any = cog(source, tmp_path / "web", webOptimized=True).metadata["bboxLonLat"]
+    west, south, east, north = bounds
+    lon, lat = as_proj_places("EPSG:3140", 531_250, 818_750)
+    assert (west < lon < east, south < lat < north) == (True, True)
+
+
+def test_a_web_copy_that_gdal_would_turn_about_its_middle_is_refused(tmp_path: Path) -> None:
+    """GDAL reads Adams Square II as a turned projection, which leaves the corner of a box round the middle in place."""
+    keys = {1024: 1, 3072: USER, 3073: f"ESRI PE String = {CRS.from_user_input('ESRI:54098').to_wkt('WKT1_ESRI')}"}
+    with pytest.raises(JobError, match="GDAL cannot align"):
+        cog(write(tmp_path / "a.tif", keys, -5000, 5000, 200), tmp_path / "web", webOptimized=True)
+
+
 def test_pixels_too_small_for_web_tiles_are_refused(tmp_path: Path) -> None:
     """A micrometer is beyond the last zoom of GDAL's tiles."""
     source = write(tmp_path / "a.tif", {1024: 1, 3072: 32633}, 500_000, 5_700_000, 1e-6)

@@ -39,7 +39,7 @@ TEMPORARY = {"driver": "GTiff", "TILED": "YES", "COMPRESS": "ZSTD", "ZSTD_LEVEL"
 MAX_BEND = 1.0  # pixels
 HORIZONTAL_AXES = 2  # axes
 GIVE_ANOTHER = "Give the file another coordinate system, with QGIS or gdal_edit.py -a_srs."
-CHECKED_PLACES = 7  # along each side. Near a pole and the antimeridian GDAL gives no exact answer
+CHECKED_PLACES = 8  # along each side, none in the middle. Near a pole and the antimeridian GDAL gives no exact answer
 WITHIN = 0.95  # of Web Mercator's square
 MAX_MISALIGNMENT = 0.5  # pixels
 WEB_TILES = "EPSG:3857"
@@ -157,7 +157,9 @@ def aligned_by_gdal(dataset: Any, placed: SourceHeader, header: SourceHeader) ->
     if header.georeferencing is Georeferencing.RPC or header.crs is None or placed.crs is None:
         return True
     crs = dataset.gcps[1] if placed.gcps else dataset.crs
-    if crs is None or (placed.crs.is_geographic and per_degree(placed.crs) != 1.0):
+    if crs is None or not (crs.is_projected or crs.is_geographic):
+        return False  # an ESRI string that GDAL does not parse
+    if placed.crs.is_geographic and per_degree(placed.crs) != 1.0:
         return False  # GDAL's warp takes other angles for degrees
     web = CRS.from_epsg(3857)
     size = per_degree(header.crs) / per_degree(placed.crs) if header.crs.is_geographic else 1.0
