@@ -173,7 +173,7 @@ def test_no_handler_advises_an_option_that_its_payload_does_not_have() -> None:
 
 def test_no_message_of_a_worker_promises_another_try() -> None:
     """Whether a job is tried again is for the server to decide: the last attempt of a job has the same messages."""
-    for path in (ROOT / "geoprocessing-worker").glob("*.py"):
+    for path in (ROOT / "geoprocessing-worker").rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         documents = {id(vars(node.body[0])["value"]) for node in ast.walk(tree) if _has_docstring(node)}
         for node in ast.walk(tree):
