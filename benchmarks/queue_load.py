@@ -61,10 +61,11 @@ def execute(url: str, statement: str, *parameters: object) -> list[Any]:
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time of a process, of its children, and of those that have ended."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    own = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-    running = (child for child in children if Path(f"/proc/{child}").exists())
-    return own + sum(cpu_seconds(int(child)) for child in running)
+    total = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended meanwhile
+            total += cpu_seconds(int(child))
+    return total
 
 
 def refill(url: str, count: int) -> None:
