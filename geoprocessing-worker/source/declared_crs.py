@@ -48,21 +48,20 @@ class DeclaredCrs:
     caveat: str | None = None
 
 
-def declared_crs(crs: rasterio.crs.CRS | None, keys: Mapping[int, float]) -> DeclaredCrs:
+def declared_crs(crs: rasterio.crs.CRS | None, keys: Mapping[int, float], texts: Iterable[str] = ()) -> DeclaredCrs:
     """Return the CRS that GDAL reads in a file, without grids.
 
     Args:
         crs: GDAL's reading.
         keys: the file's GeoTIFF keys.
+        texts: the texts of these keys, whole.
     """
     if crs is None or not _wkt(crs):
         return DeclaredCrs()
     found = _in_declared_unit(from_gdal(crs), keys)
-    if found is None:
-        return _without_grids(_esri_string(_wkt(crs)))
-    if found.name.startswith(ESRI_STRING):
+    if found is None or found.name.startswith(ESRI_STRING):
         # GDAL parses the string only if the file's model type is user-defined too.
-        return _without_grids(found.name.removeprefix(ESRI_STRING))
+        return _without_grids(_esri_string(_wkt(crs), texts))
     if usable(found):
         fault = _fault(found, keys)
         return DeclaredCrs(found, caveat=_datum_caveat(found, keys)) if fault is None else _unused(found.name, fault)
@@ -191,12 +190,13 @@ def _wkt(crs: rasterio.crs.CRS) -> str:
     return ""
 
 
-def _esri_string(text: str) -> str:
-    """Return the ESRI string in the name of an engineering CRS, or the text itself."""
+def _esri_string(text: str, texts: Iterable[str]) -> str:
+    """Return the ESRI string that begins with the name of an engineering CRS, or the text itself."""
     if not _name_in(text).startswith(ESRI_STRING):
         return text
     with suppress(CRSError):
-        return str(CRS.from_wkt(text).name).removeprefix(ESRI_STRING)
+        name = str(CRS.from_wkt(text).name)
+        return next((whole for whole in texts if whole.startswith(name)), name).removeprefix(ESRI_STRING)
     return text
 
 

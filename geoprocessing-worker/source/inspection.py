@@ -27,7 +27,7 @@ from geoprocessing_worker.source.georeference import Georeference, georeference
 from geoprocessing_worker.source.levels import Levels, block_size, usable_levels
 from geoprocessing_worker.source.texts import is_number, readable
 from geoprocessing_worker.tiff.gate import MAX_BANDS, MAX_BLOCK_BYTES, MAX_SIDE, admit, check_domain
-from geoprocessing_worker.tiff.geo_keys import read_geo_keys
+from geoprocessing_worker.tiff.geo_keys import read_geo_keys, read_geo_texts
 from geoprocessing_worker.tiff.letters import clean
 from geoprocessing_worker.tiff.masks import incomplete_pages, page_masks, whole_pages
 from geoprocessing_worker.tiff.sparse import with_storage
@@ -207,7 +207,9 @@ def _declared_crs(texts: Any, structure: TiffStructure, ifd: int, known: CRS | N
     if known is not None:
         return DeclaredCrs(known)
     crs, keys = texts.crs, read_geo_keys(structure, ifd)
-    return unreadable_crs(keys) if crs is None and texts.crs_unreadable else declared_crs(crs, keys)
+    if crs is None and texts.crs_unreadable:
+        return unreadable_crs(keys)
+    return declared_crs(crs, keys, read_geo_texts(structure, ifd))
 
 
 def _check_dataset(dataset: Any) -> None:

@@ -11,7 +11,7 @@ from pyproj.exceptions import CRSError
 
 from geoprocessing_worker.errors import JobError
 from geoprocessing_worker.tiff.structure import TiffStructure
-from geoprocessing_worker.tiff.tags import GEO_DOUBLES, GEO_KEYS
+from geoprocessing_worker.tiff.tags import GEO_DOUBLES, GEO_KEYS, GEO_TEXTS
 
 PROJECTED_CODE, GEOGRAPHIC_CODE, PROJECTION = 3072, 2048, 3074  # keys
 ANGULAR_UNIT, ANGULAR_UNIT_SIZE, MERIDIAN, MERIDIAN_LONGITUDE = 2054, 2055, 2051, 2061
@@ -37,6 +37,17 @@ def read_geo_keys(structure: TiffStructure, number: int = 1) -> dict[int, float]
         elif tag == GEO_DOUBLES and count == 1 and 8 * value + 8 <= len(doubles):
             keys[key] = struct.unpack_from(f"{order}d", doubles, 8 * value)[0]
     return keys
+
+
+def read_geo_texts(structure: TiffStructure, number: int = 1) -> list[str]:
+    """Return the texts of the geo keys of the IFD with this number, whole. GDAL (3.10) cuts some after 511 bytes."""
+    try:
+        with structure.open() as reader:
+            ifd = structure.ifd(number)
+            field = None if ifd is None else ifd.find(GEO_TEXTS)
+            return [] if field is None else reader.content(field).decode(errors="replace").split("|")
+    except (OSError, JobError):
+        return []
 
 
 def angular_unit(keys: Mapping[int, float]) -> float | None:

@@ -188,6 +188,16 @@ def test_an_esri_string_of_a_northing_first_system_is_read_back_natively(code: i
     assert read_by_gdal(result.outputs[0].path, 400_000, 800_000) == pytest.approx(expected, abs=METER)
 
 
+@pytest.mark.parametrize("code", ["ESRI:102698", "ESRI:26788"])
+@pytest.mark.parametrize("model", [1, USER])
+def test_a_long_esri_string_is_read_to_its_end(model: int, code: str, tmp_path: Path) -> None:
+    """GDAL cuts the strings of many state planes after 511 bytes, and they counted as damaged."""
+    string = CRS.from_user_input(code).to_wkt("WKT1_ESRI")
+    keys: dict[int, Any] = {1024: model, 3072: USER, 3073: f"ESRI PE String = {string}"}
+    result = run(write(tmp_path / "a.tif", keys, 2_700_000, 400_000, 10), tmp_path / "out")
+    assert upper_left(result) == pytest.approx(as_proj_places(code, 2_700_000, 400_000), abs=200 * METER)
+
+
 def test_krovak_of_an_esri_string_has_its_axes_turned(tmp_path: Path) -> None:
     """The string has the turn in three parameters, which WKT1 loses. GDAL's other Krovak is 2,000 km off."""
     crs = CRS.from_epsg(5514)
