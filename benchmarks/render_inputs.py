@@ -37,6 +37,7 @@ class Input:
     stretched: bool = False
     classes: bool = False
     size_bar: str = "size"
+    wall_bar: str = "wall"
 
 
 def texture(size: int, seed: int, roughness: float = 0.55) -> Floats:
@@ -141,7 +142,7 @@ def _masked(path: Path, size: int) -> None:
 
 
 INPUTS = (
-    Input("6000² RGB, tiled deflate", 6000, _rgb),
+    Input("6000² RGB, tiled deflate", 6000, _rgb, wall_bar="wall rgb"),
     Input("12000² RGB, JPEG COG", 12000, _cog, size_bar="size noise"),
     Input("4000² 4 bands uint16, LZW", 4000, _uint16, bands=(1, 2, 3), stretched=True, size_bar="size noise"),
     Input("6000² float32 elevation", 6000, _elevation, stretched=True),
@@ -153,7 +154,7 @@ INPUTS = (
         classes=True,
         size_bar="size classes",
     ),
-    Input("3000² RGB strips, mask", 3000, _masked),
+    Input("3000² RGB strips, mask", 3000, _masked, wall_bar="wall masked"),
 )
 LARGE = Input("40000² RGB, JPEG COG", 40000, _cog)
 
