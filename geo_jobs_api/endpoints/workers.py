@@ -18,6 +18,7 @@ from geo_jobs_api.fields import Model
 from geo_jobs_api.http.paging import answer
 from geo_jobs_api.http.routes import Route
 from geo_jobs_api.http.services import BaseUrl, Services, ServicesOf, worker_of
+from geo_jobs_api.http.worker_calls import MAX_TOKEN_CHARACTERS
 from geo_jobs_api.log import get_logger
 from geo_jobs_api.queue.lease_records import Lease, LeasedJob, LeaseOutcome, PreviousError, Renewal
 from geo_jobs_api.queue.lease_requests import ClaimRequest, Completion, LeaseRenewal, LeaseUpdate, Results
@@ -54,7 +55,7 @@ _FEW_LEASES = 10
 _HEARTBEATS_PER_LEASE = 3
 
 
-async def lease_token(lease_token: Annotated[str, Header(max_length=200)]) -> LeaseToken:
+async def lease_token(lease_token: Annotated[str, Header(max_length=MAX_TOKEN_CHARACTERS)]) -> LeaseToken:
     """Return the lease token of the request. Problem `lease_lost` for a token in another format."""
     token = LeaseToken.parse(lease_token)
     if token is None:

@@ -24,8 +24,8 @@ from geo_jobs_api.queue.rules import LeaseToken
 
 _JOB_PATH = re.compile("(.*/)([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(/[a-z]+)")
 _JSON = (b"content-type", b"application/json")
-# As the header is declared.
-_MOST_TOKEN_CHARACTERS = 200
+# Of a lease token in its header.
+MAX_TOKEN_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class _Call:
 
     async def arguments(self, request: Request, body: bytes, job_id: str | None) -> dict[str, Any] | None:
         """Return the arguments of the endpoint. None: the request is invalid or unusual."""
-        token = LeaseToken.parse(request.headers.get("lease-token", "")[: _MOST_TOKEN_CHARACTERS + 1])
-        if "token" in self.parameters and (token is None or len(str(token)) > _MOST_TOKEN_CHARACTERS):
+        token = LeaseToken.parse(request.headers.get("lease-token", "")[: MAX_TOKEN_CHARACTERS + 1])
+        if "token" in self.parameters and (token is None or len(str(token)) > MAX_TOKEN_CHARACTERS):
             return None
         try:
             if body or not self.is_optional:

@@ -35,7 +35,7 @@ HELD_PER_SLOT = 2
 # Seconds for the reports of jobs that go back, after the grace period.
 PARTING_SECONDS = 10.0
 # A longer list of hosts is not declared, since the API would reject the claim.
-MOST_HOSTS = 1000
+MAX_HOSTS = 1000
 
 
 def capabilities(settings: Settings) -> Capabilities:
@@ -43,7 +43,7 @@ def capabilities(settings: Settings) -> Capabilities:
     hosts = tuple(sorted({as_sent(host) for host in settings.source_hosts}))
     return Capabilities(
         max_file_size=settings.max_file_size,
-        source_hosts=hosts if len(hosts) <= MOST_HOSTS else None,
+        source_hosts=hosts if len(hosts) <= MAX_HOSTS else None,
         memory_mb=settings.max_memory_mb,
         concurrent_jobs=settings.concurrent_jobs,
     )

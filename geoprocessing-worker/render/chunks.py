@@ -10,7 +10,7 @@ from geoprocessing_worker.raster import Level
 from geoprocessing_worker.render.plan import ReadSize
 
 CHUNK_BYTES = 8 << 20  # raw bytes: the steps after reading then find them in the processor's cache
-MOST_BYTES = 32 << 20  # a row of tiles up to this size is one chunk, a longer one several side by side
+MAX_BYTES = 32 << 20  # a row of tiles up to this size is one chunk, a longer one several side by side
 RUNS = 4  # more would balance better, but adjacent runs may both decode the tiles at their border
 
 
@@ -43,16 +43,16 @@ def divide(level: Level, size: ReadSize, pixel_bytes: int) -> list[Sequence[Chun
     """
     column_bytes = pixel_bytes * level.block_height
     across = level.width
-    if across * column_bytes > MOST_BYTES:
-        across = max(1, MOST_BYTES // (level.block_width * column_bytes)) * level.block_width
+    if across * column_bytes > MAX_BYTES:
+        across = max(1, MAX_BYTES // (level.block_width * column_bytes)) * level.block_width
     row_of_blocks = min(across, level.width) * column_bytes
-    if row_of_blocks > MOST_BYTES:  # a block by itself
-        down = max(1, MOST_BYTES * level.block_height // row_of_blocks)
+    if row_of_blocks > MAX_BYTES:  # a block by itself
+        down = max(1, MAX_BYTES * level.block_height // row_of_blocks)
     else:
         down = max(1, CHUNK_BYTES // row_of_blocks) * level.block_height
     rows = list(_spans(level.height, size.height, down))
     stacks = [[Chunk(one, columns) for one in rows] for columns in _spans(level.width, size.width, across)]
-    if row_of_blocks > MOST_BYTES:  # two readers would push each other's block out of the cache
+    if row_of_blocks > MAX_BYTES:  # two readers would push each other's block out of the cache
         return [list(chain(*stacks))]
     each = -(-len(rows) * len(stacks) // RUNS)
     return [stack[first : first + each] for stack in stacks for first in range(0, len(rows), each)]

@@ -16,7 +16,7 @@ from geoprocessing_worker.render.plan import RenderPlan
 from geoprocessing_worker.render.reading import Tick, read_raster
 from geoprocessing_worker.render.warp import place
 
-MOST_ENTRIES = 256  # of a PNG's palette
+MAX_ENTRIES = 256  # of a PNG's palette
 
 
 def render(path: Path, header: SourceHeader, plan: RenderPlan, tick: Tick) -> Picture:
@@ -122,9 +122,9 @@ def _indexed(placed: WarpedImage, table: U8 | None, grid: Grid, fraction: float)
     indexes, alpha = placed.samples[:, :, 0], placed.alpha
     palette = _whole(table, indexes.dtype)
     hidden = None if alpha is None else alpha < 128
-    if len(palette) > MOST_ENTRIES:
+    if len(palette) > MAX_ENTRIES:
         used = _used(indexes, hidden)
-        if used.size > MOST_ENTRIES:
+        if used.size > MAX_ENTRIES:
             return _looked_up(indexes, palette, hidden, grid, fraction)
         narrow = np.zeros(len(palette), dtype=np.uint8)
         narrow[used] = np.arange(used.size)

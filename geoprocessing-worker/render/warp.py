@@ -35,9 +35,9 @@ DUST = 1e-3  # source pixels beyond an edge that count as inside. Without it a w
 MARGIN = 2  # source pixels around a position that interpolation may need
 LONGEST_SIDE = 32_000  # OpenCV counts pixels in 16 bits with a sign
 SINGLE = 1.04  # source pixels per output pixel, up to which one sample is as near to the mean as several
-MOST_SAMPLES = 16  # a side: bounds work and memory. A wider output pixel comes from an absurd georeference
+MAX_SAMPLES = 16  # a side: bounds work and memory. A wider output pixel comes from an absurd georeference
 WIDENED = 257
-MOST_VOTES = 5  # a side: larger output pixels are sampled at as many places
+MAX_VOTES = 5  # a side: larger output pixels are sampled at as many places
 INTERPOLATIONS = {"cubic": cv2.INTER_CUBIC, "lanczos": cv2.INTER_CUBIC}
 
 Planes = list[NDArray[Any]]
@@ -170,10 +170,10 @@ def offsets(width: float, method: str) -> Offsets:
     if method == "nearest" or (method != "mode" and width <= SINGLE):
         return CENTER
     if method == "mode":
-        count = min(MOST_VOTES, max(2, ceil(width)))
+        count = min(MAX_VOTES, max(2, ceil(width)))
         step = 1 / count
     else:
-        count = min(MOST_SAMPLES, max(2, round(width)))
+        count = min(MAX_SAMPLES, max(2, round(width)))
         step = np.sqrt((width**2 - 1) / (count**2 - 1)) / width
     return (np.arange(count) - (count - 1) / 2) * step
 

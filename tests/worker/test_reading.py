@@ -27,7 +27,7 @@ TILES = {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of at most two tiles of 16 pixels a side and three bytes each, so that a small file has many."""
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 16 * 16 * 3)
-    monkeypatch.setattr(chunks, "MOST_BYTES", 2 * 16 * 16 * 3)
+    monkeypatch.setattr(chunks, "MAX_BYTES", 2 * 16 * 16 * 3)
 
 
 def noise(height: int, width: int) -> Any:
@@ -60,7 +60,7 @@ def test_every_pixel_is_in_one_piece(
         # An output pixel more where the picture is made smaller: borders lie on output pixels.
         rows, columns = bottom - top - height / reduced.height, right - left - width / reduced.width
         one_column = columns <= level.block_width and rows <= 1
-        assert one_column or max(0, rows) * max(0, columns) * pixel_bytes <= chunks.MOST_BYTES
+        assert one_column or max(0, rows) * max(0, columns) * pixel_bytes <= chunks.MAX_BYTES
     assert (shown == 1).all()
     assert (source == 1).all()
 

@@ -11,7 +11,7 @@ import pytest
 from affine import Affine
 from numpy.typing import NDArray
 
-from geoprocessing_worker.render.warp import MOST_SAMPLES, means, offsets
+from geoprocessing_worker.render.warp import MAX_SAMPLES, means, offsets
 from tests.support.rasters import Tiff, picture_of, run
 
 SIZE = 400
@@ -95,7 +95,7 @@ def test_means_of_bytes_are_rounded_once(channels: int) -> None:
 def test_an_absurd_place_has_a_few_samples_within_its_pixel(method: str) -> None:
     """One control point that is far off cannot make an output pixel cost without bounds."""
     absurd = offsets(1e15, method)
-    assert absurd.size <= MOST_SAMPLES
+    assert absurd.size <= MAX_SAMPLES
     assert np.abs(absurd).max() <= 0.5
 
 

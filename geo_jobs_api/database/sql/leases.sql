@@ -1,7 +1,7 @@
--- Leases: claim, renew, complete, fail. Every write on a running job is guarded by lease_seq, lease_secret and state.
+-- Leases: claim, renew, complete, fail. Every write under a lease is guarded by lease_seq and lease_secret.
 --
--- Only running jobs have a claim_id and a lease_secret (lease_held_if_and_only_if_running). Look-ups by them therefore do
--- not name the state. With it, the planner may walk an index of running jobs that it takes for empty.
+-- Only running jobs have a claim_id and a lease_secret (lease_held_if_and_only_if_running), so these imply the state.
+-- Statements for batches do not name it. With it, the planner may walk an index of running jobs that it takes for empty.
 
 -- name: set_lock_timeout(milliseconds)$
 -- Bound waits for locks until the transaction ends.
