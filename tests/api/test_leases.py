@@ -109,11 +109,13 @@ def test_a_stale_worker_can_change_nothing_and_its_files_are_never_seen(
     assert storage_files(api, job_id) == [input_file(), *kept]
 
 
-def test_a_lease_number_without_its_secret_part_is_worth_nothing(person: Person, worker: Worker) -> None:
-    """The number of a lease can be guessed, its secret cannot."""
+@pytest.mark.parametrize("number_is_right", [True, False])
+def test_half_of_a_lease_token_is_worth_nothing(person: Person, worker: Worker, number_is_right: bool) -> None:
+    """The number of a lease can be guessed, its secret cannot. Both must be those of the current lease."""
     person.submit()
     job = worker.claim()
-    forged = job | {"leaseToken": job["leaseToken"].split(".")[0] + ".forged"}
+    number, _, secret = job["leaseToken"].partition(".")
+    forged = job | {"leaseToken": f"{number}.forged" if number_is_right else f"{int(number) + 1}.{secret}"}
     assert code_of(worker.call("heartbeat", forged)) == (409, "lease_lost")
     assert code_of(worker.complete(forged, [])) == (409, "lease_lost")
     assert code_of(worker.fail(forged, "internal")) == (409, "lease_lost")
